@@ -1,0 +1,110 @@
+"""Every error that agentbus raises on purpose: one tree, each message written for the person who has to act on it.
+
+AgentBusError
+├── ConfigError                 a configuration file, an option or a URL cannot be used as it stands
+├── InvalidIdError              an agent id, task id or stream name that the protocol does not allow
+├── MessageError                bytes that are not a valid task or result
+├── TaskConflictError           the task id is taken by a task with other content
+├── TaskNotFoundError           no ledger entry has this task id
+├── ServerBinaryError           no nats-server executable, or it did not come up
+└── BusError                    something between this process and the bus
+    ├── BusUnavailableError     not reachable, connection lost, or no answer in time
+    ├── AuthenticationError     the server refused the credentials
+    ├── PermissionDeniedError   the credentials do not allow this subject
+    ├── SetupMissingError       a stream, bucket or consumer does not exist
+    ├── StreamFullError         a stream has reached its limit and refuses new messages
+    ├── TooLargeError           a message over the limit; nothing was sent
+    ├── WrongRevisionError      a compare-and-set was refused: somebody else wrote first
+    ├── CorruptEntryError       a ledger entry that nobody can read
+    └── ApiError                any other refusal by JetStream, with its codes
+"""
+
+
+class AgentBusError(Exception):
+    """Root of all errors that agentbus raises on purpose."""
+
+
+class ConfigError(AgentBusError):
+    """A configuration file, an option or a URL cannot be used as it stands."""
+
+
+class InvalidIdError(AgentBusError):
+    """An agent id, task id or stream name that the protocol does not allow."""
+
+
+class MessageError(AgentBusError):
+    """Bytes or values that are not a valid task or result."""
+
+
+class TaskConflictError(AgentBusError):
+    """The task id is taken by a task with other content."""
+
+
+class TaskNotFoundError(AgentBusError):
+    """No ledger entry has this task id."""
+
+
+class ServerBinaryError(AgentBusError):
+    """No nats-server executable was found, or it did not come up."""
+
+
+class BusError(AgentBusError):
+    """Something between this process and the bus."""
+
+
+class BusUnavailableError(BusError):
+    """The bus cannot be reached, the connection was lost, or an answer did not come in time.
+
+    What was sent may or may not have been stored: repeat it under the same message id.
+    """
+
+
+class AuthenticationError(BusError):
+    """The server refused the credentials."""
+
+
+class PermissionDeniedError(BusError):
+    """The credentials do not allow this subject.
+
+    Attributes:
+        subject: the subject that was refused, as the server reported it (lower case).
+    """
+
+    def __init__(self, message: str, subject: str = "") -> None:
+        super().__init__(message)
+        self.subject = subject
+
+
+class SetupMissingError(BusError):
+    """A stream, bucket or consumer does not exist; the message names the command that makes it."""
+
+
+class StreamFullError(BusError):
+    """A stream has reached its limit and refuses new messages; nothing was stored."""
+
+
+class TooLargeError(BusError):
+    """A message is larger than the server takes; nothing was sent."""
+
+
+class WrongRevisionError(BusError):
+    """A compare-and-set was refused: the key has changed since it was read."""
+
+
+class CorruptEntryError(BusError):
+    """A ledger entry that cannot be read: empty, not JSON, or relayed from elsewhere."""
+
+
+class ApiError(BusError):
+    """JetStream refused a request.
+
+    Attributes:
+        code: HTTP-like status (400, 404, 503, ...).
+        err_code: JetStream's own error number (10058 and the like), 0 when it gave none.
+    """
+
+    def __init__(self, description: str, code: int = 0, err_code: int = 0) -> None:
+        super().__init__(f"JetStream refused: {description} (code {code}, error {err_code})")
+        self.description = description
+        self.code = code
+        self.err_code = err_code

@@ -1,0 +1,189 @@
+"""Pulling from a consumer: our own loop over core NATS.
+
+A pull request dies with the connection and the server says so to nobody, so the loop asks again at once after a
+reconnect, and when the server's idle heartbeats stay out. Every status of the server is told apart: nothing there,
+shutting down, consumer gone.
+"""
+
+import asyncio
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Final, Self
+
+from agentbus import subjects
+from agentbus.bus import Bus
+from agentbus.errors import BusUnavailableError, SetupMissingError
+from agentbus.messages import encode
+from agentbus.transport import Headers, Msg
+
+_EXPIRES_S: Final = 30.0
+_HEARTBEAT_S: Final = 5.0
+_PATIENCE_S: Final = 2 * _HEARTBEAT_S + 1
+_FIRST_PAUSE_S: Final = 0.05
+_LONGEST_PAUSE_S: Final = 2.0
+_MISSING_AFTER_S: Final = 5.0
+
+
+class Delivery:
+    """One delivery of one message by a consumer, with the means to settle it.
+
+    Acknowledgements are core messages: they can get lost, and one of a delivery that has expired acts on the delivery
+    of whoever has the message now. Whoever does not hold the lease must not send one.
+    """
+
+    def __init__(self, bus: Bus, message: Msg) -> None:
+        self._bus = bus
+        self._message = message
+        tokens = message.reply.split(".")
+        # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>; newer servers put the
+        # domain and the account before the stream and may add a token at the end.
+        first = 2 if len(tokens) == 9 else 4
+        self.stream = tokens[first]
+        self.num_delivered, self.stream_seq, self.consumer_seq, nanoseconds, self.num_pending = (
+            int(token) for token in tokens[first + 2 : first + 7]
+        )
+        self.stored_at = datetime.fromtimestamp(nanoseconds / 1e9, UTC)
+
+    @property
+    def subject(self) -> str:
+        """The subject that the message was published on."""
+        return self._message.subject
+
+    @property
+    def data(self) -> bytes:
+        """The payload."""
+        return self._message.data
+
+    @property
+    def headers(self) -> Headers:
+        """The headers of the message."""
+        return self._message.headers or {}
+
+    async def ack(self) -> None:
+        """Done: the message is not delivered again (unless the server forgets)."""
+        await self._bus.publish(self._message.reply, b"+ACK")
+
+    async def nak(self, delay_s: float = 0) -> None:
+        """Not done: deliver again, after `delay_s` seconds."""
+        delay = b" " + encode({"delay": int(delay_s * 1e9)}) if delay_s > 0 else b""
+        await self._bus.publish(self._message.reply, b"-NAK" + delay)
+
+    async def term(self, reason: str) -> None:
+        """Never deliver again; the reason goes into the server's advisory."""
+        await self._bus.publish(self._message.reply, b"+TERM " + " ".join(reason.split()).encode()[:500])
+
+    async def in_progress(self) -> None:
+        """Still at it: start the consumer's ack_wait anew."""
+        await self._bus.publish(self._message.reply, b"+WPI")
+
+
+class Puller:
+    """Messages of one consumer, asked for only when `next()` is called.
+
+    Args:
+        batch: how many messages one request asks for. With 1 nothing is delivered ahead of demand, and what arrives
+            unasked is handed back to the server at once.
+    """
+
+    def __init__(self, bus: Bus, stream: str, consumer: str, *, batch: int = 1) -> None:
+        self._bus = bus
+        self._subject = subjects.pull(stream, consumer)
+        self._name = f"the consumer {consumer} of the stream {stream}"
+        self._batch = batch
+        self._inbox = bus.new_inbox()
+        self._arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
+        self._requests = 0
+        self._open = 0
+        self._waiting = 0
+        self._pause_s = _FIRST_PAUSE_S
+        self._missing_since: float | None = None
+
+    async def __aenter__(self) -> Self:
+        self._unsubscribe = await self._bus.subscribe(f"{self._inbox}.*", self._receive)
+        # None stands for "the connection is new": the open request has died with the old one.
+        self._forget = self._bus.on_reconnect(lambda: self._arrived.put_nowait(None))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._forget()
+        await self._unsubscribe()
+        while not self._arrived.empty():
+            await self._hand_back(self._arrived.get_nowait())
+
+    async def next(self) -> Delivery:
+        """Wait for the next message, over reconnects and restarts of the server.
+
+        Raises:
+            SetupMissingError: the consumer was deleted, or has not been there for five seconds.
+            BusUnavailableError: the connection has ended for good.
+        """
+        self._waiting += 1
+        try:
+            while True:
+                if self._open == 0:
+                    await self._ask()
+                try:
+                    async with asyncio.timeout(_PATIENCE_S):
+                        message = await self._arrived.get()
+                except TimeoutError:
+                    self._open = 0
+                    continue
+                if message is None:
+                    self._open = 0
+                elif message.headers and "Status" in message.headers and not message.reply:
+                    await self._on_status(message)
+                else:
+                    self._open = max(0, self._open - 1)
+                    self._missing_since = None
+                    self._pause_s = _FIRST_PAUSE_S
+                    return Delivery(self._bus, message)
+        finally:
+            self._waiting -= 1
+
+    async def _ask(self) -> None:
+        await self._bus.wait_connected()
+        self._requests += 1
+        body = {
+            "batch": self._batch,
+            "expires": int(_EXPIRES_S * 1e9),
+            "idle_heartbeat": int(_HEARTBEAT_S * 1e9),
+        }
+        try:
+            await self._bus.publish(self._subject, encode(body), reply=f"{self._inbox}.{self._requests}")
+        except BusUnavailableError:
+            return  # the connection broke in between: wait_connected tells the next round what became of it
+        self._open = self._batch
+
+    async def _on_status(self, message: Msg) -> None:
+        """React to what the server says instead of a message. What concerns an older request is of no interest."""
+        if message.subject != f"{self._inbox}.{self._requests}":
+            return
+        headers = message.headers or {}
+        status, text = headers["Status"], headers.get("Description", "").lower()
+        if status == "100":
+            return
+        self._open = 0
+        if status == "409" and "consumer deleted" in text:
+            raise SetupMissingError(f"{self._name} was deleted")
+        if status == "503":
+            now = asyncio.get_running_loop().time()
+            self._missing_since = self._missing_since or now
+            if now - self._missing_since > _MISSING_AFTER_S:
+                self._missing_since = None
+                raise SetupMissingError(f"{self._name} does not exist; make it with: agentbus setup --nats-url URL")
+        if status in ("503", "409"):
+            await asyncio.sleep(self._pause_s)
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
+    async def _receive(self, message: Msg) -> None:
+        wanted = self._batch > 1 or self._waiting > self._arrived.qsize()
+        if wanted or not message.reply:
+            self._arrived.put_nowait(message)
+        else:
+            await self._hand_back(message)
+
+    async def _hand_back(self, message: Msg | None) -> None:
+        if message is not None and message.reply and self._batch == 1 and self._bus.connected:
+            await Delivery(self._bus, message).nak()

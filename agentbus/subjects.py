@@ -1,0 +1,213 @@
+"""Names on the bus: the only module that knows how subjects, keys and consumers are spelled.
+
+Every function takes agent ids without the `agent-` prefix, as `agent_id()` returns them.
+"""
+
+import re
+from typing import Final
+
+from agentbus.errors import InvalidIdError
+
+TASKS_STREAM: Final = "AGENT_TASKS"
+RESULTS_STREAM: Final = "AGENT_RESULTS"
+DEAD_STREAM: Final = "AGENT_DEAD"
+STATE_BUCKET: Final = "AGENT_STATE"
+REGISTRY_BUCKET: Final = "AGENT_REGISTRY"
+STATE_STREAM: Final = f"KV_{STATE_BUCKET}"
+REGISTRY_STREAM: Final = f"KV_{REGISTRY_BUCKET}"
+
+COORDINATOR: Final = "main"
+_PREFIX: Final = "agent-"
+_AGENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TASK_ID = re.compile(r"(?!\.)(?!.*\.\.)[A-Za-z0-9_.-]{1,128}(?<!\.)")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+def agent_id(text: str) -> str:
+    """Return the agent id in `text`, which may carry one leading `agent-`.
+
+    Raises:
+        InvalidIdError: unless what is left is one subject token: letters, digits, `-` and `_`, at most 64,
+            and without the prefix.
+    """
+    bare = text.removeprefix(_PREFIX)
+    if not _AGENT_ID.fullmatch(bare):
+        raise InvalidIdError(
+            f"agent id {_quoted(text)} is not valid: use letters, digits, '-' and '_', 1 to 64 of them"
+        )
+    if bare.startswith(_PREFIX):
+        raise InvalidIdError(f"agent id {_quoted(text)} is not valid: leave out the repeated prefix '{_PREFIX}'")
+    return bare
+
+
+def is_agent_id(text: object) -> bool:
+    """Whether `agent_id(text)` would succeed."""
+    if not isinstance(text, str):
+        return False
+    try:
+        agent_id(text)
+    except InvalidIdError:
+        return False
+    return True
+
+
+def configured_agent_id(text: str) -> str:
+    """Return the id that a configuration gives to an agent: here the prefix itself is refused.
+
+    Raises:
+        InvalidIdError: if it is not a valid id, or carries the prefix that messages add.
+    """
+    if text.startswith(_PREFIX) and _AGENT_ID.fullmatch(text):
+        raise InvalidIdError(f"agent id {_quoted(text)} must be written without '{_PREFIX}': the bus adds that prefix")
+    return agent_id(text)
+
+
+def address(agent: str) -> str:
+    """The form in which messages name an agent in `from`, `to` and `reply_to`: `code` -> `agent-code`."""
+    return _PREFIX + agent
+
+
+def task_id(text: str) -> str:
+    """Return `text` if it is a task id.
+
+    Raises:
+        InvalidIdError: unless it is 1 to 128 letters, digits, `_`, `.` and `-`, with no leading, trailing or
+            double dot.
+    """
+    if not _TASK_ID.fullmatch(text):
+        raise InvalidIdError(
+            f"task id {_quoted(text)} is not valid: use letters, digits, '_', '-' and single dots inside, 1 to 128"
+        )
+    return text
+
+
+def stream_name(text: str) -> str:
+    """Return `text` if a stream or a durable consumer may have it as its name.
+
+    Raises:
+        InvalidIdError: if it holds anything but letters, digits, `-` and `_`.
+    """
+    if not _NAME.fullmatch(text):
+        raise InvalidIdError(f"name {_quoted(text)} is not valid: use letters, digits, '-' and '_'")
+    return text
+
+
+def _quoted(text: str) -> str:
+    shown = text if len(text) <= 80 else text[:77] + "..."
+    return ascii(shown)
+
+
+# -- subjects ---------------------------------------------------------------------------------------------------
+
+
+def tasks(agent: str) -> str:
+    """Where tasks for `agent` are published."""
+    return f"agent.{agent}.tasks"
+
+
+def results(agent: str) -> str:
+    """The result inbox of `agent`."""
+    return f"agent.{agent}.results"
+
+
+def dead(agent: str) -> str:
+    """Where the workers of `agent` leave what they could not accept."""
+    return f"agent.{agent}.dead"
+
+
+def heartbeat(agent: str) -> str:
+    """Health events of the workers of `agent`."""
+    return f"agent.{agent}.heartbeat"
+
+
+def control(agent: str) -> str:
+    """Core messages to the workers of `agent`: they make a cancellation fast, the ledger makes it sure."""
+    return f"agent.{agent}.control"
+
+
+TASK_SUBJECTS: Final = "agent.*.tasks"
+RESULT_SUBJECTS: Final = "agent.*.results"
+DEAD_SUBJECTS: Final = "agent.*.dead"
+STATE_SUBJECTS: Final = f"$KV.{STATE_BUCKET}.>"
+REGISTRY_SUBJECTS: Final = f"$KV.{REGISTRY_BUCKET}.>"
+
+
+def agent_of(subject: str, kind: str) -> str | None:
+    """The agent in `agent.<id>.<kind>`, or None when `subject` is not of that form."""
+    parts = subject.split(".")
+    if len(parts) == 3 and parts[0] == "agent" and parts[2] == kind and is_agent_id(parts[1]):
+        return parts[1]
+    return None
+
+
+# -- the ledger -------------------------------------------------------------------------------------------------
+
+
+def state(agent: str, task: str) -> str:
+    """The ledger key of a task, as the subject that its changes are published on."""
+    return f"$KV.{STATE_BUCKET}.{agent}.{task}"
+
+
+def states(agent: str) -> str:
+    """All ledger keys of one agent."""
+    return f"$KV.{STATE_BUCKET}.{agent}.>"
+
+
+def states_of_task(task: str) -> str:
+    """The ledger keys of one task id, whichever agent it belongs to."""
+    return f"$KV.{STATE_BUCKET}.*.{task}"
+
+
+def parse_state(subject: str) -> tuple[str, str] | None:
+    """Agent and task id of a ledger subject, or None when it is none."""
+    prefix = f"$KV.{STATE_BUCKET}."
+    agent, dot, task = subject.removeprefix(prefix).partition(".")
+    if subject.startswith(prefix) and dot and _AGENT_ID.fullmatch(agent) and _TASK_ID.fullmatch(task):
+        return agent, task
+    return None
+
+
+def presence(agent: str, instance: str) -> str:
+    """The registry key of one worker process, as a subject."""
+    return f"$KV.{REGISTRY_BUCKET}.{agent}.{instance}"
+
+
+# -- consumers and message ids ----------------------------------------------------------------------------------
+
+
+def durable(agent: str) -> str:
+    """The durable consumer that all workers of `agent` share."""
+    return _PREFIX + agent
+
+
+def task_msg_id(agent: str, task: str) -> str:
+    """`Nats-Msg-Id` of a task; it names the agent because the memory of ids is one for the whole stream."""
+    return f"{agent}.{task}"
+
+
+def files_bucket(agent: str) -> str:
+    """The object store of one agent; object subjects carry no agent, so each agent has a bucket of its own."""
+    return f"AGENT_FILES_{agent}"
+
+
+# -- the JetStream API ------------------------------------------------------------------------------------------
+
+
+def api(verb: str) -> str:
+    """The subject of a JetStream API request such as `STREAM.INFO.AGENT_TASKS`."""
+    return f"$JS.API.{verb}"
+
+
+def pull(stream: str, consumer: str) -> str:
+    """Where a pull consumer is asked for its next message."""
+    return api(f"CONSUMER.MSG.NEXT.{stream}.{consumer}")
+
+
+def create_consumer(stream: str, name: str, filter_subject: str) -> str:
+    """Where a consumer with one filter is made: the filter stands in the subject, so permissions can bind it."""
+    return api(f"CONSUMER.CREATE.{stream}.{name}.{filter_subject}")
+
+
+def last_of(stream: str, subject: str) -> str:
+    """Where the last message of `subject` is asked for (direct get)."""
+    return api(f"DIRECT.GET.{stream}.{subject}")

@@ -1,0 +1,69 @@
+"""nats-py, with its traps closed: the only module that imports it.
+
+`Client` refuses to speak to a `tls://` server that does not offer TLS, before any credential is sent and on every
+reconnect; it reports refused credentials and permissions as what they are.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
+
+import nats.errors
+from nats.aio.client import Client as NatsClient
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+__all__ = ["Client", "Headers", "Msg", "NatsError", "NotSecureError", "Subscription", "refused_subject"]
+
+Headers: TypeAlias = Mapping[str, str]
+NatsError = nats.errors.Error
+
+_DENIED = re.compile(r'permissions violation for (publish to|publish with reply of|subscription to) "([^"]*)"')
+
+
+class NotSecureError(NatsError):
+    """The server of a `tls://` address did not offer TLS."""
+
+    def __str__(self) -> str:
+        return "the server does not offer TLS, and tls:// was asked for; no credential was sent"
+
+
+class Client(NatsClient):
+    """A NATS client that hands over no credential without the TLS that was asked for."""
+
+    def _connect_command(self) -> bytes:
+        # nats-py calls this right before it sends CONNECT, at the first connection and at every reconnect. It takes
+        # up TLS only if the server's INFO asks for it, and an attacker on the path can take that line away.
+        server = self._current_server
+        if server is not None and server.uri.scheme == "tls":
+            writer = getattr(self._transport, "_io_writer", None)
+            if writer is None or writer.get_extra_info("ssl_object") is None:
+                raise NotSecureError
+        return super()._connect_command()
+
+    async def abandon(self) -> None:
+        """Close a connection whose first dial failed, with whatever it had got hold of."""
+        if self._transport is not None:
+            self._transport.close()
+        await self.close()
+
+
+def is_auth_error(error: BaseException) -> bool:
+    """Whether the server refused the credentials (and not, say, one subject)."""
+    text = str(error).lower()
+    return isinstance(error, nats.errors.AuthorizationError) or "authorization violation" in text or (
+        "authentication" in text and ("expired" in text or "revoked" in text or "timeout" in text)
+    )
+
+
+def refused_subject(error: BaseException) -> tuple[str, str] | None:
+    """What a permission error refuses: (`publish to` | `publish with reply of` | `subscription to`, subject)."""
+    found = _DENIED.search(str(error).lower())
+    return (found[1], found[2]) if found else None
+
+
+ErrorCallback: TypeAlias = Callable[[Exception], Awaitable[None]]
+MessageCallback: TypeAlias = Callable[[Msg], Awaitable[None]]
+Options: TypeAlias = dict[str, Any]
+Future: TypeAlias = asyncio.Future[Msg]
