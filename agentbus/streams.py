@@ -1,0 +1,250 @@
+"""The streams, buckets and consumers that agentbus needs, and the set-up that makes them.
+
+Set-up never guesses and never changes what it finds: it makes what is missing, reports what is there, and says field
+by field where something is different. `update=True` applies the differences that a server can apply.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from agentbus import subjects
+from agentbus.bus import Bus
+from agentbus.errors import ApiError, SetupMissingError
+
+_SECOND: Final = 1_000_000_000
+_DAY: Final = 86_400 * _SECOND
+ACK_WAIT_S: Final = 30
+"""The lease of a running task: renewed every third of it."""
+TASKS_MAX_AGE_S: Final = 7 * 86_400
+PRESENCE_TTL_S: Final = 90
+
+OLDEST_SERVER: Final = (2, 10, 0)
+OLDEST_SAFE_SERVER: Final = (2, 10, 27)
+
+Outcome = Literal["made", "found", "different", "updated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What set-up did with, or found of, one stream, bucket or consumer."""
+
+    kind: Literal["stream", "bucket", "consumer"]
+    name: str
+    outcome: Outcome
+    differences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    kind: Literal["stream", "bucket"]
+    config: dict[str, Any]
+    share: float = 0.0  # of the storage that the server grants, where it grants a bounded amount
+
+    @property
+    def name(self) -> str:
+        return self.config["name"]
+
+
+def _stream(name: str, subject: str, *, max_age: int, share: float, **more: Any) -> _Wanted:
+    return _Wanted("stream", {**_base(name, [subject], max_age), **more}, share)
+
+
+def _bucket(name: str, subject_filters: list[str], *, max_age: int, share: float, **more: Any) -> _Wanted:
+    # Not a stock bucket: those allow rollup headers, with which a right on one key empties the whole bucket.
+    denied = {"deny_delete": True, "deny_purge": True, "allow_rollup_hdrs": False}
+    return _Wanted("bucket", {**_base(name, subject_filters, max_age), **denied, **more}, share)
+
+
+def _base(name: str, subject_filters: list[str], max_age: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "subjects": subject_filters,
+        "retention": "limits",
+        "storage": "file",
+        "max_age": max_age,
+        "max_bytes": -1,
+        # A full stream refuses the next message; with "old" it would drop the oldest without a word.
+        "discard": "new",
+        "allow_direct": True,
+    }
+
+
+def _wanted_streams() -> list[_Wanted]:
+    return [
+        _stream(
+            subjects.TASKS_STREAM,
+            subjects.TASK_SUBJECTS,
+            max_age=7 * _DAY,
+            share=0.15,
+            retention="workqueue",
+            duplicate_window=_DAY,
+        ),
+        # The memory of result ids outlives every task, so that no redelivery can store a result twice.
+        _stream(
+            subjects.RESULTS_STREAM, subjects.RESULT_SUBJECTS, max_age=30 * _DAY, share=0.3, duplicate_window=8 * _DAY
+        ),
+        _stream(subjects.DEAD_STREAM, subjects.DEAD_SUBJECTS, max_age=30 * _DAY, share=0.04, duplicate_window=8 * _DAY),
+        # The ledger outlives every result that points to it.
+        _bucket(
+            subjects.STATE_STREAM, [subjects.STATE_SUBJECTS], max_age=38 * _DAY, share=0.3, max_msgs_per_subject=1
+        ),
+        _bucket(
+            subjects.REGISTRY_STREAM,
+            [subjects.REGISTRY_SUBJECTS],
+            max_age=PRESENCE_TTL_S * _SECOND,
+            share=0.01,
+            max_msgs_per_subject=1,
+            duplicate_window=PRESENCE_TTL_S * _SECOND,
+        ),
+    ]
+
+
+def _wanted_files(agent: str) -> _Wanted:
+    bucket = subjects.files_bucket(agent)
+    return _bucket(f"OBJ_{bucket}", [f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"], max_age=38 * _DAY, share=0.0)
+
+
+def consumer_config(agent: str, name: str, *, ack_wait_s: float = ACK_WAIT_S) -> dict[str, Any]:
+    """The durable consumer that the workers of `agent` share; it is their delivery progress, so it never expires."""
+    return {
+        "durable_name": name,
+        "filter_subject": subjects.tasks(agent),
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "ack_wait": int(ack_wait_s * _SECOND),
+        "max_deliver": -1,
+        "max_ack_pending": 1000,
+    }
+
+
+async def set_up(
+    bus: Bus, agents: Sequence[str] = (), *, replicas: int | None = None, update: bool = False
+) -> list[Finding]:
+    """Make every stream and bucket, and for each agent its consumer and its files bucket.
+
+    Args:
+        replicas: copies in a cluster; None means 1 for what is made, and whatever it has for what is found.
+        update: apply the differences that can be applied to what exists.
+
+    Raises:
+        PermissionDeniedError: the user may not administer the bus.
+        ApiError: the server refused, for instance for want of storage.
+    """
+    granted = await _granted_bytes(bus)
+    wanted = [*_wanted_streams(), *(_wanted_files(agent) for agent in agents)]
+    findings = [await _reconcile_stream(bus, item, granted, replicas, update=update) for item in wanted]
+    for agent in agents:
+        findings.append(await _reconcile_consumer(bus, agent, update=update))
+    return findings
+
+
+async def ensure_consumer(bus: Bus, agent: str, *, stream: str, name: str) -> None:
+    """Make the durable consumer of one agent unless it exists.
+
+    Raises:
+        SetupMissingError: the stream does not exist.
+        PermissionDeniedError: it is missing and this user may not make it.
+        ApiError: another durable has the agent's tasks already; the message names it where that can be seen.
+    """
+    try:
+        await bus.create_consumer(stream, name, consumer_config(agent, name))
+    except ApiError as error:
+        if error.err_code not in _TAKEN:
+            raise
+        raise await _taken(bus, agent, stream, name, error) from error
+
+
+_TAKEN: Final = frozenset({10099, 10100})
+
+
+async def _taken(bus: Bus, agent: str, stream: str, name: str, error: ApiError) -> ApiError:
+    """Name the consumer that has an agent's tasks already: a work queue gives each subject to one consumer."""
+    subject = subjects.tasks(agent)
+    listed = await bus.api(f"CONSUMER.LIST.{stream}")
+    holders = [item["name"] for item in listed["consumers"] if item["config"].get("filter_subject") in (subject, None)]
+    holder = ", ".join(holders) or "another consumer"
+    return ApiError(
+        f"the consumer {name} cannot be made: {holder} has the tasks of {subject} already; "
+        f"set durable in [nats] to it, or delete it",
+        error.code,
+        error.err_code,
+    )
+
+
+async def _granted_bytes(bus: Bus) -> int:
+    """File storage that the account may use, or -1 for no bound of its own."""
+    info = await bus.api("INFO")
+    return int(info.get("limits", {}).get("max_storage", -1))
+
+
+async def _reconcile_stream(bus: Bus, wanted: _Wanted, granted: int, replicas: int | None, *, update: bool) -> Finding:
+    config = dict(wanted.config)
+    if granted > 0 and wanted.share:
+        config["max_bytes"] = int(granted * wanted.share / (replicas or 1))
+    try:
+        found = (await bus.api(f"STREAM.INFO.{wanted.name}"))["config"]
+    except SetupMissingError:
+        made = await bus.api(f"STREAM.CREATE.{wanted.name}", {**config, "num_replicas": replicas or 1})
+        return Finding(wanted.kind, wanted.name, "made", _differences(config, made["config"]))
+    if replicas is not None:
+        config["num_replicas"] = replicas
+    del config["max_bytes"]  # a bound is the administrator's choice once the stream exists
+    differences = _differences(config, found)
+    if differences and update:
+        changed = await bus.api(f"STREAM.UPDATE.{wanted.name}", {**found, **config})
+        left = _differences(config, changed["config"])
+        return Finding(wanted.kind, wanted.name, "different" if left else "updated", left or differences)
+    return Finding(wanted.kind, wanted.name, "different" if differences else "found", differences)
+
+
+async def _reconcile_consumer(bus: Bus, agent: str, *, update: bool) -> Finding:
+    name = subjects.durable(agent)
+    wanted = consumer_config(agent, name)
+    stream = subjects.TASKS_STREAM
+    try:
+        found = (await bus.api(f"CONSUMER.INFO.{stream}.{name}"))["config"]
+    except SetupMissingError:
+        await ensure_consumer(bus, agent, stream=stream, name=name)
+        return Finding("consumer", name, "made")
+    differences = _differences(wanted, found)
+    if differences and update:
+        body = {"stream_name": stream, "config": {**found, **wanted}}
+        await bus.api(f"CONSUMER.CREATE.{stream}.{name}.{wanted['filter_subject']}", body)
+        return Finding("consumer", name, "updated", differences)
+    return Finding("consumer", name, "different" if differences else "found", differences)
+
+
+def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        f"{key} is {_show(key, found.get(key))}, wanted {_show(key, value)}"
+        for key, value in wanted.items()
+        if found.get(key, _absent(value)) != value
+    )
+
+
+def _absent(value: Any) -> Any:
+    """What a missing field means: servers leave out false and the like."""
+    return False if isinstance(value, bool) else None
+
+
+def _show(key: str, value: Any) -> str:
+    if key in ("max_age", "duplicate_window", "ack_wait") and isinstance(value, int):
+        return f"{value / _SECOND:g} s"
+    if isinstance(value, list):
+        return " ".join(str(item) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return str(value)
+
+
+def version_warning(version: str) -> str | None:
+    """What a person should know about the age of a server, or None."""
+    parts = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    if parts < OLDEST_SERVER:
+        return f"nats-server {version} is older than 2.10, the oldest that agentbus works with; upgrade it"
+    if parts < OLDEST_SAFE_SERVER:
+        return (
+            f"nats-server {version} has known flaws that were fixed in 2.10.27 (CVE-2025-30215: any user with API "
+            "rights can reach other accounts' streams); upgrade it"
+        )
+    return None
