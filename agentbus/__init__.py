@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from agentbus.coordinator import Coordinator, TaskStatus, Waited, connect
     from agentbus.errors import AgentBusError
     from agentbus.messages import Result, Task

@@ -1,51 +1,36 @@
-"""One connection to the bus: requests, JetStream publishes and reads, with every failure named.
-
-A `Bus` is made by `connect()`, an async context manager. Whatever goes wrong is a `BusError` that says what to do:
-a refused permission within one round trip (not as a time-out), wrong credentials at once, a message over the server's
-limit before anything is sent (the server would end the connection for good).
-"""
+"""The bus: JetStream over one connection - storing, reading the last message, the API - with refusals named."""
 
 import asyncio
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from agentbus import subjects
 from agentbus.config import ConnectionSettings
+from agentbus.connection import REQUEST_TIMEOUT_S, Connection
 from agentbus.errors import (
     ApiError,
-    AuthenticationError,
     BusError,
     BusUnavailableError,
-    ConfigError,
     MessageError,
-    PermissionDeniedError,
+    NoRespondersError,
     SetupMissingError,
     StreamFullError,
     TooLargeError,
     WrongRevisionError,
 )
-from agentbus.messages import Json, decode, encode, random_token
-from agentbus.transport import Client, Headers, Msg, NatsError, NotSecureError, is_auth_error
-from agentbus.transport import refused_subject as refused
+from agentbus.messages import Json, decode, encode
+from agentbus.transport import Headers
 
 MSG_ID: Final = "Nats-Msg-Id"
 EXPECTED_REVISION: Final = "Nats-Expected-Last-Subject-Sequence"
-_STATUS: Final = "Status"
-_NO_RESPONDERS: Final = "503"
-_NOT_FOUND: Final = "404"
-
-REQUEST_TIMEOUT_S: Final = 5.0
-"""How long one request waits for its answer."""
 STORE_TIMEOUT_S: Final = 10.0
 """How long a store is repeated under the same id: longer than a cluster takes to elect a stream leader (4 to 8 s)."""
 _STARTING_S: Final = 2.0
 """How long nobody may answer before a stream counts as missing: a server that has just started needs a moment."""
 _PAUSE_S: Final = 0.1
-_CLOSE_S: Final = 2.0
 
 _JS_NOT_READY: Final = frozenset({10008, 10039, 10118})
 _JS_MISSING: Final = {10059: "stream", 10014: "consumer"}
@@ -72,193 +57,8 @@ class StoredMessage:
     data: bytes
 
 
-class NoRespondersError(BusUnavailableError):
-    """Nobody listens on the subject: no stream takes it, or JetStream is not up (yet)."""
-
-
-class Bus:
-    """An open connection; see `connect()`. All methods may be called from several tasks at once."""
-
-    def __init__(self, settings: ConnectionSettings, on_state: Callable[[str], None]) -> None:
-        self.settings = settings
-        self._on_state = on_state
-        self._client = Client()
-        self._up = asyncio.Event()
-        self._ended: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()
-        self._inbox = f"{settings.inbox_prefix}.{random_token()}"
-        self._answers: dict[str, asyncio.Future[Msg]] = {}
-        self._waiting: dict[str, set[asyncio.Future[Msg]]] = {}
-        self._inbox_refusal: PermissionDeniedError | None = None
-        self._reconnect_callbacks: set[Callable[[], None]] = set()
-        self._dial_failures = 0
-        self._patient = False
-        self._ever_up = False
-        self._last_state = ""
-
-    # -- opening and closing ------------------------------------------------------------------------------------
-
-    async def open(self, *, patient: bool) -> None:
-        """Dial the servers. A patient caller waits for as long as it takes; others get the first failure.
-
-        Raises:
-            AuthenticationError: the server refused the credentials (for patient callers as well).
-            BusUnavailableError: no server could be reached, or it did not offer the TLS that was asked for.
-            ConfigError: the CA or the client certificate cannot be used.
-        """
-        settings = self.settings
-        self._patient = patient
-        options: dict[str, Any] = {}
-        if any(url.tls for url in settings.urls) or settings.ca_file:
-            options["tls"] = _tls_context(settings)
-        credentials = settings.credentials
-        try:
-            await self._client.connect(
-                servers=[str(url) for url in settings.urls],
-                name=settings.name,
-                user=credentials.user if credentials.password is not None else None,
-                password=credentials.password,
-                token=credentials.token,
-                inbox_prefix=settings.inbox_prefix,
-                connect_timeout=settings.connect_timeout_s,  # pyright: ignore[reportArgumentType]  # any number of seconds
-                reconnect_time_wait=settings.reconnect_wait_s,  # pyright: ignore[reportArgumentType]
-                max_reconnect_attempts=settings.max_reconnect_attempts,
-                ping_interval=20,
-                max_outstanding_pings=2,
-                error_cb=self._on_error,
-                disconnected_cb=self._on_disconnect,
-                reconnected_cb=self._on_reconnect,
-                closed_cb=self._on_closed,
-                **options,
-            )
-            await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
-        except BusError:
-            raise
-        except (NatsError, OSError, TimeoutError) as error:
-            raise self._explain(error) from error
-        self._connected_now()
-
-    async def close(self) -> None:
-        """Send what is still buffered, then close. Takes two seconds at the most, and never raises."""
-        self._end(None)
-        with suppress(NatsError, OSError, TimeoutError):
-            async with asyncio.timeout(_CLOSE_S):
-                if self._client.is_connected:
-                    await self._client.flush()
-        with suppress(NatsError, OSError, TimeoutError):
-            async with asyncio.timeout(_CLOSE_S):
-                await self._client.abandon()
-
-    @property
-    def connected(self) -> bool:
-        """Whether there is a connection right now."""
-        return self._up.is_set() and not self._ended.done()
-
-    async def wait_connected(self) -> None:
-        """Wait for the connection, for as long as it takes.
-
-        Raises:
-            BusError: the connection has ended for good, with the reason.
-        """
-        await self._up.wait()
-        if error := self._ended_error():
-            raise error
-
-    async def wait_ended(self) -> BusError | None:
-        """Wait until the connection has ended for good; returns why, or None if it was closed here."""
-        return await asyncio.shield(self._ended)
-
-    @property
-    def server_version(self) -> str:
-        """The version of the connected server, such as `2.15.1`."""
-        server = self._client.connected_server_version
-        return f"{server.major}.{server.minor}.{server.patch}"
-
-    @property
-    def max_message_bytes(self) -> int:
-        """The most that headers and payload of one message may have together."""
-        return self._client.max_payload
-
-    def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` after every reconnect; returns a function that ends that."""
-        self._reconnect_callbacks.add(callback)
-        return lambda: self._reconnect_callbacks.discard(callback)
-
-    # -- core NATS ----------------------------------------------------------------------------------------------
-
-    async def publish(self, subject: str, data: bytes = b"", *, reply: str = "", headers: Headers | None = None) -> None:
-        """Send a core message: fast, and gone if nobody listens or the connection breaks.
-
-        Raises:
-            TooLargeError: before anything is sent.
-            BusUnavailableError: not connected.
-        """
-        self._check_size(subject, data, headers)
-        if not self.connected:
-            raise self._ended_error() or BusUnavailableError(f"not connected to {self.settings.servers}")
-        try:
-            await self._client.publish(subject, data, reply=reply, headers=dict(headers) if headers else None)
-        except (NatsError, OSError) as error:
-            raise self._explain(error) from error
-
-    async def subscribe(
-        self, subject: str, callback: Callable[[Msg], Awaitable[None]]
-    ) -> Callable[[], Awaitable[None]]:
-        """Await `callback` with one message on `subject` after the other; returns what ends that.
-
-        The subscription is made again after every reconnect. `callback` must not raise.
-        """
-        try:
-            subscription = await self._client.subscribe(subject, cb=callback)
-        except (NatsError, OSError) as error:
-            raise self._explain(error) from error
-
-        async def unsubscribe() -> None:
-            with suppress(NatsError, OSError):
-                await subscription.unsubscribe()
-
-        return unsubscribe
-
-    def new_inbox(self) -> str:
-        """A subject of our own that nobody else can guess or, with permissions, listen on."""
-        return f"{self.settings.inbox_prefix}.{random_token()}"
-
-    async def request(
-        self, subject: str, data: bytes = b"", *, headers: Headers | None = None, timeout_s: float = REQUEST_TIMEOUT_S
-    ) -> Msg:
-        """Send a request and return the answer, waiting for the connection if there is none.
-
-        Raises:
-            BusUnavailableError: no connection or no answer within `timeout_s`, or the connection broke meanwhile.
-            NoRespondersError: nobody listens on `subject`.
-            PermissionDeniedError: the server refused the subject or the inbox for the answer.
-            TooLargeError: before anything is sent.
-        """
-        token = random_token(16)
-        answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(subject.lower(), set())
-        waiting.add(answer)
-        self._answers[token] = answer
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._up.wait()
-                if self._inbox_refusal:
-                    raise self._inbox_refusal
-                await self.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
-                message = await answer
-        except TimeoutError:
-            where = "the bus did not answer" if self.connected else f"no connection to {self.settings.servers}"
-            raise BusUnavailableError(f"{where} within {timeout_s:g} s") from None
-        finally:
-            del self._answers[token]
-            waiting.discard(answer)
-            if not waiting:
-                self._waiting.pop(subject.lower(), None)
-            answer.cancel()
-        if message.headers and message.headers.get(_STATUS) == _NO_RESPONDERS and not message.data:
-            raise NoRespondersError(f"nothing on the bus listens on {subject}")
-        return message
-
-    # -- JetStream ----------------------------------------------------------------------------------------------
+class Bus(Connection):
+    """An open connection to a bus with JetStream; see `connect()`."""
 
     async def store(
         self,
@@ -325,8 +125,8 @@ class Bus:
                     raise _missing(f"the stream {stream}") from None
                 await asyncio.sleep(_PAUSE_S)
         headers = dict(message.headers or {})
-        status = headers.get(_STATUS)
-        if status == _NOT_FOUND:
+        status = headers.get("Status")
+        if status == "404":
             return None
         if status is not None or "Nats-Sequence" not in headers:
             raise ApiError(headers.get("Description", "unexpected answer to a direct get"), int(status or 0))
@@ -344,6 +144,7 @@ class Bus:
         """One JetStream request, repeated while JetStream starts and, if that is harmless, when no answer came."""
         clock = asyncio.get_running_loop().time
         start = clock()
+        unsure = False  # whether an attempt went out that nobody answered
         while True:
             left = start + timeout_s - clock()
             try:
@@ -358,141 +159,22 @@ class Bus:
                     raise _api_error(fault, subject)
             except NoRespondersError:
                 if clock() - start > min(_STARTING_S, timeout_s):
+                    if unsure:
+                        raise
                     raise _missing(f"a stream for {subject}", subject) from None
             except MessageError as error:
                 raise BusUnavailableError(f"the answer to {subject} is not from JetStream: {error}") from error
             except BusUnavailableError:
-                if not repeatable or clock() - start >= timeout_s or self._ended.done():
+                if not repeatable or clock() - start >= timeout_s or self.ended:
                     raise
+                unsure = True
             await asyncio.sleep(_PAUSE_S)
-
-    # -- what nats-py reports -----------------------------------------------------------------------------------
-
-    async def _on_answer(self, message: Msg) -> None:
-        answer = self._answers.get(message.subject.rpartition(".")[2])
-        if answer is not None and not answer.done():
-            answer.set_result(message)
-
-    async def _on_error(self, error: Exception) -> None:
-        denied = refused(error)
-        if denied is not None:
-            self._deny(*denied)
-        elif is_auth_error(error):
-            fatal = self._explain(error)
-            self._end(fatal)
-            if not self._up.is_set():
-                raise fatal
-        elif not self._up.is_set():
-            self._dial_failures += 1
-            if not (self._ever_up or self._patient) and self._dial_failures >= len(self.settings.urls):
-                raise self._explain(error)  # out of nats-py's loop, which would go on dialling
-            self._state(f"{self._explain(error)}; trying again every {self.settings.reconnect_wait_s:g} s")
-
-    def _deny(self, what: str, subject: str) -> None:
-        action = "subscribe to" if what.startswith("subscription") else "publish to"
-        error = PermissionDeniedError(
-            f"the bus does not allow this user to {action} {subject}; an administrator must grant it", subject
-        )
-        if action == "subscribe to" and self._inbox.lower().startswith(subject.rstrip("*").rstrip(".")):
-            self._inbox_refusal = PermissionDeniedError(
-                f"the bus does not allow this user to receive answers on {self.settings.inbox_prefix}.>; "
-                "set inbox_prefix in [nats] to the one that its permissions name",
-                subject,
-            )
-            waiting = set(self._answers.values())
-            error = self._inbox_refusal
-        else:
-            waiting = self._waiting.get(subject, set())
-        for answer in waiting:
-            if not answer.done():
-                answer.set_exception(error)
-
-    async def _on_disconnect(self) -> None:
-        if self._up.is_set():
-            self._up.clear()
-            if not self._ended.done():
-                self._state("connection lost; reconnecting")
-        lost = BusUnavailableError("the connection to the bus broke before the answer came")
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(lost)
-
-    async def _on_reconnect(self) -> None:
-        self._connected_now()
-        for callback in tuple(self._reconnect_callbacks):
-            callback()
-
-    async def _on_closed(self) -> None:
-        error = self._client.last_error
-        reason = self._explain(error) if error else BusUnavailableError("the connection to the bus was closed")
-        self._end(reason)
-
-    def _connected_now(self) -> None:
-        self._ever_up = True
-        self._up.set()
-        url = self._client.connected_url
-        where = f"{url.hostname}:{url.port}" if url else self.settings.servers
-        self._state(f"connected to nats-server {self.server_version} at {where}")
-
-    def _end(self, reason: BusError | None) -> None:
-        if not self._ended.done():
-            self._ended.set_result(reason)
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(reason or BusUnavailableError("the connection to the bus is closed"))
-        if self._ever_up:
-            self._up.set()  # whoever waits for the connection must learn that it will not come
-
-    def _ended_error(self) -> BusError | None:
-        if not self._ended.done():
-            return None
-        return self._ended.result() or BusUnavailableError("the connection to the bus is closed")
-
-    def _state(self, text: str) -> None:
-        if text != self._last_state:
-            self._last_state = text
-            self._on_state(text)
-
-    def _check_size(self, subject: str, data: bytes, headers: Headers | None) -> None:
-        size = len(data)
-        if headers:
-            size += 12 + sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
-        limit = self.max_message_bytes
-        if self._ever_up and size > limit:
-            raise TooLargeError(
-                f"a message of {size} bytes for {subject} is larger than the {limit} bytes that the server takes "
-                "(max_payload); nothing was sent"
-            )
-
-    def _explain(self, error: BaseException) -> BusError:
-        """Turn what nats-py raises into an error with a fix."""
-        servers = self.settings.servers
-        if isinstance(error, BusError):
-            return error
-        if is_auth_error(error):
-            who = self.settings.credentials.user
-            return AuthenticationError(
-                f"{servers} refused the credentials" + (f" of the user {who}" if who else "") + "; check the [nats] section"
-            )
-        if isinstance(error, ssl.SSLError):
-            reason = getattr(error, "verify_message", "") or error.reason or str(error)
-            return BusUnavailableError(f"TLS with {servers} failed: {reason}; set ca_file in [nats] for a private CA")
-        if isinstance(error, NotSecureError):
-            return BusUnavailableError(f"{servers}: {error}")
-        if isinstance(error, TimeoutError):
-            return BusUnavailableError(f"{servers} did not answer within {self.settings.connect_timeout_s:g} s")
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix("nats: ")
-        if isinstance(error, ConnectionRefusedError):
-            reason = "connection refused"
-        return BusUnavailableError(
-            f"cannot reach the bus at {servers}: {reason}; is nats-server running? `agentbus up` starts a local one"
-        )
 
 
 @asynccontextmanager
 async def connect(
     settings: ConnectionSettings, *, patient: bool = False, on_state: Callable[[str], None] = lambda _: None
-) -> AsyncIterator[Bus]:
+) -> AsyncGenerator[Bus]:
     """Open a connection for the length of the block; it reconnects by itself until then.
 
     Args:
@@ -518,16 +200,6 @@ def parse_time(text: str) -> datetime:
         return datetime.fromisoformat(stamp)
     digits = len(rest) - len(rest.lstrip("0123456789"))
     return datetime.fromisoformat(f"{whole}.{rest[:digits][:6].ljust(6, '0')}{rest[digits:]}")
-
-
-def _tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
-        if settings.cert_file:
-            context.load_cert_chain(settings.cert_file, settings.key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"the TLS files in [nats] cannot be used: {error}") from None
-    return context
 
 
 def _missing(what: str, subject: str = "") -> SetupMissingError:

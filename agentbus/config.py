@@ -22,7 +22,7 @@ from agentbus.messages import MAX_TASK_BYTES
 DEFAULT_URL: Final = "nats://127.0.0.1:7422"
 DEFAULT_PORT: Final = 4222
 URL_VARIABLE: Final = "AGENTBUS_NATS_URL"
-SAMPLE_PASSWORD: Final = "CHANGE-ME"
+SAMPLE_PASSWORD: Final = "CHANGE-ME"  # noqa: S105  # the point is that it is none
 """How the passwords in the shipped examples begin; no tool connects with one."""
 INPUT_PLACEHOLDER: Final = "{input}"
 
@@ -418,8 +418,7 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
 
 def _explain(model: type[_Section], error: ValidationError) -> Iterable[str]:
     for fault in error.errors(include_url=False, include_input=False, include_context=False):
-        section, *rest = [str(part) for part in fault["loc"]] or [""]
-        key = rest[0] if rest else ""
+        section, key, *_ = [*(str(part) for part in fault["loc"]), "", ""]
         if fault["type"] == "extra_forbidden":
             yield _unknown_key(model, section, key)
         elif fault["type"] == "missing":
@@ -432,7 +431,7 @@ def _explain(model: type[_Section], error: ValidationError) -> Iterable[str]:
 def _unknown_key(model: type[_Section], section: str, key: str) -> str:
     import difflib  # noqa: PLC0415  # only when there is an error to explain
 
-    known = {
+    known: dict[str, tuple[str, ...]] = {
         name: tuple(cast("type[_Section]", info.annotation).model_fields) for name, info in model.model_fields.items()
     }
     if not key:

@@ -9,7 +9,7 @@ The command line and the MCP server use the same code.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -281,7 +281,7 @@ def _enough(records: Iterable[Record], until: Literal["all", "any"]) -> bool:
 @asynccontextmanager
 async def connect(
     nats_url: str | None = None, *, config: Path | CoordinatorConfig | None = None, name: str = "agentbus"
-) -> AsyncIterator[Coordinator]:
+) -> AsyncGenerator[Coordinator]:
     """Connect as a coordinator, for the length of the block.
 
     Without arguments the connection is that of the command line: AGENTBUS_NATS_URL, `~/.agentbus/coordinator.toml`,

@@ -9,6 +9,7 @@ AgentBusError
 ├── ServerBinaryError           no nats-server executable, or it did not come up
 └── BusError                    something between this process and the bus
     ├── BusUnavailableError     not reachable, connection lost, or no answer in time
+    │   └── NoRespondersError   nobody listens on the subject (yet)
     ├── AuthenticationError     the server refused the credentials
     ├── PermissionDeniedError   the credentials do not allow this subject
     ├── SetupMissingError       a stream, bucket or consumer does not exist
@@ -57,6 +58,10 @@ class BusUnavailableError(BusError):
 
     What was sent may or may not have been stored: repeat it under the same message id.
     """
+
+
+class NoRespondersError(BusUnavailableError):
+    """Nobody listens on the subject: no stream takes it, or JetStream is not up (yet)."""
 
 
 class AuthenticationError(BusError):

@@ -6,7 +6,7 @@ server, a broken connection, a long pause of the reader - a new one goes on behi
 
 import asyncio
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeAlias
 
 from agentbus.bus import Bus
 from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
@@ -20,22 +20,23 @@ _RESUME_PAUSE_S: Final = 0.2
 _LOST_AFTER_S: Final = 0.5
 
 
-class Feed:
-    """Messages of `subject` in `stream`: those after the sequence `after`, or those from now on (`new`), or the newest
-    one and what follows it (`last`).
+Start: TypeAlias = int | Literal["new", "last"]
 
+
+class Feed:
+    """Messages of `subject` in `stream`.
+
+    Those after the sequence `after`, or those from now on (`new`), or the newest one and what follows it (`last`).
     `pending` is how many messages were there when the feed was opened, `cursor` the sequence of the last one read:
     a later feed with `after=cursor` goes on from there.
     """
 
-    def __init__(
-        self, bus: Bus, stream: str, subject: str, *, after: int | Literal["new", "last"], headers_only: bool = False
-    ) -> None:
+    def __init__(self, bus: Bus, stream: str, subject: str, *, after: Start, headers_only: bool = False) -> None:
         self._bus = bus
         self._stream = stream
         self._subject = subject
         self._headers_only = headers_only
-        self._after = after
+        self._after: Start = after
         self._puller: Puller | None = None
         self._read = 0
         self.cursor = 0
@@ -76,7 +77,7 @@ class Feed:
                 self.cursor = delivery.stream_seq
                 return delivery
 
-    async def _start(self, after: int | Literal["new", "last"]) -> dict[str, Any]:
+    async def _start(self, after: Start) -> dict[str, Any]:
         name, info = await _create(self._bus, self._stream, self._subject, after, headers_only=self._headers_only)
         if self._puller is not None:
             await self._puller.__aexit__(None, None, None)
@@ -131,7 +132,7 @@ async def _count_after(bus: Bus, stream: str, subject: str, after: int) -> int:
 
 
 async def _create(
-    bus: Bus, stream: str, subject: str, after: int | Literal["new", "last"], *, headers_only: bool
+    bus: Bus, stream: str, subject: str, after: Start, *, headers_only: bool
 ) -> tuple[str, dict[str, Any]]:
     """Make an ephemeral consumer; the server removes it by itself once nobody pulls from it."""
     start = (

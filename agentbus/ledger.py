@@ -27,8 +27,10 @@ RELAYED_HEADERS: Final = ("Nats-Stream", "Nats-Sequence")
 
 
 class Claim(BaseModel):
-    """Who works on a task. The nonce names the claim, the counter its renewals: together they tell one write from
-    every other."""
+    """Who works on a task.
+
+    The nonce names the claim, the counter its renewals: together they tell one write from every other.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

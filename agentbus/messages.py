@@ -267,8 +267,9 @@ def decode_result(data: bytes) -> Result:
 def _object(value: Json) -> dict[str, Json]:
     if isinstance(value, dict):
         return cast("dict[str, Json]", value)
-    names = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
-    raise MessageError(f"a JSON object is needed, this is {names.get(type(value), 'null')}")
+    names: dict[type[object], str] = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    kind = next((name for type_, name in names.items() if isinstance(value, type_)), "a number")
+    raise MessageError(f"a JSON object is needed, this is {kind}")
 
 
 def _check_carriable(value: Json, levels: int = MAX_TASK_DEPTH) -> None:

@@ -1,7 +1,7 @@
 """Reading a result inbox: the newest N, then new ones as they come. Reading never removes anything."""
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -73,7 +73,7 @@ async def open_inbox(
     newest: int | None = None,
     after: int | None = None,
     stream: str = subjects.RESULTS_STREAM,
-) -> AsyncIterator[Inbox]:
+) -> AsyncGenerator[Inbox]:
     """Open the inbox of `agent` at its newest N messages, or after a cursor, or at its end.
 
     `history()` then gives what was there and `next()` what follows, with no gap and no repetition between the two.

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -81,7 +81,7 @@ class NatsServer:
 @asynccontextmanager
 async def run_server(
     *, store: Path, host: str = "127.0.0.1", port: int = 0, config: Path | None = None, log: Path | None = None
-) -> AsyncIterator[NatsServer]:
+) -> AsyncGenerator[NatsServer]:
     """Run a nats-server with JetStream for the length of the block.
 
     It fsyncs every message before it acknowledges it. Port 0 picks a free one.
@@ -165,5 +165,7 @@ def _tail(log: Path, start: int) -> bytes:
 
 
 def _last_words(output: bytes) -> str:
-    lines = [line for line in output.decode(errors="replace").splitlines() if "[FTL]" in line or "error" in line.lower()]
+    lines = [
+        line for line in output.decode(errors="replace").splitlines() if "[FTL]" in line or "error" in line.lower()
+    ]
     return lines[-1].split("] ", 1)[-1] if lines else "it said nothing"

@@ -87,9 +87,7 @@ def _wanted_streams() -> list[_Wanted]:
         ),
         _stream(subjects.DEAD_STREAM, subjects.DEAD_SUBJECTS, max_age=30 * _DAY, share=0.04, duplicate_window=8 * _DAY),
         # The ledger outlives every result that points to it.
-        _bucket(
-            subjects.STATE_STREAM, [subjects.STATE_SUBJECTS], max_age=38 * _DAY, share=0.3, max_msgs_per_subject=1
-        ),
+        _bucket(subjects.STATE_STREAM, [subjects.STATE_SUBJECTS], max_age=38 * _DAY, share=0.3, max_msgs_per_subject=1),
         _bucket(
             subjects.REGISTRY_STREAM,
             [subjects.REGISTRY_SUBJECTS],
@@ -135,9 +133,7 @@ async def set_up(
     granted = await _granted_bytes(bus)
     wanted = [*_wanted_streams(), *(_wanted_files(agent) for agent in agents)]
     findings = [await _reconcile_stream(bus, item, granted, replicas, update=update) for item in wanted]
-    for agent in agents:
-        findings.append(await _reconcile_consumer(bus, agent, update=update))
-    return findings
+    return findings + [await _reconcile_consumer(bus, agent, update=update) for agent in agents]
 
 
 async def ensure_consumer(bus: Bus, agent: str, *, stream: str, name: str) -> None:

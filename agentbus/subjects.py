@@ -4,7 +4,7 @@ Every function takes agent ids without the `agent-` prefix, as `agent_id()` retu
 """
 
 import re
-from typing import Final
+from typing import Final, TypeGuard
 
 from agentbus.errors import InvalidIdError
 
@@ -40,7 +40,7 @@ def agent_id(text: str) -> str:
     return bare
 
 
-def is_agent_id(text: object) -> bool:
+def is_agent_id(text: object) -> TypeGuard[str]:
     """Whether `agent_id(text)` would succeed."""
     if not isinstance(text, str):
         return False

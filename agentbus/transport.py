@@ -4,10 +4,9 @@
 reconnect; it reports refused credentials and permissions as what they are.
 """
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import nats.errors
 from nats.aio.client import Client as NatsClient
@@ -17,6 +16,7 @@ from nats.aio.subscription import Subscription
 __all__ = ["Client", "Headers", "Msg", "NatsError", "NotSecureError", "Subscription", "refused_subject"]
 
 Headers: TypeAlias = Mapping[str, str]
+MessageCallback: TypeAlias = Callable[[Msg], Awaitable[None]]
 NatsError = nats.errors.Error
 
 _DENIED = re.compile(r'permissions violation for (publish to|publish with reply of|subscription to) "([^"]*)"')
@@ -42,6 +42,10 @@ class Client(NatsClient):
                 raise NotSecureError
         return super()._connect_command()
 
+    async def listen(self, subject: str, callback: MessageCallback) -> Subscription:
+        """`subscribe`, as far as it is used here, with its types."""
+        return await self.subscribe(subject, cb=callback)  # pyright: ignore[reportUnknownMemberType]
+
     async def abandon(self) -> None:
         """Close a connection whose first dial failed, with whatever it had got hold of."""
         if self._transport is not None:
@@ -52,8 +56,10 @@ class Client(NatsClient):
 def is_auth_error(error: BaseException) -> bool:
     """Whether the server refused the credentials (and not, say, one subject)."""
     text = str(error).lower()
-    return isinstance(error, nats.errors.AuthorizationError) or "authorization violation" in text or (
-        "authentication" in text and ("expired" in text or "revoked" in text or "timeout" in text)
+    return (
+        isinstance(error, nats.errors.AuthorizationError)
+        or "authorization violation" in text
+        or ("authentication" in text and ("expired" in text or "revoked" in text or "timeout" in text))
     )
 
 
@@ -61,9 +67,3 @@ def refused_subject(error: BaseException) -> tuple[str, str] | None:
     """What a permission error refuses: (`publish to` | `publish with reply of` | `subscription to`, subject)."""
     found = _DENIED.search(str(error).lower())
     return (found[1], found[2]) if found else None
-
-
-ErrorCallback: TypeAlias = Callable[[Exception], Awaitable[None]]
-MessageCallback: TypeAlias = Callable[[Msg], Awaitable[None]]
-Options: TypeAlias = dict[str, Any]
-Future: TypeAlias = asyncio.Future[Msg]

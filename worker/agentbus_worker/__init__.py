@@ -1,0 +1,1 @@
+"""The worker: takes durable tasks from the bus and runs any one-shot agent command for each."""

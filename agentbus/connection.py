@@ -1,0 +1,362 @@
+"""One connection to the bus: opened securely, with every failure named.
+
+Refused permissions surface within one round trip (not as a time-out), wrong credentials at once, and a message over
+the server's limit before anything is sent: the server would end the connection for good.
+"""
+
+import asyncio
+import math
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from agentbus.config import ConnectionSettings
+from agentbus.errors import (
+    AuthenticationError,
+    BusError,
+    BusUnavailableError,
+    ConfigError,
+    NoRespondersError,
+    PermissionDeniedError,
+    TooLargeError,
+)
+from agentbus.messages import random_token
+from agentbus.transport import Client, Headers, Msg, NatsError, NotSecureError, is_auth_error, refused_subject
+
+REQUEST_TIMEOUT_S: Final = 5.0
+"""How long one request waits for its answer."""
+_STATUS: Final = "Status"
+_NO_RESPONDERS: Final = "503"
+_CLOSE_S: Final = 2.0
+
+
+class Connection:
+    """Core NATS over one connection that reconnects by itself. All methods may be called from several tasks."""
+
+    def __init__(self, settings: ConnectionSettings, on_state: Callable[[str], None]) -> None:
+        self.settings = settings
+        self._on_state = on_state
+        self._client = Client()
+        self._up = asyncio.Event()
+        self._ended: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()
+        self._inbox = f"{settings.inbox_prefix}.{random_token()}"
+        self._answers: dict[str, asyncio.Future[Msg]] = {}
+        self._waiting: dict[str, set[asyncio.Future[Msg]]] = {}
+        self._inbox_refusal: PermissionDeniedError | None = None
+        self._reconnect_callbacks: set[Callable[[], None]] = set()
+        self._dial_failures = 0
+        self._patient = False
+        self._ever_up = False
+        self._reconnected_at = -math.inf
+        self._last_state = ""
+
+    # -- opening and closing ------------------------------------------------------------------------------------
+
+    async def open(self, *, patient: bool) -> None:
+        """Dial the servers. A patient caller waits for as long as it takes; others get the first failure.
+
+        Raises:
+            AuthenticationError: the server refused the credentials (for patient callers as well).
+            BusUnavailableError: no server could be reached, or it did not offer the TLS that was asked for.
+            ConfigError: the CA or the client certificate cannot be used.
+        """
+        settings = self.settings
+        self._patient = patient
+        options: dict[str, Any] = {}
+        if any(url.tls for url in settings.urls) or settings.ca_file:
+            options["tls"] = _tls_context(settings)
+        credentials = settings.credentials
+        try:
+            await self._client.connect(
+                servers=[str(url) for url in settings.urls],
+                name=settings.name,
+                user=credentials.user if credentials.password is not None else None,
+                password=credentials.password,
+                token=credentials.token,
+                inbox_prefix=settings.inbox_prefix,
+                connect_timeout=settings.connect_timeout_s,  # pyright: ignore[reportArgumentType]  # any number of seconds
+                reconnect_time_wait=settings.reconnect_wait_s,  # pyright: ignore[reportArgumentType]
+                max_reconnect_attempts=settings.max_reconnect_attempts,
+                ping_interval=20,
+                max_outstanding_pings=2,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnect,
+                reconnected_cb=self._on_reconnect,
+                closed_cb=self._on_closed,
+                **options,
+            )
+            await self._client.listen(f"{self._inbox}.*", self._on_answer)
+        except BusError:
+            raise
+        except (NatsError, OSError, TimeoutError) as error:
+            raise self._explain(error) from error
+        self._connected_now()
+
+    async def close(self) -> None:
+        """Send what is still buffered, then close. Takes two seconds at the most, and never raises."""
+        self._end(None)
+        with suppress(NatsError, OSError, TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                if self._client.is_connected:
+                    await self._client.flush()
+        with suppress(NatsError, OSError, TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await self._client.abandon()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection right now."""
+        return self._up.is_set() and not self._ended.done()
+
+    async def wait_connected(self) -> None:
+        """Wait for the connection, for as long as it takes.
+
+        Raises:
+            BusError: the connection has ended for good, with the reason.
+        """
+        await self._up.wait()
+        if error := self._ended_error():
+            raise error
+
+    async def wait_ended(self) -> BusError | None:
+        """Wait until the connection has ended for good; returns why, or None if it was closed here."""
+        return await asyncio.shield(self._ended)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the connection has ended for good."""
+        return self._ended.done()
+
+    @property
+    def server_version(self) -> str:
+        """The version of the connected server, such as `2.15.1`."""
+        server = self._client.connected_server_version
+        return f"{server.major}.{server.minor}.{server.patch}"
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The most that headers and payload of one message may have together."""
+        return self._client.max_payload
+
+    @property
+    def seconds_since_reconnect(self) -> float:
+        """How long ago the connection came back; infinite if it has never been lost."""
+        return asyncio.get_running_loop().time() - self._reconnected_at
+
+    def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` after every reconnect; returns a function that ends that."""
+        self._reconnect_callbacks.add(callback)
+        return lambda: self._reconnect_callbacks.discard(callback)
+
+    # -- core NATS ----------------------------------------------------------------------------------------------
+
+    async def publish(
+        self, subject: str, data: bytes = b"", *, reply: str = "", headers: Headers | None = None
+    ) -> None:
+        """Send a core message: fast, and gone if nobody listens or the connection breaks.
+
+        Raises:
+            TooLargeError: before anything is sent.
+            BusUnavailableError: not connected.
+        """
+        self._check_size(subject, data, headers)
+        if not self.connected:
+            raise self._ended_error() or BusUnavailableError(f"not connected to {self.settings.servers}")
+        try:
+            await self._client.publish(subject, data, reply=reply, headers=dict(headers) if headers else None)
+        except (NatsError, OSError) as error:
+            raise self._explain(error) from error
+
+    async def subscribe(
+        self, subject: str, callback: Callable[[Msg], Awaitable[None]]
+    ) -> Callable[[], Awaitable[None]]:
+        """Await `callback` with one message on `subject` after the other; returns what ends that.
+
+        The subscription is made again after every reconnect. `callback` must not raise.
+        """
+        try:
+            subscription = await self._client.listen(subject, callback)
+        except (NatsError, OSError) as error:
+            raise self._explain(error) from error
+
+        async def unsubscribe() -> None:
+            with suppress(NatsError, OSError):
+                await subscription.unsubscribe()
+
+        return unsubscribe
+
+    def new_inbox(self) -> str:
+        """A subject of our own that nobody else can guess or, with permissions, listen on."""
+        return f"{self.settings.inbox_prefix}.{random_token()}"
+
+    async def request(
+        self, subject: str, data: bytes = b"", *, headers: Headers | None = None, timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> Msg:
+        """Send a request and return the answer, waiting for the connection if there is none.
+
+        Raises:
+            BusUnavailableError: no connection or no answer within `timeout_s`, or the connection broke meanwhile.
+            NoRespondersError: nobody listens on `subject`.
+            PermissionDeniedError: the server refused the subject or the inbox for the answer.
+            TooLargeError: before anything is sent.
+        """
+        token = random_token(16)
+        answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(subject.lower(), set())
+        waiting.add(answer)
+        self._answers[token] = answer
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._up.wait()
+                if self._inbox_refusal:
+                    raise self._inbox_refusal
+                await self.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
+                message = await answer
+        except TimeoutError:
+            where = "the bus did not answer" if self.connected else f"no connection to {self.settings.servers}"
+            raise BusUnavailableError(f"{where} within {timeout_s:g} s") from None
+        finally:
+            del self._answers[token]
+            waiting.discard(answer)
+            if not waiting:
+                self._waiting.pop(subject.lower(), None)
+            answer.cancel()
+        if message.headers and message.headers.get(_STATUS) == _NO_RESPONDERS and not message.data:
+            raise NoRespondersError(f"nothing on the bus listens on {subject}")
+        return message
+
+    # -- what nats-py reports -----------------------------------------------------------------------------------
+
+    async def _on_answer(self, message: Msg) -> None:
+        answer = self._answers.get(message.subject.rpartition(".")[2])
+        if answer is not None and not answer.done():
+            answer.set_result(message)
+
+    async def _on_error(self, error: Exception) -> None:
+        denied = refused_subject(error)
+        if denied is not None:
+            self._deny(*denied)
+        elif is_auth_error(error):
+            fatal = self._explain(error)
+            self._end(fatal)
+            if not self._up.is_set():
+                raise fatal
+        elif not self._up.is_set():
+            self._dial_failures += 1
+            if not (self._ever_up or self._patient) and self._dial_failures >= len(self.settings.urls):
+                raise self._explain(error)  # out of nats-py's loop, which would go on dialling
+            self._state(f"{self._explain(error)}; trying again every {self.settings.reconnect_wait_s:g} s")
+
+    def _deny(self, what: str, subject: str) -> None:
+        action = "subscribe to" if what.startswith("subscription") else "publish to"
+        error = PermissionDeniedError(
+            f"the bus does not allow this user to {action} {subject}; an administrator must grant it", subject
+        )
+        if action == "subscribe to" and self._inbox.lower().startswith(subject.rstrip("*").rstrip(".")):
+            self._inbox_refusal = PermissionDeniedError(
+                f"the bus does not allow this user to receive answers on {self.settings.inbox_prefix}.>; "
+                "set inbox_prefix in [nats] to the one that its permissions name",
+                subject,
+            )
+            waiting = set(self._answers.values())
+            error = self._inbox_refusal
+        else:
+            waiting = self._waiting.get(subject, set())
+        for answer in waiting:
+            if not answer.done():
+                answer.set_exception(error)
+
+    async def _on_disconnect(self) -> None:
+        if self._up.is_set():
+            self._up.clear()
+            if not self._ended.done():
+                self._state("connection lost; reconnecting")
+        lost = BusUnavailableError("the connection to the bus broke before the answer came")
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(lost)
+
+    async def _on_reconnect(self) -> None:
+        self._reconnected_at = asyncio.get_running_loop().time()
+        self._connected_now()
+        for callback in tuple(self._reconnect_callbacks):
+            callback()
+
+    async def _on_closed(self) -> None:
+        error = self._client.last_error
+        reason = self._explain(error) if error else BusUnavailableError("the connection to the bus was closed")
+        self._end(reason)
+
+    def _connected_now(self) -> None:
+        self._ever_up = True
+        self._up.set()
+        url = self._client.connected_url
+        where = f"{url.hostname}:{url.port}" if url else self.settings.servers
+        self._state(f"connected to nats-server {self.server_version} at {where}")
+
+    def _end(self, reason: BusError | None) -> None:
+        if not self._ended.done():
+            self._ended.set_result(reason)
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(reason or BusUnavailableError("the connection to the bus is closed"))
+        if self._ever_up:
+            self._up.set()  # whoever waits for the connection must learn that it will not come
+
+    def _ended_error(self) -> BusError | None:
+        if not self._ended.done():
+            return None
+        return self._ended.result() or BusUnavailableError("the connection to the bus is closed")
+
+    def _state(self, text: str) -> None:
+        if text != self._last_state:
+            self._last_state = text
+            self._on_state(text)
+
+    def _check_size(self, subject: str, data: bytes, headers: Headers | None) -> None:
+        size = len(data)
+        if headers:
+            size += 12 + sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
+        limit = self.max_message_bytes
+        if self._ever_up and size > limit:
+            raise TooLargeError(
+                f"a message of {size} bytes for {subject} is larger than the {limit} bytes that the server takes "
+                "(max_payload); nothing was sent"
+            )
+
+    def _explain(self, error: BaseException) -> BusError:
+        """Turn what nats-py raises into an error with a fix."""
+        servers = self.settings.servers
+        if isinstance(error, BusError):
+            return error
+        if is_auth_error(error):
+            who = self.settings.credentials.user
+            return AuthenticationError(
+                f"{servers} refused the credentials"
+                + (f" of the user {who}" if who else "")
+                + "; check the [nats] section"
+            )
+        if isinstance(error, ssl.SSLError):
+            reason = getattr(error, "verify_message", "") or error.reason or str(error)
+            return BusUnavailableError(f"TLS with {servers} failed: {reason}; set ca_file in [nats] for a private CA")
+        if isinstance(error, NotSecureError):
+            return BusUnavailableError(f"{servers}: {error}")
+        if isinstance(error, TimeoutError):
+            return BusUnavailableError(f"{servers} did not answer within {self.settings.connect_timeout_s:g} s")
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix("nats: ")
+        if isinstance(error, ConnectionRefusedError):
+            reason = "connection refused"
+        return BusUnavailableError(
+            f"cannot reach the bus at {servers}: {reason}; is nats-server running? `agentbus up` starts a local one"
+        )
+
+
+def _tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
+        if settings.cert_file:
+            context.load_cert_chain(settings.cert_file, settings.key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"the TLS files in [nats] cannot be used: {error}") from None
+    return context

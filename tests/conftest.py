@@ -1,0 +1,50 @@
+"""Fixtures: one real nats-server a test (it is ready in 50 ms), and a look at what the test left behind."""
+
+import os
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+
+import pytest
+from harness import processes_with
+
+from agentbus import Coordinator, connect
+from agentbus.config import URL_VARIABLE
+from agentbus.server import NatsServer, run_server
+from agentbus.streams import set_up
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of the test's own: no configuration of the person who runs the tests is read, nothing is written there."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_process_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test that leaves a process behind, however it was started."""
+    marker = f"TEST_PROCESS_MARK={os.urandom(8).hex()}"
+    name, _, value = marker.partition("=")
+    monkeypatch.setenv(name, value)
+    yield
+    if sys.platform == "linux":
+        left = processes_with(marker)
+        assert not left, f"processes left behind: {[(pid, Path(f'/proc/{pid}/cmdline').read_text()) for pid in left]}"
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncGenerator[NatsServer]:
+    """A nats-server with JetStream and nothing in it."""
+    async with run_server(store=tmp_path / "nats") as running:
+        yield running
+
+
+@pytest.fixture
+async def coordinator(server: NatsServer) -> AsyncGenerator[Coordinator]:
+    """A coordinator on a bus that is set up."""
+    async with connect(server.url) as open_coordinator:
+        await set_up(open_coordinator.bus)
+        yield open_coordinator

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""A fake agent command: does what the task's content says, a word for each deed.
+
+The content is found in the prompt (the last argument, or a file, or standard input): `say:TEXT`, `sleep:SECONDS`, `exit:CODE`,
+`stderr:TEXT`, `bytes:N`, `raw` (output that is not UTF-8), `fork` (leave a grandchild that holds the pipes),
+`stubborn` (ignore SIGTERM), `env:NAME`, `approval`, `prompt` (print the whole prompt), `touch:PATH`.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+
+def content_of(prompt: str) -> str:
+    found = re.search(r"^\{.*\}$", prompt, re.MULTILINE)
+    task = json.loads(found.group(0)) if found else {}
+    content = (task.get("payload") or {}).get("content", "")
+    return content if isinstance(content, str) else json.dumps(content)
+
+
+def act(verb: str, value: str, prompt: str) -> None:
+    out = sys.stdout
+    match verb:
+        case "say":
+            print(value.replace("_", " "), flush=True)
+        case "sleep":
+            time.sleep(float(value))
+        case "exit":
+            sys.stdout.flush()
+            os._exit(int(value))
+        case "stderr":
+            print(value.replace("_", " "), file=sys.stderr, flush=True)
+        case "bytes":
+            left = int(value)
+            while left > 0:
+                left -= out.write("x" * min(left, 65536))
+        case "raw":
+            out.buffer.write(b"caf\xe9 \xff\xfe ok\n")
+        case "fork":
+            subprocess.Popen(["sleep", value or "1000"])
+        case "stubborn":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        case "env":
+            print(os.environ.get(value, ""))
+        case "approval":
+            print("status=needs_approval\nmay I delete the branch?")
+        case "prompt":
+            out.write(prompt)
+        case "touch":
+            with open(value, "a") as file:
+                file.write("ran\n")
+        case _:
+            print(verb)
+
+
+def main() -> None:
+    prompt = sys.argv[-1]
+    for word in content_of(prompt).split():
+        verb, _, value = word.partition(":")
+        act(verb, value, prompt)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

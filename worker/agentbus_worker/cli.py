@@ -1,0 +1,50 @@
+"""`agentbus worker run`: the process around a worker."""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from agentbus.config import load_worker
+from agentbus.errors import AgentBusError
+from agentbus_worker.logs import log_to
+from agentbus_worker.signals import stop_on_signals
+from agentbus_worker.worker import Worker
+
+
+@click.command(
+    "run",
+    short_help="Take tasks from the bus and run the agent command for each.",
+    epilog="""\b
+Examples:
+  agentbus worker run
+  agentbus worker run --config ~/agents/code.toml""",
+)
+@click.option(
+    "--config",
+    "path",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Configuration; default: ./agentbus.toml, ~/.agentbus/config.toml, /etc/agentbus/agentbus.toml.",
+)
+@click.option("--verbose", is_flag=True, help="Log more: deliveries that were handed back, and the like.")
+def run(path: Path | None, *, verbose: bool) -> None:
+    """Take tasks from the bus and run the agent command for each, until SIGTERM or Ctrl-C.
+
+    The first signal lets running tasks finish (drain_timeout_seconds), the second ends them at once; what did not
+    finish is given back to the bus.
+    """
+    config, warnings = load_worker(path)
+    with log_to(config.log, verbose=verbose) as log:
+        for warning in warnings:
+            log.warning("%s", warning)
+
+        async def work() -> None:
+            with stop_on_signals() as stop:
+                await Worker(config, stop).run()
+
+        try:
+            asyncio.run(work())
+        except AgentBusError as error:
+            log.error("stopped: %s", error)
+            raise

@@ -1,0 +1,82 @@
+"""What no worker could accept: kept with its bytes and the reason, never dropped."""
+
+import hashlib
+import logging
+from typing import Any, Final, cast
+
+from agentbus import subjects
+from agentbus.bus import MSG_ID, Bus
+from agentbus.errors import BusError, MessageError
+from agentbus.messages import Json, decode, encode, new_result, now
+from agentbus.pull import Delivery
+from agentbus_worker.outcome import fit
+
+log = logging.getLogger("agentbus.worker")
+
+_HEADERS_BYTES: Final = 4_096
+_REASON_CHARS: Final = 500
+_RETRY_S: Final = 5.0
+
+
+async def bury(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason: str) -> None:
+    """Store the raw message in AGENT_DEAD, tell its sender, and only then end its delivery.
+
+    A message that cannot be stored there is handed back and tried again later.
+    """
+    where = f"{delivery.stream}.{delivery.stream_seq}"
+    room = bus.max_message_bytes - _HEADERS_BYTES
+    headers = {
+        "Bus-Reason": _header(reason),
+        "Bus-Agent": agent,
+        "Bus-Worker": worker,
+        "Bus-Time": now(),
+        "Bus-Origin": where,
+        "Bus-Origin-Msg-Id": _header(delivery.headers.get(MSG_ID, "")),
+        "Bus-Size": str(len(delivery.data)),
+        "Bus-Sha256": hashlib.sha256(delivery.data).hexdigest(),
+    }
+    try:
+        await bus.store(subjects.dead(agent), delivery.data[:room], msg_id=f"dead.{where}", headers=headers)
+        await _tell_sender(bus, delivery, agent=agent, worker=worker, reason=reason)
+        await delivery.term(reason)
+    except BusError as error:
+        log.error("message %s is not a valid task (%s), and cannot be stored as a dead letter yet: %s",
+                  where, reason, error)  # fmt: skip
+        await delivery.nak(_RETRY_S)
+        return
+    log.warning("message %s is not a valid task and was kept as a dead letter: %s", where, reason)
+
+
+async def _tell_sender(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason: str) -> None:
+    """Send a `failed` result where the message names an id and somebody to tell."""
+    task = _readable(delivery.data)
+    if task is None or not isinstance(task.get("id"), str) or not task["id"]:
+        return
+    inbox = next(
+        (subjects.agent_id(name) for name in (task.get("reply_to"), task.get("from")) if subjects.is_agent_id(name)),
+        None,
+    )
+    if inbox is None:
+        return
+    # Made from the stored message itself: another delivery of the same one gets the same id.
+    origin = hashlib.sha256(f"{delivery.stream}.{delivery.stream_seq}.{delivery.stored_at}".encode()).hexdigest()[:20]
+    result = new_result(
+        task, result_id=f"result-{agent}-rejected-{origin}", status="failed", error=f"not accepted: {reason}",
+        extra={"worker": worker},
+    )  # fmt: skip
+    message = fit(result.to_json(), bus.max_message_bytes - _HEADERS_BYTES)
+    await bus.store(subjects.results(inbox), encode(message), msg_id=result.id)
+
+
+def _readable(data: bytes) -> dict[str, Json] | None:
+    try:
+        found = decode(data)
+        encode(found)  # it must be possible to send it back
+    except MessageError:
+        return None
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else None
+
+
+def _header(text: str) -> str:
+    """Text that may stand in a header: ASCII, one line, bounded."""
+    return " ".join(text.encode("ascii", "backslashreplace").decode().split())[:_REASON_CHARS]

@@ -1,0 +1,188 @@
+"""The lease on one task: claimed, renewed and given up by compare-and-set on its ledger key."""
+
+import asyncio
+from datetime import datetime
+from typing import Final
+
+from agentbus.bus import Bus, parse_time
+from agentbus.errors import (
+    BusUnavailableError,
+    PermissionDeniedError,
+    SetupMissingError,
+    StreamFullError,
+    WrongRevisionError,
+)
+from agentbus.ledger import CancelWish, Entry, Ledger, Record, renewed, settled
+from agentbus.messages import Json, ResultStatus
+from agentbus.pull import Delivery
+from agentbus_worker.settlement import Adopt, Lost, on_refusal
+
+_RETRY_S: Final = 1.0
+_REQUEST_S: Final = 5.0
+_LAG_S: Final = 0.05
+_SEEN_LIMIT: Final = 1000
+
+
+class LeaseLostError(Exception):
+    """Another worker has the task now; nothing more may be sent for it."""
+
+
+class Lease:
+    """A claim that this worker holds, with the delivery that it came by.
+
+    `cancelled` is set when a cancel wish appears in the ledger, `lost` when somebody else has the task.
+    """
+
+    def __init__(
+        self, ledger: Ledger, delivery: Delivery, agent: str, task_id: str, entry: Entry, revision: int
+    ) -> None:
+        self._ledger = ledger
+        self._delivery = delivery
+        self._key = (agent, task_id)
+        self._entry = entry
+        self._revision = revision
+        self._stopping = asyncio.Event()
+        self._wake = asyncio.Event()
+        self.lost = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+    @property
+    def entry(self) -> Entry:
+        """The ledger entry as this worker wrote or read it last."""
+        return self._entry
+
+    @property
+    def cancel_wish(self) -> CancelWish | None:
+        """Who wants the task stopped, and why."""
+        return self._entry.cancel
+
+    async def keep(self) -> None:
+        """Renew the lease every third of it until `stop_renewing()`, or until it is lost.
+
+        Ends by the flag alone: a cancellation can be swallowed on its way out of a request.
+        """
+        claim = self._entry.claim
+        assert claim is not None, "a lease begins with a claim"
+        pause = claim.lease_s / 3
+        while not self._stopping.is_set() and not self.lost.is_set():
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            if self._stopping.is_set():
+                return
+            try:
+                await self._write(renewed(self._entry), timeout_s=min(pause, _REQUEST_S))
+                await self._delivery.in_progress()
+            except LeaseLostError:
+                self.lost.set()
+            except (BusUnavailableError, StreamFullError):
+                # Only the ledger takes a lease away. While the bus is out of reach nobody else can claim the task
+                # either; the next renewal finds out.
+                pause = min(claim.lease_s / 3, _RETRY_S)
+                continue
+            pause = claim.lease_s / 3
+
+    def renew_now(self) -> None:
+        """Renew without waiting for the next third: after a reconnect others may be about to take the task over."""
+        self._wake.set()
+
+    def stop_renewing(self) -> None:
+        """Let `keep()` end after what it is doing."""
+        self._stopping.set()
+        self._wake.set()
+
+    async def commit(self, status: ResultStatus, result: dict[str, Json]) -> None:
+        """Make `result` the task's one result: from here on it cannot get lost, or become another.
+
+        Raises:
+            LeaseLostError: somebody else has the task; the outcome must be dropped.
+            BusUnavailableError, StreamFullError: not decided; call again.
+            TooLargeError: the result does not fit into the ledger.
+        """
+        await self._write(settled(self._entry, status, result), timeout_s=_REQUEST_S)
+
+    async def release(self) -> None:
+        """Give the task back unrun, for another replica to take at once; the attempt does not count.
+
+        Raises:
+            LeaseLostError: it was not ours any more.
+            BusUnavailableError: not decided; the lease runs out by itself.
+        """
+        back = self._entry.model_copy(update={"state": "queued", "attempt": max(0, self._entry.attempt - 1)})
+        await self._write(back, timeout_s=_REQUEST_S)
+
+    async def _write(self, entry: Entry, *, timeout_s: float) -> None:
+        """Compare-and-set from the entry known last, going on from what the key holds if that still is our claim."""
+        while True:
+            try:
+                revision = await self._ledger.write(*self._key, entry, revision=self._revision, timeout_s=timeout_s)
+            except WrongRevisionError:
+                found = await self._ledger.read(*self._key)
+                if found.revision <= self._revision:
+                    await asyncio.sleep(_LAG_S)  # answered by a replica that lags behind what we have seen ourselves
+                    continue
+                verdict = on_refusal(entry, found)
+                if isinstance(verdict, Lost):
+                    raise LeaseLostError from None
+                self._adopt(verdict.entry, verdict.revision)
+                if isinstance(verdict, Adopt):
+                    entry = self._on_top(entry)
+                    continue
+            else:
+                self._adopt(entry, revision)
+            return
+
+    def _on_top(self, entry: Entry) -> Entry:
+        """The same change again, made to the entry that was adopted: a cancel wish in it must not be overwritten."""
+        return entry.model_copy(update={"cancel": self._entry.cancel})
+
+    def _adopt(self, entry: Entry, revision: int) -> None:
+        self._entry, self._revision = entry, revision
+        if entry.cancel is not None:
+            self.cancelled.set()
+
+
+class LeaseJudge:
+    """Says how long the lease of another worker still has, by the server's clock alone.
+
+    Nobody is judged right after a reconnect: an owner that was cut off by the same outage gets time to renew first.
+    """
+
+    def __init__(self, bus: Bus, stream: str, durable: str) -> None:
+        self._bus = bus
+        self._info = f"CONSUMER.INFO.{stream}.{durable}"
+        self._seen: dict[tuple[str, str], tuple[int, float]] = {}
+
+    async def remaining_s(self, record: Record) -> float:
+        """Seconds until the lease of `record` is over; 0 or less when it is."""
+        claim = record.entry.claim
+        if claim is None:
+            return 0.0
+        now = await self._server_time()
+        if now is not None:
+            left = claim.lease_s - (now - record.changed_at).total_seconds()
+        else:
+            left = claim.lease_s - self._unchanged_for(record)
+        return max(left, claim.lease_s / 2 - self._bus.seconds_since_reconnect)
+
+    async def _server_time(self) -> datetime | None:
+        try:
+            info = await self._bus.api(self._info)
+        except (PermissionDeniedError, SetupMissingError):
+            return None
+        return parse_time(info["ts"]) if "ts" in info else None
+
+    def _unchanged_for(self, record: Record) -> float:
+        """Where the server does not tell its time: how long this worker has seen the same revision."""
+        key, now = (record.agent, record.task_id), asyncio.get_running_loop().time()
+        revision, since = self._seen.get(key, (0, now))
+        if revision != record.revision:
+            since = now
+        self._seen.pop(key, None)
+        self._seen[key] = (record.revision, since)
+        while len(self._seen) > _SEEN_LIMIT:
+            del self._seen[next(iter(self._seen))]
+        return now - since

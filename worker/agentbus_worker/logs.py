@@ -1,0 +1,83 @@
+"""The worker's log: a rotated file and stderr. Neither holds prompts, task contents or secrets."""
+
+import fcntl
+import logging
+import logging.handlers
+import os
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from agentbus.config import LogSection
+from agentbus.errors import ConfigError
+
+LOG_FILE: Final = "agentbus-worker.log"
+
+
+class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
+    """A rotated file that several workers may write to: whoever finds it rotated by another opens the new one."""
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802  # the name is logging's
+        if self._moved():
+            self._reopen()
+        return bool(super().shouldRollover(record))
+
+    def doRollover(self) -> None:  # noqa: N802
+        with Path(self.baseFilename + ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self._moved():
+                self._reopen()
+            else:
+                super().doRollover()
+
+    def _moved(self) -> bool:
+        if self.stream is None:  # pyright: ignore[reportUnnecessaryComparison]  # logging sets it to None when closed
+            return False
+        try:
+            there = Path(self.baseFilename).stat()
+        except FileNotFoundError:
+            return True
+        mine = os.fstat(self.stream.fileno())
+        return (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)
+
+    def _reopen(self) -> None:
+        self.close()
+        self.stream = self._open()
+
+
+@contextmanager
+def log_to(section: LogSection, *, verbose: bool = False) -> Generator[logging.Logger]:
+    """Log to stderr and to the configured file for the length of the block.
+
+    Raises:
+        ConfigError: the log folder cannot be written to.
+    """
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    formatter.converter = time.gmtime
+    formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"
+    formatter.default_msec_format = "%s.%03dZ"
+    try:
+        section.dir.mkdir(parents=True, exist_ok=True)
+        file = _SharedRotatingHandler(
+            section.dir / LOG_FILE, maxBytes=section.max_bytes, backupCount=section.backup_count, encoding="utf-8"
+        )
+    except OSError as error:
+        raise ConfigError(f"cannot write the log in {section.dir}: {error.strerror}; set dir in [log]") from None
+    handlers = [logging.StreamHandler(sys.stderr), file]
+    logger = logging.getLogger("agentbus")
+    before = logger.level, logger.propagate
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.propagate = False
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    try:
+        yield logging.getLogger("agentbus.worker")
+    finally:
+        logger.level, logger.propagate = before
+        for handler in handlers:
+            logger.removeHandler(handler)
+        file.close()

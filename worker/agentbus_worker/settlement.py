@@ -1,0 +1,115 @@
+"""What to do next with a task: the decisions of the settlement, as pure functions.
+
+They see the ledger, the delivery and the clock, and touch nothing; `agentbus_worker.job` carries them out. The rule
+behind all of them: the ledger key decides, and only a compare-and-set on it decides for sure.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from agentbus.ledger import Entry, Record, Vacant
+from agentbus.messages import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Nobody has the task, or its owner is gone: take it, as this attempt, if the key still is at `revision`."""
+
+    base: Entry
+    revision: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Republish:
+    """The task has its result. Make sure that it is in the inbox, then ack; run nothing."""
+
+    result: dict[str, Json]
+    inbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettleCancelled:
+    """Somebody asked to cancel the task and nobody works on it: settle it unrun."""
+
+    base: Entry
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettleExhausted:
+    """Too many workers were lost over this task: settle it as failed."""
+
+    base: Entry
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The owner lives: hand the delivery back, and look again when its lease could be over."""
+
+
+Decision: TypeAlias = Claim | Republish | SettleCancelled | SettleExhausted | Leave
+
+
+def on_delivery(found: Record | Vacant, fresh: Entry, *, lease_over: bool, max_attempts: int) -> Decision:
+    """What a delivered task calls for.
+
+    Args:
+        found: what the ledger says.
+        fresh: the entry of this task if the ledger has none (a foreign publisher does not write one).
+        lease_over: whether the owner that `found` names, if any, has let its lease run out.
+    """
+    if isinstance(found, Vacant):
+        return Claim(fresh, found.revision, attempt=1)
+    entry = found.entry
+    if entry.result is not None:
+        return Republish(entry.result, entry.inbox)
+    if entry.state == "working" and not lease_over:
+        return Leave()
+    if entry.cancel is not None:
+        return SettleCancelled(entry, found.revision)
+    if entry.attempt >= max_attempts:
+        return SettleExhausted(entry, found.revision)
+    return Claim(entry, found.revision, attempt=entry.attempt + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Won:
+    """The write that was refused had been stored before: its first answer was lost."""
+
+    entry: Entry
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The claim still is one's own; the key has moved on (a cancel wish, an earlier write). Go on from here."""
+
+    entry: Entry
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Somebody else has the task. Kill what runs, send nothing: a stale ack acts on the new owner's delivery."""
+
+
+Verdict: TypeAlias = Won | Adopt | Lost
+
+
+def on_refusal(tried: Entry, found: Record | Vacant) -> Verdict:
+    """What a refused compare-and-set means, given what the key holds now.
+
+    The nonce names the claim and the counter its renewals, so every write of this worker can be told from any other.
+    """
+    if isinstance(found, Vacant) or tried.claim is None:
+        return Lost()
+    entry, revision = found.entry, found.revision
+    if entry.terminal:
+        return Won(entry, revision) if tried.terminal and entry.result_id == tried.result_id else Lost()
+    if entry.claim is None or entry.claim.nonce != tried.claim.nonce:
+        return Lost()
+    if entry.state == tried.state and entry.claim.renewals >= tried.claim.renewals:
+        return Won(entry, revision)
+    return Adopt(entry, revision)

@@ -1,0 +1,228 @@
+"""The worker: takes a task when a slot is free, runs it, settles it, and stops in order."""
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
+from typing import Any, Final, TypeVar, cast
+
+from agentbus import subjects
+from agentbus.bus import Bus, connect
+from agentbus.config import WorkerConfig, connection_settings
+from agentbus.errors import BusError, BusUnavailableError, ConfigError, PermissionDeniedError, SetupMissingError
+from agentbus.ledger import Ledger
+from agentbus.pull import Delivery, Puller
+from agentbus.streams import ACK_WAIT_S, ensure_consumer, version_warning
+from agentbus_worker.job import Context, Job, claim
+from agentbus_worker.lease import LeaseJudge
+from agentbus_worker.signals import Stop
+
+log = logging.getLogger("agentbus.worker")
+
+_RETRY_S: Final = 2.0
+_T = TypeVar("_T")
+
+
+class Worker:
+    """One worker process of one agent."""
+
+    def __init__(self, config: WorkerConfig, stop: Stop) -> None:
+        self._config = config
+        self._stop = stop
+        self._slots = asyncio.Semaphore(config.worker.concurrency)
+        # As many tasks again may be waiting to be settled: a bus that takes no results must not be given more work.
+        self._unsettled = asyncio.Semaphore(2 * config.worker.concurrency)
+        self._jobs: set[Job] = set()
+        self.instance = f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
+
+    async def run(self) -> None:
+        """Work until asked to stop.
+
+        Raises:
+            ConfigError: the agent command does not exist.
+            AuthenticationError: the server refuses the credentials, now or after a change.
+            BusUnavailableError: the connection was given up after the configured number of attempts.
+            SetupMissingError, ApiError: the consumer is missing and cannot be made by this worker.
+        """
+        config = self._config
+        command = config.agent.chat_cmd[0]
+        if shutil.which(command) is None:
+            raise ConfigError(f"chat_cmd: the command {command!r} was not found; install it or give its full path")
+        settings = connection_settings(
+            config.nats,
+            agent=config.agent.id,
+            name=f"agentbus worker {config.agent.id}",
+            reconnect_wait_s=config.worker.reconnect_time_wait_seconds,
+            max_reconnect_attempts=config.worker.max_reconnect_attempts,
+        )
+        log.info("worker %s of the agent %s, pid %d", self.instance, config.agent.id, os.getpid())
+        async with AsyncExitStack() as stack:
+            dial = stack.enter_async_context(connect(settings, patient=True, on_state=log.info))
+            bus = await _unless(self._stop.drain, dial)
+            if bus is not None:
+                await self._serve(bus)
+        log.info("worker %s stopped", self.instance)
+
+    async def _serve(self, bus: Bus) -> None:
+        if warning := version_warning(bus.server_version):
+            log.warning("%s", warning)
+        lease_s = await _unless(self._stop.drain, self._find_consumer(bus))
+        if lease_s is None:
+            return
+        config = self._config
+        context = Context(
+            bus=bus,
+            ledger=Ledger(bus),
+            judge=LeaseJudge(bus, config.nats.stream, config.durable),
+            config=config,
+            instance=self.instance,
+            lease_s=lease_s,
+        )
+        forget = bus.on_reconnect(self._renew_all)
+        try:
+            async with Puller(bus, config.nats.stream, config.durable) as puller, asyncio.TaskGroup() as group:
+                watch = group.create_task(_fail_when_ended(bus))
+                running: set[asyncio.Task[None]] = set()
+                log.info("ready for tasks on %s", subjects.tasks(config.agent.id))
+                while (delivery := await self._next(bus, puller)) is not None:
+                    task = group.create_task(self._handle(context, delivery))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+                await self._drain(running)
+                watch.cancel()
+        except ExceptionGroup as failed:
+            raise _first(failed) from failed
+        finally:
+            forget()
+
+    async def _find_consumer(self, bus: Bus) -> float:
+        """Make sure of the durable consumer; returns its ack_wait, which is the lease of a task, in seconds."""
+        agent, stream, name = self._config.agent.id, self._config.nats.stream, self._config.durable
+        while True:
+            try:
+                info = await bus.api(f"CONSUMER.INFO.{stream}.{name}")
+            except PermissionDeniedError:
+                return ACK_WAIT_S  # this worker may not look; the first pull will tell
+            except SetupMissingError:
+                await self._make_consumer(bus)
+            except BusUnavailableError:
+                await asyncio.sleep(_RETRY_S)
+            else:
+                if info["config"].get("filter_subject") not in (None, "", subjects.tasks(agent)):
+                    raise ConfigError(
+                        f"the consumer {name} takes {info['config']['filter_subject']}, not {subjects.tasks(agent)}; "
+                        "set durable in [nats] to the consumer of this agent"
+                    )
+                return float(info["config"]["ack_wait"]) / 1e9
+
+    async def _make_consumer(self, bus: Bus) -> None:
+        agent, stream, name = self._config.agent.id, self._config.nats.stream, self._config.durable
+        try:
+            await ensure_consumer(bus, agent, stream=stream, name=name)
+        except PermissionDeniedError:
+            raise SetupMissingError(
+                f"the consumer {name} of the stream {stream} does not exist and this worker may not make it; "
+                f"an administrator must run: agentbus setup --nats-url URL --agent {agent}"
+            ) from None
+        log.info("made the consumer %s of the stream %s", name, stream)
+
+    async def _next(self, bus: Bus, puller: Puller) -> Delivery | None:
+        """The next delivery, once a slot is free for it (the slot is taken then); None when asked to stop."""
+        missing = ""
+        if await _unless(self._stop.drain, self._slots.acquire()) is None:
+            return None
+        while True:
+            try:
+                delivery = await _unless(self._stop.drain, puller.next())
+            except SetupMissingError as error:
+                # Deleted under a running worker: make it again if that is allowed, and wait for it if not.
+                try:
+                    await self._make_consumer(bus)
+                except BusError as refusal:
+                    if str(refusal) != missing:
+                        missing = str(refusal)
+                        log.error("%s: %s; waiting for it", error, refusal)
+                    await _unless(self._stop.drain, asyncio.sleep(_RETRY_S, True))
+                continue
+            if delivery is None:
+                self._slots.release()
+            return delivery
+
+    async def _handle(self, context: Context, delivery: Delivery) -> None:
+        """One delivery from claim to ack. The slot is free again as soon as the command has ended."""
+        async with self._unsettled:
+            job, outcome = None, None
+            try:
+                job = await self._claim(context, delivery)
+                if job is not None:
+                    self._jobs.add(job)
+                    outcome = await job.run(self._stop.now)
+            finally:
+                self._slots.release()
+                if job is not None:
+                    self._jobs.discard(job)
+            if job is None:
+                return
+            if outcome is not None:
+                await job.settle(outcome)
+            elif self._stop.now.is_set():
+                await job.release()
+
+    async def _claim(self, context: Context, delivery: Delivery) -> Job | None:
+        try:
+            return await claim(context, delivery)
+        except BusError as error:
+            log.warning("a task could not be claimed: %s; it will be delivered again", error)
+            with suppress(BusUnavailableError):
+                await delivery.nak(_RETRY_S)
+            return None
+
+    async def _drain(self, running: set[asyncio.Task[None]]) -> None:
+        """Let running tasks finish for a while, then end them."""
+        if running:
+            patience_s = self._config.worker.drain_timeout_seconds
+            log.info("stopping: %d running; waiting for up to %g s (signal again to end now)", len(running), patience_s)
+            done = asyncio.gather(*running, return_exceptions=True)
+            try:
+                async with asyncio.timeout(patience_s):
+                    await _unless(self._stop.now, asyncio.shield(done))
+            except TimeoutError:
+                log.warning("stopping: %d tasks are still running and are ended now", len(running))
+        self._stop.now.set()
+
+    def _renew_all(self) -> None:
+        for job in self._jobs:
+            job.renew_now()
+
+
+async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, _T] | asyncio.Future[_T]) -> _T | None:
+    """The result of `work`, or None, with `work` cancelled, if `event` comes first."""
+    waits = asyncio.create_task(event.wait())
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task, waits}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        return None
+    finally:
+        waits.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def _fail_when_ended(bus: Bus) -> None:
+    reason = await bus.wait_ended()
+    raise reason or BusUnavailableError("the connection to the bus is closed")
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """The one error that a person should read: a fault of the program before the bus errors that followed from it."""
+    flat: list[Exception] = []
+    for error in group.exceptions:
+        flat.append(_first(cast("ExceptionGroup[Exception]", error)) if isinstance(error, ExceptionGroup) else error)
+    return next((error for error in flat if not isinstance(error, BusError)), flat[0])
