@@ -1,0 +1,70 @@
+"""The `agentbus` command: the composition root.
+
+The modules of the commands import little; what a command needs is imported when it runs, so that `--help`, completion
+and usage errors are immediate.
+"""
+
+import os
+import sys
+
+import click
+
+from agentbus.cli.demo import demo
+from agentbus.cli.result import result
+from agentbus.cli.setup import setup
+from agentbus.cli.shell import completion
+from agentbus.cli.task import task
+from agentbus.cli.up import up
+from agentbus.errors import AgentBusError
+from agentbus_worker.cli import run as worker_run
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Examples:
+  agentbus demo                                    see the whole thing work on this machine
+  agentbus up                                      run a bus here
+  agentbus worker run --config code.toml           run an agent's worker
+  agentbus task publish --to code --task-type review "Review the last commit"
+  agentbus result get --agent main --limit 5 --watch""",
+)
+@click.version_option(package_name="agentbus-mcp", prog_name="agentbus")
+def root() -> None:
+    """Hand long tasks to agents on other machines, and get every result back."""
+
+
+@root.group()
+def worker() -> None:
+    """Run an agent's worker."""
+
+
+worker.add_command(worker_run)
+for command in (up, setup, demo, task, result, completion):
+    root.add_command(command)
+
+
+def main() -> None:
+    """Run the command line. Errors are one line on stderr: exit code 1, or 2 for wrong usage."""
+    code = EXIT_ERROR
+    try:
+        code = root.main(prog_name="agentbus", standalone_mode=False) or 0
+    except click.UsageError as error:
+        where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        click.echo(f"error: {error.format_message()}{where}", err=True)
+        code = EXIT_USAGE
+    except click.ClickException as error:
+        click.echo(f"error: {error.format_message()}", err=True)
+    except AgentBusError as error:
+        click.echo(f"error: {error}", err=True)
+    except (click.Abort, KeyboardInterrupt):
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has had enough; the interpreter must not try to flush it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)

@@ -1,0 +1,78 @@
+"""`agentbus result`: read the result inbox of an agent."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agentbus.cli import output
+from agentbus.cli.options import AgentId, bus_options, coordinator, run
+
+if TYPE_CHECKING:
+    from agentbus.results import InboxMessage
+
+
+@click.group()
+def result() -> None:
+    """Read results."""
+
+
+@result.command(
+    "get",
+    epilog="""\b
+Examples:
+  agentbus result get --agent main
+  agentbus result get --agent main --limit 20 | jq -r .result
+  agentbus result get --agent main --limit 5 --watch
+
+\b
+Each line is a stored message, unchanged. What cannot be one line of JSON stands under the key "agentbus".""",
+)
+@click.option("--agent", metavar="ID", type=AgentId(), required=True, help="Whose inbox; the coordinator's is main.")
+@click.option("--limit", type=click.IntRange(min=0), default=1, show_default=True, help="How many of the newest.")
+@click.option("--watch", is_flag=True, help="Go on with new ones as they come, until interrupted.")
+@bus_options
+def get(agent: str, limit: int, nats_url: str | None, config: Path | None, *, watch: bool) -> None:
+    """Print the newest results of an inbox, oldest first, one JSON line each. Reading never removes anything."""
+    run(_get(agent, limit, nats_url, config, watch=watch))
+
+
+async def _get(agent: str, limit: int, nats_url: str | None, config: Path | None, *, watch: bool) -> None:
+    async with coordinator(nats_url, config) as bus, bus.inbox(newest=limit, agent=agent) as inbox:
+        for message in await inbox.history():
+            _show(message)
+        while watch:
+            _show(await inbox.next())
+
+
+def _show(message: "InboxMessage") -> None:
+    if not output.on_terminal():
+        output.raw_line(_line(message))
+    elif message.result is None:
+        output.table(["", ""], [["not a result", f"{message.fault} (sequence {message.seq})"]])
+    else:
+        found = message.result
+        output.table(
+            ["status", "agent", "task", "completed"],
+            [[found.status, found.agent or "?", found.task_id, found.completed_at or ""]],
+        )
+        for text in (found.error, found.result):
+            if text:
+                click.echo(output.plain(str(text)))
+
+
+def _line(message: "InboxMessage") -> bytes:
+    """The stored bytes if they are one line of JSON; anything else is described, so that a line always is JSON."""
+    from agentbus.errors import MessageError  # noqa: PLC0415
+    from agentbus.messages import decode, encode  # noqa: PLC0415
+
+    try:
+        value = decode(message.data)
+    except MessageError:
+        text = message.data.decode(errors="replace")
+        return encode({"agentbus": {"seq": message.seq, "fault": message.fault, "raw": text}})
+    if isinstance(value, dict) and "agentbus" in value:
+        # The key is ours: whoever wrote this message must not be able to speak in our name.
+        stored = value.pop("agentbus")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        return encode({**value, "agentbus": {"stored": stored}})
+    return encode(value) if b"\n" in message.data or b"\r" in message.data else message.data

@@ -1,0 +1,24 @@
+"""`agentbus completion`: tab completion for shells."""
+
+import click
+from click.shell_completion import get_completion_class
+
+from agentbus.errors import AgentBusError
+
+
+@click.command(
+    short_help="Print the script for tab completion.",
+    epilog="""\b
+Examples:
+  agentbus completion bash >> ~/.bashrc
+  agentbus completion zsh >> ~/.zshrc
+  agentbus completion fish > ~/.config/fish/completions/agentbus.fish"""
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print the script that completes commands and options in SHELL."""
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise AgentBusError(f"there is no completion for {shell}")
+    click.echo(kind(context.find_root().command, {}, "agentbus", "_AGENTBUS_COMPLETE").source())

@@ -1,0 +1,139 @@
+"""`agentbus task`: publish tasks, and see what became of them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agentbus.cli import output
+from agentbus.cli.options import AgentId, TaskId, bus_options, coordinator, run
+from agentbus.errors import AgentBusError, BusError, MessageError, TaskConflictError
+
+if TYPE_CHECKING:
+    from agentbus.coordinator import TaskStatus
+    from agentbus.messages import Task
+
+
+@click.group()
+def task() -> None:
+    """Publish tasks, and see what became of them."""
+
+
+@task.command(
+    epilog="""\b
+Examples:
+  agentbus task publish --to code --task-type review_pr "Review PR 123 of org/repo"
+  agentbus task publish --to code --to doc --task-type release --payload-fmt json '{"version": "1.2"}'
+  git diff | agentbus task publish --to code --task-type review -
+
+\b
+Prints the published message as one line of JSON, or a JSON list when there are several targets."""
+)
+@click.option("--to", "targets", metavar="ID", type=AgentId(), multiple=True, required=True, help="Agent; repeatable.")
+@click.option("--task-type", metavar="TYPE", required=True, help="What kind of task it is, e.g. review_pr.")
+@click.option("--from", "sender", metavar="ID", type=AgentId(), help="Sender.  [default: the coordinator, main]")
+@click.option("--reply-to", metavar="ID", type=AgentId(), help="Whose inbox gets the result.  [default: the sender]")
+@click.option("--payload-fmt", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--task-id",
+    metavar="ID",
+    type=TaskId(),
+    help="Your own id: publishing again under it is harmless. With several targets it becomes ID-<agent>.",
+)
+@bus_options
+@click.argument("content")
+def publish(content: str, nats_url: str | None, config: Path | None, **options: Any) -> None:
+    """Publish a task to one or several agents. CONTENT is what it says; `-` reads it from standard input.
+
+    The command returns once the bus has stored every task: then none of them can get lost.
+    """
+    run(_publish(_read(content), nats_url, config, **options))
+
+
+def _read(content: str) -> str:
+    if content != "-":
+        return content
+    try:
+        return click.get_binary_stream("stdin").read().decode()
+    except UnicodeDecodeError as error:
+        raise MessageError(f"standard input is not UTF-8 text (byte {error.start})") from None
+
+
+async def _publish(
+    content: str,
+    nats_url: str | None,
+    config: Path | None,
+    *,
+    targets: tuple[str, ...],
+    task_type: str,
+    sender: str | None,
+    reply_to: str | None,
+    payload_fmt: str,
+    task_id: str | None,
+) -> None:
+    from agentbus.messages import decode  # noqa: PLC0415
+
+    value: Any = content
+    if payload_fmt == "json":
+        try:
+            value = decode(content.encode(errors="surrogateescape"))
+        except MessageError as error:
+            raise MessageError(f"the content is {error}; leave out --payload-fmt json to send it as text") from None
+    async with coordinator(nats_url, config) as bus:
+        tasks = bus.build(
+            targets,
+            value,
+            task_type=task_type,
+            payload_format="json" if payload_fmt == "json" else "text",
+            sender=sender,
+            reply_to=reply_to,
+            task_id=task_id,
+        )
+        published: list[Task] = []
+        failures: list[AgentBusError] = []
+        for one in tasks:
+            try:
+                sent = await bus.send(one)
+            except (BusError, TaskConflictError) as error:
+                failures.append(error)
+            else:
+                published.append(one)
+                if sent.known:
+                    output.remark(f"the task {one.id} was published before; it is {sent.state}")
+    if published:
+        output.json_line([one.to_json() for one in published] if len(tasks) > 1 else published[0].to_json())
+    if failures:
+        first = str(failures[0])
+        raise AgentBusError(first if len(tasks) == 1 else f"{len(failures)} of {len(tasks)} not published: {first}")
+
+
+@task.command(
+    "get",
+    epilog="""\b
+Examples:
+  agentbus task get task-20260518-k3v9…
+  agentbus task get nightly-build --agent code""",
+)
+@click.option("--agent", metavar="ID", type=AgentId(), help="The agent it was given to, if several have this task id.")
+@bus_options
+@click.argument("task_id", metavar="ID", type=TaskId())
+def get(task_id: str, agent: str | None, nats_url: str | None, config: Path | None) -> None:
+    """Show the state of a task and, once it is there, its result."""
+    run(_get(task_id, agent, nats_url, config))
+
+
+async def _get(task_id: str, agent: str | None, nats_url: str | None, config: Path | None) -> None:
+    async with coordinator(nats_url, config) as bus:
+        _show(await bus.task(task_id, agent=agent))
+
+
+def _show(status: "TaskStatus") -> None:
+    account = status.to_json()
+    if not output.on_terminal():
+        output.json_line(account)
+        return
+    result = account.pop("result", None) or {}
+    output.table(["", ""], [[key, str(value)] for key, value in account.items()])
+    for text in (result.get("error"), result.get("result")):
+        if text:
+            click.echo(output.plain(str(text)))
