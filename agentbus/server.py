@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -60,6 +61,10 @@ class NatsServer:
         while (code := self._process.poll()) is None:
             await asyncio.sleep(0.1)
         return code
+
+    def reload(self) -> None:
+        """Have it read its configuration again (POSIX)."""
+        self._process.send_signal(signal.SIGHUP)
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
