@@ -57,9 +57,10 @@ def configured_agent_id(text: str) -> str:
     Raises:
         InvalidIdError: if it is not a valid id, or carries the prefix that messages add.
     """
-    if text.startswith(_PREFIX) and _AGENT_ID.fullmatch(text):
+    bare = agent_id(text)
+    if bare != text:
         raise InvalidIdError(f"agent id {_quoted(text)} must be written without '{_PREFIX}': the bus adds that prefix")
-    return agent_id(text)
+    return bare
 
 
 def address(agent: str) -> str:
@@ -133,11 +134,11 @@ REGISTRY_SUBJECTS: Final = f"$KV.{REGISTRY_BUCKET}.>"
 
 
 def agent_of(subject: str, kind: str) -> str | None:
-    """The agent in `agent.<id>.<kind>`, or None when `subject` is not of that form."""
+    """The agent in `agent.<id>.<kind>`, or None when `subject` is not of that form (the id without the prefix)."""
     parts = subject.split(".")
-    if len(parts) == 3 and parts[0] == "agent" and parts[2] == kind and is_agent_id(parts[1]):
-        return parts[1]
-    return None
+    if len(parts) != 3 or parts[0] != "agent" or parts[2] != kind or not is_agent_id(parts[1]):
+        return None
+    return parts[1] if agent_id(parts[1]) == parts[1] else None
 
 
 # -- the ledger -------------------------------------------------------------------------------------------------
