@@ -24,6 +24,8 @@ Json: TypeAlias = Any
 MAX_TASK_BYTES: Final = 1_048_576
 MAX_TASK_TYPE_CHARS: Final = 128
 MAX_TASK_DEPTH: Final = 100
+MAX_ADDRESS_CHARS: Final = 256
+"""Of `from`, `reply_to` and `created_at`: the ledger holds them beside the whole result, in one message."""
 
 ResultStatus = Literal["completed", "failed", "needs_approval", "cancelled"]
 PayloadFormat = Literal["text", "json"]
@@ -82,7 +84,7 @@ def make_result_id(agent: str, task_id: str, nonce: str) -> str:
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True, strict=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     def to_json(self) -> dict[str, Json]:
         """The message as it was received or built: declared and unknown fields, nothing added."""
@@ -128,13 +130,13 @@ class Task(_Message):
     """A task as it lies on the bus. Build one with `new_task`, read one with `decode_task`."""
 
     id: Annotated[str, AfterValidator(_check_task_id)]
-    sender: Annotated[str, StringConstraints(min_length=1), Field(alias="from")]
+    sender: Annotated[str, StringConstraints(min_length=1, max_length=MAX_ADDRESS_CHARS), Field(alias="from")]
     to: Annotated[str, AfterValidator(_check_agent)]
-    reply_to: str | None = None
+    reply_to: Annotated[str, StringConstraints(max_length=MAX_ADDRESS_CHARS)] | None = None
     type: Literal["task.request"]
     task_type: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TASK_TYPE_CHARS)]
     payload: Payload | None = None
-    created_at: str | None = None
+    created_at: Annotated[str, StringConstraints(max_length=MAX_ADDRESS_CHARS)] | None = None
 
     @property
     def agent(self) -> str:
