@@ -214,7 +214,8 @@ def _api_error(fault: dict[str, Any], subject: str) -> BusError:
     if number == 10071:
         return WrongRevisionError(f"{subject} has changed meanwhile")
     if number in _JS_MISSING:
-        name = subject.rpartition(".")[2]
+        # $JS.API.STREAM.<verb>.<stream>, $JS.API.CONSUMER.<verb>.<stream>.<consumer>...
+        name = subject.split(".")[4 if _JS_MISSING[number] == "stream" else 5]
         return SetupMissingError(
             f"the {_JS_MISSING[number]} {name} does not exist on this bus; make it with: agentbus setup --nats-url URL"
         )

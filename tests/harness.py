@@ -49,11 +49,21 @@ def _toml_value(value: Any) -> str:
 
 
 def worker_toml(
-    folder: Path, url: str, *, agent: str = "code", chat_cmd: Any = None, **sections: dict[str, Any]
+    folder: Path,
+    url: str,
+    *,
+    agent: str = "code",
+    chat_cmd: Any = None,
+    extra_instruction: str | None = None,
+    **sections: dict[str, Any],
 ) -> Path:
     """Write a worker's configuration with the fake agent; `worker={...}` and the like add keys to the sections."""
     values: dict[str, dict[str, Any]] = {
-        "agent": {"id": agent, "chat_cmd": chat_cmd or [sys.executable, str(FAKE_AGENT), "{input}"]},
+        "agent": {
+            "id": agent,
+            "chat_cmd": chat_cmd or [sys.executable, str(FAKE_AGENT), "{input}"],
+            "extra_instruction": extra_instruction,
+        },
         "worker": {
             "task_timeout_seconds": 30,
             "kill_grace_seconds": 1,

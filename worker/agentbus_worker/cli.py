@@ -52,4 +52,4 @@ def run(path: Path | None, *, verbose: bool) -> None:
             asyncio.run(work())
         except AgentBusError as error:
             log.error("stopped: %s", error)
-            raise
+            sys.exit(1)  # the log has said it on stderr
