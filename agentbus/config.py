@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar, cast
+from typing import Annotated, Any, Final, Literal, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -77,10 +77,15 @@ def parse_urls(text: str) -> tuple[ServerUrl, ...]:
 def _parse_url(text: str) -> ServerUrl:
     try:
         parts = urlsplit(text if "://" in text else f"nats://{text}")
-        port = parts.port or DEFAULT_PORT
-        host = parts.hostname or ""
-    except ValueError as error:
-        raise ConfigError(f"the NATS URL cannot be read: {error}; write it as nats://host:4222") from None
+        host, port = parts.hostname or "", parts.port
+        if port == 0:
+            raise ValueError("no server listens on port 0")
+    except ValueError:
+        # Not quoted: what stands where the port should be is often a piece of a password.
+        raise ConfigError(
+            "the NATS URL cannot be read: the port must be a number from 1 to 65535, and '/', '?', '#', '@', ',' and "
+            "'[' in a password must be percent-encoded; write it as nats://host:4222"
+        ) from None
     if parts.scheme not in ("nats", "tls"):
         raise ConfigError(f"the NATS URL begins with {parts.scheme!r}; use nats:// or, with TLS, tls://")
     if not host:
@@ -90,7 +95,7 @@ def _parse_url(text: str) -> ServerUrl:
     user = unquote(parts.username) if parts.username else None
     password = unquote(parts.password) if parts.password is not None else None
     _refuse_sample(password or user)
-    return ServerUrl(parts.scheme, host, port, user, password)
+    return ServerUrl(parts.scheme, host, port or DEFAULT_PORT, user, password)
 
 
 def _refuse_sample(secret: str | None) -> None:
@@ -115,7 +120,10 @@ def _inbox_of(subject: str) -> str:
 
 
 def _home(path: Path) -> Path:
-    return path.expanduser()
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"the home folder in {str(path)!r} is not known") from error
 
 
 AgentId = Annotated[str, AfterValidator(lambda text: _reraise(subjects.configured_agent_id, text))]
@@ -218,9 +226,9 @@ class WorkerConfig(_Section):
     """Everything that `agentbus worker run` needs."""
 
     agent: AgentSection
-    worker: WorkerSection = WorkerSection()
+    worker: WorkerSection = Field(default_factory=WorkerSection)
     nats: WorkerNatsSection
-    log: LogSection = LogSection()
+    log: LogSection = Field(default_factory=LogSection)
 
     @model_validator(mode="after")
     def _check(self) -> "WorkerConfig":
@@ -300,7 +308,7 @@ def connection_settings(
         ConfigError: if a URL or a file that it names cannot be read.
     """
     urls = parse_urls(nats.url)
-    first = urls[0]
+    first = next((url for url in urls if url.user), urls[0])
     credentials = Credentials(nats.user or first.user, first.password)
     if nats.password_file:
         credentials = Credentials(nats.user, _secret(nats.password_file))
@@ -327,7 +335,7 @@ def connection_settings(
 
 def _secret(path: Path) -> str:
     try:
-        secret = path.read_text(encoding="utf-8").strip()
+        secret = path.read_text(encoding="utf-8").strip().partition("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the secret in {path}: {_reason(error)}") from None
     if not secret:
@@ -377,14 +385,21 @@ def load_coordinator(
     url = nats_url or from_environment
     if url:
         config = config.model_copy(update={"nats": NatsSection(url=url)})
-        warnings = []
-        if nats_url and any(server.password for server in parse_urls(nats_url)):
+        warnings = list[str]()
+        if nats_url and (secret := _secret_in(nats_url)):
             warnings.append(
-                "a password in --nats-url shows in the process list and in the shell's history; "
+                f"a {secret} in --nats-url shows in the process list and in the shell's history; "
                 f"put the URL into {coordinator_file()} or into {URL_VARIABLE}"
             )
     parse_urls(config.nats.url)
     return config, warnings
+
+
+def _secret_in(text: str) -> Literal["password", "token"] | None:
+    servers = parse_urls(text)
+    if any(server.password for server in servers):
+        return "password"
+    return "token" if any(server.user and server.password is None for server in servers) else None
 
 
 def _load(model: type[_C], path: Path) -> tuple[_C, list[str]]:
@@ -405,7 +420,7 @@ def _load(model: type[_C], path: Path) -> tuple[_C, list[str]]:
 def _exposed(path: Path, values: Mapping[str, Any]) -> Iterable[str]:
     nats = cast("dict[str, Any]", values.get("nats", {}))
     secret_files = [Path(str(nats[key])).expanduser() for key in ("password_file", "token_file") if key in nats]
-    if any(server.password or server.user for server in parse_urls(str(nats.get("url", DEFAULT_URL)))):
+    if _secret_in(str(nats.get("url", DEFAULT_URL))):
         secret_files.append(path)
     for file in secret_files:
         if os.name == "posix" and file.is_file() and file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
@@ -435,6 +450,9 @@ def _unknown_key(model: type[_Section], section: str, key: str) -> str:
         name: tuple(cast("type[_Section]", info.annotation).model_fields) for name, info in model.model_fields.items()
     }
     if not key:
+        home = next((name for name, keys in known.items() if section in keys), None)
+        if home:
+            return f"unknown section or key {section!r} at the top; it belongs to [{home}]"
         close = difflib.get_close_matches(section, known, n=1, cutoff=0.0)
         return f"unknown section or key {section!r} at the top; the nearest known section is [{close[0]}]"
     elsewhere = [name for name, keys in known.items() if key in keys]

@@ -6,12 +6,12 @@ from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import pytest
-from harness import processes_with
 
 from agentbus import Coordinator, connect
 from agentbus.config import URL_VARIABLE
 from agentbus.server import NatsServer, run_server
 from agentbus.streams import set_up
+from harness import processes_with
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """A fake agent command: does what the task's content says, a word for each deed.
 
-The content is found in the prompt (the last argument, or a file, or standard input): `say:TEXT`, `sleep:SECONDS`, `exit:CODE`,
-`stderr:TEXT`, `bytes:N`, `raw` (output that is not UTF-8), `fork` (leave a grandchild that holds the pipes),
-`stubborn` (ignore SIGTERM), `env:NAME`, `approval`, `prompt` (print the whole prompt), `touch:PATH`.
+The content is found in the prompt, the last argument: `say:TEXT`, `sleep:SECONDS`, `exit:CODE`, `stderr:TEXT`,
+`bytes:N`, `raw` (output that is not UTF-8), `fork` (leave a grandchild that holds the pipes), `stubborn` (ignore
+SIGTERM), `env:NAME`, `approval`, `prompt` (print the whole prompt), `touch:PATH`.
 """
 
 import json
@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 
 def content_of(prompt: str) -> str:
@@ -22,7 +23,9 @@ def content_of(prompt: str) -> str:
     return content if isinstance(content, str) else json.dumps(content)
 
 
-def act(verb: str, value: str, prompt: str) -> None:
+def act(  # noqa: C901, PLR0912  # a word, a deed
+    verb: str, value: str, prompt: str
+) -> None:
     out = sys.stdout
     match verb:
         case "say":
@@ -51,7 +54,7 @@ def act(verb: str, value: str, prompt: str) -> None:
         case "prompt":
             out.write(prompt)
         case "touch":
-            with open(value, "a") as file:
+            with Path(value).open("a") as file:
                 file.write("ran\n")
         case _:
             print(verb)

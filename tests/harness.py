@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,6 @@ def toml(sections: dict[str, dict[str, Any]]) -> str:
 
 
 def _toml_value(value: Any) -> str:
-    import json
-
     if isinstance(value, Path):
         value = str(value)
     return json.dumps(value, ensure_ascii=False)
@@ -99,7 +98,9 @@ class Process:
     async def until_said(self, text: str, *, within_s: float = BOUND_S) -> None:
         def look() -> bool:
             if not self.said(text) and self.popen.poll() is not None:
-                raise AssertionError(f"ended with {self.popen.returncode} before saying {text!r}: {self.log.read_text()}")
+                raise AssertionError(
+                    f"ended with {self.popen.returncode} before saying {text!r}: {self.log.read_text()}"
+                )
             return self.said(text)
 
         await eventually(look, f"process {self.pid} says {text!r}", within_s=within_s)
@@ -117,7 +118,9 @@ class Process:
 
 
 @contextlib.contextmanager
-def process(argv: list[str], log: Path, *, cwd: Path | None = None, env: dict[str, str] | None = None) -> Iterator[Process]:
+def process(
+    argv: list[str], log: Path, *, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> Generator[Process]:
     """Start a child for the length of the block; whatever happens, it is gone afterwards."""
     with log.open("ab") as sink:
         popen = subprocess.Popen(
@@ -155,7 +158,9 @@ class Ran:
     err: str
 
 
-async def run_cli(*args: str, env: dict[str, str] | None = None, within_s: float = 60.0, module: str = "agentbus") -> Ran:
+async def run_cli(
+    *args: str, env: dict[str, str] | None = None, within_s: float = 60.0, module: str = "agentbus"
+) -> Ran:
     """Run `agentbus ARGS` as a process of its own."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,

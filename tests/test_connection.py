@@ -6,7 +6,6 @@ import socket
 from pathlib import Path
 
 import pytest
-from harness import eventually
 
 from agentbus.bus import Bus, connect
 from agentbus.config import ConnectionSettings, NatsSection, connection_settings
@@ -20,6 +19,7 @@ from agentbus.errors import (
     WrongRevisionError,
 )
 from agentbus.server import NatsServer, run_server, start_server
+from harness import eventually
 
 USERS = """
 listen: "127.0.0.1:-1"

@@ -7,6 +7,7 @@ import pytest
 from agentbus import Coordinator, subjects
 from agentbus.bus import MSG_ID
 from agentbus.errors import (
+    ApiError,
     CorruptEntryError,
     InvalidIdError,
     MessageError,
@@ -177,8 +178,6 @@ async def test_every_change_of_an_entry_is_a_compare_and_set(coordinator: Coordi
 
 
 async def test_a_bucket_cannot_be_emptied_by_a_rollup_or_a_purge(coordinator: Coordinator):
-    from agentbus.errors import ApiError
-
     [task] = await coordinator.publish("code", "hi", task_type="x")
     with pytest.raises(ApiError):
         await coordinator.bus.store(subjects.state("code", "x"), b"{}", msg_id="1", headers={"Nats-Rollup": "all"})

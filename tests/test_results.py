@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 
 import pytest
-from harness import eventually
 
 from agentbus import Coordinator, connect, subjects
+from agentbus.errors import SetupMissingError
 from agentbus.feed import Feed, position_before_newest
 from agentbus.messages import encode, new_result
 from agentbus.server import NatsServer, run_server, start_server
 from agentbus.streams import set_up
+from harness import eventually
 
 
 def result(number: int) -> bytes:
@@ -169,8 +170,6 @@ async def test_two_readers_see_the_same(server: NatsServer, coordinator: Coordin
 
 
 async def test_a_stream_that_is_missing_is_named(tmp_path: Path):
-    from agentbus.errors import SetupMissingError
-
     async with run_server(store=tmp_path / "s") as server, connect(server.url) as bus:
         with pytest.raises(SetupMissingError, match="agentbus setup"):
             await bus.results()

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from harness import run_cli
 
 from agentbus import connect, subjects
 from agentbus.errors import ApiError
 from agentbus.server import NatsServer, run_server
 from agentbus.streams import ensure_consumer, set_up, version_warning
+from harness import run_cli
 
 
 async def outcomes(url: str, *agents: str, **options: object) -> dict[str, tuple[str, tuple[str, ...]]]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import alive, eventually, worker, worker_toml
 
 from agentbus import Coordinator, TaskStatus, connect, subjects
 from agentbus.bus import MSG_ID
@@ -16,6 +15,7 @@ from agentbus.ledger import REVISION_HEADER, Ledger, Record
 from agentbus.messages import encode, new_task
 from agentbus.server import NatsServer, run_server, start_server
 from agentbus.streams import consumer_config, set_up
+from harness import alive, eventually, worker, worker_toml
 
 WAIT_S = 30.0
 
@@ -59,9 +59,7 @@ async def acknowledged(bus: Coordinator) -> None:
 
 async def short_lease(bus: Coordinator, agent: str = "code", lease_s: float = 1.5) -> None:
     name = subjects.durable(agent)
-    await bus.bus.create_consumer(
-        subjects.TASKS_STREAM, name, consumer_config(agent, name, ack_wait_s=lease_s)
-    )
+    await bus.bus.create_consumer(subjects.TASKS_STREAM, name, consumer_config(agent, name, ack_wait_s=lease_s))
 
 
 # -- the main job -----------------------------------------------------------------------------------------------
@@ -678,7 +676,9 @@ async def test_replicas_share_the_tasks_and_each_task_has_one_result(
         waited = await coordinator.wait([task.id for task in tasks], timeout_s=WAIT_S)
         await acknowledged(coordinator)
     assert len(waited.settled) == 30
-    assert len({status.record.entry.claim.worker for status in waited.settled.values() if status.record.entry.claim}) > 1
+    assert (
+        len({status.record.entry.claim.worker for status in waited.settled.values() if status.record.entry.claim}) > 1
+    )
     ids = [message.result.id for message in await coordinator.results(newest=100) if message.result]
     assert len(ids) == len(set(ids)) == 30
 

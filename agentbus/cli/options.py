@@ -20,7 +20,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _CONNECT_WITHIN_S = 4.5
 
 
-class AgentId(click.ParamType):
+class AgentId(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # generic in new versions only
     """An agent id, with or without the prefix `agent-`."""
 
     name = "ID"
@@ -33,7 +33,7 @@ class AgentId(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class TaskId(click.ParamType):
+class TaskId(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """A task id."""
 
     name = "ID"

@@ -14,7 +14,7 @@ from agentbus.cli.options import AgentId, bus_options, coordinator, run
 Examples:
   agentbus setup --nats-url nats://127.0.0.1:7422
   agentbus setup --config admin.toml --agent code --agent doc
-  agentbus setup --config admin.toml --agent code --replicas 3 --update"""
+  agentbus setup --config admin.toml --agent code --replicas 3 --update""",
 )
 @click.option(
     "--agent",

@@ -12,7 +12,7 @@ from agentbus.errors import AgentBusError
 Examples:
   agentbus completion bash >> ~/.bashrc
   agentbus completion zsh >> ~/.zshrc
-  agentbus completion fish > ~/.config/fish/completions/agentbus.fish"""
+  agentbus completion fish > ~/.config/fish/completions/agentbus.fish""",
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context

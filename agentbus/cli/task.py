@@ -1,5 +1,6 @@
 """`agentbus task`: publish tasks, and see what became of them."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,12 +55,12 @@ def _read(content: str) -> str:
     if content != "-":
         return content
     try:
-        return click.get_binary_stream("stdin").read().decode()
+        return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
         raise MessageError(f"standard input is not UTF-8 text (byte {error.start})") from None
 
 
-async def _publish(
+async def _publish(  # noqa: PLR0913  # one for each option of the command
     content: str,
     nats_url: str | None,
     config: Path | None,
@@ -132,7 +133,7 @@ def _show(status: "TaskStatus") -> None:
     if not output.on_terminal():
         output.json_line(account)
         return
-    result = account.pop("result", None) or {}
+    result: dict[str, Any] = account.pop("result", None) or {}
     output.table(["", ""], [[key, str(value)] for key, value in account.items()])
     for text in (result.get("error"), result.get("result")):
         if text:

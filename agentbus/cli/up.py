@@ -20,7 +20,7 @@ _PORT = 7422
 Examples:
   agentbus up
   agentbus up --agent code --agent doc
-  agentbus up --port 0 --store /tmp/bus       a free port, another store"""
+  agentbus up --port 0 --store /tmp/bus       a free port, another store""",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=_PORT, show_default=True, help="0 picks a free one.")
 @click.option(

@@ -222,7 +222,8 @@ async def _fail_when_ended(bus: Bus) -> None:
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:
     """The one error that a person should read: a fault of the program before the bus errors that followed from it."""
-    flat: list[Exception] = []
-    for error in group.exceptions:
-        flat.append(_first(cast("ExceptionGroup[Exception]", error)) if isinstance(error, ExceptionGroup) else error)
+    flat = [
+        _first(cast("ExceptionGroup[Exception]", error)) if isinstance(error, ExceptionGroup) else error
+        for error in group.exceptions
+    ]
     return next((error for error in flat if not isinstance(error, BusError)), flat[0])
