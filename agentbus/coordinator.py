@@ -10,7 +10,7 @@ The command line and the MCP server use the same code.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,7 @@ from agentbus import subjects
 from agentbus.bus import Bus, StoredMessage
 from agentbus.bus import connect as connect_bus
 from agentbus.config import CoordinatorConfig, connection_settings, load_coordinator
-from agentbus.errors import MessageError, TaskNotFoundError
+from agentbus.errors import BusUnavailableError, MessageError, TaskNotFoundError
 from agentbus.feed import Feed
 from agentbus.ledger import STATE_HEADER, TERMINAL, Ledger, Record, read_entry
 from agentbus.messages import Json, PayloadFormat, Result, Task, decode_result, encode, new_task
@@ -195,33 +195,43 @@ class Coordinator:
         Raises:
             TaskNotFoundError, InvalidIdError: for an id that nobody has published.
         """
-        found = await self._read_all([await self._find(subjects.task_id(task_id), None) for task_id in task_ids])
-        agents = {agent for agent, _ in found}
-        watched = subjects.states(agents.pop()) if len(agents) == 1 else subjects.STATE_SUBJECTS
-        try:
-            async with (
-                asyncio.timeout(timeout_s),
-                Feed(self.bus, subjects.STATE_STREAM, watched, after="new", headers_only=True) as feed,
-            ):
-                # Read again now that changes are being watched: nothing falls between the two.
-                found.update(await self._read_all(found.values()))
+        found = await self._find_all((subjects.task_id(task_id), None) for task_id in task_ids)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
                 while not _enough(found.values(), until):
-                    change = await feed.next()
-                    key = subjects.parse_state(change.subject)
-                    if key is None or key not in found:
-                        continue
-                    state = change.headers.get(STATE_HEADER, "")
-                    if state in TERMINAL:
-                        found[key] = await self._find(key[1], key[0])
-                    if on_change is not None:
-                        on_change(key[1], state)
-        except TimeoutError:
-            found.update(await self._read_all(found.values()))
+                    try:
+                        await self._watch(found, until, on_change)
+                    except BusUnavailableError:  # the connection broke over a request: look again on the next one
+                        await self.bus.wait_connected()
+        found.update(await self._find_all(_unsettled(found)))
         statuses = {record.task_id: TaskStatus(record) for record in found.values()}
         return Waited(
             settled={task_id: status for task_id, status in statuses.items() if status.settled},
             pending={task_id: status for task_id, status in statuses.items() if not status.settled},
         )
+
+    async def _watch(
+        self,
+        found: dict[tuple[str, str], Record],
+        until: Literal["all", "any"],
+        on_change: Callable[[str, str], None] | None,
+    ) -> None:
+        """Follow the ledger, and keep `found` up with it, until enough of the tasks are settled."""
+        agents = {agent for agent, _ in found}
+        watched = subjects.states(agents.pop()) if len(agents) == 1 else subjects.STATE_SUBJECTS
+        async with Feed(self.bus, subjects.STATE_STREAM, watched, after="new", headers_only=True) as feed:
+            # Read again now that changes are being watched: nothing falls between the two.
+            found.update(await self._find_all(_unsettled(found)))
+            while not _enough(found.values(), until):
+                change = await feed.next()
+                key = subjects.parse_state(change.subject)
+                if key is None or key not in found:
+                    continue
+                state = change.headers.get(STATE_HEADER, "")
+                if state in TERMINAL:
+                    found[key] = await self._find(key[1], key[0])
+                if on_change is not None:
+                    on_change(key[1], state)
 
     async def results(self, newest: int = 1, *, agent: str | None = None) -> list[InboxMessage]:
         """The newest messages of an inbox (one's own by default), oldest first."""
@@ -240,37 +250,40 @@ class Coordinator:
             if not isinstance(found, Record):
                 raise TaskNotFoundError(f"no task {task_id} of the agent {agent} is known on this bus")
             return found
-        records: list[Record] = []
+        records: dict[str, Record] = {}
         async with Feed(self.bus, subjects.STATE_STREAM, subjects.states_of_task(task_id), after=0) as feed:
-            for _ in range(feed.pending):
-                message = await feed.next()
+            async for message in feed.backlog():
                 stored = StoredMessage(
                     message.subject, message.stream_seq, message.stored_at, message.headers, message.data
                 )
                 record = read_entry(stored)
                 if isinstance(record, Record):
-                    records.append(record)
+                    records[record.agent] = record
         if not records:
             raise TaskNotFoundError(f"no task {task_id} is known on this bus; ids are kept for 38 days")
         if len(records) > 1:
-            agents = ", ".join(record.agent for record in records)
+            agents = ", ".join(records)
             raise TaskNotFoundError(f"several agents have a task {task_id} ({agents}); name the agent")
-        return records[0]
+        return next(iter(records.values()))
 
-    async def _read_all(self, records: Iterable[Record]) -> dict[tuple[str, str], Record]:
-        """The present state of tasks, a bounded number of reads at a time; what is settled stays as it is."""
+    async def _find_all(self, wanted: Iterable[tuple[str, str | None]]) -> dict[tuple[str, str], Record]:
+        """The entries of (task id, agent) pairs by (agent, task id), read a bounded number at a time."""
         gate = asyncio.Semaphore(_READS_AT_ONCE)
 
-        async def read(record: Record) -> Record:
+        async def find(task_id: str, agent: str | None) -> Record:
             async with gate:
-                return record if record.entry.terminal else await self._find(record.task_id, record.agent)
+                return await self._find(task_id, agent)
 
         try:
             async with asyncio.TaskGroup() as group:
-                reads = [group.create_task(read(record)) for record in records]
+                finds = [group.create_task(find(task_id, agent)) for task_id, agent in wanted]
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None  # they fail alike, and callers handle one error
-        return {(record.agent, record.task_id): record for record in (read.result() for read in reads)}
+        return {(record.agent, record.task_id): record for record in (find.result() for find in finds)}
+
+
+def _unsettled(found: dict[tuple[str, str], Record]) -> list[tuple[str, str | None]]:
+    return [(record.task_id, record.agent) for record in found.values() if not record.entry.terminal]
 
 
 def _enough(records: Iterable[Record], until: Literal["all", "any"]) -> bool:

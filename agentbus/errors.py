@@ -16,6 +16,8 @@ AgentBusError
     ├── StreamFullError         a stream has reached its limit and refuses new messages
     ├── TooLargeError           a message over the limit; nothing was sent
     ├── WrongRevisionError      a compare-and-set was refused: somebody else wrote first
+    ├── FileMissingError        a stored output that is not (or no longer) there
+    ├── CorruptFileError        a stored output that is not what was stored
     ├── CorruptEntryError       a ledger entry that nobody can read
     └── ApiError                any other refusal by JetStream, with its codes
 """
@@ -94,6 +96,14 @@ class TooLargeError(BusError):
 
 class WrongRevisionError(BusError):
     """A compare-and-set was refused: the key has changed since it was read."""
+
+
+class FileMissingError(BusError):
+    """A stored output that is not there, or no longer whole."""
+
+
+class CorruptFileError(BusError):
+    """A stored output whose content is not what was stored."""
 
 
 class CorruptEntryError(BusError):

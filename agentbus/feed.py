@@ -5,6 +5,7 @@ server, a broken connection, a long pause of the reader - a new one goes on behi
 """
 
 import asyncio
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias
 
@@ -18,6 +19,7 @@ _BATCH: Final = 32
 _RESUME_PATIENCE_S: Final = 30.0
 _RESUME_PAUSE_S: Final = 0.2
 _LOST_AFTER_S: Final = 0.5
+_SILENCE_S: Final = 2.0
 
 
 Start: TypeAlias = int | Literal["new", "last"]
@@ -76,6 +78,20 @@ class Feed:
             if delivery.stream_seq > self.cursor:
                 self.cursor = delivery.stream_seq
                 return delivery
+
+    async def backlog(self) -> AsyncGenerator[Delivery]:
+        """What was there when the feed was opened, and ends there; `next()` goes on behind it."""
+        left, self.pending = self.pending, 0
+        while left > 0:
+            try:
+                async with asyncio.timeout(_SILENCE_S):
+                    delivery = await self.next()
+            except TimeoutError:
+                # Some of what was counted has expired or been replaced meanwhile.
+                left = await _count_after(self._bus, self._stream, self._subject, self.cursor)
+                continue
+            left = min(left - 1, delivery.num_pending)
+            yield delivery
 
     async def _start(self, after: Start) -> dict[str, Any]:
         name, info = await _create(self._bus, self._stream, self._subject, after, headers_only=self._headers_only)

@@ -47,13 +47,9 @@ class Inbox:
 
     async def history(self) -> list[InboxMessage]:
         """What was there when the inbox was opened, oldest first: the newest N of it, or all after the cursor."""
-        pending, self._feed.pending = self._feed.pending, 0
         found: deque[InboxMessage] = deque(maxlen=self._limit)
-        for _ in range(pending):
-            delivery = await self._feed.next()
+        async for delivery in self._feed.backlog():
             found.append(_read(delivery))
-            if delivery.num_pending == 0:
-                break  # some of what was counted has expired meanwhile
         return list(found)
 
     async def next(self) -> InboxMessage:

@@ -173,6 +173,11 @@ def presence(agent: str, instance: str) -> str:
     return f"$KV.{REGISTRY_BUCKET}.{agent}.{instance}"
 
 
+def presences(agent: str) -> str:
+    """All registry keys of one agent."""
+    return f"$KV.{REGISTRY_BUCKET}.{agent}.*"
+
+
 # -- consumers and message ids ----------------------------------------------------------------------------------
 
 
@@ -184,6 +189,21 @@ def durable(agent: str) -> str:
 def task_msg_id(agent: str, task: str) -> str:
     """`Nats-Msg-Id` of a task; it names the agent because the memory of ids is one for the whole stream."""
     return f"{agent}.{task}"
+
+
+def files_stream(agent: str) -> str:
+    """The stream behind the object store of one agent."""
+    return f"OBJ_{files_bucket(agent)}"
+
+
+def file_chunks(bucket: str, nuid: str) -> str:
+    """Where the chunks of one object lie."""
+    return f"$O.{bucket}.C.{nuid}"
+
+
+def file_meta(bucket: str, encoded_name: str) -> str:
+    """Where the description of one object lies; its name is written in URL-safe base64."""
+    return f"$O.{bucket}.M.{encoded_name}"
 
 
 def files_bucket(agent: str) -> str:

@@ -113,3 +113,43 @@ def on_refusal(tried: Entry, found: Record | Vacant) -> Verdict:
     if entry.state == tried.state and entry.claim.renewals >= tried.claim.renewals:
         return Won(entry, revision)
     return Adopt(entry, revision)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitOutbox:
+    """The claim still is ours: commit the outcome from disk, then publish it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepublishOutbox:
+    """It was committed: publish it again under its id."""
+
+
+@dataclass(frozen=True, slots=True)
+class DropOutbox:
+    """It must not be sent: somebody else has the task, or the server no longer remembers the result's id."""
+
+    reason: str
+
+
+def on_outbox(
+    found: Record | Vacant, *, nonce: str, result_id: str, expired: bool
+) -> CommitOutbox | RepublishOutbox | DropOutbox:
+    """What to do at start with an outcome that was found on disk.
+
+    Args:
+        found: what the ledger says of its task.
+        nonce: the claim under which it was made.
+        result_id: the id of its result.
+        expired: whether it is older than the server's memory of result ids.
+    """
+    if isinstance(found, Vacant):
+        return DropOutbox("the ledger does not know the task any more")
+    entry = found.entry
+    if entry.terminal:
+        if entry.result_id != result_id:
+            return DropOutbox("the task has another result")
+        return DropOutbox("it is too old to be published again") if expired else RepublishOutbox()
+    if entry.state == "working" and entry.claim is not None and entry.claim.nonce == nonce:
+        return CommitOutbox()
+    return DropOutbox("another worker has the task")

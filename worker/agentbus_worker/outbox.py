@@ -1,0 +1,116 @@
+"""Outcomes on disk: what a worker has finished and the bus may not know yet.
+
+An entry is written before (or while) the outcome is committed and removed once the result is in its inbox. A worker
+that finds entries at its start commits them if the claim is still theirs, publishes again what was committed, and
+drops the rest.
+"""
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agentbus import subjects
+from agentbus.bus import Bus
+from agentbus.errors import MessageError, WrongRevisionError
+from agentbus.ledger import Ledger, Record, settled
+from agentbus.messages import Json, ResultStatus, decode, encode
+from agentbus_worker.settlement import CommitOutbox, DropOutbox, RepublishOutbox, on_outbox
+from agentbus_worker.state import write_durably
+
+log = logging.getLogger("agentbus.worker")
+
+_SUFFIX: Final = ".json"
+_MEMORY_OF_IDS_S: Final = 8 * 86_400
+"""The duplicate window of AGENT_RESULTS: a result older than this is never published, it could appear twice."""
+
+
+class Unsent(BaseModel):
+    """An outcome that waits to be committed or published."""
+
+    model_config = ConfigDict(frozen=True)
+
+    agent: str
+    task_id: str
+    nonce: str
+    status: ResultStatus
+    inbox: str
+    result: dict[str, Json]
+    written_at: float
+
+    @property
+    def result_id(self) -> str:
+        """The id under which the result is, or will be, published."""
+        return str(self.result["id"])
+
+
+class Outbox:
+    """The outcomes of one slot."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def put(self, unsent: Unsent) -> None:
+        """Write an entry and fsync it; a disk that takes nothing is logged, and the outcome goes on from memory."""
+        data = encode(unsent.model_dump())
+        try:
+            await asyncio.to_thread(write_durably, self._path(unsent), data)
+        except OSError as error:
+            log.warning("task %s: no copy of the outcome on disk: %s", unsent.task_id, error.strerror or error)
+
+    def remove(self, unsent: Unsent) -> None:
+        """Forget an entry whose result is in its inbox, or that must not be sent."""
+        self._path(unsent).unlink(missing_ok=True)
+
+    def entries(self) -> list[Unsent]:
+        """What a worker has left here, oldest first. What cannot be read is moved aside and logged, not deleted."""
+        found: list[Unsent] = []
+        for path in sorted(self._folder.glob("*" + _SUFFIX), key=lambda path: path.stat().st_mtime):
+            try:
+                found.append(Unsent.model_validate(decode(path.read_bytes())))
+            except (MessageError, ValidationError) as error:
+                log.error("the outbox entry %s cannot be read and was set aside: %s", path, type(error).__name__)
+                path.rename(path.with_suffix(".unreadable"))
+        return found
+
+    def _path(self, unsent: Unsent) -> Path:
+        return self._folder / f"{unsent.nonce}{_SUFFIX}"
+
+
+async def replay(bus: Bus, outbox: Outbox) -> None:
+    """Settle what an earlier worker has left in `outbox`.
+
+    Raises:
+        BusError: the bus does not take it now; the entries stay.
+    """
+    for unsent in outbox.entries():
+        await _replay_one(bus, Ledger(bus), unsent)
+        outbox.remove(unsent)
+
+
+async def _replay_one(bus: Bus, ledger: Ledger, unsent: Unsent) -> None:
+    while True:
+        found = await ledger.read(unsent.agent, unsent.task_id)
+        age_s = time.time() - unsent.written_at
+        decision = on_outbox(
+            found, nonce=unsent.nonce, result_id=unsent.result_id, expired=age_s > _MEMORY_OF_IDS_S
+        )
+        match decision:
+            case DropOutbox(reason):
+                log.warning("task %s: an outcome from before the restart is dropped: %s", unsent.task_id, reason)
+                return
+            case CommitOutbox():
+                assert isinstance(found, Record), "only a claim of our own is committed"
+                entry = settled(found.entry, unsent.status, unsent.result)
+                try:
+                    await ledger.write(unsent.agent, unsent.task_id, entry, revision=found.revision)
+                except WrongRevisionError:
+                    continue
+            case RepublishOutbox():
+                pass
+        await bus.store(subjects.results(unsent.inbox), encode(unsent.result), msg_id=unsent.result_id)
+        log.info("task %s: its outcome from before the restart is delivered", unsent.task_id)
+        return
