@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
-    from agentbus.coordinator import Coordinator, TaskStatus, Waited, connect
+    from agentbus.coordinator import Coordinator, connect
     from agentbus.errors import AgentBusError
     from agentbus.messages import Result, Task
     from agentbus.results import Inbox, InboxMessage
+    from agentbus.status import TaskStatus, Waited
 
 __all__ = [
     "AgentBusError",
@@ -34,8 +35,8 @@ _HOME = {
     "InboxMessage": "agentbus.results",
     "Result": "agentbus.messages",
     "Task": "agentbus.messages",
-    "TaskStatus": "agentbus.coordinator",
-    "Waited": "agentbus.coordinator",
+    "TaskStatus": "agentbus.status",
+    "Waited": "agentbus.status",
     "connect": "agentbus.coordinator",
 }
 

@@ -11,84 +11,42 @@ The command line and the MCP server use the same code.
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from agentbus import subjects
-from agentbus.bus import Bus, StoredMessage
+from agentbus.bus import Bus, StoredMessage, parse_time
 from agentbus.bus import connect as connect_bus
 from agentbus.config import CoordinatorConfig, connection_settings, load_coordinator
-from agentbus.errors import BusUnavailableError, MessageError, TaskNotFoundError
+from agentbus.errors import (
+    AgentBusError,
+    BusUnavailableError,
+    MessageError,
+    PermissionDeniedError,
+    TaskNotFoundError,
+    WrongRevisionError,
+)
 from agentbus.feed import Feed
-from agentbus.ledger import STATE_HEADER, TERMINAL, Ledger, Record, read_entry
-from agentbus.messages import Json, PayloadFormat, Result, Task, decode_result, encode, new_task
+from agentbus.ledger import STATE_HEADER, CancelWish, Ledger, Record, read_entry, settled
+from agentbus.messages import (
+    Json,
+    PayloadFormat,
+    Task,
+    decode_task,
+    encode,
+    make_result_id,
+    new_result,
+    new_task,
+    new_task_id,
+    now,
+    random_token,
+)
+from agentbus.registry import Presence, present
 from agentbus.results import Inbox, InboxMessage, open_inbox
+from agentbus.status import TaskStatus, Waited
 from agentbus.tasks import Published, publish
 
 _READS_AT_ONCE = 16
-
-
-@dataclass(frozen=True, slots=True)
-class TaskStatus:
-    """What the ledger says of one task."""
-
-    record: Record
-
-    @property
-    def task_id(self) -> str:
-        """The id of the task."""
-        return self.record.task_id
-
-    @property
-    def agent(self) -> str:
-        """The id of the agent that the task was sent to."""
-        return self.record.agent
-
-    @property
-    def state(self) -> str:
-        """queued, working, completed, failed, needs_approval or cancelled."""
-        return self.record.entry.state
-
-    @property
-    def settled(self) -> bool:
-        """Whether the task has its one result."""
-        return self.record.entry.terminal
-
-    @property
-    def result(self) -> Result | None:
-        """The result, once the task is settled."""
-        message = self.record.entry.result
-        return None if message is None else decode_result(encode(message))
-
-    def to_json(self) -> dict[str, Json]:
-        """A plain account for people and models: state, times, attempt, worker, and the result if there is one."""
-        entry = self.record.entry
-        claim = entry.claim if entry.state == "working" else None
-        account: dict[str, Json] = {
-            "id": self.task_id,
-            "agent": self.agent,
-            "state": entry.state,
-            "task_type": entry.task_type,
-            "from": entry.sender,
-            "reply_to": subjects.address(entry.inbox),
-            "created_at": entry.created_at,
-            "attempt": entry.attempt or None,
-            "worker": claim.worker if claim else None,
-            "working_since": claim.since if claim else None,
-            "changed_at": self.record.changed_at.isoformat(),
-            "cancel": entry.cancel.model_dump() if entry.cancel else None,
-            "result": entry.result,
-        }
-        return {key: value for key, value in account.items() if value is not None}
-
-
-@dataclass(frozen=True, slots=True)
-class Waited:
-    """What a wait has come to: the tasks that have their result, and those that have not."""
-
-    settled: dict[str, TaskStatus]
-    pending: dict[str, TaskStatus]
 
 
 class Coordinator:
@@ -173,7 +131,56 @@ class Coordinator:
             TaskNotFoundError: no ledger entry has this id, or several agents have one and `agent` is not given.
             InvalidIdError: it is not a task id.
         """
-        return TaskStatus(await self._find(subjects.task_id(task_id), agent))
+        return TaskStatus(await self._expire(await self._find(subjects.task_id(task_id), agent)))
+
+    async def cancel(self, task_id: str, *, agent: str | None = None, reason: str = "") -> TaskStatus:
+        """Ask for a task to be cancelled, and say what state that found it in.
+
+        A queued task never starts; a running one has its processes ended and gets the result `cancelled`, which names
+        who asked and why. Asking again changes nothing. A task that has its result keeps it: look at `settled` and
+        `state` of what is returned. Wait for the task to see a running one end.
+
+        Raises:
+            TaskNotFoundError, InvalidIdError: there is no such task.
+        """
+        while True:
+            record = await self._find(subjects.task_id(task_id), agent)
+            entry = record.entry
+            if not entry.terminal and entry.cancel is None:
+                wish = CancelWish(by=subjects.address(self.agent), reason=reason, at=now())
+                entry = entry.model_copy(update={"cancel": wish})
+                try:
+                    await Ledger(self.bus).write(record.agent, task_id, entry, revision=record.revision)
+                except WrongRevisionError:
+                    continue
+            if not entry.terminal:
+                # The ledger makes it sure: the owner sees the wish when it next renews its lease. This makes it fast.
+                await self.bus.publish(subjects.control(record.agent), encode({"cancel": task_id}))
+            return TaskStatus(await self._find(task_id, record.agent))
+
+    async def retry(self, task_id: str, *, agent: str | None = None) -> Task:
+        """Publish a settled task anew, under a new id; the new task names the old one in `retry_of`.
+
+        Raises:
+            TaskNotFoundError, InvalidIdError: there is no such task.
+            AgentBusError: it is not settled yet, or its content is not known any more.
+        """
+        status = await self.task(task_id, agent=agent)
+        result = status.result
+        if result is None:
+            raise AgentBusError(f"the task {task_id} is {status.state}; only a task that has its result can be retried")
+        old = result.task
+        payload = old.get("payload")
+        if not isinstance(payload, dict | None) or "expired" in str(result.error):
+            raise AgentBusError(f"the content of the task {task_id} is not known any more; publish it as a new task")
+        fields: dict[str, Json] = {**old, "id": new_task_id(), "created_at": now(), "retry_of": task_id}
+        task = decode_task(encode(fields))
+        await publish(self.bus, task)
+        return task
+
+    async def agents(self, agent: str | None = None) -> list[Presence]:
+        """The workers that are alive, of one agent or of all."""
+        return await present(self.bus, subjects.agent_id(agent) if agent else None)
 
     async def wait(
         self,
@@ -203,7 +210,8 @@ class Coordinator:
                         await self._watch(found, until, on_change)
                     except BusUnavailableError:  # the connection broke over a request: look again on the next one
                         await self.bus.wait_connected()
-        found.update(await self._find_all(_unsettled(found)))
+        for record in (await self._find_all(_unsettled(found))).values():
+            found[record.agent, record.task_id] = await self._expire(record)
         statuses = {record.task_id: TaskStatus(record) for record in found.values()}
         return Waited(
             settled={task_id: status for task_id, status in statuses.items() if status.settled},
@@ -228,7 +236,7 @@ class Coordinator:
                 if key is None or key not in found:
                     continue
                 state = change.headers.get(STATE_HEADER, "")
-                if state in TERMINAL:
+                if state != "working":
                     found[key] = await self._find(key[1], key[0])
                 if on_change is not None:
                     on_change(key[1], state)
@@ -266,6 +274,26 @@ class Coordinator:
             raise TaskNotFoundError(f"several agents have a task {task_id} ({agents}); name the agent")
         return next(iter(records.values()))
 
+    async def _expire(self, record: Record) -> Record:
+        """Settle a task that can never run: its message has left the task stream by age, and nobody has claimed it."""
+        if record.entry.terminal:
+            return record
+        try:
+            info = await self.bus.api(f"STREAM.INFO.{subjects.TASKS_STREAM}")
+        except PermissionDeniedError:
+            return record
+        age_s = (parse_time(info["ts"]) - record.changed_at).total_seconds() if "ts" in info else 0.0
+        max_age_s = info["config"].get("max_age", 0) / 1e9
+        if not max_age_s or age_s <= max_age_s:
+            return record
+        result = _expired_result(record, max_age_s)
+        entry = settled(record.entry, "failed", result)
+        with suppress(WrongRevisionError):
+            await Ledger(self.bus).write(record.agent, record.task_id, entry, revision=record.revision)
+            with suppress(PermissionDeniedError):  # the inbox may be somebody else's; the ledger has the result
+                await self.bus.store(subjects.results(entry.inbox), encode(result), msg_id=str(result["id"]))
+        return await self._find(record.task_id, record.agent)
+
     async def _find_all(self, wanted: Iterable[tuple[str, str | None]]) -> dict[tuple[str, str], Record]:
         """The entries of (task id, agent) pairs by (agent, task id), read a bounded number at a time."""
         gate = asyncio.Semaphore(_READS_AT_ONCE)
@@ -282,13 +310,33 @@ class Coordinator:
         return {(record.agent, record.task_id): record for record in (find.result() for find in finds)}
 
 
+def _expired_result(record: Record, max_age_s: float) -> dict[str, Json]:
+    """The result of a task whose message is gone; what it said is gone with it."""
+    entry = record.entry
+    task: dict[str, Json] = {
+        "id": record.task_id,
+        "from": entry.sender,
+        "to": subjects.address(record.agent),
+        "reply_to": subjects.address(entry.inbox),
+        "type": "task.request",
+        "task_type": entry.task_type,
+        "created_at": entry.created_at,
+    }
+    return new_result(
+        task,
+        result_id=make_result_id(record.agent, record.task_id, random_token()),
+        status="failed",
+        error=f"expired: no worker has finished it within {max_age_s:g} s",
+    ).to_json()
+
+
 def _unsettled(found: dict[tuple[str, str], Record]) -> list[tuple[str, str | None]]:
-    return [(record.task_id, record.agent) for record in found.values() if not record.entry.terminal]
+    return [(record.task_id, record.agent) for record in found.values() if not TaskStatus(record).settled]
 
 
 def _enough(records: Iterable[Record], until: Literal["all", "any"]) -> bool:
-    settled = [record.entry.terminal for record in records]
-    return all(settled) if until == "all" else any(settled) or not settled
+    done = [TaskStatus(record).settled for record in records]
+    return all(done) if until == "all" else any(done) or not done
 
 
 @asynccontextmanager
