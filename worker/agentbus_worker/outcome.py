@@ -12,6 +12,10 @@ from agentbus_worker.command import Exit, Output
 _APPROVAL_LINE: Final = re.compile(r"^status=needs_approval\r?$", re.MULTILINE)
 _STDERR_SHOWN: Final = 500
 _NOTE_GROWTH: Final = 32  # the note of how much was kept has more digits than that of nothing
+_LEFT_OUT: Final[Json] = {"fmt": "text", "content": "[left out by agentbus: too large to be sent back]"}
+_ROUTE: Final = ("id", "from", "to", "reply_to", "type", "task_type", "created_at")
+_ROUTE_BYTES: Final = 256
+_ERROR_BYTES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +51,41 @@ def decode_output(data: bytes) -> str:
 
 
 def fit(result: dict[str, Json], limit: int) -> dict[str, Json]:
-    """Make a result message no longer than `limit` bytes, saying what was cut.
+    """Make a result message no longer than `limit` bytes (a few thousand at least), saying what was cut.
 
-    First the text is cut to its beginning; if the task that it embeds is too large even so (a publisher of agentbus
-    would have refused it), the content of the task's payload is left out.
+    First the text is cut to its beginning. If the task that it embeds is too large even so (a publisher of agentbus
+    would have refused it), the content of the task's payload is left out, then all of the task but its route.
     """
-    if len(encode(result)) <= limit:
-        return result
-    text = str(result["result"])
-    bare = {**result, "result": "", "output": _cut_note(result, 0)}
-    if len(encode(bare)) > limit:
-        task = dict(result["task"])
-        task["payload"] = {"fmt": "text", "content": "[left out by agentbus: too large to be sent back]"}
-        bare["task"] = task
-    room = limit - len(encode(bare)) - _NOTE_GROWTH
-    kept = _longest_prefix(text, room)
-    return {**bare, "result": kept, "output": _cut_note(result, len(kept.encode()))}
+    cut = result
+    for shorten in (_as_it_is, _without_content, _with_route_alone):
+        message = shorten(result)
+        if len(encode(message)) <= limit:
+            return message
+        bare = {**message, "result": "", "output": _cut_note(result, 0)}
+        room = limit - len(encode(bare)) - _NOTE_GROWTH
+        kept = _longest_prefix(str(result["result"]), room)
+        cut = {**bare, "result": kept, "output": _cut_note(result, len(kept.encode()))}
+        if room >= 0:
+            break
+    return cut
+
+
+def _as_it_is(result: dict[str, Json]) -> dict[str, Json]:
+    return result
+
+
+def _without_content(result: dict[str, Json]) -> dict[str, Json]:
+    return {**result, "task": {**result["task"], "payload": _LEFT_OUT}}
+
+
+def _with_route_alone(result: dict[str, Json]) -> dict[str, Json]:
+    """What a reader needs to know which task it was; of a message that is no valid task, the beginnings."""
+    task = result["task"]
+    route = {name: _longest_prefix(task[name], _ROUTE_BYTES) for name in _ROUTE if isinstance(task.get(name), str)}
+    shorter = {**result, "task": {**route, "payload": _LEFT_OUT}}
+    if isinstance(error := result.get("error"), str) and len(encode(error)) > _ERROR_BYTES:
+        shorter["error"] = _longest_prefix(error, _ERROR_BYTES) + "…"
+    return shorter
 
 
 def _cut_note(result: dict[str, Json], kept: int) -> dict[str, Json]:
