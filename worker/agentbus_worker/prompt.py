@@ -20,11 +20,16 @@ def build_prompt(task: Task, *, agent: str, extra_instruction: str = "") -> str:
     It never begins with a dash, so no command can mistake it for an option.
     """
     parts = [
-        f"You are the agent {agent}. You have been given a task over agentbus by {task.sender}.",
-        f"Task type: {task.task_type}\nTask id: {task.id}",
+        f"You are the agent {agent}. You have been given a task over agentbus by {_line(task.sender)}.",
+        f"Task type: {_line(task.task_type)}\nTask id: {task.id}",
         f"The task, as JSON:\n{encode(task.to_json()).decode()}",
         _INSTRUCTIONS,
     ]
     if extra_instruction.strip():
         parts.append(extra_instruction.strip())
     return "\n\n".join(parts) + "\n"
+
+
+def _line(text: str) -> str:
+    """A field that any publisher may have written, as a part of one line: it must not pass for a paragraph of ours."""
+    return "".join(char if char.isprintable() else " " for char in text)
