@@ -115,10 +115,21 @@ class Bus(Connection):
         Raises:
             SetupMissingError: there is no such stream, or it does not allow direct gets.
         """
+        return await self._direct_get(stream, subjects.last_of(stream, subject))
+
+    async def message(self, stream: str, seq: int) -> StoredMessage | None:
+        """The message at a sequence, or None if there is none (any more).
+
+        Raises:
+            SetupMissingError: there is no such stream, or it does not allow direct gets.
+        """
+        return await self._direct_get(stream, subjects.api(f"DIRECT.GET.{stream}"), encode({"seq": seq}))
+
+    async def _direct_get(self, stream: str, subject: str, body: bytes = b"") -> StoredMessage | None:
         deadline = asyncio.get_running_loop().time() + _STARTING_S
         while True:
             try:
-                message = await self.request(subjects.last_of(stream, subject))
+                message = await self.request(subject, body)
                 break
             except NoRespondersError:
                 if asyncio.get_running_loop().time() > deadline:

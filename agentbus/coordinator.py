@@ -44,6 +44,7 @@ from agentbus.messages import (
 from agentbus.registry import Presence, present
 from agentbus.results import Inbox, InboxMessage, open_inbox
 from agentbus.status import TaskStatus, Waited
+from agentbus.streams import consumers_of
 from agentbus.tasks import Published, publish
 
 _READS_AT_ONCE = 16
@@ -251,6 +252,37 @@ class Coordinator:
     ) -> AbstractAsyncContextManager[Inbox]:
         """Open an inbox (one's own by default) to read what is there and then watch it; see `open_inbox`."""
         return open_inbox(self.bus, subjects.agent_id(agent or self.agent), newest=newest, after=after)
+
+    async def overview(self, agent: str | None = None) -> list[dict[str, Json]]:
+        """Agents with their living workers and their backlog, by name: those alive, and those that have a consumer.
+
+        `waiting` counts the tasks that no worker has been given, `unacknowledged` those that one has. Without the
+        right to look at consumers, only living agents are listed and both are left out.
+        """
+        backlog = await self._backlog(agent)
+        workers = await self.agents(agent)
+        names = sorted({worker.agent for worker in workers} | set(backlog))
+        return [
+            {
+                "agent": name,
+                "online": any(worker.agent == name for worker in workers),
+                **backlog.get(name, {}),
+                "workers": [worker.model_dump() for worker in workers if worker.agent == name],
+            }
+            for name in names
+        ]
+
+    async def _backlog(self, agent: str | None) -> dict[str, dict[str, Json]]:
+        try:
+            consumers = await consumers_of(self.bus, subjects.TASKS_STREAM)
+        except PermissionDeniedError:
+            return {}
+        found: dict[str, dict[str, Json]] = {}
+        for consumer in consumers:
+            name = subjects.agent_of(str(consumer["config"].get("filter_subject")), "tasks")
+            if name is not None and agent in (None, name):
+                found[name] = {"waiting": consumer["num_pending"], "unacknowledged": consumer["num_ack_pending"]}
+        return found
 
     async def _find(self, task_id: str, agent: str | None) -> Record:
         if agent is not None:

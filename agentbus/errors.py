@@ -18,6 +18,7 @@ AgentBusError
     ├── WrongRevisionError      a compare-and-set was refused: somebody else wrote first
     ├── FileMissingError        a stored output that is not (or no longer) there
     ├── CorruptFileError        a stored output that is not what was stored
+    ├── DeadLetterMissingError  no dead letter with this number
     ├── CorruptEntryError       a ledger entry that nobody can read
     └── ApiError                any other refusal by JetStream, with its codes
 """
@@ -104,6 +105,10 @@ class FileMissingError(BusError):
 
 class CorruptFileError(BusError):
     """A stored output whose content is not what was stored."""
+
+
+class DeadLetterMissingError(BusError):
+    """No dead letter has this number."""
 
 
 class CorruptEntryError(BusError):

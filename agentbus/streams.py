@@ -152,14 +152,24 @@ async def ensure_consumer(bus: Bus, agent: str, *, stream: str, name: str) -> No
         raise await _taken(bus, agent, stream, name, error) from error
 
 
+async def consumers_of(bus: Bus, stream: str) -> list[dict[str, Any]]:
+    """Every consumer of a stream as the API describes it, read page by page."""
+    found: list[dict[str, Any]] = []
+    while True:
+        page = await bus.api(f"CONSUMER.LIST.{stream}", {"offset": len(found)})
+        found += page["consumers"] or []
+        if not page["consumers"] or len(found) >= page["total"]:
+            return found
+
+
 _TAKEN: Final = frozenset({10099, 10100})
 
 
 async def _taken(bus: Bus, agent: str, stream: str, name: str, error: ApiError) -> ApiError:
     """Name the consumer that has an agent's tasks already: a work queue gives each subject to one consumer."""
     subject = subjects.tasks(agent)
-    listed = await bus.api(f"CONSUMER.LIST.{stream}")
-    holders = [item["name"] for item in listed["consumers"] if item["config"].get("filter_subject") in (subject, None)]
+    consumers = await consumers_of(bus, stream)
+    holders = [item["name"] for item in consumers if item["config"].get("filter_subject") in (subject, None)]
     holder = ", ".join(holders) or "another consumer"
     return ApiError(
         f"the consumer {name} cannot be made: {holder} has the tasks of {subject} already; "

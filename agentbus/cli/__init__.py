@@ -9,6 +9,8 @@ import sys
 
 import click
 
+from agentbus.cli.agent import agent
+from agentbus.cli.dead import dead
 from agentbus.cli.demo import demo
 from agentbus.cli.result import result
 from agentbus.cli.setup import setup
@@ -44,7 +46,7 @@ def worker() -> None:
 
 
 worker.add_command(worker_run)
-for command in (up, setup, demo, task, result, completion):
+for command in (up, setup, demo, task, result, agent, dead, completion):
     root.add_command(command)
 
 

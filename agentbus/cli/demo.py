@@ -4,7 +4,6 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,8 @@ import click
 from agentbus.errors import AgentBusError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from agentbus.coordinator import Coordinator
     from agentbus.server import NatsServer
 
@@ -67,7 +68,7 @@ async def _demo() -> None:
         story.chapter("1. A bus")
         server = await start_server(store=folder / "nats")
         servers = [server]
-        stack.push_async_callback(lambda: servers[-1].stop())
+        stack.push_async_callback(lambda: servers[-1].stop())  # noqa: PLW0108  # whichever is the last by then
         main = await stack.enter_async_context(connect(server.url, name="agentbus demo"))
         story.check(main.bus.connected, f"nats-server {main.bus.server_version} runs at {server.url}")
         await _prepare(story, main)
@@ -163,7 +164,7 @@ async def _killed_worker(story: _Story, main: "Coordinator", workers: list[async
     story.chapter("4. A worker dies in the middle of a task")
     [task] = await main.publish("code", "1.5", task_type="think")
     async with asyncio.timeout(_PATIENCE_S):
-        while (status := await main.task(task.id)).state != "working":
+        while (status := await main.task(task.id)).state != "working":  # noqa: ASYNC110  # the ledger is elsewhere
             await asyncio.sleep(0.05)
     claim = status.record.entry.claim
     owner = next(worker for worker in workers if claim and f"-{worker.pid}-" in claim.worker)
@@ -183,7 +184,7 @@ async def _killed_server(story: _Story, main: "Coordinator", folder: Path, serve
     story.chapter("5. The server dies while a task runs")
     [task] = await main.publish("doc", "1", task_type="think")
     async with asyncio.timeout(_PATIENCE_S):
-        while (await main.task(task.id)).state != "working":
+        while (await main.task(task.id)).state != "working":  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     servers[-1].kill()
     story.tell("nats-server was killed with SIGKILL; it is started again on the same store")

@@ -11,8 +11,9 @@ from agentbus.cli.options import AgentId, TaskId, bus_options, coordinator, run
 from agentbus.errors import AgentBusError, BusError, MessageError, TaskConflictError
 
 if TYPE_CHECKING:
-    from agentbus.coordinator import TaskStatus
+    from agentbus.coordinator import Coordinator
     from agentbus.messages import Task
+    from agentbus.status import TaskStatus
 
 
 @click.group()
@@ -99,6 +100,7 @@ async def _publish(  # noqa: PLR0913  # one for each option of the command
                 failures.append(error)
             else:
                 published.append(one)
+                await _say_if_nobody_is_there(bus, one)
                 if sent.known:
                     output.remark(f"the task {one.id} was published before; it is {sent.state}")
     if published:
@@ -106,6 +108,14 @@ async def _publish(  # noqa: PLR0913  # one for each option of the command
     if failures:
         first = str(failures[0])
         raise AgentBusError(first if len(tasks) == 1 else f"{len(failures)} of {len(tasks)} not published: {first}")
+
+
+async def _say_if_nobody_is_there(bus: "Coordinator", task: "Task") -> None:
+    try:
+        if not await bus.agents(task.agent):
+            output.remark(f"no worker of the agent {task.agent} is alive now; the task waits for one, for up to 7 days")
+    except BusError:
+        return  # this user may not read the registry; the task is published all the same
 
 
 @task.command(
@@ -138,3 +148,47 @@ def _show(status: "TaskStatus") -> None:
     for text in (result.get("error"), result.get("result")):
         if text:
             click.echo(output.plain(str(text)))
+
+
+@task.command(
+    epilog="""\b
+Examples:
+  agentbus task cancel task-20260518-k3v9…
+  agentbus task cancel task-20260518-k3v9… --reason 'the branch was merged'""",
+)
+@click.option("--reason", metavar="TEXT", default="", help="Why; stands in the result.")
+@click.option("--agent", metavar="ID", type=AgentId(), help="The agent it was given to, if several have this task id.")
+@bus_options
+@click.argument("task_id", metavar="ID", type=TaskId())
+def cancel(task_id: str, agent: str | None, reason: str, nats_url: str | None, config: Path | None) -> None:
+    """Cancel a task: queued, it never starts; running, its processes are ended.
+
+    Cancelling again is harmless. A task that has its result keeps it, and the state it was found in is shown.
+    """
+    run(_cancel(task_id, agent, reason, nats_url, config))
+
+
+async def _cancel(task_id: str, agent: str | None, reason: str, nats_url: str | None, config: Path | None) -> None:
+    async with coordinator(nats_url, config) as bus:
+        status = await bus.cancel(task_id, agent=agent, reason=reason)
+    if status.record.entry.terminal and status.state != "cancelled":
+        output.remark(f"too late: the task {task_id} is {status.state}")
+    _show(status)
+
+
+@task.command(
+    epilog="""\b
+Examples:
+  agentbus task retry task-20260518-k3v9…""",
+)
+@click.option("--agent", metavar="ID", type=AgentId(), help="The agent it was given to, if several have this task id.")
+@bus_options
+@click.argument("task_id", metavar="ID", type=TaskId())
+def retry(task_id: str, agent: str | None, nats_url: str | None, config: Path | None) -> None:
+    """Publish a settled task anew, under a new id; the new task names the old one in `retry_of`."""
+    run(_retry(task_id, agent, nats_url, config))
+
+
+async def _retry(task_id: str, agent: str | None, nats_url: str | None, config: Path | None) -> None:
+    async with coordinator(nats_url, config) as bus:
+        output.json_line((await bus.retry(task_id, agent=agent)).to_json())
