@@ -1,0 +1,23 @@
+"""Print every result of an inbox, and after a restart go on where it stopped: the cursor is kept in a file."""
+
+import asyncio
+from pathlib import Path
+
+import agentbus
+
+CURSOR = Path("inbox.cursor")
+
+
+async def main() -> None:
+    after = int(CURSOR.read_text()) if CURSOR.exists() else 0
+    async with agentbus.connect() as bus, bus.inbox(after=after) as inbox:
+        while True:
+            message = await inbox.next()
+            if message.result is None:
+                print("not a result:", message.fault)
+            else:
+                print(message.result.status, message.result.task_id, message.result.result)
+            CURSOR.write_text(str(message.seq))
+
+
+asyncio.run(main())
