@@ -1,0 +1,50 @@
+"""One server process on standard input and output: how it starts, and how it ends."""
+
+import gc
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio import to_thread
+
+from agentbus.config import ConnectionSettings
+from agentbus_mcp.link import Link
+
+if TYPE_CHECKING:
+    from agentbus_mcp.server import Server
+
+
+def serve(settings: ConnectionSettings, agent: str) -> None:
+    """Serve one client until it closes standard input, or SIGTERM or SIGINT comes; always in order."""
+    anyio.run(_serve, settings, agent)
+
+
+async def _serve(settings: ConnectionSettings, agent: str) -> None:
+    link = Link(settings, agent)
+    async with anyio.create_task_group() as group:
+        group.start_soon(_end_on_signal, link)
+        async with link.open():
+            # Loading the MCP SDK takes most of the start; the connection to the bus is made meanwhile.
+            server = await to_thread.run_sync(_load, link)
+            await server.run_stdio_async()
+        group.cancel_scope.cancel()
+
+
+def _load(link: Link) -> "Server":
+    """Import the server and build it. Nothing of what an import makes is garbage, so nobody looks for any."""
+    gc.disable()
+    from agentbus_mcp.server import create_server  # noqa: PLC0415
+
+    server = create_server(link)
+    gc.freeze()
+    gc.enable()
+    return server
+
+
+async def _end_on_signal(link: Link) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            await link.close()
+            # The thread that reads standard input cannot be interrupted, and would keep the process until its end.
+            os._exit(0)

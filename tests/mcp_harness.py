@@ -1,0 +1,101 @@
+"""What the tests of the MCP server share: clients of both protocol eras, answers taken apart, results made by hand."""
+
+import json
+import os
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client, StdioServerParameters, stdio_client
+from mcp_types import CallToolResult, TextContent
+
+from agentbus import Coordinator, subjects
+from agentbus.config import NatsSection, connection_settings
+from agentbus.ledger import Ledger, Record, settled
+from agentbus.messages import Json, ResultStatus, encode, make_result_id, new_result, random_token
+from agentbus_mcp.link import Link
+from agentbus_mcp.server import create_server
+
+both_eras = pytest.mark.parametrize("era", ["auto", "legacy"], ids=["2026", "2025"])
+NOWHERE = "nats://127.0.0.1:1"
+"""An address where nothing listens."""
+
+
+@asynccontextmanager
+async def in_memory(url: str, era: str = "auto") -> AsyncGenerator[Client]:
+    """A client of the server in this process."""
+    link = Link(connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main")
+    async with link.open(), Client(create_server(link), mode=era) as client:
+        yield client
+
+
+@asynccontextmanager
+async def over_stdio(log: Path, era: str, *args: str, command: list[str] | None = None) -> AsyncGenerator[Client]:
+    """A client of the real server process, whose stderr goes to `log`."""
+    program, *first = command or [sys.executable, "-m", "agentbus_mcp"]
+    server = StdioServerParameters(command=program, args=[*first, *args], env=dict(os.environ))
+    with log.open("a") as errors:
+        async with Client(stdio_client(server, errlog=errors), mode=era) as client:
+            yield client
+
+
+def text_of(answer: CallToolResult) -> str:
+    """The one text of an answer."""
+    [content] = answer.content
+    assert isinstance(content, TextContent)
+    return content.text
+
+
+def data_of(answer: CallToolResult) -> dict[str, Any]:
+    """The structure of an answer, which its text repeats as one line of JSON below a summary."""
+    assert not answer.is_error, text_of(answer)
+    summary, line = text_of(answer).split("\n")
+    assert summary
+    assert json.loads(line) == answer.structured_content
+    assert "null" not in encode(answer.structured_content).decode()
+    return answer.structured_content
+
+
+def error_of(answer: CallToolResult) -> str:
+    """The text of a failure."""
+    assert answer.is_error
+    assert answer.structured_content is None
+    return text_of(answer)
+
+
+async def settle(
+    coordinator: Coordinator,
+    task_id: str,
+    output: Json = "done",
+    *,
+    agent: str = "code",
+    status: ResultStatus = "completed",
+    error: str | None = None,
+) -> None:
+    """Do what a worker does at the end of a task: commit the result to the ledger and publish it."""
+    ledger = Ledger(coordinator.bus)
+    record = await ledger.read(agent, task_id)
+    assert isinstance(record, Record)
+    result = result_message(task_id, output, agent=agent, status=status, error=error)
+    await ledger.write(agent, task_id, settled(record.entry, status, result), revision=record.revision)
+    await put(coordinator, result, inbox=record.entry.inbox)
+
+
+def result_message(
+    task_id: str, output: Json, *, agent: str = "code", status: ResultStatus = "completed", error: str | None = None
+) -> dict[str, Json]:
+    """A result as a worker writes it."""
+    task = {"id": task_id, "from": "agent-main", "to": f"agent-{agent}", "type": "task.request", "task_type": "test"}
+    result_id = make_result_id(agent, task_id, random_token())
+    message = new_result(
+        task, result_id=result_id, status=status, result=output, error=error, extra={"worker": "machine-1"}
+    )
+    return message.to_json()
+
+
+async def put(coordinator: Coordinator, message: Json, *, inbox: str = "main") -> None:
+    """Store a message in an inbox, as anybody with the right to publish can."""
+    await coordinator.bus.store(subjects.results(inbox), encode(message), msg_id=random_token())
