@@ -77,7 +77,8 @@ def log_to(section: LogSection, *, verbose: bool = False) -> Generator[logging.L
     try:
         yield logging.getLogger("agentbus.worker")
     finally:
-        logger.level, logger.propagate = before
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
         for handler in handlers:
             logger.removeHandler(handler)
         file.close()
