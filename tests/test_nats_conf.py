@@ -11,19 +11,26 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from mcp import Client
 
 from agentbus import Coordinator, subjects
 from agentbus.bus import Bus, connect
 from agentbus.config import ConnectionSettings, NatsSection, connection_settings
 from agentbus.errors import ApiError, BusUnavailableError, PermissionDeniedError
 from agentbus.feed import Feed
+from agentbus.files import put_file, read_file
+from agentbus.registry import Presence, announce, withdraw
 from agentbus.server import NatsServer, find_binary, run_server
 from agentbus.streams import consumer_config, set_up
+from agentbus.transport import Msg
+from agentbus_mcp.link import Link
+from agentbus_mcp.server import create_server
 from harness import BOUND_S, ROOT, eventually, worker, worker_toml
 
 CONF = ROOT / "config" / "nats-server.conf"
@@ -271,11 +278,24 @@ async def test_an_agent_reads_its_own_inbox(shipped: Installation, tmp_path: Pat
     assert shipped.violations() == []
 
 
-async def test_signs_of_life_large_outputs_and_control_messages_pass(shipped: Installation) -> None:
+async def test_a_task_is_cancelled_without_a_violation(shipped: Installation, tmp_path: Path) -> None:
+    async with shipped.coordinator("main") as main:
+        [queued] = await main.publish("code", "say:no", task_type="test")
+        await main.cancel(queued.id, reason="not needed")
+        async with worker(shipped.worker_toml(tmp_path, "code")):
+            [running] = await main.publish("code", "sleep:30", task_type="test")
+            await eventually(lambda: _is_working(main, running.id), "the second task is being worked on")
+            await main.cancel(running.id)
+            waited = await main.wait([queued.id, running.id], timeout_s=BOUND_S)
+    assert [waited.settled[task.id].state for task in (queued, running)] == ["cancelled", "cancelled"]
+    assert shipped.violations() == []
+
+
+async def test_signs_of_life_and_control_messages_arrive(shipped: Installation) -> None:
     arrived: asyncio.Queue[str] = asyncio.Queue()
 
-    async def hear(message: object) -> None:
-        arrived.put_nowait(str(getattr(message, "subject", "")))
+    async def hear(message: Msg) -> None:
+        arrived.put_nowait(message.subject)
 
     async with shipped.coordinator("main") as main, shipped.coordinator("code") as code:
         for subject in ("agent.*.heartbeat", "agent.*.progress.>"):
@@ -283,35 +303,51 @@ async def test_signs_of_life_large_outputs_and_control_messages_pass(shipped: In
         await code.bus.subscribe("agent.code.control", hear)
         for bus in (main.bus, code.bus):  # once an answer has come, the server has handled all that was sent before
             await bus.last_message(subjects.STATE_STREAM, "$KV.AGENT_STATE.code.none")
-
-        for sender, subject in (
-            (code, "agent.code.heartbeat"), (code, "agent.code.progress.task.1"), (main, "agent.code.control"),
-        ):  # fmt: skip
-            await sender.bus.publish(subject)
-            async with asyncio.timeout(BOUND_S):
-                assert await arrived.get() == subject
-
-        await code.bus.store("$KV.AGENT_REGISTRY.code.host-1", b"{}")
-        async with Feed(main.bus, subjects.REGISTRY_STREAM, subjects.REGISTRY_SUBJECTS, after=0) as registry:
-            assert (await registry.next()).subject == "$KV.AGENT_REGISTRY.code.host-1"
-
-        await code.bus.store("$O.AGENT_FILES_code.C.nuid1", b"chunk")
-        await code.bus.store("$O.AGENT_FILES_code.M.bmFtZQ==", b"{}")
-        meta = await main.bus.last_message("OBJ_AGENT_FILES_code", "$O.AGENT_FILES_code.M.bmFtZQ==")
-        assert meta
-        async with Feed(main.bus, "OBJ_AGENT_FILES_code", "$O.AGENT_FILES_code.C.nuid1", after=0) as chunks:
-            assert (await chunks.next()).data == b"chunk"
+        await code.bus.publish("agent.code.progress.task.1")
+        await main.bus.publish("agent.code.control")
+        here = Presence(
+            agent="code", instance="host-1", host="host", pid=1, version="1", slots=1, free=1, started_at="now"
+        )
+        await announce(code.bus, here)
+        async with asyncio.timeout(BOUND_S):
+            heard = {await arrived.get() for _ in range(3)}
+        assert heard == {"agent.code.progress.task.1", "agent.code.control", "agent.code.heartbeat"}
+        assert [(agent["agent"], agent["online"]) for agent in await main.overview()] == [
+            ("code", True),
+            ("doc", False),
+        ]
+        assert [one.instance for one in await main.agents("code")] == ["host-1"]
+        await withdraw(code.bus, here)
+        assert await main.agents() == []
     assert shipped.violations() == []
 
 
-async def test_the_coordinator_sees_the_streams_and_the_tasks_that_wait(shipped: Installation) -> None:
+async def test_a_large_output_is_written_by_its_agent_and_read_by_the_coordinator(shipped: Installation) -> None:
+    async with shipped.coordinator("main") as main, shipped.coordinator("code") as code:
+        await put_file(code.bus, "code", "result-1", [b"a" * 100_000, b"b"])
+        read = [chunk async for chunk in read_file(main.bus, "code", "result-1")]
+    assert b"".join(read) == b"a" * 100_000 + b"b"
+    assert shipped.violations() == []
+
+
+async def test_the_coordinator_sees_the_backlog_and_its_own_inbox_over_mcp(shipped: Installation) -> None:
     async with shipped.coordinator("main") as main:
         [task] = await main.publish("code", "later", task_type="test")
-        assert (await main.bus.api("STREAM.INFO.AGENT_TASKS"))["state"]["messages"] == 1
-        assert (await main.bus.api("STREAM.INFO.AGENT_RESULTS"))["state"]["messages"] == 0
-        newest = await main.bus.request("$JS.API.DIRECT.GET.AGENT_TASKS", b'{"seq": 1}')
-        assert json.loads(newest.data)["id"] == task.id
-    assert shipped.violations() == []
+    link = Link(shipped.settings("main"), "main")
+    async with link.open(), Client(create_server(link)) as client:
+        tasks = await _read_resource(client, "agentbus://streams/AGENT_TASKS")
+        assert shipped.violations() == []
+        results = await _read_resource(client, "agentbus://streams/AGENT_RESULTS")
+    assert tasks["state"]["messages"] == 1
+    assert [consumer["name"] for consumer in tasks["consumers"]] == ["agent-code", "agent-doc"]
+    assert [newest["task_id"] for newest in tasks["newest"]] == [task.id]
+    # Other inboxes are not main's to read, and neither are the names of those who read there.
+    assert (results["newest"], results["not_permitted"]) == ([], ["consumers"])
+
+
+async def _read_resource(client: Client, uri: str) -> dict[str, Any]:
+    [content] = (await client.read_resource(uri)).contents
+    return json.loads(getattr(content, "text", ""))
 
 
 # -- what is denied ---------------------------------------------------------------------------------------------
@@ -349,6 +385,9 @@ def forbidden_for_an_agent(me: str, other: str) -> dict[str, str]:
         "read any result by its sequence": "$JS.API.DIRECT.GET.AGENT_RESULTS",
         "make a consumer of its tasks": f"$JS.API.CONSUMER.CREATE.AGENT_TASKS.mine.agent.{me}.tasks",
         "make a durable": "$JS.API.CONSUMER.DURABLE.CREATE.AGENT_TASKS.mine",
+        "read any task by its sequence": "$JS.API.STREAM.MSG.GET.AGENT_TASKS",
+        "read any task by its sequence, in the newer way": "$JS.API.DIRECT.GET.AGENT_TASKS",
+        "list the consumers of the tasks": "$JS.API.CONSUMER.LIST.AGENT_TASKS",
         "delete another agent's consumer": f"$JS.API.CONSUMER.DELETE.AGENT_TASKS.agent-{other}",
         "delete its own consumer": f"$JS.API.CONSUMER.DELETE.AGENT_TASKS.agent-{me}",
         **_administration(),
@@ -372,6 +411,7 @@ def forbidden_for_main() -> dict[str, str]:
         "read all inboxes": "$JS.API.CONSUMER.CREATE.AGENT_RESULTS.f.agent.*.results",
         "read an inbox without a filter": "$JS.API.CONSUMER.CREATE.AGENT_RESULTS.f",
         "read any result by its sequence": "$JS.API.DIRECT.GET.AGENT_RESULTS",
+        "read the last of an agent's inbox": "$JS.API.DIRECT.GET.AGENT_RESULTS.agent.code.results",
         "make a consumer of an agent's tasks": "$JS.API.CONSUMER.CREATE.AGENT_TASKS.mine.agent.code.tasks",
         "make a durable": "$JS.API.CONSUMER.DURABLE.CREATE.AGENT_TASKS.mine",
         "make a durable in the old way": "$JS.API.CONSUMER.DURABLE.CREATE.AGENT_RESULTS.mine",
@@ -388,13 +428,13 @@ def _administration() -> dict[str, str]:
         "purge the tasks": "$JS.API.STREAM.PURGE.AGENT_TASKS",
         "purge the results": "$JS.API.STREAM.PURGE.AGENT_RESULTS",
         "purge the ledger": "$JS.API.STREAM.PURGE.KV_AGENT_STATE",
-        "read any task by its sequence": "$JS.API.STREAM.MSG.GET.AGENT_TASKS",
         "read any result by its sequence, in the old way": "$JS.API.STREAM.MSG.GET.AGENT_RESULTS",
         "read any ledger entry by its sequence": "$JS.API.STREAM.MSG.GET.KV_AGENT_STATE",
-        "delete one message": "$JS.API.STREAM.MSG.DELETE.AGENT_RESULTS",
+        "delete a task": "$JS.API.STREAM.MSG.DELETE.AGENT_TASKS",
+        "delete a result": "$JS.API.STREAM.MSG.DELETE.AGENT_RESULTS",
         "list streams": "$JS.API.STREAM.NAMES",
-        "list consumers": "$JS.API.CONSUMER.LIST.AGENT_RESULTS",
-        "list the names of consumers": "$JS.API.CONSUMER.NAMES.AGENT_RESULTS",
+        "list those who read results": "$JS.API.CONSUMER.LIST.AGENT_RESULTS",
+        "list the names of those who read results": "$JS.API.CONSUMER.NAMES.AGENT_RESULTS",
         "look at the account": "$JS.API.INFO",
         "put a message into no stream at all": "anything.else",
     }
@@ -456,7 +496,7 @@ async def _denied(bus: Bus, subject: str) -> bool:
     ],
 )  # fmt: skip
 async def test_a_user_can_listen_only_where_its_list_says(shipped: Installation, user: str, subject: str) -> None:
-    async def ignore(message: object) -> None: ...
+    async def ignore(message: Msg) -> None: ...
 
     async with connect(shipped.settings(user)) as bus:
         await bus.subscribe(subject, ignore)
