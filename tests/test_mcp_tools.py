@@ -160,7 +160,9 @@ async def test_watch_returns_early_when_all_have_a_result(
     assert "next" not in data
     assert "pending" not in data
     # The last change is told by the answer itself.
-    assert told[0][1:] == (60, "a: completed")
+    assert [message for _, _, message in told[:2]] == ["waiting", "a: completed"]
+    assert told[0][0] < told[1][0]
+    assert told[0][1] == 60
 
 
 async def settle_when_watched(coordinator: Coordinator, task_id: str, output: str = "done") -> None:

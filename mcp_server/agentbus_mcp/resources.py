@@ -6,8 +6,7 @@ from functools import partial
 from itertools import islice
 from typing import Final, TypeAlias
 
-from mcp.server.mcpserver import MCPServer
-from mcp.server.mcpserver.resources import FunctionResource
+from mcp.server.mcpserver.resources import FunctionResource, Resource
 
 from agentbus import subjects
 from agentbus.bus import StoredMessage, parse_time
@@ -32,19 +31,19 @@ _STREAMS: Final = {
 _Part: TypeAlias = Callable[[Coordinator, str], Awaitable[Json]]
 
 
-def add_resources(server: MCPServer, link: Link) -> None:
-    """Offer the streams on `server`: listed one by one, because hosts do not list what a template could match."""
-    for stream, (title, description) in _STREAMS.items():
-        server.add_resource(
-            FunctionResource(
-                uri=f"agentbus://streams/{stream}",
-                name=stream,
-                title=title,
-                description=description,
-                mime_type="application/json",
-                fn=partial(_describe, link, stream),
-            )
+def make_resources(link: Link) -> list[Resource]:
+    """The streams, listed one by one: hosts do not list what a template could match."""
+    return [
+        FunctionResource(
+            uri=f"agentbus://streams/{stream}",
+            name=stream,
+            title=title,
+            description=description,
+            mime_type="application/json",
+            fn=partial(_describe, link, stream),
         )
+        for stream, (title, description) in _STREAMS.items()
+    ]
 
 
 async def _describe(link: Link, stream: str) -> str:
@@ -116,7 +115,7 @@ async def _stored(coordinator: Coordinator, stream: str) -> list[StoredMessage]:
     if 0 < state.get("num_deleted", 0) <= _MAX_GAPS:
         detailed = await bus.api(f"STREAM.INFO.{stream}", {"deleted_details": True})
         gaps.update(detailed["state"].get("deleted") or ())
-    sequences = (seq for seq in range(state["last_seq"], state["first_seq"] - 1, -1) if seq not in gaps)
+    sequences = (seq for seq in range(state["last_seq"], max(state["first_seq"], 1) - 1, -1) if seq not in gaps)
     found = [await _stored_at(coordinator, stream, seq) for seq in islice(sequences, NEWEST)]
     return [message for message in reversed(found) if message is not None]
 

@@ -13,8 +13,8 @@ from pydantic import AnyUrl
 from agentbus import __version__
 from agentbus_mcp.errors import reason
 from agentbus_mcp.link import Link
-from agentbus_mcp.resources import add_resources
-from agentbus_mcp.tools import add_tools
+from agentbus_mcp.resources import make_resources
+from agentbus_mcp.tools import make_tools
 
 INSTRUCTIONS: Final = """\
 agentbus hands tasks to agents on other machines and brings back what they return. Delivery is durable: a task waits \
@@ -84,7 +84,9 @@ class Server(MCPServer[Any]):
 
 def create_server(link: Link) -> Server:
     """The MCP server on `link`, which the caller keeps open for as long as the server is used."""
-    server = Server("agentbus", title="agentbus", version=__version__, instructions=INSTRUCTIONS)
-    add_tools(server, link)
-    add_resources(server, link)
+    server = Server(
+        "agentbus", title="agentbus", version=__version__, instructions=INSTRUCTIONS, tools=make_tools(link)
+    )
+    for resource in make_resources(link):
+        server.add_resource(resource)
     return server

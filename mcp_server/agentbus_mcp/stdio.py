@@ -1,6 +1,7 @@
 """One server process on standard input and output: how it starts, and how it ends."""
 
 import gc
+import logging
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -14,10 +15,15 @@ from agentbus_mcp.link import Link
 if TYPE_CHECKING:
     from agentbus_mcp.server import Server
 
+log = logging.getLogger("agentbus.mcp")
+
 
 def serve(settings: ConnectionSettings, agent: str) -> None:
     """Serve one client until it closes standard input, or SIGTERM or SIGINT comes; always in order."""
-    anyio.run(_serve, settings, agent)
+    try:
+        anyio.run(_serve, settings, agent)
+    except* BrokenPipeError:
+        log.info("the client closed standard output")
 
 
 async def _serve(settings: ConnectionSettings, agent: str) -> None:

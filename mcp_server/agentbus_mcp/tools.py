@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import anyio
-from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult, ToolAnnotations
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
@@ -18,6 +19,7 @@ from agentbus_mcp.errors import reason
 from agentbus_mcp.link import Link
 from agentbus_mcp.progress import progress
 from agentbus_mcp.reading import Found
+from agentbus_mcp.schemas import drop_titles
 from agentbus_mcp.views import AgentResult, FailedTask, NextCall, Publication, PublishedTask, Results
 
 MAX_TASKS: Final = 32
@@ -39,7 +41,16 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-_ANY_JSON: Final = {"anyOf": [{"type": kind} for kind in ("string", "object", "array", "number", "boolean")]}
+# Each kind spelled out, and an array with its items: some hosts refuse a schema that leaves either open.
+_ANY_JSON: Final[dict[str, Json]] = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "object"},
+        {"type": "array", "items": {}},
+        {"type": "number"},
+        {"type": "boolean"},
+    ]
+}
 if TYPE_CHECKING:
     Content = Json
 else:
@@ -187,22 +198,21 @@ class Tools:
         return await _inbox_answer(coordinator, messages, cursor, max_bytes, agent)
 
 
-def add_tools(server: MCPServer, link: Link) -> None:
-    """Offer the tools on `server`, always in this order."""
+def make_tools(link: Link) -> list[Tool]:
+    """The tools on `link`, always in this order."""
     tools = Tools(link)
-    named: list[tuple[Callable[..., Any], str, ToolAnnotations]] = [
-        (tools.publish_task, "Publish a task", _WRITING),
-        (tools.watch_results, "Watch for results", _READING),
-        (tools.get_results, "Get results", _READING),
+    return [
+        _tool(tools.publish_task, "Publish a task", _WRITING),
+        _tool(tools.watch_results, "Watch for results", _READING),
+        _tool(tools.get_results, "Get results", _READING),
     ]
-    for function, title, annotations in named:
-        server.add_tool(
-            function,
-            title=title,
-            description=inspect.getdoc(function),
-            annotations=annotations,
-            meta=_META,
-        )
+
+
+def _tool(function: Callable[..., Any], title: str, annotations: ToolAnnotations) -> Tool:
+    description = inspect.getdoc(function)
+    tool = Tool.from_function(function, title=title, description=description, annotations=annotations, meta=_META)
+    drop_titles(tool.parameters)
+    return tool
 
 
 async def _publish_all(coordinator: Coordinator, tasks: Sequence[Task]) -> tuple[list[PublishedTask], list[FailedTask]]:
