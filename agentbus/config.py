@@ -25,6 +25,9 @@ URL_VARIABLE: Final = "AGENTBUS_NATS_URL"
 SAMPLE_PASSWORD: Final = "CHANGE-ME"  # noqa: S105  # the point is that it is none
 """How the passwords in the shipped examples begin; no tool connects with one."""
 INPUT_PLACEHOLDER: Final = "{input}"
+INPUT_FILE_PLACEHOLDER: Final = "{input_file}"
+TASK_ID_PLACEHOLDER: Final = "{task_id}"
+WORKDIR_PLACEHOLDER: Final = "{workdir}"
 
 
 def worker_files() -> tuple[Path, ...]:
@@ -183,14 +186,35 @@ class AgentSection(_Section):
     id: AgentId
     chat_cmd: Annotated[tuple[str, ...], BeforeValidator(_split_command)]
     extra_instruction: str = ""
+    prompt_via: Literal["argv", "stdin", "file"] = "argv"
+    description: Annotated[str, Field(max_length=500)] = ""
 
     @model_validator(mode="after")
     def _check(self) -> "AgentSection":
         if not self.chat_cmd or not self.chat_cmd[0].strip():
             raise ValueError("chat_cmd is empty; name the agent command and its arguments")
-        if not any(INPUT_PLACEHOLDER in word for word in self.chat_cmd[1:]):
-            raise ValueError(f"chat_cmd has no {INPUT_PLACEHOLDER} among its arguments: the prompt would go nowhere")
+        wanted = {"argv": INPUT_PLACEHOLDER, "file": INPUT_FILE_PLACEHOLDER, "stdin": None}
+        for via, placeholder in wanted.items():
+            if placeholder is None:
+                continue
+            present = any(placeholder in word for word in self.chat_cmd[1:])
+            if via == self.prompt_via and not present:
+                raise ValueError(
+                    f"chat_cmd has no {placeholder} among its arguments: the prompt would go nowhere"
+                    f' (prompt_via is "{via}")'
+                )
+            if via != self.prompt_via and present:
+                raise ValueError(f'chat_cmd has {placeholder}, which goes with prompt_via = "{via}"')
         return self
+
+
+def _retry_reason(text: str) -> str:
+    if text in ("timeout", "idle", "lost"):
+        return text
+    kind, _, code = text.partition(":")
+    if kind == "exit" and code.isascii() and code.isdigit() and 0 < int(code) < 256:
+        return text
+    raise ValueError(f"{text!r} is no reason to retry; use lost, timeout, idle, or exit:CODE with a code from 1 to 255")
 
 
 class WorkerSection(_Section):
@@ -198,8 +222,14 @@ class WorkerSection(_Section):
 
     task_timeout_seconds: Seconds = 1800
     max_task_bytes: Annotated[int, Field(gt=0)] = MAX_TASK_BYTES
-    max_output_bytes: Annotated[int, Field(ge=1024)] = 1_048_576
+    inline_output_bytes: Annotated[int, Field(ge=1024, le=16_777_216)] = 65_536
+    max_output_bytes: Annotated[int, Field(ge=1024)] = 1_073_741_824
+    idle_timeout_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
     max_attempts: Annotated[int, Field(ge=1)] = 3
+    retry_on: tuple[Annotated[str, AfterValidator(_retry_reason)], ...] = ("lost",)
+    retry_backoff_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 10
+    workdir: FilePath | None = None
+    keep_workdir: bool = True
     concurrency: Annotated[int, Field(ge=1, le=256)] = 1
     kill_grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5
     drain_timeout_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30

@@ -162,6 +162,17 @@ async def consumers_of(bus: Bus, stream: str) -> list[dict[str, Any]]:
             return found
 
 
+async def ensure_files_bucket(bus: Bus, agent: str) -> None:
+    """Make the object store of one agent unless it exists.
+
+    Raises:
+        PermissionDeniedError: this user may not make it.
+        ApiError: there is one of another kind.
+    """
+    wanted = _wanted_files(agent)
+    await bus.api(f"STREAM.CREATE.{wanted.name}", {**wanted.config, "num_replicas": 1})
+
+
 _TAKEN: Final = frozenset({10099, 10100})
 
 

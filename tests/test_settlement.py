@@ -14,6 +14,7 @@ from agentbus_worker.settlement import (
     Decision,
     Leave,
     Lost,
+    Policy,
     Republish,
     SettleCancelled,
     SettleExhausted,
@@ -51,7 +52,9 @@ def record(entry: Entry, revision: int = REVISION) -> Record:
 
 
 def decide(found: Record | Vacant, *, lease_over: bool = False) -> Decision:
-    return on_delivery(found, FRESH, lease_over=lease_over, max_attempts=MOST)
+    owned = isinstance(found, Record) and found.entry.state == "working"
+    wait_s = 5.0 if owned and not lease_over else 0.0
+    return on_delivery(found, FRESH, wait_s=wait_s, policy=Policy(max_attempts=MOST))
 
 
 # -- a delivery -------------------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ async def test_a_grandchild_that_holds_the_pipe_open_is_ended_and_hangs_nobody(
 async def test_output_beyond_the_bound_is_cut_and_measured(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
-    config = worker_toml(tmp_path, server.url, worker={"max_output_bytes": 1024})
+    config = worker_toml(tmp_path, server.url, worker={"inline_output_bytes": 1024, "max_output_bytes": 2048})
     async with worker(config):
         status = await outcome(coordinator, "bytes:5000000")
     assert status.result is not None

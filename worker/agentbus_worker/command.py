@@ -1,4 +1,4 @@
-"""Running an agent command: a child in a session of its own, with its output bounded and its whole group ended.
+"""Running an agent command: a child in a session of its own, its output bounded, everything it started ended.
 
 The only module of the worker that starts processes. It waits for the process and not for its pipes: a grandchild that
 keeps them open delays nothing.
@@ -10,21 +10,23 @@ import hashlib
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Generator, Mapping, Sequence
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import IO, Final, Literal, TypeAlias
 
 from agentbus.errors import AgentBusError
+from agentbus_worker.children import Children, Run, signal_group
 
 MAX_ARGUMENT_BYTES: Final = 131_071
 """Linux takes no single argument longer than this (MAX_ARG_STRLEN, with its closing zero byte)."""
 _CHUNK: Final = 65_536
 _STDERR_TAIL: Final = 8_192
 _POLL_S: Final = 0.02
-_KILL_PATIENCE_S: Final = (
-    1.0  # a killed process that nobody reaps stays in its group as a zombie; that is no reason to wait
-)
+
+Reason: TypeAlias = Literal["exited", "timeout", "idle", "stopped"]
 
 
 class CommandError(AgentBusError):
@@ -32,13 +34,40 @@ class CommandError(AgentBusError):
 
 
 @dataclass(frozen=True, slots=True)
+class Command:
+    """What to run. `stdin` is given to it as its standard input, which is empty otherwise."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    run_id: str
+    task_id: str = ""
+    cwd: Path | None = None
+    stdin: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long it may take, and how much of its output is kept: so much in memory, so much in all on disk."""
+
+    timeout_s: float
+    grace_s: float
+    keep_bytes: int
+    spill_bytes: int = 0
+    idle_timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
-    """What came out of one pipe: the first bytes up to the bound, the last few, and the measure of the whole."""
+    """What came out of one pipe: the first bytes, the last few, and the measure of the whole.
+
+    `spilled` is a file with all of it, where it is larger than `head` and the disk has taken it.
+    """
 
     head: bytes
     tail: bytes
     size: int
     sha256: str
+    spilled: Path | None = None
 
     @property
     def truncated(self) -> bool:
@@ -51,11 +80,11 @@ class Exit:
     """How a command ended.
 
     Attributes:
-        reason: `exited` by itself, ended for its `timeout`, or `stopped` from outside.
+        reason: `exited` by itself, ended for its `timeout` or for being `idle`, or `stopped` from outside.
         code: the exit code; negative is the signal that ended it.
     """
 
-    reason: Literal["exited", "timeout", "stopped"]
+    reason: Reason
     code: int
     stdout: Output
     stderr: Output
@@ -63,12 +92,15 @@ class Exit:
 
 
 class _Pipe:
-    """Reads a pipe as it fills, without blocking, and keeps what fits."""
+    """Reads a pipe as it fills, without blocking; keeps the beginning, and spills the whole to a file."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, keep_bytes: int, spill: Path | None = None, spill_bytes: int = 0) -> None:
         self.read_end, self.write_end = os.pipe()
         os.set_blocking(self.read_end, False)
-        self._limit = limit
+        self._keep_bytes = keep_bytes
+        self._spill_path = spill
+        self._spill_bytes = spill_bytes
+        self._spill: IO[bytes] | None = None
         self._head = bytearray()
         self._tail = bytearray()
         self._size = 0
@@ -76,6 +108,7 @@ class _Pipe:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self.read_end, self._read)
         self._open = True
+        self.last_read = self._loop.time()
 
     def _read(self) -> bool:
         """Take what is there; False once there is nothing more to have now."""
@@ -84,109 +117,210 @@ class _Pipe:
         except BlockingIOError:
             return False
         if not chunk:
-            self.close()
+            self._stop_reading()
             return False
-        self._size += len(chunk)
+        self.last_read = self._loop.time()
         self._hash.update(chunk)
-        self._head += chunk[: max(0, self._limit - len(self._head))]
+        room = self._keep_bytes - len(self._head)
+        if len(chunk) > room and self._spill_path is not None:
+            self._spill_chunk(chunk)
+        self._size += len(chunk)
+        self._head += chunk[: max(0, room)]
         self._tail = (self._tail + chunk)[-_STDERR_TAIL:]
         return True
+
+    def _spill_chunk(self, chunk: bytes) -> None:
+        """Write to the file; once it is too much, or the disk refuses, there is no file at all."""
+        try:
+            if self._spill is None:
+                assert self._spill_path is not None, "checked by the caller"
+                self._spill = self._spill_path.open("wb")
+                self._spill.write(self._head)
+            if self._size + len(chunk) > self._spill_bytes:
+                self._give_up_spilling()
+            else:
+                self._spill.write(chunk)
+        except OSError:
+            self._give_up_spilling()
+
+    def _give_up_spilling(self) -> None:
+        if self._spill is not None:
+            with contextlib.suppress(OSError):
+                self._spill.close()
+        if self._spill_path is not None:
+            self._spill_path.unlink(missing_ok=True)
+        self._spill = self._spill_path = None
 
     def finish(self) -> Output:
         """Take what the ended command has left in the pipe, and close it, whoever else still holds it."""
         while self._open and self._read():
             pass
-        self.close()
-        return Output(bytes(self._head), bytes(self._tail), self._size, self._hash.hexdigest())
+        if self._spill is not None:
+            try:
+                self._spill.close()
+            except OSError:
+                self._give_up_spilling()
+        spilled = self._spill_path if self._spill is not None else None
+        self._stop_reading()
+        return Output(bytes(self._head), bytes(self._tail), self._size, self._hash.hexdigest(), spilled)
 
     def close(self) -> None:
+        """Stop reading, and remove what was spilled."""
+        self._stop_reading()
+        self._give_up_spilling()
+
+    def _stop_reading(self) -> None:
         if self._open:
             self._open = False
             self._loop.remove_reader(self.read_end)
             os.close(self.read_end)
 
 
-async def run_command(
-    argv: Sequence[str],
-    *,
-    env: Mapping[str, str],
-    timeout_s: float,
-    grace_s: float,
-    max_output_bytes: int,
-    stop: asyncio.Event,
-    cwd: Path | None = None,
-) -> Exit:
-    """Run a command to its end, for `timeout_s` at the most, or until `stop` is set.
+class Child:
+    """A running command; see `running`."""
 
-    Its standard input is empty. When it has to be ended, its whole process group gets SIGTERM and, after `grace_s`,
-    SIGKILL; so does what it leaves behind in its group when it exits. If the caller is cancelled the group is killed
-    at once.
+    def __init__(self, process: subprocess.Popen[bytes], run: Run, limits: Limits, out: _Pipe, err: _Pipe) -> None:
+        self._process = process
+        self._run = run
+        self._limits = limits
+        self._out, self._err = out, err
+        self._started = asyncio.get_running_loop().time()
+        self.over = asyncio.Event()
+
+    async def ended(
+        self, stop: asyncio.Event, children: Children, *, stop_grace_s: Callable[[], float] | None = None
+    ) -> Exit:
+        """Wait for the end, which the limits or `stop` may bring about; then what it left behind is being ended too.
+
+        Args:
+            stop: ends the command from outside.
+            children: where its processes are looked for.
+            stop_grace_s: tells the time between SIGTERM and SIGKILL after `stop`, if it is not that of the limits.
+        """
+        with _exit_event(self._process) as exited:
+            reason = await self._first_of(exited, stop)
+            if reason != "exited":
+                grace_s = stop_grace_s() if reason == "stopped" and stop_grace_s else self._limits.grace_s
+                children.signal(self._run, signal.SIGTERM)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(grace_s):
+                        await exited.wait()
+                children.signal(self._run, signal.SIGKILL)
+                await exited.wait()
+        # The leader is a zombie until it is waited for: its group id cannot have been given to anybody else.
+        signal_group(self._run.pid, signal.SIGTERM)
+        code = self._process.wait()
+        duration_s = asyncio.get_running_loop().time() - self._started
+        self.over.set()
+        return Exit(reason, code, self._out.finish(), self._err.finish(), duration_s)
+
+    async def _first_of(self, exited: asyncio.Event, stop: asyncio.Event) -> Reason:
+        """What comes first. The idle limit moves on with the output, so it is looked at again when it seems over."""
+        loop, limits = asyncio.get_running_loop(), self._limits
+        deadline = self._started + limits.timeout_s
+        waits = [asyncio.create_task(exited.wait()), asyncio.create_task(stop.wait())]
+        try:
+            while True:
+                idle_at = self._last_output() + limits.idle_timeout_s if limits.idle_timeout_s else deadline
+                left_s = min(deadline, idle_at) - loop.time()
+                if left_s <= 0:
+                    return "timeout" if deadline <= idle_at else "idle"
+                await asyncio.wait(waits, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                if exited.is_set():
+                    return "exited"
+                if stop.is_set():
+                    return "stopped"
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def _last_output(self) -> float:
+        return max(self._started, self._out.last_read, self._err.last_read)
+
+
+@asynccontextmanager
+async def running(command: Command, limits: Limits, children: Children, tmp: Path) -> AsyncGenerator[Child]:
+    """Start a command; when the block is left, nothing that it started is left.
+
+    In the block, `Child.ended()` waits for it. What the ended command leaves behind is ended while the block goes on.
+    If the block is left early, by an error or a cancellation, everything is killed at once.
+
+    Args:
+        tmp: a private folder for the standard input and for output beyond what is kept in memory.
 
     Raises:
         CommandError: it could not be started.
     """
-    started = asyncio.get_running_loop().time()
-    out, err = _Pipe(max_output_bytes), _Pipe(_STDERR_TAIL)
+    spill = tmp / f"{command.run_id}.out" if limits.spill_bytes > limits.keep_bytes else None
+    out = _Pipe(limits.keep_bytes, spill, limits.spill_bytes)
+    err = _Pipe(_STDERR_TAIL)
     try:
-        process = _spawn(argv, env, cwd, out.write_end, err.write_end)
-    except CommandError:
-        out.close()
-        err.close()
-        raise
-    try:
-        with _exit_event(process) as exited:
-            reason = await _first_of(exited, stop, timeout_s)
-            if reason != "exited":
-                _signal_group(process.pid, signal.SIGTERM)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(grace_s):
-                        await exited.wait()
-                _signal_group(process.pid, signal.SIGKILL)
-                await exited.wait()
-        # The leader is a zombie until it is waited for: its group id cannot have been given to anybody else.
-        _signal_group(process.pid, signal.SIGTERM)
-        code = process.wait()
-        ended = asyncio.get_running_loop().time()
-        stdout, stderr = out.finish(), err.finish()
-        await _clear_group(process.pid, grace_s)
-    except BaseException:
-        _signal_group(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
+        process = _spawn(command, out.write_end, err.write_end, tmp)
+        run = Run(process.pid, command.run_id)
+        children.started(run, command.task_id)
+        child = Child(process, run, limits, out, err)
+        clearing = asyncio.create_task(_clear_when_over(child, run, children, limits.grace_s))
+        try:
+            yield child
+            if child.over.is_set():
+                await clearing
+        finally:
+            clearing.cancel()
+            children.kill(run)
+            if not child.over.is_set():
+                process.wait()
+            children.forget(run)
     finally:
         out.close()
         err.close()
-    return Exit(reason, code, stdout, stderr, ended - started)
 
 
-def _spawn(
-    argv: Sequence[str], env: Mapping[str, str], cwd: Path | None, out: int, err: int
-) -> subprocess.Popen[bytes]:
+async def _clear_when_over(child: Child, run: Run, children: Children, grace_s: float) -> None:
+    await child.over.wait()
+    await children.clear(run, grace_s)
+
+
+def _spawn(command: Command, out: int, err: int, tmp: Path) -> subprocess.Popen[bytes]:
+    program = command.argv[0]
     try:
-        return subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            env=dict(env),
-            cwd=cwd,
-            start_new_session=True,
-        )
+        with _standard_input(command.stdin, tmp) as stdin:
+            return subprocess.Popen(
+                list(command.argv),
+                stdin=stdin,
+                stdout=out,
+                stderr=err,
+                env=dict(command.env),
+                cwd=command.cwd,
+                start_new_session=True,
+            )
     except FileNotFoundError as error:
-        missing = error.filename if isinstance(error.filename, str) else argv[0]
-        raise CommandError(f"cannot start {argv[0]!r}: {missing!r} does not exist") from None
+        missing = error.filename if isinstance(error.filename, str) else program
+        raise CommandError(f"cannot start {program!r}: {missing!r} does not exist") from None
     except OSError as error:
-        longest = max(len(word.encode(errors="replace")) for word in argv)
+        longest = max(len(word.encode(errors="replace")) for word in command.argv)
         if longest > MAX_ARGUMENT_BYTES:
             raise CommandError(
-                f"the prompt is {longest} bytes long, and one argument can have {MAX_ARGUMENT_BYTES} at the most"
+                f"the prompt is {longest} bytes long, and one argument can have {MAX_ARGUMENT_BYTES} at the most; "
+                'set prompt_via to "stdin" or "file" in [agent]'
             ) from None
-        raise CommandError(f"cannot start {argv[0]!r}: {error.strerror or error}") from None
+        raise CommandError(f"cannot start {program!r}: {error.strerror or error}") from None
     except ValueError as error:
-        raise CommandError(f"cannot start {argv[0]!r}: an argument cannot be passed on ({error})") from None
+        raise CommandError(f"cannot start {program!r}: an argument cannot be passed on ({error})") from None
     finally:
         os.close(out)
         os.close(err)
+
+
+@contextlib.contextmanager
+def _standard_input(data: bytes | None, tmp: Path) -> Generator[int | IO[bytes]]:
+    """The null device, or a file without a name: a command that never reads cannot block anybody."""
+    if data is None:
+        yield subprocess.DEVNULL
+        return
+    with tempfile.TemporaryFile(dir=tmp) as file:
+        file.write(data)
+        file.seek(0)
+        yield file
 
 
 @contextlib.contextmanager
@@ -213,7 +347,7 @@ def _exit_event(process: subprocess.Popen[bytes]) -> Generator[asyncio.Event]:
 
 def _watch_by_polling(process: subprocess.Popen[bytes], exited: asyncio.Event) -> Callable[[], None]:
     loop = asyncio.get_running_loop()
-    handle: asyncio.TimerHandle
+    handle: asyncio.Handle
 
     def look() -> None:
         nonlocal handle
@@ -222,45 +356,5 @@ def _watch_by_polling(process: subprocess.Popen[bytes], exited: asyncio.Event) -
         else:
             handle = loop.call_later(_POLL_S, look)
 
-    handle = loop.call_soon(look)  # pyright: ignore[reportAssignmentType]  # both kinds of handle can be cancelled
+    handle = loop.call_soon(look)
     return lambda: handle.cancel()  # noqa: PLW0108  # whichever handle it is by then
-
-
-async def _first_of(
-    exited: asyncio.Event, stop: asyncio.Event, timeout_s: float
-) -> Literal["exited", "timeout", "stopped"]:
-    waits = [asyncio.create_task(exited.wait()), asyncio.create_task(stop.wait())]
-    try:
-        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-    if exited.is_set():
-        return "exited"
-    return "stopped" if stop.is_set() else "timeout"
-
-
-async def _clear_group(group: int, grace_s: float) -> None:
-    """Wait until nobody is left in the group, which has had its SIGTERM; SIGKILL for who stays."""
-    if not await _gone(group, grace_s):
-        _signal_group(group, signal.SIGKILL)
-        await _gone(group, _KILL_PATIENCE_S)
-
-
-async def _gone(group: int, patience_s: float) -> bool:
-    deadline = asyncio.get_running_loop().time() + patience_s
-    while _signal_group(group, 0):
-        if asyncio.get_running_loop().time() >= deadline:
-            return False
-        await asyncio.sleep(_POLL_S)
-    return True
-
-
-def _signal_group(group: int, number: int) -> bool:
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # somebody is there who has changed its user; macOS says so of zombies as well
-    return True

@@ -1,160 +1,341 @@
-"""One delivered task, from the claim to the acknowledgement.
+"""One claimed task, from the start of its command to the acknowledgement.
 
-The order is what keeps a result from being lost or doubled: claim by compare-and-set, run, commit the whole result to
+The order is what keeps a result from being lost or doubled: run, write the outcome to disk, commit the whole result to
 the ledger by compare-and-set, publish it under an id that only this claim could know, and only then ack.
 """
 
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass
+import random
+import re
+import shutil
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 from agentbus import subjects
 from agentbus.bus import Bus
-from agentbus.config import INPUT_PLACEHOLDER, WorkerConfig
-from agentbus.errors import (
-    BusError,
-    BusUnavailableError,
-    CorruptEntryError,
-    MessageError,
-    StreamFullError,
-    WrongRevisionError,
-)
-from agentbus.ledger import Claim as ClaimRecord
-from agentbus.ledger import Entry, Ledger, Record, Vacant, claimed, queued, settled
-from agentbus.messages import Json, Task, encode, make_result_id, new_result, now, random_token
+from agentbus.config import INPUT_FILE_PLACEHOLDER, INPUT_PLACEHOLDER, TASK_ID_PLACEHOLDER, WORKDIR_PLACEHOLDER
+from agentbus.errors import BusError, BusUnavailableError, StreamFullError
+from agentbus.files import chunk_bytes, put_file
+from agentbus.ledger import Entry
+from agentbus.messages import Json, Task, encode, make_result_id, new_result, random_token
 from agentbus.pull import Delivery
-from agentbus.tasks import read_delivery
-from agentbus_worker.command import CommandError, run_command
-from agentbus_worker.deadletter import bury
-from agentbus_worker.lease import Lease, LeaseJudge, LeaseLostError
-from agentbus_worker.outcome import Outcome, fit, of_exit
+from agentbus_worker.children import RUN_VARIABLE
+from agentbus_worker.command import Command, CommandError, Exit, Limits, Output, running
+from agentbus_worker.context import Context
+from agentbus_worker.lease import Lease, LeaseLostError
+from agentbus_worker.outbox import Unsent
+from agentbus_worker.outcome import Outcome, decode_output, fit, of_exit
 from agentbus_worker.prompt import build_prompt
-from agentbus_worker.settlement import (
-    Claim,
-    Leave,
-    Lost,
-    Republish,
-    SettleCancelled,
-    SettleExhausted,
-    Won,
-    on_delivery,
-    on_refusal,
-)
 
 log = logging.getLogger("agentbus.worker")
 
 _RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
-_SHORTEST_NAK_S: Final = 0.5
 _LEDGER_SLACK: Final = 8_192
 """What the ledger entry and the headers need around the result message."""
+_CANCEL_GRACE_S: Final = 1.0
+"""The most that a cancelled command gets between SIGTERM and SIGKILL: its tree is gone within two seconds."""
+_HALT_PATIENCE_S: Final = 1.0
+_PLACEHOLDER: Final = re.compile(
+    "|".join(
+        re.escape(name)
+        for name in (INPUT_PLACEHOLDER, INPUT_FILE_PLACEHOLDER, TASK_ID_PLACEHOLDER, WORKDIR_PLACEHOLDER)
+    )
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What all jobs of one worker share."""
+class _HaltedError(Exception):
+    """The worker is told to end at once, and the bus does not take what is left to be stored."""
 
-    bus: Bus
-    ledger: Ledger
-    judge: LeaseJudge
-    config: WorkerConfig
-    instance: str
-    lease_s: float
+
+class Job:
+    """A claimed task: run it, settle it."""
+
+    def __init__(self, context: Context, delivery: Delivery, task: Task, lease: Lease) -> None:
+        self._context = context
+        self._delivery = delivery
+        self._lease = lease
+        self._halted = asyncio.Event()
+        self.task = task
+
+    def renew_now(self) -> None:
+        """Renew the lease at once: the connection is new, or somebody has changed the ledger entry."""
+        self._lease.renew_now()
+
+    def halt(self) -> None:
+        """End the command now, or give up storing the result; the task goes back to the bus, the outcome to disk."""
+        self._halted.set()
+        self._lease.interrupt.set()
+
+    async def carry_out(self, free_slot: Callable[[], None]) -> None:
+        """Run the command and settle the task, keeping the lease meanwhile.
+
+        `free_slot` is called as soon as the command has ended: the rest overlaps with the next task. When this
+        returns, nothing that the command started is left.
+
+        Raises:
+            BusError: the connection has ended for good.
+        """
+        keeping = asyncio.create_task(self._lease.keep())
+        try:
+            async with self._command() as (command, limits):
+                await self._run(command, limits, free_slot)
+        except CommandError as error:
+            free_slot()
+            await self._settle(Outcome("failed", "", str(error)))
+        finally:
+            self._lease.stop_renewing()
+            await keeping
+
+    async def _run(self, command: Command, limits: Limits, free_slot: Callable[[], None]) -> None:
+        context = self._context
+        log.info("task %s: started (%s, attempt %d)", self.task.id, plain(self.task.task_type), self._entry.attempt)
+        async with running(command, limits, context.children, context.slot.tmp) as child:
+            ended = await child.ended(self._lease.interrupt, context.children, stop_grace_s=self._stop_grace_s)
+            free_slot()
+            log.info(
+                "task %s: command ended after %.1f s with %d bytes of output",
+                self.task.id,
+                ended.duration_s,
+                ended.stdout.size,
+            )
+            await self._conclude(ended)
 
     @property
-    def agent(self) -> str:
-        """The agent that this worker is."""
-        return self.config.agent.id
+    def _entry(self) -> Entry:
+        return self._lease.entry
 
+    def _stop_grace_s(self) -> float:
+        """A cancelled command, or one whose task another worker has, gets less time than one that is drained."""
+        grace_s = self._context.config.worker.kill_grace_seconds
+        return grace_s if self._halted.is_set() and not self._lease.lost else min(grace_s, _CANCEL_GRACE_S)
 
-async def claim(context: Context, delivery: Delivery) -> "Job | None":
-    """Decide what a delivery calls for, and do all of it that is not running the command.
+    async def _conclude(self, ended: Exit) -> None:
+        """From the end of the command to what becomes of the task."""
+        worker = self._context.config.worker
+        if self._lease.lost:
+            log.warning("task %s: the lease was lost to another worker; the outcome is dropped", self.task.id)
+            return
+        if ended.reason == "stopped":
+            if self._entry.cancel is None:
+                await self._give_back()
+                return
+            outcome = cancelled_outcome(self._entry, decode_output(ended.stdout.head))
+        else:
+            outcome = of_exit(ended, timeout_s=worker.task_timeout_seconds, idle_timeout_s=worker.idle_timeout_seconds)
+            again = outcome.cause in worker.retry_on and self._entry.attempt < worker.max_attempts
+            if again and self._entry.cancel is None and await self._try_again_later(outcome):
+                return
+        try:
+            await self._settle(await self._with_file(outcome, ended.stdout))
+        except _HaltedError:
+            log.warning("task %s: its outcome stays in the outbox until the worker starts again", self.task.id)
+            with suppress(BusError):
+                await self._delivery.nak()
 
-    Returns a job to run, or None when the delivery has been settled, buried or handed back.
+    # -- the ways out -------------------------------------------------------------------------------------------
 
-    Raises:
-        BusError: it could not be decided; hand the delivery back.
-    """
-    try:
-        incoming = read_delivery(delivery, context.agent, max_bytes=context.config.worker.max_task_bytes)
-        task, job, settled_ = incoming.task, None, False
-        fresh = queued(task, task.inbox(context.config.default_inbox))
-        if incoming.revision is not None and delivery.num_delivered == 1:
-            # The publisher told the revision of the ledger entry: this claim is one round trip.
-            job = await _try_claim(context, delivery, task, Claim(fresh, incoming.revision, attempt=1))
-        while job is None and not settled_:
-            found = await context.ledger.read(context.agent, task.id)
-            job, settled_ = await _follow(context, delivery, task, found, fresh)
-    except (MessageError, CorruptEntryError) as error:
-        await bury(context.bus, delivery, agent=context.agent, worker=context.instance, reason=str(error))
-        return None
-    return job
+    async def _settle(self, outcome: Outcome) -> None:
+        """Outbox, commit, publish, ack - each tried until it works, for as long as the task is ours."""
+        context, claim = self._context, self._entry.claim
+        assert claim is not None, "a job has a claim"
+        result = result_message(context, self.task, outcome, claim.nonce, self._entry.attempt)
+        unsent = Unsent(
+            agent=context.agent,
+            task_id=self.task.id,
+            nonce=claim.nonce,
+            status=outcome.status,
+            inbox=self._entry.inbox,
+            result=result,
+            written_at=time.time(),
+        )
+        self._lease.stop_renewing()
+        on_disk = asyncio.create_task(context.outbox.put(unsent))
+        try:
+            await self._insist(lambda: self._lease.commit(outcome.status, result))
+            await self._insist(lambda: publish_result(context.bus, unsent.inbox, result))
+        except LeaseLostError:
+            log.warning("task %s: the lease was lost before the commit; the outcome is dropped", self.task.id)
+        else:
+            with suppress(BusUnavailableError):  # delivered again, the task is found settled and acknowledged then
+                await self._delivery.ack()
+            reason = f" ({outcome.reason})" if outcome.reason else ""
+            log.info("task %s: %s%s", self.task.id, outcome.status, reason)
+        finally:
+            await on_disk
+        context.outbox.remove(unsent)
 
+    async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Try one step of the settlement until the bus takes it."""
+        failures = 0
+        while True:
+            try:
+                return await self._unless_halted(step)
+            except (BusUnavailableError, StreamFullError) as error:
+                if self._context.bus.ended:
+                    raise
+                if failures == 0:
+                    log.warning("task %s: the result cannot be stored yet: %s", self.task.id, error)
+                pause_s = _RETRY_S[min(failures, len(_RETRY_S) - 1)]
+                await self._unless_halted(lambda pause_s=pause_s: asyncio.sleep(pause_s))
+                failures += 1
 
-async def _follow(
-    context: Context, delivery: Delivery, task: Task, found: Record | Vacant, fresh: Entry
-) -> "tuple[Job | None, bool]":
-    """Carry out the decision on one reading of the ledger: (the claimed job, whether all is done without one).
+    async def _unless_halted(self, step: Callable[[], Awaitable[None]]) -> None:
+        """One step; once the worker is to end at once, it gets a moment to finish and is given up then."""
+        work, halted = asyncio.ensure_future(step()), asyncio.create_task(self._halted.wait())
+        try:
+            await asyncio.wait({work, halted}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                await asyncio.wait({work}, timeout=_HALT_PATIENCE_S)
+            if not work.done():
+                raise _HaltedError
+            await work
+        finally:
+            halted.cancel()
+            work.cancel()
+            await asyncio.wait({work})
 
-    Neither means that somebody else wrote in between: read again.
-    """
-    remaining_s = 0.0
-    if isinstance(found, Record) and found.entry.state == "working":
-        remaining_s = await context.judge.remaining_s(found)
-    decision = on_delivery(found, fresh, lease_over=remaining_s <= 0, max_attempts=context.config.worker.max_attempts)
-    match decision:
-        case Claim():
-            return await _try_claim(context, delivery, task, decision), False
-        case SettleCancelled() | SettleExhausted():
-            return None, await _settle_unrun(context, delivery, task, decision)
-        case Republish(result, inbox):
-            await _publish_result(context.bus, inbox, result)
-            await delivery.ack()
-            log.info("task %s: its result was there already; acknowledged", task.id)
-        case Leave():
-            await delivery.nak(max(_SHORTEST_NAK_S, remaining_s))
-            log.debug("task %s: its owner lives; looking again in %.1f s", task.id, remaining_s)
-    return None, True
-
-
-async def _try_claim(context: Context, delivery: Delivery, task: Task, decision: Claim) -> "Job | None":
-    """Claim by compare-and-set; None if somebody was faster, so that the ledger must be read (again)."""
-    mine = ClaimRecord(worker=context.instance, nonce=random_token(), lease_s=context.lease_s, since=now())
-    entry = claimed(decision.base, mine, decision.attempt)
-    try:
-        revision = await context.ledger.write(context.agent, task.id, entry, revision=decision.revision)
-    except WrongRevisionError:
-        verdict = on_refusal(entry, await context.ledger.read(context.agent, task.id))
-        if isinstance(verdict, Lost):
-            return None
-        entry, revision = verdict.entry, verdict.revision
-    return Job(context, delivery, task, Lease(context.ledger, delivery, context.agent, task.id, entry, revision))
-
-
-async def _settle_unrun(
-    context: Context, delivery: Delivery, task: Task, decision: SettleCancelled | SettleExhausted
-) -> bool:
-    """Settle a task that nobody runs: one compare-and-set, then the result, then the ack. False: read again."""
-    base = decision.base
-    if isinstance(decision, SettleCancelled):
-        outcome = cancelled_outcome(base)
-    else:
-        outcome = Outcome("failed", "", f"attempts exhausted: {base.attempt} workers were lost while they ran it")
-    nonce = ClaimRecord(worker=context.instance, nonce=random_token(), lease_s=context.lease_s, since=now())
-    result = _result(context, task, outcome, nonce.nonce, base.attempt)
-    entry = settled(base.model_copy(update={"claim": nonce}), outcome.status, result)
-    try:
-        await context.ledger.write(context.agent, task.id, entry, revision=decision.revision)
-    except WrongRevisionError:
-        if not isinstance(on_refusal(entry, await context.ledger.read(context.agent, task.id)), Won):
+    async def _try_again_later(self, outcome: Outcome) -> bool:
+        """Queue the task for another attempt, after a pause that doubles; False if it must be settled after all."""
+        base_s = self._context.config.worker.retry_backoff_seconds
+        pause_s = base_s * 2 ** (self._entry.attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311  # jitter
+        pause_s = min(pause_s, 3600.0)
+        self._lease.stop_renewing()
+        try:
+            await self._lease.give_back(retry_at=time.time() + pause_s, failure=outcome.reason)
+            await self._delivery.nak(pause_s)
+        except LeaseLostError:
+            return True
+        except BusError as error:
+            log.warning("task %s: could not be queued for another attempt: %s", self.task.id, error)
             return False
-    await _publish_result(context.bus, base.inbox, result)
-    await delivery.ack()
-    log.info("task %s: %s without being run", task.id, outcome.status)
-    return True
+        log.info("task %s: %s; trying again in %.1f s", self.task.id, outcome.reason, pause_s)
+        return True
+
+    async def _give_back(self) -> None:
+        """Give the task back, for another replica to take at once."""
+        self._lease.stop_renewing()
+        try:
+            await self._lease.give_back()
+            await self._delivery.nak()
+            log.info("task %s: given back to the bus", self.task.id)
+        except (LeaseLostError, BusError) as error:
+            log.warning("task %s: could not be given back (%s); its lease runs out by itself", self.task.id, error)
+
+    async def _with_file(self, outcome: Outcome, stdout: Output) -> Outcome:
+        """Store output that is too large for the result, and point to it; without a place for it, say so."""
+        claim = self._entry.claim
+        if stdout.spilled is None or claim is None:
+            return outcome
+        context = self._context
+        name = make_result_id(context.agent, self.task.id, claim.nonce)
+        note = dict(outcome.extra.get("output") or {})
+        try:
+            stored = await put_file(context.bus, context.agent, name, _pieces(stdout.spilled, chunk_bytes(context.bus)))
+            note["file"] = {"bucket": stored.bucket, "name": stored.name}
+        except (BusError, OSError) as error:
+            log.warning("task %s: its output is kept only in part: %s", self.task.id, error)
+        return Outcome(
+            outcome.status,
+            outcome.text,
+            outcome.error,
+            {**outcome.extra, "output": note},
+            outcome.reason,
+            outcome.cause,
+        )
+
+    # -- the command --------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _command(self) -> AsyncGenerator[tuple[Command, Limits]]:
+        """What to run and how long; its files are there for the length of the block.
+
+        Raises:
+            CommandError: its folder or its files cannot be made.
+        """
+        config, worker = self._context.config.agent, self._context.config.worker
+        run_id = random_token()
+        prompt = build_prompt(self.task, agent=self._context.agent, extra_instruction=config.extra_instruction)
+        with _workdir(worker.workdir, self.task.id, keep=worker.keep_workdir) as workdir:
+            file = self._context.slot.tmp / f"{run_id}.prompt"
+            try:
+                if config.prompt_via == "file":
+                    _write_prompt(file, prompt)
+                values = {
+                    INPUT_PLACEHOLDER: prompt,
+                    INPUT_FILE_PLACEHOLDER: str(file),
+                    TASK_ID_PLACEHOLDER: self.task.id,
+                    WORKDIR_PLACEHOLDER: str(workdir or Path.cwd()),
+                }
+                # In one pass: what the prompt says must not be replaced in its turn.
+                argv = [_PLACEHOLDER.sub(lambda found: values[found[0]], word) for word in config.chat_cmd]
+                yield (
+                    Command(
+                        argv=argv,
+                        env=self._environment(run_id, workdir),
+                        run_id=run_id,
+                        task_id=self.task.id,
+                        cwd=workdir,
+                        stdin=prompt.encode() if config.prompt_via == "stdin" else None,
+                    ),
+                    Limits(
+                        timeout_s=worker.task_timeout_seconds,
+                        grace_s=worker.kill_grace_seconds,
+                        keep_bytes=worker.inline_output_bytes,
+                        spill_bytes=worker.max_output_bytes,
+                        idle_timeout_s=worker.idle_timeout_seconds or None,
+                    ),
+                )
+            finally:
+                file.unlink(missing_ok=True)
+
+    def _environment(self, run_id: str, workdir: Path | None) -> dict[str, str]:
+        own = {name: value for name, value in os.environ.items() if not name.startswith("AGENTBUS_")}
+        return {
+            **own,
+            RUN_VARIABLE: run_id,
+            "AGENTBUS_AGENT_ID": self._context.agent,
+            "AGENTBUS_TASK_ID": self.task.id,
+            "AGENTBUS_TASK_TYPE": self.task.task_type.replace("\0", ""),
+            "AGENTBUS_ATTEMPT": str(self._entry.attempt),
+            **({"AGENTBUS_WORKDIR": str(workdir)} if workdir else {}),
+        }
+
+
+@contextmanager
+def _workdir(base: Path | None, task_id: str, *, keep: bool) -> Generator[Path | None]:
+    """A folder of the task's own, if one is configured; a later attempt finds what an earlier one left there."""
+    if base is None:
+        yield None
+        return
+    folder = base / task_id
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"the working folder {folder} cannot be made: {error.strerror or error}") from None
+    try:
+        yield folder
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_prompt(file: Path, prompt: str) -> None:
+    try:
+        file.write_text(prompt, encoding="utf-8")
+        file.chmod(0o600)
+    except OSError as error:
+        raise CommandError(f"the prompt cannot be written to {file}: {error.strerror or error}") from None
+
+
+def _pieces(path: Path, size: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(size):
+            yield piece
 
 
 def cancelled_outcome(entry: Entry, text: str = "") -> Outcome:
@@ -165,129 +346,7 @@ def cancelled_outcome(entry: Entry, text: str = "") -> Outcome:
     return Outcome("cancelled", text, who + why)
 
 
-async def _publish_result(bus: Bus, inbox: str, result: dict[str, Json]) -> None:
-    """Put a committed result into its inbox; its id makes that happen once, however often it is tried."""
-    await bus.store(subjects.results(inbox), encode(result), msg_id=str(result["id"]))
-
-
-class Job:
-    """A claimed task: run it, then settle it."""
-
-    def __init__(self, context: Context, delivery: Delivery, task: Task, lease: Lease) -> None:
-        self._context = context
-        self._delivery = delivery
-        self._lease = lease
-        self.task = task
-
-    def renew_now(self) -> None:
-        """Renew the lease at once, because the connection is new."""
-        self._lease.renew_now()
-
-    async def run(self, stop: asyncio.Event) -> Outcome | None:
-        """Run the command while the lease is kept. None if the run was stopped, or the lease lost: nothing to settle.
-
-        `stop` ends the command from outside, for a shutdown.
-        """
-        ended = asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._lease.keep())
-            watch = [
-                group.create_task(_pass_on(event, ended)) for event in (stop, self._lease.lost, self._lease.cancelled)
-            ]
-            try:
-                outcome = await self._execute(ended)
-            finally:
-                for task in watch:
-                    task.cancel()
-                self._lease.stop_renewing()
-        if self._lease.lost.is_set():
-            log.warning("task %s: the lease was lost to another worker; the outcome is dropped", self.task.id)
-            return None
-        if outcome is None and self._lease.cancelled.is_set():
-            return cancelled_outcome(self._lease.entry)
-        return outcome
-
-    async def _execute(self, stop: asyncio.Event) -> Outcome | None:
-        config = self._context.config
-        prompt = build_prompt(self.task, agent=self._context.agent, extra_instruction=config.agent.extra_instruction)
-        argv = [word.replace(INPUT_PLACEHOLDER, prompt) for word in config.agent.chat_cmd]
-        attempt = self._lease.entry.attempt
-        log.info("task %s: started (%s, attempt %d)", self.task.id, _plain(self.task.task_type), attempt)
-        try:
-            ended = await run_command(
-                argv,
-                env=self._environment(attempt),
-                timeout_s=config.worker.task_timeout_seconds,
-                grace_s=config.worker.kill_grace_seconds,
-                max_output_bytes=config.worker.max_output_bytes,
-                stop=stop,
-            )
-        except CommandError as error:
-            return Outcome("failed", "", str(error))
-        if ended.reason == "stopped":
-            return None
-        outcome = of_exit(ended, timeout_s=config.worker.task_timeout_seconds)
-        log.info(
-            "task %s: command ended after %.1f s with %d bytes of output",
-            self.task.id,
-            ended.duration_s,
-            ended.stdout.size,
-        )
-        return outcome
-
-    def _environment(self, attempt: int) -> dict[str, str]:
-        own = {name: value for name, value in os.environ.items() if not name.startswith("AGENTBUS_")}
-        return {
-            **own,
-            "AGENTBUS_AGENT_ID": self._context.agent,
-            "AGENTBUS_TASK_ID": self.task.id,
-            "AGENTBUS_TASK_TYPE": self.task.task_type.replace("\0", ""),
-            "AGENTBUS_ATTEMPT": str(attempt),
-        }
-
-    async def settle(self, outcome: Outcome) -> None:
-        """Commit, publish, ack - each tried until it works, for as long as the task is ours.
-
-        Raises:
-            BusError: the connection has ended for good.
-        """
-        claim = self._lease.entry.claim
-        assert claim is not None, "a job has a claim"
-        result = _result(self._context, self.task, outcome, claim.nonce, self._lease.entry.attempt)
-        try:
-            await self._insist(lambda: self._lease.commit(outcome.status, result))
-        except LeaseLostError:
-            log.warning("task %s: the lease was lost before the commit; the outcome is dropped", self.task.id)
-            return
-        await self._insist(lambda: _publish_result(self._context.bus, self._lease.entry.inbox, result))
-        with suppress(BusUnavailableError):  # delivered again, the task is found settled and acknowledged then
-            await self._delivery.ack()
-        log.info("task %s: %s%s", self.task.id, outcome.status, f" ({outcome.reason})" if outcome.reason else "")
-
-    async def release(self) -> None:
-        """Give the task back, for another replica to take at once."""
-        try:
-            await self._lease.release()
-            await self._delivery.nak()
-            log.info("task %s: given back to the bus", self.task.id)
-        except (LeaseLostError, BusError) as error:
-            log.warning("task %s: could not be given back (%s); its lease runs out by itself", self.task.id, error)
-
-    async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Try one step of the settlement until the bus takes it."""
-        failures = 0
-        while True:
-            try:
-                return await step()
-            except (BusUnavailableError, StreamFullError) as error:
-                if failures == 0:
-                    log.warning("task %s: the result cannot be stored yet: %s", self.task.id, error)
-                await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
-                await self._context.bus.wait_connected()
-                failures += 1
-
-
-def _result(context: Context, task: Task, outcome: Outcome, nonce: str, attempt: int) -> dict[str, Json]:
+def result_message(context: Context, task: Task, outcome: Outcome, nonce: str, attempt: int) -> dict[str, Json]:
     """The result message: the task as it came, the outcome, and which run of which worker it records."""
     message = new_result(
         task.to_json(),
@@ -300,12 +359,12 @@ def _result(context: Context, task: Task, outcome: Outcome, nonce: str, attempt:
     return fit(message.to_json(), context.bus.max_message_bytes - _LEDGER_SLACK)
 
 
-async def _pass_on(event: asyncio.Event, to: asyncio.Event) -> None:
-    await event.wait()
-    to.set()
+async def publish_result(bus: Bus, inbox: str, result: dict[str, Json]) -> None:
+    """Put a committed result into its inbox; its id makes that happen once, however often it is tried."""
+    await bus.store(subjects.results(inbox), encode(result), msg_id=str(result["id"]))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text from outside, on one line of the log: no line breaks, no control characters, bounded."""
     shown = "".join(char if char.isprintable() else " " for char in text[:200])
     return shown if len(text) <= 200 else shown + "…"

@@ -1,21 +1,18 @@
 """The lease on one task: claimed, renewed and given up by compare-and-set on its ledger key."""
 
 import asyncio
+import logging
 from datetime import datetime
 from typing import Final
 
 from agentbus.bus import Bus, parse_time
-from agentbus.errors import (
-    BusUnavailableError,
-    PermissionDeniedError,
-    SetupMissingError,
-    StreamFullError,
-    WrongRevisionError,
-)
+from agentbus.errors import BusError, PermissionDeniedError, SetupMissingError, WrongRevisionError
 from agentbus.ledger import CancelWish, Entry, Ledger, Record, renewed, settled
 from agentbus.messages import Json, ResultStatus
 from agentbus.pull import Delivery
 from agentbus_worker.settlement import Adopt, Lost, on_refusal
+
+log = logging.getLogger("agentbus.worker")
 
 _RETRY_S: Final = 1.0
 _REQUEST_S: Final = 5.0
@@ -30,7 +27,8 @@ class LeaseLostError(Exception):
 class Lease:
     """A claim that this worker holds, with the delivery that it came by.
 
-    `cancelled` is set when a cancel wish appears in the ledger, `lost` when somebody else has the task.
+    `interrupt` is set when what runs under it must end: a cancel wish has appeared in the ledger, or the lease is
+    `lost` to somebody else.
     """
 
     def __init__(
@@ -43,8 +41,8 @@ class Lease:
         self._revision = revision
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
-        self.lost = asyncio.Event()
-        self.cancelled = asyncio.Event()
+        self.lost = False
+        self.interrupt = asyncio.Event()
 
     @property
     def entry(self) -> Entry:
@@ -64,7 +62,7 @@ class Lease:
         claim = self._entry.claim
         assert claim is not None, "a lease begins with a claim"
         pause = claim.lease_s / 3
-        while not self._stopping.is_set() and not self.lost.is_set():
+        while not self._stopping.is_set() and not self.lost:
             try:
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
@@ -77,8 +75,10 @@ class Lease:
                 await self._write(renewed(self._entry), timeout_s=min(pause, _REQUEST_S))
                 await self._delivery.in_progress()
             except LeaseLostError:
-                self.lost.set()
-            except (BusUnavailableError, StreamFullError):
+                self.lost = True
+                self.interrupt.set()
+            except BusError as error:
+                log.debug("task %s: the lease was not renewed: %s", self._key[1], error)
                 # Only the ledger takes a lease away. While the bus is out of reach nobody else can claim the task
                 # either; the next renewal finds out.
                 pause = min(claim.lease_s / 3, _RETRY_S)
@@ -104,15 +104,18 @@ class Lease:
         """
         await self._write(settled(self._entry, status, result), timeout_s=_REQUEST_S)
 
-    async def release(self) -> None:
-        """Give the task back unrun, for another replica to take at once; the attempt does not count.
+    async def give_back(self, *, retry_at: float | None = None, failure: str | None = None) -> None:
+        """Make the task `queued` again: for another replica at once, or for another attempt at `retry_at` (Unix time).
+
+        Without a failure the attempt does not count.
 
         Raises:
             LeaseLostError: it was not ours any more.
-            BusUnavailableError: not decided; the lease runs out by itself.
+            BusError: not decided; the lease runs out by itself.
         """
-        back = self._entry.model_copy(update={"state": "queued", "attempt": max(0, self._entry.attempt - 1)})
-        await self._write(back, timeout_s=_REQUEST_S)
+        attempt = self._entry.attempt if failure else max(0, self._entry.attempt - 1)
+        changes = {"state": "queued", "attempt": attempt, "retry_at": retry_at, "last_failure": failure}
+        await self._write(self._entry.model_copy(update=changes), timeout_s=_REQUEST_S)
 
     async def _write(self, entry: Entry, *, timeout_s: float) -> None:
         """Compare-and-set from the entry known last, going on from what the key holds if that still is our claim."""
@@ -142,7 +145,7 @@ class Lease:
     def _adopt(self, entry: Entry, revision: int) -> None:
         self._entry, self._revision = entry, revision
         if entry.cancel is not None:
-            self.cancelled.set()
+            self.interrupt.set()
 
 
 class LeaseJudge:
@@ -159,7 +162,7 @@ class LeaseJudge:
     async def remaining_s(self, record: Record) -> float:
         """Seconds until the lease of `record` is over; 0 or less when it is."""
         claim = record.entry.claim
-        if claim is None:
+        if claim is None or record.entry.state != "working":
             return 0.0
         now = await self._server_time()
         if now is not None:

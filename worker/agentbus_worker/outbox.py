@@ -95,9 +95,7 @@ async def _replay_one(bus: Bus, ledger: Ledger, unsent: Unsent) -> None:
     while True:
         found = await ledger.read(unsent.agent, unsent.task_id)
         age_s = time.time() - unsent.written_at
-        decision = on_outbox(
-            found, nonce=unsent.nonce, result_id=unsent.result_id, expired=age_s > _MEMORY_OF_IDS_S
-        )
+        decision = on_outbox(found, nonce=unsent.nonce, result_id=unsent.result_id, expired=age_s > _MEMORY_OF_IDS_S)
         match decision:
             case DropOutbox(reason):
                 log.warning("task %s: an outcome from before the restart is dropped: %s", unsent.task_id, reason)

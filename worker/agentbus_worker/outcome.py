@@ -30,19 +30,30 @@ class Outcome:
     error: str | None = None
     extra: dict[str, Json] = field(default_factory=dict[str, Json])
     reason: str | None = None
+    cause: str = ""
 
 
-def of_exit(ended: Exit, *, timeout_s: float) -> Outcome:
-    """Judge a command that has run: success, failure, or the wish for an approval."""
+def of_exit(ended: Exit, *, timeout_s: float, idle_timeout_s: float = 0) -> Outcome:
+    """Judge a command that has run: success, failure, or the wish for an approval.
+
+    `cause` names a failure as `retry_on` in the configuration does: timeout, idle, exit:CODE.
+    """
     text = decode_output(ended.stdout.head)
     extra = {"exit_code": ended.code, "duration_seconds": round(ended.duration_s, 3), **_measure(ended.stdout)}
     if ended.reason == "timeout":
         reason = f"timed out after {timeout_s:g} s and was ended"
-        return Outcome("failed", text, reason, extra, reason)
+        return Outcome("failed", text, reason, extra, reason, "timeout")
+    if ended.reason == "idle":
+        reason = f"printed nothing for {idle_timeout_s:g} s and was ended"
+        return Outcome("failed", text, reason, extra, reason, "idle")
     if ended.code != 0:
         how = f"exited with status {ended.code}" if ended.code > 0 else f"was ended by signal {-ended.code}"
-        return Outcome("failed", text, f"the command {how}{_last_words(ended.stderr)}", extra, f"the command {how}")
-    return Outcome("needs_approval" if _asks_for_approval(text) else "completed", text, None, extra)
+        reason = f"the command {how}"
+        return Outcome("failed", text, reason + _last_words(ended.stderr), extra, reason, f"exit:{ended.code}")
+    asks = _asks_for_approval(text)
+    if ended.stdout.truncated:
+        asks = asks or _asks_for_approval(decode_output(ended.stdout.tail))
+    return Outcome("needs_approval" if asks else "completed", text, None, extra)
 
 
 def decode_output(data: bytes) -> str:

@@ -52,24 +52,35 @@ class Leave:
 Decision: TypeAlias = Claim | Republish | SettleCancelled | SettleExhausted | Leave
 
 
-def on_delivery(found: Record | Vacant, fresh: Entry, *, lease_over: bool, max_attempts: int) -> Decision:
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How often a task is tried, and whether a task whose worker was lost is tried again at all."""
+
+    max_attempts: int = 3
+    retry_lost: bool = True
+
+
+def on_delivery(found: Record | Vacant, fresh: Entry, *, wait_s: float, policy: Policy) -> Decision:
     """What a delivered task calls for.
 
     Args:
         found: what the ledger says.
         fresh: the entry of this task if the ledger has none (a foreign publisher does not write one).
-        lease_over: whether the owner that `found` names, if any, has let its lease run out.
+        wait_s: seconds until the lease of the owner that `found` names is over, or until its next attempt is due;
+            0 or less when nothing stands against a claim.
     """
     if isinstance(found, Vacant):
         return Claim(fresh, found.revision, attempt=1)
     entry = found.entry
     if entry.result is not None:
         return Republish(entry.result, entry.inbox)
-    if entry.state == "working" and not lease_over:
+    if entry.state == "working" and wait_s > 0:
         return Leave()
     if entry.cancel is not None:
         return SettleCancelled(entry, found.revision)
-    if entry.attempt >= max_attempts:
+    if wait_s > 0:
+        return Leave()
+    if entry.attempt >= policy.max_attempts or (entry.state == "working" and not policy.retry_lost):
         return SettleExhausted(entry, found.revision)
     return Claim(entry, found.revision, attempt=entry.attempt + 1)
 

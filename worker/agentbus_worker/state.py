@@ -7,24 +7,24 @@ slot of a living worker is locked, so nobody ever touches it.
 
 import fcntl
 import hashlib
+import itertools
 import os
 import shutil
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import IO
 
 from agentbus.config import ServerUrl
 from agentbus.errors import ConfigError
 
-_MOST_SLOTS: Final = 10_000
-
 
 class Slot:
-    """One instance's folder, held under its lock."""
+    """One instance's folder, held under its lock until it is released."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lock: IO[str]) -> None:
         self.path = path
+        self._lock = lock
         self.outbox = path / "outbox"
         self.children = path / "children"
         self.tmp = path / "tmp"
@@ -35,56 +35,57 @@ class Slot:
         for folder in (self.outbox, self.children, self.tmp):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
+    def release(self) -> None:
+        """Let other workers have the slot."""
+        self._lock.close()
+
 
 @contextmanager
-def locked_state(state_dir: Path, urls: tuple[ServerUrl, ...], agent: str) -> Generator[tuple[Slot, list[Slot]]]:
-    """Hold a slot of one's own for the length of the block; also those of dead workers, until they are recovered.
+def locked_state(state_dir: Path, urls: tuple[ServerUrl, ...], agent: str) -> Generator[list[Slot]]:
+    """Lock every slot that nobody holds, for the length of the block: the first is one's own.
 
-    Yields the own slot and the abandoned ones (not the own one, which may hold work to recover too).
+    The others were left by dead workers: recover what is in them, then `release()` them.
 
     Raises:
         ConfigError: the folder cannot be made or locked.
     """
     base = state_dir / _bus_key(urls) / agent
-    with ExitStack() as stack:
+    slots: list[Slot] = []
+    try:
         try:
             base.mkdir(mode=0o700, parents=True, exist_ok=True)
-            free = list(_free_slots(base, stack))
-            own, *abandoned = free
-            for slot in free:
-                slot.prepare()
+            for path in _candidates(base):
+                if slots and not path.exists():
+                    break
+                if (slot := _try_lock(path)) is not None:
+                    slots.append(slot)
+                    slot.prepare()
         except OSError as error:
             raise ConfigError(
                 f"cannot keep state in {base}: {error.strerror or error}; set state_dir in [worker]"
             ) from None
-        yield own, abandoned
+        yield slots
+    finally:
+        for slot in slots:
+            slot.release()
 
 
-def _free_slots(base: Path, stack: ExitStack) -> Iterator[Slot]:
-    """Lock every slot that nobody holds: the existing ones, and a new one if there is none."""
+def _candidates(base: Path) -> Iterator[Path]:
+    """The existing slots, then new ones for as long as they are asked for."""
     existing = sorted(int(path.name) for path in base.iterdir() if path.name.isdigit())
-    found = False
-    for number in existing:
-        if _try_lock(base / str(number), stack):
-            found = True
-            yield Slot(base / str(number))
-    if found:
-        return
-    for number in range(_MOST_SLOTS):
-        if number not in existing and _try_lock(base / str(number), stack):
-            yield Slot(base / str(number))
-            return
-    raise ConfigError(f"there are {_MOST_SLOTS} workers with their state in {base}")
+    yield from (base / str(number) for number in existing)
+    yield from (base / str(number) for number in itertools.count() if number not in existing)
 
 
-def _try_lock(path: Path, stack: ExitStack) -> bool:
+def _try_lock(path: Path) -> Slot | None:
     path.mkdir(mode=0o700, exist_ok=True)
-    file = stack.enter_context((path / "lock").open("a"))
+    lock = (path / "lock").open("a")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
-    return True
+        lock.close()
+        return None
+    return Slot(path, lock)
 
 
 def _bus_key(urls: tuple[ServerUrl, ...]) -> str:

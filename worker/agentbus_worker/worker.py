@@ -8,22 +8,42 @@ import shutil
 import socket
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
-from agentbus import subjects
+from agentbus import __version__, subjects
 from agentbus.bus import Bus, connect
 from agentbus.config import WorkerConfig, connection_settings
-from agentbus.errors import BusError, BusUnavailableError, ConfigError, PermissionDeniedError, SetupMissingError
+from agentbus.errors import (
+    ApiError,
+    BusError,
+    BusUnavailableError,
+    ConfigError,
+    MessageError,
+    PermissionDeniedError,
+    SetupMissingError,
+    StreamFullError,
+)
 from agentbus.ledger import Ledger
+from agentbus.messages import decode, now
 from agentbus.pull import Delivery, Puller
-from agentbus.streams import ACK_WAIT_S, ensure_consumer, version_warning
-from agentbus_worker.job import Context, Job, claim
+from agentbus.registry import HEARTBEAT_S, Presence, announce, withdraw
+from agentbus.streams import ACK_WAIT_S, ensure_consumer, ensure_files_bucket, version_warning
+from agentbus.transport import Msg
+from agentbus_worker.children import Children, become_subreaper, end_abandoned
+from agentbus_worker.claiming import claim
+from agentbus_worker.context import Context
+from agentbus_worker.job import Job
 from agentbus_worker.lease import LeaseJudge
+from agentbus_worker.outbox import Outbox, replay
 from agentbus_worker.signals import Stop
+from agentbus_worker.state import Slot, locked_state
 
 log = logging.getLogger("agentbus.worker")
 
 _RETRY_S: Final = 2.0
+_PRESENCE_PAUSE_S: Final = 2.0
+"""How soon a change of the free slots is shown: often enough for people, seldom enough for the bus."""
 _T = TypeVar("_T")
 
 
@@ -36,7 +56,10 @@ class Worker:
         self._slots = asyncio.Semaphore(config.worker.concurrency)
         # As many tasks again may be waiting to be settled: a bus that takes no results must not be given more work.
         self._unsettled = asyncio.Semaphore(2 * config.worker.concurrency)
-        self._jobs: set[Job] = set()
+        self._jobs: dict[str, Job] = {}
+        self._running = 0
+        self._changed = asyncio.Event()
+        self._started_at = now()
         self.instance = f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
 
     async def run(self) -> None:
@@ -61,19 +84,23 @@ class Worker:
         )
         log.info("worker %s of the agent %s, pid %d", self.instance, config.agent.id, os.getpid())
         async with AsyncExitStack() as stack:
+            slots = stack.enter_context(locked_state(config.worker.state_dir, settings.urls, config.agent.id))
+            become_subreaper()
+            await end_abandoned([slot.children for slot in slots], config.worker.kill_grace_seconds)
             dial = stack.enter_async_context(connect(settings, patient=True, on_state=log.info))
             bus = await _unless(self._stop.drain, dial)
             if bus is not None:
-                await self._serve(bus)
+                await self._serve(bus, slots)
         log.info("worker %s stopped", self.instance)
 
-    async def _serve(self, bus: Bus) -> None:
+    async def _serve(self, bus: Bus, slots: list[Slot]) -> None:
         if warning := version_warning(bus.server_version):
             log.warning("%s", warning)
         lease_s = await _unless(self._stop.drain, self._find_consumer(bus))
-        if lease_s is None:
+        if lease_s is None or await _unless(self._stop.drain, self._recover(bus, slots)) is None:
             return
         config = self._config
+        slot = slots[0]
         context = Context(
             bus=bus,
             ledger=Ledger(bus),
@@ -81,11 +108,19 @@ class Worker:
             config=config,
             instance=self.instance,
             lease_s=lease_s,
+            slot=slot,
+            outbox=Outbox(slot.outbox),
+            children=Children(slot.children),
         )
         forget = bus.on_reconnect(self._renew_all)
+        await bus.subscribe(subjects.control(config.agent.id), self._on_control)
         try:
             async with Puller(bus, config.nats.stream, config.durable) as puller, asyncio.TaskGroup() as group:
-                watch = group.create_task(_fail_when_ended(bus))
+                side_tasks = [
+                    group.create_task(_fail_when_ended(bus)),
+                    group.create_task(self._halt_when_told()),
+                    group.create_task(self._show_presence(bus)),
+                ]
                 running: set[asyncio.Task[None]] = set()
                 log.info("ready for tasks on %s", subjects.tasks(config.agent.id))
                 while (delivery := await self._next(bus, puller)) is not None:
@@ -93,11 +128,26 @@ class Worker:
                     running.add(task)
                     task.add_done_callback(running.discard)
                 await self._drain(running)
-                watch.cancel()
+                for side_task in side_tasks:
+                    side_task.cancel()
         except ExceptionGroup as failed:
             raise _first(failed) from failed
         finally:
             forget()
+
+    async def _recover(self, bus: Bus, slots: list[Slot]) -> bool:
+        """Deliver what earlier workers have left in their outboxes; the slots but the first are free then."""
+        while True:
+            try:
+                for slot in slots:
+                    await replay(bus, Outbox(slot.outbox))
+            except (BusUnavailableError, StreamFullError) as error:
+                log.warning("the outbox cannot be delivered yet: %s", error)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                for slot in slots[1:]:
+                    slot.release()
+                return True
 
     async def _find_consumer(self, bus: Bus) -> float:
         """Make sure of the durable consumer; returns its ack_wait, which is the lease of a task, in seconds."""
@@ -129,6 +179,8 @@ class Worker:
                 f"an administrator must run: agentbus setup --nats-url URL --agent {agent}"
             ) from None
         log.info("made the consumer %s of the stream %s", name, stream)
+        with suppress(PermissionDeniedError, ApiError):  # without it, large output is kept only in part
+            await ensure_files_bucket(bus, agent)
 
     async def _next(self, bus: Bus, puller: Puller) -> Delivery | None:
         """The next delivery, once a slot is free for it (the slot is taken then); None when asked to stop."""
@@ -154,23 +206,32 @@ class Worker:
 
     async def _handle(self, context: Context, delivery: Delivery) -> None:
         """One delivery from claim to ack. The slot is free again as soon as the command has ended."""
+        slot_is_taken = True
+
+        def free_slot() -> None:
+            nonlocal slot_is_taken
+            if slot_is_taken:
+                slot_is_taken = False
+                self._running -= 1
+                self._slots.release()
+                self._changed.set()
+
+        self._running += 1
         async with self._unsettled:
-            job, outcome = None, None
             try:
                 job = await self._claim(context, delivery)
-                if job is not None:
-                    self._jobs.add(job)
-                    outcome = await job.run(self._stop.now)
+                if job is None:
+                    return
+                self._jobs[job.task.id] = job
+                self._changed.set()
+                if self._stop.now.is_set():
+                    job.halt()
+                try:
+                    await job.carry_out(free_slot)
+                finally:
+                    del self._jobs[job.task.id]
             finally:
-                self._slots.release()
-                if job is not None:
-                    self._jobs.discard(job)
-            if job is None:
-                return
-            if outcome is not None:
-                await job.settle(outcome)
-            elif self._stop.now.is_set():
-                await job.release()
+                free_slot()
 
     async def _claim(self, context: Context, delivery: Delivery) -> Job | None:
         try:
@@ -186,17 +247,70 @@ class Worker:
         if running:
             patience_s = self._config.worker.drain_timeout_seconds
             log.info("stopping: %d running; waiting for up to %g s (signal again to end now)", len(running), patience_s)
-            done = asyncio.gather(*running, return_exceptions=True)
-            try:
-                async with asyncio.timeout(patience_s):
-                    await _unless(self._stop.now, asyncio.shield(done))
-            except TimeoutError:
+            await _unless(self._stop.now, asyncio.wait(set(running), timeout=patience_s))
+            if running:
                 log.warning("stopping: %d tasks are still running and are ended now", len(running))
         self._stop.now.set()
+        for job in self._jobs.values():
+            job.halt()
+        if running:
+            await asyncio.wait(set(running))
 
     def _renew_all(self) -> None:
-        for job in self._jobs:
+        for job in self._jobs.values():
             job.renew_now()
+
+    async def _halt_when_told(self) -> None:
+        await self._stop.now.wait()
+        for job in self._jobs.values():
+            job.halt()
+
+    async def _on_control(self, message: Msg) -> None:
+        """Somebody wants a task cancelled: look at the ledger now. The message proves nothing by itself."""
+        try:
+            wish = decode(message.data)
+        except MessageError:
+            return
+        task_id = cast("dict[str, Any]", wish).get("cancel") if isinstance(wish, dict) else None
+        if isinstance(task_id, str) and (job := self._jobs.get(task_id)) is not None:
+            job.renew_now()
+
+    async def _show_presence(self, bus: Bus) -> None:
+        """Be seen: at once, with every heartbeat, and soon after a change; be gone when the worker stops."""
+        trouble = ""
+        try:
+            while True:
+                try:
+                    await announce(bus, self._presence())
+                    trouble = ""
+                except BusError as error:
+                    if type(error).__name__ != trouble and not isinstance(error, BusUnavailableError):
+                        log.warning("this worker cannot be seen by others: %s", error)
+                    trouble = type(error).__name__
+                self._changed.clear()
+                await asyncio.sleep(_PRESENCE_PAUSE_S)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(HEARTBEAT_S - _PRESENCE_PAUSE_S):
+                        await self._changed.wait()
+        finally:
+            if bus.connected:
+                await withdraw(bus, self._presence())
+
+    def _presence(self) -> Presence:
+        config = self._config
+        return Presence(
+            agent=config.agent.id,
+            instance=self.instance,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=__version__,
+            description=config.agent.description,
+            command=Path(config.agent.chat_cmd[0]).name,
+            slots=config.worker.concurrency,
+            free=config.worker.concurrency - self._running,
+            running=tuple(self._jobs),
+            started_at=self._started_at,
+        )
 
 
 async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, _T] | asyncio.Future[_T]) -> _T | None:

@@ -1,0 +1,213 @@
+"""What a command leaves behind: every process that it started is found and ended.
+
+A command has a session of its own, so its process group is ended as one. What left the group is found on Linux: the
+worker is a child subreaper, so orphans become its own children, and the run id in their environment says where they
+belong. Elsewhere the group alone is ended. Each running command is on record, with the start time of its process, so
+that a worker that was killed is cleaned up after by the next one.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+log = logging.getLogger("agentbus.worker")
+
+RUN_VARIABLE: Final = "AGENTBUS_RUN_ID"
+_POLL_S: Final = 0.02
+_KILL_PATIENCE_S: Final = 1.0
+"""How long to wait for what has had its SIGKILL; a process in an uninterruptible call may stay for longer."""
+_SAME_START_S: Final = 2.0
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One running command: its process, which leads its group, and the id in the environment of all it starts."""
+
+    pid: int
+    run_id: str
+
+
+class Children:
+    """The running commands of one worker."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._runs: dict[int, Run] = {}
+
+    def started(self, run: Run, task_id: str) -> None:
+        """Put a command on record; a disk that takes nothing is logged, and the command runs all the same."""
+        self._runs[run.pid] = run
+        record = {"pid": run.pid, "run_id": run.run_id, "task_id": task_id, "started": _start_time(run.pid)}
+        try:
+            self._record(run).write_text(json.dumps(record))
+        except OSError as error:
+            log.warning("task %s: its process is not on record: %s", task_id, error.strerror or error)
+
+    def signal(self, run: Run, number: int) -> None:
+        """Signal the command's group and everything that has left it."""
+        signal_group(run.pid, number)
+        for pid in self._strays(run):
+            _signal_tree(pid, number)
+
+    def kill(self, run: Run) -> None:
+        """SIGKILL for all of it, unless it has been cleared: then its ids may belong to others by now."""
+        if run.pid in self._runs:
+            self.signal(run, signal.SIGKILL)
+
+    async def clear(self, run: Run, grace_s: float) -> None:
+        """End whatever an ended command has left behind: SIGTERM, and after `grace_s` SIGKILL."""
+        for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, _KILL_PATIENCE_S)):
+            if await self._gone(run, number, patience_s):
+                break
+        else:
+            log.warning("processes that the command %d has left do not end, not even by SIGKILL", run.pid)
+        self.forget(run)
+
+    async def _gone(self, run: Run, number: int, patience_s: float) -> bool:
+        """Signal each of what is left once, and wait for it to be gone."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience_s
+        told: set[int] = set()
+        signal_group(run.pid, number)
+        while True:
+            strays = set(self._strays(run))
+            if not strays and not signal_group(run.pid, 0):
+                return True
+            for pid in strays - told:
+                _signal_tree(pid, number)
+            told |= strays
+            if loop.time() >= deadline:
+                return False
+            await asyncio.sleep(_POLL_S)
+
+    def forget(self, run: Run) -> None:
+        """Take a command off the record."""
+        self._runs.pop(run.pid, None)
+        self._record(run).unlink(missing_ok=True)
+
+    def _strays(self, run: Run) -> Iterator[int]:
+        """Orphans of this command; orphans that have ended are waited for on the way."""
+        for pid in _children_of_this_process() - self._runs.keys():
+            if _reap(pid):
+                continue
+            owner = _run_id_of(pid)
+            # One that has cleared its environment can only be this command's if no other runs.
+            if owner == run.run_id or (not owner and self._runs.keys() <= {run.pid}):
+                yield pid
+
+    def _record(self, run: Run) -> Path:
+        return self._folder / f"{run.pid}.json"
+
+
+def become_subreaper() -> None:
+    """Let orphans of commands become children of this process (Linux; elsewhere nothing)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+async def end_abandoned(folders: Iterable[Path], grace_s: float) -> None:
+    """End the commands that dead workers have left running, by their records: never by name, never by pid alone."""
+    for folder in folders:
+        for path in folder.glob("*.json"):
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(_end_recorded, path, grace_s)
+                path.unlink(missing_ok=True)
+
+
+def _end_recorded(path: Path, grace_s: float) -> None:
+    import psutil  # noqa: PLC0415  # only needed when there is somebody to clean up after
+
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        pid, run_id, started = int(record["pid"]), str(record["run_id"]), float(record["started"])
+    except (ValueError, KeyError, TypeError):
+        return  # written halfway when the machine went down, and the processes with it
+    found = [process for process in psutil.process_iter() if _belongs(process, pid, run_id, started)]
+    if not found:
+        return
+    log.warning("task %s: ending %d processes of a worker that was killed", record.get("task_id"), len(found))
+    for process in found:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    _, living = psutil.wait_procs(found, timeout=grace_s)
+    for process in living:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(living, timeout=_KILL_PATIENCE_S)
+
+
+def _belongs(process: Any, pid: int, run_id: str, started: float) -> bool:
+    import psutil  # noqa: PLC0415
+
+    try:
+        if process.pid == pid and abs(process.create_time() - started) < _SAME_START_S:
+            return True
+        return process.environ().get(RUN_VARIABLE) == run_id
+    except (psutil.Error, OSError):
+        return False
+
+
+def _start_time(pid: int) -> float:
+    import psutil  # noqa: PLC0415
+
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return 0.0  # it has ended already
+
+
+def _children_of_this_process() -> set[int]:
+    """Direct children, orphans of commands among them; empty where the system does not tell."""
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found.update(int(word) for word in path.read_text().split())
+    return found
+
+
+def _run_id_of(pid: int) -> str:
+    """The run id in the environment that a process was started with; empty if there is none to be seen."""
+    prefix = f"{RUN_VARIABLE}=".encode()
+    with contextlib.suppress(OSError):
+        for item in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if item.startswith(prefix):
+                return item[len(prefix) :].decode(errors="replace")
+    return ""
+
+
+def _reap(pid: int) -> bool:
+    """Wait for a child if it has ended; whether it had."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
+
+
+def _signal_tree(pid: int, number: int) -> None:
+    """Signal a process, and its whole group if it leads one."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.getpgid(pid) == pid:
+            os.killpg(pid, number)
+        else:
+            os.kill(pid, number)
+
+
+def signal_group(group: int, number: int) -> bool:
+    """Signal a process group; whether there is one."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody is there who has changed its user
+    return True

@@ -1,0 +1,132 @@
+"""From a delivery to a claimed job - or to whatever else the ledger says must become of it."""
+
+import logging
+import time
+from typing import Final
+
+from agentbus.errors import CorruptEntryError, MessageError, WrongRevisionError
+from agentbus.ledger import Claim as ClaimRecord
+from agentbus.ledger import Entry, Record, Vacant, claimed, queued, settled
+from agentbus.messages import Task, now, random_token
+from agentbus.pull import Delivery
+from agentbus.tasks import read_delivery
+from agentbus_worker.context import Context
+from agentbus_worker.deadletter import bury
+from agentbus_worker.job import Job, cancelled_outcome, publish_result, result_message
+from agentbus_worker.lease import Lease
+from agentbus_worker.outcome import Outcome
+from agentbus_worker.settlement import (
+    Claim,
+    Leave,
+    Lost,
+    Republish,
+    SettleCancelled,
+    SettleExhausted,
+    Won,
+    on_delivery,
+    on_refusal,
+)
+
+log = logging.getLogger("agentbus.worker")
+
+_SHORTEST_NAK_S: Final = 0.5
+_LONGEST_RETRY_WAIT_S: Final = 7200.0
+
+
+async def claim(context: Context, delivery: Delivery) -> Job | None:
+    """Decide what a delivery calls for, and do all of it that is not running the command.
+
+    Returns a job to run, or None when the delivery has been settled, buried or handed back.
+
+    Raises:
+        BusError: it could not be decided; hand the delivery back.
+    """
+    try:
+        incoming = read_delivery(delivery, context.agent, max_bytes=context.config.worker.max_task_bytes)
+        task, job, done = incoming.task, None, False
+        fresh = queued(task, task.inbox(context.config.default_inbox))
+        if incoming.revision is not None and delivery.num_delivered == 1:
+            # The publisher told the revision of the ledger entry: this claim is one round trip.
+            job = await _try_claim(context, delivery, task, Claim(fresh, incoming.revision, attempt=1))
+        while job is None and not done:
+            found = await context.ledger.read(context.agent, task.id)
+            job, done = await _follow(context, delivery, task, found, fresh)
+    except (MessageError, CorruptEntryError) as error:
+        await bury(context.bus, delivery, agent=context.agent, worker=context.instance, reason=str(error))
+        return None
+    return job
+
+
+async def _follow(
+    context: Context, delivery: Delivery, task: Task, found: Record | Vacant, fresh: Entry
+) -> tuple[Job | None, bool]:
+    """Carry out the decision on one reading of the ledger: (the claimed job, whether all is done without one).
+
+    Neither means that somebody else wrote in between: read again.
+    """
+    wait_s = await _wait_s(context, found)
+    decision = on_delivery(found, fresh, wait_s=wait_s, policy=context.policy)
+    match decision:
+        case Claim():
+            return await _try_claim(context, delivery, task, decision), False
+        case SettleCancelled() | SettleExhausted():
+            return None, await _settle_unrun(context, delivery, task, decision)
+        case Republish(result, inbox):
+            await publish_result(context.bus, inbox, result)
+            await delivery.ack()
+            log.info("task %s: its result was there already; acknowledged", task.id)
+        case Leave():
+            await delivery.nak(max(_SHORTEST_NAK_S, wait_s))
+            log.debug("task %s: not ours now; looking again in %.1f s", task.id, wait_s)
+    return None, True
+
+
+async def _wait_s(context: Context, found: Record | Vacant) -> float:
+    """Seconds until a claim could be due: the rest of the owner's lease, or of the pause before the next attempt."""
+    if isinstance(found, Vacant):
+        return 0.0
+    if found.entry.state == "queued" and found.entry.retry_at is not None:
+        # Clocks of machines differ: a pause longer than any that is configured is one of another clock.
+        left_s = found.entry.retry_at - time.time()
+        return left_s if left_s < _LONGEST_RETRY_WAIT_S else 0.0
+    return await context.judge.remaining_s(found)
+
+
+async def _try_claim(context: Context, delivery: Delivery, task: Task, decision: Claim) -> Job | None:
+    """Claim by compare-and-set; None if somebody was faster, so that the ledger must be read (again)."""
+    entry = claimed(decision.base, _new_claim(context), decision.attempt)
+    try:
+        revision = await context.ledger.write(context.agent, task.id, entry, revision=decision.revision)
+    except WrongRevisionError:
+        verdict = on_refusal(entry, await context.ledger.read(context.agent, task.id))
+        if isinstance(verdict, Lost):
+            return None
+        entry, revision = verdict.entry, verdict.revision
+    return Job(context, delivery, task, Lease(context.ledger, delivery, context.agent, task.id, entry, revision))
+
+
+def _new_claim(context: Context) -> ClaimRecord:
+    return ClaimRecord(worker=context.instance, nonce=random_token(), lease_s=context.lease_s, since=now())
+
+
+async def _settle_unrun(
+    context: Context, delivery: Delivery, task: Task, decision: SettleCancelled | SettleExhausted
+) -> bool:
+    """Settle a task that nobody runs: one compare-and-set, then the result, then the ack. False: read again."""
+    base = decision.base
+    if isinstance(decision, SettleCancelled):
+        outcome = cancelled_outcome(base)
+    else:
+        outcome = Outcome("failed", "", f"attempts exhausted: {base.attempt} workers were lost while they ran it")
+    new_claim = _new_claim(context)
+    result = result_message(context, task, outcome, new_claim.nonce, base.attempt)
+    entry = settled(base.model_copy(update={"claim": new_claim}), outcome.status, result)
+    try:
+        await context.ledger.write(context.agent, task.id, entry, revision=decision.revision)
+    except WrongRevisionError:
+        if not isinstance(on_refusal(entry, await context.ledger.read(context.agent, task.id)), Won):
+            return False
+    await publish_result(context.bus, base.inbox, result)
+    await delivery.ack()
+    log.info("task %s: %s without being run", task.id, outcome.status)
+    return True

@@ -1,0 +1,38 @@
+"""What all jobs of one worker share."""
+
+from dataclasses import dataclass
+
+from agentbus.bus import Bus
+from agentbus.config import WorkerConfig
+from agentbus.ledger import Ledger
+from agentbus_worker.children import Children
+from agentbus_worker.lease import LeaseJudge
+from agentbus_worker.outbox import Outbox
+from agentbus_worker.settlement import Policy
+from agentbus_worker.state import Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The bus, the configuration, and the worker's own state on disk and in the process table."""
+
+    bus: Bus
+    ledger: Ledger
+    judge: LeaseJudge
+    config: WorkerConfig
+    instance: str
+    lease_s: float
+    slot: Slot
+    outbox: Outbox
+    children: Children
+
+    @property
+    def agent(self) -> str:
+        """The agent that this worker is."""
+        return self.config.agent.id
+
+    @property
+    def policy(self) -> Policy:
+        """How often a task is tried."""
+        worker = self.config.worker
+        return Policy(max_attempts=worker.max_attempts, retry_lost="lost" in worker.retry_on)
