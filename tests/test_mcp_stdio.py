@@ -32,7 +32,7 @@ INITIALIZE = {
 
 
 @asynccontextmanager
-async def raw_server(*args: str) -> AsyncGenerator[asyncio.subprocess.Process]:
+async def raw_server(*args: str, **env: str) -> AsyncGenerator[asyncio.subprocess.Process]:
     """The process with bare pipes; gone afterwards, whatever happens."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -42,6 +42,7 @@ async def raw_server(*args: str) -> AsyncGenerator[asyncio.subprocess.Process]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **env},
     )
     try:
         yield process
@@ -161,6 +162,22 @@ async def test_it_ends_in_the_middle_of_a_watch(
     assert code == 0
     assert "Traceback" not in said
     assert (await coordinator.task("a")).state == "queued"
+
+
+@pytest.mark.parametrize("how", ["end of input", signal.SIGTERM], ids=str)
+async def test_a_name_look_up_that_hangs_does_not_delay_the_end(how: str | signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import socket, time\nsocket.getaddrinfo = lambda *_, **__: time.sleep(1000)\n"
+    )
+    async with raw_server("--nats-url", "nats://bus.example.com", PYTHONPATH=str(tmp_path)) as process:
+        await exchange(process, INITIALIZE)
+        if isinstance(how, signal.Signals):
+            process.send_signal(how)
+        else:
+            assert process.stdin
+            process.stdin.close()
+        code, _ = await ended(process)
+    assert code == 0
 
 
 async def test_a_host_that_is_gone_leaves_no_traceback(server: NatsServer) -> None:

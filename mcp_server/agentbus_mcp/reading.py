@@ -16,6 +16,8 @@ from agentbus_mcp.views import AgentResult, UnknownTask, of_message, share
 
 INBOX_BATCH: Final = 20
 """How many new messages of an inbox one answer holds; the cursor goes on from there."""
+_READS_AT_ONCE: Final = 8
+"""An entry of the ledger holds the whole result, so not all are read at the same time."""
 _TOGETHER_S: Final = 0.2
 """How long to wait for what arrives together with a message."""
 
@@ -82,9 +84,11 @@ async def next_messages(
 async def verified(bus: Bus, messages: Sequence[InboxMessage], max_bytes: int) -> list[AgentResult]:
     """Messages of an inbox for a client, each held against the ledger: anybody may write into an inbox."""
     doubts: dict[int, str | None] = {}
+    gate = anyio.Semaphore(_READS_AT_ONCE)
 
     async def check(message: InboxMessage) -> None:
-        doubts[message.seq] = await _doubt(bus, message)
+        async with gate:
+            doubts[message.seq] = await _doubt(bus, message)
 
     async with anyio.create_task_group() as group:
         for message in messages:

@@ -4,7 +4,7 @@ import gc
 import logging
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 from anyio import to_thread
@@ -34,7 +34,7 @@ async def _serve(settings: ConnectionSettings, agent: str) -> None:
             # Loading the MCP SDK takes most of the start; the connection to the bus is made meanwhile.
             server = await to_thread.run_sync(_load, link)
             await server.run_stdio_async()
-        group.cancel_scope.cancel()
+        _end()
 
 
 def _load(link: Link) -> "Server":
@@ -52,5 +52,9 @@ async def _end_on_signal(link: Link) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
             await link.close()
-            # The thread that reads standard input cannot be interrupted, and would keep the process until its end.
-            os._exit(0)
+            _end()
+
+
+def _end() -> NoReturn:
+    """End without waiting for threads that nothing can interrupt: they read standard input, or look up a name."""
+    os._exit(0)
