@@ -22,9 +22,9 @@ from mcp import Client
 from agentbus import Coordinator, subjects
 from agentbus.bus import Bus, connect
 from agentbus.config import ConnectionSettings, NatsSection, connection_settings
+from agentbus.deadletters import drop, newest_dead_letters, requeue
 from agentbus.errors import ApiError, BusUnavailableError, PermissionDeniedError
-from agentbus.feed import Feed
-from agentbus.files import put_file, read_file
+from agentbus.files import read_file
 from agentbus.registry import Presence, announce, withdraw
 from agentbus.server import NatsServer, find_binary, run_server
 from agentbus.streams import consumer_config, set_up
@@ -239,11 +239,13 @@ async def test_the_whole_main_job_passes_without_one_violation(shipped: Installa
         # A message that is no task: a dead letter for the administrator, a failed result for its sender.
         await main.bus.store("agent.code.tasks", b'{"id": "broken", "from": "agent-main"}', msg_id="code.broken")
         assert await _task_of_next(watched.next) == "broken"
-        async with (
-            shipped.coordinator("admin") as admin,
-            Feed(admin.bus, subjects.DEAD_STREAM, "agent.code.dead", after=0) as dead,
-        ):
-            assert (await dead.next()).data.startswith(b'{"id": "broken"')
+        async with shipped.coordinator("admin") as admin:
+            [letter] = await newest_dead_letters(admin.bus, 5)
+            assert letter.data.startswith(b'{"id": "broken"')
+            await requeue(admin.bus, letter.seq)
+            [again] = await eventually(lambda: newest_dead_letters(admin.bus, 5), "it is a dead letter once more")
+            await drop(admin.bus, again.seq)
+        assert await _task_of_next(watched.next) == "broken"
 
         # The worker dies: another takes the task over once it is sure that nobody holds the lease.
         [task] = await main.publish("code", "sleep:1.5 say:again", task_type="test")
@@ -322,11 +324,17 @@ async def test_signs_of_life_and_control_messages_arrive(shipped: Installation) 
     assert shipped.violations() == []
 
 
-async def test_a_large_output_is_written_by_its_agent_and_read_by_the_coordinator(shipped: Installation) -> None:
-    async with shipped.coordinator("main") as main, shipped.coordinator("code") as code:
-        await put_file(code.bus, "code", "result-1", [b"a" * 100_000, b"b"])
-        read = [chunk async for chunk in read_file(main.bus, "code", "result-1")]
-    assert b"".join(read) == b"a" * 100_000 + b"b"
+async def test_a_large_output_is_stored_by_the_worker_and_read_by_the_coordinator(
+    shipped: Installation, tmp_path: Path
+) -> None:
+    async with shipped.coordinator("main") as main, worker(shipped.worker_toml(tmp_path, "code")):
+        [task] = await main.publish("code", "bytes:700000", task_type="test")
+        result = (await main.wait([task.id], timeout_s=BOUND_S)).settled[task.id].result
+        assert result
+        file = result.to_json()["output"]["file"]
+        assert file["bucket"] == "AGENT_FILES_code"
+        read = [chunk async for chunk in read_file(main.bus, "code", file["name"])]
+    assert b"".join(read) == b"x" * 700_000
     assert shipped.violations() == []
 
 
@@ -420,6 +428,19 @@ def forbidden_for_main() -> dict[str, str]:
     }
 
 
+def forbidden_for_admin() -> dict[str, str]:
+    return {
+        "put a result into an inbox": "agent.main.results",
+        "write the ledger": "$KV.AGENT_STATE.code.task-1",
+        "register as an agent": "$KV.AGENT_REGISTRY.code.host-1",
+        "write a dead letter": "agent.code.dead",
+        "write an agent's files": "$O.AGENT_FILES_code.C.x",
+        "ack for an agent": f"$JS.ACK.AGENT_TASKS.agent-code.{_ACK}",
+        "control an agent's workers": "agent.code.control",
+        "look into the server": "$SYS.REQ.SERVER.PING",
+    }
+
+
 def _administration() -> dict[str, str]:
     return {
         "create a stream": "$JS.API.STREAM.CREATE.MINE",
@@ -446,8 +467,9 @@ def _administration() -> dict[str, str]:
         ("code", forbidden_for_an_agent("code", "doc")),
         ("doc", forbidden_for_an_agent("doc", "code")),
         ("main", forbidden_for_main()),
+        ("admin", forbidden_for_admin()),
     ],
-    ids=["code", "doc", "main"],
+    ids=["code", "doc", "main", "admin"],
 )
 async def test_a_user_can_do_nothing_beyond_its_list(shipped: Installation, user: str, table: dict[str, str]) -> None:
     async with connect(shipped.settings(user)) as bus:
