@@ -75,6 +75,8 @@ class Link:
                 self._refusal = error
             finally:
                 await self.close()
+            if self._refusal is None:
+                return  # closed here, for good
             self._note(str(self._refusal))
             await self._wanted.wait()
 
