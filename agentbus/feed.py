@@ -14,7 +14,8 @@ from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
 from agentbus.messages import random_token
 from agentbus.pull import Delivery, Puller
 
-_INACTIVE_S: Final = 10
+_INACTIVE_S: Final = 2
+"""How long the server keeps a consumer that nobody pulls from; a feed that pauses for longer makes a new one."""
 _BATCH: Final = 32
 _RESUME_PATIENCE_S: Final = 30.0
 _RESUME_PAUSE_S: Final = 0.2

@@ -96,6 +96,7 @@ class Puller:
         self._requests = 0
         self._open = 0
         self._waiting = 0
+        self._deliverable = 0
         self._pause_s = _FIRST_PAUSE_S
         self._missing_since: float | None = None
 
@@ -137,6 +138,7 @@ class Puller:
                     await self._on_status(message)
                 else:
                     self._open = max(0, self._open - 1)
+                    self._deliverable -= 1
                     self._missing_since = None
                     self._pause_s = _FIRST_PAUSE_S
                     return Delivery(self._bus, message)
@@ -179,8 +181,10 @@ class Puller:
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     async def _receive(self, message: Msg) -> None:
-        wanted = self._batch > 1 or self._waiting > self._arrived.qsize()
-        if wanted or not message.reply:
+        if not message.reply:
+            self._arrived.put_nowait(message)  # a status
+        elif self._batch > 1 or self._waiting > self._deliverable:
+            self._deliverable += 1
             self._arrived.put_nowait(message)
         else:
             await self._hand_back(message)

@@ -82,6 +82,11 @@ def task_id(text: str) -> str:
     return text
 
 
+def is_task_id(text: object) -> TypeGuard[str]:
+    """Whether `task_id(text)` would succeed."""
+    return isinstance(text, str) and _TASK_ID.fullmatch(text) is not None
+
+
 def stream_name(text: str) -> str:
     """Return `text` if a stream or a durable consumer may have it as its name.
 

@@ -40,6 +40,8 @@ class Client(NatsClient):
             writer = getattr(self._transport, "_io_writer", None)
             if writer is None or writer.get_extra_info("ssl_object") is None:
                 raise NotSecureError
+            # nats-py does not tell the reader's protocol of the upgrade, and asyncio would complain at the end of it.
+            writer.transport.get_protocol()._over_ssl = True  # noqa: SLF001
         return super()._connect_command()
 
     async def listen(self, subject: str, callback: MessageCallback) -> Subscription:

@@ -696,3 +696,23 @@ async def test_the_log_holds_neither_prompts_nor_outputs_nor_passwords(
     log = (tmp_path / "logs-code" / "agentbus-worker.log").read_text() + child.log.read_text()
     assert "failed (the command exited with status 1)" in log
     assert "confidential" not in log
+
+
+async def test_a_published_task_that_the_worker_refuses_is_settled_as_failed(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    async with worker(worker_toml(tmp_path, server.url, worker={"max_task_bytes": 1000})):
+        status = await outcome(coordinator, "x" * 2000)
+        await acknowledged(coordinator)
+    assert status.state == "failed"
+    assert "max_task_bytes is 1000" in error(status)
+    [message] = await coordinator.results(newest=5)
+    assert message.result is not None
+    assert message.result.id == status.record.entry.result_id
+
+
+async def test_a_command_that_repeats_its_prompt_has_not_asked_for_an_approval(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    async with worker(worker_toml(tmp_path, server.url, chat_cmd=["echo", "{input}"])):
+        assert (await outcome(coordinator, "hello")).state == "completed"

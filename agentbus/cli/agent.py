@@ -19,7 +19,7 @@ def agent() -> None:
     epilog="""\b
 Examples:
   agentbus agent list
-  agentbus agent list --agent code | jq .free""",
+  agentbus agent list --agent code | jq '.workers[].free'""",
 )
 @click.option("--agent", "only", metavar="ID", type=AgentId(), help="Only this agent.")
 @bus_options

@@ -2,11 +2,13 @@
 
 import hashlib
 import logging
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from agentbus import subjects
 from agentbus.bus import MSG_ID, Bus
-from agentbus.errors import BusError, MessageError
+from agentbus.errors import BusError, CorruptEntryError, MessageError, WrongRevisionError
+from agentbus.ledger import REVISION_HEADER, Ledger, Record, settled
 from agentbus.messages import Json, decode, encode, new_result, now
 from agentbus.pull import Delivery
 from agentbus_worker.outcome import fit
@@ -48,7 +50,7 @@ async def bury(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason:
 
 
 async def _tell_sender(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason: str) -> None:
-    """Send a `failed` result where the message names an id and somebody to tell."""
+    """Send a `failed` result where the message names an id and somebody to tell; the ledger learns of it too."""
     task = _readable(delivery.data)
     if task is None or not isinstance(task.get("id"), str) or not task["id"]:
         return
@@ -61,11 +63,32 @@ async def _tell_sender(bus: Bus, delivery: Delivery, *, agent: str, worker: str,
     # Made from the stored message itself: another delivery of the same one gets the same id.
     origin = hashlib.sha256(f"{delivery.stream}.{delivery.stream_seq}.{delivery.stored_at}".encode()).hexdigest()[:20]
     result = new_result(
-        task, result_id=f"result-{agent}-rejected-{origin}", status="failed", error=f"not accepted: {reason}",
+        task,
+        result_id=f"result-{agent}-rejected-{origin}",
+        status="failed",
+        error=f"not accepted: {reason}",
         extra={"worker": worker},
-    )  # fmt: skip
+    )
     message = fit(result.to_json(), bus.max_message_bytes - _HEADERS_BYTES)
+    await _settle(bus, delivery, agent=agent, task_id=task["id"], result=message)
     await bus.store(subjects.results(inbox), encode(message), msg_id=result.id)
+
+
+async def _settle(bus: Bus, delivery: Delivery, *, agent: str, task_id: str, result: dict[str, Json]) -> None:
+    """Enter the failure into the ledger if this is the very message that the entry was made for.
+
+    Another message that only bears the same id must not settle somebody's task.
+    """
+    revision = delivery.headers.get(REVISION_HEADER, "")
+    genuine = subjects.is_task_id(task_id) and delivery.headers.get(MSG_ID) == subjects.task_msg_id(agent, task_id)
+    if not genuine or not (revision.isascii() and revision.isdigit()):
+        return
+    ledger = Ledger(bus)
+    with suppress(CorruptEntryError, WrongRevisionError):
+        found = await ledger.read(agent, task_id)
+        if isinstance(found, Record) and found.entry.state == "queued" and found.revision == int(revision):
+            entry = settled(found.entry, "failed", result)
+            await ledger.write(agent, task_id, entry, revision=found.revision)
 
 
 def _readable(data: bytes) -> dict[str, Json] | None:

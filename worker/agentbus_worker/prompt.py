@@ -7,9 +7,8 @@ Do the task now and answer with a clear result: what you did, what came of it, a
 Your answer is the whole reply; nobody can ask you back while you work.
 
 Stop before any step that cannot be undone, that reaches outside of what the task names, that costs money, or for
-which you are not sure to have permission. Do not take it: answer with a line that is exactly
-status=needs_approval
-and, below it, the exact operation that needs approval and why.
+which you are not sure to have permission. Do not take it: answer with status=needs_approval on a line of its own,
+and below that line the exact operation that needs approval, and why.
 
 Keep secrets (passwords, tokens, keys) out of your answer."""
 
