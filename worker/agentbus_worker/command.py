@@ -6,11 +6,16 @@ keeps them open delays nothing.
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+import termios
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -153,8 +158,9 @@ class _Pipe:
 
     def finish(self) -> Output:
         """Take what the ended command has left in the pipe, and close it, whoever else still holds it."""
-        while self._open and self._read():
-            pass
+        end = self._size + (_waiting_in(self.read_end) if self._open else 0)
+        while self._open and self._size < end and self._read():
+            pass  # and no more than that: somebody who still writes could keep us here
         if self._spill is not None:
             try:
                 self._spill.close()
@@ -293,22 +299,29 @@ def _spawn(command: Command, out: int, err: int, tmp: Path) -> subprocess.Popen[
                 cwd=command.cwd,
                 start_new_session=True,
             )
-    except FileNotFoundError as error:
-        missing = error.filename if isinstance(error.filename, str) else program
-        raise CommandError(f"cannot start {program!r}: {missing!r} does not exist") from None
     except OSError as error:
-        longest = max(len(word.encode(errors="replace")) for word in command.argv)
-        if longest > MAX_ARGUMENT_BYTES:
-            raise CommandError(
-                f"the prompt is {longest} bytes long, and one argument can have {MAX_ARGUMENT_BYTES} at the most; "
-                'set prompt_via to "stdin" or "file" in [agent]'
-            ) from None
-        raise CommandError(f"cannot start {program!r}: {error.strerror or error}") from None
+        raise CommandError(_why_not_started(command, error)) from None
     except ValueError as error:
         raise CommandError(f"cannot start {program!r}: an argument cannot be passed on ({error})") from None
     finally:
         os.close(out)
         os.close(err)
+
+
+def _why_not_started(command: Command, error: OSError) -> str:
+    program = command.argv[0]
+    longest = max(len(word.encode(errors="replace")) for word in command.argv)
+    if error.errno == errno.E2BIG and longest > MAX_ARGUMENT_BYTES:
+        return (
+            f"the prompt is {longest} bytes long, and one argument can have {MAX_ARGUMENT_BYTES} at the most; "
+            'set prompt_via to "stdin" or "file" in [agent]'
+        )
+    where = program if error.filename is None else str(error.filename)  # or the working folder
+    if not isinstance(error, FileNotFoundError):
+        return f"cannot start {program!r}: {'' if where == program else f'{where!r}: '}{error.strerror or error}"
+    if where == program and shutil.which(program, path=command.env.get("PATH")):
+        return f"cannot start {program!r}: its interpreter does not exist"
+    return f"cannot start {program!r}: {where!r} does not exist"
 
 
 @contextlib.contextmanager
@@ -351,10 +364,22 @@ def _watch_by_polling(process: subprocess.Popen[bytes], exited: asyncio.Event) -
 
     def look() -> None:
         nonlocal handle
-        if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+        if _has_ended(process):
             exited.set()
         else:
             handle = loop.call_later(_POLL_S, look)
 
     handle = loop.call_soon(look)
     return lambda: handle.cancel()  # noqa: PLW0108  # whichever handle it is by then
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has ended, without reaping it where the system can tell (macOS: from Python 3.13 on)."""
+    if hasattr(os, "waitid"):
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return process.poll() is not None
+
+
+def _waiting_in(pipe: int) -> int:
+    """How many bytes a pipe holds right now."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
