@@ -29,6 +29,7 @@ REQUEST_TIMEOUT_S: Final = 5.0
 _STATUS: Final = "Status"
 _NO_RESPONDERS: Final = "503"
 _CLOSE_S: Final = 2.0
+_CLOSE_UNOPENED_S: Final = 0.2  # a failed TLS handshake leaves a socket that never says that it is closed
 
 
 class Connection:
@@ -101,7 +102,7 @@ class Connection:
                 if self._client.is_connected:
                     await self._client.flush()
         with suppress(NatsError, OSError, TimeoutError):
-            async with asyncio.timeout(_CLOSE_S):
+            async with asyncio.timeout(_CLOSE_S if self._ever_up else _CLOSE_UNOPENED_S):
                 await self._client.abandon()
 
     @property
@@ -263,6 +264,8 @@ class Connection:
             error = self._inbox_refusal
         else:
             waiting = self._waiting.get(subject, set())
+            if action == "subscribe to":
+                self._state(str(error))  # nobody waits for the answer to a subscription
         for answer in waiting:
             if not answer.done():
                 answer.set_exception(error)

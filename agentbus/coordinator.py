@@ -12,10 +12,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from agentbus import subjects
-from agentbus.bus import Bus, StoredMessage, parse_time
+from agentbus.bus import Bus, StoredMessage
 from agentbus.bus import connect as connect_bus
 from agentbus.config import CoordinatorConfig, connection_settings, load_coordinator
 from agentbus.errors import (
@@ -26,20 +26,19 @@ from agentbus.errors import (
     TaskNotFoundError,
     WrongRevisionError,
 )
+from agentbus.expiry import settle_expired
 from agentbus.feed import Feed
-from agentbus.ledger import STATE_HEADER, CancelWish, Ledger, Record, read_entry, settled
+from agentbus.files import read_file
+from agentbus.ledger import STATE_HEADER, CancelWish, Ledger, Record, read_entry
 from agentbus.messages import (
     Json,
     PayloadFormat,
     Task,
     decode_task,
     encode,
-    make_result_id,
-    new_result,
     new_task,
     new_task_id,
     now,
-    random_token,
 )
 from agentbus.registry import Presence, present
 from agentbus.results import Inbox, InboxMessage, open_inbox
@@ -132,7 +131,7 @@ class Coordinator:
             TaskNotFoundError: no ledger entry has this id, or several agents have one and `agent` is not given.
             InvalidIdError: it is not a task id.
         """
-        return TaskStatus(await self._expire(await self._find(subjects.task_id(task_id), agent)))
+        return TaskStatus(await settle_expired(self.bus, await self._find(subjects.task_id(task_id), agent)))
 
     async def cancel(self, task_id: str, *, agent: str | None = None, reason: str = "") -> TaskStatus:
         """Ask for a task to be cancelled, and say what state that found it in.
@@ -179,6 +178,27 @@ class Coordinator:
         await publish(self.bus, task)
         return task
 
+    async def output(self, task_id: str, *, agent: str | None = None) -> AsyncGenerator[bytes]:
+        """Yield the whole output of a settled task, piece by piece, in constant memory.
+
+        Raises:
+            TaskNotFoundError, InvalidIdError: there is no such task.
+            AgentBusError: it has no result yet, or only a part of its output was kept.
+            FileMissingError, CorruptFileError: see `agentbus.files.read_file`.
+        """
+        status = await self.task(task_id, agent=agent)
+        if status.result is None:
+            raise AgentBusError(f"the task {task_id} is {status.state}; it has no output yet")
+        note = status.output_note
+        if not note.get("truncated"):
+            yield str(status.result.result).encode()
+            return
+        name = cast("dict[str, Json]", note.get("file") or {}).get("name")
+        if not isinstance(name, str):
+            raise AgentBusError(f"only the first {note.get('kept')} of {note.get('bytes')} bytes of output were kept")
+        async for piece in read_file(self.bus, status.agent, name):
+            yield piece
+
     async def agents(self, agent: str | None = None) -> list[Presence]:
         """The workers that are alive, of one agent or of all."""
         return await present(self.bus, subjects.agent_id(agent) if agent else None)
@@ -212,7 +232,7 @@ class Coordinator:
                     except BusUnavailableError:  # the connection broke over a request: look again on the next one
                         await self.bus.wait_connected()
         for record in (await self._find_all(_unsettled(found))).values():
-            found[record.agent, record.task_id] = await self._expire(record)
+            found[record.agent, record.task_id] = await settle_expired(self.bus, record)
         statuses = {record.task_id: TaskStatus(record) for record in found.values()}
         return Waited(
             settled={task_id: status for task_id, status in statuses.items() if status.settled},
@@ -306,26 +326,6 @@ class Coordinator:
             raise TaskNotFoundError(f"several agents have a task {task_id} ({agents}); name the agent")
         return next(iter(records.values()))
 
-    async def _expire(self, record: Record) -> Record:
-        """Settle a task that can never run: its message has left the task stream by age, and nobody has claimed it."""
-        if record.entry.terminal:
-            return record
-        try:
-            info = await self.bus.api(f"STREAM.INFO.{subjects.TASKS_STREAM}")
-        except PermissionDeniedError:
-            return record
-        age_s = (parse_time(info["ts"]) - record.changed_at).total_seconds() if "ts" in info else 0.0
-        max_age_s = info["config"].get("max_age", 0) / 1e9
-        if not max_age_s or age_s <= max_age_s:
-            return record
-        result = _expired_result(record, max_age_s)
-        entry = settled(record.entry, "failed", result)
-        with suppress(WrongRevisionError):
-            await Ledger(self.bus).write(record.agent, record.task_id, entry, revision=record.revision)
-            with suppress(PermissionDeniedError):  # the inbox may be somebody else's; the ledger has the result
-                await self.bus.store(subjects.results(entry.inbox), encode(result), msg_id=str(result["id"]))
-        return await self._find(record.task_id, record.agent)
-
     async def _find_all(self, wanted: Iterable[tuple[str, str | None]]) -> dict[tuple[str, str], Record]:
         """The entries of (task id, agent) pairs by (agent, task id), read a bounded number at a time."""
         gate = asyncio.Semaphore(_READS_AT_ONCE)
@@ -340,26 +340,6 @@ class Coordinator:
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None  # they fail alike, and callers handle one error
         return {(record.agent, record.task_id): record for record in (find.result() for find in finds)}
-
-
-def _expired_result(record: Record, max_age_s: float) -> dict[str, Json]:
-    """The result of a task whose message is gone; what it said is gone with it."""
-    entry = record.entry
-    task: dict[str, Json] = {
-        "id": record.task_id,
-        "from": entry.sender,
-        "to": subjects.address(record.agent),
-        "reply_to": subjects.address(entry.inbox),
-        "type": "task.request",
-        "task_type": entry.task_type,
-        "created_at": entry.created_at,
-    }
-    return new_result(
-        task,
-        result_id=make_result_id(record.agent, record.task_id, random_token()),
-        status="failed",
-        error=f"expired: no worker has finished it within {max_age_s:g} s",
-    ).to_json()
 
 
 def _unsettled(found: dict[tuple[str, str], Record]) -> list[tuple[str, str | None]]:

@@ -1,6 +1,7 @@
 """What a coordinator sees of a task: the ledger's entry, put for people and models."""
 
 from dataclasses import dataclass
+from typing import cast
 
 from agentbus import subjects
 from agentbus.ledger import Record
@@ -43,6 +44,12 @@ class TaskStatus:
         """The result, once the task is settled."""
         message = self.record.entry.result
         return None if message is None else decode_result(encode(message))
+
+    @property
+    def output_note(self) -> dict[str, Json]:
+        """What the result says of output that it holds only in part: `bytes`, `kept`, `sha256`, `file`."""
+        note = (self.record.entry.result or {}).get("output")
+        return cast("dict[str, Json]", note) if isinstance(note, dict) else {}
 
     def to_json(self) -> dict[str, Json]:
         """A plain account for people and models: state, times, attempt, worker, and the result if there is one."""

@@ -39,6 +39,8 @@ class Client(NatsClient):
         if server is not None and server.uri.scheme == "tls":
             writer = getattr(self._transport, "_io_writer", None)
             if writer is None or writer.get_extra_info("ssl_object") is None:
+                if self._transport is not None:
+                    self._transport.close()  # nats-py would leave it open and dial the next one
                 raise NotSecureError
             # nats-py does not tell the reader's protocol of the upgrade, and asyncio would complain at the end of it.
             writer.transport.get_protocol()._over_ssl = True  # noqa: SLF001

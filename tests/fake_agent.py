@@ -14,12 +14,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 
 def content_of(prompt: str) -> str:
     found = re.search(r"^\{.*\}$", prompt, re.MULTILINE)
-    task = json.loads(found.group(0)) if found else {}
-    content = (task.get("payload") or {}).get("content", "")
+    task: dict[str, Any] = json.loads(found.group(0)) if found else {}
+    payload: dict[str, Any] = task.get("payload") or {}
+    content: Any = payload.get("content", "")
     return content if isinstance(content, str) else json.dumps(content)
 
 

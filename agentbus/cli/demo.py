@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 60.0
 _LEASE_S = 2.0
+_TASKS = 8
 _FABLE = "A task that was accepted gets exactly one result, whatever dies on the way."
 
 
@@ -195,11 +196,19 @@ async def _killed_server(story: _Story, main: "Coordinator", folder: Path, serve
 
 
 async def _over_mcp(story: _Story, url: str) -> None:
+    from agentbus_mcp.demo import publish_and_watch  # noqa: PLC0415  # the MCP SDK takes a while to load
+
     story.chapter("6. The same through MCP, as Claude Code or Codex would do it")
+    seen = await publish_and_watch(url, to=["code", "doc"], content=_FABLE, task_type="count_words")
+    story.tell("a client has started `agentbus-mcp` over stdio and called publish_task, then watch_results")
+    story.check("watch_results" in seen.tools, f"the server offers {', '.join(seen.tools)}")
+    answers = sorted(result["output"].strip() for result in seen.watched["results"])
+    wanted = ["code counted 14 words.", "doc counted 14 words."]
+    story.check(answers == wanted, f"both results came back: {' '.join(answers)}")
 
 
 async def _sum_up(story: _Story, main: "Coordinator") -> None:
     story.chapter("7. The books")
     inbox = await main.results(newest=100)
     ids = [message.result.task_id for message in inbox if message.result]
-    story.check(len(ids) == len(set(ids)), f"{len(ids)} results in the inbox, each task once")
+    story.check(len(ids) == len(set(ids)) == _TASKS, f"{_TASKS} tasks published, {len(ids)} results, each task once")

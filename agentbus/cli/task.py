@@ -153,6 +153,42 @@ def _show(status: "TaskStatus") -> None:
 @task.command(
     epilog="""\b
 Examples:
+  agentbus task wait task-20260518-k3v9…
+  agentbus task wait job-code job-doc --any --timeout 600
+
+\b
+Prints each task with its result, one JSON line each. Exit code 1 if any is still pending after the time-out.""",
+)
+@click.option("--any", "until_any", is_flag=True, help="Return with the first that is settled, not with the last.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS", help="[default: for ever]")
+@bus_options
+@click.argument("task_ids", metavar="ID...", type=TaskId(), nargs=-1, required=True)
+def wait(
+    task_ids: tuple[str, ...], nats_url: str | None, config: Path | None, timeout_s: float | None, *, until_any: bool
+) -> None:
+    """Wait until tasks have their results, over restarts of the bus. Giving up does nothing to the tasks."""
+    run(_wait(task_ids, nats_url, config, timeout_s, until_any=until_any))
+
+
+async def _wait(
+    task_ids: tuple[str, ...], nats_url: str | None, config: Path | None, timeout_s: float | None, *, until_any: bool
+) -> None:
+    def progress(task_id: str, state: str) -> None:
+        if output.on_terminal():
+            output.remark(f"{task_id}: {state}")
+
+    async with coordinator(nats_url, config) as bus:
+        waited = await bus.wait(task_ids, until="any" if until_any else "all", timeout_s=timeout_s, on_change=progress)
+    for status in waited.settled.values():
+        _show(status)
+    if waited.pending and not (until_any and waited.settled):
+        pending = ", ".join(f"{task_id} ({status.state})" for task_id, status in waited.pending.items())
+        raise AgentBusError(f"still pending after {timeout_s:g} s: {pending}")
+
+
+@task.command(
+    epilog="""\b
+Examples:
   agentbus task cancel task-20260518-k3v9…
   agentbus task cancel task-20260518-k3v9… --reason 'the branch was merged'""",
 )
