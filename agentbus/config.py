@@ -212,7 +212,7 @@ def _retry_reason(text: str) -> str:
     if text in ("timeout", "idle", "lost"):
         return text
     kind, _, code = text.partition(":")
-    if kind == "exit" and code.isascii() and code.isdigit() and 0 < int(code) < 256:
+    if kind == "exit" and code in {str(number) for number in range(1, 256)}:
         return text
     raise ValueError(f"{text!r} is no reason to retry; use lost, timeout, idle, or exit:CODE with a code from 1 to 255")
 
@@ -483,10 +483,10 @@ def _unknown_key(model: type[_Section], section: str, key: str) -> str:
         home = next((name for name, keys in known.items() if section in keys), None)
         if home:
             return f"unknown section or key {section!r} at the top; it belongs to [{home}]"
-        close = difflib.get_close_matches(section, known, n=1, cutoff=0.0)
+        close = difflib.get_close_matches(section.lower(), known, n=1, cutoff=0.0)
         return f"unknown section or key {section!r} at the top; the nearest known section is [{close[0]}]"
     elsewhere = [name for name, keys in known.items() if key in keys]
     if elsewhere:
         return f"[{section}] has no key {key!r}; it belongs to [{elsewhere[0]}]"
-    close = difflib.get_close_matches(key, known[section], n=1, cutoff=0.0)
+    close = difflib.get_close_matches(key.lower(), known[section], n=1, cutoff=0.0)
     return f"[{section}] has no key {key!r}; the nearest known key is {close[0]!r}"
