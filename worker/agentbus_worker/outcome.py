@@ -51,8 +51,8 @@ def of_exit(ended: Exit, *, timeout_s: float, idle_timeout_s: float = 0) -> Outc
         reason = f"the command {how}"
         return Outcome("failed", text, reason + _last_words(ended.stderr), extra, reason, f"exit:{ended.code}")
     asks = _asks_for_approval(text)
-    if ended.stdout.truncated:
-        asks = asks or _asks_for_approval(decode_output(ended.stdout.tail))
+    if ended.stdout.truncated:  # in the end of a longer output only a line can ask, and its first may be half of one
+        asks = asks or _APPROVAL_LINE.search(decode_output(ended.stdout.tail).partition("\n")[2]) is not None
     return Outcome("needs_approval" if asks else "completed", text, None, extra)
 
 
