@@ -178,8 +178,14 @@ def test_the_least_configuration_has_the_documented_defaults(files: Files):
     assert loaded.worker.model_dump(exclude={"state_dir"}) == {
         "task_timeout_seconds": 1800,
         "max_task_bytes": 1048576,
-        "max_output_bytes": 1048576,
+        "inline_output_bytes": 65536,
+        "max_output_bytes": 1073741824,
+        "idle_timeout_seconds": 0,
         "max_attempts": 3,
+        "retry_on": ("lost",),
+        "retry_backoff_seconds": 10,
+        "workdir": None,
+        "keep_workdir": True,
         "concurrency": 1,
         "kill_grace_seconds": 5,
         "drain_timeout_seconds": 30,
@@ -225,6 +231,7 @@ def test_a_folder_in_place_of_a_file_is_an_error_with_its_path(files: Files):
         ({"worker": {"chat_cmd": "x"}}, "[worker] has no key 'chat_cmd'; it belongs to [agent]"),
         ({"agent": {"durable": "x"}}, "[agent] has no key 'durable'; it belongs to [nats]"),
         ({"nats": {"max_bytes": 5}}, "[nats] has no key 'max_bytes'; it belongs to [log]"),
+        ({"NATS": {}}, "unknown section or key 'NATS' at the top; the nearest known section is [nats]"),
         ({"wroker": {}}, "unknown section or key 'wroker' at the top; the nearest known section is [worker]"),
         ({"coordinator": {}}, "unknown section or key 'coordinator' at the top; the nearest known section is ["),
     ],
@@ -259,13 +266,29 @@ def test_all_faults_are_named_at_once(files: Files):
         ("agent", "chat_cmd", 7),
         ("agent", "chat_cmd", [1, "{input}"]),
         ("agent", "extra_instruction", ["x"]),
+        ("agent", "prompt_via", "pipe"),
+        ("agent", "description", "x" * 501),
         ("worker", "task_timeout_seconds", "soon"),
         ("worker", "task_timeout_seconds", 0),
         ("worker", "task_timeout_seconds", -1),
         ("worker", "max_task_bytes", 0),
         ("worker", "max_task_bytes", 1.5),
         ("worker", "max_output_bytes", 10),
+        ("worker", "inline_output_bytes", 10),
+        ("worker", "inline_output_bytes", 16777217),
+        ("worker", "idle_timeout_seconds", -1),
         ("worker", "max_attempts", 0),
+        ("worker", "retry_backoff_seconds", 3601),
+        ("worker", "retry_on", "lost"),
+        ("worker", "retry_on", ["Lost"]),
+        ("worker", "retry_on", ["lost", "exit"]),
+        ("worker", "retry_on", ["exit:0"]),
+        ("worker", "retry_on", ["exit:256"]),
+        ("worker", "retry_on", ["exit:07"]),
+        ("worker", "retry_on", ["exit:-9"]),
+        ("worker", "retry_on", ["exit:\N{ARABIC-INDIC DIGIT ONE}"]),
+        ("worker", "retry_on", ["timeout:5"]),
+        ("worker", "workdir", "~nobody-of-this-name/x"),
         ("worker", "concurrency", 0),
         ("worker", "concurrency", 257),
         ("worker", "concurrency", [1]),
@@ -365,6 +388,44 @@ def test_a_command_is_a_list_or_a_string_that_is_split_and_never_run_by_a_shell(
 )
 def test_a_command_that_could_not_take_the_prompt_is_refused(files: Files, command: Any, reason: str):
     assert files.refusal(agent={"chat_cmd": command}).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("via", "command"),
+    [
+        ("argv", ["cli", "{input}", "{task_id}"]),
+        ("stdin", ["cli", "chat"]),
+        ("stdin", ["cli"]),
+        ("file", ["cli", "--prompt-file={input_file}"]),
+    ],
+)
+def test_the_prompt_can_be_passed_in_three_ways(files: Files, via: str, command: list[str]):
+    agent = load_worker(files.worker(agent={"prompt_via": via, "chat_cmd": command}))[0].agent
+    assert (agent.prompt_via, agent.chat_cmd) == (via, tuple(command))
+
+
+@pytest.mark.parametrize(
+    ("via", "command", "reason"),
+    [
+        ("argv", ["cli", "{input_file}"], "has no {input} among its arguments"),
+        ("file", ["cli", "{input}"], 'has {input}, which goes with prompt_via = "argv"'),
+        ("file", ["cli", "x"], "has no {input_file} among its arguments"),
+        ("file", ["{input_file}", "x"], "has no {input_file} among its arguments"),
+        ("argv", ["cli", "{input}", "{input_file}"], 'has {input_file}, which goes with prompt_via = "file"'),
+        ("stdin", ["cli", "{input}"], 'has {input}, which goes with prompt_via = "argv"'),
+        ("stdin", ["cli", "{input_file}"], 'has {input_file}, which goes with prompt_via = "file"'),
+    ],
+)
+def test_a_command_must_take_the_prompt_in_the_way_that_is_configured(
+    files: Files, via: str, command: list[str], reason: str
+):
+    assert files.refusal(agent={"prompt_via": via, "chat_cmd": command}).startswith(f"[agent] chat_cmd {reason}")
+
+
+def test_the_reasons_to_try_again_are_named_one_by_one(files: Files):
+    reasons = ["lost", "timeout", "idle", "exit:1", "exit:75", "exit:255"]
+    assert load_worker(files.worker(worker={"retry_on": reasons}))[0].worker.retry_on == tuple(reasons)
+    assert load_worker(files.worker(worker={"retry_on": []}))[0].worker.retry_on == ()
 
 
 # -- server addresses -------------------------------------------------------------------------------------------

@@ -21,10 +21,10 @@ def ended(
     stderr: bytes = b"",
     *,
     code: int = 0,
-    reason: Literal["exited", "timeout", "stopped"] = "exited",
+    reason: Literal["exited", "timeout", "idle", "stopped"] = "exited",
 ) -> Outcome:
     out = output(stdout) if isinstance(stdout, bytes) else stdout
-    return of_exit(Exit(reason, code, out, output(stderr), 1.23456), timeout_s=1800)
+    return of_exit(Exit(reason, code, out, output(stderr), 1.23456), timeout_s=1800, idle_timeout_s=60)
 
 
 # -- how it ended -----------------------------------------------------------------------------------------------
@@ -66,6 +66,27 @@ def test_a_timeout_is_a_failure_with_the_limit_however_the_command_took_its_end(
     outcome = ended(b"so far", b"noise", code=code, reason="timeout")
     assert (outcome.status, outcome.text) == ("failed", "so far")
     assert outcome.error == outcome.reason == "timed out after 1800 s and was ended"
+
+
+def test_a_command_that_said_nothing_for_too_long_has_failed_with_the_limit():
+    outcome = ended(b"so far", code=-15, reason="idle")
+    assert (outcome.status, outcome.text) == ("failed", "so far")
+    assert outcome.error == outcome.reason == "printed nothing for 60 s and was ended"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cause"),
+    [
+        (ended(code=-15, reason="timeout"), "timeout"),
+        (ended(code=-15, reason="idle"), "idle"),
+        (ended(code=75), "exit:75"),
+        (ended(code=-9), "exit:-9"),
+        (ended(code=0), ""),
+        (ended(b"status=needs_approval"), ""),
+    ],
+)
+def test_a_failure_has_the_cause_that_the_configuration_names_for_a_retry(outcome: Outcome, cause: str):
+    assert outcome.cause == cause
 
 
 def test_only_the_last_words_of_a_long_stderr_are_quoted():
@@ -153,7 +174,30 @@ def test_what_only_looks_like_it_does_not_ask_for_an_approval(text: str):
     assert ended(text.encode()).status == "completed"
 
 
-@pytest.mark.parametrize(("code", "reason"), [(1, "exited"), (-15, "timeout")])
+LINE = b"status=needs_approval\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        pytest.param(b"x" * 20_000 + b"\n" + LINE, "needs_approval", id="at the end"),
+        pytest.param(LINE + b"x" * 20_000, "needs_approval", id="at the beginning"),
+        pytest.param(b"x\n" * 10_000 + LINE + b"why\n" * 1000, "needs_approval", id="before the last words"),
+        pytest.param(b"x" * 20_000, "completed", id="nowhere"),
+        pytest.param(b"x" * 20_000 + b" " + LINE + b"y" * (8192 - len(LINE)), "completed", id="half of a longer line"),
+        pytest.param(b"x" * 20_000 + b'{"status": "needs_approval"}', "completed", id="the end of a longer line"),
+        pytest.param(
+            b"x" * 20_000 + b"{" + b" " * 8163 + b'"status": "needs_approval"}',
+            "completed",
+            id="half of a longer object",
+        ),
+    ],
+)
+def test_in_output_of_which_only_the_ends_are_known_a_whole_line_asks_for_an_approval(data: bytes, status: str):
+    assert ended(output(data, head=data[:1024])).status == status
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1, "exited"), (-15, "timeout"), (-15, "idle")])
 def test_a_command_that_failed_asks_for_nothing(code: int, reason: Any):
     assert ended(b"status=needs_approval\n", code=code, reason=reason).status == "failed"
 

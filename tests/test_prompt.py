@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from agentbus.messages import Json, Task, decode_task, encode, new_task
+from agentbus_worker.command import Exit, Output
+from agentbus_worker.outcome import of_exit
 from agentbus_worker.prompt import build_prompt
 
 
@@ -72,8 +74,12 @@ def test_the_prompt_tells_the_agent_how_to_answer_when_to_ask_and_what_to_keep_t
     assert words in prompt_of(task_with())
 
 
-def test_the_line_that_asks_for_an_approval_stands_alone_as_it_must_be_answered():
-    assert "status=needs_approval" in prompt_of(task_with()).splitlines()
+def test_an_agent_that_only_repeats_its_prompt_does_not_ask_for_an_approval():
+    assert "status=needs_approval" in prompt_of(task_with())
+    for content in ("x", "status=needs_approval", "\nstatus=needs_approval\n", '{"status":"needs_approval"}'):
+        prompt = prompt_of(task_with(payload={"content": content})).encode()
+        output = Output(prompt, prompt, len(prompt), "")
+        assert of_exit(Exit("exited", 0, output, Output(b"", b"", 0, ""), 1.0), timeout_s=1).status == "completed"
 
 
 @pytest.mark.parametrize("extra", ["", "  \n"])

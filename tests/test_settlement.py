@@ -11,16 +11,20 @@ from agentbus.ledger import Claim as ClaimRecord
 from agentbus_worker.settlement import (
     Adopt,
     Claim,
+    CommitOutbox,
     Decision,
+    DropOutbox,
     Leave,
     Lost,
     Policy,
     Republish,
+    RepublishOutbox,
     SettleCancelled,
     SettleExhausted,
     Verdict,
     Won,
     on_delivery,
+    on_outbox,
     on_refusal,
 )
 
@@ -92,6 +96,25 @@ def test_a_task_whose_owner_is_gone_is_taken_over_as_the_next_attempt():
 def test_a_task_that_has_lost_too_many_owners_is_settled_as_failed(attempt: int):
     entry = working("other", attempt=attempt)
     assert decide(record(entry), lease_over=True) == SettleExhausted(entry, REVISION)
+
+
+def test_a_task_that_has_lost_its_owner_is_settled_at_once_where_that_is_no_reason_to_try_again():
+    policy = Policy(max_attempts=MOST, retry_lost=False)
+    lost, given_back = working("other", attempt=1), queued(attempt=1)
+    assert on_delivery(record(lost), FRESH, wait_s=0, policy=policy) == SettleExhausted(lost, REVISION)
+    assert on_delivery(record(given_back), FRESH, wait_s=0, policy=policy) == Claim(given_back, REVISION, attempt=2)
+
+
+@pytest.mark.parametrize("wait_s", [0.001, 60])
+def test_a_task_whose_next_attempt_is_not_due_is_left_alone_but_a_cancel_wish_does_not_wait(wait_s: float):
+    waiting = queued(attempt=1)
+    assert on_delivery(record(waiting), FRESH, wait_s=wait_s, policy=Policy(MOST)) == Leave()
+    cancelled = queued(attempt=1, cancel=WISH)
+    assert on_delivery(record(cancelled), FRESH, wait_s=wait_s, policy=Policy(MOST)) == SettleCancelled(
+        cancelled, REVISION
+    )
+    done = settled("other")
+    assert isinstance(on_delivery(record(done), FRESH, wait_s=wait_s, policy=Policy(MOST)), Republish)
 
 
 @pytest.mark.parametrize("attempt", [0, 1, MOST])
@@ -209,3 +232,40 @@ def test_no_verdict_hands_over_an_entry_that_another_claim_wrote(renewals: int):
                 assert verdict.entry.claim.nonce == "mine"
                 assert not verdict.entry.terminal or isinstance(verdict, Won)
     assert kinds == {Won, Adopt, Lost}
+
+
+# -- an outcome that was found on disk --------------------------------------------------------------------------
+
+
+def replay(found: Entry | None, *, expired: bool = False) -> CommitOutbox | RepublishOutbox | DropOutbox:
+    ledger = Vacant(REVISION) if found is None else record(found)
+    return on_outbox(ledger, nonce="mine", result_id="result-code-t-mine", expired=expired)
+
+
+@pytest.mark.parametrize("expired", [False, True])
+@pytest.mark.parametrize("changes", [{}, {"renewals": 7}, {"cancel": WISH}])
+def test_an_outcome_whose_claim_still_stands_is_committed(expired: bool, changes: dict[str, Any]):
+    assert replay(working("mine", **changes), expired=expired) == CommitOutbox()
+
+
+def test_an_outcome_that_was_committed_is_published_again_while_the_server_remembers_its_id():
+    assert replay(settled("mine")) == RepublishOutbox()
+    assert isinstance(replay(settled("mine"), expired=True), DropOutbox)
+
+
+@pytest.mark.parametrize("expired", [False, True])
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(None, id="nothing"),
+        pytest.param(queued(), id="queued"),
+        pytest.param(GIVEN_BACK, id="given back under the same claim"),
+        pytest.param(working("other"), id="claimed by another"),
+        pytest.param(settled("other"), id="settled by another"),
+        pytest.param(settled("mine", result_id="result-code-t-other"), id="settled by another over my claim"),
+    ],
+)
+def test_an_outcome_that_is_no_longer_wanted_is_dropped_with_a_reason(found: Entry | None, expired: bool):
+    decision = replay(found, expired=expired)
+    assert isinstance(decision, DropOutbox)
+    assert decision.reason
