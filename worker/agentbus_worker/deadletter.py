@@ -94,7 +94,7 @@ async def _settle(bus: Bus, delivery: Delivery, *, agent: str, task_id: str, res
 def _readable(data: bytes) -> dict[str, Json] | None:
     try:
         found = decode(data)
-        encode(found)  # it must be possible to send it back
+        decode(encode({"result": {"task": found}}))  # a result, and the ledger with it, must be readable again
     except MessageError:
         return None
     return cast("dict[str, Any]", found) if isinstance(found, dict) else None
