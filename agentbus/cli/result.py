@@ -95,11 +95,11 @@ def _line(message: "InboxMessage") -> bytes:
 
     try:
         value = decode(message.data)
-    except MessageError:
+        if isinstance(value, dict) and "agentbus" in value:
+            # The key is ours: whoever wrote this message must not be able to speak in our name.
+            stored = value.pop("agentbus")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+            return encode({**value, "agentbus": {"stored": stored}})
+        return encode(value) if b"\n" in message.data or b"\r" in message.data else message.data
+    except MessageError:  # not JSON, or nothing that can be written again, such as 1e999
         text = message.data.decode(errors="replace")
         return encode({"agentbus": {"seq": message.seq, "fault": message.fault, "raw": text}})
-    if isinstance(value, dict) and "agentbus" in value:
-        # The key is ours: whoever wrote this message must not be able to speak in our name.
-        stored = value.pop("agentbus")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        return encode({**value, "agentbus": {"stored": stored}})
-    return encode(value) if b"\n" in message.data or b"\r" in message.data else message.data
