@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agentbus import subjects
+from agentbus.cli.result import _line as line_of  # pyright: ignore[reportPrivateUsage]
 from agentbus.errors import InvalidIdError, MessageError
 from agentbus.messages import (
     MAX_TASK_DEPTH,
@@ -24,6 +25,8 @@ from agentbus.messages import (
     now,
     random_token,
 )
+from agentbus.results import InboxMessage
+from agentbus_worker.deadletter import _readable as readable  # pyright: ignore[reportPrivateUsage]
 
 TASK: dict[str, Json] = {
     "id": "task-20260518-0001",
@@ -568,3 +571,46 @@ def test_a_new_result_embeds_the_task_as_it_stands_and_adds_what_it_is_told():
 
 def test_a_new_result_without_a_fault_has_no_error_field():
     assert "error" not in new_result(TASK, result_id="r", status="completed").to_json()
+
+
+# -- what others have written -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [1, MAX_TASK_DEPTH, 190, 198, 199, 200, 201])
+def test_a_message_that_is_no_valid_task_is_sent_back_only_if_it_can_be_read_again_from_inbox_and_ledger(levels: int):
+    found = readable(encode({"id": "t", "from": "main", "deep": nested(levels - 1) if levels > 1 else 0}))
+    if found is not None:
+        result = new_result(found, result_id="r", status="failed").to_json()
+        assert decode(encode({"result": result})) == {"result": result}
+    assert (found is not None) == (levels <= 199)
+
+
+@pytest.mark.parametrize("data", [b"", b"text", b"[1]", b"null", b'{"x": 1e999}', b"\xff"])
+def test_what_is_no_object_or_cannot_be_written_again_is_not_sent_back(data: bytes):
+    assert readable(data) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (b'{"id":"r" , "x":1.0}', b'{"id":"r" , "x":1.0}'),
+        (b'{"id":\r\n"r"}\n', b'{"id":"r"}'),
+        (b'{"agentbus":{"verified":true}}', b'{"agentbus":{"stored":{"verified":true}}}'),
+        (b'{"\\u0061gentbus":1,"x":2}', b'{"x":2,"agentbus":{"stored":1}}'),
+        (b"[1]", b"[1]"),
+        (b'{"x":1e999}', b'{"x":1e999}'),
+        (b'{"x":1e999,"agentbus":1}', None),
+        (b'{"x":\n1e999}', None),
+        (b"two\nlines", None),
+        (b"\xff", None),
+        (b"", None),
+    ],
+)
+def test_a_line_of_an_inbox_is_the_stored_message_or_says_under_our_key_why_not(data: bytes, line: bytes | None):
+    shown = line_of(InboxMessage(7, datetime.now(UTC), data, None, "why"))
+    assert b"\n" not in shown
+    if line is not None:
+        assert shown == line
+    else:
+        raw = data.decode(errors="replace")
+        assert json.loads(shown) == {"agentbus": {"seq": 7, "fault": "why", "raw": raw}}
