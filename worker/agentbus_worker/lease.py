@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
@@ -39,6 +40,7 @@ class Lease:
         self._key = (agent, task_id)
         self._entry = entry
         self._revision = revision
+        self._writing = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
         self.lost = False
@@ -72,7 +74,7 @@ class Lease:
             if self._stopping.is_set():
                 return
             try:
-                await self._write(renewed(self._entry), timeout_s=min(pause, _REQUEST_S))
+                await self._write(renewed, timeout_s=min(pause, _REQUEST_S))
                 await self._delivery.in_progress()
             except LeaseLostError:
                 self.lost = True
@@ -102,7 +104,7 @@ class Lease:
             BusUnavailableError, StreamFullError: not decided; call again.
             TooLargeError: the result does not fit into the ledger.
         """
-        await self._write(settled(self._entry, status, result), timeout_s=_REQUEST_S)
+        await self._write(lambda entry: settled(entry, status, result), timeout_s=_REQUEST_S)
 
     async def give_back(self, *, retry_at: float | None = None, failure: str | None = None) -> None:
         """Make the task `queued` again: for another replica at once, or for another attempt at `retry_at` (Unix time).
@@ -115,32 +117,33 @@ class Lease:
         """
         attempt = self._entry.attempt if failure else max(0, self._entry.attempt - 1)
         changes = {"state": "queued", "attempt": attempt, "retry_at": retry_at, "last_failure": failure}
-        await self._write(self._entry.model_copy(update=changes), timeout_s=_REQUEST_S)
+        await self._write(lambda entry: entry.model_copy(update=changes), timeout_s=_REQUEST_S)
 
-    async def _write(self, entry: Entry, *, timeout_s: float) -> None:
-        """Compare-and-set from the entry known last, going on from what the key holds if that still is our claim."""
-        while True:
-            try:
-                revision = await self._ledger.write(*self._key, entry, revision=self._revision, timeout_s=timeout_s)
-            except WrongRevisionError:
-                found = await self._ledger.read(*self._key)
-                if found.revision <= self._revision:
-                    await asyncio.sleep(_LAG_S)  # answered by a replica that lags behind what we have seen ourselves
-                    continue
-                verdict = on_refusal(entry, found)
-                if isinstance(verdict, Lost):
-                    raise LeaseLostError from None
-                self._adopt(verdict.entry, verdict.revision)
-                if isinstance(verdict, Adopt):
-                    entry = self._on_top(entry)
-                    continue
-            else:
-                self._adopt(entry, revision)
-            return
+    async def _write(self, change: Callable[[Entry], Entry], *, timeout_s: float) -> None:
+        """Change the entry known last by compare-and-set, going on from what the key holds if that still is our claim.
 
-    def _on_top(self, entry: Entry) -> Entry:
-        """The same change again, made to the entry that was adopted: a cancel wish in it must not be overwritten."""
-        return entry.model_copy(update={"cancel": self._entry.cancel})
+        One at a time: a renewal that is still under way when the task is settled would take the revision of the
+        settlement for its own, and make the task `working` again.
+        """
+        async with self._writing:
+            while True:
+                entry = change(self._entry)
+                try:
+                    revision = await self._ledger.write(*self._key, entry, revision=self._revision, timeout_s=timeout_s)
+                except WrongRevisionError:
+                    found = await self._ledger.read(*self._key)
+                    if found.revision <= self._revision:
+                        await asyncio.sleep(_LAG_S)  # a replica answered that lags behind what we have seen ourselves
+                        continue
+                    verdict = on_refusal(entry, found)
+                    if isinstance(verdict, Lost):
+                        raise LeaseLostError from None
+                    self._adopt(verdict.entry, verdict.revision)
+                    if isinstance(verdict, Adopt):
+                        continue
+                else:
+                    self._adopt(entry, revision)
+                return
 
     def _adopt(self, entry: Entry, revision: int) -> None:
         self._entry, self._revision = entry, revision
