@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from agentbus_worker.state import PART_SUFFIX
+
 log = logging.getLogger("agentbus.worker")
 
 RUN_VARIABLE: Final = "AGENTBUS_RUN_ID"
@@ -44,14 +46,21 @@ class Children:
         self._folder = folder
         self._runs: dict[int, Run] = {}
 
+    def starting(self, run_id: str, task_id: str) -> None:
+        """Put a command on record before it is started: a worker that is killed in between must not leave it unknown.
+
+        A disk that takes nothing is logged, and the command runs all the same.
+        """
+        self._write({"pid": 0, "run_id": run_id, "task_id": task_id, "started": 0.0})
+
+    def not_started(self, run_id: str) -> None:
+        """Take a command off the record that could not be started."""
+        self._record(run_id).unlink(missing_ok=True)
+
     def started(self, run: Run, task_id: str) -> None:
-        """Put a command on record; a disk that takes nothing is logged, and the command runs all the same."""
+        """Add its process to the record: it is found by that if it hides its environment."""
         self._runs[run.pid] = run
-        record = {"pid": run.pid, "run_id": run.run_id, "task_id": task_id, "started": _start_time(run.pid)}
-        try:
-            self._record(run).write_text(json.dumps(record))
-        except OSError as error:
-            log.warning("task %s: its process is not on record: %s", task_id, error.strerror or error)
+        self._write({"pid": run.pid, "run_id": run.run_id, "task_id": task_id, "started": _start_time(run.pid)})
 
     def signal(self, run: Run, number: int) -> None:
         """Signal the command's group and everything that has left it."""
@@ -93,7 +102,7 @@ class Children:
     def forget(self, run: Run) -> None:
         """Take a command off the record."""
         self._runs.pop(run.pid, None)
-        self._record(run).unlink(missing_ok=True)
+        self._record(run.run_id).unlink(missing_ok=True)
 
     def _strays(self, run: Run) -> Iterator[int]:
         """Orphans of this command; orphans that have ended are waited for on the way."""
@@ -105,8 +114,17 @@ class Children:
             if owner == run.run_id or (not owner and self._runs.keys() <= {run.pid}):
                 yield pid
 
-    def _record(self, run: Run) -> Path:
-        return self._folder / f"{run.pid}.json"
+    def _write(self, record: dict[str, Any]) -> None:
+        path = self._record(record["run_id"])
+        part = path.with_suffix(PART_SUFFIX)
+        try:
+            part.write_text(json.dumps(record))
+            part.rename(path)
+        except OSError as error:
+            log.warning("task %s: its process is not on record: %s", record["task_id"], error.strerror or error)
+
+    def _record(self, run_id: str) -> Path:
+        return self._folder / f"{run_id}.json"
 
 
 def become_subreaper() -> None:

@@ -261,7 +261,12 @@ async def running(command: Command, limits: Limits, children: Children, tmp: Pat
     out = _Pipe(limits.keep_bytes, spill, limits.spill_bytes)
     err = _Pipe(_STDERR_TAIL)
     try:
-        process = _spawn(command, out.write_end, err.write_end, tmp)
+        children.starting(command.run_id, command.task_id)
+        try:
+            process = _spawn(command, out.write_end, err.write_end, tmp)
+        except CommandError:
+            children.not_started(command.run_id)
+            raise
         run = Run(process.pid, command.run_id)
         children.started(run, command.task_id)
         child = Child(process, run, limits, out, err)

@@ -13,10 +13,13 @@ import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from agentbus.config import ServerUrl
 from agentbus.errors import ConfigError
+
+PART_SUFFIX: Final = ".part"
+"""Of a file that is being written, until it is there whole."""
 
 
 class Slot:
@@ -30,10 +33,12 @@ class Slot:
         self.tmp = path / "tmp"
 
     def prepare(self) -> None:
-        """Make the folders, readable by this user alone, and clear what a dead worker left in `tmp`."""
+        """Make the folders, readable by this user alone, and clear what a dead worker left in `tmp` or half written."""
         shutil.rmtree(self.tmp, ignore_errors=True)
         for folder in (self.outbox, self.children, self.tmp):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for part in folder.glob("*" + PART_SUFFIX):
+                part.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Let other workers have the slot."""
@@ -102,7 +107,7 @@ def write_durably(path: Path, data: bytes) -> None:
     Raises:
         OSError: the disk is full, or the folder is gone.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART_SUFFIX)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
