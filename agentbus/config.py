@@ -10,24 +10,56 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar, cast
-from urllib.parse import unquote, urlsplit
+from typing import Any, Final, Literal, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from agentbus import subjects
-from agentbus.errors import ConfigError, InvalidIdError
-from agentbus.messages import MAX_TASK_BYTES
+from agentbus.errors import ConfigError
+from agentbus.sections import (
+    DEFAULT_URL,
+    INPUT_FILE_PLACEHOLDER,
+    INPUT_PLACEHOLDER,
+    TASK_ID_PLACEHOLDER,
+    WORKDIR_PLACEHOLDER,
+    AgentSection,
+    CoordinatorConfig,
+    CoordinatorSection,
+    LogSection,
+    NatsSection,
+    Section,
+    WorkerConfig,
+    WorkerNatsSection,
+    WorkerSection,
+)
+from agentbus.urls import ServerUrl, parse_urls, refuse_sample
 
-DEFAULT_URL: Final = "nats://127.0.0.1:7422"
-DEFAULT_PORT: Final = 4222
+__all__ = [
+    "DEFAULT_URL",
+    "INPUT_FILE_PLACEHOLDER",
+    "INPUT_PLACEHOLDER",
+    "TASK_ID_PLACEHOLDER",
+    "URL_VARIABLE",
+    "WORKDIR_PLACEHOLDER",
+    "AgentSection",
+    "ConnectionSettings",
+    "CoordinatorConfig",
+    "CoordinatorSection",
+    "Credentials",
+    "LogSection",
+    "NatsSection",
+    "ServerUrl",
+    "WorkerConfig",
+    "WorkerNatsSection",
+    "WorkerSection",
+    "connection_settings",
+    "coordinator_file",
+    "load_coordinator",
+    "load_worker",
+    "worker_files",
+]
+
 URL_VARIABLE: Final = "AGENTBUS_NATS_URL"
-SAMPLE_PASSWORD: Final = "CHANGE-ME"  # noqa: S105  # the point is that it is none
-"""How the passwords in the shipped examples begin; no tool connects with one."""
-INPUT_PLACEHOLDER: Final = "{input}"
-INPUT_FILE_PLACEHOLDER: Final = "{input_file}"
-TASK_ID_PLACEHOLDER: Final = "{task_id}"
-WORKDIR_PLACEHOLDER: Final = "{workdir}"
 
 
 def worker_files() -> tuple[Path, ...]:
@@ -38,254 +70,6 @@ def worker_files() -> tuple[Path, ...]:
 def coordinator_file() -> Path:
     """Where the command line and the MCP server look for theirs."""
     return Path("~/.agentbus/coordinator.toml").expanduser()
-
-
-# -- server addresses -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ServerUrl:
-    """One server of the bus. `str()` and `repr()` leave the credentials out."""
-
-    scheme: str
-    host: str
-    port: int
-    user: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
-
-    @property
-    def tls(self) -> bool:
-        """Whether this server is only spoken to over TLS."""
-        return self.scheme == "tls"
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
-
-
-def parse_urls(text: str) -> tuple[ServerUrl, ...]:
-    """Read one URL, or several separated by commas: `nats://host:4222` or `tls://user:password@host`.
-
-    User and password are percent-decoded. A user without a password is a token.
-
-    Raises:
-        ConfigError: for another scheme, a missing host, a bad port, a password from the shipped examples.
-    """
-    urls = tuple(_parse_url(part.strip()) for part in text.split(",") if part.strip())
-    if not urls:
-        raise ConfigError("the NATS URL is empty; write it as nats://host:4222 or tls://host:4222")
-    return urls
-
-
-def _parse_url(text: str) -> ServerUrl:
-    try:
-        parts = urlsplit(text if "://" in text else f"nats://{text}")
-        host, port = parts.hostname or "", parts.port
-        if port == 0:
-            raise ValueError("no server listens on port 0")
-    except ValueError:
-        # Not quoted: what stands where the port should be is often a piece of a password.
-        raise ConfigError(
-            "the NATS URL cannot be read: the port must be a number from 1 to 65535, and '/', '?', '#', '@', ',' and "
-            "'[' in a password must be percent-encoded; write it as nats://host:4222"
-        ) from None
-    if parts.scheme not in ("nats", "tls"):
-        raise ConfigError(f"the NATS URL begins with {parts.scheme!r}; use nats:// or, with TLS, tls://")
-    if not host:
-        raise ConfigError("the NATS URL names no host; write it as nats://host:4222 or tls://host:4222")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ConfigError("the NATS URL goes on after the port; percent-encode '/', '?', '#' and '@' in passwords")
-    user = unquote(parts.username) if parts.username else None
-    password = unquote(parts.password) if parts.password is not None else None
-    _refuse_sample(password or user)
-    return ServerUrl(parts.scheme, host, port or DEFAULT_PORT, user, password)
-
-
-def _refuse_sample(secret: str | None) -> None:
-    if secret is not None and secret.startswith(SAMPLE_PASSWORD):
-        raise ConfigError("the password is the one from the shipped example; set a password of your own")
-
-
-# -- sections ---------------------------------------------------------------------------------------------------
-
-
-def _reraise(check: Any, text: str) -> str:
-    try:
-        return check(text)
-    except InvalidIdError as error:
-        raise ValueError(str(error)) from None
-
-
-def _inbox_of(subject: str) -> str:
-    if subjects.agent_of(subject, "results") is None:
-        raise ValueError("must be the inbox of an agent: agent.<id>.results")
-    return subject
-
-
-def _home(path: Path) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"the home folder in {str(path)!r} is not known") from error
-
-
-AgentId = Annotated[str, AfterValidator(lambda text: _reraise(subjects.configured_agent_id, text))]
-Name = Annotated[str, AfterValidator(lambda text: _reraise(subjects.stream_name, text))]
-FilePath = Annotated[Path, AfterValidator(_home)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class NatsSection(_Section):
-    """How to reach the bus and who to be there."""
-
-    url: str = Field(repr=False)
-    user: str | None = None
-    password_file: FilePath | None = None
-    token_file: FilePath | None = None
-    ca_file: FilePath | None = None
-    cert_file: FilePath | None = None
-    key_file: FilePath | None = None
-    inbox_prefix: str | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> "NatsSection":
-        if self.password_file and not self.user:
-            raise ValueError("password_file needs user")
-        if self.password_file and self.token_file:
-            raise ValueError("password_file and token_file exclude each other")
-        if self.key_file and not self.cert_file:
-            raise ValueError("key_file needs cert_file")
-        return self
-
-
-class WorkerNatsSection(NatsSection):
-    """The same for a worker, with the names of what it consumes."""
-
-    stream: Name = subjects.TASKS_STREAM
-    task_subject: str | None = None
-    default_result_subject: Annotated[str, AfterValidator(_inbox_of)] = subjects.results(subjects.COORDINATOR)
-    durable: Name | None = None
-
-
-def _split_command(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            return shlex.split(value)
-        except ValueError as error:
-            raise ValueError(f"cannot be split into words: {error}") from None
-    return value
-
-
-class AgentSection(_Section):
-    """Which agent this is and the command that it runs."""
-
-    id: AgentId
-    chat_cmd: Annotated[tuple[str, ...], BeforeValidator(_split_command)]
-    extra_instruction: str = ""
-    prompt_via: Literal["argv", "stdin", "file"] = "argv"
-    description: Annotated[str, Field(max_length=500)] = ""
-
-    @model_validator(mode="after")
-    def _check(self) -> "AgentSection":
-        if not self.chat_cmd or not self.chat_cmd[0].strip():
-            raise ValueError("chat_cmd is empty; name the agent command and its arguments")
-        wanted = {"argv": INPUT_PLACEHOLDER, "file": INPUT_FILE_PLACEHOLDER, "stdin": None}
-        for via, placeholder in wanted.items():
-            if placeholder is None:
-                continue
-            present = any(placeholder in word for word in self.chat_cmd[1:])
-            if via == self.prompt_via and not present:
-                raise ValueError(
-                    f"chat_cmd has no {placeholder} among its arguments: the prompt would go nowhere"
-                    f' (prompt_via is "{via}")'
-                )
-            if via != self.prompt_via and present:
-                raise ValueError(f'chat_cmd has {placeholder}, which goes with prompt_via = "{via}"')
-        return self
-
-
-def _retry_reason(text: str) -> str:
-    if text in ("timeout", "idle", "lost"):
-        return text
-    kind, _, code = text.partition(":")
-    if kind == "exit" and code in {str(number) for number in range(1, 256)}:
-        return text
-    raise ValueError(f"{text!r} is no reason to retry; use lost, timeout, idle, or exit:CODE with a code from 1 to 255")
-
-
-class WorkerSection(_Section):
-    """How tasks are run."""
-
-    task_timeout_seconds: Seconds = 1800
-    max_task_bytes: Annotated[int, Field(gt=0)] = MAX_TASK_BYTES
-    inline_output_bytes: Annotated[int, Field(ge=1024, le=16_777_216)] = 65_536
-    max_output_bytes: Annotated[int, Field(ge=1024)] = 1_073_741_824
-    idle_timeout_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
-    max_attempts: Annotated[int, Field(ge=1)] = 3
-    retry_on: tuple[Annotated[str, AfterValidator(_retry_reason)], ...] = ("lost",)
-    retry_backoff_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 10
-    workdir: FilePath | None = None
-    keep_workdir: bool = True
-    concurrency: Annotated[int, Field(ge=1, le=256)] = 1
-    kill_grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5
-    drain_timeout_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30
-    reconnect_time_wait_seconds: Seconds = 2
-    max_reconnect_attempts: Annotated[int, Field(ge=-1)] = -1
-    state_dir: FilePath = Field(default=Path("~/.agentbus/state"), validate_default=True)
-
-
-class LogSection(_Section):
-    """Where the worker's log goes, besides stderr."""
-
-    dir: FilePath = Field(default=Path("~/.agentbus/logs"), validate_default=True)
-    max_bytes: Annotated[int, Field(gt=0)] = 104_857_600
-    backup_count: Annotated[int, Field(ge=0)] = 5
-
-
-class CoordinatorSection(_Section):
-    """Who the coordinator is: the sender of its tasks and the inbox that it reads."""
-
-    id: AgentId = subjects.COORDINATOR
-
-
-class WorkerConfig(_Section):
-    """Everything that `agentbus worker run` needs."""
-
-    agent: AgentSection
-    worker: WorkerSection = Field(default_factory=WorkerSection)
-    nats: WorkerNatsSection
-    log: LogSection = Field(default_factory=LogSection)
-
-    @model_validator(mode="after")
-    def _check(self) -> "WorkerConfig":
-        wanted = subjects.tasks(self.agent.id)
-        if self.nats.task_subject not in (None, wanted):
-            raise ValueError(
-                f"task_subject must be {wanted} for the agent {self.agent.id}; "
-                "workers that share an agent's tasks take its id"
-            )
-        return self
-
-    @property
-    def durable(self) -> str:
-        """The durable consumer whose tasks this worker takes."""
-        return self.nats.durable or subjects.durable(self.agent.id)
-
-    @property
-    def default_inbox(self) -> str:
-        """The agent whose inbox gets results that no valid id in the task claims."""
-        return subjects.agent_of(self.nats.default_result_subject, "results") or subjects.COORDINATOR
-
-
-class CoordinatorConfig(_Section):
-    """Everything that the command line and the MCP server need."""
-
-    nats: NatsSection = NatsSection(url=DEFAULT_URL)
-    coordinator: CoordinatorSection = CoordinatorSection()
 
 
 # -- what the connection is made with ---------------------------------------------------------------------------
@@ -370,13 +154,13 @@ def _secret(path: Path) -> str:
         raise ConfigError(f"cannot read the secret in {path}: {_reason(error)}") from None
     if not secret:
         raise ConfigError(f"{path} is empty; it must hold the secret on its first line")
-    _refuse_sample(secret)
+    refuse_sample(secret)
     return secret
 
 
 # -- loading ----------------------------------------------------------------------------------------------------
 
-_C = TypeVar("_C", bound=_Section)
+_C = TypeVar("_C", bound=Section)
 
 
 def load_worker(path: Path | None = None) -> tuple[WorkerConfig, list[str]]:
@@ -461,7 +245,7 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8 text"
 
 
-def _explain(model: type[_Section], error: ValidationError) -> Iterable[str]:
+def _explain(model: type[Section], error: ValidationError) -> Iterable[str]:
     for fault in error.errors(include_url=False, include_input=False, include_context=False):
         section, key, *_ = [*(str(part) for part in fault["loc"]), "", ""]
         if fault["type"] == "extra_forbidden":
@@ -473,11 +257,11 @@ def _explain(model: type[_Section], error: ValidationError) -> Iterable[str]:
             yield place + fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
 
 
-def _unknown_key(model: type[_Section], section: str, key: str) -> str:
+def _unknown_key(model: type[Section], section: str, key: str) -> str:
     import difflib  # noqa: PLC0415  # only when there is an error to explain
 
     known: dict[str, tuple[str, ...]] = {
-        name: tuple(cast("type[_Section]", info.annotation).model_fields) for name, info in model.model_fields.items()
+        name: tuple(cast("type[Section]", info.annotation).model_fields) for name, info in model.model_fields.items()
     }
     if not key:
         home = next((name for name, keys in known.items() if section in keys), None)

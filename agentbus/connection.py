@@ -29,7 +29,6 @@ REQUEST_TIMEOUT_S: Final = 5.0
 _STATUS: Final = "Status"
 _NO_RESPONDERS: Final = "503"
 _CLOSE_S: Final = 2.0
-_CLOSE_UNOPENED_S: Final = 0.2  # a failed TLS handshake leaves a socket that never says that it is closed
 
 
 class Connection:
@@ -102,8 +101,8 @@ class Connection:
                 if self._client.is_connected:
                     await self._client.flush()
         with suppress(NatsError, OSError, TimeoutError):
-            async with asyncio.timeout(_CLOSE_S if self._ever_up else _CLOSE_UNOPENED_S):
-                await self._client.abandon()
+            async with asyncio.timeout(_CLOSE_S):
+                await (self._client.close() if self._ever_up else self._client.abandon())
 
     @property
     def connected(self) -> bool:

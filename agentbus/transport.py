@@ -52,8 +52,10 @@ class Client(NatsClient):
 
     async def abandon(self) -> None:
         """Close a connection whose first dial failed, with whatever it had got hold of."""
-        if self._transport is not None:
-            self._transport.close()
+        for name in ("_io_writer", "_bare_io_writer"):
+            writer = getattr(self._transport, name, None)
+            if writer is not None:
+                writer.transport.abort()  # a failed TLS handshake would wait half a minute for the other side's goodbye
         await self.close()
 
 

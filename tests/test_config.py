@@ -14,19 +14,17 @@ import pytest
 from agentbus import config
 from agentbus.config import (
     DEFAULT_URL,
-    SAMPLE_PASSWORD,
     URL_VARIABLE,
     ConnectionSettings,
     NatsSection,
-    ServerUrl,
     connection_settings,
     coordinator_file,
     load_coordinator,
     load_worker,
-    parse_urls,
     worker_files,
 )
 from agentbus.errors import ConfigError
+from agentbus.urls import SAMPLE_PASSWORD, ServerUrl, parse_urls
 from harness import toml
 
 SECRET = "hunter2"

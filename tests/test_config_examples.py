@@ -11,7 +11,6 @@ import pytest
 from pydantic import BaseModel
 
 from agentbus.config import (
-    SAMPLE_PASSWORD,
     CoordinatorConfig,
     WorkerConfig,
     connection_settings,
@@ -19,6 +18,7 @@ from agentbus.config import (
     load_worker,
 )
 from agentbus.errors import ConfigError
+from agentbus.urls import SAMPLE_PASSWORD
 from harness import ROOT
 
 _COMMENTED_KEY = re.compile(r"^# ([a-z_]+ = .+)$", re.MULTILINE)
