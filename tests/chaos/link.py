@@ -1,0 +1,123 @@
+"""The link between workers and server: a TCP proxy that can be cut, or stand still."""
+
+import asyncio
+import random
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+_CHUNK = 65_536
+_HOST = "127.0.0.1"
+
+
+@dataclass(eq=False)
+class _Pair:
+    """One connection of a worker, and the one to the server that belongs to it."""
+
+    writers: list[asyncio.StreamWriter]
+    flowing: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def abort(self) -> None:
+        for writer in self.writers:
+            writer.transport.abort()
+
+
+class Link:
+    """A proxy on a free port before the server at `upstream`."""
+
+    def __init__(self, upstream: int) -> None:
+        self._upstream = upstream
+        self._pairs: set[_Pair] = set()
+        self._serving: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Server | None = None
+        self._hung_up = False
+        self._cuts = asyncio.Lock()
+        self.port = 0
+
+    async def open(self) -> None:
+        """Take connections; again on the same port after `_close_listener`."""
+        while self._listener is None:
+            try:
+                self._listener = await asyncio.start_server(self._accept, _HOST, self.port)
+            except OSError:
+                if not self.port:
+                    raise
+                await asyncio.sleep(0.1)  # somebody's outgoing connection has the port for a moment
+        self.port = int(self._listener.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        """End it with all of its connections."""
+        self._close_listener()
+        self._drop_all()
+        if self._serving:
+            await asyncio.wait(set(self._serving))
+
+    async def cut(self, length_s: float, *, refuse: bool) -> None:
+        """Drop every connection; for a while refuse new ones, or take them and hang up."""
+        async with self._cuts:
+            if refuse:
+                self._close_listener()
+            self._hung_up = True
+            self._drop_all()
+            await asyncio.sleep(length_s)
+            self._hung_up = False
+            await self.open()
+
+    async def stall(self, length_s: float, rng: random.Random) -> None:
+        """Let about half of the connections stand still for a while: nothing is lost, all of it comes late."""
+        stalled = [pair for pair in self._pairs if rng.random() < 0.5]
+        for pair in stalled:
+            pair.flowing.clear()
+        await asyncio.sleep(length_s)
+        for pair in stalled:
+            pair.flowing.set()
+
+    def _close_listener(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _drop_all(self) -> None:
+        for pair in self._pairs:
+            pair.abort()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "asyncio runs this as a task"
+        self._serving.add(task)
+        try:
+            await self._serve(reader, writer)
+        finally:
+            writer.transport.abort()
+            self._serving.discard(task)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._hung_up:
+            return
+        try:
+            server_reader, server_writer = await asyncio.open_connection(_HOST, self._upstream)
+        except OSError:
+            return
+        pair = _Pair([writer, server_writer])
+        pair.flowing.set()
+        self._pairs.add(pair)
+        pumps = [
+            asyncio.create_task(_pump(reader, server_writer, pair.flowing)),
+            asyncio.create_task(_pump(server_reader, writer, pair.flowing)),
+        ]
+        try:
+            if not self._hung_up:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._pairs.discard(pair)
+            pair.abort()
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.wait(pumps)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event) -> None:
+    with suppress(OSError):
+        while data := await reader.read(_CHUNK):
+            await flowing.wait()
+            writer.write(data)
+            await writer.drain()

@@ -1,0 +1,162 @@
+"""What a storm consists of: the tasks and the faults, drawn from a seed before it begins."""
+
+import random
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from agentbus.messages import Json
+
+FaultKind = Literal["kill", "stop", "term", "server", "cut", "stall"]
+
+HERE: Final = Path(__file__).parent
+REAL_WORKER: Final = (sys.executable, "-m", "agentbus", "worker", "run")
+BROKEN_WORKER: Final = (sys.executable, str(HERE / "broken_worker.py"))
+
+TASK_TIMEOUT_S: Final = 4.0
+"""Of the workers: longer than the slowest task that ends by itself, shorter than those that hang."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of task: how frequent it is, and what its result must say."""
+
+    weight: int
+    status: str = "completed"
+    error: str = ""
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "instant": Kind(38),
+    "slow": Kind(18),
+    "crash": Kind(12, "failed", "exited with status"),
+    "hang": Kind(6, "failed", f"timed out after {TASK_TIMEOUT_S:g} s"),
+    "big": Kind(6),
+    "fork": Kind(7),
+    "setsid": Kind(7),
+    "stubborn": Kind(6),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTask:
+    """A task, and how its publisher behaves.
+
+    Attributes:
+        at_s: when it is published, in seconds from the beginning of the storm.
+        impatient_s: the publisher dies after so many seconds, and another one publishes the task again.
+        again: it is published once more although the first time has worked.
+        cancel_after_s: somebody wants it cancelled so many seconds after it was published.
+    """
+
+    task_id: str
+    agent: str
+    kind: str
+    number: int
+    at_s: float
+    impatient_s: float | None = None
+    again: bool = False
+    cancel_after_s: float | None = None
+
+    @property
+    def content(self) -> Json:
+        """What the agent command is told."""
+        return {"kind": self.kind, "number": self.number}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault: when, which, at whom, for how long; `odd` chooses between two variants of a kind."""
+
+    at_s: float
+    kind: FaultKind
+    target: int
+    length_s: float
+    odd: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The measure of a storm."""
+
+    seed: int
+    faults: Mapping[FaultKind, int]
+    agents: tuple[str, ...] = ("code", "doc")
+    replicas: int = 3
+    tasks: int = 400
+    storm_s: float = 200.0
+    settle_s: float = 120.0
+    lease_s: float = 4.0
+    worker: tuple[str, ...] = REAL_WORKER
+    kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
+
+    def draw(self) -> tuple[list[PlannedTask], list[Fault]]:
+        """The tasks and the faults of this seed. Which fault meets which task is up to the machine."""
+        rng = random.Random(self.seed)
+        tasks = [self._task(rng, number) for number in range(self.tasks)]
+        faults = [self._fault(rng, kind) for kind, count in self.faults.items() for _ in range(count)]
+        return tasks, sorted(faults, key=lambda fault: fault.at_s)
+
+    def _task(self, rng: random.Random, number: int) -> PlannedTask:
+        [kind] = rng.choices(list(self.kinds), [kind.weight for kind in self.kinds.values()])
+        return PlannedTask(
+            task_id=f"chaos-{number:04d}-{kind}",
+            agent=rng.choice(self.agents),
+            kind=kind,
+            number=number,
+            at_s=rng.uniform(0, 0.85 * self.storm_s),
+            impatient_s=rng.uniform(0, 0.02) if rng.random() < 0.08 else None,
+            again=rng.random() < 0.05,
+            cancel_after_s=rng.uniform(0, 3) if rng.random() < 0.04 else None,
+        )
+
+    def _fault(self, rng: random.Random, kind: FaultKind) -> Fault:
+        shortest_s, longest_s = {
+            "stop": (1.2 * self.lease_s, 2 * self.lease_s),
+            "server": (0.1, self.lease_s),
+            "cut": (0.5, 1.25 * self.lease_s),
+            "stall": (0.5, 2 * self.lease_s),
+        }.get(kind, (0.0, 0.0))
+        return Fault(
+            at_s=rng.uniform(0.03, 0.95) * self.storm_s,
+            kind=kind,
+            target=rng.randrange(1000),
+            length_s=rng.uniform(shortest_s, longest_s),
+            odd=rng.random() < 0.5,
+        )
+
+
+def full(seed: int) -> Plan:
+    """What `make chaos` runs: about five minutes."""
+    return Plan(seed, {"kill": 60, "stop": 14, "term": 12, "server": 9, "cut": 12, "stall": 8})
+
+
+def short(seed: int) -> Plan:
+    """What `make test` runs: about half a minute."""
+    return Plan(
+        seed,
+        {"kill": 6, "stop": 2, "term": 2, "server": 2, "cut": 2, "stall": 1},
+        replicas=2,
+        tasks=60,
+        storm_s=12,
+        settle_s=60,
+        lease_s=2,
+    )
+
+
+def broken(seed: int) -> Plan:
+    """A worker that acknowledges first, and some kills: the tasks that they hit are lost."""
+    return Plan(
+        seed,
+        {"kill": 4},
+        agents=("code",),
+        replicas=2,
+        tasks=12,
+        storm_s=6,
+        settle_s=30,
+        lease_s=1,
+        worker=BROKEN_WORKER,
+        kinds={"slow": Kind(1)},
+    )
