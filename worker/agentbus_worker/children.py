@@ -2,8 +2,9 @@
 
 A command has a session of its own, so its process group is ended as one. What left the group is found on Linux: the
 worker is a child subreaper, so orphans become its own children, and the run id in their environment says where they
-belong. Elsewhere the group alone is ended. Each running command is on record, with the start time of its process, so
-that a worker that was killed is cleaned up after by the next one.
+belong; one that names no run is ended with the last command that runs. Elsewhere the group alone is ended. Each running
+command is on record, with the start time of its process, so that a worker that was killed is cleaned up after by the
+next one.
 """
 
 import asyncio
@@ -14,7 +15,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +47,10 @@ class Children:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._runs: dict[int, Run] = {}
+        self._ended: set[int] = set()  # those of them whose command has ended, and that are being cleared
+        self._asked: dict[
+            int, set[int]
+        ] = {}  # what has had its SIGTERM: some take a second one as an order to drop all
 
     def starting(self, run_id: str, task_id: str) -> None:
         """Put a command on record before it is started: a worker that is killed in between must not leave it unknown.
@@ -60,21 +66,48 @@ class Children:
     def started(self, run: Run, task_id: str) -> None:
         """Add its process to the record: it is found by that if it hides its environment."""
         self._runs[run.pid] = run
+        self._asked[run.pid] = set()
         self._write({"pid": run.pid, "run_id": run.run_id, "task_id": task_id, "started": _start_time(run.pid)})
 
-    def signal(self, run: Run, number: int) -> None:
-        """Signal the command's group and everything that has left it."""
-        signal_group(run.pid, number)
-        for pid in self._strays(run):
-            _signal_tree(pid, number)
+    def ended(self, run: Run) -> None:
+        """The command itself has ended and was waited for; what it has left is still to be cleared."""
+        self._ended.add(run.pid)
 
-    def kill(self, run: Run) -> None:
-        """SIGKILL for all of it, unless it has been cleared: then its ids may belong to others by now."""
-        if run.pid in self._runs:
-            self.signal(run, signal.SIGKILL)
+    def signal(self, run: Run, number: int) -> bool:
+        """Signal the command's group and everything that has left it, SIGTERM once; whether anything was there."""
+        asked = self._asked[run.pid] if number == signal.SIGTERM else set[int]()
+        strays = set(self._strays(run))
+        for pid in strays - asked:
+            _signal_tree(pid, number)
+        there = signal_group(run.pid, 0 if run.pid in asked else number)
+        asked |= {run.pid, *strays}
+        return there or bool(strays)
+
+    def kill(self, run: Run, wait: Callable[[], object]) -> None:
+        """SIGKILL for all of it, at once and without the event loop; `wait` waits for the command itself.
+
+        Nothing happens if it has been cleared: then its ids may belong to others by now.
+        """
+        if run.pid not in self._runs:
+            return
+        self.signal(run, signal.SIGKILL)
+        wait()
+        self.ended(run)
+        # What the command has left is an orphan only now, and so is in its turn what that has left.
+        deadline = time.monotonic() + _KILL_PATIENCE_S
+        while self.signal(run, signal.SIGKILL) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        self.forget(run)
+
+    def reap(self) -> None:
+        """Wait for orphans that have ended while a command runs: it may run for hours and leave one every second."""
+        for pid in _children_of_this_process() - self._runs.keys():
+            _reap(pid)
 
     async def clear(self, run: Run, grace_s: float) -> None:
         """End whatever an ended command has left behind: SIGTERM, and after `grace_s` SIGKILL."""
+        if run.pid not in self._runs:
+            return  # it has been cleared: its ids may belong to others by now
         for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, _KILL_PATIENCE_S)):
             if await self._gone(run, number, patience_s):
                 break
@@ -83,35 +116,35 @@ class Children:
         self.forget(run)
 
     async def _gone(self, run: Run, number: int, patience_s: float) -> bool:
-        """Signal each of what is left once, and wait for it to be gone."""
+        """Signal what is left, and what that leaves in its turn, and wait for it to be gone."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience_s
-        told: set[int] = set()
-        signal_group(run.pid, number)
-        while True:
-            strays = set(self._strays(run))
-            if not strays and not signal_group(run.pid, 0):
-                return True
-            for pid in strays - told:
-                _signal_tree(pid, number)
-            told |= strays
+        while self.signal(run, number):
             if loop.time() >= deadline:
                 return False
             await asyncio.sleep(_POLL_S)
+        return True
 
     def forget(self, run: Run) -> None:
         """Take a command off the record."""
         self._runs.pop(run.pid, None)
-        self._record(run.run_id).unlink(missing_ok=True)
+        self._ended.discard(run.pid)
+        self._asked.pop(run.pid, None)
+        try:
+            self._record(run.run_id).unlink(missing_ok=True)
+        except OSError as error:  # a folder that is gone, a disk that is read-only: the next worker finds nobody
+            log.warning("the record of the process %d stays: %s", run.pid, error.strerror or error)
 
     def _strays(self, run: Run) -> Iterator[int]:
-        """Orphans of this command; orphans that have ended are waited for on the way."""
+        """Orphans of this command outside of its group; orphans that have ended are waited for on the way."""
+        others = {other.run_id for other in self._runs.values()} - {run.run_id}
+        alone = self._runs.keys() - self._ended <= {run.pid}
         for pid in _children_of_this_process() - self._runs.keys():
-            if _reap(pid):
+            if _reap(pid) or _group_of(pid) == run.pid:
                 continue
             owner = _run_id_of(pid)
-            # One that has cleared its environment can only be this command's if no other runs.
-            if owner == run.run_id or (not owner and self._runs.keys() <= {run.pid}):
+            # One that has cleared or changed its environment can only be this command's if no other runs.
+            if owner == run.run_id or (owner not in others and alone):
                 yield pid
 
     def _write(self, record: dict[str, Any]) -> None:
@@ -148,6 +181,8 @@ def _end_recorded(path: Path, grace_s: float) -> None:
     try:
         record: dict[str, Any] = json.loads(path.read_text())
         pid, run_id, started = int(record["pid"]), str(record["run_id"]), float(record["started"])
+        if not run_id:
+            return
     except (ValueError, KeyError, TypeError):
         return  # written halfway when the machine went down, and the processes with it
     found = [process for process in psutil.process_iter() if _belongs(process, pid, run_id, started)]
@@ -211,10 +246,16 @@ def _reap(pid: int) -> bool:
         return True
 
 
+def _group_of(pid: int) -> int:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        return os.getpgid(pid)
+    return 0
+
+
 def _signal_tree(pid: int, number: int) -> None:
     """Signal a process, and its whole group if it leads one."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        if os.getpgid(pid) == pid:
+        if _group_of(pid) == pid:
             os.killpg(pid, number)
         else:
             os.kill(pid, number)

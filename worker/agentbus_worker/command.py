@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Final, Literal, TypeAlias
 
 from agentbus.errors import AgentBusError
-from agentbus_worker.children import Children, Run, signal_group
+from agentbus_worker.children import Children, Run
 
 MAX_ARGUMENT_BYTES: Final = 131_071
 """Linux takes no single argument longer than this (MAX_ARG_STRLEN, with its closing zero byte)."""
@@ -192,6 +192,7 @@ class Child:
         self._out, self._err = out, err
         self._started = asyncio.get_running_loop().time()
         self.over = asyncio.Event()
+        self.grace_left_s = limits.grace_s
 
     async def ended(
         self, stop: asyncio.Event, children: Children, *, stop_grace_s: Callable[[], float] | None = None
@@ -203,20 +204,26 @@ class Child:
             children: where its processes are looked for.
             stop_grace_s: tells the time between SIGTERM and SIGKILL after `stop`, if it is not that of the limits.
         """
+        loop = asyncio.get_running_loop()
         with _exit_event(self._process) as exited:
             reason = await self._first_of(exited, stop)
             if reason != "exited":
                 grace_s = stop_grace_s() if reason == "stopped" and stop_grace_s else self._limits.grace_s
+                asked = loop.time()
                 children.signal(self._run, signal.SIGTERM)
-                with contextlib.suppress(TimeoutError):
+                try:
                     async with asyncio.timeout(grace_s):
                         await exited.wait()
-                children.signal(self._run, signal.SIGKILL)
-                await exited.wait()
+                except TimeoutError:
+                    children.signal(self._run, signal.SIGKILL)
+                    await exited.wait()
+                # What the command has started has had its SIGTERM as well, and has what is left of the same grace.
+                self.grace_left_s = max(0.0, asked + grace_s - loop.time())
         # The leader is a zombie until it is waited for: its group id cannot have been given to anybody else.
-        signal_group(self._run.pid, signal.SIGTERM)
+        children.signal(self._run, signal.SIGTERM)
         code = self._process.wait()
-        duration_s = asyncio.get_running_loop().time() - self._started
+        duration_s = loop.time() - self._started
+        children.ended(self._run)
         self.over.set()
         return Exit(reason, code, self._out.finish(), self._err.finish(), duration_s)
 
@@ -270,25 +277,22 @@ async def running(command: Command, limits: Limits, children: Children, tmp: Pat
         run = Run(process.pid, command.run_id)
         children.started(run, command.task_id)
         child = Child(process, run, limits, out, err)
-        clearing = asyncio.create_task(_clear_when_over(child, run, children, limits.grace_s))
+        clearing = asyncio.create_task(_clear_when_over(child, run, children))
         try:
             yield child
             if child.over.is_set():
                 await clearing
         finally:
             clearing.cancel()
-            children.kill(run)
-            if not child.over.is_set():
-                process.wait()
-            children.forget(run)
+            children.kill(run, process.wait)
     finally:
         out.close()
         err.close()
 
 
-async def _clear_when_over(child: Child, run: Run, children: Children, grace_s: float) -> None:
+async def _clear_when_over(child: Child, run: Run, children: Children) -> None:
     await child.over.wait()
-    await children.clear(run, grace_s)
+    await children.clear(run, child.grace_left_s)
 
 
 def _spawn(command: Command, out: int, err: int, tmp: Path) -> subprocess.Popen[bytes]:

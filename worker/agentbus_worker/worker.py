@@ -42,6 +42,7 @@ from agentbus_worker.state import Slot, locked_state
 log = logging.getLogger("agentbus.worker")
 
 _RETRY_S: Final = 2.0
+_REAP_S: Final = 2.0
 _PRESENCE_PAUSE_S: Final = 2.0
 """How soon a change of the free slots is shown: often enough for people, seldom enough for the bus."""
 _T = TypeVar("_T")
@@ -120,6 +121,7 @@ class Worker:
                     group.create_task(_fail_when_ended(bus)),
                     group.create_task(self._halt_when_told()),
                     group.create_task(self._show_presence(bus)),
+                    group.create_task(_reap_orphans(context.children)),
                 ]
                 running: set[asyncio.Task[None]] = set()
                 log.info("ready for tasks on %s", subjects.tasks(config.agent.id))
@@ -327,6 +329,12 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, _T] | asyncio.
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
+
+
+async def _reap_orphans(children: Children) -> None:
+    while True:
+        await asyncio.sleep(_REAP_S)
+        children.reap()
 
 
 async def _fail_when_ended(bus: Bus) -> None:
