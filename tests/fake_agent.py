@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
 """A fake agent command: does what the task's content says, a word for each deed.
 
-The content is found in the prompt, the last argument: `say:TEXT`, `sleep:SECONDS`, `exit:CODE`, `stderr:TEXT`,
-`bytes:N`, `raw` (output that is not UTF-8), `fork` (leave a grandchild that holds the pipes), `stubborn` (ignore
-SIGTERM), `env:NAME`, `approval`, `prompt` (print the whole prompt), `touch:PATH`.
+The content is found in the prompt, which is the last argument, or standard input if that is `-`, or the file that it
+names after `@`: `say:TEXT`, `sleep:SECONDS`, `exit:CODE`, `stderr:TEXT`, `bytes:N`, `raw` (output that is not UTF-8),
+`fork` (leave a grandchild that holds the pipes), `stubborn` (ignore SIGTERM), `env:NAME`, `approval`, `prompt` (print
+the whole prompt), `touch:PATH`, `pid:PATH` (write one's pid), `stdin` (print what is there), `cwd`.
+
+`group:PATH`, `session:PATH`, `daemon:PATH` and `bare:PATH` leave a process that ignores SIGTERM, holds the pipes and
+writes its pid: in the group of the command, in a session of its own, twice forked, and that with no environment.
 """
 
 import json
@@ -55,6 +59,14 @@ def act(  # noqa: C901, PLR0912  # a word, a deed
             print("status=needs_approval\nmay I delete the branch?")
         case "prompt":
             out.write(prompt)
+        case "pid":
+            Path(value).write_text(f"{os.getpid()}\n")
+        case "group" | "session" | "daemon" | "bare":
+            leave(verb, value)
+        case "stdin":
+            print(repr(sys.stdin.read()))
+        case "cwd":
+            print(Path.cwd())
         case "touch":
             with Path(value).open("a") as file:
                 file.write("ran\n")
@@ -62,8 +74,29 @@ def act(  # noqa: C901, PLR0912  # a word, a deed
             print(verb)
 
 
+def leave(kind: str, path: str) -> None:
+    """Start a process that stays, and wait until it has written its pid."""
+    stay = f"trap '' TERM; echo $$ > {path}; exec sleep 1000"
+    if kind in ("group", "session"):
+        subprocess.Popen(["/bin/sh", "-c", stay], start_new_session=kind == "session")
+    else:
+        subprocess.run(
+            ["/bin/sh", "-c", '"$@" &', "sh", "/usr/bin/env", "setsid", "/bin/sh", "-c", stay],
+            check=True,
+            env={"PATH": os.environ["PATH"]} if kind == "bare" else None,
+        )
+    while not Path(path).exists() or not Path(path).read_text().endswith("\n"):
+        time.sleep(0.01)
+
+
+def given_prompt(word: str) -> str:
+    if word == "-":
+        return sys.stdin.read()
+    return Path(word[1:]).read_text() if word.startswith("@") else word
+
+
 def main() -> None:
-    prompt = sys.argv[-1]
+    prompt = given_prompt(sys.argv[-1])
     for word in content_of(prompt).split():
         verb, _, value = word.partition(":")
         act(verb, value, prompt)
