@@ -228,16 +228,25 @@ class Child:
         return Exit(reason, code, self._out.finish(), self._err.finish(), duration_s)
 
     async def _first_of(self, exited: asyncio.Event, stop: asyncio.Event) -> Reason:
-        """What comes first. The idle limit moves on with the output, so it is looked at again when it seems over."""
+        """What comes first. The idle limit moves on with the output, so it is looked at again when it seems over.
+
+        A limit that seems over is looked at once more in any case: after this process has stood still (SIGSTOP, a
+        machine that slept), its timers are told before the end and the output of a command that was in time.
+        """
         loop, limits = asyncio.get_running_loop(), self._limits
         deadline = self._started + limits.timeout_s
         waits = [asyncio.create_task(exited.wait()), asyncio.create_task(stop.wait())]
+        looked = False
         try:
             while True:
                 idle_at = self._last_output() + limits.idle_timeout_s if limits.idle_timeout_s else deadline
                 left_s = min(deadline, idle_at) - loop.time()
-                if left_s <= 0:
+                if left_s > 0:
+                    looked = False
+                elif looked:
                     return "timeout" if deadline <= idle_at else "idle"
+                else:
+                    looked, left_s = True, _POLL_S
                 await asyncio.wait(waits, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
                 if exited.is_set():
                     return "exited"
