@@ -169,12 +169,15 @@ class Coordinator:
         result = status.result
         if result is None:
             raise AgentBusError(f"the task {task_id} is {status.state}; only a task that has its result can be retried")
-        old = result.task
-        payload = old.get("payload")
-        if not isinstance(payload, dict | None) or "expired" in str(result.error):
+        try:
+            old = decode_task(encode(result.task))
+        except MessageError:
+            old = None
+        # A result that was made without the message, or that had no room for all of it, does not hold the content.
+        if old is None or old.digest() != status.record.entry.digest:
             raise AgentBusError(f"the content of the task {task_id} is not known any more; publish it as a new task")
-        fields: dict[str, Json] = {**old, "id": new_task_id(), "created_at": now(), "retry_of": task_id}
-        task = decode_task(encode(fields))
+        again = {**result.task, "id": new_task_id(), "created_at": now(), "retry_of": task_id}
+        task = decode_task(encode(again))
         await publish(self.bus, task)
         return task
 

@@ -19,6 +19,7 @@ from agentbus_worker.settlement import (
     Claim,
     Leave,
     Lost,
+    Policy,
     Republish,
     SettleCancelled,
     SettleExhausted,
@@ -109,6 +110,17 @@ def _new_claim(context: Context) -> ClaimRecord:
     return ClaimRecord(worker=context.instance, nonce=random_token(), lease_s=context.lease_s, since=now())
 
 
+def _why_no_further(entry: Entry, policy: Policy) -> str:
+    """Why a task is not tried again, from what is known of its attempts."""
+    if entry.state == "working" and entry.attempt < policy.max_attempts:
+        return f"the worker was lost while it ran the task (attempt {entry.attempt}), which is no reason to try again"
+    if entry.last_failure is None and entry.attempt > 1:
+        return f"attempts exhausted: {entry.attempt} workers were lost while they ran it"
+    lost = "the worker was lost while it ran the task" if entry.state == "working" else ""
+    earlier = f"an attempt before: {entry.last_failure}" if entry.last_failure else ""
+    return f"attempts exhausted ({entry.attempt}): " + "; ".join(part for part in (lost, earlier) if part)
+
+
 async def _settle_unrun(
     context: Context, delivery: Delivery, task: Task, decision: SettleCancelled | SettleExhausted
 ) -> bool:
@@ -117,7 +129,7 @@ async def _settle_unrun(
     if isinstance(decision, SettleCancelled):
         outcome = cancelled_outcome(base)
     else:
-        outcome = Outcome("failed", "", f"attempts exhausted: {base.attempt} workers were lost while they ran it")
+        outcome = Outcome("failed", "", _why_no_further(base, context.policy))
     new_claim = _new_claim(context)
     result = result_message(context, task, outcome, new_claim.nonce, base.attempt)
     entry = settled(base.model_copy(update={"claim": new_claim}), outcome.status, result)

@@ -116,7 +116,8 @@ class Lease:
             BusError: not decided; the lease runs out by itself.
         """
         attempt = self._entry.attempt if failure else max(0, self._entry.attempt - 1)
-        changes = {"state": "queued", "attempt": attempt, "retry_at": retry_at, "last_failure": failure}
+        last_failure = failure or self._entry.last_failure
+        changes = {"state": "queued", "attempt": attempt, "retry_at": retry_at, "last_failure": last_failure}
         await self._write(lambda entry: entry.model_copy(update=changes), timeout_s=_REQUEST_S)
 
     async def _write(self, change: Callable[[Entry], Entry], *, timeout_s: float) -> None:
