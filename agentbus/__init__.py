@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     __version__: str
     from agentbus.coordinator import Coordinator, connect
     from agentbus.errors import AgentBusError
+    from agentbus.listing import TaskList
     from agentbus.messages import Result, Task
     from agentbus.results import Inbox, InboxMessage
     from agentbus.status import TaskStatus, Waited
@@ -22,6 +23,7 @@ __all__ = [
     "InboxMessage",
     "Result",
     "Task",
+    "TaskList",
     "TaskStatus",
     "Waited",
     "__version__",
@@ -35,6 +37,7 @@ _HOME = {
     "InboxMessage": "agentbus.results",
     "Result": "agentbus.messages",
     "Task": "agentbus.messages",
+    "TaskList": "agentbus.listing",
     "TaskStatus": "agentbus.status",
     "Waited": "agentbus.status",
     "connect": "agentbus.coordinator",

@@ -8,45 +8,29 @@
 The command line and the MCP server use the same code.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Literal, cast
 
 from agentbus import subjects
-from agentbus.bus import Bus, StoredMessage
+from agentbus.approvals import send_answer
+from agentbus.bus import Bus
 from agentbus.bus import connect as connect_bus
 from agentbus.config import CoordinatorConfig, connection_settings, load_coordinator
-from agentbus.errors import (
-    AgentBusError,
-    BusUnavailableError,
-    MessageError,
-    PermissionDeniedError,
-    TaskNotFoundError,
-    WrongRevisionError,
-)
+from agentbus.errors import AgentBusError, MessageError, PermissionDeniedError, WrongRevisionError
 from agentbus.expiry import settle_expired
-from agentbus.feed import Feed
 from agentbus.files import read_file
-from agentbus.ledger import STATE_HEADER, CancelWish, Ledger, Record, read_entry
-from agentbus.messages import (
-    Json,
-    PayloadFormat,
-    Task,
-    decode_task,
-    encode,
-    new_task,
-    new_task_id,
-    now,
-)
+from agentbus.ledger import CancelWish, Ledger, State
+from agentbus.listing import TaskList, list_tasks
+from agentbus.lookup import find
+from agentbus.messages import Json, PayloadFormat, Task, decode_task, encode, new_task, new_task_id, now
 from agentbus.registry import Presence, present
 from agentbus.results import Inbox, InboxMessage, open_inbox
 from agentbus.status import TaskStatus, Waited
 from agentbus.streams import consumers_of
 from agentbus.tasks import Published, publish
-
-_READS_AT_ONCE = 16
+from agentbus.waiting import look_up, wait_for
 
 
 class Coordinator:
@@ -131,7 +115,7 @@ class Coordinator:
             TaskNotFoundError: no ledger entry has this id, or several agents have one and `agent` is not given.
             InvalidIdError: it is not a task id.
         """
-        return TaskStatus(await settle_expired(self.bus, await self._find(subjects.task_id(task_id), agent)))
+        return TaskStatus(await settle_expired(self.bus, await find(self.bus, subjects.task_id(task_id), agent)))
 
     async def cancel(self, task_id: str, *, agent: str | None = None, reason: str = "") -> TaskStatus:
         """Ask for a task to be cancelled, and say what state that found it in.
@@ -144,7 +128,7 @@ class Coordinator:
             TaskNotFoundError, InvalidIdError: there is no such task.
         """
         while True:
-            record = await self._find(subjects.task_id(task_id), agent)
+            record = await find(self.bus, subjects.task_id(task_id), agent)
             entry = record.entry
             if not entry.terminal and entry.cancel is None:
                 wish = CancelWish(by=subjects.address(self.agent), reason=reason, at=now())
@@ -156,7 +140,21 @@ class Coordinator:
             if not entry.terminal:
                 # The ledger makes it sure: the owner sees the wish when it next renews its lease. This makes it fast.
                 await self.bus.publish(subjects.control(record.agent), encode({"cancel": task_id}))
-            return TaskStatus(await self._find(task_id, record.agent))
+            return TaskStatus(await find(self.bus, task_id, record.agent))
+
+    async def answer(self, task_id: str, *, approve: bool, comment: str = "", agent: str | None = None) -> Published:
+        """Approve or deny what a task with the result `needs_approval` asks for.
+
+        The decision goes to the same agent as a task `<task_id>.answer`, whose result goes where that of the first
+        went. Repeating the same answer is harmless.
+
+        Raises:
+            TaskNotFoundError, InvalidIdError: there is no such task.
+            TaskConflictError: it was answered before, differently.
+            AgentBusError: it does not wait for an approval.
+        """
+        status = await self.task(task_id, agent=agent)
+        return await send_answer(self.bus, status, sender=self.agent, approve=approve, comment=comment)
 
     async def retry(self, task_id: str, *, agent: str | None = None) -> Task:
         """Publish a settled task anew, under a new id; the new task names the old one in `retry_of`.
@@ -202,6 +200,17 @@ class Coordinator:
         async for piece in read_file(self.bus, status.agent, name):
             yield piece
 
+    async def list_tasks(
+        self, *, agent: str | None = None, state: State | None = None, limit: int = 20, cursor: int | None = None
+    ) -> TaskList:
+        """The newest tasks by last change, of one agent or of all, in one state or in any.
+
+        Raises:
+            InvalidIdError, MessageError: `agent` is no agent id, or `limit` is not from 1 to 200.
+        """
+        only = subjects.agent_id(agent) if agent else None
+        return await list_tasks(self.bus, agent=only, state=state, limit=limit, cursor=cursor)
+
     async def agents(self, agent: str | None = None) -> list[Presence]:
         """The workers that are alive, of one agent or of all."""
         return await present(self.bus, subjects.agent_id(agent) if agent else None)
@@ -216,8 +225,8 @@ class Coordinator:
     ) -> Waited:
         """Wait until all, or any, of the tasks have their result, or the time is over.
 
-        Returns at once when nothing is left to wait for. Losing the connection or the server does not end the wait;
-        giving it up does nothing to the tasks.
+        Returns at once when nothing is left to wait for. Losing the connection or the server does not end the wait; if
+        it is away when the time is over, the states are those seen last. Giving up does nothing to the tasks.
 
         Args:
             timeout_s: seconds, or None to wait for as long as it takes. Reaching it is no error.
@@ -226,44 +235,13 @@ class Coordinator:
         Raises:
             TaskNotFoundError, InvalidIdError: for an id that nobody has published.
         """
-        found = await self._find_all((subjects.task_id(task_id), None) for task_id in task_ids)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                while not _enough(found.values(), until):
-                    try:
-                        await self._watch(found, until, on_change)
-                    except BusUnavailableError:  # the connection broke over a request: look again on the next one
-                        await self.bus.wait_connected()
-        for record in (await self._find_all(_unsettled(found))).values():
-            found[record.agent, record.task_id] = await settle_expired(self.bus, record)
-        statuses = {record.task_id: TaskStatus(record) for record in found.values()}
-        return Waited(
-            settled={task_id: status for task_id, status in statuses.items() if status.settled},
-            pending={task_id: status for task_id, status in statuses.items() if not status.settled},
-        )
+        found = await look_up(self.bus, task_ids, timeout_s)
 
-    async def _watch(
-        self,
-        found: dict[tuple[str, str], Record],
-        until: Literal["all", "any"],
-        on_change: Callable[[str, str], None] | None,
-    ) -> None:
-        """Follow the ledger, and keep `found` up with it, until enough of the tasks are settled."""
-        agents = {agent for agent, _ in found}
-        watched = subjects.states(agents.pop()) if len(agents) == 1 else subjects.STATE_SUBJECTS
-        async with Feed(self.bus, subjects.STATE_STREAM, watched, after="new", headers_only=True) as feed:
-            # Read again now that changes are being watched: nothing falls between the two.
-            found.update(await self._find_all(_unsettled(found)))
-            while not _enough(found.values(), until):
-                change = await feed.next()
-                key = subjects.parse_state(change.subject)
-                if key is None or key not in found:
-                    continue
-                state = change.headers.get(STATE_HEADER, "")
-                if state != "working":
-                    found[key] = await self._find(key[1], key[0])
-                if on_change is not None:
-                    on_change(key[1], state)
+        def tell(status: TaskStatus) -> None:
+            if on_change is not None:
+                on_change(status.task_id, status.record.entry.state)
+
+        return await wait_for(self.bus, found, until=until, timeout_s=timeout_s, on_change=tell)
 
     async def results(self, newest: int = 1, *, agent: str | None = None) -> list[InboxMessage]:
         """The newest messages of an inbox (one's own by default), oldest first."""
@@ -306,52 +284,6 @@ class Coordinator:
             if name is not None and agent in (None, name):
                 found[name] = {"waiting": consumer["num_pending"], "unacknowledged": consumer["num_ack_pending"]}
         return found
-
-    async def _find(self, task_id: str, agent: str | None) -> Record:
-        if agent is not None:
-            found = await Ledger(self.bus).read(subjects.agent_id(agent), task_id)
-            if not isinstance(found, Record):
-                raise TaskNotFoundError(f"no task {task_id} of the agent {agent} is known on this bus")
-            return found
-        records: dict[str, Record] = {}
-        async with Feed(self.bus, subjects.STATE_STREAM, subjects.states_of_task(task_id), after=0) as feed:
-            async for message in feed.backlog():
-                stored = StoredMessage(
-                    message.subject, message.stream_seq, message.stored_at, message.headers, message.data
-                )
-                record = read_entry(stored)
-                if isinstance(record, Record):
-                    records[record.agent] = record
-        if not records:
-            raise TaskNotFoundError(f"no task {task_id} is known on this bus; ids are kept for 38 days")
-        if len(records) > 1:
-            agents = ", ".join(records)
-            raise TaskNotFoundError(f"several agents have a task {task_id} ({agents}); name the agent")
-        return next(iter(records.values()))
-
-    async def _find_all(self, wanted: Iterable[tuple[str, str | None]]) -> dict[tuple[str, str], Record]:
-        """The entries of (task id, agent) pairs by (agent, task id), read a bounded number at a time."""
-        gate = asyncio.Semaphore(_READS_AT_ONCE)
-
-        async def find(task_id: str, agent: str | None) -> Record:
-            async with gate:
-                return await self._find(task_id, agent)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                finds = [group.create_task(find(task_id, agent)) for task_id, agent in wanted]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None  # they fail alike, and callers handle one error
-        return {(record.agent, record.task_id): record for record in (find.result() for find in finds)}
-
-
-def _unsettled(found: dict[tuple[str, str], Record]) -> list[tuple[str, str | None]]:
-    return [(record.task_id, record.agent) for record in found.values() if not TaskStatus(record).settled]
-
-
-def _enough(records: Iterable[Record], until: Literal["all", "any"]) -> bool:
-    done = [TaskStatus(record).settled for record in records]
-    return all(done) if until == "all" else any(done) or not done
 
 
 @asynccontextmanager

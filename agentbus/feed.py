@@ -89,7 +89,7 @@ class Feed:
                     delivery = await self.next()
             except TimeoutError:
                 # Some of what was counted has expired or been replaced meanwhile.
-                left = await _count_after(self._bus, self._stream, self._subject, self.cursor)
+                left = await count_after(self._bus, self._stream, self._subject, self.cursor)
                 continue
             left = min(left - 1, delivery.num_pending)
             yield delivery
@@ -119,20 +119,21 @@ class Feed:
                 return
 
 
-async def position_before_newest(bus: Bus, stream: str, subject: str, count: int) -> int:
+async def position_before_newest(bus: Bus, stream: str, subject: str, count: int, *, before: int | None = None) -> int:
     """A sequence after which the newest `count` messages of `subject` lie, and not many more; 0 if there are fewer.
 
     Nothing is scanned: the server counts what lies behind a sequence in one request, and a window before the newest
     message is widened, and narrowed again if it holds over twice as many, until it fits.
+
+    Args:
+        before: count only messages below this sequence.
     """
-    async with Feed(bus, stream, subject, after="last", headers_only=True) as feed:
-        if feed.pending == 0:
-            return 0
-        newest = (await feed.next()).stream_seq
+    newest = await _newest(bus, stream, subject) if before is None else before - 1
+    later = 0 if before is None else await count_after(bus, stream, subject, newest)
     too_few, window = 0, count
-    while True:
+    while newest > 0:
         start = max(0, newest - window)
-        found = await _count_after(bus, stream, subject, start)
+        found = await count_after(bus, stream, subject, start) - later
         if found < count and start > 0:
             too_few = window
             # By the density seen so far, with a margin; found is at least 1, and the window at least doubles.
@@ -141,9 +142,17 @@ async def position_before_newest(bus: Bus, stream: str, subject: str, count: int
             window = max(too_few + 1, too_few + (window - too_few) * count * 5 // (4 * found))
         else:
             return start
+    return 0
 
 
-async def _count_after(bus: Bus, stream: str, subject: str, after: int) -> int:
+async def _newest(bus: Bus, stream: str, subject: str) -> int:
+    """The sequence of the newest message of `subject`; 0 if there is none."""
+    async with Feed(bus, stream, subject, after="last", headers_only=True) as feed:
+        return (await feed.next()).stream_seq if feed.pending else 0
+
+
+async def count_after(bus: Bus, stream: str, subject: str, after: int) -> int:
+    """How many messages of `subject` a stream holds after a sequence."""
     _, info = await _create(bus, stream, subject, after, headers_only=True)
     return int(info["num_pending"])
 

@@ -51,7 +51,7 @@ class TaskStatus:
         note = (self.record.entry.result or {}).get("output")
         return cast("dict[str, Json]", note) if isinstance(note, dict) else {}
 
-    def to_json(self) -> dict[str, Json]:
+    def to_json(self, *, with_result: bool = True) -> dict[str, Json]:
         """A plain account for people and models: state, times, attempt, worker, and the result if there is one."""
         entry = self.record.entry
         claim = entry.claim if entry.state == "working" else None
@@ -68,14 +68,19 @@ class TaskStatus:
             "working_since": claim.since if claim else None,
             "changed_at": self.record.changed_at.isoformat(),
             "cancel": entry.cancel.model_dump() if entry.cancel else None,
-            "result": entry.result,
+            "result": entry.result if with_result else None,
         }
         return {key: value for key, value in account.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """What a wait has come to: the tasks that have their result, and those that have not."""
+    """What a wait has come to: the tasks that have their result, and those that have not.
+
+    Attributes:
+        current: whether the bus was asked at the end. If not, it was away, and the states are those seen last.
+    """
 
     settled: dict[str, TaskStatus]
     pending: dict[str, TaskStatus]
+    current: bool = True

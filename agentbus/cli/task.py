@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from agentbus.messages import Task
     from agentbus.status import TaskStatus
 
+_STATES = ("queued", "working", "completed", "failed", "needs_approval", "cancelled")
+
 
 @click.group()
 def task() -> None:
@@ -138,6 +140,48 @@ async def _get(task_id: str, agent: str | None, nats_url: str | None, config: Pa
         _show(await bus.task(task_id, agent=agent))
 
 
+@task.command(
+    "list",
+    epilog="""\b
+Examples:
+  agentbus task list
+  agentbus task list --agent code --state working
+  agentbus task list --state failed --limit 50 | jq -r .id
+
+\b
+Older ones: the call for them stands on standard error, with its --cursor.""",
+)
+@click.option("--agent", metavar="ID", type=AgentId(), help="Only tasks of this agent.")
+@click.option("--state", type=click.Choice(_STATES), help="Only tasks in this state.")
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many.")
+@click.option("--cursor", type=click.IntRange(min=1), help="Go on from an earlier list, towards older tasks.")
+@bus_options
+def list_(nats_url: str | None, config: Path | None, **options: Any) -> None:
+    """List tasks by their last change, the newest first, without their results."""
+    run(_list(nats_url, config, **options))
+
+
+async def _list(nats_url: str | None, config: Path | None, **options: Any) -> None:
+    async with coordinator(nats_url, config) as bus:
+        found = await bus.list_tasks(**options)
+    if output.on_terminal():
+        output.table(["changed", "agent", "state", "attempt", "type", "task"], [_row(status) for status in found.tasks])
+    else:
+        for status in found.tasks:
+            output.json_line(status.to_json(with_result=False))
+    for fault in found.unreadable:
+        output.remark(f"warning: {fault}")
+    if found.cursor is not None:
+        why = "the search stopped early; " if found.partial else ""
+        output.remark(f"{why}older tasks: --cursor {found.cursor}")
+
+
+def _row(status: "TaskStatus") -> list[str]:
+    entry = status.record.entry
+    changed = f"{status.record.changed_at:%Y-%m-%d %H:%M:%S}"
+    return [changed, status.agent, status.state, str(entry.attempt or ""), entry.task_type, status.task_id]
+
+
 def _show(status: "TaskStatus") -> None:
     account = status.to_json()
     if not output.on_terminal():
@@ -210,6 +254,46 @@ async def _cancel(task_id: str, agent: str | None, reason: str, nats_url: str | 
     if status.record.entry.terminal and status.state != "cancelled":
         output.remark(f"too late: the task {task_id} is {status.state}")
     _show(status)
+
+
+@task.command(
+    epilog="""\b
+Examples:
+  agentbus task answer task-20260518-k3v9… --approve
+  agentbus task answer task-20260518-k3v9… --deny --comment 'open a pull request instead'
+
+\b
+Prints the task that carries the answer; wait for that one.""",
+)
+@click.option(
+    "--approve", "approve", flag_value=True, type=bool, default=None, help="Allow the step that the agent asked for."
+)
+@click.option("--deny", "approve", flag_value=False, type=bool, default=None, help="Forbid it.")
+@click.option("--comment", metavar="TEXT", default="", help="What else the agent shall know.")
+@click.option("--agent", metavar="ID", type=AgentId(), help="The agent it was given to, if several have this task id.")
+@bus_options
+@click.argument("task_id", metavar="ID", type=TaskId())
+def answer(
+    task_id: str, agent: str | None, comment: str, nats_url: str | None, config: Path | None, *, approve: bool | None
+) -> None:
+    """Answer a task that needs an approval: its agent gets the decision as a task ID.answer.
+
+    The same answer can be repeated. It cannot be changed: another one is refused.
+    """
+    if approve is None:
+        raise click.UsageError("Missing option '--approve' or '--deny'.", click.get_current_context())
+    run(_answer(task_id, agent, comment, nats_url, config, approve=approve))
+
+
+async def _answer(
+    task_id: str, agent: str | None, comment: str, nats_url: str | None, config: Path | None, *, approve: bool
+) -> None:
+    async with coordinator(nats_url, config) as bus:
+        sent = await bus.answer(task_id, approve=approve, comment=comment, agent=agent)
+        if sent.known:
+            output.remark(f"it was answered so before; {sent.task.id} is {sent.state}")
+        await _say_if_nobody_is_there(bus, sent.task)
+        output.json_line(sent.task.to_json())
 
 
 @task.command(

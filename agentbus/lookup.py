@@ -1,0 +1,65 @@
+"""Finding tasks in the ledger by their ids."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final, TypeAlias
+
+from agentbus import subjects
+from agentbus.bus import Bus, StoredMessage
+from agentbus.errors import TaskNotFoundError
+from agentbus.feed import Feed
+from agentbus.ledger import Ledger, Record, read_entry
+
+_READS_AT_ONCE: Final = 16
+
+Found: TypeAlias = dict[tuple[str, str], Record]
+"""Ledger entries by agent and task id."""
+
+
+async def find(bus: Bus, task_id: str, agent: str | None = None) -> Record:
+    """The ledger's entry of a task.
+
+    Raises:
+        TaskNotFoundError: there is none, or several agents have a task of this id and `agent` is not given.
+        CorruptEntryError: it cannot be read.
+    """
+    if agent is not None:
+        found = await Ledger(bus).read(subjects.agent_id(agent), task_id)
+        if not isinstance(found, Record):
+            raise TaskNotFoundError(f"no task {task_id} of the agent {agent} is known on this bus")
+        return found
+    records: dict[str, Record] = {}
+    async with Feed(bus, subjects.STATE_STREAM, subjects.states_of_task(task_id), after=0) as feed:
+        async for message in feed.backlog():
+            stored = StoredMessage(
+                message.subject, message.stream_seq, message.stored_at, message.headers, message.data
+            )
+            record = read_entry(stored)
+            if isinstance(record, Record):
+                records[record.agent] = record
+    if not records:
+        raise TaskNotFoundError(f"no task {task_id} is known on this bus; ids are kept for 38 days")
+    if len(records) > 1:
+        agents = ", ".join(records)
+        raise TaskNotFoundError(f"several agents have a task {task_id} ({agents}); name the agent")
+    return next(iter(records.values()))
+
+
+async def find_all(bus: Bus, wanted: Iterable[tuple[str, str | None]]) -> Found:
+    """The entries of (task id, agent) pairs, read a bounded number at a time.
+
+    Raises:
+        TaskNotFoundError, CorruptEntryError: see `find`; one stands for all.
+    """
+    gate = asyncio.Semaphore(_READS_AT_ONCE)
+
+    async def one(task_id: str, agent: str | None) -> Record:
+        async with gate:
+            return await find(bus, task_id, agent)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            finds = [group.create_task(one(task_id, agent)) for task_id, agent in wanted]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None  # they fail alike, and callers handle one error
+    return {(record.agent, record.task_id): record for record in (found.result() for found in finds)}
