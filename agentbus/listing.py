@@ -74,6 +74,8 @@ async def list_tasks(
     shown, unreadable, examined = list[TaskStatus](), list[str](), 0
     while examined < SCAN_LIMIT:
         keys, older = await _before(bus, subject, cursor, min(step, SCAN_LIMIT - examined))
+        if not keys:
+            return TaskList(shown, unreadable=unreadable)
         examined += len(keys)
         last = await _show(bus, keys, state, limit, shown, unreadable)
         if len(shown) == limit:
@@ -86,10 +88,23 @@ async def list_tasks(
 
 async def _before(bus: Bus, subject: str, before: int | None, count: int) -> tuple[list[_Key], bool]:
     """The newest `count` entries below a sequence, newest first, and whether there are older ones."""
-    start = await position_before_newest(bus, subjects.STATE_STREAM, subject, count, before=before)
+    stream = subjects.STATE_STREAM
+    while True:
+        start = await position_before_newest(bus, stream, subject, count, before=before)
+        keys = (await _between(bus, subject, start, before))[:count]
+        if keys:
+            behind = await count_after(bus, stream, subject, keys[-1].seq - 1)
+            return keys, await count_after(bus, stream, subject, 0) > behind
+        if start == 0:
+            return [], False
+        before = start + 1  # what was there has moved to the end meanwhile
+
+
+async def _between(bus: Bus, subject: str, after: int, before: int | None) -> list[_Key]:
+    """The entries between two sequences, newest first."""
     found: dict[str, _Key] = {}
     async with (
-        Feed(bus, subjects.STATE_STREAM, subject, after=start, headers_only=True) as feed,
+        Feed(bus, subjects.STATE_STREAM, subject, after=after, headers_only=True) as feed,
         aclosing(feed.backlog()) as backlog,
     ):
         async for message in backlog:
@@ -98,11 +113,7 @@ async def _before(bus: Bus, subject: str, before: int | None, count: int) -> tup
             found.pop(message.subject, None)  # it has changed meanwhile, and belongs to the end now
             state = message.headers.get(STATE_HEADER)
             found[message.subject] = _Key(message.stream_seq, message.subject, state)
-    keys = list(reversed(found.values()))[:count]
-    if not keys:
-        return [], False
-    below = await count_after(bus, subjects.STATE_STREAM, subject, 0)
-    return keys, below > await count_after(bus, subjects.STATE_STREAM, subject, keys[-1].seq - 1)
+    return list(reversed(found.values()))
 
 
 async def _show(

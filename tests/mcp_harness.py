@@ -15,7 +15,7 @@ from mcp_types import CallToolResult, TextContent
 from agentbus import Coordinator, subjects
 from agentbus.config import NatsSection, connection_settings
 from agentbus.ledger import Ledger, Record, settled
-from agentbus.messages import Json, ResultStatus, encode, make_result_id, new_result, random_token
+from agentbus.messages import Json, ResultStatus, Task, encode, make_result_id, new_result, random_token
 from agentbus_mcp.link import Link
 from agentbus_mcp.server import create_server
 
@@ -74,12 +74,15 @@ async def settle(
     agent: str = "code",
     status: ResultStatus = "completed",
     error: str | None = None,
+    task: Task | None = None,
 ) -> None:
     """Do what a worker does at the end of a task: commit the result to the ledger and publish it."""
     ledger = Ledger(coordinator.bus)
     record = await ledger.read(agent, task_id)
     assert isinstance(record, Record)
     result = result_message(task_id, output, agent=agent, status=status, error=error)
+    if task is not None:
+        result["task"] = task.to_json()
     await ledger.write(agent, task_id, settled(record.entry, status, result), revision=record.revision)
     await put(coordinator, result, inbox=record.entry.inbox)
 
