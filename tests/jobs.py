@@ -80,3 +80,10 @@ async def pid_from(path: Path) -> int:
 
 async def gone(*pids: int, within_s: float = 20.0) -> None:
     await eventually(lambda: not any(alive(pid) for pid in pids), f"the processes {pids} are gone", within_s=within_s)
+
+
+def agent_keys(config: Path, **keys: Any) -> Path:
+    """Add keys to the section [agent] of a worker's configuration."""
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+    config.write_text(config.read_text().replace("[agent]\n", f"[agent]\n{lines}"))
+    return config

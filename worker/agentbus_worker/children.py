@@ -61,7 +61,7 @@ class Children:
 
     def not_started(self, run_id: str) -> None:
         """Take a command off the record that could not be started."""
-        self._record(run_id).unlink(missing_ok=True)
+        self._remove(run_id)
 
     def started(self, run: Run, task_id: str) -> None:
         """Add its process to the record: it is found by that if it hides its environment."""
@@ -130,10 +130,7 @@ class Children:
         self._runs.pop(run.pid, None)
         self._ended.discard(run.pid)
         self._asked.pop(run.pid, None)
-        try:
-            self._record(run.run_id).unlink(missing_ok=True)
-        except OSError as error:  # a folder that is gone, a disk that is read-only: the next worker finds nobody
-            log.warning("the record of the process %d stays: %s", run.pid, error.strerror or error)
+        self._remove(run.run_id)
 
     def _strays(self, run: Run) -> Iterator[int]:
         """Orphans of this command outside of its group; orphans that have ended are waited for on the way."""
@@ -155,6 +152,10 @@ class Children:
             part.rename(path)
         except OSError as error:
             log.warning("task %s: its process is not on record: %s", record["task_id"], error.strerror or error)
+
+    def _remove(self, run_id: str) -> None:
+        with contextlib.suppress(OSError):  # one that stays is harmless: the next worker finds nobody who belongs to it
+            self._record(run_id).unlink(missing_ok=True)
 
     def _record(self, run_id: str) -> Path:
         return self._folder / f"{run_id}.json"

@@ -153,7 +153,8 @@ class _Pipe:
             with contextlib.suppress(OSError):
                 self._spill.close()
         if self._spill_path is not None:
-            self._spill_path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._spill_path.unlink(missing_ok=True)
         self._spill = self._spill_path = None
 
     def finish(self) -> Output:

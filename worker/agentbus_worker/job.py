@@ -19,7 +19,15 @@ from typing import Final
 from agentbus import subjects
 from agentbus.bus import Bus
 from agentbus.config import INPUT_FILE_PLACEHOLDER, INPUT_PLACEHOLDER, TASK_ID_PLACEHOLDER, WORKDIR_PLACEHOLDER
-from agentbus.errors import BusError, BusUnavailableError, StreamFullError
+from agentbus.errors import (
+    ApiError,
+    BusError,
+    BusUnavailableError,
+    PermissionDeniedError,
+    SetupMissingError,
+    StreamFullError,
+    TooLargeError,
+)
 from agentbus.files import chunk_bytes, put_file
 from agentbus.ledger import Entry
 from agentbus.messages import Json, Task, encode, make_result_id, new_result, random_token
@@ -40,6 +48,8 @@ _LEDGER_SLACK: Final = 8_192
 _CANCEL_GRACE_S: Final = 1.0
 """The most that a cancelled command gets between SIGTERM and SIGKILL: its tree is gone within two seconds."""
 _HALT_PATIENCE_S: Final = 1.0
+REFUSED_PAUSE_S: Final = 60.0
+"""How long to leave what the bus refuses until somebody mends it: a permission, a stream that is not there."""
 _PLACEHOLDER: Final = re.compile(
     "|".join(
         re.escape(name)
@@ -160,6 +170,13 @@ class Job:
             await self._insist(lambda: publish_result(context.bus, unsent.inbox, result))
         except LeaseLostError:
             log.warning("task %s: the lease was lost before the commit; the outcome is dropped", self.task.id)
+        except (PermissionDeniedError, SetupMissingError, TooLargeError, ApiError) as error:
+            # Other tasks must not suffer for it. What is in the ledger is published with every delivery of the task.
+            log.error("task %s: the bus refuses its result: %s", self.task.id, error)
+            with suppress(BusUnavailableError):
+                await self._delivery.nak(REFUSED_PAUSE_S)
+            if not self._entry.terminal:
+                return  # it stays in the outbox
         else:
             with suppress(BusUnavailableError):  # delivered again, the task is found settled and acknowledged then
                 await self._delivery.ack()
@@ -291,7 +308,8 @@ class Job:
                     ),
                 )
             finally:
-                file.unlink(missing_ok=True)
+                with suppress(OSError):
+                    file.unlink(missing_ok=True)
 
     def _environment(self, run_id: str, workdir: Path | None) -> dict[str, str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith("AGENTBUS_")}

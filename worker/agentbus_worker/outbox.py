@@ -8,16 +8,18 @@ drops the rest.
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from agentbus import subjects
 from agentbus.bus import Bus
-from agentbus.errors import MessageError, WrongRevisionError
+from agentbus.errors import BusError, BusUnavailableError, MessageError, StreamFullError, WrongRevisionError
 from agentbus.ledger import Ledger, Record, settled
 from agentbus.messages import Json, ResultStatus, decode, encode
+from agentbus.subjects import is_agent_id, is_task_id
 from agentbus_worker.settlement import CommitOutbox, DropOutbox, RepublishOutbox, on_outbox
 from agentbus_worker.state import write_durably
 
@@ -41,10 +43,18 @@ class Unsent(BaseModel):
     result: dict[str, Json]
     written_at: float
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.result_id:
+            raise ValueError("the result has no id")
+        if not (is_agent_id(self.agent) and is_agent_id(self.inbox) and is_task_id(self.task_id)):
+            raise ValueError("an id is not valid")
+        return self
+
     @property
     def result_id(self) -> str:
         """The id under which the result is, or will be, published."""
-        return str(self.result["id"])
+        return str(self.result.get("id") or "")
 
 
 class Outbox:
@@ -62,8 +72,11 @@ class Outbox:
             log.warning("task %s: no copy of the outcome on disk: %s", unsent.task_id, error.strerror or error)
 
     def remove(self, unsent: Unsent) -> None:
-        """Forget an entry whose result is in its inbox, or that must not be sent."""
-        self._path(unsent).unlink(missing_ok=True)
+        """Forget an entry whose result is in its inbox, or that must not be sent; one that stays is harmless."""
+        try:
+            self._path(unsent).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("task %s: its outcome stays on disk: %s", unsent.task_id, error.strerror or error)
 
     def entries(self) -> list[Unsent]:
         """What a worker has left here, oldest first. What cannot be read is moved aside and logged, not deleted."""
@@ -71,9 +84,10 @@ class Outbox:
         for path in sorted(self._folder.glob("*" + _SUFFIX), key=lambda path: path.stat().st_mtime):
             try:
                 found.append(Unsent.model_validate(decode(path.read_bytes())))
-            except (MessageError, ValidationError) as error:
+            except (MessageError, ValidationError, OSError) as error:
                 log.error("the outbox entry %s cannot be read and was set aside: %s", path, type(error).__name__)
-                path.rename(path.with_suffix(".unreadable"))
+                with suppress(OSError):
+                    path.rename(path.with_suffix(".unreadable"))
         return found
 
     def _path(self, unsent: Unsent) -> Path:
@@ -81,14 +95,20 @@ class Outbox:
 
 
 async def replay(bus: Bus, outbox: Outbox) -> None:
-    """Settle what an earlier worker has left in `outbox`.
+    """Settle what an earlier worker has left in `outbox`; what the bus refuses for good is logged, and stays.
 
     Raises:
-        BusError: the bus does not take it now; the entries stay.
+        BusUnavailableError, StreamFullError: the bus does not take it now; the entries stay.
     """
     for unsent in outbox.entries():
-        await _replay_one(bus, Ledger(bus), unsent)
-        outbox.remove(unsent)
+        try:
+            await _replay_one(bus, Ledger(bus), unsent)
+        except (BusUnavailableError, StreamFullError):
+            raise
+        except BusError as error:
+            log.error("task %s: its outcome from before the restart is refused: %s", unsent.task_id, error)
+        else:
+            outbox.remove(unsent)
 
 
 async def _replay_one(bus: Bus, ledger: Ledger, unsent: Unsent) -> None:

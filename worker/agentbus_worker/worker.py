@@ -33,7 +33,7 @@ from agentbus.transport import Msg
 from agentbus_worker.children import Children, become_subreaper, end_abandoned
 from agentbus_worker.claiming import claim
 from agentbus_worker.context import Context
-from agentbus_worker.job import Job
+from agentbus_worker.job import REFUSED_PAUSE_S, Job
 from agentbus_worker.lease import LeaseJudge
 from agentbus_worker.outbox import Outbox, replay
 from agentbus_worker.signals import Stop
@@ -240,8 +240,9 @@ class Worker:
             return await claim(context, delivery)
         except BusError as error:
             log.warning("a task could not be claimed: %s; it will be delivered again", error)
+            passes = isinstance(error, BusUnavailableError | StreamFullError)
             with suppress(BusUnavailableError):
-                await delivery.nak(_RETRY_S)
+                await delivery.nak(_RETRY_S if passes else REFUSED_PAUSE_S)
             return None
 
     async def _drain(self, running: set[asyncio.Task[None]]) -> None:
