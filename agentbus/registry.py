@@ -12,7 +12,8 @@ from agentbus.feed import Feed
 from agentbus.messages import decode, encode
 
 HEARTBEAT_S: Final = 30.0
-_OPERATION: Final = "KV-Operation"
+OPERATION: Final = "KV-Operation"
+"""The header of a message that removes a key."""
 
 
 class Presence(BaseModel):
@@ -49,7 +50,7 @@ async def withdraw(bus: Bus, presence: Presence) -> None:
     """Say that a worker is gone, so that nobody waits for its key to expire; harmless if it fails."""
     try:
         await bus.store(
-            subjects.presence(presence.agent, presence.instance), b"", headers={_OPERATION: "DEL"}, timeout_s=1
+            subjects.presence(presence.agent, presence.instance), b"", headers={OPERATION: "DEL"}, timeout_s=1
         )
     except BusError:
         return
@@ -68,7 +69,7 @@ async def present(bus: Bus, agent: str | None = None) -> list[Presence]:
     found: list[Presence] = []
     async with Feed(bus, subjects.REGISTRY_STREAM, watched, after=0) as feed:
         async for message in feed.backlog():
-            if message.headers.get(_OPERATION) is None:
+            if message.headers.get(OPERATION) is None:
                 one = _read(message.subject, message.data, message.stored_at)
                 found += [one] if one is not None else []
     newest = {one.instance: one for one in found}

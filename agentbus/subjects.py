@@ -173,6 +173,23 @@ def parse_state(subject: str) -> tuple[str, str] | None:
     return None
 
 
+def mcp_task(agent: str, task: str) -> str:
+    """Where the coordinator `agent` keeps the record of an MCP task: in the ledger's bucket, and no ledger key.
+
+    No task id holds `=`, so no task can have this key, and whoever looks tasks up by `*.<task id>` never meets it.
+    """
+    return f"$KV.{STATE_BUCKET}.{agent}.={task}"
+
+
+def parse_mcp_task(subject: str) -> tuple[str, str] | None:
+    """Coordinator and id of the record of an MCP task, or None when the subject is none."""
+    prefix = f"$KV.{STATE_BUCKET}."
+    agent, separator, task = subject.removeprefix(prefix).partition(".=")
+    if subject.startswith(prefix) and separator and _AGENT_ID.fullmatch(agent) and _NAME.fullmatch(task):
+        return agent, task
+    return None
+
+
 def presence(agent: str, instance: str) -> str:
     """The registry key of one worker process, as a subject."""
     return f"$KV.{REGISTRY_BUCKET}.{agent}.{instance}"

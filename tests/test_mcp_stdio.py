@@ -105,7 +105,7 @@ async def test_without_a_bus_the_handshake_and_the_lists_are_answered(era: str, 
         assert client.server_info
         assert client.server_info.name == "agentbus"
         assert len((await client.list_tools()).tools) == 3
-        assert len((await client.list_resources()).resources) == 2
+        assert len((await client.list_resources()).resources) == 4
         assert f"cannot reach the bus at {NOWHERE}" in error_of(await client.call_tool("get_results", {}))
 
 

@@ -40,6 +40,25 @@ class Link:
             yield self
             group.cancel_scope.cancel()
 
+    @property
+    def agent(self) -> str:
+        """Whose tasks and inbox these are: the id of the coordinator."""
+        return self._agent
+
+    @property
+    def up(self) -> Coordinator | None:
+        """The coordinator, if there is a connection at this moment."""
+        return Coordinator(self._bus, self._agent) if self._bus is not None and self._up.is_set() else None
+
+    async def connected(self) -> Coordinator:
+        """The coordinator, once there is a connection; waits for as long as it takes, and asks for nothing.
+
+        A connection that ended for good is dialled again when a call wants it, not for those who wait here.
+        """
+        while (coordinator := self.up) is None:
+            await self._up.wait()
+        return coordinator
+
     async def coordinator(self) -> Coordinator:
         """The coordinator, on a connection that is up; waits a moment for one.
 

@@ -1,141 +1,201 @@
-"""The resources: the two streams of the bus as JSON - state, consumers, and the newest messages."""
+"""The resources: agents, inboxes, tasks and streams as JSON, listed in pages, with completions for their names."""
 
 import base64
-from collections.abc import Awaitable, Callable
+import binascii
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from itertools import islice
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from mcp.server.mcpserver.resources import FunctionResource, Resource
+import anyio
+from mcp.server.context import ServerRequestContext
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ResourceNotFoundError
+from mcp.server.mcpserver.resources import FunctionResource
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, ListResourcesResult, PaginatedRequestParams, Resource
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agentbus import subjects
-from agentbus.bus import StoredMessage, parse_time
 from agentbus.coordinator import Coordinator
-from agentbus.errors import ApiError, MessageError, PermissionDeniedError
-from agentbus.messages import Json, decode_result
-from agentbus.results import InboxMessage
-from agentbus_mcp import reading, views
+from agentbus.errors import AgentBusError, InvalidIdError, TaskNotFoundError
+from agentbus.messages import Json
+from agentbus.registry import Presence
+from agentbus_mcp import reading, sdk, uris, views
 from agentbus_mcp.link import Link
-from agentbus_mcp.untrusted import to_json
+from agentbus_mcp.streams_account import CONTENT_BYTES, NEWEST, describe
+from agentbus_mcp.subscriptions import Sessions
+from agentbus_mcp.untrusted import clip, to_json
 
-NEWEST: Final = 10
-_CONTENT_BYTES: Final = 2_048
-_MAX_CONSUMERS: Final = 50
-_MAX_GAPS: Final = 100_000
-"""How many gaps of a stream are worth listing to find its newest messages."""
+PAGE: Final = 100
+"""How many resources one page of the list holds."""
+_LIST_S: Final = 2.0
+"""How long listing waits for the bus; without it, what is always there is listed."""
+_MAX_AGENTS: Final = 200
+_MAX_WORKERS: Final = 50
+_JSON: Final = "application/json"
+Reader: TypeAlias = Callable[[], Awaitable[str]]
 
 _STREAMS: Final = {
     subjects.TASKS_STREAM: ("Tasks", "The backlog: tasks that have no result yet. Its state and newest tasks as JSON."),
     subjects.RESULTS_STREAM: ("Results", "All result inboxes. Their state and newest results as JSON."),
 }
-_Part: TypeAlias = Callable[[Coordinator, str], Awaitable[Json]]
 
 
-def make_resources(link: Link) -> list[Resource]:
-    """The streams, listed one by one: hosts do not list what a template could match."""
-    return [
-        FunctionResource(
-            uri=f"agentbus://streams/{stream}",
-            name=stream,
-            title=title,
-            description=description,
-            mime_type="application/json",
-            fn=partial(_describe, link, stream),
-        )
-        for stream, (title, description) in _STREAMS.items()
-    ]
+class Resources:
+    """The resources on one link to the bus. Failures are exceptions here; `agentbus_mcp.errors` words them."""
 
+    def __init__(self, link: Link) -> None:
+        self._link = link
 
-async def _describe(link: Link, stream: str) -> str:
-    """What this user may see of a stream; what it may not is named."""
-    coordinator = await link.coordinator()
-    account: dict[str, Json] = {"stream": stream}
-    refused: list[str] = []
-    parts: dict[str, _Part] = {"state": _state, "consumers": _consumers, "newest": _newest}
-    for name, read in parts.items():
+    async def agents(self) -> str:
+        """The agents: which have living workers, and how much waits for them."""
+        overview = await (await self._link.coordinator()).overview()
+        account: dict[str, Json] = {"agents": [_bounded(agent) for agent in overview[:_MAX_AGENTS]]}
+        if len(overview) > _MAX_AGENTS:
+            account["more"] = len(overview) - _MAX_AGENTS
+        return to_json(account)
+
+    async def inbox(self, agent: str) -> str:
+        """The newest messages in the inbox of an agent, oldest first, and the cursor behind them."""
+        name = _known(subjects.agent_id, agent)
+        coordinator = await self._link.coordinator()
+        messages, cursor = await reading.newest(coordinator, NEWEST, name)
+        results = await reading.verified(coordinator.bus, messages, CONTENT_BYTES)
+        newest = [result.model_dump(exclude_none=True) for result in results]
+        return to_json({"agent": name, "newest": newest, "cursor": cursor})
+
+    async def task(self, task_id: str) -> str:
+        """The state of a task and, once it has one, its result."""
+        coordinator = await self._link.coordinator()
         try:
-            account[name] = await read(coordinator, stream)
-        except PermissionDeniedError:
-            refused.append(name)
-    if refused:
-        account["not_permitted"] = refused
-    return to_json(account)
+            status = await coordinator.task(task_id)
+        except (TaskNotFoundError, InvalidIdError) as error:
+            raise ResourceNotFoundError(str(error)) from error
+        account: dict[str, Json] = {**views.of_pending(status).model_dump(exclude_none=True), "state": status.state}
+        if status.settled:
+            account["result"] = views.of_status(status, views.MAX_BYTES).model_dump(exclude_none=True)
+        return to_json(account)
+
+    async def stream(self, stream: str) -> str:
+        """The state, the consumers and the newest messages of a stream."""
+        if stream not in _STREAMS:
+            raise ResourceNotFoundError(f"Unknown resource: {uris.stream(stream)[:200]}")
+        return to_json(await describe(await self._link.coordinator(), stream))
+
+    async def page(self, always: Sequence[Resource], cursor: str | None) -> ListResourcesResult:
+        """One page of the list: first what is always there, then the inboxes of the living agents by name.
+
+        Raises:
+            MCPError: the cursor is not one of ours.
+        """
+        after = "" if cursor is None else _decoded(cursor)
+        agents = [name for name in await self._living() if name > after]
+        room = PAGE - len(always) if cursor is None else PAGE
+        listed = [*(always if cursor is None else ()), *(_inbox_of(name) for name in agents[:room])]
+        more = len(agents) > room
+        return ListResourcesResult(resources=listed, next_cursor=_encoded(agents[room - 1]) if more else None)
+
+    async def _living(self) -> list[str]:
+        """The agents whose workers are alive, without one's own; none while the bus does not answer."""
+        coordinator = self._link.up
+        workers: list[Presence] = []
+        if coordinator is not None:
+            with anyio.move_on_after(_LIST_S):
+                workers = await _unless_refused(coordinator)
+        return sorted({worker.agent for worker in workers} - {self._link.agent})
 
 
-async def _state(coordinator: Coordinator, stream: str) -> Json:
-    state = (await coordinator.bus.api(f"STREAM.INFO.{stream}"))["state"]
-    names = {
-        "messages": "messages",
-        "bytes": "bytes",
-        "first_seq": "first_seq",
-        "last_seq": "last_seq",
-        "first_ts": "first_time",
-        "last_ts": "last_time",
-    }
-    return {shown: state[name] for name, shown in names.items()}
+def add_resources(server: MCPServer[Any], link: Link, sessions: Sessions) -> None:
+    """Have a server offer the resources on `link`, and list them in pages."""
+    resources = Resources(link)
+    for resource in _concrete(resources, link.agent):
+        server.add_resource(resource)
+    for uri, name, title, function in (
+        (uris.INBOX, "inbox", "Inbox of an agent", resources.inbox),
+        (uris.TASK, "task", "Task", resources.task),
+        (uris.STREAM, "stream", "Stream", resources.stream),
+    ):
+        server.resource(uri, name=name, title=title, description=_summary(function), mime_type=_JSON)(function)
+
+    async def list_resources(
+        ctx: ServerRequestContext[Any, Any], params: PaginatedRequestParams
+    ) -> ListResourcesResult:
+        if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+            sessions.watch_list(ctx)
+        return await resources.page(await server.list_resources(), params.cursor)
+
+    sdk.on_request(server, "resources/list", PaginatedRequestParams, list_resources)
 
 
-async def _consumers(coordinator: Coordinator, stream: str) -> Json:
-    """The durable consumers; the others belong to readers, and go by themselves."""
-    answer = await coordinator.bus.api(f"CONSUMER.LIST.{stream}")
-    listed: list[dict[str, Json]] = answer.get("consumers") or []
+def _concrete(resources: Resources, own: str) -> list[FunctionResource]:
+    """What is always there, listed one by one: hosts do not list what a template could match."""
+
+    def resource(uri: str, name: str, title: str, description: str, fn: Reader) -> FunctionResource:
+        return FunctionResource(uri=uri, name=name, title=title, description=description, mime_type=_JSON, fn=fn)
+
     return [
-        {
-            "name": consumer["name"],
-            "filter_subject": consumer["config"].get("filter_subject"),
-            "waiting_messages": consumer["num_pending"],
-            "unacknowledged": consumer["num_ack_pending"],
-            "open_pulls": consumer["num_waiting"],
-        }
-        for consumer in listed
-        if consumer["config"].get("durable_name")
-    ][:_MAX_CONSUMERS]
+        resource(uris.AGENTS, "agents", "Agents", _summary(resources.agents), resources.agents),
+        resource(uris.inbox(own), "inbox", "Inbox", "The newest results in this coordinator's own inbox, as JSON.",
+                 partial(resources.inbox, own)),
+        *(
+            resource(uris.stream(name), name, title, description, partial(resources.stream, name))
+            for name, (title, description) in _STREAMS.items()
+        ),
+    ]  # fmt: skip
 
 
-async def _newest(coordinator: Coordinator, stream: str) -> Json:
-    """The newest messages, oldest first. Of the results, one's own inbox where the whole stream is not permitted."""
-    if stream == subjects.TASKS_STREAM:
-        return [
-            views.of_task(message, _CONTENT_BYTES).model_dump(exclude_none=True)
-            for message in await _stored(coordinator, stream)
-        ]
+def _inbox_of(agent: str) -> Resource:
+    return Resource(
+        uri=uris.inbox(agent),
+        name=f"inbox of {agent}",
+        title=f"Inbox of {agent}",
+        description=f"The newest results that the agent {agent} got for tasks that it gave to others, as JSON.",
+        mime_type=_JSON,
+    )
+
+
+async def _unless_refused(coordinator: Coordinator) -> list[Presence]:
     try:
-        messages = [_inbox_message(message) for message in await _stored(coordinator, stream)]
-    except PermissionDeniedError:
-        messages = await coordinator.results(NEWEST)
-    results = await reading.verified(coordinator.bus, messages, _CONTENT_BYTES)
-    return [result.model_dump(exclude_none=True) for result in results]
+        return await coordinator.agents()
+    except AgentBusError:
+        return []
 
 
-async def _stored(coordinator: Coordinator, stream: str) -> list[StoredMessage]:
-    """The newest messages of a stream. A work queue is full of gaps; where there are too many, those near its end."""
-    bus = coordinator.bus
-    state = (await bus.api(f"STREAM.INFO.{stream}"))["state"]
-    gaps = set[int]()
-    if 0 < state.get("num_deleted", 0) <= _MAX_GAPS:
-        detailed = await bus.api(f"STREAM.INFO.{stream}", {"deleted_details": True})
-        gaps.update(detailed["state"].get("deleted") or ())
-    sequences = (seq for seq in range(state["last_seq"], max(state["first_seq"], 1) - 1, -1) if seq not in gaps)
-    found = [await _stored_at(coordinator, stream, seq) for seq in islice(sequences, NEWEST)]
-    return [message for message in reversed(found) if message is not None]
+def _bounded(agent: dict[str, Json]) -> dict[str, Json]:
+    """An agent as the overview has it; what its workers say of themselves is cut."""
+    workers: list[dict[str, Json]] = agent["workers"]
+    short = [
+        {name: _cut(value) for name, value in worker.items() if value or value == 0}
+        for worker in workers[:_MAX_WORKERS]
+    ]
+    return {**agent, "workers": short}
 
 
-async def _stored_at(coordinator: Coordinator, stream: str, seq: int) -> StoredMessage | None:
-    """The message at a sequence; None if it is gone, as a task is that was settled meanwhile."""
+def _cut(value: Json) -> Json:
+    return clip(value) if isinstance(value, str) else value
+
+
+def _known(check: Callable[[str], str], name: str) -> str:
     try:
-        message = (await coordinator.bus.api(f"STREAM.MSG.GET.{stream}", {"seq": seq}))["message"]
-    except ApiError as error:
-        if error.code == 404:
-            return None
-        raise
-    data = base64.b64decode(message.get("data", ""))
-    return StoredMessage(message["subject"], message["seq"], parse_time(message["time"]), {}, data)
+        return check(name)
+    except InvalidIdError as error:
+        raise ResourceNotFoundError(str(error)) from error
 
 
-def _inbox_message(message: StoredMessage) -> InboxMessage:
-    result, fault = None, None
+def _summary(function: Callable[..., Any]) -> str:
+    """The first line of a docstring, for clients."""
+    return f"{(function.__doc__ or '').splitlines()[0].rstrip('.')}, as JSON."
+
+
+def _encoded(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
+
+
+def _decoded(cursor: str) -> str:
     try:
-        result = decode_result(message.data)
-    except MessageError as error:
-        fault = str(error)
-    return InboxMessage(message.seq, message.time, message.data, result, fault)
+        name = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+    except (binascii.Error, ValueError):
+        name = ""
+    if not subjects.is_agent_id(name):
+        raise MCPError(INVALID_PARAMS, "the cursor is not one that this server has given")
+    return name

@@ -1,19 +1,25 @@
 """The composition: one MCP server over a link to the bus, for clients of both protocol eras."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError, UnexpectedResourceError
+from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp_types import CallToolResult, InputRequiredResult
 from pydantic import AnyUrl
 
 from agentbus import __version__
+from agentbus_mcp.changes import ResourceChanges
+from agentbus_mcp.completions import add_completions
 from agentbus_mcp.errors import reason
 from agentbus_mcp.link import Link
-from agentbus_mcp.resources import make_resources
+from agentbus_mcp.resources import add_resources
+from agentbus_mcp.subscriptions import Listen, Sessions, install
+from agentbus_mcp.taps import Taps
 from agentbus_mcp.tools import make_tools
 
 INSTRUCTIONS: Final = """\
@@ -35,7 +41,30 @@ Resources: agentbus://streams/AGENT_TASKS is the backlog, agentbus://streams/AGE
 
 
 class Server(MCPServer[Any]):
-    """`MCPServer` whose failures are put into words in one place: `agentbus_mcp.errors.reason`."""
+    """An MCP server on a link to the bus, which the caller keeps open for as long as the server is used.
+
+    It serves subscriptions of both eras. Failures are put into words in one place: `agentbus_mcp.errors.reason`.
+    """
+
+    def __init__(self, link: Link, name: str = "agentbus", **about: Any) -> None:
+        self._taps = Taps(link)
+        changes = ResourceChanges(self._taps, link.agent)
+        self._sessions, events = Sessions(changes), InMemorySubscriptionBus()
+        self._listen = Listen(events, changes, None)
+        super().__init__(name, title=name, version=__version__, subscriptions=events, lifespan=self._following, **about)
+        install(self, self._listen, self._sessions)
+        add_resources(self, link, self._sessions)
+        add_completions(self, link)
+
+    def close_streams(self) -> None:
+        """Begin to end every open `subscriptions/listen` stream in order."""
+        self._listen.close()
+
+    @asynccontextmanager
+    async def _following(self, _: MCPServer[Any]) -> AsyncGenerator[None]:
+        async with self._taps.running() as group:
+            self._sessions.start(group)
+            yield
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
@@ -83,10 +112,5 @@ class Server(MCPServer[Any]):
 
 
 def create_server(link: Link) -> Server:
-    """The MCP server on `link`, which the caller keeps open for as long as the server is used."""
-    server = Server(
-        "agentbus", title="agentbus", version=__version__, instructions=INSTRUCTIONS, tools=make_tools(link)
-    )
-    for resource in make_resources(link):
-        server.add_resource(resource)
-    return server
+    """The MCP server on `link`."""
+    return Server(link, instructions=INSTRUCTIONS, tools=make_tools(link))

@@ -1,0 +1,45 @@
+"""The SDK's private parts that this server needs, in one place, each with the reason; nothing else may touch them.
+
+They are of mcp 2.3. `tests/test_mcp_sdk.py` holds each of them, so that an update that moves one fails there.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from mcp.server import NotificationOptions
+from mcp.server.connection import Connection
+from mcp.server.context import HandlerResult, ServerRequestContext
+from mcp.server.mcpserver import MCPServer
+from pydantic import BaseModel
+
+Params = TypeVar("Params", bound=BaseModel)
+
+
+def on_request(
+    server: MCPServer[Any],
+    method: str,
+    params_type: type[Params],
+    handler: Callable[[ServerRequestContext[Any, Any], Params], Awaitable[HandlerResult]],
+) -> None:
+    """Serve `method` with `handler`, in place of whatever served it.
+
+    `MCPServer` has no public hook for `resources/subscribe`, for a `resources/list` in pages, or for a
+    `subscriptions/listen` of one's own; its own migration guide points here.
+    """
+    server._lowlevel_server.add_request_handler(method, params_type, handler)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+def announce_resource_changes(server: MCPServer[Any]) -> None:
+    """Tell clients of the 2025 era in the handshake that they will hear of changes in the list of resources.
+
+    `MCPServer` asks its low-level server for the options without saying so, on both transports.
+    """
+    low = server._lowlevel_server  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    options = partial(low.create_initialization_options, NotificationOptions(resources_changed=True))
+    setattr(low, "create_initialization_options", options)  # noqa: B010  # a method, for the type checker
+
+
+def connection_of(ctx: ServerRequestContext[Any, Any]) -> Connection:
+    """The connection of a request: the only thing that tells two clients apart, and that ends when a client goes."""
+    return ctx.session._connection  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
