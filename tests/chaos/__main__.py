@@ -20,6 +20,7 @@ def main() -> int:
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--short", action="store_true", help="the one that the tests run")
     kinds.add_argument("--broken", action="store_true", help="with workers that acknowledge first: tasks get lost")
+    parser.add_argument("--keep", action="store_true", help="keep the logs though nothing is wrong")
     arguments = parser.parse_args()
     plan = (short if arguments.short else broken if arguments.broken else full)(arguments.seed)
     _say(
@@ -27,7 +28,7 @@ def main() -> int:
         f"{plan.storm_s:g} s of storm, a lease of {plan.lease_s:g} s"
     )
     began = time.monotonic()
-    account = asyncio.run(run_storm(plan, say=_say))
+    account = asyncio.run(run_storm(plan, say=_say, keep=True if arguments.keep else None))
     _say(f"\nafter {time.monotonic() - began:.0f} s, seed {plan.seed}:\n{account.table()}")
     if account.wrong:
         _say(f"\n{account.faults()}")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -36,16 +37,27 @@ class Events:
 class Replica:
     """One worker and its supervisor."""
 
-    def __init__(self, name: str, argv: Sequence[str], env: dict[str, str], folder: Path, events: Events) -> None:
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: dict[str, str],
+        folder: Path,
+        events: Events,
+        *,
+        mortal: bool = False,
+    ) -> None:
         self.name = name
         self._argv = argv
         self._env = env
         self._folder = folder
         self._events = events
+        self._mortal = mortal
         self._rng = random.Random(name)
         self._popen: subprocess.Popen[bytes] | None = None
         self._killed = False
         self._asked_at: float | None = None
+        self._log_start = 0
         self._ending = False
         self.deaths: list[tuple[int, float]] = []
         self.wrong: list[str] = []
@@ -56,23 +68,37 @@ class Replica:
         return self._folder / f"{self.name}.log"
 
     @property
+    def _pid(self) -> int:
+        return self._popen.pid if self._popen is not None else 0
+
+    @property
     def alive(self) -> bool:
         return self._popen is not None and self._popen.poll() is None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it lives and has recovered what earlier ones have left."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return self.alive and b"ready for tasks" in log.read()
 
     async def supervise(self) -> None:
         """Start it, and start it again whenever it has ended, until `end()`."""
         while not self._ending:
             code = await self._run_once()
-            if not (code == 0 and self._asked_at) and not self._killed and not self._ended_before_it_listened(code):
+            if self._mortal and code == -signal.SIGKILL and not self._killed:
+                self._events.note("died", f"{self.name} pid {self._pid}")
+                self.deaths.append((self._pid, time.time()))
+            elif not self._killed and not (code == 0 and self._asked_at) and not self._was_not_listening(code):
                 self.wrong.append(f"the worker {self.name} ended by itself with exit code {code}; see {self.log}")
             await asyncio.sleep(self._rng.uniform(0, 1))
 
-    def _ended_before_it_listened(self, code: int) -> bool:
-        """SIGTERM ends a process that is still importing as it ends any other."""
-        assert self._popen is not None, "it has run"
-        return (
-            bool(self._asked_at) and code == -signal.SIGTERM and f"pid {self._popen.pid}\n" not in self.log.read_text()
-        )
+    def _was_not_listening(self, code: int) -> bool:
+        """SIGTERM ends a process that is still importing, or has said its last word, as it ends any other."""
+        if not self._asked_at or code != -signal.SIGTERM:
+            return False
+        log = self.log.read_text()
+        return f"pid {self._pid}\n" not in log or re.search(rf"-{self._pid}-\w+ stopped\n", log) is not None
 
     async def _run_once(self) -> int:
         popen = self._start()
@@ -86,6 +112,7 @@ class Replica:
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as sink:
+            self._log_start = sink.tell()
             popen = subprocess.Popen(
                 self._argv,
                 stdin=subprocess.DEVNULL,
@@ -157,12 +184,14 @@ class Fleet:
         return next((replica for replica in order if replica.alive), order[0])
 
     async def end(self) -> list[str]:
-        """Stop all workers with SIGTERM; returns what was wrong with them, then and before."""
+        """Stop all workers with SIGTERM, once all of them are up; returns what was wrong with them, then and before."""
+        late = [replica.name for replica in self._replicas if not await _comes_true(lambda one=replica: one.ready)]
+        wrong = [f"the worker {name} did not come up again" for name in late]
         for replica in self._replicas:
             replica.end()
         await asyncio.gather(*self._tasks)
-        wrong = [fault for replica in self._replicas for fault in replica.wrong]
-        await _for_a_while(lambda: not processes_with(self._marker))
+        wrong += [fault for replica in self._replicas for fault in replica.wrong]
+        await _comes_true(lambda: not processes_with(self._marker), within_s=3)
         wrong += [f"a process was left behind: {_describe(pid)}" for pid in processes_with(self._marker)]
         return wrong + [f"left in the state folder: {path}" for path in self._left_on_disk()]
 
@@ -179,12 +208,12 @@ class Fleet:
         return sorted(path for name in names for path in self._state.glob(f"*/*/*/{name}/*"))
 
 
-async def _for_a_while(condition: Callable[[], bool]) -> None:
-    """Give a condition a few seconds to come true."""
-    for _ in range(30):
+async def _comes_true(condition: Callable[[], bool], *, within_s: float = _STUCK_S) -> bool:
+    for _ in range(int(within_s / _POLL_S)):
         if condition():
-            return
-        await asyncio.sleep(0.1)
+            return True
+        await asyncio.sleep(_POLL_S)
+    return condition()
 
 
 def _describe(pid: int) -> str:

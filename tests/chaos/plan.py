@@ -13,6 +13,7 @@ FaultKind = Literal["kill", "stop", "term", "server", "cut", "stall"]
 
 HERE: Final = Path(__file__).parent
 REAL_WORKER: Final = (sys.executable, "-m", "agentbus", "worker", "run")
+FRAGILE_WORKER: Final = (sys.executable, str(HERE / "fragile_worker.py"))
 BROKEN_WORKER: Final = (sys.executable, str(HERE / "broken_worker.py"))
 
 TASK_TIMEOUT_S: Final = 4.0
@@ -79,7 +80,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The measure of a storm."""
+    """The measure of a storm. `fragile` of the replicas of each agent die by themselves at the worst moments."""
 
     seed: int
     faults: Mapping[FaultKind, int]
@@ -90,6 +91,7 @@ class Plan:
     settle_s: float = 120.0
     lease_s: float = 4.0
     worker: tuple[str, ...] = REAL_WORKER
+    fragile: int = 1
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
 
     def draw(self) -> tuple[list[PlannedTask], list[Fault]]:
@@ -106,7 +108,7 @@ class Plan:
             agent=rng.choice(self.agents),
             kind=kind,
             number=number,
-            at_s=rng.uniform(0, 0.85 * self.storm_s),
+            at_s=rng.uniform(0, 0.95 * self.storm_s),
             impatient_s=rng.uniform(0, 0.02) if rng.random() < 0.08 else None,
             again=rng.random() < 0.05,
             cancel_after_s=rng.uniform(0, 3) if rng.random() < 0.04 else None,
@@ -158,5 +160,6 @@ def broken(seed: int) -> Plan:
         settle_s=30,
         lease_s=1,
         worker=BROKEN_WORKER,
+        fragile=0,
         kinds={"slow": Kind(1)},
     )

@@ -18,8 +18,8 @@ from agentbus.server import NatsServer, start_server
 from agentbus.streams import consumer_config, set_up
 from chaos.fleet import Events, Fleet, Replica
 from chaos.link import Link
-from chaos.plan import HERE, TASK_TIMEOUT_S, Fault, Plan, PlannedTask
-from chaos.verdict import Account, executions, judge, longest_recovery_s, longest_silence_s
+from chaos.plan import FRAGILE_WORKER, HERE, TASK_TIMEOUT_S, Fault, Plan, PlannedTask
+from chaos.verdict import Account, executions, judge, longest_recovery, longest_silence_s
 from harness import worker_toml
 
 _PROGRESS_S = 10.0
@@ -80,15 +80,19 @@ class Storm:
         replicas = [
             Replica(
                 f"{agent}-{number}",
-                [*self._plan.worker, "--config", str(self._folder / f"{agent}.toml"), "--verbose"],
+                [*self._worker(number), "--config", str(self._folder / f"{agent}.toml"), "--verbose"],
                 env,
                 self._folder,
                 self._events,
+                mortal=number < self._plan.fragile,
             )
             for agent in self._plan.agents
             for number in range(self._plan.replicas)
         ]
         return Fleet(replicas, self._folder / "state", marker)
+
+    def _worker(self, number: int) -> tuple[str, ...]:
+        return FRAGILE_WORKER if number < self._plan.fragile else self._plan.worker
 
     async def _prepare(self) -> None:
         """Streams, consumers with a short lease, buckets, links and the configuration of the workers."""
@@ -265,15 +269,16 @@ class Storm:
         count = self._events.counts.get
         silence_s = longest_silence_s(self._server_deaths, stored.values())
         account.numbers |= {
-            "cancelled": sum(1 for state in self._seen.values() if state in ("working", "cancelled")),
+            "cancel wishes": sum(1 for state in self._seen.values() if state in ("working", "cancelled")),
             "publisher retries": self._retries,
             "workers killed": count("kill", 0),
+            "workers died at a bad moment": count("died", 0),
             "workers stopped": count("stop", 0),
             "workers terminated": count("term", 0),
             "server kills": count("server", 0),
             "cuts": count("cut", 0),
             "stalls": count("stall", 0),
-            "longest recovery of a worker's task": f"{longest_recovery_s(fleet.deaths, ran, by_task):.1f} s",
+            "longest recovery of a task": longest_recovery(fleet.deaths, ran, by_task),
             "longest silence after a server's death": f"{silence_s:.1f} s",
         }
         return account
@@ -292,16 +297,18 @@ async def _while_running(work: Awaitable[None]) -> AsyncGenerator[None]:
         await asyncio.wait({task})
 
 
-async def run_storm(plan: Plan, *, say: Callable[[str], None] = lambda _: None, keep: bool = True) -> Account:
-    """Run a plan in a folder of its own, which stays, and is named, if anything was wrong (unless `keep` is false)."""
+async def run_storm(plan: Plan, *, say: Callable[[str], None] = lambda _: None, keep: bool | None = None) -> Account:
+    """Run a plan in a folder of its own, which stays, and is named, if anything was wrong; `keep` decides otherwise."""
     folder = Path(tempfile.mkdtemp(prefix="agentbus-chaos-"))
     try:
         account = await Storm(plan, folder, say).run()
     except BaseException:
         say(f"the storm itself failed; seed {plan.seed}, the logs are in {folder}")
         raise
-    if account.wrong and keep:
+    if keep is False or (keep is None and not account.wrong):
+        shutil.rmtree(folder)
+    elif account.wrong:
         account.wrong.append(f"seed {plan.seed}; the logs are in {folder}")
     else:
-        shutil.rmtree(folder)
+        say(f"the logs are in {folder}")
     return account

@@ -102,17 +102,19 @@ async def judge(
     return account
 
 
-def longest_recovery_s(
-    deaths: Iterable[tuple[int, float]], ran: Sequence[Execution], stored: Mapping[str, float]
-) -> float:
-    """The longest time from the kill of a worker to the result of a task that it was running then."""
-    longest = 0.0
+def longest_recovery(deaths: Iterable[tuple[int, float]], ran: Sequence[Execution], stored: Mapping[str, float]) -> str:
+    """The longest time from the death of a worker to the result of a task that it was running then.
+
+    Where several workers died over a task, from the last of these deaths; its own run time is a part of it.
+    """
+    died: dict[str, float] = {}
     for pid, died_at in deaths:
         for execution in ran:
             # A pid may be used again: the task must have begun before this death, and have had no result then.
             if execution.worker_pid == pid and execution.at < died_at < stored.get(execution.task_id, 0):
-                longest = max(longest, stored[execution.task_id] - died_at)
-    return longest
+                died[execution.task_id] = max(died_at, died.get(execution.task_id, 0))
+    longest_s, task_id = max(((stored[name] - at, name) for name, at in died.items()), default=(0.0, "none"))
+    return f"{longest_s:.1f} s ({task_id})"
 
 
 def longest_silence_s(moments: Iterable[float], stored: Iterable[float]) -> float:
