@@ -27,9 +27,9 @@ from jobs import (
     text,
 )
 
-TREE_GONE_WITHIN_S = 3.0
-"""What is promised is two seconds: one of grace between SIGTERM and SIGKILL, and the way there and back. The third is
-for machines with two cores that are busy with something else."""
+TREE_GONE_WITHIN_S = 8.0
+"""What is promised is two seconds: one of grace between SIGTERM and SIGKILL, and the way there and back. The rest is
+for machines that are busy with something else; it stays far below the grace that the configuration gives."""
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the process group alone is ended")
 
@@ -99,7 +99,7 @@ async def test_a_task_that_waits_behind_another_one_is_cancelled_without_being_r
 async def test_a_running_task_is_gone_with_all_it_started_and_the_result_names_who_and_why(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, deeds: str
 ):
-    config = worker_toml(tmp_path, server.url, worker={"kill_grace_seconds": 5})
+    config = worker_toml(tmp_path, server.url, worker={"kill_grace_seconds": 30})
     async with worker(config):
         task_id = await publish(coordinator, f"say:half {deeds.format(at=tmp_path)} sleep:1000")
         await pid_from(tmp_path / "me")

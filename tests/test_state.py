@@ -1,4 +1,4 @@
-"""What a worker keeps on disk: what a killed one has left there is found, or cleared, by the next one."""
+"""What a worker keeps on disk: a locked place of its own, for its user alone, and what a killed one has left there."""
 
 import asyncio
 import json
@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from agentbus.config import parse_urls
+from agentbus import Coordinator
+from agentbus.server import NatsServer
+from agentbus.urls import parse_urls
 from agentbus_worker.children import end_abandoned
 from agentbus_worker.state import locked_state
-from harness import eventually, processes_with
+from harness import eventually, processes_with, worker, worker_toml
+from jobs import acknowledged, agent_keys, outcome, pid_from, publish, result_messages, settled, short_lease, text
 
 URLS = parse_urls("nats://127.0.0.1:7422")
 KILLED_WHILE_STARTING = """
@@ -33,12 +36,12 @@ asyncio.run(main())
 
 
 def test_files_that_a_killed_worker_has_written_halfway_are_cleared(tmp_path: Path):
-    with locked_state(tmp_path, URLS, "code") as [slot]:
+    with locked_state(tmp_path, URLS, "code") as slot:
         whole = [slot.outbox / "nonce.json", slot.children / "run.json"]
         halves = [slot.outbox / "other.json.part", slot.children / "other.part", slot.tmp / "run.out"]
         for path in (*whole, *halves):
             path.write_text("{")
-    with locked_state(tmp_path, URLS, "code") as [slot]:
+    with locked_state(tmp_path, URLS, "code") as slot:
         assert [path.exists() for path in whole] == [True, True]
         assert [path.exists() for path in halves] == [False, False, False]
 
@@ -50,6 +53,157 @@ async def test_a_command_whose_worker_was_killed_while_it_started_it_is_on_recor
     [record] = tmp_path.glob("*.json")
     assert json.loads(record.read_text())["task_id"] == "task-1"
     assert processes_with("AGENTBUS_RUN_ID=run-of-a-test")
-    await end_abandoned([tmp_path], grace_s=1)
+    await end_abandoned(tmp_path, grace_s=1)
     await eventually(lambda: not processes_with("AGENTBUS_RUN_ID=run-of-a-test"), "the command is ended")
     assert [*tmp_path.iterdir()] == []
+
+
+# -- a place for each worker ------------------------------------------------------------------------------------
+
+
+def slots(folder: Path, agent: str = "code") -> list[str]:
+    return sorted(path.name for path in (folder / "state").glob(f"*/{agent}/*") if path.is_dir())
+
+
+async def test_every_replica_has_a_place_of_its_own_and_takes_one_that_is_free(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    config = worker_toml(tmp_path, server.url)
+    async with worker(config):
+        async with worker(config):
+            assert slots(tmp_path) == ["0", "1"]
+            async with worker(config), worker(worker_toml(tmp_path, server.url, agent="doc")):
+                assert slots(tmp_path) == ["0", "1", "2"]
+                assert slots(tmp_path, "doc") == ["0"]
+        async with worker(config):
+            assert slots(tmp_path) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("bus", ["there", "out of reach"])
+async def test_the_number_of_places_does_not_grow_over_restarts_of_three_replicas(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, bus: str
+):
+    config = worker_toml(tmp_path, server.url if bus == "there" else "nats://127.0.0.1:1")
+    for attempt in range(4):
+        async with (
+            worker(config, ready=False) as one,
+            worker(config, ready=False) as two,
+            worker(config, ready=False) as three,
+        ):
+            for child in (one, two, three):
+                await child.until_said("ready for tasks" if bus == "there" else "trying again every")
+            if attempt % 2:
+                for child in (one, two, three):
+                    child.kill()
+        assert slots(tmp_path) == ["0", "1", "2"], f"after restart {attempt}"
+
+
+async def test_one_worker_looks_after_what_three_killed_ones_have_left(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await short_lease(coordinator)
+    config = worker_toml(tmp_path, server.url, worker={"kill_grace_seconds": 0.5})
+    async with worker(config) as one, worker(config) as two, worker(config) as three:
+        tasks = [await publish(coordinator, f"stubborn pid:{tmp_path}/{number} sleep:1000") for number in range(3)]
+        pids = [await pid_from(tmp_path / str(number)) for number in range(3)]
+        for child in (one, two, three):
+            child.kill()
+    for task_id in tasks:
+        await coordinator.cancel(task_id)
+    async with worker(config) as child:
+        assert not any(processes_with(f"AGENTBUS_TASK_ID={task_id}") for task_id in tasks)
+        assert child.log.read_text().count("of a worker that was killed") == 3
+        for task_id in tasks:
+            assert (await settled(coordinator, task_id)).state == "cancelled"
+        await acknowledged(coordinator)
+    assert len(pids) == 3
+    assert not [*(tmp_path / "state").glob("*/code/*/children/*")]
+
+
+async def test_one_worker_delivers_the_outcomes_of_three_killed_ones(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await short_lease(coordinator)
+    config = worker_toml(tmp_path, server.url)
+    results = (await coordinator.bus.api("STREAM.INFO.AGENT_RESULTS"))["config"]
+    await coordinator.bus.store("agent.doc.results", b"filler")
+    await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**results, "max_msgs": 1})
+    async with worker(config) as one, worker(config) as two, worker(config) as three:
+        tasks = [await publish(coordinator, f"say:{number}") for number in range(3)]
+        outboxes = tmp_path / "state"
+        await eventually(lambda: len([*outboxes.glob("*/code/*/outbox/*.json")]) == 3, "three outcomes are on disk")
+        for task_id in tasks:
+            await settled(coordinator, task_id)
+        for child in (one, two, three):
+            child.kill()
+    await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**results, "max_msgs": -1})
+    async with worker(config) as child:
+        assert child.log.read_text().count("its outcome from before the restart is delivered") == 3
+        await acknowledged(coordinator)
+    assert sorted(result["result"] for result in await result_messages(coordinator)) == ["0\n", "1\n", "2\n"]
+    assert not [*outboxes.glob("*/code/*/outbox/*.json")]
+
+
+# -- for its user alone -----------------------------------------------------------------------------------------
+
+
+async def test_nobody_else_can_read_what_a_worker_keeps(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
+    config = agent_keys(
+        worker_toml(tmp_path, server.url, chat_cmd=["sh", "-c", "sleep 1000", "agent", "{input_file}"]),
+        prompt_via="file",
+    )
+    results = (await coordinator.bus.api("STREAM.INFO.AGENT_RESULTS"))["config"]
+    await coordinator.bus.store("agent.doc.results", b"filler")
+    await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**results, "max_msgs": 1})
+    async with worker(config):
+        first = await publish(coordinator, "secret")
+        await eventually(lambda: [*(tmp_path / "state").glob("*/code/0/tmp/*.prompt")], "the prompt is on disk")
+        await coordinator.cancel(first)
+        await eventually(lambda: [*(tmp_path / "state").glob("*/code/0/outbox/*.json")], "the outcome is on disk")
+        second = await publish(coordinator, "secret")
+        await eventually(lambda: [*(tmp_path / "state").glob("*/code/0/tmp/*.prompt")], "the prompt is on disk")
+        found = {path: path.stat().st_mode & 0o777 for path in (tmp_path / "state").rglob("*")}
+        assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+        kinds = {path.suffix or path.name for path in found if path.is_file()}
+        assert kinds == {".json", ".prompt", "lock"}
+        assert {path: mode for path, mode in found.items() if mode != (0o700 if path.is_dir() else 0o600)} == {}
+        await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**results, "max_msgs": -1})
+        await coordinator.cancel(second)
+        await acknowledged(coordinator)
+
+
+@pytest.mark.parametrize("where", ["under a file", "a file", "the place is a file"])
+async def test_a_folder_that_cannot_be_used_is_one_line_that_names_it_and_the_key(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, where: str
+):
+    file = tmp_path / "file"
+    file.write_text("")
+    folder = {"under a file": file / "state", "a file": file}.get(where, tmp_path / "state")
+    config = worker_toml(tmp_path, server.url, worker={"state_dir": folder})
+    if where == "the place is a file":
+        async with worker(config):
+            pass
+        [place] = (tmp_path / "state").glob("*/code")
+        place.rename(tmp_path / "moved")
+        place.write_text("")
+    async with worker(config, ready=False) as child:
+        assert await child.exit_code() == 1
+        [line] = [line for line in child.log.read_text().splitlines() if "ERROR" in line]
+        assert f"stopped: cannot keep state in {folder}" in line
+        assert "set state_dir in [worker]" in line
+        assert not child.said("Traceback")
+
+
+async def test_a_relative_folder_is_found_from_the_working_folder_of_a_task_as_well(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    keys = {"state_dir": "here", "workdir": "work"}
+    config = worker_toml(
+        tmp_path, server.url, chat_cmd=["sh", "-c", 'cat "$1"; pwd', "agent", "{input_file}"], worker=keys
+    )
+    async with worker(agent_keys(config, prompt_via="file")):
+        status = await outcome(coordinator, "hello")
+    assert status.state == "completed", status.to_json()
+    assert '"content":"hello"' in text(status)
+    assert text(status).splitlines()[-1] == str(tmp_path / "work" / status.task_id)

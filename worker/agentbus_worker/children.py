@@ -16,12 +16,13 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from agentbus_worker.state import PART_SUFFIX
+from agentbus_worker.state import PART_SUFFIX, open_private
 
 log = logging.getLogger("agentbus.worker")
 
@@ -30,6 +31,7 @@ _POLL_S: Final = 0.02
 _KILL_PATIENCE_S: Final = 1.0
 """How long to wait for what has had its SIGKILL; a process in an uninterruptible call may stay for longer."""
 _SAME_START_S: Final = 2.0
+_ROUNDS: Final = 5
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
@@ -148,7 +150,8 @@ class Children:
         path = self._record(record["run_id"])
         part = path.with_suffix(PART_SUFFIX)
         try:
-            part.write_text(json.dumps(record))
+            with open_private(part) as file:
+                file.write(json.dumps(record).encode())
             part.rename(path)
         except OSError as error:
             log.warning("task %s: its process is not on record: %s", record["task_id"], error.strerror or error)
@@ -167,47 +170,81 @@ def become_subreaper() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-async def end_abandoned(folders: Iterable[Path], grace_s: float) -> None:
+async def end_abandoned(folder: Path, grace_s: float) -> None:
     """End the commands that dead workers have left running, by their records: never by name, never by pid alone."""
-    for folder in folders:
-        for path in folder.glob("*.json"):
+    records = [*folder.glob("*.json")]
+    if records:
+        await asyncio.to_thread(_end_recorded, records, grace_s)
+        for path in records:
             with contextlib.suppress(OSError):
-                await asyncio.to_thread(_end_recorded, path, grace_s)
                 path.unlink(missing_ok=True)
 
 
-def _end_recorded(path: Path, grace_s: float) -> None:
+class _Recorded:
+    """What the records say of commands: the start time of each process, and the task of each run."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._started: dict[int, tuple[float, str]] = {}
+        self._tasks: dict[str, str] = {}
+        for path in paths:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # what is no record says nothing
+                record: dict[str, Any] = json.loads(path.read_text())
+                pid, run_id, started = int(record["pid"]), str(record["run_id"]), float(record["started"])
+                if run_id:
+                    self._tasks[run_id] = str(record.get("task_id"))
+                    self._started[pid] = started, self._tasks[run_id]
+
+    def task_of(self, process: Any) -> str | None:
+        """The task that a process works for; None if it has nothing to do with any of them."""
+        import psutil  # noqa: PLC0415
+
+        if process.pid == os.getpid() or not _lives(process):
+            return None  # started by an agent, this one may bear the run id, and still is the one that goes on
+        try:
+            started, task_id = self._started.get(process.pid, (None, None))
+            if started is not None and abs(process.create_time() - started) < _SAME_START_S:
+                return task_id
+            return self._tasks.get(process.environ().get(RUN_VARIABLE, ""))
+        except (psutil.Error, OSError):
+            return None
+
+
+def _end_recorded(paths: Iterable[Path], grace_s: float) -> None:
     import psutil  # noqa: PLC0415  # only needed when there is somebody to clean up after
 
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-        pid, run_id, started = int(record["pid"]), str(record["run_id"]), float(record["started"])
-        if not run_id:
+    recorded = _Recorded(paths)
+    patience_s = grace_s
+    for _ in range(_ROUNDS):  # what is asked to end may start something else meanwhile
+        found = [(process, task_id) for process in psutil.process_iter() if (task_id := recorded.task_of(process))]
+        if not found:
             return
-    except (ValueError, KeyError, TypeError):
-        return  # written halfway when the machine went down, and the processes with it
-    found = [process for process in psutil.process_iter() if _belongs(process, pid, run_id, started)]
-    if not found:
-        return
-    log.warning("task %s: ending %d processes of a worker that was killed", record.get("task_id"), len(found))
-    for process in found:
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
-    _, living = psutil.wait_procs(found, timeout=grace_s)
-    for process in living:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(living, timeout=_KILL_PATIENCE_S)
+        for task_id, count in Counter(task_id for _, task_id in found).items():
+            log.warning("task %s: ending %d processes of a worker that was killed", task_id, count)
+        living = _after([process for process, _ in found], signal.SIGTERM, patience_s)
+        _after(living, signal.SIGKILL, _KILL_PATIENCE_S)
+        patience_s = 0.0
 
 
-def _belongs(process: Any, pid: int, run_id: str, started: float) -> bool:
+def _after(processes: list[Any], number: int, patience_s: float) -> list[Any]:
+    """Signal processes that are not children of this one, and wait for their end; returns those that still live."""
+    import psutil  # noqa: PLC0415
+
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
+    deadline = time.monotonic() + patience_s
+    while (living := [process for process in processes if _lives(process)]) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return living
+
+
+def _lives(process: Any) -> bool:
+    """Whether a process runs; one that has ended may be there for as long as its new parent does not wait for it."""
     import psutil  # noqa: PLC0415
 
     try:
-        if process.pid == pid and abs(process.create_time() - started) < _SAME_START_S:
-            return True
-        return process.environ().get(RUN_VARIABLE) == run_id
-    except (psutil.Error, OSError):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
         return False
 
 

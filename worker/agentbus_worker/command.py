@@ -24,6 +24,7 @@ from typing import IO, Final, Literal, TypeAlias
 
 from agentbus.errors import AgentBusError
 from agentbus_worker.children import Children, Run
+from agentbus_worker.state import open_private
 
 MAX_ARGUMENT_BYTES: Final = 131_071
 """Linux takes no single argument longer than this (MAX_ARG_STRLEN, with its closing zero byte)."""
@@ -139,7 +140,7 @@ class _Pipe:
         try:
             if self._spill is None:
                 assert self._spill_path is not None, "checked by the caller"
-                self._spill = self._spill_path.open("wb")
+                self._spill = open_private(self._spill_path)
                 self._spill.write(self._head)
             if self._size + len(chunk) > self._spill_bytes:
                 self._give_up_spilling()

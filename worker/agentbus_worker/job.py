@@ -39,6 +39,7 @@ from agentbus_worker.lease import Lease, LeaseLostError
 from agentbus_worker.outbox import Unsent
 from agentbus_worker.outcome import Outcome, decode_output, fit, of_exit
 from agentbus_worker.prompt import build_prompt
+from agentbus_worker.state import open_private
 
 log = logging.getLogger("agentbus.worker")
 
@@ -330,7 +331,7 @@ def _workdir(base: Path | None, task_id: str, *, keep: bool) -> Generator[Path |
     if base is None:
         yield None
         return
-    folder = base / task_id
+    folder = base.absolute() / task_id  # the command runs in it, and must find it by this name
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -344,8 +345,8 @@ def _workdir(base: Path | None, task_id: str, *, keep: bool) -> Generator[Path |
 
 def _write_prompt(file: Path, prompt: str) -> None:
     try:
-        file.write_text(prompt, encoding="utf-8")
-        file.chmod(0o600)
+        with open_private(file) as out:
+            out.write(prompt.encode())
     except OSError as error:
         raise CommandError(f"the prompt cannot be written to {file}: {error.strerror or error}") from None
 

@@ -1,8 +1,9 @@
 """The worker's state on disk: a locked folder for each bus, agent and instance.
 
 `<state_dir>/<bus>/<agent>/<slot>/` with `lock`, `outbox/`, `children/` and `tmp/`. A starting worker takes the first
-slot that nobody holds; whatever dead workers have left in the other free slots it is given to recover as well. The
-slot of a living worker is locked, so nobody ever touches it.
+slot that nobody holds, and into it whatever dead workers have left in the others. The slot of a living worker is
+locked, so nobody ever touches it; only one worker at a time looks for a slot, so there are never more of them than
+there were workers at once.
 """
 
 import fcntl
@@ -10,8 +11,9 @@ import hashlib
 import itertools
 import os
 import shutil
+import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -20,12 +22,14 @@ from agentbus.errors import ConfigError
 
 PART_SUFFIX: Final = ".part"
 """Of a file that is being written, until it is there whole."""
+_LOCK_PATIENCE_S: Final = 10.0
+_LOCK_POLL_S: Final = 0.02
 
 
 class Slot:
     """One instance's folder, held under its lock until it is released."""
 
-    def __init__(self, path: Path, lock: IO[str]) -> None:
+    def __init__(self, path: Path, lock: IO[bytes]) -> None:
         self.path = path
         self._lock = lock
         self.outbox = path / "outbox"
@@ -40,57 +44,91 @@ class Slot:
             for part in folder.glob("*" + PART_SUFFIX):
                 part.unlink(missing_ok=True)
 
+    def take_over(self, other: "Slot") -> None:
+        """Move the outcomes and the records of children from the slot of a dead worker into this one."""
+        other.prepare()
+        for theirs, ours in ((other.outbox, self.outbox), (other.children, self.children)):
+            for path in theirs.glob("*.json"):
+                path.rename(ours / path.name)  # named by a random nonce or run id: there is no other of that name
+
     def release(self) -> None:
         """Let other workers have the slot."""
         self._lock.close()
 
 
 @contextmanager
-def locked_state(state_dir: Path, urls: tuple[ServerUrl, ...], agent: str) -> Generator[list[Slot]]:
-    """Lock every slot that nobody holds, for the length of the block: the first is one's own.
-
-    The others were left by dead workers: recover what is in them, then `release()` them.
+def locked_state(state_dir: Path, urls: tuple[ServerUrl, ...], agent: str) -> Generator[Slot]:
+    """A slot of one's own for the length of the block, with what dead workers have left.
 
     Raises:
         ConfigError: the folder cannot be made or locked.
     """
-    base = state_dir / _bus_key(urls) / agent
-    slots: list[Slot] = []
+    base = (state_dir / _bus_key(urls) / agent).absolute()
+    slot: Slot | None = None
     try:
         try:
-            base.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for path in _candidates(base):
-                if slots and not path.exists():
-                    break
-                if (slot := _try_lock(path)) is not None:
-                    slots.append(slot)
-                    slot.prepare()
+            for folder in (base.parent.parent, base.parent, base):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _one_at_a_time(base / "lock"):
+                slot = _first_free(base)
+                slot.prepare()
+                for other in _all_free(base):
+                    slot.take_over(other)
+                    other.release()
         except OSError as error:
             raise ConfigError(
                 f"cannot keep state in {base}: {error.strerror or error}; set state_dir in [worker]"
             ) from None
-        yield slots
+        yield slot
     finally:
-        for slot in slots:
+        if slot is not None:
             slot.release()
 
 
-def _candidates(base: Path) -> Iterator[Path]:
-    """The existing slots, then new ones for as long as they are asked for."""
-    existing = sorted(int(path.name) for path in base.iterdir() if path.name.isdigit())
-    yield from (base / str(number) for number in existing)
-    yield from (base / str(number) for number in itertools.count() if number not in existing)
+@contextmanager
+def _one_at_a_time(path: Path) -> Generator[None]:
+    """Hold the lock under which slots are looked for: for some milliseconds, so others wait for it."""
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while (lock := _try_lock(path)) is None:
+        if time.monotonic() > deadline:
+            raise TimeoutError("another worker that is starting does not get on")
+        time.sleep(_LOCK_POLL_S)
+    with lock:
+        yield
 
 
-def _try_lock(path: Path) -> Slot | None:
+def _first_free(base: Path) -> Slot:
+    for number in itertools.count():
+        if (slot := _try_slot(base / str(number))) is not None:
+            return slot
+    raise AssertionError("there is no last number")
+
+
+def _all_free(base: Path) -> Iterator[Slot]:
+    for path in sorted(base.iterdir()):
+        if path.name.isdigit() and (slot := _try_slot(path)) is not None:
+            yield slot
+
+
+def _try_slot(path: Path) -> Slot | None:
     path.mkdir(mode=0o700, exist_ok=True)
-    lock = (path / "lock").open("a")
+    lock = _try_lock(path / "lock")
+    return None if lock is None else Slot(path, lock)
+
+
+def _try_lock(path: Path) -> IO[bytes] | None:
+    lock = open_private(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
         return None
-    return Slot(path, lock)
+    return lock
+
+
+def open_private(path: Path) -> IO[bytes]:
+    """Open a file for writing from its beginning; if it is new, for this user alone."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
 def _bus_key(urls: tuple[ServerUrl, ...]) -> str:
@@ -108,15 +146,15 @@ def write_durably(path: Path, data: bytes) -> None:
         OSError: the disk is full, or the folder is gone.
     """
     part = path.with_name(path.name + PART_SUFFIX)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open_private(part) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.rename(path)
     except OSError:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

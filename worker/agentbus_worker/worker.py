@@ -85,23 +85,23 @@ class Worker:
         )
         log.info("worker %s of the agent %s, pid %d", self.instance, config.agent.id, os.getpid())
         async with AsyncExitStack() as stack:
-            slots = stack.enter_context(locked_state(config.worker.state_dir, settings.urls, config.agent.id))
+            slot = stack.enter_context(locked_state(config.worker.state_dir, settings.urls, config.agent.id))
             become_subreaper()
-            await end_abandoned([slot.children for slot in slots], config.worker.kill_grace_seconds)
+            await end_abandoned(slot.children, config.worker.kill_grace_seconds)
             dial = stack.enter_async_context(connect(settings, patient=True, on_state=log.info))
             bus = await _unless(self._stop.drain, dial)
             if bus is not None:
-                await self._serve(bus, slots)
+                await self._serve(bus, slot)
         log.info("worker %s stopped", self.instance)
 
-    async def _serve(self, bus: Bus, slots: list[Slot]) -> None:
+    async def _serve(self, bus: Bus, slot: Slot) -> None:
         if warning := version_warning(bus.server_version):
             log.warning("%s", warning)
         lease_s = await _unless(self._stop.drain, self._find_consumer(bus))
-        if lease_s is None or await _unless(self._stop.drain, self._recover(bus, slots)) is None:
+        outbox = Outbox(slot.outbox)
+        if lease_s is None or await _unless(self._stop.drain, _recover(bus, outbox)) is None:
             return
         config = self._config
-        slot = slots[0]
         context = Context(
             bus=bus,
             ledger=Ledger(bus),
@@ -110,7 +110,7 @@ class Worker:
             instance=self.instance,
             lease_s=lease_s,
             slot=slot,
-            outbox=Outbox(slot.outbox),
+            outbox=outbox,
             children=Children(slot.children),
         )
         forget = bus.on_reconnect(self._renew_all)
@@ -136,20 +136,6 @@ class Worker:
             raise _first(failed) from failed
         finally:
             forget()
-
-    async def _recover(self, bus: Bus, slots: list[Slot]) -> bool:
-        """Deliver what earlier workers have left in their outboxes; the slots but the first are free then."""
-        while True:
-            try:
-                for slot in slots:
-                    await replay(bus, Outbox(slot.outbox))
-            except (BusUnavailableError, StreamFullError) as error:
-                log.warning("the outbox cannot be delivered yet: %s", error)
-                await asyncio.sleep(_RETRY_S)
-            else:
-                for slot in slots[1:]:
-                    slot.release()
-                return True
 
     async def _find_consumer(self, bus: Bus) -> float:
         """Make sure of the durable consumer; returns its ack_wait, which is the lease of a task, in seconds."""
@@ -330,6 +316,18 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, _T] | asyncio.
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
+
+
+async def _recover(bus: Bus, outbox: Outbox) -> bool:
+    """Deliver what earlier workers have left."""
+    while True:
+        try:
+            await replay(bus, outbox)
+        except (BusUnavailableError, StreamFullError) as error:
+            log.warning("the outbox cannot be delivered yet: %s", error)
+            await asyncio.sleep(_RETRY_S)
+        else:
+            return True
 
 
 async def _reap_orphans(children: Children) -> None:
