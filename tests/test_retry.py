@@ -67,7 +67,9 @@ async def entry_of(bus: Coordinator, task_id: str) -> Record:
 async def test_a_failure_that_is_named_is_tried_again_until_it_succeeds(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, cause: str
 ):
-    limit: dict[str, Any] = {"timeout": {"task_timeout_seconds": 0.7}, "idle": {"idle_timeout_seconds": 0.7}}.get(cause, {})
+    limit: dict[str, Any] = {"timeout": {"task_timeout_seconds": 0.7}, "idle": {"idle_timeout_seconds": 0.7}}.get(
+        cause, {}
+    )
     config = config_for(tmp_path, server, bad=BAD[cause], good=3, retry_on=[cause], **limit)
     async with worker(config):
         status = await outcome(coordinator, "x")
@@ -91,7 +93,9 @@ async def test_a_failure_that_is_named_is_tried_again_until_it_succeeds(
 async def test_a_failure_that_is_not_named_is_the_result_at_once(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, cause: str, retry_on: list[str], why: str
 ):
-    limit: dict[str, Any] = {"timeout": {"task_timeout_seconds": 0.5}, "idle": {"idle_timeout_seconds": 0.5}}.get(cause, {})
+    limit: dict[str, Any] = {"timeout": {"task_timeout_seconds": 0.5}, "idle": {"idle_timeout_seconds": 0.5}}.get(
+        cause, {}
+    )
     async with worker(config_for(tmp_path, server, bad=BAD[cause], retry_on=retry_on, **limit)):
         status = await outcome(coordinator, "x")
     assert status.state == "failed"
