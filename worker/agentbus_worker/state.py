@@ -1,9 +1,9 @@
 """The worker's state on disk: a locked folder for each bus, agent and instance.
 
-`<state_dir>/<bus>/<agent>/<slot>/` with `lock`, `outbox/`, `children/` and `tmp/`. A starting worker takes the first
-slot that nobody holds, and into it whatever dead workers have left in the others. The slot of a living worker is
-locked, so nobody ever touches it; only one worker at a time looks for a slot, so there are never more of them than
-there were workers at once.
+`<state_dir>/<bus>/<agent>/<slot>/` with `lock`, `outbox/`, `children/` and `tmp/`; the slots are numbered, and beside
+them lies the `lock` under which one is looked for. A starting worker takes the first slot that nobody holds, and into
+it whatever dead workers have left in the others. The slot of a living worker is locked, so nobody ever touches it; only
+one worker at a time looks for a slot, so there are never more of them than there were workers at once.
 """
 
 import fcntl
