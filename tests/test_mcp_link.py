@@ -61,8 +61,8 @@ async def test_a_restart_of_the_bus_does_not_end_a_watch(era: str, tmp_path: Pat
             await until_watched(coordinator.bus, "AGENT_RESULTS")
             server.kill()
             server = await start_server(store=tmp_path, port=port)
-            await coordinator.bus.wait_connected()
-            await settle(coordinator, "a", "after the restart")
+            async with connect(server.url) as fresh:
+                await settle(fresh, "a", "after the restart")
             for answer in (await by_id, await inbox):
                 assert [result["output"] for result in data_of(answer)["results"]] == ["after the restart"]
     finally:
