@@ -14,7 +14,7 @@ help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
 	@echo "make test                the tests, against a real nats-server"
 	@echo "make check               format, lint, types, architecture"
-	@echo "make bench               benchmarks: ratios against the physical limit of the same run"
+	@echo "make bench               benchmarks: ratios against the physical limit of the same run (ONLY=throughput)"
 	@echo "make chaos               kill, pause and cut off real workers and the server, five minutes a seed (SEEDS=1-10);"
 	@echo "                         what was interrupted goes on where it was"
 	@echo "make test-oldest-server  the tests of the bus against nats-server 2.10"
@@ -47,7 +47,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/inbox.py
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ONLY) $(ARGS)
 
 chaos: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEEDS),--seeds "$(SEEDS)") --record build/chaos.jsonl $(ARGS)

@@ -162,15 +162,21 @@ async def run_cli(
     *args: str, env: dict[str, str] | None = None, within_s: float = 60.0, module: str = "agentbus"
 ) -> Ran:
     """Run `agentbus ARGS` as a process of its own."""
+    return await run_python("-m", module, *args, env=env, within_s=within_s)
+
+
+async def run_python(
+    *args: str, env: dict[str, str] | None = None, within_s: float = 60.0, cwd: Path | None = None
+) -> Ran:
+    """Run `python ARGS` as a process of its own."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-m",
-        module,
         *args,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **(env or {})},
+        cwd=cwd,
     )
     try:
         async with asyncio.timeout(within_s):
@@ -178,7 +184,7 @@ async def run_cli(
     except TimeoutError:
         child.kill()
         await child.wait()
-        raise AssertionError(f"agentbus {' '.join(args)} did not end within {within_s:g} s") from None
+        raise AssertionError(f"python {' '.join(args)} did not end within {within_s:g} s") from None
     return Ran(child.returncode or 0, out.decode(), err.decode())
 
 

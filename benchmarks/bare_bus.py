@@ -1,0 +1,56 @@
+"""The limit for whatever goes over the bus: nats-py on the same server, with nothing around it."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+from agentbus.messages import random_token
+from agentbus.transport import Client, Msg
+
+
+class BareBus:
+    """A plain connection. What it measures is in milliseconds."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self._jetstream = client.jetstream()  # pyright: ignore[reportUnknownMemberType]
+
+    async def round_trip(self, subject: str, data: bytes) -> float:
+        """One JetStream request: publish with an id, and wait for the PubAck."""
+        start = time.perf_counter()
+        await self._jetstream.publish(subject, data, headers={"Nats-Msg-Id": random_token()})
+        return (time.perf_counter() - start) * 1000
+
+    async def two_round_trips(self, subject: str, data: bytes) -> float:
+        return await self.round_trip(subject, data) + await self.round_trip(subject, data)
+
+    async def fill(self, subject_of: Callable[[int], str], data: bytes, count: int) -> None:
+        """Store `count` messages as fast as the server takes them; only the last of each thousand is waited for."""
+        for number in range(count):
+            if number % 1000 == 999 or number == count - 1:
+                await self._jetstream.publish(subject_of(number), data, timeout=60)
+            else:
+                await self.client.publish(subject_of(number), data)
+
+
+@asynccontextmanager
+async def bare_bus(url: str) -> AsyncGenerator[BareBus]:
+    client = Client()
+    await client.connect(url)
+    try:
+        yield BareBus(client)
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def listening(bare: BareBus, subject: str) -> AsyncGenerator[asyncio.Queue[Msg]]:
+    """The core messages on `subject`, as they come."""
+    arrived: asyncio.Queue[Msg] = asyncio.Queue()
+    subscription = await bare.client.listen(subject, arrived.put)
+    await bare.client.flush()
+    try:
+        yield arrived
+    finally:
+        await subscription.unsubscribe()

@@ -1,0 +1,90 @@
+"""What benchmarks run on: a server with a bus that is set up, a worker process, and loops in processes of their own."""
+
+import asyncio
+import contextlib
+import sys
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, Literal
+
+from agentbus import Coordinator, connect
+from agentbus.server import NatsServer, run_server
+from agentbus.streams import set_up
+from harness import Process, worker, worker_toml
+
+Sync = Literal["default", "always"]
+COMMAND: Final = "/bin/true"
+AGENT: Final = "code"
+PROMPT_BYTES: Final = 1400
+"""About the length of the prompt of a short task, which is the argument of the command."""
+ROOT: Final = Path(__file__).parent.parent
+
+
+@asynccontextmanager
+async def bus(sync: Sync = "default") -> AsyncGenerator[tuple[NatsServer, Coordinator, Path]]:
+    """A server of one's own with the streams of a bus, a coordinator on it, and a folder."""
+    with tempfile.TemporaryDirectory(prefix="agentbus-bench-") as name:
+        folder = Path(name)
+        store = folder / "nats"
+        store.mkdir()
+        conf = folder / "nats-server.conf"
+        always = "sync_interval: always" if sync == "always" else ""
+        conf.write_text(f'listen: "127.0.0.1:-1"\nmax_payload: 8MB\njetstream {{ store_dir: "{store}"\n {always} }}\n')
+        async with run_server(store=store, config=conf) as server, connect(server.url) as coordinator:
+            await set_up(coordinator.bus)
+            yield server, coordinator, folder
+
+
+@asynccontextmanager
+async def one_worker(server: NatsServer, folder: Path, *, concurrency: int = 1) -> AsyncGenerator[Process]:
+    """A worker process that runs `/bin/true` for each task, as configured by default in all other things."""
+    config = worker_toml(
+        folder,
+        server.url,
+        agent=AGENT,
+        chat_cmd=[COMMAND, "{input}"],
+        worker={"concurrency": concurrency, "state_dir": folder / f"state-{concurrency}"},
+    )
+    async with worker(config) as process:
+        yield process
+
+
+class Loop:
+    """A program in a process of its own, started once and asked for one measurement at a time over its stdin."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def ask(self, *words: object) -> list[float]:
+        """Send one line; the numbers that it answers with."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write((" ".join(str(word) for word in words) + "\n").encode())
+        answer = await stdout.readline()
+        if not answer:
+            raise RuntimeError("the other process has ended; see its traceback above")
+        return [float(word) for word in answer.split()]
+
+
+@asynccontextmanager
+async def loop_of(module: str, *arguments: str) -> AsyncGenerator[Loop]:
+    """Run `python -m benchmarks.<module>` for the length of the block."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        f"benchmarks.{module}",
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+    )
+    try:
+        yield Loop(process)
+    finally:
+        assert process.stdin is not None
+        with contextlib.suppress(ConnectionError):
+            process.stdin.close()
+        await process.wait()

@@ -1,0 +1,104 @@
+"""Tasks per second of one worker against the same command in a bare asyncio loop."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from agentbus import Coordinator, subjects
+from agentbus.messages import encode, new_task
+from agentbus.transport import Msg
+from benchmarks.harness import Promise, Row, Size, at_least, compared, in_turns
+from benchmarks.setting import AGENT, PROMPT_BYTES, Loop, Sync, bus, loop_of, one_worker
+from harness import Process
+
+_WIDTH = 32
+PROMISED = {1: at_least(0.75), 4: at_least(0.8)}
+
+
+async def measure(size: Size) -> list[Row]:
+    rows: list[Row] = []
+    for sync in ("default", "always"):
+        for concurrency in (1, 4):
+            promise = PROMISED[concurrency] if sync == "default" else None
+            rows += await _measure(size, sync, concurrency, promise)
+    return rows
+
+
+async def _measure(size: Size, sync: Sync, concurrency: int, promise: Promise | None) -> list[Row]:
+    rows: list[Row] = []
+    async with (
+        bus(sync) as (server, coordinator, folder),
+        one_worker(server, folder, concurrency=concurrency) as process,
+        loop_of("bare_loop") as bare,
+        _results(coordinator) as arrived,
+    ):
+        for what, publish in (("with a ledger entry", _with_ledger), ("without a ledger entry", _without_ledger)):
+
+            async def ours(publish: _Publish = publish) -> float:
+                return size.tasks / await _drain_backlog(coordinator, process, arrived, size.tasks, publish)
+
+            async def limit() -> float:
+                return await _bare_rate(bare, size.tasks, concurrency)
+
+            await ours()
+            pairs = await in_turns(ours, limit, size.turns)
+            slots = "1 at a time" if concurrency == 1 else f"{concurrency} at a time"
+            label = f"{slots}, {what}, sync_interval {sync}"
+            rows.append(compared("throughput", label, "tasks/s", pairs, promise))
+    return rows
+
+
+_Publish = Callable[[Coordinator], Awaitable[None]]
+
+
+async def _with_ledger(coordinator: Coordinator) -> None:
+    await coordinator.publish(AGENT, "x", task_type="bench")
+
+
+async def _without_ledger(coordinator: Coordinator) -> None:
+    task = new_task(to=AGENT, content="x", task_type="bench")
+    await coordinator.bus.store(subjects.tasks(AGENT), encode(task.to_json()), msg_id=task.id)
+
+
+@asynccontextmanager
+async def _results(coordinator: Coordinator) -> AsyncGenerator[asyncio.Semaphore]:
+    """Released once for each result that reaches the inbox of the coordinator."""
+    arrived = asyncio.Semaphore(0)
+
+    async def on_result(_: Msg) -> None:
+        arrived.release()
+
+    unsubscribe = await coordinator.bus.subscribe(subjects.results(subjects.COORDINATOR), on_result)
+    try:
+        yield arrived
+    finally:
+        await unsubscribe()
+
+
+async def _drain_backlog(
+    coordinator: Coordinator, process: Process, arrived: asyncio.Semaphore, count: int, publish: _Publish
+) -> float:
+    """Seconds that the worker takes for `count` tasks that lie there when it is let go."""
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        left = iter(range(count))
+
+        async def lane() -> None:
+            for _ in left:
+                await publish(coordinator)
+
+        await asyncio.gather(*(lane() for _ in range(_WIDTH)))
+        start = time.perf_counter()
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    for _ in range(count):
+        await arrived.acquire()
+    return time.perf_counter() - start
+
+
+async def _bare_rate(bare: Loop, count: int, width: int) -> float:
+    [seconds] = await bare.ask(count, width, PROMPT_BYTES)
+    return count / seconds
