@@ -115,7 +115,8 @@ class Coordinator:
             TaskNotFoundError: no ledger entry has this id, or several agents have one and `agent` is not given.
             InvalidIdError: it is not a task id.
         """
-        return TaskStatus(await settle_expired(self.bus, await find(self.bus, subjects.task_id(task_id), agent)))
+        [record] = await settle_expired(self.bus, [await find(self.bus, subjects.task_id(task_id), agent)])
+        return TaskStatus(record)
 
     async def cancel(self, task_id: str, *, agent: str | None = None, reason: str = "") -> TaskStatus:
         """Ask for a task to be cancelled, and say what state that found it in.

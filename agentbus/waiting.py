@@ -22,6 +22,8 @@ _LAST_LOOK_S: Final = 3.0
 _STARTING_S: Final = 30.0
 """How long after a reconnect a stream that is missing counts as one that is still being loaded."""
 _PAUSE_S: Final = 0.2
+_EXPIRY_LOOK_S: Final = 600.0
+"""How often a wait looks for tasks whose time is over: of that no change of the ledger tells."""
 _LAG_READS: Final = 25
 """How often an entry is read again that a lagging replica answers with an older state."""
 
@@ -42,7 +44,10 @@ async def wait_for(
         async with asyncio.timeout(timeout_s):
             while not _enough(found, until):
                 try:
-                    await _follow(bus, found, until, on_change)
+                    await _settle_expired(bus, found)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_EXPIRY_LOOK_S):
+                            await _follow(bus, found, until, on_change)
                 except (BusUnavailableError, SetupMissingError, ApiError) as error:
                     if not isinstance(error, BusUnavailableError) and bus.seconds_since_reconnect > _STARTING_S:
                         raise
@@ -111,11 +116,17 @@ async def _look_again(bus: Bus, found: Found) -> bool:
     """Bring `found` up to date; False if the bus does not answer, and `found` stays as it was."""
     try:
         async with asyncio.timeout(_LAST_LOOK_S):
-            for key, record in (await find_all(bus, _unsettled(found))).items():
-                found[key] = await settle_expired(bus, record)
+            found.update(await find_all(bus, _unsettled(found)))
+            await _settle_expired(bus, found)
     except (TimeoutError, BusUnavailableError):
         return False
     return True
+
+
+async def _settle_expired(bus: Bus, found: Found) -> None:
+    unsettled = [record for record in found.values() if not TaskStatus(record).settled]
+    for record in await settle_expired(bus, unsettled):
+        found[record.agent, record.task_id] = record
 
 
 def _unsettled(found: Found) -> list[tuple[str, str | None]]:
