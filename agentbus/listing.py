@@ -97,7 +97,8 @@ async def _before(bus: Bus, subject: str, before: int | None, count: int) -> tup
             return keys, await count_after(bus, stream, subject, 0) > behind
         if start == 0:
             return [], False
-        before = start + 1  # what was there has moved to the end meanwhile
+        # What was there has moved to the end meanwhile, or is no task but the record of an MCP task.
+        before, count = start + 1, 2 * count
 
 
 async def _between(bus: Bus, subject: str, after: int, before: int | None) -> list[_Key]:
@@ -110,6 +111,8 @@ async def _between(bus: Bus, subject: str, after: int, before: int | None) -> li
         async for message in backlog:
             if before is not None and message.stream_seq >= before:
                 break
+            if subjects.parse_mcp_task(message.subject) is not None:
+                continue
             found.pop(message.subject, None)  # it has changed meanwhile, and belongs to the end now
             state = message.headers.get(STATE_HEADER)
             found[message.subject] = _Key(message.stream_seq, message.subject, state)

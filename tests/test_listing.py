@@ -152,6 +152,18 @@ async def test_a_limit_out_of_bounds_is_refused(coordinator: Coordinator, limit:
         await coordinator.list_tasks(agent="*")
 
 
+async def test_records_of_mcp_tasks_are_not_listed_and_hide_nothing(coordinator: Coordinator) -> None:
+    await publish(coordinator, "a")
+    for number in range(12):
+        await coordinator.bus.store(subjects.mcp_task("main", f"watch-{number}"), b"{}")
+    await publish(coordinator, "b")
+    for number in range(12, 24):
+        await coordinator.bus.store(subjects.mcp_task("main", f"watch-{number}"), b"{}")
+    assert await pages(coordinator, 1) == [["b"], ["a"]]
+    listed = await coordinator.list_tasks(limit=2)
+    assert (ids(listed), listed.unreadable) == (["b", "a"], [])
+
+
 async def test_a_bus_that_is_not_set_up_says_so(server: NatsServer) -> None:
     from agentbus import connect  # noqa: PLC0415
 

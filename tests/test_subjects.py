@@ -210,3 +210,14 @@ def test_agent_and_task_can_be_read_back_from_a_ledger_key(agent: str, task: str
 )
 def test_what_is_no_ledger_key_names_no_task(subject: str):
     assert subjects.parse_state(subject) is None
+
+
+@pytest.mark.parametrize("subject", [subjects.mcp_task("main", "watch-20261122-x"), subjects.mcp_task("main", "a.b")])
+def test_the_record_of_an_mcp_task_is_no_ledger_key(subject: str):
+    assert subjects.parse_state(subject) is None
+
+
+def test_the_record_of_an_mcp_task_can_be_read_back_from_its_key():
+    assert subjects.parse_mcp_task(subjects.mcp_task("main", "watch-20261122-x")) == ("main", "watch-20261122-x")
+    for subject in (subjects.state("main", "t"), subjects.mcp_task("main", "a.b"), subjects.mcp_task("main", "")):
+        assert subjects.parse_mcp_task(subject) is None

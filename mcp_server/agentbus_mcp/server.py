@@ -1,7 +1,7 @@
 """The composition: one MCP server over a link to the bus, for clients of both protocol eras."""
 
 import difflib
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -17,9 +17,11 @@ from agentbus_mcp.changes import ResourceChanges
 from agentbus_mcp.completions import add_completions
 from agentbus_mcp.errors import reason
 from agentbus_mcp.link import Link
+from agentbus_mcp.mcp_tasks import McpTasks
 from agentbus_mcp.resources import add_resources
 from agentbus_mcp.subscriptions import Listen, Sessions, install
 from agentbus_mcp.taps import Taps
+from agentbus_mcp.task_support import TaskSupport
 from agentbus_mcp.tools import make_tools
 
 INSTRUCTIONS: Final = """\
@@ -46,12 +48,24 @@ class Server(MCPServer[Any]):
     It serves subscriptions of both eras. Failures are put into words in one place: `agentbus_mcp.errors.reason`.
     """
 
-    def __init__(self, link: Link, name: str = "agentbus", **about: Any) -> None:
+    def __init__(
+        self, link: Link, name: str = "agentbus", *, tasks: Mapping[str, TaskSupport] | None = None, **about: Any
+    ) -> None:
+        """`tasks` are the tools whose calls may become MCP tasks, by their names."""
         self._taps = Taps(link)
         changes = ResourceChanges(self._taps, link.agent)
         self._sessions, events = Sessions(changes), InMemorySubscriptionBus()
-        self._listen = Listen(events, changes, None)
-        super().__init__(name, title=name, version=__version__, subscriptions=events, lifespan=self._following, **about)
+        mcp_tasks = McpTasks(link, self._taps, tasks) if tasks else None
+        self._listen = Listen(events, changes, mcp_tasks)
+        super().__init__(
+            name,
+            title=name,
+            version=__version__,
+            subscriptions=events,
+            lifespan=self._following,
+            extensions=[mcp_tasks] if mcp_tasks else [],
+            **about,
+        )
         install(self, self._listen, self._sessions)
         add_resources(self, link, self._sessions)
         add_completions(self, link)

@@ -6,10 +6,11 @@ to look again. What they are told is that something has changed; nobody waits fo
 """
 
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -71,6 +72,7 @@ class _Tap(Generic[T]):
         self.listeners: dict[object, Listener[T]] = {}
         self.scope = anyio.CancelScope()
         self.opened = anyio.Event()
+        self.late = False
 
     def tell(self, news: T) -> None:
         for listener in tuple(self.listeners.values()):
@@ -93,7 +95,7 @@ class _Tap(Generic[T]):
                 await anyio.sleep(pause_s)
 
     def _on_open(self) -> None:
-        if self.opened.is_set():
+        if self.opened.is_set() or self.late:
             self.tell(self.gap)
         self.opened.set()
 
@@ -220,19 +222,38 @@ class Taps:
 
         return _join(tap, listener, last)
 
+    def call_at(self, moment: float, listener: Callable[[], None]) -> Leave:
+        """Call `listener` at a time, in seconds since the epoch, or now if it has passed; returns what prevents it."""
+        scope = anyio.CancelScope()
+
+        async def call() -> None:
+            with scope:
+                await anyio.sleep(max(0.0, moment - time.time()))
+                listener()
+
+        self._running.start_soon(call)
+        return scope.cancel
+
     async def opened(self, within_s: float) -> None:
-        """Wait until what is followed is really being read, so that no change from now on is missed; not for ever."""
-        events = [tap.opened for tap in self._messages.values()]
-        if self._presences is not None:
-            events.append(self._presences.opened)
+        """Wait until what is followed is really being read, so that no change from now on is missed; not for ever.
+
+        Who follows what opens later than that is told then that something may have been missed.
+        """
+        waiting: list[_Tap[Any]] = [*self._messages.values(), *filter(None, [self._presences])]
         with anyio.move_on_after(within_s):
-            for event in events:
-                await event.wait()
+            for tap in waiting:
+                await tap.opened.wait()
+        for tap in waiting:
+            tap.late |= not tap.opened.is_set()
 
     def _start(self, tap: "_Tap[Delivery | None] | _Tap[bool]") -> None:
+        self._running.start_soon(tap.run, self._link)
+
+    @property
+    def _running(self) -> TaskGroup:
         if self._group is None:
             raise RuntimeError("taps are used inside their `running()` block")
-        self._group.start_soon(tap.run, self._link)
+        return self._group
 
 
 def _join(tap: _Tap[T], listener: Listener[T], last: Callable[[], None]) -> Leave:
