@@ -25,6 +25,7 @@ SHIPPED = [
     "config/agentbus.coordinator.example.toml",
     "config/nats-server.conf",
     "deploy/systemd/agentbus-worker.service",
+    "deploy/systemd/user/agentbus-worker.service",
     "deploy/launchd/com.agentbus.worker.plist",
     "deploy/supervisor/agentbus-worker.conf",
 ]

@@ -13,8 +13,10 @@ from agentbus.cli.agent import agent
 from agentbus.cli.dead import dead
 from agentbus.cli.demo import demo
 from agentbus.cli.result import result
+from agentbus.cli.service import service
 from agentbus.cli.setup import setup
 from agentbus.cli.shell import completion
+from agentbus.cli.skill import skill
 from agentbus.cli.task import task
 from agentbus.cli.up import up
 from agentbus.errors import AgentBusError
@@ -46,7 +48,7 @@ def worker() -> None:
 
 
 worker.add_command(worker_run)
-for command in (up, setup, demo, task, result, agent, dead, completion):
+for command in (up, setup, demo, task, result, agent, dead, service, skill, completion):
     root.add_command(command)
 
 
