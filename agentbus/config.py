@@ -14,12 +14,13 @@ from typing import Any, Final, Literal, TypeVar, cast
 
 from pydantic import ValidationError
 
-from agentbus import subjects
+from agentbus import nkeys, subjects
 from agentbus.errors import ConfigError
 from agentbus.sections import (
     DEFAULT_URL,
     INPUT_FILE_PLACEHOLDER,
     INPUT_PLACEHOLDER,
+    SECRET_FILES,
     TASK_ID_PLACEHOLDER,
     WORKDIR_PLACEHOLDER,
     AgentSection,
@@ -82,6 +83,8 @@ class Credentials:
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
+    nkey_seed: str | None = field(default=None, repr=False)
+    jwt: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,11 @@ def connection_settings(
         credentials = Credentials(nats.user, _secret(nats.password_file))
     elif nats.token_file:
         credentials = Credentials(token=_secret(nats.token_file))
+    elif nats.nkey_file:
+        credentials = Credentials(nats.user, nkey_seed=_nkey_seed(nats.nkey_file))
+    elif nats.creds_file:
+        jwt, seed = _creds(nats.creds_file)
+        credentials = Credentials(nats.user, nkey_seed=seed, jwt=jwt)
     elif first.user is not None and first.password is None:
         credentials = Credentials(token=first.user)
     for file in (nats.ca_file, nats.cert_file, nats.key_file):
@@ -141,17 +149,37 @@ def connection_settings(
         ca_file=nats.ca_file,
         cert_file=nats.cert_file,
         key_file=nats.key_file,
-        inbox_prefix=nats.inbox_prefix or f"_INBOX_{identity}",
+        inbox_prefix=nats.inbox_prefix or subjects.inbox_prefix(identity),
         reconnect_wait_s=reconnect_wait_s,
         max_reconnect_attempts=max_reconnect_attempts,
     )
 
 
-def _secret(path: Path) -> str:
+def _nkey_seed(path: Path) -> str:
+    seed = _secret(path)
     try:
-        secret = path.read_text(encoding="utf-8").strip().partition("\n")[0].strip()
+        nkeys.check_seed(seed)
+    except ConfigError as error:
+        raise ConfigError(f"the secret in {path} cannot be used: {error}") from None
+    return seed
+
+
+def _creds(path: Path) -> tuple[str, str]:
+    try:
+        return nkeys.read_creds(_text(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path} cannot be used: {error}") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the secret in {path}: {_reason(error)}") from None
+
+
+def _secret(path: Path) -> str:
+    secret = _text(path).strip().partition("\n")[0].strip()
     if not secret:
         raise ConfigError(f"{path} is empty; it must hold the secret on its first line")
     refuse_sample(secret)
@@ -233,7 +261,7 @@ def _load(model: type[_C], path: Path) -> tuple[_C, list[str]]:
 
 def _exposed(path: Path, values: Mapping[str, Any]) -> Iterable[str]:
     nats = cast("dict[str, Any]", values.get("nats", {}))
-    secret_files = [Path(str(nats[key])).expanduser() for key in ("password_file", "token_file") if key in nats]
+    secret_files = [Path(str(nats[key])).expanduser() for key in SECRET_FILES if key in nats]
     if _secret_in(str(nats.get("url", DEFAULT_URL))):
         secret_files.append(path)
     for file in secret_files:

@@ -67,6 +67,9 @@ class Connection:
         if any(url.tls for url in settings.urls) or settings.ca_file:
             options["tls"] = _tls_context(settings)
         credentials = settings.credentials
+        jwt = credentials.jwt
+        if jwt is not None:
+            options["user_jwt_cb"] = jwt.encode
         try:
             await self._client.connect(
                 servers=[str(url) for url in settings.urls],
@@ -74,6 +77,7 @@ class Connection:
                 user=credentials.user if credentials.password is not None else None,
                 password=credentials.password,
                 token=credentials.token,
+                nkeys_seed_str=credentials.nkey_seed,
                 inbox_prefix=settings.inbox_prefix,
                 connect_timeout=settings.connect_timeout_s,  # pyright: ignore[reportArgumentType]  # any number of seconds
                 reconnect_time_wait=settings.reconnect_wait_s,  # pyright: ignore[reportArgumentType]

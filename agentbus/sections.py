@@ -15,6 +15,8 @@ INPUT_PLACEHOLDER: Final = "{input}"
 INPUT_FILE_PLACEHOLDER: Final = "{input_file}"
 TASK_ID_PLACEHOLDER: Final = "{task_id}"
 WORKDIR_PLACEHOLDER: Final = "{workdir}"
+SECRET_FILES: Final = ("password_file", "token_file", "nkey_file", "creds_file")
+"""The keys of `[nats]` that name a file with a secret; a connection takes one of them."""
 
 
 def _reraise(check: Any, text: str) -> str:
@@ -56,6 +58,8 @@ class NatsSection(Section):
     user: str | None = None
     password_file: FilePath | None = None
     token_file: FilePath | None = None
+    nkey_file: FilePath | None = None
+    creds_file: FilePath | None = None
     ca_file: FilePath | None = None
     cert_file: FilePath | None = None
     key_file: FilePath | None = None
@@ -65,8 +69,9 @@ class NatsSection(Section):
     def _check(self) -> "NatsSection":
         if self.password_file and not self.user:
             raise ValueError("password_file needs user")
-        if self.password_file and self.token_file:
-            raise ValueError("password_file and token_file exclude each other")
+        named = [key for key in SECRET_FILES if getattr(self, key)]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} exclude each other")
         if self.key_file and not self.cert_file:
             raise ValueError("key_file needs cert_file")
         return self

@@ -131,6 +131,16 @@ def control(agent: str) -> str:
     return f"agent.{agent}.control"
 
 
+def progress(agent: str) -> str:
+    """Where the workers of `agent` may tell how far their tasks are."""
+    return f"agent.{agent}.progress.>"
+
+
+def inbox_prefix(agent: str) -> str:
+    """Where the answers to the requests of `agent` arrive: permissions bind them to it."""
+    return f"_INBOX_{agent}"
+
+
 TASK_SUBJECTS: Final = "agent.*.tasks"
 RESULT_SUBJECTS: Final = "agent.*.results"
 DEAD_SUBJECTS: Final = "agent.*.dead"
@@ -144,6 +154,17 @@ def agent_of(subject: str, kind: str) -> str | None:
     if len(parts) != 3 or parts[0] != "agent" or parts[2] != kind or not is_agent_id(parts[1]):
         return None
     return parts[1] if agent_id(parts[1]) == parts[1] else None
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether every subject that `narrow` matches is matched by `wide` (both may hold wildcards)."""
+    outer, inner = wide.split("."), narrow.split(".")
+    for position, part in enumerate(outer):
+        if part == ">":
+            return len(inner) > position
+        if position >= len(inner) or inner[position] == ">" or part not in ("*", inner[position]):
+            return False
+    return len(outer) == len(inner)
 
 
 # -- the ledger -------------------------------------------------------------------------------------------------

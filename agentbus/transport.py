@@ -4,6 +4,7 @@
 reconnect; it reports refused credentials and permissions as what they are.
 """
 
+import base64
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
@@ -12,6 +13,8 @@ import nats.errors
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+
+from agentbus.nkeys import UserKey
 
 __all__ = ["Client", "Headers", "Msg", "NatsError", "NotSecureError", "Subscription", "refused_subject"]
 
@@ -45,6 +48,12 @@ class Client(NatsClient):
             # nats-py does not tell the reader's protocol of the upgrade, and asyncio would complain at the end of it.
             writer.transport.get_protocol()._over_ssl = True  # noqa: SLF001
         return super()._connect_command()
+
+    def _setup_nkeys_seed_connect(self) -> None:
+        # nats-py would import the package nkeys, which brings a second library of cryptography.
+        key = UserKey(str(self._nkeys_seed_str))
+        self._public_nkey = key.public
+        self._signature_cb = lambda challenge: base64.b64encode(key.sign(challenge.encode()))
 
     async def listen(self, subject: str, callback: MessageCallback) -> Subscription:
         """`subscribe`, as far as it is used here, with its types."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agentbus import config
+from agentbus import config, nkeys
 from agentbus.config import (
     DEFAULT_URL,
     URL_VARIABLE,
@@ -337,6 +337,7 @@ def test_a_section_that_is_a_plain_value_is_refused(files: Files, section: str):
             {"user": "u", "password_file": "a", "token_file": "b"},
             "[nats] password_file and token_file exclude each other",
         ),
+        ({"nkey_file": "a", "creds_file": "b"}, "[nats] nkey_file and creds_file exclude each other"),
         ({"key_file": "key"}, "[nats] key_file needs cert_file"),
     ],
 )  # fmt: skip
@@ -665,6 +666,63 @@ def test_files_are_found_under_the_home_folder(home: Path):
     pem = Files(home).write("certificate", "ca.pem")
     settings = settings_of(token_file="~/secret", ca_file="~/ca.pem")
     assert (settings.credentials.token, settings.ca_file) == (SECRET, pem)
+
+
+CREDS = """-----BEGIN NATS USER JWT-----
+eyJ0eXAi.eyJqdGki.c2lnbmF0dXJl
+------END NATS USER JWT------
+
+-----BEGIN USER NKEY SEED-----
+{seed}
+------END USER NKEY SEED------
+"""
+
+
+def test_an_nkey_is_taken_from_the_file_that_is_named(files: Files) -> None:
+    seed = nkeys.new_seed()
+    credentials = settings_of(nkey_file=str(files.write(f"{seed}\n", "user.nk"))).credentials
+    assert (credentials.nkey_seed, credentials.jwt) == (seed, None)
+    assert seed not in repr(credentials)
+
+
+def test_jwt_and_seed_are_taken_from_a_creds_file(files: Files) -> None:
+    seed = nkeys.new_seed()
+    credentials = settings_of(creds_file=str(files.write(CREDS.format(seed=seed), "user.creds"))).credentials
+    assert (credentials.nkey_seed, credentials.jwt) == (seed, "eyJ0eXAi.eyJqdGki.c2lnbmF0dXJl")
+    assert "eyJ" not in repr(credentials)
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "reason"),
+    [
+        ("nkey_file", "", "is empty"),
+        ("nkey_file", "nonsense", "not the seed of a user's nkey, which begins with SU"),
+        ("nkey_file", "SUAAé", "not the seed of a user's nkey"),
+        ("nkey_file", None, "cannot read the secret in .*: No such file"),
+        ("creds_file", "", "no block BEGIN NATS USER JWT"),
+        ("creds_file", CREDS.format(seed="nonsense"), "not the seed of a user's nkey"),
+        ("creds_file", CREDS.partition("\n\n")[0], "no block BEGIN USER NKEY SEED"),
+        ("creds_file", None, "cannot read the secret in .*: No such file"),
+    ],
+)
+def test_a_key_that_cannot_be_used_is_an_error_with_its_path(
+    files: Files, key: str, content: str | None, reason: str
+) -> None:
+    path = files.folder / "key"
+    if content is not None:
+        files.write(content, "key")
+    with pytest.raises(ConfigError, match=reason) as caught:
+        settings_of(**{key: str(path)})
+    assert str(path) in str(caught.value)
+    assert "nonsense" not in str(caught.value)
+
+
+def test_a_damaged_seed_is_refused() -> None:
+    seed = nkeys.new_seed()
+    nkeys.check_seed(seed)
+    for damaged in (seed[:-1], seed.lower(), "SA" + seed[2:], seed * 2):
+        with pytest.raises(ConfigError, match="not the seed of a user's nkey"):
+            nkeys.check_seed(damaged)
 
 
 # -- the coordinator --------------------------------------------------------------------------------------------

@@ -191,14 +191,6 @@ def test_the_shipped_file_says_what_the_documentation_promises() -> None:
     assert "inside one account all parties must" in text
 
 
-def test_the_two_agents_have_the_same_rights() -> None:
-    text = CONF.read_text(encoding="utf-8")
-    blocks = re.findall(r"^(?:CODE|DOC): \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
-    code, doc = (re.findall(r'"(.*?)"', re.sub(r"^\s*#.*", "", block, flags=re.MULTILINE)) for block in blocks)
-    assert [subject.replace("code", "doc") for subject in code] == doc
-    assert len(code) > 10
-
-
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the recipe is for openssl")
 async def test_a_certificate_made_as_the_file_says_is_good(tmp_path: Path) -> None:
     found = re.search(r"#\s+(openssl req .*?server-cert\.pem)$", CONF.read_text(), re.MULTILINE | re.DOTALL)
