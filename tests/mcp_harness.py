@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from mcp import Client, StdioServerParameters, stdio_client
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult, ResourceLink, TextContent
 
 from agentbus import Coordinator, subjects
 from agentbus.config import NatsSection, connection_settings
@@ -43,10 +43,16 @@ async def over_stdio(log: Path, era: str, *args: str, command: list[str] | None 
 
 
 def text_of(answer: CallToolResult) -> str:
-    """The one text of an answer."""
-    [content] = answer.content
+    """The one text of an answer; what follows it are links."""
+    content, *links = answer.content
     assert isinstance(content, TextContent)
+    assert all(isinstance(link, ResourceLink) for link in links)
     return content.text
+
+
+def links_of(answer: CallToolResult) -> list[str]:
+    """Where the links of an answer lead."""
+    return [content.uri for content in answer.content if isinstance(content, ResourceLink)]
 
 
 def data_of(answer: CallToolResult) -> dict[str, Any]:

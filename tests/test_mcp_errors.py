@@ -5,21 +5,26 @@ import json
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from agentbus.errors import BusUnavailableError, PermissionDeniedError, TaskNotFoundError
+from agentbus.errors import BusUnavailableError, PermissionDeniedError, TaskConflictError, TaskNotFoundError
 from agentbus_mcp.errors import reason
 from agentbus_mcp.link import Link
 from agentbus_mcp.untrusted import clip, cut, printable, to_json
 from mcp_harness import NOWHERE, both_eras, error_of, in_memory
 
 
-def test_errors_of_the_bus_are_told_in_their_own_words() -> None:
-    assert reason(PermissionDeniedError("not allowed")) == "not allowed"
+def test_errors_of_the_bus_are_told_in_their_own_words_with_what_to_do() -> None:
+    text = reason(PermissionDeniedError("not allowed"))
+    assert text == "not allowed. Tell the user, and do not try another way around it"
+    assert reason(TaskConflictError("taken; choose another id")) == "taken; choose another id"
 
 
 def test_a_group_of_errors_of_the_bus_tells_each_once() -> None:
     away = BusUnavailableError("the bus is away")
     group = ExceptionGroup("work", [away, ExceptionGroup("inner", [TaskNotFoundError("no task x"), away])])
-    assert reason(group) == "the bus is away; no task x"
+    text = reason(group)
+    assert text is not None
+    assert text.startswith("the bus is away; no task x. The ids stand in the answer of publish_task")
+    assert text.count("call again") == 1
 
 
 @pytest.mark.parametrize(
@@ -39,7 +44,7 @@ def test_a_text_is_bounded_and_on_one_line() -> None:
     text = reason(TaskNotFoundError("no task \x1b[31m\n" + "x" * 5_000))
     assert text is not None
     assert text.isprintable()
-    assert len(text) < 2_100
+    assert len(text) < 2_200
 
 
 def test_wrong_arguments_are_named_without_their_values() -> None:

@@ -18,12 +18,18 @@ TASK = {"to": ["code"], "content": "work", "task_type": "test", "task_id": "a"}
 
 async def test_without_a_bus_every_tool_says_what_is_wrong_and_what_to_do(era: str) -> None:
     async with in_memory(NOWHERE, era) as client:
-        assert len((await client.list_tools()).tools) == 3
+        tools = {tool.name for tool in (await client.list_tools()).tools}
         calls: list[tuple[str, dict[str, Any]]] = [
             ("publish_task", TASK),
             ("watch_results", {"task_ids": ["a"]}),
             ("get_results", {}),
+            ("get_task", {"task_id": "a"}),
+            ("list_tasks", {}),
+            ("list_agents", {}),
+            ("cancel_task", {"task_ids": ["a"]}),
+            ("answer_approval", {"task_id": "a", "approve": True}),
         ]
+        assert {tool for tool, _ in calls} == tools
         answers = await asyncio.gather(*(client.call_tool(tool, arguments) for tool, arguments in calls))
     for (tool, _), answer in zip(calls, answers, strict=True):
         text = error_of(answer)

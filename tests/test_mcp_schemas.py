@@ -13,6 +13,20 @@ from agentbus_mcp.server import INSTRUCTIONS
 from mcp_harness import NOWHERE, both_eras, in_memory
 
 SNAPSHOTS = Path(__file__).with_name("snapshots") / "mcp"
+TOOLS = [
+    "publish_task",
+    "watch_results",
+    "get_results",
+    "get_task",
+    "list_tasks",
+    "list_agents",
+    "cancel_task",
+    "answer_approval",
+]
+AT_ONCE = TOOLS[:3]
+"""What a model needs for the main job, and should not have to search for."""
+CHANGING = {"publish_task", "cancel_task", "answer_approval"}
+LIST_BYTES = 12 * 1024
 HOST_LIMIT_CHARS = 2_048
 """Where hosts cut descriptions and instructions."""
 
@@ -26,7 +40,7 @@ async def test_the_tools_are_those_of_the_snapshots(era: str) -> None:
         SNAPSHOTS.mkdir(parents=True, exist_ok=True)
         for name, tool in found.items():
             (SNAPSHOTS / f"{name}.json").write_text(json.dumps(tool, indent=2, ensure_ascii=False) + "\n")
-    assert list(found) == ["publish_task", "watch_results", "get_results"]
+    assert list(found) == TOOLS
     assert {path.stem for path in SNAPSHOTS.glob("*.json")} == set(found)
     for name, tool in found.items():
         assert tool == json.loads((SNAPSHOTS / f"{name}.json").read_text()), f"{name} has changed: see UPDATE_SNAPSHOTS"
@@ -41,9 +55,47 @@ async def test_every_tool_tells_a_model_what_it_needs() -> None:
     for tool in tools:
         assert tool.title
         assert tool.annotations
-        assert tool.output_schema
+        assert tool.annotations.read_only_hint is (tool.name not in CHANGING)
         assert tool.description
         assert len(tool.description) <= HOST_LIMIT_CHARS
-        assert tool.meta == {"anthropic/alwaysLoad": True}
-        assert all(parameter.get("description") for parameter in tool.input_schema["properties"].values())
-        assert tool.annotations.read_only_hint is (tool.name != "publish_task")
+        assert "\n\nUse it " in tool.description or "Ask the user first" in tool.description
+        assert any(f"{other} " in tool.description or f"{other}." in tool.description for other in {*TOOLS, "`next`"})
+        assert (tool.meta == {"anthropic/alwaysLoad": True}) is (tool.name in AT_ONCE)
+
+
+async def test_parameters_are_described_and_bounded() -> None:
+    async with in_memory(NOWHERE) as client:
+        tools = (await client.list_tools()).tools
+    for tool in tools:
+        for name, parameter in tool.input_schema["properties"].items():
+            where = f"{tool.name} {name}: {parameter}"
+            assert parameter.get("description"), where
+            assert not {"$ref", "title"} & set(parameter), where
+            if name == "content":
+                continue  # any JSON; the bus bounds it
+            kind = parameter["type"]
+            if kind == "string":
+                assert "enum" in parameter or "maxLength" in parameter, where
+            elif kind in ("integer", "number"):
+                assert {"minimum", "maximum"} <= set(parameter), where
+            elif kind == "array":
+                assert parameter["maxItems"] <= 32, where
+                assert parameter["items"]["maxLength"], where
+            else:
+                assert kind == "boolean", where
+
+
+async def test_answers_are_described_by_object_schemas() -> None:
+    async with in_memory(NOWHERE) as client:
+        tools = (await client.list_tools()).tools
+    for tool in tools:
+        assert tool.output_schema
+        assert tool.output_schema["type"] == "object"
+        assert set(tool.output_schema["required"]) <= set(tool.output_schema["properties"])
+
+
+@both_eras
+async def test_all_tools_together_cost_a_model_little(era: str) -> None:
+    async with in_memory(NOWHERE, era) as client:
+        listed = await client.list_tools()
+    assert len(listed.model_dump_json(by_alias=True, exclude_none=True).encode()) <= LIST_BYTES

@@ -128,7 +128,12 @@ async def test_the_tools_and_their_arguments_are_those_of_the_mcp_server() -> No
     for tool, arguments in {
         "publish_task": ("to", "content", "task_type", "payload_fmt", "reply_to", "task_id"),
         "watch_results": ("task_ids", "until", "timeout_seconds", "cursor"),
-        "get_results": ("task_ids", "newest", "max_bytes", "agent"),
+        "get_results": ("task_ids", "newest", "offset", "max_bytes", "agent", "response_format"),
+        "get_task": ("task_id",),
+        "list_tasks": ("agent", "state"),
+        "list_agents": (),
+        "cancel_task": ("task_ids", "reason"),
+        "answer_approval": ("task_id", "approve", "comment"),
     }.items():
         assert set(arguments) <= set(tools[tool])
         assert f"`{tool}`" in text_of(SKILL / "SKILL.md")

@@ -5,10 +5,31 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from agentbus.errors import AgentBusError
+from agentbus.errors import (
+    AgentBusError,
+    AuthenticationError,
+    BusUnavailableError,
+    PermissionDeniedError,
+    SetupMissingError,
+    StreamFullError,
+    TaskNotFoundError,
+)
 from agentbus_mcp.untrusted import clip, printable
 
 _MAX_CHARS: Final = 2_000
+_HINTS: Final[dict[type[AgentBusError], str]] = {
+    TaskNotFoundError: "The ids stand in the answer of publish_task; list_tasks finds others",
+    PermissionDeniedError: "Tell the user, and do not try another way around it",
+    AuthenticationError: "Tell the user; nothing that you can call changes it",
+    SetupMissingError: "Tell the user, who can run it",
+    StreamFullError: "Tell the user; call again once there is room",
+    BusUnavailableError: "What was accepted before is safe; call again in a while, with the same arguments",
+}
+"""What to do, by the kind of the failure, where its text does not say it."""
+
+
+class ArgumentError(AgentBusError):
+    """An argument that fits its schema, but not what it is used for."""
 
 
 def reason(error: BaseException | None) -> str | None:
@@ -21,7 +42,9 @@ def reason(error: BaseException | None) -> str | None:
         return printable(clip(_faults(error), _MAX_CHARS))
     causes = list(_leaves(error)) if error is not None else []
     if causes and all(isinstance(cause, AgentBusError) for cause in causes):
-        return printable(clip("; ".join(dict.fromkeys(str(cause) for cause in causes)), _MAX_CHARS))
+        said = "; ".join(dict.fromkeys(str(cause) for cause in causes))
+        hints = dict.fromkeys(hint for kind, hint in _HINTS.items() if any(isinstance(cause, kind) for cause in causes))
+        return printable(". ".join([clip(said, _MAX_CHARS), *hints]))
     return None
 
 

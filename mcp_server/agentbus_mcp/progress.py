@@ -14,7 +14,7 @@ _EVERY_S: Final = 7.0
 
 @asynccontextmanager
 async def progress(ctx: Context, total_s: float) -> AsyncGenerator[Callable[[str], None]]:
-    """Tell the client now and every few seconds that the call lives, and at once what the yielded function is given.
+    """Tell the client every few seconds that the call lives, and at once what the yielded function is given.
 
     Progress is the time that has passed, so it always increases. A client that has not asked for it gets none.
     """
@@ -24,9 +24,9 @@ async def progress(ctx: Context, total_s: float) -> AsyncGenerator[Callable[[str
     async def report() -> None:
         message = "waiting"
         while True:
-            await ctx.report_progress(anyio.current_time() - start, total_s or None, printable(clip(message)))
             with anyio.move_on_after(_EVERY_S):
                 message = await receive.receive()
+            await ctx.report_progress(anyio.current_time() - start, total_s or None, printable(clip(message)))
 
     async with news, receive, anyio.create_task_group() as group:
         group.start_soon(report)

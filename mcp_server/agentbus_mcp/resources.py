@@ -71,10 +71,10 @@ class Resources:
             status = await coordinator.task(task_id)
         except (TaskNotFoundError, InvalidIdError) as error:
             raise ResourceNotFoundError(str(error)) from error
-        account: dict[str, Json] = {**views.of_pending(status).model_dump(exclude_none=True), "state": status.state}
+        view = views.of_task_status(status)
         if status.settled:
-            account["result"] = views.of_status(status, views.MAX_BYTES).model_dump(exclude_none=True)
-        return to_json(account)
+            view = view.model_copy(update={"result": views.of_status(status, views.ANSWER_BYTES)})
+        return to_json(view.model_dump(exclude_none=True))
 
     async def stream(self, stream: str) -> str:
         """The state, the consumers and the newest messages of a stream."""

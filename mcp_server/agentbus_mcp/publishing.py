@@ -1,0 +1,62 @@
+"""Putting tasks on the bus, each with what became of it."""
+
+from collections.abc import Sequence
+
+import anyio
+
+from agentbus.coordinator import Coordinator
+from agentbus.errors import AgentBusError
+from agentbus.messages import Task
+from agentbus.tasks import Published
+from agentbus_mcp.answers import FailedTask, NextCall, Publication, PublishedTask
+from agentbus_mcp.errors import reason
+from agentbus_mcp.liveness import Liveness, liveness
+
+
+async def publish(coordinator: Coordinator, tasks: Sequence[Task]) -> Publication:
+    """Publish tasks, and say of each whether somebody is there for it.
+
+    Raises:
+        ExceptionGroup: none was published; it holds why.
+    """
+    sent, failed = await _send_all(coordinator, tasks)
+    alive = await liveness(coordinator)
+    published = [_account(one, alive) for one in sent]
+    return Publication(
+        note=alive.note(task.agent for task in published if task.state == "queued"),
+        published=published,
+        failed=failed or None,
+        next=NextCall(tool="watch_results", arguments={"task_ids": [task.task_id for task in published]}),
+    )
+
+
+def _account(sent: Published, alive: Liveness) -> PublishedTask:
+    """What became of one task; who is alive matters as long as it waits."""
+    account = PublishedTask(agent=sent.task.agent, task_id=sent.task.id, state=sent.state, known=sent.known)
+    if sent.state != "queued":
+        return account
+    return account.model_copy(update={"online": alive.online(account.agent), "waiting": alive.waiting(account.agent)})
+
+
+async def _send_all(coordinator: Coordinator, tasks: Sequence[Task]) -> tuple[list[Published], list[FailedTask]]:
+    """Publish tasks side by side: a bus that does not answer costs one time-out, not one for each."""
+    sent: dict[str, Published] = {}
+    errors: dict[str, AgentBusError] = {}
+
+    async def send(task: Task) -> None:
+        try:
+            sent[task.id] = await coordinator.send(task)
+        except AgentBusError as error:
+            errors[task.id] = error
+
+    async with anyio.create_task_group() as group:
+        for task in tasks:
+            group.start_soon(send, task)
+    if not sent:
+        raise ExceptionGroup("no task was published", list(errors.values()))
+    failed = [
+        FailedTask(agent=task.agent, task_id=task.id, error=reason(errors[task.id]) or "")
+        for task in tasks
+        if task.id in errors
+    ]
+    return [sent[task.id] for task in tasks if task.id in sent], failed
