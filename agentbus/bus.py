@@ -117,13 +117,22 @@ class Bus(Connection):
         """
         return await self._direct_get(stream, subjects.last_of(stream, subject))
 
+    async def next_message(self, stream: str, subject: str, seq: int) -> StoredMessage | None:
+        """The first message of `subject` (which may hold wildcards) at a sequence or behind it, or None.
+
+        Raises:
+            SetupMissingError: there is no such stream, or it does not allow direct gets.
+        """
+        wanted = {"seq": seq, "next_by_subj": subject}
+        return await self._direct_get(stream, subjects.direct_get(stream), encode(wanted))
+
     async def message(self, stream: str, seq: int) -> StoredMessage | None:
         """The message at a sequence, or None if there is none (any more).
 
         Raises:
             SetupMissingError: there is no such stream, or it does not allow direct gets.
         """
-        return await self._direct_get(stream, subjects.api(f"DIRECT.GET.{stream}"), encode({"seq": seq}))
+        return await self._direct_get(stream, subjects.direct_get(stream), encode({"seq": seq}))
 
     async def _direct_get(self, stream: str, subject: str, body: bytes = b"") -> StoredMessage | None:
         deadline = asyncio.get_running_loop().time() + _STARTING_S

@@ -128,9 +128,9 @@ def connection_settings(
     first = next((url for url in urls if url.user), urls[0])
     credentials = Credentials(nats.user or first.user, first.password)
     if nats.password_file:
-        credentials = Credentials(nats.user, _secret(nats.password_file))
+        credentials = Credentials(nats.user, read_secret(nats.password_file))
     elif nats.token_file:
-        credentials = Credentials(token=_secret(nats.token_file))
+        credentials = Credentials(token=read_secret(nats.token_file))
     elif nats.nkey_file:
         credentials = Credentials(nats.user, nkey_seed=_nkey_seed(nats.nkey_file))
     elif nats.creds_file:
@@ -156,7 +156,7 @@ def connection_settings(
 
 
 def _nkey_seed(path: Path) -> str:
-    seed = _secret(path)
+    seed = read_secret(path)
     try:
         nkeys.check_seed(seed)
     except ConfigError as error:
@@ -178,7 +178,12 @@ def _text(path: Path) -> str:
         raise ConfigError(f"cannot read the secret in {path}: {_reason(error)}") from None
 
 
-def _secret(path: Path) -> str:
+def read_secret(path: Path) -> str:
+    """The first line of a file that holds a secret.
+
+    Raises:
+        ConfigError: it cannot be read, is empty, or holds a sample password.
+    """
     secret = _text(path).strip().partition("\n")[0].strip()
     if not secret:
         raise ConfigError(f"{path} is empty; it must hold the secret on its first line")
@@ -265,8 +270,13 @@ def _exposed(path: Path, values: Mapping[str, Any]) -> Iterable[str]:
     if _secret_in(str(nats.get("url", DEFAULT_URL))):
         secret_files.append(path)
     for file in secret_files:
-        if os.name == "posix" and file.is_file() and file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-            yield f"{file} holds a secret and can be read by other users; run: chmod 600 {shlex.quote(str(file))}"
+        yield from exposure(file)
+
+
+def exposure(file: Path) -> Iterable[str]:
+    """The warning that a file with a secret deserves when others can read it, if it does."""
+    if os.name == "posix" and file.is_file() and file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        yield f"{file} holds a secret and can be read by other users; run: chmod 600 {shlex.quote(str(file))}"
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:

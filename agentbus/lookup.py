@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final, TypeAlias
 
 from agentbus import subjects
 from agentbus.bus import Bus, StoredMessage
-from agentbus.errors import TaskNotFoundError
+from agentbus.errors import PermissionDeniedError, TaskNotFoundError
 from agentbus.feed import Feed
 from agentbus.ledger import Ledger, Record, read_entry
 
@@ -28,21 +29,49 @@ async def find(bus: Bus, task_id: str, agent: str | None = None) -> Record:
         if not isinstance(found, Record):
             raise TaskNotFoundError(f"no task {task_id} of the agent {agent} is known on this bus")
         return found
-    records: dict[str, Record] = {}
-    async with Feed(bus, subjects.STATE_STREAM, subjects.states_of_task(task_id), after=0) as feed:
-        async for message in feed.backlog():
-            stored = StoredMessage(
-                message.subject, message.stream_seq, message.stored_at, message.headers, message.data
-            )
-            record = read_entry(stored)
-            if isinstance(record, Record):
-                records[record.agent] = record
+    records = await _stored(bus, task_id) or await _stored_at_the_leader(bus, task_id)
     if not records:
         raise TaskNotFoundError(f"no task {task_id} is known on this bus; ids are kept for 38 days")
     if len(records) > 1:
         agents = ", ".join(records)
         raise TaskNotFoundError(f"several agents have a task {task_id} ({agents}); name the agent")
     return next(iter(records.values()))
+
+
+async def _stored(bus: Bus, task_id: str) -> dict[str, Record]:
+    """The entries of a task id by agent, read without a consumer: the server has room for 1000 of them a stream.
+
+    None of them if the replica that answers lags behind, or may not be asked.
+    """
+    keys = subjects.states_of_task(task_id)
+    records: dict[str, Record] = {}
+    with suppress(PermissionDeniedError):
+        newest = await bus.last_message(subjects.STATE_STREAM, keys)
+        seq = 1
+        while newest is not None and (stored := await bus.next_message(subjects.STATE_STREAM, keys, seq)) is not None:
+            _keep(records, stored)
+            if stored.seq >= newest.seq:
+                break
+            seq = stored.seq + 1
+    return records
+
+
+async def _stored_at_the_leader(bus: Bus, task_id: str) -> dict[str, Record]:
+    """The same, read through a consumer, which knows all that has been acknowledged."""
+    records: dict[str, Record] = {}
+    async with Feed(bus, subjects.STATE_STREAM, subjects.states_of_task(task_id), after=0) as feed:
+        async for message in feed.backlog():
+            _keep(
+                records,
+                StoredMessage(message.subject, message.stream_seq, message.stored_at, message.headers, message.data),
+            )
+    return records
+
+
+def _keep(records: dict[str, Record], stored: StoredMessage) -> None:
+    record = read_entry(stored)
+    if isinstance(record, Record):
+        records[record.agent] = record
 
 
 async def find_all(bus: Bus, wanted: Iterable[tuple[str, str | None]]) -> Found:

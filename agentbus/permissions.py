@@ -90,6 +90,7 @@ def coordinator(agents: Sequence[str]) -> Party:
                 (
                     subjects.TASK_SUBJECTS,
                     subjects.STATE_SUBJECTS,
+                    subjects.direct_get(state),
                     subjects.last_of(state, subjects.STATE_SUBJECTS),
                     subjects.create_consumer(state, "*", subjects.STATE_SUBJECTS),
                 ),

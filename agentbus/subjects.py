@@ -272,6 +272,11 @@ def create_consumer(stream: str, name: str, filter_subject: str) -> str:
     return api(f"CONSUMER.CREATE.{stream}.{name}.{filter_subject}")
 
 
+def direct_get(stream: str) -> str:
+    """Where a message is asked for by its sequence, or the next one of a subject (direct get)."""
+    return api(f"DIRECT.GET.{stream}")
+
+
 def last_of(stream: str, subject: str) -> str:
     """Where the last message of `subject` is asked for (direct get)."""
     return api(f"DIRECT.GET.{stream}.{subject}")

@@ -5,11 +5,14 @@ import os
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mcp import Client, StdioServerParameters, stdio_client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp_types import CallToolResult, ResourceLink, TextContent
 
 from agentbus import Coordinator, subjects
@@ -18,6 +21,7 @@ from agentbus.ledger import Ledger, Record, settled
 from agentbus.messages import Json, ResultStatus, Task, encode, make_result_id, new_result, random_token
 from agentbus_mcp.link import Link
 from agentbus_mcp.server import create_server
+from harness import Process, process
 
 both_eras = pytest.mark.parametrize("era", ["auto", "legacy"], ids=["2026", "2025"])
 NOWHERE = "nats://127.0.0.1:1"
@@ -40,6 +44,38 @@ async def over_stdio(log: Path, era: str, *args: str, command: list[str] | None 
     with log.open("a") as errors:
         async with Client(stdio_client(server, errlog=errors), mode=era) as client:
             yield client
+
+
+@dataclass(frozen=True)
+class HttpServer:
+    """The real server process, serving HTTP."""
+
+    url: str
+    process: Process
+
+    @property
+    def base(self) -> str:
+        return self.url.removesuffix("/mcp")
+
+
+@asynccontextmanager
+async def http_server(log: Path, *args: str, at: str = "127.0.0.1:0") -> AsyncGenerator[HttpServer]:
+    """The real server process, once it serves; its stdout and stderr go to `log`."""
+    with process([sys.executable, "-m", "agentbus_mcp", "--http", at, *args], log) as child:
+        await child.until_said('{"url":')
+        [line] = [line for line in log.read_text().splitlines() if line.startswith('{"url":')]
+        yield HttpServer(json.loads(line)["url"], child)
+
+
+@asynccontextmanager
+async def over_http(url: str, era: str = "auto", token: str | None = None) -> AsyncGenerator[Client]:
+    """A client of a server process over HTTP."""
+    headers = {"Authorization": f"Bearer {token}"} if token else None
+    async with (
+        create_mcp_http_client(headers) as http,
+        Client(streamable_http_client(url, http_client=http), mode=era) as client,
+    ):
+        yield client
 
 
 def text_of(answer: CallToolResult) -> str:

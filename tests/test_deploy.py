@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from agentbus.config import WorkerSection
+from agentbus_mcp.cli import command as mcp_command
 from harness import BOUND_S, ROOT
 
 DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "systemd" / "agentbus-worker.service"
+MCP_UNIT = DEPLOY / "systemd" / "agentbus-mcp.service"
 PLIST = DEPLOY / "launchd" / "com.agentbus.worker.plist"
 SUPERVISOR = DEPLOY / "supervisor" / "agentbus-worker.conf"
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
@@ -24,10 +26,10 @@ NEEDED_S = WorkerSection().drain_timeout_seconds + 2 * WorkerSection().kill_grac
 """The longest orderly end by default: the drain, then the command ended, and then what it leaves behind."""
 
 
-def unit() -> dict[str, dict[str, str]]:
+def unit(path: Path = UNIT) -> dict[str, dict[str, str]]:
     parser = configparser.ConfigParser(interpolation=None, strict=True)
     parser.optionxform = str  # pyright: ignore[reportAttributeAccessIssue]  # systemd's keys have capitals
-    parser.read_string(UNIT.read_text(encoding="utf-8"))
+    parser.read_string(path.read_text(encoding="utf-8"))
     return {name: dict(parser[name]) for name in parser.sections()}
 
 
@@ -45,11 +47,12 @@ def program() -> dict[str, str]:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
-def test_systemd_finds_the_unit_valid(tmp_path: Path) -> None:
-    installed = tmp_path / UNIT.name
-    text = UNIT.read_text(encoding="utf-8")
-    assert text.count("ExecStart=/opt/agentbus/bin/agentbus ") == 1
-    installed.write_text(text.replace("ExecStart=/opt/agentbus/bin/agentbus ", "ExecStart=/bin/true "))
+@pytest.mark.parametrize("path", [UNIT, MCP_UNIT], ids=lambda path: path.stem)
+def test_systemd_finds_the_unit_valid(path: Path, tmp_path: Path) -> None:
+    installed = tmp_path / path.name
+    text, replaced = re.subn(r"(?m)^ExecStart=/opt/agentbus/bin/\S+ ", "ExecStart=/bin/true ", path.read_text("utf-8"))
+    assert replaced == 1
+    installed.write_text(text)
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", installed],
         check=False, capture_output=True, text=True, timeout=BOUND_S,
@@ -58,9 +61,24 @@ def test_systemd_finds_the_unit_valid(tmp_path: Path) -> None:
     said = [
         line
         for line in done.stderr.splitlines()
-        if UNIT.name in line and not any(key in line for key in newer_than_here)
+        if path.name in line and not any(key in line for key in newer_than_here)
     ]
     assert (done.returncode, said) == (0, [])
+
+
+def test_the_mcp_server_of_the_unit_would_start_and_has_the_time_to_end() -> None:
+    service = unit(MCP_UNIT)["Service"]
+    program, *arguments = service["ExecStart"].split()
+    assert program == "/opt/agentbus/bin/agentbus-mcp"
+    options = mcp_command.make_context("agentbus-mcp", arguments).params
+    assert str(options["address"]) == "127.0.0.1:8765"
+    assert {str(options["path"]), str(options["token_file"])} == {
+        "/etc/agentbus/coordinator.toml",
+        "/etc/agentbus/mcp.token",
+    }
+    assert int(service["TimeoutStopSec"]) > 3
+    assert service["Restart"] == "on-failure"
+    assert service["NoNewPrivileges"] == service["RestrictNamespaces"] == "yes"
 
 
 def test_systemd_lets_the_worker_end_its_children_itself_and_waits_long_enough() -> None:

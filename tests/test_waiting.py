@@ -4,9 +4,9 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from agentbus import Coordinator, connect
+from agentbus import Coordinator, connect, subjects
 from agentbus.server import run_server, start_server
-from agentbus.streams import set_up
+from agentbus.streams import consumers_of, set_up
 from agentbus.waiting import look_up, wait_for
 from harness import eventually
 from mcp_harness import settle
@@ -98,3 +98,10 @@ async def test_changes_are_told_with_the_attempt(coordinator: Coordinator) -> No
     await settle(coordinator, "a")
     assert (await waiting).settled["a"].state == "completed"
     assert told == [("working", 2), ("completed", 2)]
+
+
+async def test_looking_up_many_tasks_takes_up_none_of_the_servers_consumers(coordinator: Coordinator) -> None:
+    tasks = [task for _ in range(20) for task in await coordinator.publish("code", "x", task_type="test")]
+    found = await asyncio.gather(*(look_up(coordinator.bus, [task.id for task in tasks]) for _ in range(60)))
+    assert all(len(one) == len(tasks) for one in found)
+    assert await consumers_of(coordinator.bus, subjects.STATE_STREAM) == []

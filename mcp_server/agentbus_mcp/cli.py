@@ -1,12 +1,35 @@
-"""The `agentbus-mcp` command: one MCP server over standard input and output."""
+"""The `agentbus-mcp` command: one MCP server over standard input and output, or over HTTP."""
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 from agentbus.errors import AgentBusError
+from agentbus_mcp import endpoint
+from agentbus_mcp.endpoint import Address, Endpoint
+
+log = logging.getLogger("agentbus.mcp")
+_OF_HTTP: Final = ("token_file", "hosts", "origins", "max_sessions", "idle_s")
+
+
+class Text(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # generic in new versions only
+    """What a function makes of a text, or a usage error with what it raises."""
+
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value of an option."""
+        try:
+            return self._read(value)
+        except ValueError as error:
+            self.fail(f"{value!a} {error}", param, ctx)
 
 
 @click.command(
@@ -17,7 +40,9 @@ Examples:
   agentbus-mcp --nats-url nats://bus.example.com:7422    another bus
   agentbus-mcp --config ~/.agentbus/team.toml            a bus with credentials
   claude mcp add agentbus -- uvx agentbus-mcp            in Claude Code
-  codex mcp add agentbus -- uvx agentbus-mcp             in Codex""",
+  codex mcp add agentbus -- uvx agentbus-mcp             in Codex
+  agentbus-mcp --http 127.0.0.1:8765                     for several clients on this machine
+  agentbus-mcp --http 0.0.0.0:8765 --token-file ~/.agentbus/mcp.token --allowed-host bus.example.com""",
 )
 @click.option(
     "--nats-url",
@@ -32,25 +57,107 @@ Examples:
     help="Configuration of the coordinator; default: $AGENTBUS_NATS_URL, ~/.agentbus/coordinator.toml, "
     "then the local bus of `agentbus up`.",
 )
+@click.option(
+    "--http",
+    "address",
+    metavar="HOST:PORT",
+    type=Text("address", Address.parse),
+    help="Serve MCP over HTTP, at http://HOST:PORT/mcp, to many clients, and print that URL. Port 0 picks a free one.",
+)
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --http: clients must send the token on the file's first line as `Authorization: Bearer …`. Required "
+    "where other machines can connect.",
+)
+@click.option(
+    "--allowed-host",
+    "hosts",
+    metavar="NAME",
+    multiple=True,
+    type=Text("host", endpoint.host_name),
+    help="With --http: a name by which clients call the server, besides its address and localhost. Repeatable.",
+)
+@click.option(
+    "--allowed-origin",
+    "origins",
+    metavar="ORIGIN",
+    multiple=True,
+    type=Text("origin", endpoint.origin),
+    help="With --http: pages from here may use the server, e.g. https://app.example.com. Repeatable.",
+)
+@click.option(
+    "--max-sessions",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=endpoint.MAX_SESSIONS,
+    show_default=True,
+    help="With --http: how many sessions of 2025 clients may be open. Clients of 2026-07-28 have none.",
+)
+@click.option(
+    "--session-idle-seconds",
+    "idle_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True, max=7 * 86_400),
+    default=endpoint.IDLE_S,
+    show_default=True,
+    help="With --http: a session that is not used for so long is closed.",
+)
 @click.version_option(package_name="agentbus-mcp", prog_name="agentbus-mcp")
-def command(nats_url: str | None, path: Path | None) -> None:
+def command(
+    nats_url: str | None,
+    path: Path | None,
+    address: Address | None,
+    token_file: Path | None,
+    hosts: tuple[str, ...],
+    origins: tuple[str, ...],
+    max_sessions: int,
+    idle_s: float,
+) -> None:
     """Give tasks to agents on other machines, and get their results, from any MCP client.
 
-    Speaks MCP on standard input and output; log lines go to standard error. The server starts without a bus and
-    connects as soon as there is one.
+    Speaks MCP on standard input and output, or over HTTP; log lines go to standard error. The server starts without a
+    bus and connects as soon as there is one.
     """
+    if address is None:
+        _refuse_options_of_http()
     from agentbus.config import connection_settings, load_coordinator  # noqa: PLC0415  # --help needs none of it
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="agentbus-mcp: %(message)s")
-    logging.getLogger("mcp").setLevel(logging.WARNING)
+    for library in ("mcp", "uvicorn"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     config, warnings = load_coordinator(nats_url=nats_url, path=path)
     settings = connection_settings(config.nats, agent=config.coordinator.id, name="agentbus-mcp", reconnect_wait_s=1)
     for warning in warnings:
-        logging.getLogger("agentbus.mcp").warning("%s", warning)
+        log.warning("%s", warning)
+    if address is None:
+        from agentbus_mcp import stdio  # noqa: PLC0415
 
-    from agentbus_mcp.stdio import serve  # noqa: PLC0415
+        stdio.serve(settings, config.coordinator.id)
+        return
+    token = _token(token_file) if token_file is not None else None
+    served = Endpoint(address, token, hosts, origins, max_sessions, idle_s)
+    with served.listen() as listener:
+        from agentbus_mcp import streamable_http  # noqa: PLC0415
 
-    serve(settings, config.coordinator.id)
+        streamable_http.serve(settings, config.coordinator.id, served, listener)
+
+
+def _refuse_options_of_http() -> None:
+    """Raise a usage error for an option that says nothing without `--http`."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        name = option.name or ""
+        if name in _OF_HTTP and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]} goes with --http HOST:PORT")
+
+
+def _token(file: Path) -> str:
+    token, warnings = endpoint.token_of(file)
+    for warning in warnings:
+        log.warning("%s", warning)
+    return token
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ log = logging.getLogger("agentbus.mcp")
 PATIENCE_S: Final = 2.5
 """How long a call waits for a connection: longer than the pause between two dials, so that a bus that has come up
 is found by the next call."""
-_CLOSE_S: Final = 3.0
+_CLOSE_S: Final = 2.0
 
 
 class Link:
@@ -77,7 +77,7 @@ class Link:
         )
 
     async def close(self) -> None:
-        """Send what is buffered and close, within three seconds, whoever cancels."""
+        """Send what is buffered and close, within two seconds, whoever cancels."""
         if self._bus is not None:
             with anyio.move_on_after(_CLOSE_S, shield=True):
                 await self._bus.close()
