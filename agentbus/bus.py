@@ -240,7 +240,10 @@ def _api_error(fault: dict[str, Any], subject: str) -> BusError:
             f"the {_JS_MISSING[number]} {name} does not exist on this bus; make it with: agentbus setup --nats-url URL"
         )
     if number in _JS_FULL:
-        return StreamFullError(f"the bus is full and refused the message for {subject}: {text}; nothing was stored")
+        return StreamFullError(
+            f"the stream that takes {subject} is full ({text}); nothing was stored. "
+            "Make room in it, or raise its max_bytes"
+        )
     if number == 10054:
         return TooLargeError(f"the stream refused the message for {subject}: {text}; nothing was stored")
     return ApiError(text, code, number)

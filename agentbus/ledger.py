@@ -65,7 +65,7 @@ class Entry(BaseModel):
     attempt: int = 0
     claim: Claim | None = None
     cancel: CancelWish | None = None
-    retry_at: float | None = None
+    retry_after_s: float | None = None
     last_failure: str | None = None
     result: dict[str, Json] | None = None
     settled_at: str | None = None

@@ -1,7 +1,6 @@
 """From a delivery to a claimed job - or to whatever else the ledger says must become of it."""
 
 import logging
-import time
 from typing import Final
 
 from agentbus.errors import CorruptEntryError, MessageError, WrongRevisionError
@@ -31,7 +30,6 @@ from agentbus_worker.settlement import (
 log = logging.getLogger("agentbus.worker")
 
 _SHORTEST_NAK_S: Final = 0.5
-_LONGEST_RETRY_WAIT_S: Final = 7200.0
 
 
 async def claim(context: Context, delivery: Delivery) -> Job | None:
@@ -65,7 +63,7 @@ async def _follow(
 
     Neither means that somebody else wrote in between: read again.
     """
-    wait_s = await _wait_s(context, found)
+    wait_s = 0.0 if isinstance(found, Vacant) else await context.judge.remaining_s(found)
     decision = on_delivery(found, fresh, wait_s=wait_s, policy=context.policy)
     match decision:
         case Claim():
@@ -80,17 +78,6 @@ async def _follow(
             await delivery.nak(max(_SHORTEST_NAK_S, wait_s))
             log.debug("task %s: not ours now; looking again in %.1f s", task.id, wait_s)
     return None, True
-
-
-async def _wait_s(context: Context, found: Record | Vacant) -> float:
-    """Seconds until a claim could be due: the rest of the owner's lease, or of the pause before the next attempt."""
-    if isinstance(found, Vacant):
-        return 0.0
-    if found.entry.state == "queued" and found.entry.retry_at is not None:
-        # Clocks of machines differ: a pause longer than any that is configured is one of another clock.
-        left_s = found.entry.retry_at - time.time()
-        return left_s if left_s < _LONGEST_RETRY_WAIT_S else 0.0
-    return await context.judge.remaining_s(found)
 
 
 async def _try_claim(context: Context, delivery: Delivery, task: Task, decision: Claim) -> Job | None:

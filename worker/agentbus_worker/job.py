@@ -224,7 +224,7 @@ class Job:
         pause_s = min(pause_s, 3600.0)
         self._lease.stop_renewing()
         try:
-            await self._lease.give_back(retry_at=time.time() + pause_s, failure=outcome.reason)
+            await self._lease.give_back(retry_after_s=pause_s, failure=outcome.reason)
             await self._delivery.nak(pause_s)
         except LeaseLostError:
             return True

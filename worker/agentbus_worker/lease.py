@@ -3,14 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
-from agentbus.bus import Bus, parse_time
-from agentbus.errors import BusError, PermissionDeniedError, SetupMissingError, WrongRevisionError
+from agentbus.bus import Bus
+from agentbus.errors import BusError, WrongRevisionError
 from agentbus.ledger import CancelWish, Entry, Ledger, Record, renewed, settled
 from agentbus.messages import Json, ResultStatus
 from agentbus.pull import Delivery
+from agentbus_worker.clock import ServerClock
 from agentbus_worker.settlement import Adopt, Lost, on_refusal
 
 log = logging.getLogger("agentbus.worker")
@@ -64,6 +65,7 @@ class Lease:
         claim = self._entry.claim
         assert claim is not None, "a lease begins with a claim"
         pause = claim.lease_s / 3
+        refused = False
         while not self._stopping.is_set() and not self.lost:
             try:
                 async with asyncio.timeout(pause):
@@ -80,11 +82,16 @@ class Lease:
                 self.lost = True
                 self.interrupt.set()
             except BusError as error:
-                log.debug("task %s: the lease was not renewed: %s", self._key[1], error)
+                if not refused:
+                    log.warning("task %s: its lease cannot be renewed: %s; trying on", self._key[1], error)
+                refused = True
                 # Only the ledger takes a lease away. While the bus is out of reach nobody else can claim the task
                 # either; the next renewal finds out.
                 pause = min(claim.lease_s / 3, _RETRY_S)
                 continue
+            if refused and not self.lost:
+                log.info("task %s: its lease is renewed again", self._key[1])
+            refused = False
             pause = claim.lease_s / 3
 
     def renew_now(self) -> None:
@@ -106,8 +113,8 @@ class Lease:
         """
         await self._write(lambda entry: settled(entry, status, result), timeout_s=_REQUEST_S)
 
-    async def give_back(self, *, retry_at: float | None = None, failure: str | None = None) -> None:
-        """Make the task `queued` again: for another replica at once, or for another attempt at `retry_at` (Unix time).
+    async def give_back(self, *, retry_after_s: float | None = None, failure: str | None = None) -> None:
+        """Make the task `queued` again: for another replica at once, or for another attempt in `retry_after_s`.
 
         Without a failure the attempt does not count.
 
@@ -117,7 +124,7 @@ class Lease:
         """
         attempt = self._entry.attempt if failure else max(0, self._entry.attempt - 1)
         last_failure = failure or self._entry.last_failure
-        changes = {"state": "queued", "attempt": attempt, "retry_at": retry_at, "last_failure": last_failure}
+        changes = {"state": "queued", "attempt": attempt, "retry_after_s": retry_after_s, "last_failure": last_failure}
         await self._write(lambda entry: entry.model_copy(update=changes), timeout_s=_REQUEST_S)
 
     async def _write(self, change: Callable[[Entry], Entry], *, timeout_s: float) -> None:
@@ -153,34 +160,33 @@ class Lease:
 
 
 class LeaseJudge:
-    """Says how long the lease of another worker still has, by the server's clock alone.
+    """Says how long the lease of another worker still has, or a pause before an attempt, by the server's clock alone.
 
     Nobody is judged right after a reconnect: an owner that was cut off by the same outage gets time to renew first.
     """
 
-    def __init__(self, bus: Bus, stream: str, durable: str) -> None:
+    def __init__(self, bus: Bus, clock: ServerClock) -> None:
         self._bus = bus
-        self._info = f"CONSUMER.INFO.{stream}.{durable}"
+        self._clock = clock
         self._seen: dict[tuple[str, str], tuple[int, float]] = {}
 
     async def remaining_s(self, record: Record) -> float:
-        """Seconds until the lease of `record` is over; 0 or less when it is."""
+        """Seconds until the lease of `record` is over, or its next attempt is due; 0 or less when it is."""
+        if record.entry.state == "queued" and record.entry.retry_after_s is not None:
+            return await self._until_retry(record, record.entry.retry_after_s)
         claim = record.entry.claim
         if claim is None or record.entry.state != "working":
             return 0.0
-        now = await self._server_time()
+        now = await self._clock.now()
         if now is not None:
             left = claim.lease_s - (now - record.changed_at).total_seconds()
         else:
             left = claim.lease_s - self._unchanged_for(record)
         return max(left, claim.lease_s / 2 - self._bus.seconds_since_reconnect)
 
-    async def _server_time(self) -> datetime | None:
-        try:
-            info = await self._bus.api(self._info)
-        except (PermissionDeniedError, SetupMissingError):
-            return None
-        return parse_time(info["ts"]) if "ts" in info else None
+    async def _until_retry(self, record: Record, pause_s: float) -> float:
+        now = await self._clock.now() or datetime.now(UTC)
+        return min(pause_s, pause_s - (now - record.changed_at).total_seconds())
 
     def _unchanged_for(self, record: Record) -> float:
         """Where the server does not tell its time: how long this worker has seen the same revision."""

@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from agentbus import subjects
 from agentbus.bus import Bus
 from agentbus.errors import BusError, BusUnavailableError, MessageError, StreamFullError, WrongRevisionError
-from agentbus.ledger import Ledger, Record, settled
+from agentbus.ledger import Ledger, Record, Vacant, settled
 from agentbus.messages import Json, ResultStatus, decode, encode
 from agentbus.subjects import is_agent_id, is_task_id
+from agentbus_worker.clock import ServerClock
 from agentbus_worker.settlement import CommitOutbox, DropOutbox, RepublishOutbox, on_outbox
 from agentbus_worker.state import write_durably
 
@@ -94,7 +95,7 @@ class Outbox:
         return self._folder / f"{unsent.nonce}{_SUFFIX}"
 
 
-async def replay(bus: Bus, outbox: Outbox) -> None:
+async def replay(bus: Bus, outbox: Outbox, clock: ServerClock) -> None:
     """Settle what an earlier worker has left in `outbox`; what the bus refuses for good is logged, and stays.
 
     Raises:
@@ -102,7 +103,7 @@ async def replay(bus: Bus, outbox: Outbox) -> None:
     """
     for unsent in outbox.entries():
         try:
-            await _replay_one(bus, Ledger(bus), unsent)
+            await _replay_one(bus, Ledger(bus), clock, unsent)
         except (BusUnavailableError, StreamFullError):
             raise
         except BusError as error:
@@ -111,11 +112,11 @@ async def replay(bus: Bus, outbox: Outbox) -> None:
             outbox.remove(unsent)
 
 
-async def _replay_one(bus: Bus, ledger: Ledger, unsent: Unsent) -> None:
+async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, unsent: Unsent) -> None:
     while True:
         found = await ledger.read(unsent.agent, unsent.task_id)
-        age_s = time.time() - unsent.written_at
-        decision = on_outbox(found, nonce=unsent.nonce, result_id=unsent.result_id, expired=age_s > _MEMORY_OF_IDS_S)
+        expired = await _age_s(found, clock, unsent) > _MEMORY_OF_IDS_S
+        decision = on_outbox(found, nonce=unsent.nonce, result_id=unsent.result_id, expired=expired)
         match decision:
             case DropOutbox(reason):
                 log.warning("task %s: an outcome from before the restart is dropped: %s", unsent.task_id, reason)
@@ -132,3 +133,11 @@ async def _replay_one(bus: Bus, ledger: Ledger, unsent: Unsent) -> None:
         await bus.store(subjects.results(unsent.inbox), encode(unsent.result), msg_id=unsent.result_id)
         log.info("task %s: its outcome from before the restart is delivered", unsent.task_id)
         return
+
+
+async def _age_s(found: Record | Vacant, clock: ServerClock, unsent: Unsent) -> float:
+    """How old an outcome is, at the least: a clock of this machine that was set back would make it look fresh."""
+    age_s = time.time() - unsent.written_at
+    if isinstance(found, Record) and found.entry.terminal and (now := await clock.now()) is not None:
+        age_s = max(age_s, (now - found.changed_at).total_seconds())
+    return age_s

@@ -32,6 +32,7 @@ from agentbus.streams import ACK_WAIT_S, ensure_consumer, ensure_files_bucket, v
 from agentbus.transport import Msg
 from agentbus_worker.children import Children, become_subreaper, end_abandoned
 from agentbus_worker.claiming import claim
+from agentbus_worker.clock import ServerClock
 from agentbus_worker.context import Context
 from agentbus_worker.job import REFUSED_PAUSE_S, Job
 from agentbus_worker.lease import LeaseJudge
@@ -98,14 +99,14 @@ class Worker:
         if warning := version_warning(bus.server_version):
             log.warning("%s", warning)
         lease_s = await _unless(self._stop.drain, self._find_consumer(bus))
-        outbox = Outbox(slot.outbox)
-        if lease_s is None or await _unless(self._stop.drain, _recover(bus, outbox)) is None:
+        config, outbox = self._config, Outbox(slot.outbox)
+        clock = ServerClock(bus, config.nats.stream, config.durable)
+        if lease_s is None or await _unless(self._stop.drain, _recover(bus, outbox, clock)) is None:
             return
-        config = self._config
         context = Context(
             bus=bus,
             ledger=Ledger(bus),
-            judge=LeaseJudge(bus, config.nats.stream, config.durable),
+            judge=LeaseJudge(bus, clock),
             config=config,
             instance=self.instance,
             lease_s=lease_s,
@@ -318,11 +319,11 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, _T] | asyncio.
             await asyncio.wait({task})
 
 
-async def _recover(bus: Bus, outbox: Outbox) -> bool:
+async def _recover(bus: Bus, outbox: Outbox, clock: ServerClock) -> bool:
     """Deliver what earlier workers have left."""
     while True:
         try:
-            await replay(bus, outbox)
+            await replay(bus, outbox, clock)
         except (BusUnavailableError, StreamFullError) as error:
             log.warning("the outbox cannot be delivered yet: %s", error)
             await asyncio.sleep(_RETRY_S)
