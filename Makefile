@@ -8,11 +8,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format bench chaos test-oldest-server clean help
+.PHONY: demo test test-large check format bench chaos test-oldest-server clean help
 
 help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
 	@echo "make test                the tests, against a real nats-server"
+	@echo "make test-large          the tests that move gigabytes"
 	@echo "make check               format, lint, types, architecture"
 	@echo "make bench               benchmarks: ratios against the physical limit of the same run (ONLY=throughput)"
 	@echo "make chaos               kill, pause and cut off real workers and the server, five minutes a seed (SEEDS=1-10);"
@@ -35,6 +36,10 @@ demo: $(STAMP)
 # The tests spend most of their time waiting for processes, so there are more of them at once than there are cores.
 test: $(STAMP)
 	$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
+
+# A gigabyte of output through a worker and back: it takes a minute, and 4 GB of disk.
+test-large: $(STAMP)
+	$(BIN)/pytest -m large -rP $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check

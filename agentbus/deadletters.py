@@ -5,9 +5,10 @@ from datetime import datetime
 
 from agentbus import subjects
 from agentbus.bus import MSG_ID, Bus
-from agentbus.errors import AgentBusError, ApiError, DeadLetterMissingError
+from agentbus.errors import AgentBusError, ApiError, DeadLetterMissingError, MessageError
 from agentbus.feed import Feed, position_before_newest
-from agentbus.messages import Json
+from agentbus.ledger import Ledger, Record
+from agentbus.messages import Json, decode_task
 from agentbus.transport import Headers
 
 
@@ -83,17 +84,31 @@ async def requeue(bus: Bus, seq: int) -> DeadLetter:
 
     Raises:
         DeadLetterMissingError: there is none with this number.
-        AgentBusError: only a part of it was kept.
+        AgentBusError: only a part of it was kept, or the task has its result by now, so that no worker would run it.
     """
     letter = await dead_letter(bus, seq)
     if not letter.whole:
         raise AgentBusError(
             f"the dead letter {seq} cannot be requeued: {len(letter.data)} of {letter.size} bytes were kept"
         )
+    await _refuse_if_settled(bus, letter)
     # As a publisher without a ledger would send it: whatever the ledger holds of this task decides at the claim.
     await bus.store(subjects.tasks(letter.agent), letter.data, msg_id=f"requeued.{seq}.{letter.origin}")
     await drop(bus, seq)
     return letter
+
+
+async def _refuse_if_settled(bus: Bus, letter: DeadLetter) -> None:
+    try:
+        task_id = decode_task(letter.data).id
+    except MessageError:
+        return  # what is no task is not in the ledger either
+    found = await Ledger(bus).read(letter.agent, task_id)
+    if isinstance(found, Record) and found.entry.terminal:
+        raise AgentBusError(
+            f"the dead letter {letter.seq} is the task {task_id}, which has its result ({found.entry.state}); "
+            f"publish it anew with: agentbus task retry {task_id} --agent {letter.agent}"
+        )
 
 
 async def drop(bus: Bus, seq: int) -> None:

@@ -147,17 +147,21 @@ async def test_an_outcome_whose_task_another_worker_has_settled_is_dropped_and_l
 async def test_an_outcome_whose_task_another_worker_runs_is_dropped_and_that_one_finishes(
     tmp_path: Path, outage: Outage
 ):
-    config = worker_toml(tmp_path, outage.url)
+    ran, go = tmp_path / "ran", tmp_path / "go"
+    second = f"[ $(wc -l < {ran}) = 1 ] || until [ -e {go} ]; do sleep 0.1; done"
+    command = ["/bin/sh", "-c", f"echo ran >> {ran}; {second}; sleep 1; echo done", "sh", "{input}"]
+    config = worker_toml(tmp_path, outage.url, chat_cmd=command)
     async with worker(config) as child:
         task_id = await finished_without_a_server(outage, tmp_path, child)
         child.kill()
     await outage.end()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    async with worker(worker_toml(elsewhere, outage.url)):
+    async with worker(worker_toml(elsewhere, outage.url, chat_cmd=command)):
         await eventually(lambda: runs(tmp_path) == 2, "another worker runs it")
         async with worker(config) as child:
             assert child.said("is dropped: another worker has the task")
+            go.touch()
             status = await settled(outage.bus, task_id)
             await acknowledged(outage.bus)
     assert (text(status), status.record.entry.attempt) == ("done\n", 2)

@@ -246,10 +246,11 @@ class Job:
 
     async def _with_file(self, outcome: Outcome, stdout: Output) -> Outcome:
         """Store output that is too large for the result, and point to it; without a place for it, say so."""
-        claim = self._entry.claim
+        claim, context = self._entry.claim, self._context
         if stdout.spilled is None or claim is None:
+            if stdout.truncated:
+                log.warning("task %s: its output is kept only in part: %s", self.task.id, self._why_no_file(stdout))
             return outcome
-        context = self._context
         name = make_result_id(context.agent, self.task.id, claim.nonce)
         note = dict(outcome.extra.get("output") or {})
         try:
@@ -265,6 +266,12 @@ class Job:
             outcome.reason,
             outcome.cause,
         )
+
+    def _why_no_file(self, stdout: Output) -> str:
+        limit = self._context.config.worker.max_output_bytes
+        if stdout.size > limit:
+            return f"{stdout.size} bytes of output are more than max_output_bytes ({limit})"
+        return f"it could not be written to {self._context.slot.tmp}"
 
     # -- the command --------------------------------------------------------------------------------------------
 
