@@ -10,6 +10,7 @@ from agentbus.messages import Json, Task, decode_task, encode, now
 from agentbus.status import TaskStatus
 from agentbus.tasks import Published, publish
 
+ANSWER_SUFFIX: Final = ".answer"
 _QUESTION_BYTES: Final = 8_192
 _MAX_ID_CHARS: Final = 128
 _APPROVAL_LINE: Final = re.compile(r"^status=needs_approval\r?$", re.MULTILINE)
@@ -29,7 +30,7 @@ def answer_id(task_id: str) -> str:
     Raises:
         AgentBusError: the id of the task is too long to be followed up.
     """
-    follow_up = f"{task_id}.answer"
+    follow_up = f"{task_id}{ANSWER_SUFFIX}"
     if len(follow_up) > _MAX_ID_CHARS:
         raise AgentBusError(
             f"the id {task_id} is too long to be answered; publish a new task that says what is allowed"
@@ -62,7 +63,7 @@ def follow_up(status: TaskStatus, *, sender: str, approve: bool, comment: str) -
         "decision": "approved" if approve else "denied",
         "comment": comment,
         "instruction": _INSTRUCTIONS[approve],
-        "question": _question(result.result),
+        "question": question(result.result),
         "original": result.task.get("payload"),
     }
     fields: dict[str, Json] = {
@@ -79,7 +80,7 @@ def follow_up(status: TaskStatus, *, sender: str, approve: bool, comment: str) -
     return decode_task(encode(fields))
 
 
-def _question(output: Json) -> str:
+def question(output: Json) -> str:
     """The beginning of what the agent said; of a long output, from where it asks."""
     text = output if isinstance(output, str) else encode(output).decode()
     asks = _APPROVAL_LINE.search(text)

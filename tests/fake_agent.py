@@ -2,7 +2,8 @@
 """A fake agent command: does what the task's content says, a word for each deed.
 
 The content is found in the prompt, which is the last argument, or standard input if that is `-`, or the file that it
-names after `@`: `say:TEXT`, `sleep:SECONDS`, `exit:CODE`, `stderr:TEXT`, `bytes:N`, `raw` (output that is not UTF-8),
+names after `@`: `say:TEXT`, `sleep:SECONDS`, `wait:PATH` (for a file), `exit:CODE`, `stderr:TEXT`, `bytes:N`, `raw`
+(output that is not UTF-8),
 `fork` (leave a grandchild that holds the pipes), `stubborn` (ignore SIGTERM), `env:NAME`, `approval`, `prompt` (print
 the whole prompt), `touch:PATH`, `pid:PATH` (write one's pid), `stdin` (print what is there), `cwd`.
 
@@ -38,6 +39,9 @@ def act(  # noqa: C901, PLR0912  # a word, a deed
             print(value.replace("_", " "), flush=True)
         case "sleep":
             time.sleep(float(value))
+        case "wait":
+            while not Path(value).exists():
+                time.sleep(0.02)
         case "exit":
             sys.stdout.flush()
             os._exit(int(value))

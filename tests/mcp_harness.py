@@ -29,20 +29,22 @@ NOWHERE = "nats://127.0.0.1:1"
 
 
 @asynccontextmanager
-async def in_memory(url: str, era: str = "auto") -> AsyncGenerator[Client]:
-    """A client of the server in this process."""
+async def in_memory(url: str, era: str = "auto", **about: Any) -> AsyncGenerator[Client]:
+    """A client of the server in this process; `about` says what else it is."""
     link = Link(connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main")
-    async with link.open(), Client(create_server(link), mode=era) as client:
+    async with link.open(), Client(create_server(link), mode=era, **about) as client:
         yield client
 
 
 @asynccontextmanager
-async def over_stdio(log: Path, era: str, *args: str, command: list[str] | None = None) -> AsyncGenerator[Client]:
+async def over_stdio(
+    log: Path, era: str, *args: str, command: list[str] | None = None, **about: Any
+) -> AsyncGenerator[Client]:
     """A client of the real server process, whose stderr goes to `log`."""
     program, *first = command or [sys.executable, "-m", "agentbus_mcp"]
     server = StdioServerParameters(command=program, args=[*first, *args], env=dict(os.environ))
     with log.open("a") as errors:
-        async with Client(stdio_client(server, errlog=errors), mode=era) as client:
+        async with Client(stdio_client(server, errlog=errors), mode=era, **about) as client:
             yield client
 
 

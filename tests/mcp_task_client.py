@@ -116,12 +116,12 @@ class TaskClient:
     async def cancel(self, task_id: str) -> Wire:
         return await request(self.client.session, "tasks/cancel", {"taskId": task_id})
 
-    async def until(self, task_id: str, *statuses: str) -> Wire:
-        """Poll until the task has one of the statuses."""
+    async def until(self, task_id: str, *statuses: str, message: str | None = None) -> Wire:
+        """Poll until the task has one of the statuses, with a message if one is named."""
         async with asyncio.timeout(BOUND_S):
             while True:
                 task = await self.get(task_id)
-                if task["status"] in statuses:
+                if task["status"] in statuses and message in (None, task.get("statusMessage")):
                     return task
                 await asyncio.sleep(0.05)
 

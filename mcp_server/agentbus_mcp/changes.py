@@ -33,7 +33,7 @@ class ResourceChanges:
             case uris.Named("stream", _):
                 return self._taps.follow(taps.LEDGER, _backlog_changed(changed))
             case uris.Named("task", task_id):
-                return self._taps.follow(taps.LEDGER, _task_changed(task_id, changed))
+                return self._taps.follow(taps.LEDGER, on_task_change(lambda changing: changing == task_id, changed))
             case _:
                 return None
         if self._taps.sources >= MAX_SOURCES and not self._taps.is_followed(source):
@@ -59,20 +59,20 @@ def _backlog_changed(changed: Callable[[], None]) -> Callable[[Delivery | None],
     return on_change
 
 
-def _task_changed(task_id: str, changed: Callable[[], None]) -> Callable[[Delivery | None], None]:
-    """A task changes with its ledger entry, but not when its lease is renewed."""
-    last: dict[str, str | None] = {}
+def on_task_change(is_meant: Callable[[str], bool], changed: Callable[[], None]) -> Callable[[Delivery | None], None]:
+    """What calls `changed` when a task that is meant changes its ledger entry: not when only its lease is renewed."""
+    last: dict[tuple[str, str], str | None] = {}
 
     def on_change(message: Delivery | None) -> None:
         if message is None:
             changed()
             return
         key = subjects.parse_state(message.subject)
-        if key is None or key[1] != task_id:
+        if key is None or not is_meant(key[1]):
             return
         state = message.headers.get(STATE_HEADER)
-        if state != "working" or last.get(key[0]) != state:
+        if state != "working" or last.get(key) != state:
             changed()
-        last[key[0]] = state
+        last[key] = state
 
     return on_change

@@ -7,7 +7,8 @@ from mcp_types import CallToolResult
 from pydantic import Field
 
 from agentbus.coordinator import Coordinator
-from agentbus_mcp import publishing, reading, rendering, views, watching
+from agentbus.errors import BusError
+from agentbus_mcp import publishing, reading, rendering, views, watched_tasks, watching
 from agentbus_mcp.answers import Publication, Results
 from agentbus_mcp.errors import ArgumentError
 from agentbus_mcp.link import Link
@@ -31,6 +32,7 @@ from agentbus_mcp.parameters import (
 from agentbus_mcp.progress import progress
 from agentbus_mcp.reading import Found
 from agentbus_mcp.rendering import PART_BYTES, Room
+from agentbus_mcp.task_support import offered
 from agentbus_mcp.watching import DEFAULT_WAIT_S, Watch
 
 MAX_NEWEST: Final = 50
@@ -44,12 +46,14 @@ class Delegation:
 
     async def publish_task(
         self,
+        ctx: Context,
         to: Targets,
         content: Annotated[Content, Field(description="What to do, complete in itself: the agent sees nothing else.")],
         task_type: TaskType,
         payload_fmt: PayloadFormat = "text",
         reply_to: Inbox = None,
         task_id: NewTaskId = None,
+        watch: Annotated[bool, Field(description="Wait for the results as well, as watch_results does.")] = False,
     ) -> Annotated[CallToolResult, Publication]:
         """Give the same task to one or several agents on other machines. Each gets a task, and an id, of its own.
 
@@ -66,9 +70,20 @@ class Delegation:
             reply_to=reply_to,
             task_id=task_id,
         )
-        data = await publishing.publish(coordinator, tasks)
-        failed = len(data.failed or ())
-        return rendering.answer(f"Published {len(data.published)} of {len(tasks)} tasks; {failed} failed.", data)
+        publication = await publishing.publish(coordinator, tasks)
+        answer = publishing.answer(publication)
+        if not watch:
+            return answer
+        if (offer := offered()) is not None:
+            watched_tasks.begin_publication(coordinator, publication, offer)
+            return answer
+        async with progress(ctx, DEFAULT_WAIT_S) as tell:
+            try:
+                wanted = Watch([task.task_id for task in publication.published])
+                watched = await watching.watch(coordinator, wanted, tell)
+            except BusError:
+                return answer  # what is published must be told; `next` waits for it
+        return publishing.answer_with_results(publication, watched)
 
     async def watch_results(
         self,
@@ -88,6 +103,8 @@ class Delegation:
         """
         wanted = Watch(task_ids, until, timeout_seconds, cursor, agent, Room(response_format))
         coordinator = await self._link.coordinator()
+        if timeout_seconds and (offer := offered()) is not None:
+            return await watched_tasks.begin_watch(coordinator, wanted, offer)
         async with progress(ctx, timeout_seconds) as tell:
             return await watching.watch(coordinator, wanted, tell)
 

@@ -10,6 +10,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -46,7 +47,14 @@ _REMEMBERED: Final = 128
 """How many tasks' last known states are at hand while the bus is away."""
 _AWAY: Final = "the bus is away at present; this is what was known last"
 _MESSAGE_CHARS: Final = 500
-_ENDS: Final = frozenset({"completed", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was known of a task last."""
+
+    kept: Kept
+    task: dict[str, Any]
 
 
 class TaskIdParams(RequestParams):
@@ -70,7 +78,7 @@ class McpTasks(Extension):
         self._link = link
         self._taps = bus_taps
         self._tools = dict(tools)
-        self._last_known: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._last_known: OrderedDict[str, _Known] = OrderedDict()
 
     def methods(self) -> Sequence[MethodBinding]:
         """The three methods, for clients of the era that has them."""
@@ -102,9 +110,7 @@ class McpTasks(Extension):
         except AgentBusError as error:
             log.warning("a call is answered without an MCP task: %s", reason(error))
             return answer
-        seed = self._described(kept, tool, Working())
-        self._remember(seed)
-        return {"resultType": "task", **seed}
+        return {"resultType": "task", **self._described(kept, tool, Working())}
 
     async def get(self, task_id: str) -> dict[str, Any]:
         """The `DetailedTask`.
@@ -123,10 +129,8 @@ class McpTasks(Extension):
             known = self._last_known.get(task_id)
             if known is None or not _is_passing(error.__cause__):
                 raise
-            return known if known["status"] in _ENDS else {**known, "statusMessage": _AWAY}
-        described = self._described(kept, tool, standing)
-        self._remember(described)
-        return described
+            return known.task if known.kept.record.end else {**known.task, "statusMessage": _AWAY}
+        return self._described(kept, tool, standing)
 
     async def watch(self, task_id: str, changed: Callable[[], None]) -> Leave | None:
         """Call `changed` when a task may have changed; None where there is no such task.
@@ -134,13 +138,17 @@ class McpTasks(Extension):
         Raises:
             MCPError: the bus cannot be asked.
         """
-        with _worded():
-            coordinator = await self._link.coordinator()
-            try:
-                kept, tool = await self._find(coordinator, task_id)
-            except MCPError:
+        try:
+            with _worded():
+                kept, tool = await self._find(await self._link.coordinator(), task_id)
+        except MCPError as error:
+            if error.code == INVALID_PARAMS:
                 return None
-        key = (coordinator.agent, task_id)
+            known = self._last_known.get(task_id)
+            if known is None or not _is_passing(error.__cause__):
+                raise
+            kept, tool = known.kept, self._tools[known.kept.record.tool]
+        key = (self._link.agent, task_id)
 
         def on_change(message: Delivery | None) -> None:
             if message is None or subjects.parse_mcp_task(message.subject) == key:
@@ -250,7 +258,7 @@ class McpTasks(Extension):
         return kept
 
     def _described(self, kept: Kept, tool: TaskSupport, standing: Standing | None) -> dict[str, Any]:
-        """A task as the protocol has it."""
+        """A task as the protocol has it; it is remembered."""
         record, changed_at = kept.record, kept.record.changed_at
         described: dict[str, Any] = {"taskId": kept.task_id, "status": "working"}
         if isinstance(standing, Working | InputRequired):
@@ -267,19 +275,18 @@ class McpTasks(Extension):
             elif record.end.status == "failed":
                 described["error"] = record.end.body
                 described["statusMessage"] = clip(str((record.end.body or {}).get("message", "")), _MESSAGE_CHARS)
-        return {
+        task = {
             **described,
             "createdAt": record.created_at.isoformat(),
             "lastUpdatedAt": changed_at.isoformat(),
             "ttlMs": record.ttl_ms,
             "pollIntervalMs": tool.poll_interval_ms,
         }
-
-    def _remember(self, described: dict[str, Any]) -> None:
-        self._last_known[described["taskId"]] = described
-        self._last_known.move_to_end(described["taskId"])
+        self._last_known[kept.task_id] = _Known(kept, task)
+        self._last_known.move_to_end(kept.task_id)
         if len(self._last_known) > _REMEMBERED:
             self._last_known.popitem(last=False)
+        return task
 
 
 def _elicits(ctx: ServerRequestContext[Any, Any]) -> bool:

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 import anyio
+from mcp_types import CallToolResult, ResourceLink
 
 from agentbus.coordinator import Coordinator
 from agentbus.errors import AgentBusError
 from agentbus.messages import Task
 from agentbus.tasks import Published
-from agentbus_mcp.answers import FailedTask, NextCall, Publication, PublishedTask
+from agentbus_mcp import rendering
+from agentbus_mcp.answers import FailedTask, NextCall, Publication, PublishedTask, Results
 from agentbus_mcp.errors import reason
 from agentbus_mcp.liveness import Liveness, liveness
 
@@ -28,6 +30,24 @@ async def publish(coordinator: Coordinator, tasks: Sequence[Task]) -> Publicatio
         failed=failed or None,
         next=NextCall(tool="watch_results", arguments={"task_ids": [task.task_id for task in published]}),
     )
+
+
+def answer(publication: Publication) -> CallToolResult:
+    """What a call is answered with that has published tasks, and does not wait."""
+    failed = len(publication.failed or ())
+    published = len(publication.published)
+    return rendering.answer(f"Published {published} of {published + failed} tasks; {failed} failed.", publication)
+
+
+def answer_with_results(publication: Publication, watched: CallToolResult) -> CallToolResult:
+    """The same for a call that has waited; `watched` is what waiting for the tasks was answered with."""
+    results = Results.model_validate(watched.structured_content)
+    fields = {name: getattr(results, name) for name in ("note", "results", "pending", "next")}
+    data = publication.model_copy(update=fields)
+    links = [part for part in watched.content if isinstance(part, ResourceLink)]
+    said = f"Published {len(data.published)} tasks; {len(data.failed or ())} failed"
+    waited = f"{len(results.results)} with a result, {len(results.pending or ())} pending"
+    return rendering.answer(f"{said}; {waited}.", data, links)
 
 
 def _account(sent: Published, alive: Liveness) -> PublishedTask:

@@ -22,7 +22,7 @@ from agentbus_mcp.resources import add_resources
 from agentbus_mcp.subscriptions import Listen, Sessions, install
 from agentbus_mcp.taps import Taps
 from agentbus_mcp.task_support import TaskSupport
-from agentbus_mcp.tools import make_tools
+from agentbus_mcp.tools import make_tools, task_support
 
 INSTRUCTIONS: Final = """\
 agentbus hands tasks to agents on other machines and brings back what they return. Delivery is durable: a task waits \
@@ -129,4 +129,4 @@ class Server(MCPServer[Any]):
 
 def create_server(link: Link) -> Server:
     """The MCP server on `link`."""
-    return Server(link, instructions=INSTRUCTIONS, tools=make_tools(link))
+    return Server(link, instructions=INSTRUCTIONS, tools=make_tools(link), tasks=task_support())

@@ -11,6 +11,8 @@ from agentbus_mcp.delegation import Delegation
 from agentbus_mcp.link import Link
 from agentbus_mcp.oversight import Oversight
 from agentbus_mcp.schemas import compact, outline
+from agentbus_mcp.task_support import TaskSupport
+from agentbus_mcp.watched_tasks import WatchedTasks
 
 _AT_ONCE: Final = {"anthropic/alwaysLoad": True}
 """For hosts that show a model no more than the names of most tools until it searches for them."""
@@ -33,6 +35,12 @@ def make_tools(link: Link) -> list[Tool]:
         _tool(beside.cancel_task, "Cancel tasks", _CHANGES),
         _tool(beside.answer_approval, "Answer an approval", _CHANGES),
     ]
+
+
+def task_support() -> dict[str, TaskSupport]:
+    """The tools whose calls can go on as MCP tasks, by their names."""
+    waiting = WatchedTasks()
+    return {"publish_task": waiting, "watch_results": waiting}
 
 
 def _tool(

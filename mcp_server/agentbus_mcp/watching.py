@@ -7,6 +7,7 @@ from typing import Any, Final
 from mcp_types import CallToolResult
 
 from agentbus.coordinator import Coordinator, TaskStatus
+from agentbus.results import InboxMessage
 from agentbus.waiting import Until
 from agentbus_mcp import reading, rendering, views
 from agentbus_mcp.answers import NextCall, Results
@@ -96,6 +97,13 @@ async def results_of(
 async def _watch_inbox(coordinator: Coordinator, wanted: Watch, tell: Callable[[str], None]) -> CallToolResult:
     tell(f"waiting for messages in the inbox of {wanted.agent or coordinator.agent}")
     messages, cursor = await reading.next_messages(coordinator, wanted.cursor, wanted.timeout_s, wanted.agent)
+    return await inbox_answer(coordinator, wanted, messages, cursor)
+
+
+async def inbox_answer(
+    coordinator: Coordinator, wanted: Watch, messages: Sequence[InboxMessage], cursor: int
+) -> CallToolResult:
+    """Messages of an inbox, and the call that waits for those behind them."""
     drafts = await reading.drafts(coordinator.bus, messages)
     data = Results(results=[], cursor=cursor, next=wanted.call(cursor=cursor))
     return rendering.results(f"{len(messages)} messages.", data, drafts, wanted.room)
