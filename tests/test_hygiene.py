@@ -154,7 +154,7 @@ async def test_a_worker_whose_connection_ends_for_good_leaves_no_process(tmp_pat
 
 
 TIDY = """
-trap 'echo asked >> {folder}/asked; sleep 0.2; echo tidy > {folder}/tidied; exit 0' TERM
+trap 'echo asked >> {folder}/asked; sleep 0.2; echo going; echo going >&2; echo tidy > {folder}/tidied; exit 0' TERM
 echo $$ > {folder}/me
 while :; do sleep 0.05; done
 """

@@ -114,6 +114,7 @@ class _Pipe:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self.read_end, self._read)
         self._open = True
+        self._finished = False
         self.last_read = self._loop.time()
 
     def _read(self) -> bool:
@@ -125,6 +126,8 @@ class _Pipe:
         if not chunk:
             self._stop_reading()
             return False
+        if self._finished:
+            return True
         self.last_read = self._loop.time()
         self._hash.update(chunk)
         room = self._keep_bytes - len(self._head)
@@ -159,7 +162,11 @@ class _Pipe:
         self._spill = self._spill_path = None
 
     def finish(self) -> Output:
-        """Take what the ended command has left in the pipe, and close it, whoever else still holds it."""
+        """Take what the ended command has left in the pipe.
+
+        What others still write into it is thrown away until it is closed: without a reader, a process that is asked to
+        end would die of SIGPIPE in the middle of its tidying up.
+        """
         end = self._size + (_waiting_in(self.read_end) if self._open else 0)
         while self._open and self._size < end and self._read():
             pass  # and no more than that: somebody who still writes could keep us here
@@ -169,7 +176,7 @@ class _Pipe:
             except OSError:
                 self._give_up_spilling()
         spilled = self._spill_path if self._spill is not None else None
-        self._stop_reading()
+        self._finished = True
         return Output(bytes(self._head), bytes(self._tail), self._size, self._hash.hexdigest(), spilled)
 
     def close(self) -> None:
