@@ -220,7 +220,6 @@ class Coordinator:
         self,
         task_ids: Iterable[str],
         *,
-        agent: str | None = None,
         until: Literal["all", "any"] = "all",
         timeout_s: float | None = None,
         on_change: Callable[[str, str], None] | None = None,
@@ -231,14 +230,13 @@ class Coordinator:
         it is away when the time is over, the states are those seen last. Giving up does nothing to the tasks.
 
         Args:
-            agent: the agent that has them all, needed only where several have a task of the same id.
             timeout_s: seconds, or None to wait for as long as it takes. Reaching it is no error.
             on_change: told the task id and the new state whenever the ledger changes.
 
         Raises:
             TaskNotFoundError, InvalidIdError: for an id that nobody has published.
         """
-        found = await look_up(self.bus, task_ids, timeout_s, agent=agent)
+        found = await look_up(self.bus, task_ids, timeout_s)
 
         def tell(status: TaskStatus) -> None:
             if on_change is not None:

@@ -66,6 +66,8 @@ async def test_a_restart_of_the_bus_does_not_end_a_watch(era: str, tmp_path: Pat
             await until_watched(coordinator.bus, "KV_AGENT_STATE")
             await until_watched(coordinator.bus, "AGENT_RESULTS")
             server.kill()
+            # This takes as long as a call waits for a connection: the stop is more than a moment.
+            assert "no connection to" in error_of(await other.call_tool("list_tasks", {}))
             server = await start_server(store=tmp_path, port=port)
             async with connect(server.url) as fresh:
                 await settle(fresh, "a", "after the restart")

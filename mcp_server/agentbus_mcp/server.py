@@ -23,6 +23,7 @@ from agentbus_mcp.subscriptions import Listen, Sessions, install
 from agentbus_mcp.taps import Taps
 from agentbus_mcp.task_support import TaskSupport
 from agentbus_mcp.tools import make_tools, task_support
+from agentbus_mcp.untrusted import clip, printable
 
 INSTRUCTIONS: Final = """\
 agentbus hands tasks to agents on other machines and brings back what they return. Delivery is durable: a task waits \
@@ -118,13 +119,17 @@ class Server(MCPServer[Any]):
             raise ResourceError(text) from error.__cause__
 
     async def _check_names(self, name: str, arguments: dict[str, Any]) -> None:
-        """Refuse an argument that the tool does not have: the SDK would drop it without a word."""
-        schema = next((tool.input_schema for tool in await self.list_tools() if tool.name == name), None)
-        known: dict[str, Any] = schema["properties"] if schema else arguments
+        """Refuse a tool that there is not, and an argument that it does not have: the SDK drops it without a word."""
+        tools: dict[str, dict[str, Any]] = {
+            tool.name: tool.input_schema.get("properties", {}) for tool in await self.list_tools()
+        }
+        if name not in tools:
+            raise ToolError(f"Unknown tool: {printable(clip(name))}; there are {', '.join(tools)}")
         for argument in arguments:
-            if argument not in known:
-                nearest = difflib.get_close_matches(argument, known, n=1, cutoff=0.0)[0]
-                raise ToolError(f"{name} has no argument {argument[:80]!a}; the nearest is {nearest!r}")
+            if argument not in tools[name]:
+                nearest = difflib.get_close_matches(argument, tools[name], n=1, cutoff=0.0)
+                hint = f"; the nearest is {nearest[0]!r}" if nearest else ""
+                raise ToolError(f"{name} has no argument {argument[:80]!a}{hint}")
 
 
 def create_server(link: Link) -> Server:

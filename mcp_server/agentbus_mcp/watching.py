@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import anyio
 from mcp_types import CallToolResult
 
 from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.results import InboxMessage
-from agentbus.waiting import Until
+from agentbus.waiting import Until, wait_for
 from agentbus_mcp import reading, rendering, views
 from agentbus_mcp.answers import NextCall, Results
 from agentbus_mcp.liveness import Liveness, liveness
@@ -54,17 +55,17 @@ async def watch(coordinator: Coordinator, wanted: Watch, tell: Callable[[str], N
     """
     if not wanted.task_ids:
         return await _watch_inbox(coordinator, wanted, tell)
+    deadline = anyio.current_time() + wanted.timeout_s
     found = await reading.look_up(coordinator, wanted.task_ids, wanted.agent, patience_s=wanted.timeout_s)
-    ids = [task.task_id for task in found.known]
-    waited = await coordinator.wait(
-        ids,
-        agent=wanted.agent,
+    waited = await wait_for(
+        coordinator.bus,
+        {(task.agent, task.task_id): task.record for task in found.known},
         until=wanted.until,
-        timeout_s=wanted.timeout_s,
+        timeout_s=max(0.0, deadline - anyio.current_time()),
         on_change=_account(found.known, tell),
     )
     tasks = {**waited.pending, **waited.settled}
-    now = Found([tasks[task_id] for task_id in ids], found.unknown)
+    now = Found([tasks[task.task_id] for task in found.known], found.unknown)
     return await results_of(coordinator, now, wanted, note=None if waited.current else _STALE)
 
 
@@ -118,7 +119,7 @@ def _queued(task: TaskStatus) -> bool:
     return task.state == "queued"
 
 
-def _account(tasks: Sequence[TaskStatus], tell: Callable[[str], None]) -> Callable[[str, str], None]:
+def _account(tasks: Sequence[TaskStatus], tell: Callable[[str], None]) -> Callable[[TaskStatus], None]:
     """Tell how the tasks stand, now and whenever one changes its state: a renewed lease is no news."""
     states = {task.task_id: task.state for task in tasks}
     pending = {task.task_id for task in tasks if not task.settled}
@@ -128,10 +129,10 @@ def _account(tasks: Sequence[TaskStatus], tell: Callable[[str], None]) -> Callab
         counts = {name: sum(state == name for state in states.values()) for name in names}
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
-    def on_change(task_id: str, state: str) -> None:
-        if states[task_id] != state:
-            states[task_id] = state
-            tell(f"{task_id}: {state} ({standing()})")
+    def on_change(task: TaskStatus) -> None:
+        if states[task.task_id] != task.state:
+            states[task.task_id] = task.state
+            tell(f"{task.task_id}: {task.state} ({standing()})")
 
     if pending:
         tell(standing())
