@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -19,8 +20,10 @@ from agentbus.ledger import Ledger, Record
 from agentbus.server import NatsServer, run_server, start_server
 from agentbus.streams import set_up
 from harness import eventually, worker, worker_toml
+from jobs import agent_keys
 from mcp_harness import both_eras, data_of, error_of, in_memory, over_stdio, put, result_message, settle
 from mcp_task_client import TaskClient, Wire, knowing_tasks
+from test_approvals import ASKS_UNLESS_ANSWERED
 
 INVALID, INTERNAL = -32602, -32603
 AWAY = "the bus is away at present; this is what was known last"
@@ -552,3 +555,26 @@ async def test_a_killed_server_loses_no_task_and_the_next_one_delivers_the_resul
             watched = data_of(await plain.call_tool("watch_results", {"task_ids": [published["task_id"]]}))
             assert data["results"] == watched["results"]
             assert (await second.get(created["taskId"]))["result"] == done["result"]
+
+
+async def test_an_approval_goes_to_the_agent_and_its_work_comes_back(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    await set_up(coordinator.bus, ["code"])
+    config = worker_toml(tmp_path, server.url, chat_cmd=[sys.executable, "-c", ASKS_UNLESS_ANSWERED])
+    agent_keys(config, prompt_via="stdin")
+    client = at(server, tmp_path / "mcp.log", elicitation_callback=never_asked)
+    async with worker(config), client as tasks:
+        job = {"to": "code", "content": "clean up", "task_type": "test", "watch": True}
+        task_id = (await tasks.call("publish_task", job))["taskId"]
+        async with tasks.listening(task_id):
+            while (told := await tasks.told())["status"] != "input_required":
+                assert told["status"] == "working"
+            [(asking, request)] = told["inputRequests"].items()
+            assert "\n> may I delete the branch?" in request["params"]["message"]
+            yes = {"action": "accept", "content": {"approve": True, "comment": "only that one"}}
+            await tasks.update(task_id, {asking: yes})
+            while (told := await tasks.told())["status"] != "completed":
+                assert told["status"] == "working"
+    [result] = told["result"]["structuredContent"]["results"]
+    assert (result["task_id"], result["output"]) == (f"{asking}.answer", "deleted\n")

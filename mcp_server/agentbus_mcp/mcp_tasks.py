@@ -220,6 +220,9 @@ class McpTasks(Extension):
             MCPError: there is none, or none any more.
         """
         kept = await task_records.read(coordinator, task_id)
+        known = self._last_known.get(task_id)
+        if known is not None and (kept is None or kept.revision < known.kept.revision):
+            kept = known.kept  # another replica of the server lags behind
         tool = self._tools.get(kept.record.tool) if kept else None
         if kept is None or tool is None:
             raise MCPError(

@@ -66,7 +66,13 @@ async def create(coordinator: Coordinator, tool: str, state: dict[str, Any], *, 
     record = TaskRecord(tool=tool, state=state, created_at=now, changed_at=now, ttl_ms=ttl_ms)
     task_id = new_task_id(record.tool)
     subject = subjects.mcp_task(coordinator.agent, task_id)
-    stored = await coordinator.bus.store(subject, _encoded(record), expected_revision=0)
+    try:
+        stored = await coordinator.bus.store(subject, _encoded(record), expected_revision=0)
+    except WrongRevisionError:
+        kept = await read(coordinator, task_id)  # an answer was lost: nobody else knows this id
+        if kept is None:
+            raise
+        return kept
     return Kept(task_id, record, stored.seq)
 
 
