@@ -63,8 +63,9 @@ class Tools:
 
     async def run(self, tool: str, *arguments: str, cwd: Path) -> tuple[int, str]:
         environment = {**os.environ, "PATH": f"{self.root / 'bin'}{os.pathsep}{os.environ['PATH']}", "NO_COLOR": "1"}
+        program = self.root / "node_modules" / ".bin" / tool
         child = await asyncio.create_subprocess_exec(
-            self.root / "node_modules" / ".bin" / tool, *arguments, cwd=cwd, env=environment, stdin=asyncio.subprocess.DEVNULL,
+            program, *arguments, cwd=cwd, env=environment, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         try:

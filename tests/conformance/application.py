@@ -1,4 +1,4 @@
-"""`python -m conformance.application NATS_URL`: our server class with all that the suite uses, served like the product."""
+"""`python -m conformance.application NATS_URL`: our server class with what the suite uses, served like the product."""
 
 import logging
 import sys
