@@ -11,17 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
-from mcp import MCPError
-from mcp_types import ElicitResult
+from mcp import Client, MCPError
+from mcp_types import HEADER_MISMATCH, ElicitResult
 
 from agentbus import Coordinator, connect, subjects
 from agentbus.ledger import Ledger, Record
 from agentbus.server import NatsServer, run_server, start_server
 from agentbus.streams import set_up
+from agentbus_mcp.subscriptions import TASKS_EXTENSION
 from harness import eventually, worker, worker_toml
 from jobs import agent_keys
-from mcp_harness import both_eras, data_of, error_of, in_memory, over_stdio, put, result_message, settle
+from mcp_harness import both_eras, data_of, error_of, http_server, in_memory, over_stdio, put, result_message, settle
 from mcp_task_client import TaskClient, Wire, knowing_tasks
 from test_approvals import ASKS_UNLESS_ANSWERED
 
@@ -578,3 +580,58 @@ async def test_an_approval_goes_to_the_agent_and_its_work_comes_back(
                 assert told["status"] == "working"
     [result] = told["result"]["structuredContent"]["results"]
     assert (result["task_id"], result["output"]) == (f"{asking}.answer", "deleted\n")
+
+
+async def test_over_http_a_killed_server_loses_no_task_and_each_client_hears_of_its_end(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    await publish(coordinator, "a")
+    async with (
+        http_server(tmp_path / "first.log", "--nats-url", server.url) as serving,
+        knowing_tasks(partial(Client, serving.url)) as client,
+    ):
+        task_id = (await client.call("watch_results", {"task_ids": ["a"]}))["taskId"]
+        assert (await client.get(task_id))["status"] == "working"
+        serving.process.kill()
+    async with (
+        http_server(tmp_path / "second.log", "--nats-url", server.url) as serving,
+        knowing_tasks(partial(Client, serving.url)) as one,
+        knowing_tasks(partial(Client, serving.url)) as other,
+        one.listening(task_id),
+        other.listening(task_id),
+    ):
+        assert [(await client.told())["status"] for client in (one, other)] == ["working", "working"]
+        await settle(coordinator, "a", "done")
+        first, second = await one.told(), await other.told()
+        assert first == second
+        assert first["result"]["structuredContent"]["results"][0]["output"] == "done"
+        assert (await other.get(task_id))["result"] == first["result"]
+
+
+@pytest.mark.parametrize("name", [None, "another"])
+async def test_a_header_that_names_another_task_is_refused(
+    name: str | None, server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    await publish(coordinator, "a")
+    async with http_server(tmp_path / "mcp.log", "--nats-url", server.url) as serving:
+        async with knowing_tasks(partial(Client, serving.url)) as client:
+            task_id = (await client.call("watch_results", {"task_ids": ["a"]}))["taskId"]
+        meta: dict[str, Any] = {
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {"extensions": {TASKS_EXTENSION: {}}},
+        }
+        request: dict[str, Any] = {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "tasks/get",
+            "params": {"taskId": task_id, "_meta": meta},
+        }
+        headers = {"Accept": "application/json, text/event-stream", "MCP-Protocol-Version": "2026-07-28"}
+        headers |= {"Mcp-Method": "tasks/get"} | ({"Mcp-Name": name} if name else {})
+        async with httpx2.AsyncClient() as http:
+            refused = await http.post(serving.url, json=request, headers=headers)
+            answered = await http.post(serving.url, json=request, headers={**headers, "Mcp-Name": task_id})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == HEADER_MISMATCH
+    assert answered.status_code == 200
+    assert task_id in answered.text
