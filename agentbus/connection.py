@@ -5,6 +5,7 @@ the server's limit before anything is sent: the server would end the connection 
 """
 
 import asyncio
+import itertools
 import math
 import ssl
 from collections.abc import Awaitable, Callable
@@ -41,6 +42,7 @@ class Connection:
         self._up = asyncio.Event()
         self._ended: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()
         self._inbox = f"{settings.inbox_prefix}.{random_token()}"
+        self._requests = itertools.count()
         self._answers: dict[str, asyncio.Future[Msg]] = {}
         self._waiting: dict[str, set[asyncio.Future[Msg]]] = {}
         self._inbox_refusal: PermissionDeniedError | None = None
@@ -205,7 +207,7 @@ class Connection:
             PermissionDeniedError: the server refused the subject or the inbox for the answer.
             TooLargeError: before anything is sent.
         """
-        token = random_token(16)
+        token = str(next(self._requests))  # the inbox is unguessable, and one's own
         answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault(subject.lower(), set())
         waiting.add(answer)

@@ -31,6 +31,9 @@ ResultStatus = Literal["completed", "failed", "needs_approval", "cancelled"]
 PayloadFormat = Literal["text", "json"]
 
 
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
 def decode(data: bytes) -> Json:
     """Parse JSON as strictly as RFC 8259 has it: UTF-8, no NaN, no lone surrogates, bounded depth.
 
@@ -50,7 +53,7 @@ def encode(value: Json) -> bytes:
         MessageError: if the value holds what JSON cannot carry (a lone surrogate, NaN, an unknown type).
     """
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return _ENCODER.encode(value).encode()
     except (ValueError, TypeError, RecursionError) as error:
         raise MessageError(f"cannot be written as JSON in UTF-8: {error}") from error
 
@@ -66,7 +69,12 @@ _ALPHABET: Final = "23456789abcdefghjkmnpqrstvwxyz"
 
 def random_token(chars: int = 20) -> str:
     """An unguessable, readable token; 20 characters carry 98 random bits."""
-    return "".join(secrets.choice(_ALPHABET) for _ in range(chars))
+    number = secrets.randbits(5 * chars + 64)  # the 64 bits make the uneven share of the first symbols immeasurable
+    symbols: list[str] = []
+    for _ in range(chars):
+        number, symbol = divmod(number, len(_ALPHABET))
+        symbols.append(_ALPHABET[symbol])
+    return "".join(symbols)
 
 
 def new_task_id() -> str:

@@ -10,6 +10,7 @@ next one.
 import asyncio
 import contextlib
 import ctypes
+import functools
 import json
 import logging
 import os
@@ -21,8 +22,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-
-from agentbus_worker.state import PART_SUFFIX, open_private
 
 log = logging.getLogger("agentbus.worker")
 
@@ -59,7 +58,7 @@ class Children:
 
         A disk that takes nothing is logged, and the command runs all the same.
         """
-        self._write({"pid": 0, "run_id": run_id, "task_id": task_id, "started": 0.0})
+        self._write(run_id, task_id, 0, 0.0)
 
     def not_started(self, run_id: str) -> None:
         """Take a command off the record that could not be started."""
@@ -69,11 +68,15 @@ class Children:
         """Add its process to the record: it is found by that if it hides its environment."""
         self._runs[run.pid] = run
         self._asked[run.pid] = set()
-        self._write({"pid": run.pid, "run_id": run.run_id, "task_id": task_id, "started": _start_time(run.pid)})
+        self._write(run.run_id, task_id, run.pid, _start_time(run.pid))
 
-    def ended(self, run: Run) -> None:
-        """The command itself has ended and was waited for; what it has left is still to be cleared."""
+    def ended(self, run: Run) -> bool:
+        """The command itself has ended and was waited for; whether it has left nothing, that is to be cleared now."""
         self._ended.add(run.pid)
+        if self.signal(run, signal.SIGTERM):
+            return False
+        self.forget(run)
+        return True
 
     def signal(self, run: Run, number: int) -> bool:
         """Signal the command's group and everything that has left it, SIGTERM once; whether anything was there."""
@@ -85,6 +88,12 @@ class Children:
         asked |= {run.pid, *strays}
         return there or bool(strays)
 
+    def signal_group(self, run: Run) -> None:
+        """SIGTERM for the command's group, unless it has had it."""
+        if run.pid not in self._asked[run.pid]:
+            self._asked[run.pid].add(run.pid)
+            signal_group(run.pid, signal.SIGTERM)
+
     def kill(self, run: Run, wait: Callable[[], object]) -> None:
         """SIGKILL for all of it, at once and without the event loop; `wait` waits for the command itself.
 
@@ -94,7 +103,7 @@ class Children:
             return
         self.signal(run, signal.SIGKILL)
         wait()
-        self.ended(run)
+        self._ended.add(run.pid)
         # What the command has left is an orphan only now, and so is in its turn what that has left.
         deadline = time.monotonic() + _KILL_PATIENCE_S
         while self.signal(run, signal.SIGKILL) and time.monotonic() < deadline:
@@ -146,15 +155,17 @@ class Children:
             if owner == run.run_id or (owner not in others and alone):
                 yield pid
 
-    def _write(self, record: dict[str, Any]) -> None:
-        path = self._record(record["run_id"])
-        part = path.with_suffix(PART_SUFFIX)
+    def _write(self, run_id: str, task_id: str, pid: int, started: float) -> None:
+        """Add a line to the record; the last one that is whole counts."""
+        line = json.dumps({"pid": pid, "run_id": run_id, "task_id": task_id, "started": started}) + "\n"
         try:
-            with open_private(part) as file:
-                file.write(json.dumps(record).encode())
-            part.rename(path)
+            file = os.open(self._record(run_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                os.write(file, line.encode())
+            finally:
+                os.close(file)
         except OSError as error:
-            log.warning("task %s: its process is not on record: %s", record["task_id"], error.strerror or error)
+            log.warning("task %s: its process is not on record: %s", task_id, error.strerror or error)
 
     def _remove(self, run_id: str) -> None:
         with contextlib.suppress(OSError):  # one that stays is harmless: the next worker finds nobody who belongs to it
@@ -187,12 +198,17 @@ class _Recorded:
         self._started: dict[int, tuple[float, str]] = {}
         self._tasks: dict[str, str] = {}
         for path in paths:
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # what is no record says nothing
-                record: dict[str, Any] = json.loads(path.read_text())
-                pid, run_id, started = int(record["pid"]), str(record["run_id"]), float(record["started"])
-                if run_id:
-                    self._tasks[run_id] = str(record.get("task_id"))
-                    self._started[pid] = started, self._tasks[run_id]
+            with contextlib.suppress(OSError):
+                for line in path.read_text(errors="replace").splitlines():
+                    self._add(line)
+
+    def _add(self, line: str) -> None:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # what is no record says nothing
+            record: dict[str, Any] = json.loads(line)
+            pid, run_id, started = int(record["pid"]), str(record["run_id"]), float(record["started"])
+            if run_id:
+                self._tasks[run_id] = str(record.get("task_id"))
+                self._started[pid] = started, self._tasks[run_id]
 
     def task_of(self, process: Any) -> str | None:
         """The task that a process works for; None if it has nothing to do with any of them."""
@@ -249,21 +265,55 @@ def _lives(process: Any) -> bool:
 
 
 def _start_time(pid: int) -> float:
+    """When a process was started (Unix time), as psutil tells it; 0 if it has ended already."""
     import psutil  # noqa: PLC0415
 
+    if sys.platform == "linux":  # the same by hand: psutil reads much more to say so, for each command anew
+        try:
+            ticks = int(_read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19])
+        except (OSError, IndexError):
+            return 0.0
+        return ticks / _ticks_per_second() + _boot_time()
     try:
         return float(psutil.Process(pid).create_time())
     except psutil.Error:
-        return 0.0  # it has ended already
+        return 0.0
+
+
+@functools.cache
+def _ticks_per_second() -> int:
+    return os.sysconf("SC_CLK_TCK")
+
+
+@functools.cache
+def _boot_time() -> float:
+    import psutil  # noqa: PLC0415
+
+    return float(psutil.boot_time())
+
+
+def _read(path: str) -> bytes:
+    """A file of /proc, by the shortest way: this is done for every command."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        found = b""
+        while piece := os.read(file, 65_536):
+            found += piece
+        return found
+    finally:
+        os.close(file)
 
 
 def _children_of_this_process() -> set[int]:
-    """Direct children, orphans of commands among them; empty where the system does not tell."""
-    found: set[int] = set()
-    for path in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found.update(int(word) for word in path.read_text().split())
-    return found
+    """Direct children, orphans of commands among them; empty where the system does not tell.
+
+    Those of the main thread: it starts the commands, and it is the first of the living threads, which gets the orphans.
+    """
+    pid = os.getpid()
+    try:
+        return set(map(int, _read(f"/proc/{pid}/task/{pid}/children").split()))
+    except OSError:
+        return set()
 
 
 def _run_id_of(pid: int) -> str:

@@ -44,9 +44,9 @@ async def claim(context: Context, delivery: Delivery) -> Job | None:
         incoming = read_delivery(delivery, context.agent, max_bytes=context.config.worker.max_task_bytes)
         task, job, done = incoming.task, None, False
         fresh = queued(task, task.inbox(context.config.default_inbox))
-        if incoming.revision is not None and delivery.num_delivered == 1:
-            # The publisher told the revision of the ledger entry: this claim is one round trip.
-            job = await _try_claim(context, delivery, task, Claim(fresh, incoming.revision, attempt=1))
+        if delivery.num_delivered == 1:
+            # The publisher told the revision of the ledger entry, or knows of no ledger: this claim is one round trip.
+            job = await _try_claim(context, delivery, task, Claim(fresh, incoming.revision or 0, attempt=1))
         while job is None and not done:
             found = await context.ledger.read(context.agent, task.id)
             job, done = await _follow(context, delivery, task, found, fresh)

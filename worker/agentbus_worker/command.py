@@ -31,6 +31,7 @@ MAX_ARGUMENT_BYTES: Final = 131_071
 _CHUNK: Final = 65_536
 _STDERR_TAIL: Final = 8_192
 _POLL_S: Final = 0.02
+_WATCH_AFTER_S: Final = 0.005
 
 Reason: TypeAlias = Literal["exited", "timeout", "idle", "stopped"]
 
@@ -112,10 +113,15 @@ class _Pipe:
         self._size = 0
         self._hash = hashlib.sha256()
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self.read_end, self._read)
+        # A command that is over by then leaves all that it printed in the pipe, unless it is more than fits in there.
+        self._watching: asyncio.TimerHandle | None = self._loop.call_later(_WATCH_AFTER_S, self._watch)
         self._open = True
         self._finished = False
         self.last_read = self._loop.time()
+
+    def _watch(self) -> None:
+        self._watching = None
+        self._loop.add_reader(self.read_end, self._read)
 
     def _read(self) -> bool:
         """Take what is there; False once there is nothing more to have now."""
@@ -156,9 +162,9 @@ class _Pipe:
         if self._spill is not None:
             with contextlib.suppress(OSError):
                 self._spill.close()
-        if self._spill_path is not None:
-            with contextlib.suppress(OSError):
-                self._spill_path.unlink(missing_ok=True)
+            if self._spill_path is not None:
+                with contextlib.suppress(OSError):
+                    self._spill_path.unlink(missing_ok=True)
         self._spill = self._spill_path = None
 
     def finish(self) -> Output:
@@ -187,8 +193,23 @@ class _Pipe:
     def _stop_reading(self) -> None:
         if self._open:
             self._open = False
-            self._loop.remove_reader(self.read_end)
+            if self._watching is not None:
+                self._watching.cancel()
+            else:
+                self._loop.remove_reader(self.read_end)
             os.close(self.read_end)
+
+
+class _End:
+    """The end of a process: whether it has come. `something` is also set when somebody wants it to come."""
+
+    def __init__(self) -> None:
+        self.exited = asyncio.Event()
+        self.something = asyncio.Event()
+
+    def come(self) -> None:
+        self.exited.set()
+        self.something.set()
 
 
 class Child:
@@ -200,8 +221,7 @@ class Child:
         self._limits = limits
         self._out, self._err = out, err
         self._started = asyncio.get_running_loop().time()
-        self.over = asyncio.Event()
-        self.grace_left_s = limits.grace_s
+        self.clearing: asyncio.Task[None] | None = None
 
     async def ended(
         self, stop: asyncio.Event, children: Children, *, stop_grace_s: Callable[[], float] | None = None
@@ -214,29 +234,30 @@ class Child:
             stop_grace_s: tells the time between SIGTERM and SIGKILL after `stop`, if it is not that of the limits.
         """
         loop = asyncio.get_running_loop()
-        with _exit_event(self._process) as exited:
-            reason = await self._first_of(exited, stop)
+        grace_left_s = self._limits.grace_s
+        with _watched(self._process) as end:
+            reason = await self._first_of(end, stop)
             if reason != "exited":
                 grace_s = stop_grace_s() if reason == "stopped" and stop_grace_s else self._limits.grace_s
                 asked = loop.time()
                 children.signal(self._run, signal.SIGTERM)
                 try:
                     async with asyncio.timeout(grace_s):
-                        await exited.wait()
+                        await end.exited.wait()
                 except TimeoutError:
                     children.signal(self._run, signal.SIGKILL)
-                    await exited.wait()
+                    await end.exited.wait()
                 # What the command has started has had its SIGTERM as well, and has what is left of the same grace.
-                self.grace_left_s = max(0.0, asked + grace_s - loop.time())
+                grace_left_s = max(0.0, asked + grace_s - loop.time())
         # The leader is a zombie until it is waited for: its group id cannot have been given to anybody else.
-        children.signal(self._run, signal.SIGTERM)
+        children.signal_group(self._run)
         code = self._process.wait()
         duration_s = loop.time() - self._started
-        children.ended(self._run)
-        self.over.set()
+        if not children.ended(self._run):
+            self.clearing = asyncio.create_task(children.clear(self._run, grace_left_s))
         return Exit(reason, code, self._out.finish(), self._err.finish(), duration_s)
 
-    async def _first_of(self, exited: asyncio.Event, stop: asyncio.Event) -> Reason:
+    async def _first_of(self, end: _End, stop: asyncio.Event) -> Reason:
         """What comes first. The idle limit moves on with the output, so it is looked at again when it seems over.
 
         A limit that seems over is looked at once more in any case: after this process has stood still (SIGSTOP, a
@@ -244,7 +265,8 @@ class Child:
         """
         loop, limits = asyncio.get_running_loop(), self._limits
         deadline = self._started + limits.timeout_s
-        waits = [asyncio.create_task(exited.wait()), asyncio.create_task(stop.wait())]
+        stopping = asyncio.create_task(stop.wait())
+        stopping.add_done_callback(lambda _: end.something.set())
         looked = False
         try:
             while True:
@@ -256,14 +278,15 @@ class Child:
                     return "timeout" if deadline <= idle_at else "idle"
                 else:
                     looked, left_s = True, _POLL_S
-                await asyncio.wait(waits, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-                if exited.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left_s):
+                        await end.something.wait()
+                if end.exited.is_set():
                     return "exited"
                 if stop.is_set():
                     return "stopped"
         finally:
-            for wait in waits:
-                wait.cancel()
+            stopping.cancel()
 
     def _last_output(self) -> float:
         return max(self._started, self._out.last_read, self._err.last_read)
@@ -295,22 +318,17 @@ async def running(command: Command, limits: Limits, children: Children, tmp: Pat
         run = Run(process.pid, command.run_id)
         children.started(run, command.task_id)
         child = Child(process, run, limits, out, err)
-        clearing = asyncio.create_task(_clear_when_over(child, run, children))
         try:
             yield child
-            if child.over.is_set():
-                await clearing
+            if child.clearing is not None:
+                await child.clearing
         finally:
-            clearing.cancel()
+            if child.clearing is not None:
+                child.clearing.cancel()
             children.kill(run, process.wait)
     finally:
         out.close()
         err.close()
-
-
-async def _clear_when_over(child: Child, run: Run, children: Children) -> None:
-    await child.over.wait()
-    await children.clear(run, child.grace_left_s)
 
 
 def _spawn(command: Command, out: int, err: int, tmp: Path) -> subprocess.Popen[bytes]:
@@ -364,35 +382,40 @@ def _standard_input(data: bytes | None, tmp: Path) -> Generator[int | IO[bytes]]
 
 
 @contextlib.contextmanager
-def _exit_event(process: subprocess.Popen[bytes]) -> Generator[asyncio.Event]:
-    """An event that is set when the process has ended, without reaping it."""
+def _watched(process: subprocess.Popen[bytes]) -> Generator[_End]:
+    """Watch for the end of a process, without reaping it."""
     loop = asyncio.get_running_loop()
-    exited = asyncio.Event()
+    end = _End()
     try:
         descriptor = os.pidfd_open(process.pid)
     except (AttributeError, OSError):  # not Linux, or a kernel before 5.3
-        stop = _watch_by_polling(process, exited)
+        stop = _watch_by_polling(process, end)
         try:
-            yield exited
+            yield end
         finally:
             stop()
         return
+
+    def on_end() -> None:
+        loop.remove_reader(descriptor)  # it stays readable, and would call again in every round of the loop
+        end.come()
+
     try:
-        loop.add_reader(descriptor, exited.set)
-        yield exited
+        loop.add_reader(descriptor, on_end)
+        yield end
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
 
 
-def _watch_by_polling(process: subprocess.Popen[bytes], exited: asyncio.Event) -> Callable[[], None]:
+def _watch_by_polling(process: subprocess.Popen[bytes], end: _End) -> Callable[[], None]:
     loop = asyncio.get_running_loop()
     handle: asyncio.Handle
 
     def look() -> None:
         nonlocal handle
         if _has_ended(process):
-            exited.set()
+            end.come()
         else:
             handle = loop.call_later(_POLL_S, look)
 

@@ -5,6 +5,7 @@ the ledger by compare-and-set, publish it under an id that only this claim could
 """
 
 import asyncio
+import functools
 import logging
 import os
 import random
@@ -71,6 +72,7 @@ class Job:
         self._delivery = delivery
         self._lease = lease
         self._halted = asyncio.Event()
+        self._step: asyncio.Timeout | None = None  # of the settlement, while it is being taken
         self.task = task
 
     def renew_now(self) -> None:
@@ -79,6 +81,8 @@ class Job:
 
     def halt(self) -> None:
         """End the command now, or give up storing the result; the task goes back to the bus, the outcome to disk."""
+        if not self._halted.is_set() and self._step is not None:
+            self._hurry(self._step)
         self._halted.set()
         self._lease.interrupt.set()
 
@@ -166,10 +170,12 @@ class Job:
         )
         self._lease.stop_renewing()
         on_disk = asyncio.create_task(context.outbox.put(unsent))
+        copy_needed = True
         try:
             await self._insist(lambda: self._lease.commit(outcome.status, result))
             await self._insist(lambda: publish_result(context.bus, unsent.inbox, result))
         except LeaseLostError:
+            copy_needed = False
             log.warning("task %s: the lease was lost before the commit; the outcome is dropped", self.task.id)
         except (PermissionDeniedError, SetupMissingError, TooLargeError, ApiError) as error:
             # Other tasks must not suffer for it. What is in the ledger is published with every delivery of the task.
@@ -179,12 +185,17 @@ class Job:
             if not self._entry.terminal:
                 return  # it stays in the outbox
         else:
+            copy_needed = False
             with suppress(BusUnavailableError):  # delivered again, the task is found settled and acknowledged then
                 await self._delivery.ack()
             reason = f" ({outcome.reason})" if outcome.reason else ""
             log.info("task %s: %s%s", self.task.id, outcome.status, reason)
         finally:
-            await on_disk
+            if copy_needed:
+                await on_disk
+            else:
+                on_disk.cancel()
+                await asyncio.wait({on_disk})
         context.outbox.remove(unsent)
 
     async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
@@ -204,18 +215,19 @@ class Job:
 
     async def _unless_halted(self, step: Callable[[], Awaitable[None]]) -> None:
         """One step; once the worker is to end at once, it gets a moment to finish and is given up then."""
-        work, halted = asyncio.ensure_future(step()), asyncio.create_task(self._halted.wait())
         try:
-            await asyncio.wait({work, halted}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                await asyncio.wait({work}, timeout=_HALT_PATIENCE_S)
-            if not work.done():
-                raise _HaltedError
-            await work
+            async with asyncio.timeout(None) as self._step:
+                if self._halted.is_set():
+                    self._hurry(self._step)
+                await step()
+        except TimeoutError:
+            raise _HaltedError from None
         finally:
-            halted.cancel()
-            work.cancel()
-            await asyncio.wait({work})
+            self._step = None
+
+    @staticmethod
+    def _hurry(step: asyncio.Timeout) -> None:
+        step.reschedule(asyncio.get_running_loop().time() + _HALT_PATIENCE_S)
 
     async def _try_again_later(self, outcome: Outcome) -> bool:
         """Queue the task for another attempt, after a pause that doubles; False if it must be settled after all."""
@@ -286,9 +298,9 @@ class Job:
         run_id = random_token()
         prompt = build_prompt(self.task, agent=self._context.agent, extra_instruction=config.extra_instruction)
         with _workdir(worker.workdir, self.task.id, keep=worker.keep_workdir) as workdir:
-            file = self._context.slot.tmp / f"{run_id}.prompt"
+            file = self._context.slot.tmp / f"{run_id}.prompt" if config.prompt_via == "file" else None
             try:
-                if config.prompt_via == "file":
+                if file is not None:
                     _write_prompt(file, prompt)
                 values = {
                     INPUT_PLACEHOLDER: prompt,
@@ -316,13 +328,13 @@ class Job:
                     ),
                 )
             finally:
-                with suppress(OSError):
-                    file.unlink(missing_ok=True)
+                if file is not None:
+                    with suppress(OSError):
+                        file.unlink(missing_ok=True)
 
     def _environment(self, run_id: str, workdir: Path | None) -> dict[str, str]:
-        own = {name: value for name, value in os.environ.items() if not name.startswith("AGENTBUS_")}
         return {
-            **own,
+            **own_environment(),
             RUN_VARIABLE: run_id,
             "AGENTBUS_AGENT_ID": self._context.agent,
             "AGENTBUS_TASK_ID": self.task.id,
@@ -330,6 +342,12 @@ class Job:
             "AGENTBUS_ATTEMPT": str(self._entry.attempt),
             **({"AGENTBUS_WORKDIR": str(workdir)} if workdir else {}),
         }
+
+
+@functools.cache
+def own_environment() -> dict[str, str]:
+    """The worker's environment without its own settings, as every command gets it; read once."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("AGENTBUS_")}
 
 
 @contextmanager

@@ -23,7 +23,10 @@ class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
     def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802  # the name is logging's
         if self._moved():
             self._reopen()
-        return bool(super().shouldRollover(record))
+        if self.stream is None:  # pyright: ignore[reportUnnecessaryComparison]  # as below
+            self.stream = self._open()
+        size = os.fstat(self.stream.fileno()).st_size  # of what all workers have written
+        return size > 0 and size + len(self.format(record).encode()) + 1 >= self.maxBytes
 
     def doRollover(self) -> None:  # noqa: N802
         with Path(self.baseFilename + ".lock").open("w") as lock:
@@ -48,6 +51,23 @@ class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
         self.stream = self._open()
 
 
+class _Formatter(logging.Formatter):
+    """The form of a line; made once for all that it goes to."""
+
+    converter = time.gmtime
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+        self._last: tuple[logging.LogRecord, str] | None = None
+
+    def format(self, record: logging.LogRecord) -> str:
+        if self._last is None or self._last[0] is not record:
+            self._last = record, super().format(record)
+        return self._last[1]
+
+
 @contextmanager
 def log_to(section: LogSection, *, verbose: bool = False) -> Generator[logging.Logger]:
     """Log to stderr and to the configured file for the length of the block.
@@ -55,10 +75,7 @@ def log_to(section: LogSection, *, verbose: bool = False) -> Generator[logging.L
     Raises:
         ConfigError: the log folder cannot be written to.
     """
-    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-    formatter.converter = time.gmtime
-    formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"
-    formatter.default_msec_format = "%s.%03dZ"
+    formatter = _Formatter()
     try:
         section.dir.mkdir(parents=True, exist_ok=True)
         file = _SharedRotatingHandler(

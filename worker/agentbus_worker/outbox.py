@@ -22,11 +22,13 @@ from agentbus.messages import Json, ResultStatus, decode, encode
 from agentbus.subjects import is_agent_id, is_task_id
 from agentbus_worker.clock import ServerClock
 from agentbus_worker.settlement import CommitOutbox, DropOutbox, RepublishOutbox, on_outbox
-from agentbus_worker.state import write_durably
+from agentbus_worker.state import sync_to_disk, write_whole
 
 log = logging.getLogger("agentbus.worker")
 
 _SUFFIX: Final = ".json"
+_SYNC_AFTER_S: Final = 0.02
+"""How long the bus has to take a result before the entry is made to survive the machine as well."""
 _MEMORY_OF_IDS_S: Final = 8 * 86_400
 """The duplicate window of AGENT_RESULTS: a result older than this is never published, it could appear twice."""
 
@@ -65,10 +67,16 @@ class Outbox:
         self._folder = folder
 
     async def put(self, unsent: Unsent) -> None:
-        """Write an entry and fsync it; a disk that takes nothing is logged, and the outcome goes on from memory."""
-        data = encode(unsent.model_dump())
+        """Write an entry, which survives the death of this process at once and, after the fsync, that of the machine.
+
+        The fsync waits a moment: cancel this when the bus has the result by then, and there is no need for it. A disk
+        that takes nothing is logged, and the outcome goes on from memory.
+        """
+        path = self._path(unsent)
         try:
-            await asyncio.to_thread(write_durably, self._path(unsent), data)
+            write_whole(path, encode(unsent.model_dump()))
+            await asyncio.sleep(_SYNC_AFTER_S)
+            await asyncio.to_thread(sync_to_disk, path)
         except OSError as error:
             log.warning("task %s: no copy of the outcome on disk: %s", unsent.task_id, error.strerror or error)
 

@@ -139,8 +139,8 @@ def _bus_key(urls: tuple[ServerUrl, ...]) -> str:
     return f"{readable[:80]}-{digest}"
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all, also after a crash of the machine.
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, for this user alone, that is there whole or not at all, whenever this process dies.
 
     Raises:
         OSError: the disk is full, or the folder is gone.
@@ -149,15 +149,23 @@ def write_durably(path: Path, data: bytes) -> None:
     try:
         with open_private(part) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
         part.rename(path)
     except OSError:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Make a written file survive a crash of the machine. One that has been removed meanwhile need not.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    with suppress(FileNotFoundError):
+        for name in (path, path.parent):
+            file = os.open(name, os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
