@@ -22,6 +22,8 @@ _WITHIN_S: Final = 2.0
 
 _AGENTS: Final = frozenset({"agent", "agents", "to"})
 _TASKS: Final = frozenset({"task_id", "task_ids", "task"})
+_SEVERAL: Final = frozenset({"to", "task_ids"})
+"""Arguments of prompts that take several names."""
 _STREAMS: Final = (subjects.TASKS_STREAM, subjects.RESULTS_STREAM)
 
 
@@ -40,7 +42,8 @@ def add_completions(server: MCPServer[Any], link: Link) -> None:
         if coordinator is not None:
             with anyio.move_on_after(_WITHIN_S):
                 names = await _names(coordinator, argument.name)
-        return _matching(names, argument.value)
+        before, part = _last(argument) if argument.name in _SEVERAL else ("", argument.value)
+        return _matching(names, part, before)
 
 
 async def _names(coordinator: Coordinator, argument: str) -> list[str]:
@@ -68,9 +71,16 @@ async def _recent_tasks(coordinator: Coordinator) -> list[str]:
     return list(reversed(found))
 
 
-def _matching(names: Iterable[str], typed: str) -> Completion:
-    """The names that begin with what was typed, then those that hold it."""
-    part = typed.lower()
-    holding = [name for name in names if part in name.lower()]
+def _last(argument: CompletionArgument) -> tuple[str, str]:
+    """Of several names with commas between, those that are complete and the one that is being typed."""
+    before, comma, part = argument.value.rpartition(",")
+    return (f"{before}, " if comma else "", part.strip())
+
+
+def _matching(names: Iterable[str], typed: str, before: str = "") -> Completion:
+    """The names that begin with what was typed, then those that hold it; each behind those that are named already."""
+    part, named = typed.lower(), {name.strip() for name in before.split(",")}
+    holding = [name for name in names if part in name.lower() and name not in named]
     values = sorted(holding, key=lambda name: not name.lower().startswith(part))
-    return Completion(values=values[:MAX_VALUES], total=len(values), has_more=len(values) > MAX_VALUES)
+    shown = [before + name for name in values[:MAX_VALUES]]
+    return Completion(values=shown, total=len(values), has_more=len(values) > MAX_VALUES)

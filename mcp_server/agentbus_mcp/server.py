@@ -9,7 +9,8 @@ from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError, UnexpectedResourceError
 from mcp.server.subscriptions import InMemorySubscriptionBus
-from mcp_types import CallToolResult, InputRequiredResult
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult
 from pydantic import AnyUrl
 
 from agentbus import __version__
@@ -18,6 +19,7 @@ from agentbus_mcp.completions import add_completions
 from agentbus_mcp.errors import reason
 from agentbus_mcp.link import Link
 from agentbus_mcp.mcp_tasks import McpTasks
+from agentbus_mcp.prompts import add_prompts
 from agentbus_mcp.resources import add_resources
 from agentbus_mcp.subscriptions import Listen, Sessions, install
 from agentbus_mcp.taps import Taps
@@ -118,6 +120,26 @@ class Server(MCPServer[Any]):
                 raise
             raise ResourceError(text) from error.__cause__
 
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Context[Any, Any] | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        """Render a prompt.
+
+        Raises:
+            MCPError: there is no such prompt, or its arguments are others; the SDK says so to clients of one era only.
+        """
+        prompts = {prompt.name: prompt.arguments or [] for prompt in await self.list_prompts()}
+        if name not in prompts:
+            raise MCPError(INVALID_PARAMS, f"Unknown prompt: {printable(clip(name))}; there are {', '.join(prompts)}")
+        known, given = {argument.name for argument in prompts[name]}, set(arguments or {})
+        missing = [argument.name for argument in prompts[name] if argument.required and argument.name not in given]
+        if missing:
+            raise MCPError(INVALID_PARAMS, f"{name}: {', '.join(missing)} is missing")
+        if given - known:
+            unknown = printable(clip(", ".join(sorted(given - known))))
+            raise MCPError(INVALID_PARAMS, f"{name} has no argument {unknown}; it has {', '.join(sorted(known))}")
+        return await super().get_prompt(name, arguments, context)
+
     async def _check_names(self, name: str, arguments: dict[str, Any]) -> None:
         """Refuse a tool that there is not, and an argument that it does not have: the SDK drops it without a word."""
         tools: dict[str, dict[str, Any]] = {
@@ -134,4 +156,6 @@ class Server(MCPServer[Any]):
 
 def create_server(link: Link) -> Server:
     """The MCP server on `link`."""
-    return Server(link, instructions=INSTRUCTIONS, tools=make_tools(link), tasks=task_support())
+    server = Server(link, instructions=INSTRUCTIONS, tools=make_tools(link), tasks=task_support())
+    add_prompts(server)
+    return server
