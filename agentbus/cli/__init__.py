@@ -12,6 +12,7 @@ import click
 from agentbus.cli.agent import agent
 from agentbus.cli.dead import dead
 from agentbus.cli.demo import demo
+from agentbus.cli.overview import status, top
 from agentbus.cli.result import result
 from agentbus.cli.service import service
 from agentbus.cli.setup import setup
@@ -48,7 +49,7 @@ def worker() -> None:
 
 
 worker.add_command(worker_run)
-for command in (up, setup, demo, task, result, agent, dead, service, skill, completion):
+for command in (up, setup, demo, task, result, agent, status, top, dead, service, skill, completion):
     root.add_command(command)
 
 

@@ -2,9 +2,12 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def on_terminal() -> bool:
@@ -27,17 +30,23 @@ def raw_line(data: bytes) -> None:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table for people."""
-    from rich import box  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
+
+    Console().print(make_table(columns, rows))
+
+
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> "Table":
+    """A table for people."""
+    from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    shown = Table(box=box.SIMPLE, header_style="bold")
+    made = Table(box=box.SIMPLE, header_style="bold", title=title, title_justify="left", title_style="bold")
     for column in columns:
-        shown.add_column(column, overflow="fold")
+        made.add_column(column, overflow="fold")
     for row in rows:
-        shown.add_row(*(Text(plain(cell), style=_STYLES.get(cell, "")) for cell in row))
-    Console().print(shown)
+        made.add_row(*(Text(plain(cell), style=_STYLES.get(cell, "")) for cell in row))
+    return made
 
 
 _STYLES = {
@@ -48,6 +57,7 @@ _STYLES = {
     "queued": "cyan",
     "needs_approval": "yellow",
     "different": "yellow",
+    "none alive": "yellow",
     "failed": "red",
     "cancelled": "red",
 }
