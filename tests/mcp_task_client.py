@@ -89,7 +89,7 @@ async def request(session: Any, method: str, params: Mapping[str, Any]) -> Wire:
     """Send a request of the extension, as SEP-2663 has it."""
 
     class Sent(AnyRequest):
-        name_param = "taskId" if "taskId" in params else None
+        name_param = "taskId" if isinstance(params.get("taskId"), str) else None
 
     return wire(await session.send_request(Sent(method=method, params=AnyParams.model_validate(params)), Anything))
 

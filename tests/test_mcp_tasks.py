@@ -18,10 +18,10 @@ from agentbus_mcp.link import Link
 from agentbus_mcp.server import Server
 from agentbus_mcp.subscriptions import TASKS_EXTENSION
 from mcp_harness import both_eras, text_of
-from mcp_task_client import TaskClient, knowing_tasks
+from mcp_task_client import TaskClient, knowing_tasks, request
 from task_tools import POLL_MS, SCRIPTED, Scripted, add_task_tools
 
-UNKNOWN, INTERNAL, UNDECLARED = -32602, -32603, -32021
+UNKNOWN, INTERNAL, UNDECLARED, METHOD_NOT_FOUND = -32602, -32603, -32021, -32601
 
 
 @asynccontextmanager
@@ -214,6 +214,30 @@ async def test_an_id_that_is_none_is_refused_by_every_method(
             assert "Task not found" in text
             assert "\n" not in text
             assert len(text) < 400
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("tasks/get", {}),
+        ("tasks/get", {"taskId": 7}),
+        ("tasks/cancel", {"taskId": None}),
+        ("tasks/update", {"taskId": "x"}),
+        ("tasks/update", {"taskId": "x", "inputResponses": []}),
+    ],
+)
+async def test_parameters_that_do_not_fit_are_refused(
+    method: str, params: dict[str, Any], server: NatsServer, coordinator: Coordinator
+) -> None:
+    async with tasks_on(server) as tasks:
+        code, _ = await refused(request(tasks.client.session, method, params))
+        assert code == UNKNOWN
+
+
+async def test_methods_of_the_older_tasks_are_not_there(server: NatsServer, coordinator: Coordinator) -> None:
+    async with tasks_on(server) as tasks:
+        for method in ("tasks/list", "tasks/result"):
+            assert (await refused(request(tasks.client.session, method, {})))[0] == METHOD_NOT_FOUND
 
 
 async def test_an_expired_task_is_told_from_one_that_never_was(server: NatsServer, coordinator: Coordinator) -> None:

@@ -203,6 +203,7 @@ async def test_a_publication_that_is_watched_becomes_a_task_with_all_results(
         created = await tasks.call("publish_task", JOB)
         assert created["resultType"] == "task"
         assert created["taskId"].startswith("publish_task-")
+        assert "no worker of code, doc is alive" in created["statusMessage"]
         assert [(await coordinator.task(one)).state for one in ("job-code", "job-doc")] == ["queued", "queued"]
         await settle(coordinator, "job-code", "from code")
         assert (await tasks.get(created["taskId"]))["status"] == "working"
@@ -273,7 +274,7 @@ async def test_a_task_that_needs_approval_asks_and_waits_for_what_follows(
         assert asking["status"] == "input_required"
         request = asking["inputRequests"]["a"]
         assert request["method"] == "elicitation/create"
-        assert "The agent code has stopped in the task a" in request["params"]["message"]
+        assert "The agent code has stopped in the task a (test) before" in request["params"]["message"]
         assert "\n> Delete the branch \\u202e?\n> \n> Yours\\u001b[2J" in request["params"]["message"]
         assert request["params"]["requestedSchema"]["required"] == ["approve"]
         yes = {"action": "accept", "content": {"approve": True, "comment": "only main"}}

@@ -23,6 +23,7 @@ from mcp_types import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     CallToolRequestParams,
+    CallToolResult,
     RequestParams,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -102,7 +103,7 @@ class McpTasks(Extension):
         offer = Offer(params.arguments or {}, _elicits(ctx))
         with offering(offer):
             answer = await call_next(ctx)
-        if offer.state is None:
+        if offer.state is None or not isinstance(answer, CallToolResult) or answer.is_error:
             return answer
         try:
             coordinator = await self._link.coordinator()
@@ -110,7 +111,7 @@ class McpTasks(Extension):
         except AgentBusError as error:
             log.warning("a call is answered without an MCP task: %s", reason(error))
             return answer
-        return {"resultType": "task", **self._described(kept, tool, Working())}
+        return {"resultType": "task", **self._described(kept, tool, Working(offer.message))}
 
     async def get(self, task_id: str) -> dict[str, Any]:
         """The `DetailedTask`.

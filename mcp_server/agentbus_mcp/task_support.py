@@ -107,10 +107,11 @@ class Offer:
     arguments: Mapping[str, Any]
     elicits: bool
     state: State | None = field(default=None, init=False)
+    message: str = field(default="", init=False)
 
-    def take(self, state: State) -> None:
-        """Have the call go on as an MCP task with this state."""
-        self.state = state
+    def take(self, state: State, message: str = "") -> None:
+        """Have the call go on as an MCP task with this state; `message` is what a person should know of it now."""
+        self.state, self.message = state, message
 
 
 _offer: ContextVar[Offer | None] = ContextVar("offer", default=None)

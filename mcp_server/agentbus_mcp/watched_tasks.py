@@ -26,7 +26,7 @@ from agentbus_mcp.errors import reason
 from agentbus_mcp.reading import Found
 from agentbus_mcp.taps import Leave, Taps
 from agentbus_mcp.task_support import Completed, InputRequired, Offer, Standing, State, Working
-from agentbus_mcp.untrusted import clip, visible
+from agentbus_mcp.untrusted import clip, name, visible
 from agentbus_mcp.watching import Watch
 
 log = logging.getLogger("agentbus.mcp")
@@ -122,7 +122,8 @@ async def begin_watch(coordinator: Coordinator, wanted: Watch, offer: Offer) -> 
 def begin_publication(coordinator: Coordinator, publication: Publication, offer: Offer) -> None:
     """Have a call that has published tasks go on as an MCP task that waits for their results."""
     wanted = Watch([task.task_id for task in publication.published])
-    offer.take(_Wait(wanted, coordinator.agent, offer.elicits, publication=publication).state())
+    wait = _Wait(wanted, coordinator.agent, offer.elicits, publication=publication)
+    offer.take(wait.state(), publication.note or "")
 
 
 class WatchedTasks:
@@ -261,9 +262,10 @@ def _belongs(task_id: str, ids: frozenset[str]) -> bool:
 def _request(task: TaskStatus) -> dict[str, Any]:
     """The question of a task to a person: what the agent says is quoted, line by line."""
     said = question(task.result.result) if task.result is not None else ""
+    kind = name(task.record.entry.task_type)
     quoted = "\n".join(f"> {line}" for line in visible(said).strip().splitlines())
     message = (
-        f"The agent {task.agent} has stopped in the task {task.task_id} before something that needs approval. "
+        f"The agent {task.agent} has stopped in the task {task.task_id} ({kind}) before something that needs approval. "
         f"It says:\n\n{quoted}"
     )
     params = {"mode": "form", "message": message, "requestedSchema": _FORM}
