@@ -5,7 +5,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from benchmarks import idle, inbox, overhead, publishing, startup, throughput, watching
+from benchmarks import handshake, http_clients, idle, inbox, overhead, publishing, startup, throughput, watching
 from benchmarks.harness import SIZES, Row, Size, table
 
 BENCHMARKS: dict[str, Callable[[Size], Awaitable[list[Row]]]] = {
@@ -16,6 +16,8 @@ BENCHMARKS: dict[str, Callable[[Size], Awaitable[list[Row]]]] = {
     "inbox": inbox.measure,
     "idle": idle.measure,
     "startup": startup.measure,
+    "handshake": handshake.measure,
+    "http": http_clients.measure,
 }
 
 

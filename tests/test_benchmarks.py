@@ -7,7 +7,7 @@ import pytest
 
 from harness import ROOT, Ran, run_python
 
-NAMES = ("throughput", "overhead", "publish", "watch", "inbox", "idle", "startup")
+NAMES = ("throughput", "overhead", "publish", "watch", "inbox", "idle", "startup", "handshake", "http")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="runs a worker and /bin/true")
 
@@ -17,7 +17,7 @@ async def bench(*arguments: str) -> Ran:
     return await run_python("-m", "benchmarks", "--size", "tiny", *arguments, env=env, cwd=ROOT)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "handshake"])  # that is in test_mcp_startup.py
 async def test_a_benchmark_prints_a_line_for_each_ratio(name: str):
     ran = await bench(name)
     assert ran.out, ran.err
