@@ -4,6 +4,7 @@ Every function takes agent ids without the `agent-` prefix, as `agent_id()` retu
 """
 
 import re
+from functools import lru_cache
 from typing import Final, TypeGuard
 
 from agentbus.errors import InvalidIdError
@@ -185,6 +186,7 @@ def states_of_task(task: str) -> str:
     return f"$KV.{STATE_BUCKET}.*.{task}"
 
 
+@lru_cache(maxsize=256)  # of one change, all who follow the ledger in a process ask
 def parse_state(subject: str) -> tuple[str, str] | None:
     """Agent and task id of a ledger subject, or None when it is none."""
     prefix = f"$KV.{STATE_BUCKET}."

@@ -27,6 +27,7 @@ from mcp_types import (
     RequestParams,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import ConfigDict
 
 from agentbus import subjects
 from agentbus.coordinator import Coordinator
@@ -60,6 +61,8 @@ class _Known:
 
 class TaskIdParams(RequestParams):
     """Parameters of `tasks/get` and `tasks/cancel`."""
+
+    model_config = ConfigDict(defer_build=True)
 
     task_id: str
 
@@ -149,10 +152,10 @@ class McpTasks(Extension):
             if known is None or not _is_passing(error.__cause__):
                 raise
             kept, tool = known.kept, self._tools[known.kept.record.tool]
-        key = (self._link.agent, task_id)
+        subject = subjects.mcp_task(self._link.agent, task_id)
 
         def on_change(message: Delivery | None) -> None:
-            if message is None or subjects.parse_mcp_task(message.subject) == key:
+            if message is None or message.subject == subject:
                 changed()
 
         own = self._taps.follow(taps.LEDGER, on_change)

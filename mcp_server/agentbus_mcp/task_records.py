@@ -22,7 +22,7 @@ _TOKEN_CHARS: Final = 28
 class End(BaseModel):
     """What an MCP task has come to; it never changes. `body` is the result, or the error."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     status: Literal["completed", "failed", "cancelled"]
     body: dict[str, Any] | None = None
@@ -31,7 +31,7 @@ class End(BaseModel):
 class TaskRecord(BaseModel):
     """What is kept of an MCP task: which tool's it is, what that tool needs to go on, and its end once it has one."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     tool: str
     state: dict[str, Any]

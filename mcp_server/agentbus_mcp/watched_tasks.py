@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Final
 
 import anyio
@@ -51,7 +52,6 @@ _FORM: Final = {
     },
     "required": ["approve"],
 }
-_WATCH: Final = TypeAdapter(Watch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,10 @@ class _Wait:
 
     @classmethod
     def of(cls, state: State) -> "_Wait":
-        return _WAIT.validate_python(state)
+        return _as_json().validate_python(state)
 
     def state(self) -> State:
-        return _WAIT.dump_python(self, mode="json", exclude_none=True)
+        return _as_json().dump_python(self, mode="json", exclude_none=True)
 
     @property
     def over(self) -> bool:
@@ -88,7 +88,10 @@ class _Wait:
         return all(done) if self.watch.until == "all" else any(done)
 
 
-_WAIT: Final = TypeAdapter(_Wait)
+@cache
+def _as_json() -> TypeAdapter[_Wait]:
+    """How a wait becomes a state, and back; made when it is needed, because the server's start is measured."""
+    return TypeAdapter(_Wait)
 
 
 @dataclass(frozen=True, slots=True)
