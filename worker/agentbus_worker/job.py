@@ -108,8 +108,8 @@ class Job:
 
     async def _run(self, command: Command, limits: Limits, free_slot: Callable[[], None]) -> None:
         context = self._context
-        log.info("task %s: started (%s, attempt %d)", self.task.id, plain(self.task.task_type), self._entry.attempt)
         async with running(command, limits, context.children, context.slot.tmp) as child:
+            log.info("task %s: started (%s, attempt %d)", self.task.id, plain(self.task.task_type), self._entry.attempt)
             ended = await child.ended(self._lease.interrupt, context.children, stop_grace_s=self._stop_grace_s)
             free_slot()
             log.info(

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Final
 
@@ -20,31 +21,41 @@ LOG_FILE: Final = "agentbus-worker.log"
 class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
     """A rotated file that several workers may write to: whoever finds it rotated by another opens the new one."""
 
+    _mine = (0, 0)
+
+    def _open(self) -> TextIOWrapper:
+        stream = super()._open()
+        mine = os.fstat(stream.fileno())
+        self._mine = (mine.st_dev, mine.st_ino)
+        return stream
+
     def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802  # the name is logging's
-        if self._moved():
+        there = self._there()
+        if there is None or self._is_other(there):
             self._reopen()
-        if self.stream is None:  # pyright: ignore[reportUnnecessaryComparison]  # as below
-            self.stream = self._open()
-        size = os.fstat(self.stream.fileno()).st_size  # of what all workers have written
+            there = self._there()
+        size = there.st_size if there else 0  # of what all workers have written
         return size > 0 and size + len(self.format(record).encode()) + 1 >= self.maxBytes
 
     def doRollover(self) -> None:  # noqa: N802
         with Path(self.baseFilename + ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if self._moved():
+            there = self._there()
+            if there is None or self._is_other(there):
                 self._reopen()
             else:
                 super().doRollover()
 
-    def _moved(self) -> bool:
-        if self.stream is None:  # pyright: ignore[reportUnnecessaryComparison]  # logging sets it to None when closed
-            return False
+    def _there(self) -> os.stat_result | None:
+        """The file that has the name now."""
         try:
-            there = Path(self.baseFilename).stat()
+            return os.stat(self.baseFilename)  # noqa: PTH116  # for every line: a Path takes as long as the call
         except FileNotFoundError:
-            return True
-        mine = os.fstat(self.stream.fileno())
-        return (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)
+            return None
+
+    def _is_other(self, there: os.stat_result) -> bool:
+        """Whether another worker has rotated the file that is open here."""
+        return (there.st_dev, there.st_ino) != self._mine
 
     def _reopen(self) -> None:
         self.close()

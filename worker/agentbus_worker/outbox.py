@@ -74,7 +74,7 @@ class Outbox:
         """
         path = self._path(unsent)
         try:
-            write_whole(path, encode(unsent.model_dump()))
+            write_whole(path, encode(dict(unsent)))
             await asyncio.sleep(_SYNC_AFTER_S)
             await asyncio.to_thread(sync_to_disk, path)
         except OSError as error:
