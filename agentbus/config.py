@@ -61,6 +61,7 @@ __all__ = [
 ]
 
 URL_VARIABLE: Final = "AGENTBUS_NATS_URL"
+_ENCODING: Final = "utf-8-sig"  # some editors write a byte order mark, which is no part of the text
 
 
 def worker_files() -> tuple[Path, ...]:
@@ -139,7 +140,7 @@ def connection_settings(
     elif first.user is not None and first.password is None:
         credentials = Credentials(token=first.user)
     for file in (nats.ca_file, nats.cert_file, nats.key_file):
-        if file is not None and not file.is_file():
+        if file is not None and not _is_file(file):
             raise ConfigError(f"{file} does not exist")
     identity = subjects.agent_id(credentials.user) if subjects.is_agent_id(credentials.user) else agent
     return ConnectionSettings(
@@ -173,7 +174,7 @@ def _creds(path: Path) -> tuple[str, str]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding=_ENCODING)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the secret in {path}: {_reason(error)}") from None
 
@@ -205,7 +206,7 @@ def load_worker(path: Path | None = None) -> tuple[WorkerConfig, list[str]]:
         ConfigError: if there is no file, it is not TOML, or a key or value is wrong; names the place and the fix.
     """
     if path is None:
-        path = next((file for file in worker_files() if file.is_file()), None)
+        path = next((file for file in worker_files() if _is_file(file)), None)
     if path is None:
         looked = ", ".join(str(file) for file in worker_files())
         raise ConfigError(f"no worker configuration found (looked at {looked}); write one or name it with --config")
@@ -226,7 +227,7 @@ def load_coordinator(
     config, warnings = CoordinatorConfig(), list[str]()
     if path is not None:
         config, warnings = _load(CoordinatorConfig, path)
-    elif coordinator_file().is_file():
+    elif _is_file(coordinator_file()):
         config, warnings = _load(CoordinatorConfig, coordinator_file())
     from_environment = environ.get(URL_VARIABLE) if path is None else None
     url = nats_url or from_environment
@@ -251,7 +252,7 @@ def _secret_in(text: str) -> Literal["password", "token"] | None:
 
 def _load(model: type[_C], path: Path) -> tuple[_C, list[str]]:
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode(_ENCODING)
         values = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {_reason(error)}") from None
@@ -275,8 +276,22 @@ def _exposed(path: Path, values: Mapping[str, Any]) -> Iterable[str]:
 
 def exposure(file: Path) -> Iterable[str]:
     """The warning that a file with a secret deserves when others can read it, if it does."""
-    if os.name == "posix" and file.is_file() and file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+    try:
+        mode = file.stat().st_mode if os.name == "posix" else 0
+    except OSError:
+        return  # whoever reads it says why it cannot be read
+    if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
         yield f"{file} holds a secret and can be read by other users; run: chmod 600 {shlex.quote(str(file))}"
+
+
+def _is_file(file: Path) -> bool:
+    """Whether there is such a file. One that nobody can tell of is an error: what it says might be what counts."""
+    try:
+        return stat.S_ISREG(file.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigError(f"cannot look for {file}: {_reason(error)}") from None
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from agentbus import Coordinator, connect
 from agentbus.config import URL_VARIABLE
 from agentbus.server import NatsServer, run_server
 from agentbus.streams import set_up
-from harness import processes_with
+from harness import ROOT, processes_with
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,22 @@ def no_process_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if sys.platform == "linux":
         left = processes_with(marker)
         assert not left, f"processes left behind: {[(pid, Path(f'/proc/{pid}/cmdline').read_text()) for pid in left]}"
+
+
+@pytest.fixture(autouse=True)
+def no_file_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test that leaves a file where temporary ones go by default, or beside the project's own."""
+    folder = tmp_path_factory.mktemp("default-tmp")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    before = _listed(ROOT)
+    yield
+    left = {*folder.iterdir(), *(_listed(ROOT) - before)}
+    assert not left, f"files left behind: {sorted(map(str, left))}"
+
+
+def _listed(folder: Path) -> set[Path]:
+    return {path for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 @pytest.fixture

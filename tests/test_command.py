@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -561,3 +562,31 @@ async def test_no_file_stays_open_over_fifty_runs_of_all_kinds(run: Run, tmp_pat
     for _ in range(10):
         await round_of_all()
     assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
+def open_files() -> set[int]:
+    listed = [*Path("/proc/self/fd").iterdir()]
+    return {int(path.name) for path in listed if path.exists()}  # without that of the listing
+
+
+@linux_only
+@pytest.mark.parametrize("free", range(1, 7))
+async def test_without_enough_free_descriptors_a_command_is_an_error_that_says_so_and_none_stays_open(
+    run: Run, free: int
+):
+    """With 1 the first pipe cannot be made, with 2 or 3 the second, with up to 6 the process."""
+    await run(["true"])  # whatever is opened once and kept is open now
+    before = open_files()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(max(before) + 1 - len(before))]  # no gap is left
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before) + 1 + free, hard))
+    try:
+        said = await refusal(run, ["true"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in held:
+            os.close(number)
+    assert said.startswith("cannot start 'true': ")
+    assert said.endswith("Too many open files")
+    assert open_files() == before
+    assert (await run(["true"])).code == 0

@@ -1,10 +1,13 @@
 """Configuration: where it is looked for, what is refused and in which words, and that secrets stay secret."""
 
+import os
 import re
 import stat
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from agentbus.config import (
     coordinator_file,
     load_coordinator,
     load_worker,
+    read_secret,
     worker_files,
 )
 from agentbus.errors import ConfigError
@@ -208,6 +212,48 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(files: Files, data:
     with pytest.raises(ConfigError, match=reason) as caught:
         load_worker(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(files: Files):
+    mark = "\ufeff"
+    config, warnings = load_worker(
+        files.write(f'{mark}[agent]\nid = "code"\nchat_cmd = ["x", "{{input}}"]\n[nats]\nurl = "nats://bus"\n')
+    )
+    assert (config.agent.id, warnings) == ("code", [])
+    secret = files.folder / "secret"
+    secret.write_text(f"{mark}hush\n")
+    assert read_secret(secret) == "hush"
+
+
+@contextmanager
+def closed_folder(folder: Path) -> Generator[Path]:
+    """A folder that may not be searched, not by root either for the length of the block."""
+    folder.mkdir(parents=True)
+    folder.chmod(0)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o700)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+@pytest.mark.parametrize("load", [load_worker, load_coordinator], ids=["worker", "coordinator"])
+def test_a_file_in_a_folder_that_may_not_be_searched_is_one_line_with_its_path(
+    home: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[..., Any]
+):
+    monkeypatch.chdir(home)
+    home.chmod(0o755)
+    with closed_folder(home / ".agentbus") as folder:
+        with pytest.raises(ConfigError, match=r"^cannot look for .*\.toml: Permission denied$") as caught:
+            load()
+        assert str(folder) in str(caught.value)
+        with pytest.raises(ConfigError, match=r"^cannot read .*mine\.toml: Permission denied$"):
+            load(path=folder / "mine.toml")
 
 
 def test_a_folder_in_place_of_a_file_is_an_error_with_its_path(files: Files):

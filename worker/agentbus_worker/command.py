@@ -102,8 +102,10 @@ class _Pipe:
     """Reads a pipe as it fills, without blocking; keeps the beginning, and spills the whole to a file."""
 
     def __init__(self, keep_bytes: int, spill: Path | None = None, spill_bytes: int = 0) -> None:
+        self._loop = asyncio.get_running_loop()
         self.read_end, self.write_end = os.pipe()
         os.set_blocking(self.read_end, False)
+        self._open = self._write_open = True
         self._keep_bytes = keep_bytes
         self._spill_path = spill
         self._spill_bytes = spill_bytes
@@ -112,10 +114,8 @@ class _Pipe:
         self._tail = bytearray()
         self._size = 0
         self._hash = hashlib.sha256()
-        self._loop = asyncio.get_running_loop()
         # A command that is over by then leaves all that it printed in the pipe, unless it is more than fits in there.
         self._watching: asyncio.TimerHandle | None = self._loop.call_later(_WATCH_AFTER_S, self._watch)
-        self._open = True
         self._finished = False
         self.last_read = self._loop.time()
 
@@ -185,9 +185,16 @@ class _Pipe:
         self._finished = True
         return Output(bytes(self._head), bytes(self._tail), self._size, self._hash.hexdigest(), spilled)
 
+    def close_write_end(self) -> None:
+        """Leave the write end to the command."""
+        if self._write_open:
+            self._write_open = False
+            os.close(self.write_end)
+
     def close(self) -> None:
         """Stop reading, and remove what was spilled."""
         self._stop_reading()
+        self.close_write_end()
         self._give_up_spilling()
 
     def _stop_reading(self) -> None:
@@ -305,13 +312,10 @@ async def running(command: Command, limits: Limits, children: Children, tmp: Pat
     Raises:
         CommandError: it could not be started.
     """
-    spill = tmp / f"{command.run_id}.out" if limits.spill_bytes > limits.keep_bytes else None
-    out = _Pipe(limits.keep_bytes, spill, limits.spill_bytes)
-    err = _Pipe(_STDERR_TAIL)
-    try:
+    with _pipes(command, limits, tmp) as (out, err):
         children.starting(command.run_id, command.task_id)
         try:
-            process = _spawn(command, out.write_end, err.write_end, tmp)
+            process = _spawn(command, out, err, tmp)
         except CommandError:
             children.not_started(command.run_id)
             raise
@@ -326,20 +330,30 @@ async def running(command: Command, limits: Limits, children: Children, tmp: Pat
             if child.clearing is not None:
                 child.clearing.cancel()
             children.kill(run, process.wait)
-    finally:
-        out.close()
-        err.close()
 
 
-def _spawn(command: Command, out: int, err: int, tmp: Path) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def _pipes(command: Command, limits: Limits, tmp: Path) -> Generator[tuple[_Pipe, _Pipe]]:
+    """The pipes for standard output and standard error, closed at the end of the block."""
+    spill = tmp / f"{command.run_id}.out" if limits.spill_bytes > limits.keep_bytes else None
+    with contextlib.ExitStack() as stack:
+        try:
+            out = stack.enter_context(contextlib.closing(_Pipe(limits.keep_bytes, spill, limits.spill_bytes)))
+            err = stack.enter_context(contextlib.closing(_Pipe(_STDERR_TAIL)))
+        except OSError as error:
+            raise CommandError(_why_not_started(command, error)) from None
+        yield out, err
+
+
+def _spawn(command: Command, out: _Pipe, err: _Pipe, tmp: Path) -> subprocess.Popen[bytes]:
     program = command.argv[0]
     try:
         with _standard_input(command.stdin, tmp) as stdin:
             return subprocess.Popen(
                 list(command.argv),
                 stdin=stdin,
-                stdout=out,
-                stderr=err,
+                stdout=out.write_end,
+                stderr=err.write_end,
                 env=dict(command.env),
                 cwd=command.cwd,
                 start_new_session=True,
@@ -349,8 +363,8 @@ def _spawn(command: Command, out: int, err: int, tmp: Path) -> subprocess.Popen[
     except ValueError as error:
         raise CommandError(f"cannot start {program!r}: an argument cannot be passed on ({error})") from None
     finally:
-        os.close(out)
-        os.close(err)
+        out.close_write_end()
+        err.close_write_end()
 
 
 def _why_not_started(command: Command, error: OSError) -> str:
