@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Generator
 from pathlib import Path
 
@@ -286,17 +287,45 @@ async def test_the_next_worker_ends_what_a_killed_one_has_left_running(
             assert (await settled(coordinator, task_id)).state == "cancelled"
 
 
-async def test_a_record_whose_pid_belongs_to_somebody_else_by_now_harms_nobody(
+@linux_only
+async def test_a_command_that_hides_its_environment_is_known_by_its_birth(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    me = tmp_path / "me.pid"
+    script = f"echo $$ > {me}; exec env -i sleep 1000"
+    config = worker_toml(tmp_path, server.url, chat_cmd=["sh", "-c", script, "sh", "{input}"])
+    with ending(tmp_path):
+        async with worker(config) as first:
+            task_id = await publish(coordinator, "x")
+            pid = await pid_from(me)
+            await eventually(lambda: Path(f"/proc/{pid}/environ").read_bytes() == b"", "its environment is empty")
+            first.kill()
+        await coordinator.cancel(task_id)
+        async with worker(config) as second:
+            assert not alive(pid)
+            assert second.said(f"task {task_id}: ending 1 processes of a worker that was killed")
+
+
+def birth_of(pid: int) -> tuple[str, int]:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return boot, int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+@linux_only
+@pytest.mark.parametrize("other", ["boot", "moment"])
+async def test_a_record_whose_pid_belongs_to_somebody_else_by_now_harms_nobody(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, other: str
 ):
     config = worker_toml(tmp_path, server.url, worker={"kill_grace_seconds": 0.2})
     async with worker(config):
         pass
     [records] = record_folders(tmp_path)
     with innocent() as pid, innocent(AGENTBUS_RUN_ID="") as unnamed:
-        forged = {"pid": pid, "run_id": "of-another-life", "task_id": "task-x", "started": time.time() - 3600}
+        boot, ticks = birth_of(pid)
+        birth = f"{uuid.uuid4()} {ticks}" if other == "boot" else f"{boot} {ticks - 1}"
+        forged = {"pid": pid, "run_id": "of-another-life", "task_id": "task-x", "birth": birth}
         (records / f"{pid}.json").write_text(json.dumps(forged))
-        (records / "1.json").write_text(json.dumps({**forged, "pid": 1, "started": 0.0}))
+        (records / "1.json").write_text(json.dumps({**forged, "pid": 1, "birth": ""}))
         (records / "2.json").write_text(json.dumps({**forged, "run_id": "", "pid": -1}))
         for name, content in {
             "3": "",

@@ -3,7 +3,7 @@
 A command has a session of its own, so its process group is ended as one. What left the group is found on Linux: the
 worker is a child subreaper, so orphans become its own children, and the run id in their environment says where they
 belong; one that names no run is ended with the last command that runs. Elsewhere the group alone is ended. Each running
-command is on record, with the start time of its process, so that a worker that was killed is cleaned up after by the
+command is on record, with the birth of its process, so that a worker that was killed is cleaned up after by the
 next one.
 """
 
@@ -29,7 +29,6 @@ RUN_VARIABLE: Final = "AGENTBUS_RUN_ID"
 _POLL_S: Final = 0.02
 _KILL_PATIENCE_S: Final = 1.0
 """How long to wait for what has had its SIGKILL; a process in an uninterruptible call may stay for longer."""
-_SAME_START_S: Final = 2.0
 _ROUNDS: Final = 5
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -58,7 +57,7 @@ class Children:
 
         A disk that takes nothing is logged, and the command runs all the same.
         """
-        self._write(run_id, task_id, 0, 0.0)
+        self._write(run_id, task_id, 0, "")
 
     def not_started(self, run_id: str) -> None:
         """Take a command off the record that could not be started."""
@@ -68,7 +67,7 @@ class Children:
         """Add its process to the record: it is found by that if it hides its environment."""
         self._runs[run.pid] = run
         self._asked[run.pid] = set()
-        self._write(run.run_id, task_id, run.pid, _start_time(run.pid))
+        self._write(run.run_id, task_id, run.pid, _birth(run.pid))
 
     def ended(self, run: Run) -> bool:
         """The command itself has ended and was waited for; whether it has left nothing, that is to be cleared now."""
@@ -155,9 +154,9 @@ class Children:
             if owner == run.run_id or (owner not in others and alone):
                 yield pid
 
-    def _write(self, run_id: str, task_id: str, pid: int, started: float) -> None:
+    def _write(self, run_id: str, task_id: str, pid: int, birth: str) -> None:
         """Add a line to the record; the last one that is whole counts."""
-        line = json.dumps({"pid": pid, "run_id": run_id, "task_id": task_id, "started": started}) + "\n"
+        line = json.dumps({"pid": pid, "run_id": run_id, "task_id": task_id, "birth": birth}) + "\n"
         try:
             file = os.open(self._record(run_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
@@ -192,10 +191,10 @@ async def end_abandoned(folder: Path, grace_s: float) -> None:
 
 
 class _Recorded:
-    """What the records say of commands: the start time of each process, and the task of each run."""
+    """What the records say of commands: the birth of each process, and the task of each run."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._started: dict[int, tuple[float, str]] = {}
+        self._births: dict[int, tuple[str, str]] = {}
         self._tasks: dict[str, str] = {}
         for path in paths:
             with contextlib.suppress(OSError):
@@ -205,10 +204,10 @@ class _Recorded:
     def _add(self, line: str) -> None:
         with contextlib.suppress(ValueError, KeyError, TypeError):  # what is no record says nothing
             record: dict[str, Any] = json.loads(line)
-            pid, run_id, started = int(record["pid"]), str(record["run_id"]), float(record["started"])
+            pid, run_id, birth = int(record["pid"]), str(record["run_id"]), str(record["birth"])
             if run_id:
                 self._tasks[run_id] = str(record.get("task_id"))
-                self._started[pid] = started, self._tasks[run_id]
+                self._births[pid] = birth, self._tasks[run_id]
 
     def task_of(self, process: Any) -> str | None:
         """The task that a process works for; None if it has nothing to do with any of them."""
@@ -217,8 +216,8 @@ class _Recorded:
         if process.pid == os.getpid() or not _lives(process):
             return None  # started by an agent, this one may bear the run id, and still is the one that goes on
         try:
-            started, task_id = self._started.get(process.pid, (None, None))
-            if started is not None and abs(process.create_time() - started) < _SAME_START_S:
+            birth, task_id = self._births.get(process.pid, ("", None))
+            if birth and birth == _birth(process.pid):
                 return task_id
             return self._tasks.get(process.environ().get(RUN_VARIABLE, ""))
         except (psutil.Error, OSError):
@@ -264,32 +263,27 @@ def _lives(process: Any) -> bool:
         return False
 
 
-def _start_time(pid: int) -> float:
-    """When a process was started (Unix time), as psutil tells it; 0 if it has ended already."""
-    import psutil  # noqa: PLC0415
+def _birth(pid: int) -> str:
+    """What tells a process from all others that ever have its pid; empty if it has ended.
 
-    if sys.platform == "linux":  # the same by hand: psutil reads much more to say so, for each command anew
+    Not by a clock that can be set: by the boot, and the ticks since then at which it was started.
+    """
+    if sys.platform == "linux":
         try:
-            ticks = int(_read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19])
+            return f"{_boot_id()} {int(_read(f'/proc/{pid}/stat').rpartition(b')')[2].split()[19])}"
         except (OSError, IndexError):
-            return 0.0
-        return ticks / _ticks_per_second() + _boot_time()
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.Error:
-        return 0.0
-
-
-@functools.cache
-def _ticks_per_second() -> int:
-    return os.sysconf("SC_CLK_TCK")
-
-
-@functools.cache
-def _boot_time() -> float:
+            return ""
     import psutil  # noqa: PLC0415
 
-    return float(psutil.boot_time())
+    try:
+        return str(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return ""
+
+
+@functools.cache
+def _boot_id() -> str:
+    return _read("/proc/sys/kernel/random/boot_id").decode().strip()
 
 
 def _read(path: str) -> bytes:
