@@ -221,7 +221,7 @@ class Connection:
                 message = await answer
         except TimeoutError:
             where = "the bus did not answer" if self.connected else f"no connection to {self.settings.servers}"
-            raise BusUnavailableError(f"{where} within {timeout_s:g} s") from None
+            raise BusUnavailableError(f"{where} within {round(timeout_s, 1):g} s") from None
         finally:
             del self._answers[token]
             waiting.discard(answer)

@@ -22,20 +22,25 @@ class SlowLedger:
         assert task is not None
         self._serving.add(task)
         try:
-            server_reader, server_writer = await asyncio.open_connection(_HOST, self._upstream)
-            try:
-                async with asyncio.TaskGroup() as group:
-                    down = group.create_task(_copy(server_reader, writer))
-                    up = group.create_task(self._say(reader, server_writer, group))
-                    await asyncio.wait({down, up}, return_when=asyncio.FIRST_COMPLETED)
-                    raise _HungUpError
-            finally:
-                server_writer.transport.abort()
-        except* (_HungUpError, OSError):
-            pass
+            # Not raised further: the end of the link cancels this, and asyncio would report that as a fault.
+            with suppress(asyncio.CancelledError):
+                await self._serve(reader, writer)
         finally:
             writer.transport.abort()
             self._serving.discard(task)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection(_HOST, self._upstream)
+        try:
+            async with asyncio.TaskGroup() as group:
+                down = group.create_task(_copy(server_reader, writer))
+                up = group.create_task(self._say(reader, server_writer, group))
+                await asyncio.wait({down, up}, return_when=asyncio.FIRST_COMPLETED)
+                raise _HungUpError
+        except* (_HungUpError, OSError):
+            pass
+        finally:
+            server_writer.transport.abort()
 
     async def _say(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, group: asyncio.TaskGroup) -> None:
         """Pass on one protocol line after the other, a message with its payload."""
