@@ -180,7 +180,10 @@ def _inbox(agent: str) -> tuple[Grant, ...]:
     )
 
 
-_FOLLOWING: Final = Grant("following tasks, change by change", (subjects.pull(subjects.STATE_STREAM, "*"),), "pull")
+_FOLLOWING: Final = (
+    Grant("whether the bus still keeps a task", (subjects.api(f"STREAM.INFO.{subjects.TASKS_STREAM}"),)),
+    Grant("following tasks, change by change", (subjects.pull(subjects.STATE_STREAM, "*"),), "pull"),
+)
 
 
 def tasking(other: str) -> tuple[Grant, ...]:
@@ -197,7 +200,7 @@ def tasking(other: str) -> tuple[Grant, ...]:
             ),
         ),
         Grant(f"cancelling tasks of {other} fast", (subjects.control(other),), "tell"),
-        _FOLLOWING,
+        *_FOLLOWING,
     )
 
 

@@ -112,6 +112,7 @@ def test_giving_tasks_to_another_agent_adds_nothing_else_about_it() -> None:
     added = set(worker("code", ["doc"]).publish) - set(worker("code").publish)
     about_doc = {subject for subject in added if "doc" in subject}
     assert added - about_doc == {
+        "$JS.API.STREAM.INFO.AGENT_TASKS",
         "$JS.API.CONSUMER.MSG.NEXT.KV_AGENT_STATE.*",
         "$JS.API.CONSUMER.CREATE.AGENT_RESULTS.*.agent.code.results",
         "$JS.API.CONSUMER.MSG.NEXT.AGENT_RESULTS.*",

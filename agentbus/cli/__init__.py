@@ -12,6 +12,8 @@ import click
 from agentbus.cli.agent import agent
 from agentbus.cli.dead import dead
 from agentbus.cli.demo import demo
+from agentbus.cli.init import init
+from agentbus.cli.join import coordinator_init, worker_init
 from agentbus.cli.overview import status, top
 from agentbus.cli.result import result
 from agentbus.cli.service import service
@@ -45,11 +47,18 @@ def root() -> None:
 
 @root.group()
 def worker() -> None:
-    """Run an agent's worker."""
+    """Set up and run an agent's worker."""
 
 
+@root.group()
+def coordinator() -> None:
+    """Set up a coordinator: whoever gives tasks and reads results."""
+
+
+worker.add_command(worker_init)
 worker.add_command(worker_run)
-for command in (up, setup, demo, task, result, agent, status, top, dead, service, skill, completion):
+coordinator.add_command(coordinator_init)
+for command in (up, init, setup, demo, task, result, agent, coordinator, status, top, dead, service, skill, completion):
     root.add_command(command)
 
 

@@ -1,17 +1,21 @@
-"""`agentbus agent`: who is there."""
+"""`agentbus agent`: who is there, and who may be."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from agentbus.cli import output
+from agentbus.cli import members, output
 from agentbus.cli.options import AgentId, bus_options, coordinator, run
 
 
 @click.group()
 def agent() -> None:
-    """See which agents are there."""
+    """See which agents are there; say who may use a bus."""
+
+
+for _member_command in (members.add, members.remove, members.rotate, members.bundle):
+    agent.add_command(_member_command)
 
 
 @agent.command(

@@ -1,0 +1,424 @@
+"""The folder of a bus: the configuration of its server, its certificates, and the credentials of its parties.
+
+`bus.toml` says who there is. `accounts.conf`, which the server's configuration includes, is written anew from it on
+every change; `nats-server.conf` is written once and belongs to whoever runs the server.
+"""
+
+import ipaddress
+import os
+import re
+import secrets
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from agentbus import nkeys, permissions, subjects
+from agentbus.bundle import Auth, Bundle, sign_in
+from agentbus.certificates import Pair, new_authority, new_server_certificate
+from agentbus.errors import ConfigError
+from agentbus.permissions import ADMINISTRATOR, RESERVED, Party
+from agentbus.privatefiles import private_folder, toml, toml_value, write_private
+from agentbus.sections import AgentId, Section
+from agentbus.serverconf import Login, accounts
+
+DEFAULT_PORT: Final = 7422
+DEFAULT_MONITORING_PORT: Final = 8222
+_COORDINATOR: Final = subjects.COORDINATOR
+_SIZE = re.compile(r"[1-9][0-9]{0,9}(KiB|MiB|GiB|TiB)")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_BCRYPT_ROUNDS: Final = 11
+
+
+def size(text: str) -> str:
+    """Return an amount of storage that nats-server understands.
+
+    Raises:
+        ConfigError: it is not a whole number of KiB, MiB, GiB or TiB.
+    """
+    if not _SIZE.fullmatch(text):
+        raise ConfigError(f"{text!r} is no amount of storage; write it as 512MiB or 10GiB")
+    return text
+
+
+def host(text: str) -> str:
+    """Return the name or address of a server.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    try:
+        return str(ipaddress.ip_address(text.strip("[]")))
+    except ValueError:
+        if not _HOST.fullmatch(text):
+            raise ConfigError(f"{text!r} is neither the name nor the address of a host") from None
+        return text.lower()
+
+
+class _Bus(Section):
+    version: Literal[1] = 1
+    url: str
+    auth: Auth
+    ca: Path | None = None
+    max_memory: Annotated[str, AfterValidator(size)]
+    max_file: Annotated[str, AfterValidator(size)]
+
+
+class _Member(Section):
+    """One party, by the public half of its credential."""
+
+    nkey: str | None = None
+    password_hash: Annotated[str | None, Field(repr=False)] = None
+    may_task: tuple[AgentId, ...] = ()
+
+
+class _Spec(Section):
+    bus: _Bus
+    party: dict[AgentId, _Member]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a new bus is to be. Without certificates of one's own, an authority for private use is made."""
+
+    hosts: tuple[str, ...] = ()
+    port: int = DEFAULT_PORT
+    monitoring_port: int = DEFAULT_MONITORING_PORT
+    listen: str | None = None
+    auth: Auth = "nkey"
+    certificate: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+    store: Path | None = None
+    max_memory: str = "256MiB"
+    max_file: str = "10GiB"
+
+
+class BusFolder:
+    """The folder of one bus, opened."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the folder.
+
+        Raises:
+            ConfigError: there is no bus in it.
+        """
+        self.path = path.expanduser().absolute()
+        self._manifest = self.path / "bus.toml"
+        try:
+            self._spec = _Spec.model_validate(tomllib.loads(self._manifest.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise ConfigError(f"there is no bus in {self.path}; make one with: agentbus init {self.path}") from None
+        except OSError as error:
+            raise ConfigError(f"cannot read {self._manifest}: {error.strerror}") from None
+        except (ValidationError, ValueError):
+            raise ConfigError(f"{self._manifest} is damaged; take it from a backup") from None
+
+    # -- what there is ------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Where clients reach the server."""
+        return self._spec.bus.url
+
+    @property
+    def configuration(self) -> Path:
+        """What nats-server is started with."""
+        return self.path / "nats-server.conf"
+
+    @property
+    def pid_file(self) -> Path:
+        """Where the running server writes its process id."""
+        return self.path / "nats-server.pid"
+
+    @property
+    def administrator(self) -> Path:
+        """The configuration with which `agentbus setup` and `agentbus dead` sign in."""
+        return self.path / "admin.toml"
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The agents that have credentials."""
+        return tuple(sorted(name for name in self._spec.party if name not in RESERVED))
+
+    def may_task(self, agent: str) -> tuple[str, ...]:
+        """The agents that this one may give tasks to."""
+        return self._member(agent).may_task
+
+    def secret_file(self, name: str) -> Path:
+        """Where the credential of one party lies."""
+        return self.path / "credentials" / (f"{name}.nk" if self._spec.bus.auth == "nkey" else f"{name}.password")
+
+    # -- changing it --------------------------------------------------------------------------------------------
+
+    def add(self, agent: str, may_task: Sequence[str] = ()) -> None:
+        """Give an agent credentials of its own.
+
+        Raises:
+            ConfigError: it has some, its id is reserved, or it names an agent that there is not in `may_task`.
+        """
+        if agent in RESERVED:
+            raise ConfigError(f"no agent can be called {agent}: that is a party of every bus")
+        alike = next((name for name in self._spec.party if name.casefold() == agent.casefold() and name != agent), None)
+        if alike:
+            raise ConfigError(f"{agent} and {alike} differ only in case, which not every file system can tell apart")
+        if agent in self._spec.party:
+            raise ConfigError(f"the agent {agent} has credentials already; new ones: agentbus agent rotate {agent}")
+        for other in may_task:
+            if other not in self.agents:
+                raise ConfigError(f"there is no agent {other} that {agent} could give tasks to; add it first")
+        self._enrol(agent, tuple(dict.fromkeys(may_task)))
+
+    def rotate(self, name: str) -> None:
+        """Replace the credential of one party; with the old one nobody signs in any more once the server knows."""
+        self._enrol(name, self._member(name).may_task)
+
+    def remove(self, agent: str) -> None:
+        """Take an agent's credentials away, and other agents' right to give it tasks. Its tasks and results stay."""
+        self._member(agent)
+        if agent in RESERVED:
+            raise ConfigError(
+                f"{agent} is a party of every bus and stays; new credentials: agentbus agent rotate {agent}"
+            )
+        left = {
+            name: member.model_copy(update={"may_task": tuple(other for other in member.may_task if other != agent)})
+            for name, member in self._spec.party.items()
+            if name != agent
+        }
+        self._save(left)
+        self.secret_file(agent).unlink(missing_ok=True)
+
+    def bundle(self, name: str) -> Bundle:
+        """What one party needs to join."""
+        member = self._member(name)
+        bus = self._spec.bus
+        try:
+            secret = self.secret_file(name).read_text(encoding="utf-8").strip()
+            ca = (self.path / bus.ca).read_text(encoding="utf-8") if bus.ca else None
+        except OSError as error:
+            raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from None
+        roles = {ADMINISTRATOR: "administrator", _COORDINATOR: "coordinator"}
+        return Bundle.model_validate(
+            {
+                "role": roles.get(name, "worker"),
+                "id": name,
+                "may_task": member.may_task,
+                "url": bus.url,
+                "auth": bus.auth,
+                "secret": secret,
+                "ca": ca,
+            }
+        )
+
+    def _member(self, name: str) -> _Member:
+        try:
+            return self._spec.party[name]
+        except KeyError:
+            known = ", ".join(self.agents) or "none"
+            raise ConfigError(f"there is no agent {name} on this bus (there are: {known}); add it first") from None
+
+    def _enrol(self, name: str, may_task: tuple[str, ...]) -> None:
+        secret, member = _new_credential(self._spec.bus.auth, may_task)
+        write_private(self.secret_file(name), f"{secret}\n", replace=True)
+        self._save({**self._spec.party, name: member})
+
+    def _save(self, members: dict[str, _Member]) -> None:
+        spec = self._spec.model_copy(update={"party": members})
+        write_private(self.path / "accounts.conf", _accounts(spec), replace=True)
+        write_private(self._manifest, _manifest(spec), replace=True)  # last: with it the change is made
+        self._spec = spec
+
+
+def create(folder: Path, plan: Plan, agents: Iterable[str] = ()) -> BusFolder:
+    """Make a bus in a folder, with an administrator, a coordinator, and credentials for each of `agents`.
+
+    Raises:
+        ConfigError: there is a bus in it already, or the plan cannot be carried out.
+    """
+    folder = folder.expanduser().absolute()
+    manifest = folder / "bus.toml"
+    if manifest.exists():
+        raise ConfigError(f"there is a bus in {folder} already; it was left as it is")
+    private_folder(folder)
+    private_folder(folder / "credentials")
+    hosts = tuple(dict.fromkeys(host(name) for name in plan.hosts)) or ("127.0.0.1",)
+    certificate, key, ca = _certificates(folder, plan, hosts)
+    first = f"[{hosts[0]}]" if ":" in hosts[0] else hosts[0]
+    bus = _Bus(
+        url=f"tls://{first}:{plan.port}",
+        auth=plan.auth,
+        ca=ca,
+        max_memory=size(plan.max_memory),
+        max_file=size(plan.max_file),
+    )
+    members: dict[str, _Member] = {}
+    for name in (ADMINISTRATOR, _COORDINATOR):
+        secret, members[name] = _new_credential(plan.auth, ())
+        write_private(
+            folder / "credentials" / f"{name}.{'nk' if plan.auth == 'nkey' else 'password'}",
+            f"{secret}\n",
+            replace=True,
+        )
+    spec = _Spec(bus=bus, party=members)
+    write_private(folder / "nats-server.conf", _configuration(folder, plan, certificate, key), replace=True)
+    write_private(folder / "accounts.conf", _accounts(spec), replace=True)
+    write_private(folder / "admin.toml", _administrator(folder, spec), replace=True)
+    write_private(manifest, _manifest(spec))
+    made = BusFolder(folder)
+    for agent in agents:
+        made.add(agent)
+    return made
+
+
+def _certificates(folder: Path, plan: Plan, hosts: tuple[str, ...]) -> tuple[Path, Path, Path | None]:
+    """The server's certificate and key, and the CA that clients need to be told of."""
+    given = {"--cert": plan.certificate, "--key": plan.key, "--ca": plan.ca}
+    if plan.certificate is None or plan.key is None:
+        if any(given.values()):
+            raise ConfigError("--cert and --key go together, and --ca goes with them")
+        return _own_certificates(folder / "tls", hosts)
+    for option, path in given.items():
+        if path is not None and not path.is_file():
+            raise ConfigError(f"{option}: {path} does not exist")
+    return plan.certificate.absolute(), plan.key.absolute(), plan.ca.absolute() if plan.ca else None
+
+
+def _own_certificates(folder: Path, hosts: tuple[str, ...]) -> tuple[Path, Path, Path]:
+    private_folder(folder)
+    authority = new_authority("agentbus private CA")
+    server = new_server_certificate(authority, tuple(dict.fromkeys((*hosts, "localhost", "127.0.0.1", "::1"))))
+    _write_pair(folder, "ca", authority)
+    _write_pair(folder, "server", server)
+    return folder / "server.pem", folder / "server-key.pem", folder / "ca.pem"
+
+
+def renew_certificate(bus: BusFolder, hosts: Sequence[str]) -> None:
+    """Sign a new server certificate with the bus's own authority.
+
+    Raises:
+        ConfigError: the bus has no authority of its own.
+    """
+    folder = bus.path / "tls"
+    try:
+        authority = Pair((folder / "ca.pem").read_bytes(), (folder / "ca-key.pem").read_bytes())
+    except OSError:
+        raise ConfigError(
+            f"the bus in {bus.path} has no authority of its own; renew the certificate where it came from"
+        ) from None
+    names = (*(host(name) for name in hosts), "localhost", "127.0.0.1", "::1")
+    _write_pair(folder, "server", new_server_certificate(authority, tuple(dict.fromkeys(names))))
+
+
+def _write_pair(folder: Path, name: str, pair: Pair) -> None:
+    write_private(folder / f"{name}-key.pem", pair.key, replace=True)
+    write_private(folder / f"{name}.pem", pair.certificate, replace=True)
+
+
+def _new_credential(auth: Auth, may_task: tuple[str, ...]) -> tuple[str, _Member]:
+    """A secret, and what the server needs to know of it."""
+    if auth == "nkey":
+        seed = nkeys.new_seed()
+        return seed, _Member(nkey=nkeys.UserKey(seed).public, may_task=may_task)
+    password = secrets.token_urlsafe(32)
+    return password, _Member(password_hash=_hashed(password), may_task=may_task)
+
+
+def _hashed(password: str) -> str:
+    try:
+        import bcrypt  # noqa: PLC0415
+    except ImportError:
+        raise ConfigError('passwords need bcrypt: pip install "agentbus-mcp[password]"; nkeys need nothing') from None
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(_BCRYPT_ROUNDS)).decode()
+
+
+def _party(name: str, spec: _Spec) -> Party:
+    agents = sorted(other for other in spec.party if other not in RESERVED)
+    if name == ADMINISTRATOR:
+        return permissions.administrator()
+    return (
+        permissions.coordinator(agents) if name == _COORDINATOR else permissions.worker(name, spec.party[name].may_task)
+    )
+
+
+def _accounts(spec: _Spec) -> str:
+    logins = {
+        name: Login(_party(name, spec), nkey=member.nkey, password_hash=member.password_hash)
+        for name, member in sorted(spec.party.items())
+    }
+    administrator = logins.pop(ADMINISTRATOR)
+    return "# Written by `agentbus init` and `agentbus agent`; they overwrite what is changed here.\n" + accounts(
+        administrator, list(logins.values()), max_memory=spec.bus.max_memory, max_file=spec.bus.max_file
+    )
+
+
+def _manifest(spec: _Spec) -> str:
+    head = "# Who is on the bus. Written by `agentbus init` and `agentbus agent`.\n"
+    parties = {f"party.{name}": member.model_dump(exclude_defaults=True) for name, member in spec.party.items()}
+    bus = spec.bus.model_dump(exclude_none=True)
+    return head + toml({"bus": bus, **parties})
+
+
+def _administrator(folder: Path, spec: _Spec) -> str:
+    secret = folder / "credentials" / ("admin.nk" if spec.bus.auth == "nkey" else "admin.password")
+    party = permissions.administrator()
+    return "# For `agentbus setup` and `agentbus dead`.\n" + toml(
+        {
+            "nats": {
+                "url": spec.bus.url,
+                **sign_in(spec.bus.auth, party.id, secret),
+                "ca_file": folder / spec.bus.ca if spec.bus.ca else None,
+                "inbox_prefix": subjects.inbox_prefix(party.id),
+            }
+        }
+    )
+
+
+def _configuration(folder: Path, plan: Plan, certificate: Path, key: Path) -> str:
+    listen = plan.listen or ("0.0.0.0" if plan.hosts else "127.0.0.1")  # noqa: S104  # asked for by naming a host
+    listen = f"[{listen}]" if ":" in listen else listen
+    values = {
+        "listen": f"{listen}:{plan.port}",
+        "monitoring": f"127.0.0.1:{plan.monitoring_port or -1}",
+        "pid_file": folder / "nats-server.pid",
+        "certificate": certificate,
+        "key": key,
+        "store": (plan.store.expanduser().absolute() if plan.store else folder / "jetstream"),
+    }
+    quoted = {name: toml_value(os.fspath(value)) for name, value in values.items()}
+    return _CONFIGURATION.format(**quoted, max_memory=plan.max_memory, max_file=plan.max_file)
+
+
+_CONFIGURATION: Final = """\
+# nats-server for agentbus. This file was written once and is yours to change; accounts.conf, which it includes, is
+# written anew by `agentbus agent add`, `remove` and `rotate`.
+
+server_name: agentbus
+listen: {listen}
+pid_file: {pid_file}
+
+# /healthz, /varz, /jsz: not for the network, they ask for no password.
+http: {monitoring}
+
+# The largest message. A result embeds its task, so a task may have a little less.
+max_payload: 8MB
+max_connections: 4096
+
+tls {{
+  cert_file: {certificate}
+  key_file: {key}
+  min_version: "1.2"
+}}
+
+jetstream {{
+  store_dir: {store}
+  max_memory_store: {max_memory}
+  max_file_store: {max_file}
+  # A message is acknowledged once it is on the disk, not up to two minutes before.
+  sync_interval: always
+}}
+
+include "accounts.conf"
+"""

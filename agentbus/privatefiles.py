@@ -1,0 +1,57 @@
+"""Files that hold secrets, or what depends on them: readable by their owner alone from the first moment on."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agentbus.errors import ConfigError
+
+_OWNER_FILE = 0o600
+_OWNER_FOLDER = 0o700
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder, unless it is there, that only its owner can enter."""
+    try:
+        path.mkdir(mode=_OWNER_FOLDER, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {path}: {error.strerror}") from None
+
+
+def write_private(path: Path, content: str | bytes, *, replace: bool = False) -> None:
+    """Write a file for its owner alone; whoever looks sees the old content or the new one, never a part.
+
+    Raises:
+        ConfigError: it exists and `replace` is false, or it cannot be written.
+    """
+    if path.exists() and not replace:
+        raise ConfigError(f"{path} exists already; it was left as it is")
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    data = content if isinstance(content, bytes) else content.encode()
+    try:
+        new.unlink(missing_ok=True)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_FILE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+
+
+def toml(sections: Mapping[str, Mapping[str, Any]]) -> str:
+    """Sections of plain values as TOML; a value that is None is left out."""
+    blocks = (
+        "\n".join([f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in keys.items() if value is not None)])
+        for name, keys in sections.items()
+    )
+    return "\n\n".join(blocks) + "\n"
+
+
+def toml_value(value: Any) -> str:
+    """A string, number, truth value or list of these, as TOML writes it."""
+    text = json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")
