@@ -222,6 +222,7 @@ class Coordinator:
         *,
         until: Literal["all", "any"] = "all",
         timeout_s: float | None = None,
+        agent: str | None = None,
         on_change: Callable[[str, str], None] | None = None,
     ) -> Waited:
         """Wait until all, or any, of the tasks have their result, or the time is over.
@@ -231,12 +232,14 @@ class Coordinator:
 
         Args:
             timeout_s: seconds, or None to wait for as long as it takes. Reaching it is no error.
+            agent: the agent that has them all, needed where several have a task of the same id, and where one may not
+                read the states of every agent's tasks.
             on_change: told the task id and the new state whenever the ledger changes.
 
         Raises:
             TaskNotFoundError, InvalidIdError: for an id that nobody has published.
         """
-        found = await look_up(self.bus, task_ids, timeout_s)
+        found = await look_up(self.bus, task_ids, timeout_s, agent=agent)
 
         def tell(status: TaskStatus) -> None:
             if on_change is not None:

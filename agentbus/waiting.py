@@ -62,14 +62,16 @@ async def wait_for(
     )
 
 
-async def look_up(bus: Bus, task_ids: Iterable[str], timeout_s: float | None = None) -> Found:
+async def look_up(
+    bus: Bus, task_ids: Iterable[str], timeout_s: float | None = None, *, agent: str | None = None
+) -> Found:
     """The entries of tasks by their ids; a connection that breaks meanwhile gets `timeout_s` to come back.
 
     Raises:
         TaskNotFoundError, InvalidIdError: for an id that nobody has published.
         BusUnavailableError: the bus was away for too long.
     """
-    wanted = [(subjects.task_id(task_id), None) for task_id in task_ids]
+    wanted = [(subjects.task_id(task_id), agent) for task_id in task_ids]
     clock = asyncio.get_running_loop().time
     deadline = None if timeout_s is None else clock() + timeout_s
     while True:

@@ -205,24 +205,40 @@ Prints each task with its result, one JSON line each. Exit code 1 if any is stil
 )
 @click.option("--any", "until_any", is_flag=True, help="Return with the first that is settled, not with the last.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS", help="[default: for ever]")
+@click.option(
+    "--agent", metavar="ID", type=AgentId(), help="The agent that has them, for those who may see no other's."
+)
 @bus_options
 @click.argument("task_ids", metavar="ID...", type=TaskId(), nargs=-1, required=True)
 def wait(
-    task_ids: tuple[str, ...], nats_url: str | None, config: Path | None, timeout_s: float | None, *, until_any: bool
+    task_ids: tuple[str, ...],
+    nats_url: str | None,
+    config: Path | None,
+    timeout_s: float | None,
+    agent: str | None,
+    *,
+    until_any: bool,
 ) -> None:
     """Wait until tasks have their results, over restarts of the bus. Giving up does nothing to the tasks."""
-    run(_wait(task_ids, nats_url, config, timeout_s, until_any=until_any))
+    run(_wait(task_ids, nats_url, config, timeout_s, agent, until_any=until_any))
 
 
 async def _wait(
-    task_ids: tuple[str, ...], nats_url: str | None, config: Path | None, timeout_s: float | None, *, until_any: bool
+    task_ids: tuple[str, ...],
+    nats_url: str | None,
+    config: Path | None,
+    timeout_s: float | None,
+    agent: str | None,
+    *,
+    until_any: bool,
 ) -> None:
     def progress(task_id: str, state: str) -> None:
         if output.on_terminal():
             output.remark(f"{task_id}: {state}")
 
     async with coordinator(nats_url, config) as bus:
-        waited = await bus.wait(task_ids, until="any" if until_any else "all", timeout_s=timeout_s, on_change=progress)
+        until = "any" if until_any else "all"
+        waited = await bus.wait(task_ids, until=until, timeout_s=timeout_s, agent=agent, on_change=progress)
     for status in waited.settled.values():
         _show(status)
     if waited.pending and not (until_any and waited.settled):
