@@ -58,7 +58,7 @@ def coordinator() -> None:
 worker.add_command(worker_init)
 worker.add_command(worker_run)
 coordinator.add_command(coordinator_init)
-for command in (up, init, setup, demo, task, result, agent, coordinator, status, top, dead, service, skill, completion):
+for command in (up, init, setup, demo, task, result, agent, status, top, dead, service, skill, completion):
     root.add_command(command)
 
 
