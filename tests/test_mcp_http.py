@@ -9,7 +9,7 @@ import stat
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +23,7 @@ from mcp_types.version import LATEST_MODERN_VERSION
 from agentbus import Coordinator
 from agentbus.server import NatsServer, run_server
 from agentbus.streams import set_up
+from agentbus_mcp.endpoint import Address, Endpoint
 from harness import BOUND_S, eventually, process, run_cli, worker, worker_toml
 from mcp_harness import (
     NOWHERE,
@@ -366,6 +367,50 @@ async def test_a_request_that_is_too_large_is_refused_before_it_is_read(tmp_path
     async with http_server(tmp_path / "mcp.log", "--nats-url", NOWHERE) as mcp:
         large = modern("tools/call", name="publish_task", arguments={"content": "x" * (10 * 1024 * 1024)})
         assert (await post(mcp, large)).status_code == 413
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can say how long a peer may take nothing")
+async def test_a_peer_that_takes_nothing_is_cut_off() -> None:
+    with Endpoint(Address("127.0.0.1", 0), stalled_s=1).listen() as listener, socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+        peer.connect(listener.getsockname())
+        connection, _ = listener.accept()
+        connection.setblocking(False)
+        with connection:
+
+            def is_cut_off() -> bool:
+                try:
+                    connection.send(b"x" * 65_536)
+                except BlockingIOError:
+                    return False
+                except TimeoutError:
+                    return True
+                return False
+
+            await eventually(is_cut_off, "the connection is closed")
+
+
+async def test_more_connections_than_the_process_may_have_are_answered_with_503(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "agentbus_mcp", "--http", "127.0.0.1:0", "--nats-url", NOWHERE]
+    log = tmp_path / "mcp.log"
+    with process(["sh", "-c", 'ulimit -n 74 && exec "$@"', "sh", *argv], log) as child, ExitStack() as stack:
+        await child.until_said('{"url":')
+        [line] = [line for line in log.read_text().splitlines() if line.startswith('{"url":')]
+        mcp = HttpServer(json.loads(line)["url"], child)
+        host, _, port = mcp.base.removeprefix("http://").rpartition(":")
+        held = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(10)]
+
+        async def is_full() -> bool:
+            return (await post(mcp)).status_code == 503
+
+        await eventually(is_full, "the server is full")
+        for connection in held:
+            connection.close()
+
+        async def has_room() -> bool:
+            return (await post(mcp)).status_code == 200
+
+        await eventually(has_room, "the server has room again")
 
 
 class Silent:

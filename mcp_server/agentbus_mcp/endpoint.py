@@ -3,6 +3,7 @@
 import ipaddress
 import re
 import socket
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from agentbus.errors import ConfigError
 PATH: Final = "/mcp"
 MAX_SESSIONS: Final = 1_000
 IDLE_S: Final = 1_800
+STALLED_S: Final = 60
 _MIN_TOKEN_CHARS: Final = 16
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 _NAME: Final = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
@@ -52,6 +54,7 @@ class Endpoint:
     origins: tuple[str, ...] = ()
     max_sessions: int = MAX_SESSIONS
     idle_s: float = IDLE_S
+    stalled_s: float = STALLED_S
 
     @property
     def allowed_hosts(self) -> list[str]:
@@ -65,7 +68,7 @@ class Endpoint:
         return [*(value for name in _LOOPBACK for value in _with_any_port(f"http://{name}")), *self.origins]
 
     def listen(self) -> socket.socket:
-        """A socket that listens.
+        """A socket that listens. A peer that takes nothing of what it is sent for `stalled_s` is cut off, on Linux.
 
         Raises:
             ConfigError: the address is not to be had, or it is not loopback and there is no token.
@@ -82,6 +85,9 @@ class Endpoint:
             listener = socket.socket(family, kind, protocol)
             try:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if sys.platform == "linux":
+                    # Connections inherit it. Without it, an answer to a client that never reads is kept for ever.
+                    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.stalled_s * 1000))
                 listener.bind(resolved)
                 listener.listen(_BACKLOG)
             except OSError:

@@ -31,6 +31,8 @@ Load: TypeAlias = Callable[[Link], Awaitable[Server]]
 HEALTH: Final = "/healthz"
 _MAX_CONNECTIONS: Final = 4_000
 """How many connections are served at the same time; a request on one more is answered with 503."""
+_OTHER_FILES: Final = 64
+"""How many of the files that the process may open are left for what is no connection."""
 _MAX_BODY_BYTES: Final = 9 * 1024 * 1024
 """A publication of the largest task that the bus takes."""
 _GRACE_S: Final = 1
@@ -88,7 +90,7 @@ class _Uvicorn(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                limit_concurrency=_MAX_CONNECTIONS,
+                limit_concurrency=_room(),
                 timeout_graceful_shutdown=_GRACE_S,
             )
         )
@@ -107,6 +109,16 @@ class _Uvicorn(uvicorn.Server):
         """Begin to end. What is cut off then is no error."""
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self.handle_exit(signal.SIGTERM, None)  # the streams of the 2025 era listen to this call
+
+
+def _room() -> int:
+    """How many connections this process can serve: one more than it may open would keep it from the bus, too."""
+    if sys.platform == "win32":
+        return _MAX_CONNECTIONS
+    import resource  # noqa: PLC0415  # not on Windows
+
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(_MAX_CONNECTIONS, files - _OTHER_FILES))
 
 
 async def _serve(settings: ConnectionSettings, agent: str, endpoint: Endpoint, listener: socket, load: Load) -> None:
