@@ -49,7 +49,8 @@ def no_file_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
 
 
 def _listed(folder: Path) -> set[Path]:
-    return {path for path in folder.iterdir() if not path.name.startswith(".")}
+    made_by_make = {"build", "dist"}
+    return {path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in made_by_make}
 
 
 @pytest.fixture
