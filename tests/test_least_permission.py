@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from agentbus_mcp.server import create_server
 from forbidden import denied, for_admin, for_agent, for_main
 from harness import BOUND_S, eventually, worker
 from installation import Certificates, Installed, OwnBus, Sample, make_certificates, own_bus, sample_bus
+from mcp_task_client import knowing_tasks
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +194,25 @@ async def test_the_coordinator_sees_the_backlog_and_its_own_inbox_over_mcp(bus: 
     assert [newest["task_id"] for newest in tasks["newest"]] == [task.id]
     # Other inboxes are not main's to read, and neither are the names of those who read there.
     assert (results["newest"], results["not_permitted"]) == ([], ["consumers"])
+
+
+async def test_an_mcp_task_goes_through_its_whole_life_without_a_violation(bus: Installed) -> None:
+    @asynccontextmanager
+    async def connected(**about: Any) -> AsyncGenerator[Client]:
+        link = Link(bus.settings("main"), "main")
+        async with link.open(), Client(create_server(link), **about) as client:
+            yield client
+
+    async with knowing_tasks(connected) as tasks, bus.coordinator("main") as main:
+        job = {"to": "code", "content": "work", "task_type": "test", "watch": True}
+        publication, inbox = await tasks.call("publish_task", job), await tasks.call("watch_results")
+        async with tasks.listening(publication["taskId"], inbox["taskId"]):
+            assert [(await tasks.told())["status"] for _ in range(2)] == ["working", "working"]
+            await tasks.cancel(publication["taskId"])
+            assert (await tasks.told())["status"] == "cancelled"
+        listed = await main.list_tasks()
+        assert [status.state for status in listed.tasks] == ["cancelled"]
+    assert bus.violations() == []
 
 
 async def _read_resource(client: Client, uri: str) -> dict[str, Any]:

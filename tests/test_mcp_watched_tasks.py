@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -448,7 +448,7 @@ async def test_a_bus_that_goes_away_and_comes_back_ends_no_task(tmp_path: Path) 
         async with connect(bus.url) as coordinator:
             await set_up(coordinator.bus)
             await publish(coordinator, "a")
-        async with tasks_on(bus) as tasks:
+        async with tasks_on(bus) as tasks, AsyncExitStack() as later:
             task_id = (await tasks.call("watch_results", {"task_ids": ["a"]}))["taskId"]
             done_id = (await tasks.call("watch_results", {"task_ids": ["a"], "timeout_seconds": 0.1}))["taskId"]
             done = await tasks.until(done_id, "completed")
@@ -458,8 +458,9 @@ async def test_a_bus_that_goes_away_and_comes_back_ends_no_task(tmp_path: Path) 
                 away = await tasks.get(task_id)
                 assert (away["status"], away["statusMessage"]) == ("working", AWAY)
                 assert await tasks.get(done_id) == done
+                next_one = await later.enter_async_context(tasks_on(bus))
                 with pytest.raises(MCPError, match="call again") as caught:
-                    await tasks.get("watch_results-20260101-unknown")
+                    await next_one.get(task_id)
                 assert caught.value.code == INTERNAL
                 bus = await start_server(store=tmp_path, port=port)
                 async with connect(bus.url) as again:
@@ -467,6 +468,7 @@ async def test_a_bus_that_goes_away_and_comes_back_ends_no_task(tmp_path: Path) 
                 told = await tasks.told()
                 assert told["status"] == "completed"
                 assert (await tasks.get(task_id))["result"] == told["result"]
+                assert (await next_one.until(task_id, "completed"))["result"] == told["result"]
     finally:
         await bus.stop()
 
