@@ -234,7 +234,7 @@ def load_coordinator(
     if url:
         config = config.model_copy(update={"nats": NatsSection(url=url)})
         warnings = list[str]()
-        if nats_url and (secret := _secret_in(nats_url)):
+        if nats_url and (secret := secret_in(nats_url)):
             warnings.append(
                 f"a {secret} in --nats-url shows in the process list and in the shell's history; "
                 f"put the URL into {coordinator_file()} or into {URL_VARIABLE}"
@@ -243,7 +243,12 @@ def load_coordinator(
     return config, warnings
 
 
-def _secret_in(text: str) -> Literal["password", "token"] | None:
+def secret_in(text: str) -> Literal["password", "token"] | None:
+    """What in a URL, or several with commas, must not stand where others can read it.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     servers = parse_urls(text)
     if any(server.password for server in servers):
         return "password"
@@ -268,7 +273,7 @@ def _load(model: type[_C], path: Path) -> tuple[_C, list[str]]:
 def _exposed(path: Path, values: Mapping[str, Any]) -> Iterable[str]:
     nats = cast("dict[str, Any]", values.get("nats", {}))
     secret_files = [Path(str(nats[key])).expanduser() for key in SECRET_FILES if key in nats]
-    if _secret_in(str(nats.get("url", DEFAULT_URL))):
+    if secret_in(str(nats.get("url", DEFAULT_URL))):
         secret_files.append(path)
     for file in secret_files:
         yield from exposure(file)

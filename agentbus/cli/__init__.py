@@ -14,6 +14,7 @@ from agentbus.cli.dead import dead
 from agentbus.cli.demo import demo
 from agentbus.cli.init import init
 from agentbus.cli.join import coordinator_init, worker_init
+from agentbus.cli.mcp import mcp
 from agentbus.cli.overview import status, top
 from agentbus.cli.result import result
 from agentbus.cli.service import service
@@ -58,7 +59,7 @@ def coordinator() -> None:
 worker.add_command(worker_init)
 worker.add_command(worker_run)
 coordinator.add_command(coordinator_init)
-for command in (up, init, setup, demo, task, result, agent, status, top, dead, service, skill, completion):
+for command in (up, init, setup, demo, task, result, agent, status, top, dead, service, mcp, skill, completion):
     root.add_command(command)
 
 
