@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from agentbus.config import URL_VARIABLE
 from agentbus.errors import AgentBusError
 
 NAME: Final = "agentbus"
@@ -107,6 +106,8 @@ def shared_program() -> list[str]:
 
 def entry(host: Host, command: list[str], *, config: Path | None = None, nats_url: str | None = None) -> Entry:
     """The entry for agentbus, in the order in which it is written."""
+    from agentbus.config import URL_VARIABLE  # noqa: PLC0415  # the command line names the hosts without loading it
+
     name, *args = command
     args += ["--config", str(config)] if config else []
     made: Entry = {**({"type": host.more["type"]} if "type" in host.more else {}), "command": name, "args": args}

@@ -22,7 +22,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 def test_it_is_valid_against_the_schema_that_it_names() -> None:
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     assert ENTRY["$schema"] == schema["$id"]
-    validator = jsonschema.Draft7Validator(schema, format_checker=jsonschema.FormatChecker())
+    validator: Any = jsonschema.Draft7Validator(schema, format_checker=jsonschema.FormatChecker())
     assert [error.message for error in validator.iter_errors(ENTRY)] == []
     assert not validator.is_valid({**ENTRY, "name": "no-namespace"}), "the schema refuses what is wrong"
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 
 from agentbus.cli.output import remark
-from agentbus.config import load_coordinator, secret_in
 from agentbus.mcp_hosts import HOSTS, Host, HostError, alone, entry, program, shared_program, with_entry
 
 
@@ -45,6 +44,8 @@ Without --config and --nats-url, the server finds ~/.agentbus/coordinator.toml b
 )
 def config_(name: str, project: Path | None, nats_url: str | None, config: Path | None, *, write: bool) -> None:
     """Print the entry that makes a host start `agentbus-mcp`, or write it into the host's file."""
+    from agentbus.config import load_coordinator, secret_in  # noqa: PLC0415
+
     host = HOSTS[name]
     file = _file(name, host, project)
     if nats_url and config:
