@@ -22,7 +22,11 @@ Auth = Literal["nkey", "password"]
 
 
 def _url(text: str) -> str:
-    if any(server.user is not None for server in parse_urls(text)):
+    try:
+        servers = parse_urls(text)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    if any(server.user is not None for server in servers):
         raise ValueError("the URL must be without credentials")
     return text
 

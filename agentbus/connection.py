@@ -30,6 +30,8 @@ REQUEST_TIMEOUT_S: Final = 5.0
 _STATUS: Final = "Status"
 _NO_RESPONDERS: Final = "503"
 _CLOSE_S: Final = 2.0
+_HANG_UPS: Final = 1
+"""How often a server may hang up without a word before that counts as the answer."""
 
 
 class Connection:
@@ -250,7 +252,9 @@ class Connection:
                 raise fatal
         elif not self._up.is_set():
             self._dial_failures += 1
-            if not (self._ever_up or self._patient) and self._dial_failures >= len(self.settings.urls):
+            # A server that refuses credentials says so and hangs up; who is still sending then may not get to read it.
+            patience = _HANG_UPS if isinstance(error, BrokenPipeError | ConnectionResetError) else 0
+            if not (self._ever_up or self._patient) and self._dial_failures >= len(self.settings.urls) + patience:
                 raise self._explain(error)  # out of nats-py's loop, which would go on dialling
             self._state(f"{self._explain(error)}; trying again every {self.settings.reconnect_wait_s:g} s")
 

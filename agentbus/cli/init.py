@@ -113,6 +113,11 @@ def reload(bus: "BusFolder") -> str:
     return shlex.join([_server(), "--signal", f"reload={bus.pid_file}"])
 
 
+def reload_for_new(bus: "BusFolder") -> str:
+    """The same when there is a new account: nats-server takes up what that imports with the second reading only."""
+    return f"{reload(bus)} && sleep 1 && {reload(bus)}"
+
+
 def _server() -> str:
     """What runs nats-server: its name, or its path where it is not on the PATH."""
     import shutil  # noqa: PLC0415

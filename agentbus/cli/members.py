@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from agentbus.cli.init import DEFAULT_FOLDER, bundle_of, reload, set_up
+from agentbus.cli.init import DEFAULT_FOLDER, bundle_of, reload, reload_for_new, set_up
 from agentbus.cli.options import AgentId
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -42,7 +42,7 @@ def add(agent: str, may_task: tuple[str, ...], folder: Path) -> None:
 
     bus = BusFolder(folder)
     bus.add(agent, may_task)
-    click.echo(f"added {agent}; make the server know it:\n  {reload(bus)}")
+    click.echo(f"added {agent}; make the server know it, in two steps:\n  {reload_for_new(bus)}")
     click.echo(f"then make its consumer and its bucket:\n  {set_up(bus, [agent])}")
     click.echo(f"and a file for its machines:\n  {bundle_of(bus, agent)}")
 
