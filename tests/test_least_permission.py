@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,14 +197,16 @@ async def test_the_coordinator_sees_the_backlog_and_its_own_inbox_over_mcp(bus: 
     assert (results["newest"], results["not_permitted"]) == ([], ["consumers"])
 
 
-async def test_an_mcp_task_goes_through_its_whole_life_without_a_violation(bus: Installed) -> None:
-    @asynccontextmanager
-    async def connected(**about: Any) -> AsyncGenerator[Client]:
-        link = Link(bus.settings("main"), "main")
-        async with link.open(), Client(create_server(link), **about) as client:
-            yield client
+@asynccontextmanager
+async def _mcp(bus: Installed, name: str, **about: Any) -> AsyncGenerator[Client]:
+    """A client of an MCP server that one party runs."""
+    link = Link(bus.settings(name), name)
+    async with link.open(), Client(create_server(link), **about) as client:
+        yield client
 
-    async with knowing_tasks(connected) as tasks, bus.coordinator("main") as main:
+
+async def test_an_mcp_task_goes_through_its_whole_life_without_a_violation(bus: Installed) -> None:
+    async with knowing_tasks(partial(_mcp, bus, "main")) as tasks, bus.coordinator("main") as main:
         job = {"to": "code", "content": "work", "task_type": "test", "watch": True}
         publication, inbox = await tasks.call("publish_task", job), await tasks.call("watch_results")
         async with tasks.listening(publication["taskId"], inbox["taskId"]):
@@ -452,6 +455,16 @@ async def test_an_agent_that_may_give_tasks_to_another_does_that_without_a_viola
         await lead.cancel(running.id, agent="doc")
         assert (await lead.wait([running.id], timeout_s=BOUND_S, agent="doc")).settled[running.id].state == "cancelled"
     assert own.violations() == []
+
+
+async def test_an_agent_that_may_give_tasks_to_another_follows_them_as_an_mcp_task(own: OwnBus, tmp_path: Path) -> None:
+    async with knowing_tasks(partial(_mcp, own, "lead")) as tasks, worker(own.worker_toml(tmp_path, "doc")):
+        job = {"to": "doc", "content": "say:done", "task_type": "test", "watch": True}
+        done = await tasks.until((await tasks.call("publish_task", job))["taskId"], "completed")
+        [result] = done["result"]["structuredContent"]["results"]
+        assert result["output"] == "done\n"
+        watched = await tasks.call("watch_results", {"task_ids": [result["task_id"]], "agent": "doc"})
+        assert watched["structuredContent"]["results"] == [result]
 
 
 async def test_an_agent_that_may_give_tasks_takes_its_own_as_any_other(own: OwnBus, tmp_path: Path) -> None:

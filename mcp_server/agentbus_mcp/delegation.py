@@ -79,7 +79,9 @@ class Delegation:
             return answer
         async with progress(ctx, DEFAULT_WAIT_S) as tell:
             try:
-                wanted = Watch([task.task_id for task in publication.published])
+                agents = {task.agent for task in publication.published}
+                agent = agents.pop() if len(agents) == 1 else None
+                wanted = Watch([task.task_id for task in publication.published], agent=agent)
                 watched = await watching.watch(coordinator, wanted, tell)
             except BusError:
                 return answer  # what is published must be told; `next` waits for it

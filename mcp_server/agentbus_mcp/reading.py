@@ -1,7 +1,7 @@
 """What has become of tasks: by id, from the ledger, or as an inbox has it."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
@@ -45,9 +45,15 @@ class Found:
 
 
 async def look_up(
-    coordinator: Coordinator, task_ids: Sequence[str], agent: str | None = None, *, patience_s: float = 0
+    coordinator: Coordinator,
+    task_ids: Sequence[str],
+    agent: str | Mapping[str, str] | None = None,
+    *,
+    patience_s: float = 0,
 ) -> Found:
-    """The present state of tasks; a connection that breaks meanwhile gets `patience_s` to come back.
+    """The present state of tasks, of one agent, or each of the agent that it is mapped to, or of whichever has it.
+
+    A connection that breaks meanwhile gets `patience_s` to come back.
 
     Raises:
         TaskNotFoundError: no task is known by any of the ids.
@@ -57,8 +63,9 @@ async def look_up(
     deadline = anyio.current_time() + patience_s
 
     async def find(task_id: str) -> None:
+        whose = agent.get(task_id) if isinstance(agent, Mapping) else agent
         try:
-            found[task_id] = await _patiently(coordinator, task_id, agent, deadline)
+            found[task_id] = await _patiently(coordinator, task_id, whose, deadline)
         except (TaskNotFoundError, InvalidIdError, CorruptEntryError) as error:
             found[task_id] = UnknownTask(task_id=visible(task_id), error=visible(str(error)))
 

@@ -79,6 +79,13 @@ class _Wait:
         return _as_json().dump_python(self, mode="json", exclude_none=True)
 
     @property
+    def whose(self) -> str | Mapping[str, str] | None:
+        """The agent that has the tasks, or the agent of each: a coordinator may not be allowed to see all agents'."""
+        if self.publication is None:
+            return self.watch.agent
+        return {task.task_id: task.agent for task in self.publication.published}
+
+    @property
     def over(self) -> bool:
         return self.deadline is not None and time.time() >= self.deadline
 
@@ -150,13 +157,14 @@ class WatchedTasks:
         Raises:
             MCPError: -32602, before anything is decided, for a response that does not answer its request.
         """
-        agent = _Wait.of(state).watch.agent
         decisions = {task_id: _decision(task_id, response) for task_id, response in responses.items()}
-        for task_id, decision in decisions.items():
+        for task in (await _found(coordinator, _Wait.of(state))).known:
+            decision = decisions.get(task.task_id)
             if decision is None:
                 continue  # put off: the question stays open
+            comment = decision.comment
             try:
-                await coordinator.answer(task_id, approve=decision.approve, comment=decision.comment, agent=agent)
+                await coordinator.answer(task.task_id, approve=decision.approve, comment=comment, agent=task.agent)
             except TaskConflictError as error:
                 log.info("an answer came after another one: %s", error)
 
@@ -213,7 +221,7 @@ async def _look(coordinator: Coordinator, wait: _Wait) -> Standing:
 
 async def _found(coordinator: Coordinator, wait: _Wait) -> Found:
     """The tasks as they are now; in place of one that asked and was answered, its follow-up."""
-    found = await reading.look_up(coordinator, wait.watch.task_ids, wait.watch.agent)
+    found = await reading.look_up(coordinator, wait.watch.task_ids, wait.whose)
     if not wait.elicits:
         return found
     last = {task.task_id: task for task in found.known}
