@@ -1,5 +1,6 @@
 """What a worker depends on is slow, wrong, full or gone: no task is lost or done twice, and the log says what to do."""
 
+import asyncio
 import contextlib
 import json
 import sys
@@ -303,6 +304,27 @@ async def test_a_ledger_at_its_max_bytes_holds_tasks_up_and_loses_none(
     assert runs(ran) == 1
     assert len(await result_messages(coordinator)) == 2
     assert (await counts(coordinator))["AGENT_DEAD"] == 0
+
+
+async def test_a_worker_that_cannot_store_a_result_for_longer_than_its_lease_does_not_take_the_task_over_from_itself(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await short_lease(coordinator, lease_s=1.0)
+    ran = tmp_path / "ran"
+    async with worker(worker_toml(tmp_path, server.url)) as child:
+        task_id = await publish(coordinator, f"touch:{ran} sleep:1 bytes:2000")
+        await eventually(ran.exists, "it runs")
+        make_room = await fill(coordinator, "KV_AGENT_STATE")
+        await child.until_said(f"task {task_id}: the result cannot be stored yet: ")
+        await asyncio.sleep(4.5)  # it is delivered again meanwhile, and its worker tries more and more seldom
+        assert (await coordinator.bus.api("CONSUMER.INFO.AGENT_TASKS.agent-code"))["num_redelivered"] == 1
+        await make_room()
+        status = await settled(coordinator, task_id)
+        await acknowledged(coordinator)
+        assert text(await outcome(coordinator, "say:next")) == "next\n"
+        assert child.popen.poll() is None
+    assert (len(text(status)), status.record.entry.attempt, runs(ran)) == (2000, 1, 1)
+    assert len(await result_messages(coordinator)) == 2
 
 
 async def test_an_inbox_at_its_max_bytes_keeps_the_result_in_the_ledger_until_there_is_room(

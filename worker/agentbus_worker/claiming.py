@@ -43,6 +43,10 @@ async def claim(context: Context, delivery: Delivery) -> Job | None:
     try:
         incoming = read_delivery(delivery, context.agent, max_bytes=context.config.worker.max_task_bytes)
         task, job, done = incoming.task, None, False
+        if task.id in context.held:
+            # Its lease may have run out while the bus would not take its result: not to be taken over from oneself.
+            await delivery.nak(_SHORTEST_NAK_S)
+            return None
         fresh = queued(task, task.inbox(context.config.default_inbox))
         if delivery.num_delivered == 1:
             # The publisher told the revision of the ledger entry, or knows of no ledger: this claim is one round trip.

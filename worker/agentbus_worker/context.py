@@ -1,5 +1,6 @@
 """What all jobs of one worker share."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from agentbus.bus import Bus
@@ -14,7 +15,10 @@ from agentbus_worker.state import Slot
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The bus, the configuration, and the worker's own state on disk and in the process table."""
+    """The bus, the configuration, and the worker's own state on disk and in the process table.
+
+    `held` are the ids of the tasks that this worker has claimed and is not done with.
+    """
 
     bus: Bus
     ledger: Ledger
@@ -25,6 +29,7 @@ class Context:
     slot: Slot
     outbox: Outbox
     children: Children
+    held: Container[str]
 
     @property
     def agent(self) -> str:

@@ -113,6 +113,7 @@ class Worker:
             slot=slot,
             outbox=outbox,
             children=Children(slot.children),
+            held=self._jobs,
         )
         forget = bus.on_reconnect(self._renew_all)
         await bus.subscribe(subjects.control(config.agent.id), self._on_control)
