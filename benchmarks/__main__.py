@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 
@@ -44,6 +45,7 @@ def main() -> int:
     if unknown := set(arguments.names) - BENCHMARKS.keys():
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
     as_table = arguments.format == "table" or (arguments.format is None and sys.stdout.isatty())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended from outside, it ends its server and worker too
     rows = asyncio.run(run(arguments.names or list(BENCHMARKS), SIZES[arguments.size], as_table=as_table))
     return int(any(row.verdict == "missed" for row in rows))
 

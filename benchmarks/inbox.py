@@ -1,5 +1,6 @@
 """Reading the newest 20 results of one inbox: as fast in a stream of a million messages as in one of a thousand."""
 
+import asyncio
 import sys
 import time
 
@@ -14,6 +15,8 @@ _FEW = 1_000
 _INBOXES = 20
 _MESSAGE_BYTES = 1024
 _NEWEST = 20
+_READS = 9
+"""In one turn, after a pause: each makes some consumers, which the server keeps for two seconds and counts."""
 
 
 async def measure(size: Size) -> list[Row]:
@@ -24,10 +27,11 @@ async def measure(size: Size) -> list[Row]:
         for newest, agent in ((_NEWEST, "inbox7"), (1, "inbox7"), (_NEWEST, "empty")):
 
             async def ours(newest: int = newest, agent: str = agent) -> float:
-                return await p50(lambda: _read(large, newest, agent), size.samples // 3)
+                await asyncio.sleep(size.pause_s)
+                return await p50(lambda: _read(large, newest, agent), _READS)
 
             async def limit(newest: int = newest, agent: str = agent) -> float:
-                return await p50(lambda: _read(small, newest, agent), size.samples // 3)
+                return await p50(lambda: _read(small, newest, agent), _READS)
 
             await ours()
             pairs = await in_turns(ours, limit, size.turns)

@@ -19,6 +19,8 @@ COMMAND: Final = "/bin/true"
 AGENT: Final = "code"
 PROMPT_BYTES: Final = 1400
 """About the length of the prompt of a short task, which is the argument of the command."""
+BOUND_S: Final = 60.0
+"""How long anything may take before the benchmark fails instead of waiting for ever."""
 ROOT: Final = Path(__file__).parent.parent
 
 

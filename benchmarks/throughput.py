@@ -11,7 +11,7 @@ from agentbus import Coordinator, subjects
 from agentbus.messages import encode, new_task
 from agentbus.transport import Msg
 from benchmarks.harness import Promise, Row, Size, at_least, compared, in_turns
-from benchmarks.setting import AGENT, PROMPT_BYTES, Loop, Sync, bus, loop_of, one_worker
+from benchmarks.setting import AGENT, BOUND_S, PROMPT_BYTES, Loop, Sync, bus, loop_of, one_worker
 from harness import Process
 
 _WIDTH = 32
@@ -94,8 +94,9 @@ async def _drain_backlog(
         start = time.perf_counter()
     finally:
         os.kill(process.pid, signal.SIGCONT)
-    for _ in range(count):
-        await arrived.acquire()
+    async with asyncio.timeout(BOUND_S):
+        for _ in range(count):
+            await arrived.acquire()
     return time.perf_counter() - start
 
 
