@@ -69,7 +69,7 @@ class Connection:
         self._patient = patient
         options: dict[str, Any] = {}
         if any(url.tls for url in settings.urls) or settings.ca_file:
-            options["tls"] = _tls_context(settings)
+            options["tls"] = tls_context(settings)
         credentials = settings.credentials
         jwt = credentials.jwt
         if jwt is not None:
@@ -242,6 +242,8 @@ class Connection:
             answer.set_result(message)
 
     async def _on_error(self, error: Exception) -> None:
+        if self._ended.done():
+            return  # it is known why; what closing meets on its way says no more
         denied = refused_subject(error)
         if denied is not None:
             self._deny(*denied)
@@ -364,7 +366,12 @@ class Connection:
         )
 
 
-def _tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
+def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
+    """What a server's certificate is held against, and what is shown of one's own.
+
+    Raises:
+        ConfigError: a file cannot be used.
+    """
     try:
         context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
         if settings.cert_file:

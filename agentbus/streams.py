@@ -5,7 +5,7 @@ by field where something is different. `update=True` applies the differences tha
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -23,7 +23,7 @@ PRESENCE_TTL_S: Final = 90
 OLDEST_SERVER: Final = (2, 10, 0)
 OLDEST_SAFE_SERVER: Final = (2, 10, 27)
 
-Outcome = Literal["made", "found", "different", "updated"]
+Outcome = Literal["made", "found", "different", "updated", "missing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,37 @@ async def set_up(
     wanted = [*_wanted_streams(), *(_wanted_files(agent) for agent in agents)]
     findings = [await _reconcile_stream(bus, item, granted, replicas, update=update) for item in wanted]
     return findings + [await _reconcile_consumer(bus, agent, update=update) for agent in agents]
+
+
+async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) -> AsyncGenerator[Finding]:
+    """Hold streams, and what each agent needs, against what is wanted; nothing is made or changed.
+
+    Raises:
+        PermissionDeniedError: the user may not look.
+    """
+    wanted = [item for item in _wanted_streams() if item.name in names]
+    for item in [*wanted, *(_wanted_files(agent) for agent in agents)]:
+        try:
+            found = (await bus.api(f"STREAM.INFO.{item.name}"))["config"]
+        except SetupMissingError:
+            yield Finding(item.kind, item.name, "missing")
+        else:
+            yield _compared(item.kind, item.name, {**item.config, "max_bytes": found.get("max_bytes")}, found)
+    for agent in agents:
+        name = subjects.durable(agent)
+        try:
+            found = (await bus.api(f"CONSUMER.INFO.{subjects.TASKS_STREAM}.{name}"))["config"]
+        except SetupMissingError:
+            yield Finding("consumer", name, "missing")
+        else:
+            yield _compared("consumer", name, consumer_config(agent, name), found)
+
+
+def _compared(
+    kind: Literal["stream", "bucket", "consumer"], name: str, wanted: dict[str, Any], found: dict[str, Any]
+) -> Finding:
+    differences = _differences(wanted, found)
+    return Finding(kind, name, "different" if differences else "found", differences)
 
 
 async def ensure_consumer(bus: Bus, agent: str, *, stream: str, name: str) -> None:

@@ -49,6 +49,18 @@ class Client(NatsClient):
             writer.transport.get_protocol()._over_ssl = True  # noqa: SLF001
         return super()._connect_command()
 
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except OSError:
+            # A server that refuses the credentials says so and hangs up. What is sent to it after that is answered
+            # with a reset, of which asyncio tells before it hands over the words that came first.
+            reader = getattr(self._transport, "_io_reader", None)
+            words = bytes(getattr(reader, "_buffer", b"")).partition(b"\r\n")[0]
+            if words.startswith(b"-ERR "):
+                raise nats.errors.Error(f"nats: {words.removeprefix(b'-ERR ').decode(errors='replace')}") from None
+            raise
+
     def _setup_nkeys_seed_connect(self) -> None:
         # nats-py would import the package nkeys, which brings a second library of cryptography.
         key = UserKey(str(self._nkeys_seed_str))

@@ -17,8 +17,8 @@ import pytest
 
 from agentbus import subjects
 from agentbus.bus import connect
-from agentbus.config import NatsSection, connection_settings
-from agentbus.errors import ApiError, BusUnavailableError
+from agentbus.config import Credentials, NatsSection, connection_settings
+from agentbus.errors import ApiError, AuthenticationError, BusUnavailableError
 from agentbus.server import NatsServer, find_binary, run_server
 from agentbus.transport import Msg
 from forbidden import denied, for_admin, for_agent, for_main
@@ -276,6 +276,24 @@ async def test_no_credential_goes_out_when_somebody_takes_away_the_offer_of_tls(
             async with connect(shipped.settings("main", port=tap.port)):
                 pass
         assert list(map(bytes, tap.received_stripped)) == [b""]
+
+
+@pytest.mark.parametrize("patient", [False, True])
+@pytest.mark.parametrize("pause_s", [0, 0.05])
+async def test_a_wrong_password_is_told_as_such_though_the_server_hangs_up_right_after_its_words(
+    shipped: Sample, monkeypatch: pytest.MonkeyPatch, patient: bool, pause_s: float
+) -> None:
+    drain = asyncio.StreamWriter.drain
+
+    async def slowly(writer: asyncio.StreamWriter) -> None:
+        await drain(writer)
+        await asyncio.sleep(pause_s)  # as a client that gets no processor: its next words meet a closed connection
+
+    monkeypatch.setattr(asyncio.StreamWriter, "drain", slowly)
+    settings = replace(shipped.settings("main"), credentials=Credentials("agent-main", "wrong"))
+    with pytest.raises(AuthenticationError, match="refused the credentials of the user agent-main"):
+        async with asyncio.timeout(BOUND_S), connect(settings, patient=patient):
+            pass
 
 
 async def test_a_worker_sends_no_credential_at_a_reconnect_without_tls(shipped: Sample, tmp_path: Path) -> None:

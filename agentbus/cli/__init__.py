@@ -12,6 +12,7 @@ import click
 from agentbus.cli.agent import agent
 from agentbus.cli.dead import dead
 from agentbus.cli.demo import demo
+from agentbus.cli.doctor import doctor
 from agentbus.cli.init import init
 from agentbus.cli.join import coordinator_init, worker_init
 from agentbus.cli.mcp import mcp
@@ -59,7 +60,7 @@ def coordinator() -> None:
 worker.add_command(worker_init)
 worker.add_command(worker_run)
 coordinator.add_command(coordinator_init)
-for command in (up, init, setup, demo, task, result, agent, status, top, dead, service, mcp, skill, completion):
+for command in (up, init, setup, doctor, demo, task, result, agent, status, top, dead, service, mcp, skill, completion):
     root.add_command(command)
 
 
