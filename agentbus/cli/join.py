@@ -89,7 +89,9 @@ def coordinator_init(bundle_file: Path, folder: Path, *, renew: bool) -> None:
     path = join_as_coordinator(bundle, folder)
     click.echo(f"wrote {path}; {bundle_file} is no longer needed here. Try it:")
     default = folder == Path("~/.agentbus").expanduser()
-    click.echo("  agentbus agent list" + ("" if default else f" --config {path}"))
+    named = "" if default else f" --config {path}"
+    click.echo(f"  agentbus agent list{named}")
+    click.echo(f"and for an MCP host, such as Claude Code:\n  agentbus mcp config --host claude-code{named}")
 
 
 def _opened(bundle_file: Path, folder: Path) -> tuple["Bundle", Path]:
