@@ -494,14 +494,16 @@ async def test_clients_that_never_read_do_not_slow_the_others(
 # -- every way to end -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bus", ["up", "down"])
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=str)
+@pytest.mark.parametrize(
+    ("how", "bus"), [(signal.SIGTERM, "up"), (signal.SIGINT, "up"), (signal.SIGTERM, "down"), (signal.SIGTERM, "hung")]
+)
 async def test_it_ends_with_streams_sessions_and_calls_open(
     how: signal.Signals, bus: str, server: NatsServer, coordinator: Coordinator, tmp_path: Path
 ) -> None:
     await coordinator.publish("code", "work", task_type="test", task_id="a")
-    url = server.url if bus == "up" else NOWHERE
+    url = NOWHERE if bus == "down" else server.url
     async with AsyncExitStack() as stack:
+        stack.callback(os.kill, server.pid, signal.SIGCONT)
         mcp = await stack.enter_async_context(http_server(tmp_path / "mcp.log", "--nats-url", url))
         http = await stack.enter_async_context(httpx2.AsyncClient(timeout=BOUND_S))
         listen = modern("subscriptions/listen", notifications={"resourceSubscriptions": ["agentbus://tasks/a"]})
@@ -509,7 +511,7 @@ async def test_it_ends_with_streams_sessions_and_calls_open(
         watch = modern("tools/call", name="watch_results", arguments=call)
         watch["params"]["_meta"]["progressToken"] = 1
         streams: list[tuple[str, dict[str, Any] | None, dict[str, str]]] = [("POST", listen, headers_of(listen))]
-        if bus == "up":
+        if bus != "down":
             streams.append(("POST", watch, headers_of(watch)))
         session = (await post(mcp)).headers["mcp-session-id"]
         streams.append(("GET", None, {"Accept": "text/event-stream", "Mcp-Session-Id": session}))
@@ -521,6 +523,8 @@ async def test_it_ends_with_streams_sessions_and_calls_open(
         silent = Silent(mcp.url)
         stack.callback(silent.close)
         await silent.send(listen, headers_of(listen))
+        if bus == "hung":
+            os.kill(server.pid, signal.SIGSTOP)
         start = time.monotonic()
         os.kill(mcp.process.pid, how)
         assert await mcp.process.exit_code() == 0

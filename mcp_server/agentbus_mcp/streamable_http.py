@@ -131,7 +131,7 @@ async def _serve(settings: ConnectionSettings, agent: str, endpoint: Endpoint, l
                 group.start_soon(_stop, asked, server, http)
                 await http.serve(sockets=[listener])
                 group.cancel_scope.cancel()
-    end()
+        end()
 
 
 async def _stop(asked: asyncio.Event, server: Server, http: _Uvicorn) -> None:
