@@ -482,7 +482,9 @@ async def test_clients_that_never_read_do_not_slow_the_others(
             for task_id in tasks[:10]:
                 await settle(coordinator, task_id, "y" * 10_000)
             beside = min([await typical() for _ in range(3)])  # one burst of noise is no slowdown
-            assert beside < 10 * alone, f"{beside * 1e3:.1f} ms beside clients that do not read, {alone * 1e3:.1f} alone"
+            assert beside < 10 * alone, (
+                f"{beside * 1e3:.1f} ms beside clients that do not read, {alone * 1e3:.1f} alone"
+            )
             waiting = asyncio.create_task(
                 one.call_tool("watch_results", {"task_ids": [tasks[10]], "timeout_seconds": 60})
             )
