@@ -205,6 +205,32 @@ async def _mcp(bus: Installed, name: str, **about: Any) -> AsyncGenerator[Client
         yield client
 
 
+async def test_every_mcp_tool_does_its_work_without_a_violation(bus: Installed) -> None:
+    job = {"to": ["code", "doc"], "content": "work", "task_type": "test", "task_id": "job"}
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("publish_task", job),
+        ("watch_results", {"task_ids": ["job-code", "job-doc"], "timeout_seconds": 0}),
+        ("watch_results", {"cursor": 0, "timeout_seconds": 0}),
+        ("get_results", {"task_ids": ["job-code"]}),
+        ("get_results", {}),
+        ("get_task", {"task_id": "job-doc"}),
+        ("list_tasks", {"state": "queued"}),
+        ("list_agents", {"response_format": "detailed"}),
+        ("cancel_task", {"task_ids": ["job-code"]}),
+        ("answer_approval", {"task_id": "job-doc", "approve": True}),
+    ]
+    async with _mcp(bus, "main") as client:
+        answers = [(tool, await client.call_tool(tool, arguments)) for tool, arguments in calls]
+        assert {tool for tool, _ in calls} == {tool.name for tool in (await client.list_tools()).tools}
+    assert [tool for tool, answer in answers if answer.is_error] == ["answer_approval"]
+    published: list[dict[str, Any]] = (answers[0][1].structured_content or {})["published"]
+    assert [(task["agent"], task["online"], task["waiting"]) for task in published] == [
+        ("code", False, 1),
+        ("doc", False, 1),
+    ]
+    assert bus.violations() == []
+
+
 async def test_an_mcp_task_goes_through_its_whole_life_without_a_violation(bus: Installed) -> None:
     async with knowing_tasks(partial(_mcp, bus, "main")) as tasks, bus.coordinator("main") as main:
         job = {"to": "code", "content": "work", "task_type": "test", "watch": True}

@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp import Client
 
 from agentbus import Coordinator
 from agentbus.server import NatsServer
@@ -97,6 +98,45 @@ async def test_a_task_for_two_agents_comes_back_with_two_results(
     ]
     assert "pending" not in watched
     assert read_again["results"] == watched["results"]
+
+
+@both_eras
+async def test_tasks_are_looked_after_from_one_server_process_to_the_next(
+    era: str, server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    await set_up(coordinator.bus, ["code"])
+
+    def client() -> AbstractAsyncContextManager[Client]:
+        return over_stdio(tmp_path / "mcp.log", era, "--nats-url", server.url, command=[SCRIPT])
+
+    async with client() as mcp:
+        agents = data_of(await mcp.call_tool("list_agents", {}))
+        job = {"to": "code", "content": "approval", "task_type": "test", "task_id": "risky"}
+        published = data_of(await mcp.call_tool("publish_task", job))
+        await mcp.call_tool("publish_task", {**job, "content": "bytes:20000", "task_id": "long"})
+        await mcp.call_tool("publish_task", {**job, "task_id": "superfluous"})
+        cancelled = data_of(await mcp.call_tool("cancel_task", {"task_ids": ["superfluous"]}))
+        inbox = data_of(await mcp.call_tool("watch_results", {"timeout_seconds": 0}))
+        unknown = error_of(await mcp.call_tool("get_task", {"task_id": "nope"}))
+    async with worker(worker_toml(tmp_path, server.url)), client() as mcp:
+        asked = data_of(await mcp.call_tool("watch_results", {"task_ids": ["risky", "long"], "timeout_seconds": 60}))
+        seen = data_of(await mcp.call_tool(asked["next"]["tool"], asked["next"]["arguments"]))
+        answered = data_of(await mcp.call_tool("answer_approval", {"task_id": "risky", "approve": True}))
+        await mcp.call_tool("watch_results", {**answered["next"]["arguments"], "timeout_seconds": 60})
+        news = data_of(await mcp.call_tool("watch_results", inbox["next"]["arguments"]))
+        listed = data_of(await mcp.call_tool("list_tasks", {}))
+        prompts = [prompt.name for prompt in (await mcp.list_prompts()).prompts]
+    assert [(agent["agent"], agent["online"]) for agent in agents["agents"]] == [("code", False)]
+    assert published["published"][0]["online"] is False
+    assert cancelled["tasks"][0]["effect"] == "it will not be started"
+    assert unknown.startswith("get_task: no task nope is known on this bus")
+    asking, long = asked["results"]
+    assert (asking["status"], long["output_bytes"]) == ("needs_approval", 20_000)
+    assert long["output"] + seen["results"][0]["output"] == "x" * 20_000
+    # The cursor that the first process gave out holds in the second: nothing that came in between is missing.
+    assert {"risky", "long", "superfluous"} <= {result["task_id"] for result in news["results"]}
+    assert {task["task_id"] for task in listed["tasks"]} == {"risky", "long", "superfluous", "risky.answer"}
+    assert prompts == ["delegate", "collect"]
 
 
 @both_eras
