@@ -223,8 +223,8 @@ async def test_every_mcp_tool_does_its_work_without_a_violation(bus: Installed) 
         answers = [(tool, await client.call_tool(tool, arguments)) for tool, arguments in calls]
         assert {tool for tool, _ in calls} == {tool.name for tool in (await client.list_tools()).tools}
     assert [tool for tool, answer in answers if answer.is_error] == ["answer_approval"]
-    published: list[dict[str, Any]] = (answers[0][1].structured_content or {})["published"]
-    assert [(task["agent"], task["online"], task["waiting"]) for task in published] == [
+    publication: dict[str, Any] = answers[0][1].structured_content or {}
+    assert [(task["agent"], task["online"], task["waiting"]) for task in publication["published"]] == [
         ("code", False, 1),
         ("doc", False, 1),
     ]

@@ -74,7 +74,9 @@ class PendingTask(Answer):
     agent: str
     state: str
     since: str | None = None
-    online: bool | None = Field(default=None, description="Of a queued task: whether a worker of its agent is alive.")
+    online: SkipJsonSchema[bool | None] = Field(
+        default=None, description="Of a queued task: whether a worker of its agent is alive."
+    )
     attempt: SkipJsonSchema[int | None] = None
     worker: SkipJsonSchema[str | None] = None
     cancel: SkipJsonSchema[str | None] = None
@@ -134,9 +136,11 @@ class TaskView(Answer):
     agent: str
     state: str
     since: str
-    online: bool | None = Field(default=None, description="Of a queued task: whether a worker of its agent is alive.")
+    online: SkipJsonSchema[bool | None] = Field(
+        default=None, description="Of a queued task: whether a worker of its agent is alive."
+    )
     attempt: SkipJsonSchema[int | None] = None
-    worker: str | None = None
+    worker: SkipJsonSchema[str | None] = None
     task_type: str
     sender: SkipJsonSchema[str]
     reply_to: SkipJsonSchema[str]
@@ -167,9 +171,11 @@ class Listing(Answer):
     """Tasks by their last change, the newest first."""
 
     tasks: list[ListedTask]
-    partial: bool | None = Field(default=None, description="Whether the search stopped early; `next` goes on.")
+    partial: SkipJsonSchema[bool | None] = Field(
+        default=None, description="Whether the search stopped early; `next` goes on."
+    )
     cursor: int | None = None
-    unreadable: list[str] | None = None
+    unreadable: SkipJsonSchema[list[str] | None] = None
     next: Annotated[NextCall, _OPEN] | None = None
 
 
@@ -214,7 +220,7 @@ class Answered(Answer):
     """The follow-up task that carries a decision."""
 
     note: str | None = None
-    decision: Literal["approved", "denied"]
+    decision: str
     task_id: str
     agent: str
     state: str

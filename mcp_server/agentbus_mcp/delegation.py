@@ -113,9 +113,7 @@ class Delegation:
     async def get_results(
         self,
         task_ids: TaskIds,
-        newest: Annotated[
-            int, Field(ge=1, le=MAX_NEWEST, description="Without task_ids: how many of the inbox's newest messages.")
-        ] = 5,
+        newest: Annotated[int, Field(ge=1, le=MAX_NEWEST, description="Inbox: how many of the newest messages.")] = 5,
         agent: AgentOrInbox = None,
         response_format: ResponseFormat = "concise",
         offset: Offset = 0,

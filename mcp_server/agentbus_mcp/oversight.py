@@ -45,7 +45,7 @@ class Oversight:
         self._link = link
 
     async def get_task(self, task_id: TaskId, agent: AgentOfTask = None) -> Annotated[CallToolResult, TaskView]:
-        """Look at one task: its state and since when, its worker and attempt, and the beginning of its result.
+        """Look at one task: its state and since when, its worker, and the beginning of its result.
 
         Use it to find out what became of a task, or why it takes long. To wait for it, call watch_results; to read
         all of a long result, get_results.
@@ -65,7 +65,7 @@ class Oversight:
         """List tasks by their last change, the newest first, whoever published them.
 
         Use it when you do not have the ids: after a restart, or to see what runs, waits for approval or has failed.
-        Then get_task, or get_results with the ids.
+        Then get_results with the ids.
         """
         coordinator = await self._link.coordinator()
         found = await coordinator.list_tasks(agent=agent, state=state, limit=limit, cursor=cursor)
@@ -109,8 +109,8 @@ class Oversight:
     ) -> Annotated[CallToolResult, Cancellation]:
         """Cancel tasks. One that is queued never starts; of one that works, all processes are ended.
 
-        Use it when a result is not wanted any more, for instance of the slower of several agents. Repeating it is
-        harmless. A task that has its result keeps it. `next` waits for the end of those that work.
+        Use it when a result is not wanted any more, for instance of the slower of several agents. A task that has its
+        result keeps it. `next` waits for the end of those that work.
         """
         coordinator = await self._link.coordinator()
         tasks, unknown = await _cancel_all(coordinator, list(dict.fromkeys(task_ids)), agent, reason)

@@ -60,12 +60,10 @@ TaskType = Annotated[
 ]
 Inbox = Annotated[_Name | None, Field(description="Whose inbox gets the results; default: your own.")]
 AgentFilter = Annotated[_Name | None, Field(description="Only this agent.")]
-AgentOfTask = Annotated[_Name | None, Field(description="Its agent, if several have a task of this id.")]
+AgentOfTask = Annotated[_Name | None, Field(description="Its agent, if several have this id.")]
 AgentOrInbox = Annotated[
     _Name | None,
-    Field(
-        description="Whose inbox, default your own; or the agent that has the tasks, if several have one of this id."
-    ),
+    Field(description="Whose inbox, if not your own; or whose tasks, if several agents have one of this id."),
 ]
 NewTaskId = Annotated[
     _TaskId | None,
@@ -85,9 +83,7 @@ TaskIds = Annotated[
 ]
 Cursor = Annotated[
     int | None,
-    Field(
-        ge=0, le=_MAX_INTEGER, description="Without task_ids: only messages behind this cursor of an earlier answer."
-    ),
+    Field(ge=0, le=_MAX_INTEGER, description="Inbox: only messages behind this cursor of an earlier answer."),
 ]
 ListCursor = Annotated[
     int | None, Field(ge=1, le=_MAX_INTEGER, description="Of an earlier answer: go on with older tasks.")
@@ -95,7 +91,7 @@ ListCursor = Annotated[
 Text = Annotated[str, Field(max_length=2_000)]
 ResponseFormat = Annotated[
     Format,
-    Field(description="concise: about 4 KB in all. detailed: more of each, with worker, attempt, exit code, times."),
+    Field(description="concise: 4 KB in all. detailed: more of each, with worker, attempt, exit code, times."),
 ]
 MaxBytes = Annotated[
     int | None,
@@ -103,12 +99,12 @@ MaxBytes = Annotated[
 ]
 Offset = Annotated[
     int,
-    Field(ge=0, le=_MAX_INTEGER, description="With one task: read its output from this byte on (next_offset)."),
+    Field(ge=0, le=_MAX_INTEGER, description="Of one task: read on from this byte (next_offset)."),
 ]
 PayloadFormat = Annotated[
     Literal["text", "json"], Field(description="text: content is a string. json: content is any JSON value.")
 ]
 Timeout = Annotated[float, Field(ge=0, le=MAX_WAIT_S, description="Seconds to wait at the most; 0 only looks.")]
 WatchUntil = Annotated[
-    Literal["any", "all"], Field(description="With task_ids: return when all have a result, or as soon as any has.")
+    Literal["any", "all"], Field(description="Return when all tasks have a result, or as soon as any has.")
 ]

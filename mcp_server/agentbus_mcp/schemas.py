@@ -18,8 +18,7 @@ def compact(schema: Schema) -> Schema:
 
 def outline(schema: Schema) -> Schema:
     """A compact schema of answers: names and types. What they mean say the descriptions of the tools."""
-    outlined = {name: _outlined(field) for name, field in compact(schema)["properties"].items()}
-    return {"type": "object", "properties": outlined, "required": schema.get("required", [])}
+    return {"type": "object", **_outlined(compact(schema))}
 
 
 def _compacted(schema: Schema, definitions: Schema) -> Schema:
