@@ -18,7 +18,7 @@ from agentbus.server import NatsServer, start_server
 from agentbus.streams import consumer_config, set_up
 from chaos.fleet import Events, Fleet, Replica
 from chaos.link import Link
-from chaos.plan import FRAGILE_WORKER, HERE, TASK_TIMEOUT_S, Fault, Plan, PlannedTask
+from chaos.plan import FRAGILE_WORKER, HERE, Fault, Plan, PlannedTask
 from chaos.verdict import Account, executions, judge, longest_recovery, longest_silence_s
 from harness import worker_toml
 
@@ -110,7 +110,7 @@ class Storm:
                 chat_cmd=["python3", "-I", "-S", str(HERE / "agent.py"), str(self._record), "{input}"],
                 worker={
                     "concurrency": 2,
-                    "task_timeout_seconds": TASK_TIMEOUT_S,
+                    "task_timeout_seconds": self._plan.task_timeout_s,
                     "kill_grace_seconds": 0.5,
                     "drain_timeout_seconds": _DRAIN_S,
                     "reconnect_time_wait_seconds": 0.2,
@@ -255,7 +255,10 @@ class Storm:
             self._quiet_since = time.time()
         if (await bus.api(f"STREAM.INFO.{subjects.TASKS_STREAM}"))["state"]["messages"]:
             return False
-        return not self._unsettled or time.time() - self._quiet_since > 3 * self._plan.lease_s + 2 * TASK_TIMEOUT_S
+        return (
+            not self._unsettled
+            or time.time() - self._quiet_since > 3 * self._plan.lease_s + 2 * self._plan.task_timeout_s
+        )
 
     async def _account(self, fleet: Fleet, wrong: list[str]) -> Account:
         ran = executions(self._record)
