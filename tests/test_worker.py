@@ -14,53 +14,9 @@ from agentbus.bus import MSG_ID
 from agentbus.ledger import REVISION_HEADER, Ledger, Record
 from agentbus.messages import encode, new_task
 from agentbus.server import NatsServer, run_server, start_server
-from agentbus.streams import consumer_config, set_up
+from agentbus.streams import set_up
 from harness import alive, eventually, worker, worker_toml
-
-WAIT_S = 30.0
-
-
-async def outcome(bus: Coordinator, content: Any, *, agent: str = "code", **more: Any) -> TaskStatus:
-    """Publish one task and wait for its result."""
-    [task] = await bus.publish(agent, content, task_type="test", **more)
-    return await settled(bus, task.id)
-
-
-async def settled(bus: Coordinator, task_id: str) -> TaskStatus:
-    waited = await bus.wait([task_id], timeout_s=WAIT_S)
-    assert task_id in waited.settled, f"{task_id} is still {waited.pending[task_id].state}"
-    return waited.settled[task_id]
-
-
-def text(status: TaskStatus) -> str:
-    assert status.result is not None
-    return str(status.result.result)
-
-
-def error(status: TaskStatus) -> str:
-    assert status.result is not None
-    return str(status.result.error)
-
-
-async def counts(bus: Coordinator) -> dict[str, int]:
-    """Messages in each stream."""
-    names = (subjects.TASKS_STREAM, subjects.RESULTS_STREAM, subjects.DEAD_STREAM)
-    return {name: int((await bus.bus.api(f"STREAM.INFO.{name}"))["state"]["messages"]) for name in names}
-
-
-async def acknowledged(bus: Coordinator) -> None:
-    """Wait until no task is left on the bus: each has been acknowledged or terminated."""
-
-    async def empty() -> bool:
-        return (await counts(bus))[subjects.TASKS_STREAM] == 0
-
-    await eventually(empty, "all tasks are acknowledged")
-
-
-async def short_lease(bus: Coordinator, agent: str = "code", lease_s: float = 1.5) -> None:
-    name = subjects.durable(agent)
-    await bus.bus.create_consumer(subjects.TASKS_STREAM, name, consumer_config(agent, name, ack_wait_s=lease_s))
-
+from jobs import WAIT_S, acknowledged, counts, error, outcome, settled, short_lease, text
 
 # -- the main job -----------------------------------------------------------------------------------------------
 
