@@ -217,6 +217,7 @@ async def test_a_new_certificate_is_taken_up_without_a_restart(tmp_path: Path) -
         assert (ran.code, "--signal" in ran.out) == (0, True), ran.err
         assert (bus.path / "tls" / "server.pem").read_bytes() != old
         server.reload()
+        await eventually(lambda: "Reloaded server configuration" in server.log.read_text(), "the server has read it")
         async with connect(settings) as again:
             assert again.connected
         assert connected.seconds_since_reconnect == float("inf")
