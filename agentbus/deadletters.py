@@ -8,7 +8,7 @@ from agentbus.bus import MSG_ID, Bus
 from agentbus.errors import AgentBusError, ApiError, DeadLetterMissingError, MessageError
 from agentbus.feed import Feed, position_before_newest
 from agentbus.ledger import Ledger, Record
-from agentbus.messages import Json, decode_task
+from agentbus.messages import Json, decode_task, number
 from agentbus.transport import Headers
 
 
@@ -124,7 +124,7 @@ async def drop(bus: Bus, seq: int) -> None:
 
 
 def _read(seq: int, subject: str, headers: Headers, data: bytes, buried_at: datetime) -> DeadLetter:
-    size = headers.get("Bus-Size", "")
+    size = number(headers.get("Bus-Size", ""))
     return DeadLetter(
         seq=seq,
         agent=subjects.agent_of(subject, "dead") or "",
@@ -132,7 +132,7 @@ def _read(seq: int, subject: str, headers: Headers, data: bytes, buried_at: date
         worker=headers.get("Bus-Worker", ""),
         buried_at=buried_at,
         origin=headers.get("Bus-Origin", headers.get(MSG_ID, "")),
-        size=int(size) if size.isascii() and size.isdigit() else len(data),
+        size=len(data) if size is None else size,
         sha256=headers.get("Bus-Sha256", ""),
         data=data,
     )

@@ -63,6 +63,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat()
 
 
+def number(text: str) -> int | None:
+    """The number in a header: what JetStream counts with, up to 64 bits; None if it is none."""
+    found = int(text) if len(text) <= 20 and text.isascii() and text.isdigit() else None
+    return found if found is not None and found < 2**64 else None
+
+
 # Lower-case letters and digits without those that are misread (0, o, 1, l, i, u): 30 of them, 4.9 bits each.
 _ALPHABET: Final = "23456789abcdefghjkmnpqrstvwxyz"
 

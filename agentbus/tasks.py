@@ -16,7 +16,7 @@ from agentbus.errors import (
     WrongRevisionError,
 )
 from agentbus.ledger import REVISION_HEADER, Ledger, Record, State, queued
-from agentbus.messages import MAX_TASK_BYTES, Task, decode_task, encode
+from agentbus.messages import MAX_TASK_BYTES, Task, decode_task, encode, number
 from agentbus.pull import Delivery
 
 RESULT_RESERVE_BYTES: Final = 80 * 1024
@@ -122,11 +122,12 @@ def read_delivery(delivery: Delivery, agent: str, *, max_bytes: int = MAX_TASK_B
     task = decode_task(delivery.data)
     if task.agent != agent:
         raise MessageError(f"addressed to the agent {task.agent}, but published for {agent}")
-    revision = delivery.headers.get(REVISION_HEADER)
-    if revision is None:
+    told = delivery.headers.get(REVISION_HEADER)
+    if told is None:
         return Incoming(task, None)
-    if not (revision.isascii() and revision.isdigit()):
+    revision = number(told)
+    if revision is None:
         raise MessageError(f"the header {REVISION_HEADER} is not a number")
     if delivery.headers.get(MSG_ID) != subjects.task_msg_id(agent, task.id):
         raise MessageError(f"the header {MSG_ID} does not belong to this task")
-    return Incoming(task, int(revision))
+    return Incoming(task, revision)

@@ -239,6 +239,7 @@ async def test_what_is_no_valid_task_is_kept_as_a_dead_letter_and_its_sender_tol
         {"Nats-Stream": "KV_AGENT_STATE", "Nats-Sequence": "7"},
         {REVISION_HEADER: "1", MSG_ID: "code.another"},
         {REVISION_HEADER: "one", MSG_ID: "code.bad.1"},
+        {REVISION_HEADER: "7" * 5000, MSG_ID: "code.bad.1"},
     ],
 )
 async def test_a_relayed_or_mislabelled_message_is_refused_as_a_dead_letter(

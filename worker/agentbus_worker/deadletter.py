@@ -9,7 +9,7 @@ from agentbus import subjects
 from agentbus.bus import MSG_ID, Bus
 from agentbus.errors import BusError, CorruptEntryError, MessageError, WrongRevisionError
 from agentbus.ledger import REVISION_HEADER, Ledger, Record, settled
-from agentbus.messages import Json, decode, encode, new_result, now
+from agentbus.messages import Json, decode, encode, new_result, now, number
 from agentbus.pull import Delivery
 from agentbus_worker.outcome import fit
 
@@ -79,14 +79,14 @@ async def _settle(bus: Bus, delivery: Delivery, *, agent: str, task_id: str, res
 
     Another message that only bears the same id must not settle somebody's task.
     """
-    revision = delivery.headers.get(REVISION_HEADER, "")
+    revision = number(delivery.headers.get(REVISION_HEADER, ""))
     genuine = subjects.is_task_id(task_id) and delivery.headers.get(MSG_ID) == subjects.task_msg_id(agent, task_id)
-    if not genuine or not (revision.isascii() and revision.isdigit()):
+    if not genuine or revision is None:
         return
     ledger = Ledger(bus)
     with suppress(CorruptEntryError, WrongRevisionError):
         found = await ledger.read(agent, task_id)
-        if isinstance(found, Record) and found.entry.state == "queued" and found.revision == int(revision):
+        if isinstance(found, Record) and found.entry.state == "queued" and found.revision == revision:
             entry = settled(found.entry, "failed", result)
             await ledger.write(agent, task_id, entry, revision=found.revision)
 

@@ -1,0 +1,247 @@
+"""Whatever comes over the bus or stands in a file is untrusted: it is understood, or refused with an error of ours."""
+
+import atexit
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
+
+from agentbus import deadletters, registry, subjects
+from agentbus.bundle import read_bundle
+from agentbus.bus import MSG_ID, StoredMessage
+from agentbus.config import connection_settings, load_coordinator, load_worker
+from agentbus.errors import AgentBusError, ConfigError, CorruptEntryError, MessageError
+from agentbus.ledger import REVISION_HEADER, read_entry
+from agentbus.messages import Json, decode, decode_result, decode_task, encode, make_result_id, new_result, new_task
+from agentbus.nkeys import check_seed, read_creds
+from agentbus.pull import Delivery
+from agentbus.tasks import read_delivery
+from agentbus.urls import parse_urls
+from agentbus_mcp import uris
+from agentbus_worker.outbox import Outbox
+from harness import toml
+
+# What hypothesis keeps for later runs goes away with this one.
+KEPT = tempfile.mkdtemp(prefix="hypothesis-")
+atexit.register(shutil.rmtree, KEPT, ignore_errors=True)
+set_hypothesis_home_dir(KEPT)
+
+# The same examples in every run: what is new is found when the code or the tests change, and not at random.
+settings.register_profile(
+    "agentbus",
+    derandomize=True,
+    database=None,
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("agentbus")
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(min_value=10**18, max_value=10**30)
+    | st.floats()
+    | st.text(max_size=40)
+    | st.sampled_from(["", "agent-code", "agent-", "a.b", "a b", "\x00", "\ud800", "x" * 300, "*", ">", "2026-01-01"])
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4)
+)
+DIGITS = st.sampled_from(["", "7", "-1", "+7", "07", "7" * 30, "7" * 5000, "\u0667", "1e3", "seven", " 7"])
+
+TASK = new_task(to="code", content="x", task_type="test", sender="main").to_json()
+RESULT = new_result(
+    TASK, result_id=make_result_id("code", "task-1", "n" * 20), status="completed", result="x"
+).to_json()
+ENTRY: dict[str, Json] = {
+    "state": "working", "digest": "d", "task_type": "test", "sender": "agent-main", "inbox": "main", "attempt": 1,
+    "created_at": "2026-11-22T00:00:00+00:00",
+    "claim": {"worker": "w", "nonce": "n", "counter": 1, "since": "2026-11-22T00:00:00+00:00"},
+}  # fmt: skip
+
+
+@contextmanager
+def only(*allowed: type[BaseException]) -> Generator[None]:
+    """What is refused is refused with an error that names what is wrong, in one line."""
+    said = "x"
+    try:
+        yield
+    except allowed as error:
+        said = str(error)
+    assert said
+    assert "\n" not in said
+
+
+def dumped(value: Any) -> bytes:
+    """JSON as a careless publisher writes it: with NaN and lone surrogates."""
+    return json.dumps(value, ensure_ascii=True, default=str).encode()
+
+
+def altered(base: dict[str, Any]) -> st.SearchStrategy[bytes]:
+    """A valid object with some of its fields, or fields of its fields, replaced or left out."""
+    keys = st.sampled_from(sorted(base))
+
+    def change(changes: dict[str, Any], gone: list[str]) -> bytes:
+        return dumped({key: value for key, value in {**base, **changes}.items() if key not in gone})
+
+    return st.builds(change, st.dictionaries(keys, VALUES, max_size=3), st.lists(keys, max_size=2))
+
+
+def messages_like(base: dict[str, Any]) -> st.SearchStrategy[bytes]:
+    whole = dumped(base)
+    cut = st.integers(0, len(whole)).map(lambda end: whole[:end])
+    return st.binary(max_size=200) | altered(base) | cut | VALUES.map(dumped)
+
+
+def stored(subject: str, data: bytes, headers: dict[str, str] | None = None) -> StoredMessage:
+    return StoredMessage(subject, 1, datetime.now(UTC), headers or {}, data)
+
+
+# -- messages ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"1" * 5000, b'{"a":' + b"9" * 5000 + b"}", b"[" * 100_000, b"\xff", b'"\\ud800"', b"NaN", b"", b"{}", b"null"],
+    ids=lambda data: repr(data[:12]),
+)
+@pytest.mark.parametrize("read", [decode, decode_task, decode_result])
+def test_odd_json_is_refused(read: Callable[[bytes], object], data: bytes):
+    with only(MessageError):
+        read(data)
+
+
+@given(messages_like(TASK))
+def test_a_task_is_understood_or_refused(data: bytes):
+    with only(MessageError):
+        task = decode_task(data)
+        assert decode_task(encode(task.to_json())).to_json() == task.to_json()
+
+
+@given(messages_like(RESULT))
+def test_a_result_is_understood_or_refused(data: bytes):
+    with only(MessageError):
+        assert decode_result(data).id
+
+
+def delivery(data: bytes, headers: dict[str, str], subject: str = "agent.code.tasks") -> Delivery:
+    reply = "$JS.ACK.AGENT_TASKS.agent-code.1.1.1.1763769600000000000.0"
+    message = SimpleNamespace(reply=reply, data=data, headers=headers, subject=subject)
+    return Delivery(cast("Any", None), cast("Any", message))
+
+
+@given(messages_like(TASK), st.dictionaries(st.sampled_from([REVISION_HEADER, MSG_ID, "Nats-Stream"]), DIGITS))
+def test_a_delivery_is_understood_or_refused(data: bytes, headers: dict[str, str]):
+    with only(MessageError):
+        read_delivery(delivery(data, headers), "code")
+
+
+@given(DIGITS)
+def test_the_revision_of_a_delivery_is_a_number_or_refused(revision: str):
+    headers = {REVISION_HEADER: revision, MSG_ID: subjects.task_msg_id("code", str(TASK["id"]))}
+    with only(MessageError):
+        assert read_delivery(delivery(dumped(TASK), headers), "code").revision == int(revision)
+
+
+@given(messages_like(ENTRY), st.dictionaries(st.sampled_from(["Bus-State", "KV-Operation"]), st.text(max_size=10)))
+def test_a_ledger_entry_is_understood_or_refused(data: bytes, headers: dict[str, str]):
+    with only(CorruptEntryError):
+        read_entry(stored(subjects.state("code", "task-1"), data, headers))
+
+
+@given(messages_like({"agent": "code", "instance": "one", "host": "h", "pid": 1, "version": "0", "slots": 1, "free": 1,
+                      "started_at": "2026-11-22T00:00:00+00:00"}), st.text(max_size=30))  # fmt: skip
+def test_an_entry_of_the_registry_is_understood_or_ignored(data: bytes, key: str):
+    for subject in (subjects.presence("code", "one"), key):
+        found = registry._read(subject, data, datetime.now(UTC))  # pyright: ignore[reportPrivateUsage]
+        assert found is None or (found.agent, found.instance) == ("code", "one")
+
+
+@given(
+    st.dictionaries(st.sampled_from(["Bus-Size", "Bus-Reason", "Bus-Worker", "Bus-Sha256"]), DIGITS | st.text()),
+    st.text(max_size=30),
+)
+def test_a_dead_letter_is_always_shown(headers: dict[str, str], subject: str):
+    read = deadletters._read  # pyright: ignore[reportPrivateUsage]
+    assert read(1, subject, headers, b"x", datetime.now(UTC)).seq == 1
+
+
+@given(st.text(max_size=60) | st.builds("agentbus://{}/{}".format, st.text(max_size=12), st.text(max_size=30)))
+def test_an_address_of_a_resource_names_something_or_nothing(uri: str):
+    with only(AgentBusError):
+        uris.parse(uri)
+
+
+# -- files ------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=80) | st.builds("{}://{}@{}:{}".format, *[st.text(max_size=12)] * 4))
+def test_an_address_of_a_bus_is_understood_or_refused_without_its_password(url: str):
+    with only(ConfigError):
+        parse_urls(url)
+
+
+def documents() -> st.SearchStrategy[bytes]:
+    """Files of TOML that are nearly right, and what is none at all."""
+    plain = (
+        st.text(max_size=20) | st.integers() | st.booleans() | st.floats() | st.lists(st.text(max_size=5), max_size=3)
+    )
+    names = ["url", "user", "password_file", "ca_file", "nkey_file", "id", "chat_cmd", "prompt_via", "concurrency"]
+    names += ["version", "role", "auth", "secret", "ca", "may_task", "state_dir", "retry_on"]
+    tables = st.dictionaries(st.sampled_from(names), plain, max_size=5)
+    sections = st.dictionaries(
+        st.sampled_from(["nats", "agent", "worker", "log", "coordinator", "bundle"]), tables, max_size=4
+    )
+    return st.binary(max_size=100) | st.text(max_size=200).map(str.encode) | sections.map(_written)
+
+
+def _written(sections: dict[str, dict[str, Any]]) -> bytes:
+    return toml(sections).encode(errors="replace")
+
+
+@given(documents())
+def test_a_configuration_is_understood_or_refused(data: bytes):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.toml"
+        path.write_bytes(data)
+        path.chmod(0o600)
+        with only(ConfigError):
+            worker, _ = load_worker(path)
+            connection_settings(worker.nats, agent=worker.agent.id, name="test")
+        with only(ConfigError):
+            coordinator, _ = load_coordinator(path=path)
+            connection_settings(coordinator.nats, agent="main", name="test")
+        with only(ConfigError):
+            read_bundle(path)
+
+
+@given(
+    st.text(max_size=100) | st.builds("-----BEGIN {}-----\n{}\n-----END {}-----".format, *[st.text(max_size=40)] * 3)
+)
+def test_credentials_are_understood_or_refused_and_not_quoted(text: str):
+    for read in (check_seed, read_creds):
+        with only(ConfigError):
+            read(text)
+
+
+@given(
+    st.lists(messages_like({"agent": "code", "task_id": "t", "inbox": "main", "nonce": "n", "result": {}}), max_size=3)
+)
+def test_what_lies_in_an_outbox_is_read_or_set_aside_and_never_deleted(files: list[bytes]):
+    with tempfile.TemporaryDirectory() as folder:
+        for number, data in enumerate(files):
+            (Path(folder) / f"{number}.json").write_bytes(data)
+        read = len(Outbox(Path(folder)).entries())
+        assert read + len([*Path(folder).glob("*.unreadable")]) == len(files)
