@@ -5,16 +5,11 @@ Where one fails on which the others depend, the rest is left out.
 """
 
 import asyncio
-import json
 import os
 import shutil
-import socket
-import ssl
 import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -27,52 +22,22 @@ from agentbus.config import (
     WorkerConfig,
     connection_settings,
 )
-from agentbus.connection import tls_context
 from agentbus.coordinator import Coordinator
 from agentbus.errors import AgentBusError, BusError, PermissionDeniedError, SetupMissingError
+from agentbus.findings import Finding, failed, ok, warning
 from agentbus.permissions import Party
 from agentbus.probing import STAND_IN, concrete, may_send
-from agentbus.urls import ServerUrl
+from agentbus.reachability import is_local, reach
 
-Verdict = Literal["ok", "warning", "failed"]
 Role = Literal["coordinator", "worker", "administrator"]
 
 _CONNECT_S: Final = 5.0
-_SOON_S: Final = 14 * 86_400
 _CLOCK_S: Final = 2.0
 _DISK_LOW: Final = 1 << 30
 _DISK_OUT: Final = 100 << 20
 _NEARLY_FULL: Final = 0.85
-_LOOPBACK: Final = ("127.", "::1", "localhost")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check has come to. `fix` says what to do; it is empty where all is well."""
-
-    check: str
-    verdict: Verdict
-    text: str
-    fix: str = ""
-
-    def to_json(self) -> dict[str, str]:
-        """As a plain object."""
-        return {key: value for key, value in asdict(self).items() if value}
-
-
-def ok(check: str, text: str) -> Finding:
-    """Nothing to do."""
-    return Finding(check, "ok", text)
-
-
-def warning(check: str, text: str, fix: str) -> Finding:
-    """It works, and should not stay as it is."""
-    return Finding(check, "warning", text, fix)
-
-
-def failed(check: str, text: str, fix: str = "") -> Finding:
-    """It does not work."""
-    return Finding(check, "failed", text, fix)
+_PROBE_S: Final = 120.0
+_PROBE: Final = "This is a test of the connection. Do nothing, and answer with the one word: pong"
 
 
 async def examine(
@@ -96,7 +61,7 @@ async def examine(
         return
     reached = False
     for url in settings.urls:
-        async for finding in _server(url, settings):
+        async for finding in reach(url, settings):
             yield finding
             reached = reached or (finding.check == "tcp" and finding.verdict == "ok")
     if not reached:
@@ -199,103 +164,6 @@ def _folder(name: str, folder: Path) -> Finding:
     if free < _DISK_LOW:
         return warning(name, text, "make room: outcomes and large outputs are written there first")
     return ok(name, text)
-
-
-# -- on the way to the server -----------------------------------------------------------------------------------
-
-
-async def _server(url: ServerUrl, settings: ConnectionSettings) -> AsyncGenerator[Finding]:
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(_CONNECT_S):
-            found = await loop.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
-    except TimeoutError:
-        yield failed("name", f"{url.host} is not resolved within {_CONNECT_S:g} s", "check the DNS of this machine")
-        return
-    except OSError as error:
-        yield failed("name", f"{url.host}: {error.strerror or error}", "correct url in [nats], or the DNS")
-        return
-    yield ok("name", f"{url.host} is {', '.join(dict.fromkeys(str(entry[4][0]) for entry in found))}")
-    try:
-        async with asyncio.timeout(_CONNECT_S):
-            reader, writer = await asyncio.open_connection(url.host, url.port)
-    except TimeoutError:
-        fix = "open the port in the firewall of the server, or correct url in [nats]"
-        yield failed("tcp", f"{url} does not answer within {_CONNECT_S:g} s", fix)
-        return
-    except OSError as error:
-        fix = "start the server (agentbus up, or systemctl start nats), or correct url in [nats]"
-        yield failed("tcp", f"{url}: {_why(error)}", fix)
-        return
-    try:
-        yield ok("tcp", f"{url} accepts connections")
-        async for finding in _greeting(url, settings, reader, writer):
-            yield finding
-    finally:
-        writer.close()
-        with suppress(OSError, ssl.SSLError, TimeoutError):
-            async with asyncio.timeout(1):
-                await writer.wait_closed()
-
-
-def _why(error: OSError) -> str:
-    return os.strerror(error.errno) if error.errno else str(error)
-
-
-async def _greeting(
-    url: ServerUrl, settings: ConnectionSettings, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> AsyncGenerator[Finding]:
-    try:
-        async with asyncio.timeout(_CONNECT_S):
-            line = await reader.readline()
-    except (TimeoutError, ValueError, OSError):
-        line = b""
-    verb, _, text = line.partition(b" ")
-    try:
-        info: dict[str, Any] = json.loads(text) if verb == b"INFO" else {}
-    except ValueError:
-        info = {}
-    if not info:
-        yield failed("greeting", f"what listens on {url} is no NATS server", "correct the port of url in [nats]")
-        return
-    if not url.tls and settings.ca_file is None:
-        if not info.get("tls_required"):
-            yield _plain(url)
-        return
-    if not info.get("tls_required") and not info.get("tls_available"):
-        yield failed(
-            "tls", f"{url} offers no TLS", "give the server a tls block; do not switch to nats:// on an open network"
-        )
-        return
-    yield await _handshake(url, settings, writer)
-
-
-def _plain(url: ServerUrl) -> Finding:
-    if url.host.startswith(_LOOPBACK):
-        return ok("tls", "not needed on this machine itself")
-    return warning(
-        "tls", f"{url} is spoken to in the clear, credentials included", "use tls://, unless the network is encrypted"
-    )
-
-
-async def _handshake(url: ServerUrl, settings: ConnectionSettings, writer: asyncio.StreamWriter) -> Finding:
-    fix = "set ca_file in [nats] to the CA of the server, and url to a name in its certificate"
-    try:
-        context = tls_context(settings)
-        async with asyncio.timeout(_CONNECT_S):
-            await writer.start_tls(context, server_hostname=url.host)
-    except AgentBusError as error:
-        return failed("tls", str(error))
-    except ssl.SSLCertVerificationError as error:
-        return failed("tls", f"the certificate of {url} is refused: {error.verify_message}", fix)
-    except (ssl.SSLError, OSError, TimeoutError) as error:
-        return failed("tls", f"no TLS with {url}: {getattr(error, 'reason', None) or error or 'no answer'}", fix)
-    certificate: dict[str, Any] = writer.get_extra_info("peercert") or {}
-    ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
-    text = f"the certificate for {url.host} is valid until {ends:%Y-%m-%d}"
-    if ends.timestamp() - time.time() < _SOON_S:
-        return warning("tls", text, "renew it: on that day every connection ends")
-    return ok("tls", text)
 
 
 # -- on the bus -------------------------------------------------------------------------------------------------
@@ -457,7 +325,7 @@ async def _too_much(bus: Bus, role: Role, settings: ConnectionSettings) -> Findi
     found = [what for what, subject in _forbidden(role) if await may_send(bus, subject)]
     if not found:
         return ok("limits", f"nothing that a {role} must not do")
-    local = all(url.host.startswith(_LOOPBACK) for url in settings.urls)
+    local = all(is_local(url) for url in settings.urls)
     if local and settings.credentials == Credentials():
         return ok("limits", "none: everybody on this machine may do everything, as with `agentbus up`")
     return warning(
@@ -468,9 +336,6 @@ async def _too_much(bus: Bus, role: Role, settings: ConnectionSettings) -> Findi
 
 
 # -- a task -----------------------------------------------------------------------------------------------------
-
-_PROBE_S: Final = 120.0
-_PROBE: Final = "This is a test of the connection. Do nothing, and answer with the one word: pong"
 
 
 async def _round_trip(bus: Bus, me: str, agent: str) -> Finding:

@@ -16,7 +16,8 @@ from agentbus.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agentbus.doctor import Finding, Role
+    from agentbus.doctor import Role
+    from agentbus.findings import Finding
     from agentbus.sections import CoordinatorConfig, WorkerConfig
 
 _SHOWN: Final = {"ok": ("ok     ", "green"), "warning": ("warning", "yellow"), "failed": ("failed ", "red")}
@@ -51,7 +52,7 @@ def doctor(role: "Role", probe: str | None, nats_url: str | None, config: Path |
 
     A line for each finding: ok, warning or failed. Exit code 1 if anything failed. Nothing is changed on the bus.
     """
-    from agentbus.doctor import Finding  # noqa: PLC0415
+    from agentbus.findings import Finding  # noqa: PLC0415
 
     if role == "worker" and (nats_url or probe):
         raise click.UsageError("a worker has the bus of its configuration, and may not give tasks")
