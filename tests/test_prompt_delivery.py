@@ -151,8 +151,9 @@ async def test_another_attempt_finds_what_an_earlier_one_has_left_in_the_working
 async def test_a_working_folder_that_cannot_be_made_is_a_failed_result_that_names_it(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
-    (tmp_path / "folders").write_text("a file")
-    async with worker(worker_toml(tmp_path, server.url, worker={"workdir": tmp_path / "folders"})) as child:
+    folders = tmp_path / "folders"
+    folders.write_text("a file")
+    async with worker(worker_toml(tmp_path, server.url, worker={"workdir": folders})) as child:
         status = await outcome(coordinator, "say:x", task_id="job")
         assert child.popen.poll() is None
-    assert error(status) == f"the working folder {tmp_path / "folders" / "job"} cannot be made: Not a directory"
+    assert error(status) == f"the working folder {folders / 'job'} cannot be made: Not a directory"
