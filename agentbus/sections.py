@@ -154,11 +154,12 @@ class WorkerSection(Section):
 
 
 class LogSection(Section):
-    """Where the worker's log goes, besides stderr."""
+    """Where the worker's log goes, besides stderr, and what its lines look like."""
 
     dir: FilePath = Field(default=Path("~/.agentbus/logs"), validate_default=True)
     max_bytes: Annotated[int, Field(gt=0)] = 104_857_600
     backup_count: Annotated[int, Field(ge=1)] = 5
+    format: Literal["text", "json"] = "text"
 
 
 class CoordinatorSection(Section):

@@ -353,6 +353,7 @@ def test_all_faults_are_named_at_once(files: Files):
         ("log", "dir", 7),
         ("log", "max_bytes", 0),
         ("log", "backup_count", -1),
+        ("log", "format", "xml"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_place(files: Files, section: str, key: str, value: Any):

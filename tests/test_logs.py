@@ -1,4 +1,4 @@
-"""The worker's log: one rotated file that several workers share, and stderr."""
+"""The worker's log: one rotated file that several workers share, and stderr. `test_log_lines.py` has their form."""
 
 import asyncio
 import contextlib

@@ -651,7 +651,7 @@ async def test_the_log_holds_neither_prompts_nor_outputs_nor_passwords(
         await outcome(coordinator, "say:confidential_answer stderr:confidential_cause exit:1")
         await acknowledged(coordinator)
     log = (tmp_path / "logs-code" / "agentbus-worker.log").read_text() + child.log.read_text()
-    assert "failed (the command exited with status 1)" in log
+    assert 'settled status=failed reason="the command exited with status 1"' in log
     assert "confidential" not in log
 
 

@@ -98,7 +98,7 @@ class Replica:
         if not self._asked_at or code != -signal.SIGTERM:
             return False
         log = self.log.read_text()
-        return f"pid {self._pid}\n" not in log or re.search(rf"-{self._pid}-\w+ stopped\n", log) is not None
+        return f"pid {self._pid} " not in log or re.search(rf"-{self._pid}-\w+ stopped ", log) is not None
 
     async def _run_once(self) -> int:
         popen = self._start()

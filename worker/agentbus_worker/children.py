@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from agentbus_worker.loglines import TaskLog
+
 log = logging.getLogger("agentbus.worker")
 
 RUN_VARIABLE: Final = "AGENTBUS_RUN_ID"
@@ -164,7 +166,7 @@ class Children:
             finally:
                 os.close(file)
         except OSError as error:
-            log.warning("task %s: its process is not on record: %s", task_id, error.strerror or error)
+            TaskLog(task_id).warning("its process is not on record: %s", error.strerror or error)
 
     def _remove(self, run_id: str) -> None:
         with contextlib.suppress(OSError):  # one that stays is harmless: the next worker finds nobody who belongs to it
@@ -234,7 +236,7 @@ def _end_recorded(paths: Iterable[Path], grace_s: float) -> None:
         if not found:
             return
         for task_id, count in Counter(task_id for _, task_id in found).items():
-            log.warning("task %s: ending %d processes of a worker that was killed", task_id, count)
+            TaskLog(task_id).warning("ending %d processes of a worker that was killed", count)
         living = _after([process for process, _ in found], signal.SIGTERM, patience_s)
         _after(living, signal.SIGKILL, _KILL_PATIENCE_S)
         patience_s = 0.0

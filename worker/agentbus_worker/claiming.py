@@ -1,6 +1,5 @@
 """From a delivery to a claimed job - or to whatever else the ledger says must become of it."""
 
-import logging
 from typing import Final
 
 from agentbus.errors import CorruptEntryError, MessageError, WrongRevisionError
@@ -13,6 +12,7 @@ from agentbus_worker.context import Context
 from agentbus_worker.deadletter import bury
 from agentbus_worker.job import Job, cancelled_outcome, publish_result, result_message
 from agentbus_worker.lease import Lease
+from agentbus_worker.loglines import TaskLog
 from agentbus_worker.outcome import Outcome
 from agentbus_worker.settlement import (
     Claim,
@@ -26,8 +26,6 @@ from agentbus_worker.settlement import (
     on_delivery,
     on_refusal,
 )
-
-log = logging.getLogger("agentbus.worker")
 
 _SHORTEST_NAK_S: Final = 0.5
 
@@ -77,10 +75,10 @@ async def _follow(
         case Republish(result, inbox):
             await publish_result(context.bus, inbox, result)
             await delivery.ack()
-            log.info("task %s: its result was there already; acknowledged", task.id)
+            TaskLog(task.id).info("its result was there already; acknowledged", redeliveries=delivery.num_delivered - 1)
         case Leave():
             await delivery.nak(max(_SHORTEST_NAK_S, wait_s))
-            log.debug("task %s: not ours now; looking again in %.1f s", task.id, wait_s)
+            TaskLog(task.id).debug("not ours now; looking again in %.1f s", wait_s)
     return None, True
 
 
@@ -120,7 +118,8 @@ async def _settle_unrun(
     if isinstance(decision, SettleCancelled):
         outcome = cancelled_outcome(base)
     else:
-        outcome = Outcome("failed", "", _why_no_further(base, context.policy))
+        why = _why_no_further(base, context.policy)
+        outcome = Outcome("failed", "", why, reason=why)
     new_claim = _new_claim(context)
     result = result_message(context, task, outcome, new_claim.nonce, base.attempt)
     entry = settled(base.model_copy(update={"claim": new_claim}), outcome.status, result)
@@ -131,5 +130,7 @@ async def _settle_unrun(
             return False
     await publish_result(context.bus, base.inbox, result)
     await delivery.ack()
-    log.info("task %s: %s without being run", task.id, outcome.status)
+    TaskLog(task.id).info(
+        "settled without being run", status=outcome.status, reason=outcome.reason, attempt=base.attempt
+    )
     return True

@@ -37,16 +37,17 @@ def run(path: Path | None, *, verbose: bool) -> None:
 
     from agentbus_worker.logs import log_to  # noqa: PLC0415
     from agentbus_worker.signals import stop_on_signals  # noqa: PLC0415
-    from agentbus_worker.worker import Worker  # noqa: PLC0415
+    from agentbus_worker.worker import Worker, new_instance  # noqa: PLC0415
 
     config, warnings = load_worker(path)
-    with log_to(config.log, verbose=verbose) as log:
+    instance = new_instance()
+    with log_to(config.log, verbose=verbose, worker=instance) as log:
         for warning in warnings:
             log.warning("%s", warning)
 
         async def work() -> None:
             with stop_on_signals() as stop:
-                await Worker(config, stop).run()
+                await Worker(config, stop, instance).run()
 
         try:
             asyncio.run(work())

@@ -11,6 +11,7 @@ from agentbus.errors import BusError, CorruptEntryError, MessageError, WrongRevi
 from agentbus.ledger import REVISION_HEADER, Ledger, Record, settled
 from agentbus.messages import Json, decode, encode, new_result, now, number
 from agentbus.pull import Delivery
+from agentbus_worker.loglines import facts
 from agentbus_worker.outcome import fit
 
 log = logging.getLogger("agentbus.worker")
@@ -46,7 +47,9 @@ async def bury(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason:
                   where, reason, error)  # fmt: skip
         await delivery.nak(_RETRY_S)
         return
-    log.warning("message %s is not a valid task and was kept as a dead letter: %s", where, reason)
+    log.warning(
+        "message %s is not a valid task and was kept as a dead letter: %s", where, reason, extra=facts(reason=reason)
+    )
 
 
 async def _tell_sender(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason: str) -> None:

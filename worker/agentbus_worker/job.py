@@ -6,7 +6,6 @@ the ledger by compare-and-set, publish it under an id that only this claim could
 
 import asyncio
 import functools
-import logging
 import os
 import random
 import re
@@ -37,12 +36,11 @@ from agentbus_worker.children import RUN_VARIABLE
 from agentbus_worker.command import Command, CommandError, Exit, Limits, Output, running
 from agentbus_worker.context import Context
 from agentbus_worker.lease import Lease, LeaseLostError
+from agentbus_worker.loglines import TaskLog
 from agentbus_worker.outbox import Unsent
 from agentbus_worker.outcome import Outcome, decode_output, fit, of_exit
 from agentbus_worker.prompt import build_prompt
 from agentbus_worker.state import open_private
-
-log = logging.getLogger("agentbus.worker")
 
 _RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 _LEDGER_SLACK: Final = 8_192
@@ -74,6 +72,13 @@ class Job:
         self._halted = asyncio.Event()
         self._step: asyncio.Timeout | None = None  # of the settlement, while it is being taken
         self.task = task
+        self._log = TaskLog(
+            task.id,
+            attempt=lease.entry.attempt,
+            redeliveries=delivery.num_delivered - 1 or None,
+            task_type=task.task_type,
+            **{"from": task.sender},
+        )
 
     def renew_now(self) -> None:
         """Renew the lease at once: the connection is new, or somebody has changed the ledger entry."""
@@ -101,7 +106,7 @@ class Job:
                 await self._run(command, limits, free_slot)
         except CommandError as error:
             free_slot()
-            await self._settle(Outcome("failed", "", str(error)))
+            await self._settle(Outcome("failed", "", str(error), reason=str(error)))
         finally:
             self._lease.stop_renewing()
             await keeping
@@ -109,15 +114,11 @@ class Job:
     async def _run(self, command: Command, limits: Limits, free_slot: Callable[[], None]) -> None:
         context = self._context
         async with running(command, limits, context.children, context.slot.tmp) as child:
-            log.info("task %s: started (%s, attempt %d)", self.task.id, plain(self.task.task_type), self._entry.attempt)
+            self._log.info("started")
             ended = await child.ended(self._lease.interrupt, context.children, stop_grace_s=self._stop_grace_s)
             free_slot()
-            log.info(
-                "task %s: command ended after %.1f s with %d bytes of output",
-                self.task.id,
-                ended.duration_s,
-                ended.stdout.size,
-            )
+            self._log.add(exit_code=ended.code, duration_s=round(ended.duration_s, 3), output_bytes=ended.stdout.size)
+            self._log.debug("command ended")
             await self._conclude(ended)
 
     @property
@@ -133,7 +134,7 @@ class Job:
         """From the end of the command to what becomes of the task."""
         worker = self._context.config.worker
         if self._lease.lost:
-            log.warning("task %s: the lease was lost to another worker; the outcome is dropped", self.task.id)
+            self._log.warning("the lease was lost to another worker; the outcome is dropped")
             return
         if ended.reason == "stopped":
             if self._entry.cancel is None:
@@ -148,7 +149,7 @@ class Job:
         try:
             await self._settle(await self._with_file(outcome, ended.stdout))
         except _HaltedError:
-            log.warning("task %s: its outcome stays in the outbox until the worker starts again", self.task.id)
+            self._log.warning("its outcome stays in the outbox until the worker starts again")
             with suppress(BusError):
                 await self._delivery.nak()
 
@@ -176,10 +177,10 @@ class Job:
             await self._insist(lambda: publish_result(context.bus, unsent.inbox, result))
         except LeaseLostError:
             copy_needed = False
-            log.warning("task %s: the lease was lost before the commit; the outcome is dropped", self.task.id)
+            self._log.warning("the lease was lost before the commit; the outcome is dropped")
         except (PermissionDeniedError, SetupMissingError, TooLargeError, ApiError) as error:
             # Other tasks must not suffer for it. What is in the ledger is published with every delivery of the task.
-            log.error("task %s: the bus refuses its result: %s", self.task.id, error)
+            self._log.error("the bus refuses its result: %s", error)
             with suppress(BusUnavailableError):
                 await self._delivery.nak(REFUSED_PAUSE_S)
             if not self._entry.terminal:
@@ -188,8 +189,7 @@ class Job:
             copy_needed = False
             with suppress(BusUnavailableError):  # delivered again, the task is found settled and acknowledged then
                 await self._delivery.ack()
-            reason = f" ({outcome.reason})" if outcome.reason else ""
-            log.info("task %s: %s%s", self.task.id, outcome.status, reason)
+            self._log.info("settled", status=outcome.status, reason=outcome.reason)
         finally:
             if copy_needed:
                 await on_disk
@@ -208,7 +208,7 @@ class Job:
                 if self._context.bus.ended:
                     raise
                 if failures == 0:
-                    log.warning("task %s: the result cannot be stored yet: %s", self.task.id, error)
+                    self._log.warning("the result cannot be stored yet: %s", error)
                 pause_s = _RETRY_S[min(failures, len(_RETRY_S) - 1)]
                 await self._unless_halted(lambda pause_s=pause_s: asyncio.sleep(pause_s))
                 failures += 1
@@ -241,9 +241,9 @@ class Job:
         except LeaseLostError:
             return True
         except BusError as error:
-            log.warning("task %s: could not be queued for another attempt: %s", self.task.id, error)
+            self._log.warning("could not be queued for another attempt: %s", error)
             return False
-        log.info("task %s: %s; trying again in %.1f s", self.task.id, outcome.reason, pause_s)
+        self._log.info("trying again in %.1f s", pause_s, reason=outcome.reason)
         return True
 
     async def _give_back(self) -> None:
@@ -252,16 +252,16 @@ class Job:
         try:
             await self._lease.give_back()
             await self._delivery.nak()
-            log.info("task %s: given back to the bus", self.task.id)
+            self._log.info("given back to the bus")
         except (LeaseLostError, BusError) as error:
-            log.warning("task %s: could not be given back (%s); its lease runs out by itself", self.task.id, error)
+            self._log.warning("could not be given back (%s); its lease runs out by itself", error)
 
     async def _with_file(self, outcome: Outcome, stdout: Output) -> Outcome:
         """Store output that is too large for the result, and point to it; without a place for it, say so."""
         claim, context = self._entry.claim, self._context
         if stdout.spilled is None or claim is None:
             if stdout.truncated:
-                log.warning("task %s: its output is kept only in part: %s", self.task.id, self._why_no_file(stdout))
+                self._log.warning("its output is kept only in part: %s", self._why_no_file(stdout))
             return outcome
         name = make_result_id(context.agent, self.task.id, claim.nonce)
         note = dict(outcome.extra.get("output") or {})
@@ -269,7 +269,7 @@ class Job:
             stored = await put_file(context.bus, context.agent, name, _pieces(stdout.spilled, chunk_bytes(context.bus)))
             note["file"] = {"bucket": stored.bucket, "name": stored.name}
         except (BusError, OSError) as error:
-            log.warning("task %s: its output is kept only in part: %s", self.task.id, error)
+            self._log.warning("its output is kept only in part: %s", error)
         return Outcome(
             outcome.status,
             outcome.text,
@@ -406,9 +406,3 @@ def result_message(context: Context, task: Task, outcome: Outcome, nonce: str, a
 async def publish_result(bus: Bus, inbox: str, result: dict[str, Json]) -> None:
     """Put a committed result into its inbox; its id makes that happen once, however often it is tried."""
     await bus.store(subjects.results(inbox), encode(result), msg_id=str(result["id"]))
-
-
-def plain(text: str) -> str:
-    """Text from outside, on one line of the log: no line breaks, no control characters, bounded."""
-    shown = "".join(char if char.isprintable() else " " for char in text[:200])
-    return shown if len(text) <= 200 else shown + "…"

@@ -1,7 +1,6 @@
 """The lease on one task: claimed, renewed and given up by compare-and-set on its ledger key."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
@@ -12,9 +11,8 @@ from agentbus.ledger import CancelWish, Entry, Ledger, Record, renewed, settled
 from agentbus.messages import Json, ResultStatus
 from agentbus.pull import Delivery
 from agentbus_worker.clock import ServerClock
+from agentbus_worker.loglines import TaskLog
 from agentbus_worker.settlement import Adopt, Lost, on_refusal
-
-log = logging.getLogger("agentbus.worker")
 
 _RETRY_S: Final = 1.0
 _REQUEST_S: Final = 5.0
@@ -83,14 +81,14 @@ class Lease:
                 self.interrupt.set()
             except BusError as error:
                 if not refused:
-                    log.warning("task %s: its lease cannot be renewed: %s; trying on", self._key[1], error)
+                    TaskLog(self._key[1]).warning("its lease cannot be renewed: %s; trying on", error)
                 refused = True
                 # Only the ledger takes a lease away. While the bus is out of reach nobody else can claim the task
                 # either; the next renewal finds out.
                 pause = min(claim.lease_s / 3, _RETRY_S)
                 continue
             if refused and not self.lost:
-                log.info("task %s: its lease is renewed again", self._key[1])
+                TaskLog(self._key[1]).info("its lease is renewed again")
             refused = False
             pause = claim.lease_s / 3
 

@@ -5,7 +5,6 @@ import logging
 import logging.handlers
 import os
 import sys
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -14,6 +13,7 @@ from typing import Final
 
 from agentbus.config import LogSection
 from agentbus.errors import ConfigError
+from agentbus_worker.loglines import FORMATTERS
 
 LOG_FILE: Final = "agentbus-worker.log"
 
@@ -29,13 +29,24 @@ class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
         self._mine = (mine.st_dev, mine.st_ino)
         return stream
 
-    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802  # the name is logging's
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a line in one write, past all buffers: it is there when this process dies, and nobody's is torn."""
+        try:
+            line = (self.format(record) + "\n").encode()
+            self._make_room(len(line))
+            assert self.stream is not None, "it is open from the beginning"
+            os.write(self.stream.fileno(), line)
+        except OSError:
+            self.handleError(record)
+
+    def _make_room(self, line_bytes: int) -> None:
         there = self._there()
         if there is None or self._is_other(there):
             self._reopen()
             there = self._there()
         size = there.st_size if there else 0  # of what all workers have written
-        return size > 0 and size + len(self.format(record).encode()) + 1 >= self.maxBytes
+        if size > 0 and size + line_bytes >= self.maxBytes:
+            self.doRollover()
 
     def doRollover(self) -> None:  # noqa: N802
         with Path(self.baseFilename + ".lock").open("w") as lock:
@@ -62,31 +73,19 @@ class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
         self.stream = self._open()
 
 
-class _Formatter(logging.Formatter):
-    """The form of a line; made once for all that it goes to."""
-
-    converter = time.gmtime
-    default_time_format = "%Y-%m-%dT%H:%M:%S"
-    default_msec_format = "%s.%03dZ"
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
-        self._last: tuple[logging.LogRecord, str] | None = None
-
-    def format(self, record: logging.LogRecord) -> str:
-        if self._last is None or self._last[0] is not record:
-            self._last = record, super().format(record)
-        return self._last[1]
-
-
 @contextmanager
-def log_to(section: LogSection, *, verbose: bool = False) -> Generator[logging.Logger]:
+def log_to(section: LogSection, *, verbose: bool = False, worker: str | None = None) -> Generator[logging.Logger]:
     """Log to stderr and to the configured file for the length of the block.
+
+    Args:
+        section: where to, and in what form.
+        verbose: log details as well.
+        worker: who writes it, said in every line: several workers may share a file.
 
     Raises:
         ConfigError: the log folder cannot be written to.
     """
-    formatter = _Formatter()
+    formatter = FORMATTERS[section.format](worker=worker)
     try:
         section.dir.mkdir(parents=True, exist_ok=True)
         file = _SharedRotatingHandler(

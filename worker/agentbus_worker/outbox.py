@@ -21,6 +21,7 @@ from agentbus.ledger import Ledger, Record, Vacant, settled
 from agentbus.messages import Json, ResultStatus, decode, encode
 from agentbus.subjects import is_agent_id, is_task_id
 from agentbus_worker.clock import ServerClock
+from agentbus_worker.loglines import TaskLog
 from agentbus_worker.settlement import CommitOutbox, DropOutbox, RepublishOutbox, on_outbox
 from agentbus_worker.state import sync_to_disk, write_whole
 
@@ -78,14 +79,14 @@ class Outbox:
             await asyncio.sleep(_SYNC_AFTER_S)
             await asyncio.to_thread(sync_to_disk, path)
         except OSError as error:
-            log.warning("task %s: no copy of the outcome on disk: %s", unsent.task_id, error.strerror or error)
+            TaskLog(unsent.task_id).warning("no copy of the outcome on disk: %s", error.strerror or error)
 
     def remove(self, unsent: Unsent) -> None:
         """Forget an entry whose result is in its inbox, or that must not be sent; one that stays is harmless."""
         try:
             self._path(unsent).unlink(missing_ok=True)
         except OSError as error:
-            log.warning("task %s: its outcome stays on disk: %s", unsent.task_id, error.strerror or error)
+            TaskLog(unsent.task_id).warning("its outcome stays on disk: %s", error.strerror or error)
 
     def entries(self) -> list[Unsent]:
         """What a worker has left here, oldest first. What cannot be read is moved aside and logged, not deleted."""
@@ -115,7 +116,7 @@ async def replay(bus: Bus, outbox: Outbox, clock: ServerClock) -> None:
         except (BusUnavailableError, StreamFullError):
             raise
         except BusError as error:
-            log.error("task %s: its outcome from before the restart is refused: %s", unsent.task_id, error)
+            TaskLog(unsent.task_id).error("its outcome from before the restart is refused: %s", error)
         else:
             outbox.remove(unsent)
 
@@ -127,7 +128,7 @@ async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, unsent: Unse
         decision = on_outbox(found, nonce=unsent.nonce, result_id=unsent.result_id, expired=expired)
         match decision:
             case DropOutbox(reason):
-                log.warning("task %s: an outcome from before the restart is dropped: %s", unsent.task_id, reason)
+                TaskLog(unsent.task_id).warning("an outcome from before the restart is dropped: %s", reason)
                 return
             case CommitOutbox():
                 assert isinstance(found, Record), "only a claim of our own is committed"
@@ -139,7 +140,7 @@ async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, unsent: Unse
             case RepublishOutbox():
                 pass
         await bus.store(subjects.results(unsent.inbox), encode(unsent.result), msg_id=unsent.result_id)
-        log.info("task %s: its outcome from before the restart is delivered", unsent.task_id)
+        TaskLog(unsent.task_id).info("its outcome from before the restart is delivered", status=unsent.status)
         return
 
 

@@ -49,10 +49,16 @@ _PRESENCE_PAUSE_S: Final = 2.0
 _T = TypeVar("_T")
 
 
+def new_instance() -> str:
+    """A name for this process that no other worker has."""
+    return f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
 class Worker:
     """One worker process of one agent."""
 
-    def __init__(self, config: WorkerConfig, stop: Stop) -> None:
+    def __init__(self, config: WorkerConfig, stop: Stop, instance: str) -> None:
+        """`instance` names this process among all workers: see `new_instance()`."""
         self._config = config
         self._stop = stop
         self._slots = asyncio.Semaphore(config.worker.concurrency)
@@ -62,7 +68,7 @@ class Worker:
         self._running = 0
         self._changed = asyncio.Event()
         self._started_at = now()
-        self.instance = f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.instance = instance
 
     async def run(self) -> None:
         """Work until asked to stop.
