@@ -79,13 +79,23 @@ def coordinator_file() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who to be on the bus. `repr()` shows the user at the most."""
+    """Who to be on the bus, and the key of `[nats]` and the file that say so. `repr()` shows no secret."""
 
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
     nkey_seed: str | None = field(default=None, repr=False)
     jwt: str | None = field(default=None, repr=False)
+    key: str | None = None
+    file: Path | None = None
+
+    def read_again(self) -> "Credentials":
+        """These, as their file holds them now; from a URL they stay what they are.
+
+        Raises:
+            ConfigError: the file cannot be used.
+        """
+        return self if self.key is None or self.file is None else _from_file(self.key, self.file, self.user)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +112,11 @@ class ConnectionSettings:
     connect_timeout_s: float = 3.0
     reconnect_wait_s: float = 2.0
     max_reconnect_attempts: int = -1
+
+    @property
+    def needs_tls(self) -> bool:
+        """Whether no server is spoken to without TLS, whatever its URL says: whoever names files for TLS wants it."""
+        return self.ca_file is not None or self.cert_file is not None
 
     @property
     def servers(self) -> str:
@@ -128,15 +143,9 @@ def connection_settings(
     urls = parse_urls(nats.url)
     first = next((url for url in urls if url.user), urls[0])
     credentials = Credentials(nats.user or first.user, first.password)
-    if nats.password_file:
-        credentials = Credentials(nats.user, read_secret(nats.password_file))
-    elif nats.token_file:
-        credentials = Credentials(token=read_secret(nats.token_file))
-    elif nats.nkey_file:
-        credentials = Credentials(nats.user, nkey_seed=_nkey_seed(nats.nkey_file))
-    elif nats.creds_file:
-        jwt, seed = _creds(nats.creds_file)
-        credentials = Credentials(nats.user, nkey_seed=seed, jwt=jwt)
+    named = next(((key, file) for key in SECRET_FILES if (file := getattr(nats, key)) is not None), None)
+    if named is not None:
+        credentials = _from_file(*named, nats.user)
     elif first.user is not None and first.password is None:
         credentials = Credentials(token=first.user)
     for file in (nats.ca_file, nats.cert_file, nats.key_file):
@@ -154,6 +163,19 @@ def connection_settings(
         reconnect_wait_s=reconnect_wait_s,
         max_reconnect_attempts=max_reconnect_attempts,
     )
+
+
+def _from_file(key: str, file: Path, user: str | None) -> Credentials:
+    match key:
+        case "password_file":
+            return Credentials(user, read_secret(file), key=key, file=file)
+        case "token_file":
+            return Credentials(token=read_secret(file), key=key, file=file)
+        case "nkey_file":
+            return Credentials(user, nkey_seed=_nkey_seed(file), key=key, file=file)
+        case _:
+            jwt, seed = _creds(file)
+            return Credentials(user, nkey_seed=seed, jwt=jwt, key=key, file=file)
 
 
 def _nkey_seed(path: Path) -> str:
@@ -272,7 +294,7 @@ def _load(model: type[_C], path: Path) -> tuple[_C, list[str]]:
 
 def _exposed(path: Path, values: Mapping[str, Any]) -> Iterable[str]:
     nats = cast("dict[str, Any]", values.get("nats", {}))
-    secret_files = [Path(str(nats[key])).expanduser() for key in SECRET_FILES if key in nats]
+    secret_files = [Path(str(nats[key])).expanduser() for key in (*SECRET_FILES, "key_file") if key in nats]
     if secret_in(str(nats.get("url", DEFAULT_URL))):
         secret_files.append(path)
     for file in secret_files:

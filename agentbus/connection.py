@@ -10,11 +10,10 @@ import math
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
-from agentbus.config import ConnectionSettings
+from agentbus.config import ConnectionSettings, Credentials
 from agentbus.errors import (
-    AuthenticationError,
     BusError,
     BusUnavailableError,
     ConfigError,
@@ -23,7 +22,18 @@ from agentbus.errors import (
     TooLargeError,
 )
 from agentbus.messages import random_token
-from agentbus.transport import Client, Headers, Msg, NatsError, NotSecureError, is_auth_error, refused_subject
+from agentbus.refusal import refused
+from agentbus.tls import certificate_wanted, tls_context, why_tls_failed
+from agentbus.transport import (
+    CertificateWantedError,
+    Client,
+    Headers,
+    Msg,
+    NatsError,
+    NotSecureError,
+    is_auth_error,
+    refused_subject,
+)
 
 REQUEST_TIMEOUT_S: Final = 5.0
 """How long one request waits for its answer."""
@@ -40,7 +50,15 @@ class Connection:
     def __init__(self, settings: ConnectionSettings, on_state: Callable[[str], None]) -> None:
         self.settings = settings
         self._on_state = on_state
-        self._client = Client()
+        self._presented = settings.credentials
+        self._tls: ssl.SSLContext | None = None
+        self._client = Client(
+            credentials=self._newest_credentials,
+            tls=self._newest_tls,
+            tls_always=settings.needs_tls,
+            shows_certificate=settings.cert_file is not None,
+            has_new=self._has_new_credentials,
+        )
         self._up = asyncio.Event()
         self._ended: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()
         self._inbox = f"{settings.inbox_prefix}.{random_token()}"
@@ -67,21 +85,12 @@ class Connection:
         """
         settings = self.settings
         self._patient = patient
-        options: dict[str, Any] = {}
-        if any(url.tls for url in settings.urls) or settings.ca_file:
-            options["tls"] = tls_context(settings)
-        credentials = settings.credentials
-        jwt = credentials.jwt
-        if jwt is not None:
-            options["user_jwt_cb"] = jwt.encode
+        if settings.needs_tls or any(url.tls for url in settings.urls):
+            self._tls = tls_context(settings)  # what is wrong with the files is to be known before anybody is dialled
         try:
             await self._client.connect(
                 servers=[str(url) for url in settings.urls],
                 name=settings.name,
-                user=credentials.user if credentials.password is not None else None,
-                password=credentials.password,
-                token=credentials.token,
-                nkeys_seed_str=credentials.nkey_seed,
                 inbox_prefix=settings.inbox_prefix,
                 connect_timeout=settings.connect_timeout_s,  # pyright: ignore[reportArgumentType]  # any number of seconds
                 reconnect_time_wait=settings.reconnect_wait_s,  # pyright: ignore[reportArgumentType]
@@ -92,7 +101,6 @@ class Connection:
                 disconnected_cb=self._on_disconnect,
                 reconnected_cb=self._on_reconnect,
                 closed_cb=self._on_closed,
-                **options,
             )
             await self._client.listen(f"{self._inbox}.*", self._on_answer)
         except BusError:
@@ -156,6 +164,27 @@ class Connection:
         """Call `callback` after every reconnect; returns a function that ends that."""
         self._reconnect_callbacks.add(callback)
         return lambda: self._reconnect_callbacks.discard(callback)
+
+    # -- what is read anew at every dial ------------------------------------------------------------------------
+
+    def _newest_credentials(self) -> Credentials:
+        with suppress(ConfigError):  # a file that is just being replaced: the last ones may still do
+            self._presented = self.settings.credentials.read_again()
+        return self._presented
+
+    def _has_new_credentials(self) -> bool:
+        try:
+            return self.settings.credentials.read_again() != self._presented
+        except ConfigError:
+            return False
+
+    def _newest_tls(self) -> ssl.SSLContext:
+        try:
+            self._tls = tls_context(self.settings)
+        except ConfigError:
+            if self._tls is None:
+                raise
+        return self._tls
 
     # -- core NATS ----------------------------------------------------------------------------------------------
 
@@ -247,6 +276,8 @@ class Connection:
         denied = refused_subject(error)
         if denied is not None:
             self._deny(*denied)
+        elif is_auth_error(error) and self._has_new_credentials():
+            self._state("the credentials were refused, and there are new ones by now; signing in with those")
         elif is_auth_error(error):
             fatal = self._explain(error)
             self._end(fatal)
@@ -345,15 +376,12 @@ class Connection:
         if isinstance(error, BusError):
             return error
         if is_auth_error(error):
-            who = self.settings.credentials.user
-            return AuthenticationError(
-                f"{servers} refused the credentials"
-                + (f" of the user {who}" if who else "")
-                + "; check the [nats] section"
-            )
+            return refused(self.settings, self._presented)
         if isinstance(error, ssl.SSLError):
-            reason = getattr(error, "verify_message", "") or error.reason or str(error)
-            return BusUnavailableError(f"TLS with {servers} failed: {reason}; set ca_file in [nats] for a private CA")
+            reason, fix = why_tls_failed(error, self.settings)
+            return BusUnavailableError(f"TLS with {servers} failed: {reason}; {fix}")
+        if isinstance(error, CertificateWantedError):
+            return BusUnavailableError(f"TLS with {servers} failed: {certificate_wanted(self.settings)}")
         if isinstance(error, NotSecureError):
             return BusUnavailableError(f"{servers}: {error}")
         if isinstance(error, TimeoutError):
@@ -364,18 +392,3 @@ class Connection:
         return BusUnavailableError(
             f"cannot reach the bus at {servers}: {reason}; is nats-server running? `agentbus up` starts a local one"
         )
-
-
-def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
-    """What a server's certificate is held against, and what is shown of one's own.
-
-    Raises:
-        ConfigError: a file cannot be used.
-    """
-    try:
-        context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
-        if settings.cert_file:
-            context.load_cert_chain(settings.cert_file, settings.key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"the TLS files in [nats] cannot be used: {error}") from None
-    return context

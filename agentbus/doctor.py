@@ -23,7 +23,7 @@ from agentbus.config import (
     connection_settings,
 )
 from agentbus.coordinator import Coordinator
-from agentbus.errors import AgentBusError, BusError, PermissionDeniedError, SetupMissingError
+from agentbus.errors import AgentBusError, AuthenticationError, BusError, PermissionDeniedError, SetupMissingError
 from agentbus.findings import Finding, failed, ok, warning
 from agentbus.permissions import Party
 from agentbus.probing import STAND_IN, concrete, may_send
@@ -75,7 +75,7 @@ async def examine(
             if probe is not None:
                 yield await _round_trip(bus, agent, probe)
     except AgentBusError as error:
-        yield failed("sign-in", str(error), _sign_in_fix(role))
+        yield failed("sign-in", str(error), _sign_in_fix(role) if isinstance(error, AuthenticationError) else "")
 
 
 @asynccontextmanager
@@ -95,7 +95,12 @@ def _identity(settings: ConnectionSettings) -> str:
     credentials = settings.credentials
     if credentials.user:
         return f"as {credentials.user}"
-    kinds = {"a .creds file": credentials.jwt, "an nkey": credentials.nkey_seed, "a token": credentials.token}
+    kinds = {
+        "a .creds file": credentials.jwt,
+        "an nkey": credentials.nkey_seed,
+        "a token": credentials.token,
+        "a client certificate": settings.cert_file,
+    }
     return next((f"with {kind}" for kind, value in kinds.items() if value), "without credentials")
 
 

@@ -5,8 +5,10 @@ The server knows the public key only; the seed stays with its holder, and no con
 
 import base64
 import binascii
+import json
 import secrets
-from typing import Final
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from agentbus.errors import ConfigError
 
@@ -59,6 +61,16 @@ def read_creds(text: str) -> tuple[str, str]:
     jwt, seed = _block(text, _JWT_BLOCK), _block(text, _SEED_BLOCK)
     check_seed(seed)
     return jwt, seed
+
+
+def expiry(jwt: str) -> datetime | None:
+    """When a JWT ends, as it says itself; None for one without an end, or that nobody can read."""
+    body = jwt.split(".")[1:2]
+    try:
+        claims: Any = json.loads(base64.urlsafe_b64decode(f"{body[0]}===")) if body else None
+        return datetime.fromtimestamp(claims["exp"], UTC) if claims["exp"] else None
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError, OSError):
+        return None
 
 
 def _block(text: str, name: str) -> str:

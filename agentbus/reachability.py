@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from agentbus.config import ConnectionSettings
-from agentbus.connection import tls_context
 from agentbus.errors import AgentBusError
 from agentbus.findings import Finding, failed, ok, warning
+from agentbus.tls import tls_context, why_tls_failed
 from agentbus.urls import ServerUrl
 
 _CONNECT_S: Final = 5.0
@@ -82,7 +82,7 @@ async def _greeting(
     if not info:
         yield failed("greeting", f"what listens on {url} is no NATS server", "correct the port of url in [nats]")
         return
-    if not url.tls and settings.ca_file is None:
+    if not url.tls and not settings.needs_tls:
         if not info.get("tls_required"):
             yield _plain(url)
         return
@@ -103,17 +103,17 @@ def _plain(url: ServerUrl) -> Finding:
 
 
 async def _handshake(url: ServerUrl, settings: ConnectionSettings, writer: asyncio.StreamWriter) -> Finding:
-    fix = "set ca_file in [nats] to the CA of the server, and url to a name in its certificate"
     try:
         context = tls_context(settings)
         async with asyncio.timeout(_CONNECT_S):
             await writer.start_tls(context, server_hostname=url.host)
     except AgentBusError as error:
         return failed("tls", str(error))
-    except ssl.SSLCertVerificationError as error:
-        return failed("tls", f"the certificate of {url} is refused: {error.verify_message}", fix)
-    except (ssl.SSLError, OSError, TimeoutError) as error:
-        return failed("tls", f"no TLS with {url}: {getattr(error, 'reason', None) or error or 'no answer'}", fix)
+    except ssl.SSLError as error:
+        reason, fix = why_tls_failed(error, settings)
+        return failed("tls", f"TLS with {url} failed: {reason}", fix)
+    except (OSError, TimeoutError) as error:
+        return failed("tls", f"no TLS with {url}: {error or 'no answer'}", "look at the log of the server")
     certificate: dict[str, Any] = writer.get_extra_info("peercert") or {}
     ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate["notAfter"]), UTC)
     text = f"the certificate for {url.host} is valid until {ends:%Y-%m-%d}"

@@ -4,19 +4,31 @@
 reconnect; it reports refused credentials and permissions as what they are.
 """
 
+import asyncio
 import base64
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import nats.errors
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from agentbus.config import Credentials
 from agentbus.nkeys import UserKey
 
-__all__ = ["Client", "Headers", "Msg", "NatsError", "NotSecureError", "Subscription", "refused_subject"]
+__all__ = [
+    "CertificateWantedError",
+    "Client",
+    "Headers",
+    "Msg",
+    "NatsError",
+    "NotSecureError",
+    "Subscription",
+    "refused_subject",
+]
 
 Headers: TypeAlias = Mapping[str, str]
 MessageCallback: TypeAlias = Callable[[Msg], Awaitable[None]]
@@ -32,22 +44,96 @@ class NotSecureError(NatsError):
         return "the server does not offer TLS, and tls:// was asked for; no credential was sent"
 
 
+class CertificateWantedError(ConnectionResetError):
+    """The server checks client certificates, and has hung up on this one, or would on none."""
+
+
 class Client(NatsClient):
-    """A NATS client that hands over no credential without the TLS that was asked for."""
+    """A NATS client that hands over no credential without the TLS that was asked for.
+
+    Credentials and TLS files are asked for at every dial, so that new ones are taken up when the connection is lost.
+
+    Args:
+        credentials: what to sign in with, now.
+        tls: the context for TLS, now.
+        tls_always: speak TLS or nothing, whatever a URL says.
+        shows_certificate: whether that context has a certificate of ours.
+        has_new: whether there are other credentials by now than those that were presented last.
+    """
+
+    def __init__(
+        self,
+        *,
+        credentials: Callable[[], Credentials],
+        tls: Callable[[], ssl.SSLContext],
+        tls_always: bool,
+        shows_certificate: bool,
+        has_new: Callable[[], bool],
+    ) -> None:
+        super().__init__()
+        self._credentials = credentials
+        self._tls = tls
+        self._tls_always = tls_always
+        self._shows_certificate = shows_certificate
+        self._has_new = has_new
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """What nats-py asks for before every handshake."""
+        return self._tls()
 
     def _connect_command(self) -> bytes:
         # nats-py calls this right before it sends CONNECT, at the first connection and at every reconnect. It takes
         # up TLS only if the server's INFO asks for it, and an attacker on the path can take that line away.
         server = self._current_server
-        if server is not None and server.uri.scheme == "tls":
+        if server is not None and (self._tls_always or server.uri.scheme == "tls"):
             writer = getattr(self._transport, "_io_writer", None)
             if writer is None or writer.get_extra_info("ssl_object") is None:
                 if self._transport is not None:
                     self._transport.close()  # nats-py would leave it open and dial the next one
                 raise NotSecureError
+            protocol = writer.transport.get_protocol()
+            if protocol is None:
+                raise ConnectionResetError  # the server has hung up on the handshake; see below for why
             # nats-py does not tell the reader's protocol of the upgrade, and asyncio would complain at the end of it.
-            writer.transport.get_protocol()._over_ssl = True  # noqa: SLF001
+            protocol._over_ssl = True  # noqa: SLF001
+            if self._server_info.get("tls_verify") and not self._shows_certificate:
+                # With TLS 1.3 the server says so only after the handshake, and what is sent to it meanwhile is
+                # answered with a reset that can get ahead of its words.
+                raise CertificateWantedError
+        self._sign_in_with(self._credentials())
         return super()._connect_command()
+
+    def _sign_in_with(self, credentials: Credentials) -> None:
+        self._auth_configured = credentials.user is not None or any(
+            (credentials.password, credentials.token, credentials.nkey_seed)
+        )
+        self.options["user"] = credentials.user if credentials.password is not None else None
+        self.options["password"] = credentials.password
+        self.options["token"] = credentials.token
+        if credentials.nkey_seed is not None:
+            # Not as nats-py would do it, with the package nkeys: that brings a second library of cryptography.
+            key, jwt = UserKey(credentials.nkey_seed), credentials.jwt
+            self._public_nkey = key.public
+            self._signature_cb = lambda challenge: base64.b64encode(key.sign(challenge.encode()))
+            self._user_jwt_cb = None if jwt is None else jwt.encode
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # as in nats-py
+        known = {id(server) for server in self._server_pool}
+        await super()._process_info(info, initial_connection)
+        current = self._current_server
+        if initial_connection and current is not None:
+            # The first INFO comes before TLS: whoever is on the path can write servers of his own into it, under
+            # names for which he has certificates. They are held to the name that the configuration gives.
+            for server in self._server_pool:
+                if id(server) not in known:
+                    server.tls_name = current.tls_name or current.uri.hostname
+
+    async def _process_err(self, err_msg: str) -> None:
+        if is_auth_error(nats.errors.Error(err_msg)) and self._has_new():
+            await self._process_op_err(nats.errors.StaleConnectionError())  # dial again, in place of the end
+        else:
+            await super()._process_err(err_msg)
 
     async def _process_connect_init(self) -> None:
         try:
@@ -56,16 +142,15 @@ class Client(NatsClient):
             # A server that refuses the credentials says so and hangs up. What is sent to it after that is answered
             # with a reset, of which asyncio tells before it hands over the words that came first.
             reader = getattr(self._transport, "_io_reader", None)
+            alert = reader.exception() if isinstance(reader, asyncio.StreamReader) else None
+            if isinstance(alert, ssl.SSLError):
+                raise alert from None  # what it did not like about the handshake
             words = bytes(getattr(reader, "_buffer", b"")).partition(b"\r\n")[0]
             if words.startswith(b"-ERR "):
                 raise nats.errors.Error(f"nats: {words.removeprefix(b'-ERR ').decode(errors='replace')}") from None
+            if self._server_info.get("tls_verify"):
+                raise CertificateWantedError from None
             raise
-
-    def _setup_nkeys_seed_connect(self) -> None:
-        # nats-py would import the package nkeys, which brings a second library of cryptography.
-        key = UserKey(str(self._nkeys_seed_str))
-        self._public_nkey = key.public
-        self._signature_cb = lambda challenge: base64.b64encode(key.sign(challenge.encode()))
 
     async def listen(self, subject: str, callback: MessageCallback) -> Subscription:
         """`subscribe`, as far as it is used here, with its types."""
@@ -77,7 +162,8 @@ class Client(NatsClient):
             writer = getattr(self._transport, name, None)
             if writer is not None:
                 writer.transport.abort()  # a failed TLS handshake would wait half a minute for the other side's goodbye
-        await self.close()
+        if self._flush_queue is not None:  # otherwise it has never been told to connect
+            await self.close()
 
 
 def is_auth_error(error: BaseException) -> bool:
