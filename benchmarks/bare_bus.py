@@ -1,10 +1,12 @@
 """The limit for whatever goes over the bus: nats-py on the same server, with nothing around it."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
+from agentbus.config import Credentials
 from agentbus.messages import random_token
 from agentbus.transport import Client, Msg
 
@@ -36,7 +38,13 @@ class BareBus:
 
 @asynccontextmanager
 async def bare_bus(url: str) -> AsyncGenerator[BareBus]:
-    client = Client()
+    client = Client(
+        credentials=Credentials,
+        tls=ssl.create_default_context,
+        tls_always=False,
+        shows_certificate=False,
+        has_new=lambda: False,
+    )
     await client.connect(url)
     try:
         yield BareBus(client)
