@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Literal, cast
 
-from agentbus import subjects
+from agentbus import subjects, tracing
 from agentbus.approvals import send_answer
 from agentbus.bus import Bus
 from agentbus.bus import connect as connect_bus
@@ -245,7 +245,10 @@ class Coordinator:
             if on_change is not None:
                 on_change(status.task_id, status.record.entry.state)
 
-        return await wait_for(self.bus, found, until=until, timeout_s=timeout_s, on_change=tell)
+        waited = await wait_for(self.bus, found, until=until, timeout_s=timeout_s, on_change=tell)
+        for status in waited.settled.values():
+            tracing.link(status.record.headers)
+        return waited
 
     async def results(self, newest: int = 1, *, agent: str | None = None) -> list[InboxMessage]:
         """The newest messages of an inbox (one's own by default), oldest first."""

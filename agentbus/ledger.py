@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from agentbus import subjects
+from agentbus import subjects, tracing
 from agentbus.bus import Bus, StoredMessage
 from agentbus.errors import CorruptEntryError, MessageError, WrongRevisionError
 from agentbus.messages import Json, ResultStatus, Task, decode, encode, now
@@ -156,11 +156,12 @@ class Ledger:
             WrongRevisionError: the key has changed; if an answer was lost on the way, the change may be this one.
             StreamFullError: the ledger is full.
         """
+        trace = tracing.headers() if entry.terminal else {}  # who reads the result can link to the run it came from
         stored = await self._bus.store(
             subjects.state(agent, task_id),
             encode(entry.model_dump(exclude_none=True)),
             expected_revision=revision,
-            headers={STATE_HEADER: entry.state},
+            headers={STATE_HEADER: entry.state, **trace},
             timeout_s=timeout_s,
         )
         return stored.seq

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from agentbus import subjects
+from agentbus import subjects, tracing
 from agentbus.bus import MSG_ID, Bus
 from agentbus.errors import (
     BusUnavailableError,
@@ -60,7 +60,12 @@ async def publish(bus: Bus, task: Task) -> Published:
             f"the task is {len(data)} bytes; this bus takes up to {limit}. Put the bulk where the agent can fetch it, "
             "or raise max_payload on the server"
         )
-    ledger = Ledger(bus)
+    with tracing.publishing(agent, task.id, len(data)):
+        return await _publish(bus, task, data)
+
+
+async def _publish(bus: Bus, task: Task, data: bytes) -> Published:
+    agent, ledger = task.agent, Ledger(bus)
     made = await ledger.create(agent, task.id, queued(task, task.inbox(subjects.COORDINATOR)))
     known = isinstance(made, Record)
     if isinstance(made, Record):
@@ -74,7 +79,7 @@ async def publish(bus: Bus, task: Task) -> Published:
         revision = made.revision
     else:
         revision = made
-    headers = {REVISION_HEADER: str(revision)}
+    headers = {REVISION_HEADER: str(revision), **tracing.headers()}
     try:
         await bus.store(subjects.tasks(agent), data, msg_id=subjects.task_msg_id(agent, task.id), headers=headers)
     except (SetupMissingError, StreamFullError, PermissionDeniedError, TooLargeError):

@@ -14,7 +14,10 @@ import agentbus
 from agentbus import errors
 from harness import process, run_cli
 
-HEAVY = ["anyio", "asyncio", "bcrypt", "cryptography", "mcp", "nats", "pydantic", "pydantic_core", "rich", "starlette"]
+HEAVY = [
+    "anyio", "asyncio", "bcrypt", "cryptography", "mcp", "nats", "opentelemetry", "pydantic", "pydantic_core", "rich",
+    "starlette",
+]  # fmt: skip
 POSIX_ONLY = ["fcntl", "grp", "pwd", "resource", "termios", "tty"]
 
 

@@ -6,14 +6,18 @@ import os
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from anyio import to_thread
 
+from agentbus import tracing
 from agentbus_mcp.link import Link
 
 if TYPE_CHECKING:
     from agentbus_mcp.server import Server
+
+_FLUSH_S: Final = 0.5
+"""How long the spans of this process may take to get to their collector, at the end."""
 
 
 async def load(link: Link) -> "Server":
@@ -50,4 +54,5 @@ def termination() -> Generator[asyncio.Event]:
 
 def end() -> NoReturn:
     """End without waiting for threads that nothing can interrupt: they read standard input, or look up a name."""
+    tracing.flush(_FLUSH_S)
     os._exit(0)

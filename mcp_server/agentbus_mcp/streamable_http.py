@@ -37,8 +37,8 @@ _MAX_BODY_BYTES: Final = 9 * 1024 * 1024
 """A publication of the largest task that the bus takes."""
 _GRACE_S: Final = 1
 """How long what is being served may take to end, once the process has been asked to."""
-_END_S: Final = 2.8
-"""When the process ends at the latest after that, whatever hangs."""
+_END_S: Final = 2.3
+"""When the process begins to end for good after that, whatever hangs; it is gone half a second later."""
 
 
 def serve(settings: ConnectionSettings, agent: str, endpoint: Endpoint, listener: socket, *, load: Load = load) -> None:

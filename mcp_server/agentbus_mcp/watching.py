@@ -7,6 +7,7 @@ from typing import Any, Final
 import anyio
 from mcp_types import CallToolResult
 
+from agentbus import tracing
 from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.results import InboxMessage
 from agentbus.waiting import Until, wait_for
@@ -80,6 +81,8 @@ async def results_of(
     """The results of tasks that are settled, and the state of the others with the call that waits for them."""
     settled = [task for task in found.known if task.settled]
     pending = [task for task in found.known if not task.settled]
+    for task in settled:
+        tracing.link(task.record.headers)
     alive = await _alive_for(coordinator, pending) if note is None else None
     notes = [text for text in (note, alive and alive.note(task.agent for task in pending if _queued(task))) if text]
     data = Results(

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from agentbus import tracing
 from agentbus.errors import CorruptEntryError, MessageError, WrongRevisionError
 from agentbus.ledger import Claim as ClaimRecord
 from agentbus.ledger import Entry, Record, Vacant, claimed, queued, settled
@@ -53,7 +54,9 @@ async def claim(context: Context, delivery: Delivery) -> Job | None:
             found = await context.ledger.read(context.agent, task.id)
             job, done = await _follow(context, delivery, task, found, fresh)
     except (MessageError, CorruptEntryError) as error:
-        await bury(context.bus, delivery, agent=context.agent, worker=context.instance, reason=str(error))
+        with tracing.settling(delivery.headers, agent=context.agent, worker=context.instance):
+            tracing.outcome("dead", error="dead_letter", reason=str(error))
+            await bury(context.bus, delivery, agent=context.agent, worker=context.instance, reason=str(error))
         return None
     return job
 
@@ -71,7 +74,8 @@ async def _follow(
         case Claim():
             return await _try_claim(context, delivery, task, decision), False
         case SettleCancelled() | SettleExhausted():
-            return None, await _settle_unrun(context, delivery, task, decision)
+            with tracing.settling(delivery.headers, agent=context.agent, worker=context.instance, task_id=task.id):
+                return None, await _settle_unrun(context, delivery, task, decision)
         case Republish(result, inbox):
             await publish_result(context.bus, inbox, result)
             await delivery.ack()
@@ -92,7 +96,9 @@ async def _try_claim(context: Context, delivery: Delivery, task: Task, decision:
         if isinstance(verdict, Lost):
             return None
         entry, revision = verdict.entry, verdict.revision
-    return Job(context, delivery, task, Lease(context.ledger, delivery, context.agent, task.id, entry, revision))
+    lease = Lease(context.ledger, delivery, context.agent, task.id, entry, revision)
+    lost = decision.base.claim if decision.base.state == "working" else None
+    return Job(context, delivery, task, lease, taken_from=lost.worker if lost else None)
 
 
 def _new_claim(context: Context) -> ClaimRecord:
@@ -129,6 +135,7 @@ async def _settle_unrun(
         if not isinstance(on_refusal(entry, await context.ledger.read(context.agent, task.id)), Won):
             return False
     await publish_result(context.bus, base.inbox, result)
+    tracing.outcome(outcome.status, error="unrun" if outcome.status == "failed" else None, reason=outcome.error)
     await delivery.ack()
     TaskLog(task.id).info(
         "settled without being run", status=outcome.status, reason=outcome.reason, attempt=base.attempt

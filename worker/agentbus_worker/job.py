@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from agentbus import subjects
+from agentbus import subjects, tracing
 from agentbus.bus import Bus
 from agentbus.config import INPUT_FILE_PLACEHOLDER, INPUT_PLACEHOLDER, TASK_ID_PLACEHOLDER, WORKDIR_PLACEHOLDER
 from agentbus.errors import (
@@ -63,14 +63,20 @@ class _HaltedError(Exception):
 
 
 class Job:
-    """A claimed task: run it, settle it."""
+    """A claimed task: run it, settle it.
 
-    def __init__(self, context: Context, delivery: Delivery, task: Task, lease: Lease) -> None:
+    `taken_from` is the worker that had the task before, and was lost while it ran it.
+    """
+
+    def __init__(
+        self, context: Context, delivery: Delivery, task: Task, lease: Lease, *, taken_from: str | None = None
+    ) -> None:
         self._context = context
         self._delivery = delivery
         self._lease = lease
         self._halted = asyncio.Event()
         self._step: asyncio.Timeout | None = None  # of the settlement, while it is being taken
+        self._taken_from = taken_from
         self.task = task
         self._log = TaskLog(
             task.id,
@@ -79,6 +85,18 @@ class Job:
             task_type=task.task_type,
             **{"from": task.sender},
         )
+
+    @contextmanager
+    def traced(self) -> Generator[None]:
+        """The span of this attempt, for the length of the block."""
+        context, attempt = self._context, self._entry.attempt
+        with tracing.processing(
+            self._delivery.headers, agent=context.agent, task_id=self.task.id, worker=context.instance, attempt=attempt
+        ):
+            self._log.add(trace_id=tracing.trace_id())
+            if self._taken_from is not None:
+                tracing.event("agentbus.takeover", **{"agentbus.from": self._taken_from})
+            yield
 
     def renew_now(self) -> None:
         """Renew the lease at once: the connection is new, or somebody has changed the ledger entry."""
@@ -134,6 +152,7 @@ class Job:
         """From the end of the command to what becomes of the task."""
         worker = self._context.config.worker
         if self._lease.lost:
+            tracing.outcome("lost", error="lease_lost")
             self._log.warning("the lease was lost to another worker; the outcome is dropped")
             return
         if ended.reason == "stopped":
@@ -169,6 +188,8 @@ class Job:
             result=result,
             written_at=time.time(),
         )
+        failed = (outcome.cause or "not_started") if outcome.status == "failed" else None
+        tracing.outcome(outcome.status, error=failed, reason=outcome.reason, exit_code=outcome.extra.get("exit_code"))
         self._lease.stop_renewing()
         on_disk = asyncio.create_task(context.outbox.put(unsent))
         copy_needed = True
@@ -177,6 +198,7 @@ class Job:
             await self._insist(lambda: publish_result(context.bus, unsent.inbox, result))
         except LeaseLostError:
             copy_needed = False
+            tracing.outcome("lost", error="lease_lost")
             self._log.warning("the lease was lost before the commit; the outcome is dropped")
         except (PermissionDeniedError, SetupMissingError, TooLargeError, ApiError) as error:
             # Other tasks must not suffer for it. What is in the ledger is published with every delivery of the task.
@@ -243,6 +265,7 @@ class Job:
         except BusError as error:
             self._log.warning("could not be queued for another attempt: %s", error)
             return False
+        tracing.outcome("retried", error=outcome.cause, reason=outcome.reason, exit_code=outcome.extra.get("exit_code"))
         self._log.info("trying again in %.1f s", pause_s, reason=outcome.reason)
         return True
 
@@ -252,6 +275,7 @@ class Job:
         try:
             await self._lease.give_back()
             await self._delivery.nak()
+            tracing.outcome("given_back")
             self._log.info("given back to the bus")
         except (LeaseLostError, BusError) as error:
             self._log.warning("could not be given back (%s); its lease runs out by itself", error)
@@ -335,6 +359,7 @@ class Job:
     def _environment(self, run_id: str, workdir: Path | None) -> dict[str, str]:
         return {
             **own_environment(),
+            **tracing.environment(),
             RUN_VARIABLE: run_id,
             "AGENTBUS_AGENT_ID": self._context.agent,
             "AGENTBUS_TASK_ID": self.task.id,
@@ -346,8 +371,9 @@ class Job:
 
 @functools.cache
 def own_environment() -> dict[str, str]:
-    """The worker's environment without its own settings, as every command gets it; read once."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("AGENTBUS_")}
+    """The worker's environment without its own settings and its own trace, as every command gets it; read once."""
+    own = tracing.ENVIRONMENT
+    return {name: value for name, value in os.environ.items() if not name.startswith("AGENTBUS_") and name not in own}
 
 
 @contextmanager
@@ -405,4 +431,6 @@ def result_message(context: Context, task: Task, outcome: Outcome, nonce: str, a
 
 async def publish_result(bus: Bus, inbox: str, result: dict[str, Json]) -> None:
     """Put a committed result into its inbox; its id makes that happen once, however often it is tried."""
-    await bus.store(subjects.results(inbox), encode(result), msg_id=str(result["id"]))
+    await bus.store(
+        subjects.results(inbox), encode(result), msg_id=str(result["id"]), headers=tracing.headers() or None
+    )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
+from agentbus import tracing
 from agentbus.bus import Bus
 from agentbus.errors import BusError, WrongRevisionError
 from agentbus.ledger import CancelWish, Entry, Ledger, Record, renewed, settled
@@ -153,7 +154,8 @@ class Lease:
 
     def _adopt(self, entry: Entry, revision: int) -> None:
         self._entry, self._revision = entry, revision
-        if entry.cancel is not None:
+        if entry.cancel is not None and not self.interrupt.is_set():
+            tracing.event("agentbus.cancel", **{"agentbus.by": entry.cancel.by})
             self.interrupt.set()
 
 

@@ -223,7 +223,8 @@ class Worker:
                 if self._stop.now.is_set():
                     job.halt()
                 try:
-                    await job.carry_out(free_slot)
+                    with job.traced():
+                        await job.carry_out(free_slot)
                 finally:
                     del self._jobs[job.task.id]
             finally:

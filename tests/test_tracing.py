@@ -1,0 +1,434 @@
+"""One trace leads from whoever gives a task to the command that works on it, and what is no trace does nothing."""
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mcp_types import RequestParamsMeta
+from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from agentbus import Coordinator, subjects, tracing
+from agentbus.bus import MSG_ID
+from agentbus.feed import Feed
+from agentbus.messages import encode, new_task
+from agentbus.server import NatsServer
+from agentbus.streams import set_up
+from harness import Process, eventually, process, run_cli, worker, worker_toml
+from jobs import acknowledged, counts, outcome, pid_from, publish, settled, short_lease, text
+from mcp_harness import both_eras, data_of, over_stdio
+
+TRACED = str(Path(__file__).with_name("traced.py"))
+TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+PARENT = f"00-{TRACE}-{CALLER}-01"
+STATE = "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"
+SECRET = "s3cret-c0ntent"
+ASKS = "env:TRACEPARENT env:TRACESTATE env:BAGGAGE"
+
+
+def spans_in(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def span_in(file: Path, name: str) -> dict[str, Any]:
+    [found] = [span for span in spans_in(file) if span["name"] == name]
+    return found
+
+
+def own_id(span: dict[str, Any]) -> str:
+    return span["context"]["span_id"].removeprefix("0x")
+
+
+def parent_id(span: dict[str, Any]) -> str:
+    return span["parent_id"].removeprefix("0x")
+
+
+def trace_id(span: dict[str, Any]) -> str:
+    return span["context"]["trace_id"].removeprefix("0x")
+
+
+def traceparent(span: dict[str, Any]) -> str:
+    return f"00-{trace_id(span)}-{own_id(span)}-01"
+
+
+def of_caller(**more: str) -> RequestParamsMeta:
+    """What a client that traces sends with a call."""
+    return cast("RequestParamsMeta", {"traceparent": PARENT, "tracestate": STATE, **more})
+
+
+async def publish_within(parent: str | None, server: NatsServer, task_id: str, content: str) -> None:
+    """Publish with the command, started by a process that traces."""
+    where = ("--nats-url", server.url, "--to", "code", "--task-type", "test", "--task-id", task_id)
+    env = {"TRACEPARENT": parent, "TRACESTATE": STATE} if parent else {}
+    ran = await run_cli("task", "publish", *where, content, env=env)
+    assert ran.code == 0, ran.err
+
+
+@asynccontextmanager
+async def traced_worker(config: Path, spans: Path) -> AsyncGenerator[Process]:
+    """A real worker with the SDK."""
+    argv = [sys.executable, TRACED, str(spans), "simple", "agentbus", "worker", "run", "--config", str(config)]
+    with process(argv, config.with_suffix(f".{os.urandom(3).hex()}.log")) as child:
+        await child.until_said("ready for tasks")
+        yield child
+
+
+async def ended_spans(spans: Path, name: str, count: int = 1) -> list[dict[str, Any]]:
+    """The spans of a name, once there are so many: a span ends a little after its result is there."""
+
+    def found() -> list[dict[str, Any]] | None:
+        named = [span for span in spans_in(spans) if span["name"] == name]
+        return named if len(named) >= count else None
+
+    return await eventually(found, f"{count} spans {name!r}")
+
+
+# -- one trace --------------------------------------------------------------------------------------------------
+
+
+@both_eras
+async def test_one_trace_leads_from_a_tool_call_over_the_worker_to_the_environment_of_the_command(
+    era: str, server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    await set_up(coordinator.bus, ["code"])
+    calls, runs = tmp_path / "calls.jsonl", tmp_path / "runs.jsonl"
+    command = [sys.executable, TRACED, str(calls), "batch", "agentbus_mcp"]
+    async with (
+        traced_worker(worker_toml(tmp_path, server.url), runs),
+        over_stdio(tmp_path / "log", era, "--nats-url", server.url, command=command) as client,
+    ):
+        answer = await client.call_tool(
+            "publish_task",
+            {"to": ["code"], "content": f"{ASKS} say:{SECRET}", "task_type": "test"},
+            meta=of_caller(baggage=f"token={SECRET}"),
+        )
+        [task_id] = [task["task_id"] for task in data_of(answer)["published"]]
+        status = await settled(coordinator, task_id)
+        await client.call_tool("get_results", {"task_ids": [task_id]}, meta=of_caller())
+    # The server has ended without the usual exit of a process, and its spans are there.
+    [ran] = await ended_spans(runs, "process agent.code.tasks")
+    called, published = span_in(calls, "tools/call publish_task"), span_in(calls, "publish agent.code.tasks")
+    read = span_in(calls, "tools/call get_results")
+
+    assert [trace_id(span) for span in (called, published, ran)] == [TRACE] * 3
+    assert [parent_id(span) for span in (called, published, ran)] == [CALLER, own_id(called), own_id(published)]
+    assert [span["kind"] for span in (called, published, ran)] == [
+        "SpanKind.SERVER", "SpanKind.PRODUCER", "SpanKind.CONSUMER"
+    ]  # fmt: skip
+    assert text(status).splitlines()[:3] == [traceparent(ran), STATE, ""]
+    for span, operation, kind in ((published, "publish", "send"), (ran, "process", "process")):
+        said = span["attributes"]
+        assert (said["messaging.operation.name"], said["messaging.operation.type"]) == (operation, kind)
+        assert (said["messaging.system"], said["messaging.destination.name"]) == ("nats", "agent.code.tasks")
+        assert (said["messaging.message.id"], said["agentbus.agent"]) == (task_id, "code")
+        assert span["status"]["status_code"] == "UNSET"
+    assert ran["attributes"]["agentbus.task.status"] == "completed"
+    assert (ran["attributes"]["agentbus.task.attempt"], ran["attributes"]["process.exit.code"]) == (1, 0)
+    # Whoever reads the result can link to the run that it came from: in the inbox, and by its id.
+    async with Feed(coordinator.bus, subjects.RESULTS_STREAM, subjects.results("main"), after=0) as feed:
+        assert (await feed.next()).headers["traceparent"] == traceparent(ran)
+    assert [link["context"]["span_id"] for link in read["links"]] == [ran["context"]["span_id"]]
+    assert SECRET not in calls.read_text() + runs.read_text()
+
+
+@both_eras
+async def test_without_an_sdk_the_trace_of_a_tool_call_is_passed_on_as_it_came(
+    era: str, server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    await set_up(coordinator.bus, ["code"])
+    async with (
+        worker(worker_toml(tmp_path, server.url)) as child,
+        over_stdio(tmp_path / "log", era, "--nats-url", server.url) as client,
+    ):
+        arguments = {"to": ["code"], "content": ASKS, "task_type": "test"}
+        answer = await client.call_tool("publish_task", arguments, meta=of_caller(baggage="a=1"))
+        traced = await settled(coordinator, data_of(answer)["published"][0]["task_id"])
+        answer = await client.call_tool("publish_task", arguments)
+        untraced = await settled(coordinator, data_of(answer)["published"][0]["task_id"])
+    assert text(traced) == f"{PARENT}\n{STATE}\n\n"
+    assert text(untraced) == "\n\n\n"
+    lines = [line for line in child.log.read_text().splitlines() if f"task {traced.task_id}:" in line]
+    assert len(lines) == 2
+    assert all(f" trace_id={TRACE} " in line for line in lines)
+    assert child.log.read_text().count("trace_id") == 2, "and none for the task that came without a trace"
+
+
+async def test_a_command_gets_the_trace_of_its_task_and_never_that_of_the_worker(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BAGGAGE", "of=the-worker")
+    monkeypatch.setenv("TRACEPARENT", f"00-{'a' * 32}-{'b' * 16}-01")
+    monkeypatch.setenv("TRACESTATE", "of=the-worker")
+    async with worker(worker_toml(tmp_path, server.url)):
+        monkeypatch.delenv("TRACEPARENT")
+        await publish_within(None, server, "untraced", ASKS)
+        await publish_within(PARENT, server, "traced", ASKS)
+        assert text(await settled(coordinator, "untraced")) == "\n\n\n"
+        assert text(await settled(coordinator, "traced")) == f"{PARENT}\n{STATE}\n\n"
+
+
+async def test_a_task_that_came_without_a_trace_begins_one_at_its_worker(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    spans = tmp_path / "spans.jsonl"
+    async with traced_worker(worker_toml(tmp_path, server.url), spans):
+        status = await outcome(coordinator, "env:TRACEPARENT")
+        [ran] = await ended_spans(spans, "process agent.code.tasks")
+    assert ran["parent_id"] is None
+    assert text(status).startswith(f"00-{trace_id(ran)}-{own_id(ran)}-")
+
+
+async def test_a_program_of_ones_own_passes_its_span_on_and_a_repetition_changes_nothing(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    def within(parent: str) -> Any:
+        context = TraceContextTextMapPropagator().extract({"traceparent": parent})
+        return trace.use_span(trace.get_current_span(context))
+
+    for parent in (PARENT, f"00-{'a' * 32}-{'b' * 16}-01"):
+        with within(parent):
+            assert await publish(coordinator, "env:TRACEPARENT", task_id="once") == "once"
+    assert (await counts(coordinator))["AGENT_TASKS"] == 1
+    async with worker(worker_toml(tmp_path, server.url)):
+        assert text(await settled(coordinator, "once")) == PARENT + "\n"
+
+
+# -- what a span says -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "keys", "attributes", "description"),
+    [
+        (
+            f"say:{SECRET} stderr:{SECRET} exit:3", {},
+            {"agentbus.task.status": "failed", "error.type": "exit:3", "process.exit.code": 3},
+            "the command exited with status 3",
+        ),
+        (
+            f"say:{SECRET} sleep:1000", {"task_timeout_seconds": 0.5},
+            {"agentbus.task.status": "failed", "error.type": "timeout"},
+            "timed out after 0.5 s and was ended",
+        ),
+        ("approval", {}, {"agentbus.task.status": "needs_approval"}, None),
+    ],
+    ids=["exit", "time-out", "approval"],
+)  # fmt: skip
+async def test_a_span_says_how_its_attempt_ended_and_nothing_of_what_was_said(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path,
+    content: str, keys: dict[str, Any], attributes: dict[str, Any], description: str | None,
+) -> None:  # fmt: skip
+    spans = tmp_path / "spans.jsonl"
+    async with traced_worker(worker_toml(tmp_path, server.url, worker=keys), spans):
+        await outcome(coordinator, content)
+        [ran] = await ended_spans(spans, "process agent.code.tasks")
+    assert attributes.items() <= ran["attributes"].items()
+    assert ran["status"] == (
+        {"status_code": "ERROR", "description": description} if description else {"status_code": "UNSET"}
+    )
+    assert SECRET not in spans.read_text()
+
+
+async def test_an_attempt_that_is_repeated_is_a_span_of_its_own_in_the_same_trace(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    spans = tmp_path / "spans.jsonl"
+    keys = {"retry_on": ["exit:3"], "max_attempts": 2, "retry_backoff_seconds": 0.1}
+    async with traced_worker(worker_toml(tmp_path, server.url, worker=keys), spans):
+        await publish_within(PARENT, server, "twice", "exit:3")
+        await settled(coordinator, "twice")
+        first, second = await ended_spans(spans, "process agent.code.tasks", 2)
+    assert (trace_id(first), trace_id(second)) == (TRACE, TRACE)
+    assert [span["attributes"]["agentbus.task.status"] for span in (first, second)] == ["retried", "failed"]
+    assert [span["attributes"]["agentbus.task.attempt"] for span in (first, second)] == [1, 2]
+
+
+async def test_a_takeover_is_a_new_span_of_the_same_trace(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    await short_lease(coordinator)
+    spans, script = tmp_path / "spans.jsonl", f"pid:{tmp_path}/pid env:TRACEPARENT wait:{tmp_path}/go"
+    config = worker_toml(tmp_path, server.url)
+    async with traced_worker(config, spans) as first:
+        await publish_within(PARENT, server, "taken", script)
+        await pid_from(tmp_path / "pid")
+        first.kill()
+        (tmp_path / "pid").unlink()
+        async with traced_worker(config, spans):
+            await pid_from(tmp_path / "pid")
+            (tmp_path / "go").touch()
+            status = await settled(coordinator, "taken")
+            [ran] = await ended_spans(spans, "process agent.code.tasks")
+    assert text(status) == traceparent(ran) + "\n"
+    assert (trace_id(ran), parent_id(ran)) == (TRACE, CALLER)
+    assert ran["attributes"]["agentbus.task.attempt"] == 2
+    [event] = ran["events"]
+    assert event["name"] == "agentbus.takeover"
+    assert str(first.pid) in event["attributes"]["agentbus.from"]
+
+
+async def test_a_cancelled_task_says_when_it_was_cancelled_run_or_not(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    spans = tmp_path / "spans.jsonl"
+    queued = await publish(coordinator, "say:hi")
+    await coordinator.cancel(queued)
+    async with traced_worker(worker_toml(tmp_path, server.url), spans):
+        [unrun] = await ended_spans(spans, "settle agent.code.tasks")
+        running = await publish(coordinator, f"pid:{tmp_path}/pid sleep:1000")
+        await pid_from(tmp_path / "pid")
+        await coordinator.cancel(running, reason=SECRET)
+        await settled(coordinator, running)
+        [ran] = await ended_spans(spans, "process agent.code.tasks")
+    assert unrun["attributes"]["messaging.message.id"] == queued
+    assert [span["attributes"]["agentbus.task.status"] for span in (unrun, ran)] == ["cancelled", "cancelled"]
+    assert [event["name"] for event in ran["events"]] == ["agentbus.cancel"]
+    assert {span["status"]["status_code"] for span in (unrun, ran)} == {"UNSET"}
+    assert SECRET not in spans.read_text()
+
+
+async def test_a_message_that_becomes_a_dead_letter_ends_its_trace_with_the_reason(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    spans = tmp_path / "spans.jsonl"
+    async with traced_worker(worker_toml(tmp_path, server.url), spans):
+        await coordinator.bus.store(subjects.tasks("code"), b"{}", headers={"traceparent": PARENT})
+        [dead] = await ended_spans(spans, "settle agent.code.tasks")
+    assert (trace_id(dead), dead["attributes"]["error.type"]) == (TRACE, "dead_letter")
+    assert dead["status"]["status_code"] == "ERROR"
+
+
+async def test_a_worker_that_stops_says_that_it_gave_the_task_back(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    spans = tmp_path / "spans.jsonl"
+    config = worker_toml(tmp_path, server.url, worker={"drain_timeout_seconds": 0.1, "kill_grace_seconds": 0.5})
+    async with traced_worker(config, spans) as child:
+        await publish(coordinator, f"pid:{tmp_path}/pid sleep:1000")
+        await pid_from(tmp_path / "pid")
+        os.kill(child.pid, signal.SIGTERM)
+        assert await child.exit_code() == 0
+    [ran] = spans_in(spans)
+    assert ran["attributes"]["agentbus.task.status"] == "given_back"
+    assert ran["status"]["status_code"] == "UNSET"
+
+
+async def test_a_publication_that_fails_says_why(tmp_path: Path, server: NatsServer) -> None:
+    spans = tmp_path / "spans.jsonl"
+    argv = [sys.executable, TRACED, str(spans), "batch", "agentbus", "task", "publish", "--nats-url", server.url]
+    with process([*argv, "--to", "code", "--task-type", "test", SECRET], tmp_path / "log") as child:
+        assert await child.exit_code() == 1
+    [failed] = spans_in(spans)
+    assert failed["attributes"]["error.type"] == "SetupMissingError"
+    assert failed["status"]["status_code"] == "ERROR"
+    assert SECRET not in spans.read_text()
+
+
+# -- untrusted --------------------------------------------------------------------------------------------------
+
+HOSTILE = [
+    "", "x", "00", PARENT + "x", PARENT.upper(), f"ff-{TRACE}-{CALLER}-01", f"00-{'0' * 32}-{CALLER}-01",
+    f"00-{TRACE}-{'0' * 16}-01", f"00-{TRACE}-{CALLER}-zz", f"00-{TRACE}-{CALLER}-01-more", f"{PARENT}\u0661",
+    "0" * 60_000, f"{PARENT}-{'x' * 60_000}", "é" * 55, "[]", "null", f"{PARENT},{PARENT}",
+]  # fmt: skip
+ODD_STATES = [
+    "", "x", "=", "a=", "a=b=c", "A=b", "a=b,a=c", "a=\u00e9", ",".join(f"k{n}=v" for n in range(40)),
+    "a=" + "x" * 60_000, ",", "a=b,\tc=d ", "1@a=b", "a@b@c=d", "a=b,,c=d", "a b=c", "$(id)=`id`",
+]  # fmt: skip
+
+
+async def test_a_header_that_is_no_trace_does_nothing_to_the_task(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    sent: list[str] = []
+    pairs = [*((parent, STATE) for parent in HOSTILE), *((PARENT, state) for state in ODD_STATES)]
+    for parent, state in pairs:
+        task = new_task(to="code", content=ASKS, task_type="test")
+        headers = {"traceparent": parent, "tracestate": state, "baggage": "a=1"}
+        await coordinator.bus.store(subjects.tasks("code"), encode(task.to_json()), msg_id=task.id, headers=headers)
+        sent.append(task.id)
+    async with worker(worker_toml(tmp_path, server.url, worker={"concurrency": 4})) as child:
+        await acknowledged(coordinator)
+        said = child.log.read_text()
+    assert (await counts(coordinator))["AGENT_DEAD"] == 0
+    waited = await coordinator.wait(sent, timeout_s=0)
+    texts = [text(waited.settled[task_id]) for task_id in sent]
+    assert texts[: len(HOSTILE)] == ["\n\n\n"] * len(HOSTILE)
+    assert {found.splitlines()[0] for found in texts[len(HOSTILE) :]} == {PARENT}
+    assert not {"warning", "error", "traceback"} & set(said.lower().split())
+
+
+PIECES = st.sampled_from(
+    [PARENT, STATE, TRACE, CALLER, "00-", "-01", "-", ",", "=", "a", "@", "\t", " ", "\n", "é", "f"]
+)
+TEXTS = st.text(max_size=80) | st.lists(PIECES, max_size=12).map("".join) | st.sampled_from([*HOSTILE, *ODD_STATES])
+NAMES = st.sampled_from(["traceparent", "tracestate", "Traceparent", "Tracestate", "TRACEPARENT", "baggage", MSG_ID])
+
+
+class _Heard(logging.Handler):
+    """What is logged, by anybody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record.getMessage())
+
+
+@given(st.dictionaries(NAMES, TEXTS))
+def test_any_headers_are_a_trace_or_ignored_and_nothing_of_them_is_logged(headers: dict[str, str]):
+    heard = _Heard()
+    logging.getLogger().addHandler(heard)
+    try:
+        with tracing.processing(headers, agent="code", task_id="t", worker="w", attempt=1):
+            passed_on, handed_down = tracing.headers(), tracing.environment()
+            tracing.link(headers)
+    finally:
+        logging.getLogger().removeHandler(heard)
+    assert heard.records == []
+    assert set(handed_down) <= tracing.ENVIRONMENT - {"BAGGAGE"}
+    assert tracing.carried(passed_on) == passed_on, "what is passed on is taken up by the next"
+    if passed_on:
+        parent = headers.get("traceparent") or headers["Traceparent"]
+        assert passed_on["traceparent"].split("-")[1:3] == parent.split("-")[1:3]
+
+
+@given(
+    st.lists(
+        st.tuples(*(st.from_regex(found, fullmatch=True) for found in (r"[a-z][a-z0-9_*/-]{0,8}", r"[!-+]{1,6}"))),
+        max_size=9,
+    )
+)
+def test_a_valid_tracestate_is_passed_on(members: list[tuple[str, str]]):
+    state = ",".join(f"{key}={value}" for key, value in dict(members).items())
+    with tracing.processing(
+        {"Traceparent": PARENT, "Tracestate": state}, agent="code", task_id="t", worker="w", attempt=1
+    ):
+        assert tracing.headers() == {"traceparent": PARENT, **({"tracestate": state} if state else {})}
+
+
+# -- nobody traces ----------------------------------------------------------------------------------------------
+
+
+def test_without_opentelemetry_nothing_is_traced_and_nothing_loaded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(sys.modules, "opentelemetry.trace")
+    monkeypatch.delitem(sys.modules, "agentbus.spans", raising=False)
+    nothing = {MSG_ID: "x"}
+    assert isinstance(tracing.publishing("code", "t", 1), nullcontext)
+    assert isinstance(tracing.processing(nothing, agent="code", task_id="t", worker="w", attempt=1), nullcontext)
+    assert isinstance(tracing.settling(nothing, agent="code", worker="w"), nullcontext)
+    assert tracing.headers() == tracing.environment() == {}
+    tracing.event("x")
+    tracing.outcome("completed")
+    tracing.link({"traceparent": PARENT})
+    tracing.flush(1)
+    assert "opentelemetry.trace" not in sys.modules
