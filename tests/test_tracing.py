@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from agentbus.messages import encode, new_task
 from agentbus.server import NatsServer
 from agentbus.streams import set_up
 from harness import Process, eventually, process, run_cli, worker, worker_toml
+from installation import own_bus
 from jobs import acknowledged, counts, outcome, pid_from, publish, settled, short_lease, text
 from mcp_harness import both_eras, data_of, over_stdio
 
@@ -71,6 +72,12 @@ async def publish_within(parent: str | None, server: NatsServer, task_id: str, c
     env = {"TRACEPARENT": parent, "TRACESTATE": STATE} if parent else {}
     ran = await run_cli("task", "publish", *where, content, env=env)
     assert ran.code == 0, ran.err
+
+
+def within(parent: str) -> AbstractContextManager[object]:
+    """As if this were a span of a program that traces."""
+    context = TraceContextTextMapPropagator().extract({"traceparent": parent})
+    return trace.use_span(trace.get_current_span(context))
 
 
 @asynccontextmanager
@@ -190,16 +197,21 @@ async def test_a_task_that_came_without_a_trace_begins_one_at_its_worker(
 async def test_a_program_of_ones_own_passes_its_span_on_and_a_repetition_changes_nothing(
     server: NatsServer, coordinator: Coordinator, tmp_path: Path
 ) -> None:
-    def within(parent: str) -> Any:
-        context = TraceContextTextMapPropagator().extract({"traceparent": parent})
-        return trace.use_span(trace.get_current_span(context))
-
     for parent in (PARENT, f"00-{'a' * 32}-{'b' * 16}-01"):
         with within(parent):
             assert await publish(coordinator, "env:TRACEPARENT", task_id="once") == "once"
     assert (await counts(coordinator))["AGENT_TASKS"] == 1
     async with worker(worker_toml(tmp_path, server.url)):
         assert text(await settled(coordinator, "once")) == PARENT + "\n"
+
+
+async def test_a_trace_needs_no_right_of_its_own(tmp_path: Path) -> None:
+    async with own_bus(tmp_path) as bus, worker(bus.worker_toml(tmp_path, "code")), bus.coordinator("main") as main:
+        with within(PARENT):
+            status = await outcome(main, "env:TRACEPARENT")
+    assert text(status) == PARENT + "\n"
+    assert status.record.headers["traceparent"] == PARENT
+    assert bus.violations() == []
 
 
 # -- what a span says -------------------------------------------------------------------------------------------
