@@ -89,8 +89,6 @@ class Client(NatsClient):
         if server is not None and (self._tls_always or server.uri.scheme == "tls"):
             writer = getattr(self._transport, "_io_writer", None)
             if writer is None or writer.get_extra_info("ssl_object") is None:
-                if self._transport is not None:
-                    self._transport.close()  # nats-py would leave it open and dial the next one
                 raise NotSecureError
             protocol = writer.transport.get_protocol()
             if protocol is None:
@@ -138,19 +136,34 @@ class Client(NatsClient):
     async def _process_connect_init(self) -> None:
         try:
             await super()._process_connect_init()
-        except OSError:
-            # A server that refuses the credentials says so and hangs up. What is sent to it after that is answered
-            # with a reset, of which asyncio tells before it hands over the words that came first.
-            reader = getattr(self._transport, "_io_reader", None)
-            alert = reader.exception() if isinstance(reader, asyncio.StreamReader) else None
-            if isinstance(alert, ssl.SSLError):
-                raise alert from None  # what it did not like about the handshake
-            words = bytes(getattr(reader, "_buffer", b"")).partition(b"\r\n")[0]
-            if words.startswith(b"-ERR "):
-                raise nats.errors.Error(f"nats: {words.removeprefix(b'-ERR ').decode(errors='replace')}") from None
-            if self._server_info.get("tls_verify"):
-                raise CertificateWantedError from None
-            raise
+        except (OSError, NatsError) as error:
+            reason = self._reason(error)
+            self._hang_up()
+            raise reason from None
+
+    def _reason(self, error: Exception) -> Exception:
+        """Why a server hung up."""
+        # It says so before; but what is still being sent to it is answered with a reset, of which asyncio tells before
+        # it hands over the words that came first.
+        reader = getattr(self._transport, "_io_reader", None)
+        if not isinstance(error, ConnectionError) or not isinstance(reader, asyncio.StreamReader):
+            return error
+        words = bytes(getattr(reader, "_buffer", b"")).partition(b"\r\n")[0]
+        if words.startswith(b"-ERR "):
+            return nats.errors.Error(f"nats: {words.removeprefix(b'-ERR ').decode(errors='replace')}")
+        alert = reader.exception()
+        if isinstance(alert, ssl.SSLError):
+            return alert
+        return CertificateWantedError() if self._server_info.get("tls_verify") else error
+
+    def _hang_up(self) -> None:
+        """Forget a connection that came to nothing."""
+        # nats-py would wait for its end, of which asyncio never tells where the TLS handshake has failed.
+        for name in ("_io_writer", "_bare_io_writer"):
+            writer = getattr(self._transport, name, None)
+            if writer is not None:
+                writer.transport.abort()
+        self._transport = None
 
     async def listen(self, subject: str, callback: MessageCallback) -> Subscription:
         """`subscribe`, as far as it is used here, with its types."""
@@ -158,10 +171,7 @@ class Client(NatsClient):
 
     async def abandon(self) -> None:
         """Close a connection whose first dial failed, with whatever it had got hold of."""
-        for name in ("_io_writer", "_bare_io_writer"):
-            writer = getattr(self._transport, name, None)
-            if writer is not None:
-                writer.transport.abort()  # a failed TLS handshake would wait half a minute for the other side's goodbye
+        self._hang_up()
         if self._flush_queue is not None:  # otherwise it has never been told to connect
             await self.close()
 

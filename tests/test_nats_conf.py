@@ -4,12 +4,10 @@ That the whole main job passes on it is in test_least_permission.py.
 """
 
 import asyncio
-import json
 import re
 import shutil
 import subprocess
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +20,9 @@ from agentbus.errors import ApiError, AuthenticationError, BusUnavailableError
 from agentbus.server import NatsServer, find_binary, run_server
 from agentbus.transport import Msg
 from forbidden import denied, for_admin, for_agent, for_main
-from harness import BOUND_S, eventually, worker, worker_toml
+from harness import BOUND_S, eventually
 from installation import CONF, Certificates, Sample, make_certificates, password, sample_bus, shipped_for
+from tap import tapped
 
 
 @pytest.fixture(scope="module")
@@ -166,76 +165,6 @@ async def test_the_filter_in_a_consumers_subject_cannot_be_widened_in_its_body(s
 # -- TLS --------------------------------------------------------------------------------------------------------
 
 
-class Tap:
-    """Stands between client and server: keeps what clients send, and can take the offer of TLS out of INFO."""
-
-    def __init__(self, upstream: int) -> None:
-        self._upstream = upstream
-        self._connections: set[asyncio.Task[None]] = set()
-        self.strip = False
-        self.port = 0
-        self.received: list[bytearray] = []
-        self.received_stripped: list[bytearray] = []
-
-    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._pass_on(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
-
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        strip, sent = self.strip, bytearray()
-        (self.received_stripped if strip else self.received).append(sent)
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
-        try:
-            info = await server_reader.readline()
-            if strip:
-                offer = json.loads(info.removeprefix(b"INFO "))
-                plain = {key: value for key, value in offer.items() if not key.startswith("tls")}
-                info = b"INFO " + json.dumps(plain).encode() + b"\r\n"
-            writer.write(info)
-            ways = [
-                asyncio.create_task(_pump(reader, server_writer, sent)),
-                asyncio.create_task(_pump(server_reader, writer, bytearray())),
-            ]
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
-        finally:
-            writer.close()
-            server_writer.close()
-            await asyncio.gather(writer.wait_closed(), server_writer.wait_closed(), return_exceptions=True)
-
-    async def cut(self) -> None:
-        """Break all connections."""
-        connections = tuple(self._connections)
-        for task in connections:
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, copy: bytearray) -> None:
-    while data := await reader.read(65536):
-        copy += data
-        writer.write(data)
-        await writer.drain()
-
-
-@asynccontextmanager
-async def tapped(upstream: int) -> AsyncGenerator[Tap]:
-    tap = Tap(upstream)
-    listener = await asyncio.start_server(tap.accept, "127.0.0.1", 0)
-    tap.port = listener.sockets[0].getsockname()[1]
-    try:
-        yield tap
-    finally:
-        listener.close()
-        await tap.cut()
-        await listener.wait_closed()
-
-
 async def test_tls_with_the_ca_of_the_server_works(shipped: Sample) -> None:
     async with tapped(shipped.port) as tap, connect(shipped.settings("main", port=tap.port)) as bus:
         assert bus.connected
@@ -269,15 +198,6 @@ async def test_no_credential_goes_to_a_server_that_has_no_tls(server: NatsServer
         assert list(map(bytes, tap.received)) == [b""]
 
 
-async def test_no_credential_goes_out_when_somebody_takes_away_the_offer_of_tls(shipped: Sample) -> None:
-    async with tapped(shipped.port) as tap:
-        tap.strip = True
-        with pytest.raises(BusUnavailableError, match="does not offer TLS, and tls:// was asked for"):
-            async with connect(shipped.settings("main", port=tap.port)):
-                pass
-        assert list(map(bytes, tap.received_stripped)) == [b""]
-
-
 @pytest.mark.parametrize("patient", [False, True])
 @pytest.mark.parametrize("pause_s", [0, 0.05])
 async def test_a_wrong_password_is_told_as_such_though_the_server_hangs_up_right_after_its_words(
@@ -294,17 +214,3 @@ async def test_a_wrong_password_is_told_as_such_though_the_server_hangs_up_right
     with pytest.raises(AuthenticationError, match="refused the credentials of the user agent-main"):
         async with asyncio.timeout(BOUND_S), connect(settings, patient=patient):
             pass
-
-
-async def test_a_worker_sends_no_credential_at_a_reconnect_without_tls(shipped: Sample, tmp_path: Path) -> None:
-    async with tapped(shipped.port) as tap:
-        config = worker_toml(tmp_path, shipped.url("code", port=tap.port), nats={"ca_file": shipped.ca})
-        async with worker(config) as process:
-            tap.strip = True
-            await tap.cut()
-            await eventually(lambda: len(tap.received_stripped) > 1, "the worker has tried to come back twice")
-            await process.until_said("the server does not offer TLS, and tls:// was asked for; no credential was sent")
-            tap.strip = False
-            await eventually(lambda: process.log.read_text().count("connected to nats-server") == 2, "it is back")
-        assert set(map(bytes, tap.received_stripped)) == {b""}
-        assert all(password("code").encode() not in sent for sent in tap.received)
