@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from agentbus.certificates import Pair, new_authority, new_server_certificate
 from agentbus.nkeys import UserKey, new_seed
 from agentbus.server import NatsServer, run_server
-from harness import toml, worker_toml
+from harness import eventually, toml, worker_toml
 
 PARTIES = ("admin", "main", "code")
 TOKEN = "t0k€n:w/th@all?kinds#of%characters"
@@ -158,6 +158,21 @@ class Bus:
     def worker_toml(self, **changes: Any) -> Path:
         nats = {key: value for key, value in {**self.nats["code"], **changes}.items() if value is not None}
         return worker_toml(self.folder, str(nats.pop("url")), nats=nats)
+
+    async def change(self, *changes: tuple[str, str]) -> None:
+        """Replace pieces of the server's configuration, and have the running server read it again."""
+        path = self.folder / "server.conf"
+        text = path.read_text(encoding="utf-8")
+        for old, new in changes:
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        path.write_text(text, encoding="utf-8")
+        before = self.server.log.read_text().count("Reloaded server configuration")
+        self.server.reload()
+        await eventually(
+            lambda: self.server.log.read_text().count("Reloaded server configuration") > before,
+            "the server has read its configuration again",
+        )
 
     def at(self, port: int, party: str) -> str:
         """The URL of a party by way of another port, such as that of a proxy."""

@@ -20,7 +20,7 @@ _MAX_CHARS: Final = 2_000
 _HINTS: Final[dict[type[AgentBusError], str]] = {
     TaskNotFoundError: "The ids stand in the answer of publish_task; list_tasks finds others",
     PermissionDeniedError: "Tell the user, and do not try another way around it",
-    AuthenticationError: "Tell the user; nothing that you can call changes it",
+    AuthenticationError: "Tell the user, who can mend that; then call again",
     SetupMissingError: "Tell the user, who can run it",
     StreamFullError: "Tell the user; call again once there is room",
     BusUnavailableError: "What was accepted before is safe; call again in a while, with the same arguments",
