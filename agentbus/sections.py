@@ -162,6 +162,12 @@ class LogSection(Section):
     format: Literal["text", "json"] = "text"
 
 
+class MetricsSection(Section):
+    """Where metrics for Prometheus are served: a port of loopback, if any."""
+
+    port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+
+
 class CoordinatorSection(Section):
     """Who the coordinator is: the sender of its tasks and the inbox that it reads."""
 
@@ -175,6 +181,7 @@ class WorkerConfig(Section):
     worker: WorkerSection = Field(default_factory=WorkerSection)
     nats: WorkerNatsSection
     log: LogSection = Field(default_factory=LogSection)
+    metrics: MetricsSection = MetricsSection()
 
     @model_validator(mode="after")
     def _check(self) -> "WorkerConfig":

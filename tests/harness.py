@@ -74,7 +74,7 @@ def worker_toml(
         "log": {"dir": folder / f"logs-{agent}"},
     }
     for section, extra in sections.items():
-        values[section] = {**values[section], **extra}
+        values[section] = {**values.get(section, {}), **extra}
     path = folder / f"{agent}.toml"
     path.write_text(toml(values), encoding="utf-8")
     path.chmod(0o600)

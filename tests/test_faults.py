@@ -18,6 +18,7 @@ from agentbus.server import NatsServer, run_server
 from agentbus.streams import set_up
 from agentbus_worker import outbox as outbox_module
 from agentbus_worker.clock import ServerClock
+from agentbus_worker.metrics import Metrics
 from agentbus_worker.outbox import Outbox, Unsent, replay
 from harness import Process, eventually, process, run_cli, worker, worker_toml
 from jobs import acknowledged, counts, error, outcome, publish, result_messages, settled, short_lease, text
@@ -198,7 +199,7 @@ async def test_an_outcome_that_only_a_clock_set_back_makes_look_fresh_is_not_pub
     monkeypatch.setattr(outbox_module, "_MEMORY_OF_IDS_S", 0.1)
     await coordinator.bus.api("STREAM.PURGE.AGENT_RESULTS")
     await eventually(lambda: _aged(clock, status.record.changed_at), "the commit is older than the memory of its id")
-    await replay(coordinator.bus, outbox, clock)
+    await replay(coordinator.bus, outbox, clock, Metrics())
     assert await result_messages(coordinator) == []
     assert outbox.entries() == []
 

@@ -15,8 +15,8 @@ from agentbus import errors
 from harness import process, run_cli
 
 HEAVY = [
-    "anyio", "asyncio", "bcrypt", "cryptography", "mcp", "nats", "opentelemetry", "pydantic", "pydantic_core", "rich",
-    "starlette",
+    "anyio", "asyncio", "bcrypt", "cryptography", "mcp", "nats", "opentelemetry", "prometheus_client", "pydantic",
+    "pydantic_core", "rich", "starlette",
 ]  # fmt: skip
 POSIX_ONLY = ["fcntl", "grp", "pwd", "resource", "termios", "tty"]
 

@@ -56,7 +56,8 @@ async def claim(context: Context, delivery: Delivery) -> Job | None:
     except (MessageError, CorruptEntryError) as error:
         with tracing.settling(delivery.headers, agent=context.agent, worker=context.instance):
             tracing.outcome("dead", error="dead_letter", reason=str(error))
-            await bury(context.bus, delivery, agent=context.agent, worker=context.instance, reason=str(error))
+            if await bury(context.bus, delivery, agent=context.agent, worker=context.instance, reason=str(error)):
+                context.metrics.count("dead letter")
         return None
     return job
 
@@ -98,6 +99,8 @@ async def _try_claim(context: Context, delivery: Delivery, task: Task, decision:
         entry, revision = verdict.entry, verdict.revision
     lease = Lease(context.ledger, delivery, context.agent, task.id, entry, revision)
     lost = decision.base.claim if decision.base.state == "working" else None
+    if lost is not None:
+        context.metrics.count("takeover")
     return Job(context, delivery, task, lease, taken_from=lost.worker if lost else None)
 
 
@@ -137,6 +140,7 @@ async def _settle_unrun(
     await publish_result(context.bus, base.inbox, result)
     tracing.outcome(outcome.status, error="unrun" if outcome.status == "failed" else None, reason=outcome.error)
     await delivery.ack()
+    context.metrics.settled(outcome.status)
     TaskLog(task.id).info(
         "settled without being run", status=outcome.status, reason=outcome.reason, attempt=base.attempt
     )

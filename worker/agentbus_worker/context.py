@@ -8,6 +8,7 @@ from agentbus.config import WorkerConfig
 from agentbus.ledger import Ledger
 from agentbus_worker.children import Children
 from agentbus_worker.lease import LeaseJudge
+from agentbus_worker.metrics import Metrics
 from agentbus_worker.outbox import Outbox
 from agentbus_worker.settlement import Policy
 from agentbus_worker.state import Slot
@@ -30,6 +31,7 @@ class Context:
     outbox: Outbox
     children: Children
     held: Container[str]
+    metrics: Metrics
 
     @property
     def agent(self) -> str:

@@ -21,10 +21,10 @@ _REASON_CHARS: Final = 500
 _RETRY_S: Final = 5.0
 
 
-async def bury(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason: str) -> None:
+async def bury(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason: str) -> bool:
     """Store the raw message in AGENT_DEAD, tell its sender, and only then end its delivery.
 
-    A message that cannot be stored there is handed back and tried again later.
+    A message that cannot be stored there is handed back and tried again later; then it is False.
     """
     where = f"{delivery.stream}.{delivery.stream_seq}"
     room = bus.max_message_bytes - _HEADERS_BYTES
@@ -46,10 +46,11 @@ async def bury(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason:
         log.error("message %s is not a valid task (%s), and cannot be stored as a dead letter yet: %s",
                   where, reason, error)  # fmt: skip
         await delivery.nak(_RETRY_S)
-        return
+        return False
     log.warning(
         "message %s is not a valid task and was kept as a dead letter: %s", where, reason, extra=facts(reason=reason)
     )
+    return True
 
 
 async def _tell_sender(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason: str) -> None:

@@ -77,6 +77,7 @@ class Job:
         self._halted = asyncio.Event()
         self._step: asyncio.Timeout | None = None  # of the settlement, while it is being taken
         self._taken_from = taken_from
+        self._late = False
         self.task = task
         self._log = TaskLog(
             task.id,
@@ -128,15 +129,19 @@ class Job:
         finally:
             self._lease.stop_renewing()
             await keeping
+            if self._lease.lost:
+                self._context.metrics.count("lease lost")
 
     async def _run(self, command: Command, limits: Limits, free_slot: Callable[[], None]) -> None:
         context = self._context
         async with running(command, limits, context.children, context.slot.tmp) as child:
             self._log.info("started")
+            context.metrics.run_started()
             ended = await child.ended(self._lease.interrupt, context.children, stop_grace_s=self._stop_grace_s)
             free_slot()
             self._log.add(exit_code=ended.code, duration_s=round(ended.duration_s, 3), output_bytes=ended.stdout.size)
             self._log.debug("command ended")
+            context.metrics.run_ended(ended.reason, ended.duration_s, ended.stdout.size)
             await self._conclude(ended)
 
     @property
@@ -203,6 +208,7 @@ class Job:
         except (PermissionDeniedError, SetupMissingError, TooLargeError, ApiError) as error:
             # Other tasks must not suffer for it. What is in the ledger is published with every delivery of the task.
             self._log.error("the bus refuses its result: %s", error)
+            context.metrics.count("result refused")
             with suppress(BusUnavailableError):
                 await self._delivery.nak(REFUSED_PAUSE_S)
             if not self._entry.terminal:
@@ -212,6 +218,9 @@ class Job:
             with suppress(BusUnavailableError):  # delivered again, the task is found settled and acknowledged then
                 await self._delivery.ack()
             self._log.info("settled", status=outcome.status, reason=outcome.reason)
+            context.metrics.settled(outcome.status)
+            if self._late:
+                context.metrics.count("stored late")
         finally:
             if copy_needed:
                 await on_disk
@@ -231,6 +240,7 @@ class Job:
                     raise
                 if failures == 0:
                     self._log.warning("the result cannot be stored yet: %s", error)
+                    self._late = True
                 pause_s = _RETRY_S[min(failures, len(_RETRY_S) - 1)]
                 await self._unless_halted(lambda pause_s=pause_s: asyncio.sleep(pause_s))
                 failures += 1
@@ -267,6 +277,7 @@ class Job:
             return False
         tracing.outcome("retried", error=outcome.cause, reason=outcome.reason, exit_code=outcome.extra.get("exit_code"))
         self._log.info("trying again in %.1f s", pause_s, reason=outcome.reason)
+        self._context.metrics.count("retry")
         return True
 
     async def _give_back(self) -> None:
@@ -277,6 +288,7 @@ class Job:
             await self._delivery.nak()
             tracing.outcome("given_back")
             self._log.info("given back to the bus")
+            self._context.metrics.count("given back")
         except (LeaseLostError, BusError) as error:
             self._log.warning("could not be given back (%s); its lease runs out by itself", error)
 

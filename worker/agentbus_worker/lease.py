@@ -78,7 +78,6 @@ class Lease:
                 await self._write(renewed, timeout_s=min(pause, _REQUEST_S))
                 await self._delivery.in_progress()
             except LeaseLostError:
-                self.lost = True
                 self.interrupt.set()
             except BusError as error:
                 if not refused:
@@ -144,6 +143,7 @@ class Lease:
                         continue
                     verdict = on_refusal(entry, found)
                     if isinstance(verdict, Lost):
+                        self.lost = True
                         raise LeaseLostError from None
                     self._adopt(verdict.entry, verdict.revision)
                     if isinstance(verdict, Adopt):

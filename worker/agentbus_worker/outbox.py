@@ -22,6 +22,7 @@ from agentbus.messages import Json, ResultStatus, decode, encode
 from agentbus.subjects import is_agent_id, is_task_id
 from agentbus_worker.clock import ServerClock
 from agentbus_worker.loglines import TaskLog
+from agentbus_worker.metrics import Metrics
 from agentbus_worker.settlement import CommitOutbox, DropOutbox, RepublishOutbox, on_outbox
 from agentbus_worker.state import sync_to_disk, write_whole
 
@@ -88,6 +89,10 @@ class Outbox:
         except OSError as error:
             TaskLog(unsent.task_id).warning("its outcome stays on disk: %s", error.strerror or error)
 
+    def waiting(self) -> int:
+        """How many outcomes lie here."""
+        return sum(1 for _ in self._folder.glob("*" + _SUFFIX))
+
     def entries(self) -> list[Unsent]:
         """What a worker has left here, oldest first. What cannot be read is moved aside and logged, not deleted."""
         found: list[Unsent] = []
@@ -104,7 +109,7 @@ class Outbox:
         return self._folder / f"{unsent.nonce}{_SUFFIX}"
 
 
-async def replay(bus: Bus, outbox: Outbox, clock: ServerClock) -> None:
+async def replay(bus: Bus, outbox: Outbox, clock: ServerClock, metrics: Metrics) -> None:
     """Settle what an earlier worker has left in `outbox`; what the bus refuses for good is logged, and stays.
 
     Raises:
@@ -112,16 +117,19 @@ async def replay(bus: Bus, outbox: Outbox, clock: ServerClock) -> None:
     """
     for unsent in outbox.entries():
         try:
-            await _replay_one(bus, Ledger(bus), clock, unsent)
+            if await _replay_one(bus, Ledger(bus), clock, unsent):
+                metrics.count("stored late")
         except (BusUnavailableError, StreamFullError):
             raise
         except BusError as error:
             TaskLog(unsent.task_id).error("its outcome from before the restart is refused: %s", error)
+            metrics.count("result refused")
         else:
             outbox.remove(unsent)
 
 
-async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, unsent: Unsent) -> None:
+async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, unsent: Unsent) -> bool:
+    """Deliver an outcome; False if it must not be."""
     while True:
         found = await ledger.read(unsent.agent, unsent.task_id)
         expired = await _age_s(found, clock, unsent) > _MEMORY_OF_IDS_S
@@ -129,7 +137,7 @@ async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, unsent: Unse
         match decision:
             case DropOutbox(reason):
                 TaskLog(unsent.task_id).warning("an outcome from before the restart is dropped: %s", reason)
-                return
+                return False
             case CommitOutbox():
                 assert isinstance(found, Record), "only a claim of our own is committed"
                 entry = settled(found.entry, unsent.status, unsent.result)
@@ -141,7 +149,7 @@ async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, unsent: Unse
                 pass
         await bus.store(subjects.results(unsent.inbox), encode(unsent.result), msg_id=unsent.result_id)
         TaskLog(unsent.task_id).info("its outcome from before the restart is delivered", status=unsent.status)
-        return
+        return True
 
 
 async def _age_s(found: Record | Vacant, clock: ServerClock, unsent: Unsent) -> float:

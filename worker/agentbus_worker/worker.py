@@ -36,6 +36,7 @@ from agentbus_worker.clock import ServerClock
 from agentbus_worker.context import Context
 from agentbus_worker.job import REFUSED_PAUSE_S, Job
 from agentbus_worker.lease import LeaseJudge
+from agentbus_worker.metrics import Metrics, metrics_of
 from agentbus_worker.outbox import Outbox, replay
 from agentbus_worker.signals import Stop
 from agentbus_worker.state import Slot, locked_state
@@ -66,6 +67,7 @@ class Worker:
         self._unsettled = asyncio.Semaphore(2 * config.worker.concurrency)
         self._jobs: dict[str, Job] = {}
         self._running = 0
+        self._backlog = 0
         self._changed = asyncio.Event()
         self._started_at = now()
         self.instance = instance
@@ -92,22 +94,25 @@ class Worker:
         )
         log.info("worker %s of the agent %s, pid %d", self.instance, config.agent.id, os.getpid())
         async with AsyncExitStack() as stack:
+            metrics = stack.enter_context(metrics_of(config))
             slot = stack.enter_context(locked_state(config.worker.state_dir, settings.urls, config.agent.id))
+            metrics.show("outbox_entries", Outbox(slot.outbox).waiting)
             become_subreaper()
             await end_abandoned(slot.children, config.worker.kill_grace_seconds)
             dial = stack.enter_async_context(connect(settings, patient=True, on_state=log.info))
             bus = await _unless(self._stop.drain, dial)
             if bus is not None:
-                await self._serve(bus, slot)
+                await self._serve(bus, slot, metrics)
         log.info("worker %s stopped", self.instance)
 
-    async def _serve(self, bus: Bus, slot: Slot) -> None:
+    async def _serve(self, bus: Bus, slot: Slot, metrics: Metrics) -> None:
         if warning := version_warning(bus.server_version):
             log.warning("%s", warning)
         lease_s = await _unless(self._stop.drain, self._find_consumer(bus))
         config, outbox = self._config, Outbox(slot.outbox)
+        self._show(metrics, bus)
         clock = ServerClock(bus, config.nats.stream, config.durable)
-        if lease_s is None or await _unless(self._stop.drain, _recover(bus, outbox, clock)) is None:
+        if lease_s is None or await _unless(self._stop.drain, _recover(bus, outbox, clock, metrics)) is None:
             return
         context = Context(
             bus=bus,
@@ -120,6 +125,7 @@ class Worker:
             outbox=outbox,
             children=Children(slot.children),
             held=self._jobs,
+            metrics=metrics,
         )
         forget = bus.on_reconnect(self._renew_all)
         await bus.subscribe(subjects.control(config.agent.id), self._on_control)
@@ -144,6 +150,15 @@ class Worker:
             raise _first(failed) from failed
         finally:
             forget()
+
+    def _show(self, metrics: Metrics, bus: Bus) -> None:
+        """What can be told at any moment; another thread asks."""
+        slots = self._config.worker.concurrency
+        metrics.show("slots_taken", lambda: self._running)
+        metrics.show("tasks_held", lambda: len(self._jobs))
+        metrics.show("backlog_tasks", lambda: self._backlog if self._running >= slots else 0)
+        metrics.show("bus_connected", lambda: bus.connected)
+        bus.on_reconnect(lambda: metrics.count("reconnect"))
 
     async def _find_consumer(self, bus: Bus) -> float:
         """Make sure of the durable consumer; returns its ack_wait, which is the lease of a task, in seconds."""
@@ -213,6 +228,7 @@ class Worker:
                 self._changed.set()
 
         self._running += 1
+        self._backlog = delivery.num_pending
         async with self._unsettled:
             try:
                 job = await self._claim(context, delivery)
@@ -327,11 +343,11 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, _T] | asyncio.
             await asyncio.wait({task})
 
 
-async def _recover(bus: Bus, outbox: Outbox, clock: ServerClock) -> bool:
+async def _recover(bus: Bus, outbox: Outbox, clock: ServerClock, metrics: Metrics) -> bool:
     """Deliver what earlier workers have left."""
     while True:
         try:
-            await replay(bus, outbox, clock)
+            await replay(bus, outbox, clock, metrics)
         except (BusUnavailableError, StreamFullError) as error:
             log.warning("the outbox cannot be delivered yet: %s", error)
             await asyncio.sleep(_RETRY_S)

@@ -1,0 +1,131 @@
+"""What a worker counts, for Prometheus. No label comes from the bus: the values of each are few, and all known here."""
+
+import logging
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+
+from agentbus import __version__
+from agentbus.config import WorkerConfig
+from agentbus.messages import ResultStatus
+from agentbus_worker.command import Reason
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+log = logging.getLogger("agentbus.worker")
+
+_PREFIX: Final = "agentbus_worker"
+_DURATION_S: Final = (0.1, 1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800)
+"""From a command that is over at once to an agent that works all day."""
+
+Event: TypeAlias = Literal[
+    "takeover", "lease lost", "retry", "given back", "stored late", "result refused", "dead letter", "reconnect"
+]
+_EVENTS: Final[dict[Event, tuple[str, str]]] = {
+    "takeover": ("takeovers", "Tasks taken over from a worker that was lost."),
+    "lease lost": ("leases_lost", "Tasks that another worker has taken over from this one."),
+    "retry": ("retries", "Tasks queued for another attempt."),
+    "given back": ("tasks_given_back", "Tasks given back to the bus because the worker ends."),
+    "stored late": (
+        "results_stored_late",
+        "Results that the bus did not take at once, or that an earlier worker had left on disk.",
+    ),
+    "result refused": ("results_refused", "Results that the bus has refused."),
+    "dead letter": ("dead_letters", "Messages that were no valid tasks."),
+    "reconnect": ("bus_reconnects", "How often the connection to the bus came back."),
+}
+Reading: TypeAlias = Literal["slots_taken", "tasks_held", "backlog_tasks", "outbox_entries", "bus_connected"]
+_READINGS: Final[dict[Reading, str]] = {
+    "slots_taken": "Tasks whose command runs, or is about to.",
+    "tasks_held": "Tasks that are claimed and not settled yet.",
+    "backlog_tasks": "Tasks that waited behind the last one delivered; 0 while a slot is free.",
+    "outbox_entries": "Outcomes on disk that the bus may not know yet.",
+    "bus_connected": "Whether there is a connection to the bus.",
+}
+
+
+class Metrics:
+    """Counts nothing: what a worker has that serves no metrics."""
+
+    def count(self, event: Event) -> None:
+        """Something has happened."""
+
+    def run_started(self) -> None:
+        """A command has been started."""
+
+    def run_ended(self, reason: Reason, duration_s: float, output_bytes: int) -> None:
+        """A command has ended."""
+
+    def settled(self, status: ResultStatus) -> None:
+        """A task has its result, and the bus has it."""
+
+    def show(self, name: Reading, read: Callable[[], float]) -> None:
+        """Have `read` tell a value whenever somebody asks; it is called by another thread."""
+
+
+class PrometheusMetrics(Metrics):
+    """Counts into a registry."""
+
+    def __init__(self, registry: "CollectorRegistry", config: WorkerConfig) -> None:
+        from prometheus_client import Counter, Gauge, Histogram, Info  # noqa: PLC0415  # an extra
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"{_PREFIX}_{name}", text, labels, registry=registry)
+
+        about = Info(f"{_PREFIX}_build", "Which agent this is, and its version.", registry=registry)
+        about.info({"agent": config.agent.id, "version": __version__})
+        settled = counter("tasks_settled", "Tasks that have their result.", "status")
+        self._settled = {status: settled.labels(status) for status in get_args(ResultStatus)}
+        self._started = counter("runs_started", "Commands started: every attempt of a task.")
+        ended = counter("runs_ended", "Commands that have ended, by what ended them.", "reason")
+        self._ended = {reason: ended.labels(reason) for reason in get_args(Reason)}
+        self._duration = Histogram(
+            f"{_PREFIX}_run_duration_seconds", "How long commands ran.", buckets=_DURATION_S, registry=registry
+        )
+        self._output = counter("output_bytes", "What commands have printed on standard output.")
+        self._events = {event: counter(name, text) for event, (name, text) in _EVENTS.items()}
+        slots = Gauge(f"{_PREFIX}_slots", "Tasks that may run at the same time.", registry=registry)
+        slots.set(config.worker.concurrency)
+        self._gauges = {name: Gauge(f"{_PREFIX}_{name}", text, registry=registry) for name, text in _READINGS.items()}
+
+    def count(self, event: Event) -> None:
+        """Add one to what the event is counted in."""
+        self._events[event].inc()
+
+    def run_started(self) -> None:
+        """Add a start."""
+        self._started.inc()
+
+    def run_ended(self, reason: Reason, duration_s: float, output_bytes: int) -> None:
+        """Add an end, its duration and its output."""
+        self._ended[reason].inc()
+        self._duration.observe(duration_s)
+        self._output.inc(output_bytes)
+
+    def settled(self, status: ResultStatus) -> None:
+        """Add a result."""
+        self._settled[status].inc()
+
+    def show(self, name: Reading, read: Callable[[], float]) -> None:
+        """Ask `read` with every scrape."""
+        self._gauges[name].set_function(read)
+
+
+@contextmanager
+def metrics_of(config: WorkerConfig) -> Generator[Metrics]:
+    """The metrics of a worker, served for the length of the block if the configuration names a port for them.
+
+    Raises:
+        ConfigError: the port is taken, or the library for it is not installed.
+    """
+    if config.metrics.port is None:
+        yield Metrics()
+        return
+    from agentbus.exposition import exposed, new_registry  # noqa: PLC0415  # for those alone who want it
+
+    registry = new_registry()
+    metrics = PrometheusMetrics(registry, config)
+    with exposed(registry, config.metrics.port) as url:
+        log.info("metrics at %s", url)
+        yield metrics
