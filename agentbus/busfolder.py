@@ -1,7 +1,8 @@
 """The folder of a bus: the configuration of its server, its certificates, and the credentials of its parties.
 
 `bus.toml` says who there is. `accounts.conf`, which the server's configuration includes, is written anew from it on
-every change; `nats-server.conf` is written once and belongs to whoever runs the server.
+every change; `nats-server.conf` is written once and belongs to whoever runs the server. One change is made at a time:
+each holds the `.lock` of the folder from reading what there is to the end of writing it.
 """
 
 import ipaddress
@@ -9,7 +10,8 @@ import os
 import re
 import secrets
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -31,6 +33,8 @@ _COORDINATOR: Final = subjects.COORDINATOR
 _SIZE = re.compile(r"[1-9][0-9]{0,9}(KiB|MiB|GiB|TiB)")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _BCRYPT_ROUNDS: Final = 11
+_LOCK_PATIENCE_S: Final = 10.0
+"""How long a change waits for others: each takes milliseconds."""
 
 
 def size(text: str) -> str:
@@ -108,8 +112,11 @@ class BusFolder:
         """
         self.path = path.expanduser().absolute()
         self._manifest = self.path / "bus.toml"
+        self._spec = self._read()
+
+    def _read(self) -> _Spec:
         try:
-            self._spec = _Spec.model_validate(tomllib.loads(self._manifest.read_text(encoding="utf-8")))
+            return _Spec.model_validate(tomllib.loads(self._manifest.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise ConfigError(f"there is no bus in {self.path}; make one with: agentbus init {self.path}") from None
         except OSError as error:
@@ -162,6 +169,10 @@ class BusFolder:
         """
         if agent in RESERVED:
             raise ConfigError(f"no agent can be called {agent}: that is a party of every bus")
+        with self._changing():
+            self._add(agent, may_task)
+
+    def _add(self, agent: str, may_task: Sequence[str]) -> None:
         alike = next((name for name in self._spec.party if name.casefold() == agent.casefold() and name != agent), None)
         if alike:
             raise ConfigError(f"{agent} and {alike} differ only in case, which not every file system can tell apart")
@@ -174,22 +185,26 @@ class BusFolder:
 
     def rotate(self, name: str) -> None:
         """Replace the credential of one party; with the old one nobody signs in any more once the server knows."""
-        self._enrol(name, self._member(name).may_task)
+        with self._changing():
+            self._enrol(name, self._member(name).may_task)
 
     def remove(self, agent: str) -> None:
         """Take an agent's credentials away, and other agents' right to give it tasks. Its tasks and results stay."""
-        self._member(agent)
         if agent in RESERVED:
             raise ConfigError(
                 f"{agent} is a party of every bus and stays; new credentials: agentbus agent rotate {agent}"
             )
-        left = {
-            name: member.model_copy(update={"may_task": tuple(other for other in member.may_task if other != agent)})
-            for name, member in self._spec.party.items()
-            if name != agent
-        }
-        self._save(left)
-        self.secret_file(agent).unlink(missing_ok=True)
+        with self._changing():
+            self._member(agent)
+            left = {
+                name: member.model_copy(
+                    update={"may_task": tuple(other for other in member.may_task if other != agent)}
+                )
+                for name, member in self._spec.party.items()
+                if name != agent
+            }
+            self._save(left)
+            self.secret_file(agent).unlink(missing_ok=True)
 
     def bundle(self, name: str) -> Bundle:
         """What one party needs to join."""
@@ -220,6 +235,13 @@ class BusFolder:
             known = ", ".join(self.agents) or "none"
             raise ConfigError(f"there is no agent {name} on this bus (there are: {known}); add it first") from None
 
+    @contextmanager
+    def _changing(self) -> Generator[None]:
+        """The block has the bus to itself, as the last change has left it."""
+        with _locked(self.path):
+            self._spec = self._read()
+            yield
+
     def _enrol(self, name: str, may_task: tuple[str, ...]) -> None:
         secret, member = _new_credential(self._spec.bus.auth, may_task)
         write_private(self.secret_file(name), f"{secret}\n", replace=True)
@@ -239,10 +261,18 @@ def create(folder: Path, plan: Plan, agents: Iterable[str] = ()) -> BusFolder:
         ConfigError: there is a bus in it already, or the plan cannot be carried out.
     """
     folder = folder.expanduser().absolute()
+    private_folder(folder)
+    with _locked(folder):
+        made = _create(folder, plan)
+        for agent in agents:
+            made.add(agent)
+    return made
+
+
+def _create(folder: Path, plan: Plan) -> BusFolder:
     manifest = folder / "bus.toml"
     if manifest.exists():
         raise ConfigError(f"there is a bus in {folder} already; it was left as it is")
-    private_folder(folder)
     private_folder(folder / "credentials")
     hosts = tuple(dict.fromkeys(host(name) for name in plan.hosts)) or ("127.0.0.1",)
     certificate, key, ca = _certificates(folder, plan, hosts)
@@ -267,10 +297,32 @@ def create(folder: Path, plan: Plan, agents: Iterable[str] = ()) -> BusFolder:
     write_private(folder / "accounts.conf", _accounts(spec), replace=True)
     write_private(folder / "admin.toml", _administrator(folder, spec), replace=True)
     write_private(manifest, _manifest(spec))
-    made = BusFolder(folder)
-    for agent in agents:
-        made.add(agent)
-    return made
+    return BusFolder(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Generator[None]:
+    """Hold the lock under which a bus is changed. The system lets go of it when a process dies, however it does.
+
+    Raises:
+        ConfigError: somebody else holds it for too long, or it cannot be had.
+    """
+    from filelock import FileLock, Timeout  # noqa: PLC0415  # most who open a bus change nothing
+
+    lock = FileLock(folder / ".lock", timeout=_LOCK_PATIENCE_S, mode=0o600, is_singleton=True)
+    try:
+        lock.acquire()  # again, where a new bus gets its agents
+    except Timeout:
+        raise ConfigError(
+            f"another command has been changing the bus in {folder} for {_LOCK_PATIENCE_S:g} s; "
+            "wait for its end, or end it, and try again"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"cannot lock the bus in {folder}: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _certificates(folder: Path, plan: Plan, hosts: tuple[str, ...]) -> tuple[Path, Path, Path | None]:
@@ -309,7 +361,8 @@ def renew_certificate(bus: BusFolder, hosts: Sequence[str]) -> None:
             f"the bus in {bus.path} has no authority of its own; renew the certificate where it came from"
         ) from None
     names = (*(host(name) for name in hosts), "localhost", "127.0.0.1", "::1")
-    _write_pair(folder, "server", new_server_certificate(authority, tuple(dict.fromkeys(names))))
+    with _locked(bus.path):
+        _write_pair(folder, "server", new_server_certificate(authority, tuple(dict.fromkeys(names))))
 
 
 def _write_pair(folder: Path, name: str, pair: Pair) -> None:

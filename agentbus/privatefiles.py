@@ -23,6 +23,8 @@ def private_folder(path: Path) -> None:
 def write_private(path: Path, content: str | bytes, *, replace: bool = False) -> None:
     """Write a file for its owner alone; whoever looks sees the old content or the new one, never a part.
 
+    It is on the disk when this returns, and so are the files that were written before it.
+
     Raises:
         ConfigError: it exists and `replace` is false, or it cannot be written.
     """
@@ -38,6 +40,12 @@ def write_private(path: Path, content: str | bytes, *, replace: bool = False) ->
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
+        if os.name == "posix":  # the new name as well; Windows has no way to ask for it
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
