@@ -36,10 +36,15 @@ class Run(Protocol):
         env: dict[str, str] | None = None,
         cwd: Path | None = None,
         stdin: bytes | None = None,
-        stop: asyncio.Event | None = None,
+        stop: asyncio.Future[None] | None = None,
         look: Callable[[Exit], None] = lambda _: None,
         **limits: float,
     ) -> Exit: ...
+
+
+def _never() -> asyncio.Future[None]:
+    """A stop that nobody has asked for yet."""
+    return asyncio.get_running_loop().create_future()
 
 
 @pytest.fixture
@@ -76,7 +81,7 @@ def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pat
         env: dict[str, str] | None = None,
         cwd: Path | None = None,
         stdin: bytes | None = None,
-        stop: asyncio.Event | None = None,
+        stop: asyncio.Future[None] | None = None,
         look: Callable[[Exit], None] = lambda _: None,
         **limits: float,
     ) -> Exit:
@@ -89,7 +94,7 @@ def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pat
                 asyncio.timeout(2 * BOUND_S),
                 running(command, Limits(**bounds), children, folder / "tmp") as child,
             ):
-                ended = await child.ended(stop or asyncio.Event(), children)
+                ended = await child.ended(stop or _never(), children)
                 look(ended)
             return ended
         finally:
@@ -292,24 +297,24 @@ async def test_a_command_that_takes_too_long_is_ended_and_what_it_said_is_kept(r
 
 
 async def test_a_command_may_use_its_grace_to_end_in_order(run: Run, tmp_path: Path):
-    stop = asyncio.Event()
+    stop = _never()
     with strays(tmp_path) as pid_in:
         script = f"trap 'echo tidied up; exit 5' TERM; echo $$ > {tmp_path}/me.pid; while :; do sleep 0.01; done"
         going = asyncio.ensure_future(run(shell(script), stop=stop, grace_s=BOUND_S))
         await pid_in("me.pid")
-        stop.set()
+        stop.set_result(None)
         ended = await going
     assert (ended.reason, ended.code, ended.stdout.head) == ("stopped", 5, b"tidied up\n")
 
 
 @pytest.mark.parametrize("grace_s", [0, MOMENT_S])
 async def test_a_command_that_will_not_end_is_killed_after_its_grace(run: Run, tmp_path: Path, grace_s: float):
-    stop = asyncio.Event()
+    stop = _never()
     with strays(tmp_path) as pid_in:
         script = f"trap '' TERM; echo $$ > {tmp_path}/me.pid; exec sleep {LONG_S}"
         going = asyncio.ensure_future(run(shell(script), stop=stop, grace_s=grace_s))
         pid = await pid_in("me.pid")
-        stop.set()
+        stop.set_result(None)
         ended = await going
     assert (ended.reason, ended.code) == ("stopped", -signal.SIGKILL)
     assert not alive(pid)
@@ -326,21 +331,21 @@ echo $$ > {folder}/child.pid
 
 @pytest.mark.parametrize("how", ["timeout", "stopped"])
 async def test_the_whole_group_ends_even_a_grandchild_that_ignores_the_request(run: Run, tmp_path: Path, how: str):
-    stop = asyncio.Event()
+    stop = _never()
     with strays(tmp_path) as pid_in:
         script = FAMILY.format(folder=tmp_path, then=f"exec sleep {LONG_S}")
         going = asyncio.ensure_future(run(shell(script), stop=stop, timeout_s=3 if how == "timeout" else BOUND_S))
         pids = [await pid_in("child.pid"), await pid_in("grandchild.pid")]
         if how == "stopped":
-            stop.set()
+            stop.set_result(None)
         ended = await going
         assert (ended.reason, ended.code) == (how, -signal.SIGTERM)
         assert not any(alive(pid) for pid in pids), "it has returned before the group was gone"
 
 
 async def test_a_stop_that_was_asked_for_before_the_start_ends_the_command_at_once(run: Run):
-    stop = asyncio.Event()
-    stop.set()
+    stop = _never()
+    stop.set_result(None)
     ended = await run(["sleep", str(LONG_S)], stop=stop)
     assert ended.reason == "stopped"
 
@@ -355,9 +360,9 @@ async def test_a_command_that_says_nothing_for_too_long_is_ended_and_one_that_go
 
 
 async def test_a_command_that_has_ended_by_itself_is_not_called_late(run: Run):
-    stop = asyncio.Event()
+    stop = _never()
     ended = await run(shell("exit 0"), stop=stop, timeout_s=BOUND_S)
-    stop.set()
+    stop.set_result(None)
     assert ended.reason == "exited"
 
 
@@ -446,7 +451,7 @@ while True:
 
 @pytest.mark.parametrize("when", ["running", "in its grace", "clearing the group"])
 async def test_cancelling_the_caller_kills_the_whole_group_at_once(run: Run, tmp_path: Path, when: str):
-    stop = asyncio.Event()
+    stop = _never()
     patient = tmp_path / "patient.py"
     patient.write_text(PATIENT)
     ending = {
@@ -460,7 +465,7 @@ async def test_cancelling_the_caller_kills_the_whole_group_at_once(run: Run, tmp
         child, grandchild = await pid_in("child.pid"), await pid_in("grandchild.pid")
         if when == "in its grace":
             await eventually((tmp_path / "ready").exists, "the command can be asked to end")
-            stop.set()
+            stop.set_result(None)
             await eventually((tmp_path / "asked").exists, "the command was asked to end")
         elif when == "clearing the group":
             await gone(child)
@@ -546,8 +551,8 @@ async def test_a_working_folder_that_cannot_be_used_is_an_error_that_names_it(
 @linux_only
 async def test_no_file_stays_open_over_fifty_runs_of_all_kinds(run: Run, tmp_path: Path):
     async def round_of_all() -> None:
-        stop = asyncio.Event()
-        stop.set()
+        stop = _never()
+        stop.set_result(None)
         await run(shell("echo out; echo err >&2"))
         await run(shell(f"sleep {LONG_S} & exit 1"))
         await run(["sleep", str(LONG_S)], stop=stop, grace_s=0)

@@ -38,15 +38,14 @@ async def test_a_renewal_that_is_under_way_when_the_task_is_settled_does_not_und
     revision = await ledger.write("code", task.id, entry, revision=found.revision)
     async with Puller(bus, subjects.TASKS_STREAM, subjects.durable("code")) as puller:
         lease = Lease(slow, await puller.next(), "code", task.id, entry, revision)
-        keeping = asyncio.create_task(lease.keep())
-        await slow.renewal_is_under_way.wait()
-        lease.stop_renewing()
-        settling = asyncio.create_task(lease.commit("completed", {"id": "result-1"}))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5), lease.kept():
+            await slow.renewal_is_under_way.wait()
+            lease.stop_renewing()
+            settling = asyncio.create_task(lease.commit("completed", {"id": "result-1"}))
             # The settlement goes first if nothing holds it back, as it may when both have been sent.
             await asyncio.wait({settling}, timeout=0.2)
             slow.line_is_free.set()
-            await asyncio.gather(settling, keeping)
+            await settling
     after = await ledger.read("code", task.id)
     assert isinstance(after, Record)
     assert (after.entry.state, after.entry.result_id) == ("completed", "result-1")

@@ -1,6 +1,7 @@
 """Outcomes on disk: what a worker has finished is not run again, and is delivered once, whatever happens in between."""
 
 import contextlib
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from agentbus.server import NatsServer, run_server, start_server
 from agentbus.streams import set_up
 from harness import Process, eventually, worker, worker_toml
 from jobs import acknowledged, agent_keys, counts, outcome, publish, result_messages, settled, short_lease, text
+from slow_ledger import slow_ledger
 
 
 class Outage:
@@ -308,8 +310,9 @@ async def test_on_a_full_disk_the_result_still_arrives_and_the_log_says_that_the
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     with full_disk(tmp_path / "state") as fill:
-        async with worker(worker_toml(tmp_path, server.url)) as child:
+        async with slow_ledger(server.url) as link, worker(worker_toml(tmp_path, link.url)) as child:
             fill()
+            link.delay_s = 0.1  # so slow that a copy is wanted
             statuses = [await outcome(coordinator, f"say:{number} bytes:200000") for number in range(2)]
             await acknowledged(coordinator)
             assert child.said(f"task {statuses[0].task_id}: no copy of the outcome on disk: No space left on device")
@@ -345,11 +348,12 @@ async def test_on_a_full_disk_a_prompt_that_cannot_be_written_is_a_failed_result
 async def test_folders_that_disappear_under_a_worker_do_not_end_it(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
-    async with worker(worker_toml(tmp_path, server.url)) as child:
+    async with slow_ledger(server.url) as link, worker(worker_toml(tmp_path, link.url)) as child:
         [slot] = (tmp_path / "state").glob("*/code/[0-9]*")
         for name in ("outbox", "children"):
-            (slot / name).rmdir()
+            shutil.rmtree(slot / name)
             (slot / name).write_text("a file where the folder was")
+        link.delay_s = 0.1  # so slow that a copy is wanted
         first = await outcome(coordinator, "say:one")
         await acknowledged(coordinator)
         assert child.said("no copy of the outcome on disk")

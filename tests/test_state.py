@@ -1,7 +1,6 @@
 """What a worker keeps on disk: a locked place of its own, for its user alone, and what a killed one has left there."""
 
 import asyncio
-import json
 import signal
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from agentbus import Coordinator
 from agentbus.server import NatsServer
 from agentbus.urls import parse_urls
 from agentbus_worker.children import end_abandoned
+from agentbus_worker.loglines import TextFormatter
 from agentbus_worker.state import locked_state
 from harness import eventually, processes_with, worker, worker_toml
 from jobs import acknowledged, agent_keys, outcome, pid_from, publish, result_messages, settled, short_lease, text
@@ -26,10 +26,13 @@ from agentbus_worker.command import Command, Limits, running
 Children.started = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
 async def main():
-    folder, run_id = Path(sys.argv[1]), "run-of-a-test"
-    command = Command(["sleep", "600"], {**os.environ, "AGENTBUS_RUN_ID": run_id}, run_id, "task-1")
-    async with running(command, Limits(600, 1, 1), Children(folder), folder):
-        pass
+    folder = Path(sys.argv[1])
+    with Children(folder) as children:
+        run_id = children.new_run_id()
+        environment = {**os.environ, "AGENTBUS_RUN_ID": run_id, "AGENTBUS_TASK_ID": sys.argv[2]}
+        command = Command(["sleep", "600"], environment, run_id, sys.argv[2])
+        async with running(command, Limits(600, 1, 1), children, folder):
+            pass
 
 asyncio.run(main())
 """
@@ -47,15 +50,23 @@ def test_files_that_a_killed_worker_has_written_halfway_are_cleared(tmp_path: Pa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found by their environment on Linux alone")
-async def test_a_command_whose_worker_was_killed_while_it_started_it_is_on_record(tmp_path: Path):
-    worker = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED_WHILE_STARTING, str(tmp_path))
+@pytest.mark.parametrize("task_id", ["task-of-a-test", "no id\nof a task"])
+async def test_a_command_whose_worker_was_killed_while_it_started_it_is_found_and_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, task_id: str
+):
+    worker = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED_WHILE_STARTING, str(tmp_path), task_id)
     assert await worker.wait() == -signal.SIGKILL
-    [record] = tmp_path.glob("*.json")
-    assert json.loads(record.read_text())["task_id"] == "task-1"
-    assert processes_with("AGENTBUS_RUN_ID=run-of-a-test")
+    assert processes_with(f"AGENTBUS_TASK_ID={task_id}")
     await end_abandoned(tmp_path, grace_s=1)
-    await eventually(lambda: not processes_with("AGENTBUS_RUN_ID=run-of-a-test"), "the command is ended")
+    await eventually(lambda: not processes_with(f"AGENTBUS_TASK_ID={task_id}"), "the command is ended")
     assert [*tmp_path.iterdir()] == []
+    named = task_id if task_id == "task-of-a-test" else "unknown"
+    [record] = caplog.records
+    assert (
+        TextFormatter()
+        .format(record)
+        .endswith(f" WARNING task {named}: ending 1 processes of a worker that was killed")
+    )
 
 
 # -- a place for each worker ------------------------------------------------------------------------------------

@@ -2,18 +2,20 @@
 
 A command has a session of its own, so its process group is ended as one. What left the group is found on Linux: the
 worker is a child subreaper, so orphans become its own children, and the run id in their environment says where they
-belong; one that names no run is ended with the last command that runs. Elsewhere the group alone is ended. Each running
-command is on record, with the birth of its process, so that a worker that was killed is cleaned up after by the
-next one.
+belong; one that names no run is ended with the last command that runs. Elsewhere the group alone is ended. The worker
+is on record, by a token with which every run id begins, and so is each command that runs for more than a moment, with
+the birth of its process: a worker that was killed is cleaned up after by the next one.
 """
 
 import asyncio
 import contextlib
 import ctypes
 import functools
+import itertools
 import json
 import logging
 import os
+import secrets
 import signal
 import sys
 import time
@@ -21,14 +23,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
+from agentbus.subjects import is_task_id
 from agentbus_worker.loglines import TaskLog
+from agentbus_worker.state import write_whole
 
 log = logging.getLogger("agentbus.worker")
 
 RUN_VARIABLE: Final = "AGENTBUS_RUN_ID"
+TASK_VARIABLE: Final = "AGENTBUS_TASK_ID"
 _POLL_S: Final = 0.02
+_RECORD_AFTER_S: Final = 0.005
 _KILL_PATIENCE_S: Final = 1.0
 """How long to wait for what has had its SIGKILL; a process in an uninterruptible call may stay for longer."""
 _ROUNDS: Final = 5
@@ -44,32 +51,45 @@ class Run:
 
 
 class Children:
-    """The running commands of one worker."""
+    """The running commands of one worker, which is on record for the length of a `with` block."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._worker = secrets.token_hex(10)
+        self._numbers = itertools.count(1)
         self._runs: dict[int, Run] = {}
+        self._late: dict[int, asyncio.TimerHandle] = {}  # what is not yet on record with its process
         self._ended: set[int] = set()  # those of them whose command has ended, and that are being cleared
         self._asked: dict[
             int, set[int]
         ] = {}  # what has had its SIGTERM: some take a second one as an order to drop all
 
-    def starting(self, run_id: str, task_id: str) -> None:
-        """Put a command on record before it is started: a worker that is killed in between must not leave it unknown.
+    def __enter__(self) -> Self:
+        """Put the worker on record. A disk that takes nothing is logged, and commands run all the same."""
+        try:
+            self._write(self._worker, {"worker": self._worker})
+        except OSError as error:
+            log.warning("this worker is not on record: %s", error.strerror or error)
+        return self
 
-        A disk that takes nothing is logged, and the command runs all the same.
-        """
-        self._write(run_id, task_id, 0, "")
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove(self._worker)
 
-    def not_started(self, run_id: str) -> None:
-        """Take a command off the record that could not be started."""
-        self._remove(run_id)
+    def new_run_id(self) -> str:
+        """For the environment of a command that is to be started; tells that it is one of this worker's."""
+        return f"{self._worker}-{next(self._numbers)}"
 
     def started(self, run: Run, task_id: str) -> None:
-        """Add its process to the record: it is found by that if it hides its environment."""
+        """A command has been started. It goes on record, so that it is found even if it hides its environment.
+
+        After a moment: while a program is being loaded, whoever asks for its birth has to wait, and one that is over
+        by then needs no record.
+        """
         self._runs[run.pid] = run
         self._asked[run.pid] = set()
-        self._write(run.run_id, task_id, run.pid, _birth(run.pid))
+        self._late[run.pid] = asyncio.get_running_loop().call_later(_RECORD_AFTER_S, self._record_process, run, task_id)
 
     def ended(self, run: Run) -> bool:
         """The command itself has ended and was waited for; whether it has left nothing, that is to be cleared now."""
@@ -141,8 +161,12 @@ class Children:
         """Take a command off the record."""
         self._runs.pop(run.pid, None)
         self._ended.discard(run.pid)
+        late = self._late.pop(run.pid, None)
+        if late is not None:
+            late.cancel()
+        else:
+            self._remove(run.run_id)
         self._asked.pop(run.pid, None)
-        self._remove(run.run_id)
 
     def _strays(self, run: Run) -> Iterator[int]:
         """Orphans of this command outside of its group; orphans that have ended are waited for on the way."""
@@ -156,24 +180,23 @@ class Children:
             if owner == run.run_id or (owner not in others and alone):
                 yield pid
 
-    def _write(self, run_id: str, task_id: str, pid: int, birth: str) -> None:
-        """Add a line to the record; the last one that is whole counts."""
-        line = json.dumps({"pid": pid, "run_id": run_id, "task_id": task_id, "birth": birth}) + "\n"
+    def _record_process(self, run: Run, task_id: str) -> None:
+        del self._late[run.pid]
+        record = {"pid": run.pid, "run_id": run.run_id, "task_id": task_id, "birth": _birth(run.pid)}
         try:
-            file = os.open(self._record(run_id), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            try:
-                os.write(file, line.encode())
-            finally:
-                os.close(file)
+            self._write(run.run_id, record)
         except OSError as error:
             TaskLog(task_id).warning("its process is not on record: %s", error.strerror or error)
 
-    def _remove(self, run_id: str) -> None:
-        with contextlib.suppress(OSError):  # one that stays is harmless: the next worker finds nobody who belongs to it
-            self._record(run_id).unlink(missing_ok=True)
+    def _write(self, name: str, record: dict[str, Any]) -> None:
+        write_whole(self._record(name), json.dumps(record).encode())
 
-    def _record(self, run_id: str) -> Path:
-        return self._folder / f"{run_id}.json"
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(OSError):  # one that stays is harmless: the next worker finds nobody who belongs to it
+            self._record(name).unlink(missing_ok=True)
+
+    def _record(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
 
 
 def become_subreaper() -> None:
@@ -193,23 +216,26 @@ async def end_abandoned(folder: Path, grace_s: float) -> None:
 
 
 class _Recorded:
-    """What the records say of commands: the birth of each process, and the task of each run."""
+    """What the records say: which workers there were, the birth of each process, and the task of each run."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
+        self._workers: set[str] = set()
         self._births: dict[int, tuple[str, str]] = {}
         self._tasks: dict[str, str] = {}
         for path in paths:
-            with contextlib.suppress(OSError):
-                for line in path.read_text(errors="replace").splitlines():
-                    self._add(line)
+            with contextlib.suppress(
+                OSError, ValueError, KeyError, TypeError, AttributeError
+            ):  # what is no record says nothing
+                self._add(json.loads(path.read_bytes()))
 
-    def _add(self, line: str) -> None:
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # what is no record says nothing
-            record: dict[str, Any] = json.loads(line)
-            pid, run_id, birth = int(record["pid"]), str(record["run_id"]), str(record["birth"])
-            if run_id:
-                self._tasks[run_id] = str(record.get("task_id"))
-                self._births[pid] = birth, self._tasks[run_id]
+    def _add(self, record: dict[str, Any]) -> None:
+        if worker := record.get("worker"):
+            self._workers.add(str(worker))
+            return
+        pid, run_id, birth = int(record["pid"]), str(record["run_id"]), str(record["birth"])
+        if run_id:
+            self._tasks[run_id] = str(record.get("task_id"))
+            self._births[pid] = birth, self._tasks[run_id]
 
     def task_of(self, process: Any) -> str | None:
         """The task that a process works for; None if it has nothing to do with any of them."""
@@ -221,7 +247,14 @@ class _Recorded:
             birth, task_id = self._births.get(process.pid, ("", None))
             if birth and birth == _birth(process.pid):
                 return task_id
-            return self._tasks.get(process.environ().get(RUN_VARIABLE, ""))
+            environment = process.environ()
+            run_id = environment.get(RUN_VARIABLE, "")
+            if run_id in self._tasks:
+                return self._tasks[run_id]
+            if run_id.rpartition("-")[0] not in self._workers:
+                return None
+            task_id = environment.get(TASK_VARIABLE, "")  # whoever runs there may have changed it
+            return task_id if is_task_id(task_id) else "unknown"
         except (psutil.Error, OSError):
             return None
 

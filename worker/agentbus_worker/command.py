@@ -218,6 +218,9 @@ class _End:
         self.exited.set()
         self.something.set()
 
+    def wanted(self, _: asyncio.Future[None]) -> None:
+        self.something.set()
+
 
 class Child:
     """A running command; see `running`."""
@@ -231,12 +234,12 @@ class Child:
         self.clearing: asyncio.Task[None] | None = None
 
     async def ended(
-        self, stop: asyncio.Event, children: Children, *, stop_grace_s: Callable[[], float] | None = None
+        self, stop: asyncio.Future[None], children: Children, *, stop_grace_s: Callable[[], float] | None = None
     ) -> Exit:
         """Wait for the end, which the limits or `stop` may bring about; then what it left behind is being ended too.
 
         Args:
-            stop: ends the command from outside.
+            stop: ends the command from outside, once it is done.
             children: where its processes are looked for.
             stop_grace_s: tells the time between SIGTERM and SIGKILL after `stop`, if it is not that of the limits.
         """
@@ -264,7 +267,7 @@ class Child:
             self.clearing = asyncio.create_task(children.clear(self._run, grace_left_s))
         return Exit(reason, code, self._out.finish(), self._err.finish(), duration_s)
 
-    async def _first_of(self, end: _End, stop: asyncio.Event) -> Reason:
+    async def _first_of(self, end: _End, stop: asyncio.Future[None]) -> Reason:
         """What comes first. The idle limit moves on with the output, so it is looked at again when it seems over.
 
         A limit that seems over is looked at once more in any case: after this process has stood still (SIGSTOP, a
@@ -272,8 +275,7 @@ class Child:
         """
         loop, limits = asyncio.get_running_loop(), self._limits
         deadline = self._started + limits.timeout_s
-        stopping = asyncio.create_task(stop.wait())
-        stopping.add_done_callback(lambda _: end.something.set())
+        stop.add_done_callback(end.wanted)
         looked = False
         try:
             while True:
@@ -290,10 +292,10 @@ class Child:
                         await end.something.wait()
                 if end.exited.is_set():
                     return "exited"
-                if stop.is_set():
+                if stop.done():
                     return "stopped"
         finally:
-            stopping.cancel()
+            stop.remove_done_callback(end.wanted)
 
     def _last_output(self) -> float:
         return max(self._started, self._out.last_read, self._err.last_read)
@@ -313,12 +315,7 @@ async def running(command: Command, limits: Limits, children: Children, tmp: Pat
         CommandError: it could not be started.
     """
     with _pipes(command, limits, tmp) as (out, err):
-        children.starting(command.run_id, command.task_id)
-        try:
-            process = _spawn(command, out, err, tmp)
-        except CommandError:
-            children.not_started(command.run_id)
-            raise
+        process = _spawn(command, out, err, tmp)
         run = Run(process.pid, command.run_id)
         children.started(run, command.task_id)
         child = Child(process, run, limits, out, err)

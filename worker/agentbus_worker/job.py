@@ -30,14 +30,14 @@ from agentbus.errors import (
 )
 from agentbus.files import chunk_bytes, put_file
 from agentbus.ledger import Entry
-from agentbus.messages import Json, Task, encode, make_result_id, new_result, random_token
+from agentbus.messages import Json, Task, encode, make_result_id, new_result
 from agentbus.pull import Delivery
-from agentbus_worker.children import RUN_VARIABLE
+from agentbus_worker.children import RUN_VARIABLE, TASK_VARIABLE
 from agentbus_worker.command import Command, CommandError, Exit, Limits, Output, running
 from agentbus_worker.context import Context
 from agentbus_worker.lease import Lease, LeaseLostError
 from agentbus_worker.loglines import TaskLog
-from agentbus_worker.outbox import Unsent
+from agentbus_worker.outbox import Copy, Unsent
 from agentbus_worker.outcome import Outcome, decode_output, fit, of_exit
 from agentbus_worker.prompt import build_prompt
 from agentbus_worker.state import open_private
@@ -108,7 +108,7 @@ class Job:
         if not self._halted.is_set() and self._step is not None:
             self._hurry(self._step)
         self._halted.set()
-        self._lease.interrupt.set()
+        self._lease.interrupt()
 
     async def carry_out(self, free_slot: Callable[[], None]) -> None:
         """Run the command and settle the task, keeping the lease meanwhile.
@@ -119,16 +119,15 @@ class Job:
         Raises:
             BusError: the connection has ended for good.
         """
-        keeping = asyncio.create_task(self._lease.keep())
         try:
-            async with self._command() as (command, limits):
-                await self._run(command, limits, free_slot)
-        except CommandError as error:
-            free_slot()
-            await self._settle(Outcome("failed", "", str(error), reason=str(error)))
+            async with self._lease.kept():
+                try:
+                    async with self._command() as (command, limits):
+                        await self._run(command, limits, free_slot)
+                except CommandError as error:
+                    free_slot()
+                    await self._settle(Outcome("failed", "", str(error), reason=str(error)))
         finally:
-            self._lease.stop_renewing()
-            await keeping
             if self._lease.lost:
                 self._context.metrics.count("lease lost")
 
@@ -137,7 +136,7 @@ class Job:
         async with running(command, limits, context.children, context.slot.tmp) as child:
             self._log.info("started")
             context.metrics.run_started()
-            ended = await child.ended(self._lease.interrupt, context.children, stop_grace_s=self._stop_grace_s)
+            ended = await child.ended(self._lease.interrupted, context.children, stop_grace_s=self._stop_grace_s)
             free_slot()
             self._log.add(exit_code=ended.code, duration_s=round(ended.duration_s, 3), output_bytes=ended.stdout.size)
             self._log.debug("command ended")
@@ -196,38 +195,28 @@ class Job:
         failed = (outcome.cause or "not_started") if outcome.status == "failed" else None
         tracing.outcome(outcome.status, error=failed, reason=outcome.reason, exit_code=outcome.extra.get("exit_code"))
         self._lease.stop_renewing()
-        on_disk = asyncio.create_task(context.outbox.put(unsent))
-        copy_needed = True
-        try:
-            await self._insist(lambda: self._lease.commit(outcome.status, result))
-            await self._insist(lambda: publish_result(context.bus, unsent.inbox, result))
-        except LeaseLostError:
-            copy_needed = False
-            tracing.outcome("lost", error="lease_lost")
-            self._log.warning("the lease was lost before the commit; the outcome is dropped")
-        except (PermissionDeniedError, SetupMissingError, TooLargeError, ApiError) as error:
-            # Other tasks must not suffer for it. What is in the ledger is published with every delivery of the task.
-            self._log.error("the bus refuses its result: %s", error)
-            context.metrics.count("result refused")
-            with suppress(BusUnavailableError):
-                await self._delivery.nak(REFUSED_PAUSE_S)
-            if not self._entry.terminal:
-                return  # it stays in the outbox
-        else:
-            copy_needed = False
-            with suppress(BusUnavailableError):  # delivered again, the task is found settled and acknowledged then
-                await self._delivery.ack()
-            self._log.info("settled", status=outcome.status, reason=outcome.reason)
-            context.metrics.settled(outcome.status)
-            if self._late:
-                context.metrics.count("stored late")
-        finally:
-            if copy_needed:
-                await on_disk
+        async with Copy(context.outbox, unsent) as copy:
+            try:
+                await self._insist(lambda: self._lease.commit(outcome.status, result))
+                await self._insist(lambda: publish_result(context.bus, unsent.inbox, result))
+            except LeaseLostError:
+                tracing.outcome("lost", error="lease_lost")
+                self._log.warning("the lease was lost before the commit; the outcome is dropped")
+            except (PermissionDeniedError, SetupMissingError, TooLargeError, ApiError) as error:
+                # Other tasks must not suffer for it. What is in the ledger is published with every delivery of it.
+                self._log.error("the bus refuses its result: %s", error)
+                context.metrics.count("result refused")
+                with suppress(BusUnavailableError):
+                    await self._delivery.nak(REFUSED_PAUSE_S)
+                if not self._entry.terminal:
+                    copy.keep()
             else:
-                on_disk.cancel()
-                await asyncio.wait({on_disk})
-        context.outbox.remove(unsent)
+                with suppress(BusUnavailableError):  # delivered again, the task is found settled and acknowledged then
+                    await self._delivery.ack()
+                self._log.info("settled", status=outcome.status, reason=outcome.reason)
+                context.metrics.settled(outcome.status)
+                if self._late:
+                    context.metrics.count("stored late")
 
     async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
         """Try one step of the settlement until the bus takes it."""
@@ -331,7 +320,7 @@ class Job:
             CommandError: its folder or its files cannot be made.
         """
         config, worker = self._context.config.agent, self._context.config.worker
-        run_id = random_token()
+        run_id = self._context.children.new_run_id()
         prompt = build_prompt(self.task, agent=self._context.agent, extra_instruction=config.extra_instruction)
         with _workdir(worker.workdir, self.task.id, keep=worker.keep_workdir) as workdir:
             file = self._context.slot.tmp / f"{run_id}.prompt" if config.prompt_via == "file" else None
@@ -374,7 +363,7 @@ class Job:
             **tracing.environment(),
             RUN_VARIABLE: run_id,
             "AGENTBUS_AGENT_ID": self._context.agent,
-            "AGENTBUS_TASK_ID": self.task.id,
+            TASK_VARIABLE: self.task.id,
             "AGENTBUS_TASK_TYPE": self.task.task_type.replace("\0", ""),
             "AGENTBUS_ATTEMPT": str(self._entry.attempt),
             **({"AGENTBUS_WORKDIR": str(workdir)} if workdir else {}),

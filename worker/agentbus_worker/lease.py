@@ -1,7 +1,9 @@
 """The lease on one task: claimed, renewed and given up by compare-and-set on its ledger key."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from contextvars import Context, copy_context
 from datetime import UTC, datetime
 from typing import Final
 
@@ -28,8 +30,8 @@ class LeaseLostError(Exception):
 class Lease:
     """A claim that this worker holds, with the delivery that it came by.
 
-    `interrupt` is set when what runs under it must end: a cancel wish has appeared in the ledger, or the lease is
-    `lost` to somebody else.
+    `interrupted` is done when what runs under it must end: a cancel wish has appeared in the ledger, or the lease is
+    `lost` to somebody else, or somebody has called `interrupt()`.
     """
 
     def __init__(
@@ -43,8 +45,11 @@ class Lease:
         self._writing = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
+        self._due: asyncio.TimerHandle | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._context: Context | None = None
         self.lost = False
-        self.interrupt = asyncio.Event()
+        self.interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def entry(self) -> Entry:
@@ -56,48 +61,66 @@ class Lease:
         """Who wants the task stopped, and why."""
         return self._entry.cancel
 
-    async def keep(self) -> None:
-        """Renew the lease every third of it until `stop_renewing()`, or until it is lost.
+    @property
+    def _third_s(self) -> float:
+        assert self._entry.claim is not None, "a lease begins with a claim"
+        return self._entry.claim.lease_s / 3
 
-        Ends by the flag alone: a cancellation can be swallowed on its way out of a request.
-        """
-        claim = self._entry.claim
-        assert claim is not None, "a lease begins with a claim"
-        pause = claim.lease_s / 3
+    @asynccontextmanager
+    async def kept(self) -> AsyncGenerator[None]:
+        """Renew the lease every third of it until the end of the block or `stop_renewing()`, or until it is lost."""
+        self._context = copy_context()  # the renewals belong to the trace of the job, whoever calls for them
+        self._due = asyncio.get_running_loop().call_later(self._third_s, self.renew_now)
+        try:
+            yield
+        finally:
+            self.stop_renewing()
+            if self._renewing is not None:
+                await self._renewing
+
+    async def _renew(self) -> None:
+        """Renew, and go on with that. Ends by the flag alone: a cancellation can get swallowed in a request."""
         refused = False
-        while not self._stopping.is_set() and not self.lost:
-            try:
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+        while not self._stopping.is_set():
             self._wake.clear()
-            if self._stopping.is_set():
-                return
+            pause = self._third_s
             try:
                 await self._write(renewed, timeout_s=min(pause, _REQUEST_S))
                 await self._delivery.in_progress()
             except LeaseLostError:
-                self.interrupt.set()
+                self.interrupt()
+                return
             except BusError as error:
                 if not refused:
                     TaskLog(self._key[1]).warning("its lease cannot be renewed: %s; trying on", error)
                 refused = True
                 # Only the ledger takes a lease away. While the bus is out of reach nobody else can claim the task
                 # either; the next renewal finds out.
-                pause = min(claim.lease_s / 3, _RETRY_S)
-                continue
-            if refused and not self.lost:
-                TaskLog(self._key[1]).info("its lease is renewed again")
-            refused = False
-            pause = claim.lease_s / 3
+                pause = min(pause, _RETRY_S)
+            else:
+                if refused:
+                    TaskLog(self._key[1]).info("its lease is renewed again")
+                refused = False
+            if not self._stopping.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
+
+    def interrupt(self) -> None:
+        """Have what runs under the lease ended."""
+        if not self.interrupted.done():
+            self.interrupted.set_result(None)
 
     def renew_now(self) -> None:
         """Renew without waiting for the next third: after a reconnect others may be about to take the task over."""
         self._wake.set()
+        if self._renewing is None and not self._stopping.is_set():
+            self._renewing = asyncio.create_task(self._renew(), context=self._context)
 
     def stop_renewing(self) -> None:
-        """Let `keep()` end after what it is doing."""
+        """No renewal is begun from here on; one that is under way comes to its end."""
+        if self._due is not None:
+            self._due.cancel()
         self._stopping.set()
         self._wake.set()
 
@@ -154,9 +177,9 @@ class Lease:
 
     def _adopt(self, entry: Entry, revision: int) -> None:
         self._entry, self._revision = entry, revision
-        if entry.cancel is not None and not self.interrupt.is_set():
+        if entry.cancel is not None and not self.interrupted.done():
             tracing.event("agentbus.cancel", **{"agentbus.by": entry.cancel.by})
-            self.interrupt.set()
+            self.interrupt()
 
 
 class LeaseJudge:

@@ -99,13 +99,14 @@ class Worker:
             metrics.show("outbox_entries", Outbox(slot.outbox).waiting)
             become_subreaper()
             await end_abandoned(slot.children, config.worker.kill_grace_seconds)
+            children = stack.enter_context(Children(slot.children))
             dial = stack.enter_async_context(connect(settings, patient=True, on_state=log.info))
             bus = await _unless(self._stop.drain, dial)
             if bus is not None:
-                await self._serve(bus, slot, metrics)
+                await self._serve(bus, slot, children, metrics)
         log.info("worker %s stopped", self.instance)
 
-    async def _serve(self, bus: Bus, slot: Slot, metrics: Metrics) -> None:
+    async def _serve(self, bus: Bus, slot: Slot, children: Children, metrics: Metrics) -> None:
         if warning := version_warning(bus.server_version):
             log.warning("%s", warning)
         lease_s = await _unless(self._stop.drain, self._find_consumer(bus))
@@ -123,26 +124,25 @@ class Worker:
             lease_s=lease_s,
             slot=slot,
             outbox=outbox,
-            children=Children(slot.children),
+            children=children,
             held=self._jobs,
             metrics=metrics,
         )
         forget = bus.on_reconnect(self._renew_all)
         await bus.subscribe(subjects.control(config.agent.id), self._on_control)
         try:
-            async with Puller(bus, config.nats.stream, config.durable) as puller, asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as group:
                 side_tasks = [
                     group.create_task(_fail_when_ended(bus)),
                     group.create_task(self._halt_when_told()),
                     group.create_task(self._show_presence(bus)),
-                    group.create_task(_reap_orphans(context.children)),
+                    group.create_task(_reap_orphans(children)),
                 ]
                 running: set[asyncio.Task[None]] = set()
-                log.info("ready for tasks on %s", subjects.tasks(config.agent.id))
-                while (delivery := await self._next(bus, puller)) is not None:
-                    task = group.create_task(self._handle(context, delivery))
-                    running.add(task)
-                    task.add_done_callback(running.discard)
+                taking = group.create_task(self._take(context, group, running))
+                await self._stop.drain.wait()
+                taking.cancel()
+                await asyncio.wait({taking})
                 await self._drain(running)
                 for side_task in side_tasks:
                     side_task.cancel()
@@ -193,14 +193,23 @@ class Worker:
         with suppress(PermissionDeniedError, ApiError):  # without it, large output is kept only in part
             await ensure_files_bucket(bus, agent)
 
-    async def _next(self, bus: Bus, puller: Puller) -> Delivery | None:
-        """The next delivery, once a slot is free for it (the slot is taken then); None when asked to stop."""
+    async def _take(self, context: Context, group: asyncio.TaskGroup, running: set[asyncio.Task[None]]) -> None:
+        """Start the work on one delivery after the other, once a slot is free for it, until this is cancelled."""
+        config = self._config
+        async with Puller(context.bus, config.nats.stream, config.durable) as puller:
+            log.info("ready for tasks on %s", subjects.tasks(config.agent.id))
+            while not self._stop.drain.is_set():
+                await self._slots.acquire()
+                delivery = await self._next(context.bus, puller)
+                task = group.create_task(self._handle(context, delivery))
+                running.add(task)
+                task.add_done_callback(running.discard)
+
+    async def _next(self, bus: Bus, puller: Puller) -> Delivery:
         missing = ""
-        if await _unless(self._stop.drain, self._slots.acquire()) is None:
-            return None
         while True:
             try:
-                delivery = await _unless(self._stop.drain, puller.next())
+                return await puller.next()
             except SetupMissingError as error:
                 # Deleted under a running worker: make it again if that is allowed, and wait for it if not.
                 try:
@@ -209,11 +218,7 @@ class Worker:
                     if str(refusal) != missing:
                         missing = str(refusal)
                         log.error("%s: %s; waiting for it", error, refusal)
-                    await _unless(self._stop.drain, asyncio.sleep(_RETRY_S, True))
-                continue
-            if delivery is None:
-                self._slots.release()
-            return delivery
+                    await asyncio.sleep(_RETRY_S)
 
     async def _handle(self, context: Context, delivery: Delivery) -> None:
         """One delivery from claim to ack. The slot is free again as soon as the command has ended."""
