@@ -3,10 +3,11 @@
 `bus.toml` says who there is. `accounts.conf`, which the server's configuration includes, is written anew from it on
 every change; `nats-server.conf` is written once and belongs to whoever runs the server. One change is made at a time:
 each holds the `.lock` of the folder from reading what there is to the end of writing it.
+
+A cluster has a folder for each of its servers under `servers/`. It holds neither the credentials of the parties nor
+the key of the authority: those stay here.
 """
 
-import ipaddress
-import os
 import re
 import secrets
 import tomllib
@@ -23,15 +24,29 @@ from agentbus.bundle import Auth, Bundle, sign_in
 from agentbus.certificates import Pair, new_authority, new_server_certificate
 from agentbus.errors import ConfigError
 from agentbus.permissions import ADMINISTRATOR, RESERVED, Party
-from agentbus.privatefiles import private_folder, toml, toml_value, write_private
+from agentbus.privatefiles import private_folder, toml, write_private
 from agentbus.sections import AgentId, Section
 from agentbus.serverconf import Login, accounts
+from agentbus.serverfolder import (
+    DEFAULT_PORT,
+    Member,
+    ServerFolder,
+    Settings,
+    check_members,
+    configuration,
+    host,
+    read_member,
+    server_folders,
+    with_loopback,
+    with_port,
+    write_certificate,
+    write_pair,
+)
 
-DEFAULT_PORT: Final = 7422
 DEFAULT_MONITORING_PORT: Final = 8222
 _COORDINATOR: Final = subjects.COORDINATOR
+_AUTHORITY: Final = "agentbus private CA"
 _SIZE = re.compile(r"[1-9][0-9]{0,9}(KiB|MiB|GiB|TiB)")
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _BCRYPT_ROUNDS: Final = 11
 _LOCK_PATIENCE_S: Final = 10.0
 """How long a change waits for others: each takes milliseconds."""
@@ -48,23 +63,10 @@ def size(text: str) -> str:
     return text
 
 
-def host(text: str) -> str:
-    """Return the name or address of a server.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    try:
-        return str(ipaddress.ip_address(text.strip("[]")))
-    except ValueError:
-        if not _HOST.fullmatch(text):
-            raise ConfigError(f"{text!r} is neither the name nor the address of a host") from None
-        return text.lower()
-
-
 class _Bus(Section):
     version: Literal[1] = 1
     url: str
+    members: tuple[str, ...] = ()
     auth: Auth
     ca: Path | None = None
     max_memory: Annotated[str, AfterValidator(size)]
@@ -86,9 +88,13 @@ class _Spec(Section):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a new bus is to be. Without certificates of one's own, an authority for private use is made."""
+    """What a new bus is to be: one server, or a cluster of `members`.
+
+    Without certificates of one's own, an authority for private use is made.
+    """
 
     hosts: tuple[str, ...] = ()
+    members: tuple[Member, ...] = ()
     port: int = DEFAULT_PORT
     monitoring_port: int = DEFAULT_MONITORING_PORT
     listen: str | None = None
@@ -128,18 +134,18 @@ class BusFolder:
 
     @property
     def url(self) -> str:
-        """Where clients reach the server."""
+        """Where clients reach the server; the servers of a cluster, with commas between them."""
         return self._spec.bus.url
 
     @property
-    def configuration(self) -> Path:
-        """What nats-server is started with."""
-        return self.path / "nats-server.conf"
+    def servers(self) -> tuple[ServerFolder, ...]:
+        """Its server, or those of its cluster."""
+        return server_folders(self.path, [read_member(text) for text in self._spec.bus.members])
 
     @property
-    def pid_file(self) -> Path:
-        """Where the running server writes its process id."""
-        return self.path / "nats-server.pid"
+    def clustered(self) -> bool:
+        """Whether it has several servers."""
+        return bool(self._spec.bus.members)
 
     @property
     def administrator(self) -> Path:
@@ -249,7 +255,7 @@ class BusFolder:
 
     def _save(self, members: dict[str, _Member]) -> None:
         spec = self._spec.model_copy(update={"party": members})
-        write_private(self.path / "accounts.conf", _accounts(spec), replace=True)
+        _write_accounts(self.path, spec)
         write_private(self._manifest, _manifest(spec), replace=True)  # last: with it the change is made
         self._spec = spec
 
@@ -275,10 +281,13 @@ def _create(folder: Path, plan: Plan) -> BusFolder:
         raise ConfigError(f"there is a bus in {folder} already; it was left as it is")
     private_folder(folder / "credentials")
     hosts = tuple(dict.fromkeys(host(name) for name in plan.hosts)) or ("127.0.0.1",)
-    certificate, key, ca = _certificates(folder, plan, hosts)
-    first = f"[{hosts[0]}]" if ":" in hosts[0] else hosts[0]
+    ca = _cluster(folder, plan) if plan.members else _single(folder, plan, hosts)
     bus = _Bus(
-        url=f"tls://{first}:{plan.port}",
+        url=",".join(
+            f"tls://{with_port(*place)}"
+            for place in [(one.host, one.port) for one in plan.members] or [(hosts[0], plan.port)]
+        ),
+        members=tuple(map(str, plan.members)),
         auth=plan.auth,
         ca=ca,
         max_memory=size(plan.max_memory),
@@ -293,8 +302,7 @@ def _create(folder: Path, plan: Plan) -> BusFolder:
             replace=True,
         )
     spec = _Spec(bus=bus, party=members)
-    write_private(folder / "nats-server.conf", _configuration(folder, plan, certificate, key), replace=True)
-    write_private(folder / "accounts.conf", _accounts(spec), replace=True)
+    _write_accounts(folder, spec)
     write_private(folder / "admin.toml", _administrator(folder, spec), replace=True)
     write_private(manifest, _manifest(spec))
     return BusFolder(folder)
@@ -325,30 +333,72 @@ def _locked(folder: Path) -> Generator[None]:
         lock.release()
 
 
+def _single(folder: Path, plan: Plan, hosts: tuple[str, ...]) -> Path | None:
+    """Write the configuration of the one server; returns the CA that clients need to be told of."""
+    certificate, key, ca = _certificates(folder, plan, hosts)
+    [server] = server_folders(folder, ())
+    listen = plan.listen or ("0.0.0.0" if plan.hosts else "127.0.0.1")  # noqa: S104  # asked for by naming a host
+    store = plan.store.expanduser().absolute() if plan.store else folder / "jetstream"
+    settings = Settings(
+        listen, plan.port, plan.monitoring_port, certificate, key, store, plan.max_memory, plan.max_file
+    )
+    write_private(server.configuration, configuration(server, settings), replace=True)
+    return ca
+
+
+def _cluster(folder: Path, plan: Plan) -> Path:
+    """Write a folder for each server of a cluster; returns the CA that clients need to be told of."""
+    check_members(plan.members)
+    if plan.certificate or plan.key or plan.ca:
+        raise ConfigError(
+            "the servers of a cluster need certificates of the bus's own authority, also for each other; "
+            "leave out --cert, --key and --ca"
+        )
+    authority = new_authority(_AUTHORITY)
+    private_folder(folder / "tls")
+    private_folder(folder / "servers")
+    write_pair(folder / "tls", "ca", authority)
+    for server in server_folders(folder, plan.members):
+        assert server.member is not None, "it is one of a cluster"
+        private_folder(server.path)
+        write_certificate(authority, server, plan.hosts)
+        settings = Settings(
+            plan.listen or "0.0.0.0",  # noqa: S104  # the other servers are elsewhere
+            server.member.port,
+            plan.monitoring_port,
+            Path("server.pem"),
+            Path("server-key.pem"),
+            plan.store or Path("jetstream"),
+            plan.max_memory,
+            plan.max_file,
+        )
+        write_private(server.configuration, configuration(server, settings, plan.members), replace=True)
+    return folder / "tls" / "ca.pem"
+
+
 def _certificates(folder: Path, plan: Plan, hosts: tuple[str, ...]) -> tuple[Path, Path, Path | None]:
     """The server's certificate and key, and the CA that clients need to be told of."""
     given = {"--cert": plan.certificate, "--key": plan.key, "--ca": plan.ca}
     if plan.certificate is None or plan.key is None:
         if any(given.values()):
             raise ConfigError("--cert and --key go together, and --ca goes with them")
-        return _own_certificates(folder / "tls", hosts)
+        tls = folder / "tls"
+        authority = new_authority(_AUTHORITY)
+        private_folder(tls)
+        write_pair(tls, "ca", authority)
+        write_pair(tls, "server", new_server_certificate(authority, with_loopback(hosts)))
+        return tls / "server.pem", tls / "server-key.pem", tls / "ca.pem"
     for option, path in given.items():
         if path is not None and not path.is_file():
             raise ConfigError(f"{option}: {path} does not exist")
     return plan.certificate.absolute(), plan.key.absolute(), plan.ca.absolute() if plan.ca else None
 
 
-def _own_certificates(folder: Path, hosts: tuple[str, ...]) -> tuple[Path, Path, Path]:
-    private_folder(folder)
-    authority = new_authority("agentbus private CA")
-    server = new_server_certificate(authority, tuple(dict.fromkeys((*hosts, "localhost", "127.0.0.1", "::1"))))
-    _write_pair(folder, "ca", authority)
-    _write_pair(folder, "server", server)
-    return folder / "server.pem", folder / "server-key.pem", folder / "ca.pem"
-
-
 def renew_certificate(bus: BusFolder, hosts: Sequence[str]) -> None:
-    """Sign a new server certificate with the bus's own authority.
+    """Sign a new certificate for each server with the bus's own authority.
+
+    Args:
+        hosts: names and addresses of the server; in a cluster, those that all have beside their own.
 
     Raises:
         ConfigError: the bus has no authority of its own.
@@ -360,14 +410,12 @@ def renew_certificate(bus: BusFolder, hosts: Sequence[str]) -> None:
         raise ConfigError(
             f"the bus in {bus.path} has no authority of its own; renew the certificate where it came from"
         ) from None
-    names = (*(host(name) for name in hosts), "localhost", "127.0.0.1", "::1")
     with _locked(bus.path):
-        _write_pair(folder, "server", new_server_certificate(authority, tuple(dict.fromkeys(names))))
-
-
-def _write_pair(folder: Path, name: str, pair: Pair) -> None:
-    write_private(folder / f"{name}-key.pem", pair.key, replace=True)
-    write_private(folder / f"{name}.pem", pair.certificate, replace=True)
+        for server in bus.servers:
+            if server.member is None:
+                write_pair(folder, "server", new_server_certificate(authority, with_loopback(map(host, hosts))))
+            else:
+                write_certificate(authority, server, hosts)
 
 
 def _new_credential(auth: Auth, may_task: tuple[str, ...]) -> tuple[str, _Member]:
@@ -396,21 +444,38 @@ def _party(name: str, spec: _Spec) -> Party:
     )
 
 
+def _write_accounts(folder: Path, spec: _Spec) -> None:
+    for server in server_folders(folder, [read_member(text) for text in spec.bus.members]):
+        write_private(server.accounts, _accounts(spec), replace=True)
+
+
 def _accounts(spec: _Spec) -> str:
     logins = {
         name: Login(_party(name, spec), nkey=member.nkey, password_hash=member.password_hash)
         for name, member in sorted(spec.party.items())
     }
     administrator = logins.pop(ADMINISTRATOR)
+    # The storage of an account is counted with all copies; `agentbus setup` makes streams for servers of this size.
+    servers = 3 if spec.bus.members else 1
     return "# Written by `agentbus init` and `agentbus agent`; they overwrite what is changed here.\n" + accounts(
-        administrator, list(logins.values()), max_memory=spec.bus.max_memory, max_file=spec.bus.max_file
+        administrator,
+        list(logins.values()),
+        max_memory=_times(spec.bus.max_memory, servers),
+        max_file=_times(spec.bus.max_file, servers),
     )
+
+
+def _times(amount: str, factor: int) -> str:
+    """An amount of storage, several times: `10GiB` three times is `30GiB`."""
+    return f"{int(amount[:-3]) * factor}{amount[-3:]}"
 
 
 def _manifest(spec: _Spec) -> str:
     head = "# Who is on the bus. Written by `agentbus init` and `agentbus agent`.\n"
     parties = {f"party.{name}": member.model_dump(exclude_defaults=True) for name, member in spec.party.items()}
     bus = spec.bus.model_dump(exclude_none=True)
+    if not spec.bus.members:
+        del bus["members"]  # so that older versions can read it
     return head + toml({"bus": bus, **parties})
 
 
@@ -427,51 +492,3 @@ def _administrator(folder: Path, spec: _Spec) -> str:
             }
         }
     )
-
-
-def _configuration(folder: Path, plan: Plan, certificate: Path, key: Path) -> str:
-    listen = plan.listen or ("0.0.0.0" if plan.hosts else "127.0.0.1")  # noqa: S104  # asked for by naming a host
-    listen = f"[{listen}]" if ":" in listen else listen
-    values = {
-        "listen": f"{listen}:{plan.port}",
-        "monitoring": f"127.0.0.1:{plan.monitoring_port or -1}",
-        "pid_file": folder / "nats-server.pid",
-        "certificate": certificate,
-        "key": key,
-        "store": (plan.store.expanduser().absolute() if plan.store else folder / "jetstream"),
-    }
-    quoted = {name: toml_value(os.fspath(value)) for name, value in values.items()}
-    return _CONFIGURATION.format(**quoted, max_memory=plan.max_memory, max_file=plan.max_file)
-
-
-_CONFIGURATION: Final = """\
-# nats-server for agentbus. This file was written once and is yours to change; accounts.conf, which it includes, is
-# written anew by `agentbus agent add`, `remove` and `rotate`.
-
-server_name: agentbus
-listen: {listen}
-pid_file: {pid_file}
-
-# /healthz, /varz, /jsz: not for the network, they ask for no password.
-http: {monitoring}
-
-# The largest message. A result embeds its task, so a task may have a little less.
-max_payload: 8MB
-max_connections: 4096
-
-tls {{
-  cert_file: {certificate}
-  key_file: {key}
-  min_version: "1.2"
-}}
-
-jetstream {{
-  store_dir: {store}
-  max_memory_store: {max_memory}
-  max_file_store: {max_file}
-  # A message is acknowledged once it is on the disk, not up to two minutes before.
-  sync_interval: always
-}}
-
-include "accounts.conf"
-"""

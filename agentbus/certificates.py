@@ -41,8 +41,11 @@ def new_authority(name: str) -> Pair:
     return _pair(builder, key, key)
 
 
-def new_server_certificate(authority: Pair, hosts: Sequence[str]) -> Pair:
-    """A certificate for a server that clients reach under `hosts`: names or addresses, at least one."""
+def new_server_certificate(authority: Pair, hosts: Sequence[str], *, peer: bool = False) -> Pair:
+    """A certificate for a server that clients reach under `hosts`: names or addresses, at least one.
+
+    That of a `peer` also says who it is where it is the client: to the other servers of its cluster.
+    """
     from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
@@ -53,11 +56,12 @@ def new_server_certificate(authority: Pair, hosts: Sequence[str]) -> Pair:
     assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "nats-server")])
+    uses = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if peer else [])]
     builder = (
         _builder(issuer.subject, subject, key.public_key(), issuer_key.public_key(), SERVER_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
         .add_extension(x509.SubjectAlternativeName([_name(host) for host in hosts]), critical=False)
     )
     return _pair(builder, key, issuer_key)

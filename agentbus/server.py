@@ -104,8 +104,11 @@ async def run_server(
 async def start_server(
     *, store: Path, host: str = "127.0.0.1", port: int = 0, config: Path | None = None, log: Path | None = None
 ) -> NatsServer:
-    """Start a nats-server and wait until it takes connections; see `run_server`. The caller ends it."""
-    binary = find_binary()
+    """Start a nats-server and wait until it takes connections; see `run_server`. The caller ends it.
+
+    With a `config`, it runs in that file's folder.
+    """
+    binary = find_binary().absolute()
     store.mkdir(parents=True, exist_ok=True)
     log = log or store / "nats-server.log"
     settings = config or _write_config(store, host, port)
@@ -116,7 +119,8 @@ async def start_server(
     with log.open("ab") as sink:
         before = sink.tell()
         process = subprocess.Popen(
-            [str(binary), "--config", str(settings), "--ports_file_dir", str(ports)],
+            [str(binary), "--config", str(settings.absolute()), "--ports_file_dir", str(ports.absolute())],
+            cwd=config.parent if config else None,
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,

@@ -164,7 +164,7 @@ async def own_bus(
     folder = create(path / "bus", replace(PLAN, port=free_port()), agents)
     for agent, others in (may_task or {}).items():
         folder.add(agent, others)
-    async with run_server(store=path / "nats", config=folder.configuration) as server:
+    async with run_server(store=path / "nats", config=folder.servers[0].configuration) as server:
         bus = OwnBus(server, folder)
         async with connect(bus.settings(ADMINISTRATOR)) as administrator:
             await _set_up(administrator, folder.agents)

@@ -1,6 +1,7 @@
 """A bus in a folder, as a person makes it: init, bundles, joining, and changing who may use it."""
 
 import os
+import re
 import stat
 import sys
 from collections.abc import AsyncGenerator
@@ -18,6 +19,7 @@ from agentbus.config import ConnectionSettings, connection_settings, load_coordi
 from agentbus.errors import AuthenticationError, ConfigError
 from agentbus.joining import AgentCommand, join_as_coordinator, join_as_worker, renew
 from agentbus.server import NatsServer, run_server
+from agentbus.serverfolder import Member, read_member
 from agentbus.streams import set_up
 from harness import BOUND_S, FAKE_AGENT, Ran, eventually, run_cli, worker
 from installation import PLAN, free_port, make_certificates
@@ -182,7 +184,7 @@ async def test_passwords_in_place_of_nkeys_are_kept_as_hashes_by_the_server(tmp_
     text = (bus.path / "accounts.conf").read_text()
     assert text.count('password: "$2b$11$') == 3
     assert not [secret for secret in secrets_in(bus) if secret in text]
-    async with run_server(store=tmp_path / "nats", config=bus.configuration):
+    async with run_server(store=tmp_path / "nats", config=bus.servers[0].configuration):
         admin, _ = load_coordinator(path=bus.administrator)
         async with connect(connection_settings(admin.nats, agent="admin", name="test")) as connected:
             await set_up(connected, bus.agents)
@@ -201,7 +203,7 @@ async def test_a_certificate_that_exists_is_used_and_its_ca_goes_into_the_bundle
     bus = create(tmp_path / "bus", plan)
     assert not (bus.path / "tls").exists()
     assert bus.bundle("main").ca == given.ca.read_text()
-    async with run_server(store=tmp_path / "nats", config=bus.configuration):
+    async with run_server(store=tmp_path / "nats", config=bus.servers[0].configuration):
         config, _ = load_coordinator(path=join_as_coordinator(bus.bundle("main"), tmp_path / "here"))
         async with connect(connection_settings(config.nats, agent="main", name="test")) as connected:
             assert connected.connected
@@ -212,7 +214,10 @@ async def test_a_new_certificate_is_taken_up_without_a_restart(tmp_path: Path) -
     old = (bus.path / "tls" / "server.pem").read_bytes()
     config, _ = load_coordinator(path=join_as_coordinator(bus.bundle("main"), tmp_path / "here"))
     settings = connection_settings(config.nats, agent="main", name="test")
-    async with run_server(store=tmp_path / "nats", config=bus.configuration) as server, connect(settings) as connected:
+    async with (
+        run_server(store=tmp_path / "nats", config=bus.servers[0].configuration) as server,
+        connect(settings) as connected,
+    ):
         ran = await run_cli("init", str(bus.path), "--host", "bus.example.com", "--renew-certificate")
         assert (ran.code, "--signal" in ran.out) == (0, True), ran.err
         assert (bus.path / "tls" / "server.pem").read_bytes() != old
@@ -257,10 +262,10 @@ def test_a_folder_without_a_bus_is_named_with_the_command_that_makes_one(tmp_pat
 def test_the_url_names_the_first_host_and_the_server_listens_for_others_only_then(tmp_path: Path) -> None:
     here = create(tmp_path / "here", PLAN)
     assert here.url == "tls://127.0.0.1:7422"
-    assert 'listen: "127.0.0.1:7422"' in here.configuration.read_text()
+    assert 'listen: "127.0.0.1:7422"' in here.servers[0].configuration.read_text()
     there = create(tmp_path / "there", replace(PLAN, hosts=("Bus.example.com", "10.0.0.5")))
     assert there.url == "tls://bus.example.com:7422"
-    assert 'listen: "0.0.0.0:7422"' in there.configuration.read_text()
+    assert 'listen: "0.0.0.0:7422"' in there.servers[0].configuration.read_text()
     assert create(tmp_path / "six", replace(PLAN, hosts=("::1",))).url == "tls://[::1]:7422"
 
 
@@ -441,3 +446,78 @@ async def test_an_agent_command_that_is_not_clear_is_asked_for(tmp_path: Path, w
     )
     assert (ran.code, reason in ran.err, ran.out) == (1, True, ""), ran.err
     assert not (tmp_path / "f").exists()
+
+
+# -- a cluster --------------------------------------------------------------------------------------------------
+
+MEMBERS = tuple(Member(f"10.0.0.{number}") for number in (5, 6, 7))
+
+
+def test_each_server_of_a_cluster_has_a_folder_to_carry_without_a_secret_of_a_party(tmp_path: Path) -> None:
+    bus = create(tmp_path / "bus", replace(PLAN, members=MEMBERS), ["code"])
+    assert bus.url == "tls://10.0.0.5:7422,tls://10.0.0.6:7422,tls://10.0.0.7:7422"
+    assert bus.bundle("code").url == bus.url
+    secrets = secrets_in(bus) | {(bus.path / "tls" / "ca-key.pem").read_text()}
+    for number, server in enumerate(bus.servers, 1):
+        files = {path.name: path.read_text() for path in server.path.iterdir()}
+        assert set(files) == {"nats-server.conf", "accounts.conf", "ca.pem", "server.pem", "server-key.pem"}
+        assert f'server_name: "agentbus-{number}"' in files["nats-server.conf"]
+        assert files["nats-server.conf"].count("tls://10.0.0.") == 2, "routes to the two others"
+        assert str(tmp_path) not in files["nats-server.conf"], "its paths are good on another machine"
+        assert not any(secret in text for secret in secrets for text in files.values())
+
+
+def test_a_change_of_the_parties_reaches_the_folder_of_every_server(tmp_path: Path) -> None:
+    bus = create(tmp_path / "bus", replace(PLAN, members=MEMBERS), ["code"])
+    BusFolder(bus.path).add("doc")
+    texts = {server.accounts.read_text() for server in bus.servers}
+    assert len(texts) == 1
+    assert '"agent-doc"' in texts.pop()
+
+
+async def test_the_commands_of_a_cluster_say_what_to_carry_where(tmp_path: Path) -> None:
+    person, folder = Person(), tmp_path / "bus"
+    members = [word for one in MEMBERS for word in ("--member", one.host)]
+    made = await person.types("init", folder, *members, "--host", "bus.example.com", "--agent", "code")
+    for number, one in enumerate(MEMBERS, 1):
+        assert f"{folder / 'servers' / f'agentbus-{number}'}  to {one.host}" in made.out
+    assert "--replicas 3 --agent code" in made.out
+    added = await person.types("agent", "add", "doc", "--bus", folder)
+    assert f"carry accounts.conf from each folder in {folder / 'servers'} to its machine" in added.out
+    before = {server.path: (server.path / "server.pem").read_bytes() for server in BusFolder(folder).servers}
+    await person.types("init", folder, "--renew-certificate", "--host", "bus.example.com")
+    assert all((path / "server.pem").read_bytes() != old for path, old in before.items())
+
+
+@pytest.mark.parametrize(
+    ("plan", "reason"),
+    [
+        (replace(PLAN, members=MEMBERS[:2]), "three members or five, not 2"),
+        (replace(PLAN, members=(*MEMBERS[:2], MEMBERS[0])), "two servers cannot both have 10.0.0.5:7422"),
+        (replace(PLAN, members=MEMBERS, certificate=Path("a"), key=Path("b")), "leave out --cert, --key and --ca"),
+    ],
+)
+def test_a_cluster_that_cannot_be_made_is_refused(tmp_path: Path, plan: Plan, reason: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        create(tmp_path / "bus", plan)
+    assert not (tmp_path / "bus" / "bus.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "member"),
+    [
+        ("10.0.0.5", Member("10.0.0.5")),
+        ("Bus.Example.com:4222", Member("bus.example.com", 4222)),
+        ("fd00::5", Member("fd00::5")),
+        ("[fd00::5]:4222:6333", Member("fd00::5", 4222, 6333)),
+    ],
+)
+def test_a_member_is_read_as_it_is_written(text: str, member: Member) -> None:
+    assert read_member(text) == member
+    assert read_member(str(member)) == member
+
+
+@pytest.mark.parametrize("text", ["", "a b", "host:0", "host:99999", "host:1:2:3", "host:x"])
+def test_what_is_no_member_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        read_member(text)

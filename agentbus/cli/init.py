@@ -23,6 +23,7 @@ Examples:
   agentbus init --host bus.example.com --agent code --agent doc
   agentbus init /srv/agentbus --host 10.0.0.5 --agent code
   agentbus init --host bus.example.com --cert fullchain.pem --key privkey.pem
+  agentbus init --member 10.0.0.5 --member 10.0.0.6 --member 10.0.0.7 --agent code
   agentbus init --host bus.example.com --renew-certificate""",
 )
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path(DEFAULT_FOLDER))
@@ -32,10 +33,25 @@ Examples:
     metavar="HOST",
     multiple=True,
     help="Name or address under which clients reach the server; repeatable, the first goes into the URL. Without any, "
-    "the server listens on this machine only.",
+    "the server listens on this machine only. In a cluster, what all servers are called beside their own name.",
+)
+@click.option(
+    "--member",
+    "members",
+    metavar="HOST[:PORT[:CLUSTER_PORT]]",
+    multiple=True,
+    help="A server of a cluster, by the name or address under which clients and the other servers reach it; three "
+    "or five.",
 )
 @click.option("--agent", "agents", metavar="ID", type=AgentId(), multiple=True, help="An agent to add; repeatable.")
 @click.option("--port", type=click.IntRange(1, 65535), default=7422, show_default=True, help="Where it listens.")
+@click.option(
+    "--cluster-port",
+    type=click.IntRange(1, 65535),
+    default=6222,
+    show_default=True,
+    help="Where it listens for the other servers of its cluster.",
+)
 @click.option(
     "--listen", metavar="ADDRESS", help="The address to listen on; default: all, or 127.0.0.1 without --host."
 )
@@ -69,14 +85,20 @@ def init(
     what its workers need and nothing else.
     """
     from agentbus.busfolder import BusFolder, Plan, create, renew_certificate  # noqa: PLC0415
+    from agentbus.serverfolder import read_member  # noqa: PLC0415
 
     if only_renew:
         bus = BusFolder(folder)
         renew_certificate(bus, options["hosts"])
-        click.echo(f"a new certificate is in {bus.path / 'tls'}; make the server read it:\n  {reload(bus)}")
+        if bus.clustered:
+            click.echo(f"new certificates are in {bus.path / 'servers'}; {carry(bus, 'server*.pem')}:\n  {reload(bus)}")
+        else:
+            click.echo(f"a new certificate is in {bus.path / 'tls'}; make the server read it:\n  {reload(bus)}")
         return
+    ports = {"port": options["port"], "cluster_port": options["cluster_port"]}
     plan = Plan(
         hosts=options["hosts"],
+        members=tuple(read_member(text, **ports) for text in options["members"]),
         port=options["port"],
         monitoring_port=options["monitoring_port"],
         listen=options["listen"],
@@ -90,7 +112,13 @@ def init(
     )
     bus = create(folder, plan, agents)
     click.echo(f"made a bus for {bus.url} in {bus.path}")
-    click.echo(f"start its server:\n  {shlex.join([_server(), '-c', str(bus.configuration)])}")
+    if bus.clustered:
+        click.echo("carry each of these folders to its machine:")
+        for server in bus.servers:
+            click.echo(f"  {server.path}  to {server.member.host if server.member else ''}")
+        click.echo("and start the server in it:\n  nats-server -c nats-server.conf")
+    else:
+        click.echo(f"start its server:\n  {shlex.join([_server(), '-c', str(bus.servers[0].configuration)])}")
     click.echo(f"then make its streams:\n  {set_up(bus, bus.agents)}")
     click.echo("a file for each machine that joins:")
     for name in ("main", *bus.agents):
@@ -99,7 +127,7 @@ def init(
 
 def set_up(bus: "BusFolder", agents: Sequence[str]) -> str:
     """The command that makes what agents need on the bus."""
-    words = ["agentbus", "setup", "--config", str(bus.administrator)]
+    words = ["agentbus", "setup", "--config", str(bus.administrator), *(["--replicas", "3"] if bus.clustered else [])]
     return shlex.join([*words, *(word for agent in agents for word in ("--agent", agent))])
 
 
@@ -108,9 +136,18 @@ def bundle_of(bus: "BusFolder", name: str) -> str:
     return shlex.join(["agentbus", "agent", "bundle", name, "--bus", str(bus.path)])
 
 
+def carry(bus: "BusFolder", what: str = "accounts.conf") -> str:
+    """What to do so that the servers of a cluster know of a change; empty for a server that reads it here."""
+    if not bus.clustered:
+        return ""
+    return f"carry {what} from each folder in {bus.path / 'servers'} to its machine, and make the server read it there"
+
+
 def reload(bus: "BusFolder") -> str:
     """The command that makes a running server read its configuration again; no connection of others is lost."""
-    return shlex.join([_server(), "--signal", f"reload={bus.pid_file}"])
+    if bus.clustered:
+        return "nats-server --signal reload=nats-server.pid"
+    return shlex.join([_server(), "--signal", f"reload={bus.servers[0].pid_file}"])
 
 
 def reload_for_new(bus: "BusFolder") -> str:

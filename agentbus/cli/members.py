@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agentbus.cli.init import DEFAULT_FOLDER, bundle_of, reload, reload_for_new, set_up
+from agentbus.cli.init import DEFAULT_FOLDER, bundle_of, carry, reload, reload_for_new, set_up
 from agentbus.cli.options import AgentId
+
+if TYPE_CHECKING:
+    from agentbus.busfolder import BusFolder
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -42,9 +45,14 @@ def add(agent: str, may_task: tuple[str, ...], folder: Path) -> None:
 
     bus = BusFolder(folder)
     bus.add(agent, may_task)
-    click.echo(f"added {agent}; make the server know it, in two steps:\n  {reload_for_new(bus)}")
+    how = carry(bus) or "make the server know it"
+    click.echo(f"added {agent}; {how}, in two steps:\n  {reload_for_new(bus)}")
     click.echo(f"then make its consumer and its bucket:\n  {set_up(bus, [agent])}")
     click.echo(f"and a file for its machines:\n  {bundle_of(bus, agent)}")
+
+
+def _known(bus: "BusFolder") -> str:
+    return f"every server knows: {carry(bus)}" if bus.clustered else "the server knows"
 
 
 @click.command()
@@ -56,7 +64,7 @@ def remove(agent: str, folder: Path) -> None:
 
     bus = BusFolder(folder)
     bus.remove(agent)
-    click.echo(f"removed {agent}; its workers are shut out once the server knows:\n  {reload(bus)}")
+    click.echo(f"removed {agent}; its workers are shut out once {_known(bus)}:\n  {reload(bus)}")
 
 
 @click.command()
@@ -68,7 +76,7 @@ def rotate(name: str, folder: Path) -> None:
 
     bus = BusFolder(folder)
     bus.rotate(name)
-    click.echo(f"{name} has a new credential; the old one is refused once the server knows:\n  {reload(bus)}")
+    click.echo(f"{name} has a new credential; the old one is refused once {_known(bus)}:\n  {reload(bus)}")
     if name != "admin":
         click.echo(f"a new file for its machines, to be used there with --renew:\n  {bundle_of(bus, name)}")
 
