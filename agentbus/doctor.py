@@ -23,7 +23,15 @@ from agentbus.config import (
     connection_settings,
 )
 from agentbus.coordinator import Coordinator
-from agentbus.errors import AgentBusError, AuthenticationError, BusError, PermissionDeniedError, SetupMissingError
+from agentbus.copies import Copies, copies
+from agentbus.errors import (
+    AgentBusError,
+    AuthenticationError,
+    BusError,
+    BusUnavailableError,
+    PermissionDeniedError,
+    SetupMissingError,
+)
 from agentbus.findings import Finding, failed, ok, warning
 from agentbus.permissions import Party
 from agentbus.probing import STAND_IN, concrete, may_send
@@ -67,13 +75,18 @@ async def examine(
     if not reached:
         return
     said: list[str] = []
+    signed_in = False
     try:
         async with _open(settings, said) as bus:
+            signed_in = True
             yield ok("sign-in", f"{_identity(settings)}, on {settings.servers}")
             async for finding in _bus(role, config, bus, said, settings):
                 yield finding
             if probe is not None:
                 yield await _round_trip(bus, agent, probe)
+    except BusUnavailableError as error:
+        fix = "start the server; of a cluster, more than half of the servers must be up"
+        yield failed("answers", str(error), fix) if signed_in else failed("sign-in", str(error))
     except AgentBusError as error:
         yield failed("sign-in", str(error), _sign_in_fix(role) if isinstance(error, AuthenticationError) else "")
 
@@ -226,20 +239,29 @@ async def _streams(role: Role, bus: Bus, config: CoordinatorConfig | WorkerConfi
     if role == "administrator":
         names += [subjects.DEAD_STREAM, subjects.STATE_STREAM, subjects.REGISTRY_STREAM]
         with suppress(BusError):
-            found = [
-                subjects.agent_of(str(item["config"].get("filter_subject")), "tasks")
-                for item in await streams.consumers_of(bus, subjects.TASKS_STREAM)
-            ]
-            agents = sorted({name for name in found if name is not None})
+            agents = await streams.known_agents(bus)
     try:
         async for item in streams.compare(bus, names, agents):
             yield _as_wanted(item)
     except PermissionDeniedError as error:
         yield failed("streams", str(error), _grant(error))
+    if role == "administrator":
+        names += [f"OBJ_{subjects.files_bucket(agent)}" for agent in agents]
+    complete: list[Copies] = []
     for name in names:
         with suppress(BusError):
-            if finding := _room(name, await bus.api(f"STREAM.INFO.{name}")):
+            info = await bus.api(f"STREAM.INFO.{name}")
+            if finding := _room(name, info):
                 yield finding
+            found = copies(name, info)
+            if finding := _copies(found):
+                yield finding
+            elif found.cluster:
+                complete.append(found)
+    if complete:
+        leaders = ", ".join(sorted({one.leader for one in complete}))
+        text = f"{len(complete)} streams have all their copies, and all are current; led by {leaders}"
+        yield ok("cluster", text)
 
 
 def _grant(error: PermissionDeniedError) -> str:
@@ -257,6 +279,21 @@ def _as_wanted(item: streams.Finding) -> Finding:
             "agentbus setup --update, as the administrator, unless it is meant to be so",
         )
     return ok("streams", f"the {item.kind} {item.name} is as wanted")
+
+
+def _copies(found: Copies) -> Finding | None:
+    """What is wrong with the copies of a stream in a cluster."""
+    if not found.cluster:
+        return None
+    if not found.leader:
+        return failed("cluster", str(found), "start the servers of the cluster: more than half of them must be up")
+    if not found.complete:
+        fix = "start the servers that are offline; if all are up, wait: copies catch up by themselves"
+        return warning("cluster", str(found), fix)
+    if found.wanted == 1:
+        text = f"{found.name} has one copy, on {found.leader}: it stands still when that server does"
+        return warning("cluster", text, "agentbus setup --replicas 3, as the administrator")
+    return None
 
 
 def _room(name: str, info: dict[str, Any]) -> Finding | None:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from agentbus import subjects
 from agentbus.bus import Bus
-from agentbus.errors import ApiError, SetupMissingError
+from agentbus.errors import ApiError, BusError, SetupMissingError, StreamFullError
 
 _SECOND: Final = 1_000_000_000
 _DAY: Final = 86_400 * _SECOND
@@ -123,16 +123,28 @@ async def set_up(
     """Make every stream and bucket, and for each agent its consumer and its files bucket.
 
     Args:
-        replicas: copies in a cluster; None means 1 for what is made, and whatever it has for what is found.
-        update: apply the differences that can be applied to what exists.
+        replicas: copies in a cluster, also of what is found: whoever names a number wants it. None means as many as
+            the stream of the tasks has for what is made, and whatever it has for what is found. The server makes the
+            copies by and by: see `agentbus.copies`.
+        update: apply the other differences that can be applied to what exists.
 
     Raises:
         PermissionDeniedError: the user may not administer the bus.
-        ApiError: the server refused, for instance for want of storage.
+        BusError: the server refused, for instance for want of storage, or because it is not in a cluster.
     """
     granted = await _granted_bytes(bus)
     wanted = [*_wanted_streams(), *(_wanted_files(agent) for agent in agents)]
-    findings = [await _reconcile_stream(bus, item, granted, replicas, update=update) for item in wanted]
+    made_with = replicas or await _replicas_of_tasks(bus)
+    copies = _Copies(granted, made_with, replicas, bus.clustered)
+    try:
+        findings = [await _reconcile_stream(bus, item, copies, update=update) for item in wanted]
+    except StreamFullError as error:
+        raise BusError(
+            f"the storage that the account may use does not hold {made_with} copies of everything: raise its max_file, "
+            f"or lower the max_bytes of the streams ({error})"
+        ) from error
+    except ApiError as error:
+        raise _no_copies(error, made_with) from error
     return findings + [await _reconcile_consumer(bus, agent, update=update) for agent in agents]
 
 
@@ -193,6 +205,16 @@ async def consumers_of(bus: Bus, stream: str) -> list[dict[str, Any]]:
             return found
 
 
+async def known_agents(bus: Bus) -> list[str]:
+    """The agents that have a consumer for their tasks; none where there is no stream of tasks."""
+    try:
+        consumers = await consumers_of(bus, subjects.TASKS_STREAM)
+    except SetupMissingError:
+        return []
+    found = (subjects.agent_of(str(item["config"].get("filter_subject")), "tasks") for item in consumers)
+    return sorted({name for name in found if name is not None})
+
+
 async def ensure_files_bucket(bus: Bus, agent: str) -> None:
     """Make the object store of one agent unless it exists.
 
@@ -201,10 +223,12 @@ async def ensure_files_bucket(bus: Bus, agent: str) -> None:
         ApiError: there is one of another kind.
     """
     wanted = _wanted_files(agent)
-    await bus.api(f"STREAM.CREATE.{wanted.name}", {**wanted.config, "num_replicas": 1})
+    await bus.api(f"STREAM.CREATE.{wanted.name}", {**wanted.config, "num_replicas": await _replicas_of_tasks(bus)})
 
 
 _TAKEN: Final = frozenset({10099, 10100})
+_NOT_CLUSTERED: Final = 10074
+_NO_PEERS: Final = 10005
 
 
 async def _taken(bus: Bus, agent: str, stream: str, name: str, error: ApiError) -> ApiError:
@@ -221,30 +245,74 @@ async def _taken(bus: Bus, agent: str, stream: str, name: str, error: ApiError) 
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Copies:
+    """How many copies there shall be, in how much storage (-1 for no bound).
+
+    Attributes:
+        made_with: of what is made.
+        asked: of what is found; None leaves it as it is.
+    """
+
+    granted: int
+    made_with: int
+    asked: int | None
+    clustered: bool
+
+    def bound(self, share: float) -> dict[str, int]:
+        """What one copy may hold, where there is a bound.
+
+        The storage of an account in a cluster is that of all servers together. There are three at the least, and every
+        one of them must have room for every stream, however many copies there are now.
+        """
+        parts = max(self.made_with, 3 if self.clustered else 1)
+        return {"max_bytes": int(self.granted * share / parts)} if self.granted > 0 and share > 0 else {}
+
+
+def _no_copies(error: ApiError, count: int) -> ApiError:
+    """Say what to do where the server cannot make so many copies."""
+    reason = {
+        _NOT_CLUSTERED: "this server is not in a cluster, so there can be one copy only: leave out --replicas, or make "
+        "a cluster (docs/growing.md)",
+        _NO_PEERS: f"the cluster has not {count} servers that are up and have room for a copy each; start them all, "
+        "or look at their disks",
+    }.get(error.err_code)
+    return ApiError(f"{error.description}: {reason}", error.code, error.err_code) if reason else error
+
+
+async def _replicas_of_tasks(bus: Bus) -> int:
+    try:
+        return int((await bus.api(f"STREAM.INFO.{subjects.TASKS_STREAM}"))["config"]["num_replicas"])
+    except SetupMissingError:
+        return 1
+
+
 async def _granted_bytes(bus: Bus) -> int:
     """File storage that the account may use, or -1 for no bound of its own."""
     info = await bus.api("INFO")
     return int(info.get("limits", {}).get("max_storage", -1))
 
 
-async def _reconcile_stream(bus: Bus, wanted: _Wanted, granted: int, replicas: int | None, *, update: bool) -> Finding:
-    config = dict(wanted.config)
-    if granted > 0 and wanted.share:
-        config["max_bytes"] = int(granted * wanted.share / (replicas or 1))
+async def _reconcile_stream(bus: Bus, wanted: _Wanted, copies: _Copies, *, update: bool) -> Finding:
     try:
         found = (await bus.api(f"STREAM.INFO.{wanted.name}"))["config"]
     except SetupMissingError:
-        made = await bus.api(f"STREAM.CREATE.{wanted.name}", {**config, "num_replicas": replicas or 1})
+        config = {**wanted.config, **copies.bound(wanted.share)}
+        made = await bus.api(f"STREAM.CREATE.{wanted.name}", {**config, "num_replicas": copies.made_with})
         return Finding(wanted.kind, wanted.name, "made", _differences(config, made["config"]))
-    if replicas is not None:
-        config["num_replicas"] = replicas
-    del config["max_bytes"]  # a bound is the administrator's choice once the stream exists
+    # A bound is the administrator's choice once the stream exists.
+    config = {key: value for key, value in wanted.config.items() if key != "max_bytes"}
+    changes = config if update else {}
+    if copies.asked is not None:
+        config = {**config, "num_replicas": copies.asked}
+        if found.get("num_replicas") != copies.asked:
+            changes = {**changes, "num_replicas": copies.asked}
     differences = _differences(config, found)
-    if differences and update:
-        changed = await bus.api(f"STREAM.UPDATE.{wanted.name}", {**found, **config})
-        left = _differences(config, changed["config"])
-        return Finding(wanted.kind, wanted.name, "different" if left else "updated", left or differences)
-    return Finding(wanted.kind, wanted.name, "different" if differences else "found", differences)
+    if not changes or not differences:
+        return Finding(wanted.kind, wanted.name, "different" if differences else "found", differences)
+    changed = await bus.api(f"STREAM.UPDATE.{wanted.name}", {**found, **changes})
+    left = _differences(config, changed["config"])
+    return Finding(wanted.kind, wanted.name, "different" if left else "updated", left or differences)
 
 
 async def _reconcile_consumer(bus: Bus, agent: str, *, update: bool) -> Finding:
