@@ -30,9 +30,17 @@ STORE_TIMEOUT_S: Final = 10.0
 """How long a store is repeated under the same id: longer than a cluster takes to elect a stream leader (4 to 8 s)."""
 _STARTING_S: Final = 2.0
 """How long nobody may answer before a stream counts as missing: a server that has just started needs a moment."""
+_ELECTION_S: Final = 10.0
+"""The same in a cluster, where nobody answers for a stream while its servers choose a leader (4 to 8 s)."""
+_LAG_S: Final = 2.0
 _PAUSE_S: Final = 0.1
 
-_JS_NOT_READY: Final = frozenset({10008, 10039, 10118})
+_WRONG_REVISION: Final = 10071
+_UNDECIDED: Final = 10164
+"""The answer of a cluster to a compare-and-set while another write of the key is under way, which may come to nothing:
+asked again, it is stored, or refused for good."""
+_JS_NOT_READY: Final = frozenset({10005, 10008, 10039, 10118, _UNDECIDED})
+_JS_NO_LEADER: Final = frozenset({10008, 10118})
 _JS_MISSING: Final = {10059: "stream", 10014: "consumer"}
 _JS_FULL: Final = frozenset({10023, 10028, 10047, 10077, 10122})
 
@@ -134,15 +142,34 @@ class Bus(Connection):
         """
         return await self._direct_get(stream, subjects.direct_get(stream), encode({"seq": seq}))
 
+    @property
+    def lag_s(self) -> float:
+        """How long a read may find nothing of what was just stored: in a cluster, another replica may answer it."""
+        return _LAG_S if self.clustered else 0.0
+
+    @property
+    def _patience_s(self) -> float:
+        """How long nobody may answer for a stream before that means anything."""
+        return _ELECTION_S if self.clustered else _STARTING_S
+
+    def _nobody(self, what: str, subject: str) -> BusError:
+        """Nobody has answered for long enough. In a cluster that can have two reasons, of which one passes."""
+        if self.clustered:
+            return NoRespondersError(
+                f"nobody answers for {subject}: more than half of the servers of the cluster must be up, and the "
+                "streams must have been made (agentbus setup)"
+            )
+        return _missing(what, subject)
+
     async def _direct_get(self, stream: str, subject: str, body: bytes = b"") -> StoredMessage | None:
-        deadline = asyncio.get_running_loop().time() + _STARTING_S
+        deadline = asyncio.get_running_loop().time() + self._patience_s
         while True:
             try:
                 message = await self.request(subject, body)
                 break
             except NoRespondersError:
                 if asyncio.get_running_loop().time() > deadline:
-                    raise _missing(f"the stream {stream}") from None
+                    raise self._nobody(f"the stream {stream}", subject) from None
                 await asyncio.sleep(_PAUSE_S)
         headers = dict(message.headers or {})
         status = headers.get("Status")
@@ -175,13 +202,13 @@ class Bus(Connection):
                 fault = answer.get("error")
                 if fault is None:
                     return answer
-                if fault.get("err_code") not in _JS_NOT_READY or clock() - start > _STARTING_S:
+                if fault.get("err_code") not in _JS_NOT_READY or clock() - start > min(self._patience_s, timeout_s):
                     raise _api_error(fault, subject)
             except NoRespondersError:
-                if clock() - start > min(_STARTING_S, timeout_s):
-                    if unsure:
+                if clock() - start > min(self._patience_s, timeout_s):
+                    if unsure and not self.clustered:
                         raise
-                    raise _missing(f"a stream for {subject}", subject) from None
+                    raise self._nobody(f"a stream for {subject}", subject) from None
             except MessageError as error:
                 raise BusUnavailableError(f"the answer to {subject} is not from JetStream: {error}") from error
             except BusUnavailableError:
@@ -231,8 +258,12 @@ def _missing(what: str, subject: str = "") -> SetupMissingError:
 def _api_error(fault: dict[str, Any], subject: str) -> BusError:
     code, number = int(fault.get("code") or 0), int(fault.get("err_code") or 0)
     text = str(fault.get("description") or "no reason given")
-    if number == 10071:
+    if number in (_WRONG_REVISION, _UNDECIDED):
         return WrongRevisionError(f"{subject} has changed meanwhile")
+    if number in _JS_NO_LEADER:
+        return BusUnavailableError(
+            f"JetStream has no leader for {subject} ({text}): more than half of the servers of the cluster must be up"
+        )
     if number in _JS_MISSING:
         # $JS.API.STREAM.<verb>.<stream>, $JS.API.CONSUMER.<verb>.<stream>.<consumer>...
         name = subject.split(".")[4 if _JS_MISSING[number] == "stream" else 5]

@@ -151,6 +151,11 @@ class Connection:
         return f"{server.major}.{server.minor}.{server.patch}"
 
     @property
+    def clustered(self) -> bool:
+        """Whether the connected server is one of a cluster."""
+        return bool(self._client.cluster)
+
+    @property
     def max_message_bytes(self) -> int:
         """The most that headers and payload of one message may have together."""
         return self._client.max_payload
@@ -252,7 +257,10 @@ class Connection:
                 message = await answer
         except TimeoutError:
             where = "the bus did not answer" if self.connected else f"no connection to {self.settings.servers}"
-            raise BusUnavailableError(f"{where} within {round(timeout_s, 1):g} s") from None
+            why = (
+                "; more than half of the servers of its cluster must be up" if self.connected and self.clustered else ""
+            )
+            raise BusUnavailableError(f"{where} within {round(timeout_s, 1):g} s{why}") from None
         finally:
             del self._answers[token]
             waiting.discard(answer)

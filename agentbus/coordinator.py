@@ -23,7 +23,7 @@ from agentbus.expiry import settle_expired
 from agentbus.files import read_file
 from agentbus.ledger import CancelWish, Ledger, State
 from agentbus.listing import TaskList, list_tasks
-from agentbus.lookup import find
+from agentbus.lookup import find, find_behind
 from agentbus.messages import Json, PayloadFormat, Task, decode_task, encode, new_task, new_task_id, now
 from agentbus.registry import Presence, present
 from agentbus.results import Inbox, InboxMessage, open_inbox
@@ -130,18 +130,18 @@ class Coordinator:
         """
         while True:
             record = await find(self.bus, subjects.task_id(task_id), agent)
-            entry = record.entry
+            entry, revision = record.entry, record.revision
             if not entry.terminal and entry.cancel is None:
                 wish = CancelWish(by=subjects.address(self.agent), reason=reason, at=now())
                 entry = entry.model_copy(update={"cancel": wish})
                 try:
-                    await Ledger(self.bus).write(record.agent, task_id, entry, revision=record.revision)
+                    revision = await Ledger(self.bus).write(record.agent, task_id, entry, revision=revision)
                 except WrongRevisionError:
                     continue
             if not entry.terminal:
                 # The ledger makes it sure: the owner sees the wish when it next renews its lease. This makes it fast.
                 await self.bus.publish(subjects.control(record.agent), encode({"cancel": task_id}))
-            return TaskStatus(await find(self.bus, task_id, record.agent))
+            return TaskStatus(await find_behind(self.bus, record, revision))
 
     async def answer(self, task_id: str, *, approve: bool, comment: str = "", agent: str | None = None) -> Published:
         """Approve or deny what a task with the result `needs_approval` asks for.

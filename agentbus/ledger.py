@@ -4,6 +4,7 @@ JetStream's acknowledgements are neither durable nor fencing; this one key decid
 the whole result message, so that whoever meets it can publish the result again under the same id.
 """
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal
@@ -21,6 +22,8 @@ TERMINAL: Final[frozenset[str]] = frozenset({"completed", "failed", "needs_appro
 STATE_HEADER: Final = "Bus-State"
 REVISION_HEADER: Final = "Bus-Ledger-Revision"
 _OPERATION: Final = "KV-Operation"
+_LAG_PATIENCE_S: Final = 3.0
+_LAG_PAUSE_S: Final = 0.05
 # A message that the server copied as the answer to a direct get carries these: somebody named this key as the reply
 # subject of a request, and the content is not a ledger entry that anybody wrote here.
 RELAYED_HEADERS: Final = ("Nats-Stream", "Nats-Sequence")
@@ -149,6 +152,24 @@ class Ledger:
         message = await self._bus.last_message(subjects.STATE_STREAM, subjects.state(agent, task_id))
         return Vacant() if message is None else read_entry(message)
 
+    async def read_behind(
+        self, agent: str, task_id: str, revision: int, *, patience_s: float = _LAG_PATIENCE_S
+    ) -> Record | Vacant:
+        """The entry at a later revision than `revision`, which the key is known to have had, or not to be at any more.
+
+        A replica that lags behind is asked again for `patience_s`. Then this is what it says: the ledger may have been
+        restored to an older state.
+
+        Raises:
+            CorruptEntryError, SetupMissingError: see `read`.
+        """
+        deadline = asyncio.get_running_loop().time() + patience_s
+        while True:
+            found = await self.read(agent, task_id)
+            if found.revision > revision or asyncio.get_running_loop().time() > deadline:
+                return found
+            await asyncio.sleep(_LAG_PAUSE_S)
+
     async def write(self, agent: str, task_id: str, entry: Entry, *, revision: int, timeout_s: float = 10.0) -> int:
         """Compare-and-set: store `entry` if the key still is at `revision` (0: does not exist); returns the new one.
 
@@ -183,7 +204,7 @@ class Ledger:
             try:
                 return await self.write(agent, task_id, entry, revision=revision)
             except WrongRevisionError:
-                found = await self.read(agent, task_id)
+                found = await self.read_behind(agent, task_id, revision)
                 if isinstance(found, Record):
                     return found
                 if found.revision == revision:

@@ -12,6 +12,7 @@ from agentbus.feed import Feed
 from agentbus.ledger import Ledger, Record, read_entry
 
 _READS_AT_ONCE: Final = 16
+_LAG_PAUSE_S: Final = 0.1
 
 Found: TypeAlias = dict[tuple[str, str], Record]
 """Ledger entries by agent and task id."""
@@ -24,6 +25,24 @@ async def find(bus: Bus, task_id: str, agent: str | None = None) -> Record:
         TaskNotFoundError: there is none, or several agents have a task of this id and `agent` is not given.
         CorruptEntryError: it cannot be read.
     """
+    deadline = asyncio.get_running_loop().time() + bus.lag_s
+    while True:
+        try:
+            return await _find(bus, task_id, agent)
+        except TaskNotFoundError:
+            # The replica that was asked may not have heard of it yet.
+            if asyncio.get_running_loop().time() >= deadline:
+                raise
+            await asyncio.sleep(_LAG_PAUSE_S)
+
+
+async def find_behind(bus: Bus, record: Record, revision: int) -> Record:
+    """The entry of a task that is known, at `revision` or later; see `Ledger.read_behind`."""
+    found = await Ledger(bus).read_behind(record.agent, record.task_id, revision - 1)
+    return found if isinstance(found, Record) else record
+
+
+async def _find(bus: Bus, task_id: str, agent: str | None) -> Record:
     if agent is not None:
         found = await Ledger(bus).read(subjects.agent_id(agent), task_id)
         if not isinstance(found, Record):

@@ -19,6 +19,8 @@ from agentbus.transport import Headers, Msg
 _EXPIRES_S: Final = 30.0
 _HEARTBEAT_S: Final = 5.0
 _PATIENCE_S: Final = 2 * _HEARTBEAT_S + 1
+_MISSING_S: Final = 5.0
+_MISSING_IN_CLUSTER_S: Final = 15.0
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 0.5
 
@@ -82,10 +84,13 @@ class Puller:
     Args:
         batch: how many messages one request asks for. With 1 nothing is delivered ahead of demand, and what arrives
             unasked is handed back to the server at once.
-        missing_after_s: how long nobody may answer before the consumer counts as missing.
+        missing_after_s: how long nobody may answer before the consumer counts as missing; unless given, longer in a
+            cluster, whose servers may be choosing a leader for it.
     """
 
-    def __init__(self, bus: Bus, stream: str, consumer: str, *, batch: int = 1, missing_after_s: float = 5.0) -> None:
+    def __init__(
+        self, bus: Bus, stream: str, consumer: str, *, batch: int = 1, missing_after_s: float | None = None
+    ) -> None:
         self._bus = bus
         self._subject = subjects.pull(stream, consumer)
         self._name = f"the consumer {consumer} of the stream {stream}"
@@ -173,7 +178,8 @@ class Puller:
         if status == "503":
             now = asyncio.get_running_loop().time()
             self._missing_since = self._missing_since or now
-            if now - self._missing_since > self._missing_after_s:
+            usual_s = _MISSING_IN_CLUSTER_S if self._bus.clustered else _MISSING_S
+            if now - self._missing_since > (self._missing_after_s or usual_s):
                 self._missing_since = None
                 raise SetupMissingError(f"{self._name} does not exist; make it with: agentbus setup --nats-url URL")
         if status in ("503", "409"):

@@ -165,6 +165,11 @@ class Client(NatsClient):
                 writer.transport.abort()
         self._transport = None
 
+    @property
+    def cluster(self) -> str:
+        """The cluster that the connected server says it is in; empty for a server that stands alone."""
+        return str(self._server_info.get("cluster") or "")
+
     async def listen(self, subject: str, callback: MessageCallback) -> Subscription:
         """`subscribe`, as far as it is used here, with its types."""
         return await self.subscribe(subject, cb=callback)  # pyright: ignore[reportUnknownMemberType]

@@ -10,8 +10,7 @@ from agentbus.bus import Bus
 from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
 from agentbus.expiry import settle_expired
 from agentbus.feed import Feed
-from agentbus.ledger import Record
-from agentbus.lookup import Found, find, find_all
+from agentbus.lookup import Found, find_all, find_behind
 from agentbus.status import TaskStatus, Waited
 
 Until: TypeAlias = Literal["all", "any"]
@@ -24,8 +23,9 @@ _STARTING_S: Final = 30.0
 _PAUSE_S: Final = 0.2
 _EXPIRY_LOOK_S: Final = 600.0
 """How often a wait looks for tasks whose time is over: of that no change of the ledger tells."""
-_LAG_READS: Final = 25
-"""How often an entry is read again that a lagging replica answers with an older state."""
+_LAG_LOOK_S: Final = 5.0
+"""The same in a cluster: the first look may have gone to a replica that did not know of a change yet, of which the
+feed, which was opened after it, does not tell."""
 
 
 async def wait_for(
@@ -46,7 +46,7 @@ async def wait_for(
                 try:
                     await _settle_expired(bus, found)
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(_EXPIRY_LOOK_S):
+                        async with asyncio.timeout(_LAG_LOOK_S if bus.clustered else _EXPIRY_LOOK_S):
                             await _follow(bus, found, until, on_change)
                 except (BusUnavailableError, SetupMissingError, ApiError) as error:
                     if not isinstance(error, BusUnavailableError) and bus.seconds_since_reconnect > _STARTING_S:
@@ -97,21 +97,9 @@ async def _follow(bus: Bus, found: Found, until: Until, on_change: OnChange | No
             key = subjects.parse_state(change.subject)
             if key is None or key not in found:
                 continue
-            found[key] = await _read_at(bus, key, change.stream_seq)
+            found[key] = await find_behind(bus, found[key], change.stream_seq)
             if on_change is not None:
                 on_change(TaskStatus(found[key]))
-
-
-async def _read_at(bus: Bus, key: tuple[str, str], revision: int) -> Record:
-    """The entry at `revision` or later: another replica of the server may still answer with an older one."""
-    agent, task_id = key
-    record = await find(bus, task_id, agent)
-    for _ in range(_LAG_READS):
-        if record.revision >= revision:
-            break
-        await asyncio.sleep(_PAUSE_S)
-        record = await find(bus, task_id, agent)
-    return record
 
 
 async def _look_again(bus: Bus, found: Found) -> bool:

@@ -19,7 +19,7 @@ from agentbus.errors import (
     PermissionDeniedError,
     TaskNotFoundError,
 )
-from agentbus.ledger import Ledger, Vacant
+from agentbus.ledger import Ledger, Record, Vacant
 from agentbus.results import InboxMessage
 from agentbus_mcp.answers import AgentResult, UnknownTask
 from agentbus_mcp.errors import ArgumentError
@@ -34,6 +34,7 @@ _TOGETHER_S: Final = 0.2
 """How long to wait for what arrives together with a message."""
 _CONTINUATION: Final = bytes(range(0x80, 0xC0))
 _CHECK_S: Final = 3.0
+_LAG_PAUSE_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,11 @@ async def _checked(bus: Bus, message: InboxMessage) -> Draft:
         record = await Ledger(bus).read(result.agent, result.task_id)
     except (CorruptEntryError, PermissionDeniedError, BusUnavailableError) as error:
         return draft_of_message(message, visible(str(error)))
+    deadline = anyio.current_time() + bus.lag_s
+    while not (isinstance(record, Record) and record.entry.terminal) and anyio.current_time() < deadline:
+        # It was committed before it was published, but not every replica of the ledger may know.
+        await anyio.sleep(_LAG_PAUSE_S)
+        record = await Ledger(bus).read(result.agent, result.task_id)
     if isinstance(record, Vacant):
         return draft_of_message(message, by_id=False)
     if record.entry.result_id == result.id:

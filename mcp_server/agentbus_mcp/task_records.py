@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
+import anyio
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from agentbus import subjects
@@ -15,6 +16,7 @@ from agentbus.coordinator import Coordinator
 from agentbus.errors import CorruptEntryError, MessageError, WrongRevisionError
 from agentbus.messages import decode, encode, random_token
 
+_LAG_PAUSE_S: Final = 0.1
 _TOKEN_CHARS: Final = 28
 """137 random bits: whoever knows the id of an MCP task may read and cancel it."""
 
@@ -86,9 +88,11 @@ async def read(coordinator: Coordinator, task_id: str) -> Kept | None:
     subject = subjects.mcp_task(coordinator.agent, task_id)
     if subjects.parse_mcp_task(subject) is None:
         return None
-    message = await coordinator.bus.last_message(subjects.STATE_STREAM, subject)
-    if message is None:
-        return None
+    bus, deadline = coordinator.bus, anyio.current_time() + coordinator.bus.lag_s
+    while (message := await bus.last_message(subjects.STATE_STREAM, subject)) is None:
+        if anyio.current_time() >= deadline:  # by now every replica knows of what was stored
+            return None
+        await anyio.sleep(_LAG_PAUSE_S)
     try:
         record = TaskRecord.model_validate(decode(message.data))
     except (MessageError, ValidationError):

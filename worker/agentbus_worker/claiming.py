@@ -93,7 +93,7 @@ async def _try_claim(context: Context, delivery: Delivery, task: Task, decision:
     try:
         revision = await context.ledger.write(context.agent, task.id, entry, revision=decision.revision)
     except WrongRevisionError:
-        verdict = on_refusal(entry, await context.ledger.read(context.agent, task.id))
+        verdict = on_refusal(entry, await context.ledger.read_behind(context.agent, task.id, decision.revision))
         if isinstance(verdict, Lost):
             return None
         entry, revision = verdict.entry, verdict.revision
@@ -135,7 +135,8 @@ async def _settle_unrun(
     try:
         await context.ledger.write(context.agent, task.id, entry, revision=decision.revision)
     except WrongRevisionError:
-        if not isinstance(on_refusal(entry, await context.ledger.read(context.agent, task.id)), Won):
+        found = await context.ledger.read_behind(context.agent, task.id, decision.revision)
+        if not isinstance(on_refusal(entry, found), Won):
             return False
     await publish_result(context.bus, base.inbox, result)
     tracing.outcome(outcome.status, error="unrun" if outcome.status == "failed" else None, reason=outcome.error)

@@ -191,6 +191,7 @@ class Job:
             inbox=self._entry.inbox,
             result=result,
             written_at=time.time(),
+            revision=self._lease.revision,
         )
         failed = (outcome.cause or "not_started") if outcome.status == "failed" else None
         tracing.outcome(outcome.status, error=failed, reason=outcome.reason, exit_code=outcome.extra.get("exit_code"))

@@ -19,7 +19,8 @@ from agentbus_worker.settlement import Adopt, Lost, on_refusal
 
 _RETRY_S: Final = 1.0
 _REQUEST_S: Final = 5.0
-_LAG_S: Final = 0.05
+_LAG_PATIENCE_S: Final = 30.0
+"""How long a replica may lag behind what we have seen ourselves. To take its word ends the command."""
 _SEEN_LIMIT: Final = 1000
 
 
@@ -55,6 +56,11 @@ class Lease:
     def entry(self) -> Entry:
         """The ledger entry as this worker wrote or read it last."""
         return self._entry
+
+    @property
+    def revision(self) -> int:
+        """The revision of that entry."""
+        return self._revision
 
     @property
     def cancel_wish(self) -> CancelWish | None:
@@ -160,10 +166,7 @@ class Lease:
                 try:
                     revision = await self._ledger.write(*self._key, entry, revision=self._revision, timeout_s=timeout_s)
                 except WrongRevisionError:
-                    found = await self._ledger.read(*self._key)
-                    if found.revision <= self._revision:
-                        await asyncio.sleep(_LAG_S)  # a replica answered that lags behind what we have seen ourselves
-                        continue
+                    found = await self._ledger.read_behind(*self._key, self._revision, patience_s=_LAG_PATIENCE_S)
                     verdict = on_refusal(entry, found)
                     if isinstance(verdict, Lost):
                         self.lost = True

@@ -50,6 +50,8 @@ class Unsent(BaseModel):
     inbox: str
     result: dict[str, Json]
     written_at: float
+    revision: int = 0
+    """That of the ledger entry when this was written: a replica that has an older one knows nothing of this claim."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -170,7 +172,7 @@ async def replay(bus: Bus, outbox: Outbox, clock: ServerClock, metrics: Metrics)
 async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, unsent: Unsent) -> bool:
     """Deliver an outcome; False if it must not be."""
     while True:
-        found = await ledger.read(unsent.agent, unsent.task_id)
+        found = await ledger.read_behind(unsent.agent, unsent.task_id, unsent.revision - 1)
         expired = await _age_s(found, clock, unsent) > _MEMORY_OF_IDS_S
         decision = on_outbox(found, nonce=unsent.nonce, result_id=unsent.result_id, expired=expired)
         match decision:
