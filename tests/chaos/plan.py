@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from agentbus.messages import Json
 
-FaultKind = Literal["kill", "stop", "term", "server", "cut", "stall"]
+FaultKind = Literal["kill", "stop", "term", "server", "cut", "stall", "meta", "tasks", "results", "ledger"]
 
 HERE: Final = Path(__file__).parent
 REAL_WORKER: Final = (sys.executable, "-m", "agentbus", "worker", "run")
@@ -83,6 +83,8 @@ class Plan:
         task_timeout_s: of the workers: shorter than the tasks that hang, and far longer than the others take, also on
             a machine that is busy with something else.
         fragile: how many replicas of each agent die by themselves at the worst moments.
+        copies: of each stream. With three there are three servers, and the faults `meta`, `tasks`, `results` and
+            `ledger` kill the one that leads JetStream or that stream.
     """
 
     seed: int
@@ -97,6 +99,7 @@ class Plan:
     worker: tuple[str, ...] = REAL_WORKER
     fragile: int = 1
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
+    copies: int = 1
 
     def draw(self) -> tuple[list[PlannedTask], list[Fault]]:
         """The tasks and the faults of this seed. Which fault meets which task is up to the machine."""
@@ -122,6 +125,7 @@ class Plan:
         shortest_s, longest_s = {
             "stop": (1.2 * self.lease_s, 2 * self.lease_s),
             "server": (0.1, self.lease_s),
+            **dict.fromkeys(("meta", "tasks", "results", "ledger"), (0.1, 3 * self.lease_s)),
             "cut": (0.5, 1.25 * self.lease_s),
             "stall": (0.5, 2 * self.lease_s),
         }.get(kind, (0.0, 0.0))
@@ -150,6 +154,34 @@ def short(seed: int) -> Plan:
         settle_s=60,
         lease_s=2,
         task_timeout_s=8,
+    )
+
+
+def clustered(seed: int) -> Plan:
+    """What `make cluster` runs: two minutes and a half over three servers, of which each leader is killed twice."""
+    return Plan(
+        seed,
+        {"meta": 2, "tasks": 2, "results": 2, "ledger": 2, "kill": 12, "stop": 2, "term": 4},
+        replicas=2,
+        tasks=250,
+        storm_s=150,
+        copies=3,
+    )
+
+
+def clustered_short(seed: int) -> Plan:
+    """What `make test` runs: the loss of the server that leads the ledger, in half a minute."""
+    return Plan(
+        seed,
+        {"ledger": 1, "kill": 2},
+        agents=("code",),
+        replicas=2,
+        tasks=30,
+        storm_s=12,
+        settle_s=60,
+        lease_s=2,
+        task_timeout_s=8,
+        copies=3,
     )
 
 

@@ -10,14 +10,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from agentbus import Coordinator, connect, subjects
-from agentbus.config import CoordinatorConfig, NatsSection
-from agentbus.errors import BusUnavailableError, ServerBinaryError
+from agentbus import Coordinator, subjects
+from agentbus.errors import BusUnavailableError
 from agentbus.ledger import Ledger, Record
-from agentbus.server import NatsServer, start_server
-from agentbus.streams import consumer_config, set_up
 from chaos.fleet import Events, Fleet, Replica
-from chaos.link import Link
+from chaos.ground import Ground, OneServer, ThreeServers
 from chaos.plan import FRAGILE_WORKER, HERE, Fault, Plan, PlannedTask
 from chaos.verdict import Account, executions, judge, longest_recovery, longest_silence_s
 from harness import worker_toml
@@ -38,26 +35,21 @@ class Storm:
         self._rng = random.Random(plan.seed + 1)
         self._events = Events(folder / "events.log")
         self._record = folder / "executions"
-        self._server_lock = asyncio.Lock()
-        self._server_deaths: list[float] = []
+        self._ground: Ground = (ThreeServers if plan.copies > 1 else OneServer)(plan, folder, self._events)
         self._published: set[str] = set()
         self._retries = 0
         self._seen: dict[str, str] = {}
         self._watched: list[tuple[int, float, str]] = []
         self._unsettled = {task.task_id: task for task in self._tasks}
         self._quiet_since = 0.0
-        self._server: NatsServer
         self._coordinator: Coordinator
 
     async def run(self) -> Account:
         """Everything, in order; whatever happens, no process is left."""
-        self._server = await start_server(store=self._folder / "nats")
-        self._port = int(self._server.url.rpartition(":")[2])
-        self._links = {agent: Link(self._port) for agent in self._plan.agents}
         fleet = self._fleet()
         try:
-            config = CoordinatorConfig(nats=NatsSection(url=self._server.url))
-            async with connect(config=config, name="chaos") as self._coordinator:
+            await self._ground.open()
+            async with self._ground.coordinator() as self._coordinator:
                 await self._prepare()
                 fleet.start()
                 async with _while_running(self._watch()), _while_running(self._tell()):
@@ -67,9 +59,7 @@ class Storm:
                 return await self._account(fleet, wrong)
         finally:
             fleet.kill_all()
-            for link in self._links.values():
-                await link.close()
-            await self._server.stop()
+            await self._ground.close()
 
     # -- before -------------------------------------------------------------------------------------------------
 
@@ -95,18 +85,15 @@ class Storm:
         return FRAGILE_WORKER if number < self._plan.fragile else self._plan.worker
 
     async def _prepare(self) -> None:
-        """Streams, consumers with a short lease, buckets, links and the configuration of the workers."""
-        bus = self._coordinator.bus
-        await set_up(bus)
-        for agent, link in self._links.items():
-            durable = subjects.durable(agent)
-            short = consumer_config(agent, durable, ack_wait_s=self._plan.lease_s)
-            await bus.create_consumer(subjects.TASKS_STREAM, durable, short)
-            await link.open()
+        """What is needed on the bus, and the configuration of the workers."""
+        await self._ground.prepare()
+        for agent in self._plan.agents:
+            nats = self._ground.nats(agent)
             worker_toml(
                 self._folder,
-                f"nats://127.0.0.1:{link.port}",
+                str(nats.pop("url")),
                 agent=agent,
+                nats=nats,
                 chat_cmd=["python3", "-I", "-S", str(HERE / "agent.py"), str(self._record), "{input}"],
                 worker={
                     "concurrency": 2,
@@ -117,7 +104,6 @@ class Storm:
                     "max_attempts": 20,
                 },
             )
-        await set_up(bus, self._plan.agents)
 
     # -- during -------------------------------------------------------------------------------------------------
 
@@ -171,7 +157,7 @@ class Storm:
 
     async def _strike(self, fault: Fault, fleet: Fleet) -> None:
         await asyncio.sleep(fault.at_s)
-        links = list(self._links.values())
+        links = list(self._ground.links.values())
         match fault.kind:
             case "kill":
                 fleet.pick(fault.target).kill()
@@ -179,8 +165,8 @@ class Storm:
                 await fleet.pick(fault.target).pause(fault.length_s)
             case "term":
                 fleet.pick(fault.target).ask()
-            case "server":
-                await self._restart_server(fault.length_s)
+            case "server" | "meta" | "tasks" | "results" | "ledger":
+                await self._ground.strike(fault.kind, fault.length_s)
             case "cut":
                 self._events.note("cut", f"for {fault.length_s:.1f} s")
                 # Of one agent's workers, or of all.
@@ -189,22 +175,6 @@ class Storm:
             case "stall":
                 self._events.note("stall", f"for {fault.length_s:.1f} s")
                 await asyncio.gather(*(link.stall(fault.length_s, self._rng) for link in links))
-
-    async def _restart_server(self, pause_s: float) -> None:
-        """Kill the server and start it again, with the same store, on the same port."""
-        async with self._server_lock:
-            self._events.note("server", f"pid {self._server.pid}, away for {pause_s:.1f} s")
-            self._server_deaths.append(time.time())
-            self._server.kill()
-            await asyncio.sleep(pause_s)
-            while True:
-                try:
-                    self._server = await start_server(store=self._folder / "nats", port=self._port)
-                    break
-                except ServerBinaryError as error:  # somebody's outgoing connection has the port for a moment
-                    self._events.note("trouble", str(error))
-                    await asyncio.sleep(_RETRY_S)
-            self._events.note("up", f"pid {self._server.pid}")
 
     async def _watch(self) -> None:
         """Watch the inbox all the time: what is seen live must be what is there in the end."""
@@ -262,7 +232,8 @@ class Storm:
 
     async def _account(self, fleet: Fleet, wrong: list[str]) -> Account:
         ran = executions(self._record)
-        account = await judge(self._coordinator, self._tasks, ran, self._seen)
+        async with self._ground.administrator() as administrator:
+            account = await judge(self._coordinator, administrator, self._tasks, ran, self._seen)
         account.wrong += wrong
         stored = {name: at for _, at, name in self._watched}
         if (missed := int(account.numbers["results"]) - len(stored)) or len(stored) < len(self._watched):
@@ -270,7 +241,7 @@ class Storm:
             account.wrong.append(f"whoever watched the inbox missed {missed} results and saw {repeated} twice")
         by_task = {task_id: stored[name] for name, task_id in account.result_ids.items() if name in stored}
         count = self._events.counts.get
-        silence_s = longest_silence_s(self._server_deaths, stored.values())
+        silence_s = longest_silence_s(self._ground.deaths, stored.values())
         account.numbers |= {
             "cancel wishes": sum(1 for state in self._seen.values() if state in ("working", "cancelled")),
             "publisher retries": self._retries,
@@ -279,6 +250,7 @@ class Storm:
             "workers stopped": count("stop", 0),
             "workers terminated": count("term", 0),
             "server kills": count("server", 0),
+            **{name: times for name, times in self._events.counts.items() if name.startswith("leader of ")},
             "cuts": count("cut", 0),
             "stalls": count("stall", 0),
             "longest recovery of a task": longest_recovery(fleet.deaths, ran, by_task),

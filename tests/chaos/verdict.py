@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentbus import Coordinator, subjects
+from agentbus.bus import Bus
 from agentbus.errors import AgentBusError
 from agentbus.files import read_file
 from agentbus.ledger import Ledger, Record
@@ -57,6 +58,7 @@ def executions(record: Path) -> list[Execution]:
 
 async def judge(
     coordinator: Coordinator,
+    administrator: Bus,
     tasks: Sequence[PlannedTask],
     ran: Sequence[Execution],
     seen: Mapping[str, str],
@@ -87,7 +89,7 @@ async def judge(
         account.wrong += [f"{task.task_id}: {fault}" for fault in _faults(task, entry, message, seen, counted)]
         if message is not None and task.kind == "big" and message["status"] == "completed":
             account.wrong += await _faults_of_file(coordinator, task, message)
-    left, dead = [await _count(coordinator, stream) for stream in (subjects.TASKS_STREAM, subjects.DEAD_STREAM)]
+    left, dead = [await _count(administrator, stream) for stream in (subjects.TASKS_STREAM, subjects.DEAD_STREAM)]
     account.wrong += [f"{left} tasks are left on the bus"] if left else []
     account.wrong += [f"{dead} dead letters of valid tasks"] if dead else []
     account.numbers = {
@@ -201,5 +203,5 @@ async def _faults_of_file(coordinator: Coordinator, task: PlannedTask, message: 
     return [] if same else [f"{task.task_id}: the file holds another output"]
 
 
-async def _count(coordinator: Coordinator, stream: str) -> int:
-    return int((await coordinator.bus.api(f"STREAM.INFO.{stream}"))["state"]["messages"])
+async def _count(administrator: Bus, stream: str) -> int:
+    return int((await administrator.api(f"STREAM.INFO.{stream}"))["state"]["messages"])
