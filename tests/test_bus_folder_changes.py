@@ -95,7 +95,7 @@ async def check_consistent(folder: Path) -> BusFolder:
     keys = {nkeys.UserKey(bus.secret_file(name).read_text().strip()).public for name in parties}
     assert set(re.findall(r"\bU[A-Z2-7]{55}\b", text)) == keys
     assert {path.name for path in folder.iterdir() if path.name.endswith(".new")} == set()
-    server = await asyncio.create_subprocess_exec(str(find_binary()), "-t", "-c", str(bus.configuration))
+    server = await asyncio.create_subprocess_exec(str(find_binary()), "-t", "-c", str(bus.servers[0].configuration))
     assert await server.wait() == 0
     return bus
 
