@@ -1,11 +1,14 @@
 """The private parts of the MCP SDK that this server uses: an update of the SDK that moves one fails here."""
 
 import re
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
 from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import MCPServer
 from mcp_types import EmptyResult, ListResourcesResult, PaginatedRequestParams, Resource, SubscribeRequestParams
@@ -65,6 +68,21 @@ async def test_a_connection_tells_clients_apart_and_ends_with_its_client() -> No
     assert ended == ["b", "a"]
     assert [len(set(ids)) for ids in seen.values()] == [1, 1]
     assert seen["a"] != seen["b"]
+
+
+async def test_the_open_sessions_are_those_of_clients_that_are_connected() -> None:
+    server: MCPServer[Any] = MCPServer("test")
+    app = server.streamable_http_app()
+    async with server.session_manager.run(), AsyncExitStack() as stack:
+        transport = httpx2.ASGITransport(app)
+        assert sdk.open_sessions(server.session_manager) == 0
+        for number in (1, 2):
+            http = await stack.enter_async_context(httpx2.AsyncClient(transport=transport))
+            client = Client(streamable_http_client("http://127.0.0.1:8000/mcp", http_client=http), mode="legacy")
+            await stack.enter_async_context(client)
+            assert sdk.open_sessions(server.session_manager) == number
+        await stack.aclose()
+        assert sdk.open_sessions(server.session_manager) == 0
 
 
 def test_nothing_else_touches_private_parts_of_the_sdk() -> None:

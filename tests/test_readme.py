@@ -96,6 +96,7 @@ KINDS = {
     r"MCP server in TOML": "toml",
     r"a task": "json",
     r"same as \S+": "python",
+    r"rules of Prometheus": "yaml",
     r"not a command": "text",
     r"not runnable here: .+": "bash",
 }

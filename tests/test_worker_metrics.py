@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
@@ -23,7 +24,7 @@ from agentbus.streams import set_up
 from agentbus_worker.metrics import PrometheusMetrics
 from harness import BOUND_S, Process, eventually, process, run_python, worker, worker_toml
 from jobs import acknowledged, pid_from, publish, settled, short_lease
-from scraping import documented, get, of_openmetrics, registered, scrape, until, url_of
+from scraping import MONITORING, documented, get, of_openmetrics, registered, scrape, until, url_of
 
 NOWHERE = "nats://127.0.0.1:1"
 STATUSES = {"completed", "failed", "needs_approval", "cancelled"}
@@ -385,3 +386,12 @@ def test_the_documentation_lists_every_metric(tmp_path: Path):
     registry = new_registry()
     PrometheusMetrics(registry, config)
     assert documented("worker") == registered(registry)
+
+
+def test_the_alerts_use_metrics_that_there_are_and_each_is_explained():
+    text = MONITORING.read_text(encoding="utf-8").partition("\n### Alerts\n")[2].partition("\n## ")[0]
+    rules, table = text.partition("```yaml\n")[2].split("\n```\n")
+    used = set(re.findall(r"\bagentbus_\w+", rules))
+    assert len(used) > 5
+    assert used <= {*documented("worker"), *documented("MCP server")}
+    assert re.findall(r"alert: (\w+)", rules) == re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)

@@ -14,7 +14,7 @@ from agentbus_mcp import endpoint
 from agentbus_mcp.endpoint import Address, Endpoint
 
 log = logging.getLogger("agentbus.mcp")
-_OF_HTTP: Final = ("token_file", "hosts", "origins", "max_sessions", "idle_s")
+_OF_HTTP: Final = ("token_file", "hosts", "origins", "max_sessions", "idle_s", "metrics_port")
 
 
 class Text(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # generic in new versions only
@@ -104,8 +104,15 @@ Examples:
     show_default=True,
     help="With --http: a session that is not used for so long is closed.",
 )
+@click.option(
+    "--metrics-port",
+    metavar="PORT",
+    type=click.IntRange(0, 65_535),
+    help="With --http: serve metrics for Prometheus at http://127.0.0.1:PORT/metrics, to this machine alone. Port 0 "
+    'picks a free one. Needs: pip install "agentbus-mcp[metrics]"',
+)
 @click.version_option(package_name="agentbus-mcp", prog_name="agentbus-mcp")
-def command(
+def command(  # noqa: PLR0913, PLR0917  # an argument for each option
     nats_url: str | None,
     path: Path | None,
     address: Address | None,
@@ -114,6 +121,7 @@ def command(
     origins: tuple[str, ...],
     max_sessions: int,
     idle_s: float,
+    metrics_port: int | None,
 ) -> None:
     """Give tasks to agents on other machines, and get their results, from any MCP client.
 
@@ -138,10 +146,12 @@ def command(
         return
     token = _token(token_file) if token_file is not None else None
     served = Endpoint(address, token, hosts, origins, max_sessions, idle_s)
-    with served.listen() as listener:
+    from agentbus_mcp.metrics import metrics_on  # noqa: PLC0415
+
+    with served.listen() as listener, metrics_on(metrics_port) as metrics:
         from agentbus_mcp import streamable_http  # noqa: PLC0415
 
-        streamable_http.serve(settings, config.coordinator.id, served, listener)
+        streamable_http.serve(settings, config.coordinator.id, served, listener, metrics=metrics)
 
 
 def _refuse_options_of_http() -> None:

@@ -1,7 +1,7 @@
 """The connection to the bus: dialled in the background, kept for as long as the process lives, in nobody's way."""
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, Self
 
@@ -23,7 +23,10 @@ _CLOSE_S: Final = 2.0
 class Link:
     """The way to the bus. A bus that is down, or gone for a while, never keeps anything from starting or answering."""
 
-    def __init__(self, settings: ConnectionSettings, agent: str) -> None:
+    def __init__(
+        self, settings: ConnectionSettings, agent: str, *, on_reconnect: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_reconnect` is called whenever there is a connection again."""
         self._settings = settings
         self._agent = agent
         self._bus: Bus | None = None
@@ -31,6 +34,8 @@ class Link:
         self._wanted = anyio.Event()
         self._state = f"still dialling {settings.servers}"
         self._refusal: AgentBusError | None = None
+        self._on_reconnect = on_reconnect
+        self._ever_up = False
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Self]:
@@ -104,6 +109,9 @@ class Link:
         self._state = state
         if self._bus is not None and self._bus.connected:
             self._refusal = None
+            if self._ever_up and not self._up.is_set():
+                self._on_reconnect()
+            self._ever_up = True
             self._up.set()
         elif self._up.is_set():
             self._up = anyio.Event()

@@ -36,6 +36,7 @@ from agentbus.pull import Delivery
 from agentbus_mcp import taps, task_records
 from agentbus_mcp.errors import reason
 from agentbus_mcp.link import Link
+from agentbus_mcp.metrics import NO_METRICS, Metrics
 from agentbus_mcp.subscriptions import TASKS_EXTENSION
 from agentbus_mcp.taps import Leave, Taps
 from agentbus_mcp.task_records import End, Kept
@@ -83,6 +84,7 @@ class McpTasks(Extension):
         self._taps = bus_taps
         self._tools = dict(tools)
         self._last_known: OrderedDict[str, _Known] = OrderedDict()
+        self.metrics: Metrics = NO_METRICS
 
     def methods(self) -> Sequence[MethodBinding]:
         """The three methods, for clients of the era that has them."""
@@ -169,7 +171,9 @@ class McpTasks(Extension):
 
     async def _serve_get(self, ctx: ServerRequestContext[Any, Any], params: TaskIdParams) -> dict[str, Any]:
         self._check(ctx, params.task_id)
-        return await self.get(params.task_id)
+        task = await self.get(params.task_id)
+        self.metrics.answered(task.get("result", {}).get("structuredContent"))
+        return task
 
     async def _serve_update(self, ctx: ServerRequestContext[Any, Any], params: UpdateParams) -> dict[str, Any]:
         """Take the answers to requests that are open; all others have been answered, or never asked for."""

@@ -11,6 +11,7 @@ from mcp.server import NotificationOptions
 from mcp.server.connection import Connection
 from mcp.server.context import HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import MCPServer
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from pydantic import BaseModel
 
 Params = TypeVar("Params", bound=BaseModel)
@@ -43,3 +44,8 @@ def announce_resource_changes(server: MCPServer[Any]) -> None:
 def connection_of(ctx: ServerRequestContext[Any, Any]) -> Connection:
     """The connection of a request: the only thing that tells two clients apart, and that ends when a client goes."""
     return ctx.session._connection  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+def open_sessions(manager: StreamableHTTPSessionManager) -> int:
+    """How many sessions of the 2025 era are open over HTTP; the manager bounds them, and tells nobody."""
+    return len(manager._server_instances)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

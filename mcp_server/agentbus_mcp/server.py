@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ResourceError, ToolError, UnexpectedResourceError
+from mcp.server.mcpserver.exceptions import ResourceError, ToolError, UnexpectedResourceError, UnexpectedToolError
 from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult
@@ -19,6 +19,7 @@ from agentbus_mcp.completions import add_completions
 from agentbus_mcp.errors import reason
 from agentbus_mcp.link import Link
 from agentbus_mcp.mcp_tasks import McpTasks
+from agentbus_mcp.metrics import NO_METRICS, Metrics
 from agentbus_mcp.prompts import add_prompts
 from agentbus_mcp.resources import add_resources
 from agentbus_mcp.subscriptions import Listen, Sessions, install
@@ -60,8 +61,9 @@ class Server(MCPServer[Any]):
         self._taps = Taps(link)
         changes = ResourceChanges(self._taps, link.agent)
         self._sessions, events = Sessions(changes), InMemorySubscriptionBus()
-        mcp_tasks = McpTasks(link, self._taps, tasks) if tasks else None
+        self._mcp_tasks = mcp_tasks = McpTasks(link, self._taps, tasks) if tasks else None
         self._listen = Listen(events, changes, mcp_tasks)
+        self._metrics: Metrics = NO_METRICS
         super().__init__(
             name,
             title=name,
@@ -74,6 +76,15 @@ class Server(MCPServer[Any]):
         install(self, self._listen, self._sessions)
         add_resources(self, link, self._sessions)
         add_completions(self, link)
+
+    async def measure(self, metrics: Metrics) -> None:
+        """Count what is done from now on, and show what is open."""
+        metrics.know(tool.name for tool in await self.list_tools())
+        metrics.show("listen_streams", lambda: self._listen.streams)
+        metrics.show("feeds", lambda: self._taps.sources)
+        self._metrics = metrics
+        if self._mcp_tasks is not None:
+            self._mcp_tasks.metrics = metrics
 
     def close_streams(self) -> None:
         """Begin to end every open `subscriptions/listen` stream in order."""
@@ -94,6 +105,20 @@ class Server(MCPServer[Any]):
             ToolError: with the text for the client, if the failure was foreseen.
             UnexpectedToolError: for any other; the client reads no more than the tool's name.
         """
+        with self._metrics.call(name) as call:
+            try:
+                answer = await self._call_tool(name, arguments, context)
+            except (ToolError, MCPError) as error:
+                call.outcome = "crash" if isinstance(error, UnexpectedToolError) else "error"
+                raise
+            call.outcome = "ok"
+            if isinstance(answer, CallToolResult):
+                self._metrics.answered(answer.structured_content)
+            return answer
+
+    async def _call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None
+    ) -> CallToolResult | InputRequiredResult:
         await self._check_names(name, arguments)
         try:
             return await super().call_tool(name, arguments, context)

@@ -19,9 +19,11 @@ from starlette.types import ASGIApp
 
 from agentbus.config import ConnectionSettings
 from agentbus.messages import encode
+from agentbus_mcp import sdk
 from agentbus_mcp.access import BearerToken
 from agentbus_mcp.endpoint import PATH, Endpoint
 from agentbus_mcp.link import Link
+from agentbus_mcp.metrics import NO_METRICS, Metrics
 from agentbus_mcp.process import end, load, termination
 from agentbus_mcp.server import Server
 
@@ -41,9 +43,19 @@ _END_S: Final = 2.3
 """When the process begins to end for good after that, whatever hangs; it is gone half a second later."""
 
 
-def serve(settings: ConnectionSettings, agent: str, endpoint: Endpoint, listener: socket, *, load: Load = load) -> None:
+def serve(
+    settings: ConnectionSettings,
+    agent: str,
+    endpoint: Endpoint,
+    listener: socket,
+    *,
+    load: Load = load,
+    metrics: Metrics = NO_METRICS,
+) -> None:
     """Serve clients on a socket that listens, until SIGTERM or SIGINT comes; prints the URL once it serves them."""
-    anyio.run(_serve, settings, agent, endpoint, listener, load)
+    link = Link(settings, agent, on_reconnect=metrics.reconnected)
+    metrics.show("bus_connected", lambda: link.up is not None)
+    anyio.run(_serve, link, endpoint, listener, load, metrics)
 
 
 def application(server: Server, link: Link, endpoint: Endpoint) -> ASGIApp:
@@ -121,12 +133,13 @@ def _room() -> int:
     return _MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(_MAX_CONNECTIONS, files - _OTHER_FILES))
 
 
-async def _serve(settings: ConnectionSettings, agent: str, endpoint: Endpoint, listener: socket, load: Load) -> None:
-    link = Link(settings, agent)
+async def _serve(link: Link, endpoint: Endpoint, listener: socket, load: Load, metrics: Metrics) -> None:
     with termination() as asked:
         async with link.open():
             server = await load(link)
+            await server.measure(metrics)
             http = _Uvicorn(application(server, link, endpoint), endpoint.url(listener))
+            metrics.show("sessions", lambda: sdk.open_sessions(server.session_manager))
             async with server.session_manager.run(), anyio.create_task_group() as group:
                 group.start_soon(_stop, asked, server, http)
                 await http.serve(sockets=[listener])

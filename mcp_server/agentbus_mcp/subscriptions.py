@@ -165,6 +165,11 @@ class Listen:
                 await stream.tell(subscriber)
         return SubscriptionsListenResult(_meta=meta)
 
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return len(self._open)
+
     def close(self) -> None:
         """Begin to end every stream in order; each then sends its result as the last frame."""
         for subscriber in self._open:

@@ -1,0 +1,140 @@
+"""What the MCP server over HTTP counts, for Prometheus. No label comes from a client or from the bus."""
+
+import logging
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, get_args
+
+from agentbus import __version__
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+log = logging.getLogger("agentbus.mcp")
+
+_PREFIX: Final = "agentbus_mcp"
+_DURATION_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 240)
+"""From a look-up to the longest wait that a call can ask for."""
+_UNKNOWN: Final = "unknown"
+"""Stands for every name of a tool that there is not."""
+
+Outcome: TypeAlias = Literal["ok", "error", "crash", "cancelled"]
+Reading: TypeAlias = Literal["sessions", "listen_streams", "feeds", "bus_connected"]
+_READINGS: Final[dict[Reading, str]] = {
+    "sessions": "Open sessions of clients of the 2025 era.",
+    "listen_streams": "Open subscriptions/listen streams of clients of 2026-07-28.",
+    "feeds": "What of the bus is followed for those who watch.",
+    "bus_connected": "Whether there is a connection to the bus.",
+}
+
+
+class Call:
+    """A call of a tool that is being served, and how it ends: as if it were cancelled, until somebody says more."""
+
+    outcome: Outcome = "cancelled"
+
+
+class Metrics:
+    """Counts nothing: what a server has that serves no metrics."""
+
+    def know(self, tools: Iterable[str]) -> None:
+        """These are the tools; a call of any other is one of an unknown tool."""
+
+    @contextmanager
+    def call(self, tool: str) -> Generator[Call]:  # noqa: ARG002
+        """A call is served for the length of the block."""
+        yield Call()
+
+    def answered(self, structure: Any) -> None:
+        """Results may have been given to a client: those in the structure of an answer."""
+
+    def reconnected(self) -> None:
+        """The connection to the bus is back."""
+
+    def show(self, name: Reading, read: Callable[[], float]) -> None:
+        """Have `read` tell a value whenever somebody asks; it is called by another thread."""
+
+
+NO_METRICS: Final = Metrics()
+
+
+class PrometheusMetrics(Metrics):
+    """Counts into a registry."""
+
+    def __init__(self, registry: "CollectorRegistry") -> None:
+        from prometheus_client import Counter, Gauge, Histogram, Info  # noqa: PLC0415  # an extra
+
+        Info(f"{_PREFIX}_build", "The version.", registry=registry).info({"version": __version__})
+        self._calls = Counter(
+            f"{_PREFIX}_tool_calls", "Calls of tools that are over.", ("tool", "outcome"), registry=registry
+        )
+        self._in_progress = Gauge(
+            f"{_PREFIX}_tool_calls_in_progress", "Calls of tools that are being served.", ("tool",), registry=registry
+        )
+        self._duration = Histogram(
+            f"{_PREFIX}_tool_call_duration_seconds",
+            "How long calls of tools took, waiting included.",
+            ("tool",),
+            buckets=_DURATION_S,
+            registry=registry,
+        )
+        self._delivered = Counter(f"{_PREFIX}_results_delivered", "Results in answers to clients.", registry=registry)
+        self._reconnects = Counter(
+            f"{_PREFIX}_bus_reconnects", "How often the connection to the bus came back.", registry=registry
+        )
+        self._gauges = {name: Gauge(f"{_PREFIX}_{name}", text, registry=registry) for name, text in _READINGS.items()}
+        self._tools: set[str] = set()
+
+    def know(self, tools: Iterable[str]) -> None:
+        """Have a series for each tool from the beginning."""
+        self._tools.update(tools)
+        for tool in (*self._tools, _UNKNOWN):
+            self._in_progress.labels(tool)
+            self._duration.labels(tool)
+            for outcome in get_args(Outcome):
+                self._calls.labels(tool, outcome)
+
+    @contextmanager
+    def call(self, tool: str) -> Generator[Call]:
+        """Measure a call."""
+        known, call, began = tool if tool in self._tools else _UNKNOWN, Call(), time.perf_counter()
+        try:
+            with self._in_progress.labels(known).track_inprogress():
+                yield call
+        finally:
+            self._duration.labels(known).observe(time.perf_counter() - began)
+            self._calls.labels(known, call.outcome).inc()
+
+    def answered(self, structure: Any) -> None:
+        """Count the results."""
+        results = cast("dict[str, Any]", structure).get("results") if isinstance(structure, dict) else None
+        if isinstance(results, list):
+            self._delivered.inc(len(cast("list[Any]", results)))
+
+    def reconnected(self) -> None:
+        """Add a reconnect."""
+        self._reconnects.inc()
+
+    def show(self, name: Reading, read: Callable[[], float]) -> None:
+        """Ask `read` with every scrape."""
+        self._gauges[name].set_function(read)
+
+
+@contextmanager
+def metrics_on(port: int | None) -> Generator[Metrics]:
+    """The metrics of a server, served at a port of loopback for the length of the block; of none with no port.
+
+    Raises:
+        ConfigError: the port is taken, or the library for it is not installed.
+    """
+    if port is None:
+        yield NO_METRICS
+        return
+    from agentbus.exposition import exposed, new_registry  # noqa: PLC0415  # for those alone who want it
+
+    registry = new_registry()
+    metrics = PrometheusMetrics(registry)
+    with exposed(registry, port) as url:
+        log.info("metrics at %s", url)
+        yield metrics
