@@ -138,6 +138,7 @@ class Job:
             context.metrics.run_started()
             ended = await child.ended(self._lease.interrupted, context.children, stop_grace_s=self._stop_grace_s)
             free_slot()
+            await _next_one_first()
             self._log.add(exit_code=ended.code, duration_s=round(ended.duration_s, 3), output_bytes=ended.stdout.size)
             self._log.debug("command ended")
             context.metrics.run_ended(ended.reason, ended.duration_s, ended.stdout.size)
@@ -369,6 +370,15 @@ class Job:
             "AGENTBUS_ATTEMPT": str(self._entry.attempt),
             **({"AGENTBUS_WORKDIR": str(workdir)} if workdir else {}),
         }
+
+
+async def _next_one_first() -> None:
+    """Let the next task be asked for before the result of this one is made: while it is on its way, there is time.
+
+    One round of the loop wakes whoever waits for a slot, and in another one the request is sent.
+    """
+    for _ in range(2):
+        await asyncio.sleep(0)
 
 
 @functools.cache
