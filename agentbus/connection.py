@@ -40,6 +40,7 @@ REQUEST_TIMEOUT_S: Final = 5.0
 _STATUS: Final = "Status"
 _NO_RESPONDERS: Final = "503"
 _CLOSE_S: Final = 2.0
+_MAX_SUBJECT_CHARS: Final = 1024
 _HANG_UPS: Final = 1
 """How often a server may hang up without a word before that counts as the answer."""
 
@@ -368,6 +369,10 @@ class Connection:
             self._on_state(text)
 
     def _check_size(self, subject: str, data: bytes, headers: Headers | None) -> None:
+        if len(subject) > _MAX_SUBJECT_CHARS:  # the server would end the connection; no subject of ours is so long
+            raise TooLargeError(
+                f"a subject of {len(subject)} characters is longer than {_MAX_SUBJECT_CHARS}; nothing was sent"
+            )
         size = len(data)
         if headers:
             size += 12 + sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())

@@ -195,7 +195,8 @@ class Coordinator:
         if not note.get("truncated"):
             yield str(status.result.result).encode()
             return
-        name = cast("dict[str, Json]", note.get("file") or {}).get("name")
+        file = note.get("file")
+        name = cast("dict[str, Json]", file).get("name") if isinstance(file, dict) else None
         if not isinstance(name, str):
             raise AgentBusError(f"only the first {note.get('kept')} of {note.get('bytes')} bytes of output were kept")
         async for piece in read_file(self.bus, status.agent, name):

@@ -8,9 +8,9 @@ import base64
 import hashlib
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentbus import subjects
 from agentbus.bus import Bus
@@ -20,6 +20,7 @@ from agentbus.messages import decode, encode, now, random_token
 
 CHUNK_BYTES: Final = 512 * 1024
 _DIGEST: Final = "SHA-256="
+_MAX_NAME_CHARS: Final = 512
 _CHUNK_TIMEOUT_S: Final = 30.0
 
 
@@ -34,13 +35,13 @@ class StoredFile:
 
 
 class _Meta(BaseModel):
-    """The part of an object's description that reading it needs."""
+    """The part of an object's description that reading it needs. The workers of an agent can write what they like."""
 
     model_config = ConfigDict(extra="ignore")
 
-    nuid: str
-    size: int
-    chunks: int
+    nuid: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]  # becomes a part of a subject
+    size: Annotated[int, Field(ge=0, lt=1 << 63)]
+    chunks: Annotated[int, Field(ge=0, lt=1 << 63)]
     digest: str
     deleted: bool = False
 
@@ -96,6 +97,8 @@ async def read_file(bus: Bus, agent: str, name: str) -> AsyncGenerator[bytes]:
     """
     bucket = subjects.files_bucket(agent)
     stream = subjects.files_stream(agent)
+    if len(name) > _MAX_NAME_CHARS:
+        raise FileMissingError(f"there is no file of the agent {agent} with a name of {len(name)} characters")
     found = await bus.last_message(stream, _meta_subject(bucket, name))
     if found is None:
         raise FileMissingError(f"there is no file {name} of the agent {agent}; files are kept for 38 days")

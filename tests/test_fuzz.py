@@ -1,6 +1,7 @@
 """Whatever comes over the bus or stands in a file is untrusted: it is understood, or refused with an error of ours."""
 
 import atexit
+import base64
 import json
 import shutil
 import tempfile
@@ -15,19 +16,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
+from mcp.shared.exceptions import MCPError
+from pydantic import ValidationError
 
-from agentbus import deadletters, registry, subjects
+from agentbus import deadletters, files, registry, subjects
+from agentbus.approvals import question
 from agentbus.bundle import read_bundle
 from agentbus.bus import MSG_ID, StoredMessage
-from agentbus.config import connection_settings, load_coordinator, load_worker
+from agentbus.config import NatsSection, connection_settings, load_coordinator, load_worker
 from agentbus.errors import AgentBusError, ConfigError, CorruptEntryError, MessageError
 from agentbus.ledger import REVISION_HEADER, read_entry
 from agentbus.messages import Json, decode, decode_result, decode_task, encode, make_result_id, new_result, new_task
-from agentbus.nkeys import check_seed, read_creds
+from agentbus.nkeys import check_seed, expiry, read_creds
 from agentbus.pull import Delivery
 from agentbus.tasks import read_delivery
 from agentbus.urls import parse_urls
-from agentbus_mcp import uris
+from agentbus_mcp import resources, task_records, uris, watched_tasks
 from agentbus_worker.outbox import Outbox
 from harness import toml
 
@@ -73,7 +77,7 @@ ENTRY: dict[str, Json] = {
 
 
 @contextmanager
-def only(*allowed: type[BaseException]) -> Generator[None]:
+def only(*allowed: type[BaseException], one_line: bool = True) -> Generator[None]:
     """What is refused is refused with an error that names what is wrong, in one line."""
     said = "x"
     try:
@@ -81,7 +85,7 @@ def only(*allowed: type[BaseException]) -> Generator[None]:
     except allowed as error:
         said = str(error)
     assert said
-    assert "\n" not in said
+    assert not one_line or "\n" not in said
 
 
 def dumped(value: Any) -> bytes:
@@ -103,6 +107,11 @@ def messages_like(base: dict[str, Any]) -> st.SearchStrategy[bytes]:
     whole = dumped(base)
     cut = st.integers(0, len(whole)).map(lambda end: whole[:end])
     return st.binary(max_size=200) | altered(base) | cut | VALUES.map(dumped)
+
+
+def as_jwt(claims: Any) -> str:
+    body = base64.urlsafe_b64encode(dumped({"exp": claims})).decode().rstrip("=")
+    return f"e30.{body}.c2ln"
 
 
 def stored(subject: str, data: bytes, headers: dict[str, str] | None = None) -> StoredMessage:
@@ -184,6 +193,50 @@ def test_an_address_of_a_resource_names_something_or_nothing(uri: str):
         uris.parse(uri)
 
 
+RECORD: dict[str, Json] = {
+    "tool": "watch_results", "created_at": "2026-11-22T00:00:00+00:00", "changed_at": "2026-11-22T00:00:00+00:00",
+    "ttl_ms": 1000, "end": {"status": "completed", "body": {}},
+    "state": {"watch": {"task_ids": ["task-1"]}, "inbox": "main", "elicits": False},
+}  # fmt: skip
+
+
+@given(messages_like(RECORD))
+def test_the_record_of_an_mcp_task_is_understood_or_refused(data: bytes):
+    with only(CorruptEntryError):
+        record = task_records.record_in(data, "watch_results-1")
+        assert record.expired in (True, False)
+        wait = watched_tasks._Wait.of(record.state)  # pyright: ignore[reportPrivateUsage]
+        assert wait.over in (True, False)
+
+
+@given(VALUES | st.fixed_dictionaries({"action": SCALARS}, optional={"content": VALUES | st.just({"approve": True})}))
+def test_only_an_explicit_yes_to_a_question_approves(response: Any):
+    with only(MCPError):
+        decision = watched_tasks._decision("task-1", response)  # pyright: ignore[reportPrivateUsage]
+        if decision is not None and decision.approve:
+            assert (response["action"], response["content"]["approve"]) == ("accept", True)
+
+
+@given(VALUES | st.text(max_size=9000).map("a\nstatus=needs_approval\n{}".format))
+def test_a_question_is_bounded_whatever_the_agent_has_said(output: Any):
+    with only(MessageError):
+        assert len(question(output).encode()) <= 8192
+
+
+@given(st.text(max_size=60) | st.binary(max_size=40).map(lambda data: base64.urlsafe_b64encode(data).decode()))
+def test_a_cursor_of_a_list_of_resources_is_one_of_ours_or_refused(cursor: str):
+    with only(MCPError):
+        assert subjects.is_agent_id(resources._decoded(cursor))  # pyright: ignore[reportPrivateUsage]
+
+
+@given(messages_like({"nuid": "n" * 22, "size": 1, "chunks": 1, "digest": "SHA-256=x", "name": "x"}))
+def test_the_description_of_a_file_names_one_token_of_a_subject_or_is_refused(data: bytes):
+    with only(MessageError, ValidationError, one_line=False):
+        meta = files._Meta.model_validate(decode(data))  # pyright: ignore[reportPrivateUsage]
+        assert meta.nuid.replace("-", "").replace("_", "x").isalnum()
+        assert meta.nuid.isascii()
+
+
 # -- files ------------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +287,23 @@ def test_credentials_are_understood_or_refused_and_not_quoted(text: str):
     for read in (check_seed, read_creds):
         with only(ConfigError):
             read(text)
+
+
+@given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
+def test_a_file_with_a_secret_is_understood_or_refused_and_not_quoted(data: bytes):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "secret"
+        path.write_bytes(data)
+        for key in ("password_file", "token_file", "nkey_file", "creds_file"):
+            section = NatsSection.model_validate({"url": "nats://host", "user": "agent-code", key: path})
+            with only(ConfigError):
+                connection_settings(section, agent="code", name="test")
+
+
+@given(st.text(max_size=60) | st.builds("{}.{}.{}".format, *[st.text(max_size=30)] * 3) | VALUES.map(as_jwt))
+def test_the_end_of_a_jwt_is_known_or_not(jwt: str):
+    end = expiry(jwt)
+    assert end is None or end.tzinfo is not None
 
 
 @given(

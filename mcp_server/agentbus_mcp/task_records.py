@@ -6,10 +6,10 @@ coordinator answers for it.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import anyio
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from agentbus import subjects
 from agentbus.coordinator import Coordinator
@@ -19,6 +19,9 @@ from agentbus.messages import decode, encode, random_token
 _LAG_PAUSE_S: Final = 0.1
 _TOKEN_CHARS: Final = 28
 """137 random bits: whoever knows the id of an MCP task may read and cancel it."""
+
+
+_MAX_TTL_MS: Final = 366 * 86_400_000
 
 
 class End(BaseModel):
@@ -39,13 +42,13 @@ class TaskRecord(BaseModel):
     state: dict[str, Any]
     created_at: AwareDatetime
     changed_at: AwareDatetime
-    ttl_ms: int
+    ttl_ms: Annotated[int, Field(ge=0, le=_MAX_TTL_MS)]
     end: End | None = None
 
     @property
     def expired(self) -> bool:
         """Whether it has been kept for as long as was promised."""
-        return datetime.now(UTC) >= self.created_at + timedelta(milliseconds=self.ttl_ms)
+        return datetime.now(UTC) - self.created_at >= timedelta(milliseconds=self.ttl_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +96,19 @@ async def read(coordinator: Coordinator, task_id: str) -> Kept | None:
         if anyio.current_time() >= deadline:  # by now every replica knows of what was stored
             return None
         await anyio.sleep(_LAG_PAUSE_S)
+    return Kept(task_id, record_in(message.data, task_id), message.seq)
+
+
+def record_in(data: bytes, task_id: str) -> TaskRecord:
+    """The record in a value.
+
+    Raises:
+        CorruptEntryError: it is none.
+    """
     try:
-        record = TaskRecord.model_validate(decode(message.data))
+        return TaskRecord.model_validate(decode(data))
     except (MessageError, ValidationError):
         raise CorruptEntryError(f"the record of the MCP task {task_id} cannot be read") from None
-    return Kept(task_id, record, message.seq)
 
 
 async def change(coordinator: Coordinator, kept: Kept, **fields: Any) -> Kept | None:

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from agentbus.approvals import ANSWER_SUFFIX, answer_id, question
 from agentbus.coordinator import Coordinator, TaskStatus
-from agentbus.errors import AgentBusError, TaskConflictError, TaskNotFoundError
+from agentbus.errors import AgentBusError, CorruptEntryError, TaskConflictError, TaskNotFoundError
 from agentbus_mcp import publishing, reading, rendering, taps, watching
 from agentbus_mcp.answers import Publication, Results
 from agentbus_mcp.changes import on_task_change
@@ -73,7 +73,10 @@ class _Wait:
 
     @classmethod
     def of(cls, state: State) -> "_Wait":
-        return _as_json().validate_python(state)
+        try:
+            return _as_json().validate_python(state)
+        except ValidationError:
+            raise CorruptEntryError("what an MCP task waits for cannot be read in its record") from None
 
     def state(self) -> State:
         return _as_json().dump_python(self, mode="json", exclude_none=True)
