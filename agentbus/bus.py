@@ -42,7 +42,7 @@ asked again, it is stored, or refused for good."""
 _JS_NOT_READY: Final = frozenset({10005, 10008, 10039, 10118, _UNDECIDED})
 _JS_NO_LEADER: Final = frozenset({10008, 10118})
 _JS_MISSING: Final = {10059: "stream", 10014: "consumer"}
-_JS_FULL: Final = frozenset({10023, 10028, 10047, 10077, 10122})
+_JS_FULL: Final = frozenset({10002, 10023, 10028, 10047, 10077, 10122})
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +250,7 @@ def parse_time(text: str) -> datetime:
 
 
 def _missing(what: str, subject: str = "") -> SetupMissingError:
-    if subject.startswith("$JS.API."):
+    if subject.startswith("$JS.API.") and not subject.startswith("$JS.API.DIRECT."):  # those, the stream answers
         return SetupMissingError("JetStream does not answer on this server; enable it in the server's configuration")
     return SetupMissingError(f"{what} does not exist on this bus; make it with: agentbus setup --nats-url URL")
 
