@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from jobs import (
 
 # Writes down when it runs, as which attempt; ends as its first argument says in the first attempts, and well after.
 AGENT = """
-echo "$AGENTBUS_ATTEMPT $(date +%s.%N)" >> {folder}/runs
+echo "$AGENTBUS_ATTEMPT $({python} -c 'import time; print(time.time())')" >> {folder}/runs
 if [ "$AGENTBUS_ATTEMPT" -lt {good} ]; then {bad}; fi
 echo "attempt $AGENTBUS_ATTEMPT"
 """
@@ -37,7 +38,7 @@ BAD = {"exit:3": "exit 3", "timeout": "while echo more; do sleep 0.1; done", "id
 def config_for(
     folder: Path, server: NatsServer, *, bad: str = "exit 3", good: int = 99, name: str = "code", **keys: Any
 ) -> Path:
-    script = AGENT.format(folder=folder, good=good, bad=bad)
+    script = AGENT.format(python=sys.executable, folder=folder, good=good, bad=bad)
     return worker_toml(
         folder,
         server.url,
