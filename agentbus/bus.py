@@ -39,7 +39,7 @@ _WRONG_REVISION: Final = 10071
 _UNDECIDED: Final = 10164
 """The answer of a cluster to a compare-and-set while another write of the key is under way, which may come to nothing:
 asked again, it is stored, or refused for good."""
-_JS_NOT_READY: Final = frozenset({10005, 10008, 10039, 10118, _UNDECIDED})
+_JS_NOT_READY: Final = frozenset({10008, 10039, 10118, _UNDECIDED})
 _JS_NO_LEADER: Final = frozenset({10008, 10118})
 _JS_MISSING: Final = {10059: "stream", 10014: "consumer"}
 _JS_FULL: Final = frozenset({10002, 10023, 10028, 10047, 10077, 10122})
@@ -111,11 +111,13 @@ class Bus(Connection):
         data = b"" if body is None else encode(body)
         return await self._jetstream(subjects.api(verb), data, None, timeout_s, repeatable=True)
 
-    async def create_consumer(self, stream: str, name: str, config: dict[str, Any]) -> dict[str, Any]:
+    async def create_consumer(
+        self, stream: str, name: str, config: dict[str, Any], *, timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> dict[str, Any]:
         """Create the consumer `name` with the one filter in `config`; what exists alike is left as it is."""
         body = {"stream_name": stream, "config": {"name": name, **config}, "action": "create"}
         subject = subjects.create_consumer(stream, name, config["filter_subject"])
-        return await self._jetstream(subject, encode(body), None, REQUEST_TIMEOUT_S, repeatable=True)
+        return await self._jetstream(subject, encode(body), None, timeout_s, repeatable=True)
 
     async def last_message(self, stream: str, subject: str) -> StoredMessage | None:
         """The newest message of `subject` (which may hold wildcards), or None if there is none.

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias
 
 from agentbus.bus import Bus
+from agentbus.connection import REQUEST_TIMEOUT_S
 from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
 from agentbus.messages import random_token
 from agentbus.pull import Delivery, Puller
@@ -21,6 +22,8 @@ _RESUME_PATIENCE_S: Final = 30.0
 _RESUME_PAUSE_S: Final = 0.2
 _LOST_AFTER_S: Final = 0.5
 _SILENCE_S: Final = 2.0
+_ANSWER_S: Final = 2.0
+_PLACING_S: Final = 15.0
 
 
 Start: TypeAlias = int | Literal["new", "last"]
@@ -166,7 +169,6 @@ async def _create(
         if isinstance(after, int)
         else {"deliver_policy": after}
     )
-    name = f"feed-{random_token()}"
     config = {
         "filter_subject": subject,
         "ack_policy": "none",
@@ -176,4 +178,14 @@ async def _create(
         "headers_only": headers_only,
         **start,
     }
-    return name, await bus.create_consumer(stream, name, config)
+    deadline = asyncio.get_running_loop().time() + _PLACING_S
+    while True:
+        name = f"feed-{random_token()}"
+        try:
+            return name, await bus.create_consumer(
+                stream, name, config, timeout_s=_ANSWER_S if bus.clustered else REQUEST_TIMEOUT_S
+            )
+        except BusUnavailableError:
+            # The cluster may have given it to a server that is down; another one may go elsewhere.
+            if not bus.clustered or not bus.connected or asyncio.get_running_loop().time() > deadline:
+                raise

@@ -4,6 +4,7 @@ Set-up never guesses and never changes what it finds: it makes what is missing, 
 by field where something is different. `update=True` applies the differences that a server can apply.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -134,6 +135,11 @@ async def set_up(
     """
     granted = await _granted_bytes(bus)
     wanted = [*_wanted_streams(), *(_wanted_files(agent) for agent in agents)]
+    if replicas is not None and replicas > 1 and not bus.clustered:
+        raise BusError(
+            f"this server is not in a cluster, so there cannot be {replicas} copies: leave out --replicas, or make a "
+            "cluster (docs/growing.md)"
+        )
     made_with = replicas or await _replicas_of_tasks(bus)
     copies = _Copies(granted, made_with, replicas, bus.clustered)
     try:
@@ -227,8 +233,9 @@ async def ensure_files_bucket(bus: Bus, agent: str) -> None:
 
 
 _TAKEN: Final = frozenset({10099, 10100})
-_NOT_CLUSTERED: Final = 10074
 _NO_PEERS: Final = 10005
+_PLACING_S: Final = 20.0
+_PAUSE_S: Final = 0.5
 
 
 async def _taken(bus: Bus, agent: str, stream: str, name: str, error: ApiError) -> ApiError:
@@ -271,13 +278,26 @@ class _Copies:
 
 def _no_copies(error: ApiError, count: int) -> ApiError:
     """Say what to do where the server cannot make so many copies."""
-    reason = {
-        _NOT_CLUSTERED: "this server is not in a cluster, so there can be one copy only: leave out --replicas, or make "
-        "a cluster (docs/growing.md)",
-        _NO_PEERS: f"the cluster has not {count} servers that are up and have room for a copy each; start them all, "
-        "or look at their disks",
-    }.get(error.err_code)
-    return ApiError(f"{error.description}: {reason}", error.code, error.err_code) if reason else error
+    if error.err_code != _NO_PEERS:
+        return error
+    return ApiError(
+        f"{error.description}: the cluster has not {count} servers that are up and have room for a copy each; start "
+        "them all, or look at their disks",
+        error.code,
+        error.err_code,
+    )
+
+
+async def _place(bus: Bus, verb: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Make or change a stream. The servers of a cluster that has just started do not know of each other's room yet."""
+    deadline = asyncio.get_running_loop().time() + _PLACING_S
+    while True:
+        try:
+            return await bus.api(verb, config)
+        except ApiError as error:
+            if error.err_code != _NO_PEERS or asyncio.get_running_loop().time() > deadline:
+                raise
+        await asyncio.sleep(_PAUSE_S)
 
 
 async def _replicas_of_tasks(bus: Bus) -> int:
@@ -298,7 +318,7 @@ async def _reconcile_stream(bus: Bus, wanted: _Wanted, copies: _Copies, *, updat
         found = (await bus.api(f"STREAM.INFO.{wanted.name}"))["config"]
     except SetupMissingError:
         config = {**wanted.config, **copies.bound(wanted.share)}
-        made = await bus.api(f"STREAM.CREATE.{wanted.name}", {**config, "num_replicas": copies.made_with})
+        made = await _place(bus, f"STREAM.CREATE.{wanted.name}", {**config, "num_replicas": copies.made_with})
         return Finding(wanted.kind, wanted.name, "made", _differences(config, made["config"]))
     # A bound is the administrator's choice once the stream exists.
     config = {key: value for key, value in wanted.config.items() if key != "max_bytes"}
@@ -310,7 +330,7 @@ async def _reconcile_stream(bus: Bus, wanted: _Wanted, copies: _Copies, *, updat
     differences = _differences(config, found)
     if not changes or not differences:
         return Finding(wanted.kind, wanted.name, "different" if differences else "found", differences)
-    changed = await bus.api(f"STREAM.UPDATE.{wanted.name}", {**found, **changes})
+    changed = await _place(bus, f"STREAM.UPDATE.{wanted.name}", {**found, **changes})
     left = _differences(config, changed["config"])
     return Finding(wanted.kind, wanted.name, "different" if left else "updated", left or differences)
 

@@ -70,7 +70,7 @@ async def test_a_bus_with_one_copy_of_everything_gets_three_and_loses_nothing(tm
 async def test_three_copies_on_a_server_without_a_cluster_are_refused_with_what_to_do(server: NatsServer):
     first = await run_cli("setup", "--nats-url", server.url, "--replicas", "3")
     assert first.code == 1
-    assert "this server is not in a cluster, so there can be one copy only" in first.err
+    assert "this server is not in a cluster, so there cannot be 3 copies" in first.err
     assert (await run_cli("setup", "--nats-url", server.url)).code == 0
     again = await run_cli("setup", "--nats-url", server.url, "--replicas", "3")
     assert again.code == 1
