@@ -72,6 +72,7 @@ def administrator() -> Party:
         (
             Grant("streams, buckets, consumers, dead letters", (subjects.api(">"),)),
             Grant("a dead letter that is queued again", (subjects.TASK_SUBJECTS,)),
+            Grant("backups, piece by piece", ("$JS.SNAPSHOT.>",), "tell"),
             Grant("what the server tells of them", ("$JS.EVENT.ADVISORY.>",), "listen"),
         ),
     )

@@ -4,12 +4,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from agentbus.errors import ConfigError
 
 _OWNER_FILE = 0o600
 _OWNER_FOLDER = 0o700
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 
 
 def private_folder(path: Path) -> None:
@@ -46,6 +47,18 @@ def write_private(path: Path, content: str | bytes, *, replace: bool = False) ->
                 os.fsync(folder)
             finally:
                 os.close(folder)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+
+
+def open_private(path: Path) -> BinaryIO:
+    """Open a new file for its owner alone, to be written piece by piece.
+
+    Raises:
+        ConfigError: it exists, or cannot be made.
+    """
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, _OWNER_FILE), "wb")
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 

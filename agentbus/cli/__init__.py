@@ -10,6 +10,7 @@ import sys
 import click
 
 from agentbus.cli.agent import agent
+from agentbus.cli.backup import backup, restore
 from agentbus.cli.dead import dead
 from agentbus.cli.demo import demo
 from agentbus.cli.doctor import doctor
@@ -60,7 +61,25 @@ def coordinator() -> None:
 worker.add_command(worker_init)
 worker.add_command(worker_run)
 coordinator.add_command(coordinator_init)
-for command in (up, init, setup, doctor, demo, task, result, agent, status, top, dead, service, mcp, skill, completion):
+for command in (
+    up,
+    init,
+    setup,
+    backup,
+    restore,
+    doctor,
+    demo,
+    task,
+    result,
+    agent,
+    status,
+    top,
+    dead,
+    service,
+    mcp,
+    skill,
+    completion,
+):
     root.add_command(command)
 
 
