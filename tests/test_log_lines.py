@@ -133,6 +133,18 @@ def test_an_exception_stands_in_the_line_of_its_record(section: LogSection, form
 
 
 @both
+def test_a_line_that_cannot_be_made_costs_nobody_but_itself(
+    section: LogSection, form: LogFormat, capsys: pytest.CaptureFixture[str]
+):
+    with log_to(of(section, form)) as log:
+        log.info("%d tasks", "many")
+        TaskLog("task-1").info("%d tasks", "many")
+        log.info("fine")
+    assert "fine" in one_line(section)
+    assert capsys.readouterr().err.count("--- Logging error ---") == 4  # for each of the two places
+
+
+@both
 def test_a_line_is_in_the_file_when_the_call_returns(section: LogSection, form: LogFormat):
     with log_to(of(section, form)) as log:
         log.info("there")

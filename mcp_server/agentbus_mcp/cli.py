@@ -131,10 +131,9 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
     if address is None:
         _refuse_options_of_http()
     from agentbus.config import connection_settings, load_coordinator  # noqa: PLC0415  # --help needs none of it
+    from agentbus_mcp.logs import log_to_stderr  # noqa: PLC0415
 
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="agentbus-mcp: %(message)s")
-    for library in ("mcp", "uvicorn"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    log_to_stderr()
     config, warnings = load_coordinator(nats_url=nats_url, path=path)
     settings = connection_settings(config.nats, agent=config.coordinator.id, name="agentbus-mcp", reconnect_wait_s=1)
     for warning in warnings:

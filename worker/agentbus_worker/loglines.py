@@ -9,8 +9,8 @@ import logging
 import re
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, MutableMapping
-from typing import Any, Final, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Final, Literal, TypeAlias
 
 LogFormat: TypeAlias = Literal["text", "json"]
 
@@ -25,20 +25,43 @@ def facts(**known: object) -> dict[str, object]:
     return {"facts": known}
 
 
-class TaskLog(logging.LoggerAdapter[logging.Logger]):
-    """The log of one task. Keyword arguments are facts: `log.info("settled", status="completed")`."""
+class TaskLog:
+    """The log of one task. Keyword arguments are facts: `log.info("settled", status="completed")`.
+
+    It makes its records itself: where in the code a line comes from is in no line, and takes as long to find out as
+    the line takes to be written.
+    """
 
     def __init__(self, task_id: str, **known: object) -> None:
-        super().__init__(logging.getLogger("agentbus.worker"))
+        self._logger = logging.getLogger("agentbus.worker")
         self._facts: dict[str, object] = {"task_id": task_id, **known}
 
     def add(self, **known: object) -> None:
         """Say this in every further line."""
         self._facts.update(known)
 
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """The record of a line: what the call says of it comes first."""
-        return msg, {"extra": facts(**kwargs, **self._facts)}
+    def debug(self, message: str, *args: object, **known: object) -> None:
+        """Log a detail."""
+        self._log(logging.DEBUG, message, args, known)
+
+    def info(self, message: str, *args: object, **known: object) -> None:
+        """Log what everybody may want to know."""
+        self._log(logging.INFO, message, args, known)
+
+    def warning(self, message: str, *args: object, **known: object) -> None:
+        """Log what somebody may have to look at."""
+        self._log(logging.WARNING, message, args, known)
+
+    def error(self, message: str, *args: object, **known: object) -> None:
+        """Log what somebody has to mend."""
+        self._log(logging.ERROR, message, args, known)
+
+    def _log(self, level: int, message: str, args: tuple[object, ...], known: dict[str, object]) -> None:
+        logger = self._logger
+        if logger.isEnabledFor(level):
+            record = logging.LogRecord(logger.name, level, "", 0, message, args, None)
+            record.facts = {**known, **self._facts}
+            logger.handle(record)
 
 
 class LineFormatter(logging.Formatter):
@@ -47,17 +70,16 @@ class LineFormatter(logging.Formatter):
     def __init__(self, **common: object) -> None:
         """`common` are facts of every record."""
         super().__init__()
-        self._common = common
+        self._common = {name: value for name, value in common.items() if value is not None}
         self._last: tuple[logging.LogRecord, str] | None = None
         self._second = (0, "")
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
         if self._last is None or self._last[0] is not record:
-            said: dict[str, object] = {**getattr(record, "facts", {}), **self._common}
-            known = {name: _bounded(value) for name, value in said.items() if value is not None}
+            known: dict[str, object] = getattr(record, "facts", None) or {}
             if record.exc_info:
-                known["exception"] = self.formatException(record.exc_info)
+                known = {**known, "exception": self.formatException(record.exc_info)[-_LONGEST:]}
             self._last = record, self._line(self._time(record), record, _bounded(record.getMessage()), known)
         return self._last[1]
 
@@ -75,10 +97,14 @@ class LineFormatter(logging.Formatter):
 class TextFormatter(LineFormatter):
     """For people: the time, the level, the task and the message, and then the facts as `name=value`."""
 
+    def __init__(self, **common: object) -> None:
+        """`common` are facts of every record."""
+        super().__init__(**common)
+        self._end = _pairs(self._common)
+
     def _line(self, at: str, record: logging.LogRecord, message: str, known: Mapping[str, object]) -> str:
         task = f"task {known['task_id']}: " if "task_id" in known else ""
-        facts = [f" {name}={_shown(value)}" for name, value in known.items() if name != "task_id"]
-        line = f"{at} {record.levelname} {task}{message}{''.join(facts)}"
+        line = f"{at} {record.levelname} {task}{message}{_pairs(known)}{self._end}"
         return line if line.isprintable() else _printable(line)
 
 
@@ -86,24 +112,35 @@ class JsonFormatter(LineFormatter):
     """For programs: one object with the time, the level, the logger, the message and the facts, all in ASCII."""
 
     def _line(self, at: str, record: logging.LogRecord, message: str, known: Mapping[str, object]) -> str:
-        line = {"time": at, "level": record.levelname, "logger": record.name, "message": message, **known}
+        line: dict[str, object] = {"time": at, "level": record.levelname, "logger": record.name, "message": message}
+        for name, value in known.items():
+            if value is not None:
+                line[name] = _bounded(value) if isinstance(value, str) else value
+        line.update(self._common)
         return _ASCII.encode(line).replace("\x7f", "\\u007f")
 
 
 FORMATTERS: Final[Mapping[LogFormat, type[LineFormatter]]] = {"text": TextFormatter, "json": JsonFormatter}
 
 
-def _bounded(value: Any) -> Any:
-    """A fact, or the beginning of a long one. What no encoding can write (a lone surrogate) is escaped."""
-    if not isinstance(value, str):
-        return value
-    if not value.isascii():
-        value = value.encode(errors="backslashreplace").decode()
-    return value if len(value) <= _LONGEST else value[:_LONGEST] + "…"
+def _bounded(text: str) -> str:
+    """A text, or the beginning of a long one. What no encoding can write (a lone surrogate) is escaped."""
+    if not text.isascii():
+        text = text.encode(errors="backslashreplace").decode()
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
-def _shown(value: object) -> str:
-    text = str(value)
+def _pairs(known: Mapping[str, object]) -> str:
+    """Facts as the end of a line of text; the task stands before its message."""
+    return "".join(
+        f" {name}={_shown(value) if isinstance(value, str) else value}"
+        for name, value in known.items()
+        if value is not None and name != "task_id"
+    )
+
+
+def _shown(text: str) -> str:
+    text = _bounded(text)
     return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 

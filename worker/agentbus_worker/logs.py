@@ -36,7 +36,7 @@ class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
             self._make_room(len(line))
             assert self.stream is not None, "it is open from the beginning"
             os.write(self.stream.fileno(), line)
-        except OSError:
+        except Exception:  # noqa: BLE001  # as all handlers: a line that cannot be logged must not end the work
             self.handleError(record)
 
     def _make_room(self, line_bytes: int) -> None:
