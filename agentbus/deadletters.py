@@ -1,9 +1,9 @@
 """Dead letters: what no worker could accept, kept with its bytes and the reason. For administrators."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from agentbus import subjects
+from agentbus import subjects, tracing
 from agentbus.bus import MSG_ID, Bus
 from agentbus.errors import AgentBusError, ApiError, DeadLetterMissingError, MessageError
 from agentbus.feed import Feed, position_before_newest
@@ -25,6 +25,7 @@ class DeadLetter:
     size: int
     sha256: str
     data: bytes
+    trace: Headers = field(default_factory=dict[str, str], repr=False)
 
     @property
     def whole(self) -> bool:
@@ -93,7 +94,8 @@ async def requeue(bus: Bus, seq: int) -> DeadLetter:
         )
     await _refuse_if_settled(bus, letter)
     # As a publisher without a ledger would send it: whatever the ledger holds of this task decides at the claim.
-    await bus.store(subjects.tasks(letter.agent), letter.data, msg_id=f"requeued.{seq}.{letter.origin}")
+    msg_id = f"requeued.{seq}.{letter.origin}"
+    await bus.store(subjects.tasks(letter.agent), letter.data, msg_id=msg_id, headers=letter.trace)
     await drop(bus, seq)
     return letter
 
@@ -135,4 +137,5 @@ def _read(seq: int, subject: str, headers: Headers, data: bytes, buried_at: date
         size=len(data) if size is None else size,
         sha256=headers.get("Bus-Sha256", ""),
         data=data,
+        trace=tracing.carried(headers),
     )

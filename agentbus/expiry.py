@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 
-from agentbus import subjects
+from agentbus import subjects, tracing
 from agentbus.bus import Bus, parse_time
 from agentbus.errors import PermissionDeniedError, SetupMissingError, StreamFullError, WrongRevisionError
 from agentbus.ledger import Entry, Ledger, Record, settled
-from agentbus.messages import Json, encode, make_result_id, new_result, random_token
+from agentbus.messages import Json, make_result_id, new_result, random_token
+from agentbus.results import publish_result
 
 
 async def settle_expired(bus: Bus, records: Iterable[Record]) -> list[Record]:
@@ -66,14 +67,15 @@ async def _publish(bus: Bus, entry: Entry) -> None:
     assert entry.result is not None, "it is settled"
     # The inbox may be somebody else's, or full: the ledger has the result, and the next look tries again.
     with suppress(PermissionDeniedError, StreamFullError, SetupMissingError):
-        await bus.store(subjects.results(entry.inbox), encode(entry.result), msg_id=entry.result_id)
+        await publish_result(bus, entry.inbox, entry.result)
 
 
 async def _publish_again(bus: Bus, record: Record) -> None:
     """Whoever settled it may have died before this; its id makes it harmless for as long as the server remembers it."""
     now, config = await _stream(bus, subjects.RESULTS_STREAM)
     if (now - record.changed_at).total_seconds() < config.get("duplicate_window", 0) / 1e9 / 2:
-        await _publish(bus, record.entry)
+        with tracing.resumed(record.headers):
+            await _publish(bus, record.entry)
 
 
 def _result(record: Record, max_age_s: float) -> dict[str, Json]:

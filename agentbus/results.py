@@ -1,4 +1,4 @@
-"""Reading a result inbox: the newest N, then new ones as they come. Reading never removes anything."""
+"""A result inbox: putting a result there, and reading the newest N, then new ones as they come. Nothing is removed."""
 
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -6,12 +6,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from agentbus import subjects
+from agentbus import subjects, tracing
 from agentbus.bus import Bus
 from agentbus.errors import MessageError
 from agentbus.feed import Feed, position_before_newest
-from agentbus.messages import Result, decode_result
+from agentbus.messages import Json, Result, decode_result, encode
 from agentbus.pull import Delivery
+
+
+async def publish_result(bus: Bus, inbox: str, result: dict[str, Json]) -> None:
+    """Put a committed result into its inbox; its id makes that happen once, however often it is tried."""
+    headers = tracing.headers()
+    await bus.store(subjects.results(inbox), encode(result), msg_id=str(result["id"]), headers=headers)
 
 
 @dataclass(frozen=True, slots=True)

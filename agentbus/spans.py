@@ -5,7 +5,7 @@ Without an SDK the API makes spans that record nothing and pass on the context o
 
 import threading
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final, Literal
 
 from opentelemetry import trace
@@ -68,6 +68,11 @@ def consuming(
     name = f"{operation} {subjects.tasks(agent)}"
     with _TRACER.start_as_current_span(name, context, _KINDS[operation], attributes):
         yield
+
+
+def resumed(other: Mapping[str, str]) -> AbstractContextManager[object]:
+    """See `agentbus.tracing.resumed`."""
+    return trace.use_span(trace.get_current_span(_W3C.extract(other, Context())))
 
 
 def outcome(status: str, error: str | None, reason: str | None, exit_code: int | None) -> None:

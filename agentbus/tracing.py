@@ -104,6 +104,15 @@ def settling(headers: Mapping[str, str], *, agent: str, worker: str, task_id: st
     return spans.consuming("settle", parent, agent=agent, task_id=task_id, worker=worker)
 
 
+def resumed(headers: Mapping[str, str]) -> AbstractContextManager[object]:
+    """For the length of the block, the span that a message carries is the current one: its work is gone on with."""
+    if not (other := carried(headers)):
+        return nullcontext()
+    from agentbus import spans
+
+    return spans.resumed(other)
+
+
 def outcome(status: str, *, error: str | None = None, reason: str | None = None, exit_code: int | None = None) -> None:
     """Say in the current span what the attempt came to; `error` names the kind of failure, in few different words."""
     if _API not in sys.modules:

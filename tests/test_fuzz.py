@@ -3,6 +3,7 @@
 import atexit
 import base64
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Generator
@@ -19,7 +20,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
-from agentbus import deadletters, files, registry, subjects
+from agentbus import deadletters, files, registry, subjects, tracing
 from agentbus.approvals import question
 from agentbus.bundle import read_bundle
 from agentbus.bus import MSG_ID, StoredMessage
@@ -235,6 +236,56 @@ def test_the_description_of_a_file_names_one_token_of_a_subject_or_is_refused(da
         meta = files._Meta.model_validate(decode(data))  # pyright: ignore[reportPrivateUsage]
         assert meta.nuid.replace("-", "").replace("_", "x").isalnum()
         assert meta.nuid.isascii()
+
+
+# -- traces -----------------------------------------------------------------------------------------------------
+
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+PIECES = st.sampled_from(
+    [TRACEPARENT, "00-", "-01", "-", "a=b", "k@v=1", ",", "=", "a", "@", "\t", " ", "\n", "\u00e9", "f"]
+)
+TRACES = st.text(max_size=80) | st.lists(PIECES, max_size=12).map("".join) | st.just(TRACEPARENT)
+TRACE_HEADERS = ["traceparent", "tracestate", "Traceparent", "Tracestate", "TRACEPARENT", "baggage", MSG_ID]
+
+
+class Heard(logging.Handler):
+    """What is logged, by anybody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@given(st.dictionaries(st.sampled_from(TRACE_HEADERS), TRACES))
+def test_any_headers_are_a_trace_or_ignored_and_nothing_of_them_is_logged(headers: dict[str, str]):
+    heard = Heard()
+    logging.getLogger().addHandler(heard)
+    try:
+        with tracing.processing(headers, agent="code", task_id="t", worker="w", attempt=1):
+            passed_on, handed_down = tracing.headers(), tracing.environment()
+            tracing.link(headers)
+    finally:
+        logging.getLogger().removeHandler(heard)
+    assert heard.messages == []
+    assert set(handed_down) <= tracing.ENVIRONMENT - {"BAGGAGE"}
+    assert tracing.carried(passed_on) == passed_on, "what is passed on is taken up by the next"
+    if passed_on:
+        parent = headers.get("traceparent") or headers["Traceparent"]
+        assert passed_on["traceparent"].split("-")[1:3] == parent.split("-")[1:3]
+
+
+KEYS = st.from_regex(r"[a-z][a-z0-9_*/-]{0,8}", fullmatch=True)
+
+
+@given(st.dictionaries(KEYS, st.from_regex(r"[!-+]{1,6}", fullmatch=True), min_size=1, max_size=9))
+def test_a_valid_tracestate_is_passed_on(members: dict[str, str]):
+    state = ",".join(f"{key}={value}" for key, value in members.items())
+    headers = {"Traceparent": TRACEPARENT, "Tracestate": state}
+    with tracing.processing(headers, agent="code", task_id="t", worker="w", attempt=1):
+        assert tracing.headers() == {"traceparent": TRACEPARENT, "tracestate": state}
 
 
 # -- files ------------------------------------------------------------------------------------------------------

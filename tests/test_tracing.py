@@ -1,7 +1,6 @@
 """One trace leads from whoever gives a task to the command that works on it, and what is no trace does nothing."""
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from mcp_types import RequestParamsMeta
 from opentelemetry import trace
+from opentelemetry.sdk.trace import Span, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from agentbus import Coordinator, subjects, tracing
 from agentbus.bus import MSG_ID
+from agentbus.deadletters import requeue
 from agentbus.feed import Feed
 from agentbus.messages import encode, new_task
 from agentbus.server import NatsServer
@@ -26,8 +25,9 @@ from agentbus.streams import set_up
 from harness import Process, eventually, process, run_cli, worker, worker_toml
 from installation import own_bus
 from jobs import acknowledged, counts, outcome, pid_from, publish, settled, short_lease, text
-from mcp_harness import both_eras, data_of, over_stdio
+from mcp_harness import NOWHERE, both_eras, data_of, in_memory, over_http, over_stdio
 
+DYING = str(Path(__file__).with_name("dying.py"))
 TRACED = str(Path(__file__).with_name("traced.py"))
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{CALLER}-01"
@@ -89,6 +89,13 @@ async def traced_worker(config: Path, spans: Path) -> AsyncGenerator[Process]:
         yield child
 
 
+async def trace_of_result(coordinator: Coordinator) -> str | None:
+    """What the one message of the inbox carries."""
+    async with Feed(coordinator.bus, subjects.RESULTS_STREAM, subjects.results("main"), after=0) as feed:
+        [message] = [message async for message in feed.backlog()]
+        return message.headers.get("traceparent")
+
+
 async def ended_spans(spans: Path, name: str, count: int = 1) -> list[dict[str, Any]]:
     """The spans of a name, once there are so many: a span ends a little after its result is there."""
 
@@ -141,8 +148,7 @@ async def test_one_trace_leads_from_a_tool_call_over_the_worker_to_the_environme
     assert ran["attributes"]["agentbus.task.status"] == "completed"
     assert (ran["attributes"]["agentbus.task.attempt"], ran["attributes"]["process.exit.code"]) == (1, 0)
     # Whoever reads the result can link to the run that it came from: in the inbox, and by its id.
-    async with Feed(coordinator.bus, subjects.RESULTS_STREAM, subjects.results("main"), after=0) as feed:
-        assert (await feed.next()).headers["traceparent"] == traceparent(ran)
+    assert await trace_of_result(coordinator) == traceparent(ran)
     assert [link["context"]["span_id"] for link in read["links"]] == [ran["context"]["span_id"]]
     assert SECRET not in calls.read_text() + runs.read_text()
 
@@ -203,6 +209,85 @@ async def test_a_program_of_ones_own_passes_its_span_on_and_a_repetition_changes
     assert (await counts(coordinator))["AGENT_TASKS"] == 1
     async with worker(worker_toml(tmp_path, server.url)):
         assert text(await settled(coordinator, "once")) == PARENT + "\n"
+
+
+async def test_whoever_waits_has_a_link_to_the_span_that_made_the_result(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    spans = tmp_path / "spans.jsonl"
+    async with traced_worker(worker_toml(tmp_path, server.url), spans):
+        with TracerProvider().get_tracer("test").start_as_current_span("wait") as waiting:
+            task_id = await publish(coordinator, "say:hi")
+            await settled(coordinator, task_id)
+            await settled(coordinator, task_id)
+        [ran] = await ended_spans(spans, "process agent.code.tasks")
+    assert isinstance(waiting, Span)
+    assert [f"0x{link.context.span_id:016x}" for link in waiting.links] == [ran["context"]["span_id"]] * 2
+    assert f"0x{waiting.get_span_context().trace_id:032x}" == ran["context"]["trace_id"]
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["outcome on disk, not committed", "committed, not published", "committed without a copy on disk"],
+)
+async def test_a_result_that_another_worker_publishes_belongs_to_the_same_trace(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path, point: str
+) -> None:
+    await short_lease(coordinator, lease_s=1)
+    config = worker_toml(tmp_path, server.url)
+    await publish_within(PARENT, server, "orphan", "say:hi")
+    argv = [sys.executable, DYING, point, "worker", "run", "--config", str(config)]
+    with process(argv, tmp_path / "log") as dying:
+        assert await dying.exit_code() == -signal.SIGKILL
+    async with worker(config):
+        await acknowledged(coordinator)
+    status = await coordinator.task("orphan")
+    assert (status.state, status.record.entry.attempt) == ("completed", 1)
+    assert status.record.headers["traceparent"] == PARENT
+    assert await trace_of_result(coordinator) == PARENT
+
+
+async def test_a_dead_letter_that_is_queued_again_stays_in_its_trace(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    [task] = coordinator.build("code", "env:TRACEPARENT " + "x" * 5000, task_type="test")
+    headers = {"traceparent": PARENT}
+    await coordinator.bus.store(subjects.tasks("code"), encode(task.to_json()), headers=headers)
+    async with worker(worker_toml(tmp_path, server.url, worker={"max_task_bytes": 4096})):
+        await acknowledged(coordinator)
+    await requeue(coordinator.bus, 1)
+    async with worker(worker_toml(tmp_path, server.url)):
+        status = await settled(coordinator, task.id)
+    assert text(status).startswith(PARENT + "\n")
+
+
+async def test_a_server_for_many_clients_sends_its_spans_before_it_ends(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    await set_up(coordinator.bus, ["code"])
+    spans, log = tmp_path / "spans.jsonl", tmp_path / "log"
+    argv = [sys.executable, TRACED, str(spans), "batch", "agentbus_mcp", "--http", "127.0.0.1:0"]
+    with process([*argv, "--nats-url", server.url], log) as child:
+        await child.until_said('{"url":')
+        [url] = [json.loads(line)["url"] for line in log.read_text().splitlines() if line.startswith('{"url":')]
+        async with over_http(url) as client:
+            arguments = {"to": ["code"], "content": "x", "task_type": "test"}
+            data_of(await client.call_tool("publish_task", arguments, meta=of_caller()))
+        child.terminate()
+        assert await child.exit_code() == 0
+    assert parent_id(span_in(spans, "tools/call publish_task")) == CALLER
+    assert trace_id(span_in(spans, "publish agent.code.tasks")) == TRACE
+
+
+async def test_a_collector_that_does_not_answer_keeps_no_server_from_ending(tmp_path: Path) -> None:
+    argv = [sys.executable, TRACED, str(tmp_path / "spans.jsonl"), "stuck", "agentbus_mcp", "--nats-url", NOWHERE]
+    with process([*argv, "--http", "127.0.0.1:0"], tmp_path / "log") as child:
+        await child.until_said('{"url":')
+        [url] = [json.loads(line)["url"] for line in child.log.read_text().splitlines() if line.startswith("{")]
+        async with over_http(url) as client:
+            await client.list_tools()
+        child.terminate()
+        assert await child.exit_code() == 0
 
 
 async def test_a_trace_needs_no_right_of_its_own(tmp_path: Path) -> None:
@@ -378,54 +463,20 @@ async def test_a_header_that_is_no_trace_does_nothing_to_the_task(
     assert not {"warning", "error", "traceback"} & set(said.lower().split())
 
 
-PIECES = st.sampled_from(
-    [PARENT, STATE, TRACE, CALLER, "00-", "-01", "-", ",", "=", "a", "@", "\t", " ", "\n", "é", "f"]
-)
-TEXTS = st.text(max_size=80) | st.lists(PIECES, max_size=12).map("".join) | st.sampled_from([*HOSTILE, *ODD_STATES])
-NAMES = st.sampled_from(["traceparent", "tracestate", "Traceparent", "Tracestate", "TRACEPARENT", "baggage", MSG_ID])
-
-
-class _Heard(logging.Handler):
-    """What is logged, by anybody."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record.getMessage())
-
-
-@given(st.dictionaries(NAMES, TEXTS))
-def test_any_headers_are_a_trace_or_ignored_and_nothing_of_them_is_logged(headers: dict[str, str]):
-    heard = _Heard()
-    logging.getLogger().addHandler(heard)
-    try:
-        with tracing.processing(headers, agent="code", task_id="t", worker="w", attempt=1):
-            passed_on, handed_down = tracing.headers(), tracing.environment()
-            tracing.link(headers)
-    finally:
-        logging.getLogger().removeHandler(heard)
-    assert heard.records == []
-    assert set(handed_down) <= tracing.ENVIRONMENT - {"BAGGAGE"}
-    assert tracing.carried(passed_on) == passed_on, "what is passed on is taken up by the next"
-    if passed_on:
-        parent = headers.get("traceparent") or headers["Traceparent"]
-        assert passed_on["traceparent"].split("-")[1:3] == parent.split("-")[1:3]
-
-
-@given(
-    st.lists(
-        st.tuples(*(st.from_regex(found, fullmatch=True) for found in (r"[a-z][a-z0-9_*/-]{0,8}", r"[!-+]{1,6}"))),
-        max_size=9,
-    )
-)
-def test_a_valid_tracestate_is_passed_on(members: list[tuple[str, str]]):
-    state = ",".join(f"{key}={value}" for key, value in dict(members).items())
-    with tracing.processing(
-        {"Traceparent": PARENT, "Tracestate": state}, agent="code", task_id="t", worker="w", attempt=1
-    ):
-        assert tracing.headers() == {"traceparent": PARENT, **({"tracestate": state} if state else {})}
+@both_eras
+async def test_a_call_whose_trace_is_none_is_answered_all_the_same(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
+    odd: list[Any] = [*HOSTILE, 7, None, [], [7], {}, {"a": 1}, True]
+    async with in_memory(server.url, era) as client:
+        for number, parent in enumerate(odd):
+            arguments = {"to": ["code"], "content": "x", "task_type": "test", "task_id": f"t{number}"}
+            meta = cast("RequestParamsMeta", {"traceparent": parent, "tracestate": parent})
+            data_of(await client.call_tool("publish_task", arguments, meta=meta))
+    for number in range(len(odd)):
+        message = await coordinator.bus.message(subjects.TASKS_STREAM, number + 1)
+        assert message is not None
+        assert "traceparent" not in message.headers
 
 
 # -- nobody traces ----------------------------------------------------------------------------------------------

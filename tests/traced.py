@@ -1,20 +1,37 @@
-"""Run a module of agentbus in a process that has OpenTelemetry's SDK: `traced.py FILE simple|batch MODULE ARGS`.
+"""Run a module of agentbus in a process that has OpenTelemetry's SDK: `traced.py FILE simple|batch|stuck MODULE ARGS`.
 
-Spans go to the file, a line of JSON for each: when they end, or once the SDK is told to send what it has collected.
+Spans go to the file, a line of JSON for each: when they end (`simple`), or once the SDK is told to send what it has
+collected (`batch`). Or the collector takes them and never answers (`stuck`).
 """
 
 import runpy
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    ConsoleSpanExporter,
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
+
+
+class StuckExporter(SpanExporter):
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        time.sleep(1000)
+        return SpanExportResult.FAILURE if spans else SpanExportResult.SUCCESS
+
 
 if __name__ == "__main__":
     file, how, module, *args = sys.argv[1:]
     out = Path(file).open("a")  # noqa: SIM115  # for as long as the process lives
-    exporter = ConsoleSpanExporter(out=out, formatter=lambda span: f"{span.to_json(indent=None)}\n")
+    written = ConsoleSpanExporter(out=out, formatter=lambda span: f"{span.to_json(indent=None)}\n")
+    exporter = StuckExporter() if how == "stuck" else written
     provider = TracerProvider()
     provider.add_span_processor(
         SimpleSpanProcessor(exporter)

@@ -8,10 +8,11 @@ from agentbus.ledger import Claim as ClaimRecord
 from agentbus.ledger import Entry, Record, Vacant, claimed, queued, settled
 from agentbus.messages import Task, now, random_token
 from agentbus.pull import Delivery
+from agentbus.results import publish_result
 from agentbus.tasks import read_delivery
 from agentbus_worker.context import Context
 from agentbus_worker.deadletter import bury
-from agentbus_worker.job import Job, cancelled_outcome, publish_result, result_message
+from agentbus_worker.job import Job, cancelled_outcome, result_message
 from agentbus_worker.lease import Lease
 from agentbus_worker.loglines import TaskLog
 from agentbus_worker.outcome import Outcome
@@ -78,7 +79,8 @@ async def _follow(
             with tracing.settling(delivery.headers, agent=context.agent, worker=context.instance, task_id=task.id):
                 return None, await _settle_unrun(context, delivery, task, decision)
         case Republish(result, inbox):
-            await publish_result(context.bus, inbox, result)
+            with tracing.resumed(found.headers if isinstance(found, Record) else {}):
+                await publish_result(context.bus, inbox, result)
             await delivery.ack()
             TaskLog(task.id).info("its result was there already; acknowledged", redeliveries=delivery.num_delivered - 1)
         case Leave():

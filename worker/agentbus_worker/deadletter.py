@@ -5,12 +5,13 @@ import logging
 from contextlib import suppress
 from typing import Any, Final, cast
 
-from agentbus import subjects
+from agentbus import subjects, tracing
 from agentbus.bus import MSG_ID, Bus
 from agentbus.errors import BusError, CorruptEntryError, MessageError, WrongRevisionError
 from agentbus.ledger import REVISION_HEADER, Ledger, Record, settled
 from agentbus.messages import Json, decode, encode, new_result, now, number
 from agentbus.pull import Delivery
+from agentbus.results import publish_result
 from agentbus_worker.loglines import facts
 from agentbus_worker.outcome import fit
 
@@ -37,6 +38,7 @@ async def bury(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason:
         "Bus-Origin-Msg-Id": _header(delivery.headers.get(MSG_ID, "")),
         "Bus-Size": str(len(delivery.data)),
         "Bus-Sha256": hashlib.sha256(delivery.data).hexdigest(),
+        **tracing.headers(),
     }
     try:
         await bus.store(subjects.dead(agent), delivery.data[:room], msg_id=f"dead.{where}", headers=headers)
@@ -75,7 +77,7 @@ async def _tell_sender(bus: Bus, delivery: Delivery, *, agent: str, worker: str,
     )
     message = fit(result.to_json(), bus.max_message_bytes - _HEADERS_BYTES)
     await _settle(bus, delivery, agent=agent, task_id=task["id"], result=message)
-    await bus.store(subjects.results(inbox), encode(message), msg_id=result.id)
+    await publish_result(bus, inbox, message)
 
 
 async def _settle(bus: Bus, delivery: Delivery, *, agent: str, task_id: str, result: dict[str, Json]) -> None:

@@ -16,8 +16,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from agentbus import subjects, tracing
-from agentbus.bus import Bus
+from agentbus import tracing
 from agentbus.config import INPUT_FILE_PLACEHOLDER, INPUT_PLACEHOLDER, TASK_ID_PLACEHOLDER, WORKDIR_PLACEHOLDER
 from agentbus.errors import (
     ApiError,
@@ -30,8 +29,9 @@ from agentbus.errors import (
 )
 from agentbus.files import chunk_bytes, put_file
 from agentbus.ledger import Entry
-from agentbus.messages import Json, Task, encode, make_result_id, new_result
+from agentbus.messages import Json, Task, make_result_id, new_result
 from agentbus.pull import Delivery
+from agentbus.results import publish_result
 from agentbus_worker.children import RUN_VARIABLE, TASK_VARIABLE
 from agentbus_worker.command import Command, CommandError, Exit, Limits, Output, running
 from agentbus_worker.context import Context
@@ -193,6 +193,7 @@ class Job:
             result=result,
             written_at=time.time(),
             revision=self._lease.revision,
+            trace=tracing.headers(),
         )
         failed = (outcome.cause or "not_started") if outcome.status == "failed" else None
         tracing.outcome(outcome.status, error=failed, reason=outcome.reason, exit_code=outcome.extra.get("exit_code"))
@@ -439,10 +440,3 @@ def result_message(context: Context, task: Task, outcome: Outcome, nonce: str, a
         extra={"worker": context.instance, "attempt": attempt, **outcome.extra},
     )
     return fit(message.to_json(), context.bus.max_message_bytes - _LEDGER_SLACK)
-
-
-async def publish_result(bus: Bus, inbox: str, result: dict[str, Json]) -> None:
-    """Put a committed result into its inbox; its id makes that happen once, however often it is tried."""
-    await bus.store(
-        subjects.results(inbox), encode(result), msg_id=str(result["id"]), headers=tracing.headers() or None
-    )

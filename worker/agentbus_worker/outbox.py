@@ -15,11 +15,12 @@ from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from agentbus import subjects
+from agentbus import tracing
 from agentbus.bus import Bus
 from agentbus.errors import BusError, BusUnavailableError, MessageError, StreamFullError, WrongRevisionError
 from agentbus.ledger import Ledger, Record, Vacant, settled
 from agentbus.messages import Json, ResultStatus, decode, encode
+from agentbus.results import publish_result
 from agentbus.subjects import is_agent_id, is_task_id
 from agentbus_worker.clock import ServerClock
 from agentbus_worker.loglines import TaskLog
@@ -52,6 +53,7 @@ class Unsent(BaseModel):
     written_at: float
     revision: int = 0
     """That of the ledger entry when this was written: a replica that has an older one knows nothing of this claim."""
+    trace: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -158,7 +160,9 @@ async def replay(bus: Bus, outbox: Outbox, clock: ServerClock, metrics: Metrics)
     """
     for unsent in outbox.entries():
         try:
-            if await _replay_one(bus, Ledger(bus), clock, unsent):
+            with tracing.resumed(unsent.trace):
+                delivered = await _replay_one(bus, Ledger(bus), clock, unsent)
+            if delivered:
                 metrics.count("stored late")
         except (BusUnavailableError, StreamFullError):
             raise
@@ -188,7 +192,7 @@ async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, unsent: Unse
                     continue
             case RepublishOutbox():
                 pass
-        await bus.store(subjects.results(unsent.inbox), encode(unsent.result), msg_id=unsent.result_id)
+        await publish_result(bus, unsent.inbox, unsent.result)
         TaskLog(unsent.task_id).info("its outcome from before the restart is delivered", status=unsent.status)
         return True
 
