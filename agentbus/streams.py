@@ -100,9 +100,10 @@ def _wanted_streams() -> list[_Wanted]:
     ]
 
 
-def _wanted_files(agent: str) -> _Wanted:
+def _wanted_files(agent: str, limit: int | None = None) -> _Wanted:
     bucket = subjects.files_bucket(agent)
-    return _bucket(f"OBJ_{bucket}", [f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"], max_age=38 * _DAY, share=0.0)
+    bound = {} if limit is None else {"max_bytes": limit}
+    return _bucket(f"OBJ_{bucket}", [f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"], max_age=38 * _DAY, share=0.0, **bound)
 
 
 def consumer_config(agent: str, name: str, *, ack_wait_s: float = ACK_WAIT_S) -> dict[str, Any]:
@@ -119,7 +120,12 @@ def consumer_config(agent: str, name: str, *, ack_wait_s: float = ACK_WAIT_S) ->
 
 
 async def set_up(
-    bus: Bus, agents: Sequence[str] = (), *, replicas: int | None = None, update: bool = False
+    bus: Bus,
+    agents: Sequence[str] = (),
+    *,
+    replicas: int | None = None,
+    files_limit: int | None = None,
+    update: bool = False,
 ) -> list[Finding]:
     """Make every stream and bucket, and for each agent its consumer and its files bucket.
 
@@ -127,6 +133,8 @@ async def set_up(
         replicas: copies in a cluster, also of what is found: whoever names a number wants it. None means as many as
             the stream of the tasks has for what is made, and whatever it has for what is found. The server makes the
             copies by and by: see `agentbus.copies`.
+        files_limit: the most bytes that the files bucket of each of `agents` may hold, also of what is found. None
+            means no bound for what is made: one agent's outputs can then take all the storage of the account.
         update: apply the other differences that can be applied to what exists.
 
     Raises:
@@ -134,7 +142,7 @@ async def set_up(
         BusError: the server refused, for instance for want of storage, or because it is not in a cluster.
     """
     granted = await _granted_bytes(bus)
-    wanted = [*_wanted_streams(), *(_wanted_files(agent) for agent in agents)]
+    wanted = [*_wanted_streams(), *(_wanted_files(agent, files_limit) for agent in agents)]
     if replicas is not None and replicas > 1 and not bus.clustered:
         raise BusError(
             f"this server is not in a cluster, so there cannot be {replicas} copies: leave out --replicas, or make a "
@@ -320,9 +328,10 @@ async def _reconcile_stream(bus: Bus, wanted: _Wanted, copies: _Copies, *, updat
         config = {**wanted.config, **copies.bound(wanted.share)}
         made = await _place(bus, f"STREAM.CREATE.{wanted.name}", {**config, "num_replicas": copies.made_with})
         return Finding(wanted.kind, wanted.name, "made", _differences(config, made["config"]))
-    # A bound is the administrator's choice once the stream exists.
-    config = {key: value for key, value in wanted.config.items() if key != "max_bytes"}
-    changes = config if update else {}
+    # A bound is the administrator's choice once the stream exists: only one that was asked for changes it.
+    bound = {"max_bytes": wanted.config["max_bytes"]} if wanted.config["max_bytes"] > 0 else {}
+    config = {key: value for key, value in wanted.config.items() if key != "max_bytes"} | bound
+    changes = config if update else {key: value for key, value in bound.items() if found.get(key) != value}
     if copies.asked is not None:
         config = {**config, "num_replicas": copies.asked}
         if found.get("num_replicas") != copies.asked:

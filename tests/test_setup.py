@@ -118,3 +118,10 @@ async def test_the_command_prints_json_lines_and_is_idempotent(server: NatsServe
     assert first.code == again.code == 0
     assert first.out.count('"outcome":"made"') == len(first.out.splitlines()) == 9
     assert again.out.count('"outcome":"found"') == len(again.out.splitlines()) == 7
+
+
+@pytest.mark.parametrize("size", ["", "2", "2GB", "-2GiB", "0GiB", "2.5GiB", "GiB", "9999999TiB"])
+async def test_a_limit_that_is_no_amount_of_storage_is_refused(size: str):
+    done = await run_cli("setup", "--agent", "code", "--files-limit", size)
+    assert done.code == 2
+    assert "write it as 512MiB or 10GiB" in done.err

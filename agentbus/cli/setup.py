@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import output
-from agentbus.cli.options import AgentId, bus_options, coordinator, run
+from agentbus.cli.options import AgentId, Size, bus_options, coordinator, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,7 @@ Examples:
   agentbus setup --nats-url nats://127.0.0.1:7422
   agentbus setup --config admin.toml --agent code --agent doc
   agentbus setup --config admin.toml --replicas 3
+  agentbus setup --config admin.toml --agent code --files-limit 2GiB
   agentbus setup --config admin.toml --agent code --update""",
 )
 @click.option(
@@ -37,6 +38,12 @@ Examples:
     type=click.IntRange(1, 5),
     help="Copies in a cluster (1, 3 or 5), also of what exists.  [default: as many as AGENT_TASKS has, or 1]",
 )
+@click.option(
+    "--files-limit",
+    metavar="SIZE",
+    type=Size(),
+    help="The most that the files bucket of each --agent may hold, such as 2GiB, also of what exists.  [default: none]",
+)
 @click.option("--update", is_flag=True, help="Also change what else exists and is different, where that is possible.")
 @click.option(
     "--wait",
@@ -51,6 +58,7 @@ Examples:
 def setup(
     agents: tuple[str, ...],
     replicas: int | None,
+    files_limit: int | None,
     nats_url: str | None,
     config: Path | None,
     *,
@@ -64,12 +72,15 @@ def setup(
     With --replicas, the number of copies is also changed of what exists, for every agent; nothing is lost, and tasks
     go on meanwhile. It ends once all copies hold everything.
     """
-    run(_setup(agents, replicas, nats_url, config, update=update, wait_s=wait_s))
+    if files_limit is not None and not agents:
+        raise click.UsageError("--files-limit goes with --agent")
+    run(_setup(agents, replicas, files_limit, nats_url, config, update=update, wait_s=wait_s))
 
 
 async def _setup(
     agents: tuple[str, ...],
     replicas: int | None,
+    files_limit: int | None,
     nats_url: str | None,
     config: Path | None,
     *,
@@ -83,7 +94,7 @@ async def _setup(
             output.remark(f"warning: {warning}")
         if replicas is not None:
             agents = tuple(dict.fromkeys([*agents, *await known_agents(bus.bus)]))
-        findings = await set_up(bus.bus, agents, replicas=replicas, update=update)
+        findings = await set_up(bus.bus, agents, replicas=replicas, files_limit=files_limit, update=update)
         _print(findings, update=update)
         await _copies(bus.bus, findings, agents, replicas, wait_s)
 
