@@ -122,6 +122,7 @@ for path in paths:
         pytest.param(
             "import agentbus.coordinator", ["asyncio", "nats", "pydantic", "pydantic_core"], id="the bus itself"
         ),
+        pytest.param("import agentbus_worker.worker", ["asyncio", "nats", "pydantic", "pydantic_core"], id="a worker"),
     ],
 )
 async def test_nothing_heavy_is_loaded_for(tmp_path: Path, statement: str, loaded: list[str]):
