@@ -38,6 +38,8 @@ from harness import BOUND_S, ROOT, Process, Ran, eventually, process, worker, wo
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OPERATIONS = ROOT / "docs" / "operations.md"
+"""Its commands are run by tests/test_operations.py."""
 EXAMPLES = ROOT / "docs" / "examples"
 PORT = "7422"
 
@@ -85,6 +87,7 @@ def blocks(page: Path) -> Iterator[Block]:
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 KINDS = {
     r"run": "bash",
+    r"run on an empty store": "bash",
     r'run, until it prints ".+"': "bash",
     r'start, until it prints ".+"': "bash",
     r"write \S+": "toml",
@@ -95,6 +98,9 @@ KINDS = {
     r"MCP server in JSON": "json",
     r"MCP server in TOML": "toml",
     r"a task": "json",
+    r"configuration of the bus for a leaf": "text",
+    r"configuration of a leaf": "text",
+    r"Kubernetes": "yaml",
     r"same as \S+": "python",
     r"rules of Prometheus": "yaml",
     r"not a command": "text",
@@ -102,8 +108,9 @@ KINDS = {
 }
 
 
-def marked(pattern: str) -> list[Block]:
-    return [block for block in ALL_BLOCKS if re.fullmatch(pattern, block.marker)]
+def marked(pattern: str, page: Path | None = None) -> list[Block]:
+    """The blocks with such a marker, on all pages or on one."""
+    return [block for block in ALL_BLOCKS if re.fullmatch(pattern, block.marker) and page in (None, block.page)]
 
 
 def table(page: Path, heading: str) -> list[list[str]]:
@@ -133,7 +140,7 @@ def test_every_block_says_what_the_test_does_with_it(block: Block) -> None:
     languages = [language for pattern, language in KINDS.items() if re.fullmatch(pattern, block.marker)]
     assert languages == [block.language], f"{block.where}: the comment {block.marker!r} is not known for this block"
     if block.language == "bash" and not block.marker.startswith("not runnable"):
-        assert block.page == README, f"{block.where}: only the README's commands are run"
+        assert block.page in (README, OPERATIONS), f"{block.where}: the commands of this page are not run"
 
 
 # -- the commands of the README ----------------------------------------------------------------------------------
@@ -224,7 +231,7 @@ def shape(value: Any, name: str = "") -> Any:
 async def test_a_newcomer_who_follows_the_readme_gets_a_result(tmp_path: Path) -> None:
     with ExitStack() as stack:
         reader = Reader(tmp_path, stack)
-        for block in marked(r"(run|start|write|the output)\b.*"):
+        for block in marked(r"(run|start|write|the output)\b.*", README):
             await reader.follow(block)
         async with (
             asyncio.timeout(BOUND_S),
