@@ -41,8 +41,6 @@ _STATUS: Final = "Status"
 _NO_RESPONDERS: Final = "503"
 _CLOSE_S: Final = 2.0
 _MAX_SUBJECT_CHARS: Final = 1024
-_HANG_UPS: Final = 1
-"""How often a server may hang up without a word before that counts as the answer."""
 
 
 class Connection:
@@ -294,9 +292,7 @@ class Connection:
                 raise fatal
         elif not self._up.is_set():
             self._dial_failures += 1
-            # A server that refuses credentials says so and hangs up; who is still sending then may not get to read it.
-            patience = _HANG_UPS if isinstance(error, BrokenPipeError | ConnectionResetError) else 0
-            if not (self._ever_up or self._patient) and self._dial_failures >= len(self.settings.urls) + patience:
+            if not (self._ever_up or self._patient) and self._dial_failures >= len(self.settings.urls):
                 raise self._explain(error)  # out of nats-py's loop, which would go on dialling
             self._state(f"{self._explain(error)}; trying again every {self.settings.reconnect_wait_s:g} s")
 

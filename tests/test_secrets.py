@@ -24,6 +24,7 @@ from agentbus.server import NatsServer, run_server
 from harness import Process, Ran, eventually, process, run_cli
 from installation import free_port
 from mcp_harness import http_server, over_http, over_stdio
+from scraping import get, url_of
 from searching import Processes, Vault, in_files, in_streams, readable_by_others, watching_processes
 
 pytestmark = [
@@ -112,6 +113,8 @@ async def prepared(path: Path, auth: str) -> AsyncGenerator[tuple[Run, NatsServe
             "worker", "init", "--bundle", await run.bundle("code", "code"), "--folder", run.there, "--command", command
         )
         run.may_hold(run.there / f"code.{run.suffix}", "code")
+        with (run.there / "config.toml").open("a") as file:
+            file.write("\n[metrics]\nport = 0\n")
         await run.types("coordinator", "init", "--bundle", await run.bundle("main", "main"), "--folder", run.here)
         run.may_hold(run.here / f"main.{run.suffix}", "main")
         yield run, server
@@ -205,6 +208,28 @@ async def use_the_bus_with_urls(run: Run, server: NatsServer, secret: str) -> No
         run.keep(json.dumps(answer.model_dump(mode="json")))
 
 
+async def use_it_over_http(run: Run, config: Path) -> None:
+    """The MCP server over HTTP, with the right token and with wrong ones."""
+    run.vault.keep("wrong bearer", WRONG_BEARER)
+    bearer = os.urandom(24).hex()
+    run.vault.keep("bearer", bearer)
+    token_file = run.path / "mcp.token"
+    token_file.write_text(bearer + "\n")
+    token_file.chmod(0o600)
+    run.may_hold(token_file, "bearer")
+    options = ("--config", str(config), "--token-file", str(token_file))
+    async with http_server(run.said / "mcp-http.txt", *options) as served:
+        async with over_http(served.url, token=bearer) as client:
+            await use_the_tools(run, client)
+        async with httpx2.AsyncClient() as http:
+            for headers in ({"Authorization": f"Bearer {WRONG_BEARER}"}, {"X-Token": WRONG_BEARER}):
+                refused = await http.post(
+                    served.url, headers=headers, params={"token": WRONG_BEARER}, json={"token": WRONG_BEARER}
+                )
+                assert refused.status_code == 401
+                run.keep(repr(refused.headers) + refused.text)
+
+
 @pytest.mark.parametrize("auth", ["nkey", "password"])
 async def test_no_secret_of_a_whole_run_is_anywhere_but_where_it_belongs(tmp_path: Path, home: Path, auth: str) -> None:
     if auth == "password":
@@ -212,13 +237,6 @@ async def test_no_secret_of_a_whole_run_is_anywhere_but_where_it_belongs(tmp_pat
     async with watching_processes() as seen, prepared(tmp_path, auth) as (run, server):
         for name, secret in {"wrong": WRONG, **dict(zip(PIECES, PIECES, strict=True))}.items():
             run.vault.keep(name, secret)
-        run.vault.keep("wrong bearer", WRONG_BEARER)
-        bearer = os.urandom(24).hex()
-        run.vault.keep("bearer", bearer)
-        token_file = tmp_path / "mcp.token"
-        token_file.write_text(bearer + "\n")
-        token_file.chmod(0o600)
-        run.may_hold(token_file, "bearer")
         main = run.here / "coordinator.toml"
         main_secret = (run.here / f"main.{run.suffix}").read_text().strip()
         in_environment = new_seed()
@@ -227,19 +245,10 @@ async def test_no_secret_of_a_whole_run_is_anywhere_but_where_it_belongs(tmp_pat
 
         async with noisy_worker(run, AGENTBUS_NATS_URL=url) as worker:
             await worker.until_said("ready for tasks")
+            run.keep((await get(await url_of(worker))).text)
             async with over_stdio(run.said / "mcp.txt", "auto", "--config", str(main)) as client:
                 await use_the_tools(run, client)
-            options = ("--config", str(main), "--token-file", str(token_file))
-            async with http_server(run.said / "mcp-http.txt", *options) as served:
-                async with over_http(served.url, token=bearer) as client:
-                    await use_the_tools(run, client)
-                async with httpx2.AsyncClient() as http:
-                    for headers in ({"Authorization": f"Bearer {WRONG_BEARER}"}, {"X-Token": WRONG_BEARER}):
-                        refused = await http.post(
-                            served.url, headers=headers, params={"token": WRONG_BEARER}, json={"token": WRONG_BEARER}
-                        )
-                        assert refused.status_code == 401
-                        run.keep(repr(refused.headers) + refused.text)
+            await use_it_over_http(run, main)
             await use_the_commands(run)
             await use_the_bus_with_urls(run, server, main_secret)
 
