@@ -38,6 +38,7 @@ class Flaw(Enum):
     ACK_SETTLED = "a settled task is acknowledged without making sure of its result"
     IGNORE_REFUSAL = "a worker whose commit was refused publishes all the same"
     NO_TAKEOVER = "a task whose owner is gone is left to that owner"
+    NO_REVISION = "what a lagging replica said is written over what the ledger holds"
 
 
 class Key(NamedTuple):
@@ -80,7 +81,10 @@ class Worker(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything there is. `untouched`: the ledger still is at the revision that the task's header names."""
+    """Everything there is. `untouched`: the ledger still is at the revision that the task's header names.
+
+    `before` is what the key held before its last change, which a replica that lags behind still answers with.
+    """
 
     key: Key | None
     untouched: bool
@@ -92,6 +96,8 @@ class State(NamedTuple):
     losses: int
     forgets: int
     cancels: int
+    lags: int = 0
+    before: Key | None = None
 
 
 @dataclass
@@ -164,9 +170,17 @@ class Explorer:
     """Walks all states that can be reached."""
 
     def __init__(
-        self, flaw: Flaw = Flaw.NONE, *, crashes: int = 1, losses: int = 1, forgets: int = 1, cancels: int = 1
+        self,
+        flaw: Flaw = Flaw.NONE,
+        *,
+        crashes: int = 1,
+        losses: int = 1,
+        forgets: int = 1,
+        cancels: int = 1,
+        lags: int = 0,
     ) -> None:
         self._flaw = flaw
+        self._lags = lags
         self._budget = (crashes, losses, forgets, cancels)
         self._header = True
 
@@ -184,6 +198,7 @@ class Explorer:
             losses=self._budget[1],
             forgets=self._budget[2],
             cancels=self._budget[3],
+            lags=self._lags,
         )
         came_from: dict[State, tuple[State, str] | None] = {start: None}
         before: dict[State, list[State]] = {}
@@ -243,6 +258,8 @@ class Explorer:
             worker = state.workers[index]
             for label, following in self._worker_steps(state, index, worker):
                 yield f"worker {index} {label}", following
+            if state.lags and worker.step in (Step.READ, Step.REFUSED, Step.REPLAY):
+                yield from self._reads_at_a_lagging_replica(state, index, worker)
             if worker.step is not Step.DEAD and state.crashes:
                 dead = Worker(Step.DEAD, outbox=worker.outbox)
                 yield f"worker {index} dies", _with(state, index, dead)._replace(crashes=state.crashes - 1)
@@ -251,6 +268,15 @@ class Explorer:
             yield "a cancel wish", _written(state, wish)._replace(cancels=state.cancels - 1)
         if state.forgets and not state.message:
             yield "the server forgets the ack", state._replace(message=True, forgets=state.forgets - 1)
+
+    def _reads_at_a_lagging_replica(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
+        """The same steps on what the key held before its last change; nothing that was read so is at its revision."""
+        seen = state._replace(key=state.before, before=state.key)
+        left = state.lags - 1
+        for label, following in self._worker_steps(seen, index, worker):
+            misled = following.workers[index]._replace(fresh=self._flaw is Flaw.NO_REVISION)
+            present = following._replace(key=state.key, before=state.before if left else None, lags=left)
+            yield f"worker {index} {label}, at a replica that lags behind", _with(present, index, misled)
 
     def _worker_steps(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
         match worker.step:
@@ -441,12 +467,14 @@ def _written(state: State, key: Key) -> State:
     """The ledger after a write: nobody knows its revision any more."""
     one, two = state.workers
     workers = (one._replace(fresh=False), two._replace(fresh=False))
-    return state._replace(key=key, untouched=False, workers=workers)
+    return state._replace(key=key, untouched=False, workers=workers, before=state.key if state.lags else None)
 
 
 def _unused_nonce(state: State) -> str:
     """A nonce that nothing refers to: as good as a new one, and the number of states stays finite."""
-    used = {state.key.nonce if state.key else ""} | {name.removeprefix("r-").partition("#")[0] for name in state.inbox}
+    used = {key.nonce for key in (state.key, state.before) if key} | {
+        name.removeprefix("r-").partition("#")[0] for name in state.inbox
+    }
     for worker in state.workers:
         used |= {key.nonce for key in (worker.held, worker.tried) if key is not None} | {worker.outbox}
     return next(nonce for nonce in _NONCES if nonce not in used)

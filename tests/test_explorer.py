@@ -25,6 +25,20 @@ def test_no_order_of_events_leads_to_two_results_or_to_none(
     assert ("cancelled" in report.endings) == bool(cancels)
 
 
+@pytest.mark.parametrize("foreign", [False, True], ids=["published by agentbus", "published by a stranger"])
+@pytest.mark.parametrize(("crashes", "losses"), [(1, 0), (0, 1)], ids=["a crash", "a lost answer"])
+def test_a_replica_that_lags_behind_misleads_nobody(crashes: int, losses: int, foreign: bool):
+    explorer = Explorer(crashes=crashes, losses=losses, forgets=1, cancels=1, lags=1)
+    report = explorer.explore(foreign=foreign)
+    assert report.sound, first_fault(report)
+    assert {"completed", "cancelled"} <= report.endings
+
+
+def test_a_write_that_goes_by_what_a_lagging_replica_says_is_found_out():
+    report = Explorer(Flaw.NO_REVISION, lags=1).explore()
+    assert not report.sound
+
+
 @pytest.mark.parametrize(
     ("flaw", "symptom"),
     [
