@@ -110,6 +110,7 @@ class ConnectionSettings:
     ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
+    tls_first: bool = False
     inbox_prefix: str = "_INBOX"
     connect_timeout_s: float = 3.0
     reconnect_wait_s: float = 2.0
@@ -117,8 +118,8 @@ class ConnectionSettings:
 
     @property
     def needs_tls(self) -> bool:
-        """Whether no server is spoken to without TLS, whatever its URL says: whoever names files for TLS wants it."""
-        return self.ca_file is not None or self.cert_file is not None
+        """Whether no server is spoken to without TLS, whatever its URL says: whoever configures TLS wants it."""
+        return self.tls_first or self.ca_file is not None or self.cert_file is not None
 
     @property
     def servers(self) -> str:
@@ -161,6 +162,7 @@ def connection_settings(
         ca_file=nats.ca_file,
         cert_file=nats.cert_file,
         key_file=nats.key_file,
+        tls_first=nats.tls_first,
         inbox_prefix=nats.inbox_prefix or subjects.inbox_prefix(identity),
         reconnect_wait_s=reconnect_wait_s,
         max_reconnect_attempts=max_reconnect_attempts,

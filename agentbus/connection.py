@@ -91,6 +91,7 @@ class Connection:
                 servers=[str(url) for url in settings.urls],
                 name=settings.name,
                 inbox_prefix=settings.inbox_prefix,
+                tls_handshake_first=settings.tls_first,
                 connect_timeout=settings.connect_timeout_s,  # pyright: ignore[reportArgumentType]  # any number of seconds
                 reconnect_time_wait=settings.reconnect_wait_s,  # pyright: ignore[reportArgumentType]
                 max_reconnect_attempts=settings.max_reconnect_attempts,
@@ -395,6 +396,11 @@ class Connection:
             return BusUnavailableError(f"{servers}: {error}")
         if isinstance(error, TimeoutError):
             return BusUnavailableError(f"{servers} did not answer within {self.settings.connect_timeout_s:g} s")
+        if "expecting INFO" in str(error):
+            first = (
+                "" if self.settings.tls_first else "; if it wants TLS first (handshake_first), set tls_first in [nats]"
+            )
+            return BusUnavailableError(f"what listens at {servers} does not greet as a NATS server does{first}")
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix("nats: ")
         if isinstance(error, ConnectionRefusedError):
             reason = "connection refused"

@@ -19,6 +19,7 @@ from agentbus.urls import ServerUrl
 
 _CONNECT_S: Final = 5.0
 _SOON_S: Final = 14 * 86_400
+_NO_GREETING: Final = "correct the port of url in [nats]; if the server wants TLS first, set tls_first"
 _LOOPBACK: Final = ("127.", "::1", "localhost")
 
 
@@ -69,6 +70,9 @@ def _why(error: OSError) -> str:
 async def _greeting(
     url: ServerUrl, settings: ConnectionSettings, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> AsyncGenerator[Finding]:
+    if settings.tls_first:
+        yield await _handshake(url, settings, writer)
+        return
     try:
         async with asyncio.timeout(_CONNECT_S):
             line = await reader.readline()
@@ -80,7 +84,7 @@ async def _greeting(
     except ValueError:
         info = {}
     if not info:
-        yield failed("greeting", f"what listens on {url} is no NATS server", "correct the port of url in [nats]")
+        yield failed("greeting", f"what listens on {url} is no NATS server", _NO_GREETING)
         return
     if not url.tls and not settings.needs_tls:
         if not info.get("tls_required"):

@@ -63,6 +63,7 @@ class NatsSection(Section):
     ca_file: FilePath | None = None
     cert_file: FilePath | None = None
     key_file: FilePath | None = None
+    tls_first: bool = False
     inbox_prefix: str | None = None
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ from harness import eventually, toml, worker_toml
 
 PARTIES = ("admin", "main", "code")
 TOKEN = "t0k€n:w/th@all?kinds#of%characters"
-Nats = dict[str, str | Path]
+Nats = dict[str, str | Path | bool]
 
 
 def password_of(party: str) -> str:
@@ -240,6 +240,12 @@ def _by_own_ca(bus: Bus) -> tuple[str, Callable[[str], Nats]]:
     return tls + users, lambda party: {**sign_in(party), "ca_file": bus.folder / "ca.pem"}
 
 
+def _by_tls_first(bus: Bus) -> tuple[str, Callable[[str], Nats]]:
+    tls = _with_tls(bus, "handshake_first: true")
+    users, sign_in = _by_password(bus, "tls")
+    return tls + users, lambda party: {**sign_in(party), "ca_file": bus.folder / "ca.pem", "tls_first": True}
+
+
 def _certificate_for(bus: Bus, party: str) -> Nats:
     assert bus.authority is not None
     pair = client_certificate(bus.authority, f"agent-{party}")
@@ -271,6 +277,7 @@ KINDS: dict[str, Callable[[Bus], tuple[str, Callable[[str], Nats]]]] = {
     "nkey": _by_nkey,
     "creds": _by_creds,
     "own CA": _by_own_ca,
+    "TLS first": _by_tls_first,
     "password and certificate": _by_password_and_certificate,
     "certificate": _by_certificate,
 }

@@ -111,6 +111,14 @@ def _another_ca(bus: Bus) -> dict[str, Any]:
     return {"ca_file": bus.write("another-ca.pem", new_authority("Another CA").certificate)}
 
 
+def _tls_later(bus: Bus) -> dict[str, Any]:
+    return {"tls_first": False}
+
+
+def _folder(bus: Bus) -> dict[str, Any]:
+    return {"password_file": bus.folder}
+
+
 def _no_ca(bus: Bus) -> dict[str, Any]:
     return {"ca_file": bus.write("no-ca.pem", "nothing\n")}
 
@@ -169,6 +177,7 @@ REFUSED: list[tuple[str, Change, str]] = [
 ]
 UNUSABLE: list[tuple[str, Change, str]] = [
     ("password", _missing_file, "cannot read the secret in {}/missing.password: No such file or directory"),
+    ("password", _folder, "cannot read the secret in {}: Is a directory"),
     ("nkey", _cut_nkey, "the secret in {}/cut.nk cannot be used: it is not the seed of a user's nkey"),
     ("creds", _no_creds, "{}/empty.creds cannot be used: there is no block BEGIN NATS USER JWT in it"),
     ("own CA", _no_ca, "ca_file {}/no-ca.pem holds no certificate in PEM form"),
@@ -180,6 +189,8 @@ UNSAFE: list[tuple[str, Change, str]] = [
     ("own CA", _without_ca, "set ca_file in [nats] for a private CA"),
     ("own CA", _another_ca, "{}/another-ca.pem is not the CA of this server"),
     ("own CA", _another_name, "write a name or address into url that the server's certificate has"),
+    ("TLS first", _another_ca, "{}/another-ca.pem is not the CA of this server"),
+    ("TLS first", _tls_later, "set tls_first"),
     ("certificate", _without_certificate, "the server asks for a client certificate: set cert_file and key_file"),
     ("password and certificate", _without_certificate, "the server asks for a client certificate: set cert_file"),
     ("certificate", _certificate_of_another_ca, "the server does not accept {}/foreign.pem"),
