@@ -21,16 +21,14 @@ from agentbus.errors import (
     PermissionDeniedError,
     TooLargeError,
 )
+from agentbus.explaining import explained
 from agentbus.messages import random_token
-from agentbus.refusal import refused
-from agentbus.tls import certificate_wanted, tls_context, why_tls_failed
+from agentbus.tls import tls_context
 from agentbus.transport import (
-    CertificateWantedError,
     Client,
     Headers,
     Msg,
     NatsError,
-    NotSecureError,
     is_auth_error,
     refused_subject,
 )
@@ -381,29 +379,4 @@ class Connection:
             )
 
     def _explain(self, error: BaseException) -> BusError:
-        """Turn what nats-py raises into an error with a fix."""
-        servers = self.settings.servers
-        if isinstance(error, BusError):
-            return error
-        if is_auth_error(error):
-            return refused(self.settings, self._presented)
-        if isinstance(error, ssl.SSLError):
-            reason, fix = why_tls_failed(error, self.settings)
-            return BusUnavailableError(f"TLS with {servers} failed: {reason}; {fix}")
-        if isinstance(error, CertificateWantedError):
-            return BusUnavailableError(f"TLS with {servers} failed: {certificate_wanted(self.settings)}")
-        if isinstance(error, NotSecureError):
-            return BusUnavailableError(f"{servers}: {error}")
-        if isinstance(error, TimeoutError):
-            return BusUnavailableError(f"{servers} did not answer within {self.settings.connect_timeout_s:g} s")
-        if "expecting INFO" in str(error):
-            first = (
-                "" if self.settings.tls_first else "; if it wants TLS first (handshake_first), set tls_first in [nats]"
-            )
-            return BusUnavailableError(f"what listens at {servers} does not greet as a NATS server does{first}")
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix("nats: ")
-        if isinstance(error, ConnectionRefusedError):
-            reason = "connection refused"
-        return BusUnavailableError(
-            f"cannot reach the bus at {servers}: {reason}; is nats-server running? `agentbus up` starts a local one"
-        )
+        return explained(error, self.settings, self._presented)

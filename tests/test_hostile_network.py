@@ -170,6 +170,25 @@ async def test_a_server_that_was_named_before_tls_is_held_to_the_name_in_the_con
         assert [bytes(sent) for sent in lure.received_hostile if b"CONNECT" in sent] == []
 
 
+async def test_with_tls_first_a_greeting_in_the_clear_is_not_even_read(bus: Bus) -> None:
+    received = bytearray()
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.15.1","max_payload":1048576,"headers":true}\r\n')
+        received.extend(await reader.read(65536))
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as plain:
+        url = bus.at(plain.sockets[0].getsockname()[1], "main").replace("tls://", "nats://")
+        read = await run_cli(
+            "result", "get", "--agent", "main", "--config", str(bus.coordinator_toml("main", url=url, tls_first=True))
+        )
+    assert (read.code, read.out) == (1, "")
+    assert "TLS with" in read.err
+    assert received.startswith(b"\x16\x03"), "the beginning of a handshake"
+    assert password_of("main").encode() not in received
+
+
 async def test_a_server_that_says_nothing_gets_nothing(bus: Bus) -> None:
     received: list[bytes] = []
 
