@@ -174,6 +174,14 @@ class Client(NatsClient):
         """`subscribe`, as far as it is used here, with its types."""
         return await self.subscribe(subject, cb=callback)  # pyright: ignore[reportUnknownMemberType]
 
+    async def _close(self, status: int, do_cbs: bool = True) -> None:  # as in nats-py
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None and writer.transport.is_closing():
+            # nats-py would send what is left to nobody, of which asyncio of Python 3.13.0 makes a TypeError.
+            self._pending.clear()
+            self._pending_data_size = 0
+        await super()._close(status, do_cbs)
+
     async def abandon(self) -> None:
         """Close a connection whose first dial failed, with whatever it had got hold of."""
         self._hang_up()

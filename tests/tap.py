@@ -61,9 +61,9 @@ class Tap:
                     way.cancel()
                 await asyncio.gather(*ways, return_exceptions=True)
         finally:
-            writer.close()
-            server_writer.close()
-            await asyncio.gather(writer.wait_closed(), server_writer.wait_closed(), return_exceptions=True)
+            # Without waiting for their ends: of a connection whose TLS handshake has failed, asyncio never tells it.
+            writer.transport.abort()
+            server_writer.transport.abort()
 
     async def cut(self) -> None:
         """Break all connections."""
@@ -96,4 +96,3 @@ async def tapped(upstream: int) -> AsyncGenerator[Tap]:
     finally:
         listener.close()
         await tap.cut()
-        await listener.wait_closed()
