@@ -8,7 +8,8 @@ the others, and a task that is delivered again is settled from it.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -120,7 +121,7 @@ async def _snapshot(bus: Bus, name: str, folder: Path) -> Copied:
         wanted = {"deliver_subject": inbox, "chunk_size": _CHUNK_BYTES, "no_consumers": False}
         answer = await bus.api(f"STREAM.SNAPSHOT.{name}", wanted)
         size = 0
-        with open_private(folder / _DATA) as file:
+        with _on_disk(folder), open_private(folder / _DATA) as file:
             while (message := await _next(pieces, name)).data:
                 file.write(message.data)
                 size += len(message.data)
@@ -136,6 +137,15 @@ async def _snapshot(bus: Bus, name: str, folder: Path) -> Copied:
     return Copied(name, int(answer["state"]["messages"]), size)
 
 
+@contextmanager
+def _on_disk(path: Path) -> Generator[None]:
+    """Name the place that cannot be read or written."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"the backup in {path} breaks off: {error.strerror or error}") from None
+
+
 async def _next(pieces: asyncio.Queue[Msg], name: str) -> Msg:
     try:
         async with asyncio.timeout(_SILENCE_S):
@@ -147,7 +157,7 @@ async def _next(pieces: asyncio.Queue[Msg], name: str) -> Msg:
 async def _restore(bus: Bus, name: str, data: Path, config: dict[str, Any], state: dict[str, Any]) -> Copied:
     answer = await bus.api(f"STREAM.RESTORE.{name}", {"config": config, "state": state})
     target, size = str(answer["deliver_subject"]), 0
-    with data.open("rb") as file:
+    with _on_disk(data), data.open("rb") as file:
         while piece := file.read(_CHUNK_BYTES):
             said = await bus.request(target, piece, timeout_s=_SILENCE_S)
             _check(name, said.data)

@@ -1,6 +1,7 @@
 """A backup holds what was on the bus, and what is restored goes on where it was."""
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -150,6 +151,25 @@ async def test_a_part_of_a_backup_is_not_restored(server: NatsServer, tmp_path: 
         (tmp_path / "backup" / "backup.json").unlink()
         with pytest.raises(ConfigError, match="there is no whole backup in"):
             assert [one async for one in restore(coordinator.bus, tmp_path / "backup")]
+
+
+async def test_a_disk_that_takes_no_more_and_a_file_that_is_gone_are_named(server: NatsServer, tmp_path: Path):
+    resource = pytest.importorskip("resource")
+    async with connect(server.url) as coordinator:
+        await set_up(coordinator.bus, ["code"])
+        await publish(coordinator, os.urandom(50_000).hex())
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # of this process, as a quota would
+        try:
+            with pytest.raises(ConfigError, match="AGENT_TASKS breaks off: File too large"):
+                _ = [one async for one in back_up(coordinator.bus, tmp_path / "part")]
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        _ = [one async for one in back_up(coordinator.bus, tmp_path / "whole")]
+    (tmp_path / "whole" / "AGENT_RESULTS" / "snapshot").unlink()
+    async with run_server(store=tmp_path / "empty") as empty, connect(empty.url) as coordinator:
+        with pytest.raises(ConfigError, match=r"AGENT_RESULTS.snapshot breaks off: No such file"):
+            _ = [one async for one in restore(coordinator.bus, tmp_path / "whole")]
 
 
 async def test_a_damaged_backup_is_refused_by_the_server(tmp_path: Path):
