@@ -1,6 +1,7 @@
 """Fixtures: one real nats-server a test (it is ready in 50 ms), and a look at what the test left behind."""
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
@@ -13,6 +14,10 @@ from agentbus.config import URL_VARIABLE
 from agentbus.server import NatsServer, run_server
 from agentbus.streams import set_up
 from harness import ROOT, processes_with
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background by a shell that has no job control; whatever the tests start would ignore Ctrl-C, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
