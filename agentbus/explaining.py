@@ -30,6 +30,7 @@ def explained(error: BaseException, settings: ConnectionSettings, presented: Cre
         first = "" if settings.tls_first else "; if it wants TLS first (handshake_first), set tls_first in [nats]"
         return BusUnavailableError(f"what listens at {servers} does not greet as a NATS server does{first}")
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix("nats: ")
+    reason = reason or "it hung up"  # asyncio has no words for that
     if isinstance(error, ConnectionRefusedError):
         reason = "connection refused"
     return BusUnavailableError(

@@ -43,7 +43,12 @@ async def examine_at(clock: Path, *arguments: str) -> list[dict[str, Any]]:
 
 
 def wrong(findings: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    return [(finding["check"], finding["verdict"]) for finding in findings if finding["verdict"] != "ok"]
+    """What is not ok, but for the warning of an old server, with which the tests are run as well."""
+    return [
+        (finding["check"], finding["verdict"])
+        for finding in findings
+        if finding["verdict"] != "ok" and not (finding["check"] == "server" and " 2.10." in finding["text"])
+    ]
 
 
 def of(findings: list[dict[str, Any]], check: str) -> dict[str, Any]:
@@ -84,7 +89,8 @@ async def test_every_role_is_well_and_nothing_is_left_on_the_bus(tmp_path: Path,
     assert wrong(main) == []
     assert wrong(code) == []
     assert wrong(boss) == [("streams", "warning")] * 2  # the leases of a second, which the test has chosen
-    assert all("ack_wait" in finding["text"] for finding in boss if finding["verdict"] == "warning")
+    leases = [finding["text"] for finding in boss if finding["check"] == "streams" and finding["verdict"] == "warning"]
+    assert all("ack_wait" in text for text in leases)
     assert of(main, "sign-in")["text"].startswith("as agent-main" if shipped else "with an nkey")
     assert "valid until" in of(main, "tls")["text"]
     assert of(code, "limits")["text"] == "nothing that a worker must not do"

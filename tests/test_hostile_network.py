@@ -184,7 +184,7 @@ async def test_with_tls_first_a_greeting_in_the_clear_is_not_even_read(bus: Bus)
             "result", "get", "--agent", "main", "--config", str(bus.coordinator_toml("main", url=url, tls_first=True))
         )
     assert (read.code, read.out) == (1, "")
-    assert "TLS with" in read.err
+    assert "TLS with" in read.err or "hung up" in read.err, "it depends on what comes first"
     assert received.startswith(b"\x16\x03"), "the beginning of a handshake"
     assert password_of("main").encode() not in received
 

@@ -460,6 +460,7 @@ async def test_a_header_that_is_no_trace_does_nothing_to_the_task(
     texts = [text(waited.settled[task_id]) for task_id in sent]
     assert texts[: len(HOSTILE)] == ["\n\n\n"] * len(HOSTILE)
     assert {found.splitlines()[0] for found in texts[len(HOSTILE) :]} == {PARENT}
+    said = "\n".join(line for line in said.splitlines() if "nats-server" not in line)  # its version may be warned of
     assert not {"warning", "error", "traceback"} & set(said.lower().split())
 
 
