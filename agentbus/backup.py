@@ -18,6 +18,7 @@ from agentbus import subjects
 from agentbus.bus import Bus
 from agentbus.errors import BusError, BusUnavailableError, ConfigError, SetupMissingError
 from agentbus.privatefiles import open_private, private_folder, write_private
+from agentbus.streams import place
 from agentbus.transport import Msg
 
 ORDER: Final = (
@@ -155,7 +156,7 @@ async def _next(pieces: asyncio.Queue[Msg], name: str) -> Msg:
 
 
 async def _restore(bus: Bus, name: str, data: Path, config: dict[str, Any], state: dict[str, Any]) -> Copied:
-    answer = await bus.api(f"STREAM.RESTORE.{name}", {"config": config, "state": state})
+    answer = await place(bus, f"STREAM.RESTORE.{name}", {"config": config, "state": state})
     target, size = str(answer["deliver_subject"]), 0
     with _on_disk(data), data.open("rb") as file:
         while piece := file.read(_CHUNK_BYTES):

@@ -47,6 +47,8 @@ DEFAULT_MONITORING_PORT: Final = 8222
 _COORDINATOR: Final = subjects.COORDINATOR
 _AUTHORITY: Final = "agentbus private CA"
 _SIZE = re.compile(r"[1-9][0-9]{0,9}(KiB|MiB|GiB|TiB)")
+_UNITS: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_MAX_BYTES: Final = 1 << 60
 _BCRYPT_ROUNDS: Final = 11
 _LOCK_PATIENCE_S: Final = 10.0
 """How long a change waits for others: each takes milliseconds."""
@@ -56,11 +58,16 @@ def size(text: str) -> str:
     """Return an amount of storage that nats-server understands.
 
     Raises:
-        ConfigError: it is not a whole number of KiB, MiB, GiB or TiB.
+        ConfigError: it is not a whole number of KiB, MiB, GiB or TiB, or more than a server can count.
     """
-    if not _SIZE.fullmatch(text):
+    if not _SIZE.fullmatch(text) or in_bytes(text) >= _MAX_BYTES:
         raise ConfigError(f"{text!r} is no amount of storage; write it as 512MiB or 10GiB")
     return text
+
+
+def in_bytes(amount: str) -> int:
+    """The bytes of an amount of storage that `size` has let pass."""
+    return int(amount[:-3]) * _UNITS[amount[-3:]]
 
 
 class _Bus(Section):

@@ -296,12 +296,18 @@ def _no_copies(error: ApiError, count: int) -> ApiError:
     )
 
 
-async def _place(bus: Bus, verb: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Make or change a stream. The servers of a cluster that has just started do not know of each other's room yet."""
+async def place(bus: Bus, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Ask for a stream to be made, changed or restored.
+
+    The servers of a cluster that has just started do not know of each other's room yet, and refuse: then again.
+
+    Raises:
+        ApiError: any other refusal, or still this one after a while.
+    """
     deadline = asyncio.get_running_loop().time() + _PLACING_S
     while True:
         try:
-            return await bus.api(verb, config)
+            return await bus.api(verb, body)
         except ApiError as error:
             if error.err_code != _NO_PEERS or asyncio.get_running_loop().time() > deadline:
                 raise
@@ -326,7 +332,7 @@ async def _reconcile_stream(bus: Bus, wanted: _Wanted, copies: _Copies, *, updat
         found = (await bus.api(f"STREAM.INFO.{wanted.name}"))["config"]
     except SetupMissingError:
         config = {**wanted.config, **copies.bound(wanted.share)}
-        made = await _place(bus, f"STREAM.CREATE.{wanted.name}", {**config, "num_replicas": copies.made_with})
+        made = await place(bus, f"STREAM.CREATE.{wanted.name}", {**config, "num_replicas": copies.made_with})
         return Finding(wanted.kind, wanted.name, "made", _differences(config, made["config"]))
     # A bound is the administrator's choice once the stream exists: only one that was asked for changes it.
     bound = {"max_bytes": wanted.config["max_bytes"]} if wanted.config["max_bytes"] > 0 else {}
@@ -339,7 +345,7 @@ async def _reconcile_stream(bus: Bus, wanted: _Wanted, copies: _Copies, *, updat
     differences = _differences(config, found)
     if not changes or not differences:
         return Finding(wanted.kind, wanted.name, "different" if differences else "found", differences)
-    changed = await _place(bus, f"STREAM.UPDATE.{wanted.name}", {**found, **changes})
+    changed = await place(bus, f"STREAM.UPDATE.{wanted.name}", {**found, **changes})
     left = _differences(config, changed["config"])
     return Finding(wanted.kind, wanted.name, "different" if left else "updated", left or differences)
 

@@ -148,20 +148,25 @@ async def test_a_task_that_is_given_back_is_counted(tmp_path: Path, server: Nats
     assert (after.value("agentbus_worker_slots_taken"), after.value("agentbus_worker_tasks_held")) == (1, 1)
 
 
+async def ends_without_a_bus(bus: Coordinator, server: NatsServer, child: Process, url: str, gate: Path) -> str:
+    """A task whose command ends while the bus is away: its id."""
+    task_id = await publish(bus, f"wait:{gate} say:done")
+    await until(url, 1, "agentbus_worker_runs_started_total")
+    server.kill()
+    await until(url, 0, "agentbus_worker_bus_connected")
+    gate.touch()
+    await child.until_said("the result cannot be stored yet")
+    return task_id
+
+
 async def test_results_that_are_late_and_outages_are_told(tmp_path: Path):
     server = await start_server(store=tmp_path / "s")
     port = int(server.url.rpartition(":")[2])
-    gate = tmp_path / "gate"
     try:
         async with connect(server.url) as bus:
             await set_up(bus.bus)
             async with measured(tmp_path, server.url) as (child, url):
-                task_id = await publish(bus, f"wait:{gate} say:done")
-                await until(url, 1, "agentbus_worker_runs_started_total")
-                server.kill()
-                await until(url, 0, "agentbus_worker_bus_connected")
-                gate.touch()
-                await child.until_said("the result cannot be stored yet")
+                task_id = await ends_without_a_bus(bus, server, child, url, tmp_path / "gate")
                 away = await until(url, 1, "agentbus_worker_outbox_entries")
                 server = await start_server(store=tmp_path / "s", port=port)
                 await settled(bus, task_id)
@@ -179,16 +184,11 @@ async def test_results_that_are_late_and_outages_are_told(tmp_path: Path):
 async def test_what_an_earlier_worker_has_left_is_told_before_there_is_a_bus(tmp_path: Path):
     server = await start_server(store=tmp_path / "s")
     port = int(server.url.rpartition(":")[2])
-    gate = tmp_path / "gate"
     try:
         async with connect(server.url) as bus:
             await set_up(bus.bus)
             async with measured(tmp_path, server.url) as (child, url):
-                task_id = await publish(bus, f"wait:{gate} say:done")
-                await until(url, 1, "agentbus_worker_runs_started_total")
-                server.kill()
-                gate.touch()
-                await child.until_said("the result cannot be stored yet")
+                task_id = await ends_without_a_bus(bus, server, child, url, tmp_path / "gate")
                 await until(url, 1, "agentbus_worker_outbox_entries")
                 child.kill()
             async with measured(tmp_path, server.url, ready=False) as (_, url):

@@ -30,8 +30,8 @@ async def _backup(folder: Path, nats_url: str | None, config: Path | None) -> No
     from agentbus.backup import back_up  # noqa: PLC0415
 
     async with coordinator(nats_url, config) as bus:
-        copied = [one async for one in back_up(bus.bus, folder)]
-    _print(copied)
+        async for one in back_up(bus.bus, folder):
+            _print(one)
 
 
 @click.command(
@@ -57,14 +57,13 @@ async def _restore(folder: Path, replicas: int | None, nats_url: str | None, con
     from agentbus.backup import restore as bring_back  # noqa: PLC0415
 
     async with coordinator(nats_url, config) as bus:
-        copied = [one async for one in bring_back(bus.bus, folder, replicas=replicas)]
-    _print(copied)
+        async for one in bring_back(bus.bus, folder, replicas=replicas):
+            _print(one)
 
 
-def _print(copied: "list[Copied]") -> None:
+def _print(one: "Copied") -> None:
+    """A line as soon as a stream is there whole: a large one takes long."""
     if output.on_terminal():
-        rows = [[one.stream, str(one.messages), str(one.bytes)] for one in copied]
-        output.table(["stream", "messages", "bytes"], rows)
+        click.echo(f"{one.stream}: {one.messages} messages, {one.bytes} bytes")
     else:
-        for one in copied:
-            output.json_line({"stream": one.stream, "messages": one.messages, "bytes": one.bytes})
+        output.json_line({"stream": one.stream, "messages": one.messages, "bytes": one.bytes})

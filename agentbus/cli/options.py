@@ -5,7 +5,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -50,14 +50,16 @@ class Size(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """An amount of storage such as 512MiB, as bytes."""
 
     name = "SIZE"
-    _UNITS: ClassVar = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The number of bytes."""
-        number, unit = str(value)[:-3], str(value)[-3:]
-        if unit not in self._UNITS or not number.isdecimal() or not number.isascii() or not 0 < int(number) < 1 << 20:
-            self.fail(f"{value!a} is no amount of storage; write it as 512MiB or 10GiB", param, ctx)
-        return int(number) * self._UNITS[unit]
+        from agentbus.busfolder import in_bytes, size  # noqa: PLC0415
+        from agentbus.errors import ConfigError  # noqa: PLC0415
+
+        try:
+            return in_bytes(size(str(value)))
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
 
 
 def bus_options(command: _F) -> _F:

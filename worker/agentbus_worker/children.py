@@ -15,7 +15,6 @@ import itertools
 import json
 import logging
 import os
-import secrets
 import signal
 import sys
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from agentbus.messages import random_token
 from agentbus.subjects import is_task_id
 from agentbus_worker.loglines import TaskLog
 from agentbus_worker.state import write_whole
@@ -55,7 +55,7 @@ class Children:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._worker = secrets.token_hex(10)
+        self._worker = random_token()
         self._numbers = itertools.count(1)
         self._runs: dict[int, Run] = {}
         self._late: dict[int, asyncio.TimerHandle] = {}  # what is not yet on record with its process
