@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from agentbus import Coordinator, subjects
@@ -19,6 +19,7 @@ from chaos.plan import FRAGILE_WORKER, HERE, Fault, Plan, PlannedTask
 from chaos.verdict import Account, executions, judge, longest_recovery, longest_silence_s
 from harness import worker_toml
 
+_CATCH_UP_S = 20.0
 _PROGRESS_S = 10.0
 _DRAIN_S = 2.0
 _RETRY_S = 0.2
@@ -40,6 +41,7 @@ class Storm:
         self._retries = 0
         self._seen: dict[str, str] = {}
         self._watched: list[tuple[int, float, str]] = []
+        self._seen_all = asyncio.Event()
         self._unsettled = {task.task_id: task for task in self._tasks}
         self._quiet_since = 0.0
         self._coordinator: Coordinator
@@ -55,6 +57,7 @@ class Storm:
                 async with _while_running(self._watch()), _while_running(self._tell()):
                     await self._blow(fleet)
                     await self._settle()
+                    await self._watched_all()
                     wrong = await fleet.end()
                 return await self._account(fleet, wrong)
         finally:
@@ -183,6 +186,17 @@ class Storm:
                 message = await inbox.next()
                 name = message.result.id if message.result else ""
                 self._watched.append((message.seq, message.stored_at.timestamp(), name))
+                if len({name for _, _, name in self._watched}) >= len(self._tasks):
+                    self._seen_all.set()
+
+    async def _watched_all(self) -> None:
+        """Give whoever watches time to see what is there: its consumer may have gone down with a server of a cluster.
+
+        A result that it has passed over is not seen later either.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CATCH_UP_S):
+                await self._seen_all.wait()
 
     async def _tell(self) -> None:
         self._began = time.time()
