@@ -113,11 +113,7 @@ async def _snapshot(bus: Bus, name: str, folder: Path) -> Copied:
     """Take down a snapshot, piece by piece; each is acknowledged, so the server never sends more than a few ahead."""
     private_folder(folder)
     inbox, pieces = bus.new_inbox(), asyncio.Queue[Msg]()
-
-    async def arrived(message: Msg) -> None:
-        pieces.put_nowait(message)
-
-    end = await bus.subscribe(inbox, arrived)
+    end = await bus.subscribe(inbox, pieces.put_nowait)
     try:
         wanted = {"deliver_subject": inbox, "chunk_size": _CHUNK_BYTES, "no_consumers": False}
         answer = await bus.api(f"STREAM.SNAPSHOT.{name}", wanted)

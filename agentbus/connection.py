@@ -60,8 +60,7 @@ class Connection:
         self._ended: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()
         self._inbox = f"{settings.inbox_prefix}.{random_token()}"
         self._requests = itertools.count()
-        self._answers: dict[str, asyncio.Future[Msg]] = {}
-        self._waiting: dict[str, set[asyncio.Future[Msg]]] = {}
+        self._answers: dict[str, tuple[str, asyncio.Future[Msg]]] = {}  # by token: who was asked, and what he says
         self._inbox_refusal: PermissionDeniedError | None = None
         self._reconnect_callbacks: set[Callable[[], None]] = set()
         self._dial_failures = 0
@@ -192,9 +191,12 @@ class Connection:
     # -- core NATS ----------------------------------------------------------------------------------------------
 
     async def publish(
-        self, subject: str, data: bytes = b"", *, reply: str = "", headers: Headers | None = None
+        self, subject: str, data: bytes = b"", *, reply: str = "", headers: Headers | None = None, urgent: bool = True
     ) -> None:
         """Send a core message: fast, and gone if nobody listens or the connection breaks.
+
+        Args:
+            urgent: what is not may go out together with the next message, up to two milliseconds later.
 
         Raises:
             TooLargeError: before anything is sent.
@@ -204,16 +206,14 @@ class Connection:
         if not self.connected:
             raise self._ended_error() or BusUnavailableError(f"not connected to {self.settings.servers}")
         try:
-            await self._client.publish(subject, data, reply=reply, headers=dict(headers) if headers else None)
+            await self._client.send(subject, data, reply, dict(headers) if headers else None, urgent=urgent)
         except (NatsError, OSError) as error:
             raise self._explain(error) from error
 
-    async def subscribe(
-        self, subject: str, callback: Callable[[Msg], Awaitable[None]]
-    ) -> Callable[[], Awaitable[None]]:
-        """Await `callback` with one message on `subject` after the other; returns what ends that.
+    async def subscribe(self, subject: str, callback: Callable[[Msg], None]) -> Callable[[], Awaitable[None]]:
+        """Call `callback` with every message on `subject`, as soon as it is read; returns what ends that.
 
-        The subscription is made again after every reconnect. `callback` must not raise.
+        The subscription is made again after every reconnect. `callback` must not raise, and must not take long.
         """
         try:
             subscription = await self._client.listen(subject, callback)
@@ -241,29 +241,26 @@ class Connection:
             PermissionDeniedError: the server refused the subject or the inbox for the answer.
             TooLargeError: before anything is sent.
         """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        if not self._up.is_set():
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._up.wait()
+            except TimeoutError:
+                raise self._unanswered(timeout_s) from None
+        if self._inbox_refusal:
+            raise self._inbox_refusal
         token = str(next(self._requests))  # the inbox is unguessable, and one's own
-        answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(subject.lower(), set())
-        waiting.add(answer)
-        self._answers[token] = answer
+        answer: asyncio.Future[Msg] = loop.create_future()
+        self._answers[token] = subject, answer
+        expiry = loop.call_at(deadline, self._expire, answer, timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._up.wait()
-                if self._inbox_refusal:
-                    raise self._inbox_refusal
-                await self.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
-                message = await answer
-        except TimeoutError:
-            where = "the bus did not answer" if self.connected else f"no connection to {self.settings.servers}"
-            why = (
-                "; more than half of the servers of its cluster must be up" if self.connected and self.clustered else ""
-            )
-            raise BusUnavailableError(f"{where} within {round(timeout_s, 1):g} s{why}") from None
+            await self.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
+            message = await answer
         finally:
+            expiry.cancel()
             del self._answers[token]
-            waiting.discard(answer)
-            if not waiting:
-                self._waiting.pop(subject.lower(), None)
             answer.cancel()
         if message.headers and message.headers.get(_STATUS) == _NO_RESPONDERS and not message.data:
             raise NoRespondersError(f"nothing on the bus listens on {subject}")
@@ -271,8 +268,17 @@ class Connection:
 
     # -- what nats-py reports -----------------------------------------------------------------------------------
 
-    async def _on_answer(self, message: Msg) -> None:
-        answer = self._answers.get(message.subject.rpartition(".")[2])
+    def _expire(self, answer: asyncio.Future[Msg], timeout_s: float) -> None:
+        if not answer.done():
+            answer.set_exception(self._unanswered(timeout_s))
+
+    def _unanswered(self, timeout_s: float) -> BusUnavailableError:
+        where = "the bus did not answer" if self.connected else f"no connection to {self.settings.servers}"
+        why = "; more than half of the servers of its cluster must be up" if self.connected and self.clustered else ""
+        return BusUnavailableError(f"{where} within {round(timeout_s, 1):g} s{why}")
+
+    def _on_answer(self, message: Msg) -> None:
+        _, answer = self._answers.get(message.subject.rpartition(".")[2], ("", None))
         if answer is not None and not answer.done():
             answer.set_result(message)
 
@@ -306,10 +312,10 @@ class Connection:
                 "set inbox_prefix in [nats] to the one that its permissions name",
                 subject,
             )
-            waiting = set(self._answers.values())
+            waiting = [answer for _, answer in self._answers.values()]
             error = self._inbox_refusal
         else:
-            waiting = self._waiting.get(subject, set())
+            waiting = [answer for asked, answer in self._answers.values() if asked.lower() == subject]
             if action == "subscribe to":
                 self._state(str(error))  # nobody waits for the answer to a subscription
         for answer in waiting:
@@ -322,7 +328,7 @@ class Connection:
             if not self._ended.done():
                 self._state("connection lost; reconnecting")
         lost = BusUnavailableError("the connection to the bus broke before the answer came")
-        for answer in self._answers.values():
+        for _, answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(lost)
 
@@ -347,7 +353,7 @@ class Connection:
     def _end(self, reason: BusError | None) -> None:
         if not self._ended.done():
             self._ended.set_result(reason)
-        for answer in self._answers.values():
+        for _, answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(reason or BusUnavailableError("the connection to the bus is closed"))
         if self._ever_up:

@@ -348,7 +348,7 @@ async def _refused(bus: Bus, party: Party, said: list[str]) -> AsyncGenerator[st
             yield subject
 
 
-async def _ignore(_: object) -> None:
+def _ignore(_: object) -> None:
     return None
 
 

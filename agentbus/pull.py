@@ -6,6 +6,8 @@ shutting down, consumer gone.
 """
 
 import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self
@@ -21,6 +23,9 @@ _HEARTBEAT_S: Final = 5.0
 _PATIENCE_S: Final = 2 * _HEARTBEAT_S + 1
 _MISSING_S: Final = 5.0
 _MISSING_IN_CLUSTER_S: Final = 15.0
+_AHEAD_S: Final = 0.1
+_PATIENTLY: Final = {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
+_AT_ONCE: Final = {"no_wait": True}
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 0.5
 
@@ -61,8 +66,8 @@ class Delivery:
         return self._message.headers or {}
 
     async def ack(self) -> None:
-        """Done: the message is not delivered again (unless the server forgets)."""
-        await self._bus.publish(self._message.reply, b"+ACK")
+        """Done: the message is not delivered again (unless the server forgets). Goes out with what is sent next."""
+        await self._bus.publish(self._message.reply, b"+ACK", urgent=False)
 
     async def nak(self, delay_s: float = 0) -> None:
         """Not done: deliver again, after `delay_s` seconds."""
@@ -79,11 +84,11 @@ class Delivery:
 
 
 class Puller:
-    """Messages of one consumer, asked for only when `next()` is called.
+    """Messages of one consumer, for one caller of `next()` at a time.
 
     Args:
-        batch: how many messages one request asks for. With 1 nothing is delivered ahead of demand, and what arrives
-            unasked is handed back to the server at once.
+        batch: how many messages one request asks for. With 1 they are asked for only when `next()` is called, except
+            for those of `look_ahead()`, and what arrives unasked is handed back to the server at once.
         missing_after_s: how long nobody may answer before the consumer counts as missing; unless given, longer in a
             cluster, whose servers may be choosing a leader for it.
     """
@@ -99,9 +104,12 @@ class Puller:
         self._inbox = bus.new_inbox()
         self._arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
         self._requests = 0
-        self._open = 0
-        self._waiting = 0
+        self._open = 0  # what the last request may still bring
+        self._wanted = False  # whether somebody waits
+        self._ahead = 0  # what of it is welcome although nobody waits
         self._deliverable = 0
+        self._stale: asyncio.TimerHandle | None = None
+        self._handing_back: set[asyncio.Task[None]] = set()
         self._pause_s = _FIRST_PAUSE_S
         self._missing_since: float | None = None
 
@@ -116,8 +124,9 @@ class Puller:
     ) -> None:
         self._forget()
         await self._unsubscribe()
-        while not self._arrived.empty():
-            await self._hand_back(self._arrived.get_nowait())
+        self._hand_back_all()
+        if self._handing_back:
+            await asyncio.wait(self._handing_back)
 
     async def next(self) -> Delivery:
         """Wait for the next message, over reconnects and restarts of the server.
@@ -126,43 +135,54 @@ class Puller:
             SetupMissingError: the consumer was deleted, or has not been there for `missing_after_s`.
             BusUnavailableError: the connection has ended for good.
         """
-        self._waiting += 1
+        self._wanted = True
         try:
             while True:
-                if self._open == 0:
-                    await self._ask()
-                try:
-                    async with asyncio.timeout(_PATIENCE_S):
-                        message = await self._arrived.get()
-                except TimeoutError:
-                    self._open = 0
-                    continue
+                if self._open == 0 and self._arrived.empty():
+                    await self._ask(self._batch, _PATIENTLY)
+                message = await self._first()
                 if message is None:
-                    self._open = 0
-                elif message.headers and "Status" in message.headers and not message.reply:
+                    self._open = self._ahead = 0
+                elif _is_status(message):
                     await self._on_status(message)
                 else:
-                    self._open = max(0, self._open - 1)
-                    self._deliverable -= 1
+                    self._taken()
                     self._missing_since = None
                     self._pause_s = _FIRST_PAUSE_S
                     return Delivery(self._bus, message)
         finally:
-            self._waiting -= 1
+            self._wanted = False
 
-    async def _ask(self) -> None:
+    async def look_ahead(self, count: int) -> None:
+        """Ask for up to `count` messages that are there already, so that `next()` need not wait for them.
+
+        For whoever will call it within a tenth of a second: what nobody has taken by then is handed back. Does nothing
+        while there is something to be taken, or to come.
+        """
+        if count > 0 and self._open == 0 and self._arrived.empty() and self._bus.connected:
+            await self._ask(count, _AT_ONCE)
+            self._ahead = self._open
+
+    async def _first(self) -> Msg | None:
+        """What has arrived first; None if nothing comes that should, so that it must be asked for again."""
+        if not self._arrived.empty():
+            return self._arrived.get_nowait()
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                return await self._arrived.get()
+        except TimeoutError:
+            return None
+
+    async def _ask(self, batch: int, how: Mapping[str, int]) -> None:
         await self._bus.wait_connected()
         self._requests += 1
-        body = {
-            "batch": self._batch,
-            "expires": int(_EXPIRES_S * 1e9),
-            "idle_heartbeat": int(_HEARTBEAT_S * 1e9),
-        }
         try:
-            await self._bus.publish(self._subject, encode(body), reply=f"{self._inbox}.{self._requests}")
+            await self._bus.publish(
+                self._subject, encode({"batch": batch, **how}), reply=f"{self._inbox}.{self._requests}"
+            )
         except BusUnavailableError:
             return  # the connection broke in between: wait_connected tells the next round what became of it
-        self._open = self._batch
+        self._open = batch
 
     async def _on_status(self, message: Msg) -> None:
         """React to what the server says instead of a message. What concerns an older request is of no interest."""
@@ -172,7 +192,7 @@ class Puller:
         status, text = headers["Status"], headers.get("Description", "").lower()
         if status == "100":
             return
-        self._open = 0
+        self._open = self._ahead = 0
         if status == "409" and "consumer deleted" in text:
             raise SetupMissingError(f"{self._name} was deleted")
         if status == "503":
@@ -186,15 +206,50 @@ class Puller:
             await asyncio.sleep(self._pause_s)
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
-    async def _receive(self, message: Msg) -> None:
-        if not message.reply:
-            self._arrived.put_nowait(message)  # a status
-        elif self._batch > 1 or self._waiting > self._deliverable:
+    def _receive(self, message: Msg) -> None:
+        if _is_status(message):
+            self._arrived.put_nowait(message)
+            return
+        self._open = max(0, self._open - 1)
+        is_ahead, self._ahead = self._ahead > 0, max(0, self._ahead - 1)
+        if self._batch > 1 or is_ahead or (self._wanted and self._deliverable == 0):
             self._deliverable += 1
             self._arrived.put_nowait(message)
+            if is_ahead and self._stale is None:
+                self._stale = asyncio.get_running_loop().call_later(_AHEAD_S, self._hand_back_all)
         else:
-            await self._hand_back(message)
+            self._hand_back([message])
 
-    async def _hand_back(self, message: Msg | None) -> None:
-        if message is not None and message.reply and self._batch == 1 and self._bus.connected:
-            await Delivery(self._bus, message).nak()
+    def _taken(self) -> None:
+        self._deliverable -= 1
+        if self._deliverable == 0 and self._stale is not None:
+            self._stale.cancel()
+            self._stale = None
+
+    def _hand_back_all(self) -> None:
+        """What nobody has taken goes to another worker, and so does what is still to come ahead of demand."""
+        self._ahead = 0
+        news = [self._arrived.get_nowait() for _ in range(self._arrived.qsize())]
+        unwanted: list[Msg] = []
+        for message in news:
+            if message is None or _is_status(message):
+                self._arrived.put_nowait(message)
+            else:
+                self._taken()
+                unwanted.append(message)
+        self._hand_back(unwanted)
+
+    def _hand_back(self, messages: list[Msg]) -> None:
+        if messages and self._batch == 1:
+            task = asyncio.create_task(self._nak(messages))
+            self._handing_back.add(task)
+            task.add_done_callback(self._handing_back.discard)
+
+    async def _nak(self, messages: list[Msg]) -> None:
+        for message in messages:
+            with suppress(BusUnavailableError):  # the server delivers it again by itself, once its time is over
+                await Delivery(self._bus, message).nak()
+
+
+def _is_status(message: Msg) -> bool:
+    return not message.reply

@@ -8,8 +8,8 @@ import asyncio
 import base64
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
 
 import nats.errors
 from nats.aio.client import Client as NatsClient
@@ -31,8 +31,11 @@ __all__ = [
 ]
 
 Headers: TypeAlias = Mapping[str, str]
-MessageCallback: TypeAlias = Callable[[Msg], Awaitable[None]]
+MessageCallback: TypeAlias = Callable[[Msg], None]
 NatsError = nats.errors.Error
+
+_NOT_URGENT_S: Final = 0.002
+"""How long a message that is not urgent waits for another one to go with."""
 
 _DENIED = re.compile(r'permissions violation for (publish to|publish with reply of|subscription to) "([^"]*)"')
 
@@ -46,6 +49,20 @@ class NotSecureError(NatsError):
 
 class CertificateWantedError(ConnectionResetError):
     """The server checks client certificates, and has hung up on this one, or would on none."""
+
+
+class _Direct:
+    """Stands for the queue of a subscription, and hands each message over where nats-py would wake a task for it."""
+
+    def __init__(self, callback: MessageCallback) -> None:
+        self._callback = callback
+
+    def put_nowait(self, message: Msg) -> None:
+        try:
+            self._callback(message)
+        except Exception as error:  # noqa: BLE001  # nats-py would stop reading, and nobody would be told
+            context = {"message": f"the callback for {message.subject} has failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
 
 
 class Client(NatsClient):
@@ -76,6 +93,9 @@ class Client(NatsClient):
         self._tls_always = tls_always
         self._shows_certificate = shows_certificate
         self._has_new = has_new
+        self._urgent = True
+        self._write_soon: asyncio.Handle | None = None
+        self._write_later: asyncio.TimerHandle | None = None
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
@@ -171,8 +191,49 @@ class Client(NatsClient):
         return str(self._server_info.get("cluster") or "")
 
     async def listen(self, subject: str, callback: MessageCallback) -> Subscription:
-        """`subscribe`, as far as it is used here, with its types."""
-        return await self.subscribe(subject, cb=callback)  # pyright: ignore[reportUnknownMemberType]
+        """Have `callback` called with every message on `subject`, as soon as it is read."""
+        subscription = await self.subscribe(subject, pending_bytes_limit=0)  # pyright: ignore[reportUnknownMemberType]
+        subscription._pending_queue = _Direct(callback)  # pyright: ignore  # noqa: SLF001
+        return subscription
+
+    async def send(
+        self, subject: str, data: bytes, reply: str, headers: dict[str, str] | None, *, urgent: bool
+    ) -> None:
+        """`publish`; what is not urgent may wait for a moment, and is written together with what is sent meanwhile."""
+        self._urgent = urgent
+        try:
+            await self.publish(subject, data, reply=reply, headers=headers)
+        finally:
+            self._urgent = True
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:  # as in nats-py
+        # nats-py wakes a task for it. What is sent in one round of the loop is written at the beginning of the next,
+        # in one piece: each write costs as much as the message.
+        if force_flush or not self.is_connected:
+            return await super()._flush_pending(force_flush)
+        loop = asyncio.get_running_loop()
+        if self._urgent:
+            self._write_soon = self._write_soon or loop.call_soon(self._write)
+        else:
+            self._write_later = self._write_later or loop.call_later(_NOT_URGENT_S, self._write)
+        return None
+
+    def _write(self) -> None:
+        """Write all that is pending, unless the server does not keep up: then nats-py's task waits for it."""
+        for handle in (self._write_soon, self._write_later):
+            if handle is not None:
+                handle.cancel()
+        self._write_soon = self._write_later = None
+        writer = getattr(self._transport, "_io_writer", None)
+        if not self.is_connected or writer is None:
+            return  # nats-py sends it once it is connected again
+        if writer.transport.get_write_buffer_size() > 0:
+            if self._flush_queue is not None and self._flush_queue.empty():
+                self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+            return
+        pending, self._pending, self._pending_data_size = self._pending, [], 0
+        if pending:
+            writer.writelines(pending)
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:  # as in nats-py
         writer = getattr(self._transport, "_io_writer", None)

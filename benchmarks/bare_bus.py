@@ -1,14 +1,14 @@
 """The limit for whatever goes over the bus: nats-py on the same server, with nothing around it."""
 
 import asyncio
-import ssl
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
-from agentbus.config import Credentials
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
 from agentbus.messages import random_token
-from agentbus.transport import Client, Msg
 
 
 class BareBus:
@@ -38,13 +38,7 @@ class BareBus:
 
 @asynccontextmanager
 async def bare_bus(url: str) -> AsyncGenerator[BareBus]:
-    client = Client(
-        credentials=Credentials,
-        tls=ssl.create_default_context,
-        tls_always=False,
-        shows_certificate=False,
-        has_new=lambda: False,
-    )
+    client = Client()
     await client.connect(url)
     try:
         yield BareBus(client)
@@ -56,7 +50,7 @@ async def bare_bus(url: str) -> AsyncGenerator[BareBus]:
 async def listening(bare: BareBus, subject: str) -> AsyncGenerator[asyncio.Queue[Msg]]:
     """The core messages on `subject`, as they come."""
     arrived: asyncio.Queue[Msg] = asyncio.Queue()
-    subscription = await bare.client.listen(subject, arrived.put)
+    subscription = await bare.client.subscribe(subject, cb=arrived.put)  # pyright: ignore[reportUnknownMemberType]
     await bare.client.flush()
     try:
         yield arrived

@@ -68,7 +68,7 @@ async def _results(coordinator: Coordinator) -> AsyncGenerator[asyncio.Semaphore
     """Released once for each result that reaches the inbox of the coordinator."""
     arrived = asyncio.Semaphore(0)
 
-    async def on_result(_: Msg) -> None:
+    def on_result(_: Msg) -> None:
         arrived.release()
 
     unsubscribe = await coordinator.bus.subscribe(subjects.results(subjects.COORDINATOR), on_result)

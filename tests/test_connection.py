@@ -215,7 +215,7 @@ async def test_a_request_under_way_when_the_connection_breaks_fails_at_once(tmp_
             await asyncio.wait_for(request, 10)
 
 
-async def _ignore(_: object) -> None:
+def _ignore(_: object) -> None:
     return
 
 

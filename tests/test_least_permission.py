@@ -137,7 +137,7 @@ async def test_a_task_is_cancelled_without_a_violation(bus: Installed, tmp_path:
 async def test_signs_of_life_and_control_messages_arrive(bus: Installed) -> None:
     arrived: asyncio.Queue[str] = asyncio.Queue()
 
-    async def hear(message: Msg) -> None:
+    def hear(message: Msg) -> None:
         arrived.put_nowait(message.subject)
 
     async with bus.coordinator("main") as main, bus.coordinator("code") as code:
@@ -336,7 +336,7 @@ async def prepared(installed: Installed) -> None:
         await main.publish("doc", "the victim", task_type="test", task_id="victim")
         taken, inbox = asyncio.Event(), admin.new_inbox()
 
-        async def take(_: Msg) -> None:
+        def take(_: Msg) -> None:
             taken.set()
 
         await admin.subscribe(inbox, take)
@@ -354,7 +354,7 @@ async def test_no_reply_subject_of_a_worker_reaches_anything_of_others(own: OwnB
     await prepared(own)
     heard: list[str] = []
 
-    async def hear(message: Msg) -> None:
+    def hear(message: Msg) -> None:
         heard.append(message.subject)
 
     async with connect(own.settings("doc")) as doc, connect(own.settings("code")) as code:

@@ -141,7 +141,7 @@ async def test_a_user_can_do_nothing_beyond_its_list(shipped: Sample, user: str,
     ],
 )  # fmt: skip
 async def test_a_user_can_listen_only_where_its_list_says(shipped: Sample, user: str, subject: str) -> None:
-    async def ignore(message: Msg) -> None: ...
+    def ignore(message: Msg) -> None: ...
 
     async with connect(shipped.settings(user)) as bus:
         await bus.subscribe(subject, ignore)

@@ -83,7 +83,7 @@ async def test_every_worker_sends_heartbeats_that_say_what_the_registry_says(
 ):
     heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
-    async def hear(message: Any) -> None:
+    def hear(message: Any) -> None:
         heard.put_nowait({"subject": message.subject, **json.loads(message.data)})
 
     await coordinator.bus.subscribe("agent.*.heartbeat", hear)

@@ -19,7 +19,7 @@ async def test_a_message_right_behind_a_heartbeat_is_delivered_at_once(coordinat
     async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as puller:
         arrived: Any = puller._arrived  # pyright: ignore[reportPrivateUsage]
         waiting = asyncio.create_task(puller.next())
-        await eventually(lambda: puller._waiting, "it waits")  # pyright: ignore[reportPrivateUsage]
+        await eventually(lambda: puller._wanted, "it waits")  # pyright: ignore[reportPrivateUsage]
         info = await bus.api("CONSUMER.INFO.AGENT_TASKS.agent-code")
         assert info["num_ack_pending"] == 0
 

@@ -35,7 +35,7 @@ log = logging.getLogger("agentbus.worker")
 RUN_VARIABLE: Final = "AGENTBUS_RUN_ID"
 TASK_VARIABLE: Final = "AGENTBUS_TASK_ID"
 _POLL_S: Final = 0.02
-_RECORD_AFTER_S: Final = 0.005
+_RECORD_AFTER_S: Final = 0.02
 _KILL_PATIENCE_S: Final = 1.0
 """How long to wait for what has had its SIGKILL; a process in an uninterruptible call may stay for longer."""
 _ROUNDS: Final = 5

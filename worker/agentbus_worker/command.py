@@ -31,7 +31,7 @@ MAX_ARGUMENT_BYTES: Final = 131_071
 _CHUNK: Final = 65_536
 _STDERR_TAIL: Final = 8_192
 _POLL_S: Final = 0.02
-_WATCH_AFTER_S: Final = 0.005
+_WATCH_AFTER_S: Final = 0.02
 
 Reason: TypeAlias = Literal["exited", "timeout", "idle", "stopped"]
 

@@ -110,7 +110,7 @@ class Job:
         self._halted.set()
         self._lease.interrupt()
 
-    async def carry_out(self, free_slot: Callable[[], None]) -> None:
+    async def carry_out(self, free_slot: Callable[..., None]) -> None:
         """Run the command and settle the task, keeping the lease meanwhile.
 
         `free_slot` is called as soon as the command has ended: the rest overlaps with the next task. When this
@@ -131,13 +131,13 @@ class Job:
             if self._lease.lost:
                 self._context.metrics.count("lease lost")
 
-    async def _run(self, command: Command, limits: Limits, free_slot: Callable[[], None]) -> None:
+    async def _run(self, command: Command, limits: Limits, free_slot: Callable[..., None]) -> None:
         context = self._context
         async with running(command, limits, context.children, context.slot.tmp) as child:
             self._log.info("started")
             context.metrics.run_started()
             ended = await child.ended(self._lease.interrupted, context.children, stop_grace_s=self._stop_grace_s)
-            free_slot()
+            free_slot(ended.duration_s)
             await _next_one_first()
             self._log.add(exit_code=ended.code, duration_s=round(ended.duration_s, 3), output_bytes=ended.stdout.size)
             self._log.debug("command ended")

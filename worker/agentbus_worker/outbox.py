@@ -31,7 +31,7 @@ from agentbus_worker.state import sync_to_disk, write_whole
 log = logging.getLogger("agentbus.worker")
 
 _SUFFIX: Final = ".json"
-_WRITE_AFTER_S: Final = 0.005
+_WRITE_AFTER_S: Final = 0.02
 """How long the bus has to take a result before a copy of it is written: usually it is faster than a disk."""
 _SYNC_AFTER_S: Final = 0.015
 """How long it has from there before the copy is made to survive the machine as well."""

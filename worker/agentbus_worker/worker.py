@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -45,6 +46,7 @@ log = logging.getLogger("agentbus.worker")
 
 _RETRY_S: Final = 2.0
 _REAP_S: Final = 2.0
+_QUICK_S: Final = 0.05
 _PRESENCE_PAUSE_S: Final = 2.0
 """How soon a change of the free slots is shown: often enough for people, seldom enough for the bus."""
 _T = TypeVar("_T")
@@ -68,6 +70,7 @@ class Worker:
         self._jobs: dict[str, Job] = {}
         self._running = 0
         self._backlog = 0
+        self._quick = False
         self._changed = asyncio.Event()
         self._started_at = now()
         self.instance = instance
@@ -201,6 +204,8 @@ class Worker:
             while not self._stop.drain.is_set():
                 await self._slots.acquire()
                 delivery = await self._next(context.bus, puller)
+                if self._quick:  # the next slot is free within a moment, too: it need not wait for a task then
+                    await puller.look_ahead(min(delivery.num_pending, config.worker.concurrency))
                 task = group.create_task(self._handle(context, delivery))
                 running.add(task)
                 task.add_done_callback(running.discard)
@@ -224,8 +229,9 @@ class Worker:
         """One delivery from claim to ack. The slot is free again as soon as the command has ended."""
         slot_is_taken = True
 
-        def free_slot() -> None:
+        def free_slot(ran_s: float = math.inf) -> None:
             nonlocal slot_is_taken
+            self._quick = ran_s < _QUICK_S
             if slot_is_taken:
                 slot_is_taken = False
                 self._running -= 1
@@ -284,7 +290,7 @@ class Worker:
         for job in self._jobs.values():
             job.halt()
 
-    async def _on_control(self, message: Msg) -> None:
+    def _on_control(self, message: Msg) -> None:
         """Somebody wants a task cancelled: look at the ledger now. The message proves nothing by itself."""
         try:
             wish = decode(message.data)
