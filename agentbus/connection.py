@@ -10,6 +10,7 @@ import math
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from agentbus.config import ConnectionSettings, Credentials
@@ -41,6 +42,20 @@ _CLOSE_S: Final = 2.0
 _MAX_SUBJECT_CHARS: Final = 1024
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A request that is under way: whom it asked, until when it waits, and the answer to come."""
+
+    subject: str
+    timeout_s: float
+    deadline: float
+    answer: asyncio.Future[Msg]
+
+    def fail(self, error: BusError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
 class Connection:
     """Core NATS over one connection that reconnects by itself. All methods may be called from several tasks."""
 
@@ -60,7 +75,8 @@ class Connection:
         self._ended: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()
         self._inbox = f"{settings.inbox_prefix}.{random_token()}"
         self._requests = itertools.count()
-        self._answers: dict[str, tuple[str, asyncio.Future[Msg]]] = {}  # by token: who was asked, and what he says
+        self._questions: dict[str, _Question] = {}
+        self._expiry: asyncio.TimerHandle | None = None
         self._inbox_refusal: PermissionDeniedError | None = None
         self._reconnect_callbacks: set[Callable[[], None]] = set()
         self._dial_failures = 0
@@ -206,7 +222,8 @@ class Connection:
         if not self.connected:
             raise self._ended_error() or BusUnavailableError(f"not connected to {self.settings.servers}")
         try:
-            await self._client.send(subject, data, reply, dict(headers) if headers else None, urgent=urgent)
+            self._client.send(subject, data, reply, headers, urgent=urgent)
+            await self._client.catch_up()
         except (NatsError, OSError) as error:
             raise self._explain(error) from error
 
@@ -252,25 +269,36 @@ class Connection:
         if self._inbox_refusal:
             raise self._inbox_refusal
         token = str(next(self._requests))  # the inbox is unguessable, and one's own
-        answer: asyncio.Future[Msg] = loop.create_future()
-        self._answers[token] = subject, answer
-        expiry = loop.call_at(deadline, self._expire, answer, timeout_s)
+        question = _Question(subject, timeout_s, deadline, loop.create_future())
+        self._questions[token] = question
+        self._expire_at(deadline)
         try:
             await self.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
-            message = await answer
+            message = await question.answer
         finally:
-            expiry.cancel()
-            del self._answers[token]
-            answer.cancel()
+            del self._questions[token]
+            question.answer.cancel()
         if message.headers and message.headers.get(_STATUS) == _NO_RESPONDERS and not message.data:
             raise NoRespondersError(f"nothing on the bus listens on {subject}")
         return message
 
     # -- what nats-py reports -----------------------------------------------------------------------------------
 
-    def _expire(self, answer: asyncio.Future[Msg], timeout_s: float) -> None:
-        if not answer.done():
-            answer.set_exception(self._unanswered(timeout_s))
+    def _expire_at(self, deadline: float) -> None:
+        """One timer for all requests: a timer costs as much as a request, and nearly none ever runs out."""
+        if self._expiry is None or self._expiry.when() > deadline:
+            if self._expiry is not None:
+                self._expiry.cancel()
+            self._expiry = asyncio.get_running_loop().call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        now = asyncio.get_running_loop().time()
+        for question in self._questions.values():
+            if question.deadline <= now:
+                question.fail(self._unanswered(question.timeout_s))
+            else:
+                self._expire_at(question.deadline)
 
     def _unanswered(self, timeout_s: float) -> BusUnavailableError:
         where = "the bus did not answer" if self.connected else f"no connection to {self.settings.servers}"
@@ -278,9 +306,9 @@ class Connection:
         return BusUnavailableError(f"{where} within {round(timeout_s, 1):g} s{why}")
 
     def _on_answer(self, message: Msg) -> None:
-        _, answer = self._answers.get(message.subject.rpartition(".")[2], ("", None))
-        if answer is not None and not answer.done():
-            answer.set_result(message)
+        question = self._questions.get(message.subject.rpartition(".")[2])
+        if question is not None and not question.answer.done():
+            question.answer.set_result(message)
 
     async def _on_error(self, error: Exception) -> None:
         if self._ended.done():
@@ -312,15 +340,14 @@ class Connection:
                 "set inbox_prefix in [nats] to the one that its permissions name",
                 subject,
             )
-            waiting = [answer for _, answer in self._answers.values()]
+            refused = [*self._questions.values()]
             error = self._inbox_refusal
         else:
-            waiting = [answer for asked, answer in self._answers.values() if asked.lower() == subject]
+            refused = [question for question in self._questions.values() if question.subject.lower() == subject]
             if action == "subscribe to":
                 self._state(str(error))  # nobody waits for the answer to a subscription
-        for answer in waiting:
-            if not answer.done():
-                answer.set_exception(error)
+        for question in refused:
+            question.fail(error)
 
     async def _on_disconnect(self) -> None:
         if self._up.is_set():
@@ -328,9 +355,8 @@ class Connection:
             if not self._ended.done():
                 self._state("connection lost; reconnecting")
         lost = BusUnavailableError("the connection to the bus broke before the answer came")
-        for _, answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(lost)
+        for question in self._questions.values():
+            question.fail(lost)
 
     async def _on_reconnect(self) -> None:
         self._reconnected_at = asyncio.get_running_loop().time()
@@ -353,9 +379,10 @@ class Connection:
     def _end(self, reason: BusError | None) -> None:
         if not self._ended.done():
             self._ended.set_result(reason)
-        for _, answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(reason or BusUnavailableError("the connection to the bus is closed"))
+        for question in self._questions.values():
+            question.fail(reason or BusUnavailableError("the connection to the bus is closed"))
+        if self._expiry is not None:
+            self._expiry.cancel()
         if self._ever_up:
             self._up.set()  # whoever waits for the connection must learn that it will not come
 

@@ -23,7 +23,6 @@ _HEARTBEAT_S: Final = 5.0
 _PATIENCE_S: Final = 2 * _HEARTBEAT_S + 1
 _MISSING_S: Final = 5.0
 _MISSING_IN_CLUSTER_S: Final = 15.0
-_AHEAD_S: Final = 0.1
 _PATIENTLY: Final = {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
 _AT_ONCE: Final = {"no_wait": True}
 _FIRST_PAUSE_S: Final = 0.05
@@ -66,7 +65,7 @@ class Delivery:
         return self._message.headers or {}
 
     async def ack(self) -> None:
-        """Done: the message is not delivered again (unless the server forgets). Goes out with what is sent next."""
+        """Done: the message is not delivered again (unless the server forgets). It goes out with what is sent next."""
         await self._bus.publish(self._message.reply, b"+ACK", urgent=False)
 
     async def nak(self, delay_s: float = 0) -> None:
@@ -84,11 +83,11 @@ class Delivery:
 
 
 class Puller:
-    """Messages of one consumer, for one caller of `next()` at a time.
+    """Messages of one consumer, for one caller at a time, and asked for only when somebody calls.
 
     Args:
-        batch: how many messages one request asks for. With 1 they are asked for only when `next()` is called, except
-            for those of `look_ahead()`, and what arrives unasked is handed back to the server at once.
+        batch: how many messages one request of `next()` asks for. With 1 nothing is delivered ahead of demand, and
+            what arrives unasked is handed back to the server at once.
         missing_after_s: how long nobody may answer before the consumer counts as missing; unless given, longer in a
             cluster, whose servers may be choosing a leader for it.
     """
@@ -106,9 +105,7 @@ class Puller:
         self._requests = 0
         self._open = 0  # what the last request may still bring
         self._wanted = False  # whether somebody waits
-        self._ahead = 0  # what of it is welcome although nobody waits
         self._deliverable = 0
-        self._stale: asyncio.TimerHandle | None = None
         self._handing_back: set[asyncio.Task[None]] = set()
         self._pause_s = _FIRST_PAUSE_S
         self._missing_since: float | None = None
@@ -124,7 +121,8 @@ class Puller:
     ) -> None:
         self._forget()
         await self._unsubscribe()
-        self._hand_back_all()
+        while not self._arrived.empty():
+            self._hand_back(self._arrived.get_nowait())
         if self._handing_back:
             await asyncio.wait(self._handing_back)
 
@@ -135,36 +133,50 @@ class Puller:
             SetupMissingError: the consumer was deleted, or has not been there for `missing_after_s`.
             BusUnavailableError: the connection has ended for good.
         """
+        while True:
+            if (delivery := await self._answer(self._batch, _PATIENTLY)) is not None:
+                return delivery
+
+    async def next_if_any(self) -> Delivery | None:
+        """The next message if there is one now, as far as the server can be asked.
+
+        Raises:
+            SetupMissingError, BusUnavailableError: see `next`.
+        """
+        return await self._answer(1, _AT_ONCE)
+
+    async def _answer(self, batch: int, how: Mapping[str, int]) -> Delivery | None:
+        """What comes next of what was asked for, or else of a new request; None if it comes to nothing."""
         self._wanted = True
         try:
-            while True:
-                if self._open == 0 and self._arrived.empty():
-                    await self._ask(self._batch, _PATIENTLY)
-                message = await self._first()
-                if message is None:
-                    self._open = self._ahead = 0
-                elif _is_status(message):
-                    await self._on_status(message)
-                else:
-                    self._taken()
-                    self._missing_since = None
-                    self._pause_s = _FIRST_PAUSE_S
-                    return Delivery(self._bus, message)
+            if self._open == 0 and self._arrived.empty():
+                await self._ask(batch, how)
+            message = await self._first()
+            if message is None:
+                self._open = 0
+            elif _is_status(message):
+                await self._on_status(message)
+            else:
+                self._deliverable -= 1
+                self._missing_since = None
+                self._pause_s = _FIRST_PAUSE_S
+                return Delivery(self._bus, message)
+            return None
         finally:
             self._wanted = False
 
-    async def look_ahead(self, count: int) -> None:
-        """Ask for up to `count` messages that are there already, so that `next()` need not wait for them.
-
-        For whoever will call it within a tenth of a second: what nobody has taken by then is handed back. Does nothing
-        while there is something to be taken, or to come.
-        """
-        if count > 0 and self._open == 0 and self._arrived.empty() and self._bus.connected:
-            await self._ask(count, _AT_ONCE)
-            self._ahead = self._open
+    async def _ask(self, batch: int, how: Mapping[str, int]) -> None:
+        await self._bus.wait_connected()
+        self._requests += 1
+        body = encode({"batch": batch, **how})
+        try:
+            await self._bus.publish(self._subject, body, reply=f"{self._inbox}.{self._requests}")
+        except BusUnavailableError:
+            return  # the connection broke in between: wait_connected tells the next round what became of it
+        self._open = batch
 
     async def _first(self) -> Msg | None:
-        """What has arrived first; None if nothing comes that should, so that it must be asked for again."""
+        """What has arrived first; None if nothing comes of what should, so that it must be asked for again."""
         if not self._arrived.empty():
             return self._arrived.get_nowait()
         try:
@@ -172,17 +184,6 @@ class Puller:
                 return await self._arrived.get()
         except TimeoutError:
             return None
-
-    async def _ask(self, batch: int, how: Mapping[str, int]) -> None:
-        await self._bus.wait_connected()
-        self._requests += 1
-        try:
-            await self._bus.publish(
-                self._subject, encode({"batch": batch, **how}), reply=f"{self._inbox}.{self._requests}"
-            )
-        except BusUnavailableError:
-            return  # the connection broke in between: wait_connected tells the next round what became of it
-        self._open = batch
 
     async def _on_status(self, message: Msg) -> None:
         """React to what the server says instead of a message. What concerns an older request is of no interest."""
@@ -192,7 +193,7 @@ class Puller:
         status, text = headers["Status"], headers.get("Description", "").lower()
         if status == "100":
             return
-        self._open = self._ahead = 0
+        self._open = 0
         if status == "409" and "consumer deleted" in text:
             raise SetupMissingError(f"{self._name} was deleted")
         if status == "503":
@@ -211,45 +212,23 @@ class Puller:
             self._arrived.put_nowait(message)
             return
         self._open = max(0, self._open - 1)
-        is_ahead, self._ahead = self._ahead > 0, max(0, self._ahead - 1)
-        if self._batch > 1 or is_ahead or (self._wanted and self._deliverable == 0):
+        if self._batch > 1 or (self._wanted and self._deliverable == 0):
             self._deliverable += 1
             self._arrived.put_nowait(message)
-            if is_ahead and self._stale is None:
-                self._stale = asyncio.get_running_loop().call_later(_AHEAD_S, self._hand_back_all)
         else:
-            self._hand_back([message])
+            self._hand_back(message)
 
-    def _taken(self) -> None:
-        self._deliverable -= 1
-        if self._deliverable == 0 and self._stale is not None:
-            self._stale.cancel()
-            self._stale = None
-
-    def _hand_back_all(self) -> None:
-        """What nobody has taken goes to another worker, and so does what is still to come ahead of demand."""
-        self._ahead = 0
-        news = [self._arrived.get_nowait() for _ in range(self._arrived.qsize())]
-        unwanted: list[Msg] = []
-        for message in news:
-            if message is None or _is_status(message):
-                self._arrived.put_nowait(message)
-            else:
-                self._taken()
-                unwanted.append(message)
-        self._hand_back(unwanted)
-
-    def _hand_back(self, messages: list[Msg]) -> None:
-        if messages and self._batch == 1:
-            task = asyncio.create_task(self._nak(messages))
+    def _hand_back(self, message: Msg | None) -> None:
+        if message is not None and message.reply and self._batch == 1:
+            task = asyncio.create_task(self._nak(message))
             self._handing_back.add(task)
             task.add_done_callback(self._handing_back.discard)
 
-    async def _nak(self, messages: list[Msg]) -> None:
-        for message in messages:
-            with suppress(BusUnavailableError):  # the server delivers it again by itself, once its time is over
-                await Delivery(self._bus, message).nak()
+    async def _nak(self, message: Msg) -> None:
+        with suppress(BusUnavailableError):  # the server delivers it again by itself, once its time is over
+            await Delivery(self._bus, message).nak()
 
 
 def _is_status(message: Msg) -> bool:
+    """Whether the server says something in place of a message, which would have a reply subject for its ack."""
     return not message.reply

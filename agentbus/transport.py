@@ -36,6 +36,9 @@ NatsError = nats.errors.Error
 
 _NOT_URGENT_S: Final = 0.002
 """How long a message that is not urgent waits for another one to go with."""
+_ONE_LINE: Final = str.maketrans("\r\n", "  ")
+_ENDS_TOKEN: Final = re.compile(r"[ \t\r\n]")
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 _DENIED = re.compile(r'permissions violation for (publish to|publish with reply of|subscription to) "([^"]*)"')
 
@@ -49,20 +52,6 @@ class NotSecureError(NatsError):
 
 class CertificateWantedError(ConnectionResetError):
     """The server checks client certificates, and has hung up on this one, or would on none."""
-
-
-class _Direct:
-    """Stands for the queue of a subscription, and hands each message over where nats-py would wake a task for it."""
-
-    def __init__(self, callback: MessageCallback) -> None:
-        self._callback = callback
-
-    def put_nowait(self, message: Msg) -> None:
-        try:
-            self._callback(message)
-        except Exception as error:  # noqa: BLE001  # nats-py would stop reading, and nobody would be told
-            context = {"message": f"the callback for {message.subject} has failed", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(context)
 
 
 class Client(NatsClient):
@@ -93,7 +82,7 @@ class Client(NatsClient):
         self._tls_always = tls_always
         self._shows_certificate = shows_certificate
         self._has_new = has_new
-        self._urgent = True
+        self._callbacks: dict[int, MessageCallback] = {}
         self._write_soon: asyncio.Handle | None = None
         self._write_later: asyncio.TimerHandle | None = None
 
@@ -191,32 +180,72 @@ class Client(NatsClient):
         return str(self._server_info.get("cluster") or "")
 
     async def listen(self, subject: str, callback: MessageCallback) -> Subscription:
-        """Have `callback` called with every message on `subject`, as soon as it is read."""
-        subscription = await self.subscribe(subject, pending_bytes_limit=0)  # pyright: ignore[reportUnknownMemberType]
-        subscription._pending_queue = _Direct(callback)  # pyright: ignore  # noqa: SLF001
+        """Have `callback` called with every message on `subject`, as soon as it is read. It must not raise."""
+        subscription = await self.subscribe(subject)  # pyright: ignore[reportUnknownMemberType]
+        self._callbacks[self._sid] = callback  # nobody else has subscribed meanwhile: nothing was awaited
         return subscription
 
-    async def send(
-        self, subject: str, data: bytes, reply: str, headers: dict[str, str] | None, *, urgent: bool
-    ) -> None:
-        """`publish`; what is not urgent may wait for a moment, and is written together with what is sent meanwhile."""
-        self._urgent = urgent
-        try:
-            await self.publish(subject, data, reply=reply, headers=headers)
-        finally:
-            self._urgent = True
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:  # as in nats-py
+        self._callbacks.pop(sid, None)
+        super()._remove_sub(sid, max_msgs)
 
-    async def _flush_pending(self, force_flush: bool = False) -> Any:  # as in nats-py
-        # nats-py wakes a task for it. What is sent in one round of the loop is written at the beginning of the next,
-        # in one piece: each write costs as much as the message.
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
+    ) -> None:  # as in nats-py, which puts the message into a queue and wakes a task for it
+        callback = self._callbacks.get(sid)
+        if callback is None:
+            return  # nobody listens any more
+        fields = await self._process_headers(headers)  # pyright: ignore[reportUnknownMemberType]
+        message = Msg(self, subject.decode(), reply.decode(), data, fields)
+        try:
+            callback(message)
+        except Exception as error:  # noqa: BLE001  # nats-py would stop reading, and tell nobody
+            context = {"message": f"the callback for {message.subject} has failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
+
+    def send(self, subject: str, data: bytes, reply: str, headers: Headers | None, *, urgent: bool) -> None:
+        """Publish; what is not urgent may wait for a moment, and is written together with what is sent meanwhile.
+
+        Nobody waits for the server to take it: see `catch_up`.
+
+        Raises:
+            NatsError: a subject or the name of a header would break the protocol, or the connection has ended.
+        """
+        if not subject or _ENDS_TOKEN.search(subject) or _ENDS_TOKEN.search(reply):
+            raise nats.errors.BadSubjectError
+        if self.is_closed:
+            raise nats.errors.ConnectionClosedError
+        if headers:
+            head = f"NATS/1.0\r\n{''.join([_header(*header) for header in headers.items()])}\r\n".encode()
+            line = f"HPUB {subject} {reply} {len(head)} {len(head) + len(data)}\r\n"
+            message = b"".join((line.encode(), head, data, b"\r\n"))
+        else:
+            message = b"".join((f"PUB {subject} {reply} {len(data)}\r\n".encode(), data, b"\r\n"))
+        self._pending.append(message)
+        self._pending_data_size += len(message)
+        self._write_in_a_moment(urgent=urgent)
+
+    async def catch_up(self) -> None:
+        """Wait for the server if it does not keep up with what is sent."""
+        if self._pending_data_size > self._max_pending_size:
+            await super()._flush_pending(force_flush=True)
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:  # as in nats-py, which wakes a task for it
         if force_flush or not self.is_connected:
             return await super()._flush_pending(force_flush)
-        loop = asyncio.get_running_loop()
-        if self._urgent:
-            self._write_soon = self._write_soon or loop.call_soon(self._write)
-        else:
-            self._write_later = self._write_later or loop.call_later(_NOT_URGENT_S, self._write)
+        self._write_in_a_moment(urgent=True)
         return None
+
+    def _write_in_a_moment(self, *, urgent: bool) -> None:
+        """What is sent in one round of the loop is written at the beginning of the next, in one piece.
+
+        A write costs more than making the message: it makes the server read.
+        """
+        loop = asyncio.get_running_loop()
+        if urgent:
+            self._write_soon = self._write_soon or loop.call_soon(self._write)
+        elif self._write_soon is None:
+            self._write_later = self._write_later or loop.call_later(_NOT_URGENT_S, self._write)
 
     def _write(self) -> None:
         """Write all that is pending, unless the server does not keep up: then nats-py's task waits for it."""
@@ -225,7 +254,7 @@ class Client(NatsClient):
                 handle.cancel()
         self._write_soon = self._write_later = None
         writer = getattr(self._transport, "_io_writer", None)
-        if not self.is_connected or writer is None:
+        if not self.is_connected or writer is None or writer.transport.is_closing():
             return  # nats-py sends it once it is connected again
         if writer.transport.get_write_buffer_size() > 0:
             if self._flush_queue is not None and self._flush_queue.empty():
@@ -233,7 +262,7 @@ class Client(NatsClient):
             return
         pending, self._pending, self._pending_data_size = self._pending, [], 0
         if pending:
-            writer.writelines(pending)
+            writer.write(b"".join(pending))
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:  # as in nats-py
         writer = getattr(self._transport, "_io_writer", None)
@@ -248,6 +277,13 @@ class Client(NatsClient):
         self._hang_up()
         if self._flush_queue is not None:  # otherwise it has never been told to connect
             await self.close()
+
+
+def _header(name: str, value: str) -> str:
+    """A line of a message's head. What a value holds stays in its line."""
+    if not _HEADER_NAME.fullmatch(name):
+        raise nats.errors.BadHeaderError(name)
+    return f"{name}: {value.strip().translate(_ONE_LINE)}\r\n"
 
 
 def is_auth_error(error: BaseException) -> bool:

@@ -35,7 +35,6 @@ log = logging.getLogger("agentbus.worker")
 RUN_VARIABLE: Final = "AGENTBUS_RUN_ID"
 TASK_VARIABLE: Final = "AGENTBUS_TASK_ID"
 _POLL_S: Final = 0.02
-_RECORD_AFTER_S: Final = 0.02
 _KILL_PATIENCE_S: Final = 1.0
 """How long to wait for what has had its SIGKILL; a process in an uninterruptible call may stay for longer."""
 _ROUNDS: Final = 5
@@ -58,7 +57,7 @@ class Children:
         self._worker = random_token()
         self._numbers = itertools.count(1)
         self._runs: dict[int, Run] = {}
-        self._late: dict[int, asyncio.TimerHandle] = {}  # what is not yet on record with its process
+        self._recorded: set[int] = set()
         self._ended: set[int] = set()  # those of them whose command has ended, and that are being cleared
         self._asked: dict[
             int, set[int]
@@ -81,15 +80,23 @@ class Children:
         """For the environment of a command that is to be started; tells that it is one of this worker's."""
         return f"{self._worker}-{next(self._numbers)}"
 
-    def started(self, run: Run, task_id: str) -> None:
-        """A command has been started. It goes on record, so that it is found even if it hides its environment.
-
-        After a moment: while a program is being loaded, whoever asks for its birth has to wait, and one that is over
-        by then needs no record.
-        """
+    def started(self, run: Run) -> None:
+        """A command has been started."""
         self._runs[run.pid] = run
         self._asked[run.pid] = set()
-        self._late[run.pid] = asyncio.get_running_loop().call_later(_RECORD_AFTER_S, self._record_process, run, task_id)
+
+    def record(self, run: Run, task_id: str) -> None:
+        """Put a running command on record, so that it is found even if it hides its environment.
+
+        Not right after its start: while a program is being loaded, whoever asks for its birth has to wait, and one
+        that is over in no time needs no record.
+        """
+        self._recorded.add(run.pid)
+        record = {"pid": run.pid, "run_id": run.run_id, "task_id": task_id, "birth": _birth(run.pid)}
+        try:
+            self._write(run.run_id, record)
+        except OSError as error:
+            TaskLog(task_id).warning("its process is not on record: %s", error.strerror or error)
 
     def ended(self, run: Run) -> bool:
         """The command itself has ended and was waited for; whether it has left nothing, that is to be cleared now."""
@@ -161,10 +168,8 @@ class Children:
         """Take a command off the record."""
         self._runs.pop(run.pid, None)
         self._ended.discard(run.pid)
-        late = self._late.pop(run.pid, None)
-        if late is not None:
-            late.cancel()
-        else:
+        if run.pid in self._recorded:
+            self._recorded.remove(run.pid)
             self._remove(run.run_id)
         self._asked.pop(run.pid, None)
 
@@ -179,14 +184,6 @@ class Children:
             # One that has cleared or changed its environment can only be this command's if no other runs.
             if owner == run.run_id or (owner not in others and alone):
                 yield pid
-
-    def _record_process(self, run: Run, task_id: str) -> None:
-        del self._late[run.pid]
-        record = {"pid": run.pid, "run_id": run.run_id, "task_id": task_id, "birth": _birth(run.pid)}
-        try:
-            self._write(run.run_id, record)
-        except OSError as error:
-            TaskLog(task_id).warning("its process is not on record: %s", error.strerror or error)
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
         write_whole(self._record(name), json.dumps(record).encode())

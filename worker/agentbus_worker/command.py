@@ -31,7 +31,10 @@ MAX_ARGUMENT_BYTES: Final = 131_071
 _CHUNK: Final = 65_536
 _STDERR_TAIL: Final = 8_192
 _POLL_S: Final = 0.02
-_WATCH_AFTER_S: Final = 0.02
+_UNINTERRUPTIBLE_S: Final = 60.0
+"""What has had its SIGKILL is waited for, however long a call takes that cannot be interrupted."""
+_NOT_SOON_S: Final = 0.02
+"""What a command is given that is not over by then: somebody who reads its output as it comes, and a record on disk."""
 
 Reason: TypeAlias = Literal["exited", "timeout", "idle", "stopped"]
 
@@ -114,14 +117,14 @@ class _Pipe:
         self._tail = bytearray()
         self._size = 0
         self._hash = hashlib.sha256()
-        # A command that is over by then leaves all that it printed in the pipe, unless it is more than fits in there.
-        self._watching: asyncio.TimerHandle | None = self._loop.call_later(_WATCH_AFTER_S, self._watch)
-        self._finished = False
+        self._watching = self._finished = False
         self.last_read = self._loop.time()
 
-    def _watch(self) -> None:
-        self._watching = None
-        self._loop.add_reader(self.read_end, self._read)
+    def watch(self) -> None:
+        """Read what comes from now on. Until then it stays in the pipe; who writes more than fits in there waits."""
+        if self._open:
+            self._watching = True
+            self._loop.add_reader(self.read_end, self._read)
 
     def _read(self) -> bool:
         """Take what is there; False once there is nothing more to have now."""
@@ -200,32 +203,67 @@ class _Pipe:
     def _stop_reading(self) -> None:
         if self._open:
             self._open = False
-            if self._watching is not None:
-                self._watching.cancel()
-            else:
+            if self._watching:
                 self._loop.remove_reader(self.read_end)
             os.close(self.read_end)
 
 
+class _Process:
+    """A process that this one has started."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._code: int | None = None
+
+    def wait(self) -> int:
+        """Wait for its end; the exit code, negative for the signal that has ended it."""
+        if self._code is None:
+            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._code
+
+    def has_ended(self) -> bool:
+        """Whether it has ended, without reaping it where the system can tell (macOS: from Python 3.13 on)."""
+        if self._code is None and not hasattr(os, "waitid"):
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code is not None or (
+            hasattr(os, "waitid") and os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        )
+
+
 class _End:
-    """The end of a process: whether it has come. `something` is also set when somebody wants it to come."""
+    """The end of a process: whether it has come."""
 
     def __init__(self) -> None:
-        self.exited = asyncio.Event()
-        self.something = asyncio.Event()
+        self.come = False
+        self._waiter: asyncio.Future[None] | None = None
 
-    def come(self) -> None:
-        self.exited.set()
-        self.something.set()
+    def now(self) -> None:
+        self.come = True
+        self.wake()
 
-    def wanted(self, _: asyncio.Future[None]) -> None:
-        self.something.set()
+    def wake(self, _: object = None) -> None:
+        """Something has happened: whoever waits looks again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, patience_s: float) -> bool:
+        """Wait until something happens, and for so long at the most; whether the end has come."""
+        if not self.come:
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            timer = loop.call_later(patience_s, self.wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+        return self.come
 
 
 class Child:
     """A running command; see `running`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], run: Run, limits: Limits, out: _Pipe, err: _Pipe) -> None:
+    def __init__(self, process: _Process, run: Run, limits: Limits, out: _Pipe, err: _Pipe) -> None:
         self._process = process
         self._run = run
         self._limits = limits
@@ -251,12 +289,10 @@ class Child:
                 grace_s = stop_grace_s() if reason == "stopped" and stop_grace_s else self._limits.grace_s
                 asked = loop.time()
                 children.signal(self._run, signal.SIGTERM)
-                try:
-                    async with asyncio.timeout(grace_s):
-                        await end.exited.wait()
-                except TimeoutError:
+                if not await end.wait(grace_s):
                     children.signal(self._run, signal.SIGKILL)
-                    await end.exited.wait()
+                    while not await end.wait(_UNINTERRUPTIBLE_S):
+                        pass
                 # What the command has started has had its SIGTERM as well, and has what is left of the same grace.
                 grace_left_s = max(0.0, asked + grace_s - loop.time())
         # The leader is a zombie until it is waited for: its group id cannot have been given to anybody else.
@@ -275,10 +311,10 @@ class Child:
         """
         loop, limits = asyncio.get_running_loop(), self._limits
         deadline = self._started + limits.timeout_s
-        stop.add_done_callback(end.wanted)
+        stop.add_done_callback(end.wake)
         looked = False
         try:
-            while True:
+            while not stop.done():
                 idle_at = self._last_output() + limits.idle_timeout_s if limits.idle_timeout_s else deadline
                 left_s = min(deadline, idle_at) - loop.time()
                 if left_s > 0:
@@ -287,15 +323,11 @@ class Child:
                     return "timeout" if deadline <= idle_at else "idle"
                 else:
                     looked, left_s = True, _POLL_S
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left_s):
-                        await end.something.wait()
-                if end.exited.is_set():
+                if await end.wait(left_s):
                     return "exited"
-                if stop.done():
-                    return "stopped"
+            return "stopped"
         finally:
-            stop.remove_done_callback(end.wanted)
+            stop.remove_done_callback(end.wake)
 
     def _last_output(self) -> float:
         return max(self._started, self._out.last_read, self._err.last_read)
@@ -315,15 +347,23 @@ async def running(command: Command, limits: Limits, children: Children, tmp: Pat
         CommandError: it could not be started.
     """
     with _pipes(command, limits, tmp) as (out, err):
-        process = _spawn(command, out, err, tmp)
+        process = _Process(_spawn(command, out, err, tmp))
         run = Run(process.pid, command.run_id)
-        children.started(run, command.task_id)
+        children.started(run)
         child = Child(process, run, limits, out, err)
+
+        def take_care() -> None:
+            out.watch()
+            err.watch()
+            children.record(run, command.task_id)
+
+        not_soon = asyncio.get_running_loop().call_later(_NOT_SOON_S, take_care)
         try:
             yield child
             if child.clearing is not None:
                 await child.clearing
         finally:
+            not_soon.cancel()
             if child.clearing is not None:
                 child.clearing.cancel()
             children.kill(run, process.wait)
@@ -342,19 +382,13 @@ def _pipes(command: Command, limits: Limits, tmp: Path) -> Generator[tuple[_Pipe
         yield out, err
 
 
-def _spawn(command: Command, out: _Pipe, err: _Pipe, tmp: Path) -> subprocess.Popen[bytes]:
+def _spawn(command: Command, out: _Pipe, err: _Pipe, tmp: Path) -> int:
+    """Start the command in a session of its own; its process id."""
     program = command.argv[0]
     try:
         with _standard_input(command.stdin, tmp) as stdin:
-            return subprocess.Popen(
-                list(command.argv),
-                stdin=stdin,
-                stdout=out.write_end,
-                stderr=err.write_end,
-                env=dict(command.env),
-                cwd=command.cwd,
-                start_new_session=True,
-            )
+            start = _posix_spawn if _can_posix_spawn(command, stdin, out.write_end, err.write_end) else _popen
+            return start(command, stdin, out.write_end, err.write_end)
     except OSError as error:
         raise CommandError(_why_not_started(command, error)) from None
     except ValueError as error:
@@ -362,6 +396,59 @@ def _spawn(command: Command, out: _Pipe, err: _Pipe, tmp: Path) -> subprocess.Po
     finally:
         out.close_write_end()
         err.close_write_end()
+
+
+def _can_posix_spawn(command: Command, stdin: int | None, *outputs: int) -> bool:
+    """Whether the system can start it at once, in half the time that `subprocess` takes.
+
+    It does not change the folder, looks for programs where this process does, and 0 to 2 must be free to be replaced.
+    """
+    return (
+        sys.platform == "linux"
+        and command.cwd is None
+        and min(outputs) > 2
+        and stdin not in (0, 1, 2)
+        and ("/" in command.argv[0] or command.env.get("PATH") == os.environ.get("PATH"))
+    )
+
+
+def _posix_spawn(command: Command, stdin: int | None, stdout: int, stderr: int) -> int:
+    """What else is open here is closed there by itself: see `close_on_exec`."""
+    nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    return os.posix_spawnp(
+        command.argv[0],
+        list(command.argv),
+        command.env,
+        file_actions=[
+            nothing if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0),
+            (os.POSIX_SPAWN_DUP2, stdout, 1),
+            (os.POSIX_SPAWN_DUP2, stderr, 2),
+        ],
+        setsid=True,
+        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # which Python ignores
+    )
+
+
+def _popen(command: Command, stdin: int | None, stdout: int, stderr: int) -> int:
+    process = subprocess.Popen(
+        list(command.argv),
+        stdin=subprocess.DEVNULL if stdin is None else stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env=dict(command.env),
+        cwd=command.cwd,
+        start_new_session=True,
+    )
+    process.returncode = 0  # it is waited for here, not there
+    return process.pid
+
+
+def close_on_exec() -> None:
+    """Keep from all commands what this process has got from whoever started it, but for standard streams."""
+    for file in Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd").iterdir():
+        with contextlib.suppress(OSError):  # the folder that was read
+            if int(file.name) > 2:
+                os.set_inheritable(int(file.name), False)
 
 
 def _why_not_started(command: Command, error: OSError) -> str:
@@ -381,19 +468,19 @@ def _why_not_started(command: Command, error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def _standard_input(data: bytes | None, tmp: Path) -> Generator[int | IO[bytes]]:
-    """The null device, or a file without a name: a command that never reads cannot block anybody."""
+def _standard_input(data: bytes | None, tmp: Path) -> Generator[int | None]:
+    """A file without a name, from which a command that never reads cannot block anybody, or None for nothing."""
     if data is None:
-        yield subprocess.DEVNULL
+        yield None
         return
     with tempfile.TemporaryFile(dir=tmp) as file:
         file.write(data)
         file.seek(0)
-        yield file
+        yield file.fileno()
 
 
 @contextlib.contextmanager
-def _watched(process: subprocess.Popen[bytes]) -> Generator[_End]:
+def _watched(process: _Process) -> Generator[_End]:
     """Watch for the end of a process, without reaping it."""
     loop = asyncio.get_running_loop()
     end = _End()
@@ -409,7 +496,7 @@ def _watched(process: subprocess.Popen[bytes]) -> Generator[_End]:
 
     def on_end() -> None:
         loop.remove_reader(descriptor)  # it stays readable, and would call again in every round of the loop
-        end.come()
+        end.now()
 
     try:
         loop.add_reader(descriptor, on_end)
@@ -419,26 +506,19 @@ def _watched(process: subprocess.Popen[bytes]) -> Generator[_End]:
         os.close(descriptor)
 
 
-def _watch_by_polling(process: subprocess.Popen[bytes], end: _End) -> Callable[[], None]:
+def _watch_by_polling(process: _Process, end: _End) -> Callable[[], None]:
     loop = asyncio.get_running_loop()
     handle: asyncio.Handle
 
     def look() -> None:
         nonlocal handle
-        if _has_ended(process):
-            end.come()
+        if process.has_ended():
+            end.now()
         else:
             handle = loop.call_later(_POLL_S, look)
 
     handle = loop.call_soon(look)
     return lambda: handle.cancel()  # noqa: PLW0108  # whichever handle it is by then
-
-
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it has ended, without reaping it where the system can tell (macOS: from Python 3.13 on)."""
-    if hasattr(os, "waitid"):
-        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    return process.poll() is not None
 
 
 def _waiting_in(pipe: int) -> int:

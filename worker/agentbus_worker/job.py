@@ -40,6 +40,7 @@ from agentbus_worker.loglines import TaskLog
 from agentbus_worker.outbox import Copy, Unsent
 from agentbus_worker.outcome import Outcome, decode_output, fit, of_exit
 from agentbus_worker.prompt import build_prompt
+from agentbus_worker.slots import Place
 from agentbus_worker.state import open_private
 
 _RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -110,11 +111,11 @@ class Job:
         self._halted.set()
         self._lease.interrupt()
 
-    async def carry_out(self, free_slot: Callable[..., None]) -> None:
-        """Run the command and settle the task, keeping the lease meanwhile.
+    async def carry_out(self, place: Place) -> None:
+        """Run the command once there is a slot for it, and settle the task, keeping the lease meanwhile.
 
-        `free_slot` is called as soon as the command has ended: the rest overlaps with the next task. When this
-        returns, nothing that the command started is left.
+        The slot is free as soon as the command has ended: the rest overlaps with the next task. When this returns,
+        nothing that the command started is left.
 
         Raises:
             BusError: the connection has ended for good.
@@ -123,22 +124,24 @@ class Job:
             async with self._lease.kept():
                 try:
                     async with self._command() as (command, limits):
-                        await self._run(command, limits, free_slot)
+                        if await place.start():
+                            await self._run(command, limits, place)
+                        else:
+                            await self._give_back()
                 except CommandError as error:
-                    free_slot()
                     await self._settle(Outcome("failed", "", str(error), reason=str(error)))
         finally:
             if self._lease.lost:
                 self._context.metrics.count("lease lost")
 
-    async def _run(self, command: Command, limits: Limits, free_slot: Callable[..., None]) -> None:
+    async def _run(self, command: Command, limits: Limits, place: Place) -> None:
         context = self._context
         async with running(command, limits, context.children, context.slot.tmp) as child:
             self._log.info("started")
             context.metrics.run_started()
             ended = await child.ended(self._lease.interrupted, context.children, stop_grace_s=self._stop_grace_s)
-            free_slot(ended.duration_s)
-            await _next_one_first()
+            place.ended(ended.duration_s)
+            await asyncio.sleep(0)  # whoever gets the slot goes first
             self._log.add(exit_code=ended.code, duration_s=round(ended.duration_s, 3), output_bytes=ended.stdout.size)
             self._log.debug("command ended")
             context.metrics.run_ended(ended.reason, ended.duration_s, ended.stdout.size)
@@ -371,15 +374,6 @@ class Job:
             "AGENTBUS_ATTEMPT": str(self._entry.attempt),
             **({"AGENTBUS_WORKDIR": str(workdir)} if workdir else {}),
         }
-
-
-async def _next_one_first() -> None:
-    """Let the next task be asked for before the result of this one is made: while it is on its way, there is time.
-
-    One round of the loop wakes whoever waits for a slot, and in another one the request is sent.
-    """
-    for _ in range(2):
-        await asyncio.sleep(0)
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import os
 import secrets
 import shutil
@@ -34,19 +33,20 @@ from agentbus.transport import Msg
 from agentbus_worker.children import Children, become_subreaper, end_abandoned
 from agentbus_worker.claiming import claim
 from agentbus_worker.clock import ServerClock
+from agentbus_worker.command import close_on_exec
 from agentbus_worker.context import Context
 from agentbus_worker.job import REFUSED_PAUSE_S, Job
 from agentbus_worker.lease import LeaseJudge
 from agentbus_worker.metrics import Metrics, metrics_of
 from agentbus_worker.outbox import Outbox, replay
 from agentbus_worker.signals import Stop
+from agentbus_worker.slots import Place, Slots
 from agentbus_worker.state import Slot, locked_state
 
 log = logging.getLogger("agentbus.worker")
 
 _RETRY_S: Final = 2.0
 _REAP_S: Final = 2.0
-_QUICK_S: Final = 0.05
 _PRESENCE_PAUSE_S: Final = 2.0
 """How soon a change of the free slots is shown: often enough for people, seldom enough for the bus."""
 _T = TypeVar("_T")
@@ -64,13 +64,8 @@ class Worker:
         """`instance` names this process among all workers: see `new_instance()`."""
         self._config = config
         self._stop = stop
-        self._slots = asyncio.Semaphore(config.worker.concurrency)
-        # As many tasks again may be waiting to be settled: a bus that takes no results must not be given more work.
-        self._unsettled = asyncio.Semaphore(2 * config.worker.concurrency)
+        self._slots = Slots(config.worker.concurrency)
         self._jobs: dict[str, Job] = {}
-        self._running = 0
-        self._backlog = 0
-        self._quick = False
         self._changed = asyncio.Event()
         self._started_at = now()
         self.instance = instance
@@ -101,6 +96,7 @@ class Worker:
             slot = stack.enter_context(locked_state(config.worker.state_dir, settings.urls, config.agent.id))
             metrics.show("outbox_entries", Outbox(slot.outbox).waiting)
             become_subreaper()
+            close_on_exec()
             await end_abandoned(slot.children, config.worker.kill_grace_seconds)
             children = stack.enter_context(Children(slot.children))
             dial = stack.enter_async_context(connect(settings, patient=True, on_state=log.info))
@@ -145,6 +141,7 @@ class Worker:
                 taking = group.create_task(self._take(context, group, running))
                 await self._stop.drain.wait()
                 taking.cancel()
+                self._slots.close()
                 await asyncio.wait({taking})
                 await self._drain(running)
                 for side_task in side_tasks:
@@ -156,10 +153,10 @@ class Worker:
 
     def _show(self, metrics: Metrics, bus: Bus) -> None:
         """What can be told at any moment; another thread asks."""
-        slots = self._config.worker.concurrency
-        metrics.show("slots_taken", lambda: self._running)
+        slots = self._slots
+        metrics.show("slots_taken", lambda: slots.running)
         metrics.show("tasks_held", lambda: len(self._jobs))
-        metrics.show("backlog_tasks", lambda: self._backlog if self._running >= slots else 0)
+        metrics.show("backlog_tasks", lambda: slots.backlog if slots.running >= slots.count else 0)
         metrics.show("bus_connected", lambda: bus.connected)
         bus.on_reconnect(lambda: metrics.count("reconnect"))
 
@@ -197,24 +194,24 @@ class Worker:
             await ensure_files_bucket(bus, agent)
 
     async def _take(self, context: Context, group: asyncio.TaskGroup, running: set[asyncio.Task[None]]) -> None:
-        """Start the work on one delivery after the other, once a slot is free for it, until this is cancelled."""
-        config = self._config
+        """Start the work on one delivery after the other, once there is room for it, until this is cancelled."""
+        config, slots = self._config, self._slots
         async with Puller(context.bus, config.nats.stream, config.durable) as puller:
             log.info("ready for tasks on %s", subjects.tasks(config.agent.id))
             while not self._stop.drain.is_set():
-                await self._slots.acquire()
-                delivery = await self._next(context.bus, puller)
-                if self._quick:  # the next slot is free within a moment, too: it need not wait for a task then
-                    await puller.look_ahead(min(delivery.num_pending, config.worker.concurrency))
-                task = group.create_task(self._handle(context, delivery))
+                delivery = await self._next(context.bus, puller, wait=await slots.room())
+                if delivery is None:
+                    slots.backlog = 0
+                    continue
+                task = group.create_task(self._handle(context, delivery, slots.take(delivery.num_pending)))
                 running.add(task)
                 task.add_done_callback(running.discard)
 
-    async def _next(self, bus: Bus, puller: Puller) -> Delivery:
+    async def _next(self, bus: Bus, puller: Puller, *, wait: bool) -> Delivery | None:
         missing = ""
         while True:
             try:
-                return await puller.next()
+                return await (puller.next() if wait else puller.next_if_any())
             except SetupMissingError as error:
                 # Deleted under a running worker: make it again if that is allowed, and wait for it if not.
                 try:
@@ -225,37 +222,22 @@ class Worker:
                         log.error("%s: %s; waiting for it", error, refusal)
                     await asyncio.sleep(_RETRY_S)
 
-    async def _handle(self, context: Context, delivery: Delivery) -> None:
-        """One delivery from claim to ack. The slot is free again as soon as the command has ended."""
-        slot_is_taken = True
-
-        def free_slot(ran_s: float = math.inf) -> None:
-            nonlocal slot_is_taken
-            self._quick = ran_s < _QUICK_S
-            if slot_is_taken:
-                slot_is_taken = False
-                self._running -= 1
-                self._slots.release()
-                self._changed.set()
-
-        self._running += 1
-        self._backlog = delivery.num_pending
-        async with self._unsettled:
+    async def _handle(self, context: Context, delivery: Delivery, place: Place) -> None:
+        """One delivery from claim to ack."""
+        with place:
+            job = await self._claim(context, delivery)
+            if job is None:
+                return
+            self._jobs[job.task.id] = job
+            self._changed.set()
             try:
-                job = await self._claim(context, delivery)
-                if job is None:
-                    return
-                self._jobs[job.task.id] = job
-                self._changed.set()
                 if self._stop.now.is_set():
                     job.halt()
-                try:
-                    with job.traced():
-                        await job.carry_out(free_slot)
-                finally:
-                    del self._jobs[job.task.id]
+                with job.traced():
+                    await job.carry_out(place)
             finally:
-                free_slot()
+                del self._jobs[job.task.id]
+                self._changed.set()
 
     async def _claim(self, context: Context, delivery: Delivery) -> Job | None:
         try:
@@ -332,7 +314,7 @@ class Worker:
             description=config.agent.description,
             command=Path(config.agent.chat_cmd[0]).name,
             slots=config.worker.concurrency,
-            free=config.worker.concurrency - self._running,
+            free=config.worker.concurrency - self._slots.running,
             running=tuple(self._jobs),
             started_at=self._started_at,
         )

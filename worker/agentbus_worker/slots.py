@@ -1,0 +1,146 @@
+"""The slots of a worker: how many commands run at once, and how many tasks may be taken for them."""
+
+import asyncio
+from collections import deque
+from types import TracebackType
+from typing import Final, Literal, Self, TypeAlias
+
+_QUICK_S: Final = 0.05
+"""A command that took no longer makes it worth while to have the next one ready."""
+_AHEAD_S: Final = 0.1
+"""How long a task that was taken ahead waits for a slot before others get it."""
+
+_State: TypeAlias = Literal["ahead", "running", "settling", "over"]
+
+
+class Slots:
+    """So many commands at once, and a task only if there is a slot for it.
+
+    While commands are over in no time and others wait in the backlog, as many tasks again are taken ahead: the next
+    command is ready when the last one ends. Agents take minutes; then nothing is taken ahead.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.backlog = 0
+        self._places: dict[_State, int] = {"ahead": 0, "running": 0, "settling": 0, "over": 0}
+        self._queue: deque[Place] = deque()
+        self._room: asyncio.Future[None] | None = None
+        self._quick = False
+        self._closed = False
+
+    @property
+    def running(self) -> int:
+        """How many slots are taken."""
+        return self._places["running"]
+
+    async def room(self) -> bool:
+        """Wait until a task may be taken; whether for a slot that is free, or else ahead of one.
+
+        As many tasks as there are slots may wait to be settled: a bus that takes no results is given no more work.
+        """
+        while True:
+            if self._places["settling"] <= self.count:
+                taken = self._places["ahead"] + self.running
+                if taken < self.count:
+                    return True
+                if self._quick and self.backlog > 0 and taken < 2 * self.count:
+                    return False
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def take(self, backlog: int) -> "Place":
+        """The place of a task that has been taken, with so many behind it; to be left when the task is over."""
+        self.backlog = backlog
+        self._places["ahead"] += 1
+        return Place(self)
+
+    def close(self) -> None:
+        """Start no command any more."""
+        self._closed = True
+        while self._queue:
+            self._queue.popleft().refuse()
+
+    # -- for the places alone -----------------------------------------------------------------------------------
+
+    def ask(self, place: "Place") -> None:
+        """Grant a slot to a place now, or when it is its turn."""
+        if self._closed:
+            place.refuse()
+        elif self.running < self.count:
+            place.grant()
+        else:
+            self._queue.append(place)
+
+    def give_up(self, place: "Place") -> None:
+        """It has taken too long: the commands are not quick any more."""
+        self._quick = False
+        self._queue.remove(place)
+        place.refuse()
+
+    def forget(self, place: "Place") -> None:
+        """It does not wait any more."""
+        if place in self._queue:
+            self._queue.remove(place)
+
+    def ended(self, ran_s: float) -> None:
+        """A command has ended."""
+        self._quick = ran_s < _QUICK_S
+
+    def moved(self, before: _State, after: _State) -> None:
+        """A place has changed."""
+        self._places[before] -= 1
+        self._places[after] += 1
+        if before == "running" and self._queue and self.running < self.count:
+            self._queue.popleft().grant()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+
+class Place:
+    """The place of one task, from its delivery to its end."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._state: _State = "ahead"
+        self._granted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._move("over")
+
+    async def start(self) -> bool:
+        """Wait for a slot; False if there is none soon, or none any more: then the task is for others."""
+        self._slots.ask(self)
+        if self._granted.done():
+            return self._granted.result()
+        timer = asyncio.get_running_loop().call_later(_AHEAD_S, self._slots.give_up, self)
+        try:
+            return await self._granted
+        except asyncio.CancelledError:
+            self._slots.forget(self)
+            raise
+        finally:
+            timer.cancel()
+
+    def ended(self, ran_s: float) -> None:
+        """The command has ended, after so many seconds: the slot is free, and the task is being settled."""
+        self._slots.ended(ran_s)
+        self._move("settling")
+
+    def grant(self) -> None:
+        """It is this one's turn."""
+        self._move("running")
+        self._granted.set_result(True)
+
+    def refuse(self) -> None:
+        """There is no slot for this one."""
+        self._granted.set_result(False)
+
+    def _move(self, state: _State) -> None:
+        before, self._state = self._state, state
+        self._slots.moved(before, state)
