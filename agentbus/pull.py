@@ -104,7 +104,7 @@ class Puller:
         self._arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
         self._requests = 0
         self._open = 0  # what the last request may still bring
-        self._wanted = False  # whether somebody waits
+        self._wanted = 0  # how many the caller waits for
         self._deliverable = 0
         self._handing_back: set[asyncio.Task[None]] = set()
         self._pause_s = _FIRST_PAUSE_S
@@ -137,20 +137,26 @@ class Puller:
             if (delivery := await self._answer(self._batch, _PATIENTLY)) is not None:
                 return delivery
 
-    async def next_if_any(self) -> Delivery | None:
-        """The next message if there is one now, as far as the server can be asked.
+    async def fetch(self, count: int) -> list[Delivery]:
+        """Up to `count` messages, as many as there are now and as far as the server can be asked.
 
         Raises:
             SetupMissingError, BusUnavailableError: see `next`.
         """
-        return await self._answer(1, _AT_ONCE)
+        fetched: list[Delivery] = []
+        while len(fetched) < count:
+            delivery = await self._answer(count - len(fetched), _AT_ONCE)
+            if delivery is None:
+                break
+            fetched.append(delivery)
+        return fetched
 
-    async def _answer(self, batch: int, how: Mapping[str, int]) -> Delivery | None:
-        """What comes next of what was asked for, or else of a new request; None if it comes to nothing."""
-        self._wanted = True
+    async def _answer(self, count: int, how: Mapping[str, int]) -> Delivery | None:
+        """What comes next of what was asked for, or else of a new request for so many; None if it is no message."""
+        self._wanted = count
         try:
             if self._open == 0 and self._arrived.empty():
-                await self._ask(batch, how)
+                await self._ask(count, how)
             message = await self._first()
             if message is None:
                 self._open = 0
@@ -163,7 +169,7 @@ class Puller:
                 return Delivery(self._bus, message)
             return None
         finally:
-            self._wanted = False
+            self._wanted = 0
 
     async def _ask(self, batch: int, how: Mapping[str, int]) -> None:
         await self._bus.wait_connected()
@@ -212,7 +218,7 @@ class Puller:
             self._arrived.put_nowait(message)
             return
         self._open = max(0, self._open - 1)
-        if self._batch > 1 or (self._wanted and self._deliverable == 0):
+        if self._deliverable < self._wanted or self._batch > 1:
             self._deliverable += 1
             self._arrived.put_nowait(message)
         else:

@@ -9,12 +9,14 @@ from contextlib import asynccontextmanager
 
 from agentbus import Coordinator, subjects
 from agentbus.messages import encode, new_task
-from agentbus.transport import Msg
 from benchmarks.harness import Promise, Row, Size, at_least, compared, in_turns
 from benchmarks.setting import AGENT, BOUND_S, PROMPT_BYTES, Loop, Sync, bus, loop_of, one_worker
 from harness import Process
 
 _WIDTH = 32
+_LAST = "last"
+_LAST_TASKS = 32
+"""More than a worker has under way at once, so that all others are done by then; that they are is checked."""
 PROMISED = {1: at_least(0.75), 4: at_least(0.8)}
 
 
@@ -33,12 +35,12 @@ async def _measure(size: Size, sync: Sync, concurrency: int, promise: Promise | 
         bus(sync) as (server, coordinator, folder),
         one_worker(server, folder, concurrency=concurrency) as process,
         loop_of("bare_loop") as bare,
-        _results(coordinator) as arrived,
+        _last_results(coordinator) as last,
     ):
         for what, publish in (("with a ledger entry", _with_ledger), ("without a ledger entry", _without_ledger)):
 
             async def ours(publish: _Publish = publish) -> float:
-                return size.tasks / await _drain_backlog(coordinator, process, arrived, size.tasks, publish)
+                return size.tasks / await _drain_backlog(coordinator, process, last, size.tasks, publish)
 
             async def limit() -> float:
                 return await _bare_rate(bare, size.tasks, concurrency)
@@ -51,27 +53,26 @@ async def _measure(size: Size, sync: Sync, concurrency: int, promise: Promise | 
     return rows
 
 
-_Publish = Callable[[Coordinator], Awaitable[None]]
+_Publish = Callable[[Coordinator, str], Awaitable[None]]
 
 
-async def _with_ledger(coordinator: Coordinator) -> None:
-    await coordinator.publish(AGENT, "x", task_type="bench")
+async def _with_ledger(coordinator: Coordinator, reply_to: str) -> None:
+    await coordinator.publish(AGENT, "x", task_type="bench", reply_to=reply_to)
 
 
-async def _without_ledger(coordinator: Coordinator) -> None:
-    task = new_task(to=AGENT, content="x", task_type="bench")
+async def _without_ledger(coordinator: Coordinator, reply_to: str) -> None:
+    task = new_task(to=AGENT, content="x", task_type="bench", reply_to=reply_to)
     await coordinator.bus.store(subjects.tasks(AGENT), encode(task.to_json()), msg_id=task.id)
 
 
 @asynccontextmanager
-async def _results(coordinator: Coordinator) -> AsyncGenerator[asyncio.Semaphore]:
-    """Released once for each result that reaches the inbox of the coordinator."""
+async def _last_results(coordinator: Coordinator) -> AsyncGenerator[asyncio.Semaphore]:
+    """Released once for each result that reaches the inbox of the last tasks.
+
+    Of those alone: who listens to all of them takes a part of the two cores, which the bare loop has to itself.
+    """
     arrived = asyncio.Semaphore(0)
-
-    def on_result(_: Msg) -> None:
-        arrived.release()
-
-    unsubscribe = await coordinator.bus.subscribe(subjects.results(subjects.COORDINATOR), on_result)
+    unsubscribe = await coordinator.bus.subscribe(subjects.results(_LAST), lambda _: arrived.release())
     try:
         yield arrived
     finally:
@@ -79,25 +80,36 @@ async def _results(coordinator: Coordinator) -> AsyncGenerator[asyncio.Semaphore
 
 
 async def _drain_backlog(
-    coordinator: Coordinator, process: Process, arrived: asyncio.Semaphore, count: int, publish: _Publish
+    coordinator: Coordinator, process: Process, last: asyncio.Semaphore, count: int, publish: _Publish
 ) -> float:
     """Seconds that the worker takes for `count` tasks that lie there when it is let go."""
+    of_the_last = min(_LAST_TASKS, count)
+    before = await _stored_results(coordinator)
     os.kill(process.pid, signal.SIGSTOP)
     try:
-        left = iter(range(count))
+        left = iter([subjects.COORDINATOR] * (count - of_the_last) + [_LAST] * of_the_last)
 
         async def lane() -> None:
-            for _ in left:
-                await publish(coordinator)
+            for reply_to in left:
+                await publish(coordinator, reply_to)
 
         await asyncio.gather(*(lane() for _ in range(_WIDTH)))
         start = time.perf_counter()
     finally:
         os.kill(process.pid, signal.SIGCONT)
     async with asyncio.timeout(BOUND_S):
-        for _ in range(count):
-            await arrived.acquire()
-    return time.perf_counter() - start
+        for _ in range(of_the_last):
+            await last.acquire()
+    seconds = time.perf_counter() - start
+    there = await _stored_results(coordinator) - before
+    if there != count:
+        raise RuntimeError(f"{there} of {count} results are there when the last ones have come")
+    return seconds
+
+
+async def _stored_results(coordinator: Coordinator) -> int:
+    info = await coordinator.bus.api(f"STREAM.INFO.{subjects.RESULTS_STREAM}")
+    return int(info["state"]["messages"])
 
 
 async def _bare_rate(bare: Loop, count: int, width: int) -> float:

@@ -22,7 +22,7 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.backlog = 0
+        self.backlog = 0  # how many tasks waited behind the last one
         self._places: dict[_State, int] = {"ahead": 0, "running": 0, "settling": 0, "over": 0}
         self._queue: deque[Place] = deque()
         self._room: asyncio.Future[None] | None = None
@@ -34,24 +34,24 @@ class Slots:
         """How many slots are taken."""
         return self._places["running"]
 
-    async def room(self) -> bool:
-        """Wait until a task may be taken; whether for a slot that is free, or else ahead of one.
+    async def room(self) -> int:
+        """Wait until there is a slot for another task, or until some may be taken ahead: returns how many, or 0.
 
         As many tasks as there are slots may wait to be settled: a bus that takes no results is given no more work.
         """
         while True:
             if self._places["settling"] <= self.count:
                 taken = self._places["ahead"] + self.running
+                ahead = 2 * self.count - taken if self._quick and self.backlog > 0 else 0
+                if ahead > self.count // 2:
+                    return ahead
                 if taken < self.count:
-                    return True
-                if self._quick and self.backlog > 0 and taken < 2 * self.count:
-                    return False
+                    return 0
             self._room = asyncio.get_running_loop().create_future()
             await self._room
 
-    def take(self, backlog: int) -> "Place":
-        """The place of a task that has been taken, with so many behind it; to be left when the task is over."""
-        self.backlog = backlog
+    def take(self) -> "Place":
+        """The place of a task that has been taken, to be left when the task is over."""
         self._places["ahead"] += 1
         return Place(self)
 

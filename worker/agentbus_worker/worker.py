@@ -199,19 +199,19 @@ class Worker:
         async with Puller(context.bus, config.nats.stream, config.durable) as puller:
             log.info("ready for tasks on %s", subjects.tasks(config.agent.id))
             while not self._stop.drain.is_set():
-                delivery = await self._next(context.bus, puller, wait=await slots.room())
-                if delivery is None:
-                    slots.backlog = 0
-                    continue
-                task = group.create_task(self._handle(context, delivery, slots.take(delivery.num_pending)))
-                running.add(task)
-                task.add_done_callback(running.discard)
+                deliveries = await self._next(context.bus, puller, ahead=await slots.room())
+                slots.backlog = deliveries[-1].num_pending if deliveries else 0
+                for delivery in deliveries:
+                    task = group.create_task(self._handle(context, delivery, slots.take()))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
 
-    async def _next(self, bus: Bus, puller: Puller, *, wait: bool) -> Delivery | None:
+    async def _next(self, bus: Bus, puller: Puller, *, ahead: int) -> list[Delivery]:
+        """The next task, whenever it comes, or those that are there to be taken ahead."""
         missing = ""
         while True:
             try:
-                return await (puller.next() if wait else puller.next_if_any())
+                return await puller.fetch(ahead) if ahead else [await puller.next()]
             except SetupMissingError as error:
                 # Deleted under a running worker: make it again if that is allowed, and wait for it if not.
                 try:
