@@ -401,10 +401,11 @@ class Connection:
             raise TooLargeError(
                 f"a subject of {len(subject)} characters is longer than {_MAX_SUBJECT_CHARS}; nothing was sent"
             )
-        size = len(data)
+        size, limit = len(data), self.max_message_bytes
         if headers:
-            size += 12 + sum(len(name.encode()) + len(value.encode()) + 4 for name, value in headers.items())
-        limit = self.max_message_bytes
+            size += 12 + sum([len(name) + 4 * len(value) + 4 for name, value in headers.items()])
+            if size > limit:  # if it were all of four bytes; otherwise it need not be encoded to be measured
+                size = len(data) + 12 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
         if self._ever_up and size > limit:
             raise TooLargeError(
                 f"a message of {size} bytes for {subject} is larger than the {limit} bytes that the server takes "

@@ -98,4 +98,4 @@ def _result(record: Record, max_age_s: float) -> dict[str, Json]:
         result_id=make_result_id(record.agent, record.task_id, random_token()),
         status="failed" if wish is None else "cancelled",
         error=error,
-    ).to_json()
+    )

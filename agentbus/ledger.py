@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from agentbus import subjects, tracing
 from agentbus.bus import Bus, StoredMessage
 from agentbus.errors import CorruptEntryError, MessageError, WrongRevisionError
-from agentbus.messages import Json, ResultStatus, Task, decode, encode, now
+from agentbus.messages import Json, ResultStatus, Task, decode, now
 from agentbus.transport import Headers
 
 State = Literal["queued", "working", "completed", "failed", "needs_approval", "cancelled"]
@@ -180,7 +180,7 @@ class Ledger:
         trace = tracing.headers() if entry.terminal else {}  # who reads the result can link to the run it came from
         stored = await self._bus.store(
             subjects.state(agent, task_id),
-            encode(entry.model_dump(exclude_none=True)),
+            entry.model_dump_json(exclude_none=True).encode(),
             expected_revision=revision,
             headers={STATE_HEADER: entry.state, **trace},
             timeout_s=timeout_s,

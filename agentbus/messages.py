@@ -70,17 +70,17 @@ def number(text: str) -> int | None:
 
 
 # Lower-case letters and digits without those that are misread (0, o, 1, l, i, u): 30 of them, 4.9 bits each.
-_ALPHABET: Final = "23456789abcdefghjkmnpqrstvwxyz"
+_ALPHABET: Final = b"23456789abcdefghjkmnpqrstvwxyz"
+_SYMBOLS: Final = bytes(_ALPHABET[value % len(_ALPHABET)] for value in range(256))
+_UNEVEN: Final = bytes(range(256 - 256 % len(_ALPHABET), 256))
 
 
 def random_token(chars: int = 20) -> str:
     """An unguessable, readable token; 20 characters carry 98 random bits."""
-    number = secrets.randbits(5 * chars + 64)  # the 64 bits make the uneven share of the first symbols immeasurable
-    symbols: list[str] = []
-    for _ in range(chars):
-        number, symbol = divmod(number, len(_ALPHABET))
-        symbols.append(_ALPHABET[symbol])
-    return "".join(symbols)
+    symbols = b""
+    while len(symbols) < chars:  # what is left of a byte's values beyond the last whole alphabet would favour its start
+        symbols += secrets.token_bytes(2 * chars).translate(_SYMBOLS, _UNEVEN)
+    return symbols[:chars].decode()
 
 
 def new_task_id() -> str:
@@ -245,9 +245,9 @@ def new_result(
     result: Json = "",
     error: str | None = None,
     extra: Mapping[str, Json] | None = None,
-) -> Result:
-    """Build the result of `task`, which is embedded as it stands. `extra` adds further fields."""
-    fields: dict[str, Json] = {
+) -> dict[str, Json]:
+    """Build the message with the result of `task`, which is embedded as it stands. `extra` adds further fields."""
+    return {
         "id": result_id,
         "type": "task.result",
         "status": status,
@@ -257,7 +257,6 @@ def new_result(
         "completed_at": now(),
         **(extra or {}),
     }
-    return _validate(Result, fields)
 
 
 def decode_task(data: bytes) -> Task:

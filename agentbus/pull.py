@@ -44,10 +44,14 @@ class Delivery:
         # domain and the account before the stream and may add a token at the end.
         first = 2 if len(tokens) == 9 else 4
         self.stream = tokens[first]
-        self.num_delivered, self.stream_seq, self.consumer_seq, nanoseconds, self.num_pending = (
-            int(token) for token in tokens[first + 2 : first + 7]
+        self.num_delivered, self.stream_seq, self.consumer_seq, self._nanoseconds, self.num_pending = map(
+            int, tokens[first + 2 : first + 7]
         )
-        self.stored_at = datetime.fromtimestamp(nanoseconds / 1e9, UTC)
+
+    @property
+    def stored_at(self) -> datetime:
+        """When the message was stored, by the server's clock."""
+        return datetime.fromtimestamp(self._nanoseconds / 1e9, UTC)
 
     @property
     def subject(self) -> str:

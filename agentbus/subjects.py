@@ -24,6 +24,7 @@ _TASK_ID = re.compile(r"(?!\.)(?!.*\.\.)[A-Za-z0-9_.-]{1,128}(?<!\.)")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
+@lru_cache(maxsize=1024)
 def agent_id(text: str) -> str:
     """Return the agent id in `text`, which may carry one leading `agent-`.
 

@@ -137,10 +137,9 @@ def result_message(
     """A result as a worker writes it."""
     task = {"id": task_id, "from": "agent-main", "to": f"agent-{agent}", "type": "task.request", "task_type": "test"}
     result_id = make_result_id(agent, task_id, random_token())
-    message = new_result(
+    return new_result(
         task, result_id=result_id, status=status, result=output, error=error, extra={"worker": "machine-1"}
     )
-    return message.to_json()
 
 
 async def put(coordinator: Coordinator, message: Json, *, inbox: str = "main") -> None:

@@ -132,7 +132,7 @@ def test_an_entry_goes_from_queued_over_claimed_and_renewed_to_settled_and_keeps
     assert third.claim == CLAIM.model_copy(update={"renewals": 2})
     assert second.claim == CLAIM, "an entry never changes in place"
 
-    result = new_result(task.to_json(), result_id="result-1", status="completed").to_json()
+    result = new_result(task.to_json(), result_id="result-1", status="completed")
     last = settled(third, "completed", result)
     assert (last.state, last.terminal, last.result_id, last.result) == ("completed", True, "result-1", result)
     assert last.settled_at is not None

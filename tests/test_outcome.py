@@ -207,7 +207,7 @@ def test_a_command_that_failed_asks_for_nothing(code: int, reason: Any):
 
 def result_of(text: str, *, task: dict[str, Json] | None = None, **more: Any) -> dict[str, Json]:
     whole = task or new_task(to="code", content="do it", task_type="t", task_id="t1").to_json()
-    return new_result(whole, result_id="result-1", status="completed", result=text, **more).to_json()
+    return new_result(whole, result_id="result-1", status="completed", result=text, **more)
 
 
 TEXTS = [

@@ -39,6 +39,7 @@ _KILL_PATIENCE_S: Final = 1.0
 """How long to wait for what has had its SIGKILL; a process in an uninterruptible call may stay for longer."""
 _ROUNDS: Final = 5
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_CHILDREN: Final = "/proc/thread-self/children"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +176,12 @@ class Children:
 
     def _strays(self, run: Run) -> Iterator[int]:
         """Orphans of this command outside of its group; orphans that have ended are waited for on the way."""
+        orphans = _children_of_this_process() - self._runs.keys()
+        if not orphans:
+            return
         others = {other.run_id for other in self._runs.values()} - {run.run_id}
         alone = self._runs.keys() - self._ended <= {run.pid}
-        for pid in _children_of_this_process() - self._runs.keys():
+        for pid in orphans:
             if _reap(pid) or _group_of(pid) == run.pid:
                 continue
             owner = _run_id_of(pid)
@@ -335,9 +339,8 @@ def _children_of_this_process() -> set[int]:
 
     Those of the main thread: it starts the commands, and it is the first of the living threads, which gets the orphans.
     """
-    pid = os.getpid()
     try:
-        return set(map(int, _read(f"/proc/{pid}/task/{pid}/children").split()))
+        return set(map(int, _read(_CHILDREN).split()))
     except OSError:
         return set()
 

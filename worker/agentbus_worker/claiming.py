@@ -132,7 +132,7 @@ async def _settle_unrun(
         why = _why_no_further(base, context.policy)
         outcome = Outcome("failed", "", why, reason=why)
     new_claim = _new_claim(context)
-    result = result_message(context, task, outcome, new_claim.nonce, base.attempt)
+    result = result_message(context, delivery, task, outcome, new_claim.nonce, base.attempt)
     entry = settled(base.model_copy(update={"claim": new_claim}), outcome.status, result)
     try:
         await context.ledger.write(context.agent, task.id, entry, revision=decision.revision)

@@ -373,13 +373,17 @@ async def running(command: Command, limits: Limits, children: Children, tmp: Pat
 def _pipes(command: Command, limits: Limits, tmp: Path) -> Generator[tuple[_Pipe, _Pipe]]:
     """The pipes for standard output and standard error, closed at the end of the block."""
     spill = tmp / f"{command.run_id}.out" if limits.spill_bytes > limits.keep_bytes else None
-    with contextlib.ExitStack() as stack:
+    pipes: list[_Pipe] = []
+    try:
         try:
-            out = stack.enter_context(contextlib.closing(_Pipe(limits.keep_bytes, spill, limits.spill_bytes)))
-            err = stack.enter_context(contextlib.closing(_Pipe(_STDERR_TAIL)))
+            pipes.append(_Pipe(limits.keep_bytes, spill, limits.spill_bytes))
+            pipes.append(_Pipe(_STDERR_TAIL))
         except OSError as error:
             raise CommandError(_why_not_started(command, error)) from None
-        yield out, err
+        yield pipes[0], pipes[1]
+    finally:
+        for pipe in pipes:
+            pipe.close()
 
 
 def _spawn(command: Command, out: _Pipe, err: _Pipe, tmp: Path) -> int:

@@ -75,7 +75,7 @@ async def _tell_sender(bus: Bus, delivery: Delivery, *, agent: str, worker: str,
         error=f"not accepted: {reason}",
         extra={"worker": worker},
     )
-    message = fit(result.to_json(), bus.max_message_bytes - _HEADERS_BYTES)
+    message = fit(result, bus.max_message_bytes - _HEADERS_BYTES)
     await _settle(bus, delivery, agent=agent, task_id=task["id"], result=message)
     await publish_result(bus, inbox, message)
 

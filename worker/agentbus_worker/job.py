@@ -46,6 +46,8 @@ from agentbus_worker.state import open_private
 _RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 _LEDGER_SLACK: Final = 8_192
 """What the ledger entry and the headers need around the result message."""
+_LONGEST_CHAR: Final = 6
+"""Bytes of a character in JSON, at the most: only what could be too large need be measured."""
 _CANCEL_GRACE_S: Final = 1.0
 """The most that a cancelled command gets between SIGTERM and SIGKILL: its tree is gone within two seconds."""
 _HALT_PATIENCE_S: Final = 1.0
@@ -76,7 +78,7 @@ class Job:
         self._delivery = delivery
         self._lease = lease
         self._halted = asyncio.Event()
-        self._step: asyncio.Timeout | None = None  # of the settlement, while it is being taken
+        self._storing: asyncio.Timeout | None = None  # the result, while that is tried
         self._taken_from = taken_from
         self._late = False
         self.task = task
@@ -106,8 +108,8 @@ class Job:
 
     def halt(self) -> None:
         """End the command now, or give up storing the result; the task goes back to the bus, the outcome to disk."""
-        if not self._halted.is_set() and self._step is not None:
-            self._hurry(self._step)
+        if not self._halted.is_set() and self._storing is not None:
+            self._hurry(self._storing)
         self._halted.set()
         self._lease.interrupt()
 
@@ -186,25 +188,30 @@ class Job:
         """Outbox, commit, publish, ack - each tried until it works, for as long as the task is ours."""
         context, claim = self._context, self._entry.claim
         assert claim is not None, "a job has a claim"
-        result = result_message(context, self.task, outcome, claim.nonce, self._entry.attempt)
-        unsent = Unsent(
-            agent=context.agent,
-            task_id=self.task.id,
-            nonce=claim.nonce,
-            status=outcome.status,
-            inbox=self._entry.inbox,
-            result=result,
-            written_at=time.time(),
-            revision=self._lease.revision,
-            trace=tracing.headers(),
-        )
+        inbox, revision = self._entry.inbox, self._lease.revision
+        result = result_message(context, self._delivery, self.task, outcome, claim.nonce, self._entry.attempt)
+
+        def unsent() -> Unsent:
+            return Unsent(
+                agent=context.agent,
+                task_id=self.task.id,
+                nonce=claim.nonce,
+                status=outcome.status,
+                inbox=inbox,
+                result=result,
+                written_at=time.time(),
+                revision=revision,
+                trace=tracing.headers(),
+            )
+
         failed = (outcome.cause or "not_started") if outcome.status == "failed" else None
         tracing.outcome(outcome.status, error=failed, reason=outcome.reason, exit_code=outcome.extra.get("exit_code"))
         self._lease.stop_renewing()
         async with Copy(context.outbox, unsent) as copy:
             try:
-                await self._insist(lambda: self._lease.commit(outcome.status, result))
-                await self._insist(lambda: publish_result(context.bus, unsent.inbox, result))
+                async with self._unless_halted():
+                    await self._insist(lambda: self._lease.commit(outcome.status, result))
+                    await self._insist(lambda: publish_result(context.bus, inbox, result))
             except LeaseLostError:
                 tracing.outcome("lost", error="lease_lost")
                 self._log.warning("the lease was lost before the commit; the outcome is dropped")
@@ -229,7 +236,7 @@ class Job:
         failures = 0
         while True:
             try:
-                return await self._unless_halted(step)
+                return await step()
             except (BusUnavailableError, StreamFullError) as error:
                 if self._context.bus.ended:
                     raise
@@ -237,24 +244,25 @@ class Job:
                     self._log.warning("the result cannot be stored yet: %s", error)
                     self._late = True
                 pause_s = _RETRY_S[min(failures, len(_RETRY_S) - 1)]
-                await self._unless_halted(lambda pause_s=pause_s: asyncio.sleep(pause_s))
+                await asyncio.sleep(pause_s)
                 failures += 1
 
-    async def _unless_halted(self, step: Callable[[], Awaitable[None]]) -> None:
-        """One step; once the worker is to end at once, it gets a moment to finish and is given up then."""
+    @asynccontextmanager
+    async def _unless_halted(self) -> AsyncGenerator[None]:
+        """Once the worker is to end at once, what is in the block gets a moment to finish and is given up then."""
         try:
-            async with asyncio.timeout(None) as self._step:
+            async with asyncio.timeout(None) as self._storing:
                 if self._halted.is_set():
-                    self._hurry(self._step)
-                await step()
+                    self._hurry(self._storing)
+                yield
         except TimeoutError:
             raise _HaltedError from None
         finally:
-            self._step = None
+            self._storing = None
 
     @staticmethod
-    def _hurry(step: asyncio.Timeout) -> None:
-        step.reschedule(asyncio.get_running_loop().time() + _HALT_PATIENCE_S)
+    def _hurry(storing: asyncio.Timeout) -> None:
+        storing.reschedule(asyncio.get_running_loop().time() + _HALT_PATIENCE_S)
 
     async def _try_again_later(self, outcome: Outcome) -> bool:
         """Queue the task for another attempt, after a pause that doubles; False if it must be settled after all."""
@@ -423,7 +431,9 @@ def cancelled_outcome(entry: Entry, text: str = "") -> Outcome:
     return Outcome("cancelled", text, who + why)
 
 
-def result_message(context: Context, task: Task, outcome: Outcome, nonce: str, attempt: int) -> dict[str, Json]:
+def result_message(
+    context: Context, delivery: Delivery, task: Task, outcome: Outcome, nonce: str, attempt: int
+) -> dict[str, Json]:
     """The result message: the task as it came, the outcome, and which run of which worker it records."""
     message = new_result(
         task.to_json(),
@@ -433,4 +443,6 @@ def result_message(context: Context, task: Task, outcome: Outcome, nonce: str, a
         error=outcome.error,
         extra={"worker": context.instance, "attempt": attempt, **outcome.extra},
     )
-    return fit(message.to_json(), context.bus.max_message_bytes - _LEDGER_SLACK)
+    room = context.bus.max_message_bytes - _LEDGER_SLACK
+    chars = len(delivery.data) + len(outcome.text) + len(outcome.error or "")
+    return message if _LONGEST_CHAR * chars < room - _LEDGER_SLACK else fit(message, room)

@@ -15,6 +15,8 @@ from agentbus.config import LogSection
 from agentbus.errors import ConfigError
 from agentbus_worker.loglines import FORMATTERS
 
+_IN_NO_LINE: Final = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks")
+"""What `logging` would find out for every record unless it is told that nobody wants to know."""
 LOG_FILE: Final = "agentbus-worker.log"
 
 
@@ -95,9 +97,11 @@ def log_to(section: LogSection, *, verbose: bool = False, worker: str | None = N
         raise ConfigError(f"cannot write the log in {section.dir}: {error.strerror}; set dir in [log]") from None
     handlers = [logging.StreamHandler(sys.stderr), file]
     logger = logging.getLogger("agentbus")
-    before = logger.level, logger.propagate
+    before = logger.level, logger.propagate, [getattr(logging, name, None) for name in _IN_NO_LINE]
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
+    for name in _IN_NO_LINE:
+        setattr(logging, name, False)
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
@@ -106,6 +110,8 @@ def log_to(section: LogSection, *, verbose: bool = False, worker: str | None = N
     finally:
         logger.setLevel(before[0])
         logger.propagate = before[1]
+        for name, value in zip(_IN_NO_LINE, before[2], strict=True):
+            setattr(logging, name, value)
         for handler in handlers:
             logger.removeHandler(handler)
         file.close()

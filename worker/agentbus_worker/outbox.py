@@ -8,6 +8,7 @@ drops the rest.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -122,7 +123,8 @@ class Copy:
     It stays if the block is left by an error, or after `keep()`: then it survives the machine too, on a sound disk.
     """
 
-    def __init__(self, outbox: Outbox, unsent: Unsent) -> None:
+    def __init__(self, outbox: Outbox, unsent: Callable[[], Unsent]) -> None:
+        """`unsent` tells what to write; usually nobody asks."""
         self._outbox = outbox
         self._unsent = unsent
         self._putting: asyncio.Task[None] | None = None
@@ -141,14 +143,15 @@ class Copy:
         elif self._putting is not None:
             self._putting.cancel()
             await asyncio.wait({self._putting})
-            self._outbox.remove(self._unsent)
+            self._outbox.remove(self._written)
 
     def keep(self) -> None:
         """The bus has not taken the outcome."""
         self._kept = True
 
     def _put(self) -> asyncio.Task[None]:
-        self._putting = asyncio.create_task(self._outbox.put(self._unsent))
+        self._written = self._unsent()
+        self._putting = asyncio.create_task(self._outbox.put(self._written))
         return self._putting
 
 

@@ -22,6 +22,7 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self.most = max(count, int(__import__("os").environ.get("XA", "4")))
         self.backlog = 0  # how many tasks waited behind the last one
         self._places: dict[_State, int] = {"ahead": 0, "running": 0, "settling": 0, "over": 0}
         self._queue: deque[Place] = deque()
@@ -40,10 +41,10 @@ class Slots:
         As many tasks as there are slots may wait to be settled: a bus that takes no results is given no more work.
         """
         while True:
-            if self._places["settling"] <= self.count:
+            if self._places["settling"] <= 2 * self.most:
                 taken = self._places["ahead"] + self.running
-                ahead = 2 * self.count - taken if self._quick and self.backlog > 0 else 0
-                if ahead > self.count // 2:
+                ahead = self.count + self.most - taken if self._quick and self.backlog > 0 else 0
+                if ahead > self.most // 2:
                     return ahead
                 if taken < self.count:
                     return 0
