@@ -42,7 +42,7 @@ _CLOSE_S: Final = 2.0
 _MAX_SUBJECT_CHARS: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Question:
     """A request that is under way: whom it asked, until when it waits, and the answer to come."""
 
@@ -212,7 +212,7 @@ class Connection:
         """Send a core message: fast, and gone if nobody listens or the connection breaks.
 
         Args:
-            urgent: what is not may go out together with the next message, up to two milliseconds later.
+            urgent: what is not may go out together with the next message, up to a millisecond later.
 
         Raises:
             TooLargeError: before anything is sent.
@@ -248,9 +248,15 @@ class Connection:
         return f"{self.settings.inbox_prefix}.{random_token()}"
 
     async def request(
-        self, subject: str, data: bytes = b"", *, headers: Headers | None = None, timeout_s: float = REQUEST_TIMEOUT_S
+        self,
+        subject: str,
+        data: bytes = b"",
+        *,
+        headers: Headers | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        urgent: bool = True,
     ) -> Msg:
-        """Send a request and return the answer, waiting for the connection if there is none.
+        """Send a request and return the answer, waiting for the connection if there is none; `urgent`: see `publish`.
 
         Raises:
             BusUnavailableError: no connection or no answer within `timeout_s`, or the connection broke meanwhile.
@@ -273,7 +279,7 @@ class Connection:
         self._questions[token] = question
         self._expire_at(deadline)
         try:
-            await self.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
+            await self.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers, urgent=urgent)
             message = await question.answer
         finally:
             del self._questions[token]

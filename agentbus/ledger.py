@@ -170,8 +170,12 @@ class Ledger:
                 return found
             await asyncio.sleep(_LAG_PAUSE_S)
 
-    async def write(self, agent: str, task_id: str, entry: Entry, *, revision: int, timeout_s: float = 10.0) -> int:
+    async def write(
+        self, agent: str, task_id: str, entry: Entry, *, revision: int, timeout_s: float = 10.0, urgent: bool = True
+    ) -> int:
         """Compare-and-set: store `entry` if the key still is at `revision` (0: does not exist); returns the new one.
+
+        `urgent`: see `Bus.publish`.
 
         Raises:
             WrongRevisionError: the key has changed; if an answer was lost on the way, the change may be this one.
@@ -184,6 +188,7 @@ class Ledger:
             expected_revision=revision,
             headers={STATE_HEADER: entry.state, **trace},
             timeout_s=timeout_s,
+            urgent=urgent,
         )
         return stored.seq
 

@@ -14,10 +14,18 @@ from agentbus.messages import Json, Result, decode_result, encode
 from agentbus.pull import Delivery
 
 
-async def publish_result(bus: Bus, inbox: str, result: dict[str, Json]) -> None:
-    """Put a committed result into its inbox; its id makes that happen once, however often it is tried."""
-    headers = tracing.headers()
-    await bus.store(subjects.results(inbox), encode(result), msg_id=str(result["id"]), headers=headers)
+async def publish_result(bus: Bus, inbox: str, result: dict[str, Json], *, urgent: bool = True) -> None:
+    """Put a committed result into its inbox; its id makes that happen once, however often it is tried.
+
+    `urgent`: see `Bus.publish`.
+    """
+    await bus.store(
+        subjects.results(inbox),
+        encode(result),
+        msg_id=str(result["id"]),
+        headers=tracing.headers(),
+        urgent=urgent,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ Headers: TypeAlias = Mapping[str, str]
 MessageCallback: TypeAlias = Callable[[Msg], None]
 NatsError = nats.errors.Error
 
-_NOT_URGENT_S: Final = 0.002
+_NOT_URGENT_S: Final = 0.001
 """How long a message that is not urgent waits for another one to go with."""
 _ONE_LINE: Final = str.maketrans("\r\n", "  ")
 _ENDS_TOKEN: Final = re.compile(r"[ \t\r\n]")

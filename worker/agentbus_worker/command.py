@@ -33,8 +33,8 @@ _STDERR_TAIL: Final = 8_192
 _POLL_S: Final = 0.02
 _UNINTERRUPTIBLE_S: Final = 60.0
 """What has had its SIGKILL is waited for, however long a call takes that cannot be interrupted."""
-_NOT_SOON_S: Final = 0.02
-"""What a command is given that is not over by then: somebody who reads its output as it comes, and a record on disk."""
+_SOON_S: Final = 0.02
+"""A command that is over by then needs nobody who reads its output as it comes, and no record on disk."""
 
 Reason: TypeAlias = Literal["exited", "timeout", "idle", "stopped"]
 
@@ -263,9 +263,10 @@ class _End:
 class Child:
     """A running command; see `running`."""
 
-    def __init__(self, process: _Process, run: Run, limits: Limits, out: _Pipe, err: _Pipe) -> None:
+    def __init__(self, process: _Process, run: Run, task_id: str, limits: Limits, out: _Pipe, err: _Pipe) -> None:
         self._process = process
         self._run = run
+        self._task_id = task_id
         self._limits = limits
         self._out, self._err = out, err
         self._started = asyncio.get_running_loop().time()
@@ -284,7 +285,12 @@ class Child:
         loop = asyncio.get_running_loop()
         grace_left_s = self._limits.grace_s
         with _watched(self._process) as end:
-            reason = await self._first_of(end, stop)
+            reason: Reason = "exited"
+            if not await end.wait(min(_SOON_S, self._limits.timeout_s)):
+                self._out.watch()
+                self._err.watch()
+                children.record(self._run, self._task_id)
+                reason = await self._first_of(end, stop)
             if reason != "exited":
                 grace_s = stop_grace_s() if reason == "stopped" and stop_grace_s else self._limits.grace_s
                 asked = loop.time()
@@ -350,20 +356,12 @@ async def running(command: Command, limits: Limits, children: Children, tmp: Pat
         process = _Process(_spawn(command, out, err, tmp))
         run = Run(process.pid, command.run_id)
         children.started(run)
-        child = Child(process, run, limits, out, err)
-
-        def take_care() -> None:
-            out.watch()
-            err.watch()
-            children.record(run, command.task_id)
-
-        not_soon = asyncio.get_running_loop().call_later(_NOT_SOON_S, take_care)
+        child = Child(process, run, command.task_id, limits, out, err)
         try:
             yield child
             if child.clearing is not None:
                 await child.clearing
         finally:
-            not_soon.cancel()
             if child.clearing is not None:
                 child.clearing.cancel()
             children.kill(run, process.wait)

@@ -11,8 +11,8 @@ import random
 import re
 import shutil
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +29,7 @@ from agentbus.errors import (
 )
 from agentbus.files import chunk_bytes, put_file
 from agentbus.ledger import Entry
-from agentbus.messages import Json, Task, make_result_id, new_result
+from agentbus.messages import Json, ResultStatus, Task, make_result_id, new_result
 from agentbus.pull import Delivery
 from agentbus.results import publish_result
 from agentbus_worker.children import RUN_VARIABLE, TASK_VARIABLE
@@ -122,10 +122,11 @@ class Job:
         Raises:
             BusError: the connection has ended for good.
         """
+        self._urgent = lambda: not place.in_a_row
         try:
             async with self._lease.kept():
                 try:
-                    async with self._command() as (command, limits):
+                    with self._command() as (command, limits):
                         if await place.start():
                             await self._run(command, limits, place)
                         else:
@@ -185,7 +186,11 @@ class Job:
     # -- the ways out -------------------------------------------------------------------------------------------
 
     async def _settle(self, outcome: Outcome) -> None:
-        """Outbox, commit, publish, ack - each tried until it works, for as long as the task is ours."""
+        """Outbox, commit, publish, ack - each tried until it works, for as long as the task is ours.
+
+        Raises:
+            _HaltedError: the worker is to end before the bus has taken it; it is on disk.
+        """
         context, claim = self._context, self._entry.claim
         assert claim is not None, "a job has a claim"
         inbox, revision = self._entry.inbox, self._lease.revision
@@ -209,9 +214,7 @@ class Job:
         self._lease.stop_renewing()
         async with Copy(context.outbox, unsent) as copy:
             try:
-                async with self._unless_halted():
-                    await self._insist(lambda: self._lease.commit(outcome.status, result))
-                    await self._insist(lambda: publish_result(context.bus, inbox, result))
+                await self._store(outcome.status, result, inbox)
             except LeaseLostError:
                 tracing.outcome("lost", error="lease_lost")
                 self._log.warning("the lease was lost before the commit; the outcome is dropped")
@@ -231,6 +234,21 @@ class Job:
                 if self._late:
                     context.metrics.count("stored late")
 
+    async def _store(self, status: ResultStatus, result: dict[str, Json], inbox: str) -> None:
+        """Commit and publish. Once the worker is to end at once, this gets a moment to finish, and is given up then."""
+        try:
+            async with asyncio.timeout(None) as self._storing:
+                if self._halted.is_set():
+                    self._hurry(self._storing)
+                bus, lease = self._context.bus, self._lease
+                # While one quick command follows another, nobody waits for the result of one of them.
+                await self._insist(lambda: lease.commit(status, result, urgent=self._urgent()))
+                await self._insist(lambda: publish_result(bus, inbox, result, urgent=self._urgent()))
+        except TimeoutError:
+            raise _HaltedError from None
+        finally:
+            self._storing = None
+
     async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
         """Try one step of the settlement until the bus takes it."""
         failures = 0
@@ -246,19 +264,6 @@ class Job:
                 pause_s = _RETRY_S[min(failures, len(_RETRY_S) - 1)]
                 await asyncio.sleep(pause_s)
                 failures += 1
-
-    @asynccontextmanager
-    async def _unless_halted(self) -> AsyncGenerator[None]:
-        """Once the worker is to end at once, what is in the block gets a moment to finish and is given up then."""
-        try:
-            async with asyncio.timeout(None) as self._storing:
-                if self._halted.is_set():
-                    self._hurry(self._storing)
-                yield
-        except TimeoutError:
-            raise _HaltedError from None
-        finally:
-            self._storing = None
 
     @staticmethod
     def _hurry(storing: asyncio.Timeout) -> None:
@@ -326,8 +331,8 @@ class Job:
 
     # -- the command --------------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _command(self) -> AsyncGenerator[tuple[Command, Limits]]:
+    @contextmanager
+    def _command(self) -> Generator[tuple[Command, Limits]]:
         """What to run and how long; its files are there for the length of the block.
 
         Raises:

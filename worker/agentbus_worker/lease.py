@@ -130,15 +130,17 @@ class Lease:
         self._stopping.set()
         self._wake.set()
 
-    async def commit(self, status: ResultStatus, result: dict[str, Json]) -> None:
+    async def commit(self, status: ResultStatus, result: dict[str, Json], *, urgent: bool = True) -> None:
         """Make `result` the task's one result: from here on it cannot get lost, or become another.
+
+        `urgent`: see `Bus.publish`.
 
         Raises:
             LeaseLostError: somebody else has the task; the outcome must be dropped.
             BusUnavailableError, StreamFullError: not decided; call again.
             TooLargeError: the result does not fit into the ledger.
         """
-        await self._write(lambda entry: settled(entry, status, result), timeout_s=_REQUEST_S)
+        await self._write(lambda entry: settled(entry, status, result), timeout_s=_REQUEST_S, urgent=urgent)
 
     async def give_back(self, *, retry_after_s: float | None = None, failure: str | None = None) -> None:
         """Make the task `queued` again: for another replica at once, or for another attempt in `retry_after_s`.
@@ -154,7 +156,7 @@ class Lease:
         changes = {"state": "queued", "attempt": attempt, "retry_after_s": retry_after_s, "last_failure": last_failure}
         await self._write(lambda entry: entry.model_copy(update=changes), timeout_s=_REQUEST_S)
 
-    async def _write(self, change: Callable[[Entry], Entry], *, timeout_s: float) -> None:
+    async def _write(self, change: Callable[[Entry], Entry], *, timeout_s: float, urgent: bool = True) -> None:
         """Change the entry known last by compare-and-set, going on from what the key holds if that still is our claim.
 
         One at a time: a renewal that is still under way when the task is settled would take the revision of the
@@ -164,7 +166,9 @@ class Lease:
             while True:
                 entry = change(self._entry)
                 try:
-                    revision = await self._ledger.write(*self._key, entry, revision=self._revision, timeout_s=timeout_s)
+                    revision = await self._ledger.write(
+                        *self._key, entry, revision=self._revision, timeout_s=timeout_s, urgent=urgent
+                    )
                 except WrongRevisionError:
                     found = await self._ledger.read_behind(*self._key, self._revision, patience_s=_LAG_PATIENCE_S)
                     verdict = on_refusal(entry, found)

@@ -5,10 +5,12 @@ from collections import deque
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias
 
-_QUICK_S: Final = 0.05
-"""A command that took no longer makes it worth while to have the next one ready."""
+_FETCH: Final = 4
+"""So many tasks are taken ahead at least: one request for all of them costs hardly more than one for each."""
+_WAIT_S: Final = 0.05
+"""How long a task that is taken ahead should wait for its slot. Commands for which that holds are quick."""
 _AHEAD_S: Final = 0.1
-"""How long a task that was taken ahead waits for a slot before others get it."""
+"""How long it waits at the most before others get it."""
 
 _State: TypeAlias = Literal["ahead", "running", "settling", "over"]
 
@@ -16,13 +18,13 @@ _State: TypeAlias = Literal["ahead", "running", "settling", "over"]
 class Slots:
     """So many commands at once, and a task only if there is a slot for it.
 
-    While commands are over in no time and others wait in the backlog, as many tasks again are taken ahead: the next
-    command is ready when the last one ends. Agents take minutes; then nothing is taken ahead.
+    While commands are over in no time and others wait in the backlog, some tasks are taken ahead: they are claimed, and
+    the next command is ready when the last one ends. Agents take minutes; then nothing is taken ahead.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.most = max(count, int(__import__("os").environ.get("XA", "4")))
+        self._most_ahead = max(count, _FETCH)
         self.backlog = 0  # how many tasks waited behind the last one
         self._places: dict[_State, int] = {"ahead": 0, "running": 0, "settling": 0, "over": 0}
         self._queue: deque[Place] = deque()
@@ -35,16 +37,21 @@ class Slots:
         """How many slots are taken."""
         return self._places["running"]
 
+    @property
+    def in_a_row(self) -> bool:
+        """Whether one quick command follows another: then tasks are taken ahead, and nobody waits for one of them."""
+        return self._quick and self.backlog > 0
+
     async def room(self) -> int:
         """Wait until there is a slot for another task, or until some may be taken ahead: returns how many, or 0.
 
-        As many tasks as there are slots may wait to be settled: a bus that takes no results is given no more work.
+        No more tasks may wait to be settled than to be run: a bus that takes no results is given no more work.
         """
         while True:
-            if self._places["settling"] <= 2 * self.most:
+            if self._places["settling"] <= self.count + self._most_ahead:
                 taken = self._places["ahead"] + self.running
-                ahead = self.count + self.most - taken if self._quick and self.backlog > 0 else 0
-                if ahead > self.most // 2:
+                ahead = self.count + self._most_ahead - taken if self.in_a_row else 0
+                if ahead > self._most_ahead // 2:
                     return ahead
                 if taken < self.count:
                     return 0
@@ -86,7 +93,7 @@ class Slots:
 
     def ended(self, ran_s: float) -> None:
         """A command has ended."""
-        self._quick = ran_s < _QUICK_S
+        self._quick = ran_s * self._most_ahead < _WAIT_S * self.count
 
     def moved(self, before: _State, after: _State) -> None:
         """A place has changed."""
@@ -108,6 +115,11 @@ class Place:
 
     def __enter__(self) -> Self:
         return self
+
+    @property
+    def in_a_row(self) -> bool:
+        """See `Slots.in_a_row`."""
+        return self._slots.in_a_row
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
