@@ -16,7 +16,7 @@ from harness import Process
 _WIDTH = 32
 _LAST = "last"
 _LAST_TASKS = 32
-"""More than a worker has under way at once, so that all others are done by then; that they are is checked."""
+"""More than a worker has under way at once, so that nearly all others are done by then."""
 PROMISED = {1: at_least(0.75), 4: at_least(0.8)}
 
 
@@ -87,24 +87,28 @@ async def _drain_backlog(
     before = await _stored_results(coordinator)
     os.kill(process.pid, signal.SIGSTOP)
     try:
-        left = iter([subjects.COORDINATOR] * (count - of_the_last) + [_LAST] * of_the_last)
-
-        async def lane() -> None:
-            for reply_to in left:
-                await publish(coordinator, reply_to)
-
-        await asyncio.gather(*(lane() for _ in range(_WIDTH)))
+        await _publish(coordinator, subjects.COORDINATOR, count - of_the_last, publish)
+        await _publish(coordinator, _LAST, of_the_last, publish)
         start = time.perf_counter()
     finally:
         os.kill(process.pid, signal.SIGCONT)
     async with asyncio.timeout(BOUND_S):
         for _ in range(of_the_last):
             await last.acquire()
-    seconds = time.perf_counter() - start
-    there = await _stored_results(coordinator) - before
-    if there != count:
-        raise RuntimeError(f"{there} of {count} results are there when the last ones have come")
-    return seconds
+        # They are heard of before they are stored.
+        while await _stored_results(coordinator) < before + count:
+            pass
+    return time.perf_counter() - start
+
+
+async def _publish(coordinator: Coordinator, reply_to: str, count: int, publish: _Publish) -> None:
+    left = iter(range(count))
+
+    async def lane() -> None:
+        for _ in left:
+            await publish(coordinator, reply_to)
+
+    await asyncio.gather(*(lane() for _ in range(_WIDTH)))
 
 
 async def _stored_results(coordinator: Coordinator) -> int:
