@@ -104,14 +104,15 @@ class Exit:
 class _Pipe:
     """Reads a pipe as it fills, without blocking; keeps the beginning, and spills the whole to a file."""
 
-    def __init__(self, keep_bytes: int, spill: Path | None = None, spill_bytes: int = 0) -> None:
+    def __init__(self, keep_bytes: int, spill: tuple[Path, str] | None = None, spill_bytes: int = 0) -> None:
         self._loop = asyncio.get_running_loop()
         self.read_end, self.write_end = os.pipe()
         os.set_blocking(self.read_end, False)
         self._open = self._write_open = True
         self._keep_bytes = keep_bytes
-        self._spill_path = spill
+        self._spill_to = spill
         self._spill_bytes = spill_bytes
+        self._spill_path: Path | None = None
         self._spill: IO[bytes] | None = None
         self._head = bytearray()
         self._tail = bytearray()
@@ -140,7 +141,7 @@ class _Pipe:
         self.last_read = self._loop.time()
         self._hash.update(chunk)
         room = self._keep_bytes - len(self._head)
-        if len(chunk) > room and self._spill_path is not None:
+        if len(chunk) > room and self._spill_to is not None:
             self._spill_chunk(chunk)
         self._size += len(chunk)
         self._head += chunk[: max(0, room)]
@@ -151,7 +152,9 @@ class _Pipe:
         """Write to the file; once it is too much, or the disk refuses, there is no file at all."""
         try:
             if self._spill is None:
-                assert self._spill_path is not None, "checked by the caller"
+                assert self._spill_to is not None, "checked by the caller"
+                folder, name = self._spill_to
+                self._spill_path = folder / name
                 self._spill = open_private(self._spill_path)
                 self._spill.write(self._head)
             if self._size + len(chunk) > self._spill_bytes:
@@ -168,7 +171,7 @@ class _Pipe:
             if self._spill_path is not None:
                 with contextlib.suppress(OSError):
                     self._spill_path.unlink(missing_ok=True)
-        self._spill = self._spill_path = None
+        self._spill = self._spill_path = self._spill_to = None
 
     def finish(self) -> Output:
         """Take what the ended command has left in the pipe.
@@ -370,7 +373,7 @@ async def running(command: Command, limits: Limits, children: Children, tmp: Pat
 @contextlib.contextmanager
 def _pipes(command: Command, limits: Limits, tmp: Path) -> Generator[tuple[_Pipe, _Pipe]]:
     """The pipes for standard output and standard error, closed at the end of the block."""
-    spill = tmp / f"{command.run_id}.out" if limits.spill_bytes > limits.keep_bytes else None
+    spill = (tmp, f"{command.run_id}.out") if limits.spill_bytes > limits.keep_bytes else None
     pipes: list[_Pipe] = []
     try:
         try:

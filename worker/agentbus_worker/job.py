@@ -347,13 +347,13 @@ class Job:
                 if file is not None:
                     _write_prompt(file, prompt)
                 values = {
-                    INPUT_PLACEHOLDER: prompt,
-                    INPUT_FILE_PLACEHOLDER: str(file),
-                    TASK_ID_PLACEHOLDER: self.task.id,
-                    WORKDIR_PLACEHOLDER: str(workdir or Path.cwd()),
+                    INPUT_PLACEHOLDER: lambda: prompt,
+                    INPUT_FILE_PLACEHOLDER: lambda: str(file),
+                    TASK_ID_PLACEHOLDER: lambda: self.task.id,
+                    WORKDIR_PLACEHOLDER: lambda: str(workdir or Path.cwd()),
                 }
                 # In one pass: what the prompt says must not be replaced in its turn.
-                argv = [_PLACEHOLDER.sub(lambda found: values[found[0]], word) for word in config.chat_cmd]
+                argv = [_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in config.chat_cmd]
                 yield (
                     Command(
                         argv=argv,
