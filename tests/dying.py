@@ -69,7 +69,7 @@ POINTS: dict[str, Point] = {
     "claimed": Point(Ledger, "write", "after", writes("working", renewals=0)),
     "command about to start": Point(command, "_spawn", "before"),
     "command started, not on record": Point(Children, "started", "before"),
-    "command on record": Point(Children, "_record_process", "after"),
+    "command on record": Point(Children, "record", "after"),
     "lease renewed, delivery not told": Point(Ledger, "write", "after", writes("working", renewals=1)),
     "command ended": Point(command.Child, "ended", "after"),
     "file half stored": Point(Bus, "store", "after", stores("$O.AGENT_FILES_code.C.")),

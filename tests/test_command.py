@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import pytest
 
 from agentbus.messages import random_token
+from agentbus_worker import command as command_module
 from agentbus_worker.children import RUN_VARIABLE, Children, become_subreaper
-from agentbus_worker.command import MAX_ARGUMENT_BYTES, Command, CommandError, Exit, Limits, running
+from agentbus_worker.command import MAX_ARGUMENT_BYTES, Command, CommandError, Exit, Limits, close_on_exec, running
 from harness import BOUND_S, alive, eventually
 
 LONG_S = 1000
@@ -61,9 +62,10 @@ def adopted() -> Iterator[None]:
 
 @pytest.fixture(params=["pidfd", "waitid", "poll"])
 def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, adopted: None) -> Run:
-    """On each way in which a platform can tell that a process has ended."""
+    """On each way in which a platform can start a process, and tell that it has ended."""
     if request.param != "pidfd":
         monkeypatch.delattr(os, "pidfd_open", raising=False)
+        monkeypatch.setattr(command_module, "_HAS_POSIX_SPAWN", False)
     elif not hasattr(os, "pidfd_open"):
         pytest.skip("no pidfd here")
     if request.param == "poll":
@@ -218,6 +220,7 @@ async def test_it_runs_in_the_folder_that_is_asked_for(run: Run, tmp_path: Path)
 async def test_it_inherits_no_open_file(run: Run, tmp_path: Path):
     with (tmp_path / "open").open("w") as file:
         os.set_inheritable(file.fileno(), True)
+        close_on_exec()  # as a worker does when it starts
         ended = await run(python("import os; print(sorted(map(int, os.listdir('/proc/self/fd')))[:-1])"))
     assert ended.stdout.head == b"[0, 1, 2]\n"
 
@@ -577,16 +580,16 @@ def open_files() -> set[int]:
 @linux_only
 @pytest.mark.parametrize("free", range(1, 7))
 async def test_without_enough_free_descriptors_a_command_is_an_error_that_says_so_and_none_stays_open(
-    run: Run, free: int
+    run: Run, free: int, tmp_path: Path
 ):
-    """With 1 the first pipe cannot be made, with 2 or 3 the second, with up to 6 the process."""
+    """With 1 the first pipe cannot be made, with 2 or 3 the second, with up to 6 a process with a folder of its own."""
     await run(["true"])  # whatever is opened once and kept is open now
     before = open_files()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = [os.open(os.devnull, os.O_RDONLY) for _ in range(max(before) + 1 - len(before))]  # no gap is left
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(before) + 1 + free, hard))
     try:
-        said = await refusal(run, ["true"])
+        said = await refusal(run, ["true"], cwd=tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for number in held:

@@ -305,6 +305,7 @@ async def test_a_command_that_hides_its_environment_is_known_by_its_birth(
             task_id = await publish(coordinator, "x")
             pid = await pid_from(me)
             await eventually(lambda: Path(f"/proc/{pid}/environ").read_bytes() == b"", "its environment is empty")
+            await eventually(lambda: any(tmp_path.glob("state/*/code/0/children/*-*.json")), "it is on record")
             first.kill()
         await coordinator.cancel(task_id)
         async with worker(config) as second:

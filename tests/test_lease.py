@@ -19,11 +19,13 @@ class _SlowRenewals(Ledger):
         self.renewal_is_under_way = asyncio.Event()
         self.line_is_free = asyncio.Event()
 
-    async def write(self, agent: str, task_id: str, entry: Entry, *, revision: int, timeout_s: float = 10.0) -> int:
+    async def write(
+        self, agent: str, task_id: str, entry: Entry, *, revision: int, timeout_s: float = 10.0, urgent: bool = True
+    ) -> int:
         if entry.state == "working":
             self.renewal_is_under_way.set()
             await self.line_is_free.wait()
-        return await super().write(agent, task_id, entry, revision=revision, timeout_s=timeout_s)
+        return await super().write(agent, task_id, entry, revision=revision, timeout_s=timeout_s, urgent=urgent)
 
 
 async def test_a_renewal_that_is_under_way_when_the_task_is_settled_does_not_undo_that(coordinator: Coordinator):

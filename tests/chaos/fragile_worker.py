@@ -46,9 +46,9 @@ def make_mortal() -> None:
         setattr(owner, name, mortal(getattr(owner, name), name))
     started = Children.started
 
-    def start(self: Children, run: Run, task_id: str) -> None:
+    def start(self: Children, run: Run) -> None:
         die_perhaps("before the process is on record")
-        started(self, run, task_id)
+        started(self, run)
 
     Children.started = start
 

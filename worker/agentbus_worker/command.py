@@ -28,6 +28,8 @@ from agentbus_worker.state import open_private
 
 MAX_ARGUMENT_BYTES: Final = 131_071
 """Linux takes no single argument longer than this (MAX_ARG_STRLEN, with its closing zero byte)."""
+_HAS_POSIX_SPAWN = sys.platform == "linux"
+"""With a session of its own for the process, and with an error if the program cannot be run."""
 _CHUNK: Final = 65_536
 _STDERR_TAIL: Final = 8_192
 _POLL_S: Final = 0.02
@@ -409,7 +411,7 @@ def _can_posix_spawn(command: Command, stdin: int | None, *outputs: int) -> bool
     It does not change the folder, looks for programs where this process does, and 0 to 2 must be free to be replaced.
     """
     return (
-        sys.platform == "linux"
+        _HAS_POSIX_SPAWN
         and command.cwd is None
         and min(outputs) > 2
         and stdin not in (0, 1, 2)

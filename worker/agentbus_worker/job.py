@@ -78,6 +78,7 @@ class Job:
         self._delivery = delivery
         self._lease = lease
         self._halted = asyncio.Event()
+        self._place: Place | None = None
         self._storing: asyncio.Timeout | None = None  # the result, while that is tried
         self._taken_from = taken_from
         self._late = False
@@ -122,17 +123,22 @@ class Job:
         Raises:
             BusError: the connection has ended for good.
         """
-        self._urgent = lambda: not place.in_a_row
+        self._place = place
         try:
             async with self._lease.kept():
                 try:
                     with self._command() as (command, limits):
-                        if await place.start():
+                        if await place.start() and not self._lease.interrupted.done():
                             await self._run(command, limits, place)
                         else:
-                            await self._give_back()
+                            await self._do_not_run()
                 except CommandError as error:
+                    place.ended()
                     await self._settle(Outcome("failed", "", str(error), reason=str(error)))
+        except _HaltedError:
+            self._log.warning("its outcome stays in the outbox until the worker starts again")
+            with suppress(BusError):
+                await self._delivery.nak()
         finally:
             if self._lease.lost:
                 self._context.metrics.count("lease lost")
@@ -154,6 +160,11 @@ class Job:
     def _entry(self) -> Entry:
         return self._lease.entry
 
+    @property
+    def _urgent(self) -> bool:
+        """Whether anybody waits for one result: not while quick commands follow one another."""
+        return self._place is None or not self._place.in_a_row
+
     def _stop_grace_s(self) -> float:
         """A cancelled command, or one whose task another worker has, gets less time than one that is drained."""
         grace_s = self._context.config.worker.kill_grace_seconds
@@ -163,8 +174,7 @@ class Job:
         """From the end of the command to what becomes of the task."""
         worker = self._context.config.worker
         if self._lease.lost:
-            tracing.outcome("lost", error="lease_lost")
-            self._log.warning("the lease was lost to another worker; the outcome is dropped")
+            self._drop()
             return
         if ended.reason == "stopped":
             if self._entry.cancel is None:
@@ -176,14 +186,22 @@ class Job:
             again = outcome.cause in worker.retry_on and self._entry.attempt < worker.max_attempts
             if again and self._entry.cancel is None and await self._try_again_later(outcome):
                 return
-        try:
-            await self._settle(await self._with_file(outcome, ended.stdout))
-        except _HaltedError:
-            self._log.warning("its outcome stays in the outbox until the worker starts again")
-            with suppress(BusError):
-                await self._delivery.nak()
+        await self._settle(await self._with_file(outcome, ended.stdout))
+
+    async def _do_not_run(self) -> None:
+        """There is no slot soon, or what was claimed ahead is not to be run any more."""
+        if self._lease.lost:
+            self._drop()
+        elif self._entry.cancel is not None:
+            await self._settle(cancelled_outcome(self._entry))
+        else:
+            await self._give_back()
 
     # -- the ways out -------------------------------------------------------------------------------------------
+
+    def _drop(self) -> None:
+        tracing.outcome("lost", error="lease_lost")
+        self._log.warning("the lease was lost to another worker; the outcome is dropped")
 
     async def _settle(self, outcome: Outcome) -> None:
         """Outbox, commit, publish, ack - each tried until it works, for as long as the task is ours.
@@ -241,9 +259,8 @@ class Job:
                 if self._halted.is_set():
                     self._hurry(self._storing)
                 bus, lease = self._context.bus, self._lease
-                # While one quick command follows another, nobody waits for the result of one of them.
-                await self._insist(lambda: lease.commit(status, result, urgent=self._urgent()))
-                await self._insist(lambda: publish_result(bus, inbox, result, urgent=self._urgent()))
+                await self._insist(lambda: lease.commit(status, result, urgent=self._urgent))
+                await self._insist(lambda: publish_result(bus, inbox, result, urgent=self._urgent))
         except TimeoutError:
             raise _HaltedError from None
         finally:

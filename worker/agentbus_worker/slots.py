@@ -1,6 +1,7 @@
 """The slots of a worker: how many commands run at once, and how many tasks may be taken for them."""
 
 import asyncio
+import math
 from collections import deque
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias
@@ -140,10 +141,11 @@ class Place:
         finally:
             timer.cancel()
 
-    def ended(self, ran_s: float) -> None:
-        """The command has ended, after so many seconds: the slot is free, and the task is being settled."""
-        self._slots.ended(ran_s)
-        self._move("settling")
+    def ended(self, ran_s: float = math.inf) -> None:
+        """The command, if it was started, has ended after so many seconds: the slot is free, the task being settled."""
+        if self._state == "running":
+            self._slots.ended(ran_s)
+            self._move("settling")
 
     def grant(self) -> None:
         """It is this one's turn."""
