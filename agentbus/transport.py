@@ -36,6 +36,7 @@ NatsError = nats.errors.Error
 
 _NOT_URGENT_S: Final = 0.001
 """How long a message that is not urgent waits for another one to go with."""
+_CATCH_UP_S: Final = 0.1
 _ONE_LINE: Final = str.maketrans("\r\n", "  ")
 _ENDS_TOKEN: Final = re.compile(r"[ \t\r\n]")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -227,8 +228,12 @@ class Client(NatsClient):
 
     async def catch_up(self) -> None:
         """Wait for the server if it does not keep up with what is sent."""
-        if self._pending_data_size > self._max_pending_size:
-            await super()._flush_pending(force_flush=True)
+        # Not by `_flush_pending(force_flush=True)`, which swallows a cancellation.
+        while self._pending_data_size > self._max_pending_size and self.is_connected:
+            written = asyncio.get_running_loop().create_future()
+            if self._flush_queue is not None and self._flush_queue.empty():
+                self._flush_queue.put_nowait(written)
+            await asyncio.wait({written}, timeout=_CATCH_UP_S)
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:  # as in nats-py, which wakes a task for it
         if force_flush or not self.is_connected:

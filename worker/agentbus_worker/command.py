@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import math
 import os
 import shutil
 import signal
@@ -33,8 +34,6 @@ _HAS_POSIX_SPAWN = sys.platform == "linux"
 _CHUNK: Final = 65_536
 _STDERR_TAIL: Final = 8_192
 _POLL_S: Final = 0.02
-_UNINTERRUPTIBLE_S: Final = 60.0
-"""What has had its SIGKILL is waited for, however long a call takes that cannot be interrupted."""
 _SOON_S: Final = 0.02
 """A command that is over by then needs nobody who reads its output as it comes, and no record on disk."""
 
@@ -252,6 +251,14 @@ class _End:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    async def within(self, patience_s: float) -> bool:
+        """Wait for the end for so long; whether it has come."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience_s
+        while not self.come and (left_s := deadline - loop.time()) > 0:
+            await self.wait(left_s)
+        return self.come
+
     async def wait(self, patience_s: float) -> bool:
         """Wait until something happens, and for so long at the most; whether the end has come."""
         if not self.come:
@@ -300,10 +307,9 @@ class Child:
                 grace_s = stop_grace_s() if reason == "stopped" and stop_grace_s else self._limits.grace_s
                 asked = loop.time()
                 children.signal(self._run, signal.SIGTERM)
-                if not await end.wait(grace_s):
+                if not await end.within(grace_s):
                     children.signal(self._run, signal.SIGKILL)
-                    while not await end.wait(_UNINTERRUPTIBLE_S):
-                        pass
+                    await end.within(math.inf)
                 # What the command has started has had its SIGTERM as well, and has what is left of the same grace.
                 grace_left_s = max(0.0, asked + grace_s - loop.time())
         # The leader is a zombie until it is waited for: its group id cannot have been given to anybody else.
