@@ -23,6 +23,7 @@ from agentbus_worker import claiming, command, job, outbox, worker
 from agentbus_worker.children import Children
 from agentbus_worker.lease import Lease
 from agentbus_worker.outbox import Outbox
+from agentbus_worker.slots import Place
 from agentbus_worker.state import Slot
 
 
@@ -67,7 +68,9 @@ POINTS: dict[str, Point] = {
     # the worker, from the delivery to the end of the command
     "delivered": Point(worker, "claim", "before"),
     "claimed": Point(Ledger, "write", "after", writes("working", renewals=0)),
-    "command about to start": Point(command, "_spawn", "before"),
+    "claimed, without a slot": Point(Place, "start", "before"),
+    "slot granted": Point(Place, "start", "after"),
+    "command about to start": Point(command, "start", "before"),
     "command started, not on record": Point(Children, "started", "before"),
     "command on record": Point(Children, "record", "after"),
     "lease renewed, delivery not told": Point(Ledger, "write", "after", writes("working", renewals=1)),

@@ -17,9 +17,10 @@ from typing import Any, Protocol
 import pytest
 
 from agentbus.messages import random_token
-from agentbus_worker import command as command_module
+from agentbus_worker import process
 from agentbus_worker.children import RUN_VARIABLE, Children, become_subreaper
-from agentbus_worker.command import MAX_ARGUMENT_BYTES, Command, CommandError, Exit, Limits, close_on_exec, running
+from agentbus_worker.command import Exit, Limits, running
+from agentbus_worker.process import MAX_ARGUMENT_BYTES, Command, CommandError, close_on_exec
 from harness import BOUND_S, alive, eventually
 
 LONG_S = 1000
@@ -65,7 +66,7 @@ def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pat
     """On each way in which a platform can start a process, and tell that it has ended."""
     if request.param != "pidfd":
         monkeypatch.delattr(os, "pidfd_open", raising=False)
-        monkeypatch.setattr(command_module, "_HAS_POSIX_SPAWN", False)
+        monkeypatch.setattr(process, "_HAS_POSIX_SPAWN", False)
     elif not hasattr(os, "pidfd_open"):
         pytest.skip("no pidfd here")
     if request.param == "poll":

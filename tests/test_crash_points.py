@@ -108,6 +108,8 @@ class Case:
 CASES = [
     Case(("delivered",), runs=1),
     Case(("claimed",), runs=1, attempt=2),
+    Case(("claimed, without a slot",), runs=1, attempt=2),
+    Case(("slot granted",), runs=1, attempt=2),
     Case(("command about to start",), runs=1, attempt=2),
     Case(("lease renewed, delivery not told",), runs=2, first=HANG, attempt=2),
     Case(("command ended",), runs=2, attempt=2),

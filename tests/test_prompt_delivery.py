@@ -9,7 +9,7 @@ import pytest
 from agentbus import Coordinator
 from agentbus.messages import decode_task, encode
 from agentbus.server import NatsServer
-from agentbus_worker.command import MAX_ARGUMENT_BYTES
+from agentbus_worker.process import MAX_ARGUMENT_BYTES
 from agentbus_worker.prompt import build_prompt
 from harness import FAKE_AGENT, worker, worker_toml
 from jobs import acknowledged, agent_keys, counts, error, outcome, text

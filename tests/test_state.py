@@ -21,7 +21,8 @@ KILLED_WHILE_STARTING = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from agentbus_worker.children import Children
-from agentbus_worker.command import Command, Limits, running
+from agentbus_worker.command import Limits, running
+from agentbus_worker.process import Command
 
 Children.started = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 

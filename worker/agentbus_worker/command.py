@@ -1,59 +1,34 @@
 """Running an agent command: a child in a session of its own, its output bounded, everything it started ended.
 
-The only module of the worker that starts processes. It waits for the process and not for its pipes: a grandchild that
-keeps them open delays nothing.
+It waits for the process and not for its pipes: a grandchild that keeps them open delays nothing.
 """
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import hashlib
 import math
 import os
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import termios
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Literal, TypeAlias
 
-from agentbus.errors import AgentBusError
 from agentbus_worker.children import Children, Run
+from agentbus_worker.process import Command, CommandError, End, Process, start, watched, why_not_started
 from agentbus_worker.state import open_private
 
-MAX_ARGUMENT_BYTES: Final = 131_071
-"""Linux takes no single argument longer than this (MAX_ARG_STRLEN, with its closing zero byte)."""
-_HAS_POSIX_SPAWN = sys.platform == "linux"
-"""With a session of its own for the process, and with an error if the program cannot be run."""
 _CHUNK: Final = 65_536
 _STDERR_TAIL: Final = 8_192
-_POLL_S: Final = 0.02
+_LOOK_AGAIN_S: Final = 0.02
 _SOON_S: Final = 0.02
 """A command that is over by then needs nobody who reads its output as it comes, and no record on disk."""
 
 Reason: TypeAlias = Literal["exited", "timeout", "idle", "stopped"]
-
-
-class CommandError(AgentBusError):
-    """The command could not be started; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What to run. `stdin` is given to it as its standard input, which is empty otherwise."""
-
-    argv: Sequence[str]
-    env: Mapping[str, str]
-    run_id: str
-    task_id: str = ""
-    cwd: Path | None = None
-    stdin: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,70 +187,10 @@ class _Pipe:
             os.close(self.read_end)
 
 
-class _Process:
-    """A process that this one has started."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._code: int | None = None
-
-    def wait(self) -> int:
-        """Wait for its end; the exit code, negative for the signal that has ended it."""
-        if self._code is None:
-            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self._code
-
-    def has_ended(self) -> bool:
-        """Whether it has ended, without reaping it where the system can tell (macOS: from Python 3.13 on)."""
-        if self._code is None and not hasattr(os, "waitid"):
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self._code = os.waitstatus_to_exitcode(status) if pid else None
-        return self._code is not None or (
-            hasattr(os, "waitid") and os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-        )
-
-
-class _End:
-    """The end of a process: whether it has come."""
-
-    def __init__(self) -> None:
-        self.come = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def now(self) -> None:
-        self.come = True
-        self.wake()
-
-    def wake(self, _: object = None) -> None:
-        """Something has happened: whoever waits looks again."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def within(self, patience_s: float) -> bool:
-        """Wait for the end for so long; whether it has come."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + patience_s
-        while not self.come and (left_s := deadline - loop.time()) > 0:
-            await self.wait(left_s)
-        return self.come
-
-    async def wait(self, patience_s: float) -> bool:
-        """Wait until something happens, and for so long at the most; whether the end has come."""
-        if not self.come:
-            loop = asyncio.get_running_loop()
-            self._waiter = loop.create_future()
-            timer = loop.call_later(patience_s, self.wake)
-            try:
-                await self._waiter
-            finally:
-                timer.cancel()
-        return self.come
-
-
 class Child:
     """A running command; see `running`."""
 
-    def __init__(self, process: _Process, run: Run, task_id: str, limits: Limits, out: _Pipe, err: _Pipe) -> None:
+    def __init__(self, process: Process, run: Run, task_id: str, limits: Limits, out: _Pipe, err: _Pipe) -> None:
         self._process = process
         self._run = run
         self._task_id = task_id
@@ -296,7 +211,7 @@ class Child:
         """
         loop = asyncio.get_running_loop()
         grace_left_s = self._limits.grace_s
-        with _watched(self._process) as end:
+        with watched(self._process) as end:
             reason: Reason = "exited"
             if not await end.wait(min(_SOON_S, self._limits.timeout_s)):
                 self._out.watch()
@@ -320,7 +235,7 @@ class Child:
             self.clearing = asyncio.create_task(children.clear(self._run, grace_left_s))
         return Exit(reason, code, self._out.finish(), self._err.finish(), duration_s)
 
-    async def _first_of(self, end: _End, stop: asyncio.Future[None]) -> Reason:
+    async def _first_of(self, end: End, stop: asyncio.Future[None]) -> Reason:
         """What comes first. The idle limit moves on with the output, so it is looked at again when it seems over.
 
         A limit that seems over is looked at once more in any case: after this process has stood still (SIGSTOP, a
@@ -339,7 +254,7 @@ class Child:
                 elif looked:
                     return "timeout" if deadline <= idle_at else "idle"
                 else:
-                    looked, left_s = True, _POLL_S
+                    looked, left_s = True, _LOOK_AGAIN_S
                 if await end.wait(left_s):
                     return "exited"
             return "stopped"
@@ -364,7 +279,11 @@ async def running(command: Command, limits: Limits, children: Children, tmp: Pat
         CommandError: it could not be started.
     """
     with _pipes(command, limits, tmp) as (out, err):
-        process = _Process(_spawn(command, out, err, tmp))
+        try:
+            process = start(command, out.write_end, err.write_end, tmp)
+        finally:
+            out.close_write_end()
+            err.close_write_end()
         run = Run(process.pid, command.run_id)
         children.started(run)
         child = Child(process, run, command.task_id, limits, out, err)
@@ -388,150 +307,11 @@ def _pipes(command: Command, limits: Limits, tmp: Path) -> Generator[tuple[_Pipe
             pipes.append(_Pipe(limits.keep_bytes, spill, limits.spill_bytes))
             pipes.append(_Pipe(_STDERR_TAIL))
         except OSError as error:
-            raise CommandError(_why_not_started(command, error)) from None
+            raise CommandError(why_not_started(command, error)) from None
         yield pipes[0], pipes[1]
     finally:
         for pipe in pipes:
             pipe.close()
-
-
-def _spawn(command: Command, out: _Pipe, err: _Pipe, tmp: Path) -> int:
-    """Start the command in a session of its own; its process id."""
-    program = command.argv[0]
-    try:
-        with _standard_input(command.stdin, tmp) as stdin:
-            start = _posix_spawn if _can_posix_spawn(command, stdin, out.write_end, err.write_end) else _popen
-            return start(command, stdin, out.write_end, err.write_end)
-    except OSError as error:
-        raise CommandError(_why_not_started(command, error)) from None
-    except ValueError as error:
-        raise CommandError(f"cannot start {program!r}: an argument cannot be passed on ({error})") from None
-    finally:
-        out.close_write_end()
-        err.close_write_end()
-
-
-def _can_posix_spawn(command: Command, stdin: int | None, *outputs: int) -> bool:
-    """Whether the system can start it at once, in half the time that `subprocess` takes.
-
-    It does not change the folder, looks for programs where this process does, and 0 to 2 must be free to be replaced.
-    """
-    return (
-        _HAS_POSIX_SPAWN
-        and command.cwd is None
-        and min(outputs) > 2
-        and stdin not in (0, 1, 2)
-        and ("/" in command.argv[0] or command.env.get("PATH") == os.environ.get("PATH"))
-    )
-
-
-def _posix_spawn(command: Command, stdin: int | None, stdout: int, stderr: int) -> int:
-    """What else is open here is closed there by itself: see `close_on_exec`."""
-    nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-    return os.posix_spawnp(
-        command.argv[0],
-        list(command.argv),
-        command.env,
-        file_actions=[
-            nothing if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0),
-            (os.POSIX_SPAWN_DUP2, stdout, 1),
-            (os.POSIX_SPAWN_DUP2, stderr, 2),
-        ],
-        setsid=True,
-        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # which Python ignores
-    )
-
-
-def _popen(command: Command, stdin: int | None, stdout: int, stderr: int) -> int:
-    process = subprocess.Popen(
-        list(command.argv),
-        stdin=subprocess.DEVNULL if stdin is None else stdin,
-        stdout=stdout,
-        stderr=stderr,
-        env=dict(command.env),
-        cwd=command.cwd,
-        start_new_session=True,
-    )
-    process.returncode = 0  # it is waited for here, not there
-    return process.pid
-
-
-def close_on_exec() -> None:
-    """Keep from all commands what this process has got from whoever started it, but for standard streams."""
-    for file in Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd").iterdir():
-        with contextlib.suppress(OSError):  # the folder that was read
-            if int(file.name) > 2:
-                os.set_inheritable(int(file.name), False)
-
-
-def _why_not_started(command: Command, error: OSError) -> str:
-    program = command.argv[0]
-    longest = max(len(word.encode(errors="replace")) for word in command.argv)
-    if error.errno == errno.E2BIG and longest > MAX_ARGUMENT_BYTES:
-        return (
-            f"the prompt is {longest} bytes long, and one argument can have {MAX_ARGUMENT_BYTES} at the most; "
-            'set prompt_via to "stdin" or "file" in [agent]'
-        )
-    where = program if error.filename is None else str(error.filename)  # or the working folder
-    if not isinstance(error, FileNotFoundError):
-        return f"cannot start {program!r}: {'' if where == program else f'{where!r}: '}{error.strerror or error}"
-    if where == program and shutil.which(program, path=command.env.get("PATH")):
-        return f"cannot start {program!r}: its interpreter does not exist"
-    return f"cannot start {program!r}: {where!r} does not exist"
-
-
-@contextlib.contextmanager
-def _standard_input(data: bytes | None, tmp: Path) -> Generator[int | None]:
-    """A file without a name, from which a command that never reads cannot block anybody, or None for nothing."""
-    if data is None:
-        yield None
-        return
-    with tempfile.TemporaryFile(dir=tmp) as file:
-        file.write(data)
-        file.seek(0)
-        yield file.fileno()
-
-
-@contextlib.contextmanager
-def _watched(process: _Process) -> Generator[_End]:
-    """Watch for the end of a process, without reaping it."""
-    loop = asyncio.get_running_loop()
-    end = _End()
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except (AttributeError, OSError):  # not Linux, or a kernel before 5.3
-        stop = _watch_by_polling(process, end)
-        try:
-            yield end
-        finally:
-            stop()
-        return
-
-    def on_end() -> None:
-        loop.remove_reader(descriptor)  # it stays readable, and would call again in every round of the loop
-        end.now()
-
-    try:
-        loop.add_reader(descriptor, on_end)
-        yield end
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
-
-
-def _watch_by_polling(process: _Process, end: _End) -> Callable[[], None]:
-    loop = asyncio.get_running_loop()
-    handle: asyncio.Handle
-
-    def look() -> None:
-        nonlocal handle
-        if process.has_ended():
-            end.now()
-        else:
-            handle = loop.call_later(_POLL_S, look)
-
-    handle = loop.call_soon(look)
-    return lambda: handle.cancel()  # noqa: PLW0108  # whichever handle it is by then
 
 
 def _waiting_in(pipe: int) -> int:

@@ -33,12 +33,13 @@ from agentbus.messages import Json, ResultStatus, Task, make_result_id, new_resu
 from agentbus.pull import Delivery
 from agentbus.results import publish_result
 from agentbus_worker.children import RUN_VARIABLE, TASK_VARIABLE
-from agentbus_worker.command import Command, CommandError, Exit, Limits, Output, running
+from agentbus_worker.command import Exit, Limits, Output, running
 from agentbus_worker.context import Context
 from agentbus_worker.lease import Lease, LeaseLostError
 from agentbus_worker.loglines import TaskLog
 from agentbus_worker.outbox import Copy, Unsent
 from agentbus_worker.outcome import Outcome, decode_output, fit, of_exit
+from agentbus_worker.process import Command, CommandError
 from agentbus_worker.prompt import build_prompt
 from agentbus_worker.slots import Place
 from agentbus_worker.state import open_private

@@ -33,12 +33,12 @@ from agentbus.transport import Msg
 from agentbus_worker.children import Children, become_subreaper, end_abandoned
 from agentbus_worker.claiming import claim
 from agentbus_worker.clock import ServerClock
-from agentbus_worker.command import close_on_exec
 from agentbus_worker.context import Context
 from agentbus_worker.job import REFUSED_PAUSE_S, Job
 from agentbus_worker.lease import LeaseJudge
 from agentbus_worker.metrics import Metrics, metrics_of
 from agentbus_worker.outbox import Outbox, replay
+from agentbus_worker.process import close_on_exec
 from agentbus_worker.signals import Stop
 from agentbus_worker.slots import Place, Slots
 from agentbus_worker.state import Slot, locked_state

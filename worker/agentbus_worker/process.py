@@ -1,0 +1,247 @@
+"""A process of an agent command: started in a session of its own, and watched for its end without being reaped.
+
+The only module of the worker that starts processes.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agentbus.errors import AgentBusError
+
+MAX_ARGUMENT_BYTES: Final = 131_071
+"""Linux takes no single argument longer than this (MAX_ARG_STRLEN, with its closing zero byte)."""
+_HAS_POSIX_SPAWN = sys.platform == "linux"
+"""With a session of its own for the process, and with an error if the program cannot be run."""
+_POLL_S: Final = 0.02
+
+
+class CommandError(AgentBusError):
+    """The command could not be started; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run. `stdin` is given to it as its standard input, which is empty otherwise."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    run_id: str
+    task_id: str = ""
+    cwd: Path | None = None
+    stdin: bytes | None = None
+
+
+class Process:
+    """A process that this one has started."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._code: int | None = None
+
+    def wait(self) -> int:
+        """Wait for its end; the exit code, negative for the signal that has ended it."""
+        if self._code is None:
+            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._code
+
+    def has_ended(self) -> bool:
+        """Whether it has ended, without reaping it where the system can tell (macOS: from Python 3.13 on)."""
+        if self._code is None and not hasattr(os, "waitid"):
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code is not None or (
+            hasattr(os, "waitid") and os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        )
+
+
+class End:
+    """The end of a process: whether it has come."""
+
+    def __init__(self) -> None:
+        self.come = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def now(self) -> None:
+        """It has come."""
+        self.come = True
+        self.wake()
+
+    def wake(self, _: object = None) -> None:
+        """Something has happened: whoever waits looks again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def within(self, patience_s: float) -> bool:
+        """Wait for the end for so long; whether it has come."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience_s
+        while not self.come and (left_s := deadline - loop.time()) > 0:
+            await self.wait(left_s)
+        return self.come
+
+    async def wait(self, patience_s: float) -> bool:
+        """Wait until something happens, and for so long at the most; whether the end has come."""
+        if not self.come:
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            timer = loop.call_later(patience_s, self.wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+        return self.come
+
+
+def start(command: Command, stdout: int, stderr: int, tmp: Path) -> Process:
+    """Start a command in a session of its own, with the write ends of its outputs.
+
+    Args:
+        tmp: a private folder for the standard input.
+
+    Raises:
+        CommandError: it could not be started; the message says why.
+    """
+    program = command.argv[0]
+    try:
+        with _standard_input(command.stdin, tmp) as stdin:
+            spawn = _posix_spawn if _can_posix_spawn(command, stdin, stdout, stderr) else _popen
+            return Process(spawn(command, stdin, stdout, stderr))
+    except OSError as error:
+        raise CommandError(why_not_started(command, error)) from None
+    except ValueError as error:
+        raise CommandError(f"cannot start {program!r}: an argument cannot be passed on ({error})") from None
+
+
+def _can_posix_spawn(command: Command, stdin: int | None, *outputs: int) -> bool:
+    """Whether the system can start it at once, in half the time that `subprocess` takes.
+
+    It does not change the folder, looks for programs where this process does, and 0 to 2 must be free to be replaced.
+    """
+    return (
+        _HAS_POSIX_SPAWN
+        and command.cwd is None
+        and min(outputs) > 2
+        and stdin not in (0, 1, 2)
+        and ("/" in command.argv[0] or command.env.get("PATH") == os.environ.get("PATH"))
+    )
+
+
+def _posix_spawn(command: Command, stdin: int | None, stdout: int, stderr: int) -> int:
+    """What else is open here is closed there by itself: see `close_on_exec`."""
+    nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    return os.posix_spawnp(
+        command.argv[0],
+        list(command.argv),
+        command.env,
+        file_actions=[
+            nothing if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0),
+            (os.POSIX_SPAWN_DUP2, stdout, 1),
+            (os.POSIX_SPAWN_DUP2, stderr, 2),
+        ],
+        setsid=True,
+        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # which Python ignores
+    )
+
+
+def _popen(command: Command, stdin: int | None, stdout: int, stderr: int) -> int:
+    process = subprocess.Popen(
+        list(command.argv),
+        stdin=subprocess.DEVNULL if stdin is None else stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env=dict(command.env),
+        cwd=command.cwd,
+        start_new_session=True,
+    )
+    process.returncode = 0  # it is waited for here, not there
+    return process.pid
+
+
+def close_on_exec() -> None:
+    """Keep from all commands what this process has got from whoever started it, but for standard streams."""
+    for file in Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd").iterdir():
+        with contextlib.suppress(OSError):  # the folder that was read
+            if int(file.name) > 2:
+                os.set_inheritable(int(file.name), False)
+
+
+def why_not_started(command: Command, error: OSError) -> str:
+    """What to say of an error of the system at the start of a command."""
+    program = command.argv[0]
+    longest = max(len(word.encode(errors="replace")) for word in command.argv)
+    if error.errno == errno.E2BIG and longest > MAX_ARGUMENT_BYTES:
+        return (
+            f"the prompt is {longest} bytes long, and one argument can have {MAX_ARGUMENT_BYTES} at the most; "
+            'set prompt_via to "stdin" or "file" in [agent]'
+        )
+    where = program if error.filename is None else str(error.filename)  # or the working folder
+    if not isinstance(error, FileNotFoundError):
+        return f"cannot start {program!r}: {'' if where == program else f'{where!r}: '}{error.strerror or error}"
+    if where == program and shutil.which(program, path=command.env.get("PATH")):
+        return f"cannot start {program!r}: its interpreter does not exist"
+    return f"cannot start {program!r}: {where!r} does not exist"
+
+
+@contextlib.contextmanager
+def _standard_input(data: bytes | None, tmp: Path) -> Generator[int | None]:
+    """A file without a name, from which a command that never reads cannot block anybody, or None for nothing."""
+    if data is None:
+        yield None
+        return
+    with tempfile.TemporaryFile(dir=tmp) as file:
+        file.write(data)
+        file.seek(0)
+        yield file.fileno()
+
+
+@contextlib.contextmanager
+def watched(process: Process) -> Generator[End]:
+    """Watch for the end of a process for the length of the block, without reaping it."""
+    loop = asyncio.get_running_loop()
+    end = End()
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):  # not Linux, or a kernel before 5.3
+        stop = _watch_by_polling(process, end)
+        try:
+            yield end
+        finally:
+            stop()
+        return
+
+    def on_end() -> None:
+        loop.remove_reader(descriptor)  # it stays readable, and would call again in every round of the loop
+        end.now()
+
+    try:
+        loop.add_reader(descriptor, on_end)
+        yield end
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+def _watch_by_polling(process: Process, end: End) -> Callable[[], None]:
+    loop = asyncio.get_running_loop()
+    handle: asyncio.Handle
+
+    def look() -> None:
+        nonlocal handle
+        if process.has_ended():
+            end.now()
+        else:
+            handle = loop.call_later(_POLL_S, look)
+
+    handle = loop.call_soon(look)
+    return lambda: handle.cancel()  # noqa: PLW0108  # whichever handle it is by then
