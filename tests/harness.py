@@ -119,12 +119,24 @@ class Process:
 
 @contextlib.contextmanager
 def process(
-    argv: list[str], log: Path, *, cwd: Path | None = None, env: dict[str, str] | None = None
+    argv: list[str],
+    log: Path,
+    *,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    pass_fds: tuple[int, ...] = (),
 ) -> Generator[Process]:
     """Start a child for the length of the block; whatever happens, it is gone afterwards."""
     with log.open("ab") as sink:
         popen = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, cwd=cwd, env=env, start_new_session=True
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+            pass_fds=pass_fds,
         )
     try:
         yield Process(popen, log)
@@ -139,11 +151,11 @@ def process(
 
 
 @contextlib.asynccontextmanager
-async def worker(config: Path, *, ready: bool = True) -> AsyncGenerator[Process]:
+async def worker(config: Path, *, ready: bool = True, pass_fds: tuple[int, ...] = ()) -> AsyncGenerator[Process]:
     """A real `agentbus worker run`, ready for tasks."""
     log = config.with_suffix(f".{os.urandom(3).hex()}.log")
     argv = [sys.executable, "-m", "agentbus", "worker", "run", "--config", str(config)]
-    with process(argv, log) as child:
+    with process(argv, log, pass_fds=pass_fds) as child:
         if ready:
             await child.until_said("ready for tasks")
         yield child

@@ -416,3 +416,16 @@ async def test_an_idle_worker_takes_hardly_any_time_and_less_than_60_mib(
         # Below 1 % is what is wanted; the clock ticks of the kernel are 10 ms, and other work leaves its traces.
         assert share < 0.03
         assert resident_mib(child) < 60
+
+
+@linux_only
+async def test_a_command_gets_nothing_that_its_worker_was_started_with_open(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    """A lock, a socket of systemd, the jobserver of make: a command that holds it would keep it from others."""
+    look = "import os; print(sorted(int(name) for name in os.listdir('/proc/self/fd'))[:-1])"
+    config = worker_toml(tmp_path, server.url, chat_cmd=[sys.executable, "-c", look, "{input}"])
+    with (tmp_path / "lock").open("w") as lock:
+        async with worker(config, pass_fds=(lock.fileno(),)) as child:
+            assert Path(f"/proc/{child.pid}/fd/{lock.fileno()}").resolve() == tmp_path / "lock"
+            assert text(await outcome(coordinator, "x")) == "[0, 1, 2]\n"

@@ -3,7 +3,10 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from agentbus import Coordinator, subjects
+from agentbus.errors import SetupMissingError
 from agentbus.pull import Puller
 from agentbus.streams import ensure_consumer
 from harness import eventually
@@ -62,3 +65,45 @@ async def test_what_arrives_when_nobody_waits_any_more_goes_to_another(coordinat
         await put(coordinator, 1)
         async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as two, asyncio.timeout(5):
             assert (await two.next()).data == b"1"
+
+
+async def test_what_is_there_is_fetched_with_one_request_in_order_and_no_more_than_was_asked_for(
+    coordinator: Coordinator,
+):
+    bus = coordinator.bus
+    await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
+    for number in range(5):
+        await put(coordinator, number)
+    async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as puller, asyncio.timeout(5):
+        assert [delivery.data for delivery in await puller.fetch(3)] == [b"0", b"1", b"2"]
+        info = await bus.api("CONSUMER.INFO.AGENT_TASKS.agent-code")
+        assert (info["num_ack_pending"], info["num_pending"]) == (3, 2)
+        assert [delivery.data for delivery in await puller.fetch(3)] == [b"3", b"4"]
+        assert await puller.fetch(3) == []
+
+
+async def test_waiting_and_fetching_take_turns(coordinator: Coordinator):
+    bus = coordinator.bus
+    await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
+    async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as puller, asyncio.timeout(5):
+        assert await puller.fetch(2) == []
+        waiting = asyncio.create_task(puller.next())
+        await eventually(lambda: puller._open, "it has asked")  # pyright: ignore[reportPrivateUsage]
+        await put(coordinator, 1)
+        assert (await waiting).data == b"1"
+        await put(coordinator, 2)
+        assert [delivery.data for delivery in await puller.fetch(2)] == [b"2"]
+        await put(coordinator, 3)
+        assert (await puller.next()).data == b"3"
+
+
+async def test_a_fetch_from_a_consumer_that_is_gone_says_so_like_a_wait(coordinator: Coordinator):
+    bus = coordinator.bus
+    async with Puller(bus, subjects.TASKS_STREAM, "agent-none", missing_after_s=0.1) as puller, asyncio.timeout(10):
+
+        async def fetch_until_refused() -> None:
+            while await puller.fetch(2) == []:
+                pass
+
+        with pytest.raises(SetupMissingError, match="agent-none"):
+            await fetch_until_refused()
