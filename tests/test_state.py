@@ -1,8 +1,11 @@
 """What a worker keeps on disk: a locked place of its own, for its user alone, and what a killed one has left there."""
 
 import asyncio
+import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,12 +13,17 @@ import pytest
 from agentbus import Coordinator
 from agentbus.server import NatsServer
 from agentbus.urls import parse_urls
-from agentbus_worker.children import end_abandoned
+from agentbus_worker import abandoned
+from agentbus_worker.abandoned import end_abandoned
+from agentbus_worker.children import is_being_loaded
 from agentbus_worker.loglines import TextFormatter
 from agentbus_worker.state import locked_state
 from harness import eventually, processes_with, worker, worker_toml
 from jobs import acknowledged, agent_keys, outcome, pid_from, publish, result_messages, settled, short_lease, text
 
+linux_only = pytest.mark.skipif(
+    sys.platform != "linux", reason="processes are found by their environment on Linux alone"
+)
 URLS = parse_urls("nats://127.0.0.1:7422")
 KILLED_WHILE_STARTING = """
 import asyncio, os, signal, sys
@@ -50,14 +58,14 @@ def test_files_that_a_killed_worker_has_written_halfway_are_cleared(tmp_path: Pa
         assert [path.exists() for path in halves] == [False, False, False]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are found by their environment on Linux alone")
+@linux_only
 @pytest.mark.parametrize("task_id", ["task-of-a-test", "no id\nof a task"])
 async def test_a_command_whose_worker_was_killed_while_it_started_it_is_found_and_ended(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, task_id: str
 ):
     worker = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED_WHILE_STARTING, str(tmp_path), task_id)
     assert await worker.wait() == -signal.SIGKILL
-    assert processes_with(f"AGENTBUS_TASK_ID={task_id}")
+    await eventually(lambda: processes_with(f"AGENTBUS_TASK_ID={task_id}"), "the command is there")
     await end_abandoned(tmp_path, grace_s=1)
     await eventually(lambda: not processes_with(f"AGENTBUS_TASK_ID={task_id}"), "the command is ended")
     assert [*tmp_path.iterdir()] == []
@@ -68,6 +76,59 @@ async def test_a_command_whose_worker_was_killed_while_it_started_it_is_found_an
         .format(record)
         .endswith(f" WARNING task {named}: ending 1 processes of a worker that was killed")
     )
+
+
+@linux_only
+async def test_a_process_of_which_nobody_can_tell_yet_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One that was started by a worker that died right then has no environment yet; this one takes longer over it."""
+    (tmp_path / "token.json").write_text('{"worker": "token"}')
+    script = f"touch {tmp_path}/there; sleep 0.3; AGENTBUS_RUN_ID=token-1 AGENTBUS_TASK_ID=task-1 exec sleep 600"
+    child = await asyncio.create_subprocess_exec("/bin/sh", "-c", script, env={})
+    await eventually((tmp_path / "there").exists, "it runs")
+
+    def is_being_loaded(pid: int) -> bool:
+        return pid == child.pid and b"AGENTBUS_RUN_ID" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+    monkeypatch.setattr(abandoned, "is_being_loaded", is_being_loaded)
+    try:
+        await end_abandoned(tmp_path, grace_s=1)
+        assert child.pid not in processes_with("AGENTBUS_RUN_ID=token-1")
+        assert await asyncio.wait_for(child.wait(), 10) == -signal.SIGTERM
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+
+
+@linux_only
+def test_a_process_that_is_just_being_loaded_is_told_from_one_that_hides_its_environment():
+    seen = 0
+    for number in range(3000):
+        pid = os.posix_spawn("/bin/sleep", ["sleep", "600"], {"NAME": "value"} if number % 2 else {}, setsid=True)
+        try:
+            environment = Path(f"/proc/{pid}/environ")
+            before, loading, after = environment.read_bytes(), is_being_loaded(pid), environment.read_bytes()
+            if number % 2:
+                assert (before, loading) in ((b"", True), (b"", False), (b"NAME=value\0", False))
+                assert loading or after, "it has no environment, and is said to be loaded"
+                seen += loading
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        if seen >= 3 and number > 50:
+            break
+    assert seen, "no process was met while it was loaded"
+    hiding = subprocess.Popen(["/bin/sleep", "600"], env={})
+    try:
+        deadline = time.monotonic() + 10
+        while is_being_loaded(hiding.pid) and time.monotonic() < deadline:
+            pass
+        assert not is_being_loaded(hiding.pid)
+        assert not is_being_loaded(os.getpid())
+        assert not is_being_loaded(2), "a kernel thread has no program"
+    finally:
+        hiding.kill()
+        hiding.wait()
 
 
 # -- a place for each worker ------------------------------------------------------------------------------------

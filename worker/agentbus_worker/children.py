@@ -18,15 +18,13 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from agentbus.messages import random_token
-from agentbus.subjects import is_task_id
 from agentbus_worker.loglines import TaskLog
 from agentbus_worker.state import write_whole
 
@@ -34,10 +32,9 @@ log = logging.getLogger("agentbus.worker")
 
 RUN_VARIABLE: Final = "AGENTBUS_RUN_ID"
 TASK_VARIABLE: Final = "AGENTBUS_TASK_ID"
-_POLL_S: Final = 0.02
-_KILL_PATIENCE_S: Final = 1.0
+POLL_S: Final = 0.02
+KILL_PATIENCE_S: Final = 1.0
 """How long to wait for what has had its SIGKILL; a process in an uninterruptible call may stay for longer."""
-_ROUNDS: Final = 5
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _CHILDREN: Final = "/proc/thread-self/children"
 
@@ -93,7 +90,7 @@ class Children:
         that is over in no time needs no record.
         """
         self._recorded.add(run.pid)
-        record = {"pid": run.pid, "run_id": run.run_id, "task_id": task_id, "birth": _birth(run.pid)}
+        record = {"pid": run.pid, "run_id": run.run_id, "task_id": task_id, "birth": birth(run.pid)}
         try:
             self._write(run.run_id, record)
         except OSError as error:
@@ -110,12 +107,12 @@ class Children:
     def signal(self, run: Run, number: int) -> bool:
         """Signal the command's group and everything that has left it, SIGTERM once; whether anything was there."""
         asked = self._asked[run.pid] if number == signal.SIGTERM else set[int]()
-        strays = set(self._strays(run))
+        strays, unknown = self._strays(run)
         for pid in strays - asked:
             _signal_tree(pid, number)
         there = signal_group(run.pid, 0 if run.pid in asked else number)
         asked |= {run.pid, *strays}
-        return there or bool(strays)
+        return there or bool(strays) or unknown
 
     def signal_group(self, run: Run) -> None:
         """SIGTERM for the command's group, unless it has had it."""
@@ -134,9 +131,9 @@ class Children:
         wait()
         self._ended.add(run.pid)
         # What the command has left is an orphan only now, and so is in its turn what that has left.
-        deadline = time.monotonic() + _KILL_PATIENCE_S
+        deadline = time.monotonic() + KILL_PATIENCE_S
         while self.signal(run, signal.SIGKILL) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
+            time.sleep(POLL_S)
         self.forget(run)
 
     def reap(self) -> None:
@@ -148,7 +145,7 @@ class Children:
         """End whatever an ended command has left behind: SIGTERM, and after `grace_s` SIGKILL."""
         if run.pid not in self._runs:
             return  # it has been cleared: its ids may belong to others by now
-        for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, _KILL_PATIENCE_S)):
+        for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_PATIENCE_S)):
             if await self._gone(run, number, patience_s):
                 break
         else:
@@ -162,7 +159,7 @@ class Children:
         while self.signal(run, number):
             if loop.time() >= deadline:
                 return False
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(POLL_S)
         return True
 
     def forget(self, run: Run) -> None:
@@ -174,11 +171,15 @@ class Children:
             self._remove(run.run_id)
         self._asked.pop(run.pid, None)
 
-    def _strays(self, run: Run) -> Iterator[int]:
-        """Orphans of this command outside of its group; orphans that have ended are waited for on the way."""
+    def _strays(self, run: Run) -> tuple[set[int], bool]:
+        """Orphans of this command outside of its group, and whether there are some of which nobody can tell yet.
+
+        Orphans that have ended are waited for on the way.
+        """
+        strays, unknown = set[int](), False
         orphans = _children_of_this_process() - self._runs.keys()
         if not orphans:
-            return
+            return strays, unknown
         others = {other.run_id for other in self._runs.values()} - {run.run_id}
         alone = self._runs.keys() - self._ended <= {run.pid}
         for pid in orphans:
@@ -187,7 +188,10 @@ class Children:
             owner = _run_id_of(pid)
             # One that has cleared or changed its environment can only be this command's if no other runs.
             if owner == run.run_id or (owner not in others and alone):
-                yield pid
+                strays.add(pid)
+            elif not owner and is_being_loaded(pid):
+                unknown = True
+        return strays, unknown
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
         write_whole(self._record(name), json.dumps(record).encode())
@@ -206,100 +210,7 @@ def become_subreaper() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-async def end_abandoned(folder: Path, grace_s: float) -> None:
-    """End the commands that dead workers have left running, by their records: never by name, never by pid alone."""
-    records = [*folder.glob("*.json")]
-    if records:
-        await asyncio.to_thread(_end_recorded, records, grace_s)
-        for path in records:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-
-
-class _Recorded:
-    """What the records say: which workers there were, the birth of each process, and the task of each run."""
-
-    def __init__(self, paths: Iterable[Path]) -> None:
-        self._workers: set[str] = set()
-        self._births: dict[int, tuple[str, str]] = {}
-        self._tasks: dict[str, str] = {}
-        for path in paths:
-            with contextlib.suppress(
-                OSError, ValueError, KeyError, TypeError, AttributeError
-            ):  # what is no record says nothing
-                self._add(json.loads(path.read_bytes()))
-
-    def _add(self, record: dict[str, Any]) -> None:
-        if worker := record.get("worker"):
-            self._workers.add(str(worker))
-            return
-        pid, run_id, birth = int(record["pid"]), str(record["run_id"]), str(record["birth"])
-        if run_id:
-            self._tasks[run_id] = str(record.get("task_id"))
-            self._births[pid] = birth, self._tasks[run_id]
-
-    def task_of(self, process: Any) -> str | None:
-        """The task that a process works for; None if it has nothing to do with any of them."""
-        import psutil  # noqa: PLC0415
-
-        if process.pid == os.getpid() or not _lives(process):
-            return None  # started by an agent, this one may bear the run id, and still is the one that goes on
-        try:
-            birth, task_id = self._births.get(process.pid, ("", None))
-            if birth and birth == _birth(process.pid):
-                return task_id
-            environment = process.environ()
-            run_id = environment.get(RUN_VARIABLE, "")
-            if run_id in self._tasks:
-                return self._tasks[run_id]
-            if run_id.rpartition("-")[0] not in self._workers:
-                return None
-            task_id = environment.get(TASK_VARIABLE, "")  # whoever runs there may have changed it
-            return task_id if is_task_id(task_id) else "unknown"
-        except (psutil.Error, OSError):
-            return None
-
-
-def _end_recorded(paths: Iterable[Path], grace_s: float) -> None:
-    import psutil  # noqa: PLC0415  # only needed when there is somebody to clean up after
-
-    recorded = _Recorded(paths)
-    patience_s = grace_s
-    for _ in range(_ROUNDS):  # what is asked to end may start something else meanwhile
-        found = [(process, task_id) for process in psutil.process_iter() if (task_id := recorded.task_of(process))]
-        if not found:
-            return
-        for task_id, count in Counter(task_id for _, task_id in found).items():
-            TaskLog(task_id).warning("ending %d processes of a worker that was killed", count)
-        living = _after([process for process, _ in found], signal.SIGTERM, patience_s)
-        _after(living, signal.SIGKILL, _KILL_PATIENCE_S)
-        patience_s = 0.0
-
-
-def _after(processes: list[Any], number: int, patience_s: float) -> list[Any]:
-    """Signal processes that are not children of this one, and wait for their end; returns those that still live."""
-    import psutil  # noqa: PLC0415
-
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(number)
-    deadline = time.monotonic() + patience_s
-    while (living := [process for process in processes if _lives(process)]) and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
-    return living
-
-
-def _lives(process: Any) -> bool:
-    """Whether a process runs; one that has ended may be there for as long as its new parent does not wait for it."""
-    import psutil  # noqa: PLC0415
-
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
-
-
-def _birth(pid: int) -> str:
+def birth(pid: int) -> str:
     """What tells a process from all others that ever have its pid; empty if it has ended.
 
     Not by a clock that can be set: by the boot, and the ticks since then at which it was started.
@@ -353,6 +264,23 @@ def _run_id_of(pid: int) -> str:
             if item.startswith(prefix):
                 return item[len(prefix) :].decode(errors="replace")
     return ""
+
+
+def is_being_loaded(pid: int) -> bool:
+    """Whether a process is about to become another program (Linux): then it tells nothing of itself yet.
+
+    It has no arguments and no environment between the moment at which its parent goes on after a `vfork` and that at
+    which its program is there: some milliseconds, on a busy machine a second. A kernel thread has no program either.
+    """
+    try:
+        program = Path(f"/proc/{pid}/exe").readlink()
+        return bool(program) and not _read(f"/proc/{pid}/cmdline") and _state_of(pid) != b"Z"
+    except OSError:
+        return False
+
+
+def _state_of(pid: int) -> bytes:
+    return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0]
 
 
 def _reap(pid: int) -> bool:

@@ -30,7 +30,8 @@ from agentbus.pull import Delivery, Puller
 from agentbus.registry import HEARTBEAT_S, Presence, announce, withdraw
 from agentbus.streams import ACK_WAIT_S, ensure_consumer, ensure_files_bucket, version_warning
 from agentbus.transport import Msg
-from agentbus_worker.children import Children, become_subreaper, end_abandoned
+from agentbus_worker.abandoned import end_abandoned
+from agentbus_worker.children import Children, become_subreaper
 from agentbus_worker.claiming import claim
 from agentbus_worker.clock import ServerClock
 from agentbus_worker.context import Context
