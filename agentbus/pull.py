@@ -126,7 +126,9 @@ class Puller:
         self._forget()
         await self._unsubscribe()
         while not self._arrived.empty():
-            self._hand_back(self._arrived.get_nowait())
+            message = self._arrived.get_nowait()
+            if message is not None and not _is_status(message):
+                self._hand_back(Delivery(self._bus, message))
         if self._handing_back:
             await asyncio.wait(self._handing_back)
 
@@ -144,16 +146,22 @@ class Puller:
     async def fetch(self, count: int) -> list[Delivery]:
         """Up to `count` messages, as many as there are now and as far as the server can be asked.
 
+        If it fails, or is cancelled, what has come by then is handed back.
+
         Raises:
             SetupMissingError, BusUnavailableError: see `next`.
         """
         fetched: list[Delivery] = []
-        while len(fetched) < count:
-            delivery = await self._answer(count - len(fetched), _AT_ONCE)
-            if delivery is None:
-                break
-            fetched.append(delivery)
-        return fetched
+        whole = False
+        try:
+            while len(fetched) < count and (delivery := await self._answer(count - len(fetched), _AT_ONCE)):
+                fetched.append(delivery)
+            whole = True
+            return fetched
+        finally:
+            if not whole:
+                for delivery in fetched:
+                    self._hand_back(delivery)
 
     async def _answer(self, count: int, how: Mapping[str, int]) -> Delivery | None:
         """What comes next of what was asked for, or else of a new request for so many; None if it is no message."""
@@ -226,17 +234,18 @@ class Puller:
             self._deliverable += 1
             self._arrived.put_nowait(message)
         else:
-            self._hand_back(message)
+            self._hand_back(Delivery(self._bus, message))
 
-    def _hand_back(self, message: Msg | None) -> None:
-        if message is not None and message.reply and self._batch == 1:
-            task = asyncio.create_task(self._nak(message))
+    def _hand_back(self, delivery: Delivery) -> None:
+        if self._batch == 1:  # what is read without a trace is not acknowledged either
+            task = asyncio.create_task(_nak(delivery))
             self._handing_back.add(task)
             task.add_done_callback(self._handing_back.discard)
 
-    async def _nak(self, message: Msg) -> None:
-        with suppress(BusUnavailableError):  # the server delivers it again by itself, once its time is over
-            await Delivery(self._bus, message).nak()
+
+async def _nak(delivery: Delivery) -> None:
+    with suppress(BusUnavailableError):  # the server delivers it again by itself, once its time is over
+        await delivery.nak()
 
 
 def _is_status(message: Msg) -> bool:

@@ -107,3 +107,27 @@ async def test_a_fetch_from_a_consumer_that_is_gone_says_so_like_a_wait(coordina
 
         with pytest.raises(SetupMissingError, match="agent-none"):
             await fetch_until_refused()
+
+
+async def test_what_a_fetch_that_is_cancelled_had_got_goes_to_another_at_once(coordinator: Coordinator):
+    bus = coordinator.bus
+    await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
+    await put(coordinator, 1)
+    async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as one:
+        real, second = one._answer, asyncio.Event()  # pyright: ignore[reportPrivateUsage]
+
+        async def answer(count: int, how: Any) -> Any:
+            if count == 1:
+                second.set()
+                await asyncio.Event().wait()  # the server does not say that there is nothing else
+            return await real(count, how)
+
+        one._answer = answer  # pyright: ignore[reportPrivateUsage]
+        fetching = asyncio.create_task(one.fetch(2))
+        async with asyncio.timeout(5):
+            await second.wait()
+        fetching.cancel()
+        await asyncio.wait({fetching})
+        async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as two, asyncio.timeout(5):
+            delivery = await two.next()
+            assert (delivery.data, delivery.num_delivered) == (b"1", 2)

@@ -175,3 +175,17 @@ async def test_a_command_that_could_not_be_started_leaves_its_slot():
     place.ended()
     place.ended()  # once is enough
     assert (slots.running, slots.in_a_row) == (0, False)
+
+
+async def test_one_that_is_granted_a_slot_in_the_moment_in_which_its_time_is_over_has_it():
+    slots = Slots(1)
+    await quick(slots)
+    [first] = await running(slots, 1)
+    ahead = slots.take()
+    waiting = asyncio.ensure_future(ahead.start())
+    await asyncio.sleep(0)
+    first.ended(QUICK_S)
+    slots.give_up(ahead)
+    async with asyncio.timeout(5):
+        assert await waiting
+    assert (slots.running, slots.in_a_row) == (1, True)

@@ -83,9 +83,10 @@ class Slots:
 
     def give_up(self, place: "Place") -> None:
         """It has taken too long: the commands are not quick any more."""
-        self._quick = False
-        self._queue.remove(place)
-        place.refuse()
+        if place in self._queue:  # it may have been granted one in this very moment
+            self._quick = False
+            self._queue.remove(place)
+            place.refuse()
 
     def forget(self, place: "Place") -> None:
         """It does not wait any more."""
