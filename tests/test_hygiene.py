@@ -17,7 +17,7 @@ import pytest
 from agentbus import Coordinator, connect
 from agentbus.server import NatsServer, start_server
 from agentbus.streams import set_up
-from harness import Process, alive, eventually, worker, worker_toml
+from harness import Process, alive, eventually, process, worker, worker_toml
 from jobs import (
     acknowledged,
     counts,
@@ -429,3 +429,21 @@ async def test_a_command_gets_nothing_that_its_worker_was_started_with_open(
         async with worker(config, pass_fds=(lock.fileno(),)) as child:
             assert Path(f"/proc/{child.pid}/fd/{lock.fileno()}").resolve() == tmp_path / "lock"
             assert text(await outcome(coordinator, "x")) == "[0, 1, 2]\n"
+
+
+@linux_only
+@pytest.mark.parametrize("way", ["at once", "in a folder of its own"])
+async def test_a_command_ignores_the_signals_that_its_worker_was_started_with_ignored_and_no_others(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, way: str
+):
+    """A worker under nohup ignores SIGHUP, and Python SIGPIPE: without that, `yes | head` would not end."""
+    settings = {"workdir": tmp_path / "work"} if way == "in a folder of its own" else {}
+    show = ["sh", "-c", "grep SigIgn /proc/self/status", "{input}"]
+    config = worker_toml(tmp_path, server.url, chat_cmd=show, worker=settings)
+    argv = [sys.executable, "-m", "agentbus", "worker", "run", "--config", str(config)]
+    with process(["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *argv], tmp_path / "worker.log") as child:
+        await child.until_said("ready for tasks")
+        ignored = int(text(await outcome(coordinator, "x")).split()[1], base=16)
+    own = {number for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN}
+    expected = (own | {signal.SIGHUP}) - {signal.SIGPIPE, signal.SIGXFSZ}
+    assert {number for number in signal.valid_signals() if ignored >> (number - 1) & 1} == expected

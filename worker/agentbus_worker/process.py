@@ -6,6 +6,7 @@ The only module of the worker that starts processes.
 import asyncio
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import signal
@@ -150,8 +151,20 @@ def _posix_spawn(command: Command, stdin: int | None, stdout: int, stderr: int) 
             (os.POSIX_SPAWN_DUP2, stderr, 2),
         ],
         setsid=True,
-        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # which Python ignores
+        setsigdef=_signals_to_reset(),
     )
+
+
+@functools.cache
+def _signals_to_reset() -> tuple[int, ...]:
+    """All signals but those that this process was started with ignored, which its commands ignore as well.
+
+    The C library would reset them by itself, but asks about each that is not named: sixty system calls for each start.
+    """
+    every = signal.valid_signals()
+    ignored = {number for number in every if signal.getsignal(number) == signal.SIG_IGN}
+    ignored -= {signal.SIGPIPE, signal.SIGXFSZ}  # by Python
+    return tuple(every - ignored - {signal.SIGKILL, signal.SIGSTOP})
 
 
 def _popen(command: Command, stdin: int | None, stdout: int, stderr: int) -> int:
