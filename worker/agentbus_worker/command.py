@@ -83,7 +83,6 @@ class _Pipe:
     def __init__(self, keep_bytes: int, spill: tuple[Path, str] | None = None, spill_bytes: int = 0) -> None:
         self._loop = asyncio.get_running_loop()
         self.read_end, self.write_end = os.pipe()
-        os.set_blocking(self.read_end, False)
         self._open = self._write_open = True
         self._keep_bytes = keep_bytes
         self._spill_to = spill
@@ -101,6 +100,7 @@ class _Pipe:
         """Read what comes from now on. Until then it stays in the pipe; who writes more than fits in there waits."""
         if self._open:
             self._watching = True
+            os.set_blocking(self.read_end, False)  # until now it is read only if something waits in it
             self._loop.add_reader(self.read_end, self._read)
 
     def _read(self) -> bool:
