@@ -7,7 +7,7 @@ from typing import Any
 
 from agentbus import Coordinator, TaskStatus, subjects
 from agentbus.streams import consumer_config
-from harness import alive, eventually
+from harness import Process, alive, eventually
 
 WAIT_S = 30.0
 
@@ -28,6 +28,11 @@ async def settled(bus: Coordinator, task_id: str) -> TaskStatus:
 async def outcome(bus: Coordinator, content: Any, **more: Any) -> TaskStatus:
     """Publish one task and wait for its result."""
     return await settled(bus, await publish(bus, content, **more))
+
+
+def ran_nothing(worker: Process) -> bool:
+    """Whether its log tells of no command: of none that lasts, and of no task that was settled after one."""
+    return not worker.said(": started ") and not worker.said(": settled status=")
 
 
 def text(status: TaskStatus) -> str:

@@ -21,6 +21,7 @@ from jobs import (
     outcome,
     pid_from,
     publish,
+    ran_nothing,
     result_messages,
     settled,
     short_lease,
@@ -58,7 +59,7 @@ async def test_a_queued_task_is_cancelled_for_every_reader_at_once_and_never_sta
     assert await state_for_readers(server, coordinator, task_id) == {"cancelled"}
     async with worker(worker_toml(tmp_path, server.url)) as child:
         await acknowledged(coordinator)
-        assert not child.said("started")
+        assert ran_nothing(child)
     [result] = await result_messages(coordinator)
     assert (result["status"], result["error"]) == ("cancelled", "cancelled by agent-main: not needed")
     assert result["task"]["id"] == task_id
@@ -230,7 +231,7 @@ async def test_a_task_whose_owner_was_killed_is_cancelled_without_another_run(
     async with worker(worker_toml(tmp_path, server.url)) as second:
         status = await settled(coordinator, task_id)
         await acknowledged(coordinator)
-        assert not second.said("started")
+        assert ran_nothing(second)
     assert (status.state, error(status)) == ("cancelled", "cancelled by agent-main: its machine is gone")
     assert ran.read_text() == "ran\n"
     assert (await counts(coordinator))["AGENT_RESULTS"] == 1

@@ -40,6 +40,7 @@ class Run(Protocol):
         stdin: bytes | None = None,
         stop: asyncio.Future[None] | None = None,
         look: Callable[[Exit], None] = lambda _: None,
+        on_lasting: Callable[[], None] = lambda: None,
         **limits: float,
     ) -> Exit: ...
 
@@ -86,6 +87,7 @@ def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pat
         stdin: bytes | None = None,
         stop: asyncio.Future[None] | None = None,
         look: Callable[[Exit], None] = lambda _: None,
+        on_lasting: Callable[[], None] = lambda: None,
         **limits: float,
     ) -> Exit:
         run_id = random_token()
@@ -97,7 +99,7 @@ def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pat
                 asyncio.timeout(2 * BOUND_S),
                 running(command, Limits(**bounds), children, folder / "tmp") as child,
             ):
-                ended = await child.ended(stop or _never(), children)
+                ended = await child.ended(stop or _never(), children, on_lasting=on_lasting)
                 look(ended)
             return ended
         finally:
@@ -159,6 +161,17 @@ async def test_a_command_that_a_signal_has_ended_says_which(run: Run, number: si
 async def test_commands_run_at_once_without_mixing_their_ends_or_outputs(run: Run):
     ends = await asyncio.gather(*(run(shell(f"echo {number}; exit {number}")) for number in range(12)))
     assert [(ended.code, ended.stdout.head) for ended in ends] == [(n, f"{n}\n".encode()) for n in range(12)]
+
+
+async def test_it_is_told_once_of_a_command_that_lasts_and_never_of_one_that_is_over_in_no_time(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[str] = []
+    await run(["sleep", str(MOMENT_S)], on_lasting=lambda: told.append("lasts"))
+    assert told == ["lasts"]
+    monkeypatch.setattr("agentbus_worker.command._SOON_S", BOUND_S)  # however busy this machine is
+    await run(["true"], on_lasting=lambda: told.append("over"))
+    assert told == ["lasts"]
 
 
 async def test_no_process_waits_to_be_reaped_afterwards(run: Run):

@@ -209,7 +209,7 @@ async def test_an_ordinary_task_has_two_lines_that_say_all_of_it(
 ):
     config = worker_toml(tmp_path, server.url, log={"format": "json"})
     async with worker(config):
-        status = await settled(coordinator, await publish(coordinator, "say:confidential_answer"))
+        status = await settled(coordinator, await publish(coordinator, "sleep:0.1 say:confidential_answer"))
         failed = await settled(coordinator, await publish(coordinator, "bytes:200000 stderr:confidential exit:3"))
         await acknowledged(coordinator)
     lines = json_log(tmp_path)
@@ -236,13 +236,28 @@ async def test_an_ordinary_task_has_two_lines_that_say_all_of_it(
     assert "confidential" not in (tmp_path / "logs-code" / LOG_FILE).read_text()
 
 
+async def test_a_task_whose_command_is_over_in_no_time_has_one_line(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    config = worker_toml(tmp_path, server.url, chat_cmd=["true", "{input}"], log={"format": "json"})
+    async with worker(config):
+        for _ in range(20):  # on a busy machine, some take longer
+            await settled(coordinator, await publish(coordinator, "x"))
+        await acknowledged(coordinator)
+    lines = json_log(tmp_path)
+    by_task = {line["task_id"]: of_task(lines, line["task_id"]) for line in lines if "task_id" in line}
+    assert len(by_task) == 20
+    assert all(found[-1]["message"] == "settled" and found[-1]["exit_code"] == 0 for found in by_task.values())
+    assert any(len(found) == 1 for found in by_task.values())
+
+
 async def test_further_attempts_and_deliveries_are_counted(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator)
     keys = {"retry_on": ["exit:3"], "retry_backoff_seconds": 0.1, "max_attempts": 2}
     async with worker(worker_toml(tmp_path, server.url, worker=keys, log={"format": "json"})):
-        status = await settled(coordinator, await publish(coordinator, "exit:3"))
+        status = await settled(coordinator, await publish(coordinator, "sleep:0.1 exit:3"))
         await acknowledged(coordinator)
     lines = of_task(json_log(tmp_path), status.task_id)
     assert [line["message"].partition(" in ")[0] for line in lines] == ["started", "trying again", "started", "settled"]

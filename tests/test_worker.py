@@ -16,7 +16,7 @@ from agentbus.messages import encode, new_task
 from agentbus.server import NatsServer, run_server, start_server
 from agentbus.streams import set_up
 from harness import alive, eventually, worker, worker_toml
-from jobs import WAIT_S, acknowledged, counts, error, outcome, settled, short_lease, text
+from jobs import WAIT_S, acknowledged, counts, error, outcome, ran_nothing, settled, short_lease, text
 
 # -- the main job -----------------------------------------------------------------------------------------------
 
@@ -399,7 +399,7 @@ async def test_a_result_that_was_committed_but_not_published_is_published_by_who
     await coordinator.bus.store("agent.code.tasks", encode(task.to_json()))
     async with worker(worker_toml(tmp_path, server.url)) as child:
         await acknowledged(coordinator)
-        assert not child.said("started")
+        assert ran_nothing(child)
     [message] = await coordinator.results(newest=5)
     assert message.result is not None
     assert message.result.id == done.record.entry.result_id

@@ -26,7 +26,7 @@ _CHUNK: Final = 65_536
 _STDERR_TAIL: Final = 8_192
 _LOOK_AGAIN_S: Final = 0.02
 _SOON_S: Final = 0.02
-"""A command that is over by then needs nobody who reads its output as it comes, and no record on disk."""
+"""A command that is over by then needs nobody who reads its output as it comes, and no record of its start."""
 
 Reason: TypeAlias = Literal["exited", "timeout", "idle", "stopped"]
 
@@ -200,7 +200,12 @@ class Child:
         self.clearing: asyncio.Task[None] | None = None
 
     async def ended(
-        self, stop: asyncio.Future[None], children: Children, *, stop_grace_s: Callable[[], float] | None = None
+        self,
+        stop: asyncio.Future[None],
+        children: Children,
+        *,
+        stop_grace_s: Callable[[], float] | None = None,
+        on_lasting: Callable[[], None] = lambda: None,
     ) -> Exit:
         """Wait for the end, which the limits or `stop` may bring about; then what it left behind is being ended too.
 
@@ -208,12 +213,14 @@ class Child:
             stop: ends the command from outside, once it is done.
             children: where its processes are looked for.
             stop_grace_s: tells the time between SIGTERM and SIGKILL after `stop`, if it is not that of the limits.
+            on_lasting: called once if the command is not over within 20 ms.
         """
         loop = asyncio.get_running_loop()
         grace_left_s = self._limits.grace_s
         with watched(self._process) as end:
             reason: Reason = "exited"
             if not await end.wait(min(_SOON_S, self._limits.timeout_s)):
+                on_lasting()
                 self._out.watch()
                 self._err.watch()
                 children.record(self._run, self._task_id)

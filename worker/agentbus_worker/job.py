@@ -147,9 +147,13 @@ class Job:
     async def _run(self, command: Command, limits: Limits, place: Place) -> None:
         context = self._context
         async with running(command, limits, context.children, context.slot.tmp) as child:
-            self._log.info("started")
             context.metrics.run_started()
-            ended = await child.ended(self._lease.interrupted, context.children, stop_grace_s=self._stop_grace_s)
+            ended = await child.ended(
+                self._lease.interrupted,
+                context.children,
+                stop_grace_s=self._stop_grace_s,
+                on_lasting=lambda: self._log.info("started"),
+            )
             place.ended(ended.duration_s)
             await asyncio.sleep(0)  # whoever gets the slot goes first
             self._log.add(exit_code=ended.code, duration_s=round(ended.duration_s, 3), output_bytes=ended.stdout.size)
