@@ -68,7 +68,7 @@ class Size:
     pause_s: float
 
 
-FULL: Final = Size("full", turns=11, tasks=150, samples=60, inbox_messages=1_000_000, idle_s=20, pause_s=1)
+FULL: Final = Size("full", turns=15, tasks=400, samples=60, inbox_messages=1_000_000, idle_s=20, pause_s=1)
 SHORT: Final = Size("short", turns=5, tasks=80, samples=30, inbox_messages=100_000, idle_s=10, pause_s=1)
 TINY: Final = Size("tiny", turns=2, tasks=4, samples=3, inbox_messages=1_500, idle_s=0.5, pause_s=0)
 SIZES: Final = {size.name: size for size in (FULL, SHORT, TINY)}

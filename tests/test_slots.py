@@ -68,7 +68,7 @@ async def test_whoever_waits_for_room_is_told_when_a_command_ends():
         assert await waiting == 0
 
 
-@pytest.mark.parametrize(("count", "ahead"), [(1, 4), (4, 4), (10, 10)])
+@pytest.mark.parametrize(("count", "ahead"), [(1, 8), (4, 8), (10, 10)])
 async def test_while_commands_are_quick_and_others_wait_some_are_taken_ahead(count: int, ahead: int):
     slots = Slots(count)
     await quick(slots)

@@ -6,7 +6,7 @@ from collections import deque
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias
 
-_FETCH: Final = 4
+_FETCH: Final = 8
 """So many tasks are taken ahead at least: one request for all of them costs hardly more than one for each."""
 _WAIT_S: Final = 0.05
 """How long a task that is taken ahead should wait for its slot. Commands for which that holds are quick."""
