@@ -8,9 +8,9 @@ from typing import Final, Literal, Self, TypeAlias
 
 _FETCH: Final = 8
 """So many tasks are taken ahead at least: one request for all of them costs hardly more than one for each."""
-_WAIT_S: Final = 0.05
+_WAIT_S: Final = 0.1
 """How long a task that is taken ahead should wait for its slot. Commands for which that holds are quick."""
-_AHEAD_S: Final = 0.1
+_AHEAD_S: Final = 0.2
 """How long it waits at the most before others get it."""
 
 _State: TypeAlias = Literal["ahead", "running", "settling", "over"]
