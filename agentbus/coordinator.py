@@ -13,24 +13,25 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Literal, cast
 
-from agentbus import subjects, tracing
-from agentbus.approvals import send_answer
-from agentbus.bus import Bus
-from agentbus.bus import connect as connect_bus
-from agentbus.config import CoordinatorConfig, connection_settings, load_coordinator
+from agentbus.bus.jetstream import Bus
+from agentbus.bus.jetstream import connect as connect_bus
+from agentbus.bus.setup import consumers_of
+from agentbus.config.loading import CoordinatorConfig, connection_settings, load_coordinator
 from agentbus.errors import AgentBusError, MessageError, PermissionDeniedError, WrongRevisionError
-from agentbus.expiry import settle_expired
-from agentbus.files import read_file
-from agentbus.ledger import CancelWish, Ledger, State
-from agentbus.listing import TaskList, list_tasks
-from agentbus.lookup import find, find_behind
-from agentbus.messages import Json, PayloadFormat, Task, decode_task, encode, new_task, new_task_id, now
-from agentbus.registry import Presence, present
-from agentbus.results import Inbox, InboxMessage, open_inbox
-from agentbus.status import TaskStatus, Waited
-from agentbus.streams import consumers_of
-from agentbus.tasks import Published, publish
-from agentbus.waiting import look_up, wait_for
+from agentbus.observability import tracing
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import Json, PayloadFormat, Task, decode_task, encode, new_task, new_task_id, now
+from agentbus.tasks.approvals import send_answer
+from agentbus.tasks.expiry import settle_expired
+from agentbus.tasks.find import find, find_behind
+from agentbus.tasks.inbox import Inbox, InboxMessage, open_inbox
+from agentbus.tasks.ledger import CancelWish, Ledger, State
+from agentbus.tasks.output_store import read_file
+from agentbus.tasks.presence import Presence, present
+from agentbus.tasks.publish import Published, publish
+from agentbus.tasks.status import TaskStatus, Waited
+from agentbus.tasks.task_list import TaskList, list_tasks
+from agentbus.tasks.wait import look_up, wait_for
 
 
 class Coordinator:
@@ -59,7 +60,7 @@ class Coordinator:
         Raises:
             InvalidIdError, MessageError: before anything is published.
             TaskConflictError, TooLargeError, SetupMissingError, StreamFullError, PermissionDeniedError,
-            BusUnavailableError: see `agentbus.tasks.publish`; the tasks before it are on the bus.
+            BusUnavailableError: see `agentbus.tasks.publish.publish`; the tasks before it are on the bus.
         """
         tasks = self.build(
             to,
@@ -186,7 +187,7 @@ class Coordinator:
         Raises:
             TaskNotFoundError, InvalidIdError: there is no such task.
             AgentBusError: it has no result yet, or only a part of its output was kept.
-            FileMissingError, CorruptFileError: see `agentbus.files.read_file`.
+            FileMissingError, CorruptFileError: see `agentbus.tasks.output_store.read_file`.
         """
         status = await self.task(task_id, agent=agent)
         if status.result is None:

@@ -20,7 +20,7 @@ from mcp_types import ResourceUpdatedNotification
 from agentbus import Coordinator
 from benchmarks.harness import Row, Size, alone, at_most, compared, p50
 from benchmarks.setting import AGENT, bus
-from mcp_harness import http_server, over_http, settle
+from support.mcp_harness import http_server, over_http, settle
 
 _TASKS_EACH: Final = 20
 _CALL_S: Final = 200

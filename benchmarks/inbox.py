@@ -4,9 +4,10 @@ import asyncio
 import sys
 import time
 
-from agentbus import Coordinator, subjects
-from agentbus.messages import encode, new_result
-from agentbus.server import NatsServer
+from agentbus import Coordinator
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import encode, new_result
+from agentbus.provision.nats_server import NatsServer
 from benchmarks.bare_bus import bare_bus
 from benchmarks.harness import Row, Size, at_most, compared, in_turns, p50
 from benchmarks.setting import bus

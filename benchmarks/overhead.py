@@ -3,8 +3,9 @@
 import statistics
 import time
 
-from agentbus import Coordinator, subjects
-from agentbus.results import Inbox, open_inbox
+from agentbus import Coordinator
+from agentbus.protocol import subjects
+from agentbus.tasks.inbox import Inbox, open_inbox
 from benchmarks.bare_bus import BareBus, bare_bus
 from benchmarks.harness import Row, Size, at_most, compared, p50
 from benchmarks.setting import AGENT, PROMPT_BYTES, Loop, bus, loop_of, one_worker

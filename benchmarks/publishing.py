@@ -2,8 +2,9 @@
 
 import time
 
-from agentbus import Coordinator, subjects
-from agentbus.ledger import STATE_HEADER
+from agentbus import Coordinator
+from agentbus.protocol import subjects
+from agentbus.tasks.ledger import STATE_HEADER
 from benchmarks.bare_bus import bare_bus, listening
 from benchmarks.harness import Row, Size, compared, in_turns, p50
 from benchmarks.setting import AGENT, bus, one_worker

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from agentbus import Coordinator, connect
-from agentbus.server import NatsServer, run_server
-from agentbus.streams import set_up
-from harness import Process, worker, worker_toml
+from agentbus.bus.setup import set_up
+from agentbus.provision.nats_server import NatsServer, run_server
+from support.harness import Process, worker, worker_toml
 
 Sync = Literal["default", "always"]
 COMMAND: Final = "/bin/true"

@@ -7,11 +7,12 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from agentbus import Coordinator, subjects
-from agentbus.messages import encode, new_task
+from agentbus import Coordinator
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import encode, new_task
 from benchmarks.harness import Promise, Row, Size, at_least, compared, in_turns
 from benchmarks.setting import AGENT, BOUND_S, PROMPT_BYTES, Loop, Sync, bus, loop_of, one_worker
-from harness import Process
+from support.harness import Process
 
 _WIDTH = 32
 _LAST = "last"

@@ -4,8 +4,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from agentbus import subjects
-from agentbus.results import open_inbox
+from agentbus.protocol import subjects
+from agentbus.tasks.inbox import open_inbox
 from benchmarks.bare_bus import BareBus, bare_bus, listening
 from benchmarks.harness import Row, Size, compared, in_turns, p50
 from benchmarks.setting import BOUND_S, bus

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from agentbus import Coordinator, connect
-from agentbus.config import URL_VARIABLE
-from agentbus.server import NatsServer, run_server
-from agentbus.streams import set_up
-from harness import ROOT, processes_with
+from agentbus.bus.setup import set_up
+from agentbus.config.loading import URL_VARIABLE
+from agentbus.provision.nats_server import NatsServer, run_server
+from support.harness import ROOT, processes_with
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background by a shell that has no job control; whatever the tests start would ignore Ctrl-C, too.

@@ -9,22 +9,22 @@ import sys
 
 import click
 
-from agentbus.cli.agent import agent
-from agentbus.cli.backup import backup, restore
-from agentbus.cli.dead import dead
-from agentbus.cli.demo import demo
-from agentbus.cli.doctor import doctor
-from agentbus.cli.init import init
-from agentbus.cli.join import coordinator_init, worker_init
-from agentbus.cli.mcp import mcp
-from agentbus.cli.overview import status, top
-from agentbus.cli.result import result
-from agentbus.cli.service import service
-from agentbus.cli.setup import setup
-from agentbus.cli.shell import completion
-from agentbus.cli.skill import skill
-from agentbus.cli.task import task
-from agentbus.cli.up import up
+from agentbus.cli.coordinator.result import result
+from agentbus.cli.coordinator.status import status, top
+from agentbus.cli.coordinator.task import task
+from agentbus.cli.demo.demo import demo
+from agentbus.cli.machine.completion import completion
+from agentbus.cli.machine.join import coordinator_init, worker_init
+from agentbus.cli.machine.mcp import mcp
+from agentbus.cli.machine.service import service
+from agentbus.cli.machine.skill import skill
+from agentbus.cli.operator.agent import agent
+from agentbus.cli.operator.backup import backup, restore
+from agentbus.cli.operator.dead import dead
+from agentbus.cli.operator.doctor import doctor
+from agentbus.cli.operator.init import init
+from agentbus.cli.operator.setup import setup
+from agentbus.cli.operator.up import up
 from agentbus.errors import AgentBusError
 from agentbus_worker.cli import run as worker_run
 

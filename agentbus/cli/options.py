@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agentbus import subjects
 from agentbus.errors import BusUnavailableError, InvalidIdError
+from agentbus.protocol import subjects
 
 if TYPE_CHECKING:
     from agentbus.coordinator import Coordinator
@@ -53,8 +53,8 @@ class Size(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The number of bytes."""
-        from agentbus.busfolder import in_bytes, size  # noqa: PLC0415
         from agentbus.errors import ConfigError  # noqa: PLC0415
+        from agentbus.provision.bus_folder import in_bytes, size  # noqa: PLC0415
 
         try:
             return in_bytes(size(str(value)))
@@ -82,8 +82,8 @@ def bus_options(command: _F) -> _F:
 @asynccontextmanager
 async def coordinator(nats_url: str | None, config: Path | None) -> "AsyncGenerator[Coordinator]":
     """A connected coordinator; fails within five seconds if the bus cannot be reached."""
-    from agentbus.bus import Bus  # noqa: PLC0415
-    from agentbus.config import connection_settings, load_coordinator  # noqa: PLC0415
+    from agentbus.bus.jetstream import Bus  # noqa: PLC0415
+    from agentbus.config.loading import connection_settings, load_coordinator  # noqa: PLC0415
     from agentbus.coordinator import Coordinator  # noqa: PLC0415
 
     settings, warnings = load_coordinator(nats_url=nats_url, path=config)

@@ -10,8 +10,8 @@ import click
 from click.core import ParameterSource
 
 from agentbus.errors import AgentBusError
-from agentbus_mcp import endpoint
-from agentbus_mcp.endpoint import Address, Endpoint
+from agentbus_mcp.transports import http_settings
+from agentbus_mcp.transports.http_settings import Address, Endpoint
 
 log = logging.getLogger("agentbus.mcp")
 _OF_HTTP: Final = ("token_file", "hosts", "origins", "max_sessions", "idle_s", "metrics_port")
@@ -76,7 +76,7 @@ Examples:
     "hosts",
     metavar="NAME",
     multiple=True,
-    type=Text("host", endpoint.host_name),
+    type=Text("host", http_settings.host_name),
     help="With --http: a name by which clients call the server, besides its address and localhost. Repeatable.",
 )
 @click.option(
@@ -84,14 +84,14 @@ Examples:
     "origins",
     metavar="ORIGIN",
     multiple=True,
-    type=Text("origin", endpoint.origin),
+    type=Text("origin", http_settings.origin),
     help="With --http: pages from here may use the server, e.g. https://app.example.com. Repeatable.",
 )
 @click.option(
     "--max-sessions",
     metavar="N",
     type=click.IntRange(min=1),
-    default=endpoint.MAX_SESSIONS,
+    default=http_settings.MAX_SESSIONS,
     show_default=True,
     help="With --http: how many sessions of 2025 clients may be open. Clients of 2026-07-28 have none.",
 )
@@ -100,7 +100,7 @@ Examples:
     "idle_s",
     metavar="SECONDS",
     type=click.FloatRange(min=0, min_open=True, max=7 * 86_400),
-    default=endpoint.IDLE_S,
+    default=http_settings.IDLE_S,
     show_default=True,
     help="With --http: a session that is not used for so long is closed.",
 )
@@ -130,7 +130,7 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
     """
     if address is None:
         _refuse_options_of_http()
-    from agentbus.config import connection_settings, load_coordinator  # noqa: PLC0415  # --help needs none of it
+    from agentbus.config.loading import connection_settings, load_coordinator  # noqa: PLC0415  # --help needs none of it
     from agentbus_mcp.logs import log_to_stderr  # noqa: PLC0415
 
     log_to_stderr()
@@ -139,7 +139,7 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
     for warning in warnings:
         log.warning("%s", warning)
     if address is None:
-        from agentbus_mcp import stdio  # noqa: PLC0415
+        from agentbus_mcp.transports import stdio  # noqa: PLC0415
 
         stdio.serve(settings, config.coordinator.id)
         return
@@ -148,7 +148,7 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
     from agentbus_mcp.metrics import metrics_on  # noqa: PLC0415
 
     with served.listen() as listener, metrics_on(metrics_port) as metrics:
-        from agentbus_mcp import streamable_http  # noqa: PLC0415
+        from agentbus_mcp.transports import streamable_http  # noqa: PLC0415
 
         streamable_http.serve(settings, config.coordinator.id, served, listener, metrics=metrics)
 
@@ -163,7 +163,7 @@ def _refuse_options_of_http() -> None:
 
 
 def _token(file: Path) -> str:
-    token, warnings = endpoint.token_of(file)
+    token, warnings = http_settings.token_of(file)
     for warning in warnings:
         log.warning("%s", warning)
     return token

@@ -14,7 +14,7 @@ from agentbus.errors import (
     StreamFullError,
     TaskNotFoundError,
 )
-from agentbus_mcp.untrusted import clip, printable
+from agentbus_mcp.replies.sanitize import clip, printable
 
 _MAX_CHARS: Final = 2_000
 _HINTS: Final[dict[type[AgentBusError], str]] = {

@@ -3,7 +3,7 @@
 import logging
 import sys
 
-from agentbus_mcp.untrusted import printable
+from agentbus_mcp.replies.sanitize import printable
 
 
 class OneLine(logging.Formatter):

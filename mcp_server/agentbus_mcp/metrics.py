@@ -131,7 +131,7 @@ def metrics_on(port: int | None) -> Generator[Metrics]:
     if port is None:
         yield NO_METRICS
         return
-    from agentbus.exposition import exposed, new_registry  # noqa: PLC0415  # for those alone who want it
+    from agentbus.observability.metrics_endpoint import exposed, new_registry  # noqa: PLC0415  # for those alone who want it
 
     registry = new_registry()
     metrics = PrometheusMetrics(registry)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from mcp.server.mcpserver import MCPServer
 from pydantic import Field
 
-from agentbus.assets import asset
+from agentbus.provision.assets import asset
 
 _Work = Annotated[str, Field(description="What shall be done, in your own words.")]
 _To = Annotated[str, Field(description="Which agents shall do it, with commas between; default: choose them.")]

@@ -1,6 +1,6 @@
 """The SDK's private parts that this server needs, in one place, each with the reason; nothing else may touch them.
 
-They are of mcp 2.3. `tests/test_mcp_sdk.py` holds each of them, so that an update that moves one fails there.
+They are of mcp 2.3. `tests/mcp_server/test_mcp_sdk.py` holds each of them: an update that moves one fails there.
 """
 
 from collections.abc import Awaitable, Callable

@@ -14,19 +14,19 @@ from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequ
 from pydantic import AnyUrl
 
 from agentbus import __version__
-from agentbus_mcp.changes import ResourceChanges
-from agentbus_mcp.completions import add_completions
+from agentbus_mcp.bus_link import Link
 from agentbus_mcp.errors import reason
-from agentbus_mcp.link import Link
-from agentbus_mcp.mcp_tasks import McpTasks
 from agentbus_mcp.metrics import NO_METRICS, Metrics
+from agentbus_mcp.notifications.bus_events import Taps
+from agentbus_mcp.notifications.resource_changes import ResourceChanges
+from agentbus_mcp.notifications.subscriptions import Listen, Sessions, install
 from agentbus_mcp.prompts import add_prompts
-from agentbus_mcp.resources import add_resources
-from agentbus_mcp.subscriptions import Listen, Sessions, install
-from agentbus_mcp.taps import Taps
-from agentbus_mcp.task_support import TaskSupport
-from agentbus_mcp.tools import make_tools, task_support
-from agentbus_mcp.untrusted import clip, printable
+from agentbus_mcp.replies.sanitize import clip, printable
+from agentbus_mcp.resources.completions import add_completions
+from agentbus_mcp.resources.resources import add_resources
+from agentbus_mcp.task_extension.extension import McpTasks
+from agentbus_mcp.task_extension.support import TaskSupport
+from agentbus_mcp.tools.registry import make_tools, task_support
 
 INSTRUCTIONS: Final = """\
 agentbus hands tasks to agents on other machines and brings back what they return. Delivery is durable: a task waits \

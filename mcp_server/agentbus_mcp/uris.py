@@ -3,7 +3,7 @@
 import re
 from typing import Final, NamedTuple
 
-from agentbus import subjects
+from agentbus.protocol import subjects
 
 AGENTS: Final = "agentbus://agents"
 INBOX: Final = "agentbus://agents/{agent}/results"

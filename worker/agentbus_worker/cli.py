@@ -29,13 +29,13 @@ def run(path: Path | None, *, verbose: bool) -> None:
     The first signal lets running tasks finish (drain_timeout_seconds), the second ends them at once; what did not
     finish is given back to the bus.
     """
-    from agentbus.config import load_worker  # noqa: PLC0415  # --help must not wait for any of this
+    from agentbus.config.loading import load_worker  # noqa: PLC0415  # --help must not wait for any of this
     from agentbus.errors import AgentBusError  # noqa: PLC0415
 
     if sys.platform == "win32":
         raise AgentBusError("workers run on Linux and macOS; on Windows use WSL. Everything else works here")
 
-    from agentbus_worker.logs import log_to  # noqa: PLC0415
+    from agentbus_worker.log.handlers import log_to  # noqa: PLC0415
     from agentbus_worker.signals import stop_on_signals  # noqa: PLC0415
     from agentbus_worker.worker import Worker, new_instance  # noqa: PLC0415
 

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from agentbus import __version__
-from agentbus.config import WorkerConfig
-from agentbus.messages import ResultStatus
-from agentbus_worker.command import Reason
+from agentbus.config.loading import WorkerConfig
+from agentbus.protocol.messages import ResultStatus
+from agentbus_worker.running.command import Reason
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -122,7 +122,7 @@ def metrics_of(config: WorkerConfig) -> Generator[Metrics]:
     if config.metrics.port is None:
         yield Metrics()
         return
-    from agentbus.exposition import exposed, new_registry  # noqa: PLC0415  # for those alone who want it
+    from agentbus.observability.metrics_endpoint import exposed, new_registry  # noqa: PLC0415  # for those alone who want it
 
     registry = new_registry()
     metrics = PrometheusMetrics(registry, config)

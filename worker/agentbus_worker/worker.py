@@ -11,9 +11,12 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
-from agentbus import __version__, subjects
-from agentbus.bus import Bus, connect
-from agentbus.config import WorkerConfig, connection_settings
+from agentbus import __version__
+from agentbus.bus.jetstream import Bus, connect
+from agentbus.bus.nats_client import Msg
+from agentbus.bus.pull_consumer import Delivery, Puller
+from agentbus.bus.setup import ACK_WAIT_S, ensure_consumer, ensure_files_bucket, version_warning
+from agentbus.config.loading import WorkerConfig, connection_settings
 from agentbus.errors import (
     ApiError,
     BusError,
@@ -24,25 +27,23 @@ from agentbus.errors import (
     SetupMissingError,
     StreamFullError,
 )
-from agentbus.ledger import Ledger
-from agentbus.messages import decode, now
-from agentbus.pull import Delivery, Puller
-from agentbus.registry import HEARTBEAT_S, Presence, announce, withdraw
-from agentbus.streams import ACK_WAIT_S, ensure_consumer, ensure_files_bucket, version_warning
-from agentbus.transport import Msg
-from agentbus_worker.abandoned import end_abandoned
-from agentbus_worker.children import Children, become_subreaper
-from agentbus_worker.claiming import claim
-from agentbus_worker.clock import ServerClock
-from agentbus_worker.context import Context
-from agentbus_worker.job import REFUSED_PAUSE_S, Job
-from agentbus_worker.lease import LeaseJudge
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import decode, now
+from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.presence import HEARTBEAT_S, Presence, announce, withdraw
 from agentbus_worker.metrics import Metrics, metrics_of
-from agentbus_worker.outbox import Outbox, replay
-from agentbus_worker.process import close_on_exec
+from agentbus_worker.running.orphans import end_abandoned
+from agentbus_worker.running.process_tree import Children, become_subreaper
+from agentbus_worker.running.spawn import close_on_exec
+from agentbus_worker.settling.claim import claim
+from agentbus_worker.settling.context import Context
+from agentbus_worker.settling.job import REFUSED_PAUSE_S, Job
+from agentbus_worker.settling.lease import LeaseJudge
+from agentbus_worker.settling.outbox import Outbox, replay
+from agentbus_worker.settling.server_clock import ServerClock
+from agentbus_worker.settling.slots import Place, Slots
 from agentbus_worker.signals import Stop
-from agentbus_worker.slots import Place, Slots
-from agentbus_worker.state import Slot, locked_state
+from agentbus_worker.state_folder import Slot, locked_state
 
 log = logging.getLogger("agentbus.worker")
 

@@ -1,0 +1,142 @@
+"""Dead letters: what no worker could accept, kept with its bytes and the reason. For administrators."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from agentbus.bus.jetstream import MSG_ID, Bus
+from agentbus.bus.nats_client import Headers
+from agentbus.bus.ordered_consumer import Feed, position_before_newest
+from agentbus.errors import AgentBusError, ApiError, DeadLetterMissingError, MessageError
+from agentbus.observability import tracing
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import Json, decode_task, number
+from agentbus.tasks.ledger import Ledger, Record
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One message that was not accepted. `size` is its own, `data` what was kept of it."""
+
+    seq: int
+    agent: str
+    reason: str
+    worker: str
+    buried_at: datetime
+    origin: str
+    size: int
+    sha256: str
+    data: bytes
+    trace: Headers = field(default_factory=dict[str, str], repr=False)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the message was kept."""
+        return len(self.data) == self.size
+
+    def to_json(self, *, with_data: bool = False) -> dict[str, Json]:
+        """A plain account; the message itself on request, as text."""
+        account: dict[str, Json] = {
+            "seq": self.seq,
+            "agent": self.agent,
+            "reason": self.reason,
+            "worker": self.worker,
+            "buried_at": self.buried_at.isoformat(),
+            "origin": self.origin,
+            "bytes": self.size,
+            "kept": len(self.data),
+            "sha256": self.sha256,
+        }
+        return {**account, "data": self.data.decode(errors="replace")} if with_data else account
+
+
+async def newest_dead_letters(bus: Bus, count: int, *, agent: str | None = None) -> list[DeadLetter]:
+    """The newest dead letters of one agent, or of all, oldest first.
+
+    Raises:
+        SetupMissingError: there is no stream for them.
+        PermissionDeniedError: this user may not read them.
+    """
+    subject = subjects.dead(agent) if agent else subjects.DEAD_SUBJECTS
+    start = await position_before_newest(bus, subjects.DEAD_STREAM, subject, count)
+    async with Feed(bus, subjects.DEAD_STREAM, subject, after=start) as feed:
+        found = [
+            _read(message.stream_seq, message.subject, message.headers, message.data, message.stored_at)
+            async for message in feed.backlog()
+        ]
+    return found[-count:]
+
+
+async def dead_letter(bus: Bus, seq: int) -> DeadLetter:
+    """One dead letter.
+
+    Raises:
+        DeadLetterMissingError: there is none with this number.
+    """
+    try:
+        message = await bus.message(subjects.DEAD_STREAM, seq)
+    except ApiError as error:
+        raise DeadLetterMissingError(f"there is no dead letter {seq}") from error
+    if message is None:
+        raise DeadLetterMissingError(f"there is no dead letter {seq}")
+    return _read(seq, message.subject, message.headers, message.data, message.time)
+
+
+async def requeue(bus: Bus, seq: int) -> DeadLetter:
+    """Publish a dead letter as a task again, once what stood against it is mended, and remove it here.
+
+    Raises:
+        DeadLetterMissingError: there is none with this number.
+        AgentBusError: only a part of it was kept, or the task has its result by now, so that no worker would run it.
+    """
+    letter = await dead_letter(bus, seq)
+    if not letter.whole:
+        raise AgentBusError(
+            f"the dead letter {seq} cannot be requeued: {len(letter.data)} of {letter.size} bytes were kept"
+        )
+    await _refuse_if_settled(bus, letter)
+    # As a publisher without a ledger would send it: whatever the ledger holds of this task decides at the claim.
+    msg_id = f"requeued.{seq}.{letter.origin}"
+    await bus.store(subjects.tasks(letter.agent), letter.data, msg_id=msg_id, headers=letter.trace)
+    await drop(bus, seq)
+    return letter
+
+
+async def _refuse_if_settled(bus: Bus, letter: DeadLetter) -> None:
+    try:
+        task_id = decode_task(letter.data).id
+    except MessageError:
+        return  # what is no task is not in the ledger either
+    found = await Ledger(bus).read(letter.agent, task_id)
+    if isinstance(found, Record) and found.entry.terminal:
+        raise AgentBusError(
+            f"the dead letter {letter.seq} is the task {task_id}, which has its result ({found.entry.state}); "
+            f"publish it anew with: agentbus task retry {task_id} --agent {letter.agent}"
+        )
+
+
+async def drop(bus: Bus, seq: int) -> None:
+    """Delete a dead letter.
+
+    Raises:
+        DeadLetterMissingError: there is none with this number.
+    """
+    try:
+        await bus.api(f"STREAM.MSG.DELETE.{subjects.DEAD_STREAM}", {"seq": seq})
+    except ApiError as error:
+        raise DeadLetterMissingError(f"there is no dead letter {seq}") from error
+
+
+def _read(seq: int, subject: str, headers: Headers, data: bytes, buried_at: datetime) -> DeadLetter:
+    size = number(headers.get("Bus-Size", ""))
+    return DeadLetter(
+        seq=seq,
+        agent=subjects.agent_of(subject, "dead") or "",
+        reason=headers.get("Bus-Reason", ""),
+        worker=headers.get("Bus-Worker", ""),
+        buried_at=buried_at,
+        origin=headers.get("Bus-Origin", headers.get(MSG_ID, "")),
+        size=len(data) if size is None else size,
+        sha256=headers.get("Bus-Sha256", ""),
+        data=data,
+        trace=tracing.carried(headers),
+    )

@@ -1,0 +1,67 @@
+"""What to say when a connection fails: an error with the reason and what mends it, for whatever a dial came to."""
+
+import ssl
+from datetime import UTC, datetime
+
+from agentbus.bus.nats_client import CertificateWantedError, NotSecureError, is_auth_error
+from agentbus.bus.tls import certificate_wanted, why_tls_failed
+from agentbus.config.loading import ConnectionSettings, Credentials
+from agentbus.config.nkeys import UserKey, expiry
+from agentbus.errors import AuthenticationError, BusError, BusUnavailableError
+
+
+def explained(error: BaseException, settings: ConnectionSettings, presented: Credentials) -> BusError:
+    """The error, with a fix, for what nats-py has raised; it quotes nothing secret."""
+    servers = settings.servers
+    if isinstance(error, BusError):
+        return error
+    if is_auth_error(error):
+        return _refused(settings, presented)
+    if isinstance(error, ssl.SSLError):
+        reason, fix = why_tls_failed(error, settings)
+        return BusUnavailableError(f"TLS with {servers} failed: {reason}; {fix}")
+    if isinstance(error, CertificateWantedError):
+        return BusUnavailableError(f"TLS with {servers} failed: {certificate_wanted(settings)}")
+    if isinstance(error, NotSecureError):
+        return BusUnavailableError(f"{servers}: {error}")
+    if isinstance(error, TimeoutError):
+        return BusUnavailableError(f"{servers} did not answer within {settings.connect_timeout_s:g} s")
+    if "expecting INFO" in str(error):
+        first = "" if settings.tls_first else "; if it wants TLS first (handshake_first), set tls_first in [nats]"
+        return BusUnavailableError(f"what listens at {servers} does not greet as a NATS server does{first}")
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix("nats: ")
+    reason = reason or "it hung up"  # asyncio has no words for that
+    if isinstance(error, ConnectionRefusedError):
+        reason = "connection refused"
+    return BusUnavailableError(
+        f"cannot reach the bus at {servers}: {reason}; is nats-server running? `agentbus up` starts a local one"
+    )
+
+
+def _refused(settings: ConnectionSettings, presented: Credentials) -> AuthenticationError:
+    return AuthenticationError(f"{settings.servers} refused the credentials{_of(settings, presented)}")
+
+
+def _of(settings: ConnectionSettings, presented: Credentials) -> str:
+    place = f" in {presented.file}" if presented.file else ""
+    check = f"check {presented.key} in [nats]" if presented.key else "check the URL"
+    if presented.jwt is not None:
+        ends = expiry(presented.jwt)
+        if ends is not None and ends <= datetime.now(UTC):
+            return f": the user JWT{place} has expired on {ends:%Y-%m-%d at %H:%M} UTC; put a new .creds file there"
+        return f" (the user JWT{place}): it may have been revoked; {check}, or put a new .creds file there"
+    if presented.nkey_seed is not None:
+        key = UserKey(presented.nkey_seed).public
+        return f" (the nkey {key}{place}): it may have been replaced; join again with a new bundle, or {check}"
+    if presented.password is not None:
+        return (
+            f" of the user {presented.user} (the password{place or ' in the URL'}): it may have been changed; {check}"
+        )
+    if presented.token is not None:
+        return f" (the token{place or ' in the URL'}): it may have been changed; {check}"
+    if settings.cert_file is not None:
+        return f" (the client certificate in {settings.cert_file}): the server knows no user for it; check cert_file"
+    return (
+        ": there are none in the configuration; set user and password_file, token_file, nkey_file or creds_file in "
+        "[nats]"
+    )

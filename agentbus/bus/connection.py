@@ -1,0 +1,422 @@
+"""One connection to the bus: opened securely, with every failure named.
+
+Refused permissions surface within one round trip (not as a time-out), wrong credentials at once, and a message over
+the server's limit before anything is sent: the server would end the connection for good.
+"""
+
+import asyncio
+import itertools
+import math
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from agentbus.bus.connect_errors import explained
+from agentbus.bus.nats_client import (
+    Client,
+    Headers,
+    Msg,
+    NatsError,
+    is_auth_error,
+    refused_subject,
+)
+from agentbus.bus.tls import tls_context
+from agentbus.config.loading import ConnectionSettings, Credentials
+from agentbus.errors import (
+    BusError,
+    BusUnavailableError,
+    ConfigError,
+    NoRespondersError,
+    PermissionDeniedError,
+    TooLargeError,
+)
+from agentbus.protocol.messages import random_token
+
+REQUEST_TIMEOUT_S: Final = 5.0
+"""How long one request waits for its answer."""
+_STATUS: Final = "Status"
+_NO_RESPONDERS: Final = "503"
+_CLOSE_S: Final = 2.0
+_MAX_SUBJECT_CHARS: Final = 1024
+
+
+@dataclass(slots=True)
+class _Question:
+    """A request that is under way: whom it asked, until when it waits, and the answer to come."""
+
+    subject: str
+    timeout_s: float
+    deadline: float
+    answer: asyncio.Future[Msg]
+
+    def fail(self, error: BusError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Connection:
+    """Core NATS over one connection that reconnects by itself. All methods may be called from several tasks."""
+
+    def __init__(self, settings: ConnectionSettings, on_state: Callable[[str], None]) -> None:
+        self.settings = settings
+        self._on_state = on_state
+        self._presented = settings.credentials
+        self._tls: ssl.SSLContext | None = None
+        self._client = Client(
+            credentials=self._newest_credentials,
+            tls=self._newest_tls,
+            tls_always=settings.needs_tls,
+            shows_certificate=settings.cert_file is not None,
+            has_new=self._has_new_credentials,
+        )
+        self._up = asyncio.Event()
+        self._ended: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()
+        self._inbox = f"{settings.inbox_prefix}.{random_token()}"
+        self._requests = itertools.count()
+        self._questions: dict[str, _Question] = {}
+        self._expiry: asyncio.TimerHandle | None = None
+        self._inbox_refusal: PermissionDeniedError | None = None
+        self._reconnect_callbacks: set[Callable[[], None]] = set()
+        self._dial_failures = 0
+        self._patient = False
+        self._ever_up = False
+        self._reconnected_at = -math.inf
+        self._last_state = ""
+
+    # -- opening and closing ------------------------------------------------------------------------------------
+
+    async def open(self, *, patient: bool) -> None:
+        """Dial the servers. A patient caller waits for as long as it takes; others get the first failure.
+
+        Raises:
+            AuthenticationError: the server refused the credentials (for patient callers as well).
+            BusUnavailableError: no server could be reached, or it did not offer the TLS that was asked for.
+            ConfigError: the CA or the client certificate cannot be used.
+        """
+        settings = self.settings
+        self._patient = patient
+        if settings.needs_tls or any(url.tls for url in settings.urls):
+            self._tls = tls_context(settings)  # what is wrong with the files is to be known before anybody is dialled
+        try:
+            await self._client.connect(
+                servers=[str(url) for url in settings.urls],
+                name=settings.name,
+                inbox_prefix=settings.inbox_prefix,
+                tls_handshake_first=settings.tls_first,
+                connect_timeout=settings.connect_timeout_s,  # pyright: ignore[reportArgumentType]  # any number of seconds
+                reconnect_time_wait=settings.reconnect_wait_s,  # pyright: ignore[reportArgumentType]
+                max_reconnect_attempts=settings.max_reconnect_attempts,
+                ping_interval=20,
+                max_outstanding_pings=2,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnect,
+                reconnected_cb=self._on_reconnect,
+                closed_cb=self._on_closed,
+            )
+            await self._client.listen(f"{self._inbox}.*", self._on_answer)
+        except BusError:
+            raise
+        except (NatsError, OSError, TimeoutError) as error:
+            raise self._explain(error) from error
+        self._connected_now()
+
+    async def close(self) -> None:
+        """Send what is still buffered, then close. Takes two seconds at the most, and never raises."""
+        self._end(None)
+        with suppress(NatsError, OSError, TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                if self._client.is_connected:
+                    await self._client.flush()
+        with suppress(NatsError, OSError, TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await (self._client.close() if self._ever_up else self._client.abandon())
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection right now."""
+        return self._up.is_set() and not self._ended.done()
+
+    async def wait_connected(self) -> None:
+        """Wait for the connection, for as long as it takes.
+
+        Raises:
+            BusError: the connection has ended for good, with the reason.
+        """
+        await self._up.wait()
+        if error := self._ended_error():
+            raise error
+
+    async def wait_ended(self) -> BusError | None:
+        """Wait until the connection has ended for good; returns why, or None if it was closed here."""
+        return await asyncio.shield(self._ended)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the connection has ended for good."""
+        return self._ended.done()
+
+    @property
+    def server_version(self) -> str:
+        """The version of the connected server, such as `2.15.1`."""
+        server = self._client.connected_server_version
+        return f"{server.major}.{server.minor}.{server.patch}"
+
+    @property
+    def clustered(self) -> bool:
+        """Whether the connected server is one of a cluster."""
+        return bool(self._client.cluster)
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The most that headers and payload of one message may have together."""
+        return self._client.max_payload
+
+    @property
+    def seconds_since_reconnect(self) -> float:
+        """How long ago the connection came back; infinite if it has never been lost."""
+        return asyncio.get_running_loop().time() - self._reconnected_at
+
+    def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` after every reconnect; returns a function that ends that."""
+        self._reconnect_callbacks.add(callback)
+        return lambda: self._reconnect_callbacks.discard(callback)
+
+    # -- what is read anew at every dial ------------------------------------------------------------------------
+
+    def _newest_credentials(self) -> Credentials:
+        with suppress(ConfigError):  # a file that is just being replaced: the last ones may still do
+            self._presented = self.settings.credentials.read_again()
+        return self._presented
+
+    def _has_new_credentials(self) -> bool:
+        try:
+            return self.settings.credentials.read_again() != self._presented
+        except ConfigError:
+            return False
+
+    def _newest_tls(self) -> ssl.SSLContext:
+        try:
+            self._tls = tls_context(self.settings)
+        except ConfigError:
+            if self._tls is None:
+                raise
+        return self._tls
+
+    # -- core NATS ----------------------------------------------------------------------------------------------
+
+    async def publish(
+        self, subject: str, data: bytes = b"", *, reply: str = "", headers: Headers | None = None, urgent: bool = True
+    ) -> None:
+        """Send a core message: fast, and gone if nobody listens or the connection breaks.
+
+        Args:
+            urgent: what is not may go out together with the next message, up to a millisecond later.
+
+        Raises:
+            TooLargeError: before anything is sent.
+            BusUnavailableError: not connected.
+        """
+        self._check_size(subject, data, headers)
+        if not self.connected:
+            raise self._ended_error() or BusUnavailableError(f"not connected to {self.settings.servers}")
+        try:
+            self._client.send(subject, data, reply, headers, urgent=urgent)
+            await self._client.catch_up()
+        except (NatsError, OSError) as error:
+            raise self._explain(error) from error
+
+    async def subscribe(self, subject: str, callback: Callable[[Msg], None]) -> Callable[[], Awaitable[None]]:
+        """Call `callback` with every message on `subject`, as soon as it is read; returns what ends that.
+
+        The subscription is made again after every reconnect. `callback` must not raise, and must not take long.
+        """
+        try:
+            subscription = await self._client.listen(subject, callback)
+        except (NatsError, OSError) as error:
+            raise self._explain(error) from error
+
+        async def unsubscribe() -> None:
+            with suppress(NatsError, OSError):
+                await subscription.unsubscribe()
+
+        return unsubscribe
+
+    def new_inbox(self) -> str:
+        """A subject of our own that nobody else can guess or, with permissions, listen on."""
+        return f"{self.settings.inbox_prefix}.{random_token()}"
+
+    async def request(
+        self,
+        subject: str,
+        data: bytes = b"",
+        *,
+        headers: Headers | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        urgent: bool = True,
+    ) -> Msg:
+        """Send a request and return the answer, waiting for the connection if there is none; `urgent`: see `publish`.
+
+        Raises:
+            BusUnavailableError: no connection or no answer within `timeout_s`, or the connection broke meanwhile.
+            NoRespondersError: nobody listens on `subject`.
+            PermissionDeniedError: the server refused the subject or the inbox for the answer.
+            TooLargeError: before anything is sent.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        if not self._up.is_set():
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._up.wait()
+            except TimeoutError:
+                raise self._unanswered(timeout_s) from None
+        if self._inbox_refusal:
+            raise self._inbox_refusal
+        token = str(next(self._requests))  # the inbox is unguessable, and one's own
+        question = _Question(subject, timeout_s, deadline, loop.create_future())
+        self._questions[token] = question
+        self._expire_at(deadline)
+        try:
+            await self.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers, urgent=urgent)
+            message = await question.answer
+        finally:
+            del self._questions[token]
+            question.answer.cancel()
+        if message.headers and message.headers.get(_STATUS) == _NO_RESPONDERS and not message.data:
+            raise NoRespondersError(f"nothing on the bus listens on {subject}")
+        return message
+
+    # -- what nats-py reports -----------------------------------------------------------------------------------
+
+    def _expire_at(self, deadline: float) -> None:
+        """One timer for all requests: a timer costs as much as a request, and nearly none ever runs out."""
+        if self._expiry is None or self._expiry.when() > deadline:
+            if self._expiry is not None:
+                self._expiry.cancel()
+            self._expiry = asyncio.get_running_loop().call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        now = asyncio.get_running_loop().time()
+        for question in self._questions.values():
+            if question.deadline <= now:
+                question.fail(self._unanswered(question.timeout_s))
+            else:
+                self._expire_at(question.deadline)
+
+    def _unanswered(self, timeout_s: float) -> BusUnavailableError:
+        where = "the bus did not answer" if self.connected else f"no connection to {self.settings.servers}"
+        why = "; more than half of the servers of its cluster must be up" if self.connected and self.clustered else ""
+        return BusUnavailableError(f"{where} within {round(timeout_s, 1):g} s{why}")
+
+    def _on_answer(self, message: Msg) -> None:
+        question = self._questions.get(message.subject.rpartition(".")[2])
+        if question is not None and not question.answer.done():
+            question.answer.set_result(message)
+
+    async def _on_error(self, error: Exception) -> None:
+        if self._ended.done():
+            return  # it is known why; what closing meets on its way says no more
+        denied = refused_subject(error)
+        if denied is not None:
+            self._deny(*denied)
+        elif is_auth_error(error) and self._has_new_credentials():
+            self._state("the credentials were refused, and there are new ones by now; signing in with those")
+        elif is_auth_error(error):
+            fatal = self._explain(error)
+            self._end(fatal)
+            if not self._up.is_set():
+                raise fatal
+        elif not self._up.is_set():
+            self._dial_failures += 1
+            if not (self._ever_up or self._patient) and self._dial_failures >= len(self.settings.urls):
+                raise self._explain(error)  # out of nats-py's loop, which would go on dialling
+            self._state(f"{self._explain(error)}; trying again every {self.settings.reconnect_wait_s:g} s")
+
+    def _deny(self, what: str, subject: str) -> None:
+        action = "subscribe to" if what.startswith("subscription") else "publish to"
+        error = PermissionDeniedError(
+            f"the bus does not allow this user to {action} {subject}; an administrator must grant it", subject
+        )
+        if action == "subscribe to" and self._inbox.lower().startswith(subject.rstrip("*").rstrip(".")):
+            self._inbox_refusal = PermissionDeniedError(
+                f"the bus does not allow this user to receive answers on {self.settings.inbox_prefix}.>; "
+                "set inbox_prefix in [nats] to the one that its permissions name",
+                subject,
+            )
+            refused = [*self._questions.values()]
+            error = self._inbox_refusal
+        else:
+            refused = [question for question in self._questions.values() if question.subject.lower() == subject]
+            if action == "subscribe to":
+                self._state(str(error))  # nobody waits for the answer to a subscription
+        for question in refused:
+            question.fail(error)
+
+    async def _on_disconnect(self) -> None:
+        if self._up.is_set():
+            self._up.clear()
+            if not self._ended.done():
+                self._state("connection lost; reconnecting")
+        lost = BusUnavailableError("the connection to the bus broke before the answer came")
+        for question in self._questions.values():
+            question.fail(lost)
+
+    async def _on_reconnect(self) -> None:
+        self._reconnected_at = asyncio.get_running_loop().time()
+        self._connected_now()
+        for callback in tuple(self._reconnect_callbacks):
+            callback()
+
+    async def _on_closed(self) -> None:
+        error = self._client.last_error
+        reason = self._explain(error) if error else BusUnavailableError("the connection to the bus was closed")
+        self._end(reason)
+
+    def _connected_now(self) -> None:
+        self._ever_up = True
+        self._up.set()
+        url = self._client.connected_url
+        where = f"{url.hostname}:{url.port}" if url else self.settings.servers
+        self._state(f"connected to nats-server {self.server_version} at {where}")
+
+    def _end(self, reason: BusError | None) -> None:
+        if not self._ended.done():
+            self._ended.set_result(reason)
+        for question in self._questions.values():
+            question.fail(reason or BusUnavailableError("the connection to the bus is closed"))
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self._ever_up:
+            self._up.set()  # whoever waits for the connection must learn that it will not come
+
+    def _ended_error(self) -> BusError | None:
+        if not self._ended.done():
+            return None
+        return self._ended.result() or BusUnavailableError("the connection to the bus is closed")
+
+    def _state(self, text: str) -> None:
+        if text != self._last_state:
+            self._last_state = text
+            self._on_state(text)
+
+    def _check_size(self, subject: str, data: bytes, headers: Headers | None) -> None:
+        if len(subject) > _MAX_SUBJECT_CHARS:  # the server would end the connection; no subject of ours is so long
+            raise TooLargeError(
+                f"a subject of {len(subject)} characters is longer than {_MAX_SUBJECT_CHARS}; nothing was sent"
+            )
+        size, limit = len(data), self.max_message_bytes
+        if headers:
+            size += 12 + sum([len(name) + 4 * len(value) + 4 for name, value in headers.items()])
+            if size > limit:  # if it were all of four bytes; otherwise it need not be encoded to be measured
+                size = len(data) + 12 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
+        if self._ever_up and size > limit:
+            raise TooLargeError(
+                f"a message of {size} bytes for {subject} is larger than the {limit} bytes that the server takes "
+                "(max_payload); nothing was sent"
+            )
+
+    def _explain(self, error: BaseException) -> BusError:
+        return explained(error, self.settings, self._presented)

@@ -1,0 +1,291 @@
+"""The bus: JetStream over one connection - storing, reading the last message, the API - with refusals named."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from agentbus.bus.connection import REQUEST_TIMEOUT_S, Connection
+from agentbus.bus.nats_client import Headers
+from agentbus.config.loading import ConnectionSettings
+from agentbus.errors import (
+    ApiError,
+    BusError,
+    BusUnavailableError,
+    MessageError,
+    NoRespondersError,
+    SetupMissingError,
+    StreamFullError,
+    TooLargeError,
+    WrongRevisionError,
+)
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import Json, decode, encode
+
+MSG_ID: Final = "Nats-Msg-Id"
+EXPECTED_REVISION: Final = "Nats-Expected-Last-Subject-Sequence"
+STORE_TIMEOUT_S: Final = 10.0
+"""How long a store is repeated under the same id: longer than a cluster takes to elect a stream leader (4 to 8 s)."""
+_STARTING_S: Final = 2.0
+"""How long nobody may answer before a stream counts as missing: a server that has just started needs a moment."""
+_ELECTION_S: Final = 10.0
+"""The same in a cluster, where nobody answers for a stream while its servers choose a leader (4 to 8 s)."""
+_LAG_S: Final = 2.0
+_PAUSE_S: Final = 0.1
+
+_WRONG_REVISION: Final = 10071
+_UNDECIDED: Final = 10164
+"""The answer of a cluster to a compare-and-set while another write of the key is under way, which may come to nothing:
+asked again, it is stored, or refused for good."""
+_JS_NOT_READY: Final = frozenset({10008, 10039, 10118, _UNDECIDED})
+_JS_NO_LEADER: Final = frozenset({10008, 10118})
+_JS_MISSING: Final = {10059: "stream", 10014: "consumer"}
+_JS_FULL: Final = frozenset({10002, 10023, 10028, 10047, 10077, 10122})
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """JetStream's acknowledgement of one message: it is in the stream at `seq`."""
+
+    stream: str
+    seq: int
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message as a stream holds it. `time` is the server's clock when it was stored."""
+
+    subject: str
+    seq: int
+    time: datetime
+    headers: Headers
+    data: bytes
+
+
+class Bus(Connection):
+    """An open connection to a bus with JetStream; see `connect()`."""
+
+    async def store(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        msg_id: str | None = None,
+        expected_revision: int | None = None,
+        headers: Headers | None = None,
+        timeout_s: float = STORE_TIMEOUT_S,
+        urgent: bool = True,
+    ) -> Stored:
+        """Publish into a stream and wait until JetStream has it. Repeated under the same id when no answer comes.
+
+        Args:
+            msg_id: `Nats-Msg-Id`; a second message with it is answered as a duplicate and not stored.
+            expected_revision: compare-and-set: the sequence that the last message of `subject` must have, 0 for none.
+            urgent: see `publish`.
+
+        Raises:
+            WrongRevisionError: the compare-and-set was refused. If an earlier answer was lost, the change may be
+                one's own: read the key.
+            SetupMissingError: no stream takes the subject.
+            StreamFullError: the stream is at its limit; nothing was stored.
+            BusUnavailableError: no answer in time; the message may or may not be stored.
+        """
+        extra = dict(headers or {})
+        if msg_id is not None:
+            extra[MSG_ID] = msg_id
+        if expected_revision is not None:
+            extra[EXPECTED_REVISION] = str(expected_revision)
+        repeatable = msg_id is not None or expected_revision is not None
+        answer = await self._jetstream(subject, data, extra, timeout_s, repeatable=repeatable, urgent=urgent)
+        return Stored(str(answer["stream"]), int(answer["seq"]), bool(answer.get("duplicate")))
+
+    async def api(self, verb: str, body: Json = None, *, timeout_s: float = REQUEST_TIMEOUT_S) -> dict[str, Any]:
+        """Send a JetStream API request such as `STREAM.INFO.AGENT_TASKS` and return its answer.
+
+        Raises:
+            SetupMissingError: the stream or consumer does not exist.
+            ApiError: any other refusal.
+            BusUnavailableError: JetStream is not there.
+        """
+        data = b"" if body is None else encode(body)
+        return await self._jetstream(subjects.api(verb), data, None, timeout_s, repeatable=True)
+
+    async def create_consumer(
+        self, stream: str, name: str, config: dict[str, Any], *, timeout_s: float = REQUEST_TIMEOUT_S
+    ) -> dict[str, Any]:
+        """Create the consumer `name` with the one filter in `config`; what exists alike is left as it is."""
+        body = {"stream_name": stream, "config": {"name": name, **config}, "action": "create"}
+        subject = subjects.create_consumer(stream, name, config["filter_subject"])
+        return await self._jetstream(subject, encode(body), None, timeout_s, repeatable=True)
+
+    async def last_message(self, stream: str, subject: str) -> StoredMessage | None:
+        """The newest message of `subject` (which may hold wildcards), or None if there is none.
+
+        Raises:
+            SetupMissingError: there is no such stream, or it does not allow direct gets.
+        """
+        return await self._direct_get(stream, subjects.last_of(stream, subject))
+
+    async def next_message(self, stream: str, subject: str, seq: int) -> StoredMessage | None:
+        """The first message of `subject` (which may hold wildcards) at a sequence or behind it, or None.
+
+        Raises:
+            SetupMissingError: there is no such stream, or it does not allow direct gets.
+        """
+        wanted = {"seq": seq, "next_by_subj": subject}
+        return await self._direct_get(stream, subjects.direct_get(stream), encode(wanted))
+
+    async def message(self, stream: str, seq: int) -> StoredMessage | None:
+        """The message at a sequence, or None if there is none (any more).
+
+        Raises:
+            SetupMissingError: there is no such stream, or it does not allow direct gets.
+        """
+        return await self._direct_get(stream, subjects.direct_get(stream), encode({"seq": seq}))
+
+    @property
+    def lag_s(self) -> float:
+        """How long a read may find nothing of what was just stored: in a cluster, another replica may answer it."""
+        return _LAG_S if self.clustered else 0.0
+
+    @property
+    def _patience_s(self) -> float:
+        """How long nobody may answer for a stream before that means anything."""
+        return _ELECTION_S if self.clustered else _STARTING_S
+
+    def _nobody(self, what: str, subject: str) -> BusError:
+        """Nobody has answered for long enough. In a cluster that can have two reasons, of which one passes."""
+        if self.clustered:
+            return NoRespondersError(
+                f"nobody answers for {subject}: more than half of the servers of the cluster must be up, and the "
+                "streams must have been made (agentbus setup)"
+            )
+        return _missing(what, subject)
+
+    async def _direct_get(self, stream: str, subject: str, body: bytes = b"") -> StoredMessage | None:
+        deadline = asyncio.get_running_loop().time() + self._patience_s
+        while True:
+            try:
+                message = await self.request(subject, body)
+                break
+            except NoRespondersError:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise self._nobody(f"the stream {stream}", subject) from None
+                await asyncio.sleep(_PAUSE_S)
+        headers = dict(message.headers or {})
+        status = headers.get("Status")
+        if status == "404":
+            return None
+        if status is not None or "Nats-Sequence" not in headers:
+            raise ApiError(headers.get("Description", "unexpected answer to a direct get"), int(status or 0))
+        return StoredMessage(
+            subject=headers["Nats-Subject"],
+            seq=int(headers["Nats-Sequence"]),
+            time=parse_time(headers["Nats-Time-Stamp"]),
+            headers=headers,
+            data=message.data,
+        )
+
+    async def _jetstream(
+        self,
+        subject: str,
+        data: bytes,
+        headers: Headers | None,
+        timeout_s: float,
+        *,
+        repeatable: bool,
+        urgent: bool = True,
+    ) -> dict[str, Any]:
+        """One JetStream request, repeated while JetStream starts and, if that is harmless, when no answer came."""
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        unsure = False  # whether an attempt went out that nobody answered
+        while True:
+            left = start + timeout_s - clock()
+            try:
+                message = await self.request(
+                    subject, data, headers=headers, timeout_s=max(0.05, min(left, REQUEST_TIMEOUT_S)), urgent=urgent
+                )
+                answer = decode(message.data)
+                fault = answer.get("error")
+                if fault is None:
+                    return answer
+                if fault.get("err_code") not in _JS_NOT_READY or clock() - start > min(self._patience_s, timeout_s):
+                    raise _api_error(fault, subject)
+            except NoRespondersError:
+                if clock() - start > min(self._patience_s, timeout_s):
+                    if unsure and not self.clustered:
+                        raise
+                    raise self._nobody(f"a stream for {subject}", subject) from None
+            except MessageError as error:
+                raise BusUnavailableError(f"the answer to {subject} is not from JetStream: {error}") from error
+            except BusUnavailableError:
+                if not repeatable or clock() - start >= timeout_s or self.ended:
+                    raise
+                unsure = True
+            await asyncio.sleep(_PAUSE_S)
+
+
+@asynccontextmanager
+async def connect(
+    settings: ConnectionSettings, *, patient: bool = False, on_state: Callable[[str], None] = lambda _: None
+) -> AsyncGenerator[Bus]:
+    """Open a connection for the length of the block; it reconnects by itself until then.
+
+    Args:
+        patient: keep dialling until a server answers, instead of failing on the first refusal.
+        on_state: told in one line of every change: connected, lost, still unreachable and why.
+
+    Raises:
+        AuthenticationError, BusUnavailableError, ConfigError: see `Bus.open`.
+    """
+    bus = Bus(settings, on_state)
+    try:
+        await bus.open(patient=patient)
+        yield bus
+    finally:
+        await bus.close()
+
+
+def parse_time(text: str) -> datetime:
+    """Read a server's time stamp (RFC 3339, nanoseconds, which are cut to microseconds)."""
+    stamp = text.replace("Z", "+00:00")
+    whole, dot, rest = stamp.partition(".")
+    if not dot:
+        return datetime.fromisoformat(stamp)
+    digits = len(rest) - len(rest.lstrip("0123456789"))
+    return datetime.fromisoformat(f"{whole}.{rest[:digits][:6].ljust(6, '0')}{rest[digits:]}")
+
+
+def _missing(what: str, subject: str = "") -> SetupMissingError:
+    if subject.startswith("$JS.API.") and not subject.startswith("$JS.API.DIRECT."):  # those, the stream answers
+        return SetupMissingError("JetStream does not answer on this server; enable it in the server's configuration")
+    return SetupMissingError(f"{what} does not exist on this bus; make it with: agentbus setup --nats-url URL")
+
+
+def _api_error(fault: dict[str, Any], subject: str) -> BusError:
+    code, number = int(fault.get("code") or 0), int(fault.get("err_code") or 0)
+    text = str(fault.get("description") or "no reason given")
+    if number in (_WRONG_REVISION, _UNDECIDED):
+        return WrongRevisionError(f"{subject} has changed meanwhile")
+    if number in _JS_NO_LEADER:
+        return BusUnavailableError(
+            f"JetStream has no leader for {subject} ({text}): more than half of the servers of the cluster must be up"
+        )
+    if number in _JS_MISSING:
+        # $JS.API.STREAM.<verb>.<stream>, $JS.API.CONSUMER.<verb>.<stream>.<consumer>...
+        name = subject.split(".")[4 if _JS_MISSING[number] == "stream" else 5]
+        return SetupMissingError(
+            f"the {_JS_MISSING[number]} {name} does not exist on this bus; make it with: agentbus setup --nats-url URL"
+        )
+    if number in _JS_FULL:
+        return StreamFullError(
+            f"the stream that takes {subject} is full ({text}); nothing was stored. "
+            "Make room in it, or raise its max_bytes"
+        )
+    if number == 10054:
+        return TooLargeError(f"the stream refused the message for {subject}: {text}; nothing was stored")
+    return ApiError(text, code, number)

@@ -1,0 +1,401 @@
+"""The streams, buckets and consumers that agentbus needs, and the set-up that makes them.
+
+Set-up never guesses and never changes what it finds: it makes what is missing, reports what is there, and says field
+by field where something is different. `update=True` applies the differences that a server can apply.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from agentbus.bus.jetstream import Bus
+from agentbus.errors import ApiError, BusError, SetupMissingError, StreamFullError
+from agentbus.protocol import subjects
+
+_SECOND: Final = 1_000_000_000
+_DAY: Final = 86_400 * _SECOND
+ACK_WAIT_S: Final = 30
+"""The lease of a running task: renewed every third of it."""
+TASKS_MAX_AGE_S: Final = 7 * 86_400
+PRESENCE_TTL_S: Final = 90
+
+OLDEST_SERVER: Final = (2, 10, 0)
+OLDEST_SAFE_SERVER: Final = (2, 10, 27)
+
+Outcome = Literal["made", "found", "different", "updated", "missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What set-up did with, or found of, one stream, bucket or consumer."""
+
+    kind: Literal["stream", "bucket", "consumer"]
+    name: str
+    outcome: Outcome
+    differences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    kind: Literal["stream", "bucket"]
+    config: dict[str, Any]
+    share: float = 0.0  # of the storage that the server grants, where it grants a bounded amount
+
+    @property
+    def name(self) -> str:
+        return self.config["name"]
+
+
+def _stream(name: str, subject: str, *, max_age: int, share: float, **more: Any) -> _Wanted:
+    return _Wanted("stream", {**_base(name, [subject], max_age), **more}, share)
+
+
+def _bucket(name: str, subject_filters: list[str], *, max_age: int, share: float, **more: Any) -> _Wanted:
+    # Not a stock bucket: those allow rollup headers, with which a right on one key empties the whole bucket.
+    denied = {"deny_delete": True, "deny_purge": True, "allow_rollup_hdrs": False}
+    return _Wanted("bucket", {**_base(name, subject_filters, max_age), **denied, **more}, share)
+
+
+def _base(name: str, subject_filters: list[str], max_age: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "subjects": subject_filters,
+        "retention": "limits",
+        "storage": "file",
+        "max_age": max_age,
+        "max_bytes": -1,
+        # A full stream refuses the next message; with "old" it would drop the oldest without a word.
+        "discard": "new",
+        "allow_direct": True,
+    }
+
+
+def _wanted_streams() -> list[_Wanted]:
+    return [
+        _stream(
+            subjects.TASKS_STREAM,
+            subjects.TASK_SUBJECTS,
+            max_age=7 * _DAY,
+            share=0.15,
+            retention="workqueue",
+            duplicate_window=_DAY,
+        ),
+        # The memory of result ids outlives every task, so that no redelivery can store a result twice.
+        _stream(
+            subjects.RESULTS_STREAM, subjects.RESULT_SUBJECTS, max_age=30 * _DAY, share=0.3, duplicate_window=8 * _DAY
+        ),
+        _stream(subjects.DEAD_STREAM, subjects.DEAD_SUBJECTS, max_age=30 * _DAY, share=0.04, duplicate_window=8 * _DAY),
+        # The ledger outlives every result that points to it.
+        _bucket(subjects.STATE_STREAM, [subjects.STATE_SUBJECTS], max_age=38 * _DAY, share=0.3, max_msgs_per_subject=1),
+        _bucket(
+            subjects.REGISTRY_STREAM,
+            [subjects.REGISTRY_SUBJECTS],
+            max_age=PRESENCE_TTL_S * _SECOND,
+            share=0.01,
+            max_msgs_per_subject=1,
+            duplicate_window=PRESENCE_TTL_S * _SECOND,
+        ),
+    ]
+
+
+def _wanted_files(agent: str, limit: int | None = None) -> _Wanted:
+    bucket = subjects.files_bucket(agent)
+    bound = {} if limit is None else {"max_bytes": limit}
+    return _bucket(f"OBJ_{bucket}", [f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"], max_age=38 * _DAY, share=0.0, **bound)
+
+
+def consumer_config(agent: str, name: str, *, ack_wait_s: float = ACK_WAIT_S) -> dict[str, Any]:
+    """The durable consumer that the workers of `agent` share; it is their delivery progress, so it never expires."""
+    return {
+        "durable_name": name,
+        "filter_subject": subjects.tasks(agent),
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "ack_wait": int(ack_wait_s * _SECOND),
+        "max_deliver": -1,
+        "max_ack_pending": 1000,
+    }
+
+
+async def set_up(
+    bus: Bus,
+    agents: Sequence[str] = (),
+    *,
+    replicas: int | None = None,
+    files_limit: int | None = None,
+    update: bool = False,
+) -> list[Finding]:
+    """Make every stream and bucket, and for each agent its consumer and its files bucket.
+
+    Args:
+        replicas: copies in a cluster, also of what is found: whoever names a number wants it. None means as many as
+            the stream of the tasks has for what is made, and whatever it has for what is found. The server makes the
+            copies by and by: see `agentbus.bus.replicas`.
+        files_limit: the most bytes that the files bucket of each of `agents` may hold, also of what is found. None
+            means no bound for what is made: one agent's outputs can then take all the storage of the account.
+        update: apply the other differences that can be applied to what exists.
+
+    Raises:
+        PermissionDeniedError: the user may not administer the bus.
+        BusError: the server refused, for instance for want of storage, or because it is not in a cluster.
+    """
+    granted = await _granted_bytes(bus)
+    wanted = [*_wanted_streams(), *(_wanted_files(agent, files_limit) for agent in agents)]
+    if replicas is not None and replicas > 1 and not bus.clustered:
+        raise BusError(
+            f"this server is not in a cluster, so there cannot be {replicas} copies: leave out --replicas, or make a "
+            "cluster (docs/growing.md)"
+        )
+    made_with = replicas or await _replicas_of_tasks(bus)
+    copies = _Copies(granted, made_with, replicas, bus.clustered)
+    try:
+        findings = [await _reconcile_stream(bus, item, copies, update=update) for item in wanted]
+    except StreamFullError as error:
+        raise BusError(
+            f"the storage that the account may use does not hold {made_with} copies of everything: raise its max_file, "
+            f"or lower the max_bytes of the streams ({error})"
+        ) from error
+    except ApiError as error:
+        raise _no_copies(error, made_with) from error
+    return findings + [await _reconcile_consumer(bus, agent, update=update) for agent in agents]
+
+
+async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) -> AsyncGenerator[Finding]:
+    """Hold streams, and what each agent needs, against what is wanted; nothing is made or changed.
+
+    Raises:
+        PermissionDeniedError: the user may not look.
+    """
+    wanted = [item for item in _wanted_streams() if item.name in names]
+    for item in [*wanted, *(_wanted_files(agent) for agent in agents)]:
+        try:
+            found = (await bus.api(f"STREAM.INFO.{item.name}"))["config"]
+        except SetupMissingError:
+            yield Finding(item.kind, item.name, "missing")
+        else:
+            yield _compared(item.kind, item.name, {**item.config, "max_bytes": found.get("max_bytes")}, found)
+    for agent in agents:
+        name = subjects.durable(agent)
+        try:
+            found = (await bus.api(f"CONSUMER.INFO.{subjects.TASKS_STREAM}.{name}"))["config"]
+        except SetupMissingError:
+            yield Finding("consumer", name, "missing")
+        else:
+            yield _compared("consumer", name, consumer_config(agent, name), found)
+
+
+def _compared(
+    kind: Literal["stream", "bucket", "consumer"], name: str, wanted: dict[str, Any], found: dict[str, Any]
+) -> Finding:
+    differences = _differences(wanted, found)
+    return Finding(kind, name, "different" if differences else "found", differences)
+
+
+async def ensure_consumer(bus: Bus, agent: str, *, stream: str, name: str) -> None:
+    """Make the durable consumer of one agent unless it exists.
+
+    Raises:
+        SetupMissingError: the stream does not exist.
+        PermissionDeniedError: it is missing and this user may not make it.
+        ApiError: another durable has the agent's tasks already; the message names it where that can be seen.
+    """
+    try:
+        await bus.create_consumer(stream, name, consumer_config(agent, name))
+    except ApiError as error:
+        if error.err_code not in _TAKEN:
+            raise
+        raise await _taken(bus, agent, stream, name, error) from error
+
+
+async def consumers_of(bus: Bus, stream: str) -> list[dict[str, Any]]:
+    """Every consumer of a stream as the API describes it, read page by page."""
+    found: list[dict[str, Any]] = []
+    while True:
+        page = await bus.api(f"CONSUMER.LIST.{stream}", {"offset": len(found)})
+        found += page["consumers"] or []
+        if not page["consumers"] or len(found) >= page["total"]:
+            return found
+
+
+async def known_agents(bus: Bus) -> list[str]:
+    """The agents that have a consumer for their tasks; none where there is no stream of tasks."""
+    try:
+        consumers = await consumers_of(bus, subjects.TASKS_STREAM)
+    except SetupMissingError:
+        return []
+    found = (subjects.agent_of(str(item["config"].get("filter_subject")), "tasks") for item in consumers)
+    return sorted({name for name in found if name is not None})
+
+
+async def ensure_files_bucket(bus: Bus, agent: str) -> None:
+    """Make the object store of one agent unless it exists.
+
+    Raises:
+        PermissionDeniedError: this user may not make it.
+        ApiError: there is one of another kind.
+    """
+    wanted = _wanted_files(agent)
+    await bus.api(f"STREAM.CREATE.{wanted.name}", {**wanted.config, "num_replicas": await _replicas_of_tasks(bus)})
+
+
+_TAKEN: Final = frozenset({10099, 10100})
+_NO_PEERS: Final = 10005
+_PLACING_S: Final = 20.0
+_PAUSE_S: Final = 0.5
+
+
+async def _taken(bus: Bus, agent: str, stream: str, name: str, error: ApiError) -> ApiError:
+    """Name the consumer that has an agent's tasks already: a work queue gives each subject to one consumer."""
+    subject = subjects.tasks(agent)
+    consumers = await consumers_of(bus, stream)
+    holders = [item["name"] for item in consumers if item["config"].get("filter_subject") in (subject, None)]
+    holder = ", ".join(holders) or "another consumer"
+    return ApiError(
+        f"the consumer {name} cannot be made: {holder} has the tasks of {subject} already; "
+        f"set durable in [nats] to it, or delete it",
+        error.code,
+        error.err_code,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Copies:
+    """How many copies there shall be, in how much storage (-1 for no bound).
+
+    Attributes:
+        made_with: of what is made.
+        asked: of what is found; None leaves it as it is.
+    """
+
+    granted: int
+    made_with: int
+    asked: int | None
+    clustered: bool
+
+    def bound(self, share: float) -> dict[str, int]:
+        """What one copy may hold, where there is a bound.
+
+        The storage of an account in a cluster is that of all servers together. There are three at the least, and every
+        one of them must have room for every stream, however many copies there are now.
+        """
+        parts = max(self.made_with, 3 if self.clustered else 1)
+        return {"max_bytes": int(self.granted * share / parts)} if self.granted > 0 and share > 0 else {}
+
+
+def _no_copies(error: ApiError, count: int) -> ApiError:
+    """Say what to do where the server cannot make so many copies."""
+    if error.err_code != _NO_PEERS:
+        return error
+    return ApiError(
+        f"{error.description}: the cluster has not {count} servers that are up and have room for a copy each; start "
+        "them all, or look at their disks",
+        error.code,
+        error.err_code,
+    )
+
+
+async def place(bus: Bus, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Ask for a stream to be made, changed or restored.
+
+    The servers of a cluster that has just started do not know of each other's room yet, and refuse: then again.
+
+    Raises:
+        ApiError: any other refusal, or still this one after a while.
+    """
+    deadline = asyncio.get_running_loop().time() + _PLACING_S
+    while True:
+        try:
+            return await bus.api(verb, body)
+        except ApiError as error:
+            if error.err_code != _NO_PEERS or asyncio.get_running_loop().time() > deadline:
+                raise
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def _replicas_of_tasks(bus: Bus) -> int:
+    try:
+        return int((await bus.api(f"STREAM.INFO.{subjects.TASKS_STREAM}"))["config"]["num_replicas"])
+    except SetupMissingError:
+        return 1
+
+
+async def _granted_bytes(bus: Bus) -> int:
+    """File storage that the account may use, or -1 for no bound of its own."""
+    info = await bus.api("INFO")
+    return int(info.get("limits", {}).get("max_storage", -1))
+
+
+async def _reconcile_stream(bus: Bus, wanted: _Wanted, copies: _Copies, *, update: bool) -> Finding:
+    try:
+        found = (await bus.api(f"STREAM.INFO.{wanted.name}"))["config"]
+    except SetupMissingError:
+        config = {**wanted.config, **copies.bound(wanted.share)}
+        made = await place(bus, f"STREAM.CREATE.{wanted.name}", {**config, "num_replicas": copies.made_with})
+        return Finding(wanted.kind, wanted.name, "made", _differences(config, made["config"]))
+    # A bound is the administrator's choice once the stream exists: only one that was asked for changes it.
+    bound = {"max_bytes": wanted.config["max_bytes"]} if wanted.config["max_bytes"] > 0 else {}
+    config = {key: value for key, value in wanted.config.items() if key != "max_bytes"} | bound
+    changes = config if update else {key: value for key, value in bound.items() if found.get(key) != value}
+    if copies.asked is not None:
+        config = {**config, "num_replicas": copies.asked}
+        if found.get("num_replicas") != copies.asked:
+            changes = {**changes, "num_replicas": copies.asked}
+    differences = _differences(config, found)
+    if not changes or not differences:
+        return Finding(wanted.kind, wanted.name, "different" if differences else "found", differences)
+    changed = await place(bus, f"STREAM.UPDATE.{wanted.name}", {**found, **changes})
+    left = _differences(config, changed["config"])
+    return Finding(wanted.kind, wanted.name, "different" if left else "updated", left or differences)
+
+
+async def _reconcile_consumer(bus: Bus, agent: str, *, update: bool) -> Finding:
+    name = subjects.durable(agent)
+    wanted = consumer_config(agent, name)
+    stream = subjects.TASKS_STREAM
+    try:
+        found = (await bus.api(f"CONSUMER.INFO.{stream}.{name}"))["config"]
+    except SetupMissingError:
+        await ensure_consumer(bus, agent, stream=stream, name=name)
+        return Finding("consumer", name, "made")
+    differences = _differences(wanted, found)
+    if differences and update:
+        body = {"stream_name": stream, "config": {**found, **wanted}}
+        await bus.api(f"CONSUMER.CREATE.{stream}.{name}.{wanted['filter_subject']}", body)
+        return Finding("consumer", name, "updated", differences)
+    return Finding("consumer", name, "different" if differences else "found", differences)
+
+
+def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        f"{key} is {_show(key, found.get(key))}, wanted {_show(key, value)}"
+        for key, value in wanted.items()
+        if found.get(key, _absent(value)) != value
+    )
+
+
+def _absent(value: Any) -> Any:
+    """What a missing field means: servers leave out false and the like."""
+    return False if isinstance(value, bool) else None
+
+
+def _show(key: str, value: Any) -> str:
+    if key in ("max_age", "duplicate_window", "ack_wait") and isinstance(value, int):
+        return f"{value / _SECOND:g} s"
+    if isinstance(value, list):
+        return " ".join(str(item) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return str(value)
+
+
+def version_warning(version: str) -> str | None:
+    """What a person should know about the age of a server, or None."""
+    parts = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    if parts < OLDEST_SERVER:
+        return f"nats-server {version} is older than 2.10, the oldest that agentbus works with; upgrade it"
+    if parts < OLDEST_SAFE_SERVER:
+        return (
+            f"nats-server {version} has known flaws that were fixed in 2.10.27 (CVE-2025-30215: any user with API "
+            "rights can reach other accounts' streams); upgrade it"
+        )
+    return None

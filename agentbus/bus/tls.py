@@ -1,0 +1,78 @@
+"""TLS on the client's side: what is shown and what is asked for, and why a handshake failed, with what mends it."""
+
+import ssl
+from pathlib import Path
+from typing import Final
+
+from agentbus.config.loading import ConnectionSettings
+from agentbus.errors import ConfigError
+
+_NAME_MISMATCH: Final = (62, 64)
+_NOT_NOW: Final = (9, 10)
+"""OpenSSL's numbers for a certificate of another host, and for one that is not valid yet or any more."""
+
+
+def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
+    """What a server's certificate is held against, and what is shown of one's own; read from the files at each call.
+
+    Raises:
+        ConfigError: a file cannot be used; names it, and never asks for a pass phrase.
+    """
+    try:
+        context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
+    except ssl.SSLError:
+        raise ConfigError(f"ca_file {settings.ca_file} holds no certificate in PEM form") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read ca_file {settings.ca_file}: {error.strerror}") from None
+    if settings.cert_file:
+        _show(context, settings.cert_file, settings.key_file)
+    return context
+
+
+def _show(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    """Have a context show a client certificate."""
+    holder = f"key_file {key}" if key else f"cert_file {certificate}"
+    for file in (certificate, key or certificate):
+        try:
+            file.open("rb").close()  # OpenSSL does not say which of the two it could not read
+        except OSError as error:
+            raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+
+    def refuse() -> str:
+        raise ConfigError(
+            f"{holder} is encrypted, and nobody is asked for its pass phrase; take that off with: "
+            f"openssl pkey -in {key or certificate} -out NEW-KEY, and chmod 600 NEW-KEY"
+        )
+
+    try:
+        context.load_cert_chain(certificate, key, password=refuse)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ConfigError(
+                f"{holder} does not belong to cert_file {certificate}; name the key it was made with"
+            ) from None
+        missing = "" if key else "; name the private key with key_file"
+        raise ConfigError(f"cert_file {certificate} and its key cannot be used: they must be PEM{missing}") from None
+
+
+def why_tls_failed(error: ssl.SSLError, settings: ConnectionSettings) -> tuple[str, str]:
+    """Why a handshake failed, and what mends it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code in _NAME_MISMATCH:
+            return error.verify_message, "write a name or address into url that the server's certificate has"
+        if error.verify_code in _NOT_NOW:
+            return error.verify_message, "renew the server's certificate, or set the clock of this machine"
+        if settings.ca_file:
+            return error.verify_message, f"{settings.ca_file} is not the CA of this server; set ca_file in [nats] to it"
+        return error.verify_message, "set ca_file in [nats] for a private CA"
+    reason = str(error.reason or error).lower().replace("_", " ")
+    if "alert" in reason:  # from the server, on what it was shown
+        return reason, certificate_wanted(settings)
+    return reason, "compare the tls block of the server with ca_file and url in [nats]"
+
+
+def certificate_wanted(settings: ConnectionSettings) -> str:
+    """What to do about a server that checks client certificates."""
+    if settings.cert_file is None:
+        return "the server asks for a client certificate: set cert_file and key_file in [nats]"
+    return f"the server does not accept {settings.cert_file}: take a certificate of a CA that it trusts"

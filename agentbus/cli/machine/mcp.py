@@ -1,0 +1,102 @@
+"""`agentbus mcp`: the MCP server in the configuration of MCP hosts."""
+
+import os
+from pathlib import Path
+
+import click
+
+from agentbus.cli.output import remark
+from agentbus.provision.mcp_host_files import HOSTS, Host, HostError, alone, entry, program, shared_program, with_entry
+
+
+@click.group()
+def mcp() -> None:
+    """The MCP server `agentbus-mcp` in the hosts that start it."""
+
+
+@mcp.command(
+    "config",
+    short_help="Print, or write, the entry for an MCP host.",
+    epilog="""\b
+Examples:
+  agentbus mcp config --host claude-desktop
+  agentbus mcp config --host codex --write
+  agentbus mcp config --host vscode --project . --write
+  agentbus mcp config --host cursor --config ~/.agentbus/team.toml --write
+
+\b
+Passwords and tokens stay in the file that --config names, or in the files that it names; an entry never holds one.
+Without --config and --nats-url, the server finds ~/.agentbus/coordinator.toml by itself.""",
+)
+@click.option("--host", "name", type=click.Choice(list(HOSTS)), required=True, help="Which host.")
+@click.option("--write", is_flag=True, help="Put the entry into the host's file; what else is there is kept.")
+@click.option(
+    "--project",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="For all who work in this project, with uvx, instead of for this user.",
+)
+@click.option("--nats-url", metavar="URL", help="The bus, without credentials.")
+@click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The coordinator's configuration that the server shall read.",
+)
+def config_(name: str, project: Path | None, nats_url: str | None, config: Path | None, *, write: bool) -> None:
+    """Print the entry that makes a host start `agentbus-mcp`, or write it into the host's file."""
+    from agentbus.config.loading import load_coordinator, secret_in  # noqa: PLC0415
+
+    host = HOSTS[name]
+    file = _file(name, host, project)
+    if nats_url and config:
+        raise click.UsageError("--nats-url and --config exclude each other: a file names the bus as well")
+    if nats_url and (secret := secret_in(nats_url)):
+        raise HostError(
+            f"--nats-url holds a {secret}, and an entry must not: put the [nats] section with user and password_file "
+            "into a file, and name that with --config"
+        )
+    if config is not None:
+        config = config.expanduser().absolute()
+        load_coordinator(path=config)  # a mistake in it would show when the host starts the server, far from here
+    made = entry(host, shared_program() if project else program(), config=config, nats_url=nats_url)
+    if not write:
+        click.echo(alone(host, made), nl=False)
+        remark(f"this belongs into {file}; --write puts it there")
+        return
+    remark(f"{file}: {_write(file, host, made)}")
+
+
+def _file(name: str, host: Host, project: Path | None) -> Path:
+    if project is None:
+        return host.user_file()
+    if host.project is None:
+        raise click.UsageError(f"{name} has no servers of a project; leave out --project")
+    return project / host.project
+
+
+def _write(file: Path, host: Host, made: dict[str, object]) -> str:
+    """Put the entry into the file, or say that it is there; the file is never seen half-written."""
+    file = file.resolve()  # a link to a file that is kept elsewhere stays one
+    try:
+        old = file.read_bytes().decode("utf-8-sig") if file.exists() else ""
+        new = with_entry(host, old, made)
+        if new == old:
+            return "up to date"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        mode = file.stat().st_mode & 0o777 if file.exists() else 0o666
+        part = file.with_name(f".{file.name}.{os.getpid()}.part")
+        try:
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as sink:  # noqa: PTH123
+                sink.write(new.encode())
+                sink.flush()
+                os.fsync(sink.fileno())
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+    except UnicodeDecodeError:
+        raise HostError(f"{file} is not text in UTF-8; add the entry by hand") from None
+    except HostError as error:
+        raise HostError(f"{file}: {error}") from None
+    except OSError as error:
+        raise HostError(f"{file} cannot be written: {error.strerror or error}") from None
+    return "updated" if old else "made"

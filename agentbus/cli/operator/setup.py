@@ -1,0 +1,149 @@
+"""`agentbus setup`: make what a bus needs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agentbus.cli import output
+from agentbus.cli.options import AgentId, Size, bus_options, coordinator, run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agentbus.bus.jetstream import Bus
+    from agentbus.bus.setup import Finding
+
+
+@click.command(
+    short_help="Make the streams, buckets and consumers of a bus.",
+    epilog="""\b
+Examples:
+  agentbus setup --nats-url nats://127.0.0.1:7422
+  agentbus setup --config admin.toml --agent code --agent doc
+  agentbus setup --config admin.toml --replicas 3
+  agentbus setup --config admin.toml --agent code --files-limit 2GiB
+  agentbus setup --config admin.toml --agent code --update""",
+)
+@click.option(
+    "--agent",
+    "agents",
+    metavar="ID",
+    type=AgentId(),
+    multiple=True,
+    help="Make the consumer and the files bucket of this agent too; repeatable.",
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 5),
+    help="Copies in a cluster (1, 3 or 5), also of what exists.  [default: as many as AGENT_TASKS has, or 1]",
+)
+@click.option(
+    "--files-limit",
+    metavar="SIZE",
+    type=Size(),
+    help="The most that the files bucket of each --agent may hold, such as 2GiB, also of what exists.  [default: none]",
+)
+@click.option("--update", is_flag=True, help="Also change what else exists and is different, where that is possible.")
+@click.option(
+    "--wait",
+    "wait_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 86_400),
+    default=120,
+    show_default=True,
+    help="With --replicas, how long to wait until all copies are current.",
+)
+@bus_options
+def setup(
+    agents: tuple[str, ...],
+    replicas: int | None,
+    files_limit: int | None,
+    nats_url: str | None,
+    config: Path | None,
+    *,
+    update: bool,
+    wait_s: float,
+) -> None:
+    """Make the streams, buckets and consumers of a bus; needs an administrator's credentials.
+
+    Running it again is harmless: it says what it made, what it found, and what it found different.
+
+    With --replicas, the number of copies is also changed of what exists, for every agent; nothing is lost, and tasks
+    go on meanwhile. It ends once all copies hold everything.
+    """
+    if files_limit is not None and not agents:
+        raise click.UsageError("--files-limit goes with --agent")
+    run(_setup(agents, replicas, files_limit, nats_url, config, update=update, wait_s=wait_s))
+
+
+async def _setup(
+    agents: tuple[str, ...],
+    replicas: int | None,
+    files_limit: int | None,
+    nats_url: str | None,
+    config: Path | None,
+    *,
+    update: bool,
+    wait_s: float,
+) -> None:
+    from agentbus.bus.setup import known_agents, set_up, version_warning  # noqa: PLC0415
+
+    async with coordinator(nats_url, config) as bus:
+        if warning := version_warning(bus.bus.server_version):
+            output.remark(f"warning: {warning}")
+        if replicas is not None:
+            agents = tuple(dict.fromkeys([*agents, *await known_agents(bus.bus)]))
+        findings = await set_up(bus.bus, agents, replicas=replicas, files_limit=files_limit, update=update)
+        _print(findings, update=update)
+        await _copies(bus.bus, findings, agents, replicas, wait_s)
+
+
+async def _copies(
+    bus: "Bus", findings: "Sequence[Finding]", agents: "Sequence[str]", replicas: int | None, wait_s: float
+) -> None:
+    """Wait until everything has the copies that were asked for, or say that a cluster has one copy only."""
+    from agentbus.bus.replicas import copies, until_complete  # noqa: PLC0415
+    from agentbus.errors import BusError  # noqa: PLC0415
+
+    streams = [item.name for item in findings if item.kind != "consumer"]
+    if replicas is None:
+        one = copies(streams[0], await bus.api(f"STREAM.INFO.{streams[0]}"))
+        if one.cluster and one.wanted == 1:
+            output.remark(
+                f"{one.name} has one copy in the cluster {one.cluster}: it stands still when its server does; "
+                "three: agentbus setup --replicas 3"
+            )
+        return
+    if replicas == 1:
+        return
+    if any(item.outcome in ("made", "updated") for item in findings):
+        output.remark(f"waiting until all copies are current, up to {wait_s:g} s")
+    left = await until_complete(bus, streams, agents, timeout_s=wait_s)
+    if left:
+        raise BusError(
+            f"not everything has {replicas} current copies after {wait_s:g} s: {left[0]}"
+            f"{f', and {len(left) - 1} more' if left[1:] else ''}. Nothing is lost, and it goes on by itself once all "
+            "servers are up; look again with: agentbus doctor --role administrator"
+        )
+    output.remark(f"everything has {replicas} copies, and all are current")
+
+
+def _print(findings: "Sequence[Finding]", *, update: bool) -> None:
+    if output.on_terminal():
+        output.table(
+            ["kind", "name", "outcome", "differences"],
+            [[item.kind, item.name, item.outcome, "\n".join(item.differences)] for item in findings],
+        )
+    else:
+        for item in findings:
+            output.json_line(
+                {
+                    "kind": item.kind,
+                    "name": item.name,
+                    "outcome": item.outcome,
+                    **({"differences": list(item.differences)} if item.differences else {}),
+                }
+            )
+    if not update and any(item.outcome == "different" for item in findings):
+        output.remark("some things are different from what agentbus wants; --update changes what can be changed")

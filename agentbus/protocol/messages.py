@@ -1,0 +1,327 @@
+"""Tasks and results: the two messages of the bus, as JSON in UTF-8.
+
+What is read is validated and otherwise left as it came: unknown fields are kept, ids keep the form in which they
+were written (`agent-code` or `code`), and the task embedded in a result is the task that was received.
+"""
+
+import hashlib
+import json
+import math
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar, cast
+
+import pydantic_core
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from agentbus.errors import InvalidIdError, MessageError
+from agentbus.protocol import subjects
+
+Json: TypeAlias = Any
+"""A JSON value as Python has it: dict, list, str, int, float, bool or None."""
+
+MAX_TASK_BYTES: Final = 1_048_576
+MAX_TASK_TYPE_CHARS: Final = 128
+MAX_TASK_DEPTH: Final = 100
+MAX_ADDRESS_CHARS: Final = 256
+"""Of `from`, `reply_to` and `created_at`: the ledger holds them beside the whole result, in one message."""
+
+ResultStatus = Literal["completed", "failed", "needs_approval", "cancelled"]
+PayloadFormat = Literal["text", "json"]
+
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def decode(data: bytes) -> Json:
+    """Parse JSON as strictly as RFC 8259 has it: UTF-8, no NaN, no lone surrogates, bounded depth.
+
+    Raises:
+        MessageError: with the place of the fault.
+    """
+    try:
+        return pydantic_core.from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise MessageError(f"not JSON: {error}") from error
+
+
+def encode(value: Json) -> bytes:
+    """Write JSON as UTF-8 on one line, without ASCII escapes.
+
+    Raises:
+        MessageError: if the value holds what JSON cannot carry (a lone surrogate, NaN, an unknown type).
+    """
+    try:
+        return _ENCODER.encode(value).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise MessageError(f"cannot be written as JSON in UTF-8: {error}") from error
+
+
+def now() -> str:
+    """The time of this machine in UTC, as messages carry it (RFC 3339, microseconds)."""
+    return datetime.now(UTC).isoformat()
+
+
+def number(text: str) -> int | None:
+    """The number in a header: what JetStream counts with, up to 64 bits; None if it is none."""
+    found = int(text) if len(text) <= 20 and text.isascii() and text.isdigit() else None
+    return found if found is not None and found < 2**64 else None
+
+
+# Lower-case letters and digits without those that are misread (0, o, 1, l, i, u): 30 of them, 4.9 bits each.
+_ALPHABET: Final = b"23456789abcdefghjkmnpqrstvwxyz"
+_SYMBOLS: Final = bytes(_ALPHABET[value % len(_ALPHABET)] for value in range(256))
+_UNEVEN: Final = bytes(range(256 - 256 % len(_ALPHABET), 256))
+
+
+def random_token(chars: int = 20) -> str:
+    """An unguessable, readable token; 20 characters carry 98 random bits."""
+    symbols = b""
+    while len(symbols) < chars:  # what is left of a byte's values beyond the last whole alphabet would favour its start
+        symbols += secrets.token_bytes(2 * chars).translate(_SYMBOLS, _UNEVEN)
+    return symbols[:chars].decode()
+
+
+def new_task_id() -> str:
+    """A task id that sorts by day, can be read aloud and cannot be guessed: `task-20260518-…`."""
+    return f"task-{datetime.now(UTC):%Y%m%d}-{random_token()}"
+
+
+def make_result_id(agent: str, task_id: str, nonce: str) -> str:
+    """The id of the one result of a task: made from the random nonce of the claim that commits it.
+
+    Unguessable, so that nobody can publish under it first and have the true result dropped as a duplicate; the same
+    however often the committed result is published again.
+    """
+    return f"result-{agent}-{task_id}-{nonce}"
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    def to_json(self) -> dict[str, Json]:
+        """The message as it was received or built: declared and unknown fields, nothing added."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
+
+
+class Payload(_Message):
+    """What a task carries: `content` is a string when `fmt` says text (or nothing), else any JSON value."""
+
+    fmt: Literal["text", "json", ""] | None = None
+    content: Json = None
+
+    @model_validator(mode="after")
+    def _check_content(self) -> Self:
+        if "content" not in self.model_fields_set:
+            raise ValueError("content is missing")
+        if self.format == "text" and not isinstance(self.content, str):
+            raise ValueError("content must be a string when fmt is text; set fmt to json for anything else")
+        return self
+
+    @property
+    def format(self) -> PayloadFormat:
+        """`fmt`, where missing, empty and null mean text."""
+        return self.fmt or "text"
+
+
+def _check_task_id(text: str) -> str:
+    try:
+        return subjects.task_id(text)
+    except InvalidIdError as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_agent(text: str) -> str:
+    try:
+        subjects.agent_id(text)
+    except InvalidIdError as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+class Task(_Message):
+    """A task as it lies on the bus. Build one with `new_task`, read one with `decode_task`."""
+
+    id: Annotated[str, AfterValidator(_check_task_id)]
+    sender: Annotated[str, StringConstraints(min_length=1, max_length=MAX_ADDRESS_CHARS), Field(alias="from")]
+    to: Annotated[str, AfterValidator(_check_agent)]
+    reply_to: Annotated[str, StringConstraints(max_length=MAX_ADDRESS_CHARS)] | None = None
+    type: Literal["task.request"]
+    task_type: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TASK_TYPE_CHARS)]
+    payload: Payload | None = None
+    created_at: Annotated[str, StringConstraints(max_length=MAX_ADDRESS_CHARS)] | None = None
+
+    @property
+    def agent(self) -> str:
+        """The id of the agent that the task is for."""
+        return subjects.agent_id(self.to)
+
+    def inbox(self, default: str) -> str:
+        """The agent whose inbox gets the result: `reply_to`, else `from`, else `default` if neither is a valid id."""
+        for name in (self.reply_to, self.sender):
+            if name is not None and subjects.is_agent_id(name):
+                return subjects.agent_id(name)
+        return default
+
+    def digest(self) -> str:
+        """Fingerprint of the content: who, to whom, where the answer goes, what kind, what it says.
+
+        Two tasks with the same id and digest are the same task; `created_at` does not count.
+        """
+        payload = self.payload
+        content = [
+            subjects.agent_id(self.sender) if subjects.is_agent_id(self.sender) else self.sender,
+            self.agent,
+            self.inbox(""),
+            self.task_type,
+            payload.format if payload else "text",
+            payload.content if payload else "",
+        ]
+        return hashlib.sha256(_canonical(content)).hexdigest()
+
+
+class Result(_Message):
+    """A result as it lies in an inbox: the execution record of one task. Read one with `decode_result`."""
+
+    id: str
+    type: Literal["task.result"]
+    status: ResultStatus
+    task: dict[str, Json]
+    result: Json = None
+    error: str | None = None
+    completed_at: str | None = None
+
+    @property
+    def task_id(self) -> str:
+        """The id of the task, or an empty string if the embedded task has none."""
+        found = self.task.get("id")
+        return found if isinstance(found, str) else ""
+
+    @property
+    def agent(self) -> str:
+        """The id of the agent that the task was sent to, or an empty string if that cannot be read."""
+        to = self.task.get("to")
+        return subjects.agent_id(to) if isinstance(to, str) and subjects.is_agent_id(to) else ""
+
+
+def new_task(
+    *,
+    to: str,
+    content: Json,
+    task_type: str,
+    payload_format: PayloadFormat = "text",
+    sender: str = subjects.COORDINATOR,
+    reply_to: str | None = None,
+    task_id: str | None = None,
+) -> Task:
+    """Build a valid task; agent ids may come with or without the prefix.
+
+    Raises:
+        InvalidIdError: if an id is not valid.
+        MessageError: if the task type is empty or too long, or the content does not fit the format.
+    """
+    fields: dict[str, Json] = {
+        "id": subjects.task_id(task_id) if task_id is not None else new_task_id(),
+        "from": subjects.address(subjects.agent_id(sender)),
+        "to": subjects.address(subjects.agent_id(to)),
+        "reply_to": subjects.address(subjects.agent_id(reply_to if reply_to is not None else sender)),
+        "type": "task.request",
+        "task_type": task_type,
+        "payload": {"fmt": payload_format, "content": content},
+        "created_at": now(),
+    }
+    task = decode_task(encode(fields))  # as a reader will see it: what cannot be carried fails here, not on the bus
+    if any(not char.isprintable() for char in task_type):
+        raise MessageError("task_type must not hold control characters")
+    return task
+
+
+def new_result(
+    task: Mapping[str, Json],
+    *,
+    result_id: str,
+    status: ResultStatus,
+    result: Json = "",
+    error: str | None = None,
+    extra: Mapping[str, Json] | None = None,
+) -> dict[str, Json]:
+    """Build the message with the result of `task`, which is embedded as it stands. `extra` adds further fields."""
+    return {
+        "id": result_id,
+        "type": "task.result",
+        "status": status,
+        "task": dict(task),
+        "result": result,
+        **({"error": error} if error is not None else {}),
+        "completed_at": now(),
+        **(extra or {}),
+    }
+
+
+def decode_task(data: bytes) -> Task:
+    """Read a task.
+
+    Raises:
+        MessageError: if it is not JSON, not an object, or not a task; says which field and why.
+    """
+    fields = _object(decode(data))
+    _check_carriable(fields)
+    return _validate(Task, fields)
+
+
+def decode_result(data: bytes) -> Result:
+    """Read a result.
+
+    Raises:
+        MessageError: if it is not JSON, not an object, or not a result; says which field and why.
+    """
+    return _validate(Result, _object(decode(data)))
+
+
+def _object(value: Json) -> dict[str, Json]:
+    if isinstance(value, dict):
+        return cast("dict[str, Json]", value)
+    names: dict[type[object], str] = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    kind = next((name for type_, name in names.items() if isinstance(value, type_)), "a number")
+    raise MessageError(f"a JSON object is needed, this is {kind}")
+
+
+def _check_carriable(value: Json, levels: int = MAX_TASK_DEPTH) -> None:
+    """Refuse what cannot be written again: numbers beyond a double, and nesting that a reader would refuse.
+
+    Readers stop at a depth of 200; a result embeds the task, and the ledger embeds the result.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise MessageError("not a valid task: a number is too large")
+    if isinstance(value, dict | list):
+        if levels == 0:
+            raise MessageError(f"not a valid task: nested deeper than {MAX_TASK_DEPTH} levels")
+        inner = cast("dict[str, Json]", value).values() if isinstance(value, dict) else cast("list[Json]", value)
+        for item in inner:
+            _check_carriable(item, levels - 1)
+
+
+def _canonical(value: Json) -> bytes:
+    """JSON with sorted keys: equal values have equal bytes."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+def _validate(model: type[_M], fields: Mapping[str, Json]) -> _M:
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise MessageError(f"not a valid {model.__name__.lower()}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    """Which fields are wrong and why, on one line, without the values: they may be large or secret."""
+    faults = [
+        f"{'.'.join(str(part) for part in fault['loc']) or 'message'}: "
+        + fault["msg"].removeprefix("Value error, ").replace("Field required", "is missing")
+        for fault in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    return "; ".join(dict.fromkeys(faults))

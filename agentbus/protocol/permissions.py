@@ -1,0 +1,210 @@
+"""Who may do what on the bus: the one table that configurations, documentation and tests are made from.
+
+A party is granted subjects, each group for one purpose. The same grants are written in two ways: as the permission
+lists of users in one account (`config/nats-server.conf`, for parties that trust each other), and as the imports of an
+account of its own for each party (`agentbus init`), which hold a hostile party too.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from agentbus.protocol import subjects
+
+ADMINISTRATOR: Final = "admin"
+RESERVED: Final = frozenset({ADMINISTRATOR, subjects.COORDINATOR})
+"""Ids that no worker's agent may have: they name parties of the bus itself."""
+
+How = Literal["send", "pull", "tell", "listen"]
+"""`send`: to JetStream, with at most one answer. `pull`: a request to it with several answers. `tell`: core messages to
+other parties, which `listen` to them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Subjects that a party may use in one way, and what for."""
+
+    purpose: str
+    subjects: tuple[str, ...]
+    how: How = "send"
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """Somebody with credentials of its own: the administrator, the coordinator, or the workers of one agent."""
+
+    id: str
+    grants: tuple[Grant, ...]
+
+    @property
+    def user(self) -> str:
+        """The name of its user, and of its account where it has one."""
+        return subjects.address(self.id)
+
+    @property
+    def inbox(self) -> str:
+        """Where the answers to its requests arrive."""
+        return f"{subjects.inbox_prefix(self.id)}.>"
+
+    @property
+    def publish(self) -> tuple[str, ...]:
+        """Everything that it may publish to."""
+        return _of(self.grants, "send", "pull", "tell")
+
+    @property
+    def subscribe(self) -> tuple[str, ...]:
+        """Everything that it may subscribe to."""
+        return (self.inbox, *_of(self.grants, "listen"))
+
+    def of(self, how: How) -> tuple[str, ...]:
+        """The subjects that it may use in this one way."""
+        return _of(self.grants, how)
+
+
+def _of(grants: Iterable[Grant], *how: How) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(subject for grant in grants if grant.how in how for subject in grant.subjects))
+
+
+def administrator() -> Party:
+    """Who sets the bus up, reads and requeues dead letters, and deletes."""
+    return Party(
+        ADMINISTRATOR,
+        (
+            Grant("streams, buckets, consumers, dead letters", (subjects.api(">"),)),
+            Grant("a dead letter that is queued again", (subjects.TASK_SUBJECTS,)),
+            Grant("backups, piece by piece", ("$JS.SNAPSHOT.>",), "tell"),
+            Grant("what the server tells of them", ("$JS.EVENT.ADVISORY.>",), "listen"),
+        ),
+    )
+
+
+def coordinator(agents: Sequence[str]) -> Party:
+    """Who gives tasks to every agent, sees what becomes of them, and reads its own inbox."""
+    me = subjects.COORDINATOR
+    state, registry = subjects.STATE_STREAM, subjects.REGISTRY_STREAM
+    tasks, results = subjects.TASKS_STREAM, subjects.RESULTS_STREAM
+    return Party(
+        me,
+        (
+            Grant(
+                "tasks, and the ledger of their states",
+                (
+                    subjects.TASK_SUBJECTS,
+                    subjects.STATE_SUBJECTS,
+                    subjects.direct_get(state),
+                    subjects.last_of(state, subjects.STATE_SUBJECTS),
+                    subjects.create_consumer(state, "*", subjects.STATE_SUBJECTS),
+                ),
+            ),
+            Grant("the same, message by message", (subjects.pull(state, "*"),), "pull"),
+            Grant("cancelling: the wish stands in the ledger, this makes it fast", (subjects.control("*"),), "tell"),
+            Grant(
+                "a cancelled or expired task that nobody runs is settled by whoever meets it", (subjects.results(me),)
+            ),
+            Grant("its inbox", (subjects.create_consumer(results, "*", subjects.results(me)),)),
+            Grant("its inbox, message by message", (subjects.pull(results, "*"),), "pull"),
+            Grant(
+                "the state of the two streams; the backlog of each agent, and the tasks in it",
+                (
+                    subjects.api(f"STREAM.INFO.{tasks}"),
+                    subjects.api(f"STREAM.INFO.{results}"),
+                    subjects.api(f"CONSUMER.LIST.{tasks}"),
+                    subjects.api(f"STREAM.MSG.GET.{tasks}"),
+                ),
+            ),
+            Grant("who is alive", (subjects.create_consumer(registry, "*", subjects.REGISTRY_SUBJECTS),)),
+            Grant("who is alive, one by one", (subjects.pull(registry, "*"),), "pull"),
+            *(grant for agent in agents for grant in _files_of(agent)),
+            Grant("signs of life", (subjects.heartbeat("*"), subjects.progress("*")), "listen"),
+        ),
+    )
+
+
+def _files_of(agent: str) -> tuple[Grant, ...]:
+    stream, bucket = subjects.files_stream(agent), subjects.files_bucket(agent)
+    return (
+        Grant(
+            f"large outputs of {agent}",
+            (
+                subjects.last_of(stream, f"$O.{bucket}.>"),
+                subjects.create_consumer(stream, "*", subjects.file_chunks(bucket, "*")),
+            ),
+        ),
+        Grant(f"large outputs of {agent}, piece by piece", (subjects.pull(stream, "*"),), "pull"),
+    )
+
+
+def worker(agent: str, may_task: Sequence[str] = ()) -> Party:
+    """The workers of one agent: they take its tasks and write what is its own.
+
+    Args:
+        may_task: agents that it may give tasks to, and whose tasks it may follow; with any, it reads its own inbox.
+    """
+    given = dict.fromkeys(grant for other in may_task for grant in tasking(other))
+    return Party(agent, (*_work(agent), *given, *(_inbox(agent) if may_task else ())))
+
+
+def _work(agent: str) -> tuple[Grant, ...]:
+    durable, bucket = subjects.durable(agent), subjects.files_bucket(agent)
+    tasks, own = subjects.TASKS_STREAM, subjects.states(agent)
+    return (
+        Grant("its tasks", (subjects.pull(tasks, durable),), "pull"),
+        Grant(
+            "how far they are, and their acknowledgement in both forms of the server",
+            (
+                subjects.api(f"CONSUMER.INFO.{tasks}.{durable}"),
+                # With their numbers of tokens: `$JS.ACK.AGENT_TASKS.agent-code.>` would also be the longer form of an
+                # acknowledgement by another agent, with names of streams where domain and account stand.
+                f"$JS.ACK.{tasks}.{durable}.*.*.*.*.*",
+                f"$JS.ACK.*.*.{tasks}.{durable}.*.*.*.*.>",
+            ),
+        ),
+        Grant("their states", (own, subjects.last_of(subjects.STATE_STREAM, own))),
+        Grant("results go to whoever gave the task", (subjects.RESULT_SUBJECTS,)),
+        Grant("what it cannot accept", (subjects.dead(agent),)),
+        Grant(
+            "large outputs: it can write its own, not read them",
+            (subjects.file_chunks(bucket, "*"), subjects.file_meta(bucket, "*")),
+        ),
+        Grant("its entries in the registry", (f"$KV.{subjects.REGISTRY_BUCKET}.{agent}.>",)),
+        Grant("signs of life", (subjects.heartbeat(agent), subjects.progress(agent)), "tell"),
+        Grant("being told to cancel", (subjects.control(agent),), "listen"),
+    )
+
+
+def _inbox(agent: str) -> tuple[Grant, ...]:
+    """Reading the results that were sent to this agent."""
+    results = subjects.RESULTS_STREAM
+    return (
+        Grant("its inbox", (subjects.create_consumer(results, "*", subjects.results(agent)),)),
+        Grant("its inbox, message by message", (subjects.pull(results, "*"),), "pull"),
+    )
+
+
+_FOLLOWING: Final = (
+    Grant("whether the bus still keeps a task", (subjects.api(f"STREAM.INFO.{subjects.TASKS_STREAM}"),)),
+    Grant("following tasks, change by change", (subjects.pull(subjects.STATE_STREAM, "*"),), "pull"),
+)
+
+
+def tasking(other: str) -> tuple[Grant, ...]:
+    """Giving tasks to one other agent."""
+    state, watched = subjects.STATE_STREAM, subjects.states(other)
+    return (
+        Grant(
+            f"tasks for {other}, and their states",
+            (
+                subjects.tasks(other),
+                watched,
+                subjects.last_of(state, watched),
+                subjects.create_consumer(state, "*", watched),
+            ),
+        ),
+        Grant(f"cancelling tasks of {other} fast", (subjects.control(other),), "tell"),
+        *_FOLLOWING,
+    )
+
+
+def trusting_worker(agent: str) -> Party:
+    """The workers of one agent in the sample with one account: the same, and its inbox."""
+    return Party(agent, (*_work(agent), *_inbox(agent)))

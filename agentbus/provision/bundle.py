@@ -1,0 +1,106 @@
+"""A bundle: everything that one party needs to join a bus, in one file that is carried to its machine."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from agentbus.config import nkeys
+from agentbus.config.private_files import toml
+from agentbus.config.schema import AgentId, Section
+from agentbus.config.urls import parse_urls
+from agentbus.errors import ConfigError
+from agentbus.protocol import subjects
+
+_MAX_BYTES: Final = 1_000_000
+_HEAD: Final = """\
+# What {party} needs to join the bus. It holds a secret: carry it over a safe way, and delete it
+# once it was used there with: {command}
+"""
+
+Auth = Literal["nkey", "password"]
+
+
+def _url(text: str) -> str:
+    try:
+        servers = parse_urls(text)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    if any(server.user is not None for server in servers):
+        raise ValueError("the URL must be without credentials")
+    return text
+
+
+class Bundle(Section):
+    """Who to be on which bus. `repr()` leaves the secret out."""
+
+    version: Literal[1] = 1
+    role: Literal["worker", "coordinator", "administrator"]
+    id: AgentId
+    may_task: tuple[AgentId, ...] = ()
+    url: Annotated[str, AfterValidator(_url)]
+    auth: Auth
+    secret: Annotated[str, Field(min_length=1, max_length=200, repr=False, pattern=r"^[\x21-\x7e]+$")]
+    ca: Annotated[str, Field(max_length=100_000)] | None = None
+
+    @property
+    def secret_name(self) -> str:
+        """What a file with the secret is called."""
+        return f"{self.id}.nk" if self.auth == "nkey" else f"{self.id}.password"
+
+
+class _File(Section):
+    bundle: Bundle
+
+
+def bundle_text(bundle: Bundle) -> str:
+    """The bundle as a file."""
+    party = {
+        "worker": f"a worker of the agent {bundle.id}",
+        "coordinator": "the coordinator",
+        "administrator": "the administrator",
+    }[bundle.role]
+    command = (
+        "agentbus worker init --bundle FILE" if bundle.role == "worker" else "agentbus coordinator init --bundle FILE"
+    )
+    values = {**bundle.model_dump(), "may_task": list(bundle.may_task) or None}
+    return _HEAD.format(party=party, command=command) + toml({"bundle": values})
+
+
+def sign_in(auth: Auth, name: str, secret: Path) -> dict[str, str | Path]:
+    """The keys of `[nats]` that name a credential."""
+    if auth == "nkey":
+        return {"nkey_file": secret}
+    return {"user": subjects.address(name), "password_file": secret}
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read a bundle.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no bundle; the error does not quote what stands in it.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        if len(data) > _MAX_BYTES:
+            raise ValueError
+        values = tomllib.loads(data.decode())
+        bundle = _File.model_validate(values).bundle
+    except ValidationError as error:
+        place = ", ".join(
+            sorted({".".join(str(part) for part in fault["loc"][1:]) or "bundle" for fault in error.errors()})
+        )
+        raise ConfigError(f"{path} is not a bundle that this version of agentbus can use: look at {place}") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{path} is not a bundle; make one with: agentbus agent bundle ID") from None
+    if bundle.auth == "nkey":
+        try:
+            nkeys.check_seed(bundle.secret)
+        except ConfigError as error:
+            raise ConfigError(f"the secret in {path} cannot be used: {error}") from None
+    return bundle

@@ -1,0 +1,145 @@
+"""From a bundle to a configuration that works: what one machine needs to join a bus."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentbus.config.loading import load_coordinator, load_worker
+from agentbus.config.private_files import private_folder, toml, toml_value, write_private
+from agentbus.config.schema import INPUT_FILE_PLACEHOLDER, INPUT_PLACEHOLDER
+from agentbus.errors import ConfigError
+from agentbus.protocol import subjects
+from agentbus.protocol.permissions import ADMINISTRATOR
+from agentbus.provision.agent_presets import PRESETS, Preset
+from agentbus.provision.bundle import Bundle, sign_in
+
+WORKER_FILE = "config.toml"
+COORDINATOR_FILE = "coordinator.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCommand:
+    """The agent command of a worker: its words, and how they get the prompt."""
+
+    words: tuple[str, ...]
+    prompt_via: str
+    remark: str = ""
+
+
+def preset_command(name: str) -> AgentCommand:
+    """The agent command of a preset."""
+    preset: Preset = PRESETS[name]
+    remark = f"As of {preset.executable} {preset.version}. It gets no rights by itself: {preset.rights}."
+    return AgentCommand(preset.command, preset.prompt_via, remark)
+
+
+def custom_command(text: str) -> AgentCommand:
+    """An agent command of one's own; without a placeholder it gets the prompt on standard input.
+
+    Raises:
+        ConfigError: it cannot be split into words, or is empty.
+    """
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        raise ConfigError(f"the command cannot be split into words: {error}") from None
+    if not words:
+        raise ConfigError("the command is empty")
+    if any(INPUT_PLACEHOLDER in word for word in words):
+        return AgentCommand(words, "argv")
+    return AgentCommand(words, "file" if any(INPUT_FILE_PLACEHOLDER in word for word in words) else "stdin")
+
+
+def join_as_worker(bundle: Bundle, folder: Path, command: AgentCommand) -> Path:
+    """Write the configuration of a worker, its credential and its CA into `folder`; returns the configuration.
+
+    Raises:
+        ConfigError: the bundle is not that of a worker, or the folder has a configuration already.
+    """
+    if bundle.role != "worker":
+        raise ConfigError(f"this bundle is for the {bundle.role}; use it with: agentbus coordinator init --bundle FILE")
+    path = folder / WORKER_FILE
+    _refuse(path, "agentbus worker init")
+    lines = [
+        "# Configuration of `agentbus worker run`. All keys: config/agentbus.worker.example.toml.",
+        "",
+        "[agent]",
+        f"id = {toml_value(bundle.id)}",
+        *([f"# {command.remark}"] if command.remark else []),
+        f"chat_cmd = {toml_value(list(command.words))}",
+        f"prompt_via = {toml_value(command.prompt_via)}",
+        "",
+        toml({"nats": _nats(bundle, folder)}),
+    ]
+    _write(bundle, folder, path, "\n".join(lines))
+    load_worker(path)
+    return path
+
+
+def join_as_coordinator(bundle: Bundle, folder: Path) -> Path:
+    """Write the configuration of a coordinator, its credential and its CA into `folder`; returns the configuration.
+
+    An agent that may give tasks to others is one, too: it sends them in its own name.
+
+    Raises:
+        ConfigError: the bundle is that of a worker that may give no tasks, or the folder has a configuration already.
+    """
+    if bundle.role == "worker" and not bundle.may_task:
+        raise ConfigError(
+            f"the agent {bundle.id} may not give tasks to others; its bundle is for: agentbus worker init --bundle FILE"
+        )
+    path = folder / COORDINATOR_FILE
+    _refuse(path, "agentbus coordinator init")
+    agent = subjects.COORDINATOR if bundle.id == ADMINISTRATOR else bundle.id
+    nats = {**_nats(bundle, folder), "inbox_prefix": subjects.inbox_prefix(bundle.id)}
+    head = "# Configuration of the coordinator: the `agentbus` commands and the MCP server.\n\n"
+    _write(bundle, folder, path, head + toml({"nats": nats, "coordinator": {"id": agent}}))
+    load_coordinator(path=path)
+    return path
+
+
+def renew(bundle: Bundle, folder: Path) -> Sequence[Path]:
+    """Replace the credential and the CA that an earlier bundle of the same party brought; nothing else is touched.
+
+    Raises:
+        ConfigError: this party has not joined from this folder.
+    """
+    secret = folder / bundle.secret_name
+    if not secret.is_file():
+        raise ConfigError(f"{secret} does not exist: {bundle.id} has not joined from {folder}; leave out --renew")
+    return _write_credential(bundle, folder)
+
+
+def _refuse(path: Path, command: str) -> None:
+    if path.exists():
+        raise ConfigError(
+            f"{path} exists already and was left as it is; for a new credential use {command} --bundle FILE --renew, "
+            "for one more configuration name another folder with --folder"
+        )
+
+
+def _nats(bundle: Bundle, folder: Path) -> dict[str, str | Path]:
+    nats: dict[str, str | Path] = {"url": bundle.url, **sign_in(bundle.auth, bundle.id, folder / bundle.secret_name)}
+    if bundle.ca is not None:
+        nats["ca_file"] = folder / _ca_name(bundle)
+    return nats
+
+
+def _ca_name(bundle: Bundle) -> str:
+    return f"{bundle.id}.ca.pem"
+
+
+def _write(bundle: Bundle, folder: Path, path: Path, text: str) -> None:
+    private_folder(folder)
+    _write_credential(bundle, folder)
+    write_private(path, text)
+
+
+def _write_credential(bundle: Bundle, folder: Path) -> Sequence[Path]:
+    written = [folder / bundle.secret_name]
+    write_private(written[0], f"{bundle.secret}\n", replace=True)
+    if bundle.ca is not None:
+        written.append(folder / _ca_name(bundle))
+        write_private(written[1], bundle.ca, replace=True)
+    return written

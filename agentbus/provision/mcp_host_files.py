@@ -1,0 +1,187 @@
+"""MCP hosts: where each keeps its servers, the entry for agentbus in its format, and the file with the entry in it.
+
+Here is only text; `agentbus.cli.machine.mcp` prints and writes it.
+"""
+
+import json
+import os
+import re
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+from agentbus.errors import AgentBusError
+
+NAME: Final = "agentbus"
+_PROGRAM: Final = "agentbus-mcp"
+_STARTUP_S: Final = 30
+"""How long Codex waits for the server: its default of ten seconds is short for a first start with uvx."""
+
+Entry = dict[str, Any]
+
+
+class HostError(AgentBusError):
+    """The entry cannot be put into a host's file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """An MCP host.
+
+    Attributes:
+        key: the key of its file that holds the servers.
+        user: its file for a user, by `sys.platform`, and by `""` for every other; None if it cannot be said.
+        project: its file in a project; None if it has none.
+        more: what its entries say besides the command.
+    """
+
+    title: str
+    key: str
+    user: Mapping[str, str]
+    project: str | None
+    more: Mapping[str, Any]
+    form: Literal["json", "toml"] = "json"
+
+    def user_file(self) -> Path:
+        """Where it keeps the servers of this user."""
+        if self.key == "mcp_servers" and os.environ.get("CODEX_HOME"):
+            return Path(os.environ["CODEX_HOME"]) / "config.toml"
+        return Path(os.path.expandvars(self.user.get(sys.platform, self.user[""]))).expanduser()
+
+
+_STDIO: Final = {"type": "stdio"}
+HOSTS: Final[Mapping[str, Host]] = {
+    "claude-code": Host("Claude Code", "mcpServers", {"": "~/.claude.json"}, ".mcp.json", _STDIO),
+    "codex": Host(
+        "Codex",
+        "mcp_servers",
+        {"": "~/.codex/config.toml"},
+        ".codex/config.toml",
+        # Without `required`, Codex begins its first turn before the tools are there.
+        {"startup_timeout_sec": _STARTUP_S, "required": True},
+        "toml",
+    ),
+    "vscode": Host(
+        "VS Code",
+        "servers",
+        {
+            "": "~/.config/Code/User/mcp.json",
+            "darwin": "~/Library/Application Support/Code/User/mcp.json",
+            "win32": r"%APPDATA%\Code\User\mcp.json",
+        },
+        ".vscode/mcp.json",
+        _STDIO,
+    ),
+    "claude-desktop": Host(
+        "Claude Desktop",
+        "mcpServers",
+        {
+            "": "~/.config/Claude/claude_desktop_config.json",
+            "darwin": "~/Library/Application Support/Claude/claude_desktop_config.json",
+            "win32": r"%APPDATA%\Claude\claude_desktop_config.json",
+        },
+        None,
+        {},
+    ),
+    "cursor": Host("Cursor", "mcpServers", {"": "~/.cursor/mcp.json"}, ".cursor/mcp.json", _STDIO),
+}
+
+
+def program() -> list[str]:
+    """The command of the MCP server that a host of this user can start, whatever its PATH is."""
+    suffix = ".exe" if sys.platform == "win32" else ""
+    found = Path(sysconfig.get_path("scripts")) / f"{_PROGRAM}{suffix}"
+    # What uvx has made for one run lies in the cache, and is gone when that is cleaned.
+    in_cache = any(re.fullmatch(r"archive-v\d+|environments-v\d+", part) for part in found.parts)
+    return [str(found)] if found.is_file() and not in_cache else shared_program()
+
+
+def shared_program() -> list[str]:
+    """The command for a file that several people use: it names no place of one machine."""
+    return ["uvx", _PROGRAM]
+
+
+def entry(host: Host, command: list[str], *, config: Path | None = None, nats_url: str | None = None) -> Entry:
+    """The entry for agentbus, in the order in which it is written."""
+    from agentbus.config.loading import URL_VARIABLE  # noqa: PLC0415  # the command line names the hosts without loading it
+
+    name, *args = command
+    args += ["--config", str(config)] if config else []
+    made: Entry = {**({"type": host.more["type"]} if "type" in host.more else {}), "command": name, "args": args}
+    if nats_url:
+        made["env"] = {URL_VARIABLE: nats_url}
+    return {**made, **{key: value for key, value in host.more.items() if key != "type"}}
+
+
+def alone(host: Host, made: Entry) -> str:
+    """The entry as a file with nothing else."""
+    return with_entry(host, "", made)
+
+
+def with_entry(host: Host, text: str, made: Entry) -> str:
+    """A host's file with the entry in it; everything else stays as it is.
+
+    Of an entry that is there, the command, its arguments and its environment variables of the same name are replaced.
+
+    Raises:
+        HostError: the file is not what the host reads.
+    """
+    return _with_toml(host, text, made) if host.form == "toml" else _with_json(host, text, made)
+
+
+def _with_json(host: Host, text: str, made: Entry) -> str:
+    try:
+        content: Any = json.loads(text, parse_constant=_refuse) if text.strip() else {}
+    except ValueError as error:
+        raise HostError(f"it is not plain JSON ({error}); add the entry by hand") from None
+    if not isinstance(content, dict):
+        raise HostError("it is not a JSON object; add the entry by hand")
+    servers = cast("dict[str, Any]", content).setdefault(host.key, {})
+    if not isinstance(servers, dict):
+        raise HostError(f"its {host.key} is not an object; add the entry by hand")
+    servers[NAME] = _merged(cast("dict[str, Any]", servers).get(NAME), made)
+    indent = re.search(r"^([ \t]+)\S", text, re.MULTILINE)
+    written = json.dumps(content, indent=indent[1] if indent else 2, ensure_ascii=False)
+    return written + ("\n" if not text or text.endswith("\n") else "")
+
+
+def _with_toml(host: Host, text: str, made: Entry) -> str:
+    import tomlkit  # noqa: PLC0415  # the other hosts need none of it
+    from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415
+
+    try:
+        content = tomlkit.parse(text)
+        servers: Any = content.setdefault(host.key, tomlkit.table(is_super_table=True))
+        if not isinstance(servers, dict):
+            raise HostError(f"its {host.key} is not a table; add the entry by hand")
+        there: Any = cast("dict[str, Any]", servers).get(NAME)
+        if _is_stdio(there):
+            for key, value in _merged(there, made).items():
+                if there.get(key) != value:
+                    there[key] = value
+        else:
+            servers[NAME] = made
+        return tomlkit.dumps(content)  # pyright: ignore[reportUnknownMemberType]
+    except TOMLKitError as error:
+        raise HostError(f"it is not valid TOML ({error}); mend it, or add the entry by hand") from None
+
+
+def _is_stdio(there: Any) -> bool:
+    """Whether an entry starts a command: one of another kind is replaced as a whole."""
+    return isinstance(there, dict) and "command" in there
+
+
+def _merged(there: Any, made: Entry) -> Entry:
+    if not _is_stdio(there):
+        return made
+    merged: Entry = {**there, **made}
+    if "env" in there and isinstance(there["env"], dict):
+        merged["env"] = {**there["env"], **made.get("env", {})}
+    return merged
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON value")

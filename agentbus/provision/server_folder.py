@@ -1,0 +1,226 @@
+"""What one nats-server of a bus is started with: alone, or as a member of a cluster.
+
+The server of a cluster has a folder of its own, which is carried to its machine as a whole. So the paths in it are
+relative, and the server is started in it.
+"""
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agentbus.config.private_files import toml_value, write_private
+from agentbus.errors import ConfigError
+from agentbus.provision.certificates import Pair, new_server_certificate
+
+DEFAULT_PORT: Final = 7422
+DEFAULT_CLUSTER_PORT: Final = 6222
+CLUSTER_SIZES: Final = (3, 5)
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_MEMBER = re.compile(r"(\[[^]]*\]|[^:]*)(?::(\d{1,5}))?(?::(\d{1,5}))?")
+
+
+def host(text: str) -> str:
+    """Return the name or address of a server.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    try:
+        return str(ipaddress.ip_address(text.strip("[]")))
+    except ValueError:
+        if not _HOST.fullmatch(text):
+            raise ConfigError(f"{text!r} is neither the name nor the address of a host") from None
+        return text.lower()
+
+
+def with_port(name: str, port: int) -> str:
+    """A host with a port, an IPv6 address in brackets."""
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One server of a cluster: where clients reach it, and where the other servers do."""
+
+    host: str
+    port: int = DEFAULT_PORT
+    cluster_port: int = DEFAULT_CLUSTER_PORT
+
+    def __str__(self) -> str:
+        return f"{with_port(self.host, self.port)}:{self.cluster_port}"
+
+
+def read_member(text: str, *, port: int = DEFAULT_PORT, cluster_port: int = DEFAULT_CLUSTER_PORT) -> Member:
+    """Read `HOST`, `HOST:PORT` or `HOST:PORT:CLUSTER_PORT`; an IPv6 address stands in brackets if a port follows.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    try:
+        return Member(str(ipaddress.ip_address(text)), port, cluster_port)
+    except ValueError:
+        found = _MEMBER.fullmatch(text)
+    ports = [int(found[2] or port), int(found[3] or cluster_port)] if found else [0]
+    if found is None or not all(0 < number < 1 << 16 for number in ports):
+        raise ConfigError(f"{text!r} is no member of a cluster; write it as HOST or HOST:PORT:CLUSTER_PORT")
+    return Member(host(found[1]), *ports)
+
+
+def check_members(members: Sequence[Member]) -> None:
+    """Refuse what makes no cluster.
+
+    Raises:
+        ConfigError: there are not three or five of them, or two are the same.
+    """
+    if len(members) not in CLUSTER_SIZES:
+        raise ConfigError(
+            f"a cluster has three members or five, not {len(members)}: more than half of them must be up, "
+            "so two outlast no loss, and four no more than three"
+        )
+    reached = [(one.host, port) for one in members for port in (one.port, one.cluster_port)]
+    for place in reached:
+        if reached.count(place) > 1:
+            raise ConfigError(f"two servers cannot both have {with_port(*place)}; each needs two ports of its own")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFolder:
+    """The files of one server."""
+
+    name: str
+    path: Path
+    member: Member | None = None
+
+    @property
+    def configuration(self) -> Path:
+        """What nats-server is started with; that of a cluster, in this folder."""
+        return self.path / "nats-server.conf"
+
+    @property
+    def pid_file(self) -> Path:
+        """Where the running server writes its process id."""
+        return self.path / "nats-server.pid"
+
+    @property
+    def accounts(self) -> Path:
+        """The part of the configuration that changes with the parties."""
+        return self.path / "accounts.conf"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is different from server to server, or from bus to bus."""
+
+    listen: str
+    port: int
+    monitoring_port: int
+    certificate: Path
+    key: Path
+    store: Path
+    max_memory: str
+    max_file: str
+
+
+def server_folders(bus: Path, members: Sequence[Member]) -> tuple[ServerFolder, ...]:
+    """The one server of the bus in a folder, or the members of its cluster."""
+    names = [(f"agentbus-{number}", one) for number, one in enumerate(members, 1)]
+    return tuple(ServerFolder(name, bus / "servers" / name, one) for name, one in names) or (
+        ServerFolder("agentbus", bus),
+    )
+
+
+def with_loopback(hosts: Iterable[str]) -> tuple[str, ...]:
+    """What a certificate names: these hosts, and this machine for those who are on it."""
+    return tuple(dict.fromkeys((*hosts, "localhost", "127.0.0.1", "::1")))
+
+
+def write_pair(folder: Path, name: str, pair: Pair) -> None:
+    """Write a certificate and its key, in place of earlier ones."""
+    write_private(folder / f"{name}-key.pem", pair.key, replace=True)
+    write_private(folder / f"{name}.pem", pair.certificate, replace=True)
+
+
+def write_certificate(authority: Pair, server: ServerFolder, hosts: Iterable[str]) -> None:
+    """Give a member of a cluster a certificate, which also lets it in to the others, and the CA of theirs."""
+    assert server.member is not None, "it is one of a cluster"
+    names = with_loopback((server.member.host, *map(host, hosts)))
+    write_pair(server.path, "server", new_server_certificate(authority, names, peer=True))
+    write_private(server.path / "ca.pem", authority.certificate, replace=True)
+
+
+def configuration(server: ServerFolder, settings: Settings, members: Sequence[Member] = ()) -> str:
+    """The configuration of a server, with the cluster if it is a member of one."""
+    pid_file = server.pid_file if server.member is None else Path(server.pid_file.name)
+    values = {
+        "name": server.name,
+        "listen": with_port(settings.listen, settings.port),
+        "monitoring": f"127.0.0.1:{settings.monitoring_port or -1}",
+        "pid_file": pid_file,
+        "certificate": settings.certificate,
+        "key": settings.key,
+        "store": settings.store,
+    }
+    quoted = {name: toml_value(os.fspath(value)) for name, value in values.items()}
+    text = _CONFIGURATION.format(**quoted, max_memory=settings.max_memory, max_file=settings.max_file)
+    if server.member is None:
+        return text
+    routes = [f"tls://{with_port(one.host, one.cluster_port)}" for one in members if one != server.member]
+    listen = toml_value(with_port(settings.listen, server.member.cluster_port))
+    return f"{_START_HERE}{text}\n" + _CLUSTER.format(listen=listen, routes=toml_value(routes))
+
+
+_START_HERE: Final = "# Start the server in this folder: the paths below are relative to it.\n"
+
+_CONFIGURATION: Final = """\
+# nats-server for agentbus. This file was written once and is yours to change; accounts.conf, which it includes, is
+# written anew by `agentbus agent add`, `remove` and `rotate`.
+
+server_name: {name}
+listen: {listen}
+pid_file: {pid_file}
+
+# /healthz, /varz, /jsz: not for the network, they ask for no password.
+http: {monitoring}
+
+# The largest message. A result embeds its task, so a task may have a little less.
+max_payload: 8MB
+max_connections: 4096
+
+tls {{
+  cert_file: {certificate}
+  key_file: {key}
+  min_version: "1.2"
+}}
+
+jetstream {{
+  store_dir: {store}
+  max_memory_store: {max_memory}
+  max_file_store: {max_file}
+  # A message is acknowledged once it is on the disk, not up to two minutes before.
+  sync_interval: always
+}}
+
+include "accounts.conf"
+"""
+
+_CLUSTER: Final = """\
+cluster {{
+  name: "agentbus"
+  listen: {listen}
+  routes: {routes}
+  # Clients know all servers from their configuration. What a server says of the others are addresses that it sees,
+  # for which the others may have no certificate.
+  no_advertise: true
+  # Servers let each other in by a certificate of the authority of this bus, and by nothing else.
+  tls {{
+    cert_file: "server.pem"
+    key_file: "server-key.pem"
+    ca_file: "ca.pem"
+    verify: true
+  }}
+}}
+"""

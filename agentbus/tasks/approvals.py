@@ -1,0 +1,106 @@
+"""Answering a task that stopped to ask: the decision goes back to the agent as a follow-up task of its own."""
+
+import re
+from typing import Final
+
+from agentbus.bus.jetstream import Bus
+from agentbus.errors import AgentBusError, TaskConflictError
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import Json, Task, decode_task, encode, now
+from agentbus.tasks.publish import Published, publish
+from agentbus.tasks.status import TaskStatus
+
+ANSWER_SUFFIX: Final = ".answer"
+_QUESTION_BYTES: Final = 8_192
+_MAX_ID_CHARS: Final = 128
+_APPROVAL_LINE: Final = re.compile(r"^status=needs_approval\r?$", re.MULTILINE)
+_INSTRUCTIONS: Final = {
+    True: "You were given the task in `original` before, and stopped with the request in `question`. It is approved, "
+    "as far as `comment` does not limit it: do the task now, with the operation that you asked for. The approval is "
+    "for nothing else; stop and ask again before any other operation that needs one.",
+    False: "You were given the task in `original` before, and stopped with the request in `question`. It is denied: do "
+    "not carry out that operation, nor another with the same effect. Do what is left of the task without it, as "
+    "`comment` says, or answer that nothing is left to do.",
+}
+
+
+def answer_id(task_id: str) -> str:
+    """The id of the follow-up that answers a task: one for each, so that there can be one answer only.
+
+    Raises:
+        AgentBusError: the id of the task is too long to be followed up.
+    """
+    follow_up = f"{task_id}{ANSWER_SUFFIX}"
+    if len(follow_up) > _MAX_ID_CHARS:
+        raise AgentBusError(
+            f"the id {task_id} is too long to be answered; publish a new task that says what is allowed"
+        )
+    return follow_up
+
+
+def follow_up(status: TaskStatus, *, sender: str, approve: bool, comment: str) -> Task:
+    """The task that tells an agent what was decided about its request.
+
+    It goes to the same agent, as the same kind of task, and its result to the same inbox. The content depends on the
+    request and the decision alone, so building it again gives the same task.
+
+    Raises:
+        AgentBusError: the task does not wait for an approval.
+        MessageError: what it says cannot be carried by a task.
+    """
+    result = status.result
+    if result is None or result.status != "needs_approval":
+        raise AgentBusError(
+            f"the task {status.task_id} is {status.state}; only a task whose result is needs_approval can be answered"
+        )
+    entry = status.record.entry
+    if decode_task(encode(result.task)).digest() != entry.digest:
+        raise AgentBusError(
+            f"the content of the task {status.task_id} is not known any more; publish a new task that says what is "
+            "allowed"
+        )
+    content: dict[str, Json] = {
+        "decision": "approved" if approve else "denied",
+        "comment": comment,
+        "instruction": _INSTRUCTIONS[approve],
+        "question": question(result.result),
+        "original": result.task.get("payload"),
+    }
+    fields: dict[str, Json] = {
+        "id": answer_id(status.task_id),
+        "from": subjects.address(sender),
+        "to": subjects.address(status.agent),
+        "reply_to": subjects.address(entry.inbox),
+        "type": "task.request",
+        "task_type": entry.task_type,
+        "payload": {"fmt": "json", "content": content},
+        "created_at": now(),
+        "answers": status.task_id,
+    }
+    return decode_task(encode(fields))
+
+
+def question(output: Json) -> str:
+    """The beginning of what the agent said; of a long output, from where it asks."""
+    text = output if isinstance(output, str) else encode(output).decode()
+    asks = _APPROVAL_LINE.search(text)
+    if len(text.encode()) > _QUESTION_BYTES and asks:
+        text = text[asks.start() :]
+    return text.encode()[:_QUESTION_BYTES].decode(errors="ignore")
+
+
+async def send_answer(bus: Bus, status: TaskStatus, *, sender: str, approve: bool, comment: str) -> Published:
+    """Publish the follow-up; repeating the same answer is harmless.
+
+    Raises:
+        TaskConflictError: it was answered before, with another decision or comment, or by somebody else.
+        AgentBusError: see `follow_up` and `agentbus.tasks.publish.publish`.
+    """
+    task = follow_up(status, sender=sender, approve=approve, comment=comment)
+    try:
+        return await publish(bus, task)
+    except TaskConflictError:
+        raise TaskConflictError(
+            f"the task {status.task_id} was answered before, with another decision or comment; what was said, and what "
+            f"came of it, shows the task {task.id}. An answer cannot be changed: cancel that task, or publish a new one"
+        ) from None

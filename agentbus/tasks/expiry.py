@@ -1,0 +1,102 @@
+"""Tasks that can never run: their message has left the task stream by age, and nobody has claimed them."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime
+
+from agentbus.bus.jetstream import Bus, parse_time
+from agentbus.errors import PermissionDeniedError, SetupMissingError, StreamFullError, WrongRevisionError
+from agentbus.observability import tracing
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import Json, make_result_id, new_result, random_token
+from agentbus.tasks.inbox import publish_result
+from agentbus.tasks.ledger import Entry, Ledger, Record, settled
+
+
+async def settle_expired(bus: Bus, records: Iterable[Record]) -> list[Record]:
+    """Settle those tasks whose time is over; returns what the ledger says of each one then.
+
+    The time of a task is over when its ledger entry, which a running task's owner renews, has not changed for longer
+    than the task stream keeps a message, by the server's clock. It is settled as `failed`, error `expired`, or as
+    `cancelled` if somebody wanted that. Whoever meets such a task settles it; the compare-and-set sees to it that it
+    happens once, and whoever meets it afterwards sees to it that its result is in its inbox.
+    """
+    found = list(records)
+    if not found or all(_settled_by_worker(record.entry) for record in found):
+        return found
+    try:
+        now, config = await _stream(bus, subjects.TASKS_STREAM)
+    except (PermissionDeniedError, SetupMissingError):
+        return found  # nobody here can tell how long the bus keeps a task
+    max_age_s = config.get("max_age", 0) / 1e9
+    for number, record in enumerate(found):
+        age_s = (now - record.changed_at).total_seconds()
+        if not record.entry.terminal and max_age_s and age_s > max(max_age_s, _owner_s(record.entry)):
+            found[number] = await _settle(bus, record, max_age_s)
+        elif record.entry.terminal and not _settled_by_worker(record.entry):
+            with suppress(PermissionDeniedError):
+                await _publish_again(bus, record)
+    return found
+
+
+def _settled_by_worker(entry: Entry) -> bool:
+    return entry.result is not None and "worker" in entry.result
+
+
+def _owner_s(entry: Entry) -> float:
+    """For how long an entry may stay unchanged while its owner lives."""
+    return 2 * entry.claim.lease_s if entry.state == "working" and entry.claim is not None else 0.0
+
+
+async def _stream(bus: Bus, name: str) -> tuple[datetime, dict[str, Json]]:
+    """The server's time, and the configuration of a stream."""
+    info = await bus.api(f"STREAM.INFO.{name}")
+    return parse_time(info["ts"]), info["config"]
+
+
+async def _settle(bus: Bus, record: Record, max_age_s: float) -> Record:
+    ledger, result = Ledger(bus), _result(record, max_age_s)
+    entry = settled(record.entry, result["status"], result)
+    with suppress(WrongRevisionError):
+        await ledger.write(record.agent, record.task_id, entry, revision=record.revision)
+        await _publish(bus, entry)
+    found = await ledger.read_behind(record.agent, record.task_id, record.revision)
+    return found if isinstance(found, Record) else record
+
+
+async def _publish(bus: Bus, entry: Entry) -> None:
+    assert entry.result is not None, "it is settled"
+    # The inbox may be somebody else's, or full: the ledger has the result, and the next look tries again.
+    with suppress(PermissionDeniedError, StreamFullError, SetupMissingError):
+        await publish_result(bus, entry.inbox, entry.result)
+
+
+async def _publish_again(bus: Bus, record: Record) -> None:
+    """Whoever settled it may have died before this; its id makes it harmless for as long as the server remembers it."""
+    now, config = await _stream(bus, subjects.RESULTS_STREAM)
+    if (now - record.changed_at).total_seconds() < config.get("duplicate_window", 0) / 1e9 / 2:
+        with tracing.resumed(record.headers):
+            await _publish(bus, record.entry)
+
+
+def _result(record: Record, max_age_s: float) -> dict[str, Json]:
+    """The result of a task whose message is gone; what it said is gone with it."""
+    entry, wish = record.entry, record.entry.cancel
+    task: dict[str, Json] = {
+        "id": record.task_id,
+        "from": entry.sender,
+        "to": subjects.address(record.agent),
+        "reply_to": subjects.address(entry.inbox),
+        "type": "task.request",
+        "task_type": entry.task_type,
+        "created_at": entry.created_at,
+    }
+    error = f"expired: no worker has finished it within {max_age_s:g} s"
+    if wish is not None:
+        error = f"cancelled by {wish.by}" + (f": {wish.reason}" if wish.reason else "")
+    return new_result(
+        task,
+        result_id=make_result_id(record.agent, record.task_id, random_token()),
+        status="failed" if wish is None else "cancelled",
+        error=error,
+    )

@@ -1,0 +1,113 @@
+"""Finding tasks in the ledger by their ids."""
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final, TypeAlias
+
+from agentbus.bus.jetstream import Bus, StoredMessage
+from agentbus.bus.ordered_consumer import Feed
+from agentbus.errors import PermissionDeniedError, TaskNotFoundError
+from agentbus.protocol import subjects
+from agentbus.tasks.ledger import Ledger, Record, read_entry
+
+_READS_AT_ONCE: Final = 16
+_LAG_PAUSE_S: Final = 0.1
+
+Found: TypeAlias = dict[tuple[str, str], Record]
+"""Ledger entries by agent and task id."""
+
+
+async def find(bus: Bus, task_id: str, agent: str | None = None) -> Record:
+    """The ledger's entry of a task.
+
+    Raises:
+        TaskNotFoundError: there is none, or several agents have a task of this id and `agent` is not given.
+        CorruptEntryError: it cannot be read.
+    """
+    deadline = asyncio.get_running_loop().time() + bus.lag_s
+    while True:
+        try:
+            return await _find(bus, task_id, agent)
+        except TaskNotFoundError:
+            # The replica that was asked may not have heard of it yet.
+            if asyncio.get_running_loop().time() >= deadline:
+                raise
+            await asyncio.sleep(_LAG_PAUSE_S)
+
+
+async def find_behind(bus: Bus, record: Record, revision: int) -> Record:
+    """The entry of a task that is known, at `revision` or later; see `Ledger.read_behind`."""
+    found = await Ledger(bus).read_behind(record.agent, record.task_id, revision - 1)
+    return found if isinstance(found, Record) else record
+
+
+async def _find(bus: Bus, task_id: str, agent: str | None) -> Record:
+    if agent is not None:
+        found = await Ledger(bus).read(subjects.agent_id(agent), task_id)
+        if not isinstance(found, Record):
+            raise TaskNotFoundError(f"no task {task_id} of the agent {agent} is known on this bus")
+        return found
+    records = await _stored(bus, task_id) or await _stored_at_the_leader(bus, task_id)
+    if not records:
+        raise TaskNotFoundError(f"no task {task_id} is known on this bus; ids are kept for 38 days")
+    if len(records) > 1:
+        agents = ", ".join(records)
+        raise TaskNotFoundError(f"several agents have a task {task_id} ({agents}); name the agent")
+    return next(iter(records.values()))
+
+
+async def _stored(bus: Bus, task_id: str) -> dict[str, Record]:
+    """The entries of a task id by agent, read without a consumer: the server has room for 1000 of them a stream.
+
+    None of them if the replica that answers lags behind, or may not be asked.
+    """
+    keys = subjects.states_of_task(task_id)
+    records: dict[str, Record] = {}
+    with suppress(PermissionDeniedError):
+        newest = await bus.last_message(subjects.STATE_STREAM, keys)
+        seq = 1
+        while newest is not None and (stored := await bus.next_message(subjects.STATE_STREAM, keys, seq)) is not None:
+            _keep(records, stored)
+            if stored.seq >= newest.seq:
+                break
+            seq = stored.seq + 1
+    return records
+
+
+async def _stored_at_the_leader(bus: Bus, task_id: str) -> dict[str, Record]:
+    """The same, read through a consumer, which knows all that has been acknowledged."""
+    records: dict[str, Record] = {}
+    async with Feed(bus, subjects.STATE_STREAM, subjects.states_of_task(task_id), after=0) as feed:
+        async for message in feed.backlog():
+            _keep(
+                records,
+                StoredMessage(message.subject, message.stream_seq, message.stored_at, message.headers, message.data),
+            )
+    return records
+
+
+def _keep(records: dict[str, Record], stored: StoredMessage) -> None:
+    record = read_entry(stored)
+    if isinstance(record, Record):
+        records[record.agent] = record
+
+
+async def find_all(bus: Bus, wanted: Iterable[tuple[str, str | None]]) -> Found:
+    """The entries of (task id, agent) pairs, read a bounded number at a time.
+
+    Raises:
+        TaskNotFoundError, CorruptEntryError: see `find`; one stands for all.
+    """
+    gate = asyncio.Semaphore(_READS_AT_ONCE)
+
+    async def one(task_id: str, agent: str | None) -> Record:
+        async with gate:
+            return await find(bus, task_id, agent)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            finds = [group.create_task(one(task_id, agent)) for task_id, agent in wanted]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None  # they fail alike, and callers handle one error
+    return {(record.agent, record.task_id): record for record in (found.result() for found in finds)}

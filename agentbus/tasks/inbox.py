@@ -1,0 +1,108 @@
+"""A result inbox: putting a result there, and reading the newest N, then new ones as they come. Nothing is removed."""
+
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from agentbus.bus.jetstream import Bus
+from agentbus.bus.ordered_consumer import Feed, position_before_newest
+from agentbus.bus.pull_consumer import Delivery
+from agentbus.errors import MessageError
+from agentbus.observability import tracing
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import Json, Result, decode_result, encode
+
+
+async def publish_result(bus: Bus, inbox: str, result: dict[str, Json], *, urgent: bool = True) -> None:
+    """Put a committed result into its inbox; its id makes that happen once, however often it is tried.
+
+    `urgent`: see `Bus.publish`.
+    """
+    await bus.store(
+        subjects.results(inbox),
+        encode(result),
+        msg_id=str(result["id"]),
+        headers=tracing.headers(),
+        urgent=urgent,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class InboxMessage:
+    """One message of an inbox, as it is stored.
+
+    Attributes:
+        seq: its place in the stream; the cursor that reading can go on from.
+        stored_at: the server's time.
+        data: the stored bytes, whatever they are: anybody with the right to publish can put anything here.
+        result: the same, if it is a valid result.
+        fault: why it is none.
+    """
+
+    seq: int
+    stored_at: datetime
+    data: bytes
+    result: Result | None
+    fault: str | None
+
+
+class Inbox:
+    """An open inbox; see `open_inbox`."""
+
+    def __init__(self, feed: Feed, limit: int | None) -> None:
+        self._feed = feed
+        self._limit = limit
+
+    @property
+    def cursor(self) -> int:
+        """Where reading has got to: `open_inbox(after=cursor)` goes on from here, after a restart too."""
+        return self._feed.cursor
+
+    async def history(self) -> list[InboxMessage]:
+        """What was there when the inbox was opened, oldest first: the newest N of it, or all after the cursor."""
+        found: deque[InboxMessage] = deque(maxlen=self._limit)
+        async for delivery in self._feed.backlog():
+            found.append(_read(delivery))
+        return list(found)
+
+    async def next(self) -> InboxMessage:
+        """The next message after the history, whenever it comes; survives restarts of the server.
+
+        Raises:
+            BusError: the stream is gone, or the connection has ended for good.
+        """
+        return _read(await self._feed.next())
+
+
+@asynccontextmanager
+async def open_inbox(
+    bus: Bus,
+    agent: str,
+    *,
+    newest: int | None = None,
+    after: int | None = None,
+    stream: str = subjects.RESULTS_STREAM,
+) -> AsyncGenerator[Inbox]:
+    """Open the inbox of `agent` at its newest N messages, or after a cursor, or at its end.
+
+    `history()` then gives what was there and `next()` what follows, with no gap and no repetition between the two.
+
+    Raises:
+        SetupMissingError: there is no result stream.
+        PermissionDeniedError: this user may not read this inbox.
+    """
+    subject = subjects.results(agent)
+    start = await position_before_newest(bus, stream, subject, newest) if newest else "new"
+    async with Feed(bus, stream, subject, after=start if after is None else after) as feed:
+        yield Inbox(feed, newest)
+
+
+def _read(delivery: Delivery) -> InboxMessage:
+    result, fault = None, None
+    try:
+        result = decode_result(delivery.data)
+    except MessageError as error:
+        fault = str(error)
+    return InboxMessage(delivery.stream_seq, delivery.stored_at, delivery.data, result, fault)

@@ -1,0 +1,124 @@
+"""Output too large for a message: stored in the object store of the agent that made it, read back by reference.
+
+The format is that of NATS object stores, so any NATS client can read it. It is written by a short put of our own: the
+stock one asks for rights (reading by sequence, purging) with which a worker could reach what is not its own.
+"""
+
+import base64
+import hashlib
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agentbus.bus.jetstream import Bus
+from agentbus.bus.ordered_consumer import Feed
+from agentbus.errors import CorruptFileError, FileMissingError, MessageError
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import decode, encode, now, random_token
+
+CHUNK_BYTES: Final = 512 * 1024
+_DIGEST: Final = "SHA-256="
+_MAX_NAME_CHARS: Final = 512
+_CHUNK_TIMEOUT_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """What was stored: its size in bytes and the digest of its content."""
+
+    bucket: str
+    name: str
+    size: int
+    sha256: str
+
+
+class _Meta(BaseModel):
+    """The part of an object's description that reading it needs. The workers of an agent can write what they like."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    nuid: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]  # becomes a part of a subject
+    size: Annotated[int, Field(ge=0, lt=1 << 63)]
+    chunks: Annotated[int, Field(ge=0, lt=1 << 63)]
+    digest: str
+    deleted: bool = False
+
+
+def chunk_bytes(bus: Bus) -> int:
+    """How large one piece may be on this bus."""
+    return min(CHUNK_BYTES, bus.max_message_bytes - 4096)
+
+
+async def put_file(bus: Bus, agent: str, name: str, chunks: Iterable[bytes]) -> StoredFile:
+    """Store the concatenation of `chunks` under `name`, in constant memory; once this returns it is there whole.
+
+    Chunks go one after the other, each acknowledged before the next: they are read back in the order in which they
+    were stored, and a chunk that has to be sent again must not end up behind a later one.
+
+    Args:
+        name: unique, for what is stored under it stays: the id of the result that points to it.
+        chunks: pieces of at most `chunk_bytes(bus)`.
+
+    Raises:
+        SetupMissingError: the agent has no bucket.
+        StreamFullError: the bucket is full. Nothing points to what was stored so far, and it expires.
+        BusUnavailableError: no answer in time.
+    """
+    bucket, nuid = subjects.files_bucket(agent), random_token(22)
+    digest, size, count = hashlib.sha256(), 0, 0
+    for chunk in chunks:
+        await bus.store(subjects.file_chunks(bucket, nuid), chunk, msg_id=f"{nuid}.{count}", timeout_s=_CHUNK_TIMEOUT_S)
+        digest.update(chunk)
+        size, count = size + len(chunk), count + 1
+    meta = {
+        "name": name,
+        "bucket": bucket,
+        "nuid": nuid,
+        "size": size,
+        "mtime": now(),
+        "chunks": count,
+        "digest": _DIGEST + base64.urlsafe_b64encode(digest.digest()).decode(),
+        "options": {"max_chunk_size": chunk_bytes(bus)},
+    }
+    await bus.store(_meta_subject(bucket, name), encode(meta), msg_id=f"{nuid}.meta")
+    return StoredFile(bucket, name, size, digest.hexdigest())
+
+
+async def read_file(bus: Bus, agent: str, name: str) -> AsyncGenerator[bytes]:
+    """Yield the content of a stored file, piece by piece, in constant memory.
+
+    The digest is checked as it goes: an error after the last piece means that what was yielded is not what was stored.
+
+    Raises:
+        FileMissingError: there is no such file, or its chunks have expired.
+        CorruptFileError: the content is not what was stored.
+    """
+    bucket = subjects.files_bucket(agent)
+    stream = subjects.files_stream(agent)
+    if len(name) > _MAX_NAME_CHARS:
+        raise FileMissingError(f"there is no file of the agent {agent} with a name of {len(name)} characters")
+    found = await bus.last_message(stream, _meta_subject(bucket, name))
+    if found is None:
+        raise FileMissingError(f"there is no file {name} of the agent {agent}; files are kept for 38 days")
+    try:
+        meta = _Meta.model_validate(decode(found.data))
+    except (MessageError, ValidationError) as error:
+        raise CorruptFileError(f"the description of the file {name} cannot be read: {type(error).__name__}") from None
+    digest, size = hashlib.sha256(), 0
+    async with Feed(bus, stream, subjects.file_chunks(bucket, meta.nuid), after=0) as feed:
+        if feed.pending != meta.chunks:
+            raise FileMissingError(f"the file {name} is not whole: {feed.pending} of {meta.chunks} chunks are there")
+        for _ in range(meta.chunks):
+            chunk = (await feed.next()).data
+            digest.update(chunk)
+            size += len(chunk)
+            yield chunk
+    expected = meta.digest.removeprefix(_DIGEST)
+    if size != meta.size or base64.urlsafe_b64encode(digest.digest()).decode() != expected:
+        raise CorruptFileError(f"the file {name} is not what was stored: its size or digest is different")
+
+
+def _meta_subject(bucket: str, name: str) -> str:
+    return subjects.file_meta(bucket, base64.urlsafe_b64encode(name.encode()).decode())

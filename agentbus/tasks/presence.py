@@ -1,0 +1,85 @@
+"""Who is alive: one key for each worker process, refreshed with its heartbeat, gone 90 seconds after the last."""
+
+from datetime import datetime
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agentbus.bus.jetstream import Bus
+from agentbus.bus.ordered_consumer import Feed
+from agentbus.errors import BusError, MessageError
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import decode, encode
+
+HEARTBEAT_S: Final = 30.0
+OPERATION: Final = "KV-Operation"
+"""The header of a message that removes a key."""
+
+
+class Presence(BaseModel):
+    """What a worker says of itself. No secrets, no prompts: anybody who may read the registry sees it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    agent: str
+    instance: str
+    host: str
+    pid: int
+    version: str
+    description: str = ""
+    command: str = ""
+    slots: int
+    free: int
+    running: tuple[str, ...] = ()
+    started_at: str
+    seen_at: str = ""
+
+
+async def announce(bus: Bus, presence: Presence) -> None:
+    """Refresh one's registry key and send the heartbeat.
+
+    Raises:
+        BusError: it could not be stored; the next heartbeat tries again.
+    """
+    data = encode(presence.model_dump(exclude={"seen_at"}))
+    await bus.publish(subjects.heartbeat(presence.agent), data)
+    await bus.store(subjects.presence(presence.agent, presence.instance), data, timeout_s=5)
+
+
+async def withdraw(bus: Bus, presence: Presence) -> None:
+    """Say that a worker is gone, so that nobody waits for its key to expire; harmless if it fails."""
+    try:
+        await bus.store(
+            subjects.presence(presence.agent, presence.instance), b"", headers={OPERATION: "DEL"}, timeout_s=1
+        )
+    except BusError:
+        return
+
+
+async def present(bus: Bus, agent: str | None = None) -> list[Presence]:
+    """The workers that are alive, of one agent or of all, by agent and instance.
+
+    A worker that was killed is still listed for up to 90 seconds.
+
+    Raises:
+        SetupMissingError: there is no registry on this bus.
+        PermissionDeniedError: this user may not read it.
+    """
+    watched = subjects.presences(agent) if agent else subjects.REGISTRY_SUBJECTS
+    found: list[Presence] = []
+    async with Feed(bus, subjects.REGISTRY_STREAM, watched, after=0) as feed:
+        async for message in feed.backlog():
+            if message.headers.get(OPERATION) is None:
+                one = _read(message.subject, message.data, message.stored_at)
+                found += [one] if one is not None else []
+    newest = {one.instance: one for one in found}
+    return sorted(newest.values(), key=lambda one: (one.agent, one.instance))
+
+
+def _read(subject: str, data: bytes, stored_at: datetime) -> Presence | None:
+    """An entry as its worker wrote it; what is none, or speaks for another agent than its key, is ignored."""
+    try:
+        presence = Presence.model_validate({**decode(data), "seen_at": stored_at.isoformat()})
+    except (MessageError, ValidationError, TypeError):
+        return None
+    return presence if subject == subjects.presence(presence.agent, presence.instance) else None

@@ -1,0 +1,86 @@
+"""What a coordinator sees of a task: the ledger's entry, put for people and models."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import Json, Result, decode_result, encode
+from agentbus.tasks.ledger import Record
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStatus:
+    """What the ledger says of one task."""
+
+    record: Record
+
+    @property
+    def task_id(self) -> str:
+        """The id of the task."""
+        return self.record.task_id
+
+    @property
+    def agent(self) -> str:
+        """The id of the agent that the task was sent to."""
+        return self.record.agent
+
+    @property
+    def state(self) -> str:
+        """queued, working, completed, failed, needs_approval or cancelled.
+
+        A queued task with a cancel wish is cancelled: no worker starts it, though its result message is written only
+        when one meets it.
+        """
+        entry = self.record.entry
+        return "cancelled" if entry.state == "queued" and entry.cancel is not None else entry.state
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing can change any more: the task has its result, or was cancelled before it started."""
+        return self.record.entry.terminal or self.state == "cancelled"
+
+    @property
+    def result(self) -> Result | None:
+        """The result, once the task is settled."""
+        message = self.record.entry.result
+        return None if message is None else decode_result(encode(message))
+
+    @property
+    def output_note(self) -> dict[str, Json]:
+        """What the result says of output that it holds only in part: `bytes`, `kept`, `sha256`, `file`."""
+        note = (self.record.entry.result or {}).get("output")
+        return cast("dict[str, Json]", note) if isinstance(note, dict) else {}
+
+    def to_json(self, *, with_result: bool = True) -> dict[str, Json]:
+        """A plain account for people and models: state, times, attempt, worker, and the result if there is one."""
+        entry = self.record.entry
+        claim = entry.claim if entry.state == "working" else None
+        account: dict[str, Json] = {
+            "id": self.task_id,
+            "agent": self.agent,
+            "state": self.state,
+            "task_type": entry.task_type,
+            "from": entry.sender,
+            "reply_to": subjects.address(entry.inbox),
+            "created_at": entry.created_at,
+            "attempt": entry.attempt or None,
+            "worker": claim.worker if claim else None,
+            "working_since": claim.since if claim else None,
+            "changed_at": self.record.changed_at.isoformat(),
+            "cancel": entry.cancel.model_dump() if entry.cancel else None,
+            "result": entry.result if with_result else None,
+        }
+        return {key: value for key, value in account.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """What a wait has come to: the tasks that have their result, and those that have not.
+
+    Attributes:
+        current: whether the bus was asked at the end. If not, it was away, and the states are those seen last.
+    """
+
+    settled: dict[str, TaskStatus]
+    pending: dict[str, TaskStatus]
+    current: bool = True

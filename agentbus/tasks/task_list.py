@@ -1,0 +1,157 @@
+"""Listing tasks: the newest first, by the last change of their ledger entries.
+
+The ledger keeps one message a task, and every change moves it to the end of the stream: the sequence is the index by
+last change, and a cursor is a sequence below which to go on. Which of the entries are in a wanted state say their
+headers; only what may be shown is read whole.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Final
+
+from agentbus.bus.jetstream import Bus
+from agentbus.bus.ordered_consumer import Feed, count_after, position_before_newest
+from agentbus.errors import CorruptEntryError, MessageError
+from agentbus.protocol import subjects
+from agentbus.tasks.ledger import STATE_HEADER, Record, State, read_entry
+from agentbus.tasks.status import TaskStatus
+
+MAX_LISTED: Final = 200
+SCAN_LIMIT: Final = 2_000
+"""How many entries one call looks through at the most: about a tenth of a second."""
+_SCAN_STEP: Final = 500
+_READ_STEP: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TaskList:
+    """Tasks by their last change, the newest first.
+
+    Attributes:
+        cursor: what the next call goes on from, towards older ones; None if there are none.
+        partial: whether the search stopped early, because it had looked through too many entries.
+        unreadable: what is wrong with entries that cannot be shown.
+    """
+
+    tasks: list[TaskStatus]
+    cursor: int | None = None
+    partial: bool = False
+    unreadable: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """An entry by its place and its headers; `state` is None where they do not say."""
+
+    seq: int
+    subject: str
+    state: str | None
+
+
+async def list_tasks(
+    bus: Bus, *, agent: str | None = None, state: State | None = None, limit: int = 20, cursor: int | None = None
+) -> TaskList:
+    """The newest tasks by last change, of one agent or of all, in one state or in any.
+
+    The work is bounded, whatever is on the bus: see `TaskList.partial`. A task that changes between two calls moves
+    to the front; going on from a cursor then leaves it out.
+
+    Args:
+        limit: 1 to 200.
+        cursor: that of an earlier list with the same agent and state.
+
+    Raises:
+        MessageError: `limit` is out of bounds.
+        SetupMissingError: there is no ledger on this bus.
+        PermissionDeniedError: this user may not read it.
+    """
+    if not 1 <= limit <= MAX_LISTED:
+        raise MessageError(f"limit must be from 1 to {MAX_LISTED}, not {limit}")
+    subject = subjects.states(agent) if agent else subjects.STATE_SUBJECTS
+    step = limit if state is None else _SCAN_STEP
+    shown, unreadable, examined = list[TaskStatus](), list[str](), 0
+    while examined < SCAN_LIMIT:
+        keys, older = await _before(bus, subject, cursor, min(step, SCAN_LIMIT - examined))
+        if not keys:
+            return TaskList(shown, unreadable=unreadable)
+        examined += len(keys)
+        last = await _show(bus, keys, state, limit, shown, unreadable)
+        if len(shown) == limit:
+            return TaskList(shown, last.seq if older or last is not keys[-1] else None, unreadable=unreadable)
+        if not older:
+            return TaskList(shown, unreadable=unreadable)
+        cursor = last.seq
+    return TaskList(shown, cursor, partial=True, unreadable=unreadable)
+
+
+async def _before(bus: Bus, subject: str, before: int | None, count: int) -> tuple[list[_Key], bool]:
+    """The newest `count` entries below a sequence, newest first, and whether there are older ones."""
+    stream = subjects.STATE_STREAM
+    while True:
+        start = await position_before_newest(bus, stream, subject, count, before=before)
+        keys = (await _between(bus, subject, start, before))[:count]
+        if keys:
+            behind = await count_after(bus, stream, subject, keys[-1].seq - 1)
+            return keys, await count_after(bus, stream, subject, 0) > behind
+        if start == 0:
+            return [], False
+        # What was there has moved to the end meanwhile, or is no task but the record of an MCP task.
+        before, count = start + 1, 2 * count
+
+
+async def _between(bus: Bus, subject: str, after: int, before: int | None) -> list[_Key]:
+    """The entries between two sequences, newest first."""
+    found: dict[str, _Key] = {}
+    async with (
+        Feed(bus, subjects.STATE_STREAM, subject, after=after, headers_only=True) as feed,
+        aclosing(feed.backlog()) as backlog,
+    ):
+        async for message in backlog:
+            if before is not None and message.stream_seq >= before:
+                break
+            if subjects.parse_mcp_task(message.subject) is not None:
+                continue
+            found.pop(message.subject, None)  # it has changed meanwhile, and belongs to the end now
+            state = message.headers.get(STATE_HEADER)
+            found[message.subject] = _Key(message.stream_seq, message.subject, state)
+    return list(reversed(found.values()))
+
+
+async def _show(
+    bus: Bus, keys: Sequence[_Key], state: State | None, limit: int, shown: list[TaskStatus], unreadable: list[str]
+) -> _Key:
+    """Add tasks in a state to `shown` until it holds `limit`; returns the entry that was looked at last."""
+    wanted = [key for key in keys if _may_be(key, state)]
+    for first in range(0, len(wanted), _READ_STEP):
+        batch = wanted[first : first + _READ_STEP]
+        for key, found in zip(batch, await _read(bus, batch), strict=True):
+            if isinstance(found, str):
+                unreadable.append(found)
+            elif found is not None and state in (None, found.state):
+                shown.append(found)
+            if len(shown) == limit:
+                return key
+    return keys[-1]
+
+
+def _may_be(key: _Key, state: State | None) -> bool:
+    """Whether an entry may be in a state: queued with a wish to cancel, which only its value says, is cancelled."""
+    return state is None or key.state in (None, state) or (state == "cancelled" and key.state == "queued")
+
+
+async def _read(bus: Bus, keys: Sequence[_Key]) -> list[TaskStatus | str | None]:
+    """What entries hold now, side by side: a task, why it cannot be read, or nothing if it was removed."""
+
+    async def one(key: _Key) -> TaskStatus | str | None:
+        message = await bus.last_message(subjects.STATE_STREAM, key.subject)
+        try:
+            record = read_entry(message) if message is not None else None
+        except CorruptEntryError as error:
+            return str(error)
+        return TaskStatus(record) if isinstance(record, Record) else None
+
+    async with asyncio.TaskGroup() as group:
+        reads = [group.create_task(one(key)) for key in keys]
+    return [read.result() for read in reads]

@@ -1,0 +1,128 @@
+"""Waiting for tasks: the ledger is followed, over broken connections and restarts, until enough of them are settled."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Final, Literal, TypeAlias
+
+from agentbus.bus.jetstream import Bus
+from agentbus.bus.ordered_consumer import Feed
+from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
+from agentbus.protocol import subjects
+from agentbus.tasks.expiry import settle_expired
+from agentbus.tasks.find import Found, find_all, find_behind
+from agentbus.tasks.status import TaskStatus, Waited
+
+Until: TypeAlias = Literal["all", "any"]
+OnChange: TypeAlias = Callable[[TaskStatus], None]
+
+_LAST_LOOK_S: Final = 3.0
+"""How long the last look at the tasks may take when the time is over."""
+_STARTING_S: Final = 30.0
+"""How long after a reconnect a stream that is missing counts as one that is still being loaded."""
+_PAUSE_S: Final = 0.2
+_EXPIRY_LOOK_S: Final = 600.0
+"""How often a wait looks for tasks whose time is over: of that no change of the ledger tells."""
+_LAG_LOOK_S: Final = 5.0
+"""The same in a cluster: the first look may have gone to a replica that did not know of a change yet, of which the
+feed, which was opened after it, does not tell."""
+
+
+async def wait_for(
+    bus: Bus, found: Found, *, until: Until = "all", timeout_s: float | None = None, on_change: OnChange | None = None
+) -> Waited:
+    """Wait until all, or any, of the tasks in `found` are settled, or the time is over.
+
+    Returns at once when nothing is left to wait for. A connection that breaks, or a server that is stopped, does not
+    end the wait; if the bus is still away when the time is over, the answer has the states that were seen last.
+    Giving up does nothing to the tasks.
+
+    Raises:
+        BusError: the connection has ended for good, or the ledger may not be read.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            while not _enough(found, until):
+                try:
+                    await _settle_expired(bus, found)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_LAG_LOOK_S if bus.clustered else _EXPIRY_LOOK_S):
+                            await _follow(bus, found, until, on_change)
+                except (BusUnavailableError, SetupMissingError, ApiError) as error:
+                    if not isinstance(error, BusUnavailableError) and bus.seconds_since_reconnect > _STARTING_S:
+                        raise
+                    await asyncio.sleep(_PAUSE_S)
+                    await bus.wait_connected()
+    current = await _look_again(bus, found)
+    statuses = {record.task_id: TaskStatus(record) for record in found.values()}
+    return Waited(
+        settled={task_id: status for task_id, status in statuses.items() if status.settled},
+        pending={task_id: status for task_id, status in statuses.items() if not status.settled},
+        current=current,
+    )
+
+
+async def look_up(
+    bus: Bus, task_ids: Iterable[str], timeout_s: float | None = None, *, agent: str | None = None
+) -> Found:
+    """The entries of tasks by their ids; a connection that breaks meanwhile gets `timeout_s` to come back.
+
+    Raises:
+        TaskNotFoundError, InvalidIdError: for an id that nobody has published.
+        BusUnavailableError: the bus was away for too long.
+    """
+    wanted = [(subjects.task_id(task_id), agent) for task_id in task_ids]
+    clock = asyncio.get_running_loop().time
+    deadline = None if timeout_s is None else clock() + timeout_s
+    while True:
+        try:
+            return await find_all(bus, wanted)
+        except BusUnavailableError:
+            if deadline is not None and clock() >= deadline:
+                raise
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await bus.wait_connected()
+
+
+async def _follow(bus: Bus, found: Found, until: Until, on_change: OnChange | None) -> None:
+    """Follow the ledger, and keep `found` up with it, until enough of the tasks are settled."""
+    agents = {agent for agent, _ in found}
+    watched = subjects.states(agents.pop()) if len(agents) == 1 else subjects.STATE_SUBJECTS
+    async with Feed(bus, subjects.STATE_STREAM, watched, after="new", headers_only=True) as feed:
+        # Read again now that changes are being watched: nothing falls between the two.
+        found.update(await find_all(bus, _unsettled(found)))
+        while not _enough(found, until):
+            change = await feed.next()
+            key = subjects.parse_state(change.subject)
+            if key is None or key not in found:
+                continue
+            found[key] = await find_behind(bus, found[key], change.stream_seq)
+            if on_change is not None:
+                on_change(TaskStatus(found[key]))
+
+
+async def _look_again(bus: Bus, found: Found) -> bool:
+    """Bring `found` up to date; False if the bus does not answer, and `found` stays as it was."""
+    try:
+        async with asyncio.timeout(_LAST_LOOK_S):
+            found.update(await find_all(bus, _unsettled(found)))
+            await _settle_expired(bus, found)
+    except (TimeoutError, BusUnavailableError):
+        return False
+    return True
+
+
+async def _settle_expired(bus: Bus, found: Found) -> None:
+    unsettled = [record for record in found.values() if not TaskStatus(record).settled]
+    for record in await settle_expired(bus, unsettled):
+        found[record.agent, record.task_id] = record
+
+
+def _unsettled(found: Found) -> list[tuple[str, str | None]]:
+    return [(record.task_id, record.agent) for record in found.values() if not TaskStatus(record).settled]
+
+
+def _enough(found: Found, until: Until) -> bool:
+    done: Iterable[bool] = [TaskStatus(record).settled for record in found.values()]
+    return all(done) if until == "all" else any(done) or not done

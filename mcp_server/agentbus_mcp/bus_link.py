@@ -1,0 +1,117 @@
+"""The connection to the bus: dialled in the background, kept for as long as the process lives, in nobody's way."""
+
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Final, Self
+
+import anyio
+
+from agentbus.bus.jetstream import Bus
+from agentbus.config.loading import ConnectionSettings
+from agentbus.coordinator import Coordinator
+from agentbus.errors import AgentBusError, BusUnavailableError
+
+log = logging.getLogger("agentbus.mcp")
+
+PATIENCE_S: Final = 2.5
+"""How long a call waits for a connection: longer than the pause between two dials, so that a bus that has come up
+is found by the next call."""
+_CLOSE_S: Final = 2.0
+
+
+class Link:
+    """The way to the bus. A bus that is down, or gone for a while, never keeps anything from starting or answering."""
+
+    def __init__(
+        self, settings: ConnectionSettings, agent: str, *, on_reconnect: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_reconnect` is called whenever there is a connection again."""
+        self._settings = settings
+        self._agent = agent
+        self._bus: Bus | None = None
+        self._up = anyio.Event()
+        self._wanted = anyio.Event()
+        self._state = f"still dialling {settings.servers}"
+        self._refusal: AgentBusError | None = None
+        self._on_reconnect = on_reconnect
+        self._ever_up = False
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[Self]:
+        """Keep a connection for the length of the block; entering it waits for nothing."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._keep)
+            yield self
+            group.cancel_scope.cancel()
+
+    @property
+    def agent(self) -> str:
+        """Whose tasks and inbox these are: the id of the coordinator."""
+        return self._agent
+
+    @property
+    def up(self) -> Coordinator | None:
+        """The coordinator, if there is a connection at this moment."""
+        return Coordinator(self._bus, self._agent) if self._bus is not None and self._up.is_set() else None
+
+    async def connected(self) -> Coordinator:
+        """The coordinator, once there is a connection; waits for as long as it takes, and asks for nothing.
+
+        A connection that ended for good is dialled again when a call wants it, not for those who wait here.
+        """
+        while (coordinator := self.up) is None:
+            await self._up.wait()
+        return coordinator
+
+    async def coordinator(self) -> Coordinator:
+        """The coordinator, on a connection that is up; waits a moment for one.
+
+        Raises:
+            BusUnavailableError: there is none; says why, and what to do.
+            AuthenticationError, ConfigError: there will be none until somebody acts.
+        """
+        self._wanted.set()
+        with anyio.move_on_after(PATIENCE_S):
+            await self._up.wait()
+            assert self._bus is not None, "a link is up with a bus"
+            return Coordinator(self._bus, self._agent)
+        raise self._refusal or BusUnavailableError(
+            f"no connection to the bus: {self._state}. For a bus elsewhere check --nats-url, AGENTBUS_NATS_URL or "
+            "coordinator.toml. This MCP server keeps trying: call again once the bus is up"
+        )
+
+    async def close(self) -> None:
+        """Send what is buffered and close, within two seconds, whoever cancels."""
+        if self._bus is not None:
+            with anyio.move_on_after(_CLOSE_S, shield=True):
+                await self._bus.close()
+
+    async def _keep(self) -> None:
+        """Dial until a server answers, and again whenever the connection has ended for good and is asked for."""
+        while True:
+            self._wanted, self._refusal = anyio.Event(), None
+            self._bus = Bus(self._settings, self._note)
+            try:
+                await self._bus.open(patient=True)
+                self._refusal = await self._bus.wait_ended()
+            except AgentBusError as error:
+                self._refusal = error
+            finally:
+                await self.close()
+            if self._refusal is None:
+                return  # closed here, for good
+            self._note(str(self._refusal))
+            await self._wanted.wait()
+
+    def _note(self, state: str) -> None:
+        log.info("%s", state)
+        self._state = state
+        if self._bus is not None and self._bus.connected:
+            self._refusal = None
+            if self._ever_up and not self._up.is_set():
+                self._on_reconnect()
+            self._ever_up = True
+            self._up.set()
+        elif self._up.is_set():
+            self._up = anyio.Event()

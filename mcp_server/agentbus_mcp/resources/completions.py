@@ -1,0 +1,86 @@
+"""Completions: names of agents and ids of tasks, for the arguments of resource templates and prompts."""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import anyio
+from mcp.server.mcpserver import MCPServer
+from mcp_types import Completion, CompletionArgument, CompletionContext, PromptReference, ResourceTemplateReference
+
+from agentbus.bus.ordered_consumer import position_before_newest
+from agentbus.coordinator import Coordinator
+from agentbus.errors import AgentBusError
+from agentbus.protocol import subjects
+from agentbus_mcp.bus_link import Link
+from agentbus_mcp.notifications.bus_events import open_feed
+
+MAX_VALUES: Final = 100
+"""The protocol's limit."""
+_RECENT: Final = 500
+"""How many of the ledger's newest entries are looked through for ids."""
+_WITHIN_S: Final = 2.0
+
+_AGENTS: Final = frozenset({"agent", "agents", "to"})
+_TASKS: Final = frozenset({"task_id", "task_ids", "task"})
+_SEVERAL: Final = frozenset({"to", "task_ids"})
+"""Arguments of prompts that take several names."""
+_STREAMS: Final = (subjects.TASKS_STREAM, subjects.RESULTS_STREAM)
+
+
+def add_completions(server: MCPServer[Any], link: Link) -> None:
+    """Have a server complete arguments by their names; without a bus nothing is offered."""
+
+    @server.completion()
+    async def complete(  # pyright: ignore[reportUnusedFunction]
+        ref: PromptReference | ResourceTemplateReference,  # noqa: ARG001
+        argument: CompletionArgument,
+        context: CompletionContext | None,  # noqa: ARG001
+    ) -> Completion:
+        if argument.name == "stream":
+            return _matching(_STREAMS, argument.value)
+        coordinator, names = link.up, list[str]()
+        if coordinator is not None:
+            with anyio.move_on_after(_WITHIN_S):
+                names = await _names(coordinator, argument.name)
+        before, part = _last(argument) if argument.name in _SEVERAL else ("", argument.value)
+        return _matching(names, part, before)
+
+
+async def _names(coordinator: Coordinator, argument: str) -> list[str]:
+    try:
+        if argument in _AGENTS:
+            return sorted({coordinator.agent, *(str(agent["agent"]) for agent in await coordinator.overview())})
+        if argument in _TASKS:
+            return await _recent_tasks(coordinator)
+    except AgentBusError:
+        pass  # nothing to offer is no failure
+    return []
+
+
+async def _recent_tasks(coordinator: Coordinator) -> list[str]:
+    """The ids of tasks, those that changed last first; only the names of the entries are read."""
+    stream, subject = subjects.STATE_STREAM, subjects.STATE_SUBJECTS
+    start = await position_before_newest(coordinator.bus, stream, subject, _RECENT)
+    found: dict[str, None] = {}
+    async with open_feed(coordinator.bus, stream, subject, after=start, headers_only=True) as feed:
+        async for message in feed.backlog():
+            key = subjects.parse_state(message.subject)
+            if key is not None:
+                found.pop(key[1], None)
+                found[key[1]] = None
+    return list(reversed(found))
+
+
+def _last(argument: CompletionArgument) -> tuple[str, str]:
+    """Of several names with commas between, those that are complete and the one that is being typed."""
+    before, comma, part = argument.value.rpartition(",")
+    return (f"{before}, " if comma else "", part.strip())
+
+
+def _matching(names: Iterable[str], typed: str, before: str = "") -> Completion:
+    """The names that begin with what was typed, then those that hold it; each behind those that are named already."""
+    part, named = typed.lower(), {name.strip() for name in before.split(",")}
+    holding = [name for name in names if part in name.lower() and name not in named]
+    values = sorted(holding, key=lambda name: not name.lower().startswith(part))
+    shown = [before + name for name in values[:MAX_VALUES]]
+    return Completion(values=shown, total=len(values), has_more=len(values) > MAX_VALUES)

@@ -1,0 +1,117 @@
+"""What is to be said of the two streams of the bus: state, consumers, and the newest messages."""
+
+import base64
+from collections.abc import Awaitable, Callable
+from itertools import islice
+from typing import Final, TypeAlias
+
+from agentbus.bus.jetstream import StoredMessage, parse_time
+from agentbus.coordinator import Coordinator
+from agentbus.errors import ApiError, MessageError, PermissionDeniedError
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import Json, decode_result
+from agentbus.tasks.inbox import InboxMessage
+from agentbus_mcp.operations import reading
+from agentbus_mcp.replies import views
+
+NEWEST: Final = 10
+CONTENT_BYTES: Final = 2_048
+_MAX_CONSUMERS: Final = 50
+_MAX_GAPS: Final = 100_000
+"""How many gaps of a stream are worth listing to find its newest messages."""
+
+_Part: TypeAlias = Callable[[Coordinator, str], Awaitable[Json]]
+
+
+async def describe(coordinator: Coordinator, stream: str) -> dict[str, Json]:
+    """What this user may see of a stream; what it may not is named."""
+    account: dict[str, Json] = {"stream": stream}
+    refused: list[str] = []
+    parts: dict[str, _Part] = {"state": _state, "consumers": _consumers, "newest": _newest}
+    for name, read in parts.items():
+        try:
+            account[name] = await read(coordinator, stream)
+        except PermissionDeniedError:
+            refused.append(name)
+    if refused:
+        account["not_permitted"] = refused
+    return account
+
+
+async def _state(coordinator: Coordinator, stream: str) -> Json:
+    state = (await coordinator.bus.api(f"STREAM.INFO.{stream}"))["state"]
+    names = {
+        "messages": "messages",
+        "bytes": "bytes",
+        "first_seq": "first_seq",
+        "last_seq": "last_seq",
+        "first_ts": "first_time",
+        "last_ts": "last_time",
+    }
+    return {shown: state[name] for name, shown in names.items()}
+
+
+async def _consumers(coordinator: Coordinator, stream: str) -> Json:
+    """The durable consumers; the others belong to readers, and go by themselves."""
+    answer = await coordinator.bus.api(f"CONSUMER.LIST.{stream}")
+    listed: list[dict[str, Json]] = answer.get("consumers") or []
+    return [
+        {
+            "name": consumer["name"],
+            "filter_subject": consumer["config"].get("filter_subject"),
+            "waiting_messages": consumer["num_pending"],
+            "unacknowledged": consumer["num_ack_pending"],
+            "open_pulls": consumer["num_waiting"],
+        }
+        for consumer in listed
+        if consumer["config"].get("durable_name")
+    ][:_MAX_CONSUMERS]
+
+
+async def _newest(coordinator: Coordinator, stream: str) -> Json:
+    """The newest messages, oldest first. Of the results, one's own inbox where the whole stream is not permitted."""
+    if stream == subjects.TASKS_STREAM:
+        return [
+            views.of_task(message, CONTENT_BYTES).model_dump(exclude_none=True)
+            for message in await _stored(coordinator, stream)
+        ]
+    try:
+        messages = [_inbox_message(message) for message in await _stored(coordinator, stream)]
+    except PermissionDeniedError:
+        messages = await coordinator.results(NEWEST)
+    results = await reading.verified(coordinator.bus, messages, CONTENT_BYTES)
+    return [result.model_dump(exclude_none=True) for result in results]
+
+
+async def _stored(coordinator: Coordinator, stream: str) -> list[StoredMessage]:
+    """The newest messages of a stream. A work queue is full of gaps; where there are too many, those near its end."""
+    bus = coordinator.bus
+    state = (await bus.api(f"STREAM.INFO.{stream}"))["state"]
+    gaps = set[int]()
+    if 0 < state.get("num_deleted", 0) <= _MAX_GAPS:
+        detailed = await bus.api(f"STREAM.INFO.{stream}", {"deleted_details": True})
+        gaps.update(detailed["state"].get("deleted") or ())
+    sequences = (seq for seq in range(state["last_seq"], max(state["first_seq"], 1) - 1, -1) if seq not in gaps)
+    found = [await _stored_at(coordinator, stream, seq) for seq in islice(sequences, NEWEST)]
+    return [message for message in reversed(found) if message is not None]
+
+
+async def _stored_at(coordinator: Coordinator, stream: str, seq: int) -> StoredMessage | None:
+    """The message at a sequence; None if it is gone, as a task is that was settled meanwhile."""
+    try:
+        message = (await coordinator.bus.api(f"STREAM.MSG.GET.{stream}", {"seq": seq}))["message"]
+    except ApiError as error:
+        if error.code == 404:
+            return None
+        raise
+    data = base64.b64decode(message.get("data", ""))
+    return StoredMessage(message["subject"], message["seq"], parse_time(message["time"]), {}, data)
+
+
+def _inbox_message(message: StoredMessage) -> InboxMessage:
+    result, fault = None, None
+    try:
+        result = decode_result(message.data)
+    except MessageError as error:
+        fault = str(error)
+    return InboxMessage(message.seq, message.time, message.data, result, fault)

@@ -1,0 +1,130 @@
+"""The records of MCP tasks: one key each, beside the ledger's entries, and every change to it a compare-and-set.
+
+A record lies on the bus and nowhere else, so it outlives the server that made it, and any server of the same
+coordinator answers for it.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Literal
+
+import anyio
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from agentbus.coordinator import Coordinator
+from agentbus.errors import CorruptEntryError, MessageError, WrongRevisionError
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import decode, encode, random_token
+
+_LAG_PAUSE_S: Final = 0.1
+_TOKEN_CHARS: Final = 28
+"""137 random bits: whoever knows the id of an MCP task may read and cancel it."""
+
+
+_MAX_TTL_MS: Final = 366 * 86_400_000
+
+
+class End(BaseModel):
+    """What an MCP task has come to; it never changes. `body` is the result, or the error."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+    status: Literal["completed", "failed", "cancelled"]
+    body: dict[str, Any] | None = None
+
+
+class TaskRecord(BaseModel):
+    """What is kept of an MCP task: which tool's it is, what that tool needs to go on, and its end once it has one."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+    tool: str
+    state: dict[str, Any]
+    created_at: AwareDatetime
+    changed_at: AwareDatetime
+    ttl_ms: Annotated[int, Field(ge=0, le=_MAX_TTL_MS)]
+    end: End | None = None
+
+    @property
+    def expired(self) -> bool:
+        """Whether it has been kept for as long as was promised."""
+        return datetime.now(UTC) - self.created_at >= timedelta(milliseconds=self.ttl_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A record as it was read."""
+
+    task_id: str
+    record: TaskRecord
+    revision: int
+
+
+def new_task_id(tool: str) -> str:
+    """An id that says what the task is, sorts by day and cannot be guessed: `watch_results-20260518-…`."""
+    return f"{tool[:64]}-{datetime.now(UTC):%Y%m%d}-{random_token(_TOKEN_CHARS)}"
+
+
+async def create(coordinator: Coordinator, tool: str, state: dict[str, Any], *, ttl_ms: int) -> Kept:
+    """Keep a new record; when this returns, JetStream has it."""
+    now = datetime.now(UTC)
+    record = TaskRecord(tool=tool, state=state, created_at=now, changed_at=now, ttl_ms=ttl_ms)
+    task_id = new_task_id(record.tool)
+    subject = subjects.mcp_task(coordinator.agent, task_id)
+    try:
+        stored = await coordinator.bus.store(subject, _encoded(record), expected_revision=0)
+    except WrongRevisionError:
+        kept = await read(coordinator, task_id)  # an answer was lost: nobody else knows this id
+        if kept is None:
+            raise
+        return kept
+    return Kept(task_id, record, stored.seq)
+
+
+async def read(coordinator: Coordinator, task_id: str) -> Kept | None:
+    """The record of an MCP task; None where there is none, or `task_id` is none that this server gives.
+
+    Raises:
+        CorruptEntryError: the key holds something else.
+        BusError: it cannot be read.
+    """
+    subject = subjects.mcp_task(coordinator.agent, task_id)
+    if subjects.parse_mcp_task(subject) is None:
+        return None
+    bus, deadline = coordinator.bus, anyio.current_time() + coordinator.bus.lag_s
+    while (message := await bus.last_message(subjects.STATE_STREAM, subject)) is None:
+        if anyio.current_time() >= deadline:  # by now every replica knows of what was stored
+            return None
+        await anyio.sleep(_LAG_PAUSE_S)
+    return Kept(task_id, record_in(message.data, task_id), message.seq)
+
+
+def record_in(data: bytes, task_id: str) -> TaskRecord:
+    """The record in a value.
+
+    Raises:
+        CorruptEntryError: it is none.
+    """
+    try:
+        return TaskRecord.model_validate(decode(data))
+    except (MessageError, ValidationError):
+        raise CorruptEntryError(f"the record of the MCP task {task_id} cannot be read") from None
+
+
+async def change(coordinator: Coordinator, kept: Kept, **fields: Any) -> Kept | None:
+    """Change a record; None if somebody else was first: read it again.
+
+    Raises:
+        BusError: it cannot be written.
+    """
+    record = kept.record.model_copy(update={**fields, "changed_at": datetime.now(UTC)})
+    subject = subjects.mcp_task(coordinator.agent, kept.task_id)
+    try:
+        stored = await coordinator.bus.store(subject, _encoded(record), expected_revision=kept.revision)
+    except WrongRevisionError:
+        return None
+    return Kept(kept.task_id, record, stored.seq)
+
+
+def _encoded(record: TaskRecord) -> bytes:
+    return encode(record.model_dump(mode="json", exclude_none=True))

@@ -1,0 +1,110 @@
+"""The parameters that tools have in common: their bounds, and what models write in their place."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
+
+from agentbus.errors import MessageError
+from agentbus.protocol.messages import MAX_TASK_TYPE_CHARS, Json, decode
+from agentbus_mcp.replies.rendering import Format
+from agentbus_mcp.replies.views import ANSWER_BYTES
+
+MAX_TASKS: Final = 32
+MAX_WAIT_S: Final = 240
+"""Hosts give up on a call after four to five minutes."""
+_MAX_INTEGER: Final = (1 << 53) - 1
+"""The largest that every JSON reader keeps."""
+
+
+def _listed(value: Any) -> Any:
+    """One id instead of a list of one: models write that now and then."""
+    return [value] if isinstance(value, str) else value
+
+
+# Each kind spelled out, and an array with its items: some hosts refuse a schema that leaves either open.
+_ANY_JSON: Final[dict[str, Json]] = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "object"},
+        {"type": "array", "items": {}},
+        {"type": "number"},
+        {"type": "boolean"},
+    ]
+}
+if TYPE_CHECKING:
+    Content = Json
+else:
+    # Declared as a string because the SDK parses as JSON what comes as a string for any other type, and a text that
+    # happens to be JSON must arrive as it was written. The validator takes any value.
+    Content = Annotated[str, PlainValidator(lambda value: value), WithJsonSchema(_ANY_JSON)]
+
+
+def parsed(content: Json) -> Json:
+    """The value that is meant where a host passes an object or a list as a string of JSON."""
+    try:
+        value = decode(content.encode()) if isinstance(content, str) else content
+    except MessageError:
+        return content
+    return value if isinstance(value, dict | list) else content  # pyright: ignore[reportUnknownVariableType]
+
+
+_Name = Annotated[str, Field(max_length=70)]
+_TaskId = Annotated[str, Field(max_length=128)]
+Targets = Annotated[
+    list[_Name],
+    BeforeValidator(_listed),
+    Field(min_length=1, max_length=MAX_TASKS, description="Ids of agents, e.g. ['code', 'doc']."),
+]
+TaskType = Annotated[
+    str, Field(min_length=1, max_length=MAX_TASK_TYPE_CHARS, description="A short name of the kind, e.g. 'review_pr'.")
+]
+Inbox = Annotated[_Name | None, Field(description="Whose inbox gets the results; default: your own.")]
+AgentFilter = Annotated[_Name | None, Field(description="Only this agent.")]
+AgentOfTask = Annotated[_Name | None, Field(description="Its agent, if several have this id.")]
+AgentOrInbox = Annotated[
+    _Name | None,
+    Field(description="Whose inbox, if not your own; or whose tasks, if several agents have one of this id."),
+]
+NewTaskId = Annotated[
+    _TaskId | None,
+    Field(
+        description="An id of your own (letters, digits, _ - and single dots) makes the call repeatable; for several "
+        "agents it becomes <task_id>-<agent>."
+    ),
+]
+TaskId = Annotated[_TaskId, Field(description="The task.")]
+SomeTaskIds = Annotated[
+    list[_TaskId], BeforeValidator(_listed), Field(min_length=1, max_length=MAX_TASKS, description="The tasks.")
+]
+TaskIds = Annotated[
+    list[_TaskId],
+    BeforeValidator(_listed),
+    Field(max_length=MAX_TASKS, default_factory=list, description="The tasks. Without any: the inbox."),
+]
+Cursor = Annotated[
+    int | None,
+    Field(ge=0, le=_MAX_INTEGER, description="Inbox: only messages behind this cursor of an earlier answer."),
+]
+ListCursor = Annotated[
+    int | None, Field(ge=1, le=_MAX_INTEGER, description="Of an earlier answer: go on with older tasks.")
+]
+Text = Annotated[str, Field(max_length=2_000)]
+ResponseFormat = Annotated[
+    Format,
+    Field(description="concise: 4 KB in all. detailed: more of each, with worker, attempt, exit code, times."),
+]
+MaxBytes = Annotated[
+    int | None,
+    Field(ge=100, le=ANSWER_BYTES, description="How much of each output; many results share 64 KiB."),
+]
+Offset = Annotated[
+    int,
+    Field(ge=0, le=_MAX_INTEGER, description="Of one task: read on from this byte (next_offset)."),
+]
+PayloadFormat = Annotated[
+    Literal["text", "json"], Field(description="text: content is a string. json: content is any JSON value.")
+]
+Timeout = Annotated[float, Field(ge=0, le=MAX_WAIT_S, description="Seconds to wait at the most; 0 only looks.")]
+WatchUntil = Annotated[
+    Literal["any", "all"], Field(description="Return when all tasks have a result, or as soon as any has.")
+]

@@ -1,0 +1,36 @@
+"""One server process on standard input and output: how it starts, and how it ends."""
+
+import logging
+
+import anyio
+
+from agentbus.config.loading import ConnectionSettings
+from agentbus_mcp.bus_link import Link
+from agentbus_mcp.transports.lifecycle import end, load, termination
+
+log = logging.getLogger("agentbus.mcp")
+
+
+def serve(settings: ConnectionSettings, agent: str) -> None:
+    """Serve one client until it closes standard input, or SIGTERM or SIGINT comes; always in order."""
+    try:
+        anyio.run(_serve, settings, agent)
+    except* BrokenPipeError:
+        log.info("the client closed standard output")
+
+
+async def _serve(settings: ConnectionSettings, agent: str) -> None:
+    link = Link(settings, agent)
+    async with anyio.create_task_group() as group:
+        group.start_soon(_end_on_signal, link)
+        async with link.open():
+            server = await load(link)
+            await server.run_stdio_async()
+        end()
+
+
+async def _end_on_signal(link: Link) -> None:
+    with termination() as asked:
+        await asked.wait()
+        await link.close()
+        end()

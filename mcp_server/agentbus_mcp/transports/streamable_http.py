@@ -1,0 +1,155 @@
+"""One server process for many clients over HTTP: whom it serves, and how it ends."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from socket import socket
+from typing import Final, TypeAlias
+
+import anyio
+import uvicorn
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from agentbus.config.loading import ConnectionSettings
+from agentbus.protocol.messages import encode
+from agentbus_mcp import sdk
+from agentbus_mcp.bus_link import Link
+from agentbus_mcp.metrics import NO_METRICS, Metrics
+from agentbus_mcp.server import Server
+from agentbus_mcp.transports.bearer_token import BearerToken
+from agentbus_mcp.transports.http_settings import PATH, Endpoint
+from agentbus_mcp.transports.lifecycle import end, load, termination
+
+log = logging.getLogger("agentbus.mcp")
+
+Load: TypeAlias = Callable[[Link], Awaitable[Server]]
+HEALTH: Final = "/healthz"
+_MAX_CONNECTIONS: Final = 4_000
+"""How many connections are served at the same time; a request on one more is answered with 503."""
+_OTHER_FILES: Final = 64
+"""How many of the files that the process may open are left for what is no connection."""
+_MAX_BODY_BYTES: Final = 9 * 1024 * 1024
+"""A publication of the largest task that the bus takes."""
+_GRACE_S: Final = 1
+"""How long what is being served may take to end, once the process has been asked to."""
+_END_S: Final = 2.3
+"""When the process begins to end for good after that, whatever hangs; it is gone half a second later."""
+
+
+def serve(
+    settings: ConnectionSettings,
+    agent: str,
+    endpoint: Endpoint,
+    listener: socket,
+    *,
+    load: Load = load,
+    metrics: Metrics = NO_METRICS,
+) -> None:
+    """Serve clients on a socket that listens, until SIGTERM or SIGINT comes; prints the URL once it serves them."""
+    link = Link(settings, agent, on_reconnect=metrics.reconnected)
+    metrics.show("bus_connected", lambda: link.up is not None)
+    anyio.run(_serve, link, endpoint, listener, load, metrics)
+
+
+def application(server: Server, link: Link, endpoint: Endpoint) -> ASGIApp:
+    """What is served: MCP, behind the checks of an endpoint, and the health of this process for anybody.
+
+    The caller runs `server.session_manager` for as long as the application is used.
+    """
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok", "bus": "disconnected" if link.up is None else "connected"})
+
+    server.custom_route(HEALTH, methods=["GET"], include_in_schema=False)(health)
+    app: ASGIApp = server.streamable_http_app(
+        streamable_http_path=PATH,
+        max_request_body_size=_MAX_BODY_BYTES,
+        session_idle_timeout=endpoint.idle_s,
+        max_sessions=endpoint.max_sessions,
+        transport_security=TransportSecuritySettings(
+            allowed_hosts=endpoint.allowed_hosts, allowed_origins=endpoint.allowed_origins
+        ),
+    )
+    if endpoint.token is not None:
+        app = BearerToken(app, endpoint.token, public=frozenset({HEALTH}))
+    if endpoint.origins:
+        # Outermost: a browser asks before it sends the token.
+        app = CORSMiddleware(
+            app,
+            allow_origins=endpoint.origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["Mcp-Session-Id"],
+        )
+    return app
+
+
+class _Uvicorn(uvicorn.Server):
+    """The HTTP server: it says when it serves, and leaves the signals to us."""
+
+    def __init__(self, app: ASGIApp, url: str) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                limit_concurrency=_room(),
+                timeout_graceful_shutdown=_GRACE_S,
+            )
+        )
+        self._url = url
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        await super().startup(sockets)
+        sys.stdout.write(encode({"url": self._url}).decode() + "\n")
+        sys.stdout.flush()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    def stop(self) -> None:
+        """Begin to end. What is cut off then is no error."""
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        self.handle_exit(signal.SIGTERM, None)  # the streams of the 2025 era listen to this call
+
+
+def _room() -> int:
+    """How many connections this process can serve: one more than it may open would keep it from the bus, too."""
+    if sys.platform == "win32":
+        return _MAX_CONNECTIONS
+    import resource  # noqa: PLC0415  # not on Windows
+
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(_MAX_CONNECTIONS, files - _OTHER_FILES))
+
+
+async def _serve(link: Link, endpoint: Endpoint, listener: socket, load: Load, metrics: Metrics) -> None:
+    with termination() as asked:
+        async with link.open():
+            server = await load(link)
+            await server.measure(metrics)
+            http = _Uvicorn(application(server, link, endpoint), endpoint.url(listener))
+            metrics.show("sessions", lambda: sdk.open_sessions(server.session_manager))
+            async with server.session_manager.run(), anyio.create_task_group() as group:
+                group.start_soon(_stop, asked, server, http)
+                await http.serve(sockets=[listener])
+                group.cancel_scope.cancel()
+        end()
+
+
+async def _stop(asked: asyncio.Event, server: Server, http: _Uvicorn) -> None:
+    await asked.wait()
+    server.close_streams()
+    http.stop()
+    await anyio.sleep(_END_S)
+    end()

@@ -1,0 +1,159 @@
+"""`agentbus status` and `agentbus top`: the bus at a glance, and what is said where something cannot be seen."""
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentbus import Coordinator, connect
+from agentbus.admin.overview import Observer
+from agentbus.bus.setup import set_up
+from agentbus.provision.nats_server import NatsServer, run_server, start_server
+from support.harness import BOUND_S, eventually, run_cli, worker, worker_toml
+from support.jobs import outcome, pid_from, publish, settled
+
+
+async def shown(server: NatsServer, *more: str) -> dict[str, Any]:
+    done = await run_cli("status", "--nats-url", server.url, *more)
+    assert (done.code, done.err) == (0, "")
+    return json.loads(done.out)
+
+
+async def test_a_look_shows_agents_running_and_settled_tasks_and_how_full_the_streams_are(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    async with worker(worker_toml(tmp_path, server.url)):
+        first = await outcome(coordinator, "say:done")
+        failed = await outcome(coordinator, "exit:3")
+        running = await publish(coordinator, f"pid:{tmp_path}/me sleep:1000")
+        waiting = await publish(coordinator, "say:later")
+        await pid_from(tmp_path / "me")
+        found = await shown(server)
+        await coordinator.cancel(running)
+        await settled(coordinator, running)
+        await settled(coordinator, waiting)
+    [agent] = found["agents"]
+    assert (agent["agent"], agent["online"], len(agent["workers"])) == ("code", True, 1)
+    assert agent["workers"][0]["slots"] == 1
+    assert [task["id"] for task in found["running"]] == [running]
+    assert [(task["id"], task["state"]) for task in found["recent"]] == [
+        (failed.task_id, "failed"),
+        (first.task_id, "completed"),
+    ]
+    assert "result" not in found["recent"][0]
+    streams = {stream["name"]: stream for stream in found["streams"]}
+    assert streams["AGENT_TASKS"]["messages"] == 2
+    assert streams["AGENT_RESULTS"]["messages"] == 2
+    assert all(stream["bytes"] >= 0 for stream in streams.values())
+    assert found["missing"] == found["hidden"] == []
+    assert found["server_version"].split(".")[0] == "2"
+
+
+async def test_settled_tasks_are_found_behind_many_that_are_queued(server: NatsServer, coordinator: Coordinator):
+    [cancelled] = [await publish(coordinator, "x")]
+    await coordinator.cancel(cancelled)
+    for _ in range(50):
+        await publish(coordinator, "x")
+    looked = await Observer(coordinator, recent=10).look()
+    assert [status.task_id for status in looked.recent] == [cancelled]
+
+
+async def test_a_bus_that_was_not_set_up_is_shown_as_such(server: NatsServer):
+    found = await shown(server)
+    assert "AGENT_TASKS" in found["missing"]
+    assert found["agents"] == found["running"] == found["recent"] == []
+
+
+async def test_what_a_user_may_not_see_is_named_and_asked_for_once_only(tmp_path: Path):
+    config = tmp_path / "nats.conf"
+    config.write_text(
+        f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {json.dumps(str(tmp_path / 'nats'))} }}\n"
+        "authorization { users: [\n"
+        "  { user: admin, password: a }\n"
+        '  { user: main, password: b, permissions: { publish: [ "$JS.API.STREAM.INFO.AGENT_TASKS" ] } }\n'
+        "] }\n"
+    )
+    log = tmp_path / "nats.log"
+    async with run_server(store=tmp_path / "nats", config=config, log=log) as server:
+        where = server.url.removeprefix("nats://")
+        async with connect(f"nats://admin:a@{where}") as admin:
+            await set_up(admin.bus)
+        async with connect(f"nats://main:b@{where}") as coordinator:
+            observer = Observer(coordinator)
+            first = await observer.look()
+            refusals = log.read_text().count("Permissions Violation")
+            second = await observer.look()
+            assert log.read_text().count("Permissions Violation") == refusals
+    assert [usage.name for usage in first.streams] == ["AGENT_TASKS"]
+    assert first.hidden == second.hidden
+    assert {"agents", "tasks", "KV_AGENT_STATE"} <= set(first.hidden)
+
+
+async def test_top_in_a_pipe_is_a_line_a_look_and_outlasts_a_restart(tmp_path: Path):
+    server = await start_server(store=tmp_path / "nats")
+    port = int(server.url.rpartition(":")[2])
+    try:
+        async with connect(server.url) as coordinator:
+            await set_up(coordinator.bus)
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "agentbus", "top", "--nats-url", server.url, "--interval", "0.2",
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert child.stdout is not None
+        try:
+            async with asyncio.timeout(BOUND_S):
+                first = json.loads(await child.stdout.readline())
+                server.kill()
+                server = await start_server(store=tmp_path / "nats", port=port)
+                later = first
+                for _ in range(20):
+                    later = json.loads(await child.stdout.readline())
+                child.send_signal(signal.SIGINT)
+                _, err = await child.communicate()
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+        assert child.returncode == 130
+        assert b"Traceback" not in err
+        assert later["at"] > first["at"]
+        assert later["missing"] == []
+    finally:
+        await server.stop()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("command", ["status", "top"])
+async def test_on_a_terminal_it_is_a_page_without_control_characters_of_others(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, command: str
+):
+    config = worker_toml(tmp_path, server.url)
+    config.write_text(config.read_text().replace("[agent]", '[agent]\ndescription = "evil \\u001b[31m text"'))
+    outer, inner = pty.openpty()
+    try:
+        async with worker(config):
+            await outcome(coordinator, "say:done")
+            more = ["--count", "1"] if command == "top" else []
+            child = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "agentbus", command, "--nats-url", server.url, *more,
+                stdout=inner, stderr=inner, env={**os.environ, "COLUMNS": "200", "TERM": "xterm"},
+            )  # fmt: skip
+            seen = bytearray()
+            loop = asyncio.get_running_loop()
+            loop.add_reader(outer, lambda: seen.extend(os.read(outer, 65_536)))
+            assert await child.wait() == 0
+            await eventually(lambda: b"Streams" in seen and b"AGENT_REGISTRY" in seen, "the page is there")
+            loop.remove_reader(outer)
+    finally:
+        os.close(outer)
+        os.close(inner)
+    text = seen.decode()
+    for word in ("Agents", "Running", "Settled", "code", "completed", "AGENT_TASKS"):
+        assert word in text
+    assert "evil \N{REPLACEMENT CHARACTER}[31m text" in text

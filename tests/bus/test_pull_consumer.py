@@ -1,0 +1,134 @@
+"""The pull loop: asked for when wanted, handed back when not, and never asleep while a message waits."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from agentbus import Coordinator
+from agentbus.bus.pull_consumer import Puller
+from agentbus.bus.setup import ensure_consumer
+from agentbus.errors import SetupMissingError
+from agentbus.protocol import subjects
+from support.harness import eventually
+
+
+async def put(bus: Coordinator, number: int) -> None:
+    await bus.bus.store("agent.code.tasks", b"%d" % number, msg_id=str(number))
+
+
+async def test_a_message_right_behind_a_heartbeat_is_delivered_at_once(coordinator: Coordinator):
+    bus = coordinator.bus
+    await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
+    async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as puller:
+        arrived: Any = puller._arrived  # pyright: ignore[reportPrivateUsage]
+        waiting = asyncio.create_task(puller.next())
+        await eventually(lambda: puller._wanted, "it waits")  # pyright: ignore[reportPrivateUsage]
+        info = await bus.api("CONSUMER.INFO.AGENT_TASKS.agent-code")
+        assert info["num_ack_pending"] == 0
+
+        # A heartbeat that has arrived and was not looked at yet: what follows it is wanted all the same.
+        class Heartbeat:
+            subject = f"{puller._inbox}.1"  # pyright: ignore[reportPrivateUsage]
+            reply = ""
+            data = b""
+            headers = {"Status": "100", "Description": "Idle Heartbeat"}  # noqa: RUF012
+
+        arrived.put_nowait(Heartbeat())
+        await put(coordinator, 1)
+        async with asyncio.timeout(5):
+            delivery = await waiting
+        assert (delivery.data, delivery.num_delivered) == (b"1", 1)
+        await delivery.ack()
+
+
+async def test_nothing_is_delivered_ahead_of_demand(coordinator: Coordinator):
+    bus = coordinator.bus
+    await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
+    async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as puller:
+        await put(coordinator, 1)
+        await put(coordinator, 2)
+        first = await puller.next()
+        info = await bus.api("CONSUMER.INFO.AGENT_TASKS.agent-code")
+        assert (info["num_ack_pending"], info["num_pending"]) == (1, 1)
+        assert (await puller.next()).data == b"2"
+        await first.ack()
+
+
+async def test_what_arrives_when_nobody_waits_any_more_goes_to_another(coordinator: Coordinator):
+    bus = coordinator.bus
+    await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
+    async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as one:
+        waiting = asyncio.create_task(one.next())
+        await eventually(lambda: one._open, "it has asked")  # pyright: ignore[reportPrivateUsage]
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await put(coordinator, 1)
+        async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as two, asyncio.timeout(5):
+            assert (await two.next()).data == b"1"
+
+
+async def test_what_is_there_is_fetched_with_one_request_in_order_and_no_more_than_was_asked_for(
+    coordinator: Coordinator,
+):
+    bus = coordinator.bus
+    await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
+    for number in range(5):
+        await put(coordinator, number)
+    async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as puller, asyncio.timeout(5):
+        assert [delivery.data for delivery in await puller.fetch(3)] == [b"0", b"1", b"2"]
+        info = await bus.api("CONSUMER.INFO.AGENT_TASKS.agent-code")
+        assert (info["num_ack_pending"], info["num_pending"]) == (3, 2)
+        assert [delivery.data for delivery in await puller.fetch(3)] == [b"3", b"4"]
+        assert await puller.fetch(3) == []
+
+
+async def test_waiting_and_fetching_take_turns(coordinator: Coordinator):
+    bus = coordinator.bus
+    await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
+    async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as puller, asyncio.timeout(5):
+        assert await puller.fetch(2) == []
+        waiting = asyncio.create_task(puller.next())
+        await eventually(lambda: puller._open, "it has asked")  # pyright: ignore[reportPrivateUsage]
+        await put(coordinator, 1)
+        assert (await waiting).data == b"1"
+        await put(coordinator, 2)
+        assert [delivery.data for delivery in await puller.fetch(2)] == [b"2"]
+        await put(coordinator, 3)
+        assert (await puller.next()).data == b"3"
+
+
+async def test_a_fetch_from_a_consumer_that_is_gone_says_so_like_a_wait(coordinator: Coordinator):
+    bus = coordinator.bus
+    async with Puller(bus, subjects.TASKS_STREAM, "agent-none", missing_after_s=0.1) as puller, asyncio.timeout(10):
+
+        async def fetch_until_refused() -> None:
+            while await puller.fetch(2) == []:
+                pass
+
+        with pytest.raises(SetupMissingError, match="agent-none"):
+            await fetch_until_refused()
+
+
+async def test_what_a_fetch_that_is_cancelled_had_got_goes_to_another_at_once(coordinator: Coordinator):
+    bus = coordinator.bus
+    await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
+    await put(coordinator, 1)
+    async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as one:
+        real, second = one._answer, asyncio.Event()  # pyright: ignore[reportPrivateUsage]
+
+        async def answer(count: int, how: Any) -> Any:
+            if count == 1:
+                second.set()
+                await asyncio.Event().wait()  # the server does not say that there is nothing else
+            return await real(count, how)
+
+        one._answer = answer  # pyright: ignore[reportPrivateUsage]
+        fetching = asyncio.create_task(one.fetch(2))
+        async with asyncio.timeout(5):
+            await second.wait()
+        fetching.cancel()
+        await asyncio.wait({fetching})
+        async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as two, asyncio.timeout(5):
+            delivery = await two.next()
+            assert (delivery.data, delivery.num_delivered) == (b"1", 2)

@@ -1,0 +1,128 @@
+"""Set-up makes what is missing, reports what is there, and changes nothing unasked."""
+
+from pathlib import Path
+
+import pytest
+
+from agentbus import connect
+from agentbus.bus.setup import ensure_consumer, set_up, version_warning
+from agentbus.errors import ApiError
+from agentbus.protocol import subjects
+from agentbus.provision.nats_server import NatsServer, run_server
+from support.harness import run_cli
+
+
+async def outcomes(url: str, *agents: str, **options: object) -> dict[str, tuple[str, tuple[str, ...]]]:
+    async with connect(url) as bus:
+        findings = await set_up(bus.bus, agents, **options)  # pyright: ignore[reportArgumentType]
+    return {item.name: (item.outcome, item.differences) for item in findings}
+
+
+async def test_everything_is_made_once_and_found_afterwards(server: NatsServer):
+    first = await outcomes(server.url, "code", "doc")
+    assert {outcome for outcome, _ in first.values()} == {"made"}
+    assert all(differences == () for _, differences in first.values()), first
+    assert list(first) == [
+        "AGENT_TASKS",
+        "AGENT_RESULTS",
+        "AGENT_DEAD",
+        "KV_AGENT_STATE",
+        "KV_AGENT_REGISTRY",
+        "OBJ_AGENT_FILES_code",
+        "OBJ_AGENT_FILES_doc",
+        "agent-code",
+        "agent-doc",
+    ]
+    again = await outcomes(server.url, "code", "doc")
+    assert {outcome for outcome, _ in again.values()} == {"found"}
+
+
+async def test_a_stream_that_is_different_is_reported_and_left_alone(server: NatsServer):
+    async with connect(server.url) as bus:
+        old = {"name": "AGENT_TASKS", "subjects": ["agent.*.tasks"], "max_age": 3600 * 10**9, "description": "mine"}
+        await bus.bus.api("STREAM.CREATE.AGENT_TASKS", old)
+        before = (await bus.bus.api("STREAM.INFO.AGENT_TASKS"))["config"]
+        found = await outcomes(server.url)
+        after = (await bus.bus.api("STREAM.INFO.AGENT_TASKS"))["config"]
+    outcome, differences = found["AGENT_TASKS"]
+    assert outcome == "different"
+    assert "max_age is 3600 s, wanted 604800 s" in differences
+    assert "retention is limits, wanted workqueue" in differences
+    assert before == after
+
+
+async def test_update_applies_what_can_be_applied_and_keeps_what_it_does_not_know(server: NatsServer):
+    async with connect(server.url) as bus:
+        old = {
+            "name": "AGENT_RESULTS",
+            "subjects": ["agent.*.results"],
+            "max_age": 10**9 * 86400 * 30,
+            "duplicate_window": 60 * 10**9,
+            "description": "mine",
+            "metadata": {"owner": "me"},
+        }
+        await bus.bus.api("STREAM.CREATE.AGENT_RESULTS", old)
+        found = await outcomes(server.url, update=True)
+        config = (await bus.bus.api("STREAM.INFO.AGENT_RESULTS"))["config"]
+    assert found["AGENT_RESULTS"][0] == "updated"
+    assert config["discard"] == "new"
+    assert config["description"] == "mine"
+    assert config["metadata"]["owner"] == "me"
+    assert (await outcomes(server.url))["AGENT_RESULTS"][0] == "found"
+
+
+async def test_a_consumer_that_is_different_is_reported_and_updated_on_request(server: NatsServer):
+    await outcomes(server.url, "code")
+    async with connect(server.url) as bus:
+        info = await bus.bus.api("CONSUMER.INFO.AGENT_TASKS.agent-code")
+        body = {"stream_name": "AGENT_TASKS", "config": {**info["config"], "ack_wait": 5 * 10**9}}
+        await bus.bus.api("CONSUMER.CREATE.AGENT_TASKS.agent-code.agent.code.tasks", body)
+    assert (await outcomes(server.url, "code"))["agent-code"] == ("different", ("ack_wait is 5 s, wanted 30 s",))
+    assert (await outcomes(server.url, "code", update=True))["agent-code"][0] == "updated"
+    assert (await outcomes(server.url, "code"))["agent-code"][0] == "found"
+
+
+async def test_a_second_durable_on_the_same_tasks_is_refused_by_naming_the_first(server: NatsServer):
+    await outcomes(server.url, "code")
+    async with connect(server.url) as bus:
+        with pytest.raises(ApiError, match=r"agent-code has the tasks of agent\.code\.tasks already"):
+            await ensure_consumer(bus.bus, "code", stream=subjects.TASKS_STREAM, name="another")
+
+
+async def test_storage_is_shared_out_where_the_server_grants_a_bounded_amount(tmp_path: Path):
+    conf = tmp_path / "bounded.conf"
+    conf.write_text(
+        f'listen: "127.0.0.1:-1"\njetstream {{ store_dir: "{tmp_path / "s"}", max_file_store: 1GB }}\n'
+        "accounts { BUS { jetstream: { max_file: 500MB, max_memory: 10MB }, users: [ { user: a, password: b } ] } }\n"
+        "no_auth_user: a\n"
+    )
+    async with run_server(store=tmp_path / "s", config=conf) as server:
+        made = await outcomes(server.url, "code")
+        async with connect(server.url) as bus:
+            config = (await bus.bus.api("STREAM.INFO.AGENT_RESULTS"))["config"]
+    assert {outcome for outcome, _ in made.values()} == {"made"}
+    assert 0 < config["max_bytes"] < 500_000_000
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [("2.9.10", "older than 2.10"), ("2.10.26", "CVE-2025-30215"), ("2.10.27", None), ("2.15.1", None)],
+)
+def test_an_old_server_is_warned_of_with_the_reason(version: str, says: str | None):
+    warning = version_warning(version)
+    assert warning is None if says is None else says in str(warning)
+
+
+async def test_the_command_prints_json_lines_and_is_idempotent(server: NatsServer):
+    first = await run_cli("setup", "--nats-url", server.url, "--agent", "code", "--agent", "agent-doc")
+    again = await run_cli("setup", "--nats-url", server.url, "--agent", "code")
+    assert first.code == again.code == 0
+    assert first.out.count('"outcome":"made"') == len(first.out.splitlines()) == 9
+    assert again.out.count('"outcome":"found"') == len(again.out.splitlines()) == 7
+
+
+@pytest.mark.parametrize("size", ["", "2", "2GB", "-2GiB", "0GiB", "2.5GiB", "GiB", "9999999TiB"])
+async def test_a_limit_that_is_no_amount_of_storage_is_refused(size: str):
+    done = await run_cli("setup", "--agent", "code", "--files-limit", size)
+    assert done.code == 2
+    assert "write it as 512MiB or 10GiB" in done.err

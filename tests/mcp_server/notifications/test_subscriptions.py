@@ -1,0 +1,331 @@
+"""Subscriptions, with clients of both protocol eras: what is told, over restarts of the bus, and to whom not."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import Client, MCPError
+from mcp.client.subscriptions import Subscription
+from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
+from mcp_types import ResourceListChangedNotification, ResourceUpdatedNotification
+
+from agentbus import Coordinator, connect
+from agentbus.bus.setup import set_up
+from agentbus.config.loading import NatsSection, connection_settings
+from agentbus.provision.nats_server import NatsServer, run_server, start_server
+from agentbus.tasks.ledger import Ledger, Record, renewed
+from agentbus.tasks.presence import announce, withdraw
+from agentbus_mcp.bus_link import Link
+from agentbus_mcp.notifications.subscriptions import Subscriber, TaskUpdated
+from agentbus_mcp.server import create_server
+from support.harness import BOUND_S, eventually
+from support.mcp_harness import (
+    AGENTS,
+    INBOX,
+    NOWHERE,
+    RESULTS,
+    TASKS,
+    both_eras,
+    in_memory,
+    put,
+    result_message,
+    settle,
+    worker_of,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:resources/(un)?subscribe is removed")
+
+OTHER_INBOX = "agentbus://agents/ops/results"
+TASK = "agentbus://tasks/a"
+LISTED = "the list"
+
+
+@dataclass
+class Told:
+    """A client, and what it is told: URIs, and `LISTED`."""
+
+    client: Client
+    news: asyncio.Queue[str]
+    honored: list[str]
+    subscription: Subscription | None = None
+
+    async def next(self) -> str:
+        async with asyncio.timeout(BOUND_S):
+            return await self.news.get()
+
+    def rest(self) -> set[str]:
+        found: set[str] = set()
+        while not self.news.empty():
+            found.add(self.news.get_nowait())
+        return found
+
+    async def until(self, uri: str) -> None:
+        """Wait until the client is told of `uri`, whatever else it is told before."""
+        while await self.next() != uri:
+            pass
+
+
+@asynccontextmanager
+async def told(url: str, era: str, *uris: str, listed: bool = False) -> AsyncGenerator[Told]:
+    """A client that is subscribed."""
+    news: asyncio.Queue[str] = asyncio.Queue()
+
+    async def handle(message: Any) -> None:
+        if isinstance(message, ResourceUpdatedNotification):
+            news.put_nowait(message.params.uri)
+        elif isinstance(message, ResourceListChangedNotification):
+            news.put_nowait(LISTED)
+
+    async def collect(subscription: Subscription) -> None:
+        async for event in subscription:
+            news.put_nowait(event.uri if isinstance(event, ResourceUpdated) else LISTED)
+
+    link = Link(connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main")
+    handler = handle if era == "legacy" else None
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(link.open())
+        client = await stack.enter_async_context(Client(create_server(link), mode=era, message_handler=handler))
+        if era == "legacy":
+            if listed:
+                await client.list_resources()
+            for uri in uris:
+                await subscribe(client, uri)
+            yield Told(client, news, list(uris))
+            return
+        listening = client.listen(resource_subscriptions=uris, resources_list_changed=listed)
+        subscription = await stack.enter_async_context(listening)
+        reading = asyncio.create_task(collect(subscription))
+        try:
+            yield Told(client, news, list(subscription.honored.resource_subscriptions or ()), subscription)
+        finally:
+            reading.cancel()
+            with suppress(asyncio.CancelledError):
+                await reading
+
+
+async def subscribe(client: Client, uri: str) -> None:
+    await client.subscribe_resource(uri)  # pyright: ignore[reportDeprecated]
+
+
+async def unsubscribe(client: Client, uri: str) -> None:
+    await client.unsubscribe_resource(uri)  # pyright: ignore[reportDeprecated]
+
+
+# -- what is told -----------------------------------------------------------------------------------------------
+
+
+@both_eras
+async def test_a_message_in_an_inbox_is_told(era: str, server: NatsServer, coordinator: Coordinator) -> None:
+    async with told(server.url, era, INBOX, OTHER_INBOX, RESULTS) as news:
+        await put(coordinator, result_message("a", "hello"))
+        assert {await news.next(), await news.next()} == {INBOX, RESULTS}
+        await put(coordinator, result_message("b", "hello"), inbox="ops")
+        assert {await news.next(), await news.next()} == {OTHER_INBOX, RESULTS}
+        assert news.rest() == set()
+
+
+@both_eras
+async def test_every_change_of_a_task_is_told_but_not_the_renewals_of_its_lease(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
+    async with told(server.url, era, TASK) as news:
+        await coordinator.publish("code", "work", task_type="test", task_id="another")
+        await coordinator.publish("code", "work", task_type="test", task_id="a")
+        assert await news.next() == TASK
+        await claim(coordinator, "a")
+        assert await news.next() == TASK
+        for _ in range(3):
+            await renew(coordinator, "a")
+        await settle(coordinator, "a")
+        assert await news.next() == TASK
+        assert news.rest() == set()
+
+
+async def claim(coordinator: Coordinator, task_id: str) -> None:
+    """Take a task as a worker does."""
+    record = await Ledger(coordinator.bus).read("code", task_id)
+    assert isinstance(record, Record)
+    claim = {"worker": "w", "nonce": "n", "lease_s": 30, "since": "2026-11-22T00:00:00Z"}
+    entry = record.entry.model_validate({**record.entry.model_dump(), "state": "working", "claim": claim})
+    await Ledger(coordinator.bus).write("code", task_id, entry, revision=record.revision)
+
+
+async def renew(coordinator: Coordinator, task_id: str) -> None:
+    record = await Ledger(coordinator.bus).read("code", task_id)
+    assert isinstance(record, Record)
+    await Ledger(coordinator.bus).write("code", task_id, renewed(record.entry), revision=record.revision)
+
+
+@both_eras
+async def test_the_backlog_changes_with_every_task_that_comes_or_goes(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
+    async with told(server.url, era, TASKS) as news:
+        await coordinator.publish("code", "work", task_type="test", task_id="a")
+        assert await news.next() == TASKS
+        await settle(coordinator, "a")
+        assert await news.next() == TASKS
+
+
+@both_eras
+async def test_agents_that_come_go_or_change_are_told(era: str, server: NatsServer, coordinator: Coordinator) -> None:
+    await announce(coordinator.bus, worker_of("doc"))
+    async with told(server.url, era, AGENTS, listed=True) as news:
+        await announce(coordinator.bus, worker_of("doc"))  # a heartbeat: nothing is new
+        await announce(coordinator.bus, worker_of("code"))
+        assert {await news.next(), await news.next()} == {AGENTS, LISTED}
+        await announce(coordinator.bus, worker_of("code", free=0))
+        assert await news.next() == AGENTS
+        await withdraw(coordinator.bus, worker_of("code"))
+        assert {await news.next(), await news.next()} == {AGENTS, LISTED}
+        assert news.rest() == set()
+
+
+@both_eras
+async def test_both_eras_say_that_resources_can_be_subscribed_to_and_their_list_changes(era: str) -> None:
+    async with in_memory(NOWHERE, era) as client:
+        capabilities = client.server_capabilities
+        assert capabilities
+        assert capabilities.resources
+        assert (capabilities.resources.subscribe, capabilities.resources.list_changed) == (True, True)
+        assert capabilities.completions is not None
+
+
+async def test_unsubscribing_ends_it(server: NatsServer, coordinator: Coordinator) -> None:
+    async with told(server.url, "legacy", INBOX, TASK) as news:
+        await unsubscribe(news.client, INBOX)
+        await unsubscribe(news.client, "agentbus://never/subscribed")
+        await put(coordinator, result_message("b", "hello"))
+        await coordinator.publish("code", "work", task_type="test", task_id="a")
+        assert await news.next() == TASK
+
+
+async def test_what_can_never_be_told_is_not_promised(server: NatsServer, coordinator: Coordinator) -> None:
+    strange = ["agentbus://agents/a b/results", "agentbus://streams/KV_AGENT_STATE", "file:///etc/passwd", INBOX]
+    async with told(server.url, "auto", *strange) as news:
+        assert news.honored == [INBOX]
+    async with told(server.url, "legacy", *strange) as news:
+        await put(coordinator, result_message("b", "hello"))
+        assert await news.next() == INBOX
+
+
+async def test_a_client_cannot_watch_without_bounds(server: NatsServer, coordinator: Coordinator) -> None:
+    async with told(server.url, "auto", *(f"agentbus://agents/a{number}/results" for number in range(300))) as news:
+        assert len(news.honored) == 64
+    async with told(server.url, "auto", *(f"agentbus://tasks/a{number}" for number in range(300))) as news:
+        assert len(news.honored) == 256
+    async with told(server.url, "legacy") as news:
+        for number in range(256):
+            await subscribe(news.client, f"agentbus://tasks/a{number}")
+        with pytest.raises(MCPError, match="Subscription limit reached"):
+            await subscribe(news.client, "agentbus://tasks/one-more")
+
+
+async def test_consumers_are_there_only_while_somebody_is_subscribed(
+    server: NatsServer, coordinator: Coordinator
+) -> None:
+    async def consumers(stream: str) -> int:
+        return (await coordinator.bus.api(f"CONSUMER.LIST.{stream}"))["total"]
+
+    async with told(server.url, "auto", INBOX, TASK) as news:
+        assert (await consumers("AGENT_RESULTS"), await consumers("KV_AGENT_STATE")) == (1, 1)
+        async with news.client.listen(resource_subscriptions=[INBOX, TASK, "agentbus://tasks/b"]):
+            assert (await consumers("AGENT_RESULTS"), await consumers("KV_AGENT_STATE")) == (1, 1)
+
+    async def gone() -> bool:
+        return (await consumers("AGENT_RESULTS"), await consumers("KV_AGENT_STATE")) == (0, 0)
+
+    await eventually(gone, "the consumers are gone")
+
+
+# -- the bus goes, and comes back -------------------------------------------------------------------------------
+
+
+@both_eras
+async def test_a_restart_of_the_bus_loses_nothing(era: str, tmp_path: Path) -> None:
+    server = await start_server(store=tmp_path)
+    try:
+        port = int(server.url.rpartition(":")[2])
+        async with connect(server.url) as coordinator:
+            await set_up(coordinator.bus)
+            async with told(server.url, era, INBOX, TASK, AGENTS, listed=True) as news:
+                server.kill()
+                server = await start_server(store=tmp_path, port=port)
+                await coordinator.bus.wait_connected()
+                await coordinator.publish("code", "work", task_type="test", task_id="a")
+                await news.until(TASK)
+                await put(coordinator, result_message("b", "hello"))
+                await news.until(INBOX)
+                await announce(coordinator.bus, worker_of("code"))
+                await news.until(LISTED)
+    finally:
+        await server.stop()
+
+
+@both_eras
+async def test_a_subscription_made_without_a_bus_works_once_it_is_up(era: str, tmp_path: Path) -> None:
+    async with run_server(store=tmp_path) as first, connect(first.url) as coordinator:
+        url, port = first.url, int(first.url.rpartition(":")[2])
+        await set_up(coordinator.bus)
+    async with told(url, era, INBOX) as news, run_server(store=tmp_path, port=port), connect(url) as coordinator:
+        await eventually(lambda: consumer_of_inbox(coordinator), "the inbox is followed")
+        await put(coordinator, result_message("b", "hello"))
+        assert await news.next() == INBOX
+
+
+async def consumer_of_inbox(coordinator: Coordinator) -> bool:
+    return (await coordinator.bus.api("CONSUMER.LIST.AGENT_RESULTS"))["total"] > 0
+
+
+@both_eras
+async def test_without_the_right_to_all_inboxes_the_results_are_those_of_ones_own(era: str, tmp_path: Path) -> None:
+    allowed = ["$JS.API.CONSUMER.CREATE.AGENT_RESULTS.*.agent.main.results", "$JS.API.CONSUMER.MSG.NEXT.>"]
+    config = tmp_path / "permissions.conf"
+    config.write_text(
+        f'listen: 127.0.0.1:-1\njetstream {{ store_dir: "{tmp_path}" }}\n'
+        "authorization { users: [\n  { user: admin, password: a }\n"
+        f"  {{ user: agent-main, password: m, permissions: {{ publish: {allowed},".replace("'", '"')
+        + ' subscribe: "_INBOX_main.>" } }\n] }\n'
+    )
+    async with run_server(store=tmp_path, config=config) as server:
+        address = server.url.removeprefix("nats://")
+        async with connect(f"nats://admin:a@{address}") as admin:
+            await set_up(admin.bus)
+            async with told(f"nats://agent-main:m@{address}", era, RESULTS, OTHER_INBOX) as news:
+                await put(admin, result_message("b", "hello"), inbox="ops")
+                await put(admin, result_message("a", "hello"))
+                assert await news.next() == RESULTS
+                assert news.rest() == set()
+
+
+# -- clients that do not read -----------------------------------------------------------------------------------
+
+
+async def test_what_changes_often_is_told_once_to_who_does_not_read() -> None:
+    subscriber = Subscriber()
+    for number in range(10_000):
+        subscriber.put(ResourceUpdated(uri=INBOX))
+        subscriber.put(ResourcesListChanged())
+        subscriber.put(TaskUpdated(f"task-{number % 3}"))
+    subscriber.close()
+    found = [event async for event in drained(subscriber)]
+    assert found == [ResourceUpdated(uri=INBOX), ResourcesListChanged(), *(TaskUpdated(f"task-{n}") for n in range(3))]
+
+
+async def drained(subscriber: Subscriber) -> AsyncGenerator[Any]:
+    while (event := await subscriber.next()) is not None:
+        yield event
+
+
+async def test_a_closed_server_ends_its_streams_in_order(server: NatsServer, coordinator: Coordinator) -> None:
+    link = Link(connection_settings(NatsSection(url=server.url), agent="main", name="test"), "main")
+    mcp = create_server(link)
+    async with link.open(), Client(mcp) as client, client.listen(resource_subscriptions=[INBOX]) as subscription:
+        mcp.close_streams()
+        with anyio.fail_after(BOUND_S):
+            assert [event async for event in subscription] == []

@@ -1,0 +1,186 @@
+"""Failures as a model reads them over a real bus: each its own text, with what to do, in both protocol eras."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+
+from agentbus import Coordinator, connect
+from agentbus.bus.setup import set_up
+from agentbus.provision.nats_server import NatsServer, run_server, start_server
+from agentbus.tasks.publish import max_task_bytes
+from support.mcp_harness import both_eras, data_of, error_of, in_memory, put, result_message, settle
+
+pytestmark = both_eras
+
+TASK: dict[str, Any] = {"to": ["code"], "content": "work", "task_type": "test"}
+
+
+async def refused(client: Client, tool: str, **arguments: Any) -> str:
+    """The text of a failure, which is one line, names the tool and no exception."""
+    text = error_of(await client.call_tool(tool, arguments))
+    assert text.isprintable()
+    assert text.startswith(f"{tool}: ")
+    assert "Error" not in text
+    assert "Traceback" not in text
+    return text
+
+
+async def test_a_task_that_is_too_large_is_named_with_its_size_and_the_limit(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
+    limit = max_task_bytes(coordinator.bus)
+    async with in_memory(server.url, era) as client:
+        text = await refused(client, "publish_task", **TASK | {"content": "x" * limit})
+    assert f"bytes; this bus takes up to {limit}. Put the bulk where the agent can fetch it" in text
+
+
+async def test_a_bus_that_is_not_set_up_names_the_command_that_does_it(era: str, server: NatsServer) -> None:
+    async with in_memory(server.url, era) as client:
+        texts = [
+            await refused(client, "publish_task", **TASK),
+            await refused(client, "get_results"),
+            await refused(client, "watch_results"),
+            await refused(client, "list_tasks"),
+            await refused(client, "list_agents"),
+        ]
+    for text in texts:
+        assert "agentbus setup" in text
+        assert "Tell the user" in text
+
+
+async def test_a_full_stream_is_told_as_such(era: str, server: NatsServer, coordinator: Coordinator) -> None:
+    config = (await coordinator.bus.api("STREAM.INFO.AGENT_TASKS"))["config"]
+    await coordinator.bus.api("STREAM.UPDATE.AGENT_TASKS", {**config, "max_msgs": 1})
+    async with in_memory(server.url, era) as client:
+        data_of(await client.call_tool("publish_task", TASK))
+        text = await refused(client, "publish_task", **TASK)
+    assert "full" in text
+    assert "call again once there is room" in text
+
+
+@pytest.fixture
+async def guarded(tmp_path: Path) -> Any:
+    """A bus on which the user `main` may read the ledger and nothing else."""
+    ledger = [
+        "$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.*.$KV.AGENT_STATE.>",
+        "$JS.API.CONSUMER.MSG.NEXT.KV_AGENT_STATE.*",
+        "$JS.API.DIRECT.GET.KV_AGENT_STATE.$KV.AGENT_STATE.>",
+    ]
+    rights = f"publish: {json.dumps(ledger)}, subscribe: [_INBOX_main.>]"
+    config = tmp_path / "permissions.conf"
+    config.write_text(
+        f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {json.dumps(str(tmp_path))} }}\n"
+        "authorization { users: [ { user: admin, password: p }, "
+        f"{{ user: main, password: p, permissions: {{ {rights} }} }} ] }}\n"
+    )
+    async with run_server(store=tmp_path, config=config) as server:
+        address = server.url.removeprefix("nats://")
+        async with connect(f"nats://admin:p@{address}") as admin:
+            await set_up(admin.bus)
+            await admin.publish("code", "work", task_type="test", task_id="a")
+            yield f"nats://main:p@{address}"
+
+
+async def test_a_missing_right_is_named_and_the_rest_works(era: str, guarded: str) -> None:
+    async with in_memory(guarded, era) as client:
+        texts = {
+            tool: await refused(client, tool, **arguments)
+            for tool, arguments in {
+                "publish_task": TASK,
+                "get_results": {},
+                "watch_results": {},
+                "list_agents": {},
+                "cancel_task": {"task_ids": ["a"]},
+            }.items()
+        }
+        # Who is alive is not this user's to know; the task is shown without it.
+        task = data_of(await client.call_tool("get_task", {"task_id": "a"}))
+        watched = data_of(await client.call_tool("watch_results", {"task_ids": ["a"], "timeout_seconds": 0}))
+        listed = data_of(await client.call_tool("list_tasks", {}))
+    for text in texts.values():
+        assert "does not allow this user to" in text
+        assert "Tell the user, and do not try another way around it" in text
+    assert (task["state"], listed["tasks"][0]["task_id"]) == ("queued", "a")
+    assert [one["state"] for one in watched["pending"]] == ["queued"]
+    assert "online" not in task
+    assert "online" not in watched["pending"][0]
+
+
+async def test_a_watch_on_a_bus_that_is_gone_ends_with_what_was_known(era: str, tmp_path: Path) -> None:
+    server = await start_server(store=tmp_path)
+    try:
+        async with connect(server.url) as coordinator, in_memory(server.url, era) as client:
+            await set_up(coordinator.bus)
+            await coordinator.publish("code", "work", task_type="test", task_id="a")
+            watching = asyncio.Event()
+
+            async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+                watching.set()
+
+            call = client.call_tool(
+                "watch_results", {"task_ids": ["a"], "timeout_seconds": 3}, progress_callback=on_progress
+            )
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(call)
+                await watching.wait()
+                server.kill()
+            data = data_of(watch.result())
+            text = await refused(client, "get_task", task_id="a")
+        assert [task["state"] for task in data["pending"]] == ["queued"]
+        assert data["note"] == "the bus was away when the time was over; the states are those seen last"
+        assert data["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["a"]}}
+        assert "no connection to" in text
+        assert "call again" in text
+    finally:
+        await server.stop()
+
+
+async def test_a_cursor_holds_over_a_restart_of_the_server_and_of_the_client(era: str, tmp_path: Path) -> None:
+    server = await start_server(store=tmp_path)
+    try:
+        port = int(server.url.rpartition(":")[2])
+        async with connect(server.url) as coordinator:
+            await set_up(coordinator.bus)
+            await put(coordinator, result_message("before", "1"))
+            async with in_memory(server.url, era) as client:
+                first = data_of(await client.call_tool("watch_results", {"cursor": 0}))
+            await put(coordinator, result_message("meanwhile", "2"))
+        server.kill()
+        server = await start_server(store=tmp_path, port=port)
+        async with connect(server.url) as coordinator, in_memory(server.url, era) as client:
+            await put(coordinator, result_message("after", "3"))
+            second = data_of(await client.call_tool(first["next"]["tool"], first["next"]["arguments"]))
+        assert [result["task_id"] for result in first["results"]] == ["before"]
+        assert [result["task_id"] for result in second["results"]] == ["meanwhile", "after"]
+    finally:
+        await server.stop()
+
+
+async def test_a_cursor_of_another_bus_is_refused_instead_of_waited_for(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
+    async with in_memory(server.url, era) as client:
+        text = await refused(client, "watch_results", cursor=77)
+    assert "cursor: 77 is beyond the end of the inbox (0)" in text
+    assert "Leave it out" in text
+
+
+async def test_a_ledger_entry_that_nobody_can_read_is_named_and_the_others_shown(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
+    await coordinator.publish("code", "work", task_type="test", task_id="good")
+    await settle(coordinator, "good")
+    await coordinator.bus.store("$KV.AGENT_STATE.code.bad", b"\x1b nonsense")
+    async with in_memory(server.url, era) as client:
+        data = data_of(await client.call_tool("get_results", {"task_ids": ["good", "bad"]}))
+        alone = await refused(client, "get_task", task_id="bad")
+        listed = data_of(await client.call_tool("list_tasks", {}))
+    assert [result["task_id"] for result in data["results"]] == ["good"]
+    assert "the ledger entry of bad (agent code) cannot be read" in data["unknown"][0]["error"]
+    assert "cannot be read" in alone
+    assert [task["task_id"] for task in listed["tasks"]] == ["good"]
+    assert "bad" in listed["unreadable"][0]

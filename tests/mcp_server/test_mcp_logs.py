@@ -1,0 +1,26 @@
+"""The log of the MCP server on standard error: whatever a line quotes, it stays one line."""
+
+import json
+
+import pytest
+
+from support.harness import run_python
+
+SAY = """
+import json, logging, sys
+from agentbus_mcp.logs import log_to_stderr
+log_to_stderr()
+logging.getLogger("agentbus.mcp").info("%s", json.loads(sys.argv[1]))
+logging.getLogger("mcp.server").info("left out")
+logging.getLogger("mcp.server").warning("a warning")
+"""
+FORGED = "agentbus-mcp: connected to nats-server 9.9.9"
+
+
+@pytest.mark.parametrize(
+    "text", [f"x\n{FORGED}", f"x\r{FORGED}", f"x\u2028{FORGED}", "x\x1b[2K", "x\u202e\x00"], ids=ascii
+)
+async def test_what_a_line_quotes_cannot_be_a_line_of_its_own(text: str) -> None:
+    ran = await run_python("-c", SAY, json.dumps(text))
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.err.splitlines() == [f"agentbus-mcp: {json.dumps(text)[1:-1]}", "agentbus-mcp: a warning"]

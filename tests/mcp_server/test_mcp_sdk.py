@@ -1,0 +1,92 @@
+"""The private parts of the MCP SDK that this server uses: an update of the SDK that moves one fails here."""
+
+import re
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.server.context import ServerRequestContext
+from mcp.server.mcpserver import MCPServer
+from mcp_types import EmptyResult, ListResourcesResult, PaginatedRequestParams, Resource, SubscribeRequestParams
+
+from agentbus_mcp import sdk
+from support.mcp_harness import both_eras
+
+pytestmark = pytest.mark.filterwarnings("ignore:resources/(un)?subscribe is removed")
+
+PACKAGE = Path(sdk.__file__).parent
+
+
+@both_eras
+async def test_a_handler_takes_the_place_of_the_one_of_the_sdk(era: str) -> None:
+    server: MCPServer[Any] = MCPServer("test")
+
+    async def list_resources(_: ServerRequestContext[Any, Any], params: PaginatedRequestParams) -> ListResourcesResult:
+        return ListResourcesResult(resources=[Resource(uri="test://one", name="one")], next_cursor=params.cursor)
+
+    sdk.on_request(server, "resources/list", PaginatedRequestParams, list_resources)
+    async with Client(server, mode=era) as client:
+        page = await client.list_resources(cursor="here")
+    assert ([resource.name for resource in page.resources], page.next_cursor) == (["one"], "here")
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_changes_of_the_list_are_announced_in_the_handshake(announced: bool) -> None:
+    server: MCPServer[Any] = MCPServer("test")
+    if announced:
+        sdk.announce_resource_changes(server)
+    async with Client(server, mode="legacy") as client:
+        assert client.server_capabilities
+        assert client.server_capabilities.resources
+        assert bool(client.server_capabilities.resources.list_changed) is announced
+
+
+async def test_a_connection_tells_clients_apart_and_ends_with_its_client() -> None:
+    server: MCPServer[Any] = MCPServer("test")
+    seen: dict[str, list[int]] = {"a": [], "b": []}
+    ended: list[str] = []
+
+    async def subscribe(ctx: ServerRequestContext[Any, Any], params: SubscribeRequestParams) -> EmptyResult:
+        name = str(params.uri).rpartition("/")[2]
+        connection = sdk.connection_of(ctx)
+        seen[name].append(id(connection))
+        if len(seen[name]) == 1:
+            connection.exit_stack.callback(ended.append, name)
+        return EmptyResult()
+
+    sdk.on_request(server, "resources/subscribe", SubscribeRequestParams, subscribe)
+    async with Client(server, mode="legacy") as first:
+        async with Client(server, mode="legacy") as second:
+            for client, name in ((first, "a"), (second, "b"), (first, "a"), (second, "b")):
+                await client.subscribe_resource(f"test://{name}")  # pyright: ignore[reportDeprecated]
+            assert not ended
+        assert ended == ["b"]
+    assert ended == ["b", "a"]
+    assert [len(set(ids)) for ids in seen.values()] == [1, 1]
+    assert seen["a"] != seen["b"]
+
+
+async def test_the_open_sessions_are_those_of_clients_that_are_connected() -> None:
+    server: MCPServer[Any] = MCPServer("test")
+    app = server.streamable_http_app()
+    async with server.session_manager.run(), AsyncExitStack() as stack:
+        transport = httpx2.ASGITransport(app)
+        assert sdk.open_sessions(server.session_manager) == 0
+        for number in (1, 2):
+            http = await stack.enter_async_context(httpx2.AsyncClient(transport=transport))
+            client = Client(streamable_http_client("http://127.0.0.1:8000/mcp", http_client=http), mode="legacy")
+            await stack.enter_async_context(client)
+            assert sdk.open_sessions(server.session_manager) == number
+        await stack.aclose()
+        assert sdk.open_sessions(server.session_manager) == 0
+
+
+def test_nothing_else_touches_private_parts_of_the_sdk() -> None:
+    for path in PACKAGE.glob("*.py"):
+        if path.name != "sdk.py":
+            found = re.findall(r"\b(?!self|cls|_)\w+\._[a-z]\w*", path.read_text())
+            assert not [use for use in found if use.split(".")[0] in ("server", "low", "ctx", "session", "mcp")], path

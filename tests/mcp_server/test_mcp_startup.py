@@ -1,0 +1,27 @@
+"""How long a host waits for the server: no longer than for the SDK that any server has to import, bus or no bus."""
+
+from statistics import median
+
+import pytest
+
+from agentbus.provision.nats_server import NatsServer
+from benchmarks.handshake import first_answer, sdk_import
+from benchmarks.harness import in_turns
+from support.mcp_harness import NOWHERE
+
+TURNS = 3
+AT_MOST = 1.6
+"""The promise is 1.15, which `make bench ONLY=handshake` holds in peace; beside other tests there is more noise."""
+
+
+@pytest.mark.parametrize(("method", "bus"), [("initialize", "down"), ("server/discover", "up")])
+async def test_the_first_request_is_answered_about_as_fast_as_the_sdk_is_imported(
+    method: str, bus: str, server: NatsServer
+) -> None:
+    async def ours() -> float:
+        return await first_answer(method, server.url if bus == "up" else NOWHERE)
+
+    await ours()
+    await sdk_import()
+    ratio = median(answered / imported for answered, imported in await in_turns(ours, sdk_import, TURNS))
+    assert ratio < AT_MOST

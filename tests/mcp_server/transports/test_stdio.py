@@ -1,0 +1,249 @@
+"""The real process on standard input and output: start, one whole job, and every way to end."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+
+from agentbus import Coordinator
+from agentbus.bus.setup import set_up
+from agentbus.provision.nats_server import NatsServer
+from support.harness import BOUND_S, run_cli, worker, worker_toml
+from support.mcp_harness import INITIALIZE, NOWHERE, both_eras, data_of, error_of, over_stdio, raw_server
+
+SCRIPT = str(Path(sys.executable).with_name("agentbus-mcp"))
+
+
+async def exchange(process: asyncio.subprocess.Process, message: dict[str, Any]) -> dict[str, Any]:
+    """Send one line, read one line."""
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(json.dumps(message).encode() + b"\n")
+    async with asyncio.timeout(BOUND_S):
+        return json.loads(await process.stdout.readline())
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[int, str]:
+    """How the process ends by itself, and what it said on stderr."""
+    async with asyncio.timeout(BOUND_S):
+        code = await process.wait()
+    assert process.stderr
+    return code, (await process.stderr.read()).decode()
+
+
+# -- a whole job ------------------------------------------------------------------------------------------------
+
+
+@both_eras
+async def test_a_task_for_two_agents_comes_back_with_two_results(
+    era: str, server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    await set_up(coordinator.bus, ["code", "doc"])
+    folders = {agent: tmp_path / agent for agent in ("code", "doc")}
+    for folder in folders.values():
+        folder.mkdir()
+    code, doc = (worker_toml(folder, server.url, agent=agent) for agent, folder in folders.items())
+    client = over_stdio(tmp_path / "mcp.log", era, "--nats-url", server.url, command=[SCRIPT])
+    async with worker(code), worker(doc), client as mcp:
+        published = data_of(
+            await mcp.call_tool(
+                "publish_task", {"to": ["code", "doc"], "content": "env:AGENTBUS_AGENT_ID", "task_type": "greet"}
+            )
+        )
+        call = published["next"]
+        watched = data_of(await mcp.call_tool(call["tool"], {**call["arguments"], "timeout_seconds": 60}))
+        read_again = data_of(await mcp.call_tool("get_results", call["arguments"]))
+    assert [(result["agent"], result["status"], result["output"]) for result in watched["results"]] == [
+        ("code", "completed", "code\n"),
+        ("doc", "completed", "doc\n"),
+    ]
+    assert "pending" not in watched
+    assert read_again["results"] == watched["results"]
+
+
+@both_eras
+async def test_tasks_are_looked_after_from_one_server_process_to_the_next(
+    era: str, server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    await set_up(coordinator.bus, ["code"])
+
+    def client() -> AbstractAsyncContextManager[Client]:
+        return over_stdio(tmp_path / "mcp.log", era, "--nats-url", server.url, command=[SCRIPT])
+
+    async with client() as mcp:
+        agents = data_of(await mcp.call_tool("list_agents", {}))
+        job = {"to": "code", "content": "approval", "task_type": "test", "task_id": "risky"}
+        published = data_of(await mcp.call_tool("publish_task", job))
+        await mcp.call_tool("publish_task", {**job, "content": "bytes:20000", "task_id": "long"})
+        await mcp.call_tool("publish_task", {**job, "task_id": "superfluous"})
+        cancelled = data_of(await mcp.call_tool("cancel_task", {"task_ids": ["superfluous"]}))
+        inbox = data_of(await mcp.call_tool("watch_results", {"timeout_seconds": 0}))
+        unknown = error_of(await mcp.call_tool("get_task", {"task_id": "nope"}))
+    async with worker(worker_toml(tmp_path, server.url)), client() as mcp:
+        asked = data_of(await mcp.call_tool("watch_results", {"task_ids": ["risky", "long"], "timeout_seconds": 60}))
+        seen = data_of(await mcp.call_tool(asked["next"]["tool"], asked["next"]["arguments"]))
+        answered = data_of(await mcp.call_tool("answer_approval", {"task_id": "risky", "approve": True}))
+        await mcp.call_tool("watch_results", {**answered["next"]["arguments"], "timeout_seconds": 60})
+        news = data_of(await mcp.call_tool("watch_results", inbox["next"]["arguments"]))
+        listed = data_of(await mcp.call_tool("list_tasks", {}))
+        prompts = [prompt.name for prompt in (await mcp.list_prompts()).prompts]
+    assert [(agent["agent"], agent["online"]) for agent in agents["agents"]] == [("code", False)]
+    assert published["published"][0]["online"] is False
+    assert cancelled["tasks"][0]["effect"] == "it will not be started"
+    assert unknown.startswith("get_task: no task nope is known on this bus")
+    asking, long = asked["results"]
+    assert (asking["status"], long["output_bytes"]) == ("needs_approval", 20_000)
+    assert long["output"] + seen["results"][0]["output"] == "x" * 20_000
+    # The cursor that the first process gave out holds in the second: nothing that came in between is missing.
+    assert {"risky", "long", "superfluous"} <= {result["task_id"] for result in news["results"]}
+    assert {task["task_id"] for task in listed["tasks"]} == {"risky", "long", "superfluous", "risky.answer"}
+    assert prompts == ["delegate", "collect"]
+
+
+@both_eras
+async def test_without_a_bus_the_handshake_and_the_lists_are_answered(era: str, tmp_path: Path) -> None:
+    async with over_stdio(tmp_path / "mcp.log", era, "--nats-url", NOWHERE) as client:
+        assert client.server_info
+        assert client.server_info.name == "agentbus"
+        assert len((await client.list_tools()).tools) == 8
+        assert len((await client.list_resources()).resources) == 4
+        assert f"cannot reach the bus at {NOWHERE}" in error_of(await client.call_tool("get_results", {}))
+
+
+async def test_standard_output_carries_the_protocol_and_nothing_else(server: NatsServer) -> None:
+    async with raw_server("--nats-url", server.url) as process:
+        answer = await exchange(process, INITIALIZE)
+        assert answer["result"]["serverInfo"]["name"] == "agentbus"
+        assert answer["result"]["instructions"]
+        assert process.stdin
+        assert process.stdout
+        process.stdin.close()
+        code, said = await ended(process)
+        assert (code, await process.stdout.read()) == (0, b"")
+        assert "connected to nats-server" in said
+        assert "Traceback" not in said
+
+
+# -- every way to end -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bus", ["up", "down"])
+@pytest.mark.parametrize("how", ["end of input", signal.SIGTERM, signal.SIGINT], ids=str)
+async def test_it_ends_at_once_and_in_order(how: str | signal.Signals, bus: str, server: NatsServer) -> None:
+    async with raw_server("--nats-url", server.url if bus == "up" else NOWHERE) as process:
+        await exchange(process, INITIALIZE)
+        if isinstance(how, signal.Signals):
+            process.send_signal(how)
+        else:
+            assert process.stdin
+            process.stdin.close()
+        code, said = await ended(process)
+    assert code == 0
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("how", ["end of input", signal.SIGTERM], ids=str)
+async def test_it_ends_in_the_middle_of_a_watch(
+    how: str | signal.Signals, server: NatsServer, coordinator: Coordinator
+) -> None:
+    await coordinator.publish("code", "work", task_type="test", task_id="a")
+    call = {"name": "watch_results", "arguments": {"task_ids": ["a"], "timeout_seconds": 240}}
+    call["_meta"] = {"progressToken": 1}
+    async with raw_server("--nats-url", server.url) as process:
+        await exchange(process, INITIALIZE)
+        assert process.stdin
+        process.stdin.write(json.dumps({"jsonrpc": "2.0", "method": "notifications/initialized"}).encode() + b"\n")
+        progress = await exchange(process, {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call})
+        assert progress["method"] == "notifications/progress"
+        if isinstance(how, signal.Signals):
+            process.send_signal(how)
+        else:
+            process.stdin.close()
+        code, said = await ended(process)
+    assert code == 0
+    assert "Traceback" not in said
+    assert (await coordinator.task("a")).state == "queued"
+
+
+@pytest.mark.parametrize("how", ["end of input", signal.SIGTERM], ids=str)
+async def test_a_name_look_up_that_hangs_does_not_delay_the_end(how: str | signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import socket, time\nsocket.getaddrinfo = lambda *_, **__: time.sleep(1000)\n"
+    )
+    async with raw_server("--nats-url", "nats://bus.example.com", PYTHONPATH=str(tmp_path)) as process:
+        await exchange(process, INITIALIZE)
+        if isinstance(how, signal.Signals):
+            process.send_signal(how)
+        else:
+            assert process.stdin
+            process.stdin.close()
+        code, _ = await ended(process)
+    assert code == 0
+
+
+async def test_a_host_that_is_gone_leaves_no_traceback(server: NatsServer) -> None:
+    async with raw_server("--nats-url", server.url) as process:
+        await exchange(process, INITIALIZE)
+        transport = process._transport  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
+        transport.get_pipe_transport(1).close()  # pyright: ignore[reportUnknownMemberType]
+        assert process.stdin
+        process.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 2, "method": "ping"}).encode() + b"\n")
+        process.stdin.close()
+        code, said = await ended(process)
+    assert code == 0
+    assert "Traceback" not in said
+
+
+# -- the command line -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--nats-url", "http://bus.example.com"], "the NATS URL begins with 'http'; use nats:// or, with TLS, tls://"),
+        (["--config", "missing.toml"], "cannot read missing.toml: No such file or directory"),
+    ],
+)
+async def test_a_configuration_that_cannot_be_used_is_one_line_and_exit_code_1(args: list[str], said: str) -> None:
+    ran = await run_cli(*args, module="agentbus_mcp")
+    assert (ran.code, ran.out, ran.err) == (1, "", f"error: {said}\n")
+
+
+async def test_the_configuration_comes_from_where_the_command_line_has_it(server: NatsServer, home: Path) -> None:
+    folder = home / ".agentbus"
+    folder.mkdir()
+    (folder / "coordinator.toml").write_text(f'[nats]\nurl = "{NOWHERE}"\n[coordinator]\nid = "boss"\n')
+    env = {**os.environ, "AGENTBUS_NATS_URL": server.url}
+    process = await asyncio.create_subprocess_exec(
+        SCRIPT,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env=env,
+    )
+    _, err = await process.communicate()
+    assert process.returncode == 0
+    assert "127.0.0.1:1:" not in err.decode()
+
+
+async def test_a_password_on_the_command_line_earns_a_warning(server: NatsServer) -> None:
+    ran = await run_cli("--nats-url", "nats://main:secret@127.0.0.1:1", module="agentbus_mcp")
+    assert ran.code == 0
+    assert "a password in --nats-url shows in the process list" in ran.err
+    assert "secret" not in ran.err
+
+
+async def test_help_and_version_are_there() -> None:
+    help_, version = await asyncio.gather(
+        run_cli("--help", module="agentbus_mcp"), run_cli("--version", module="agentbus_mcp")
+    )
+    assert (help_.code, version.code) == (0, 0)
+    assert "claude mcp add agentbus -- uvx agentbus-mcp" in help_.out
+    assert version.out.startswith("agentbus-mcp, version ")

@@ -1,8 +1,0 @@
-"""The real worker, with half a minute of patience for what it has taken ahead: `patient_worker.py worker run …`."""
-
-from agentbus_worker import slots
-from agentbus_worker.__main__ import main
-
-if __name__ == "__main__":
-    setattr(slots, "_AHEAD_S", 30.0)  # noqa: B010  # it is not for anybody else to change
-    main()

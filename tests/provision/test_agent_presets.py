@@ -1,0 +1,86 @@
+"""The presets of agent commands, against what those commands said of themselves.
+
+The files in recorded/ are the output of `claude --help`, `codex exec --help`, `gemini --help`, `opencode run --help`
+and `hermes chat --help` in the versions that the presets name.
+"""
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+
+from agentbus.config.loading import load_worker
+from agentbus.provision.agent_presets import PRESETS
+from agentbus.provision.join import custom_command, preset_command
+from support.harness import ROOT, toml
+
+RECORDED = ROOT / "tests" / "recorded"
+SUBCOMMANDS = {"codex": ["exec"], "opencode": ["run"], "hermes": ["chat"]}
+DANGEROUS = re.compile(r"--(dangerously.*|allow-dangerously.*|yolo|auto|accept-hooks|force|full-auto|approve-for-me)")
+
+
+def recorded(name: str) -> str:
+    return (RECORDED / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def described(name: str, option: str) -> str:
+    """What a command says of one of its options, up to the next one; empty if there is no such option."""
+    start = rf"^ +(?:-\w+(?: [A-Z]+)?, )?(?:--[\w-]+, )?{re.escape(option)}(?=[ ,=\n]|$)"
+    found = re.search(rf"{start}.*?(?=^ +-|\Z)", recorded(name), re.MULTILINE | re.DOTALL)
+    return found[0] if found else ""
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_agent_knows_every_option_of_its_preset(name: str) -> None:
+    words = list(PRESETS[name].command)
+    assert words[: 1 + len(SUBCOMMANDS.get(name, []))] == [name, *SUBCOMMANDS.get(name, [])]
+    options = [word.partition("=")[0] for word in words if word.startswith("-") and word != "-"]
+    assert [option for option in options if not described(name, option)] == []
+    for option, value in itertools.pairwise(words):
+        text = described(name, option) if option.startswith("--") else ""
+        choices = re.search(r"(?:choices|possible values): ([^\])]+)", text)
+        if choices and not value.startswith("-"):
+            assert value in re.findall(r"[\w-]+", choices[1]), f"{option} {value}"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_no_preset_approves_anything_by_itself(name: str) -> None:
+    assert [word for word in PRESETS[name].command if DANGEROUS.fullmatch(word.partition("=")[0])] == []
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_prompt_of_a_preset_can_never_be_an_option(name: str) -> None:
+    preset = PRESETS[name]
+    with_prompt = [word for word in preset.command if "{input}" in word]
+    if preset.prompt_via == "stdin":
+        assert with_prompt == []
+    else:
+        [word] = with_prompt
+        option, equals, value = word.partition("=")
+        assert (option[:2], equals, value) == ("--", "=", "{input}")
+
+
+def test_what_the_agents_say_of_standard_input_is_what_the_presets_rely_on() -> None:
+    assert "if `-` is used" in recorded("codex")
+    assert PRESETS["codex"].command[-1] == "-"
+    assert "Appended to input on stdin (if any)" in recorded("gemini")
+    assert "Print response and exit (useful for pipes)" in " ".join(recorded("claude").split())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_worker_accepts_the_preset(name: str, tmp_path: Path) -> None:
+    command = preset_command(name)
+    path = tmp_path / "agentbus.toml"
+    agent = {"id": "code", "chat_cmd": list(command.words), "prompt_via": command.prompt_via}
+    path.write_text(toml({"agent": agent, "nats": {"url": "nats://127.0.0.1:1"}}), encoding="utf-8")
+    config, warnings = load_worker(path)
+    assert (config.agent.chat_cmd, warnings) == (PRESETS[name].command, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "via"),
+    [("my-agent --once {input}", "argv"), ("my-agent --file={input_file}", "file"), ("my-agent -", "stdin")],
+)
+def test_a_command_of_ones_own_gets_the_prompt_where_its_placeholder_stands(text: str, via: str) -> None:
+    assert custom_command(text).prompt_via == via

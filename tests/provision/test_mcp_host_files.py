@@ -1,0 +1,303 @@
+"""`agentbus mcp config`: the entry of each host as its documentation has it, in a file that keeps the rest."""
+
+import json
+import os
+import stat
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from mcp import Client, StdioServerParameters, stdio_client
+
+from agentbus import Coordinator
+from agentbus.bus.setup import set_up
+from agentbus.cli import root
+from agentbus.errors import AgentBusError
+from agentbus.provision import mcp_host_files
+from agentbus.provision.mcp_host_files import HOSTS
+from agentbus.provision.nats_server import NatsServer
+from support.harness import run_cli
+from support.mcp_harness import data_of
+
+PROGRAM = str(Path(sys.executable).with_name("agentbus-mcp"))
+FILES = {
+    "claude-code": ".claude.json",
+    "codex": ".codex/config.toml",
+    "vscode": ".config/Code/User/mcp.json",
+    "claude-desktop": ".config/Claude/claude_desktop_config.json",
+    "cursor": ".cursor/mcp.json",
+}
+PROJECT_FILES = {
+    "claude-code": ".mcp.json",
+    "codex": ".codex/config.toml",
+    "vscode": ".vscode/mcp.json",
+    "cursor": ".cursor/mcp.json",
+}
+KEYS = {
+    "claude-code": "mcpServers",
+    "codex": "mcp_servers",
+    "vscode": "servers",
+    "claude-desktop": "mcpServers",
+    "cursor": "mcpServers",
+}
+MORE: dict[str, dict[str, Any]] = {
+    "claude-code": {"type": "stdio"},
+    "codex": {"startup_timeout_sec": 30, "required": True},
+    "vscode": {"type": "stdio"},
+    "claude-desktop": {},
+    "cursor": {"type": "stdio"},
+}
+each_host = pytest.mark.parametrize("host", FILES)
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the files are elsewhere")
+
+
+def parsed(host: str, text: str) -> dict[str, Any]:
+    return tomllib.loads(text) if host == "codex" else json.loads(text)
+
+
+@dataclass(frozen=True)
+class Done:
+    out: str
+    err: str
+
+
+def config(host: str, *args: str) -> Done:
+    """Run the command in this process: each of these tests would otherwise cost the start of another."""
+    ran = CliRunner().invoke(root, ["mcp", "config", "--host", host, *args])
+    assert ran.exit_code == 0, ran.output
+    return Done(ran.stdout, ran.stderr)
+
+
+def refused(host: str, *args: str, usage: bool = False) -> str:
+    ran = CliRunner().invoke(root, ["mcp", "config", "--host", host, *args])
+    assert ran.exit_code == (2 if usage else 1)
+    assert ran.stdout == ""
+    if usage:
+        return ran.stderr
+    assert isinstance(ran.exception, AgentBusError)
+    return str(ran.exception)
+
+
+def test_every_host_is_tested() -> None:
+    assert set(HOSTS) == set(FILES) == set(KEYS) == set(MORE)
+    assert {name for name, host in HOSTS.items() if host.project} == set(PROJECT_FILES)
+
+
+@linux_only
+@each_host
+def test_the_entry_is_printed_in_the_format_of_the_host_with_where_it_belongs(host: str, home: Path) -> None:
+    ran = config(host)
+    assert parsed(host, ran.out) == {KEYS[host]: {"agentbus": {"command": PROGRAM, "args": [], **MORE[host]}}}
+    assert ran.err == f"this belongs into {home / FILES[host]}; --write puts it there\n"
+    assert not (home / FILES[host]).exists()
+
+
+@linux_only
+@each_host
+def test_what_is_written_is_what_is_printed(host: str, home: Path) -> None:
+    printed = config(host, "--nats-url", "nats://10.8.0.1:7422")
+    first = config(host, "--nats-url", "nats://10.8.0.1:7422", "--write")
+    file = home / FILES[host]
+    assert first.err == f"{file}: made\n"
+    assert first.out == ""
+    assert file.read_text() == printed.out
+    entry = parsed(host, printed.out)[KEYS[host]]["agentbus"]
+    assert entry["env"] == {"AGENTBUS_NATS_URL": "nats://10.8.0.1:7422"}
+    again = config(host, "--nats-url", "nats://10.8.0.1:7422", "--write")
+    assert again.err == f"{file}: up to date\n"
+    assert [path.name for path in file.parent.iterdir() if path.name.endswith(".part")] == []
+
+
+@pytest.mark.parametrize("host", PROJECT_FILES)
+def test_an_entry_for_a_project_names_no_place_of_this_machine(host: str, tmp_path: Path) -> None:
+    config(host, "--project", str(tmp_path), "--write")
+    entry = parsed(host, (tmp_path / PROJECT_FILES[host]).read_text())[KEYS[host]]["agentbus"]
+    assert entry == {"command": "uvx", "args": ["agentbus-mcp"], **MORE[host]}
+
+
+def test_claude_desktop_has_no_projects(tmp_path: Path) -> None:
+    assert "leave out --project" in refused("claude-desktop", "--project", str(tmp_path), usage=True)
+
+
+@pytest.mark.parametrize("host", [host for host in FILES if host != "codex"])
+def test_json_keeps_everything_else_and_its_order(host: str) -> None:
+    there = {
+        "zuerst": [1, 2.5, None, "ü"],
+        KEYS[host]: {
+            "other": {"command": "x", "args": ["y"]},
+            "agentbus": {
+                "command": "old",
+                "args": ["--http"],
+                "env": {"A": "1", "AGENTBUS_NATS_URL": "old"},
+                "timeout": 9,
+            },
+        },
+        "inputs": [],
+    }
+    made = mcp_host_files.entry(HOSTS[host], ["new"], nats_url="nats://h:1")
+    text = mcp_host_files.with_entry(HOSTS[host], json.dumps(there, indent=4, ensure_ascii=False), made)
+    content = json.loads(text)
+    assert list(content) == list(there)
+    assert content["zuerst"] == there["zuerst"]
+    assert content[KEYS[host]]["other"] == {"command": "x", "args": ["y"]}
+    entry = content[KEYS[host]]["agentbus"]
+    assert (entry["command"], entry["args"], entry["timeout"]) == ("new", [], 9)
+    assert entry["env"] == {"A": "1", "AGENTBUS_NATS_URL": "nats://h:1"}
+    assert '\n    "zuerst"' in text
+    assert "ü" in text
+    assert not text.endswith("\n")
+
+
+def test_toml_keeps_comments_order_and_other_servers() -> None:
+    there = """\
+# mine
+model = "o5"   # the good one
+
+[mcp_servers.other]
+command = "x"
+
+[mcp_servers.agentbus]
+command = "old"  # from before
+args = ["--http"]
+tool_timeout_sec = 290
+
+[mcp_servers.agentbus.env]
+A = "1"
+
+[profiles.fast]
+model = "o5-mini"
+"""
+    made = mcp_host_files.entry(HOSTS["codex"], ["new", "word"], nats_url="nats://h:1")
+    text = mcp_host_files.with_entry(HOSTS["codex"], there, made)
+    content = tomllib.loads(text)
+    assert content["mcp_servers"]["agentbus"] == {
+        "command": "new",
+        "args": ["word"],
+        "tool_timeout_sec": 290,
+        "env": {"A": "1", "AGENTBUS_NATS_URL": "nats://h:1"},
+        "startup_timeout_sec": 30,
+        "required": True,
+    }
+    assert content["mcp_servers"]["other"] == {"command": "x"}
+    assert content["profiles"] == {"fast": {"model": "o5-mini"}}
+    assert text.startswith('# mine\nmodel = "o5"   # the good one\n')
+    assert mcp_host_files.with_entry(HOSTS["codex"], text, made) == text
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        "",
+        'model = "x"\n',
+        "[mcp_servers]\n",
+        'mcp_servers.other.command = "x"\n',
+        'mcp_servers = { other = { command = "x" } }\n',
+        '[mcp_servers.agentbus]\nurl = "http://h/mcp"\n',
+        "[[projects]]\nname = 1\n",
+    ],
+)
+def test_the_entry_fits_into_toml_of_every_form(there: str) -> None:
+    made = mcp_host_files.entry(HOSTS["codex"], ["new"])
+    before = tomllib.loads(there)
+    content = tomllib.loads(mcp_host_files.with_entry(HOSTS["codex"], there, made))
+    assert content["mcp_servers"].pop("agentbus") == made
+    before.get("mcp_servers", {}).pop("agentbus", None)
+    assert content == {"mcp_servers": {}, **before}
+
+
+@pytest.mark.parametrize(
+    ("host", "there", "said"),
+    [
+        ("vscode", '{\n  // my servers\n  "servers": {}\n}', "it is not plain JSON"),
+        ("cursor", '{"mcpServers": {"a": NaN}}', "it is not plain JSON"),
+        ("cursor", "[]", "it is not a JSON object"),
+        ("cursor", '{"mcpServers": []}', "its mcpServers is not an object"),
+        ("codex", "[mcp_servers", "it is not valid TOML"),
+        ("codex", "mcp_servers = 1\n", "its mcp_servers is not a table"),
+    ],
+)
+@linux_only
+def test_a_file_that_cannot_be_kept_is_left_alone(host: str, there: str, said: str, home: Path) -> None:
+    file = home / FILES[host]
+    file.parent.mkdir(parents=True)
+    file.write_text(there)
+    error = refused(host, "--write")
+    assert error.startswith(f"{file}: {said}")
+    assert "add the entry by hand" in error
+    assert file.read_text() == there
+    assert list(file.parent.iterdir()) == [file]
+
+
+@linux_only
+def test_the_mode_of_the_file_and_a_link_to_it_stay(home: Path) -> None:
+    kept = home / "dotfiles" / "claude.json"
+    kept.parent.mkdir()
+    kept.write_text('{"projects": {}}\n')
+    kept.chmod(0o600)
+    (home / ".claude.json").symlink_to(kept)
+    ran = config("claude-code", "--write")
+    assert ran.err.endswith(": updated\n")
+    assert (home / ".claude.json").is_symlink()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert set(json.loads(kept.read_text())) == {"projects", "mcpServers"}
+
+
+def test_codex_home_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CODEX_HOME", str(tmp_path))
+    config("codex", "--write")
+    assert "agentbus" in tomllib.loads((tmp_path / "config.toml").read_text())["mcp_servers"]
+
+
+@linux_only
+@each_host
+@pytest.mark.parametrize("url", ["nats://main:secret@h:1", "nats://secret@h:1", "nats://a:1,nats://main:secret@h:1"])
+def test_no_secret_comes_into_an_entry(host: str, url: str, home: Path) -> None:
+    error = refused(host, "--nats-url", url, "--write")
+    assert "an entry must not" in error
+    assert "--config" in error
+    assert "secret" not in error
+    assert not (home / FILES[host]).exists()
+
+
+def test_a_configuration_is_named_by_its_whole_path_once_it_can_be_used(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "team.toml"
+    file.write_text('[nats]\nurl = "tls://bus.example.com:7422"\nuser = "agent-main"\npassword_file = "~/.p"\n')
+    (home / ".p").write_text("secret\n")
+    (home / ".p").chmod(0o600)
+    ran = config("cursor", "--config", "team.toml")
+    assert json.loads(ran.out)["mcpServers"]["agentbus"]["args"] == ["--config", str(file)]
+    assert "secret" not in ran.out
+    file.write_text('[nats]\nurll = "x"\n')
+    assert "urll" in refused("cursor", "--config", "team.toml")
+    both = refused("cursor", "--config", "team.toml", "--nats-url", "nats://h:1", usage=True)
+    assert "exclude each other" in both
+
+
+async def test_the_command_itself_says_in_one_line_what_is_wrong() -> None:
+    ran = await run_cli("mcp", "config", "--host", "cursor", "--nats-url", "nats://main:secret@h:1")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("error: --nats-url holds a password")
+    assert ran.err.count("\n") == 1
+    assert "secret" not in ran.err
+
+
+async def test_a_host_that_starts_the_entry_gets_a_server_on_that_bus(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    await set_up(coordinator.bus, ["code"])
+    ran = config("claude-desktop", "--nats-url", server.url)
+    entry = json.loads(ran.out)["mcpServers"]["agentbus"]
+    # A host that was started from a desktop gives its servers hardly any environment.
+    few = {name: os.environ[name] for name in ("HOME", "TEST_PROCESS_MARK")}
+    parameters = StdioServerParameters(command=entry["command"], args=entry["args"], env={**few, **entry["env"]})
+    with (tmp_path / "mcp.log").open("w") as log:
+        async with Client(stdio_client(parameters, errlog=log)) as client:
+            data = data_of(await client.call_tool("list_agents", {}))
+    assert [agent["agent"] for agent in data["agents"]] == ["code"]

@@ -1,0 +1,209 @@
+"""The service units: valid, patient enough for an orderly end, in agreement with each other. And the CI workflow."""
+
+import configparser
+import plistlib
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentbus.config.loading import WorkerSection
+from agentbus_mcp.cli import command as mcp_command
+from support.harness import BOUND_S, ROOT
+
+DEPLOY = ROOT / "deploy"
+UNIT = DEPLOY / "systemd" / "agentbus-worker.service"
+MCP_UNIT = DEPLOY / "systemd" / "agentbus-mcp.service"
+PLIST = DEPLOY / "launchd" / "com.agentbus.worker.plist"
+SUPERVISOR = DEPLOY / "supervisor" / "agentbus-worker.conf"
+WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
+
+NEEDED_S = WorkerSection().drain_timeout_seconds + 2 * WorkerSection().kill_grace_seconds
+"""The longest orderly end by default: the drain, then the command ended, and then what it leaves behind."""
+
+
+def unit(path: Path = UNIT) -> dict[str, dict[str, str]]:
+    parser = configparser.ConfigParser(interpolation=None, strict=True)
+    parser.optionxform = str  # pyright: ignore[reportAttributeAccessIssue]  # systemd's keys have capitals
+    parser.read_string(path.read_text(encoding="utf-8"))
+    return {name: dict(parser[name]) for name in parser.sections()}
+
+
+def plist() -> dict[str, Any]:
+    return plistlib.loads(PLIST.read_bytes())
+
+
+def program() -> dict[str, str]:
+    parser = configparser.RawConfigParser(strict=True, inline_comment_prefixes=(" ;",))
+    parser.read_string(SUPERVISOR.read_text(encoding="utf-8"))
+    return dict(parser["program:agentbus-worker"])
+
+
+# -- systemd ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
+@pytest.mark.parametrize("path", [UNIT, MCP_UNIT], ids=lambda path: path.stem)
+def test_systemd_finds_the_unit_valid(path: Path, tmp_path: Path) -> None:
+    installed = tmp_path / path.name
+    text, replaced = re.subn(r"(?m)^ExecStart=/opt/agentbus/bin/\S+ ", "ExecStart=/bin/true ", path.read_text("utf-8"))
+    assert replaced == 1
+    installed.write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", installed],
+        check=False, capture_output=True, text=True, timeout=BOUND_S,
+    )  # fmt: skip
+    newer_than_here = ("RestartSteps", "RestartMaxDelaySec")
+    said = [
+        line
+        for line in done.stderr.splitlines()
+        if path.name in line and not any(key in line for key in newer_than_here)
+    ]
+    assert (done.returncode, said) == (0, [])
+
+
+def test_the_mcp_server_of_the_unit_would_start_and_has_the_time_to_end() -> None:
+    service = unit(MCP_UNIT)["Service"]
+    program, *arguments = service["ExecStart"].split()
+    assert program == "/opt/agentbus/bin/agentbus-mcp"
+    options = mcp_command.make_context("agentbus-mcp", arguments).params
+    assert str(options["address"]) == "127.0.0.1:8765"
+    assert {str(options["path"]), str(options["token_file"])} == {
+        "/etc/agentbus/coordinator.toml",
+        "/etc/agentbus/mcp.token",
+    }
+    assert int(service["TimeoutStopSec"]) > 3
+    assert service["Restart"] == "on-failure"
+    assert service["NoNewPrivileges"] == service["RestrictNamespaces"] == "yes"
+
+
+def test_systemd_lets_the_worker_end_its_children_itself_and_waits_long_enough() -> None:
+    service = unit()["Service"]
+    assert service["KillMode"] == "mixed"
+    assert "KillSignal" not in service  # SIGTERM is the default, and what the worker drains on
+    assert int(service["TimeoutStopSec"]) > NEEDED_S
+
+
+def test_systemd_restarts_after_a_failure_with_growing_pauses_and_never_gives_up() -> None:
+    found = unit()
+    service = found["Service"]
+    assert service["Restart"] == "on-failure"
+    assert 0 < int(service["RestartSec"]) < int(service["RestartMaxDelaySec"])
+    assert int(service["RestartSteps"]) > 1
+    assert found["Unit"]["StartLimitIntervalSec"] == "0"
+    assert service["RestartPreventExitStatus"] == "2"
+    assert service["OOMPolicy"] == "continue"
+
+
+def test_systemd_confines_the_worker_without_breaking_the_sandboxes_of_agent_commands() -> None:
+    service = unit()["Service"]
+    for key in ("NoNewPrivileges", "PrivateTmp", "PrivateDevices", "ProtectHome", "RestrictSUIDSGID"):
+        assert service[key] == "yes", key
+    assert service["ProtectSystem"] == "strict"
+    assert service["CapabilityBoundingSet"] == ""
+    assert service["UMask"] == "0077"
+    assert service["User"] == "agentbus"
+    assert service["WorkingDirectory"] == f"/var/lib/{service['StateDirectory']}"
+    breaking = {
+        "RestrictNamespaces",
+        "SystemCallFilter",
+        "ProtectProc",
+        "ProtectKernelTunables",
+        "MemoryDenyWriteExecute",
+    }
+    assert not breaking & set(service)
+
+
+# -- launchd ----------------------------------------------------------------------------------------------------
+
+
+def test_the_property_list_is_one_that_launchd_can_read() -> None:
+    ET.fromstring(PLIST.read_text(encoding="utf-8"))  # a comment with two dashes would be accepted by some readers only
+    found = plist()
+    assert found["Label"] == PLIST.stem
+    assert found["RunAtLoad"] is True
+    assert found["Umask"] == 0o077
+    paths = [found["WorkingDirectory"], found["ProgramArguments"][0], found["StandardErrorPath"]]
+    assert all(path.startswith("/Users/YOU") for path in paths)
+    assert not any(word.startswith(("~", "$")) for word in found["ProgramArguments"])
+
+
+def test_launchd_restarts_after_a_failure_and_waits_long_enough() -> None:
+    found = plist()
+    assert found["KeepAlive"] == {"SuccessfulExit": False}
+    assert found["ThrottleInterval"] >= 10
+    assert found["ExitTimeOut"] > NEEDED_S
+    assert "ProcessType" not in found  # "Background" would slow the agent command down
+
+
+# -- supervisor -------------------------------------------------------------------------------------------------
+
+
+def test_supervisor_restarts_after_a_failure_and_waits_long_enough() -> None:
+    found = program()
+    assert found["autostart"] == "true"
+    assert found["autorestart"] == "unexpected"
+    assert found["exitcodes"] == "0"
+    assert int(found["startretries"]) > 10
+    assert int(found["stopwaitsecs"]) > NEEDED_S
+
+
+def test_supervisor_sends_sigterm_to_the_worker_alone() -> None:
+    found = program()
+    assert found["stopsignal"] == "TERM"
+    assert found["stopasgroup"] == "false"
+    assert found["killasgroup"] == "true"
+    assert found["umask"] == "077"
+
+
+def test_supervisor_would_not_take_anything_for_a_variable() -> None:
+    settings = [line for line in SUPERVISOR.read_text().splitlines() if not line.startswith(";")]
+    assert not any("%" in line for line in settings)
+
+
+# -- all of them ------------------------------------------------------------------------------------------------
+
+
+def test_all_units_run_the_documented_command() -> None:
+    commands = [unit()["Service"]["ExecStart"].split(), plist()["ProgramArguments"], program()["command"].split()]
+    for command in commands:
+        assert Path(command[0]).name == "agentbus"
+        assert command[1:4] == ["worker", "run", "--config"]
+        assert Path(command[4]).is_absolute()
+    linux = unit()["Service"], program()
+    assert linux[0]["ExecStart"] == linux[1]["command"]
+    assert linux[0]["WorkingDirectory"] == linux[1]["directory"]
+
+
+def test_every_file_says_how_to_install_it() -> None:
+    for path in (UNIT, PLIST, SUPERVISOR):
+        text = path.read_text(encoding="utf-8")
+        assert "pip install agentbus-mcp" in text
+        assert path.name in text
+
+
+# -- the workflow -----------------------------------------------------------------------------------------------
+
+
+def test_every_action_is_pinned_to_a_commit_and_says_which_version_that_is() -> None:
+    used = re.findall(r"uses: (.*)", WORKFLOW.read_text(encoding="utf-8"))
+    assert used
+    for action in used:
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action
+
+
+def test_the_workflow_may_only_read() -> None:
+    text = WORKFLOW.read_text(encoding="utf-8")
+    assert re.findall(r"permissions:\n((?:  .*\n)+)", text) == ["  contents: read\n"]
+    assert text.count("persist-credentials: false") == text.count("actions/checkout@")
+    assert "pull_request_target" not in text
+
+
+def test_the_tests_that_the_workflow_names_exist() -> None:
+    named = re.findall(r"tests/[\w/]+\.py", WORKFLOW.read_text(encoding="utf-8"))
+    assert named
+    assert [name for name in named if not (ROOT / name).is_file()] == []

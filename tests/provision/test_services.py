@@ -1,0 +1,286 @@
+"""`agentbus service`: units that each manager accepts, and what the managers are told. `agentbus skill install`."""
+
+import configparser
+import json
+import os
+import plistlib
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentbus.cli.machine.skill import HOSTS
+from agentbus.config.loading import load_worker
+from agentbus.provision.services import file_of, label_of, make_worker, render
+from support.harness import BOUND_S, ROOT, run_cli, worker_toml
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers run on POSIX systems")
+
+# Stands for a service manager: writes down how it was called, and answers as it was told in a file of its own name.
+MANAGER = """#!/bin/sh
+echo "$(basename "$0") $*" >> {folder}/calls
+[ -f {folder}/refuse ] && cat {folder}/refuse >&2 && exit 1
+[ -f "{folder}/says-$1" ] && cat "{folder}/says-$1"
+[ "$2" = is-active ] && cat {folder}/state
+exit 0
+"""
+
+
+@pytest.fixture
+def managers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the calls that stand-ins for the service managers were given."""
+    folder = tmp_path / "managers"
+    folder.mkdir()
+    for name in ("systemctl", "launchctl", "supervisorctl"):
+        path = folder / name
+        path.write_text(MANAGER.format(folder=folder))
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    (folder / "state").write_text("active\n")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    return folder
+
+
+def calls(managers: Path) -> list[str]:
+    path = managers / "calls"
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return lines
+
+
+def config_in(folder: Path, agent: str = "code", **worker: object) -> Path:
+    return worker_toml(folder, "nats://127.0.0.1:7422", agent=agent, worker=dict(worker))
+
+
+def unit_of(text: str) -> dict[str, str]:
+    """The keys of a systemd unit or of a supervisor program, whatever their section."""
+    parser = configparser.RawConfigParser(strict=True)
+    parser.optionxform = str  # pyright: ignore[reportAttributeAccessIssue]
+    parser.read_string(text)
+    return {key: value for section in parser.sections() for key, value in parser[section].items()}
+
+
+def rendered(manager: str, config: Path, user: str = "agentbus") -> str:
+    return render(manager, make_worker(load_worker(config)[0], config, user))  # pyright: ignore[reportArgumentType]
+
+
+# -- units ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("manager", ["systemd", "systemd-user"])
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
+def test_systemd_finds_the_units_valid(tmp_path: Path, manager: str) -> None:
+    unit = tmp_path / "agentbus-worker-code.service"
+    unit.write_text(rendered(manager, config_in(tmp_path), user="root"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", unit], check=False, capture_output=True, text=True, timeout=BOUND_S
+    )
+    newer_than_here = ("RestartSteps", "RestartMaxDelaySec")
+    said = [
+        line
+        for line in done.stderr.splitlines()
+        if unit.name in line and not any(key in line for key in newer_than_here)
+    ]
+    assert (done.returncode, said) == (0, [])
+
+
+@pytest.mark.parametrize("manager", ["systemd", "systemd-user", "supervisor"])
+def test_a_unit_runs_this_program_with_this_configuration_and_waits_for_its_drain(tmp_path: Path, manager: str) -> None:
+    config = config_in(tmp_path, drain_timeout_seconds=300, kill_grace_seconds=7)
+    keys = unit_of(rendered(manager, config))
+    command = keys.get("ExecStart") or keys["command"]
+    program, *arguments = command.split()
+    assert Path(program).is_file()
+    assert arguments == ["worker", "run", "--config", str(config)]
+    assert int(keys.get("TimeoutStopSec") or keys["stopwaitsecs"]) > 300 + 2 * 7
+    path = keys.get("Environment") or keys["environment"]
+    assert str(Path(program).parent) in path
+    if manager != "supervisor":
+        assert keys["NoNewPrivileges"] == "yes"
+
+
+def test_launchd_runs_this_program_with_this_configuration_and_waits_for_its_drain(tmp_path: Path) -> None:
+    config = config_in(tmp_path, drain_timeout_seconds=300, kill_grace_seconds=7)
+    unit = plistlib.loads(rendered("launchd", config).encode())
+    assert unit["Label"] == "com.agentbus.worker-code"
+    assert unit["ProgramArguments"][1:] == ["worker", "run", "--config", str(config)]
+    assert unit["ExitTimeOut"] > 300 + 2 * 7
+    assert unit["KeepAlive"] == {"SuccessfulExit": False}
+    assert "YOU" not in json.dumps(unit)
+
+
+def test_the_system_unit_may_write_where_the_worker_writes_and_nowhere_else(tmp_path: Path) -> None:
+    keys = unit_of(rendered("systemd", config_in(tmp_path, state_dir="/srv/state", workdir="/srv/work")))
+    assert keys["ProtectSystem"] == "strict"
+    assert keys["PrivateTmp"] == "yes"
+    written = keys["ReadWritePaths"].split()
+    assert {"-/var/lib/agentbus", "-/srv/state", "-/srv/work"} <= set(written)
+    assert "-/" not in written
+
+
+def test_a_service_of_a_person_may_use_that_persons_home(tmp_path: Path) -> None:
+    """The folders of the configuration are those of the user that the worker runs as, not of root who installs it."""
+    config = config_in(tmp_path, state_dir="~/.agentbus/state")
+    keys = unit_of(rendered("systemd", config, user="root"))
+    assert keys["WorkingDirectory"] == "/root"
+    assert keys["ProtectHome"] == "no"
+    assert "-/root" in keys["ReadWritePaths"].split()
+    assert not any(".agentbus" in path for path in keys["ReadWritePaths"].split())
+
+
+@pytest.mark.parametrize("name", ["with blank", "per%cent", "quo'te", "dollar$"])
+def test_a_path_that_units_would_have_to_quote_is_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    with pytest.raises(Exception, match="move it to a path without"):
+        rendered("systemd", config_in(folder))
+
+
+# -- what the managers are told ---------------------------------------------------------------------------------
+
+
+async def test_a_user_service_is_written_enabled_and_started_and_taken_away_again(
+    tmp_path: Path, home: Path, managers: Path
+) -> None:
+    config = config_in(tmp_path)
+    unit = home / ".config" / "systemd" / "user" / "agentbus-worker-code.service"
+    done = await run_cli("service", "install", "--config", str(config), "--manager", "systemd-user")
+    assert done.code == 0, done.err
+    assert calls(managers) == [
+        "systemctl --user daemon-reload",
+        "systemctl --user enable agentbus-worker-code",
+        "systemctl --user restart agentbus-worker-code",
+        "systemctl --user is-active agentbus-worker-code",
+    ]
+    assert unit.read_text() == rendered("systemd-user", config, user="root")
+    assert f"{unit}: written" in done.err
+    assert "loginctl enable-linger" in done.err
+    row = json.loads(done.out)
+    assert (row["agent"], row["manager"], row["state"], row["running"]) == ("code", "systemd-user", "active", True)
+
+    again = await run_cli("service", "install", "--config", str(config), "--manager", "systemd-user")
+    assert f"{unit}: unchanged" in again.err
+    calls(managers)
+
+    gone = await run_cli("service", "uninstall", "agent-code", "--manager", "systemd-user")
+    assert gone.code == 0, gone.err
+    assert calls(managers) == [
+        "systemctl --user disable --now agentbus-worker-code.service",
+        "systemctl --user daemon-reload",
+    ]
+    assert not unit.exists()
+    assert config.exists()
+
+
+async def test_supervisor_and_launchd_are_told_in_their_own_words(tmp_path: Path, home: Path, managers: Path) -> None:
+    config, folder = config_in(tmp_path), tmp_path / "conf.d"
+    (managers / "says-status").write_text("agentbus-worker-code  RUNNING  pid 7, uptime 0:01:00\n")
+    arguments = ("--manager", "supervisor", "--folder", str(folder))
+    done = await run_cli("service", "install", "--config", str(config), *arguments)
+    assert (done.code, json.loads(done.out)["state"]) == (0, "running"), done.err
+    assert calls(managers)[:2] == ["supervisorctl reread", "supervisorctl update agentbus-worker-code"]
+    assert (folder / "agentbus-worker-code.conf").exists()
+    done = await run_cli("service", "uninstall", "code", *arguments)
+    assert calls(managers) == [
+        "supervisorctl stop agentbus-worker-code",
+        "supervisorctl reread",
+        "supervisorctl update",
+    ]
+
+    (managers / "says-print").write_text("state = running\n")
+    done = await run_cli("service", "install", "--config", str(config), "--manager", "launchd")
+    assert (done.code, json.loads(done.out)["state"]) == (0, "running"), done.err
+    plist = home / "Library" / "LaunchAgents" / "com.agentbus.worker-code.plist"
+    domain = f"gui/{os.getuid()}"
+    assert calls(managers)[1:3] == [
+        f"launchctl bootout {domain}/com.agentbus.worker-code",
+        f"launchctl bootstrap {domain} {plist}",
+    ]
+    shown = await run_cli("service", "status", "--manager", "launchd")
+    assert json.loads(shown.out)["agent"] == "code"
+
+
+async def test_status_shows_every_worker_and_fails_if_one_does_not_run(
+    tmp_path: Path, home: Path, managers: Path
+) -> None:
+    none = await run_cli("service", "status", "--manager", "systemd-user")
+    assert none.code == 1
+    assert "agentbus service install" in none.err
+    for agent in ("code", "doc"):
+        config = config_in(tmp_path, agent)
+        await run_cli("service", "install", "--config", str(config), "--manager", "systemd-user", "--no-start")
+    assert calls(managers) == []
+    both = await run_cli("service", "status", "--manager", "systemd-user")
+    assert both.code == 0
+    assert [json.loads(line)["agent"] for line in both.out.splitlines()] == ["code", "doc"]
+    (managers / "state").write_text("failed\n")
+    one = await run_cli("service", "status", "doc", "--manager", "systemd-user")
+    assert (one.code, json.loads(one.out)["state"]) == (1, "failed")
+
+
+async def test_what_a_manager_refuses_is_one_line_with_its_reason(tmp_path: Path, home: Path, managers: Path) -> None:
+    (managers / "refuse").write_text("Failed to connect to bus:\n  No medium found\n")
+    done = await run_cli("service", "install", "--config", str(config_in(tmp_path)), "--manager", "systemd-user")
+    assert done.code == 1
+    assert (
+        done.err.splitlines()[-1] == "error: systemctl --user daemon-reload: Failed to connect to bus: No medium found"
+    )
+    none = await run_cli("service", "uninstall", "other", "--manager", "systemd-user")
+    assert none.code == 1
+    assert "does not exist" in none.err
+
+
+async def test_print_changes_nothing(tmp_path: Path, home: Path, managers: Path) -> None:
+    config = config_in(tmp_path)
+    done = await run_cli("service", "install", "--config", str(config), "--manager", "systemd", "--print")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == rendered("systemd", config)
+    assert calls(managers) == []
+    assert not file_of("systemd", "agentbus-worker-code").exists()
+    assert label_of("agentbus-worker-code") == "com.agentbus.worker-code"
+
+
+# -- the skill --------------------------------------------------------------------------------------------------
+
+
+async def test_the_skill_goes_to_every_host_that_is_here_and_is_brought_up_to_date(tmp_path: Path, home: Path) -> None:
+    (home / ".claude").mkdir()
+    (home / ".cursor").mkdir()
+    done = await run_cli("skill", "install")
+    assert done.code == 0, done.err
+    copies = [home / ".claude" / "skills" / "agentbus", home / ".cursor" / "skills" / "agentbus"]
+    assert done.err.splitlines() == [f"{copy}: made" for copy in copies]
+    source = ROOT / "skills" / "agentbus"
+    for copy in copies:
+        wanted = {path.relative_to(source): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+        assert {path.relative_to(copy): path.read_bytes() for path in copy.rglob("*") if path.is_file()} == wanted
+    (copies[0] / "SKILL.md").write_text((copies[0] / "SKILL.md").read_text() + "\nof an earlier version\n")
+    again = await run_cli("skill", "install")
+    assert again.err.splitlines() == [f"{copies[0]}: updated", f"{copies[1]}: up to date"]
+    assert "of an earlier version" not in (copies[0] / "SKILL.md").read_text()
+    assert sorted(path.name for path in copies[0].parent.iterdir()) == ["agentbus"]
+
+
+async def test_without_any_host_the_skill_goes_to_the_folder_that_they_share(home: Path) -> None:
+    done = await run_cli("skill", "install")
+    assert done.err == f"{home / '.agents' / 'skills' / 'agentbus'}: made\n"
+
+
+@pytest.mark.parametrize("host", list(HOSTS))
+async def test_the_skill_of_a_project_lies_where_the_host_looks(tmp_path: Path, host: str) -> None:
+    done = await run_cli("skill", "install", "--host", host, "--project", str(tmp_path))
+    assert done.code == 0, done.err
+    assert (tmp_path / HOSTS[host].project / "agentbus" / "SKILL.md").is_file()
+
+
+async def test_another_skill_of_the_same_name_is_left_alone(home: Path) -> None:
+    other = home / ".claude" / "skills" / "agentbus"
+    other.mkdir(parents=True)
+    (other / "SKILL.md").write_text("---\nname: something else\n---\n")
+    done = await run_cli("skill", "install", "--host", "claude-code")
+    assert done.code == 1
+    assert "is not this skill" in done.err
+    assert (other / "SKILL.md").read_text().startswith("---\nname: something else")

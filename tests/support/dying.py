@@ -1,0 +1,151 @@
+"""agentbus, dying at one exact point: `dying.py POINT worker run …` is `agentbus worker run …` until it gets there.
+
+The process ends itself by SIGKILL, so nothing of it is tidied up. The points lie between two steps of the worker's, or
+the coordinator's, own code; that code knows nothing of them.
+"""
+
+import asyncio
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Literal
+
+from agentbus import coordinator
+from agentbus.admin import dead_letters
+from agentbus.bus.jetstream import Bus
+from agentbus.bus.pull_consumer import Delivery
+from agentbus.cli import main
+from agentbus.tasks.ledger import Ledger
+from agentbus_worker import worker
+from agentbus_worker.running import command
+from agentbus_worker.running.process_tree import Children
+from agentbus_worker.settling import claim, job, outbox
+from agentbus_worker.settling.lease import Lease
+from agentbus_worker.settling.outbox import Outbox
+from agentbus_worker.settling.slots import Place
+from agentbus_worker.state_folder import Slot
+
+
+@dataclass(frozen=True)
+class Point:
+    """Right before or right after a call of `owner.name` whose arguments are those that `when` wants.
+
+    `holds` are steps that run beside it, and that the process shall not have taken when it dies.
+    """
+
+    owner: Any
+    name: str
+    moment: Literal["before", "after"]
+    when: Callable[..., bool] = lambda *_, **__: True
+    holds: tuple[tuple[Any, str], ...] = ()
+
+
+def writes(state: str, *, renewals: int | None = None) -> Callable[..., bool]:
+    """Of `Ledger.write`: it makes this state; `settled` is any that is final."""
+
+    def wanted(_self: Ledger, _agent: str, _task_id: str, entry: Any, **_: Any) -> bool:
+        if renewals is not None and (entry.claim is None or entry.claim.renewals != renewals):
+            return False
+        return bool(entry.terminal) if state == "settled" else entry.state == state
+
+    return wanted
+
+
+def stores(part: str) -> Callable[..., bool]:
+    """Of `Bus.store`: the subject has this part."""
+
+    def wanted(_self: Bus, subject: str, *_: Any, **__: Any) -> bool:
+        return part in subject
+
+    return wanted
+
+
+COMMIT = (Lease, "commit")
+OUTBOX = (Outbox, "put")
+
+POINTS: dict[str, Point] = {
+    # the worker, from the delivery to the end of the command
+    "delivered": Point(worker, "claim", "before"),
+    "claimed": Point(Ledger, "write", "after", writes("working", renewals=0)),
+    "claimed, without a slot": Point(Place, "start", "before"),
+    "slot granted": Point(Place, "start", "after"),
+    "command about to start": Point(command, "start", "before"),
+    "command started, not on record": Point(Children, "started", "before"),
+    "command on record": Point(Children, "record", "after"),
+    "lease renewed, delivery not told": Point(Ledger, "write", "after", writes("working", renewals=1)),
+    "command ended": Point(command.Child, "ended", "after"),
+    "file half stored": Point(Bus, "store", "after", stores("$O.AGENT_FILES_code.C.")),
+    "file stored": Point(job, "put_file", "after"),
+    # the settlement
+    "outcome about to be kept": Point(*OUTBOX, "before", holds=(COMMIT,)),
+    "outcome on disk, not committed": Point(*OUTBOX, "after", holds=(COMMIT,)),
+    "committed without a copy on disk": Point(Ledger, "write", "after", writes("settled"), holds=(OUTBOX,)),
+    "committed, answer not seen": Point(Ledger, "write", "after", writes("settled")),
+    "committed, not published": Point(job, "publish_result", "before"),
+    "published, not acknowledged": Point(job, "publish_result", "after"),
+    "acknowledged, copy still on disk": Point(Outbox, "remove", "before"),
+    "settled": Point(Outbox, "remove", "after"),
+    # the ways out of a run without a result
+    "given back, delivery not handed back": Point(Lease, "give_back", "after"),
+    "handed back": Point(Delivery, "nak", "after"),
+    # the settlement of what is not run
+    "settled unrun, not published": Point(claim, "publish_result", "before"),
+    "published again, not acknowledged": Point(claim, "publish_result", "after"),
+    # a start
+    "state of the dead taken over": Point(Slot, "take_over", "after"),
+    "replay begun": Point(outbox, "_replay_one", "before"),
+    "replay committed, not published": Point(Ledger, "write", "after", writes("settled")),
+    "replay published, copy still on disk": Point(outbox, "_replay_one", "after"),
+    # a dead letter
+    "buried, sender not told": Point(Bus, "store", "after", stores("agent.code.dead")),
+    "sender told, delivery not ended": Point(Delivery, "term", "before"),
+    # the coordinator, the administrator
+    "in the ledger, not queued": Point(Ledger, "create", "after"),
+    "queued, nobody told": Point(coordinator, "publish", "after"),
+    "cancel wish written, worker not told": Point(Ledger, "write", "after"),
+    "expired, result not published": Point(Ledger, "write", "after", writes("settled")),
+    "requeued, dead letter still there": Point(dead_letters, "drop", "before"),
+}
+
+
+def lay(name: str) -> None:
+    """Change the process so that it dies at a point."""
+    point = POINTS[name]
+    setattr(outbox, "_WRITE_AFTER_S", 0)  # a server as near as this one would be faster than any copy  # noqa: B010
+    real = getattr(point.owner, point.name)
+
+    def die(moment: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if moment == point.moment and point.when(*args, **kwargs):
+            print(f"dies: {name}", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @wraps(real)
+    async def async_step(*args: Any, **kwargs: Any) -> Any:
+        die("before", args, kwargs)
+        found = await real(*args, **kwargs)
+        die("after", args, kwargs)
+        return found
+
+    @wraps(real)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        die("before", args, kwargs)
+        found = real(*args, **kwargs)
+        die("after", args, kwargs)
+        return found
+
+    setattr(point.owner, point.name, async_step if inspect.iscoroutinefunction(real) else step)
+    for owner, held in point.holds:
+        setattr(owner, held, _never)
+
+
+async def _never(*_: Any, **__: Any) -> None:
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    lay(sys.argv.pop(1))
+    main()

@@ -1,0 +1,118 @@
+"""What parties of a bus may not do: what it is called, and the subject that it takes."""
+
+from agentbus.bus.jetstream import Bus
+from agentbus.errors import BusUnavailableError, PermissionDeniedError
+
+_ACK = "1.1.1.1700000000000000000.0"
+
+
+def for_agent(me: str, other: str) -> dict[str, str]:
+    """What the workers of `me` may not do: what it is called, and the subject it takes."""
+    ack, own_ack = f"$JS.ACK.AGENT_TASKS.agent-{other}", f"$JS.ACK.AGENT_TASKS.agent-{me}"
+    return {
+        "pull another agent's tasks": f"$JS.API.CONSUMER.MSG.NEXT.AGENT_TASKS.agent-{other}",
+        "look at another agent's consumer": f"$JS.API.CONSUMER.INFO.AGENT_TASKS.agent-{other}",
+        "ack another agent's task": f"{ack}.{_ACK}",
+        "ack another agent's task, in the newer form": f"$JS.ACK._.hash.AGENT_TASKS.agent-{other}.{_ACK}",
+        "ack it in the newer form, posing as one's own": f"{own_ack}.AGENT_TASKS.agent-{other}.{_ACK}",
+        "ack it in the older form, posing as one's own": f"{ack}.AGENT_TASKS.agent-{me}.1.1.1",
+        "give a task to another agent": f"agent.{other}.tasks",
+        "give a task to itself": f"agent.{me}.tasks",
+        "write another agent's ledger": f"$KV.AGENT_STATE.{other}.task-1",
+        "read another agent's ledger": f"$JS.API.DIRECT.GET.KV_AGENT_STATE.$KV.AGENT_STATE.{other}.task-1",
+        "watch its own ledger": f"$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.f.$KV.AGENT_STATE.{me}.>",
+        "write another agent's dead letters": f"agent.{other}.dead",
+        "read dead letters": f"$JS.API.CONSUMER.CREATE.AGENT_DEAD.f.agent.{me}.dead",
+        "register as another agent": f"$KV.AGENT_REGISTRY.{other}.host-1",
+        "send another agent's heartbeat": f"agent.{other}.heartbeat",
+        "send another agent's progress": f"agent.{other}.progress.task-1",
+        "control another agent's workers": f"agent.{other}.control",
+        "control its own workers": f"agent.{me}.control",
+        "write another agent's files": f"$O.AGENT_FILES_{other}.C.x",
+        "replace another agent's file": f"$O.AGENT_FILES_{other}.M.x",
+        "read files": f"$JS.API.DIRECT.GET.OBJ_AGENT_FILES_{me}.$O.AGENT_FILES_{me}.M.x",
+        "read the coordinator's inbox": "$JS.API.CONSUMER.CREATE.AGENT_RESULTS.f.agent.main.results",
+        "read another agent's inbox": f"$JS.API.CONSUMER.CREATE.AGENT_RESULTS.f.agent.{other}.results",
+        "read all inboxes": "$JS.API.CONSUMER.CREATE.AGENT_RESULTS.f.agent.*.results",
+        "read an inbox without a filter": "$JS.API.CONSUMER.CREATE.AGENT_RESULTS.f",
+        "read the last of the coordinator's inbox": "$JS.API.DIRECT.GET.AGENT_RESULTS.agent.main.results",
+        "read any result by its sequence": "$JS.API.DIRECT.GET.AGENT_RESULTS",
+        "make a consumer of its tasks": f"$JS.API.CONSUMER.CREATE.AGENT_TASKS.mine.agent.{me}.tasks",
+        "make a durable": "$JS.API.CONSUMER.DURABLE.CREATE.AGENT_TASKS.mine",
+        "read any task by its sequence": "$JS.API.STREAM.MSG.GET.AGENT_TASKS",
+        "read any task by its sequence, in the newer way": "$JS.API.DIRECT.GET.AGENT_TASKS",
+        "list the consumers of the tasks": "$JS.API.CONSUMER.LIST.AGENT_TASKS",
+        "delete another agent's consumer": f"$JS.API.CONSUMER.DELETE.AGENT_TASKS.agent-{other}",
+        "delete its own consumer": f"$JS.API.CONSUMER.DELETE.AGENT_TASKS.agent-{me}",
+        **_administration(),
+    }
+
+
+def for_main() -> dict[str, str]:
+    return {
+        "pull an agent's tasks": "$JS.API.CONSUMER.MSG.NEXT.AGENT_TASKS.agent-code",
+        "ack for an agent": f"$JS.ACK.AGENT_TASKS.agent-code.{_ACK}",
+        "ack for an agent, in the newer form": f"$JS.ACK._.hash.AGENT_TASKS.agent-code.{_ACK}",
+        "put a result into an agent's inbox": "agent.code.results",
+        "write an agent's dead letters": "agent.code.dead",
+        "read dead letters": "$JS.API.CONSUMER.CREATE.AGENT_DEAD.f.agent.code.dead",
+        "register as an agent": "$KV.AGENT_REGISTRY.code.host-1",
+        "send an agent's heartbeat": "agent.code.heartbeat",
+        "write an agent's files": "$O.AGENT_FILES_code.C.x",
+        "replace an agent's file": "$O.AGENT_FILES_code.M.x",
+        "read any chunk by its sequence": "$JS.API.DIRECT.GET.OBJ_AGENT_FILES_code",
+        "read an agent's inbox": "$JS.API.CONSUMER.CREATE.AGENT_RESULTS.f.agent.code.results",
+        "read all inboxes": "$JS.API.CONSUMER.CREATE.AGENT_RESULTS.f.agent.*.results",
+        "read an inbox without a filter": "$JS.API.CONSUMER.CREATE.AGENT_RESULTS.f",
+        "read any result by its sequence": "$JS.API.DIRECT.GET.AGENT_RESULTS",
+        "read the last of an agent's inbox": "$JS.API.DIRECT.GET.AGENT_RESULTS.agent.code.results",
+        "make a consumer of an agent's tasks": "$JS.API.CONSUMER.CREATE.AGENT_TASKS.mine.agent.code.tasks",
+        "make a durable": "$JS.API.CONSUMER.DURABLE.CREATE.AGENT_TASKS.mine",
+        "make a durable in the old way": "$JS.API.CONSUMER.DURABLE.CREATE.AGENT_RESULTS.mine",
+        "delete an agent's consumer": "$JS.API.CONSUMER.DELETE.AGENT_TASKS.agent-code",
+        **_administration(),
+    }
+
+
+def for_admin() -> dict[str, str]:
+    return {
+        "put a result into an inbox": "agent.main.results",
+        "write the ledger": "$KV.AGENT_STATE.code.task-1",
+        "register as an agent": "$KV.AGENT_REGISTRY.code.host-1",
+        "write a dead letter": "agent.code.dead",
+        "write an agent's files": "$O.AGENT_FILES_code.C.x",
+        "ack for an agent": f"$JS.ACK.AGENT_TASKS.agent-code.{_ACK}",
+        "control an agent's workers": "agent.code.control",
+        "look into the server": "$SYS.REQ.SERVER.PING",
+    }
+
+
+def _administration() -> dict[str, str]:
+    return {
+        "create a stream": "$JS.API.STREAM.CREATE.MINE",
+        "update a stream": "$JS.API.STREAM.UPDATE.AGENT_TASKS",
+        "delete a stream": "$JS.API.STREAM.DELETE.AGENT_RESULTS",
+        "purge the tasks": "$JS.API.STREAM.PURGE.AGENT_TASKS",
+        "purge the results": "$JS.API.STREAM.PURGE.AGENT_RESULTS",
+        "purge the ledger": "$JS.API.STREAM.PURGE.KV_AGENT_STATE",
+        "read any result by its sequence, in the old way": "$JS.API.STREAM.MSG.GET.AGENT_RESULTS",
+        "read any ledger entry by its sequence": "$JS.API.STREAM.MSG.GET.KV_AGENT_STATE",
+        "delete a task": "$JS.API.STREAM.MSG.DELETE.AGENT_TASKS",
+        "delete a result": "$JS.API.STREAM.MSG.DELETE.AGENT_RESULTS",
+        "list streams": "$JS.API.STREAM.NAMES",
+        "list those who read results": "$JS.API.CONSUMER.LIST.AGENT_RESULTS",
+        "list the names of those who read results": "$JS.API.CONSUMER.NAMES.AGENT_RESULTS",
+        "look at the account": "$JS.API.INFO",
+        "put a message into no stream at all": "anything.else",
+    }
+
+
+async def denied(bus: Bus, subject: str) -> bool:
+    """Whether the server refuses a message of this party to `subject`."""
+    try:
+        await bus.request(subject, b"{}", timeout_s=2)
+    except PermissionDeniedError:
+        return True
+    except BusUnavailableError:
+        return False
+    return False

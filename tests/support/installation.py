@@ -1,0 +1,172 @@
+"""A bus with permissions, running: from the shipped sample, or as `agentbus init` makes it."""
+
+import re
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from agentbus import Coordinator
+from agentbus.bus.jetstream import Bus, connect
+from agentbus.bus.setup import consumer_config, set_up
+from agentbus.config.loading import ConnectionSettings, NatsSection, connection_settings
+from agentbus.protocol import subjects
+from agentbus.protocol.permissions import ADMINISTRATOR
+from agentbus.provision.bus_folder import BusFolder, Plan, create
+from agentbus.provision.certificates import new_authority, new_server_certificate
+from agentbus.provision.nats_server import NatsServer, run_server
+from support.harness import ROOT, worker_toml
+
+CONF = ROOT / "config" / "nats-server.conf"
+PLAN = Plan(monitoring_port=0, max_memory="64MiB", max_file="1GiB")
+
+
+class Installed(ABC):
+    """A bus with its server, and how each party reaches it."""
+
+    def __init__(self, server: NatsServer) -> None:
+        self.server = server
+        self.port = int(server.url.rpartition(":")[2])
+
+    @abstractmethod
+    def nats(self, name: str, *, port: int | None = None) -> dict[str, str | Path]:
+        """The keys of `[nats]` for one party."""
+
+    def settings(self, name: str, *, port: int | None = None) -> ConnectionSettings:
+        """How one party connects."""
+        section = NatsSection.model_validate(self.nats(name, port=port))
+        return connection_settings(section, agent=name, name=f"test {name}", reconnect_wait_s=0.05)
+
+    @asynccontextmanager
+    async def coordinator(self, name: str) -> AsyncGenerator[Coordinator]:
+        async with connect(self.settings(name)) as bus:
+            yield Coordinator(bus, name)
+
+    def worker_toml(self, folder: Path, agent: str) -> Path:
+        nats = self.nats(agent)
+        return worker_toml(folder, str(nats.pop("url")), agent=agent, nats=nats)
+
+    def violations(self) -> list[str]:
+        """What the server has refused so far."""
+        return [line for line in self.server.log.read_text().splitlines() if "Violation" in line]
+
+
+async def _set_up(bus: Bus, agents: Iterable[str]) -> None:
+    """Set a bus up for its agents, whose leases last one second."""
+    await set_up(bus)
+    for agent in agents:
+        name = subjects.durable(agent)
+        wanted = consumer_config(agent, name, ack_wait_s=1)
+        await bus.create_consumer(subjects.TASKS_STREAM, name, wanted)
+    found = await set_up(bus, list(agents))
+    assert {item.outcome for item in found if item.kind == "consumer"} == {"different"}  # only in the lease
+    assert {item.outcome for item in found if item.name.startswith("OBJ_")} == {"made"}
+
+
+# -- the sample -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """A CA, and a certificate that it gave to the server on 127.0.0.1."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+
+def make_certificates(folder: Path) -> Certificates:
+    found = Certificates(folder / "ca.pem", folder / "server.pem", folder / "server-key.pem")
+    authority = new_authority("Test CA")
+    server = new_server_certificate(authority, ["127.0.0.1"])
+    found.ca.write_bytes(authority.certificate)
+    found.cert.write_bytes(server.certificate)
+    found.key.write_bytes(server.key)
+    return found
+
+
+def password(user: str) -> str:
+    return f"own-{user}-k3v9"
+
+
+def shipped_for(folder: Path, certificates: Certificates) -> Path:
+    """The shipped file with nothing changed but ports, store, passwords and certificate paths."""
+    text = CONF.read_text(encoding="utf-8")
+    for old, new in {
+        '"127.0.0.1:7422"': '"127.0.0.1:-1"',
+        '"127.0.0.1:8222"': '"127.0.0.1:-1"',
+        '"/data/jetstream"': f'"{folder / "jetstream"}"',
+        '"/etc/agentbus/tls/server-cert.pem"': f'"{certificates.cert}"',
+        '"/etc/agentbus/tls/server-key.pem"': f'"{certificates.key}"',
+    }.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    text, changed = re.subn(r'"CHANGE-ME-(\w+)"', lambda found: f'"{password(found[1])}"', text)
+    assert changed == 4
+    path = folder / "nats-server.conf"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+class Sample(Installed):
+    """A server that runs from the shipped file, with its users."""
+
+    def __init__(self, server: NatsServer, certificates: Certificates) -> None:
+        super().__init__(server)
+        self.ca = certificates.ca
+
+    def url(self, user: str, *, port: int | None = None) -> str:
+        return f"tls://agent-{user}:{password(user)}@127.0.0.1:{port or self.port}"
+
+    def nats(self, name: str, *, port: int | None = None) -> dict[str, str | Path]:
+        return {"url": self.url(name, port=port), "ca_file": self.ca}
+
+
+@asynccontextmanager
+async def sample_bus(path: Path, certificates: Certificates) -> AsyncGenerator[Sample]:
+    """The shipped server with the agents code and doc."""
+    config = shipped_for(path, certificates)
+    async with run_server(store=path / "nats", config=config) as server:
+        bus = Sample(server, certificates)
+        async with connect(bus.settings(ADMINISTRATOR)) as administrator:
+            await _set_up(administrator, ("code", "doc"))
+        yield bus
+
+
+# -- as `agentbus init` makes it --------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class OwnBus(Installed):
+    """A bus that `agentbus init` made."""
+
+    def __init__(self, server: NatsServer, folder: BusFolder) -> None:
+        super().__init__(server)
+        self.folder = folder
+
+    def nats(self, name: str, *, port: int | None = None) -> dict[str, str | Path]:
+        secret, ca = self.folder.secret_file(name), self.folder.path / "tls" / "ca.pem"
+        return {"url": f"tls://127.0.0.1:{port or self.port}", "nkey_file": secret, "ca_file": ca}
+
+
+@asynccontextmanager
+async def own_bus(
+    path: Path, agents: Iterable[str] = ("code", "doc"), *, may_task: dict[str, list[str]] | None = None
+) -> AsyncGenerator[OwnBus]:
+    """A bus as `agentbus init` makes it; `may_task` are further agents, with those that they may give tasks to."""
+    folder = create(path / "bus", replace(PLAN, port=free_port()), agents)
+    for agent, others in (may_task or {}).items():
+        folder.add(agent, others)
+    async with run_server(store=path / "nats", config=folder.servers[0].configuration) as server:
+        bus = OwnBus(server, folder)
+        async with connect(bus.settings(ADMINISTRATOR)) as administrator:
+            await _set_up(administrator, folder.agents)
+        yield bus

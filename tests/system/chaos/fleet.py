@@ -1,0 +1,222 @@
+"""The supervised workers of a storm: started again whenever they end, with the same configuration and state folder."""
+
+import asyncio
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from support.harness import processes_with
+
+_POLL_S = 0.05
+_STUCK_S = 60.0
+"""How long a worker that was asked to stop may take, however the bus is, before that counts as a fault of its own."""
+
+
+@dataclass
+class Events:
+    """What the storm did and when: on disk for whoever looks for a cause, and counted."""
+
+    path: Path
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+
+    def note(self, kind: str, text: str) -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
+        with self.path.open("a") as file:
+            file.write(f"{stamp} {kind} {text}\n")
+
+
+class Replica:
+    """One worker and its supervisor."""
+
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: dict[str, str],
+        folder: Path,
+        events: Events,
+        *,
+        mortal: bool = False,
+    ) -> None:
+        self.name = name
+        self._argv = argv
+        self._env = env
+        self._folder = folder
+        self._events = events
+        self._mortal = mortal
+        self._rng = random.Random(name)
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._killed = False
+        self._asked_at: float | None = None
+        self._log_start = 0
+        self._ending = False
+        self.deaths: list[tuple[int, float]] = []
+        self.wrong: list[str] = []
+
+    @property
+    def log(self) -> Path:
+        """What all its processes wrote to stderr."""
+        return self._folder / f"{self.name}.log"
+
+    @property
+    def _pid(self) -> int:
+        return self._popen.pid if self._popen is not None else 0
+
+    @property
+    def alive(self) -> bool:
+        return self._popen is not None and self._popen.poll() is None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it lives and has recovered what earlier ones have left."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return self.alive and b"ready for tasks" in log.read()
+
+    async def supervise(self) -> None:
+        """Start it, and start it again whenever it has ended, until `end()`."""
+        while not self._ending:
+            code = await self._run_once()
+            if self._mortal and code == -signal.SIGKILL and not self._killed:
+                self._events.note("died", f"{self.name} pid {self._pid}")
+                self.deaths.append((self._pid, time.time()))
+            elif not self._killed and not (code == 0 and self._asked_at) and not self._was_not_listening(code):
+                self.wrong.append(f"the worker {self.name} ended by itself with exit code {code}; see {self.log}")
+            await asyncio.sleep(self._rng.uniform(0, 1))
+
+    def _was_not_listening(self, code: int) -> bool:
+        """SIGTERM ends a process that is still importing, or has said its last word, as it ends any other."""
+        if not self._asked_at or code != -signal.SIGTERM:
+            return False
+        log = self.log.read_text()
+        return f"pid {self._pid} " not in log or re.search(rf"-{self._pid}-\w+ stopped ", log) is not None
+
+    async def _run_once(self) -> int:
+        popen = self._start()
+        while (code := popen.poll()) is None:
+            await asyncio.sleep(_POLL_S)
+            if self._asked_at is not None and time.time() - self._asked_at > _STUCK_S:
+                self.wrong.append(f"the worker {self.name} did not stop within {_STUCK_S:g} s; see {self.log}")
+                self.kill()
+        self._events.note("end", f"{self.name} pid {popen.pid} code {code}")
+        return code
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as sink:
+            self._log_start = sink.tell()
+            popen = subprocess.Popen(
+                self._argv,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                cwd=self._folder,
+                env=self._env,
+                start_new_session=True,
+            )
+        self._popen, self._killed, self._asked_at = popen, False, None
+        self._events.note("start", f"{self.name} pid {popen.pid}")
+        return popen
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._popen is not None and self.alive:
+            self._killed = True
+            self.deaths.append((self._popen.pid, time.time()))
+            self._events.note("kill", f"{self.name} pid {self._popen.pid}")
+            self._popen.kill()
+
+    def ask(self, why: str = "term") -> None:
+        """SIGTERM."""
+        if self._popen is not None and self.alive:
+            self._asked_at = self._asked_at or time.time()
+            self._events.note(why, f"{self.name} pid {self._popen.pid}")
+            self._popen.terminate()
+
+    async def pause(self, length_s: float) -> None:
+        """SIGSTOP, and SIGCONT after a while."""
+        popen = self._popen
+        if popen is None or not self.alive:
+            return
+        self._events.note("stop", f"{self.name} pid {popen.pid} for {length_s:.1f} s")
+        popen.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(length_s)
+        finally:
+            popen.send_signal(signal.SIGCONT)
+        self._events.note("continue", f"{self.name} pid {popen.pid}")
+
+    def end(self) -> None:
+        """Ask it to stop for good."""
+        self._ending = True
+        self.ask("last")
+
+
+class Fleet:
+    """All workers of a storm, and what they must leave behind: nothing."""
+
+    def __init__(self, replicas: list[Replica], state: Path, marker: str) -> None:
+        self._replicas = replicas
+        self._state = state
+        self._marker = marker
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def deaths(self) -> list[tuple[int, float]]:
+        """Which process was killed when."""
+        return [death for replica in self._replicas for death in replica.deaths]
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(replica.supervise()) for replica in self._replicas]
+
+    def pick(self, target: int) -> Replica:
+        """A living worker, if there is one."""
+        count = len(self._replicas)
+        order = [self._replicas[(target + step) % count] for step in range(count)]
+        return next((replica for replica in order if replica.alive), order[0])
+
+    async def end(self) -> list[str]:
+        """Stop all workers with SIGTERM, once all of them are up; returns what was wrong with them, then and before."""
+        late = [replica.name for replica in self._replicas if not await _comes_true(lambda one=replica: one.ready)]
+        wrong = [f"the worker {name} did not come up again" for name in late]
+        for replica in self._replicas:
+            replica.end()
+        await asyncio.gather(*self._tasks)
+        wrong += [fault for replica in self._replicas for fault in replica.wrong]
+        await _comes_true(lambda: not processes_with(self._marker), within_s=3)
+        wrong += [f"a process was left behind: {_describe(pid)}" for pid in processes_with(self._marker)]
+        return wrong + [f"left in the state folder: {path}" for path in self._left_on_disk()]
+
+    def kill_all(self) -> None:
+        """Whatever happened: nothing that carries the marker of this storm stays."""
+        for task in self._tasks:
+            task.cancel()
+        for pid in processes_with(self._marker):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _left_on_disk(self) -> list[Path]:
+        names = ("outbox", "children", "tmp")
+        return sorted(path for name in names for path in self._state.glob(f"*/*/*/{name}/*"))
+
+
+async def _comes_true(condition: Callable[[], bool], *, within_s: float = _STUCK_S) -> bool:
+    for _ in range(int(within_s / _POLL_S)):
+        if condition():
+            return True
+        await asyncio.sleep(_POLL_S)
+    return condition()
+
+
+def _describe(pid: int) -> str:
+    with suppress(OSError):
+        return f"{pid} {Path(f'/proc/{pid}/cmdline').read_bytes().replace(bytes(1), b' ').decode(errors='replace')}"
+    return str(pid)

@@ -1,0 +1,163 @@
+"""What a storm rages over: one server that can be cut off from its workers, or a cluster that loses its leaders."""
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from agentbus import Coordinator, connect
+from agentbus.bus.jetstream import Bus
+from agentbus.bus.setup import consumer_config, set_up
+from agentbus.config.loading import CoordinatorConfig, NatsSection
+from agentbus.errors import ServerBinaryError
+from agentbus.protocol import subjects
+from agentbus.provision.nats_server import NatsServer, start_server
+from support.clustered import ELECTION_S, Cluster
+from support.harness import eventually
+from system.chaos.fleet import Events
+from system.chaos.link import Link
+from system.chaos.plan import FaultKind, Plan
+
+_RETRY_S = 0.2
+
+LEADERS: Final = {
+    "meta": "",
+    "tasks": subjects.TASKS_STREAM,
+    "results": subjects.RESULTS_STREAM,
+    "ledger": subjects.STATE_STREAM,
+}
+"""Whose leader the faults of a cluster kill: that of a stream, or of JetStream as a whole."""
+
+
+class Ground(ABC):
+    """A bus and its servers."""
+
+    def __init__(self, plan: Plan, folder: Path, events: Events) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.events = events
+        self.links: dict[str, Link] = {}
+        self.deaths: list[float] = []
+        self._one_at_a_time = asyncio.Lock()
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Start what belongs to it."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End what belongs to it."""
+
+    @abstractmethod
+    def coordinator(self) -> AbstractAsyncContextManager[Coordinator]:
+        """Who publishes the tasks."""
+
+    @abstractmethod
+    def administrator(self) -> AbstractAsyncContextManager[Bus]:
+        """Who sets up, and looks at the end."""
+
+    @abstractmethod
+    def nats(self, agent: str) -> dict[str, str | Path]:
+        """How the workers of an agent connect: the keys of `[nats]`."""
+
+    @abstractmethod
+    async def _strike(self, kind: FaultKind, pause_s: float) -> None: ...
+
+    async def strike(self, kind: FaultKind, pause_s: float) -> None:
+        """Kill a server and start it again; never two at the same time."""
+        async with self._one_at_a_time:
+            await self._strike(kind, pause_s)
+
+    async def prepare(self) -> None:
+        """Streams, consumers with a short lease, buckets."""
+        async with self.administrator() as bus:
+            await set_up(bus, replicas=self.plan.copies)
+            for agent in self.plan.agents:
+                durable = subjects.durable(agent)
+                short = consumer_config(agent, durable, ack_wait_s=self.plan.lease_s)
+                await bus.create_consumer(subjects.TASKS_STREAM, durable, short)
+            await set_up(bus, self.plan.agents, replicas=self.plan.copies)
+
+
+class OneServer(Ground):
+    """A server of its own, which workers reach over links."""
+
+    async def open(self) -> None:
+        self._server: NatsServer = await start_server(store=self.folder / "nats")
+        self._port = int(self._server.url.rpartition(":")[2])
+        self.links = {agent: Link(self._port) for agent in self.plan.agents}
+        for link in self.links.values():
+            await link.open()
+
+    async def close(self) -> None:
+        for link in self.links.values():
+            await link.close()
+        await self._server.stop()
+
+    def coordinator(self) -> AbstractAsyncContextManager[Coordinator]:
+        return connect(config=CoordinatorConfig(nats=NatsSection(url=self._server.url)), name="chaos")
+
+    @asynccontextmanager
+    async def administrator(self) -> AsyncGenerator[Bus]:
+        async with self.coordinator() as coordinator:
+            yield coordinator.bus
+
+    def nats(self, agent: str) -> dict[str, str | Path]:
+        return {"url": f"nats://127.0.0.1:{self.links[agent].port}"}
+
+    async def _strike(self, kind: FaultKind, pause_s: float) -> None:
+        assert kind == "server", "it leads everything"
+        self.events.note("server", f"pid {self._server.pid}, away for {pause_s:.1f} s")
+        self.deaths.append(time.time())
+        self._server.kill()
+        await asyncio.sleep(pause_s)
+        while True:
+            try:
+                self._server = await start_server(store=self.folder / "nats", port=self._port)
+                break
+            except ServerBinaryError as error:  # somebody's outgoing connection has the port for a moment
+                self.events.note("trouble", str(error))
+                await asyncio.sleep(_RETRY_S)
+        self.events.note("up", f"pid {self._server.pid}")
+
+
+class ThreeServers(Ground):
+    """A cluster as `agentbus init --member` makes it, with TLS and an account for each party."""
+
+    async def open(self) -> None:
+        self._cluster = Cluster(self.folder, self.plan.agents)
+        await self._cluster.start()
+        await self._cluster.ready()
+
+    async def close(self) -> None:
+        await self._cluster.stop()
+
+    def coordinator(self) -> AbstractAsyncContextManager[Coordinator]:
+        return self._cluster.coordinator()
+
+    def administrator(self) -> AbstractAsyncContextManager[Bus]:
+        return self._cluster.administrator()
+
+    def nats(self, agent: str) -> dict[str, str | Path]:
+        return self._cluster.nats(agent, first=self.plan.agents.index(agent))
+
+    async def _strike(self, kind: FaultKind, pause_s: float) -> None:
+        stream = LEADERS[kind]
+        find = self._cluster.meta_leader if not stream else lambda: self._cluster.leader(stream)
+        name = str(await eventually(find, f"{stream or 'JetStream'} has a leader", within_s=ELECTION_S))
+        self.events.note("server", f"{name}, the leader of {stream or 'JetStream'}, away for {pause_s:.1f} s")
+        self.events.note(f"leader of {kind}", name)
+        self.deaths.append(time.time())
+        self._cluster.kill(name)
+        await asyncio.sleep(pause_s)
+        while True:
+            try:
+                await self._cluster.start(name)
+                break
+            except ServerBinaryError as error:  # somebody's outgoing connection has a port for a moment
+                self.events.note("trouble", str(error))
+                await asyncio.sleep(_RETRY_S)
+        self.events.note("up", name)

@@ -1,0 +1,202 @@
+"""What a storm consists of: the tasks and the faults, drawn from a seed before it begins."""
+
+import random
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from agentbus.protocol.messages import Json
+
+FaultKind = Literal["kill", "stop", "term", "server", "cut", "stall", "meta", "tasks", "results", "ledger"]
+
+HERE: Final = Path(__file__).parent
+REAL_WORKER: Final = (sys.executable, "-m", "agentbus", "worker", "run")
+FRAGILE_WORKER: Final = (sys.executable, str(HERE / "fragile_worker.py"))
+BROKEN_WORKER: Final = (sys.executable, str(HERE / "broken_worker.py"))
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of task: how frequent it is, and what its result must say."""
+
+    weight: int
+    status: str = "completed"
+    error: str = ""
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "instant": Kind(38),
+    "slow": Kind(18),
+    "crash": Kind(12, "failed", "exited with status"),
+    "hang": Kind(6, "failed", "timed out after"),
+    "big": Kind(6),
+    "fork": Kind(7),
+    "setsid": Kind(7),
+    "stubborn": Kind(6),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTask:
+    """A task, and how its publisher behaves.
+
+    Attributes:
+        at_s: when it is published, in seconds from the beginning of the storm.
+        impatient_s: the publisher dies after so many seconds, and another one publishes the task again.
+        again: it is published once more although the first time has worked.
+        cancel_after_s: somebody wants it cancelled so many seconds after it was published.
+    """
+
+    task_id: str
+    agent: str
+    kind: str
+    number: int
+    at_s: float
+    impatient_s: float | None = None
+    again: bool = False
+    cancel_after_s: float | None = None
+
+    @property
+    def content(self) -> Json:
+        """What the agent command is told."""
+        return {"kind": self.kind, "number": self.number}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault: when, which, at whom, for how long; `odd` chooses between two variants of a kind."""
+
+    at_s: float
+    kind: FaultKind
+    target: int
+    length_s: float
+    odd: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The measure of a storm.
+
+    Attributes:
+        task_timeout_s: of the workers: shorter than the tasks that hang, and far longer than the others take, also on
+            a machine that is busy with something else.
+        fragile: how many replicas of each agent die by themselves at the worst moments.
+        copies: of each stream. With three there are three servers, and the faults `meta`, `tasks`, `results` and
+            `ledger` kill the one that leads JetStream or that stream.
+    """
+
+    seed: int
+    faults: Mapping[FaultKind, int]
+    agents: tuple[str, ...] = ("code", "doc")
+    replicas: int = 3
+    tasks: int = 400
+    storm_s: float = 200.0
+    settle_s: float = 120.0
+    lease_s: float = 4.0
+    task_timeout_s: float = 12.0
+    worker: tuple[str, ...] = REAL_WORKER
+    fragile: int = 1
+    kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
+    copies: int = 1
+
+    def draw(self) -> tuple[list[PlannedTask], list[Fault]]:
+        """The tasks and the faults of this seed. Which fault meets which task is up to the machine."""
+        rng = random.Random(self.seed)
+        tasks = [self._task(rng, number) for number in range(self.tasks)]
+        faults = [self._fault(rng, kind) for kind, count in self.faults.items() for _ in range(count)]
+        return tasks, sorted(faults, key=lambda fault: fault.at_s)
+
+    def _task(self, rng: random.Random, number: int) -> PlannedTask:
+        [kind] = rng.choices(list(self.kinds), [kind.weight for kind in self.kinds.values()])
+        return PlannedTask(
+            task_id=f"chaos-{number:04d}-{kind}",
+            agent=rng.choice(self.agents),
+            kind=kind,
+            number=number,
+            at_s=rng.uniform(0, 0.95 * self.storm_s),
+            impatient_s=rng.uniform(0, 0.02) if rng.random() < 0.08 else None,
+            again=rng.random() < 0.05,
+            cancel_after_s=rng.uniform(0, 3) if rng.random() < 0.04 else None,
+        )
+
+    def _fault(self, rng: random.Random, kind: FaultKind) -> Fault:
+        shortest_s, longest_s = {
+            "stop": (1.2 * self.lease_s, 2 * self.lease_s),
+            "server": (0.1, self.lease_s),
+            **dict.fromkeys(("meta", "tasks", "results", "ledger"), (0.1, 3 * self.lease_s)),
+            "cut": (0.5, 1.25 * self.lease_s),
+            "stall": (0.5, 2 * self.lease_s),
+        }.get(kind, (0.0, 0.0))
+        return Fault(
+            at_s=rng.uniform(0.03, 0.95) * self.storm_s,
+            kind=kind,
+            target=rng.randrange(1000),
+            length_s=rng.uniform(shortest_s, longest_s),
+            odd=rng.random() < 0.5,
+        )
+
+
+def full(seed: int) -> Plan:
+    """What `make chaos` runs: about five minutes."""
+    return Plan(seed, {"kill": 60, "stop": 14, "term": 12, "server": 9, "cut": 12, "stall": 8})
+
+
+def short(seed: int) -> Plan:
+    """What `make test` runs: about half a minute."""
+    return Plan(
+        seed,
+        {"kill": 6, "stop": 2, "term": 2, "server": 2, "cut": 2, "stall": 1},
+        replicas=2,
+        tasks=60,
+        storm_s=12,
+        settle_s=60,
+        lease_s=2,
+        task_timeout_s=8,
+    )
+
+
+def clustered(seed: int) -> Plan:
+    """What `make cluster` runs: two minutes and a half over three servers, of which each leader is killed twice."""
+    return Plan(
+        seed,
+        {"meta": 2, "tasks": 2, "results": 2, "ledger": 2, "kill": 12, "stop": 2, "term": 4},
+        replicas=2,
+        tasks=250,
+        storm_s=150,
+        copies=3,
+    )
+
+
+def clustered_short(seed: int) -> Plan:
+    """What `make test` runs: the loss of the server that leads the ledger, in half a minute."""
+    return Plan(
+        seed,
+        {"ledger": 1, "kill": 2},
+        agents=("code",),
+        replicas=2,
+        tasks=30,
+        storm_s=12,
+        settle_s=60,
+        lease_s=2,
+        task_timeout_s=8,
+        copies=3,
+    )
+
+
+def broken(seed: int) -> Plan:
+    """A worker that acknowledges first, and some kills: the tasks that they hit are lost."""
+    return Plan(
+        seed,
+        {"kill": 4},
+        agents=("code",),
+        replicas=2,
+        tasks=12,
+        storm_s=6,
+        settle_s=30,
+        lease_s=1,
+        worker=BROKEN_WORKER,
+        fragile=0,
+        kinds={"slow": Kind(1)},
+    )

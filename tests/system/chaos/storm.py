@@ -1,0 +1,307 @@
+"""A storm from beginning to end: set-up, publishing and faults at the same time, a quiet end, and the account."""
+
+import asyncio
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agentbus.errors import BusUnavailableError
+from agentbus.protocol import subjects
+from agentbus.tasks.ledger import Ledger, Record
+from support.harness import worker_toml
+from system.chaos.fleet import Events, Fleet, Replica
+from system.chaos.ground import Ground, OneServer, ThreeServers
+from system.chaos.plan import FRAGILE_WORKER, HERE, Fault, Plan, PlannedTask
+from system.chaos.verdict import Account, executions, judge, longest_recovery, longest_silence_s
+
+if TYPE_CHECKING:
+    from agentbus import Coordinator
+
+_CATCH_UP_S = 20.0
+_PROGRESS_S = 10.0
+_DRAIN_S = 2.0
+_RETRY_S = 0.2
+
+
+class Storm:
+    """One run of a plan."""
+
+    def __init__(self, plan: Plan, folder: Path, say: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._say = say
+        self._tasks, self._faults = plan.draw()
+        self._rng = random.Random(plan.seed + 1)
+        self._events = Events(folder / "events.log")
+        self._record = folder / "executions"
+        self._ground: Ground = (ThreeServers if plan.copies > 1 else OneServer)(plan, folder, self._events)
+        self._published: set[str] = set()
+        self._retries = 0
+        self._seen: dict[str, str] = {}
+        self._watched: list[tuple[int, float, str]] = []
+        self._seen_all = asyncio.Event()
+        self._unsettled = {task.task_id: task for task in self._tasks}
+        self._quiet_since = 0.0
+        self._coordinator: Coordinator
+
+    async def run(self) -> Account:
+        """Everything, in order; whatever happens, no process is left."""
+        fleet = self._fleet()
+        try:
+            await self._ground.open()
+            async with self._ground.coordinator() as self._coordinator:
+                await self._prepare()
+                fleet.start()
+                async with _while_running(self._watch()), _while_running(self._tell()):
+                    await self._blow(fleet)
+                    await self._settle()
+                    await self._watched_all()
+                    wrong = await fleet.end()
+                return await self._account(fleet, wrong)
+        finally:
+            fleet.kill_all()
+            await self._ground.close()
+
+    # -- before -------------------------------------------------------------------------------------------------
+
+    def _fleet(self) -> Fleet:
+        marker = f"CHAOS_MARK={os.urandom(8).hex()}"
+        name, _, value = marker.partition("=")
+        env = {**os.environ, name: value, "HOME": str(self._folder)}
+        replicas = [
+            Replica(
+                f"{agent}-{number}",
+                [*self._worker(number), "--config", str(self._folder / f"{agent}.toml"), "--verbose"],
+                env,
+                self._folder,
+                self._events,
+                mortal=number < self._plan.fragile,
+            )
+            for agent in self._plan.agents
+            for number in range(self._plan.replicas)
+        ]
+        return Fleet(replicas, self._folder / "state", marker)
+
+    def _worker(self, number: int) -> tuple[str, ...]:
+        return FRAGILE_WORKER if number < self._plan.fragile else self._plan.worker
+
+    async def _prepare(self) -> None:
+        """What is needed on the bus, and the configuration of the workers."""
+        await self._ground.prepare()
+        for agent in self._plan.agents:
+            nats = self._ground.nats(agent)
+            worker_toml(
+                self._folder,
+                str(nats.pop("url")),
+                agent=agent,
+                nats=nats,
+                chat_cmd=["python3", "-I", "-S", str(HERE / "agent.py"), str(self._record), "{input}"],
+                worker={
+                    "concurrency": 2,
+                    "task_timeout_seconds": self._plan.task_timeout_s,
+                    "kill_grace_seconds": 0.5,
+                    "drain_timeout_seconds": _DRAIN_S,
+                    "reconnect_time_wait_seconds": 0.2,
+                    "max_attempts": 20,
+                },
+            )
+
+    # -- during -------------------------------------------------------------------------------------------------
+
+    async def _blow(self, fleet: Fleet) -> None:
+        """Publish all tasks and commit all faults, each at its time."""
+        async with asyncio.TaskGroup() as group:
+            for task in self._tasks:
+                group.create_task(self._publish(task))
+            for fault in self._faults:
+                group.create_task(self._strike(fault, fleet))
+        self._say(f"{self._clock()}  the storm is over; waiting for every task to be settled")
+
+    async def _publish(self, task: PlannedTask) -> None:
+        await asyncio.sleep(task.at_s)
+        if task.impatient_s is not None:
+            await self._publish_and_die(task, task.impatient_s)
+        await self._insist(lambda: self._publish_once(task))
+        self._published.add(task.task_id)
+        if task.again:
+            await self._insist(lambda: self._publish_once(task))
+        if task.cancel_after_s is not None:
+            await asyncio.sleep(task.cancel_after_s)
+            await self._insist(lambda: self._cancel(task))
+
+    async def _publish_once(self, task: PlannedTask) -> None:
+        await self._coordinator.publish(
+            task.agent, task.content, task_type="chaos", payload_format="json", task_id=task.task_id
+        )
+
+    async def _publish_and_die(self, task: PlannedTask, after_s: float) -> None:
+        """As a publisher that ends anywhere between the ledger and the task stream."""
+        try:
+            async with asyncio.timeout(after_s):
+                await self._publish_once(task)
+        except (TimeoutError, BusUnavailableError):
+            self._retries += 1
+
+    async def _cancel(self, task: PlannedTask) -> None:
+        status = await self._coordinator.cancel(task.task_id, agent=task.agent, reason="chaos")
+        self._seen[task.task_id] = status.state
+        self._events.note("cancel", f"{task.task_id} found {status.state}")
+
+    async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Again with the same id for as long as the bus is unavailable, and for no other error."""
+        while True:
+            try:
+                return await step()
+            except BusUnavailableError:
+                self._retries += 1
+                await asyncio.sleep(_RETRY_S)
+
+    async def _strike(self, fault: Fault, fleet: Fleet) -> None:
+        await asyncio.sleep(fault.at_s)
+        links = list(self._ground.links.values())
+        match fault.kind:
+            case "kill":
+                fleet.pick(fault.target).kill()
+            case "stop":
+                await fleet.pick(fault.target).pause(fault.length_s)
+            case "term":
+                fleet.pick(fault.target).ask()
+            case "server" | "meta" | "tasks" | "results" | "ledger":
+                await self._ground.strike(fault.kind, fault.length_s)
+            case "cut":
+                self._events.note("cut", f"for {fault.length_s:.1f} s")
+                # Of one agent's workers, or of all.
+                chosen = links if fault.target % 2 else [links[fault.target % len(links)]]
+                await asyncio.gather(*(link.cut(fault.length_s, refuse=fault.odd) for link in chosen))
+            case "stall":
+                self._events.note("stall", f"for {fault.length_s:.1f} s")
+                await asyncio.gather(*(link.stall(fault.length_s, self._rng) for link in links))
+
+    async def _watch(self) -> None:
+        """Watch the inbox all the time: what is seen live must be what is there in the end."""
+        async with self._coordinator.inbox(after=0) as inbox:
+            while True:
+                message = await inbox.next()
+                name = message.result.id if message.result else ""
+                self._watched.append((message.seq, message.stored_at.timestamp(), name))
+                if len({name for _, _, name in self._watched}) >= len(self._tasks):
+                    self._seen_all.set()
+
+    async def _watched_all(self) -> None:
+        """Give whoever watches time to see what is there: its consumer may have gone down with a server of a cluster.
+
+        A result that it has passed over is not seen later either.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CATCH_UP_S):
+                await self._seen_all.wait()
+
+    async def _tell(self) -> None:
+        self._began = time.time()
+        while True:
+            await asyncio.sleep(_PROGRESS_S)
+            count = self._events.counts.get
+            self._say(
+                f"{self._clock()}  published {len(self._published)}/{len(self._tasks)}, results {len(self._watched)}, "
+                f"executions {len(executions(self._record))}; killed {count('kill', 0)}, stopped {count('stop', 0)}, "
+                f"terminated {count('term', 0)}, server killed {count('server', 0)}, cut {count('cut', 0)}"
+            )
+
+    def _clock(self) -> str:
+        return f"{time.time() - self._began:4.0f} s"
+
+    # -- after --------------------------------------------------------------------------------------------------
+
+    async def _settle(self) -> None:
+        """Wait, without faults, until every task is settled and acknowledged - or nothing happens any more."""
+        deadline = time.time() + self._plan.settle_s
+        self._quiet_since = time.time()
+        while time.time() < deadline:
+            try:
+                if await self._settled():
+                    return
+            except BusUnavailableError:
+                self._quiet_since = time.time()
+            await asyncio.sleep(_RETRY_S)
+        self._say(f"{self._clock()}  not settled within {self._plan.settle_s:g} s")
+
+    async def _settled(self) -> bool:
+        """Whether all is done; or, with no task left on the bus, nothing has come for several leases."""
+        bus = self._coordinator.bus
+        before = len(self._unsettled)
+        for task in list(self._unsettled.values()):
+            found = await Ledger(bus).read(task.agent, task.task_id)
+            if isinstance(found, Record) and found.entry.terminal:
+                del self._unsettled[task.task_id]
+        if len(self._unsettled) < before:
+            self._quiet_since = time.time()
+        if (await bus.api(f"STREAM.INFO.{subjects.TASKS_STREAM}"))["state"]["messages"]:
+            return False
+        return (
+            not self._unsettled
+            or time.time() - self._quiet_since > 3 * self._plan.lease_s + 2 * self._plan.task_timeout_s
+        )
+
+    async def _account(self, fleet: Fleet, wrong: list[str]) -> Account:
+        ran = executions(self._record)
+        async with self._ground.administrator() as administrator:
+            account = await judge(self._coordinator, administrator, self._tasks, ran, self._seen)
+        account.wrong += wrong
+        stored = {name: at for _, at, name in self._watched}
+        if (missed := int(account.numbers["results"]) - len(stored)) or len(stored) < len(self._watched):
+            repeated = len(self._watched) - len(stored)
+            account.wrong.append(f"whoever watched the inbox missed {missed} results and saw {repeated} twice")
+        by_task = {task_id: stored[name] for name, task_id in account.result_ids.items() if name in stored}
+        count = self._events.counts.get
+        silence_s = longest_silence_s(self._ground.deaths, stored.values())
+        account.numbers |= {
+            "cancel wishes": sum(1 for state in self._seen.values() if state in ("working", "cancelled")),
+            "publisher retries": self._retries,
+            "workers killed": count("kill", 0),
+            "workers died at a bad moment": count("died", 0),
+            "workers stopped": count("stop", 0),
+            "workers terminated": count("term", 0),
+            "server kills": count("server", 0),
+            **{name: times for name, times in self._events.counts.items() if name.startswith("leader of ")},
+            "cuts": count("cut", 0),
+            "stalls": count("stall", 0),
+            "longest recovery of a task": longest_recovery(fleet.deaths, ran, by_task),
+            "longest silence after a server's death": f"{silence_s:.1f} s",
+        }
+        return account
+
+
+@asynccontextmanager
+async def _while_running(work: Awaitable[None]) -> AsyncGenerator[None]:
+    """Run something beside the block that never ends by itself; if it fails, so does the block."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def run_storm(plan: Plan, *, say: Callable[[str], None] = lambda _: None, keep: bool | None = None) -> Account:
+    """Run a plan in a folder of its own, which stays, and is named, if anything was wrong; `keep` decides otherwise."""
+    folder = Path(tempfile.mkdtemp(prefix="agentbus-chaos-"))
+    try:
+        account = await Storm(plan, folder, say).run()
+    except BaseException:
+        say(f"the storm itself failed; seed {plan.seed}, the logs are in {folder}")
+        raise
+    if keep is False or (keep is None and not account.wrong):
+        shutil.rmtree(folder)
+    elif account.wrong:
+        account.wrong.append(f"seed {plan.seed}; the logs are in {folder}")
+    else:
+        say(f"the logs are in {folder}")
+    return account

@@ -1,0 +1,505 @@
+"""An exhaustive explorer of the settlement: every interleaving of two workers over one task.
+
+The decisions are the worker's own (`agentbus_worker.settling.decisions`); what is modelled here is only what carries
+them out: one ledger key with compare-and-set, one task message, one inbox that remembers ids, a disk for each worker.
+Anything can happen between any two steps: a worker dies and starts again, the answer to a write gets lost, the message
+is delivered again though its owner lives, the server forgets an acknowledgement, a cancel wish is written. A lease may be
+judged to be over at any time: that covers paused and cut off owners.
+
+A `Flaw` breaks one rule of the protocol on purpose; the explorer must find what goes wrong then.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from functools import cache
+from typing import NamedTuple
+
+from agentbus.tasks.ledger import CancelWish, Claim, Entry, Record, Vacant
+from agentbus_worker.settling import decisions
+from agentbus_worker.settling.decisions import Policy
+
+MAX_ATTEMPTS = 2
+MAX_RENEWALS = 1
+_NONCES = tuple(f"n{number}" for number in range(12))
+
+
+class Flaw(Enum):
+    """Rules of the protocol that can be broken."""
+
+    NONE = "none"
+    ACK_FIRST = "the delivery is acknowledged before the command runs"
+    NO_FENCE = "the result is published without the compare-and-set that commits it"
+    ID_OF_PUBLICATION = "the id of the result belongs to the publication, not to the commit"
+    SHORT_MEMORY = "the server forgets the ids of results while the task can still be delivered"
+    BLIND_OUTBOX = "a worker that starts publishes whatever lies in its outbox"
+    ACK_SETTLED = "a settled task is acknowledged without making sure of its result"
+    IGNORE_REFUSAL = "a worker whose commit was refused publishes all the same"
+    NO_TAKEOVER = "a task whose owner is gone is left to that owner"
+    NO_REVISION = "what a lagging replica said is written over what the ledger holds"
+
+
+class Key(NamedTuple):
+    """The ledger entry, as much of it as decides. `result` is the id of the committed result."""
+
+    state: str
+    attempt: int = 0
+    nonce: str = ""
+    renewals: int = 0
+    cancel: bool = False
+    result: str = ""
+
+
+class Step(Enum):
+    """Where a worker is."""
+
+    DEAD = "dead"
+    IDLE = "idle"
+    READ = "about to read the ledger"
+    CAS = "about to write the ledger"
+    REFUSED = "refused, about to read the ledger"
+    RUNNING = "running the command"
+    PUBLISH = "about to publish the result"
+    ACK = "about to acknowledge"
+    REPLAY = "about to read the ledger for its outbox"
+
+
+class Worker(NamedTuple):
+    """A worker: where it is, the entry that it holds or tries, and what it does once that is written.
+
+    `fresh` says whether the ledger still is at the revision that this worker knows: a compare-and-set asks no more.
+    """
+
+    step: Step = Step.IDLE
+    held: Key | None = None
+    fresh: bool = False
+    tried: Key | None = None
+    then: str = ""
+    outbox: str = ""
+
+
+class State(NamedTuple):
+    """Everything there is. `untouched`: the ledger still is at the revision that the task's header names.
+
+    `before` is what the key held before its last change, which a replica that lags behind still answers with.
+    """
+
+    key: Key | None
+    untouched: bool
+    message: bool
+    inbox: tuple[str, ...]
+    workers: tuple[Worker, Worker]
+    publications: int
+    crashes: int
+    losses: int
+    forgets: int
+    cancels: int
+    lags: int = 0
+    before: Key | None = None
+
+
+@dataclass
+class Report:
+    """What an exploration found: a fault is the path that leads to it."""
+
+    states: int
+    two_results: list[str] = field(default_factory=list[str])
+    unconfirmed: list[str] = field(default_factory=list[str])
+    stuck: list[str] = field(default_factory=list[str])
+    endings: set[str] = field(default_factory=set[str])
+
+    @property
+    def sound(self) -> bool:
+        """No state with two results, none with a result that the ledger denies, none that cannot come to a result."""
+        return not (self.two_results or self.unconfirmed or self.stuck)
+
+
+@cache
+def entry_of(key: Key) -> Entry:
+    """The real ledger entry that `key` stands for."""
+    stamp = "2026-05-18T00:00:00+00:00"
+    return Entry(
+        state=key.state,  # pyright: ignore[reportArgumentType]
+        digest="d",
+        sender="agent-main",
+        inbox="main",
+        task_type="t",
+        attempt=key.attempt,
+        claim=Claim(worker="w", nonce=key.nonce, renewals=key.renewals, lease_s=30, since=stamp) if key.nonce else None,
+        cancel=CancelWish(by="agent-main", at=stamp) if key.cancel else None,
+        result={"id": key.result} if key.result else None,
+    )
+
+
+def found_of(key: Key | None, revision: int) -> Record | Vacant:
+    """What reading the ledger gives."""
+    if key is None:
+        return Vacant(revision)
+    return Record("code", "t", entry_of(key), revision, datetime(2026, 5, 18, tzinfo=UTC))
+
+
+@cache
+def decide(key: Key | None, wait: bool) -> decisions.Decision:
+    """The worker's own decision on a delivery."""
+    fresh = entry_of(Key("queued"))
+    return decisions.on_delivery(
+        found_of(key, 1), fresh, wait_s=1.0 if wait else 0.0, policy=Policy(max_attempts=MAX_ATTEMPTS)
+    )
+
+
+@cache
+def judge(tried: Key, key: Key | None) -> decisions.Verdict:
+    """The worker's own reading of a refused write."""
+    return decisions.on_refusal(entry_of(tried), found_of(key, 1))
+
+
+@cache
+def replay(nonce: str, result: str, key: Key | None) -> object:
+    """The worker's own decision on an outcome from disk."""
+    return decisions.on_outbox(found_of(key, 1), nonce=nonce, result_id=result, expired=False)
+
+
+def result_of(nonce: str) -> str:
+    """The id of the result that a claim commits."""
+    return f"r-{nonce}"
+
+
+class Explorer:
+    """Walks all states that can be reached."""
+
+    def __init__(
+        self,
+        flaw: Flaw = Flaw.NONE,
+        *,
+        crashes: int = 1,
+        losses: int = 1,
+        forgets: int = 1,
+        cancels: int = 1,
+        lags: int = 0,
+    ) -> None:
+        self._flaw = flaw
+        self._lags = lags
+        self._budget = (crashes, losses, forgets, cancels)
+        self._header = True
+
+    def explore(self, *, foreign: bool = False) -> Report:
+        """Visit every state; `foreign` begins with a task that has no ledger entry."""
+        self._header = not foreign
+        start = State(
+            key=None if foreign else Key("queued"),
+            untouched=not foreign,
+            message=True,
+            inbox=(),
+            workers=(Worker(), Worker()),
+            publications=0,
+            crashes=self._budget[0],
+            losses=self._budget[1],
+            forgets=self._budget[2],
+            cancels=self._budget[3],
+            lags=self._lags,
+        )
+        came_from: dict[State, tuple[State, str] | None] = {start: None}
+        before: dict[State, list[State]] = {}
+        frontier = deque([start])
+        report = Report(0)
+        goals: list[State] = []
+        while frontier:
+            state = frontier.popleft()
+            self._inspect(state, came_from, report, goals)
+            for label, raw in self._steps(state):
+                following = _canonical(raw)
+                before.setdefault(following, []).append(state)
+                if following not in came_from:
+                    came_from[following] = (state, label)
+                    frontier.append(following)
+            if report.two_results or report.unconfirmed:
+                break
+        report.states = len(came_from)
+        if not report.two_results and not report.unconfirmed:
+            self._find_stuck(came_from, before, goals, report)
+        return report
+
+    def _inspect(
+        self, state: State, came_from: dict[State, tuple[State, str] | None], report: Report, goals: list[State]
+    ) -> None:
+        if len(state.inbox) > 1:
+            report.two_results.append(_path(state, came_from))
+        elif state.inbox and (state.key is None or state.key.result != state.inbox[0].partition("#")[0]):
+            report.unconfirmed.append(_path(state, came_from))
+        elif state.inbox and state.key is not None:
+            report.endings.add(state.key.state)
+            goals.append(state)
+
+    def _find_stuck(
+        self,
+        came_from: dict[State, tuple[State, str] | None],
+        before: dict[State, list[State]],
+        goals: list[State],
+        report: Report,
+    ) -> None:
+        """A state is stuck if no path leads from it to one with the result in the inbox."""
+        fine = set(goals)
+        frontier = deque(goals)
+        while frontier:
+            for state in before.get(frontier.popleft(), ()):
+                if state not in fine:
+                    fine.add(state)
+                    frontier.append(state)
+        stuck = next((state for state in came_from if state not in fine), None)
+        if stuck is not None:
+            report.stuck.append(_path(stuck, came_from))
+
+    # -- what can happen next -----------------------------------------------------------------------------------
+
+    def _steps(self, state: State) -> Iterator[tuple[str, State]]:
+        for index in (0, 1):
+            worker = state.workers[index]
+            for label, following in self._worker_steps(state, index, worker):
+                yield f"worker {index} {label}", following
+            if state.lags and worker.step in (Step.READ, Step.REFUSED, Step.REPLAY):
+                yield from self._reads_at_a_lagging_replica(state, index, worker)
+            if worker.step is not Step.DEAD and state.crashes:
+                dead = Worker(Step.DEAD, outbox=worker.outbox)
+                yield f"worker {index} dies", _with(state, index, dead)._replace(crashes=state.crashes - 1)
+        if state.cancels and state.key is not None and not state.key.result and not state.key.cancel:
+            wish = state.key._replace(cancel=True)
+            yield "a cancel wish", _written(state, wish)._replace(cancels=state.cancels - 1)
+        if state.forgets and not state.message:
+            yield "the server forgets the ack", state._replace(message=True, forgets=state.forgets - 1)
+
+    def _reads_at_a_lagging_replica(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
+        """The same steps on what the key held before its last change; nothing that was read so is at its revision."""
+        seen = state._replace(key=state.before, before=state.key)
+        left = state.lags - 1
+        for label, following in self._worker_steps(seen, index, worker):
+            misled = following.workers[index]._replace(fresh=self._flaw is Flaw.NO_REVISION)
+            present = following._replace(key=state.key, before=state.before if left else None, lags=left)
+            yield f"worker {index} {label}, at a replica that lags behind", _with(present, index, misled)
+
+    def _worker_steps(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
+        match worker.step:
+            case Step.DEAD:
+                step = Step.REPLAY if worker.outbox else Step.IDLE
+                yield "starts", _with(state, index, Worker(step, outbox=worker.outbox))
+            case Step.IDLE:
+                if state.message:
+                    yield from self._deliver(state, index, worker)
+            case Step.READ:
+                yield from self._read(state, index, worker)
+            case Step.CAS:
+                yield from self._write(state, index, worker)
+            case Step.REFUSED:
+                yield from self._refused(state, index, worker)
+            case Step.RUNNING:
+                yield from self._running(state, index, worker)
+            case Step.PUBLISH:
+                yield from self._publish(state, index, worker)
+            case Step.ACK:
+                after = Worker()
+                yield "acknowledges", _with(state._replace(message=False), index, after)
+                if state.losses:
+                    lost = state._replace(losses=state.losses - 1)
+                    yield "acknowledges, which gets lost", _with(lost, index, after)
+            case Step.REPLAY:
+                yield from self._replay(state, index, worker)
+
+    def _deliver(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
+        if self._flaw is Flaw.ACK_FIRST:
+            state = state._replace(message=False)
+        yield "gets the task", _with(state, index, worker._replace(step=Step.READ))
+        if self._header:  # a first delivery is claimed by the revision in its header, without reading
+            claiming = self._claim(state, index, Key("queued"), fresh=state.untouched, attempt=1)
+            yield "gets the task and claims at once", claiming
+
+    def _read(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
+        owned = state.key is not None and state.key.state == "working"
+        for wait in (False, True) if owned else (False,):
+            if self._flaw is Flaw.NO_TAKEOVER and owned and not wait:
+                continue
+            decision = decide(state.key, wait)
+            match decision:
+                case decisions.Claim(_, _, attempt):
+                    base = state.key or Key("queued")
+                    yield "reads, claims", self._claim(state, index, base, fresh=True, attempt=attempt)
+                case decisions.Republish():
+                    assert state.key is not None, "only an entry has a result"
+                    follow = Worker(Step.PUBLISH, tried=state.key, then="ack")
+                    if self._flaw is Flaw.ACK_SETTLED:
+                        follow = Worker(Step.ACK)
+                    yield "reads: settled", _with(state, index, follow)
+                case decisions.SettleCancelled() | decisions.SettleExhausted():
+                    assert state.key is not None, "only an entry can be cancelled or exhausted"
+                    nonce = _unused_nonce(state)
+                    status = "cancelled" if isinstance(decision, decisions.SettleCancelled) else "failed"
+                    tried = state.key._replace(state=status, nonce=nonce, result=result_of(nonce))
+                    follow = Worker(Step.CAS, fresh=True, tried=tried, then="publish unrun")
+                    yield f"reads: {status}", _with(state, index, follow)
+                case decisions.Leave():
+                    yield "reads: the owner lives", _with(state, index, worker._replace(step=Step.IDLE))
+
+    def _claim(self, state: State, index: int, base: Key, *, fresh: bool, attempt: int) -> State:
+        tried = base._replace(state="working", attempt=attempt, nonce=_unused_nonce(state), renewals=0)
+        return _with(state, index, Worker(Step.CAS, fresh=fresh, tried=tried, then="run"))
+
+    def _write(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
+        assert worker.tried is not None, "something is written"
+        committing = worker.then == "publish"
+        if self._flaw is Flaw.NO_FENCE and committing:
+            yield "does not commit", _with(state, index, worker._replace(step=Step.PUBLISH, then="ack"))
+            return
+        if worker.fresh:
+            written = _written(state, worker.tried)
+            yield f"writes {worker.tried.state}", self._won(written, index, worker)
+            if state.losses:
+                lost = written._replace(losses=state.losses - 1)
+                yield f"writes {worker.tried.state}, the answer gets lost", lost
+        else:
+            yield "is refused", _with(state, index, worker._replace(step=Step.REFUSED, held=None))
+
+    def _won(self, state: State, index: int, worker: Worker) -> State:
+        """The write is known to be stored: go on with what it was for."""
+        held = worker._replace(held=worker.tried, fresh=True)
+        match worker.then:
+            case "run":
+                return _with(state, index, held._replace(step=Step.RUNNING, tried=None, then=""))
+            case "publish" | "publish unrun":
+                return _with(state, index, held._replace(step=Step.PUBLISH, held=None, fresh=False, then="ack"))
+            case "publish from outbox":
+                return _with(state, index, held._replace(step=Step.PUBLISH, held=None, fresh=False, then="forget"))
+            case "idle":
+                return _with(state, index, Worker())
+            case other:
+                raise AssertionError(other)
+
+    def _refused(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
+        assert worker.tried is not None, "something was refused"
+        if self._flaw is Flaw.IGNORE_REFUSAL and worker.then == "publish":
+            yield "publishes all the same", _with(state, index, worker._replace(step=Step.PUBLISH, then="ack"))
+            return
+        if worker.then == "publish from outbox":
+            yield "reads again", _with(state, index, Worker(Step.REPLAY, outbox=worker.outbox))
+            return
+        verdict = judge(worker.tried, state.key)
+        match verdict:
+            case decisions.Won():
+                assert state.key is not None, "what was stored is there"
+                adopted = worker._replace(tried=state.key)
+                yield "had won", self._won(state, index, adopted)
+            case decisions.Adopt():
+                assert state.key is not None, "only an entry is adopted"
+                if worker.then == "publish unrun":
+                    follow = Worker(Step.READ)
+                else:
+                    tried = worker.tried._replace(cancel=state.key.cancel)
+                    follow = worker._replace(step=Step.CAS, held=None, fresh=True, tried=tried)
+                yield "adopts", _with(state, index, follow)
+            case decisions.Lost():
+                # A claim or an unrun settlement reads again; a run drops its outcome and sends nothing.
+                again = worker.then in ("run", "publish unrun")
+                yield "has lost", _with(state, index, Worker(Step.READ if again else Step.IDLE))
+
+    def _running(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
+        held = worker.held
+        assert held is not None, "a run has a claim"
+        cas = worker._replace(step=Step.CAS, held=None)
+        if held.renewals < MAX_RENEWALS:
+            yield (
+                "renews",
+                _with(state, index, cas._replace(tried=held._replace(renewals=held.renewals + 1), then="run")),
+            )
+        outcome = "cancelled" if held.cancel else "completed"
+        tried = held._replace(state=outcome, result=result_of(held.nonce))
+        commit = cas._replace(tried=tried, then="publish")
+        # The outbox is written before the commit or beside it: a crash may come before either.
+        yield f"ends ({outcome}), with the outbox", _with(state, index, commit._replace(outbox=held.nonce))
+        yield f"ends ({outcome}), the disk is full", _with(state, index, commit)
+        if held.attempt == 1 and not held.cancel:
+            back = held._replace(state="queued", attempt=0)
+            yield "gives the task back", _with(state, index, cas._replace(tried=back, then="idle"))
+
+    def _publish(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
+        assert worker.tried is not None, "a result is published"
+        name = worker.tried.result
+        if self._flaw is Flaw.ID_OF_PUBLICATION:
+            name = f"{name}#{state.publications}"
+        known = name in state.inbox and self._flaw is not Flaw.SHORT_MEMORY
+        inbox = state.inbox if known else tuple(sorted((*state.inbox, name)))
+        stored = state._replace(inbox=inbox, publications=min(state.publications + 1, 2))
+        if worker.then == "ack":
+            yield "publishes", _with(stored, index, worker._replace(step=Step.ACK))
+        else:
+            yield "publishes from its outbox", _with(stored, index, Worker())
+        if state.losses:
+            lost = stored._replace(losses=state.losses - 1)
+            yield "publishes, the answer gets lost", _with(lost, index, worker)
+
+    def _replay(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
+        nonce = worker.outbox
+        assert nonce, "there is something to replay"
+        result = result_of(nonce)
+        decision = replay(nonce, result, state.key)
+        base = state.key or Key("queued")
+        tried = base._replace(state="completed", nonce=nonce, result=result)
+        if self._flaw is Flaw.BLIND_OUTBOX:
+            follow = Worker(Step.PUBLISH, tried=tried, then="forget", outbox=nonce)
+            yield "publishes its outbox blindly", _with(state, index, follow)
+            return
+        match decision:
+            case decisions.CommitOutbox():
+                follow = Worker(
+                    Step.CAS,
+                    fresh=True,
+                    tried=tried,
+                    then="publish from outbox",
+                    outbox=nonce,
+                )
+                yield "commits its outbox", _with(state, index, follow)
+            case decisions.RepublishOutbox():
+                follow = Worker(Step.PUBLISH, tried=tried, then="forget", outbox=nonce)
+                yield "publishes its outbox again", _with(state, index, follow)
+            case _:
+                yield "drops its outbox", _with(state, index, Worker())
+
+
+def _written(state: State, key: Key) -> State:
+    """The ledger after a write: nobody knows its revision any more."""
+    one, two = state.workers
+    workers = (one._replace(fresh=False), two._replace(fresh=False))
+    return state._replace(key=key, untouched=False, workers=workers, before=state.key if state.lags else None)
+
+
+def _unused_nonce(state: State) -> str:
+    """A nonce that nothing refers to: as good as a new one, and the number of states stays finite."""
+    used = {key.nonce for key in (state.key, state.before) if key} | {
+        name.removeprefix("r-").partition("#")[0] for name in state.inbox
+    }
+    for worker in state.workers:
+        used |= {key.nonce for key in (worker.held, worker.tried) if key is not None} | {worker.outbox}
+    return next(nonce for nonce in _NONCES if nonce not in used)
+
+
+def _with(state: State, index: int, worker: Worker) -> State:
+    workers = (worker, state.workers[1]) if index == 0 else (state.workers[0], worker)
+    return state._replace(workers=workers)
+
+
+def _order(worker: Worker) -> tuple[object, ...]:
+    step, held, fresh, tried, then, outbox = worker
+    return step.value, held or (), fresh, tried or (), then, outbox
+
+
+def _canonical(state: State) -> State:
+    """The two workers are alike: which is the first makes no difference, and halves the states."""
+    one, two = state.workers
+    return state._replace(workers=(two, one)) if _order(two) < _order(one) else state  # pyright: ignore[reportOperatorIssue]
+
+
+def _path(state: State, came_from: dict[State, tuple[State, str] | None]) -> str:
+    steps: list[str] = []
+    step = came_from[state]
+    while step is not None:
+        steps.append(step[1])
+        step = came_from[step[0]]
+    return "\n".join(reversed(steps))

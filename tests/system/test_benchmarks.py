@@ -1,0 +1,49 @@
+"""The benchmarks run, and say what they measured. Whether a promise is kept is for `make bench` to say, in peace."""
+
+import json
+import sys
+
+import pytest
+
+from support.harness import ROOT, Ran, run_python
+
+NAMES = ("throughput", "overhead", "publish", "watch", "inbox", "idle", "startup", "handshake", "http")
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="runs a worker and /bin/true")
+
+
+async def bench(*arguments: str) -> Ran:
+    env = {"PYTHONPATH": str(ROOT / "tests")}
+    return await run_python("-m", "benchmarks", "--size", "tiny", *arguments, env=env, cwd=ROOT)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "handshake"])  # that is in test_mcp_startup.py
+async def test_a_benchmark_prints_a_line_for_each_ratio(name: str):
+    ran = await bench(name)
+    assert ran.out, ran.err
+    rows = [json.loads(line) for line in ran.out.splitlines()]
+    for row in rows:
+        assert row["benchmark"] == name
+        assert row["low"] <= row["ratio"] <= row["high"]
+        assert row["limit"] is None or row["limit"] > 0
+        assert (row["promise"] == "") == (row["verdict"] == "")
+    assert len({row["what"] for row in rows}) == len(rows)
+    missed = any(row["verdict"] == "missed" for row in rows)
+    assert ran.code == int(missed), ran.err
+
+
+async def test_the_table_names_what_is_promised():
+    ran = await bench("idle", "--format", "table")
+    assert "resident memory of a worker" in ran.out
+    assert "<= 60" in ran.out
+
+
+async def test_a_benchmark_that_does_not_exist_is_refused_with_the_names_of_those_that_do():
+    ran = await bench("nonsense")
+    assert ran.code == 2
+    assert all(name in ran.err for name in NAMES)
+
+
+async def test_every_benchmark_is_in_the_documentation():
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in NAMES)

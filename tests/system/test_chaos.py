@@ -1,0 +1,23 @@
+"""The storm, in short; and that it can tell a good worker from a bad one. `make chaos` runs the long one."""
+
+import random
+import sys
+
+import pytest
+
+from system.chaos.plan import broken, short
+from system.chaos.storm import run_storm
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+
+async def test_every_task_has_its_one_result_after_a_storm():
+    account = await run_storm(short(seed=random.randrange(1_000_000)))
+    assert not account.wrong, f"\n{account.table()}\n{account.faults()}"
+
+
+async def test_the_storm_reports_a_worker_that_acknowledges_before_it_has_a_result():
+    account = await run_storm(broken(seed=1), keep=False)
+    assert account.lost, f"\n{account.table()}\n{account.faults()}"
+    assert all(f"lost: {name}" in account.wrong for name in account.lost)
+    assert account.numbers["left on the bus"] == 0, "they are lost, not late"

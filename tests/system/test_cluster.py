@@ -1,0 +1,77 @@
+"""Three servers: one that leads is lost, and a bus with one copy gets three. `make cluster` also runs a long storm."""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentbus.provision.nats_server import NatsServer
+from support.clustered import ELECTION_S, Cluster, cluster
+from support.harness import run_cli, worker
+from system.chaos.plan import clustered_short
+from system.chaos.storm import run_storm
+
+TASKS = 12
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+async def test_every_task_has_its_one_result_though_the_server_that_leads_the_ledger_is_killed():
+    account = await run_storm(clustered_short(seed=random.randrange(1_000_000)))
+    assert not account.wrong, f"\n{account.table()}\n{account.faults()}"
+    assert account.numbers["leader of ledger"] == 1
+
+
+async def set_up(servers: Cluster, *options: str) -> tuple[int, dict[str, str], str]:
+    """Run `agentbus setup`: its exit code, the outcomes by name, and what it said beside."""
+    ran = await run_cli("setup", "--config", str(servers.folder.administrator), *options, within_s=4 * ELECTION_S)
+    found = [json.loads(line) for line in ran.out.splitlines()]
+    return ran.code, {item["name"]: item["outcome"] for item in found}, ran.err
+
+
+async def test_a_bus_with_one_copy_of_everything_gets_three_and_loses_nothing(tmp_path: Path):
+    async with cluster(tmp_path) as servers:
+        code, outcomes, said = await set_up(servers, "--agent", "code")
+        assert (code, set(outcomes.values())) == (0, {"made"}), said
+        assert "has one copy in the cluster" in said
+        async with servers.coordinator() as coordinator:
+            done = [(await coordinator.publish("code", "say:early", task_type="test"))[0] for _ in range(TASKS)]
+            async with worker(servers.worker_toml(tmp_path, "code")):
+                assert not (await coordinator.wait([task.id for task in done], timeout_s=ELECTION_S)).pending
+            queued = [(await coordinator.publish("code", "say:late", task_type="test"))[0] for _ in range(TASKS)]
+            code, outcomes, said = await set_up(servers, "--replicas", "3")
+            assert code == 0, said
+            assert {name for name, outcome in outcomes.items() if outcome == "found"} == {"agent-code"}
+            assert {outcome for name, outcome in outcomes.items() if name != "agent-code"} == {"updated"}
+            assert "everything has 3 copies, and all are current" in said
+            code, outcomes, said = await set_up(servers, "--replicas", "3")
+            assert (code, set(outcomes.values())) == (0, {"found"}), said
+            # One of three may go, whichever it is: here the one that leads the tasks.
+            lost = await servers.leader("AGENT_TASKS")
+            servers.kill(lost)
+            async with worker(servers.worker_toml(tmp_path, "code")):
+                waited = await coordinator.wait([task.id for task in queued], timeout_s=2 * ELECTION_S)
+            assert not waited.pending
+            assert {status.state for status in waited.settled.values()} == {"completed"}
+            newest = await coordinator.results(3 * TASKS)
+            assert sorted(message.result.task_id for message in newest if message.result) == sorted(
+                task.id for task in (*done, *queued)
+            )
+        code, outcomes, said = await set_up(servers, "--replicas", "3", "--wait", "0")
+        assert code == 1
+        assert f"has 2 of 3 copies that are current ({lost} is " in said
+        doctor = await run_cli("doctor", "--role", "administrator", "--config", str(servers.folder.administrator))
+        assert "AGENT_RESULTS has 2 of 3 copies that are current" in doctor.out
+        await servers.start(lost)
+        assert (await set_up(servers, "--replicas", "3"))[0] == 0
+
+
+async def test_three_copies_on_a_server_without_a_cluster_are_refused_with_what_to_do(server: NatsServer):
+    first = await run_cli("setup", "--nats-url", server.url, "--replicas", "3")
+    assert first.code == 1
+    assert "this server is not in a cluster, so there cannot be 3 copies" in first.err
+    assert (await run_cli("setup", "--nats-url", server.url)).code == 0
+    again = await run_cli("setup", "--nats-url", server.url, "--replicas", "3")
+    assert again.code == 1
+    assert "leave out --replicas" in again.err

@@ -1,0 +1,59 @@
+"""The settlement, walked through in every order in which it can happen."""
+
+import pytest
+
+from system.explorer import Explorer, Flaw, Report
+
+
+def first_fault(report: Report) -> str:
+    return next(iter(report.two_results + report.unconfirmed + report.stuck), "")
+
+
+@pytest.mark.parametrize("foreign", [False, True], ids=["published by agentbus", "published by a stranger"])
+@pytest.mark.parametrize(
+    ("crashes", "losses", "forgets", "cancels"),
+    [(1, 1, 1, 1), (2, 1, 0, 0), (2, 0, 1, 0)],
+    ids=["one of everything", "two crashes, a lost answer", "two crashes, a forgotten ack"],
+)
+def test_no_order_of_events_leads_to_two_results_or_to_none(
+    crashes: int, losses: int, forgets: int, cancels: int, foreign: bool
+):
+    report = Explorer(crashes=crashes, losses=losses, forgets=forgets, cancels=cancels).explore(foreign=foreign)
+    assert report.sound, first_fault(report)
+    assert report.states > 10_000
+    assert {"completed", "failed"} <= report.endings
+    assert ("cancelled" in report.endings) == bool(cancels)
+
+
+@pytest.mark.parametrize("foreign", [False, True], ids=["published by agentbus", "published by a stranger"])
+@pytest.mark.parametrize(("crashes", "losses"), [(1, 0), (0, 1)], ids=["a crash", "a lost answer"])
+def test_a_replica_that_lags_behind_misleads_nobody(crashes: int, losses: int, foreign: bool):
+    explorer = Explorer(crashes=crashes, losses=losses, forgets=1, cancels=1, lags=1)
+    report = explorer.explore(foreign=foreign)
+    assert report.sound, first_fault(report)
+    assert {"completed", "cancelled"} <= report.endings
+
+
+def test_a_write_that_goes_by_what_a_lagging_replica_says_is_found_out():
+    report = Explorer(Flaw.NO_REVISION, lags=1).explore()
+    assert not report.sound
+
+
+@pytest.mark.parametrize(
+    ("flaw", "symptom"),
+    [
+        (Flaw.ACK_FIRST, "stuck"),
+        (Flaw.NO_FENCE, "unconfirmed"),
+        (Flaw.ID_OF_PUBLICATION, "two_results"),
+        (Flaw.SHORT_MEMORY, "two_results"),
+        (Flaw.BLIND_OUTBOX, "unconfirmed"),
+        (Flaw.ACK_SETTLED, "stuck"),
+        (Flaw.IGNORE_REFUSAL, "unconfirmed"),
+        (Flaw.NO_TAKEOVER, "stuck"),
+    ],
+    ids=lambda value: value.value if isinstance(value, Flaw) else "",
+)
+def test_each_broken_rule_is_found_out(flaw: Flaw, symptom: str):
+    report = Explorer(flaw).explore()
+    assert not report.sound
+    assert getattr(report, symptom), f"found instead: {first_fault(report)}"

@@ -1,0 +1,380 @@
+"""Whatever comes over the bus or stands in a file is untrusted: it is understood, or refused with an error of ours."""
+
+import atexit
+import base64
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
+from mcp.shared.exceptions import MCPError
+from pydantic import ValidationError
+
+from agentbus.admin import dead_letters
+from agentbus.bus.jetstream import MSG_ID, StoredMessage
+from agentbus.bus.pull_consumer import Delivery
+from agentbus.config.loading import NatsSection, connection_settings, load_coordinator, load_worker
+from agentbus.config.nkeys import check_seed, expiry, read_creds
+from agentbus.config.urls import parse_urls
+from agentbus.errors import AgentBusError, ConfigError, CorruptEntryError, MessageError
+from agentbus.observability import tracing
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import (
+    Json,
+    decode,
+    decode_result,
+    decode_task,
+    encode,
+    make_result_id,
+    new_result,
+    new_task,
+)
+from agentbus.provision.bundle import read_bundle
+from agentbus.tasks import output_store, presence
+from agentbus.tasks.approvals import question
+from agentbus.tasks.ledger import REVISION_HEADER, read_entry
+from agentbus.tasks.publish import read_delivery
+from agentbus_mcp import uris
+from agentbus_mcp.resources import resources
+from agentbus_mcp.task_extension import records, watched_tasks
+from agentbus_worker.settling.outbox import Outbox
+from support.harness import toml
+
+# What hypothesis keeps for later runs goes away with this one.
+KEPT = tempfile.mkdtemp(prefix="hypothesis-")
+atexit.register(shutil.rmtree, KEPT, ignore_errors=True)
+set_hypothesis_home_dir(KEPT)
+
+# The same examples in every run: what is new is found when the code or the tests change, and not at random.
+settings.register_profile(
+    "agentbus",
+    derandomize=True,
+    database=None,
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("agentbus")
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(min_value=10**18, max_value=10**30)
+    | st.floats()
+    | st.text(max_size=40)
+    | st.sampled_from(["", "agent-code", "agent-", "a.b", "a b", "\x00", "\ud800", "x" * 300, "*", ">", "2026-01-01"])
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4)
+)
+DIGITS = st.sampled_from(["", "7", "-1", "+7", "07", "7" * 30, "7" * 5000, "\u0667", "1e3", "seven", " 7"])
+
+TASK = new_task(to="code", content="x", task_type="test", sender="main").to_json()
+RESULT = new_result(TASK, result_id=make_result_id("code", "task-1", "n" * 20), status="completed", result="x")
+ENTRY: dict[str, Json] = {
+    "state": "working", "digest": "d", "task_type": "test", "sender": "agent-main", "inbox": "main", "attempt": 1,
+    "created_at": "2026-11-22T00:00:00+00:00",
+    "claim": {"worker": "w", "nonce": "n", "counter": 1, "since": "2026-11-22T00:00:00+00:00"},
+}  # fmt: skip
+
+
+@contextmanager
+def only(*allowed: type[BaseException], one_line: bool = True) -> Generator[None]:
+    """What is refused is refused with an error that names what is wrong, in one line."""
+    said = "x"
+    try:
+        yield
+    except allowed as error:
+        said = str(error)
+    assert said
+    assert not one_line or "\n" not in said
+
+
+def dumped(value: Any) -> bytes:
+    """JSON as a careless publisher writes it: with NaN and lone surrogates."""
+    return json.dumps(value, ensure_ascii=True, default=str).encode()
+
+
+def altered(base: dict[str, Any]) -> st.SearchStrategy[bytes]:
+    """A valid object with some of its fields, or fields of its fields, replaced or left out."""
+    keys = st.sampled_from(sorted(base))
+
+    def change(changes: dict[str, Any], gone: list[str]) -> bytes:
+        return dumped({key: value for key, value in {**base, **changes}.items() if key not in gone})
+
+    return st.builds(change, st.dictionaries(keys, VALUES, max_size=3), st.lists(keys, max_size=2))
+
+
+def messages_like(base: dict[str, Any]) -> st.SearchStrategy[bytes]:
+    whole = dumped(base)
+    cut = st.integers(0, len(whole)).map(lambda end: whole[:end])
+    return st.binary(max_size=200) | altered(base) | cut | VALUES.map(dumped)
+
+
+def as_jwt(claims: Any) -> str:
+    body = base64.urlsafe_b64encode(dumped({"exp": claims})).decode().rstrip("=")
+    return f"e30.{body}.c2ln"
+
+
+def stored(subject: str, data: bytes, headers: dict[str, str] | None = None) -> StoredMessage:
+    return StoredMessage(subject, 1, datetime.now(UTC), headers or {}, data)
+
+
+# -- messages ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"1" * 5000, b'{"a":' + b"9" * 5000 + b"}", b"[" * 100_000, b"\xff", b'"\\ud800"', b"NaN", b"", b"{}", b"null"],
+    ids=lambda data: repr(data[:12]),
+)
+@pytest.mark.parametrize("read", [decode, decode_task, decode_result])
+def test_odd_json_is_refused(read: Callable[[bytes], object], data: bytes):
+    with only(MessageError):
+        read(data)
+
+
+@given(messages_like(TASK))
+def test_a_task_is_understood_or_refused(data: bytes):
+    with only(MessageError):
+        task = decode_task(data)
+        assert decode_task(encode(task.to_json())).to_json() == task.to_json()
+
+
+@given(messages_like(RESULT))
+def test_a_result_is_understood_or_refused(data: bytes):
+    with only(MessageError):
+        assert decode_result(data).id
+
+
+def delivery(data: bytes, headers: dict[str, str], subject: str = "agent.code.tasks") -> Delivery:
+    reply = "$JS.ACK.AGENT_TASKS.agent-code.1.1.1.1763769600000000000.0"
+    message = SimpleNamespace(reply=reply, data=data, headers=headers, subject=subject)
+    return Delivery(cast("Any", None), cast("Any", message))
+
+
+@given(messages_like(TASK), st.dictionaries(st.sampled_from([REVISION_HEADER, MSG_ID, "Nats-Stream"]), DIGITS))
+def test_a_delivery_is_understood_or_refused(data: bytes, headers: dict[str, str]):
+    with only(MessageError):
+        read_delivery(delivery(data, headers), "code")
+
+
+@given(DIGITS)
+def test_the_revision_of_a_delivery_is_a_number_or_refused(revision: str):
+    headers = {REVISION_HEADER: revision, MSG_ID: subjects.task_msg_id("code", str(TASK["id"]))}
+    with only(MessageError):
+        assert read_delivery(delivery(dumped(TASK), headers), "code").revision == int(revision)
+
+
+@given(messages_like(ENTRY), st.dictionaries(st.sampled_from(["Bus-State", "KV-Operation"]), st.text(max_size=10)))
+def test_a_ledger_entry_is_understood_or_refused(data: bytes, headers: dict[str, str]):
+    with only(CorruptEntryError):
+        read_entry(stored(subjects.state("code", "task-1"), data, headers))
+
+
+@given(messages_like({"agent": "code", "instance": "one", "host": "h", "pid": 1, "version": "0", "slots": 1, "free": 1,
+                      "started_at": "2026-11-22T00:00:00+00:00"}), st.text(max_size=30))  # fmt: skip
+def test_an_entry_of_the_registry_is_understood_or_ignored(data: bytes, key: str):
+    for subject in (subjects.presence("code", "one"), key):
+        found = presence._read(subject, data, datetime.now(UTC))  # pyright: ignore[reportPrivateUsage]
+        assert found is None or (found.agent, found.instance) == ("code", "one")
+
+
+@given(
+    st.dictionaries(st.sampled_from(["Bus-Size", "Bus-Reason", "Bus-Worker", "Bus-Sha256"]), DIGITS | st.text()),
+    st.text(max_size=30),
+)
+def test_a_dead_letter_is_always_shown(headers: dict[str, str], subject: str):
+    read = dead_letters._read  # pyright: ignore[reportPrivateUsage]
+    assert read(1, subject, headers, b"x", datetime.now(UTC)).seq == 1
+
+
+@given(st.text(max_size=60) | st.builds("agentbus://{}/{}".format, st.text(max_size=12), st.text(max_size=30)))
+def test_an_address_of_a_resource_names_something_or_nothing(uri: str):
+    with only(AgentBusError):
+        uris.parse(uri)
+
+
+RECORD: dict[str, Json] = {
+    "tool": "watch_results", "created_at": "2026-11-22T00:00:00+00:00", "changed_at": "2026-11-22T00:00:00+00:00",
+    "ttl_ms": 1000, "end": {"status": "completed", "body": {}},
+    "state": {"watch": {"task_ids": ["task-1"]}, "inbox": "main", "elicits": False},
+}  # fmt: skip
+
+
+@given(messages_like(RECORD))
+def test_the_record_of_an_mcp_task_is_understood_or_refused(data: bytes):
+    with only(CorruptEntryError):
+        record = records.record_in(data, "watch_results-1")
+        assert record.expired in (True, False)
+        wait = watched_tasks._Wait.of(record.state)  # pyright: ignore[reportPrivateUsage]
+        assert wait.over in (True, False)
+
+
+@given(VALUES | st.fixed_dictionaries({"action": SCALARS}, optional={"content": VALUES | st.just({"approve": True})}))
+def test_only_an_explicit_yes_to_a_question_approves(response: Any):
+    with only(MCPError):
+        decision = watched_tasks._decision("task-1", response)  # pyright: ignore[reportPrivateUsage]
+        if decision is not None and decision.approve:
+            assert (response["action"], response["content"]["approve"]) == ("accept", True)
+
+
+@given(VALUES | st.text(max_size=9000).map("a\nstatus=needs_approval\n{}".format))
+def test_a_question_is_bounded_whatever_the_agent_has_said(output: Any):
+    with only(MessageError):
+        assert len(question(output).encode()) <= 8192
+
+
+@given(st.text(max_size=60) | st.binary(max_size=40).map(lambda data: base64.urlsafe_b64encode(data).decode()))
+def test_a_cursor_of_a_list_of_resources_is_one_of_ours_or_refused(cursor: str):
+    with only(MCPError):
+        assert subjects.is_agent_id(resources._decoded(cursor))  # pyright: ignore[reportPrivateUsage]
+
+
+@given(messages_like({"nuid": "n" * 22, "size": 1, "chunks": 1, "digest": "SHA-256=x", "name": "x"}))
+def test_the_description_of_a_file_names_one_token_of_a_subject_or_is_refused(data: bytes):
+    with only(MessageError, ValidationError, one_line=False):
+        meta = output_store._Meta.model_validate(decode(data))  # pyright: ignore[reportPrivateUsage]
+        assert meta.nuid.replace("-", "").replace("_", "x").isalnum()
+        assert meta.nuid.isascii()
+
+
+# -- traces -----------------------------------------------------------------------------------------------------
+
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+PIECES = st.sampled_from(
+    [TRACEPARENT, "00-", "-01", "-", "a=b", "k@v=1", ",", "=", "a", "@", "\t", " ", "\n", "\u00e9", "f"]
+)
+TRACES = st.text(max_size=80) | st.lists(PIECES, max_size=12).map("".join) | st.just(TRACEPARENT)
+TRACE_HEADERS = ["traceparent", "tracestate", "Traceparent", "Tracestate", "TRACEPARENT", "baggage", MSG_ID]
+
+
+class Heard(logging.Handler):
+    """What is logged, by anybody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@given(st.dictionaries(st.sampled_from(TRACE_HEADERS), TRACES))
+def test_any_headers_are_a_trace_or_ignored_and_nothing_of_them_is_logged(headers: dict[str, str]):
+    heard = Heard()
+    logging.getLogger().addHandler(heard)
+    try:
+        with tracing.processing(headers, agent="code", task_id="t", worker="w", attempt=1):
+            passed_on, handed_down = tracing.headers(), tracing.environment()
+            tracing.link(headers)
+    finally:
+        logging.getLogger().removeHandler(heard)
+    assert heard.messages == []
+    assert set(handed_down) <= tracing.ENVIRONMENT - {"BAGGAGE"}
+    assert tracing.carried(passed_on) == passed_on, "what is passed on is taken up by the next"
+    if passed_on:
+        parent = headers.get("traceparent") or headers["Traceparent"]
+        assert passed_on["traceparent"].split("-")[1:3] == parent.split("-")[1:3]
+
+
+KEYS = st.from_regex(r"[a-z][a-z0-9_*/-]{0,8}", fullmatch=True)
+
+
+@given(st.dictionaries(KEYS, st.from_regex(r"[!-+]{1,6}", fullmatch=True), min_size=1, max_size=9))
+def test_a_valid_tracestate_is_passed_on(members: dict[str, str]):
+    state = ",".join(f"{key}={value}" for key, value in members.items())
+    headers = {"Traceparent": TRACEPARENT, "Tracestate": state}
+    with tracing.processing(headers, agent="code", task_id="t", worker="w", attempt=1):
+        assert tracing.headers() == {"traceparent": TRACEPARENT, "tracestate": state}
+
+
+# -- files ------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=80) | st.builds("{}://{}@{}:{}".format, *[st.text(max_size=12)] * 4))
+def test_an_address_of_a_bus_is_understood_or_refused_without_its_password(url: str):
+    with only(ConfigError):
+        parse_urls(url)
+
+
+def documents() -> st.SearchStrategy[bytes]:
+    """Files of TOML that are nearly right, and what is none at all."""
+    plain = (
+        st.text(max_size=20) | st.integers() | st.booleans() | st.floats() | st.lists(st.text(max_size=5), max_size=3)
+    )
+    names = ["url", "user", "password_file", "ca_file", "nkey_file", "id", "chat_cmd", "prompt_via", "concurrency"]
+    names += ["version", "role", "auth", "secret", "ca", "may_task", "state_dir", "retry_on"]
+    tables = st.dictionaries(st.sampled_from(names), plain, max_size=5)
+    sections = st.dictionaries(
+        st.sampled_from(["nats", "agent", "worker", "log", "coordinator", "bundle"]), tables, max_size=4
+    )
+    return st.binary(max_size=100) | st.text(max_size=200).map(str.encode) | sections.map(_written)
+
+
+def _written(sections: dict[str, dict[str, Any]]) -> bytes:
+    return toml(sections).encode(errors="replace")
+
+
+@given(documents())
+def test_a_configuration_is_understood_or_refused(data: bytes):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.toml"
+        path.write_bytes(data)
+        path.chmod(0o600)
+        with only(ConfigError):
+            worker, _ = load_worker(path)
+            connection_settings(worker.nats, agent=worker.agent.id, name="test")
+        with only(ConfigError):
+            coordinator, _ = load_coordinator(path=path)
+            connection_settings(coordinator.nats, agent="main", name="test")
+        with only(ConfigError):
+            read_bundle(path)
+
+
+@given(
+    st.text(max_size=100) | st.builds("-----BEGIN {}-----\n{}\n-----END {}-----".format, *[st.text(max_size=40)] * 3)
+)
+def test_credentials_are_understood_or_refused_and_not_quoted(text: str):
+    for read in (check_seed, read_creds):
+        with only(ConfigError):
+            read(text)
+
+
+@given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
+def test_a_file_with_a_secret_is_understood_or_refused_and_not_quoted(data: bytes):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "secret"
+        path.write_bytes(data)
+        for key in ("password_file", "token_file", "nkey_file", "creds_file"):
+            section = NatsSection.model_validate({"url": "nats://host", "user": "agent-code", key: path})
+            with only(ConfigError):
+                connection_settings(section, agent="code", name="test")
+
+
+@given(st.text(max_size=60) | st.builds("{}.{}.{}".format, *[st.text(max_size=30)] * 3) | VALUES.map(as_jwt))
+def test_the_end_of_a_jwt_is_known_or_not(jwt: str):
+    end = expiry(jwt)
+    assert end is None or end.tzinfo is not None
+
+
+@given(
+    st.lists(messages_like({"agent": "code", "task_id": "t", "inbox": "main", "nonce": "n", "result": {}}), max_size=3)
+)
+def test_what_lies_in_an_outbox_is_read_or_set_aside_and_never_deleted(files: list[bytes]):
+    with tempfile.TemporaryDirectory() as folder:
+        for number, data in enumerate(files):
+            (Path(folder) / f"{number}.json").write_bytes(data)
+        read = len(Outbox(Path(folder)).entries())
+        assert read + len([*Path(folder).glob("*.unreadable")]) == len(files)

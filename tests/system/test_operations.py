@@ -1,0 +1,146 @@
+"""What docs/operations.md and docs/growing.md tell people to do works: commands, configurations, manifests."""
+
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agentbus import Coordinator
+from agentbus.bus.jetstream import connect
+from agentbus.bus.setup import set_up
+from agentbus.config.loading import (
+    ConnectionSettings,
+    NatsSection,
+    WorkerSection,
+    connection_settings,
+    load_coordinator,
+)
+from agentbus.protocol.permissions import ADMINISTRATOR
+from agentbus.protocol.subjects import COORDINATOR
+from agentbus.provision.bus_folder import BusFolder, create
+from agentbus.provision.join import join_as_coordinator
+from agentbus.provision.nats_server import NatsServer, run_server
+from support.documentation import OPERATIONS, Reader, marked
+from support.harness import BOUND_S, ROOT, eventually, worker, worker_toml
+from support.installation import PLAN, free_port
+
+GROWING = ROOT / "docs" / "growing.md"
+
+
+def settings(bus: BusFolder, party: str, ca: Path | None = None) -> ConnectionSettings:
+    nats = {"url": bus.url, "nkey_file": bus.secret_file(party), "ca_file": ca or bus.path / "tls" / "ca.pem"}
+    return connection_settings(NatsSection.model_validate(nats), agent=party, name=f"test {party}")
+
+
+@asynccontextmanager
+async def serving(bus: BusFolder, tmp_path: Path) -> AsyncGenerator[NatsServer]:
+    async with run_server(store=tmp_path / "server", config=bus.servers[0].configuration) as server:
+        yield server
+
+
+async def made_by_init(folder: Path, tmp_path: Path, stack: AsyncExitStack) -> tuple[BusFolder, AsyncExitStack]:
+    """A bus as `agentbus init` makes it, with its server, which the inner stack ends."""
+    bus = create(folder, replace(PLAN, port=free_port(), listen="127.0.0.1"), ["code", "doc"])
+    running = await stack.enter_async_context(AsyncExitStack())
+    await running.enter_async_context(serving(bus, tmp_path))
+    async with connect(settings(bus, ADMINISTRATOR)) as administrator:
+        await set_up(administrator, bus.agents)
+    return bus, running
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals by pid file")
+async def test_an_operator_who_follows_the_page_keeps_the_bus_and_its_tasks(tmp_path: Path, home: Path) -> None:
+    async with AsyncExitStack() as stack:
+        bus, running = await made_by_init(home / ".agentbus" / "bus", tmp_path, stack)
+        config = join_as_coordinator(bus.bundle(COORDINATOR), home / ".agentbus")
+        async with connect(settings(bus, COORDINATOR)) as connection:
+            [task] = await Coordinator(connection, COORDINATOR).publish("code", "say:kept", task_type="test")
+        with ExitStack() as terminals:
+            reader = Reader(tmp_path, terminals)
+            for block in marked(r"run\b.*", OPERATIONS):
+                if block.marker == "run on an empty store":
+                    await running.aclose()
+                    (bus.path / "jetstream").rename(bus.path / "jetstream-old")
+                    await stack.enter_async_context(serving(bus, tmp_path))
+                await reader.follow(replace(block, marker="run"))
+        assert BusFolder(bus.path).agents == ("code",)
+        loaded = load_coordinator(path=config)[0]
+        async with connect(connection_settings(loaded.nats, agent=COORDINATOR, name="test")) as connection:
+            assert (await Coordinator(connection, COORDINATOR).task(task.id)).state == "queued"
+        # The server has changed over: who trusts the new authority alone is served.
+        async with connect(settings(BusFolder(bus.path), COORDINATOR)) as connection:
+            assert connection.connected
+
+
+def fitted(page_text: str, replacements: dict[str, str]) -> str:
+    for old, new in replacements.items():
+        assert page_text.count(old) >= 1, old
+        page_text = page_text.replace(old, new)
+    return page_text
+
+
+async def test_a_worker_behind_a_leaf_does_everything_that_a_worker_does(tmp_path: Path) -> None:
+    bus = create(tmp_path / "bus", replace(PLAN, port=free_port()), ["code"])
+    [for_bus] = marked("configuration of the bus for a leaf", GROWING)
+    [for_leaf] = marked("configuration of a leaf", GROWING)
+    port, tls = free_port(), str(bus.path / "tls")
+    conf = bus.servers[0].configuration
+    added = fitted(for_bus.text, {"0.0.0.0:7522": f"127.0.0.1:{port}", "/home/you/.agentbus/bus/tls": tls})
+    conf.write_text(added + conf.read_text())
+    leaf = tmp_path / "leaf.conf"
+    leaf.write_text(
+        fitted(
+            for_leaf.text,
+            {
+                "127.0.0.1:7422": "127.0.0.1:-1",
+                "bus.example.com:7522": f"127.0.0.1:{port}",
+                "SEED-OF-CODE": bus.secret_file("code").read_text().strip(),
+                "/home/you/code.ca.pem": f"{tls}/ca.pem",
+            },
+        )
+    )
+    async with (
+        run_server(store=tmp_path / "nats", config=conf),
+        run_server(store=tmp_path / "leaf", config=leaf) as site,
+        connect(settings(bus, ADMINISTRATOR)) as administrator,
+        connect(settings(bus, COORDINATOR)) as connection,
+    ):
+        await set_up(administrator, bus.agents)
+        coordinator = Coordinator(connection, COORDINATOR)
+        async with worker(worker_toml(tmp_path, site.url, nats={"inbox_prefix": "_INBOX_code"})):
+            tasks = [
+                (await coordinator.publish("code", content, task_type="test"))[0].id
+                for content in ("say:small", "bytes:200000", "sleep:600")
+            ]
+            finished = await coordinator.wait(tasks[:2], timeout_s=2 * BOUND_S)
+            assert {status.state for status in finished.settled.values()} == {"completed"}
+            assert len(b"".join([piece async for piece in coordinator.output(tasks[1])])) >= 200_000
+            assert [found.agent for found in await coordinator.agents("code")] == ["code"]
+
+            async def working() -> bool:
+                return (await coordinator.task(tasks[2])).state == "working"
+
+            await eventually(working, "the worker has the last task")
+            await coordinator.cancel(tasks[2])
+            ended = await coordinator.wait(tasks[2:], timeout_s=BOUND_S)
+            assert {status.state for status in ended.settled.values()} == {"cancelled"}
+
+
+def test_the_manifest_gives_a_worker_time_to_drain_and_the_values_of_the_chart_are_what_is_relied_on() -> None:
+    deployment, values = (yaml.safe_load(block.text) for block in marked("Kubernetes", GROWING))
+    pod: dict[str, Any] = deployment["spec"]["template"]["spec"]
+    fields = WorkerSection.model_fields
+    stop_s = fields["drain_timeout_seconds"].default + fields["kill_grace_seconds"].default
+    assert pod["terminationGracePeriodSeconds"] > stop_s
+    [container] = pod["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
+    assert container["args"][-1].startswith(mounts["configuration"])
+    assert deployment["spec"]["selector"]["matchLabels"] == deployment["spec"]["template"]["metadata"]["labels"]
+    assert values["config"]["jetstream"]["merge"]["sync_interval"] == "always"
+    assert values["config"]["merge"]["max_payload"] == 8 << 20

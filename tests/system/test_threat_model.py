@@ -1,0 +1,20 @@
+"""docs/security.md names a test for what it says: each is there."""
+
+import re
+
+import pytest
+
+from support.harness import ROOT
+
+NAMED = re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", (ROOT / "docs" / "security.md").read_text(encoding="utf-8"))
+
+
+def test_tests_are_named():
+    assert len(NAMED) > 15
+
+
+@pytest.mark.parametrize(("file", "test"), sorted(set(NAMED)))
+def test_every_test_that_is_named_exists(file: str, test: str):
+    [path] = (ROOT / "tests").rglob(file)
+    text = path.read_text(encoding="utf-8")
+    assert not test or re.search(rf"^(async )?def {test}\(", text, re.MULTILINE)

@@ -1,0 +1,95 @@
+"""A task that nobody has taken for as long as the bus keeps one has a result all the same."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from agentbus import Coordinator
+from agentbus.provision.nats_server import NatsServer
+from agentbus.tasks import wait
+from support.harness import eventually, run_cli, worker, worker_toml
+from support.jobs import acknowledged, counts, error, publish, result_messages, settled
+
+
+async def keep_tasks_for(bus: Coordinator, seconds: float) -> None:
+    config = (await bus.bus.api("STREAM.INFO.AGENT_TASKS"))["config"]
+    age = int(seconds * 1e9)
+    await bus.bus.api("STREAM.UPDATE.AGENT_TASKS", {**config, "max_age": age, "duplicate_window": min(age, 10**9)})
+
+
+async def expired(bus: Coordinator, **more: str) -> str:
+    """A task whose message the bus has dropped."""
+    await keep_tasks_for(bus, 0.2)
+    task_id = await publish(bus, "say:too_late", **more)
+    await acknowledged(bus)
+    return task_id
+
+
+async def test_whoever_looks_at_it_finds_it_failed_and_its_result_is_in_the_inbox(
+    server: NatsServer, coordinator: Coordinator
+):
+    task_id = await expired(coordinator)
+    looks = await asyncio.gather(*(run_cli("task", "get", task_id, "--nats-url", server.url) for _ in range(3)))
+    for look in looks:
+        assert json.loads(look.out)["state"] == "failed", look.err
+    [message] = await result_messages(coordinator)
+    assert (message["status"], message["task"]["id"]) == ("failed", task_id)
+    assert message["error"] == "expired: no worker has finished it within 0.2 s"
+
+
+async def test_a_wait_without_a_time_limit_ends_with_it(coordinator: Coordinator):
+    task_id = await expired(coordinator)
+    waited = await asyncio.wait_for(coordinator.wait([task_id]), 20)
+    assert error(waited.settled[task_id]).startswith("expired")
+
+
+async def test_a_wait_that_began_before_ends_with_it(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(wait, "_EXPIRY_LOOK_S", 0.3)
+    await keep_tasks_for(coordinator, 1.0)
+    task_id = await publish(coordinator, "say:too_late")
+    waited = await asyncio.wait_for(coordinator.wait([task_id]), 20)
+    assert error(waited.settled[task_id]).startswith("expired")
+
+
+async def test_one_that_was_cancelled_while_it_waited_stays_cancelled(coordinator: Coordinator):
+    await keep_tasks_for(coordinator, 1.0)
+    task_id = await publish(coordinator, "say:too_late")
+    assert (await coordinator.cancel(task_id, reason="no need")).state == "cancelled"
+    await acknowledged(coordinator)
+
+    async def told() -> bool:
+        assert (await coordinator.task(task_id)).state == "cancelled"
+        return bool(await result_messages(coordinator))
+
+    await eventually(told, "the result is in the inbox")
+    [message] = await result_messages(coordinator)
+    assert (message["status"], message["error"]) == ("cancelled", "cancelled by agent-main: no need")
+
+
+async def test_a_result_that_its_inbox_does_not_take_yet_is_there_after_a_later_look(coordinator: Coordinator):
+    task_id = await expired(coordinator)
+    config = (await coordinator.bus.api("STREAM.INFO.AGENT_RESULTS"))["config"]
+    await coordinator.bus.store("agent.doc.results", b"filler")
+    await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**config, "max_msgs": 1})
+    assert (await coordinator.task(task_id)).state == "failed"
+    await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**config, "max_msgs": -1})
+    assert await result_messages(coordinator) == []
+    for _ in range(2):
+        assert (await coordinator.task(task_id)).state == "failed"
+        [message] = await result_messages(coordinator)
+        assert message["error"].startswith("expired")
+
+
+async def test_a_task_that_runs_for_longer_than_the_bus_keeps_it_is_not_expired(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    async with worker(worker_toml(tmp_path, server.url)):
+        await keep_tasks_for(coordinator, 3600)
+        task_id = await publish(coordinator, f"touch:{tmp_path}/ran sleep:1.5 say:done")
+        await eventually((tmp_path / "ran").exists, "it runs")
+        await keep_tasks_for(coordinator, 0.2)
+        await acknowledged(coordinator)
+        assert (await settled(coordinator, task_id)).state == "completed"
+    assert (await counts(coordinator))["AGENT_RESULTS"] == 1

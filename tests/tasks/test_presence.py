@@ -1,0 +1,155 @@
+"""Who is alive: what a worker shows of itself, and that it is gone when it is gone."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentbus import Coordinator, __version__
+from agentbus.provision.nats_server import NatsServer
+from agentbus.tasks.presence import present
+from support.harness import eventually, run_cli, worker, worker_toml
+from support.jobs import agent_keys, outcome, publish, settled
+
+
+async def agents(url: str, *args: str) -> list[dict[str, Any]]:
+    ran = await run_cli("agent", "list", "--nats-url", url, *args)
+    assert ran.code == 0, ran.err
+    return [json.loads(line) for line in ran.out.splitlines()]
+
+
+async def seen(bus: Coordinator, count: int) -> None:
+    async def there() -> bool:
+        return len(await bus.agents()) == count
+
+    await eventually(there, f"{count} workers are seen")
+
+
+async def test_the_list_has_every_agent_with_its_workers_and_its_backlog(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    config = worker_toml(tmp_path, server.url, worker={"concurrency": 3})
+    agent_keys(config, description="Writes and reviews code.")
+    async with (
+        worker(config) as first,
+        worker(config) as second,
+        worker(worker_toml(tmp_path, server.url, agent="doc")),
+    ):
+        await seen(coordinator, 3)
+        code, doc = await agents(server.url)
+        assert (code["agent"], code["online"], code["waiting"], code["unacknowledged"]) == ("code", True, 0, 0)
+        assert (doc["agent"], len(doc["workers"])) == ("doc", 1)
+        assert [one["pid"] for one in sorted(code["workers"], key=lambda one: one["pid"])] == sorted(
+            [first.pid, second.pid]
+        )
+        for one in code["workers"]:
+            assert (one["slots"], one["free"], one["running"]) == (3, 3, [])
+            assert (one["version"], one["description"]) == (__version__, "Writes and reviews code.")
+            assert one["seen_at"] >= one["started_at"]
+        assert await agents(server.url, "--agent", "doc") == [doc]
+    left = await agents(server.url)
+    assert [(one["agent"], one["online"], one["workers"]) for one in left] == [("code", False, []), ("doc", False, [])]
+
+
+async def test_free_slots_running_tasks_and_the_backlog_follow_the_work(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    async with worker(worker_toml(tmp_path, server.url, worker={"concurrency": 2})):
+        running = [await publish(coordinator, f"touch:{tmp_path}/ran sleep:1000") for _ in range(2)]
+        waiting = await publish(coordinator, "say:next")
+
+        async def shown() -> bool:
+            [one] = await present(coordinator.bus, "code")
+            return (one.free, set(one.running)) == (0, set(running))
+
+        await eventually(shown, "both slots are taken")
+        [code] = await agents(server.url)
+        assert (code["waiting"], code["unacknowledged"]) == (1, 2)
+        for task_id in running:
+            await coordinator.cancel(task_id)
+        await settled(coordinator, waiting)
+
+        async def idle() -> bool:
+            [one] = await present(coordinator.bus, "code")
+            return (one.free, one.running) == (2, ())
+
+        await eventually(idle, "both slots are free")
+
+
+async def test_every_worker_sends_heartbeats_that_say_what_the_registry_says(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    def hear(message: Any) -> None:
+        heard.put_nowait({"subject": message.subject, **json.loads(message.data)})
+
+    await coordinator.bus.subscribe("agent.*.heartbeat", hear)
+    async with worker(worker_toml(tmp_path, server.url)):
+        first = await asyncio.wait_for(heard.get(), 20)
+        await outcome(coordinator, "say:x")  # a change of the free slots is told before the next 30 s are over
+        second = await asyncio.wait_for(heard.get(), 20)
+        [one] = await present(coordinator.bus, "code")
+    assert first["subject"] == "agent.code.heartbeat"
+    assert (first["instance"], second["instance"]) == (one.instance, one.instance)
+    assert (first["slots"], first["free"]) == (1, 1)
+
+
+async def test_a_worker_that_stops_is_gone_at_once_and_one_that_is_killed_when_its_key_expires(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    config = (await coordinator.bus.api("STREAM.INFO.KV_AGENT_REGISTRY"))["config"]
+    assert config["max_age"] == 90 * 10**9
+    await coordinator.bus.api(
+        "STREAM.UPDATE.KV_AGENT_REGISTRY", {**config, "max_age": 10**9, "duplicate_window": 10**9}
+    )
+    async with worker(worker_toml(tmp_path, server.url)) as child:
+        await seen(coordinator, 1)
+        child.kill()
+    await seen(coordinator, 0)
+    await coordinator.bus.api("STREAM.UPDATE.KV_AGENT_REGISTRY", config)
+    async with worker(worker_toml(tmp_path, server.url)) as child:
+        await seen(coordinator, 1)
+        child.terminate()
+        assert await child.exit_code() == 0
+        assert await coordinator.agents() == []
+
+
+@pytest.mark.parametrize("alive", [False, True])
+async def test_publishing_says_when_no_worker_is_alive_and_that_the_task_waits(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, alive: bool
+):
+    args = ("task", "publish", "--nats-url", server.url, "--to", "code", "--task-type", "test", "say:done")
+    if alive:
+        async with worker(worker_toml(tmp_path, server.url)):
+            await seen(coordinator, 1)
+            ran = await run_cli(*args)
+            assert (ran.code, ran.err) == (0, "")
+            await settled(coordinator, json.loads(ran.out)["id"])
+    else:
+        ran = await run_cli(*args)
+        assert ran.code == 0
+        assert ran.err == ("no worker of the agent code is alive now; the task waits for one, for up to 7 days\n")
+        async with worker(worker_toml(tmp_path, server.url)):
+            assert (await settled(coordinator, json.loads(ran.out)["id"])).state == "completed"
+
+
+async def test_what_a_worker_shows_holds_no_prompt_no_path_and_no_password(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    async with worker(worker_toml(tmp_path, server.url)):
+        task_id = await publish(coordinator, "say:hush-hush sleep:1000")
+        await seen(coordinator, 1)
+
+        async def busy() -> bool:
+            [one] = await present(coordinator.bus)
+            return one.free == 0
+
+        await eventually(busy, "it runs")
+        shown = json.dumps(await agents(server.url))
+        await coordinator.cancel(task_id)
+        await settled(coordinator, task_id)
+    assert "hush-hush" not in shown
+    assert str(tmp_path) not in shown

@@ -1,0 +1,187 @@
+"""Publishing: stored or refused, idempotent by id, and looked up again."""
+
+import asyncio
+
+import pytest
+
+from agentbus import Coordinator
+from agentbus.bus.jetstream import MSG_ID
+from agentbus.errors import (
+    ApiError,
+    CorruptEntryError,
+    InvalidIdError,
+    MessageError,
+    SetupMissingError,
+    StreamFullError,
+    TaskConflictError,
+    TaskNotFoundError,
+    TooLargeError,
+    WrongRevisionError,
+)
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import decode_task, new_task
+from agentbus.tasks.ledger import REVISION_HEADER, Ledger, Record, Vacant, queued
+from agentbus.tasks.publish import max_task_bytes, publish
+
+
+async def stored_tasks(bus: Coordinator) -> int:
+    return int((await bus.bus.api(f"STREAM.INFO.{subjects.TASKS_STREAM}"))["state"]["messages"])
+
+
+async def test_a_published_task_lies_on_the_bus_and_in_the_ledger(coordinator: Coordinator):
+    [task] = await coordinator.publish("agent-code", {"pr": 1}, task_type="review", payload_format="json")
+    message = await coordinator.bus.last_message(subjects.TASKS_STREAM, "agent.code.tasks")
+    record = await Ledger(coordinator.bus).read("code", task.id)
+    assert message is not None
+    assert isinstance(record, Record)
+    assert decode_task(message.data) == task
+    assert task.to_json()["from"] == task.to_json()["reply_to"] == "agent-main"
+    assert message.headers[MSG_ID] == f"code.{task.id}"
+    assert message.headers[REVISION_HEADER] == str(record.revision)
+    assert record.entry.state == "queued"
+    assert record.headers["Bus-State"] == "queued"
+
+
+async def test_several_targets_get_a_message_and_an_id_each(coordinator: Coordinator):
+    tasks = await coordinator.publish(["code", "agent-doc", "code"], "hi", task_type="x", task_id="job.1")
+    assert [(task.agent, task.id) for task in tasks] == [("code", "job.1-code"), ("doc", "job.1-doc")]
+    assert await stored_tasks(coordinator) == 2
+
+
+async def test_publishing_again_under_the_same_id_stores_nothing_new(coordinator: Coordinator):
+    first = await coordinator.publish("code", "hi", task_type="x", task_id="job")
+    again = await coordinator.publish("agent-code", "hi", task_type="x", task_id="job")
+    assert first[0].id == again[0].id
+    assert await stored_tasks(coordinator) == 1
+
+
+async def test_another_content_under_a_known_id_is_refused(coordinator: Coordinator):
+    await coordinator.publish("code", "hi", task_type="x", task_id="job")
+    with pytest.raises(TaskConflictError, match="belongs to another task of code"):
+        await coordinator.publish("code", "ho", task_type="x", task_id="job")
+    assert await stored_tasks(coordinator) == 1
+
+
+async def test_many_publishers_of_one_id_store_one_task(coordinator: Coordinator):
+    task = new_task(to="code", content="hi", task_type="x", task_id="job")
+    sent = await asyncio.gather(*(publish(coordinator.bus, task) for _ in range(20)))
+    assert sum(not one.known for one in sent) == 1
+    assert await stored_tasks(coordinator) == 1
+
+
+async def test_a_task_whose_publisher_died_between_ledger_and_stream_is_sent_again(coordinator: Coordinator):
+    task = new_task(to="code", content="hi", task_type="x", task_id="job")
+    await Ledger(coordinator.bus).create("code", "job", queued(task, "main"))
+    assert await stored_tasks(coordinator) == 0
+    assert (await publish(coordinator.bus, task)).known
+    assert await stored_tasks(coordinator) == 1
+
+
+async def test_a_full_backlog_refuses_the_task_and_leaves_no_trace_of_it(coordinator: Coordinator):
+    config = (await coordinator.bus.api(f"STREAM.INFO.{subjects.TASKS_STREAM}"))["config"]
+    await coordinator.bus.api(f"STREAM.UPDATE.{subjects.TASKS_STREAM}", {**config, "max_msgs": 1})
+    await coordinator.publish("code", "first", task_type="x", task_id="first")
+    with pytest.raises(StreamFullError):
+        await coordinator.publish("code", "second", task_type="x", task_id="second")
+    with pytest.raises(TaskNotFoundError):
+        await coordinator.task("second")
+    await coordinator.bus.api(f"STREAM.UPDATE.{subjects.TASKS_STREAM}", {**config, "max_msgs": -1})
+    [task] = await coordinator.publish("code", "second", task_type="x", task_id="second")
+    assert (await coordinator.task(task.id)).state == "queued"
+
+
+async def test_a_missing_task_stream_refuses_the_task_and_leaves_no_trace_of_it(coordinator: Coordinator):
+    await coordinator.bus.api(f"STREAM.DELETE.{subjects.TASKS_STREAM}")
+    with pytest.raises(SetupMissingError, match="agentbus setup"):
+        await coordinator.publish("code", "hi", task_type="x", task_id="job")
+    with pytest.raises(TaskNotFoundError):
+        await coordinator.task("job")
+
+
+async def test_a_task_too_large_for_the_bus_is_refused_with_its_size_and_the_limit(coordinator: Coordinator):
+    limit = max_task_bytes(coordinator.bus)
+    with pytest.raises(TooLargeError, match=str(limit)):
+        await coordinator.publish("code", "x" * limit, task_type="x", task_id="big")
+    with pytest.raises(TaskNotFoundError):
+        await coordinator.task("big")
+
+
+@pytest.mark.parametrize("agent", ["*", ">", "a.b", "", "a" * 65, "agent-", "ü"])
+async def test_an_agent_id_that_is_no_subject_token_is_refused_before_anything_is_sent(
+    coordinator: Coordinator, agent: str
+):
+    with pytest.raises(InvalidIdError):
+        await coordinator.publish(agent, "hi", task_type="x")
+    assert await stored_tasks(coordinator) == 0
+
+
+async def test_no_target_is_an_error(coordinator: Coordinator):
+    with pytest.raises(MessageError, match="at least one agent"):
+        await coordinator.publish([], "hi", task_type="x")
+
+
+async def test_one_id_at_two_agents_is_looked_up_by_naming_the_agent(coordinator: Coordinator):
+    for agent in ("code", "doc"):
+        await coordinator.publish(agent, agent, task_type="x", task_id="same.id")
+    with pytest.raises(TaskNotFoundError, match="name the agent"):
+        await coordinator.task("same.id")
+    assert (await coordinator.task("same.id", agent="doc")).agent == "doc"
+
+
+async def test_an_unknown_id_is_named(coordinator: Coordinator):
+    with pytest.raises(TaskNotFoundError, match="nobody-knows"):
+        await coordinator.task("nobody-knows")
+    with pytest.raises(TaskNotFoundError, match="nobody-knows"):
+        await coordinator.wait(["nobody-knows"], timeout_s=1)
+
+
+async def test_a_wait_ends_at_its_time_out_and_says_what_is_pending(coordinator: Coordinator):
+    [task] = await coordinator.publish("code", "hi", task_type="x")
+    waited = await coordinator.wait([task.id], timeout_s=0.1)
+    assert waited.settled == {}
+    assert waited.pending[task.id].state == "queued"
+
+
+async def test_waiting_for_nothing_returns_at_once(coordinator: Coordinator):
+    async with asyncio.timeout(5):
+        for until in ("any", "all"):
+            assert (await coordinator.wait([], until=until)).settled == {}
+
+
+async def test_an_unreadable_ledger_entry_is_an_error_and_not_a_state(coordinator: Coordinator):
+    await coordinator.bus.store(subjects.state("code", "job"), b"", msg_id="x")
+    with pytest.raises(CorruptEntryError, match="job"):
+        await coordinator.task("job")
+    with pytest.raises(CorruptEntryError, match="job"):
+        await coordinator.publish("code", "hi", task_type="x", task_id="job")
+
+
+async def test_a_removed_entry_can_be_made_anew(coordinator: Coordinator):
+    ledger = Ledger(coordinator.bus)
+    entry = queued(new_task(to="code", content="hi", task_type="x"), "main")
+    revision = await ledger.create("code", "job", entry)
+    assert isinstance(revision, int)
+    await ledger.remove("code", "job", revision=revision)
+    vacant = await ledger.read("code", "job")
+    assert isinstance(vacant, Vacant)
+    assert vacant.revision == revision + 1
+    assert isinstance(await ledger.create("code", "job", entry), int)
+
+
+async def test_every_change_of_an_entry_is_a_compare_and_set(coordinator: Coordinator):
+    ledger = Ledger(coordinator.bus)
+    entry = queued(new_task(to="code", content="hi", task_type="x"), "main")
+    revision = await ledger.write("code", "job", entry, revision=0)
+    for wrong in (0, revision + 1):
+        with pytest.raises(WrongRevisionError):
+            await ledger.write("code", "job", entry, revision=wrong)
+    assert await ledger.write("code", "job", entry, revision=revision) == revision + 1
+
+
+async def test_a_bucket_cannot_be_emptied_by_a_rollup_or_a_purge(coordinator: Coordinator):
+    [task] = await coordinator.publish("code", "hi", task_type="x")
+    with pytest.raises(ApiError):
+        await coordinator.bus.store(subjects.state("code", "x"), b"{}", msg_id="1", headers={"Nats-Rollup": "all"})
+    with pytest.raises(ApiError):
+        await coordinator.bus.api(f"STREAM.PURGE.{subjects.STATE_STREAM}")
+    assert (await coordinator.task(task.id)).state == "queued"

@@ -1,0 +1,108 @@
+"""Waiting for tasks while the bus goes away, and comes back, or does not."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from agentbus import Coordinator, connect
+from agentbus.bus.setup import consumers_of, set_up
+from agentbus.protocol import subjects
+from agentbus.provision.nats_server import run_server, start_server
+from agentbus.tasks.wait import look_up, wait_for
+from support.harness import eventually
+from support.mcp_harness import settle
+
+
+async def until_followed(bus: Coordinator) -> None:
+    """Wait until somebody follows the ledger."""
+
+    async def followed() -> bool:
+        answer = await bus.bus.api("CONSUMER.LIST.KV_AGENT_STATE")
+        listed: list[dict[str, Any]] = answer["consumers"] or []
+        return any(one["config"]["deliver_policy"] == "new" and one["num_waiting"] for one in listed)
+
+    await eventually(followed, "somebody follows the ledger")
+
+
+async def test_a_wait_outlasts_a_server_that_is_stopped_and_started(tmp_path: Path) -> None:
+    server = await start_server(store=tmp_path)
+    try:
+        port = int(server.url.rpartition(":")[2])
+        async with connect(server.url) as main, connect(server.url) as other:
+            await set_up(main.bus)
+            await main.publish("code", "work", task_type="test", task_id="a")
+            waiting = asyncio.create_task(main.wait(["a"], timeout_s=120))
+            await until_followed(other)
+            await server.stop()
+            await eventually(lambda: not main.bus.connected, "the connection is lost")
+            server = await start_server(store=tmp_path, port=port)
+            await other.bus.wait_connected()
+            await settle(other, "a")
+            waited = await waiting
+            assert waited.settled["a"].state == "completed"
+            assert waited.current
+    finally:
+        await server.stop()
+
+
+async def test_a_bus_that_stays_away_gives_the_states_that_were_seen_last(tmp_path: Path) -> None:
+    async with run_server(store=tmp_path) as server, connect(server.url) as main:
+        await set_up(main.bus)
+        for task_id in ("a", "b"):
+            await main.publish("code", "work", task_type="test", task_id=task_id)
+        await settle(main, "a")
+        found = await look_up(main.bus, ["a", "b"])
+        server.kill()
+        await eventually(lambda: not main.bus.connected, "the connection is lost")
+        waited = await wait_for(main.bus, found, timeout_s=0.2)
+    assert not waited.current
+    assert {task_id: status.state for task_id, status in waited.settled.items()} == {"a": "completed"}
+    assert {task_id: status.state for task_id, status in waited.pending.items()} == {"b": "queued"}
+
+
+async def test_looking_up_waits_for_a_connection_that_comes_back(tmp_path: Path) -> None:
+    server = await start_server(store=tmp_path)
+    try:
+        port = int(server.url.rpartition(":")[2])
+        async with connect(server.url) as main:
+            await set_up(main.bus)
+            await main.publish("code", "work", task_type="test", task_id="a")
+            server.kill()
+            await eventually(lambda: not main.bus.connected, "the connection is lost")
+            looking = asyncio.create_task(look_up(main.bus, ["a"], 60))
+            server = await start_server(store=tmp_path, port=port)
+            assert [record.task_id for record in (await looking).values()] == ["a"]
+    finally:
+        await server.stop()
+
+
+async def test_changes_are_told_with_the_attempt(coordinator: Coordinator) -> None:
+    from agentbus.tasks.ledger import Claim, Ledger, claimed  # noqa: PLC0415
+
+    await coordinator.publish("code", "work", task_type="test", task_id="a")
+    told: list[tuple[str, int]] = []
+    found = await look_up(coordinator.bus, ["a"])
+    record = next(iter(found.values()))
+    waiting = asyncio.create_task(
+        wait_for(
+            coordinator.bus,
+            found,
+            timeout_s=60,
+            on_change=lambda status: told.append((status.state, status.record.entry.attempt)),
+        )
+    )
+    await until_followed(coordinator)
+    claim = Claim(worker="w", nonce="n", lease_s=30, since="now")
+    entry = claimed(record.entry, claim, 2)
+    await Ledger(coordinator.bus).write("code", "a", entry, revision=record.revision)
+    await eventually(lambda: told, "the claim is told")
+    await settle(coordinator, "a")
+    assert (await waiting).settled["a"].state == "completed"
+    assert told == [("working", 2), ("completed", 2)]
+
+
+async def test_looking_up_many_tasks_takes_up_none_of_the_servers_consumers(coordinator: Coordinator) -> None:
+    tasks = [task for _ in range(20) for task in await coordinator.publish("code", "x", task_type="test")]
+    found = await asyncio.gather(*(look_up(coordinator.bus, [task.id for task in tasks]) for _ in range(60)))
+    assert all(len(one) == len(tasks) for one in found)
+    assert await consumers_of(coordinator.bus, subjects.STATE_STREAM) == []

@@ -1,0 +1,159 @@
+"""How a prompt gets to the agent command of a real worker: as an argument, on standard input, in a file."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentbus import Coordinator
+from agentbus.protocol.messages import decode_task, encode
+from agentbus.provision.nats_server import NatsServer
+from agentbus_worker.running.prompt import build_prompt
+from agentbus_worker.running.spawn import MAX_ARGUMENT_BYTES
+from support.harness import FAKE_AGENT, worker, worker_toml
+from support.jobs import acknowledged, agent_keys, counts, error, outcome, text
+
+LAST_WORD = {"argv": "{input}", "stdin": "-", "file": "@{input_file}"}
+
+
+def config_for(folder: Path, server: NatsServer, via: str, *more: str, **keys: Any) -> Path:
+    """The fake agent, that gets its prompt in one of the three ways."""
+    command = [sys.executable, str(FAKE_AGENT), *more, LAST_WORD[via]]
+    return agent_keys(worker_toml(folder, server.url, chat_cmd=command, worker=keys), prompt_via=via)
+
+
+@pytest.mark.parametrize("via", LAST_WORD)
+async def test_the_command_gets_the_prompt_to_the_byte_whatever_the_task_says(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, via: str
+):
+    content = "prompt  'quoted' \"twice\" $(rm -rf /) `x` {input} {task_id} {workdir} ü☃𝄞\r\n\tstatus=needs_approval \\"
+    async with worker(config_for(tmp_path, server, via)):
+        status = await outcome(coordinator, content)
+    assert status.result is not None
+    prompt = build_prompt(decode_task(encode(status.result.task)), agent="code")
+    assert text(status).startswith(prompt)
+    assert text(status).count("You are the agent code.") == 1, "a placeholder in the task was filled in"
+
+
+@pytest.mark.parametrize("via", LAST_WORD)
+async def test_a_prompt_above_what_one_argument_can_hold_needs_another_way(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, via: str
+):
+    content = "prompt " + "x" * 300_000
+    async with worker(config_for(tmp_path, server, via, inline_output_bytes=1_048_576)) as child:
+        status = await outcome(coordinator, content)
+        await acknowledged(coordinator)
+        again = await outcome(coordinator, "say:next")
+        assert child.popen.poll() is None
+    assert text(again) == "next\n"
+    if via == "argv":
+        assert status.state == "failed"
+        assert f"one argument can have {MAX_ARGUMENT_BYTES} at the most" in error(status)
+        assert 'set prompt_via to "stdin" or "file" in [agent]' in error(status)
+    else:
+        assert status.state == "completed"
+        assert content in text(status)
+    assert (await counts(coordinator))["AGENT_DEAD"] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of one argument is Linux's")
+@pytest.mark.parametrize("over", [0, 1])
+async def test_an_argument_may_be_as_long_as_linux_allows_and_not_a_byte_longer(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, over: int
+):
+    """The prompt differs from task to task by nothing but the content: its size is measured with a first one."""
+    async with worker(config_for(tmp_path, server, "argv", inline_output_bytes=262_144)):
+        first = await outcome(coordinator, "prompt ", task_id="task-1")
+        room = MAX_ARGUMENT_BYTES - len(text(first).rstrip("\n").encode()) - 1
+        status = await outcome(coordinator, "prompt " + "x" * (room + over), task_id="task-2")
+    if over:
+        assert f"the prompt is {MAX_ARGUMENT_BYTES + 1} bytes long" in error(status)
+    else:
+        assert status.state == "completed"
+
+
+@pytest.mark.parametrize("via", ["argv", "file"])
+async def test_standard_input_is_empty_unless_it_is_the_prompt(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, via: str
+):
+    async with worker(config_for(tmp_path, server, via)):
+        assert text(await outcome(coordinator, "stdin")) == "''\n"
+
+
+async def test_the_file_with_the_prompt_is_gone_when_the_command_has_ended(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    command = ["sh", "-c", 'echo "$1"; test -s "$1"', "sh", "{input_file}"]
+    config = agent_keys(worker_toml(tmp_path, server.url, chat_cmd=command), prompt_via="file")
+    async with worker(config):
+        status = await outcome(coordinator, "x")
+        await acknowledged(coordinator)
+        assert status.state == "completed"
+        file = Path(text(status).strip())
+        assert file.is_relative_to(tmp_path)
+        assert not file.exists()
+
+
+# -- the other placeholders, and the working folder -------------------------------------------------------------
+
+
+async def test_task_id_and_working_folder_stand_in_any_argument(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    command = ["sh", "-c", 'echo "$1 $2 $AGENTBUS_WORKDIR"; pwd', "sh", "--id={task_id}", "{workdir}/out", "{input}"]
+    config = worker_toml(tmp_path, server.url, chat_cmd=command, worker={"workdir": tmp_path / "work"})
+    async with worker(config):
+        status = await outcome(coordinator, "x", task_id="job.1")
+    folder = tmp_path / "work" / "job.1"
+    assert text(status) == f"--id=job.1 {folder}/out {folder}\n{folder}\n"
+
+
+async def test_without_a_working_folder_a_command_runs_where_its_worker_does(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    command = ["sh", "-c", 'echo "$1"; pwd', "sh", "{workdir}", "{input}"]
+    async with worker(worker_toml(tmp_path, server.url, chat_cmd=command)):
+        assert text(await outcome(coordinator, "x")) == f"{Path.cwd()}\n{Path.cwd()}\n"
+
+
+@pytest.mark.parametrize("keep", [False, True])
+async def test_every_task_has_a_working_folder_of_its_own_that_is_kept_only_on_request(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, keep: bool
+):
+    command = ["sh", "-c", "ls; echo left > file; sleep 0.5", "sh", "{input}"]
+    more = {"workdir": tmp_path / "work", "keep_workdir": keep, "concurrency": 2}
+    config = worker_toml(tmp_path, server.url, chat_cmd=command, worker=more)
+    async with worker(config):
+        tasks = [await coordinator.publish("code", "x", task_type="t", task_id=f"job-{number}") for number in (1, 2)]
+        waited = await coordinator.wait([task.id for [task] in tasks], timeout_s=30)
+        assert [text(status) for status in waited.settled.values()] == ["", ""], "one found the files of the other"
+        await acknowledged(coordinator)
+    left = sorted(str(path.relative_to(tmp_path / "work")) for path in (tmp_path / "work").glob("*/*"))
+    assert left == (["job-1/file", "job-2/file"] if keep else [])
+
+
+async def test_another_attempt_finds_what_an_earlier_one_has_left_in_the_working_folder(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    command = ["sh", "-c", "test -e half && echo going on || { touch half; exit 3; }", "sh", "{input}"]
+    more = {
+        "workdir": tmp_path / "work",
+        "keep_workdir": True,
+        "retry_on": ["exit:3"],
+        "retry_backoff_seconds": 0.1,
+    }
+    async with worker(worker_toml(tmp_path, server.url, chat_cmd=command, worker=more)):
+        status = await outcome(coordinator, "x")
+    assert (text(status), status.record.entry.attempt) == ("going on\n", 2)
+
+
+async def test_a_working_folder_that_cannot_be_made_is_a_failed_result_that_names_it(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    folders = tmp_path / "folders"
+    folders.write_text("a file")
+    async with worker(worker_toml(tmp_path, server.url, worker={"workdir": folders})) as child:
+        status = await outcome(coordinator, "say:x", task_id="job")
+        assert child.popen.poll() is None
+    assert error(status) == f"the working folder {folders / 'job'} cannot be made: Not a directory"

@@ -1,0 +1,327 @@
+"""A process that dies exactly between two steps loses nothing and does nothing twice: whoever comes next sees to it.
+
+`dying.py` is the real command line, but for its sudden death; what comes after is an ordinary worker or command.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentbus import Coordinator
+from agentbus.bus.setup import ensure_files_bucket
+from agentbus.config.loading import connection_settings, load_worker
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import encode
+from agentbus.provision.nats_server import NatsServer
+from agentbus.tasks.ledger import Ledger
+from agentbus_worker.state_folder import locked_state
+from support.dying import POINTS
+from support.harness import SUPPORT, Process, eventually, process, run_cli, worker, worker_toml
+from support.jobs import acknowledged, counts, error, publish, result_messages, settled, short_lease
+
+DYING = str(SUPPORT / "dying.py")
+LEASE_S = 1.0
+HANG = "exec sleep 1000"
+LARGE = "head -c 1500000 /dev/zero | tr '\\0' x"
+
+
+@contextlib.contextmanager
+def dying(point: str, *args: str, log: Path) -> Generator[Process]:
+    assert point in POINTS
+    with process([sys.executable, DYING, point, *args], log) as child:
+        yield child
+
+
+async def death(child: Process, point: str) -> None:
+    """It has come to its point, and is gone."""
+    assert await child.exit_code() == -signal.SIGKILL, child.log.read_text()
+    assert child.said(f"dies: {point}\n")
+
+
+async def worker_dies(config: Path, point: str) -> None:
+    log = config.with_suffix(f".{os.urandom(3).hex()}.log")
+    with dying(point, "worker", "run", "--config", str(config), log=log) as child:
+        await death(child, point)
+
+
+async def command_dies(folder: Path, point: str, *args: str) -> None:
+    log = folder / f"{os.urandom(3).hex()}.log"
+    with dying(point, *args, log=log) as child:
+        await death(child, point)
+
+
+def counting_worker(folder: Path, server: NatsServer, *, first: str = ":", **keys: Any) -> Path:
+    """A worker whose command notes each run in `ran`; the first run does `first` as well."""
+    ran = folder / "ran"
+    script = f"echo ran >> {ran}; [ $(wc -l < {ran}) -gt 1 ] || {{ {first}; }}; echo done"
+    return worker_toml(folder, server.url, chat_cmd=["/bin/sh", "-c", script, "sh", "{input}"], worker=keys)
+
+
+def runs(folder: Path) -> int:
+    ran = folder / "ran"
+    return len(ran.read_text().splitlines()) if ran.exists() else 0
+
+
+def outcomes_on_disk(folder: Path) -> list[Path]:
+    return sorted((folder / "state").glob("*/code/*/outbox/*"))
+
+
+async def one_result(bus: Coordinator, folder: Path, task_id: str, state: str) -> dict[str, Any]:
+    """All is settled, once: one result, the one that the ledger names, and nothing is left anywhere."""
+    status = await settled(bus, task_id)
+    await acknowledged(bus)
+    assert status.state == state
+    [message] = await result_messages(bus)
+    assert message["id"] == status.record.entry.result_id
+    assert message["task"]["id"] == task_id
+    assert (await counts(bus))["AGENT_DEAD"] == 0
+    await eventually(lambda: not outcomes_on_disk(folder), "the outcome on disk is cleared")
+    return message
+
+
+# -- a worker ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """Workers that die one after the other, each at its point; the next one is ordinary, and finishes.
+
+    `runs` is how often the command is started in all, `first` what the first run does.
+    """
+
+    deaths: tuple[str, ...]
+    runs: int
+    first: str = ":"
+    attempt: int = 1
+
+    def __str__(self) -> str:
+        return " then ".join(self.deaths)
+
+
+CASES = [
+    Case(("delivered",), runs=1),
+    Case(("claimed",), runs=1, attempt=2),
+    Case(("claimed, without a slot",), runs=1, attempt=2),
+    Case(("slot granted",), runs=1, attempt=2),
+    Case(("command about to start",), runs=1, attempt=2),
+    Case(("lease renewed, delivery not told",), runs=2, first=HANG, attempt=2),
+    Case(("command ended",), runs=2, attempt=2),
+    Case(("file half stored",), runs=2, first=LARGE, attempt=2),
+    Case(("file stored",), runs=2, first=LARGE, attempt=2),
+    Case(("outcome about to be kept",), runs=2, attempt=2),
+    Case(("outcome on disk, not committed",), runs=1),
+    Case(("committed without a copy on disk",), runs=1),
+    Case(("committed, answer not seen",), runs=1),
+    Case(("committed, not published",), runs=1),
+    Case(("published, not acknowledged",), runs=1),
+    Case(("acknowledged, copy still on disk",), runs=1),
+    Case(("settled",), runs=1),
+    Case(("given back, delivery not handed back",), runs=2, first="exit 3", attempt=2),
+    Case(("handed back",), runs=2, first="exit 3", attempt=2),
+    # a takeover, and a start that has something to deliver, die in their turn
+    Case(("lease renewed, delivery not told", "claimed"), runs=2, first=HANG, attempt=3),
+    Case(("committed without a copy on disk", "published again, not acknowledged"), runs=1),
+    Case(("outcome on disk, not committed", "replay begun"), runs=1),
+    Case(("outcome on disk, not committed", "replay committed, not published"), runs=1),
+    Case(("outcome on disk, not committed", "replay published, copy still on disk"), runs=1),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+async def test_a_task_whose_worker_dies_between_two_steps_has_one_result(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, case: Case
+):
+    await short_lease(coordinator, lease_s=LEASE_S)
+    await ensure_files_bucket(coordinator.bus, "code")
+    config = counting_worker(
+        tmp_path, server, first=case.first, retry_on=["lost", "exit:3"], retry_backoff_seconds=0.1, max_attempts=4
+    )
+    task_id = await publish(coordinator, "work")
+    for point in case.deaths:
+        await worker_dies(config, point)
+    async with worker(config):
+        message = await one_result(coordinator, tmp_path, task_id, "completed")
+    assert (message["result"], message["attempt"]) == ("done\n", case.attempt)
+    assert runs(tmp_path) == case.runs
+
+
+@pytest.mark.parametrize("point", ["command started, not on record", "command on record"])
+async def test_a_command_that_its_worker_had_only_just_started_is_ended_and_started_again(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, point: str
+):
+    await short_lease(coordinator, lease_s=LEASE_S)
+    config = counting_worker(tmp_path, server, first=HANG)
+    task_id = await publish(coordinator, "work")
+    await worker_dies(config, point)
+    await eventually(lambda: runs(tmp_path), "the command goes on without its worker")
+    async with worker(config) as child:
+        assert child.said(f"task {task_id}: ending 1 processes of a worker that was killed")
+        await one_result(coordinator, tmp_path, task_id, "completed")
+    assert runs(tmp_path) == 2
+
+
+async def test_a_worker_that_dies_while_it_gives_its_task_back_at_its_end_leaves_it_for_the_next(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await short_lease(coordinator, lease_s=LEASE_S)
+    config = counting_worker(tmp_path, server, first=HANG, drain_timeout_seconds=0.1)
+    point = "given back, delivery not handed back"
+    task_id = await publish(coordinator, "work")
+    with dying(point, "worker", "run", "--config", str(config), log=tmp_path / "worker.log") as child:
+        await eventually(lambda: runs(tmp_path), "the command runs")
+        child.terminate()
+        await death(child, point)
+    assert (await coordinator.task(task_id)).state == "queued"
+    async with worker(config):
+        message = await one_result(coordinator, tmp_path, task_id, "completed")
+    assert (message["attempt"], runs(tmp_path)) == (1, 2)
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+async def test_what_is_settled_without_being_run_has_one_result_though_its_worker_dies_over_it(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, deaths: int
+):
+    await short_lease(coordinator, lease_s=LEASE_S)
+    config = counting_worker(tmp_path, server)
+    task_id = await publish(coordinator, "work")
+    await coordinator.cancel(task_id, reason="not needed")
+    for point in ("settled unrun, not published", "published again, not acknowledged")[:deaths]:
+        await worker_dies(config, point)
+    async with worker(config):
+        message = await one_result(coordinator, tmp_path, task_id, "cancelled")
+    assert (message["error"], runs(tmp_path)) == ("cancelled by agent-main: not needed", 0)
+
+
+async def test_a_task_that_is_given_up_has_one_result_though_its_worker_dies_over_it(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await short_lease(coordinator, lease_s=LEASE_S)
+    config = counting_worker(tmp_path, server, max_attempts=1)
+    task_id = await publish(coordinator, "work")
+    await worker_dies(config, "command ended")
+    await worker_dies(config, "settled unrun, not published")
+    async with worker(config):
+        message = await one_result(coordinator, tmp_path, task_id, "failed")
+    assert message["error"] == "attempts exhausted (1): the worker was lost while it ran the task"
+    assert runs(tmp_path) == 1
+
+
+async def test_a_start_that_dies_while_it_takes_over_what_others_have_left_loses_nothing(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await short_lease(coordinator, lease_s=LEASE_S)
+    config = counting_worker(tmp_path, server)
+    loaded, _ = load_worker(config)
+    urls = connection_settings(loaded.nats, agent="code", name="test").urls
+    task_id = await publish(coordinator, "work")
+    with locked_state(tmp_path / "state", urls, "code"):  # somebody has the first slot, and will not be there later
+        await worker_dies(config, "outcome on disk, not committed")
+    [left] = outcomes_on_disk(tmp_path)
+    await worker_dies(config, "state of the dead taken over")
+    [moved] = outcomes_on_disk(tmp_path)
+    assert (left.parent.parent.name, moved.parent.parent.name, left.name) == ("1", "0", moved.name)
+    async with worker(config):
+        await one_result(coordinator, tmp_path, task_id, "completed")
+    assert runs(tmp_path) == 1
+
+
+# -- a dead letter ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", ["buried, sender not told", "sender told, delivery not ended"])
+async def test_what_no_worker_can_accept_is_one_dead_letter_and_told_once_though_its_worker_dies_over_it(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, point: str
+):
+    await short_lease(coordinator, lease_s=LEASE_S)
+    config = counting_worker(tmp_path, server)
+    odd = {"id": "odd", "from": "agent-main", "to": "agent-code", "type": "task.request", "payload": 7}
+    await coordinator.bus.store(subjects.tasks("code"), encode(odd), msg_id="odd")
+    await worker_dies(config, point)
+    async with worker(config):
+        await acknowledged(coordinator)
+    [message] = await result_messages(coordinator)
+    assert (message["status"], message["task"]) == ("failed", odd)
+    assert (await counts(coordinator))["AGENT_DEAD"] == 1
+    assert runs(tmp_path) == 0
+
+
+async def test_a_dead_letter_whose_administrator_dies_while_requeueing_it_runs_once(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await short_lease(coordinator, lease_s=LEASE_S)
+    task = coordinator.build("code", "work", task_type="test")[0]
+    await coordinator.bus.store(subjects.dead("code"), encode(task.to_json()), headers={"Bus-Origin": "AGENT_TASKS.1"})
+    args = ("dead", "requeue", "1", "--nats-url", server.url)
+    await command_dies(tmp_path, "requeued, dead letter still there", *args)
+    again = await run_cli(*args)
+    assert (again.code, json.loads(again.out)) == (0, {"seq": 1, "requeued_for": "code"})
+    async with worker(counting_worker(tmp_path, server)):
+        await acknowledged(coordinator)
+        await one_result(coordinator, tmp_path, task.id, "completed")
+    assert runs(tmp_path) == 1
+
+
+# -- a coordinator ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", ["in the ledger, not queued", "queued, nobody told"])
+@pytest.mark.parametrize("meanwhile", ["nobody works", "a worker works"])
+async def test_a_publisher_that_dies_before_it_knows_publishes_again_and_there_is_one_task(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, point: str, meanwhile: str
+):
+    await short_lease(coordinator, lease_s=LEASE_S)
+    config = counting_worker(tmp_path, server)
+    args = ("task", "publish", "--nats-url", server.url, "--to", "code", "--task-type", "test", "--task-id", "job", "x")
+    async with contextlib.AsyncExitStack() as stack:
+        if meanwhile == "a worker works":
+            await stack.enter_async_context(worker(config))
+        await command_dies(tmp_path, point, *args)
+        again = await run_cli(*args)
+        assert again.code == 0
+        assert "the task job was published before" in again.err
+        if meanwhile == "nobody works":
+            await stack.enter_async_context(worker(config))
+        await one_result(coordinator, tmp_path, "job", "completed")
+    assert runs(tmp_path) == 1
+
+
+async def test_a_cancel_wish_whose_coordinator_dies_before_it_tells_the_worker_is_seen_all_the_same(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await short_lease(coordinator, lease_s=LEASE_S)
+    async with worker(counting_worker(tmp_path, server, first=HANG)):
+        task_id = await publish(coordinator, "work")
+        await eventually(lambda: runs(tmp_path), "the command runs")
+        args = ("task", "cancel", task_id, "--reason", "too slow", "--nats-url", server.url)
+        await command_dies(tmp_path, "cancel wish written, worker not told", *args)
+        status = await settled(coordinator, task_id)
+        assert error(status) == "cancelled by agent-main: too slow"
+        assert (await run_cli(*args)).code == 0
+        await one_result(coordinator, tmp_path, task_id, "cancelled")
+    assert runs(tmp_path) == 1
+
+
+async def test_an_expired_task_whose_coordinator_dies_over_it_has_its_result_in_the_inbox_after_the_next_look(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    config = (await coordinator.bus.api("STREAM.INFO.AGENT_TASKS"))["config"]
+    short = {"max_age": 200_000_000, "duplicate_window": 200_000_000}
+    await coordinator.bus.api("STREAM.UPDATE.AGENT_TASKS", {**config, **short})
+    task_id = await publish(coordinator, "work")
+    await acknowledged(coordinator)  # the bus has dropped it
+    args = ("task", "get", task_id, "--nats-url", server.url)
+    await command_dies(tmp_path, "expired, result not published", *args)
+    assert await Ledger(coordinator.bus).read("code", task_id)
+    assert await result_messages(coordinator) == []
+    for _ in range(2):
+        assert (await run_cli(*args)).code == 0
+        message = await one_result(coordinator, tmp_path, task_id, "failed")
+        assert message["error"].startswith("expired")

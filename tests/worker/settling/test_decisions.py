@@ -1,0 +1,271 @@
+"""The decisions of the settlement: what a delivery calls for, and what a refused write means."""
+
+import itertools
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from agentbus.tasks.ledger import CancelWish, Entry, Record, Vacant
+from agentbus.tasks.ledger import Claim as ClaimRecord
+from agentbus_worker.settling.decisions import (
+    Adopt,
+    Claim,
+    CommitOutbox,
+    Decision,
+    DropOutbox,
+    Leave,
+    Lost,
+    Policy,
+    Republish,
+    RepublishOutbox,
+    SettleCancelled,
+    SettleExhausted,
+    Verdict,
+    Won,
+    on_delivery,
+    on_outbox,
+    on_refusal,
+)
+
+REVISION = 42
+FRESH = Entry(state="queued", digest="fresh", sender="agent-main", inbox="main", task_type="t")
+WISH = CancelWish(by="main", at="2026-05-18T00:00:00+00:00")
+MOST = 3
+
+
+def claim_of(nonce: str = "mine", renewals: int = 0) -> ClaimRecord:
+    return ClaimRecord(worker="w", nonce=nonce, renewals=renewals, lease_s=30, since="2026-05-18T00:00:00+00:00")
+
+
+def queued(**changes: Any) -> Entry:
+    return FRESH.model_copy(update={"digest": "known", **changes})
+
+
+def working(nonce: str = "mine", *, renewals: int = 0, attempt: int = 1, **changes: Any) -> Entry:
+    return queued(**{"state": "working", "claim": claim_of(nonce, renewals), "attempt": attempt, **changes})
+
+
+def settled(nonce: str = "mine", *, status: str = "completed", result_id: str = "", **changes: Any) -> Entry:
+    result = {"id": result_id or f"result-code-t-{nonce}", "status": status}
+    return working(nonce, state=status, result=result, **changes)
+
+
+def record(entry: Entry, revision: int = REVISION) -> Record:
+    return Record("code", "t", entry, revision, datetime(2026, 5, 18, tzinfo=UTC))
+
+
+def decide(found: Record | Vacant, *, lease_over: bool = False) -> Decision:
+    owned = isinstance(found, Record) and found.entry.state == "working"
+    wait_s = 5.0 if owned and not lease_over else 0.0
+    return on_delivery(found, FRESH, wait_s=wait_s, policy=Policy(max_attempts=MOST))
+
+
+# -- a delivery -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("revision", [0, 17])
+@pytest.mark.parametrize("lease_over", [False, True])
+def test_a_task_without_a_ledger_entry_is_claimed_with_one_of_its_own(revision: int, lease_over: bool):
+    assert decide(Vacant(revision), lease_over=lease_over) == Claim(FRESH, revision, attempt=1)
+
+
+@pytest.mark.parametrize("lease_over", [False, True])
+def test_a_queued_task_is_claimed_as_the_ledger_has_it(lease_over: bool):
+    assert decide(record(queued()), lease_over=lease_over) == Claim(queued(), REVISION, attempt=1)
+
+
+@pytest.mark.parametrize(("attempt", "next_attempt"), [(1, 2), (MOST - 1, MOST)])
+def test_a_task_that_was_given_back_goes_on_with_the_next_attempt(attempt: int, next_attempt: int):
+    entry = queued(attempt=attempt)
+    assert decide(record(entry)) == Claim(entry, REVISION, attempt=next_attempt)
+
+
+@pytest.mark.parametrize("attempt", [1, MOST, MOST + 1])
+@pytest.mark.parametrize("cancel", [None, WISH])
+def test_a_task_whose_owner_lives_is_left_alone_whatever_else_is_true_of_it(attempt: int, cancel: CancelWish | None):
+    assert decide(record(working("other", attempt=attempt, cancel=cancel))) == Leave()
+
+
+def test_a_task_whose_owner_is_gone_is_taken_over_as_the_next_attempt():
+    entry = working("other", attempt=1, renewals=7)
+    assert decide(record(entry), lease_over=True) == Claim(entry, REVISION, attempt=2)
+
+
+@pytest.mark.parametrize("attempt", [MOST, MOST + 1])
+def test_a_task_that_has_lost_too_many_owners_is_settled_as_failed(attempt: int):
+    entry = working("other", attempt=attempt)
+    assert decide(record(entry), lease_over=True) == SettleExhausted(entry, REVISION)
+
+
+def test_a_task_that_has_lost_its_owner_is_settled_at_once_where_that_is_no_reason_to_try_again():
+    policy = Policy(max_attempts=MOST, retry_lost=False)
+    lost, given_back = working("other", attempt=1), queued(attempt=1)
+    assert on_delivery(record(lost), FRESH, wait_s=0, policy=policy) == SettleExhausted(lost, REVISION)
+    assert on_delivery(record(given_back), FRESH, wait_s=0, policy=policy) == Claim(given_back, REVISION, attempt=2)
+
+
+@pytest.mark.parametrize("wait_s", [0.001, 60])
+def test_a_task_whose_next_attempt_is_not_due_is_left_alone_but_a_cancel_wish_does_not_wait(wait_s: float):
+    waiting = queued(attempt=1)
+    assert on_delivery(record(waiting), FRESH, wait_s=wait_s, policy=Policy(MOST)) == Leave()
+    cancelled = queued(attempt=1, cancel=WISH)
+    assert on_delivery(record(cancelled), FRESH, wait_s=wait_s, policy=Policy(MOST)) == SettleCancelled(
+        cancelled, REVISION
+    )
+    done = settled("other")
+    assert isinstance(on_delivery(record(done), FRESH, wait_s=wait_s, policy=Policy(MOST)), Republish)
+
+
+@pytest.mark.parametrize("attempt", [0, 1, MOST])
+def test_a_cancel_wish_settles_a_task_that_nobody_works_on_even_after_the_last_attempt(attempt: int):
+    waiting, abandoned = queued(attempt=attempt, cancel=WISH), working("other", attempt=attempt, cancel=WISH)
+    assert decide(record(waiting)) == SettleCancelled(waiting, REVISION)
+    assert decide(record(abandoned), lease_over=True) == SettleCancelled(abandoned, REVISION)
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "needs_approval", "cancelled"])
+@pytest.mark.parametrize("lease_over", [False, True])
+@pytest.mark.parametrize("changes", [{}, {"cancel": WISH}, {"attempt": MOST + 1}, {"inbox": "doc"}])
+def test_a_settled_task_is_never_run_again_its_result_is_published_again(
+    status: str, lease_over: bool, changes: dict[str, Any]
+):
+    entry = settled("other", status=status, **changes)
+    decision = decide(record(entry), lease_over=lease_over)
+    assert decision == Republish({"id": "result-code-t-other", "status": status}, changes.get("inbox", "main"))
+
+
+# -- a refused write --------------------------------------------------------------------------------------------
+
+
+def judge(tried: Entry, found: Entry | None) -> Verdict:
+    return on_refusal(tried, Vacant(REVISION) if found is None else record(found))
+
+
+GIVEN_BACK = working(state="queued", attempt=0)
+
+
+@pytest.mark.parametrize(
+    "tried",
+    [working(), working(renewals=3), settled(), GIVEN_BACK],
+    ids=["claim", "renewal", "commit", "release"],
+)
+def test_a_write_that_is_found_as_it_was_meant_was_won_and_only_its_answer_lost(tried: Entry):
+    assert judge(tried, tried) == Won(tried, REVISION)
+
+
+@pytest.mark.parametrize(
+    "tried",
+    [working(), working(renewals=3), settled(), GIVEN_BACK],
+    ids=["claim", "renewal", "commit", "release"],
+)
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(None, id="nothing"),
+        pytest.param(queued(), id="queued"),
+        pytest.param(queued(attempt=1), id="given back"),
+        pytest.param(working("other"), id="claimed by another"),
+        pytest.param(working("other", renewals=9, attempt=2), id="taken over"),
+        pytest.param(settled("other"), id="settled by another"),
+        pytest.param(settled("other", status="cancelled"), id="cancelled by another"),
+        # Whoever settles a task unrun keeps the owner's claim in the entry at most; the result id tells them apart.
+        pytest.param(settled("mine", result_id="result-code-t-other"), id="settled by another over my claim"),
+    ],
+)
+def test_a_task_that_somebody_else_has_or_nobody_is_lost(tried: Entry, found: Entry | None):
+    assert judge(tried, found) == Lost()
+
+
+@pytest.mark.parametrize("tried", [working(renewals=3), settled(renewals=3)], ids=["renewal", "commit"])
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(working(renewals=2), id="an earlier renewal"),
+        pytest.param(working(renewals=2, cancel=WISH), id="a cancel wish on top of it"),
+        pytest.param(working(renewals=0), id="the claim"),
+    ],
+)
+def test_an_earlier_write_of_the_same_claim_is_taken_as_the_new_base(tried: Entry, found: Entry):
+    assert judge(tried, found) == Adopt(found, REVISION)
+
+
+def test_a_commit_that_met_a_later_renewal_of_its_own_claim_goes_on_from_there():
+    found = working(renewals=5)
+    assert judge(settled(renewals=3), found) == Adopt(found, REVISION)
+
+
+def test_a_renewal_that_meets_its_own_cancel_wish_has_been_stored_and_tells_of_the_wish():
+    found = working(renewals=3, cancel=WISH)
+    assert judge(working(renewals=3), found) == Won(found, REVISION)
+
+
+def test_a_renewal_that_meets_its_own_commit_sends_nothing_more():
+    assert judge(working(renewals=3), settled(renewals=3)) == Lost()
+
+
+def test_a_commit_is_won_by_its_result_id_and_by_nothing_else():
+    mine = settled("mine", result_id="result-a")
+    assert judge(mine, settled("other", result_id="result-a")) == Won(settled("other", result_id="result-a"), REVISION)
+    assert judge(mine, settled("mine", result_id="result-b")) == Lost()
+    assert judge(mine, mine.model_copy(update={"result": None})) == Lost()
+
+
+def test_a_write_without_a_claim_is_never_taken_for_won():
+    assert judge(queued(), queued()) == Lost()
+
+
+@pytest.mark.parametrize("renewals", [0, 1])
+def test_no_verdict_hands_over_an_entry_that_another_claim_wrote(renewals: int):
+    """Over all pairs of states: who goes on, goes on from an entry of its own."""
+    entries = [queued(), queued(cancel=WISH)]
+    for nonce, number in itertools.product(("mine", "other"), range(3)):
+        entries += [working(nonce, renewals=number), working(nonce, renewals=number, cancel=WISH)]
+        entries += [settled(nonce, renewals=number), settled(nonce, renewals=number, status="cancelled")]
+    kinds: set[type[Any]] = set()
+    for tried in (working(renewals=renewals), settled(renewals=renewals)):
+        for found in entries:
+            verdict = judge(tried, found)
+            kinds.add(type(verdict))
+            if not isinstance(verdict, Lost):
+                assert verdict.entry.claim is not None
+                assert verdict.entry.claim.nonce == "mine"
+                assert not verdict.entry.terminal or isinstance(verdict, Won)
+    assert kinds == {Won, Adopt, Lost}
+
+
+# -- an outcome that was found on disk --------------------------------------------------------------------------
+
+
+def replay(found: Entry | None, *, expired: bool = False) -> CommitOutbox | RepublishOutbox | DropOutbox:
+    ledger = Vacant(REVISION) if found is None else record(found)
+    return on_outbox(ledger, nonce="mine", result_id="result-code-t-mine", expired=expired)
+
+
+@pytest.mark.parametrize("expired", [False, True])
+@pytest.mark.parametrize("changes", [{}, {"renewals": 7}, {"cancel": WISH}])
+def test_an_outcome_whose_claim_still_stands_is_committed(expired: bool, changes: dict[str, Any]):
+    assert replay(working("mine", **changes), expired=expired) == CommitOutbox()
+
+
+def test_an_outcome_that_was_committed_is_published_again_while_the_server_remembers_its_id():
+    assert replay(settled("mine")) == RepublishOutbox()
+    assert isinstance(replay(settled("mine"), expired=True), DropOutbox)
+
+
+@pytest.mark.parametrize("expired", [False, True])
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(None, id="nothing"),
+        pytest.param(queued(), id="queued"),
+        pytest.param(GIVEN_BACK, id="given back under the same claim"),
+        pytest.param(working("other"), id="claimed by another"),
+        pytest.param(settled("other"), id="settled by another"),
+        pytest.param(settled("mine", result_id="result-code-t-other"), id="settled by another over my claim"),
+    ],
+)
+def test_an_outcome_that_is_no_longer_wanted_is_dropped_with_a_reason(found: Entry | None, expired: bool):
+    decision = replay(found, expired=expired)
+    assert isinstance(decision, DropOutbox)
+    assert decision.reason

@@ -1,0 +1,343 @@
+"""What a worker depends on is slow, wrong, full or gone: no task is lost or done twice, and the log says what to do."""
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentbus import Coordinator, connect
+from agentbus.bus.setup import set_up
+from agentbus.errors import StreamFullError
+from agentbus.provision.nats_server import NatsServer, run_server
+from agentbus_worker.metrics import Metrics
+from agentbus_worker.settling import outbox as outbox_module
+from agentbus_worker.settling.outbox import Outbox, Unsent, replay
+from agentbus_worker.settling.server_clock import ServerClock
+from support.harness import SUPPORT, Process, eventually, process, run_cli, worker, worker_toml
+from support.jobs import acknowledged, counts, error, outcome, publish, result_messages, settled, short_lease, text
+from support.slow_ledger import slow_ledger
+
+DAY_S = 86_400
+ODD_CLOCK = str(SUPPORT / "odd_clock.py")
+
+
+def runs(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+# -- a ledger that answers slowly -------------------------------------------------------------------------------
+
+
+async def test_a_ledger_that_takes_most_of_a_second_costs_time_and_nothing_else(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await short_lease(coordinator, lease_s=6)
+    ran = tmp_path / "ran"
+    async with slow_ledger(server.url) as link, worker(worker_toml(tmp_path, link.url)) as child:
+        link.delay_s = 0.8
+        status = await outcome(coordinator, f"touch:{ran} sleep:2.5 say:done")
+        await acknowledged(coordinator)
+        assert not child.said("cannot be"), child.log.read_text()
+    assert (text(status), status.record.entry.attempt, runs(ran)) == ("done\n", 1, 1)
+    assert len(await result_messages(coordinator)) == 1
+
+
+async def test_a_ledger_that_answers_too_late_for_a_while_is_told_in_the_log_and_the_work_is_kept(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await short_lease(coordinator, lease_s=1.5)
+    ran = tmp_path / "ran"
+    async with slow_ledger(server.url) as link, worker(worker_toml(tmp_path, link.url)) as child:
+        task_id = await publish(coordinator, f"touch:{ran} sleep:3 say:done")
+        await eventually(ran.exists, "it runs")
+        link.delay_s = 6.0
+        await child.until_said(f"task {task_id}: its lease cannot be renewed: the bus did not answer within 0.5 s")
+        await child.until_said(f"task {task_id}: the result cannot be stored yet: the bus did not answer within 5 s")
+        link.delay_s = 0.0
+        status = await settled(coordinator, task_id)
+        await acknowledged(coordinator)
+    assert (text(status), status.record.entry.attempt, runs(ran)) == ("done\n", 1, 1)
+    assert len(await result_messages(coordinator)) == 1
+
+
+async def test_an_owner_for_whom_the_ledger_is_too_slow_loses_its_task_and_sends_nothing(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await short_lease(coordinator, lease_s=1.5)
+    ran = tmp_path / "ran"
+    near = worker_toml(tmp_path, server.url)
+    (tmp_path / "far").mkdir()
+    async with slow_ledger(server.url) as link, worker(worker_toml(tmp_path / "far", link.url)) as owner:
+        task_id = await publish(coordinator, f"touch:{ran} sleep:4 say:done")
+        await eventually(ran.exists, "it runs")
+        link.delay_s = 3.0
+        async with worker(near):
+            status = await settled(coordinator, task_id)
+            await acknowledged(coordinator)
+            link.delay_s = 0.0
+            await owner.until_said(f"task {task_id}: the lease was lost")
+    assert (text(status), status.record.entry.attempt, runs(ran)) == ("done\n", 2, 2)
+    assert [message["attempt"] for message in await result_messages(coordinator)] == [2]
+
+
+# -- a clock that jumps -----------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def worker_with_clock(config: Path, offset: Path) -> AsyncGenerator[Process]:
+    """A worker whose clock is wrong by the seconds in the file `offset`."""
+    argv = [sys.executable, ODD_CLOCK, str(offset), "worker", "run", "--config", str(config)]
+    with process(argv, offset.with_suffix(".log")) as child:
+        await child.until_said("ready for tasks")
+        yield child
+
+
+@pytest.fixture(params=[-3 * DAY_S, 3 * DAY_S], ids=["back", "ahead"])
+def jump(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    """The file that sets a clock (right at first), and what to write there."""
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    return offset, str(request.param)
+
+
+async def test_a_replica_whose_clock_is_wrong_takes_nothing_from_a_living_owner(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, jump: tuple[Path, str]
+):
+    await short_lease(coordinator, lease_s=1.5)
+    offset, wrong = jump
+    ran = tmp_path / "ran"
+    config = worker_toml(tmp_path, server.url)
+    async with worker(config), worker_with_clock(config, offset) as other:
+        offset.write_text(wrong)
+        task_id = await publish(coordinator, f"touch:{ran} sleep:4 say:done")
+        await eventually(ran.exists, "it runs")
+        message = await coordinator.bus.last_message("AGENT_TASKS", "agent.code.tasks")
+        assert message is not None
+        # Once more, as from a server that has forgotten who has it: it goes to the one that is free.
+        await coordinator.bus.store("agent.code.tasks", message.data, msg_id="once more")
+        status = await settled(coordinator, task_id)
+        await acknowledged(coordinator)
+        assert other.popen.poll() is None
+    assert (text(status), status.record.entry.attempt, runs(ran)) == ("done\n", 1, 1)
+    assert len(await result_messages(coordinator)) == 1
+
+
+async def test_time_limit_and_lease_of_a_task_hold_though_the_clock_jumps_while_it_runs(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, jump: tuple[Path, str]
+):
+    await short_lease(coordinator, lease_s=1.5)
+    offset, wrong = jump
+    ran = tmp_path / "ran"
+    config = worker_toml(tmp_path, server.url, worker={"task_timeout_seconds": 5, "concurrency": 2})
+    async with worker_with_clock(config, offset):
+        short, long = [await publish(coordinator, f"touch:{ran} sleep:{length} say:done") for length in (2.5, 1000)]
+        await eventually(lambda: runs(ran) == 2, "both run")
+        offset.write_text(wrong)
+        status = await settled(coordinator, short)
+        assert (status.state, text(status), status.record.entry.attempt) == ("completed", "done\n", 1)
+        status = await settled(coordinator, long)
+        assert (error(status), status.record.entry.attempt) == ("timed out after 5 s and was ended", 1)
+        assert status.result is not None
+        assert 5 <= status.result.to_json()["duration_seconds"] < 15
+        await acknowledged(coordinator)
+    assert runs(ran) == 2
+
+
+async def test_a_pause_before_the_next_attempt_is_no_longer_for_a_replica_whose_clock_is_wrong(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, jump: tuple[Path, str]
+):
+    offset, wrong = jump
+    ran = tmp_path / "ran"
+    script = f"echo ran >> {ran}; [ $(wc -l < {ran}) -gt 1 ] || exit 3; echo done"
+    config = worker_toml(
+        tmp_path,
+        server.url,
+        chat_cmd=["/bin/sh", "-c", script, "sh", "{input}"],
+        worker={"retry_on": ["exit:3"], "retry_backoff_seconds": 2, "drain_timeout_seconds": 1},
+    )
+    async with worker(config) as first:
+        task_id = await publish(coordinator, "x")
+        await first.until_said("trying again in")
+        first.kill()
+    offset.write_text(wrong)
+    async with worker_with_clock(config, offset):
+        status = await settled(coordinator, task_id)
+    record = status.record
+    assert (text(status), record.entry.attempt) == ("done\n", 2)
+
+
+async def test_an_outcome_that_only_a_clock_set_back_makes_look_fresh_is_not_published_again(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    """The server's memory of ids is over by then: the same id would make a second message."""
+    await short_lease(coordinator)
+    async with worker(worker_toml(tmp_path, server.url)):
+        status = await outcome(coordinator, "say:done")
+        await acknowledged(coordinator)
+    result, claim = status.record.entry.result, status.record.entry.claim
+    assert result is not None
+    assert claim is not None
+    left = Unsent(
+        agent="code",
+        task_id=status.task_id,
+        nonce=claim.nonce,
+        status="completed",
+        inbox="main",
+        result=result,
+        written_at=time.time() + DAY_S,
+    )
+    outbox = Outbox(tmp_path)
+    await outbox.put(left)
+    clock = ServerClock(coordinator.bus, "AGENT_TASKS", "agent-code")
+    monkeypatch.setattr(outbox_module, "_MEMORY_OF_IDS_S", 0.1)
+    await coordinator.bus.api("STREAM.PURGE.AGENT_RESULTS")
+    await eventually(lambda: _aged(clock, status.record.changed_at), "the commit is older than the memory of its id")
+    await replay(coordinator.bus, outbox, clock, Metrics())
+    assert await result_messages(coordinator) == []
+    assert outbox.entries() == []
+
+
+async def _aged(clock: ServerClock, since: datetime) -> bool:
+    now = await clock.now()
+    return now is not None and (now - since).total_seconds() > 0.2
+
+
+# -- what is gone -----------------------------------------------------------------------------------------------
+
+
+async def test_without_a_registry_tasks_are_done_and_the_log_says_why_nobody_sees_the_worker(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await coordinator.bus.api("STREAM.DELETE.KV_AGENT_REGISTRY")
+    async with worker(worker_toml(tmp_path, server.url)) as child:
+        await child.until_said("this worker cannot be seen by others: a stream for $KV.AGENT_REGISTRY.code.")
+        assert child.said("make it with: agentbus setup")
+        published = await run_cli(
+            "task", "publish", "--nats-url", server.url, "--to", "code", "--task-type", "test", "say:done"
+        )
+        assert (published.code, published.err) == (0, "")
+        status = await settled(coordinator, json.loads(published.out)["id"])
+        assert text(status) == "done\n"
+        listed = await run_cli("agent", "list", "--nats-url", server.url)
+        assert listed.code == 1
+        assert listed.err.startswith("error: the stream KV_AGENT_REGISTRY does not exist on this bus; make it with:")
+        await set_up(coordinator.bus)
+        assert text(await outcome(coordinator, "say:again")) == "again\n"
+        await eventually(coordinator.agents, "the worker is seen again")
+        assert child.log.read_text().count("cannot be seen by others") == 1
+
+
+async def test_a_worker_whose_consumer_is_deleted_and_that_may_not_make_it_waits_and_says_who_can(tmp_path: Path):
+    conf = tmp_path / "users.conf"
+    conf.write_text(
+        f'listen: "127.0.0.1:-1"\njetstream {{ store_dir: "{tmp_path / "s"}" }}\n'
+        "authorization { users: [ { user: admin, password: x }, { user: agent-code, password: x, permissions: {\n"
+        '  publish: { allow: [">"], deny: ["$JS.API.CONSUMER.CREATE.>", "$JS.API.STREAM.CREATE.>"] }\n'
+        '  subscribe: [">"] } } ] }\n'
+    )
+    async with (
+        run_server(store=tmp_path / "s", config=conf) as server,
+        connect(server.url.replace("nats://", "nats://admin:x@")) as bus,
+    ):
+        await set_up(bus.bus, ["code"])
+        url = server.url.replace("nats://", "nats://agent-code:x@")
+        async with worker(worker_toml(tmp_path, url)) as child:
+            await bus.bus.api("CONSUMER.DELETE.AGENT_TASKS.agent-code")
+            await child.until_said("does not exist and this worker may not make it; an administrator must run: ")
+            assert child.said("agentbus setup --nats-url URL --agent code; waiting for it")
+            task_id = await publish(bus, "say:done")
+            await set_up(bus.bus, ["code"])
+            assert text(await settled(bus, task_id)) == "done\n"
+            assert child.log.read_text().count("waiting for it") == 1
+
+
+# -- what is full -----------------------------------------------------------------------------------------------
+
+
+async def fill(bus: Coordinator, stream: str) -> Callable[[], Any]:
+    """Put a stream at its max_bytes; returns what gives it room again."""
+    info = await bus.bus.api(f"STREAM.INFO.{stream}")
+    config = info["config"]
+    await bus.bus.api(f"STREAM.UPDATE.{stream}", {**config, "max_bytes": max(1, info["state"]["bytes"])})
+    return lambda: bus.bus.api(f"STREAM.UPDATE.{stream}", config)
+
+
+async def test_a_backlog_at_its_max_bytes_refuses_a_task_with_what_to_do(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await publish(coordinator, "say:first")
+    make_room = await fill(coordinator, "AGENT_TASKS")
+    args = ("task", "publish", "--nats-url", server.url, "--to", "code", "--task-type", "test", "--task-id", "job", "x")
+    refused = await run_cli(*args)
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.count("\n") == 1
+    assert "the stream that takes agent.code.tasks is full" in refused.err
+    assert "nothing was stored" in refused.err
+    assert "raise its max_bytes" in refused.err
+    await make_room()
+    assert (await run_cli(*args)).code == 0
+
+
+async def test_a_ledger_at_its_max_bytes_holds_tasks_up_and_loses_none(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await short_lease(coordinator, lease_s=6)
+    ran = tmp_path / "ran"
+    async with worker(worker_toml(tmp_path, server.url, worker={"concurrency": 2})) as child:
+        running = await publish(coordinator, f"touch:{ran} sleep:1 bytes:2000")
+        await eventually(ran.exists, "it runs")
+        waiting = await publish(coordinator, "say:second", task_id="second")
+        await settled(coordinator, waiting)
+        make_room = await fill(coordinator, "KV_AGENT_STATE")
+        with pytest.raises(StreamFullError):
+            await publish(coordinator, "say:third", task_id="third")
+        await child.until_said(f"task {running}: the result cannot be stored yet: the stream that takes")
+        await make_room()
+        assert len(text(await settled(coordinator, running))) == 2000
+        await acknowledged(coordinator)
+    assert runs(ran) == 1
+    assert len(await result_messages(coordinator)) == 2
+    assert (await counts(coordinator))["AGENT_DEAD"] == 0
+
+
+async def test_a_worker_that_cannot_store_a_result_for_longer_than_its_lease_does_not_take_the_task_over_from_itself(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await short_lease(coordinator, lease_s=1.0)
+    ran = tmp_path / "ran"
+    async with worker(worker_toml(tmp_path, server.url)) as child:
+        task_id = await publish(coordinator, f"touch:{ran} sleep:1 bytes:2000")
+        await eventually(ran.exists, "it runs")
+        make_room = await fill(coordinator, "KV_AGENT_STATE")
+        await child.until_said(f"task {task_id}: the result cannot be stored yet: ")
+        await asyncio.sleep(4.5)  # it is delivered again meanwhile, and its worker tries more and more seldom
+        assert (await coordinator.bus.api("CONSUMER.INFO.AGENT_TASKS.agent-code"))["num_redelivered"] == 1
+        await make_room()
+        status = await settled(coordinator, task_id)
+        await acknowledged(coordinator)
+        assert text(await outcome(coordinator, "say:next")) == "next\n"
+        assert child.popen.poll() is None
+    assert (len(text(status)), status.record.entry.attempt, runs(ran)) == (2000, 1, 1)
+    assert len(await result_messages(coordinator)) == 2
+
+
+async def test_an_inbox_at_its_max_bytes_keeps_the_result_in_the_ledger_until_there_is_room(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await coordinator.bus.store("agent.doc.results", b"filler")
+    make_room = await fill(coordinator, "AGENT_RESULTS")
+    async with worker(worker_toml(tmp_path, server.url)) as child:
+        status = await outcome(coordinator, "say:done")
+        assert (status.state, text(status)) == ("completed", "done\n")
+        await child.until_said(f"task {status.task_id}: the result cannot be stored yet: the stream that takes")
+        assert (await counts(coordinator))["AGENT_TASKS"] == 1
+        await make_room()
+        await acknowledged(coordinator)
+    assert len(await result_messages(coordinator)) == 1

@@ -1,0 +1,55 @@
+"""The lease of a running task: every change to its ledger entry is made by one hand at a time."""
+
+import asyncio
+from typing import Any
+
+from agentbus import Coordinator
+from agentbus.bus.pull_consumer import Puller
+from agentbus.bus.setup import set_up
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import now, random_token
+from agentbus.tasks.ledger import Claim, Entry, Ledger, Record, claimed
+from agentbus_worker.settling.lease import Lease
+
+
+class _SlowRenewals(Ledger):
+    """The ledger, with a line on which renewals take long to get through."""
+
+    def __init__(self, bus: Any) -> None:
+        super().__init__(bus)
+        self.renewal_is_under_way = asyncio.Event()
+        self.line_is_free = asyncio.Event()
+
+    async def write(
+        self, agent: str, task_id: str, entry: Entry, *, revision: int, timeout_s: float = 10.0, urgent: bool = True
+    ) -> int:
+        if entry.state == "working":
+            self.renewal_is_under_way.set()
+            await self.line_is_free.wait()
+        return await super().write(agent, task_id, entry, revision=revision, timeout_s=timeout_s, urgent=urgent)
+
+
+async def test_a_renewal_that_is_under_way_when_the_task_is_settled_does_not_undo_that(coordinator: Coordinator):
+    bus = coordinator.bus
+    await set_up(bus, ["code"])
+    [task] = await coordinator.publish("code", "say:hi", task_type="test")
+    ledger, slow = Ledger(bus), _SlowRenewals(bus)
+    found = await ledger.read("code", task.id)
+    assert isinstance(found, Record)
+    claim = Claim(worker="w", nonce=random_token(), lease_s=0.3, since=now())
+    entry = claimed(found.entry, claim, attempt=1)
+    revision = await ledger.write("code", task.id, entry, revision=found.revision)
+    async with Puller(bus, subjects.TASKS_STREAM, subjects.durable("code")) as puller:
+        lease = Lease(slow, await puller.next(), "code", task.id, entry, revision)
+        async with asyncio.timeout(5), lease.kept():
+            await slow.renewal_is_under_way.wait()
+            lease.stop_renewing()
+            settling = asyncio.create_task(lease.commit("completed", {"id": "result-1"}))
+            # The settlement goes first if nothing holds it back, as it may when both have been sent.
+            await asyncio.wait({settling}, timeout=0.2)
+            slow.line_is_free.set()
+            await settling
+    after = await ledger.read("code", task.id)
+    assert isinstance(after, Record)
+    assert (after.entry.state, after.entry.result_id) == ("completed", "result-1")
+    assert not lease.lost

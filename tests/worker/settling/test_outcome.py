@@ -1,0 +1,314 @@
+"""From how a command ended to what the result says, and results that fit into a message."""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+import pytest
+
+from agentbus.protocol.messages import Json, decode, decode_result, encode, new_result, new_task
+from agentbus_worker.running.command import Exit, Output
+from agentbus_worker.settling.outcome import Outcome, fit, of_exit
+
+
+def output(data: bytes = b"", *, head: bytes | None = None) -> Output:
+    """What was read of a pipe that `data` went through; with `head`, only that much was kept."""
+    return Output(data if head is None else head, data[-8192:], len(data), hashlib.sha256(data).hexdigest())
+
+
+def ended(
+    stdout: bytes | Output = b"",
+    stderr: bytes = b"",
+    *,
+    code: int = 0,
+    reason: Literal["exited", "timeout", "idle", "stopped"] = "exited",
+) -> Outcome:
+    out = output(stdout) if isinstance(stdout, bytes) else stdout
+    return of_exit(Exit(reason, code, out, output(stderr), 1.23456), timeout_s=1800, idle_timeout_s=60)
+
+
+# -- how it ended -----------------------------------------------------------------------------------------------
+
+
+def test_a_command_that_exits_with_zero_has_completed():
+    assert ended(b"done\n", b"some noise") == Outcome(
+        "completed", "done\n", None, {"exit_code": 0, "duration_seconds": 1.235}
+    )
+
+
+def test_no_output_is_a_result_too():
+    assert (ended().status, ended().text) == ("completed", "")
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        (1, "exited with status 1"),
+        (255, "exited with status 255"),
+        (-9, "was ended by signal 9"),
+        (-15, "was ended by signal 15"),
+    ],
+)
+def test_any_other_end_is_a_failure_that_says_how_and_keeps_the_output(code: int, how: str):
+    outcome = ended(b"half of it", b"  it broke\n", code=code)
+    assert (outcome.status, outcome.text, outcome.error) == ("failed", "half of it", f"the command {how}: it broke")
+    assert outcome.extra["exit_code"] == code
+    assert ended(code=code).error == f"the command {how}"
+
+
+def test_the_log_is_told_the_reason_without_the_words_of_the_agent():
+    outcome = ended(b"hunter2", b"password: hunter2", code=1)
+    assert outcome.reason == "the command exited with status 1"
+
+
+@pytest.mark.parametrize("code", [-15, -9, 0, 7])
+def test_a_timeout_is_a_failure_with_the_limit_however_the_command_took_its_end(code: int):
+    outcome = ended(b"so far", b"noise", code=code, reason="timeout")
+    assert (outcome.status, outcome.text) == ("failed", "so far")
+    assert outcome.error == outcome.reason == "timed out after 1800 s and was ended"
+
+
+def test_a_command_that_said_nothing_for_too_long_has_failed_with_the_limit():
+    outcome = ended(b"so far", code=-15, reason="idle")
+    assert (outcome.status, outcome.text) == ("failed", "so far")
+    assert outcome.error == outcome.reason == "printed nothing for 60 s and was ended"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cause"),
+    [
+        (ended(code=-15, reason="timeout"), "timeout"),
+        (ended(code=-15, reason="idle"), "idle"),
+        (ended(code=75), "exit:75"),
+        (ended(code=-9), "exit:-9"),
+        (ended(code=0), ""),
+        (ended(b"status=needs_approval"), ""),
+    ],
+)
+def test_a_failure_has_the_cause_that_the_configuration_names_for_a_retry(outcome: Outcome, cause: str):
+    assert outcome.cause == cause
+
+
+def test_only_the_last_words_of_a_long_stderr_are_quoted():
+    outcome = ended(b"", b"x" * 5000 + b"the reason", code=1)
+    assert outcome.error is not None
+    assert outcome.error.endswith("the reason")
+    assert outcome.error.startswith("the command exited with status 1: …x")
+    assert len(outcome.error) < 600
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"caf\xe9", "caf\N{REPLACEMENT CHARACTER}"),
+        (b"\xff\xfe", "\N{REPLACEMENT CHARACTER}" * 2),
+        (b"a\xe2\x82", "a\N{REPLACEMENT CHARACTER}"),
+        (b"\xed\xa0\x80", "\N{REPLACEMENT CHARACTER}" * 3),
+        ("é\N{GRINNING FACE}\0\x1b[1m".encode(), "é\N{GRINNING FACE}\0\x1b[1m"),
+    ],
+)
+def test_output_that_is_not_utf8_becomes_text_that_every_reader_takes(data: bytes, text: str):
+    outcome = ended(data)
+    assert outcome.text == text
+    assert decode(encode(outcome.text)) == text
+    failed = ended(b"", data, code=1)
+    assert failed.error is not None
+    assert text.strip("\0") in failed.error
+
+
+def test_output_of_which_only_the_beginning_was_kept_is_measured():
+    data = b"x" * 5000
+    assert ended(output(data, head=data[:1024])).extra["output"] == {
+        "truncated": True, "bytes": 5000, "kept": 1024, "sha256": hashlib.sha256(data).hexdigest(),
+    }  # fmt: skip
+    assert "output" not in ended(data).extra
+
+
+# -- the wish for an approval -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "status=needs_approval",
+        "status=needs_approval\n",
+        "status=needs_approval\r\nmay I?\r\n",
+        "I looked at it.\nstatus=needs_approval\ngit push --force",
+        '{"status": "needs_approval"}',
+        ' \n{"status":"needs_approval","operation":{"do":"rm"}}\n',
+        '{"x": 1, "status": "needs\\u005fapproval"}',
+    ],
+)
+def test_a_line_or_a_json_object_asks_for_an_approval(text: str):
+    outcome = ended(text.encode())
+    assert (outcome.status, outcome.text, outcome.error) == ("needs_approval", text, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "status = needs_approval",
+        " status=needs_approval",
+        "status=needs_approval ",
+        "status=needs_approval.",
+        "status=needs_approvals",
+        "STATUS=NEEDS_APPROVAL",
+        '"status=needs_approval"',
+        "the line status=needs_approval is how one asks",
+        "nostatus=needs_approval",
+        '{"status": "completed"}',
+        '{"status": ["needs_approval"]}',
+        '{"state": "needs_approval"}',
+        '{"deep": {"status": "needs_approval"}}',
+        '[{"status": "needs_approval"}]',
+        '"needs_approval"',
+        '{"status": "needs_approval"} and more',
+        'so: {"status": "needs_approval"}',
+        '{"status": "needs_approval"',
+        "{" * 100_000,
+        '{"a":' * 100_000,
+    ],
+    ids=lambda text: text[:45],
+)
+def test_what_only_looks_like_it_does_not_ask_for_an_approval(text: str):
+    assert ended(text.encode()).status == "completed"
+
+
+LINE = b"status=needs_approval\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        pytest.param(b"x" * 20_000 + b"\n" + LINE, "needs_approval", id="at the end"),
+        pytest.param(LINE + b"x" * 20_000, "needs_approval", id="at the beginning"),
+        pytest.param(b"x\n" * 10_000 + LINE + b"why\n" * 1000, "needs_approval", id="before the last words"),
+        pytest.param(b"x" * 20_000, "completed", id="nowhere"),
+        pytest.param(b"x" * 20_000 + b" " + LINE + b"y" * (8192 - len(LINE)), "completed", id="half of a longer line"),
+        pytest.param(b"x" * 20_000 + b'{"status": "needs_approval"}', "completed", id="the end of a longer line"),
+        pytest.param(
+            b"x" * 20_000 + b"{" + b" " * 8163 + b'"status": "needs_approval"}',
+            "completed",
+            id="half of a longer object",
+        ),
+    ],
+)
+def test_in_output_of_which_only_the_ends_are_known_a_whole_line_asks_for_an_approval(data: bytes, status: str):
+    assert ended(output(data, head=data[:1024])).status == status
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1, "exited"), (-15, "timeout"), (-15, "idle")])
+def test_a_command_that_failed_asks_for_nothing(code: int, reason: Any):
+    assert ended(b"status=needs_approval\n", code=code, reason=reason).status == "failed"
+
+
+# -- results that fit -------------------------------------------------------------------------------------------
+
+
+def result_of(text: str, *, task: dict[str, Json] | None = None, **more: Any) -> dict[str, Json]:
+    whole = task or new_task(to="code", content="do it", task_type="t", task_id="t1").to_json()
+    return new_result(whole, result_id="result-1", status="completed", result=text, **more)
+
+
+TEXTS = [
+    pytest.param("plain text, " * 1000, id="plain"),
+    pytest.param("\0" * 5000, id="control characters"),
+    pytest.param('"' * 9000, id="quotes"),
+    pytest.param("\\" * 9000, id="backslashes"),
+    pytest.param("é" * 7000, id="two bytes"),
+    pytest.param("\N{GRINNING FACE}" * 4000, id="four bytes"),
+    pytest.param("\N{REPLACEMENT CHARACTER}" * 5000, id="what was not UTF-8"),
+    pytest.param('a\0é\N{GRINNING FACE}\n"\\\x7f\N{LINE SEPARATOR}' * 900, id="all kinds"),
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_result_that_fits_to_the_byte_is_left_as_it_is(text: str):
+    whole = result_of(text)
+    assert fit(whole, len(encode(whole))) is whole
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("missing", [1, 2, 3, 50, 5000])
+def test_a_result_that_does_not_fit_keeps_as_much_of_the_beginning_as_there_is_room_for(text: str, missing: int):
+    whole = result_of(text)
+    limit = len(encode(whole)) - missing
+    cut = fit(whole, limit)
+    assert len(encode(cut)) <= limit
+    assert len(encode(cut)) > limit - 100, "room was wasted"
+    assert text.startswith(cut["result"])
+    assert cut["output"] == {
+        "bytes": len(text.encode()), "sha256": hashlib.sha256(text.encode()).hexdigest(), "truncated": True,
+        "kept": len(cut["result"].encode()),
+    }  # fmt: skip
+    assert {**cut, "result": text, "output": None} == {**whole, "output": None}
+    assert decode_result(encode(cut)).task_id == "t1"
+
+
+def test_what_is_known_of_output_that_was_cut_before_stays_known():
+    known = {"truncated": True, "bytes": 10**9, "kept": 1024, "sha256": "of the whole"}
+    cut = fit(result_of("x" * 1024, extra={"output": known}), 800)
+    assert cut["output"] == {**known, "kept": len(cut["result"])}
+    assert 0 < len(cut["result"]) < 1024
+
+
+BIG = "x" * 20_000
+TASKS = {
+    "a large text": {"payload": {"fmt": "text", "content": BIG}},
+    "a large value": {"payload": {"fmt": "json", "content": [BIG]}},
+    "a large field beside the content": {"payload": {"content": "x", "new": BIG}},
+    "a large unknown field": {"new": [BIG]},
+    "many unknown fields": {f"field{number}": number for number in range(3000)},
+    "all at once": {"new": BIG, "payload": {"content": BIG}, "created_at": BIG, "from": BIG, "reply_to": BIG},
+    # Of a message that is no valid task, whose sender is told so nevertheless.
+    "an id that is none": {"id": "\0" * 20_000},
+    "an address that is none": {"to": "é" * 20_000},
+    "types that are none": {"task_type": [BIG], "type": {"a": BIG}, "payload": BIG, "id": "x"},
+}
+
+
+@pytest.mark.parametrize("changes", TASKS.values(), ids=TASKS.keys())
+@pytest.mark.parametrize("text", ["", "short", "\0é" * 10_000], ids=["no text", "short text", "long text"])
+@pytest.mark.parametrize("error", [None, "why" * 5, "\0" * 10_000], ids=["no error", "error", "endless error"])
+@pytest.mark.parametrize("limit", [4096, 8192, 19_000])
+def test_a_result_always_fits_and_can_be_read_however_large_the_task_is(
+    changes: dict[str, Json], text: str, error: str | None, limit: int
+):
+    task: dict[str, Json] = {
+        "id": "t1", "from": "agent-main", "to": "agent-code", "type": "task.request", "task_type": "t", **changes,
+    }  # fmt: skip
+    whole = result_of(text, task=task, error=error, extra={"worker": "w", "attempt": 1, "exit_code": 3})
+    cut = fit(whole, limit)
+    assert len(encode(cut)) <= limit
+    read = decode_result(encode(cut))
+    assert (read.id, read.status) == ("result-1", "completed")
+    assert text.startswith(str(read.result))
+    assert (cut["worker"], cut["attempt"], cut["exit_code"]) == ("w", 1, 3)
+    if error is not None:
+        assert read.error is not None
+        assert error.startswith(read.error.removesuffix("…"))
+        assert read.error
+    if changes.get("id", "t1") == "t1":
+        assert read.task_id == "t1"
+    if "to" not in changes:
+        assert read.agent == "code"
+    if len(error or "") < 100:
+        assert read.error == error
+
+
+def test_a_large_task_gives_way_before_a_short_result_and_says_so():
+    task = {**new_task(to="code", content="x" * 20_000, task_type="t").to_json(), "small": 1}
+    cut = fit(result_of("the answer", task=task), 4096)
+    assert cut["result"] == "the answer"
+    assert "output" not in cut, "nothing of the output was cut"
+    assert {**cut["task"], "payload": None} == {**task, "payload": None}
+    assert cut["task"]["payload"]["fmt"] == "text"
+    assert "left out" in cut["task"]["payload"]["content"]
+
+
+def test_the_task_itself_is_left_untouched():
+    task = new_task(to="code", content="x" * 20_000, task_type="t").to_json()
+    whole = result_of("y" * 20_000, task=task)
+    before = json.dumps(whole)
+    fit(whole, 2048)
+    assert json.dumps(whole) == before

@@ -1,0 +1,160 @@
+"""Quick commands one after the other: their tasks are taken ahead, and nobody else waits for one of them."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from agentbus import Coordinator, TaskStatus, connect
+from agentbus.bus.setup import set_up
+from agentbus.provision.nats_server import NatsServer
+from support.harness import SUPPORT, Process, eventually, process, worker, worker_toml
+from support.jobs import acknowledged, error, publish, result_messages, settled, short_lease, text
+
+# Says that it runs, and that no other does; one with `long` in its task waits until it may go on.
+SCRIPT = """
+mkdir {0}/slot || echo overlap
+echo "$AGENTBUS_TASK_ID" >> {0}/runs
+case "$1" in *long*) touch {0}/long; while [ ! -e {0}/go ]; do sleep 0.02; done;; esac
+rmdir {0}/slot
+"""
+
+
+def quick_agent(folder: Path, server: NatsServer, name: str = "one") -> Path:
+    (folder / name).mkdir()
+    script = SCRIPT.format(folder / name)
+    return worker_toml(folder / name, server.url, chat_cmd=["/bin/sh", "-c", script, "sh", "{input}"])
+
+
+def attempt(status: TaskStatus) -> int:
+    assert status.result is not None
+    return int(status.result.to_json()["attempt"])
+
+
+def runs(folder: Path, name: str = "one") -> list[str]:
+    path = folder / name / "runs"
+    return path.read_text().split() if path.exists() else []
+
+
+@contextlib.asynccontextmanager
+async def patient(config: Path) -> AsyncGenerator[Process]:
+    argv = [sys.executable, str(SUPPORT / "patient_worker.py"), "--config", str(config)]
+    with process(argv, config.with_suffix(".log")) as child:
+        await child.until_said("ready for tasks")
+        yield child
+
+
+async def held_ahead(coordinator: Coordinator, folder: Path, ids: list[str]) -> list[str]:
+    """The tasks that are claimed and do not run, once a worker is busy with a long one."""
+    await eventually((folder / "one" / "long").exists, "the long task runs")
+
+    async def ahead() -> list[str]:
+        states = {task_id: (await coordinator.task(task_id)).state for task_id in ids}
+        return [task_id for task_id in ids if states[task_id] == "working" and task_id not in runs(folder)]
+
+    return await eventually(ahead, "some are taken ahead")
+
+
+async def test_one_slot_runs_one_command_at_a_time_and_each_task_once(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    ids = [await publish(coordinator, "x") for _ in range(60)]
+    config = quick_agent(tmp_path, server)
+    async with worker(config) as child:
+        results = [await settled(coordinator, task_id) for task_id in ids]
+        await acknowledged(coordinator)
+        assert not child.said("given back")
+    assert runs(tmp_path) == ids, "they are done in the order in which they were published"
+    assert {(status.state, attempt(status), text(status)) for status in results} == {("completed", 1, "")}
+    assert len(await result_messages(coordinator)) == 60
+
+
+async def test_while_a_long_command_runs_another_replica_does_what_was_taken_ahead_of_it(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    before = [await publish(coordinator, "x") for _ in range(10)]
+    long = await publish(coordinator, "long")
+    behind = [await publish(coordinator, "x") for _ in range(10)]
+    async with worker(quick_agent(tmp_path, server)) as one:
+        await eventually((tmp_path / "one" / "long").exists, "the long task runs")
+        await one.until_said("given back")
+        async with worker(quick_agent(tmp_path, server, "two")):
+            assert {attempt(await settled(coordinator, task_id)) for task_id in behind} == {1}
+            assert (await coordinator.task(long)).state == "working"
+        (tmp_path / "one" / "go").touch()
+        await settled(coordinator, long)
+    assert runs(tmp_path) == [*before, long]
+    assert sorted(runs(tmp_path, "two")) == sorted(behind)
+    assert len(await result_messages(coordinator)) == 21
+
+
+async def test_a_task_that_is_cancelled_while_it_is_held_ahead_does_not_run(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    ids = [await publish(coordinator, "long" if number == 10 else "x") for number in range(15)]
+    async with patient(quick_agent(tmp_path, server)):
+        [unwanted, *_] = await held_ahead(coordinator, tmp_path, ids)
+        await coordinator.cancel(unwanted, reason="changed my mind")
+        (tmp_path / "one" / "go").touch()
+        states = {task_id: (await settled(coordinator, task_id)).state for task_id in ids}
+    assert states == {task_id: "cancelled" if task_id == unwanted else "completed" for task_id in ids}
+    assert error(await coordinator.task(unwanted)) == "cancelled by agent-main: changed my mind"
+    assert unwanted not in runs(tmp_path)
+
+
+async def test_a_worker_that_is_asked_to_stop_gives_back_what_it_holds_ahead_at_once(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    ids = [await publish(coordinator, "long" if number == 10 else "x") for number in range(15)]
+    async with patient(quick_agent(tmp_path, server)) as one:
+        ahead = await held_ahead(coordinator, tmp_path, ids)
+        one.terminate()
+        async with worker(quick_agent(tmp_path, server, "two")):
+            assert {attempt(await settled(coordinator, task_id)) for task_id in ahead} == {1}
+            assert (await coordinator.task(ids[10])).state == "working"
+            (tmp_path / "one" / "go").touch()
+            for task_id in ids:
+                await settled(coordinator, task_id)
+        assert await one.exit_code() == 0
+    assert len(await result_messages(coordinator)) == 15
+
+
+async def test_what_a_killed_worker_held_ahead_is_taken_over(tmp_path: Path, server: NatsServer):
+    async with connect(server.url) as coordinator:
+        await set_up(coordinator.bus)
+        await short_lease(coordinator)
+        ids = [await publish(coordinator, "long" if number == 10 else "x") for number in range(15)]
+        async with patient(quick_agent(tmp_path, server)) as one:
+            ahead = await held_ahead(coordinator, tmp_path, ids)
+            one.kill()
+        two = quick_agent(tmp_path, server, "two")
+        (tmp_path / "two" / "go").touch()
+        async with worker(two):
+            assert {attempt(await settled(coordinator, task_id)) for task_id in ahead} == {2}
+            for task_id in ids:
+                await settled(coordinator, task_id)
+            await acknowledged(coordinator)
+        assert len(await result_messages(coordinator)) == 15
+        (tmp_path / "one" / "go").touch()  # nobody else has the records of the first worker to clean up after it
+        await eventually(lambda: not (tmp_path / "one" / "slot").exists(), "its command ends")
+
+
+async def test_a_paused_worker_that_was_replaced_does_not_run_what_it_held_ahead(tmp_path: Path, server: NatsServer):
+    async with connect(server.url) as coordinator:
+        await set_up(coordinator.bus)
+        await short_lease(coordinator)
+        ids = [await publish(coordinator, "long" if number == 10 else "x") for number in range(15)]
+        async with patient(quick_agent(tmp_path, server)) as one:
+            ahead = await held_ahead(coordinator, tmp_path, ids)
+            one.popen.send_signal(signal.SIGSTOP)
+            two = quick_agent(tmp_path, server, "two")
+            (tmp_path / "two" / "go").touch()
+            async with worker(two):
+                for task_id in ids:
+                    await settled(coordinator, task_id)
+                one.popen.send_signal(signal.SIGCONT)
+                await one.until_said(f"{ahead[0]}: the lease was lost to another worker")
+                await acknowledged(coordinator)
+        assert not set(ahead) & set(runs(tmp_path))
+        assert len(await result_messages(coordinator)) == 15

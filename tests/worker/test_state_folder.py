@@ -1,0 +1,295 @@
+"""What a worker keeps on disk: a locked place of its own, for its user alone, and what a killed one has left there."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agentbus import Coordinator
+from agentbus.config.urls import parse_urls
+from agentbus.provision.nats_server import NatsServer
+from agentbus_worker.log.lines import TextFormatter
+from agentbus_worker.running import orphans
+from agentbus_worker.running.orphans import end_abandoned
+from agentbus_worker.running.process_tree import is_being_loaded
+from agentbus_worker.state_folder import locked_state
+from support.harness import eventually, processes_with, worker, worker_toml
+from support.jobs import (
+    acknowledged,
+    agent_keys,
+    outcome,
+    pid_from,
+    publish,
+    result_messages,
+    settled,
+    short_lease,
+    text,
+)
+
+linux_only = pytest.mark.skipif(
+    sys.platform != "linux", reason="processes are found by their environment on Linux alone"
+)
+URLS = parse_urls("nats://127.0.0.1:7422")
+KILLED_WHILE_STARTING = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from agentbus_worker.running.process_tree import Children
+from agentbus_worker.running.command import Limits, running
+from agentbus_worker.running.spawn import Command
+
+Children.started = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    folder = Path(sys.argv[1])
+    with Children(folder) as children:
+        run_id = children.new_run_id()
+        environment = {**os.environ, "AGENTBUS_RUN_ID": run_id, "AGENTBUS_TASK_ID": sys.argv[2]}
+        command = Command(["sleep", "600"], environment, run_id, sys.argv[2])
+        async with running(command, Limits(600, 1, 1), children, folder):
+            pass
+
+asyncio.run(main())
+"""
+
+
+def test_files_that_a_killed_worker_has_written_halfway_are_cleared(tmp_path: Path):
+    with locked_state(tmp_path, URLS, "code") as slot:
+        whole = [slot.outbox / "nonce.json", slot.children / "run.json"]
+        halves = [slot.outbox / "other.json.part", slot.children / "other.part", slot.tmp / "run.out"]
+        for path in (*whole, *halves):
+            path.write_text("{")
+    with locked_state(tmp_path, URLS, "code") as slot:
+        assert [path.exists() for path in whole] == [True, True]
+        assert [path.exists() for path in halves] == [False, False, False]
+
+
+@linux_only
+@pytest.mark.parametrize("task_id", ["task-of-a-test", "no id\nof a task"])
+async def test_a_command_whose_worker_was_killed_while_it_started_it_is_found_and_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, task_id: str
+):
+    worker = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED_WHILE_STARTING, str(tmp_path), task_id)
+    assert await worker.wait() == -signal.SIGKILL
+    await eventually(lambda: processes_with(f"AGENTBUS_TASK_ID={task_id}"), "the command is there")
+    await end_abandoned(tmp_path, grace_s=1)
+    await eventually(lambda: not processes_with(f"AGENTBUS_TASK_ID={task_id}"), "the command is ended")
+    assert [*tmp_path.iterdir()] == []
+    named = task_id if task_id == "task-of-a-test" else "unknown"
+    [record] = caplog.records
+    assert (
+        TextFormatter()
+        .format(record)
+        .endswith(f" WARNING task {named}: ending 1 processes of a worker that was killed")
+    )
+
+
+@linux_only
+async def test_a_process_of_which_nobody_can_tell_yet_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One that was started by a worker that died right then has no environment yet; this one takes longer over it."""
+    (tmp_path / "token.json").write_text('{"worker": "token"}')
+    script = f"touch {tmp_path}/there; sleep 0.3; AGENTBUS_RUN_ID=token-1 AGENTBUS_TASK_ID=task-1 exec sleep 600"
+    child = await asyncio.create_subprocess_exec("/bin/sh", "-c", script, env={})
+    await eventually((tmp_path / "there").exists, "it runs")
+
+    def is_being_loaded(pid: int) -> bool:
+        with contextlib.suppress(OSError):  # it has ended by now
+            return pid == child.pid and b"AGENTBUS_RUN_ID" not in Path(f"/proc/{pid}/environ").read_bytes()
+        return False
+
+    monkeypatch.setattr(orphans, "is_being_loaded", is_being_loaded)
+    try:
+        await end_abandoned(tmp_path, grace_s=1)
+        assert child.pid not in processes_with("AGENTBUS_RUN_ID=token-1")
+        assert await asyncio.wait_for(child.wait(), 10) == -signal.SIGTERM
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+
+
+@linux_only
+def test_a_process_that_is_just_being_loaded_is_told_from_one_that_hides_its_environment():
+    seen = 0
+    for number in range(3000):
+        pid = os.posix_spawn("/bin/sleep", ["sleep", "600"], {"NAME": "value"} if number % 2 else {}, setsid=True)
+        try:
+            environment = Path(f"/proc/{pid}/environ")
+            before, loading, after = environment.read_bytes(), is_being_loaded(pid), environment.read_bytes()
+            if number % 2:
+                assert (before, loading) in ((b"", True), (b"", False), (b"NAME=value\0", False))
+                assert loading or after, "it has no environment, and is said to be loaded"
+                seen += loading
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        if seen >= 3 and number > 50:
+            break
+    assert seen, "no process was met while it was loaded"
+    hiding = subprocess.Popen(["/bin/sleep", "600"], env={})
+    try:
+        deadline = time.monotonic() + 10
+        while is_being_loaded(hiding.pid) and time.monotonic() < deadline:
+            pass
+        assert not is_being_loaded(hiding.pid)
+        assert not is_being_loaded(os.getpid())
+        assert not is_being_loaded(2), "a kernel thread has no program"
+    finally:
+        hiding.kill()
+        hiding.wait()
+
+
+# -- a place for each worker ------------------------------------------------------------------------------------
+
+
+def slots(folder: Path, agent: str = "code") -> list[str]:
+    return sorted(path.name for path in (folder / "state").glob(f"*/{agent}/*") if path.is_dir())
+
+
+async def test_every_replica_has_a_place_of_its_own_and_takes_one_that_is_free(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    config = worker_toml(tmp_path, server.url)
+    async with worker(config):
+        async with worker(config):
+            assert slots(tmp_path) == ["0", "1"]
+            async with worker(config), worker(worker_toml(tmp_path, server.url, agent="doc")):
+                assert slots(tmp_path) == ["0", "1", "2"]
+                assert slots(tmp_path, "doc") == ["0"]
+        async with worker(config):
+            assert slots(tmp_path) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("bus", ["there", "out of reach"])
+async def test_the_number_of_places_does_not_grow_over_restarts_of_three_replicas(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, bus: str
+):
+    config = worker_toml(tmp_path, server.url if bus == "there" else "nats://127.0.0.1:1")
+    for attempt in range(4):
+        async with (
+            worker(config, ready=False) as one,
+            worker(config, ready=False) as two,
+            worker(config, ready=False) as three,
+        ):
+            for child in (one, two, three):
+                await child.until_said("ready for tasks" if bus == "there" else "trying again every")
+            if attempt % 2:
+                for child in (one, two, three):
+                    child.kill()
+        assert slots(tmp_path) == ["0", "1", "2"], f"after restart {attempt}"
+
+
+async def test_one_worker_looks_after_what_three_killed_ones_have_left(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await short_lease(coordinator)
+    config = worker_toml(tmp_path, server.url, worker={"kill_grace_seconds": 0.5})
+    async with worker(config) as one, worker(config) as two, worker(config) as three:
+        tasks = [await publish(coordinator, f"stubborn pid:{tmp_path}/{number} sleep:1000") for number in range(3)]
+        pids = [await pid_from(tmp_path / str(number)) for number in range(3)]
+        for child in (one, two, three):
+            child.kill()
+    for task_id in tasks:
+        await coordinator.cancel(task_id)
+    async with worker(config) as child:
+        assert not any(processes_with(f"AGENTBUS_TASK_ID={task_id}") for task_id in tasks)
+        assert child.log.read_text().count("of a worker that was killed") == 3
+        for task_id in tasks:
+            assert (await settled(coordinator, task_id)).state == "cancelled"
+        await acknowledged(coordinator)
+    assert len(pids) == 3
+    assert not [*(tmp_path / "state").glob("*/code/*/children/*")]
+
+
+async def test_one_worker_delivers_the_outcomes_of_three_killed_ones(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await short_lease(coordinator)
+    config = worker_toml(tmp_path, server.url)
+    results = (await coordinator.bus.api("STREAM.INFO.AGENT_RESULTS"))["config"]
+    await coordinator.bus.store("agent.doc.results", b"filler")
+    await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**results, "max_msgs": 1})
+    async with worker(config) as one, worker(config) as two, worker(config) as three:
+        tasks = [await publish(coordinator, f"say:{number}") for number in range(3)]
+        outboxes = tmp_path / "state"
+        await eventually(lambda: len([*outboxes.glob("*/code/*/outbox/*.json")]) == 3, "three outcomes are on disk")
+        for task_id in tasks:
+            await settled(coordinator, task_id)
+        for child in (one, two, three):
+            child.kill()
+    await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**results, "max_msgs": -1})
+    async with worker(config) as child:
+        assert child.log.read_text().count("its outcome from before the restart is delivered") == 3
+        await acknowledged(coordinator)
+    assert sorted(result["result"] for result in await result_messages(coordinator)) == ["0\n", "1\n", "2\n"]
+    assert not [*outboxes.glob("*/code/*/outbox/*.json")]
+
+
+# -- for its user alone -----------------------------------------------------------------------------------------
+
+
+async def test_nobody_else_can_read_what_a_worker_keeps(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
+    config = agent_keys(
+        worker_toml(tmp_path, server.url, chat_cmd=["sh", "-c", "sleep 1000", "agent", "{input_file}"]),
+        prompt_via="file",
+    )
+    results = (await coordinator.bus.api("STREAM.INFO.AGENT_RESULTS"))["config"]
+    await coordinator.bus.store("agent.doc.results", b"filler")
+    await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**results, "max_msgs": 1})
+    async with worker(config):
+        first = await publish(coordinator, "secret")
+        await eventually(lambda: [*(tmp_path / "state").glob("*/code/0/tmp/*.prompt")], "the prompt is on disk")
+        await coordinator.cancel(first)
+        await eventually(lambda: [*(tmp_path / "state").glob("*/code/0/outbox/*.json")], "the outcome is on disk")
+        second = await publish(coordinator, "secret")
+        await eventually(lambda: [*(tmp_path / "state").glob("*/code/0/tmp/*.prompt")], "the prompt is on disk")
+        found = {path: path.stat().st_mode & 0o777 for path in (tmp_path / "state").rglob("*")}
+        assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+        kinds = {path.suffix or path.name for path in found if path.is_file()}
+        assert kinds == {".json", ".prompt", "lock"}
+        assert {path: mode for path, mode in found.items() if mode != (0o700 if path.is_dir() else 0o600)} == {}
+        await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**results, "max_msgs": -1})
+        await coordinator.cancel(second)
+        await acknowledged(coordinator)
+
+
+@pytest.mark.parametrize("where", ["under a file", "a file", "the place is a file"])
+async def test_a_folder_that_cannot_be_used_is_one_line_that_names_it_and_the_key(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, where: str
+):
+    file = tmp_path / "file"
+    file.write_text("")
+    folder = {"under a file": file / "state", "a file": file}.get(where, tmp_path / "state")
+    config = worker_toml(tmp_path, server.url, worker={"state_dir": folder})
+    if where == "the place is a file":
+        async with worker(config):
+            pass
+        [place] = (tmp_path / "state").glob("*/code")
+        place.rename(tmp_path / "moved")
+        place.write_text("")
+    async with worker(config, ready=False) as child:
+        assert await child.exit_code() == 1
+        [line] = [line for line in child.log.read_text().splitlines() if "ERROR" in line]
+        assert f"stopped: cannot keep state in {folder}" in line
+        assert "set state_dir in [worker]" in line
+        assert not child.said("Traceback")
+
+
+async def test_a_relative_folder_is_found_from_the_working_folder_of_a_task_as_well(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    keys = {"state_dir": "here", "workdir": "work"}
+    config = worker_toml(
+        tmp_path, server.url, chat_cmd=["sh", "-c", 'cat "$1"; pwd', "agent", "{input_file}"], worker=keys
+    )
+    async with worker(agent_keys(config, prompt_via="file")):
+        status = await outcome(coordinator, "hello")
+    assert status.state == "completed", status.to_json()
+    assert '"content":"hello"' in text(status)
+    assert text(status).splitlines()[-1] == str(tmp_path / "work" / status.task_id)

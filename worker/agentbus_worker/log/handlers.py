@@ -1,0 +1,117 @@
+"""The worker's log: a rotated file and stderr. Neither holds prompts, task contents or secrets."""
+
+import fcntl
+import logging
+import logging.handlers
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Final
+
+from agentbus.config.loading import LogSection
+from agentbus.errors import ConfigError
+from agentbus_worker.log.lines import FORMATTERS
+
+_IN_NO_LINE: Final = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks")
+"""What `logging` would find out for every record unless it is told that nobody wants to know."""
+LOG_FILE: Final = "agentbus-worker.log"
+
+
+class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
+    """A rotated file that several workers may write to: whoever finds it rotated by another opens the new one."""
+
+    _mine = (0, 0)
+
+    def _open(self) -> TextIOWrapper:
+        stream = super()._open()
+        mine = os.fstat(stream.fileno())
+        self._mine = (mine.st_dev, mine.st_ino)
+        return stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a line in one write, past all buffers: it is there when this process dies, and nobody's is torn."""
+        try:
+            line = (self.format(record) + "\n").encode()
+            self._make_room(len(line))
+            assert self.stream is not None, "it is open from the beginning"
+            os.write(self.stream.fileno(), line)
+        except Exception:  # noqa: BLE001  # as all handlers: a line that cannot be logged must not end the work
+            self.handleError(record)
+
+    def _make_room(self, line_bytes: int) -> None:
+        there = self._there()
+        if there is None or self._is_other(there):
+            self._reopen()
+            there = self._there()
+        size = there.st_size if there else 0  # of what all workers have written
+        if size > 0 and size + line_bytes >= self.maxBytes:
+            self.doRollover()
+
+    def doRollover(self) -> None:  # noqa: N802
+        with Path(self.baseFilename + ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            there = self._there()
+            if there is None or self._is_other(there):
+                self._reopen()
+            else:
+                super().doRollover()
+
+    def _there(self) -> os.stat_result | None:
+        """The file that has the name now."""
+        try:
+            return os.stat(self.baseFilename)  # noqa: PTH116  # for every line: a Path takes as long as the call
+        except FileNotFoundError:
+            return None
+
+    def _is_other(self, there: os.stat_result) -> bool:
+        """Whether another worker has rotated the file that is open here."""
+        return (there.st_dev, there.st_ino) != self._mine
+
+    def _reopen(self) -> None:
+        self.close()
+        self.stream = self._open()
+
+
+@contextmanager
+def log_to(section: LogSection, *, verbose: bool = False, worker: str | None = None) -> Generator[logging.Logger]:
+    """Log to stderr and to the configured file for the length of the block.
+
+    Args:
+        section: where to, and in what form.
+        verbose: log details as well.
+        worker: who writes it, said in every line: several workers may share a file.
+
+    Raises:
+        ConfigError: the log folder cannot be written to.
+    """
+    formatter = FORMATTERS[section.format](worker=worker)
+    try:
+        section.dir.mkdir(parents=True, exist_ok=True)
+        file = _SharedRotatingHandler(
+            section.dir / LOG_FILE, maxBytes=section.max_bytes, backupCount=section.backup_count, encoding="utf-8"
+        )
+    except OSError as error:
+        raise ConfigError(f"cannot write the log in {section.dir}: {error.strerror}; set dir in [log]") from None
+    handlers = [logging.StreamHandler(sys.stderr), file]
+    logger = logging.getLogger("agentbus")
+    before = logger.level, logger.propagate, [getattr(logging, name, None) for name in _IN_NO_LINE]
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.propagate = False
+    for name in _IN_NO_LINE:
+        setattr(logging, name, False)
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    try:
+        yield logging.getLogger("agentbus.worker")
+    finally:
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+        for name, value in zip(_IN_NO_LINE, before[2], strict=True):
+            setattr(logging, name, value)
+        for handler in handlers:
+            logger.removeHandler(handler)
+        file.close()

@@ -1,0 +1,326 @@
+"""Running an agent command: a child in a session of its own, its output bounded, everything it started ended.
+
+It waits for the process and not for its pipes: a grandchild that keeps them open delays nothing.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import math
+import os
+import signal
+import sys
+import termios
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final, Literal, TypeAlias
+
+from agentbus_worker.running.process_tree import Children, Run
+from agentbus_worker.running.spawn import Command, CommandError, End, Process, start, watched, why_not_started
+from agentbus_worker.state_folder import open_private
+
+_CHUNK: Final = 65_536
+_STDERR_TAIL: Final = 8_192
+_LOOK_AGAIN_S: Final = 0.02
+_SOON_S: Final = 0.02
+"""A command that is over by then needs nobody who reads its output as it comes, and no record of its start."""
+
+Reason: TypeAlias = Literal["exited", "timeout", "idle", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long it may take, and how much of its output is kept: so much in memory, so much in all on disk."""
+
+    timeout_s: float
+    grace_s: float
+    keep_bytes: int
+    spill_bytes: int = 0
+    idle_timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What came out of one pipe: the first bytes, the last few, and the measure of the whole.
+
+    `spilled` is a file with all of it, where it is larger than `head` and the disk has taken it.
+    """
+
+    head: bytes
+    tail: bytes
+    size: int
+    sha256: str
+    spilled: Path | None = None
+
+    @property
+    def truncated(self) -> bool:
+        """Whether there was more than `head` holds."""
+        return self.size > len(self.head)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a command ended.
+
+    Attributes:
+        reason: `exited` by itself, ended for its `timeout` or for being `idle`, or `stopped` from outside.
+        code: the exit code; negative is the signal that ended it.
+    """
+
+    reason: Reason
+    code: int
+    stdout: Output
+    stderr: Output
+    duration_s: float
+
+
+class _Pipe:
+    """Reads a pipe as it fills, without blocking; keeps the beginning, and spills the whole to a file."""
+
+    def __init__(self, keep_bytes: int, spill: tuple[Path, str] | None = None, spill_bytes: int = 0) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.read_end, self.write_end = os.pipe()
+        self._open = self._write_open = True
+        self._keep_bytes = keep_bytes
+        self._spill_to = spill
+        self._spill_bytes = spill_bytes
+        self._spill_path: Path | None = None
+        self._spill: IO[bytes] | None = None
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._size = 0
+        self._hash = hashlib.sha256()
+        self._watching = self._finished = False
+        self.last_read = self._loop.time()
+
+    def watch(self) -> None:
+        """Read what comes from now on. Until then it stays in the pipe; who writes more than fits in there waits."""
+        if self._open:
+            self._watching = True
+            os.set_blocking(self.read_end, False)  # until now it is read only if something waits in it
+            self._loop.add_reader(self.read_end, self._read)
+
+    def _read(self) -> bool:
+        """Take what is there; False once there is nothing more to have now."""
+        try:
+            chunk = os.read(self.read_end, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            self._stop_reading()
+            return False
+        if self._finished:
+            return True
+        self.last_read = self._loop.time()
+        self._hash.update(chunk)
+        room = self._keep_bytes - len(self._head)
+        if len(chunk) > room and self._spill_to is not None:
+            self._spill_chunk(chunk)
+        self._size += len(chunk)
+        self._head += chunk[: max(0, room)]
+        self._tail = (self._tail + chunk)[-_STDERR_TAIL:]
+        return True
+
+    def _spill_chunk(self, chunk: bytes) -> None:
+        """Write to the file; once it is too much, or the disk refuses, there is no file at all."""
+        try:
+            if self._spill is None:
+                assert self._spill_to is not None, "checked by the caller"
+                folder, name = self._spill_to
+                self._spill_path = folder / name
+                self._spill = open_private(self._spill_path)
+                self._spill.write(self._head)
+            if self._size + len(chunk) > self._spill_bytes:
+                self._give_up_spilling()
+            else:
+                self._spill.write(chunk)
+        except OSError:
+            self._give_up_spilling()
+
+    def _give_up_spilling(self) -> None:
+        if self._spill is not None:
+            with contextlib.suppress(OSError):
+                self._spill.close()
+            if self._spill_path is not None:
+                with contextlib.suppress(OSError):
+                    self._spill_path.unlink(missing_ok=True)
+        self._spill = self._spill_path = self._spill_to = None
+
+    def finish(self) -> Output:
+        """Take what the ended command has left in the pipe.
+
+        What others still write into it is thrown away until it is closed: without a reader, a process that is asked to
+        end would die of SIGPIPE in the middle of its tidying up.
+        """
+        end = self._size + (_waiting_in(self.read_end) if self._open else 0)
+        while self._open and self._size < end and self._read():
+            pass  # and no more than that: somebody who still writes could keep us here
+        if self._spill is not None:
+            try:
+                self._spill.close()
+            except OSError:
+                self._give_up_spilling()
+        spilled = self._spill_path if self._spill is not None else None
+        self._finished = True
+        return Output(bytes(self._head), bytes(self._tail), self._size, self._hash.hexdigest(), spilled)
+
+    def close_write_end(self) -> None:
+        """Leave the write end to the command."""
+        if self._write_open:
+            self._write_open = False
+            os.close(self.write_end)
+
+    def close(self) -> None:
+        """Stop reading, and remove what was spilled."""
+        self._stop_reading()
+        self.close_write_end()
+        self._give_up_spilling()
+
+    def _stop_reading(self) -> None:
+        if self._open:
+            self._open = False
+            if self._watching:
+                self._loop.remove_reader(self.read_end)
+            os.close(self.read_end)
+
+
+class Child:
+    """A running command; see `running`."""
+
+    def __init__(self, process: Process, run: Run, task_id: str, limits: Limits, out: _Pipe, err: _Pipe) -> None:
+        self._process = process
+        self._run = run
+        self._task_id = task_id
+        self._limits = limits
+        self._out, self._err = out, err
+        self._started = asyncio.get_running_loop().time()
+        self.clearing: asyncio.Task[None] | None = None
+
+    async def ended(
+        self,
+        stop: asyncio.Future[None],
+        children: Children,
+        *,
+        stop_grace_s: Callable[[], float] | None = None,
+        on_lasting: Callable[[], None] = lambda: None,
+    ) -> Exit:
+        """Wait for the end, which the limits or `stop` may bring about; then what it left behind is being ended too.
+
+        Args:
+            stop: ends the command from outside, once it is done.
+            children: where its processes are looked for.
+            stop_grace_s: tells the time between SIGTERM and SIGKILL after `stop`, if it is not that of the limits.
+            on_lasting: called once if the command is not over within 20 ms.
+        """
+        loop = asyncio.get_running_loop()
+        grace_left_s = self._limits.grace_s
+        with watched(self._process) as end:
+            reason: Reason = "exited"
+            if not await end.wait(min(_SOON_S, self._limits.timeout_s)):
+                on_lasting()
+                self._out.watch()
+                self._err.watch()
+                children.record(self._run, self._task_id)
+                reason = await self._first_of(end, stop)
+            if reason != "exited":
+                grace_s = stop_grace_s() if reason == "stopped" and stop_grace_s else self._limits.grace_s
+                asked = loop.time()
+                children.signal(self._run, signal.SIGTERM)
+                if not await end.within(grace_s):
+                    children.signal(self._run, signal.SIGKILL)
+                    await end.within(math.inf)
+                # What the command has started has had its SIGTERM as well, and has what is left of the same grace.
+                grace_left_s = max(0.0, asked + grace_s - loop.time())
+        # The leader is a zombie until it is waited for: its group id cannot have been given to anybody else.
+        children.signal_group(self._run)
+        code = self._process.wait()
+        duration_s = loop.time() - self._started
+        if not children.ended(self._run):
+            self.clearing = asyncio.create_task(children.clear(self._run, grace_left_s))
+        return Exit(reason, code, self._out.finish(), self._err.finish(), duration_s)
+
+    async def _first_of(self, end: End, stop: asyncio.Future[None]) -> Reason:
+        """What comes first. The idle limit moves on with the output, so it is looked at again when it seems over.
+
+        A limit that seems over is looked at once more in any case: after this process has stood still (SIGSTOP, a
+        machine that slept), its timers are told before the end and the output of a command that was in time.
+        """
+        loop, limits = asyncio.get_running_loop(), self._limits
+        deadline = self._started + limits.timeout_s
+        stop.add_done_callback(end.wake)
+        looked = False
+        try:
+            while not stop.done():
+                idle_at = self._last_output() + limits.idle_timeout_s if limits.idle_timeout_s else deadline
+                left_s = min(deadline, idle_at) - loop.time()
+                if left_s > 0:
+                    looked = False
+                elif looked:
+                    return "timeout" if deadline <= idle_at else "idle"
+                else:
+                    looked, left_s = True, _LOOK_AGAIN_S
+                if await end.wait(left_s):
+                    return "exited"
+            return "stopped"
+        finally:
+            stop.remove_done_callback(end.wake)
+
+    def _last_output(self) -> float:
+        return max(self._started, self._out.last_read, self._err.last_read)
+
+
+@asynccontextmanager
+async def running(command: Command, limits: Limits, children: Children, tmp: Path) -> AsyncGenerator[Child]:
+    """Start a command; when the block is left, nothing that it started is left.
+
+    In the block, `Child.ended()` waits for it. What the ended command leaves behind is ended while the block goes on.
+    If the block is left early, by an error or a cancellation, everything is killed at once.
+
+    Args:
+        tmp: a private folder for the standard input and for output beyond what is kept in memory.
+
+    Raises:
+        CommandError: it could not be started.
+    """
+    with _pipes(command, limits, tmp) as (out, err):
+        try:
+            process = start(command, out.write_end, err.write_end, tmp)
+        finally:
+            out.close_write_end()
+            err.close_write_end()
+        run = Run(process.pid, command.run_id)
+        children.started(run)
+        child = Child(process, run, command.task_id, limits, out, err)
+        try:
+            yield child
+            if child.clearing is not None:
+                await child.clearing
+        finally:
+            if child.clearing is not None:
+                child.clearing.cancel()
+            children.kill(run, process.wait)
+
+
+@contextlib.contextmanager
+def _pipes(command: Command, limits: Limits, tmp: Path) -> Generator[tuple[_Pipe, _Pipe]]:
+    """The pipes for standard output and standard error, closed at the end of the block."""
+    spill = (tmp, f"{command.run_id}.out") if limits.spill_bytes > limits.keep_bytes else None
+    pipes: list[_Pipe] = []
+    try:
+        try:
+            pipes.append(_Pipe(limits.keep_bytes, spill, limits.spill_bytes))
+            pipes.append(_Pipe(_STDERR_TAIL))
+        except OSError as error:
+            raise CommandError(why_not_started(command, error)) from None
+        yield pipes[0], pipes[1]
+    finally:
+        for pipe in pipes:
+            pipe.close()
+
+
+def _waiting_in(pipe: int) -> int:
+    """How many bytes a pipe holds right now."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)

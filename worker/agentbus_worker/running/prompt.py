@@ -1,0 +1,34 @@
+"""The prompt that an agent command gets for a task."""
+
+from agentbus.protocol.messages import Task, encode
+
+_INSTRUCTIONS = """\
+Do the task now and answer with a clear result: what you did, what came of it, and anything the sender must know.
+Your answer is the whole reply; nobody can ask you back while you work.
+
+Stop before any step that cannot be undone, that reaches outside of what the task names, that costs money, or for
+which you are not sure to have permission. Do not take it: answer with status=needs_approval on a line of its own,
+and below that line the exact operation that needs approval, and why.
+
+Keep secrets (passwords, tokens, keys) out of your answer."""
+
+
+def build_prompt(task: Task, *, agent: str, extra_instruction: str = "") -> str:
+    """The text for the agent command.
+
+    It never begins with a dash, so no command can mistake it for an option.
+    """
+    parts = [
+        f"You are the agent {agent}. You have been given a task over agentbus by {_line(task.sender)}.",
+        f"Task type: {_line(task.task_type)}\nTask id: {task.id}",
+        f"The task, as JSON:\n{encode(task.to_json()).decode()}",
+        _INSTRUCTIONS,
+    ]
+    if extra_instruction.strip():
+        parts.append(extra_instruction.strip())
+    return "\n\n".join(parts) + "\n"
+
+
+def _line(text: str) -> str:
+    """A field that any publisher may have written, as a part of one line: it must not pass for a paragraph of ours."""
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -1,0 +1,45 @@
+"""What all jobs of one worker share."""
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from agentbus.bus.jetstream import Bus
+from agentbus.config.loading import WorkerConfig
+from agentbus.tasks.ledger import Ledger
+from agentbus_worker.metrics import Metrics
+from agentbus_worker.running.process_tree import Children
+from agentbus_worker.settling.decisions import Policy
+from agentbus_worker.settling.lease import LeaseJudge
+from agentbus_worker.settling.outbox import Outbox
+from agentbus_worker.state_folder import Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The bus, the configuration, and the worker's own state on disk and in the process table.
+
+    `held` are the ids of the tasks that this worker has claimed and is not done with.
+    """
+
+    bus: Bus
+    ledger: Ledger
+    judge: LeaseJudge
+    config: WorkerConfig
+    instance: str
+    lease_s: float
+    slot: Slot
+    outbox: Outbox
+    children: Children
+    held: Container[str]
+    metrics: Metrics
+
+    @property
+    def agent(self) -> str:
+        """The agent that this worker is."""
+        return self.config.agent.id
+
+    @property
+    def policy(self) -> Policy:
+        """How often a task is tried."""
+        worker = self.config.worker
+        return Policy(max_attempts=worker.max_attempts, retry_lost="lost" in worker.retry_on)

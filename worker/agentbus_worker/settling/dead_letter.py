@@ -1,0 +1,112 @@
+"""What no worker could accept: kept with its bytes and the reason, never dropped."""
+
+import hashlib
+import logging
+from contextlib import suppress
+from typing import Any, Final, cast
+
+from agentbus.bus.jetstream import MSG_ID, Bus
+from agentbus.bus.pull_consumer import Delivery
+from agentbus.errors import BusError, CorruptEntryError, MessageError, WrongRevisionError
+from agentbus.observability import tracing
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import Json, decode, encode, new_result, now, number
+from agentbus.tasks.inbox import publish_result
+from agentbus.tasks.ledger import REVISION_HEADER, Ledger, Record, settled
+from agentbus_worker.log.lines import facts
+from agentbus_worker.settling.outcome import fit
+
+log = logging.getLogger("agentbus.worker")
+
+_HEADERS_BYTES: Final = 4_096
+_REASON_CHARS: Final = 500
+_RETRY_S: Final = 5.0
+
+
+async def bury(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason: str) -> bool:
+    """Store the raw message in AGENT_DEAD, tell its sender, and only then end its delivery.
+
+    A message that cannot be stored there is handed back and tried again later; then it is False.
+    """
+    where = f"{delivery.stream}.{delivery.stream_seq}"
+    room = bus.max_message_bytes - _HEADERS_BYTES
+    headers = {
+        "Bus-Reason": _header(reason),
+        "Bus-Agent": agent,
+        "Bus-Worker": worker,
+        "Bus-Time": now(),
+        "Bus-Origin": where,
+        "Bus-Origin-Msg-Id": _header(delivery.headers.get(MSG_ID, "")),
+        "Bus-Size": str(len(delivery.data)),
+        "Bus-Sha256": hashlib.sha256(delivery.data).hexdigest(),
+        **tracing.headers(),
+    }
+    try:
+        await bus.store(subjects.dead(agent), delivery.data[:room], msg_id=f"dead.{where}", headers=headers)
+        await _tell_sender(bus, delivery, agent=agent, worker=worker, reason=reason)
+        await delivery.term(reason)
+    except BusError as error:
+        log.error("message %s is not a valid task (%s), and cannot be stored as a dead letter yet: %s",
+                  where, reason, error)  # fmt: skip
+        await delivery.nak(_RETRY_S)
+        return False
+    log.warning(
+        "message %s is not a valid task and was kept as a dead letter: %s", where, reason, extra=facts(reason=reason)
+    )
+    return True
+
+
+async def _tell_sender(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason: str) -> None:
+    """Send a `failed` result where the message names an id and somebody to tell; the ledger learns of it too."""
+    task = _readable(delivery.data)
+    if task is None or not isinstance(task.get("id"), str) or not task["id"]:
+        return
+    inbox = next(
+        (subjects.agent_id(name) for name in (task.get("reply_to"), task.get("from")) if subjects.is_agent_id(name)),
+        None,
+    )
+    if inbox is None:
+        return
+    # Made from the stored message itself: another delivery of the same one gets the same id.
+    origin = hashlib.sha256(f"{delivery.stream}.{delivery.stream_seq}.{delivery.stored_at}".encode()).hexdigest()[:20]
+    result = new_result(
+        task,
+        result_id=f"result-{agent}-rejected-{origin}",
+        status="failed",
+        error=f"not accepted: {reason}",
+        extra={"worker": worker},
+    )
+    message = fit(result, bus.max_message_bytes - _HEADERS_BYTES)
+    await _settle(bus, delivery, agent=agent, task_id=task["id"], result=message)
+    await publish_result(bus, inbox, message)
+
+
+async def _settle(bus: Bus, delivery: Delivery, *, agent: str, task_id: str, result: dict[str, Json]) -> None:
+    """Enter the failure into the ledger if this is the very message that the entry was made for.
+
+    Another message that only bears the same id must not settle somebody's task.
+    """
+    revision = number(delivery.headers.get(REVISION_HEADER, ""))
+    genuine = subjects.is_task_id(task_id) and delivery.headers.get(MSG_ID) == subjects.task_msg_id(agent, task_id)
+    if not genuine or revision is None:
+        return
+    ledger = Ledger(bus)
+    with suppress(CorruptEntryError, WrongRevisionError):
+        found = await ledger.read(agent, task_id)
+        if isinstance(found, Record) and found.entry.state == "queued" and found.revision == revision:
+            entry = settled(found.entry, "failed", result)
+            await ledger.write(agent, task_id, entry, revision=found.revision)
+
+
+def _readable(data: bytes) -> dict[str, Json] | None:
+    try:
+        found = decode(data)
+        decode(encode({"result": {"task": found}}))  # a result, and the ledger with it, must be readable again
+    except MessageError:
+        return None
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else None
+
+
+def _header(text: str) -> str:
+    """Text that may stand in a header: ASCII, one line, bounded."""
+    return " ".join(text.encode("ascii", "backslashreplace").decode().split())[:_REASON_CHARS]

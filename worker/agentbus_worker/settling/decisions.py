@@ -1,0 +1,166 @@
+"""What to do next with a task: the decisions of the settlement, as pure functions.
+
+They see the ledger, the delivery and the clock, and touch nothing; `settling.job` carries them out. The rule
+behind all of them: the ledger key decides, and only a compare-and-set on it decides for sure.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from agentbus.protocol.messages import Json
+from agentbus.tasks.ledger import Entry, Record, Vacant
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Nobody has the task, or its owner is gone: take it, as this attempt, if the key still is at `revision`."""
+
+    base: Entry
+    revision: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Republish:
+    """The task has its result. Make sure that it is in the inbox, then ack; run nothing."""
+
+    result: dict[str, Json]
+    inbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettleCancelled:
+    """Somebody asked to cancel the task and nobody works on it: settle it unrun."""
+
+    base: Entry
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettleExhausted:
+    """Too many workers were lost over this task: settle it as failed."""
+
+    base: Entry
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The owner lives: hand the delivery back, and look again when its lease could be over."""
+
+
+Decision: TypeAlias = Claim | Republish | SettleCancelled | SettleExhausted | Leave
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How often a task is tried, and whether a task whose worker was lost is tried again at all."""
+
+    max_attempts: int = 3
+    retry_lost: bool = True
+
+
+def on_delivery(found: Record | Vacant, fresh: Entry, *, wait_s: float, policy: Policy) -> Decision:
+    """What a delivered task calls for.
+
+    Args:
+        found: what the ledger says.
+        fresh: the entry of this task if the ledger has none (a foreign publisher does not write one).
+        wait_s: seconds until the lease of the owner that `found` names is over, or until its next attempt is due;
+            0 or less when nothing stands against a claim.
+    """
+    if isinstance(found, Vacant):
+        return Claim(fresh, found.revision, attempt=1)
+    entry = found.entry
+    if entry.result is not None:
+        return Republish(entry.result, entry.inbox)
+    if entry.state == "working" and wait_s > 0:
+        return Leave()
+    if entry.cancel is not None:
+        return SettleCancelled(entry, found.revision)
+    if wait_s > 0:
+        return Leave()
+    if entry.attempt >= policy.max_attempts or (entry.state == "working" and not policy.retry_lost):
+        return SettleExhausted(entry, found.revision)
+    return Claim(entry, found.revision, attempt=entry.attempt + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Won:
+    """The write that was refused had been stored before: its first answer was lost."""
+
+    entry: Entry
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The claim still is one's own; the key has moved on (a cancel wish, an earlier write). Go on from here."""
+
+    entry: Entry
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Somebody else has the task. Kill what runs, send nothing: a stale ack acts on the new owner's delivery."""
+
+
+Verdict: TypeAlias = Won | Adopt | Lost
+
+
+def on_refusal(tried: Entry, found: Record | Vacant) -> Verdict:
+    """What a refused compare-and-set means, given what the key holds now.
+
+    The nonce names the claim and the counter its renewals, so every write of this worker can be told from any other.
+    """
+    if isinstance(found, Vacant) or tried.claim is None:
+        return Lost()
+    entry, revision = found.entry, found.revision
+    if entry.terminal:
+        return Won(entry, revision) if tried.terminal and entry.result_id == tried.result_id else Lost()
+    if entry.claim is None or entry.claim.nonce != tried.claim.nonce:
+        return Lost()
+    if entry.state == tried.state and entry.claim.renewals >= tried.claim.renewals:
+        return Won(entry, revision)
+    return Adopt(entry, revision)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitOutbox:
+    """The claim still is ours: commit the outcome from disk, then publish it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepublishOutbox:
+    """It was committed: publish it again under its id."""
+
+
+@dataclass(frozen=True, slots=True)
+class DropOutbox:
+    """It must not be sent: somebody else has the task, or the server no longer remembers the result's id."""
+
+    reason: str
+
+
+def on_outbox(
+    found: Record | Vacant, *, nonce: str, result_id: str, expired: bool
+) -> CommitOutbox | RepublishOutbox | DropOutbox:
+    """What to do at start with an outcome that was found on disk.
+
+    Args:
+        found: what the ledger says of its task.
+        nonce: the claim under which it was made.
+        result_id: the id of its result.
+        expired: whether it is older than the server's memory of result ids.
+    """
+    if isinstance(found, Vacant):
+        return DropOutbox("the ledger does not know the task any more")
+    entry = found.entry
+    if entry.terminal:
+        if entry.result_id != result_id:
+            return DropOutbox("the task has another result")
+        return DropOutbox("it is too old to be published again") if expired else RepublishOutbox()
+    if entry.state == "working" and entry.claim is not None and entry.claim.nonce == nonce:
+        return CommitOutbox()
+    return DropOutbox("another worker has the task")

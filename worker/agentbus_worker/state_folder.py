@@ -1,0 +1,171 @@
+"""The worker's state on disk: a locked folder for each bus, agent and instance.
+
+`<state_dir>/<bus>/<agent>/<slot>/` with `lock`, `outbox/`, `children/` and `tmp/`; the slots are numbered, and beside
+them lies the `lock` under which one is looked for. A starting worker takes the first slot that nobody holds, and into
+it whatever dead workers have left in the others. The slot of a living worker is locked, so nobody ever touches it; only
+one worker at a time looks for a slot, so there are never more of them than there were workers at once.
+"""
+
+import fcntl
+import hashlib
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Final
+
+from agentbus.config.loading import ServerUrl
+from agentbus.errors import ConfigError
+
+PART_SUFFIX: Final = ".part"
+"""Of a file that is being written, until it is there whole."""
+_LOCK_PATIENCE_S: Final = 10.0
+_LOCK_POLL_S: Final = 0.02
+
+
+class Slot:
+    """One instance's folder, held under its lock until it is released."""
+
+    def __init__(self, path: Path, lock: IO[bytes]) -> None:
+        self.path = path
+        self._lock = lock
+        self.outbox = path / "outbox"
+        self.children = path / "children"
+        self.tmp = path / "tmp"
+
+    def prepare(self) -> None:
+        """Make the folders, readable by this user alone, and clear what a dead worker left in `tmp` or half written."""
+        shutil.rmtree(self.tmp, ignore_errors=True)
+        for folder in (self.outbox, self.children, self.tmp):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for part in folder.glob("*" + PART_SUFFIX):
+                part.unlink(missing_ok=True)
+
+    def take_over(self, other: "Slot") -> None:
+        """Move the outcomes and the records of children from the slot of a dead worker into this one."""
+        other.prepare()
+        for theirs, ours in ((other.outbox, self.outbox), (other.children, self.children)):
+            for path in theirs.glob("*.json"):
+                path.rename(ours / path.name)  # named by a random nonce or run id: there is no other of that name
+
+    def release(self) -> None:
+        """Let other workers have the slot."""
+        self._lock.close()
+
+
+@contextmanager
+def locked_state(state_dir: Path, urls: tuple[ServerUrl, ...], agent: str) -> Generator[Slot]:
+    """A slot of one's own for the length of the block, with what dead workers have left.
+
+    Raises:
+        ConfigError: the folder cannot be made or locked.
+    """
+    base = (state_dir / _bus_key(urls) / agent).absolute()
+    slot: Slot | None = None
+    try:
+        try:
+            for folder in (base.parent.parent, base.parent, base):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with _one_at_a_time(base / "lock"):
+                slot = _first_free(base)
+                slot.prepare()
+                for other in _all_free(base):
+                    slot.take_over(other)
+                    other.release()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot keep state in {base}: {error.strerror or error}; set state_dir in [worker]"
+            ) from None
+        yield slot
+    finally:
+        if slot is not None:
+            slot.release()
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Generator[None]:
+    """Hold the lock under which slots are looked for: for some milliseconds, so others wait for it."""
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while (lock := _try_lock(path)) is None:
+        if time.monotonic() > deadline:
+            raise TimeoutError("another worker that is starting does not get on")
+        time.sleep(_LOCK_POLL_S)
+    with lock:
+        yield
+
+
+def _first_free(base: Path) -> Slot:
+    for number in itertools.count():
+        if (slot := _try_slot(base / str(number))) is not None:
+            return slot
+    raise AssertionError("there is no last number")
+
+
+def _all_free(base: Path) -> Iterator[Slot]:
+    for path in sorted(base.iterdir()):
+        if path.name.isdigit() and (slot := _try_slot(path)) is not None:
+            yield slot
+
+
+def _try_slot(path: Path) -> Slot | None:
+    path.mkdir(mode=0o700, exist_ok=True)
+    lock = _try_lock(path / "lock")
+    return None if lock is None else Slot(path, lock)
+
+
+def _try_lock(path: Path) -> IO[bytes] | None:
+    lock = open_private(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
+def open_private(path: Path) -> IO[bytes]:
+    """Open a file for writing from its beginning; if it is new, for this user alone."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+
+
+def _bus_key(urls: tuple[ServerUrl, ...]) -> str:
+    """A name for the bus that can be read and is one folder: its first server, and a digest of all of them."""
+    names = sorted(f"{url.host}:{url.port}" for url in urls)
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
+    readable = "".join(char if char.isalnum() or char in "-." else "_" for char in names[0])
+    return f"{readable[:80]}-{digest}"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, for this user alone, that is there whole or not at all, whenever this process dies.
+
+    Raises:
+        OSError: the disk is full, or the folder is gone.
+    """
+    part = path.with_name(path.name + PART_SUFFIX)
+    try:
+        with open_private(part) as file:
+            file.write(data)
+        part.rename(path)
+    except OSError:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+
+
+def sync_to_disk(path: Path) -> None:
+    """Make a written file survive a crash of the machine. One that has been removed meanwhile need not.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    with suppress(FileNotFoundError):
+        for name in (path, path.parent):
+            file = os.open(name, os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
