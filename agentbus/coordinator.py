@@ -23,9 +23,9 @@ from agentbus.protocol import subjects
 from agentbus.protocol.messages import Json, PayloadFormat, Task, decode_task, encode, new_task, new_task_id, now
 from agentbus.tasks.approvals import send_answer
 from agentbus.tasks.expiry import settle_expired
-from agentbus.tasks.find import find, find_behind
+from agentbus.tasks.find import find, find_newer
 from agentbus.tasks.inbox import Inbox, InboxMessage, open_inbox
-from agentbus.tasks.ledger import CancelWish, Ledger, State
+from agentbus.tasks.ledger import CancelRequest, Ledger, State
 from agentbus.tasks.output_store import read_file
 from agentbus.tasks.presence import Presence, present
 from agentbus.tasks.publish import Published, publish
@@ -133,7 +133,7 @@ class Coordinator:
             record = await find(self.bus, subjects.task_id(task_id), agent)
             entry, revision = record.entry, record.revision
             if not entry.terminal and entry.cancel is None:
-                wish = CancelWish(by=subjects.address(self.agent), reason=reason, at=now())
+                wish = CancelRequest(by=subjects.address(self.agent), reason=reason, at=now())
                 entry = entry.model_copy(update={"cancel": wish})
                 try:
                     revision = await Ledger(self.bus).write(record.agent, task_id, entry, revision=revision)
@@ -142,7 +142,7 @@ class Coordinator:
             if not entry.terminal:
                 # The ledger makes it sure: the owner sees the wish when it next renews its lease. This makes it fast.
                 await self.bus.publish(subjects.control(record.agent), encode({"cancel": task_id}))
-            return TaskStatus(await find_behind(self.bus, record, revision))
+            return TaskStatus(await find_newer(self.bus, record, revision))
 
     async def answer(self, task_id: str, *, approve: bool, comment: str = "", agent: str | None = None) -> Published:
         """Approve or deny what a task with the result `needs_approval` asks for.

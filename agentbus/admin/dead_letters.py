@@ -5,7 +5,7 @@ from datetime import datetime
 
 from agentbus.bus.jetstream import MSG_ID, Bus
 from agentbus.bus.nats_client import Headers
-from agentbus.bus.ordered_consumer import Feed, position_before_newest
+from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newest
 from agentbus.errors import AgentBusError, ApiError, DeadLetterMissingError, MessageError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
@@ -58,7 +58,7 @@ async def newest_dead_letters(bus: Bus, count: int, *, agent: str | None = None)
     """
     subject = subjects.dead(agent) if agent else subjects.DEAD_SUBJECTS
     start = await position_before_newest(bus, subjects.DEAD_STREAM, subject, count)
-    async with Feed(bus, subjects.DEAD_STREAM, subject, after=start) as feed:
+    async with OrderedConsumer(bus, subjects.DEAD_STREAM, subject, after=start) as feed:
         found = [
             _read(message.stream_seq, message.subject, message.headers, message.data, message.stored_at)
             async for message in feed.backlog()

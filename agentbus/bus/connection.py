@@ -207,12 +207,12 @@ class Connection:
     # -- core NATS ----------------------------------------------------------------------------------------------
 
     async def publish(
-        self, subject: str, data: bytes = b"", *, reply: str = "", headers: Headers | None = None, urgent: bool = True
+        self, subject: str, data: bytes = b"", *, reply: str = "", headers: Headers | None = None, flush: bool = True
     ) -> None:
         """Send a core message: fast, and gone if nobody listens or the connection breaks.
 
         Args:
-            urgent: what is not may go out together with the next message, up to a millisecond later.
+            flush: send now; otherwise it may go out together with the next message, up to a millisecond later.
 
         Raises:
             TooLargeError: before anything is sent.
@@ -222,7 +222,7 @@ class Connection:
         if not self.connected:
             raise self._ended_error() or BusUnavailableError(f"not connected to {self.settings.servers}")
         try:
-            self._client.send(subject, data, reply, headers, urgent=urgent)
+            self._client.send(subject, data, reply, headers, flush=flush)
             await self._client.catch_up()
         except (NatsError, OSError) as error:
             raise self._explain(error) from error
@@ -254,9 +254,9 @@ class Connection:
         *,
         headers: Headers | None = None,
         timeout_s: float = REQUEST_TIMEOUT_S,
-        urgent: bool = True,
+        flush: bool = True,
     ) -> Msg:
-        """Send a request and return the answer, waiting for the connection if there is none; `urgent`: see `publish`.
+        """Send a request and return the answer, waiting for the connection if there is none; `flush`: see `publish`.
 
         Raises:
             BusUnavailableError: no connection or no answer within `timeout_s`, or the connection broke meanwhile.
@@ -279,7 +279,7 @@ class Connection:
         self._questions[token] = question
         self._expire_at(deadline)
         try:
-            await self.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers, urgent=urgent)
+            await self.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers, flush=flush)
             message = await question.answer
         finally:
             del self._questions[token]

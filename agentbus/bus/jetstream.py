@@ -77,14 +77,14 @@ class Bus(Connection):
         expected_revision: int | None = None,
         headers: Headers | None = None,
         timeout_s: float = STORE_TIMEOUT_S,
-        urgent: bool = True,
+        flush: bool = True,
     ) -> Stored:
         """Publish into a stream and wait until JetStream has it. Repeated under the same id when no answer comes.
 
         Args:
             msg_id: `Nats-Msg-Id`; a second message with it is answered as a duplicate and not stored.
             expected_revision: compare-and-set: the sequence that the last message of `subject` must have, 0 for none.
-            urgent: see `publish`.
+            flush: see `publish`.
 
         Raises:
             WrongRevisionError: the compare-and-set was refused. If an earlier answer was lost, the change may be
@@ -99,7 +99,7 @@ class Bus(Connection):
         if expected_revision is not None:
             extra[EXPECTED_REVISION] = str(expected_revision)
         repeatable = msg_id is not None or expected_revision is not None
-        answer = await self._jetstream(subject, data, extra, timeout_s, repeatable=repeatable, urgent=urgent)
+        answer = await self._jetstream(subject, data, extra, timeout_s, repeatable=repeatable, flush=flush)
         return Stored(str(answer["stream"]), int(answer["seq"]), bool(answer.get("duplicate")))
 
     async def api(self, verb: str, body: Json = None, *, timeout_s: float = REQUEST_TIMEOUT_S) -> dict[str, Any]:
@@ -197,7 +197,7 @@ class Bus(Connection):
         timeout_s: float,
         *,
         repeatable: bool,
-        urgent: bool = True,
+        flush: bool = True,
     ) -> dict[str, Any]:
         """One JetStream request, repeated while JetStream starts and, if that is harmless, when no answer came."""
         clock = asyncio.get_running_loop().time
@@ -207,7 +207,7 @@ class Bus(Connection):
             left = start + timeout_s - clock()
             try:
                 message = await self.request(
-                    subject, data, headers=headers, timeout_s=max(0.05, min(left, REQUEST_TIMEOUT_S)), urgent=urgent
+                    subject, data, headers=headers, timeout_s=max(0.05, min(left, REQUEST_TIMEOUT_S)), flush=flush
                 )
                 answer = decode(message.data)
                 fault = answer.get("error")

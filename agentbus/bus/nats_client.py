@@ -204,7 +204,7 @@ class Client(NatsClient):
             context = {"message": f"the callback for {message.subject} has failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
 
-    def send(self, subject: str, data: bytes, reply: str, headers: Headers | None, *, urgent: bool) -> None:
+    def send(self, subject: str, data: bytes, reply: str, headers: Headers | None, *, flush: bool) -> None:
         """Publish; what is not urgent may wait for a moment, and is written together with what is sent meanwhile.
 
         Nobody waits for the server to take it: see `catch_up`.
@@ -224,7 +224,7 @@ class Client(NatsClient):
             message = b"".join((f"PUB {subject} {reply} {len(data)}\r\n".encode(), data, b"\r\n"))
         self._pending.append(message)
         self._pending_data_size += len(message)
-        self._write_in_a_moment(urgent=urgent)
+        self._write_in_a_moment(flush=flush)
 
     async def catch_up(self) -> None:
         """Wait for the server if it does not keep up with what is sent."""
@@ -238,16 +238,16 @@ class Client(NatsClient):
     async def _flush_pending(self, force_flush: bool = False) -> Any:  # as in nats-py, which wakes a task for it
         if force_flush or not self.is_connected:
             return await super()._flush_pending(force_flush)
-        self._write_in_a_moment(urgent=True)
+        self._write_in_a_moment(flush=True)
         return None
 
-    def _write_in_a_moment(self, *, urgent: bool) -> None:
+    def _write_in_a_moment(self, *, flush: bool) -> None:
         """What is sent in one round of the loop is written at the beginning of the next, in one piece.
 
         A write costs more than making the message: it makes the server read.
         """
         loop = asyncio.get_running_loop()
-        if urgent:
+        if flush:
             self._write_soon = self._write_soon or loop.call_soon(self._write)
         elif self._write_soon is None:
             self._write_later = self._write_later or loop.call_later(_NOT_URGENT_S, self._write)

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self, TypeAlias
 
 from agentbus.bus.connection import REQUEST_TIMEOUT_S
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.pull_consumer import Delivery, Puller
+from agentbus.bus.pull_consumer import Delivery, PullConsumer
 from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
 from agentbus.protocol.messages import random_token
 
@@ -29,7 +29,7 @@ _PLACING_S: Final = 15.0
 Start: TypeAlias = int | Literal["new", "last"]
 
 
-class Feed:
+class OrderedConsumer:
     """Messages of `subject` in `stream`.
 
     Those after the sequence `after`, or those from now on (`new`), or the newest one and what follows it (`last`).
@@ -43,7 +43,7 @@ class Feed:
         self._subject = subject
         self._headers_only = headers_only
         self._after: Start = after
-        self._puller: Puller | None = None
+        self._puller: PullConsumer | None = None
         self._read = 0
         self.cursor = 0
         self.pending = 0
@@ -101,7 +101,7 @@ class Feed:
         name, info = await _create(self._bus, self._stream, self._subject, after, headers_only=self._headers_only)
         if self._puller is not None:
             await self._puller.__aexit__(None, None, None)
-        self._puller = Puller(self._bus, self._stream, name, batch=_BATCH, missing_after_s=_LOST_AFTER_S)
+        self._puller = PullConsumer(self._bus, self._stream, name, batch=_BATCH, missing_after_s=_LOST_AFTER_S)
         await self._puller.__aenter__()
         self._read = 0
         return info
@@ -150,7 +150,7 @@ async def position_before_newest(bus: Bus, stream: str, subject: str, count: int
 
 async def _newest(bus: Bus, stream: str, subject: str) -> int:
     """The sequence of the newest message of `subject`; 0 if there is none."""
-    async with Feed(bus, stream, subject, after="last", headers_only=True) as feed:
+    async with OrderedConsumer(bus, stream, subject, after="last", headers_only=True) as feed:
         return (await feed.next()).stream_seq if feed.pending else 0
 
 

@@ -70,7 +70,7 @@ class Delivery:
 
     async def ack(self) -> None:
         """Done: the message is not delivered again (unless the server forgets). It goes out with what is sent next."""
-        await self._bus.publish(self._message.reply, b"+ACK", urgent=False)
+        await self._bus.publish(self._message.reply, b"+ACK", flush=False)
 
     async def nak(self, delay_s: float = 0) -> None:
         """Not done: deliver again, after `delay_s` seconds."""
@@ -86,7 +86,7 @@ class Delivery:
         await self._bus.publish(self._message.reply, b"+WPI")
 
 
-class Puller:
+class PullConsumer:
     """Messages of one consumer, for one caller at a time, and asked for only when somebody calls.
 
     Args:

@@ -13,7 +13,7 @@ _PAUSE_S: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Copies:
+class Replicas:
     """The copies of one stream or consumer.
 
     Attributes:
@@ -44,7 +44,7 @@ class Copies:
         return f"{text} ({', '.join(self.behind)})" if self.behind else text
 
 
-def copies(name: str, info: dict[str, Any]) -> Copies:
+def copies(name: str, info: dict[str, Any]) -> Replicas:
     """Read what `STREAM.INFO` or `CONSUMER.INFO` says of the copies."""
     cluster: dict[str, Any] = info.get("cluster") or {}
     others: list[dict[str, Any]] = cluster.get("replicas") or []
@@ -56,7 +56,7 @@ def copies(name: str, info: dict[str, Any]) -> Copies:
         for other in others
         if other.get("offline") or not other.get("current")
     ]
-    return Copies(
+    return Replicas(
         name,
         int(info["config"].get("num_replicas") or 1),
         str(cluster.get("name") or ""),
@@ -68,7 +68,9 @@ def copies(name: str, info: dict[str, Any]) -> Copies:
     )
 
 
-async def until_complete(bus: Bus, streams: Sequence[str], agents: Sequence[str], *, timeout_s: float) -> list[Copies]:
+async def until_complete(
+    bus: Bus, streams: Sequence[str], agents: Sequence[str], *, timeout_s: float
+) -> list[Replicas]:
     """Wait until all copies are current; returns those that were not by then.
 
     Raises:
@@ -88,7 +90,7 @@ async def until_complete(bus: Bus, streams: Sequence[str], agents: Sequence[str]
         await asyncio.sleep(_PAUSE_S)
 
 
-async def _look(bus: Bus, streams: Sequence[str], agents: Sequence[str]) -> list[Copies]:
+async def _look(bus: Bus, streams: Sequence[str], agents: Sequence[str]) -> list[Replicas]:
     found = [copies(name, await bus.api(f"STREAM.INFO.{name}")) for name in streams]
     wanted = {item.name: item.wanted for item in found}.get(subjects.TASKS_STREAM, 1)
     for agent in agents:

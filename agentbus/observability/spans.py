@@ -99,14 +99,14 @@ def link(other: Mapping[str, str]) -> None:
         span.add_link(context)
 
 
-def flush(patience_s: float) -> None:
+def flush(timeout_s: float) -> None:
     """See `agentbus.observability.tracing.flush`."""
     send = getattr(trace.get_tracer_provider(), "force_flush", None)  # the SDK's; the API knows of none
     if send is not None:
         # An exporter whose collector does not answer may take longer than anybody waits for the end of a process.
         sending = threading.Thread(target=send, daemon=True)
         sending.start()
-        sending.join(patience_s)
+        sending.join(timeout_s)
 
 
 def _about(operation: str, kind: str, agent: str, task_id: str) -> dict[str, str | int]:

@@ -140,10 +140,10 @@ def link(headers: Mapping[str, str]) -> None:
     spans.link(other)
 
 
-def flush(patience_s: float) -> None:
+def flush(timeout_s: float) -> None:
     """Have the SDK, if there is one, send what it has collected, for a process that ends without its usual exit."""
     if _API not in sys.modules:
         return
     from agentbus.observability import spans
 
-    spans.flush(patience_s)
+    spans.flush(timeout_s)

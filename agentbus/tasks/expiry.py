@@ -60,7 +60,7 @@ async def _settle(bus: Bus, record: Record, max_age_s: float) -> Record:
     with suppress(WrongRevisionError):
         await ledger.write(record.agent, record.task_id, entry, revision=record.revision)
         await _publish(bus, entry)
-    found = await ledger.read_behind(record.agent, record.task_id, record.revision)
+    found = await ledger.read_newer(record.agent, record.task_id, record.revision)
     return found if isinstance(found, Record) else record
 
 

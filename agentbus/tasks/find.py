@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Final, TypeAlias
 
 from agentbus.bus.jetstream import Bus, StoredMessage
-from agentbus.bus.ordered_consumer import Feed
+from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.errors import PermissionDeniedError, TaskNotFoundError
 from agentbus.protocol import subjects
 from agentbus.tasks.ledger import Ledger, Record, read_entry
@@ -36,9 +36,9 @@ async def find(bus: Bus, task_id: str, agent: str | None = None) -> Record:
             await asyncio.sleep(_LAG_PAUSE_S)
 
 
-async def find_behind(bus: Bus, record: Record, revision: int) -> Record:
-    """The entry of a task that is known, at `revision` or later; see `Ledger.read_behind`."""
-    found = await Ledger(bus).read_behind(record.agent, record.task_id, revision - 1)
+async def find_newer(bus: Bus, record: Record, revision: int) -> Record:
+    """The entry of a task that is known, at `revision` or later; see `Ledger.read_newer`."""
+    found = await Ledger(bus).read_newer(record.agent, record.task_id, revision - 1)
     return found if isinstance(found, Record) else record
 
 
@@ -78,7 +78,7 @@ async def _stored(bus: Bus, task_id: str) -> dict[str, Record]:
 async def _stored_at_the_leader(bus: Bus, task_id: str) -> dict[str, Record]:
     """The same, read through a consumer, which knows all that has been acknowledged."""
     records: dict[str, Record] = {}
-    async with Feed(bus, subjects.STATE_STREAM, subjects.states_of_task(task_id), after=0) as feed:
+    async with OrderedConsumer(bus, subjects.STATE_STREAM, subjects.states_of_task(task_id), after=0) as feed:
         async for message in feed.backlog():
             _keep(
                 records,

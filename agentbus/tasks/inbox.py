@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import Feed, position_before_newest
+from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newest
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import MessageError
 from agentbus.observability import tracing
@@ -15,17 +15,17 @@ from agentbus.protocol import subjects
 from agentbus.protocol.messages import Json, Result, decode_result, encode
 
 
-async def publish_result(bus: Bus, inbox: str, result: dict[str, Json], *, urgent: bool = True) -> None:
+async def publish_result(bus: Bus, inbox: str, result: dict[str, Json], *, flush: bool = True) -> None:
     """Put a committed result into its inbox; its id makes that happen once, however often it is tried.
 
-    `urgent`: see `Bus.publish`.
+    `flush`: see `Bus.publish`.
     """
     await bus.store(
         subjects.results(inbox),
         encode(result),
         msg_id=str(result["id"]),
         headers=tracing.headers(),
-        urgent=urgent,
+        flush=flush,
     )
 
 
@@ -51,7 +51,7 @@ class InboxMessage:
 class Inbox:
     """An open inbox; see `open_inbox`."""
 
-    def __init__(self, feed: Feed, limit: int | None) -> None:
+    def __init__(self, feed: OrderedConsumer, limit: int | None) -> None:
         self._feed = feed
         self._limit = limit
 
@@ -95,7 +95,7 @@ async def open_inbox(
     """
     subject = subjects.results(agent)
     start = await position_before_newest(bus, stream, subject, newest) if newest else "new"
-    async with Feed(bus, stream, subject, after=start if after is None else after) as feed:
+    async with OrderedConsumer(bus, stream, subject, after=start if after is None else after) as feed:
         yield Inbox(feed, newest)
 
 

@@ -45,7 +45,7 @@ class Claim(BaseModel):
     since: str
 
 
-class CancelWish(BaseModel):
+class CancelRequest(BaseModel):
     """Somebody wants the task to stop."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -68,7 +68,7 @@ class Entry(BaseModel):
     created_at: str | None = None
     attempt: int = 0
     claim: Claim | None = None
-    cancel: CancelWish | None = None
+    cancel: CancelRequest | None = None
     retry_after_s: float | None = None
     last_failure: str | None = None
     result: dict[str, Json] | None = None
@@ -99,7 +99,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Vacant:
+class NoEntry:
     """No entry. `revision` is what a create must expect: not 0 if an entry was removed here."""
 
     revision: int = 0
@@ -141,7 +141,7 @@ class Ledger:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
-    async def read(self, agent: str, task_id: str) -> Record | Vacant:
+    async def read(self, agent: str, task_id: str) -> Record | NoEntry:
         """The present entry of a task.
 
         Another replica of the server may lag behind and answer with an older one; only a write decides.
@@ -151,20 +151,20 @@ class Ledger:
             SetupMissingError: there is no ledger on this bus.
         """
         message = await self._bus.last_message(subjects.STATE_STREAM, subjects.state(agent, task_id))
-        return Vacant() if message is None else read_entry(message)
+        return NoEntry() if message is None else read_entry(message)
 
-    async def read_behind(
-        self, agent: str, task_id: str, revision: int, *, patience_s: float = _LAG_PATIENCE_S
-    ) -> Record | Vacant:
+    async def read_newer(
+        self, agent: str, task_id: str, revision: int, *, timeout_s: float = _LAG_PATIENCE_S
+    ) -> Record | NoEntry:
         """The entry at a later revision than `revision`, which the key is known to have had, or not to be at any more.
 
-        A replica that lags behind is asked again for `patience_s`. Then this is what it says: the ledger may have been
+        A replica that lags behind is asked again for `timeout_s`. Then this is what it says: the ledger may have been
         restored to an older state.
 
         Raises:
             CorruptEntryError, SetupMissingError: see `read`.
         """
-        deadline = asyncio.get_running_loop().time() + patience_s
+        deadline = asyncio.get_running_loop().time() + timeout_s
         while True:
             found = await self.read(agent, task_id)
             if found.revision > revision or asyncio.get_running_loop().time() > deadline:
@@ -172,11 +172,11 @@ class Ledger:
             await asyncio.sleep(_LAG_PAUSE_S)
 
     async def write(
-        self, agent: str, task_id: str, entry: Entry, *, revision: int, timeout_s: float = 10.0, urgent: bool = True
+        self, agent: str, task_id: str, entry: Entry, *, revision: int, timeout_s: float = 10.0, flush: bool = True
     ) -> int:
         """Compare-and-set: store `entry` if the key still is at `revision` (0: does not exist); returns the new one.
 
-        `urgent`: see `Bus.publish`.
+        `flush`: see `Bus.publish`.
 
         Raises:
             WrongRevisionError: the key has changed; if an answer was lost on the way, the change may be this one.
@@ -189,7 +189,7 @@ class Ledger:
             expected_revision=revision,
             headers={STATE_HEADER: entry.state, **trace},
             timeout_s=timeout_s,
-            urgent=urgent,
+            flush=flush,
         )
         return stored.seq
 
@@ -210,7 +210,7 @@ class Ledger:
             try:
                 return await self.write(agent, task_id, entry, revision=revision)
             except WrongRevisionError:
-                found = await self.read_behind(agent, task_id, revision)
+                found = await self.read_newer(agent, task_id, revision)
                 if isinstance(found, Record):
                     return found
                 if found.revision == revision:
@@ -218,7 +218,7 @@ class Ledger:
                 revision = found.revision
 
 
-def read_entry(message: StoredMessage) -> Record | Vacant:
+def read_entry(message: StoredMessage) -> Record | NoEntry:
     """Interpret a message of the bucket.
 
     Raises:
@@ -229,7 +229,7 @@ def read_entry(message: StoredMessage) -> Record | Vacant:
         raise CorruptEntryError(f"{message.subject} is not a ledger key")
     agent, task_id = key
     if message.headers.get(_OPERATION) in ("DEL", "PURGE"):
-        return Vacant(message.seq)
+        return NoEntry(message.seq)
     where = f"the ledger entry of {task_id} (agent {agent}) cannot be read"
     try:
         entry = Entry.model_validate(decode(message.data))

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import Feed
+from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.errors import CorruptFileError, FileMissingError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.messages import decode, encode, now, random_token
@@ -107,7 +107,7 @@ async def read_file(bus: Bus, agent: str, name: str) -> AsyncGenerator[bytes]:
     except (MessageError, ValidationError) as error:
         raise CorruptFileError(f"the description of the file {name} cannot be read: {type(error).__name__}") from None
     digest, size = hashlib.sha256(), 0
-    async with Feed(bus, stream, subjects.file_chunks(bucket, meta.nuid), after=0) as feed:
+    async with OrderedConsumer(bus, stream, subjects.file_chunks(bucket, meta.nuid), after=0) as feed:
         if feed.pending != meta.chunks:
             raise FileMissingError(f"the file {name} is not whole: {feed.pending} of {meta.chunks} chunks are there")
         for _ in range(meta.chunks):

@@ -6,7 +6,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import Feed
+from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.errors import BusError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.messages import decode, encode
@@ -67,7 +67,7 @@ async def present(bus: Bus, agent: str | None = None) -> list[Presence]:
     """
     watched = subjects.presences(agent) if agent else subjects.REGISTRY_SUBJECTS
     found: list[Presence] = []
-    async with Feed(bus, subjects.REGISTRY_STREAM, watched, after=0) as feed:
+    async with OrderedConsumer(bus, subjects.REGISTRY_STREAM, watched, after=0) as feed:
         async for message in feed.backlog():
             if message.headers.get(OPERATION) is None:
                 one = _read(message.subject, message.data, message.stored_at)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import Feed, count_after, position_before_newest
+from agentbus.bus.ordered_consumer import OrderedConsumer, count_after, position_before_newest
 from agentbus.errors import CorruptEntryError, MessageError
 from agentbus.protocol import subjects
 from agentbus.tasks.ledger import STATE_HEADER, Record, State, read_entry
@@ -105,7 +105,7 @@ async def _between(bus: Bus, subject: str, after: int, before: int | None) -> li
     """The entries between two sequences, newest first."""
     found: dict[str, _Key] = {}
     async with (
-        Feed(bus, subjects.STATE_STREAM, subject, after=after, headers_only=True) as feed,
+        OrderedConsumer(bus, subjects.STATE_STREAM, subject, after=after, headers_only=True) as feed,
         aclosing(feed.backlog()) as backlog,
     ):
         async for message in backlog:

@@ -6,11 +6,11 @@ from contextlib import suppress
 from typing import Final, Literal, TypeAlias
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import Feed
+from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.tasks.expiry import settle_expired
-from agentbus.tasks.find import Found, find_all, find_behind
+from agentbus.tasks.find import Found, find_all, find_newer
 from agentbus.tasks.status import TaskStatus, Waited
 
 Until: TypeAlias = Literal["all", "any"]
@@ -89,7 +89,7 @@ async def _follow(bus: Bus, found: Found, until: Until, on_change: OnChange | No
     """Follow the ledger, and keep `found` up with it, until enough of the tasks are settled."""
     agents = {agent for agent, _ in found}
     watched = subjects.states(agents.pop()) if len(agents) == 1 else subjects.STATE_SUBJECTS
-    async with Feed(bus, subjects.STATE_STREAM, watched, after="new", headers_only=True) as feed:
+    async with OrderedConsumer(bus, subjects.STATE_STREAM, watched, after="new", headers_only=True) as feed:
         # Read again now that changes are being watched: nothing falls between the two.
         found.update(await find_all(bus, _unsettled(found)))
         while not _enough(found, until):
@@ -97,7 +97,7 @@ async def _follow(bus: Bus, found: Found, until: Until, on_change: OnChange | No
             key = subjects.parse_state(change.subject)
             if key is None or key not in found:
                 continue
-            found[key] = await find_behind(bus, found[key], change.stream_seq)
+            found[key] = await find_newer(bus, found[key], change.stream_seq)
             if on_change is not None:
                 on_change(TaskStatus(found[key]))
 

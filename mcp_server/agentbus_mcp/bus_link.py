@@ -20,7 +20,7 @@ is found by the next call."""
 _CLOSE_S: Final = 2.0
 
 
-class Link:
+class BusLink:
     """The way to the bus. A bus that is down, or gone for a while, never keeps anything from starting or answering."""
 
     def __init__(

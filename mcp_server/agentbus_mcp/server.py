@@ -14,10 +14,10 @@ from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequ
 from pydantic import AnyUrl
 
 from agentbus import __version__
-from agentbus_mcp.bus_link import Link
+from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.errors import reason
 from agentbus_mcp.metrics import NO_METRICS, Metrics
-from agentbus_mcp.notifications.bus_events import Taps
+from agentbus_mcp.notifications.bus_events import BusEvents
 from agentbus_mcp.notifications.resource_changes import ResourceChanges
 from agentbus_mcp.notifications.subscriptions import Listen, Sessions, install
 from agentbus_mcp.prompts import add_prompts
@@ -55,10 +55,10 @@ class Server(MCPServer[Any]):
     """
 
     def __init__(
-        self, link: Link, name: str = "agentbus", *, tasks: Mapping[str, TaskSupport] | None = None, **about: Any
+        self, link: BusLink, name: str = "agentbus", *, tasks: Mapping[str, TaskSupport] | None = None, **about: Any
     ) -> None:
         """`tasks` are the tools whose calls may become MCP tasks, by their names."""
-        self._taps = Taps(link)
+        self._taps = BusEvents(link)
         changes = ResourceChanges(self._taps, link.agent)
         self._sessions, events = Sessions(changes), InMemorySubscriptionBus()
         self._mcp_tasks = mcp_tasks = McpTasks(link, self._taps, tasks) if tasks else None
@@ -179,7 +179,7 @@ class Server(MCPServer[Any]):
                 raise ToolError(f"{name} has no argument {argument[:80]!a}{hint}")
 
 
-def create_server(link: Link) -> Server:
+def create_server(link: BusLink) -> Server:
     """The MCP server on `link`."""
     server = Server(link, instructions=INSTRUCTIONS, tools=make_tools(link), tasks=task_support())
     add_prompts(server)

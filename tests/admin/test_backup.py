@@ -24,9 +24,9 @@ async def publish(coordinator: Coordinator, *contents: str) -> list[str]:
     return [(await coordinator.publish("code", text, task_type="test"))[0].id for text in contents]
 
 
-async def done(coordinator: Coordinator, ids: Sequence[str], within_s: float = 2 * BOUND_S) -> set[str]:
+async def done(coordinator: Coordinator, ids: Sequence[str], timeout_s: float = 2 * BOUND_S) -> set[str]:
     """Wait for tasks; returns the states they have come to."""
-    waited = await coordinator.wait(ids, timeout_s=within_s)
+    waited = await coordinator.wait(ids, timeout_s=timeout_s)
     assert not waited.pending, waited.pending
     return {status.state for status in waited.settled.values()}
 
@@ -113,9 +113,9 @@ async def test_the_commands_move_a_bus_with_accounts_to_a_cluster(tmp_path: Path
     assert {path.stat().st_mode & 0o077 for path in backup.rglob("*")} == {0}
     async with cluster(tmp_path / "three") as servers:
         config = str(servers.folder.administrator)
-        ran = await run_cli("restore", str(backup), "--config", config, "--replicas", "3", within_s=ELECTION_S)
+        ran = await run_cli("restore", str(backup), "--config", config, "--replicas", "3", timeout_s=ELECTION_S)
         assert (ran.code, ran.err) == (0, "")
-        ran = await run_cli("setup", "--config", config, "--replicas", "3", within_s=3 * ELECTION_S)
+        ran = await run_cli("setup", "--config", config, "--replicas", "3", timeout_s=3 * ELECTION_S)
         assert ran.code == 0, ran.err
         async with servers.coordinator() as coordinator, worker(servers.worker_toml(tmp_path, "code")):
             assert await done(coordinator, ids, ELECTION_S) == {"completed"}

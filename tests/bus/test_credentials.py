@@ -218,7 +218,7 @@ async def test_what_is_wrong_with_a_credential_is_said_in_one_line_that_names_th
     changes, wanted = change(bus), text.format(bus.folder)
     config = str(bus.coordinator_toml("code", **changes))
     read, doctor = await asyncio.gather(
-        run_cli("result", "get", "--config", config, "--agent", "main", within_s=30),
+        run_cli("result", "get", "--config", config, "--agent", "main", timeout_s=30),
         run_cli("doctor", "--config", config, "--json"),
     )
     assert (read.code, read.out) == (1, "")

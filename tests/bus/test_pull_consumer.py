@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agentbus import Coordinator
-from agentbus.bus.pull_consumer import Puller
+from agentbus.bus.pull_consumer import PullConsumer
 from agentbus.bus.setup import ensure_consumer
 from agentbus.errors import SetupMissingError
 from agentbus.protocol import subjects
@@ -20,7 +20,7 @@ async def put(bus: Coordinator, number: int) -> None:
 async def test_a_message_right_behind_a_heartbeat_is_delivered_at_once(coordinator: Coordinator):
     bus = coordinator.bus
     await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
-    async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as puller:
+    async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as puller:
         arrived: Any = puller._arrived  # pyright: ignore[reportPrivateUsage]
         waiting = asyncio.create_task(puller.next())
         await eventually(lambda: puller._wanted, "it waits")  # pyright: ignore[reportPrivateUsage]
@@ -45,7 +45,7 @@ async def test_a_message_right_behind_a_heartbeat_is_delivered_at_once(coordinat
 async def test_nothing_is_delivered_ahead_of_demand(coordinator: Coordinator):
     bus = coordinator.bus
     await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
-    async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as puller:
+    async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as puller:
         await put(coordinator, 1)
         await put(coordinator, 2)
         first = await puller.next()
@@ -58,13 +58,13 @@ async def test_nothing_is_delivered_ahead_of_demand(coordinator: Coordinator):
 async def test_what_arrives_when_nobody_waits_any_more_goes_to_another(coordinator: Coordinator):
     bus = coordinator.bus
     await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
-    async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as one:
+    async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as one:
         waiting = asyncio.create_task(one.next())
         await eventually(lambda: one._open, "it has asked")  # pyright: ignore[reportPrivateUsage]
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         await put(coordinator, 1)
-        async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as two, asyncio.timeout(5):
+        async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as two, asyncio.timeout(5):
             assert (await two.next()).data == b"1"
 
 
@@ -75,7 +75,7 @@ async def test_what_is_there_is_fetched_with_one_request_in_order_and_no_more_th
     await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
     for number in range(5):
         await put(coordinator, number)
-    async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as puller, asyncio.timeout(5):
+    async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as puller, asyncio.timeout(5):
         assert [delivery.data for delivery in await puller.fetch(3)] == [b"0", b"1", b"2"]
         info = await bus.api("CONSUMER.INFO.AGENT_TASKS.agent-code")
         assert (info["num_ack_pending"], info["num_pending"]) == (3, 2)
@@ -86,7 +86,7 @@ async def test_what_is_there_is_fetched_with_one_request_in_order_and_no_more_th
 async def test_waiting_and_fetching_take_turns(coordinator: Coordinator):
     bus = coordinator.bus
     await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
-    async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as puller, asyncio.timeout(5):
+    async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as puller, asyncio.timeout(5):
         assert await puller.fetch(2) == []
         waiting = asyncio.create_task(puller.next())
         await eventually(lambda: puller._open, "it has asked")  # pyright: ignore[reportPrivateUsage]
@@ -100,7 +100,10 @@ async def test_waiting_and_fetching_take_turns(coordinator: Coordinator):
 
 async def test_a_fetch_from_a_consumer_that_is_gone_says_so_like_a_wait(coordinator: Coordinator):
     bus = coordinator.bus
-    async with Puller(bus, subjects.TASKS_STREAM, "agent-none", missing_after_s=0.1) as puller, asyncio.timeout(10):
+    async with (
+        PullConsumer(bus, subjects.TASKS_STREAM, "agent-none", missing_after_s=0.1) as puller,
+        asyncio.timeout(10),
+    ):
 
         async def fetch_until_refused() -> None:
             while await puller.fetch(2) == []:
@@ -114,7 +117,7 @@ async def test_what_a_fetch_that_is_cancelled_had_got_goes_to_another_at_once(co
     bus = coordinator.bus
     await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
     await put(coordinator, 1)
-    async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as one:
+    async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as one:
         real, second = one._answer, asyncio.Event()  # pyright: ignore[reportPrivateUsage]
 
         async def answer(count: int, how: Any) -> Any:
@@ -129,6 +132,6 @@ async def test_what_a_fetch_that_is_cancelled_had_got_goes_to_another_at_once(co
             await second.wait()
         fetching.cancel()
         await asyncio.wait({fetching})
-        async with Puller(bus, subjects.TASKS_STREAM, "agent-code") as two, asyncio.timeout(5):
+        async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as two, asyncio.timeout(5):
             delivery = await two.next()
             assert (delivery.data, delivery.num_delivered) == (b"1", 2)

@@ -35,14 +35,14 @@ async def first(messages: asyncio.Queue[Msg]) -> Msg:
 
 async def test_a_message_that_is_not_urgent_is_sent_even_if_nothing_follows_it(bus: Bus):
     messages = await heard(bus, "news")
-    await bus.publish("news", b"x", urgent=False)
+    await bus.publish("news", b"x", flush=False)
     assert (await first(messages)).data == b"x"
 
 
 async def test_messages_arrive_in_the_order_in_which_they_were_sent_urgent_or_not(bus: Bus):
     messages = await heard(bus, "news")
     for number in range(100):
-        await bus.publish("news", b"%d" % number, urgent=number % 3 == 0)
+        await bus.publish("news", b"%d" % number, flush=number % 3 == 0)
         if number % 10 == 0:
             await asyncio.sleep(0)
     assert [int((await first(messages)).data) for _ in range(100)] == [*range(100)]
@@ -51,7 +51,7 @@ async def test_messages_arrive_in_the_order_in_which_they_were_sent_urgent_or_no
 async def test_what_is_not_urgent_is_sent_before_the_connection_is_closed(server: NatsServer, bus: Bus):
     messages = await heard(bus, "news")
     async with connect(connection_settings(NatsSection(url=server.url), agent="main", name="test")) as leaving:
-        await leaving.publish("news", b"x", urgent=False)
+        await leaving.publish("news", b"x", flush=False)
     assert (await first(messages)).data == b"x"
 
 

@@ -128,7 +128,7 @@ async def test_text_that_is_not_utf8_is_refused(server: NatsServer, coordinator:
 
 
 async def test_a_bus_that_cannot_be_reached_fails_within_five_seconds():
-    ran = await run_cli("result", "get", "--agent", "main", "--nats-url", "nats://127.0.0.1:1", within_s=5)
+    ran = await run_cli("result", "get", "--agent", "main", "--nats-url", "nats://127.0.0.1:1", timeout_s=5)
     one_line_error(ran, 1, "connection refused", "agentbus up")
 
 
@@ -312,7 +312,7 @@ async def test_up_whose_server_dies_ends_with_an_error(tmp_path: Path):
 
 async def test_the_demo_tells_its_story_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    ran = await run_cli("demo", within_s=120)
+    ran = await run_cli("demo", timeout_s=120)
     assert ran.code == 0, ran.out + ran.err
     assert "✗" not in ran.out
     assert "took the task over" in ran.out

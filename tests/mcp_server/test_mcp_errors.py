@@ -6,7 +6,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from agentbus.errors import BusUnavailableError, PermissionDeniedError, TaskConflictError, TaskNotFoundError
-from agentbus_mcp.bus_link import Link
+from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.errors import reason
 from agentbus_mcp.replies.sanitize import clip, cut, printable, to_json
 from support.mcp_harness import NOWHERE, both_eras, error_of, in_memory
@@ -56,10 +56,10 @@ def test_wrong_arguments_are_named_without_their_values() -> None:
 
 @both_eras
 async def test_a_fault_of_the_server_reaches_no_client(era: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(self: Link) -> None:
+    async def broken(self: BusLink) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(Link, "coordinator", broken)
+    monkeypatch.setattr(BusLink, "coordinator", broken)
     async with in_memory(NOWHERE, era) as client:
         text = error_of(await client.call_tool("get_results", {}))
         unknown = error_of(await client.call_tool("no_such_tool", {"a": 1}))

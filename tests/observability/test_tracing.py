@@ -18,7 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from agentbus import Coordinator
 from agentbus.admin.dead_letters import requeue
 from agentbus.bus.jetstream import MSG_ID
-from agentbus.bus.ordered_consumer import Feed
+from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.bus.setup import set_up
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
@@ -93,7 +93,7 @@ async def traced_worker(config: Path, spans: Path) -> AsyncGenerator[Process]:
 
 async def trace_of_result(coordinator: Coordinator) -> str | None:
     """What the one message of the inbox carries."""
-    async with Feed(coordinator.bus, subjects.RESULTS_STREAM, subjects.results("main"), after=0) as feed:
+    async with OrderedConsumer(coordinator.bus, subjects.RESULTS_STREAM, subjects.results("main"), after=0) as feed:
         [message] = [message async for message in feed.backlog()]
         return message.headers.get("traceparent")
 

@@ -13,8 +13,8 @@ from agentbus.tasks.ledger import (
     TERMINAL,
     Claim,
     Entry,
+    NoEntry,
     Record,
-    Vacant,
     claimed,
     queued,
     read_entry,
@@ -68,7 +68,7 @@ def test_the_least_entry_has_defaults_for_the_rest():
 @pytest.mark.parametrize("operation", ["DEL", "PURGE"])
 @pytest.mark.parametrize("data", [b"", b"anything"])
 def test_a_removed_entry_is_a_vacant_key_at_its_revision(operation: str, data: bytes):
-    assert read_entry(stored(data, KV_Operation=operation)) == Vacant(42)
+    assert read_entry(stored(data, KV_Operation=operation)) == NoEntry(42)
 
 
 @pytest.mark.parametrize(

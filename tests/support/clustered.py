@@ -71,7 +71,7 @@ class Cluster:
             except AgentBusError:
                 return False
 
-        await eventually(answers, "the servers agree", within_s=ELECTION_S)
+        await eventually(answers, "the servers agree", timeout_s=ELECTION_S)
 
     async def leader(self, stream: str) -> str:
         """The server that leads a stream; empty while none does."""

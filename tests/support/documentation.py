@@ -165,7 +165,7 @@ class Reader:
         return await run("bash", "-euo", "pipefail", "-c", text, cwd=self._folder, env=self.environment)
 
 
-async def run(*argv: str, cwd: Path, env: Mapping[str, str], within_s: float = 3 * BOUND_S) -> Ran:
+async def run(*argv: str, cwd: Path, env: Mapping[str, str], timeout_s: float = 3 * BOUND_S) -> Ran:
     child = await asyncio.create_subprocess_exec(
         *argv,
         cwd=cwd,
@@ -175,12 +175,12 @@ async def run(*argv: str, cwd: Path, env: Mapping[str, str], within_s: float = 3
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(timeout_s):
             out, err = await child.communicate()
     except TimeoutError:
         child.kill()
         await child.wait()
-        raise AssertionError(f"{argv} did not end within {within_s:g} s") from None
+        raise AssertionError(f"{argv} did not end within {timeout_s:g} s") from None
     return Ran(child.returncode or 0, out.decode(), err.decode())
 
 

@@ -26,8 +26,8 @@ from agentbus_worker.running.process_tree import Children
 from agentbus_worker.settling import claim, job, outbox
 from agentbus_worker.settling.lease import Lease
 from agentbus_worker.settling.outbox import Outbox
-from agentbus_worker.settling.slots import Place
-from agentbus_worker.state_folder import Slot
+from agentbus_worker.settling.slots import Reservation
+from agentbus_worker.state_folder import StateFolder
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ POINTS: dict[str, Point] = {
     # the worker, from the delivery to the end of the command
     "delivered": Point(worker, "claim", "before"),
     "claimed": Point(Ledger, "write", "after", writes("working", renewals=0)),
-    "claimed, without a slot": Point(Place, "start", "before"),
-    "slot granted": Point(Place, "start", "after"),
+    "claimed, without a slot": Point(Reservation, "start", "before"),
+    "slot granted": Point(Reservation, "start", "after"),
     "command about to start": Point(command, "start", "before"),
     "command started, not on record": Point(Children, "started", "before"),
     "command on record": Point(Children, "record", "after"),
@@ -96,7 +96,7 @@ POINTS: dict[str, Point] = {
     "settled unrun, not published": Point(claim, "publish_result", "before"),
     "published again, not acknowledged": Point(claim, "publish_result", "after"),
     # a start
-    "state of the dead taken over": Point(Slot, "take_over", "after"),
+    "state of the dead taken over": Point(StateFolder, "take_over", "after"),
     "replay begun": Point(outbox, "_replay_one", "before"),
     "replay committed, not published": Point(Ledger, "write", "after", writes("settled")),
     "replay published, copy still on disk": Point(outbox, "_replay_one", "after"),

@@ -19,9 +19,9 @@ BOUND_S = 20.0
 """How long any wait in a test may take before the test fails; generous, because the machines are shared."""
 
 
-async def eventually(condition: Callable[[], Any | Awaitable[Any]], what: str, *, within_s: float = BOUND_S) -> Any:
+async def eventually(condition: Callable[[], Any | Awaitable[Any]], what: str, *, timeout_s: float = BOUND_S) -> Any:
     """Poll until `condition` gives something true, and return that; fail by name after the bound."""
-    deadline = asyncio.get_running_loop().time() + within_s
+    deadline = asyncio.get_running_loop().time() + timeout_s
     while True:
         found = condition()
         if isinstance(found, Awaitable):
@@ -29,7 +29,7 @@ async def eventually(condition: Callable[[], Any | Awaitable[Any]], what: str, *
         if found:
             return found  # pyright: ignore[reportUnknownVariableType]
         if asyncio.get_running_loop().time() > deadline:
-            raise AssertionError(f"not within {within_s:g} s: {what}")
+            raise AssertionError(f"not within {timeout_s:g} s: {what}")
         await asyncio.sleep(0.02)
 
 
@@ -96,7 +96,7 @@ class Process:
     def said(self, text: str) -> bool:
         return text in self.log.read_text(encoding="utf-8", errors="replace")
 
-    async def until_said(self, text: str, *, within_s: float = BOUND_S) -> None:
+    async def until_said(self, text: str, *, timeout_s: float = BOUND_S) -> None:
         def look() -> bool:
             if not self.said(text) and self.popen.poll() is not None:
                 raise AssertionError(
@@ -104,10 +104,10 @@ class Process:
                 )
             return self.said(text)
 
-        await eventually(look, f"process {self.pid} says {text!r}", within_s=within_s)
+        await eventually(look, f"process {self.pid} says {text!r}", timeout_s=timeout_s)
 
-    async def exit_code(self, *, within_s: float = BOUND_S) -> int:
-        await eventually(lambda: self.popen.poll() is not None, f"process {self.pid} ends", within_s=within_s)
+    async def exit_code(self, *, timeout_s: float = BOUND_S) -> int:
+        await eventually(lambda: self.popen.poll() is not None, f"process {self.pid} ends", timeout_s=timeout_s)
         return int(self.popen.returncode)
 
     def kill(self) -> None:
@@ -172,14 +172,14 @@ class Ran:
 
 
 async def run_cli(
-    *args: str, env: dict[str, str] | None = None, within_s: float = 60.0, module: str = "agentbus"
+    *args: str, env: dict[str, str] | None = None, timeout_s: float = 60.0, module: str = "agentbus"
 ) -> Ran:
     """Run `agentbus ARGS` as a process of its own."""
-    return await run_python("-m", module, *args, env=env, within_s=within_s)
+    return await run_python("-m", module, *args, env=env, timeout_s=timeout_s)
 
 
 async def run_python(
-    *args: str, env: dict[str, str] | None = None, within_s: float = 60.0, cwd: Path | None = None
+    *args: str, env: dict[str, str] | None = None, timeout_s: float = 60.0, cwd: Path | None = None
 ) -> Ran:
     """Run `python ARGS` as a process of its own."""
     child = await asyncio.create_subprocess_exec(
@@ -192,12 +192,12 @@ async def run_python(
         cwd=cwd,
     )
     try:
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(timeout_s):
             out, err = await child.communicate()
     except TimeoutError:
         child.kill()
         await child.wait()
-        raise AssertionError(f"python {' '.join(args)} did not end within {within_s:g} s") from None
+        raise AssertionError(f"python {' '.join(args)} did not end within {timeout_s:g} s") from None
     return Ran(child.returncode or 0, out.decode(), err.decode())
 
 

@@ -84,8 +84,8 @@ async def pid_from(path: Path) -> int:
     return await eventually(lambda: pid_in(path), f"a process writes its pid into {path.name}")
 
 
-async def gone(*pids: int, within_s: float = 20.0) -> None:
-    await eventually(lambda: not any(alive(pid) for pid in pids), f"the processes {pids} are gone", within_s=within_s)
+async def gone(*pids: int, timeout_s: float = 20.0) -> None:
+    await eventually(lambda: not any(alive(pid) for pid in pids), f"the processes {pids} are gone", timeout_s=timeout_s)
 
 
 def agent_keys(config: Path, **keys: Any) -> Path:

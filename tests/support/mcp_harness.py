@@ -23,7 +23,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.messages import Json, ResultStatus, Task, encode, make_result_id, new_result, random_token
 from agentbus.tasks.ledger import Ledger, Record, settled
 from agentbus.tasks.presence import Presence
-from agentbus_mcp.bus_link import Link
+from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.server import create_server
 from support.harness import Process, eventually, process
 
@@ -35,7 +35,7 @@ NOWHERE = "nats://127.0.0.1:1"
 @asynccontextmanager
 async def in_memory(url: str, era: str = "auto", **about: Any) -> AsyncGenerator[Client]:
     """A client of the server in this process; `about` says what else it is."""
-    link = Link(connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main")
+    link = BusLink(connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main")
     async with link.open(), Client(create_server(link), mode=era, **about) as client:
         yield client
 

@@ -2,9 +2,9 @@
 
 The decisions are the worker's own (`agentbus_worker.settling.decisions`); what is modelled here is only what carries
 them out: one ledger key with compare-and-set, one task message, one inbox that remembers ids, a disk for each worker.
-Anything can happen between any two steps: a worker dies and starts again, the answer to a write gets lost, the message
-is delivered again though its owner lives, the server forgets an acknowledgement, a cancel wish is written. A lease may be
-judged to be over at any time: that covers paused and cut off owners.
+Anything can happen between any two steps: a worker dies and starts again, the answer to a write gets lost, the
+message is delivered again though its owner lives, the server forgets an acknowledgement, a cancel wish is written. A
+lease may be judged to be over at any time: that covers paused and cut off owners.
 
 A `Flaw` breaks one rule of the protocol on purpose; the explorer must find what goes wrong then.
 """
@@ -17,7 +17,7 @@ from enum import Enum
 from functools import cache
 from typing import NamedTuple
 
-from agentbus.tasks.ledger import CancelWish, Claim, Entry, Record, Vacant
+from agentbus.tasks.ledger import CancelRequest, Claim, Entry, NoEntry, Record
 from agentbus_worker.settling import decisions
 from agentbus_worker.settling.decisions import Policy
 
@@ -128,15 +128,15 @@ def entry_of(key: Key) -> Entry:
         task_type="t",
         attempt=key.attempt,
         claim=Claim(worker="w", nonce=key.nonce, renewals=key.renewals, lease_s=30, since=stamp) if key.nonce else None,
-        cancel=CancelWish(by="agent-main", at=stamp) if key.cancel else None,
+        cancel=CancelRequest(by="agent-main", at=stamp) if key.cancel else None,
         result={"id": key.result} if key.result else None,
     )
 
 
-def found_of(key: Key | None, revision: int) -> Record | Vacant:
+def found_of(key: Key | None, revision: int) -> Record | NoEntry:
     """What reading the ledger gives."""
     if key is None:
-        return Vacant(revision)
+        return NoEntry(revision)
     return Record("code", "t", entry_of(key), revision, datetime(2026, 5, 18, tzinfo=UTC))
 
 

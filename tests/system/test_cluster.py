@@ -25,7 +25,7 @@ async def test_every_task_has_its_one_result_though_the_server_that_leads_the_le
 
 async def set_up(servers: Cluster, *options: str) -> tuple[int, dict[str, str], str]:
     """Run `agentbus setup`: its exit code, the outcomes by name, and what it said beside."""
-    ran = await run_cli("setup", "--config", str(servers.folder.administrator), *options, within_s=4 * ELECTION_S)
+    ran = await run_cli("setup", "--config", str(servers.folder.administrator), *options, timeout_s=4 * ELECTION_S)
     found = [json.loads(line) for line in ran.out.splitlines()]
     return ran.code, {item["name"]: item["outcome"] for item in found}, ran.err
 

@@ -21,7 +21,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.messages import encode, now
 from agentbus.tasks.output_store import read_file
 from agentbus.tasks.presence import Presence, announce, withdraw
-from agentbus_mcp.bus_link import Link
+from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.server import create_server
 from support.forbidden import denied, for_admin, for_agent, for_main
 from support.harness import BOUND_S, eventually, worker
@@ -186,7 +186,7 @@ async def test_a_large_output_is_stored_by_the_worker_and_read_by_the_coordinato
 async def test_the_coordinator_sees_the_backlog_and_its_own_inbox_over_mcp(bus: Installed) -> None:
     async with bus.coordinator("main") as main:
         [task] = await main.publish("code", "later", task_type="test")
-    link = Link(bus.settings("main"), "main")
+    link = BusLink(bus.settings("main"), "main")
     async with link.open(), Client(create_server(link)) as client:
         tasks = await _read_resource(client, "agentbus://streams/AGENT_TASKS")
         assert bus.violations() == []
@@ -201,7 +201,7 @@ async def test_the_coordinator_sees_the_backlog_and_its_own_inbox_over_mcp(bus: 
 @asynccontextmanager
 async def _mcp(bus: Installed, name: str, **about: Any) -> AsyncGenerator[Client]:
     """A client of an MCP server that one party runs."""
-    link = Link(bus.settings(name), name)
+    link = BusLink(bus.settings(name), name)
     async with link.open(), Client(create_server(link), **about) as client:
         yield client
 
@@ -444,7 +444,7 @@ async def test_a_forged_result_ends_no_wait_and_is_shown_as_unverified(own: OwnB
         await code.store("agent.main.results", encode(forged), msg_id=str(forged["id"]))
         waited = await main.wait([task.id], timeout_s=1)
         assert (list(waited.settled), waited.pending[task.id].state) == ([], "queued")
-        link = Link(own.settings("main"), "main")
+        link = BusLink(own.settings("main"), "main")
         async with link.open(), Client(create_server(link)) as client:
             inbox = await _read_resource(client, "agentbus://agents/main/results")
             [shown] = inbox["newest"]

@@ -31,7 +31,7 @@ from agentbus.coordinator import connect
 from agentbus.protocol import subjects
 from agentbus.protocol.messages import ResultStatus, decode_result, decode_task
 from agentbus.provision.nats_server import NatsServer
-from agentbus_mcp.bus_link import Link
+from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.cli import command as mcp_command
 from agentbus_mcp.server import create_server
 from support.documentation import (
@@ -278,7 +278,7 @@ def test_every_status_is_listed() -> None:
 
 async def test_every_mcp_tool_and_resource_is_listed() -> None:
     config, _ = load_coordinator(nats_url="nats://127.0.0.1:1", environ={})
-    server = create_server(Link(connection_settings(config.nats, agent="main", name="test"), "main"))
+    server = create_server(BusLink(connection_settings(config.nats, agent="main", name="test"), "main"))
     tools = {tool.name: set[str](tool.input_schema["properties"]) for tool in await server.list_tools()}
     resources = {str(resource.uri): set[str]() for resource in await server.list_resources()}
     templates = {template.uri_template: set[str]() for template in await server.list_resource_templates()}

@@ -12,7 +12,7 @@ from agentbus.errors import AgentBusError, TaskNotFoundError
 from agentbus.protocol import subjects
 from agentbus.protocol.messages import encode, now
 from agentbus.provision.nats_server import NatsServer
-from agentbus.tasks.ledger import CancelWish, Ledger, Record
+from agentbus.tasks.ledger import CancelRequest, Ledger, Record
 from support.harness import eventually, run_cli, worker, worker_toml
 from support.jobs import (
     acknowledged,
@@ -110,7 +110,7 @@ async def test_a_running_task_is_gone_with_all_it_started_and_the_result_names_w
         start = loop.time()
         found = await coordinator.cancel(task_id, reason="the branch was merged")
         assert found.state == "working"
-        await gone(*pids, within_s=TREE_GONE_WITHIN_S)
+        await gone(*pids, timeout_s=TREE_GONE_WITHIN_S)
         print(f"the tree of {deeds!r} was gone {loop.time() - start:.2f} s after the call")
         status = await settled(coordinator, task_id)
         await acknowledged(coordinator)
@@ -132,7 +132,7 @@ async def test_the_command_line_cancels_with_a_reason(tmp_path: Path, server: Na
             "agent-main",
             "too dear",
         )
-        await gone(pid, within_s=TREE_GONE_WITHIN_S)
+        await gone(pid, timeout_s=TREE_GONE_WITHIN_S)
         assert error(await settled(coordinator, task_id)) == "cancelled by agent-main: too dear"
 
 
@@ -189,7 +189,7 @@ async def test_a_wish_whose_message_is_lost_is_seen_at_the_next_renewal(
         async def wished() -> bool:
             found = await ledger.read("code", task_id)
             assert isinstance(found, Record)
-            entry = found.entry.model_copy(update={"cancel": CancelWish(by="agent-ops", reason="by hand", at=now())})
+            entry = found.entry.model_copy(update={"cancel": CancelRequest(by="agent-ops", reason="by hand", at=now())})
             try:
                 await ledger.write("code", task_id, entry, revision=found.revision)
             except AgentBusError:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentbus import Coordinator, connect
-from agentbus.bus.ordered_consumer import Feed, position_before_newest
+from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newest
 from agentbus.bus.setup import set_up
 from agentbus.errors import SetupMissingError
 from agentbus.protocol import subjects
@@ -63,7 +63,7 @@ async def test_the_window_holds_not_many_more_than_asked_for(coordinator: Coordi
         await put(coordinator, "other", *range(number * 10, number * 10 + 10))
     subject = subjects.results("main")
     start = await position_before_newest(coordinator.bus, subjects.RESULTS_STREAM, subject, 15)
-    async with Feed(coordinator.bus, subjects.RESULTS_STREAM, subject, after=start) as feed:
+    async with OrderedConsumer(coordinator.bus, subjects.RESULTS_STREAM, subject, after=start) as feed:
         assert 15 <= feed.pending <= 30
 
 

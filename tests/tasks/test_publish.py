@@ -20,7 +20,7 @@ from agentbus.errors import (
 )
 from agentbus.protocol import subjects
 from agentbus.protocol.messages import decode_task, new_task
-from agentbus.tasks.ledger import REVISION_HEADER, Ledger, Record, Vacant, queued
+from agentbus.tasks.ledger import REVISION_HEADER, Ledger, NoEntry, Record, queued
 from agentbus.tasks.publish import max_task_bytes, publish
 
 
@@ -163,7 +163,7 @@ async def test_a_removed_entry_can_be_made_anew(coordinator: Coordinator):
     assert isinstance(revision, int)
     await ledger.remove("code", "job", revision=revision)
     vacant = await ledger.read("code", "job")
-    assert isinstance(vacant, Vacant)
+    assert isinstance(vacant, NoEntry)
     assert vacant.revision == revision + 1
     assert isinstance(await ledger.create("code", "job", entry), int)
 

@@ -529,11 +529,11 @@ async def test_an_idle_worker_stops_at_once_and_one_that_finds_no_server_too(
 ):
     async with worker(worker_toml(tmp_path, server.url)) as child:
         child.terminate()
-        assert await child.exit_code(within_s=5) == 0
+        assert await child.exit_code(timeout_s=5) == 0
     async with worker(worker_toml(tmp_path, "nats://127.0.0.1:1"), ready=False) as child:
         await child.until_said("trying again")
         child.terminate()
-        assert await child.exit_code(within_s=5) == 0
+        assert await child.exit_code(timeout_s=5) == 0
 
 
 # -- starting ---------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ _LOCK_PATIENCE_S: Final = 10.0
 _LOCK_POLL_S: Final = 0.02
 
 
-class Slot:
+class StateFolder:
     """One instance's folder, held under its lock until it is released."""
 
     def __init__(self, path: Path, lock: IO[bytes]) -> None:
@@ -44,7 +44,7 @@ class Slot:
             for part in folder.glob("*" + PART_SUFFIX):
                 part.unlink(missing_ok=True)
 
-    def take_over(self, other: "Slot") -> None:
+    def take_over(self, other: "StateFolder") -> None:
         """Move the outcomes and the records of children from the slot of a dead worker into this one."""
         other.prepare()
         for theirs, ours in ((other.outbox, self.outbox), (other.children, self.children)):
@@ -57,14 +57,14 @@ class Slot:
 
 
 @contextmanager
-def locked_state(state_dir: Path, urls: tuple[ServerUrl, ...], agent: str) -> Generator[Slot]:
+def locked_state(state_dir: Path, urls: tuple[ServerUrl, ...], agent: str) -> Generator[StateFolder]:
     """A slot of one's own for the length of the block, with what dead workers have left.
 
     Raises:
         ConfigError: the folder cannot be made or locked.
     """
     base = (state_dir / _bus_key(urls) / agent).absolute()
-    slot: Slot | None = None
+    slot: StateFolder | None = None
     try:
         try:
             for folder in (base.parent.parent, base.parent, base):
@@ -97,23 +97,23 @@ def _one_at_a_time(path: Path) -> Generator[None]:
         yield
 
 
-def _first_free(base: Path) -> Slot:
+def _first_free(base: Path) -> StateFolder:
     for number in itertools.count():
         if (slot := _try_slot(base / str(number))) is not None:
             return slot
     raise AssertionError("there is no last number")
 
 
-def _all_free(base: Path) -> Iterator[Slot]:
+def _all_free(base: Path) -> Iterator[StateFolder]:
     for path in sorted(base.iterdir()):
         if path.name.isdigit() and (slot := _try_slot(path)) is not None:
             yield slot
 
 
-def _try_slot(path: Path) -> Slot | None:
+def _try_slot(path: Path) -> StateFolder | None:
     path.mkdir(mode=0o700, exist_ok=True)
     lock = _try_lock(path / "lock")
-    return None if lock is None else Slot(path, lock)
+    return None if lock is None else StateFolder(path, lock)
 
 
 def _try_lock(path: Path) -> IO[bytes] | None:

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar, cast
 from agentbus import __version__
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.nats_client import Msg
-from agentbus.bus.pull_consumer import Delivery, Puller
+from agentbus.bus.pull_consumer import Delivery, PullConsumer
 from agentbus.bus.setup import ACK_WAIT_S, ensure_consumer, ensure_files_bucket, version_warning
 from agentbus.config.loading import WorkerConfig, connection_settings
 from agentbus.errors import (
@@ -38,12 +38,12 @@ from agentbus_worker.running.spawn import close_on_exec
 from agentbus_worker.settling.claim import claim
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.job import REFUSED_PAUSE_S, Job
-from agentbus_worker.settling.lease import LeaseJudge
+from agentbus_worker.settling.lease import LeaseMonitor
 from agentbus_worker.settling.outbox import Outbox, replay
 from agentbus_worker.settling.server_clock import ServerClock
-from agentbus_worker.settling.slots import Place, Slots
+from agentbus_worker.settling.slots import Reservation, Slots
 from agentbus_worker.signals import Stop
-from agentbus_worker.state_folder import Slot, locked_state
+from agentbus_worker.state_folder import StateFolder, locked_state
 
 log = logging.getLogger("agentbus.worker")
 
@@ -107,7 +107,7 @@ class Worker:
                 await self._serve(bus, slot, children, metrics)
         log.info("worker %s stopped", self.instance)
 
-    async def _serve(self, bus: Bus, slot: Slot, children: Children, metrics: Metrics) -> None:
+    async def _serve(self, bus: Bus, slot: StateFolder, children: Children, metrics: Metrics) -> None:
         if warning := version_warning(bus.server_version):
             log.warning("%s", warning)
         lease_s = await _unless(self._stop.drain, self._find_consumer(bus))
@@ -119,7 +119,7 @@ class Worker:
         context = Context(
             bus=bus,
             ledger=Ledger(bus),
-            judge=LeaseJudge(bus, clock),
+            lease_monitor=LeaseMonitor(bus, clock),
             config=config,
             instance=self.instance,
             lease_s=lease_s,
@@ -198,7 +198,7 @@ class Worker:
     async def _take(self, context: Context, group: asyncio.TaskGroup, running: set[asyncio.Task[None]]) -> None:
         """Start the work on one delivery after the other, once there is room for it, until this is cancelled."""
         config, slots = self._config, self._slots
-        async with Puller(context.bus, config.nats.stream, config.durable) as puller:
+        async with PullConsumer(context.bus, config.nats.stream, config.durable) as puller:
             log.info("ready for tasks on %s", subjects.tasks(config.agent.id))
             while not self._stop.drain.is_set():
                 deliveries = await self._next(context.bus, puller, ahead=await slots.room())
@@ -208,7 +208,7 @@ class Worker:
                     running.add(task)
                     task.add_done_callback(running.discard)
 
-    async def _next(self, bus: Bus, puller: Puller, *, ahead: int) -> list[Delivery]:
+    async def _next(self, bus: Bus, puller: PullConsumer, *, ahead: int) -> list[Delivery]:
         """The next task, whenever it comes, or those that are there to be taken ahead."""
         missing = ""
         while True:
@@ -224,7 +224,7 @@ class Worker:
                         log.error("%s: %s; waiting for it", error, refusal)
                     await asyncio.sleep(_RETRY_S)
 
-    async def _handle(self, context: Context, delivery: Delivery, place: Place) -> None:
+    async def _handle(self, context: Context, delivery: Delivery, place: Reservation) -> None:
         """One delivery from claim to ack."""
         with place:
             job = await self._claim(context, delivery)
@@ -234,9 +234,9 @@ class Worker:
             self._changed.set()
             try:
                 if self._stop.now.is_set():
-                    job.halt()
+                    job.stop_now()
                 with job.traced():
-                    await job.carry_out(place)
+                    await job.run(place)
             finally:
                 del self._jobs[job.task.id]
                 self._changed.set()
@@ -254,14 +254,14 @@ class Worker:
     async def _drain(self, running: set[asyncio.Task[None]]) -> None:
         """Let running tasks finish for a while, then end them."""
         if running:
-            patience_s = self._config.worker.drain_timeout_seconds
-            log.info("stopping: %d running; waiting for up to %g s (signal again to end now)", len(running), patience_s)
-            await _unless(self._stop.now, asyncio.wait(set(running), timeout=patience_s))
+            timeout_s = self._config.worker.drain_timeout_seconds
+            log.info("stopping: %d running; waiting for up to %g s (signal again to end now)", len(running), timeout_s)
+            await _unless(self._stop.now, asyncio.wait(set(running), timeout=timeout_s))
             if running:
                 log.warning("stopping: %d tasks are still running and are ended now", len(running))
         self._stop.now.set()
         for job in self._jobs.values():
-            job.halt()
+            job.stop_now()
         if running:
             await asyncio.wait(set(running))
 
@@ -272,7 +272,7 @@ class Worker:
     async def _halt_when_told(self) -> None:
         await self._stop.now.wait()
         for job in self._jobs.values():
-            job.halt()
+            job.stop_now()
 
     def _on_control(self, message: Msg) -> None:
         """Somebody wants a task cancelled: look at the ledger now. The message proves nothing by itself."""

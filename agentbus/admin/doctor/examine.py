@@ -18,7 +18,7 @@ from agentbus.admin.doctor.permission_probe import STAND_IN, concrete, may_send
 from agentbus.admin.doctor.reachability import is_local, reach
 from agentbus.bus import setup
 from agentbus.bus.jetstream import Bus, parse_time
-from agentbus.bus.replicas import Copies, copies
+from agentbus.bus.replicas import Replicas, copies
 from agentbus.config.loading import (
     ConnectionSettings,
     CoordinatorConfig,
@@ -248,7 +248,7 @@ async def _streams(role: Role, bus: Bus, config: CoordinatorConfig | WorkerConfi
         yield failed("streams", str(error), _grant(error))
     if role == "administrator":
         names += [f"OBJ_{subjects.files_bucket(agent)}" for agent in agents]
-    complete: list[Copies] = []
+    complete: list[Replicas] = []
     for name in names:
         with suppress(BusError):
             info = await bus.api(f"STREAM.INFO.{name}")
@@ -282,7 +282,7 @@ def _as_wanted(item: setup.Finding) -> Finding:
     return ok("streams", f"the {item.kind} {item.name} is as wanted")
 
 
-def _copies(found: Copies) -> Finding | None:
+def _copies(found: Replicas) -> Finding | None:
     """What is wrong with the copies of a stream in a cluster."""
     if not found.cluster:
         return None

@@ -16,12 +16,12 @@ import anyio
 from anyio.abc import TaskGroup
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import Feed, Start
+from agentbus.bus.ordered_consumer import OrderedConsumer, Start
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import AgentBusError, PermissionDeniedError
 from agentbus.protocol import subjects
-from agentbus_mcp.bus_link import Link
-from agentbus_mcp.notifications.online_agents import Roster
+from agentbus_mcp.bus_link import BusLink
+from agentbus_mcp.notifications.online_agents import OnlineAgents
 
 log = logging.getLogger("agentbus.mcp")
 
@@ -78,7 +78,7 @@ class _Tap(Generic[T]):
         for listener in tuple(self.listeners.values()):
             listener(news)
 
-    async def run(self, link: Link) -> None:
+    async def run(self, link: BusLink) -> None:
         """Read the bus, again and again, until the scope is cancelled."""
         said = ""
         with self.scope:
@@ -126,18 +126,18 @@ class _Messages:
     async def _follow(
         self, bus: Bus, subject: str, opened: Callable[[], None], tell: Listener[Delivery | None]
     ) -> None:
-        async with open_feed(bus, self.source.stream, subject, after="new", headers_only=True) as feed:
+        async with open_consumer(bus, self.source.stream, subject, after="new", headers_only=True) as feed:
             opened()
             while True:
                 tell(await feed.next())
 
 
 @asynccontextmanager
-async def open_feed(
+async def open_consumer(
     bus: Bus, stream: str, subject: str, *, after: Start, headers_only: bool = False
-) -> AsyncGenerator[Feed]:
+) -> AsyncGenerator[OrderedConsumer]:
     """A feed that is closed in order when its reader is cancelled: anyio cancels what is awaited at the end as well."""
-    feed = Feed(bus, stream, subject, after=after, headers_only=headers_only)
+    feed = OrderedConsumer(bus, stream, subject, after=after, headers_only=headers_only)
     await feed.__aenter__()
     try:
         yield feed
@@ -151,8 +151,8 @@ class _Presences:
 
     async def read(self, bus: Bus, opened: Callable[[], None], tell: Listener[bool]) -> None:
         """Tell every change among the workers that are alive: True where an agent has appeared or gone."""
-        roster = Roster()
-        async with open_feed(bus, subjects.REGISTRY_STREAM, subjects.REGISTRY_SUBJECTS, after=0) as feed:
+        roster = OnlineAgents()
+        async with open_consumer(bus, subjects.REGISTRY_STREAM, subjects.REGISTRY_SUBJECTS, after=0) as feed:
             async for message in feed.backlog():
                 roster.see(message, anyio.current_time())
             roster.changes()
@@ -165,10 +165,10 @@ class _Presences:
                     tell(listed)
 
 
-class Taps:
+class BusEvents:
     """The sources of one link that somebody follows."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: BusLink) -> None:
         self._link = link
         self._group: TaskGroup | None = None
         self._messages: dict[Source, _Tap[Delivery | None]] = {}
@@ -234,13 +234,13 @@ class Taps:
         self._running.start_soon(call)
         return scope.cancel
 
-    async def opened(self, within_s: float) -> None:
+    async def opened(self, timeout_s: float) -> None:
         """Wait until what is followed is really being read, so that no change from now on is missed; not for ever.
 
         Who follows what opens later than that is told then that something may have been missed.
         """
         waiting: list[_Tap[Any]] = [*self._messages.values(), *filter(None, [self._presences])]
-        with anyio.move_on_after(within_s):
+        with anyio.move_on_after(timeout_s):
             for tap in waiting:
                 await tap.opened.wait()
         for tap in waiting:

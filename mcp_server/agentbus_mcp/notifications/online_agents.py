@@ -16,7 +16,7 @@ class _Seen:
     expires_at: float
 
 
-class Roster:
+class OnlineAgents:
     """The living workers, and what has changed among them since the last look."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from agentbus.protocol import subjects
 from agentbus.tasks.ledger import STATE_HEADER
 from agentbus_mcp import uris
 from agentbus_mcp.notifications import bus_events
-from agentbus_mcp.notifications.bus_events import Leave, Taps
+from agentbus_mcp.notifications.bus_events import BusEvents, Leave
 
 MAX_SOURCES: Final = 64
 """How many inboxes may be followed at the same time: each is a consumer on the server."""
@@ -17,7 +17,7 @@ MAX_SOURCES: Final = 64
 class ResourceChanges:
     """What there is to be told of the resources of one coordinator."""
 
-    def __init__(self, bus_taps: Taps, agent: str) -> None:
+    def __init__(self, bus_taps: BusEvents, agent: str) -> None:
         self._taps = bus_taps
         self._agent = agent
 
@@ -47,9 +47,9 @@ class ResourceChanges:
         """Call `changed` when the list of resources changes: an agent has come, or gone."""
         return self._taps.follow_agents(lambda listed: changed() if listed else None)
 
-    async def opened(self, within_s: float) -> None:
+    async def opened(self, timeout_s: float) -> None:
         """Wait until every change from now on is noticed, at most for a time."""
-        await self._taps.opened(within_s)
+        await self._taps.opened(timeout_s)
 
 
 def _backlog_changed(changed: Callable[[], None]) -> Callable[[Delivery | None], None]:

@@ -66,7 +66,7 @@ class Resources(Protocol):
         """Call `changed` when the list of resources changes."""
         ...
 
-    async def opened(self, within_s: float) -> None:
+    async def opened(self, timeout_s: float) -> None:
         """Wait until every change from now on is noticed, at most for a time."""
         ...
 

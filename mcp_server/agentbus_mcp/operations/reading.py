@@ -20,7 +20,7 @@ from agentbus.errors import (
 )
 from agentbus.protocol import subjects
 from agentbus.tasks.inbox import InboxMessage
-from agentbus.tasks.ledger import Ledger, Record, Vacant
+from agentbus.tasks.ledger import Ledger, NoEntry, Record
 from agentbus_mcp.errors import ArgumentError
 from agentbus_mcp.replies.models import AgentResult, UnknownTask
 from agentbus_mcp.replies.sanitize import visible
@@ -50,18 +50,18 @@ async def look_up(
     task_ids: Sequence[str],
     agent: str | Mapping[str, str] | None = None,
     *,
-    patience_s: float = 0,
+    timeout_s: float = 0,
 ) -> Found:
     """The present state of tasks, of one agent, or each of the agent that it is mapped to, or of whichever has it.
 
-    A connection that breaks meanwhile gets `patience_s` to come back.
+    A connection that breaks meanwhile gets `timeout_s` to come back.
 
     Raises:
         TaskNotFoundError: no task is known by any of the ids.
         BusError: the ledger cannot be read.
     """
     found: dict[str, TaskStatus | UnknownTask] = {}
-    deadline = anyio.current_time() + patience_s
+    deadline = anyio.current_time() + timeout_s
 
     async def find(task_id: str) -> None:
         whose = agent.get(task_id) if isinstance(agent, Mapping) else agent
@@ -160,13 +160,13 @@ async def next_messages(
         await _check_cursor(coordinator.bus, after)
     found: list[InboxMessage] = []
     async with coordinator.inbox(after=after, agent=agent) as inbox:
-        patience_s = max(timeout_s, _TOGETHER_S)
+        timeout_s = max(timeout_s, _TOGETHER_S)
         while len(found) < INBOX_BATCH:
-            with anyio.move_on_after(patience_s) as wait:
+            with anyio.move_on_after(timeout_s) as wait:
                 found.append(await inbox.next())
             if wait.cancelled_caught:
                 break
-            patience_s = _TOGETHER_S
+            timeout_s = _TOGETHER_S
         return found, inbox.cursor
 
 
@@ -220,7 +220,7 @@ async def _checked(bus: Bus, message: InboxMessage) -> Draft:
         # It was committed before it was published, but not every replica of the ledger may know.
         await anyio.sleep(_LAG_PAUSE_S)
         record = await Ledger(bus).read(result.agent, result.task_id)
-    if isinstance(record, Vacant):
+    if isinstance(record, NoEntry):
         return draft_of_message(message, by_id=False)
     if record.entry.result_id == result.id:
         return draft_of_message(message)

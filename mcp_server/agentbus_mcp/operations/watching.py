@@ -58,7 +58,7 @@ async def watch(coordinator: Coordinator, wanted: Watch, tell: Callable[[str], N
     if not wanted.task_ids:
         return await _watch_inbox(coordinator, wanted, tell)
     deadline = anyio.current_time() + wanted.timeout_s
-    found = await reading.look_up(coordinator, wanted.task_ids, wanted.agent, patience_s=wanted.timeout_s)
+    found = await reading.look_up(coordinator, wanted.task_ids, wanted.agent, timeout_s=wanted.timeout_s)
     waited = await wait_for(
         coordinator.bus,
         {(task.agent, task.task_id): task.record for task in found.known},

@@ -11,8 +11,8 @@ from agentbus.bus.ordered_consumer import position_before_newest
 from agentbus.coordinator import Coordinator
 from agentbus.errors import AgentBusError
 from agentbus.protocol import subjects
-from agentbus_mcp.bus_link import Link
-from agentbus_mcp.notifications.bus_events import open_feed
+from agentbus_mcp.bus_link import BusLink
+from agentbus_mcp.notifications.bus_events import open_consumer
 
 MAX_VALUES: Final = 100
 """The protocol's limit."""
@@ -27,7 +27,7 @@ _SEVERAL: Final = frozenset({"to", "task_ids"})
 _STREAMS: Final = (subjects.TASKS_STREAM, subjects.RESULTS_STREAM)
 
 
-def add_completions(server: MCPServer[Any], link: Link) -> None:
+def add_completions(server: MCPServer[Any], link: BusLink) -> None:
     """Have a server complete arguments by their names; without a bus nothing is offered."""
 
     @server.completion()
@@ -62,7 +62,7 @@ async def _recent_tasks(coordinator: Coordinator) -> list[str]:
     stream, subject = subjects.STATE_STREAM, subjects.STATE_SUBJECTS
     start = await position_before_newest(coordinator.bus, stream, subject, _RECENT)
     found: dict[str, None] = {}
-    async with open_feed(coordinator.bus, stream, subject, after=start, headers_only=True) as feed:
+    async with open_consumer(coordinator.bus, stream, subject, after=start, headers_only=True) as feed:
         async for message in feed.backlog():
             key = subjects.parse_state(message.subject)
             if key is not None:

@@ -21,7 +21,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.messages import Json
 from agentbus.tasks.presence import Presence
 from agentbus_mcp import sdk, uris
-from agentbus_mcp.bus_link import Link
+from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.notifications.subscriptions import Sessions
 from agentbus_mcp.operations import reading
 from agentbus_mcp.replies import views
@@ -46,7 +46,7 @@ _STREAMS: Final = {
 class Resources:
     """The resources on one link to the bus. Failures are exceptions here; `agentbus_mcp.errors` words them."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: BusLink) -> None:
         self._link = link
 
     async def agents(self) -> str:
@@ -107,7 +107,7 @@ class Resources:
         return sorted({worker.agent for worker in workers} - {self._link.agent})
 
 
-def add_resources(server: MCPServer[Any], link: Link, sessions: Sessions) -> None:
+def add_resources(server: MCPServer[Any], link: BusLink, sessions: Sessions) -> None:
     """Have a server offer the resources on `link`, and list them in pages."""
     resources = Resources(link)
     for resource in _concrete(resources, link.agent):

@@ -33,11 +33,11 @@ from agentbus.bus.pull_consumer import Delivery
 from agentbus.coordinator import Coordinator
 from agentbus.errors import AgentBusError, ApiError, BusUnavailableError, SetupMissingError
 from agentbus.protocol import subjects
-from agentbus_mcp.bus_link import Link
+from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.errors import reason
 from agentbus_mcp.metrics import NO_METRICS, Metrics
 from agentbus_mcp.notifications import bus_events
-from agentbus_mcp.notifications.bus_events import Leave, Taps
+from agentbus_mcp.notifications.bus_events import BusEvents, Leave
 from agentbus_mcp.notifications.subscriptions import TASKS_EXTENSION
 from agentbus_mcp.replies.sanitize import clip
 from agentbus_mcp.task_extension import records
@@ -89,7 +89,7 @@ class McpTasks(Extension):
 
     identifier = TASKS_EXTENSION
 
-    def __init__(self, link: Link, bus_taps: Taps, tools: Mapping[str, TaskSupport]) -> None:
+    def __init__(self, link: BusLink, bus_taps: BusEvents, tools: Mapping[str, TaskSupport]) -> None:
         self._link = link
         self._taps = bus_taps
         self._tools = dict(tools)

@@ -22,7 +22,7 @@ from agentbus.errors import AgentBusError, CorruptEntryError, TaskConflictError,
 from agentbus.tasks.approvals import ANSWER_SUFFIX, answer_id, question
 from agentbus_mcp.errors import reason
 from agentbus_mcp.notifications import bus_events
-from agentbus_mcp.notifications.bus_events import Leave, Taps
+from agentbus_mcp.notifications.bus_events import BusEvents, Leave
 from agentbus_mcp.notifications.resource_changes import on_task_change
 from agentbus_mcp.operations import publishing, reading, watching
 from agentbus_mcp.operations.reading import Found
@@ -184,7 +184,7 @@ class WatchedTasks:
                 if not task.settled:
                     group.start_soon(_cancel, coordinator, task)
 
-    def watch(self, bus_taps: Taps, state: State, changed: Callable[[], None]) -> Leave:
+    def watch(self, bus_taps: BusEvents, state: State, changed: Callable[[], None]) -> Leave:
         """Follow the ledger or the inbox, and the clock where the time is limited."""
         wait = _Wait.of(state)
         if wait.watch.task_ids:

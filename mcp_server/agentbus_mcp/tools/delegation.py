@@ -8,7 +8,7 @@ from pydantic import Field
 
 from agentbus.coordinator import Coordinator
 from agentbus.errors import BusError
-from agentbus_mcp.bus_link import Link
+from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.errors import ArgumentError
 from agentbus_mcp.operations import publishing, reading, watching
 from agentbus_mcp.operations.progress import progress
@@ -43,7 +43,7 @@ MAX_NEWEST: Final = 50
 class Delegation:
     """The tools on one link to the bus. Failures are exceptions here; `agentbus_mcp.errors` words them."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: BusLink) -> None:
         self._link = link
 
     async def publish_task(

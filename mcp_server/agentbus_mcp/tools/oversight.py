@@ -10,7 +10,7 @@ from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import AgentBusError, CorruptEntryError, InvalidIdError, TaskNotFoundError
 from agentbus.tasks.approvals import answer_id
 from agentbus.tasks.ledger import State
-from agentbus_mcp.bus_link import Link
+from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.operations.online_agents import liveness
 from agentbus_mcp.replies import rendering, views
 from agentbus_mcp.replies.models import (
@@ -41,7 +41,7 @@ _MAX_FAULTS: Final = 10
 class Oversight:
     """The tools on one link to the bus. Failures are exceptions here; `agentbus_mcp.errors` words them."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: BusLink) -> None:
         self._link = link
 
     async def get_task(self, task_id: TaskId, agent: AgentOfTask = None) -> Annotated[CallToolResult, TaskView]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import ToolAnnotations
 
-from agentbus_mcp.bus_link import Link
+from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.replies.schemas import compact, outline
 from agentbus_mcp.task_extension.support import TaskSupport
 from agentbus_mcp.task_extension.watched_tasks import WatchedTasks
@@ -22,7 +22,7 @@ _CHANGES: Final = ToolAnnotations(read_only_hint=False, destructive_hint=True, i
 """What these leave out is as the protocol takes it to be: they reach beyond the client's machine."""
 
 
-def make_tools(link: Link) -> list[Tool]:
+def make_tools(link: BusLink) -> list[Tool]:
     """The tools on `link`, always in this order."""
     job, beside = Delegation(link), Oversight(link)
     return [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from anyio import to_thread
 
 from agentbus.observability import tracing
-from agentbus_mcp.bus_link import Link
+from agentbus_mcp.bus_link import BusLink
 
 if TYPE_CHECKING:
     from agentbus_mcp.server import Server
@@ -20,12 +20,12 @@ _FLUSH_S: Final = 0.5
 """How long the spans of this process may take to get to their collector, at the end."""
 
 
-async def load(link: Link) -> "Server":
+async def load(link: BusLink) -> "Server":
     """Import the MCP SDK, which takes most of the start, and build the server; the bus is dialled meanwhile."""
     return await to_thread.run_sync(_load, link)
 
 
-def _load(link: Link) -> "Server":
+def _load(link: BusLink) -> "Server":
     # Nothing of what an import makes is garbage, so nobody looks for any.
     gc.disable()
     from agentbus_mcp.server import create_server  # noqa: PLC0415

@@ -5,7 +5,7 @@ import logging
 import anyio
 
 from agentbus.config.loading import ConnectionSettings
-from agentbus_mcp.bus_link import Link
+from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.transports.lifecycle import end, load, termination
 
 log = logging.getLogger("agentbus.mcp")
@@ -20,7 +20,7 @@ def serve(settings: ConnectionSettings, agent: str) -> None:
 
 
 async def _serve(settings: ConnectionSettings, agent: str) -> None:
-    link = Link(settings, agent)
+    link = BusLink(settings, agent)
     async with anyio.create_task_group() as group:
         group.start_soon(_end_on_signal, link)
         async with link.open():
@@ -29,7 +29,7 @@ async def _serve(settings: ConnectionSettings, agent: str) -> None:
         end()
 
 
-async def _end_on_signal(link: Link) -> None:
+async def _end_on_signal(link: BusLink) -> None:
     with termination() as asked:
         await asked.wait()
         await link.close()

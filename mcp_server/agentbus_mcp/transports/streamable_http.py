@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from agentbus.config.loading import ConnectionSettings
 from agentbus.protocol.messages import encode
 from agentbus_mcp import sdk
-from agentbus_mcp.bus_link import Link
+from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.metrics import NO_METRICS, Metrics
 from agentbus_mcp.server import Server
 from agentbus_mcp.transports.bearer_token import BearerToken
@@ -29,7 +29,7 @@ from agentbus_mcp.transports.lifecycle import end, load, termination
 
 log = logging.getLogger("agentbus.mcp")
 
-Load: TypeAlias = Callable[[Link], Awaitable[Server]]
+Load: TypeAlias = Callable[[BusLink], Awaitable[Server]]
 HEALTH: Final = "/healthz"
 _MAX_CONNECTIONS: Final = 4_000
 """How many connections are served at the same time; a request on one more is answered with 503."""
@@ -53,12 +53,12 @@ def serve(
     metrics: Metrics = NO_METRICS,
 ) -> None:
     """Serve clients on a socket that listens, until SIGTERM or SIGINT comes; prints the URL once it serves them."""
-    link = Link(settings, agent, on_reconnect=metrics.reconnected)
+    link = BusLink(settings, agent, on_reconnect=metrics.reconnected)
     metrics.show("bus_connected", lambda: link.up is not None)
     anyio.run(_serve, link, endpoint, listener, load, metrics)
 
 
-def application(server: Server, link: Link, endpoint: Endpoint) -> ASGIApp:
+def application(server: Server, link: BusLink, endpoint: Endpoint) -> ASGIApp:
     """What is served: MCP, behind the checks of an endpoint, and the health of this process for anybody.
 
     The caller runs `server.session_manager` for as long as the application is used.
@@ -133,7 +133,7 @@ def _room() -> int:
     return _MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(_MAX_CONNECTIONS, files - _OTHER_FILES))
 
 
-async def _serve(link: Link, endpoint: Endpoint, listener: socket, load: Load, metrics: Metrics) -> None:
+async def _serve(link: BusLink, endpoint: Endpoint, listener: socket, load: Load, metrics: Metrics) -> None:
     with termination() as asked:
         async with link.open():
             server = await load(link)

@@ -20,7 +20,7 @@ from agentbus.config.loading import NatsSection, connection_settings
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from agentbus.tasks.ledger import Ledger, Record, renewed
 from agentbus.tasks.presence import announce, withdraw
-from agentbus_mcp.bus_link import Link
+from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.notifications.subscriptions import Subscriber, TaskUpdated
 from agentbus_mcp.server import create_server
 from support.harness import BOUND_S, eventually
@@ -85,7 +85,7 @@ async def told(url: str, era: str, *uris: str, listed: bool = False) -> AsyncGen
         async for event in subscription:
             news.put_nowait(event.uri if isinstance(event, ResourceUpdated) else LISTED)
 
-    link = Link(connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main")
+    link = BusLink(connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main")
     handler = handle if era == "legacy" else None
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(link.open())
@@ -323,7 +323,7 @@ async def drained(subscriber: Subscriber) -> AsyncGenerator[Any]:
 
 
 async def test_a_closed_server_ends_its_streams_in_order(server: NatsServer, coordinator: Coordinator) -> None:
-    link = Link(connection_settings(NatsSection(url=server.url), agent="main", name="test"), "main")
+    link = BusLink(connection_settings(NatsSection(url=server.url), agent="main", name="test"), "main")
     mcp = create_server(link)
     async with link.open(), Client(mcp) as client, client.listen(resource_subscriptions=[INBOX]) as subscription:
         mcp.close_streams()

@@ -15,7 +15,7 @@ from agentbus.config.loading import NatsSection, connection_settings
 from agentbus.protocol import subjects
 from agentbus.protocol.messages import encode
 from agentbus.provision.nats_server import NatsServer
-from agentbus_mcp.bus_link import Link
+from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.notifications.subscriptions import TASKS_EXTENSION
 from agentbus_mcp.server import Server
 from support.mcp_harness import both_eras, text_of
@@ -28,7 +28,7 @@ UNKNOWN, INTERNAL, UNDECLARED, METHOD_NOT_FOUND = -32602, -32603, -32021, -32601
 @asynccontextmanager
 async def scripted(url: str, **client: Any) -> AsyncGenerator[Client]:
     """A client of a server with the tools of the tests."""
-    link = Link(connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main")
+    link = BusLink(connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main")
     tasks = {**SCRIPTED, "short_lived": Scripted(ttl_ms=1)}
     server = Server(link, tasks=tasks)
     add_task_tools(server)

@@ -191,7 +191,7 @@ class Fleet:
             replica.end()
         await asyncio.gather(*self._tasks)
         wrong += [fault for replica in self._replicas for fault in replica.wrong]
-        await _comes_true(lambda: not processes_with(self._marker), within_s=3)
+        await _comes_true(lambda: not processes_with(self._marker), timeout_s=3)
         wrong += [f"a process was left behind: {_describe(pid)}" for pid in processes_with(self._marker)]
         return wrong + [f"left in the state folder: {path}" for path in self._left_on_disk()]
 
@@ -208,8 +208,8 @@ class Fleet:
         return sorted(path for name in names for path in self._state.glob(f"*/*/*/{name}/*"))
 
 
-async def _comes_true(condition: Callable[[], bool], *, within_s: float = _STUCK_S) -> bool:
-    for _ in range(int(within_s / _POLL_S)):
+async def _comes_true(condition: Callable[[], bool], *, timeout_s: float = _STUCK_S) -> bool:
+    for _ in range(int(timeout_s / _POLL_S)):
         if condition():
             return True
         await asyncio.sleep(_POLL_S)

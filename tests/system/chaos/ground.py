@@ -147,7 +147,7 @@ class ThreeServers(Ground):
     async def _strike(self, kind: FaultKind, pause_s: float) -> None:
         stream = LEADERS[kind]
         find = self._cluster.meta_leader if not stream else lambda: self._cluster.leader(stream)
-        name = str(await eventually(find, f"{stream or 'JetStream'} has a leader", within_s=ELECTION_S))
+        name = str(await eventually(find, f"{stream or 'JetStream'} has a leader", timeout_s=ELECTION_S))
         self.events.note("server", f"{name}, the leader of {stream or 'JetStream'}, away for {pause_s:.1f} s")
         self.events.note(f"leader of {kind}", name)
         self.deaths.append(time.time())

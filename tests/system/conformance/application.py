@@ -4,7 +4,7 @@ import logging
 import sys
 
 from agentbus.config.loading import NatsSection, connection_settings
-from agentbus_mcp.bus_link import Link
+from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.server import Server
 from agentbus_mcp.transports import streamable_http
 from agentbus_mcp.transports.http_settings import Address, Endpoint
@@ -13,7 +13,7 @@ from system.conformance.contents import add_contents, schema_tool
 from system.conformance.questions import add_questions
 
 
-async def fixture(link: Link) -> Server:
+async def fixture(link: BusLink) -> Server:
     server = Server(link, "agentbus-conformance", tasks=SCRIPTED, tools=[schema_tool()])
     add_contents(server)
     add_questions(server)

@@ -101,7 +101,7 @@ async def test_a_command_over_its_limit_is_ended_with_all_it_started(
             task_id = await publish(coordinator, f"stubborn say:half {family(tmp_path)} sleep:1000")
             pids = await family_pids(tmp_path)
             status = await settled(coordinator, task_id)
-            await gone(*pids, within_s=PROMPT_S)
+            await gone(*pids, timeout_s=PROMPT_S)
     assert reason in error(status)
     assert text(status) == "half\n"
 
@@ -251,7 +251,7 @@ async def test_no_zombie_is_left_after_twenty_tasks_or_while_one_of_them_runs(
         await eventually(
             lambda: [line.split()[2] for line in children_of(child.pid)] == ["sh"],
             "its orphans have been waited for while it runs",
-            within_s=5,
+            timeout_s=5,
         )
         await coordinator.cancel(task_id)
         await settled(coordinator, task_id)

@@ -170,7 +170,7 @@ async def peak_rss(child: Process, until: Any) -> int:
             peak = max(peak, tracked.memory_info().rss)
         return bool(await until())
 
-    await eventually(look, "it is done", within_s=600)
+    await eventually(look, "it is done", timeout_s=600)
     return peak
 
 

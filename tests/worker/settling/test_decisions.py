@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentbus.tasks.ledger import CancelWish, Entry, Record, Vacant
+from agentbus.tasks.ledger import CancelRequest, Entry, NoEntry, Record
 from agentbus.tasks.ledger import Claim as ClaimRecord
 from agentbus_worker.settling.decisions import (
     Adopt,
@@ -30,7 +30,7 @@ from agentbus_worker.settling.decisions import (
 
 REVISION = 42
 FRESH = Entry(state="queued", digest="fresh", sender="agent-main", inbox="main", task_type="t")
-WISH = CancelWish(by="main", at="2026-05-18T00:00:00+00:00")
+WISH = CancelRequest(by="main", at="2026-05-18T00:00:00+00:00")
 MOST = 3
 
 
@@ -55,7 +55,7 @@ def record(entry: Entry, revision: int = REVISION) -> Record:
     return Record("code", "t", entry, revision, datetime(2026, 5, 18, tzinfo=UTC))
 
 
-def decide(found: Record | Vacant, *, lease_over: bool = False) -> Decision:
+def decide(found: Record | NoEntry, *, lease_over: bool = False) -> Decision:
     owned = isinstance(found, Record) and found.entry.state == "working"
     wait_s = 5.0 if owned and not lease_over else 0.0
     return on_delivery(found, FRESH, wait_s=wait_s, policy=Policy(max_attempts=MOST))
@@ -67,7 +67,7 @@ def decide(found: Record | Vacant, *, lease_over: bool = False) -> Decision:
 @pytest.mark.parametrize("revision", [0, 17])
 @pytest.mark.parametrize("lease_over", [False, True])
 def test_a_task_without_a_ledger_entry_is_claimed_with_one_of_its_own(revision: int, lease_over: bool):
-    assert decide(Vacant(revision), lease_over=lease_over) == Claim(FRESH, revision, attempt=1)
+    assert decide(NoEntry(revision), lease_over=lease_over) == Claim(FRESH, revision, attempt=1)
 
 
 @pytest.mark.parametrize("lease_over", [False, True])
@@ -83,7 +83,7 @@ def test_a_task_that_was_given_back_goes_on_with_the_next_attempt(attempt: int, 
 
 @pytest.mark.parametrize("attempt", [1, MOST, MOST + 1])
 @pytest.mark.parametrize("cancel", [None, WISH])
-def test_a_task_whose_owner_lives_is_left_alone_whatever_else_is_true_of_it(attempt: int, cancel: CancelWish | None):
+def test_a_task_whose_owner_lives_is_left_alone_whatever_else_is_true_of_it(attempt: int, cancel: CancelRequest | None):
     assert decide(record(working("other", attempt=attempt, cancel=cancel))) == Leave()
 
 
@@ -139,7 +139,7 @@ def test_a_settled_task_is_never_run_again_its_result_is_published_again(
 
 
 def judge(tried: Entry, found: Entry | None) -> Verdict:
-    return on_refusal(tried, Vacant(REVISION) if found is None else record(found))
+    return on_refusal(tried, NoEntry(REVISION) if found is None else record(found))
 
 
 GIVEN_BACK = working(state="queued", attempt=0)
@@ -238,7 +238,7 @@ def test_no_verdict_hands_over_an_entry_that_another_claim_wrote(renewals: int):
 
 
 def replay(found: Entry | None, *, expired: bool = False) -> CommitOutbox | RepublishOutbox | DropOutbox:
-    ledger = Vacant(REVISION) if found is None else record(found)
+    ledger = NoEntry(REVISION) if found is None else record(found)
     return on_outbox(ledger, nonce="mine", result_id="result-code-t-mine", expired=expired)
 
 

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from agentbus import Coordinator
-from agentbus.bus.pull_consumer import Puller
+from agentbus.bus.pull_consumer import PullConsumer
 from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
 from agentbus.protocol.messages import now, random_token
@@ -21,12 +21,12 @@ class _SlowRenewals(Ledger):
         self.line_is_free = asyncio.Event()
 
     async def write(
-        self, agent: str, task_id: str, entry: Entry, *, revision: int, timeout_s: float = 10.0, urgent: bool = True
+        self, agent: str, task_id: str, entry: Entry, *, revision: int, timeout_s: float = 10.0, flush: bool = True
     ) -> int:
         if entry.state == "working":
             self.renewal_is_under_way.set()
             await self.line_is_free.wait()
-        return await super().write(agent, task_id, entry, revision=revision, timeout_s=timeout_s, urgent=urgent)
+        return await super().write(agent, task_id, entry, revision=revision, timeout_s=timeout_s, flush=flush)
 
 
 async def test_a_renewal_that_is_under_way_when_the_task_is_settled_does_not_undo_that(coordinator: Coordinator):
@@ -39,7 +39,7 @@ async def test_a_renewal_that_is_under_way_when_the_task_is_settled_does_not_und
     claim = Claim(worker="w", nonce=random_token(), lease_s=0.3, since=now())
     entry = claimed(found.entry, claim, attempt=1)
     revision = await ledger.write("code", task.id, entry, revision=found.revision)
-    async with Puller(bus, subjects.TASKS_STREAM, subjects.durable("code")) as puller:
+    async with PullConsumer(bus, subjects.TASKS_STREAM, subjects.durable("code")) as puller:
         lease = Lease(slow, await puller.next(), "code", task.id, entry, revision)
         async with asyncio.timeout(5), lease.kept():
             await slow.renewal_is_under_way.wait()

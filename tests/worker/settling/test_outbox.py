@@ -108,7 +108,7 @@ async def test_the_next_start_delivers_what_was_finished_while_the_server_was_aw
         task_id = await finished_without_a_server(outage, tmp_path, child)
         if end == "SIGTERM":
             child.terminate()
-            assert await child.exit_code(within_s=10) == 0
+            assert await child.exit_code(timeout_s=10) == 0
             assert child.said("its outcome stays in the outbox")
         else:
             child.kill()

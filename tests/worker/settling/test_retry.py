@@ -138,7 +138,7 @@ async def test_the_pause_before_the_next_attempt_doubles_with_jitter_and_others_
         assert 0.5 <= waiting.entry.retry_after_s <= 1.5
         assert (await coordinator.task(task_id)).state == "queued"
         other = await publish(coordinator, "y")
-        await eventually(lambda: len(runs(tmp_path)) == 2, "another task runs in the pause", within_s=5)
+        await eventually(lambda: len(runs(tmp_path)) == 2, "another task runs in the pause", timeout_s=5)
         assert (await coordinator.task(task_id)).record.entry.attempt == 1
         await coordinator.cancel(other)
         await settled(coordinator, task_id)

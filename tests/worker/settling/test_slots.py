@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from agentbus_worker.settling import slots as slots_module
-from agentbus_worker.settling.slots import Place, Slots
+from agentbus_worker.settling.slots import Reservation, Slots
 
 QUICK_S = 0.001
 LONG_S = 60.0
@@ -23,13 +23,13 @@ async def room(slots: Slots) -> int | None:
     return None
 
 
-async def running(slots: Slots, count: int) -> list[Place]:
+async def running(slots: Slots, count: int) -> list[Reservation]:
     places = [slots.take() for _ in range(count)]
     assert [await place.start() for place in places] == [True] * count
     return places
 
 
-def leave(place: Place) -> None:
+def leave(place: Reservation) -> None:
     place.__exit__(None, None, None)
 
 
@@ -158,7 +158,7 @@ async def test_one_that_is_cancelled_while_it_waits_does_not_get_a_slot():
 
 async def test_no_more_is_taken_while_too_many_wait_to_be_settled():
     slots = Slots(1)
-    settling: list[Place] = []
+    settling: list[Reservation] = []
     while await room(slots) is not None:
         [place] = await running(slots, 1)
         place.ended(LONG_S)

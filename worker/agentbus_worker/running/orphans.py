@@ -83,16 +83,16 @@ class _Recorded:
 
 def _end_recorded(paths: Iterable[Path], grace_s: float) -> None:
     recorded = _Recorded(paths)
-    patience_s = grace_s
+    timeout_s = grace_s
     for _ in range(_ROUNDS):  # what is asked to end may start something else meanwhile
         found = _processes_of(recorded)
         if not found:
             return
         for task_id, count in Counter(task_id for _, task_id in found).items():
             TaskLog(task_id).warning("ending %d processes of a worker that was killed", count)
-        living = _after([process for process, _ in found], signal.SIGTERM, patience_s)
+        living = _after([process for process, _ in found], signal.SIGTERM, timeout_s)
         _after(living, signal.SIGKILL, KILL_PATIENCE_S)
-        patience_s = 0.0
+        timeout_s = 0.0
 
 
 def _processes_of(recorded: _Recorded) -> list[tuple[Any, str]]:
@@ -109,14 +109,14 @@ def _processes_of(recorded: _Recorded) -> list[tuple[Any, str]]:
         time.sleep(POLL_S)
 
 
-def _after(processes: list[Any], number: int, patience_s: float) -> list[Any]:
+def _after(processes: list[Any], number: int, timeout_s: float) -> list[Any]:
     """Signal processes that are not children of this one, and wait for their end; returns those that still live."""
     import psutil  # noqa: PLC0415
 
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.send_signal(number)
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + timeout_s
     while (living := [process for process in processes if _lives(process)]) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     return living

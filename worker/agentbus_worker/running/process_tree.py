@@ -144,17 +144,17 @@ class Children:
         """End whatever an ended command has left behind: SIGTERM, and after `grace_s` SIGKILL."""
         if run.pid not in self._runs:
             return  # it has been cleared: its ids may belong to others by now
-        for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_PATIENCE_S)):
-            if await self._gone(run, number, patience_s):
+        for number, timeout_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_PATIENCE_S)):
+            if await self._gone(run, number, timeout_s):
                 break
         else:
             log.warning("processes that the command %d has left do not end, not even by SIGKILL", run.pid)
         self.forget(run)
 
-    async def _gone(self, run: Run, number: int, patience_s: float) -> bool:
+    async def _gone(self, run: Run, number: int, timeout_s: float) -> bool:
         """Signal what is left, and what that leaves in its turn, and wait for it to be gone."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + patience_s
+        deadline = loop.time() + timeout_s
         while self.signal(run, number):
             if loop.time() >= deadline:
                 return False

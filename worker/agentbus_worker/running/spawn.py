@@ -83,20 +83,20 @@ class End:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def within(self, patience_s: float) -> bool:
+    async def within(self, timeout_s: float) -> bool:
         """Wait for the end for so long; whether it has come."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + patience_s
+        deadline = loop.time() + timeout_s
         while not self.come and (left_s := deadline - loop.time()) > 0:
             await self.wait(left_s)
         return self.come
 
-    async def wait(self, patience_s: float) -> bool:
+    async def wait(self, timeout_s: float) -> bool:
         """Wait until something happens, and for so long at the most; whether the end has come."""
         if not self.come:
             loop = asyncio.get_running_loop()
             self._waiter = loop.create_future()
-            timer = loop.call_later(patience_s, self.wake)
+            timer = loop.call_later(timeout_s, self.wake)
             try:
                 await self._waiter
             finally:

@@ -8,11 +8,11 @@ from agentbus.observability import tracing
 from agentbus.protocol.messages import Task, now, random_token
 from agentbus.tasks.inbox import publish_result
 from agentbus.tasks.ledger import Claim as ClaimRecord
-from agentbus.tasks.ledger import Entry, Record, Vacant, claimed, queued, settled
+from agentbus.tasks.ledger import Entry, NoEntry, Record, claimed, queued, settled
 from agentbus.tasks.publish import read_delivery
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.settling.context import Context
-from agentbus_worker.settling.dead_letter import bury
+from agentbus_worker.settling.dead_letter import store_dead_letter
 from agentbus_worker.settling.decisions import (
     Claim,
     Leave,
@@ -57,20 +57,22 @@ async def claim(context: Context, delivery: Delivery) -> Job | None:
     except (MessageError, CorruptEntryError) as error:
         with tracing.settling(delivery.headers, agent=context.agent, worker=context.instance):
             tracing.outcome("dead", error="dead_letter", reason=str(error))
-            if await bury(context.bus, delivery, agent=context.agent, worker=context.instance, reason=str(error)):
+            if await store_dead_letter(
+                context.bus, delivery, agent=context.agent, worker=context.instance, reason=str(error)
+            ):
                 context.metrics.count("dead letter")
         return None
     return job
 
 
 async def _follow(
-    context: Context, delivery: Delivery, task: Task, found: Record | Vacant, fresh: Entry
+    context: Context, delivery: Delivery, task: Task, found: Record | NoEntry, fresh: Entry
 ) -> tuple[Job | None, bool]:
     """Carry out the decision on one reading of the ledger: (the claimed job, whether all is done without one).
 
     Neither means that somebody else wrote in between: read again.
     """
-    wait_s = 0.0 if isinstance(found, Vacant) else await context.judge.remaining_s(found)
+    wait_s = 0.0 if isinstance(found, NoEntry) else await context.lease_monitor.remaining_s(found)
     decision = on_delivery(found, fresh, wait_s=wait_s, policy=context.policy)
     match decision:
         case Claim():
@@ -95,7 +97,7 @@ async def _try_claim(context: Context, delivery: Delivery, task: Task, decision:
     try:
         revision = await context.ledger.write(context.agent, task.id, entry, revision=decision.revision)
     except WrongRevisionError:
-        verdict = on_refusal(entry, await context.ledger.read_behind(context.agent, task.id, decision.revision))
+        verdict = on_refusal(entry, await context.ledger.read_newer(context.agent, task.id, decision.revision))
         if isinstance(verdict, Lost):
             return None
         entry, revision = verdict.entry, verdict.revision
@@ -137,7 +139,7 @@ async def _settle_unrun(
     try:
         await context.ledger.write(context.agent, task.id, entry, revision=decision.revision)
     except WrongRevisionError:
-        found = await context.ledger.read_behind(context.agent, task.id, decision.revision)
+        found = await context.ledger.read_newer(context.agent, task.id, decision.revision)
         if not isinstance(on_refusal(entry, found), Won):
             return False
     await publish_result(context.bus, base.inbox, result)

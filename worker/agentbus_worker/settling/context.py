@@ -9,9 +9,9 @@ from agentbus.tasks.ledger import Ledger
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.running.process_tree import Children
 from agentbus_worker.settling.decisions import Policy
-from agentbus_worker.settling.lease import LeaseJudge
+from agentbus_worker.settling.lease import LeaseMonitor
 from agentbus_worker.settling.outbox import Outbox
-from agentbus_worker.state_folder import Slot
+from agentbus_worker.state_folder import StateFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,11 @@ class Context:
 
     bus: Bus
     ledger: Ledger
-    judge: LeaseJudge
+    lease_monitor: LeaseMonitor
     config: WorkerConfig
     instance: str
     lease_s: float
-    slot: Slot
+    slot: StateFolder
     outbox: Outbox
     children: Children
     held: Container[str]

@@ -23,7 +23,7 @@ _REASON_CHARS: Final = 500
 _RETRY_S: Final = 5.0
 
 
-async def bury(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason: str) -> bool:
+async def store_dead_letter(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason: str) -> bool:
     """Store the raw message in AGENT_DEAD, tell its sender, and only then end its delivery.
 
     A message that cannot be stored there is handed back and tried again later; then it is False.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from agentbus.protocol.messages import Json
-from agentbus.tasks.ledger import Entry, Record, Vacant
+from agentbus.tasks.ledger import Entry, NoEntry, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Policy:
     retry_lost: bool = True
 
 
-def on_delivery(found: Record | Vacant, fresh: Entry, *, wait_s: float, policy: Policy) -> Decision:
+def on_delivery(found: Record | NoEntry, fresh: Entry, *, wait_s: float, policy: Policy) -> Decision:
     """What a delivered task calls for.
 
     Args:
@@ -69,7 +69,7 @@ def on_delivery(found: Record | Vacant, fresh: Entry, *, wait_s: float, policy: 
         wait_s: seconds until the lease of the owner that `found` names is over, or until its next attempt is due;
             0 or less when nothing stands against a claim.
     """
-    if isinstance(found, Vacant):
+    if isinstance(found, NoEntry):
         return Claim(fresh, found.revision, attempt=1)
     entry = found.entry
     if entry.result is not None:
@@ -109,12 +109,12 @@ class Lost:
 Verdict: TypeAlias = Won | Adopt | Lost
 
 
-def on_refusal(tried: Entry, found: Record | Vacant) -> Verdict:
+def on_refusal(tried: Entry, found: Record | NoEntry) -> Verdict:
     """What a refused compare-and-set means, given what the key holds now.
 
     The nonce names the claim and the counter its renewals, so every write of this worker can be told from any other.
     """
-    if isinstance(found, Vacant) or tried.claim is None:
+    if isinstance(found, NoEntry) or tried.claim is None:
         return Lost()
     entry, revision = found.entry, found.revision
     if entry.terminal:
@@ -144,7 +144,7 @@ class DropOutbox:
 
 
 def on_outbox(
-    found: Record | Vacant, *, nonce: str, result_id: str, expired: bool
+    found: Record | NoEntry, *, nonce: str, result_id: str, expired: bool
 ) -> CommitOutbox | RepublishOutbox | DropOutbox:
     """What to do at start with an outcome that was found on disk.
 
@@ -154,7 +154,7 @@ def on_outbox(
         result_id: the id of its result.
         expired: whether it is older than the server's memory of result ids.
     """
-    if isinstance(found, Vacant):
+    if isinstance(found, NoEntry):
         return DropOutbox("the ledger does not know the task any more")
     entry = found.entry
     if entry.terminal:

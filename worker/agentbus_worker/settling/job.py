@@ -41,7 +41,7 @@ from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.lease import Lease, LeaseLostError
 from agentbus_worker.settling.outbox import Copy, Unsent
 from agentbus_worker.settling.outcome import Outcome, decode_output, fit, of_exit
-from agentbus_worker.settling.slots import Place
+from agentbus_worker.settling.slots import Reservation
 from agentbus_worker.state_folder import open_private
 
 _RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -79,7 +79,7 @@ class Job:
         self._delivery = delivery
         self._lease = lease
         self._halted = asyncio.Event()
-        self._place: Place | None = None
+        self._place: Reservation | None = None
         self._storing: asyncio.Timeout | None = None  # the result, while that is tried
         self._taken_from = taken_from
         self._late = False
@@ -108,14 +108,14 @@ class Job:
         """Renew the lease at once: the connection is new, or somebody has changed the ledger entry."""
         self._lease.renew_now()
 
-    def halt(self) -> None:
+    def stop_now(self) -> None:
         """End the command now, or give up storing the result; the task goes back to the bus, the outcome to disk."""
         if not self._halted.is_set() and self._storing is not None:
             self._hurry(self._storing)
         self._halted.set()
         self._lease.interrupt()
 
-    async def carry_out(self, place: Place) -> None:
+    async def run(self, place: Reservation) -> None:
         """Run the command once there is a slot for it, and settle the task, keeping the lease meanwhile.
 
         The slot is free as soon as the command has ended: the rest overlaps with the next task. When this returns,
@@ -130,7 +130,7 @@ class Job:
                 try:
                     with self._command() as (command, limits):
                         if await place.start() and not self._lease.interrupted.done():
-                            await self._run(command, limits, place)
+                            await self._run_command(command, limits, place)
                         else:
                             await self._do_not_run()
                 except CommandError as error:
@@ -144,7 +144,7 @@ class Job:
             if self._lease.lost:
                 self._context.metrics.count("lease lost")
 
-    async def _run(self, command: Command, limits: Limits, place: Place) -> None:
+    async def _run_command(self, command: Command, limits: Limits, place: Reservation) -> None:
         context = self._context
         async with running(command, limits, context.children, context.slot.tmp) as child:
             context.metrics.run_started()
@@ -166,7 +166,7 @@ class Job:
         return self._lease.entry
 
     @property
-    def _urgent(self) -> bool:
+    def _flush(self) -> bool:
         """Whether anybody waits for one result: not while quick commands follow one another."""
         return self._place is None or not self._place.in_a_row
 
@@ -183,7 +183,7 @@ class Job:
             return
         if ended.reason == "stopped":
             if self._entry.cancel is None:
-                await self._give_back()
+                await self._release()
                 return
             outcome = cancelled_outcome(self._entry, decode_output(ended.stdout.head))
         else:
@@ -200,7 +200,7 @@ class Job:
         elif self._entry.cancel is not None:
             await self._settle(cancelled_outcome(self._entry))
         else:
-            await self._give_back()
+            await self._release()
 
     # -- the ways out -------------------------------------------------------------------------------------------
 
@@ -264,8 +264,8 @@ class Job:
                 if self._halted.is_set():
                     self._hurry(self._storing)
                 bus, lease = self._context.bus, self._lease
-                await self._insist(lambda: lease.commit(status, result, urgent=self._urgent))
-                await self._insist(lambda: publish_result(bus, inbox, result, urgent=self._urgent))
+                await self._insist(lambda: lease.commit(status, result, flush=self._flush))
+                await self._insist(lambda: publish_result(bus, inbox, result, flush=self._flush))
         except TimeoutError:
             raise _HaltedError from None
         finally:
@@ -298,7 +298,7 @@ class Job:
         pause_s = min(pause_s, 3600.0)
         self._lease.stop_renewing()
         try:
-            await self._lease.give_back(retry_after_s=pause_s, failure=outcome.reason)
+            await self._lease.release(retry_after_s=pause_s, failure=outcome.reason)
             await self._delivery.nak(pause_s)
         except LeaseLostError:
             return True
@@ -310,11 +310,11 @@ class Job:
         self._context.metrics.count("retry")
         return True
 
-    async def _give_back(self) -> None:
+    async def _release(self) -> None:
         """Give the task back, for another replica to take at once."""
         self._lease.stop_renewing()
         try:
-            await self._lease.give_back()
+            await self._lease.release()
             await self._delivery.nak()
             tracing.outcome("given_back")
             self._log.info("given back to the bus")

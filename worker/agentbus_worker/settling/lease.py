@@ -12,7 +12,7 @@ from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import BusError, WrongRevisionError
 from agentbus.observability import tracing
 from agentbus.protocol.messages import Json, ResultStatus
-from agentbus.tasks.ledger import CancelWish, Entry, Ledger, Record, renewed, settled
+from agentbus.tasks.ledger import CancelRequest, Entry, Ledger, Record, renewed, settled
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.settling.decisions import Adopt, Lost, on_refusal
 from agentbus_worker.settling.server_clock import ServerClock
@@ -63,7 +63,7 @@ class Lease:
         return self._revision
 
     @property
-    def cancel_wish(self) -> CancelWish | None:
+    def cancel_wish(self) -> CancelRequest | None:
         """Who wants the task stopped, and why."""
         return self._entry.cancel
 
@@ -130,19 +130,19 @@ class Lease:
         self._stopping.set()
         self._wake.set()
 
-    async def commit(self, status: ResultStatus, result: dict[str, Json], *, urgent: bool = True) -> None:
+    async def commit(self, status: ResultStatus, result: dict[str, Json], *, flush: bool = True) -> None:
         """Make `result` the task's one result: from here on it cannot get lost, or become another.
 
-        `urgent`: see `Bus.publish`.
+        `flush`: see `Bus.publish`.
 
         Raises:
             LeaseLostError: somebody else has the task; the outcome must be dropped.
             BusUnavailableError, StreamFullError: not decided; call again.
             TooLargeError: the result does not fit into the ledger.
         """
-        await self._write(lambda entry: settled(entry, status, result), timeout_s=_REQUEST_S, urgent=urgent)
+        await self._write(lambda entry: settled(entry, status, result), timeout_s=_REQUEST_S, flush=flush)
 
-    async def give_back(self, *, retry_after_s: float | None = None, failure: str | None = None) -> None:
+    async def release(self, *, retry_after_s: float | None = None, failure: str | None = None) -> None:
         """Make the task `queued` again: for another replica at once, or for another attempt in `retry_after_s`.
 
         Without a failure the attempt does not count.
@@ -156,7 +156,7 @@ class Lease:
         changes = {"state": "queued", "attempt": attempt, "retry_after_s": retry_after_s, "last_failure": last_failure}
         await self._write(lambda entry: entry.model_copy(update=changes), timeout_s=_REQUEST_S)
 
-    async def _write(self, change: Callable[[Entry], Entry], *, timeout_s: float, urgent: bool = True) -> None:
+    async def _write(self, change: Callable[[Entry], Entry], *, timeout_s: float, flush: bool = True) -> None:
         """Change the entry known last by compare-and-set, going on from what the key holds if that still is our claim.
 
         One at a time: a renewal that is still under way when the task is settled would take the revision of the
@@ -167,10 +167,10 @@ class Lease:
                 entry = change(self._entry)
                 try:
                     revision = await self._ledger.write(
-                        *self._key, entry, revision=self._revision, timeout_s=timeout_s, urgent=urgent
+                        *self._key, entry, revision=self._revision, timeout_s=timeout_s, flush=flush
                     )
                 except WrongRevisionError:
-                    found = await self._ledger.read_behind(*self._key, self._revision, patience_s=_LAG_PATIENCE_S)
+                    found = await self._ledger.read_newer(*self._key, self._revision, timeout_s=_LAG_PATIENCE_S)
                     verdict = on_refusal(entry, found)
                     if isinstance(verdict, Lost):
                         self.lost = True
@@ -189,7 +189,7 @@ class Lease:
             self.interrupt()
 
 
-class LeaseJudge:
+class LeaseMonitor:
     """Says how long the lease of another worker still has, or a pause before an attempt, by the server's clock alone.
 
     Nobody is judged right after a reconnect: an owner that was cut off by the same outage gets time to renew first.

@@ -22,7 +22,7 @@ from agentbus.observability import tracing
 from agentbus.protocol.messages import Json, ResultStatus, decode, encode
 from agentbus.protocol.subjects import is_agent_id, is_task_id
 from agentbus.tasks.inbox import publish_result
-from agentbus.tasks.ledger import Ledger, Record, Vacant, settled
+from agentbus.tasks.ledger import Ledger, NoEntry, Record, settled
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.settling.decisions import CommitOutbox, DropOutbox, RepublishOutbox, on_outbox
@@ -179,7 +179,7 @@ async def replay(bus: Bus, outbox: Outbox, clock: ServerClock, metrics: Metrics)
 async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, unsent: Unsent) -> bool:
     """Deliver an outcome; False if it must not be."""
     while True:
-        found = await ledger.read_behind(unsent.agent, unsent.task_id, unsent.revision - 1)
+        found = await ledger.read_newer(unsent.agent, unsent.task_id, unsent.revision - 1)
         expired = await _age_s(found, clock, unsent) > _MEMORY_OF_IDS_S
         decision = on_outbox(found, nonce=unsent.nonce, result_id=unsent.result_id, expired=expired)
         match decision:
@@ -200,7 +200,7 @@ async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, unsent: Unse
         return True
 
 
-async def _age_s(found: Record | Vacant, clock: ServerClock, unsent: Unsent) -> float:
+async def _age_s(found: Record | NoEntry, clock: ServerClock, unsent: Unsent) -> float:
     """How old an outcome is, at the least: a clock of this machine that was set back would make it look fresh."""
     age_s = time.time() - unsent.written_at
     if isinstance(found, Record) and found.entry.terminal and (now := await clock.now()) is not None:

@@ -28,7 +28,7 @@ class Slots:
         self._most_ahead = max(count, _FETCH)
         self.backlog = 0  # how many tasks waited behind the last one
         self._places: dict[_State, int] = {"ahead": 0, "running": 0, "settling": 0, "over": 0}
-        self._queue: deque[Place] = deque()
+        self._queue: deque[Reservation] = deque()
         self._room: asyncio.Future[None] | None = None
         self._quick = False
         self._closed = False
@@ -59,10 +59,10 @@ class Slots:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
 
-    def take(self) -> "Place":
+    def take(self) -> "Reservation":
         """The place of a task that has been taken, to be left when the task is over."""
         self._places["ahead"] += 1
-        return Place(self)
+        return Reservation(self)
 
     def close(self) -> None:
         """Start no command any more."""
@@ -72,7 +72,7 @@ class Slots:
 
     # -- for the places alone -----------------------------------------------------------------------------------
 
-    def ask(self, place: "Place") -> None:
+    def ask(self, place: "Reservation") -> None:
         """Grant a slot to a place now, or when it is its turn."""
         if self._closed:
             place.refuse()
@@ -81,14 +81,14 @@ class Slots:
         else:
             self._queue.append(place)
 
-    def give_up(self, place: "Place") -> None:
+    def give_up(self, place: "Reservation") -> None:
         """It has taken too long: the commands are not quick any more."""
         if place in self._queue:  # it may have been granted one in this very moment
             self._quick = False
             self._queue.remove(place)
             place.refuse()
 
-    def forget(self, place: "Place") -> None:
+    def forget(self, place: "Reservation") -> None:
         """It does not wait any more."""
         if place in self._queue:
             self._queue.remove(place)
@@ -107,7 +107,7 @@ class Slots:
             self._room.set_result(None)
 
 
-class Place:
+class Reservation:
     """The place of one task, from its delivery to its end."""
 
     def __init__(self, slots: Slots) -> None:
