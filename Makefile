@@ -14,7 +14,7 @@ help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
 	@echo "make test                the tests, against a real nats-server"
 	@echo "make test-large          the tests that move gigabytes"
-	@echo "make check               format, lint, types, architecture"
+	@echo "make check               format, lint, types, imports, size of modules and functions, uv.lock"
 	@echo "make bench               benchmarks: ratios against the physical limit of the same run (ONLY=throughput)"
 	@echo "make chaos               kill, pause and cut off real workers and the server, five minutes a seed (SEEDS=1-10);"
 	@echo "                         what was interrupted goes on where it was"
@@ -23,13 +23,15 @@ help:
 	@echo "make conformance         the official MCP conformance suite and inspector, against the real servers over HTTP"
 	@echo "make test-oldest-server  the tests of the bus against nats-server 2.10"
 
-# uv where it is present, plain venv and pip where it is not.
-$(STAMP): pyproject.toml
+# With uv the versions are those of uv.lock. Without it, they are the newest that pyproject.toml allows; the pip that
+# comes with Python 3.11 does not know dependency groups yet.
+$(STAMP): pyproject.toml uv.lock
 	@if command -v uv >/dev/null 2>&1; then \
-		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
-		uv pip install --quiet --python $(BIN)/python -e ".[server,dev]"; \
+		UV_PROJECT_ENVIRONMENT=$(VENV) uv sync --quiet --locked --python $(PYTHON) --extra server; \
 	else \
-		$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[server,dev]"; \
+		$(PYTHON) -m venv $(VENV) && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1" && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[server]" --group dev; \
 	fi
 	@touch $@
 
@@ -49,6 +51,8 @@ check: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python tools/structure.py
+	@if command -v uv >/dev/null 2>&1; then uv lock --check --quiet; fi
 
 format: $(STAMP)
 	$(BIN)/ruff format
