@@ -16,16 +16,22 @@ from typing import Literal, cast
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream import connect as connect_bus
 from agentbus.bus.setup import consumers_of
-from agentbus.config.loading import CoordinatorConfig, connection_settings, load_coordinator
+from agentbus.config.connection_settings import connection_settings
+from agentbus.config.loading import load_coordinator
+from agentbus.config.schema import CoordinatorConfig
 from agentbus.errors import AgentBusError, MessageError, PermissionDeniedError, WrongRevisionError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import Json, PayloadFormat, Task, decode_task, encode, new_task, new_task_id, now
+from agentbus.protocol.ids import new_task_id
+from agentbus.protocol.json_codec import Json, encode
+from agentbus.protocol.ledger_entry import CancelRequest, State
+from agentbus.protocol.messages import PayloadFormat, Task, decode_task, new_task
+from agentbus.protocol.timestamps import now
 from agentbus.tasks.approvals import send_answer
 from agentbus.tasks.expiry import settle_expired
 from agentbus.tasks.find import find, find_newer
 from agentbus.tasks.inbox import Inbox, InboxMessage, open_inbox
-from agentbus.tasks.ledger import CancelRequest, Ledger, State
+from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.output_store import read_file
 from agentbus.tasks.presence import Presence, present
 from agentbus.tasks.publish import Published, publish

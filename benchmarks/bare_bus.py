@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from agentbus.protocol.messages import random_token
+from agentbus.protocol.ids import random_token
 
 
 class BareBus:

@@ -6,7 +6,8 @@ import time
 
 from agentbus import Coordinator
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import encode, new_result
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.messages import new_result
 from agentbus.provision.nats_server import NatsServer
 from benchmarks.bare_bus import bare_bus
 from benchmarks.harness import Row, Size, at_most, compared, in_turns, p50

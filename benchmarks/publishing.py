@@ -4,7 +4,7 @@ import time
 
 from agentbus import Coordinator
 from agentbus.protocol import subjects
-from agentbus.tasks.ledger import STATE_HEADER
+from agentbus.protocol.headers import STATE
 from benchmarks.bare_bus import bare_bus, listening
 from benchmarks.harness import Row, Size, compared, in_turns, p50
 from benchmarks.setting import AGENT, bus, one_worker
@@ -49,7 +49,7 @@ async def _claim(size: Size) -> Row:
         async def one_claim() -> float:
             start = time.perf_counter()
             await coordinator.publish(AGENT, "x", task_type="bench")
-            while (change := await changes.get()).headers is None or change.headers[STATE_HEADER] != "working":
+            while (change := await changes.get()).headers is None or change.headers[STATE] != "working":
                 pass
             took = (time.perf_counter() - start) * 1000
             await results.get()

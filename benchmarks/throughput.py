@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 
 from agentbus import Coordinator
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import encode, new_task
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.messages import new_task
 from benchmarks.harness import Promise, Row, Size, at_least, compared, in_turns
 from benchmarks.setting import AGENT, BOUND_S, PROMPT_BYTES, Loop, Sync, bus, loop_of, one_worker
 from support.harness import Process

@@ -3,14 +3,25 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from agentbus.bus.jetstream import MSG_ID, Bus
-from agentbus.bus.nats_client import Headers
+from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newest
 from agentbus.errors import AgentBusError, ApiError, DeadLetterMissingError, MessageError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import Json, decode_task, number
-from agentbus.tasks.ledger import Ledger, Record
+from agentbus.protocol.headers import (
+    DEAD_ORIGIN,
+    DEAD_REASON,
+    DEAD_SHA256,
+    DEAD_SIZE,
+    DEAD_WORKER,
+    MSG_ID,
+    Headers,
+    number,
+)
+from agentbus.protocol.json_codec import Json
+from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.messages import decode_task
+from agentbus.tasks.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +138,16 @@ async def drop(bus: Bus, seq: int) -> None:
 
 
 def _read(seq: int, subject: str, headers: Headers, data: bytes, buried_at: datetime) -> DeadLetter:
-    size = number(headers.get("Bus-Size", ""))
+    size = number(headers.get(DEAD_SIZE, ""))
     return DeadLetter(
         seq=seq,
         agent=subjects.agent_of(subject, "dead") or "",
-        reason=headers.get("Bus-Reason", ""),
-        worker=headers.get("Bus-Worker", ""),
+        reason=headers.get(DEAD_REASON, ""),
+        worker=headers.get(DEAD_WORKER, ""),
         buried_at=buried_at,
-        origin=headers.get("Bus-Origin", headers.get(MSG_ID, "")),
+        origin=headers.get(DEAD_ORIGIN, headers.get(MSG_ID, "")),
         size=len(data) if size is None else size,
-        sha256=headers.get("Bus-Sha256", ""),
+        sha256=headers.get(DEAD_SHA256, ""),
         data=data,
         trace=tracing.carried(headers),
     )

@@ -8,8 +8,8 @@ from typing import Final, TypeVar
 from agentbus.coordinator import Coordinator
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import Json
-from agentbus.tasks.ledger import State
+from agentbus.protocol.json_codec import Json
+from agentbus.protocol.ledger_entry import State
 from agentbus.tasks.status import TaskStatus
 
 STREAMS: Final = (

@@ -14,16 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentbus.bus.connect_errors import explained
-from agentbus.bus.nats_client import (
-    Client,
-    Headers,
-    Msg,
-    NatsError,
-    is_auth_error,
-    refused_subject,
-)
+from agentbus.bus.nats_client import Client, Msg, NatsError, is_auth_error, refused_subject
 from agentbus.bus.tls import tls_context
-from agentbus.config.loading import ConnectionSettings, Credentials
+from agentbus.config.connection_settings import ConnectionSettings, Credentials
 from agentbus.errors import (
     BusError,
     BusUnavailableError,
@@ -32,7 +25,8 @@ from agentbus.errors import (
     PermissionDeniedError,
     TooLargeError,
 )
-from agentbus.protocol.messages import random_token
+from agentbus.protocol.headers import Headers
+from agentbus.protocol.ids import random_token
 
 REQUEST_TIMEOUT_S: Final = 5.0
 """How long one request waits for its answer."""

@@ -4,12 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 from agentbus.bus.connection import REQUEST_TIMEOUT_S, Connection
-from agentbus.bus.nats_client import Headers
-from agentbus.config.loading import ConnectionSettings
+from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.errors import (
     ApiError,
     BusError,
@@ -22,10 +20,20 @@ from agentbus.errors import (
     WrongRevisionError,
 )
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import Json, decode, encode
+from agentbus.protocol.headers import (
+    DESCRIPTION,
+    EXPECTED_LAST_SUBJECT_SEQUENCE,
+    MSG_ID,
+    SEQUENCE,
+    STATUS,
+    SUBJECT,
+    TIME_STAMP,
+    Headers,
+)
+from agentbus.protocol.json_codec import Json, decode, encode
+from agentbus.protocol.stored_message import StoredMessage
+from agentbus.protocol.timestamps import parse_time
 
-MSG_ID: Final = "Nats-Msg-Id"
-EXPECTED_REVISION: Final = "Nats-Expected-Last-Subject-Sequence"
 STORE_TIMEOUT_S: Final = 10.0
 """How long a store is repeated under the same id: longer than a cluster takes to elect a stream leader (4 to 8 s)."""
 _STARTING_S: Final = 2.0
@@ -52,17 +60,6 @@ class Stored:
     stream: str
     seq: int
     duplicate: bool
-
-
-@dataclass(frozen=True, slots=True)
-class StoredMessage:
-    """A message as a stream holds it. `time` is the server's clock when it was stored."""
-
-    subject: str
-    seq: int
-    time: datetime
-    headers: Headers
-    data: bytes
 
 
 class Bus(Connection):
@@ -97,7 +94,7 @@ class Bus(Connection):
         if msg_id is not None:
             extra[MSG_ID] = msg_id
         if expected_revision is not None:
-            extra[EXPECTED_REVISION] = str(expected_revision)
+            extra[EXPECTED_LAST_SUBJECT_SEQUENCE] = str(expected_revision)
         repeatable = msg_id is not None or expected_revision is not None
         answer = await self._jetstream(subject, data, extra, timeout_s, repeatable=repeatable, flush=flush)
         return Stored(str(answer["stream"]), int(answer["seq"]), bool(answer.get("duplicate")))
@@ -176,15 +173,15 @@ class Bus(Connection):
                     raise self._nobody(f"the stream {stream}", subject) from None
                 await asyncio.sleep(_PAUSE_S)
         headers = dict(message.headers or {})
-        status = headers.get("Status")
+        status = headers.get(STATUS)
         if status == "404":
             return None
-        if status is not None or "Nats-Sequence" not in headers:
-            raise ApiError(headers.get("Description", "unexpected answer to a direct get"), int(status or 0))
+        if status is not None or SEQUENCE not in headers:
+            raise ApiError(headers.get(DESCRIPTION, "unexpected answer to a direct get"), int(status or 0))
         return StoredMessage(
-            subject=headers["Nats-Subject"],
-            seq=int(headers["Nats-Sequence"]),
-            time=parse_time(headers["Nats-Time-Stamp"]),
+            subject=headers[SUBJECT],
+            seq=int(headers[SEQUENCE]),
+            time=parse_time(headers[TIME_STAMP]),
             headers=headers,
             data=message.data,
         )
@@ -248,16 +245,6 @@ async def connect(
         yield bus
     finally:
         await bus.close()
-
-
-def parse_time(text: str) -> datetime:
-    """Read a server's time stamp (RFC 3339, nanoseconds, which are cut to microseconds)."""
-    stamp = text.replace("Z", "+00:00")
-    whole, dot, rest = stamp.partition(".")
-    if not dot:
-        return datetime.fromisoformat(stamp)
-    digits = len(rest) - len(rest.lstrip("0123456789"))
-    return datetime.fromisoformat(f"{whole}.{rest[:digits][:6].ljust(6, '0')}{rest[digits:]}")
 
 
 def _missing(what: str, subject: str = "") -> SetupMissingError:

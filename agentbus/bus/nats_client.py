@@ -16,7 +16,7 @@ from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from agentbus.config.loading import Credentials
+from agentbus.config.connection_settings import Credentials
 from agentbus.config.nkeys import UserKey
 
 __all__ = [

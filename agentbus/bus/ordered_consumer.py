@@ -13,7 +13,7 @@ from agentbus.bus.connection import REQUEST_TIMEOUT_S
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.pull_consumer import Delivery, PullConsumer
 from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
-from agentbus.protocol.messages import random_token
+from agentbus.protocol.ids import random_token
 
 _INACTIVE_S: Final = 2
 """How long the server keeps a consumer that nobody pulls from; a feed that pauses for longer makes a new one."""

@@ -13,10 +13,11 @@ from types import TracebackType
 from typing import Final, Self
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.nats_client import Headers, Msg
+from agentbus.bus.nats_client import Msg
 from agentbus.errors import BusUnavailableError, SetupMissingError
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import encode
+from agentbus.protocol.headers import Headers
+from agentbus.protocol.json_codec import encode
 
 _EXPIRES_S: Final = 30.0
 _HEARTBEAT_S: Final = 5.0

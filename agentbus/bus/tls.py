@@ -4,7 +4,7 @@ import ssl
 from pathlib import Path
 from typing import Final
 
-from agentbus.config.loading import ConnectionSettings
+from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.errors import ConfigError
 
 _NAME_MISMATCH: Final = (62, 64)

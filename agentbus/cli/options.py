@@ -83,7 +83,8 @@ def bus_options(command: _F) -> _F:
 async def coordinator(nats_url: str | None, config: Path | None) -> "AsyncGenerator[Coordinator]":
     """A connected coordinator; fails within five seconds if the bus cannot be reached."""
     from agentbus.bus.jetstream import Bus  # noqa: PLC0415
-    from agentbus.config.loading import connection_settings, load_coordinator  # noqa: PLC0415
+    from agentbus.config.connection_settings import connection_settings  # noqa: PLC0415
+    from agentbus.config.loading import load_coordinator  # noqa: PLC0415
     from agentbus.coordinator import Coordinator  # noqa: PLC0415
 
     settings, warnings = load_coordinator(nats_url=nats_url, path=config)

@@ -17,7 +17,7 @@ def on_terminal() -> bool:
 
 def json_line(value: Any) -> None:
     """Print a value as one line of JSON, at once."""
-    from agentbus.protocol.messages import encode  # noqa: PLC0415
+    from agentbus.protocol.json_codec import encode  # noqa: PLC0415
 
     raw_line(encode(value))
 

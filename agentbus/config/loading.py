@@ -8,63 +8,17 @@ import shlex
 import stat
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, cast
 
 from pydantic import ValidationError
 
-from agentbus.config import nkeys
-from agentbus.config.schema import (
-    DEFAULT_URL,
-    INPUT_FILE_PLACEHOLDER,
-    INPUT_PLACEHOLDER,
-    SECRET_FILES,
-    TASK_ID_PLACEHOLDER,
-    WORKDIR_PLACEHOLDER,
-    AgentSection,
-    CoordinatorConfig,
-    CoordinatorSection,
-    LogSection,
-    MetricsSection,
-    NatsSection,
-    Section,
-    WorkerConfig,
-    WorkerNatsSection,
-    WorkerSection,
-)
-from agentbus.config.urls import ServerUrl, parse_urls, refuse_sample
+from agentbus.config.schema import DEFAULT_URL, SECRET_FILES, CoordinatorConfig, NatsSection, Section, WorkerConfig
+from agentbus.config.text_files import ENCODING, is_file, reason_of
+from agentbus.config.urls import parse_urls
 from agentbus.errors import ConfigError
-from agentbus.protocol import subjects
-
-__all__ = [
-    "DEFAULT_URL",
-    "INPUT_FILE_PLACEHOLDER",
-    "INPUT_PLACEHOLDER",
-    "TASK_ID_PLACEHOLDER",
-    "URL_VARIABLE",
-    "WORKDIR_PLACEHOLDER",
-    "AgentSection",
-    "ConnectionSettings",
-    "CoordinatorConfig",
-    "CoordinatorSection",
-    "Credentials",
-    "LogSection",
-    "MetricsSection",
-    "NatsSection",
-    "ServerUrl",
-    "WorkerConfig",
-    "WorkerNatsSection",
-    "WorkerSection",
-    "connection_settings",
-    "coordinator_file",
-    "load_coordinator",
-    "load_worker",
-    "worker_files",
-]
 
 URL_VARIABLE: Final = "AGENTBUS_NATS_URL"
-_ENCODING: Final = "utf-8-sig"  # some editors write a byte order mark, which is no part of the text
 
 
 def worker_files() -> tuple[Path, ...]:
@@ -75,148 +29,6 @@ def worker_files() -> tuple[Path, ...]:
 def coordinator_file() -> Path:
     """Where the command line and the MCP server look for theirs."""
     return Path("~/.agentbus/coordinator.toml").expanduser()
-
-
-# -- what the connection is made with ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """Who to be on the bus, and the key of `[nats]` and the file that say so. `repr()` shows no secret."""
-
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
-    nkey_seed: str | None = field(default=None, repr=False)
-    jwt: str | None = field(default=None, repr=False)
-    key: str | None = None
-    file: Path | None = None
-
-    def read_again(self) -> "Credentials":
-        """These, as their file holds them now; from a URL they stay what they are.
-
-        Raises:
-            ConfigError: the file cannot be used.
-        """
-        return self if self.key is None or self.file is None else _from_file(self.key, self.file, self.user)
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionSettings:
-    """How one process connects: what `agentbus.bus.jetstream.connect` takes."""
-
-    urls: tuple[ServerUrl, ...]
-    name: str = "agentbus"
-    credentials: Credentials = Credentials()
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    tls_first: bool = False
-    inbox_prefix: str = "_INBOX"
-    connect_timeout_s: float = 3.0
-    reconnect_wait_s: float = 2.0
-    max_reconnect_attempts: int = -1
-
-    @property
-    def needs_tls(self) -> bool:
-        """Whether no server is spoken to without TLS, whatever its URL says: whoever configures TLS wants it."""
-        return self.tls_first or self.ca_file is not None or self.cert_file is not None
-
-    @property
-    def servers(self) -> str:
-        """The servers for a person to read, without credentials."""
-        return ", ".join(str(url) for url in self.urls)
-
-
-def connection_settings(
-    nats: NatsSection,
-    *,
-    agent: str,
-    name: str,
-    reconnect_wait_s: float = 2.0,
-    max_reconnect_attempts: int = -1,
-) -> ConnectionSettings:
-    """Resolve a `[nats]` section, reading the secrets that it names.
-
-    The inbox prefix, to which permissions bind the replies, follows the user (`agent-code` -> `_INBOX_code`), or
-    the agent id where there is none.
-
-    Raises:
-        ConfigError: if a URL or a file that it names cannot be read.
-    """
-    urls = parse_urls(nats.url)
-    first = next((url for url in urls if url.user), urls[0])
-    credentials = Credentials(nats.user or first.user, first.password)
-    named = next(((key, file) for key in SECRET_FILES if (file := getattr(nats, key)) is not None), None)
-    if named is not None:
-        credentials = _from_file(*named, nats.user)
-    elif first.user is not None and first.password is None:
-        credentials = Credentials(token=first.user)
-    for file in (nats.ca_file, nats.cert_file, nats.key_file):
-        if file is not None and not _is_file(file):
-            raise ConfigError(f"{file} does not exist")
-    identity = subjects.agent_id(credentials.user) if subjects.is_agent_id(credentials.user) else agent
-    return ConnectionSettings(
-        urls=urls,
-        name=name,
-        credentials=credentials,
-        ca_file=nats.ca_file,
-        cert_file=nats.cert_file,
-        key_file=nats.key_file,
-        tls_first=nats.tls_first,
-        inbox_prefix=nats.inbox_prefix or subjects.inbox_prefix(identity),
-        reconnect_wait_s=reconnect_wait_s,
-        max_reconnect_attempts=max_reconnect_attempts,
-    )
-
-
-def _from_file(key: str, file: Path, user: str | None) -> Credentials:
-    match key:
-        case "password_file":
-            return Credentials(user, read_secret(file), key=key, file=file)
-        case "token_file":
-            return Credentials(token=read_secret(file), key=key, file=file)
-        case "nkey_file":
-            return Credentials(user, nkey_seed=_nkey_seed(file), key=key, file=file)
-        case _:
-            jwt, seed = _creds(file)
-            return Credentials(user, nkey_seed=seed, jwt=jwt, key=key, file=file)
-
-
-def _nkey_seed(path: Path) -> str:
-    seed = read_secret(path)
-    try:
-        nkeys.check_seed(seed)
-    except ConfigError as error:
-        raise ConfigError(f"the secret in {path} cannot be used: {error}") from None
-    return seed
-
-
-def _creds(path: Path) -> tuple[str, str]:
-    try:
-        return nkeys.read_creds(_text(path))
-    except ConfigError as error:
-        raise ConfigError(f"{path} cannot be used: {error}") from None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding=_ENCODING)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the secret in {path}: {_reason(error)}") from None
-
-
-def read_secret(path: Path) -> str:
-    """The first line of a file that holds a secret.
-
-    Raises:
-        ConfigError: it cannot be read, is empty, or holds a sample password.
-    """
-    secret = _text(path).strip().partition("\n")[0].strip()
-    if not secret:
-        raise ConfigError(f"{path} is empty; it must hold the secret on its first line")
-    refuse_sample(secret)
-    return secret
 
 
 # -- loading ----------------------------------------------------------------------------------------------------
@@ -233,7 +45,7 @@ def load_worker(path: Path | None = None) -> tuple[WorkerConfig, list[str]]:
         ConfigError: if there is no file, it is not TOML, or a key or value is wrong; names the place and the fix.
     """
     if path is None:
-        path = next((file for file in worker_files() if _is_file(file)), None)
+        path = next((file for file in worker_files() if is_file(file)), None)
     if path is None:
         looked = ", ".join(str(file) for file in worker_files())
         raise ConfigError(f"no worker configuration found (looked at {looked}); write one or name it with --config")
@@ -254,7 +66,7 @@ def load_coordinator(
     config, warnings = CoordinatorConfig(), list[str]()
     if path is not None:
         config, warnings = _load(CoordinatorConfig, path)
-    elif _is_file(coordinator_file()):
+    elif is_file(coordinator_file()):
         config, warnings = _load(CoordinatorConfig, coordinator_file())
     from_environment = environ.get(URL_VARIABLE) if path is None else None
     url = nats_url or from_environment
@@ -284,10 +96,10 @@ def secret_in(text: str) -> Literal["password", "token"] | None:
 
 def _load(model: type[_C], path: Path) -> tuple[_C, list[str]]:
     try:
-        text = path.read_bytes().decode(_ENCODING)
+        text = path.read_bytes().decode(ENCODING)
         values = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {_reason(error)}") from None
+        raise ConfigError(f"cannot read {path}: {reason_of(error)}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     try:
@@ -314,20 +126,6 @@ def exposure(file: Path) -> Iterable[str]:
         return  # whoever reads it says why it cannot be read
     if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
         yield f"{file} holds a secret and can be read by other users; run: chmod 600 {shlex.quote(str(file))}"
-
-
-def _is_file(file: Path) -> bool:
-    """Whether there is such a file. One that nobody can tell of is an error: what it says might be what counts."""
-    try:
-        return stat.S_ISREG(file.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise ConfigError(f"cannot look for {file}: {_reason(error)}") from None
-
-
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8 text"
 
 
 def _explain(model: type[Section], error: ValidationError) -> Iterable[str]:

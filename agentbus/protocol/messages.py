@@ -5,21 +5,17 @@ were written (`agent-code` or `code`), and the task embedded in a result is the 
 """
 
 import hashlib
-import json
 import math
-import secrets
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeVar, cast
+from typing import Annotated, Final, Literal, Self, TypeVar, cast
 
-import pydantic_core
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from agentbus.errors import InvalidIdError, MessageError
 from agentbus.protocol import subjects
-
-Json: TypeAlias = Any
-"""A JSON value as Python has it: dict, list, str, int, float, bool or None."""
+from agentbus.protocol.ids import new_task_id
+from agentbus.protocol.json_codec import Json, canonical, decode, encode
+from agentbus.protocol.timestamps import now
 
 MAX_TASK_BYTES: Final = 1_048_576
 MAX_TASK_TYPE_CHARS: Final = 128
@@ -29,72 +25,6 @@ MAX_ADDRESS_CHARS: Final = 256
 
 ResultStatus = Literal["completed", "failed", "needs_approval", "cancelled"]
 PayloadFormat = Literal["text", "json"]
-
-
-_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def decode(data: bytes) -> Json:
-    """Parse JSON as strictly as RFC 8259 has it: UTF-8, no NaN, no lone surrogates, bounded depth.
-
-    Raises:
-        MessageError: with the place of the fault.
-    """
-    try:
-        return pydantic_core.from_json(data, allow_inf_nan=False)
-    except ValueError as error:
-        raise MessageError(f"not JSON: {error}") from error
-
-
-def encode(value: Json) -> bytes:
-    """Write JSON as UTF-8 on one line, without ASCII escapes.
-
-    Raises:
-        MessageError: if the value holds what JSON cannot carry (a lone surrogate, NaN, an unknown type).
-    """
-    try:
-        return _ENCODER.encode(value).encode()
-    except (ValueError, TypeError, RecursionError) as error:
-        raise MessageError(f"cannot be written as JSON in UTF-8: {error}") from error
-
-
-def now() -> str:
-    """The time of this machine in UTC, as messages carry it (RFC 3339, microseconds)."""
-    return datetime.now(UTC).isoformat()
-
-
-def number(text: str) -> int | None:
-    """The number in a header: what JetStream counts with, up to 64 bits; None if it is none."""
-    found = int(text) if len(text) <= 20 and text.isascii() and text.isdigit() else None
-    return found if found is not None and found < 2**64 else None
-
-
-# Lower-case letters and digits without those that are misread (0, o, 1, l, i, u): 30 of them, 4.9 bits each.
-_ALPHABET: Final = b"23456789abcdefghjkmnpqrstvwxyz"
-_SYMBOLS: Final = bytes(_ALPHABET[value % len(_ALPHABET)] for value in range(256))
-_UNEVEN: Final = bytes(range(256 - 256 % len(_ALPHABET), 256))
-
-
-def random_token(chars: int = 20) -> str:
-    """An unguessable, readable token; 20 characters carry 98 random bits."""
-    symbols = b""
-    while len(symbols) < chars:  # what is left of a byte's values beyond the last whole alphabet would favour its start
-        symbols += secrets.token_bytes(2 * chars).translate(_SYMBOLS, _UNEVEN)
-    return symbols[:chars].decode()
-
-
-def new_task_id() -> str:
-    """A task id that sorts by day, can be read aloud and cannot be guessed: `task-20260518-…`."""
-    return f"task-{datetime.now(UTC):%Y%m%d}-{random_token()}"
-
-
-def make_result_id(agent: str, task_id: str, nonce: str) -> str:
-    """The id of the one result of a task: made from the random nonce of the claim that commits it.
-
-    Unguessable, so that nobody can publish under it first and have the true result dropped as a duplicate; the same
-    however often the committed result is published again.
-    """
-    return f"result-{agent}-{task_id}-{nonce}"
 
 
 class _Message(BaseModel):
@@ -178,7 +108,7 @@ class Task(_Message):
             payload.format if payload else "text",
             payload.content if payload else "",
         ]
-        return hashlib.sha256(_canonical(content)).hexdigest()
+        return hashlib.sha256(canonical(content)).hexdigest()
 
 
 class Result(_Message):
@@ -300,11 +230,6 @@ def _check_carriable(value: Json, levels: int = MAX_TASK_DEPTH) -> None:
         inner = cast("dict[str, Json]", value).values() if isinstance(value, dict) else cast("list[Json]", value)
         for item in inner:
             _check_carriable(item, levels - 1)
-
-
-def _canonical(value: Json) -> bytes:
-    """JSON with sorted keys: equal values have equal bytes."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
 _M = TypeVar("_M", bound=BaseModel)

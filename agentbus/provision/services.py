@@ -15,7 +15,7 @@ from math import ceil
 from pathlib import Path
 from typing import Final, Literal
 
-from agentbus.config.loading import WorkerConfig
+from agentbus.config.schema import WorkerConfig
 from agentbus.errors import ConfigError
 from agentbus.provision.assets import asset
 

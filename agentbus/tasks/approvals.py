@@ -1,19 +1,19 @@
 """Answering a task that stopped to ask: the decision goes back to the agent as a follow-up task of its own."""
 
-import re
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import AgentBusError, TaskConflictError
-from agentbus.protocol import subjects
-from agentbus.protocol.messages import Json, Task, decode_task, encode, now
+from agentbus.protocol import approval, subjects
+from agentbus.protocol.json_codec import Json, encode
+from agentbus.protocol.messages import Task, decode_task
+from agentbus.protocol.timestamps import now
 from agentbus.tasks.publish import Published, publish
 from agentbus.tasks.status import TaskStatus
 
 ANSWER_SUFFIX: Final = ".answer"
 _QUESTION_BYTES: Final = 8_192
 _MAX_ID_CHARS: Final = 128
-_APPROVAL_LINE: Final = re.compile(r"^status=needs_approval\r?$", re.MULTILINE)
 _INSTRUCTIONS: Final = {
     True: "You were given the task in `original` before, and stopped with the request in `question`. It is approved, "
     "as far as `comment` does not limit it: do the task now, with the operation that you asked for. The approval is "
@@ -83,9 +83,9 @@ def follow_up(status: TaskStatus, *, sender: str, approve: bool, comment: str) -
 def question(output: Json) -> str:
     """The beginning of what the agent said; of a long output, from where it asks."""
     text = output if isinstance(output, str) else encode(output).decode()
-    asks = _APPROVAL_LINE.search(text)
-    if len(text.encode()) > _QUESTION_BYTES and asks:
-        text = text[asks.start() :]
+    asks_at = approval.position_in(text)
+    if len(text.encode()) > _QUESTION_BYTES and asks_at:
+        text = text[asks_at:]
     return text.encode()[:_QUESTION_BYTES].decode(errors="ignore")
 
 

@@ -4,13 +4,17 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 
-from agentbus.bus.jetstream import Bus, parse_time
+from agentbus.bus.jetstream import Bus
 from agentbus.errors import PermissionDeniedError, SetupMissingError, StreamFullError, WrongRevisionError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import Json, make_result_id, new_result, random_token
+from agentbus.protocol.ids import make_result_id, random_token
+from agentbus.protocol.json_codec import Json
+from agentbus.protocol.ledger_entry import Entry, Record, settled
+from agentbus.protocol.messages import new_result
+from agentbus.protocol.timestamps import parse_time
 from agentbus.tasks.inbox import publish_result
-from agentbus.tasks.ledger import Entry, Ledger, Record, settled
+from agentbus.tasks.ledger import Ledger
 
 
 async def settle_expired(bus: Bus, records: Iterable[Record]) -> list[Record]:

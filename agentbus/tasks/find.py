@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final, TypeAlias
 
-from agentbus.bus.jetstream import Bus, StoredMessage
+from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.errors import PermissionDeniedError, TaskNotFoundError
 from agentbus.protocol import subjects
-from agentbus.tasks.ledger import Ledger, Record, read_entry
+from agentbus.protocol.ledger_entry import Record, read_entry
+from agentbus.protocol.stored_message import StoredMessage
+from agentbus.tasks.ledger import Ledger
 
 _READS_AT_ONCE: Final = 16
 _LAG_PAUSE_S: Final = 0.1

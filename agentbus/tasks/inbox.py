@@ -12,7 +12,8 @@ from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import MessageError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import Json, Result, decode_result, encode
+from agentbus.protocol.json_codec import Json, encode
+from agentbus.protocol.messages import Result, decode_result
 
 
 async def publish_result(bus: Bus, inbox: str, result: dict[str, Json], *, flush: bool = True) -> None:

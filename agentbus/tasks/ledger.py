@@ -5,134 +5,17 @@ the whole result message, so that whoever meets it can publish the result again 
 """
 
 import asyncio
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Final, Literal
+from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from agentbus.bus.jetstream import Bus, StoredMessage
-from agentbus.bus.nats_client import Headers
-from agentbus.errors import CorruptEntryError, MessageError, WrongRevisionError
+from agentbus.bus.jetstream import Bus
+from agentbus.errors import WrongRevisionError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import Json, ResultStatus, Task, decode, now
+from agentbus.protocol.headers import KV_OPERATION, STATE
+from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, read_entry
 
-State = Literal["queued", "working", "completed", "failed", "needs_approval", "cancelled"]
-TERMINAL: Final[frozenset[str]] = frozenset({"completed", "failed", "needs_approval", "cancelled"})
-STATE_HEADER: Final = "Bus-State"
-REVISION_HEADER: Final = "Bus-Ledger-Revision"
-_OPERATION: Final = "KV-Operation"
 _LAG_PATIENCE_S: Final = 3.0
 _LAG_PAUSE_S: Final = 0.05
-# A message that the server copied as the answer to a direct get carries these: somebody named this key as the reply
-# subject of a request, and the content is not a ledger entry that anybody wrote here.
-RELAYED_HEADERS: Final = ("Nats-Stream", "Nats-Sequence")
-
-
-class Claim(BaseModel):
-    """Who works on a task.
-
-    The nonce names the claim, the counter its renewals: together they tell one write from every other.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    worker: str
-    nonce: str
-    renewals: int = 0
-    lease_s: float
-    since: str
-
-
-class CancelRequest(BaseModel):
-    """Somebody wants the task to stop."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    by: str
-    reason: str = ""
-    at: str
-
-
-class Entry(BaseModel):
-    """The ledger's record of one task."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    state: State
-    digest: str
-    sender: str
-    inbox: str
-    task_type: str
-    created_at: str | None = None
-    attempt: int = 0
-    claim: Claim | None = None
-    cancel: CancelRequest | None = None
-    retry_after_s: float | None = None
-    last_failure: str | None = None
-    result: dict[str, Json] | None = None
-    settled_at: str | None = None
-
-    @property
-    def terminal(self) -> bool:
-        """Whether the task has its one result."""
-        return self.state in TERMINAL
-
-    @property
-    def result_id(self) -> str:
-        """The id of the committed result; empty while there is none."""
-        found = (self.result or {}).get("id")
-        return found if isinstance(found, str) else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """An entry as it was read: with its key, its revision and the server's time of its last change."""
-
-    agent: str
-    task_id: str
-    entry: Entry
-    revision: int
-    changed_at: datetime
-    headers: Headers = field(default_factory=dict[str, str], repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class NoEntry:
-    """No entry. `revision` is what a create must expect: not 0 if an entry was removed here."""
-
-    revision: int = 0
-
-
-def queued(task: Task, inbox: str) -> Entry:
-    """The entry of a task that nobody has claimed."""
-    return Entry(
-        state="queued",
-        digest=task.digest(),
-        sender=task.sender,
-        inbox=inbox,
-        task_type=task.task_type,
-        created_at=task.created_at,
-    )
-
-
-def claimed(base: Entry, claim: Claim, attempt: int) -> Entry:
-    """The entry after a claim."""
-    return base.model_copy(update={"state": "working", "claim": claim, "attempt": attempt})
-
-
-def renewed(base: Entry) -> Entry:
-    """The entry after one more renewal of its lease."""
-    if base.claim is None:
-        raise ValueError("only a claimed entry has a lease to renew")
-    claim = base.claim.model_copy(update={"renewals": base.claim.renewals + 1})
-    return base.model_copy(update={"claim": claim})
-
-
-def settled(base: Entry, status: ResultStatus, result: dict[str, Json]) -> Entry:
-    """The entry with its result: the commit point."""
-    return base.model_copy(update={"state": status, "result": result, "settled_at": now()})
 
 
 class Ledger:
@@ -187,7 +70,7 @@ class Ledger:
             subjects.state(agent, task_id),
             entry.model_dump_json(exclude_none=True).encode(),
             expected_revision=revision,
-            headers={STATE_HEADER: entry.state, **trace},
+            headers={STATE: entry.state, **trace},
             timeout_s=timeout_s,
             flush=flush,
         )
@@ -200,7 +83,7 @@ class Ledger:
             WrongRevisionError: somebody has changed it meanwhile.
         """
         await self._bus.store(
-            subjects.state(agent, task_id), b"", expected_revision=revision, headers={_OPERATION: "DEL"}
+            subjects.state(agent, task_id), b"", expected_revision=revision, headers={KV_OPERATION: "DEL"}
         )
 
     async def create(self, agent: str, task_id: str, entry: Entry) -> Record | int:
@@ -216,25 +99,3 @@ class Ledger:
                 if found.revision == revision:
                     raise
                 revision = found.revision
-
-
-def read_entry(message: StoredMessage) -> Record | NoEntry:
-    """Interpret a message of the bucket.
-
-    Raises:
-        CorruptEntryError: it is empty, unreadable, or a copy that the server relayed from elsewhere.
-    """
-    key = subjects.parse_state(message.subject)
-    if key is None:
-        raise CorruptEntryError(f"{message.subject} is not a ledger key")
-    agent, task_id = key
-    if message.headers.get(_OPERATION) in ("DEL", "PURGE"):
-        return NoEntry(message.seq)
-    where = f"the ledger entry of {task_id} (agent {agent}) cannot be read"
-    try:
-        entry = Entry.model_validate(decode(message.data))
-    except MessageError as error:
-        raise CorruptEntryError(f"{where}: {error}") from None
-    except ValidationError as error:
-        raise CorruptEntryError(f"{where}: {error.error_count()} fields are missing or wrong") from None
-    return Record(agent, task_id, entry, message.seq, message.time, message.headers)

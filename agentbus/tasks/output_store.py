@@ -16,7 +16,9 @@ from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.errors import CorruptFileError, FileMissingError, MessageError
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import decode, encode, now, random_token
+from agentbus.protocol.ids import random_token
+from agentbus.protocol.json_codec import decode, encode
+from agentbus.protocol.timestamps import now
 
 CHUNK_BYTES: Final = 512 * 1024
 _DIGEST: Final = "SHA-256="

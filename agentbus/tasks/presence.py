@@ -9,11 +9,10 @@ from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.errors import BusError, MessageError
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import decode, encode
+from agentbus.protocol.headers import KV_OPERATION
+from agentbus.protocol.json_codec import decode, encode
 
 HEARTBEAT_S: Final = 30.0
-OPERATION: Final = "KV-Operation"
-"""The header of a message that removes a key."""
 
 
 class Presence(BaseModel):
@@ -50,7 +49,7 @@ async def withdraw(bus: Bus, presence: Presence) -> None:
     """Say that a worker is gone, so that nobody waits for its key to expire; harmless if it fails."""
     try:
         await bus.store(
-            subjects.presence(presence.agent, presence.instance), b"", headers={OPERATION: "DEL"}, timeout_s=1
+            subjects.presence(presence.agent, presence.instance), b"", headers={KV_OPERATION: "DEL"}, timeout_s=1
         )
     except BusError:
         return
@@ -69,7 +68,7 @@ async def present(bus: Bus, agent: str | None = None) -> list[Presence]:
     found: list[Presence] = []
     async with OrderedConsumer(bus, subjects.REGISTRY_STREAM, watched, after=0) as feed:
         async for message in feed.backlog():
-            if message.headers.get(OPERATION) is None:
+            if message.headers.get(KV_OPERATION) is None:
                 one = _read(message.subject, message.data, message.stored_at)
                 found += [one] if one is not None else []
     newest = {one.instance: one for one in found}

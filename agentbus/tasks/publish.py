@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from agentbus.bus.jetstream import MSG_ID, Bus
+from agentbus.bus.jetstream import Bus
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import (
     BusUnavailableError,
@@ -17,15 +17,14 @@ from agentbus.errors import (
 )
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import MAX_TASK_BYTES, Task, decode_task, encode, number
-from agentbus.tasks.ledger import REVISION_HEADER, Ledger, Record, State, queued
+from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID, is_relayed, number
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.ledger_entry import Record, State, queued
+from agentbus.protocol.messages import MAX_TASK_BYTES, Task, decode_task
+from agentbus.tasks.ledger import Ledger
 
 RESULT_RESERVE_BYTES: Final = 80 * 1024
 """What a result needs beside the task that it embeds: the head of the output, the ledger's fields, headers."""
-
-# A stored answer to a direct get carries these: somebody made the server publish it here, by naming this subject as
-# the reply of a request. No honest publisher sets them.
-_RELAYED: Final = ("Nats-Stream", "Nats-Sequence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ async def _publish(bus: Bus, task: Task, data: bytes) -> Published:
         revision = made.revision
     else:
         revision = made
-    headers = {REVISION_HEADER: str(revision), **tracing.headers()}
+    headers = {LEDGER_REVISION: str(revision), **tracing.headers()}
     try:
         await bus.store(subjects.tasks(agent), data, msg_id=subjects.task_msg_id(agent, task.id), headers=headers)
     except (SetupMissingError, StreamFullError, PermissionDeniedError, TooLargeError):
@@ -123,17 +122,17 @@ def read_delivery(delivery: Delivery, agent: str, *, max_bytes: int = MAX_TASK_B
     """
     if len(delivery.data) > max_bytes:
         raise MessageError(f"too large: {len(delivery.data)} bytes, and max_task_bytes is {max_bytes}")
-    if any(header in delivery.headers for header in _RELAYED):
+    if is_relayed(delivery.headers):
         raise MessageError("a copy that the server was made to relay, not a message that a publisher sent")
     task = decode_task(delivery.data)
     if task.agent != agent:
         raise MessageError(f"addressed to the agent {task.agent}, but published for {agent}")
-    told = delivery.headers.get(REVISION_HEADER)
+    told = delivery.headers.get(LEDGER_REVISION)
     if told is None:
         return Incoming(task, None)
     revision = number(told)
     if revision is None:
-        raise MessageError(f"the header {REVISION_HEADER} is not a number")
+        raise MessageError(f"the header {LEDGER_REVISION} is not a number")
     if delivery.headers.get(MSG_ID) != subjects.task_msg_id(agent, task.id):
         raise MessageError(f"the header {MSG_ID} does not belong to this task")
     return Incoming(task, revision)

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import Json, Result, decode_result, encode
-from agentbus.tasks.ledger import Record
+from agentbus.protocol.json_codec import Json, encode
+from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.messages import Result, decode_result
 
 
 @dataclass(frozen=True, slots=True)

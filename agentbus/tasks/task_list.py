@@ -15,7 +15,8 @@ from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, count_after, position_before_newest
 from agentbus.errors import CorruptEntryError, MessageError
 from agentbus.protocol import subjects
-from agentbus.tasks.ledger import STATE_HEADER, Record, State, read_entry
+from agentbus.protocol.headers import STATE
+from agentbus.protocol.ledger_entry import Record, State, read_entry
 from agentbus.tasks.status import TaskStatus
 
 MAX_LISTED: Final = 200
@@ -114,7 +115,7 @@ async def _between(bus: Bus, subject: str, after: int, before: int | None) -> li
             if subjects.parse_mcp_task(message.subject) is not None:
                 continue
             found.pop(message.subject, None)  # it has changed meanwhile, and belongs to the end now
-            state = message.headers.get(STATE_HEADER)
+            state = message.headers.get(STATE)
             found[message.subject] = _Key(message.stream_seq, message.subject, state)
     return list(reversed(found.values()))
 

@@ -8,7 +8,7 @@ from typing import Final, Self
 import anyio
 
 from agentbus.bus.jetstream import Bus
-from agentbus.config.loading import ConnectionSettings
+from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.coordinator import Coordinator
 from agentbus.errors import AgentBusError, BusUnavailableError
 

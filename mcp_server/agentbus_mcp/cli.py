@@ -130,7 +130,8 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
     """
     if address is None:
         _refuse_options_of_http()
-    from agentbus.config.loading import connection_settings, load_coordinator  # noqa: PLC0415  # --help needs none of it
+    from agentbus.config.connection_settings import connection_settings  # noqa: PLC0415  # --help needs none of it
+    from agentbus.config.loading import load_coordinator  # noqa: PLC0415  # --help needs none of it
     from agentbus_mcp.logs import log_to_stderr  # noqa: PLC0415
 
     log_to_stderr()

@@ -8,7 +8,7 @@ from typing import Any
 from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import encode
+from agentbus.protocol.json_codec import encode
 from agentbus.provision.nats_server import NatsServer, run_server
 from support.harness import Ran, eventually, run_cli, worker, worker_toml
 from support.jobs import acknowledged, counts, outcome, publish, result_messages, settled, text

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from agentbus.bus.jetstream import Bus, connect
-from agentbus.config.loading import ConnectionSettings, NatsSection, connection_settings
+from agentbus.config.connection_settings import ConnectionSettings, connection_settings
+from agentbus.config.schema import NatsSection
 from agentbus.errors import (
     AuthenticationError,
     BusUnavailableError,

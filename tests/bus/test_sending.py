@@ -10,7 +10,8 @@ import pytest
 
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.nats_client import Msg
-from agentbus.config.loading import NatsSection, connection_settings
+from agentbus.config.connection_settings import connection_settings
+from agentbus.config.schema import NatsSection
 from agentbus.errors import BusError
 from agentbus.provision.nats_server import NatsServer
 from support.harness import BOUND_S

@@ -15,18 +15,9 @@ from typing import Any
 import pytest
 
 from agentbus.config import loading, nkeys
-from agentbus.config.loading import (
-    DEFAULT_URL,
-    URL_VARIABLE,
-    ConnectionSettings,
-    NatsSection,
-    connection_settings,
-    coordinator_file,
-    load_coordinator,
-    load_worker,
-    read_secret,
-    worker_files,
-)
+from agentbus.config.connection_settings import ConnectionSettings, connection_settings, read_secret
+from agentbus.config.loading import URL_VARIABLE, coordinator_file, load_coordinator, load_worker, worker_files
+from agentbus.config.schema import DEFAULT_URL, NatsSection
 from agentbus.config.urls import SAMPLE_PASSWORD, ServerUrl, parse_urls
 from agentbus.errors import ConfigError
 from support.harness import toml

@@ -10,13 +10,9 @@ from typing import Any, cast
 import pytest
 from pydantic import BaseModel
 
-from agentbus.config.loading import (
-    CoordinatorConfig,
-    WorkerConfig,
-    connection_settings,
-    load_coordinator,
-    load_worker,
-)
+from agentbus.config.connection_settings import connection_settings
+from agentbus.config.loading import load_coordinator, load_worker
+from agentbus.config.schema import CoordinatorConfig, WorkerConfig
 from agentbus.config.urls import SAMPLE_PASSWORD
 from agentbus.errors import ConfigError
 from support.harness import ROOT

@@ -17,12 +17,13 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from agentbus import Coordinator
 from agentbus.admin.dead_letters import requeue
-from agentbus.bus.jetstream import MSG_ID
 from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.bus.setup import set_up
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import encode, new_task
+from agentbus.protocol.headers import MSG_ID
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.messages import new_task
 from agentbus.provision.nats_server import NatsServer
 from support.harness import SUPPORT, Process, eventually, process, run_cli, worker, worker_toml
 from support.installation import own_bus

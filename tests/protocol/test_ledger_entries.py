@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 
-from agentbus.bus.jetstream import StoredMessage, parse_time
 from agentbus.errors import CorruptEntryError
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import Json, decode, encode, new_result, new_task
-from agentbus.tasks.ledger import (
+from agentbus.protocol.json_codec import Json, decode, encode
+from agentbus.protocol.ledger_entry import (
     TERMINAL,
     Claim,
     Entry,
@@ -21,6 +20,9 @@ from agentbus.tasks.ledger import (
     renewed,
     settled,
 )
+from agentbus.protocol.messages import new_result, new_task
+from agentbus.protocol.stored_message import StoredMessage
+from agentbus.protocol.timestamps import parse_time
 
 TIME = datetime(2026, 5, 18, tzinfo=UTC)
 CLAIM = Claim(worker="w", nonce="n", lease_s=30, since="2026-05-18T00:00:00+00:00")

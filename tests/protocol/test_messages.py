@@ -10,22 +10,18 @@ import pytest
 from agentbus.cli.coordinator.result import _line as line_of  # pyright: ignore[reportPrivateUsage]
 from agentbus.errors import InvalidIdError, MessageError
 from agentbus.protocol import subjects
+from agentbus.protocol.ids import make_result_id, new_task_id, random_token
+from agentbus.protocol.json_codec import Json, decode, encode
 from agentbus.protocol.messages import (
     MAX_TASK_DEPTH,
     MAX_TASK_TYPE_CHARS,
-    Json,
     Task,
-    decode,
     decode_result,
     decode_task,
-    encode,
-    make_result_id,
     new_result,
     new_task,
-    new_task_id,
-    now,
-    random_token,
 )
+from agentbus.protocol.timestamps import now
 from agentbus.tasks.inbox import InboxMessage
 from agentbus_worker.settling.dead_letter import _readable as readable  # pyright: ignore[reportPrivateUsage]
 

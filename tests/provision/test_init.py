@@ -15,7 +15,8 @@ from agentbus import Coordinator
 from agentbus.bus.jetstream import connect
 from agentbus.bus.setup import set_up
 from agentbus.config import nkeys
-from agentbus.config.loading import ConnectionSettings, connection_settings, load_coordinator
+from agentbus.config.connection_settings import ConnectionSettings, connection_settings
+from agentbus.config.loading import load_coordinator
 from agentbus.errors import AuthenticationError, ConfigError
 from agentbus.provision.bundle import Bundle, bundle_text, read_bundle
 from agentbus.provision.bus_folder import BusFolder, Plan, create

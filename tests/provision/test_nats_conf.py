@@ -15,7 +15,8 @@ import pytest
 
 from agentbus.bus.jetstream import connect
 from agentbus.bus.nats_client import Msg
-from agentbus.config.loading import Credentials, NatsSection, connection_settings
+from agentbus.config.connection_settings import Credentials, connection_settings
+from agentbus.config.schema import NatsSection
 from agentbus.errors import ApiError, AuthenticationError, BusUnavailableError
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer, find_binary, run_server

@@ -12,7 +12,8 @@ from typing import Any
 from agentbus import Coordinator
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.setup import consumer_config, set_up
-from agentbus.config.loading import ConnectionSettings, NatsSection, connection_settings
+from agentbus.config.connection_settings import ConnectionSettings, connection_settings
+from agentbus.config.schema import NatsSection
 from agentbus.errors import AgentBusError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR

@@ -18,10 +18,14 @@ from mcp_types import CallToolResult, ResourceLink, TextContent
 
 from agentbus import Coordinator
 from agentbus.bus.jetstream import Bus
-from agentbus.config.loading import NatsSection, connection_settings
+from agentbus.config.connection_settings import connection_settings
+from agentbus.config.schema import NatsSection
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import Json, ResultStatus, Task, encode, make_result_id, new_result, random_token
-from agentbus.tasks.ledger import Ledger, Record, settled
+from agentbus.protocol.ids import make_result_id, random_token
+from agentbus.protocol.json_codec import Json, encode
+from agentbus.protocol.ledger_entry import Record, settled
+from agentbus.protocol.messages import ResultStatus, Task, new_result
+from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import Presence
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.server import create_server

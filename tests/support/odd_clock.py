@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from agentbus.cli import main
-from agentbus.protocol import messages
+from agentbus.protocol import ids, timestamps
 
 _TRUE_TIME = time.time
 
@@ -30,5 +30,5 @@ class OddDatetime(datetime):
 if __name__ == "__main__":
     OFFSET = sys.argv.pop(1)
     time.time = odd_time
-    messages.datetime = OddDatetime
+    ids.datetime = timestamps.datetime = OddDatetime
     main()

@@ -17,7 +17,7 @@ from enum import Enum
 from functools import cache
 from typing import NamedTuple
 
-from agentbus.tasks.ledger import CancelRequest, Claim, Entry, NoEntry, Record
+from agentbus.protocol.ledger_entry import CancelRequest, Claim, Entry, NoEntry, Record
 from agentbus_worker.settling import decisions
 from agentbus_worker.settling.decisions import Policy
 

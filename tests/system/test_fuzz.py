@@ -21,28 +21,24 @@ from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
 from agentbus.admin import dead_letters
-from agentbus.bus.jetstream import MSG_ID, StoredMessage
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.config.loading import NatsSection, connection_settings, load_coordinator, load_worker
+from agentbus.config.connection_settings import connection_settings
+from agentbus.config.loading import load_coordinator, load_worker
 from agentbus.config.nkeys import check_seed, expiry, read_creds
+from agentbus.config.schema import NatsSection
 from agentbus.config.urls import parse_urls
 from agentbus.errors import AgentBusError, ConfigError, CorruptEntryError, MessageError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import (
-    Json,
-    decode,
-    decode_result,
-    decode_task,
-    encode,
-    make_result_id,
-    new_result,
-    new_task,
-)
+from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID
+from agentbus.protocol.ids import make_result_id
+from agentbus.protocol.json_codec import Json, decode, encode
+from agentbus.protocol.ledger_entry import read_entry
+from agentbus.protocol.messages import decode_result, decode_task, new_result, new_task
+from agentbus.protocol.stored_message import StoredMessage
 from agentbus.provision.bundle import read_bundle
 from agentbus.tasks import output_store, presence
 from agentbus.tasks.approvals import question
-from agentbus.tasks.ledger import REVISION_HEADER, read_entry
 from agentbus.tasks.publish import read_delivery
 from agentbus_mcp import uris
 from agentbus_mcp.resources import resources
@@ -164,7 +160,7 @@ def delivery(data: bytes, headers: dict[str, str], subject: str = "agent.code.ta
     return Delivery(cast("Any", None), cast("Any", message))
 
 
-@given(messages_like(TASK), st.dictionaries(st.sampled_from([REVISION_HEADER, MSG_ID, "Nats-Stream"]), DIGITS))
+@given(messages_like(TASK), st.dictionaries(st.sampled_from([LEDGER_REVISION, MSG_ID, "Nats-Stream"]), DIGITS))
 def test_a_delivery_is_understood_or_refused(data: bytes, headers: dict[str, str]):
     with only(MessageError):
         read_delivery(delivery(data, headers), "code")
@@ -172,7 +168,7 @@ def test_a_delivery_is_understood_or_refused(data: bytes, headers: dict[str, str
 
 @given(DIGITS)
 def test_the_revision_of_a_delivery_is_a_number_or_refused(revision: str):
-    headers = {REVISION_HEADER: revision, MSG_ID: subjects.task_msg_id("code", str(TASK["id"]))}
+    headers = {LEDGER_REVISION: revision, MSG_ID: subjects.task_msg_id("code", str(TASK["id"]))}
     with only(MessageError):
         assert read_delivery(delivery(dumped(TASK), headers), "code").revision == int(revision)
 

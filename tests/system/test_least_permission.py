@@ -18,7 +18,8 @@ from agentbus.bus.nats_client import Msg
 from agentbus.bus.setup import consumers_of
 from agentbus.errors import ApiError, PermissionDeniedError
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import encode, now
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.timestamps import now
 from agentbus.tasks.output_store import read_file
 from agentbus.tasks.presence import Presence, announce, withdraw
 from agentbus_mcp.bus_link import BusLink

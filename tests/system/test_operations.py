@@ -13,13 +13,9 @@ import yaml
 from agentbus import Coordinator
 from agentbus.bus.jetstream import connect
 from agentbus.bus.setup import set_up
-from agentbus.config.loading import (
-    ConnectionSettings,
-    NatsSection,
-    WorkerSection,
-    connection_settings,
-    load_coordinator,
-)
+from agentbus.config.connection_settings import ConnectionSettings, connection_settings
+from agentbus.config.loading import load_coordinator
+from agentbus.config.schema import NatsSection, WorkerSection
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.provision.bus_folder import BusFolder, create

@@ -19,14 +19,9 @@ import agentbus
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
 from agentbus.cli import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, root
-from agentbus.config.loading import (
-    URL_VARIABLE,
-    CoordinatorConfig,
-    WorkerConfig,
-    connection_settings,
-    load_coordinator,
-    load_worker,
-)
+from agentbus.config.connection_settings import connection_settings
+from agentbus.config.loading import URL_VARIABLE, load_coordinator, load_worker
+from agentbus.config.schema import CoordinatorConfig, WorkerConfig
 from agentbus.coordinator import connect
 from agentbus.protocol import subjects
 from agentbus.protocol.messages import ResultStatus, decode_result, decode_task

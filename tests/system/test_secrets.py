@@ -18,8 +18,10 @@ import pytest
 from mcp import Client
 
 from agentbus.bus.jetstream import connect
-from agentbus.config.loading import NatsSection, connection_settings, load_coordinator
+from agentbus.config.connection_settings import connection_settings
+from agentbus.config.loading import load_coordinator
 from agentbus.config.nkeys import new_seed
+from agentbus.config.schema import NatsSection
 from agentbus.provision.nats_server import NatsServer, run_server
 from support.harness import Process, Ran, eventually, process, run_cli
 from support.installation import free_port

@@ -10,9 +10,11 @@ import pytest
 from agentbus import Coordinator, connect
 from agentbus.errors import AgentBusError, TaskNotFoundError
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import encode, now
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.ledger_entry import CancelRequest, Record
+from agentbus.protocol.timestamps import now
 from agentbus.provision.nats_server import NatsServer
-from agentbus.tasks.ledger import CancelRequest, Ledger, Record
+from agentbus.tasks.ledger import Ledger
 from support.harness import eventually, run_cli, worker, worker_toml
 from support.jobs import (
     acknowledged,

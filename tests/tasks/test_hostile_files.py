@@ -9,8 +9,9 @@ from agentbus import Coordinator
 from agentbus.bus.setup import set_up
 from agentbus.errors import AgentBusError, CorruptFileError, FileMissingError, TooLargeError
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import encode
-from agentbus.tasks.ledger import Ledger, Record, settled
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.ledger_entry import Record, settled
+from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.output_store import put_file, read_file
 from support.mcp_harness import result_message
 

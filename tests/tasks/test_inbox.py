@@ -11,7 +11,8 @@ from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newes
 from agentbus.bus.setup import set_up
 from agentbus.errors import SetupMissingError
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import encode, new_result
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.messages import new_result
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from support.harness import eventually
 

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from agentbus import Coordinator
-from agentbus.bus.jetstream import MSG_ID
 from agentbus.errors import (
     ApiError,
     CorruptEntryError,
@@ -19,8 +18,10 @@ from agentbus.errors import (
     WrongRevisionError,
 )
 from agentbus.protocol import subjects
+from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID
+from agentbus.protocol.ledger_entry import NoEntry, Record, queued
 from agentbus.protocol.messages import decode_task, new_task
-from agentbus.tasks.ledger import REVISION_HEADER, Ledger, NoEntry, Record, queued
+from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.publish import max_task_bytes, publish
 
 
@@ -37,7 +38,7 @@ async def test_a_published_task_lies_on_the_bus_and_in_the_ledger(coordinator: C
     assert decode_task(message.data) == task
     assert task.to_json()["from"] == task.to_json()["reply_to"] == "agent-main"
     assert message.headers[MSG_ID] == f"code.{task.id}"
-    assert message.headers[REVISION_HEADER] == str(record.revision)
+    assert message.headers[LEDGER_REVISION] == str(record.revision)
     assert record.entry.state == "queued"
     assert record.headers["Bus-State"] == "queued"
 

@@ -10,10 +10,11 @@ from agentbus import Coordinator, TaskList
 from agentbus.bus.setup import set_up
 from agentbus.errors import InvalidIdError, MessageError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
+from agentbus.protocol.ledger_entry import Record, queued
 from agentbus.protocol.messages import new_task
 from agentbus.provision.nats_server import NatsServer, run_server
 from agentbus.tasks import task_list
-from agentbus.tasks.ledger import Ledger, Record, queued
+from agentbus.tasks.ledger import Ledger
 from support.harness import run_cli
 from support.mcp_harness import settle
 

@@ -77,7 +77,8 @@ async def test_looking_up_waits_for_a_connection_that_comes_back(tmp_path: Path)
 
 
 async def test_changes_are_told_with_the_attempt(coordinator: Coordinator) -> None:
-    from agentbus.tasks.ledger import Claim, Ledger, claimed  # noqa: PLC0415
+    from agentbus.protocol.ledger_entry import Claim, claimed  # noqa: PLC0415
+    from agentbus.tasks.ledger import Ledger  # noqa: PLC0415
 
     await coordinator.publish("code", "work", task_type="test", task_id="a")
     told: list[tuple[str, int]] = []

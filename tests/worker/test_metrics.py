@@ -20,7 +20,7 @@ from agentbus.bus.setup import set_up
 from agentbus.config.loading import load_worker
 from agentbus.observability.metrics_endpoint import exposed, new_registry
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import encode
+from agentbus.protocol.json_codec import encode
 from agentbus.provision.nats_server import NatsServer, start_server
 from agentbus_worker.metrics import PrometheusMetrics
 from support.harness import BOUND_S, Process, eventually, process, run_python, worker, worker_toml

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from agentbus import Coordinator, TaskStatus, connect
-from agentbus.bus.jetstream import MSG_ID
 from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import encode, new_task
+from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.messages import new_task
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
-from agentbus.tasks.ledger import REVISION_HEADER, Ledger, Record
+from agentbus.tasks.ledger import Ledger
 from support.harness import alive, eventually, worker, worker_toml
 from support.jobs import WAIT_S, acknowledged, counts, error, outcome, ran_nothing, settled, short_lease, text
 
@@ -238,9 +240,9 @@ async def test_what_is_no_valid_task_is_kept_as_a_dead_letter_and_its_sender_tol
     "headers",
     [
         {"Nats-Stream": "KV_AGENT_STATE", "Nats-Sequence": "7"},
-        {REVISION_HEADER: "1", MSG_ID: "code.another"},
-        {REVISION_HEADER: "one", MSG_ID: "code.bad.1"},
-        {REVISION_HEADER: "7" * 5000, MSG_ID: "code.bad.1"},
+        {LEDGER_REVISION: "1", MSG_ID: "code.another"},
+        {LEDGER_REVISION: "one", MSG_ID: "code.bad.1"},
+        {LEDGER_REVISION: "7" * 5000, MSG_ID: "code.bad.1"},
     ],
 )
 async def test_a_relayed_or_mislabelled_message_is_refused_as_a_dead_letter(

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from agentbus import __version__
-from agentbus.config.loading import WorkerConfig
+from agentbus.config.schema import WorkerConfig
 from agentbus.protocol.messages import ResultStatus
 from agentbus_worker.running.command import Reason
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from agentbus.config.loading import ServerUrl
+from agentbus.config.urls import ServerUrl
 from agentbus.errors import ConfigError
 
 PART_SUFFIX: Final = ".part"

@@ -16,7 +16,8 @@ from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.nats_client import Msg
 from agentbus.bus.pull_consumer import Delivery, PullConsumer
 from agentbus.bus.setup import ACK_WAIT_S, ensure_consumer, ensure_files_bucket, version_warning
-from agentbus.config.loading import WorkerConfig, connection_settings
+from agentbus.config.connection_settings import connection_settings
+from agentbus.config.schema import WorkerConfig
 from agentbus.errors import (
     ApiError,
     BusError,
@@ -28,7 +29,8 @@ from agentbus.errors import (
     StreamFullError,
 )
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import decode, now
+from agentbus.protocol.json_codec import decode
+from agentbus.protocol.timestamps import now
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import HEARTBEAT_S, Presence, announce, withdraw
 from agentbus_worker.metrics import Metrics, metrics_of

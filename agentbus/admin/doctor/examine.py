@@ -17,15 +17,10 @@ from agentbus.admin.doctor.finding import Finding, failed, ok, warning
 from agentbus.admin.doctor.permission_probe import STAND_IN, concrete, may_send
 from agentbus.admin.doctor.reachability import is_local, reach
 from agentbus.bus import setup
-from agentbus.bus.jetstream import Bus, parse_time
+from agentbus.bus.jetstream import Bus
 from agentbus.bus.replicas import Replicas, copies
-from agentbus.config.loading import (
-    ConnectionSettings,
-    CoordinatorConfig,
-    Credentials,
-    WorkerConfig,
-    connection_settings,
-)
+from agentbus.config.connection_settings import ConnectionSettings, Credentials, connection_settings
+from agentbus.config.schema import CoordinatorConfig, WorkerConfig
 from agentbus.coordinator import Coordinator
 from agentbus.errors import (
     AgentBusError,
@@ -37,6 +32,7 @@ from agentbus.errors import (
 )
 from agentbus.protocol import permissions, subjects
 from agentbus.protocol.permissions import Party
+from agentbus.protocol.timestamps import parse_time
 
 Role = Literal["coordinator", "worker", "administrator"]
 

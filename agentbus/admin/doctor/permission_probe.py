@@ -9,10 +9,11 @@ from typing import Final
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import BusUnavailableError, NoRespondersError, PermissionDeniedError
 from agentbus.protocol import subjects
+from agentbus.protocol.headers import EXPECTED_LAST_SEQUENCE
 
 STAND_IN: Final = "agentbus-doctor"
 """What stands for the wildcards of a permission; nobody may call an agent or a stream so."""
-_NEVER: Final = {"Nats-Expected-Last-Sequence": str(2**64 - 1)}
+_NEVER: Final = {EXPECTED_LAST_SEQUENCE: str(2**64 - 1)}
 _NO_REQUEST: Final = b"?"
 _IN_PROGRESS: Final = b"+WPI"
 _WAIT_S: Final = 0.5

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
 from agentbus.bus.tls import tls_context, why_tls_failed
-from agentbus.config.loading import ConnectionSettings
+from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.config.urls import ServerUrl
 from agentbus.errors import AgentBusError
 

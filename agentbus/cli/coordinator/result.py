@@ -91,7 +91,7 @@ def _show(message: "InboxMessage") -> None:
 def _line(message: "InboxMessage") -> bytes:
     """The stored bytes if they are one line of JSON; anything else is described, so that a line always is JSON."""
     from agentbus.errors import MessageError  # noqa: PLC0415
-    from agentbus.protocol.messages import decode, encode  # noqa: PLC0415
+    from agentbus.protocol.json_codec import decode, encode  # noqa: PLC0415
 
     try:
         value = decode(message.data)

@@ -75,7 +75,7 @@ async def _publish(  # noqa: PLR0913  # one for each option of the command
     payload_fmt: str,
     task_id: str | None,
 ) -> None:
-    from agentbus.protocol.messages import decode  # noqa: PLC0415
+    from agentbus.protocol.json_codec import decode  # noqa: PLC0415
 
     value: Any = content
     if payload_fmt == "json":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.bus.setup import PRESENCE_TTL_S
-from agentbus.tasks.presence import OPERATION
+from agentbus.protocol.headers import KV_OPERATION
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class OnlineAgents:
     def see(self, message: Delivery, now: float) -> None:
         """Take up a message of the registry: a heartbeat, or a goodbye."""
         agent = message.subject.split(".")[2]
-        if message.headers.get(OPERATION) is not None:
+        if message.headers.get(KV_OPERATION) is not None:
             self._changed |= self._seen.pop(message.subject, None) is not None
             return
         digest = hashlib.sha256(message.data).digest()

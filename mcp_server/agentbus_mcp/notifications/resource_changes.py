@@ -5,7 +5,7 @@ from typing import Final
 
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.protocol import subjects
-from agentbus.tasks.ledger import STATE_HEADER
+from agentbus.protocol.headers import STATE
 from agentbus_mcp import uris
 from agentbus_mcp.notifications import bus_events
 from agentbus_mcp.notifications.bus_events import BusEvents, Leave
@@ -56,7 +56,7 @@ def _backlog_changed(changed: Callable[[], None]) -> Callable[[Delivery | None],
     """The task stream is a work queue, which cannot be followed; that a task comes or goes says the ledger."""
 
     def on_change(message: Delivery | None) -> None:
-        if message is None or message.headers.get(STATE_HEADER) not in (None, "working"):
+        if message is None or message.headers.get(STATE) not in (None, "working"):
             changed()
 
     return on_change
@@ -73,7 +73,7 @@ def on_task_change(is_meant: Callable[[str], bool], changed: Callable[[], None])
         key = subjects.parse_state(message.subject)
         if key is None or not is_meant(key[1]):
             return
-        state = message.headers.get(STATE_HEADER)
+        state = message.headers.get(STATE)
         if state != "working" or last.get(key) != state:
             changed()
         last[key] = state

@@ -8,7 +8,7 @@ import anyio
 
 from agentbus.coordinator import Coordinator
 from agentbus.errors import BusError
-from agentbus.protocol.messages import Json
+from agentbus.protocol.json_codec import Json
 
 _WITHIN_S: Final = 2.0
 _MAX_NAMED: Final = 10

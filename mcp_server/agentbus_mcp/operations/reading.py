@@ -19,8 +19,9 @@ from agentbus.errors import (
     TaskNotFoundError,
 )
 from agentbus.protocol import subjects
+from agentbus.protocol.ledger_entry import NoEntry, Record
 from agentbus.tasks.inbox import InboxMessage
-from agentbus.tasks.ledger import Ledger, NoEntry, Record
+from agentbus.tasks.ledger import Ledger
 from agentbus_mcp.errors import ArgumentError
 from agentbus_mcp.replies.models import AgentResult, UnknownTask
 from agentbus_mcp.replies.sanitize import visible

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Final
 
-from agentbus.protocol.messages import Json, encode
+from agentbus.protocol.json_codec import Json, encode
 
 NAME_CHARS: Final = 200
 

@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Final, cast
 
-from agentbus.bus.jetstream import StoredMessage
 from agentbus.coordinator import TaskStatus
 from agentbus.errors import MessageError
-from agentbus.protocol.messages import Json, Payload, Result, decode_task
+from agentbus.protocol.json_codec import Json
+from agentbus.protocol.messages import Payload, Result, decode_task
+from agentbus.protocol.stored_message import StoredMessage
 from agentbus.tasks.inbox import InboxMessage
 from agentbus_mcp.replies.models import (
     AgentResult,

@@ -18,7 +18,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from agentbus.coordinator import Coordinator
 from agentbus.errors import AgentBusError, InvalidIdError, TaskNotFoundError
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import Json
+from agentbus.protocol.json_codec import Json
 from agentbus.tasks.presence import Presence
 from agentbus_mcp import sdk, uris
 from agentbus_mcp.bus_link import BusLink

@@ -5,11 +5,13 @@ from collections.abc import Awaitable, Callable
 from itertools import islice
 from typing import Final, TypeAlias
 
-from agentbus.bus.jetstream import StoredMessage, parse_time
 from agentbus.coordinator import Coordinator
 from agentbus.errors import ApiError, MessageError, PermissionDeniedError
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import Json, decode_result
+from agentbus.protocol.json_codec import Json
+from agentbus.protocol.messages import decode_result
+from agentbus.protocol.stored_message import StoredMessage
+from agentbus.protocol.timestamps import parse_time
 from agentbus.tasks.inbox import InboxMessage
 from agentbus_mcp.operations import reading
 from agentbus_mcp.replies import views

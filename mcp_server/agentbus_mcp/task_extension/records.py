@@ -14,7 +14,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from agentbus.coordinator import Coordinator
 from agentbus.errors import CorruptEntryError, MessageError, WrongRevisionError
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import decode, encode, random_token
+from agentbus.protocol.ids import random_token
+from agentbus.protocol.json_codec import decode, encode
 
 _LAG_PAUSE_S: Final = 0.1
 _TOKEN_CHARS: Final = 28

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import AgentBusError, CorruptEntryError, InvalidIdError, TaskNotFoundError
+from agentbus.protocol.ledger_entry import State
 from agentbus.tasks.approvals import answer_id
-from agentbus.tasks.ledger import State
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.operations.online_agents import liveness
 from agentbus_mcp.replies import rendering, views

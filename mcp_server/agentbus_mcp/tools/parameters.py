@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from agentbus.errors import MessageError
-from agentbus.protocol.messages import MAX_TASK_TYPE_CHARS, Json, decode
+from agentbus.protocol.json_codec import Json, decode
+from agentbus.protocol.messages import MAX_TASK_TYPE_CHARS
 from agentbus_mcp.replies.rendering import Format
 from agentbus_mcp.replies.views import ANSWER_BYTES
 

@@ -111,7 +111,8 @@ def token_of(path: Path) -> tuple[str, Sequence[str]]:
     Raises:
         ConfigError: the file cannot be read, or holds nothing that would do.
     """
-    from agentbus.config.loading import exposure, read_secret  # noqa: PLC0415  # `agentbus-mcp --help` needs none of it
+    from agentbus.config.connection_settings import read_secret  # noqa: PLC0415  # `agentbus-mcp --help` needs none of it
+    from agentbus.config.loading import exposure  # noqa: PLC0415  # `agentbus-mcp --help` needs none of it
 
     token = read_secret(path.expanduser())
     if not re.fullmatch(r"[!-~]+", token):

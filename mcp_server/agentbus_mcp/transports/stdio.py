@@ -4,7 +4,7 @@ import logging
 
 import anyio
 
-from agentbus.config.loading import ConnectionSettings
+from agentbus.config.connection_settings import ConnectionSettings
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.transports.lifecycle import end, load, termination
 

@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from agentbus.config.loading import ConnectionSettings
-from agentbus.protocol.messages import encode
+from agentbus.config.connection_settings import ConnectionSettings
+from agentbus.protocol.json_codec import encode
 from agentbus_mcp import sdk
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.metrics import NO_METRICS, Metrics

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from agentbus import Coordinator
+from agentbus.protocol.ledger_entry import Entry
 from agentbus.provision.nats_server import NatsServer
-from agentbus.tasks.ledger import Entry, Ledger
+from agentbus.tasks.ledger import Ledger
 from support.harness import BOUND_S
 from support.mcp_harness import INITIALIZE, raw_server
 

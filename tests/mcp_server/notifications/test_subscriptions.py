@@ -16,9 +16,11 @@ from mcp_types import ResourceListChangedNotification, ResourceUpdatedNotificati
 
 from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
-from agentbus.config.loading import NatsSection, connection_settings
+from agentbus.config.connection_settings import connection_settings
+from agentbus.config.schema import NatsSection
+from agentbus.protocol.ledger_entry import Record, renewed
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
-from agentbus.tasks.ledger import Ledger, Record, renewed
+from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import announce, withdraw
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.notifications.subscriptions import Subscriber, TaskUpdated

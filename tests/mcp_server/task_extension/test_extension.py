@@ -11,9 +11,10 @@ import pytest
 from mcp import Client, MCPError
 
 from agentbus import Coordinator
-from agentbus.config.loading import NatsSection, connection_settings
+from agentbus.config.connection_settings import connection_settings
+from agentbus.config.schema import NatsSection
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import encode
+from agentbus.protocol.json_codec import encode
 from agentbus.provision.nats_server import NatsServer
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.notifications.subscriptions import TASKS_EXTENSION

@@ -19,8 +19,9 @@ from mcp_types import HEADER_MISMATCH, ElicitResult
 from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
+from agentbus.protocol.ledger_entry import Record
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
-from agentbus.tasks.ledger import Ledger, Record
+from agentbus.tasks.ledger import Ledger
 from agentbus_mcp.notifications.subscriptions import TASKS_EXTENSION
 from support.harness import eventually, worker, worker_toml
 from support.jobs import ASKS_UNLESS_ANSWERED, agent_keys

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
+from agentbus.protocol.ledger_entry import Claim, Record, claimed
 from agentbus.provision.nats_server import NatsServer
-from agentbus.tasks.ledger import Claim, Ledger, Record, claimed
+from agentbus.tasks.ledger import Ledger
 from support.harness import eventually, worker, worker_toml
 from support.jobs import WAIT_S
 from support.mcp_harness import both_eras, data_of, error_of, in_memory, settle, text_of

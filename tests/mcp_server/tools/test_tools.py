@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agentbus import Coordinator
-from agentbus.protocol.messages import decode
+from agentbus.protocol.json_codec import decode
 from agentbus.provision.nats_server import NatsServer
 from support.mcp_harness import both_eras, data_of, error_of, in_memory, put, result_message, settle, until_watched
 

@@ -11,7 +11,7 @@ from typing import Final
 from agentbus import Coordinator, connect
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.setup import consumer_config, set_up
-from agentbus.config.loading import CoordinatorConfig, NatsSection
+from agentbus.config.schema import CoordinatorConfig, NatsSection
 from agentbus.errors import ServerBinaryError
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer, start_server

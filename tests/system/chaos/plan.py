@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from agentbus.protocol.messages import Json
+from agentbus.protocol.json_codec import Json
 
 FaultKind = Literal["kill", "stop", "term", "server", "cut", "stall", "meta", "tasks", "results", "ledger"]
 

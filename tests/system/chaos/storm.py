@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from agentbus.errors import BusUnavailableError
 from agentbus.protocol import subjects
-from agentbus.tasks.ledger import Ledger, Record
+from agentbus.protocol.ledger_entry import Record
+from agentbus.tasks.ledger import Ledger
 from support.harness import worker_toml
 from system.chaos.fleet import Events, Fleet, Replica
 from system.chaos.ground import Ground, OneServer, ThreeServers

@@ -10,8 +10,9 @@ from agentbus import Coordinator
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import AgentBusError
 from agentbus.protocol import subjects
+from agentbus.protocol.ledger_entry import Record
 from agentbus.tasks.inbox import InboxMessage
-from agentbus.tasks.ledger import Ledger, Record
+from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.output_store import read_file
 from system.chaos.agent import BIG_BYTES, big_output
 from system.chaos.plan import KINDS, PlannedTask

@@ -3,7 +3,8 @@
 import logging
 import sys
 
-from agentbus.config.loading import NatsSection, connection_settings
+from agentbus.config.connection_settings import connection_settings
+from agentbus.config.schema import NatsSection
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.server import Server
 from agentbus_mcp.transports import streamable_http

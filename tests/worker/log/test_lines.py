@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from agentbus import Coordinator
-from agentbus.config.loading import LogSection
+from agentbus.config.schema import LogSection
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import encode
+from agentbus.protocol.json_codec import encode
 from agentbus.provision.nats_server import NatsServer
 from agentbus_worker.log.handlers import LOG_FILE, log_to
 from agentbus_worker.log.lines import LogFormat, TaskLog, facts

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from agentbus.protocol.messages import random_token
+from agentbus.protocol.ids import random_token
 from agentbus_worker.running import spawn
 from agentbus_worker.running.command import Exit, Limits, running
 from agentbus_worker.running.process_tree import RUN_VARIABLE, Children, become_subreaper

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from agentbus.protocol.messages import Json, Task, decode_task, encode, new_task
+from agentbus.protocol.json_codec import Json, encode
+from agentbus.protocol.messages import Task, decode_task, new_task
 from agentbus_worker.running.command import Exit, Output
 from agentbus_worker.running.prompt import build_prompt
 from agentbus_worker.settling.outcome import of_exit

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from agentbus import Coordinator
-from agentbus.protocol.messages import decode_task, encode
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.messages import decode_task
 from agentbus.provision.nats_server import NatsServer
 from agentbus_worker.running.prompt import build_prompt
 from agentbus_worker.running.spawn import MAX_ARGUMENT_BYTES

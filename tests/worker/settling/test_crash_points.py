@@ -17,9 +17,10 @@ import pytest
 
 from agentbus import Coordinator
 from agentbus.bus.setup import ensure_files_bucket
-from agentbus.config.loading import connection_settings, load_worker
+from agentbus.config.connection_settings import connection_settings
+from agentbus.config.loading import load_worker
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import encode
+from agentbus.protocol.json_codec import encode
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker.state_folder import locked_state

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agentbus.tasks.ledger import CancelRequest, Entry, NoEntry, Record
-from agentbus.tasks.ledger import Claim as ClaimRecord
+from agentbus.protocol.ledger_entry import CancelRequest, Entry, NoEntry, Record
+from agentbus.protocol.ledger_entry import Claim as ClaimRecord
 from agentbus_worker.settling.decisions import (
     Adopt,
     Claim,

@@ -7,8 +7,10 @@ from agentbus import Coordinator
 from agentbus.bus.pull_consumer import PullConsumer
 from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import now, random_token
-from agentbus.tasks.ledger import Claim, Entry, Ledger, Record, claimed
+from agentbus.protocol.ids import random_token
+from agentbus.protocol.ledger_entry import Claim, Entry, Record, claimed
+from agentbus.protocol.timestamps import now
+from agentbus.tasks.ledger import Ledger
 from agentbus_worker.settling.lease import Lease
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
-from agentbus.protocol.messages import decode, encode
+from agentbus.protocol.json_codec import decode, encode
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from support.harness import Process, eventually, worker, worker_toml
 from support.jobs import (

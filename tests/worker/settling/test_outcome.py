@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import pytest
 
-from agentbus.protocol.messages import Json, decode, decode_result, encode, new_result, new_task
+from agentbus.protocol.json_codec import Json, decode, encode
+from agentbus.protocol.messages import decode_result, new_result, new_task
 from agentbus_worker.running.command import Exit, Output
 from agentbus_worker.settling.outcome import Outcome, fit, of_exit
 

@@ -10,9 +10,11 @@ import pytest
 
 from agentbus import Coordinator
 from agentbus.errors import AgentBusError, TaskNotFoundError
-from agentbus.protocol.messages import encode, new_task
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.messages import new_task
 from agentbus.provision.nats_server import NatsServer
-from agentbus.tasks.ledger import Ledger, Record
+from agentbus.tasks.ledger import Ledger
 from support.harness import eventually, run_cli, worker, worker_toml
 from support.jobs import (
     acknowledged,

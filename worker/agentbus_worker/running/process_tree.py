@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from agentbus.protocol.messages import random_token
+from agentbus.protocol.ids import random_token
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.state_folder import write_whole
 

@@ -1,6 +1,7 @@
 """The prompt that an agent command gets for a task."""
 
-from agentbus.protocol.messages import Task, encode
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.messages import Task
 
 _INSTRUCTIONS = """\
 Do the task now and answer with a clear result: what you did, what came of it, and anything the sender must know.

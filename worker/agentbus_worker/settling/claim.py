@@ -5,10 +5,12 @@ from typing import Final
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import CorruptEntryError, MessageError, WrongRevisionError
 from agentbus.observability import tracing
-from agentbus.protocol.messages import Task, now, random_token
+from agentbus.protocol.ids import random_token
+from agentbus.protocol.ledger_entry import Claim as ClaimRecord
+from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, claimed, queued, settled
+from agentbus.protocol.messages import Task
+from agentbus.protocol.timestamps import now
 from agentbus.tasks.inbox import publish_result
-from agentbus.tasks.ledger import Claim as ClaimRecord
-from agentbus.tasks.ledger import Entry, NoEntry, Record, claimed, queued, settled
 from agentbus.tasks.publish import read_delivery
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.settling.context import Context

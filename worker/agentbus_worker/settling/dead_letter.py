@@ -5,14 +5,30 @@ import logging
 from contextlib import suppress
 from typing import Any, Final, cast
 
-from agentbus.bus.jetstream import MSG_ID, Bus
+from agentbus.bus.jetstream import Bus
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import BusError, CorruptEntryError, MessageError, WrongRevisionError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import Json, decode, encode, new_result, now, number
+from agentbus.protocol.headers import (
+    DEAD_AGENT,
+    DEAD_ORIGIN,
+    DEAD_ORIGIN_MSG_ID,
+    DEAD_REASON,
+    DEAD_SHA256,
+    DEAD_SIZE,
+    DEAD_TIME,
+    DEAD_WORKER,
+    LEDGER_REVISION,
+    MSG_ID,
+    number,
+)
+from agentbus.protocol.json_codec import Json, decode, encode
+from agentbus.protocol.ledger_entry import Record, settled
+from agentbus.protocol.messages import new_result
+from agentbus.protocol.timestamps import now
 from agentbus.tasks.inbox import publish_result
-from agentbus.tasks.ledger import REVISION_HEADER, Ledger, Record, settled
+from agentbus.tasks.ledger import Ledger
 from agentbus_worker.log.lines import facts
 from agentbus_worker.settling.outcome import fit
 
@@ -31,14 +47,14 @@ async def store_dead_letter(bus: Bus, delivery: Delivery, *, agent: str, worker:
     where = f"{delivery.stream}.{delivery.stream_seq}"
     room = bus.max_message_bytes - _HEADERS_BYTES
     headers = {
-        "Bus-Reason": _header(reason),
-        "Bus-Agent": agent,
-        "Bus-Worker": worker,
-        "Bus-Time": now(),
-        "Bus-Origin": where,
-        "Bus-Origin-Msg-Id": _header(delivery.headers.get(MSG_ID, "")),
-        "Bus-Size": str(len(delivery.data)),
-        "Bus-Sha256": hashlib.sha256(delivery.data).hexdigest(),
+        DEAD_REASON: _header(reason),
+        DEAD_AGENT: agent,
+        DEAD_WORKER: worker,
+        DEAD_TIME: now(),
+        DEAD_ORIGIN: where,
+        DEAD_ORIGIN_MSG_ID: _header(delivery.headers.get(MSG_ID, "")),
+        DEAD_SIZE: str(len(delivery.data)),
+        DEAD_SHA256: hashlib.sha256(delivery.data).hexdigest(),
         **tracing.headers(),
     }
     try:
@@ -86,7 +102,7 @@ async def _settle(bus: Bus, delivery: Delivery, *, agent: str, task_id: str, res
 
     Another message that only bears the same id must not settle somebody's task.
     """
-    revision = number(delivery.headers.get(REVISION_HEADER, ""))
+    revision = number(delivery.headers.get(LEDGER_REVISION, ""))
     genuine = subjects.is_task_id(task_id) and delivery.headers.get(MSG_ID) == subjects.task_msg_id(agent, task_id)
     if not genuine or revision is None:
         return

@@ -7,8 +7,8 @@ behind all of them: the ledger key decides, and only a compare-and-set on it dec
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from agentbus.protocol.messages import Json
-from agentbus.tasks.ledger import Entry, NoEntry, Record
+from agentbus.protocol.json_codec import Json
+from agentbus.protocol.ledger_entry import Entry, NoEntry, Record
 
 
 @dataclass(frozen=True, slots=True)

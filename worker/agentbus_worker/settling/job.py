@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.config.loading import INPUT_FILE_PLACEHOLDER, INPUT_PLACEHOLDER, TASK_ID_PLACEHOLDER, WORKDIR_PLACEHOLDER
+from agentbus.config.schema import INPUT_FILE_PLACEHOLDER, INPUT_PLACEHOLDER, TASK_ID_PLACEHOLDER, WORKDIR_PLACEHOLDER
 from agentbus.errors import (
     ApiError,
     BusError,
@@ -28,9 +28,11 @@ from agentbus.errors import (
     TooLargeError,
 )
 from agentbus.observability import tracing
-from agentbus.protocol.messages import Json, ResultStatus, Task, make_result_id, new_result
+from agentbus.protocol.ids import make_result_id
+from agentbus.protocol.json_codec import Json
+from agentbus.protocol.ledger_entry import Entry
+from agentbus.protocol.messages import ResultStatus, Task, new_result
 from agentbus.tasks.inbox import publish_result
-from agentbus.tasks.ledger import Entry
 from agentbus.tasks.output_store import chunk_bytes, put_file
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.command import Exit, Limits, Output, running

@@ -11,8 +11,10 @@ from agentbus.bus.jetstream import Bus
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import BusError, WrongRevisionError
 from agentbus.observability import tracing
-from agentbus.protocol.messages import Json, ResultStatus
-from agentbus.tasks.ledger import CancelRequest, Entry, Ledger, Record, renewed, settled
+from agentbus.protocol.json_codec import Json
+from agentbus.protocol.ledger_entry import CancelRequest, Entry, Record, renewed, settled
+from agentbus.protocol.messages import ResultStatus
+from agentbus.tasks.ledger import Ledger
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.settling.decisions import Adopt, Lost, on_refusal
 from agentbus_worker.settling.server_clock import ServerClock

@@ -19,10 +19,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import BusError, BusUnavailableError, MessageError, StreamFullError, WrongRevisionError
 from agentbus.observability import tracing
-from agentbus.protocol.messages import Json, ResultStatus, decode, encode
+from agentbus.protocol.json_codec import Json, decode, encode
+from agentbus.protocol.ledger_entry import NoEntry, Record, settled
+from agentbus.protocol.messages import ResultStatus
 from agentbus.protocol.subjects import is_agent_id, is_task_id
 from agentbus.tasks.inbox import publish_result
-from agentbus.tasks.ledger import Ledger, NoEntry, Record, settled
+from agentbus.tasks.ledger import Ledger
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.settling.decisions import CommitOutbox, DropOutbox, RepublishOutbox, on_outbox

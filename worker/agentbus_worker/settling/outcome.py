@@ -1,15 +1,14 @@
 """From how a command ended to what the result says."""
 
 import hashlib
-import re
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Final
 
-from agentbus.errors import MessageError
-from agentbus.protocol.messages import Json, ResultStatus, decode, encode
+from agentbus.protocol import approval
+from agentbus.protocol.json_codec import Json, encode
+from agentbus.protocol.messages import ResultStatus
 from agentbus_worker.running.command import Exit, Output
 
-_APPROVAL_LINE: Final = re.compile(r"^status=needs_approval\r?$", re.MULTILINE)
 _STDERR_SHOWN: Final = 500
 _NOTE_GROWTH: Final = 32  # the note of how much was kept has more digits than that of nothing
 _LEFT_OUT: Final[Json] = {"fmt": "text", "content": "[left out by agentbus: too large to be sent back]"}
@@ -50,9 +49,9 @@ def of_exit(ended: Exit, *, timeout_s: float, idle_timeout_s: float = 0) -> Outc
         how = f"exited with status {ended.code}" if ended.code > 0 else f"was ended by signal {-ended.code}"
         reason = f"the command {how}"
         return Outcome("failed", text, reason + _last_words(ended.stderr), extra, reason, f"exit:{ended.code}")
-    asks = _asks_for_approval(text)
+    asks = approval.is_asked_in(text)
     if ended.stdout.truncated:  # in the end of a longer output only a line can ask, and its first may be half of one
-        asks = asks or _APPROVAL_LINE.search(decode_output(ended.stdout.tail).partition("\n")[2]) is not None
+        asks = asks or approval.position_in(decode_output(ended.stdout.tail).partition("\n")[2]) is not None
     return Outcome("needs_approval" if asks else "completed", text, None, extra)
 
 
@@ -115,20 +114,6 @@ def _longest_prefix(text: str, room: int) -> str:
         else:
             high = middle - 1
     return text[:low]
-
-
-def _asks_for_approval(text: str) -> bool:
-    """A line that is exactly `status=needs_approval`, or a JSON object whose `status` says so."""
-    if _APPROVAL_LINE.search(text):
-        return True
-    stripped = text.strip()
-    if not stripped.startswith("{"):
-        return False
-    try:
-        found = decode(stripped.encode())
-    except MessageError:
-        return False
-    return isinstance(found, dict) and cast("dict[str, Json]", found).get("status") == "needs_approval"
 
 
 def _measure(output: Output) -> dict[str, Json]:

@@ -2,8 +2,9 @@
 
 from datetime import datetime
 
-from agentbus.bus.jetstream import Bus, parse_time
+from agentbus.bus.jetstream import Bus
 from agentbus.errors import PermissionDeniedError, SetupMissingError
+from agentbus.protocol.timestamps import parse_time
 
 
 class ServerClock:
