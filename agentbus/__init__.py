@@ -4,11 +4,11 @@ The names below are the public API for programs; they are loaded on first use, s
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from agentbus.version import __version__
+
 if TYPE_CHECKING:
-    __version__: str
     from agentbus.coordinator import Coordinator, connect
     from agentbus.errors import AgentBusError
     from agentbus.protocol.messages import Result, Task
@@ -45,11 +45,6 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        try:
-            return version("agentbus-mcp")
-        except PackageNotFoundError:
-            return "0+unknown"
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'agentbus' has no attribute {name!r}")

@@ -26,6 +26,7 @@ from agentbus.cli.operator.init import init
 from agentbus.cli.operator.setup import setup
 from agentbus.cli.operator.up import up
 from agentbus.errors import AgentBusError
+from agentbus.version import __version__
 from agentbus_worker.cli import run as worker_run
 
 EXIT_ERROR = 1
@@ -43,7 +44,7 @@ Examples:
   agentbus task publish --to code --task-type review "Review the last commit"
   agentbus result get --agent main --limit 5 --watch""",
 )
-@click.version_option(package_name="agentbus-mcp", prog_name="agentbus")
+@click.version_option(__version__, prog_name="agentbus")
 def root() -> None:
     """Hand long tasks to agents on other machines, and get every result back."""
 

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from agentbus.errors import AgentBusError
+from agentbus.version import __version__
 from agentbus_mcp.transports import http_settings
 from agentbus_mcp.transports.http_settings import Address, Endpoint
 
@@ -111,7 +112,7 @@ Examples:
     help="With --http: serve metrics for Prometheus at http://127.0.0.1:PORT/metrics, to this machine alone. Port 0 "
     'picks a free one. Needs: pip install "agentbus-mcp[metrics]"',
 )
-@click.version_option(package_name="agentbus-mcp", prog_name="agentbus-mcp")
+@click.version_option(__version__, prog_name="agentbus-mcp")
 def command(  # noqa: PLR0913, PLR0917  # an argument for each option
     nats_url: str | None,
     path: Path | None,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, get_args
 
-from agentbus import __version__
+from agentbus.version import __version__
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

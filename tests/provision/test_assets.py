@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tomllib
 import venv
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ import pytest
 
 from agentbus.errors import AgentBusError
 from agentbus.provision.assets import asset
+from agentbus.version import __version__
 from support.harness import ROOT
 
 SHIPPED = [
@@ -123,5 +123,4 @@ def test_the_commands_of_the_wheel_say_how_they_are_used(installed: Installed, c
 
 
 def test_the_commands_of_the_wheel_know_their_version(installed: Installed) -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    assert version in installed.run("agentbus", "--version")
+    assert __version__ in installed.run("agentbus", "--version")

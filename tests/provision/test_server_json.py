@@ -11,6 +11,7 @@ import click
 import jsonschema
 
 from agentbus.config.loading import URL_VARIABLE
+from agentbus.version import __version__
 from agentbus_mcp.cli import command
 from support.harness import ROOT
 
@@ -30,7 +31,7 @@ def test_it_is_valid_against_the_schema_that_it_names() -> None:
 def test_it_names_this_distribution_and_its_version() -> None:
     [package] = ENTRY["packages"]
     assert (package["registryType"], package["identifier"]) == ("pypi", PROJECT["name"])
-    assert ENTRY["version"] == package["version"] == PROJECT["version"]
+    assert ENTRY["version"] == package["version"] == __version__
     assert package["identifier"] in PROJECT["scripts"], "uvx runs the command that has the name of the distribution"
     assert package["transport"] == {"type": "stdio"}
 

@@ -12,6 +12,7 @@ import pytest
 
 import agentbus
 from agentbus import errors
+from agentbus.version import __version__
 from support.harness import process, run_cli
 
 HEAVY = [
@@ -67,7 +68,7 @@ def test_a_name_that_does_not_exist_is_an_attribute_error():
 
 
 def test_the_version_is_that_of_the_distribution():
-    assert agentbus.__version__ == version("agentbus-mcp")
+    assert agentbus.__version__ == __version__ == version("agentbus-mcp")
 
 
 def test_every_error_belongs_to_the_one_tree_that_is_drawn_at_the_top_of_its_module():

@@ -5,9 +5,9 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
-from agentbus import __version__
 from agentbus.config.schema import WorkerConfig
 from agentbus.protocol.messages import ResultStatus
+from agentbus.version import __version__
 from agentbus_worker.running.command import Reason
 
 if TYPE_CHECKING:

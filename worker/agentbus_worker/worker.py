@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
-from agentbus import __version__
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.nats_client import Msg
 from agentbus.bus.pull_consumer import Delivery, PullConsumer
@@ -33,6 +32,7 @@ from agentbus.protocol.json_codec import decode
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import HEARTBEAT_S, Presence, announce, withdraw
+from agentbus.version import __version__
 from agentbus_worker.metrics import Metrics, metrics_of
 from agentbus_worker.running.orphans import end_abandoned
 from agentbus_worker.running.process_tree import Children, become_subreaper
