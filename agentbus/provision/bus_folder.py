@@ -25,7 +25,7 @@ from agentbus.config.schema import AgentId, Section
 from agentbus.errors import ConfigError
 from agentbus.protocol import permissions, subjects
 from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED, Party
-from agentbus.provision.accounts_conf import Login, accounts
+from agentbus.provision.accounts_conf import Login, accounts_block
 from agentbus.provision.bundle import Auth, Bundle, sign_in
 from agentbus.provision.certificates import Pair, new_authority, new_server_certificate
 from agentbus.provision.server_folder import (
@@ -275,12 +275,29 @@ def create(folder: Path, plan: Plan, agents: Iterable[str] = ()) -> BusFolder:
         ConfigError: there is a bus in it already, or the plan cannot be carried out.
     """
     folder = folder.expanduser().absolute()
+    _check_path(folder)
     private_folder(folder)
     with _locked(folder):
         made = _create(folder, plan)
         for agent in agents:
             made.add(agent)
     return made
+
+
+def _check_path(folder: Path) -> None:
+    """Refuse a folder whose path does not fit into what a bus needs it for.
+
+    Raises:
+        ConfigError: it is not UTF-8, or holds a `=`.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{str(folder)!r} is not UTF-8, as TOML files must be; choose another folder") from None
+    if "=" in str(folder):
+        raise ConfigError(
+            f"{folder} has a '=' in it: `nats-server --signal reload=FILE` takes no such path; choose another folder"
+        )
 
 
 def _create(folder: Path, plan: Plan) -> BusFolder:
@@ -345,7 +362,8 @@ def _single(folder: Path, plan: Plan, hosts: tuple[str, ...]) -> Path | None:
     """Write the configuration of the one server; returns the CA that clients need to be told of."""
     certificate, key, ca = _certificates(folder, plan, hosts)
     [server] = server_folders(folder, ())
-    listen = plan.listen or ("0.0.0.0" if plan.hosts else "127.0.0.1")  # noqa: S104  # asked for by naming a host
+    default = "0.0.0.0" if plan.hosts else "127.0.0.1"  # noqa: S104  # asked for by naming a host
+    listen = host(plan.listen) if plan.listen else default
     store = plan.store.expanduser().absolute() if plan.store else folder / "jetstream"
     settings = Settings(
         listen, plan.port, plan.monitoring_port, certificate, key, store, plan.max_memory, plan.max_file
@@ -371,7 +389,7 @@ def _cluster(folder: Path, plan: Plan) -> Path:
         private_folder(server.path)
         write_certificate(authority, server, plan.hosts)
         settings = Settings(
-            plan.listen or "0.0.0.0",  # noqa: S104  # the other servers are elsewhere
+            host(plan.listen) if plan.listen else "0.0.0.0",  # noqa: S104  # the other servers are elsewhere
             server.member.port,
             plan.monitoring_port,
             Path("server.pem"),
@@ -465,7 +483,7 @@ def _accounts(spec: _Spec) -> str:
     administrator = logins.pop(ADMINISTRATOR)
     # The storage of an account is counted with all copies; `agentbus setup` makes streams for servers of this size.
     servers = 3 if spec.bus.members else 1
-    return "# Written by `agentbus init` and `agentbus agent`; they overwrite what is changed here.\n" + accounts(
+    return "# Written by `agentbus init` and `agentbus agent`; they overwrite what is changed here.\n" + accounts_block(
         administrator,
         list(logins.values()),
         max_memory=_times(spec.bus.max_memory, servers),

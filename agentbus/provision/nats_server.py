@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from agentbus.errors import ServerBinaryError
+from agentbus.provision.conf_text import quoted
 
 BINARY_VARIABLE: Final = "AGENTBUS_NATS_SERVER"
 _READY: Final = b"Server is ready"
@@ -148,11 +149,12 @@ def _write_config(store: Path, host: str, port: int) -> Path:
     path = store / "nats-server.conf"
     path.write_text(
         "# Written by agentbus at every start; changes here are lost.\n"
-        f"listen: {json.dumps(f'{host}:{port or -1}')}\n"
+        f"listen: {quoted(f'{host}:{port or -1}')}\n"
         "server_name: agentbus\n"
         "max_payload: 8MB\n"
         # The server acknowledges a message once it is on the disk, not up to two minutes before.
-        f"jetstream {{\n  store_dir: {json.dumps(str(store))}\n  sync_interval: always\n}}\n"
+        f"jetstream {{\n  store_dir: {quoted(store)}\n  sync_interval: always\n}}\n",
+        encoding="utf-8",
     )
     return path
 
@@ -161,7 +163,7 @@ def _listening(ports: Path, pid: int) -> str:
     """The client URL from the file in which the server says where it listens; empty while it does not."""
     for file in ports.glob(f"*_{pid}.ports"):
         try:
-            return str(json.loads(file.read_text())["nats"][0])
+            return str(json.loads(file.read_text(encoding="utf-8"))["nats"][0])
         except (ValueError, KeyError, IndexError):
             return ""
     return ""

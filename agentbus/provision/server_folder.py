@@ -5,16 +5,16 @@ relative, and the server is started in it.
 """
 
 import ipaddress
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agentbus.config.private_files import toml_value, write_private
+from agentbus.config.private_files import write_private
 from agentbus.errors import ConfigError
 from agentbus.provision.certificates import Pair, new_server_certificate
+from agentbus.provision.conf_text import quoted, quoted_list
 
 DEFAULT_PORT: Final = 7422
 DEFAULT_CLUSTER_PORT: Final = 6222
@@ -164,13 +164,13 @@ def configuration(server: ServerFolder, settings: Settings, members: Sequence[Me
         "key": settings.key,
         "store": settings.store,
     }
-    quoted = {name: toml_value(os.fspath(value)) for name, value in values.items()}
-    text = _CONFIGURATION.format(**quoted, max_memory=settings.max_memory, max_file=settings.max_file)
+    texts = {name: quoted(value) for name, value in values.items()}
+    text = _CONFIGURATION.format(**texts, max_memory=settings.max_memory, max_file=settings.max_file)
     if server.member is None:
         return text
     routes = [f"tls://{with_port(one.host, one.cluster_port)}" for one in members if one != server.member]
-    listen = toml_value(with_port(settings.listen, server.member.cluster_port))
-    return f"{_START_HERE}{text}\n" + _CLUSTER.format(listen=listen, routes=toml_value(routes))
+    listen = quoted(with_port(settings.listen, server.member.cluster_port))
+    return f"{_START_HERE}{text}\n" + _CLUSTER.format(listen=listen, routes=quoted_list(routes))
 
 
 _START_HERE: Final = "# Start the server in this folder: the paths below are relative to it.\n"

@@ -9,7 +9,7 @@ import pytest
 
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import Party, administrator, coordinator, tasking, trusting_worker, worker
-from agentbus.provision.accounts_conf import permissions
+from agentbus.provision.accounts_conf import permission_lists
 from support.harness import ROOT
 
 CONF = ROOT / "config" / "nats-server.conf"
@@ -38,7 +38,7 @@ def compared(path: Path, old: str, new: str) -> None:
 def test_the_sample_grants_what_the_table_says(name: str) -> None:
     found = re.search(rf"^{name}: (\{{\n.*?^\}})$", CONF.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert found
-    compared(CONF, found[0], f"{name}: {permissions(SAMPLE[name])}")
+    compared(CONF, found[0], f"{name}: {permission_lists(SAMPLE[name])}")
 
 
 def test_the_sample_names_what_an_agent_needs_to_give_tasks_to_another() -> None:

@@ -60,7 +60,8 @@ async def _up(port: int, store: Path, agents: tuple[str, ...]) -> None:
                 "Ctrl-C stops it; nothing is lost"
             )
         else:
-            output.json_line({"url": server.url, "version": version, "store": str(store), "pid": server.pid})
+            shown = os.fsencode(store).decode(errors="replace")  # a path need not be UTF-8, JSON must be
+            output.json_line({"url": server.url, "version": version, "store": shown, "pid": server.pid})
         ended = asyncio.create_task(server.wait())
         stop = asyncio.create_task(stopped.wait())
         try:
