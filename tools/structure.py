@@ -46,7 +46,6 @@ NOT_YET = frozenset(
         "agentbus/config/loading.py connection_settings",
         "agentbus/config/urls.py _parse_url",
         "agentbus/provision/bus_folder.py",
-        "mcp_server/agentbus_mcp/notifications/subscriptions.py",
         "mcp_server/agentbus_mcp/operations/watching.py results_of",
         "mcp_server/agentbus_mcp/task_extension/watched_tasks.py _look",
         "mcp_server/agentbus_mcp/uris.py parse",

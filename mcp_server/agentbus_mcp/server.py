@@ -1,4 +1,4 @@
-"""The composition: one MCP server over a link to the bus, for clients of both protocol eras."""
+"""The composition: one MCP server over a bus_link to the bus, for clients of both protocol eras."""
 
 import difflib
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -18,8 +18,9 @@ from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.errors import reason
 from agentbus_mcp.metrics import NO_METRICS, Metrics
 from agentbus_mcp.notifications.bus_events import BusEvents
+from agentbus_mcp.notifications.listen import Listen, add_listen
 from agentbus_mcp.notifications.resource_changes import ResourceChanges
-from agentbus_mcp.notifications.subscriptions import Listen, Sessions, install
+from agentbus_mcp.notifications.sessions import Sessions, add_resource_subscriptions
 from agentbus_mcp.prompts import add_prompts
 from agentbus_mcp.replies.sanitize import clip, printable
 from agentbus_mcp.resources.completions import add_completions
@@ -49,19 +50,19 @@ agentbus://streams/AGENT_TASKS (the backlog), agentbus://streams/AGENT_RESULTS."
 
 
 class Server(MCPServer[Any]):
-    """An MCP server on a link to the bus, which the caller keeps open for as long as the server is used.
+    """An MCP server on a bus_link to the bus, which the caller keeps open for as long as the server is used.
 
     It serves subscriptions of both eras. Failures are put into words in one place: `agentbus_mcp.errors.reason`.
     """
 
     def __init__(
-        self, link: BusLink, name: str = "agentbus", *, tasks: Mapping[str, TaskSupport] | None = None, **about: Any
+        self, bus_link: BusLink, name: str = "agentbus", *, tasks: Mapping[str, TaskSupport] | None = None, **about: Any
     ) -> None:
         """`tasks` are the tools whose calls may become MCP tasks, by their names."""
-        self._taps = BusEvents(link)
-        changes = ResourceChanges(self._taps, link.agent)
+        self._bus_events = BusEvents(bus_link)
+        changes = ResourceChanges(self._bus_events, bus_link.agent)
         self._sessions, events = Sessions(changes), InMemorySubscriptionBus()
-        self._mcp_tasks = mcp_tasks = McpTasks(link, self._taps, tasks) if tasks else None
+        self._mcp_tasks = mcp_tasks = McpTasks(bus_link, self._bus_events, tasks) if tasks else None
         self._listen = Listen(events, changes, mcp_tasks)
         self._metrics: Metrics = NO_METRICS
         super().__init__(
@@ -73,15 +74,16 @@ class Server(MCPServer[Any]):
             extensions=[mcp_tasks] if mcp_tasks else [],
             **about,
         )
-        install(self, self._listen, self._sessions)
-        add_resources(self, link, self._sessions)
-        add_completions(self, link)
+        add_listen(self, self._listen)
+        add_resource_subscriptions(self, self._sessions)
+        add_resources(self, bus_link, self._sessions)
+        add_completions(self, bus_link)
 
     async def measure(self, metrics: Metrics) -> None:
         """Count what is done from now on, and show what is open."""
         metrics.know(tool.name for tool in await self.list_tools())
         metrics.show("listen_streams", lambda: self._listen.streams)
-        metrics.show("feeds", lambda: self._taps.sources)
+        metrics.show("feeds", lambda: self._bus_events.sources)
         self._metrics = metrics
         if self._mcp_tasks is not None:
             self._mcp_tasks.metrics = metrics
@@ -92,7 +94,7 @@ class Server(MCPServer[Any]):
 
     @asynccontextmanager
     async def _following(self, _: MCPServer[Any]) -> AsyncGenerator[None]:
-        async with self._taps.running() as group:
+        async with self._bus_events.running() as group:
             self._sessions.start(group)
             yield
 
@@ -179,8 +181,8 @@ class Server(MCPServer[Any]):
                 raise ToolError(f"{name} has no argument {argument[:80]!a}{hint}")
 
 
-def create_server(link: BusLink) -> Server:
-    """The MCP server on `link`."""
-    server = Server(link, instructions=INSTRUCTIONS, tools=make_tools(link), tasks=task_support())
+def create_server(bus_link: BusLink) -> Server:
+    """The MCP server on `bus_link`."""
+    server = Server(bus_link, instructions=INSTRUCTIONS, tools=make_tools(bus_link), tasks=task_support())
     add_prompts(server)
     return server

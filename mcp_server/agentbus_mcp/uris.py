@@ -13,7 +13,7 @@ STREAM: Final = "agentbus://streams/{stream}"
 _PARTS: Final = re.compile(r"agentbus://(?P<kind>agents|tasks|streams)(?:/(?P<name>[^/]+)(?P<rest>/results)?)?")
 
 
-class Named(NamedTuple):
+class ResourceId(NamedTuple):
     """What a URI names: `agents`, or an `inbox`, a `task` or a `stream` with its name."""
 
     kind: str
@@ -30,18 +30,18 @@ def stream(name: str) -> str:
     return STREAM.replace("{stream}", name)
 
 
-def parse(uri: str) -> Named | None:
+def parse(uri: str) -> ResourceId | None:
     """What a URI names; None if it is no resource of this server."""
     found = _PARTS.fullmatch(uri)
     if found is None:
         return None
     kind, name, rest = found["kind"], found["name"], found["rest"]
     if kind == "agents" and name is None:
-        return Named("agents")
+        return ResourceId("agents")
     if kind == "agents" and rest and subjects.is_agent_id(name):
-        return Named("inbox", subjects.agent_id(name))
+        return ResourceId("inbox", subjects.agent_id(name))
     if kind == "tasks" and name and not rest and subjects.is_task_id(name):
-        return Named("task", name)
+        return ResourceId("task", name)
     if kind == "streams" and not rest and name in (subjects.TASKS_STREAM, subjects.RESULTS_STREAM):
-        return Named("stream", name)
+        return ResourceId("stream", name)
     return None

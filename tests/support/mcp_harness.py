@@ -39,8 +39,10 @@ NOWHERE = "nats://127.0.0.1:1"
 @asynccontextmanager
 async def in_memory(url: str, era: str = "auto", **about: Any) -> AsyncGenerator[Client]:
     """A client of the server in this process; `about` says what else it is."""
-    link = BusLink(connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main")
-    async with link.open(), Client(create_server(link), mode=era, **about) as client:
+    bus_link = BusLink(
+        connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main"
+    )
+    async with bus_link.open(), Client(create_server(bus_link), mode=era, **about) as client:
         yield client
 
 

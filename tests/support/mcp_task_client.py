@@ -18,7 +18,7 @@ from mcp_types import (
 )
 from pydantic import ConfigDict
 
-from agentbus_mcp.notifications.subscriptions import TASKS_EXTENSION
+from agentbus_mcp.notifications.task_notifications import TASKS_EXTENSION
 from support.harness import BOUND_S
 
 Wire = dict[str, Any]

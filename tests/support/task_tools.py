@@ -22,7 +22,7 @@ from mcp_types import (
 )
 
 from agentbus import Coordinator
-from agentbus_mcp.notifications.bus_events import BusEvents, Leave
+from agentbus_mcp.notifications.bus_events import BusEvents, Unsubscribe
 from agentbus_mcp.server import Server
 from agentbus_mcp.task_extension.support import (
     Completed,
@@ -64,8 +64,8 @@ class Scripted:
     async def cancel(self, coordinator: Coordinator, state: State) -> None:
         pass
 
-    def watch(self, bus_taps: BusEvents, state: State, changed: Callable[[], None]) -> Leave:
-        return bus_taps.call_at(state["until"], changed)
+    def watch(self, bus_events: BusEvents, state: State, changed: Callable[[], None]) -> Unsubscribe:
+        return bus_events.call_at(state["until"], changed)
 
 
 SCRIPTED: dict[str, TaskSupport] = {

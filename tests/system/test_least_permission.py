@@ -187,8 +187,8 @@ async def test_a_large_output_is_stored_by_the_worker_and_read_by_the_coordinato
 async def test_the_coordinator_sees_the_backlog_and_its_own_inbox_over_mcp(bus: Installed) -> None:
     async with bus.coordinator("main") as main:
         [task] = await main.publish("code", "later", task_type="test")
-    link = BusLink(bus.settings("main"), "main")
-    async with link.open(), Client(create_server(link)) as client:
+    bus_link = BusLink(bus.settings("main"), "main")
+    async with bus_link.open(), Client(create_server(bus_link)) as client:
         tasks = await _read_resource(client, "agentbus://streams/AGENT_TASKS")
         assert bus.violations() == []
         results = await _read_resource(client, "agentbus://streams/AGENT_RESULTS")
@@ -202,8 +202,8 @@ async def test_the_coordinator_sees_the_backlog_and_its_own_inbox_over_mcp(bus: 
 @asynccontextmanager
 async def _mcp(bus: Installed, name: str, **about: Any) -> AsyncGenerator[Client]:
     """A client of an MCP server that one party runs."""
-    link = BusLink(bus.settings(name), name)
-    async with link.open(), Client(create_server(link), **about) as client:
+    bus_link = BusLink(bus.settings(name), name)
+    async with bus_link.open(), Client(create_server(bus_link), **about) as client:
         yield client
 
 
@@ -445,8 +445,8 @@ async def test_a_forged_result_ends_no_wait_and_is_shown_as_unverified(own: OwnB
         await code.store("agent.main.results", encode(forged), msg_id=str(forged["id"]))
         waited = await main.wait([task.id], timeout_s=1)
         assert (list(waited.settled), waited.pending[task.id].state) == ([], "queued")
-        link = BusLink(own.settings("main"), "main")
-        async with link.open(), Client(create_server(link)) as client:
+        bus_link = BusLink(own.settings("main"), "main")
+        async with bus_link.open(), Client(create_server(bus_link)) as client:
             inbox = await _read_resource(client, "agentbus://agents/main/results")
             [shown] = inbox["newest"]
             assert "the ledger has no result of this task" in shown["unverified"]

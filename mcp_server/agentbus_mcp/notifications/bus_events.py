@@ -1,182 +1,91 @@
-"""What happens on the bus, told to whoever in this process follows it.
+"""Distributes events from the bus to listeners in this process.
 
-There is one feed for each source, for as long as somebody follows it, and none for anybody else. A feed goes on behind
-the last message after a restart of the server. Where something may have been missed all the same, followers are told
-to look again. What they are told is that something has changed; nobody waits for them.
+Each source has one consumer for as long as it has listeners. It continues after its last message when the server
+restarts. Where messages may have been missed nevertheless, listeners are told so, and read anew. A listener is a plain
+function that must not block.
 """
 
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
 
-from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import OrderedConsumer, Start
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import AgentBusError, PermissionDeniedError
-from agentbus.protocol import subjects
 from agentbus_mcp.bus_link import BusLink
-from agentbus_mcp.notifications.online_agents import OnlineAgents
+from agentbus_mcp.notifications.sources import MessageReader, Reader, RegistryReader, Source
 
 log = logging.getLogger("agentbus.mcp")
 
-_PAUSE_S: Final = 1.0
-_REFUSED_PAUSE_S: Final = 30.0
-_CLOSE_S: Final = 1.0
+_RETRY_S: Final = 1.0
+_REFUSED_RETRY_S: Final = 30.0
+"""Permissions change when an operator changes them, so a refused source is tried less often."""
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 Listener: TypeAlias = Callable[[T], None]
-Leave: TypeAlias = Callable[[], None]
+Unsubscribe: TypeAlias = Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Messages that can be followed, by their headers. `otherwise` is followed where `subject` is not permitted."""
+class _Subscription(Generic[T]):
+    """One reader of the bus and its listeners. `gap` is the event for "some may have been missed"."""
 
-    stream: str
-    subject: str
-    otherwise: str | None = None
-
-
-LEDGER: Final = Source(subjects.STATE_STREAM, subjects.STATE_SUBJECTS)
-
-
-def inbox(agent: str) -> Source:
-    """The result inbox of one agent."""
-    return Source(subjects.RESULTS_STREAM, subjects.results(agent))
-
-
-def inboxes(own: str) -> Source:
-    """All result inboxes, or one's own where one may not read the others."""
-    return Source(subjects.RESULTS_STREAM, subjects.RESULT_SUBJECTS, otherwise=subjects.results(own))
-
-
-class _Reader(Protocol[T_co]):
-    """How a tap reads the bus: until it fails."""
-
-    async def read(self, bus: Bus, opened: Callable[[], None], tell: Callable[[T_co], None]) -> None: ...
-
-
-class _Tap(Generic[T]):
-    """One feed, and who follows it."""
-
-    def __init__(self, reader: _Reader[T], gap: T) -> None:
+    def __init__(self, reader: Reader[T], gap: T) -> None:
         self.reader = reader
         self.gap = gap
         self.listeners: dict[object, Listener[T]] = {}
         self.scope = anyio.CancelScope()
         self.opened = anyio.Event()
-        self.late = False
+        self.opens_late = False
 
-    def tell(self, news: T) -> None:
+    def notify(self, event: T) -> None:
         for listener in tuple(self.listeners.values()):
-            listener(news)
+            listener(event)
 
-    async def run(self, link: BusLink) -> None:
-        """Read the bus, again and again, until the scope is cancelled."""
-        said = ""
+    async def run(self, bus_link: BusLink) -> None:
+        """Read the bus, again after each failure, until the scope is cancelled."""
+        logged = ""
         with self.scope:
             while True:
-                pause_s = _PAUSE_S
+                pause_s = _RETRY_S
                 try:
-                    coordinator = await link.connected()
-                    await self.reader.read(coordinator.bus, self._on_open, self.tell)
+                    coordinator = await bus_link.connected()
+                    await self.reader.read(coordinator.bus, self._on_open, self.notify)
                 except AgentBusError as error:
                     if isinstance(error, PermissionDeniedError):
-                        self.opened.set()  # nothing will come; whoever waits for it shall not wait
-                        pause_s = _REFUSED_PAUSE_S
-                    said = _remark(str(error), said)
+                        self.opened.set()  # no event will come, so nothing is gained by waiting for them
+                        pause_s = _REFUSED_RETRY_S
+                    logged = _log_once(str(error), logged)
                 await anyio.sleep(pause_s)
 
     def _on_open(self) -> None:
-        if self.opened.is_set() or self.late:
-            self.tell(self.gap)
+        if self.opened.is_set() or self.opens_late:
+            self.notify(self.gap)
         self.opened.set()
 
 
-def _remark(text: str, said: str) -> str:
-    """Log why a feed has ended, once for each reason."""
-    if text != said:
+def _log_once(text: str, logged: str) -> str:
+    """Log why a source cannot be followed, unless it was logged last."""
+    if text != logged:
         log.info("cannot follow changes at present: %s", text)
     return text
 
 
-@dataclass(frozen=True, slots=True)
-class _Messages:
-    """Reads one source."""
-
-    source: Source
-
-    async def read(self, bus: Bus, opened: Callable[[], None], tell: Listener[Delivery | None]) -> None:
-        """Tell every message; None for those that may have been missed."""
-        source = self.source
-        try:
-            await self._follow(bus, source.subject, opened, tell)
-        except PermissionDeniedError:
-            if source.otherwise is None:
-                raise
-            await self._follow(bus, source.otherwise, opened, tell)
-
-    async def _follow(
-        self, bus: Bus, subject: str, opened: Callable[[], None], tell: Listener[Delivery | None]
-    ) -> None:
-        async with open_consumer(bus, self.source.stream, subject, after="new", headers_only=True) as feed:
-            opened()
-            while True:
-                tell(await feed.next())
-
-
-@asynccontextmanager
-async def open_consumer(
-    bus: Bus, stream: str, subject: str, *, after: Start, headers_only: bool = False
-) -> AsyncGenerator[OrderedConsumer]:
-    """A feed that is closed in order when its reader is cancelled: anyio cancels what is awaited at the end as well."""
-    feed = OrderedConsumer(bus, stream, subject, after=after, headers_only=headers_only)
-    await feed.__aenter__()
-    try:
-        yield feed
-    finally:
-        with anyio.move_on_after(_CLOSE_S, shield=True):
-            await feed.__aexit__(None, None, None)
-
-
-class _Presences:
-    """Reads the registry."""
-
-    async def read(self, bus: Bus, opened: Callable[[], None], tell: Listener[bool]) -> None:
-        """Tell every change among the workers that are alive: True where an agent has appeared or gone."""
-        roster = OnlineAgents()
-        async with open_consumer(bus, subjects.REGISTRY_STREAM, subjects.REGISTRY_SUBJECTS, after=0) as feed:
-            async for message in feed.backlog():
-                roster.see(message, anyio.current_time())
-            roster.changes()
-            opened()
-            while True:
-                with anyio.CancelScope(deadline=roster.next_expiry):
-                    roster.see(await feed.next(), anyio.current_time())
-                roster.expire(anyio.current_time())
-                for listed in roster.changes():
-                    tell(listed)
-
-
 class BusEvents:
-    """The sources of one link that somebody follows."""
+    """The sources on one connection that have listeners."""
 
-    def __init__(self, link: BusLink) -> None:
-        self._link = link
+    def __init__(self, bus_link: BusLink) -> None:
+        self._bus_link = bus_link
         self._group: TaskGroup | None = None
-        self._messages: dict[Source, _Tap[Delivery | None]] = {}
-        self._presences: _Tap[bool] | None = None
+        self._messages: dict[Source, _Subscription[Delivery | None]] = {}
+        self._registry: _Subscription[bool] | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[TaskGroup]:
-        """Follow the bus for the length of the block; the task group is for those who act on what they are told."""
+        """Follow the bus for the length of the block; yields a task group for the work that events cause."""
         async with anyio.create_task_group() as group:
             self._group = group
             try:
@@ -184,7 +93,7 @@ class BusEvents:
             finally:
                 self._group = None
                 self._messages.clear()
-                self._presences = None
+                self._registry = None
                 group.cancel_scope.cancel()
 
     @property
@@ -193,37 +102,37 @@ class BusEvents:
         return len(self._messages)
 
     def is_followed(self, source: Source) -> bool:
-        """Whether somebody follows a source already."""
+        """Whether a source has listeners already."""
         return source in self._messages
 
-    def follow(self, source: Source, listener: Listener[Delivery | None]) -> Leave:
-        """Call `listener` with each new message, with None where some may have been missed; returns what ends that."""
-        tap = self._messages.get(source)
-        if tap is None:
-            tap = self._messages[source] = _Tap(_Messages(source), None)
-            self._start(tap)
+    def follow(self, source: Source, listener: Listener[Delivery | None]) -> Unsubscribe:
+        """Call `listener` with each new message, and with None where some may have been missed."""
+        subscription = self._messages.get(source)
+        if subscription is None:
+            subscription = self._messages[source] = _Subscription(MessageReader(source), None)
+            self._start(subscription)
 
-        def last() -> None:
-            if self._messages.get(source) is tap:
+        def forget() -> None:
+            if self._messages.get(source) is subscription:
                 del self._messages[source]
 
-        return _join(tap, listener, last)
+        return _add_listener(subscription, listener, forget)
 
-    def follow_agents(self, listener: Listener[bool]) -> Leave:
-        """Call `listener` when something changes among the living workers: with True where an agent comes or goes."""
-        tap = self._presences
-        if tap is None:
-            tap = self._presences = _Tap(_Presences(), gap=True)
-            self._start(tap)
+    def follow_agents(self, listener: Listener[bool]) -> Unsubscribe:
+        """Call `listener` when the living workers change: with True where an agent comes online or goes offline."""
+        subscription = self._registry
+        if subscription is None:
+            subscription = self._registry = _Subscription(RegistryReader(), gap=True)
+            self._start(subscription)
 
-        def last() -> None:
-            if self._presences is tap:
-                self._presences = None
+        def forget() -> None:
+            if self._registry is subscription:
+                self._registry = None
 
-        return _join(tap, listener, last)
+        return _add_listener(subscription, listener, forget)
 
-    def call_at(self, moment: float, listener: Callable[[], None]) -> Leave:
-        """Call `listener` at a time, in seconds since the epoch, or now if it has passed; returns what prevents it."""
+    def call_at(self, moment: float, listener: Callable[[], None]) -> Unsubscribe:
+        """Call `listener` at a time, in seconds since the epoch, or now if it has passed."""
         scope = anyio.CancelScope()
 
         async def call() -> None:
@@ -235,34 +144,36 @@ class BusEvents:
         return scope.cancel
 
     async def opened(self, timeout_s: float) -> None:
-        """Wait until what is followed is really being read, so that no change from now on is missed; not for ever.
+        """Wait until no later change can be missed, for at most `timeout_s`.
 
-        Who follows what opens later than that is told then that something may have been missed.
+        Where that is not reached in time, listeners get the gap event when their source opens.
         """
-        waiting: list[_Tap[Any]] = [*self._messages.values(), *filter(None, [self._presences])]
+        waiting: list[_Subscription[Any]] = [*self._messages.values(), *filter(None, [self._registry])]
         with anyio.move_on_after(timeout_s):
-            for tap in waiting:
-                await tap.opened.wait()
-        for tap in waiting:
-            tap.late |= not tap.opened.is_set()
+            for subscription in waiting:
+                await subscription.opened.wait()
+        for subscription in waiting:
+            subscription.opens_late |= not subscription.opened.is_set()
 
-    def _start(self, tap: "_Tap[Delivery | None] | _Tap[bool]") -> None:
-        self._running.start_soon(tap.run, self._link)
+    def _start(self, subscription: "_Subscription[Delivery | None] | _Subscription[bool]") -> None:
+        self._running.start_soon(subscription.run, self._bus_link)
 
     @property
     def _running(self) -> TaskGroup:
         if self._group is None:
-            raise RuntimeError("taps are used inside their `running()` block")
+            raise RuntimeError("bus events are used inside their `running()` block")
         return self._group
 
 
-def _join(tap: _Tap[T], listener: Listener[T], last: Callable[[], None]) -> Leave:
+def _add_listener(
+    subscription: _Subscription[T], listener: Listener[T], on_last_left: Callable[[], None]
+) -> Unsubscribe:
     token = object()
-    tap.listeners[token] = listener
+    subscription.listeners[token] = listener
 
-    def leave() -> None:
-        if tap.listeners.pop(token, None) is not None and not tap.listeners:
-            last()
-            tap.scope.cancel()
+    def unsubscribe() -> None:
+        if subscription.listeners.pop(token, None) is not None and not subscription.listeners:
+            on_last_left()
+            subscription.scope.cancel()
 
-    return leave
+    return unsubscribe

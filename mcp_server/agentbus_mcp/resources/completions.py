@@ -12,7 +12,7 @@ from agentbus.coordinator import Coordinator
 from agentbus.errors import AgentBusError
 from agentbus.protocol import subjects
 from agentbus_mcp.bus_link import BusLink
-from agentbus_mcp.notifications.bus_events import open_consumer
+from agentbus_mcp.notifications.sources import open_consumer
 
 MAX_VALUES: Final = 100
 """The protocol's limit."""
@@ -27,7 +27,7 @@ _SEVERAL: Final = frozenset({"to", "task_ids"})
 _STREAMS: Final = (subjects.TASKS_STREAM, subjects.RESULTS_STREAM)
 
 
-def add_completions(server: MCPServer[Any], link: BusLink) -> None:
+def add_completions(server: MCPServer[Any], bus_link: BusLink) -> None:
     """Have a server complete arguments by their names; without a bus nothing is offered."""
 
     @server.completion()
@@ -38,7 +38,7 @@ def add_completions(server: MCPServer[Any], link: BusLink) -> None:
     ) -> Completion:
         if argument.name == "stream":
             return _matching(_STREAMS, argument.value)
-        coordinator, names = link.up, list[str]()
+        coordinator, names = bus_link.up, list[str]()
         if coordinator is not None:
             with anyio.move_on_after(_WITHIN_S):
                 names = await _names(coordinator, argument.name)

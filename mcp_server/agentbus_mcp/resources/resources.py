@@ -22,7 +22,7 @@ from agentbus.protocol.json_codec import Json
 from agentbus.tasks.presence import Presence
 from agentbus_mcp import sdk, uris
 from agentbus_mcp.bus_link import BusLink
-from agentbus_mcp.notifications.subscriptions import Sessions
+from agentbus_mcp.notifications.sessions import Sessions
 from agentbus_mcp.operations import reading
 from agentbus_mcp.replies import views
 from agentbus_mcp.replies.sanitize import clip, to_json
@@ -44,14 +44,14 @@ _STREAMS: Final = {
 
 
 class Resources:
-    """The resources on one link to the bus. Failures are exceptions here; `agentbus_mcp.errors` words them."""
+    """The resources on one bus_link to the bus. Failures are exceptions here; `agentbus_mcp.errors` words them."""
 
-    def __init__(self, link: BusLink) -> None:
-        self._link = link
+    def __init__(self, bus_link: BusLink) -> None:
+        self._bus_link = bus_link
 
     async def agents(self) -> str:
         """The agents: which have living workers, and how much waits for them."""
-        overview = await (await self._link.coordinator()).overview()
+        overview = await (await self._bus_link.coordinator()).overview()
         account: dict[str, Json] = {"agents": [_bounded(agent) for agent in overview[:_MAX_AGENTS]]}
         if len(overview) > _MAX_AGENTS:
             account["more"] = len(overview) - _MAX_AGENTS
@@ -60,7 +60,7 @@ class Resources:
     async def inbox(self, agent: str) -> str:
         """The newest messages in the inbox of an agent, oldest first, and the cursor behind them."""
         name = _known(subjects.agent_id, agent)
-        coordinator = await self._link.coordinator()
+        coordinator = await self._bus_link.coordinator()
         messages, cursor = await reading.newest(coordinator, NEWEST, name)
         results = await reading.verified(coordinator.bus, messages, CONTENT_BYTES)
         newest = [result.model_dump(exclude_none=True) for result in results]
@@ -68,7 +68,7 @@ class Resources:
 
     async def task(self, task_id: str) -> str:
         """The state of a task and, once it has one, its result."""
-        coordinator = await self._link.coordinator()
+        coordinator = await self._bus_link.coordinator()
         try:
             status = await coordinator.task(task_id)
         except (TaskNotFoundError, InvalidIdError) as error:
@@ -82,7 +82,7 @@ class Resources:
         """The state, the consumers and the newest messages of a stream."""
         if stream not in _STREAMS:
             raise ResourceNotFoundError(f"Unknown resource: {uris.stream(stream)[:200]}")
-        return to_json(await describe(await self._link.coordinator(), stream))
+        return to_json(await describe(await self._bus_link.coordinator(), stream))
 
     async def page(self, always: Sequence[Resource], cursor: str | None) -> ListResourcesResult:
         """One page of the list: first what is always there, then the inboxes of the living agents by name.
@@ -99,18 +99,18 @@ class Resources:
 
     async def _living(self) -> list[str]:
         """The agents whose workers are alive, without one's own; none while the bus does not answer."""
-        coordinator = self._link.up
+        coordinator = self._bus_link.up
         workers: list[Presence] = []
         if coordinator is not None:
             with anyio.move_on_after(_LIST_S):
                 workers = await _unless_refused(coordinator)
-        return sorted({worker.agent for worker in workers} - {self._link.agent})
+        return sorted({worker.agent for worker in workers} - {self._bus_link.agent})
 
 
-def add_resources(server: MCPServer[Any], link: BusLink, sessions: Sessions) -> None:
-    """Have a server offer the resources on `link`, and list them in pages."""
-    resources = Resources(link)
-    for resource in _concrete(resources, link.agent):
+def add_resources(server: MCPServer[Any], bus_link: BusLink, sessions: Sessions) -> None:
+    """Have a server offer the resources on `bus_link`, and list them in pages."""
+    resources = Resources(bus_link)
+    for resource in _concrete(resources, bus_link.agent):
         server.add_resource(resource)
     for uri, name, title, function in (
         (uris.INBOX, "inbox", "Inbox of an agent", resources.inbox),

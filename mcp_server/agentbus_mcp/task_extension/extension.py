@@ -36,9 +36,9 @@ from agentbus.protocol import subjects
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.errors import reason
 from agentbus_mcp.metrics import NO_METRICS, Metrics
-from agentbus_mcp.notifications import bus_events
-from agentbus_mcp.notifications.bus_events import BusEvents, Leave
-from agentbus_mcp.notifications.subscriptions import TASKS_EXTENSION
+from agentbus_mcp.notifications import sources
+from agentbus_mcp.notifications.bus_events import BusEvents, Unsubscribe
+from agentbus_mcp.notifications.task_notifications import TASKS_EXTENSION
 from agentbus_mcp.replies.sanitize import clip
 from agentbus_mcp.task_extension import records
 from agentbus_mcp.task_extension.records import End, Kept
@@ -89,9 +89,9 @@ class McpTasks(Extension):
 
     identifier = TASKS_EXTENSION
 
-    def __init__(self, link: BusLink, bus_taps: BusEvents, tools: Mapping[str, TaskSupport]) -> None:
-        self._link = link
-        self._taps = bus_taps
+    def __init__(self, bus_link: BusLink, bus_events: BusEvents, tools: Mapping[str, TaskSupport]) -> None:
+        self._bus_link = bus_link
+        self._bus_events = bus_events
         self._tools = dict(tools)
         self._last_known: OrderedDict[str, _Known] = OrderedDict()
         self.metrics: Metrics = NO_METRICS
@@ -121,7 +121,7 @@ class McpTasks(Extension):
         if offer.state is None or not isinstance(answer, CallToolResult) or answer.is_error:
             return answer
         try:
-            coordinator = await self._link.coordinator()
+            coordinator = await self._bus_link.coordinator()
             kept = await records.create(coordinator, params.name, offer.state, ttl_ms=tool.ttl_ms)
         except AgentBusError as error:
             log.warning("a call is answered without an MCP task: %s", reason(error))
@@ -138,7 +138,7 @@ class McpTasks(Extension):
         """
         try:
             with _worded():
-                coordinator = await self._link.coordinator()
+                coordinator = await self._bus_link.coordinator()
                 kept, tool = await self._find(coordinator, task_id)
                 kept, standing = await self._look(coordinator, kept, tool)
         except MCPError as error:
@@ -148,7 +148,7 @@ class McpTasks(Extension):
             return known.task if known.kept.record.end else {**known.task, "statusMessage": _AWAY}
         return self._described(kept, tool, standing)
 
-    async def watch(self, task_id: str, changed: Callable[[], None]) -> Leave | None:
+    async def watch(self, task_id: str, changed: Callable[[], None]) -> Unsubscribe | None:
         """Call `changed` when a task may have changed; None where there is no such task.
 
         Raises:
@@ -156,7 +156,7 @@ class McpTasks(Extension):
         """
         try:
             with _worded():
-                kept, tool = await self._find(await self._link.coordinator(), task_id)
+                kept, tool = await self._find(await self._bus_link.coordinator(), task_id)
         except MCPError as error:
             if error.code == INVALID_PARAMS:
                 return None
@@ -164,14 +164,14 @@ class McpTasks(Extension):
             if known is None or not _is_passing(error.__cause__):
                 raise
             kept, tool = known.kept, self._tools[known.kept.record.tool]
-        subject = subjects.mcp_task(self._link.agent, task_id)
+        subject = subjects.mcp_task(self._bus_link.agent, task_id)
 
         def on_change(message: Delivery | None) -> None:
             if message is None or message.subject == subject:
                 changed()
 
-        own = self._taps.follow(bus_events.LEDGER, on_change)
-        others = tool.watch(self._taps, kept.record.state, changed)
+        own = self._bus_events.follow(sources.LEDGER, on_change)
+        others = tool.watch(self._bus_events, kept.record.state, changed)
 
         def leave() -> None:
             own()
@@ -189,7 +189,7 @@ class McpTasks(Extension):
         """Take the answers to requests that are open; all others have been answered, or never asked for."""
         self._check(ctx, params.task_id)
         with _worded():
-            coordinator = await self._link.coordinator()
+            coordinator = await self._bus_link.coordinator()
             while not await self._update(coordinator, params):
                 pass  # somebody else has changed the record meanwhile
         return {}
@@ -208,7 +208,7 @@ class McpTasks(Extension):
         """End a task, unless it has ended."""
         self._check(ctx, params.task_id)
         with _worded():
-            coordinator = await self._link.coordinator()
+            coordinator = await self._bus_link.coordinator()
             kept, tool = await self._find(coordinator, params.task_id)
             kept, _ = await self._look(coordinator, kept, tool)
             if kept.record.end is None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 from mcp_types import CallToolResult, ErrorData
 
 from agentbus.coordinator import Coordinator
-from agentbus_mcp.notifications.bus_events import BusEvents, Leave
+from agentbus_mcp.notifications.bus_events import BusEvents, Unsubscribe
 
 State: TypeAlias = dict[str, Any]
 """What a tool needs to go on with a call, as JSON."""
@@ -87,7 +87,7 @@ class TaskSupport(Protocol):
         """End what the task stands for. May be called again."""
         ...
 
-    def watch(self, bus_taps: BusEvents, state: State, changed: Callable[[], None]) -> Leave:
+    def watch(self, bus_events: BusEvents, state: State, changed: Callable[[], None]) -> Unsubscribe:
         """Call `changed` whenever the task may stand differently for another reason than a change of its record."""
         ...
 

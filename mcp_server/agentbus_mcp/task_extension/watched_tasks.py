@@ -21,8 +21,8 @@ from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import AgentBusError, CorruptEntryError, TaskConflictError, TaskNotFoundError
 from agentbus.tasks.approvals import ANSWER_SUFFIX, answer_id, question
 from agentbus_mcp.errors import reason
-from agentbus_mcp.notifications import bus_events
-from agentbus_mcp.notifications.bus_events import BusEvents, Leave
+from agentbus_mcp.notifications import sources
+from agentbus_mcp.notifications.bus_events import BusEvents, Unsubscribe
 from agentbus_mcp.notifications.resource_changes import on_task_change
 from agentbus_mcp.operations import publishing, reading, watching
 from agentbus_mcp.operations.reading import Found
@@ -184,17 +184,17 @@ class WatchedTasks:
                 if not task.settled:
                     group.start_soon(_cancel, coordinator, task)
 
-    def watch(self, bus_taps: BusEvents, state: State, changed: Callable[[], None]) -> Leave:
+    def watch(self, bus_events: BusEvents, state: State, changed: Callable[[], None]) -> Unsubscribe:
         """Follow the ledger or the inbox, and the clock where the time is limited."""
         wait = _Wait.of(state)
         if wait.watch.task_ids:
             ids = frozenset(wait.watch.task_ids)
-            leave = bus_taps.follow(bus_events.LEDGER, on_task_change(lambda task_id: _belongs(task_id, ids), changed))
+            leave = bus_events.follow(sources.LEDGER, on_task_change(lambda task_id: _belongs(task_id, ids), changed))
         else:
-            leave = bus_taps.follow(bus_events.inbox(wait.inbox), lambda _: changed())
+            leave = bus_events.follow(sources.inbox(wait.inbox), lambda _: changed())
         if wait.deadline is None:
             return leave
-        forget = bus_taps.call_at(wait.deadline, changed)
+        forget = bus_events.call_at(wait.deadline, changed)
 
         def leave_both() -> None:
             leave()

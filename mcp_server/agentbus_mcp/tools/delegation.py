@@ -41,10 +41,10 @@ MAX_NEWEST: Final = 50
 
 
 class Delegation:
-    """The tools on one link to the bus. Failures are exceptions here; `agentbus_mcp.errors` words them."""
+    """The tools on one bus_link to the bus. Failures are exceptions here; `agentbus_mcp.errors` words them."""
 
-    def __init__(self, link: BusLink) -> None:
-        self._link = link
+    def __init__(self, bus_link: BusLink) -> None:
+        self._bus_link = bus_link
 
     async def publish_task(
         self,
@@ -63,7 +63,7 @@ class Delegation:
         each whether a worker is alive (`online`) and how many tasks wait. Then call watch_results with the ids.
         Publishing the same again under the same task_id is harmless (`known`): do that when an answer was lost.
         """
-        coordinator = await self._link.coordinator()
+        coordinator = await self._bus_link.coordinator()
         tasks = coordinator.build(
             to,
             parsed(content) if payload_fmt == "json" else content,
@@ -106,7 +106,7 @@ class Delegation:
         worker. Giving up does nothing to the tasks. Inbox: from now on, or with no gap after `cursor`.
         """
         wanted = Watch(task_ids, until, timeout_seconds, cursor, agent, Room(response_format))
-        coordinator = await self._link.coordinator()
+        coordinator = await self._bus_link.coordinator()
         if timeout_seconds and (offer := offered()) is not None:
             return await watched_tasks.begin_watch(coordinator, wanted, offer)
         async with progress(ctx, timeout_seconds) as tell:
@@ -129,7 +129,7 @@ class Delegation:
         if offset and len(task_ids) != 1:
             raise ArgumentError("offset: reads on in the output of one task; name exactly one in task_ids")
         room = Room(response_format, max_bytes or (PART_BYTES if offset else None))
-        coordinator = await self._link.coordinator()
+        coordinator = await self._bus_link.coordinator()
         if task_ids:
             return await _of_tasks(coordinator, task_ids, offset, Watch(agent=agent, room=room))
         messages, cursor = await reading.newest(coordinator, newest, agent)

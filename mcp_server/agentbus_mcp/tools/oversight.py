@@ -39,10 +39,10 @@ _MAX_FAULTS: Final = 10
 
 
 class Oversight:
-    """The tools on one link to the bus. Failures are exceptions here; `agentbus_mcp.errors` words them."""
+    """The tools on one bus_link to the bus. Failures are exceptions here; `agentbus_mcp.errors` words them."""
 
-    def __init__(self, link: BusLink) -> None:
-        self._link = link
+    def __init__(self, bus_link: BusLink) -> None:
+        self._bus_link = bus_link
 
     async def get_task(self, task_id: TaskId, agent: AgentOfTask = None) -> Annotated[CallToolResult, TaskView]:
         """Look at one task: its state and since when, its worker, and the beginning of its result.
@@ -50,7 +50,7 @@ class Oversight:
         Use it to find out what became of a task, or why it takes long. To wait for it, call watch_results; to read
         all of a long result, get_results.
         """
-        coordinator = await self._link.coordinator()
+        coordinator = await self._bus_link.coordinator()
         status = await coordinator.task(task_id, agent=agent)
         view = await _viewed(coordinator, status)
         return rendering.answer(f"The task is {status.state}.", view)
@@ -67,7 +67,7 @@ class Oversight:
         Use it when you do not have the ids: after a restart, or to see what runs, waits for approval or has failed.
         Then get_results with the ids.
         """
-        coordinator = await self._link.coordinator()
+        coordinator = await self._bus_link.coordinator()
         found = await coordinator.list_tasks(agent=agent, state=state, limit=limit, cursor=cursor)
         again = {"agent": agent, "state": state, "limit": limit if limit != 20 else None, "cursor": found.cursor}
         arguments: dict[str, Any] = {key: value for key, value in again.items() if value is not None}
@@ -91,7 +91,7 @@ class Oversight:
 
         Use it before publish_task to choose `to`. An agent that is offline still takes tasks: they wait for it.
         """
-        coordinator = await self._link.coordinator()
+        coordinator = await self._bus_link.coordinator()
         overview = await coordinator.overview(agent)
         most = _MAX_AGENTS[response_format]
         data = Agents(
@@ -112,7 +112,7 @@ class Oversight:
         Use it when a result is not wanted any more, for instance of the slower of several agents. A task that has its
         result keeps it. `next` waits for the end of those that work.
         """
-        coordinator = await self._link.coordinator()
+        coordinator = await self._bus_link.coordinator()
         tasks, unknown = await _cancel_all(coordinator, list(dict.fromkeys(task_ids)), agent, reason)
         ending = [status.task_id for status in tasks if not status.settled]
         data = Cancellation(
@@ -138,7 +138,7 @@ class Oversight:
         decision, the question and the original task as a new task: call watch_results with its id. The same answer can
         be repeated; it cannot be changed.
         """
-        coordinator = await self._link.coordinator()
+        coordinator = await self._bus_link.coordinator()
         sent = await coordinator.answer(task_id, approve=approve, comment=comment, agent=agent)
         alive = await liveness(coordinator)
         data = Answered(

@@ -22,9 +22,9 @@ _CHANGES: Final = ToolAnnotations(read_only_hint=False, destructive_hint=True, i
 """What these leave out is as the protocol takes it to be: they reach beyond the client's machine."""
 
 
-def make_tools(link: BusLink) -> list[Tool]:
-    """The tools on `link`, always in this order."""
-    job, beside = Delegation(link), Oversight(link)
+def make_tools(bus_link: BusLink) -> list[Tool]:
+    """The tools on `bus_link`, always in this order."""
+    job, beside = Delegation(bus_link), Oversight(bus_link)
     return [
         _tool(job.publish_task, "Publish a task", _ADDS, _AT_ONCE),
         _tool(job.watch_results, "Watch for results", _READS, _AT_ONCE),

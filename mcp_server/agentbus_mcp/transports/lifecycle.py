@@ -20,17 +20,17 @@ _FLUSH_S: Final = 0.5
 """How long the spans of this process may take to get to their collector, at the end."""
 
 
-async def load(link: BusLink) -> "Server":
+async def load(bus_link: BusLink) -> "Server":
     """Import the MCP SDK, which takes most of the start, and build the server; the bus is dialled meanwhile."""
-    return await to_thread.run_sync(_load, link)
+    return await to_thread.run_sync(_load, bus_link)
 
 
-def _load(link: BusLink) -> "Server":
+def _load(bus_link: BusLink) -> "Server":
     # Nothing of what an import makes is garbage, so nobody looks for any.
     gc.disable()
     from agentbus_mcp.server import create_server  # noqa: PLC0415
 
-    server = create_server(link)
+    server = create_server(bus_link)
     gc.freeze()
     gc.enable()
     return server

@@ -20,17 +20,17 @@ def serve(settings: ConnectionSettings, agent: str) -> None:
 
 
 async def _serve(settings: ConnectionSettings, agent: str) -> None:
-    link = BusLink(settings, agent)
+    bus_link = BusLink(settings, agent)
     async with anyio.create_task_group() as group:
-        group.start_soon(_end_on_signal, link)
-        async with link.open():
-            server = await load(link)
+        group.start_soon(_end_on_signal, bus_link)
+        async with bus_link.open():
+            server = await load(bus_link)
             await server.run_stdio_async()
         end()
 
 
-async def _end_on_signal(link: BusLink) -> None:
+async def _end_on_signal(bus_link: BusLink) -> None:
     with termination() as asked:
         await asked.wait()
-        await link.close()
+        await bus_link.close()
         end()

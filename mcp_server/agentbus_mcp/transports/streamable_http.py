@@ -53,19 +53,19 @@ def serve(
     metrics: Metrics = NO_METRICS,
 ) -> None:
     """Serve clients on a socket that listens, until SIGTERM or SIGINT comes; prints the URL once it serves them."""
-    link = BusLink(settings, agent, on_reconnect=metrics.reconnected)
-    metrics.show("bus_connected", lambda: link.up is not None)
-    anyio.run(_serve, link, endpoint, listener, load, metrics)
+    bus_link = BusLink(settings, agent, on_reconnect=metrics.reconnected)
+    metrics.show("bus_connected", lambda: bus_link.up is not None)
+    anyio.run(_serve, bus_link, endpoint, listener, load, metrics)
 
 
-def application(server: Server, link: BusLink, endpoint: Endpoint) -> ASGIApp:
+def application(server: Server, bus_link: BusLink, endpoint: Endpoint) -> ASGIApp:
     """What is served: MCP, behind the checks of an endpoint, and the health of this process for anybody.
 
     The caller runs `server.session_manager` for as long as the application is used.
     """
 
     async def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok", "bus": "disconnected" if link.up is None else "connected"})
+        return JSONResponse({"status": "ok", "bus": "disconnected" if bus_link.up is None else "connected"})
 
     server.custom_route(HEALTH, methods=["GET"], include_in_schema=False)(health)
     app: ASGIApp = server.streamable_http_app(
@@ -133,12 +133,12 @@ def _room() -> int:
     return _MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(_MAX_CONNECTIONS, files - _OTHER_FILES))
 
 
-async def _serve(link: BusLink, endpoint: Endpoint, listener: socket, load: Load, metrics: Metrics) -> None:
+async def _serve(bus_link: BusLink, endpoint: Endpoint, listener: socket, load: Load, metrics: Metrics) -> None:
     with termination() as asked:
-        async with link.open():
-            server = await load(link)
+        async with bus_link.open():
+            server = await load(bus_link)
             await server.measure(metrics)
-            http = _Uvicorn(application(server, link, endpoint), endpoint.url(listener))
+            http = _Uvicorn(application(server, bus_link, endpoint), endpoint.url(listener))
             metrics.show("sessions", lambda: sdk.open_sessions(server.session_manager))
             async with server.session_manager.run(), anyio.create_task_group() as group:
                 group.start_soon(_stop, asked, server, http)

@@ -23,7 +23,7 @@ from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import announce, withdraw
 from agentbus_mcp.bus_link import BusLink
-from agentbus_mcp.notifications.subscriptions import Subscriber, TaskUpdated
+from agentbus_mcp.notifications.pending_events import PendingEvents, TaskUpdated
 from agentbus_mcp.server import create_server
 from support.harness import BOUND_S, eventually
 from support.mcp_harness import (
@@ -87,11 +87,13 @@ async def told(url: str, era: str, *uris: str, listed: bool = False) -> AsyncGen
         async for event in subscription:
             news.put_nowait(event.uri if isinstance(event, ResourceUpdated) else LISTED)
 
-    link = BusLink(connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main")
+    bus_link = BusLink(
+        connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main"
+    )
     handler = handle if era == "legacy" else None
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(link.open())
-        client = await stack.enter_async_context(Client(create_server(link), mode=era, message_handler=handler))
+        await stack.enter_async_context(bus_link.open())
+        client = await stack.enter_async_context(Client(create_server(bus_link), mode=era, message_handler=handler))
         if era == "legacy":
             if listed:
                 await client.list_resources()
@@ -309,7 +311,7 @@ async def test_without_the_right_to_all_inboxes_the_results_are_those_of_ones_ow
 
 
 async def test_what_changes_often_is_told_once_to_who_does_not_read() -> None:
-    subscriber = Subscriber()
+    subscriber = PendingEvents()
     for number in range(10_000):
         subscriber.put(ResourceUpdated(uri=INBOX))
         subscriber.put(ResourcesListChanged())
@@ -319,15 +321,15 @@ async def test_what_changes_often_is_told_once_to_who_does_not_read() -> None:
     assert found == [ResourceUpdated(uri=INBOX), ResourcesListChanged(), *(TaskUpdated(f"task-{n}") for n in range(3))]
 
 
-async def drained(subscriber: Subscriber) -> AsyncGenerator[Any]:
+async def drained(subscriber: PendingEvents) -> AsyncGenerator[Any]:
     while (event := await subscriber.next()) is not None:
         yield event
 
 
 async def test_a_closed_server_ends_its_streams_in_order(server: NatsServer, coordinator: Coordinator) -> None:
-    link = BusLink(connection_settings(NatsSection(url=server.url), agent="main", name="test"), "main")
-    mcp = create_server(link)
-    async with link.open(), Client(mcp) as client, client.listen(resource_subscriptions=[INBOX]) as subscription:
+    bus_link = BusLink(connection_settings(NatsSection(url=server.url), agent="main", name="test"), "main")
+    mcp = create_server(bus_link)
+    async with bus_link.open(), Client(mcp) as client, client.listen(resource_subscriptions=[INBOX]) as subscription:
         mcp.close_streams()
         with anyio.fail_after(BOUND_S):
             assert [event async for event in subscription] == []

@@ -17,7 +17,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
 from agentbus.provision.nats_server import NatsServer
 from agentbus_mcp.bus_link import BusLink
-from agentbus_mcp.notifications.subscriptions import TASKS_EXTENSION
+from agentbus_mcp.notifications.task_notifications import TASKS_EXTENSION
 from agentbus_mcp.server import Server
 from support.mcp_harness import both_eras, text_of
 from support.mcp_task_client import TaskClient, knowing_tasks, request
@@ -29,11 +29,13 @@ UNKNOWN, INTERNAL, UNDECLARED, METHOD_NOT_FOUND = -32602, -32603, -32021, -32601
 @asynccontextmanager
 async def scripted(url: str, **client: Any) -> AsyncGenerator[Client]:
     """A client of a server with the tools of the tests."""
-    link = BusLink(connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main")
+    bus_link = BusLink(
+        connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main"
+    )
     tasks = {**SCRIPTED, "short_lived": Scripted(ttl_ms=1)}
-    server = Server(link, tasks=tasks)
+    server = Server(bus_link, tasks=tasks)
     add_task_tools(server)
-    async with link.open(), Client(server, **client) as open_client:
+    async with bus_link.open(), Client(server, **client) as open_client:
         yield open_client
 
 

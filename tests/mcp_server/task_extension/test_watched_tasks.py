@@ -22,7 +22,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from agentbus.tasks.ledger import Ledger
-from agentbus_mcp.notifications.subscriptions import TASKS_EXTENSION
+from agentbus_mcp.notifications.task_notifications import TASKS_EXTENSION
 from support.harness import eventually, worker, worker_toml
 from support.jobs import ASKS_UNLESS_ANSWERED, agent_keys
 from support.mcp_harness import (

@@ -14,8 +14,8 @@ from system.conformance.contents import add_contents, schema_tool
 from system.conformance.questions import add_questions
 
 
-async def fixture(link: BusLink) -> Server:
-    server = Server(link, "agentbus-conformance", tasks=SCRIPTED, tools=[schema_tool()])
+async def fixture(bus_link: BusLink) -> Server:
+    server = Server(bus_link, "agentbus-conformance", tasks=SCRIPTED, tools=[schema_tool()])
     add_contents(server)
     add_questions(server)
     add_task_tools(server)

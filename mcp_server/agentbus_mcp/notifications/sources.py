@@ -1,0 +1,120 @@
+"""The messages on the bus that can be followed, and how they are read: through ordered consumers, from now on."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+import anyio
+
+from agentbus.bus.jetstream import Bus
+from agentbus.bus.ordered_consumer import OrderedConsumer, Start
+from agentbus.bus.pull_consumer import Delivery
+from agentbus.errors import PermissionDeniedError
+from agentbus.protocol import subjects
+from agentbus_mcp.notifications.online_agents import OnlineAgents
+
+_CLOSE_S: Final = 1.0
+"""How long deleting a consumer may take; the server deletes one that is not used by itself."""
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A stream and a subject to follow. `fallback_subject` is followed where `subject` is not permitted."""
+
+    stream: str
+    subject: str
+    fallback_subject: str | None = None
+
+
+LEDGER: Final = Source(subjects.STATE_STREAM, subjects.STATE_SUBJECTS)
+
+
+def inbox(agent: str) -> Source:
+    """The result inbox of one agent."""
+    return Source(subjects.RESULTS_STREAM, subjects.results(agent))
+
+
+def all_inboxes(own: str) -> Source:
+    """All result inboxes; only `own` where the others may not be read."""
+    return Source(subjects.RESULTS_STREAM, subjects.RESULT_SUBJECTS, fallback_subject=subjects.results(own))
+
+
+class Reader(Protocol[T_co]):
+    """Reads events from the bus until it fails or is cancelled."""
+
+    async def read(self, bus: Bus, opened: Callable[[], None], notify: Callable[[T_co], None]) -> None:
+        """Call `opened` once no later event can be missed, then `notify` with each event."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReader:
+    """Reads the headers of the new messages of one source. The event is the message."""
+
+    source: Source
+
+    async def read(self, bus: Bus, opened: Callable[[], None], notify: Callable[[Delivery | None], None]) -> None:
+        """Follow the source.
+
+        Raises:
+            BusError: the source cannot be followed at present.
+            PermissionDeniedError: neither its subject nor the fallback may be read.
+        """
+        source = self.source
+        try:
+            await self._follow(bus, source.subject, opened, notify)
+        except PermissionDeniedError:
+            if source.fallback_subject is None:
+                raise
+            await self._follow(bus, source.fallback_subject, opened, notify)
+
+    async def _follow(
+        self, bus: Bus, subject: str, opened: Callable[[], None], notify: Callable[[Delivery | None], None]
+    ) -> None:
+        async with open_consumer(bus, self.source.stream, subject, after="new", headers_only=True) as consumer:
+            opened()
+            while True:
+                notify(await consumer.next())
+
+
+class RegistryReader:
+    """Reads the registry of workers. The event is whether an agent has come online or gone offline."""
+
+    async def read(self, bus: Bus, opened: Callable[[], None], notify: Callable[[bool], None]) -> None:
+        """Follow the registry, and expire the workers whose heartbeats stay away.
+
+        Raises:
+            BusError: the registry cannot be followed at present.
+        """
+        online = OnlineAgents()
+        async with open_consumer(bus, subjects.REGISTRY_STREAM, subjects.REGISTRY_SUBJECTS, after=0) as consumer:
+            async for message in consumer.backlog():
+                online.update(message, anyio.current_time())
+            online.take_changes()
+            opened()
+            while True:
+                with anyio.CancelScope(deadline=online.next_expiry):
+                    online.update(await consumer.next(), anyio.current_time())
+                online.expire(anyio.current_time())
+                for agents_changed in online.take_changes():
+                    notify(agents_changed)
+
+
+@asynccontextmanager
+async def open_consumer(
+    bus: Bus, stream: str, subject: str, *, after: Start, headers_only: bool = False
+) -> AsyncGenerator[OrderedConsumer]:
+    """Open an ordered consumer that is deleted even when its reader is cancelled.
+
+    anyio cancels what is awaited during clean-up as well, hence the shield.
+    """
+    consumer = OrderedConsumer(bus, stream, subject, after=after, headers_only=headers_only)
+    await consumer.__aenter__()
+    try:
+        yield consumer
+    finally:
+        with anyio.move_on_after(_CLOSE_S, shield=True):
+            await consumer.__aexit__(None, None, None)
