@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from agentbus.bus.connection import REQUEST_TIMEOUT_S, Connection
+from agentbus.bus.nats_client import Msg
+from agentbus.bus.retry import deadline_after, retry_until
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.errors import (
     ApiError,
@@ -162,16 +164,14 @@ class Bus(Connection):
             )
         return _missing(what, subject)
 
+    async def _answered(self, stream: str, subject: str, body: bytes) -> Msg:
+        async for _ in retry_until(deadline_after(self._patience_s), _PAUSE_S):
+            with suppress(NoRespondersError):
+                return await self.request(subject, body)
+        raise self._nobody(f"the stream {stream}", subject)
+
     async def _direct_get(self, stream: str, subject: str, body: bytes = b"") -> StoredMessage | None:
-        deadline = asyncio.get_running_loop().time() + self._patience_s
-        while True:
-            try:
-                message = await self.request(subject, body)
-                break
-            except NoRespondersError:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise self._nobody(f"the stream {stream}", subject) from None
-                await asyncio.sleep(_PAUSE_S)
+        message = await self._answered(stream, subject, body)
         headers = dict(message.headers or {})
         status = headers.get(STATUS)
         if status == "404":
@@ -199,31 +199,30 @@ class Bus(Connection):
         """One JetStream request, repeated while JetStream starts and, if that is harmless, when no answer came."""
         clock = asyncio.get_running_loop().time
         start = clock()
-        unsure = False  # whether an attempt went out that nobody answered
-        while True:
-            left = start + timeout_s - clock()
+        ready_by = start + min(self._patience_s, timeout_s)
+        unsure = False  # whether an attempt went out that got no answer
+        async for attempt in retry_until(start + timeout_s, _PAUSE_S):
+            left_s = max(0.05, min(start + timeout_s - clock(), REQUEST_TIMEOUT_S))
             try:
-                message = await self.request(
-                    subject, data, headers=headers, timeout_s=max(0.05, min(left, REQUEST_TIMEOUT_S)), flush=flush
-                )
+                message = await self.request(subject, data, headers=headers, timeout_s=left_s, flush=flush)
                 answer = decode(message.data)
                 fault = answer.get("error")
                 if fault is None:
                     return answer
-                if fault.get("err_code") not in _JS_NOT_READY or clock() - start > min(self._patience_s, timeout_s):
+                if fault.get("err_code") not in _JS_NOT_READY or attempt.last or clock() > ready_by:
                     raise _api_error(fault, subject)
             except NoRespondersError:
-                if clock() - start > min(self._patience_s, timeout_s):
+                if attempt.last or clock() > ready_by:
                     if unsure and not self.clustered:
                         raise
                     raise self._nobody(f"a stream for {subject}", subject) from None
             except MessageError as error:
                 raise BusUnavailableError(f"the answer to {subject} is not from JetStream: {error}") from error
             except BusUnavailableError:
-                if not repeatable or clock() - start >= timeout_s or self.ended:
+                if not repeatable or attempt.last or self.ended:
                     raise
                 unsure = True
-            await asyncio.sleep(_PAUSE_S)
+        raise BusUnavailableError(f"JetStream was not ready for {subject} within {round(timeout_s, 1):g} s")
 
 
 @asynccontextmanager

@@ -12,13 +12,14 @@ from typing import Any, Final, Literal, Self, TypeAlias
 from agentbus.bus.connection import REQUEST_TIMEOUT_S
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.pull_consumer import Delivery, PullConsumer
+from agentbus.bus.retry import deadline_after, retry_until
 from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
 from agentbus.protocol.ids import random_token
 
 _INACTIVE_S: Final = 2
 """How long the server keeps a consumer that nobody pulls from; a feed that pauses for longer makes a new one."""
 _BATCH: Final = 32
-_RESUME_PATIENCE_S: Final = 30.0
+_RESUME_TIMEOUT_S: Final = 30.0
 _RESUME_PAUSE_S: Final = 0.2
 _LOST_AFTER_S: Final = 0.5
 _SILENCE_S: Final = 2.0
@@ -108,15 +109,13 @@ class OrderedConsumer:
 
     async def _resume(self) -> None:
         """Go on behind the last message with a new consumer; a server that is starting gets time to get ready."""
-        deadline = asyncio.get_running_loop().time() + _RESUME_PATIENCE_S
-        while True:
+        async for attempt in retry_until(deadline_after(_RESUME_TIMEOUT_S), _RESUME_PAUSE_S):
             try:
                 await self._bus.wait_connected()
                 await self._start(self.cursor)
             except (SetupMissingError, BusUnavailableError, ApiError):
-                if asyncio.get_running_loop().time() > deadline:
+                if attempt.last:
                     raise
-                await asyncio.sleep(_RESUME_PAUSE_S)
             else:
                 self.resumed += 1
                 return
@@ -178,8 +177,7 @@ async def _create(
         "headers_only": headers_only,
         **start,
     }
-    deadline = asyncio.get_running_loop().time() + _PLACING_S
-    while True:
+    async for attempt in retry_until(deadline_after(_PLACING_S), pause_s=0):
         name = f"feed-{random_token()}"
         try:
             return name, await bus.create_consumer(
@@ -187,5 +185,6 @@ async def _create(
             )
         except BusUnavailableError:
             # The cluster may have given it to a server that is down; another one may go elsewhere.
-            if not bus.clustered or not bus.connected or asyncio.get_running_loop().time() > deadline:
+            if not bus.clustered or not bus.connected or attempt.last:
                 raise
+    raise AssertionError("the last attempt returns or raises")

@@ -1,11 +1,11 @@
 """How the copies of streams and consumers in a cluster are: how many there are, and how far they have come."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from agentbus.bus.jetstream import Bus
+from agentbus.bus.retry import deadline_after, retry_until
 from agentbus.errors import BusUnavailableError
 from agentbus.protocol import subjects
 
@@ -76,18 +76,18 @@ async def until_complete(
     Raises:
         SetupMissingError: one of them does not exist.
     """
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    while True:
+    left: list[Replicas] = []
+    async for attempt in retry_until(deadline_after(timeout_s), _PAUSE_S):
         try:
             left = [item for item in await _look(bus, streams, agents) if not item.complete]
         except BusUnavailableError:
             # A stream that has no leader at the moment does not answer.
-            if asyncio.get_running_loop().time() > deadline:
+            if attempt.last:
                 raise
         else:
-            if not left or asyncio.get_running_loop().time() > deadline:
-                return left
-        await asyncio.sleep(_PAUSE_S)
+            if not left:
+                break
+    return left
 
 
 async def _look(bus: Bus, streams: Sequence[str], agents: Sequence[str]) -> list[Replicas]:

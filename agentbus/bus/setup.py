@@ -4,13 +4,13 @@ Set-up never guesses and never changes what it finds: it makes what is missing, 
 by field where something is different. `update=True` applies the differences that a server can apply.
 """
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from agentbus.bus.jetstream import Bus
+from agentbus.bus.retry import deadline_after, retry_until
 from agentbus.errors import ApiError, BusError, SetupMissingError, StreamFullError
 from agentbus.protocol import subjects
 
@@ -304,14 +304,13 @@ async def place(bus: Bus, verb: str, body: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ApiError: any other refusal, or still this one after a while.
     """
-    deadline = asyncio.get_running_loop().time() + _PLACING_S
-    while True:
+    async for attempt in retry_until(deadline_after(_PLACING_S), _PAUSE_S):
         try:
             return await bus.api(verb, body)
         except ApiError as error:
-            if error.err_code != _NO_PEERS or asyncio.get_running_loop().time() > deadline:
+            if error.err_code != _NO_PEERS or attempt.last:
                 raise
-        await asyncio.sleep(_PAUSE_S)
+    raise AssertionError("the last attempt returns or raises")
 
 
 async def _replicas_of_tasks(bus: Bus) -> int:

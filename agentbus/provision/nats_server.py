@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from agentbus.bus.retry import deadline_after, retry_until
 from agentbus.errors import ServerBinaryError
 from agentbus.provision.conf_text import quoted
 
@@ -77,11 +78,11 @@ class NatsServer:
         if self._process.poll() is not None:
             return
         self._process.terminate()
-        deadline = asyncio.get_running_loop().time() + _STOP_TIMEOUT_S
-        while self._process.poll() is None:
-            if asyncio.get_running_loop().time() > deadline:
-                self._process.kill()
-            await asyncio.sleep(_POLL_S)
+        async for _ in retry_until(deadline_after(_STOP_TIMEOUT_S), _POLL_S):
+            if self._process.poll() is not None:
+                return
+        self._process.kill()
+        await self.wait()
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
+from agentbus.bus.retry import deadline_after, retry_until
 from agentbus.errors import PermissionDeniedError, TaskNotFoundError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record, read_entry
@@ -27,15 +28,14 @@ async def find(bus: Bus, task_id: str, agent: str | None = None) -> Record:
         TaskNotFoundError: there is none, or several agents have a task of this id and `agent` is not given.
         CorruptEntryError: it cannot be read.
     """
-    deadline = asyncio.get_running_loop().time() + bus.lag_s
-    while True:
+    async for attempt in retry_until(deadline_after(bus.lag_s), _LAG_PAUSE_S):
         try:
             return await _find(bus, task_id, agent)
         except TaskNotFoundError:
             # The replica that was asked may not have heard of it yet.
-            if asyncio.get_running_loop().time() >= deadline:
+            if attempt.last:
                 raise
-            await asyncio.sleep(_LAG_PAUSE_S)
+    raise AssertionError("the last attempt returns or raises")
 
 
 async def find_newer(bus: Bus, record: Record, revision: int) -> Record:

@@ -4,10 +4,10 @@ JetStream's acknowledgements are neither durable nor fencing; this one key decid
 the whole result message, so that whoever meets it can publish the result again under the same id.
 """
 
-import asyncio
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
+from agentbus.bus.retry import deadline_after, retry_until
 from agentbus.errors import WrongRevisionError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
@@ -47,12 +47,12 @@ class Ledger:
         Raises:
             CorruptEntryError, SetupMissingError: see `read`.
         """
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while True:
+        found: Record | NoEntry = NoEntry()
+        async for _ in retry_until(deadline_after(timeout_s), _LAG_PAUSE_S):
             found = await self.read(agent, task_id)
-            if found.revision > revision or asyncio.get_running_loop().time() > deadline:
-                return found
-            await asyncio.sleep(_LAG_PAUSE_S)
+            if found.revision > revision:
+                break
+        return found
 
     async def write(
         self, agent: str, task_id: str, entry: Entry, *, revision: int, timeout_s: float = 10.0, flush: bool = True
