@@ -14,10 +14,22 @@ from agentbus.bus.setup import set_up
 from agentbus.config.loading import URL_VARIABLE
 from agentbus.provision.nats_server import NatsServer, run_server
 from support.harness import ROOT, processes_with
+from support.posix_use import TESTS, posix_use
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background by a shell that has no job control; whatever the tests start would ignore Ctrl-C, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs POSIX: each test of the worker, and those that start a worker or use what Windows lacks."""
+    for item in items:
+        if item.path.is_relative_to(TESTS / "worker"):
+            item.add_marker(pytest.mark.posix("a worker needs process groups and signals"))
+        elif isinstance(item, pytest.Function) and (reason := posix_use(item.path).get(item.originalname)):
+            item.add_marker(pytest.mark.posix(reason))
+        if not all(mark.args for mark in item.iter_markers("posix")):
+            raise pytest.UsageError(f"{item.nodeid}: the marker posix needs its reason")
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     """A home of the test's own: no configuration of the person who runs the tests is read, nothing is written there."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("USERPROFILE", str(folder))  # the home on Windows
     monkeypatch.delenv(URL_VARIABLE, raising=False)
     return folder
 

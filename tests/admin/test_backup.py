@@ -19,6 +19,8 @@ from support.clustered import ELECTION_S, cluster
 from support.harness import BOUND_S, eventually, run_cli, worker, worker_toml
 from support.installation import own_bus
 
+pytestmark = pytest.mark.posix("not tried on Windows")
+
 
 async def publish(coordinator: Coordinator, *contents: str) -> list[str]:
     return [(await coordinator.publish("code", text, task_type="test"))[0].id for text in contents]

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import sys
 import time
 from collections.abc import AsyncGenerator
@@ -17,6 +16,8 @@ from agentbus.bus.setup import set_up
 from agentbus.provision.nats_server import NatsServer, run_server
 from support.harness import SUPPORT, run_cli, toml, worker, worker_toml
 from support.installation import Installed, Sample, make_certificates, own_bus, sample_bus
+
+pytestmark = pytest.mark.posix("not tried on Windows")
 
 ODD_CLOCK = str(SUPPORT / "odd_clock.py")
 
@@ -219,7 +220,7 @@ async def test_what_a_user_may_not_and_what_it_may_too_much_are_both_found(tmp_p
     assert "delete streams" in of(findings, "limits")["text"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="workers run on POSIX systems")
+@pytest.mark.posix("workers run on POSIX systems")
 async def test_what_a_worker_needs_of_its_machine_is_checked(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
@@ -241,7 +242,7 @@ async def test_what_a_worker_needs_of_its_machine_is_checked(
     assert of(findings, "state_dir")["verdict"] == "failed"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
+@pytest.mark.posix("file modes are POSIX")
 async def test_a_secret_that_others_can_read_is_a_warning_with_the_command_that_mends_it(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):

@@ -18,6 +18,8 @@ from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from support.harness import BOUND_S, eventually, run_cli, worker, worker_toml
 from support.jobs import outcome, pid_from, publish, settled
 
+pytestmark = pytest.mark.posix("not tried on Windows")
+
 
 async def shown(server: NatsServer, *more: str) -> dict[str, Any]:
     done = await run_cli("status", "--nats-url", server.url, *more)
@@ -128,7 +130,7 @@ async def test_top_in_a_pipe_is_a_line_a_look_and_outlasts_a_restart(tmp_path: P
         await server.stop()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.posix("needs a pseudo-terminal")
 @pytest.mark.parametrize("command", ["status", "top"])
 async def test_on_a_terminal_it_is_a_page_without_control_characters_of_others(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, command: str

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import shutil
-import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from support.harness import run_cli, worker
 from support.mcp_harness import data_of, over_stdio
 from support.signing_in import KINDS, Bus, client_certificate, signing_in
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers run on POSIX systems")
+pytestmark = pytest.mark.posix("not tried on Windows")
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from support.mcp_harness import data_of, error_of, over_stdio
 from support.signing_in import Bus, password_of, signing_in
 from support.tap import Tap, tapped
 
+pytestmark = pytest.mark.posix("not tried on Windows")
+
 STRIPPED = "the server does not offer TLS, and tls:// was asked for; no credential was sent"
 REFUSED_TLS = "is not the CA of this server"
 

@@ -6,6 +6,8 @@ import pytest
 
 from agentbus.bus.replicas import copies
 
+pytestmark = pytest.mark.posix("not tried on Windows")
+
 
 def info(wanted: int, leader: str | None, *others: dict[str, Any], **more: Any) -> dict[str, Any]:
     cluster = {"name": "bus", **({"leader": leader} if leader else {}), "replicas": list(others), **more}

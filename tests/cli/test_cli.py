@@ -15,6 +15,8 @@ from agentbus.bus.setup import set_up
 from agentbus.provision.nats_server import NatsServer
 from support.harness import FAKE_AGENT, Ran, eventually, process, run_cli, toml, worker, worker_toml
 
+pytestmark = pytest.mark.posix("not tried on Windows")
+
 
 async def publish(server: NatsServer, *args: str) -> Ran:
     return await run_cli("task", "publish", "--nats-url", server.url, *args)

@@ -4,7 +4,6 @@ import os
 import re
 import stat
 import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ from agentbus.config.schema import DEFAULT_URL, NatsSection
 from agentbus.config.urls import SAMPLE_PASSWORD, ServerUrl, parse_urls
 from agentbus.errors import ConfigError
 from support.harness import toml
+
+pytestmark = pytest.mark.posix("not tried on Windows")
 
 SECRET = "hunter2"
 REMOVED = object()
@@ -232,7 +233,7 @@ def closed_folder(folder: Path) -> Generator[Path]:
         folder.chmod(0o700)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+@pytest.mark.posix("permissions of POSIX")
 @pytest.mark.parametrize("load", [load_worker, load_coordinator], ids=["worker", "coordinator"])
 def test_a_file_in_a_folder_that_may_not_be_searched_is_one_line_with_its_path(
     home: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[..., Any]
@@ -622,7 +623,7 @@ def test_a_secret_that_cannot_be_used_is_an_error_with_its_path(
         settings_of(**{key: str(path), **({"user": "agent-code"} if key == "password_file" else {})})
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="permission bits")
+@pytest.mark.posix("permission bits")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
 @pytest.mark.parametrize("holder", ["url with a password", "url with a token", "password file", "token file"])
 def test_a_secret_that_others_can_read_earns_a_warning_with_the_command_that_helps(

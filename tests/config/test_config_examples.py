@@ -17,6 +17,8 @@ from agentbus.config.urls import SAMPLE_PASSWORD
 from agentbus.errors import ConfigError
 from support.harness import ROOT
 
+pytestmark = pytest.mark.posix("not tried on Windows")
+
 _COMMENTED_KEY = re.compile(r"^# ([a-z_]+ = .+)$", re.MULTILINE)
 
 

@@ -23,7 +23,10 @@ from support.mcp_harness import NOWHERE, HttpServer, both_eras, data_of, error_o
 from support.mcp_task_client import knowing_tasks
 from support.scraping import documented, get, registered, scrape, until, url_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:resources/subscribe is removed")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:resources/subscribe is removed"),
+    pytest.mark.posix("not tried on Windows"),
+]
 
 TOOLS = [
     *("publish_task", "watch_results", "get_results", "get_task"),

@@ -9,6 +9,8 @@ from benchmarks.handshake import first_answer, sdk_import
 from benchmarks.harness import in_turns
 from support.mcp_harness import NOWHERE
 
+pytestmark = pytest.mark.posix("measures time; one system is enough")
+
 TURNS = 3
 AT_MOST = 1.6
 """The promise is 1.15, which `make bench ONLY=handshake` holds in peace; beside other tests there is more noise."""

@@ -30,6 +30,8 @@ from support.installation import own_bus
 from support.jobs import acknowledged, counts, outcome, pid_from, publish, settled, short_lease, text
 from support.mcp_harness import NOWHERE, both_eras, data_of, in_memory, over_http, over_stdio
 
+pytestmark = pytest.mark.posix("not tried on Windows")
+
 DYING = str(SUPPORT / "dying.py")
 TRACED = str(SUPPORT / "traced.py")
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

@@ -18,6 +18,8 @@ from agentbus.provision.nats_server import find_binary
 from support.harness import BOUND_S, Process, eventually, process
 from support.installation import PLAN
 
+pytestmark = pytest.mark.posix("not tried on Windows")
+
 # Opens the bus, says so, and makes its changes once it may: what it has read is old by then.
 CHANGES = """
 import sys, time
@@ -160,7 +162,7 @@ def test_what_has_changed_since_the_bus_was_opened_is_known(folder: BusFolder) -
     assert folder.may_task("lead") == ("code",)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="modes of files")
+@pytest.mark.posix("modes of files")
 def test_the_lock_is_for_its_owner_alone(folder: BusFolder) -> None:
     assert stat.S_IMODE((folder.path / ".lock").stat().st_mode) == 0o600
 

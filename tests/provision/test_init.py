@@ -26,6 +26,8 @@ from agentbus.provision.server_folder import Member, read_member
 from support.harness import BOUND_S, FAKE_AGENT, Ran, eventually, run_cli, worker
 from support.installation import PLAN, free_port, make_certificates
 
+pytestmark = pytest.mark.posix("not tried on Windows")
+
 FAKE = AgentCommand((sys.executable, str(FAKE_AGENT), "{input}"), "argv")
 
 
@@ -159,7 +161,7 @@ async def outcome(main: Coordinator, agent: str) -> str:
 # -- the folder -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="permission bits")
+@pytest.mark.posix("permission bits")
 def test_nobody_else_can_read_what_is_in_the_folder(folder: BusFolder) -> None:
     for path in (folder.path, *folder.path.rglob("*")):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
@@ -424,7 +426,7 @@ def test_an_agent_that_may_give_tasks_gives_them_in_its_own_name(folder: BusFold
     assert (config.coordinator.id, settings.inbox_prefix) == ("main", "_INBOX_admin")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="permission bits")
+@pytest.mark.posix("permission bits")
 def test_what_joining_writes_is_for_its_owner_alone(tmp_path: Path) -> None:
     path = join_as_worker(code_bundle(), tmp_path / "there", FAKE)
     for file in path.parent.iterdir():

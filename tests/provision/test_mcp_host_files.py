@@ -23,6 +23,8 @@ from agentbus.provision.nats_server import NatsServer
 from support.harness import run_cli
 from support.mcp_harness import data_of
 
+pytestmark = pytest.mark.posix("not tried on Windows")
+
 PROGRAM = str(Path(sys.executable).with_name("agentbus-mcp"))
 FILES = {
     "claude-code": ".claude.json",

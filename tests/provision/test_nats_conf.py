@@ -25,6 +25,8 @@ from support.harness import BOUND_S, eventually
 from support.installation import CONF, Certificates, Sample, make_certificates, password, sample_bus, shipped_for
 from support.tap import tapped
 
+pytestmark = pytest.mark.posix("not tried on Windows")
+
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:

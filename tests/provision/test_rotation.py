@@ -1,7 +1,6 @@
 """Credentials that are replaced while they are in use: whoever has the new ones goes on, the others say why not."""
 
 import json
-import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from support.harness import Process, eventually, run_cli, worker
 from support.mcp_harness import data_of, error_of, over_stdio
 from support.signing_in import TOKEN, Bus, client_certificate, password_of, signing_in
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers run on POSIX systems")
+pytestmark = pytest.mark.posix("not tried on Windows")
 
 
 @pytest.fixture

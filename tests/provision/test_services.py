@@ -7,7 +7,6 @@ import plistlib
 import shutil
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from agentbus.config.loading import load_worker
 from agentbus.provision.services import file_of, label_of, make_worker, render
 from support.harness import BOUND_S, ROOT, run_cli, worker_toml
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers run on POSIX systems")
+pytestmark = pytest.mark.posix("services of systemd, launchd and supervisor")
 
 # Stands for a service manager: writes down how it was called, and answers as it was told in a file of its own name.
 MANAGER = """#!/bin/sh

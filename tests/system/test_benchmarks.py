@@ -9,7 +9,10 @@ from support.harness import ROOT, Ran, run_python
 
 NAMES = ("throughput", "overhead", "publish", "watch", "inbox", "idle", "startup", "handshake", "http")
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="runs a worker and /bin/true")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="runs a worker and /bin/true"),
+    pytest.mark.posix("measures workers"),
+]
 
 
 async def bench(*arguments: str) -> Ran:

@@ -8,7 +8,10 @@ import pytest
 from system.chaos.plan import broken, short
 from system.chaos.storm import run_storm
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+    pytest.mark.posix("a storm over workers"),
+]
 
 
 async def test_every_task_has_its_one_result_after_a_storm():

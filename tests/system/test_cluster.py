@@ -13,6 +13,8 @@ from support.harness import run_cli, worker
 from system.chaos.plan import clustered_short
 from system.chaos.storm import run_storm
 
+pytestmark = pytest.mark.posix("a storm over workers")
+
 TASKS = 12
 
 

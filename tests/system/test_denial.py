@@ -12,6 +12,8 @@ from support import installation
 from support.harness import BOUND_S, eventually, worker
 from support.installation import own_bus
 
+pytestmark = pytest.mark.posix("not tried on Windows")
+
 MEGABYTE = bytes(1_000_000)
 
 

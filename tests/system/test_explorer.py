@@ -4,6 +4,8 @@ import pytest
 
 from system.explorer import Explorer, Flaw, Report
 
+pytestmark = pytest.mark.posix("explores the settling of workers")
+
 
 def first_fault(report: Report) -> str:
     return next(iter(report.two_results + report.unconfirmed + report.stuck), "")

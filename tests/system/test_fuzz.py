@@ -46,6 +46,8 @@ from agentbus_mcp.task_extension import records, watched_tasks
 from agentbus_worker.settling.outbox import Outbox
 from support.harness import toml
 
+pytestmark = pytest.mark.posix("not tried on Windows")
+
 # What hypothesis keeps for later runs goes away with this one.
 KEPT = tempfile.mkdtemp(prefix="hypothesis-")
 atexit.register(shutil.rmtree, KEPT, ignore_errors=True)

@@ -29,6 +29,8 @@ from support.harness import BOUND_S, eventually, worker
 from support.installation import Certificates, Installed, OwnBus, Sample, make_certificates, own_bus, sample_bus
 from support.mcp_task_client import knowing_tasks
 
+pytestmark = pytest.mark.posix("not tried on Windows")
+
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:

@@ -1,6 +1,5 @@
 """What docs/operations.md and docs/growing.md tell people to do works: commands, configurations, manifests."""
 
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import replace
@@ -24,6 +23,8 @@ from agentbus.provision.nats_server import NatsServer, run_server
 from support.documentation import OPERATIONS, Reader, marked
 from support.harness import BOUND_S, ROOT, eventually, worker, worker_toml
 from support.installation import PLAN, free_port
+
+pytestmark = pytest.mark.posix("runs shell commands of the documentation")
 
 GROWING = ROOT / "docs" / "growing.md"
 
@@ -49,7 +50,7 @@ async def made_by_init(folder: Path, tmp_path: Path, stack: AsyncExitStack) -> t
     return bus, running
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals by pid file")
+@pytest.mark.posix("signals by pid file")
 async def test_an_operator_who_follows_the_page_keeps_the_bus_and_its_tasks(tmp_path: Path, home: Path) -> None:
     async with AsyncExitStack() as stack:
         bus, running = await made_by_init(home / ".agentbus" / "bus", tmp_path, stack)

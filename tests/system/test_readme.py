@@ -45,6 +45,8 @@ from support.documentation import (
 )
 from support.harness import BOUND_S, ROOT, Process, eventually, process, worker, worker_toml
 
+pytestmark = pytest.mark.posix("runs shell commands of the documentation")
+
 # -- every block -------------------------------------------------------------------------------------------------
 
 

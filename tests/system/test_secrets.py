@@ -30,6 +30,7 @@ from support.scraping import get, url_of
 from support.searching import Processes, Vault, in_files, in_streams, readable_by_others, watching_processes
 
 pytestmark = [
+    pytest.mark.posix("not tried on Windows"),
     pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),
     pytest.mark.timeout(480),
 ]

@@ -23,6 +23,8 @@ from agentbus_worker.settling.outcome import of_exit
 from support.harness import BOUND_S, ROOT, worker, worker_toml
 from support.mcp_harness import NOWHERE, in_memory
 
+pytestmark = pytest.mark.posix("not tried on Windows")
+
 SKILL = ROOT / "skills" / "agentbus"
 PAGES = [SKILL / "SKILL.md", *sorted((SKILL / "references").glob("*.md"))]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

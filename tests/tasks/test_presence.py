@@ -13,6 +13,8 @@ from agentbus.tasks.presence import present
 from support.harness import eventually, run_cli, worker, worker_toml
 from support.jobs import agent_keys, outcome, publish, settled
 
+pytestmark = pytest.mark.posix("shows what workers say of themselves")
+
 
 async def agents(url: str, *args: str) -> list[dict[str, Any]]:
     ran = await run_cli("agent", "list", "--nats-url", url, *args)

@@ -15,6 +15,8 @@ from agentbus.tasks.ledger import Ledger
 from support.harness import BOUND_S
 from support.mcp_harness import INITIALIZE, raw_server
 
+pytestmark = pytest.mark.posix("sends to a server process that is ended by a signal")
+
 TASKS = 120
 ROUNDS = 20
 QUIET_S = 1.0

@@ -18,6 +18,8 @@ from agentbus.provision.nats_server import NatsServer
 from support.harness import BOUND_S, run_cli, worker, worker_toml
 from support.mcp_harness import INITIALIZE, NOWHERE, both_eras, data_of, error_of, over_stdio, raw_server
 
+pytestmark = pytest.mark.posix("not tried on Windows")
+
 SCRIPT = str(Path(sys.executable).with_name("agentbus-mcp"))
 
 

@@ -37,7 +37,10 @@ from support.mcp_harness import (
     settle,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:resources/subscribe is removed")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:resources/subscribe is removed"),
+    pytest.mark.posix("not tried on Windows"),
+]
 
 TOKEN = "3f9ad2c04b7e4c55a1f0"
 ACCEPT = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}

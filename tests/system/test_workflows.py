@@ -1,0 +1,57 @@
+"""The workflows of GitHub: pinned, with as few rights as they need, and running what the Makefile runs."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.harness import ROOT
+
+FOLDER = ROOT / ".github" / "workflows"
+WORKFLOWS = sorted(FOLDER.glob("*.yml"))
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+
+
+def steps(path: Path) -> list[dict[str, Any]]:
+    """The steps of all jobs of a workflow."""
+    jobs: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
+    return [step for job in jobs.values() for step in job["steps"]]
+
+
+def test_there_are_workflows() -> None:
+    assert "ci" in {path.stem for path in WORKFLOWS}
+
+
+@every_workflow
+def test_every_action_is_pinned_to_a_commit_and_says_which_version_that_is(path: Path) -> None:
+    used = re.findall(r"uses: (.*)", path.read_text(encoding="utf-8"))
+    assert used
+    for action in used:
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action
+
+
+@every_workflow
+def test_a_workflow_may_read_only_and_keeps_no_credential_in_its_checkout(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
+    assert text.count("persist-credentials: false") == text.count("actions/checkout@")
+    assert "pull_request_target" not in text
+
+
+@every_workflow
+def test_what_a_workflow_makes_is_a_target_of_the_makefile(path: Path) -> None:
+    targets = set(re.findall(r"(?m)^([\w-]+):", MAKEFILE))
+    made = [word for step in steps(path) for word in re.findall(r"\bmake ([\w-]+)", step.get("run", ""))]
+    assert set(made) <= targets
+
+
+def test_the_windows_job_leaves_out_what_the_markers_name_and_nothing_else() -> None:
+    job: dict[str, Any] = yaml.safe_load((FOLDER / "ci.yml").read_text(encoding="utf-8"))["jobs"]["windows"]
+    assert job["runs-on"] == "windows-latest"
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert 'python -m pytest -m "not posix and not large"' in commands
+    assert not any("tests/" in command for command in commands), "a file that is named by hand"
