@@ -1,29 +1,32 @@
-"""Tasks that can never run: their message has left the task stream by age, and nobody has claimed them."""
+"""Settle tasks that can never run: their message has left the task stream by age, and no worker has claimed them."""
 
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
+from typing import Final
 
 from agentbus.bus.jetstream import Bus
-from agentbus.errors import PermissionDeniedError, SetupMissingError, StreamFullError, WrongRevisionError
-from agentbus.observability import tracing
+from agentbus.errors import PermissionDeniedError, SetupMissingError, StreamFullError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import make_result_id, random_token
 from agentbus.protocol.json_codec import Json
-from agentbus.protocol.ledger_entry import Entry, Record, settled
+from agentbus.protocol.ledger_entry import Entry, Record
 from agentbus.protocol.messages import new_result
 from agentbus.protocol.timestamps import parse_time
-from agentbus.tasks.inbox import publish_result
 from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.settle import Won, commit, publish_again, publish_committed
+
+_INBOX_REFUSES: Final = (PermissionDeniedError, StreamFullError, SetupMissingError)
+"""The inbox may belong to another party, or be full. The ledger has the result, and the next look tries again."""
 
 
 async def settle_expired(bus: Bus, records: Iterable[Record]) -> list[Record]:
     """Settle those tasks whose time is over; returns what the ledger says of each one then.
 
-    The time of a task is over when its ledger entry, which a running task's owner renews, has not changed for longer
-    than the task stream keeps a message, by the server's clock. It is settled as `failed`, error `expired`, or as
-    `cancelled` if somebody wanted that. Whoever meets such a task settles it; the compare-and-set sees to it that it
-    happens once, and whoever meets it afterwards sees to it that its result is in its inbox.
+    The time of a task is over when its ledger entry, which the owner of a running task renews, has not changed for
+    longer than the task stream keeps a message, by the server's clock. Such a task is settled as `failed`, error
+    `expired`, or as `cancelled` if a coordinator had asked for that. Any reader may settle it; compare-and-set
+    guarantees that it happens once. Later readers publish its result again, in case the first one did not get to it.
     """
     found = list(records)
     if not found or all(_settled_by_worker(record.entry) for record in found):
@@ -31,7 +34,7 @@ async def settle_expired(bus: Bus, records: Iterable[Record]) -> list[Record]:
     try:
         now, config = await _stream(bus, subjects.TASKS_STREAM)
     except (PermissionDeniedError, SetupMissingError):
-        return found  # nobody here can tell how long the bus keeps a task
+        return found  # this party may not ask how long the bus keeps a task
     max_age_s = config.get("max_age", 0) / 1e9
     for number, record in enumerate(found):
         age_s = (now - record.changed_at).total_seconds()
@@ -60,32 +63,30 @@ async def _stream(bus: Bus, name: str) -> tuple[datetime, dict[str, Json]]:
 
 async def _settle(bus: Bus, record: Record, max_age_s: float) -> Record:
     ledger, result = Ledger(bus), _result(record, max_age_s)
-    entry = settled(record.entry, result["status"], result)
-    with suppress(WrongRevisionError):
-        await ledger.write(record.agent, record.task_id, entry, revision=record.revision)
-        await _publish(bus, entry)
+    verdict = await commit(
+        ledger, record.agent, record.task_id, record.entry, result["status"], result, revision=record.revision
+    )
+    if isinstance(verdict, Won):
+        with suppress(*_INBOX_REFUSES):
+            await publish_committed(bus, verdict.entry)
     found = await ledger.read_newer(record.agent, record.task_id, record.revision)
     return found if isinstance(found, Record) else record
 
 
-async def _publish(bus: Bus, entry: Entry) -> None:
-    assert entry.result is not None, "it is settled"
-    # The inbox may be somebody else's, or full: the ledger has the result, and the next look tries again.
-    with suppress(PermissionDeniedError, StreamFullError, SetupMissingError):
-        await publish_result(bus, entry.inbox, entry.result)
-
-
 async def _publish_again(bus: Bus, record: Record) -> None:
-    """Whoever settled it may have died before this; its id makes it harmless for as long as the server remembers it."""
+    """Publish the result again, for as long as the server is sure to drop a repetition.
+
+    The coordinator that settled the task may have died before it had published.
+    """
     now, config = await _stream(bus, subjects.RESULTS_STREAM)
     if (now - record.changed_at).total_seconds() < config.get("duplicate_window", 0) / 1e9 / 2:
-        with tracing.resumed(record.headers):
-            await _publish(bus, record.entry)
+        with suppress(*_INBOX_REFUSES):
+            await publish_again(bus, record)
 
 
 def _result(record: Record, max_age_s: float) -> dict[str, Json]:
     """The result of a task whose message is gone; what it said is gone with it."""
-    entry, wish = record.entry, record.entry.cancel
+    entry, request = record.entry, record.entry.cancel
     task: dict[str, Json] = {
         "id": record.task_id,
         "from": entry.sender,
@@ -96,11 +97,11 @@ def _result(record: Record, max_age_s: float) -> dict[str, Json]:
         "created_at": entry.created_at,
     }
     error = f"expired: no worker has finished it within {max_age_s:g} s"
-    if wish is not None:
-        error = f"cancelled by {wish.by}" + (f": {wish.reason}" if wish.reason else "")
+    if request is not None:
+        error = f"cancelled by {request.by}" + (f": {request.reason}" if request.reason else "")
     return new_result(
         task,
         result_id=make_result_id(record.agent, record.task_id, random_token()),
-        status="failed" if wish is None else "cancelled",
+        status="failed" if request is None else "cancelled",
         error=error,
     )

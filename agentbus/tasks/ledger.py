@@ -14,7 +14,9 @@ from agentbus.protocol import subjects
 from agentbus.protocol.headers import KV_OPERATION, STATE
 from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, read_entry
 
-_LAG_PATIENCE_S: Final = 3.0
+WRITE_TIMEOUT_S: Final = 10.0
+LAG_TIMEOUT_S: Final = 3.0
+"""How long a replica may lag behind a write that was acknowledged: a healthy cluster takes milliseconds."""
 _LAG_PAUSE_S: Final = 0.05
 
 
@@ -37,7 +39,7 @@ class Ledger:
         return NoEntry() if message is None else read_entry(message)
 
     async def read_newer(
-        self, agent: str, task_id: str, revision: int, *, timeout_s: float = _LAG_PATIENCE_S
+        self, agent: str, task_id: str, revision: int, *, timeout_s: float = LAG_TIMEOUT_S
     ) -> Record | NoEntry:
         """The entry at a later revision than `revision`, which the key is known to have had, or not to be at any more.
 
@@ -55,7 +57,14 @@ class Ledger:
         return found
 
     async def write(
-        self, agent: str, task_id: str, entry: Entry, *, revision: int, timeout_s: float = 10.0, flush: bool = True
+        self,
+        agent: str,
+        task_id: str,
+        entry: Entry,
+        *,
+        revision: int,
+        timeout_s: float = WRITE_TIMEOUT_S,
+        flush: bool = True,
     ) -> int:
         """Compare-and-set: store `entry` if the key still is at `revision` (0: does not exist); returns the new one.
 

@@ -19,6 +19,7 @@ from agentbus.admin import dead_letters
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.cli import main
+from agentbus.tasks import settle
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker import worker
 from agentbus_worker.running import command
@@ -85,16 +86,16 @@ POINTS: dict[str, Point] = {
     "outcome on disk, not committed": Point(*OUTBOX, "after", holds=(COMMIT,)),
     "committed without a copy on disk": Point(Ledger, "write", "after", writes("settled"), holds=(OUTBOX,)),
     "committed, answer not seen": Point(Ledger, "write", "after", writes("settled")),
-    "committed, not published": Point(job, "publish_result", "before"),
-    "published, not acknowledged": Point(job, "publish_result", "after"),
+    "committed, not published": Point(job, "publish_committed", "before"),
+    "published, not acknowledged": Point(job, "publish_committed", "after"),
     "acknowledged, copy still on disk": Point(Outbox, "remove", "before"),
     "settled": Point(Outbox, "remove", "after"),
     # the ways out of a run without a result
-    "given back, delivery not handed back": Point(Lease, "give_back", "after"),
+    "given back, delivery not handed back": Point(Lease, "release", "after"),
     "handed back": Point(Delivery, "nak", "after"),
     # the settlement of what is not run
-    "settled unrun, not published": Point(claim, "publish_result", "before"),
-    "published again, not acknowledged": Point(claim, "publish_result", "after"),
+    "settled unrun, not published": Point(settle, "publish_committed", "before"),
+    "published again, not acknowledged": Point(claim, "publish_again", "after"),
     # a start
     "state of the dead taken over": Point(StateFolder, "take_over", "after"),
     "replay begun": Point(outbox, "_replay_one", "before"),

@@ -18,6 +18,7 @@ from functools import cache
 from typing import NamedTuple
 
 from agentbus.protocol.ledger_entry import CancelRequest, Claim, Entry, NoEntry, Record
+from agentbus.tasks import settle
 from agentbus_worker.settling import decisions
 from agentbus_worker.settling.decisions import Policy
 
@@ -150,9 +151,9 @@ def decide(key: Key | None, wait: bool) -> decisions.Decision:
 
 
 @cache
-def judge(tried: Key, key: Key | None) -> decisions.Verdict:
+def judge(tried: Key, key: Key | None) -> settle.Verdict:
     """The worker's own reading of a refused write."""
-    return decisions.on_refusal(entry_of(tried), found_of(key, 1))
+    return settle.on_refusal(entry_of(tried), found_of(key, 1))
 
 
 @cache
@@ -378,26 +379,23 @@ class Explorer:
         if self._flaw is Flaw.IGNORE_REFUSAL and worker.then == "publish":
             yield "publishes all the same", _with(state, index, worker._replace(step=Step.PUBLISH, then="ack"))
             return
-        if worker.then == "publish from outbox":
-            yield "reads again", _with(state, index, Worker(Step.REPLAY, outbox=worker.outbox))
-            return
         verdict = judge(worker.tried, state.key)
         match verdict:
-            case decisions.Won():
+            case settle.Won():
                 assert state.key is not None, "what was stored is there"
                 adopted = worker._replace(tried=state.key)
                 yield "had won", self._won(state, index, adopted)
-            case decisions.Adopt():
+            case _ if worker.then == "publish unrun":
+                yield "reads again", _with(state, index, Worker(Step.READ))
+            case _ if worker.then == "publish from outbox":
+                yield "reads again", _with(state, index, Worker(Step.REPLAY, outbox=worker.outbox))
+            case settle.Adopt():
                 assert state.key is not None, "only an entry is adopted"
-                if worker.then == "publish unrun":
-                    follow = Worker(Step.READ)
-                else:
-                    tried = worker.tried._replace(cancel=state.key.cancel)
-                    follow = worker._replace(step=Step.CAS, held=None, fresh=True, tried=tried)
-                yield "adopts", _with(state, index, follow)
-            case decisions.Lost():
-                # A claim or an unrun settlement reads again; a run drops its outcome and sends nothing.
-                again = worker.then in ("run", "publish unrun")
+                tried = worker.tried._replace(cancel=state.key.cancel)
+                yield "adopts", _with(state, index, worker._replace(step=Step.CAS, held=None, fresh=True, tried=tried))
+            case settle.Lost():
+                # A claim reads again; a run drops its outcome and sends nothing.
+                again = worker.then == "run"
                 yield "has lost", _with(state, index, Worker(Step.READ if again else Step.IDLE))
 
     def _running(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:

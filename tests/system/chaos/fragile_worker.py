@@ -42,7 +42,7 @@ def mortal(real: Step[_P], what: str) -> Step[_P]:
 
 
 def make_mortal() -> None:
-    for owner, name in ((Outbox, "put"), (Lease, "commit"), (job, "publish_result"), (Delivery, "ack")):
+    for owner, name in ((Outbox, "put"), (Lease, "commit"), (job, "publish_committed"), (Delivery, "ack")):
         setattr(owner, name, mortal(getattr(owner, name), name))
     started = Children.started
 

@@ -1,6 +1,5 @@
-"""The decisions of the settlement: what a delivery calls for, and what a refused write means."""
+"""The decisions of the worker: what a delivery calls for, and what an outcome on disk calls for."""
 
-import itertools
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,23 +8,18 @@ import pytest
 from agentbus.protocol.ledger_entry import CancelRequest, Entry, NoEntry, Record
 from agentbus.protocol.ledger_entry import Claim as ClaimRecord
 from agentbus_worker.settling.decisions import (
-    Adopt,
     Claim,
     CommitOutbox,
     Decision,
     DropOutbox,
     Leave,
-    Lost,
     Policy,
     Republish,
     RepublishOutbox,
     SettleCancelled,
     SettleExhausted,
-    Verdict,
-    Won,
     on_delivery,
     on_outbox,
-    on_refusal,
 )
 
 REVISION = 42
@@ -132,106 +126,10 @@ def test_a_settled_task_is_never_run_again_its_result_is_published_again(
 ):
     entry = settled("other", status=status, **changes)
     decision = decide(record(entry), lease_over=lease_over)
-    assert decision == Republish({"id": "result-code-t-other", "status": status}, changes.get("inbox", "main"))
-
-
-# -- a refused write --------------------------------------------------------------------------------------------
-
-
-def judge(tried: Entry, found: Entry | None) -> Verdict:
-    return on_refusal(tried, NoEntry(REVISION) if found is None else record(found))
+    assert decision == Republish(record(entry))
 
 
 GIVEN_BACK = working(state="queued", attempt=0)
-
-
-@pytest.mark.parametrize(
-    "tried",
-    [working(), working(renewals=3), settled(), GIVEN_BACK],
-    ids=["claim", "renewal", "commit", "release"],
-)
-def test_a_write_that_is_found_as_it_was_meant_was_won_and_only_its_answer_lost(tried: Entry):
-    assert judge(tried, tried) == Won(tried, REVISION)
-
-
-@pytest.mark.parametrize(
-    "tried",
-    [working(), working(renewals=3), settled(), GIVEN_BACK],
-    ids=["claim", "renewal", "commit", "release"],
-)
-@pytest.mark.parametrize(
-    "found",
-    [
-        pytest.param(None, id="nothing"),
-        pytest.param(queued(), id="queued"),
-        pytest.param(queued(attempt=1), id="given back"),
-        pytest.param(working("other"), id="claimed by another"),
-        pytest.param(working("other", renewals=9, attempt=2), id="taken over"),
-        pytest.param(settled("other"), id="settled by another"),
-        pytest.param(settled("other", status="cancelled"), id="cancelled by another"),
-        # Whoever settles a task unrun keeps the owner's claim in the entry at most; the result id tells them apart.
-        pytest.param(settled("mine", result_id="result-code-t-other"), id="settled by another over my claim"),
-    ],
-)
-def test_a_task_that_somebody_else_has_or_nobody_is_lost(tried: Entry, found: Entry | None):
-    assert judge(tried, found) == Lost()
-
-
-@pytest.mark.parametrize("tried", [working(renewals=3), settled(renewals=3)], ids=["renewal", "commit"])
-@pytest.mark.parametrize(
-    "found",
-    [
-        pytest.param(working(renewals=2), id="an earlier renewal"),
-        pytest.param(working(renewals=2, cancel=WISH), id="a cancel wish on top of it"),
-        pytest.param(working(renewals=0), id="the claim"),
-    ],
-)
-def test_an_earlier_write_of_the_same_claim_is_taken_as_the_new_base(tried: Entry, found: Entry):
-    assert judge(tried, found) == Adopt(found, REVISION)
-
-
-def test_a_commit_that_met_a_later_renewal_of_its_own_claim_goes_on_from_there():
-    found = working(renewals=5)
-    assert judge(settled(renewals=3), found) == Adopt(found, REVISION)
-
-
-def test_a_renewal_that_meets_its_own_cancel_wish_has_been_stored_and_tells_of_the_wish():
-    found = working(renewals=3, cancel=WISH)
-    assert judge(working(renewals=3), found) == Won(found, REVISION)
-
-
-def test_a_renewal_that_meets_its_own_commit_sends_nothing_more():
-    assert judge(working(renewals=3), settled(renewals=3)) == Lost()
-
-
-def test_a_commit_is_won_by_its_result_id_and_by_nothing_else():
-    mine = settled("mine", result_id="result-a")
-    assert judge(mine, settled("other", result_id="result-a")) == Won(settled("other", result_id="result-a"), REVISION)
-    assert judge(mine, settled("mine", result_id="result-b")) == Lost()
-    assert judge(mine, mine.model_copy(update={"result": None})) == Lost()
-
-
-def test_a_write_without_a_claim_is_never_taken_for_won():
-    assert judge(queued(), queued()) == Lost()
-
-
-@pytest.mark.parametrize("renewals", [0, 1])
-def test_no_verdict_hands_over_an_entry_that_another_claim_wrote(renewals: int):
-    """Over all pairs of states: who goes on, goes on from an entry of its own."""
-    entries = [queued(), queued(cancel=WISH)]
-    for nonce, number in itertools.product(("mine", "other"), range(3)):
-        entries += [working(nonce, renewals=number), working(nonce, renewals=number, cancel=WISH)]
-        entries += [settled(nonce, renewals=number), settled(nonce, renewals=number, status="cancelled")]
-    kinds: set[type[Any]] = set()
-    for tried in (working(renewals=renewals), settled(renewals=renewals)):
-        for found in entries:
-            verdict = judge(tried, found)
-            kinds.add(type(verdict))
-            if not isinstance(verdict, Lost):
-                assert verdict.entry.claim is not None
-                assert verdict.entry.claim.nonce == "mine"
-                assert not verdict.entry.terminal or isinstance(verdict, Won)
-    assert kinds == {Won, Adopt, Lost}
 
 
 # -- an outcome that was found on disk --------------------------------------------------------------------------
@@ -245,11 +143,11 @@ def replay(found: Entry | None, *, expired: bool = False) -> CommitOutbox | Repu
 @pytest.mark.parametrize("expired", [False, True])
 @pytest.mark.parametrize("changes", [{}, {"renewals": 7}, {"cancel": WISH}])
 def test_an_outcome_whose_claim_still_stands_is_committed(expired: bool, changes: dict[str, Any]):
-    assert replay(working("mine", **changes), expired=expired) == CommitOutbox()
+    assert replay(working("mine", **changes), expired=expired) == CommitOutbox(record(working("mine", **changes)))
 
 
 def test_an_outcome_that_was_committed_is_published_again_while_the_server_remembers_its_id():
-    assert replay(settled("mine")) == RepublishOutbox()
+    assert replay(settled("mine")) == RepublishOutbox(record(settled("mine")))
     assert isinstance(replay(settled("mine"), expired=True), DropOutbox)
 
 

@@ -3,29 +3,26 @@
 from typing import Final
 
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import CorruptEntryError, MessageError, WrongRevisionError
+from agentbus.errors import CorruptEntryError, MessageError
 from agentbus.observability import tracing
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.ledger_entry import Claim as ClaimRecord
-from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, claimed, queued, settled
+from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, claimed, queued
 from agentbus.protocol.messages import Task
 from agentbus.protocol.timestamps import now
-from agentbus.tasks.inbox import publish_result
 from agentbus.tasks.publish import read_delivery
+from agentbus.tasks.settle import Lost, Won, compare_and_set, publish_again, settle
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.dead_letter import store_dead_letter
 from agentbus_worker.settling.decisions import (
     Claim,
     Leave,
-    Lost,
     Policy,
     Republish,
     SettleCancelled,
     SettleExhausted,
-    Won,
     on_delivery,
-    on_refusal,
 )
 from agentbus_worker.settling.job import Job, cancelled_outcome, result_message
 from agentbus_worker.settling.lease import Lease
@@ -82,9 +79,8 @@ async def _follow(
         case SettleCancelled() | SettleExhausted():
             with tracing.settling(delivery.headers, agent=context.agent, worker=context.instance, task_id=task.id):
                 return None, await _settle_unrun(context, delivery, task, decision)
-        case Republish(result, inbox):
-            with tracing.resumed(found.headers if isinstance(found, Record) else {}):
-                await publish_result(context.bus, inbox, result)
+        case Republish(record):
+            await publish_again(context.bus, record)
             await delivery.ack()
             TaskLog(task.id).info("its result was there already; acknowledged", redeliveries=delivery.num_delivered - 1)
         case Leave():
@@ -96,14 +92,10 @@ async def _follow(
 async def _try_claim(context: Context, delivery: Delivery, task: Task, decision: Claim) -> Job | None:
     """Claim by compare-and-set; None if somebody was faster, so that the ledger must be read (again)."""
     entry = claimed(decision.base, _new_claim(context), decision.attempt)
-    try:
-        revision = await context.ledger.write(context.agent, task.id, entry, revision=decision.revision)
-    except WrongRevisionError:
-        verdict = on_refusal(entry, await context.ledger.read_newer(context.agent, task.id, decision.revision))
-        if isinstance(verdict, Lost):
-            return None
-        entry, revision = verdict.entry, verdict.revision
-    lease = Lease(context.ledger, delivery, context.agent, task.id, entry, revision)
+    verdict = await compare_and_set(context.ledger, context.agent, task.id, entry, revision=decision.revision)
+    if isinstance(verdict, Lost):
+        return None
+    lease = Lease(context.ledger, delivery, context.agent, task.id, verdict.entry, verdict.revision)
     lost = decision.base.claim if decision.base.state == "working" else None
     if lost is not None:
         context.metrics.count("takeover")
@@ -137,14 +129,12 @@ async def _settle_unrun(
         outcome = Outcome("failed", "", why, reason=why)
     new_claim = _new_claim(context)
     result = result_message(context, delivery, task, outcome, new_claim.nonce, base.attempt)
-    entry = settled(base.model_copy(update={"claim": new_claim}), outcome.status, result)
-    try:
-        await context.ledger.write(context.agent, task.id, entry, revision=decision.revision)
-    except WrongRevisionError:
-        found = await context.ledger.read_newer(context.agent, task.id, decision.revision)
-        if not isinstance(on_refusal(entry, found), Won):
-            return False
-    await publish_result(context.bus, base.inbox, result)
+    base = base.model_copy(update={"claim": new_claim})
+    verdict = await settle(
+        context.bus, context.agent, task.id, base, outcome.status, result, revision=decision.revision
+    )
+    if not isinstance(verdict, Won):
+        return False
     tracing.outcome(outcome.status, error="unrun" if outcome.status == "failed" else None, reason=outcome.error)
     await delivery.ack()
     context.metrics.settled(outcome.status)

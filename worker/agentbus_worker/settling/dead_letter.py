@@ -2,12 +2,11 @@
 
 import hashlib
 import logging
-from contextlib import suppress
 from typing import Any, Final, cast
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import BusError, CorruptEntryError, MessageError, WrongRevisionError
+from agentbus.errors import BusError, CorruptEntryError, MessageError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import (
@@ -24,11 +23,12 @@ from agentbus.protocol.headers import (
     number,
 )
 from agentbus.protocol.json_codec import Json, decode, encode
-from agentbus.protocol.ledger_entry import Record, settled
+from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import new_result
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.inbox import publish_result
 from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.settle import Won, settle
 from agentbus_worker.log.lines import facts
 from agentbus_worker.settling.outcome import fit
 
@@ -93,25 +93,26 @@ async def _tell_sender(bus: Bus, delivery: Delivery, *, agent: str, worker: str,
         extra={"worker": worker},
     )
     message = fit(result, bus.max_message_bytes - _HEADERS_BYTES)
-    await _settle(bus, delivery, agent=agent, task_id=task["id"], result=message)
-    await publish_result(bus, inbox, message)
+    if not await _settle_task(bus, delivery, agent=agent, task_id=task["id"], result=message):
+        await publish_result(bus, inbox, message)
 
 
-async def _settle(bus: Bus, delivery: Delivery, *, agent: str, task_id: str, result: dict[str, Json]) -> None:
-    """Enter the failure into the ledger if this is the very message that the entry was made for.
+async def _settle_task(bus: Bus, delivery: Delivery, *, agent: str, task_id: str, result: dict[str, Json]) -> bool:
+    """Settle the task as failed if this is the very message that its ledger entry was made for.
 
-    Another message that only bears the same id must not settle somebody's task.
+    Returns whether that was done. Another message that only bears the same id must not settle the task.
     """
     revision = number(delivery.headers.get(LEDGER_REVISION, ""))
     genuine = subjects.is_task_id(task_id) and delivery.headers.get(MSG_ID) == subjects.task_msg_id(agent, task_id)
     if not genuine or revision is None:
-        return
-    ledger = Ledger(bus)
-    with suppress(CorruptEntryError, WrongRevisionError):
-        found = await ledger.read(agent, task_id)
-        if isinstance(found, Record) and found.entry.state == "queued" and found.revision == revision:
-            entry = settled(found.entry, "failed", result)
-            await ledger.write(agent, task_id, entry, revision=found.revision)
+        return False
+    try:
+        found = await Ledger(bus).read(agent, task_id)
+    except CorruptEntryError:
+        return False
+    if not isinstance(found, Record) or found.entry.state != "queued" or found.revision != revision:
+        return False
+    return isinstance(await settle(bus, agent, task_id, found.entry, "failed", result, revision=revision), Won)
 
 
 def _readable(data: bytes) -> dict[str, Json] | None:

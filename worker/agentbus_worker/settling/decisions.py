@@ -7,7 +7,6 @@ behind all of them: the ledger key decides, and only a compare-and-set on it dec
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import Entry, NoEntry, Record
 
 
@@ -24,8 +23,7 @@ class Claim:
 class Republish:
     """The task has its result. Make sure that it is in the inbox, then ack; run nothing."""
 
-    result: dict[str, Json]
-    inbox: str
+    record: Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ def on_delivery(found: Record | NoEntry, fresh: Entry, *, wait_s: float, policy:
         return Claim(fresh, found.revision, attempt=1)
     entry = found.entry
     if entry.result is not None:
-        return Republish(entry.result, entry.inbox)
+        return Republish(found)
     if entry.state == "working" and wait_s > 0:
         return Leave()
     if entry.cancel is not None:
@@ -86,54 +84,17 @@ def on_delivery(found: Record | NoEntry, fresh: Entry, *, wait_s: float, policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Won:
-    """The write that was refused had been stored before: its first answer was lost."""
-
-    entry: Entry
-    revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class Adopt:
-    """The claim still is one's own; the key has moved on (a cancel wish, an earlier write). Go on from here."""
-
-    entry: Entry
-    revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """Somebody else has the task. Kill what runs, send nothing: a stale ack acts on the new owner's delivery."""
-
-
-Verdict: TypeAlias = Won | Adopt | Lost
-
-
-def on_refusal(tried: Entry, found: Record | NoEntry) -> Verdict:
-    """What a refused compare-and-set means, given what the key holds now.
-
-    The nonce names the claim and the counter its renewals, so every write of this worker can be told from any other.
-    """
-    if isinstance(found, NoEntry) or tried.claim is None:
-        return Lost()
-    entry, revision = found.entry, found.revision
-    if entry.terminal:
-        return Won(entry, revision) if tried.terminal and entry.result_id == tried.result_id else Lost()
-    if entry.claim is None or entry.claim.nonce != tried.claim.nonce:
-        return Lost()
-    if entry.state == tried.state and entry.claim.renewals >= tried.claim.renewals:
-        return Won(entry, revision)
-    return Adopt(entry, revision)
-
-
-@dataclass(frozen=True, slots=True)
 class CommitOutbox:
-    """The claim still is ours: commit the outcome from disk, then publish it."""
+    """The claim still is ours: commit the outcome from disk on top of `record`, then publish it."""
+
+    record: Record
 
 
 @dataclass(frozen=True, slots=True)
 class RepublishOutbox:
     """It was committed: publish it again under its id."""
+
+    record: Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +121,7 @@ def on_outbox(
     if entry.terminal:
         if entry.result_id != result_id:
             return DropOutbox("the task has another result")
-        return DropOutbox("it is too old to be published again") if expired else RepublishOutbox()
+        return DropOutbox("it is too old to be published again") if expired else RepublishOutbox(found)
     if entry.state == "working" and entry.claim is not None and entry.claim.nonce == nonce:
-        return CommitOutbox()
+        return CommitOutbox(found)
     return DropOutbox("another worker has the task")

@@ -32,8 +32,8 @@ from agentbus.protocol.ids import make_result_id
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import Entry
 from agentbus.protocol.messages import ResultStatus, Task, new_result
-from agentbus.tasks.inbox import publish_result
 from agentbus.tasks.output_store import chunk_bytes, put_file
+from agentbus.tasks.settle import publish_committed
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.command import Exit, Limits, Output, running
 from agentbus_worker.running.process_tree import RUN_VARIABLE, TASK_VARIABLE
@@ -239,7 +239,7 @@ class Job:
         self._lease.stop_renewing()
         async with Copy(context.outbox, unsent) as copy:
             try:
-                await self._store(outcome.status, result, inbox)
+                await self._store(outcome.status, result)
             except LeaseLostError:
                 tracing.outcome("lost", error="lease_lost")
                 self._log.warning("the lease was lost before the commit; the outcome is dropped")
@@ -259,7 +259,7 @@ class Job:
                 if self._late:
                     context.metrics.count("stored late")
 
-    async def _store(self, status: ResultStatus, result: dict[str, Json], inbox: str) -> None:
+    async def _store(self, status: ResultStatus, result: dict[str, Json]) -> None:
         """Commit and publish. Once the worker is to end at once, this gets a moment to finish, and is given up then."""
         try:
             async with asyncio.timeout(None) as self._storing:
@@ -267,7 +267,7 @@ class Job:
                     self._hurry(self._storing)
                 bus, lease = self._context.bus, self._lease
                 await self._insist(lambda: lease.commit(status, result, flush=self._flush))
-                await self._insist(lambda: publish_result(bus, inbox, result, flush=self._flush))
+                await self._insist(lambda: publish_committed(bus, lease.entry, flush=self._flush))
         except TimeoutError:
             raise _HaltedError from None
         finally:

@@ -9,19 +9,19 @@ from typing import Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import BusError, WrongRevisionError
+from agentbus.errors import BusError
 from agentbus.observability import tracing
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import CancelRequest, Entry, Record, renewed, settled
 from agentbus.protocol.messages import ResultStatus
 from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.settle import Adopt, Lost, compare_and_set
 from agentbus_worker.log.lines import TaskLog
-from agentbus_worker.settling.decisions import Adopt, Lost, on_refusal
 from agentbus_worker.settling.server_clock import ServerClock
 
 _RETRY_S: Final = 1.0
 _REQUEST_S: Final = 5.0
-_LAG_PATIENCE_S: Final = 30.0
+_LAG_TIMEOUT_S: Final = 30.0
 """How long a replica may lag behind what we have seen ourselves. To take its word ends the command."""
 _SEEN_LIMIT: Final = 1000
 
@@ -166,23 +166,21 @@ class Lease:
         """
         async with self._writing:
             while True:
-                entry = change(self._entry)
-                try:
-                    revision = await self._ledger.write(
-                        *self._key, entry, revision=self._revision, timeout_s=timeout_s, flush=flush
-                    )
-                except WrongRevisionError:
-                    found = await self._ledger.read_newer(*self._key, self._revision, timeout_s=_LAG_PATIENCE_S)
-                    verdict = on_refusal(entry, found)
-                    if isinstance(verdict, Lost):
-                        self.lost = True
-                        raise LeaseLostError from None
-                    self._adopt(verdict.entry, verdict.revision)
-                    if isinstance(verdict, Adopt):
-                        continue
-                else:
-                    self._adopt(entry, revision)
-                return
+                verdict = await compare_and_set(
+                    self._ledger,
+                    *self._key,
+                    change(self._entry),
+                    revision=self._revision,
+                    timeout_s=timeout_s,
+                    lag_timeout_s=_LAG_TIMEOUT_S,
+                    flush=flush,
+                )
+                if isinstance(verdict, Lost):
+                    self.lost = True
+                    raise LeaseLostError
+                self._adopt(verdict.entry, verdict.revision)
+                if not isinstance(verdict, Adopt):
+                    return
 
     def _adopt(self, entry: Entry, revision: int) -> None:
         self._entry, self._revision = entry, revision

@@ -17,14 +17,14 @@ from typing import Final, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from agentbus.bus.jetstream import Bus
-from agentbus.errors import BusError, BusUnavailableError, MessageError, StreamFullError, WrongRevisionError
+from agentbus.errors import BusError, BusUnavailableError, MessageError, StreamFullError
 from agentbus.observability import tracing
 from agentbus.protocol.json_codec import Json, decode, encode
-from agentbus.protocol.ledger_entry import NoEntry, Record, settled
+from agentbus.protocol.ledger_entry import NoEntry, Record
 from agentbus.protocol.messages import ResultStatus
 from agentbus.protocol.subjects import is_agent_id, is_task_id
-from agentbus.tasks.inbox import publish_result
 from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.settle import Won, publish_committed, settle
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.settling.decisions import CommitOutbox, DropOutbox, RepublishOutbox, on_outbox
@@ -188,16 +188,20 @@ async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, unsent: Unse
             case DropOutbox(reason):
                 TaskLog(unsent.task_id).warning("an outcome from before the restart is dropped: %s", reason)
                 return False
-            case CommitOutbox():
-                assert isinstance(found, Record), "only a claim of our own is committed"
-                entry = settled(found.entry, unsent.status, unsent.result)
-                try:
-                    await ledger.write(unsent.agent, unsent.task_id, entry, revision=found.revision)
-                except WrongRevisionError:
-                    continue
-            case RepublishOutbox():
-                pass
-        await publish_result(bus, unsent.inbox, unsent.result)
+            case CommitOutbox(record):
+                verdict = await settle(
+                    bus,
+                    unsent.agent,
+                    unsent.task_id,
+                    record.entry,
+                    unsent.status,
+                    unsent.result,
+                    revision=record.revision,
+                )
+                if not isinstance(verdict, Won):
+                    continue  # another party has written meanwhile: decide anew
+            case RepublishOutbox(record):
+                await publish_committed(bus, record.entry)
         TaskLog(unsent.task_id).info("its outcome from before the restart is delivered", status=unsent.status)
         return True
 
