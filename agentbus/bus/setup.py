@@ -146,7 +146,7 @@ async def set_up(
     if replicas is not None and replicas > 1 and not bus.clustered:
         raise BusError(
             f"this server is not in a cluster, so there cannot be {replicas} copies: leave out --replicas, or make a "
-            "cluster (docs/growing.md)"
+            "cluster (docs/how-to/growing.md)"
         )
     made_with = replicas or await _replicas_of_tasks(bus)
     copies = _Copies(granted, made_with, replicas, bus.clustered)

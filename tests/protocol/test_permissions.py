@@ -13,7 +13,7 @@ from agentbus.provision.accounts_conf import permission_lists
 from support.harness import ROOT
 
 CONF = ROOT / "config" / "nats-server.conf"
-PAGE = ROOT / "docs" / "security.md"
+PAGE = ROOT / "docs" / "explanation" / "security.md"
 AGENTS = ("code", "doc")
 SAMPLE = {
     "ADMIN": administrator(),

@@ -1,33 +1,37 @@
-"""Reading the pages of the documentation: their blocks and tables, and following what they say."""
+"""Read the pages of the documentation: their blocks and tables."""
 
 import asyncio
-import json
-import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
-from agentbus.config.loading import URL_VARIABLE
-from support.harness import BOUND_S, ROOT, Ran, eventually, process
+from support.harness import BOUND_S, ROOT, Ran
 
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OPERATIONS = ROOT / "docs" / "operations.md"
-"""Its commands are run by tests/system/test_operations.py."""
-EXAMPLES = ROOT / "docs" / "examples"
-PORT = "7422"
-
-
-# -- reading the pages -------------------------------------------------------------------------------------------
+DOCS = ROOT / "docs"
+TUTORIAL = DOCS / "tutorial"
+HOW_TO = DOCS / "how-to"
+REFERENCE = DOCS / "reference"
+EXPLANATION = DOCS / "explanation"
+EXAMPLES = DOCS / "examples"
+OPERATIONS = DOCS / "operations.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+RUN_BY_TESTS = {
+    README: "test_readme.py",
+    TUTORIAL / "first-task.md": "test_readme.py",
+    TUTORIAL / "two-machines.md": "test_readme.py",
+    HOW_TO / "give-tasks.md": "test_how_to.py",
+    HOW_TO / "agents.md": "test_how_to.py",
+    HOW_TO / "mcp-hosts.md": "test_how_to.py",
+    OPERATIONS: "test_operations.py",
+}
+"""The pages whose commands are run, with the file in tests/docs that does it."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block, with what the comment before it says that the test does with it."""
+    """A fenced block, with the comment before it, which says what the test does with the block."""
 
     page: Path
     line: int
@@ -38,12 +42,6 @@ class Block:
     @property
     def where(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-    @property
-    def until(self) -> str:
-        """The text that the marker waits for."""
-        found = re.search(r', until it prints "(.+)"$', self.marker)
-        return found[1] if found else ""
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -63,11 +61,14 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
+COMMANDS = (
+    r"(?P<verb>run|start)(?P<new> in a new terminal)?(?P<repository> in a repository)?"
+    r'(?: on the (?P<machine>\w+) machine)?(?:, until it prints "(?P<until>.+)"|, and it prints "(?P<says>.+)")?'
+)
+"""A block of commands: see the class Reader."""
 KINDS = {
-    r"run": "bash",
+    COMMANDS: "bash",
     r"run on an empty store": "bash",
-    r'run, until it prints ".+"': "bash",
-    r'start, until it prints ".+"': "bash",
     r"write \S+": "toml",
     r"the output before, with other ids, times and numbers": "json",
     r"worker configuration": "toml",
@@ -76,6 +77,7 @@ KINDS = {
     r"MCP server in JSON": "json",
     r"MCP server in TOML": "toml",
     r"a task": "json",
+    r"a crontab": "text",
     r"configuration of the bus for a leaf": "text",
     r"configuration of a leaf": "text",
     r"Kubernetes": "yaml",
@@ -110,61 +112,6 @@ def code(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
-# -- following a page ---------------------------------------------------------------------------------------------
-
-
-class Reader:
-    """Somebody who follows the README: one folder, a terminal for each command that stays."""
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self._folder = folder
-        self._stack = stack
-        # The scripts of the environment that runs the tests stand in for an activated one.
-        self.environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        self._port = PORT
-        self._output = ""
-
-    async def follow(self, block: Block) -> None:
-        text = block.text.replace(f":{PORT}", f":{self._port}")
-        match re.split(r"\W", block.marker)[0]:
-            case "start":
-                await self._start(block, text)
-            case "run" if block.until:
-                await eventually(lambda: self._prints(text, block.until), f"{block.where} prints {block.until!r}")
-            case "run":
-                ran = await self._run(text)
-                assert ran.code == 0, f"{block.where}: {ran.err}"
-            case "write":
-                (self._folder / block.marker.split()[1]).write_text(text)
-            case "the":
-                expected, printed = json.loads(text), [json.loads(line) for line in self._output.splitlines()]
-                assert shape(expected) == shape(printed[-1]), f"{block.where}: {printed}"
-            case _:
-                raise AssertionError(block.where)
-
-    async def _start(self, block: Block, text: str) -> None:
-        command = text.strip()
-        assert "\n" not in command, f"{block.where}: one command in each terminal"
-        # The usual port may be taken on this machine.
-        command = re.sub(r"^agentbus up$", "agentbus up --port 0", command)
-        log = self._folder / f"terminal-{block.line}.log"
-        argv = ["bash", "-c", f"exec {command}"]
-        child = self._stack.enter_context(process(argv, log, cwd=self._folder, env=self.environment))
-        await child.until_said(block.until)
-        if command.startswith("agentbus up"):
-            url = str(json.loads(log.read_text())["url"])
-            self._port = url.rpartition(":")[2]
-            self.environment[URL_VARIABLE] = url
-
-    async def _prints(self, text: str, wanted: str) -> bool:
-        ran = await self._run(text)
-        self._output = ran.out
-        return ran.code == 0 and wanted in ran.out
-
-    async def _run(self, text: str) -> Ran:
-        return await run("bash", "-euo", "pipefail", "-c", text, cwd=self._folder, env=self.environment)
-
-
 async def run(*argv: str, cwd: Path, env: Mapping[str, str], timeout_s: float = 3 * BOUND_S) -> Ran:
     child = await asyncio.create_subprocess_exec(
         *argv,
@@ -182,14 +129,3 @@ async def run(*argv: str, cwd: Path, env: Mapping[str, str], timeout_s: float = 
         await child.wait()
         raise AssertionError(f"{argv} did not end within {timeout_s:g} s") from None
     return Ran(child.returncode or 0, out.decode(), err.decode())
-
-
-def shape(value: Any, name: str = "") -> Any:
-    """A message without what is different each time: ids, times, numbers."""
-    if isinstance(value, dict):
-        return {key: shape(inner, str(key)) for key, inner in cast("dict[str, Any]", value).items()}
-    if name in ("id", "worker") or name.endswith("_at"):
-        return "…"
-    if isinstance(value, str):
-        return re.sub(r"\d+", "0", value)
-    return 0 if isinstance(value, int | float) else value

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from support.harness import BOUND_S, ROOT, Process, eventually
 
-MONITORING = ROOT / "docs" / "monitoring.md"
+MONITORING = ROOT / "docs" / "how-to" / "monitoring.md"
 
 
 async def url_of(child: Process) -> str:

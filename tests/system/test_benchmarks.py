@@ -48,5 +48,5 @@ async def test_a_benchmark_that_does_not_exist_is_refused_with_the_names_of_thos
 
 
 async def test_every_benchmark_is_in_the_documentation():
-    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "explanation" / "benchmarks.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name in NAMES)

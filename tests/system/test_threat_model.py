@@ -1,4 +1,4 @@
-"""docs/security.md names a test for what it says: each is there."""
+"""docs/explanation/security.md names a test for what it says: each is there."""
 
 import re
 
@@ -6,7 +6,9 @@ import pytest
 
 from support.harness import ROOT
 
-NAMED = re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", (ROOT / "docs" / "security.md").read_text(encoding="utf-8"))
+NAMED = re.findall(
+    r"`(test_\w+\.py)(?:::(test_\w+))?`", (ROOT / "docs" / "explanation" / "security.md").read_text(encoding="utf-8")
+)
 
 
 def test_tests_are_named():

@@ -199,7 +199,7 @@ async def _bus(
     missing = [item async for item in _refused(bus, party, said)]
     if missing:
         what = ", ".join(missing)
-        yield failed("permissions", f"this user may not use {what}", "grant it: see the table in docs/security.md")
+        yield failed("permissions", f"this user may not use {what}", "grant it: see docs/explanation/security.md")
     else:
         yield ok("permissions", f"everything that the {role} needs")
     if role != "administrator":
@@ -263,7 +263,7 @@ async def _streams(role: Role, bus: Bus, config: CoordinatorConfig | WorkerConfi
 
 def _grant(error: PermissionDeniedError) -> str:
     """What to do about a refusal, if its text does not say it."""
-    return "" if "inbox_prefix" in str(error) else "grant it: see the table in docs/security.md"
+    return "" if "inbox_prefix" in str(error) else "grant it: see docs/explanation/security.md"
 
 
 def _as_wanted(item: setup.Finding) -> Finding:
@@ -370,7 +370,7 @@ async def _too_much(bus: Bus, role: Role, settings: ConnectionSettings) -> Findi
     return warning(
         "limits",
         f"this user may also {', '.join(found)}",
-        "give each party a user of its own with the permissions in docs/security.md; agentbus init makes such a bus",
+        "give each party the permissions in docs/explanation/security.md; agentbus init makes such a bus",
     )
 
 

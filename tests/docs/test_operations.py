@@ -1,4 +1,4 @@
-"""What docs/operations.md and docs/growing.md tell people to do works: commands, configurations, manifests."""
+"""What docs/operations.md and docs/how-to/growing.md tell people to do works: commands, configurations, manifests."""
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
@@ -20,13 +20,15 @@ from agentbus.protocol.subjects import COORDINATOR
 from agentbus.provision.bus_folder import BusFolder, create
 from agentbus.provision.join import join_as_coordinator
 from agentbus.provision.nats_server import NatsServer, run_server
-from support.documentation import OPERATIONS, Reader, marked
-from support.harness import BOUND_S, ROOT, eventually, worker, worker_toml
+from support.documentation import HOW_TO, OPERATIONS, marked
+from support.harness import BOUND_S, eventually, worker, worker_toml
 from support.installation import PLAN, free_port
+from support.reader import Reader
+
 
 pytestmark = pytest.mark.posix("runs shell commands of the documentation")
 
-GROWING = ROOT / "docs" / "growing.md"
+GROWING = HOW_TO / "growing.md"
 
 
 def settings(bus: BusFolder, party: str, ca: Path | None = None) -> ConnectionSettings:
@@ -58,7 +60,7 @@ async def test_an_operator_who_follows_the_page_keeps_the_bus_and_its_tasks(tmp_
         async with connect(settings(bus, COORDINATOR)) as connection:
             [task] = await Coordinator(connection, COORDINATOR).publish("code", "say:kept", task_type="test")
         with ExitStack() as terminals:
-            reader = Reader(tmp_path, terminals)
+            reader = Reader(tmp_path, terminals, activated=True)
             for block in marked(r"run\b.*", OPERATIONS):
                 if block.marker == "run on an empty store":
                     await running.aclose()

@@ -1,0 +1,56 @@
+"""The programs in docs/examples do what the pages say, and the pages show them as they are."""
+
+import os
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from agentbus import Coordinator
+from agentbus.config.loading import URL_VARIABLE
+from agentbus.provision.nats_server import NatsServer
+from support.documentation import EXAMPLES, marked, run
+from support.harness import ROOT, Process, eventually, process, worker, worker_toml
+
+
+def test_examples_are_shown_as_they_are() -> None:
+    shown = {ROOT / block.marker.removeprefix("same as "): block.text for block in marked("same as .*")}
+    assert set(shown) == set(EXAMPLES.glob("*.py"))
+    for path, text in shown.items():
+        assert path.read_text(encoding="utf-8") == text, path.name
+
+
+def example_environment(server: NatsServer) -> dict[str, str]:
+    return {**os.environ, URL_VARIABLE: server.url, "PYTHONUNBUFFERED": "1"}
+
+
+async def test_the_example_fan_out_prints_every_answer(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        for agent in ("code", "doc"):
+            await stack.enter_async_context(worker(worker_toml(tmp_path, server.url, agent=agent)))
+        ran = await run(sys.executable, str(EXAMPLES / "fan_out.py"), cwd=tmp_path, env=example_environment(server))
+    assert ran.code == 0, ran.err
+    assert "code completed What" in ran.out
+    assert "doc completed What" in ran.out
+
+
+async def test_the_example_follow_goes_on_where_it_stopped(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    @asynccontextmanager
+    async def follow(name: str) -> AsyncGenerator[Process]:
+        argv = [sys.executable, str(EXAMPLES / "follow.py")]
+        with process(argv, tmp_path / name, cwd=tmp_path, env=example_environment(server)) as child:
+            yield child
+
+    async with worker(worker_toml(tmp_path, server.url)):
+        [first] = await coordinator.publish("code", "say:one", task_type="test")
+        async with follow("first.log") as child:
+            await child.until_said(f"completed {first.id} one")
+            await eventually((tmp_path / "inbox.cursor").exists, "the cursor is kept")
+        [second] = await coordinator.publish("code", "say:two", task_type="test")
+        async with follow("second.log") as child:
+            await child.until_said(f"completed {second.id} two")
+            assert not child.said(first.id)
