@@ -8,13 +8,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-large check format bench conformance chaos cluster test-oldest-server clean help
+.PHONY: demo test test-large check format docs bench conformance chaos cluster test-oldest-server clean help
 
 help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
 	@echo "make test                the tests, against a real nats-server"
 	@echo "make test-large          the tests that move gigabytes"
 	@echo "make check               format, lint, types, imports, size of modules and functions, uv.lock"
+	@echo "make docs                the documentation as a site, in build/site"
 	@echo "make bench               benchmarks: ratios against the physical limit of the same run (ONLY=throughput)"
 	@echo "make chaos               kill, pause and cut off real workers and the server, five minutes a seed (SEEDS=1-10);"
 	@echo "                         what was interrupted goes on where it was"
@@ -57,6 +58,9 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+docs: $(STAMP)
+	@$(BIN)/python tools/docs_site.py
 
 bench: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ONLY) $(ARGS)

@@ -84,7 +84,8 @@ async def test_recipes_for_agents(server: NatsServer, coordinator: Coordinator, 
 
 
 async def test_mcp_hosts_get_their_entries(
-    server: NatsServer, coordinator: Coordinator, tmp_path: Path, home: Path) -> None:
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path, home: Path
+) -> None:
     async with following(HOW_TO / "mcp-hosts.md", tmp_path, server):
         pass
     entry = tomllib.loads((home / ".codex" / "config.toml").read_text())["mcp_servers"]["agentbus"]

@@ -47,7 +47,7 @@ def test_make_targets_that_are_named_exist() -> None:
 
 
 def test_pages_that_code_and_configurations_name_exist() -> None:
-    folders = ("agentbus", "mcp_server", "worker", "config", "deploy", "skills", "tests")
+    folders = ("agentbus", "mcp_server", "worker", "config", "deploy", "skills")
     named = {
         name
         for folder in folders
