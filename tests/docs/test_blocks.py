@@ -12,6 +12,8 @@ from agentbus.protocol.messages import decode_result, decode_task
 from support.documentation import ALL_BLOCKS, COMMANDS, KINDS, RUN_BY_TESTS, Block, marked
 from support.harness import ROOT
 
+pytestmark = pytest.mark.posix("the documentation is checked on one system")
+
 
 @pytest.mark.parametrize("block", ALL_BLOCKS, ids=lambda block: block.where)
 def test_every_block_says_what_the_test_does_with_it(block: Block) -> None:

@@ -6,11 +6,15 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from agentbus import Coordinator
 from agentbus.config.loading import URL_VARIABLE
 from agentbus.provision.nats_server import NatsServer
 from support.documentation import EXAMPLES, marked, run
 from support.harness import ROOT, Process, eventually, process, worker, worker_toml
+
+pytestmark = pytest.mark.posix("the documentation is checked on one system")
 
 
 def test_examples_are_shown_as_they_are() -> None:

@@ -21,6 +21,8 @@ from support.documentation import COMMANDS, HOW_TO, marked, run
 from support.harness import ROOT, worker, worker_toml
 from support.reader import SCRIPTS, Reader, make_repository
 
+pytestmark = pytest.mark.posix("runs shell commands of the documentation")
+
 GIVE_TASKS = HOW_TO / "give-tasks.md"
 DOCKER = ROOT / "deploy" / "docker"
 

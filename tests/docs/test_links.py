@@ -9,6 +9,8 @@ import pytest
 from support.documentation import DOCS, PAGES
 from support.harness import ROOT
 
+pytestmark = pytest.mark.posix("the documentation is checked on one system")
+
 
 def anchor(heading: str) -> str:
     """The anchor that code hosts give to a heading."""

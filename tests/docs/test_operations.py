@@ -25,7 +25,6 @@ from support.harness import BOUND_S, eventually, worker, worker_toml
 from support.installation import PLAN, free_port
 from support.reader import Reader
 
-
 pytestmark = pytest.mark.posix("runs shell commands of the documentation")
 
 GROWING = HOW_TO / "growing.md"

@@ -1,7 +1,6 @@
 """The commands of the README and the tutorials do what they promise, in every terminal in which they are typed."""
 
 import asyncio
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,6 +10,8 @@ from agentbus.coordinator import connect
 from support.documentation import COMMANDS, README, TUTORIAL, Block, marked
 from support.harness import BOUND_S
 from support.reader import Reader
+
+pytestmark = pytest.mark.posix("runs shell commands of the documentation")
 
 FIRST_TASK = TUTORIAL / "first-task.md"
 TWO_MACHINES = TUTORIAL / "two-machines.md"
@@ -44,7 +45,6 @@ async def test_a_newcomer_gets_a_first_result(page: Path, results: int, tmp_path
             assert [result and result.status for result in found] == ["completed"] * results
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="workers need Linux or macOS")
 @pytest.mark.parametrize("page", [README, TWO_MACHINES], ids=lambda page: page.stem)
 async def test_two_machines_work_together(page: Path, tmp_path: Path) -> None:
     with ExitStack() as terminals:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import click
+import pytest
 
 import agentbus
 from agentbus import Coordinator
@@ -22,6 +23,8 @@ from agentbus_mcp.cli import command as mcp_command
 from agentbus_mcp.server import create_server
 from support.documentation import REFERENCE, code, table
 from support.harness import ROOT
+
+pytestmark = pytest.mark.posix("the documentation is checked on one system")
 
 
 def default_text(section: str, key: str, value: Any, *, required: bool) -> str:

@@ -11,6 +11,8 @@ import docs_site
 from support.documentation import PAGES
 from support.harness import ROOT
 
+pytestmark = pytest.mark.posix("the documentation is checked on one system")
+
 
 def test_the_site_has_every_page_as_html_and_as_markdown(tmp_path: Path) -> None:
     number = docs_site.build(tmp_path)
