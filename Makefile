@@ -8,12 +8,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-large check format docs bench conformance chaos cluster test-oldest-server clean help
+.PHONY: demo test test-large coverage check format docs bench conformance chaos cluster test-oldest-server clean help
 
 help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
 	@echo "make test                the tests, against a real nats-server"
 	@echo "make test-large          the tests that move gigabytes"
+	@echo "make coverage            the tests, and how much of the code they reach; processes that they start are measured too"
 	@echo "make check               format, lint, types, imports, size of modules and functions, uv.lock"
 	@echo "make docs                the documentation as a site, in build/site"
 	@echo "make bench               benchmarks: ratios against the physical limit of the same run (ONLY=throughput)"
@@ -47,12 +48,24 @@ test: $(STAMP)
 test-large: $(STAMP)
 	$(BIN)/pytest -m large -rP $(ARGS)
 
+# Reports even when a test failed, and fails then.
+COVERED := build/coverage
+coverage: $(STAMP)
+	@rm -rf $(COVERED) && mkdir -p $(COVERED)
+	@$(BIN)/coverage run -m pytest -n 4 --dist worksteal $(ARGS); failed=$$?; \
+	$(BIN)/coverage combine --quiet && \
+	$(BIN)/coverage report --show-missing --skip-covered > $(COVERED)/missing.txt && \
+	$(BIN)/coverage json --quiet -o $(COVERED)/report.json && \
+	$(BIN)/python tools/coverage_limits.py $(COVERED)/report.json && \
+	echo "The lines that are not reached: $(COVERED)/missing.txt" && exit $$failed
+
 check: $(STAMP)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python tools/structure.py
+	$(BIN)/python tools/text_files.py
 	@if command -v uv >/dev/null 2>&1; then uv lock --check --quiet; fi
 
 format: $(STAMP)

@@ -33,7 +33,8 @@ async def bus(sync: Sync = "default") -> AsyncGenerator[tuple[NatsServer, Coordi
         store.mkdir()
         conf = folder / "nats-server.conf"
         always = "sync_interval: always" if sync == "always" else ""
-        conf.write_text(f'listen: "127.0.0.1:-1"\nmax_payload: 8MB\njetstream {{ store_dir: "{store}"\n {always} }}\n')
+        jetstream = f'jetstream {{ store_dir: "{store}"\n {always} }}'
+        conf.write_text(f'listen: "127.0.0.1:-1"\nmax_payload: 8MB\n{jetstream}\n', encoding="utf-8")
         async with run_server(store=store, config=conf) as server, connect(server.url) as coordinator:
             await set_up(coordinator.bus)
             yield server, coordinator, folder

@@ -71,8 +71,8 @@ async def restore(bus: Bus, folder: Path, *, replicas: int | None = None) -> Asy
         BusError: the server refused.
     """
     try:
-        names: list[str] = json.loads((folder / "backup.json").read_text())["streams"]
-        wanted = {name: json.loads((folder / name / _DESCRIPTION).read_text()) for name in names}
+        names: list[str] = json.loads((folder / "backup.json").read_text("utf-8"))["streams"]
+        wanted = {name: json.loads((folder / name / _DESCRIPTION).read_text("utf-8")) for name in names}
     except (OSError, ValueError, KeyError):
         raise ConfigError(f"there is no whole backup in {folder}") from None
     for name in names:

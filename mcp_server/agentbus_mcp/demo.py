@@ -21,7 +21,7 @@ class Shown:
 async def publish_and_watch(url: str, *, to: list[str], content: str, task_type: str) -> Shown:
     """Start `agentbus-mcp` as a child, give a task to agents through it, and wait for their results."""
     server = StdioServerParameters(command=sys.executable, args=["-m", "agentbus_mcp", "--nats-url", url])
-    with Path(os.devnull).open("w") as nowhere:  # noqa: ASYNC230  # its log would stand in the middle of the story
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:  # noqa: ASYNC230  # its log would stand in the middle of the story
         return await _use(Client(stdio_client(server, errlog=nowhere)), to, content, task_type)
 
 

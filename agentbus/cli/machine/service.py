@@ -296,7 +296,7 @@ def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
             command,
             check=False,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=_TIMEOUT_S,
             stdin=subprocess.DEVNULL,

@@ -51,7 +51,7 @@ class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
             self.doRollover()
 
     def doRollover(self) -> None:  # noqa: N802
-        with Path(self.baseFilename + ".lock").open("w") as lock:
+        with Path(self.baseFilename + ".lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             there = self._there()
             if there is None or self._is_other(there):
