@@ -56,8 +56,8 @@ coverage: $(STAMP)
 	$(BIN)/coverage combine --quiet && \
 	$(BIN)/coverage report --show-missing --skip-covered > $(COVERED)/missing.txt && \
 	$(BIN)/coverage json --quiet -o $(COVERED)/report.json && \
-	$(BIN)/python tools/coverage_limits.py $(COVERED)/report.json && \
-	echo "The lines that are not reached: $(COVERED)/missing.txt" && exit $$failed
+	echo "The lines that are not reached: $(COVERED)/missing.txt" && \
+	$(BIN)/python tools/coverage_limits.py $(COVERED)/report.json && exit $$failed
 
 check: $(STAMP)
 	$(BIN)/ruff format --check

@@ -115,7 +115,7 @@ def run_zensical(folder: Path) -> None:
         "--config-file",
         str(config),
     ]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8")
     if done.returncode:
         said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
         raise SiteError(f"zensical refuses the pages:\n{said.partition('Traceback')[0]}")
