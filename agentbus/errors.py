@@ -7,6 +7,10 @@ AgentBusError
 ├── TaskConflictError           the task id is taken by a task with other content
 ├── TaskNotFoundError           no ledger entry has this task id
 ├── ServerBinaryError           no nats-server executable, or it did not come up
+├── AssetError                  a file that comes with agentbus is missing from this installation
+├── HostError                   the MCP server's entry cannot be put into the file of an MCP host
+├── SkillError                  the Agent Skill cannot be copied to where agent hosts look for it
+├── ServiceError                a service manager is not there, or refuses
 └── BusError                    something between this process and the bus
     ├── BusUnavailableError     not reachable, connection lost, or no answer in time
     │   └── NoRespondersError   nobody listens on the subject (yet)
@@ -50,6 +54,22 @@ class TaskNotFoundError(AgentBusError):
 
 class ServerBinaryError(AgentBusError):
     """No nats-server executable was found, or it did not come up."""
+
+
+class AssetError(AgentBusError):
+    """A file that comes with agentbus is missing from this installation."""
+
+
+class HostError(AgentBusError):
+    """The MCP server's entry cannot be put into the file of an MCP host."""
+
+
+class SkillError(AgentBusError):
+    """The Agent Skill cannot be copied to where agent hosts look for it."""
+
+
+class ServiceError(AgentBusError):
+    """A service manager is not there, or refuses."""
 
 
 class BusError(AgentBusError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from agentbus.errors import AgentBusError
+from agentbus.errors import HostError
 
 NAME: Final = "agentbus"
 _PROGRAM: Final = "agentbus-mcp"
@@ -21,10 +21,6 @@ _STARTUP_S: Final = 30
 """How long Codex waits for the server: its default of ten seconds is short for a first start with uvx."""
 
 Entry = dict[str, Any]
-
-
-class HostError(AgentBusError):
-    """The entry cannot be put into a host's file."""
 
 
 @dataclass(frozen=True, slots=True)

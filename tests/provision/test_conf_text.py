@@ -20,7 +20,7 @@ from agentbus.provision.nats_server import find_binary, run_server
 from support.harness import eventually, process, run_cli
 from support.installation import PLAN, free_port, make_certificates
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows takes few of these names")
+pytestmark = pytest.mark.posix("Windows takes few of these names")
 
 NAMES = (
     "ö ü", 'quo"te', "apo'strophe", "back\\slash", "$HOME", "a$b", "new\nline", "tab\tbell\a", "# no comment",

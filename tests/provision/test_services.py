@@ -7,14 +7,22 @@ import plistlib
 import shutil
 import stat
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
+import click
 import pytest
 
+from agentbus.cli.machine.service import install
 from agentbus.cli.machine.skill import HOSTS
 from agentbus.config.loading import load_worker
-from agentbus.provision.services import file_of, label_of, make_worker, render
-from support.harness import BOUND_S, ROOT, run_cli, worker_toml
+from agentbus.provision.nats_server import NatsServer
+from agentbus.provision.services.choice import MANAGERS, service_manager
+from agentbus.provision.services.launchd import label_of
+from agentbus.provision.services.manager import ManagerName
+from agentbus.provision.services.worker_service import make_worker_service
+from support.harness import BOUND_S, ROOT, process, run_cli, worker_toml
 
 pytestmark = pytest.mark.posix("services of systemd, launchd and supervisor")
 
@@ -45,7 +53,7 @@ def managers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def calls(managers: Path) -> list[str]:
     path = managers / "calls"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
     return lines
 
@@ -62,8 +70,8 @@ def unit_of(text: str) -> dict[str, str]:
     return {key: value for section in parser.sections() for key, value in parser[section].items()}
 
 
-def rendered(manager: str, config: Path, user: str = "agentbus") -> str:
-    return render(manager, make_worker(load_worker(config)[0], config, user))  # pyright: ignore[reportArgumentType]
+def rendered(manager: ManagerName, config: Path, user: str = "agentbus") -> str:
+    return service_manager(manager).render(make_worker_service(load_worker(config)[0], config, user))
 
 
 # -- units ------------------------------------------------------------------------------------------------------
@@ -71,7 +79,7 @@ def rendered(manager: str, config: Path, user: str = "agentbus") -> str:
 
 @pytest.mark.parametrize("manager", ["systemd", "systemd-user"])
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
-def test_systemd_finds_the_units_valid(tmp_path: Path, manager: str) -> None:
+def test_systemd_finds_the_units_valid(tmp_path: Path, manager: ManagerName) -> None:
     unit = tmp_path / "agentbus-worker-code.service"
     unit.write_text(rendered(manager, config_in(tmp_path), user="root"))
     done = subprocess.run(
@@ -87,7 +95,9 @@ def test_systemd_finds_the_units_valid(tmp_path: Path, manager: str) -> None:
 
 
 @pytest.mark.parametrize("manager", ["systemd", "systemd-user", "supervisor"])
-def test_a_unit_runs_this_program_with_this_configuration_and_waits_for_its_drain(tmp_path: Path, manager: str) -> None:
+def test_a_unit_runs_this_program_with_this_configuration_and_waits_for_its_drain(
+    tmp_path: Path, manager: ManagerName
+) -> None:
     config = config_in(tmp_path, drain_timeout_seconds=300, kill_grace_seconds=7)
     keys = unit_of(rendered(manager, config))
     command = keys.get("ExecStart") or keys["command"]
@@ -138,6 +148,25 @@ def test_a_path_that_units_would_have_to_quote_is_refused(tmp_path: Path, name: 
         rendered("systemd", config_in(folder))
 
 
+def test_the_option_names_the_managers_that_there_are() -> None:
+    [option] = [parameter for parameter in install.params if parameter.name == "manager"]
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == tuple(MANAGERS)
+
+
+async def test_a_unit_that_an_older_version_wrote_still_starts_its_worker(server: NatsServer, tmp_path: Path) -> None:
+    """Units name the script `agentbus`, or the package that holds the worker; both stay where they are."""
+    bus = await run_cli("setup", "--nats-url", server.url, "--agent", "code")
+    assert bus.code == 0, bus.err
+    config = str(worker_toml(tmp_path, server.url))
+    script = str(Path(sysconfig.get_path("scripts")) / "agentbus")
+    for number, command in enumerate(([script, "worker", "run"], [sys.executable, "-m", "agentbus_worker"])):
+        with process([*command, "--config", config], tmp_path / f"{number}.log") as child:
+            await child.until_said("ready for tasks")
+            child.terminate()
+            assert await child.exit_code() == 0
+
+
 # -- what the managers are told ---------------------------------------------------------------------------------
 
 
@@ -154,7 +183,7 @@ async def test_a_user_service_is_written_enabled_and_started_and_taken_away_agai
         "systemctl --user restart agentbus-worker-code",
         "systemctl --user is-active agentbus-worker-code",
     ]
-    assert unit.read_text() == rendered("systemd-user", config, user="root")
+    assert unit.read_text(encoding="utf-8") == rendered("systemd-user", config, user="root")
     assert f"{unit}: written" in done.err
     assert "loginctl enable-linger" in done.err
     row = json.loads(done.out)
@@ -238,7 +267,7 @@ async def test_print_changes_nothing(tmp_path: Path, home: Path, managers: Path)
     assert (done.code, done.err) == (0, "")
     assert done.out == rendered("systemd", config)
     assert calls(managers) == []
-    assert not file_of("systemd", "agentbus-worker-code").exists()
+    assert not service_manager("systemd").unit_file("agentbus-worker-code").exists()
     assert label_of("agentbus-worker-code") == "com.agentbus.worker-code"
 
 
@@ -256,10 +285,12 @@ async def test_the_skill_goes_to_every_host_that_is_here_and_is_brought_up_to_da
     for copy in copies:
         wanted = {path.relative_to(source): path.read_bytes() for path in source.rglob("*") if path.is_file()}
         assert {path.relative_to(copy): path.read_bytes() for path in copy.rglob("*") if path.is_file()} == wanted
-    (copies[0] / "SKILL.md").write_text((copies[0] / "SKILL.md").read_text() + "\nof an earlier version\n")
+    (copies[0] / "SKILL.md").write_text(
+        (copies[0] / "SKILL.md").read_text(encoding="utf-8") + "\nof an earlier version\n"
+    )
     again = await run_cli("skill", "install")
     assert again.err.splitlines() == [f"{copies[0]}: updated", f"{copies[1]}: up to date"]
-    assert "of an earlier version" not in (copies[0] / "SKILL.md").read_text()
+    assert "of an earlier version" not in (copies[0] / "SKILL.md").read_text(encoding="utf-8")
     assert sorted(path.name for path in copies[0].parent.iterdir()) == ["agentbus"]
 
 
@@ -282,4 +313,4 @@ async def test_another_skill_of_the_same_name_is_left_alone(home: Path) -> None:
     done = await run_cli("skill", "install", "--host", "claude-code")
     assert done.code == 1
     assert "is not this skill" in done.err
-    assert (other / "SKILL.md").read_text().startswith("---\nname: something else")
+    assert (other / "SKILL.md").read_text(encoding="utf-8").startswith("---\nname: something else")

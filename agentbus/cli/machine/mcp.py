@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from agentbus.cli.output import remark
-from agentbus.provision.mcp_host_files import HOSTS, Host, HostError, alone, entry, program, shared_program, with_entry
+from agentbus.errors import HostError
+from agentbus.provision.mcp_host_files import HOSTS, Host, alone, entry, program, shared_program, with_entry
 
 
 @click.group()

@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from agentbus.cli.output import remark
-from agentbus.errors import AgentBusError
+from agentbus.errors import SkillError
 from agentbus.provision.assets import asset
 
 _NAME: Final = "agentbus"
@@ -36,10 +36,6 @@ HOSTS: Final[Mapping[str, Host]] = {
     "agents": Host("~/.agents", "~/.agents/skills", ".agents/skills"),
 }
 """`agents` is the folder that several hosts share."""
-
-
-class SkillError(AgentBusError):
-    """The skill cannot be put where it belongs."""
 
 
 @click.group()

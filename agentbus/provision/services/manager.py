@@ -1,0 +1,181 @@
+"""The interface of a service manager, and what all of them have in common."""
+
+import getpass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final, Literal
+
+from agentbus.errors import ServiceError
+from agentbus.protocol import subjects
+from agentbus.provision.services.manager_command import run_all
+from agentbus.provision.services.worker_service import NAME_PREFIX, WorkerService
+
+ManagerName = Literal["systemd", "systemd-user", "launchd", "supervisor"]
+Commands = list[list[str]]
+
+_SERVICE_USER: Final = "agentbus"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """The state of one service, in the words of its manager."""
+
+    agent: str
+    manager: ManagerName
+    state: str
+    running: bool
+    file: Path
+
+    def to_json(self) -> dict[str, object]:
+        """Return the status as a plain object."""
+        return {
+            "agent": self.agent,
+            "manager": self.manager,
+            "state": self.state,
+            "running": self.running,
+            "file": str(self.file),
+        }
+
+
+class ServiceManager(ABC):
+    """Writes units of workers for one service manager, and calls that manager."""
+
+    name: ClassVar[ManagerName]
+    """What `--manager` calls it."""
+
+    # -- what differs from manager to manager -------------------------------------------------------------------
+
+    @abstractmethod
+    def unit_folder(self) -> Path:
+        """Return the folder in which the manager looks for units."""
+
+    @abstractmethod
+    def unit_name(self, service: str) -> str:
+        """Return the file name of a service's unit; `service` may be a pattern."""
+
+    @abstractmethod
+    def render(self, service: WorkerService) -> str:
+        """Return the unit of a worker, made from the shipped template."""
+
+    @abstractmethod
+    def start_commands(self, unit: Path) -> Commands:
+        """Return the commands that make a new or changed unit known, and start it anew."""
+
+    @abstractmethod
+    def stop_commands(self, unit: Path) -> Commands:
+        """Return the commands that stop a service in order."""
+
+    @abstractmethod
+    def forget_commands(self) -> Commands:
+        """Return the commands that make the manager notice that a unit is gone."""
+
+    @abstractmethod
+    def state(self, unit: Path) -> tuple[str, bool]:
+        """Return the state of a service in the manager's words, and whether it runs."""
+
+    @abstractmethod
+    def hints(self, service: WorkerService) -> list[str]:
+        """Return what the operator should know about a service that was just installed."""
+
+    def user(self, wanted: str | None) -> str:
+        """Return the user that a worker runs as.
+
+        Raises:
+            ServiceError: this manager cannot run a service as the user `wanted`.
+        """
+        return wanted or _SERVICE_USER
+
+    # -- what is the same ---------------------------------------------------------------------------------------
+
+    def unit_file(self, service: str, folder: Path | None = None) -> Path:
+        """Return the path of a service's unit, in the usual folder or in another one."""
+        return (folder or self.unit_folder()) / self.unit_name(service)
+
+    def write(self, unit: Path, text: str) -> bool:
+        """Write a unit, replacing an earlier one; returns whether it differs from that.
+
+        Raises:
+            ServiceError: it cannot be written.
+        """
+        changed = not unit.exists() or unit.read_text(encoding="utf-8") != text
+        try:
+            unit.parent.mkdir(parents=True, exist_ok=True)
+            part = unit.with_name(f".{unit.name}.part")
+            part.write_text(text, encoding="utf-8")
+            part.chmod(0o644)
+            part.replace(unit)
+        except OSError as error:
+            raise ServiceError(f"{unit} cannot be written: {_reason(error)}") from None
+        return changed
+
+    def start(self, unit: Path) -> None:
+        """Start a service, or start it anew with its changed unit.
+
+        Raises:
+            ServiceError: the manager refused, or is not on this machine.
+        """
+        run_all(self.start_commands(unit))
+
+    def uninstall(self, agent: str, folder: Path | None = None) -> Path:
+        """Stop the service of an agent in order and remove its unit; returns the path that the unit had.
+
+        Raises:
+            ServiceError: there is no such service, or it cannot be removed.
+        """
+        unit = self.unit_file(f"{NAME_PREFIX}{agent}", folder)
+        if not unit.exists():
+            raise ServiceError(f"{self.name} has no service of the agent {agent} here: {unit} does not exist")
+        run_all(self.stop_commands(unit))
+        try:
+            unit.unlink()
+        except OSError as error:
+            raise ServiceError(f"{unit} cannot be removed: {_reason(error)}") from None
+        run_all(self.forget_commands())
+        return unit
+
+    def status(self, unit: Path) -> ServiceStatus:
+        """Return the state of the service that a unit belongs to.
+
+        Raises:
+            ServiceError: the manager is not on this machine.
+        """
+        state, running = self.state(unit)
+        return ServiceStatus(_agent_of(unit), self.name, state, running, unit)
+
+    def statuses(self, agent: str | None, folder: Path | None = None) -> Sequence[ServiceStatus]:
+        """Return the state of an agent's service, or of all worker services of this machine.
+
+        Raises:
+            ServiceError: there is none.
+        """
+        pattern = self.unit_file(f"{NAME_PREFIX}{agent or '*'}", folder)
+        units = sorted(pattern.parent.glob(pattern.name))
+        if not units:
+            raise ServiceError(
+                f"{self.name} has no such service here ({pattern}); make one with: agentbus service install"
+            )
+        return [self.status(unit) for unit in units]
+
+
+def current_user_only(manager: ManagerName, wanted: str | None) -> str:
+    """Return the user that runs this command, for a manager whose services run as nothing else.
+
+    Raises:
+        ServiceError: another user was asked for.
+    """
+    me = getpass.getuser()
+    if wanted not in (None, me):
+        raise ServiceError(f"a service of {manager} runs as the user that installs it, which is {me}")
+    return me
+
+
+def _agent_of(unit: Path) -> str:
+    """Return the agent of a unit; launchd has a label of its own form in the file name."""
+    return subjects.agent_id(unit.stem.removeprefix("com.agentbus.").removeprefix("agentbus-").removeprefix("worker-"))
+
+
+def _reason(error: OSError) -> str:
+    fix = "; run this with sudo, or take --manager systemd-user" if isinstance(error, PermissionError) else ""
+    return f"{error.strerror or error}{fix}"

@@ -1,0 +1,115 @@
+"""Units of systemd: for the system, and for one user."""
+
+import os
+from pathlib import Path
+from typing import ClassVar, Final
+
+from agentbus.provision.services.manager import Commands, ManagerName, ServiceManager, current_user_only
+from agentbus.provision.services.manager_command import run
+from agentbus.provision.services.unit_templates import unit_template, with_keys
+from agentbus.provision.services.worker_service import WorkerService, home_of
+
+_HIDDEN: Final = ("/home", "/root", "/run/user")
+"""The folders that ProtectHome= hides."""
+
+
+class Systemd(ServiceManager):
+    """The systemd of the system: workers run as a user of their own, confined."""
+
+    name: ClassVar[ManagerName] = "systemd"
+    _systemctl: ClassVar[list[str]] = ["systemctl"]
+
+    def unit_folder(self) -> Path:
+        """Return the folder in which systemd looks for units."""
+        return Path("/etc/systemd/system")
+
+    def unit_name(self, service: str) -> str:
+        """Return the file name of a unit."""
+        return f"{service}.service"
+
+    def render(self, service: WorkerService) -> str:
+        """Return the unit."""
+        home = home_of(service.user)
+        config = service.config
+        own = [home, config.worker.state_dir, config.log.dir, config.worker.workdir]
+        paths = [_as_user(path, home) for path in own if path is not None]
+        writable = sorted({str(path) for path in paths if path == home or not path.is_relative_to(home)})
+        keys = {
+            **_common_keys(service),
+            "User": service.user,
+            "WorkingDirectory": str(home),
+            # With a dash in front, systemd starts the service although the folder is not there yet.
+            "ReadWritePaths": " ".join(f"-{path}" for path in writable),
+        }
+        if any(path.startswith(_HIDDEN) for path in writable):
+            keys["ProtectHome"] = "no"
+        elif str(service.program).startswith(_HIDDEN) or str(service.config_file).startswith(_HIDDEN):
+            keys["ProtectHome"] = "read-only"
+        return with_keys(unit_template("systemd/agentbus-worker.service"), keys, after="ProtectSystem")
+
+    def start_commands(self, unit: Path) -> Commands:
+        """Return the commands that load a unit and start it anew."""
+        return [
+            [*self._systemctl, "daemon-reload"],
+            [*self._systemctl, "enable", unit.stem],
+            [*self._systemctl, "restart", unit.stem],
+        ]
+
+    def stop_commands(self, unit: Path) -> Commands:
+        """Return the command that stops a service in order."""
+        return [[*self._systemctl, "disable", "--now", unit.name]]
+
+    def forget_commands(self) -> Commands:
+        """Return what makes systemd notice that a unit is gone."""
+        return [[*self._systemctl, "daemon-reload"]]
+
+    def state(self, unit: Path) -> tuple[str, bool]:
+        """Return the state as systemctl tells it."""
+        state = run([*self._systemctl, "is-active", unit.stem]).stdout.strip() or "unknown"
+        return state, state == "active"
+
+    def hints(self, service: WorkerService) -> list[str]:
+        """Say where the log is."""
+        return [f"its log: journalctl -u {service.name} -f"]
+
+
+class SystemdUser(Systemd):
+    """The systemd of one user: workers run as that user, and end when the user logs out unless lingering is on."""
+
+    name: ClassVar[ManagerName] = "systemd-user"
+    _systemctl: ClassVar[list[str]] = ["systemctl", "--user"]
+
+    def user(self, wanted: str | None) -> str:
+        """Return the user that installs the service: no other is possible."""
+        return current_user_only(self.name, wanted)
+
+    def unit_folder(self) -> Path:
+        """Return the folder in which systemd looks for units."""
+        return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "systemd" / "user"
+
+    def render(self, service: WorkerService) -> str:
+        """Return the unit."""
+        return with_keys(unit_template("systemd/user/agentbus-worker.service"), _common_keys(service))
+
+    def hints(self, service: WorkerService) -> list[str]:
+        """Say where the log is, and that the service ends at logout unless lingering is on."""
+        lingering = Path("/var/lib/systemd/linger", service.user).exists()
+        linger = [] if lingering else ["it ends when you log out, unless you run: loginctl enable-linger"]
+        return [f"its log: journalctl --user -u {service.name} -f", *linger]
+
+
+def _common_keys(service: WorkerService) -> dict[str, str]:
+    return {
+        "Description": f"agentbus worker of the agent {service.config.agent.id}",
+        "Environment": f"PATH={service.path()}",
+        "ExecStart": " ".join(service.command),
+        "TimeoutStopSec": str(service.stop_s),
+    }
+
+
+def _as_user(path: Path, home: Path) -> Path:
+    """Return a path of the configuration as the service's user has it.
+
+    `~` was expanded for the operator who installs the service, which is root as a rule.
+    """
+    return home / path.relative_to(Path.home()) if path.is_relative_to(Path.home()) else path

@@ -1,0 +1,82 @@
+"""Describes a worker that becomes a service of this machine: its configuration, program, user, PATH and stop time."""
+
+import re
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Final
+
+from agentbus.config.schema import WorkerConfig
+from agentbus.errors import ConfigError
+
+NAME_PREFIX: Final = "agentbus-worker-"
+# What an orderly stop takes beside the drain and the end of commands: settling, writing the outbox, disconnecting.
+_STOP_MARGIN_S: Final = 20
+_SERVICE_HOME: Final = Path("/var/lib/agentbus")
+_SYSTEM_PATH: Final = ("/usr/local/bin", "/usr/bin", "/bin")
+_UNSAFE: Final = re.compile(r"[\s\"'\\%$;,#]")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerService:
+    """A worker with what a service manager needs to know about it."""
+
+    config: WorkerConfig
+    config_file: Path
+    program: Path
+    user: str
+
+    @property
+    def name(self) -> str:
+        """The name of the service: one for each agent of a machine."""
+        return f"{NAME_PREFIX}{self.config.agent.id}"
+
+    @property
+    def command(self) -> list[str]:
+        """The command that the service manager runs."""
+        return [str(self.program), "worker", "run", "--config", str(self.config_file)]
+
+    @property
+    def stop_s(self) -> int:
+        """How long an orderly stop may take: the drain, the end of the commands and of what they leave behind."""
+        worker = self.config.worker
+        return ceil(worker.drain_timeout_seconds + 2 * worker.kill_grace_seconds) + _STOP_MARGIN_S
+
+    def path(self, *more: str) -> str:
+        """Return a PATH with agentbus and the agent command on it; service managers set hardly any."""
+        found = shutil.which(self.config.agent.chat_cmd[0])
+        folders = [str(self.program.parent), *([str(Path(found).parent)] if found else []), *more, *_SYSTEM_PATH]
+        return ":".join(dict.fromkeys(folders))
+
+
+def make_worker_service(config: WorkerConfig, config_file: Path, user: str) -> WorkerService:
+    """Return the service of a configuration, run by the agentbus that runs now.
+
+    Raises:
+        ConfigError: a path has a character that units would have to quote, each manager in its own way.
+    """
+    suffix = ".exe" if sys.platform == "win32" else ""
+    program = Path(sysconfig.get_path("scripts")) / f"agentbus{suffix}"
+    if not program.is_file():
+        named = shutil.which("agentbus")
+        if named is None:
+            raise ConfigError(f"there is no agentbus in {program.parent} or on PATH; install agentbus-mcp first")
+        program = Path(named)
+    service = WorkerService(config, config_file.absolute(), program, user)
+    for path in (service.program, service.config_file, config.worker.state_dir, config.log.dir):
+        if unsafe := _UNSAFE.search(str(path)):
+            raise ConfigError(f"{path} has {unsafe.group()!r} in it; move it to a path without blanks, quotes or %")
+    return service
+
+
+def home_of(user: str) -> Path:
+    """Return the home of a user; for one that does not exist yet, the home that the instructions give it."""
+    import pwd  # noqa: PLC0415  # POSIX only, like the service managers
+
+    try:
+        return Path(pwd.getpwnam(user).pw_dir)
+    except KeyError:
+        return _SERVICE_HOME
