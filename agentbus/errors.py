@@ -24,6 +24,7 @@ AgentBusError
     ├── CorruptFileError        a stored output that is not what was stored
     ├── DeadLetterMissingError  no dead letter with this number
     ├── CorruptEntryError       a ledger entry that nobody can read
+    ├── IncompatibleClientError the installed nats-py is not one that agentbus can use safely
     └── ApiError                any other refusal by JetStream, with its codes
 """
 
@@ -133,6 +134,27 @@ class DeadLetterMissingError(BusError):
 
 class CorruptEntryError(BusError):
     """A ledger entry that cannot be read: empty, not JSON, or relayed from elsewhere."""
+
+
+class IncompatibleClientError(BusError):
+    """The installed nats-py lacks a part that agentbus relies on, or has it in another shape; nothing was dialled.
+
+    Attributes:
+        name: the part, such as `Client._connect_command`.
+    """
+
+    def __init__(self, name: str, what: str, tested: str) -> None:
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  # costs more than all the rest
+
+        try:
+            installed = version("nats-py")
+        except PackageNotFoundError:
+            installed = "(not installed)"
+        super().__init__(
+            f"nats-py {installed} cannot be used: {name} {what}. Nothing was sent. Install the version that agentbus "
+            f"was tested with: pip install '{tested}'"
+        )
+        self.name = name
 
 
 class ApiError(BusError):

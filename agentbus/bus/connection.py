@@ -64,6 +64,7 @@ class Connection:
             tls_always=settings.needs_tls,
             shows_certificate=settings.cert_file is not None,
             has_new=self._has_new_credentials,
+            batch_writes=settings.batch_writes,
         )
         self._up = asyncio.Event()
         self._ended: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()

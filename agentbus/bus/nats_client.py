@@ -1,47 +1,31 @@
-"""nats-py, with its traps closed: the only module that imports it.
+"""nats-py made safe: the rest of agentbus uses it through this module only.
 
 `Client` refuses to speak to a `tls://` server that does not offer TLS, before any credential is sent and on every
-reconnect; it reports refused credentials and permissions as what they are.
+reconnect. It reports refused credentials and permissions as such. Importing this module checks that the installed
+nats-py has all that this takes: see `agentbus.bus.nats_contract`.
 """
 
 import asyncio
 import base64
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-import nats.errors
-from nats.aio.client import Client as NatsClient
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
-
+from agentbus.bus import nats_contract
+from agentbus.bus.nats_contract import Msg, Subscription, errors
+from agentbus.bus.write_batching import BatchingClient
 from agentbus.config.connection_settings import Credentials
 from agentbus.config.nkeys import UserKey
 
-__all__ = [
-    "CertificateWantedError",
-    "Client",
-    "Headers",
-    "Msg",
-    "NatsError",
-    "NotSecureError",
-    "Subscription",
-    "refused_subject",
-]
+nats_contract.check()
 
-Headers: TypeAlias = Mapping[str, str]
+__all__ = ["CertificateWantedError", "Client", "Msg", "NatsError", "NotSecureError", "is_auth_error", "refused_subject"]
+
 MessageCallback: TypeAlias = Callable[[Msg], None]
-NatsError = nats.errors.Error
+NatsError = errors.Error
 
-_NOT_URGENT_S: Final = 0.001
-"""How long a message that is not urgent waits for another one to go with."""
-_CATCH_UP_S: Final = 0.1
-_ONE_LINE: Final = str.maketrans("\r\n", "  ")
-_ENDS_TOKEN: Final = re.compile(r"[ \t\r\n]")
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-
-_DENIED = re.compile(r'permissions violation for (publish to|publish with reply of|subscription to) "([^"]*)"')
+_DENIED: Final = re.compile(r'permissions violation for (publish to|publish with reply of|subscription to) "([^"]*)"')
 
 
 class NotSecureError(NatsError):
@@ -52,10 +36,10 @@ class NotSecureError(NatsError):
 
 
 class CertificateWantedError(ConnectionResetError):
-    """The server checks client certificates, and has hung up on this one, or would on none."""
+    """The server checks client certificates and refused ours, or we have none to show."""
 
 
-class Client(NatsClient):
+class Client(BatchingClient):
     """A NATS client that hands over no credential without the TLS that was asked for.
 
     Credentials and TLS files are asked for at every dial, so that new ones are taken up when the connection is lost.
@@ -66,6 +50,10 @@ class Client(NatsClient):
         tls_always: speak TLS or nothing, whatever a URL says.
         shows_certificate: whether that context has a certificate of ours.
         has_new: whether there are other credentials by now than those that were presented last.
+        batch_writes: see `BatchingClient`.
+
+    Raises:
+        IncompatibleClientError: nats-py is not one that this can be built on.
     """
 
     def __init__(
@@ -76,25 +64,26 @@ class Client(NatsClient):
         tls_always: bool,
         shows_certificate: bool,
         has_new: Callable[[], bool],
+        batch_writes: bool = True,
     ) -> None:
-        super().__init__()
+        nats_contract.check()
+        super().__init__(batch_writes=batch_writes)
         self._credentials = credentials
         self._tls = tls
         self._tls_always = tls_always
         self._shows_certificate = shows_certificate
         self._has_new = has_new
         self._callbacks: dict[int, MessageCallback] = {}
-        self._write_soon: asyncio.Handle | None = None
-        self._write_later: asyncio.TimerHandle | None = None
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
-        """What nats-py asks for before every handshake."""
+        """The context for TLS; nats-py reads it before every handshake."""
         return self._tls()
 
     def _connect_command(self) -> bytes:
         # nats-py calls this right before it sends CONNECT, at the first connection and at every reconnect. It takes
         # up TLS only if the server's INFO asks for it, and an attacker on the path can take that line away.
+        nats_contract.check_transport(self._transport)
         server = self._current_server
         if server is not None and (self._tls_always or server.uri.scheme == "tls"):
             writer = getattr(self._transport, "_io_writer", None)
@@ -102,7 +91,7 @@ class Client(NatsClient):
                 raise NotSecureError
             protocol = writer.transport.get_protocol()
             if protocol is None:
-                raise ConnectionResetError  # the server has hung up on the handshake; see below for why
+                raise ConnectionResetError  # the server has hung up on the handshake; `_reason` says why
             # nats-py does not tell the reader's protocol of the upgrade, and asyncio would complain at the end of it.
             protocol._over_ssl = True  # noqa: SLF001
             if self._server_info.get("tls_verify") and not self._shows_certificate:
@@ -131,15 +120,15 @@ class Client(NatsClient):
         await super()._process_info(info, initial_connection)
         current = self._current_server
         if initial_connection and current is not None:
-            # The first INFO comes before TLS: whoever is on the path can write servers of his own into it, under
-            # names for which he has certificates. They are held to the name that the configuration gives.
+            # The first INFO comes before TLS, so an attacker on the path can add servers under names for which he has
+            # certificates. Their certificates are checked against the host name in the configuration.
             for server in self._server_pool:
                 if id(server) not in known:
                     server.tls_name = current.tls_name or current.uri.hostname
 
     async def _process_err(self, err_msg: str) -> None:
-        if is_auth_error(nats.errors.Error(err_msg)) and self._has_new():
-            await self._process_op_err(nats.errors.StaleConnectionError())  # dial again, in place of the end
+        if is_auth_error(errors.Error(err_msg)) and self._has_new():
+            await self._process_op_err(errors.StaleConnectionError())  # dial again, in place of the end
         else:
             await super()._process_err(err_msg)
 
@@ -152,23 +141,23 @@ class Client(NatsClient):
             raise reason from None
 
     def _reason(self, error: Exception) -> Exception:
-        """Why a server hung up."""
-        # It says so before; but what is still being sent to it is answered with a reset, of which asyncio tells before
-        # it hands over the words that came first.
+        """Find out why a server hung up."""
+        # The server sends the reason first. But it resets the connection if we still send, and asyncio reports the
+        # reset before it hands over what was received.
         reader = getattr(self._transport, "_io_reader", None)
         if not isinstance(error, ConnectionError) or not isinstance(reader, asyncio.StreamReader):
             return error
         words = bytes(getattr(reader, "_buffer", b"")).partition(b"\r\n")[0]
         if words.startswith(b"-ERR "):
-            return nats.errors.Error(f"nats: {words.removeprefix(b'-ERR ').decode(errors='replace')}")
+            return errors.Error(f"nats: {words.removeprefix(b'-ERR ').decode(errors='replace')}")
         alert = reader.exception()
         if isinstance(alert, ssl.SSLError):
             return alert
         return CertificateWantedError() if self._server_info.get("tls_verify") else error
 
     def _hang_up(self) -> None:
-        """Forget a connection that came to nothing."""
-        # nats-py would wait for its end, of which asyncio never tells where the TLS handshake has failed.
+        """Drop a connection that could not be set up."""
+        # nats-py would wait until it is closed, which asyncio never reports after a failed TLS handshake.
         for name in ("_io_writer", "_bare_io_writer"):
             writer = getattr(self._transport, name, None)
             if writer is not None:
@@ -177,13 +166,13 @@ class Client(NatsClient):
 
     @property
     def cluster(self) -> str:
-        """The cluster that the connected server says it is in; empty for a server that stands alone."""
+        """The name of the connected server's cluster; empty for a single server."""
         return str(self._server_info.get("cluster") or "")
 
     async def listen(self, subject: str, callback: MessageCallback) -> Subscription:
-        """Have `callback` called with every message on `subject`, as soon as it is read. It must not raise."""
+        """Subscribe: call `callback` with every message on `subject` as soon as it is read. It must not raise."""
         subscription = await self.subscribe(subject)  # pyright: ignore[reportUnknownMemberType]
-        self._callbacks[self._sid] = callback  # nobody else has subscribed meanwhile: nothing was awaited
+        self._callbacks[self._sid] = callback  # still our number: nats-py awaits nothing between
         return subscription
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:  # as in nats-py
@@ -195,107 +184,35 @@ class Client(NatsClient):
     ) -> None:  # as in nats-py, which puts the message into a queue and wakes a task for it
         callback = self._callbacks.get(sid)
         if callback is None:
-            return  # nobody listens any more
+            return  # unsubscribed meanwhile
         fields = await self._process_headers(headers)  # pyright: ignore[reportUnknownMemberType]
         message = Msg(self, subject.decode(), reply.decode(), data, fields)
         try:
             callback(message)
-        except Exception as error:  # noqa: BLE001  # nats-py would stop reading, and tell nobody
+        except Exception as error:  # noqa: BLE001  # nats-py would stop reading without an error
             context = {"message": f"the callback for {message.subject} has failed", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
-
-    def send(self, subject: str, data: bytes, reply: str, headers: Headers | None, *, flush: bool) -> None:
-        """Publish; what is not urgent may wait for a moment, and is written together with what is sent meanwhile.
-
-        Nobody waits for the server to take it: see `catch_up`.
-
-        Raises:
-            NatsError: a subject or the name of a header would break the protocol, or the connection has ended.
-        """
-        if not subject or _ENDS_TOKEN.search(subject) or _ENDS_TOKEN.search(reply):
-            raise nats.errors.BadSubjectError
-        if self.is_closed:
-            raise nats.errors.ConnectionClosedError
-        if headers:
-            head = f"NATS/1.0\r\n{''.join([_header(*header) for header in headers.items()])}\r\n".encode()
-            line = f"HPUB {subject} {reply} {len(head)} {len(head) + len(data)}\r\n"
-            message = b"".join((line.encode(), head, data, b"\r\n"))
-        else:
-            message = b"".join((f"PUB {subject} {reply} {len(data)}\r\n".encode(), data, b"\r\n"))
-        self._pending.append(message)
-        self._pending_data_size += len(message)
-        self._write_in_a_moment(flush=flush)
-
-    async def catch_up(self) -> None:
-        """Wait for the server if it does not keep up with what is sent."""
-        # Not by `_flush_pending(force_flush=True)`, which swallows a cancellation.
-        while self._pending_data_size > self._max_pending_size and self.is_connected:
-            written = asyncio.get_running_loop().create_future()
-            if self._flush_queue is not None and self._flush_queue.empty():
-                self._flush_queue.put_nowait(written)
-            await asyncio.wait({written}, timeout=_CATCH_UP_S)
-
-    async def _flush_pending(self, force_flush: bool = False) -> Any:  # as in nats-py, which wakes a task for it
-        if force_flush or not self.is_connected:
-            return await super()._flush_pending(force_flush)
-        self._write_in_a_moment(flush=True)
-        return None
-
-    def _write_in_a_moment(self, *, flush: bool) -> None:
-        """What is sent in one round of the loop is written at the beginning of the next, in one piece.
-
-        A write costs more than making the message: it makes the server read.
-        """
-        loop = asyncio.get_running_loop()
-        if flush:
-            self._write_soon = self._write_soon or loop.call_soon(self._write)
-        elif self._write_soon is None:
-            self._write_later = self._write_later or loop.call_later(_NOT_URGENT_S, self._write)
-
-    def _write(self) -> None:
-        """Write all that is pending, unless the server does not keep up: then nats-py's task waits for it."""
-        for handle in (self._write_soon, self._write_later):
-            if handle is not None:
-                handle.cancel()
-        self._write_soon = self._write_later = None
-        writer = getattr(self._transport, "_io_writer", None)
-        if not self.is_connected or writer is None or writer.transport.is_closing():
-            return  # nats-py sends it once it is connected again
-        if writer.transport.get_write_buffer_size() > 0:
-            if self._flush_queue is not None and self._flush_queue.empty():
-                self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
-            return
-        pending, self._pending, self._pending_data_size = self._pending, [], 0
-        if pending:
-            writer.write(b"".join(pending))
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:  # as in nats-py
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None and writer.transport.is_closing():
-            # nats-py would send what is left to nobody, of which asyncio of Python 3.13.0 makes a TypeError.
+            # nats-py would still write what is pending, which asyncio of Python 3.13.0 makes a TypeError.
             self._pending.clear()
             self._pending_data_size = 0
         await super()._close(status, do_cbs)
 
     async def abandon(self) -> None:
-        """Close a connection whose first dial failed, with whatever it had got hold of."""
+        """Close a client whose first dial failed."""
         self._hang_up()
-        if self._flush_queue is not None:  # otherwise it has never been told to connect
+        if self._flush_queue is not None:  # otherwise `connect` was never called
             await self.close()
-
-
-def _header(name: str, value: str) -> str:
-    """A line of a message's head. What a value holds stays in its line."""
-    if not _HEADER_NAME.fullmatch(name):
-        raise nats.errors.BadHeaderError(name)
-    return f"{name}: {value.strip().translate(_ONE_LINE)}\r\n"
 
 
 def is_auth_error(error: BaseException) -> bool:
     """Whether the server refused the credentials (and not, say, one subject)."""
     text = str(error).lower()
     return (
-        isinstance(error, nats.errors.AuthorizationError)
+        isinstance(error, errors.AuthorizationError)
         or "authorization violation" in text
         or ("authentication" in text and ("expired" in text or "revoked" in text or "timeout" in text))
     )

@@ -34,7 +34,12 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionSettings:
-    """How one process connects: what `agentbus.bus.jetstream.connect` takes."""
+    """How one process connects: what `agentbus.bus.jetstream.connect` takes.
+
+    Attributes:
+        batch_writes: write in one piece what is sent in one round of the event loop; otherwise nats-py writes. For
+            tests, and to tell whether a fault lies there: no key of a configuration file sets it.
+    """
 
     urls: tuple[ServerUrl, ...]
     name: str = "agentbus"
@@ -47,6 +52,7 @@ class ConnectionSettings:
     connect_timeout_s: float = 3.0
     reconnect_wait_s: float = 2.0
     max_reconnect_attempts: int = -1
+    batch_writes: bool = True
 
     @property
     def needs_tls(self) -> bool:

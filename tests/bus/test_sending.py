@@ -1,25 +1,33 @@
 """What is written to the server, and when: in order, soon, no faster than it is taken, and never as another command."""
 
+# pyright: reportPrivateUsage=none
+
 import asyncio
 import logging
 import os
 import signal
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
 
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.nats_client import Msg
-from agentbus.config.connection_settings import connection_settings
+from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.schema import NatsSection
 from agentbus.errors import BusError
 from agentbus.provision.nats_server import NatsServer
 from support.harness import BOUND_S
 
 
-@pytest.fixture
-async def bus(server: NatsServer) -> AsyncGenerator[Bus]:
-    async with connect(connection_settings(NatsSection(url=server.url), agent="main", name="test")) as opened:
+def settings(server: NatsServer, *, batch_writes: bool = True) -> ConnectionSettings:
+    found = connection_settings(NatsSection(url=server.url), agent="main", name="test")
+    return replace(found, batch_writes=batch_writes)
+
+
+@pytest.fixture(params=[True, False], ids=["batched", "by nats-py"])
+async def bus(server: NatsServer, request: pytest.FixtureRequest) -> AsyncGenerator[Bus]:
+    async with connect(settings(server, batch_writes=request.param)) as opened:
         yield opened
 
 
@@ -51,7 +59,7 @@ async def test_messages_arrive_in_the_order_in_which_they_were_sent_urgent_or_no
 
 async def test_what_is_not_urgent_is_sent_before_the_connection_is_closed(server: NatsServer, bus: Bus):
     messages = await heard(bus, "news")
-    async with connect(connection_settings(NatsSection(url=server.url), agent="main", name="test")) as leaving:
+    async with connect(settings(server, batch_writes=bus.settings.batch_writes)) as leaving:
         await leaving.publish("news", b"x", flush=False)
     assert (await first(messages)).data == b"x"
 
@@ -124,3 +132,26 @@ async def test_whoever_sends_faster_than_the_server_takes_waits_for_it_and_nothi
     assert 0 < sent < most, "all of it lies in the memory of the sender"
     for _ in range(sent + 1):  # with the one that was sent, and waited
         assert (await first(messages)).data == piece
+
+
+@pytest.mark.parametrize("batch_writes", [True, False])
+async def test_messages_of_one_round_of_the_loop_are_written_in_one_piece_unless_batching_is_off(
+    server: NatsServer, batch_writes: bool
+):
+    async with connect(settings(server, batch_writes=batch_writes)) as bus:
+        client = bus._client
+        batches = 0
+        write = client._write
+
+        def count() -> None:
+            nonlocal batches
+            batches += 1
+            write()
+
+        client._write = count
+        messages = await heard(bus, "news")
+        await bus.api("INFO")
+        batches = 0
+        await asyncio.gather(*[bus.publish("news", b"%d" % number) for number in range(100)])
+        assert [int((await first(messages)).data) for _ in range(100)] == [*range(100)]
+    assert batches in ((1, 2) if batch_writes else (0,))

@@ -1,0 +1,165 @@
+"""The parts of nats-py that `agentbus.bus` relies on beyond its public API, and the check that they are there.
+
+An override of a method that nats-py has renamed is never called, without an error: with `_connect_command` renamed, a
+`tls://` address would connect in clear. So every overridden or touched name stands in a table here. The program
+refuses to start, before anything is dialled, when nats-py lacks one of them or has it in another shape. This is the
+one module that imports nats-py, so that a version without one of its modules is refused in the same way.
+"""
+
+import inspect
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from agentbus.errors import IncompatibleClientError
+
+TESTED: Final = "nats-py>=2.16,<2.17"
+"""The versions that the tests run with, as in pyproject.toml: one minor version, as private names are no promise."""
+
+try:
+    from nats import errors
+    from nats.aio.client import Client as NatsClient
+    from nats.aio.client import Srv
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+    from nats.aio.transport import TcpTransport
+    from nats.protocol.parser import Parser
+except ImportError as error:
+    raise IncompatibleClientError(str(error.name or "nats"), f"cannot be imported ({error})", TESTED) from error
+
+__all__ = ["Msg", "NatsClient", "Subscription", "check", "check_transport", "errors"]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method of nats-py's client that is overridden or called here.
+
+    Attributes:
+        parameters: all of them, in order, without `self`: nats-py passes these to an override.
+        called_by: functions of nats-py that must call it, or the override would do nothing.
+    """
+
+    name: str
+    parameters: tuple[str, ...] = ()
+    is_async: bool = True
+    called_by: tuple[str, ...] = ()
+
+
+OVERRIDDEN: Final = (
+    Method("_connect_command", is_async=False, called_by=("Client._process_connect_init",)),
+    Method("_process_connect_init", called_by=("Client.connect", "Client._attempt_reconnect")),
+    Method("_process_info", ("info", "initial_connection"), called_by=("Client._process_connect_init", "Parser.parse")),
+    Method("_process_err", ("err_msg",), called_by=("Parser.parse",)),
+    Method("_process_msg", ("sid", "subject", "reply", "data", "headers"), called_by=("Parser.parse",)),
+    Method("_remove_sub", ("sid", "max_msgs"), is_async=False, called_by=("Subscription.unsubscribe",)),
+    Method("_flush_pending", ("force_flush",), called_by=("Client._send_subscribe", "Client.flush")),
+    Method("_close", ("status", "do_cbs"), called_by=("Client.close", "Client._process_op_err")),
+)
+CALLED: Final = (
+    Method("_process_headers", ("headers",)),
+    Method("_process_op_err", ("e",)),
+)
+PROPERTIES: Final = {"ssl_context": ("Client._process_connect_init",)}
+"""Overridden properties, and the functions of nats-py that must read them."""
+ATTRIBUTES: Final[dict[str, type | None]] = {
+    "_auth_configured": bool,
+    "_current_server": None,
+    "_flush_queue": None,
+    "_max_pending_size": int,
+    "_pending": list,
+    "_pending_data_size": int,
+    "_public_nkey": None,
+    "_server_info": dict,
+    "_server_pool": list,
+    "_sid": int,
+    "_signature_cb": None,
+    "_transport": None,
+    "_user_jwt_cb": None,
+    "options": dict,
+}
+"""What `Client.__init__` makes, with the type of the first value; None where that is None."""
+TRANSPORT_ATTRIBUTES: Final = ("_bare_io_writer", "_io_reader", "_io_writer")
+SERVER_FIELDS: Final = ("uri", "tls_name")
+MESSAGE_FIELDS: Final = ("_client", "subject", "reply", "data", "headers")
+"""The first fields of a message, in the order in which they are given."""
+ERRORS: Final = (
+    "AuthorizationError",
+    "BadHeaderError",
+    "BadSubjectError",
+    "ConnectionClosedError",
+    "Error",
+    "StaleConnectionError",
+)
+_CLASSES: Final[dict[str, type]] = {"Client": NatsClient, "Parser": Parser, "Subscription": Subscription}
+
+
+def check() -> None:
+    """Check all that can be known before a server is dialled.
+
+    Raises:
+        IncompatibleClientError: nats-py lacks a name, or has it in another shape.
+    """
+    for method in (*OVERRIDDEN, *CALLED):
+        _check_method(method)
+    for name in PROPERTIES:
+        if not isinstance(inspect.getattr_static(NatsClient, name, None), property):
+            raise _broken(f"Client.{name}", "is not a property")
+    for method in OVERRIDDEN:
+        _check_callers(method.name, method.called_by)
+    for name, readers in PROPERTIES.items():
+        _check_callers(name, readers)
+    for name in ERRORS:
+        found: Any = getattr(errors, name, None)
+        if not (isinstance(found, type) and issubclass(found, Exception)):
+            raise _broken(f"nats.errors.{name}", "is not an exception")
+    server = [field.name for field in fields(Srv)]
+    for name in SERVER_FIELDS:
+        if name not in server:
+            raise _broken(f"Srv.{name}", "is missing")
+    message = tuple(field.name for field in fields(Msg))
+    if message[: len(MESSAGE_FIELDS)] != MESSAGE_FIELDS:
+        raise _broken("Msg", f"begins with the fields {', '.join(message[: len(MESSAGE_FIELDS)])}")
+    _check_client(NatsClient())
+    check_transport(TcpTransport())
+
+
+def _check_client(client: NatsClient) -> None:
+    for name, kind in ATTRIBUTES.items():
+        if name not in vars(client):
+            raise _broken(f"Client.{name}", "is missing")
+        if kind is not None and not isinstance(vars(client)[name], kind):
+            raise _broken(f"Client.{name}", f"is not of the type {kind.__name__}")
+
+
+def check_transport(transport: object) -> None:
+    """Check the transport of a connection; to be called before credentials are sent over it.
+
+    Raises:
+        IncompatibleClientError: see `check`.
+    """
+    for name in TRANSPORT_ATTRIBUTES:
+        if not hasattr(transport, name):
+            raise _broken(f"{type(transport).__name__}.{name}", "is missing")
+
+
+def _check_method(method: Method) -> None:
+    found: Any = inspect.getattr_static(NatsClient, method.name, None)
+    name = f"Client.{method.name}"
+    if not inspect.isfunction(found):
+        raise _broken(name, "is missing" if found is None else "is not a method")
+    parameters = tuple(inspect.signature(found).parameters)[1:]
+    if parameters != method.parameters:
+        raise _broken(name, f"takes ({', '.join(parameters)}) in place of ({', '.join(method.parameters)})")
+    if inspect.iscoroutinefunction(found) is not method.is_async:
+        raise _broken(name, "is not async" if method.is_async else "is async")
+
+
+def _check_callers(name: str, callers: tuple[str, ...]) -> None:
+    for caller in callers:
+        owner, _, function = caller.partition(".")
+        found: Any = inspect.getattr_static(_CLASSES[owner], function, None)
+        if not inspect.isfunction(found) or name not in found.__code__.co_names:
+            raise _broken(f"Client.{name}", f"is not used by {caller}")
+
+
+def _broken(name: str, what: str) -> IncompatibleClientError:
+    return IncompatibleClientError(name, what, TESTED)
