@@ -74,7 +74,7 @@ async def measure(size: Size) -> list[Row]:
     return [
         alone("http", f"{what}: resident memory", "MiB", after, at_most(300)),
         alone("http", f"its growth over {hold_s:g} s", "%", (after / before - 1) * 100, at_most(5)),
-        compared("http", "a call beside them, against one with nobody there", "ms", [(loaded, unloaded)]),
+        compared("http", "a call beside them, against one without them", "ms", [(loaded, unloaded)]),
     ]
 
 

@@ -97,9 +97,9 @@ def coordinator(agents: Sequence[str]) -> Party:
                 ),
             ),
             Grant("the same, message by message", (subjects.pull(state, "*"),), "pull"),
-            Grant("cancelling: the wish stands in the ledger, this makes it fast", (subjects.control("*"),), "tell"),
+            Grant("cancelling: the request is in the ledger, this makes it fast", (subjects.control("*"),), "tell"),
             Grant(
-                "a cancelled or expired task that nobody runs is settled by whoever meets it", (subjects.results(me),)
+                "results of cancelled and expired tasks that no worker settles", (subjects.results(me),)
             ),
             Grant("its inbox", (subjects.create_consumer(results, "*", subjects.results(me)),)),
             Grant("its inbox, message by message", (subjects.pull(results, "*"),), "pull"),
@@ -160,7 +160,7 @@ def _work(agent: str) -> tuple[Grant, ...]:
             ),
         ),
         Grant("their states", (own, subjects.last_of(subjects.STATE_STREAM, own))),
-        Grant("results go to whoever gave the task", (subjects.RESULT_SUBJECTS,)),
+        Grant("results go to the inbox of the sender", (subjects.RESULT_SUBJECTS,)),
         Grant("what it cannot accept", (subjects.dead(agent),)),
         Grant(
             "large outputs: it can write its own, not read them",
