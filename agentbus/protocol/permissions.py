@@ -98,9 +98,7 @@ def coordinator(agents: Sequence[str]) -> Party:
             ),
             Grant("the same, message by message", (subjects.pull(state, "*"),), "pull"),
             Grant("cancelling: the request is in the ledger, this makes it fast", (subjects.control("*"),), "tell"),
-            Grant(
-                "results of cancelled and expired tasks that no worker settles", (subjects.results(me),)
-            ),
+            Grant("results of cancelled and expired tasks that no worker settles", (subjects.results(me),)),
             Grant("its inbox", (subjects.create_consumer(results, "*", subjects.results(me)),)),
             Grant("its inbox, message by message", (subjects.pull(results, "*"),), "pull"),
             Grant(
