@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from support.documentation import DOCS, PAGES
+from support.documentation import DOCS, HOW_TO, PAGES
 from support.harness import ROOT
 
+SKILL_TROUBLESHOOTING = ROOT / "skills" / "agentbus" / "references" / "troubleshooting.md"
 pytestmark = pytest.mark.posix("the documentation is checked on one system")
 
 
@@ -64,3 +65,41 @@ def test_the_overview_of_the_documentation_names_every_page() -> None:
     overview = (DOCS / "README.md").read_text(encoding="utf-8")
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} - {"README.md"}
     assert [page for page in sorted(pages) if f"]({page})" not in overview] == []
+
+
+QUOTED_FROM_OTHERS = (
+    "self-signed certificate",
+    "Invalid Host header",
+    "Invalid Origin header",
+    "Session not found",
+    "Too many open sessions",
+)
+"""What OpenSSL and the MCP SDK say."""
+
+
+@pytest.mark.parametrize("page", [HOW_TO / "troubleshooting.md", SKILL_TROUBLESHOOTING], ids=str)
+def test_messages_that_troubleshooting_explains_are_messages_of_the_code(page: Path) -> None:
+    code = "\n".join(
+        path.read_text(encoding="utf-8")
+        for folder in ("agentbus", "mcp_server", "worker")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    # Literals over several lines become one, and what is filled in becomes `…`, as on the page.
+    code = re.sub(r"\{[^{}]*\}", "…", re.sub(r'"\s*\n\s*f?"', "", code))
+    quoted = [
+        part.strip(" :.,`")
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.startswith("|")
+        for message in re.findall(r"`([^`]+)`", line.split(" | ")[0])
+        for part in re.split(r"…|<id>|\d+", message)
+    ]
+    unknown = [part for part in quoted if len(part) > 9 and part not in code and not part.endswith(QUOTED_FROM_OTHERS)]
+    assert unknown == []
+
+
+def test_modules_that_the_design_page_names_exist() -> None:
+    folders = {"agentbus": ".", "agentbus_mcp": "mcp_server", "agentbus_worker": "worker"}
+    text = (DOCS / "design.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:agentbus|agentbus_mcp|agentbus_worker)(?:\.\w+)+)`", text):
+        path = ROOT / folders[name.partition(".")[0]] / name.replace(".", "/")
+        assert path.is_dir() or path.with_suffix(".py").exists(), name
