@@ -4,6 +4,7 @@ AgentBusError
 ├── ConfigError                 a configuration file, an option or a URL cannot be used as it stands
 ├── InvalidIdError              an agent id, task id or stream name that the protocol does not allow
 ├── MessageError                bytes that are not a valid task or result
+├── ArgumentError               an argument of a call that fits its type, but cannot be used here
 ├── TaskConflictError           the task id is taken by a task with other content
 ├── TaskNotFoundError           no ledger entry has this task id
 ├── ServerBinaryError           no nats-server executable, or it did not come up
@@ -43,6 +44,10 @@ class InvalidIdError(AgentBusError):
 
 class MessageError(AgentBusError):
     """Bytes or values that are not a valid task or result."""
+
+
+class ArgumentError(AgentBusError):
+    """An argument of a call that fits its type, but cannot be used here."""
 
 
 class TaskConflictError(AgentBusError):

@@ -44,9 +44,6 @@ NOT_YET = frozenset(
         "agentbus/config/connection_settings.py connection_settings",
         "agentbus/config/urls.py _parse_url",
         "agentbus/provision/bus_folder.py",
-        "mcp_server/agentbus_mcp/operations/watching.py results_of",
-        "mcp_server/agentbus_mcp/task_extension/watched_tasks.py _look",
-        "mcp_server/agentbus_mcp/uris.py parse",
         "worker/agentbus_worker/settling/job.py",
         "worker/agentbus_worker/worker.py",
     }

@@ -1,4 +1,4 @@
-"""What a client reads of a failure: the one place that decides it."""
+"""Words the failures that clients read. No other module does."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -14,42 +14,38 @@ from agentbus.errors import (
     StreamFullError,
     TaskNotFoundError,
 )
-from agentbus_mcp.replies.sanitize import clip, printable
+from agentbus_mcp.sanitize import clip, printable
 
 _MAX_CHARS: Final = 2_000
 _HINTS: Final[dict[type[AgentBusError], str]] = {
     TaskNotFoundError: "The ids stand in the answer of publish_task; list_tasks finds others",
     PermissionDeniedError: "Tell the user, and do not try another way around it",
-    AuthenticationError: "Tell the user, who can mend that; then call again",
+    AuthenticationError: "Tell the user, who can repair that; then call again",
     SetupMissingError: "Tell the user, who can run it",
     StreamFullError: "Tell the user; call again once there is room",
     BusUnavailableError: "What was accepted before is safe; call again in a while, with the same arguments",
 }
-"""What to do, by the kind of the failure, where its text does not say it."""
+"""What a model should do, by the kind of error, where the error's own text does not say it."""
 
 
-class ArgumentError(AgentBusError):
-    """An argument that fits its schema, but not what it is used for."""
+def client_message(error: BaseException | None) -> str | None:
+    """Word an expected failure so that a model can act on it; None for any other failure.
 
-
-def reason(error: BaseException | None) -> str | None:
-    """The text for a failure that was foreseen, fit for a model to act on; None for every other.
-
-    Foreseen are the errors that agentbus raises on purpose and arguments that do not fit the schema. Nothing of any
-    other exception may reach a client.
+    Expected are the errors of agentbus and arguments that do not fit the schema. Nothing of another exception may
+    reach a client.
     """
     if isinstance(error, ValidationError):
-        return printable(clip(_faults(error), _MAX_CHARS))
+        return printable(clip(_argument_errors(error), _MAX_CHARS))
     causes = list(_leaves(error)) if error is not None else []
     if causes and all(isinstance(cause, AgentBusError) for cause in causes):
-        said = "; ".join(dict.fromkeys(str(cause) for cause in causes))
+        texts = "; ".join(dict.fromkeys(str(cause) for cause in causes))
         hints = dict.fromkeys(hint for kind, hint in _HINTS.items() if any(isinstance(cause, kind) for cause in causes))
-        return printable(". ".join([clip(said, _MAX_CHARS), *hints]))
+        return printable(". ".join([clip(texts, _MAX_CHARS), *hints]))
     return None
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors in a group, however deep: work that is done side by side fails in groups."""
+    """Yield the errors in a group and its groups: concurrent work fails in groups."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
             yield from _leaves(inner)  # pyright: ignore[reportUnknownArgumentType]
@@ -57,8 +53,8 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def _faults(error: ValidationError) -> str:
-    """Which arguments are wrong and why, on one line, without their values."""
+def _argument_errors(error: ValidationError) -> str:
+    """Say on one line which arguments are wrong and why, without their values."""
     faults = [
         f"{'.'.join(str(part) for part in fault['loc'])}: "
         + fault["msg"]

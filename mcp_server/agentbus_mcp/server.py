@@ -1,4 +1,4 @@
-"""The composition: one MCP server over a bus_link to the bus, for clients of both protocol eras."""
+"""Composes the MCP server: tools, resources, prompts, notifications and MCP tasks, for clients of both eras."""
 
 import difflib
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -15,23 +15,24 @@ from pydantic import AnyUrl
 
 from agentbus.version import __version__
 from agentbus_mcp.bus_link import BusLink
-from agentbus_mcp.errors import reason
+from agentbus_mcp.errors import client_message
 from agentbus_mcp.metrics import NO_METRICS, Metrics
 from agentbus_mcp.notifications.bus_events import BusEvents
 from agentbus_mcp.notifications.listen import Listen, add_listen
 from agentbus_mcp.notifications.resource_changes import ResourceChanges
 from agentbus_mcp.notifications.sessions import Sessions, add_resource_subscriptions
 from agentbus_mcp.prompts import add_prompts
-from agentbus_mcp.replies.sanitize import clip, printable
 from agentbus_mcp.resources.completions import add_completions
-from agentbus_mcp.resources.resources import add_resources
-from agentbus_mcp.task_extension.extension import McpTasks
-from agentbus_mcp.task_extension.support import TaskSupport
+from agentbus_mcp.resources.registry import add_resources
+from agentbus_mcp.sanitize import clip, printable
+from agentbus_mcp.task_extension.extension import TasksExtension
+from agentbus_mcp.task_extension.mcp_tasks import McpTasks
+from agentbus_mcp.task_extension.task_support import TaskSupport
 from agentbus_mcp.tools.registry import make_tools, task_support
 
 INSTRUCTIONS: Final = """\
 agentbus hands tasks to agents on other machines and brings back what they return. Delivery is durable: a task waits \
-until its agent's worker takes it, and its result is kept for 30 days, whether or not anybody watches.
+until its agent's worker takes it, and its result is kept for 30 days, watched or not.
 
 The usual way: publish_task gives the same task to one or several agents and returns task ids; watch_results waits for \
 these ids, returns early, and names the next call while some are pending; get_results reads results again, parts of \
@@ -50,19 +51,20 @@ agentbus://streams/AGENT_TASKS (the backlog), agentbus://streams/AGENT_RESULTS."
 
 
 class Server(MCPServer[Any]):
-    """An MCP server on a bus_link to the bus, which the caller keeps open for as long as the server is used.
+    """An MCP server on a connection to the bus, which the caller keeps open for as long as the server is used.
 
-    It serves subscriptions of both eras. Failures are put into words in one place: `agentbus_mcp.errors.reason`.
+    Tools and resources fail with exceptions; `agentbus_mcp.errors.client_message` words them for clients.
     """
 
     def __init__(
         self, bus_link: BusLink, name: str = "agentbus", *, tasks: Mapping[str, TaskSupport] | None = None, **about: Any
     ) -> None:
-        """`tasks` are the tools whose calls may become MCP tasks, by their names."""
+        """Make a server; `tasks` are the tools whose calls may continue as MCP tasks, by their names."""
         self._bus_events = BusEvents(bus_link)
         changes = ResourceChanges(self._bus_events, bus_link.agent)
         self._sessions, events = Sessions(changes), InMemorySubscriptionBus()
-        self._mcp_tasks = mcp_tasks = McpTasks(bus_link, self._bus_events, tasks) if tasks else None
+        mcp_tasks = McpTasks(bus_link, self._bus_events, tasks) if tasks else None
+        self._extension = TasksExtension(mcp_tasks) if mcp_tasks else None
         self._listen = Listen(events, changes, mcp_tasks)
         self._metrics: Metrics = NO_METRICS
         super().__init__(
@@ -71,7 +73,7 @@ class Server(MCPServer[Any]):
             version=__version__,
             subscriptions=events,
             lifespan=self._following,
-            extensions=[mcp_tasks] if mcp_tasks else [],
+            extensions=[self._extension] if self._extension else [],
             **about,
         )
         add_listen(self, self._listen)
@@ -80,13 +82,13 @@ class Server(MCPServer[Any]):
         add_completions(self, bus_link)
 
     async def measure(self, metrics: Metrics) -> None:
-        """Count what is done from now on, and show what is open."""
+        """Count tool calls from now on, and expose the numbers of streams and followed sources."""
         metrics.know(tool.name for tool in await self.list_tools())
         metrics.show("listen_streams", lambda: self._listen.streams)
         metrics.show("feeds", lambda: self._bus_events.sources)
         self._metrics = metrics
-        if self._mcp_tasks is not None:
-            self._mcp_tasks.metrics = metrics
+        if self._extension is not None:
+            self._extension.metrics = metrics
 
     def close_streams(self) -> None:
         """Begin to end every open `subscriptions/listen` stream in order."""
@@ -104,8 +106,8 @@ class Server(MCPServer[Any]):
         """Run a tool.
 
         Raises:
-            ToolError: with the text for the client, if the failure was foreseen.
-            UnexpectedToolError: for any other; the client reads no more than the tool's name.
+            ToolError: an expected failure, with the message for the client.
+            UnexpectedToolError: any other failure; the client reads the tool's name only.
         """
         with self._metrics.call(name) as call:
             try:
@@ -125,7 +127,7 @@ class Server(MCPServer[Any]):
         try:
             return await super().call_tool(name, arguments, context)
         except ToolError as error:
-            text = reason(error.__cause__)
+            text = client_message(error.__cause__)
             if text is None:
                 raise
             raise ToolError(f"{name}: {text}") from error.__cause__
@@ -136,13 +138,13 @@ class Server(MCPServer[Any]):
         """Read a resource.
 
         Raises:
-            ResourceError: with the text for the client, if the failure was foreseen.
-            UnexpectedResourceError: for any other.
+            ResourceError: an expected failure, with the message for the client.
+            UnexpectedResourceError: any other failure.
         """
         try:
             return await super().read_resource(uri, context)
         except UnexpectedResourceError as error:
-            text = reason(error.__cause__)
+            text = client_message(error.__cause__)
             if text is None:
                 raise
             raise ResourceError(text) from error.__cause__
@@ -153,7 +155,7 @@ class Server(MCPServer[Any]):
         """Render a prompt.
 
         Raises:
-            MCPError: there is no such prompt, or its arguments are others; the SDK says so to clients of one era only.
+            MCPError: no such prompt, or wrong arguments; the SDK tells clients of one era only.
         """
         prompts = {prompt.name: prompt.arguments or [] for prompt in await self.list_prompts()}
         if name not in prompts:
@@ -168,7 +170,7 @@ class Server(MCPServer[Any]):
         return await super().get_prompt(name, arguments, context)
 
     async def _check_names(self, name: str, arguments: dict[str, Any]) -> None:
-        """Refuse a tool that there is not, and an argument that it does not have: the SDK drops it without a word."""
+        """Refuse an unknown tool, and an unknown argument, which the SDK would silently drop."""
         tools: dict[str, dict[str, Any]] = {
             tool.name: tool.input_schema.get("properties", {}) for tool in await self.list_tools()
         }
@@ -182,7 +184,7 @@ class Server(MCPServer[Any]):
 
 
 def create_server(bus_link: BusLink) -> Server:
-    """The MCP server on `bus_link`."""
+    """Make the MCP server with all its tools, resources and prompts."""
     server = Server(bus_link, instructions=INSTRUCTIONS, tools=make_tools(bus_link), tasks=task_support())
     add_prompts(server)
     return server

@@ -1,4 +1,4 @@
-"""The URIs of the resources."""
+"""Builds and parses the URIs of the resources."""
 
 import re
 from typing import Final, NamedTuple
@@ -14,7 +14,7 @@ _PARTS: Final = re.compile(r"agentbus://(?P<kind>agents|tasks|streams)(?:/(?P<na
 
 
 class ResourceId(NamedTuple):
-    """What a URI names: `agents`, or an `inbox`, a `task` or a `stream` with its name."""
+    """A kind of resource: `agents`, or an `inbox`, a `task` or a `stream` with its name."""
 
     kind: str
     name: str = ""
@@ -25,23 +25,29 @@ def inbox(agent: str) -> str:
     return INBOX.replace("{agent}", agent)
 
 
+def task(task_id: str) -> str:
+    """The URI of a task."""
+    return TASK.replace("{task_id}", task_id)
+
+
 def stream(name: str) -> str:
     """The URI of a stream."""
     return STREAM.replace("{stream}", name)
 
 
 def parse(uri: str) -> ResourceId | None:
-    """What a URI names; None if it is no resource of this server."""
+    """Parse a URI; None if it names no resource of this server."""
     found = _PARTS.fullmatch(uri)
     if found is None:
         return None
-    kind, name, rest = found["kind"], found["name"], found["rest"]
-    if kind == "agents" and name is None:
-        return ResourceId("agents")
-    if kind == "agents" and rest and subjects.is_agent_id(name):
-        return ResourceId("inbox", subjects.agent_id(name))
-    if kind == "tasks" and name and not rest and subjects.is_task_id(name):
-        return ResourceId("task", name)
-    if kind == "streams" and not rest and name in (subjects.TASKS_STREAM, subjects.RESULTS_STREAM):
-        return ResourceId("stream", name)
-    return None
+    match found["kind"], found["name"], found["rest"]:
+        case "agents", None, None:
+            return ResourceId("agents")
+        case "agents", str(agent), "/results" if subjects.is_agent_id(agent):
+            return ResourceId("inbox", subjects.agent_id(agent))
+        case "tasks", str(task_id), None if subjects.is_task_id(task_id):
+            return ResourceId("task", task_id)
+        case "streams", (subjects.TASKS_STREAM | subjects.RESULTS_STREAM) as name, None:
+            return ResourceId("stream", name)
+        case _:
+            return None

@@ -7,21 +7,21 @@ from pydantic import TypeAdapter, ValidationError
 
 from agentbus.errors import BusUnavailableError, PermissionDeniedError, TaskConflictError, TaskNotFoundError
 from agentbus_mcp.bus_link import BusLink
-from agentbus_mcp.errors import reason
-from agentbus_mcp.replies.sanitize import clip, cut, printable, to_json
+from agentbus_mcp.errors import client_message
+from agentbus_mcp.sanitize import clip, cut, printable, to_json
 from support.mcp_harness import NOWHERE, both_eras, error_of, in_memory
 
 
 def test_errors_of_the_bus_are_told_in_their_own_words_with_what_to_do() -> None:
-    text = reason(PermissionDeniedError("not allowed"))
+    text = client_message(PermissionDeniedError("not allowed"))
     assert text == "not allowed. Tell the user, and do not try another way around it"
-    assert reason(TaskConflictError("taken; choose another id")) == "taken; choose another id"
+    assert client_message(TaskConflictError("taken; choose another id")) == "taken; choose another id"
 
 
 def test_a_group_of_errors_of_the_bus_tells_each_once() -> None:
     away = BusUnavailableError("the bus is away")
     group = ExceptionGroup("work", [away, ExceptionGroup("inner", [TaskNotFoundError("no task x"), away])])
-    text = reason(group)
+    text = client_message(group)
     assert text is not None
     assert text.startswith("the bus is away; no task x. The ids stand in the answer of publish_task")
     assert text.count("call again") == 1
@@ -37,11 +37,11 @@ def test_a_group_of_errors_of_the_bus_tells_each_once() -> None:
     ],
 )
 def test_nothing_is_told_of_any_other_error(error: Exception | None) -> None:
-    assert reason(error) is None
+    assert client_message(error) is None
 
 
 def test_a_text_is_bounded_and_on_one_line() -> None:
-    text = reason(TaskNotFoundError("no task \x1b[31m\n" + "x" * 5_000))
+    text = client_message(TaskNotFoundError("no task \x1b[31m\n" + "x" * 5_000))
     assert text is not None
     assert text.isprintable()
     assert len(text) < 2_200
@@ -50,7 +50,7 @@ def test_a_text_is_bounded_and_on_one_line() -> None:
 def test_wrong_arguments_are_named_without_their_values() -> None:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(dict[str, int]).validate_python({"newest": "secret"})
-    text = reason(caught.value)
+    text = client_message(caught.value)
     assert text == "newest: should be a valid integer, unable to parse string as an integer"
 
 

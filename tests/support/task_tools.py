@@ -24,15 +24,15 @@ from mcp_types import (
 from agentbus import Coordinator
 from agentbus_mcp.notifications.bus_events import BusEvents, Unsubscribe
 from agentbus_mcp.server import Server
-from agentbus_mcp.task_extension.support import (
+from agentbus_mcp.task_extension.offer import current_offer
+from agentbus_mcp.task_extension.task_support import (
     Completed,
     Failed,
     InputRequired,
-    Standing,
     State,
+    TaskState,
     TaskSupport,
     Working,
-    offered,
 )
 
 POLL_MS = 200
@@ -46,7 +46,7 @@ class Scripted:
     ttl_ms: int = 600_000
     poll_interval_ms: int = POLL_MS
 
-    async def look(self, coordinator: Coordinator, state: State) -> Standing:  # noqa: ARG002
+    async def look(self, coordinator: Coordinator, state: State) -> TaskState:  # noqa: ARG002
         answers: dict[str, Any] = state["answers"]
         left = {key: request for key, request in state["asks"].items() if key not in answers}
         if left:
@@ -143,7 +143,7 @@ def begun(
     asks: dict[str, dict[str, Any]] | None = None,
 ) -> bool:
     """Take the offer to go on as a task, if there is one."""
-    offer = offered()
+    offer = current_offer()
     if offer is None:
         return False
     state: State = {"until": time.time() + seconds, "text": text, "is_error": is_error, "asks": asks or {}}

@@ -41,8 +41,10 @@ from agentbus.tasks import output_store, presence
 from agentbus.tasks.approvals import question
 from agentbus.tasks.publish import read_delivery
 from agentbus_mcp import uris
-from agentbus_mcp.resources import resources
-from agentbus_mcp.task_extension import records, watched_tasks
+from agentbus_mcp.resources.listing import decode_cursor
+from agentbus_mcp.task_extension import records
+from agentbus_mcp.task_extension.approval_requests import read_decision
+from agentbus_mcp.task_extension.stored_wait import StoredWait
 from agentbus_worker.settling.outbox import Outbox
 from support.harness import toml
 
@@ -216,14 +218,14 @@ def test_the_record_of_an_mcp_task_is_understood_or_refused(data: bytes):
     with only(CorruptEntryError):
         record = records.record_in(data, "watch_results-1")
         assert record.expired in (True, False)
-        wait = watched_tasks._Wait.of(record.state)  # pyright: ignore[reportPrivateUsage]
-        assert wait.over in (True, False)
+        wait = StoredWait.from_state(record.state)
+        assert wait.timed_out in (True, False)
 
 
 @given(VALUES | st.fixed_dictionaries({"action": SCALARS}, optional={"content": VALUES | st.just({"approve": True})}))
 def test_only_an_explicit_yes_to_a_question_approves(response: Any):
     with only(MCPError):
-        decision = watched_tasks._decision("task-1", response)  # pyright: ignore[reportPrivateUsage]
+        decision = read_decision("task-1", response)
         if decision is not None and decision.approve:
             assert (response["action"], response["content"]["approve"]) == ("accept", True)
 
@@ -237,7 +239,7 @@ def test_a_question_is_bounded_whatever_the_agent_has_said(output: Any):
 @given(st.text(max_size=60) | st.binary(max_size=40).map(lambda data: base64.urlsafe_b64encode(data).decode()))
 def test_a_cursor_of_a_list_of_resources_is_one_of_ours_or_refused(cursor: str):
     with only(MCPError):
-        assert subjects.is_agent_id(resources._decoded(cursor))  # pyright: ignore[reportPrivateUsage]
+        assert subjects.is_agent_id(decode_cursor(cursor))
 
 
 @given(messages_like({"nuid": "n" * 22, "size": 1, "chunks": 1, "digest": "SHA-256=x", "name": "x"}))

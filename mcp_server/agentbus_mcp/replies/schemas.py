@@ -1,31 +1,25 @@
-"""JSON schemas without what pydantic adds for people: a model reads them at the price of their tokens."""
+"""Compacts JSON schemas: removes what pydantic adds for people, because a model pays for every token."""
 
 from typing import Any
-
-from pydantic import BaseModel
 
 Schema = dict[str, Any]
 
 
-class Answer(BaseModel):
-    """Part of what a tool answers. What is None is left out of an answer, and the schema says so."""
-
-
 def compact(schema: Schema) -> Schema:
-    """The same schema with its definitions in their places, and without titles and the nulls of optional properties."""
+    """Inline the definitions of a schema; remove titles and the nulls of optional properties."""
     return _compacted(schema, schema.get("$defs", {}))
 
 
 def outline(schema: Schema) -> Schema:
-    """A compact schema of answers: names and types. What they mean say the descriptions of the tools."""
+    """Reduce a schema of answers to names and types; the descriptions of the tools give their meaning."""
     return {"type": "object", **_outlined(compact(schema))}
 
 
 def _compacted(schema: Schema, definitions: Schema) -> Schema:
     reference = schema.get("$ref")
     if reference:
-        return _compacted({**definitions[reference.rpartition("/")[2]], **_but(schema, "$ref")}, definitions)
-    made = _but(schema, "$defs", "title")
+        return _compacted({**definitions[reference.rpartition("/")[2]], **_without(schema, "$ref")}, definitions)
+    made = _without(schema, "$defs", "title")
     if "properties" in made:
         made["properties"] = {name: _property(field, definitions) for name, field in made["properties"].items()}
     if isinstance(made.get("items"), dict):
@@ -36,20 +30,20 @@ def _compacted(schema: Schema, definitions: Schema) -> Schema:
 
 
 def _property(field: Schema, definitions: Schema) -> Schema:
-    """A property; of one that may be null, the schema of what it is otherwise."""
+    """Compact a property; of an optional one, keep the schema of its value only."""
     kinds = [kind for kind in field.get("anyOf", ()) if kind != {"type": "null"}]
     if len(kinds) == 1 and field.get("default", ...) is None:
-        field = {**kinds[0], **_but(field, "anyOf", "default")}
+        field = {**kinds[0], **_without(field, "anyOf", "default")}
     return _compacted(field, definitions)
 
 
-def _but(schema: Schema, *keys: str) -> Schema:
+def _without(schema: Schema, *keys: str) -> Schema:
     return {key: value for key, value in schema.items() if key not in keys}
 
 
 def _outlined(schema: Schema) -> Schema:
-    """A property with those of its own."""
-    made = _but(schema, "description", "default", "required")
+    """Reduce a property and the properties inside it."""
+    made = _without(schema, "description", "default", "required")
     if "items" in made:
         made["items"] = _outlined(made["items"])
     if "properties" in made:

@@ -1,4 +1,4 @@
-"""Completions: names of agents and ids of tasks, for the arguments of resource templates and prompts."""
+"""Completes arguments of resource templates and prompts: names of agents and streams, and ids of tasks."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -18,7 +18,7 @@ MAX_VALUES: Final = 100
 """The protocol's limit."""
 _RECENT: Final = 500
 """How many of the ledger's newest entries are looked through for ids."""
-_WITHIN_S: Final = 2.0
+_TIMEOUT_S: Final = 2.0
 
 _AGENTS: Final = frozenset({"agent", "agents", "to"})
 _TASKS: Final = frozenset({"task_id", "task_ids", "task"})
@@ -28,7 +28,7 @@ _STREAMS: Final = (subjects.TASKS_STREAM, subjects.RESULTS_STREAM)
 
 
 def add_completions(server: MCPServer[Any], bus_link: BusLink) -> None:
-    """Have a server complete arguments by their names; without a bus nothing is offered."""
+    """Have a server complete arguments by their names; without a bus there are no completions."""
 
     @server.completion()
     async def complete(  # pyright: ignore[reportUnusedFunction]
@@ -40,9 +40,9 @@ def add_completions(server: MCPServer[Any], bus_link: BusLink) -> None:
             return _matching(_STREAMS, argument.value)
         coordinator, names = bus_link.up, list[str]()
         if coordinator is not None:
-            with anyio.move_on_after(_WITHIN_S):
+            with anyio.move_on_after(_TIMEOUT_S):
                 names = await _names(coordinator, argument.name)
-        before, part = _last(argument) if argument.name in _SEVERAL else ("", argument.value)
+        before, part = _split_last(argument) if argument.name in _SEVERAL else ("", argument.value)
         return _matching(names, part, before)
 
 
@@ -53,17 +53,17 @@ async def _names(coordinator: Coordinator, argument: str) -> list[str]:
         if argument in _TASKS:
             return await _recent_tasks(coordinator)
     except AgentBusError:
-        pass  # nothing to offer is no failure
+        pass  # no completions are no failure
     return []
 
 
 async def _recent_tasks(coordinator: Coordinator) -> list[str]:
-    """The ids of tasks, those that changed last first; only the names of the entries are read."""
+    """The ids of tasks, the last changed first; only the keys of the ledger are read."""
     stream, subject = subjects.STATE_STREAM, subjects.STATE_SUBJECTS
     start = await position_before_newest(coordinator.bus, stream, subject, _RECENT)
     found: dict[str, None] = {}
-    async with open_consumer(coordinator.bus, stream, subject, after=start, headers_only=True) as feed:
-        async for message in feed.backlog():
+    async with open_consumer(coordinator.bus, stream, subject, after=start, headers_only=True) as consumer:
+        async for message in consumer.backlog():
             key = subjects.parse_state(message.subject)
             if key is not None:
                 found.pop(key[1], None)
@@ -71,14 +71,14 @@ async def _recent_tasks(coordinator: Coordinator) -> list[str]:
     return list(reversed(found))
 
 
-def _last(argument: CompletionArgument) -> tuple[str, str]:
-    """Of several names with commas between, those that are complete and the one that is being typed."""
+def _split_last(argument: CompletionArgument) -> tuple[str, str]:
+    """Split names with commas between into those that are complete and the one that is being typed."""
     before, comma, part = argument.value.rpartition(",")
     return (f"{before}, " if comma else "", part.strip())
 
 
 def _matching(names: Iterable[str], typed: str, before: str = "") -> Completion:
-    """The names that begin with what was typed, then those that hold it; each behind those that are named already."""
+    """Match the names that begin with the typed text, then those that contain it, each after the complete names."""
     part, named = typed.lower(), {name.strip() for name in before.split(",")}
     holding = [name for name in names if part in name.lower() and name not in named]
     values = sorted(holding, key=lambda name: not name.lower().startswith(part))

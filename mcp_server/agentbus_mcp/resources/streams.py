@@ -1,7 +1,7 @@
-"""What is to be said of the two streams of the bus: state, consumers, and the newest messages."""
+"""Describes the two streams of the bus: state, consumers, and the newest messages."""
 
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import Final, TypeAlias
 
@@ -13,20 +13,22 @@ from agentbus.protocol.messages import decode_result
 from agentbus.protocol.stored_message import StoredMessage
 from agentbus.protocol.timestamps import parse_time
 from agentbus.tasks.inbox import InboxMessage
-from agentbus_mcp.operations import reading
-from agentbus_mcp.replies import views
+from agentbus_mcp.operations.inbox import CheckedMessage, check_messages
+from agentbus_mcp.replies.budget import share
+from agentbus_mcp.replies.results import result_of_message
+from agentbus_mcp.replies.tasks import queued_task
 
 NEWEST: Final = 10
 CONTENT_BYTES: Final = 2_048
 _MAX_CONSUMERS: Final = 50
 _MAX_GAPS: Final = 100_000
-"""How many gaps of a stream are worth listing to find its newest messages."""
+"""How many deleted messages the server is asked to list, to find the newest ones that are left."""
 
 _Part: TypeAlias = Callable[[Coordinator, str], Awaitable[Json]]
 
 
-async def describe(coordinator: Coordinator, stream: str) -> dict[str, Json]:
-    """What this user may see of a stream; what it may not is named."""
+async def describe_stream(coordinator: Coordinator, stream: str) -> dict[str, Json]:
+    """Describe what this user may see of a stream, and name the parts that it may not see."""
     account: dict[str, Json] = {"stream": stream}
     refused: list[str] = []
     parts: dict[str, _Part] = {"state": _state, "consumers": _consumers, "newest": _newest}
@@ -54,7 +56,7 @@ async def _state(coordinator: Coordinator, stream: str) -> Json:
 
 
 async def _consumers(coordinator: Coordinator, stream: str) -> Json:
-    """The durable consumers; the others belong to readers, and go by themselves."""
+    """The durable consumers; the server removes the others, of readers, by itself."""
     answer = await coordinator.bus.api(f"CONSUMER.LIST.{stream}")
     listed: list[dict[str, Json]] = answer.get("consumers") or []
     return [
@@ -71,22 +73,27 @@ async def _consumers(coordinator: Coordinator, stream: str) -> Json:
 
 
 async def _newest(coordinator: Coordinator, stream: str) -> Json:
-    """The newest messages, oldest first. Of the results, one's own inbox where the whole stream is not permitted."""
+    """The newest messages, oldest first. Of the results, the own inbox where the whole stream is not permitted."""
     if stream == subjects.TASKS_STREAM:
         return [
-            views.of_task(message, CONTENT_BYTES).model_dump(exclude_none=True)
+            queued_task(message, CONTENT_BYTES).model_dump(exclude_none=True)
             for message in await _stored(coordinator, stream)
         ]
     try:
         messages = [_inbox_message(message) for message in await _stored(coordinator, stream)]
     except PermissionDeniedError:
         messages = await coordinator.results(NEWEST)
-    results = await reading.verified(coordinator.bus, messages, CONTENT_BYTES)
-    return [result.model_dump(exclude_none=True) for result in results]
+    return result_list(await check_messages(coordinator.bus, messages))
+
+
+def result_list(messages: Sequence[CheckedMessage]) -> list[Json]:
+    """The results in messages of inboxes, in full detail, with the beginning of each output."""
+    bound = share(CONTENT_BYTES, len(messages))
+    return [result_of_message(message).cut(bound).model_dump(exclude_none=True) for message in messages]
 
 
 async def _stored(coordinator: Coordinator, stream: str) -> list[StoredMessage]:
-    """The newest messages of a stream. A work queue is full of gaps; where there are too many, those near its end."""
+    """The newest messages of a stream. With too many gaps, which a work queue has, only the last sequences are read."""
     bus = coordinator.bus
     state = (await bus.api(f"STREAM.INFO.{stream}"))["state"]
     gaps = set[int]()
@@ -99,7 +106,7 @@ async def _stored(coordinator: Coordinator, stream: str) -> list[StoredMessage]:
 
 
 async def _stored_at(coordinator: Coordinator, stream: str, seq: int) -> StoredMessage | None:
-    """The message at a sequence; None if it is gone, as a task is that was settled meanwhile."""
+    """The message at a sequence; None if it was deleted meanwhile, as a settled task is."""
     try:
         message = (await coordinator.bus.api(f"STREAM.MSG.GET.{stream}", {"seq": seq}))["message"]
     except ApiError as error:

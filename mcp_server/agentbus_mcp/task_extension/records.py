@@ -1,7 +1,7 @@
-"""The records of MCP tasks: one key each, beside the ledger's entries, and every change to it a compare-and-set.
+"""Stores the records of MCP tasks: one key each in the ledger's bucket, changed by compare-and-set.
 
-A record lies on the bus and nowhere else, so it outlives the server that made it, and any server of the same
-coordinator answers for it.
+A record is stored on the bus only, so it outlives the server that made it, and any server of the same coordinator
+serves it.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,13 @@ from agentbus.protocol.json_codec import decode, encode
 
 _LAG_PAUSE_S: Final = 0.1
 _TOKEN_CHARS: Final = 28
-"""137 random bits: whoever knows the id of an MCP task may read and cancel it."""
-
+"""137 random bits: the id of an MCP task is the right to read and cancel it."""
 
 _MAX_TTL_MS: Final = 366 * 86_400_000
 
 
 class End(BaseModel):
-    """What an MCP task has come to; it never changes. `body` is the result, or the error."""
+    """The end of an MCP task, which never changes. `body` is the result, or the error."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
@@ -35,7 +34,7 @@ class End(BaseModel):
 
 
 class TaskRecord(BaseModel):
-    """What is kept of an MCP task: which tool's it is, what that tool needs to go on, and its end once it has one."""
+    """The stored form of an MCP task: its tool, the state that the tool needs to continue, and its end."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
@@ -48,13 +47,13 @@ class TaskRecord(BaseModel):
 
     @property
     def expired(self) -> bool:
-        """Whether it has been kept for as long as was promised."""
+        """Whether it is older than its time to live."""
         return datetime.now(UTC) - self.created_at >= timedelta(milliseconds=self.ttl_ms)
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A record as it was read."""
+class StoredRecord:
+    """A record as it was read, with its revision."""
 
     task_id: str
     record: TaskRecord
@@ -62,12 +61,16 @@ class Kept:
 
 
 def new_task_id(tool: str) -> str:
-    """An id that says what the task is, sorts by day and cannot be guessed: `watch_results-20260518-…`."""
+    """Make an id that names the tool, sorts by day and cannot be guessed: `watch_results-20260518-…`."""
     return f"{tool[:64]}-{datetime.now(UTC):%Y%m%d}-{random_token(_TOKEN_CHARS)}"
 
 
-async def create(coordinator: Coordinator, tool: str, state: dict[str, Any], *, ttl_ms: int) -> Kept:
-    """Keep a new record; when this returns, JetStream has it."""
+async def create(coordinator: Coordinator, tool: str, state: dict[str, Any], *, ttl_ms: int) -> StoredRecord:
+    """Store a new record; when this returns, JetStream has it.
+
+    Raises:
+        BusError: it cannot be stored.
+    """
     now = datetime.now(UTC)
     record = TaskRecord(tool=tool, state=state, created_at=now, changed_at=now, ttl_ms=ttl_ms)
     task_id = new_task_id(record.tool)
@@ -75,18 +78,18 @@ async def create(coordinator: Coordinator, tool: str, state: dict[str, Any], *, 
     try:
         stored = await coordinator.bus.store(subject, _encoded(record), expected_revision=0)
     except WrongRevisionError:
-        kept = await read(coordinator, task_id)  # an answer was lost: nobody else knows this id
-        if kept is None:
+        found = await read(coordinator, task_id)  # the answer was lost: no other process knows this id
+        if found is None:
             raise
-        return kept
-    return Kept(task_id, record, stored.seq)
+        return found
+    return StoredRecord(task_id, record, stored.seq)
 
 
-async def read(coordinator: Coordinator, task_id: str) -> Kept | None:
-    """The record of an MCP task; None where there is none, or `task_id` is none that this server gives.
+async def read(coordinator: Coordinator, task_id: str) -> StoredRecord | None:
+    """Read the record of an MCP task; None where there is none, or `task_id` is not an id that this server makes.
 
     Raises:
-        CorruptEntryError: the key holds something else.
+        CorruptEntryError: the key holds another value.
         BusError: it cannot be read.
     """
     subject = subjects.mcp_task(coordinator.agent, task_id)
@@ -94,17 +97,17 @@ async def read(coordinator: Coordinator, task_id: str) -> Kept | None:
         return None
     bus, deadline = coordinator.bus, anyio.current_time() + coordinator.bus.lag_s
     while (message := await bus.last_message(subjects.STATE_STREAM, subject)) is None:
-        if anyio.current_time() >= deadline:  # by now every replica knows of what was stored
+        if anyio.current_time() >= deadline:  # by now every replica has what was stored
             return None
         await anyio.sleep(_LAG_PAUSE_S)
-    return Kept(task_id, record_in(message.data, task_id), message.seq)
+    return StoredRecord(task_id, record_in(message.data, task_id), message.seq)
 
 
 def record_in(data: bytes, task_id: str) -> TaskRecord:
-    """The record in a value.
+    """Decode a record.
 
     Raises:
-        CorruptEntryError: it is none.
+        CorruptEntryError: the bytes are not a valid record.
     """
     try:
         return TaskRecord.model_validate(decode(data))
@@ -112,19 +115,19 @@ def record_in(data: bytes, task_id: str) -> TaskRecord:
         raise CorruptEntryError(f"the record of the MCP task {task_id} cannot be read") from None
 
 
-async def change(coordinator: Coordinator, kept: Kept, **fields: Any) -> Kept | None:
-    """Change a record; None if somebody else was first: read it again.
+async def change(coordinator: Coordinator, before: StoredRecord, **fields: Any) -> StoredRecord | None:
+    """Change a record; None if another process changed it first: read it again.
 
     Raises:
         BusError: it cannot be written.
     """
-    record = kept.record.model_copy(update={**fields, "changed_at": datetime.now(UTC)})
-    subject = subjects.mcp_task(coordinator.agent, kept.task_id)
+    record = before.record.model_copy(update={**fields, "changed_at": datetime.now(UTC)})
+    subject = subjects.mcp_task(coordinator.agent, before.task_id)
     try:
-        stored = await coordinator.bus.store(subject, _encoded(record), expected_revision=kept.revision)
+        stored = await coordinator.bus.store(subject, _encoded(record), expected_revision=before.revision)
     except WrongRevisionError:
         return None
-    return Kept(kept.task_id, record, stored.seq)
+    return StoredRecord(before.task_id, record, stored.seq)
 
 
 def _encoded(record: TaskRecord) -> bytes:

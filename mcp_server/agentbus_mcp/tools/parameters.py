@@ -1,4 +1,4 @@
-"""The parameters that tools have in common: their bounds, and what models write in their place."""
+"""Defines the parameters that tools share: their bounds, and the variants that models write in their place."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -7,8 +7,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 from agentbus.errors import MessageError
 from agentbus.protocol.json_codec import Json, decode
 from agentbus.protocol.messages import MAX_TASK_TYPE_CHARS
-from agentbus_mcp.replies.rendering import Format
-from agentbus_mcp.replies.views import ANSWER_BYTES
+from agentbus_mcp.replies.budget import ANSWER_BYTES, DetailLevel
 
 MAX_TASKS: Final = 32
 MAX_WAIT_S: Final = 240
@@ -17,8 +16,8 @@ _MAX_INTEGER: Final = (1 << 53) - 1
 """The largest that every JSON reader keeps."""
 
 
-def _listed(value: Any) -> Any:
-    """One id instead of a list of one: models write that now and then."""
+def _as_list(value: Any) -> Any:
+    """Take one id for a list of one: models write that now and then."""
     return [value] if isinstance(value, str) else value
 
 
@@ -40,8 +39,8 @@ else:
     Content = Annotated[str, PlainValidator(lambda value: value), WithJsonSchema(_ANY_JSON)]
 
 
-def parsed(content: Json) -> Json:
-    """The value that is meant where a host passes an object or a list as a string of JSON."""
+def parse_content(content: Json) -> Json:
+    """Decode a string that holds a JSON object or list: some hosts pass these as strings."""
     try:
         value = decode(content.encode()) if isinstance(content, str) else content
     except MessageError:
@@ -53,7 +52,7 @@ _Name = Annotated[str, Field(max_length=70)]
 _TaskId = Annotated[str, Field(max_length=128)]
 Targets = Annotated[
     list[_Name],
-    BeforeValidator(_listed),
+    BeforeValidator(_as_list),
     Field(min_length=1, max_length=MAX_TASKS, description="Ids of agents, e.g. ['code', 'doc']."),
 ]
 TaskType = Annotated[
@@ -75,11 +74,11 @@ NewTaskId = Annotated[
 ]
 TaskId = Annotated[_TaskId, Field(description="The task.")]
 SomeTaskIds = Annotated[
-    list[_TaskId], BeforeValidator(_listed), Field(min_length=1, max_length=MAX_TASKS, description="The tasks.")
+    list[_TaskId], BeforeValidator(_as_list), Field(min_length=1, max_length=MAX_TASKS, description="The tasks.")
 ]
 TaskIds = Annotated[
     list[_TaskId],
-    BeforeValidator(_listed),
+    BeforeValidator(_as_list),
     Field(max_length=MAX_TASKS, default_factory=list, description="The tasks. Without any: the inbox."),
 ]
 Cursor = Annotated[
@@ -91,7 +90,7 @@ ListCursor = Annotated[
 ]
 Text = Annotated[str, Field(max_length=2_000)]
 ResponseFormat = Annotated[
-    Format,
+    DetailLevel,
     Field(description="concise: 4 KB in all. detailed: more of each, with worker, attempt, exit code, times."),
 ]
 MaxBytes = Annotated[

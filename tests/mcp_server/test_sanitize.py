@@ -9,7 +9,7 @@ from mcp_types import CallToolResult, TextResourceContents
 from agentbus import Coordinator
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.presence import Presence, announce
-from agentbus_mcp.replies.sanitize import visible
+from agentbus_mcp.sanitize import visible
 from support.mcp_harness import both_eras, data_of, in_memory, put, result_message, settle, text_of
 
 pytestmark = both_eras

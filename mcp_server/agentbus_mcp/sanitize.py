@@ -1,9 +1,9 @@
-r"""Text from other parties: bounded, and in JSON that nothing can break out of.
+r"""Sanitizes text from other parties: bounds it, and encodes it as JSON that it cannot break out of.
 
-What an agent returns is data. It is cut to a bound with its full size said, and reaches a client only as a JSON string
-beside the names of where it comes from. Characters that do not show, or that move what others show - escapes of a
-terminal, overrides of the writing direction, tags - are written as `\uXXXX` in it, in the structure of an answer as
-well as in its text: some hosts show a person the decoded strings.
+What an agent returns is data. It is cut to a bound, with its full size stated, and reaches a client only as a JSON
+string beside the name of the agent. Invisible characters, and those that move what others show, are written as
+`\uXXXX`: terminal escapes, overrides of the writing direction, tags. That holds for the structure of an answer as well
+as for its text, because some hosts show a person the decoded strings.
 """
 
 import json
@@ -25,17 +25,17 @@ _UNSAFE: Final = re.compile(
 
 
 def clip(text: str, chars: int = NAME_CHARS) -> str:
-    """A short text, such as a name or a time stamp, at no more than `chars` characters."""
+    """Cut a short text, such as a name or a time stamp, to at most `chars` characters."""
     return text if len(text) <= chars else text[: chars - 1] + "…"
 
 
 def cut(text: str, max_bytes: int) -> str:
-    """The longest beginning of `text` that has at most `max_bytes` bytes in UTF-8."""
+    """Return the longest beginning of `text` that has at most `max_bytes` bytes in UTF-8."""
     return text.encode()[:max_bytes].decode(errors="ignore")
 
 
 def cut_to_fit(text: str, max_bytes: int, json_bytes: int) -> str:
-    """The longest beginning of `text` with at most `max_bytes` bytes, and `json_bytes` as a string in an answer."""
+    """Return the longest beginning of `text` within `max_bytes` bytes, and within `json_bytes` as a JSON string."""
     text = cut(text, max_bytes)
     if json_size(text) <= json_bytes:
         return text
@@ -47,30 +47,30 @@ def cut_to_fit(text: str, max_bytes: int, json_bytes: int) -> str:
 
 
 def json_size(text: str) -> int:
-    """How many bytes a text takes as a string in an answer, without its quotes."""
+    """Return how many bytes a text takes as a JSON string in an answer, without its quotes."""
     return len(to_json(visible(text)).encode()) - 2
 
 
 def visible(text: str) -> str:
-    """`text` with what does not show, or moves what does, as escapes; line ends, tabs and every script stay."""
+    """Escape invisible and reordering characters; line ends, tabs and every script stay."""
     return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
-def name(text: str, chars: int = NAME_CHARS) -> str:
-    """A short text from another party, bounded and visible."""
+def short(text: str, chars: int = NAME_CHARS) -> str:
+    """Bound a short text from another party, such as a name or an error, and make it visible."""
     return visible(clip(text, chars))
 
 
 def printable(text: str) -> str:
-    """`text` with every character that is not printable - control, format, bidirectional - as its JSON escape."""
+    """Escape every character that is not printable: control, format and bidirectional ones."""
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
 def to_json(value: Json) -> str:
-    """JSON on one line of printable characters."""
+    """Encode a value as JSON on one line of printable characters."""
     return printable(encode(value).decode())
 
 
 def as_text(value: Json) -> str:
-    """A JSON value as a text: a string as it is, anything else as its JSON."""
+    """Return a string as it is, and any other value as its JSON."""
     return value if isinstance(value, str) else encode(value).decode()

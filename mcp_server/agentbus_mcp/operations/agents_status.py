@@ -1,0 +1,54 @@
+"""The living workers and the backlog of agents, as far as the bus answers in time."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, cast
+
+import anyio
+
+from agentbus.coordinator import Coordinator
+from agentbus.errors import BusError
+from agentbus.protocol.json_codec import Json
+
+_TIMEOUT_S: Final = 2.0
+"""The status is an extra to an answer, which must not wait long for it."""
+_MAX_LISTED: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class AgentsStatus:
+    """What is known of the agents at one moment; `known` is false where the bus did not answer."""
+
+    known: bool
+    _agents: dict[str, dict[str, Json]]
+
+    def online(self, agent: str) -> bool | None:
+        """Whether a worker of an agent is alive; None if that is unknown."""
+        return bool(self._agents.get(agent, {}).get("online")) if self.known else None
+
+    def waiting(self, agent: str) -> int | None:
+        """How many tasks of an agent no worker has been given; None if that is unknown."""
+        return cast("int | None", self._agents.get(agent, {}).get("waiting"))
+
+    def offline_note(self, agents: Iterable[str]) -> str | None:
+        """Warn of the agents among `agents` without a living worker; None if there are none."""
+        offline = sorted({agent for agent in agents if self.online(agent) is False})
+        if not offline:
+            return None
+        alive = [agent for agent in self._agents if self.online(agent)]
+        more = f" and {len(alive) - _MAX_LISTED} more" if len(alive) > _MAX_LISTED else ""
+        return (
+            f"no worker of {', '.join(offline)} is alive now: the task waits for one, for up to 7 days. "
+            f"Alive: {', '.join(alive[:_MAX_LISTED]) or 'none'}{more}"
+        )
+
+
+async def agents_status(coordinator: Coordinator) -> AgentsStatus:
+    """Read the status of all agents; it is unknown where the bus does not answer soon or refuses."""
+    with anyio.move_on_after(_TIMEOUT_S):
+        try:
+            overview = await coordinator.overview()
+        except BusError:
+            return AgentsStatus(known=False, _agents={})
+        return AgentsStatus(known=True, _agents={str(account["agent"]): account for account in overview})
+    return AgentsStatus(known=False, _agents={})

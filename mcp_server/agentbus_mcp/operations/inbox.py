@@ -1,0 +1,131 @@
+"""Reads inboxes, and checks each message against the ledger: every party may publish into an inbox."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+
+from agentbus.bus.jetstream import Bus
+from agentbus.coordinator import Coordinator
+from agentbus.errors import ArgumentError, BusUnavailableError, CorruptEntryError, PermissionDeniedError
+from agentbus.protocol import subjects
+from agentbus.protocol.ledger_entry import NoEntry, Record
+from agentbus.tasks.inbox import InboxMessage
+from agentbus.tasks.ledger import Ledger
+from agentbus_mcp.sanitize import visible
+
+INBOX_BATCH: Final = 20
+"""How many new messages of an inbox one answer holds; the cursor continues from there."""
+_READS_AT_ONCE: Final = 8
+"""A ledger entry holds the whole result, so only a few are read at the same time."""
+_BATCH_S: Final = 0.2
+"""How long to wait for messages that arrive together with the first."""
+_CHECK_S: Final = 3.0
+"""How long one message may take to check; after that it counts as unverified."""
+_LAG_PAUSE_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedMessage:
+    """A message of an inbox.
+
+    Attributes:
+        unverified: why the ledger does not confirm the message; None if it does, or does not know the task.
+        in_ledger: whether the ledger has it under its task id, so that its output can be read on there.
+    """
+
+    message: InboxMessage
+    unverified: str | None = None
+    in_ledger: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class InboxPage:
+    """Messages of an inbox, oldest first, and the cursor after them."""
+
+    messages: list[CheckedMessage]
+    cursor: int
+
+
+async def newest_messages(coordinator: Coordinator, count: int, agent: str | None = None) -> InboxPage:
+    """Read the newest messages of an inbox, by default the coordinator's own."""
+    async with coordinator.inbox(newest=count, agent=agent) as inbox:
+        messages, cursor = await inbox.history(), inbox.cursor
+    return InboxPage(await check_messages(coordinator.bus, messages), cursor)
+
+
+async def next_messages(
+    coordinator: Coordinator, after: int | None, timeout_s: float, agent: str | None = None
+) -> InboxPage:
+    """Read the next messages of an inbox, after a cursor or from now on.
+
+    Waits until there is one or the time is over, across restarts of the bus.
+
+    Raises:
+        ArgumentError: the cursor lies beyond the end of the stream: it is of another bus.
+    """
+    if after is not None:
+        await _check_cursor(coordinator.bus, after)
+    found: list[InboxMessage] = []
+    async with coordinator.inbox(after=after, agent=agent) as inbox:
+        timeout_s = max(timeout_s, _BATCH_S)
+        while len(found) < INBOX_BATCH:
+            with anyio.move_on_after(timeout_s) as wait:
+                found.append(await inbox.next())
+            if wait.cancelled_caught:
+                break
+            timeout_s = _BATCH_S
+        cursor = inbox.cursor
+    return InboxPage(await check_messages(coordinator.bus, found), cursor)
+
+
+async def check_messages(bus: Bus, messages: Sequence[InboxMessage]) -> list[CheckedMessage]:
+    """Check messages against the ledger; one that cannot be checked in time is unverified."""
+    checked: dict[int, CheckedMessage] = {}
+    limit = anyio.Semaphore(_READS_AT_ONCE)
+
+    async def check(message: InboxMessage) -> None:
+        async with limit:
+            checked[message.seq] = CheckedMessage(message, "the bus went away before the ledger could be asked")
+            with anyio.move_on_after(_CHECK_S):
+                checked[message.seq] = await _check(bus, message)
+
+    async with anyio.create_task_group() as group:
+        for message in messages:
+            group.start_soon(check, message)
+    return [checked[message.seq] for message in messages]
+
+
+async def _check(bus: Bus, message: InboxMessage) -> CheckedMessage:
+    result = message.result
+    if result is None or not result.agent or not subjects.is_task_id(result.task_id):
+        return CheckedMessage(message, in_ledger=False)
+    try:
+        record = await Ledger(bus).read(result.agent, result.task_id)
+    except (CorruptEntryError, PermissionDeniedError, BusUnavailableError) as error:
+        return CheckedMessage(message, visible(str(error)))
+    deadline = anyio.current_time() + bus.lag_s
+    while not (isinstance(record, Record) and record.entry.terminal) and anyio.current_time() < deadline:
+        # The result was committed before it was published, but not every replica of the ledger may know.
+        await anyio.sleep(_LAG_PAUSE_S)
+        record = await Ledger(bus).read(result.agent, result.task_id)
+    if isinstance(record, NoEntry):
+        return CheckedMessage(message, in_ledger=False)
+    if record.entry.result_id == result.id:
+        return CheckedMessage(message)
+    has = "another result" if record.entry.terminal else "no result"
+    return CheckedMessage(message, f"the ledger has {has} of this task")
+
+
+async def _check_cursor(bus: Bus, cursor: int) -> None:
+    """Refuse a cursor beyond the end: waiting behind it would miss every message up to it."""
+    try:
+        last = int((await bus.api(f"STREAM.INFO.{subjects.RESULTS_STREAM}"))["state"]["last_seq"])
+    except PermissionDeniedError:
+        return
+    if cursor > last:
+        raise ArgumentError(
+            f"cursor: {cursor} is beyond the end of the inbox ({last}): it is of another bus, or the streams were made "
+            "anew. Leave it out, and read what is there with get_results"
+        )

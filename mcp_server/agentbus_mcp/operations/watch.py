@@ -1,0 +1,110 @@
+"""Waits for the results of tasks, or for new messages in an inbox, and reports progress meanwhile."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+
+from agentbus.coordinator import Coordinator, TaskStatus
+from agentbus.errors import AgentBusError
+from agentbus.observability import tracing
+from agentbus.tasks.wait import Until, wait_for
+from agentbus_mcp.operations.agents_status import AgentsStatus, agents_status
+from agentbus_mcp.operations.inbox import InboxPage, next_messages
+from agentbus_mcp.operations.look_up import FoundTasks, look_up
+
+DEFAULT_WAIT_S: Final = 25
+"""Hosts give up on a call after one to five minutes; a model that waits longer calls again."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRequest:
+    """What to watch, and for how long: tasks, or the inbox after a cursor where no tasks are named."""
+
+    task_ids: Sequence[str] = ()
+    until: Until = "all"
+    timeout_s: float = DEFAULT_WAIT_S
+    cursor: int | None = None
+    agent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TasksOutcome:
+    """What became of tasks.
+
+    Attributes:
+        errors: of the ids that could not be looked up.
+        agents: the status of the agents, read only where a task is queued and the states are current.
+        stale: the bus was away at the end; the states are those read last.
+    """
+
+    settled: list[TaskStatus]
+    pending: list[TaskStatus]
+    errors: dict[str, AgentBusError]
+    agents: AgentsStatus | None = None
+    stale: bool = False
+
+
+async def watch(
+    coordinator: Coordinator, request: WatchRequest, report: Callable[[str], None]
+) -> TasksOutcome | InboxPage:
+    """Wait for what is requested; `report` gets a line whenever a task changes its state.
+
+    Raises:
+        TaskNotFoundError: no task is known by any of the ids.
+        BusError: the bus cannot be asked.
+    """
+    if not request.task_ids:
+        report(f"waiting for messages in the inbox of {request.agent or coordinator.agent}")
+        return await next_messages(coordinator, request.cursor, request.timeout_s, request.agent)
+    return await watch_tasks(coordinator, request, report)
+
+
+async def watch_tasks(coordinator: Coordinator, request: WatchRequest, report: Callable[[str], None]) -> TasksOutcome:
+    """Wait for the tasks of a request.
+
+    Raises:
+        TaskNotFoundError, BusError: as `watch`.
+    """
+    deadline = anyio.current_time() + request.timeout_s
+    found = await look_up(coordinator, request.task_ids, request.agent, timeout_s=request.timeout_s)
+    waited = await wait_for(
+        coordinator.bus,
+        {(task.agent, task.task_id): task.record for task in found.tasks},
+        until=request.until,
+        timeout_s=max(0.0, deadline - anyio.current_time()),
+        on_change=_report_changes(found.tasks, report),
+    )
+    tasks = {**waited.pending, **waited.settled}
+    current = FoundTasks([tasks[task.task_id] for task in found.tasks], found.errors)
+    return await outcome_of(coordinator, current, stale=not waited.current)
+
+
+async def outcome_of(coordinator: Coordinator, found: FoundTasks, *, stale: bool = False) -> TasksOutcome:
+    """Tell settled tasks from pending ones, link the traces of the settled, and read the agents' status if needed."""
+    settled = [task for task in found.tasks if task.settled]
+    pending = [task for task in found.tasks if not task.settled]
+    for task in settled:
+        tracing.link(task.record.headers)
+    needed = not stale and any(task.state == "queued" for task in pending)
+    return TasksOutcome(settled, pending, found.errors, await agents_status(coordinator) if needed else None, stale)
+
+
+def _report_changes(tasks: Sequence[TaskStatus], report: Callable[[str], None]) -> Callable[[TaskStatus], None]:
+    """Report the states of tasks, now and at each change of a state; lease renewals are no change."""
+    states = {task.task_id: task.state for task in tasks}
+
+    def summary() -> str:
+        names = ("queued", "working", "completed", "failed", "needs_approval", "cancelled")
+        counts = {name: sum(state == name for state in states.values()) for name in names}
+        return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+    def on_change(task: TaskStatus) -> None:
+        if states[task.task_id] != task.state:
+            states[task.task_id] = task.state
+            report(f"{task.task_id}: {task.state} ({summary()})")
+
+    if not all(task.settled for task in tasks):
+        report(summary())
+    return on_change

@@ -1,0 +1,29 @@
+"""Builds the view of an agent. What its workers state about themselves is text from another party."""
+
+from agentbus.protocol.json_codec import Json
+from agentbus_mcp.replies.models import AgentView
+from agentbus_mcp.sanitize import short
+
+_SHOWN = ("instance", "host", "version", "command", "slots", "free", "running", "started_at", "seen_at")
+
+
+def agent_view(account: dict[str, Json], *, detailed: bool) -> AgentView:
+    """An agent of the coordinator's overview; `detailed` adds each of its workers."""
+    workers: list[dict[str, Json]] = account["workers"]
+    described = next((worker["description"] for worker in workers if worker["description"]), None)
+    return AgentView(
+        agent=account["agent"],
+        online=account["online"],
+        workers=len(workers),
+        free_slots=sum(worker["free"] for worker in workers),
+        waiting=account.get("waiting"),
+        unacknowledged=account.get("unacknowledged"),
+        description=short(described, 500 if detailed else 120) if described else None,
+        details=[_worker(worker) for worker in workers] if detailed and workers else None,
+    )
+
+
+def _worker(worker: dict[str, Json]) -> dict[str, Json]:
+    values = {key: worker[key] for key in _SHOWN if worker.get(key)}
+    values["running"] = [short(task) for task in worker["running"][:32]]
+    return {key: short(value) if isinstance(value, str) else value for key, value in values.items()}

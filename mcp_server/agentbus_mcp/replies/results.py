@@ -1,0 +1,119 @@
+"""Builds the view of a result, from the ledger or from a message of an inbox, with its output still to be cut."""
+
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Final
+
+from agentbus.coordinator import TaskStatus
+from agentbus.errors import MessageError
+from agentbus.protocol.json_codec import Json
+from agentbus.protocol.messages import Result
+from agentbus_mcp.operations.inbox import CheckedMessage
+from agentbus_mcp.operations.output import (
+    OutputPart,
+    output_of_result,
+    output_of_task,
+    output_of_text,
+)
+from agentbus_mcp.replies.models import AgentResult
+from agentbus_mcp.sanitize import cut_to_fit, short, visible
+
+_ERROR_CHARS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class UncutResult:
+    """A result with the part of its output that is at hand; `cut` fits it into the bytes that an answer has for it."""
+
+    view: AgentResult
+    output: OutputPart
+
+    def cut(self, max_bytes: int, json_bytes: int | None = None, *, always_size: bool = True) -> AgentResult:
+        """The result with at most `max_bytes` of its output, and `json_bytes` (default: twice that) as JSON."""
+        output = self.output
+        shown = cut_to_fit(output.text, max_bytes, 2 * max_bytes if json_bytes is None else json_bytes)
+        end = output.offset + len(shown.encode())
+        fields = {
+            "output": visible(shown),
+            "offset": output.offset or None,
+            "truncated": end < output.total_bytes or None,
+            "output_bytes": output.total_bytes if always_size or end < output.total_bytes else None,
+            "next_offset": end if end < output.readable_bytes else None,
+        }
+        return self.view.model_copy(update=fields)
+
+
+def result_of_task(status: TaskStatus, output: OutputPart | None = None) -> UncutResult:
+    """The result of a settled task. Its ids are those of the ledger's key, whatever the result states."""
+    try:
+        result = status.result
+    except MessageError as error:
+        view = _invalid_view(str(error))
+    else:
+        view = _view(result) if result else _cancelled_view(status)
+    view = view.model_copy(update={"task_id": status.task_id, "agent": status.agent})
+    return UncutResult(view, output or output_of_task(status))
+
+
+def result_of_message(checked: CheckedMessage) -> UncutResult:
+    """The result in a message of an inbox, or an account of what is there in its place."""
+    message = checked.message
+    if message.result is None:
+        view, output = _invalid_view(message.fault or ""), output_of_text(message.data.decode(errors="replace"))
+    else:
+        view, output = _view(message.result), output_of_result(message.result)
+    if checked.unverified or not checked.in_ledger:
+        output = replace(output, readable_bytes=0)
+    fields = {"seq": message.seq, "unverified": checked.unverified}
+    return UncutResult(view.model_copy(update=fields), output)
+
+
+def concise(view: AgentResult, error_chars: int) -> AgentResult:
+    """Reduce a result to what is needed to judge it, and to ask for the rest."""
+    left_out = ("worker", "task_type", "completed_at", "attempt", "exit_code", "duration_seconds", "seq")
+    error = short(view.error, error_chars) if view.error else None
+    return view.model_copy(update={**dict.fromkeys(left_out), "error": error})
+
+
+def _view(result: Result) -> AgentResult:
+    more = result.model_extra or {}
+    return AgentResult(
+        task_id=optional_text(result.task_id),
+        agent=result.agent or None,
+        status=result.status,
+        error=short(result.error, _ERROR_CHARS) if result.error else None,
+        worker=optional_text(more.get("worker")),
+        task_type=optional_text(result.task.get("task_type")),
+        completed_at=optional_text(result.completed_at),
+        attempt=_count(more.get("attempt")),
+        exit_code=_count(more.get("exit_code")),
+        duration_seconds=_seconds(more.get("duration_seconds")),
+    )
+
+
+def _cancelled_view(status: TaskStatus) -> AgentResult:
+    """A task that was cancelled before it started, whose result message is not written yet."""
+    request = status.record.entry.cancel
+    why = f"cancelled by {request.by}: {request.reason}" if request else None
+    return AgentResult(
+        task_type=short(status.record.entry.task_type),
+        status="cancelled",
+        error=short(why, _ERROR_CHARS) if why else None,
+    )
+
+
+def _invalid_view(fault: str) -> AgentResult:
+    return AgentResult(status="invalid", error=short(f"not a valid result: {fault}", _ERROR_CHARS))
+
+
+def optional_text(value: Json) -> str | None:
+    """A short text; None for an empty one and for any other value."""
+    return short(value) if isinstance(value, str) and value else None
+
+
+def _count(value: Json) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 31 else None
+
+
+def _seconds(value: Json) -> float | None:
+    return value if isinstance(value, int | float) and isfinite(value) and abs(value) < 1 << 53 else None

@@ -1,0 +1,101 @@
+"""Asks a person for approval through the client: the elicitation for a task that needs it, and the response."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, ElicitResult
+from pydantic import ValidationError
+
+from agentbus.coordinator import Coordinator, TaskStatus
+from agentbus.errors import AgentBusError, TaskNotFoundError
+from agentbus.tasks.approvals import ANSWER_SUFFIX, answer_id, question
+from agentbus_mcp.sanitize import clip, short, visible
+
+_COMMENT_CHARS: Final = 4_000
+_FORM: Final = {
+    "type": "object",
+    "properties": {
+        "approve": {
+            "type": "boolean",
+            "title": "Approve",
+            "description": "Yes allows the agent this operation and no other; no forbids it.",
+        },
+        "comment": {
+            "type": "string",
+            "title": "Comment",
+            "description": "What else the agent shall know, e.g. limits.",
+        },
+    },
+    "required": ["approve"],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a person has decided."""
+
+    approve: bool
+    comment: str
+
+
+def asks_for_approval(task: TaskStatus) -> bool:
+    """Whether a task asks for approval and can be answered: its id may be too long for that of an answer."""
+    if task.state != "needs_approval":
+        return False
+    try:
+        answer_id(task.task_id)
+    except AgentBusError:
+        return False
+    return True
+
+
+def approval_request(task: TaskStatus) -> dict[str, Any]:
+    """Make the request to the client, which quotes the agent line by line."""
+    text = question(task.result.result) if task.result is not None else ""
+    kind = short(task.record.entry.task_type)
+    quoted = "\n".join(f"> {line}" for line in visible(text).strip().splitlines())
+    message = (
+        f"The agent {task.agent} has stopped in the task {task.task_id} ({kind}) before something that needs approval. "
+        f"It says:\n\n{quoted}"
+    )
+    params = {"mode": "form", "message": message, "requestedSchema": _FORM}
+    return {"method": "elicitation/create", "params": params}
+
+
+def read_decision(task_id: str, response: Any) -> Decision | None:
+    """Read a response; None if the person put the question off. Only an explicit yes approves.
+
+    Raises:
+        MCPError: -32602 if the response does not fit the request.
+    """
+    try:
+        result = ElicitResult.model_validate(response)
+    except ValidationError:
+        raise MCPError(INVALID_PARAMS, f"the response to {task_id} is not the result of an elicitation") from None
+    if result.action == "cancel":
+        return None
+    content = result.content or {}
+    approve = content.get("approve") if result.action == "accept" else False
+    if not isinstance(approve, bool):
+        raise MCPError(INVALID_PARAMS, f"the response to {task_id} must say in `approve` true or false")
+    return Decision(approve, clip(str(content.get("comment") or ""), _COMMENT_CHARS))
+
+
+async def last_follow_up(coordinator: Coordinator, task: TaskStatus) -> TaskStatus:
+    """Follow the chain of answers from a task to the last task in it."""
+    while asks_for_approval(task):
+        try:
+            task = await coordinator.task(answer_id(task.task_id), agent=task.agent)
+        except TaskNotFoundError:
+            break
+    return task
+
+
+def is_follow_up(task_id: str, ids: frozenset[str]) -> bool:
+    """Whether a task is among those of some ids, or follows one of them."""
+    while task_id not in ids:
+        if not task_id.endswith(ANSWER_SUFFIX):
+            return False
+        task_id = task_id.removesuffix(ANSWER_SUFFIX)
+    return True

@@ -1,0 +1,118 @@
+"""What an MCP task waits for, as its record holds it. The names of the fields are the stored format."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agentbus.coordinator import TaskStatus
+from agentbus.errors import CorruptEntryError
+from agentbus.tasks.wait import Until
+from agentbus_mcp.operations.watch import DEFAULT_WAIT_S, WatchRequest
+from agentbus_mcp.replies.budget import DetailLevel, ResponseDetail
+from agentbus_mcp.replies.models import Publication
+from agentbus_mcp.task_extension.task_support import State
+
+_STORED = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+
+class _StoredDetail(BaseModel):
+    model_config = _STORED
+
+    format: DetailLevel = "concise"
+    max_bytes: int | None = None
+
+
+class _StoredWatch(BaseModel):
+    model_config = _STORED
+
+    task_ids: list[str] = Field(default_factory=list)
+    until: Until = "all"
+    timeout_s: float = DEFAULT_WAIT_S
+    cursor: int | None = None
+    agent: str | None = None
+    room: _StoredDetail = Field(default_factory=_StoredDetail)
+
+
+class StoredWait(BaseModel):
+    """The state of an MCP task that waits for results.
+
+    Attributes:
+        inbox: whose inbox is watched where no tasks are named.
+        elicits: whether the client can be asked for approvals.
+        deadline: when the wait ends with the results there are, in seconds since the epoch.
+        publication: what the call has published; cancelling the MCP task cancels it.
+    """
+
+    model_config = _STORED
+
+    watch: _StoredWatch
+    inbox: str
+    elicits: bool
+    deadline: float | None = None
+    publication: Publication | None = None
+
+    @classmethod
+    def of_watch(
+        cls, request: WatchRequest, detail: ResponseDetail, *, inbox: str, elicits: bool, deadline: float | None
+    ) -> "StoredWait":
+        """A wait for what a call of `watch_results` requests."""
+        watch = _StoredWatch(
+            task_ids=list(request.task_ids),
+            until=request.until,
+            timeout_s=request.timeout_s,
+            cursor=request.cursor,
+            agent=request.agent,
+            room=_StoredDetail(format=detail.level, max_bytes=detail.max_bytes),
+        )
+        return cls(watch=watch, inbox=inbox, elicits=elicits, deadline=deadline)
+
+    @classmethod
+    def of_publication(cls, publication: Publication, *, inbox: str, elicits: bool) -> "StoredWait":
+        """A wait for the results of published tasks."""
+        watch = _StoredWatch(task_ids=[task.task_id for task in publication.published])
+        return cls(watch=watch, inbox=inbox, elicits=elicits, publication=publication)
+
+    @classmethod
+    def from_state(cls, state: State) -> "StoredWait":
+        """Read the state of an MCP task.
+
+        Raises:
+            CorruptEntryError: it is not a valid state.
+        """
+        try:
+            return cls.model_validate(state)
+        except ValidationError:
+            raise CorruptEntryError("what an MCP task waits for cannot be read in its record") from None
+
+    def to_state(self) -> State:
+        """The state for the record of the MCP task."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @property
+    def request(self) -> WatchRequest:
+        """What is waited for."""
+        watch = self.watch
+        return WatchRequest(watch.task_ids, watch.until, watch.timeout_s, watch.cursor, watch.agent)
+
+    @property
+    def detail(self) -> ResponseDetail:
+        """How much of the results is requested."""
+        return ResponseDetail(self.watch.room.format, self.watch.room.max_bytes)
+
+    @property
+    def agents(self) -> str | Mapping[str, str] | None:
+        """The agent of all tasks or of each: a coordinator may not be permitted to search those of all agents."""
+        if self.publication is None:
+            return self.watch.agent
+        return {task.task_id: task.agent for task in self.publication.published}
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.time() >= self.deadline
+
+    def is_complete(self, tasks: Sequence[TaskStatus], asking: Sequence[TaskStatus]) -> bool:
+        """Whether enough tasks have their result. A task that asks for approval counts as one without."""
+        done = [task.settled and task not in asking for task in tasks]
+        return all(done) if self.watch.until == "all" else any(done)

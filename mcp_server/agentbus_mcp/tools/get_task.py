@@ -1,0 +1,60 @@
+"""The tool `get_task`."""
+
+from typing import Annotated, Any
+
+from mcp.server.mcpserver.tools import Tool
+from mcp_types import CallToolResult
+
+from agentbus.coordinator import Coordinator, TaskStatus
+from agentbus.errors import AgentBusError
+from agentbus.tasks.approvals import answer_id
+from agentbus_mcp.bus_link import BusLink
+from agentbus_mcp.operations.agents_status import agents_status
+from agentbus_mcp.replies.budget import BEGINNING_BYTES
+from agentbus_mcp.replies.build import APPROVAL_NOTE, DATA_NOTE, build_answer
+from agentbus_mcp.replies.models import NextCall, TaskView
+from agentbus_mcp.replies.next_calls import read_on_call, wait_call
+from agentbus_mcp.replies.results import result_of_task
+from agentbus_mcp.replies.tasks import task_view
+from agentbus_mcp.tools.definition import READS, define
+from agentbus_mcp.tools.parameters import AgentOfTask, TaskId
+
+
+def get_task_tool(bus_link: BusLink) -> Tool:
+    """Make the tool."""
+
+    async def get_task(task_id: TaskId, agent: AgentOfTask = None) -> Annotated[CallToolResult, TaskView]:
+        """Look at one task: its state and since when, its worker, and the beginning of its result.
+
+        Use it to find out what became of a task, or why it takes long. To wait for it, call watch_results; to read
+        all of a long result, get_results.
+        """
+        coordinator = await bus_link.coordinator()
+        status = await coordinator.task(task_id, agent=agent)
+        return build_answer(f"The task is {status.state}.", await _view(coordinator, status))
+
+    return define(get_task, "Look at a task", READS)
+
+
+async def _view(coordinator: Coordinator, status: TaskStatus) -> TaskView:
+    """A task with the beginning of its result and the call that follows."""
+    view = task_view(status)
+    if not status.settled:
+        online = (await agents_status(coordinator)).online(status.agent) if status.state == "queued" else None
+        return view.model_copy(update={"online": online, "next": wait_call([status.task_id])})
+    result = result_of_task(status).cut(BEGINNING_BYTES)
+    fields: dict[str, Any] = {"result": result, "note": DATA_NOTE, "next": read_on_call([result])}
+    if status.state == "needs_approval":
+        answer = await _answered_by(coordinator, status)
+        tool, ask = ("get_task", "") if answer else ("answer_approval", APPROVAL_NOTE)
+        call = NextCall(tool=tool, arguments={"task_id": answer or status.task_id})
+        fields |= {"answered_by": answer, "note": DATA_NOTE + ask, "next": call}
+    return view.model_copy(update=fields)
+
+
+async def _answered_by(coordinator: Coordinator, status: TaskStatus) -> str | None:
+    """The id of the task that carries the answer to an approval; None while there is none."""
+    try:
+        return (await coordinator.task(answer_id(status.task_id), agent=status.agent)).task_id
+    except AgentBusError:
+        return None

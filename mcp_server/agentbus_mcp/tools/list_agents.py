@@ -1,0 +1,43 @@
+"""The tool `list_agents`."""
+
+from typing import Annotated, Final
+
+from mcp.server.mcpserver.tools import Tool
+from mcp_types import CallToolResult
+from pydantic import Field
+
+from agentbus_mcp.bus_link import BusLink
+from agentbus_mcp.replies.agents import agent_view
+from agentbus_mcp.replies.budget import DetailLevel
+from agentbus_mcp.replies.build import build_answer
+from agentbus_mcp.replies.models import Agents
+from agentbus_mcp.tools.definition import READS, define
+from agentbus_mcp.tools.parameters import AgentFilter
+
+_MAX_AGENTS: Final = {"concise": 100, "detailed": 25}
+
+
+def list_agents_tool(bus_link: BusLink) -> Tool:
+    """Make the tool."""
+
+    async def list_agents(
+        agent: AgentFilter = None,
+        response_format: Annotated[
+            DetailLevel, Field(description="detailed: each worker with its machine, command and running tasks.")
+        ] = "concise",
+    ) -> Annotated[CallToolResult, Agents]:
+        """List the agents that can be given tasks: whether a worker is alive, its free slots, and the backlog.
+
+        Use it before publish_task to choose `to`. An agent that is offline still takes tasks: they wait for it.
+        """
+        coordinator = await bus_link.coordinator()
+        overview = await coordinator.overview(agent)
+        most = _MAX_AGENTS[response_format]
+        data = Agents(
+            agents=[agent_view(one, detailed=response_format == "detailed") for one in overview[:most]],
+            more=max(0, len(overview) - most) or None,
+        )
+        online = sum(one["online"] is True for one in overview)
+        return build_answer(f"{len(overview)} agents, {online} online.", data)
+
+    return define(list_agents, "List agents", READS)

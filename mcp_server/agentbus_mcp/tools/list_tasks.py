@@ -1,0 +1,55 @@
+"""The tool `list_tasks`."""
+
+from typing import Annotated, Any, Final
+
+from mcp.server.mcpserver.tools import Tool
+from mcp_types import CallToolResult
+from pydantic import Field
+
+from agentbus.protocol.ledger_entry import State
+from agentbus_mcp.bus_link import BusLink
+from agentbus_mcp.replies.build import build_answer
+from agentbus_mcp.replies.models import Listing, NextCall
+from agentbus_mcp.replies.tasks import listed_task
+from agentbus_mcp.sanitize import visible
+from agentbus_mcp.tools.definition import READS, define
+from agentbus_mcp.tools.parameters import AgentFilter, ListCursor
+
+MAX_LISTED: Final = 50
+_DEFAULT_LIMIT: Final = 20
+_MAX_UNREADABLE: Final = 10
+
+
+def list_tasks_tool(bus_link: BusLink) -> Tool:
+    """Make the tool."""
+
+    async def list_tasks(
+        agent: AgentFilter = None,
+        state: Annotated[State | None, Field(description="Only tasks in this state.")] = None,
+        limit: Annotated[int, Field(ge=1, le=MAX_LISTED, description="How many.")] = _DEFAULT_LIMIT,
+        cursor: ListCursor = None,
+    ) -> Annotated[CallToolResult, Listing]:
+        """List the tasks of all publishers by their last change, the newest first.
+
+        Use it when you do not have the ids: after a restart, or to see what runs, waits for approval or has failed.
+        Then get_results with the ids.
+        """
+        coordinator = await bus_link.coordinator()
+        found = await coordinator.list_tasks(agent=agent, state=state, limit=limit, cursor=cursor)
+        again = {
+            "agent": agent,
+            "state": state,
+            "limit": limit if limit != _DEFAULT_LIMIT else None,
+            "cursor": found.cursor,
+        }
+        arguments: dict[str, Any] = {key: value for key, value in again.items() if value is not None}
+        data = Listing(
+            tasks=[listed_task(status) for status in found.tasks],
+            partial=found.partial or None,
+            cursor=found.cursor,
+            unreadable=[visible(fault) for fault in found.unreadable[:_MAX_UNREADABLE]] or None,
+            next=NextCall(tool="list_tasks", arguments=arguments) if found.cursor is not None else None,
+        )
+        return build_answer(f"{len(data.tasks)} tasks.", data)
+
+    return define(list_tasks, "List tasks", READS)

@@ -1,0 +1,82 @@
+"""The tool `publish_task`."""
+
+from typing import Annotated
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.tools import Tool
+from mcp_types import CallToolResult
+from pydantic import Field
+
+from agentbus.coordinator import Coordinator
+from agentbus.errors import BusError
+from agentbus_mcp.bus_link import BusLink
+from agentbus_mcp.operations.publish import publish_all
+from agentbus_mcp.operations.watch import DEFAULT_WAIT_S, WatchRequest, watch
+from agentbus_mcp.replies.budget import ResponseDetail
+from agentbus_mcp.replies.build import build_watch_answer
+from agentbus_mcp.replies.models import Publication
+from agentbus_mcp.replies.publication import build_answer_with_results, build_publication_answer, publication_of
+from agentbus_mcp.task_extension import watched_tasks
+from agentbus_mcp.task_extension.offer import current_offer
+from agentbus_mcp.tools.definition import ADDS, ALWAYS_LOADED, define
+from agentbus_mcp.tools.parameters import (
+    Content,
+    Inbox,
+    NewTaskId,
+    PayloadFormat,
+    Targets,
+    TaskType,
+    parse_content,
+)
+from agentbus_mcp.tools.progress import progress
+
+
+def publish_task_tool(bus_link: BusLink) -> Tool:
+    """Make the tool."""
+
+    async def publish_task(  # the parameters of the tool
+        ctx: Context,
+        to: Targets,
+        content: Annotated[Content, Field(description="What to do, complete in itself: the agent sees nothing else.")],
+        task_type: TaskType,
+        payload_fmt: PayloadFormat = "text",
+        reply_to: Inbox = None,
+        task_id: NewTaskId = None,
+        watch: Annotated[bool, Field(description="Wait for the results as well, as watch_results does.")] = False,
+    ) -> Annotated[CallToolResult, Publication]:
+        """Give the same task to one or several agents on other machines. Each gets a task, and an id, of its own.
+
+        Use it for work that another agent shall do. It returns as soon as the bus has stored the tasks, and says for
+        each whether a worker is alive (`online`) and how many tasks wait. Then call watch_results with the ids.
+        Publishing the same again under the same task_id is harmless (`known`): do that when an answer was lost.
+        """
+        coordinator = await bus_link.coordinator()
+        tasks = coordinator.build(
+            to,
+            parse_content(content) if payload_fmt == "json" else content,
+            task_type=task_type,
+            payload_format=payload_fmt,
+            reply_to=reply_to,
+            task_id=task_id,
+        )
+        publication = publication_of(await publish_all(coordinator, tasks))
+        return await _wait(ctx, coordinator, publication) if watch else build_publication_answer(publication)
+
+    return define(publish_task, "Publish a task", ADDS, ALWAYS_LOADED)
+
+
+async def _wait(ctx: Context, coordinator: Coordinator, publication: Publication) -> CallToolResult:
+    """Wait for the results of what was published, or have the call continue as an MCP task."""
+    if (offer := current_offer()) is not None:
+        watched_tasks.begin_publication(coordinator, publication, offer)
+        return build_publication_answer(publication)
+    agents = {task.agent for task in publication.published}
+    request = WatchRequest(
+        [task.task_id for task in publication.published], agent=agents.pop() if len(agents) == 1 else None
+    )
+    async with progress(ctx, DEFAULT_WAIT_S) as report:
+        try:
+            found = await watch(coordinator, request, report)
+        except BusError:
+            return build_publication_answer(publication)  # the client must learn the ids; `next` waits for them
+    return build_answer_with_results(publication, build_watch_answer(found, request, ResponseDetail()))
