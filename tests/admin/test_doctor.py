@@ -104,7 +104,7 @@ async def test_a_local_bus_without_users_is_well_and_said_to_be_open(
 ):
     findings = await examine("--nats-url", server.url)
     assert wrong(findings) == []
-    assert "everybody on this machine" in of(findings, "limits")["text"]
+    assert "every user of this machine" in of(findings, "limits")["text"]
     assert of(findings, "configuration")["text"] == "--nats-url"
 
 

@@ -1,4 +1,4 @@
-"""What a check has come to: well, a warning or a failure, with what mends it."""
+"""The outcome of one check: ok, a warning or a failure, with what fixes it."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ Verdict = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check has come to. `fix` says what to do; it is empty where all is well."""
+    """The outcome of one check. `fix` says what to do; it is empty where nothing is wrong."""
 
     check: str
     verdict: Verdict
@@ -16,20 +16,20 @@ class Finding:
     fix: str = ""
 
     def to_json(self) -> dict[str, str]:
-        """As a plain object."""
+        """Return the finding as a plain object, without empty fields."""
         return {key: value for key, value in asdict(self).items() if value}
 
 
 def ok(check: str, text: str) -> Finding:
-    """Nothing to do."""
+    """Return a finding that needs no action."""
     return Finding(check, "ok", text)
 
 
 def warning(check: str, text: str, fix: str) -> Finding:
-    """It works, and should not stay as it is."""
+    """Return a finding of something that works and should not stay as it is."""
     return Finding(check, "warning", text, fix)
 
 
 def failed(check: str, text: str, fix: str = "") -> Finding:
-    """It does not work."""
+    """Return a finding of something that does not work."""
     return Finding(check, "failed", text, fix)

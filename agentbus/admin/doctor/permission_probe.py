@@ -1,7 +1,7 @@
-"""Whether a user may use a subject, found out on the real server without any effect.
+"""Finds out on the real server whether a user may use a subject, without any effect.
 
-A message that JetStream must refuse is sent: to a stream with an expected last sequence that no stream has, to the API
-with a body that is no request. A refusal of its content means that it has arrived.
+It sends a message that JetStream must refuse: to a stream, one with an expected last sequence that no stream has; to
+the API, a body that is no request. If its content is refused, the message was let through.
 """
 
 from typing import Final
@@ -12,25 +12,25 @@ from agentbus.protocol import subjects
 from agentbus.protocol.headers import EXPECTED_LAST_SEQUENCE
 
 STAND_IN: Final = "agentbus-doctor"
-"""What stands for the wildcards of a permission; nobody may call an agent or a stream so."""
+"""Stands for the wildcards of a permission; no agent and no stream may have this name."""
 _NEVER: Final = {EXPECTED_LAST_SEQUENCE: str(2**64 - 1)}
 _NO_REQUEST: Final = b"?"
 _IN_PROGRESS: Final = b"+WPI"
-_WAIT_S: Final = 0.5
+_WAIT_S: Final = 0.5  # a refusal takes one round trip; where nothing answers, each probe takes this long
 
 
 def concrete(subject: str) -> str:
-    """One subject that a permission with wildcards covers."""
+    """Return one subject that a permission with wildcards covers."""
     if subject == subjects.api(">"):
         return subjects.api("STREAM.NAMES")
     return ".".join(STAND_IN if token in ("*", ">") else token for token in subject.split("."))
 
 
 async def may_send(bus: Bus, subject: str, *, answered: bool = True) -> bool:
-    """Whether the server takes messages of this user on a subject (without wildcards) to where they belong.
+    """Return whether the server lets this user publish on a subject without wildcards, and delivers it.
 
     Args:
-        answered: whether somebody answers there for sure; where not, only a refusal says no.
+        answered: whether a message there is always answered; if not, only a refusal counts as a no.
 
     Raises:
         BusUnavailableError: the connection is lost.
@@ -48,5 +48,5 @@ async def may_send(bus: Bus, subject: str, *, answered: bool = True) -> bool:
     except BusUnavailableError:
         if not bus.connected:
             raise
-        return True  # allowed, and nobody answers
+        return True  # allowed, and nothing answers
     return True

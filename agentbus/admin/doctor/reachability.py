@@ -1,4 +1,4 @@
-"""The way to a server, step by step: its name, its port, its greeting, its certificate."""
+"""Checks of the way to a server, step by step: its name, its port, its greeting, its certificate."""
 
 import asyncio
 import json
@@ -17,19 +17,19 @@ from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.config.urls import ServerUrl
 from agentbus.errors import AgentBusError
 
-_CONNECT_S: Final = 5.0
-_SOON_S: Final = 14 * 86_400
+_CONNECT_S: Final = 5.0  # of each step; an operator waits for the answer
+_SOON_S: Final = 14 * 86_400  # time to get a certificate from an authority that has to be asked
 _NO_GREETING: Final = "correct the port of url in [nats]; if the server wants TLS first, set tls_first"
 _LOOPBACK: Final = ("127.", "::1", "localhost")
 
 
 def is_local(url: ServerUrl) -> bool:
-    """Whether a server is on this machine itself."""
+    """Return whether a server is on this machine itself."""
     return url.host.startswith(_LOOPBACK)
 
 
-async def reach(url: ServerUrl, settings: ConnectionSettings) -> AsyncGenerator[Finding]:
-    """Go the way to one server step by step, and end at the first that fails; no credential is sent."""
+async def check_reachability(url: ServerUrl, settings: ConnectionSettings) -> AsyncGenerator[Finding]:
+    """Check each step to one server, and end at the first that fails. No credential is sent."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(_CONNECT_S):

@@ -16,7 +16,7 @@ from agentbus.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agentbus.admin.doctor.examine import Role
+    from agentbus.admin.doctor.examination import Role
     from agentbus.admin.doctor.finding import Finding
     from agentbus.config.schema import CoordinatorConfig, WorkerConfig
 

@@ -1,0 +1,48 @@
+"""What the checks on the bus work with: the role, its configuration, its connection, and what the server said."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from agentbus.admin.doctor.finding import Finding
+from agentbus.bus.jetstream import Bus
+from agentbus.config.connection_settings import ConnectionSettings
+from agentbus.config.schema import CoordinatorConfig, WorkerConfig
+from agentbus.errors import PermissionDeniedError
+
+Role = Literal["coordinator", "worker", "administrator"]
+RoleConfig = CoordinatorConfig | WorkerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """One run of the doctor, signed in to the bus.
+
+    Attributes:
+        messages: what the server has reported on the connection so far, refused subscriptions among it.
+    """
+
+    role: Role
+    config: RoleConfig
+    settings: ConnectionSettings
+    bus: Bus
+    messages: list[str] = field(default_factory=list[str])
+
+    @property
+    def agent(self) -> str:
+        """The agent id under which the role acts."""
+        return agent_of(self.config)
+
+
+Check = Callable[[Examination], AsyncIterator[Finding]]
+"""Yields what it found; nothing where the role may not look."""
+
+
+def agent_of(config: RoleConfig) -> str:
+    """Return the agent id of a worker, or of a coordinator."""
+    return config.agent.id if isinstance(config, WorkerConfig) else config.coordinator.id
+
+
+def how_to_grant(error: PermissionDeniedError) -> str:
+    """Return what to do about a refused permission, unless the error says so itself."""
+    return "" if "inbox_prefix" in str(error) else "grant it: see the table in docs/security.md"

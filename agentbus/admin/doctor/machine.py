@@ -1,0 +1,83 @@
+"""Checks of a worker's machine: the agent command, the folders that it writes to, and their room."""
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from agentbus.admin.doctor.finding import Finding, failed, ok, warning
+from agentbus.config.schema import WorkerConfig
+
+# An agent command that needs longer only to print its version is slow, or waits for input.
+_VERSION_TIMEOUT_S: Final = 5.0
+_VERSION_CHARACTERS: Final = 120  # one line of a terminal
+# A worker writes outcomes and large outputs to disk first; the largest output takes several hundred MiB.
+_LOW_BYTES: Final = 1 << 30
+_TOO_LOW_BYTES: Final = 100 << 20
+_MAKE_ROOM: Final = "make room: outcomes and large outputs are written there first"
+
+
+async def check_machine(config: WorkerConfig) -> AsyncIterator[Finding]:
+    """Check that the agent command is installed, and that the worker can write its state and its log."""
+    program = config.agent.chat_cmd[0]
+    found = shutil.which(program)
+    if found is None:
+        yield failed(
+            "chat_cmd", f"{program} is not on the PATH of this user", "install it, or write its full path in chat_cmd"
+        )
+    else:
+        yield await _version(found)
+    for name, folder in (("state_dir", config.worker.state_dir), ("log dir", config.log.dir)):
+        yield _folder(name, folder)
+
+
+async def _version(program: str) -> Finding:
+    """Run the agent command with `--version`. One that does not know the option may still work."""
+    try:
+        child = await asyncio.create_subprocess_exec(
+            program,
+            "--version",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=os.name == "posix",
+        )
+    except OSError as error:
+        return failed("chat_cmd", f"{program} cannot be started: {error.strerror or error}", "install it again")
+    try:
+        async with asyncio.timeout(_VERSION_TIMEOUT_S):
+            output, _ = await child.communicate()
+    except TimeoutError:
+        return warning("chat_cmd", f"{program} does not answer to --version", "run it by hand, as the worker's user")
+    finally:
+        _kill(child)
+    first = output.decode(errors="replace").strip().partition("\n")[0][:_VERSION_CHARACTERS]
+    return ok("chat_cmd", f"{program}: {first}" if child.returncode == 0 and first else program)
+
+
+def _kill(child: asyncio.subprocess.Process) -> None:
+    """Kill a command, on POSIX with its whole process group."""
+    with suppress(ProcessLookupError, PermissionError):
+        if os.name == "posix":
+            os.killpg(child.pid, signal.SIGKILL)
+        elif child.returncode is None:
+            child.kill()
+
+
+def _folder(name: str, folder: Path) -> Finding:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return failed(
+            name, f"{existing} cannot be written to", f"make {folder} writable for this user, or name another"
+        )
+    free = shutil.disk_usage(existing).free
+    text = f"{folder}, {free / (1 << 30):.1f} GiB free"
+    if free < _TOO_LOW_BYTES:
+        return failed(name, text, _MAKE_ROOM)
+    if free < _LOW_BYTES:
+        return warning(name, text, _MAKE_ROOM)
+    return ok(name, text)

@@ -1,0 +1,53 @@
+"""Checks of the server itself: its version, and its clock against that of this machine."""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Final
+
+from agentbus.admin.doctor.examination import Examination
+from agentbus.admin.doctor.finding import Finding, ok, warning
+from agentbus.bus import setup
+from agentbus.config.schema import WorkerConfig
+from agentbus.errors import PermissionDeniedError, SetupMissingError
+from agentbus.protocol import subjects
+from agentbus.protocol.timestamps import parse_time
+
+# More than NTP leaves, and enough to make the times of logs and tasks misleading.
+_CLOCK_OFFSET_S: Final = 2.0
+
+
+async def check_version(examination: Examination) -> AsyncIterator[Finding]:
+    """Check that the server is not older than what agentbus was tested with."""
+    version = examination.bus.server_version
+    if text := setup.version_warning(version):
+        yield warning("server", text, "upgrade the server")
+    else:
+        yield ok("server", f"nats-server {version}")
+
+
+async def check_clock(examination: Examination) -> AsyncIterator[Finding]:
+    """Compare this machine's clock with the time in an answer of the JetStream API.
+
+    Yields nothing if the role may not ask for one, or the server is too old to put a time into it.
+    """
+    config = examination.config
+    if isinstance(config, WorkerConfig):
+        verb = f"CONSUMER.INFO.{config.nats.stream}.{config.durable}"
+    else:
+        verb = f"STREAM.INFO.{subjects.TASKS_STREAM}"
+    before = time.time()
+    try:
+        answer = await examination.bus.api(verb)
+    except (PermissionDeniedError, SetupMissingError):
+        return
+    took_s = time.time() - before
+    if "ts" not in answer:
+        return
+    # The server read its clock somewhere within the round trip; half of it is the best guess.
+    offset_s = parse_time(answer["ts"]).timestamp() - (before + took_s / 2)
+    if abs(offset_s) > _CLOCK_OFFSET_S + took_s:
+        text = f"this machine is {abs(offset_s):.1f} s {'behind' if offset_s > 0 else 'ahead of'} the server"
+        fix = "set it by NTP: leases go by the server's clock, but logs and times of tasks do not"
+        yield warning("clock", text, fix)
+    else:
+        yield ok("clock", "agrees with the server's")

@@ -1,0 +1,94 @@
+"""Checks of the streams: that they exist, are as wanted, have room, and in a cluster have their replicas."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from agentbus.admin.doctor.examination import Examination, how_to_grant
+from agentbus.admin.doctor.finding import Finding, failed, ok, warning
+from agentbus.bus import setup
+from agentbus.bus.replicas import Replicas, copies
+from agentbus.errors import BusError, PermissionDeniedError
+from agentbus.protocol import subjects
+
+# Time enough to act: a full stream refuses new messages.
+_NEARLY_FULL: Final = 0.85
+_OF_COORDINATOR: Final = (subjects.TASKS_STREAM, subjects.RESULTS_STREAM)
+_OF_ADMINISTRATOR: Final = (
+    *_OF_COORDINATOR,
+    subjects.DEAD_STREAM,
+    subjects.STATE_STREAM,
+    subjects.REGISTRY_STREAM,
+)
+
+
+async def check_streams(examination: Examination) -> AsyncIterator[Finding]:
+    """Check the streams that a coordinator may look at."""
+    async for finding in _check(examination, _OF_COORDINATOR, ()):
+        yield finding
+
+
+async def check_all_streams(examination: Examination) -> AsyncIterator[Finding]:
+    """Check all streams and buckets, and the consumers and file buckets of all agents."""
+    agents: Sequence[str] = ()
+    with suppress(BusError):
+        agents = await setup.known_agents(examination.bus)
+    async for finding in _check(examination, _OF_ADMINISTRATOR, agents):
+        yield finding
+
+
+async def _check(examination: Examination, names: Sequence[str], agents: Sequence[str]) -> AsyncIterator[Finding]:
+    bus = examination.bus
+    try:
+        async for item in setup.compare(bus, names, agents):
+            yield _as_wanted(item)
+    except PermissionDeniedError as error:
+        yield failed("streams", str(error), how_to_grant(error))
+    complete: list[Replicas] = []
+    for name in (*names, *(f"OBJ_{subjects.files_bucket(agent)}" for agent in agents)):
+        with suppress(BusError):
+            info = await bus.api(f"STREAM.INFO.{name}")
+            replicas = copies(name, info)
+            wrong = [*_room(name, info), *_replicas(replicas)]
+            for finding in wrong:
+                yield finding
+            if replicas.cluster and not any(finding.check == "cluster" for finding in wrong):
+                complete.append(replicas)
+    if complete:
+        leaders = ", ".join(sorted({one.leader for one in complete}))
+        text = f"{len(complete)} streams have all their copies, and all are current; led by {leaders}"
+        yield ok("cluster", text)
+
+
+def _as_wanted(item: setup.Finding) -> Finding:
+    if item.outcome == "missing":
+        return failed("streams", f"the {item.kind} {item.name} does not exist", "agentbus setup, as the administrator")
+    if item.outcome == "different":
+        return warning(
+            "streams",
+            f"the {item.kind} {item.name}: {'; '.join(item.differences)}",
+            "agentbus setup --update, as the administrator, unless it is meant to be so",
+        )
+    return ok("streams", f"the {item.kind} {item.name} is as wanted")
+
+
+def _room(name: str, info: dict[str, Any]) -> Iterator[Finding]:
+    """Yield a warning if a stream is nearly full."""
+    limit, used = int(info["config"].get("max_bytes", -1)), int(info["state"]["bytes"])
+    if limit > 0 and used >= _NEARLY_FULL * limit:
+        text = f"{name} holds {used / limit:.0%} of its {limit / (1 << 20):.0f} MiB"
+        yield warning("room", text, "raise its max_bytes: once it is full, it refuses what comes next")
+
+
+def _replicas(found: Replicas) -> Iterator[Finding]:
+    """Yield what is wrong with the replicas of a stream in a cluster."""
+    if not found.cluster:
+        return
+    if not found.leader:
+        yield failed("cluster", str(found), "start the servers of the cluster: more than half of them must be up")
+    elif not found.complete:
+        fix = "start the servers that are offline; if all are up, wait: copies catch up by themselves"
+        yield warning("cluster", str(found), fix)
+    elif found.wanted == 1:
+        text = f"{found.name} has one copy, on {found.leader}: it stands still when that server does"
+        yield warning("cluster", text, "agentbus setup --replicas 3, as the administrator")
