@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-large coverage check format docs bench conformance chaos cluster test-oldest-server clean help
+.PHONY: demo test test-large coverage check format docs bench conformance chaos cluster test-oldest-server test-lowest release-check clean help
 
 help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
@@ -24,6 +24,8 @@ help:
 	@echo "                         one copy of everything that gets three"
 	@echo "make conformance         the official MCP conformance suite and inspector, against the real servers over HTTP"
 	@echo "make test-oldest-server  the tests of the bus against nats-server 2.10"
+	@echo "make test-lowest         the tests with the lowest versions of the dependencies that pyproject.toml allows"
+	@echo "make release-check       what a release does but for publishing: versions, build, metadata, install, SBOM (TAG=v1.2.3)"
 
 # With uv the versions are those of uv.lock. Without it, they are the newest that pyproject.toml allows; the pip that
 # comes with Python 3.11 does not know dependency groups yet.
@@ -94,6 +96,38 @@ $(OLDEST)/bin/nats-server:
 test-oldest-server: $(STAMP) $(OLDEST)/bin/nats-server
 	AGENTBUS_NATS_SERVER=$(CURDIR)/$(OLDEST)/bin/nats-server $(BIN)/pytest -n 4 --dist worksteal $(ARGS)
 
+# The lowest versions that pyproject.toml allows of what it names. Only uv resolves to them, so it is brought along.
+LOWEST := .venvs/lowest
+$(LOWEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(LOWEST) $(LOWEST)/uv
+	$(LOWEST)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/uv/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		-e ".[server,password,metrics]" --group dev
+	@touch $@
+
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/pytest -n 4 --dist worksteal $(ARGS)
+
+# The steps of .github/workflows/release.yml: what is published is what this leaves in dist/.
+RELEASE := .venvs/release
+$(RELEASE)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check --group release
+	@touch $@
+
+release-check: $(RELEASE)/.installed
+	$(PYTHON) tools/release.py $(TAG)
+	rm -rf dist build/release && mkdir -p build/release
+	$(RELEASE)/bin/python -m build --outdir dist
+	$(RELEASE)/bin/twine check --strict dist/*
+	$(PYTHON) -m venv build/release/installed
+	build/release/installed/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	build/release/installed/bin/agentbus --version
+	build/release/installed/bin/agentbus-mcp --version
+	$(RELEASE)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON \
+		-o build/release/sbom.cdx.json build/release/installed
+
 # The official conformance suite and inspector, which need Node 22: the one of a wheel, whatever the machine has.
 CONFORMANCE := .venvs/conformance
 CONFORMANCE_TOOLS := $(CONFORMANCE)/.installed
@@ -108,4 +142,5 @@ conformance: $(STAMP) $(CONFORMANCE_TOOLS)
 	@PYTHONPATH=tests $(BIN)/python -m system.conformance --tools $(CONFORMANCE) $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venvs .pytest_cache .ruff_cache .import_linter_cache build dist
+	rm -rf $(VENV) .venvs .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find agentbus mcp_server worker tests tools benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -120,7 +120,7 @@ def test_the_image_is_built_from_all_that_the_package_needs() -> None:
     sent = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
-    needed = {*wheel["packages"], *wheel["force-include"], project["project"]["readme"], "LICENSE", "pyproject.toml"}
+    needed = {*wheel["packages"], *wheel["force-include"], "README.md", "LICENSE", "pyproject.toml"}
     assert {name.split("/")[0] for name in needed} <= sent
 
 

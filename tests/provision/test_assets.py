@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -124,3 +125,15 @@ def test_the_commands_of_the_wheel_say_how_they_are_used(installed: Installed, c
 
 def test_the_commands_of_the_wheel_know_their_version(installed: Installed) -> None:
     assert __version__ in installed.run("agentbus", "--version")
+
+
+def test_the_description_of_the_wheel_has_only_links_that_work_on_the_package_index(installed: Installed) -> None:
+    look = "from importlib.metadata import metadata; print(metadata('agentbus-mcp').get_payload())"
+    links = re.findall(r"\]\(([^)]+)\)", installed.run("python", "-c", look))
+    blob = f"https://github.com/agentbus-mcp/agentbus-mcp/blob/v{__version__}"
+    assert f"{blob}/CONTRIBUTING.md" in links
+    assert (
+        f"{blob.replace('github.com', 'raw.githubusercontent.com').replace('/blob', '')}/docs/images/overview.svg"
+        in links
+    )
+    assert [link for link in links if not link.startswith(("https://", "http://", "#"))] == []

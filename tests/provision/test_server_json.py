@@ -37,7 +37,7 @@ def test_it_names_this_distribution_and_its_version() -> None:
 
 
 def test_the_registry_finds_its_name_in_the_readme() -> None:
-    assert f"<!-- mcp-name: {ENTRY['name']} -->" in (ROOT / PROJECT["readme"]).read_text(encoding="utf-8")
+    assert f"<!-- mcp-name: {ENTRY['name']} -->" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_its_arguments_are_those_of_the_command() -> None:

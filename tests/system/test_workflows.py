@@ -23,7 +23,7 @@ def steps(path: Path) -> list[dict[str, Any]]:
 
 
 def test_there_are_workflows() -> None:
-    assert "ci" in {path.stem for path in WORKFLOWS}
+    assert [path.stem for path in WORKFLOWS] == ["ci", "release"]
 
 
 @every_workflow
@@ -55,3 +55,36 @@ def test_the_windows_job_leaves_out_what_the_markers_name_and_nothing_else() -> 
     commands = [step["run"] for step in job["steps"] if "run" in step]
     assert 'python -m pytest -m "not posix and not large"' in commands
     assert not any("tests/" in command for command in commands), "a file that is named by hand"
+
+
+# -- the release ------------------------------------------------------------------------------------------------
+
+
+def release_jobs() -> dict[str, Any]:
+    return yaml.safe_load((FOLDER / "release.yml").read_text(encoding="utf-8"))["jobs"]
+
+
+def test_a_release_is_built_by_the_dry_run_that_anybody_can_make() -> None:
+    build = release_jobs()["build"]["steps"]
+    commands = [step["run"] for step in build if "run" in step]
+    assert commands == ["make check", "make test", 'make release-check TAG="$GITHUB_REF_NAME"']
+    kept = [step["with"]["path"] for step in build if "upload-artifact" in step.get("uses", "")]
+    recipe = MAKEFILE.partition("\nrelease-check:")[2].partition("\n\n")[0]
+    assert kept == ["dist/", "build/release/sbom.cdx.json"]
+    for step in ("tools/release.py $(TAG)", "--outdir dist", "check --strict dist/*", "-o build/release/sbom.cdx.json"):
+        assert step in recipe
+
+
+def test_only_the_job_that_publishes_may_sign_in_at_the_index_and_it_runs_nothing_of_ours() -> None:
+    jobs = release_jobs()
+    assert {name: job.get("permissions") for name, job in jobs.items()} == {
+        "build": None,
+        "publish": {"id-token": "write"},
+    }
+    publish = jobs["publish"]
+    assert (publish["needs"], publish["environment"]["name"]) == ("build", "pypi")
+    assert [step.get("uses", "").partition("@")[0] for step in publish["steps"]] == [
+        "actions/download-artifact",
+        "pypa/gh-action-pypi-publish",
+    ]
+    assert publish["steps"][-1]["with"] == {"attestations": True}
