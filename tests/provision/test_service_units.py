@@ -183,5 +183,5 @@ def test_all_units_run_the_documented_command() -> None:
 def test_every_file_says_how_to_install_it() -> None:
     for path in (UNIT, PLIST, SUPERVISOR):
         text = path.read_text(encoding="utf-8")
-        assert "pip install agentbus-mcp" in text
+        assert "pip install ." in text
         assert path.name in text
