@@ -12,6 +12,8 @@ AgentBusError
 ├── HostError                   the MCP server's entry cannot be put into the file of an MCP host
 ├── SkillError                  the Agent Skill cannot be copied to where agent hosts look for it
 ├── ServiceError                a service manager is not there, or refuses
+├── CommandError                the agent command could not be started
+├── LeaseLostError              another worker has the task; nothing more may be sent for it
 └── BusError                    something between this process and the bus
     ├── BusUnavailableError     not reachable, connection lost, or no answer in time
     │   └── NoRespondersError   nobody listens on the subject (yet)
@@ -76,6 +78,14 @@ class SkillError(AgentBusError):
 
 class ServiceError(AgentBusError):
     """A service manager is not there, or refuses."""
+
+
+class CommandError(AgentBusError):
+    """The agent command could not be started; the message says why."""
+
+
+class LeaseLostError(AgentBusError):
+    """Another worker has the task now: drop its outcome, and send nothing more for it."""
 
 
 class BusError(AgentBusError):

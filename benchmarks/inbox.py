@@ -46,7 +46,7 @@ async def measure(size: Size) -> list[Row]:
 async def _fill(server: NatsServer, coordinator: Coordinator, count: int) -> None:
     """Store `count` results of 1 KiB, spread over the inboxes."""
     task = {"id": "t", "from": "agent-main", "to": "agent-code", "type": "task.request", "task_type": "x"}
-    body = new_result(task, result_id="r", status="completed", result="")
+    body = new_result(task, result_id="r", status="completed", result="").to_json()
     body["result"] = "x" * (_MESSAGE_BYTES - len(encode(body)))
     start = time.perf_counter()
     async with bare_bus(server.url) as bare:

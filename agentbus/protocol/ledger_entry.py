@@ -14,7 +14,7 @@ from agentbus.errors import CorruptEntryError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import KV_OPERATION, Headers
 from agentbus.protocol.json_codec import Json, decode
-from agentbus.protocol.messages import ResultStatus, Task
+from agentbus.protocol.messages import Result, Task
 from agentbus.protocol.stored_message import StoredMessage
 from agentbus.protocol.timestamps import now
 
@@ -122,9 +122,9 @@ def renewed(base: Entry) -> Entry:
     return base.model_copy(update={"claim": claim})
 
 
-def settled(base: Entry, status: ResultStatus, result: dict[str, Json]) -> Entry:
+def settled(base: Entry, result: Result) -> Entry:
     """The entry with its result: the commit point."""
-    return base.model_copy(update={"state": status, "result": result, "settled_at": now()})
+    return base.model_copy(update={"state": result.status, "result": result.to_json(), "settled_at": now()})
 
 
 def read_entry(message: StoredMessage) -> Record | NoEntry:

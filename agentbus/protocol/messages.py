@@ -123,6 +123,17 @@ class Result(_Message):
     completed_at: str | None = None
 
     @property
+    def output_note(self) -> dict[str, Json]:
+        """What it says of output that it holds only in part: `bytes`, `kept`, `sha256`, `file`."""
+        note = (self.model_extra or {}).get("output")
+        return cast("dict[str, Json]", note) if isinstance(note, dict) else {}
+
+    def to_json(self) -> dict[str, Json]:
+        """The message as it was received or built, in the order of its fields; the values are not copied."""
+        known = {name: value for name, value in self.__dict__.items() if name in self.model_fields_set}
+        return {**known, **(self.model_extra or {})}
+
+    @property
     def task_id(self) -> str:
         """The id of the task, or an empty string if the embedded task has none."""
         found = self.task.get("id")
@@ -175,9 +186,12 @@ def new_result(
     result: Json = "",
     error: str | None = None,
     extra: Mapping[str, Json] | None = None,
-) -> dict[str, Json]:
-    """Build the message with the result of `task`, which is embedded as it stands. `extra` adds further fields."""
-    return {
+) -> Result:
+    """Build the result of `task`, which is embedded as it stands. `extra` adds further fields.
+
+    Nothing is validated: the task may be a message that is no valid task, whose sender is told so.
+    """
+    fields: dict[str, Json] = {
         "id": result_id,
         "type": "task.result",
         "status": status,
@@ -187,6 +201,7 @@ def new_result(
         "completed_at": now(),
         **(extra or {}),
     }
+    return Result.model_construct(_fields_set=set(fields), **fields)
 
 
 def decode_task(data: bytes) -> Task:

@@ -11,7 +11,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.ids import make_result_id, random_token
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import Entry, Record
-from agentbus.protocol.messages import new_result
+from agentbus.protocol.messages import Result, new_result
 from agentbus.protocol.timestamps import parse_time
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Won, commit, publish_again, publish_committed
@@ -63,9 +63,7 @@ async def _stream(bus: Bus, name: str) -> tuple[datetime, dict[str, Json]]:
 
 async def _settle(bus: Bus, record: Record, max_age_s: float) -> Record:
     ledger, result = Ledger(bus), _result(record, max_age_s)
-    verdict = await commit(
-        ledger, record.agent, record.task_id, record.entry, result["status"], result, revision=record.revision
-    )
+    verdict = await commit(ledger, record.agent, record.task_id, record.entry, result, revision=record.revision)
     if isinstance(verdict, Won):
         with suppress(*_INBOX_REFUSES):
             await publish_committed(bus, verdict.entry)
@@ -84,7 +82,7 @@ async def _publish_again(bus: Bus, record: Record) -> None:
             await publish_again(bus, record)
 
 
-def _result(record: Record, max_age_s: float) -> dict[str, Json]:
+def _result(record: Record, max_age_s: float) -> Result:
     """The result of a task whose message is gone; what it said is gone with it."""
     entry, request = record.entry, record.entry.cancel
     task: dict[str, Json] = {

@@ -18,9 +18,8 @@ from typing import TypeAlias
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import WrongRevisionError
 from agentbus.observability import tracing
-from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, settled
-from agentbus.protocol.messages import ResultStatus
+from agentbus.protocol.messages import Result
 from agentbus.tasks.inbox import publish_result
 from agentbus.tasks.ledger import LAG_TIMEOUT_S, WRITE_TIMEOUT_S, Ledger
 
@@ -103,8 +102,7 @@ async def commit(
     agent: str,
     task_id: str,
     base: Entry,
-    status: ResultStatus,
-    result: dict[str, Json],
+    result: Result,
     *,
     revision: int,
 ) -> Verdict:
@@ -113,12 +111,10 @@ async def commit(
     Raises:
         BusError: see `compare_and_set`.
     """
-    return await compare_and_set(ledger, agent, task_id, settled(base, status, result), revision=revision)
+    return await compare_and_set(ledger, agent, task_id, settled(base, result), revision=revision)
 
 
-async def settle(
-    bus: Bus, agent: str, task_id: str, base: Entry, status: ResultStatus, result: dict[str, Json], *, revision: int
-) -> Verdict:
+async def settle(bus: Bus, agent: str, task_id: str, base: Entry, result: Result, *, revision: int) -> Verdict:
     """Commit `result` on top of `base`, which the ledger has at `revision`, and publish it if that is won.
 
     Anything but `Won` means that another party has written meanwhile, and that nothing was published: read again. (A
@@ -127,7 +123,7 @@ async def settle(
     Raises:
         BusError: see `compare_and_set` and `publish_committed`. Calling again is safe.
     """
-    verdict = await commit(Ledger(bus), agent, task_id, base, status, result, revision=revision)
+    verdict = await commit(Ledger(bus), agent, task_id, base, result, revision=revision)
     if isinstance(verdict, Won):
         await publish_committed(bus, verdict.entry)
     return verdict

@@ -135,8 +135,8 @@ def test_an_entry_goes_from_queued_over_claimed_and_renewed_to_settled_and_keeps
     assert second.claim == CLAIM, "an entry never changes in place"
 
     result = new_result(task.to_json(), result_id="result-1", status="completed")
-    last = settled(third, "completed", result)
-    assert (last.state, last.terminal, last.result_id, last.result) == ("completed", True, "result-1", result)
+    last = settled(third, result)
+    assert (last.state, last.terminal, last.result_id, last.result) == ("completed", True, "result-1", result.to_json())
     assert last.settled_at is not None
     assert (last.claim, last.attempt, last.digest) == (third.claim, 1, first.digest)
     assert read(last.model_dump(exclude_none=True)).entry == last

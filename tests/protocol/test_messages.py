@@ -305,7 +305,7 @@ def test_a_task_that_is_nested_too_deep_to_be_sent_back_is_refused(place: str):
     task = decode_task(message(MAX_TASK_DEPTH - above))
     # As deep as that, it can still be read in a result, and the result in a ledger entry.
     result = new_result(task.to_json(), result_id="r", status="completed")
-    assert decode(encode({"result": result}))["result"]["task"] == task.to_json()
+    assert decode(encode({"result": result.to_json()}))["result"]["task"] == task.to_json()
     with pytest.raises(MessageError, match=f"nested deeper than {MAX_TASK_DEPTH} levels"):
         decode_task(message(MAX_TASK_DEPTH - above + 1))
 
@@ -563,8 +563,11 @@ def test_the_output_in_a_result_is_any_json_value(value: Json):
 
 def test_a_new_result_embeds_the_task_as_it_stands_and_adds_what_it_is_told():
     message = {**TASK, "new_field": [1]}
-    result = new_result(message, result_id="r", status="failed", result="half", error="why", extra={"attempt": 2})
+    built = new_result(message, result_id="r", status="failed", result="half", error="why", extra={"attempt": 2})
+    result = built.to_json()
+    assert decode_result(encode(result)) == built
     assert decode_result(encode(result)).to_json() == result
+    assert [*result] == ["id", "type", "status", "task", "result", "error", "completed_at", "attempt"]
     stamp = result.pop("completed_at")
     assert result == {
         "id": "r", "type": "task.result", "status": "failed", "task": message, "result": "half", "error": "why",
@@ -574,7 +577,7 @@ def test_a_new_result_embeds_the_task_as_it_stands_and_adds_what_it_is_told():
 
 
 def test_a_new_result_without_a_fault_has_no_error_field():
-    assert "error" not in new_result(TASK, result_id="r", status="completed")
+    assert "error" not in new_result(TASK, result_id="r", status="completed").to_json()
 
 
 # -- what others have written -----------------------------------------------------------------------------------
@@ -584,7 +587,7 @@ def test_a_new_result_without_a_fault_has_no_error_field():
 def test_a_message_that_is_no_valid_task_is_sent_back_only_if_it_can_be_read_again_from_inbox_and_ledger(levels: int):
     found = readable(encode({"id": "t", "from": "main", "deep": nested(levels - 1) if levels > 1 else 0}))
     if found is not None:
-        result = new_result(found, result_id="r", status="failed")
+        result = new_result(found, result_id="r", status="failed").to_json()
         assert decode(encode({"result": result})) == {"result": result}
     assert (found is not None) == (levels <= 199)
 

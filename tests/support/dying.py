@@ -24,7 +24,7 @@ from agentbus.tasks.ledger import Ledger
 from agentbus_worker import worker
 from agentbus_worker.running import command
 from agentbus_worker.running.process_tree import Children
-from agentbus_worker.settling import claim, job, outbox
+from agentbus_worker.settling import claim, job, outbox, result
 from agentbus_worker.settling.lease import Lease
 from agentbus_worker.settling.outbox import Outbox
 from agentbus_worker.settling.slots import Reservation
@@ -80,7 +80,7 @@ POINTS: dict[str, Point] = {
     "lease renewed, delivery not told": Point(Ledger, "write", "after", writes("working", renewals=1)),
     "command ended": Point(command.Child, "ended", "after"),
     "file half stored": Point(Bus, "store", "after", stores("$O.AGENT_FILES_code.C.")),
-    "file stored": Point(job, "put_file", "after"),
+    "file stored": Point(result, "put_file", "after"),
     # the settlement
     "outcome about to be kept": Point(*OUTBOX, "before", holds=(COMMIT,)),
     "outcome on disk, not committed": Point(*OUTBOX, "after", holds=(COMMIT,)),

@@ -24,7 +24,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.ids import make_result_id, random_token
 from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.ledger_entry import Record, settled
-from agentbus.protocol.messages import ResultStatus, Task, new_result
+from agentbus.protocol.messages import ResultStatus, Task, decode_result, new_result
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import Presence
 from agentbus_mcp.bus_link import BusLink
@@ -134,11 +134,11 @@ async def settle(
     ledger = Ledger(coordinator.bus)
     record = await ledger.read(agent, task_id)
     assert isinstance(record, Record)
-    result = result_message(task_id, output, agent=agent, status=status, error=error)
+    result = decode_result(encode(result_message(task_id, output, agent=agent, status=status, error=error)))
     if task is not None:
-        result["task"] = task.to_json()
-    await ledger.write(agent, task_id, settled(record.entry, status, result), revision=record.revision)
-    await put(coordinator, result, inbox=record.entry.inbox)
+        result = result.model_copy(update={"task": task.to_json()})
+    await ledger.write(agent, task_id, settled(record.entry, result), revision=record.revision)
+    await put(coordinator, result.to_json(), inbox=record.entry.inbox)
 
 
 def result_message(
@@ -149,7 +149,7 @@ def result_message(
     result_id = make_result_id(agent, task_id, random_token())
     return new_result(
         task, result_id=result_id, status=status, result=output, error=error, extra={"worker": "machine-1"}
-    )
+    ).to_json()
 
 
 async def put(coordinator: Coordinator, message: Json, *, inbox: str = "main") -> None:

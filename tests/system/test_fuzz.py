@@ -81,7 +81,9 @@ VALUES = st.recursive(
 DIGITS = st.sampled_from(["", "7", "-1", "+7", "07", "7" * 30, "7" * 5000, "\u0667", "1e3", "seven", " 7"])
 
 TASK = new_task(to="code", content="x", task_type="test", sender="main").to_json()
-RESULT = new_result(TASK, result_id=make_result_id("code", "task-1", "n" * 20), status="completed", result="x")
+RESULT = new_result(
+    TASK, result_id=make_result_id("code", "task-1", "n" * 20), status="completed", result="x"
+).to_json()
 ENTRY: dict[str, Json] = {
     "state": "working", "digest": "d", "task_type": "test", "sender": "agent-main", "inbox": "main", "attempt": 1,
     "created_at": "2026-11-22T00:00:00+00:00",

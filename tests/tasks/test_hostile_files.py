@@ -11,6 +11,7 @@ from agentbus.errors import AgentBusError, CorruptFileError, FileMissingError, T
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Record, settled
+from agentbus.protocol.messages import decode_result
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.output_store import put_file, read_file
 from support.mcp_harness import result_message
@@ -75,7 +76,7 @@ async def test_a_result_that_points_nowhere_is_told_and_harms_no_connection(
     record = await ledger.read("code", task.id)
     assert isinstance(record, Record)
     result = {**result_message(task.id, "x"), "output": {"bytes": 9, "kept": 1, "truncated": True, "file": file}}
-    await ledger.write("code", task.id, settled(record.entry, "completed", result), revision=record.revision)
+    await ledger.write("code", task.id, settled(record.entry, decode_result(encode(result))), revision=record.revision)
     with pytest.raises(AgentBusError):
         assert [piece async for piece in coordinator.output(task.id)]
     assert (await coordinator.task(task.id)).state == "completed"

@@ -19,7 +19,7 @@ from support.harness import eventually
 
 def result(number: int) -> bytes:
     task = {"id": f"t{number}", "from": "agent-main", "to": "agent-code", "type": "task.request", "task_type": "x"}
-    return encode(new_result(task, result_id=f"result-{number}", status="completed", result=f"r{number}"))
+    return encode(new_result(task, result_id=f"result-{number}", status="completed", result=f"r{number}").to_json())
 
 
 async def put(bus: Coordinator, agent: str, *numbers: int) -> None:

@@ -40,7 +40,7 @@ from agentbus_worker.running.spawn import close_on_exec
 from agentbus_worker.settling.claim import claim
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.job import REFUSED_PAUSE_S, Job
-from agentbus_worker.settling.lease import LeaseMonitor
+from agentbus_worker.settling.lease_monitor import LeaseMonitor
 from agentbus_worker.settling.outbox import Outbox, replay
 from agentbus_worker.settling.server_clock import ServerClock
 from agentbus_worker.settling.slots import Reservation, Slots
@@ -97,23 +97,23 @@ class Worker:
         log.info("worker %s of the agent %s, pid %d", self.instance, config.agent.id, os.getpid())
         async with AsyncExitStack() as stack:
             metrics = stack.enter_context(metrics_of(config))
-            slot = stack.enter_context(locked_state(config.worker.state_dir, settings.urls, config.agent.id))
-            metrics.show("outbox_entries", Outbox(slot.outbox).waiting)
+            folder = stack.enter_context(locked_state(config.worker.state_dir, settings.urls, config.agent.id))
+            metrics.show("outbox_entries", Outbox(folder.outbox).waiting)
             become_subreaper()
             close_on_exec()
-            await end_abandoned(slot.children, config.worker.kill_grace_seconds)
-            children = stack.enter_context(Children(slot.children))
+            await end_abandoned(folder.children, config.worker.kill_grace_seconds)
+            children = stack.enter_context(Children(folder.children))
             dial = stack.enter_async_context(connect(settings, patient=True, on_state=log.info))
             bus = await _unless(self._stop.drain, dial)
             if bus is not None:
-                await self._serve(bus, slot, children, metrics)
+                await self._serve(bus, folder, children, metrics)
         log.info("worker %s stopped", self.instance)
 
-    async def _serve(self, bus: Bus, slot: StateFolder, children: Children, metrics: Metrics) -> None:
+    async def _serve(self, bus: Bus, folder: StateFolder, children: Children, metrics: Metrics) -> None:
         if warning := version_warning(bus.server_version):
             log.warning("%s", warning)
         lease_s = await _unless(self._stop.drain, self._find_consumer(bus))
-        config, outbox = self._config, Outbox(slot.outbox)
+        config, outbox = self._config, Outbox(folder.outbox)
         self._show(metrics, bus)
         clock = ServerClock(bus, config.nats.stream, config.durable)
         if lease_s is None or await _unless(self._stop.drain, _recover(bus, outbox, clock, metrics)) is None:
@@ -125,7 +125,7 @@ class Worker:
             config=config,
             instance=self.instance,
             lease_s=lease_s,
-            slot=slot,
+            state_folder=folder,
             outbox=outbox,
             children=children,
             held=self._jobs,

@@ -16,11 +16,12 @@ from typing import Any, Protocol
 
 import pytest
 
+from agentbus.errors import CommandError
 from agentbus.protocol.ids import random_token
 from agentbus_worker.running import spawn
 from agentbus_worker.running.command import Exit, Limits, running
 from agentbus_worker.running.process_tree import RUN_VARIABLE, Children, become_subreaper
-from agentbus_worker.running.spawn import MAX_ARGUMENT_BYTES, Command, CommandError, close_on_exec
+from agentbus_worker.running.spawn import MAX_ARGUMENT_BYTES, Command, close_on_exec
 from support.harness import BOUND_S, alive, eventually
 
 LONG_S = 1000

@@ -181,7 +181,7 @@ async def test_an_outcome_that_only_a_clock_set_back_makes_look_fresh_is_not_pub
     async with worker(worker_toml(tmp_path, server.url)):
         status = await outcome(coordinator, "say:done")
         await acknowledged(coordinator)
-    result, claim = status.record.entry.result, status.record.entry.claim
+    result, claim = status.result, status.record.entry.claim
     assert result is not None
     assert claim is not None
     left = Unsent(

@@ -9,6 +9,7 @@ from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.ledger_entry import Claim, Entry, Record, claimed
+from agentbus.protocol.messages import new_result
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker.settling.lease import Lease
@@ -42,11 +43,12 @@ async def test_a_renewal_that_is_under_way_when_the_task_is_settled_does_not_und
     entry = claimed(found.entry, claim, attempt=1)
     revision = await ledger.write("code", task.id, entry, revision=found.revision)
     async with PullConsumer(bus, subjects.TASKS_STREAM, subjects.durable("code")) as puller:
+        result = new_result(task.to_json(), result_id="result-1", status="completed")
         lease = Lease(slow, await puller.next(), "code", task.id, entry, revision)
         async with asyncio.timeout(5), lease.kept():
             await slow.renewal_is_under_way.wait()
             lease.stop_renewing()
-            settling = asyncio.create_task(lease.commit("completed", {"id": "result-1"}))
+            settling = asyncio.create_task(lease.commit(result))
             # The settlement goes first if nothing holds it back, as it may when both have been sent.
             await asyncio.wait({settling}, timeout=0.2)
             slow.line_is_free.set()

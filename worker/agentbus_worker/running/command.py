@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Literal, TypeAlias
 
+from agentbus.errors import CommandError
 from agentbus_worker.running.process_tree import Children, Run
-from agentbus_worker.running.spawn import Command, CommandError, End, Process, start, watched, why_not_started
+from agentbus_worker.running.spawn import Command, End, Process, start, watched, why_not_started
 from agentbus_worker.state_folder import open_private
 
 _CHUNK: Final = 65_536

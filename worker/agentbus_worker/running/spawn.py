@@ -18,17 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agentbus.errors import AgentBusError
+from agentbus.errors import CommandError
 
 MAX_ARGUMENT_BYTES: Final = 131_071
 """Linux takes no single argument longer than this (MAX_ARG_STRLEN, with its closing zero byte)."""
 _HAS_POSIX_SPAWN = sys.platform == "linux"
 """With a session of its own for the process, and with an error if the program cannot be run."""
 _POLL_S: Final = 0.02
-
-
-class CommandError(AgentBusError):
-    """The command could not be started; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)

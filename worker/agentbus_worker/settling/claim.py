@@ -24,9 +24,10 @@ from agentbus_worker.settling.decisions import (
     SettleExhausted,
     on_delivery,
 )
-from agentbus_worker.settling.job import Job, cancelled_outcome, result_message
+from agentbus_worker.settling.job import Job
 from agentbus_worker.settling.lease import Lease
-from agentbus_worker.settling.outcome import Outcome
+from agentbus_worker.settling.outcome import Outcome, cancelled_outcome
+from agentbus_worker.settling.result import result_message
 
 _SHORTEST_NAK_S: Final = 0.5
 
@@ -130,9 +131,7 @@ async def _settle_unrun(
     new_claim = _new_claim(context)
     result = result_message(context, delivery, task, outcome, new_claim.nonce, base.attempt)
     base = base.model_copy(update={"claim": new_claim})
-    verdict = await settle(
-        context.bus, context.agent, task.id, base, outcome.status, result, revision=decision.revision
-    )
+    verdict = await settle(context.bus, context.agent, task.id, base, result, revision=decision.revision)
     if not isinstance(verdict, Won):
         return False
     tracing.outcome(outcome.status, error="unrun" if outcome.status == "failed" else None, reason=outcome.error)

@@ -9,7 +9,7 @@ from agentbus.tasks.ledger import Ledger
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.running.process_tree import Children
 from agentbus_worker.settling.decisions import Policy
-from agentbus_worker.settling.lease import LeaseMonitor
+from agentbus_worker.settling.lease_monitor import LeaseMonitor
 from agentbus_worker.settling.outbox import Outbox
 from agentbus_worker.state_folder import StateFolder
 
@@ -27,7 +27,7 @@ class Context:
     config: WorkerConfig
     instance: str
     lease_s: float
-    slot: StateFolder
+    state_folder: StateFolder
     outbox: Outbox
     children: Children
     held: Container[str]

@@ -24,13 +24,13 @@ from agentbus.protocol.headers import (
 )
 from agentbus.protocol.json_codec import Json, decode, encode
 from agentbus.protocol.ledger_entry import Record
-from agentbus.protocol.messages import new_result
+from agentbus.protocol.messages import Result, new_result
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.inbox import publish_result
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Won, settle
 from agentbus_worker.log.lines import facts
-from agentbus_worker.settling.outcome import fit
+from agentbus_worker.settling.result import fit
 
 log = logging.getLogger("agentbus.worker")
 
@@ -94,10 +94,10 @@ async def _tell_sender(bus: Bus, delivery: Delivery, *, agent: str, worker: str,
     )
     message = fit(result, bus.max_message_bytes - _HEADERS_BYTES)
     if not await _settle_task(bus, delivery, agent=agent, task_id=task["id"], result=message):
-        await publish_result(bus, inbox, message)
+        await publish_result(bus, inbox, message.to_json())
 
 
-async def _settle_task(bus: Bus, delivery: Delivery, *, agent: str, task_id: str, result: dict[str, Json]) -> bool:
+async def _settle_task(bus: Bus, delivery: Delivery, *, agent: str, task_id: str, result: Result) -> bool:
     """Settle the task as failed if this is the very message that its ledger entry was made for.
 
     Returns whether that was done. Another message that only bears the same id must not settle the task.
@@ -112,7 +112,7 @@ async def _settle_task(bus: Bus, delivery: Delivery, *, agent: str, task_id: str
         return False
     if not isinstance(found, Record) or found.entry.state != "queued" or found.revision != revision:
         return False
-    return isinstance(await settle(bus, agent, task_id, found.entry, "failed", result, revision=revision), Won)
+    return isinstance(await settle(bus, agent, task_id, found.entry, result, revision=revision), Won)
 
 
 def _readable(data: bytes) -> dict[str, Json] | None:

@@ -4,37 +4,30 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
-from datetime import UTC, datetime
 from typing import Final
 
-from agentbus.bus.jetstream import Bus
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import BusError
+from agentbus.errors import BusError, LeaseLostError
 from agentbus.observability import tracing
-from agentbus.protocol.json_codec import Json
-from agentbus.protocol.ledger_entry import CancelRequest, Entry, Record, renewed, settled
-from agentbus.protocol.messages import ResultStatus
+from agentbus.protocol.ledger_entry import Entry, renewed, settled
+from agentbus.protocol.messages import Result
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Adopt, Lost, compare_and_set
 from agentbus_worker.log.lines import TaskLog
-from agentbus_worker.settling.server_clock import ServerClock
 
 _RETRY_S: Final = 1.0
+"""How soon to try a renewal again that has failed: several times within the shortest sensible lease."""
 _REQUEST_S: Final = 5.0
+"""How long to wait for the answer to one write: a lease of 30 s leaves room for several."""
 _LAG_TIMEOUT_S: Final = 30.0
-"""How long a replica may lag behind what we have seen ourselves. To take its word ends the command."""
-_SEEN_LIMIT: Final = 1000
-
-
-class LeaseLostError(Exception):
-    """Another worker has the task now; nothing more may be sent for it."""
+"""How long a replica may lag behind a revision that this worker has seen. To believe it would end the command."""
 
 
 class Lease:
     """A claim that this worker holds, with the delivery that it came by.
 
-    `interrupted` is done when what runs under it must end: a cancel wish has appeared in the ledger, or the lease is
-    `lost` to somebody else, or somebody has called `interrupt()`.
+    `interrupted` is done when what runs under the lease must end: a cancel request has appeared in the ledger, the
+    lease is `lost` to another worker, or `interrupt()` was called.
     """
 
     def __init__(
@@ -65,19 +58,14 @@ class Lease:
         return self._revision
 
     @property
-    def cancel_wish(self) -> CancelRequest | None:
-        """Who wants the task stopped, and why."""
-        return self._entry.cancel
-
-    @property
     def _third_s(self) -> float:
         assert self._entry.claim is not None, "a lease begins with a claim"
         return self._entry.claim.lease_s / 3
 
     @asynccontextmanager
     async def kept(self) -> AsyncGenerator[None]:
-        """Renew the lease every third of it until the end of the block or `stop_renewing()`, or until it is lost."""
-        self._context = copy_context()  # the renewals belong to the trace of the job, whoever calls for them
+        """Renew every third of the lease, until the end of the block, until `stop_renewing()`, or until it is lost."""
+        self._context = copy_context()  # renewals belong to the trace of the job, whichever task calls for them
         self._due = asyncio.get_running_loop().call_later(self._third_s, self.renew_now)
         try:
             yield
@@ -87,13 +75,13 @@ class Lease:
                 await self._renewing
 
     async def _renew(self) -> None:
-        """Renew, and go on with that. Ends by the flag alone: a cancellation can get swallowed in a request."""
+        """Renew again and again. Ends by the flag alone: a cancellation can get swallowed in a request."""
         refused = False
         while not self._stopping.is_set():
             self._wake.clear()
-            pause = self._third_s
+            pause_s = self._third_s
             try:
-                await self._write(renewed, timeout_s=min(pause, _REQUEST_S))
+                await self._write(renewed, timeout_s=min(pause_s, _REQUEST_S))
                 await self._delivery.in_progress()
             except LeaseLostError:
                 self.interrupt()
@@ -102,47 +90,47 @@ class Lease:
                 if not refused:
                     TaskLog(self._key[1]).warning("its lease cannot be renewed: %s; trying on", error)
                 refused = True
-                # Only the ledger takes a lease away. While the bus is out of reach nobody else can claim the task
-                # either; the next renewal finds out.
-                pause = min(pause, _RETRY_S)
+                # Only the ledger takes a lease away. While the bus is out of reach, no other worker can claim the
+                # task either; the next renewal finds out.
+                pause_s = min(pause_s, _RETRY_S)
             else:
                 if refused:
                     TaskLog(self._key[1]).info("its lease is renewed again")
                 refused = False
             if not self._stopping.is_set():
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
+                    async with asyncio.timeout(pause_s):
                         await self._wake.wait()
 
     def interrupt(self) -> None:
-        """Have what runs under the lease ended."""
+        """Ask what runs under the lease to end."""
         if not self.interrupted.done():
             self.interrupted.set_result(None)
 
     def renew_now(self) -> None:
-        """Renew without waiting for the next third: after a reconnect others may be about to take the task over."""
+        """Renew without waiting for the next third: after a reconnect, others may be about to take the task over."""
         self._wake.set()
         if self._renewing is None and not self._stopping.is_set():
             self._renewing = asyncio.create_task(self._renew(), context=self._context)
 
     def stop_renewing(self) -> None:
-        """No renewal is begun from here on; one that is under way comes to its end."""
+        """Begin no renewal from here on; one that is under way comes to its end."""
         if self._due is not None:
             self._due.cancel()
         self._stopping.set()
         self._wake.set()
 
-    async def commit(self, status: ResultStatus, result: dict[str, Json], *, flush: bool = True) -> None:
-        """Make `result` the task's one result: from here on it cannot get lost, or become another.
+    async def commit(self, result: Result, *, flush: bool = True) -> None:
+        """Make `result` the task's one result: from here on it can neither be lost nor become another.
 
         `flush`: see `Bus.publish`.
 
         Raises:
-            LeaseLostError: somebody else has the task; the outcome must be dropped.
+            LeaseLostError: another worker has the task; the outcome must be dropped.
             BusUnavailableError, StreamFullError: not decided; call again.
             TooLargeError: the result does not fit into the ledger.
         """
-        await self._write(lambda entry: settled(entry, status, result), timeout_s=_REQUEST_S, flush=flush)
+        await self._write(lambda entry: settled(entry, result), timeout_s=_REQUEST_S, flush=flush)
 
     async def release(self, *, retry_after_s: float | None = None, failure: str | None = None) -> None:
         """Make the task `queued` again: for another replica at once, or for another attempt in `retry_after_s`.
@@ -150,7 +138,7 @@ class Lease:
         Without a failure the attempt does not count.
 
         Raises:
-            LeaseLostError: it was not ours any more.
+            LeaseLostError: another worker has the task.
             BusError: not decided; the lease runs out by itself.
         """
         attempt = self._entry.attempt if failure else max(0, self._entry.attempt - 1)
@@ -159,9 +147,9 @@ class Lease:
         await self._write(lambda entry: entry.model_copy(update=changes), timeout_s=_REQUEST_S)
 
     async def _write(self, change: Callable[[Entry], Entry], *, timeout_s: float, flush: bool = True) -> None:
-        """Change the entry known last by compare-and-set, going on from what the key holds if that still is our claim.
+        """Change the entry known last by compare-and-set; continue from what the key holds if that is our claim.
 
-        One at a time: a renewal that is still under way when the task is settled would take the revision of the
+        One write at a time: a renewal that is still under way when the task is settled would take the revision of the
         settlement for its own, and make the task `working` again.
         """
         async with self._writing:
@@ -177,7 +165,7 @@ class Lease:
                 )
                 if isinstance(verdict, Lost):
                     self.lost = True
-                    raise LeaseLostError
+                    raise LeaseLostError("another worker has the task")
                 self._adopt(verdict.entry, verdict.revision)
                 if not isinstance(verdict, Adopt):
                     return
@@ -187,45 +175,3 @@ class Lease:
         if entry.cancel is not None and not self.interrupted.done():
             tracing.event("agentbus.cancel", **{"agentbus.by": entry.cancel.by})
             self.interrupt()
-
-
-class LeaseMonitor:
-    """Says how long the lease of another worker still has, or a pause before an attempt, by the server's clock alone.
-
-    Nobody is judged right after a reconnect: an owner that was cut off by the same outage gets time to renew first.
-    """
-
-    def __init__(self, bus: Bus, clock: ServerClock) -> None:
-        self._bus = bus
-        self._clock = clock
-        self._seen: dict[tuple[str, str], tuple[int, float]] = {}
-
-    async def remaining_s(self, record: Record) -> float:
-        """Seconds until the lease of `record` is over, or its next attempt is due; 0 or less when it is."""
-        if record.entry.state == "queued" and record.entry.retry_after_s is not None:
-            return await self._until_retry(record, record.entry.retry_after_s)
-        claim = record.entry.claim
-        if claim is None or record.entry.state != "working":
-            return 0.0
-        now = await self._clock.now()
-        if now is not None:
-            left = claim.lease_s - (now - record.changed_at).total_seconds()
-        else:
-            left = claim.lease_s - self._unchanged_for(record)
-        return max(left, claim.lease_s / 2 - self._bus.seconds_since_reconnect)
-
-    async def _until_retry(self, record: Record, pause_s: float) -> float:
-        now = await self._clock.now() or datetime.now(UTC)
-        return min(pause_s, pause_s - (now - record.changed_at).total_seconds())
-
-    def _unchanged_for(self, record: Record) -> float:
-        """Where the server does not tell its time: how long this worker has seen the same revision."""
-        key, now = (record.agent, record.task_id), asyncio.get_running_loop().time()
-        revision, since = self._seen.get(key, (0, now))
-        if revision != record.revision:
-            since = now
-        self._seen.pop(key, None)
-        self._seen[key] = (record.revision, since)
-        while len(self._seen) > _SEEN_LIMIT:
-            del self._seen[next(iter(self._seen))]
-        return now - since

@@ -21,7 +21,7 @@ from agentbus.errors import BusError, BusUnavailableError, MessageError, StreamF
 from agentbus.observability import tracing
 from agentbus.protocol.json_codec import Json, decode, encode
 from agentbus.protocol.ledger_entry import NoEntry, Record
-from agentbus.protocol.messages import ResultStatus
+from agentbus.protocol.messages import Result, ResultStatus
 from agentbus.protocol.subjects import is_agent_id, is_task_id
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Won, publish_committed, settle
@@ -52,7 +52,7 @@ class Unsent(BaseModel):
     nonce: str
     status: ResultStatus
     inbox: str
-    result: dict[str, Json]
+    result: Result
     written_at: float
     revision: int = 0
     """That of the ledger entry when this was written: a replica that has an older one knows nothing of this claim."""
@@ -66,10 +66,14 @@ class Unsent(BaseModel):
             raise ValueError("an id is not valid")
         return self
 
+    def to_json(self) -> dict[str, Json]:
+        """The entry as it lies on disk."""
+        return {**dict(self), "result": self.result.to_json()}
+
     @property
     def result_id(self) -> str:
         """The id under which the result is, or will be, published."""
-        return str(self.result.get("id") or "")
+        return self.result.id
 
 
 class Outbox:
@@ -86,7 +90,7 @@ class Outbox:
         """
         path = self._path(unsent)
         try:
-            write_whole(path, encode(dict(unsent)))
+            write_whole(path, encode(unsent.to_json()))
             await asyncio.sleep(_SYNC_AFTER_S)
             await asyncio.to_thread(sync_to_disk, path)
         except OSError as error:
@@ -194,7 +198,6 @@ async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, unsent: Unse
                     unsent.agent,
                     unsent.task_id,
                     record.entry,
-                    unsent.status,
                     unsent.result,
                     revision=record.revision,
                 )

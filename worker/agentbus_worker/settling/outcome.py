@@ -1,20 +1,16 @@
-"""From how a command ended to what the result says."""
+"""Turn the end of a command into what the result says."""
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Final
 
 from agentbus.protocol import approval
-from agentbus.protocol.json_codec import Json, encode
+from agentbus.protocol.json_codec import Json
+from agentbus.protocol.ledger_entry import Entry
 from agentbus.protocol.messages import ResultStatus
 from agentbus_worker.running.command import Exit, Output
 
 _STDERR_SHOWN: Final = 500
-_NOTE_GROWTH: Final = 32  # the note of how much was kept has more digits than that of nothing
-_LEFT_OUT: Final[Json] = {"fmt": "text", "content": "[left out by agentbus: too large to be sent back]"}
-_ROUTE: Final = ("id", "from", "to", "reply_to", "type", "task_type", "created_at")
-_ROUTE_BYTES: Final = 256
-_ERROR_BYTES: Final = 1_000
+"""Characters of the standard error that a failure quotes: its last lines as a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +29,7 @@ class Outcome:
 
 
 def of_exit(ended: Exit, *, timeout_s: float, idle_timeout_s: float = 0) -> Outcome:
-    """Judge a command that has run: success, failure, or the wish for an approval.
+    """Tell what a command that has run came to: success, failure, or a request for approval.
 
     `cause` names a failure as `retry_on` in the configuration does: timeout, idle, exit:CODE.
     """
@@ -60,60 +56,12 @@ def decode_output(data: bytes) -> str:
     return data.decode("utf-8", errors="replace")
 
 
-def fit(result: dict[str, Json], limit: int) -> dict[str, Json]:
-    """Make a result message no longer than `limit` bytes (a few thousand at least), saying what was cut.
-
-    First the text is cut to its beginning. If the task that it embeds is too large even so (a publisher of agentbus
-    would have refused it), the content of the task's payload is left out, then all of the task but its route.
-    """
-    cut = result
-    for shorten in (_as_it_is, _without_content, _with_route_alone):
-        message = shorten(result)
-        if len(encode(message)) <= limit:
-            return message
-        bare = {**message, "result": "", "output": _cut_note(result, 0)}
-        room = limit - len(encode(bare)) - _NOTE_GROWTH
-        kept = _longest_prefix(str(result["result"]), room)
-        cut = {**bare, "result": kept, "output": _cut_note(result, len(kept.encode()))}
-        if room >= 0:
-            break
-    return cut
-
-
-def _as_it_is(result: dict[str, Json]) -> dict[str, Json]:
-    return result
-
-
-def _without_content(result: dict[str, Json]) -> dict[str, Json]:
-    return {**result, "task": {**result["task"], "payload": _LEFT_OUT}}
-
-
-def _with_route_alone(result: dict[str, Json]) -> dict[str, Json]:
-    """What a reader needs to know which task it was; of a message that is no valid task, the beginnings."""
-    task = result["task"]
-    route = {name: _longest_prefix(task[name], _ROUTE_BYTES) for name in _ROUTE if isinstance(task.get(name), str)}
-    shorter = {**result, "task": {**route, "payload": _LEFT_OUT}}
-    if isinstance(error := result.get("error"), str) and len(encode(error)) > _ERROR_BYTES:
-        shorter["error"] = _longest_prefix(error, _ERROR_BYTES) + "…"
-    return shorter
-
-
-def _cut_note(result: dict[str, Json], kept: int) -> dict[str, Json]:
-    whole = str(result["result"]).encode()
-    known = result.get("output") or {"bytes": len(whole), "sha256": hashlib.sha256(whole).hexdigest()}
-    return {**known, "truncated": True, "kept": kept}
-
-
-def _longest_prefix(text: str, room: int) -> str:
-    """The longest beginning of `text` whose JSON form has at most `room` bytes."""
-    low, high = 0, min(len(text), max(0, room))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if len(encode(text[:middle])) - 2 <= room:
-            low = middle
-        else:
-            high = middle - 1
-    return text[:low]
+def cancelled_outcome(entry: Entry, text: str = "") -> Outcome:
+    """The outcome of a task that was cancelled: who asked, and why."""
+    request = entry.cancel
+    who = f"cancelled by {request.by}" if request else "cancelled"
+    why = f": {request.reason}" if request and request.reason else ""
+    return Outcome("cancelled", text, who + why)
 
 
 def _measure(output: Output) -> dict[str, Json]:

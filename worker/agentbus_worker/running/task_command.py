@@ -1,0 +1,130 @@
+"""What to run for a task: its arguments, environment, working folder and prompt, and its limits."""
+
+import functools
+import os
+import re
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from agentbus.config.schema import (
+    INPUT_FILE_PLACEHOLDER,
+    INPUT_PLACEHOLDER,
+    TASK_ID_PLACEHOLDER,
+    WORKDIR_PLACEHOLDER,
+    WorkerConfig,
+)
+from agentbus.errors import CommandError
+from agentbus.observability import tracing
+from agentbus.protocol.messages import Task
+from agentbus_worker.running.command import Limits
+from agentbus_worker.running.process_tree import RUN_VARIABLE, TASK_VARIABLE
+from agentbus_worker.running.prompt import build_prompt
+from agentbus_worker.running.spawn import Command
+from agentbus_worker.state_folder import open_private
+
+_PLACEHOLDER: Final = re.compile(
+    "|".join(
+        re.escape(name)
+        for name in (INPUT_PLACEHOLDER, INPUT_FILE_PLACEHOLDER, TASK_ID_PLACEHOLDER, WORKDIR_PLACEHOLDER)
+    )
+)
+
+
+@contextmanager
+def task_command(config: WorkerConfig, task: Task, *, attempt: int, run_id: str, tmp: Path) -> Generator[Command]:
+    """The command of one attempt; its files exist for the length of the block.
+
+    Args:
+        run_id: names this run among all runs of all workers; its processes are found by it.
+        tmp: the private folder for the prompt, where the command reads that from a file.
+
+    Raises:
+        CommandError: the working folder or the prompt file cannot be made.
+    """
+    agent, worker = config.agent, config.worker
+    prompt = build_prompt(task, agent=agent.id, extra_instruction=agent.extra_instruction)
+    file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" else None
+    with _workdir(worker.workdir, task.id, keep=worker.keep_workdir) as workdir:
+        try:
+            if file is not None:
+                _write_prompt(file, prompt)
+            values = {
+                INPUT_PLACEHOLDER: lambda: prompt,
+                INPUT_FILE_PLACEHOLDER: lambda: str(file),
+                TASK_ID_PLACEHOLDER: lambda: task.id,
+                WORKDIR_PLACEHOLDER: lambda: str(workdir or Path.cwd()),
+            }
+            yield Command(
+                # In one pass: placeholders inside the prompt must not be replaced in their turn.
+                argv=[_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in agent.chat_cmd],
+                env=_environment(agent.id, task, attempt, run_id, workdir),
+                run_id=run_id,
+                task_id=task.id,
+                cwd=workdir,
+                stdin=prompt.encode() if agent.prompt_via == "stdin" else None,
+            )
+        finally:
+            if file is not None:
+                with suppress(OSError):
+                    file.unlink(missing_ok=True)
+
+
+def command_limits(config: WorkerConfig) -> Limits:
+    """How long a command may run, and how much it may print."""
+    worker = config.worker
+    return Limits(
+        timeout_s=worker.task_timeout_seconds,
+        grace_s=worker.kill_grace_seconds,
+        keep_bytes=worker.inline_output_bytes,
+        spill_bytes=worker.max_output_bytes,
+        idle_timeout_s=worker.idle_timeout_seconds or None,
+    )
+
+
+@functools.cache
+def inherited_environment() -> dict[str, str]:
+    """The worker's environment without its own settings and its own trace, as every command gets it; read once."""
+    own = tracing.ENVIRONMENT
+    return {name: value for name, value in os.environ.items() if not name.startswith("AGENTBUS_") and name not in own}
+
+
+def _environment(agent: str, task: Task, attempt: int, run_id: str, workdir: Path | None) -> dict[str, str]:
+    return {
+        **inherited_environment(),
+        **tracing.environment(),
+        RUN_VARIABLE: run_id,
+        "AGENTBUS_AGENT_ID": agent,
+        TASK_VARIABLE: task.id,
+        "AGENTBUS_TASK_TYPE": task.task_type.replace("\0", ""),
+        "AGENTBUS_ATTEMPT": str(attempt),
+        **({"AGENTBUS_WORKDIR": str(workdir)} if workdir else {}),
+    }
+
+
+@contextmanager
+def _workdir(base: Path | None, task_id: str, *, keep: bool) -> Generator[Path | None]:
+    """A folder for this task alone, if one is configured; a later attempt finds what an earlier one left there."""
+    if base is None:
+        yield None
+        return
+    folder = base.absolute() / task_id  # absolute: the command runs in it, and must find it by this name
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"the working folder {folder} cannot be made: {error.strerror or error}") from None
+    try:
+        yield folder
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_prompt(file: Path, prompt: str) -> None:
+    try:
+        with open_private(file) as out:
+            out.write(prompt.encode())
+    except OSError as error:
+        raise CommandError(f"the prompt cannot be written to {file}: {error.strerror or error}") from None
