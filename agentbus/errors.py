@@ -12,8 +12,11 @@ AgentBusError
 ├── HostError                   the MCP server's entry cannot be put into the file of an MCP host
 ├── SkillError                  the Agent Skill cannot be copied to where agent hosts look for it
 ├── ServiceError                a service manager is not there, or refuses
+<<<<<<< HEAD
 ├── CommandError                the agent command could not be started
 ├── LeaseLostError              another worker has the task; nothing more may be sent for it
+=======
+├── DemoError                   a step of `agentbus demo` went wrong
 └── BusError                    something between this process and the bus
     ├── BusUnavailableError     not reachable, connection lost, or no answer in time
     │   └── NoRespondersError   nobody listens on the subject (yet)
@@ -86,6 +89,10 @@ class CommandError(AgentBusError):
 
 class LeaseLostError(AgentBusError):
     """Another worker has the task now: drop its outcome, and send nothing more for it."""
+
+
+class DemoError(AgentBusError):
+    """A step of `agentbus demo` went wrong."""
 
 
 class BusError(AgentBusError):

@@ -36,8 +36,6 @@ NOT_YET = frozenset(
         "agentbus/bus/jetstream.py _jetstream",
         "agentbus/bus/setup.py",
         "agentbus/bus/setup.py _reconcile_stream",
-        "agentbus/cli/coordinator/status.py page",
-        "agentbus/cli/coordinator/task.py _publish",
         "agentbus/config/connection_settings.py connection_settings",
         "agentbus/config/urls.py _parse_url",
         "agentbus/provision/bus_folder.py",

@@ -1,7 +1,7 @@
-"""The `agentbus` command: the composition root.
+"""The `agentbus` command: its groups and commands, and its exit codes.
 
-The modules of the commands import little; what a command needs is imported when it runs, so that `--help`, completion
-and usage errors are immediate.
+Help, usage errors and completion answer at once: the groups here name their commands without importing them, and the
+modules of the commands take what they work with from `agentbus.cli.lazy`.
 """
 
 import os
@@ -9,25 +9,9 @@ import sys
 
 import click
 
-from agentbus.cli.coordinator.result import result
-from agentbus.cli.coordinator.status import status, top
-from agentbus.cli.coordinator.task import task
-from agentbus.cli.demo.demo import demo
-from agentbus.cli.machine.completion import completion
-from agentbus.cli.machine.join import coordinator_init, worker_init
-from agentbus.cli.machine.mcp import mcp
-from agentbus.cli.machine.service import service
-from agentbus.cli.machine.skill import skill
-from agentbus.cli.operator.agent import agent
-from agentbus.cli.operator.backup import backup, restore
-from agentbus.cli.operator.dead import dead
-from agentbus.cli.operator.doctor import doctor
-from agentbus.cli.operator.init import init
-from agentbus.cli.operator.setup import setup
-from agentbus.cli.operator.up import up
+from agentbus.cli.lazy_group import LazyCommand, LazyGroup
 from agentbus.errors import AgentBusError
 from agentbus.version import __version__
-from agentbus_worker.cli import run as worker_run
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -35,6 +19,7 @@ EXIT_INTERRUPTED = 130
 
 
 @click.group(
+    cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
 Examples:
@@ -49,39 +34,44 @@ def root() -> None:
     """Hand long tasks to agents on other machines, and get every result back."""
 
 
-@root.group()
+@root.group(cls=LazyGroup)
 def worker() -> None:
     """Set up and run an agent's worker."""
 
 
-@root.group()
+@root.group(cls=LazyGroup, short_help="Set up a coordinator.")
 def coordinator() -> None:
-    """Set up a coordinator: whoever gives tasks and reads results."""
+    """Set up a coordinator: the party that publishes tasks and reads results."""
 
 
-worker.add_command(worker_init)
-worker.add_command(worker_run)
-coordinator.add_command(coordinator_init)
-for command in (
-    up,
-    init,
-    setup,
-    backup,
-    restore,
-    doctor,
-    demo,
-    task,
-    result,
-    agent,
-    status,
-    top,
-    dead,
-    service,
-    mcp,
-    skill,
-    completion,
-):
-    root.add_command(command)
+for _group, _commands in {
+    root: [
+        ("agent", "operator.agent:agent", "See which agents are online; manage which agents may use a bus."),
+        ("backup", "operator.backup:backup", "Copy everything that is on the bus into a folder."),
+        ("completion", "machine.completion:completion", "Print the script for tab completion."),
+        ("dead", "operator.dead:dead", "Look after dead letters: messages that no worker could accept."),
+        ("demo", "demo.demo:demo", "See the whole thing work, on a bus of its own."),
+        ("doctor", "operator.doctor:doctor", "Check a set-up, and say how to fix what is wrong."),
+        ("init", "operator.init:init", "Make a bus: server configuration, certificates, accounts."),
+        ("mcp", "machine.mcp:mcp", "Configure MCP hosts to start the MCP server `agentbus-mcp`."),
+        ("restore", "operator.backup:restore", "Restore a backup onto a bus that has no streams."),
+        ("result", "coordinator.result:result", "Read results."),
+        ("service", "machine.service:service", "Run a worker as a service of this machine."),
+        ("setup", "operator.setup:setup", "Make the streams, buckets and consumers of a bus."),
+        ("skill", "machine.skill:skill", "Install the Agent Skill that explains agentbus to agents."),
+        ("status", "coordinator.status:status", "Show the bus on one page."),
+        ("task", "coordinator.task:task", "Publish tasks, follow them, and act on them."),
+        ("top", "coordinator.status:top", "Watch the bus live."),
+        ("up", "operator.up:up", "Run a bus on this machine, in the foreground."),
+    ],
+    worker: [("init", "machine.join:worker_init", "Make the configuration of a worker from a bundle.")],
+    coordinator: [("init", "machine.join:coordinator_init", "Make the configuration of a coordinator from a bundle.")],
+}.items():
+    for _name, _home, _short_help in _commands:
+        _group.add_command(LazyCommand(_name, f"agentbus.cli.{_home}", _short_help))
+worker.add_command(
+    LazyCommand("run", "agentbus_worker.cli:run", "Take tasks from the bus and run the agent command for each.")
+)
 
 
 def main() -> None:
@@ -100,7 +90,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output has had enough; the interpreter must not try to flush it once more.
+        # The reader of the pipe has closed it; the interpreter must not try to flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)

@@ -1,23 +1,24 @@
-"""What the commands of a coordinator share: how to reach the bus, ids as option types, running a coroutine."""
+"""Types and options that commands share, each with one wording."""
 
-import asyncio
-import os
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from functools import partial, update_wrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import click
 
-from agentbus.errors import BusUnavailableError, InvalidIdError
+from agentbus.cli import lazy
+from agentbus.errors import ConfigError, InvalidIdError
 from agentbus.protocol import subjects
 
 if TYPE_CHECKING:
     from agentbus.coordinator import Coordinator
 
-_T = TypeVar("_T")
-_F = TypeVar("_F", bound=Callable[..., Any])
-_CONNECT_WITHIN_S = 4.5
+_P = ParamSpec("_P")
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+DEFAULT_BUS_FOLDER = "~/.agentbus/bus"
 
 
 class AgentId(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # generic in new versions only
@@ -53,68 +54,74 @@ class Size(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The number of bytes."""
-        from agentbus.errors import ConfigError  # noqa: PLC0415
-        from agentbus.provision.bus_folder import in_bytes, size  # noqa: PLC0415
-
         try:
-            return in_bytes(size(str(value)))
+            return lazy.bus_folder.in_bytes(lazy.bus_folder.size(str(value)))
         except ConfigError as error:
             self.fail(str(error), param, ctx)
 
 
-def bus_options(command: _F) -> _F:
-    """Add `--nats-url` and `--config`."""
-    url = click.option(
+# -- how to reach the bus ---------------------------------------------------------------------------------------
+
+
+def nats_url_option(command: click.decorators.FC) -> click.decorators.FC:
+    """Add `--nats-url`."""
+    option = click.option(
         "--nats-url",
         metavar="URL",
         help="The bus, e.g. nats://host:4222 or tls://host:4222. Put a password into a file instead (see --config).",
     )
-    config = click.option(
-        "--config",
-        metavar="FILE",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="Configuration of the coordinator; default: $AGENTBUS_NATS_URL, ~/.agentbus/coordinator.toml, "
-        "then the local bus of `agentbus up`.",
-    )
-    return url(config(command))
+    return option(command)
 
 
-@asynccontextmanager
-async def coordinator(nats_url: str | None, config: Path | None) -> "AsyncGenerator[Coordinator]":
-    """A connected coordinator; fails within five seconds if the bus cannot be reached."""
-    from agentbus.bus.jetstream import Bus  # noqa: PLC0415
-    from agentbus.config.connection_settings import connection_settings  # noqa: PLC0415
-    from agentbus.config.loading import load_coordinator  # noqa: PLC0415
-    from agentbus.coordinator import Coordinator  # noqa: PLC0415
-
-    settings, warnings = load_coordinator(nats_url=nats_url, path=config)
-    for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
-    agent = settings.coordinator.id
-    connection = connection_settings(settings.nats, agent=agent, name="agentbus command line")
-    bus = Bus(connection, lambda _: None)
-    try:
-        try:
-            async with asyncio.timeout(_CONNECT_WITHIN_S):
-                await bus.open(patient=False)
-        except TimeoutError:
-            raise BusUnavailableError(
-                f"cannot reach the bus at {connection.servers}: no answer within {_CONNECT_WITHIN_S:g} s"
-            ) from None
-        yield Coordinator(bus, agent)
-    finally:
-        await bus.close()
+def config_option(
+    help: str = "Configuration of the coordinator; default: $AGENTBUS_NATS_URL, ~/.agentbus/coordinator.toml, "  # noqa: A002  # click's name
+    "then the local bus of `agentbus up`.",
+    name: str = "config",
+) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """Add `--config`, by default for a configuration of a coordinator."""
+    return click.option("--config", name, metavar="FILE", type=FILE, help=help)
 
 
-def run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a command's coroutine to its end."""
+def bus_options(command: click.decorators.FC) -> click.decorators.FC:
+    """Add `--nats-url` and `--config`."""
+    return nats_url_option(config_option()(command))
 
-    async def guarded() -> _T:
-        try:
-            return await work
-        except BusUnavailableError as error:
-            # asyncio would wait for a name look-up that hangs in its thread; the person has the answer already.
-            click.echo(f"error: {error}", err=True)
-            os._exit(1)
 
-    return asyncio.run(guarded())
+def with_coordinator(
+    command: "Callable[Concatenate[Coordinator, _P], Awaitable[None]]",
+) -> Callable[..., None]:
+    """Add `--nats-url` and `--config`, and run the coroutine with a coordinator that is connected accordingly."""
+
+    def connect_and_run(nats_url: str | None, config: Path | None, **options: Any) -> None:
+        lazy.session.run_connected(nats_url, config, partial(command, **options))
+
+    return bus_options(update_wrapper(connect_and_run, command))
+
+
+# -- which agents, tasks and how many ---------------------------------------------------------------------------
+
+
+def agent_option(
+    help: str = "Only this agent.",  # noqa: A002  # click's name
+) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """Add `--agent`, by default as a filter."""
+    return click.option("--agent", metavar="ID", type=AgentId(), help=help)
+
+
+def agents_option(help: str) -> Callable[[click.decorators.FC], click.decorators.FC]:  # noqa: A002
+    """Add a repeatable `--agent`."""
+    return click.option("--agent", "agents", metavar="ID", type=AgentId(), multiple=True, help=f"{help}; repeatable.")
+
+
+agent_of_task_option = agent_option("The agent that has the task, if several agents have one with this id.")
+
+
+def limit_option(
+    help: str,  # noqa: A002
+    *,
+    default: int = 20,
+    least: int = 1,
+    most: int | None = None,
+) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """Add `--limit`."""
+    return click.option("--limit", type=click.IntRange(least, most), default=default, show_default=True, help=help)

@@ -13,6 +13,7 @@ import agentbus
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
 from agentbus.cli import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, root
+from agentbus.cli.lazy_group import LazyCommand
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_coordinator
 from agentbus.config.schema import CoordinatorConfig, WorkerConfig
@@ -68,6 +69,8 @@ def test_every_key_of_a_coordinator_is_listed() -> None:
 
 
 def commands(group: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(group, LazyCommand):
+        group = group.load()
     if isinstance(group, click.Group):
         for name, command in group.commands.items():
             yield from commands(command, f"{path} {name}")

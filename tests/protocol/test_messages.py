@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentbus.cli.coordinator.result import _line as line_of  # pyright: ignore[reportPrivateUsage]
+from agentbus.cli.coordinator.inbox_line import inbox_line
 from agentbus.errors import InvalidIdError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import make_result_id, new_task_id, random_token
@@ -614,7 +614,7 @@ def test_what_is_no_object_or_cannot_be_written_again_is_not_sent_back(data: byt
     ],
 )
 def test_a_line_of_an_inbox_is_the_stored_message_or_says_under_our_key_why_not(data: bytes, line: bytes | None):
-    shown = line_of(InboxMessage(7, datetime.now(UTC), data, None, "why"))
+    shown = inbox_line(InboxMessage(7, datetime.now(UTC), data, None, "why"))
     assert b"\n" not in shown
     if line is not None:
         assert shown == line

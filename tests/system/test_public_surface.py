@@ -97,15 +97,18 @@ print("\\n" + json.dumps([name for name in {HEAVY} if name in sys.modules]))
 EVERY_HELP = """
 import click
 from agentbus.cli import root
+from agentbus.cli.lazy_group import LazyCommand
 
 def walk(command, path):
     yield path
+    if isinstance(command, LazyCommand):
+        command = command.load()
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
             yield from walk(inner, [*path, name])
 
 paths = list(walk(root, []))
-assert len(paths) > 8, paths
+assert len(paths) > 40, paths
 for path in paths:
     root.main([*path, "--help"], prog_name="agentbus", standalone_mode=False)
 """
@@ -116,8 +119,8 @@ for path in paths:
     [
         pytest.param("import agentbus", [], id="the package"),
         pytest.param("import agentbus; agentbus.__version__, agentbus.AgentBusError", [], id="its light names"),
-        pytest.param("import agentbus.cli", ["asyncio"], id="the command line"),
-        pytest.param(EVERY_HELP, ["asyncio"], id="the help of every command"),
+        pytest.param("import agentbus.cli", [], id="the command line"),
+        pytest.param(EVERY_HELP, [], id="the help of every command"),
         pytest.param("from agentbus_mcp.cli import command; command(['--help'])", [], id="the help of agentbus-mcp"),
         # The control: what is looked for is found where it has to be.
         pytest.param(

@@ -1,6 +1,5 @@
 """`agentbus worker run`: the process around a worker."""
 
-import asyncio
 import sys
 from pathlib import Path
 
@@ -29,6 +28,8 @@ def run(path: Path | None, *, verbose: bool) -> None:
     The first signal lets running tasks finish (drain_timeout_seconds), the second ends them at once; what did not
     finish is given back to the bus.
     """
+    import asyncio  # noqa: PLC0415
+
     from agentbus.config.loading import load_worker  # noqa: PLC0415  # --help must not wait for any of this
     from agentbus.errors import AgentBusError  # noqa: PLC0415
 

@@ -1,15 +1,17 @@
 """`agentbus result`: read the result inbox of an agent."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from agentbus.cli import output
-from agentbus.cli.options import AgentId, TaskId, bus_options, coordinator, run
+from agentbus.cli import lazy, output
+from agentbus.cli.options import TaskId, agent_option, bus_options, limit_option
 
 if TYPE_CHECKING:
+    from agentbus.coordinator import Coordinator
     from agentbus.tasks.inbox import InboxMessage
 
 
@@ -20,6 +22,7 @@ def result() -> None:
 
 @result.command(
     "get",
+    short_help="Print the newest results of an inbox.",
     epilog="""\b
 Examples:
   agentbus result get --agent main
@@ -30,9 +33,9 @@ Examples:
 \b
 Each line is a stored message, unchanged. What cannot be one line of JSON stands under the key "agentbus".""",
 )
-@click.option("--agent", metavar="ID", type=AgentId(), help="Whose inbox; the coordinator's is main.")
-@click.option("--limit", type=click.IntRange(min=0), default=1, show_default=True, help="How many of the newest.")
-@click.option("--watch", is_flag=True, help="Go on with new ones as they come, until interrupted.")
+@agent_option("Whose inbox; the coordinator's is main. With --full: the agent that has the task.")
+@limit_option("How many of the newest.", default=1, least=0)
+@click.option("--watch", is_flag=True, help="Continue with new ones as they arrive, until interrupted.")
 @click.option(
     "--full",
     "task_id",
@@ -46,26 +49,25 @@ def get(
 ) -> None:
     """Print the newest results of an inbox, oldest first, one JSON line each. Reading never removes anything.
 
-    With --full, print the whole output of one task; --agent then is the agent that it was given to, if several have
-    this task id.
+    With --full, print the whole output of one task; --agent is needed then if several agents have a task with this id.
     """
     if task_id is not None:
-        run(_full(task_id, agent, nats_url, config))
+        command = partial(_print_output, task_id=task_id, agent=agent)
     elif agent is None:
         raise click.UsageError("Missing option '--agent'.", click.get_current_context())
     else:
-        run(_get(agent, limit, nats_url, config, watch=watch))
+        command = partial(_print_inbox, agent=agent, limit=limit, watch=watch)
+    lazy.session.run_connected(nats_url, config, command)
 
 
-async def _full(task_id: str, agent: str | None, nats_url: str | None, config: Path | None) -> None:
-    async with coordinator(nats_url, config) as bus:
-        async for piece in bus.output(task_id, agent=agent):
-            sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
+async def _print_output(bus: "Coordinator", *, task_id: str, agent: str | None) -> None:
+    async for piece in bus.output(task_id, agent=agent):
+        sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
 
 
-async def _get(agent: str, limit: int, nats_url: str | None, config: Path | None, *, watch: bool) -> None:
-    async with coordinator(nats_url, config) as bus, bus.inbox(newest=limit, agent=agent) as inbox:
+async def _print_inbox(bus: "Coordinator", *, agent: str, limit: int, watch: bool) -> None:
+    async with bus.inbox(newest=limit, agent=agent) as inbox:
         for message in await inbox.history():
             _show(message)
         while watch:
@@ -74,7 +76,7 @@ async def _get(agent: str, limit: int, nats_url: str | None, config: Path | None
 
 def _show(message: "InboxMessage") -> None:
     if not output.on_terminal():
-        output.raw_line(_line(message))
+        output.raw_line(lazy.inbox_line.inbox_line(message))
     elif message.result is None:
         output.table(["", ""], [["not a result", f"{message.fault} (sequence {message.seq})"]])
     else:
@@ -86,20 +88,3 @@ def _show(message: "InboxMessage") -> None:
         for text in (found.error, found.result):
             if text:
                 click.echo(output.plain(str(text)))
-
-
-def _line(message: "InboxMessage") -> bytes:
-    """The stored bytes if they are one line of JSON; anything else is described, so that a line always is JSON."""
-    from agentbus.errors import MessageError  # noqa: PLC0415
-    from agentbus.protocol.json_codec import decode, encode  # noqa: PLC0415
-
-    try:
-        value = decode(message.data)
-        if isinstance(value, dict) and "agentbus" in value:
-            # The key is ours: whoever wrote this message must not be able to speak in our name.
-            stored = value.pop("agentbus")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-            return encode({**value, "agentbus": {"stored": stored}})
-        return encode(value) if b"\n" in message.data or b"\r" in message.data else message.data
-    except MessageError:  # not JSON, or nothing that can be written again, such as 1e999
-        text = message.data.decode(errors="replace")
-        return encode({"agentbus": {"seq": message.seq, "fault": message.fault, "raw": text}})

@@ -3,11 +3,8 @@
 import click
 from click.shell_completion import get_completion_class
 
-from agentbus.errors import AgentBusError
-
 
 @click.command(
-    short_help="Print the script for tab completion.",
     epilog="""\b
 Examples:
   agentbus completion bash >> ~/.bashrc
@@ -20,5 +17,5 @@ def completion(context: click.Context, shell: str) -> None:
     """Print the script that completes commands and options in SHELL."""
     kind = get_completion_class(shell)
     if kind is None:
-        raise AgentBusError(f"there is no completion for {shell}")
+        raise click.ClickException(f"there is no completion for {shell}")
     click.echo(kind(context.find_root().command, {}, "agentbus", "_AGENTBUS_COMPLETE").source())

@@ -1,35 +1,36 @@
-"""`agentbus worker init` and `agentbus coordinator init`: from a bundle to a configuration that works."""
+"""`agentbus worker init` and `agentbus coordinator init`: make a configuration from a bundle."""
 
-from collections.abc import Callable
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
+from agentbus.cli import lazy
+from agentbus.cli.options import FILE, FOLDER
 from agentbus.errors import ConfigError
 
 if TYPE_CHECKING:
     from agentbus.provision.bundle import Bundle
     from agentbus.provision.join import AgentCommand
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 _PRESETS = ["claude", "codex", "gemini", "opencode", "hermes", "custom"]
 
 
-def joining_options(command: _F) -> _F:
+def _joining_options(command: click.decorators.FC) -> click.decorators.FC:
     """Add `--bundle`, `--folder` and `--renew`."""
     bundle = click.option(
         "--bundle",
         "bundle_file",
         metavar="FILE",
         required=True,
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=FILE,
         help="What `agentbus agent bundle` wrote.",
     )
     folder = click.option(
         "--folder",
         metavar="FOLDER",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=FOLDER,
         default=Path("~/.agentbus"),
         help="Where the configuration and the credential go.  [default: ~/.agentbus]",
     )
@@ -52,16 +53,14 @@ Examples:
     help="The agent command; default: the one that is installed here. `custom` takes --command.",
 )
 @click.option("--command", metavar="WORDS", help="An agent command of your own; {input} becomes the prompt.")
-@joining_options
+@_joining_options
 def worker_init(bundle_file: Path, folder: Path, preset: str | None, command: str | None, *, renew: bool) -> None:
     """Make the configuration of a worker from a bundle. Nothing is overwritten."""
-    from agentbus.provision.join import join_as_worker  # noqa: PLC0415
-
     bundle, folder = _opened(bundle_file, folder)
     if renew:
         _renew(bundle, folder)
         return
-    path = join_as_worker(bundle, folder, _command(preset, command))
+    path = lazy.join.join_as_worker(bundle, folder, _command(preset, command))
     default = folder == Path("~/.agentbus").expanduser()
     click.echo(f"wrote {path}; {bundle_file} is no longer needed here. Start the worker:")
     click.echo("  agentbus worker run" + ("" if default else f" --config {path}"))
@@ -74,19 +73,17 @@ def worker_init(bundle_file: Path, folder: Path, preset: str | None, command: st
 Example:
   agentbus coordinator init --bundle main.bundle""",
 )
-@joining_options
+@_joining_options
 def coordinator_init(bundle_file: Path, folder: Path, *, renew: bool) -> None:
     """Make the configuration of a coordinator from a bundle. Nothing is overwritten.
 
     The commands and the MCP server `agentbus-mcp` find it by themselves if it is in ~/.agentbus.
     """
-    from agentbus.provision.join import join_as_coordinator  # noqa: PLC0415
-
     bundle, folder = _opened(bundle_file, folder)
     if renew:
         _renew(bundle, folder)
         return
-    path = join_as_coordinator(bundle, folder)
+    path = lazy.join.join_as_coordinator(bundle, folder)
     click.echo(f"wrote {path}; {bundle_file} is no longer needed here. Try it:")
     default = folder == Path("~/.agentbus").expanduser()
     named = "" if default else f" --config {path}"
@@ -95,35 +92,26 @@ def coordinator_init(bundle_file: Path, folder: Path, *, renew: bool) -> None:
 
 
 def _opened(bundle_file: Path, folder: Path) -> tuple["Bundle", Path]:
-    from agentbus.provision.bundle import read_bundle  # noqa: PLC0415
-
-    return read_bundle(bundle_file), folder.expanduser().absolute()
+    return lazy.bundle.read_bundle(bundle_file), folder.expanduser().absolute()
 
 
 def _renew(bundle: "Bundle", folder: Path) -> None:
-    from agentbus.provision.join import renew  # noqa: PLC0415
-
-    for path in renew(bundle, folder):
+    for path in lazy.join.renew(bundle, folder):
         click.echo(f"replaced {path}")
     click.echo("start again what uses it")
 
 
 def _command(preset: str | None, command: str | None) -> "AgentCommand":
-    import shutil  # noqa: PLC0415
-
-    from agentbus.provision.agent_presets import PRESETS  # noqa: PLC0415
-    from agentbus.provision.join import custom_command, preset_command  # noqa: PLC0415
-
     if command is not None:
         if preset not in (None, "custom"):
             raise ConfigError(f"--command and --preset {preset} exclude each other")
-        return custom_command(command)
+        return lazy.join.custom_command(command)
     if preset == "custom":
         raise ConfigError('--preset custom needs --command, such as --command "my-agent --once {input}"')
     if preset is not None:
-        return preset_command(preset)
-    installed = [name for name, one in PRESETS.items() if shutil.which(one.executable)]
+        return lazy.join.preset_command(preset)
+    installed = [name for name, one in lazy.agent_presets.PRESETS.items() if shutil.which(one.executable)]
     if len(installed) != 1:
         found = ", ".join(installed) or "none of those that are known"
         raise ConfigError(f"which agent? Installed here: {found}. Name it with --preset or --command")
-    return preset_command(installed[0])
+    return lazy.join.preset_command(installed[0])

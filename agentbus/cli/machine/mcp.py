@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from agentbus.cli import lazy
+from agentbus.cli.options import config_option, nats_url_option
 from agentbus.cli.output import remark
 from agentbus.errors import HostError
 from agentbus.provision.mcp_host_files import HOSTS, Host, alone, entry, program, shared_program, with_entry
@@ -36,29 +38,22 @@ Without --config and --nats-url, the server finds ~/.agentbus/coordinator.toml b
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="For all who work in this project, with uvx, instead of for this user.",
 )
-@click.option("--nats-url", metavar="URL", help="The bus, without credentials.")
-@click.option(
-    "--config",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The coordinator's configuration that the server shall read.",
-)
+@nats_url_option
+@config_option("Configuration of the coordinator that the server reads.")
 def config_(name: str, project: Path | None, nats_url: str | None, config: Path | None, *, write: bool) -> None:
     """Print the entry that makes a host start `agentbus-mcp`, or write it into the host's file."""
-    from agentbus.config.loading import load_coordinator, secret_in  # noqa: PLC0415
-
     host = HOSTS[name]
     file = _file(name, host, project)
     if nats_url and config:
         raise click.UsageError("--nats-url and --config exclude each other: a file names the bus as well")
-    if nats_url and (secret := secret_in(nats_url)):
+    if nats_url and (secret := lazy.loading.secret_in(nats_url)):
         raise HostError(
             f"--nats-url holds a {secret}, and an entry must not: put the [nats] section with user and password_file "
             "into a file, and name that with --config"
         )
     if config is not None:
         config = config.expanduser().absolute()
-        load_coordinator(path=config)  # a mistake in it would show when the host starts the server, far from here
+        lazy.loading.load_coordinator(path=config)  # reports a mistake here, not when the host starts the server
     made = entry(host, shared_program() if project else program(), config=config, nats_url=nats_url)
     if not write:
         click.echo(alone(host, made), nl=False)

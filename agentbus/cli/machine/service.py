@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from agentbus.cli.options import AgentId
+from agentbus.cli import lazy
+from agentbus.cli.options import FOLDER, AgentId, config_option
 from agentbus.cli.output import json_line, on_terminal, remark, table
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def _manager_options(command: click.decorators.FC) -> click.decorators.FC:
     )
     folder = click.option(
         "--folder",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=FOLDER,
         help="Where the units of this manager lie, if not in the usual place.",
     )
     return manager(folder(command))
@@ -44,15 +45,9 @@ Examples:
   sudo agentbus service install --config /etc/agentbus/code.toml --user agentbus
   agentbus service install --config code.toml --manager supervisor --print""",
 )
-@click.option(
-    "--config",
-    "config_file",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Configuration of the worker; default: where `agentbus worker run` looks.",
-)
+@config_option("Configuration of the worker; default: where `agentbus worker run` looks.", "config_file")
 @_manager_options
-@click.option("--user", help="Whom the worker runs as, for systemd and supervisor. [default: agentbus]")
+@click.option("--user", help="User of the worker, for systemd and supervisor. [default: agentbus]")
 @click.option("--print", "print_only", is_flag=True, help="Print the unit and change nothing.")
 @click.option("--no-start", is_flag=True, help="Write the unit, and print the commands that start it.")
 def install(
@@ -68,16 +63,12 @@ def install(
 
     Installing again updates the unit and starts the worker anew.
     """
-    from agentbus.config.loading import load_worker, worker_files  # noqa: PLC0415
-    from agentbus.provision.services.choice import service_manager  # noqa: PLC0415
-    from agentbus.provision.services.worker_service import make_worker_service  # noqa: PLC0415
-
-    config, warnings = load_worker(config_file)
+    config, warnings = lazy.loading.load_worker(config_file)
     for warning in warnings:
         remark(f"warning: {warning}")
-    chosen = service_manager(manager)
-    found = config_file or next(file for file in worker_files() if file.is_file())
-    worker = make_worker_service(config, found, chosen.user(user))
+    chosen = lazy.choice.service_manager(manager)
+    found = config_file or next(file for file in lazy.loading.worker_files() if file.is_file())
+    worker = lazy.worker_service.make_worker_service(config, found, chosen.user(user))
     text = chosen.render(worker)
     if print_only:
         click.echo(text, nl=False)
@@ -106,9 +97,7 @@ Example:
 @_manager_options
 def uninstall(agent: str, manager: "ManagerName | None", folder: Path | None) -> None:
     """Stop the worker of the agent ID in order, and remove its service. Its configuration and its log stay."""
-    from agentbus.provision.services.choice import service_manager  # noqa: PLC0415
-
-    remark(f"{service_manager(manager).uninstall(agent, folder)}: removed")
+    remark(f"{lazy.choice.service_manager(manager).uninstall(agent, folder)}: removed")
 
 
 @service.command(
@@ -122,9 +111,7 @@ Examples:
 @_manager_options
 def status(agent: str | None, manager: "ManagerName | None", folder: Path | None) -> None:
     """Show the worker services of this machine, or that of the agent ID. Exit code 1 if one does not run."""
-    from agentbus.provision.services.choice import service_manager  # noqa: PLC0415
-
-    found = service_manager(manager).statuses(agent, folder)
+    found = lazy.choice.service_manager(manager).statuses(agent, folder)
     _show(found)
     if not all(one.running for one in found):
         sys.exit(1)

@@ -1,44 +1,51 @@
-"""`agentbus agent`: who is there, and who may be."""
+"""`agentbus agent`: which agents are online, and which may use a bus that `agentbus init` made."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from agentbus.cli import output
-from agentbus.cli.operator import members
-from agentbus.cli.options import AgentId, bus_options, coordinator, run
+from agentbus.cli import lazy, output
+from agentbus.cli.operator.next_steps import bundle_command, carry, reload, reload_for_new, setup_command
+from agentbus.cli.options import DEFAULT_BUS_FOLDER, FILE, FOLDER, AgentId, agent_option, with_coordinator
+
+if TYPE_CHECKING:
+    from agentbus.coordinator import Coordinator
+    from agentbus.provision.bus_folder import BusFolder
+
+_agent_id = click.argument("agent", metavar="ID", type=AgentId())
+_name = click.argument("name", metavar="ID", type=AgentId())
+_bus_folder = click.option(
+    "--bus",
+    "folder",
+    metavar="FOLDER",
+    type=FOLDER,
+    default=Path(DEFAULT_BUS_FOLDER),
+    help=f"The folder of the bus.  [default: {DEFAULT_BUS_FOLDER}]",
+)
 
 
 @click.group()
 def agent() -> None:
-    """See which agents are there; say who may use a bus."""
-
-
-for _member_command in (members.add, members.remove, members.rotate, members.bundle):
-    agent.add_command(_member_command)
+    """See which agents are online; manage which agents may use a bus."""
 
 
 @agent.command(
     "list",
+    short_help="List online workers and the backlog of each agent.",
     epilog="""\b
 Examples:
   agentbus agent list
   agentbus agent list --agent code | jq '.workers[].free'""",
 )
-@click.option("--agent", "only", metavar="ID", type=AgentId(), help="Only this agent.")
-@bus_options
-def list_(only: str | None, nats_url: str | None, config: Path | None) -> None:
-    """List the workers that are alive, with their free slots, and how many tasks wait for their agent.
+@agent_option()
+@with_coordinator
+async def list_(bus: "Coordinator", *, agent: str | None) -> None:
+    """List the workers that are online, with their free slots, and how many tasks wait for each agent.
 
     A worker that was killed is listed for up to 90 seconds more.
     """
-    run(_list(only, nats_url, config))
-
-
-async def _list(only: str | None, nats_url: str | None, config: Path | None) -> None:
-    async with coordinator(nats_url, config) as bus:
-        agents = await bus.overview(only)
+    agents = await bus.overview(agent)
     if output.on_terminal():
         output.table(
             ["agent", "waiting", "running", "workers", "free slots", "last seen", "version", "description"],
@@ -61,3 +68,74 @@ def _row(one: dict[str, Any]) -> list[str]:
         ", ".join(sorted({worker["version"] for worker in workers})),
         next((worker["description"] for worker in workers if worker["description"]), ""),
     ]
+
+
+@agent.command(
+    epilog="""\b
+Examples:
+  agentbus agent add review
+  agentbus agent add lead --may-task code --may-task doc"""
+)
+@_agent_id
+@click.option(
+    "--may-task", metavar="ID", type=AgentId(), multiple=True, help="An agent that it may give tasks to; repeatable."
+)
+@_bus_folder
+def add(agent: str, may_task: tuple[str, ...], folder: Path) -> None:
+    """Give an agent an account and credentials of its own."""
+    bus = lazy.bus_folder.BusFolder(folder)
+    bus.add(agent, may_task)
+    how = carry(bus) or "make the server know it"
+    click.echo(f"added {agent}; {how}, in two steps:\n  {reload_for_new(bus)}")
+    click.echo(f"then make its consumer and its bucket:\n  {setup_command(bus, [agent])}")
+    click.echo(f"and a file for its machines:\n  {bundle_command(bus, agent)}")
+
+
+def _known(bus: "BusFolder") -> str:
+    return f"every server knows: {carry(bus)}" if bus.clustered else "the server knows"
+
+
+@agent.command(short_help="Revoke an agent's credentials.")
+@_agent_id
+@_bus_folder
+def remove(agent: str, folder: Path) -> None:
+    """Revoke an agent's credentials. Its tasks and results stay on the bus until they expire."""
+    bus = lazy.bus_folder.BusFolder(folder)
+    bus.remove(agent)
+    click.echo(f"removed {agent}; its workers are shut out once {_known(bus)}:\n  {reload(bus)}")
+
+
+@agent.command(short_help="Replace the credential of a party.")
+@_name
+@_bus_folder
+def rotate(name: str, folder: Path) -> None:
+    """Replace the credential of an agent, of the coordinator (main) or of the administrator (admin)."""
+    bus = lazy.bus_folder.BusFolder(folder)
+    bus.rotate(name)
+    click.echo(f"{name} has a new credential; the old one is refused once {_known(bus)}:\n  {reload(bus)}")
+    if name != "admin":
+        click.echo(f"a new file for its machines, to be used there with --renew:\n  {bundle_command(bus, name)}")
+
+
+@agent.command(
+    short_help="Write the file with which a machine joins the bus.",
+    epilog="""\b
+Examples:
+  agentbus agent bundle code
+  agentbus agent bundle main --output coordinator.bundle""",
+)
+@_name
+@click.option("--output", metavar="FILE", type=FILE, help="Default: ./ID.bundle.")
+@_bus_folder
+def bundle(name: str, output: Path | None, folder: Path) -> None:
+    """Write what one machine needs to join the bus, as an agent, as the coordinator (main) or as administrator (admin).
+
+    The file holds a secret. It is never overwritten.
+    """
+    made = lazy.bus_folder.BusFolder(folder).bundle(name)
+    path = output or Path(f"{name}.bundle")
+    lazy.private_files.write_private(path, lazy.bundle.bundle_text(made))
+    kind = "worker" if made.role == "worker" else "coordinator"
+    click.echo(f"wrote {path}; it holds a secret. On the other machine:\n  agentbus {kind} init --bundle {path.name}")
+    if made.may_task:
+        click.echo(f"and, to give tasks as {name}:\n  agentbus coordinator init --bundle {path.name}")

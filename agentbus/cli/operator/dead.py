@@ -1,13 +1,16 @@
-"""`agentbus dead`: what no worker could accept. The administrator's."""
+"""`agentbus dead`: messages that no worker could accept. Commands of the administrator."""
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from agentbus.cli import output
-from agentbus.cli.options import AgentId, bus_options, coordinator, run
+from agentbus.cli import lazy, output
+from agentbus.cli.options import agent_option, limit_option, with_coordinator
 
-_SEQ = click.argument("seqs", metavar="SEQ...", type=click.IntRange(min=1), nargs=-1, required=True)
+if TYPE_CHECKING:
+    from agentbus.coordinator import Coordinator
+
+_seqs = click.argument("seqs", metavar="SEQ...", type=click.IntRange(min=1), nargs=-1, required=True)
 
 
 @click.group()
@@ -17,27 +20,21 @@ def dead() -> None:
 
 @dead.command(
     "list",
+    short_help="List the newest dead letters and their reasons.",
     epilog="""\b
 Examples:
   agentbus dead list --config admin.toml
   agentbus dead list --agent code --limit 100""",
 )
-@click.option("--agent", metavar="ID", type=AgentId(), help="Only those of this agent.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many of the newest.")
-@bus_options
-def list_(agent: str | None, limit: int, nats_url: str | None, config: Path | None) -> None:
+@agent_option()
+@limit_option("How many of the newest.")
+@with_coordinator
+async def list_(bus: "Coordinator", *, agent: str | None, limit: int) -> None:
     """List the newest dead letters, oldest first, with the reason of each."""
-    run(_list(agent, limit, nats_url, config))
-
-
-async def _list(agent: str | None, limit: int, nats_url: str | None, config: Path | None) -> None:
-    from agentbus.admin.dead_letters import newest_dead_letters  # noqa: PLC0415
-
-    async with coordinator(nats_url, config) as bus:
-        letters = await newest_dead_letters(bus.bus, limit, agent=agent)
+    letters = await lazy.dead_letters.newest_dead_letters(bus.bus, limit, agent=agent)
     if output.on_terminal():
         output.table(
-            ["seq", "agent", "buried", "bytes", "reason"],
+            ["seq", "agent", "stored", "bytes", "reason"],
             [
                 [str(one.seq), one.agent, f"{one.buried_at:%Y-%m-%d %H:%M}", str(one.size), one.reason]
                 for one in letters
@@ -53,40 +50,27 @@ async def _list(agent: str | None, limit: int, nats_url: str | None, config: Pat
 Examples:
   agentbus dead show 17 --config admin.toml""",
 )
-@bus_options
-@_SEQ
-def show(seqs: tuple[int, ...], nats_url: str | None, config: Path | None) -> None:
+@_seqs
+@with_coordinator
+async def show(bus: "Coordinator", *, seqs: tuple[int, ...]) -> None:
     """Show dead letters with what was kept of each message."""
-    run(_show(seqs, nats_url, config))
-
-
-async def _show(seqs: tuple[int, ...], nats_url: str | None, config: Path | None) -> None:
-    from agentbus.admin.dead_letters import dead_letter  # noqa: PLC0415
-
-    async with coordinator(nats_url, config) as bus:
-        for seq in seqs:
-            output.json_line((await dead_letter(bus.bus, seq)).to_json(with_data=True))
+    for seq in seqs:
+        output.json_line((await lazy.dead_letters.dead_letter(bus.bus, seq)).to_json(with_data=True))
 
 
 @dead.command(
+    short_help="Publish dead letters to their agents again.",
     epilog="""\b
 Examples:
   agentbus dead requeue 17 18 --config admin.toml""",
 )
-@bus_options
-@_SEQ
-def requeue(seqs: tuple[int, ...], nats_url: str | None, config: Path | None) -> None:
-    """Give dead letters to the workers again, once what stood against them is mended."""
-    run(_requeue(seqs, nats_url, config))
-
-
-async def _requeue(seqs: tuple[int, ...], nats_url: str | None, config: Path | None) -> None:
-    from agentbus.admin.dead_letters import requeue as requeue_one  # noqa: PLC0415
-
-    async with coordinator(nats_url, config) as bus:
-        for seq in seqs:
-            letter = await requeue_one(bus.bus, seq)
-            output.json_line({"seq": seq, "requeued_for": letter.agent})
+@_seqs
+@with_coordinator
+async def requeue(bus: "Coordinator", *, seqs: tuple[int, ...]) -> None:
+    """Publish dead letters to their agents again, once the reason for refusing them is fixed."""
+    for seq in seqs:
+        letter = await lazy.dead_letters.requeue(bus.bus, seq)
+        output.json_line({"seq": seq, "requeued_for": letter.agent})
 
 
 @dead.command(
@@ -94,17 +78,10 @@ async def _requeue(seqs: tuple[int, ...], nats_url: str | None, config: Path | N
 Examples:
   agentbus dead drop 17 18 --config admin.toml""",
 )
-@bus_options
-@_SEQ
-def drop(seqs: tuple[int, ...], nats_url: str | None, config: Path | None) -> None:
+@_seqs
+@with_coordinator
+async def drop(bus: "Coordinator", *, seqs: tuple[int, ...]) -> None:
     """Delete dead letters for good."""
-    run(_drop(seqs, nats_url, config))
-
-
-async def _drop(seqs: tuple[int, ...], nats_url: str | None, config: Path | None) -> None:
-    from agentbus.admin.dead_letters import drop as drop_one  # noqa: PLC0415
-
-    async with coordinator(nats_url, config) as bus:
-        for seq in seqs:
-            await drop_one(bus.bus, seq)
-            output.json_line({"seq": seq, "dropped": True})
+    for seq in seqs:
+        await lazy.dead_letters.drop(bus.bus, seq)
+        output.json_line({"seq": seq, "dropped": True})

@@ -1,6 +1,5 @@
-"""`agentbus doctor`: what is wrong with a set-up, and what mends it."""
+"""`agentbus doctor`: check a set-up, and say how to fix what is wrong."""
 
-import asyncio
 import os
 import sys
 from contextlib import aclosing
@@ -9,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from agentbus.cli import output
-from agentbus.cli.options import AgentId
+from agentbus.cli import lazy, output
+from agentbus.cli.options import AgentId, config_option, nats_url_option
 from agentbus.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ _SHOWN: Final = {"ok": ("ok     ", "green"), "warning": ("warning", "yellow"), "
 
 
 @click.command(
+    short_help="Check a set-up, and say how to fix what is wrong.",
     epilog="""\b
 Examples:
   agentbus doctor                                       the coordinator on this machine
@@ -38,38 +38,35 @@ Examples:
     show_default=True,
     help="Whose configuration and rights to check.",
 )
-@click.option("--probe", metavar="ID", type=AgentId(), help="Give this agent a small task, which runs its command.")
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON for each finding.")
-@click.option("--nats-url", metavar="URL", help="The bus, for a coordinator or an administrator.")
 @click.option(
-    "--config",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The configuration to check; default: the one that the role would find.",
+    "--probe", metavar="ID", type=AgentId(), help="Publish a small task to this agent, which runs its command."
 )
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON for each finding.")
+@nats_url_option
+@config_option("The configuration to check; default: the one that the role would use.")
 def doctor(role: "Role", probe: str | None, nats_url: str | None, config: Path | None, *, as_json: bool) -> None:
-    """Check a set-up from the configuration file to a task, and say what mends what is wrong.
+    """Check a set-up, from the configuration file to a task, and say how to fix what is wrong.
 
     A line for each finding: ok, warning or failed. Exit code 1 if anything failed. Nothing is changed on the bus.
     """
-    from agentbus.admin.doctor.finding import Finding  # noqa: PLC0415
-
     if role == "worker" and (nats_url or probe):
-        raise click.UsageError("a worker has the bus of its configuration, and may not give tasks")
+        raise click.UsageError(
+            "--role worker excludes --nats-url and --probe: its configuration names the bus, and it cannot publish"
+        )
     findings: list[Finding] = []
 
-    def show(finding: Finding) -> None:
+    def show(finding: "Finding") -> None:
         findings.append(finding)
         output.json_line(finding.to_json()) if as_json else _line(finding)
 
     try:
         loaded, source, warnings = _load(role, nats_url, config)
     except ConfigError as error:
-        show(Finding("configuration", "failed", str(error)))
+        show(lazy.finding.Finding("configuration", "failed", str(error)))
     else:
         for text in warnings:
-            show(Finding("files", "warning", text))
-        asyncio.run(_examine(role, loaded, source, probe, show))
+            show(lazy.finding.Finding("files", "warning", text))
+        lazy.asyncio.run(_examine(role, loaded, source, probe, show))
     if any(finding.verdict == "failed" for finding in findings):
         sys.exit(1)
 
@@ -77,22 +74,24 @@ def doctor(role: "Role", probe: str | None, nats_url: str | None, config: Path |
 def _load(
     role: "Role", nats_url: str | None, config: Path | None
 ) -> "tuple[CoordinatorConfig | WorkerConfig, str, list[str]]":
-    """The configuration that the role would use, where it comes from, and what a person should be warned of."""
-    from agentbus.config.loading import URL_VARIABLE, coordinator_file, load_coordinator, load_worker, worker_files  # noqa: PLC0415
-
+    """Return the configuration that the role would use, where it comes from, and warnings about it."""
     if role == "worker":
-        path = config or next((file for file in worker_files() if file.is_file()), None)
-        loaded, warnings = load_worker(path)
+        path = config or next((file for file in lazy.loading.worker_files() if file.is_file()), None)
+        loaded, warnings = lazy.loading.load_worker(path)
         return loaded, str(path), warnings
-    settings, warnings = load_coordinator(nats_url=nats_url, path=config)
+    settings, warnings = lazy.loading.load_coordinator(nats_url=nats_url, path=config)
     if nats_url:
         source = "--nats-url"
     elif config:
         source = str(config)
-    elif os.environ.get(URL_VARIABLE):
-        source = URL_VARIABLE
+    elif os.environ.get(lazy.loading.URL_VARIABLE):
+        source = lazy.loading.URL_VARIABLE
     else:
-        source = str(coordinator_file()) if coordinator_file().is_file() else "the local bus of `agentbus up`"
+        source = (
+            str(lazy.loading.coordinator_file())
+            if lazy.loading.coordinator_file().is_file()
+            else "the local bus of `agentbus up`"
+        )
     return settings, source, warnings
 
 
@@ -103,9 +102,7 @@ async def _examine(
     probe: str | None,
     show: "Callable[[Finding], None]",
 ) -> None:
-    from agentbus.admin.doctor.examine import examine  # noqa: PLC0415
-
-    async with aclosing(examine(role, loaded, source, probe=probe)) as findings:
+    async with aclosing(lazy.examine.examine(role, loaded, source, probe=probe)) as findings:
         async for finding in findings:
             show(finding)
 

@@ -1,19 +1,14 @@
 """`agentbus init`: make a bus that other machines can join."""
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
 
-from agentbus.cli.options import AgentId
-
-if TYPE_CHECKING:
-    from agentbus.provision.bus_folder import BusFolder
-
-DEFAULT_FOLDER = "~/.agentbus/bus"
-_FILE = click.Path(path_type=Path, dir_okay=False)
+from agentbus.cli import lazy
+from agentbus.cli.operator.next_steps import bundle_command, carry, reload, server_command, setup_command
+from agentbus.cli.options import DEFAULT_BUS_FOLDER, FILE, FOLDER, agents_option
 
 
 @click.command(
@@ -26,7 +21,7 @@ Examples:
   agentbus init --member 10.0.0.5 --member 10.0.0.6 --member 10.0.0.7 --agent code
   agentbus init --host bus.example.com --renew-certificate""",
 )
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path(DEFAULT_FOLDER))
+@click.argument("folder", type=FOLDER, default=Path(DEFAULT_BUS_FOLDER))
 @click.option(
     "--host",
     "hosts",
@@ -43,7 +38,7 @@ Examples:
     help="A server of a cluster, by the name or address under which clients and the other servers reach it; three "
     "or five.",
 )
-@click.option("--agent", "agents", metavar="ID", type=AgentId(), multiple=True, help="An agent to add; repeatable.")
+@agents_option("An agent to add")
 @click.option("--port", type=click.IntRange(1, 65535), default=7422, show_default=True, help="Where it listens.")
 @click.option(
     "--cluster-port",
@@ -65,12 +60,10 @@ Examples:
 @click.option(
     "--auth", type=click.Choice(["nkey", "password"]), default="nkey", show_default=True, help="How parties sign in."
 )
-@click.option("--cert", metavar="FILE", type=_FILE, help="The server's certificate; default: one from a CA of its own.")
-@click.option("--key", metavar="FILE", type=_FILE, help="Its private key.")
-@click.option("--ca", metavar="FILE", type=_FILE, help="Its CA, if that is not one of those that machines know anyway.")
-@click.option(
-    "--store", metavar="FOLDER", type=click.Path(path_type=Path, file_okay=False), help="Where messages are kept."
-)
+@click.option("--cert", metavar="FILE", type=FILE, help="The server's certificate; default: one from a CA of its own.")
+@click.option("--key", metavar="FILE", type=FILE, help="Its private key.")
+@click.option("--ca", metavar="FILE", type=FILE, help="Its CA, if that is not one of those that machines know anyway.")
+@click.option("--store", metavar="FOLDER", type=FOLDER, help="Where messages are kept.")
 @click.option("--max-memory", metavar="SIZE", default="256MiB", show_default=True, help="The most memory for messages.")
 @click.option("--max-file", metavar="SIZE", default="10GiB", show_default=True, help="The most disk for messages.")
 @click.option(
@@ -84,21 +77,18 @@ def init(
     It has TLS, JetStream, an administrator and a coordinator, and for each agent an account of its own that can do
     what its workers need and nothing else.
     """
-    from agentbus.provision.bus_folder import BusFolder, Plan, create, renew_certificate  # noqa: PLC0415
-    from agentbus.provision.server_folder import read_member  # noqa: PLC0415
-
     if only_renew:
-        bus = BusFolder(folder)
-        renew_certificate(bus, options["hosts"])
+        bus = lazy.bus_folder.BusFolder(folder)
+        lazy.bus_folder.renew_certificate(bus, options["hosts"])
         if bus.clustered:
             click.echo(f"new certificates are in {bus.path / 'servers'}; {carry(bus, 'server*.pem')}:\n  {reload(bus)}")
         else:
             click.echo(f"a new certificate is in {bus.path / 'tls'}; make the server read it:\n  {reload(bus)}")
         return
     ports = {"port": options["port"], "cluster_port": options["cluster_port"]}
-    plan = Plan(
+    plan = lazy.bus_folder.Plan(
         hosts=options["hosts"],
-        members=tuple(read_member(text, **ports) for text in options["members"]),
+        members=tuple(lazy.server_folder.read_member(text, **ports) for text in options["members"]),
         port=options["port"],
         monitoring_port=options["monitoring_port"],
         listen=options["listen"],
@@ -110,7 +100,7 @@ def init(
         max_memory=options["max_memory"],
         max_file=options["max_file"],
     )
-    bus = create(folder, plan, agents)
+    bus = lazy.bus_folder.create(folder, plan, agents)
     click.echo(f"made a bus for {bus.url} in {bus.path}")
     if bus.clustered:
         click.echo("carry each of these folders to its machine:")
@@ -118,53 +108,8 @@ def init(
             click.echo(f"  {server.path}  to {server.member.host if server.member else ''}")
         click.echo("and start the server in it:\n  nats-server -c nats-server.conf")
     else:
-        click.echo(f"start its server:\n  {shlex.join([_server(), '-c', str(bus.servers[0].configuration)])}")
-    click.echo(f"then make its streams:\n  {set_up(bus, bus.agents)}")
+        click.echo(f"start its server:\n  {shlex.join([server_command(), '-c', str(bus.servers[0].configuration)])}")
+    click.echo(f"then make its streams:\n  {setup_command(bus, bus.agents)}")
     click.echo("a file for each machine that joins:")
     for name in ("main", *bus.agents):
-        click.echo(f"  {bundle_of(bus, name)}")
-
-
-def set_up(bus: "BusFolder", agents: Sequence[str]) -> str:
-    """The command that makes what agents need on the bus."""
-    words = ["agentbus", "setup", "--config", str(bus.administrator), *(["--replicas", "3"] if bus.clustered else [])]
-    return shlex.join([*words, *(word for agent in agents for word in ("--agent", agent))])
-
-
-def bundle_of(bus: "BusFolder", name: str) -> str:
-    """The command that writes what one party needs to join."""
-    return shlex.join(["agentbus", "agent", "bundle", name, "--bus", str(bus.path)])
-
-
-def carry(bus: "BusFolder", what: str = "accounts.conf") -> str:
-    """What to do so that the servers of a cluster know of a change; empty for a server that reads it here."""
-    if not bus.clustered:
-        return ""
-    return f"carry {what} from each folder in {bus.path / 'servers'} to its machine, and make the server read it there"
-
-
-def reload(bus: "BusFolder") -> str:
-    """The command that makes a running server read its configuration again; no connection of others is lost."""
-    if bus.clustered:
-        return "nats-server --signal reload=nats-server.pid"
-    return shlex.join([_server(), "--signal", f"reload={bus.servers[0].pid_file}"])
-
-
-def reload_for_new(bus: "BusFolder") -> str:
-    """The same when there is a new account: nats-server takes up what that imports with the second reading only."""
-    return f"{reload(bus)} && sleep 1 && {reload(bus)}"
-
-
-def _server() -> str:
-    """What runs nats-server: its name, or its path where it is not on the PATH."""
-    import shutil  # noqa: PLC0415
-
-    from agentbus.errors import ServerBinaryError  # noqa: PLC0415
-    from agentbus.provision.nats_server import find_binary  # noqa: PLC0415
-
-    if shutil.which("nats-server"):
-        return "nats-server"
-    try:
-        return str(find_binary())
-    except ServerBinaryError:
-        return "nats-server"
+        click.echo(f"  {bundle_command(bus, name)}")

@@ -1,18 +1,21 @@
 """`agentbus setup`: make what a bus needs."""
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from agentbus.cli import output
-from agentbus.cli.options import AgentId, Size, bus_options, coordinator, run
+from agentbus.cli import lazy, output
+from agentbus.cli.options import Size, agents_option, bus_options
+from agentbus.errors import BusError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agentbus.bus.jetstream import Bus
     from agentbus.bus.setup import Finding
+    from agentbus.coordinator import Coordinator
 
 
 @click.command(
@@ -25,14 +28,7 @@ Examples:
   agentbus setup --config admin.toml --agent code --files-limit 2GiB
   agentbus setup --config admin.toml --agent code --update""",
 )
-@click.option(
-    "--agent",
-    "agents",
-    metavar="ID",
-    type=AgentId(),
-    multiple=True,
-    help="Make the consumer and the files bucket of this agent too; repeatable.",
-)
+@agents_option("Also make the consumer and the files bucket of this agent")
 @click.option(
     "--replicas",
     type=click.IntRange(1, 5),
@@ -56,14 +52,7 @@ Examples:
 )
 @bus_options
 def setup(
-    agents: tuple[str, ...],
-    replicas: int | None,
-    files_limit: int | None,
-    nats_url: str | None,
-    config: Path | None,
-    *,
-    update: bool,
-    wait_s: float,
+    agents: tuple[str, ...], files_limit: int | None, nats_url: str | None, config: Path | None, **options: Any
 ) -> None:
     """Make the streams, buckets and consumers of a bus; needs an administrator's credentials.
 
@@ -74,41 +63,34 @@ def setup(
     """
     if files_limit is not None and not agents:
         raise click.UsageError("--files-limit goes with --agent")
-    run(_setup(agents, replicas, files_limit, nats_url, config, update=update, wait_s=wait_s))
+    lazy.session.run_connected(nats_url, config, partial(_setup, agents=agents, files_limit=files_limit, **options))
 
 
 async def _setup(
+    bus: "Coordinator",
+    *,
     agents: tuple[str, ...],
     replicas: int | None,
     files_limit: int | None,
-    nats_url: str | None,
-    config: Path | None,
-    *,
     update: bool,
     wait_s: float,
 ) -> None:
-    from agentbus.bus.setup import known_agents, set_up, version_warning  # noqa: PLC0415
-
-    async with coordinator(nats_url, config) as bus:
-        if warning := version_warning(bus.bus.server_version):
-            output.remark(f"warning: {warning}")
-        if replicas is not None:
-            agents = tuple(dict.fromkeys([*agents, *await known_agents(bus.bus)]))
-        findings = await set_up(bus.bus, agents, replicas=replicas, files_limit=files_limit, update=update)
-        _print(findings, update=update)
-        await _copies(bus.bus, findings, agents, replicas, wait_s)
+    if warning := lazy.setup.version_warning(bus.bus.server_version):
+        output.remark(f"warning: {warning}")
+    if replicas is not None:
+        agents = tuple(dict.fromkeys([*agents, *await lazy.setup.known_agents(bus.bus)]))
+    findings = await lazy.setup.set_up(bus.bus, agents, replicas=replicas, files_limit=files_limit, update=update)
+    _print(findings, update=update)
+    await _wait_for_replicas(bus.bus, findings, agents, replicas, wait_s)
 
 
-async def _copies(
+async def _wait_for_replicas(
     bus: "Bus", findings: "Sequence[Finding]", agents: "Sequence[str]", replicas: int | None, wait_s: float
 ) -> None:
     """Wait until everything has the copies that were asked for, or say that a cluster has one copy only."""
-    from agentbus.bus.replicas import copies, until_complete  # noqa: PLC0415
-    from agentbus.errors import BusError  # noqa: PLC0415
-
     streams = [item.name for item in findings if item.kind != "consumer"]
     if replicas is None:
-        one = copies(streams[0], await bus.api(f"STREAM.INFO.{streams[0]}"))
+        one = lazy.replicas.copies(streams[0], await bus.api(f"STREAM.INFO.{streams[0]}"))
         if one.cluster and one.wanted == 1:
             output.remark(
                 f"{one.name} has one copy in the cluster {one.cluster}: it stands still when its server does; "
@@ -119,7 +101,7 @@ async def _copies(
         return
     if any(item.outcome in ("made", "updated") for item in findings):
         output.remark(f"waiting until all copies are current, up to {wait_s:g} s")
-    left = await until_complete(bus, streams, agents, timeout_s=wait_s)
+    left = await lazy.replicas.until_complete(bus, streams, agents, timeout_s=wait_s)
     if left:
         raise BusError(
             f"not everything has {replicas} current copies after {wait_s:g} s: {left[0]}"

@@ -1,0 +1,135 @@
+"""Draws a snapshot of the bus for a terminal."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from agentbus.cli import output
+from agentbus.cli.tables import make_table
+
+if TYPE_CHECKING:
+    from agentbus.admin.overview import Snapshot
+    from agentbus.tasks.status import TaskStatus
+
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def print_page(snapshot: "Snapshot") -> None:
+    """Print a snapshot once."""
+    Console().print(page(snapshot))
+
+
+class LivePage:
+    """The whole terminal, showing the last snapshot and the error that followed it, if there was one."""
+
+    def __init__(self) -> None:
+        self._shown: RenderableType = Text("looking …", style="dim")
+        self._live = Live(self._shown, screen=True, auto_refresh=False)
+
+    def __enter__(self) -> Self:
+        """Take the terminal over."""
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the terminal back."""
+        self._live.stop()
+
+    def show(self, snapshot: "Snapshot") -> None:
+        """Replace what is shown."""
+        self._shown = page(snapshot)
+        self._live.update(self._shown, refresh=True)
+
+    def show_error(self, error: Exception) -> None:
+        """Put an error above the last snapshot."""
+        text = Text(output.plain(str(error)), style="bold red")
+        self._live.update(Group(text, self._shown), refresh=True)
+
+    def print_last(self) -> None:
+        """Print the last snapshot where it stays, after the terminal was given back."""
+        self._live.console.print(self._shown)
+
+
+def page(snapshot: "Snapshot") -> "RenderableType":
+    """Lay a snapshot out as tables."""
+    from rich.console import Group  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    at = f"{snapshot.at:%Y-%m-%d %H:%M:%S} UTC"
+    head = Text.assemble(("agentbus", "bold"), f"   nats-server {output.plain(snapshot.server_version)}   {at}")
+    parts: list[RenderableType] = [head]
+    if snapshot.missing:
+        parts.append(Text(f"missing: {', '.join(snapshot.missing)}; make it with: agentbus setup", style="bold red"))
+    parts += [_agents(snapshot), _running(snapshot), _settled(snapshot), _streams(snapshot)]
+    if snapshot.hidden:
+        parts.append(Text(f"not shown to this user: {', '.join(snapshot.hidden)}", style="dim"))
+    return Group(*parts)
+
+
+def _agents(snapshot: "Snapshot") -> Table:
+    columns = ["agent", "workers", "free slots", "waiting", "running", "last seen", "version", "description"]
+    return make_table(columns, [_agent_row(agent, snapshot.at) for agent in snapshot.agents], "Agents")
+
+
+def _running(snapshot: "Snapshot") -> Table:
+    def row(status: "TaskStatus") -> list[str]:
+        entry, claim = status.record.entry, status.record.entry.claim
+        since = datetime.fromisoformat(claim.since) if claim else None
+        worker = claim.worker if claim else ""
+        return [_age(snapshot.at, since), status.agent, str(entry.attempt), entry.task_type, status.task_id, worker]
+
+    columns = ["for", "agent", "attempt", "type", "task", "worker"]
+    return make_table(columns, [row(status) for status in snapshot.running], "Running")
+
+
+def _settled(snapshot: "Snapshot") -> Table:
+    def row(status: "TaskStatus") -> list[str]:
+        ago = _age(snapshot.at, status.record.changed_at)
+        return [ago, status.agent, status.state, status.record.entry.task_type, status.task_id]
+
+    return make_table(["ago", "agent", "state", "type", "task"], [row(status) for status in snapshot.recent], "Settled")
+
+
+def _streams(snapshot: "Snapshot") -> Table:
+    rows = [
+        [one.name, f"{one.messages:,}", _size(one.bytes), _size(one.max_bytes) if one.max_bytes else "none"]
+        for one in snapshot.streams
+    ]
+    return make_table(["stream", "messages", "size", "limit"], rows, "Streams")
+
+
+def _agent_row(agent: dict[str, Any], now: datetime) -> Sequence[str]:
+    workers: list[dict[str, Any]] = agent["workers"]
+    seen = max((datetime.fromisoformat(worker["seen_at"]) for worker in workers), default=None)
+    return [
+        agent["agent"],
+        str(len(workers)) if workers else "none alive",
+        str(sum(worker["free"] for worker in workers)),
+        str(agent.get("waiting", "?")),
+        str(agent.get("unacknowledged", "?")),
+        _age(now, seen),
+        ", ".join(sorted({worker["version"] for worker in workers})),
+        next((worker["description"] for worker in workers if worker["description"]), ""),
+    ]
+
+
+def _age(now: datetime, then: datetime | None) -> str:
+    if then is None:
+        return ""
+    seconds = max(0, int((now - then.astimezone(UTC)).total_seconds()))
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+def _size(number: float) -> str:
+    unit = 0
+    while number >= 1024 and unit < len(_UNITS) - 1:
+        number, unit = number / 1024, unit + 1
+    return f"{number:.0f} {_UNITS[unit]}" if unit == 0 or number >= 100 else f"{number:.1f} {_UNITS[unit]}"

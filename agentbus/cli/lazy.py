@@ -1,0 +1,51 @@
+"""The modules that commands work with, each imported at its first use: `lazy.backup.restore(...)`.
+
+Most of them need asyncio, nats-py, pydantic or rich. The module that declares a command must not import those: help,
+usage errors and completion would wait for them.
+"""
+
+# What is imported here is for the modules of the commands.
+# pyright: reportUnusedImport=false
+# ruff: noqa: F401
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from agentbus.admin import backup, dead_letters, overview
+    from agentbus.admin.doctor import examine, finding
+    from agentbus.bus import replicas, setup
+    from agentbus.cli import session, tables
+    from agentbus.cli.coordinator import inbox_line, status_page
+    from agentbus.cli.demo import story
+    from agentbus.cli.operator import local_bus
+    from agentbus.config import loading, private_files
+    from agentbus.protocol import json_codec
+    from agentbus.provision import agent_presets, bundle, bus_folder, join, nats_server, server_folder
+    from agentbus.provision.services import choice, worker_service
+else:
+    _PACKAGES = {
+        "agentbus.admin": ["backup", "dead_letters", "overview"],
+        "agentbus.admin.doctor": ["examine", "finding"],
+        "agentbus.bus": ["replicas", "setup"],
+        "agentbus.cli": ["session", "tables"],
+        "agentbus.cli.coordinator": ["inbox_line", "status_page"],
+        "agentbus.cli.demo": ["story"],
+        "agentbus.cli.operator": ["local_bus"],
+        "agentbus.config": ["loading", "private_files"],
+        "agentbus.protocol": ["json_codec"],
+        "agentbus.provision": [
+            "agent_presets", "bundle", "bus_folder", "join", "nats_server", "server_folder",
+        ],
+        "agentbus.provision.services": ["choice", "worker_service"],
+    }  # fmt: skip
+    _PATHS = {"asyncio": "asyncio"} | {
+        name: f"{package}.{name}" for package, names in _PACKAGES.items() for name in names
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _PATHS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return import_module(_PATHS[name])

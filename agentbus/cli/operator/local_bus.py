@@ -1,0 +1,49 @@
+"""Runs nats-server in the foreground with everything that agentbus needs on it."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from agentbus.bus.setup import set_up
+from agentbus.cli import output
+from agentbus.coordinator import connect
+from agentbus.errors import ServerBinaryError
+from agentbus.provision.nats_server import run_server
+
+
+async def run_bus(port: int, store: Path, agents: Sequence[str]) -> None:
+    """Run the server until SIGINT or SIGTERM; print its URL once it is ready.
+
+    Raises:
+        ServerBinaryError: nats-server is missing, did not come up, or ended by itself.
+    """
+    stopped = asyncio.Event()
+    if os.name == "posix":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with run_server(store=store, port=port) as server:
+        async with connect(server.url) as bus:
+            findings = await set_up(bus.bus, agents)
+            version = bus.bus.server_version
+        if output.on_terminal():
+            made = sum(item.outcome == "made" for item in findings)
+            output.remark(
+                f"nats-server {version} at {server.url}, store {store}\n"
+                f"{len(findings)} streams, buckets and consumers ready ({made} of them new)\n"
+                "next: agentbus worker run; agentbus task publish --to ID --task-type TYPE CONTENT\n"
+                "Ctrl-C stops it; nothing is lost"
+            )
+        else:
+            shown = os.fsencode(store).decode(errors="replace")  # a path need not be UTF-8, JSON must be
+            output.json_line({"url": server.url, "version": version, "store": shown, "pid": server.pid})
+        ended = asyncio.create_task(server.wait())
+        stop = asyncio.create_task(stopped.wait())
+        try:
+            await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (ended, stop):
+                task.cancel()
+        if ended.done() and not ended.cancelled():
+            raise ServerBinaryError(f"nats-server ended by itself with code {ended.result()}; see {server.log}")

@@ -1,0 +1,71 @@
+"""Runs the coroutine of a command, over a connection to the bus that lasts as long as the command."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agentbus.bus.jetstream import Bus
+from agentbus.config.connection_settings import connection_settings
+from agentbus.config.loading import load_coordinator
+from agentbus.coordinator import Coordinator
+from agentbus.errors import BusUnavailableError
+
+_CONNECT_TIMEOUT_S = 4.5
+"""A person waits at the prompt: with start-up, the command answers within five seconds."""
+
+
+@asynccontextmanager
+async def connected(nats_url: str | None, config: Path | None) -> AsyncGenerator[Coordinator]:
+    """Connect as a coordinator for the length of the block; print warnings about the configuration.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+        BusUnavailableError: the bus did not answer within `_CONNECT_TIMEOUT_S`.
+        AuthenticationError: the server refused the credentials.
+    """
+    settings, warnings = load_coordinator(nats_url=nats_url, path=config)
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    agent = settings.coordinator.id
+    connection = connection_settings(settings.nats, agent=agent, name="agentbus command line")
+    bus = Bus(connection, lambda _: None)
+    try:
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await bus.open(patient=False)
+        except TimeoutError:
+            raise BusUnavailableError(
+                f"cannot reach the bus at {connection.servers}: no answer within {_CONNECT_TIMEOUT_S:g} s"
+            ) from None
+        yield Coordinator(bus, agent)
+    finally:
+        await bus.close()
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a command's coroutine to its end."""
+
+    async def guarded() -> None:
+        try:
+            await work
+        except BusUnavailableError as error:
+            # asyncio.run would wait for a name look-up that hangs in its thread; the error is all there is to say.
+            click.echo(f"error: {error}", err=True)
+            os._exit(1)
+
+    asyncio.run(guarded())
+
+
+def run_connected(nats_url: str | None, config: Path | None, command: Callable[[Coordinator], Awaitable[None]]) -> None:
+    """Connect, run the command with the coordinator, and close the connection."""
+
+    async def work() -> None:
+        async with connected(nats_url, config) as coordinator:
+            await command(coordinator)
+
+    run(work())
