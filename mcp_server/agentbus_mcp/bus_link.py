@@ -1,4 +1,4 @@
-"""The connection to the bus: dialled in the background, kept for as long as the process lives, in nobody's way."""
+"""Keeps a connection to the bus: dials in the background, for as long as the process lives."""
 
 import logging
 from collections.abc import AsyncGenerator, Callable
@@ -14,19 +14,19 @@ from agentbus.errors import AgentBusError, BusUnavailableError
 
 log = logging.getLogger("agentbus.mcp")
 
-PATIENCE_S: Final = 2.5
-"""How long a call waits for a connection: longer than the pause between two dials, so that a bus that has come up
-is found by the next call."""
+CONNECT_TIMEOUT_S: Final = 2.5
+"""How long a call waits for a connection: longer than the pause between two dials, so that the next call finds a bus
+that has come up."""
 _CLOSE_S: Final = 2.0
 
 
 class BusLink:
-    """The way to the bus. A bus that is down, or gone for a while, never keeps anything from starting or answering."""
+    """A connection that may be down: the server starts and answers without it, and calls wait for it shortly."""
 
     def __init__(
         self, settings: ConnectionSettings, agent: str, *, on_reconnect: Callable[[], None] = lambda: None
     ) -> None:
-        """`on_reconnect` is called whenever there is a connection again."""
+        """Make a link; `on_reconnect` is called each time a lost connection is restored."""
         self._settings = settings
         self._agent = agent
         self._bus: Bus | None = None
@@ -39,7 +39,7 @@ class BusLink:
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[Self]:
-        """Keep a connection for the length of the block; entering it waits for nothing."""
+        """Keep a connection for the length of the block, without waiting for it."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._keep)
             yield self
@@ -47,34 +47,34 @@ class BusLink:
 
     @property
     def agent(self) -> str:
-        """Whose tasks and inbox these are: the id of the coordinator."""
+        """The agent id of the coordinator."""
         return self._agent
 
     @property
     def up(self) -> Coordinator | None:
-        """The coordinator, if there is a connection at this moment."""
+        """The coordinator; None without a connection at this moment."""
         return Coordinator(self._bus, self._agent) if self._bus is not None and self._up.is_set() else None
 
     async def connected(self) -> Coordinator:
-        """The coordinator, once there is a connection; waits for as long as it takes, and asks for nothing.
+        """Wait for a connection, without a limit, and return the coordinator.
 
-        A connection that ended for good is dialled again when a call wants it, not for those who wait here.
+        A connection that was refused is dialled again for calls of `coordinator` only, not for callers of this.
         """
         while (coordinator := self.up) is None:
             await self._up.wait()
         return coordinator
 
     async def coordinator(self) -> Coordinator:
-        """The coordinator, on a connection that is up; waits a moment for one.
+        """Return the coordinator on a connection that is up, waiting a moment for one.
 
         Raises:
-            BusUnavailableError: there is none; says why, and what to do.
-            AuthenticationError, ConfigError: there will be none until somebody acts.
+            BusUnavailableError: there is no connection; says why, and what to do.
+            AuthenticationError, ConfigError: there will be none until an operator acts.
         """
         self._wanted.set()
-        with anyio.move_on_after(PATIENCE_S):
+        with anyio.move_on_after(CONNECT_TIMEOUT_S):
             await self._up.wait()
-            assert self._bus is not None, "a link is up with a bus"
+            assert self._bus is not None, "only an open bus is up"
             return Coordinator(self._bus, self._agent)
         raise self._refusal or BusUnavailableError(
             f"no connection to the bus: {self._state}. For a bus elsewhere check --nats-url, AGENTBUS_NATS_URL or "
@@ -82,13 +82,13 @@ class BusLink:
         )
 
     async def close(self) -> None:
-        """Send what is buffered and close, within two seconds, whoever cancels."""
+        """Send what is buffered and close, within two seconds, even when cancelled."""
         if self._bus is not None:
             with anyio.move_on_after(_CLOSE_S, shield=True):
                 await self._bus.close()
 
     async def _keep(self) -> None:
-        """Dial until a server answers, and again whenever the connection has ended for good and is asked for."""
+        """Dial until a server answers, and again when a call needs a connection that was refused or has ended."""
         while True:
             self._wanted, self._refusal = anyio.Event(), None
             self._bus = Bus(self._settings, self._note)

@@ -1,4 +1,4 @@
-"""The `agentbus-mcp` command: one MCP server over standard input and output, or over HTTP."""
+"""The `agentbus-mcp` command: serves MCP over standard input and output, or over HTTP."""
 
 import logging
 import sys
@@ -12,21 +12,21 @@ from click.core import ParameterSource
 from agentbus.errors import AgentBusError
 from agentbus.version import __version__
 from agentbus_mcp.transports import http_settings
-from agentbus_mcp.transports.http_settings import Address, Endpoint
+from agentbus_mcp.transports.http_settings import Address, HttpSettings
 
 log = logging.getLogger("agentbus.mcp")
-_OF_HTTP: Final = ("token_file", "hosts", "origins", "max_sessions", "idle_s", "metrics_port")
+_HTTP_OPTIONS: Final = ("token_file", "hosts", "origins", "max_sessions", "idle_s", "metrics_port")
 
 
 class Text(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # generic in new versions only
-    """What a function makes of a text, or a usage error with what it raises."""
+    """An option that a function parses; its `ValueError` becomes a usage error."""
 
     def __init__(self, name: str, read: Callable[[str], Any]) -> None:
         self.name = name
         self._read = read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value of an option."""
+        """Parse the value of an option."""
         try:
             return self._read(value)
         except ValueError as error:
@@ -130,7 +130,7 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
     bus and connects as soon as there is one.
     """
     if address is None:
-        _refuse_options_of_http()
+        _refuse_http_options()
     from agentbus.config.connection_settings import connection_settings  # noqa: PLC0415  # --help needs none of it
     from agentbus.config.loading import load_coordinator  # noqa: PLC0415  # --help needs none of it
     from agentbus_mcp.logs import log_to_stderr  # noqa: PLC0415
@@ -146,21 +146,21 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
         stdio.serve(settings, config.coordinator.id)
         return
     token = _token(token_file) if token_file is not None else None
-    served = Endpoint(address, token, hosts, origins, max_sessions, idle_s)
+    http_options = HttpSettings(address, token, hosts, origins, max_sessions, idle_s)
     from agentbus_mcp.metrics import metrics_on  # noqa: PLC0415
 
-    with served.listen() as listener, metrics_on(metrics_port) as metrics:
+    with http_options.listen() as listener, metrics_on(metrics_port) as metrics:
         from agentbus_mcp.transports import streamable_http  # noqa: PLC0415
 
-        streamable_http.serve(settings, config.coordinator.id, served, listener, metrics=metrics)
+        streamable_http.serve(settings, config.coordinator.id, http_options, listener, metrics=metrics)
 
 
-def _refuse_options_of_http() -> None:
-    """Raise a usage error for an option that says nothing without `--http`."""
+def _refuse_http_options() -> None:
+    """Raise a usage error for an option that has no effect without `--http`."""
     context = click.get_current_context()
     for option in context.command.params:
         name = option.name or ""
-        if name in _OF_HTTP and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if name in _HTTP_OPTIONS and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{option.opts[0]} goes with --http HOST:PORT")
 
 
@@ -172,7 +172,7 @@ def _token(file: Path) -> str:
 
 
 def main() -> None:
-    """Run the server. A configuration that cannot be used is one line on stderr and exit code 1."""
+    """Run the server. A configuration that cannot be used gives one line on stderr and exit code 1."""
     try:
         command(prog_name="agentbus-mcp")
     except AgentBusError as error:

@@ -1,4 +1,4 @@
-"""What the MCP server over HTTP counts, for Prometheus. No label comes from a client or from the bus."""
+"""Counts tool calls of the MCP server over HTTP, for Prometheus. No label comes from a client or from the bus."""
 
 import logging
 import time
@@ -17,7 +17,7 @@ _PREFIX: Final = "agentbus_mcp"
 _DURATION_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 240)
 """From a look-up to the longest wait that a call can ask for."""
 _UNKNOWN: Final = "unknown"
-"""Stands for every name of a tool that there is not."""
+"""Stands for the name of every unknown tool."""
 
 Outcome: TypeAlias = Literal["ok", "error", "crash", "cancelled"]
 Reading: TypeAlias = Literal["sessions", "listen_streams", "feeds", "bus_connected"]
@@ -30,30 +30,30 @@ _READINGS: Final[dict[Reading, str]] = {
 
 
 class Call:
-    """A call of a tool that is being served, and how it ends: as if it were cancelled, until somebody says more."""
+    """A tool call that is being served. Its outcome is `cancelled` unless the server sets another one."""
 
     outcome: Outcome = "cancelled"
 
 
 class Metrics:
-    """Counts nothing: what a server has that serves no metrics."""
+    """Counts nothing: for a server without metrics."""
 
     def know(self, tools: Iterable[str]) -> None:
-        """These are the tools; a call of any other is one of an unknown tool."""
+        """Declare the tools; calls of other names count as `unknown`."""
 
     @contextmanager
     def call(self, tool: str) -> Generator[Call]:  # noqa: ARG002
-        """A call is served for the length of the block."""
+        """Measure a call, served for the length of the block."""
         yield Call()
 
     def answered(self, structure: Any) -> None:
-        """Results may have been given to a client: those in the structure of an answer."""
+        """Count the results in the structure of an answer to a client."""
 
     def reconnected(self) -> None:
-        """The connection to the bus is back."""
+        """Count a restored connection to the bus."""
 
     def show(self, name: Reading, read: Callable[[], float]) -> None:
-        """Have `read` tell a value whenever somebody asks; it is called by another thread."""
+        """Read a value with `read` at every scrape, from another thread."""
 
 
 NO_METRICS: Final = Metrics()
@@ -87,7 +87,7 @@ class PrometheusMetrics(Metrics):
         self._tools: set[str] = set()
 
     def know(self, tools: Iterable[str]) -> None:
-        """Have a series for each tool from the beginning."""
+        """Create the series of each tool, so that they exist before the first call."""
         self._tools.update(tools)
         for tool in (*self._tools, _UNKNOWN):
             self._in_progress.labels(tool)
@@ -107,7 +107,7 @@ class PrometheusMetrics(Metrics):
             self._calls.labels(known, call.outcome).inc()
 
     def answered(self, structure: Any) -> None:
-        """Count the results."""
+        """Count the results in an answer."""
         results = cast("dict[str, Any]", structure).get("results") if isinstance(structure, dict) else None
         if isinstance(results, list):
             self._delivered.inc(len(cast("list[Any]", results)))
@@ -117,13 +117,13 @@ class PrometheusMetrics(Metrics):
         self._reconnects.inc()
 
     def show(self, name: Reading, read: Callable[[], float]) -> None:
-        """Ask `read` with every scrape."""
+        """Read the value at every scrape."""
         self._gauges[name].set_function(read)
 
 
 @contextmanager
 def metrics_on(port: int | None) -> Generator[Metrics]:
-    """The metrics of a server, served at a port of loopback for the length of the block; of none with no port.
+    """Serve metrics at a port of loopback for the length of the block; count nothing without a port.
 
     Raises:
         ConfigError: the port is taken, or the library for it is not installed.

@@ -1,4 +1,4 @@
-"""The prompts: the main job in the words of the skill, for a person who starts it by name."""
+"""The prompts `delegate` and `collect`, made of the text of the skill."""
 
 import re
 from functools import cache
@@ -57,7 +57,7 @@ def collect(task_ids: _TaskIds = "") -> str:
 
 @cache
 def _part(heading: str, after: str = "", before: str = "") -> str:
-    """What the skill says under a heading, between two of its lines, without its links."""
+    """Extract the text of the skill under a heading, between two of its lines, without paragraphs with links."""
     text = asset("skills/agentbus/SKILL.md").read_text(encoding="utf-8")
     section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     part = section.partition(after)[2] if after else section

@@ -1,4 +1,4 @@
-"""The SDK's private parts that this server needs, in one place, each with the reason; nothing else may touch them.
+"""Wraps the private parts of the MCP SDK that this server needs, each with the reason. No other module may use them.
 
 They are of mcp 2.3. `tests/mcp_server/test_mcp_sdk.py` holds each of them: an update that moves one fails there.
 """
@@ -23,18 +23,18 @@ def on_request(
     params_type: type[Params],
     handler: Callable[[ServerRequestContext[Any, Any], Params], Awaitable[HandlerResult]],
 ) -> None:
-    """Serve `method` with `handler`, in place of whatever served it.
+    """Serve `method` with `handler`, in place of an earlier handler.
 
     `MCPServer` has no public hook for `resources/subscribe`, for a `resources/list` in pages, or for a
-    `subscriptions/listen` of one's own; its own migration guide points here.
+    custom `subscriptions/listen`; its own migration guide points here.
     """
     server._lowlevel_server.add_request_handler(method, params_type, handler)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 def announce_resource_changes(server: MCPServer[Any]) -> None:
-    """Tell clients of the 2025 era in the handshake that they will hear of changes in the list of resources.
+    """Announce to clients of the 2025 era, in the handshake, notifications of changes in the list of resources.
 
-    `MCPServer` asks its low-level server for the options without saying so, on both transports.
+    `MCPServer` does not pass this option to its low-level server, on either transport.
     """
     low = server._lowlevel_server  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     options = partial(low.create_initialization_options, NotificationOptions(resources_changed=True))
@@ -42,10 +42,10 @@ def announce_resource_changes(server: MCPServer[Any]) -> None:
 
 
 def connection_of(ctx: ServerRequestContext[Any, Any]) -> Connection:
-    """The connection of a request: the only thing that tells two clients apart, and that ends when a client goes."""
+    """The connection of a request: the only object that identifies a client and ends with it."""
     return ctx.session._connection  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 def open_sessions(manager: StreamableHTTPSessionManager) -> int:
-    """How many sessions of the 2025 era are open over HTTP; the manager bounds them, and tells nobody."""
+    """The number of open 2025 sessions over HTTP, which the manager bounds but does not publish."""
     return len(manager._server_instances)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

@@ -1,4 +1,4 @@
-"""The bearer token of the server over HTTP."""
+"""Checks the bearer token of requests over HTTP."""
 
 import hmac
 
@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class BearerToken:
-    """Lets only requests through that bring the token; compared in constant time. Paths are open by name only."""
+    """Serves only requests with the token, compared in constant time, except for the paths in `public`."""
 
     def __init__(self, app: ASGIApp, token: str, *, public: frozenset[str]) -> None:
         self._app = app

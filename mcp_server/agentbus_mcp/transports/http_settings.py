@@ -1,4 +1,4 @@
-"""Where the server listens for HTTP, and what a request must bring: settled before anything is served."""
+"""The settings of the server over HTTP: where it listens, and what a request needs. Checked before it serves."""
 
 import ipaddress
 import re
@@ -33,7 +33,7 @@ class Address:
         """Read `HOST:PORT`; an IPv6 address stands in brackets, and port 0 picks a free one.
 
         Raises:
-            ValueError: it is nothing of the kind.
+            ValueError: the text is not an address.
         """
         found = re.fullmatch(rf"{_NAME}:(\d{{1,5}})", text)
         if found is None or int(found[2]) > 65_535:
@@ -45,8 +45,8 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """What one server listens to, and whom it serves. `repr()` does not show the token."""
+class HttpSettings:
+    """Where one server listens, and which requests it serves. `repr()` does not show the token."""
 
     address: Address
     token: str | None = field(default=None, repr=False)
@@ -58,20 +58,20 @@ class Endpoint:
 
     @property
     def allowed_hosts(self) -> list[str]:
-        """The values of `Host` that are served: this machine's loopback names, the address, and what was allowed."""
+        """The values of `Host` that are served: the loopback names, the address, and the names in `hosts`."""
         own = () if _is_wildcard(self.address.host) else (_bracketed(self.address.host),)
         return [value for name in (*_LOOPBACK, *own, *self.hosts) for value in _with_any_port(name)]
 
     @property
     def allowed_origins(self) -> list[str]:
-        """The values of `Origin` that are served: pages of this machine, and what was allowed."""
+        """The values of `Origin` that are served: pages of this machine, and those in `origins`."""
         return [*(value for name in _LOOPBACK for value in _with_any_port(f"http://{name}")), *self.origins]
 
     def listen(self) -> socket.socket:
-        """A socket that listens. A peer that takes nothing of what it is sent for `stalled_s` is cut off, on Linux.
+        """Open the listening socket. On Linux, a client that reads nothing for `stalled_s` is disconnected.
 
         Raises:
-            ConfigError: the address is not to be had, or it is not loopback and there is no token.
+            ConfigError: the address cannot be used, or it is not loopback and there is no token.
         """
         try:
             family, kind, protocol, _, resolved = socket.getaddrinfo(
@@ -86,7 +86,7 @@ class Endpoint:
             try:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if sys.platform == "linux":
-                    # Connections inherit it. Without it, an answer to a client that never reads is kept for ever.
+                    # Connections inherit it. Without it, an answer to a client that never reads would stay in memory.
                     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.stalled_s * 1000))
                 listener.bind(resolved)
                 listener.listen(_BACKLOG)
@@ -98,7 +98,7 @@ class Endpoint:
         return listener
 
     def url(self, listener: socket.socket) -> str:
-        """Where clients on this machine find the server that listens."""
+        """The URL of the listening server for clients on this machine."""
         host, port = listener.getsockname()[:2]
         if _is_wildcard(host):
             host = "127.0.0.1" if listener.family == socket.AF_INET else "::1"
@@ -106,10 +106,10 @@ class Endpoint:
 
 
 def token_of(path: Path) -> tuple[str, Sequence[str]]:
-    """The token in a file, and what a person should be warned of.
+    """Read a token from a file; returns warnings for the operator with it.
 
     Raises:
-        ConfigError: the file cannot be read, or holds nothing that would do.
+        ConfigError: the file cannot be read, or holds no usable token.
     """
     from agentbus.config.connection_settings import read_secret  # noqa: PLC0415  # `agentbus-mcp --help` needs none of it
     from agentbus.config.loading import exposure  # noqa: PLC0415  # `agentbus-mcp --help` needs none of it
@@ -126,10 +126,10 @@ def token_of(path: Path) -> tuple[str, Sequence[str]]:
 
 
 def host_name(text: str) -> str:
-    """A name for `--allowed-host`: a host, with its port or without.
+    """Check a name for `--allowed-host`: a host, with or without a port.
 
     Raises:
-        ValueError: it is no such name.
+        ValueError: the text is not a host.
     """
     if not re.fullmatch(rf"{_NAME}(:\d{{1,5}})?", text):
         raise ValueError("is not a host, such as bus.example.com or bus.example.com:8443")
@@ -137,10 +137,10 @@ def host_name(text: str) -> str:
 
 
 def origin(text: str) -> str:
-    """An origin for `--allowed-origin`.
+    """Check an origin for `--allowed-origin`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not an origin.
     """
     if not re.fullmatch(rf"https?://{_NAME}(:\d{{1,5}})?", text):
         raise ValueError("is not an origin, such as https://app.example.com: a scheme and a host, no path")
@@ -148,7 +148,7 @@ def origin(text: str) -> str:
 
 
 def _with_any_port(name: str) -> Iterable[str]:
-    """A name as it stands and, if it has no port, with any."""
+    """Yield a name and, if it has no port, the pattern for any port."""
     yield name
     if not re.search(r":\d+$", name):
         yield f"{name}:*"

@@ -1,4 +1,4 @@
-"""What both transports share of a server process: how it loads while the bus is dialled, and how it ends."""
+"""Starts and ends a server process, for both transports."""
 
 import asyncio
 import gc
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from agentbus_mcp.server import Server
 
 _FLUSH_S: Final = 0.5
-"""How long the spans of this process may take to get to their collector, at the end."""
+"""How long exporting the last spans may take."""
 
 
 async def load(bus_link: BusLink) -> "Server":
-    """Import the MCP SDK, which takes most of the start, and build the server; the bus is dialled meanwhile."""
+    """Import the MCP SDK, which takes most of the start, and build the server, while the bus is dialled."""
     return await to_thread.run_sync(_load, bus_link)
 
 
 def _load(bus_link: BusLink) -> "Server":
-    # Nothing of what an import makes is garbage, so nobody looks for any.
+    # Imports make no garbage, so collecting it would only cost time.
     gc.disable()
     from agentbus_mcp.server import create_server  # noqa: PLC0415
 
@@ -38,21 +38,21 @@ def _load(bus_link: BusLink) -> "Server":
 
 @contextmanager
 def termination() -> Generator[asyncio.Event]:
-    """An event that SIGTERM and SIGINT set, inside the block. Unlike a loop's handlers it works on Windows as well."""
-    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    """Yield an event that SIGTERM and SIGINT set. Unlike the handlers of a loop, this works on Windows too."""
+    loop, requested = asyncio.get_running_loop(), asyncio.Event()
 
-    def ask(*_: object) -> None:
-        loop.call_soon_threadsafe(asked.set)
+    def request(*_: object) -> None:
+        loop.call_soon_threadsafe(requested.set)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield asked
+        yield requested
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def end() -> NoReturn:
-    """End without waiting for threads that nothing can interrupt: they read standard input, or look up a name."""
+    """Exit at once: threads that read standard input or resolve a name cannot be interrupted."""
     tracing.flush(_FLUSH_S)
     os._exit(0)

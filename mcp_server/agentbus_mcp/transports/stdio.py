@@ -1,4 +1,4 @@
-"""One server process on standard input and output: how it starts, and how it ends."""
+"""Serves one client on standard input and output."""
 
 import logging
 
@@ -12,7 +12,7 @@ log = logging.getLogger("agentbus.mcp")
 
 
 def serve(settings: ConnectionSettings, agent: str) -> None:
-    """Serve one client until it closes standard input, or SIGTERM or SIGINT comes; always in order."""
+    """Serve one client until it closes standard input, or until SIGTERM or SIGINT."""
     try:
         anyio.run(_serve, settings, agent)
     except* BrokenPipeError:
@@ -30,7 +30,7 @@ async def _serve(settings: ConnectionSettings, agent: str) -> None:
 
 
 async def _end_on_signal(bus_link: BusLink) -> None:
-    with termination() as asked:
-        await asked.wait()
+    with termination() as requested:
+        await requested.wait()
         await bus_link.close()
         end()

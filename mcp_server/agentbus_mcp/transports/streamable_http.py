@@ -1,4 +1,4 @@
-"""One server process for many clients over HTTP: whom it serves, and how it ends."""
+"""Serves many clients over HTTP, on uvicorn."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.metrics import NO_METRICS, Metrics
 from agentbus_mcp.server import Server
 from agentbus_mcp.transports.bearer_token import BearerToken
-from agentbus_mcp.transports.http_settings import PATH, Endpoint
+from agentbus_mcp.transports.http_settings import PATH, HttpSettings
 from agentbus_mcp.transports.lifecycle import end, load, termination
 
 log = logging.getLogger("agentbus.mcp")
@@ -32,34 +32,34 @@ log = logging.getLogger("agentbus.mcp")
 Load: TypeAlias = Callable[[BusLink], Awaitable[Server]]
 HEALTH: Final = "/healthz"
 _MAX_CONNECTIONS: Final = 4_000
-"""How many connections are served at the same time; a request on one more is answered with 503."""
+"""How many connections are served at the same time; a request on another one is answered with 503."""
 _OTHER_FILES: Final = 64
-"""How many of the files that the process may open are left for what is no connection."""
+"""How many of the files that the process may open are reserved for other uses than connections."""
 _MAX_BODY_BYTES: Final = 9 * 1024 * 1024
-"""A publication of the largest task that the bus takes."""
+"""Room for the largest task that the bus takes."""
 _GRACE_S: Final = 1
-"""How long what is being served may take to end, once the process has been asked to."""
+"""How long requests in progress may take to end after a signal."""
 _END_S: Final = 2.3
-"""When the process begins to end for good after that, whatever hangs; it is gone half a second later."""
+"""When the process exits after a signal, even if a request hangs; exporting spans takes up to 0.5 s more."""
 
 
 def serve(
     settings: ConnectionSettings,
     agent: str,
-    endpoint: Endpoint,
+    http_settings: HttpSettings,
     listener: socket,
     *,
     load: Load = load,
     metrics: Metrics = NO_METRICS,
 ) -> None:
-    """Serve clients on a socket that listens, until SIGTERM or SIGINT comes; prints the URL once it serves them."""
+    """Serve clients on a listening socket until SIGTERM or SIGINT; print the URL once they are served."""
     bus_link = BusLink(settings, agent, on_reconnect=metrics.reconnected)
     metrics.show("bus_connected", lambda: bus_link.up is not None)
-    anyio.run(_serve, bus_link, endpoint, listener, load, metrics)
+    anyio.run(_serve, bus_link, http_settings, listener, load, metrics)
 
 
-def application(server: Server, bus_link: BusLink, endpoint: Endpoint) -> ASGIApp:
-    """What is served: MCP, behind the checks of an endpoint, and the health of this process for anybody.
+def application(server: Server, bus_link: BusLink, http_settings: HttpSettings) -> ASGIApp:
+    """Build the application: MCP behind the checks of the settings, and the health of this process without any.
 
     The caller runs `server.session_manager` for as long as the application is used.
     """
@@ -71,19 +71,19 @@ def application(server: Server, bus_link: BusLink, endpoint: Endpoint) -> ASGIAp
     app: ASGIApp = server.streamable_http_app(
         streamable_http_path=PATH,
         max_request_body_size=_MAX_BODY_BYTES,
-        session_idle_timeout=endpoint.idle_s,
-        max_sessions=endpoint.max_sessions,
+        session_idle_timeout=http_settings.idle_s,
+        max_sessions=http_settings.max_sessions,
         transport_security=TransportSecuritySettings(
-            allowed_hosts=endpoint.allowed_hosts, allowed_origins=endpoint.allowed_origins
+            allowed_hosts=http_settings.allowed_hosts, allowed_origins=http_settings.allowed_origins
         ),
     )
-    if endpoint.token is not None:
-        app = BearerToken(app, endpoint.token, public=frozenset({HEALTH}))
-    if endpoint.origins:
+    if http_settings.token is not None:
+        app = BearerToken(app, http_settings.token, public=frozenset({HEALTH}))
+    if http_settings.origins:
         # Outermost: a browser asks before it sends the token.
         app = CORSMiddleware(
             app,
-            allow_origins=endpoint.origins,
+            allow_origins=http_settings.origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=["Mcp-Session-Id"],
@@ -92,7 +92,7 @@ def application(server: Server, bus_link: BusLink, endpoint: Endpoint) -> ASGIAp
 
 
 class _Uvicorn(uvicorn.Server):
-    """The HTTP server: it says when it serves, and leaves the signals to us."""
+    """The HTTP server: prints its URL once it serves, and leaves signals to this module."""
 
     def __init__(self, app: ASGIApp, url: str) -> None:
         super().__init__(
@@ -102,7 +102,7 @@ class _Uvicorn(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                limit_concurrency=_room(),
+                limit_concurrency=_max_connections(),
                 timeout_graceful_shutdown=_GRACE_S,
             )
         )
@@ -118,13 +118,13 @@ class _Uvicorn(uvicorn.Server):
         yield
 
     def stop(self) -> None:
-        """Begin to end. What is cut off then is no error."""
+        """Begin to end. Connections that are cut off then are no errors."""
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self.handle_exit(signal.SIGTERM, None)  # the streams of the 2025 era listen to this call
 
 
-def _room() -> int:
-    """How many connections this process can serve: one more than it may open would keep it from the bus, too."""
+def _max_connections() -> int:
+    """How many connections to serve: fewer than the open files allow, so that the bus can be dialled again."""
     if sys.platform == "win32":
         return _MAX_CONNECTIONS
     import resource  # noqa: PLC0415  # not on Windows
@@ -133,22 +133,24 @@ def _room() -> int:
     return _MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(_MAX_CONNECTIONS, files - _OTHER_FILES))
 
 
-async def _serve(bus_link: BusLink, endpoint: Endpoint, listener: socket, load: Load, metrics: Metrics) -> None:
-    with termination() as asked:
+async def _serve(
+    bus_link: BusLink, http_settings: HttpSettings, listener: socket, load: Load, metrics: Metrics
+) -> None:
+    with termination() as requested:
         async with bus_link.open():
             server = await load(bus_link)
             await server.measure(metrics)
-            http = _Uvicorn(application(server, bus_link, endpoint), endpoint.url(listener))
+            http = _Uvicorn(application(server, bus_link, http_settings), http_settings.url(listener))
             metrics.show("sessions", lambda: sdk.open_sessions(server.session_manager))
             async with server.session_manager.run(), anyio.create_task_group() as group:
-                group.start_soon(_stop, asked, server, http)
+                group.start_soon(_stop, requested, server, http)
                 await http.serve(sockets=[listener])
                 group.cancel_scope.cancel()
         end()
 
 
-async def _stop(asked: asyncio.Event, server: Server, http: _Uvicorn) -> None:
-    await asked.wait()
+async def _stop(requested: asyncio.Event, server: Server, http: _Uvicorn) -> None:
+    await requested.wait()
     server.close_streams()
     http.stop()
     await anyio.sleep(_END_S)

@@ -23,7 +23,7 @@ from mcp_types.version import LATEST_MODERN_VERSION
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
 from agentbus.provision.nats_server import NatsServer, run_server
-from agentbus_mcp.transports.http_settings import Address, Endpoint
+from agentbus_mcp.transports.http_settings import Address, HttpSettings
 from support.harness import BOUND_S, eventually, process, run_cli, worker, worker_toml
 from support.mcp_harness import (
     NOWHERE,
@@ -374,7 +374,7 @@ async def test_a_request_that_is_too_large_is_refused_before_it_is_read(tmp_path
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can say how long a peer may take nothing")
 async def test_a_peer_that_takes_nothing_is_cut_off() -> None:
-    with Endpoint(Address("127.0.0.1", 0), stalled_s=1).listen() as listener, socket.socket() as peer:
+    with HttpSettings(Address("127.0.0.1", 0), stalled_s=1).listen() as listener, socket.socket() as peer:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
         peer.connect(listener.getsockname())
         connection, _ = listener.accept()

@@ -8,7 +8,7 @@ from agentbus.config.schema import NatsSection
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.server import Server
 from agentbus_mcp.transports import streamable_http
-from agentbus_mcp.transports.http_settings import Address, Endpoint
+from agentbus_mcp.transports.http_settings import Address, HttpSettings
 from support.task_tools import SCRIPTED, add_task_tools
 from system.conformance.contents import add_contents, schema_tool
 from system.conformance.questions import add_questions
@@ -25,7 +25,7 @@ async def fixture(bus_link: BusLink) -> Server:
 def main(nats_url: str) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     settings = connection_settings(NatsSection(url=nats_url), agent="main", name="conformance")
-    endpoint = Endpoint(Address("127.0.0.1", 0))
+    endpoint = HttpSettings(Address("127.0.0.1", 0))
     with endpoint.listen() as listener:
         streamable_http.serve(settings, "main", endpoint, listener, load=fixture)
 
