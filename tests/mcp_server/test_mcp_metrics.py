@@ -60,7 +60,7 @@ async def test_calls_are_counted_by_tool_and_outcome(
         before = await scrape(url)
         data_of(await client.call_tool("publish_task", task("a")))
         data_of(await client.call_tool("publish_task", task("b")))
-        error_of(await client.call_tool("get_task", {"task_id": "nobody-knows"}))
+        error_of(await client.call_tool("get_task", {"task_id": "unknown-task"}))
         error_of(await client.call_tool("get_results", {"newest": "many"}))
         error_of(await client.call_tool("no-such-tool", {}))
         await settle(coordinator, "a", "one")

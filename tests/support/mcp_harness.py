@@ -153,7 +153,7 @@ def result_message(
 
 
 async def put(coordinator: Coordinator, message: Json, *, inbox: str = "main") -> None:
-    """Store a message in an inbox, as anybody with the right to publish can."""
+    """Store a message in an inbox, as every party with the right to publish can."""
     await coordinator.bus.store(subjects.results(inbox), encode(message), msg_id=random_token())
 
 
@@ -200,7 +200,7 @@ def worker_of(agent: str, **more: Any) -> Presence:
 
 
 async def until_watched(bus: Bus, stream: str) -> None:
-    """Wait until somebody waits for what is new in a stream."""
+    """Wait until a consumer waits for new messages of a stream."""
 
     async def watched() -> bool:
         answer = await bus.api(f"CONSUMER.LIST.{stream}")

@@ -87,7 +87,7 @@ def add_task_tools(server: Server) -> None:
 
 
 async def greet(name: str) -> CallToolResult:
-    """Greet somebody, at once."""
+    """Greet a person, at once."""
     return result(f"Hello, {name}!")
 
 

@@ -81,7 +81,7 @@ async def test_a_watch_becomes_a_task_and_comes_to_what_the_tool_answers(
 ) -> None:
     await publish(coordinator, "a", "b")
     async with tasks_on(server) as tasks, in_memory(server.url) as plain:
-        created = await tasks.call("watch_results", {"task_ids": ["a", "b", "nobody-knows"]})
+        created = await tasks.call("watch_results", {"task_ids": ["a", "b", "unknown-task"]})
         assert created["resultType"] == "task"
         assert created["taskId"].startswith("watch_results-")
         assert created["ttlMs"] == 30 * DAY_MS
@@ -94,11 +94,11 @@ async def test_a_watch_becomes_a_task_and_comes_to_what_the_tool_answers(
         await settle(coordinator, "b", "second", status="failed", error="no luck")
         done = await tasks.get(created["taskId"])
         assert done["status"] == "completed"
-        answer = await plain.call_tool("watch_results", {"task_ids": ["a", "b", "nobody-knows"]})
+        answer = await plain.call_tool("watch_results", {"task_ids": ["a", "b", "unknown-task"]})
         assert same(done, answer)
         data = data_of(answer)
         assert [(one["task_id"], one["output"]) for one in data["results"]] == [("a", "first"), ("b", "second")]
-        assert [one["task_id"] for one in data["unknown"]] == ["nobody-knows"]
+        assert [one["task_id"] for one in data["unknown"]] == ["unknown-task"]
 
 
 async def test_a_watch_for_any_result_ends_with_the_first_and_stays_as_it_was(
@@ -167,9 +167,9 @@ async def test_the_inbox_is_watched_from_the_call_on_or_behind_a_cursor(
 
 async def test_ids_that_nobody_knows_are_an_error_of_the_tool(server: NatsServer, coordinator: Coordinator) -> None:
     async with tasks_on(server) as tasks, in_memory(server.url) as plain:
-        answer = await tasks.call("watch_results", {"task_ids": ["nobody-knows"]})
+        answer = await tasks.call("watch_results", {"task_ids": ["unknown-task"]})
         assert answer["isError"]
-        expected = await plain.call_tool("watch_results", {"task_ids": ["nobody-knows"]})
+        expected = await plain.call_tool("watch_results", {"task_ids": ["unknown-task"]})
         assert answer["content"][0]["text"] == error_of(expected)
 
 
