@@ -12,10 +12,8 @@ AgentBusError
 ├── HostError                   the MCP server's entry cannot be put into the file of an MCP host
 ├── SkillError                  the Agent Skill cannot be copied to where agent hosts look for it
 ├── ServiceError                a service manager is not there, or refuses
-<<<<<<< HEAD
 ├── CommandError                the agent command could not be started
 ├── LeaseLostError              another worker has the task; nothing more may be sent for it
-=======
 ├── DemoError                   a step of `agentbus demo` went wrong
 └── BusError                    something between this process and the bus
     ├── BusUnavailableError     not reachable, connection lost, or no answer in time
