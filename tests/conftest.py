@@ -51,7 +51,8 @@ def no_process_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     if sys.platform == "linux":
         left = processes_with(marker)
-        assert not left, f"processes left behind: {[(pid, Path(f'/proc/{pid}/cmdline').read_text()) for pid in left]}"
+        commands = [(pid, Path(f"/proc/{pid}/cmdline").read_bytes()) for pid in left]
+        assert not commands, f"processes left behind: {commands}"
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("agentbus", "mcp_server", "worker", "benchmarks", "tools")
+FOLDERS = ("agentbus", "mcp_server", "worker", "benchmarks", "tests", "tools")
 
 OPENERS = {"open", "fdopen", "NamedTemporaryFile", "SpooledTemporaryFile", "TemporaryFile"}
 """Calls that open a text file when their mode says so."""

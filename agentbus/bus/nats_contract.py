@@ -107,10 +107,20 @@ def check() -> None:
         _check_callers(method.name, method.called_by)
     for name, readers in PROPERTIES.items():
         _check_callers(name, readers)
+    _check_errors()
+    _check_records()
+    _check_client(NatsClient())
+    check_transport(TcpTransport())
+
+
+def _check_errors() -> None:
     for name in ERRORS:
         found: Any = getattr(errors, name, None)
         if not (isinstance(found, type) and issubclass(found, Exception)):
             raise _broken(f"nats.errors.{name}", "is not an exception")
+
+
+def _check_records() -> None:
     server = [field.name for field in fields(Srv)]
     for name in SERVER_FIELDS:
         if name not in server:
@@ -118,8 +128,6 @@ def check() -> None:
     message = tuple(field.name for field in fields(Msg))
     if message[: len(MESSAGE_FIELDS)] != MESSAGE_FIELDS:
         raise _broken("Msg", f"begins with the fields {', '.join(message[: len(MESSAGE_FIELDS)])}")
-    _check_client(NatsClient())
-    check_transport(TcpTransport())
 
 
 def _check_client(client: NatsClient) -> None:

@@ -139,11 +139,11 @@ async def test_the_copied_store_of_a_server_that_was_stopped_is_the_bus(tmp_path
 
 async def test_a_backup_goes_into_a_folder_of_its_own(server: NatsServer, tmp_path: Path):
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "file").write_text("mine")
+    (tmp_path / "full" / "file").write_text("mine", encoding="utf-8")
     async with connect(server.url) as coordinator:
         with pytest.raises(ConfigError, match="is not empty"):
             assert [one async for one in back_up(coordinator.bus, tmp_path / "full")]
-    assert (tmp_path / "full" / "file").read_text() == "mine"
+    assert (tmp_path / "full" / "file").read_text(encoding="utf-8") == "mine"
 
 
 async def test_a_part_of_a_backup_is_not_restored(server: NatsServer, tmp_path: Path):
@@ -191,6 +191,6 @@ async def test_only_the_administrator_can_back_up(tmp_path: Path):
             config = tmp_path / f"{party}.toml"
             nats = bus.nats(party)
             lines = [f"{key} = {json.dumps(str(value))}" for key, value in nats.items()]
-            config.write_text("\n".join(["[nats]", *lines, f'inbox_prefix = "_INBOX_{party}"', ""]))
+            config.write_text("\n".join(["[nats]", *lines, f'inbox_prefix = "_INBOX_{party}"', ""]), encoding="utf-8")
             ran = await run_cli("backup", str(tmp_path / f"of-{party}"), "--config", str(config))
             assert ran.code == code, ran.err

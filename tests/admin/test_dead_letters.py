@@ -39,7 +39,7 @@ async def test_the_list_has_the_newest_with_reason_time_worker_and_measure(
     async with worker(worker_toml(tmp_path, server.url)) as child:
         await buried(coordinator, 5)
         await acknowledged(coordinator)
-        assert child.log.read_text().count("was kept as a dead letter: not JSON") == 4
+        assert child.log.read_text(encoding="utf-8").count("was kept as a dead letter: not JSON") == 4
     listed = lines(await dead(server.url, "list", "--agent", "code", "--limit", "3"))
     assert [one["origin"] for one in listed] == ["AGENT_TASKS.2", "AGENT_TASKS.3", "AGENT_TASKS.4"]
     newest = listed[-1]
@@ -81,7 +81,7 @@ async def test_a_foreign_task_that_was_too_large_for_the_worker_runs_once_when_t
         ]
         await acknowledged(coordinator)
         assert text(await settled(coordinator, task.id)).startswith("done\n")
-    assert ran.read_text() == "ran\n"
+    assert ran.read_text(encoding="utf-8") == "ran\n"
     assert lines(await dead(server.url, "list")) == []
     assert (await counts(coordinator))["AGENT_DEAD"] == 0
 
@@ -105,7 +105,7 @@ async def test_a_published_task_that_was_refused_has_its_result_and_is_sent_agai
         again = await run_cli("task", "retry", status.task_id, "--agent", "code", "--nats-url", server.url)
         assert again.code == 0, again.err
         assert (await settled(coordinator, json.loads(again.out)["id"])).state == "completed"
-    assert ran.read_text() == "ran\n"
+    assert ran.read_text(encoding="utf-8") == "ran\n"
     assert lines(await dead(server.url, "drop", "1")) == [{"seq": 1, "dropped": True}]
     assert (await counts(coordinator))["AGENT_DEAD"] == 0
 
@@ -122,14 +122,16 @@ async def test_a_task_that_waits_is_not_run_twice_by_requeueing_a_copy_of_it(
     async with worker(worker_toml(tmp_path, server.url)):
         assert (await settled(coordinator, task_id)).state == "completed"
         await acknowledged(coordinator)
-    assert ran.read_text() == "ran\n"
+    assert ran.read_text(encoding="utf-8") == "ran\n"
     assert len(await result_messages(coordinator)) == 1
 
 
 async def test_what_does_not_fit_is_cut_and_its_measure_and_digest_are_those_of_the_whole(tmp_path: Path):
     """A message as long as the bus takes: with the reason and the rest beside it, it fits no more."""
     conf = tmp_path / "small.conf"
-    conf.write_text(f'listen: "127.0.0.1:-1"\nmax_payload: 100KB\njetstream {{ store_dir: "{tmp_path / "s"}" }}\n')
+    conf.write_text(
+        f'listen: "127.0.0.1:-1"\nmax_payload: 100KB\njetstream {{ store_dir: "{tmp_path / "s"}" }}\n', encoding="utf-8"
+    )
     data = b"not json " + b"x" * 99_000
     async with run_server(store=tmp_path / "s", config=conf) as server, connect(server.url) as bus:
         await set_up(bus.bus)

@@ -59,7 +59,7 @@ def of(findings: list[dict[str, Any]], check: str) -> dict[str, Any]:
 
 def coordinator_toml(folder: Path, bus: Installed, user: str = "main", **nats: Any) -> Path:
     path = folder / f"{user}.toml"
-    path.write_text(toml({"nats": {**bus.nats(user), **nats}, "coordinator": {"id": user}}))
+    path.write_text(toml({"nats": {**bus.nats(user), **nats}, "coordinator": {"id": user}}), encoding="utf-8")
     path.chmod(0o600)
     return path
 
@@ -124,7 +124,7 @@ async def test_a_probe_goes_through_a_real_worker(tmp_path: Path, server: NatsSe
 
 async def test_a_configuration_that_cannot_be_used_is_the_only_finding(tmp_path: Path):
     path = tmp_path / "agentbus.toml"
-    path.write_text("[nats]\nurll = 'nats://127.0.0.1:1'\n")
+    path.write_text("[nats]\nurll = 'nats://127.0.0.1:1'\n", encoding="utf-8")
     [finding] = await examine("--config", str(path), code=1)
     assert (finding["check"], finding["verdict"]) == ("configuration", "failed")
     assert "url" in finding["text"]
@@ -158,7 +158,7 @@ async def test_a_port_on_which_something_else_listens_is_told_from_a_nats_server
 
 async def test_tls_is_checked_before_the_credentials(tmp_path: Path, shipped: Sample, server: NatsServer):
     no_ca = tmp_path / "no-ca.toml"
-    no_ca.write_text(toml({"nats": {"url": shipped.url("main")}}))
+    no_ca.write_text(toml({"nats": {"url": shipped.url("main")}}), encoding="utf-8")
     no_ca.chmod(0o600)
     findings = await examine("--config", str(no_ca), code=1)
     assert of(findings, "tls")["verdict"] == "failed"
@@ -171,7 +171,7 @@ async def test_tls_is_checked_before_the_credentials(tmp_path: Path, shipped: Sa
 async def test_a_certificate_that_ends_soon_is_a_warning(tmp_path: Path, shipped: Sample):
     ends = x509.load_pem_x509_certificate((tmp_path / "server.pem").read_bytes()).not_valid_after_utc
     clock = tmp_path / "clock"
-    clock.write_text(str(ends.timestamp() - time.time() - 3 * 86_400))
+    clock.write_text(str(ends.timestamp() - time.time() - 3 * 86_400), encoding="utf-8")
     findings = await examine_at(clock, "--config", str(coordinator_toml(tmp_path, shipped)))
     assert of(findings, "tls")["verdict"] == "warning"
     assert "renew it" in of(findings, "tls")["fix"]
@@ -197,7 +197,8 @@ async def test_what_a_user_may_not_and_what_it_may_too_much_are_both_found(tmp_p
     ]
     config.write_text(
         f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {json.dumps(str(tmp_path / 'nats'))} }}\n"
-        f"authorization {{ users: {json.dumps(users)} }}\n"
+        f"authorization {{ users: {json.dumps(users)} }}\n",
+        encoding="utf-8",
     )
     async with run_server(store=tmp_path / "nats", config=config) as running:
         where = running.url.removeprefix("nats://")
@@ -230,10 +231,10 @@ async def test_what_a_worker_needs_of_its_machine_is_checked(
     assert "agentbus setup --agent code" in of(findings, "consumer")["fix"]
 
     program = tmp_path / "agent"
-    program.write_text("#!/bin/sh\necho agent 1.2.3\n")
+    program.write_text("#!/bin/sh\necho agent 1.2.3\n", encoding="utf-8")
     program.chmod(0o755)
     file = tmp_path / "file"
-    file.write_text("")
+    file.write_text("", encoding="utf-8")
     keys = {"state_dir": file / "state"}
     config = worker_toml(tmp_path, server.url, chat_cmd=[str(program), "{input}"], worker=keys)
     findings = await examine("--role", "worker", "--config", str(config), code=1)
@@ -247,10 +248,10 @@ async def test_a_secret_that_others_can_read_is_a_warning_with_the_command_that_
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     secret = tmp_path / "password"
-    secret.write_text("k3v9\n")
+    secret.write_text("k3v9\n", encoding="utf-8")
     secret.chmod(0o644)
     config = tmp_path / "coordinator.toml"
-    config.write_text(toml({"nats": {"url": server.url, "user": "main", "password_file": secret}}))
+    config.write_text(toml({"nats": {"url": server.url, "user": "main", "password_file": secret}}), encoding="utf-8")
     findings = await examine("--config", str(config))
     assert of(findings, "files")["verdict"] == "warning"
     assert f"chmod 600 {secret}" in of(findings, "files")["text"]
@@ -261,7 +262,7 @@ async def test_a_clock_that_is_wrong_is_told(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, offset: int, said: str
 ):
     clock = tmp_path / "clock"
-    clock.write_text(str(offset))
+    clock.write_text(str(offset), encoding="utf-8")
     finding = of(await examine_at(clock, "--nats-url", server.url), "clock")
     assert finding["verdict"] == "warning"
     assert f"this machine is 3600.0 s {said} the server" in finding["text"] or "3599.9" in finding["text"]

@@ -79,7 +79,8 @@ async def test_what_a_user_may_not_see_is_named_and_asked_for_once_only(tmp_path
         "authorization { users: [\n"
         "  { user: admin, password: a }\n"
         '  { user: main, password: b, permissions: { publish: [ "$JS.API.STREAM.INFO.AGENT_TASKS" ] } }\n'
-        "] }\n"
+        "] }\n",
+        encoding="utf-8",
     )
     log = tmp_path / "nats.log"
     async with run_server(store=tmp_path / "nats", config=config, log=log) as server:
@@ -89,9 +90,9 @@ async def test_what_a_user_may_not_see_is_named_and_asked_for_once_only(tmp_path
         async with connect(f"nats://main:b@{where}") as coordinator:
             observer = Observer(coordinator)
             first = await observer.look()
-            refusals = log.read_text().count("Permissions Violation")
+            refusals = log.read_text(encoding="utf-8").count("Permissions Violation")
             second = await observer.look()
-            assert log.read_text().count("Permissions Violation") == refusals
+            assert log.read_text(encoding="utf-8").count("Permissions Violation") == refusals
     assert [usage.name for usage in first.streams] == ["AGENT_TASKS"]
     assert first.hidden == second.hidden
     assert {"agents", "tasks", "KV_AGENT_STATE"} <= set(first.hidden)
@@ -136,7 +137,10 @@ async def test_on_a_terminal_it_is_a_page_without_control_characters_of_others(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, command: str
 ):
     config = worker_toml(tmp_path, server.url)
-    config.write_text(config.read_text().replace("[agent]", '[agent]\ndescription = "evil \\u001b[31m text"'))
+    config.write_text(
+        config.read_text(encoding="utf-8").replace("[agent]", '[agent]\ndescription = "evil \\u001b[31m text"'),
+        encoding="utf-8",
+    )
     outer, inner = pty.openpty()
     try:
         async with worker(config):

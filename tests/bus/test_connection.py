@@ -46,7 +46,7 @@ def with_user(server: NatsServer, userinfo: str) -> str:
 async def guarded(tmp_path: Path):
     """A server with users and permissions."""
     conf = tmp_path / "users.conf"
-    conf.write_text(USERS % (tmp_path / "guarded"))
+    conf.write_text(USERS % (tmp_path / "guarded"), encoding="utf-8")
     async with run_server(store=tmp_path / "guarded", config=conf) as server:
         yield server
 
@@ -155,7 +155,7 @@ async def test_a_missing_stream_is_an_error_that_names_the_command(server: NatsS
 
 async def test_a_server_without_jetstream_is_named_as_such(tmp_path: Path):
     conf = tmp_path / "plain.conf"
-    conf.write_text('listen: "127.0.0.1:-1"\n')
+    conf.write_text('listen: "127.0.0.1:-1"\n', encoding="utf-8")
     async with run_server(store=tmp_path / "plain", config=conf) as server, connect(settings(server.url)) as bus:
         with pytest.raises(SetupMissingError, match="JetStream"):
             await bus.api("STREAM.INFO.AGENT_TASKS")
@@ -237,7 +237,9 @@ async def test_reconnect_callbacks_run_and_the_connection_says_how_long_it_is_ba
 async def test_a_user_that_is_removed_ends_the_connection_with_the_reason(tmp_path: Path, guarded: NatsServer):
     async with connect(settings(with_user(guarded, "agent-code:code"))) as bus:
         conf = tmp_path / "users.conf"
-        conf.write_text(conf.read_text().replace("password: code", "password: changed"))
+        conf.write_text(
+            conf.read_text(encoding="utf-8").replace("password: code", "password: changed"), encoding="utf-8"
+        )
         guarded.reload()
         reason = await asyncio.wait_for(bus.wait_ended(), 10)
         assert isinstance(reason, AuthenticationError)
@@ -247,14 +249,17 @@ async def test_a_user_that_is_removed_ends_the_connection_with_the_reason(tmp_pa
 
 async def test_a_password_changed_during_an_outage_ends_the_connection_with_the_reason(tmp_path: Path):
     conf = tmp_path / "users.conf"
-    conf.write_text(USERS % (tmp_path / "s"))
+    conf.write_text(USERS % (tmp_path / "s"), encoding="utf-8")
     server = await start_server(store=tmp_path / "s", config=conf)
     port = server.url.rpartition(":")[2]
     url = with_user(server, "agent-code:code")
     config = connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.05)
     async with connect(config) as bus:
         server.kill()
-        conf.write_text(conf.read_text().replace("password: code", "password: changed").replace(":-1", f":{port}"))
+        conf.write_text(
+            conf.read_text(encoding="utf-8").replace("password: code", "password: changed").replace(":-1", f":{port}"),
+            encoding="utf-8",
+        )
         async with run_server(store=tmp_path / "s", config=conf):
             reason = await asyncio.wait_for(bus.wait_ended(), 10)
             assert isinstance(reason, AuthenticationError)

@@ -54,7 +54,12 @@ async def test_with_each_kind_of_credential_commands_worker_and_mcp_server_do_th
         assert [json.loads(line)["result"] for line in read.out.splitlines()] == ["done\n", "twice\n"]
         doctor = await run_cli("doctor", "--config", main, "--json")
         assert doctor.code == 0, doctor.out
-        said = process.log.read_text() + doctor.out + doctor.err + (bus.folder / "mcp.log").read_text()
+        said = (
+            process.log.read_text(encoding="utf-8")
+            + doctor.out
+            + doctor.err
+            + (bus.folder / "mcp.log").read_text(encoding="utf-8")
+        )
     assert [name for name, secret in bus.secrets.items() if secret in said or quote(secret, safe="") in said] == []
 
 
@@ -206,7 +211,12 @@ def cases(*tables: list[tuple[str, Change, str]]) -> pytest.MarkDecorator:
 def secrets_of(bus: Bus) -> list[str]:
     """What stands in the files of the folder that hold secrets, line by line."""
     files = [path for path in bus.folder.iterdir() if path.suffix in (".password", ".token", ".nk", ".creds")]
-    lines = [line for path in files for line in path.read_text().splitlines() if line and not line.startswith("--")]
+    lines = [
+        line
+        for path in files
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("--")
+    ]
     return [line for line in lines if line != "nothing"]
 
 
@@ -255,7 +265,7 @@ async def test_the_mcp_server_tells_the_model_why_it_cannot_sign_in(bus: Bus, ch
         answer = await client.call_tool("get_results", {})
         assert answer.is_error
         assert wanted in json.dumps(answer.model_dump(mode="json")["content"])
-    assert [secret for secret in secrets_of(bus) if secret in log.read_text()] == []
+    assert [secret for secret in secrets_of(bus) if secret in log.read_text(encoding="utf-8")] == []
 
 
 @on("certificate")

@@ -124,7 +124,9 @@ async def test_at_a_reconnect_neither_worker_nor_mcp_server_send_anything_and_bo
         assert said in error_of(await client.call_tool("get_results", {}))
         nothing_was_sent(tap)
         relent(tap)
-        await eventually(lambda: process.log.read_text().count("connected to nats-server") == 2, "it is back")
+        await eventually(
+            lambda: process.log.read_text(encoding="utf-8").count("connected to nats-server") == 2, "it is back"
+        )
         job = {"to": ["code"], "content": "say:back", "task_type": "test"}
         [task] = data_of(await _patiently(client, "publish_task", job))["published"]
         answer = await client.call_tool("watch_results", {"task_ids": [task["task_id"]], "timeout_seconds": 20})

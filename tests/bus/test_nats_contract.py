@@ -211,7 +211,7 @@ async def test_the_commands_the_worker_and_the_mcp_server_refuse_to_start_with_o
     async with listening() as (port, received):
         url = f"nats://127.0.0.1:{port}"
         (tmp_path / "agentbus.toml").write_text(
-            f'[nats]\nurl = "{url}"\n[worker]\nagent_id = "code"\nchat_cmd = ["true"]\n'
+            f'[nats]\nurl = "{url}"\n[worker]\nagent_id = "code"\nchat_cmd = ["true"]\n', encoding="utf-8"
         )
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", BREAK.format(module=module, words=words)),
@@ -234,7 +234,7 @@ def test_a_nats_py_without_a_module_is_refused_by_name() -> None:
         "import sys; sys.modules['nats.aio.transport'] = None; from agentbus.cli import main; "
         "sys.argv = ['agentbus', 'status']; main()"
     )
-    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, encoding="utf-8")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("error: nats-py 2.16.0 cannot be used: nats.aio.transport cannot be imported")
 

@@ -94,7 +94,8 @@ async def test_storage_is_shared_out_where_the_server_grants_a_bounded_amount(tm
     conf.write_text(
         f'listen: "127.0.0.1:-1"\njetstream {{ store_dir: "{tmp_path / "s"}", max_file_store: 1GB }}\n'
         "accounts { BUS { jetstream: { max_file: 500MB, max_memory: 10MB }, users: [ { user: a, password: b } ] } }\n"
-        "no_auth_user: a\n"
+        "no_auth_user: a\n",
+        encoding="utf-8",
     )
     async with run_server(store=tmp_path / "s", config=conf) as server:
         made = await outcomes(server.url, "code")

@@ -169,14 +169,14 @@ async def test_the_connection_is_found_in_the_documented_order(
 ):
     dead = "nats://127.0.0.1:1"
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
-    good.write_text(toml({"nats": {"url": server.url}, "coordinator": {"id": "boss"}}))
-    bad.write_text(toml({"nats": {"url": dead}}))
+    good.write_text(toml({"nats": {"url": server.url}, "coordinator": {"id": "boss"}}), encoding="utf-8")
+    bad.write_text(toml({"nats": {"url": dead}}), encoding="utf-8")
     get = ["result", "get", "--agent", "main"]
     assert (await run_cli(*get, "--nats-url", server.url, "--config", str(bad))).code == 0
     assert (await run_cli(*get, "--config", str(good), env={"AGENTBUS_NATS_URL": dead})).code == 0
     assert (await run_cli(*get, env={"AGENTBUS_NATS_URL": server.url})).code == 0
     (home / ".agentbus").mkdir()
-    (home / ".agentbus" / "coordinator.toml").write_text(good.read_text())
+    (home / ".agentbus" / "coordinator.toml").write_text(good.read_text(encoding="utf-8"), encoding="utf-8")
     assert (await run_cli(*get)).code == 0
     assert (await run_cli(*get, env={"AGENTBUS_NATS_URL": dead})).code == 1
     sent = await run_cli("task", "publish", "--to", "code", "--task-type", "x", "hi")
@@ -199,13 +199,13 @@ async def test_limit_means_the_same_with_and_without_watch_and_watch_goes_on(
         out = tmp_path / "watched"
         argv = [sys.executable, "-m", "agentbus", "result", "get", "--nats-url", server.url, "--agent", "main"]
         with process([*argv, "--limit", "2", "--watch"], out) as watching:
-            await eventually(lambda: len(out.read_text().splitlines()) == 2, "the history is printed")
-            assert out.read_text() == plain.out
+            await eventually(lambda: len(out.read_text(encoding="utf-8").splitlines()) == 2, "the history is printed")
+            assert out.read_text(encoding="utf-8") == plain.out
             await coordinator.publish("code", "say:new", task_type="x")
-            await eventually(lambda: len(out.read_text().splitlines()) == 3, "the new one is printed")
+            await eventually(lambda: len(out.read_text(encoding="utf-8").splitlines()) == 3, "the new one is printed")
             os.kill(watching.pid, signal.SIGINT)
             assert await watching.exit_code() == 130
-    texts = [json.loads(line)["result"] for line in out.read_text().splitlines() if line]
+    texts = [json.loads(line)["result"] for line in out.read_text(encoding="utf-8").splitlines() if line]
     assert texts == ["2\n", "3\n", "new\n"]
 
 
@@ -281,7 +281,7 @@ async def test_up_runs_a_bus_that_is_set_up_and_keeps_what_it_stored(tmp_path: P
         out = tmp_path / f"up{run}"
         argv = [sys.executable, "-m", "agentbus", "up", "--port", "0", "--store", str(store), "--agent", "code"]
         with process(argv, out) as up:
-            line = await eventually(lambda out=out: out.read_text().strip(), "it says where it is")
+            line = await eventually(lambda out=out: out.read_text(encoding="utf-8").strip(), "it says where it is")
             url = json.loads(line)["url"]
             if run == 0:
                 sent = await run_cli(
@@ -306,10 +306,10 @@ async def test_up_whose_server_dies_ends_with_an_error(tmp_path: Path):
     out = tmp_path / "up"
     argv = [sys.executable, "-m", "agentbus", "up", "--port", "0", "--store", str(tmp_path / "store")]
     with process(argv, out) as up:
-        line = await eventually(lambda: out.read_text().strip(), "it says where it is")
+        line = await eventually(lambda: out.read_text(encoding="utf-8").strip(), "it says where it is")
         os.kill(json.loads(line)["pid"], signal.SIGKILL)
         assert await up.exit_code() == 1
-        assert "ended by itself" in out.read_text()
+        assert "ended by itself" in out.read_text(encoding="utf-8")
 
 
 async def test_the_demo_tells_its_story_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -345,6 +345,8 @@ async def test_completion_scripts_are_printed(shell: str):
 async def test_every_worker_error_is_one_line_too(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
     config = worker_toml(tmp_path, server.url, chat_cmd=[sys.executable, str(FAKE_AGENT)])
     one_line_error(await run_cli("worker", "run", "--config", str(config)), 1, "{input}")
-    config.write_text(config.read_text().replace("[worker]", "[worker]\ntask_timeout_secs = 3"))
+    config.write_text(
+        config.read_text(encoding="utf-8").replace("[worker]", "[worker]\ntask_timeout_secs = 3"), encoding="utf-8"
+    )
     one_line_error(await run_cli("worker", "run", "--config", str(config)), 1, "task_timeout_seconds")
     assert await set_up(coordinator.bus)

@@ -92,11 +92,11 @@ def test_the_first_worker_configuration_that_exists_is_taken_and_no_other_is_rea
     system = files.worker("etc/agentbus.toml", agent={"id": "from-etc"})
     monkeypatch.setattr(loading, "worker_files", lambda: (*worker_files()[:2], system))
     assert load_worker()[0].agent.id == "from-etc"
-    system.write_text("this is not TOML")
+    system.write_text("this is not TOML", encoding="utf-8")
 
     Files(home).worker(".agentbus/config.toml", agent={"id": "from-home"})
     assert load_worker()[0].agent.id == "from-home"
-    (home / ".agentbus/config.toml").write_text("nor is this")
+    (home / ".agentbus/config.toml").write_text("nor is this", encoding="utf-8")
 
     Files(folder).worker("agentbus.toml", agent={"id": "from-cwd"})
     assert load_worker()[0].agent.id == "from-cwd"
@@ -213,7 +213,7 @@ def test_a_byte_order_mark_is_no_part_of_a_file(files: Files):
     )
     assert (config.agent.id, warnings) == ("code", [])
     secret = files.folder / "secret"
-    secret.write_text(f"{mark}hush\n")
+    secret.write_text(f"{mark}hush\n", encoding="utf-8")
     assert read_secret(secret) == "hush"
 
 

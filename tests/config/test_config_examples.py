@@ -79,7 +79,7 @@ def test_an_example_is_refused_for_its_sample_password(example: Example, tmp_pat
         example.load(example.path)
 
     hidden = tmp_path / "password"
-    hidden.write_text(f"{SAMPLE_PASSWORD}-code\n")
+    hidden.write_text(f"{SAMPLE_PASSWORD}-code\n", encoding="utf-8")
     moved = re.sub(
         r"^url = .*$",
         f'url = "tls://bus:7422"\nuser = "agent-code"\npassword_file = "{hidden}"',
@@ -87,7 +87,7 @@ def test_an_example_is_refused_for_its_sample_password(example: Example, tmp_pat
         flags=re.MULTILINE,
     )
     path = tmp_path / "moved.toml"
-    path.write_text(moved)
+    path.write_text(moved, encoding="utf-8")
     config, _ = example.load(path)
     with pytest.raises(ConfigError, match="the password is the one from the shipped example"):
         connection_settings(config.nats, agent="code", name="test")
@@ -126,7 +126,7 @@ def test_an_example_names_a_user_of_the_shipped_server_configuration(
     config, _ = example.load(own_password(example, tmp_path))
 
     settings = connection_settings(config.nats, agent="other", name="test")
-    server = (ROOT / "config" / "nats-server.conf").read_text()
+    server = (ROOT / "config" / "nats-server.conf").read_text(encoding="utf-8")
     assert settings.credentials.user == user
     assert f'user: "{user}"' in server
     assert settings.inbox_prefix == inbox

@@ -39,7 +39,7 @@ def test_worker_configurations_can_be_loaded(block: Block, tmp_path: Path) -> No
     rest = re.sub(r"^(?:# )?chat_cmd = .*\n", "", block.text, flags=re.MULTILINE)
     for number, command in enumerate(commands):
         path = tmp_path / f"{number}.toml"
-        path.write_text(rest.replace("[agent]\n", f"[agent]\n{command.removeprefix('# ')}\n"))
+        path.write_text(rest.replace("[agent]\n", f"[agent]\n{command.removeprefix('# ')}\n"), encoding="utf-8")
         _, warnings = load_worker(path)
         assert warnings == [], block.where
 
@@ -47,7 +47,7 @@ def test_worker_configurations_can_be_loaded(block: Block, tmp_path: Path) -> No
 @pytest.mark.parametrize("block", marked("coordinator configuration"), ids=lambda block: block.where)
 def test_coordinator_configurations_can_be_loaded(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "coordinator.toml"
-    path.write_text(block.text)
+    path.write_text(block.text, encoding="utf-8")
     _, warnings = load_coordinator(path=path)
     assert warnings == [], block.where
 
@@ -57,7 +57,7 @@ def test_mcp_configurations_start_the_command_of_this_distribution(block: Block)
     [servers] = (json.loads(block.text) if block.language == "json" else tomllib.loads(block.text)).values()
     server = servers["agentbus"]
     assert [server["command"], *server["args"]] == ["uvx", "agentbus-mcp"]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == "agentbus-mcp", "uvx runs the command that has the name of the distribution"
     assert "agentbus-mcp" in project["scripts"]
 

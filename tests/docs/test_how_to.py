@@ -55,9 +55,9 @@ async def test_recipes_for_tasks(server: NatsServer, coordinator: Coordinator, t
     for task_id in ("review-7f3a", "review-diff", "name-it-code", "hotfix-1", "add-licence"):
         assert found[task_id] == "completed"
     assert sum(task_id.startswith("book-") for task_id in found) == 4
-    assert (home / "chapters.md").read_text().count("Hello from") == 3
-    assert "Hello from" in (home / "summary.md").read_text()
-    assert (home / "repository" / "LICENSE").read_text() == "MIT License\n", "the patch was applied"
+    assert (home / "chapters.md").read_text(encoding="utf-8").count("Hello from") == 3
+    assert "Hello from" in (home / "summary.md").read_text(encoding="utf-8")
+    assert (home / "repository" / "LICENSE").read_text(encoding="utf-8") == "MIT License\n", "the patch was applied"
 
 
 async def test_the_task_of_a_night_runs_once(server: NatsServer, coordinator: Coordinator, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ async def test_mcp_hosts_get_their_entries(
 ) -> None:
     async with following(HOW_TO / "mcp-hosts.md", tmp_path, server):
         pass
-    entry = tomllib.loads((home / ".codex" / "config.toml").read_text())["mcp_servers"]["agentbus"]
+    entry = tomllib.loads((home / ".codex" / "config.toml").read_text(encoding="utf-8"))["mcp_servers"]["agentbus"]
     assert Path(entry["command"]).name == "agentbus-mcp"
     assert (home / ".agentbus" / "mcp.token").stat().st_mode & 0o777 == 0o600
 
@@ -102,7 +102,9 @@ def test_the_dockerfile_passes_its_linter() -> None:
     hadolint = SCRIPTS / "hadolint"
     if not hadolint.exists():
         pytest.skip("hadolint has no wheel for this system")
-    done = subprocess.run([hadolint, DOCKER / "Dockerfile"], check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [hadolint, DOCKER / "Dockerfile"], check=False, capture_output=True, encoding="utf-8", timeout=60
+    )
     assert done.stdout == ""
 
 
@@ -143,7 +145,9 @@ def test_the_compose_file_is_valid_and_keeps_what_must_survive() -> None:
 
 @pytest.mark.parametrize("block", marked("not runnable here: needs a Docker daemon.+"), ids=lambda block: block.where)
 def test_commands_for_docker_are_commands_of_a_shell(block: Any) -> None:
-    done = subprocess.run(["bash", "-n"], input=block.text, text=True, check=False, capture_output=True, timeout=60)
+    done = subprocess.run(
+        ["bash", "-n"], input=block.text, encoding="utf-8", check=False, capture_output=True, timeout=60
+    )
     assert done.stderr == ""
     for file in re.findall(r"deploy/docker/\S+", block.text):
         assert (ROOT / file).exists()

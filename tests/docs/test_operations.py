@@ -89,7 +89,7 @@ async def test_a_worker_behind_a_leaf_does_everything_that_a_worker_does(tmp_pat
     port, tls = free_port(), str(bus.path / "tls")
     conf = bus.servers[0].configuration
     added = fitted(for_bus.text, {"0.0.0.0:7522": f"127.0.0.1:{port}", "/home/you/.agentbus/bus/tls": tls})
-    conf.write_text(added + conf.read_text())
+    conf.write_text(added + conf.read_text(encoding="utf-8"), encoding="utf-8")
     leaf = tmp_path / "leaf.conf"
     leaf.write_text(
         fitted(
@@ -97,10 +97,11 @@ async def test_a_worker_behind_a_leaf_does_everything_that_a_worker_does(tmp_pat
             {
                 "127.0.0.1:7422": "127.0.0.1:-1",
                 "bus.example.com:7522": f"127.0.0.1:{port}",
-                "SEED-OF-CODE": bus.secret_file("code").read_text().strip(),
+                "SEED-OF-CODE": bus.secret_file("code").read_text(encoding="utf-8").strip(),
                 "/home/you/code.ca.pem": f"{tls}/ca.pem",
             },
-        )
+        ),
+        encoding="utf-8",
     )
     async with (
         run_server(store=tmp_path / "nats", config=conf),

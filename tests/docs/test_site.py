@@ -20,10 +20,10 @@ def test_the_site_has_every_page_as_html_and_as_markdown(tmp_path: Path) -> None
     markdown = {str(path.relative_to(site)) for path in site.rglob("*.md")}
     assert len(markdown) == number >= len(PAGES)
     assert {str(path.relative_to(site).with_suffix(".md")) for path in site.rglob("*.html")} == {*markdown, "404.md"}
-    assert set(re.findall(r"\]\(([^)]+)\)", (site / "llms.txt").read_text())) == markdown
-    searched = json.dumps(json.loads((site / "search.json").read_text()))
+    assert set(re.findall(r"\]\(([^)]+)\)", (site / "llms.txt").read_text(encoding="utf-8"))) == markdown
+    searched = json.dumps(json.loads((site / "search.json").read_text(encoding="utf-8")))
     assert "compare-and-set" in searched
-    assert not any("<!-- test:" in (site / page).read_text() for page in markdown)
+    assert not any("<!-- test:" in (site / page).read_text(encoding="utf-8") for page in markdown)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_link_or_a_page_that_leads_nowhere_is_refused(
     for extra in ("AGENTS.md", "SECURITY.md"):
         if (ROOT / extra).exists():
             shutil.copy(ROOT / extra, root / extra)
-    with (root / page).open("a") as text:
+    with (root / page).open("a", encoding="utf-8") as text:
         text.write(f"\n{addition}\n")
     monkeypatch.setattr(docs_site, "ROOT", root)
     with pytest.raises(docs_site.SiteError, match=reason):

@@ -47,7 +47,7 @@ def test_the_skill_is_valid() -> None:
     assert skills_ref.validate(SKILL) == []
     done = subprocess.run(
         [Path(sys.executable).with_name("agentskills"), "validate", SKILL],
-        check=False, capture_output=True, text=True, timeout=BOUND_S,
+        check=False, capture_output=True, encoding="utf-8", timeout=BOUND_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 

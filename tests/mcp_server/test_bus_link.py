@@ -83,7 +83,8 @@ async def test_refused_credentials_are_reported_as_such_and_tried_again_when_ask
         config.write_text(
             f"listen: 127.0.0.1:{port}\n"
             f"jetstream {{ store_dir: {json.dumps(str(tmp_path / 'store'))} }}\n"
-            f"authorization {{ users: [{{user: main, password: {password}}}] }}\n"
+            f"authorization {{ users: [{{user: main, password: {password}}}] }}\n",
+            encoding="utf-8",
         )
 
     write_config(-1, "other")

@@ -75,7 +75,8 @@ async def guarded(tmp_path: Path) -> Any:
     config.write_text(
         f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {json.dumps(str(tmp_path))} }}\n"
         "authorization { users: [ { user: admin, password: p }, "
-        f"{{ user: main, password: p, permissions: {{ {rights} }} }} ] }}\n"
+        f"{{ user: main, password: p, permissions: {{ {rights} }} }} ] }}\n",
+        encoding="utf-8",
     )
     async with run_server(store=tmp_path, config=config) as server:
         address = server.url.removeprefix("nats://")

@@ -88,5 +88,5 @@ async def test_the_open_sessions_are_those_of_clients_that_are_connected() -> No
 def test_nothing_else_touches_private_parts_of_the_sdk() -> None:
     for path in PACKAGE.rglob("*.py"):
         if path.name != "sdk.py":
-            found = re.findall(r"\b(?!self|cls|_)\w+\._[a-z]\w*", path.read_text())
+            found = re.findall(r"\b(?!self|cls|_)\w+\._[a-z]\w*", path.read_text(encoding="utf-8"))
             assert not [use for use in found if use.split(".")[0] in ("server", "low", "ctx", "session", "mcp")], path

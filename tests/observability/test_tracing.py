@@ -42,7 +42,7 @@ ASKS = "env:TRACEPARENT env:TRACESTATE env:BAGGAGE"
 
 
 def spans_in(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def span_in(file: Path, name: str) -> dict[str, Any]:
@@ -155,7 +155,7 @@ async def test_one_trace_leads_from_a_tool_call_over_the_worker_to_the_environme
     # Whoever reads the result can link to the run that it came from: in the inbox, and by its id.
     assert await trace_of_result(coordinator) == traceparent(ran)
     assert [link["context"]["span_id"] for link in read["links"]] == [ran["context"]["span_id"]]
-    assert SECRET not in calls.read_text() + runs.read_text()
+    assert SECRET not in calls.read_text(encoding="utf-8") + runs.read_text(encoding="utf-8")
 
 
 @both_eras
@@ -174,10 +174,12 @@ async def test_without_an_sdk_the_trace_of_a_tool_call_is_passed_on_as_it_came(
         untraced = await settled(coordinator, data_of(answer)["published"][0]["task_id"])
     assert text(traced) == f"{PARENT}\n{STATE}\n\n"
     assert text(untraced) == "\n\n\n"
-    lines = [line for line in child.log.read_text().splitlines() if f"task {traced.task_id}:" in line]
+    lines = [line for line in child.log.read_text(encoding="utf-8").splitlines() if f"task {traced.task_id}:" in line]
     assert len(lines) == 2
     assert all(f" trace_id={TRACE} " in line for line in lines)
-    assert child.log.read_text().count("trace_id") == 2, "and none for the task that came without a trace"
+    assert child.log.read_text(encoding="utf-8").count("trace_id") == 2, (
+        "and none for the task that came without a trace"
+    )
 
 
 async def test_a_command_gets_the_trace_of_its_task_and_never_that_of_the_worker(
@@ -274,7 +276,11 @@ async def test_a_server_for_many_clients_sends_its_spans_before_it_ends(
     argv = [sys.executable, TRACED, str(spans), "batch", "agentbus_mcp", "--http", "127.0.0.1:0"]
     with process([*argv, "--nats-url", server.url], log) as child:
         await child.until_said('{"url":')
-        [url] = [json.loads(line)["url"] for line in log.read_text().splitlines() if line.startswith('{"url":')]
+        [url] = [
+            json.loads(line)["url"]
+            for line in log.read_text(encoding="utf-8").splitlines()
+            if line.startswith('{"url":')
+        ]
         async with over_http(url) as client:
             arguments = {"to": ["code"], "content": "x", "task_type": "test"}
             data_of(await client.call_tool("publish_task", arguments, meta=of_caller()))
@@ -288,7 +294,11 @@ async def test_a_collector_that_does_not_answer_keeps_no_server_from_ending(tmp_
     argv = [sys.executable, TRACED, str(tmp_path / "spans.jsonl"), "stuck", "agentbus_mcp", "--nats-url", NOWHERE]
     with process([*argv, "--http", "127.0.0.1:0"], tmp_path / "log") as child:
         await child.until_said('{"url":')
-        [url] = [json.loads(line)["url"] for line in child.log.read_text().splitlines() if line.startswith("{")]
+        [url] = [
+            json.loads(line)["url"]
+            for line in child.log.read_text(encoding="utf-8").splitlines()
+            if line.startswith("{")
+        ]
         async with over_http(url) as client:
             await client.list_tools()
         child.terminate()
@@ -336,7 +346,7 @@ async def test_a_span_says_how_its_attempt_ended_and_nothing_of_what_was_said(
     assert ran["status"] == (
         {"status_code": "ERROR", "description": description} if description else {"status_code": "UNSET"}
     )
-    assert SECRET not in spans.read_text()
+    assert SECRET not in spans.read_text(encoding="utf-8")
 
 
 async def test_an_attempt_that_is_repeated_is_a_span_of_its_own_in_the_same_trace(
@@ -394,7 +404,7 @@ async def test_a_cancelled_task_says_when_it_was_cancelled_run_or_not(
     assert [span["attributes"]["agentbus.task.status"] for span in (unrun, ran)] == ["cancelled", "cancelled"]
     assert [event["name"] for event in ran["events"]] == ["agentbus.cancel"]
     assert {span["status"]["status_code"] for span in (unrun, ran)} == {"UNSET"}
-    assert SECRET not in spans.read_text()
+    assert SECRET not in spans.read_text(encoding="utf-8")
 
 
 async def test_a_message_that_becomes_a_dead_letter_ends_its_trace_with_the_reason(
@@ -431,7 +441,7 @@ async def test_a_publication_that_fails_says_why(tmp_path: Path, server: NatsSer
     [failed] = spans_in(spans)
     assert failed["attributes"]["error.type"] == "SetupMissingError"
     assert failed["status"]["status_code"] == "ERROR"
-    assert SECRET not in spans.read_text()
+    assert SECRET not in spans.read_text(encoding="utf-8")
 
 
 # -- untrusted --------------------------------------------------------------------------------------------------
@@ -459,7 +469,7 @@ async def test_a_header_that_is_no_trace_does_nothing_to_the_task(
         sent.append(task.id)
     async with worker(worker_toml(tmp_path, server.url, worker={"concurrency": 4})) as child:
         await acknowledged(coordinator)
-        said = child.log.read_text()
+        said = child.log.read_text(encoding="utf-8")
     assert (await counts(coordinator))["AGENT_DEAD"] == 0
     waited = await coordinator.wait(sent, timeout_s=0)
     texts = [text(waited.settled[task_id]) for task_id in sent]

@@ -80,12 +80,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     # The dependencies come from the environment of these tests. A folder that a .pth file names has its own .pth files
     # ignored, so the editable installation in there does not come along.
     [packages] = home.glob("Lib/site-packages") if os.name == "nt" else home.glob("lib/python*/site-packages")
-    (packages / "dependencies.pth").write_text(f"{Path(pytest.__file__).parents[1]}\n")
+    (packages / "dependencies.pth").write_text(f"{Path(pytest.__file__).parents[1]}\n", encoding="utf-8")
     return Installed(home, elsewhere)
 
 
 def _run(*argv: str, cwd: Path, env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(argv, check=False, capture_output=True, text=True, cwd=cwd, env=env, timeout=_BOUND_S)
+    done = subprocess.run(argv, check=False, capture_output=True, encoding="utf-8", cwd=cwd, env=env, timeout=_BOUND_S)
     assert done.returncode == 0, f"{argv}: {done.stderr}"
     return done.stdout
 

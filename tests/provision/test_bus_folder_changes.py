@@ -84,7 +84,7 @@ async def at_once(tmp_path: Path, script: str, folder: Path, *each: tuple[str, .
 def check_whole(folder: Path) -> None:
     """What the server reads, and what says who there is, are each as one change has left them."""
     BusFolder(folder)
-    text = (folder / "accounts.conf").read_text()
+    text = (folder / "accounts.conf").read_text(encoding="utf-8")
     assert text.endswith("}\n")
     assert text.count("{") == text.count("}")
 
@@ -92,10 +92,10 @@ def check_whole(folder: Path) -> None:
 async def check_consistent(folder: Path) -> BusFolder:
     """Everybody who is on the bus can sign in, nobody else can, and the server takes its configuration."""
     bus = BusFolder(folder)
-    text = (folder / "accounts.conf").read_text()
+    text = (folder / "accounts.conf").read_text(encoding="utf-8")
     parties = {*bus.agents, "main", "admin"}
     assert {path.stem for path in (folder / "credentials").iterdir()} == parties
-    keys = {nkeys.UserKey(bus.secret_file(name).read_text().strip()).public for name in parties}
+    keys = {nkeys.UserKey(bus.secret_file(name).read_text(encoding="utf-8").strip()).public for name in parties}
     assert set(re.findall(r"\bU[A-Z2-7]{55}\b", text)) == keys
     assert {path.name for path in folder.iterdir() if path.name.endswith(".new")} == set()
     server = await asyncio.create_subprocess_exec(str(find_binary()), "-t", "-c", str(bus.servers[0].configuration))
@@ -113,7 +113,9 @@ async def test_changes_at_the_same_moment_are_all_made(folder: BusFolder, tmp_pa
             return all(child.popen.poll() is not None for child in running)
 
         await eventually(all_ended, "the changes are made")
-    assert [(child.popen.returncode, child.log.read_text()) for child in running] == [(0, "ready\n")] * len(running)
+    assert [(child.popen.returncode, child.log.read_text(encoding="utf-8")) for child in running] == [
+        (0, "ready\n")
+    ] * len(running)
     bus = await check_consistent(folder.path)
     assert set(bus.agents) == {"code", *(change.removeprefix("add:") for words in adds for change in words)}
 
@@ -124,7 +126,7 @@ async def test_of_two_that_make_a_bus_in_one_folder_one_does(tmp_path: Path) -> 
         codes = [await child.exit_code() for child in running]
     assert sorted(codes) == [0, 1]
     loser, winner = running[codes.index(1)], ("one", "two")[codes.index(0)]
-    assert f"there is a bus in {path} already; it was left as it is" in loser.log.read_text()
+    assert f"there is a bus in {path} already; it was left as it is" in loser.log.read_text(encoding="utf-8")
     bus = await check_consistent(path)
     assert (bus.url, bus.agents) == (f"tls://{winner}.example:7422", ("code",))
 

@@ -77,7 +77,9 @@ async def test_init_makes_a_bus_in_a_folder_of_any_name_and_its_commands_work_th
         assert shlex.join(signal[1:]) in added.out
         reload = await asyncio.create_subprocess_exec(*signal)
         assert await reload.wait() == 0
-        await eventually(lambda: "Reloaded server configuration" in server.log.read_text(), "it has read it again")
+        await eventually(
+            lambda: "Reloaded server configuration" in server.log.read_text(encoding="utf-8"), "it has read it again"
+        )
         renewed = await run_cli("init", str(path), "--renew-certificate")
         assert renewed.code == 0, renewed.err
 

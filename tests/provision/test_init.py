@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> BusFolder:
 
 
 def secrets_in(bus: BusFolder) -> set[str]:
-    return {path.read_text().strip() for path in (bus.path / "credentials").iterdir()}
+    return {path.read_text(encoding="utf-8").strip() for path in (bus.path / "credentials").iterdir()}
 
 
 # -- the whole set-up -------------------------------------------------------------------------------------------
@@ -71,10 +71,12 @@ class SetUp:
     async def reload(self, times: int = 1) -> None:
         """Have the server read its configuration again, as the commands say."""
         for _ in range(times):
-            before = self.server.log.read_text().count("Reloaded server configuration")
+            before = self.server.log.read_text(encoding="utf-8").count("Reloaded server configuration")
             self.server.reload()
             await eventually(
-                lambda seen=before: self.server.log.read_text().count("Reloaded server configuration") > seen,
+                lambda seen=before: (
+                    self.server.log.read_text(encoding="utf-8").count("Reloaded server configuration") > seen
+                ),
                 "the server has read its configuration again",
             )
 
@@ -99,7 +101,7 @@ async def typed(tmp_path: Path) -> AsyncGenerator[SetUp]:
         await person.types("worker", "init", "--bundle", await made.bundle("code"), "--folder", made.there, *command)
         await person.types("coordinator", "init", "--bundle", await made.bundle("main"), "--folder", made.here)
         yield made
-        assert [line for line in server.log.read_text().splitlines() if "Violation" in line] == []
+        assert [line for line in server.log.read_text(encoding="utf-8").splitlines() if "Violation" in line] == []
     assert [secret for secret in secrets_in(BusFolder(bus)) if secret in person.printed] == []
 
 
@@ -133,7 +135,7 @@ async def test_an_agent_joins_a_running_bus_and_is_shut_out_again_and_nobody_els
 async def test_a_rotated_credential_ends_the_worker_with_the_reason_and_a_new_bundle_brings_it_back(
     typed: SetUp,
 ) -> None:
-    old = BusFolder(typed.bus).secret_file("code").read_text().strip()
+    old = BusFolder(typed.bus).secret_file("code").read_text(encoding="utf-8").strip()
     config = typed.there / "config.toml"
     async with typed.coordinator() as main:
         async with worker(config) as process:
@@ -168,12 +170,12 @@ def test_nobody_else_can_read_what_is_in_the_folder(folder: BusFolder) -> None:
 
 
 def test_the_configuration_of_the_server_holds_no_secret(folder: BusFolder) -> None:
-    text = "".join(path.read_text() for path in folder.path.iterdir() if path.is_file())
+    text = "".join(path.read_text(encoding="utf-8") for path in folder.path.iterdir() if path.is_file())
     assert [secret for secret in secrets_in(folder) if secret in text] == []
 
 
 def test_each_party_has_an_account_and_only_the_administrator_is_in_that_of_the_streams(folder: BusFolder) -> None:
-    text = (folder.path / "accounts.conf").read_text()
+    text = (folder.path / "accounts.conf").read_text(encoding="utf-8")
     bus = text.partition('\n  "agent-')[0]
     assert bus.count("nkey:") == 1
     assert "jetstream" in bus
@@ -185,7 +187,7 @@ def test_each_party_has_an_account_and_only_the_administrator_is_in_that_of_the_
 async def test_passwords_in_place_of_nkeys_are_kept_as_hashes_by_the_server(tmp_path: Path) -> None:
     pytest.importorskip("bcrypt")
     bus = create(tmp_path / "bus", replace(PLAN, port=free_port(), auth="password"), ["code"])
-    text = (bus.path / "accounts.conf").read_text()
+    text = (bus.path / "accounts.conf").read_text(encoding="utf-8")
     assert text.count('password: "$2b$11$') == 3
     assert not [secret for secret in secrets_in(bus) if secret in text]
     async with run_server(store=tmp_path / "nats", config=bus.servers[0].configuration):
@@ -206,7 +208,7 @@ async def test_a_certificate_that_exists_is_used_and_its_ca_goes_into_the_bundle
     plan = replace(PLAN, port=free_port(), certificate=given.cert, key=given.key, ca=given.ca)
     bus = create(tmp_path / "bus", plan)
     assert not (bus.path / "tls").exists()
-    assert bus.bundle("main").ca == given.ca.read_text()
+    assert bus.bundle("main").ca == given.ca.read_text(encoding="utf-8")
     async with run_server(store=tmp_path / "nats", config=bus.servers[0].configuration):
         config, _ = load_coordinator(path=join_as_coordinator(bus.bundle("main"), tmp_path / "here"))
         async with connect(connection_settings(config.nats, agent="main", name="test")) as connected:
@@ -226,7 +228,9 @@ async def test_a_new_certificate_is_taken_up_without_a_restart(tmp_path: Path) -
         assert (ran.code, "--signal" in ran.out) == (0, True), ran.err
         assert (bus.path / "tls" / "server.pem").read_bytes() != old
         server.reload()
-        await eventually(lambda: "Reloaded server configuration" in server.log.read_text(), "the server has read it")
+        await eventually(
+            lambda: "Reloaded server configuration" in server.log.read_text(encoding="utf-8"), "the server has read it"
+        )
         async with connect(settings) as again:
             assert again.connected
         assert connected.seconds_since_reconnect == float("inf")
@@ -258,7 +262,7 @@ def test_a_bus_that_is_there_is_not_made_again(folder: BusFolder) -> None:
 def test_a_folder_without_a_bus_is_named_with_the_command_that_makes_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no bus in .*; make one with: agentbus init"):
         BusFolder(tmp_path)
-    (tmp_path / "bus.toml").write_text("[bus]\nversion = 9\n")
+    (tmp_path / "bus.toml").write_text("[bus]\nversion = 9\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="is damaged; take it from a backup"):
         BusFolder(tmp_path)
 
@@ -266,10 +270,10 @@ def test_a_folder_without_a_bus_is_named_with_the_command_that_makes_one(tmp_pat
 def test_the_url_names_the_first_host_and_the_server_listens_for_others_only_then(tmp_path: Path) -> None:
     here = create(tmp_path / "here", PLAN)
     assert here.url == "tls://127.0.0.1:7422"
-    assert 'listen: "127.0.0.1:7422"' in here.servers[0].configuration.read_text()
+    assert 'listen: "127.0.0.1:7422"' in here.servers[0].configuration.read_text(encoding="utf-8")
     there = create(tmp_path / "there", replace(PLAN, hosts=("Bus.example.com", "10.0.0.5")))
     assert there.url == "tls://bus.example.com:7422"
-    assert 'listen: "0.0.0.0:7422"' in there.servers[0].configuration.read_text()
+    assert 'listen: "0.0.0.0:7422"' in there.servers[0].configuration.read_text(encoding="utf-8")
     assert create(tmp_path / "six", replace(PLAN, hosts=("::1",))).url == "tls://[::1]:7422"
 
 
@@ -290,10 +294,10 @@ def test_the_url_names_the_first_host_and_the_server_listens_for_others_only_the
 def test_an_agent_that_cannot_be_added_is_refused(
     folder: BusFolder, agent: str, may_task: tuple[str, ...], reason: str
 ) -> None:
-    before = (folder.path / "accounts.conf").read_text()
+    before = (folder.path / "accounts.conf").read_text(encoding="utf-8")
     with pytest.raises(ConfigError, match=reason):
         folder.add(agent, may_task)
-    assert (folder.path / "accounts.conf").read_text() == before
+    assert (folder.path / "accounts.conf").read_text(encoding="utf-8") == before
 
 
 def test_changes_are_kept_in_the_folder(folder: BusFolder) -> None:
@@ -304,7 +308,7 @@ def test_changes_are_kept_in_the_folder(folder: BusFolder) -> None:
     last = BusFolder(folder.path)
     assert (last.agents, last.may_task("lead")) == (("code", "lead"), ("code",))
     assert not last.secret_file("doc").exists()
-    assert "agent-doc" not in (folder.path / "accounts.conf").read_text()
+    assert "agent-doc" not in (folder.path / "accounts.conf").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["nobody", "doc.x"])
@@ -316,9 +320,9 @@ def test_somebody_who_is_not_there_is_named(folder: BusFolder, name: str) -> Non
 
 @pytest.mark.parametrize("name", ["main", "admin"])
 def test_the_parties_of_every_bus_can_be_rotated_and_not_removed(folder: BusFolder, name: str) -> None:
-    old = folder.secret_file(name).read_text()
+    old = folder.secret_file(name).read_text(encoding="utf-8")
     folder.rotate(name)
-    assert folder.secret_file(name).read_text() != old
+    assert folder.secret_file(name).read_text(encoding="utf-8") != old
     with pytest.raises(ConfigError, match="is a party of every bus and stays"):
         folder.remove(name)
 
@@ -331,7 +335,7 @@ def test_a_bundle_survives_being_written_and_read(folder: BusFolder, tmp_path: P
     for name in ("main", "admin", "code", "lead"):
         made = folder.bundle(name)
         path = tmp_path / "one.bundle"
-        path.write_text(bundle_text(made))
+        path.write_text(bundle_text(made), encoding="utf-8")
         assert read_bundle(path) == made
         assert made.secret not in repr(made)
 
@@ -361,7 +365,7 @@ def test_a_damaged_bundle_is_refused_without_a_word_of_its_content(
     text = bundle_text(folder.bundle("code"))
     assert old in text
     path = tmp_path / "one.bundle"
-    path.write_text(text.replace(old, new))
+    path.write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         read_bundle(path)
     assert str(path) in str(caught.value)
@@ -398,11 +402,11 @@ def test_nothing_that_is_there_is_overwritten(tmp_path: Path) -> None:
 
 def test_renewing_replaces_the_credential_and_nothing_else(tmp_path: Path) -> None:
     path = join_as_worker(code_bundle(), tmp_path, FAKE)
-    path.write_text(path.read_text() + "# mine\n")
+    path.write_text(path.read_text(encoding="utf-8") + "# mine\n", encoding="utf-8")
     fresh = code_bundle()
     renew(fresh, tmp_path)
-    assert (tmp_path / "code.nk").read_text().strip() == fresh.secret
-    assert path.read_text().endswith("# mine\n")
+    assert (tmp_path / "code.nk").read_text(encoding="utf-8").strip() == fresh.secret
+    assert path.read_text(encoding="utf-8").endswith("# mine\n")
     with pytest.raises(ConfigError, match="code has not joined from"):
         renew(fresh, tmp_path / "elsewhere")
 
@@ -444,7 +448,7 @@ def test_what_joining_writes_is_for_its_owner_alone(tmp_path: Path) -> None:
 )
 async def test_an_agent_command_that_is_not_clear_is_asked_for(tmp_path: Path, words: list[str], reason: str) -> None:
     path = tmp_path / "one.bundle"
-    path.write_text(bundle_text(code_bundle()))
+    path.write_text(bundle_text(code_bundle()), encoding="utf-8")
     ran = await run_cli(
         "worker", "init", "--bundle", str(path), "--folder", str(tmp_path / "f"), *words, env={"PATH": str(tmp_path)}
     )
@@ -461,9 +465,9 @@ def test_each_server_of_a_cluster_has_a_folder_to_carry_without_a_secret_of_a_pa
     bus = create(tmp_path / "bus", replace(PLAN, members=MEMBERS), ["code"])
     assert bus.url == "tls://10.0.0.5:7422,tls://10.0.0.6:7422,tls://10.0.0.7:7422"
     assert bus.bundle("code").url == bus.url
-    secrets = secrets_in(bus) | {(bus.path / "tls" / "ca-key.pem").read_text()}
+    secrets = secrets_in(bus) | {(bus.path / "tls" / "ca-key.pem").read_text(encoding="utf-8")}
     for number, server in enumerate(bus.servers, 1):
-        files = {path.name: path.read_text() for path in server.path.iterdir()}
+        files = {path.name: path.read_text(encoding="utf-8") for path in server.path.iterdir()}
         assert set(files) == {"nats-server.conf", "accounts.conf", "ca.pem", "server.pem", "server-key.pem"}
         assert f'server_name: "agentbus-{number}"' in files["nats-server.conf"]
         assert files["nats-server.conf"].count("tls://10.0.0.") == 2, "routes to the two others"
@@ -474,7 +478,7 @@ def test_each_server_of_a_cluster_has_a_folder_to_carry_without_a_secret_of_a_pa
 def test_a_change_of_the_parties_reaches_the_folder_of_every_server(tmp_path: Path) -> None:
     bus = create(tmp_path / "bus", replace(PLAN, members=MEMBERS), ["code"])
     BusFolder(bus.path).add("doc")
-    texts = {server.accounts.read_text() for server in bus.servers}
+    texts = {server.accounts.read_text(encoding="utf-8") for server in bus.servers}
     assert len(texts) == 1
     assert '"agent-doc"' in texts.pop()
 

@@ -106,7 +106,7 @@ def test_what_is_written_is_what_is_printed(host: str, home: Path) -> None:
     file = home / FILES[host]
     assert first.err == f"{file}: made\n"
     assert first.out == ""
-    assert file.read_text() == printed.out
+    assert file.read_text(encoding="utf-8") == printed.out
     entry = parsed(host, printed.out)[KEYS[host]]["agentbus"]
     assert entry["env"] == {"AGENTBUS_NATS_URL": "nats://10.8.0.1:7422"}
     again = config(host, "--nats-url", "nats://10.8.0.1:7422", "--write")
@@ -117,7 +117,7 @@ def test_what_is_written_is_what_is_printed(host: str, home: Path) -> None:
 @pytest.mark.parametrize("host", PROJECT_FILES)
 def test_an_entry_for_a_project_names_no_place_of_this_machine(host: str, tmp_path: Path) -> None:
     config(host, "--project", str(tmp_path), "--write")
-    entry = parsed(host, (tmp_path / PROJECT_FILES[host]).read_text())[KEYS[host]]["agentbus"]
+    entry = parsed(host, (tmp_path / PROJECT_FILES[host]).read_text(encoding="utf-8"))[KEYS[host]]["agentbus"]
     assert entry == {"command": "uvx", "args": ["agentbus-mcp"], **MORE[host]}
 
 
@@ -226,11 +226,11 @@ def test_the_entry_fits_into_toml_of_every_form(there: str) -> None:
 def test_a_file_that_cannot_be_kept_is_left_alone(host: str, there: str, said: str, home: Path) -> None:
     file = home / FILES[host]
     file.parent.mkdir(parents=True)
-    file.write_text(there)
+    file.write_text(there, encoding="utf-8")
     error = refused(host, "--write")
     assert error.startswith(f"{file}: {said}")
     assert "add the entry by hand" in error
-    assert file.read_text() == there
+    assert file.read_text(encoding="utf-8") == there
     assert list(file.parent.iterdir()) == [file]
 
 
@@ -238,20 +238,20 @@ def test_a_file_that_cannot_be_kept_is_left_alone(host: str, there: str, said: s
 def test_the_mode_of_the_file_and_a_link_to_it_stay(home: Path) -> None:
     kept = home / "dotfiles" / "claude.json"
     kept.parent.mkdir()
-    kept.write_text('{"projects": {}}\n')
+    kept.write_text('{"projects": {}}\n', encoding="utf-8")
     kept.chmod(0o600)
     (home / ".claude.json").symlink_to(kept)
     ran = config("claude-code", "--write")
     assert ran.err.endswith(": updated\n")
     assert (home / ".claude.json").is_symlink()
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    assert set(json.loads(kept.read_text())) == {"projects", "mcpServers"}
+    assert set(json.loads(kept.read_text(encoding="utf-8"))) == {"projects", "mcpServers"}
 
 
 def test_codex_home_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CODEX_HOME", str(tmp_path))
     config("codex", "--write")
-    assert "agentbus" in tomllib.loads((tmp_path / "config.toml").read_text())["mcp_servers"]
+    assert "agentbus" in tomllib.loads((tmp_path / "config.toml").read_text(encoding="utf-8"))["mcp_servers"]
 
 
 @linux_only
@@ -270,13 +270,15 @@ def test_a_configuration_is_named_by_its_whole_path_once_it_can_be_used(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "team.toml"
-    file.write_text('[nats]\nurl = "tls://bus.example.com:7422"\nuser = "agent-main"\npassword_file = "~/.p"\n')
-    (home / ".p").write_text("secret\n")
+    file.write_text(
+        '[nats]\nurl = "tls://bus.example.com:7422"\nuser = "agent-main"\npassword_file = "~/.p"\n', encoding="utf-8"
+    )
+    (home / ".p").write_text("secret\n", encoding="utf-8")
     (home / ".p").chmod(0o600)
     ran = config("cursor", "--config", "team.toml")
     assert json.loads(ran.out)["mcpServers"]["agentbus"]["args"] == ["--config", str(file)]
     assert "secret" not in ran.out
-    file.write_text('[nats]\nurll = "x"\n')
+    file.write_text('[nats]\nurll = "x"\n', encoding="utf-8")
     assert "urll" in refused("cursor", "--config", "team.toml")
     both = refused("cursor", "--config", "team.toml", "--nats-url", "nats://h:1", usage=True)
     assert "exclude each other" in both
@@ -299,7 +301,7 @@ async def test_a_host_that_starts_the_entry_gets_a_server_on_that_bus(
     # A host that was started from a desktop gives its servers hardly any environment.
     few = {name: os.environ[name] for name in ("HOME", "TEST_PROCESS_MARK")}
     parameters = StdioServerParameters(command=entry["command"], args=entry["args"], env={**few, **entry["env"]})
-    with (tmp_path / "mcp.log").open("w") as log:
+    with (tmp_path / "mcp.log").open("w", encoding="utf-8") as log:
         async with Client(stdio_client(parameters, errlog=log)) as client:
             data = data_of(await client.call_tool("list_agents", {}))
     assert [agent["agent"] for agent in data["agents"]] == ["code"]

@@ -45,7 +45,7 @@ async def shipped(tmp_path: Path, certificates: Certificates) -> AsyncGenerator[
 def judged(config: Path) -> tuple[int, str]:
     """What `nats-server -t` says of a file."""
     done = subprocess.run(
-        [find_binary(), "-t", "-c", config], check=False, capture_output=True, text=True, timeout=BOUND_S
+        [find_binary(), "-t", "-c", config], check=False, capture_output=True, encoding="utf-8", timeout=BOUND_S
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -82,7 +82,9 @@ def test_the_shipped_file_says_what_the_documentation_promises() -> None:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the recipe is for openssl")
 async def test_a_certificate_made_as_the_file_says_is_good(tmp_path: Path) -> None:
-    found = re.search(r"#\s+(openssl req .*?server-cert\.pem)$", CONF.read_text(), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        r"#\s+(openssl req .*?server-cert\.pem)$", CONF.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
     assert found
     recipe = re.sub(r"\\\n#\s+", "", found[1])
     await asyncio.to_thread(subprocess.run, recipe, shell=True, cwd=tmp_path, check=True, capture_output=True)

@@ -58,7 +58,7 @@ async def works(bus: Bus, process: Process) -> None:
     """Have the worker do a task that somebody gives who is not concerned."""
     done = await run_cli("doctor", "--config", str(bus.coordinator_toml("admin")), "--probe", "code", "--json")
     [found] = [finding for finding in map(json.loads, done.out.splitlines()) if finding["check"] == "round trip"]
-    assert found["verdict"] == "ok", (found, process.log.read_text())
+    assert found["verdict"] == "ok", (found, process.log.read_text(encoding="utf-8"))
 
 
 # -- the worker -------------------------------------------------------------------------------------------------
@@ -85,7 +85,9 @@ async def test_a_worker_that_has_the_new_credential_by_then_goes_on(bus: Bus) ->
     async with worker(bus.worker_toml()) as process:
         rotation.in_file()
         await rotation.on_server()
-        await eventually(lambda: process.log.read_text().count("connected to nats-server") == 2, "it is back")
+        await eventually(
+            lambda: process.log.read_text(encoding="utf-8").count("connected to nats-server") == 2, "it is back"
+        )
         await works(bus, process)
 
 
@@ -97,9 +99,11 @@ async def test_a_credential_that_is_replaced_during_an_outage_is_taken_up(bus: B
         await process.until_said("trying again")
         rotation.in_file()
         path = bus.folder / "server.conf"
-        path.write_text(path.read_text().replace(*rotation.change))
+        path.write_text(path.read_text(encoding="utf-8").replace(*rotation.change), encoding="utf-8")
         async with run_server(store=bus.folder / "nats", config=path):
-            await eventually(lambda: process.log.read_text().count("connected to nats-server") == 2, "it is back")
+            await eventually(
+                lambda: process.log.read_text(encoding="utf-8").count("connected to nats-server") == 2, "it is back"
+            )
 
 
 @on("password")
@@ -108,7 +112,9 @@ async def test_a_secret_file_that_is_gone_for_a_moment_harms_nobody(bus: Bus) ->
         (bus.folder / "code.password").unlink()
         bus.server.kill()
         async with run_server(store=bus.folder / "nats", config=bus.folder / "server.conf"):
-            await eventually(lambda: process.log.read_text().count("connected to nats-server") == 2, "it is back")
+            await eventually(
+                lambda: process.log.read_text(encoding="utf-8").count("connected to nats-server") == 2, "it is back"
+            )
 
 
 @on("creds")
@@ -126,7 +132,9 @@ async def test_a_worker_that_has_a_new_jwt_by_then_goes_on(bus: Bus) -> None:
     bus.write("code.creds", bus.operator.creds("code", expires=time.time() + 4))
     async with worker(bus.worker_toml()) as process:
         bus.write("code.creds", bus.operator.creds("code", expires=time.time() + 3600))
-        await eventually(lambda: process.log.read_text().count("connected to nats-server") == 2, "it is back")
+        await eventually(
+            lambda: process.log.read_text(encoding="utf-8").count("connected to nats-server") == 2, "it is back"
+        )
         await works(bus, process)
 
 
@@ -142,7 +150,9 @@ async def test_new_certificates_of_another_ca_are_taken_up_at_the_next_connectio
         }.items():  # fmt: skip
             bus.write(name, content)
         async with run_server(store=bus.folder / "nats", config=bus.folder / "server.conf"):
-            await eventually(lambda: process.log.read_text().count("connected to nats-server") == 2, "it is back")
+            await eventually(
+                lambda: process.log.read_text(encoding="utf-8").count("connected to nats-server") == 2, "it is back"
+            )
 
 
 # -- the MCP server ---------------------------------------------------------------------------------------------
@@ -170,7 +180,7 @@ async def test_the_mcp_server_says_what_happened_and_goes_on_once_the_file_has_t
         assert "call again" in text
         rotation.in_file()
         assert data_of(await client.call_tool("get_results", {}))["results"] == []
-    assert "Traceback" not in log.read_text()
+    assert "Traceback" not in log.read_text(encoding="utf-8")
 
 
 @on("password", "nkey")
@@ -180,5 +190,5 @@ async def test_the_mcp_server_goes_on_without_a_word_if_it_has_the_new_credentia
         assert data_of(await client.call_tool("get_results", {}))["results"] == []
         rotation.in_file()
         await rotation.on_server()
-        await eventually(lambda: log.read_text().count("connected to nats-server") == 2, "it is back")
+        await eventually(lambda: log.read_text(encoding="utf-8").count("connected to nats-server") == 2, "it is back")
         assert data_of(await client.call_tool("get_results", {}))["results"] == []

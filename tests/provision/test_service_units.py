@@ -53,10 +53,10 @@ def test_systemd_finds_the_unit_valid(path: Path, tmp_path: Path) -> None:
     installed = tmp_path / path.name
     text, replaced = re.subn(r"(?m)^ExecStart=/opt/agentbus/bin/\S+ ", "ExecStart=/bin/true ", path.read_text("utf-8"))
     assert replaced == 1
-    installed.write_text(text)
+    installed.write_text(text, encoding="utf-8")
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", installed],
-        check=False, capture_output=True, text=True, timeout=BOUND_S,
+        check=False, capture_output=True, encoding="utf-8", timeout=BOUND_S,
     )  # fmt: skip
     newer_than_here = ("RestartSteps", "RestartMaxDelaySec")
     said = [
@@ -162,7 +162,7 @@ def test_supervisor_sends_sigterm_to_the_worker_alone() -> None:
 
 
 def test_supervisor_would_not_take_anything_for_a_variable() -> None:
-    settings = [line for line in SUPERVISOR.read_text().splitlines() if not line.startswith(";")]
+    settings = [line for line in SUPERVISOR.read_text(encoding="utf-8").splitlines() if not line.startswith(";")]
     assert not any("%" in line for line in settings)
 
 

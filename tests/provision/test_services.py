@@ -43,9 +43,9 @@ def managers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("systemctl", "launchctl", "supervisorctl"):
         path = folder / name
-        path.write_text(MANAGER.format(folder=folder))
+        path.write_text(MANAGER.format(folder=folder), encoding="utf-8")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    (folder / "state").write_text("active\n")
+    (folder / "state").write_text("active\n", encoding="utf-8")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     return folder
@@ -81,9 +81,13 @@ def rendered(manager: ManagerName, config: Path, user: str = "agentbus") -> str:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
 def test_systemd_finds_the_units_valid(tmp_path: Path, manager: ManagerName) -> None:
     unit = tmp_path / "agentbus-worker-code.service"
-    unit.write_text(rendered(manager, config_in(tmp_path), user="root"))
+    unit.write_text(rendered(manager, config_in(tmp_path), user="root"), encoding="utf-8")
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", unit], check=False, capture_output=True, text=True, timeout=BOUND_S
+        ["systemd-analyze", "verify", "--man=no", unit],
+        check=False,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=BOUND_S,
     )
     newer_than_here = ("RestartSteps", "RestartMaxDelaySec")
     said = [
@@ -205,7 +209,7 @@ async def test_a_user_service_is_written_enabled_and_started_and_taken_away_agai
 
 async def test_supervisor_and_launchd_are_told_in_their_own_words(tmp_path: Path, home: Path, managers: Path) -> None:
     config, folder = config_in(tmp_path), tmp_path / "conf.d"
-    (managers / "says-status").write_text("agentbus-worker-code  RUNNING  pid 7, uptime 0:01:00\n")
+    (managers / "says-status").write_text("agentbus-worker-code  RUNNING  pid 7, uptime 0:01:00\n", encoding="utf-8")
     arguments = ("--manager", "supervisor", "--folder", str(folder))
     done = await run_cli("service", "install", "--config", str(config), *arguments)
     assert (done.code, json.loads(done.out)["state"]) == (0, "running"), done.err
@@ -218,7 +222,7 @@ async def test_supervisor_and_launchd_are_told_in_their_own_words(tmp_path: Path
         "supervisorctl update",
     ]
 
-    (managers / "says-print").write_text("state = running\n")
+    (managers / "says-print").write_text("state = running\n", encoding="utf-8")
     done = await run_cli("service", "install", "--config", str(config), "--manager", "launchd")
     assert (done.code, json.loads(done.out)["state"]) == (0, "running"), done.err
     plist = home / "Library" / "LaunchAgents" / "com.agentbus.worker-code.plist"
@@ -244,13 +248,13 @@ async def test_status_shows_every_worker_and_fails_if_one_does_not_run(
     both = await run_cli("service", "status", "--manager", "systemd-user")
     assert both.code == 0
     assert [json.loads(line)["agent"] for line in both.out.splitlines()] == ["code", "doc"]
-    (managers / "state").write_text("failed\n")
+    (managers / "state").write_text("failed\n", encoding="utf-8")
     one = await run_cli("service", "status", "doc", "--manager", "systemd-user")
     assert (one.code, json.loads(one.out)["state"]) == (1, "failed")
 
 
 async def test_what_a_manager_refuses_is_one_line_with_its_reason(tmp_path: Path, home: Path, managers: Path) -> None:
-    (managers / "refuse").write_text("Failed to connect to bus:\n  No medium found\n")
+    (managers / "refuse").write_text("Failed to connect to bus:\n  No medium found\n", encoding="utf-8")
     done = await run_cli("service", "install", "--config", str(config_in(tmp_path)), "--manager", "systemd-user")
     assert done.code == 1
     assert (
@@ -286,7 +290,7 @@ async def test_the_skill_goes_to_every_host_that_is_here_and_is_brought_up_to_da
         wanted = {path.relative_to(source): path.read_bytes() for path in source.rglob("*") if path.is_file()}
         assert {path.relative_to(copy): path.read_bytes() for path in copy.rglob("*") if path.is_file()} == wanted
     (copies[0] / "SKILL.md").write_text(
-        (copies[0] / "SKILL.md").read_text(encoding="utf-8") + "\nof an earlier version\n"
+        (copies[0] / "SKILL.md").read_text(encoding="utf-8") + "\nof an earlier version\n", encoding="utf-8"
     )
     again = await run_cli("skill", "install")
     assert again.err.splitlines() == [f"{copies[0]}: updated", f"{copies[1]}: up to date"]
@@ -309,7 +313,7 @@ async def test_the_skill_of_a_project_lies_where_the_host_looks(tmp_path: Path, 
 async def test_another_skill_of_the_same_name_is_left_alone(home: Path) -> None:
     other = home / ".claude" / "skills" / "agentbus"
     other.mkdir(parents=True)
-    (other / "SKILL.md").write_text("---\nname: something else\n---\n")
+    (other / "SKILL.md").write_text("---\nname: something else\n---\n", encoding="utf-8")
     done = await run_cli("skill", "install", "--host", "claude-code")
     assert done.code == 1
     assert "is not this skill" in done.err

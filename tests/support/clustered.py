@@ -131,7 +131,7 @@ class Cluster:
 def _monitored(store: Path, pid: int) -> dict[str, Any]:
     """What a server says of JetStream on its monitoring port."""
     for file in (store / "ports").glob(f"*_{pid}.ports"):
-        [url] = json.loads(file.read_text())["monitoring"]
+        [url] = json.loads(file.read_text(encoding="utf-8"))["monitoring"]
         try:
             with urllib.request.urlopen(f"{url}/jsz", timeout=2) as answer:
                 return json.loads(answer.read())

@@ -64,7 +64,7 @@ def act(  # noqa: C901, PLR0912  # a word, a deed
         case "prompt":
             out.write(prompt)
         case "pid":
-            Path(value).write_text(f"{os.getpid()}\n")
+            Path(value).write_text(f"{os.getpid()}\n", encoding="utf-8")
         case "group" | "session" | "daemon" | "bare":
             leave(verb, value)
         case "stdin":
@@ -72,7 +72,7 @@ def act(  # noqa: C901, PLR0912  # a word, a deed
         case "cwd":
             print(Path.cwd())
         case "touch":
-            with Path(value).open("a") as file:
+            with Path(value).open("a", encoding="utf-8") as file:
                 file.write("ran\n")
         case _:
             print(verb)
@@ -89,14 +89,14 @@ def leave(kind: str, path: str) -> None:
             check=True,
             env={"PATH": os.environ["PATH"]} if kind == "bare" else None,
         )
-    while not Path(path).exists() or not Path(path).read_text().endswith("\n"):
+    while not Path(path).exists() or not Path(path).read_text(encoding="utf-8").endswith("\n"):
         time.sleep(0.01)
 
 
 def given_prompt(word: str) -> str:
     if word == "-":
         return sys.stdin.read()
-    return Path(word[1:]).read_text() if word.startswith("@") else word
+    return Path(word[1:]).read_text(encoding="utf-8") if word.startswith("@") else word
 
 
 def main() -> None:

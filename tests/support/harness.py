@@ -100,7 +100,7 @@ class Process:
         def look() -> bool:
             if not self.said(text) and self.popen.poll() is not None:
                 raise AssertionError(
-                    f"ended with {self.popen.returncode} before saying {text!r}: {self.log.read_text()}"
+                    f"ended with {self.popen.returncode} before saying {text!r}: {self.log.read_text(encoding='utf-8')}"
                 )
             return self.said(text)
 
@@ -205,7 +205,7 @@ def alive(pid: int) -> bool:
     """Whether a process exists and is not a zombie."""
     try:
         os.kill(pid, 0)
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except ProcessLookupError:
         return False
     except FileNotFoundError:  # no /proc, or gone in between

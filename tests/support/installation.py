@@ -51,7 +51,7 @@ class Installed(ABC):
 
     def violations(self) -> list[str]:
         """What the server has refused so far."""
-        return [line for line in self.server.log.read_text().splitlines() if "Violation" in line]
+        return [line for line in self.server.log.read_text(encoding="utf-8").splitlines() if "Violation" in line]
 
 
 async def _set_up(bus: Bus, agents: Iterable[str]) -> None:

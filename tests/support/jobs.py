@@ -75,7 +75,7 @@ async def short_lease(bus: Coordinator, agent: str = "code", lease_s: float = 1.
 def pid_in(path: Path) -> int:
     """The pid that a process has written into `path`; 0 while there is none."""
     with contextlib.suppress(OSError, ValueError):
-        content = path.read_text()
+        content = path.read_text(encoding="utf-8")
         return int(content) if content.endswith("\n") else 0
     return 0
 
@@ -91,7 +91,7 @@ async def gone(*pids: int, timeout_s: float = 20.0) -> None:
 def agent_keys(config: Path, **keys: Any) -> Path:
     """Add keys to the section [agent] of a worker's configuration."""
     lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
-    config.write_text(config.read_text().replace("[agent]\n", f"[agent]\n{lines}"))
+    config.write_text(config.read_text(encoding="utf-8").replace("[agent]\n", f"[agent]\n{lines}"), encoding="utf-8")
     return config
 
 

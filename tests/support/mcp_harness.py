@@ -53,7 +53,7 @@ async def over_stdio(
     """A client of the real server process, whose stderr goes to `log`."""
     program, *first = command or [sys.executable, "-m", "agentbus_mcp"]
     server = StdioServerParameters(command=program, args=[*first, *args], env=dict(os.environ))
-    with log.open("a") as errors:
+    with log.open("a", encoding="utf-8") as errors:
         async with Client(stdio_client(server, errlog=errors), mode=era, **about) as client:
             yield client
 
@@ -75,7 +75,7 @@ async def http_server(log: Path, *args: str, at: str = "127.0.0.1:0") -> AsyncGe
     """The real server process, once it serves; its stdout and stderr go to `log`."""
     with process([sys.executable, "-m", "agentbus_mcp", "--http", at, *args], log) as child:
         await child.until_said('{"url":')
-        [line] = [line for line in log.read_text().splitlines() if line.startswith('{"url":')]
+        [line] = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith('{"url":')]
         yield HttpServer(json.loads(line)["url"], child)
 
 

@@ -16,7 +16,7 @@ _TRUE_TIME = time.time
 
 
 def odd_time() -> float:
-    return _TRUE_TIME() + float(Path(OFFSET).read_text())
+    return _TRUE_TIME() + float(Path(OFFSET).read_text(encoding="utf-8"))
 
 
 class OddDatetime(datetime):

@@ -62,7 +62,7 @@ class Reader:
         self._output = ""
         agents = folder / "agents"
         agents.mkdir()
-        (agents / "claude").write_text(STAND_IN)
+        (agents / "claude").write_text(STAND_IN, encoding="utf-8")
         (agents / "claude").chmod(0o755)
         others = [part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != SCRIPTS]
         self._path = os.pathsep.join([str(agents), *([str(SCRIPTS)] if activated else []), *others])
@@ -109,7 +109,7 @@ class Reader:
         elif block.marker.startswith("write "):
             machine = self.machine()
             folder = machine.home if self._activated else machine.home / CLONE
-            (folder / block.marker.split()[1]).write_text(self._fitted(block.text, machine))
+            (folder / block.marker.split()[1]).write_text(self._fitted(block.text, machine), encoding="utf-8")
         elif block.marker.startswith("the output before"):
             expected, printed = json.loads(block.text), [json.loads(line) for line in self._output.splitlines()]
             assert shape(expected) == shape(printed[-1]), f"{block.where}: {printed}"
@@ -147,7 +147,7 @@ class Reader:
         child = self._stack.enter_context(process(argv, log, cwd=folder, env=machine.environment))
         await child.until_said(wanted)
         if command.startswith("agentbus up"):
-            self.use_bus(str(json.loads(log.read_text())["url"]))
+            self.use_bus(str(json.loads(log.read_text(encoding="utf-8"))["url"]))
 
     def _fitted(self, text: str, machine: Machine) -> str:
         """The text with ports and addresses of this test."""
@@ -172,7 +172,7 @@ def make_repository(folder: Path) -> None:
     git = ["git", "-c", "user.name=Reader", "-c", "user.email=reader@example.com"]
     subprocess.run([*git, "init", "-q"], cwd=folder, check=True)
     for number in (1, 2):
-        (folder / "main.py").write_text(f"print({number})\n")
+        (folder / "main.py").write_text(f"print({number})\n", encoding="utf-8")
         subprocess.run([*git, "add", "-A"], cwd=folder, check=True)
         subprocess.run([*git, "commit", "-q", "-m", f"Print {number}"], cwd=folder, check=True)
 

@@ -17,7 +17,7 @@ MONITORING = ROOT / "docs" / "how-to" / "monitoring.md"
 async def url_of(child: Process) -> str:
     """Where a process says that its metrics are."""
     await child.until_said("metrics at http://")
-    found = re.search(r"metrics at (http://127\.0\.0\.1:\d+/metrics)\b", child.log.read_text())
+    found = re.search(r"metrics at (http://127\.0\.0\.1:\d+/metrics)\b", child.log.read_text(encoding="utf-8"))
     assert found is not None
     return found[1]
 

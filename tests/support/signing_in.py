@@ -167,10 +167,10 @@ class Bus:
             assert text.count(old) == 1, old
             text = text.replace(old, new)
         path.write_text(text, encoding="utf-8")
-        before = self.server.log.read_text().count("Reloaded server configuration")
+        before = self.server.log.read_text(encoding="utf-8").count("Reloaded server configuration")
         self.server.reload()
         await eventually(
-            lambda: self.server.log.read_text().count("Reloaded server configuration") > before,
+            lambda: self.server.log.read_text(encoding="utf-8").count("Reloaded server configuration") > before,
             "the server has read its configuration again",
         )
 

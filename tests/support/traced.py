@@ -29,7 +29,7 @@ class StuckExporter(SpanExporter):
 
 if __name__ == "__main__":
     file, how, module, *args = sys.argv[1:]
-    out = Path(file).open("a")  # noqa: SIM115  # for as long as the process lives
+    out = Path(file).open("a", encoding="utf-8")  # noqa: SIM115  # for as long as the process lives
     written = ConsoleSpanExporter(out=out, formatter=lambda span: f"{span.to_json(indent=None)}\n")
     exporter = StuckExporter() if how == "stuck" else written
     provider = TracerProvider()

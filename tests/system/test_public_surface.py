@@ -176,7 +176,7 @@ async def test_the_package_can_be_run_as_a_module_and_is_the_installed_command(t
     script = Path(sys.executable).with_name("agentbus")
     with process([str(script), "--help"], tmp_path / "out") as child:
         assert await child.exit_code() == 0
-    assert (tmp_path / "out").read_text() == as_module.out
+    assert (tmp_path / "out").read_text(encoding="utf-8") == as_module.out
 
 
 @pytest.mark.parametrize("module", ["agentbus", "agentbus_mcp"])

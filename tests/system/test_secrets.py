@@ -70,7 +70,7 @@ class Run:
         return ran
 
     def keep(self, text: str) -> None:
-        (self.said / f"{len(list(self.said.iterdir()))}.txt").write_text(text)
+        (self.said / f"{len(list(self.said.iterdir()))}.txt").write_text(text, encoding="utf-8")
 
     def may_hold(self, path: Path, *names: str) -> None:
         """What may stand in one file, in place of what stood there before."""
@@ -79,7 +79,7 @@ class Run:
     def credential(self, party: str, name: str) -> str:
         """Take the credential of a party, as it is now, for a secret."""
         path = self.bus / "credentials" / f"{party}.{self.suffix}"
-        secret = path.read_text().strip()
+        secret = path.read_text(encoding="utf-8").strip()
         self.vault.keep(name, secret)
         self.may_hold(path, name)
         return secret
@@ -92,7 +92,9 @@ class Run:
 
     def private_key(self, name: str) -> None:
         path = self.bus / "tls" / f"{name}-key.pem"
-        self.vault.keep(f"key of the {name}", path.read_text().splitlines()[2])  # the first line says which curve it is
+        self.vault.keep(
+            f"key of the {name}", path.read_text(encoding="utf-8").splitlines()[2]
+        )  # the first line says which curve it is
         self.may_hold(path, f"key of the {name}")
 
 
@@ -106,17 +108,17 @@ async def prepared(path: Path, auth: str) -> AsyncGenerator[tuple[Run, NatsServe
         run.credential(party, party)
     run.private_key("ca")
     run.private_key("server")
-    with (run.bus / "nats-server.conf").open("a") as file:
+    with (run.bus / "nats-server.conf").open("a", encoding="utf-8") as file:
         file.write("\ndebug: true\ntrace: true\n")
     async with run_server(store=path / "nats", config=run.bus / "nats-server.conf") as server:
         await run.types("setup", "--config", run.bus / "admin.toml", "--agent", "code", "--agent", "doc")
-        (path / "agent.py").write_text(AGENT)
+        (path / "agent.py").write_text(AGENT, encoding="utf-8")
         command = shlex.join([sys.executable, str(path / "agent.py"), "{input}"])
         await run.types(
             "worker", "init", "--bundle", await run.bundle("code", "code"), "--folder", run.there, "--command", command
         )
         run.may_hold(run.there / f"code.{run.suffix}", "code")
-        with (run.there / "config.toml").open("a") as file:
+        with (run.there / "config.toml").open("a", encoding="utf-8") as file:
             file.write("\n[metrics]\nport = 0\n")
         await run.types("coordinator", "init", "--bundle", await run.bundle("main", "main"), "--folder", run.here)
         run.may_hold(run.here / f"main.{run.suffix}", "main")
@@ -132,9 +134,11 @@ async def noisy_worker(run: Run, **env: str) -> AsyncGenerator[Process]:
 
 
 async def reload(server: NatsServer) -> None:
-    before = server.log.read_text().count("Reloaded server configuration")
+    before = server.log.read_text(encoding="utf-8").count("Reloaded server configuration")
     server.reload()
-    await eventually(lambda: server.log.read_text().count("Reloaded server") > before, "the server has read it again")
+    await eventually(
+        lambda: server.log.read_text(encoding="utf-8").count("Reloaded server") > before, "the server has read it again"
+    )
 
 
 async def use_the_tools(run: Run, client: Client) -> None:
@@ -198,12 +202,12 @@ async def use_the_bus_with_urls(run: Run, server: NatsServer, secret: str) -> No
     assert "percent-encode" in unreadable.err
     await run.types("doctor", "--nats-url", wrong, code=1, SSL_CERT_FILE=ca)
     file = run.path / "wrong.password"
-    file.write_text(WRONG)
+    file.write_text(WRONG, encoding="utf-8")
     file.chmod(0o600)
     run.may_hold(file, "wrong", *PIECES)
     config = run.path / "wrong.toml"
     sign_in = f'url = "tls://{where}"\nca_file = "{ca}"\nuser = "agent-main"\npassword_file = "{file}"\n'
-    config.write_text(f"[nats]\n{sign_in}")
+    config.write_text(f"[nats]\n{sign_in}", encoding="utf-8")
     await run.types(*get, "--config", config, code=1)
     async with over_stdio(run.said / "mcp-wrong.txt", "auto", "--config", str(config)) as client:
         answer = await client.call_tool("get_results", {})
@@ -217,7 +221,7 @@ async def use_it_over_http(run: Run, config: Path) -> None:
     bearer = os.urandom(24).hex()
     run.vault.keep("bearer", bearer)
     token_file = run.path / "mcp.token"
-    token_file.write_text(bearer + "\n")
+    token_file.write_text(bearer + "\n", encoding="utf-8")
     token_file.chmod(0o600)
     run.may_hold(token_file, "bearer")
     options = ("--config", str(config), "--token-file", str(token_file))
@@ -241,7 +245,7 @@ async def test_no_secret_of_a_whole_run_is_anywhere_but_where_it_belongs(tmp_pat
         for name, secret in {"wrong": WRONG, **dict(zip(PIECES, PIECES, strict=True))}.items():
             run.vault.keep(name, secret)
         main = run.here / "coordinator.toml"
-        main_secret = (run.here / f"main.{run.suffix}").read_text().strip()
+        main_secret = (run.here / f"main.{run.suffix}").read_text(encoding="utf-8").strip()
         in_environment = new_seed()
         run.vault.keep("environment of the worker", in_environment)
         url = f"nats://agent-main:{in_environment}@127.0.0.1:1"

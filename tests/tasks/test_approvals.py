@@ -108,7 +108,9 @@ async def test_a_worker_runs_the_answer_as_a_task_of_its_own(
     server: NatsServer, coordinator: Coordinator, tmp_path: Path
 ) -> None:
     config = worker_toml(tmp_path, server.url, chat_cmd=[sys.executable, "-c", ASKS_UNLESS_ANSWERED])
-    config.write_text(config.read_text().replace("[agent]\n", '[agent]\nprompt_via = "stdin"\n'))
+    config.write_text(
+        config.read_text(encoding="utf-8").replace("[agent]\n", '[agent]\nprompt_via = "stdin"\n'), encoding="utf-8"
+    )
     async with worker(config):
         [task] = await coordinator.publish("code", "clean up", task_type="test")
         assert (await settled(coordinator, task.id)).state == "needs_approval"

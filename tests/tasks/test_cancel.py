@@ -107,7 +107,11 @@ async def test_a_running_task_is_gone_with_all_it_started_and_the_result_names_w
     async with worker(config):
         task_id = await publish(coordinator, f"say:half {deeds.format(at=tmp_path)} sleep:1000")
         await pid_from(tmp_path / "me")
-        pids = [int(path.read_text()) for path in tmp_path.iterdir() if path.name in ("me", "child", "daemon", "bare")]
+        pids = [
+            int(path.read_text(encoding="utf-8"))
+            for path in tmp_path.iterdir()
+            if path.name in ("me", "child", "daemon", "bare")
+        ]
         loop = asyncio.get_running_loop()
         start = loop.time()
         found = await coordinator.cancel(task_id, reason="the branch was merged")
@@ -236,7 +240,7 @@ async def test_a_task_whose_owner_was_killed_is_cancelled_without_another_run(
         await acknowledged(coordinator)
         assert ran_nothing(second)
     assert (status.state, error(status)) == ("cancelled", "cancelled by agent-main: its machine is gone")
-    assert ran.read_text() == "ran\n"
+    assert ran.read_text(encoding="utf-8") == "ran\n"
     assert (await counts(coordinator))["AGENT_RESULTS"] == 1
 
 
@@ -256,7 +260,7 @@ async def test_a_cancelled_task_is_not_tried_again_though_its_end_is_a_reason_to
         status = await settled(coordinator, task_id)
         await acknowledged(coordinator)
     assert (status.state, error(status)) == ("cancelled", "cancelled by agent-main")
-    assert (tmp_path / "runs").read_text() == "run\n"
+    assert (tmp_path / "runs").read_text(encoding="utf-8") == "run\n"
 
 
 async def test_a_task_that_waits_for_its_next_attempt_is_cancelled_at_once_and_not_run_again(
@@ -272,7 +276,7 @@ async def test_a_task_that_waits_for_its_next_attempt_is_cancelled_at_once_and_n
         await acknowledged(coordinator)
     [result] = await result_messages(coordinator)
     assert (result["status"], result["error"]) == ("cancelled", "cancelled by agent-main: once is enough")
-    assert ran.read_text() == "ran\n"
+    assert ran.read_text(encoding="utf-8") == "ran\n"
 
 
 async def test_a_cancelled_task_can_be_published_anew_once_it_has_its_result(

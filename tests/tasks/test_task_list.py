@@ -192,7 +192,8 @@ async def test_listing_needs_no_right_beyond_following_the_ledger(tmp_path: Path
     config.write_text(
         f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {json.dumps(str(tmp_path))} }}\n"
         f"authorization {{ users: [\n"
-        f"{{ user: admin, password: p }}, {user('main', ledger)}, {user('other', ['x'])}\n] }}\n"
+        f"{{ user: admin, password: p }}, {user('main', ledger)}, {user('other', ['x'])}\n] }}\n",
+        encoding="utf-8",
     )
     async with run_server(store=tmp_path, config=config) as server:
         address = server.url.removeprefix("nats://")

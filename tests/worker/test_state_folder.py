@@ -63,7 +63,7 @@ def test_files_that_a_killed_worker_has_written_halfway_are_cleared(tmp_path: Pa
         whole = [slot.outbox / "nonce.json", slot.children / "run.json"]
         halves = [slot.outbox / "other.json.part", slot.children / "other.part", slot.tmp / "run.out"]
         for path in (*whole, *halves):
-            path.write_text("{")
+            path.write_text("{", encoding="utf-8")
     with locked_state(tmp_path, URLS, "code") as slot:
         assert [path.exists() for path in whole] == [True, True]
         assert [path.exists() for path in halves] == [False, False, False]
@@ -92,7 +92,7 @@ async def test_a_command_whose_worker_was_killed_while_it_started_it_is_found_an
 @linux_only
 async def test_a_process_of_which_nobody_can_tell_yet_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One that was started by a worker that died right then has no environment yet; this one takes longer over it."""
-    (tmp_path / "token.json").write_text('{"worker": "token"}')
+    (tmp_path / "token.json").write_text('{"worker": "token"}', encoding="utf-8")
     script = f"touch {tmp_path}/there; sleep 0.3; AGENTBUS_RUN_ID=token-1 AGENTBUS_TASK_ID=task-1 exec sleep 600"
     child = await asyncio.create_subprocess_exec("/bin/sh", "-c", script, env={})
     await eventually((tmp_path / "there").exists, "it runs")
@@ -198,7 +198,7 @@ async def test_one_worker_looks_after_what_three_killed_ones_have_left(
         await coordinator.cancel(task_id)
     async with worker(config) as child:
         assert not any(processes_with(f"AGENTBUS_TASK_ID={task_id}") for task_id in tasks)
-        assert child.log.read_text().count("of a worker that was killed") == 3
+        assert child.log.read_text(encoding="utf-8").count("of a worker that was killed") == 3
         for task_id in tasks:
             assert (await settled(coordinator, task_id)).state == "cancelled"
         await acknowledged(coordinator)
@@ -224,7 +224,7 @@ async def test_one_worker_delivers_the_outcomes_of_three_killed_ones(
             child.kill()
     await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**results, "max_msgs": -1})
     async with worker(config) as child:
-        assert child.log.read_text().count("its outcome from before the restart is delivered") == 3
+        assert child.log.read_text(encoding="utf-8").count("its outcome from before the restart is delivered") == 3
         await acknowledged(coordinator)
     assert sorted(result["result"] for result in await result_messages(coordinator)) == ["0\n", "1\n", "2\n"]
     assert not [*outboxes.glob("*/code/*/outbox/*.json")]
@@ -263,7 +263,7 @@ async def test_a_folder_that_cannot_be_used_is_one_line_that_names_it_and_the_ke
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, where: str
 ):
     file = tmp_path / "file"
-    file.write_text("")
+    file.write_text("", encoding="utf-8")
     folder = {"under a file": file / "state", "a file": file}.get(where, tmp_path / "state")
     config = worker_toml(tmp_path, server.url, worker={"state_dir": folder})
     if where == "the place is a file":
@@ -271,10 +271,10 @@ async def test_a_folder_that_cannot_be_used_is_one_line_that_names_it_and_the_ke
             pass
         [place] = (tmp_path / "state").glob("*/code")
         place.rename(tmp_path / "moved")
-        place.write_text("")
+        place.write_text("", encoding="utf-8")
     async with worker(config, ready=False) as child:
         assert await child.exit_code() == 1
-        [line] = [line for line in child.log.read_text().splitlines() if "ERROR" in line]
+        [line] = [line for line in child.log.read_text(encoding="utf-8").splitlines() if "ERROR" in line]
         assert f"stopped: cannot keep state in {folder}" in line
         assert "set state_dir in [worker]" in line
         assert not child.said("Traceback")

@@ -92,7 +92,7 @@ async def test_a_command_that_takes_too_long_is_ended_with_everything_it_started
     )
     async with worker(config):
         status = await outcome(coordinator, "x")
-        pid = int(pid_file.read_text())
+        pid = int(pid_file.read_text(encoding="utf-8"))
         assert not alive(pid)
     assert "timed out after 0.5 s" in error(status)
 
@@ -119,7 +119,9 @@ async def test_output_beyond_the_bound_is_cut_and_measured(
 
 async def test_a_result_larger_than_the_server_takes_is_cut_to_fit(tmp_path: Path):
     conf = tmp_path / "small.conf"
-    conf.write_text(f'listen: "127.0.0.1:-1"\nmax_payload: 200KB\njetstream {{ store_dir: "{tmp_path / "s"}" }}\n')
+    conf.write_text(
+        f'listen: "127.0.0.1:-1"\nmax_payload: 200KB\njetstream {{ store_dir: "{tmp_path / "s"}" }}\n', encoding="utf-8"
+    )
     async with run_server(store=tmp_path / "s", config=conf) as server, connect(server.url) as bus:
         await set_up(bus.bus)
         async with worker(worker_toml(tmp_path, server.url)):
@@ -294,7 +296,7 @@ async def test_a_command_that_disappears_later_makes_failed_results(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     script = tmp_path / "agent"
-    script.write_text("#!/bin/sh\necho hi\n")
+    script.write_text("#!/bin/sh\necho hi\n", encoding="utf-8")
     script.chmod(0o755)
     async with worker(worker_toml(tmp_path, server.url, chat_cmd=[str(script), "{input}"])):
         script.unlink()
@@ -337,7 +339,7 @@ async def test_a_task_of_a_killed_worker_is_taken_over_and_has_one_result(
         await acknowledged(coordinator)
     assert status.state == "completed"
     assert status.record.entry.attempt == 2
-    assert ran.read_text().splitlines() == ["ran", "ran"]
+    assert ran.read_text(encoding="utf-8").splitlines() == ["ran", "ran"]
     assert (await counts(coordinator))["AGENT_RESULTS"] == 1
 
 
@@ -367,7 +369,7 @@ async def test_a_living_owner_keeps_its_task_however_long_it_takes(
         status = await outcome(coordinator, f"touch:{ran} sleep:3 say:done")
         await acknowledged(coordinator)
     assert status.record.entry.attempt == 1
-    assert ran.read_text().splitlines() == ["ran"]
+    assert ran.read_text(encoding="utf-8").splitlines() == ["ran"]
 
 
 async def test_a_paused_owner_that_was_replaced_sends_nothing(
@@ -443,7 +445,7 @@ async def test_a_server_that_is_away_for_longer_than_the_lease_costs_no_work(tmp
                 status = await settled(bus, task.id)
                 await acknowledged(bus)
             assert status.record.entry.attempt == 1
-            assert ran.read_text().splitlines() == ["ran"]
+            assert ran.read_text(encoding="utf-8").splitlines() == ["ran"]
             assert (await counts(bus))["AGENT_RESULTS"] == 1
     finally:
         await server.stop()
@@ -458,11 +460,13 @@ async def test_after_a_restart_of_the_server_a_task_is_taken_within_a_second(tmp
             await set_up(bus.bus)
             async with worker(worker_toml(tmp_path, server.url)) as child:
                 for _ in range(3):
-                    connections = child.log.read_text().count("connected to nats-server")
+                    connections = child.log.read_text(encoding="utf-8").count("connected to nats-server")
                     server.kill()
                     server = await start_server(store=tmp_path / "s", port=port)
                     await eventually(
-                        lambda seen=connections: child.log.read_text().count("connected to nats-server") > seen,
+                        lambda seen=connections: (
+                            child.log.read_text(encoding="utf-8").count("connected to nats-server") > seen
+                        ),
                         "the worker is back",
                     )
                     await bus.bus.wait_connected()
@@ -510,8 +514,8 @@ async def test_a_task_that_cannot_finish_in_time_is_ended_and_given_to_another_r
     config = worker_toml(tmp_path, server.url, chat_cmd=command, worker={"drain_timeout_seconds": drain_s})
     [task] = await coordinator.publish("code", "x", task_type="x")
     async with worker(config) as child:
-        await eventually(lambda: ran.exists() and ran.read_text().strip(), "it runs")
-        pid = int(ran.read_text())
+        await eventually(lambda: ran.exists() and ran.read_text(encoding="utf-8").strip(), "it runs")
+        pid = int(ran.read_text(encoding="utf-8"))
         child.terminate()
         if how == "a second signal":
             await child.until_said("stopping")
@@ -549,7 +553,7 @@ async def test_a_worker_waits_for_its_server_with_one_line_for_each_change(tmp_p
         async with run_server(store=tmp_path / "s", port=port) as server, connect(server.url) as bus:
             await set_up(bus.bus)
             await child.until_said("ready for tasks")
-        assert child.log.read_text().count("trying again every") <= 2
+        assert child.log.read_text(encoding="utf-8").count("trying again every") <= 2
 
 
 async def test_a_worker_without_a_task_stream_ends_and_names_the_command(tmp_path: Path, server: NatsServer):
@@ -563,7 +567,8 @@ async def test_a_wrong_password_ends_the_worker_with_the_reason_and_without_the_
     conf = tmp_path / "users.conf"
     conf.write_text(
         f'listen: "127.0.0.1:-1"\njetstream {{ store_dir: "{tmp_path / "s"}" }}\n'
-        "authorization { user: agent-code, password: right }\n"
+        "authorization { user: agent-code, password: right }\n",
+        encoding="utf-8",
     )
     async with run_server(store=tmp_path / "s", config=conf) as server:
         url = server.url.replace("nats://", "nats://agent-code:wrong-secret@")
@@ -578,7 +583,8 @@ async def test_a_worker_that_may_not_make_its_consumer_names_what_an_administrat
     conf.write_text(
         f'listen: "127.0.0.1:-1"\njetstream {{ store_dir: "{tmp_path / "s"}" }}\n'
         "authorization { users: [ { user: admin, password: x }, { user: agent-code, password: x, permissions: {\n"
-        '  publish: ["$JS.API.CONSUMER.INFO.AGENT_TASKS.agent-code"], subscribe: ["_INBOX_code.>"] } } ] }\n'
+        '  publish: ["$JS.API.CONSUMER.INFO.AGENT_TASKS.agent-code"], subscribe: ["_INBOX_code.>"] } } ] }\n',
+        encoding="utf-8",
     )
     async with run_server(store=tmp_path / "s", config=conf) as server:
         async with connect(server.url.replace("nats://", "nats://admin:x@")) as bus:
@@ -653,7 +659,9 @@ async def test_the_log_holds_neither_prompts_nor_outputs_nor_passwords(
     async with worker(config) as child:
         await outcome(coordinator, "say:confidential_answer stderr:confidential_cause exit:1")
         await acknowledged(coordinator)
-    log = (tmp_path / "logs-code" / "agentbus-worker.log").read_text() + child.log.read_text()
+    log = (tmp_path / "logs-code" / "agentbus-worker.log").read_text(encoding="utf-8") + child.log.read_text(
+        encoding="utf-8"
+    )
     assert 'settled status=failed reason="the command exited with status 1"' in log
     assert "confidential" not in log
 

@@ -38,7 +38,7 @@ def uri(number: int) -> str:
 
 def rss(pid: int) -> int:
     """The memory of a process, in bytes."""
-    fields = Path(f"/proc/{pid}/statm").read_text().split()
+    fields = Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()
     return int(fields[1]) * 4096
 
 

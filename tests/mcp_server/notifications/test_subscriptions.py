@@ -294,7 +294,8 @@ async def test_without_the_right_to_all_inboxes_the_results_are_those_of_ones_ow
         f'listen: 127.0.0.1:-1\njetstream {{ store_dir: "{tmp_path}" }}\n'
         "authorization { users: [\n  { user: admin, password: a }\n"
         f"  {{ user: agent-main, password: m, permissions: {{ publish: {allowed},".replace("'", '"')
-        + ' subscribe: "_INBOX_main.>" } }\n] }\n'
+        + ' subscribe: "_INBOX_main.>" } }\n] }\n',
+        encoding="utf-8",
     )
     async with run_server(store=tmp_path, config=config) as server:
         address = server.url.removeprefix("nats://")

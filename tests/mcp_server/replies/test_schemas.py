@@ -39,11 +39,15 @@ async def test_the_tools_are_those_of_the_snapshots(era: str) -> None:
     if os.environ.get("UPDATE_SNAPSHOTS"):
         SNAPSHOTS.mkdir(parents=True, exist_ok=True)
         for name, tool in found.items():
-            (SNAPSHOTS / f"{name}.json").write_text(json.dumps(tool, indent=2, ensure_ascii=False) + "\n")
+            (SNAPSHOTS / f"{name}.json").write_text(
+                json.dumps(tool, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
     assert list(found) == TOOLS
     assert {path.stem for path in SNAPSHOTS.glob("*.json")} == set(found)
     for name, tool in found.items():
-        assert tool == json.loads((SNAPSHOTS / f"{name}.json").read_text()), f"{name} has changed: see UPDATE_SNAPSHOTS"
+        assert tool == json.loads((SNAPSHOTS / f"{name}.json").read_text(encoding="utf-8")), (
+            f"{name} has changed: see UPDATE_SNAPSHOTS"
+        )
 
 
 async def test_every_tool_tells_a_model_what_it_needs() -> None:

@@ -243,7 +243,8 @@ async def test_what_the_user_may_not_see_is_named(era: str, tmp_path: Path) -> N
         "authorization { users: [\n"
         "  { user: admin, password: a }\n"
         f"  {{ user: agent-main, password: m, permissions: {{ publish: {json.dumps(allowed)},"
-        ' subscribe: "_INBOX_main.>" } }\n] }\n'
+        ' subscribe: "_INBOX_main.>" } }\n] }\n',
+        encoding="utf-8",
     )
     async with run_server(store=tmp_path, config=config) as server:
         address = server.url.removeprefix("nats://")

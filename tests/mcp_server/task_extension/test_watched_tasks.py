@@ -513,7 +513,8 @@ async def test_a_call_whose_task_cannot_be_kept_is_answered_as_an_ordinary_one(t
     config.write_text(
         f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {json.dumps(str(tmp_path))} }}\n"
         f"authorization {{ users: [ {{ user: admin, password: p }}, "
-        f"{{ user: main, password: p, permissions: {permissions} }} ] }}\n"
+        f"{{ user: main, password: p, permissions: {permissions} }} ] }}\n",
+        encoding="utf-8",
     )
     async with run_server(store=tmp_path, config=config) as server:
         address = server.url.removeprefix("nats://")
@@ -535,7 +536,9 @@ async def test_a_call_whose_task_cannot_be_kept_is_answered_as_an_ordinary_one(t
 def mcp_servers() -> list[int]:
     """The server processes that this one has started."""
     children = [
-        pid for thread in Path("/proc/self/task").iterdir() for pid in (thread / "children").read_text().split()
+        pid
+        for thread in Path("/proc/self/task").iterdir()
+        for pid in (thread / "children").read_text(encoding="utf-8").split()
     ]
     return [int(pid) for pid in children if b"agentbus_mcp" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 

@@ -177,7 +177,7 @@ async def test_it_ends_in_the_middle_of_a_watch(
 @pytest.mark.parametrize("how", ["end of input", signal.SIGTERM], ids=str)
 async def test_a_name_look_up_that_hangs_does_not_delay_the_end(how: str | signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import socket, time\nsocket.getaddrinfo = lambda *_, **__: time.sleep(1000)\n"
+        "import socket, time\nsocket.getaddrinfo = lambda *_, **__: time.sleep(1000)\n", encoding="utf-8"
     )
     async with raw_server("--nats-url", "nats://bus.example.com", PYTHONPATH=str(tmp_path)) as process:
         await exchange(process, INITIALIZE)
@@ -221,7 +221,9 @@ async def test_a_configuration_that_cannot_be_used_is_one_line_and_exit_code_1(a
 async def test_the_configuration_comes_from_where_the_command_line_has_it(server: NatsServer, home: Path) -> None:
     folder = home / ".agentbus"
     folder.mkdir()
-    (folder / "coordinator.toml").write_text(f'[nats]\nurl = "{NOWHERE}"\n[coordinator]\nid = "boss"\n')
+    (folder / "coordinator.toml").write_text(
+        f'[nats]\nurl = "{NOWHERE}"\n[coordinator]\nid = "boss"\n', encoding="utf-8"
+    )
     env = {**os.environ, "AGENTBUS_NATS_URL": server.url}
     process = await asyncio.create_subprocess_exec(
         SCRIPT,

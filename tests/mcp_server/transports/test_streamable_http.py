@@ -79,7 +79,7 @@ async def post(
 @pytest.fixture
 def token_file(tmp_path: Path) -> Path:
     path = tmp_path / "mcp.token"
-    path.write_text(TOKEN + "\n")
+    path.write_text(TOKEN + "\n", encoding="utf-8")
     path.chmod(0o600)
     return path
 
@@ -116,7 +116,7 @@ async def test_a_task_for_two_agents_comes_back_with_two_results(
     assert isinstance(agents, TextResourceContents)
     assert [agent["agent"] for agent in json.loads(agents.text)["agents"]] == ["code", "doc"]
     assert "newest: should be a valid integer" in wrong
-    assert TOKEN not in mcp.process.log.read_text()
+    assert TOKEN not in mcp.process.log.read_text(encoding="utf-8")
 
 
 @both_eras
@@ -240,7 +240,7 @@ async def test_without_the_right_token_nothing_is_served(tmp_path: Path, token_f
                 assert (await post(mcp, request, path=path)).status_code in (401, 307), path
             assert (await post(mcp, request, Authorization=f"Bearer {TOKEN}")).status_code == 200
             assert (await post(mcp, request, Authorization=f"bearer  {TOKEN}")).status_code == 200
-        said = mcp.process.log.read_text()
+        said = mcp.process.log.read_text(encoding="utf-8")
     assert TOKEN not in said
     assert "warning" not in said.lower()
     assert "Traceback" not in said
@@ -322,7 +322,7 @@ async def test_options_that_cannot_be_used_are_one_line(args: list[str], code: i
     ],
 )
 async def test_a_token_that_would_not_do_is_refused(content: str, said: str, token_file: Path) -> None:
-    token_file.write_text(content)
+    token_file.write_text(content, encoding="utf-8")
     args = ["--nats-url", NOWHERE, "--http", "127.0.0.1:0", "--token-file", str(token_file)]
     ran = await run_cli(*args, module="agentbus_mcp")
     assert (ran.code, ran.out) == (1, "")
@@ -398,7 +398,7 @@ async def test_more_connections_than_the_process_may_have_are_answered_with_503(
     log = tmp_path / "mcp.log"
     with process(["sh", "-c", 'ulimit -n 74 && exec "$@"', "sh", *argv], log) as child, ExitStack() as stack:
         await child.until_said('{"url":')
-        [line] = [line for line in log.read_text().splitlines() if line.startswith('{"url":')]
+        [line] = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith('{"url":')]
         mcp = HttpServer(json.loads(line)["url"], child)
         host, _, port = mcp.base.removeprefix("http://").rpartition(":")
         held = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(10)]

@@ -30,7 +30,7 @@ class Events:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         now = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{stamp} {kind} {text}\n")
 
 
@@ -97,7 +97,7 @@ class Replica:
         """SIGTERM ends a process that is still importing, or has said its last word, as it ends any other."""
         if not self._asked_at or code != -signal.SIGTERM:
             return False
-        log = self.log.read_text()
+        log = self.log.read_text(encoding="utf-8")
         return f"pid {self._pid} " not in log or re.search(rf"-{self._pid}-\w+ stopped ", log) is not None
 
     async def _run_once(self) -> int:

@@ -55,7 +55,7 @@ class Record:
         self._source = source_digest()
         self._earlier: list[Run] = []
         if path is not None and path.exists():
-            self._earlier = [Run(**json.loads(line)) for line in path.read_text().splitlines()]
+            self._earlier = [Run(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
     def earlier(self, plan: Plan) -> Run | None:
         """The run of this plan that went well before on this source and server; it counts as one of this call."""
@@ -72,7 +72,7 @@ class Record:
         self.runs.append(run)
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a") as file:
+            with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(run)) + "\n")
 
     def table(self) -> str:
@@ -85,7 +85,7 @@ class Record:
 
 def server_version() -> str:
     """The version of the nats-server that the storm runs against."""
-    said = subprocess.run([str(find_binary()), "--version"], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run([str(find_binary()), "--version"], capture_output=True, encoding="utf-8", check=True).stdout
     return said.split()[-1].removeprefix("v")
 
 

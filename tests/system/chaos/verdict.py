@@ -54,7 +54,7 @@ def executions(record: Path) -> list[Execution]:
     """Every execution that was put on record."""
     if not record.exists():
         return []
-    rows = [line.split() for line in record.read_text().splitlines()]
+    rows = [line.split() for line in record.read_text(encoding="utf-8").splitlines()]
     return [Execution(float(at), int(parent), int(attempt), task) for at, parent, _, attempt, task in rows]
 
 

@@ -84,7 +84,7 @@ async def suite(tools: Tools, report: Report, name: str, url: str, *arguments: s
     code, out = await tools.run(
         "conformance", "server", "--url", url, "-o", str(results), *arguments, cwd=report.folder
     )
-    checks = [check for file in results.rglob("checks.json") for check in json.loads(file.read_text())]
+    checks = [check for file in results.rglob("checks.json") for check in json.loads(file.read_text(encoding="utf-8"))]
     count = Counter(check["status"] for check in checks)
     said = ", ".join(f"{number} {status.lower()}" for status, number in sorted(count.items()) if status != "INFO")
     if code == 0 and count["FAILURE"]:
@@ -111,7 +111,9 @@ async def served(stack: AsyncExitStack, argv: Sequence[str], log: Path) -> str:
     """Start a server for as long as the stack is open; returns its URL."""
     child: Process = stack.enter_context(process([sys.executable, *argv], log))
     await child.until_said('{"url":')
-    return next(json.loads(line)["url"] for line in log.read_text().splitlines() if line.startswith('{"url":'))
+    return next(
+        json.loads(line)["url"] for line in log.read_text(encoding="utf-8").splitlines() if line.startswith('{"url":')
+    )
 
 
 async def run(tools: Tools, folder: Path) -> int:

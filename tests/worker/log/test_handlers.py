@@ -114,9 +114,9 @@ def test_the_file_is_closed_when_the_block_ends_in_an_error(section: LogSection)
 @pytest.mark.parametrize("blocked", ["the folder is a file", "a parent is a file", "the log is a folder"])
 def test_a_folder_that_cannot_be_written_to_is_an_error_of_the_configuration(section: LogSection, blocked: str):
     if blocked == "the folder is a file":
-        section.dir.write_text("")
+        section.dir.write_text("", encoding="utf-8")
     elif blocked == "a parent is a file":
-        section.dir.write_text("")
+        section.dir.write_text("", encoding="utf-8")
         section = section.model_copy(update={"dir": section.dir / "below"})
     else:
         (section.dir / LOG_FILE).mkdir(parents=True)

@@ -234,7 +234,7 @@ async def test_an_ordinary_task_has_two_lines_that_say_all_of_it(
     assert (last["status"], last["exit_code"], last["output_bytes"]) == ("failed", 3, 200_000)
     assert last["reason"] == "the command exited with status 3"
     assert len({line["worker"] for line in lines}) == 1
-    assert "confidential" not in (tmp_path / "logs-code" / LOG_FILE).read_text()
+    assert "confidential" not in (tmp_path / "logs-code" / LOG_FILE).read_text(encoding="utf-8")
 
 
 async def test_a_task_whose_command_is_over_in_no_time_has_one_line(
@@ -270,7 +270,7 @@ async def test_a_command_that_cannot_be_started_is_a_line_with_the_reason(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     script = tmp_path / "agent"
-    script.write_text("#!/no/such/interpreter\n")
+    script.write_text("#!/no/such/interpreter\n", encoding="utf-8")
     script.chmod(0o755)
     config = worker_toml(tmp_path, server.url, chat_cmd=[str(script), "{input}"], log={"format": "json"})
     async with worker(config):

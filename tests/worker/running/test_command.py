@@ -126,7 +126,7 @@ def strays(folder: Path) -> Generator[Callable[[str], Awaitable[int]]]:
     async def pid_in(name: str) -> int:
         def read() -> int:
             path = folder / name
-            text = path.read_text() if path.exists() else ""
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
             return int(text) if text.endswith("\n") else 0
 
         return await eventually(read, f"a child writes its pid into {name}")
@@ -136,7 +136,7 @@ def strays(folder: Path) -> Generator[Callable[[str], Awaitable[int]]]:
     finally:
         for path in folder.glob("*.pid"):
             with contextlib.suppress(ProcessLookupError, ValueError):
-                os.kill(int(path.read_text()), signal.SIGKILL)
+                os.kill(int(path.read_text(encoding="utf-8")), signal.SIGKILL)
 
 
 async def gone(*pids: int) -> None:
@@ -222,7 +222,7 @@ async def test_its_arguments_reach_it_unchanged(run: Run):
 
 async def test_it_is_found_on_the_path_of_its_own_environment(run: Run, tmp_path: Path):
     command = tmp_path / "mine"
-    command.write_text("#!/bin/sh\necho found\n")
+    command.write_text("#!/bin/sh\necho found\n", encoding="utf-8")
     command.chmod(0o755)
     assert (await run(["mine"], env={"PATH": str(tmp_path)})).stdout.head == b"found\n"
 
@@ -233,7 +233,7 @@ async def test_it_runs_in_the_folder_that_is_asked_for(run: Run, tmp_path: Path)
 
 @linux_only
 async def test_it_inherits_no_open_file(run: Run, tmp_path: Path):
-    with (tmp_path / "open").open("w") as file:
+    with (tmp_path / "open").open("w", encoding="utf-8") as file:
         os.set_inheritable(file.fileno(), True)
         close_on_exec()  # as a worker does when it starts
         ended = await run(python("import os; print(sorted(map(int, os.listdir('/proc/self/fd')))[:-1])"))
@@ -413,7 +413,7 @@ time.sleep(1000)
 
 async def test_a_process_that_has_left_the_group_with_the_pipe_delays_nothing_and_is_ended(run: Run, tmp_path: Path):
     leave = tmp_path / "leave.py"
-    leave.write_text(LEAVE)
+    leave.write_text(LEAVE, encoding="utf-8")
     with strays(tmp_path) as pid_in:
         wait = f"while [ ! -s {tmp_path}/away.pid ]; do sleep 0.01; done; echo said"
         ended = await run(shell(f"{sys.executable} {leave} {tmp_path}/away.pid & {wait}"))
@@ -445,7 +445,7 @@ async def test_a_grandchild_that_never_stops_writing_delays_nothing(
 
     monkeypatch.setattr(os, "read", slower_than_the_writer)
     flood = tmp_path / "flood.py"
-    flood.write_text(FLOOD)
+    flood.write_text(FLOOD, encoding="utf-8")
     with strays(tmp_path):
         writes = f"{sys.executable} {flood} {tmp_path}/flood.pid {BOUND_S / 2}"
         script = f"{writes} & while [ ! -s {tmp_path}/flood.pid ]; do sleep 0.01; done; sleep 0.1; exit 4"
@@ -471,7 +471,7 @@ while True:
 async def test_cancelling_the_caller_kills_the_whole_group_at_once(run: Run, tmp_path: Path, when: str):
     stop = _never()
     patient = tmp_path / "patient.py"
-    patient.write_text(PATIENT)
+    patient.write_text(PATIENT, encoding="utf-8")
     ending = {
         "running": f"exec sleep {LONG_S}",
         "in its grace": f"exec {sys.executable} {patient} {tmp_path}",
@@ -511,7 +511,7 @@ async def test_a_command_whose_interpreter_does_not_exist_is_an_error_that_does_
     run: Run, tmp_path: Path
 ):
     script = tmp_path / "script"
-    script.write_text("#!/no/such/interpreter\n")
+    script.write_text("#!/no/such/interpreter\n", encoding="utf-8")
     script.chmod(0o755)
     assert await refusal(run, [str(script)]) == f"cannot start {str(script)!r}: its interpreter does not exist"
 
@@ -525,7 +525,7 @@ async def test_a_file_that_is_no_program_is_an_error_with_the_reason(run: Run, t
     if kind == "folder":
         path.mkdir()
     else:
-        path.write_text("echo hello\n")
+        path.write_text("echo hello\n", encoding="utf-8")
         path.chmod(0o755 if kind == "no program" else 0o644)
     assert await refusal(run, [str(path), "x"]) == f"cannot start {str(path)!r}: {reason}"
     if reason == "Permission denied":  # the length of the prompt is not to blame
@@ -557,7 +557,7 @@ async def test_a_working_folder_that_cannot_be_used_is_an_error_that_names_it(
 ):
     folder = tmp_path / "folder"
     if kind == "a file":
-        folder.write_text("")
+        folder.write_text("", encoding="utf-8")
     text = await refusal(run, ["/bin/echo"], cwd=folder)
     assert repr(str(folder)) in text
     assert reason in text

@@ -77,7 +77,7 @@ def children_of(pid: int) -> list[str]:
     found: list[str] = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            name, _, rest = stat.read_text().rpartition(")")
+            name, _, rest = stat.read_text(encoding="utf-8").rpartition(")")
             if int(rest.split()[1]) == pid:
                 found.append(f"{stat.parent.name} {rest.split()[0]} {name.partition('(')[2]}")
     return found
@@ -148,7 +148,7 @@ async def test_a_worker_whose_connection_ends_for_good_leaves_no_process(tmp_pat
                     pids = await family_pids(tmp_path)
                     server.kill()
                     assert await child.exit_code() == 1
-                    assert not any(alive(pid) for pid in pids), child.log.read_text()
+                    assert not any(alive(pid) for pid in pids), child.log.read_text(encoding="utf-8")
                     assert not child.said("Traceback")
     finally:
         await server.stop()
@@ -182,7 +182,7 @@ async def test_what_a_command_started_has_its_grace_though_the_command_itself_is
             await gone(pid)
     assert (tmp_path / "tidied").exists()
     # Once: there are programs that take a second SIGTERM as an order to drop everything.
-    assert (tmp_path / "asked").read_text() == "asked\n"
+    assert (tmp_path / "asked").read_text(encoding="utf-8") == "asked\n"
 
 
 # -- what a command leaves behind -------------------------------------------------------------------------------
@@ -314,8 +314,8 @@ async def test_a_command_that_hides_its_environment_is_known_by_its_birth(
 
 
 def birth_of(pid: int) -> tuple[str, int]:
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return boot, int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    return boot, int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
 
 
 @linux_only
@@ -331,9 +331,9 @@ async def test_a_record_whose_pid_belongs_to_somebody_else_by_now_harms_nobody(
         boot, ticks = birth_of(pid)
         birth = f"{uuid.uuid4()} {ticks}" if other == "boot" else f"{boot} {ticks - 1}"
         forged = {"pid": pid, "run_id": "of-another-life", "task_id": "task-x", "birth": birth}
-        (records / f"{pid}.json").write_text(json.dumps(forged))
-        (records / "1.json").write_text(json.dumps({**forged, "pid": 1, "birth": ""}))
-        (records / "2.json").write_text(json.dumps({**forged, "run_id": "", "pid": -1}))
+        (records / f"{pid}.json").write_text(json.dumps(forged), encoding="utf-8")
+        (records / "1.json").write_text(json.dumps({**forged, "pid": 1, "birth": ""}), encoding="utf-8")
+        (records / "2.json").write_text(json.dumps({**forged, "run_id": "", "pid": -1}), encoding="utf-8")
         for name, content in {
             "3": "",
             "4": "{",
@@ -342,7 +342,7 @@ async def test_a_record_whose_pid_belongs_to_somebody_else_by_now_harms_nobody(
             "7": "null",
             "8": '{"pid": null}',
         }.items():
-            (records / f"{name}.json").write_text(content)
+            (records / f"{name}.json").write_text(content, encoding="utf-8")
         async with worker(config) as child:
             assert alive(pid)
             assert alive(unnamed)
@@ -392,12 +392,16 @@ async def test_a_starting_replica_touches_neither_processes_nor_outcomes_of_a_li
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mib(child: Process) -> float:
-    [line] = [line for line in Path(f"/proc/{child.pid}/status").read_text().splitlines() if line.startswith("VmRSS:")]
+    [line] = [
+        line
+        for line in Path(f"/proc/{child.pid}/status").read_text(encoding="utf-8").splitlines()
+        if line.startswith("VmRSS:")
+    ]
     return int(line.split()[1]) / 1024
 
 
@@ -425,7 +429,7 @@ async def test_a_command_gets_nothing_that_its_worker_was_started_with_open(
     """A lock, a socket of systemd, the jobserver of make: a command that holds it would keep it from others."""
     look = "import os; print(sorted(int(name) for name in os.listdir('/proc/self/fd'))[:-1])"
     config = worker_toml(tmp_path, server.url, chat_cmd=[sys.executable, "-c", look, "{input}"])
-    with (tmp_path / "lock").open("w") as lock:
+    with (tmp_path / "lock").open("w", encoding="utf-8") as lock:
         async with worker(config, pass_fds=(lock.fileno(),)) as child:
             assert Path(f"/proc/{child.pid}/fd/{lock.fileno()}").resolve() == tmp_path / "lock"
             assert text(await outcome(coordinator, "x")) == "[0, 1, 2]\n"

@@ -153,7 +153,7 @@ async def test_a_working_folder_that_cannot_be_made_is_a_failed_result_that_name
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     folders = tmp_path / "folders"
-    folders.write_text("a file")
+    folders.write_text("a file", encoding="utf-8")
     async with worker(worker_toml(tmp_path, server.url, worker={"workdir": folders})) as child:
         status = await outcome(coordinator, "say:x", task_id="job")
         assert child.popen.poll() is None

@@ -43,7 +43,7 @@ def dying(point: str, *args: str, log: Path) -> Generator[Process]:
 
 async def death(child: Process, point: str) -> None:
     """It has come to its point, and is gone."""
-    assert await child.exit_code() == -signal.SIGKILL, child.log.read_text()
+    assert await child.exit_code() == -signal.SIGKILL, child.log.read_text(encoding="utf-8")
     assert child.said(f"dies: {point}\n")
 
 
@@ -68,7 +68,7 @@ def counting_worker(folder: Path, server: NatsServer, *, first: str = ":", **key
 
 def runs(folder: Path) -> int:
     ran = folder / "ran"
-    return len(ran.read_text().splitlines()) if ran.exists() else 0
+    return len(ran.read_text(encoding="utf-8").splitlines()) if ran.exists() else 0
 
 
 def outcomes_on_disk(folder: Path) -> list[Path]:

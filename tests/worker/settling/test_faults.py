@@ -29,7 +29,7 @@ ODD_CLOCK = str(SUPPORT / "odd_clock.py")
 
 
 def runs(path: Path) -> int:
-    return len(path.read_text().splitlines()) if path.exists() else 0
+    return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
 
 # -- a ledger that answers slowly -------------------------------------------------------------------------------
@@ -44,7 +44,7 @@ async def test_a_ledger_that_takes_most_of_a_second_costs_time_and_nothing_else(
         link.delay_s = 0.8
         status = await outcome(coordinator, f"touch:{ran} sleep:2.5 say:done")
         await acknowledged(coordinator)
-        assert not child.said("cannot be"), child.log.read_text()
+        assert not child.said("cannot be"), child.log.read_text(encoding="utf-8")
     assert (text(status), status.record.entry.attempt, runs(ran)) == ("done\n", 1, 1)
     assert len(await result_messages(coordinator)) == 1
 
@@ -103,7 +103,7 @@ async def worker_with_clock(config: Path, offset: Path) -> AsyncGenerator[Proces
 def jump(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
     """The file that sets a clock (right at first), and what to write there."""
     offset = tmp_path / "offset"
-    offset.write_text("0")
+    offset.write_text("0", encoding="utf-8")
     return offset, str(request.param)
 
 
@@ -115,7 +115,7 @@ async def test_a_replica_whose_clock_is_wrong_takes_nothing_from_a_living_owner(
     ran = tmp_path / "ran"
     config = worker_toml(tmp_path, server.url)
     async with worker(config), worker_with_clock(config, offset) as other:
-        offset.write_text(wrong)
+        offset.write_text(wrong, encoding="utf-8")
         task_id = await publish(coordinator, f"touch:{ran} sleep:4 say:done")
         await eventually(ran.exists, "it runs")
         message = await coordinator.bus.last_message("AGENT_TASKS", "agent.code.tasks")
@@ -139,7 +139,7 @@ async def test_time_limit_and_lease_of_a_task_hold_though_the_clock_jumps_while_
     async with worker_with_clock(config, offset):
         short, long = [await publish(coordinator, f"touch:{ran} sleep:{length} say:done") for length in (2.5, 1000)]
         await eventually(lambda: runs(ran) == 2, "both run")
-        offset.write_text(wrong)
+        offset.write_text(wrong, encoding="utf-8")
         status = await settled(coordinator, short)
         assert (status.state, text(status), status.record.entry.attempt) == ("completed", "done\n", 1)
         status = await settled(coordinator, long)
@@ -166,7 +166,7 @@ async def test_a_pause_before_the_next_attempt_is_no_longer_for_a_replica_whose_
         task_id = await publish(coordinator, "x")
         await first.until_said("trying again in")
         first.kill()
-    offset.write_text(wrong)
+    offset.write_text(wrong, encoding="utf-8")
     async with worker_with_clock(config, offset):
         status = await settled(coordinator, task_id)
     record = status.record
@@ -231,7 +231,7 @@ async def test_without_a_registry_tasks_are_done_and_the_log_says_why_nobody_see
         await set_up(coordinator.bus)
         assert text(await outcome(coordinator, "say:again")) == "again\n"
         await eventually(coordinator.agents, "the worker is seen again")
-        assert child.log.read_text().count("cannot be seen by others") == 1
+        assert child.log.read_text(encoding="utf-8").count("cannot be seen by others") == 1
 
 
 async def test_a_worker_whose_consumer_is_deleted_and_that_may_not_make_it_waits_and_says_who_can(tmp_path: Path):
@@ -240,7 +240,8 @@ async def test_a_worker_whose_consumer_is_deleted_and_that_may_not_make_it_waits
         f'listen: "127.0.0.1:-1"\njetstream {{ store_dir: "{tmp_path / "s"}" }}\n'
         "authorization { users: [ { user: admin, password: x }, { user: agent-code, password: x, permissions: {\n"
         '  publish: { allow: [">"], deny: ["$JS.API.CONSUMER.CREATE.>", "$JS.API.STREAM.CREATE.>"] }\n'
-        '  subscribe: [">"] } } ] }\n'
+        '  subscribe: [">"] } } ] }\n',
+        encoding="utf-8",
     )
     async with (
         run_server(store=tmp_path / "s", config=conf) as server,
@@ -255,7 +256,7 @@ async def test_a_worker_whose_consumer_is_deleted_and_that_may_not_make_it_waits
             task_id = await publish(bus, "say:done")
             await set_up(bus.bus, ["code"])
             assert text(await settled(bus, task_id)) == "done\n"
-            assert child.log.read_text().count("waiting for it") == 1
+            assert child.log.read_text(encoding="utf-8").count("waiting for it") == 1
 
 
 # -- what is full -----------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ async def finished_without_a_server(outage: Outage, folder: Path, child: Process
 
 
 def runs(folder: Path) -> int:
-    return len((folder / "ran").read_text().splitlines())
+    return len((folder / "ran").read_text(encoding="utf-8").splitlines())
 
 
 async def inbox_full(bus: Coordinator) -> Callable[[], Any]:
@@ -287,7 +287,7 @@ async def test_what_cannot_be_read_is_set_aside_and_the_rest_is_delivered(
         (entry.parent / f"{name}.json").write_bytes(content)
     (entry.parent / "folder.json").mkdir()
     async with worker(config) as child:
-        assert child.log.read_text().count("cannot be read and was set aside") == len(odd) + 1
+        assert child.log.read_text(encoding="utf-8").count("cannot be read and was set aside") == len(odd) + 1
         assert child.said("its outcome from before the restart is delivered")
     assert {path.stem: path.read_bytes() for path in entries(tmp_path, "*.unreadable") if path.is_file()} == odd
     assert entries(tmp_path) == []
@@ -363,7 +363,7 @@ async def test_folders_that_disappear_under_a_worker_do_not_end_it(
         [slot] = (tmp_path / "state").glob("*/code/[0-9]*")
         for name in ("outbox", "children"):
             shutil.rmtree(slot / name)
-            (slot / name).write_text("a file where the folder was")
+            (slot / name).write_text("a file where the folder was", encoding="utf-8")
         link.delay_s = 0.1  # so slow that a copy is wanted
         first = await outcome(coordinator, "say:one")
         await acknowledged(coordinator)
@@ -387,7 +387,8 @@ async def restricted(tmp_path: Path) -> AsyncGenerator[tuple[str, Coordinator]]:
     conf.write_text(
         f'listen: "127.0.0.1:-1"\njetstream {{ store_dir: "{tmp_path / "s"}" }}\n'
         "authorization { users: [ { user: admin, password: x }, { user: agent-code, password: x, permissions: {\n"
-        '  publish: { allow: [">"], deny: ["agent.secret.results"] }, subscribe: [">"] } } ] }\n'
+        '  publish: { allow: [">"], deny: ["agent.secret.results"] }, subscribe: [">"] } } ] }\n',
+        encoding="utf-8",
     )
     async with (
         run_server(store=tmp_path / "s", config=conf) as server,

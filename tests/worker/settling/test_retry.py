@@ -53,7 +53,7 @@ def config_for(
 def runs(folder: Path) -> list[tuple[int, float]]:
     """The attempt and the time of every run."""
     path = folder / "runs"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [(int(line.split()[0]), float(line.split()[1])) for line in lines]
 
 

@@ -34,7 +34,7 @@ def attempt(status: TaskStatus) -> int:
 
 def runs(folder: Path, name: str = "one") -> list[str]:
     path = folder / name / "runs"
-    return path.read_text().split() if path.exists() else []
+    return path.read_text(encoding="utf-8").split() if path.exists() else []
 
 
 @contextlib.asynccontextmanager
