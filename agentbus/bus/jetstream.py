@@ -31,6 +31,7 @@ from agentbus.protocol.headers import (
     SUBJECT,
     TIME_STAMP,
     Headers,
+    is_relayed_twice,
 )
 from agentbus.protocol.json_codec import Json, decode, encode
 from agentbus.protocol.stored_message import StoredMessage
@@ -184,6 +185,7 @@ class Bus(Connection):
             time=parse_time(headers[TIME_STAMP]),
             headers=headers,
             data=message.data,
+            relayed=is_relayed_twice(message.repeated_headers),
         )
 
     async def _jetstream(

@@ -13,19 +13,33 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from agentbus.bus import nats_contract
-from agentbus.bus.nats_contract import Msg, Subscription, errors
+from agentbus.bus.nats_contract import Subscription, errors
 from agentbus.bus.write_batching import BatchingClient
 from agentbus.config.connection_settings import Credentials
 from agentbus.config.nkeys import UserKey
+from agentbus.protocol.headers import parse
 
 nats_contract.check()
 
 __all__ = ["CertificateWantedError", "Client", "Msg", "NatsError", "NotSecureError", "is_auth_error", "refused_subject"]
 
-MessageCallback: TypeAlias = Callable[[Msg], None]
 NatsError = errors.Error
 
+_NONE_REPEATED: Final[frozenset[str]] = frozenset()
 _DENIED: Final = re.compile(r'permissions violation for (publish to|publish with reply of|subscription to) "([^"]*)"')
+
+
+class Msg(nats_contract.Msg):
+    """A message as it arrived.
+
+    Attributes:
+        repeated_headers: the names that its header block holds more than once.
+    """
+
+    repeated_headers: frozenset[str] = _NONE_REPEATED
+
+
+MessageCallback: TypeAlias = Callable[[Msg], None]
 
 
 class NotSecureError(NatsError):
@@ -185,8 +199,10 @@ class Client(BatchingClient):
         callback = self._callbacks.get(sid)
         if callback is None:
             return  # unsubscribed meanwhile
-        fields = await self._process_headers(headers)  # pyright: ignore[reportUnknownMemberType]
+        # Not by nats-py's parser, which depends on what else is installed: who sets a header twice must not choose.
+        fields, repeated = parse(headers) if headers else (None, _NONE_REPEATED)
         message = Msg(self, subject.decode(), reply.decode(), data, fields)
+        message.repeated_headers = repeated
         try:
             callback(message)
         except Exception as error:  # noqa: BLE001  # nats-py would stop reading without an error

@@ -16,8 +16,9 @@ from agentbus.bus.jetstream import Bus
 from agentbus.bus.nats_client import Msg
 from agentbus.errors import BusUnavailableError, SetupMissingError
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import Headers
+from agentbus.protocol.headers import Headers, is_relayed
 from agentbus.protocol.json_codec import encode
+from agentbus.protocol.stored_message import StoredMessage
 
 _EXPIRES_S: Final = 30.0
 _HEARTBEAT_S: Final = 5.0
@@ -53,6 +54,13 @@ class Delivery:
     def stored_at(self) -> datetime:
         """When the message was stored, by the server's clock."""
         return datetime.fromtimestamp(self._nanoseconds / 1e9, UTC)
+
+    @property
+    def stored(self) -> StoredMessage:
+        """The message as its stream holds it."""
+        return StoredMessage(
+            self.subject, self.stream_seq, self.stored_at, self.headers, self.data, relayed=is_relayed(self.headers)
+        )
 
     @property
     def subject(self) -> str:

@@ -1,5 +1,6 @@
 """The names of message headers: those of NATS and JetStream, and those of agentbus (`Bus-…`)."""
 
+import re
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
@@ -20,6 +21,9 @@ TIME_STAMP: Final = "Nats-Time-Stamp"
 KV_OPERATION: Final = "KV-Operation"
 """Of a key-value bucket: `DEL` or `PURGE` in a message that removes its key."""
 
+_OF_FIRST_LINE: Final = frozenset({STATUS, DESCRIPTION})
+_NOT_IN_NAME: Final = re.compile(r"[\s\ufffd]")
+
 # -- agentbus ---------------------------------------------------------------------------------------------------
 
 STATE: Final = "Bus-State"
@@ -37,12 +41,47 @@ DEAD_SIZE: Final = "Bus-Size"
 DEAD_SHA256: Final = "Bus-Sha256"
 
 
-def is_relayed(headers: Headers) -> bool:
-    """Whether a stored message is a copy that the server was made to publish: an answer to a direct get.
+def parse(block: bytes) -> tuple[dict[str, str], frozenset[str]]:
+    """Read the header block of a message; returns the headers, and the names that stand in it more than once.
 
-    A client gets that by naming the subject as the reply of its request. No honest publisher sets these headers.
+    The last value of a name counts: the server appends its own headers to those that a message was stored with. A
+    status counts only where the server writes it, in the first line, and not in a header that a publisher has set.
+    """
+    first, _, rest = block.partition(b"\r\n")
+    fields: dict[str, str] = {}
+    repeated: set[str] = set()
+    for line in rest.split(b"\r\n"):
+        raw_name, colon, value = line.partition(b":")
+        name = raw_name.strip().decode("ascii", "replace")
+        if not colon or not name or name in _OF_FIRST_LINE or _NOT_IN_NAME.search(name):
+            continue
+        if name in fields:
+            repeated.add(name)
+        fields[name] = value.strip().decode(errors="replace")
+    status, _, description = first.removeprefix(b"NATS/1.0").strip().partition(b" ")
+    if status.isdigit():
+        fields[STATUS] = status.decode()
+        if description.strip():
+            fields[DESCRIPTION] = description.strip().decode(errors="replace")
+    return fields, frozenset(repeated)
+
+
+def is_relayed(headers: Headers) -> bool:
+    """Tell whether a message that a consumer delivered is a copy that the server was made to store.
+
+    Such a copy is an answer to a direct get: a client names the subject of the copy as the reply of its request. No
+    honest publisher sets these headers.
     """
     return STREAM in headers or SEQUENCE in headers
+
+
+def is_relayed_twice(repeated: frozenset[str]) -> bool:
+    """Tell the same of a message read by a direct get, to which the server has added these headers once more.
+
+    Args:
+        repeated: see `parse`.
+    """
+    return STREAM in repeated or SEQUENCE in repeated
 
 
 def number(text: str) -> int | None:

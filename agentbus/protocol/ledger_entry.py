@@ -137,9 +137,11 @@ def read_entry(message: StoredMessage) -> Record | NoEntry:
     if key is None:
         raise CorruptEntryError(f"{message.subject} is not a ledger key")
     agent, task_id = key
+    where = f"the ledger entry of {task_id} (agent {agent}) cannot be read"
+    if message.relayed:
+        raise CorruptEntryError(f"{where}: the server was made to store a copy of another message in its place")
     if message.headers.get(KV_OPERATION) in ("DEL", "PURGE"):
         return NoEntry(message.seq)
-    where = f"the ledger entry of {task_id} (agent {agent}) cannot be read"
     try:
         entry = Entry.model_validate(decode(message.data))
     except MessageError as error:

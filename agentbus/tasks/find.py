@@ -82,10 +82,7 @@ async def _stored_at_the_leader(bus: Bus, task_id: str) -> dict[str, Record]:
     records: dict[str, Record] = {}
     async with OrderedConsumer(bus, subjects.STATE_STREAM, subjects.states_of_task(task_id), after=0) as feed:
         async for message in feed.backlog():
-            _keep(
-                records,
-                StoredMessage(message.subject, message.stream_seq, message.stored_at, message.headers, message.data),
-            )
+            _keep(records, message.stored)
     return records
 
 
