@@ -17,17 +17,17 @@ AgentBusError
 ├── DemoError                   a step of `agentbus demo` went wrong
 └── BusError                    something between this process and the bus
     ├── BusUnavailableError     not reachable, connection lost, or no answer in time
-    │   └── NoRespondersError   nobody listens on the subject (yet)
+    │   └── NoRespondersError   no subscriber to the subject (yet)
     ├── AuthenticationError     the server refused the credentials
     ├── PermissionDeniedError   the credentials do not allow this subject
     ├── SetupMissingError       a stream, bucket or consumer does not exist
     ├── StreamFullError         a stream has reached its limit and refuses new messages
     ├── TooLargeError           a message over the limit; nothing was sent
-    ├── WrongRevisionError      a compare-and-set was refused: somebody else wrote first
+    ├── WrongRevisionError      a compare-and-set was refused: the key was written meanwhile
     ├── FileMissingError        a stored output that is not (or no longer) there
     ├── CorruptFileError        a stored output that is not what was stored
     ├── DeadLetterMissingError  no dead letter with this number
-    ├── CorruptEntryError       a ledger entry that nobody can read
+    ├── CorruptEntryError       a ledger entry that cannot be read
     ├── IncompatibleClientError the installed nats-py is not one that agentbus can use safely
     └── ApiError                any other refusal by JetStream, with its codes
 """
@@ -105,7 +105,7 @@ class BusUnavailableError(BusError):
 
 
 class NoRespondersError(BusUnavailableError):
-    """Nobody listens on the subject: no stream takes it, or JetStream is not up (yet)."""
+    """There is no subscriber to the subject: no stream takes it, or JetStream is not up (yet)."""
 
 
 class AuthenticationError(BusError):

@@ -1,4 +1,4 @@
-"""What to say when a connection fails: an error with the reason and what mends it, for whatever a dial came to."""
+"""Turns what a failed dial raised into an error of ours, with the reason and what to do about it."""
 
 import ssl
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from agentbus.errors import AuthenticationError, BusError, BusUnavailableError
 
 
 def explained(error: BaseException, settings: ConnectionSettings, presented: Credentials) -> BusError:
-    """The error, with a fix, for what nats-py has raised; it quotes nothing secret."""
+    """Make the error for an exception of nats-py, asyncio or ssl, with what to do. It quotes nothing secret."""
     servers = settings.servers
     if isinstance(error, BusError):
         return error

@@ -1,20 +1,21 @@
-"""One connection to the bus: opened securely, with every failure named.
+"""Core NATS over one connection, opened securely, with an error of ours for every failure.
 
-Refused permissions surface within one round trip (not as a time-out), wrong credentials at once, and a message over
-the server's limit before anything is sent: the server would end the connection for good.
+A refused permission fails the request within one round trip and not by a time-out. Wrong credentials end the
+connection at once. A message over the server's limit is refused before it is sent: the server would close the
+connection for good.
 """
 
 import asyncio
-import itertools
 import math
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 from agentbus.bus.connect_errors import explained
 from agentbus.bus.nats_client import Client, Msg, NatsError, is_auth_error, refused_subject
+from agentbus.bus.requests import Requests
+from agentbus.bus.retry import deadline_after
 from agentbus.bus.tls import tls_context
 from agentbus.config.connection_settings import ConnectionSettings, Credentials
 from agentbus.errors import (
@@ -25,29 +26,14 @@ from agentbus.errors import (
     PermissionDeniedError,
     TooLargeError,
 )
-from agentbus.protocol.headers import Headers
+from agentbus.protocol.headers import STATUS, Headers
 from agentbus.protocol.ids import random_token
 
 REQUEST_TIMEOUT_S: Final = 5.0
 """How long one request waits for its answer."""
-_STATUS: Final = "Status"
 _NO_RESPONDERS: Final = "503"
 _CLOSE_S: Final = 2.0
 _MAX_SUBJECT_CHARS: Final = 1024
-
-
-@dataclass(slots=True)
-class _Question:
-    """A request that is under way: whom it asked, until when it waits, and the answer to come."""
-
-    subject: str
-    timeout_s: float
-    deadline: float
-    answer: asyncio.Future[Msg]
-
-    def fail(self, error: BusError) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
 
 
 class Connection:
@@ -69,9 +55,7 @@ class Connection:
         self._up = asyncio.Event()
         self._ended: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()
         self._inbox = f"{settings.inbox_prefix}.{random_token()}"
-        self._requests = itertools.count()
-        self._questions: dict[str, _Question] = {}
-        self._expiry: asyncio.TimerHandle | None = None
+        self._requests = Requests(self._unanswered)
         self._inbox_refusal: PermissionDeniedError | None = None
         self._reconnect_callbacks: set[Callable[[], None]] = set()
         self._dial_failures = 0
@@ -83,7 +67,7 @@ class Connection:
     # -- opening and closing ------------------------------------------------------------------------------------
 
     async def open(self, *, patient: bool) -> None:
-        """Dial the servers. A patient caller waits for as long as it takes; others get the first failure.
+        """Dial the servers: with `patient` until one answers, otherwise until each has failed once.
 
         Raises:
             AuthenticationError: the server refused the credentials (for patient callers as well).
@@ -93,7 +77,7 @@ class Connection:
         settings = self.settings
         self._patient = patient
         if settings.needs_tls or any(url.tls for url in settings.urls):
-            self._tls = tls_context(settings)  # what is wrong with the files is to be known before anybody is dialled
+            self._tls = tls_context(settings)  # reports unusable files before anything is dialled
         try:
             await self._client.connect(
                 servers=[str(url) for url in settings.urls],
@@ -110,7 +94,7 @@ class Connection:
                 reconnected_cb=self._on_reconnect,
                 closed_cb=self._on_closed,
             )
-            await self._client.listen(f"{self._inbox}.*", self._on_answer)
+            await self._client.listen(f"{self._inbox}.*", self._requests.take_answer)
         except BusError:
             raise
         except (NatsError, OSError, TimeoutError) as error:
@@ -204,7 +188,7 @@ class Connection:
     async def publish(
         self, subject: str, data: bytes = b"", *, reply: str = "", headers: Headers | None = None, flush: bool = True
     ) -> None:
-        """Send a core message: fast, and gone if nobody listens or the connection breaks.
+        """Send a core message: fast, and lost if there is no subscriber or the connection breaks.
 
         Args:
             flush: send now; otherwise it may go out together with the next message, up to a millisecond later.
@@ -239,7 +223,7 @@ class Connection:
         return unsubscribe
 
     def new_inbox(self) -> str:
-        """A subject of our own that nobody else can guess or, with permissions, listen on."""
+        """Make a reply subject that other users cannot guess or, given permissions, subscribe to."""
         return f"{self.settings.inbox_prefix}.{random_token()}"
 
     async def request(
@@ -255,12 +239,11 @@ class Connection:
 
         Raises:
             BusUnavailableError: no connection or no answer within `timeout_s`, or the connection broke meanwhile.
-            NoRespondersError: nobody listens on `subject`.
+            NoRespondersError: there is no subscriber to `subject`.
             PermissionDeniedError: the server refused the subject or the inbox for the answer.
             TooLargeError: before anything is sent.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
+        deadline = deadline_after(timeout_s)
         if not self._up.is_set():
             try:
                 async with asyncio.timeout_at(deadline):
@@ -269,47 +252,22 @@ class Connection:
                 raise self._unanswered(timeout_s) from None
         if self._inbox_refusal:
             raise self._inbox_refusal
-        token = str(next(self._requests))  # the inbox is unguessable, and one's own
-        question = _Question(subject, timeout_s, deadline, loop.create_future())
-        self._questions[token] = question
-        self._expire_at(deadline)
+        request = self._requests.add(subject, timeout_s, deadline)
         try:
-            await self.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers, flush=flush)
-            message = await question.answer
+            await self.publish(subject, data, reply=f"{self._inbox}.{request.token}", headers=headers, flush=flush)
+            message = await request.answer
         finally:
-            del self._questions[token]
-            question.answer.cancel()
-        if message.headers and message.headers.get(_STATUS) == _NO_RESPONDERS and not message.data:
+            self._requests.remove(request)
+        if message.headers and message.headers.get(STATUS) == _NO_RESPONDERS and not message.data:
             raise NoRespondersError(f"nothing on the bus listens on {subject}")
         return message
 
     # -- what nats-py reports -----------------------------------------------------------------------------------
 
-    def _expire_at(self, deadline: float) -> None:
-        """One timer for all requests: a timer costs as much as a request, and nearly none ever runs out."""
-        if self._expiry is None or self._expiry.when() > deadline:
-            if self._expiry is not None:
-                self._expiry.cancel()
-            self._expiry = asyncio.get_running_loop().call_at(deadline, self._expire)
-
-    def _expire(self) -> None:
-        self._expiry = None
-        now = asyncio.get_running_loop().time()
-        for question in self._questions.values():
-            if question.deadline <= now:
-                question.fail(self._unanswered(question.timeout_s))
-            else:
-                self._expire_at(question.deadline)
-
     def _unanswered(self, timeout_s: float) -> BusUnavailableError:
         where = "the bus did not answer" if self.connected else f"no connection to {self.settings.servers}"
         why = "; more than half of the servers of its cluster must be up" if self.connected and self.clustered else ""
         return BusUnavailableError(f"{where} within {round(timeout_s, 1):g} s{why}")
-
-    def _on_answer(self, message: Msg) -> None:
-        question = self._questions.get(message.subject.rpartition(".")[2])
-        if question is not None and not question.answer.done():
-            question.answer.set_result(message)
 
     async def _on_error(self, error: Exception) -> None:
         if self._ended.done():
@@ -341,23 +299,18 @@ class Connection:
                 "set inbox_prefix in [nats] to the one that its permissions name",
                 subject,
             )
-            refused = [*self._questions.values()]
-            error = self._inbox_refusal
+            self._requests.fail(self._inbox_refusal)
         else:
-            refused = [question for question in self._questions.values() if question.subject.lower() == subject]
             if action == "subscribe to":
-                self._state(str(error))  # nobody waits for the answer to a subscription
-        for question in refused:
-            question.fail(error)
+                self._state(str(error))  # a subscription is not answered, so no caller waits for this
+            self._requests.fail(error, subject=subject)
 
     async def _on_disconnect(self) -> None:
         if self._up.is_set():
             self._up.clear()
             if not self._ended.done():
                 self._state("connection lost; reconnecting")
-        lost = BusUnavailableError("the connection to the bus broke before the answer came")
-        for question in self._questions.values():
-            question.fail(lost)
+        self._requests.fail(BusUnavailableError("the connection to the bus broke before the answer came"))
 
     async def _on_reconnect(self) -> None:
         self._reconnected_at = asyncio.get_running_loop().time()
@@ -380,12 +333,10 @@ class Connection:
     def _end(self, reason: BusError | None) -> None:
         if not self._ended.done():
             self._ended.set_result(reason)
-        for question in self._questions.values():
-            question.fail(reason or BusUnavailableError("the connection to the bus is closed"))
-        if self._expiry is not None:
-            self._expiry.cancel()
+        self._requests.fail(reason or BusUnavailableError("the connection to the bus is closed"))
+        self._requests.stop_timer()
         if self._ever_up:
-            self._up.set()  # whoever waits for the connection must learn that it will not come
+            self._up.set()  # callers that wait for the connection must learn that it will not come
 
     def _ended_error(self) -> BusError | None:
         if not self._ended.done():

@@ -1,4 +1,4 @@
-"""TLS on the client's side: what is shown and what is asked for, and why a handshake failed, with what mends it."""
+"""TLS on the client's side: the context for a dial, and the reason and the remedy of a failed handshake."""
 
 import ssl
 from pathlib import Path
@@ -13,7 +13,7 @@ _NOT_NOW: Final = (9, 10)
 
 
 def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
-    """What a server's certificate is held against, and what is shown of one's own; read from the files at each call.
+    """Make the context: the CAs that a server's certificate must come from, and our own. Reads the files at each call.
 
     Raises:
         ConfigError: a file cannot be used; names it, and never asks for a pass phrase.
@@ -30,7 +30,7 @@ def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
 
 
 def _show(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
-    """Have a context show a client certificate."""
+    """Load the client certificate into a context."""
     holder = f"key_file {key}" if key else f"cert_file {certificate}"
     for file in (certificate, key or certificate):
         try:
@@ -40,7 +40,7 @@ def _show(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
 
     def refuse() -> str:
         raise ConfigError(
-            f"{holder} is encrypted, and nobody is asked for its pass phrase; take that off with: "
+            f"{holder} is encrypted, and agentbus asks for no pass phrase; remove it with: "
             f"openssl pkey -in {key or certificate} -out NEW-KEY, and chmod 600 NEW-KEY"
         )
 
@@ -56,7 +56,7 @@ def _show(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
 
 
 def why_tls_failed(error: ssl.SSLError, settings: ConnectionSettings) -> tuple[str, str]:
-    """Why a handshake failed, and what mends it."""
+    """Return why a handshake failed, and what to do about it."""
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code in _NAME_MISMATCH:
             return error.verify_message, "write a name or address into url that the server's certificate has"
@@ -72,7 +72,7 @@ def why_tls_failed(error: ssl.SSLError, settings: ConnectionSettings) -> tuple[s
 
 
 def certificate_wanted(settings: ConnectionSettings) -> str:
-    """What to do about a server that checks client certificates."""
+    """Say what to do about a server that checks client certificates."""
     if settings.cert_file is None:
         return "the server asks for a client certificate: set cert_file and key_file in [nats]"
     return f"the server does not accept {settings.cert_file}: take a certificate of a CA that it trusts"

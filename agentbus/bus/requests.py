@@ -1,0 +1,90 @@
+"""The requests of one connection that wait for an answer: the table of them, with one timer for all."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agentbus.bus.nats_client import Msg
+from agentbus.errors import BusError
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request that is under way.
+
+    Attributes:
+        token: the last token of the subject that its answer comes on.
+        deadline: until when it waits, by the event loop's clock.
+    """
+
+    token: str
+    subject: str
+    timeout_s: float
+    deadline: float
+    answer: asyncio.Future[Msg]
+
+    def fail(self, error: BusError) -> None:
+        """Fail the request, unless it has its answer."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Requests:
+    """The open requests. Tokens are numbers: the inbox that they are appended to is what cannot be guessed.
+
+    Args:
+        unanswered: makes the error of a request that got no answer within so many seconds.
+    """
+
+    def __init__(self, unanswered: Callable[[float], BusError]) -> None:
+        self._unanswered = unanswered
+        self._numbers = itertools.count()
+        self._open: dict[str, Request] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, subject: str, timeout_s: float, deadline: float) -> Request:
+        """Open a request; `remove` must follow, whatever becomes of it."""
+        token = str(next(self._numbers))
+        request = Request(token, subject, timeout_s, deadline, asyncio.get_running_loop().create_future())
+        self._open[token] = request
+        self._expire_at(deadline)
+        return request
+
+    def remove(self, request: Request) -> None:
+        """Close a request; an answer that still comes is dropped."""
+        del self._open[request.token]
+        request.answer.cancel()
+
+    def take_answer(self, message: Msg) -> None:
+        """Hand an answer to the request whose token ends its subject."""
+        request = self._open.get(message.subject.rpartition(".")[2])
+        if request is not None and not request.answer.done():
+            request.answer.set_result(message)
+
+    def fail(self, error: BusError, *, subject: str | None = None) -> None:
+        """Fail all open requests, or those to one subject, in whatever case the server writes it."""
+        for request in tuple(self._open.values()):
+            if subject is None or request.subject.lower() == subject:
+                request.fail(error)
+
+    def stop_timer(self) -> None:
+        """Let no request expire any more: the connection has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _expire_at(self, deadline: float) -> None:
+        """Set the timer. One serves all: a timer costs as much as a request, and hardly one of them ever runs out."""
+        if self._timer is None or self._timer.when() > deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        for request in self._open.values():
+            if request.deadline <= now:
+                request.fail(self._unanswered(request.timeout_s))
+            else:
+                self._expire_at(request.deadline)
