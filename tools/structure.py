@@ -39,7 +39,6 @@ NOT_YET = frozenset(
         "agentbus/config/connection_settings.py connection_settings",
         "agentbus/config/urls.py _parse_url",
         "agentbus/provision/bus_folder.py",
-        "worker/agentbus_worker/settling/job.py",
         "worker/agentbus_worker/worker.py",
     }
 )

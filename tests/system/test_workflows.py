@@ -64,7 +64,7 @@ def release_jobs() -> dict[str, Any]:
     return yaml.safe_load((FOLDER / "release.yml").read_text(encoding="utf-8"))["jobs"]
 
 
-def test_a_release_is_built_by_the_dry_run_that_anybody_can_make() -> None:
+def test_a_release_is_built_by_the_target_that_a_dry_run_makes() -> None:
     build = release_jobs()["build"]["steps"]
     commands = [step["run"] for step in build if "run" in step]
     assert commands == ["make check", "make test", 'make release-check TAG="$GITHUB_REF_NAME"']
