@@ -10,6 +10,7 @@ from agentbus.errors import AgentBusError
 from agentbus.protocol.messages import Task
 from agentbus.tasks.publish import Published
 from agentbus_mcp.operations.agents_status import AgentsStatus, agents_status
+from agentbus_mcp.operations.counted_tasks import wait_until_counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ async def publish_all(coordinator: Coordinator, tasks: Sequence[Task]) -> Publis
             group.start_soon(send, task)
     if not published:
         raise ExceptionGroup("no task was published", list(errors.values()))
+    await wait_until_counted(coordinator, {one.task.agent for one in published.values()})
     return PublishOutcome(
         [published[task.id] for task in tasks if task.id in published],
         [(task, errors[task.id]) for task in tasks if task.id in errors],
