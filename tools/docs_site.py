@@ -66,8 +66,8 @@ def navigation(entries: list[dict[str, Any]], section: str = "") -> Iterator[tup
 
 def copy_pages(source: Path) -> Iterator[str]:
     """Copy every page, and every file to which one links; yields the pages by their path on the site."""
-    pages = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
-    pages += [*sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "skills").rglob("*.md"))]
+    folders = [ROOT / "docs", ROOT / "skills"]
+    pages = sorted(ROOT.glob("*.md")) + [page for folder in folders for page in sorted(folder.rglob("*.md"))]
     for page in pages:
         text = page.read_text(encoding="utf-8")
         # What tests do with a block is of no use to a reader.

@@ -25,7 +25,8 @@ from support.harness import BOUND_S, eventually, worker, worker_toml
 from support.installation import PLAN, free_port
 from support.reader import Reader
 
-pytestmark = pytest.mark.posix("runs shell commands of the documentation")
+# Every command starts a process of its own, which takes seconds on a machine that is busy.
+pytestmark = [pytest.mark.posix("runs shell commands of the documentation"), pytest.mark.timeout(600)]
 
 GROWING = HOW_TO / "growing.md"
 

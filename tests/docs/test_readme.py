@@ -11,7 +11,8 @@ from support.documentation import COMMANDS, README, TUTORIAL, Block, marked
 from support.harness import BOUND_S
 from support.reader import Reader
 
-pytestmark = pytest.mark.posix("runs shell commands of the documentation")
+# Every command starts a process of its own, which takes seconds on a machine that is busy.
+pytestmark = [pytest.mark.posix("runs shell commands of the documentation"), pytest.mark.timeout(600)]
 
 FIRST_TASK = TUTORIAL / "first-task.md"
 TWO_MACHINES = TUTORIAL / "two-machines.md"

@@ -40,11 +40,8 @@ def test_a_link_or_a_page_that_leads_nowhere_is_refused(
     root = tmp_path / "root"
     for name in ("docs", "skills", "config", "deploy", "agentbus"):
         shutil.copytree(ROOT / name, root / name)
-    for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "pyproject.toml"):
-        shutil.copy(ROOT / name, root / name)
-    for extra in ("AGENTS.md", "SECURITY.md"):
-        if (ROOT / extra).exists():
-            shutil.copy(ROOT / extra, root / extra)
+    for file in [*ROOT.glob("*.md"), ROOT / "LICENSE", ROOT / "pyproject.toml"]:
+        shutil.copy(file, root / file.name)
     with (root / page).open("a", encoding="utf-8") as text:
         text.write(f"\n{addition}\n")
     monkeypatch.setattr(docs_site, "ROOT", root)

@@ -16,7 +16,7 @@ REFERENCE = DOCS / "reference"
 EXPLANATION = DOCS / "explanation"
 EXAMPLES = DOCS / "examples"
 OPERATIONS = DOCS / "operations.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 RUN_BY_TESTS = {
     README: "test_readme.py",
     TUTORIAL / "first-task.md": "test_readme.py",
@@ -38,6 +38,7 @@ class Block:
     marker: str
     language: str
     text: str
+    heading: str = ""
 
     @property
     def where(self) -> str:
@@ -46,8 +47,10 @@ class Block:
 
 def blocks(page: Path) -> Iterator[Block]:
     lines = page.read_text(encoding="utf-8").splitlines()
-    inside, start, language, marker = False, 0, "", ""
+    inside, start, language, marker, heading = False, 0, "", "", ""
     for number, line in enumerate(lines, 1):
+        if not inside and line.startswith("#"):
+            heading = line.lstrip("# ")
         fence = re.fullmatch(r"```(\w*)", line.strip())
         if fence is None:
             continue
@@ -55,7 +58,7 @@ def blocks(page: Path) -> Iterator[Block]:
             comment = re.fullmatch(r"<!-- test: (.+) -->", lines[number - 2].strip()) if number > 1 else None
             inside, start, language, marker = True, number, fence[1], comment[1] if comment else ""
         else:
-            yield Block(page, start, marker, language, "\n".join(lines[start : number - 1]) + "\n")
+            yield Block(page, start, marker, language, "\n".join(lines[start : number - 1]) + "\n", heading)
             inside = False
     assert not inside, f"{page}: the block of line {start} does not end"
 

@@ -18,8 +18,8 @@ from support.installation import free_port
 PORT = "7422"
 CLONE = "agentbus"
 """The name of the clone in the commands of the pages."""
-FITTED = {":8765": ":0", "{1..10}": "{1..3}"}
-"""Any free port; and three of ten, because each command takes half a second to start."""
+FITTED = {":8765": ":0", "{1..10}": "{1..2}"}
+"""Any free port; and two of ten, because each command takes half a second to start."""
 SCRIPTS = Path(sys.executable).parent
 STAND_IN = """\
 #!/usr/bin/env python3

@@ -45,4 +45,4 @@ def agent_of(config: RoleConfig) -> str:
 
 def how_to_grant(error: PermissionDeniedError) -> str:
     """Return what to do about a refused permission, unless the error says so itself."""
-    return "" if "inbox_prefix" in str(error) else "grant it: see the table in docs/security.md"
+    return "" if "inbox_prefix" in str(error) else "grant it: see the table in docs/explanation/security.md"

@@ -20,7 +20,7 @@ async def check_needed(examination: Examination) -> AsyncIterator[Finding]:
     missing = [subject async for subject in _refused(examination, party)]
     if missing:
         text = f"this user may not use {', '.join(missing)}"
-        yield failed("permissions", text, "grant it: see the table in docs/security.md")
+        yield failed("permissions", text, "grant it: see the table in docs/explanation/security.md")
     else:
         yield ok("permissions", f"everything that the {examination.role} needs")
 
@@ -37,7 +37,7 @@ async def check_excessive(examination: Examination) -> AsyncIterator[Finding]:
         yield warning(
             "limits",
             f"this user may also {', '.join(found)}",
-            "give each party a user of its own with the permissions in docs/security.md; "
+            "give each party a user of its own with the permissions in docs/explanation/security.md; "
             "agentbus init makes such a bus",
         )
 
