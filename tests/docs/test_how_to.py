@@ -131,7 +131,9 @@ def test_the_dockerfile_passes_its_linter() -> None:
     hadolint = SCRIPTS / "hadolint"
     if not hadolint.exists():
         pytest.skip("hadolint has no wheel for this system")
-    done = subprocess.run([hadolint, DOCKER / "Dockerfile"], check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [hadolint, DOCKER / "Dockerfile"], check=False, capture_output=True, encoding="utf-8", timeout=60
+    )
     assert done.stdout == ""
 
 
@@ -172,7 +174,9 @@ def test_the_compose_file_is_valid_and_keeps_what_must_survive() -> None:
 
 @pytest.mark.parametrize("block", marked("not runnable here: needs a Docker daemon.+"), ids=lambda block: block.where)
 def test_commands_for_docker_are_commands_of_a_shell(block: Any) -> None:
-    done = subprocess.run(["bash", "-n"], input=block.text, text=True, check=False, capture_output=True, timeout=60)
+    done = subprocess.run(
+        ["bash", "-n"], input=block.text, encoding="utf-8", check=False, capture_output=True, timeout=60
+    )
     assert done.stderr == ""
     for file in re.findall(r"deploy/docker/\S+", block.text):
         assert (ROOT / file).exists()
