@@ -1,40 +1,80 @@
-"""The whole command `agentbus task publish` against what importing its two libraries takes."""
+"""What a person waits for at a prompt: help, usage errors, completion, and the whole of `agentbus task publish`."""
 
 import asyncio
+import os
 import sys
+import tempfile
 import time
+from collections.abc import Mapping
+from typing import Final
 
-from benchmarks.harness import Row, Size, compared, in_turns
+from benchmarks.harness import Measure, Promise, Row, Size, at_most, compared, in_turns
 from benchmarks.setting import AGENT, bus
+
+_COMPLETION: Final = {
+    "_AGENTBUS_COMPLETE": "bash_complete",
+    "COMP_WORDS": "agentbus task publish --",
+    "COMP_CWORD": "3",
+}
+_USAGE_ERROR: Final = 2
+_HELP_PROMISE: Final = at_most(5)
+"""Importing click alone takes about 4 times as long as an empty program."""
+_PUBLISH_PROMISE: Final = at_most(1.5)
 
 
 async def measure(size: Size) -> list[Row]:
-    async with bus() as (server, _, _):
-        task = ("task", "publish", "--to", AGENT, "--task-type", "bench", "--nats-url", server.url, "x")
+    # As after the first start on a machine: everything that is imported has been compiled.
+    with tempfile.TemporaryDirectory(prefix="agentbus-bench-") as compiled:
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        env["PYTHONPYCACHEPREFIX"] = compiled
+        empty = _program("-c", "pass", env=env)
+        prompt = {
+            "agentbus --help": _agentbus("--help", env=env),
+            "agentbus task --help": _agentbus("task", "--help", env=env),
+            "a usage error of task publish": _agentbus("task", "publish", "--no", env=env, expected=_USAGE_ERROR),
+            "completion of options of task publish": _agentbus(env=env | _COMPLETION),
+        }
+        rows = [
+            await _against(what, "python -c pass", ours, empty, size, _HELP_PROMISE) for what, ours in prompt.items()
+        ]
+        async with bus() as (server, _, _):
+            task = ("task", "publish", "--to", AGENT, "--task-type", "bench", "--nats-url", server.url, "x")
+            limit = _program("-c", "import nats, pydantic", env=env)
+            libraries = 'python -c "import nats, pydantic"'
+            rows.append(
+                await _against("task publish", libraries, _agentbus(*task, env=env), limit, size, _PUBLISH_PROMISE)
+            )
+    return rows
 
-        async def ours() -> float:
-            return await _run("-m", "agentbus", *task)
 
-        async def limit() -> float:
-            return await _run("-c", "import nats, pydantic")
-
-        await ours()
-        await limit()
-        pairs = await in_turns(ours, limit, size.turns)
-    return [compared("startup", 'task publish, against python -c "import nats, pydantic"', "ms", pairs)]
+async def _against(what: str, against: str, ours: Measure, limit: Measure, size: Size, promise: Promise) -> Row:
+    await ours()
+    await limit()
+    pairs = await in_turns(ours, limit, size.turns)
+    return compared("startup", f"{what}, against {against}", "ms", pairs, promise)
 
 
-async def _run(*arguments: str) -> float:
-    start = time.perf_counter()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *arguments,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, said = await process.communicate()
-    took = (time.perf_counter() - start) * 1000
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(arguments)} failed: {said.decode()}")
-    return took
+def _agentbus(*arguments: str, env: Mapping[str, str], expected: int = 0) -> Measure:
+    return _program("-m", "agentbus", *arguments, env=env, expected=expected)
+
+
+def _program(*arguments: str, env: Mapping[str, str], expected: int = 0) -> Measure:
+    """Return what runs Python with these arguments once, and answers how many milliseconds that took."""
+
+    async def run() -> float:
+        start = time.perf_counter()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env=env,
+        )
+        _, stderr = await process.communicate()
+        took = (time.perf_counter() - start) * 1000
+        if process.returncode != expected:
+            raise RuntimeError(f"{' '.join(arguments)} failed: {stderr.decode()}")
+        return took
+
+    return run

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
+    import pathlib
 
     from agentbus.admin import backup, dead_letters, overview
     from agentbus.admin.doctor import examine, finding
@@ -41,7 +42,7 @@ else:
         ],
         "agentbus.provision.services": ["choice", "worker_service"],
     }  # fmt: skip
-    _PATHS = {"asyncio": "asyncio"} | {
+    _PATHS = {"asyncio": "asyncio", "pathlib": "pathlib"} | {
         name: f"{package}.{name}" for package, names in _PACKAGES.items() for name in names
     }
 

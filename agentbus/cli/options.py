@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial, update_wrapper
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import click
@@ -12,12 +11,25 @@ from agentbus.errors import ConfigError, InvalidIdError
 from agentbus.protocol import subjects
 
 if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
     from agentbus.coordinator import Coordinator
 
 _P = ParamSpec("_P")
 
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
+
+class PathType(click.Path):
+    """A path, as a `pathlib.Path`, which is imported only when there is one."""
+
+    def coerce_path_result(self, value: "str | os.PathLike[str]") -> "Path":  # pyright: ignore[reportIncompatibleMethodOverride]  # click says str or bytes, and takes what `path_type` returns
+        """Make the value of the option."""
+        return lazy.pathlib.Path(value)
+
+
+FILE = PathType(dir_okay=False)
+FOLDER = PathType(file_okay=False)
+PROJECT = PathType(exists=True, file_okay=False)
 DEFAULT_BUS_FOLDER = "~/.agentbus/bus"
 
 
@@ -92,7 +104,7 @@ def with_coordinator(
 ) -> Callable[..., None]:
     """Add `--nats-url` and `--config`, and run the coroutine with a coordinator that is connected accordingly."""
 
-    def connect_and_run(nats_url: str | None, config: Path | None, **options: Any) -> None:
+    def connect_and_run(nats_url: str | None, config: "Path | None", **options: Any) -> None:
         lazy.session.run_connected(nats_url, config, partial(command, **options))
 
     return bus_options(update_wrapper(connect_and_run, command))

@@ -2,7 +2,6 @@
 
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +10,8 @@ from agentbus.cli import lazy, output
 from agentbus.cli.options import TaskId, agent_option, bus_options, limit_option
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agentbus.coordinator import Coordinator
     from agentbus.tasks.inbox import InboxMessage
 
@@ -45,7 +46,7 @@ Each line is a stored message, unchanged. What cannot be one line of JSON stands
 )
 @bus_options
 def get(
-    agent: str | None, limit: int, task_id: str | None, nats_url: str | None, config: Path | None, *, watch: bool
+    agent: str | None, limit: int, task_id: str | None, nats_url: str | None, config: "Path | None", *, watch: bool
 ) -> None:
     """Print the newest results of an inbox, oldest first, one JSON line each. Reading never removes anything.
 

@@ -2,7 +2,6 @@
 
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -20,6 +19,8 @@ from agentbus.cli.options import (
 from agentbus.errors import AgentBusError, BusError, MessageError, TaskConflictError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agentbus.coordinator import Coordinator
     from agentbus.protocol.json_codec import Json
     from agentbus.protocol.ledger_entry import State
@@ -68,7 +69,7 @@ Prints the published message as one line of JSON, or a JSON list when there are 
 def publish(
     content: str,
     nats_url: str | None,
-    config: Path | None,
+    config: "Path | None",
     payload_fmt: Literal["text", "json"],
     **options: Any,
 ) -> None:
@@ -275,7 +276,7 @@ Prints the task that carries the answer; wait for that one.""",
 @agent_of_task_option
 @bus_options
 @_task_id
-def answer(nats_url: str | None, config: Path | None, *, approve: bool | None, **options: Any) -> None:
+def answer(nats_url: str | None, config: "Path | None", *, approve: bool | None, **options: Any) -> None:
     """Answer a task that needs an approval: its agent gets the decision as a task ID.answer.
 
     The same answer can be repeated. It cannot be changed: another one is refused.

@@ -1,6 +1,5 @@
 """`agentbus agent`: which agents are online, and which may use a bus that `agentbus init` made."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +9,8 @@ from agentbus.cli.operator.next_steps import bundle_command, carry, reload, relo
 from agentbus.cli.options import DEFAULT_BUS_FOLDER, FILE, FOLDER, AgentId, agent_option, with_coordinator
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agentbus.coordinator import Coordinator
     from agentbus.provision.bus_folder import BusFolder
 
@@ -20,7 +21,7 @@ _bus_folder = click.option(
     "folder",
     metavar="FOLDER",
     type=FOLDER,
-    default=Path(DEFAULT_BUS_FOLDER),
+    default=DEFAULT_BUS_FOLDER,
     help=f"The folder of the bus.  [default: {DEFAULT_BUS_FOLDER}]",
 )
 
@@ -81,7 +82,7 @@ Examples:
     "--may-task", metavar="ID", type=AgentId(), multiple=True, help="An agent that it may give tasks to; repeatable."
 )
 @_bus_folder
-def add(agent: str, may_task: tuple[str, ...], folder: Path) -> None:
+def add(agent: str, may_task: tuple[str, ...], folder: "Path") -> None:
     """Give an agent an account and credentials of its own."""
     bus = lazy.bus_folder.BusFolder(folder)
     bus.add(agent, may_task)
@@ -98,7 +99,7 @@ def _known(bus: "BusFolder") -> str:
 @agent.command(short_help="Revoke an agent's credentials.")
 @_agent_id
 @_bus_folder
-def remove(agent: str, folder: Path) -> None:
+def remove(agent: str, folder: "Path") -> None:
     """Revoke an agent's credentials. Its tasks and results stay on the bus until they expire."""
     bus = lazy.bus_folder.BusFolder(folder)
     bus.remove(agent)
@@ -108,7 +109,7 @@ def remove(agent: str, folder: Path) -> None:
 @agent.command(short_help="Replace the credential of a party.")
 @_name
 @_bus_folder
-def rotate(name: str, folder: Path) -> None:
+def rotate(name: str, folder: "Path") -> None:
     """Replace the credential of an agent, of the coordinator (main) or of the administrator (admin)."""
     bus = lazy.bus_folder.BusFolder(folder)
     bus.rotate(name)
@@ -127,13 +128,13 @@ Examples:
 @_name
 @click.option("--output", metavar="FILE", type=FILE, help="Default: ./ID.bundle.")
 @_bus_folder
-def bundle(name: str, output: Path | None, folder: Path) -> None:
+def bundle(name: str, output: "Path | None", folder: "Path") -> None:
     """Write what one machine needs to join the bus, as an agent, as the coordinator (main) or as administrator (admin).
 
     The file holds a secret. It is never overwritten.
     """
     made = lazy.bus_folder.BusFolder(folder).bundle(name)
-    path = output or Path(f"{name}.bundle")
+    path = output or lazy.pathlib.Path(f"{name}.bundle")
     lazy.private_files.write_private(path, lazy.bundle.bundle_text(made))
     kind = "worker" if made.role == "worker" else "coordinator"
     click.echo(f"wrote {path}; it holds a secret. On the other machine:\n  agentbus {kind} init --bundle {path.name}")

@@ -1,6 +1,5 @@
 """`agentbus backup` and `agentbus restore`: commands of the administrator."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -9,6 +8,8 @@ from agentbus.cli import lazy, output
 from agentbus.cli.options import FOLDER, with_coordinator
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from agentbus.admin.backup import Copied
     from agentbus.coordinator import Coordinator
 
@@ -22,7 +23,7 @@ Examples:
 )
 @_folder
 @with_coordinator
-async def backup(bus: "Coordinator", *, folder: Path) -> None:
+async def backup(bus: "Coordinator", *, folder: "Path") -> None:
     """Copy everything that is on the bus into FOLDER, while the bus runs."""
     async for one in lazy.backup.back_up(bus.bus, folder):
         _print(one)
@@ -39,7 +40,7 @@ Examples:
     "--replicas", type=click.IntRange(1, 5), help="Replicas in a cluster (1, 3 or 5).  [default: those of the backup]"
 )
 @with_coordinator
-async def restore(bus: "Coordinator", *, folder: Path, replicas: int | None) -> None:
+async def restore(bus: "Coordinator", *, folder: "Path", replicas: int | None) -> None:
     """Restore what `agentbus backup` copied onto a bus that has no streams.
 
     Stop all workers and coordinators first: the bus forgets what happened after the backup, and they still know it.

@@ -3,7 +3,6 @@
 import os
 import sys
 from contextlib import aclosing
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -14,6 +13,7 @@ from agentbus.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from agentbus.admin.doctor.examination import Role
     from agentbus.admin.doctor.finding import Finding
@@ -44,7 +44,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON for each finding.")
 @nats_url_option
 @config_option("The configuration to check; default: the one that the role would use.")
-def doctor(role: "Role", probe: str | None, nats_url: str | None, config: Path | None, *, as_json: bool) -> None:
+def doctor(role: "Role", probe: str | None, nats_url: str | None, config: "Path | None", *, as_json: bool) -> None:
     """Check a set-up, from the configuration file to a task, and say how to fix what is wrong.
 
     A line for each finding: ok, warning or failed. Exit code 1 if anything failed. Nothing is changed on the bus.
@@ -72,7 +72,7 @@ def doctor(role: "Role", probe: str | None, nats_url: str | None, config: Path |
 
 
 def _load(
-    role: "Role", nats_url: str | None, config: Path | None
+    role: "Role", nats_url: str | None, config: "Path | None"
 ) -> "tuple[CoordinatorConfig | WorkerConfig, str, list[str]]":
     """Return the configuration that the role would use, where it comes from, and warnings about it."""
     if role == "worker":

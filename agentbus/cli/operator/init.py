@@ -1,14 +1,16 @@
 """`agentbus init`: make a bus that other machines can join."""
 
 import shlex
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from agentbus.cli import lazy
 from agentbus.cli.operator.next_steps import bundle_command, carry, reload, server_command, setup_command
 from agentbus.cli.options import DEFAULT_BUS_FOLDER, FILE, FOLDER, agents_option
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @click.command(
@@ -21,7 +23,7 @@ Examples:
   agentbus init --member 10.0.0.5 --member 10.0.0.6 --member 10.0.0.7 --agent code
   agentbus init --host bus.example.com --renew-certificate""",
 )
-@click.argument("folder", type=FOLDER, default=Path(DEFAULT_BUS_FOLDER))
+@click.argument("folder", type=FOLDER, default=DEFAULT_BUS_FOLDER)
 @click.option(
     "--host",
     "hosts",
@@ -70,7 +72,7 @@ Examples:
     "--renew-certificate", "only_renew", is_flag=True, help="Only sign a new server certificate, for --host as given."
 )
 def init(
-    folder: Path, agents: tuple[str, ...], *, auth: Literal["nkey", "password"], only_renew: bool, **options: Any
+    folder: "Path", agents: tuple[str, ...], *, auth: Literal["nkey", "password"], only_renew: bool, **options: Any
 ) -> None:
     """Make a bus in FOLDER (default: ~/.agentbus/bus).
 

@@ -1,7 +1,6 @@
 """`agentbus setup`: make what a bus needs."""
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +11,7 @@ from agentbus.errors import BusError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from agentbus.bus.jetstream import Bus
     from agentbus.bus.setup import Finding
@@ -52,7 +52,7 @@ Examples:
 )
 @bus_options
 def setup(
-    agents: tuple[str, ...], files_limit: int | None, nats_url: str | None, config: Path | None, **options: Any
+    agents: tuple[str, ...], files_limit: int | None, nats_url: str | None, config: "Path | None", **options: Any
 ) -> None:
     """Make the streams, buckets and consumers of a bus; needs an administrator's credentials.
 

@@ -1,11 +1,14 @@
 """`agentbus up`: a bus on this machine, in the foreground."""
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from agentbus.cli import lazy
 from agentbus.cli.options import FOLDER, agents_option
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _PORT = 7422
 
@@ -25,11 +28,11 @@ Examples:
     help="Where messages are kept.  [default: ~/.agentbus/nats]",
 )
 @agents_option("Also make the consumer of this agent")
-def up(port: int, store: Path | None, agents: tuple[str, ...]) -> None:
+def up(port: int, store: "Path | None", agents: tuple[str, ...]) -> None:
     """Run a nats-server here, with everything agentbus needs, until Ctrl-C.
 
     It listens on 127.0.0.1 only and asks for no password: it is for one person on one machine. It writes each message
     to disk before it acknowledges it. The other commands find it by themselves.
     """
-    store = (store or Path("~/.agentbus/nats")).expanduser().absolute()
+    store = (store or lazy.pathlib.Path("~/.agentbus/nats")).expanduser().absolute()
     lazy.asyncio.run(lazy.local_bus.run_bus(port, store, agents))
