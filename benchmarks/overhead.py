@@ -10,7 +10,7 @@ from benchmarks.bare_bus import BareBus, bare_bus
 from benchmarks.harness import Row, Size, at_most, compared, p50
 from benchmarks.setting import AGENT, PROMPT_BYTES, Loop, bus, loop_of, one_worker
 
-_INBOX = "bare"  # of the bare round trips: the stream of the results, and nobody reads it
+_INBOX = "bare"  # of the bare round trips: the stream of the results, which has no reader
 
 
 async def measure(size: Size) -> list[Row]:

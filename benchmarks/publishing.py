@@ -9,7 +9,7 @@ from benchmarks.bare_bus import bare_bus, listening
 from benchmarks.harness import Row, Size, compared, in_turns, p50
 from benchmarks.setting import AGENT, bus, one_worker
 
-_NOBODY = "nobody"  # an agent without a worker
+_WITHOUT_WORKER = "idle"  # an agent without a worker
 _BODY = b"x" * 512
 
 
@@ -24,7 +24,7 @@ async def _publish(size: Size) -> Row:
             return await p50(lambda: _one_publish(coordinator), size.samples)
 
         async def limit() -> float:
-            return await p50(lambda: bare.two_round_trips(subjects.results(_NOBODY), _BODY), size.samples)
+            return await p50(lambda: bare.two_round_trips(subjects.results(_WITHOUT_WORKER), _BODY), size.samples)
 
         await ours()
         pairs = await in_turns(ours, limit, size.turns)
@@ -33,7 +33,7 @@ async def _publish(size: Size) -> Row:
 
 async def _one_publish(coordinator: Coordinator) -> float:
     start = time.perf_counter()
-    await coordinator.publish(_NOBODY, "x", task_type="bench")
+    await coordinator.publish(_WITHOUT_WORKER, "x", task_type="bench")
     return (time.perf_counter() - start) * 1000
 
 
@@ -59,7 +59,7 @@ async def _claim(size: Size) -> Row:
             return await p50(one_claim, size.samples)
 
         async def limit() -> float:
-            return await p50(lambda: bare.round_trip(subjects.results(_NOBODY), _BODY), size.samples)
+            return await p50(lambda: bare.round_trip(subjects.results(_WITHOUT_WORKER), _BODY), size.samples)
 
         await ours()
         pairs = await in_turns(ours, limit, size.turns)

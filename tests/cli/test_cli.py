@@ -156,7 +156,7 @@ async def test_a_bus_without_streams_is_an_error_and_never_a_silent_loss(server:
 
 
 async def test_a_password_on_the_command_line_works_and_earns_a_warning(server: NatsServer, coordinator: Coordinator):
-    url = server.url.replace("nats://", "nats://somebody:secret@")
+    url = server.url.replace("nats://", "nats://user:secret@")
     ran = await run_cli("result", "get", "--agent", "main", "--nats-url", url)
     assert ran.code == 0
     assert "warning" in ran.err

@@ -1,4 +1,4 @@
-"""The benchmarks run, and say what they measured. Whether a promise is kept is for `make bench` to say, in peace."""
+"""The benchmarks run and print what they measured. `make bench`, on an idle machine, tells which promises are kept."""
 
 import json
 import sys
