@@ -93,7 +93,7 @@ async def dead_letter(bus: Bus, seq: int) -> DeadLetter:
 
 
 async def requeue(bus: Bus, seq: int) -> DeadLetter:
-    """Publish a dead letter as a task again, once what stood against it is mended, and remove it here.
+    """Publish a dead letter as a task again, once the cause has been removed, and delete it here.
 
     Raises:
         DeadLetterMissingError: there is none with this number.

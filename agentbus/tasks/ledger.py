@@ -1,7 +1,7 @@
 """The state of a task: one key of the bucket AGENT_STATE, and every change to it a compare-and-set.
 
 JetStream's acknowledgements are neither durable nor fencing; this one key decides. An entry that is terminal carries
-the whole result message, so that whoever meets it can publish the result again under the same id.
+the whole result message, so that any reader can publish the result again under the same id.
 """
 
 from typing import Final
@@ -41,7 +41,7 @@ class Ledger:
     async def read_newer(
         self, agent: str, task_id: str, revision: int, *, timeout_s: float = LAG_TIMEOUT_S
     ) -> Record | NoEntry:
-        """The entry at a later revision than `revision`, which the key is known to have had, or not to be at any more.
+        """Read the entry, retrying until its revision is newer than `revision` (replica lag).
 
         A replica that lags behind is asked again for `timeout_s`. Then this is what it says: the ledger may have been
         restored to an older state.
@@ -89,7 +89,7 @@ class Ledger:
         """Take back an entry whose task was refused by the bus.
 
         Raises:
-            WrongRevisionError: somebody has changed it meanwhile.
+            WrongRevisionError: another party has changed it meanwhile.
         """
         await self._bus.store(
             subjects.state(agent, task_id), b"", expected_revision=revision, headers={KV_OPERATION: "DEL"}

@@ -16,7 +16,7 @@ HEARTBEAT_S: Final = 30.0
 
 
 class Presence(BaseModel):
-    """What a worker says of itself. No secrets, no prompts: anybody who may read the registry sees it."""
+    """What a worker says of itself. No secrets, no prompts: every party that may read the registry sees it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -46,7 +46,7 @@ async def announce(bus: Bus, presence: Presence) -> None:
 
 
 async def withdraw(bus: Bus, presence: Presence) -> None:
-    """Say that a worker is gone, so that nobody waits for its key to expire; harmless if it fails."""
+    """Say that a worker is gone, instead of waiting for its key to expire; harmless if it fails."""
     try:
         await bus.store(
             subjects.presence(presence.agent, presence.instance), b"", headers={KV_OPERATION: "DEL"}, timeout_s=1

@@ -61,7 +61,7 @@ class Metrics:
         """A task has its result, and the bus has it."""
 
     def show(self, name: Reading, read: Callable[[], float]) -> None:
-        """Have `read` tell a value whenever somebody asks; it is called by another thread."""
+        """Let `read` give a value whenever the metrics are scraped; another thread calls it."""
 
 
 class PrometheusMetrics(Metrics):

@@ -1,9 +1,9 @@
 """The worker's state on disk: a locked folder for each bus, agent and instance.
 
-`<state_dir>/<bus>/<agent>/<slot>/` with `lock`, `outbox/`, `children/` and `tmp/`; the slots are numbered, and beside
-them lies the `lock` under which one is looked for. A starting worker takes the first slot that nobody holds, and into
-it whatever dead workers have left in the others. The slot of a living worker is locked, so nobody ever touches it; only
-one worker at a time looks for a slot, so there are never more of them than there were workers at once.
+`<state_dir>/<bus>/<agent>/<number>/` with `lock`, `outbox/`, `children/` and `tmp/`; beside the numbered folders lies
+the `lock` under which a worker looks for one. A starting worker takes the first folder that is not locked, and moves
+into it what dead workers have left in the others. The folder of a living worker is locked, so no other worker touches
+it. Only one worker at a time looks for a folder, so there are never more of them than there were workers at once.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from agentbus.errors import ConfigError
 
 PART_SUFFIX: Final = ".part"
 """Of a file that is being written, until it is there whole."""
-_LOCK_PATIENCE_S: Final = 10.0
+_LOCK_TIMEOUT_S: Final = 10.0
 _LOCK_POLL_S: Final = 0.02
 
 
@@ -45,50 +45,50 @@ class StateFolder:
                 part.unlink(missing_ok=True)
 
     def take_over(self, other: "StateFolder") -> None:
-        """Move the outcomes and the records of children from the slot of a dead worker into this one."""
+        """Move the outcomes and the records of children from the folder of a dead worker into this one."""
         other.prepare()
         for theirs, ours in ((other.outbox, self.outbox), (other.children, self.children)):
             for path in theirs.glob("*.json"):
                 path.rename(ours / path.name)  # named by a random nonce or run id: there is no other of that name
 
     def release(self) -> None:
-        """Let other workers have the slot."""
+        """Let other workers have the folder."""
         self._lock.close()
 
 
 @contextmanager
 def locked_state(state_dir: Path, urls: tuple[ServerUrl, ...], agent: str) -> Generator[StateFolder]:
-    """A slot of one's own for the length of the block, with what dead workers have left.
+    """Hold a state folder for the length of the block, with what dead workers have left.
 
     Raises:
         ConfigError: the folder cannot be made or locked.
     """
     base = (state_dir / _bus_key(urls) / agent).absolute()
-    slot: StateFolder | None = None
+    folder: StateFolder | None = None
     try:
         try:
-            for folder in (base.parent.parent, base.parent, base):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for parent in (base.parent.parent, base.parent, base):
+                parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _one_at_a_time(base / "lock"):
-                slot = _first_free(base)
-                slot.prepare()
+                folder = _first_free(base)
+                folder.prepare()
                 for other in _all_free(base):
-                    slot.take_over(other)
+                    folder.take_over(other)
                     other.release()
         except OSError as error:
             raise ConfigError(
                 f"cannot keep state in {base}: {error.strerror or error}; set state_dir in [worker]"
             ) from None
-        yield slot
+        yield folder
     finally:
-        if slot is not None:
-            slot.release()
+        if folder is not None:
+            folder.release()
 
 
 @contextmanager
 def _one_at_a_time(path: Path) -> Generator[None]:
-    """Hold the lock under which slots are looked for: for some milliseconds, so others wait for it."""
-    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    """Hold the lock under which folders are looked for: for some milliseconds, so others wait for it."""
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
     while (lock := _try_lock(path)) is None:
         if time.monotonic() > deadline:
             raise TimeoutError("another worker that is starting does not get on")
@@ -99,18 +99,18 @@ def _one_at_a_time(path: Path) -> Generator[None]:
 
 def _first_free(base: Path) -> StateFolder:
     for number in itertools.count():
-        if (slot := _try_slot(base / str(number))) is not None:
-            return slot
+        if (folder := _try_folder(base / str(number))) is not None:
+            return folder
     raise AssertionError("there is no last number")
 
 
 def _all_free(base: Path) -> Iterator[StateFolder]:
     for path in sorted(base.iterdir()):
-        if path.name.isdigit() and (slot := _try_slot(path)) is not None:
-            yield slot
+        if path.name.isdigit() and (folder := _try_folder(path)) is not None:
+            yield folder
 
 
-def _try_slot(path: Path) -> StateFolder | None:
+def _try_folder(path: Path) -> StateFolder | None:
     path.mkdir(mode=0o700, exist_ok=True)
     lock = _try_lock(path / "lock")
     return None if lock is None else StateFolder(path, lock)

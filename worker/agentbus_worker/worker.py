@@ -137,7 +137,7 @@ class Worker:
             async with asyncio.TaskGroup() as group:
                 side_tasks = [
                     group.create_task(_fail_when_ended(bus)),
-                    group.create_task(self._halt_when_told()),
+                    group.create_task(self._stop_when_told()),
                     group.create_task(self._show_presence(bus)),
                     group.create_task(_reap_orphans(children)),
                 ]
@@ -156,7 +156,7 @@ class Worker:
             forget()
 
     def _show(self, metrics: Metrics, bus: Bus) -> None:
-        """What can be told at any moment; another thread asks."""
+        """Show the metrics that are read at any moment, by another thread."""
         slots = self._slots
         metrics.show("slots_taken", lambda: slots.running)
         metrics.show("tasks_held", lambda: len(self._jobs))
@@ -226,9 +226,9 @@ class Worker:
                         log.error("%s: %s; waiting for it", error, refusal)
                     await asyncio.sleep(_RETRY_S)
 
-    async def _handle(self, context: Context, delivery: Delivery, place: Reservation) -> None:
+    async def _handle(self, context: Context, delivery: Delivery, reservation: Reservation) -> None:
         """One delivery from claim to ack."""
-        with place:
+        with reservation:
             job = await self._claim(context, delivery)
             if job is None:
                 return
@@ -238,7 +238,7 @@ class Worker:
                 if self._stop.now.is_set():
                     job.stop_now()
                 with job.traced():
-                    await job.run(place)
+                    await job.run(reservation)
             finally:
                 del self._jobs[job.task.id]
                 self._changed.set()
@@ -271,23 +271,23 @@ class Worker:
         for job in self._jobs.values():
             job.renew_now()
 
-    async def _halt_when_told(self) -> None:
+    async def _stop_when_told(self) -> None:
         await self._stop.now.wait()
         for job in self._jobs.values():
             job.stop_now()
 
     def _on_control(self, message: Msg) -> None:
-        """Somebody wants a task cancelled: look at the ledger now. The message proves nothing by itself."""
+        """Look at the ledger now, because a coordinator asks to cancel a task. The message proves nothing by itself."""
         try:
-            wish = decode(message.data)
+            request = decode(message.data)
         except MessageError:
             return
-        task_id = cast("dict[str, Any]", wish).get("cancel") if isinstance(wish, dict) else None
+        task_id = cast("dict[str, Any]", request).get("cancel") if isinstance(request, dict) else None
         if isinstance(task_id, str) and (job := self._jobs.get(task_id)) is not None:
             job.renew_now()
 
     async def _show_presence(self, bus: Bus) -> None:
-        """Be seen: at once, with every heartbeat, and soon after a change; be gone when the worker stops."""
+        """Announce this worker at once, with every heartbeat, and soon after a change; withdraw it at the end."""
         trouble = ""
         try:
             while True:
@@ -341,7 +341,7 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, _T] | asyncio.
 
 
 async def _recover(bus: Bus, outbox: Outbox, clock: ServerClock, metrics: Metrics) -> bool:
-    """Deliver what earlier workers have left."""
+    """Deliver the outcomes that earlier workers have left on disk."""
     while True:
         try:
             await replay(bus, outbox, clock, metrics)

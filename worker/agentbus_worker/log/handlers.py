@@ -16,12 +16,12 @@ from agentbus.errors import ConfigError
 from agentbus_worker.log.lines import FORMATTERS
 
 _IN_NO_LINE: Final = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks")
-"""What `logging` would find out for every record unless it is told that nobody wants to know."""
+"""What `logging` finds out for every record unless it is switched off."""
 LOG_FILE: Final = "agentbus-worker.log"
 
 
 class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
-    """A rotated file that several workers may write to: whoever finds it rotated by another opens the new one."""
+    """A rotated file that several workers may write to: one that finds it rotated by another opens the new one."""
 
     _mine = (0, 0)
 
@@ -32,7 +32,7 @@ class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
         return stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append a line in one write, past all buffers: it is there when this process dies, and nobody's is torn."""
+        """Append a line in one write, past all buffers: it survives the death of this process, and no line is torn."""
         try:
             line = (self.format(record) + "\n").encode()
             self._make_room(len(line))

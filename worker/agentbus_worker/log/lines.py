@@ -49,11 +49,11 @@ class TaskLog:
         self._log(logging.INFO, message, args, known)
 
     def warning(self, message: str, *args: object, **known: object) -> None:
-        """Log what somebody may have to look at."""
+        """Log what an operator may have to look at."""
         self._log(logging.WARNING, message, args, known)
 
     def error(self, message: str, *args: object, **known: object) -> None:
-        """Log what somebody has to mend."""
+        """Log what an operator has to repair."""
         self._log(logging.ERROR, message, args, known)
 
     def _log(self, level: int, message: str, args: tuple[object, ...], known: dict[str, object]) -> None:

@@ -27,7 +27,7 @@ _CHUNK: Final = 65_536
 _STDERR_TAIL: Final = 8_192
 _LOOK_AGAIN_S: Final = 0.02
 _SOON_S: Final = 0.02
-"""A command that is over by then needs nobody who reads its output as it comes, and no record of its start."""
+"""A command that is over by then needs no reader while it runs, and no record of its start."""
 
 Reason: TypeAlias = Literal["exited", "timeout", "idle", "stopped"]
 
@@ -158,7 +158,7 @@ class _Pipe:
         """
         end = self._size + (_waiting_in(self.read_end) if self._open else 0)
         while self._open and self._size < end and self._read():
-            pass  # and no more than that: somebody who still writes could keep us here
+            pass  # and no more than that: a process that still writes could keep us here
         if self._spill is not None:
             try:
                 self._spill.close()
@@ -235,7 +235,7 @@ class Child:
                     await end.within(math.inf)
                 # What the command has started has had its SIGTERM as well, and has what is left of the same grace.
                 grace_left_s = max(0.0, asked + grace_s - loop.time())
-        # The leader is a zombie until it is waited for: its group id cannot have been given to anybody else.
+        # The leader is a zombie until it is waited for: its group id cannot have been given to another process.
         children.signal_group(self._run)
         code = self._process.wait()
         duration_s = loop.time() - self._started

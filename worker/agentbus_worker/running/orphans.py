@@ -75,7 +75,7 @@ class _Recorded:
                 return self._tasks[run_id]
             if run_id.rpartition("-")[0] not in self._workers:
                 return None
-            task_id = environment.get(TASK_VARIABLE, "")  # whoever runs there may have changed it
+            task_id = environment.get(TASK_VARIABLE, "")  # the process may have changed it
             return task_id if is_task_id(task_id) else "unknown"
         except (psutil.Error, OSError):
             return None
@@ -97,7 +97,7 @@ def _end_recorded(paths: Iterable[Path], grace_s: float) -> None:
 
 def _processes_of(recorded: _Recorded) -> list[tuple[Any, str]]:
     """The processes of dead workers, each with its task; one that is just being loaded is waited for."""
-    import psutil  # noqa: PLC0415  # only needed when there is somebody to clean up after
+    import psutil  # noqa: PLC0415  # only needed when there is something to clean up
 
     deadline = time.monotonic() + _LOADING_PATIENCE_S
     while True:

@@ -85,7 +85,7 @@ class Children:
     def record(self, run: Run, task_id: str) -> None:
         """Put a running command on record, so that it is found even if it hides its environment.
 
-        Not right after its start: while a program is being loaded, whoever asks for its birth has to wait, and one
+        Not right after its start: while a program is being loaded, asking for its birth blocks, and one
         that is over in no time needs no record.
         """
         self._recorded.add(run.pid)
@@ -171,7 +171,7 @@ class Children:
         self._asked.pop(run.pid, None)
 
     def _strays(self, run: Run) -> tuple[set[int], bool]:
-        """Orphans of this command outside of its group, and whether there are some of which nobody can tell yet.
+        """Orphans of this command outside of its group, and whether there are some that cannot be told apart yet.
 
         Orphans that have ended are waited for on the way.
         """
@@ -196,7 +196,9 @@ class Children:
         write_whole(self._record(name), json.dumps(record).encode())
 
     def _remove(self, name: str) -> None:
-        with contextlib.suppress(OSError):  # one that stays is harmless: the next worker finds nobody who belongs to it
+        with contextlib.suppress(
+            OSError
+        ):  # one that stays is harmless: the next worker finds no process that belongs to it
             self._record(name).unlink(missing_ok=True)
 
     def _record(self, name: str) -> Path:
@@ -321,5 +323,5 @@ def signal_group(group: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # somebody is there who has changed its user
+        return True  # the process is there, and has changed its user
     return True

@@ -75,7 +75,7 @@ class End:
         self.wake()
 
     def wake(self, _: object = None) -> None:
-        """Something has happened: whoever waits looks again."""
+        """Let the one that waits look again."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -178,7 +178,7 @@ def _popen(command: Command, stdin: int | None, stdout: int, stderr: int) -> int
 
 
 def close_on_exec() -> None:
-    """Keep from all commands what this process has got from whoever started it, but for standard streams."""
+    """Keep from all commands the files that this process has inherited, but for the standard streams."""
     for file in Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd").iterdir():
         with contextlib.suppress(OSError):  # the folder that was read
             if int(file.name) > 2:
@@ -204,7 +204,7 @@ def why_not_started(command: Command, error: OSError) -> str:
 
 @contextlib.contextmanager
 def _standard_input(data: bytes | None, tmp: Path) -> Generator[int | None]:
-    """A file without a name, from which a command that never reads cannot block anybody, or None for nothing."""
+    """A file without a name, so that a command that never reads blocks no writer; None for no input."""
     if data is None:
         yield None
         return

@@ -1,4 +1,4 @@
-"""From a delivery to a claimed job - or to whatever else the ledger says must become of it."""
+"""Turn a delivery into a claimed job, or do what else the ledger calls for."""
 
 from typing import Final
 
@@ -35,7 +35,7 @@ _SHORTEST_NAK_S: Final = 0.5
 async def claim(context: Context, delivery: Delivery) -> Job | None:
     """Decide what a delivery calls for, and do all of it that is not running the command.
 
-    Returns a job to run, or None when the delivery has been settled, buried or handed back.
+    Returns a job to run, or None when the delivery has been settled, stored as a dead letter or handed back.
 
     Raises:
         BusError: it could not be decided; hand the delivery back.
@@ -44,7 +44,7 @@ async def claim(context: Context, delivery: Delivery) -> Job | None:
         incoming = read_delivery(delivery, context.agent, max_bytes=context.config.worker.max_task_bytes)
         task, job, done = incoming.task, None, False
         if task.id in context.held:
-            # Its lease may have run out while the bus would not take its result: not to be taken over from oneself.
+            # Its lease may have run out while the bus took no result. A worker never takes over from itself.
             await delivery.nak(_SHORTEST_NAK_S)
             return None
         fresh = queued(task, task.inbox(context.config.default_inbox))
@@ -68,9 +68,9 @@ async def claim(context: Context, delivery: Delivery) -> Job | None:
 async def _follow(
     context: Context, delivery: Delivery, task: Task, found: Record | NoEntry, fresh: Entry
 ) -> tuple[Job | None, bool]:
-    """Carry out the decision on one reading of the ledger: (the claimed job, whether all is done without one).
+    """Do what one reading of the ledger calls for: (the claimed job, whether all is done without one).
 
-    Neither means that somebody else wrote in between: read again.
+    Neither means that another party wrote in between: read again.
     """
     wait_s = 0.0 if isinstance(found, NoEntry) else await context.lease_monitor.remaining_s(found)
     decision = on_delivery(found, fresh, wait_s=wait_s, policy=context.policy)
@@ -91,7 +91,7 @@ async def _follow(
 
 
 async def _try_claim(context: Context, delivery: Delivery, task: Task, decision: Claim) -> Job | None:
-    """Claim by compare-and-set; None if somebody was faster, so that the ledger must be read (again)."""
+    """Claim by compare-and-set; None if another party was faster, so that the ledger must be read again."""
     entry = claimed(decision.base, _new_claim(context), decision.attempt)
     verdict = await compare_and_set(context.ledger, context.agent, task.id, entry, revision=decision.revision)
     if isinstance(verdict, Lost):
@@ -121,7 +121,7 @@ def _why_no_further(entry: Entry, policy: Policy) -> str:
 async def _settle_unrun(
     context: Context, delivery: Delivery, task: Task, decision: SettleCancelled | SettleExhausted
 ) -> bool:
-    """Settle a task that nobody runs: one compare-and-set, then the result, then the ack. False: read again."""
+    """Settle a task that no worker runs, then ack. False if another party wrote in between: read again."""
     base = decision.base
     if isinstance(decision, SettleCancelled):
         outcome = cancelled_outcome(base)

@@ -1,4 +1,4 @@
-"""What no worker could accept: kept with its bytes and the reason, never dropped."""
+"""Keep what no worker could accept, with its bytes and the reason; drop nothing."""
 
 import hashlib
 import logging
@@ -42,7 +42,7 @@ _RETRY_S: Final = 5.0
 async def store_dead_letter(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason: str) -> bool:
     """Store the raw message in AGENT_DEAD, tell its sender, and only then end its delivery.
 
-    A message that cannot be stored there is handed back and tried again later; then it is False.
+    Returns False if it cannot be stored there now; the message is handed back and tried again later.
     """
     where = f"{delivery.stream}.{delivery.stream_seq}"
     room = bus.max_message_bytes - _HEADERS_BYTES
@@ -73,7 +73,7 @@ async def store_dead_letter(bus: Bus, delivery: Delivery, *, agent: str, worker:
 
 
 async def _tell_sender(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason: str) -> None:
-    """Send a `failed` result where the message names an id and somebody to tell; the ledger learns of it too."""
+    """Send a `failed` result where the message names an id and an inbox; settle the task in the ledger too."""
     task = _readable(delivery.data)
     if task is None or not isinstance(task.get("id"), str) or not task["id"]:
         return

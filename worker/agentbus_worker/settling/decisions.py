@@ -1,4 +1,4 @@
-"""What to do next with a task: the decisions of the settlement, as pure functions.
+"""Decide what to do next with a task, as pure functions.
 
 They see the ledger, the delivery and the clock, and touch nothing; `settling.job` carries them out. The rule
 behind all of them: the ledger key decides, and only a compare-and-set on it decides for sure.
@@ -12,7 +12,7 @@ from agentbus.protocol.ledger_entry import Entry, NoEntry, Record
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Nobody has the task, or its owner is gone: take it, as this attempt, if the key still is at `revision`."""
+    """No worker has the task, or its owner is gone: take it, as this attempt, if the key still is at `revision`."""
 
     base: Entry
     revision: int
@@ -28,7 +28,7 @@ class Republish:
 
 @dataclass(frozen=True, slots=True)
 class SettleCancelled:
-    """Somebody asked to cancel the task and nobody works on it: settle it unrun."""
+    """A coordinator asked to cancel the task, and no worker has it: settle it unrun."""
 
     base: Entry
     revision: int
@@ -99,7 +99,7 @@ class RepublishOutbox:
 
 @dataclass(frozen=True, slots=True)
 class DropOutbox:
-    """It must not be sent: somebody else has the task, or the server no longer remembers the result's id."""
+    """It must not be sent: another worker has the task, or the server no longer remembers the result's id."""
 
     reason: str
 

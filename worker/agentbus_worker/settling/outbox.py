@@ -1,4 +1,4 @@
-"""Outcomes on disk: what a worker has finished and the bus may not know yet.
+"""Keep outcomes on disk that a worker has finished and the bus may not know yet.
 
 An entry is written before (or while) the outcome is committed and removed once the result is in its inbox. A worker
 that finds entries at its start commits them if the claim is still theirs, publishes again what was committed, and
@@ -77,7 +77,7 @@ class Unsent(BaseModel):
 
 
 class Outbox:
-    """The outcomes of one slot."""
+    """The outcomes in one state folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -130,7 +130,7 @@ class Copy:
     """
 
     def __init__(self, outbox: Outbox, unsent: Callable[[], Unsent]) -> None:
-        """`unsent` tells what to write; usually nobody asks."""
+        """`unsent` builds what to write; usually it is not called, because the bus is faster."""
         self._outbox = outbox
         self._unsent = unsent
         self._putting: asyncio.Task[None] | None = None

@@ -17,7 +17,7 @@ _State: TypeAlias = Literal["ahead", "running", "settling", "over"]
 
 
 class Slots:
-    """So many commands at once, and a task only if there is a slot for it.
+    """Bound how many commands run at once, and take a task only if there is a slot for it.
 
     While commands are over in no time and others wait in the backlog, some tasks are taken ahead: they are claimed, and
     the next command is ready when the last one ends. Agents take minutes; then nothing is taken ahead.
@@ -27,7 +27,7 @@ class Slots:
         self.count = count
         self._most_ahead = max(count, _FETCH)
         self.backlog = 0  # how many tasks waited behind the last one
-        self._places: dict[_State, int] = {"ahead": 0, "running": 0, "settling": 0, "over": 0}
+        self._count_in: dict[_State, int] = {"ahead": 0, "running": 0, "settling": 0, "over": 0}
         self._queue: deque[Reservation] = deque()
         self._room: asyncio.Future[None] | None = None
         self._quick = False
@@ -36,11 +36,11 @@ class Slots:
     @property
     def running(self) -> int:
         """How many slots are taken."""
-        return self._places["running"]
+        return self._count_in["running"]
 
     @property
     def in_a_row(self) -> bool:
-        """Whether one quick command follows another: then tasks are taken ahead, and nobody waits for one of them."""
+        """Whether one quick command follows another: then tasks are taken ahead, and no caller waits for one result."""
         return self._quick and self.backlog > 0
 
     async def room(self) -> int:
@@ -49,8 +49,8 @@ class Slots:
         No more tasks may wait to be settled than to be run: a bus that takes no results is given no more work.
         """
         while True:
-            if self._places["settling"] <= self.count + self._most_ahead:
-                taken = self._places["ahead"] + self.running
+            if self._count_in["settling"] <= self.count + self._most_ahead:
+                taken = self._count_in["ahead"] + self.running
                 ahead = self.count + self._most_ahead - taken if self.in_a_row else 0
                 if ahead > self._most_ahead // 2:
                     return ahead
@@ -60,8 +60,8 @@ class Slots:
             await self._room
 
     def take(self) -> "Reservation":
-        """The place of a task that has been taken, to be left when the task is over."""
-        self._places["ahead"] += 1
+        """Reserve for a task that has been taken; leave the reservation when the task is over."""
+        self._count_in["ahead"] += 1
         return Reservation(self)
 
     def close(self) -> None:
@@ -70,37 +70,37 @@ class Slots:
         while self._queue:
             self._queue.popleft().refuse()
 
-    # -- for the places alone -----------------------------------------------------------------------------------
+    # -- called by reservations alone ---------------------------------------------------------------------------
 
-    def ask(self, place: "Reservation") -> None:
-        """Grant a slot to a place now, or when it is its turn."""
+    def ask(self, reservation: "Reservation") -> None:
+        """Grant a slot to a reservation now, or when it is its turn."""
         if self._closed:
-            place.refuse()
+            reservation.refuse()
         elif self.running < self.count:
-            place.grant()
+            reservation.grant()
         else:
-            self._queue.append(place)
+            self._queue.append(reservation)
 
-    def give_up(self, place: "Reservation") -> None:
-        """It has taken too long: the commands are not quick any more."""
-        if place in self._queue:  # it may have been granted one in this very moment
+    def give_up(self, reservation: "Reservation") -> None:
+        """Refuse a reservation that has waited too long: the commands are not quick any more."""
+        if reservation in self._queue:  # it may have been granted one in this very moment
             self._quick = False
-            self._queue.remove(place)
-            place.refuse()
+            self._queue.remove(reservation)
+            reservation.refuse()
 
-    def forget(self, place: "Reservation") -> None:
-        """It does not wait any more."""
-        if place in self._queue:
-            self._queue.remove(place)
+    def forget(self, reservation: "Reservation") -> None:
+        """Drop a reservation that does not wait any more."""
+        if reservation in self._queue:
+            self._queue.remove(reservation)
 
     def ended(self, ran_s: float) -> None:
-        """A command has ended."""
+        """Note how long a command has run: whether commands are quick."""
         self._quick = ran_s * self._most_ahead < _WAIT_S * self.count
 
     def moved(self, before: _State, after: _State) -> None:
-        """A place has changed."""
-        self._places[before] -= 1
-        self._places[after] += 1
+        """Count a reservation in its new state."""
+        self._count_in[before] -= 1
+        self._count_in[after] += 1
         if before == "running" and self._queue and self.running < self.count:
             self._queue.popleft().grant()
         if self._room is not None and not self._room.done():
@@ -108,7 +108,7 @@ class Slots:
 
 
 class Reservation:
-    """The place of one task, from its delivery to its end."""
+    """What one task takes of the slots, from its delivery to its end."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots

@@ -1,0 +1,250 @@
+"""A compare-and-set that is refused because another party wrote first: read again, or drop what is not ours."""
+
+import contextlib
+import sys
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentbus import Coordinator
+from agentbus.bus.pull_consumer import Delivery, PullConsumer
+from agentbus.bus.setup import set_up
+from agentbus.config.connection_settings import connection_settings
+from agentbus.config.loading import load_worker
+from agentbus.protocol import subjects
+from agentbus.protocol.ledger_entry import CancelRequest, Claim, Entry, Record, claimed, renewed
+from agentbus.protocol.messages import Result, new_result
+from agentbus.protocol.timestamps import now
+from agentbus.provision.nats_server import NatsServer
+from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.settle import Lost, Won, settle
+from agentbus_worker.metrics import metrics_of
+from agentbus_worker.running.process_tree import Children
+from agentbus_worker.settling.claim import claim
+from agentbus_worker.settling.context import Context
+from agentbus_worker.settling.lease_monitor import LeaseMonitor
+from agentbus_worker.settling.outbox import Outbox, Unsent, replay
+from agentbus_worker.settling.server_clock import ServerClock
+from agentbus_worker.settling.slots import Slots
+from agentbus_worker.state_folder import locked_state
+from support.harness import SUPPORT, eventually, process, worker_toml
+from support.jobs import publish, result_messages
+
+CANCEL = CancelRequest(by="agent-main", reason="not needed", at="2026-05-18T00:00:00+00:00")
+
+
+async def entry_of(coordinator: Coordinator, task_id: str) -> Record:
+    found = await Ledger(coordinator.bus).read("code", task_id)
+    assert isinstance(found, Record)
+    return found
+
+
+async def claim_as(coordinator: Coordinator, task_id: str, nonce: str, *, lease_s: float = 30) -> Record:
+    """Write a claim, as a worker does."""
+    record = await entry_of(coordinator, task_id)
+    entry = claimed(record.entry, new_claim(nonce, lease_s), attempt=record.entry.attempt + 1)
+    await Ledger(coordinator.bus).write("code", task_id, entry, revision=record.revision)
+    return await entry_of(coordinator, task_id)
+
+
+def new_claim(nonce: str, lease_s: float = 30) -> Claim:
+    return Claim(worker=f"worker-{nonce}", nonce=nonce, lease_s=lease_s, since=now())
+
+
+def result_of(task_id: str) -> Result:
+    task = {"id": task_id, "from": "agent-main", "to": "agent-code", "type": "task.request", "task_type": "test"}
+    return new_result(task, result_id=f"result-{task_id}", status="completed", result="done")
+
+
+def overtake(monkeypatch: pytest.MonkeyPatch, state: str, **changes: Any) -> None:
+    """Let another party change the ledger entry right before the first write that makes it `state`."""
+    write, waiting = Ledger.write, [changes]
+
+    async def overtaken(self: Ledger, agent: str, task_id: str, entry: Entry, *, revision: int, **more: Any) -> int:
+        if waiting and (entry.state == state or (state == "settled" and entry.terminal)):
+            found = await self.read(agent, task_id)
+            assert isinstance(found, Record)
+            other = found.entry.model_copy(update=waiting.pop())
+            await write(self, agent, task_id, other, revision=found.revision)
+        return await write(self, agent, task_id, entry, revision=revision, **more)
+
+    monkeypatch.setattr(Ledger, "write", overtaken)
+
+
+# -- settle -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_settlement_that_another_party_has_overtaken_publishes_nothing(coordinator: Coordinator):
+    await set_up(coordinator.bus, ["code"])
+    task_id = await publish(coordinator, "x")
+    stale = await entry_of(coordinator, task_id)
+    await claim_as(coordinator, task_id, "other")
+    verdict = await settle(coordinator.bus, "code", task_id, stale.entry, result_of(task_id), revision=stale.revision)
+    assert verdict == Lost()
+    assert await result_messages(coordinator) == []
+    assert (await coordinator.task(task_id)).state == "working"
+
+
+async def test_a_settlement_that_is_repeated_because_its_answer_was_lost_is_won_and_has_one_result(
+    coordinator: Coordinator,
+):
+    await set_up(coordinator.bus, ["code"])
+    task_id = await publish(coordinator, "x")
+    record = await entry_of(coordinator, task_id)
+    for _ in range(2):
+        verdict = await settle(
+            coordinator.bus, "code", task_id, record.entry, result_of(task_id), revision=record.revision
+        )
+        assert isinstance(verdict, Won)
+    assert len(await result_messages(coordinator)) == 1
+
+
+# -- the lease of another worker --------------------------------------------------------------------------------
+
+
+async def test_without_the_servers_clock_a_revision_that_stays_for_a_whole_lease_is_stale(coordinator: Coordinator):
+    await set_up(coordinator.bus, ["code"])
+    task_id = await publish(coordinator, "x")
+    record = await claim_as(coordinator, task_id, "other", lease_s=0.5)
+    clock = ServerClock(coordinator.bus, subjects.TASKS_STREAM, "agent-that-does-not-exist")
+    assert await clock.now() is None
+    monitor = LeaseMonitor(coordinator.bus, clock)
+
+    async def over() -> bool:
+        return await monitor.remaining_s(record) <= 0
+
+    began = time.monotonic()
+    assert await monitor.remaining_s(record) > 0
+    await eventually(over, "the lease is over")
+    assert time.monotonic() - began >= 0.45
+    await Ledger(coordinator.bus).write("code", task_id, renewed(record.entry), revision=record.revision)
+    record = await entry_of(coordinator, task_id)
+    assert await monitor.remaining_s(record) > 0, "a renewal begins a new lease"
+
+
+# -- the replay of an outbox ------------------------------------------------------------------------------------
+
+
+async def replayed(coordinator: Coordinator, folder: Path, task_id: str) -> Outbox:
+    await claim_as(coordinator, task_id, "mine")
+    outbox, config = Outbox(folder), load_worker(worker_toml(folder, "nats://127.0.0.1:4222"))[0]
+    result = result_of(task_id)
+    await outbox.put(
+        Unsent(
+            agent="code", task_id=task_id, nonce="mine", status="completed", inbox="main", result=result,
+            written_at=time.time(),
+        )
+    )  # fmt: skip
+    clock = ServerClock(coordinator.bus, subjects.TASKS_STREAM, subjects.durable("code"))
+    with metrics_of(config) as metrics:
+        await replay(coordinator.bus, outbox, clock, metrics)
+    return outbox
+
+
+async def test_a_replay_that_a_cancel_request_has_overtaken_reads_again_and_commits(
+    tmp_path: Path, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    await set_up(coordinator.bus, ["code"])
+    task_id = await publish(coordinator, "x")
+    overtake(monkeypatch, "settled", cancel=CANCEL)
+    outbox = await replayed(coordinator, tmp_path, task_id)
+    assert outbox.waiting() == 0
+    assert (await coordinator.task(task_id)).state == "completed"
+    assert len(await result_messages(coordinator)) == 1
+
+
+async def test_a_replay_that_another_worker_has_overtaken_reads_again_and_drops_the_outcome(
+    tmp_path: Path, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    await set_up(coordinator.bus, ["code"])
+    task_id = await publish(coordinator, "x")
+    overtake(monkeypatch, "settled", claim=new_claim("other"))
+    outbox = await replayed(coordinator, tmp_path, task_id)
+    assert outbox.waiting() == 0
+    assert (await coordinator.task(task_id)).state == "working"
+    assert await result_messages(coordinator) == []
+
+
+# -- a job ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def delivered(
+    coordinator: Coordinator, server: NatsServer, folder: Path, **worker: Any
+) -> AsyncGenerator[tuple[Context, Delivery]]:
+    """What a worker has when a task comes: its context, and the delivery.
+
+    Run no command with it: this process has children that are not the command's, and they would be ended with it.
+    """
+    path = worker_toml(folder, server.url, chat_cmd=["/bin/sh", "-c", "exit 3", "sh", "{input}"], worker=worker)
+    config, bus = load_worker(path)[0], coordinator.bus
+    urls = connection_settings(config.nats, agent="code", name="test").urls
+    clock = ServerClock(bus, config.nats.stream, config.durable)
+    with (
+        metrics_of(config) as metrics,
+        locked_state(folder / "state", urls, "code") as state_folder,
+        Children(state_folder.children) as children,
+    ):
+        async with PullConsumer(bus, config.nats.stream, config.durable) as consumer:
+            context = Context(
+                bus=bus, ledger=Ledger(bus), lease_monitor=LeaseMonitor(bus, clock), config=config, instance="me",
+                lease_s=30, state_folder=state_folder, outbox=Outbox(state_folder.outbox), children=children,
+                held=(), metrics=metrics,
+            )  # fmt: skip
+            yield context, await consumer.next()
+
+
+async def test_a_task_that_is_settled_unrun_is_read_again_when_another_party_has_overtaken_that(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    await set_up(coordinator.bus, ["code"])
+    task_id = await publish(coordinator, "x")
+    await coordinator.cancel(task_id, reason="first")
+    overtake(monkeypatch, "settled", cancel=CANCEL)
+    async with delivered(coordinator, server, tmp_path) as (context, delivery):
+        assert await claim(context, delivery) is None
+    [message] = await result_messages(coordinator)
+    assert (message["status"], message["error"]) == ("cancelled", "cancelled by agent-main: not needed")
+
+
+async def test_a_task_that_another_worker_has_claimed_is_not_released(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    await set_up(coordinator.bus, ["code"])
+    task_id = await publish(coordinator, "x")
+    async with delivered(coordinator, server, tmp_path) as (context, delivery):
+        job = await claim(context, delivery)
+        assert job is not None
+        overtake(monkeypatch, "queued", claim=new_claim("other"), attempt=2)
+        job.stop_now()
+        with Slots(1).take() as reservation:
+            await job.run(reservation)
+    status = await coordinator.task(task_id)
+    assert (status.state, status.record.entry.attempt) == ("working", 2)
+    assert await result_messages(coordinator) == []
+
+
+async def test_a_failed_attempt_whose_task_another_worker_has_claimed_is_not_queued_again(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await set_up(coordinator.bus, ["code"])
+    keys = {"retry_on": ["exit:3"]}
+    config = worker_toml(tmp_path, server.url, chat_cmd=["/bin/sh", "-c", "exit 3", "sh", "{input}"], worker=keys)
+    argv = [sys.executable, str(SUPPORT / "overtaken_worker.py"), "--config", str(config)]
+    with process(argv, tmp_path / "worker.log") as child:
+        task_id = await publish(coordinator, "x")
+
+        async def overtaken() -> bool:
+            found = (await entry_of(coordinator, task_id)).entry.claim
+            return found is not None and found.worker == "other"
+
+        await eventually(overtaken, "another worker has claimed it")
+        child.terminate()
+        assert await child.exit_code() == 0
+        assert not child.said("trying again in")
+    status = await coordinator.task(task_id)
+    assert (status.state, status.record.entry.attempt) == ("working", 2)
+    assert await result_messages(coordinator) == []
