@@ -40,9 +40,9 @@ from agentbus.protocol.timestamps import parse_time
 STORE_TIMEOUT_S: Final = 10.0
 """How long a store is repeated under the same id: longer than a cluster takes to elect a stream leader (4 to 8 s)."""
 _STARTING_S: Final = 2.0
-"""How long nobody may answer before a stream counts as missing: a server that has just started needs a moment."""
+"""How long a stream may not answer before it counts as missing: a server that has just started needs a moment."""
 _ELECTION_S: Final = 10.0
-"""The same in a cluster, where nobody answers for a stream while its servers choose a leader (4 to 8 s)."""
+"""The same in a cluster, where a stream does not answer while its servers elect a leader (4 to 8 s)."""
 _LAG_S: Final = 2.0
 _PAUSE_S: Final = 0.1
 
@@ -88,7 +88,7 @@ class Bus(Connection):
 
         Raises:
             WrongRevisionError: the compare-and-set was refused. If an earlier answer was lost, the change may be
-                one's own: read the key.
+                the caller's: read the key.
             SetupMissingError: no stream takes the subject.
             StreamFullError: the stream is at its limit; nothing was stored.
             BusUnavailableError: no answer in time; the message may or may not be stored.
@@ -152,24 +152,24 @@ class Bus(Connection):
         return _LAG_S if self.clustered else 0.0
 
     @property
-    def _patience_s(self) -> float:
-        """How long nobody may answer for a stream before that means anything."""
+    def _ready_within_s(self) -> float:
+        """How long a stream may not answer before it counts as missing."""
         return _ELECTION_S if self.clustered else _STARTING_S
 
-    def _nobody(self, what: str, subject: str) -> BusError:
-        """Nobody has answered for long enough. In a cluster that can have two reasons, of which one passes."""
+    def _no_answer(self, what: str, subject: str) -> BusError:
+        """Make the error for a stream that has not answered in time. In a cluster it may only lack a leader."""
         if self.clustered:
             return NoRespondersError(
-                f"nobody answers for {subject}: more than half of the servers of the cluster must be up, and the "
+                f"no server answers for {subject}: more than half of the servers of the cluster must be up, and the "
                 "streams must have been made (agentbus setup)"
             )
         return _missing(what, subject)
 
     async def _answered(self, stream: str, subject: str, body: bytes) -> Msg:
-        async for _ in retry_until(deadline_after(self._patience_s), _PAUSE_S):
+        async for _ in retry_until(deadline_after(self._ready_within_s), _PAUSE_S):
             with suppress(NoRespondersError):
                 return await self.request(subject, body)
-        raise self._nobody(f"the stream {stream}", subject)
+        raise self._no_answer(f"the stream {stream}", subject)
 
     async def _direct_get(self, stream: str, subject: str, body: bytes = b"") -> StoredMessage | None:
         message = await self._answered(stream, subject, body)
@@ -201,7 +201,7 @@ class Bus(Connection):
         """One JetStream request, repeated while JetStream starts and, if that is harmless, when no answer came."""
         clock = asyncio.get_running_loop().time
         start = clock()
-        ready_by = start + min(self._patience_s, timeout_s)
+        ready_by = start + min(self._ready_within_s, timeout_s)
         unsure = False  # whether an attempt went out that got no answer
         async for attempt in retry_until(start + timeout_s, _PAUSE_S):
             left_s = max(0.05, min(start + timeout_s - clock(), REQUEST_TIMEOUT_S))
@@ -217,7 +217,7 @@ class Bus(Connection):
                 if attempt.last or clock() > ready_by:
                     if unsure and not self.clustered:
                         raise
-                    raise self._nobody(f"a stream for {subject}", subject) from None
+                    raise self._no_answer(f"a stream for {subject}", subject) from None
             except MessageError as error:
                 raise BusUnavailableError(f"the answer to {subject} is not from JetStream: {error}") from error
             except BusUnavailableError:

@@ -1,6 +1,6 @@
-"""A feed: the messages of one subject filter in a stream's order, without gap or repetition.
+"""Reads the messages of one subject filter in a stream's order, without gap or repetition.
 
-Reading leaves no trace: a feed is an ephemeral consumer that acknowledges nothing. When it is lost - a restart of the
+Reading leaves no trace: an ordered consumer is ephemeral and acknowledges nothing. When it is lost - a restart of the
 server, a broken connection, a long pause of the reader - a new one goes on behind the last message that was read.
 """
 
@@ -17,7 +17,7 @@ from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
 from agentbus.protocol.ids import random_token
 
 _INACTIVE_S: Final = 2
-"""How long the server keeps a consumer that nobody pulls from; a feed that pauses for longer makes a new one."""
+"""How long the server keeps a consumer without pull requests; a reader that pauses for longer makes a new one."""
 _BATCH: Final = 32
 _RESUME_TIMEOUT_S: Final = 30.0
 _RESUME_PAUSE_S: Final = 0.2
@@ -34,8 +34,8 @@ class OrderedConsumer:
     """Messages of `subject` in `stream`.
 
     Those after the sequence `after`, or those from now on (`new`), or the newest one and what follows it (`last`).
-    `pending` is how many messages were there when the feed was opened, `cursor` the sequence of the last one read:
-    a later feed with `after=cursor` goes on from there.
+    `pending` is how many messages were there when it was opened, `cursor` the sequence of the last one read:
+    a later consumer with `after=cursor` goes on from there.
     """
 
     def __init__(self, bus: Bus, stream: str, subject: str, *, after: Start, headers_only: bool = False) -> None:
@@ -70,7 +70,7 @@ class OrderedConsumer:
             BusUnavailableError: the connection has ended for good.
         """
         while True:
-            assert self._puller is not None, "a feed is used inside its `async with` block"
+            assert self._puller is not None, "an ordered consumer is used inside its `async with` block"
             try:
                 delivery = await self._puller.next()
             except SetupMissingError:
@@ -85,7 +85,7 @@ class OrderedConsumer:
                 return delivery
 
     async def backlog(self) -> AsyncGenerator[Delivery]:
-        """What was there when the feed was opened, and ends there; `next()` goes on behind it."""
+        """What was there when it was opened, and end there; `next()` goes on behind it."""
         left, self.pending = self.pending, 0
         while left > 0:
             try:
@@ -162,7 +162,7 @@ async def count_after(bus: Bus, stream: str, subject: str, after: int) -> int:
 async def _create(
     bus: Bus, stream: str, subject: str, after: Start, *, headers_only: bool
 ) -> tuple[str, dict[str, Any]]:
-    """Make an ephemeral consumer; the server removes it by itself once nobody pulls from it."""
+    """Make an ephemeral consumer; the server removes it when pull requests stop."""
     start = (
         {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
         if isinstance(after, int)

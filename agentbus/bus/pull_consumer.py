@@ -1,6 +1,6 @@
 """Pulling from a consumer: our own loop over core NATS.
 
-A pull request dies with the connection and the server says so to nobody, so the loop asks again at once after a
+A pull request ends with the connection, without a word from the server. So the loop asks again at once after a
 reconnect, and when the server's idle heartbeats stay out. Every status of the server is told apart: nothing there,
 shutting down, consumer gone.
 """
@@ -22,10 +22,10 @@ from agentbus.protocol.stored_message import StoredMessage
 
 _EXPIRES_S: Final = 30.0
 _HEARTBEAT_S: Final = 5.0
-_PATIENCE_S: Final = 2 * _HEARTBEAT_S + 1
+_SILENCE_S: Final = 2 * _HEARTBEAT_S + 1
 _MISSING_S: Final = 5.0
 _MISSING_IN_CLUSTER_S: Final = 15.0
-_PATIENTLY: Final = {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
+_WAITING: Final = {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
 _AT_ONCE: Final = {"no_wait": True}
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 0.5
@@ -35,7 +35,7 @@ class Delivery:
     """One delivery of one message by a consumer, with the means to settle it.
 
     Acknowledgements are core messages: they can get lost, and one of a delivery that has expired acts on the delivery
-    of whoever has the message now. Whoever does not hold the lease must not send one.
+    that another worker has now. A worker that does not hold the lease must not send one.
     """
 
     def __init__(self, bus: Bus, message: Msg) -> None:
@@ -96,12 +96,12 @@ class Delivery:
 
 
 class PullConsumer:
-    """Messages of one consumer, for one caller at a time, and asked for only when somebody calls.
+    """Messages of one consumer, for one caller at a time, requested only when the caller waits.
 
     Args:
         batch: how many messages one request of `next()` asks for. With 1 nothing is delivered ahead of demand, and
             what arrives unasked is handed back to the server at once.
-        missing_after_s: how long nobody may answer before the consumer counts as missing; unless given, longer in a
+        missing_after_s: how long no server may answer before the consumer counts as missing; unless given, longer in a
             cluster, whose servers may be choosing a leader for it.
     """
 
@@ -149,7 +149,7 @@ class PullConsumer:
             BusUnavailableError: the connection has ended for good.
         """
         while True:
-            if (delivery := await self._answer(self._batch, _PATIENTLY)) is not None:
+            if (delivery := await self._answer(self._batch, _WAITING)) is not None:
                 return delivery
 
     async def fetch(self, count: int) -> list[Delivery]:
@@ -207,7 +207,7 @@ class PullConsumer:
         if not self._arrived.empty():
             return self._arrived.get_nowait()
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_SILENCE_S):
                 return await self._arrived.get()
         except TimeoutError:
             return None

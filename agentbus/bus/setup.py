@@ -1,7 +1,7 @@
-"""The streams, buckets and consumers that agentbus needs, and the set-up that makes them.
+"""Makes the streams, buckets and consumers of `agentbus.bus.topology`, and compares what is there with them.
 
-Set-up never guesses and never changes what it finds: it makes what is missing, reports what is there, and says field
-by field where something is different. `update=True` applies the differences that a server can apply.
+Set-up makes what is missing, and reports differences field by field. It changes what it finds only with
+`update=True`, and then only what a server can change.
 """
 
 import re
@@ -11,15 +11,9 @@ from typing import Any, Final, Literal
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.retry import deadline_after, retry_until
+from agentbus.bus.topology import SECOND_NS, Copies, Wanted, consumer_config, wanted_files, wanted_streams
 from agentbus.errors import ApiError, BusError, SetupMissingError, StreamFullError
 from agentbus.protocol import subjects
-
-_SECOND: Final = 1_000_000_000
-_DAY: Final = 86_400 * _SECOND
-ACK_WAIT_S: Final = 30
-"""The lease of a running task: renewed every third of it."""
-TASKS_MAX_AGE_S: Final = 7 * 86_400
-PRESENCE_TTL_S: Final = 90
 
 OLDEST_SERVER: Final = (2, 10, 0)
 OLDEST_SAFE_SERVER: Final = (2, 10, 27)
@@ -37,88 +31,6 @@ class Finding:
     differences: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    kind: Literal["stream", "bucket"]
-    config: dict[str, Any]
-    share: float = 0.0  # of the storage that the server grants, where it grants a bounded amount
-
-    @property
-    def name(self) -> str:
-        return self.config["name"]
-
-
-def _stream(name: str, subject: str, *, max_age: int, share: float, **more: Any) -> _Wanted:
-    return _Wanted("stream", {**_base(name, [subject], max_age), **more}, share)
-
-
-def _bucket(name: str, subject_filters: list[str], *, max_age: int, share: float, **more: Any) -> _Wanted:
-    # Not a stock bucket: those allow rollup headers, with which a right on one key empties the whole bucket.
-    denied = {"deny_delete": True, "deny_purge": True, "allow_rollup_hdrs": False}
-    return _Wanted("bucket", {**_base(name, subject_filters, max_age), **denied, **more}, share)
-
-
-def _base(name: str, subject_filters: list[str], max_age: int) -> dict[str, Any]:
-    return {
-        "name": name,
-        "subjects": subject_filters,
-        "retention": "limits",
-        "storage": "file",
-        "max_age": max_age,
-        "max_bytes": -1,
-        # A full stream refuses the next message; with "old" it would drop the oldest without a word.
-        "discard": "new",
-        "allow_direct": True,
-    }
-
-
-def _wanted_streams() -> list[_Wanted]:
-    return [
-        _stream(
-            subjects.TASKS_STREAM,
-            subjects.TASK_SUBJECTS,
-            max_age=7 * _DAY,
-            share=0.15,
-            retention="workqueue",
-            duplicate_window=_DAY,
-        ),
-        # The memory of result ids outlives every task, so that no redelivery can store a result twice.
-        _stream(
-            subjects.RESULTS_STREAM, subjects.RESULT_SUBJECTS, max_age=30 * _DAY, share=0.3, duplicate_window=8 * _DAY
-        ),
-        _stream(subjects.DEAD_STREAM, subjects.DEAD_SUBJECTS, max_age=30 * _DAY, share=0.04, duplicate_window=8 * _DAY),
-        # The ledger outlives every result that points to it.
-        _bucket(subjects.STATE_STREAM, [subjects.STATE_SUBJECTS], max_age=38 * _DAY, share=0.3, max_msgs_per_subject=1),
-        _bucket(
-            subjects.REGISTRY_STREAM,
-            [subjects.REGISTRY_SUBJECTS],
-            max_age=PRESENCE_TTL_S * _SECOND,
-            share=0.01,
-            max_msgs_per_subject=1,
-            duplicate_window=PRESENCE_TTL_S * _SECOND,
-        ),
-    ]
-
-
-def _wanted_files(agent: str, limit: int | None = None) -> _Wanted:
-    bucket = subjects.files_bucket(agent)
-    bound = {} if limit is None else {"max_bytes": limit}
-    return _bucket(f"OBJ_{bucket}", [f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"], max_age=38 * _DAY, share=0.0, **bound)
-
-
-def consumer_config(agent: str, name: str, *, ack_wait_s: float = ACK_WAIT_S) -> dict[str, Any]:
-    """The durable consumer that the workers of `agent` share; it is their delivery progress, so it never expires."""
-    return {
-        "durable_name": name,
-        "filter_subject": subjects.tasks(agent),
-        "deliver_policy": "all",
-        "ack_policy": "explicit",
-        "ack_wait": int(ack_wait_s * _SECOND),
-        "max_deliver": -1,
-        "max_ack_pending": 1000,
-    }
-
-
 async def set_up(
     bus: Bus,
     agents: Sequence[str] = (),
@@ -130,9 +42,9 @@ async def set_up(
     """Make every stream and bucket, and for each agent its consumer and its files bucket.
 
     Args:
-        replicas: copies in a cluster, also of what is found: whoever names a number wants it. None means as many as
+        replicas: copies in a cluster, also of what is found: a number that is given is meant. None means as many as
             the stream of the tasks has for what is made, and whatever it has for what is found. The server makes the
-            copies by and by: see `agentbus.bus.replicas`.
+            copies in the background: see `agentbus.bus.replicas`.
         files_limit: the most bytes that the files bucket of each of `agents` may hold, also of what is found. None
             means no bound for what is made: one agent's outputs can then take all the storage of the account.
         update: apply the other differences that can be applied to what exists.
@@ -142,14 +54,14 @@ async def set_up(
         BusError: the server refused, for instance for want of storage, or because it is not in a cluster.
     """
     granted = await _granted_bytes(bus)
-    wanted = [*_wanted_streams(), *(_wanted_files(agent, files_limit) for agent in agents)]
+    wanted = [*wanted_streams(), *(wanted_files(agent, files_limit) for agent in agents)]
     if replicas is not None and replicas > 1 and not bus.clustered:
         raise BusError(
             f"this server is not in a cluster, so there cannot be {replicas} copies: leave out --replicas, or make a "
             "cluster (docs/how-to/growing.md)"
         )
     made_with = replicas or await _replicas_of_tasks(bus)
-    copies = _Copies(granted, made_with, replicas, bus.clustered)
+    copies = Copies(granted, made_with, replicas, bus.clustered)
     try:
         findings = [await _reconcile_stream(bus, item, copies, update=update) for item in wanted]
     except StreamFullError as error:
@@ -168,8 +80,8 @@ async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) ->
     Raises:
         PermissionDeniedError: the user may not look.
     """
-    wanted = [item for item in _wanted_streams() if item.name in names]
-    for item in [*wanted, *(_wanted_files(agent) for agent in agents)]:
+    wanted = [item for item in wanted_streams() if item.name in names]
+    for item in [*wanted, *(wanted_files(agent) for agent in agents)]:
         try:
             found = (await bus.api(f"STREAM.INFO.{item.name}"))["config"]
         except SetupMissingError:
@@ -236,7 +148,7 @@ async def ensure_files_bucket(bus: Bus, agent: str) -> None:
         PermissionDeniedError: this user may not make it.
         ApiError: there is one of another kind.
     """
-    wanted = _wanted_files(agent)
+    wanted = wanted_files(agent)
     await bus.api(f"STREAM.CREATE.{wanted.name}", {**wanted.config, "num_replicas": await _replicas_of_tasks(bus)})
 
 
@@ -258,30 +170,6 @@ async def _taken(bus: Bus, agent: str, stream: str, name: str, error: ApiError) 
         error.code,
         error.err_code,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Copies:
-    """How many copies there shall be, in how much storage (-1 for no bound).
-
-    Attributes:
-        made_with: of what is made.
-        asked: of what is found; None leaves it as it is.
-    """
-
-    granted: int
-    made_with: int
-    asked: int | None
-    clustered: bool
-
-    def bound(self, share: float) -> dict[str, int]:
-        """What one copy may hold, where there is a bound.
-
-        The storage of an account in a cluster is that of all servers together. There are three at the least, and every
-        one of them must have room for every stream, however many copies there are now.
-        """
-        parts = max(self.made_with, 3 if self.clustered else 1)
-        return {"max_bytes": int(self.granted * share / parts)} if self.granted > 0 and share > 0 else {}
 
 
 def _no_copies(error: ApiError, count: int) -> ApiError:
@@ -326,7 +214,7 @@ async def _granted_bytes(bus: Bus) -> int:
     return int(info.get("limits", {}).get("max_storage", -1))
 
 
-async def _reconcile_stream(bus: Bus, wanted: _Wanted, copies: _Copies, *, update: bool) -> Finding:
+async def _reconcile_stream(bus: Bus, wanted: Wanted, copies: Copies, *, update: bool) -> Finding:
     try:
         found = (await bus.api(f"STREAM.INFO.{wanted.name}"))["config"]
     except SetupMissingError:
@@ -381,7 +269,7 @@ def _absent(value: Any) -> Any:
 
 def _show(key: str, value: Any) -> str:
     if key in ("max_age", "duplicate_window", "ack_wait") and isinstance(value, int):
-        return f"{value / _SECOND:g} s"
+        return f"{value / SECOND_NS:g} s"
     if isinstance(value, list):
         return " ".join(str(item) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     return str(value)

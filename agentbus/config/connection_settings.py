@@ -56,7 +56,7 @@ class ConnectionSettings:
 
     @property
     def needs_tls(self) -> bool:
-        """Whether no server is spoken to without TLS, whatever its URL says: whoever configures TLS wants it."""
+        """Whether no server is spoken to without TLS, whatever its URL says: configuring TLS means asking for it."""
         return self.tls_first or self.ca_file is not None or self.cert_file is not None
 
     @property

@@ -123,7 +123,7 @@ def exposure(file: Path) -> Iterable[str]:
     try:
         mode = file.stat().st_mode if os.name == "posix" else 0
     except OSError:
-        return  # whoever reads it says why it cannot be read
+        return  # reading it reports why it cannot be read
     if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
         yield f"{file} holds a secret and can be read by other users; run: chmod 600 {shlex.quote(str(file))}"
 

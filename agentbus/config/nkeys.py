@@ -64,7 +64,7 @@ def read_creds(text: str) -> tuple[str, str]:
 
 
 def expiry(jwt: str) -> datetime | None:
-    """When a JWT ends, as it says itself; None for one without an end, or that nobody can read."""
+    """When a JWT ends, as it says itself; None for one without an end, or that cannot be read."""
     body = jwt.split(".")[1:2]
     try:
         claims: Any = json.loads(base64.urlsafe_b64decode(f"{body[0]}===")) if body else None

@@ -22,7 +22,7 @@ def private_folder(path: Path) -> None:
 
 
 def write_private(path: Path, content: str | bytes, *, replace: bool = False) -> None:
-    """Write a file for its owner alone; whoever looks sees the old content or the new one, never a part.
+    """Write a file for its owner alone; readers see the old content or the new one, never a part.
 
     It is on the disk when this returns, and so are the files that were written before it.
 

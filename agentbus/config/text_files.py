@@ -10,7 +10,7 @@ ENCODING: Final = "utf-8-sig"  # some editors write a byte order mark, which is 
 
 
 def is_file(file: Path) -> bool:
-    """Whether there is such a file. One that nobody can tell of is an error: what it says might be what counts."""
+    """Whether there is such a file. A file that cannot be examined is an error: it might be the one that counts."""
     try:
         return stat.S_ISREG(file.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,6 +1,6 @@
 """Metrics for Prometheus over HTTP, for this machine alone.
 
-A few threads of their own serve them: neither the making of the text nor whoever reads it slowly holds up the event
+A few threads of their own serve them: neither making the text nor a slow reader holds up the event
 loop, and an event loop that stands still can still be asked. The library `prometheus-client` is an extra, and is loaded
 when metrics are served; the HTTP server is the standard library's, which has what `GET /metrics` needs.
 """
@@ -46,7 +46,7 @@ def new_registry() -> "CollectorRegistry":
         raise ConfigError(
             'metrics need the library prometheus-client; install it with: pip install "agentbus-mcp[metrics]"'
         ) from None
-    disable_created_metrics()  # a second series for each, which nobody draws
+    disable_created_metrics()  # a second series for each, which no dashboard uses
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     return registry
@@ -76,7 +76,7 @@ def exposed(registry: "CollectorRegistry", port: int) -> Generator[str]:
 
 
 class _Server(ThreadingHTTPServer):
-    """A thread for each request, and a limit for them: beyond it, nobody is served."""
+    """A thread for each request, and a limit for them: beyond it, requests are refused."""
 
     allow_reuse_address = os.name == "posix"  # elsewhere it means that two may have the same port
     daemon_threads = True

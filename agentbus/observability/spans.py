@@ -17,7 +17,7 @@ from agentbus.errors import AgentBusError
 from agentbus.protocol import subjects
 
 _TRACER: Final = trace.get_tracer("agentbus")
-# Not the propagator that the environment configures: both ends of a message must speak the same, and nobody
+# Not the propagator that the environment configures: both ends of a message must speak the same, and no one
 # configures them together.
 _W3C: Final = TraceContextTextMapPropagator()
 _KINDS: Final = {"process": SpanKind.CONSUMER, "settle": SpanKind.CLIENT}
@@ -63,7 +63,7 @@ def consuming(
         "messaging.client.id": worker,
         **({} if attempt is None else {"agentbus.task.attempt": attempt}),
     }
-    # A task belongs to the trace of its publisher, and not to a span in which somebody may have started the worker.
+    # A task belongs to the trace of its publisher, and not to a span in which an operator may have started the worker.
     context = _W3C.extract(parent, Context())
     name = f"{operation} {subjects.tasks(agent)}"
     with _TRACER.start_as_current_span(name, context, _KINDS[operation], attributes):
@@ -103,7 +103,7 @@ def flush(timeout_s: float) -> None:
     """See `agentbus.observability.tracing.flush`."""
     send = getattr(trace.get_tracer_provider(), "force_flush", None)  # the SDK's; the API knows of none
     if send is not None:
-        # An exporter whose collector does not answer may take longer than anybody waits for the end of a process.
+        # An exporter whose collector does not answer may take longer than a user waits for the end of a process.
         sending = threading.Thread(target=send, daemon=True)
         sending.start()
         sending.join(timeout_s)

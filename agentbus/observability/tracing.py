@@ -1,6 +1,6 @@
 """Traces across the bus: W3C trace context in the headers of messages, and in the environment of agent commands.
 
-OpenTelemetry's API says what there is to trace; whoever wants spans brings its SDK. Nothing of it is imported until a
+Spans are made through OpenTelemetry's API; a program that wants them brings the SDK. Nothing of it is imported until a
 message carries a trace, or this process has imported the API itself: until then each function here is a look-up or two.
 """
 

@@ -26,7 +26,7 @@ def new_task_id() -> str:
 def make_result_id(agent: str, task_id: str, nonce: str) -> str:
     """The id of the one result of a task: made from the random nonce of the claim that commits it.
 
-    Unguessable, so that nobody can publish under it first and have the true result dropped as a duplicate; the same
+    Unguessable, so that no other user can publish under it first and have the result dropped as a duplicate. The same
     however often the committed result is published again.
     """
     return f"result-{agent}-{task_id}-{nonce}"

@@ -38,7 +38,7 @@ class Claim(BaseModel):
 
 
 class CancelRequest(BaseModel):
-    """Somebody wants the task to stop."""
+    """A request to stop the task."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -98,7 +98,7 @@ class NoEntry:
 
 
 def queued(task: Task, inbox: str) -> Entry:
-    """The entry of a task that nobody has claimed."""
+    """The entry of a task that no worker has claimed."""
     return Entry(
         state="queued",
         digest=task.digest(),

@@ -31,7 +31,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """Somebody with credentials of its own: the administrator, the coordinator, or the workers of one agent."""
+    """A user with its own credentials: the administrator, the coordinator, or the workers of one agent."""
 
     id: str
     grants: tuple[Grant, ...]

@@ -200,7 +200,7 @@ def parse_state(subject: str) -> tuple[str, str] | None:
 def mcp_task(agent: str, task: str) -> str:
     """Where the coordinator `agent` keeps the record of an MCP task: in the ledger's bucket, and no ledger key.
 
-    No task id holds `=`, so no task can have this key, and whoever looks tasks up by `*.<task id>` never meets it.
+    No task id holds `=`, so no task can have this key, and a look-up by `*.<task id>` never finds it.
     """
     return f"$KV.{STATE_BUCKET}.{agent}.={task}"
 

@@ -278,7 +278,7 @@ async def test_a_key_that_others_can_read_is_a_warning(bus: Bus) -> None:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 @on("certificate")
-async def test_the_command_that_mends_an_encrypted_key_mends_it(bus: Bus) -> None:
+async def test_the_command_in_the_error_removes_the_pass_phrase(bus: Bus) -> None:
     changes = _encrypted_key(bus)
     read = await run_cli("result", "get", "--config", str(bus.coordinator_toml("code", **changes)), "--agent", "main")
     command = read.err.partition("with: ")[2].partition(",")[0].replace("NEW-KEY", str(bus.folder / "plain.pem"))

@@ -1,4 +1,4 @@
-"""Somebody on the way to the bus: no credential reaches him, at the start or at a reconnect, whoever is signing in."""
+"""An attacker between client and server gets no credential, at the start or at a reconnect, with any way to sign in."""
 
 import asyncio
 import ssl

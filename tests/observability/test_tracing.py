@@ -1,4 +1,4 @@
-"""One trace leads from whoever gives a task to the command that works on it, and what is no trace does nothing."""
+"""One trace leads from the publisher of a task to the command that works on it, and what is no trace does nothing."""
 
 import json
 import os
@@ -152,7 +152,7 @@ async def test_one_trace_leads_from_a_tool_call_over_the_worker_to_the_environme
         assert span["status"]["status_code"] == "UNSET"
     assert ran["attributes"]["agentbus.task.status"] == "completed"
     assert (ran["attributes"]["agentbus.task.attempt"], ran["attributes"]["process.exit.code"]) == (1, 0)
-    # Whoever reads the result can link to the run that it came from: in the inbox, and by its id.
+    # A reader of the result can link to the run that it came from: in the inbox, and by its id.
     assert await trace_of_result(coordinator) == traceparent(ran)
     assert [link["context"]["span_id"] for link in read["links"]] == [ran["context"]["span_id"]]
     assert SECRET not in calls.read_text(encoding="utf-8") + runs.read_text(encoding="utf-8")
@@ -495,7 +495,7 @@ async def test_a_call_whose_trace_is_none_is_answered_all_the_same(
         assert "traceparent" not in message.headers
 
 
-# -- nobody traces ----------------------------------------------------------------------------------------------
+# -- no tracing ----------------------------------------------------------------------------------------------
 
 
 def test_without_opentelemetry_nothing_is_traced_and_nothing_loaded(monkeypatch: pytest.MonkeyPatch):

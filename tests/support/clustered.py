@@ -11,7 +11,8 @@ from typing import Any
 
 from agentbus import Coordinator
 from agentbus.bus.jetstream import Bus, connect
-from agentbus.bus.setup import consumer_config, set_up
+from agentbus.bus.setup import set_up
+from agentbus.bus.topology import consumer_config
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.schema import NatsSection
 from agentbus.errors import AgentBusError

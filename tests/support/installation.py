@@ -10,7 +10,8 @@ from pathlib import Path
 
 from agentbus import Coordinator
 from agentbus.bus.jetstream import Bus, connect
-from agentbus.bus.setup import consumer_config, set_up
+from agentbus.bus.setup import set_up
+from agentbus.bus.topology import consumer_config
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.schema import NatsSection
 from agentbus.protocol import subjects

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agentbus import Coordinator, TaskStatus
-from agentbus.bus.setup import consumer_config
+from agentbus.bus.topology import consumer_config
 from agentbus.protocol import subjects
 from support.harness import Process, alive, eventually
 

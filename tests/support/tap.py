@@ -1,4 +1,4 @@
-"""Somebody on the way between client and server, who listens, and can be hostile."""
+"""A tap between client and server, which listens, and can be hostile."""
 
 from __future__ import annotations
 

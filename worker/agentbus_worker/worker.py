@@ -14,7 +14,8 @@ from typing import Any, Final, TypeVar, cast
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.nats_client import Msg
 from agentbus.bus.pull_consumer import Delivery, PullConsumer
-from agentbus.bus.setup import ACK_WAIT_S, ensure_consumer, ensure_files_bucket, version_warning
+from agentbus.bus.setup import ensure_consumer, ensure_files_bucket, version_warning
+from agentbus.bus.topology import ACK_WAIT_S
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.schema import WorkerConfig
 from agentbus.errors import (

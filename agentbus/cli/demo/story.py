@@ -11,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from agentbus.bus.setup import consumer_config, set_up
+from agentbus.bus.setup import set_up
+from agentbus.bus.topology import consumer_config
 from agentbus.coordinator import Coordinator, connect
 from agentbus.errors import DemoError
 from agentbus.protocol import subjects

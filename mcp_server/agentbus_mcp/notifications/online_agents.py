@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.bus.setup import PRESENCE_TTL_S
+from agentbus.bus.topology import PRESENCE_TTL_S
 from agentbus.protocol.headers import KV_OPERATION
 
 

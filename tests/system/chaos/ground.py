@@ -10,7 +10,8 @@ from typing import Final
 
 from agentbus import Coordinator, connect
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.setup import consumer_config, set_up
+from agentbus.bus.setup import set_up
+from agentbus.bus.topology import consumer_config
 from agentbus.config.schema import CoordinatorConfig, NatsSection
 from agentbus.errors import ServerBinaryError
 from agentbus.protocol import subjects
