@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from agentbus import Coordinator
+from agentbus.bus.jetstream import Bus
 from agentbus.bus.pull_consumer import PullConsumer
 from agentbus.bus.setup import ensure_consumer
 from agentbus.errors import SetupMissingError
@@ -15,6 +16,10 @@ from support.harness import eventually
 
 async def put(bus: Coordinator, number: int) -> None:
     await bus.bus.store("agent.code.tasks", b"%d" % number, msg_id=str(number))
+
+
+async def waits(bus: Bus) -> bool:
+    return (await bus.api("CONSUMER.INFO.AGENT_TASKS.agent-code"))["num_pending"] > 0
 
 
 async def test_a_message_right_behind_a_heartbeat_is_delivered_at_once(coordinator: Coordinator):
@@ -93,6 +98,8 @@ async def test_waiting_and_fetching_take_turns(coordinator: Coordinator):
         await put(coordinator, 1)
         assert (await waiting).data == b"1"
         await put(coordinator, 2)
+        # The stream has it before the consumer counts it, and a fetch does not wait.
+        await eventually(lambda: waits(bus), "the consumer has it")
         assert [delivery.data for delivery in await puller.fetch(2)] == [b"2"]
         await put(coordinator, 3)
         assert (await puller.next()).data == b"3"
