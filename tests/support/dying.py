@@ -102,12 +102,12 @@ POINTS: dict[str, Point] = {
     "replay committed, not published": Point(Ledger, "write", "after", writes("settled")),
     "replay published, copy still on disk": Point(outbox, "_replay_one", "after"),
     # a dead letter
-    "buried, sender not told": Point(Bus, "store", "after", stores("agent.code.dead")),
+    "dead letter stored, sender not told": Point(Bus, "store", "after", stores("agent.code.dead")),
     "sender told, delivery not ended": Point(Delivery, "term", "before"),
     # the coordinator, the administrator
     "in the ledger, not queued": Point(Ledger, "create", "after"),
-    "queued, nobody told": Point(coordinator, "publish", "after"),
-    "cancel wish written, worker not told": Point(Ledger, "write", "after"),
+    "queued, caller not told": Point(coordinator, "publish", "after"),
+    "cancel request written, worker not told": Point(Ledger, "write", "after"),
     "expired, result not published": Point(Ledger, "write", "after", writes("settled")),
     "requeued, dead letter still there": Point(dead_letters, "drop", "before"),
 }

@@ -1,4 +1,4 @@
-"""The real worker, with half a minute of patience for what it has taken ahead: `patient_worker.py worker run …`."""
+"""The real worker, which keeps what it has taken ahead for half a minute: `patient_worker.py worker run …`."""
 
 from agentbus_worker.__main__ import main
 from agentbus_worker.settling import slots

@@ -3,7 +3,7 @@
 The decisions are the worker's own (`agentbus_worker.settling.decisions`); what is modelled here is only what carries
 them out: one ledger key with compare-and-set, one task message, one inbox that remembers ids, a disk for each worker.
 Anything can happen between any two steps: a worker dies and starts again, the answer to a write gets lost, the
-message is delivered again though its owner lives, the server forgets an acknowledgement, a cancel wish is written. A
+message is delivered again though its owner lives, the server forgets an acknowledgement, a cancel request is written. A
 lease may be judged to be over at any time: that covers paused and cut off owners.
 
 A `Flaw` breaks one rule of the protocol on purpose; the explorer must find what goes wrong then.
@@ -265,8 +265,8 @@ class Explorer:
                 dead = Worker(Step.DEAD, outbox=worker.outbox)
                 yield f"worker {index} dies", _with(state, index, dead)._replace(crashes=state.crashes - 1)
         if state.cancels and state.key is not None and not state.key.result and not state.key.cancel:
-            wish = state.key._replace(cancel=True)
-            yield "a cancel wish", _written(state, wish)._replace(cancels=state.cancels - 1)
+            request = state.key._replace(cancel=True)
+            yield "a cancel request", _written(state, request)._replace(cancels=state.cancels - 1)
         if state.forgets and not state.message:
             yield "the server forgets the ack", state._replace(message=True, forgets=state.forgets - 1)
 
@@ -462,7 +462,7 @@ class Explorer:
 
 
 def _written(state: State, key: Key) -> State:
-    """The ledger after a write: nobody knows its revision any more."""
+    """The ledger after a write: no worker knows its revision any more."""
     one, two = state.workers
     workers = (one._replace(fresh=False), two._replace(fresh=False))
     return state._replace(key=key, untouched=False, workers=workers, before=state.key if state.lags else None)

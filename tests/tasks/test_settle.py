@@ -62,7 +62,7 @@ def test_a_write_that_is_found_as_it_was_meant_was_won_and_only_its_answer_lost(
         pytest.param(working("other", renewals=9, attempt=2), id="taken over"),
         pytest.param(settled("other"), id="settled by another"),
         pytest.param(settled("other", status="cancelled"), id="cancelled by another"),
-        # Whoever settles a task unrun keeps the owner's claim in the entry at most; the result id tells them apart.
+        # One that settles a task unrun keeps the owner's claim in the entry at most; the result id tells them apart.
         pytest.param(settled("mine", result_id="result-code-t-other"), id="settled by another over my claim"),
     ],
 )
@@ -75,7 +75,7 @@ def test_a_task_that_somebody_else_has_or_nobody_is_lost(tried: Entry, found: En
     "found",
     [
         pytest.param(working(renewals=2), id="an earlier renewal"),
-        pytest.param(working(renewals=2, cancel=CANCEL), id="a cancel wish on top of it"),
+        pytest.param(working(renewals=2, cancel=CANCEL), id="a cancel request on top of it"),
         pytest.param(working(renewals=0), id="the claim"),
     ],
 )
@@ -88,7 +88,7 @@ def test_a_commit_that_met_a_later_renewal_of_its_own_claim_goes_on_from_there()
     assert refused(settled(renewals=3), found) == Adopt(found, REVISION)
 
 
-def test_a_renewal_that_meets_its_own_cancel_wish_has_been_stored_and_tells_of_the_wish():
+def test_a_renewal_that_meets_its_own_cancel_request_has_been_stored_and_tells_of_the_request():
     found = working(renewals=3, cancel=CANCEL)
     assert refused(working(renewals=3), found) == Won(found, REVISION)
 

@@ -308,7 +308,7 @@ async def test_readers_that_never_finish_leave_room_for_others_and_do_not_hold_u
                 stack.enter_context(socket.create_connection(address)).sendall(b"GET /metrics HTTP/1.1\r\n")
             loop = asyncio.get_running_loop()
             before = loop.time()
-        assert loop.time() - before < 3  # and not the patience with each of them
+        assert loop.time() - before < 3  # and not the time-out of each of them
 
 
 async def test_a_reader_that_asks_for_openmetrics_gets_it(tmp_path: Path):

@@ -148,7 +148,7 @@ async def test_results_go_to_reply_to_then_to_the_sender_then_to_the_default(
 
 
 async def settled_foreign(bus: Coordinator, task_id: str) -> TaskStatus:
-    """Wait for a task that nobody entered into the ledger before a worker met it."""
+    """Wait for a task that no publisher has entered into the ledger."""
 
     async def look() -> TaskStatus | None:
         found = await Ledger(bus.bus).read("code", task_id)

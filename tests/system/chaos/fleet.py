@@ -21,7 +21,7 @@ _STUCK_S = 60.0
 
 @dataclass
 class Events:
-    """What the storm did and when: on disk for whoever looks for a cause, and counted."""
+    """What the storm did and when: on disk for a search for the cause, and counted."""
 
     path: Path
     counts: dict[str, int] = field(default_factory=dict[str, int])

@@ -119,7 +119,7 @@ class OneServer(Ground):
             try:
                 self._server = await start_server(store=self.folder / "nats", port=self._port)
                 break
-            except ServerBinaryError as error:  # somebody's outgoing connection has the port for a moment
+            except ServerBinaryError as error:  # an outgoing connection has the port for a moment
                 self.events.note("trouble", str(error))
                 await asyncio.sleep(_RETRY_S)
         self.events.note("up", f"pid {self._server.pid}")
@@ -158,7 +158,7 @@ class ThreeServers(Ground):
             try:
                 await self._cluster.start(name)
                 break
-            except ServerBinaryError as error:  # somebody's outgoing connection has a port for a moment
+            except ServerBinaryError as error:  # an outgoing connection has a port for a moment
                 self.events.note("trouble", str(error))
                 await asyncio.sleep(_RETRY_S)
         self.events.note("up", name)

@@ -41,7 +41,7 @@ class Link:
             except OSError:
                 if not self.port:
                     raise
-                await asyncio.sleep(0.1)  # somebody's outgoing connection has the port for a moment
+                await asyncio.sleep(0.1)  # an outgoing connection has the port for a moment
         self.port = int(self._listener.sockets[0].getsockname()[1])
 
     async def close(self) -> None:

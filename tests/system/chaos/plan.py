@@ -46,7 +46,7 @@ class PlannedTask:
         at_s: when it is published, in seconds from the beginning of the storm.
         impatient_s: the publisher dies after so many seconds, and another one publishes the task again.
         again: it is published once more although the first time has worked.
-        cancel_after_s: somebody wants it cancelled so many seconds after it was published.
+        cancel_after_s: a coordinator cancels it so many seconds after it was published.
     """
 
     task_id: str

@@ -195,7 +195,7 @@ class Storm:
                     self._seen_all.set()
 
     async def _watched_all(self) -> None:
-        """Give whoever watches time to see what is there: its consumer may have gone down with a server of a cluster.
+        """Give the watcher time to see what is there: its consumer may have gone down with a server of a cluster.
 
         A result that it has passed over is not seen later either.
         """
@@ -257,7 +257,7 @@ class Storm:
         stored = {name: at for _, at, name in self._watched}
         if (missed := int(account.numbers["results"]) - len(stored)) or len(stored) < len(self._watched):
             repeated = len(self._watched) - len(stored)
-            account.wrong.append(f"whoever watched the inbox missed {missed} results and saw {repeated} twice")
+            account.wrong.append(f"the watcher of the inbox missed {missed} results and saw {repeated} twice")
         by_task = {task_id: stored[name] for name, task_id in account.result_ids.items() if name in stored}
         count = self._events.counts.get
         silence_s = longest_silence_s(self._ground.deaths, stored.values())

@@ -69,14 +69,14 @@ async def judge(
 
     Args:
         ran: the executions.
-        seen: for tasks that somebody cancelled, the state that the cancelling found them in.
+        seen: for tasks that were cancelled, the state that the cancelling found them in.
     """
     account = Account()
     async with coordinator.inbox(after=0) as opened:
         inbox = await opened.history()
     results = _by_task(inbox, account)
     known = {task.task_id for task in tasks}
-    account.wrong += [f"a result of a task that nobody published: {name}" for name in results.keys() - known]
+    account.wrong += [f"a result of a task that was not published: {name}" for name in results.keys() - known]
     account.lost = [task.task_id for task in tasks if task.task_id not in results]
     duplicates = sum(len(found) - 1 for found in results.values())
     account.wrong += [f"{len(found)} results: {name}" for name, found in results.items() if len(found) > 1]
@@ -149,7 +149,7 @@ def _faults(
         return ["it is not in the ledger"]
     found = entry.entry
     if not found.terminal or message is None:
-        owner = found.claim.worker if found.claim else "nobody"
+        owner = found.claim.worker if found.claim else "no worker"
         return [f"no result; the ledger says {found.state}, attempt {found.attempt}, claimed by {owner}"]
     faults: list[str] = []
     if found.result != message:
@@ -167,7 +167,7 @@ def _faults(
 
 
 def _expected(task: PlannedTask, seen: Mapping[str, str]) -> set[str]:
-    """The states that a task may end in. What was settled when somebody cancelled it must have stayed as it was."""
+    """The states that a task may end in. What was settled when it was cancelled must have stayed as it was."""
     if task.task_id not in seen:
         return {KINDS[task.kind].status}
     state = seen[task.task_id]

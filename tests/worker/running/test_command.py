@@ -47,7 +47,7 @@ class Run(Protocol):
 
 
 def _never() -> asyncio.Future[None]:
-    """A stop that nobody has asked for yet."""
+    """A stop that has not been asked for yet."""
     return asyncio.get_running_loop().create_future()
 
 

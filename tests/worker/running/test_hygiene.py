@@ -223,7 +223,7 @@ async def test_what_belongs_to_another_running_task_is_left_alone(
             named = [pid_in(two / kind) for kind in ("group", "session", "daemon")]
             await gone(*named)
             assert all(alive(pid) for pid in pids), "the processes of the task that runs were touched"
-            # Nobody can tell whose it is: it has cleared its environment, and two tasks were running.
+            # It cannot be told whose it is: it has cleared its environment, and two tasks were running.
             assert alive(pid_in(two / "bare"))
             await coordinator.cancel(stays)
             await settled(coordinator, stays)

@@ -1,4 +1,4 @@
-"""A process that dies exactly between two steps loses nothing and does nothing twice: whoever comes next sees to it.
+"""A process that dies exactly between two steps loses nothing and does nothing twice: the next one completes it.
 
 `dying.py` is the real command line, but for its sudden death; what comes after is an ordinary worker or command.
 """
@@ -223,7 +223,7 @@ async def test_a_start_that_dies_while_it_takes_over_what_others_have_left_loses
     loaded, _ = load_worker(config)
     urls = connection_settings(loaded.nats, agent="code", name="test").urls
     task_id = await publish(coordinator, "work")
-    with locked_state(tmp_path / "state", urls, "code"):  # somebody has the first slot, and will not be there later
+    with locked_state(tmp_path / "state", urls, "code"):  # the first folder is taken now, and free later
         await worker_dies(config, "outcome on disk, not committed")
     [left] = outcomes_on_disk(tmp_path)
     await worker_dies(config, "state of the dead taken over")
@@ -237,7 +237,7 @@ async def test_a_start_that_dies_while_it_takes_over_what_others_have_left_loses
 # -- a dead letter ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", ["buried, sender not told", "sender told, delivery not ended"])
+@pytest.mark.parametrize("point", ["dead letter stored, sender not told", "sender told, delivery not ended"])
 async def test_what_no_worker_can_accept_is_one_dead_letter_and_told_once_though_its_worker_dies_over_it(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, point: str
 ):
@@ -273,8 +273,8 @@ async def test_a_dead_letter_whose_administrator_dies_while_requeueing_it_runs_o
 # -- a coordinator ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", ["in the ledger, not queued", "queued, nobody told"])
-@pytest.mark.parametrize("meanwhile", ["nobody works", "a worker works"])
+@pytest.mark.parametrize("point", ["in the ledger, not queued", "queued, caller not told"])
+@pytest.mark.parametrize("meanwhile", ["no worker", "a worker works"])
 async def test_a_publisher_that_dies_before_it_knows_publishes_again_and_there_is_one_task(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, point: str, meanwhile: str
 ):
@@ -288,13 +288,13 @@ async def test_a_publisher_that_dies_before_it_knows_publishes_again_and_there_i
         again = await run_cli(*args)
         assert again.code == 0
         assert "the task job was published before" in again.err
-        if meanwhile == "nobody works":
+        if meanwhile == "no worker":
             await stack.enter_async_context(worker(config))
         await one_result(coordinator, tmp_path, "job", "completed")
     assert runs(tmp_path) == 1
 
 
-async def test_a_cancel_wish_whose_coordinator_dies_before_it_tells_the_worker_is_seen_all_the_same(
+async def test_a_cancel_request_whose_coordinator_dies_before_it_tells_the_worker_is_seen_all_the_same(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=LEASE_S)
@@ -302,7 +302,7 @@ async def test_a_cancel_wish_whose_coordinator_dies_before_it_tells_the_worker_i
         task_id = await publish(coordinator, "work")
         await eventually(lambda: runs(tmp_path), "the command runs")
         args = ("task", "cancel", task_id, "--reason", "too slow", "--nats-url", server.url)
-        await command_dies(tmp_path, "cancel wish written, worker not told", *args)
+        await command_dies(tmp_path, "cancel request written, worker not told", *args)
         status = await settled(coordinator, task_id)
         assert error(status) == "cancelled by agent-main: too slow"
         assert (await run_cli(*args)).code == 0

@@ -24,7 +24,7 @@ from agentbus_worker.settling.decisions import (
 
 REVISION = 42
 FRESH = Entry(state="queued", digest="fresh", sender="agent-main", inbox="main", task_type="t")
-WISH = CancelRequest(by="main", at="2026-05-18T00:00:00+00:00")
+CANCEL = CancelRequest(by="main", at="2026-05-18T00:00:00+00:00")
 MOST = 3
 
 
@@ -76,7 +76,7 @@ def test_a_task_that_was_given_back_goes_on_with_the_next_attempt(attempt: int, 
 
 
 @pytest.mark.parametrize("attempt", [1, MOST, MOST + 1])
-@pytest.mark.parametrize("cancel", [None, WISH])
+@pytest.mark.parametrize("cancel", [None, CANCEL])
 def test_a_task_whose_owner_lives_is_left_alone_whatever_else_is_true_of_it(attempt: int, cancel: CancelRequest | None):
     assert decide(record(working("other", attempt=attempt, cancel=cancel))) == Leave()
 
@@ -100,10 +100,10 @@ def test_a_task_that_has_lost_its_owner_is_settled_at_once_where_that_is_no_reas
 
 
 @pytest.mark.parametrize("wait_s", [0.001, 60])
-def test_a_task_whose_next_attempt_is_not_due_is_left_alone_but_a_cancel_wish_does_not_wait(wait_s: float):
+def test_a_task_whose_next_attempt_is_not_due_is_left_alone_but_a_cancel_request_does_not_wait(wait_s: float):
     waiting = queued(attempt=1)
     assert on_delivery(record(waiting), FRESH, wait_s=wait_s, policy=Policy(MOST)) == Leave()
-    cancelled = queued(attempt=1, cancel=WISH)
+    cancelled = queued(attempt=1, cancel=CANCEL)
     assert on_delivery(record(cancelled), FRESH, wait_s=wait_s, policy=Policy(MOST)) == SettleCancelled(
         cancelled, REVISION
     )
@@ -112,15 +112,15 @@ def test_a_task_whose_next_attempt_is_not_due_is_left_alone_but_a_cancel_wish_do
 
 
 @pytest.mark.parametrize("attempt", [0, 1, MOST])
-def test_a_cancel_wish_settles_a_task_that_nobody_works_on_even_after_the_last_attempt(attempt: int):
-    waiting, abandoned = queued(attempt=attempt, cancel=WISH), working("other", attempt=attempt, cancel=WISH)
+def test_a_cancel_request_settles_a_task_that_nobody_works_on_even_after_the_last_attempt(attempt: int):
+    waiting, abandoned = queued(attempt=attempt, cancel=CANCEL), working("other", attempt=attempt, cancel=CANCEL)
     assert decide(record(waiting)) == SettleCancelled(waiting, REVISION)
     assert decide(record(abandoned), lease_over=True) == SettleCancelled(abandoned, REVISION)
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "needs_approval", "cancelled"])
 @pytest.mark.parametrize("lease_over", [False, True])
-@pytest.mark.parametrize("changes", [{}, {"cancel": WISH}, {"attempt": MOST + 1}, {"inbox": "doc"}])
+@pytest.mark.parametrize("changes", [{}, {"cancel": CANCEL}, {"attempt": MOST + 1}, {"inbox": "doc"}])
 def test_a_settled_task_is_never_run_again_its_result_is_published_again(
     status: str, lease_over: bool, changes: dict[str, Any]
 ):
@@ -141,7 +141,7 @@ def replay(found: Entry | None, *, expired: bool = False) -> CommitOutbox | Repu
 
 
 @pytest.mark.parametrize("expired", [False, True])
-@pytest.mark.parametrize("changes", [{}, {"renewals": 7}, {"cancel": WISH}])
+@pytest.mark.parametrize("changes", [{}, {"renewals": 7}, {"cancel": CANCEL}])
 def test_an_outcome_whose_claim_still_stands_is_committed(expired: bool, changes: dict[str, Any]):
     assert replay(working("mine", **changes), expired=expired) == CommitOutbox(record(working("mine", **changes)))
 

@@ -203,7 +203,7 @@ async def test_what_was_committed_but_not_published_is_published_under_the_same_
 ):
     await short_lease(coordinator)
     config = worker_toml(tmp_path, server.url)
-    mend = await inbox_full(coordinator)
+    take_results = await inbox_full(coordinator)
     async with worker(config) as child:
         task_id = await publish(coordinator, "say:done")
         await child.until_said("the result cannot be stored yet")
@@ -211,7 +211,7 @@ async def test_what_was_committed_but_not_published_is_published_under_the_same_
         committed = (await coordinator.task(task_id)).record.entry.result_id
         assert committed
         child.kill()
-    await mend()
+    await take_results()
     async with worker(config) as child:
         await acknowledged(coordinator)
         assert child.said("its outcome from before the restart is delivered")
@@ -227,7 +227,7 @@ async def test_a_start_waits_for_a_bus_that_takes_no_results_yet(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     config = worker_toml(tmp_path, server.url)
-    mend = await inbox_full(coordinator)
+    take_results = await inbox_full(coordinator)
     async with worker(config) as child:
         await publish(coordinator, "say:done")
         await child.until_said("the result cannot be stored yet")
@@ -235,7 +235,7 @@ async def test_a_start_waits_for_a_bus_that_takes_no_results_yet(
         child.kill()
     async with worker(config, ready=False) as child:
         await child.until_said("the outbox cannot be delivered yet")
-        await mend()
+        await take_results()
         await child.until_said("its outcome from before the restart is delivered")
         await child.until_said("ready for tasks")
     assert len(await result_messages(coordinator)) == 1
@@ -246,13 +246,13 @@ async def test_an_outcome_older_than_the_memory_of_result_ids_is_not_published_a
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, age_days: float
 ):
     config = worker_toml(tmp_path, server.url)
-    mend = await inbox_full(coordinator)
+    take_results = await inbox_full(coordinator)
     async with worker(config) as child:
         await publish(coordinator, "say:done")
         await child.until_said("the result cannot be stored yet")
         entry = await entry_on_disk(tmp_path)
         child.kill()
-    await mend()
+    await take_results()
     entry.write_bytes(encode({**decode(entry.read_bytes()), "written_at": time.time() - age_days * 86_400}))
     async with worker(config) as child:
         assert child.said("is dropped: it is too old") == (age_days > 8)
@@ -267,13 +267,13 @@ async def test_what_cannot_be_read_is_set_aside_and_the_rest_is_delivered(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     config = worker_toml(tmp_path, server.url)
-    mend = await inbox_full(coordinator)
+    take_results = await inbox_full(coordinator)
     async with worker(config) as child:
         task_id = await publish(coordinator, "say:done")
         await child.until_said("the result cannot be stored yet")
         entry = await entry_on_disk(tmp_path)
         child.kill()
-    await mend()
+    await take_results()
     whole = decode(entry.read_bytes())
     odd = {
         "empty": b"",
@@ -409,7 +409,10 @@ async def test_a_result_that_may_not_go_where_the_task_wants_it_ends_no_worker_a
         await eventually((tmp_path / "ran").exists, "another task runs beside it")
         refused = await publish(bus, "say:done", reply_to="secret")
         status = await settled(bus, refused)
-        assert (status.state, text(status)) == ("completed", "done\n")  # the ledger has it, whoever may read that
+        assert (status.state, text(status)) == (
+            "completed",
+            "done\n",
+        )  # the ledger has it, which the coordinator may read
         await child.until_said("does not allow this user to publish to agent.secret.results")
         assert text(await settled(bus, running)) == "unharmed\n"
         assert child.popen.poll() is None

@@ -123,7 +123,7 @@ def test_output_of_which_only_the_beginning_was_kept_is_measured():
     assert "output" not in ended(data).extra
 
 
-# -- the wish for an approval -----------------------------------------------------------------------------------
+# -- a request for approval -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Quick commands one after the other: their tasks are taken ahead, and nobody else waits for one of them."""
+"""Quick commands one after the other: their tasks are taken ahead, and no other worker waits for one of them."""
 
 import contextlib
 import signal
@@ -136,7 +136,7 @@ async def test_what_a_killed_worker_held_ahead_is_taken_over(tmp_path: Path, ser
                 await settled(coordinator, task_id)
             await acknowledged(coordinator)
         assert len(await result_messages(coordinator)) == 15
-        (tmp_path / "one" / "go").touch()  # nobody else has the records of the first worker to clean up after it
+        (tmp_path / "one" / "go").touch()  # no other worker has the records of the first worker to clean up after it
         await eventually(lambda: not (tmp_path / "one" / "slot").exists(), "its command ends")
 
 
