@@ -38,7 +38,6 @@ NOT_YET = frozenset(
         "agentbus/bus/setup.py _reconcile_stream",
         "agentbus/config/connection_settings.py connection_settings",
         "agentbus/config/urls.py _parse_url",
-        "agentbus/provision/bus_folder.py",
         "worker/agentbus_worker/worker.py",
     }
 )

@@ -22,9 +22,18 @@ if TYPE_CHECKING:
     from agentbus.cli.coordinator import inbox_line, status_page
     from agentbus.cli.demo import story
     from agentbus.cli.operator import local_bus
-    from agentbus.config import loading, private_files
+    from agentbus.config import loading, private_files, storage_sizes
     from agentbus.protocol import json_codec
-    from agentbus.provision import agent_presets, bundle, bus_folder, join, nats_server, server_folder
+    from agentbus.provision import (
+        agent_presets,
+        bundle,
+        bus_folder,
+        join,
+        nats_server,
+        new_bus,
+        server_certificates,
+        server_folder,
+    )
     from agentbus.provision.services import choice, worker_service
 else:
     _PACKAGES = {
@@ -35,10 +44,10 @@ else:
         "agentbus.cli.coordinator": ["inbox_line", "status_page"],
         "agentbus.cli.demo": ["story"],
         "agentbus.cli.operator": ["local_bus"],
-        "agentbus.config": ["loading", "private_files"],
+        "agentbus.config": ["loading", "private_files", "storage_sizes"],
         "agentbus.protocol": ["json_codec"],
         "agentbus.provision": [
-            "agent_presets", "bundle", "bus_folder", "join", "nats_server", "server_folder",
+            "agent_presets", "bundle", "bus_folder", "join", "nats_server", "new_bus", "server_certificates", "server_folder",
         ],
         "agentbus.provision.services": ["choice", "worker_service"],
     }  # fmt: skip

@@ -67,7 +67,7 @@ class Size(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The number of bytes."""
         try:
-            return lazy.bus_folder.in_bytes(lazy.bus_folder.size(str(value)))
+            return lazy.storage_sizes.in_bytes(lazy.storage_sizes.storage_size(str(value)))
         except ConfigError as error:
             self.fail(str(error), param, ctx)
 

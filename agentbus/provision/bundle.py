@@ -1,4 +1,4 @@
-"""A bundle: everything that one party needs to join a bus, in one file that is carried to its machine."""
+"""Bundles: all that one party needs to join a bus, in one file that the operator carries to its machine."""
 
 import tomllib
 from pathlib import Path
@@ -33,7 +33,7 @@ def _url(text: str) -> str:
 
 
 class Bundle(Section):
-    """Who to be on which bus. `repr()` leaves the secret out."""
+    """The credential of one party, and the bus that it is for. `repr()` leaves the secret out."""
 
     version: Literal[1] = 1
     role: Literal["worker", "coordinator", "administrator"]
@@ -46,8 +46,8 @@ class Bundle(Section):
 
     @property
     def secret_name(self) -> str:
-        """What a file with the secret is called."""
-        return f"{self.id}.nk" if self.auth == "nkey" else f"{self.id}.password"
+        """The name of the file that holds the secret on the machine of the party."""
+        return secret_name(self.auth, self.id)
 
 
 class _File(Section):
@@ -55,7 +55,7 @@ class _File(Section):
 
 
 def bundle_text(bundle: Bundle) -> str:
-    """The bundle as a file."""
+    """Return the content of a bundle file."""
     party = {
         "worker": f"a worker of the agent {bundle.id}",
         "coordinator": "the coordinator",
@@ -68,8 +68,13 @@ def bundle_text(bundle: Bundle) -> str:
     return _HEAD.format(party=party, command=command) + toml({"bundle": values})
 
 
+def secret_name(auth: Auth, party: str) -> str:
+    """Return the name of the file that holds the secret of a party."""
+    return f"{party}.nk" if auth == "nkey" else f"{party}.password"
+
+
 def sign_in(auth: Auth, name: str, secret: Path) -> dict[str, str | Path]:
-    """The keys of `[nats]` that name a credential."""
+    """Return the keys of `[nats]` that name a credential."""
     if auth == "nkey":
         return {"nkey_file": secret}
     return {"user": subjects.address(name), "password_file": secret}
@@ -79,7 +84,7 @@ def read_bundle(path: Path) -> Bundle:
     """Read a bundle.
 
     Raises:
-        ConfigError: the file cannot be read, or is no bundle; the error does not quote what stands in it.
+        ConfigError: the file cannot be read, or is no bundle; the error does not quote its content, which is secret.
     """
     try:
         with path.open("rb") as file:

@@ -1,19 +1,17 @@
-"""What one nats-server of a bus is started with: alone, or as a member of a cluster.
+"""The files that one nats-server of a bus starts with: alone, or as a member of a cluster.
 
-The server of a cluster has a folder of its own, which is carried to its machine as a whole. So the paths in it are
-relative, and the server is started in it.
+A member of a cluster has a folder of its own, which the operator carries to its machine. So the paths in its
+configuration are relative, and the server is started in that folder.
 """
 
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agentbus.config.private_files import write_private
 from agentbus.errors import ConfigError
-from agentbus.provision.certificates import Pair, new_server_certificate
 from agentbus.provision.conf_text import quoted, quoted_list
 
 DEFAULT_PORT: Final = 7422
@@ -38,7 +36,7 @@ def host(text: str) -> str:
 
 
 def with_port(name: str, port: int) -> str:
-    """A host with a port, an IPv6 address in brackets."""
+    """Return a host with a port; an IPv6 address is put into brackets."""
     return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
@@ -71,10 +69,10 @@ def read_member(text: str, *, port: int = DEFAULT_PORT, cluster_port: int = DEFA
 
 
 def check_members(members: Sequence[Member]) -> None:
-    """Refuse what makes no cluster.
+    """Check that these members make a cluster.
 
     Raises:
-        ConfigError: there are not three or five of them, or two are the same.
+        ConfigError: there are not three or five of them, or two have the same address and port.
     """
     if len(members) not in CLUSTER_SIZES:
         raise ConfigError(
@@ -82,9 +80,9 @@ def check_members(members: Sequence[Member]) -> None:
             "so two outlast no loss, and four no more than three"
         )
     reached = [(one.host, port) for one in members for port in (one.port, one.cluster_port)]
-    for place in reached:
-        if reached.count(place) > 1:
-            raise ConfigError(f"two servers cannot both have {with_port(*place)}; each needs two ports of its own")
+    for address in reached:
+        if reached.count(address) > 1:
+            raise ConfigError(f"two servers cannot both have {with_port(*address)}; each needs two ports of its own")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +95,12 @@ class ServerFolder:
 
     @property
     def configuration(self) -> Path:
-        """What nats-server is started with; that of a cluster, in this folder."""
+        """The configuration file; a member of a cluster is started in its folder."""
         return self.path / "nats-server.conf"
 
     @property
     def pid_file(self) -> Path:
-        """Where the running server writes its process id."""
+        """The file into which the running server writes its process id."""
         return self.path / "nats-server.pid"
 
     @property
@@ -113,7 +111,7 @@ class ServerFolder:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is different from server to server, or from bus to bus."""
+    """The values in a configuration that differ from server to server, or from bus to bus."""
 
     listen: str
     port: int
@@ -126,34 +124,15 @@ class Settings:
 
 
 def server_folders(bus: Path, members: Sequence[Member]) -> tuple[ServerFolder, ...]:
-    """The one server of the bus in a folder, or the members of its cluster."""
+    """Return the only server of the bus in a folder, or the members of its cluster."""
     names = [(f"agentbus-{number}", one) for number, one in enumerate(members, 1)]
     return tuple(ServerFolder(name, bus / "servers" / name, one) for name, one in names) or (
         ServerFolder("agentbus", bus),
     )
 
 
-def with_loopback(hosts: Iterable[str]) -> tuple[str, ...]:
-    """What a certificate names: these hosts, and this machine for those who are on it."""
-    return tuple(dict.fromkeys((*hosts, "localhost", "127.0.0.1", "::1")))
-
-
-def write_pair(folder: Path, name: str, pair: Pair) -> None:
-    """Write a certificate and its key, in place of earlier ones."""
-    write_private(folder / f"{name}-key.pem", pair.key, replace=True)
-    write_private(folder / f"{name}.pem", pair.certificate, replace=True)
-
-
-def write_certificate(authority: Pair, server: ServerFolder, hosts: Iterable[str]) -> None:
-    """Give a member of a cluster a certificate, which also lets it in to the others, and the CA of theirs."""
-    assert server.member is not None, "it is one of a cluster"
-    names = with_loopback((server.member.host, *map(host, hosts)))
-    write_pair(server.path, "server", new_server_certificate(authority, names, peer=True))
-    write_private(server.path / "ca.pem", authority.certificate, replace=True)
-
-
 def configuration(server: ServerFolder, settings: Settings, members: Sequence[Member] = ()) -> str:
-    """The configuration of a server, with the cluster if it is a member of one."""
+    """Return the configuration of a server, with a `cluster` block if it is a member of one."""
     pid_file = server.pid_file if server.member is None else Path(server.pid_file.name)
     values = {
         "name": server.name,
@@ -176,8 +155,8 @@ def configuration(server: ServerFolder, settings: Settings, members: Sequence[Me
 _START_HERE: Final = "# Start the server in this folder: the paths below are relative to it.\n"
 
 _CONFIGURATION: Final = """\
-# nats-server for agentbus. This file was written once and is yours to change; accounts.conf, which it includes, is
-# written anew by `agentbus agent add`, `remove` and `rotate`.
+# nats-server for agentbus. This file was written once and is yours to change. It includes accounts.conf, which
+# `agentbus agent add`, `remove` and `rotate` write anew.
 
 server_name: {name}
 listen: {listen}

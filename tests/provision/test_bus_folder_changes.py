@@ -12,9 +12,10 @@ import pytest
 
 from agentbus.config import nkeys
 from agentbus.errors import ConfigError
-from agentbus.provision import bus_folder
-from agentbus.provision.bus_folder import BusFolder, create
+from agentbus.provision import bus_lock
+from agentbus.provision.bus_folder import BusFolder
 from agentbus.provision.nats_server import find_binary
+from agentbus.provision.new_bus import create
 from support.harness import BOUND_S, Process, eventually, process
 from support.installation import PLAN
 
@@ -40,7 +41,7 @@ MAKES = """
 import sys, time
 from dataclasses import replace
 from pathlib import Path
-from agentbus.provision.bus_folder import Plan, create
+from agentbus.provision.new_bus import Plan, create
 
 folder, go, host = sys.argv[1:]
 print("ready", flush=True)
@@ -52,9 +53,9 @@ create(Path(folder), Plan(hosts=(host,)), ["code"])
 HOLDS = """
 import sys, time
 from pathlib import Path
-from agentbus.provision import bus_folder
+from agentbus.provision.bus_lock import changing
 
-with bus_folder._locked(Path(sys.argv[1])):
+with changing(Path(sys.argv[1])):
     print("holds it", flush=True)
     time.sleep(1000)
 """
@@ -138,7 +139,7 @@ async def test_a_change_waits_for_another_and_says_so_if_that_does_not_end(
         await holder.until_said("holds it")
         before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
         with monkeypatch.context() as patch:
-            patch.setattr(bus_folder, "_LOCK_PATIENCE_S", 0.3)
+            patch.setattr(bus_lock, "_TIMEOUT_S", 0.3)
             for change in (folder.add, folder.rotate, folder.remove):
                 with pytest.raises(ConfigError, match=r"another command has been changing the bus in .* try again"):
                     change("lead" if change == folder.add else "code")

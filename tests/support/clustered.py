@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentbus import Coordinator
 from agentbus.bus.jetstream import Bus, connect
@@ -18,11 +18,14 @@ from agentbus.config.schema import NatsSection
 from agentbus.errors import AgentBusError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
-from agentbus.provision.bus_folder import BusFolder, create
 from agentbus.provision.nats_server import NatsServer, start_server
+from agentbus.provision.new_bus import create
 from agentbus.provision.server_folder import Member
 from support.harness import BOUND_S, eventually, worker_toml
 from support.installation import PLAN, free_port
+
+if TYPE_CHECKING:
+    from agentbus.provision.bus_folder import BusFolder
 
 ELECTION_S = 3 * BOUND_S
 """How long servers that have lost one of them may take to agree again, also on a busy machine."""

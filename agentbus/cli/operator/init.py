@@ -81,14 +81,14 @@ def init(
     """
     if only_renew:
         bus = lazy.bus_folder.BusFolder(folder)
-        lazy.bus_folder.renew_certificate(bus, options["hosts"])
+        lazy.server_certificates.renew_certificate(bus, options["hosts"])
         if bus.clustered:
             click.echo(f"new certificates are in {bus.path / 'servers'}; {carry(bus, 'server*.pem')}:\n  {reload(bus)}")
         else:
             click.echo(f"a new certificate is in {bus.path / 'tls'}; make the server read it:\n  {reload(bus)}")
         return
     ports = {"port": options["port"], "cluster_port": options["cluster_port"]}
-    plan = lazy.bus_folder.Plan(
+    plan = lazy.new_bus.Plan(
         hosts=options["hosts"],
         members=tuple(lazy.server_folder.read_member(text, **ports) for text in options["members"]),
         port=options["port"],
@@ -102,7 +102,7 @@ def init(
         max_memory=options["max_memory"],
         max_file=options["max_file"],
     )
-    bus = lazy.bus_folder.create(folder, plan, agents)
+    bus = lazy.new_bus.create(folder, plan, agents)
     click.echo(f"made a bus for {bus.url} in {bus.path}")
     if bus.clustered:
         click.echo("carry each of these folders to its machine:")

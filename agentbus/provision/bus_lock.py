@@ -1,0 +1,38 @@
+"""The lock of a bus folder: one command changes the bus at a time."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from agentbus.errors import ConfigError
+
+# Each change takes milliseconds; a command that waits longer waits for one that hangs.
+_TIMEOUT_S: Final = 10.0
+
+
+@contextmanager
+def changing(folder: Path) -> Generator[None]:
+    """Hold the lock of a folder for the length of the block; the same thread may take it again inside.
+
+    The operating system releases the lock when the process ends, however it ends.
+
+    Raises:
+        ConfigError: another command holds it for too long, or the lock file cannot be used.
+    """
+    from filelock import FileLock, Timeout  # noqa: PLC0415  # most commands that open a bus change nothing
+
+    lock = FileLock(folder / ".lock", timeout=_TIMEOUT_S, mode=0o600, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(
+            f"another command has been changing the bus in {folder} for {_TIMEOUT_S:g} s; "
+            "wait for its end, or end it, and try again"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"cannot lock the bus in {folder}: {error.strerror or error}") from None
+    try:
+        yield
+    finally:
+        lock.release()

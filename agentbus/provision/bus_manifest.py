@@ -1,0 +1,147 @@
+"""`bus.toml`, which says who is on a bus, and what is written from it: `accounts.conf` of each server."""
+
+import secrets
+import tomllib
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from agentbus.config import nkeys
+from agentbus.config.private_files import toml, write_private
+from agentbus.config.schema import AgentId, Section
+from agentbus.config.storage_sizes import storage_size, times
+from agentbus.errors import ConfigError
+from agentbus.protocol import permissions, subjects
+from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED, Party
+from agentbus.provision.accounts_conf import Login, accounts_block
+from agentbus.provision.bundle import Auth
+from agentbus.provision.server_folder import ServerFolder, read_member, server_folders
+
+# About 0.15 s a hash: the server pays it at each sign-in, an attacker at each guess.
+_BCRYPT_ROUNDS: Final = 11
+_PASSWORD_BYTES: Final = 32
+
+
+class BusEntry(Section):
+    """The section `[bus]`: what is the same for all parties."""
+
+    version: Literal[1] = 1
+    url: str
+    members: tuple[str, ...] = ()
+    auth: Auth
+    ca: Path | None = None
+    max_memory: Annotated[str, AfterValidator(storage_size)]
+    max_file: Annotated[str, AfterValidator(storage_size)]
+
+
+class PartyEntry(Section):
+    """A section `[party.ID]`: one party, by the public part of its credential."""
+
+    nkey: str | None = None
+    password_hash: Annotated[str | None, Field(repr=False)] = None
+    may_task: tuple[AgentId, ...] = ()
+
+
+class Manifest(Section):
+    """The content of `bus.toml`."""
+
+    bus: BusEntry
+    party: dict[AgentId, PartyEntry]
+
+
+def manifest_file(folder: Path) -> Path:
+    """Return where the manifest of a bus lies."""
+    return folder / "bus.toml"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of the bus in a folder.
+
+    Raises:
+        ConfigError: there is none, or it cannot be read.
+    """
+    path = manifest_file(folder)
+    try:
+        return Manifest.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no bus in {folder}; make one with: agentbus init {folder}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (ValidationError, ValueError):
+        raise ConfigError(f"{path} is damaged; take it from a backup") from None
+
+
+def write_manifest(folder: Path, manifest: Manifest, *, replace: bool) -> None:
+    """Write what the servers know of the parties, then the manifest.
+
+    Raises:
+        ConfigError: a file cannot be written, or there is a manifest and `replace` is false.
+    """
+    write_accounts(folder, manifest)
+    write_private(manifest_file(folder), manifest_text(manifest), replace=replace)  # last: it makes the change valid
+
+
+def servers_of(folder: Path, manifest: Manifest) -> tuple[ServerFolder, ...]:
+    """Return the server of the bus, or those of its cluster."""
+    return server_folders(folder, [read_member(text) for text in manifest.bus.members])
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """Return the content of `bus.toml`."""
+    head = "# Who is on the bus. Written by `agentbus init` and `agentbus agent`.\n"
+    parties = {f"party.{name}": member.model_dump(exclude_defaults=True) for name, member in manifest.party.items()}
+    bus = manifest.bus.model_dump(exclude_none=True)
+    if not manifest.bus.members:
+        del bus["members"]  # so that older versions can read it
+    return head + toml({"bus": bus, **parties})
+
+
+def new_credential(auth: Auth, may_task: tuple[str, ...]) -> tuple[str, PartyEntry]:
+    """Return a new secret, and its public part for the manifest."""
+    if auth == "nkey":
+        seed = nkeys.new_seed()
+        return seed, PartyEntry(nkey=nkeys.UserKey(seed).public, may_task=may_task)
+    password = secrets.token_urlsafe(_PASSWORD_BYTES)
+    return password, PartyEntry(password_hash=_hashed(password), may_task=may_task)
+
+
+def _hashed(password: str) -> str:
+    try:
+        import bcrypt  # noqa: PLC0415
+    except ImportError:
+        raise ConfigError('passwords need bcrypt: pip install "agentbus-mcp[password]"; nkeys need nothing') from None
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(_BCRYPT_ROUNDS)).decode()
+
+
+def write_accounts(folder: Path, manifest: Manifest) -> None:
+    """Write `accounts.conf` into the folder of each server."""
+    for server in servers_of(folder, manifest):
+        write_private(server.accounts, _accounts_text(manifest), replace=True)
+
+
+def _accounts_text(manifest: Manifest) -> str:
+    logins = {
+        name: Login(_party_of(name, manifest), nkey=member.nkey, password_hash=member.password_hash)
+        for name, member in sorted(manifest.party.items())
+    }
+    administrator = logins.pop(ADMINISTRATOR)
+    # The server counts the storage of an account over all replicas; the sizes in bus.toml are those of one server.
+    servers = 3 if manifest.bus.members else 1
+    return "# Written by `agentbus init` and `agentbus agent`; they overwrite what is changed here.\n" + accounts_block(
+        administrator,
+        list(logins.values()),
+        max_memory=times(manifest.bus.max_memory, servers),
+        max_file=times(manifest.bus.max_file, servers),
+    )
+
+
+def _party_of(name: str, manifest: Manifest) -> Party:
+    agents = sorted(other for other in manifest.party if other not in RESERVED)
+    if name == ADMINISTRATOR:
+        return permissions.administrator()
+    return (
+        permissions.coordinator(agents)
+        if name == subjects.COORDINATOR
+        else permissions.worker(name, manifest.party[name].may_task)
+    )
