@@ -47,7 +47,8 @@ else:
         "agentbus.config": ["loading", "private_files", "storage_sizes"],
         "agentbus.protocol": ["json_codec"],
         "agentbus.provision": [
-            "agent_presets", "bundle", "bus_folder", "join", "nats_server", "new_bus", "server_certificates", "server_folder",
+            "agent_presets", "bundle", "bus_folder", "join", "nats_server", "new_bus",
+            "server_certificates", "server_folder",
         ],
         "agentbus.provision.services": ["choice", "worker_service"],
     }  # fmt: skip
