@@ -162,7 +162,7 @@ def _with_toml(host: Host, text: str, made: Entry) -> str:
             servers[NAME] = made
         return tomlkit.dumps(content)  # pyright: ignore[reportUnknownMemberType]
     except TOMLKitError as error:
-        raise HostError(f"it is not valid TOML ({error}); mend it, or add the entry by hand") from None
+        raise HostError(f"it is not valid TOML ({error}); repair it, or add the entry by hand") from None
 
 
 def _is_stdio(there: Any) -> bool:
