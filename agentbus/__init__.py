@@ -9,20 +9,28 @@ from typing import TYPE_CHECKING, Any
 from agentbus.version import __version__
 
 if TYPE_CHECKING:
+    from agentbus.agent_overview import AgentOverview
     from agentbus.coordinator import Coordinator, connect
     from agentbus.errors import AgentBusError
     from agentbus.protocol.messages import Result, Task
+    from agentbus.task_handle import PublishedTask, TaskFailure, TaskHandle
     from agentbus.tasks.inbox import Inbox, InboxMessage
+    from agentbus.tasks.presence import Presence
     from agentbus.tasks.status import TaskStatus, Waited
     from agentbus.tasks.task_list import TaskList
 
 __all__ = [
     "AgentBusError",
+    "AgentOverview",
     "Coordinator",
     "Inbox",
     "InboxMessage",
+    "Presence",
+    "PublishedTask",
     "Result",
     "Task",
+    "TaskFailure",
+    "TaskHandle",
     "TaskList",
     "TaskStatus",
     "Waited",
@@ -32,11 +40,16 @@ __all__ = [
 
 _HOME = {
     "AgentBusError": "agentbus.errors",
+    "AgentOverview": "agentbus.agent_overview",
     "Coordinator": "agentbus.coordinator",
     "Inbox": "agentbus.tasks.inbox",
     "InboxMessage": "agentbus.tasks.inbox",
+    "Presence": "agentbus.tasks.presence",
+    "PublishedTask": "agentbus.task_handle",
     "Result": "agentbus.protocol.messages",
     "Task": "agentbus.protocol.messages",
+    "TaskFailure": "agentbus.task_handle",
+    "TaskHandle": "agentbus.task_handle",
     "TaskList": "agentbus.tasks.task_list",
     "TaskStatus": "agentbus.tasks.status",
     "Waited": "agentbus.tasks.status",

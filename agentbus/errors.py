@@ -7,6 +7,11 @@ AgentBusError
 ├── ArgumentError               an argument of a call that fits its type, but cannot be used here
 ├── TaskConflictError           the task id is taken by a task with other content
 ├── TaskNotFoundError           no ledger entry has this task id
+├── NotSettledError             a task that has no result yet, where one is needed
+│   └── ResultTimeoutError      no result within the time that the caller gave
+├── NoApprovalPendingError      an answer to a task that does not wait for an approval
+├── TaskContentMissingError     a task whose content the bus does not hold any more
+├── OutputNotKeptError          an output of which the bus holds only the beginning
 ├── ServerBinaryError           no nats-server executable, or it did not come up
 ├── AssetError                  a file that comes with agentbus is missing from this installation
 ├── HostError                   the MCP server's entry cannot be put into the file of an MCP host
@@ -59,6 +64,26 @@ class TaskConflictError(AgentBusError):
 
 class TaskNotFoundError(AgentBusError):
     """No ledger entry has this task id."""
+
+
+class NotSettledError(AgentBusError):
+    """The task has no result yet, and the operation needs one."""
+
+
+class ResultTimeoutError(NotSettledError):
+    """The task has no result within the time that the caller gave; the task goes on."""
+
+
+class NoApprovalPendingError(AgentBusError):
+    """The task does not wait for an approval."""
+
+
+class TaskContentMissingError(AgentBusError):
+    """The bus does not hold the whole content of the task any more, so that it cannot be repeated or answered."""
+
+
+class OutputNotKeptError(AgentBusError):
+    """The bus holds only the beginning of an output: its worker was not allowed to keep more, or could not."""
 
 
 class ServerBinaryError(AgentBusError):

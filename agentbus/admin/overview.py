@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
+from agentbus.agent_overview import AgentOverview
 from agentbus.coordinator import Coordinator
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
@@ -55,7 +56,7 @@ class Snapshot:
     at: datetime
     server_version: str
     streams: list[StreamUsage]
-    agents: list[dict[str, Json]]
+    agents: list[AgentOverview]
     running: list[TaskStatus]
     recent: list[TaskStatus]
     missing: list[str]
@@ -67,7 +68,7 @@ class Snapshot:
             "at": self.at.isoformat(),
             "server_version": self.server_version,
             "streams": [usage.to_json() for usage in self.streams],
-            "agents": list[Json](self.agents),
+            "agents": [agent.to_json() for agent in self.agents],
             "running": [status.to_json(with_result=False) for status in self.running],
             "recent": [status.to_json(with_result=False) for status in self.recent],
             "missing": list[Json](self.missing),

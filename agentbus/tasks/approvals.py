@@ -3,7 +3,7 @@
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
-from agentbus.errors import AgentBusError, TaskConflictError
+from agentbus.errors import InvalidIdError, NoApprovalPendingError, TaskConflictError, TaskContentMissingError
 from agentbus.protocol import approval, subjects
 from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.messages import Task, decode_task
@@ -28,11 +28,11 @@ def answer_id(task_id: str) -> str:
     """The id of the follow-up that answers a task: one for each, so that there can be one answer only.
 
     Raises:
-        AgentBusError: the id of the task is too long to be followed up.
+        InvalidIdError: the id of the task is too long to be followed up.
     """
     follow_up = f"{task_id}{ANSWER_SUFFIX}"
     if len(follow_up) > _MAX_ID_CHARS:
-        raise AgentBusError(
+        raise InvalidIdError(
             f"the id {task_id} is too long to be answered; publish a new task that says what is allowed"
         )
     return follow_up
@@ -45,17 +45,19 @@ def follow_up(status: TaskStatus, *, sender: str, approve: bool, comment: str) -
     request and the decision alone, so building it again gives the same task.
 
     Raises:
-        AgentBusError: the task does not wait for an approval.
+        NoApprovalPendingError: the task does not wait for an approval.
+        TaskContentMissingError: the result does not hold the whole content of the task.
+        InvalidIdError: the id of the task is too long to be followed up.
         MessageError: what it says cannot be carried by a task.
     """
     result = status.result
     if result is None or result.status != "needs_approval":
-        raise AgentBusError(
+        raise NoApprovalPendingError(
             f"the task {status.task_id} is {status.state}; only a task whose result is needs_approval can be answered"
         )
     entry = status.record.entry
     if decode_task(encode(result.task)).digest() != entry.digest:
-        raise AgentBusError(
+        raise TaskContentMissingError(
             f"the content of the task {status.task_id} is not known any more; publish a new task that says what is "
             "allowed"
         )
@@ -93,8 +95,9 @@ async def send_answer(bus: Bus, status: TaskStatus, *, sender: str, approve: boo
     """Publish the follow-up; repeating the same answer is harmless.
 
     Raises:
-        TaskConflictError: it was answered before, with another decision or comment, or by somebody else.
-        AgentBusError: see `follow_up` and `agentbus.tasks.publish.publish`.
+        TaskConflictError: it was answered before, with another decision or comment, or by another coordinator.
+        NoApprovalPendingError, TaskContentMissingError, InvalidIdError, MessageError: see `follow_up`.
+        BusError: see `agentbus.tasks.publish.publish`.
     """
     task = follow_up(status, sender=sender, approve=approve, comment=comment)
     try:

@@ -8,17 +8,18 @@ import base64
 import hashlib
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
-from agentbus.errors import CorruptFileError, FileMissingError, MessageError
+from agentbus.errors import CorruptFileError, FileMissingError, MessageError, NotSettledError, OutputNotKeptError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import random_token
-from agentbus.protocol.json_codec import decode, encode
+from agentbus.protocol.json_codec import Json, decode, encode
 from agentbus.protocol.timestamps import now
+from agentbus.tasks.status import TaskStatus
 
 CHUNK_BYTES: Final = 512 * 1024
 _DIGEST: Final = "SHA-256="
@@ -120,6 +121,28 @@ async def read_file(bus: Bus, agent: str, name: str) -> AsyncGenerator[bytes]:
     expected = meta.digest.removeprefix(_DIGEST)
     if size != meta.size or base64.urlsafe_b64encode(digest.digest()).decode() != expected:
         raise CorruptFileError(f"the file {name} is not what was stored: its size or digest is different")
+
+
+async def read_output(bus: Bus, status: TaskStatus) -> AsyncGenerator[bytes]:
+    """Yield the whole output of a settled task: from its result or, where that holds a part, from the stored file.
+
+    Raises:
+        NotSettledError: the task has no result yet.
+        OutputNotKeptError: only a part of its output was kept.
+        FileMissingError, CorruptFileError: see `read_file`.
+    """
+    if status.result is None:
+        raise NotSettledError(f"the task {status.task_id} is {status.state}; it has no output yet")
+    note = status.output_note
+    if not note.get("truncated"):
+        yield str(status.result.result).encode()
+        return
+    file = note.get("file")
+    name = cast("dict[str, Json]", file).get("name") if isinstance(file, dict) else None
+    if not isinstance(name, str):
+        raise OutputNotKeptError(f"only the first {note.get('kept')} of {note.get('bytes')} bytes of output were kept")
+    async for piece in read_file(bus, status.agent, name):
+        yield piece
 
 
 def _meta_subject(bucket: str, name: str) -> str:

@@ -1,6 +1,7 @@
 """What a coordinator sees of a task: the ledger's entry, put for people and models."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 from agentbus.protocol import subjects
@@ -9,7 +10,7 @@ from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import Result, decode_result
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: the parsed result is kept in the instance
 class TaskStatus:
     """What the ledger says of one task."""
 
@@ -40,9 +41,9 @@ class TaskStatus:
         """Whether nothing can change any more: the task has its result, or was cancelled before it started."""
         return self.record.entry.terminal or self.state == "cancelled"
 
-    @property
+    @cached_property
     def result(self) -> Result | None:
-        """The result, once the task is settled."""
+        """The result, once the task has one; parsed once."""
         message = self.record.entry.result
         return None if message is None else decode_result(encode(message))
 

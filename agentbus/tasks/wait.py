@@ -1,13 +1,14 @@
 """Waiting for tasks: the ledger is followed, over broken connections and restarts, until enough of them are settled."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, TypeVar
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
+from agentbus.observability import tracing
 from agentbus.protocol import subjects
 from agentbus.tasks.expiry import settle_expired
 from agentbus.tasks.find import Found, find_all, find_newer
@@ -15,6 +16,7 @@ from agentbus.tasks.status import TaskStatus, Waited
 
 Until: TypeAlias = Literal["all", "any"]
 OnChange: TypeAlias = Callable[[TaskStatus], None]
+_T = TypeVar("_T")
 
 _LAST_LOOK_S: Final = 3.0
 """How long the last look at the tasks may take when the time is over."""
@@ -62,21 +64,42 @@ async def wait_for(
     )
 
 
-async def look_up(
-    bus: Bus, task_ids: Iterable[str], timeout_s: float | None = None, *, agent: str | None = None
-) -> Found:
-    """The entries of tasks by their ids; a connection that breaks meanwhile gets `timeout_s` to come back.
+async def wait_for_ids(
+    bus: Bus,
+    wanted: Iterable[tuple[str, str | None]],
+    *,
+    until: Until = "all",
+    timeout_s: float | None = None,
+    on_change: OnChange | None = None,
+) -> Waited:
+    """Look up tasks by (task id, agent), then wait as `wait_for` does. The trace of a caller is linked to the results.
 
     Raises:
-        TaskNotFoundError, InvalidIdError: for an id that nobody has published.
+        TaskNotFoundError: the bus knows no task of one of the ids.
+        BusUnavailableError: the bus was away for all of `timeout_s`.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = None if timeout_s is None else clock() + timeout_s
+    pairs = list(wanted)
+    found = await repeat_while_away(bus, lambda: find_all(bus, pairs), timeout_s)
+    rest_s = None if deadline is None else max(0.0, deadline - clock())
+    waited = await wait_for(bus, found, until=until, timeout_s=rest_s, on_change=on_change)
+    for status in waited.settled.values():
+        tracing.link(status.record.headers)
+    return waited
+
+
+async def repeat_while_away(bus: Bus, read: Callable[[], Awaitable[_T]], timeout_s: float | None) -> _T:
+    """Return what `read` returns; if the bus is away, wait up to `timeout_s` for the connection and read again.
+
+    Raises:
         BusUnavailableError: the bus was away for too long.
     """
-    wanted = [(subjects.task_id(task_id), agent) for task_id in task_ids]
     clock = asyncio.get_running_loop().time
     deadline = None if timeout_s is None else clock() + timeout_s
     while True:
         try:
-            return await find_all(bus, wanted)
+            return await read()
         except BusUnavailableError:
             if deadline is not None and clock() >= deadline:
                 raise

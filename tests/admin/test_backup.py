@@ -23,7 +23,7 @@ pytestmark = pytest.mark.posix("not tried on Windows")
 
 
 async def publish(coordinator: Coordinator, *contents: str) -> list[str]:
-    return [(await coordinator.publish("code", text, task_type="test"))[0].id for text in contents]
+    return [(await coordinator.publish("code", text, task_type="test")).id for text in contents]
 
 
 async def done(coordinator: Coordinator, ids: Sequence[str], timeout_s: float = 2 * BOUND_S) -> set[str]:
@@ -53,7 +53,7 @@ async def test_a_restored_bus_goes_on_where_it_was(tmp_path: Path):
         outcomes = {item.name: item.outcome for item in await set_up(coordinator.bus, ["code"])}
         assert {name for name, outcome in outcomes.items() if outcome != "found"} == {"KV_AGENT_REGISTRY"}
         assert await inbox(coordinator) == finished
-        whole = b"".join([piece async for piece in coordinator.output(finished[1])])
+        whole = b"".join([piece async for piece in coordinator.task(finished[1]).output()])
         assert len(whole) >= 5000
         async with worker(worker_toml(tmp_path, server.url)):
             assert await done(coordinator, queued) == {"completed"}

@@ -9,6 +9,7 @@ from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
+from agentbus.protocol.messages import new_task
 from agentbus.provision.nats_server import NatsServer, run_server
 from support.harness import Ran, eventually, run_cli, worker, worker_toml
 from support.jobs import acknowledged, counts, outcome, publish, result_messages, settled, text
@@ -66,7 +67,7 @@ async def test_a_foreign_task_that_was_too_large_for_the_worker_runs_once_when_t
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     ran = tmp_path / "ran"
-    [task] = coordinator.build("code", f"touch:{ran} say:done " + "x" * 5000, task_type="test")
+    task = new_task(to="code", content=f"touch:{ran} say:done " + "x" * 5000, task_type="test")
     await coordinator.bus.store("agent.code.tasks", encode(task.to_json()))
     async with worker(worker_toml(tmp_path, server.url, worker={"max_task_bytes": 4096})):
         await buried(coordinator)

@@ -37,7 +37,7 @@ async def test_a_look_shows_agents_running_and_settled_tasks_and_how_full_the_st
         waiting = await publish(coordinator, "say:later")
         await pid_from(tmp_path / "me")
         found = await shown(server)
-        await coordinator.cancel(running)
+        await coordinator.task(running).cancel()
         await settled(coordinator, running)
         await settled(coordinator, waiting)
     [agent] = found["agents"]
@@ -59,7 +59,7 @@ async def test_a_look_shows_agents_running_and_settled_tasks_and_how_full_the_st
 
 async def test_settled_tasks_are_found_behind_many_that_are_queued(server: NatsServer, coordinator: Coordinator):
     [cancelled] = [await publish(coordinator, "x")]
-    await coordinator.cancel(cancelled)
+    await coordinator.task(cancelled).cancel()
     for _ in range(50):
         await publish(coordinator, "x")
     looked = await Observer(coordinator, recent=10).look()

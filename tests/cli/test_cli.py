@@ -188,7 +188,7 @@ async def test_limit_means_the_same_with_and_without_watch_and_watch_goes_on(
 ):
     async with worker(worker_toml(tmp_path, server.url)):
         for number in range(4):
-            [task] = await coordinator.publish("code", f"say:{number}", task_type="x")
+            task = await coordinator.publish("code", f"say:{number}", task_type="x")
             await coordinator.wait([task.id], timeout_s=30)
 
         async def stored() -> bool:
@@ -239,7 +239,7 @@ async def test_on_a_terminal_results_are_a_table_and_control_characters_do_not_a
 ):
     command = ["sh", "-c", r"printf 'evil \033[2J \007 done\n'", "agent", "{input}"]
     async with worker(worker_toml(tmp_path, server.url, chat_cmd=command)):
-        [task] = await coordinator.publish("code", "x", task_type="x")
+        task = await coordinator.publish("code", "x", task_type="x")
         await coordinator.wait([task.id], timeout_s=30)
     shown = await on_terminal("task", "get", "--nats-url", server.url, task.id)
     assert "completed" in shown

@@ -50,11 +50,11 @@ async def test_the_example_follow_goes_on_where_it_stopped(
             yield child
 
     async with worker(worker_toml(tmp_path, server.url)):
-        [first] = await coordinator.publish("code", "say:one", task_type="test")
+        first = await coordinator.publish("code", "say:one", task_type="test")
         async with follow("first.log") as child:
             await child.until_said(f"completed {first.id} one")
             await eventually((tmp_path / "inbox.cursor").exists, "the cursor is kept")
-        [second] = await coordinator.publish("code", "say:two", task_type="test")
+        second = await coordinator.publish("code", "say:two", task_type="test")
         async with follow("second.log") as child:
             await child.until_said(f"completed {second.id} two")
             assert not child.said(first.id)

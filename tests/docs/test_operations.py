@@ -59,7 +59,7 @@ async def test_an_operator_who_follows_the_page_keeps_the_bus_and_its_tasks(tmp_
         bus, running = await made_by_init(home / ".agentbus" / "bus", tmp_path, stack)
         config = join_as_coordinator(bus.bundle(COORDINATOR), home / ".agentbus")
         async with connect(settings(bus, COORDINATOR)) as connection:
-            [task] = await Coordinator(connection, COORDINATOR).publish("code", "say:kept", task_type="test")
+            task = await Coordinator(connection, COORDINATOR).publish("code", "say:kept", task_type="test")
         with ExitStack() as terminals:
             reader = Reader(tmp_path, terminals, activated=True)
             for block in marked(r"run\b.*", OPERATIONS):
@@ -71,7 +71,7 @@ async def test_an_operator_who_follows_the_page_keeps_the_bus_and_its_tasks(tmp_
         assert BusFolder(bus.path).agents == ("code",)
         loaded = load_coordinator(path=config)[0]
         async with connect(connection_settings(loaded.nats, agent=COORDINATOR, name="test")) as connection:
-            assert (await Coordinator(connection, COORDINATOR).task(task.id)).state == "queued"
+            assert (await Coordinator(connection, COORDINATOR).task(task.id).status()).state == "queued"
         # The server has changed over: who trusts the new authority alone is served.
         async with connect(settings(BusFolder(bus.path), COORDINATOR)) as connection:
             assert connection.connected
@@ -115,19 +115,19 @@ async def test_a_worker_behind_a_leaf_does_everything_that_a_worker_does(tmp_pat
         coordinator = Coordinator(connection, COORDINATOR)
         async with worker(worker_toml(tmp_path, site.url, nats={"inbox_prefix": "_INBOX_code"})):
             tasks = [
-                (await coordinator.publish("code", content, task_type="test"))[0].id
+                (await coordinator.publish("code", content, task_type="test")).id
                 for content in ("say:small", "bytes:200000", "sleep:600")
             ]
             finished = await coordinator.wait(tasks[:2], timeout_s=2 * BOUND_S)
             assert {status.state for status in finished.settled.values()} == {"completed"}
-            assert len(b"".join([piece async for piece in coordinator.output(tasks[1])])) >= 200_000
+            assert len(b"".join([piece async for piece in coordinator.task(tasks[1]).output()])) >= 200_000
             assert [found.agent for found in await coordinator.agents("code")] == ["code"]
 
             async def working() -> bool:
-                return (await coordinator.task(tasks[2])).state == "working"
+                return (await coordinator.task(tasks[2]).status()).state == "working"
 
             await eventually(working, "the worker has the last task")
-            await coordinator.cancel(tasks[2])
+            await coordinator.task(tasks[2]).cancel()
             ended = await coordinator.wait(tasks[2:], timeout_s=BOUND_S)
             assert {status.state for status in ended.settled.values()} == {"cancelled"}
 

@@ -182,7 +182,7 @@ async def test_an_agent_has_the_variables_that_the_skill_names(
     assert len(names) == 5
     async with worker(worker_toml(tmp_path, server.url, worker={"workdir": str(tmp_path / "work")})):
         content = " ".join(f"env:{name}" for name in names)
-        [task] = await coordinator.publish("code", content, task_type="test")
+        task = await coordinator.publish("code", content, task_type="test")
         result = (await coordinator.wait([task.id], timeout_s=BOUND_S)).settled[task.id].result
     assert result
     values = dict(zip(names, str(result.result).splitlines(), strict=True))

@@ -248,7 +248,7 @@ async def test_a_result_that_another_worker_publishes_belongs_to_the_same_trace(
         assert await dying.exit_code() == -signal.SIGKILL
     async with worker(config):
         await acknowledged(coordinator)
-    status = await coordinator.task("orphan")
+    status = await coordinator.task("orphan").status()
     assert (status.state, status.record.entry.attempt) == ("completed", 1)
     assert status.record.headers["traceparent"] == PARENT
     assert await trace_of_result(coordinator) == PARENT
@@ -257,7 +257,7 @@ async def test_a_result_that_another_worker_publishes_belongs_to_the_same_trace(
 async def test_a_dead_letter_that_is_queued_again_stays_in_its_trace(
     server: NatsServer, coordinator: Coordinator, tmp_path: Path
 ) -> None:
-    [task] = coordinator.build("code", "env:TRACEPARENT " + "x" * 5000, task_type="test")
+    task = new_task(to="code", content="env:TRACEPARENT " + "x" * 5000, task_type="test")
     headers = {"traceparent": PARENT}
     await coordinator.bus.store(subjects.tasks("code"), encode(task.to_json()), headers=headers)
     async with worker(worker_toml(tmp_path, server.url, worker={"max_task_bytes": 4096})):
@@ -392,12 +392,12 @@ async def test_a_cancelled_task_says_when_it_was_cancelled_run_or_not(
 ) -> None:
     spans = tmp_path / "spans.jsonl"
     queued = await publish(coordinator, "say:hi")
-    await coordinator.cancel(queued)
+    await coordinator.task(queued).cancel()
     async with traced_worker(worker_toml(tmp_path, server.url), spans):
         [unrun] = await ended_spans(spans, "settle agent.code.tasks")
         running = await publish(coordinator, f"pid:{tmp_path}/pid sleep:1000")
         await pid_from(tmp_path / "pid")
-        await coordinator.cancel(running, reason=SECRET)
+        await coordinator.task(running).cancel(SECRET)
         await settled(coordinator, running)
         [ran] = await ended_spans(spans, "process agent.code.tasks")
     assert unrun["attributes"]["messaging.message.id"] == queued

@@ -120,7 +120,7 @@ async def test_an_agent_joins_a_running_bus_and_is_shut_out_again_and_nobody_els
             assert await outcome(main, "doc") == "completed"
         async with connect(typed.settings("doc", other)) as connected:
             doc = Coordinator(connected, "doc")
-            [task] = await doc.publish("code", "say:done", task_type="test")
+            task = await doc.publish("code", "say:done", task_type="test")
             assert (await doc.wait([task.id], timeout_s=BOUND_S, agent="code")).settled[task.id].state == "completed"
 
         await person.types("agent", "remove", "doc", "--bus", typed.bus)
@@ -157,7 +157,7 @@ async def test_a_rotated_credential_ends_the_worker_with_the_reason_and_a_new_bu
 
 
 async def outcome(main: Coordinator, agent: str) -> str:
-    [task] = await main.publish(agent, "say:done", task_type="test")
+    task = await main.publish(agent, "say:done", task_type="test")
     return (await main.wait([task.id], timeout_s=BOUND_S)).settled[task.id].state
 
 

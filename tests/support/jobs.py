@@ -15,7 +15,7 @@ WAIT_S = 30.0
 
 async def publish(bus: Coordinator, content: Any, *, agent: str = "code", **more: Any) -> str:
     """Publish one task; its id."""
-    [task] = await bus.publish(agent, content, task_type="test", **more)
+    task = await bus.publish(agent, content, task_type="test", **more)
     return task.id
 
 

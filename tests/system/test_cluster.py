@@ -38,10 +38,10 @@ async def test_a_bus_with_one_copy_of_everything_gets_three_and_loses_nothing(tm
         assert (code, set(outcomes.values())) == (0, {"made"}), said
         assert "has one copy in the cluster" in said
         async with servers.coordinator() as coordinator:
-            done = [(await coordinator.publish("code", "say:early", task_type="test"))[0] for _ in range(TASKS)]
+            done = [(await coordinator.publish("code", "say:early", task_type="test")) for _ in range(TASKS)]
             async with worker(servers.worker_toml(tmp_path, "code")):
                 assert not (await coordinator.wait([task.id for task in done], timeout_s=ELECTION_S)).pending
-            queued = [(await coordinator.publish("code", "say:late", task_type="test"))[0] for _ in range(TASKS)]
+            queued = [(await coordinator.publish("code", "say:late", task_type="test")) for _ in range(TASKS)]
             code, outcomes, said = await set_up(servers, "--replicas", "3")
             assert code == 0, said
             assert {name for name, outcome in outcomes.items() if outcome == "found"} == {"agent-code"}

@@ -39,7 +39,7 @@ async def test_a_hostile_worker_can_fill_an_inbox_and_nothing_is_lost(tmp_path: 
         async with connect(own.settings("code")) as code:
             await fill(code, "agent.main.results")
         async with worker(own.worker_toml(tmp_path, "doc")) as process:
-            [task] = await main.publish("doc", "say:done", task_type="test")
+            task = await main.publish("doc", "say:done", task_type="test")
             waited = await main.wait([task.id], timeout_s=BOUND_S)
             assert waited.settled[task.id].state == "completed", "the ledger has it, and who waits for it is told"
             await process.until_said("is full")

@@ -69,7 +69,7 @@ async def test_the_whole_main_job_passes_without_one_violation(bus: Installed, t
         main.inbox() as watched,
     ):
         # To both, long enough to be renewed; results, inbox and ledger agree.
-        tasks = await main.publish(["code", "doc"], "sleep:1.5 say:done", task_type="test", task_id="build.1.2")
+        tasks = await main.publish_to(["code", "doc"], "sleep:1.5 say:done", task_type="test", task_id="build.1.2")
         waited = await main.wait([task.id for task in tasks], timeout_s=BOUND_S)
         assert [waited.settled[task.id].state for task in tasks] == ["completed", "completed"]
         claim = waited.settled["build.1.2-code"].record.entry.claim
@@ -78,8 +78,9 @@ async def test_the_whole_main_job_passes_without_one_violation(bus: Installed, t
         seen = {await _task_of_next(watched.next), await _task_of_next(watched.next)}
         assert seen == {task.id for task in tasks}
         assert {message.result and message.result.task_id for message in await main.results(newest=5)} == seen
-        assert (await main.task("build.1.2-doc")).state == "completed"
-        assert (await main.send(tasks[0])).known
+        assert (await main.task("build.1.2-doc").status()).state == "completed"
+        again = await main.publish("code", "sleep:1.5 say:done", task_type="test", task_id="build.1.2-code")
+        assert again.known
 
         # A message that is no task: a dead letter for the administrator, a failed result for its sender.
         await main.bus.store("agent.code.tasks", b'{"id": "broken", "from": "agent-main"}', msg_id="code.broken")
@@ -93,7 +94,7 @@ async def test_the_whole_main_job_passes_without_one_violation(bus: Installed, t
         assert await _task_of_next(watched.next) == "broken"
 
         # The worker dies: another takes the task over once it is sure that nobody holds the lease.
-        [task] = await main.publish("code", "sleep:1.5 say:again", task_type="test")
+        task = await main.publish("code", "sleep:1.5 say:again", task_type="test")
         await eventually(lambda: _is_working(main, task.id), "the task is being worked on")
         first.kill()
         async with worker(bus.worker_toml(tmp_path, "code")):
@@ -111,12 +112,12 @@ async def _task_of_next(following: Callable[[], Awaitable[object]]) -> str:
 
 
 async def _is_working(main: Coordinator, task_id: str, agent: str | None = None) -> bool:
-    return (await main.task(task_id, agent=agent)).state == "working"
+    return (await main.task(task_id, agent=agent).status()).state == "working"
 
 
 async def test_an_agent_reads_its_own_inbox(sample: Sample, tmp_path: Path) -> None:
     async with sample.coordinator("main") as main, worker(sample.worker_toml(tmp_path, "code")):
-        [task] = await main.publish("code", "say:for_doc", task_type="test", reply_to="doc")
+        task = await main.publish("code", "say:for_doc", task_type="test", reply_to="doc")
         await main.wait([task.id], timeout_s=BOUND_S)
     async with sample.coordinator("doc") as doc:
         [message] = await doc.results(newest=5)
@@ -127,12 +128,12 @@ async def test_an_agent_reads_its_own_inbox(sample: Sample, tmp_path: Path) -> N
 
 async def test_a_task_is_cancelled_without_a_violation(bus: Installed, tmp_path: Path) -> None:
     async with bus.coordinator("main") as main:
-        [queued] = await main.publish("code", "say:no", task_type="test")
-        await main.cancel(queued.id, reason="not needed")
+        queued = await main.publish("code", "say:no", task_type="test")
+        await main.task(queued.id).cancel("not needed")
         async with worker(bus.worker_toml(tmp_path, "code")):
-            [running] = await main.publish("code", "sleep:30", task_type="test")
+            running = await main.publish("code", "sleep:30", task_type="test")
             await eventually(lambda: _is_working(main, running.id), "the second task is being worked on")
-            await main.cancel(running.id)
+            await main.task(running.id).cancel()
             waited = await main.wait([queued.id, running.id], timeout_s=BOUND_S)
     assert [waited.settled[task.id].state for task in (queued, running)] == ["cancelled", "cancelled"]
     assert bus.violations() == []
@@ -162,7 +163,7 @@ async def test_signs_of_life_and_control_messages_arrive(bus: Installed) -> None
         async with asyncio.timeout(BOUND_S):
             heard = {await arrived.get() for _ in range(3)}
         assert heard == {"agent.code.progress.task.1", "agent.code.control", "agent.code.heartbeat"}
-        assert [(agent["agent"], agent["online"]) for agent in await main.overview()] == [
+        assert [(agent.agent, agent.online) for agent in await main.overview()] == [
             ("code", True),
             ("doc", False),
         ]
@@ -176,7 +177,7 @@ async def test_a_large_output_is_stored_by_the_worker_and_read_by_the_coordinato
     bus: Installed, tmp_path: Path
 ) -> None:
     async with bus.coordinator("main") as main, worker(bus.worker_toml(tmp_path, "code")):
-        [task] = await main.publish("code", "bytes:700000", task_type="test")
+        task = await main.publish("code", "bytes:700000", task_type="test")
         result = (await main.wait([task.id], timeout_s=BOUND_S)).settled[task.id].result
         assert result
         file = result.to_json()["output"]["file"]
@@ -188,7 +189,7 @@ async def test_a_large_output_is_stored_by_the_worker_and_read_by_the_coordinato
 
 async def test_the_coordinator_sees_the_backlog_and_its_own_inbox_over_mcp(bus: Installed) -> None:
     async with bus.coordinator("main") as main:
-        [task] = await main.publish("code", "later", task_type="test")
+        task = await main.publish("code", "later", task_type="test")
     bus_link = BusLink(bus.settings("main"), "main")
     async with bus_link.open(), Client(create_server(bus_link)) as client:
         tasks = await _read_resource(client, "agentbus://streams/AGENT_TASKS")
@@ -435,12 +436,12 @@ async def test_no_stream_can_be_emptied_with_a_rollup_header(own: OwnBus, subjec
 
 async def test_a_forged_result_ends_no_wait_and_is_shown_as_unverified(own: OwnBus, tmp_path: Path) -> None:
     async with own.coordinator("main") as main, connect(own.settings("code")) as code:
-        [task] = await main.publish("doc", "say:true", task_type="test")
+        task = await main.publish("doc", "say:true", task_type="test")
         forged = {
             "id": f"result-doc-{task.id}-forged",
             "type": "task.result",
             "status": "completed",
-            "task": task.to_json(),
+            "task": task.message.to_json(),
             "result": "forged by code",
             "completed_at": now(),
         }
@@ -475,15 +476,15 @@ async def test_an_agent_that_may_give_tasks_to_another_does_that_without_a_viola
     own: OwnBus, tmp_path: Path
 ) -> None:
     async with own.coordinator("lead") as lead, worker(own.worker_toml(tmp_path, "doc")):
-        [task] = await lead.publish("doc", "say:done", task_type="test")
+        task = await lead.publish("doc", "say:done", task_type="test")
         waited = await lead.wait([task.id], timeout_s=BOUND_S, agent="doc")
         assert waited.settled[task.id].state == "completed"
-        assert (await lead.task(task.id, agent="doc")).state == "completed"
+        assert (await lead.task(task.id, agent="doc").status()).state == "completed"
         [message] = await eventually(lambda: lead.results(newest=5), "the result is in its inbox")
         assert message.result.task_id == task.id
-        [running] = await lead.publish("doc", "sleep:30", task_type="test")
+        running = await lead.publish("doc", "sleep:30", task_type="test")
         await eventually(lambda: _is_working(lead, running.id, "doc"), "the task is being worked on")
-        await lead.cancel(running.id, agent="doc")
+        await lead.task(running.id, agent="doc").cancel()
         assert (await lead.wait([running.id], timeout_s=BOUND_S, agent="doc")).settled[running.id].state == "cancelled"
     assert own.violations() == []
 
@@ -500,7 +501,7 @@ async def test_an_agent_that_may_give_tasks_to_another_follows_them_as_an_mcp_ta
 
 async def test_an_agent_that_may_give_tasks_takes_its_own_as_any_other(own: OwnBus, tmp_path: Path) -> None:
     async with own.coordinator("main") as main, worker(own.worker_toml(tmp_path, "lead")):
-        [task] = await main.publish("lead", "say:done", task_type="test")
+        task = await main.publish("lead", "say:done", task_type="test")
         assert (await main.wait([task.id], timeout_s=BOUND_S)).settled[task.id].state == "completed"
     assert own.violations() == []
 

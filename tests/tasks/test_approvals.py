@@ -22,9 +22,9 @@ async def ask(
     bus: Coordinator, task_id: str, content: Any = "clean up", *, output: str = QUESTION, **more: Any
 ) -> Task:
     """Publish a task that its agent answers with a request."""
-    [task] = await bus.publish("code", content, task_type="clean_up", task_id=task_id, **more)
-    await settle(bus, task_id, output, status="needs_approval", task=task)
-    return task
+    task = await bus.publish("code", content, task_type="clean_up", task_id=task_id, **more)
+    await settle(bus, task_id, output, status="needs_approval", task=task.message)
+    return task.message
 
 
 async def told(bus: Coordinator) -> dict[str, Any]:
@@ -39,8 +39,8 @@ async def test_the_agent_gets_the_decision_the_question_and_the_task_again(
     coordinator: Coordinator, approve: bool, decision: str
 ) -> None:
     await ask(coordinator, "a", {"repo": "org/repo"}, payload_format="json", reply_to="ops")
-    sent = await coordinator.answer("a", approve=approve, comment="only that branch")
-    assert (sent.task.id, sent.known, sent.state) == ("a.answer", False, "queued")
+    sent = await coordinator.task("a").answer(approve=approve, comment="only that branch")
+    assert (sent.id, sent.known, sent.state_at_publish) == ("a.answer", False, "queued")
     task = await told(coordinator)
     assert (task["id"], task["answers"], task["task_type"]) == ("a.answer", "a", "clean_up")
     assert (task["from"], task["to"], task["reply_to"]) == ("agent-main", "agent-code", "agent-ops")
@@ -52,40 +52,40 @@ async def test_the_agent_gets_the_decision_the_question_and_the_task_again(
 
 async def test_the_same_answer_again_is_harmless_and_another_one_is_refused(coordinator: Coordinator) -> None:
     await ask(coordinator, "a")
-    await coordinator.answer("a", approve=True, comment="go on")
-    again = await coordinator.answer("a", approve=True, comment="go on")
-    assert (again.known, again.state) == (True, "queued")
+    await coordinator.task("a").answer(approve=True, comment="go on")
+    again = await coordinator.task("a").answer(approve=True, comment="go on")
+    assert (again.known, again.state_at_publish) == (True, "queued")
     for approve, comment in ((False, "go on"), (True, "stop")):
         with pytest.raises(
             TaskConflictError, match=r"the task a was answered before, with another decision .* a\.answer"
         ):
-            await coordinator.answer("a", approve=approve, comment=comment)
+            await coordinator.task("a").answer(approve=approve, comment=comment)
     assert (await told(coordinator))["payload"]["content"]["decision"] == "approved"
 
 
 async def test_only_a_task_that_asks_can_be_answered(coordinator: Coordinator) -> None:
     await coordinator.publish("code", "work", task_type="test", task_id="a")
     with pytest.raises(AgentBusError, match="the task a is queued; only a task whose result is needs_approval"):
-        await coordinator.answer("a", approve=True)
+        await coordinator.task("a").answer(approve=True)
     await settle(coordinator, "a")
     with pytest.raises(AgentBusError, match="the task a is completed; only"):
-        await coordinator.answer("a", approve=True)
+        await coordinator.task("a").answer(approve=True)
     with pytest.raises(TaskNotFoundError):
-        await coordinator.answer("b", approve=True)
+        await coordinator.task("b").answer(approve=True)
 
 
 async def test_a_task_whose_content_is_lost_cannot_be_answered(coordinator: Coordinator) -> None:
     await coordinator.publish("code", "work", task_type="test", task_id="a")
     await settle(coordinator, "a", QUESTION, status="needs_approval")  # its result embeds another task
     with pytest.raises(AgentBusError, match="the content of the task a is not known any more"):
-        await coordinator.answer("a", approve=True)
+        await coordinator.task("a").answer(approve=True)
 
 
 async def test_an_id_without_room_for_the_answer_says_what_to_do(coordinator: Coordinator) -> None:
     task_id = "x" * 122
     await ask(coordinator, task_id)
     with pytest.raises(AgentBusError, match="too long to be answered; publish a new task"):
-        await coordinator.answer(task_id, approve=True)
+        await coordinator.task(task_id).answer(approve=True)
 
 
 async def test_of_a_long_output_the_question_is_where_it_asks(coordinator: Coordinator) -> None:
@@ -98,7 +98,7 @@ async def test_of_a_long_output_the_question_is_where_it_asks(coordinator: Coord
 
 
 async def follow(bus: Coordinator, task_id: str) -> dict[str, Any]:
-    status: TaskStatus = await bus.task(task_id)
+    status: TaskStatus = await bus.task(task_id).status()
     task = follow_up(status, sender="main", approve=True, comment="")
     assert task.payload is not None
     return task.payload.content
@@ -112,7 +112,7 @@ async def test_a_worker_runs_the_answer_as_a_task_of_its_own(
         config.read_text(encoding="utf-8").replace("[agent]\n", '[agent]\nprompt_via = "stdin"\n'), encoding="utf-8"
     )
     async with worker(config):
-        [task] = await coordinator.publish("code", "clean up", task_type="test")
+        task = await coordinator.publish("code", "clean up", task_type="test")
         assert (await settled(coordinator, task.id)).state == "needs_approval"
         answer = ["task", "answer", task.id, "--approve", "--comment", "only that one"]
         ran = await run_cli(*answer, "--nats-url", server.url)

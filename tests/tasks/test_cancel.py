@@ -42,7 +42,7 @@ async def state_for_readers(server: NatsServer, bus: Coordinator, task_id: str) 
     """What every kind of reader says of a task."""
     async with connect(server.url) as another:
         waited = await another.wait([task_id], timeout_s=0)
-        seen = {(await bus.task(task_id)).state, (await another.task(task_id)).state}
+        seen = {(await bus.task(task_id).status()).state, (await another.task(task_id).status()).state}
     seen.update(status.state for status in waited.settled.values())
     seen.update(f"pending as {status.state}" for status in waited.pending.values())
     shown = await run_cli("task", "get", "--nats-url", server.url, task_id)
@@ -57,7 +57,7 @@ async def test_a_queued_task_is_cancelled_for_every_reader_at_once_and_never_sta
 ):
     ran = tmp_path / "ran"
     task_id = await publish(coordinator, f"touch:{ran}")
-    found = await coordinator.cancel(task_id, reason="not needed")
+    found = await coordinator.task(task_id).cancel("not needed")
     assert (found.state, found.settled) == ("cancelled", True)
     assert await state_for_readers(server, coordinator, task_id) == {"cancelled"}
     async with worker(worker_toml(tmp_path, server.url)) as child:
@@ -67,7 +67,7 @@ async def test_a_queued_task_is_cancelled_for_every_reader_at_once_and_never_sta
     assert (result["status"], result["error"]) == ("cancelled", "cancelled by agent-main: not needed")
     assert result["task"]["id"] == task_id
     assert result["task"]["payload"]["content"] == f"touch:{ran}"
-    assert (await coordinator.task(task_id)).record.entry.result == result
+    assert (await coordinator.task(task_id).status()).record.entry.result == result
     assert not ran.exists()
 
 
@@ -79,8 +79,8 @@ async def test_a_task_that_waits_behind_another_one_is_cancelled_without_being_r
         first = await publish(coordinator, f"pid:{tmp_path}/pid sleep:1000")
         await pid_from(tmp_path / "pid")
         second = await publish(coordinator, f"touch:{ran}")
-        assert (await coordinator.cancel(second)).state == "cancelled"
-        await coordinator.cancel(first)
+        assert (await coordinator.task(second).cancel()).state == "cancelled"
+        await coordinator.task(first).cancel()
         await acknowledged(coordinator)
     assert not ran.exists()
     assert sorted(result["task"]["id"] for result in await result_messages(coordinator)) == sorted([first, second])
@@ -114,7 +114,7 @@ async def test_a_running_task_is_gone_with_all_it_started_and_the_result_names_w
         ]
         loop = asyncio.get_running_loop()
         start = loop.time()
-        found = await coordinator.cancel(task_id, reason="the branch was merged")
+        found = await coordinator.task(task_id).cancel("the branch was merged")
         assert found.state == "working"
         await gone(*pids, timeout_s=TREE_GONE_WITHIN_S)
         print(f"the tree of {deeds!r} was gone {loop.time() - start:.2f} s after the call")
@@ -150,16 +150,16 @@ async def test_cancelling_again_and_by_two_at_once_changes_nothing(
         task_id = await publish(coordinator, f"stubborn pid:{tmp_path}/me sleep:1000")
         await pid_from(tmp_path / "me")
         both = await asyncio.gather(
-            coordinator.cancel(task_id, reason="mine"), other.cancel(task_id, reason="theirs"), return_exceptions=True
+            coordinator.task(task_id).cancel("mine"), other.task(task_id).cancel("theirs"), return_exceptions=True
         )
-        again = await coordinator.cancel(task_id, reason="again")
+        again = await coordinator.task(task_id).cancel("again")
         answers = [status for status in [*both, again] if not isinstance(status, BaseException)]
         assert len(answers) == 3, both
         wish = answers[0].record.entry.cancel
         assert all(status.record.entry.cancel == wish for status in answers)
         status = await settled(coordinator, task_id)
         await acknowledged(coordinator)
-        assert (await other.cancel(task_id)).record.revision == status.record.revision
+        assert (await other.task(task_id).cancel()).record.revision == status.record.revision
     assert wish is not None
     assert error(status) == f"cancelled by {wish.by}: {wish.reason}"
     assert (wish.by, wish.reason) in {("agent-main", "mine"), ("agent-boss", "theirs")}
@@ -173,7 +173,7 @@ async def test_too_late_is_answered_with_the_state_it_found_and_changes_nothing(
     async with worker(worker_toml(tmp_path, server.url)):
         status = await outcome(coordinator, content)
         await acknowledged(coordinator)
-    late = await coordinator.cancel(status.task_id, reason="too late")
+    late = await coordinator.task(status.task_id).cancel("too late")
     assert (late.state, late.record.revision) == (state, status.record.revision)
     assert late.record.entry.cancel is None
     ran = await run_cli("task", "cancel", status.task_id, "--nats-url", server.url)
@@ -233,7 +233,7 @@ async def test_a_task_whose_owner_was_killed_is_cancelled_without_another_run(
     async with worker(worker_toml(tmp_path, server.url)) as first:
         await eventually(ran.exists, "the first worker runs it")
         first.kill()
-    found = await coordinator.cancel(task_id, reason="its machine is gone")
+    found = await coordinator.task(task_id).cancel("its machine is gone")
     assert found.state == "working"
     async with worker(worker_toml(tmp_path, server.url)) as second:
         status = await settled(coordinator, task_id)
@@ -256,7 +256,7 @@ async def test_a_cancelled_task_is_not_tried_again_though_its_end_is_a_reason_to
     async with worker(config):
         task_id = await publish(coordinator, "x")
         await pid_from(tmp_path / "me")
-        await coordinator.cancel(task_id)
+        await coordinator.task(task_id).cancel()
         status = await settled(coordinator, task_id)
         await acknowledged(coordinator)
     assert (status.state, error(status)) == ("cancelled", "cancelled by agent-main")
@@ -271,7 +271,7 @@ async def test_a_task_that_waits_for_its_next_attempt_is_cancelled_at_once_and_n
     async with worker(worker_toml(tmp_path, server.url, worker=retry)) as child:
         task_id = await publish(coordinator, f"touch:{ran} exit:3")
         await child.until_said("trying again")
-        await coordinator.cancel(task_id, reason="once is enough")
+        await coordinator.task(task_id).cancel("once is enough")
         assert await state_for_readers(server, coordinator, task_id) == {"cancelled"}
         await acknowledged(coordinator)
     [result] = await result_messages(coordinator)
@@ -283,12 +283,12 @@ async def test_a_cancelled_task_can_be_published_anew_once_it_has_its_result(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     task_id = await publish(coordinator, "say:after_all")
-    await coordinator.cancel(task_id)
+    await coordinator.task(task_id).cancel()
     with pytest.raises(AgentBusError, match="is cancelled; only a task that has its result"):
-        await coordinator.retry(task_id)
+        await coordinator.task(task_id).retry()
     async with worker(worker_toml(tmp_path, server.url)):
         await acknowledged(coordinator)
-        again = await coordinator.retry(task_id)
+        again = await coordinator.task(task_id).retry()
         assert text(await settled(coordinator, again.id)) == "after all\n"
 
 
@@ -297,11 +297,11 @@ async def test_publishing_again_under_the_id_of_a_cancelled_task_does_not_bring_
 ):
     ran = tmp_path / "ran"
     await publish(coordinator, f"touch:{ran}", task_id="job")
-    await coordinator.cancel("job")
+    await coordinator.task("job").cancel()
     await publish(coordinator, f"touch:{ran}", task_id="job")
     async with worker(worker_toml(tmp_path, server.url)):
         await acknowledged(coordinator)
-    assert (await coordinator.task("job")).state == "cancelled"
+    assert (await coordinator.task("job").status()).state == "cancelled"
     assert not ran.exists()
     assert (await counts(coordinator))["AGENT_RESULTS"] == 1
 
@@ -311,10 +311,10 @@ async def test_publishing_again_under_the_id_of_a_cancelled_task_does_not_bring_
 
 async def test_an_unknown_task_cannot_be_cancelled(server: NatsServer, coordinator: Coordinator):
     with pytest.raises(TaskNotFoundError, match="no task task-never"):
-        await coordinator.cancel("task-never")
+        await coordinator.task("task-never").cancel()
     known = await publish(coordinator, "x")
     with pytest.raises(TaskNotFoundError, match="of the agent doc"):
-        await coordinator.cancel(known, agent="doc")
+        await coordinator.task(known, agent="doc").cancel()
     ran = await run_cli("task", "cancel", "task-never", "--nats-url", server.url)
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith("error: no task task-never is known on this bus")
@@ -325,6 +325,6 @@ async def test_a_task_id_that_several_agents_have_needs_the_agent(server: NatsSe
     for agent in ("code", "doc"):
         await publish(coordinator, "x", agent=agent, task_id="same")
     with pytest.raises(TaskNotFoundError, match="name the agent"):
-        await coordinator.cancel("same")
-    assert (await coordinator.cancel("same", agent="agent-doc")).state == "cancelled"
-    assert (await coordinator.task("same", agent="code")).state == "queued"
+        await coordinator.task("same").cancel()
+    assert (await coordinator.task("same", agent="agent-doc").cancel()).state == "cancelled"
+    assert (await coordinator.task("same", agent="code").status()).state == "queued"

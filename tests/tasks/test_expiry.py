@@ -56,11 +56,11 @@ async def test_a_wait_that_began_before_ends_with_it(coordinator: Coordinator, m
 async def test_one_that_was_cancelled_while_it_waited_stays_cancelled(coordinator: Coordinator):
     await keep_tasks_for(coordinator, 1.0)
     task_id = await publish(coordinator, "say:too_late")
-    assert (await coordinator.cancel(task_id, reason="no need")).state == "cancelled"
+    assert (await coordinator.task(task_id).cancel("no need")).state == "cancelled"
     await acknowledged(coordinator)
 
     async def told() -> bool:
-        assert (await coordinator.task(task_id)).state == "cancelled"
+        assert (await coordinator.task(task_id).status()).state == "cancelled"
         return bool(await result_messages(coordinator))
 
     await eventually(told, "the result is in the inbox")
@@ -73,11 +73,11 @@ async def test_a_result_that_its_inbox_does_not_take_yet_is_there_after_a_later_
     config = (await coordinator.bus.api("STREAM.INFO.AGENT_RESULTS"))["config"]
     await coordinator.bus.store("agent.doc.results", b"filler")
     await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**config, "max_msgs": 1})
-    assert (await coordinator.task(task_id)).state == "failed"
+    assert (await coordinator.task(task_id).status()).state == "failed"
     await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**config, "max_msgs": -1})
     assert await result_messages(coordinator) == []
     for _ in range(2):
-        assert (await coordinator.task(task_id)).state == "failed"
+        assert (await coordinator.task(task_id).status()).state == "failed"
         [message] = await result_messages(coordinator)
         assert message["error"].startswith("expired")
 

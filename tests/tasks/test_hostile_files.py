@@ -71,15 +71,15 @@ async def test_a_result_that_points_nowhere_is_told_and_harms_no_connection(
     coordinator: Coordinator, file: Any
 ) -> None:
     await set_up(coordinator.bus, ["code"])
-    [task] = await coordinator.publish("code", "x", task_type="test")
+    task = await coordinator.publish("code", "x", task_type="test")
     ledger = Ledger(coordinator.bus)
     record = await ledger.read("code", task.id)
     assert isinstance(record, Record)
     result = {**result_message(task.id, "x"), "output": {"bytes": 9, "kept": 1, "truncated": True, "file": file}}
     await ledger.write("code", task.id, settled(record.entry, decode_result(encode(result))), revision=record.revision)
     with pytest.raises(AgentBusError):
-        assert [piece async for piece in coordinator.output(task.id)]
-    assert (await coordinator.task(task.id)).state == "completed"
+        assert [piece async for piece in coordinator.task(task.id).output()]
+    assert (await coordinator.task(task.id).status()).state == "completed"
     assert coordinator.bus.seconds_since_reconnect == float("inf")
 
 

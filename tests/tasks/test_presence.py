@@ -70,7 +70,7 @@ async def test_free_slots_running_tasks_and_the_backlog_follow_the_work(
         [code] = await agents(server.url)
         assert (code["waiting"], code["unacknowledged"]) == (1, 2)
         for task_id in running:
-            await coordinator.cancel(task_id)
+            await coordinator.task(task_id).cancel()
         await settled(coordinator, waiting)
 
         async def idle() -> bool:
@@ -151,7 +151,7 @@ async def test_what_a_worker_shows_holds_no_prompt_no_path_and_no_password(
 
         await eventually(busy, "it runs")
         shown = json.dumps(await agents(server.url))
-        await coordinator.cancel(task_id)
+        await coordinator.task(task_id).cancel()
         await settled(coordinator, task_id)
     assert "hush-hush" not in shown
     assert str(tmp_path) not in shown

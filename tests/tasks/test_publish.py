@@ -30,13 +30,13 @@ async def stored_tasks(bus: Coordinator) -> int:
 
 
 async def test_a_published_task_lies_on_the_bus_and_in_the_ledger(coordinator: Coordinator):
-    [task] = await coordinator.publish("agent-code", {"pr": 1}, task_type="review", payload_format="json")
+    task = await coordinator.publish("agent-code", {"pr": 1}, task_type="review", payload_format="json")
     message = await coordinator.bus.last_message(subjects.TASKS_STREAM, "agent.code.tasks")
     record = await Ledger(coordinator.bus).read("code", task.id)
     assert message is not None
     assert isinstance(record, Record)
-    assert decode_task(message.data) == task
-    assert task.to_json()["from"] == task.to_json()["reply_to"] == "agent-main"
+    assert decode_task(message.data) == task.message
+    assert task.message.to_json()["from"] == task.message.to_json()["reply_to"] == "agent-main"
     assert message.headers[MSG_ID] == f"code.{task.id}"
     assert message.headers[LEDGER_REVISION] == str(record.revision)
     assert record.entry.state == "queued"
@@ -44,7 +44,7 @@ async def test_a_published_task_lies_on_the_bus_and_in_the_ledger(coordinator: C
 
 
 async def test_several_targets_get_a_message_and_an_id_each(coordinator: Coordinator):
-    tasks = await coordinator.publish(["code", "agent-doc", "code"], "hi", task_type="x", task_id="job.1")
+    tasks = await coordinator.publish_to(["code", "agent-doc", "code"], "hi", task_type="x", task_id="job.1")
     assert [(task.agent, task.id) for task in tasks] == [("code", "job.1-code"), ("doc", "job.1-doc")]
     assert await stored_tasks(coordinator) == 2
 
@@ -52,7 +52,8 @@ async def test_several_targets_get_a_message_and_an_id_each(coordinator: Coordin
 async def test_publishing_again_under_the_same_id_stores_nothing_new(coordinator: Coordinator):
     first = await coordinator.publish("code", "hi", task_type="x", task_id="job")
     again = await coordinator.publish("agent-code", "hi", task_type="x", task_id="job")
-    assert first[0].id == again[0].id
+    assert first.id == again.id
+    assert (first.known, again.known, again.state_at_publish) == (False, True, "queued")
     assert await stored_tasks(coordinator) == 1
 
 
@@ -85,10 +86,10 @@ async def test_a_full_backlog_refuses_the_task_and_leaves_no_trace_of_it(coordin
     with pytest.raises(StreamFullError):
         await coordinator.publish("code", "second", task_type="x", task_id="second")
     with pytest.raises(TaskNotFoundError):
-        await coordinator.task("second")
+        await coordinator.task("second").status()
     await coordinator.bus.api(f"STREAM.UPDATE.{subjects.TASKS_STREAM}", {**config, "max_msgs": -1})
-    [task] = await coordinator.publish("code", "second", task_type="x", task_id="second")
-    assert (await coordinator.task(task.id)).state == "queued"
+    task = await coordinator.publish("code", "second", task_type="x", task_id="second")
+    assert (await coordinator.task(task.id).status()).state == "queued"
 
 
 async def test_a_missing_task_stream_refuses_the_task_and_leaves_no_trace_of_it(coordinator: Coordinator):
@@ -96,7 +97,7 @@ async def test_a_missing_task_stream_refuses_the_task_and_leaves_no_trace_of_it(
     with pytest.raises(SetupMissingError, match="agentbus setup"):
         await coordinator.publish("code", "hi", task_type="x", task_id="job")
     with pytest.raises(TaskNotFoundError):
-        await coordinator.task("job")
+        await coordinator.task("job").status()
 
 
 async def test_a_task_too_large_for_the_bus_is_refused_with_its_size_and_the_limit(coordinator: Coordinator):
@@ -104,7 +105,7 @@ async def test_a_task_too_large_for_the_bus_is_refused_with_its_size_and_the_lim
     with pytest.raises(TooLargeError, match=str(limit)):
         await coordinator.publish("code", "x" * limit, task_type="x", task_id="big")
     with pytest.raises(TaskNotFoundError):
-        await coordinator.task("big")
+        await coordinator.task("big").status()
 
 
 @pytest.mark.parametrize("agent", ["*", ">", "a.b", "", "a" * 65, "agent-", "ü"])
@@ -118,26 +119,26 @@ async def test_an_agent_id_that_is_no_subject_token_is_refused_before_anything_i
 
 async def test_no_target_is_an_error(coordinator: Coordinator):
     with pytest.raises(MessageError, match="at least one agent"):
-        await coordinator.publish([], "hi", task_type="x")
+        await coordinator.publish_to([], "hi")
 
 
 async def test_one_id_at_two_agents_is_looked_up_by_naming_the_agent(coordinator: Coordinator):
     for agent in ("code", "doc"):
         await coordinator.publish(agent, agent, task_type="x", task_id="same.id")
     with pytest.raises(TaskNotFoundError, match="name the agent"):
-        await coordinator.task("same.id")
-    assert (await coordinator.task("same.id", agent="doc")).agent == "doc"
+        await coordinator.task("same.id").status()
+    assert (await coordinator.task("same.id", agent="doc").status()).agent == "doc"
 
 
 async def test_an_unknown_id_is_named(coordinator: Coordinator):
     with pytest.raises(TaskNotFoundError, match="nobody-knows"):
-        await coordinator.task("nobody-knows")
+        await coordinator.task("nobody-knows").status()
     with pytest.raises(TaskNotFoundError, match="nobody-knows"):
         await coordinator.wait(["nobody-knows"], timeout_s=1)
 
 
 async def test_a_wait_ends_at_its_time_out_and_says_what_is_pending(coordinator: Coordinator):
-    [task] = await coordinator.publish("code", "hi", task_type="x")
+    task = await coordinator.publish("code", "hi", task_type="x")
     waited = await coordinator.wait([task.id], timeout_s=0.1)
     assert waited.settled == {}
     assert waited.pending[task.id].state == "queued"
@@ -152,7 +153,7 @@ async def test_waiting_for_nothing_returns_at_once(coordinator: Coordinator):
 async def test_an_unreadable_ledger_entry_is_an_error_and_not_a_state(coordinator: Coordinator):
     await coordinator.bus.store(subjects.state("code", "job"), b"", msg_id="x")
     with pytest.raises(CorruptEntryError, match="job"):
-        await coordinator.task("job")
+        await coordinator.task("job").status()
     with pytest.raises(CorruptEntryError, match="job"):
         await coordinator.publish("code", "hi", task_type="x", task_id="job")
 
@@ -180,9 +181,9 @@ async def test_every_change_of_an_entry_is_a_compare_and_set(coordinator: Coordi
 
 
 async def test_a_bucket_cannot_be_emptied_by_a_rollup_or_a_purge(coordinator: Coordinator):
-    [task] = await coordinator.publish("code", "hi", task_type="x")
+    task = await coordinator.publish("code", "hi", task_type="x")
     with pytest.raises(ApiError):
         await coordinator.bus.store(subjects.state("code", "x"), b"{}", msg_id="1", headers={"Nats-Rollup": "all"})
     with pytest.raises(ApiError):
         await coordinator.bus.api(f"STREAM.PURGE.{subjects.STATE_STREAM}")
-    assert (await coordinator.task(task.id)).state == "queued"
+    assert (await coordinator.task(task.id).status()).state == "queued"

@@ -106,7 +106,7 @@ async def test_tasks_are_filtered_by_agent_and_state(coordinator: Coordinator) -
     await publish(coordinator, "d", agent="doc")
     await settle(coordinator, "a", status="failed", error="it broke")
     await settle(coordinator, "d", agent="doc", status="failed", error="it broke")
-    await coordinator.cancel("b")
+    await coordinator.task("b").cancel()
     expected = {"failed": ["d", "a"], "queued": ["c"], "cancelled": ["b"], "working": [], "completed": []}
     for state, wanted in expected.items():
         assert ids(await coordinator.list_tasks(state=state)) == wanted, state  # pyright: ignore[reportArgumentType]

@@ -8,7 +8,8 @@ from agentbus import Coordinator, connect
 from agentbus.bus.setup import consumers_of, set_up
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import run_server, start_server
-from agentbus.tasks.wait import look_up, wait_for
+from agentbus.tasks.find import find_all
+from agentbus.tasks.wait import repeat_while_away, wait_for
 from support.harness import eventually
 from support.mcp_harness import settle
 
@@ -51,7 +52,7 @@ async def test_a_bus_that_stays_away_gives_the_states_that_were_seen_last(tmp_pa
         for task_id in ("a", "b"):
             await main.publish("code", "work", task_type="test", task_id=task_id)
         await settle(main, "a")
-        found = await look_up(main.bus, ["a", "b"])
+        found = await find_all(main.bus, [("a", None), ("b", None)])
         server.kill()
         await eventually(lambda: not main.bus.connected, "the connection is lost")
         waited = await wait_for(main.bus, found, timeout_s=0.2)
@@ -69,7 +70,7 @@ async def test_looking_up_waits_for_a_connection_that_comes_back(tmp_path: Path)
             await main.publish("code", "work", task_type="test", task_id="a")
             server.kill()
             await eventually(lambda: not main.bus.connected, "the connection is lost")
-            looking = asyncio.create_task(look_up(main.bus, ["a"], 60))
+            looking = asyncio.create_task(repeat_while_away(main.bus, lambda: find_all(main.bus, [("a", None)]), 60))
             server = await start_server(store=tmp_path, port=port)
             assert [record.task_id for record in (await looking).values()] == ["a"]
     finally:
@@ -82,7 +83,7 @@ async def test_changes_are_told_with_the_attempt(coordinator: Coordinator) -> No
 
     await coordinator.publish("code", "work", task_type="test", task_id="a")
     told: list[tuple[str, int]] = []
-    found = await look_up(coordinator.bus, ["a"])
+    found = await find_all(coordinator.bus, [("a", None)])
     record = next(iter(found.values()))
     waiting = asyncio.create_task(
         wait_for(
@@ -103,7 +104,8 @@ async def test_changes_are_told_with_the_attempt(coordinator: Coordinator) -> No
 
 
 async def test_looking_up_many_tasks_takes_up_none_of_the_servers_consumers(coordinator: Coordinator) -> None:
-    tasks = [task for _ in range(20) for task in await coordinator.publish("code", "x", task_type="test")]
-    found = await asyncio.gather(*(look_up(coordinator.bus, [task.id for task in tasks]) for _ in range(60)))
+    tasks = [await coordinator.publish("code", "x") for _ in range(20)]
+    wanted = [(task.id, None) for task in tasks]
+    found = await asyncio.gather(*(find_all(coordinator.bus, wanted) for _ in range(60)))
     assert all(len(one) == len(tasks) for one in found)
     assert await consumers_of(coordinator.bus, subjects.STATE_STREAM) == []

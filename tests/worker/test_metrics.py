@@ -74,10 +74,10 @@ async def test_what_runs_and_what_waits_is_told_while_it_does(
         ids = [await publish(coordinator, f"wait:{gate}") for _ in range(2)]
         await until(url, 2, "agentbus_worker_slots_taken")
         ids += [await publish(coordinator, f"wait:{gate}") for _ in range(3)]
-        [cancelled] = await coordinator.publish("code", f"wait:{gate}", task_type="test")
+        cancelled = await coordinator.publish("code", f"wait:{gate}", task_type="test")
         assert (await scrape(url)).value("agentbus_worker_backlog_tasks") == 0, "nothing waited when these were taken"
         gate.touch()
-        await coordinator.cancel(cancelled.id)
+        await coordinator.task(cancelled.id).cancel()
         for task_id in [*ids, cancelled.id]:
             await settled(coordinator, task_id)
         await acknowledged(coordinator)

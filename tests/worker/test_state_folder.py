@@ -195,7 +195,7 @@ async def test_one_worker_looks_after_what_three_killed_ones_have_left(
         for child in (one, two, three):
             child.kill()
     for task_id in tasks:
-        await coordinator.cancel(task_id)
+        await coordinator.task(task_id).cancel()
     async with worker(config) as child:
         assert not any(processes_with(f"AGENTBUS_TASK_ID={task_id}") for task_id in tasks)
         assert child.log.read_text(encoding="utf-8").count("of a worker that was killed") == 3
@@ -244,7 +244,7 @@ async def test_nobody_else_can_read_what_a_worker_keeps(tmp_path: Path, server: 
     async with worker(config):
         first = await publish(coordinator, "secret")
         await eventually(lambda: [*(tmp_path / "state").glob("*/code/0/tmp/*.prompt")], "the prompt is on disk")
-        await coordinator.cancel(first)
+        await coordinator.task(first).cancel()
         await eventually(lambda: [*(tmp_path / "state").glob("*/code/0/outbox/*.json")], "the outcome is on disk")
         second = await publish(coordinator, "secret")
         await eventually(lambda: [*(tmp_path / "state").glob("*/code/0/tmp/*.prompt")], "the prompt is on disk")
@@ -254,7 +254,7 @@ async def test_nobody_else_can_read_what_a_worker_keeps(tmp_path: Path, server: 
         assert kinds == {".json", ".prompt", "lock"}
         assert {path: mode for path, mode in found.items() if mode != (0o700 if path.is_dir() else 0o600)} == {}
         await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**results, "max_msgs": -1})
-        await coordinator.cancel(second)
+        await coordinator.task(second).cancel()
         await acknowledged(coordinator)
 
 

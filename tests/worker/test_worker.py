@@ -330,7 +330,7 @@ async def test_a_task_of_a_killed_worker_is_taken_over_and_has_one_result(
 ):
     await short_lease(coordinator)
     ran = tmp_path / "ran"
-    [task] = await coordinator.publish("code", f"touch:{ran} sleep:0.5 say:done", task_type="x")
+    task = await coordinator.publish("code", f"touch:{ran} sleep:0.5 say:done", task_type="x")
     async with worker(worker_toml(tmp_path, server.url)) as first:
         await eventually(ran.exists, "the first worker runs it")
         first.kill()
@@ -349,7 +349,7 @@ async def test_a_task_that_kills_its_workers_is_given_up_after_max_attempts(
     await short_lease(coordinator, lease_s=1)
     command = ["sh", "-c", "kill -9 $PPID; sleep 1", "agent", "{input}"]
     config = worker_toml(tmp_path, server.url, chat_cmd=command, worker={"max_attempts": 2})
-    [task] = await coordinator.publish("code", "x", task_type="x")
+    task = await coordinator.publish("code", "x", task_type="x")
     for _ in range(2):
         async with worker(config) as child:
             assert await child.exit_code() == -signal.SIGKILL
@@ -378,7 +378,7 @@ async def test_a_paused_owner_that_was_replaced_sends_nothing(
     await short_lease(coordinator, lease_s=1)
     config = worker_toml(tmp_path, server.url)
     ran = tmp_path / "ran"
-    [task] = await coordinator.publish("code", f"touch:{ran} sleep:1 say:done", task_type="x")
+    task = await coordinator.publish("code", f"touch:{ran} sleep:1 say:done", task_type="x")
     async with worker(config) as first:
         await eventually(ran.exists, "the first worker runs it")
         os.kill(first.pid, signal.SIGSTOP)
@@ -416,7 +416,7 @@ async def test_a_result_that_the_bus_cannot_take_yet_is_kept_and_stored_later(
     config = (await coordinator.bus.api("STREAM.INFO.AGENT_RESULTS"))["config"]
     await coordinator.bus.store("agent.doc.results", b"filler")
     await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**config, "max_msgs": 1})
-    [task] = await coordinator.publish("code", "say:done", task_type="x")
+    task = await coordinator.publish("code", "say:done", task_type="x")
     async with worker(worker_toml(tmp_path, server.url)) as child:
         await child.until_said("the result cannot be stored yet")
         await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**config, "max_msgs": -1})
@@ -435,7 +435,7 @@ async def test_a_server_that_is_away_for_longer_than_the_lease_costs_no_work(tmp
             await short_lease(bus, lease_s=1)
             config = worker_toml(tmp_path, server.url)
             async with worker(config) as owner, worker(config) as other:
-                [task] = await bus.publish("code", f"touch:{ran} sleep:3 say:done", task_type="x")
+                task = await bus.publish("code", f"touch:{ran} sleep:3 say:done", task_type="x")
                 await eventually(ran.exists, "it runs")
                 server.kill()
                 for child in (owner, other):
@@ -472,7 +472,7 @@ async def test_after_a_restart_of_the_server_a_task_is_taken_within_a_second(tmp
                     await bus.bus.wait_connected()
                     taken = tmp_path / f"taken{loop.time()}"
                     before = loop.time()
-                    [task] = await bus.publish("code", f"touch:{taken} say:x", task_type="x")
+                    task = await bus.publish("code", f"touch:{taken} say:x", task_type="x")
                     published = loop.time()
                     await eventually(taken.exists, "it is taken")
                     assert loop.time() - published < 1, f"published in {published - before:.3f} s"
@@ -494,14 +494,14 @@ async def test_sigterm_lets_a_running_task_finish_and_takes_no_other(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     ran = tmp_path / "ran"
-    [first] = await coordinator.publish("code", f"touch:{ran} sleep:0.5 say:done", task_type="x")
+    first = await coordinator.publish("code", f"touch:{ran} sleep:0.5 say:done", task_type="x")
     async with worker(worker_toml(tmp_path, server.url)) as child:
         await eventually(ran.exists, "it runs")
         child.terminate()
-        [second] = await coordinator.publish("code", "say:later", task_type="x")
+        second = await coordinator.publish("code", "say:later", task_type="x")
         assert await child.exit_code() == 0
     assert text(await settled(coordinator, first.id)) == "done\n"
-    assert (await coordinator.task(second.id)).state == "queued"
+    assert (await coordinator.task(second.id).status()).state == "queued"
 
 
 @pytest.mark.parametrize("how", ["a second signal", "the drain time-out"])
@@ -512,7 +512,7 @@ async def test_a_task_that_cannot_finish_in_time_is_ended_and_given_to_another_r
     ran = tmp_path / "ran"
     command = ["sh", "-c", f"echo $$ >> {ran}; test $(wc -l < {ran}) -gt 1 || sleep 600; echo done", "agent", "{input}"]
     config = worker_toml(tmp_path, server.url, chat_cmd=command, worker={"drain_timeout_seconds": drain_s})
-    [task] = await coordinator.publish("code", "x", task_type="x")
+    task = await coordinator.publish("code", "x", task_type="x")
     async with worker(config) as child:
         await eventually(lambda: ran.exists() and ran.read_text(encoding="utf-8").strip(), "it runs")
         pid = int(ran.read_text(encoding="utf-8"))
@@ -628,7 +628,7 @@ async def test_a_worker_runs_as_many_tasks_at_once_as_it_has_slots(
         tmp_path, server.url, chat_cmd=["sh", "-c", command, "agent", "{input}"], worker={"concurrency": 3}
     )
     async with worker(config):
-        tasks = [(await coordinator.publish("code", str(number), task_type="x"))[0] for number in range(3)]
+        tasks = [(await coordinator.publish("code", str(number), task_type="x")) for number in range(3)]
         waited = await coordinator.wait([task.id for task in tasks], timeout_s=WAIT_S)
     assert [text(status) for status in waited.settled.values()] == ["met\n"] * 3
 
@@ -638,7 +638,7 @@ async def test_replicas_share_the_tasks_and_each_task_has_one_result(
 ):
     config = worker_toml(tmp_path, server.url)
     async with worker(config), worker(config), worker(config):
-        tasks = [(await coordinator.publish("code", f"say:{number}", task_type="x"))[0] for number in range(30)]
+        tasks = [(await coordinator.publish("code", f"say:{number}", task_type="x")) for number in range(30)]
         waited = await coordinator.wait([task.id for task in tasks], timeout_s=WAIT_S)
         await acknowledged(coordinator)
     assert len(waited.settled) == 30

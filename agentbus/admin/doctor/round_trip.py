@@ -21,11 +21,11 @@ async def check_round_trip(bus: Bus, sender: str, agent: str) -> Finding:
             return failed(
                 "round trip", f"no worker of {agent} is alive", f"start one: agentbus worker run, for {agent}"
             )
-        [task] = await coordinator.publish(agent, _PROMPT, task_type="agentbus.probe")
+        task = await coordinator.publish(agent, _PROMPT, task_type="agentbus.probe")
         waited = await coordinator.wait([task.id], timeout_s=_ANSWER_S)
         status = waited.settled.get(task.id)
         if status is None:
-            await coordinator.cancel(task.id, reason="the doctor has waited long enough")
+            await coordinator.task(task.id).cancel("the doctor has waited long enough")
             return failed(
                 "round trip", f"{agent} has not answered within {_ANSWER_S:g} s", "look at the log of its worker"
             )

@@ -62,7 +62,7 @@ def get(
 
 
 async def _print_output(bus: "Coordinator", *, task_id: str, agent: str | None) -> None:
-    async for piece in bus.output(task_id, agent=agent):
+    async for piece in bus.task(task_id, agent=agent).output():
         sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
 

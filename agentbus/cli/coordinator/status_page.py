@@ -73,7 +73,9 @@ def page(snapshot: "Snapshot") -> "RenderableType":
 
 def _agents(snapshot: "Snapshot") -> Table:
     columns = ["agent", "workers", "free slots", "waiting", "running", "last seen", "version", "description"]
-    return make_table(columns, [_agent_row(agent, snapshot.at) for agent in snapshot.agents], "Agents")
+    return make_table(
+        columns, [_agent_row(agent, snapshot.at) for agent in [one.to_json() for one in snapshot.agents]], "Agents"
+    )
 
 
 def _running(snapshot: "Snapshot") -> Table:

@@ -16,7 +16,7 @@ from agentbus.cli.options import (
     limit_option,
     with_coordinator,
 )
-from agentbus.errors import AgentBusError, BusError, MessageError, TaskConflictError
+from agentbus.errors import BusError, MessageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from agentbus.coordinator import Coordinator
     from agentbus.protocol.json_codec import Json
     from agentbus.protocol.ledger_entry import State
-    from agentbus.protocol.messages import Task
+    from agentbus.task_handle import PublishedTask
     from agentbus.tasks.status import TaskStatus
 
 _STATES = ("queued", "working", "completed", "failed", "needs_approval", "cancelled")
@@ -99,28 +99,25 @@ def _json(text: str) -> "Json":
 
 
 async def _publish(bus: "Coordinator", *, targets: tuple[str, ...], content: "Json", **options: Any) -> None:
-    tasks = bus.build(targets, content, **options)
-    published: list[Task] = []
-    failures: list[AgentBusError] = []
-    for one in tasks:
-        try:
-            sent = await bus.send(one)
-        except (BusError, TaskConflictError) as error:
-            failures.append(error)
-        else:
-            published.append(one)
-            await _warn_without_worker(bus, one)
-            if sent.known:
-                output.remark(f"the task {one.id} was published before; it is {sent.state}")
+    from agentbus.task_handle import TaskFailure  # noqa: PLC0415
+
+    outcomes = await bus.publish_to(targets, content, **options)
+    failures = [one.error for one in outcomes if isinstance(one, TaskFailure)]
+    published = [one for one in outcomes if not isinstance(one, TaskFailure)]
+    for task in published:
+        await _warn_without_worker(bus, task)
+        if task.known:
+            output.remark(f"the task {task.id} was published before; it is {task.state_at_publish}")
     if published:
-        output.json_line([one.to_json() for one in published] if len(tasks) > 1 else published[0].to_json())
-    if failures and len(tasks) == 1:
+        messages: list[Json] = [task.message.to_json() for task in published]
+        output.json_line(messages if len(outcomes) > 1 else messages[0])
+    if failures and len(outcomes) == 1:
         raise failures[0]
     if failures:
-        raise click.ClickException(f"{len(failures)} of {len(tasks)} not published: {failures[0]}")
+        raise click.ClickException(f"{len(failures)} of {len(outcomes)} not published: {failures[0]}")
 
 
-async def _warn_without_worker(bus: "Coordinator", task: "Task") -> None:
+async def _warn_without_worker(bus: "Coordinator", task: "PublishedTask") -> None:
     try:
         if not await bus.agents(task.agent):
             output.remark(f"no worker of the agent {task.agent} is alive now; the task waits for one, for up to 7 days")
@@ -142,7 +139,7 @@ Examples:
 @with_coordinator
 async def get(bus: "Coordinator", *, task_id: str, agent: str | None) -> None:
     """Show the state of a task and its result, if it has one."""
-    _show(await bus.task(task_id, agent=agent))
+    _show(await bus.task(task_id, agent=agent).status())
 
 
 @task.command(
@@ -252,7 +249,7 @@ async def cancel(bus: "Coordinator", *, task_id: str, agent: str | None, reason:
 
     Cancelling again is harmless. A task that has its result keeps it, and the state it was found in is shown.
     """
-    status = await bus.cancel(task_id, agent=agent, reason=reason)
+    status = await bus.task(task_id, agent=agent).cancel(reason)
     if status.record.entry.terminal and status.state != "cancelled":
         output.remark(f"too late: the task {task_id} is {status.state}")
     _show(status)
@@ -287,11 +284,11 @@ def answer(nats_url: str | None, config: "Path | None", *, approve: bool | None,
 
 
 async def _answer(bus: "Coordinator", *, task_id: str, approve: bool, comment: str, agent: str | None) -> None:
-    sent = await bus.answer(task_id, approve=approve, comment=comment, agent=agent)
+    sent = await bus.task(task_id, agent=agent).answer(approve=approve, comment=comment)
     if sent.known:
-        output.remark(f"it was answered so before; {sent.task.id} is {sent.state}")
-    await _warn_without_worker(bus, sent.task)
-    output.json_line(sent.task.to_json())
+        output.remark(f"it was answered so before; {sent.id} is {sent.state_at_publish}")
+    await _warn_without_worker(bus, sent)
+    output.json_line(sent.message.to_json())
 
 
 @task.command(
@@ -305,4 +302,4 @@ Examples:
 @with_coordinator
 async def retry(bus: "Coordinator", *, task_id: str, agent: str | None) -> None:
     """Publish a settled task again, under a new id; the new task names the old one in `retry_of`."""
-    output.json_line((await bus.retry(task_id, agent=agent)).to_json())
+    output.json_line((await bus.task(task_id, agent=agent).retry()).message.to_json())

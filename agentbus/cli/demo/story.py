@@ -120,7 +120,7 @@ async def _worker(folder: Path, url: str, agent: str, number: int) -> AsyncGener
 
 async def _main_job(story: _Story, main: Coordinator) -> None:
     story.chapter("3. The main job: give a task to two agents, wait, get both results")
-    tasks = await main.publish(["code", "doc"], _FABLE, task_type="count_words")
+    tasks = await main.publish_to(["code", "doc"], _FABLE, task_type="count_words")
     for task in tasks:
         story.tell(f"published {task.id} to {task.agent}")
     waited = await main.wait([task.id for task in tasks], timeout_s=_TIMEOUT_S)
@@ -128,11 +128,14 @@ async def _main_job(story: _Story, main: Coordinator) -> None:
         status = waited.settled.get(task.id)
         text = str(status.result.result).strip() if status and status.result else "no result"
         story.check(text == f"{task.agent} counted 14 words.", f"result from {task.agent}: {text!r}")
-    again = await main.send(tasks[0])
-    story.check(again.known and again.state == "completed", "published again under the same id: recognised, not rerun")
+    again = await main.publish("code", _FABLE, task_type="count_words", task_id=tasks[0].id)
+    story.check(
+        again.known and again.state_at_publish == "completed",
+        "published again under the same id: recognised, not rerun",
+    )
 
-    [failing] = await main.publish("code", "", task_type="make_coffee")
-    [asking] = await main.publish("doc", "release/1.0", task_type="delete_branch")
+    failing = await main.publish("code", "", task_type="make_coffee")
+    asking = await main.publish("doc", "release/1.0", task_type="delete_branch")
     waited = await main.wait([failing.id, asking.id], timeout_s=_TIMEOUT_S)
     error = _result(waited, failing.id).error or ""
     story.check("I do not know how to do make_coffee" in error, f"a command that fails is a result too: {error!r}")
@@ -149,9 +152,9 @@ def _result(waited: Waited, task_id: str) -> Result:
 
 async def _killed_worker(story: _Story, main: Coordinator, workers: list[asyncio.subprocess.Process]) -> None:
     story.chapter("4. A worker dies in the middle of a task")
-    [task] = await main.publish("code", "1.5", task_type="think")
+    task = await main.publish("code", "1.5", task_type="think")
     async with asyncio.timeout(_TIMEOUT_S):
-        while (status := await main.task(task.id)).state != "working":  # noqa: ASYNC110  # the ledger is elsewhere
+        while (status := await main.task(task.id).status()).state != "working":  # noqa: ASYNC110  # the ledger is elsewhere
             await asyncio.sleep(0.05)
     claim = status.record.entry.claim
     owner = next(worker for worker in workers if claim and f"-{worker.pid}-" in claim.worker)
@@ -167,9 +170,9 @@ async def _killed_worker(story: _Story, main: Coordinator, workers: list[asyncio
 
 async def _killed_server(story: _Story, main: Coordinator, folder: Path, servers: list[NatsServer]) -> None:
     story.chapter("5. The server dies while a task runs")
-    [task] = await main.publish("doc", "1", task_type="think")
+    task = await main.publish("doc", "1", task_type="think")
     async with asyncio.timeout(_TIMEOUT_S):
-        while (await main.task(task.id)).state != "working":  # noqa: ASYNC110
+        while (await main.task(task.id).status()).state != "working":  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     servers[-1].kill()
     story.tell("nats-server was killed with SIGKILL; it is started again on the same store")

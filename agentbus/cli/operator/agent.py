@@ -46,7 +46,7 @@ async def list_(bus: "Coordinator", *, agent: str | None) -> None:
 
     A worker that was killed is listed for up to 90 seconds more.
     """
-    agents = await bus.overview(agent)
+    agents = [one.to_json() for one in await bus.overview(agent)]
     if output.on_terminal():
         output.table(
             ["agent", "waiting", "running", "workers", "free slots", "last seen", "version", "description"],

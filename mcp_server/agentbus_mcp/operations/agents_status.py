@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 import anyio
 
+from agentbus.agent_overview import AgentOverview
 from agentbus.coordinator import Coordinator
 from agentbus.errors import BusError
-from agentbus.protocol.json_codec import Json
 
 _TIMEOUT_S: Final = 2.0
 """The status is an extra to an answer, which must not wait long for it."""
@@ -20,15 +20,15 @@ class AgentsStatus:
     """What is known of the agents at one moment; `known` is false where the bus did not answer."""
 
     known: bool
-    _agents: dict[str, dict[str, Json]]
+    _agents: dict[str, AgentOverview]
 
     def online(self, agent: str) -> bool | None:
         """Whether a worker of an agent is alive; None if that is unknown."""
-        return bool(self._agents.get(agent, {}).get("online")) if self.known else None
+        return (agent in self._agents and self._agents[agent].online) if self.known else None
 
     def waiting(self, agent: str) -> int | None:
         """How many tasks of an agent no worker has been given; None if that is unknown."""
-        return cast("int | None", self._agents.get(agent, {}).get("waiting"))
+        return self._agents[agent].waiting if agent in self._agents else None
 
     def offline_note(self, agents: Iterable[str]) -> str | None:
         """Warn of the agents among `agents` without a living worker; None if there are none."""
@@ -50,5 +50,5 @@ async def agents_status(coordinator: Coordinator) -> AgentsStatus:
             overview = await coordinator.overview()
         except BusError:
             return AgentsStatus(known=False, _agents={})
-        return AgentsStatus(known=True, _agents={str(account["agent"]): account for account in overview})
+        return AgentsStatus(known=True, _agents={found.agent: found for found in overview})
     return AgentsStatus(known=False, _agents={})

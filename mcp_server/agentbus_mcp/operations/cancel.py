@@ -2,11 +2,8 @@
 
 from collections.abc import Sequence
 
-import anyio
-
-from agentbus.coordinator import Coordinator, TaskStatus
-from agentbus.errors import AgentBusError, CorruptEntryError, InvalidIdError, TaskNotFoundError
-from agentbus_mcp.operations.look_up import FoundTasks, in_order
+from agentbus.coordinator import Coordinator
+from agentbus_mcp.operations.look_up import FoundTasks, found_of
 
 
 async def cancel_all(
@@ -17,16 +14,4 @@ async def cancel_all(
     Raises:
         TaskNotFoundError: no task is known by any of the ids.
     """
-    tasks: dict[str, TaskStatus] = {}
-    errors: dict[str, AgentBusError] = {}
-
-    async def cancel(task_id: str) -> None:
-        try:
-            tasks[task_id] = await coordinator.cancel(task_id, agent=agent, reason=reason)
-        except (TaskNotFoundError, InvalidIdError, CorruptEntryError) as error:
-            errors[task_id] = error
-
-    async with anyio.create_task_group() as group:
-        for task_id in dict.fromkeys(task_ids):
-            group.start_soon(cancel, task_id)
-    return in_order(task_ids, tasks, errors)
+    return found_of(await coordinator.cancel_all(dict.fromkeys(task_ids), agent=agent, reason=reason))

@@ -3,16 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import anyio
-
 from agentbus.coordinator import Coordinator, TaskStatus
-from agentbus.errors import (
-    AgentBusError,
-    BusUnavailableError,
-    CorruptEntryError,
-    InvalidIdError,
-    TaskNotFoundError,
-)
+from agentbus.errors import AgentBusError, CorruptEntryError, InvalidIdError, TaskNotFoundError
+from agentbus.task_handle import TaskFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,46 +33,27 @@ async def look_up(
         TaskNotFoundError: no task is known by any of the ids.
         BusError: the ledger cannot be read.
     """
-    tasks: dict[str, TaskStatus] = {}
-    errors: dict[str, AgentBusError] = {}
-    deadline = anyio.current_time() + timeout_s
-
-    async def find(task_id: str) -> None:
-        of_agent = agent.get(task_id) if isinstance(agent, Mapping) else agent
-        try:
-            tasks[task_id] = await _read(coordinator, task_id, of_agent, deadline)
-        except (TaskNotFoundError, InvalidIdError, CorruptEntryError) as error:
-            errors[task_id] = error
-
-    async with anyio.create_task_group() as group:
-        for task_id in dict.fromkeys(task_ids):
-            group.start_soon(find, task_id)
-    return in_order(task_ids, tasks, errors)
+    unique = list(dict.fromkeys(task_ids))
+    if isinstance(agent, Mapping):
+        handles = [coordinator.task(task_id, agent=agent.get(task_id)) for task_id in unique]
+        return found_of(await coordinator.statuses(handles, timeout_s=timeout_s))
+    return found_of(await coordinator.statuses(unique, agent=agent, timeout_s=timeout_s))
 
 
-def in_order(
-    task_ids: Sequence[str], tasks: Mapping[str, TaskStatus], errors: Mapping[str, AgentBusError]
-) -> FoundTasks:
-    """Put tasks and errors into the order of their ids.
+def found_of(outcomes: Sequence[TaskStatus | TaskFailure]) -> FoundTasks:
+    """Sort outcomes into the tasks that are known and the errors of the ids that are not.
 
     Raises:
-        TaskNotFoundError: there are errors only.
+        TaskNotFoundError: no task is known by any of the ids.
+        AgentBusError: the first error that does not concern one id alone.
     """
-    ids = dict.fromkeys(task_ids)
+    tasks = [one for one in outcomes if isinstance(one, TaskStatus)]
+    errors: dict[str, AgentBusError] = {}
+    for one in outcomes:
+        if isinstance(one, TaskFailure):
+            if not isinstance(one.error, TaskNotFoundError | InvalidIdError | CorruptEntryError):
+                raise one.error
+            errors[one.id] = one.error
     if not tasks:
-        raise TaskNotFoundError("; ".join(str(errors[task_id]) for task_id in ids))
-    return FoundTasks(
-        [tasks[task_id] for task_id in ids if task_id in tasks],
-        {task_id: errors[task_id] for task_id in ids if task_id in errors},
-    )
-
-
-async def _read(coordinator: Coordinator, task_id: str, agent: str | None, deadline: float) -> TaskStatus:
-    while True:
-        try:
-            return await coordinator.task(task_id, agent=agent)
-        except BusUnavailableError:
-            if anyio.current_time() >= deadline:
-                raise
-        with anyio.move_on_after(deadline - anyio.current_time()):
-            await coordinator.bus.wait_connected()
+        raise TaskNotFoundError("; ".join(str(error) for error in errors.values()))
+    return FoundTasks(tasks, errors)

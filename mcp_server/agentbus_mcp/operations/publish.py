@@ -1,14 +1,10 @@
-"""Publishes tasks to several agents, and reports for each what became of it."""
+"""Reports what became of tasks that were published to several agents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import anyio
-
 from agentbus.coordinator import Coordinator
-from agentbus.errors import AgentBusError
-from agentbus.protocol.messages import Task
-from agentbus.tasks.publish import Published
+from agentbus.task_handle import PublishedTask, TaskFailure
 from agentbus_mcp.operations.agents_status import AgentsStatus, agents_status
 from agentbus_mcp.operations.counted_tasks import wait_until_counted
 
@@ -17,34 +13,20 @@ from agentbus_mcp.operations.counted_tasks import wait_until_counted
 class PublishOutcome:
     """The tasks that are on the bus, those that failed with their errors, and the status of the agents."""
 
-    published: list[Published]
-    failed: list[tuple[Task, AgentBusError]]
+    published: list[PublishedTask]
+    failed: list[TaskFailure]
     agents: AgentsStatus
 
 
-async def publish_all(coordinator: Coordinator, tasks: Sequence[Task]) -> PublishOutcome:
-    """Publish tasks concurrently: a bus that does not answer costs one time-out, not one for each.
+async def publish_outcome(coordinator: Coordinator, outcomes: Sequence[PublishedTask | TaskFailure]) -> PublishOutcome:
+    """Sort what `Coordinator.publish_to` returned, and add the status of the agents.
 
     Raises:
         ExceptionGroup: none was published; it holds why.
     """
-    published: dict[str, Published] = {}
-    errors: dict[str, AgentBusError] = {}
-
-    async def send(task: Task) -> None:
-        try:
-            published[task.id] = await coordinator.send(task)
-        except AgentBusError as error:
-            errors[task.id] = error
-
-    async with anyio.create_task_group() as group:
-        for task in tasks:
-            group.start_soon(send, task)
+    published = [one for one in outcomes if isinstance(one, PublishedTask)]
+    failed = [one for one in outcomes if isinstance(one, TaskFailure)]
     if not published:
-        raise ExceptionGroup("no task was published", list(errors.values()))
-    await wait_until_counted(coordinator, {one.task.agent for one in published.values()})
-    return PublishOutcome(
-        [published[task.id] for task in tasks if task.id in published],
-        [(task, errors[task.id]) for task in tasks if task.id in errors],
-        await agents_status(coordinator),
-    )
+        raise ExceptionGroup("no task was published", [one.error for one in failed])
+    await wait_until_counted(coordinator, {one.agent for one in published})
+    return PublishOutcome(published, failed, await agents_status(coordinator))

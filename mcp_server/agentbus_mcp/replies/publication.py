@@ -2,7 +2,7 @@
 
 from mcp_types import CallToolResult, ResourceLink
 
-from agentbus.tasks.publish import Published
+from agentbus.task_handle import PublishedTask as PublishedHandle
 from agentbus_mcp.errors import client_message
 from agentbus_mcp.operations.agents_status import AgentsStatus
 from agentbus_mcp.operations.publish import PublishOutcome
@@ -15,8 +15,8 @@ def publication_of(outcome: PublishOutcome) -> Publication:
     """The publication as the answer states it: each task, whether a worker of its agent is alive, and the failures."""
     published = [_published_task(one, outcome.agents) for one in outcome.published]
     failed = [
-        FailedTask(agent=task.agent, task_id=task.id, error=client_message(error) or "")
-        for task, error in outcome.failed
+        FailedTask(agent=one.agent or "", task_id=one.id, error=client_message(one.error) or "")
+        for one in outcome.failed
     ]
     return Publication(
         note=outcome.agents.offline_note(task.agent for task in published if task.state == "queued"),
@@ -44,11 +44,11 @@ def build_answer_with_results(publication: Publication, watched: CallToolResult)
     return build_answer(f"{published}; {waited}.", data, links)
 
 
-def _published_task(published: Published, agents: AgentsStatus) -> PublishedTask:
+def _published_task(published: PublishedHandle, agents: AgentsStatus) -> PublishedTask:
     """One published task; the status of its agent is stated while it is queued."""
     view = PublishedTask(
-        agent=published.task.agent, task_id=published.task.id, state=published.state, known=published.known
+        agent=published.agent, task_id=published.id, state=published.state_at_publish, known=published.known
     )
-    if published.state != "queued":
+    if published.state_at_publish != "queued":
         return view
     return view.model_copy(update={"online": agents.online(view.agent), "waiting": agents.waiting(view.agent)})

@@ -49,7 +49,7 @@ def add_completions(server: MCPServer[Any], bus_link: BusLink) -> None:
 async def _names(coordinator: Coordinator, argument: str) -> list[str]:
     try:
         if argument in _AGENTS:
-            return sorted({coordinator.agent, *(str(agent["agent"]) for agent in await coordinator.overview())})
+            return sorted({coordinator.agent, *(found.agent for found in await coordinator.overview())})
         if argument in _TASKS:
             return await _recent_tasks(coordinator)
     except AgentBusError:

@@ -35,7 +35,7 @@ class ResourceContents:
     async def agents(self) -> str:
         """The agents: which have living workers, and how much waits for them."""
         overview = await (await self._bus_link.coordinator()).overview()
-        account: dict[str, Json] = {"agents": [_bounded(agent) for agent in overview[:_MAX_AGENTS]]}
+        account: dict[str, Json] = {"agents": [_bounded(agent.to_json()) for agent in overview[:_MAX_AGENTS]]}
         if len(overview) > _MAX_AGENTS:
             account["more"] = len(overview) - _MAX_AGENTS
         return to_json(account)
@@ -50,7 +50,7 @@ class ResourceContents:
         """The state of a task and, once it has one, its result."""
         coordinator = await self._bus_link.coordinator()
         try:
-            status = await coordinator.task(task_id)
+            status = await coordinator.task(task_id).status()
         except (TaskNotFoundError, InvalidIdError) as error:
             raise ResourceNotFoundError(str(error)) from error
         view = task_view(status)

@@ -86,7 +86,7 @@ async def last_follow_up(coordinator: Coordinator, task: TaskStatus) -> TaskStat
     """Follow the chain of answers from a task to the last task in it."""
     while asks_for_approval(task):
         try:
-            task = await coordinator.task(answer_id(task.task_id), agent=task.agent)
+            task = await coordinator.task(answer_id(task.task_id), agent=task.agent).status()
         except TaskNotFoundError:
             break
     return task

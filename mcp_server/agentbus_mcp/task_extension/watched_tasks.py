@@ -109,7 +109,7 @@ class WatchedTasks:
                 continue  # put off: the question stays open
             comment = decision.comment
             try:
-                await coordinator.answer(task.task_id, approve=decision.approve, comment=comment, agent=task.agent)
+                await coordinator.task(task.task_id, agent=task.agent).answer(approve=decision.approve, comment=comment)
             except TaskConflictError as error:
                 log.info("an answer came after another one: %s", error)
 
@@ -187,4 +187,4 @@ async def _find(coordinator: Coordinator, wait: StoredWait) -> FoundTasks:
 
 
 async def _cancel(coordinator: Coordinator, task: TaskStatus) -> None:
-    await coordinator.cancel(task.task_id, agent=task.agent, reason="the MCP task that published it was cancelled")
+    await coordinator.task(task.task_id, agent=task.agent).cancel("the MCP task that published it was cancelled")

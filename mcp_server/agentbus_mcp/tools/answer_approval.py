@@ -31,16 +31,16 @@ def answer_approval_tool(bus_link: BusLink) -> Tool:
         be repeated; it cannot be changed.
         """
         coordinator = await bus_link.coordinator()
-        sent = await coordinator.answer(task_id, approve=approve, comment=comment, agent=agent)
+        sent = await coordinator.task(task_id, agent=agent).answer(approve=approve, comment=comment)
         agents = await agents_status(coordinator)
         data = Answered(
-            note=agents.offline_note([sent.task.agent]) if sent.state == "queued" else None,
+            note=agents.offline_note([sent.agent]) if sent.state_at_publish == "queued" else None,
             decision="approved" if approve else "denied",
-            task_id=sent.task.id,
-            agent=sent.task.agent,
-            state=sent.state,
+            task_id=sent.id,
+            agent=sent.agent,
+            state=sent.state_at_publish,
             known=sent.known,
-            next=wait_call([sent.task.id]),
+            next=wait_call([sent.id]),
         )
         return build_answer(f"The operation is {data.decision}; the answer is a task of its own.", data)
 

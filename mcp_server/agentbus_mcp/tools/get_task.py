@@ -30,7 +30,7 @@ def get_task_tool(bus_link: BusLink) -> Tool:
         all of a long result, get_results.
         """
         coordinator = await bus_link.coordinator()
-        status = await coordinator.task(task_id, agent=agent)
+        status = await coordinator.task(task_id, agent=agent).status()
         return build_answer(f"The task is {status.state}.", await _view(coordinator, status))
 
     return define(get_task, "Look at a task", READS)
@@ -55,6 +55,6 @@ async def _view(coordinator: Coordinator, status: TaskStatus) -> TaskView:
 async def _answered_by(coordinator: Coordinator, status: TaskStatus) -> str | None:
     """The id of the task that carries the answer to an approval; None while there is none."""
     try:
-        return (await coordinator.task(answer_id(status.task_id), agent=status.agent)).task_id
+        return (await coordinator.task(answer_id(status.task_id), agent=status.agent).status()).task_id
     except AgentBusError:
         return None

@@ -34,10 +34,10 @@ def list_agents_tool(bus_link: BusLink) -> Tool:
         overview = await coordinator.overview(agent)
         most = _MAX_AGENTS[response_format]
         data = Agents(
-            agents=[agent_view(one, detailed=response_format == "detailed") for one in overview[:most]],
+            agents=[agent_view(one.to_json(), detailed=response_format == "detailed") for one in overview[:most]],
             more=max(0, len(overview) - most) or None,
         )
-        online = sum(one["online"] is True for one in overview)
+        online = sum(one.online for one in overview)
         return build_answer(f"{len(overview)} agents, {online} online.", data)
 
     return define(list_agents, "List agents", READS)

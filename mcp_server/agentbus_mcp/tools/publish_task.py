@@ -10,7 +10,7 @@ from pydantic import Field
 from agentbus.coordinator import Coordinator
 from agentbus.errors import BusError
 from agentbus_mcp.bus_link import BusLink
-from agentbus_mcp.operations.publish import publish_all
+from agentbus_mcp.operations.publish import publish_outcome
 from agentbus_mcp.operations.watch import DEFAULT_WAIT_S, WatchRequest, watch
 from agentbus_mcp.replies.budget import ResponseDetail
 from agentbus_mcp.replies.build import build_watch_answer
@@ -51,7 +51,7 @@ def publish_task_tool(bus_link: BusLink) -> Tool:
         Publishing the same again under the same task_id is harmless (`known`): do that when an answer was lost.
         """
         coordinator = await bus_link.coordinator()
-        tasks = coordinator.build(
+        outcomes = await coordinator.publish_to(
             to,
             parse_content(content) if payload_fmt == "json" else content,
             task_type=task_type,
@@ -59,7 +59,7 @@ def publish_task_tool(bus_link: BusLink) -> Tool:
             reply_to=reply_to,
             task_id=task_id,
         )
-        publication = publication_of(await publish_all(coordinator, tasks))
+        publication = publication_of(await publish_outcome(coordinator, outcomes))
         return await _wait(ctx, coordinator, publication) if watch else build_publication_answer(publication)
 
     return define(publish_task, "Publish a task", ADDS, ALWAYS_LOADED)

@@ -20,6 +20,7 @@ from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.messages import new_task
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from agentbus.tasks.ledger import Ledger
 from agentbus_mcp.notifications.task_notifications import TASKS_EXTENSION
@@ -62,7 +63,7 @@ async def publish(coordinator: Coordinator, *task_ids: str, agent: str = "code")
 
 async def ask(coordinator: Coordinator, task_id: str, question: str = "status=needs_approval\nDelete it?") -> None:
     """Settle a task as one that asks for approval."""
-    [task] = coordinator.build("code", "work", task_type="test", task_id=task_id)
+    task = new_task(to="code", content="work", task_type="test", task_id=task_id)
     await settle(coordinator, task_id, question, status="needs_approval", task=task)
 
 
@@ -215,7 +216,7 @@ async def test_a_publication_that_is_watched_becomes_a_task_with_all_results(
         assert created["resultType"] == "task"
         assert created["taskId"].startswith("publish_task-")
         assert "no worker of code, doc is alive" in created["statusMessage"]
-        assert [(await coordinator.task(one)).state for one in ("job-code", "job-doc")] == ["queued", "queued"]
+        assert [(await coordinator.task(one).status()).state for one in ("job-code", "job-doc")] == ["queued", "queued"]
         await settle(coordinator, "job-code", "from code")
         assert (await tasks.get(created["taskId"]))["status"] == "working"
         await settle(coordinator, "job-doc", "from doc", agent="doc")
@@ -264,7 +265,7 @@ async def known(coordinator: Coordinator, task_id: str) -> bool:
 async def test_a_publication_that_is_refused_is_an_error_of_the_tool_and_makes_no_task(
     server: NatsServer, coordinator: Coordinator
 ) -> None:
-    await coordinator.publish(["code", "doc"], "another", task_type="test", task_id="job")
+    await coordinator.publish_to(["code", "doc"], "another", task_type="test", task_id="job")
     async with tasks_on(server) as tasks:
         answer = await tasks.call("publish_task", JOB)
         assert answer["isError"]
@@ -290,7 +291,7 @@ async def test_a_task_that_needs_approval_asks_and_waits_for_what_follows(
         assert request["params"]["requestedSchema"]["required"] == ["approve"]
         yes = {"action": "accept", "content": {"approve": True, "comment": "only main"}}
         assert await tasks.update(task_id, {"a": yes}) == {"resultType": "complete"}
-        answer = await coordinator.task("a.answer")
+        answer = await coordinator.task("a.answer").status()
         assert answer.state == "queued"
         again = await tasks.get(task_id)
         assert (again["status"], again["statusMessage"]) == ("working", "2 queued")
@@ -367,7 +368,7 @@ async def test_an_answer_that_somebody_else_gives_is_waited_for_as_well_and_a_se
         task_id = (await tasks.call("watch_results", {"task_ids": ["a"]}))["taskId"]
         async with tasks.listening(task_id):
             assert set((await tasks.told())["inputRequests"]) == {"a"}
-            follow_up = (await coordinator.answer("a", approve=True)).task
+            follow_up = (await coordinator.task("a").answer(approve=True)).message
             assert (await tasks.told())["status"] == "working"
             await settle(coordinator, "a.answer", "And the tags?", status="needs_approval", task=follow_up)
             assert set((await tasks.told())["inputRequests"]) == {"a.answer"}
@@ -403,11 +404,11 @@ async def test_cancelling_a_publication_cancels_its_tasks_and_cancelling_a_watch
         await settle(coordinator, "job-doc", agent="doc")
         await tasks.cancel(watched)
         assert (await tasks.get(watched))["status"] == "cancelled"
-        assert (await coordinator.task("job-code")).state == "queued"
+        assert (await coordinator.task("job-code").status()).state == "queued"
         assert (await tasks.get(published))["status"] == "working"
         await tasks.cancel(published)
         assert (await tasks.get(published))["status"] == "cancelled"
-        code, doc = await coordinator.task("job-code"), await coordinator.task("job-doc")
+        code, doc = await coordinator.task("job-code").status(), await coordinator.task("job-doc").status()
         assert (code.state, doc.state) == ("cancelled", "completed")
         assert code.record.entry.cancel
         assert code.record.entry.cancel.reason == "the MCP task that published it was cancelled"
@@ -421,7 +422,7 @@ async def test_cancelling_a_publication_cancels_the_follow_up_that_is_waited_for
         await ask(coordinator, "job")
         await tasks.update(task_id, {"job": {"action": "accept", "content": {"approve": True}}})
         await tasks.cancel(task_id)
-        assert (await coordinator.task("job.answer")).state == "cancelled"
+        assert (await coordinator.task("job.answer").status()).state == "cancelled"
 
 
 async def test_cancelling_what_has_come_to_its_end_keeps_the_result(

@@ -97,7 +97,7 @@ async def test_agents_are_listed_with_their_workers_and_their_backlog(
     await coordinator.publish("doc", "work", task_type="test")
 
     async def counted() -> bool:
-        return [agent["waiting"] for agent in await coordinator.overview("doc")] == [1]
+        return [agent.waiting for agent in await coordinator.overview("doc")] == [1]
 
     await eventually(counted, "the server has counted it, a moment after it has acknowledged it")
     config = worker_toml(tmp_path, server.url, agent="code")

@@ -255,7 +255,7 @@ async def test_a_cancelled_watch_does_nothing_to_the_task(
             watch = group.create_task(client.call_tool("watch_results", {"task_ids": ["a"], "timeout_seconds": 240}))
             await until_watched(coordinator.bus, "KV_AGENT_STATE")
             watch.cancel()
-        assert (await coordinator.task("a")).state == "queued"
+        assert (await coordinator.task("a").status()).state == "queued"
         await settle(coordinator, "a")
         data = data_of(await client.call_tool("watch_results", {"task_ids": ["a"]}))
     assert [result["status"] for result in data["results"]] == ["completed"]
@@ -294,7 +294,7 @@ async def test_a_task_that_was_cancelled_before_it_started_is_settled(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
     await coordinator.publish("code", "work", task_type="test", task_id="a")
-    await coordinator.cancel("a", reason="not needed")
+    await coordinator.task("a").cancel("not needed")
     async with in_memory(server.url, era) as client:
         data = data_of(await client.call_tool("watch_results", {"task_ids": ["a"], "timeout_seconds": 60}))
     [result] = data["results"]

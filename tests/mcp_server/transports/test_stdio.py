@@ -171,7 +171,7 @@ async def test_it_ends_in_the_middle_of_a_watch(
         code, said = await ended(process)
     assert code == 0
     assert "Traceback" not in said
-    assert (await coordinator.task("a")).state == "queued"
+    assert (await coordinator.task("a").status()).state == "queued"
 
 
 @pytest.mark.parametrize("how", ["end of input", signal.SIGTERM], ids=str)

@@ -539,7 +539,7 @@ async def test_it_ends_with_streams_sessions_and_calls_open(
     assert took < 6, "three seconds, and as many for a busy machine"
     assert json.loads(told[-1].removeprefix("data:"))["result"]["resultType"] == "complete"
     assert not mcp.process.said("Traceback")
-    assert (await coordinator.task("a")).state == "queued"
+    assert (await coordinator.task("a").status()).state == "queued"
 
 
 async def test_it_ends_while_it_is_still_starting(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ class Storm:
             self._retries += 1
 
     async def _cancel(self, task: PlannedTask) -> None:
-        status = await self._coordinator.cancel(task.task_id, agent=task.agent, reason="chaos")
+        status = await self._coordinator.task(task.task_id, agent=task.agent).cancel("chaos")
         self._seen[task.task_id] = status.state
         self._events.note("cancel", f"{task.task_id} found {status.state}")
 

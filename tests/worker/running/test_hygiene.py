@@ -131,7 +131,7 @@ async def test_a_worker_that_stops_ends_all_that_runs_and_gives_the_task_back(
                 await child.until_said("stopping")
             assert await child.exit_code() == 0
             assert not any(alive(pid) for pid in pids)
-    status = await coordinator.task(task_id)
+    status = await coordinator.task(task_id).status()
     assert (status.state, status.record.entry.attempt) == ("queued", 0)
     assert (await counts(coordinator))["AGENT_TASKS"] == 1
 
@@ -177,7 +177,7 @@ async def test_what_a_command_started_has_its_grace_though_the_command_itself_is
             task_id = await publish(coordinator, "x")
             pid = await pid_from(tmp_path / "me")
             if how == "cancel":
-                await coordinator.cancel(task_id)
+                await coordinator.task(task_id).cancel()
             await settled(coordinator, task_id)
             await gone(pid)
     assert (tmp_path / "tidied").exists()
@@ -225,7 +225,7 @@ async def test_what_belongs_to_another_running_task_is_left_alone(
             assert all(alive(pid) for pid in pids), "the processes of the task that runs were touched"
             # It cannot be told whose it is: it has cleared its environment, and two tasks were running.
             assert alive(pid_in(two / "bare"))
-            await coordinator.cancel(stays)
+            await coordinator.task(stays).cancel()
             await settled(coordinator, stays)
             await gone(*pids, *left)
 
@@ -253,7 +253,7 @@ async def test_no_zombie_is_left_after_twenty_tasks_or_while_one_of_them_runs(
             "its orphans have been waited for while it runs",
             timeout_s=5,
         )
-        await coordinator.cancel(task_id)
+        await coordinator.task(task_id).cancel()
         await settled(coordinator, task_id)
 
 
@@ -285,7 +285,7 @@ async def test_the_next_worker_ends_what_a_killed_one_has_left_running(
         assert all(alive(pid) for pid in pids)
         [records] = record_folders(tmp_path)
         assert on_record(records) == [task_id, "worker"]
-        await coordinator.cancel(task_id)
+        await coordinator.task(task_id).cancel()
         async with worker(config) as second:
             assert not any(alive(pid) for pid in pids), "they outlived the start of the next worker"
             assert second.said(f"task {task_id}: ending 4 processes of a worker that was killed")
@@ -307,7 +307,7 @@ async def test_a_command_that_hides_its_environment_is_known_by_its_birth(
             await eventually(lambda: Path(f"/proc/{pid}/environ").read_bytes() == b"", "its environment is empty")
             await eventually(lambda: any(tmp_path.glob("state/*/code/0/children/*-*.json")), "it is on record")
             first.kill()
-        await coordinator.cancel(task_id)
+        await coordinator.task(task_id).cancel()
         async with worker(config) as second:
             assert not alive(pid)
             assert second.said(f"task {task_id}: ending 1 processes of a worker that was killed")
@@ -380,7 +380,7 @@ async def test_a_starting_replica_touches_neither_processes_nor_outcomes_of_a_li
         await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**results, "max_msgs": -1})
         assert text(await settled(coordinator, finished)) == "done\n"
         await eventually(lambda: not entry.exists(), "the outcome has left the outbox")
-        await coordinator.cancel(running)
+        await coordinator.task(running).cancel()
         await settled(coordinator, running)
         await acknowledged(coordinator)
     assert sorted(message["task"]["id"] for message in await result_messages(coordinator)) == sorted(

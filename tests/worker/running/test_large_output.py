@@ -187,11 +187,11 @@ async def check_size(folder: Path, server: NatsServer, coordinator: Coordinator,
         task_id = await publish(coordinator, "x")
 
         async def is_settled() -> bool:
-            return (await coordinator.task(task_id)).settled
+            return (await coordinator.task(task_id).status()).settled
 
         peak = await peak_rss(child, is_settled)
         await acknowledged(coordinator)
-    status = await coordinator.task(task_id)
+    status = await coordinator.task(task_id).status()
     assert (status.output_note["bytes"], status.output_note["sha256"]) == (size, digest.hexdigest())
     argv = [sys.executable, "-m", "agentbus", "result", "get", "--full", task_id, "--nats-url", server.url]
     with process(argv, folder / "full") as reader:

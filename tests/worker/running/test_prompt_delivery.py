@@ -127,7 +127,7 @@ async def test_every_task_has_a_working_folder_of_its_own_that_is_kept_only_on_r
     config = worker_toml(tmp_path, server.url, chat_cmd=command, worker=more)
     async with worker(config):
         tasks = [await coordinator.publish("code", "x", task_type="t", task_id=f"job-{number}") for number in (1, 2)]
-        waited = await coordinator.wait([task.id for [task] in tasks], timeout_s=30)
+        waited = await coordinator.wait([task.id for task in tasks], timeout_s=30)
         assert [text(status) for status in waited.settled.values()] == ["", ""], "one found the files of the other"
         await acknowledged(coordinator)
     left = sorted(str(path.relative_to(tmp_path / "work")) for path in (tmp_path / "work").glob("*/*"))

@@ -21,6 +21,7 @@ from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_worker
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
+from agentbus.protocol.messages import new_task
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker.state_folder import locked_state
@@ -180,7 +181,7 @@ async def test_a_worker_that_dies_while_it_gives_its_task_back_at_its_end_leaves
         await eventually(lambda: runs(tmp_path), "the command runs")
         child.terminate()
         await death(child, point)
-    assert (await coordinator.task(task_id)).state == "queued"
+    assert (await coordinator.task(task_id).status()).state == "queued"
     async with worker(config):
         message = await one_result(coordinator, tmp_path, task_id, "completed")
     assert (message["attempt"], runs(tmp_path)) == (1, 2)
@@ -193,7 +194,7 @@ async def test_what_is_settled_without_being_run_has_one_result_though_its_worke
     await short_lease(coordinator, lease_s=LEASE_S)
     config = counting_worker(tmp_path, server)
     task_id = await publish(coordinator, "work")
-    await coordinator.cancel(task_id, reason="not needed")
+    await coordinator.task(task_id).cancel("not needed")
     for point in ("settled unrun, not published", "published again, not acknowledged")[:deaths]:
         await worker_dies(config, point)
     async with worker(config):
@@ -258,7 +259,7 @@ async def test_a_dead_letter_whose_administrator_dies_while_requeueing_it_runs_o
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=LEASE_S)
-    task = coordinator.build("code", "work", task_type="test")[0]
+    task = new_task(to="code", content="work", task_type="test")
     await coordinator.bus.store(subjects.dead("code"), encode(task.to_json()), headers={"Bus-Origin": "AGENT_TASKS.1"})
     args = ("dead", "requeue", "1", "--nats-url", server.url)
     await command_dies(tmp_path, "requeued, dead letter still there", *args)

@@ -35,7 +35,7 @@ class _SlowRenewals(Ledger):
 async def test_a_renewal_that_is_under_way_when_the_task_is_settled_does_not_undo_that(coordinator: Coordinator):
     bus = coordinator.bus
     await set_up(bus, ["code"])
-    [task] = await coordinator.publish("code", "say:hi", task_type="test")
+    task = await coordinator.publish("code", "say:hi", task_type="test")
     ledger, slow = Ledger(bus), _SlowRenewals(bus)
     found = await ledger.read("code", task.id)
     assert isinstance(found, Record)
@@ -43,7 +43,7 @@ async def test_a_renewal_that_is_under_way_when_the_task_is_settled_does_not_und
     entry = claimed(found.entry, claim, attempt=1)
     revision = await ledger.write("code", task.id, entry, revision=found.revision)
     async with PullConsumer(bus, subjects.TASKS_STREAM, subjects.durable("code")) as puller:
-        result = new_result(task.to_json(), result_id="result-1", status="completed")
+        result = new_result(task.message.to_json(), result_id="result-1", status="completed")
         lease = Lease(slow, await puller.next(), "code", task.id, entry, revision)
         async with asyncio.timeout(5), lease.kept():
             await slow.renewal_is_under_way.wait()

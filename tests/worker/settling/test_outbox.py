@@ -153,7 +153,7 @@ async def test_an_outcome_whose_task_another_worker_has_settled_is_dropped_and_l
         assert child.said(f"task {task_id}: an outcome from before the restart is dropped: the task has another result")
     assert runs(tmp_path) == 2
     assert entries(tmp_path) == []
-    assert (await outage.bus.task(task_id)).record.revision == status.record.revision
+    assert (await outage.bus.task(task_id).status()).record.revision == status.record.revision
     assert (await counts(outage.bus))["AGENT_RESULTS"] == 1
 
 
@@ -187,7 +187,7 @@ async def test_a_cancel_wish_that_meets_a_finished_outcome_loses(tmp_path: Path,
         task_id = await finished_without_a_server(outage, tmp_path, child)
         child.kill()
     await outage.end()
-    assert (await outage.bus.cancel(task_id)).state == "working"
+    assert (await outage.bus.task(task_id).cancel()).state == "working"
     async with worker(config):
         status = await settled(outage.bus, task_id)
         await acknowledged(outage.bus)
@@ -208,7 +208,7 @@ async def test_what_was_committed_but_not_published_is_published_under_the_same_
         task_id = await publish(coordinator, "say:done")
         await child.until_said("the result cannot be stored yet")
         await entry_on_disk(tmp_path)
-        committed = (await coordinator.task(task_id)).record.entry.result_id
+        committed = (await coordinator.task(task_id).status()).record.entry.result_id
         assert committed
         child.kill()
     await take_results()
@@ -220,7 +220,7 @@ async def test_what_was_committed_but_not_published_is_published_under_the_same_
     [message] = await coordinator.results(newest=9)
     assert message.result is not None
     assert message.result.id == committed
-    assert (await coordinator.task(task_id)).record.entry.result == message.result.to_json()
+    assert (await coordinator.task(task_id).status()).record.entry.result == message.result.to_json()
 
 
 async def test_a_start_waits_for_a_bus_that_takes_no_results_yet(

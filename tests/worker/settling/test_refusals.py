@@ -85,7 +85,7 @@ async def test_a_settlement_that_another_party_has_overtaken_publishes_nothing(c
     verdict = await settle(coordinator.bus, "code", task_id, stale.entry, result_of(task_id), revision=stale.revision)
     assert verdict == Lost()
     assert await result_messages(coordinator) == []
-    assert (await coordinator.task(task_id)).state == "working"
+    assert (await coordinator.task(task_id).status()).state == "working"
 
 
 async def test_a_settlement_that_is_repeated_because_its_answer_was_lost_is_won_and_has_one_result(
@@ -152,7 +152,7 @@ async def test_a_replay_that_a_cancel_request_has_overtaken_reads_again_and_comm
     overtake(monkeypatch, "settled", cancel=CANCEL)
     outbox = await replayed(coordinator, tmp_path, task_id)
     assert outbox.waiting() == 0
-    assert (await coordinator.task(task_id)).state == "completed"
+    assert (await coordinator.task(task_id).status()).state == "completed"
     assert len(await result_messages(coordinator)) == 1
 
 
@@ -164,7 +164,7 @@ async def test_a_replay_that_another_worker_has_overtaken_reads_again_and_drops_
     overtake(monkeypatch, "settled", claim=new_claim("other"))
     outbox = await replayed(coordinator, tmp_path, task_id)
     assert outbox.waiting() == 0
-    assert (await coordinator.task(task_id)).state == "working"
+    assert (await coordinator.task(task_id).status()).state == "working"
     assert await result_messages(coordinator) == []
 
 
@@ -202,7 +202,7 @@ async def test_a_task_that_is_settled_unrun_is_read_again_when_another_party_has
 ):
     await set_up(coordinator.bus, ["code"])
     task_id = await publish(coordinator, "x")
-    await coordinator.cancel(task_id, reason="first")
+    await coordinator.task(task_id).cancel("first")
     overtake(monkeypatch, "settled", cancel=CANCEL)
     async with delivered(coordinator, server, tmp_path) as (context, delivery):
         assert await claim(context, delivery) is None
@@ -222,7 +222,7 @@ async def test_a_task_that_another_worker_has_claimed_is_not_released(
         job.stop_now()
         with Slots(1).take() as reservation:
             await job.run(reservation)
-    status = await coordinator.task(task_id)
+    status = await coordinator.task(task_id).status()
     assert (status.state, status.record.entry.attempt) == ("working", 2)
     assert await result_messages(coordinator) == []
 
@@ -245,6 +245,6 @@ async def test_a_failed_attempt_whose_task_another_worker_has_claimed_is_not_que
         child.terminate()
         assert await child.exit_code() == 0
         assert not child.said("trying again in")
-    status = await coordinator.task(task_id)
+    status = await coordinator.task(task_id).status()
     assert (status.state, status.record.entry.attempt) == ("working", 2)
     assert await result_messages(coordinator) == []

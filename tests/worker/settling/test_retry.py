@@ -138,11 +138,11 @@ async def test_the_pause_before_the_next_attempt_doubles_with_jitter_and_others_
         assert waiting.entry.last_failure == "the command exited with status 3"
         assert waiting.entry.retry_after_s is not None
         assert 0.5 <= waiting.entry.retry_after_s <= 1.5
-        assert (await coordinator.task(task_id)).state == "queued"
+        assert (await coordinator.task(task_id).status()).state == "queued"
         other = await publish(coordinator, "y")
         await eventually(lambda: len(runs(tmp_path)) == 2, "another task runs in the pause", timeout_s=5)
-        assert (await coordinator.task(task_id)).record.entry.attempt == 1
-        await coordinator.cancel(other)
+        assert (await coordinator.task(task_id).status()).record.entry.attempt == 1
+        await coordinator.task(other).cancel()
         await settled(coordinator, task_id)
     firsts = [at for attempt, at in runs(tmp_path) if attempt == 1]
     later = [at for attempt, at in runs(tmp_path) if attempt > 1]
@@ -271,7 +271,7 @@ async def test_a_settled_task_is_published_anew_under_a_new_id_that_names_the_ol
     assert {key: task[key] for key in kept} == {key: old.result.task[key] for key in kept}
     assert new.state == old.state
     assert new.result.task == task
-    assert (await coordinator.task(old.task_id)).record.revision == old.record.revision
+    assert (await coordinator.task(old.task_id).status()).record.revision == old.record.revision
     assert len(await coordinator.results(newest=9, agent="clerk")) == 2
 
 
@@ -287,14 +287,14 @@ async def test_a_task_that_has_no_result_yet_cannot_be_retried(
         running = await publish(coordinator, f"touch:{tmp_path}/ran sleep:1000")
         await eventually((tmp_path / "ran").exists, "it runs")
         with pytest.raises(AgentBusError, match="is working"):
-            await coordinator.retry(running)
-        await coordinator.cancel(running)
+            await coordinator.task(running).retry()
+        await coordinator.task(running).cancel()
         await settled(coordinator, running)
 
 
 async def test_an_unknown_task_cannot_be_retried(server: NatsServer, coordinator: Coordinator):
     with pytest.raises(TaskNotFoundError):
-        await coordinator.retry("task-never")
+        await coordinator.task("task-never").retry()
     ran = await run_cli("task", "retry", "task-never", "--nats-url", server.url)
     assert (ran.code, len(ran.err.splitlines())) == (1, 1)
 
@@ -305,8 +305,8 @@ async def test_a_failure_that_only_speaks_of_something_expired_can_be_retried(
     async with worker(worker_toml(tmp_path, server.url)):
         old = await outcome(coordinator, "stderr:the_token_has_expired exit:1")
         assert "the token has expired" in error(old)
-        again = await coordinator.retry(old.task_id)
-        assert again.to_json()["retry_of"] == old.task_id
+        again = await coordinator.task(old.task_id).retry()
+        assert again.message.to_json()["retry_of"] == old.task_id
 
 
 async def test_a_task_without_a_payload_can_be_retried(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
@@ -314,7 +314,7 @@ async def test_a_task_without_a_payload_can_be_retried(tmp_path: Path, server: N
     await coordinator.bus.store("agent.code.tasks", encode(foreign))
     async with worker(worker_toml(tmp_path, server.url)):
         await acknowledged(coordinator)
-        again = await coordinator.retry("bare.1")
+        again = await coordinator.task("bare.1").retry()
         assert (await settled(coordinator, again.id)).state == "completed"
 
 
@@ -327,9 +327,9 @@ async def test_a_task_whose_content_its_result_does_not_hold_is_not_retried_with
     config = worker_toml(tmp_path, server.url, worker={"max_task_bytes": limit})
     async with worker(config):
         await acknowledged(coordinator)
-    status = await coordinator.task("huge")
+    status = await coordinator.task("huge").status()
     assert status.result is not None
     assert "left out" in str(status.result.task["payload"])
     with pytest.raises(AgentBusError, match="content of the task huge is not known"):
-        await coordinator.retry("huge")
+        await coordinator.task("huge").retry()
     assert (await counts(coordinator))["AGENT_TASKS"] == 0

@@ -50,7 +50,7 @@ async def held_ahead(coordinator: Coordinator, folder: Path, ids: list[str]) -> 
     await eventually((folder / "one" / "long").exists, "the long task runs")
 
     async def ahead() -> list[str]:
-        states = {task_id: (await coordinator.task(task_id)).state for task_id in ids}
+        states = {task_id: (await coordinator.task(task_id).status()).state for task_id in ids}
         return [task_id for task_id in ids if states[task_id] == "working" and task_id not in runs(folder)]
 
     return await eventually(ahead, "some are taken ahead")
@@ -81,7 +81,7 @@ async def test_while_a_long_command_runs_another_replica_does_what_was_taken_ahe
         await one.until_said("given back")
         async with worker(quick_agent(tmp_path, server, "two")):
             assert {attempt(await settled(coordinator, task_id)) for task_id in behind} == {1}
-            assert (await coordinator.task(long)).state == "working"
+            assert (await coordinator.task(long).status()).state == "working"
         (tmp_path / "one" / "go").touch()
         await settled(coordinator, long)
     assert runs(tmp_path) == [*before, long]
@@ -95,11 +95,11 @@ async def test_a_task_that_is_cancelled_while_it_is_held_ahead_does_not_run(
     ids = [await publish(coordinator, "long" if number == 10 else "x") for number in range(15)]
     async with patient(quick_agent(tmp_path, server)):
         [unwanted, *_] = await held_ahead(coordinator, tmp_path, ids)
-        await coordinator.cancel(unwanted, reason="changed my mind")
+        await coordinator.task(unwanted).cancel("changed my mind")
         (tmp_path / "one" / "go").touch()
         states = {task_id: (await settled(coordinator, task_id)).state for task_id in ids}
     assert states == {task_id: "cancelled" if task_id == unwanted else "completed" for task_id in ids}
-    assert error(await coordinator.task(unwanted)) == "cancelled by agent-main: changed my mind"
+    assert error(await coordinator.task(unwanted).status()) == "cancelled by agent-main: changed my mind"
     assert unwanted not in runs(tmp_path)
 
 
@@ -112,7 +112,7 @@ async def test_a_worker_that_is_asked_to_stop_gives_back_what_it_holds_ahead_at_
         one.terminate()
         async with worker(quick_agent(tmp_path, server, "two")):
             assert {attempt(await settled(coordinator, task_id)) for task_id in ahead} == {1}
-            assert (await coordinator.task(ids[10])).state == "working"
+            assert (await coordinator.task(ids[10]).status()).state == "working"
             (tmp_path / "one" / "go").touch()
             for task_id in ids:
                 await settled(coordinator, task_id)

@@ -1,0 +1,39 @@
+"""Cancelling a task: the ledger makes it certain, a message to the worker makes it fast."""
+
+from agentbus.bus.jetstream import Bus
+from agentbus.errors import WrongRevisionError
+from agentbus.protocol import subjects
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.ledger_entry import CancelRequest
+from agentbus.protocol.timestamps import now
+from agentbus.tasks.find import find, find_newer
+from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.status import TaskStatus
+
+
+async def cancel(bus: Bus, task_id: str, *, agent: str | None, by: str, reason: str) -> TaskStatus:
+    """Record the request to cancel a task, tell its worker, and return the state in which that found the task.
+
+    A queued task never starts. The worker of a running task ends its processes and settles it as `cancelled`. Asking
+    again changes nothing, and a settled task keeps its result.
+
+    Args:
+        by: the agent id of the coordinator that asks.
+
+    Raises:
+        TaskNotFoundError: the bus knows no such task, or several agents have one and `agent` is not given.
+    """
+    while True:
+        record = await find(bus, task_id, agent)
+        entry, revision = record.entry, record.revision
+        if not entry.terminal and entry.cancel is None:
+            request = CancelRequest(by=subjects.address(by), reason=reason, at=now())
+            entry = entry.model_copy(update={"cancel": request})
+            try:
+                revision = await Ledger(bus).write(record.agent, task_id, entry, revision=revision)
+            except WrongRevisionError:
+                continue
+        if not entry.terminal:
+            # The worker also reads the request from the ledger when it next renews its lease; this is only faster.
+            await bus.publish(subjects.control(record.agent), encode({"cancel": task_id}))
+        return TaskStatus(await find_newer(bus, record, revision))

@@ -1,0 +1,30 @@
+"""Retrying a settled task: its content is published again, under a new id."""
+
+from agentbus.errors import MessageError, NotSettledError, TaskContentMissingError
+from agentbus.protocol.ids import new_task_id
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.messages import Task, decode_task
+from agentbus.protocol.timestamps import now
+from agentbus.tasks.status import TaskStatus
+
+
+def retry_of(status: TaskStatus) -> Task:
+    """Build the task that repeats a settled one; it names the old task in `retry_of`.
+
+    Raises:
+        NotSettledError: the task has no result yet.
+        TaskContentMissingError: the result does not hold the whole content of the task.
+    """
+    task_id, result = status.task_id, status.result
+    if result is None:
+        raise NotSettledError(f"the task {task_id} is {status.state}; only a task that has its result can be retried")
+    try:
+        old = decode_task(encode(result.task))
+    except MessageError:
+        old = None
+    # A result that was made without the message, or that had no room for all of it, does not hold the content.
+    if old is None or old.digest() != status.record.entry.digest:
+        raise TaskContentMissingError(
+            f"the content of the task {task_id} is not known any more; publish it as a new task"
+        )
+    return decode_task(encode({**result.task, "id": new_task_id(), "created_at": now(), "retry_of": task_id}))
