@@ -1,4 +1,4 @@
-"""The `agentbus` command: its groups and commands, and its exit codes.
+"""The `agentbus` command: its groups and commands, and the one line that an error becomes.
 
 Help, usage errors and completion answer at once: the groups here name their commands without importing them, and the
 modules of the commands take what they work with from `agentbus.cli.lazy`.
@@ -9,13 +9,10 @@ import sys
 
 import click
 
+from agentbus.cli import exit_codes
 from agentbus.cli.lazy_group import LazyCommand, LazyGroup
 from agentbus.errors import AgentBusError
 from agentbus.version import __version__
-
-EXIT_ERROR = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 
 @click.group(
@@ -76,19 +73,19 @@ worker.add_command(
 
 def main() -> None:
     """Run the command line. Errors are one line on stderr: exit code 1, or 2 for wrong usage."""
-    code = EXIT_ERROR
+    code = exit_codes.FAILED
     try:
         code = root.main(prog_name="agentbus", standalone_mode=False) or 0
     except click.UsageError as error:
         where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
         click.echo(f"error: {error.format_message()}{where}", err=True)
-        code = EXIT_USAGE
+        code = exit_codes.USAGE
     except click.ClickException as error:
         click.echo(f"error: {error.format_message()}", err=True)
     except AgentBusError as error:
         click.echo(f"error: {error}", err=True)
     except (click.Abort, KeyboardInterrupt):
-        code = EXIT_INTERRUPTED
+        code = exit_codes.INTERRUPTED
     except BrokenPipeError:
         # The reader of the pipe has closed it; the interpreter must not try to flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agentbus.admin.doctor import examine, finding
     from agentbus.bus import replicas, setup
     from agentbus.cli import session, tables
-    from agentbus.cli.coordinator import inbox_line, status_page
+    from agentbus.cli.coordinator import inbox_line, status_tables
     from agentbus.cli.demo import story
     from agentbus.cli.operator import local_bus
     from agentbus.config import loading, private_files, storage_sizes
@@ -41,7 +41,7 @@ else:
         "agentbus.admin.doctor": ["examine", "finding"],
         "agentbus.bus": ["replicas", "setup"],
         "agentbus.cli": ["session", "tables"],
-        "agentbus.cli.coordinator": ["inbox_line", "status_page"],
+        "agentbus.cli.coordinator": ["inbox_line", "status_tables"],
         "agentbus.cli.demo": ["story"],
         "agentbus.cli.operator": ["local_bus"],
         "agentbus.config": ["loading", "private_files", "storage_sizes"],

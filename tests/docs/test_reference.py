@@ -12,7 +12,7 @@ import pytest
 import agentbus
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
-from agentbus.cli import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, root
+from agentbus.cli import exit_codes, root
 from agentbus.cli.lazy_group import LazyCommand
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_coordinator
@@ -95,7 +95,7 @@ def test_every_command_is_listed_with_its_options() -> None:
 
 def test_the_exit_codes_are_those_of_the_commands() -> None:
     listed = [row[0] for row in table(REFERENCE / "commands.md", "Exit codes")]
-    assert listed == ["0", str(EXIT_ERROR), str(EXIT_USAGE), str(EXIT_INTERRUPTED)]
+    assert listed == ["0", str(exit_codes.FAILED), str(exit_codes.USAGE), str(exit_codes.INTERRUPTED)]
 
 
 def test_every_environment_variable_is_listed() -> None:

@@ -29,7 +29,7 @@ async def status(bus: "Coordinator", *, recent: int) -> None:
     """Show the bus on one page: streams, agents, running tasks and recent results. In a pipe, one line of JSON."""
     snapshot = await lazy.overview.Observer(bus, recent=recent).look()
     if output.on_terminal():
-        lazy.status_page.print_page(snapshot)
+        lazy.status_tables.print_page(snapshot)
     else:
         output.json_line(snapshot.to_json())
 
@@ -71,7 +71,7 @@ async def _lines(observer: "Observer", interval: float, count: int | None) -> No
 
 async def _live(observer: "Observer", interval: float, count: int | None) -> None:
     taken = 0
-    with lazy.status_page.LivePage() as page:
+    with lazy.status_tables.LivePage() as page:
         while True:
             try:
                 page.show(await observer.look())

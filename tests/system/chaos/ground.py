@@ -18,9 +18,10 @@ from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer, start_server
 from support.clustered import ELECTION_S, Cluster
 from support.harness import eventually
+from system.chaos.faults import FaultKind
 from system.chaos.fleet import Events
 from system.chaos.link import Link
-from system.chaos.plan import FaultKind, Plan
+from system.chaos.plan import Plan
 
 _RETRY_S = 0.2
 

@@ -5,11 +5,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from agentbus.protocol.json_codec import Json
-
-FaultKind = Literal["kill", "stop", "term", "server", "cut", "stall", "meta", "tasks", "results", "ledger"]
+from system.chaos.faults import Fault, FaultKind
 
 HERE: Final = Path(__file__).parent
 REAL_WORKER: Final = (sys.executable, "-m", "agentbus", "worker", "run")
@@ -62,17 +61,6 @@ class PlannedTask:
     def content(self) -> Json:
         """What the agent command is told."""
         return {"kind": self.kind, "number": self.number}
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One fault: when, which, at whom, for how long; `odd` chooses between two variants of a kind."""
-
-    at_s: float
-    kind: FaultKind
-    target: int
-    length_s: float
-    odd: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record
 from agentbus.tasks.ledger import Ledger
 from support.harness import worker_toml
+from system.chaos.faults import Fault
 from system.chaos.fleet import Events, Fleet, Replica
 from system.chaos.ground import Ground, OneServer, ThreeServers
-from system.chaos.plan import FRAGILE_WORKER, HERE, Fault, Plan, PlannedTask
+from system.chaos.plan import FRAGILE_WORKER, HERE, Plan, PlannedTask
 from system.chaos.verdict import Account, executions, judge, longest_recovery, longest_silence_s
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from agentbus_worker.settling.decisions import (
     SettleExhausted,
     on_delivery,
     on_outbox,
+    retry_pause_s,
 )
 
 REVISION = 42
@@ -167,3 +168,18 @@ def test_an_outcome_that_is_no_longer_wanted_is_dropped_with_a_reason(found: Ent
     decision = replay(found, expired=expired)
     assert isinstance(decision, DropOutbox)
     assert decision.reason
+
+
+# -- the pause before another attempt ---------------------------------------------------------------------------
+
+
+def test_the_pause_doubles_with_each_attempt_and_ends_at_an_hour():
+    pauses = [retry_pause_s(attempt, base_s=10, jitter=1) for attempt in range(1, 12)]
+    assert pauses[:4] == [10, 20, 40, 80]
+    assert pauses[-1] == 3600
+
+
+@pytest.mark.parametrize("attempt", [17, 1_100, 10**9])
+def test_the_pause_of_any_attempt_is_at_most_an_hour(attempt: int):
+    assert retry_pause_s(attempt, base_s=3600, jitter=1.5) == 3600
+    assert retry_pause_s(attempt, base_s=0, jitter=0.5) == 0

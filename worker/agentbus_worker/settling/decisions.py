@@ -5,9 +5,12 @@ behind all of them: the ledger key decides, and only a compare-and-set on it dec
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from agentbus.protocol.ledger_entry import Entry, NoEntry, Record
+
+_LONGEST_RETRY_S: Final = 3600.0
+"""The longest pause before another attempt at a task: the doubling of `retry_backoff_seconds` ends here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +128,15 @@ def on_outbox(
     if entry.state == "working" and entry.claim is not None and entry.claim.nonce == nonce:
         return CommitOutbox(found)
     return DropOutbox("another worker has the task")
+
+
+def retry_pause_s(attempt: int, *, base_s: float, jitter: float) -> float:
+    """Return the pause after a failed attempt before the next one: doubled for each attempt, an hour at the longest.
+
+    Args:
+        attempt: the one that failed; the first is 1.
+        base_s: `retry_backoff_seconds`.
+        jitter: a factor around 1, so that tasks that failed together do not come back together.
+    """
+    doublings = min(attempt - 1, 16)  # beyond that even a pause of a second is over an hour, and powers overflow
+    return min(base_s * 2**doublings * jitter, _LONGEST_RETRY_S)

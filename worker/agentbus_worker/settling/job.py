@@ -32,6 +32,7 @@ from agentbus_worker.running.command import Exit, running
 from agentbus_worker.running.spawn import Command
 from agentbus_worker.running.task_command import command_limits, task_command
 from agentbus_worker.settling.context import Context
+from agentbus_worker.settling.decisions import retry_pause_s
 from agentbus_worker.settling.lease import Lease
 from agentbus_worker.settling.outbox import Copy, Unsent
 from agentbus_worker.settling.outcome import Outcome, cancelled_outcome, decode_output, of_exit
@@ -40,8 +41,6 @@ from agentbus_worker.settling.slots import Reservation
 
 _RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses before a step of the settlement is repeated; the last one again and again. A restart of a server takes 1 s."""
-_LONGEST_RETRY_S: Final = 3600.0
-"""The longest pause before another attempt at a task: the doubling of `retry_backoff_seconds` ends here."""
 _CANCEL_GRACE_S: Final = 1.0
 """The most that a cancelled command gets between SIGTERM and SIGKILL: its tree is gone within two seconds."""
 _STOPPING_TIMEOUT_S: Final = 1.0
@@ -305,8 +304,7 @@ class Job:
     async def _try_again_later(self, outcome: Outcome) -> bool:
         """Queue the task for another attempt, after a pause that doubles; False if it must be settled after all."""
         base_s = self._context.config.worker.retry_backoff_seconds
-        pause_s = base_s * 2 ** (self._entry.attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311  # jitter
-        pause_s = min(pause_s, _LONGEST_RETRY_S)
+        pause_s = retry_pause_s(self._entry.attempt, base_s=base_s, jitter=random.uniform(0.5, 1.5))  # noqa: S311
         self._lease.stop_renewing()
         try:
             await self._lease.release(retry_after_s=pause_s, failure=outcome.reason)
