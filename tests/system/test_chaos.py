@@ -20,7 +20,10 @@ async def test_every_task_has_its_one_result_after_a_storm():
 
 
 async def test_the_storm_reports_a_worker_that_acknowledges_before_it_has_a_result():
-    account = await run_storm(broken(seed=1), keep=False)
+    for seed in (1, 2, 3):  # on a busy machine the faults of one storm may all miss the moments that hurt
+        account = await run_storm(broken(seed=seed), keep=False)
+        if account.lost:
+            break
     assert account.lost, f"\n{account.table()}\n{account.faults()}"
     assert all(f"lost: {name}" in account.wrong for name in account.lost)
     assert account.numbers["left on the bus"] == 0, "they are lost, not late"
