@@ -104,17 +104,21 @@ async def _publish(bus: "Coordinator", *, targets: tuple[str, ...], content: "Js
     outcomes = await bus.publish_to(targets, content, **options)
     failures = [one.error for one in outcomes if isinstance(one, TaskFailure)]
     published = [one for one in outcomes if not isinstance(one, TaskFailure)]
+    await _print_published(bus, published, as_list=len(outcomes) > 1)
+    if failures:
+        if len(outcomes) == 1:
+            raise failures[0]
+        raise click.ClickException(f"{len(failures)} of {len(outcomes)} not published: {failures[0]}")
+
+
+async def _print_published(bus: "Coordinator", published: "list[PublishedTask]", *, as_list: bool) -> None:
     for task in published:
         await _warn_without_worker(bus, task)
         if task.known:
             output.remark(f"the task {task.id} was published before; it is {task.state_at_publish}")
-    if published:
-        messages: list[Json] = [task.message.to_json() for task in published]
-        output.json_line(messages if len(outcomes) > 1 else messages[0])
-    if failures and len(outcomes) == 1:
-        raise failures[0]
-    if failures:
-        raise click.ClickException(f"{len(failures)} of {len(outcomes)} not published: {failures[0]}")
+    messages: list[Json] = [task.message.to_json() for task in published]
+    if messages:
+        output.json_line(messages if as_list else messages[0])
 
 
 async def _warn_without_worker(bus: "Coordinator", task: "PublishedTask") -> None:
