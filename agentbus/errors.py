@@ -20,6 +20,7 @@ AgentBusError
 ├── CommandError                the agent command could not be started
 ├── LeaseLostError              another worker has the task; nothing more may be sent for it
 ├── DemoError                   a step of `agentbus demo` went wrong
+├── FakeAgentError              the worker of a fake agent of `agentbus.testing` did not start
 └── BusError                    something between this process and the bus
     ├── BusUnavailableError     not reachable, connection lost, or no answer in time
     │   └── NoRespondersError   no subscriber to the subject (yet)
@@ -116,6 +117,10 @@ class LeaseLostError(AgentBusError):
 
 class DemoError(AgentBusError):
     """A step of `agentbus demo` went wrong."""
+
+
+class FakeAgentError(AgentBusError):
+    """The worker of a fake agent of `agentbus.testing` did not start."""
 
 
 class BusError(AgentBusError):

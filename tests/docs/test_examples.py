@@ -1,6 +1,7 @@
 """The programs in docs/examples do what the pages say, and the pages show them as they are."""
 
 import os
+import shutil
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -38,6 +39,19 @@ async def test_the_example_fan_out_prints_every_answer(
     assert ran.code == 0, ran.err
     assert "code completed What" in ran.out
     assert "doc completed What" in ran.out
+
+
+async def test_the_example_test_review_passes_in_a_project_of_its_own(tmp_path: Path) -> None:
+    shutil.copy(EXAMPLES / "test_review.py", tmp_path)
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_review.py"]
+    ran = await run(*argv, cwd=tmp_path, env=dict(os.environ))
+    assert ran.code == 0, ran.out
+    assert "2 passed" in ran.out
+
+
+async def test_the_example_temporary_bus_needs_nothing(tmp_path: Path) -> None:
+    ran = await run(sys.executable, str(EXAMPLES / "temporary_bus.py"), cwd=tmp_path, env=dict(os.environ))
+    assert (ran.code, ran.out) == (0, "code completed\ndoc failed\n"), ran.err
 
 
 async def test_the_example_follow_goes_on_where_it_stopped(
