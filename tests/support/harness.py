@@ -152,11 +152,13 @@ def process(
 
 
 @contextlib.asynccontextmanager
-async def worker(config: Path, *, ready: bool = True, pass_fds: tuple[int, ...] = ()) -> AsyncGenerator[Process]:
-    """A real `agentbus worker run`, ready for tasks."""
+async def worker(
+    config: Path, *, ready: bool = True, pass_fds: tuple[int, ...] = (), env: dict[str, str] | None = None
+) -> AsyncGenerator[Process]:
+    """A real `agentbus worker run`, ready for tasks; `env` adds to the environment of the tests."""
     log = config.with_suffix(f".{os.urandom(3).hex()}.log")
     argv = [sys.executable, "-m", "agentbus", "worker", "run", "--config", str(config)]
-    with process(argv, log, pass_fds=pass_fds) as child:
+    with process(argv, log, env={**os.environ, **(env or {})}, pass_fds=pass_fds) as child:
         if ready:
             await child.until_said("ready for tasks")
         yield child

@@ -48,11 +48,16 @@ async def in_memory(url: str, era: str = "auto", **about: Any) -> AsyncGenerator
 
 @asynccontextmanager
 async def over_stdio(
-    log: Path, era: str, *args: str, command: list[str] | None = None, **about: Any
+    log: Path,
+    era: str,
+    *args: str,
+    command: list[str] | None = None,
+    env: dict[str, str] | None = None,
+    **about: Any,
 ) -> AsyncGenerator[Client]:
-    """A client of the real server process, whose stderr goes to `log`."""
+    """A client of the real server process, whose stderr goes to `log`; `env` adds to the environment of the tests."""
     program, *first = command or [sys.executable, "-m", "agentbus_mcp"]
-    server = StdioServerParameters(command=program, args=[*first, *args], env=dict(os.environ))
+    server = StdioServerParameters(command=program, args=[*first, *args], env={**os.environ, **(env or {})})
     with log.open("a", encoding="utf-8") as errors:
         async with Client(stdio_client(server, errlog=errors), mode=era, **about) as client:
             yield client
