@@ -34,6 +34,8 @@ from support.jobs import (
 from support.mcp_harness import data_of, over_stdio
 from support.old_version import OldVersion
 
+pytestmark = pytest.mark.posix("a worker needs process groups and signals")
+
 PACKAGES = ["agentbus", "agentbus_worker", "agentbus_mcp"]
 ASKING = [sys.executable, "-c", ASKS_UNLESS_ANSWERED.replace("sys.stdin.read()", "sys.argv[1]"), "{input}"]
 OUTPUT = b"a line of the output\n" * 100_000
