@@ -9,7 +9,8 @@ import asyncio
 import base64
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
 from agentbus.bus import nats_contract
@@ -146,9 +147,14 @@ class Client(BatchingClient):
         else:
             await super()._process_err(err_msg)
 
+    async def _connect_to_server(self, s: Any) -> None:  # as in nats-py
+        with _not_swallowing_cancellation():
+            await super()._connect_to_server(s)
+
     async def _process_connect_init(self) -> None:
         try:
-            await super()._process_connect_init()
+            with _not_swallowing_cancellation():
+                await super()._process_connect_init()
         except (OSError, NatsError) as error:
             reason = self._reason(error)
             self._hang_up()
@@ -222,6 +228,25 @@ class Client(BatchingClient):
         self._hang_up()
         if self._flush_queue is not None:  # otherwise `connect` was never called
             await self.close()
+
+
+@contextmanager
+def _not_swallowing_cancellation() -> Generator[None]:
+    """Raise `CancelledError` at the end of the block if the current task was cancelled within it.
+
+    `asyncio.wait_for` of Python 3.11 drops a cancellation that arrives as what it waits for ends. nats-py then sees
+    only a failed dial, and goes on dialling for a client that is closed.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        yield
+    except Exception as error:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError from error
+        raise
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 def is_auth_error(error: BaseException) -> bool:

@@ -46,6 +46,7 @@ class Method:
 
 OVERRIDDEN: Final = (
     Method("_connect_command", is_async=False, called_by=("Client._process_connect_init",)),
+    Method("_connect_to_server", ("s",), called_by=("Client._select_next_server",)),
     Method("_process_connect_init", called_by=("Client.connect", "Client._attempt_reconnect")),
     Method("_process_info", ("info", "initial_connection"), called_by=("Client._process_connect_init", "Parser.parse")),
     Method("_process_err", ("err_msg",), called_by=("Parser.parse",)),

@@ -20,7 +20,7 @@ from agentbus.errors import (
     WrongRevisionError,
 )
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
-from support.harness import eventually
+from support.harness import BOUND_S, eventually
 
 USERS = """
 listen: "127.0.0.1:-1"
@@ -218,6 +218,50 @@ async def test_a_request_under_way_when_the_connection_breaks_fails_at_once(tmp_
 
 def _ignore(_: object) -> None:
     return
+
+
+async def test_a_cancellation_that_arrives_as_a_dial_fails_ends_the_dialling(monkeypatch: pytest.MonkeyPatch):
+    config = connection_settings(NatsSection(url=f"nats://127.0.0.1:{free_port()}"), agent="main", name="test")
+    dialled: list[str] = []
+
+    async def fail_as_it_is_cancelled(host: str, *_: object, **__: object) -> None:
+        dialled.append(host)
+        opening.cancel()
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(asyncio, "open_connection", fail_as_it_is_cancelled)
+    opening = asyncio.create_task(Bus(config, _ignore).open(patient=True))
+    done, _ = await asyncio.wait({opening}, timeout=BOUND_S)
+    assert done
+    assert opening.cancelled()
+    assert len(dialled) == 1
+
+
+async def test_a_connection_that_is_closed_as_a_reconnect_fails_is_not_dialled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    server = await start_server(store=tmp_path / "s")
+    config = connection_settings(NatsSection(url=server.url), agent="main", name="test", reconnect_wait_s=0.05)
+    dialling, closing = asyncio.Event(), asyncio.Event()
+
+    async def fail_as_it_is_cancelled(*_: object, **__: object) -> None:
+        dialling.set()
+        await closing.wait()
+        reconnecting().cancel()
+        raise ConnectionRefusedError
+
+    def reconnecting() -> "asyncio.Task[object]":
+        [task] = [task for task in asyncio.all_tasks() if "_attempt_reconnect" in repr(task.get_coro())]
+        return task
+
+    async with connect(config):
+        monkeypatch.setattr(asyncio, "open_connection", fail_as_it_is_cancelled)
+        server.kill()
+        await asyncio.wait_for(dialling.wait(), BOUND_S)
+        task = reconnecting()
+        closing.set()
+        done, _ = await asyncio.wait({task}, timeout=BOUND_S)
+        assert done
 
 
 async def test_reconnect_callbacks_run_and_the_connection_says_how_long_it_is_back(tmp_path: Path):

@@ -174,8 +174,8 @@ def test_a_method_that_has_become_async_or_is_so_no_more_is_refused(
 
 @pytest.mark.parametrize("name", nats_contract.TRANSPORT_ATTRIBUTES)
 async def test_a_transport_of_another_shape_gets_no_credentials(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def open_transport(client: Any, server: Any) -> None:
-        await connect_to_server(client, server)
+    async def open_transport(client: Any, s: Any) -> None:
+        await connect_to_server(client, s)
         delattr(client._transport, name)
 
     connect_to_server: Any = vars(Client)["_connect_to_server"]

@@ -129,26 +129,28 @@ async def test_text_that_is_not_utf8_is_refused(server: NatsServer, coordinator:
     one_line_error(Ran(child.returncode or 0, out.decode(), err.decode()), 1, "UTF-8")
 
 
-async def test_a_bus_that_cannot_be_reached_fails_within_five_seconds():
-    ran = await run_cli("result", "get", "--agent", "main", "--nats-url", "nats://127.0.0.1:1", timeout_s=5)
+async def test_a_bus_that_cannot_be_reached_is_an_error_that_says_what_to_do():
+    ran = await run_cli("result", "get", "--agent", "main", "--nats-url", "nats://127.0.0.1:1")
     one_line_error(ran, 1, "connection refused", "agentbus up")
 
 
-async def test_a_server_that_accepts_and_says_nothing_fails_within_five_seconds():
-    silent = await asyncio.start_server(_say_nothing, "127.0.0.1", 0)
-    port = silent.sockets[0].getsockname()[1]
-    async with silent:
-        loop = asyncio.get_running_loop()
+async def test_a_server_that_accepts_and_says_nothing_is_dialled_once_for_less_than_five_seconds():
+    loop = asyncio.get_running_loop()
+    dials: list[float] = []
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         start = loop.time()
+        await reader.read()
+        dials.append(loop.time() - start)
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as silent:
+        port = silent.sockets[0].getsockname()[1]
         ran = await run_cli("result", "get", "--agent", "main", "--nats-url", f"nats://127.0.0.1:{port}")
-        assert loop.time() - start < 6
-    one_line_error(ran, 1, "cannot reach" if "cannot reach" in ran.err else "did not answer")
-
-
-async def _say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.read()
-    writer.close()
-    await writer.wait_closed()
+        await eventually(lambda: dials, "the command has hung up")
+    one_line_error(ran, 1, "did not answer")
+    assert len(dials) == 1
+    assert dials[0] < 5
 
 
 async def test_a_bus_without_streams_is_an_error_and_never_a_silent_loss(server: NatsServer):

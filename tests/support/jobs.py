@@ -8,9 +8,9 @@ from typing import Any
 from agentbus import Coordinator, TaskStatus
 from agentbus.bus.topology import consumer_config
 from agentbus.protocol import subjects
-from support.harness import Process, alive, eventually
+from support.harness import BOUND_S, Process, alive, eventually
 
-WAIT_S = 30.0
+WAIT_S = BOUND_S
 
 
 async def publish(bus: Coordinator, content: Any, *, agent: str = "code", **more: Any) -> str:
@@ -84,7 +84,7 @@ async def pid_from(path: Path) -> int:
     return await eventually(lambda: pid_in(path), f"a process writes its pid into {path.name}")
 
 
-async def gone(*pids: int, timeout_s: float = 20.0) -> None:
+async def gone(*pids: int, timeout_s: float = BOUND_S) -> None:
     await eventually(lambda: not any(alive(pid) for pid in pids), f"the processes {pids} are gone", timeout_s=timeout_s)
 
 

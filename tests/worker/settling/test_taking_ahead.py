@@ -38,8 +38,9 @@ def runs(folder: Path, name: str = "one") -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def patient(config: Path) -> AsyncGenerator[Process]:
-    argv = [sys.executable, str(SUPPORT / "patient_worker.py"), "--config", str(config)]
+async def taking_ahead(config: Path, *, keep_s: float = 60) -> AsyncGenerator[Process]:
+    """A worker that takes tasks ahead however slow the machine is, and releases them after `keep_s`."""
+    argv = [sys.executable, str(SUPPORT / "taking_ahead_worker.py"), str(keep_s), "--config", str(config)]
     with process(argv, config.with_suffix(".log")) as child:
         await child.until_said("ready for tasks")
         yield child
@@ -61,7 +62,7 @@ async def test_one_slot_runs_one_command_at_a_time_and_each_task_once(
 ):
     ids = [await publish(coordinator, "x") for _ in range(60)]
     config = quick_agent(tmp_path, server)
-    async with worker(config) as child:
+    async with taking_ahead(config) as child:
         results = [await settled(coordinator, task_id) for task_id in ids]
         await acknowledged(coordinator)
         assert not child.said("given back")
@@ -76,7 +77,7 @@ async def test_while_a_long_command_runs_another_replica_does_what_was_taken_ahe
     before = [await publish(coordinator, "x") for _ in range(10)]
     long = await publish(coordinator, "long")
     behind = [await publish(coordinator, "x") for _ in range(10)]
-    async with worker(quick_agent(tmp_path, server)) as one:
+    async with taking_ahead(quick_agent(tmp_path, server), keep_s=3) as one:
         await eventually((tmp_path / "one" / "long").exists, "the long task runs")
         await one.until_said("given back")
         async with worker(quick_agent(tmp_path, server, "two")):
@@ -93,7 +94,7 @@ async def test_a_task_that_is_cancelled_while_it_is_held_ahead_does_not_run(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     ids = [await publish(coordinator, "long" if number == 10 else "x") for number in range(15)]
-    async with patient(quick_agent(tmp_path, server)):
+    async with taking_ahead(quick_agent(tmp_path, server)):
         [unwanted, *_] = await held_ahead(coordinator, tmp_path, ids)
         await coordinator.task(unwanted).cancel("changed my mind")
         (tmp_path / "one" / "go").touch()
@@ -107,7 +108,7 @@ async def test_a_worker_that_is_asked_to_stop_gives_back_what_it_holds_ahead_at_
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     ids = [await publish(coordinator, "long" if number == 10 else "x") for number in range(15)]
-    async with patient(quick_agent(tmp_path, server)) as one:
+    async with taking_ahead(quick_agent(tmp_path, server)) as one:
         ahead = await held_ahead(coordinator, tmp_path, ids)
         one.terminate()
         async with worker(quick_agent(tmp_path, server, "two")):
@@ -125,7 +126,7 @@ async def test_what_a_killed_worker_held_ahead_is_taken_over(tmp_path: Path, ser
         await set_up(coordinator.bus)
         await short_lease(coordinator)
         ids = [await publish(coordinator, "long" if number == 10 else "x") for number in range(15)]
-        async with patient(quick_agent(tmp_path, server)) as one:
+        async with taking_ahead(quick_agent(tmp_path, server)) as one:
             ahead = await held_ahead(coordinator, tmp_path, ids)
             one.kill()
         two = quick_agent(tmp_path, server, "two")
@@ -145,7 +146,7 @@ async def test_a_paused_worker_that_was_replaced_does_not_run_what_it_held_ahead
         await set_up(coordinator.bus)
         await short_lease(coordinator)
         ids = [await publish(coordinator, "long" if number == 10 else "x") for number in range(15)]
-        async with patient(quick_agent(tmp_path, server)) as one:
+        async with taking_ahead(quick_agent(tmp_path, server)) as one:
             ahead = await held_ahead(coordinator, tmp_path, ids)
             one.popen.send_signal(signal.SIGSTOP)
             two = quick_agent(tmp_path, server, "two")
