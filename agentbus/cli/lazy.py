@@ -24,16 +24,8 @@ if TYPE_CHECKING:
     from agentbus.cli.operator import local_bus
     from agentbus.config import loading, private_files, storage_sizes
     from agentbus.protocol import json_codec
-    from agentbus.provision import (
-        agent_presets,
-        bundle,
-        bus_folder,
-        join,
-        nats_server,
-        new_bus,
-        server_certificates,
-        server_folder,
-    )
+    from agentbus.provision import agent_presets, bundle, join, nats_server
+    from agentbus.provision.bus_folder import folder, new_bus, server_certificates, server_folder
     from agentbus.provision.services import choice, worker_service
 else:
     _PACKAGES = {
@@ -46,10 +38,8 @@ else:
         "agentbus.cli.operator": ["local_bus"],
         "agentbus.config": ["loading", "private_files", "storage_sizes"],
         "agentbus.protocol": ["json_codec"],
-        "agentbus.provision": [
-            "agent_presets", "bundle", "bus_folder", "join", "nats_server", "new_bus",
-            "server_certificates", "server_folder",
-        ],
+        "agentbus.provision": ["agent_presets", "bundle", "join", "nats_server"],
+        "agentbus.provision.bus_folder": ["folder", "new_bus", "server_certificates", "server_folder"],
         "agentbus.provision.services": ["choice", "worker_service"],
     }  # fmt: skip
     _PATHS = {"asyncio": "asyncio", "pathlib": "pathlib"} | {

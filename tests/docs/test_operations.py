@@ -17,10 +17,10 @@ from agentbus.config.loading import load_coordinator
 from agentbus.config.schema import NatsSection, WorkerSection
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.protocol.subjects import COORDINATOR
-from agentbus.provision.bus_folder import BusFolder
+from agentbus.provision.bus_folder.folder import BusFolder
+from agentbus.provision.bus_folder.new_bus import create
 from agentbus.provision.join import join_as_coordinator
 from agentbus.provision.nats_server import NatsServer, run_server
-from agentbus.provision.new_bus import create
 from support.documentation import HOW_TO, OPERATIONS, marked
 from support.harness import BOUND_S, eventually, worker, worker_toml
 from support.installation import PLAN, free_port

@@ -9,7 +9,7 @@ import pytest
 
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import Party, administrator, coordinator, tasking, trusting_worker, worker
-from agentbus.provision.accounts_conf import permission_lists
+from agentbus.provision.bus_folder.accounts_conf import permission_lists
 from support.harness import ROOT
 
 CONF = ROOT / "config" / "nats-server.conf"

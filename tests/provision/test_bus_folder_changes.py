@@ -12,10 +12,10 @@ import pytest
 
 from agentbus.config import nkeys
 from agentbus.errors import ConfigError
-from agentbus.provision import bus_lock
-from agentbus.provision.bus_folder import BusFolder
+from agentbus.provision.bus_folder import lock
+from agentbus.provision.bus_folder.folder import BusFolder
+from agentbus.provision.bus_folder.new_bus import create
 from agentbus.provision.nats_server import find_binary
-from agentbus.provision.new_bus import create
 from support.harness import BOUND_S, Process, eventually, process
 from support.installation import PLAN
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.posix("not tried on Windows")
 CHANGES = """
 import sys, time
 from pathlib import Path
-from agentbus.provision.bus_folder import BusFolder
+from agentbus.provision.bus_folder.folder import BusFolder
 
 folder, go, *changes = sys.argv[1:]
 bus = BusFolder(Path(folder))
@@ -41,7 +41,7 @@ MAKES = """
 import sys, time
 from dataclasses import replace
 from pathlib import Path
-from agentbus.provision.new_bus import Plan, create
+from agentbus.provision.bus_folder.new_bus import Plan, create
 
 folder, go, host = sys.argv[1:]
 print("ready", flush=True)
@@ -53,7 +53,7 @@ create(Path(folder), Plan(hosts=(host,)), ["code"])
 HOLDS = """
 import sys, time
 from pathlib import Path
-from agentbus.provision.bus_lock import changing
+from agentbus.provision.bus_folder.lock import changing
 
 with changing(Path(sys.argv[1])):
     print("holds it", flush=True)
@@ -139,7 +139,7 @@ async def test_a_change_waits_for_another_and_says_so_if_that_does_not_end(
         await holder.until_said("holds it")
         before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
         with monkeypatch.context() as patch:
-            patch.setattr(bus_lock, "_TIMEOUT_S", 0.3)
+            patch.setattr(lock, "_TIMEOUT_S", 0.3)
             for change in (folder.add, folder.rotate, folder.remove):
                 with pytest.raises(ConfigError, match=r"another command has been changing the bus in .* try again"):
                     change("lead" if change == folder.add else "code")

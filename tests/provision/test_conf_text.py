@@ -14,10 +14,10 @@ from agentbus.bus.jetstream import connect
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_coordinator
 from agentbus.errors import ConfigError
-from agentbus.provision.bus_folder import BusFolder
+from agentbus.provision.bus_folder.folder import BusFolder
+from agentbus.provision.bus_folder.new_bus import create
 from agentbus.provision.conf_text import quoted, quoted_list
 from agentbus.provision.nats_server import find_binary, run_server
-from agentbus.provision.new_bus import create
 from support.harness import eventually, process, run_cli
 from support.installation import PLAN, free_port, make_certificates
 

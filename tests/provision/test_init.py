@@ -19,11 +19,11 @@ from agentbus.config.connection_settings import ConnectionSettings, connection_s
 from agentbus.config.loading import load_coordinator
 from agentbus.errors import AuthenticationError, ConfigError
 from agentbus.provision.bundle import Bundle, bundle_text, read_bundle
-from agentbus.provision.bus_folder import BusFolder
+from agentbus.provision.bus_folder.folder import BusFolder
+from agentbus.provision.bus_folder.new_bus import Plan, create
+from agentbus.provision.bus_folder.server_folder import Member, read_member
 from agentbus.provision.join import AgentCommand, join_as_coordinator, join_as_worker, renew
 from agentbus.provision.nats_server import NatsServer, run_server
-from agentbus.provision.new_bus import Plan, create
-from agentbus.provision.server_folder import Member, read_member
 from support.harness import BOUND_S, FAKE_AGENT, Ran, eventually, run_cli, worker
 from support.installation import PLAN, free_port, make_certificates
 

@@ -16,10 +16,10 @@ from agentbus.config.connection_settings import ConnectionSettings, connection_s
 from agentbus.config.schema import NatsSection
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
-from agentbus.provision.bus_folder import BusFolder
+from agentbus.provision.bus_folder.folder import BusFolder
+from agentbus.provision.bus_folder.new_bus import Plan, create
 from agentbus.provision.certificates import new_authority, new_server_certificate
 from agentbus.provision.nats_server import NatsServer, run_server
-from agentbus.provision.new_bus import Plan, create
 from support.harness import ROOT, worker_toml
 
 CONF = ROOT / "config" / "nats-server.conf"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentbus.coordinator import Coordinator
-    from agentbus.provision.bus_folder import BusFolder
+    from agentbus.provision.bus_folder.folder import BusFolder
 
 _agent_id = click.argument("agent", metavar="ID", type=AgentId())
 _name = click.argument("name", metavar="ID", type=AgentId())
@@ -84,7 +84,7 @@ Examples:
 @_bus_folder
 def add(agent: str, may_task: tuple[str, ...], folder: "Path") -> None:
     """Give an agent an account and credentials of its own."""
-    bus = lazy.bus_folder.BusFolder(folder)
+    bus = lazy.folder.BusFolder(folder)
     bus.add(agent, may_task)
     how = carry(bus) or "make the server know it"
     click.echo(f"added {agent}; {how}, in two steps:\n  {reload_for_new(bus)}")
@@ -101,7 +101,7 @@ def _known(bus: "BusFolder") -> str:
 @_bus_folder
 def remove(agent: str, folder: "Path") -> None:
     """Revoke an agent's credentials. Its tasks and results stay on the bus until they expire."""
-    bus = lazy.bus_folder.BusFolder(folder)
+    bus = lazy.folder.BusFolder(folder)
     bus.remove(agent)
     click.echo(f"removed {agent}; its workers are shut out once {_known(bus)}:\n  {reload(bus)}")
 
@@ -111,7 +111,7 @@ def remove(agent: str, folder: "Path") -> None:
 @_bus_folder
 def rotate(name: str, folder: "Path") -> None:
     """Replace the credential of an agent, of the coordinator (main) or of the administrator (admin)."""
-    bus = lazy.bus_folder.BusFolder(folder)
+    bus = lazy.folder.BusFolder(folder)
     bus.rotate(name)
     click.echo(f"{name} has a new credential; the old one is refused once {_known(bus)}:\n  {reload(bus)}")
     if name != "admin":
@@ -133,7 +133,7 @@ def bundle(name: str, output: "Path | None", folder: "Path") -> None:
 
     The file holds a secret. It is never overwritten.
     """
-    made = lazy.bus_folder.BusFolder(folder).bundle(name)
+    made = lazy.folder.BusFolder(folder).bundle(name)
     path = output or lazy.pathlib.Path(f"{name}.bundle")
     lazy.private_files.write_private(path, lazy.bundle.bundle_text(made))
     kind = "worker" if made.role == "worker" else "coordinator"

@@ -80,7 +80,7 @@ def init(
     what its workers need and nothing else.
     """
     if only_renew:
-        bus = lazy.bus_folder.BusFolder(folder)
+        bus = lazy.folder.BusFolder(folder)
         lazy.server_certificates.renew_certificate(bus, options["hosts"])
         if bus.clustered:
             click.echo(f"new certificates are in {bus.path / 'servers'}; {carry(bus, 'server*.pem')}:\n  {reload(bus)}")

@@ -9,7 +9,7 @@ from agentbus.cli import lazy
 from agentbus.errors import ServerBinaryError
 
 if TYPE_CHECKING:
-    from agentbus.provision.bus_folder import BusFolder
+    from agentbus.provision.bus_folder.folder import BusFolder
 
 
 def setup_command(bus: "BusFolder", agents: Sequence[str]) -> str:

@@ -17,9 +17,9 @@ from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED
 from agentbus.provision.bundle import Bundle, secret_name
-from agentbus.provision.bus_lock import changing
-from agentbus.provision.bus_manifest import PartyEntry, new_credential, read_manifest, servers_of, write_manifest
-from agentbus.provision.server_folder import ServerFolder
+from agentbus.provision.bus_folder.lock import changing
+from agentbus.provision.bus_folder.manifest import PartyEntry, new_credential, read_manifest, servers_of, write_manifest
+from agentbus.provision.bus_folder.server_folder import ServerFolder
 
 
 class BusFolder:

@@ -11,9 +11,9 @@ from agentbus.errors import ConfigError
 from agentbus.protocol import permissions, subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.provision.bundle import Auth, secret_name, sign_in
-from agentbus.provision.bus_folder import BusFolder
-from agentbus.provision.bus_lock import changing
-from agentbus.provision.bus_manifest import (
+from agentbus.provision.bus_folder.folder import BusFolder
+from agentbus.provision.bus_folder.lock import changing
+from agentbus.provision.bus_folder.manifest import (
     BusEntry,
     Manifest,
     PartyEntry,
@@ -21,9 +21,13 @@ from agentbus.provision.bus_manifest import (
     new_credential,
     write_manifest,
 )
-from agentbus.provision.certificates import new_server_certificate
-from agentbus.provision.server_certificates import new_private_authority, with_loopback, write_certificate, write_pair
-from agentbus.provision.server_folder import (
+from agentbus.provision.bus_folder.server_certificates import (
+    new_private_authority,
+    with_loopback,
+    write_certificate,
+    write_pair,
+)
+from agentbus.provision.bus_folder.server_folder import (
     DEFAULT_PORT,
     Member,
     Settings,
@@ -33,6 +37,7 @@ from agentbus.provision.server_folder import (
     server_folders,
     with_port,
 )
+from agentbus.provision.certificates import new_server_certificate
 
 DEFAULT_MONITORING_PORT: Final = 8222
 

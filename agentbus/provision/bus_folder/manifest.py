@@ -14,9 +14,9 @@ from agentbus.config.storage_sizes import storage_size, times
 from agentbus.errors import ConfigError
 from agentbus.protocol import permissions, subjects
 from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED, Party
-from agentbus.provision.accounts_conf import Login, accounts_block
 from agentbus.provision.bundle import Auth
-from agentbus.provision.server_folder import ServerFolder, read_member, server_folders
+from agentbus.provision.bus_folder.accounts_conf import Login, accounts_block
+from agentbus.provision.bus_folder.server_folder import ServerFolder, read_member, server_folders
 
 # About 0.15 s a hash: the server pays it at each sign-in, an attacker at each guess.
 _BCRYPT_ROUNDS: Final = 11
