@@ -21,13 +21,7 @@ from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.provision.bus_folder.new_bus import create
 from agentbus.provision.bus_folder.server_folder import Member
 from agentbus.provision.nats_server import NatsServer, start_server
-<<<<<<< HEAD
-from agentbus.provision.new_bus import create
-from agentbus.provision.server_folder import Member
 from support.harness import eventually, worker_toml
-=======
-from support.harness import BOUND_S, eventually, worker_toml
->>>>>>> a19e738 (The bus folder has a folder of its own: agentbus/provision/bus_folder)
 from support.installation import PLAN, free_port
 
 if TYPE_CHECKING:
