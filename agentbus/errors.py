@@ -12,6 +12,8 @@ AgentBusError
 ├── NoApprovalPendingError      an answer to a task that does not wait for an approval
 ├── TaskContentMissingError     a task whose content the bus does not hold any more
 ├── OutputNotKeptError          an output of which the bus holds only the beginning
+├── RequeueError                a dead letter that cannot be published as a task again
+├── UnsupportedPlatformError    this part of agentbus does not run on this operating system
 ├── ServerBinaryError           no nats-server executable, or it did not come up
 ├── AssetError                  a file that comes with agentbus is missing from this installation
 ├── HostError                   the MCP server's entry cannot be put into the file of an MCP host
@@ -85,6 +87,14 @@ class TaskContentMissingError(AgentBusError):
 
 class OutputNotKeptError(AgentBusError):
     """The bus holds only the beginning of an output: its worker was not allowed to keep more, or could not."""
+
+
+class RequeueError(AgentBusError):
+    """The dead letter cannot be published as a task again: a part of it is lost, or the task has its result."""
+
+
+class UnsupportedPlatformError(AgentBusError):
+    """This part of agentbus does not run on this operating system; the message says what does."""
 
 
 class ServerBinaryError(AgentBusError):

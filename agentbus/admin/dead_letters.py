@@ -5,7 +5,7 @@ from datetime import datetime
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newest
-from agentbus.errors import AgentBusError, ApiError, DeadLetterMissingError, MessageError
+from agentbus.errors import ApiError, DeadLetterMissingError, MessageError, RequeueError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import (
@@ -97,11 +97,11 @@ async def requeue(bus: Bus, seq: int) -> DeadLetter:
 
     Raises:
         DeadLetterMissingError: there is none with this number.
-        AgentBusError: only a part of it was kept, or the task has its result by now, so that no worker would run it.
+        RequeueError: only a part of it was kept, or the task has its result by now, so that no worker would run it.
     """
     letter = await dead_letter(bus, seq)
     if not letter.whole:
-        raise AgentBusError(
+        raise RequeueError(
             f"the dead letter {seq} cannot be requeued: {len(letter.data)} of {letter.size} bytes were kept"
         )
     await _refuse_if_settled(bus, letter)
@@ -119,7 +119,7 @@ async def _refuse_if_settled(bus: Bus, letter: DeadLetter) -> None:
         return  # what is no task is not in the ledger either
     found = await Ledger(bus).read(letter.agent, task_id)
     if isinstance(found, Record) and found.entry.terminal:
-        raise AgentBusError(
+        raise RequeueError(
             f"the dead letter {letter.seq} is the task {task_id}, which has its result ({found.entry.state}); "
             f"publish it anew with: agentbus task retry {task_id} --agent {letter.agent}"
         )

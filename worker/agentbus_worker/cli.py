@@ -31,10 +31,10 @@ def run(path: Path | None, *, verbose: bool) -> None:
     import asyncio  # noqa: PLC0415
 
     from agentbus.config.loading import load_worker  # noqa: PLC0415  # --help must not wait for any of this
-    from agentbus.errors import AgentBusError  # noqa: PLC0415
+    from agentbus.errors import AgentBusError, UnsupportedPlatformError  # noqa: PLC0415
 
     if sys.platform == "win32":
-        raise AgentBusError("workers run on Linux and macOS; on Windows use WSL. Everything else works here")
+        raise UnsupportedPlatformError("workers run on Linux and macOS; on Windows use WSL. Everything else works here")
 
     from agentbus_worker.log.handlers import log_to  # noqa: PLC0415
     from agentbus_worker.signals import stop_on_signals  # noqa: PLC0415
