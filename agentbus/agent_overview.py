@@ -1,13 +1,19 @@
 """Agents with their living workers and their backlog, as `agentbus agent list` and `list_agents` show them."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from agentbus.bus.jetstream import Bus
+from agentbus.bus.retry import deadline_after, retry_until
 from agentbus.bus.setup import consumers_of
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
 from agentbus.tasks.presence import Presence, present
+
+_COUNT_TIMEOUT_S: Final = 1.0
+"""The server counts within milliseconds; a count that stays behind must not keep the overview back."""
+_PAUSE_S: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +71,42 @@ async def overview_of_agents(bus: Bus, agent: str | None = None) -> list[AgentOv
 
 
 async def _backlog(bus: Bus, agent: str | None) -> dict[str, tuple[int, int]]:
-    """Count the waiting and the unacknowledged tasks of each agent."""
+    """Count the waiting and the unacknowledged tasks of each agent, with all that are stored now.
+
+    The server acknowledges a stored task a moment before it counts it for the consumer. So this reads again, for a
+    bounded time, while a consumer counts fewer tasks than the stream holds.
+    """
     try:
-        consumers = await consumers_of(bus, subjects.TASKS_STREAM)
+        counted = await _counted(bus, agent)
     except PermissionDeniedError:
         return {}
+    try:
+        stored = await _stored(bus, agent)
+        async for _ in retry_until(deadline_after(_COUNT_TIMEOUT_S), pause_s=_PAUSE_S):
+            if all(sum(counts) >= stored.get(name, 0) for name, counts in counted.items()):
+                break
+            counted, now = await _counted(bus, agent), await _stored(bus, agent)
+            # A worker may have settled some of them, which lowers both numbers.
+            stored = {name: min(count, now.get(name, 0)) for name, count in stored.items()}
+    except PermissionDeniedError:
+        return counted  # what the stream holds is not for this user to read; the counts are right a moment later
+    return counted
+
+
+async def _counted(bus: Bus, agent: str | None) -> dict[str, tuple[int, int]]:
+    """The waiting and the unacknowledged tasks that the consumer of each agent counts."""
     found: dict[str, tuple[int, int]] = {}
-    for consumer in consumers:
+    for consumer in await consumers_of(bus, subjects.TASKS_STREAM):
         name = subjects.agent_of(str(consumer["config"].get("filter_subject")), "tasks")
         if name is not None and agent in (None, name):
             found[name] = consumer["num_pending"], consumer["num_ack_pending"]
     return found
+
+
+async def _stored(bus: Bus, agent: str | None) -> dict[str, int]:
+    """How many tasks of each agent the stream holds, delivered or not."""
+    request = {"subjects_filter": subjects.tasks(agent) if agent else subjects.TASK_SUBJECTS}
+    info = await bus.api(f"STREAM.INFO.{subjects.TASKS_STREAM}", request)
+    counts: dict[str, int] = info["state"].get("subjects") or {}
+    by_agent = ((subjects.agent_of(subject, "tasks"), count) for subject, count in counts.items())
+    return {name: count for name, count in by_agent if name is not None}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from agentbus.coordinator import Coordinator
 from agentbus.task_handle import PublishedTask, TaskFailure
 from agentbus_mcp.operations.agents_status import AgentsStatus, agents_status
-from agentbus_mcp.operations.counted_tasks import wait_until_counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,5 +27,4 @@ async def publish_outcome(coordinator: Coordinator, outcomes: Sequence[Published
     failed = [one for one in outcomes if isinstance(one, TaskFailure)]
     if not published:
         raise ExceptionGroup("no task was published", [one.error for one in failed])
-    await wait_until_counted(coordinator, {one.agent for one in published})
     return PublishOutcome(published, failed, await agents_status(coordinator))
