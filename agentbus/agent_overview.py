@@ -5,7 +5,6 @@ from typing import Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.retry import deadline_after, retry_until
-from agentbus.bus.setup import consumers_of
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
@@ -96,17 +95,16 @@ async def _backlog(bus: Bus, agent: str | None) -> dict[str, tuple[int, int]]:
 async def _counted(bus: Bus, agent: str | None) -> dict[str, tuple[int, int]]:
     """The waiting and the unacknowledged tasks that the consumer of each agent counts."""
     found: dict[str, tuple[int, int]] = {}
-    for consumer in await consumers_of(bus, subjects.TASKS_STREAM):
-        name = subjects.agent_of(str(consumer["config"].get("filter_subject")), "tasks")
+    for consumer in await bus.consumers(subjects.TASKS_STREAM):
+        name = subjects.agent_of(consumer.filter_subject or "", "tasks")
         if name is not None and agent in (None, name):
-            found[name] = consumer["num_pending"], consumer["num_ack_pending"]
+            found[name] = consumer.num_pending, consumer.num_ack_pending
     return found
 
 
 async def _stored(bus: Bus, agent: str | None) -> dict[str, int]:
     """How many tasks of each agent the stream holds, delivered or not."""
-    request = {"subjects_filter": subjects.tasks(agent) if agent else subjects.TASK_SUBJECTS}
-    info = await bus.api(f"STREAM.INFO.{subjects.TASKS_STREAM}", request)
-    counts: dict[str, int] = info["state"].get("subjects") or {}
+    wanted = subjects.tasks(agent) if agent else subjects.TASK_SUBJECTS
+    counts = (await bus.stream_info(subjects.TASKS_STREAM, subjects_filter=wanted)).state.subjects or {}
     by_agent = ((subjects.agent_of(subject, "tasks"), count) for subject, count in counts.items())
     return {name: count for name, count in by_agent if name is not None}

@@ -36,6 +36,7 @@ AgentBusError
     ├── CorruptFileError        a stored output that is not what was stored
     ├── DeadLetterMissingError  no dead letter with this number
     ├── CorruptEntryError       a ledger entry that cannot be read
+    ├── MalformedAnswerError    an answer of JetStream that agentbus cannot read
     ├── IncompatibleClientError the installed nats-py is not one that agentbus can use safely
     └── ApiError                any other refusal by JetStream, with its codes
 """
@@ -194,6 +195,13 @@ class DeadLetterMissingError(BusError):
 
 class CorruptEntryError(BusError):
     """A ledger entry that cannot be read: empty, not JSON, or relayed from elsewhere."""
+
+
+class MalformedAnswerError(BusError):
+    """An answer of JetStream lacks a field that agentbus reads, or has another type in it.
+
+    Either the server is not nats-server, or it is a version that agentbus does not know.
+    """
 
 
 class IncompatibleClientError(BusError):

@@ -32,13 +32,9 @@ FOLDER_MODULES = 16
 NOT_YET = frozenset(
     {
         "agentbus/bus/connect_errors.py explained",
-        "agentbus/bus/connection.py",
         "agentbus/bus/jetstream.py _jetstream",
-        "agentbus/bus/setup.py",
-        "agentbus/bus/setup.py _reconcile_stream",
         "agentbus/config/connection_settings.py connection_settings",
         "agentbus/config/urls.py _parse_url",
-        "worker/agentbus_worker/worker.py",
     }
 )
 

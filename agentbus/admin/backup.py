@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentbus.bus.jetstream import Bus
+from agentbus.bus.jetstream_answers import read_deliver_subject, read_object, read_snapshot, read_stream_info
 from agentbus.bus.nats_client import Msg
 from agentbus.bus.setup import place
 from agentbus.config.private_files import open_private, private_folder, write_private
@@ -87,12 +88,7 @@ async def restore(bus: Bus, folder: Path, *, replicas: int | None = None) -> Asy
 
 
 async def _streams(bus: Bus) -> AsyncGenerator[str]:
-    found: list[str] = []
-    while True:
-        page = await bus.api("STREAM.NAMES", {"offset": len(found)})
-        found += page["streams"] or []
-        if not page["streams"] or len(found) >= page["total"]:
-            break
+    found = await bus.stream_names()
     for name in ORDER:
         if name in found:
             yield name
@@ -103,7 +99,7 @@ async def _streams(bus: Bus) -> AsyncGenerator[str]:
 
 async def _exists(bus: Bus, name: str) -> bool:
     try:
-        await bus.api(f"STREAM.INFO.{name}")
+        await bus.stream_info(name)
     except SetupMissingError:
         return False
     return True
@@ -116,7 +112,8 @@ async def _snapshot(bus: Bus, name: str, folder: Path) -> Copied:
     end = await bus.subscribe(inbox, pieces.put_nowait)
     try:
         wanted = {"deliver_subject": inbox, "chunk_size": _CHUNK_BYTES, "no_consumers": False}
-        answer = await bus.api(f"STREAM.SNAPSHOT.{name}", wanted)
+        verb = f"STREAM.SNAPSHOT.{name}"
+        answer = read_snapshot(await bus.api(verb, wanted), verb)
         size = 0
         with _on_disk(folder), open_private(folder / _DATA) as file:
             while (message := await _next(pieces, name)).data:
@@ -129,9 +126,9 @@ async def _snapshot(bus: Bus, name: str, folder: Path) -> Copied:
             raise BusError(f"the snapshot of {name} broke off: {headers.get('Description', headers['Status'])}")
     finally:
         await end()
-    description = {key: answer[key] for key in ("config", "state")}
+    description = {"config": answer.config, "state": answer.state}
     write_private(folder / _DESCRIPTION, json.dumps(description) + "\n")
-    return Copied(name, int(answer["state"]["messages"]), size)
+    return Copied(name, answer.messages, size)
 
 
 @contextmanager
@@ -152,8 +149,8 @@ async def _next(pieces: asyncio.Queue[Msg], name: str) -> Msg:
 
 
 async def _restore(bus: Bus, name: str, data: Path, config: dict[str, Any], state: dict[str, Any]) -> Copied:
-    answer = await place(bus, f"STREAM.RESTORE.{name}", {"config": config, "state": state})
-    target, size = str(answer["deliver_subject"]), 0
+    verb = f"STREAM.RESTORE.{name}"
+    target, size = read_deliver_subject(await place(bus, verb, {"config": config, "state": state}), verb), 0
     with _on_disk(data), data.open("rb") as file:
         while piece := file.read(_CHUNK_BYTES):
             said = await bus.request(target, piece, timeout_s=_SILENCE_S)
@@ -161,10 +158,10 @@ async def _restore(bus: Bus, name: str, data: Path, config: dict[str, Any], stat
             size += len(piece)
     said = await bus.request(target, b"", timeout_s=_SILENCE_S)
     _check(name, said.data)
-    return Copied(name, int(json.loads(said.data)["state"]["messages"]), size)
+    return Copied(name, read_stream_info(read_object(said.data, verb), verb).state.messages, size)
 
 
 def _check(name: str, answer: bytes) -> None:
-    fault = json.loads(answer).get("error") if answer else None
+    fault = read_object(answer, f"STREAM.RESTORE.{name}").get("error") if answer else None
     if fault:
         raise BusError(f"{name} cannot be restored: {fault.get('description')}")

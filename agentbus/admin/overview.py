@@ -120,13 +120,12 @@ class Observer:
 
     async def _usage(self, name: str, missing: list[str]) -> StreamUsage | None:
         try:
-            info = await self._coordinator.bus.api(f"STREAM.INFO.{name}")
+            info = await self._coordinator.bus.stream_info(name)
         except SetupMissingError:
             missing.append(name)
             return None
-        limit = int(info["config"].get("max_bytes", -1))
-        state = info["state"]
-        return StreamUsage(name, state["messages"], state["bytes"], limit if limit > 0 else None)
+        limit = info.max_bytes if info.max_bytes > 0 else None
+        return StreamUsage(name, info.state.messages, info.state.bytes, limit)
 
     async def _tasks(self, state: State, limit: int) -> list[TaskStatus]:
         return (await self._coordinator.list_tasks(state=state, limit=limit)).tasks

@@ -4,9 +4,22 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from agentbus.bus.connection import REQUEST_TIMEOUT_S, Connection
+from agentbus.bus.jetstream_answers import (
+    AccountInfo,
+    ConsumerInfo,
+    StreamInfo,
+    read_account_info,
+    read_consumer_info,
+    read_consumer_page,
+    read_message,
+    read_name_page,
+    read_object,
+    read_stored,
+    read_stream_info,
+)
 from agentbus.bus.nats_client import Msg
 from agentbus.bus.retry import deadline_after, retry_until
 from agentbus.config.connection_settings import ConnectionSettings
@@ -14,7 +27,7 @@ from agentbus.errors import (
     ApiError,
     BusError,
     BusUnavailableError,
-    MessageError,
+    MalformedAnswerError,
     NoRespondersError,
     SetupMissingError,
     StreamFullError,
@@ -33,9 +46,11 @@ from agentbus.protocol.headers import (
     Headers,
     is_relayed_twice,
 )
-from agentbus.protocol.json_codec import Json, decode, encode
+from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.stored_message import StoredMessage
 from agentbus.protocol.timestamps import parse_time
+
+_T = TypeVar("_T")
 
 STORE_TIMEOUT_S: Final = 10.0
 """How long a store is repeated under the same id: longer than a cluster takes to elect a stream leader (4 to 8 s)."""
@@ -100,7 +115,10 @@ class Bus(Connection):
             extra[EXPECTED_LAST_SUBJECT_SEQUENCE] = str(expected_revision)
         repeatable = msg_id is not None or expected_revision is not None
         answer = await self._jetstream(subject, data, extra, timeout_s, repeatable=repeatable, flush=flush)
-        return Stored(str(answer["stream"]), int(answer["seq"]), bool(answer.get("duplicate")))
+        try:
+            return Stored(*read_stored(answer, subject))
+        except MalformedAnswerError as error:
+            raise BusUnavailableError(f"{error}; the message may or may not be stored") from error
 
     async def api(self, verb: str, body: Json = None, *, timeout_s: float = REQUEST_TIMEOUT_S) -> dict[str, Any]:
         """Send a JetStream API request such as `STREAM.INFO.AGENT_TASKS` and return its answer.
@@ -113,13 +131,57 @@ class Bus(Connection):
         data = b"" if body is None else encode(body)
         return await self._jetstream(subjects.api(verb), data, None, timeout_s, repeatable=True)
 
+    async def stream_info(self, stream: str, *, subjects_filter: str = "", deleted: bool = False) -> StreamInfo:
+        """Read the configuration and state of a stream.
+
+        Args:
+            subjects_filter: also count the messages of each subject that matches it.
+            deleted: also list the sequences of deleted messages.
+
+        Raises:
+            SetupMissingError: the stream does not exist.
+            PermissionDeniedError: this user may not look.
+        """
+        verb = f"STREAM.INFO.{stream}"
+        extra = {"subjects_filter": subjects_filter, "deleted_details": deleted}
+        extra = {name: value for name, value in extra.items() if value}
+        return read_stream_info(await self.api(verb, extra or None), verb)
+
+    async def consumer_info(self, stream: str, name: str) -> ConsumerInfo:
+        """Read the configuration and progress of one consumer; see `stream_info` for what it raises."""
+        verb = f"CONSUMER.INFO.{stream}.{name}"
+        return read_consumer_info(await self.api(verb), verb)
+
+    async def consumers(self, stream: str) -> list[ConsumerInfo]:
+        """Read every consumer of a stream; see `stream_info` for what it raises."""
+        return await self._pages(f"CONSUMER.LIST.{stream}", read_consumer_page)
+
+    async def stream_names(self) -> list[str]:
+        """Read the names of all streams."""
+        return await self._pages("STREAM.NAMES", read_name_page)
+
+    async def account_info(self) -> AccountInfo:
+        """Read what the account may use."""
+        return read_account_info(await self.api("INFO"), "INFO")
+
+    async def message_without_headers(self, stream: str, seq: int) -> StoredMessage | None:
+        """Read the message at a sequence by `STREAM.MSG.GET`, without its headers; None if there is none."""
+        verb = f"STREAM.MSG.GET.{stream}"
+        try:
+            return read_message(await self.api(verb, {"seq": seq}), verb)
+        except ApiError as error:
+            if error.code == 404:
+                return None
+            raise
+
     async def create_consumer(
         self, stream: str, name: str, config: dict[str, Any], *, timeout_s: float = REQUEST_TIMEOUT_S
-    ) -> dict[str, Any]:
+    ) -> ConsumerInfo:
         """Create the consumer `name` with the one filter in `config`; what exists alike is left as it is."""
         body = {"stream_name": stream, "config": {"name": name, **config}, "action": "create"}
         subject = subjects.create_consumer(stream, name, config["filter_subject"])
-        return await self._jetstream(subject, encode(body), None, timeout_s, repeatable=True)
+        answer = await self._jetstream(subject, encode(body), None, timeout_s, repeatable=True)
+        return read_consumer_info(answer, subject)
 
     async def last_message(self, stream: str, subject: str) -> StoredMessage | None:
         """The newest message of `subject` (which may hold wildcards), or None if there is none.
@@ -165,6 +227,15 @@ class Bus(Connection):
             )
         return _missing(what, subject)
 
+    async def _pages(self, verb: str, read: Callable[[Json, str], tuple[list[_T], int]]) -> list[_T]:
+        """Read a list that the server gives page by page."""
+        found: list[_T] = []
+        while True:
+            page, total = read(await self.api(verb, {"offset": len(found)}), verb)
+            found += page
+            if not page or len(found) >= total:
+                return found
+
     async def _answered(self, stream: str, subject: str, body: bytes) -> Msg:
         async for _ in retry_until(deadline_after(self._ready_within_s), _PAUSE_S):
             with suppress(NoRespondersError):
@@ -207,7 +278,7 @@ class Bus(Connection):
             left_s = max(0.05, min(start + timeout_s - clock(), REQUEST_TIMEOUT_S))
             try:
                 message = await self.request(subject, data, headers=headers, timeout_s=left_s, flush=flush)
-                answer = decode(message.data)
+                answer = read_object(message.data, subject)
                 fault = answer.get("error")
                 if fault is None:
                     return answer
@@ -218,8 +289,8 @@ class Bus(Connection):
                     if unsure and not self.clustered:
                         raise
                     raise self._no_answer(f"a stream for {subject}", subject) from None
-            except MessageError as error:
-                raise BusUnavailableError(f"the answer to {subject} is not from JetStream: {error}") from error
+            except MalformedAnswerError as error:
+                raise BusUnavailableError(str(error)) from error  # the request may have been carried out
             except BusUnavailableError:
                 if not repeatable or attempt.last or self.ended:
                     raise

@@ -7,10 +7,11 @@ server, a broken connection, a long pause of the reader - a new one goes on behi
 import asyncio
 from collections.abc import AsyncGenerator
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Final, Literal, Self, TypeAlias
 
 from agentbus.bus.connection import REQUEST_TIMEOUT_S
 from agentbus.bus.jetstream import Bus
+from agentbus.bus.jetstream_answers import ConsumerInfo
 from agentbus.bus.pull_consumer import Delivery, PullConsumer
 from agentbus.bus.retry import deadline_after, retry_until
 from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
@@ -52,8 +53,8 @@ class OrderedConsumer:
 
     async def __aenter__(self) -> Self:
         info = await self._start(self._after)
-        self.pending = int(info["num_pending"])
-        self.cursor = self._after if isinstance(self._after, int) else int(info["delivered"]["stream_seq"])
+        self.pending = info.num_pending
+        self.cursor = self._after if isinstance(self._after, int) else info.delivered_stream_seq
         return self
 
     async def __aexit__(
@@ -98,7 +99,7 @@ class OrderedConsumer:
             left = min(left - 1, delivery.num_pending)
             yield delivery
 
-    async def _start(self, after: Start) -> dict[str, Any]:
+    async def _start(self, after: Start) -> ConsumerInfo:
         name, info = await _create(self._bus, self._stream, self._subject, after, headers_only=self._headers_only)
         if self._puller is not None:
             await self._puller.__aexit__(None, None, None)
@@ -156,12 +157,10 @@ async def _newest(bus: Bus, stream: str, subject: str) -> int:
 async def count_after(bus: Bus, stream: str, subject: str, after: int) -> int:
     """How many messages of `subject` a stream holds after a sequence."""
     _, info = await _create(bus, stream, subject, after, headers_only=True)
-    return int(info["num_pending"])
+    return info.num_pending
 
 
-async def _create(
-    bus: Bus, stream: str, subject: str, after: Start, *, headers_only: bool
-) -> tuple[str, dict[str, Any]]:
+async def _create(bus: Bus, stream: str, subject: str, after: Start, *, headers_only: bool) -> tuple[str, ConsumerInfo]:
     """Make an ephemeral consumer; the server removes it when pull requests stop."""
     start = (
         {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}

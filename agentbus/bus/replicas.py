@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from agentbus.bus.jetstream import Bus
+from agentbus.bus.jetstream_answers import Cluster
 from agentbus.bus.retry import deadline_after, retry_until
 from agentbus.errors import BusUnavailableError
 from agentbus.protocol import subjects
@@ -44,28 +45,32 @@ class Replicas:
         return f"{text} ({', '.join(self.behind)})" if self.behind else text
 
 
-def copies(name: str, info: dict[str, Any]) -> Replicas:
-    """Read what `STREAM.INFO` or `CONSUMER.INFO` says of the copies."""
-    cluster: dict[str, Any] = info.get("cluster") or {}
-    others: list[dict[str, Any]] = cluster.get("replicas") or []
-    leader = str(cluster.get("leader") or "")
+def replicas_of(name: str, cluster: Cluster, wanted: int) -> Replicas:
+    """Count the copies of a stream or consumer, of which there shall be `wanted`."""
     behind = [
-        f"{other.get('name')} is offline"
-        if other.get("offline")
-        else f"{other.get('name')} is {other.get('lag', 0)} behind"
-        for other in others
-        if other.get("offline") or not other.get("current")
+        f"{other.server} is offline" if other.offline else f"{other.server} is {other.lag} behind"
+        for other in cluster.replicas
+        if other.offline or not other.current
     ]
     return Replicas(
         name,
-        int(info["config"].get("num_replicas") or 1),
-        str(cluster.get("name") or ""),
-        leader,
-        bool(leader) + len(others) - len(behind),
+        wanted,
+        cluster.name,
+        cluster.leader,
+        bool(cluster.leader) + len(cluster.replicas) - len(behind),
         tuple(behind),
-        # From 2.15 on, the server makes copies in steps and says so.
-        moving="desired" in cluster,
+        cluster.moving,
     )
+
+
+async def stream_replicas(bus: Bus, stream: str) -> Replicas:
+    """Look at the copies of one stream.
+
+    Raises:
+        SetupMissingError: the stream does not exist.
+    """
+    info = await bus.stream_info(stream)
+    return replicas_of(stream, info.cluster, info.num_replicas)
 
 
 async def until_complete(
@@ -91,12 +96,11 @@ async def until_complete(
 
 
 async def _look(bus: Bus, streams: Sequence[str], agents: Sequence[str]) -> list[Replicas]:
-    found = [copies(name, await bus.api(f"STREAM.INFO.{name}")) for name in streams]
+    found = [await stream_replicas(bus, name) for name in streams]
     wanted = {item.name: item.wanted for item in found}.get(subjects.TASKS_STREAM, 1)
     for agent in agents:
         name = subjects.durable(agent)
-        info = await bus.api(f"CONSUMER.INFO.{subjects.TASKS_STREAM}.{name}")
+        info = await bus.consumer_info(subjects.TASKS_STREAM, name)
         # A consumer that names no number has as many copies as its stream.
-        info["config"]["num_replicas"] = info["config"].get("num_replicas") or wanted
-        found.append(copies(name, info))
+        found.append(replicas_of(name, info.cluster, info.num_replicas or wanted))
     return found

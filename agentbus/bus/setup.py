@@ -1,15 +1,18 @@
 """Makes the streams, buckets and consumers of `agentbus.bus.topology`, and compares what is there with them.
 
-Set-up makes what is missing, and reports differences field by field. It changes what it finds only with
-`update=True`, and then only what a server can change.
+Set-up reads what exists, plans one step for each thing (`plan`, a function without I/O), and applies the steps. It
+makes what is missing, and reports differences field by field. It changes what it finds only with `update=True`, and
+then only what a server can change.
 """
 
 import re
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from agentbus.bus.jetstream import Bus
+from agentbus.bus.jetstream_answers import read_stream_info
 from agentbus.bus.retry import deadline_after, retry_until
 from agentbus.bus.topology import SECOND_NS, Copies, Wanted, consumer_config, wanted_files, wanted_streams
 from agentbus.errors import ApiError, BusError, SetupMissingError, StreamFullError
@@ -18,6 +21,7 @@ from agentbus.protocol import subjects
 OLDEST_SERVER: Final = (2, 10, 0)
 OLDEST_SAFE_SERVER: Final = (2, 10, 27)
 
+Kind = Literal["stream", "bucket", "consumer"]
 Outcome = Literal["made", "found", "different", "updated", "missing"]
 
 
@@ -25,10 +29,42 @@ Outcome = Literal["made", "found", "different", "updated", "missing"]
 class Finding:
     """What set-up did with, or found of, one stream, bucket or consumer."""
 
-    kind: Literal["stream", "bucket", "consumer"]
+    kind: Kind
     name: str
     outcome: Outcome
     differences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The configurations of streams and of consumers that exist, by name, as the server describes them."""
+
+    streams: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    consumers: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What set-up does with one stream, bucket or consumer.
+
+    Attributes:
+        wanted: the fields that it shall have; any others do not matter.
+        config: the whole configuration to send. An update keeps the fields that agentbus does not know.
+        differences: of what was found from `wanted`.
+    """
+
+    kind: Kind
+    name: str
+    action: Literal["create", "update", "leave"]
+    wanted: dict[str, Any]
+    config: dict[str, Any]
+    differences: tuple[str, ...] = ()
+
+    def as_found(self) -> Finding:
+        """Report what was found, without a change."""
+        if self.action == "create":
+            return Finding(self.kind, self.name, "missing")
+        return Finding(self.kind, self.name, "different" if self.differences else "found", self.differences)
 
 
 async def set_up(
@@ -53,7 +89,7 @@ async def set_up(
         PermissionDeniedError: the user may not administer the bus.
         BusError: the server refused, for instance for want of storage, or because it is not in a cluster.
     """
-    granted = await _granted_bytes(bus)
+    granted = (await bus.account_info()).max_storage_bytes
     wanted = [*wanted_streams(), *(wanted_files(agent, files_limit) for agent in agents)]
     if replicas is not None and replicas > 1 and not bus.clustered:
         raise BusError(
@@ -62,8 +98,9 @@ async def set_up(
         )
     made_with = replicas or await _replicas_of_tasks(bus)
     copies = Copies(granted, made_with, replicas, bus.clustered)
+    steps = plan(wanted, agents, await _look(bus, wanted, agents), copies, update=update)
     try:
-        findings = [await _reconcile_stream(bus, item, copies, update=update) for item in wanted]
+        findings = [await _apply_to_stream(bus, step) for step in steps[: len(wanted)]]
     except StreamFullError as error:
         raise BusError(
             f"the storage that the account may use does not hold {made_with} copies of everything: raise its max_file, "
@@ -71,7 +108,8 @@ async def set_up(
         ) from error
     except ApiError as error:
         raise _no_copies(error, made_with) from error
-    return findings + [await _reconcile_consumer(bus, agent, update=update) for agent in agents]
+    of_agents = zip(agents, steps[len(wanted) :], strict=True)
+    return findings + [await _apply_to_consumer(bus, agent, step) for agent, step in of_agents]
 
 
 async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) -> AsyncGenerator[Finding]:
@@ -80,29 +118,9 @@ async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) ->
     Raises:
         PermissionDeniedError: the user may not look.
     """
-    wanted = [item for item in wanted_streams() if item.name in names]
-    for item in [*wanted, *(wanted_files(agent) for agent in agents)]:
-        try:
-            found = (await bus.api(f"STREAM.INFO.{item.name}"))["config"]
-        except SetupMissingError:
-            yield Finding(item.kind, item.name, "missing")
-        else:
-            yield _compared(item.kind, item.name, {**item.config, "max_bytes": found.get("max_bytes")}, found)
-    for agent in agents:
-        name = subjects.durable(agent)
-        try:
-            found = (await bus.api(f"CONSUMER.INFO.{subjects.TASKS_STREAM}.{name}"))["config"]
-        except SetupMissingError:
-            yield Finding("consumer", name, "missing")
-        else:
-            yield _compared("consumer", name, consumer_config(agent, name), found)
-
-
-def _compared(
-    kind: Literal["stream", "bucket", "consumer"], name: str, wanted: dict[str, Any], found: dict[str, Any]
-) -> Finding:
-    differences = _differences(wanted, found)
-    return Finding(kind, name, "different" if differences else "found", differences)
+    wanted = [item for item in wanted_streams() if item.name in names] + [wanted_files(agent) for agent in agents]
+    for step in plan(wanted, agents, await _look(bus, wanted, agents), _AS_FOUND, update=False):
+        yield step.as_found()
 
 
 async def ensure_consumer(bus: Bus, agent: str, *, stream: str, name: str) -> None:
@@ -121,23 +139,13 @@ async def ensure_consumer(bus: Bus, agent: str, *, stream: str, name: str) -> No
         raise await _taken(bus, agent, stream, name, error) from error
 
 
-async def consumers_of(bus: Bus, stream: str) -> list[dict[str, Any]]:
-    """Every consumer of a stream as the API describes it, read page by page."""
-    found: list[dict[str, Any]] = []
-    while True:
-        page = await bus.api(f"CONSUMER.LIST.{stream}", {"offset": len(found)})
-        found += page["consumers"] or []
-        if not page["consumers"] or len(found) >= page["total"]:
-            return found
-
-
 async def known_agents(bus: Bus) -> list[str]:
     """The agents that have a consumer for their tasks; none where there is no stream of tasks."""
     try:
-        consumers = await consumers_of(bus, subjects.TASKS_STREAM)
+        consumers = await bus.consumers(subjects.TASKS_STREAM)
     except SetupMissingError:
         return []
-    found = (subjects.agent_of(str(item["config"].get("filter_subject")), "tasks") for item in consumers)
+    found = (subjects.agent_of(item.filter_subject or "", "tasks") for item in consumers)
     return sorted({name for name in found if name is not None})
 
 
@@ -152,6 +160,7 @@ async def ensure_files_bucket(bus: Bus, agent: str) -> None:
     await bus.api(f"STREAM.CREATE.{wanted.name}", {**wanted.config, "num_replicas": await _replicas_of_tasks(bus)})
 
 
+_AS_FOUND: Final = Copies(granted=-1, made_with=1, asked=None, clustered=False)
 _TAKEN: Final = frozenset({10099, 10100})
 _NO_PEERS: Final = 10005
 _PLACING_S: Final = 20.0
@@ -161,8 +170,8 @@ _PAUSE_S: Final = 0.5
 async def _taken(bus: Bus, agent: str, stream: str, name: str, error: ApiError) -> ApiError:
     """Name the consumer that has an agent's tasks already: a work queue gives each subject to one consumer."""
     subject = subjects.tasks(agent)
-    consumers = await consumers_of(bus, stream)
-    holders = [item["name"] for item in consumers if item["config"].get("filter_subject") in (subject, None)]
+    consumers = await bus.consumers(stream)
+    holders = [item.name for item in consumers if item.filter_subject in (subject, None)]
     holder = ", ".join(holders) or "another consumer"
     return ApiError(
         f"the consumer {name} cannot be made: {holder} has the tasks of {subject} already; "
@@ -203,55 +212,77 @@ async def place(bus: Bus, verb: str, body: dict[str, Any]) -> dict[str, Any]:
 
 async def _replicas_of_tasks(bus: Bus) -> int:
     try:
-        return int((await bus.api(f"STREAM.INFO.{subjects.TASKS_STREAM}"))["config"]["num_replicas"])
+        return (await bus.stream_info(subjects.TASKS_STREAM)).num_replicas
     except SetupMissingError:
         return 1
 
 
-async def _granted_bytes(bus: Bus) -> int:
-    """File storage that the account may use, or -1 for no bound of its own."""
-    info = await bus.api("INFO")
-    return int(info.get("limits", {}).get("max_storage", -1))
+def plan(streams: Sequence[Wanted], agents: Sequence[str], found: Found, copies: Copies, *, update: bool) -> list[Step]:
+    """Decide what set-up does with each stream and each agent's consumer. Asks and changes nothing."""
+    return [
+        *(_plan_stream(item, found.streams.get(item.name), copies, update=update) for item in streams),
+        *(_plan_consumer(agent, found.consumers.get(subjects.durable(agent)), update=update) for agent in agents),
+    ]
 
 
-async def _reconcile_stream(bus: Bus, wanted: Wanted, copies: Copies, *, update: bool) -> Finding:
-    try:
-        found = (await bus.api(f"STREAM.INFO.{wanted.name}"))["config"]
-    except SetupMissingError:
+def _plan_stream(wanted: Wanted, found: dict[str, Any] | None, copies: Copies, *, update: bool) -> Step:
+    if found is None:
         config = {**wanted.config, **copies.bound(wanted.share)}
-        made = await place(bus, f"STREAM.CREATE.{wanted.name}", {**config, "num_replicas": copies.made_with})
-        return Finding(wanted.kind, wanted.name, "made", _differences(config, made["config"]))
+        return Step(wanted.kind, wanted.name, "create", config, {**config, "num_replicas": copies.made_with})
     # A bound is the administrator's choice once the stream exists: only one that was asked for changes it.
     bound = {"max_bytes": wanted.config["max_bytes"]} if wanted.config["max_bytes"] > 0 else {}
-    config = {key: value for key, value in wanted.config.items() if key != "max_bytes"} | bound
-    changes = config if update else {key: value for key, value in bound.items() if found.get(key) != value}
-    if copies.asked is not None:
-        config = {**config, "num_replicas": copies.asked}
-        if found.get("num_replicas") != copies.asked:
-            changes = {**changes, "num_replicas": copies.asked}
+    asked = bound if copies.asked is None else {**bound, "num_replicas": copies.asked}
+    config = {key: value for key, value in wanted.config.items() if key != "max_bytes"} | asked
     differences = _differences(config, found)
-    if not changes or not differences:
-        return Finding(wanted.kind, wanted.name, "different" if differences else "found", differences)
-    changed = await place(bus, f"STREAM.UPDATE.{wanted.name}", {**found, **changes})
-    left = _differences(config, changed["config"])
-    return Finding(wanted.kind, wanted.name, "different" if left else "updated", left or differences)
+    changes = config if update else {key: value for key, value in asked.items() if found.get(key) != value}
+    action = "update" if changes and differences else "leave"
+    return Step(wanted.kind, wanted.name, action, config, {**found, **changes}, differences)
 
 
-async def _reconcile_consumer(bus: Bus, agent: str, *, update: bool) -> Finding:
+def _plan_consumer(agent: str, found: dict[str, Any] | None, *, update: bool) -> Step:
     name = subjects.durable(agent)
     wanted = consumer_config(agent, name)
-    stream = subjects.TASKS_STREAM
-    try:
-        found = (await bus.api(f"CONSUMER.INFO.{stream}.{name}"))["config"]
-    except SetupMissingError:
-        await ensure_consumer(bus, agent, stream=stream, name=name)
-        return Finding("consumer", name, "made")
+    if found is None:
+        return Step("consumer", name, "create", wanted, wanted)
     differences = _differences(wanted, found)
-    if differences and update:
-        body = {"stream_name": stream, "config": {**found, **wanted}}
-        await bus.api(f"CONSUMER.CREATE.{stream}.{name}.{wanted['filter_subject']}", body)
-        return Finding("consumer", name, "updated", differences)
-    return Finding("consumer", name, "different" if differences else "found", differences)
+    action = "update" if differences and update else "leave"
+    return Step("consumer", name, action, wanted, {**found, **wanted}, differences)
+
+
+async def _look(bus: Bus, streams: Sequence[Wanted], agents: Sequence[str]) -> Found:
+    """Read the configurations of what exists of `streams` and of the consumers of `agents`."""
+    found = Found()
+    for item in streams:
+        with suppress(SetupMissingError):
+            found.streams[item.name] = (await bus.stream_info(item.name)).config
+    for name in map(subjects.durable, agents):
+        with suppress(SetupMissingError):
+            found.consumers[name] = (await bus.consumer_info(subjects.TASKS_STREAM, name)).config
+    return found
+
+
+async def _apply_to_stream(bus: Bus, step: Step) -> Finding:
+    """Make or change one stream; what the server made of it may still differ from what was asked for."""
+    if step.action == "leave":
+        return step.as_found()
+    verb = f"STREAM.{step.action.upper()}.{step.name}"
+    made = read_stream_info(await place(bus, verb, step.config), verb).config
+    left = _differences(step.wanted, made)
+    if step.action == "create":
+        return Finding(step.kind, step.name, "made", left)
+    return Finding(step.kind, step.name, "different" if left else "updated", left or step.differences)
+
+
+async def _apply_to_consumer(bus: Bus, agent: str, step: Step) -> Finding:
+    stream = subjects.TASKS_STREAM
+    if step.action == "leave":
+        return step.as_found()
+    if step.action == "create":
+        await ensure_consumer(bus, agent, stream=stream, name=step.name)
+        return Finding(step.kind, step.name, "made")
+    body = {"stream_name": stream, "config": step.config}
+    await bus.api(f"CONSUMER.CREATE.{stream}.{step.name}.{step.wanted['filter_subject']}", body)
+    return Finding(step.kind, step.name, "updated", step.differences)
 
 
 def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> tuple[str, ...]:

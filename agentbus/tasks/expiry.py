@@ -2,19 +2,19 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import PermissionDeniedError, SetupMissingError, StreamFullError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import make_result_id, random_token
-from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import Entry, Record
 from agentbus.protocol.messages import Result, new_result
-from agentbus.protocol.timestamps import parse_time
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Won, commit, publish_again, publish_committed
+
+if TYPE_CHECKING:
+    from agentbus.protocol.json_codec import Json
 
 _INBOX_REFUSES: Final = (PermissionDeniedError, StreamFullError, SetupMissingError)
 """The inbox may belong to another party, or be full. The ledger has the result, and the next look tries again."""
@@ -32,10 +32,12 @@ async def settle_expired(bus: Bus, records: Iterable[Record]) -> list[Record]:
     if not found or all(_settled_by_worker(record.entry) for record in found):
         return found
     try:
-        now, config = await _stream(bus, subjects.TASKS_STREAM)
+        stream = await bus.stream_info(subjects.TASKS_STREAM)
     except (PermissionDeniedError, SetupMissingError):
         return found  # this party may not ask how long the bus keeps a task
-    max_age_s = config.get("max_age", 0) / 1e9
+    now, max_age_s = stream.server_time, stream.max_age_s
+    if now is None:
+        return found  # a server before 2.10 does not tell its time
     for number, record in enumerate(found):
         age_s = (now - record.changed_at).total_seconds()
         if not record.entry.terminal and max_age_s and age_s > max(max_age_s, _owner_s(record.entry)):
@@ -55,12 +57,6 @@ def _owner_s(entry: Entry) -> float:
     return 2 * entry.claim.lease_s if entry.state == "working" and entry.claim is not None else 0.0
 
 
-async def _stream(bus: Bus, name: str) -> tuple[datetime, dict[str, Json]]:
-    """The server's time, and the configuration of a stream."""
-    info = await bus.api(f"STREAM.INFO.{name}")
-    return parse_time(info["ts"]), info["config"]
-
-
 async def _settle(bus: Bus, record: Record, max_age_s: float) -> Record:
     ledger, result = Ledger(bus), _result(record, max_age_s)
     verdict = await commit(ledger, record.agent, record.task_id, record.entry, result, revision=record.revision)
@@ -76,8 +72,10 @@ async def _publish_again(bus: Bus, record: Record) -> None:
 
     The coordinator that settled the task may have died before it had published.
     """
-    now, config = await _stream(bus, subjects.RESULTS_STREAM)
-    if (now - record.changed_at).total_seconds() < config.get("duplicate_window", 0) / 1e9 / 2:
+    stream = await bus.stream_info(subjects.RESULTS_STREAM)
+    if stream.server_time is None:
+        return
+    if (stream.server_time - record.changed_at).total_seconds() < stream.duplicate_window_s / 2:
         with suppress(*_INBOX_REFUSES):
             await publish_again(bus, record)
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from agentbus.bus.replicas import copies
+from agentbus.bus.jetstream_answers import read_stream_info
+from agentbus.bus.replicas import Replicas, replicas_of
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -12,6 +13,12 @@ pytestmark = pytest.mark.posix("not tried on Windows")
 def info(wanted: int, leader: str | None, *others: dict[str, Any], **more: Any) -> dict[str, Any]:
     cluster = {"name": "bus", **({"leader": leader} if leader else {}), "replicas": list(others), **more}
     return {"config": {"num_replicas": wanted}, "cluster": cluster}
+
+
+def copies(name: str, said: dict[str, Any]) -> Replicas:
+    state = {"messages": 0, "bytes": 0, "first_seq": 0, "last_seq": 0, "first_ts": "", "last_ts": ""}
+    found = read_stream_info({**said, "state": state}, "STREAM.INFO.S")
+    return replicas_of(name, found.cluster, found.num_replicas)
 
 
 CURRENT = {"name": "b", "current": True, "active": 1}

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from agentbus import connect
-from agentbus.bus.setup import ensure_consumer, set_up, version_warning
+from agentbus.bus.setup import Found, ensure_consumer, plan, set_up, version_warning
+from agentbus.bus.topology import Copies, consumer_config, wanted_files, wanted_streams
 from agentbus.errors import ApiError
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer, run_server
@@ -103,6 +104,51 @@ async def test_storage_is_shared_out_where_the_server_grants_a_bounded_amount(tm
             config = (await bus.bus.api("STREAM.INFO.AGENT_RESULTS"))["config"]
     assert {outcome for outcome, _ in made.values()} == {"made"}
     assert 0 < config["max_bytes"] < 500_000_000
+
+
+ALONE = Copies(granted=-1, made_with=1, asked=None, clustered=False)
+TASKS = wanted_streams()[0]
+
+
+def test_the_plan_for_an_empty_bus_makes_everything_with_its_share_of_the_storage():
+    copies = Copies(granted=1000, made_with=3, asked=3, clustered=True)
+    steps = plan(wanted_streams(), ["code"], Found(), copies, update=False)
+    assert {step.action for step in steps} == {"create"}
+    assert steps[0].config == {**TASKS.config, "max_bytes": 50, "num_replicas": 3}
+    assert steps[-1].config == consumer_config("code", "agent-code")
+    assert steps[0].as_found().outcome == "missing"
+
+
+def test_the_plan_leaves_what_is_as_wanted_and_the_bound_that_an_administrator_chose():
+    streams = {"AGENT_TASKS": {**TASKS.config, "max_bytes": 7, "num_replicas": 5}}
+    found = Found(streams, {"agent-code": {**consumer_config("code", "agent-code"), "of_tomorrow": 1}})
+    for update in (False, True):
+        steps = plan([TASKS], ["code"], found, ALONE, update=update)
+        assert [(step.action, step.differences) for step in steps] == [("leave", ())] * 2
+        assert [step.as_found().outcome for step in steps] == ["found"] * 2
+
+
+def test_the_plan_changes_differences_on_request_only_and_keeps_unknown_fields():
+    streams = {"AGENT_TASKS": {**TASKS.config, "max_age": 10**9, "max_bytes": 7, "of_tomorrow": 1}}
+    found = Found(streams, {"agent-code": {**consumer_config("code", "agent-code"), "ack_wait": 10**9}})
+    left = plan([TASKS], ["code"], found, ALONE, update=False)
+    assert [(step.action, step.as_found().outcome) for step in left] == [("leave", "different")] * 2
+    stream, consumer = plan([TASKS], ["code"], found, ALONE, update=True)
+    assert (stream.action, consumer.action) == ("update", "update")
+    assert stream.config == {**TASKS.config, "max_bytes": 7, "of_tomorrow": 1}
+    assert stream.differences == ("max_age is 1 s, wanted 604800 s",)
+    assert consumer.config == consumer_config("code", "agent-code")
+
+
+def test_the_plan_changes_copies_and_bounds_that_were_asked_for_and_nothing_else():
+    files = wanted_files("code", 2000)
+    found = {**files.config, "max_bytes": 1000, "max_age": 10**9, "num_replicas": 1}
+    copies = Copies(granted=-1, made_with=3, asked=3, clustered=True)
+    (step,) = plan([files], [], Found({files.name: found}), copies, update=False)
+    assert step.action == "update"
+    assert step.config == {**found, "max_bytes": 2000, "num_replicas": 3}
+    done = {**files.config, "num_replicas": 3}
+    assert plan([files], [], Found({files.name: done}), copies, update=False)[0].action == "leave"
 
 
 @pytest.mark.parametrize(

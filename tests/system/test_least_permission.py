@@ -15,7 +15,6 @@ from agentbus import Coordinator
 from agentbus.admin.dead_letters import drop, newest_dead_letters, requeue
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.nats_client import Msg
-from agentbus.bus.setup import consumers_of
 from agentbus.errors import ApiError, PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
@@ -294,17 +293,15 @@ async def contents(installed: Installed, *, but: str = "-") -> dict[str, Any]:
     """All messages of a bus by subject, its streams, and how far its consumers are; without what is of `but`."""
     found: dict[str, Any] = {}
     async with connect(installed.settings("admin")) as admin:
-        for name in (await admin.api("STREAM.NAMES"))["streams"]:
-            state = (await admin.api(f"STREAM.INFO.{name}", {"subjects_filter": ">"}))["state"]
-            by_subject: dict[str, int] = state.get("subjects") or {}
-            for subject in by_subject:
+        for name in await admin.stream_names():
+            for subject in (await admin.stream_info(name, subjects_filter=">")).state.subjects or ():
                 if f".{but}." not in subject:
                     message = await admin.last_message(name, subject)
                     found[subject] = message and (message.seq, message.data)
             found[name] = [
-                (item["name"], item["num_ack_pending"], item["num_pending"])
-                for item in await consumers_of(admin, name)
-                if item["name"] != f"agent-{but}" and not item["name"].startswith("feed-")
+                (item.name, item.num_ack_pending, item.num_pending)
+                for item in await admin.consumers(name)
+                if item.name != f"agent-{but}" and not item.name.startswith("feed-")
             ]
     return found
 

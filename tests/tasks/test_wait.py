@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from agentbus import Coordinator, connect
-from agentbus.bus.setup import consumers_of, set_up
+from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import run_server, start_server
 from agentbus.tasks.find import find_all
@@ -108,4 +108,4 @@ async def test_looking_up_many_tasks_takes_up_none_of_the_servers_consumers(coor
     wanted = [(task.id, None) for task in tasks]
     found = await asyncio.gather(*(find_all(coordinator.bus, wanted) for _ in range(60)))
     assert all(len(one) == len(tasks) for one in found)
-    assert await consumers_of(coordinator.bus, subjects.STATE_STREAM) == []
+    assert await coordinator.bus.consumers(subjects.STATE_STREAM) == []

@@ -170,7 +170,7 @@ class Worker:
         agent, stream, name = self._config.agent.id, self._config.nats.stream, self._config.durable
         while True:
             try:
-                info = await bus.api(f"CONSUMER.INFO.{stream}.{name}")
+                info = await bus.consumer_info(stream, name)
             except PermissionDeniedError:
                 return ACK_WAIT_S  # this worker may not look; the first pull will tell
             except SetupMissingError:
@@ -178,12 +178,12 @@ class Worker:
             except BusUnavailableError:
                 await asyncio.sleep(_RETRY_S)
             else:
-                if info["config"].get("filter_subject") not in (None, "", subjects.tasks(agent)):
+                if info.filter_subject not in (None, subjects.tasks(agent)):
                     raise ConfigError(
-                        f"the consumer {name} takes {info['config']['filter_subject']}, not {subjects.tasks(agent)}; "
+                        f"the consumer {name} takes {info.filter_subject}, not {subjects.tasks(agent)}; "
                         "set durable in [nats] to the consumer of this agent"
                     )
-                return float(info["config"]["ack_wait"]) / 1e9
+                return info.ack_wait_s
 
     async def _make_consumer(self, bus: Bus) -> None:
         agent, stream, name = self._config.agent.id, self._config.nats.stream, self._config.durable

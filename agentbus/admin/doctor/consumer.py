@@ -15,7 +15,7 @@ async def check_consumer(examination: Examination) -> AsyncIterator[Finding]:
     assert isinstance(config, WorkerConfig), "only workers have a consumer"
     name, stream = config.durable, config.nats.stream
     try:
-        info = await examination.bus.api(f"CONSUMER.INFO.{stream}.{name}")
+        info = await examination.bus.consumer_info(stream, name)
     except SetupMissingError:
         fix = f"agentbus setup --agent {config.agent.id}, as the administrator"
         yield failed("consumer", f"the consumer {name} of {stream} does not exist", fix)
@@ -23,9 +23,8 @@ async def check_consumer(examination: Examination) -> AsyncIterator[Finding]:
     except PermissionDeniedError as error:
         yield failed("consumer", str(error), how_to_grant(error))
         return
-    found = info["config"].get("filter_subject")
-    if found == subjects.tasks(config.agent.id):
-        yield ok("consumer", f"{name}: {info['num_pending']} tasks wait, {info['num_ack_pending']} are being worked on")
+    if info.filter_subject == subjects.tasks(config.agent.id):
+        yield ok("consumer", f"{name}: {info.num_pending} tasks wait, {info.num_ack_pending} are being worked on")
     else:
         fix = "set durable in [nats] to that of this agent"
-        yield failed("consumer", f"the consumer {name} takes {found}", fix)
+        yield failed("consumer", f"the consumer {name} takes {info.filter_subject}", fix)

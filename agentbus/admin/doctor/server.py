@@ -10,7 +10,6 @@ from agentbus.bus import setup
 from agentbus.config.schema import WorkerConfig
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
-from agentbus.protocol.timestamps import parse_time
 
 # More than NTP leaves, and enough to make the times of logs and tasks misleading.
 _CLOCK_OFFSET_S: Final = 2.0
@@ -30,21 +29,20 @@ async def check_clock(examination: Examination) -> AsyncIterator[Finding]:
 
     Yields nothing if the role may not ask for one, or the server is too old to put a time into it.
     """
-    config = examination.config
-    if isinstance(config, WorkerConfig):
-        verb = f"CONSUMER.INFO.{config.nats.stream}.{config.durable}"
-    else:
-        verb = f"STREAM.INFO.{subjects.TASKS_STREAM}"
+    config, bus = examination.config, examination.bus
     before = time.time()
     try:
-        answer = await examination.bus.api(verb)
+        if isinstance(config, WorkerConfig):
+            server_time = (await bus.consumer_info(config.nats.stream, config.durable)).server_time
+        else:
+            server_time = (await bus.stream_info(subjects.TASKS_STREAM)).server_time
     except (PermissionDeniedError, SetupMissingError):
         return
     took_s = time.time() - before
-    if "ts" not in answer:
+    if server_time is None:
         return
     # The server read its clock somewhere within the round trip; half of it is the best guess.
-    offset_s = parse_time(answer["ts"]).timestamp() - (before + took_s / 2)
+    offset_s = server_time.timestamp() - (before + took_s / 2)
     if abs(offset_s) > _CLOCK_OFFSET_S + took_s:
         text = f"this machine is {abs(offset_s):.1f} s {'behind' if offset_s > 0 else 'ahead of'} the server"
         fix = "set it by NTP: leases go by the server's clock, but logs and times of tasks do not"

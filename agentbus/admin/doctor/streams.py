@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from agentbus.admin.doctor.examination import Examination, how_to_grant
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
 from agentbus.bus import setup
-from agentbus.bus.replicas import Replicas, copies
+from agentbus.bus.jetstream_answers import StreamInfo
+from agentbus.bus.replicas import Replicas, replicas_of
 from agentbus.errors import BusError, PermissionDeniedError
 from agentbus.protocol import subjects
 
@@ -47,8 +48,8 @@ async def _check(examination: Examination, names: Sequence[str], agents: Sequenc
     complete: list[Replicas] = []
     for name in (*names, *(f"OBJ_{subjects.files_bucket(agent)}" for agent in agents)):
         with suppress(BusError):
-            info = await bus.api(f"STREAM.INFO.{name}")
-            replicas = copies(name, info)
+            info = await bus.stream_info(name)
+            replicas = replicas_of(name, info.cluster, info.num_replicas)
             wrong = [*_room(name, info), *_replicas(replicas)]
             for finding in wrong:
                 yield finding
@@ -72,9 +73,9 @@ def _as_wanted(item: setup.Finding) -> Finding:
     return ok("streams", f"the {item.kind} {item.name} is as wanted")
 
 
-def _room(name: str, info: dict[str, Any]) -> Iterator[Finding]:
+def _room(name: str, info: StreamInfo) -> Iterator[Finding]:
     """Yield a warning if a stream is nearly full."""
-    limit, used = int(info["config"].get("max_bytes", -1)), int(info["state"]["bytes"])
+    limit, used = info.max_bytes, info.state.bytes
     if limit > 0 and used >= _NEARLY_FULL * limit:
         text = f"{name} holds {used / limit:.0%} of its {limit / (1 << 20):.0f} MiB"
         yield warning("room", text, "raise its max_bytes: once it is full, it refuses what comes next")

@@ -90,7 +90,7 @@ async def _wait_for_replicas(
     """Wait until everything has the copies that were asked for, or say that a cluster has one copy only."""
     streams = [item.name for item in findings if item.kind != "consumer"]
     if replicas is None:
-        one = lazy.replicas.copies(streams[0], await bus.api(f"STREAM.INFO.{streams[0]}"))
+        one = await lazy.replicas.stream_replicas(bus, streams[0])
         if one.cluster and one.wanted == 1:
             output.remark(
                 f"{one.name} has one copy in the cluster {one.cluster}: it stands still when its server does; "

@@ -121,7 +121,7 @@ async def _check(bus: Bus, message: InboxMessage) -> CheckedMessage:
 async def _check_cursor(bus: Bus, cursor: int) -> None:
     """Refuse a cursor beyond the end: waiting behind it would miss every message up to it."""
     try:
-        last = int((await bus.api(f"STREAM.INFO.{subjects.RESULTS_STREAM}"))["state"]["last_seq"])
+        last = (await bus.stream_info(subjects.RESULTS_STREAM)).state.last_seq
     except PermissionDeniedError:
         return
     if cursor > last:

@@ -1,17 +1,15 @@
 """Describes the two streams of the bus: state, consumers, and the newest messages."""
 
-import base64
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import Final, TypeAlias
 
 from agentbus.coordinator import Coordinator
-from agentbus.errors import ApiError, MessageError, PermissionDeniedError
+from agentbus.errors import MessageError, PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.messages import decode_result
 from agentbus.protocol.stored_message import StoredMessage
-from agentbus.protocol.timestamps import parse_time
 from agentbus.tasks.inbox import InboxMessage
 from agentbus_mcp.operations.inbox import CheckedMessage, check_messages
 from agentbus_mcp.replies.budget import share
@@ -43,32 +41,29 @@ async def describe_stream(coordinator: Coordinator, stream: str) -> dict[str, Js
 
 
 async def _state(coordinator: Coordinator, stream: str) -> Json:
-    state = (await coordinator.bus.api(f"STREAM.INFO.{stream}"))["state"]
-    names = {
-        "messages": "messages",
-        "bytes": "bytes",
-        "first_seq": "first_seq",
-        "last_seq": "last_seq",
-        "first_ts": "first_time",
-        "last_ts": "last_time",
+    state = (await coordinator.bus.stream_info(stream)).state
+    return {
+        "messages": state.messages,
+        "bytes": state.bytes,
+        "first_seq": state.first_seq,
+        "last_seq": state.last_seq,
+        "first_time": state.first_time,
+        "last_time": state.last_time,
     }
-    return {shown: state[name] for name, shown in names.items()}
 
 
 async def _consumers(coordinator: Coordinator, stream: str) -> Json:
     """The durable consumers; the server removes the others, of readers, by itself."""
-    answer = await coordinator.bus.api(f"CONSUMER.LIST.{stream}")
-    listed: list[dict[str, Json]] = answer.get("consumers") or []
     return [
         {
-            "name": consumer["name"],
-            "filter_subject": consumer["config"].get("filter_subject"),
-            "waiting_messages": consumer["num_pending"],
-            "unacknowledged": consumer["num_ack_pending"],
-            "open_pulls": consumer["num_waiting"],
+            "name": consumer.name,
+            "filter_subject": consumer.filter_subject,
+            "waiting_messages": consumer.num_pending,
+            "unacknowledged": consumer.num_ack_pending,
+            "open_pulls": consumer.num_waiting,
         }
-        for consumer in listed
-        if consumer["config"].get("durable_name")
+        for consumer in await coordinator.bus.consumers(stream)
+        if consumer.durable_name
     ][:_MAX_CONSUMERS]
 
 
@@ -95,26 +90,14 @@ def result_list(messages: Sequence[CheckedMessage]) -> list[Json]:
 async def _stored(coordinator: Coordinator, stream: str) -> list[StoredMessage]:
     """The newest messages of a stream. With too many gaps, which a work queue has, only the last sequences are read."""
     bus = coordinator.bus
-    state = (await bus.api(f"STREAM.INFO.{stream}"))["state"]
+    state = (await bus.stream_info(stream)).state
     gaps = set[int]()
-    if 0 < state.get("num_deleted", 0) <= _MAX_GAPS:
-        detailed = await bus.api(f"STREAM.INFO.{stream}", {"deleted_details": True})
-        gaps.update(detailed["state"].get("deleted") or ())
-    sequences = (seq for seq in range(state["last_seq"], max(state["first_seq"], 1) - 1, -1) if seq not in gaps)
-    found = [await _stored_at(coordinator, stream, seq) for seq in islice(sequences, NEWEST)]
+    if 0 < state.num_deleted <= _MAX_GAPS:
+        gaps.update((await bus.stream_info(stream, deleted=True)).state.deleted)
+    sequences = (seq for seq in range(state.last_seq, max(state.first_seq, 1) - 1, -1) if seq not in gaps)
+    # A settled task may be deleted meanwhile.
+    found = [await bus.message_without_headers(stream, seq) for seq in islice(sequences, NEWEST)]
     return [message for message in reversed(found) if message is not None]
-
-
-async def _stored_at(coordinator: Coordinator, stream: str, seq: int) -> StoredMessage | None:
-    """The message at a sequence; None if it was deleted meanwhile, as a settled task is."""
-    try:
-        message = (await coordinator.bus.api(f"STREAM.MSG.GET.{stream}", {"seq": seq}))["message"]
-    except ApiError as error:
-        if error.code == 404:
-            return None
-        raise
-    data = base64.b64decode(message.get("data", ""))
-    return StoredMessage(message["subject"], message["seq"], parse_time(message["time"]), {}, data)
 
 
 def _inbox_message(message: StoredMessage) -> InboxMessage:

@@ -4,7 +4,6 @@ from datetime import datetime
 
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import PermissionDeniedError, SetupMissingError
-from agentbus.protocol.timestamps import parse_time
 
 
 class ServerClock:
@@ -12,7 +11,8 @@ class ServerClock:
 
     def __init__(self, bus: Bus, stream: str, durable: str) -> None:
         self._bus = bus
-        self._info = f"CONSUMER.INFO.{stream}.{durable}"
+        self._stream = stream
+        self._durable = durable
 
     async def now(self) -> datetime | None:
         """The server's time; None if this worker may not ask.
@@ -21,7 +21,6 @@ class ServerClock:
             BusUnavailableError: no answer in time.
         """
         try:
-            info = await self._bus.api(self._info)
+            return (await self._bus.consumer_info(self._stream, self._durable)).server_time
         except (PermissionDeniedError, SetupMissingError):
             return None
-        return parse_time(info["ts"]) if "ts" in info else None

@@ -1,0 +1,319 @@
+"""What JetStream answers about streams, consumers and the account, as frozen dataclasses, checked when they are read.
+
+Only the fields that agentbus uses have a name. `config` holds the whole configuration as the server sent it, so that an
+update sends back the fields that agentbus does not know.
+"""
+
+from base64 import b64decode
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from agentbus.errors import MalformedAnswerError, MessageError
+from agentbus.protocol.json_codec import Json, decode
+from agentbus.protocol.stored_message import StoredMessage
+from agentbus.protocol.timestamps import parse_time
+
+_NS: Final = 1_000_000_000
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """The copy of a stream or consumer on one server other than the leader. `lag` counts messages."""
+
+    server: str
+    current: bool
+    offline: bool
+    lag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where a stream or consumer lies in a cluster.
+
+    Attributes:
+        name: empty for a server that is in none.
+        leader: empty while there is none.
+        moving: the server is still making copies; from 2.15 on it makes them in steps, and says so.
+    """
+
+    name: str = ""
+    leader: str = ""
+    replicas: tuple[Replica, ...] = ()
+    moving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """How much a stream holds.
+
+    Attributes:
+        first_time: when its first message was stored, as the server wrote it; `last_time` alike.
+        deleted: the sequences of deleted messages, where they were asked for.
+        subjects: how many messages each subject has, where that was asked for.
+    """
+
+    messages: int
+    bytes: int
+    first_seq: int
+    last_seq: int
+    first_time: str
+    last_time: str
+    num_deleted: int = 0
+    deleted: tuple[int, ...] = ()
+    subjects: dict[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """The answer to `STREAM.INFO`, and to requests that make or change a stream.
+
+    Attributes:
+        max_bytes: -1 for no bound.
+        max_age_s: for how long it keeps a message; 0 for ever.
+        duplicate_window_s: for how long it remembers message ids.
+        server_time: None from servers before 2.10.
+    """
+
+    config: dict[str, Any]
+    num_replicas: int
+    max_bytes: int
+    max_age_s: float
+    duplicate_window_s: float
+    state: StreamState
+    cluster: Cluster
+    server_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerInfo:
+    """The answer to `CONSUMER.INFO`, one consumer of `CONSUMER.LIST`, and the answer to `CONSUMER.CREATE`.
+
+    Attributes:
+        durable_name: None for an ephemeral consumer.
+        num_replicas: 0 for as many as its stream has.
+        num_pending: messages that were not delivered yet.
+        num_waiting: pull requests that are open.
+        delivered_stream_seq: the sequence of the last message that was delivered.
+        server_time: None from servers before 2.10.
+    """
+
+    config: dict[str, Any]
+    name: str
+    durable_name: str | None
+    filter_subject: str | None
+    ack_wait_s: float
+    num_replicas: int
+    num_pending: int
+    num_ack_pending: int
+    num_waiting: int
+    delivered_stream_seq: int
+    cluster: Cluster
+    server_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountInfo:
+    """The answer to `INFO`. `max_storage_bytes` is the file storage of the account, -1 for no bound of its own."""
+
+    max_storage_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSnapshot:
+    """The answer to `STREAM.SNAPSHOT`: `config` and `state` are sent back as they are to restore the stream."""
+
+    config: dict[str, Any]
+    state: dict[str, Any]
+    messages: int
+
+
+def read_object(data: bytes, asked: str) -> dict[str, Any]:
+    """Parse an answer, which may be that of an error, to the request `asked`.
+
+    Raises:
+        MalformedAnswerError: it is no JSON object: it comes from another party than JetStream.
+    """
+    try:
+        return _Object(decode(data), asked).raw
+    except MessageError as error:
+        raise MalformedAnswerError(f"the answer to {asked} is not from JetStream: {error}") from error
+
+
+def read_stream_info(answer: Json, asked: str) -> StreamInfo:
+    """Read an answer to the request `asked`.
+
+    Raises:
+        MalformedAnswerError: a field is missing or has another type.
+    """
+    whole = _Object(answer, asked)
+    config = whole.part("config")
+    return StreamInfo(
+        config=config.raw,
+        num_replicas=config.number("num_replicas", 1),
+        max_bytes=config.number("max_bytes", -1),
+        max_age_s=config.number("max_age", 0) / _NS,
+        duplicate_window_s=config.number("duplicate_window", 0) / _NS,
+        state=_read_state(whole.part("state")),
+        cluster=_read_cluster(whole),
+        server_time=whole.time("ts"),
+    )
+
+
+def read_consumer_info(answer: Json, asked: str) -> ConsumerInfo:
+    """Read an answer to the request `asked`; see `read_stream_info`."""
+    whole = _Object(answer, asked)
+    config = whole.part("config")
+    return ConsumerInfo(
+        config=config.raw,
+        name=whole.text("name"),
+        durable_name=config.text("durable_name", "") or None,
+        filter_subject=config.text("filter_subject", "") or None,
+        ack_wait_s=config.number("ack_wait", 0) / _NS,
+        num_replicas=config.number("num_replicas", 0),
+        num_pending=whole.number("num_pending"),
+        num_ack_pending=whole.number("num_ack_pending"),
+        num_waiting=whole.number("num_waiting", 0),
+        delivered_stream_seq=whole.part("delivered").number("stream_seq"),
+        cluster=_read_cluster(whole),
+        server_time=whole.time("ts"),
+    )
+
+
+def read_consumer_page(answer: Json, asked: str) -> tuple[list[ConsumerInfo], int]:
+    """Read one page of `CONSUMER.LIST`: its consumers, and how many there are on all pages."""
+    whole = _Object(answer, asked)
+    return [read_consumer_info(item, asked) for item in whole.items("consumers")], whole.number("total")
+
+
+def read_name_page(answer: Json, asked: str) -> tuple[list[str], int]:
+    """Read one page of `STREAM.NAMES`: its names, and how many there are on all pages."""
+    whole = _Object(answer, asked)
+    return whole.items_of("streams", str), whole.number("total")
+
+
+def read_account_info(answer: Json, asked: str) -> AccountInfo:
+    """Read the answer to `INFO`; see `read_stream_info`."""
+    return AccountInfo(_Object(answer, asked).optional("limits").number("max_storage", -1))
+
+
+def read_snapshot(answer: Json, asked: str) -> StreamSnapshot:
+    """Read the answer to `STREAM.SNAPSHOT`; see `read_stream_info`."""
+    whole = _Object(answer, asked)
+    state = whole.part("state")
+    return StreamSnapshot(whole.part("config").raw, state.raw, state.number("messages"))
+
+
+def read_deliver_subject(answer: Json, asked: str) -> str:
+    """Read the subject from the answer to `STREAM.RESTORE` to which the pieces of a snapshot go."""
+    return _Object(answer, asked).text("deliver_subject")
+
+
+def read_stored(answer: Json, asked: str) -> tuple[str, int, bool]:
+    """Read the acknowledgement of a stored message: stream, sequence, and whether it was there already."""
+    whole = _Object(answer, asked)
+    return whole.text("stream"), whole.number("seq"), whole.flag("duplicate")
+
+
+def read_message(answer: Json, asked: str) -> StoredMessage:
+    """Read the answer to `STREAM.MSG.GET`, without the headers; see `read_stream_info`."""
+    message = _Object(answer, asked).part("message")
+    time, text = message.time("time"), message.text("data", "")
+    if time is None:
+        raise message.malformed("time", None)
+    try:
+        data = b64decode(text, validate=True)
+    except ValueError:
+        raise message.malformed("data", text) from None
+    return StoredMessage(message.text("subject"), message.number("seq"), time, {}, data)
+
+
+def _read_state(state: "_Object") -> StreamState:
+    counts = state.optional("subjects")
+    return StreamState(
+        messages=state.number("messages"),
+        bytes=state.number("bytes"),
+        first_seq=state.number("first_seq"),
+        last_seq=state.number("last_seq"),
+        first_time=state.text("first_ts"),
+        last_time=state.text("last_ts"),
+        num_deleted=state.number("num_deleted", 0),
+        deleted=tuple(state.items_of("deleted", int)),
+        subjects={subject: counts.number(subject) for subject in counts.raw} or None,
+    )
+
+
+def _read_cluster(whole: "_Object") -> Cluster:
+    cluster = whole.optional("cluster")
+    replicas = [_Object(item, f"{whole.asked}: replicas") for item in cluster.items("replicas")]
+    return Cluster(
+        name=cluster.text("name", ""),
+        leader=cluster.text("leader", ""),
+        replicas=tuple(
+            Replica(item.text("name", ""), item.flag("current"), item.flag("offline"), item.number("lag", 0))
+            for item in replicas
+        ),
+        moving="desired" in cluster.raw,
+    )
+
+
+class _Object:
+    """One JSON object of an answer, read field by field. null counts as missing, as servers mean it."""
+
+    def __init__(self, value: Json, asked: str) -> None:
+        if not isinstance(value, dict):
+            raise MalformedAnswerError(f"JetStream's answer to {asked} is no JSON object")
+        self.raw: dict[str, Any] = value
+        self.asked = asked
+
+    def number(self, name: str, default: int | None = None) -> int:
+        return self._field(name, int, default)
+
+    def text(self, name: str, default: str | None = None) -> str:
+        return self._field(name, str, default)
+
+    def flag(self, name: str) -> bool:
+        """Read a truth value; servers leave out false."""
+        return self._field(name, bool, default=False)
+
+    def time(self, name: str) -> datetime | None:
+        text = self.text(name, "")
+        if not text:
+            return None
+        try:
+            return parse_time(text)
+        except ValueError:
+            raise self.malformed(name, text) from None
+
+    def part(self, name: str) -> "_Object":
+        return _Object(self.raw.get(name), f"{self.asked}: {name}")
+
+    def optional(self, name: str) -> "_Object":
+        """Read an object that may be missing, which is an empty one then."""
+        return _Object(self.raw.get(name) or {}, f"{self.asked}: {name}")
+
+    def items(self, name: str) -> list[Json]:
+        """Read a list; servers write null for an empty one, or leave it out."""
+        found: Json = self.raw.get(name) or []
+        if not isinstance(found, list):
+            raise self.malformed(name, found)
+        return found  # pyright: ignore[reportUnknownVariableType]
+
+    def items_of(self, name: str, kind: type[_T]) -> list[_T]:
+        found = self.items(name)
+        if wrong := [item for item in found if type(item) is not kind]:
+            raise self.malformed(name, wrong[0])
+        return found
+
+    def malformed(self, name: str, value: Json) -> MalformedAnswerError:
+        has = "lacks" if value is None else f"has {value!r:.80} as"
+        return MalformedAnswerError(f"JetStream's answer to {self.asked} {has} {name}")
+
+    def _field(self, name: str, kind: type[_T], default: _T | None) -> _T:
+        value: Json = self.raw.get(name)
+        if value is None and default is not None:
+            return default
+        if type(value) is not kind:  # exactly: True is no number
+            raise self.malformed(name, value)
+        return value
