@@ -26,7 +26,7 @@ from agentbus.tasks.ledger import Ledger
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One message that was not accepted. `size` is its own, `data` what was kept of it."""
+    """One message that was not accepted. `size` is its own, `data` the part of it that was kept."""
 
     seq: int
     agent: str
@@ -45,7 +45,7 @@ class DeadLetter:
         return len(self.data) == self.size
 
     def to_json(self, *, with_data: bool = False) -> dict[str, Json]:
-        """A plain account; the message itself on request, as text."""
+        """The JSON form; the message itself, as text, on request."""
         account: dict[str, Json] = {
             "seq": self.seq,
             "agent": self.agent,
@@ -61,7 +61,7 @@ class DeadLetter:
 
 
 async def newest_dead_letters(bus: Bus, count: int, *, agent: str | None = None) -> list[DeadLetter]:
-    """The newest dead letters of one agent, or of all, oldest first.
+    """Read the newest dead letters of one agent, or of all, oldest first.
 
     Raises:
         SetupMissingError: there is no stream for them.
@@ -78,7 +78,7 @@ async def newest_dead_letters(bus: Bus, count: int, *, agent: str | None = None)
 
 
 async def dead_letter(bus: Bus, seq: int) -> DeadLetter:
-    """One dead letter.
+    """Read one dead letter.
 
     Raises:
         DeadLetterMissingError: there is none with this number.
@@ -116,7 +116,7 @@ async def _refuse_if_settled(bus: Bus, letter: DeadLetter) -> None:
     try:
         task_id = decode_task(letter.data).id
     except MessageError:
-        return  # what is no task is not in the ledger either
+        return  # a message that is not a task has no ledger entry
     found = await Ledger(bus).read(letter.agent, task_id)
     if isinstance(found, Record) and found.entry.terminal:
         raise RequeueError(

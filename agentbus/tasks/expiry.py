@@ -21,7 +21,7 @@ _INBOX_REFUSES: Final = (PermissionDeniedError, StreamFullError, SetupMissingErr
 
 
 async def settle_expired(bus: Bus, records: Iterable[Record]) -> list[Record]:
-    """Settle those tasks whose time is over; returns what the ledger says of each one then.
+    """Settle the tasks that have expired; returns the ledger entry of each one afterwards.
 
     The time of a task is over when its ledger entry, which the owner of a running task renews, has not changed for
     longer than the task stream keeps a message, by the server's clock. Such a task is settled as `failed`, error
@@ -53,7 +53,7 @@ def _settled_by_worker(entry: Entry) -> bool:
 
 
 def _owner_s(entry: Entry) -> float:
-    """For how long an entry may stay unchanged while its owner lives."""
+    """How long an entry may stay unchanged while its owner is alive."""
     return 2 * entry.claim.lease_s if entry.state == "working" and entry.claim is not None else 0.0
 
 
@@ -81,7 +81,7 @@ async def _publish_again(bus: Bus, record: Record) -> None:
 
 
 def _result(record: Record, max_age_s: float) -> Result:
-    """The result of a task whose message is gone; what it said is gone with it."""
+    """Make the result of a task whose message, and so its content, is gone."""
     entry, request = record.entry, record.entry.cancel
     task: dict[str, Json] = {
         "id": record.task_id,

@@ -1,4 +1,4 @@
-"""Who is alive: one key for each worker process, refreshed with its heartbeat, gone 90 seconds after the last."""
+"""Presence of workers: one key for each process, refreshed with its heartbeat; it expires 90 s after the last."""
 
 from datetime import datetime
 from typing import Final
@@ -16,7 +16,7 @@ HEARTBEAT_S: Final = 30.0
 
 
 class Presence(BaseModel):
-    """What a worker says of itself. No secrets, no prompts: every party that may read the registry sees it."""
+    """A worker as it describes itself. No secrets, no prompts: every party that may read the registry sees it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -35,7 +35,7 @@ class Presence(BaseModel):
 
 
 async def announce(bus: Bus, presence: Presence) -> None:
-    """Refresh one's registry key and send the heartbeat.
+    """Refresh the worker's registry key and send its heartbeat.
 
     Raises:
         BusError: it could not be stored; the next heartbeat tries again.
@@ -46,7 +46,7 @@ async def announce(bus: Bus, presence: Presence) -> None:
 
 
 async def withdraw(bus: Bus, presence: Presence) -> None:
-    """Say that a worker is gone, instead of waiting for its key to expire; harmless if it fails."""
+    """Delete the worker's key instead of waiting until it expires. A failure does no harm."""
     try:
         await bus.store(
             subjects.presence(presence.agent, presence.instance), b"", headers={KV_OPERATION: "DEL"}, timeout_s=1
@@ -56,7 +56,7 @@ async def withdraw(bus: Bus, presence: Presence) -> None:
 
 
 async def present(bus: Bus, agent: str | None = None) -> list[Presence]:
-    """The workers that are alive, of one agent or of all, by agent and instance.
+    """List the workers that are online, of one agent or of all, by agent and instance.
 
     A worker that was killed is still listed for up to 90 seconds.
 
@@ -76,7 +76,7 @@ async def present(bus: Bus, agent: str | None = None) -> list[Presence]:
 
 
 def _read(subject: str, data: bytes, stored_at: datetime) -> Presence | None:
-    """An entry as its worker wrote it; what is none, or speaks for another agent than its key, is ignored."""
+    """Read an entry. Ignore one that is not valid, or that names another agent than its key."""
     try:
         presence = Presence.model_validate({**decode(data), "seen_at": stored_at.isoformat()})
     except (MessageError, ValidationError, TypeError):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A fake agent command: does what the task's content says, a word for each deed.
+"""A fake agent command: does what the words of the task's content say, in order.
 
 The content is found in the prompt, which is the last argument, or standard input if that is `-`, or the file that it
 names after `@`: `say:TEXT`, `sleep:SECONDS`, `wait:PATH` (for a file), `exit:CODE`, `stderr:TEXT`, `bytes:N`, `raw`

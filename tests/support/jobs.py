@@ -1,4 +1,4 @@
-"""What the tests of workers share: publish a task, wait for what becomes of it, look at what is on the bus."""
+"""Helpers for tests of workers: publish a task, wait for its result, look at what is on the bus."""
 
 import contextlib
 import json

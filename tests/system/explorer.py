@@ -4,7 +4,7 @@ The decisions are the worker's own (`agentbus_worker.settling.decisions`); what 
 them out: one ledger key with compare-and-set, one task message, one inbox that remembers ids, a disk for each worker.
 Anything can happen between any two steps: a worker dies and starts again, the answer to a write gets lost, the
 message is delivered again though its owner lives, the server forgets an acknowledgement, a cancel request is written. A
-lease may be judged to be over at any time: that covers paused and cut off owners.
+lease may count as expired at any time: that covers paused and cut off owners.
 
 A `Flaw` breaks one rule of the protocol on purpose; the explorer must find what goes wrong then.
 """
@@ -151,7 +151,7 @@ def decide(key: Key | None, wait: bool) -> decisions.Decision:
 
 
 @cache
-def judge(tried: Key, key: Key | None) -> settle.Verdict:
+def refused(tried: Key, key: Key | None) -> settle.Verdict:
     """The worker's own reading of a refused write."""
     return settle.on_refusal(entry_of(tried), found_of(key, 1))
 
@@ -379,7 +379,7 @@ class Explorer:
         if self._flaw is Flaw.IGNORE_REFUSAL and worker.then == "publish":
             yield "publishes all the same", _with(state, index, worker._replace(step=Step.PUBLISH, then="ack"))
             return
-        verdict = judge(worker.tried, state.key)
+        verdict = refused(worker.tried, state.key)
         match verdict:
             case settle.Won():
                 assert state.key is not None, "what was stored is there"

@@ -1,4 +1,4 @@
-"""The settlement, walked through in every order in which it can happen."""
+"""The settlement, explored in every order in which its steps can happen."""
 
 import pytest
 

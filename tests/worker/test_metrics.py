@@ -1,4 +1,4 @@
-"""The metrics of a worker: a real one, scraped over HTTP while it works, and everybody who must not read them."""
+"""The metrics of a worker: a real worker, scraped over HTTP while it works, and clients that must not read them."""
 
 import asyncio
 import os

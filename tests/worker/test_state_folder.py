@@ -1,4 +1,4 @@
-"""What a worker keeps on disk: a locked place of its own, for its user alone, and what a killed one has left there."""
+"""The state folder of a worker: locked, private to its user, and taken over after a worker was killed."""
 
 import asyncio
 import contextlib

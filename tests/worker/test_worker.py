@@ -138,7 +138,7 @@ async def test_results_go_to_reply_to_then_to_the_sender_then_to_the_default(
     async with worker(config):
         await outcome(coordinator, "say:1", sender="boss", reply_to="clerk")
         await outcome(coordinator, "say:2", sender="boss")
-        foreign = {"id": "f", "from": "nobody in particular", "to": "code", "type": "task.request", "task_type": "x"}
+        foreign = {"id": "f", "from": "not an agent id", "to": "code", "type": "task.request", "task_type": "x"}
         await coordinator.bus.store("agent.code.tasks", encode(foreign), msg_id="f")
         await settled_foreign(coordinator, "f")
         for inbox, task_text in (("clerk", "1\n"), ("boss", "2\n"), ("lost", "")):

@@ -21,7 +21,7 @@ _STUCK_S = 60.0
 
 @dataclass
 class Events:
-    """What the storm did and when: on disk for a search for the cause, and counted."""
+    """Logs to disk what the storm did and when, and counts it."""
 
     path: Path
     counts: dict[str, int] = field(default_factory=dict[str, int])
@@ -94,7 +94,7 @@ class Replica:
             await asyncio.sleep(self._rng.uniform(0, 1))
 
     def _was_not_listening(self, code: int) -> bool:
-        """SIGTERM ends a process that is still importing, or has said its last word, as it ends any other."""
+        """Whether it ended by SIGTERM itself: it was still importing, or at its very end."""
         if not self._asked_at or code != -signal.SIGTERM:
             return False
         log = self.log.read_text(encoding="utf-8")
@@ -161,7 +161,7 @@ class Replica:
 
 
 class Fleet:
-    """All workers of a storm, and what they must leave behind: nothing."""
+    """All workers of a storm; none may leave a process behind."""
 
     def __init__(self, replicas: list[Replica], state: Path, marker: str) -> None:
         self._replicas = replicas
@@ -196,7 +196,7 @@ class Fleet:
         return wrong + [f"left in the state folder: {path}" for path in self._left_on_disk()]
 
     def kill_all(self) -> None:
-        """Whatever happened: nothing that carries the marker of this storm stays."""
+        """Kill every process that carries the marker of this storm."""
         for task in self._tasks:
             task.cancel()
         for pid in processes_with(self._marker):

@@ -1,4 +1,4 @@
-"""The real worker, which now and then dies at the points of a settlement where it hurts: `fragile_worker.py …`.
+"""The real worker, which now and then dies at the critical points of a settlement: `fragile_worker.py …`.
 
 A kill from outside hits these moments of a millisecond or two once in a thousand times.
 """

@@ -1,4 +1,4 @@
-"""What a storm rages over: one server that can be cut off from its workers, or a cluster that loses its leaders."""
+"""The servers of a storm: one that can be cut off from its workers, or a cluster that loses its leaders."""
 
 import asyncio
 import time
@@ -47,19 +47,19 @@ class Ground(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Start what belongs to it."""
+        """Start the servers and links."""
 
     @abstractmethod
     async def close(self) -> None:
-        """End what belongs to it."""
+        """End the servers and links."""
 
     @abstractmethod
     def coordinator(self) -> AbstractAsyncContextManager[Coordinator]:
-        """Who publishes the tasks."""
+        """Connect as the publisher of the tasks."""
 
     @abstractmethod
     def administrator(self) -> AbstractAsyncContextManager[Bus]:
-        """Who sets up, and looks at the end."""
+        """Connect as the administrator, who sets up the bus and checks it at the end."""
 
     @abstractmethod
     def nats(self, agent: str) -> dict[str, str | Path]:

@@ -1,4 +1,4 @@
-"""The link between workers and server: a TCP proxy that can be cut, or stand still."""
+"""The link between workers and server: a TCP proxy that can be cut or paused."""
 
 import asyncio
 import random
@@ -63,7 +63,7 @@ class Link:
             await self.open()
 
     async def stall(self, length_s: float, rng: random.Random) -> None:
-        """Let about half of the connections stand still for a while: nothing is lost, all of it comes late."""
+        """Pause about half of the connections for a while: data is late, and none is lost."""
         stalled = [pair for pair in self._pairs if rng.random() < 0.5]
         for pair in stalled:
             pair.flowing.clear()

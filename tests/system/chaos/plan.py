@@ -1,4 +1,4 @@
-"""What a storm consists of: the tasks and the faults, drawn from a seed before it begins."""
+"""The plan of a storm: its tasks and faults, drawn from a seed before it begins."""
 
 import random
 import sys
@@ -65,7 +65,7 @@ class PlannedTask:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The measure of a storm.
+    """The size of a storm.
 
     Attributes:
         task_timeout_s: of the workers: shorter than the tasks that hang, and far longer than the others take, also on

@@ -1,4 +1,4 @@
-"""What became of earlier storms, so that a row of them can be gone on with after an interruption."""
+"""Records the results of storms, so that a series can continue after an interruption."""
 
 import hashlib
 import json
@@ -67,7 +67,7 @@ class Record:
         return None
 
     def add(self, run: Run) -> None:
-        """Take down a run."""
+        """Record a run."""
         run = replace(run, server=self._server, source=self._source)
         self.runs.append(run)
         if self._path is not None:

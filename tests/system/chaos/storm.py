@@ -20,7 +20,7 @@ from system.chaos.faults import Fault
 from system.chaos.fleet import Events, Fleet, Replica
 from system.chaos.ground import Ground, OneServer, ThreeServers
 from system.chaos.plan import FRAGILE_WORKER, HERE, Plan, PlannedTask
-from system.chaos.verdict import Account, executions, judge, longest_recovery, longest_silence_s
+from system.chaos.verdict import Account, check, executions, longest_recovery, longest_silence_s
 
 if TYPE_CHECKING:
     from agentbus import Coordinator
@@ -53,7 +53,7 @@ class Storm:
         self._coordinator: Coordinator
 
     async def run(self) -> Account:
-        """Everything, in order; whatever happens, no process is left."""
+        """Run the whole storm. Leave no process behind, also after an error."""
         fleet = self._fleet()
         try:
             await self._ground.open()
@@ -221,7 +221,7 @@ class Storm:
     # -- after --------------------------------------------------------------------------------------------------
 
     async def _settle(self) -> None:
-        """Wait, without faults, until every task is settled and acknowledged - or nothing happens any more."""
+        """Wait, without faults, until every task is settled and acknowledged, or until nothing changes any more."""
         deadline = time.time() + self._plan.settle_s
         self._quiet_since = time.time()
         while time.time() < deadline:
@@ -253,7 +253,7 @@ class Storm:
     async def _account(self, fleet: Fleet, wrong: list[str]) -> Account:
         ran = executions(self._record)
         async with self._ground.administrator() as administrator:
-            account = await judge(self._coordinator, administrator, self._tasks, ran, self._seen)
+            account = await check(self._coordinator, administrator, self._tasks, ran, self._seen)
         account.wrong += wrong
         stored = {name: at for _, at, name in self._watched}
         if (missed := int(account.numbers["results"]) - len(stored)) or len(stored) < len(self._watched):

@@ -58,7 +58,7 @@ def executions(record: Path) -> list[Execution]:
     return [Execution(float(at), int(parent), int(attempt), task) for at, parent, _, attempt, task in rows]
 
 
-async def judge(
+async def check(
     coordinator: Coordinator,
     administrator: Bus,
     tasks: Sequence[PlannedTask],

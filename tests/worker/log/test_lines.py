@@ -1,4 +1,4 @@
-"""The lines of the worker's log, as text and as JSON: what they tell, and what cannot be made of them from outside."""
+"""The lines of the worker's log, as text and as JSON: what they say, and that task fields cannot forge a line."""
 
 import json
 import logging
@@ -48,7 +48,7 @@ def of(section: LogSection, form: LogFormat) -> LogSection:
 
 
 def lines_in(folder: Path) -> list[str]:
-    """What a reader takes for the lines, who is generous with what ends one."""
+    """Split into lines as a lenient reader does."""
     return (folder / LOG_FILE).read_bytes().decode().splitlines()
 
 

@@ -1,4 +1,4 @@
-"""Running real child processes: how they end, what came out of them, and that nothing of them stays behind."""
+"""Real child processes: how they end, what they print, and that no process stays behind."""
 
 import asyncio
 import contextlib
@@ -458,7 +458,7 @@ async def test_a_grandchild_that_never_stops_writing_delays_nothing(
 # -- the caller is cancelled ------------------------------------------------------------------------------------
 
 
-PATIENT = """
+IGNORES_SIGTERM = """
 import signal, sys
 signal.signal(signal.SIGTERM, lambda *_: open(sys.argv[1] + "/asked", "w").close())
 open(sys.argv[1] + "/ready", "w").close()
@@ -470,11 +470,11 @@ while True:
 @pytest.mark.parametrize("when", ["running", "in its grace", "clearing the group"])
 async def test_cancelling_the_caller_kills_the_whole_group_at_once(run: Run, tmp_path: Path, when: str):
     stop = _never()
-    patient = tmp_path / "patient.py"
-    patient.write_text(PATIENT, encoding="utf-8")
+    stubborn = tmp_path / "stubborn.py"
+    stubborn.write_text(IGNORES_SIGTERM, encoding="utf-8")
     ending = {
         "running": f"exec sleep {LONG_S}",
-        "in its grace": f"exec {sys.executable} {patient} {tmp_path}",
+        "in its grace": f"exec {sys.executable} {stubborn} {tmp_path}",
         "clearing the group": f"while [ ! -s {tmp_path}/grandchild.pid ]; do sleep 0.01; done",
     }[when]
     with strays(tmp_path) as pid_in:

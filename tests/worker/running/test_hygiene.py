@@ -1,4 +1,4 @@
-"""No process stays behind, no innocent one is ended, and an idle worker costs next to nothing."""
+"""No process stays behind, no foreign process is ended, and an idle worker uses almost no CPU."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ from support.jobs import (
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc, or at what Linux alone can do")
 EVERY_KIND = ("group", "session", "daemon", "bare") if sys.platform == "linux" else ("group",)
 PROMPT_S = 3.0
-"""A bound for what happens at once, on a machine that is busy with something else; the grace it is told from is 5 s."""
+"""A bound for what happens at once on a busy machine; a wait for the grace would take 5 s."""
 
 
 def family(folder: Path, kinds: tuple[str, ...] = EVERY_KIND) -> str:
@@ -51,7 +51,7 @@ async def family_pids(folder: Path, kinds: tuple[str, ...] = EVERY_KIND) -> list
 
 @contextlib.contextmanager
 def innocent(**env: str) -> Generator[int]:
-    """A process that has nothing to do with any task; whatever happens, it is gone afterwards."""
+    """A process that belongs to no task; it is killed at the end."""
     process = subprocess.Popen(["sleep", "1000"], start_new_session=True, env={**os.environ, **env})
     try:
         yield process.pid
@@ -62,7 +62,7 @@ def innocent(**env: str) -> Generator[int]:
 
 @contextlib.contextmanager
 def ending(folder: Path) -> Generator[None]:
-    """Kill whatever has written its pid into `folder` and still lives, so that a failed test leaves nothing."""
+    """Kill every process that has written its pid into `folder`, so that a failed test leaves nothing."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Output too large for a result: its beginning and its measure in the result, the whole of it in a file."""
+"""Output too large for a result: the result has its beginning and size, a file has all of it."""
 
 import asyncio
 import hashlib

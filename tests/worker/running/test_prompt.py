@@ -1,4 +1,4 @@
-"""The prompt: what an agent command is told, and that no part of it can be mistaken for something else."""
+"""The prompt: what it tells an agent command, and that no field can pass for an instruction."""
 
 import json
 from typing import Any

@@ -43,7 +43,7 @@ def dying(point: str, *args: str, log: Path) -> Generator[Process]:
 
 
 async def death(child: Process, point: str) -> None:
-    """It has come to its point, and is gone."""
+    """Wait until it has died at its point."""
     assert await child.exit_code() == -signal.SIGKILL, child.log.read_text(encoding="utf-8")
     assert child.said(f"dies: {point}\n")
 

@@ -1,4 +1,4 @@
-"""What a worker depends on is slow, wrong, full or gone: no task is lost or done twice, and the log says what to do."""
+"""Clock, disk, streams or network fail: no task is lost or done twice, and the log says what to do."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The lease of a running task: every change to its ledger entry is made by one hand at a time."""
+"""The lease of a running task: changes to its ledger entry are made one at a time."""
 
 import asyncio
 from typing import Any

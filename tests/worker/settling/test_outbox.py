@@ -195,6 +195,52 @@ async def test_a_cancel_wish_that_meets_a_finished_outcome_loses(tmp_path: Path,
     assert (await counts(outage.bus))["AGENT_RESULTS"] == 1
 
 
+# -- the server is gone when the task is to be queued again ------------------------------------------------------
+
+
+def exits_once_told(folder: Path, outage: Outage, **keys: Any) -> Path:
+    """A worker whose first command waits for the file `go` and fails; later ones succeed at once."""
+    wait = f"until [ -e {folder}/go ]; do sleep 0.02; done; exit 3"
+    script = f"echo x >> {folder}/ran; [ $AGENTBUS_ATTEMPT = 1 ] || exit 0; {wait}"
+    return worker_toml(folder, outage.url, chat_cmd=["/bin/sh", "-c", script, "sh", "{input}"], worker=keys)
+
+
+async def test_a_failure_that_cannot_be_queued_for_another_attempt_is_the_result_once_the_server_is_back(
+    tmp_path: Path, outage: Outage
+):
+    async with worker(exits_once_told(tmp_path, outage, retry_on=["exit:3"])) as child:
+        task_id = await publish(outage.bus, "x")
+        await eventually((tmp_path / "ran").exists, "the command runs")
+        outage.begin()
+        (tmp_path / "go").touch()
+        await child.until_said("could not be queued for another attempt")
+        await outage.end()
+        status = await settled(outage.bus, task_id)
+        await acknowledged(outage.bus)
+    assert (status.state, status.record.entry.attempt) == ("failed", 1)
+    assert runs(tmp_path) == 1
+    assert len(await result_messages(outage.bus)) == 1
+
+
+async def test_a_task_that_cannot_be_released_is_taken_over_when_its_lease_has_expired(tmp_path: Path, outage: Outage):
+    config = exits_once_told(tmp_path, outage, drain_timeout_seconds=0)
+    async with worker(config) as child:
+        task_id = await publish(outage.bus, "x")
+        await eventually((tmp_path / "ran").exists, "the command runs")
+        outage.begin()
+        child.terminate()
+        await child.until_said("could not be given back")
+        assert await child.exit_code() == 0
+    await outage.end()
+    assert (await outage.bus.task(task_id).status()).state == "working"
+    async with worker(config):
+        status = await settled(outage.bus, task_id)
+        await acknowledged(outage.bus)
+    assert (status.state, status.record.entry.attempt) == ("completed", 2)
+    assert runs(tmp_path) == 2
+    assert len(await result_messages(outage.bus)) == 1
+
+
 # -- committed, and not published -------------------------------------------------------------------------------
 
 

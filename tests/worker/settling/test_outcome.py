@@ -1,4 +1,4 @@
-"""From how a command ended to what the result says."""
+"""Maps the end of a command to its outcome."""
 
 import hashlib
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""A worker that stood still for a while (SIGSTOP, a machine that slept) and goes on: its clock has run meanwhile."""
+"""A worker that was paused (SIGSTOP, a suspended machine) and continues: its clock has run meanwhile."""
 
 import asyncio
 import os

@@ -21,7 +21,7 @@ LOG_FILE: Final = "agentbus-worker.log"
 
 
 class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
-    """A rotated file that several workers may write to: one that finds it rotated by another opens the new one."""
+    """A rotated file that several workers share. A worker that finds it rotated by another opens the new one."""
 
     _mine = (0, 0)
 
@@ -32,13 +32,13 @@ class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
         return stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append a line in one write, past all buffers: it survives the death of this process, and no line is torn."""
+        """Append a line in one unbuffered write: it survives a crash of this process, and no line is torn."""
         try:
             line = (self.format(record) + "\n").encode()
             self._make_room(len(line))
             assert self.stream is not None, "it is open from the beginning"
             os.write(self.stream.fileno(), line)
-        except Exception:  # noqa: BLE001  # as all handlers: a line that cannot be logged must not end the work
+        except Exception:  # noqa: BLE001  # as in all handlers: a line that cannot be logged must not end the worker
             self.handleError(record)
 
     def _make_room(self, line_bytes: int) -> None:
@@ -46,7 +46,7 @@ class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
         if there is None or self._is_other(there):
             self._reopen()
             there = self._there()
-        size = there.st_size if there else 0  # of what all workers have written
+        size = there.st_size if there else 0  # all workers have written to it
         if size > 0 and size + line_bytes >= self.maxBytes:
             self.doRollover()
 
@@ -60,7 +60,7 @@ class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
                 super().doRollover()
 
     def _there(self) -> os.stat_result | None:
-        """The file that has the name now."""
+        """Stat the file that has the name now."""
         try:
             return os.stat(self.baseFilename)  # noqa: PTH116  # for every line: a Path takes as long as the call
         except FileNotFoundError:

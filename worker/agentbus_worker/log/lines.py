@@ -1,4 +1,4 @@
-"""What a line of the log looks like, as text or as JSON.
+"""Formats a line of the log as text or as JSON.
 
 A record carries facts beside its message. Whatever either of them holds, it stays inside its own line: what does not
 print is escaped, so nothing that comes over the bus can look like a line of its own, or move what a terminal shows.
@@ -21,7 +21,7 @@ _ASCII: Final = json.JSONEncoder(default=str)
 
 
 def facts(**known: object) -> dict[str, object]:
-    """What `extra` of a record takes: facts by their names; None is left out of the line."""
+    """Build the `extra` of a record: facts by their names; None is left out of the line."""
     return {"facts": known}
 
 
@@ -37,7 +37,7 @@ class TaskLog:
         self._facts: dict[str, object] = {"task_id": task_id, **known}
 
     def add(self, **known: object) -> None:
-        """Say this in every further line."""
+        """Add facts to every further line."""
         self._facts.update(known)
 
     def debug(self, message: str, *args: object, **known: object) -> None:
@@ -45,7 +45,7 @@ class TaskLog:
         self._log(logging.DEBUG, message, args, known)
 
     def info(self, message: str, *args: object, **known: object) -> None:
-        """Log what everybody may want to know."""
+        """Log an ordinary event of the task."""
         self._log(logging.INFO, message, args, known)
 
     def warning(self, message: str, *args: object, **known: object) -> None:
@@ -65,7 +65,7 @@ class TaskLog:
 
 
 class LineFormatter(logging.Formatter):
-    """One line for each record; made once for all that it goes to."""
+    """Formats one line for each record, once for all handlers."""
 
     def __init__(self, **common: object) -> None:
         """`common` are facts of every record."""
@@ -75,7 +75,7 @@ class LineFormatter(logging.Formatter):
         self._second = (0, "")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
+        """Make the line, without its end."""
         if self._last is None or self._last[0] is not record:
             known: dict[str, object] = getattr(record, "facts", None) or {}
             if record.exc_info:
@@ -87,7 +87,7 @@ class LineFormatter(logging.Formatter):
     def _line(self, at: str, record: logging.LogRecord, message: str, known: Mapping[str, object]) -> str: ...
 
     def _time(self, record: logging.LogRecord) -> str:
-        """When it was, in UTC (RFC 3339, milliseconds)."""
+        """The time of the record in UTC (RFC 3339, milliseconds)."""
         second = int(record.created)
         if self._second[0] != second:
             self._second = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
@@ -124,7 +124,7 @@ FORMATTERS: Final[Mapping[LogFormat, type[LineFormatter]]] = {"text": TextFormat
 
 
 def _bounded(text: str) -> str:
-    """A text, or the beginning of a long one. What no encoding can write (a lone surrogate) is escaped."""
+    """Shorten a long text, and escape what no encoding can write (a lone surrogate)."""
     if not text.isascii():
         text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
@@ -145,5 +145,5 @@ def _shown(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """The same with every character that does not print written as its escape."""
+    """Escape every character that is not printable."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -27,14 +27,14 @@ _CHUNK: Final = 65_536
 _STDERR_TAIL: Final = 8_192
 _LOOK_AGAIN_S: Final = 0.02
 _SOON_S: Final = 0.02
-"""A command that is over by then needs no reader while it runs, and no record of its start."""
+"""A command that ends sooner needs no reader while it runs, and no record of its start."""
 
 Reason: TypeAlias = Literal["exited", "timeout", "idle", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long it may take, and how much of its output is kept: so much in memory, so much in all on disk."""
+    """Limits of a command: its run time, and how much of its output is kept in memory and on disk."""
 
     timeout_s: float
     grace_s: float
@@ -45,7 +45,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What came out of one pipe: the first bytes, the last few, and the measure of the whole.
+    """The output of one pipe: its first bytes, its last few, and its size.
 
     `spilled` is a file with all of it, where it is larger than `head` and the disk has taken it.
     """
@@ -98,14 +98,14 @@ class _Pipe:
         self.last_read = self._loop.time()
 
     def watch(self) -> None:
-        """Read what comes from now on. Until then it stays in the pipe; who writes more than fits in there waits."""
+        """Read from now on. Until then output stays in the pipe, and a process that writes more than fits in waits."""
         if self._open:
             self._watching = True
             os.set_blocking(self.read_end, False)  # until now it is read only if something waits in it
             self._loop.add_reader(self.read_end, self._read)
 
     def _read(self) -> bool:
-        """Take what is there; False once there is nothing more to have now."""
+        """Read what is there; False if there is nothing more for now."""
         try:
             chunk = os.read(self.read_end, _CHUNK)
         except BlockingIOError:
@@ -126,7 +126,7 @@ class _Pipe:
         return True
 
     def _spill_chunk(self, chunk: bytes) -> None:
-        """Write to the file; once it is too much, or the disk refuses, there is no file at all."""
+        """Write to the file. Remove the file if the output is too large or the disk refuses it."""
         try:
             if self._spill is None:
                 assert self._spill_to is not None, "checked by the caller"
@@ -151,14 +151,14 @@ class _Pipe:
         self._spill = self._spill_path = self._spill_to = None
 
     def finish(self) -> Output:
-        """Take what the ended command has left in the pipe.
+        """Read what the ended command has left in the pipe.
 
         What others still write into it is thrown away until it is closed: without a reader, a process that is asked to
         end would die of SIGPIPE in the middle of its tidying up.
         """
         end = self._size + (_waiting_in(self.read_end) if self._open else 0)
         while self._open and self._size < end and self._read():
-            pass  # and no more than that: a process that still writes could keep us here
+            pass  # no further: a process that still writes would keep this reading forever
         if self._spill is not None:
             try:
                 self._spill.close()
@@ -169,7 +169,7 @@ class _Pipe:
         return Output(bytes(self._head), bytes(self._tail), self._size, self._hash.hexdigest(), spilled)
 
     def close_write_end(self) -> None:
-        """Leave the write end to the command."""
+        """Close our copy of the write end: only the command has it now."""
         if self._write_open:
             self._write_open = False
             os.close(self.write_end)
@@ -208,7 +208,7 @@ class Child:
         stop_grace_s: Callable[[], float] | None = None,
         on_lasting: Callable[[], None] = lambda: None,
     ) -> Exit:
-        """Wait for the end, which the limits or `stop` may bring about; then what it left behind is being ended too.
+        """Wait until the command has ended by itself, by a limit or by `stop`, and end what it left behind.
 
         Args:
             stop: ends the command from outside, once it is done.
@@ -244,7 +244,7 @@ class Child:
         return Exit(reason, code, self._out.finish(), self._err.finish(), duration_s)
 
     async def _first_of(self, end: End, stop: asyncio.Future[None]) -> Reason:
-        """What comes first. The idle limit moves on with the output, so it is looked at again when it seems over.
+        """Wait for the end, a limit or `stop`. Output moves the idle limit, so it is checked again when it is due.
 
         A limit that seems over is looked at once more in any case: after this process has stood still (SIGSTOP, a
         machine that slept), its timers are told before the end and the output of a command that was in time.
@@ -275,7 +275,7 @@ class Child:
 
 @asynccontextmanager
 async def running(command: Command, limits: Limits, children: Children, tmp: Path) -> AsyncGenerator[Child]:
-    """Start a command; when the block is left, nothing that it started is left.
+    """Start a command, and end all that it started when the block is left.
 
     In the block, `Child.ended()` waits for it. What the ended command leaves behind is ended while the block goes on.
     If the block is left early, by an error or a cancellation, everything is killed at once.

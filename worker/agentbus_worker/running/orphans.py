@@ -1,4 +1,4 @@
-"""What dead workers have left running on this machine, found by their records and ended."""
+"""Finds by their records what dead workers have left running on this machine, and ends it."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from typing import Any, Final
 from agentbus.protocol.subjects import is_task_id
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.process_tree import (
-    KILL_PATIENCE_S,
+    KILL_TIMEOUT_S,
     POLL_S,
     RUN_VARIABLE,
     TASK_VARIABLE,
@@ -23,8 +23,8 @@ from agentbus_worker.running.process_tree import (
 )
 
 _ROUNDS: Final = 5
-_LOADING_PATIENCE_S: Final = 10.0
-"""How long to wait for processes that are just being loaded, and may be those of a dead worker."""
+_LOADING_TIMEOUT_S: Final = 10.0
+"""How long to wait for processes that are between fork and exec: they may belong to a dead worker."""
 
 
 async def end_abandoned(folder: Path, grace_s: float) -> None:
@@ -38,16 +38,14 @@ async def end_abandoned(folder: Path, grace_s: float) -> None:
 
 
 class _Recorded:
-    """What the records say: which workers there were, the birth of each process, and the task of each run."""
+    """The records: the workers, the start time of each process, and the task of each run."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._workers: set[str] = set()
         self._births: dict[int, tuple[str, str]] = {}
         self._tasks: dict[str, str] = {}
         for path in paths:
-            with contextlib.suppress(
-                OSError, ValueError, KeyError, TypeError, AttributeError
-            ):  # what is no record says nothing
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # not a record of ours
                 self._add(json.loads(path.read_bytes()))
 
     def _add(self, record: dict[str, Any]) -> None:
@@ -60,11 +58,11 @@ class _Recorded:
             self._births[pid] = born, self._tasks[run_id]
 
     def task_of(self, process: Any) -> str | None:
-        """The task that a process works for; None if it has nothing to do with any of them."""
+        """Find the task that a process works for; None if it belongs to no recorded worker."""
         import psutil  # noqa: PLC0415
 
         if process.pid == os.getpid() or not _lives(process):
-            return None  # started by an agent, this one may bear the run id, and still is the one that goes on
+            return None  # this worker itself may have been started by an agent, and then has a run id of that agent
         try:
             born, task_id = self._births.get(process.pid, ("", None))
             if born and born == birth(process.pid):
@@ -84,22 +82,22 @@ class _Recorded:
 def _end_recorded(paths: Iterable[Path], grace_s: float) -> None:
     recorded = _Recorded(paths)
     timeout_s = grace_s
-    for _ in range(_ROUNDS):  # what is asked to end may start something else meanwhile
+    for _ in range(_ROUNDS):  # a process that gets SIGTERM may start another one meanwhile
         found = _processes_of(recorded)
         if not found:
             return
         for task_id, count in Counter(task_id for _, task_id in found).items():
             TaskLog(task_id).warning("ending %d processes of a worker that was killed", count)
         living = _after([process for process, _ in found], signal.SIGTERM, timeout_s)
-        _after(living, signal.SIGKILL, KILL_PATIENCE_S)
+        _after(living, signal.SIGKILL, KILL_TIMEOUT_S)
         timeout_s = 0.0
 
 
 def _processes_of(recorded: _Recorded) -> list[tuple[Any, str]]:
-    """The processes of dead workers, each with its task; one that is just being loaded is waited for."""
+    """Find the processes of dead workers, each with its task. Wait for one that is between fork and exec."""
     import psutil  # noqa: PLC0415  # only needed when there is something to clean up
 
-    deadline = time.monotonic() + _LOADING_PATIENCE_S
+    deadline = time.monotonic() + _LOADING_TIMEOUT_S
     while True:
         processes = [*psutil.process_iter()]
         found = [(process, task_id) for process in processes if (task_id := recorded.task_of(process))]
@@ -110,7 +108,7 @@ def _processes_of(recorded: _Recorded) -> list[tuple[Any, str]]:
 
 
 def _after(processes: list[Any], number: int, timeout_s: float) -> list[Any]:
-    """Signal processes that are not children of this one, and wait for their end; returns those that still live."""
+    """Signal processes that are not our children, and wait for their end; returns those that are still alive."""
     import psutil  # noqa: PLC0415
 
     for process in processes:
@@ -123,7 +121,7 @@ def _after(processes: list[Any], number: int, timeout_s: float) -> list[Any]:
 
 
 def _lives(process: Any) -> bool:
-    """Whether a process runs; one that has ended may be there for as long as its new parent does not wait for it."""
+    """Whether a process runs. A zombie does not: its new parent may not have waited for it yet."""
     import psutil  # noqa: PLC0415
 
     try:

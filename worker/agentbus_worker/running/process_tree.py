@@ -1,13 +1,13 @@
-"""What a command leaves behind: every process that it started is found and ended.
+"""Finds and ends every process that a command has started.
 
-A command has a session of its own, so its process group is ended as one. What left the group is found on Linux: the
-worker is a child subreaper, so orphans become its own children, and the run id in their environment says where they
-belong; one that names no run is ended with the last command that runs. Elsewhere the group alone is ended. The worker
-is on record, by a token with which every run id begins, and so is each command that runs for more than a moment, with
-the birth of its process: a worker that was killed is cleaned up after by the next one.
+Each command has its own session, so its process group is signalled as one. On Linux, processes that left the group are
+found too. The worker is a child subreaper, so orphans become its children, and the run id in their environment names
+their command. An orphan without a run id is ended with the last command that runs. Other systems end the group alone.
+
+The worker records itself by a token with which all its run ids begin. It records each command that runs for more than a
+moment, with the start time of its process. So the next worker can clean up after one that was killed.
 """
 
-import asyncio
 import contextlib
 import ctypes
 import functools
@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from agentbus.bus.retry import deadline_after, retry_until
 from agentbus.protocol.ids import random_token
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.state_folder import write_whole
@@ -33,21 +34,21 @@ log = logging.getLogger("agentbus.worker")
 RUN_VARIABLE: Final = "AGENTBUS_RUN_ID"
 TASK_VARIABLE: Final = "AGENTBUS_TASK_ID"
 POLL_S: Final = 0.02
-KILL_PATIENCE_S: Final = 1.0
-"""How long to wait for what has had its SIGKILL; a process in an uninterruptible call may stay for longer."""
+KILL_TIMEOUT_S: Final = 1.0
+"""How long to wait after SIGKILL; a process in an uninterruptible system call may take longer."""
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One running command: its process, which leads its group, and the id in the environment of all it starts."""
+    """A running command: its process, which leads its group, and the run id in the environment of all it starts."""
 
     pid: int
     run_id: str
 
 
 class Children:
-    """The running commands of one worker, which is on record for the length of a `with` block."""
+    """The running commands of one worker. The worker is recorded for the length of a `with` block."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -55,13 +56,13 @@ class Children:
         self._numbers = itertools.count(1)
         self._runs: dict[int, Run] = {}
         self._recorded: set[int] = set()
-        self._ended: set[int] = set()  # those of them whose command has ended, and that are being cleared
+        self._ended: set[int] = set()  # runs whose command has ended and whose orphans are being ended
         self._asked: dict[
             int, set[int]
-        ] = {}  # what has had its SIGTERM: some take a second one as an order to drop all
+        ] = {}  # processes that have had their SIGTERM: some quit uncleanly on a second one
 
     def __enter__(self) -> Self:
-        """Put the worker on record. A disk that takes nothing is logged, and commands run all the same."""
+        """Record the worker. An error of the disk is logged, and commands run all the same."""
         try:
             self._write(self._worker, {"worker": self._worker})
         except OSError as error:
@@ -74,16 +75,16 @@ class Children:
         self._remove(self._worker)
 
     def new_run_id(self) -> str:
-        """For the environment of a command that is to be started; tells that it is one of this worker's."""
+        """Make a run id for the environment of a new command; it names this worker too."""
         return f"{self._worker}-{next(self._numbers)}"
 
     def started(self, run: Run) -> None:
-        """A command has been started."""
+        """Add a command that has been started."""
         self._runs[run.pid] = run
         self._asked[run.pid] = set()
 
     def record(self, run: Run, task_id: str) -> None:
-        """Put a running command on record, so that it is found even if it hides its environment.
+        """Record a running command, so that it is found even if it hides its environment.
 
         Not right after its start: while a program is being loaded, asking for its birth blocks, and one
         that is over in no time needs no record.
@@ -96,7 +97,7 @@ class Children:
             TaskLog(task_id).warning("its process is not on record: %s", error.strerror or error)
 
     def ended(self, run: Run) -> bool:
-        """The command itself has ended and was waited for; whether it has left nothing, that is to be cleared now."""
+        """Note that the command itself has ended and was waited for; returns whether it left nothing behind."""
         self._ended.add(run.pid)
         if self.signal(run, signal.SIGTERM):
             return False
@@ -104,7 +105,7 @@ class Children:
         return True
 
     def signal(self, run: Run, number: int) -> bool:
-        """Signal the command's group and everything that has left it, SIGTERM once; whether anything was there."""
+        """Signal the command's group and all that left it, SIGTERM only once; returns whether anything was there."""
         asked = self._asked[run.pid] if number == signal.SIGTERM else set[int]()
         strays, unknown = self._strays(run)
         for pid in strays - asked:
@@ -114,37 +115,37 @@ class Children:
         return there or bool(strays) or unknown
 
     def signal_group(self, run: Run) -> None:
-        """SIGTERM for the command's group, unless it has had it."""
+        """Send SIGTERM to the command's group, unless it has had it."""
         if run.pid not in self._asked[run.pid]:
             self._asked[run.pid].add(run.pid)
             signal_group(run.pid, signal.SIGTERM)
 
     def kill(self, run: Run, wait: Callable[[], object]) -> None:
-        """SIGKILL for all of it, at once and without the event loop; `wait` waits for the command itself.
+        """Send SIGKILL to all of it, at once and without the event loop; `wait` waits for the command itself.
 
-        Nothing happens if it has been cleared: then its ids may belong to others by now.
+        Does nothing if it was cleared already: its ids may belong to other processes by now.
         """
         if run.pid not in self._runs:
             return
         self.signal(run, signal.SIGKILL)
         wait()
         self._ended.add(run.pid)
-        # What the command has left is an orphan only now, and so is in its turn what that has left.
-        deadline = time.monotonic() + KILL_PATIENCE_S
+        # The children of the command become orphans only now, and their own children in the next round.
+        deadline = time.monotonic() + KILL_TIMEOUT_S
         while self.signal(run, signal.SIGKILL) and time.monotonic() < deadline:
             time.sleep(POLL_S)
         self.forget(run)
 
     def reap(self) -> None:
-        """Wait for orphans that have ended while a command runs: it may run for hours and leave one every second."""
+        """Reap orphans that have ended while a command runs: it may run for hours and leave one every second."""
         for pid in _children_of_this_process() - self._runs.keys():
             _reap(pid)
 
     async def clear(self, run: Run, grace_s: float) -> None:
-        """End whatever an ended command has left behind: SIGTERM, and after `grace_s` SIGKILL."""
+        """End what an ended command has left behind: SIGTERM, and after `grace_s` SIGKILL."""
         if run.pid not in self._runs:
-            return  # it has been cleared: its ids may belong to others by now
-        for number, timeout_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_PATIENCE_S)):
+            return  # already cleared: its ids may belong to other processes by now
+        for number, timeout_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_TIMEOUT_S)):
             if await self._gone(run, number, timeout_s):
                 break
         else:
@@ -152,17 +153,14 @@ class Children:
         self.forget(run)
 
     async def _gone(self, run: Run, number: int, timeout_s: float) -> bool:
-        """Signal what is left, and what that leaves in its turn, and wait for it to be gone."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        while self.signal(run, number):
-            if loop.time() >= deadline:
-                return False
-            await asyncio.sleep(POLL_S)
-        return True
+        """Signal what is left, again and again, until it is gone; returns whether it is."""
+        async for _ in retry_until(deadline_after(timeout_s), POLL_S):
+            if not self.signal(run, number):
+                return True
+        return False
 
     def forget(self, run: Run) -> None:
-        """Take a command off the record."""
+        """Remove a command and its record."""
         self._runs.pop(run.pid, None)
         self._ended.discard(run.pid)
         if run.pid in self._recorded:
@@ -171,7 +169,7 @@ class Children:
         self._asked.pop(run.pid, None)
 
     def _strays(self, run: Run) -> tuple[set[int], bool]:
-        """Orphans of this command outside of its group, and whether there are some that cannot be told apart yet.
+        """Find orphans of this command outside of its group, and whether some cannot be attributed yet.
 
         Orphans that have ended are waited for on the way.
         """
@@ -185,7 +183,7 @@ class Children:
             if _reap(pid) or _group_of(pid) == run.pid:
                 continue
             owner = _run_id_of(pid)
-            # One that has cleared or changed its environment can only be this command's if no other runs.
+            # An orphan that has changed its environment is certain to be this command's only if no other command runs.
             if owner == run.run_id or (owner not in others and alone):
                 strays.add(pid)
             elif not owner and is_being_loaded(pid):
@@ -196,9 +194,7 @@ class Children:
         write_whole(self._record(name), json.dumps(record).encode())
 
     def _remove(self, name: str) -> None:
-        with contextlib.suppress(
-            OSError
-        ):  # one that stays is harmless: the next worker finds no process that belongs to it
+        with contextlib.suppress(OSError):  # a record that stays is harmless: the next worker finds no process for it
             self._record(name).unlink(missing_ok=True)
 
     def _record(self, name: str) -> Path:
@@ -212,7 +208,7 @@ def become_subreaper() -> None:
 
 
 def birth(pid: int) -> str:
-    """What tells a process from all others that ever have its pid; empty if it has ended.
+    """Tell a process from all others that ever have its pid, by its start time; empty if it has ended.
 
     Not by a clock that can be set: by the boot, and the ticks since then at which it was started.
     """
@@ -235,7 +231,7 @@ def _boot_id() -> str:
 
 
 def _read(path: str) -> bytes:
-    """A file of /proc, by the shortest way: this is done for every command."""
+    """Read a file of /proc with few system calls: this happens for every command."""
     file = os.open(path, os.O_RDONLY)
     try:
         found = b""
@@ -247,7 +243,7 @@ def _read(path: str) -> bytes:
 
 
 def _children_of_this_process() -> set[int]:
-    """Direct children, orphans of commands among them; empty where the system does not tell.
+    """List direct children, orphans of commands among them; empty where the system does not tell.
 
     Those of the main thread: it starts the commands, and it is the first of the living threads, which gets the orphans.
     """
@@ -262,12 +258,12 @@ def _children_of_this_process() -> set[int]:
 
 @functools.cache
 def _list_of_children() -> int:
-    """A file with the children of this thread, open for good: to open it takes ten times as long as to read it."""
+    """The file that lists the children of this thread. It stays open: opening takes ten times as long as reading."""
     return os.open("/proc/thread-self/children", os.O_RDONLY)
 
 
 def _run_id_of(pid: int) -> str:
-    """The run id in the environment that a process was started with; empty if there is none to be seen."""
+    """Read the run id from the environment that a process was started with; empty if none is visible."""
     prefix = f"{RUN_VARIABLE}=".encode()
     with contextlib.suppress(OSError):
         for item in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
@@ -277,7 +273,7 @@ def _run_id_of(pid: int) -> str:
 
 
 def is_being_loaded(pid: int) -> bool:
-    """Whether a process is about to become another program (Linux): then it tells nothing of itself yet.
+    """Whether a process is between fork and exec (Linux): its environment cannot be read yet.
 
     It has no arguments and no environment between the moment at which its parent goes on after a `vfork` and that at
     which its program is there: some milliseconds, on a busy machine a second. A kernel thread has no program either.
@@ -294,7 +290,7 @@ def _state_of(pid: int) -> bytes:
 
 
 def _reap(pid: int) -> bool:
-    """Wait for a child if it has ended; whether it had."""
+    """Reap a child if it has ended; returns whether it had."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
@@ -317,7 +313,7 @@ def _signal_tree(pid: int, number: int) -> None:
 
 
 def signal_group(group: int, number: int) -> bool:
-    """Signal a process group; whether there is one."""
+    """Signal a process group; returns whether there is one."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:

@@ -5,7 +5,7 @@ from agentbus.protocol.messages import Task
 
 _INSTRUCTIONS = """\
 Do the task now and answer with a clear result: what you did, what came of it, and anything the sender must know.
-Your answer is the whole reply; nobody can ask you back while you work.
+Your answer is the whole reply; no person is there to answer you while you work.
 
 Stop before any step that cannot be undone, that reaches outside of what the task names, that costs money, or for
 which you are not sure to have permission. Do not take it: answer with status=needs_approval on a line of its own,
@@ -15,7 +15,7 @@ Keep secrets (passwords, tokens, keys) out of your answer."""
 
 
 def build_prompt(task: Task, *, agent: str, extra_instruction: str = "") -> str:
-    """The text for the agent command.
+    """Build the text for the agent command.
 
     It never begins with a dash, so no command can mistake it for an option.
     """
@@ -31,5 +31,5 @@ def build_prompt(task: Task, *, agent: str, extra_instruction: str = "") -> str:
 
 
 def _line(text: str) -> str:
-    """A field that any publisher may have written, as a part of one line: it must not pass for a paragraph of ours."""
+    """Put a field on one line. Any publisher may have written it, and it must not look like a paragraph of ours."""
     return "".join(char if char.isprintable() else " " for char in text)

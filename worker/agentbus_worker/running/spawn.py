@@ -1,4 +1,4 @@
-"""A process of an agent command: started in a session of its own, and watched for its end without being reaped.
+"""Starts the process of an agent command in its own session, and watches for its end without reaping it.
 
 The only module of the worker that starts processes.
 """
@@ -23,13 +23,13 @@ from agentbus.errors import CommandError
 MAX_ARGUMENT_BYTES: Final = 131_071
 """Linux takes no single argument longer than this (MAX_ARG_STRLEN, with its closing zero byte)."""
 _HAS_POSIX_SPAWN = sys.platform == "linux"
-"""With a session of its own for the process, and with an error if the program cannot be run."""
+"""Whether `posix_spawn` can give the process its own session and reports a program that cannot be run."""
 _POLL_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run. `stdin` is given to it as its standard input, which is empty otherwise."""
+    """A command to run. `stdin` becomes its standard input, which is empty otherwise."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -40,14 +40,14 @@ class Command:
 
 
 class Process:
-    """A process that this one has started."""
+    """A child process of the worker."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._code: int | None = None
 
     def wait(self) -> int:
-        """Wait for its end; the exit code, negative for the signal that has ended it."""
+        """Reap it; returns the exit code, negative for the signal that ended it."""
         if self._code is None:
             self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self._code
@@ -63,24 +63,24 @@ class Process:
 
 
 class End:
-    """The end of a process: whether it has come."""
+    """The end of a process, as an event."""
 
     def __init__(self) -> None:
         self.come = False
         self._waiter: asyncio.Future[None] | None = None
 
     def now(self) -> None:
-        """It has come."""
+        """Note that the process has ended."""
         self.come = True
         self.wake()
 
     def wake(self, _: object = None) -> None:
-        """Let the one that waits look again."""
+        """Wake the waiting task, so that it checks again."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def within(self, timeout_s: float) -> bool:
-        """Wait for the end for so long; whether it has come."""
+        """Wait up to `timeout_s` for the end; returns whether it has come."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while not self.come and (left_s := deadline - loop.time()) > 0:
@@ -88,7 +88,7 @@ class End:
         return self.come
 
     async def wait(self, timeout_s: float) -> bool:
-        """Wait until something happens, and for so long at the most; whether the end has come."""
+        """Wait until `wake` is called, up to `timeout_s`; returns whether the end has come."""
         if not self.come:
             loop = asyncio.get_running_loop()
             self._waiter = loop.create_future()
@@ -121,7 +121,7 @@ def start(command: Command, stdout: int, stderr: int, tmp: Path) -> Process:
 
 
 def _can_posix_spawn(command: Command, stdin: int | None, *outputs: int) -> bool:
-    """Whether the system can start it at once, in half the time that `subprocess` takes.
+    """Whether `posix_spawn` can start it, in half the time that `subprocess` takes.
 
     It does not change the folder, looks for programs where this process does, and 0 to 2 must be free to be replaced.
     """
@@ -135,7 +135,7 @@ def _can_posix_spawn(command: Command, stdin: int | None, *outputs: int) -> bool
 
 
 def _posix_spawn(command: Command, stdin: int | None, stdout: int, stderr: int) -> int:
-    """What else is open here is closed there by itself: see `close_on_exec`."""
+    """Other open files are closed by themselves: see `close_on_exec`."""
     nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     return os.posix_spawnp(
         command.argv[0],
@@ -153,7 +153,7 @@ def _posix_spawn(command: Command, stdin: int | None, stdout: int, stderr: int) 
 
 @functools.cache
 def _signals_to_reset() -> tuple[int, ...]:
-    """All signals but those that this process was started with ignored, which its commands ignore as well.
+    """All signals but those that this process was started with as ignored: its commands ignore these as well.
 
     The C library would reset them by itself, but asks about each that is not named: sixty system calls for each start.
     """
@@ -173,20 +173,20 @@ def _popen(command: Command, stdin: int | None, stdout: int, stderr: int) -> int
         cwd=command.cwd,
         start_new_session=True,
     )
-    process.returncode = 0  # it is waited for here, not there
+    process.returncode = 0  # reaped here, not by `subprocess`
     return process.pid
 
 
 def close_on_exec() -> None:
-    """Keep from all commands the files that this process has inherited, but for the standard streams."""
+    """Keep the files that this process has inherited from all commands, except for the standard streams."""
     for file in Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd").iterdir():
-        with contextlib.suppress(OSError):  # the folder that was read
+        with contextlib.suppress(OSError):  # the descriptor of the folder that was listed
             if int(file.name) > 2:
                 os.set_inheritable(int(file.name), False)
 
 
 def why_not_started(command: Command, error: OSError) -> str:
-    """What to say of an error of the system at the start of a command."""
+    """Word an error of the system at the start of a command."""
     program = command.argv[0]
     longest = max(len(word.encode(errors="replace")) for word in command.argv)
     if error.errno == errno.E2BIG and longest > MAX_ARGUMENT_BYTES:
@@ -204,7 +204,7 @@ def why_not_started(command: Command, error: OSError) -> str:
 
 @contextlib.contextmanager
 def _standard_input(data: bytes | None, tmp: Path) -> Generator[int | None]:
-    """A file without a name, so that a command that never reads blocks no writer; None for no input."""
+    """Put the input into a file without a name: a command that never reads it blocks no writer. None for no input."""
     if data is None:
         yield None
         return
@@ -230,7 +230,7 @@ def watched(process: Process) -> Generator[End]:
         return
 
     def on_end() -> None:
-        loop.remove_reader(descriptor)  # it stays readable, and would call again in every round of the loop
+        loop.remove_reader(descriptor)  # it stays readable, and the loop would call this in every round
         end.now()
 
     try:

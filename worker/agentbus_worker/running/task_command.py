@@ -1,4 +1,4 @@
-"""What to run for a task: its arguments, environment, working folder and prompt, and its limits."""
+"""Makes the command of a task: its arguments, environment, working folder, prompt and limits."""
 
 import functools
 import os
@@ -35,7 +35,7 @@ _PLACEHOLDER: Final = re.compile(
 
 @contextmanager
 def task_command(config: WorkerConfig, task: Task, *, attempt: int, run_id: str, tmp: Path) -> Generator[Command]:
-    """The command of one attempt; its files exist for the length of the block.
+    """Make the command of one attempt; its files exist for the length of the block.
 
     Args:
         run_id: names this run among all runs of all workers; its processes are found by it.
@@ -58,7 +58,7 @@ def task_command(config: WorkerConfig, task: Task, *, attempt: int, run_id: str,
                 WORKDIR_PLACEHOLDER: lambda: str(workdir or Path.cwd()),
             }
             yield Command(
-                # In one pass: placeholders inside the prompt must not be replaced in their turn.
+                # In one pass: placeholders inside the prompt must not be replaced.
                 argv=[_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in agent.chat_cmd],
                 env=_environment(agent.id, task, attempt, run_id, workdir),
                 run_id=run_id,
@@ -73,7 +73,7 @@ def task_command(config: WorkerConfig, task: Task, *, attempt: int, run_id: str,
 
 
 def command_limits(config: WorkerConfig) -> Limits:
-    """How long a command may run, and how much it may print."""
+    """Read the limits of a command from the configuration: its run time and its output."""
     worker = config.worker
     return Limits(
         timeout_s=worker.task_timeout_seconds,
@@ -86,7 +86,7 @@ def command_limits(config: WorkerConfig) -> Limits:
 
 @functools.cache
 def inherited_environment() -> dict[str, str]:
-    """The worker's environment without its own settings and its own trace, as every command gets it; read once."""
+    """The environment of every command: the worker's, without its own settings and trace. Read once."""
     own = tracing.ENVIRONMENT
     return {name: value for name, value in os.environ.items() if not name.startswith("AGENTBUS_") and name not in own}
 
@@ -106,7 +106,7 @@ def _environment(agent: str, task: Task, attempt: int, run_id: str, workdir: Pat
 
 @contextmanager
 def _workdir(base: Path | None, task_id: str, *, keep: bool) -> Generator[Path | None]:
-    """A folder for this task alone, if one is configured; a later attempt finds what an earlier one left there."""
+    """Make a folder for this task alone, if configured. A later attempt finds the files of an earlier one."""
     if base is None:
         yield None
         return

@@ -1,4 +1,4 @@
-"""The server's clock: machines differ, and a clock can jump, so what is old is judged by the one clock that all see."""
+"""The server's clock. Clocks of machines differ and jump, so ages are measured by the clock that all parties see."""
 
 from datetime import datetime
 
