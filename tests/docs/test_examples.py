@@ -12,8 +12,10 @@ import pytest
 from agentbus import Coordinator
 from agentbus.config.loading import URL_VARIABLE
 from agentbus.provision.nats_server import NatsServer
+from agentbus.testing.fake_agent import fake_agent
+from agentbus.testing.temporary_bus import temporary_bus
 from support.documentation import EXAMPLES, marked, run
-from support.harness import ROOT, Process, eventually, process, worker, worker_toml
+from support.harness import ROOT, Process, Ran, eventually, process, worker, worker_toml
 
 pytestmark = pytest.mark.posix("the documentation is checked on one system")
 
@@ -27,6 +29,22 @@ def test_examples_are_shown_as_they_are() -> None:
 
 def example_environment(server: NatsServer) -> dict[str, str]:
     return {**os.environ, URL_VARIABLE: server.url, "PYTHONUNBUFFERED": "1"}
+
+
+async def test_the_example_ask_one_prints_the_whole_output_or_why_there_is_none(tmp_path: Path) -> None:
+    async with temporary_bus() as bus, fake_agent(bus, "code") as code:
+
+        async def ask() -> Ran:
+            env = {**os.environ, URL_VARIABLE: bus.url}
+            return await run(sys.executable, str(EXAMPLES / "ask_one.py"), cwd=tmp_path, env=env)
+
+        code.answer("x" * 100_000)
+        answered = await ask()
+        code.fail("no repository here", exit_code=3)
+        failed = await ask()
+    assert (answered.code, answered.out) == (0, "x" * 100_000), answered.err
+    assert failed.out.startswith("failed ")
+    assert "no repository here" in failed.out
 
 
 async def test_the_example_fan_out_prints_every_answer(
