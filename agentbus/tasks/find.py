@@ -80,8 +80,8 @@ async def _stored(bus: Bus, task_id: str) -> dict[str, Record]:
 async def _stored_at_the_leader(bus: Bus, task_id: str) -> dict[str, Record]:
     """The same, read through a consumer, which knows all that has been acknowledged."""
     records: dict[str, Record] = {}
-    async with OrderedConsumer(bus, subjects.STATE_STREAM, subjects.states_of_task(task_id), after=0) as feed:
-        async for message in feed.backlog():
+    async with OrderedConsumer(bus, subjects.STATE_STREAM, subjects.states_of_task(task_id), after=0) as consumer:
+        async for message in consumer.backlog():
             _keep(records, message.stored)
     return records
 

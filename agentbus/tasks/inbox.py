@@ -1,4 +1,4 @@
-"""A result inbox: putting a result there, and reading the newest N, then new ones as they come. Nothing is removed."""
+"""A result inbox: publishing a result, reading the newest N, then following new ones. Reading removes nothing."""
 
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -17,7 +17,7 @@ from agentbus.protocol.messages import Result, decode_result
 
 
 async def publish_result(bus: Bus, inbox: str, result: dict[str, Json], *, flush: bool = True) -> None:
-    """Put a committed result into its inbox; its id makes that happen once, however often it is tried.
+    """Publish a committed result to its inbox. Its id is the message id, so repeating this stores it once.
 
     `flush`: see `Bus.publish`.
     """
@@ -35,11 +35,11 @@ class InboxMessage:
     """One message of an inbox, as it is stored.
 
     Attributes:
-        seq: its place in the stream; the cursor that reading can go on from.
+        seq: its sequence in the stream; the cursor from which reading can continue.
         stored_at: the server's time.
-        data: the stored bytes, whatever they are: anybody with the right to publish can put anything here.
-        result: the same, if it is a valid result.
-        fault: why it is none.
+        data: the stored bytes; any party with the right to publish may have sent them.
+        result: the result in `data`; None if it is not valid.
+        fault: why `data` is not a valid result.
     """
 
     seq: int
@@ -52,29 +52,29 @@ class InboxMessage:
 class Inbox:
     """An open inbox; see `open_inbox`."""
 
-    def __init__(self, feed: OrderedConsumer, limit: int | None) -> None:
-        self._feed = feed
+    def __init__(self, consumer: OrderedConsumer, limit: int | None) -> None:
+        self._consumer = consumer
         self._limit = limit
 
     @property
     def cursor(self) -> int:
-        """Where reading has got to: `open_inbox(after=cursor)` goes on from here, after a restart too."""
-        return self._feed.cursor
+        """The sequence read last: `open_inbox(after=cursor)` continues from here, after a restart too."""
+        return self._consumer.cursor
 
     async def history(self) -> list[InboxMessage]:
-        """What was there when the inbox was opened, oldest first: the newest N of it, or all after the cursor."""
+        """Return what the inbox held when it was opened, oldest first: the newest N, or all after the cursor."""
         found: deque[InboxMessage] = deque(maxlen=self._limit)
-        async for delivery in self._feed.backlog():
+        async for delivery in self._consumer.backlog():
             found.append(_read(delivery))
         return list(found)
 
     async def next(self) -> InboxMessage:
-        """The next message after the history, whenever it comes; survives restarts of the server.
+        """Wait for the next message after the history; survives restarts of the server.
 
         Raises:
             BusError: the stream is gone, or the connection has ended for good.
         """
-        return _read(await self._feed.next())
+        return _read(await self._consumer.next())
 
 
 @asynccontextmanager
@@ -88,7 +88,7 @@ async def open_inbox(
 ) -> AsyncGenerator[Inbox]:
     """Open the inbox of `agent` at its newest N messages, or after a cursor, or at its end.
 
-    `history()` then gives what was there and `next()` what follows, with no gap and no repetition between the two.
+    `history()` then returns what was there, and `next()` what follows, without gap or repetition.
 
     Raises:
         SetupMissingError: there is no result stream.
@@ -96,8 +96,8 @@ async def open_inbox(
     """
     subject = subjects.results(agent)
     start = await position_before_newest(bus, stream, subject, newest) if newest else "new"
-    async with OrderedConsumer(bus, stream, subject, after=start if after is None else after) as feed:
-        yield Inbox(feed, newest)
+    async with OrderedConsumer(bus, stream, subject, after=start if after is None else after) as consumer:
+        yield Inbox(consumer, newest)
 
 
 def _read(delivery: Delivery) -> InboxMessage:

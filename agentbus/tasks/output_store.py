@@ -110,11 +110,13 @@ async def read_file(bus: Bus, agent: str, name: str) -> AsyncGenerator[bytes]:
     except (MessageError, ValidationError) as error:
         raise CorruptFileError(f"the description of the file {name} cannot be read: {type(error).__name__}") from None
     digest, size = hashlib.sha256(), 0
-    async with OrderedConsumer(bus, stream, subjects.file_chunks(bucket, meta.nuid), after=0) as feed:
-        if feed.pending != meta.chunks:
-            raise FileMissingError(f"the file {name} is not whole: {feed.pending} of {meta.chunks} chunks are there")
+    async with OrderedConsumer(bus, stream, subjects.file_chunks(bucket, meta.nuid), after=0) as consumer:
+        if consumer.pending != meta.chunks:
+            raise FileMissingError(
+                f"the file {name} is not whole: {consumer.pending} of {meta.chunks} chunks are there"
+            )
         for _ in range(meta.chunks):
-            chunk = (await feed.next()).data
+            chunk = (await consumer.next()).data
             digest.update(chunk)
             size += len(chunk)
             yield chunk

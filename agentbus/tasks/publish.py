@@ -1,13 +1,11 @@
-"""Publishing a task, and reading one that was delivered."""
+"""Publishing a task: its ledger entry first, then its message."""
 
 from dataclasses import dataclass
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import (
     BusUnavailableError,
-    MessageError,
     PermissionDeniedError,
     SetupMissingError,
     StreamFullError,
@@ -17,14 +15,14 @@ from agentbus.errors import (
 )
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID, is_relayed, number
+from agentbus.protocol.headers import LEDGER_REVISION
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Record, State, queued
-from agentbus.protocol.messages import MAX_TASK_BYTES, Task, decode_task
+from agentbus.protocol.messages import Task
 from agentbus.tasks.ledger import Ledger
 
 RESULT_RESERVE_BYTES: Final = 80 * 1024
-"""What a result needs beside the task that it embeds: the head of the output, the ledger's fields, headers."""
+"""A result embeds its task. It needs this much more: 64 KiB for the head of the output, its own fields, headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +40,10 @@ class Published:
 
 
 async def publish(bus: Bus, task: Task) -> Published:
-    """Put a task on the bus; when this returns, JetStream has it.
+    """Publish a task; when this returns, JetStream has stored it.
 
-    Publishing the same task again under the same id is harmless, and the way to find out what became of an attempt
-    that ended in `BusUnavailableError`.
+    Publishing the same task again under the same id is harmless. Do that after a `BusUnavailableError`, which leaves
+    open whether the task was stored.
 
     Raises:
         TaskConflictError: the id is taken by a task with other content.
@@ -84,7 +82,7 @@ async def _publish(bus: Bus, task: Task, data: bytes) -> Published:
         await bus.store(subjects.tasks(agent), data, msg_id=subjects.task_msg_id(agent, task.id), headers=headers)
     except (SetupMissingError, StreamFullError, PermissionDeniedError, TooLargeError):
         if not known:
-            await _take_back(ledger, agent, task.id, revision)
+            await _remove_entry(ledger, agent, task.id, revision)
         raise
     except BusUnavailableError as error:
         raise BusUnavailableError(
@@ -94,45 +92,13 @@ async def _publish(bus: Bus, task: Task, data: bytes) -> Published:
 
 
 def max_task_bytes(bus: Bus) -> int:
-    """The largest task that this bus can carry, with the result that will embed it."""
+    """Return the size of the largest task that this bus can carry, with the result that will embed it."""
     return max(0, bus.max_message_bytes - RESULT_RESERVE_BYTES)
 
 
-async def _take_back(ledger: Ledger, agent: str, task_id: str, revision: int) -> None:
-    """Remove the entry of a task that the bus refused; what cannot be removed expires by itself."""
+async def _remove_entry(ledger: Ledger, agent: str, task_id: str, revision: int) -> None:
+    """Remove the ledger entry of a task that the bus refused; an entry that cannot be removed expires."""
     try:
         await ledger.remove(agent, task_id, revision=revision)
     except (WrongRevisionError, BusUnavailableError, PermissionDeniedError, SetupMissingError, StreamFullError):
         return
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """A valid task as it was delivered; `revision` is the ledger's at its publication, if its publisher said it."""
-
-    task: Task
-    revision: int | None
-
-
-def read_delivery(delivery: Delivery, agent: str, *, max_bytes: int = MAX_TASK_BYTES) -> Incoming:
-    """Validate what a worker of `agent` was given.
-
-    Raises:
-        MessageError: it is no valid task for this agent, or larger than `max_bytes`; the reason for the dead letter.
-    """
-    if len(delivery.data) > max_bytes:
-        raise MessageError(f"too large: {len(delivery.data)} bytes, and max_task_bytes is {max_bytes}")
-    if is_relayed(delivery.headers):
-        raise MessageError("a copy that the server was made to relay, not a message that a publisher sent")
-    task = decode_task(delivery.data)
-    if task.agent != agent:
-        raise MessageError(f"addressed to the agent {task.agent}, but published for {agent}")
-    told = delivery.headers.get(LEDGER_REVISION)
-    if told is None:
-        return Incoming(task, None)
-    revision = number(told)
-    if revision is None:
-        raise MessageError(f"the header {LEDGER_REVISION} is not a number")
-    if delivery.headers.get(MSG_ID) != subjects.task_msg_id(agent, task.id):
-        raise MessageError(f"the header {MSG_ID} does not belong to this task")
-    return Incoming(task, revision)

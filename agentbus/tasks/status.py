@@ -1,4 +1,4 @@
-"""What a coordinator sees of a task: the ledger's entry, put for people and models."""
+"""The status of a task as coordinators see it, read from its ledger entry."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,7 @@ from agentbus.protocol.messages import Result, decode_result
 
 @dataclass(frozen=True)  # without slots: the parsed result is kept in the instance
 class TaskStatus:
-    """What the ledger says of one task."""
+    """One task as its ledger entry describes it."""
 
     record: Record
 
@@ -30,31 +30,31 @@ class TaskStatus:
     def state(self) -> str:
         """queued, working, completed, failed, needs_approval or cancelled.
 
-        A queued task with a cancel wish is cancelled: no worker starts it, though its result message is written only
-        when one meets it.
+        A queued task with a cancel request is cancelled: no worker starts it. Its result message is written when a
+        worker receives it.
         """
         entry = self.record.entry
         return "cancelled" if entry.state == "queued" and entry.cancel is not None else entry.state
 
     @property
     def settled(self) -> bool:
-        """Whether nothing can change any more: the task has its result, or was cancelled before it started."""
+        """Whether the task is at its end: it has its result, or was cancelled before it started."""
         return self.record.entry.terminal or self.state == "cancelled"
 
     @cached_property
     def result(self) -> Result | None:
-        """The result, once the task has one; parsed once."""
+        """The result; None while the task has none. Parsed once."""
         message = self.record.entry.result
         return None if message is None else decode_result(encode(message))
 
     @property
     def output_note(self) -> dict[str, Json]:
-        """What the result says of output that it holds only in part: `bytes`, `kept`, `sha256`, `file`."""
+        """How the result describes an output that it holds only in part: `bytes`, `kept`, `sha256`, `file`."""
         note = (self.record.entry.result or {}).get("output")
         return cast("dict[str, Json]", note) if isinstance(note, dict) else {}
 
     def to_json(self, *, with_result: bool = True) -> dict[str, Json]:
-        """A plain account for people and models: state, times, attempt, worker, and the result if there is one."""
+        """Return a plain object: state, times, attempt, worker, and the result if there is one."""
         entry = self.record.entry
         claim = entry.claim if entry.state == "working" else None
         account: dict[str, Json] = {
@@ -77,10 +77,12 @@ class TaskStatus:
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """What a wait has come to: the tasks that have their result, and those that have not.
+    """The outcome of a wait, by task id.
 
     Attributes:
-        current: whether the bus was asked at the end. If not, it was away, and the states are those seen last.
+        settled: the tasks that have their result, or were cancelled before they started.
+        pending: the others.
+        current: whether the bus answered at the end. If not, the states are those seen last.
     """
 
     settled: dict[str, TaskStatus]

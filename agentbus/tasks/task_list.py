@@ -1,8 +1,8 @@
 """Listing tasks: the newest first, by the last change of their ledger entries.
 
-The ledger keeps one message a task, and every change moves it to the end of the stream: the sequence is the index by
-last change, and a cursor is a sequence below which to go on. Which of the entries are in a wanted state say their
-headers; only what may be shown is read whole.
+The ledger keeps one message for each task, and every change moves it to the end of the stream. So the sequence orders
+tasks by their last change, and a cursor is a sequence below which to continue. The headers of an entry hold its state;
+only entries that may be shown are read whole.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from agentbus.tasks.status import TaskStatus
 
 MAX_LISTED: Final = 200
 SCAN_LIMIT: Final = 2_000
-"""How many entries one call looks through at the most: about a tenth of a second."""
+"""How many entries one call examines at most; that takes about a tenth of a second."""
 _SCAN_STEP: Final = 500
 _READ_STEP: Final = 16
 
@@ -31,9 +31,9 @@ class TaskList:
     """Tasks by their last change, the newest first.
 
     Attributes:
-        cursor: what the next call goes on from, towards older ones; None if there are none.
-        partial: whether the search stopped early, because it had looked through too many entries.
-        unreadable: what is wrong with entries that cannot be shown.
+        cursor: where the next call continues, towards older tasks; None if there are none.
+        partial: whether the search stopped early, at its limit of entries.
+        unreadable: for each entry that cannot be shown, why.
     """
 
     tasks: list[TaskStatus]
@@ -44,7 +44,7 @@ class TaskList:
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """An entry by its place and its headers; `state` is None where they do not say."""
+    """An entry by its sequence and its headers; `state` is None where they hold none."""
 
     seq: int
     subject: str
@@ -54,14 +54,14 @@ class _Key:
 async def list_tasks(
     bus: Bus, *, agent: str | None = None, state: State | None = None, limit: int = 20, cursor: int | None = None
 ) -> TaskList:
-    """The newest tasks by last change, of one agent or of all, in one state or in any.
+    """List the newest tasks by last change, of one agent or of all, in one state or in any.
 
-    The work is bounded, whatever is on the bus: see `TaskList.partial`. A task that changes between two calls moves
-    to the front; going on from a cursor then leaves it out.
+    The work is bounded: see `TaskList.partial`. A task that changes between two calls moves to the front, so a call
+    that continues from a cursor leaves it out.
 
     Args:
         limit: 1 to 200.
-        cursor: that of an earlier list with the same agent and state.
+        cursor: the `cursor` of an earlier list with the same agent and state.
 
     Raises:
         MessageError: `limit` is out of bounds.
@@ -88,7 +88,7 @@ async def list_tasks(
 
 
 async def _before(bus: Bus, subject: str, before: int | None, count: int) -> tuple[list[_Key], bool]:
-    """The newest `count` entries below a sequence, newest first, and whether there are older ones."""
+    """Read the newest `count` entries below a sequence, newest first, and whether there are older ones."""
     stream = subjects.STATE_STREAM
     while True:
         start = await position_before_newest(bus, stream, subject, count, before=before)
@@ -98,23 +98,23 @@ async def _before(bus: Bus, subject: str, before: int | None, count: int) -> tup
             return keys, await count_after(bus, stream, subject, 0) > behind
         if start == 0:
             return [], False
-        # What was there has moved to the end meanwhile, or is no task but the record of an MCP task.
+        # The entries there have moved to the end meanwhile, or are records of MCP tasks.
         before, count = start + 1, 2 * count
 
 
 async def _between(bus: Bus, subject: str, after: int, before: int | None) -> list[_Key]:
-    """The entries between two sequences, newest first."""
+    """Read the entries between two sequences, newest first."""
     found: dict[str, _Key] = {}
     async with (
-        OrderedConsumer(bus, subjects.STATE_STREAM, subject, after=after, headers_only=True) as feed,
-        aclosing(feed.backlog()) as backlog,
+        OrderedConsumer(bus, subjects.STATE_STREAM, subject, after=after, headers_only=True) as consumer,
+        aclosing(consumer.backlog()) as backlog,
     ):
         async for message in backlog:
             if before is not None and message.stream_seq >= before:
                 break
             if subjects.parse_mcp_task(message.subject) is not None:
                 continue
-            found.pop(message.subject, None)  # it has changed meanwhile, and belongs to the end now
+            found.pop(message.subject, None)  # it has changed meanwhile, and now belongs at the end
             state = message.headers.get(STATE)
             found[message.subject] = _Key(message.stream_seq, message.subject, state)
     return list(reversed(found.values()))
@@ -123,7 +123,7 @@ async def _between(bus: Bus, subject: str, after: int, before: int | None) -> li
 async def _show(
     bus: Bus, keys: Sequence[_Key], state: State | None, limit: int, shown: list[TaskStatus], unreadable: list[str]
 ) -> _Key:
-    """Add tasks in a state to `shown` until it holds `limit`; returns the entry that was looked at last."""
+    """Add tasks in a state to `shown` until it holds `limit`; return the entry that was examined last."""
     wanted = [key for key in keys if _may_be(key, state)]
     for first in range(0, len(wanted), _READ_STEP):
         batch = wanted[first : first + _READ_STEP]
@@ -138,12 +138,12 @@ async def _show(
 
 
 def _may_be(key: _Key, state: State | None) -> bool:
-    """Whether an entry may be in a state: queued with a wish to cancel, which only its value says, is cancelled."""
+    """Whether an entry may be in a state. A queued one may be cancelled: the request stands in its value only."""
     return state is None or key.state in (None, state) or (state == "cancelled" and key.state == "queued")
 
 
 async def _read(bus: Bus, keys: Sequence[_Key]) -> list[TaskStatus | str | None]:
-    """What entries hold now, side by side: a task, why it cannot be read, or nothing if it was removed."""
+    """Read entries side by side: a task, or why it cannot be read, or None if it was removed."""
 
     async def one(key: _Key) -> TaskStatus | str | None:
         message = await bus.last_message(subjects.STATE_STREAM, key.subject)

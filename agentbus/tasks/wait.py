@@ -1,4 +1,4 @@
-"""Waiting for tasks: the ledger is followed, over broken connections and restarts, until enough of them are settled."""
+"""Waiting for tasks: follows the ledger until enough of them are settled, over broken connections and restarts."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -19,15 +19,15 @@ OnChange: TypeAlias = Callable[[TaskStatus], None]
 _T = TypeVar("_T")
 
 _LAST_LOOK_S: Final = 3.0
-"""How long the last look at the tasks may take when the time is over."""
+"""How long the last read of the tasks may take when the time is over: callers wait for it beyond their time-out."""
 _STARTING_S: Final = 30.0
-"""How long after a reconnect a stream that is missing counts as one that is still being loaded."""
+"""How long after a reconnect a missing stream is taken for one that the server is still loading."""
 _PAUSE_S: Final = 0.2
 _EXPIRY_LOOK_S: Final = 600.0
-"""How often a wait looks for tasks whose time is over: of that no change of the ledger tells."""
+"""How often a wait looks for expired tasks: expiry changes no ledger entry, so the consumer does not show it."""
 _LAG_LOOK_S: Final = 5.0
-"""The same in a cluster: the first look may have gone to a replica that did not know of a change yet, of which the
-feed, which was opened after it, does not tell."""
+"""How often a wait in a cluster reads all tasks again. A lagging replica may have answered the first read without a
+change that happened before the consumer was made."""
 
 
 async def wait_for(
@@ -35,9 +35,9 @@ async def wait_for(
 ) -> Waited:
     """Wait until all, or any, of the tasks in `found` are settled, or the time is over.
 
-    Returns at once when nothing is left to wait for. A connection that breaks, or a server that is stopped, does not
-    end the wait; if the bus is still away when the time is over, the answer has the states that were seen last.
-    Giving up does nothing to the tasks.
+    Returns at once when nothing is left to wait for. A lost connection or a stopped server does not end the wait. If
+    the bus is still away when the time is over, the answer has the states that were seen last. A time-out does nothing
+    to the tasks.
 
     Raises:
         BusError: the connection has ended for good, or the ledger may not be read.
@@ -72,7 +72,7 @@ async def wait_for_ids(
     timeout_s: float | None = None,
     on_change: OnChange | None = None,
 ) -> Waited:
-    """Look up tasks by (task id, agent), then wait as `wait_for` does. The trace of a caller is linked to the results.
+    """Look up tasks by (task id, agent), then wait as `wait_for` does; link the trace of the caller to the results.
 
     Raises:
         TaskNotFoundError: the bus knows no task of one of the ids.
@@ -109,14 +109,14 @@ async def repeat_while_away(bus: Bus, read: Callable[[], Awaitable[_T]], timeout
 
 
 async def _follow(bus: Bus, found: Found, until: Until, on_change: OnChange | None) -> None:
-    """Follow the ledger, and keep `found` up with it, until enough of the tasks are settled."""
+    """Follow the ledger and update `found` until enough of the tasks are settled."""
     agents = {agent for agent, _ in found}
     watched = subjects.states(agents.pop()) if len(agents) == 1 else subjects.STATE_SUBJECTS
-    async with OrderedConsumer(bus, subjects.STATE_STREAM, watched, after="new", headers_only=True) as feed:
-        # Read again now that changes are being watched: nothing falls between the two.
+    async with OrderedConsumer(bus, subjects.STATE_STREAM, watched, after="new", headers_only=True) as consumer:
+        # Read again now that the consumer exists, so that no change falls between the two.
         found.update(await find_all(bus, _unsettled(found)))
         while not _enough(found, until):
-            change = await feed.next()
+            change = await consumer.next()
             key = subjects.parse_state(change.subject)
             if key is None or key not in found:
                 continue
@@ -126,7 +126,7 @@ async def _follow(bus: Bus, found: Found, until: Until, on_change: OnChange | No
 
 
 async def _look_again(bus: Bus, found: Found) -> bool:
-    """Bring `found` up to date; False if the bus does not answer, and `found` stays as it was."""
+    """Update `found`; return False, with `found` as it was, if the bus does not answer."""
     try:
         async with asyncio.timeout(_LAST_LOOK_S):
             found.update(await find_all(bus, _unsettled(found)))

@@ -39,7 +39,7 @@ from agentbus.protocol.stored_message import StoredMessage
 from agentbus.provision.bundle import read_bundle
 from agentbus.tasks import output_store, presence
 from agentbus.tasks.approvals import question
-from agentbus.tasks.publish import read_delivery
+from agentbus.tasks.incoming import read_delivery
 from agentbus_mcp import uris
 from agentbus_mcp.resources.listing import decode_cursor
 from agentbus_mcp.task_extension import records

@@ -10,7 +10,7 @@ from agentbus.protocol.ledger_entry import Claim as ClaimRecord
 from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, claimed, queued
 from agentbus.protocol.messages import Task
 from agentbus.protocol.timestamps import now
-from agentbus.tasks.publish import read_delivery
+from agentbus.tasks.incoming import read_delivery
 from agentbus.tasks.settle import Lost, Won, compare_and_set, publish_again, settle
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.settling.context import Context

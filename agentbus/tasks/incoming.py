@@ -1,0 +1,45 @@
+"""Reading a task that was delivered: what a worker accepts, and why it refuses the rest."""
+
+from dataclasses import dataclass
+
+from agentbus.bus.pull_consumer import Delivery
+from agentbus.errors import MessageError
+from agentbus.protocol import subjects
+from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID, is_relayed, number
+from agentbus.protocol.messages import MAX_TASK_BYTES, Task, decode_task
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A valid task as it was delivered.
+
+    Attributes:
+        revision: the ledger's at the publication; None if the publisher did not give it.
+    """
+
+    task: Task
+    revision: int | None
+
+
+def read_delivery(delivery: Delivery, agent: str, *, max_bytes: int = MAX_TASK_BYTES) -> Incoming:
+    """Validate a message that was delivered to a worker of `agent`.
+
+    Raises:
+        MessageError: it is no valid task for this agent, or larger than `max_bytes`; the reason for the dead letter.
+    """
+    if len(delivery.data) > max_bytes:
+        raise MessageError(f"too large: {len(delivery.data)} bytes, and max_task_bytes is {max_bytes}")
+    if is_relayed(delivery.headers):
+        raise MessageError("a copy that the server was made to relay, not a message that a publisher sent")
+    task = decode_task(delivery.data)
+    if task.agent != agent:
+        raise MessageError(f"addressed to the agent {task.agent}, but published for {agent}")
+    header = delivery.headers.get(LEDGER_REVISION)
+    if header is None:
+        return Incoming(task, None)
+    revision = number(header)
+    if revision is None:
+        raise MessageError(f"the header {LEDGER_REVISION} is not a number")
+    if delivery.headers.get(MSG_ID) != subjects.task_msg_id(agent, task.id):
+        raise MessageError(f"the header {MSG_ID} does not belong to this task")
+    return Incoming(task, revision)
