@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from agentbus import Coordinator
 from agentbus.admin.dead_letters import requeue
 from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.bus.setup import set_up
+from agentbus.errors import TaskNotFoundError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import MSG_ID
@@ -263,7 +264,15 @@ async def test_a_dead_letter_that_is_queued_again_stays_in_its_trace(
     async with worker(worker_toml(tmp_path, server.url, worker={"max_task_bytes": 4096})):
         await acknowledged(coordinator)
     await requeue(coordinator.bus, 1)
+
+    async def claimed() -> bool:
+        with suppress(TaskNotFoundError):  # a requeued dead letter has no ledger entry before a worker claims it
+            await coordinator.task(task.id).status()
+            return True
+        return False
+
     async with worker(worker_toml(tmp_path, server.url)):
+        await eventually(claimed, "a worker claims the requeued task")
         status = await settled(coordinator, task.id)
     assert text(status).startswith(PARENT + "\n")
 
