@@ -14,7 +14,7 @@ import pytest
 from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
 from agentbus.protocol.json_codec import decode, encode
-from agentbus.provision.nats_server import NatsServer, run_server, start_server
+from agentbus.provision.nats_server import NatsServer, run_server
 from support.harness import Process, eventually, worker, worker_toml
 from support.jobs import (
     acknowledged,
@@ -28,41 +28,15 @@ from support.jobs import (
     short_lease,
     text,
 )
+from support.outage import Outage, outage_of
 from support.slow_ledger import slow_ledger
-
-
-class Outage:
-    """A server that can be taken away and brought back, and a coordinator that gets over it."""
-
-    def __init__(self, server: NatsServer, store: Path, bus: Coordinator) -> None:
-        self.server = server
-        self.bus = bus
-        self._store = store
-
-    @property
-    def url(self) -> str:
-        return self.server.url
-
-    def begin(self) -> None:
-        self.server.kill()
-
-    async def end(self) -> None:
-        self.server = await start_server(store=self._store, port=int(self.server.url.rpartition(":")[2]))
-        await self.bus.bus.wait_connected()
 
 
 @pytest.fixture
 async def outage(tmp_path: Path) -> AsyncGenerator[Outage]:
-    server = await start_server(store=tmp_path / "nats")
-    try:
-        async with connect(server.url) as bus:
-            await set_up(bus.bus)
-            await short_lease(bus)
-            held = Outage(server, tmp_path / "nats", bus)
-            yield held
-            server = held.server
-    finally:
-        await server.stop()
+    async with outage_of(tmp_path / "nats") as held:
+        await short_lease(held.bus)
+        yield held
 
 
 def entries(folder: Path, pattern: str = "*.json") -> list[Path]:
