@@ -26,8 +26,9 @@ from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Claim, Entry, Record, claimed, read_entry, renewed
 from agentbus.protocol.messages import Result, ResultStatus, Task, decode_result, decode_task, new_result, new_task
 from agentbus.protocol.stored_message import StoredMessage
-from agentbus.provision import bundle, new_bus
-from agentbus.provision.bus_folder import BusFolder
+from agentbus.provision import bundle
+from agentbus.provision.bus_folder import new_bus
+from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import Presence, announce, present
 from agentbus.tasks.settle import Won, settle
