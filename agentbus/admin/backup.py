@@ -1,9 +1,9 @@
-"""A copy of what is on the bus, in a folder, and the way back: JetStream's own snapshots, taken while the bus runs.
+"""Backs up the streams of a bus into a folder while the bus runs, and restores them, by snapshots of JetStream.
 
-A snapshot holds messages with their sequences and the consumers with their progress, so what is restored goes on where
-it was. The streams are copied one after the other, in an order in which nothing that was confirmed before is lost:
-first the tasks, last the ledger and the files that it names. Whatever happened in between, the ledger knows more than
-the others, and a task that is delivered again is settled from it.
+A snapshot holds the messages with their sequences and the consumers with their progress. Therefore a restored bus goes
+on where it was. The streams are copied one after the other: first the tasks, last the ledger and the files that it
+names. So the copy of the ledger is never older than that of the tasks, and a task that is delivered again is settled
+from it.
 """
 
 import asyncio
@@ -22,35 +22,38 @@ from agentbus.config.private_files import open_private, private_folder, write_pr
 from agentbus.errors import BusError, BusUnavailableError, ConfigError, SetupMissingError
 from agentbus.protocol import subjects
 
-ORDER: Final = (
+STREAM_ORDER: Final = (
     subjects.TASKS_STREAM,
     subjects.RESULTS_STREAM,
     subjects.DEAD_STREAM,
     subjects.STATE_STREAM,
 )
-"""The streams of every bus; the files buckets of the agents follow. Who is alive is not kept."""
-_FILES: Final = f"OBJ_{subjects.files_bucket('')}"
-_CHUNK_BYTES: Final = 128 * 1024
-_SILENCE_S: Final = 30.0
+"""The streams of every bus in the order of the backup; the file buckets of the agents follow.
+
+The presence of agents is left out: workers publish it anew."""
+_FILES_PREFIX: Final = f"OBJ_{subjects.files_bucket('')}"
+_CHUNK_BYTES: Final = 128 * 1024  # the default of nats-server
+# The server sends chunks one after the other; a pause of this length means that it, or the connection, hangs.
+_CHUNK_TIMEOUT_S: Final = 30.0
 _DATA: Final = "snapshot"
 _DESCRIPTION: Final = "stream.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
-    """One stream that was copied or restored."""
+class StreamCopy:
+    """A stream that was backed up or restored, with its number of messages and the bytes of its snapshot."""
 
     stream: str
     messages: int
     bytes: int
 
 
-async def back_up(bus: Bus, folder: Path) -> AsyncGenerator[Copied]:
-    """Copy every stream of the bus into `folder`, which must be new or empty. The bus goes on meanwhile.
+async def back_up(bus: Bus, folder: Path) -> AsyncGenerator[StreamCopy]:
+    """Copy every stream of the bus into `folder`, which must be new or empty; the bus may be in use.
 
     Raises:
-        ConfigError: something is in the folder, or it cannot be written.
-        BusError: the bus broke off; the folder then holds a part, without the file that says that it is whole.
+        ConfigError: the folder is not empty, or cannot be written.
+        BusError: the bus broke off. The folder then holds a part of the backup, and no `backup.json`.
     """
     private_folder(folder)
     if any(folder.iterdir()):
@@ -61,19 +64,19 @@ async def back_up(bus: Bus, folder: Path) -> AsyncGenerator[Copied]:
     write_private(folder / "backup.json", json.dumps({"version": 1, "streams": names}) + "\n")
 
 
-async def restore(bus: Bus, folder: Path, *, replicas: int | None = None) -> AsyncGenerator[Copied]:
-    """Make the streams of a backup on a bus that has none of them.
+async def restore(bus: Bus, folder: Path, *, replicas: int | None = None) -> AsyncGenerator[StreamCopy]:
+    """Restore the streams of a backup on a bus that has none of them.
 
     Args:
-        replicas: copies in a cluster; None means as many as there were.
+        replicas: replicas of each stream; None takes the number in the backup.
 
     Raises:
         ConfigError: there is no whole backup in the folder, or a stream of it exists on this bus.
         BusError: the server refused.
     """
     try:
-        names: list[str] = json.loads((folder / "backup.json").read_text("utf-8"))["streams"]
-        wanted = {name: json.loads((folder / name / _DESCRIPTION).read_text("utf-8")) for name in names}
+        names: list[str] = json.loads((folder / "backup.json").read_text(encoding="utf-8"))["streams"]
+        wanted = {name: json.loads((folder / name / _DESCRIPTION).read_text(encoding="utf-8")) for name in names}
     except (OSError, ValueError, KeyError):
         raise ConfigError(f"there is no whole backup in {folder}") from None
     for name in names:
@@ -81,7 +84,7 @@ async def restore(bus: Bus, folder: Path, *, replicas: int | None = None) -> Asy
             raise ConfigError(
                 f"{name} exists on this bus; a backup is restored on a bus without streams: an empty store"
             )
-    # The ledger first: no worker may meet a task whose state is not there yet.
+    # The tasks last: a worker must not receive a task whose ledger entry is not there yet.
     for name in sorted(names, key=lambda name: name == subjects.TASKS_STREAM):
         config = {**wanted[name]["config"], **({"num_replicas": replicas} if replicas is not None else {})}
         yield await _restore(bus, name, folder / name / _DATA, config, wanted[name]["state"])
@@ -89,11 +92,11 @@ async def restore(bus: Bus, folder: Path, *, replicas: int | None = None) -> Asy
 
 async def _streams(bus: Bus) -> AsyncGenerator[str]:
     found = await bus.stream_names()
-    for name in ORDER:
+    for name in STREAM_ORDER:
         if name in found:
             yield name
     for name in sorted(found):
-        if name.startswith(_FILES):
+        if name.startswith(_FILES_PREFIX):
             yield name
 
 
@@ -105,18 +108,18 @@ async def _exists(bus: Bus, name: str) -> bool:
     return True
 
 
-async def _snapshot(bus: Bus, name: str, folder: Path) -> Copied:
-    """Take down a snapshot, piece by piece; each is acknowledged, so the server never sends more than a few ahead."""
+async def _snapshot(bus: Bus, name: str, folder: Path) -> StreamCopy:
+    """Write a snapshot to disk, and acknowledge each chunk, so that the server sends only a few ahead."""
     private_folder(folder)
-    inbox, pieces = bus.new_inbox(), asyncio.Queue[Msg]()
-    end = await bus.subscribe(inbox, pieces.put_nowait)
+    inbox, chunks = bus.new_inbox(), asyncio.Queue[Msg]()
+    unsubscribe = await bus.subscribe(inbox, chunks.put_nowait)
     try:
         wanted = {"deliver_subject": inbox, "chunk_size": _CHUNK_BYTES, "no_consumers": False}
         verb = f"STREAM.SNAPSHOT.{name}"
         answer = read_snapshot(await bus.api(verb, wanted), verb)
         size = 0
-        with _on_disk(folder), open_private(folder / _DATA) as file:
-            while (message := await _next(pieces, name)).data:
+        with _naming_the_backup(folder), open_private(folder / _DATA) as file:
+            while (message := await _next(chunks, name)).data:
                 file.write(message.data)
                 size += len(message.data)
                 if message.reply:
@@ -125,40 +128,40 @@ async def _snapshot(bus: Bus, name: str, folder: Path) -> Copied:
         if headers.get("Status", "204") != "204":
             raise BusError(f"the snapshot of {name} broke off: {headers.get('Description', headers['Status'])}")
     finally:
-        await end()
+        await unsubscribe()
     description = {"config": answer.config, "state": answer.state}
     write_private(folder / _DESCRIPTION, json.dumps(description) + "\n")
-    return Copied(name, answer.messages, size)
+    return StreamCopy(name, answer.messages, size)
 
 
 @contextmanager
-def _on_disk(path: Path) -> Generator[None]:
-    """Name the place that cannot be read or written."""
+def _naming_the_backup(path: Path) -> Generator[None]:
+    """Turn an error of the file system into one that names the backup."""
     try:
         yield
     except OSError as error:
         raise ConfigError(f"the backup in {path} breaks off: {error.strerror or error}") from None
 
 
-async def _next(pieces: asyncio.Queue[Msg], name: str) -> Msg:
+async def _next(chunks: asyncio.Queue[Msg], name: str) -> Msg:
     try:
-        async with asyncio.timeout(_SILENCE_S):
-            return await pieces.get()
+        async with asyncio.timeout(_CHUNK_TIMEOUT_S):
+            return await chunks.get()
     except TimeoutError:
-        raise BusUnavailableError(f"nothing more of {name} has come for {_SILENCE_S:g} s") from None
+        raise BusUnavailableError(f"nothing more of {name} has come for {_CHUNK_TIMEOUT_S:g} s") from None
 
 
-async def _restore(bus: Bus, name: str, data: Path, config: dict[str, Any], state: dict[str, Any]) -> Copied:
+async def _restore(bus: Bus, name: str, data: Path, config: dict[str, Any], state: dict[str, Any]) -> StreamCopy:
     verb = f"STREAM.RESTORE.{name}"
     target, size = read_deliver_subject(await place(bus, verb, {"config": config, "state": state}), verb), 0
-    with _on_disk(data), data.open("rb") as file:
-        while piece := file.read(_CHUNK_BYTES):
-            said = await bus.request(target, piece, timeout_s=_SILENCE_S)
-            _check(name, said.data)
-            size += len(piece)
-    said = await bus.request(target, b"", timeout_s=_SILENCE_S)
-    _check(name, said.data)
-    return Copied(name, read_stream_info(read_object(said.data, verb), verb).state.messages, size)
+    with _naming_the_backup(data), data.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            answered = await bus.request(target, chunk, timeout_s=_CHUNK_TIMEOUT_S)
+            _check(name, answered.data)
+            size += len(chunk)
+    answered = await bus.request(target, b"", timeout_s=_CHUNK_TIMEOUT_S)
+    _check(name, answered.data)
+    return StreamCopy(name, read_stream_info(read_object(answered.data, verb), verb).state.messages, size)
 
 
 def _check(name: str, answer: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The whole bus at a glance: streams, agents, what runs, what has just ended."""
+"""Reads an overview of the bus: streams, agents, running tasks, and the tasks that were settled last."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ STREAMS: Final = (
     subjects.DEAD_STREAM,
     subjects.REGISTRY_STREAM,
 )
-_RUNNING: Final = 50
-_PAGES: Final = 5
-"""How many pages of the last changes are looked through for tasks that are settled."""
+_MAX_RUNNING: Final = 50  # as many as a large terminal shows
+# Queued and running tasks change as well: a few pages of the last changes hold enough settled ones in practice.
+_MAX_PAGES: Final = 5
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class StreamUsage:
-    """How full a stream is. `max_bytes` is None where it has no limit of its own."""
+    """How full a stream is. `max_bytes` is None if the stream has no limit."""
 
     name: str
     messages: int
@@ -37,20 +37,20 @@ class StreamUsage:
     max_bytes: int | None
 
     def to_json(self) -> dict[str, Json]:
-        """As a plain object."""
+        """Return the usage as a JSON object."""
         return {"name": self.name, "messages": self.messages, "bytes": self.bytes, "max_bytes": self.max_bytes}
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What there was to see at one time.
+class BusOverview:
+    """The state of the bus at one time.
 
     Attributes:
         agents: as of `Coordinator.overview`.
-        running: the tasks that a worker has, at most 50, the last that changed first.
-        recent: the tasks that have their result, the newest first.
+        running: the tasks that workers are running, at most 50, the last changed first.
+        recent: the settled tasks, the newest first.
         missing: streams that do not exist.
-        hidden: what this user may not see.
+        hidden: the streams, and "agents" or "tasks", that this user may not read.
     """
 
     at: datetime
@@ -63,7 +63,7 @@ class Snapshot:
     hidden: list[str]
 
     def to_json(self) -> dict[str, Json]:
-        """As a plain object; results are left out."""
+        """Return the overview as a JSON object, without results."""
         return {
             "at": self.at.isoformat(),
             "server_version": self.server_version,
@@ -76,27 +76,27 @@ class Snapshot:
         }
 
 
-class Observer:
-    """Takes snapshots. What the server has refused once is not asked for again: it logs every refusal."""
+class OverviewReader:
+    """Reads overviews, and does not ask again for what the server has refused: the server logs every refusal."""
 
     def __init__(self, coordinator: Coordinator, *, recent: int = 10) -> None:
         self._coordinator = coordinator
         self._recent = recent
         self._hidden: set[str] = set()
 
-    async def look(self) -> Snapshot:
-        """What there is to see now.
+    async def read(self) -> BusOverview:
+        """Return the overview of now.
 
         Raises:
-            BusUnavailableError: the bus is away.
+            BusUnavailableError: the bus cannot be reached.
         """
         bus = self._coordinator
         missing: list[str] = []
         streams = [await self._allowed(name, lambda name=name: self._usage(name, missing)) for name in STREAMS]
         agents = await self._allowed("agents", bus.overview)
-        running = await self._allowed("tasks", lambda: self._tasks("working", _RUNNING))
-        recent = await self._allowed("tasks", self._ended)
-        return Snapshot(
+        running = await self._allowed("tasks", lambda: self._tasks("working", _MAX_RUNNING))
+        recent = await self._allowed("tasks", self._settled)
+        return BusOverview(
             at=datetime.now(UTC),
             server_version=bus.bus.server_version,
             streams=[usage for usage in streams if usage is not None],
@@ -130,11 +130,11 @@ class Observer:
     async def _tasks(self, state: State, limit: int) -> list[TaskStatus]:
         return (await self._coordinator.list_tasks(state=state, limit=limit)).tasks
 
-    async def _ended(self) -> list[TaskStatus]:
-        """The newest that are settled: among the last changes there are running and queued ones, too."""
+    async def _settled(self) -> list[TaskStatus]:
+        """Return the newest settled tasks: the last changes are also those of queued and running tasks."""
         found: list[TaskStatus] = []
         cursor: int | None = None
-        for _ in range(_PAGES):
+        for _ in range(_MAX_PAGES):
             page = await self._coordinator.list_tasks(limit=2 * self._recent, cursor=cursor)
             found += [status for status in page.tasks if status.settled]
             cursor = page.cursor

@@ -1,4 +1,4 @@
-"""Agent commands that are known to work in one shot, as data: how to call each one safely."""
+"""The commands of known agents: how to run each one safely for one prompt, without a terminal."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -6,10 +6,14 @@ from typing import Final, Literal
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How one agent is called.
+    """How to run one agent.
 
-    The prompt goes in by standard input where the agent takes it: there it is in no process list, cannot be read as an
-    option, and has no bound but the task's. No preset approves anything by itself.
+    The agent gets the prompt on standard input if it can read it there. Then the prompt is in no process list, is never
+    taken for an option, and may be as large as a task. No preset approves an action by itself.
+
+    Attributes:
+        version: the version with which the command was tried.
+        rights: how an operator gives the agent more rights, for the comment in the configuration.
     """
 
     command: tuple[str, ...]
@@ -19,7 +23,7 @@ class Preset:
 
     @property
     def executable(self) -> str:
-        """What has to be on the PATH."""
+        """The program that must be on the PATH."""
         return self.command[0]
 
 

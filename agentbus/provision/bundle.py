@@ -1,4 +1,4 @@
-"""Bundles: all that one party needs to join a bus, in one file that the operator carries to its machine."""
+"""Writes and reads bundles: one file with all that a party needs to join a bus, for the operator to carry there."""
 
 import tomllib
 from pathlib import Path

