@@ -1,4 +1,4 @@
-"""Dead letters through the administrator's commands: seen, mended, given to a worker again, or dropped."""
+"""Dead letters through the administrator's commands: shown, requeued, or dropped."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ def lines(ran: Ran) -> list[dict[str, Any]]:
     return [json.loads(line) for line in ran.out.splitlines()]
 
 
-async def buried(bus: Coordinator, count: int = 1) -> None:
+async def dead_letters_stored(bus: Coordinator, count: int = 1) -> None:
     async def there() -> bool:
         return (await counts(bus))[subjects.DEAD_STREAM] == count
 
@@ -38,7 +38,7 @@ async def test_the_list_has_the_newest_with_reason_time_worker_and_measure(
         await coordinator.bus.store("agent.code.tasks", b"not json %d" % number, msg_id=str(number))
     await coordinator.bus.store(subjects.dead("doc"), b"another's", headers={"Bus-Reason": "why not"})
     async with worker(worker_toml(tmp_path, server.url)) as child:
-        await buried(coordinator, 5)
+        await dead_letters_stored(coordinator, 5)
         await acknowledged(coordinator)
         assert child.log.read_text(encoding="utf-8").count("was kept as a dead letter: not JSON") == 4
     listed = lines(await dead(server.url, "list", "--agent", "code", "--limit", "3"))
@@ -63,14 +63,14 @@ async def test_nothing_there_is_an_empty_list_and_a_wrong_number_one_line(server
         assert (ran.code, ran.out, ran.err) == (1, "", "error: there is no dead letter 7\n")
 
 
-async def test_a_foreign_task_that_was_too_large_for_the_worker_runs_once_when_that_is_mended(
+async def test_a_foreign_task_that_was_too_large_for_the_worker_runs_once_after_the_limit_is_raised(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     ran = tmp_path / "ran"
     task = new_task(to="code", content=f"touch:{ran} say:done " + "x" * 5000, task_type="test")
     await coordinator.bus.store("agent.code.tasks", encode(task.to_json()))
     async with worker(worker_toml(tmp_path, server.url, worker={"max_task_bytes": 4096})):
-        await buried(coordinator)
+        await dead_letters_stored(coordinator)
         await acknowledged(coordinator)
     [letter] = lines(await dead(server.url, "list"))
     assert letter["reason"].startswith("too large")
@@ -138,7 +138,7 @@ async def test_what_does_not_fit_is_cut_and_its_measure_and_digest_are_those_of_
         await set_up(bus.bus)
         await bus.bus.store("agent.code.tasks", data)
         async with worker(worker_toml(tmp_path, server.url)):
-            await buried(bus)
+            await dead_letters_stored(bus)
             await acknowledged(bus)
         [letter] = lines(await dead(server.url, "show", "1"))
         assert letter["bytes"] == len(data)

@@ -1,10 +1,11 @@
-"""`agentbus doctor`: what is right is said to be so, every kind of fault is found, and nothing is left on the bus."""
+"""`agentbus doctor` confirms what is right, finds every kind of fault, and leaves nothing on the bus."""
 
 import asyncio
 import json
 import sys
 import time
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ async def test_every_role_is_well_and_nothing_is_left_on_the_bus(tmp_path: Path,
     assert "k3v9" not in said, "a password"
 
 
-async def test_a_local_bus_without_users_is_well_and_said_to_be_open(
+async def test_a_local_bus_without_users_is_well_and_reported_as_open(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     findings = await examine("--nats-url", server.url)
@@ -144,7 +145,7 @@ async def test_a_server_that_cannot_be_reached_is_named_with_the_step_that_faile
     assert of(findings, check)["fix"]
 
 
-async def test_a_port_on_which_something_else_listens_is_told_from_a_nats_server():
+async def test_a_port_on_which_something_else_listens_is_not_taken_for_a_nats_server():
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
         await writer.drain()
@@ -177,7 +178,7 @@ async def test_a_certificate_that_ends_soon_is_a_warning(tmp_path: Path, shipped
     assert "renew it" in of(findings, "tls")["fix"]
 
 
-async def test_refused_credentials_are_told_and_not_shown(tmp_path: Path, shipped: Sample):
+async def test_refused_credentials_are_reported_and_not_shown(tmp_path: Path, shipped: Sample):
     url = shipped.url("main").replace("own-main-k3v9", "wrong-k3v9")
     findings = await examine("--config", str(coordinator_toml(tmp_path, shipped, url=url)), code=1)
     assert wrong(findings) == [("sign-in", "failed")]
@@ -185,7 +186,7 @@ async def test_refused_credentials_are_told_and_not_shown(tmp_path: Path, shippe
     assert "k3v9" not in json.dumps(findings)
 
 
-async def test_what_a_user_may_not_and_what_it_may_too_much_are_both_found(tmp_path: Path):
+async def test_missing_and_excessive_permissions_are_both_found(tmp_path: Path):
     config = tmp_path / "nats.conf"
     users = [
         {"user": "admin", "password": "a"},
@@ -244,7 +245,7 @@ async def test_what_a_worker_needs_of_its_machine_is_checked(
 
 
 @pytest.mark.posix("file modes are POSIX")
-async def test_a_secret_that_others_can_read_is_a_warning_with_the_command_that_mends_it(
+async def test_a_secret_that_others_can_read_is_a_warning_with_the_command_that_repairs_it(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     secret = tmp_path / "password"
@@ -258,7 +259,7 @@ async def test_a_secret_that_others_can_read_is_a_warning_with_the_command_that_
 
 
 @pytest.mark.parametrize(("offset", "said"), [(3600, "ahead of"), (-3600, "behind")])
-async def test_a_clock_that_is_wrong_is_told(
+async def test_a_wrong_clock_is_reported(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, offset: int, said: str
 ):
     clock = tmp_path / "clock"
@@ -266,6 +267,117 @@ async def test_a_clock_that_is_wrong_is_told(
     finding = of(await examine_at(clock, "--nats-url", server.url), "clock")
     assert finding["verdict"] == "warning"
     assert f"this machine is 3600.0 s {said} the server" in finding["text"] or "3599.9" in finding["text"]
+
+
+async def test_an_agent_command_that_does_not_start_or_answer_is_found(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    program = tmp_path / "agent"
+    program.write_text("#!/no/such/interpreter\n", encoding="utf-8")
+    program.chmod(0o755)
+    config = worker_toml(tmp_path, server.url, chat_cmd=[str(program), "{input}"])
+    found = of(await examine("--role", "worker", "--config", str(config), code=1), "chat_cmd")
+    assert (found["verdict"], found["fix"]) == ("failed", "install it again")
+    assert found["text"].startswith(f"{program} cannot be started: ")
+    program.write_text("#!/bin/sh\nexec sleep 1000\n", encoding="utf-8")
+    found = of(await examine("--role", "worker", "--config", str(config), code=1), "chat_cmd")
+    assert (found["verdict"], found["text"]) == ("warning", f"{program} does not answer to --version")
+
+
+async def test_a_durable_of_another_agent_is_found(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
+    await set_up(coordinator.bus, ["code", "doc"])
+    config = worker_toml(tmp_path, server.url, nats={"durable": "agent-doc"})
+    found = of(await examine("--role", "worker", "--config", str(config), code=1), "consumer")
+    assert (found["verdict"], found["text"]) == ("failed", "the consumer agent-doc takes agent.doc.tasks")
+    assert "durable" in found["fix"]
+
+
+async def test_what_a_user_may_not_look_at_is_a_failure_that_says_what_to_grant(tmp_path: Path):
+    config = tmp_path / "nats.conf"
+    denied = {"deny": ["$JS.API.CONSUMER.INFO.>", "$JS.API.STREAM.INFO.>"]}
+    users = [
+        {"user": "admin", "password": "a"},
+        {"user": "blind", "password": "b", "permissions": {"publish": denied}},
+    ]
+    config.write_text(
+        f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {json.dumps(str(tmp_path / 'nats'))} }}\n"
+        f"authorization {{ users: {json.dumps(users)} }}\n",
+        encoding="utf-8",
+    )
+    async with run_server(store=tmp_path / "nats", config=config) as running:
+        where = running.url.removeprefix("nats://")
+        async with connect(f"nats://admin:a@{where}") as admin:
+            await set_up(admin.bus, ["code"])
+        worker_config = worker_toml(tmp_path, f"nats://blind:b@{where}")
+        as_worker = await examine("--role", "worker", "--config", str(worker_config), code=1)
+        as_main = await examine("--nats-url", f"nats://blind:b@{where}", code=1)
+    for findings, check in ((as_worker, "consumer"), (as_main, "streams")):
+        found = of(findings, check)
+        assert found["verdict"] == "failed"
+        assert found["fix"].startswith("grant it")
+        assert "clock" not in {finding["check"] for finding in findings}
+
+
+async def test_a_stream_that_is_nearly_full_is_a_warning(server: NatsServer, coordinator: Coordinator):
+    bus = coordinator.bus
+    config = (await bus.api("STREAM.INFO.AGENT_RESULTS"))["config"]
+    await bus.api("STREAM.UPDATE.AGENT_RESULTS", {**config, "max_bytes": 1 << 20})
+    await bus.store("agent.main.results", b"x" * 950_000, msg_id="large")
+    found = of(await examine("--nats-url", server.url), "room")
+    assert found["verdict"] == "warning"
+    assert found["text"].startswith("AGENT_RESULTS holds 9")
+    assert found["text"].endswith("% of its 1 MiB")
+
+
+async def test_a_server_that_is_reached_in_the_clear_is_a_warning(server: NatsServer, coordinator: Coordinator):
+    """The address 0.0.0.0 leads to this machine, and does not look like it."""
+    port = server.url.rpartition(":")[2]
+    findings = await examine("--nats-url", f"nats://0.0.0.0:{port}")
+    assert of(findings, "tls")["verdict"] == "warning"
+    assert "in the clear" in of(findings, "tls")["text"]
+
+
+async def test_a_probe_on_a_bus_that_was_not_set_up_fails_with_the_command_that_does_it(server: NatsServer):
+    findings = await examine("--nats-url", server.url, "--probe", "code", code=1)
+    assert of(findings, "round trip")["verdict"] == "failed"
+    assert "agentbus setup" in of(findings, "round trip")["text"]
+
+
+INFO = b'INFO {"server_id":"x","version":"2.12.0","max_payload":1000000,"headers":true,"tls_available":true}\r\n'
+
+
+@asynccontextmanager
+async def greeting_server(greeting: bytes, *, then_close: bool = False) -> AsyncGenerator[str]:
+    """Listen, greet each client, and either read in silence or close once the client sends something."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(greeting)
+        while await reader.read(65_536) and not then_close:
+            pass
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as listening:
+        yield f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+
+
+async def test_a_greeting_that_is_not_json_is_not_taken_for_a_nats_server():
+    async with greeting_server(b"INFO {oops\r\n") as address:
+        findings = await examine("--nats-url", f"nats://{address}", code=1)
+    assert "no NATS server" in of(findings, "greeting")["text"]
+
+
+async def test_a_server_that_greets_and_then_says_nothing_fails_at_the_sign_in():
+    async with greeting_server(INFO) as address:
+        findings = await examine("--nats-url", f"nats://{address}", code=1)
+    assert wrong(findings) == [("sign-in", "failed")]
+    assert "did not answer within" in of(findings, "sign-in")["text"]
+
+
+async def test_a_server_that_closes_in_the_tls_handshake_fails_at_tls():
+    async with greeting_server(INFO, then_close=True) as address:
+        findings = await examine("--nats-url", f"tls://{address}", code=1)
+    assert of(findings, "tls")["verdict"] == "failed"
+    assert "TLS with" in of(findings, "tls")["text"]
 
 
 async def test_people_get_a_line_for_each_finding_with_the_fix_under_it():

@@ -1,4 +1,4 @@
-"""`agentbus status` and `agentbus top`: the bus at a glance, and what is said where something cannot be seen."""
+"""`agentbus status` and `agentbus top`: an overview of the bus, which names what it cannot show."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentbus import Coordinator, connect
-from agentbus.admin.overview import Observer
+from agentbus.admin.overview import OverviewReader
 from agentbus.bus.setup import set_up
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from support.harness import BOUND_S, eventually, run_cli, worker, worker_toml
@@ -27,7 +27,7 @@ async def shown(server: NatsServer, *more: str) -> dict[str, Any]:
     return json.loads(done.out)
 
 
-async def test_a_look_shows_agents_running_and_settled_tasks_and_how_full_the_streams_are(
+async def test_the_overview_shows_agents_running_and_settled_tasks_and_how_full_the_streams_are(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     async with worker(worker_toml(tmp_path, server.url)):
@@ -62,8 +62,8 @@ async def test_settled_tasks_are_found_behind_many_that_are_queued(server: NatsS
     await coordinator.task(cancelled).cancel()
     for _ in range(50):
         await publish(coordinator, "x")
-    looked = await Observer(coordinator, recent=10).look()
-    assert [status.task_id for status in looked.recent] == [cancelled]
+    overview = await OverviewReader(coordinator, recent=10).read()
+    assert [status.task_id for status in overview.recent] == [cancelled]
 
 
 async def test_a_bus_that_was_not_set_up_is_shown_as_such(server: NatsServer):
@@ -88,17 +88,17 @@ async def test_what_a_user_may_not_see_is_named_and_asked_for_once_only(tmp_path
         async with connect(f"nats://admin:a@{where}") as admin:
             await set_up(admin.bus)
         async with connect(f"nats://main:b@{where}") as coordinator:
-            observer = Observer(coordinator)
-            first = await observer.look()
+            reader = OverviewReader(coordinator)
+            first = await reader.read()
             refusals = log.read_text(encoding="utf-8").count("Permissions Violation")
-            second = await observer.look()
+            second = await reader.read()
             assert log.read_text(encoding="utf-8").count("Permissions Violation") == refusals
     assert [usage.name for usage in first.streams] == ["AGENT_TASKS"]
     assert first.hidden == second.hidden
     assert {"agents", "tasks", "KV_AGENT_STATE"} <= set(first.hidden)
 
 
-async def test_top_in_a_pipe_is_a_line_a_look_and_outlasts_a_restart(tmp_path: Path):
+async def test_top_in_a_pipe_is_a_line_for_each_overview_and_outlasts_a_restart(tmp_path: Path):
     server = await start_server(store=tmp_path / "nats")
     port = int(server.url.rpartition(":")[2])
     try:

@@ -91,7 +91,7 @@ def check_whole(folder: Path) -> None:
 
 
 async def check_consistent(folder: Path) -> BusFolder:
-    """Everybody who is on the bus can sign in, nobody else can, and the server takes its configuration."""
+    """The parties of the bus can sign in, no others can, and the server accepts its configuration."""
     bus = BusFolder(folder)
     text = (folder / "accounts.conf").read_text(encoding="utf-8")
     parties = {*bus.agents, "main", "admin"}

@@ -1,4 +1,4 @@
-"""A bus in a folder, as a person makes it: init, bundles, joining, and changing who may use it."""
+"""A bus in a folder, as an operator makes it: init, bundles, joining, and changing who may use it."""
 
 import os
 import re
@@ -44,8 +44,8 @@ def secrets_in(bus: BusFolder) -> set[str]:
 # -- the whole set-up -------------------------------------------------------------------------------------------
 
 
-class Person:
-    """Somebody who types commands, and everything that they printed."""
+class Operator:
+    """Types commands, and keeps everything that they printed."""
 
     def __init__(self) -> None:
         self.printed = ""
@@ -58,9 +58,9 @@ class Person:
 
 
 class SetUp:
-    """What a person has set up by typing: a bus, a worker of `code` and the coordinator, each in a folder."""
+    """What an operator has set up by typing: a bus, a worker of `code` and the coordinator, each in a folder."""
 
-    def __init__(self, path: Path, server: NatsServer, person: Person) -> None:
+    def __init__(self, path: Path, server: NatsServer, person: Operator) -> None:
         self.path, self.server, self.person = path, server, person
         self.bus, self.here, self.there = path / "bus", path / "here", path / "there"
 
@@ -93,7 +93,7 @@ class SetUp:
 
 @pytest.fixture
 async def typed(tmp_path: Path) -> AsyncGenerator[SetUp]:
-    person, bus = Person(), tmp_path / "bus"
+    person, bus = Operator(), tmp_path / "bus"
     await person.types("init", bus, "--port", str(free_port()), "--monitoring-port", "0", "--agent", "code")
     async with run_server(store=tmp_path / "nats", config=bus / "nats-server.conf") as server:
         made = SetUp(tmp_path, server, person)
@@ -288,7 +288,7 @@ def test_the_url_names_the_first_host_and_the_server_listens_for_others_only_the
         ("main", (), "no agent can be called main"),
         ("admin", (), "no agent can be called admin"),
         ("Code", (), "differ only in case"),
-        ("lead", ("nobody",), "there is no agent nobody that lead could give tasks to"),
+        ("lead", ("absent",), "there is no agent absent that lead could give tasks to"),
         ("lead", ("lead",), "there is no agent lead that lead could give tasks to"),
     ],
 )
@@ -312,7 +312,7 @@ def test_changes_are_kept_in_the_folder(folder: BusFolder) -> None:
     assert "agent-doc" not in (folder.path / "accounts.conf").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["nobody", "doc.x"])
+@pytest.mark.parametrize("name", ["absent", "doc.x"])
 def test_somebody_who_is_not_there_is_named(folder: BusFolder, name: str) -> None:
     for change in (folder.remove, folder.rotate, folder.bundle):
         with pytest.raises(ConfigError, match=f"there is no agent {name} on this bus"):
@@ -485,7 +485,7 @@ def test_a_change_of_the_parties_reaches_the_folder_of_every_server(tmp_path: Pa
 
 
 async def test_the_commands_of_a_cluster_say_what_to_carry_where(tmp_path: Path) -> None:
-    person, folder = Person(), tmp_path / "bus"
+    person, folder = Operator(), tmp_path / "bus"
     members = [word for one in MEMBERS for word in ("--member", one.host)]
     made = await person.types("init", folder, *members, "--host", "bus.example.com", "--agent", "code")
     for number, one in enumerate(MEMBERS, 1):

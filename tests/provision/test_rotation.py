@@ -1,4 +1,4 @@
-"""Credentials that are replaced while they are in use: whoever has the new ones goes on, the others say why not."""
+"""Credentials that are replaced while they are in use: a party with the new ones goes on, the others say why not."""
 
 import json
 import time
@@ -55,7 +55,7 @@ class Rotation:
 
 
 async def works(bus: Bus, process: Process) -> None:
-    """Have the worker do a task that somebody gives who is not concerned."""
+    """Have the worker do a task of the administrator, whose credential stays as it is."""
     done = await run_cli("doctor", "--config", str(bus.coordinator_toml("admin")), "--probe", "code", "--json")
     [found] = [finding for finding in map(json.loads, done.out.splitlines()) if finding["check"] == "round trip"]
     assert found["verdict"] == "ok", (found, process.log.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What parties of a bus may not do: what it is called, and the subject that it takes."""
+"""Lists what parties of a bus may not do: a description, and the subject that it needs."""
 
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import BusUnavailableError, PermissionDeniedError
@@ -7,15 +7,15 @@ _ACK = "1.1.1.1700000000000000000.0"
 
 
 def for_agent(me: str, other: str) -> dict[str, str]:
-    """What the workers of `me` may not do: what it is called, and the subject it takes."""
+    """Return what the workers of `me` may not do: a description, and the subject that it needs."""
     ack, own_ack = f"$JS.ACK.AGENT_TASKS.agent-{other}", f"$JS.ACK.AGENT_TASKS.agent-{me}"
     return {
         "pull another agent's tasks": f"$JS.API.CONSUMER.MSG.NEXT.AGENT_TASKS.agent-{other}",
         "look at another agent's consumer": f"$JS.API.CONSUMER.INFO.AGENT_TASKS.agent-{other}",
         "ack another agent's task": f"{ack}.{_ACK}",
         "ack another agent's task, in the newer form": f"$JS.ACK._.hash.AGENT_TASKS.agent-{other}.{_ACK}",
-        "ack it in the newer form, posing as one's own": f"{own_ack}.AGENT_TASKS.agent-{other}.{_ACK}",
-        "ack it in the older form, posing as one's own": f"{ack}.AGENT_TASKS.agent-{me}.1.1.1",
+        "ack it in the newer form, posing as its own": f"{own_ack}.AGENT_TASKS.agent-{other}.{_ACK}",
+        "ack it in the older form, posing as its own": f"{ack}.AGENT_TASKS.agent-{me}.1.1.1",
         "give a task to another agent": f"agent.{other}.tasks",
         "give a task to itself": f"agent.{me}.tasks",
         "write another agent's ledger": f"$KV.AGENT_STATE.{other}.task-1",
@@ -100,15 +100,15 @@ def _administration() -> dict[str, str]:
         "delete a task": "$JS.API.STREAM.MSG.DELETE.AGENT_TASKS",
         "delete a result": "$JS.API.STREAM.MSG.DELETE.AGENT_RESULTS",
         "list streams": "$JS.API.STREAM.NAMES",
-        "list those who read results": "$JS.API.CONSUMER.LIST.AGENT_RESULTS",
-        "list the names of those who read results": "$JS.API.CONSUMER.NAMES.AGENT_RESULTS",
+        "list the consumers of results": "$JS.API.CONSUMER.LIST.AGENT_RESULTS",
+        "list the names of the consumers of results": "$JS.API.CONSUMER.NAMES.AGENT_RESULTS",
         "look at the account": "$JS.API.INFO",
         "put a message into no stream at all": "anything.else",
     }
 
 
 async def denied(bus: Bus, subject: str) -> bool:
-    """Whether the server refuses a message of this party to `subject`."""
+    """Return whether the server refuses a message of this party to `subject`."""
     try:
         await bus.request(subject, b"{}", timeout_s=2)
     except PermissionDeniedError:

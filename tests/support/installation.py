@@ -1,4 +1,4 @@
-"""A bus with permissions, running: from the shipped sample, or as `agentbus init` makes it."""
+"""Runs a bus with permissions: from the shipped sample, or as `agentbus init` makes it."""
 
 import re
 import socket
@@ -27,7 +27,7 @@ PLAN = Plan(monitoring_port=0, max_memory="64MiB", max_file="1GiB")
 
 
 class Installed(ABC):
-    """A bus with its server, and how each party reaches it."""
+    """A running bus, and the settings with which each party connects."""
 
     def __init__(self, server: NatsServer) -> None:
         self.server = server
@@ -35,10 +35,10 @@ class Installed(ABC):
 
     @abstractmethod
     def nats(self, name: str, *, port: int | None = None) -> dict[str, str | Path]:
-        """The keys of `[nats]` for one party."""
+        """Return the keys of `[nats]` for one party."""
 
     def settings(self, name: str, *, port: int | None = None) -> ConnectionSettings:
-        """How one party connects."""
+        """Return the connection settings of one party."""
         section = NatsSection.model_validate(self.nats(name, port=port))
         return connection_settings(section, agent=name, name=f"test {name}", reconnect_wait_s=0.05)
 
@@ -52,7 +52,7 @@ class Installed(ABC):
         return worker_toml(folder, str(nats.pop("url")), agent=agent, nats=nats)
 
     def violations(self) -> list[str]:
-        """What the server has refused so far."""
+        """Return what the server has refused so far."""
         return [line for line in self.server.log.read_text(encoding="utf-8").splitlines() if "Violation" in line]
 
 
@@ -95,7 +95,7 @@ def password(user: str) -> str:
 
 
 def shipped_for(folder: Path, certificates: Certificates) -> Path:
-    """The shipped file with nothing changed but ports, store, passwords and certificate paths."""
+    """Write the shipped file with other ports, store, passwords and certificate paths, and nothing else changed."""
     text = CONF.read_text(encoding="utf-8")
     for old, new in {
         '"127.0.0.1:7422"': '"127.0.0.1:-1"',
@@ -129,7 +129,7 @@ class Sample(Installed):
 
 @asynccontextmanager
 async def sample_bus(path: Path, certificates: Certificates) -> AsyncGenerator[Sample]:
-    """The shipped server with the agents code and doc."""
+    """Run the shipped server with the agents code and doc."""
     config = shipped_for(path, certificates)
     async with run_server(store=path / "nats", config=config) as server:
         bus = Sample(server, certificates)
@@ -142,7 +142,7 @@ async def sample_bus(path: Path, certificates: Certificates) -> AsyncGenerator[S
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """Return a port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -164,7 +164,7 @@ class OwnBus(Installed):
 async def own_bus(
     path: Path, agents: Iterable[str] = ("code", "doc"), *, may_task: dict[str, list[str]] | None = None
 ) -> AsyncGenerator[OwnBus]:
-    """A bus as `agentbus init` makes it; `may_task` are further agents, with those that they may give tasks to."""
+    """Run a bus as `agentbus init` makes it; `may_task` are further agents, with those that they may give tasks to."""
     folder = create(path / "bus", replace(PLAN, port=free_port()), agents)
     for agent, others in (may_task or {}).items():
         folder.add(agent, others)

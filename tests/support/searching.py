@@ -1,4 +1,4 @@
-"""Searching for secrets in whatever a run has left behind or shown: files, streams, processes."""
+"""Searches for secrets in everything that a run has left behind or shown: files, streams, processes."""
 
 import asyncio
 import base64
@@ -16,7 +16,7 @@ from agentbus.errors import ApiError
 
 
 def _inner_base64(secret: bytes) -> Iterator[bytes]:
-    """What of a secret's base64 does not depend on what stands around it, for each way in which it can lie there."""
+    """Yield the part of a secret's base64 that does not depend on its neighbours, for each of the three alignments."""
     for before in range(3):
         whole = base64.b64encode(bytes(before) + secret)
         end = len(whole) - (0, 4, 3)[(before + len(secret)) % 3]
@@ -24,7 +24,7 @@ def _inner_base64(secret: bytes) -> Iterator[bytes]:
 
 
 def forms_of(secret: bytes) -> set[bytes]:
-    """A secret as it may stand somewhere: as it is, escaped for URLs and JSON, in base64 and in hexadecimal."""
+    """Return the forms that a secret may have: as it is, escaped for URLs and JSON, in base64 and in hexadecimal."""
     forms = {secret, secret.hex().encode(), secret.hex().upper().encode()}
     for inner in _inner_base64(secret):
         forms |= {inner, inner.replace(b"+", b"-").replace(b"/", b"_")}
@@ -56,7 +56,7 @@ class Vault:
 
 
 def in_files(vault: Vault, *folders: Path) -> dict[Path, set[str]]:
-    """The secrets in each file below some folders, and in its name."""
+    """Find the secrets in each file below some folders, and in its name."""
     found: dict[Path, set[str]] = {}
     for folder in folders:
         for path in folder.rglob("*"):
@@ -70,7 +70,7 @@ def readable_by_others(path: Path) -> bool:
 
 
 async def in_streams(vault: Vault, bus: Bus) -> dict[str, set[str]]:
-    """The secrets in each message of each stream, and in the configuration of streams and consumers."""
+    """Find the secrets in each message of each stream, and in the configuration of streams and consumers."""
     found: dict[str, set[str]] = {}
 
     def look(where: str, data: bytes) -> None:
@@ -94,7 +94,7 @@ async def in_streams(vault: Vault, bus: Bus) -> dict[str, set[str]]:
 
 @dataclass
 class Processes:
-    """The command lines and the environments that processes with a mark were seen with (Linux)."""
+    """The command lines and environments of the processes that carry a mark (Linux)."""
 
     command_lines: set[bytes] = field(default_factory=set[bytes])
     environments: dict[bytes, set[bytes]] = field(default_factory=dict[bytes, set[bytes]])
@@ -111,7 +111,7 @@ class Processes:
 
 @asynccontextmanager
 async def watching_processes() -> AsyncGenerator[Processes]:
-    """Look at all processes of this test again and again for the length of the block."""
+    """Poll the processes of this test for the length of the block."""
     seen, mark = Processes(), f"TEST_PROCESS_MARK={os.environ['TEST_PROCESS_MARK']}".encode()
 
     async def watch() -> None:

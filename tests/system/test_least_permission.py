@@ -92,7 +92,7 @@ async def test_the_whole_main_job_passes_without_one_violation(bus: Installed, t
             await drop(admin.bus, again.seq)
         assert await _task_of_next(watched.next) == "broken"
 
-        # The worker dies: another takes the task over once it is sure that nobody holds the lease.
+        # The worker dies: another takes the task over once it is sure that no worker holds the lease.
         task = await main.publish("code", "sleep:1.5 say:again", task_type="test")
         await eventually(lambda: _is_working(main, task.id), "the task is being worked on")
         first.kill()
@@ -258,12 +258,12 @@ async def _read_resource(client: Client, uri: str) -> dict[str, Any]:
 
 
 def for_lead() -> dict[str, str]:
-    """What an agent may not do that may give tasks to doc: all that code may not, and to nobody but doc."""
+    """What an agent may not do that may give tasks to doc: all that code may not, and to no agent but doc."""
     return {what: subject for what, subject in for_agent("lead", "code").items() if what != "read its own inbox"} | {
         "take doc's tasks": "$JS.API.CONSUMER.MSG.NEXT.AGENT_TASKS.agent-doc",
         "watch every ledger": "$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.f.$KV.AGENT_STATE.>",
         "read doc's inbox": "$JS.API.CONSUMER.CREATE.AGENT_RESULTS.f.agent.doc.results",
-        "control everybody's workers": "agent.code.control",
+        "control the workers of all agents": "agent.code.control",
     }
 
 
@@ -271,7 +271,7 @@ def for_worker() -> dict[str, str]:
     return for_agent("code", "doc") | {
         "read its own inbox": "$JS.API.CONSUMER.CREATE.AGENT_RESULTS.f.agent.code.results",
         "make a durable in the newer way": "$JS.API.CONSUMER.CREATE.AGENT_RESULTS.mine.agent.code.results",
-        "pull from anybody's consumer of results": "$JS.API.CONSUMER.MSG.NEXT.AGENT_RESULTS.f",
+        "pull from any consumer of results": "$JS.API.CONSUMER.MSG.NEXT.AGENT_RESULTS.f",
     }
 
 

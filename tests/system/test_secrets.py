@@ -1,4 +1,4 @@
-"""A whole run, and then a search for every secret of it in everything that it wrote or showed."""
+"""No secret of a whole run stands in anything that it wrote, stored or showed."""
 
 import asyncio
 import base64
@@ -46,13 +46,13 @@ if "please fail" in sys.argv[-1]:
 """
 PIECES = ("wr0ng-begins-so", "it-goes-on-like-this", "then-comes-a-colon", "with-€-it-ends")
 WRONG = "{}@{}/{}:{}".format(*PIECES)
-"""Where it is not percent-encoded, somebody will take a piece of it for a host, a port or a path."""
-WRONG_BEARER = "bearer-of-nobody-5a1c77e09d"
+"""Where it is not percent-encoded, a parser will take a piece of it for a host, a port or a path."""
+WRONG_BEARER = "bearer-of-no-client-5a1c77e09d"
 DEBUG = {"PYTHONASYNCIODEBUG": "1", "PYTHONFAULTHANDLER": "1", "PYTHONDEVMODE": "1"}
 
 
 class Run:
-    """A bus in a folder, everybody who uses it, and where they leave what they print."""
+    """A bus in a folder, its users, and the folder for what they print."""
 
     def __init__(self, path: Path, auth: str) -> None:
         self.path, self.auth = path, auth
@@ -73,7 +73,7 @@ class Run:
         (self.said / f"{len(list(self.said.iterdir()))}.txt").write_text(text, encoding="utf-8")
 
     def may_hold(self, path: Path, *names: str) -> None:
-        """What may stand in one file, in place of what stood there before."""
+        """Set the secrets that one file may hold."""
         self.allowed[path] = set(names)
 
     def credential(self, party: str, name: str) -> str:
@@ -172,7 +172,7 @@ async def use_the_commands(run: Run) -> None:
     main = ("--config", run.here / "coordinator.toml")
     for words in (
         ("task", "publish", *main, "--to", "code", "--task-type", "test", "please fail"),
-        ("task", "publish", *main, "--to", "nobody", "--task-type", "test", "please wait"),
+        ("task", "publish", *main, "--to", "absent", "--task-type", "test", "please wait"),
         ("result", "get", *main, "--agent", "main", "--limit", "20"),
         ("agent", "list", *main),
         ("status", *main),
@@ -283,7 +283,7 @@ async def test_no_secret_of_a_whole_run_is_anywhere_but_where_it_belongs(tmp_pat
 
 
 def check_processes(run: Run, seen: Processes) -> None:
-    """Only a URL that somebody wrote into a command line or an environment is there, and the agent command has none."""
+    """Only a URL of a command line or an environment is there, and the agent command has none."""
     for part in (b"nats-server", b"worker\0run", b"agentbus_mcp", b"agent.py", b"doctor"):
         assert any(part in line for line in seen.command_lines), part
     for line in seen.command_lines:
