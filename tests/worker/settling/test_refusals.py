@@ -20,7 +20,7 @@ from agentbus.protocol.messages import Result, new_result
 from agentbus.protocol.timestamps import now
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
-from agentbus.tasks.settle import Lost, Won, settle
+from agentbus.tasks.settle import Lost, Won, commit, settle
 from agentbus_worker.metrics import metrics_of
 from agentbus_worker.running.process_tree import Children
 from agentbus_worker.settling.claim import claim
@@ -31,7 +31,7 @@ from agentbus_worker.settling.server_clock import ServerClock
 from agentbus_worker.settling.slots import Slots
 from agentbus_worker.state_folder import locked_state
 from support.harness import SUPPORT, eventually, process, worker_toml
-from support.jobs import publish, result_messages
+from support.jobs import acknowledged, counts, publish, result_messages
 
 CANCEL = CancelRequest(by="agent-main", reason="not needed", at="2026-05-18T00:00:00+00:00")
 
@@ -248,3 +248,25 @@ async def test_a_failed_attempt_whose_task_another_worker_has_claimed_is_not_que
     status = await coordinator.task(task_id).status()
     assert (status.state, status.record.entry.attempt) == ("working", 2)
     assert await result_messages(coordinator) == []
+
+
+# -- a dead letter ----------------------------------------------------------------------------------------------
+
+
+async def test_a_dead_letter_whose_task_has_its_result_by_now_makes_no_second_one(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await set_up(coordinator.bus, ["code"])
+    task_id = await publish(coordinator, "x" * 5_000)
+    async with delivered(coordinator, server, tmp_path, max_task_bytes=2_000) as (context, delivery):
+        record = await claim_as(coordinator, task_id, "other")
+        # A worker with a larger limit settles it, and dies before it has published.
+        result = result_of(task_id)
+        assert isinstance(
+            await commit(context.ledger, "code", task_id, record.entry, result, revision=record.revision), Won
+        )
+        assert await claim(context, delivery) is None
+    assert (await counts(coordinator))[subjects.DEAD_STREAM] == 1
+    await acknowledged(coordinator)
+    [message] = await result_messages(coordinator)
+    assert message == result.to_json()

@@ -28,7 +28,7 @@ from agentbus.protocol.messages import Result, new_result
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.inbox import publish_result
 from agentbus.tasks.ledger import Ledger
-from agentbus.tasks.settle import Won, settle
+from agentbus.tasks.settle import Won, publish_again, settle
 from agentbus_worker.log.lines import facts
 from agentbus_worker.settling.result import fit
 
@@ -100,7 +100,10 @@ async def _tell_sender(bus: Bus, delivery: Delivery, *, agent: str, worker: str,
 async def _settle_task(bus: Bus, delivery: Delivery, *, agent: str, task_id: str, result: Result) -> bool:
     """Settle the task as failed if this is the very message that its ledger entry was made for.
 
-    Returns whether that was done. Another message that only bears the same id must not settle the task.
+    Another message that only bears the same id must not settle the task. If the task has its result by now (it was
+    settled by a worker that accepts larger tasks), that result is published again in case its worker could not.
+
+    Returns whether the sender has a result that the ledger holds.
     """
     revision = number(delivery.headers.get(LEDGER_REVISION, ""))
     genuine = subjects.is_task_id(task_id) and delivery.headers.get(MSG_ID) == subjects.task_msg_id(agent, task_id)
@@ -110,6 +113,9 @@ async def _settle_task(bus: Bus, delivery: Delivery, *, agent: str, task_id: str
         found = await Ledger(bus).read(agent, task_id)
     except CorruptEntryError:
         return False
+    if isinstance(found, Record) and found.entry.terminal:
+        await publish_again(bus, found)
+        return True
     if not isinstance(found, Record) or found.entry.state != "queued" or found.revision != revision:
         return False
     return isinstance(await settle(bus, agent, task_id, found.entry, result, revision=revision), Won)
