@@ -14,9 +14,12 @@ from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_coordinator
 from agentbus.coordinator import Coordinator
 from agentbus.errors import BusUnavailableError
+from agentbus.observability import tracing
 
 _CONNECT_TIMEOUT_S = 4.5
 """A person waits at the prompt: with start-up, the command answers within five seconds."""
+_FLUSH_TIMEOUT_S = 2.0
+"""A collector that does not answer must not keep the person at the prompt for much longer."""
 
 
 @asynccontextmanager
@@ -56,6 +59,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
         except BusUnavailableError as error:
             # asyncio.run would wait for a name look-up that hangs in its thread; the error is all there is to say.
             click.echo(f"error: {error}", err=True)
+            tracing.flush(_FLUSH_TIMEOUT_S)  # the exit handler of the SDK is not run
             os._exit(1)
 
     asyncio.run(guarded())

@@ -1,5 +1,6 @@
 """One trace leads from the publisher of a task to the command that works on it, and what is no trace does nothing."""
 
+import asyncio
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from agentbus import Coordinator
 from agentbus.admin.dead_letters import requeue
+from agentbus.bus.nats_client import Msg
 from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.bus.setup import set_up
 from agentbus.errors import TaskNotFoundError
@@ -297,6 +299,28 @@ async def test_a_server_for_many_clients_sends_its_spans_before_it_ends(
         assert await child.exit_code() == 0
     assert parent_id(span_in(spans, "tools/call publish_task")) == CALLER
     assert trace_id(span_in(spans, "publish agent.code.tasks")) == TRACE
+
+
+@pytest.mark.parametrize("kind", ["SetupMissingError", "BusUnavailableError"])
+async def test_a_command_that_fails_sends_the_span_of_its_publication(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path, kind: str
+) -> None:
+    spans, args = tmp_path / "spans.jsonl", ["--nats-url", server.url, "--to", "code", "--task-type", "test", "x"]
+    await coordinator.bus.api(f"STREAM.DELETE.{subjects.TASKS_STREAM}")
+    sending = set[asyncio.Future[None]]()
+    if kind == "BusUnavailableError":  # what answers is not JetStream: the task may or may not be stored
+
+        def answer(message: Msg) -> None:
+            sending.add(asyncio.ensure_future(coordinator.bus.publish(message.reply, b"+OK")))
+
+        await coordinator.bus.subscribe(subjects.tasks("code"), answer)
+    argv = [sys.executable, TRACED, str(spans), "batch", "agentbus", "task", "publish", *args]
+    with process(argv, tmp_path / "log") as child:
+        assert await child.exit_code() == 1, child.log.read_text(encoding="utf-8")
+    assert "error: " in child.log.read_text(encoding="utf-8")
+    published = span_in(spans, "publish agent.code.tasks")
+    assert published["status"]["status_code"] == "ERROR"
+    assert published["attributes"]["error.type"] == kind
 
 
 async def test_a_collector_that_does_not_answer_keeps_no_server_from_ending(tmp_path: Path) -> None:
