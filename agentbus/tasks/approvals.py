@@ -1,4 +1,4 @@
-"""Answering a task that stopped to ask: the decision goes back to the agent as a follow-up task of its own."""
+"""Answering a task that asks for approval: the decision goes to its agent as a follow-up task."""
 
 from typing import Final
 
@@ -25,7 +25,7 @@ _INSTRUCTIONS: Final = {
 
 
 def answer_id(task_id: str) -> str:
-    """The id of the follow-up that answers a task: one for each, so that there can be one answer only.
+    """Return the id of the follow-up. Each task has one such id, so it can have one answer only.
 
     Raises:
         InvalidIdError: the id of the task is too long to be followed up.
@@ -39,16 +39,16 @@ def answer_id(task_id: str) -> str:
 
 
 def follow_up(status: TaskStatus, *, sender: str, approve: bool, comment: str) -> Task:
-    """The task that tells an agent what was decided about its request.
+    """Build the task that tells an agent the decision about its request.
 
-    It goes to the same agent, as the same kind of task, and its result to the same inbox. The content depends on the
-    request and the decision alone, so building it again gives the same task.
+    It has the same agent, task type and inbox. Its content depends on the request and the decision only, so building
+    it again gives the same task.
 
     Raises:
         NoApprovalPendingError: the task does not wait for an approval.
         TaskContentMissingError: the result does not hold the whole content of the task.
         InvalidIdError: the id of the task is too long to be followed up.
-        MessageError: what it says cannot be carried by a task.
+        MessageError: a task cannot carry the comment.
     """
     result = status.result
     if result is None or result.status != "needs_approval":
@@ -83,7 +83,7 @@ def follow_up(status: TaskStatus, *, sender: str, approve: bool, comment: str) -
 
 
 def question(output: Json) -> str:
-    """The beginning of what the agent said; of a long output, from where it asks."""
+    """Return the beginning of the output; of a long one, the part from the request on."""
     text = output if isinstance(output, str) else encode(output).decode()
     asks_at = approval.position_in(text)
     if len(text.encode()) > _QUESTION_BYTES and asks_at:

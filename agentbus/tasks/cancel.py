@@ -1,4 +1,4 @@
-"""Cancelling a task: the ledger makes it certain, a message to the worker makes it fast."""
+"""Cancelling a task: the request in the ledger is certain, the message to the worker is fast."""
 
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import WrongRevisionError

@@ -22,7 +22,7 @@ Found: TypeAlias = dict[tuple[str, str], Record]
 
 
 async def find(bus: Bus, task_id: str, agent: str | None = None) -> Record:
-    """The ledger's entry of a task.
+    """Read the ledger entry of a task.
 
     Raises:
         TaskNotFoundError: there is none, or several agents have a task of this id and `agent` is not given.
@@ -32,14 +32,14 @@ async def find(bus: Bus, task_id: str, agent: str | None = None) -> Record:
         try:
             return await _find(bus, task_id, agent)
         except TaskNotFoundError:
-            # The replica that was asked may not have heard of it yet.
+            # The replica that answered may lag behind.
             if attempt.last:
                 raise
     raise AssertionError("the last attempt returns or raises")
 
 
 async def find_newer(bus: Bus, record: Record, revision: int) -> Record:
-    """The entry of a task that is known, at `revision` or later; see `Ledger.read_newer`."""
+    """Read a known entry at `revision` or later; see `Ledger.read_newer`."""
     found = await Ledger(bus).read_newer(record.agent, record.task_id, revision - 1)
     return found if isinstance(found, Record) else record
 
@@ -60,9 +60,9 @@ async def _find(bus: Bus, task_id: str, agent: str | None) -> Record:
 
 
 async def _stored(bus: Bus, task_id: str) -> dict[str, Record]:
-    """The entries of a task id by agent, read without a consumer: the server has room for 1000 of them a stream.
+    """Read the entries of a task id by agent. Makes no consumer: a stream has room for 1000 of them.
 
-    None of them if the replica that answers lags behind, or may not be asked.
+    Returns none if the replica that answers lags behind, or if this user may not read so.
     """
     keys = subjects.states_of_task(task_id)
     records: dict[str, Record] = {}
@@ -78,7 +78,7 @@ async def _stored(bus: Bus, task_id: str) -> dict[str, Record]:
 
 
 async def _stored_at_the_leader(bus: Bus, task_id: str) -> dict[str, Record]:
-    """The same, read through a consumer, which knows all that has been acknowledged."""
+    """Read the same through a consumer, which sees every acknowledged write."""
     records: dict[str, Record] = {}
     async with OrderedConsumer(bus, subjects.STATE_STREAM, subjects.states_of_task(task_id), after=0) as consumer:
         async for message in consumer.backlog():
@@ -93,10 +93,10 @@ def _keep(records: dict[str, Record], stored: StoredMessage) -> None:
 
 
 async def find_all(bus: Bus, wanted: Iterable[tuple[str, str | None]]) -> Found:
-    """The entries of (task id, agent) pairs, read a bounded number at a time.
+    """Read the entries of (task id, agent) pairs, a bounded number at a time.
 
     Raises:
-        TaskNotFoundError, CorruptEntryError: see `find`; one stands for all.
+        TaskNotFoundError, CorruptEntryError: see `find`; the first one if there are several.
     """
     gate = asyncio.Semaphore(_READS_AT_ONCE)
 
@@ -108,5 +108,5 @@ async def find_all(bus: Bus, wanted: Iterable[tuple[str, str | None]]) -> Found:
         async with asyncio.TaskGroup() as group:
             finds = [group.create_task(one(task_id, agent)) for task_id, agent in wanted]
     except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None  # they fail alike, and callers handle one error
+        raise failed.exceptions[0] from None  # they fail for the same reason, and callers handle one error
     return {(record.agent, record.task_id): record for record in (found.result() for found in finds)}

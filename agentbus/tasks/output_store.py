@@ -1,7 +1,7 @@
-"""Output too large for a message: stored in the object store of the agent that made it, read back by reference.
+"""Outputs that are too large for a message: stored in the object store of their agent, read by reference.
 
-The format is that of NATS object stores, so any NATS client can read it. It is written by a short put of our own: the
-stock one asks for rights (reading by sequence, purging) with which a worker could reach what is not its own.
+The format is that of NATS object stores, so any NATS client can read it. The put is our own: that of
+nats-py needs rights (reading by sequence, purging) with which a worker could reach the files of other agents.
 """
 
 import base64
@@ -29,7 +29,7 @@ _CHUNK_TIMEOUT_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """What was stored: its size in bytes and the digest of its content."""
+    """A stored file: its size in bytes and the digest of its content."""
 
     bucket: str
     name: str
@@ -38,7 +38,7 @@ class StoredFile:
 
 
 class _Meta(BaseModel):
-    """The part of an object's description that reading it needs. The workers of an agent can write what they like."""
+    """The fields of an object's description that reading needs; checked, since any worker of the agent can write it."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -50,23 +50,23 @@ class _Meta(BaseModel):
 
 
 def chunk_bytes(bus: Bus) -> int:
-    """How large one piece may be on this bus."""
+    """Return the largest size of one chunk on this bus."""
     return min(CHUNK_BYTES, bus.max_message_bytes - 4096)
 
 
 async def put_file(bus: Bus, agent: str, name: str, chunks: Iterable[bytes]) -> StoredFile:
-    """Store the concatenation of `chunks` under `name`, in constant memory; once this returns it is there whole.
+    """Store the concatenation of `chunks` under `name`, in constant memory; when this returns, all is stored.
 
-    Chunks go one after the other, each acknowledged before the next: they are read back in the order in which they
-    were stored, and a chunk that has to be sent again must not end up behind a later one.
+    Each chunk is acknowledged before the next is sent. They are read in the order in which they were stored, so a
+    repeated chunk must not come after a later one.
 
     Args:
-        name: unique, for what is stored under it stays: the id of the result that points to it.
+        name: unique, because a stored file is never replaced: the id of the result that refers to it.
         chunks: pieces of at most `chunk_bytes(bus)`.
 
     Raises:
         SetupMissingError: the agent has no bucket.
-        StreamFullError: the bucket is full. Nothing points to what was stored so far, and it expires.
+        StreamFullError: the bucket is full. No result refers to the chunks that were stored, and they expire.
         BusUnavailableError: no answer in time.
     """
     bucket, nuid = subjects.files_bucket(agent), random_token(22)
@@ -92,7 +92,7 @@ async def put_file(bus: Bus, agent: str, name: str, chunks: Iterable[bytes]) -> 
 async def read_file(bus: Bus, agent: str, name: str) -> AsyncGenerator[bytes]:
     """Yield the content of a stored file, piece by piece, in constant memory.
 
-    The digest is checked as it goes: an error after the last piece means that what was yielded is not what was stored.
+    An error after the last piece means that the pieces are not what was stored: the digest is known only then.
 
     Raises:
         FileMissingError: there is no such file, or its chunks have expired.

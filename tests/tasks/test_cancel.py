@@ -155,14 +155,14 @@ async def test_cancelling_again_and_by_two_at_once_changes_nothing(
         again = await coordinator.task(task_id).cancel("again")
         answers = [status for status in [*both, again] if not isinstance(status, BaseException)]
         assert len(answers) == 3, both
-        wish = answers[0].record.entry.cancel
-        assert all(status.record.entry.cancel == wish for status in answers)
+        request = answers[0].record.entry.cancel
+        assert all(status.record.entry.cancel == request for status in answers)
         status = await settled(coordinator, task_id)
         await acknowledged(coordinator)
         assert (await other.task(task_id).cancel()).record.revision == status.record.revision
-    assert wish is not None
-    assert error(status) == f"cancelled by {wish.by}: {wish.reason}"
-    assert (wish.by, wish.reason) in {("agent-main", "mine"), ("agent-boss", "theirs")}
+    assert request is not None
+    assert error(status) == f"cancelled by {request.by}: {request.reason}"
+    assert (request.by, request.reason) in {("agent-main", "mine"), ("agent-boss", "theirs")}
     assert (await counts(coordinator))["AGENT_RESULTS"] == 1
 
 
@@ -183,7 +183,7 @@ async def test_too_late_is_answered_with_the_state_it_found_and_changes_nothing(
     assert (await counts(coordinator))["AGENT_RESULTS"] == 1
 
 
-async def test_a_wish_whose_message_is_lost_is_seen_at_the_next_renewal(
+async def test_a_request_whose_message_is_lost_is_seen_at_the_next_renewal(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=1.5)
@@ -192,7 +192,7 @@ async def test_a_wish_whose_message_is_lost_is_seen_at_the_next_renewal(
         pid = await pid_from(tmp_path / "me")
         ledger = Ledger(coordinator.bus)
 
-        async def wished() -> bool:
+        async def requested() -> bool:
             found = await ledger.read("code", task_id)
             assert isinstance(found, Record)
             entry = found.entry.model_copy(update={"cancel": CancelRequest(by="agent-ops", reason="by hand", at=now())})
@@ -202,7 +202,7 @@ async def test_a_wish_whose_message_is_lost_is_seen_at_the_next_renewal(
                 return False  # it was just renewed
             return True
 
-        await eventually(wished, "the wish is in the ledger")
+        await eventually(requested, "the request is in the ledger")
         await gone(pid)
         assert error(await settled(coordinator, task_id)) == "cancelled by agent-ops: by hand"
         await acknowledged(coordinator)

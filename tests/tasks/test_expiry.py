@@ -1,4 +1,4 @@
-"""A task that nobody has taken for as long as the bus keeps one has a result all the same."""
+"""A task that no worker took while the bus kept it gets a result, too."""
 
 import asyncio
 import json

@@ -131,10 +131,10 @@ async def test_one_id_at_two_agents_is_looked_up_by_naming_the_agent(coordinator
 
 
 async def test_an_unknown_id_is_named(coordinator: Coordinator):
-    with pytest.raises(TaskNotFoundError, match="nobody-knows"):
-        await coordinator.task("nobody-knows").status()
-    with pytest.raises(TaskNotFoundError, match="nobody-knows"):
-        await coordinator.wait(["nobody-knows"], timeout_s=1)
+    with pytest.raises(TaskNotFoundError, match="unknown-id"):
+        await coordinator.task("unknown-id").status()
+    with pytest.raises(TaskNotFoundError, match="unknown-id"):
+        await coordinator.wait(["unknown-id"], timeout_s=1)
 
 
 async def test_a_wait_ends_at_its_time_out_and_says_what_is_pending(coordinator: Coordinator):
@@ -164,9 +164,9 @@ async def test_a_removed_entry_can_be_made_anew(coordinator: Coordinator):
     revision = await ledger.create("code", "job", entry)
     assert isinstance(revision, int)
     await ledger.remove("code", "job", revision=revision)
-    vacant = await ledger.read("code", "job")
-    assert isinstance(vacant, NoEntry)
-    assert vacant.revision == revision + 1
+    removed = await ledger.read("code", "job")
+    assert isinstance(removed, NoEntry)
+    assert removed.revision == revision + 1
     assert isinstance(await ledger.create("code", "job", entry), int)
 
 

@@ -15,14 +15,14 @@ from support.mcp_harness import settle
 
 
 async def until_followed(bus: Coordinator) -> None:
-    """Wait until somebody follows the ledger."""
+    """Wait until a consumer follows the ledger."""
 
     async def followed() -> bool:
         answer = await bus.bus.api("CONSUMER.LIST.KV_AGENT_STATE")
         listed: list[dict[str, Any]] = answer["consumers"] or []
         return any(one["config"]["deliver_policy"] == "new" and one["num_waiting"] for one in listed)
 
-    await eventually(followed, "somebody follows the ledger")
+    await eventually(followed, "a consumer follows the ledger")
 
 
 async def test_a_wait_outlasts_a_server_that_is_stopped_and_started(tmp_path: Path) -> None:
