@@ -1,0 +1,56 @@
+"""A bus folder, a bundle and the streams that one version made are used by the commands and workers of the other."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentbus import connect
+from agentbus.provision.bus_folder.folder import BusFolder
+from agentbus.provision.join import COORDINATOR_FILE, WORKER_FILE
+from agentbus.provision.nats_server import run_server
+from support.harness import FAKE_AGENT, run_cli, worker
+from support.installation import free_port
+from support.jobs import outcome, text
+from support.old_version import OldVersion
+
+pytestmark = pytest.mark.posix("a worker needs process groups and signals")
+
+Env = dict[str, str]
+
+
+async def run(env: Env, *args: str) -> str:
+    ran = await run_cli(*args, env=env)
+    assert ran.code == 0, ran
+    return ran.out
+
+
+@pytest.mark.parametrize("maker", ["old", "new"])
+async def test_what_one_version_provides_the_other_uses(tmp_path: Path, old: OldVersion, maker: str) -> None:
+    first, second = (old.env, {}) if maker == "old" else ({}, old.env)
+    folder, here = tmp_path / "bus", tmp_path / "here"
+    bus = ("--bus", str(folder))
+    code, main = str(tmp_path / "code.bundle"), str(tmp_path / "main.bundle")
+    port = str(free_port())
+    await run(first, "init", str(folder), "--agent", "code", "--port", port, "--monitoring-port", "0")
+    await run(first, "agent", "bundle", "code", *bus, "--output", code)
+    await run(second, "agent", "add", "doc", "--may-task", "code", *bus)
+    await run(second, "agent", "bundle", "main", *bus, "--output", main)
+    command = shlex.join([sys.executable, str(FAKE_AGENT), "{input}"])
+    await run(second, "worker", "init", "--bundle", code, "--folder", str(here), "--command", command)
+    await run(first, "coordinator", "init", "--bundle", main, "--folder", str(here))
+    found = BusFolder(folder)
+    assert (found.agents, found.may_task("doc")) == (("code", "doc"), ("code",))
+    async with run_server(store=tmp_path / "nats", config=found.servers[0].configuration):
+        await run(first, "setup", "--config", str(folder / "admin.toml"), "--agent", "code")
+        again = await run(second, "setup", "--config", str(folder / "admin.toml"), "--agent", "code")
+        assert "different" not in again
+        async with worker(here / WORKER_FILE, env=second), connect(config=here / COORDINATOR_FILE) as coordinator:
+            status = await outcome(coordinator, "say:done")
+            findings = await run(second, "doctor", "--config", str(here / COORDINATOR_FILE), "--json")
+        assert (status.state, text(status)) == ("completed", "done\n")
+    verdicts = {json.loads(line)["verdict"] for line in findings.splitlines()}
+    assert "ok" in verdicts
+    assert "failed" not in verdicts
