@@ -17,6 +17,7 @@ from agentbus.config.schema import DEFAULT_URL, SECRET_FILES, CoordinatorConfig,
 from agentbus.config.text_files import ENCODING, is_file, reason_of
 from agentbus.config.urls import parse_urls
 from agentbus.errors import ConfigError
+from agentbus.protocol.validation import faults
 
 URL_VARIABLE: Final = "AGENTBUS_NATS_URL"
 
@@ -129,15 +130,15 @@ def exposure(file: Path) -> Iterable[str]:
 
 
 def _explain(model: type[Section], error: ValidationError) -> Iterable[str]:
-    for fault in error.errors(include_url=False, include_input=False, include_context=False):
-        section, key, *_ = [*(str(part) for part in fault["loc"]), "", ""]
-        if fault["type"] == "extra_forbidden":
+    for fault in faults(error):
+        section, key, *_ = [*fault.place, "", ""]
+        if fault.kind == "extra_forbidden":
             yield _unknown_key(model, section, key)
-        elif fault["type"] == "missing":
+        elif fault.kind == "missing":
             yield f"[{section}] {key} is missing" if key else f"the section [{section}] is missing"
         else:
             place = f"[{section}] {key}: " if key else f"[{section}] " if section else ""
-            yield place + fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            yield place + fault.text.removeprefix("Input ")
 
 
 def _unknown_key(model: type[Section], section: str, key: str) -> str:

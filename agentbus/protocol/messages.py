@@ -16,6 +16,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.ids import new_task_id
 from agentbus.protocol.json_codec import Json, canonical, decode, encode
 from agentbus.protocol.timestamps import now
+from agentbus.protocol.validation import fault_line
 
 MAX_TASK_BYTES: Final = 1_048_576
 MAX_TASK_TYPE_CHARS: Final = 128
@@ -254,14 +255,4 @@ def _validate(model: type[_M], fields: Mapping[str, Json]) -> _M:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise MessageError(f"not a valid {model.__name__.lower()}: {_explain(error)}") from None
-
-
-def _explain(error: ValidationError) -> str:
-    """Which fields are wrong and why, on one line, without the values: they may be large or secret."""
-    faults = [
-        f"{'.'.join(str(part) for part in fault['loc']) or 'message'}: "
-        + fault["msg"].removeprefix("Value error, ").replace("Field required", "is missing")
-        for fault in error.errors(include_url=False, include_input=False, include_context=False)
-    ]
-    return "; ".join(dict.fromkeys(faults))
+        raise MessageError(f"not a valid {model.__name__.lower()}: {fault_line(error, 'message')}") from None

@@ -12,6 +12,7 @@ from agentbus.config.schema import AgentId, Section
 from agentbus.config.urls import parse_urls
 from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
+from agentbus.protocol.validation import faults
 
 _MAX_BYTES: Final = 1_000_000
 _HEAD: Final = """\
@@ -97,9 +98,7 @@ def read_bundle(path: Path) -> Bundle:
         values = tomllib.loads(data.decode())
         bundle = _File.model_validate(values).bundle
     except ValidationError as error:
-        place = ", ".join(
-            sorted({".".join(str(part) for part in fault["loc"][1:]) or "bundle" for fault in error.errors()})
-        )
+        place = ", ".join(sorted({".".join(fault.place[1:]) or "bundle" for fault in faults(error)}))
         raise ConfigError(f"{path} is not a bundle that this version of agentbus can use: look at {place}") from None
     except (ValueError, RecursionError):
         raise ConfigError(f"{path} is not a bundle; make one with: agentbus agent bundle ID") from None

@@ -14,6 +14,7 @@ from agentbus.errors import (
     StreamFullError,
     TaskNotFoundError,
 )
+from agentbus.protocol.validation import fault_line
 from agentbus_mcp.sanitize import clip, printable
 
 _MAX_CHARS: Final = 2_000
@@ -55,12 +56,4 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 def _argument_errors(error: ValidationError) -> str:
     """Say on one line which arguments are wrong and why, without their values."""
-    faults = [
-        f"{'.'.join(str(part) for part in fault['loc'])}: "
-        + fault["msg"]
-        .removeprefix("Value error, ")
-        .replace("Field required", "is missing")
-        .replace("Input should", "should")
-        for fault in error.errors(include_url=False, include_input=False, include_context=False)
-    ]
-    return "; ".join(dict.fromkeys(faults))
+    return fault_line(error).replace("Input should", "should")
