@@ -5,7 +5,8 @@
         result = await task.result(timeout_s=600)
         print(result.status, result.result)
 
-The command line and the MCP server use the same code.
+The command line and the MCP server use the same code. A method imports what only it needs, so that a program that
+publishes one task starts fast.
 """
 
 import asyncio
@@ -13,9 +14,8 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
-from agentbus.agent_overview import AgentOverview, overview_of_agents
 from agentbus.bus.jetstream import Bus
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_coordinator
@@ -26,12 +26,15 @@ from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import State
 from agentbus.protocol.messages import PayloadFormat, Task, new_task
 from agentbus.task_handle import PublishedTask, TaskFailure, TaskHandle
-from agentbus.tasks.inbox import Inbox, InboxMessage, open_inbox
 from agentbus.tasks.presence import Presence, present
 from agentbus.tasks.publish import publish
 from agentbus.tasks.status import TaskStatus, Waited
-from agentbus.tasks.task_list import TaskList, list_tasks
-from agentbus.tasks.wait import Until, repeat_while_away, wait_for_ids
+
+if TYPE_CHECKING:
+    from agentbus.agent_overview import AgentOverview
+    from agentbus.tasks.inbox import Inbox, InboxMessage
+    from agentbus.tasks.task_list import TaskList
+    from agentbus.tasks.wait import Until
 
 DEFAULT_TASK_TYPE: Final = "task"
 _AT_ONCE: Final = 16
@@ -152,6 +155,7 @@ class Coordinator:
             agent: the agent that has those which are given by their ids, as for `task`.
             timeout_s: how long to wait for a connection that is lost.
         """
+        from agentbus.tasks.wait import repeat_while_away
 
         async def status(handle: TaskHandle) -> TaskStatus:
             return await repeat_while_away(self.bus, handle.status, timeout_s)
@@ -168,7 +172,7 @@ class Coordinator:
         self,
         tasks: Iterable[TaskRef],
         *,
-        until: Until = "all",
+        until: "Until" = "all",
         timeout_s: float | None = None,
         agent: str | None = None,
         on_change: Callable[[str, str], None] | None = None,
@@ -186,6 +190,7 @@ class Coordinator:
         Raises:
             TaskNotFoundError, InvalidIdError: the bus knows no task of one of the ids.
         """
+        from agentbus.tasks.wait import wait_for_ids
 
         def tell(status: TaskStatus) -> None:
             if on_change is not None:
@@ -197,12 +202,14 @@ class Coordinator:
 
     async def list_tasks(
         self, *, agent: str | None = None, state: State | None = None, limit: int = 20, cursor: int | None = None
-    ) -> TaskList:
+    ) -> "TaskList":
         """List the newest tasks by last change, of one agent or of all, in one state or in any.
 
         Raises:
             InvalidIdError, MessageError: `agent` is no agent id, or `limit` is not from 1 to 200.
         """
+        from agentbus.tasks.task_list import list_tasks
+
         only = subjects.agent_id(agent) if agent else None
         return await list_tasks(self.bus, agent=only, state=state, limit=limit, cursor=cursor)
 
@@ -210,19 +217,23 @@ class Coordinator:
         """List the living workers, of one agent or of all."""
         return await present(self.bus, subjects.agent_id(agent) if agent else None)
 
-    async def overview(self, agent: str | None = None) -> list[AgentOverview]:
+    async def overview(self, agent: str | None = None) -> "list[AgentOverview]":
         """List agents with their living workers and their backlog; see `overview_of_agents`."""
+        from agentbus.agent_overview import overview_of_agents
+
         return await overview_of_agents(self.bus, subjects.agent_id(agent) if agent else None)
 
-    async def results(self, newest: int = 1, *, agent: str | None = None) -> list[InboxMessage]:
+    async def results(self, newest: int = 1, *, agent: str | None = None) -> "list[InboxMessage]":
         """Read the newest messages of an inbox (that of this coordinator by default), oldest first."""
         async with self.inbox(newest=newest, agent=agent) as inbox:
             return await inbox.history()
 
     def inbox(
         self, *, newest: int | None = None, after: int | None = None, agent: str | None = None
-    ) -> AbstractAsyncContextManager[Inbox]:
+    ) -> "AbstractAsyncContextManager[Inbox]":
         """Open an inbox (that of this coordinator by default) to read its history and then follow it."""
+        from agentbus.tasks.inbox import open_inbox
+
         return open_inbox(self.bus, subjects.agent_id(agent or self.agent), newest=newest, after=after)
 
     async def _sent(self, task: Task) -> PublishedTask:

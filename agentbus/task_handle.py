@@ -5,6 +5,7 @@
     print(result.status, result.result)
 
 A handle holds ids only. Every method asks the bus, so a handle can be made from an id alone, in another process too.
+A method imports what only it needs, so that a program that publishes one task starts fast.
 """
 
 from collections.abc import AsyncGenerator
@@ -15,15 +16,8 @@ from agentbus.errors import AgentBusError, ResultTimeoutError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import State
 from agentbus.protocol.messages import Result, Task
-from agentbus.tasks.approvals import send_answer
-from agentbus.tasks.cancel import cancel
-from agentbus.tasks.expiry import settle_expired
-from agentbus.tasks.find import find
-from agentbus.tasks.output_store import read_output
 from agentbus.tasks.publish import Published, publish
-from agentbus.tasks.retry import retry_of
 from agentbus.tasks.status import TaskStatus
-from agentbus.tasks.wait import wait_for_ids
 
 
 class TaskHandle:
@@ -59,6 +53,9 @@ class TaskHandle:
 
     async def status(self) -> TaskStatus:
         """Read the state of the task, and its result if it has one."""
+        from agentbus.tasks.expiry import settle_expired
+        from agentbus.tasks.find import find
+
         [record] = await settle_expired(self._bus, [await find(self._bus, self._id, self._agent)])
         self._agent = record.agent
         return TaskStatus(record)
@@ -75,6 +72,8 @@ class TaskHandle:
         Raises:
             ResultTimeoutError: there is no result yet; the task goes on, and you can wait again.
         """
+        from agentbus.tasks.wait import wait_for_ids
+
         waited = await wait_for_ids(self._bus, [(self._id, self._agent)], timeout_s=timeout_s)
         for status in waited.settled.values():
             self._agent = status.agent
@@ -92,6 +91,8 @@ class TaskHandle:
         again changes nothing. A settled task keeps its result: look at `settled` and `state` of what is returned.
         Wait for the result to see a running task end.
         """
+        from agentbus.tasks.cancel import cancel
+
         status = await cancel(self._bus, self._id, agent=self._agent, by=self._coordinator, reason=reason)
         self._agent = status.agent
         return status
@@ -104,6 +105,8 @@ class TaskHandle:
             OutputNotKeptError: only a part of its output was kept.
             FileMissingError, CorruptFileError: see `agentbus.tasks.output_store.read_file`.
         """
+        from agentbus.tasks.output_store import read_output
+
         async for piece in read_output(self._bus, await self.status()):
             yield piece
 
@@ -114,6 +117,8 @@ class TaskHandle:
             NotSettledError: the task has no result yet.
             TaskContentMissingError: the bus does not hold the content of the task any more.
         """
+        from agentbus.tasks.retry import retry_of
+
         published = await publish(self._bus, retry_of(await self.status()))
         return PublishedTask(self._bus, published, coordinator=self._coordinator)
 
@@ -127,6 +132,8 @@ class TaskHandle:
             NoApprovalPendingError: the task does not wait for an approval.
             TaskConflictError: it was answered before, differently.
         """
+        from agentbus.tasks.approvals import send_answer
+
         status = await self.status()
         published = await send_answer(self._bus, status, sender=self._coordinator, approve=approve, comment=comment)
         return PublishedTask(self._bus, published, coordinator=self._coordinator)

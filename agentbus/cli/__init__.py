@@ -4,6 +4,7 @@ Help, usage errors and completion answer at once: the groups here name their com
 modules of the commands take what they work with from `agentbus.cli.lazy`.
 """
 
+import gc
 import os
 import sys
 
@@ -13,6 +14,9 @@ from agentbus.cli import exit_codes
 from agentbus.cli.lazy_group import LazyCommand, LazyGroup
 from agentbus.errors import AgentBusError
 from agentbus.version import __version__
+
+_GC_THRESHOLD = 10_000
+"""Imports make some 40,000 objects that stay. With Python's own 700, the collector looks through them 90 times."""
 
 
 @click.group(
@@ -73,6 +77,7 @@ worker.add_command(
 
 def main() -> None:
     """Run the command line. Errors are one line on stderr: exit code 1, or 2 for wrong usage."""
+    gc.set_threshold(_GC_THRESHOLD)
     code = exit_codes.FAILED
     try:
         code = root.main(prog_name="agentbus", standalone_mode=False) or 0
@@ -90,4 +95,5 @@ def main() -> None:
         # The reader of the pipe has closed it; the interpreter must not try to flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    gc.freeze()  # else the collection at exit looks through all objects, though the process ends anyway
     sys.exit(code)

@@ -48,7 +48,8 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Section(BaseModel):
     """A part of a configuration: unknown keys are errors, and errors do not quote values."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    # Built at its first use: a coordinator never needs the sections of a worker, and a command should start at once.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)
 
 
 class NatsSection(Section):
@@ -182,7 +183,7 @@ class WorkerConfig(Section):
     worker: WorkerSection = Field(default_factory=WorkerSection)
     nats: WorkerNatsSection
     log: LogSection = Field(default_factory=LogSection)
-    metrics: MetricsSection = MetricsSection()
+    metrics: MetricsSection = Field(default_factory=MetricsSection)
 
     @model_validator(mode="after")
     def _check(self) -> "WorkerConfig":
@@ -208,5 +209,5 @@ class WorkerConfig(Section):
 class CoordinatorConfig(Section):
     """Everything that the command line and the MCP server need."""
 
-    nats: NatsSection = NatsSection(url=DEFAULT_URL)
-    coordinator: CoordinatorSection = CoordinatorSection()
+    nats: NatsSection = Field(default_factory=lambda: NatsSection(url=DEFAULT_URL))
+    coordinator: CoordinatorSection = Field(default_factory=CoordinatorSection)

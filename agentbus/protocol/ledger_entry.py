@@ -28,7 +28,7 @@ class Claim(BaseModel):
     The nonce names the claim, the counter its renewals: together they tell one write from every other.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     worker: str
     nonce: str
@@ -40,7 +40,7 @@ class Claim(BaseModel):
 class CancelRequest(BaseModel):
     """A request to stop the task."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     by: str
     reason: str = ""
@@ -50,7 +50,7 @@ class CancelRequest(BaseModel):
 class Entry(BaseModel):
     """The ledger's record of one task."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     state: State
     digest: str

@@ -29,7 +29,8 @@ PayloadFormat = Literal["text", "json"]
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    # Built at its first use: a command that publishes never reads a result.
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, defer_build=True)
 
     def to_json(self) -> dict[str, Json]:
         """The message as it was received or built: declared and unknown fields, nothing added."""

@@ -40,7 +40,7 @@ class StoredFile:
 class _Meta(BaseModel):
     """The fields of an object's description that reading needs; checked, since any worker of the agent can write it."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     nuid: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]  # becomes a part of a subject
     size: Annotated[int, Field(ge=0, lt=1 << 63)]

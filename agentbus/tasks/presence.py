@@ -18,7 +18,7 @@ HEARTBEAT_S: Final = 30.0
 class Presence(BaseModel):
     """A worker as it describes itself. No secrets, no prompts: every party that may read the registry sees it."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     agent: str
     instance: str
