@@ -28,16 +28,6 @@ COMPLEXITY = 12
 # More names than this are searched, not seen.
 FOLDER_MODULES = 16
 
-# Today's offenders, by file and function. Entries are only ever removed; the list ends empty.
-NOT_YET = frozenset(
-    {
-        "agentbus/bus/connect_errors.py explained",
-        "agentbus/bus/jetstream.py _jetstream",
-        "agentbus/config/connection_settings.py connection_settings",
-        "agentbus/config/urls.py _parse_url",
-    }
-)
-
 
 def offences(root: Path) -> Iterator[tuple[str, str]]:
     """Yield each offence under `root`: what offends (a path, or a path and a function), and the line to print."""
@@ -91,14 +81,10 @@ def _listed_long_modules(design: Path) -> set[str]:
 
 
 def main() -> int:
-    """Print the offences that are not on the list of today's; 1 when there are any."""
-    found = list(offences(ROOT))
-    new = [line for name, line in found if name not in NOT_YET]
-    print(*new, sep="\n", end="\n" if new else "")
-    gone = sorted(NOT_YET - {name for name, _ in found})
-    if gone:
-        print(f"tools/structure.py: no offenders any more, take them out of NOT_YET: {', '.join(gone)}")
-    return 1 if new else 0
+    """Print the offences; 1 when there are any."""
+    found = [line for _, line in offences(ROOT)]
+    print(*found, sep="\n", end="\n" if found else "")
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

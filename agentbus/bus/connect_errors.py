@@ -17,25 +17,33 @@ def explained(error: BaseException, settings: ConnectionSettings, presented: Cre
         return error
     if is_auth_error(error):
         return _refused(settings, presented)
-    if isinstance(error, ssl.SSLError):
-        reason, fix = why_tls_failed(error, settings)
-        return BusUnavailableError(f"TLS with {servers} failed: {reason}; {fix}")
-    if isinstance(error, CertificateWantedError):
-        return BusUnavailableError(f"TLS with {servers} failed: {certificate_wanted(settings)}")
     if isinstance(error, NotSecureError):
         return BusUnavailableError(f"{servers}: {error}")
+    if isinstance(error, (ssl.SSLError, CertificateWantedError)):
+        return BusUnavailableError(f"TLS with {servers} failed: {_of_handshake(error, settings)}")
     if isinstance(error, TimeoutError):
         return BusUnavailableError(f"{servers} did not answer within {settings.connect_timeout_s:g} s")
     if "expecting INFO" in str(error):
         first = "" if settings.tls_first else "; if it wants TLS first (handshake_first), set tls_first in [nats]"
         return BusUnavailableError(f"what listens at {servers} does not greet as a NATS server does{first}")
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix("nats: ")
-    reason = reason or "it hung up"  # asyncio has no words for that
-    if isinstance(error, ConnectionRefusedError):
-        reason = "connection refused"
     return BusUnavailableError(
-        f"cannot reach the bus at {servers}: {reason}; is nats-server running? `agentbus up` starts a local one"
+        f"cannot reach the bus at {servers}: {_of_dial(error)}; "
+        "is nats-server running? `agentbus up` starts a local one"
     )
+
+
+def _of_handshake(error: ssl.SSLError | CertificateWantedError, settings: ConnectionSettings) -> str:
+    if isinstance(error, CertificateWantedError):
+        return certificate_wanted(settings)
+    reason, fix = why_tls_failed(error, settings)
+    return f"{reason}; {fix}"
+
+
+def _of_dial(error: BaseException) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix("nats: ")
+    return reason or "it hung up"  # asyncio has no words for that
 
 
 def _refused(settings: ConnectionSettings, presented: Credentials) -> AuthenticationError:

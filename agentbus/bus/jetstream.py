@@ -29,12 +29,8 @@ from agentbus.errors import (
     BusUnavailableError,
     MalformedAnswerError,
     NoRespondersError,
-    SetupMissingError,
-    StreamFullError,
-    TooLargeError,
-    WrongRevisionError,
 )
-from agentbus.protocol import subjects
+from agentbus.protocol import refusals, subjects
 from agentbus.protocol.headers import (
     DESCRIPTION,
     EXPECTED_LAST_SUBJECT_SEQUENCE,
@@ -60,15 +56,6 @@ _ELECTION_S: Final = 10.0
 """The same in a cluster, where a stream does not answer while its servers elect a leader (4 to 8 s)."""
 _LAG_S: Final = 2.0
 _PAUSE_S: Final = 0.1
-
-_WRONG_REVISION: Final = 10071
-_UNDECIDED: Final = 10164
-"""The answer of a cluster to a compare-and-set while another write of the key is under way, which may come to nothing:
-asked again, it is stored, or refused for good."""
-_JS_NOT_READY: Final = frozenset({10008, 10039, 10118, _UNDECIDED})
-_JS_NO_LEADER: Final = frozenset({10008, 10118})
-_JS_MISSING: Final = {10059: "stream", 10014: "consumer"}
-_JS_FULL: Final = frozenset({10002, 10023, 10028, 10047, 10077, 10122})
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +212,11 @@ class Bus(Connection):
                 f"no server answers for {subject}: more than half of the servers of the cluster must be up, and the "
                 "streams must have been made (agentbus setup)"
             )
-        return _missing(what, subject)
+        return refusals.missing(what, subject)
+
+    def _why_no_answer(self, error: NoRespondersError, subject: str, *, unsure: bool) -> BusError:
+        """Make the error for a request without responders; `unsure`: an earlier attempt may have been carried out."""
+        return error if unsure and not self.clustered else self._no_answer(f"a stream for {subject}", subject)
 
     async def _pages(self, verb: str, read: Callable[[Json, str], tuple[list[_T], int]]) -> list[_T]:
         """Read a list that the server gives page by page."""
@@ -278,23 +269,21 @@ class Bus(Connection):
             left_s = max(0.05, min(start + timeout_s - clock(), REQUEST_TIMEOUT_S))
             try:
                 message = await self.request(subject, data, headers=headers, timeout_s=left_s, flush=flush)
-                answer = read_object(message.data, subject)
-                fault = answer.get("error")
-                if fault is None:
-                    return answer
-                if fault.get("err_code") not in _JS_NOT_READY or attempt.last or clock() > ready_by:
-                    raise _api_error(fault, subject)
-            except NoRespondersError:
-                if attempt.last or clock() > ready_by:
-                    if unsure and not self.clustered:
-                        raise
-                    raise self._no_answer(f"a stream for {subject}", subject) from None
-            except MalformedAnswerError as error:
-                raise BusUnavailableError(str(error)) from error  # the request may have been carried out
+            except NoRespondersError as no_answer:
+                error = self._why_no_answer(no_answer, subject, unsure=unsure)
+                passing = True
             except BusUnavailableError:
                 if not repeatable or attempt.last or self.ended:
                     raise
                 unsure = True
+                continue
+            else:
+                answer = _answer_in(message.data, subject)
+                if (fault := answer.get("error")) is None:
+                    return answer
+                error, passing = refusals.error_of(fault, subject), refusals.is_passing(fault)
+            if not passing or attempt.last or clock() > ready_by:
+                raise error
         raise BusUnavailableError(f"JetStream was not ready for {subject} within {round(timeout_s, 1):g} s")
 
 
@@ -319,32 +308,8 @@ async def connect(
         await bus.close()
 
 
-def _missing(what: str, subject: str = "") -> SetupMissingError:
-    if subject.startswith("$JS.API.") and not subject.startswith("$JS.API.DIRECT."):  # those, the stream answers
-        return SetupMissingError("JetStream does not answer on this server; enable it in the server's configuration")
-    return SetupMissingError(f"{what} does not exist on this bus; make it with: agentbus setup --nats-url URL")
-
-
-def _api_error(fault: dict[str, Any], subject: str) -> BusError:
-    code, number = int(fault.get("code") or 0), int(fault.get("err_code") or 0)
-    text = str(fault.get("description") or "no reason given")
-    if number in (_WRONG_REVISION, _UNDECIDED):
-        return WrongRevisionError(f"{subject} has changed meanwhile")
-    if number in _JS_NO_LEADER:
-        return BusUnavailableError(
-            f"JetStream has no leader for {subject} ({text}): more than half of the servers of the cluster must be up"
-        )
-    if number in _JS_MISSING:
-        # $JS.API.STREAM.<verb>.<stream>, $JS.API.CONSUMER.<verb>.<stream>.<consumer>...
-        name = subject.split(".")[4 if _JS_MISSING[number] == "stream" else 5]
-        return SetupMissingError(
-            f"the {_JS_MISSING[number]} {name} does not exist on this bus; make it with: agentbus setup --nats-url URL"
-        )
-    if number in _JS_FULL:
-        return StreamFullError(
-            f"the stream that takes {subject} is full ({text}); nothing was stored. "
-            "Make room in it, or raise its max_bytes"
-        )
-    if number == 10054:
-        return TooLargeError(f"the stream refused the message for {subject}: {text}; nothing was stored")
-    return ApiError(text, code, number)
+def _answer_in(data: bytes, subject: str) -> dict[str, Any]:
+    try:
+        return read_object(data, subject)
+    except MalformedAnswerError as error:
+        raise BusUnavailableError(str(error)) from error  # the request may have been carried out

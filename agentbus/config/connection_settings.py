@@ -82,13 +82,7 @@ def connection_settings(
         ConfigError: if a URL or a file that it names cannot be read.
     """
     urls = parse_urls(nats.url)
-    first = next((url for url in urls if url.user), urls[0])
-    credentials = Credentials(nats.user or first.user, first.password)
-    named = next(((key, file) for key in SECRET_FILES if (file := getattr(nats, key)) is not None), None)
-    if named is not None:
-        credentials = _from_file(*named, nats.user)
-    elif first.user is not None and first.password is None:
-        credentials = Credentials(token=first.user)
+    credentials = _credentials(nats, urls)
     for file in (nats.ca_file, nats.cert_file, nats.key_file):
         if file is not None and not is_file(file):
             raise ConfigError(f"{file} does not exist")
@@ -105,6 +99,17 @@ def connection_settings(
         reconnect_wait_s=reconnect_wait_s,
         max_reconnect_attempts=max_reconnect_attempts,
     )
+
+
+def _credentials(nats: NatsSection, urls: tuple[ServerUrl, ...]) -> Credentials:
+    """Take the credentials from the file that the section names, else from the URL."""
+    named = next(((key, file) for key in SECRET_FILES if (file := getattr(nats, key)) is not None), None)
+    if named is not None:
+        return _from_file(*named, nats.user)
+    first = next((url for url in urls if url.user), urls[0])
+    if first.user is not None and first.password is None:
+        return Credentials(token=first.user)
+    return Credentials(nats.user or first.user, first.password)
 
 
 def _from_file(key: str, file: Path, user: str | None) -> Credentials:

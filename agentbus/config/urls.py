@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from agentbus.errors import ConfigError
 
@@ -51,6 +51,21 @@ def parse_urls(text: str) -> tuple[ServerUrl, ...]:
 
 
 def _parse_url(text: str) -> ServerUrl:
+    parts, host, port = _split(text)
+    if parts.scheme not in ("nats", "tls"):
+        raise ConfigError(f"the NATS URL begins with {parts.scheme!r}; use nats:// or, with TLS, tls://")
+    if not host:
+        raise ConfigError("the NATS URL names no host; write it as nats://host:4222 or tls://host:4222")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ConfigError("the NATS URL goes on after the port; percent-encode '/', '?', '#' and '@' in passwords")
+    user = unquote(parts.username) if parts.username else None
+    password = unquote(parts.password) if parts.password is not None else None
+    refuse_sample(password or user)
+    return ServerUrl(parts.scheme, host, port or DEFAULT_PORT, user, password)
+
+
+def _split(text: str) -> tuple[SplitResult, str, int | None]:
+    """Split a URL, whose scheme may be missing, and give its host and port as well."""
     try:
         parts = urlsplit(text if "://" in text else f"nats://{text}")
         host, port = parts.hostname or "", parts.port
@@ -62,16 +77,7 @@ def _parse_url(text: str) -> ServerUrl:
             "the NATS URL cannot be read: the port must be a number from 1 to 65535, and '/', '?', '#', '@', ',' and "
             "'[' in a password must be percent-encoded; write it as nats://host:4222"
         ) from None
-    if parts.scheme not in ("nats", "tls"):
-        raise ConfigError(f"the NATS URL begins with {parts.scheme!r}; use nats:// or, with TLS, tls://")
-    if not host:
-        raise ConfigError("the NATS URL names no host; write it as nats://host:4222 or tls://host:4222")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ConfigError("the NATS URL goes on after the port; percent-encode '/', '?', '#' and '@' in passwords")
-    user = unquote(parts.username) if parts.username else None
-    password = unquote(parts.password) if parts.password is not None else None
-    refuse_sample(password or user)
-    return ServerUrl(parts.scheme, host, port or DEFAULT_PORT, user, password)
+    return parts, host, port
 
 
 def refuse_sample(secret: str | None) -> None:

@@ -230,7 +230,8 @@ async def test_a_cancellation_that_arrives_as_a_dial_fails_ends_the_dialling(mon
         raise ConnectionRefusedError
 
     monkeypatch.setattr(asyncio, "open_connection", fail_as_it_is_cancelled)
-    opening = asyncio.create_task(Bus(config, _ignore).open(patient=True))
+    bus = Bus(config, _ignore)
+    opening = asyncio.create_task(bus.open(patient=True))
     done, _ = await asyncio.wait({opening}, timeout=BOUND_S)
     assert done
     assert opening.cancelled()
