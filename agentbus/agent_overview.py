@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.retry import deadline_after, retry_until
+from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json

@@ -15,7 +15,7 @@ from typing import Final
 from agentbus.bus.connect_errors import explained
 from agentbus.bus.nats_client import Client, Msg, NatsError, is_auth_error, refused_subject
 from agentbus.bus.requests import Requests
-from agentbus.bus.retry import deadline_after
+from agentbus.bus.retry_until import deadline_after
 from agentbus.bus.tls import tls_context
 from agentbus.config.connection_settings import ConnectionSettings, Credentials
 from agentbus.errors import (

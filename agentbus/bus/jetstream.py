@@ -21,7 +21,7 @@ from agentbus.bus.jetstream_answers import (
     read_stream_info,
 )
 from agentbus.bus.nats_client import Msg
-from agentbus.bus.retry import deadline_after, retry_until
+from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.errors import (
     ApiError,

@@ -13,7 +13,7 @@ from agentbus.bus.connection import REQUEST_TIMEOUT_S
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import ConsumerInfo
 from agentbus.bus.pull_consumer import Delivery, PullConsumer
-from agentbus.bus.retry import deadline_after, retry_until
+from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
 from agentbus.protocol.ids import random_token
 

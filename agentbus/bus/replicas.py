@@ -6,7 +6,7 @@ from typing import Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import Cluster
-from agentbus.bus.retry import deadline_after, retry_until
+from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.errors import BusUnavailableError
 from agentbus.protocol import subjects
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import read_stream_info
-from agentbus.bus.retry import deadline_after, retry_until
+from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.bus.topology import SECOND_NS, Copies, Wanted, consumer_config, wanted_files, wanted_streams
 from agentbus.errors import ApiError, BusError, SetupMissingError, StreamFullError
 from agentbus.protocol import subjects

@@ -26,7 +26,7 @@ _HOST: Final = "127.0.0.1"
 _NAMES: Final = frozenset({_HOST, "localhost"})
 """What this machine is called by those who may ask; a page in a browser that was led here by DNS says another name."""
 _AT_ONCE: Final = 8
-_PATIENCE_S: Final = 5.0
+_REQUEST_TIMEOUT_S: Final = 5.0
 _POLL_S: Final = 0.1
 
 
@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers `GET /metrics`, for those who call this machine by a name of its own."""
 
     server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
-    timeout = _PATIENCE_S
+    timeout = _REQUEST_TIMEOUT_S
 
     def parse_request(self) -> bool:
         """Read the head of a request; False if it has been refused."""

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
-from agentbus.bus.retry import deadline_after, retry_until
+from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.errors import PermissionDeniedError, TaskNotFoundError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record, read_entry

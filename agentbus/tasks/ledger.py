@@ -7,7 +7,7 @@ the whole result message, so that any reader can publish the result again under 
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.retry import deadline_after, retry_until
+from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.errors import WrongRevisionError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects

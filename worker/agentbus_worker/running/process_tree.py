@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from agentbus.bus.retry import deadline_after, retry_until
+from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.protocol.ids import random_token
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.state_folder import write_whole

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from agentbus.bus.retry import deadline_after, retry_until
+from agentbus.bus.retry_until import deadline_after, retry_until
 
 
 async def test_an_attempt_is_made_even_if_the_deadline_has_passed_already() -> None:
