@@ -9,8 +9,8 @@ SECOND_NS: Final = 1_000_000_000
 _DAY: Final = 86_400 * SECOND_NS
 ACK_WAIT_S: Final = 30
 """The lease of a running task: renewed every third of it."""
-TASKS_MAX_AGE_S: Final = 7 * 86_400
 PRESENCE_TTL_S: Final = 90
+"""How long a worker is listed after its last heartbeat: three of them, so that two may get lost."""
 
 
 @dataclass(frozen=True, slots=True)

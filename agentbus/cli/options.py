@@ -29,7 +29,6 @@ class PathType(click.Path):
 
 FILE = PathType(dir_okay=False)
 FOLDER = PathType(file_okay=False)
-PROJECT = PathType(exists=True, file_okay=False)
 DEFAULT_BUS_FOLDER = "~/.agentbus/bus"
 
 
