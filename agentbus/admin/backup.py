@@ -17,9 +17,10 @@ from typing import Any, Final
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import read_deliver_subject, read_object, read_snapshot, read_stream_info
 from agentbus.bus.nats_client import Msg
+from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.bus.setup import place
 from agentbus.config.private_files import open_private, private_folder, write_private
-from agentbus.errors import BusError, BusUnavailableError, ConfigError, SetupMissingError
+from agentbus.errors import BusError, BusUnavailableError, ConfigError, NoRespondersError, SetupMissingError
 from agentbus.protocol import subjects
 
 STREAM_ORDER: Final = (
@@ -35,6 +36,9 @@ _FILES_PREFIX: Final = f"OBJ_{subjects.files_bucket('')}"
 _CHUNK_BYTES: Final = 128 * 1024  # the default of nats-server
 # The server sends chunks one after the other; a pause of this length means that it, or the connection, hangs.
 _CHUNK_TIMEOUT_S: Final = 30.0
+_INTEREST_S: Final = 5.0
+"""How long a subscription may take to become known to all servers of a cluster: milliseconds as a rule."""
+_PAUSE_S: Final = 0.05
 _DATA: Final = "snapshot"
 _DESCRIPTION: Final = "stream.json"
 
@@ -156,12 +160,26 @@ async def _restore(bus: Bus, name: str, data: Path, config: dict[str, Any], stat
     target, size = read_deliver_subject(await place(bus, verb, {"config": config, "state": state}), verb), 0
     with _naming_the_backup(data), data.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
-            answered = await bus.request(target, chunk, timeout_s=_CHUNK_TIMEOUT_S)
-            _check(name, answered.data)
+            _check(name, await _send_chunk(bus, target, chunk))
             size += len(chunk)
-    answered = await bus.request(target, b"", timeout_s=_CHUNK_TIMEOUT_S)
-    _check(name, answered.data)
-    return StreamCopy(name, read_stream_info(read_object(answered.data, verb), verb).state.messages, size)
+    answer = await _send_chunk(bus, target, b"")
+    _check(name, answer)
+    return StreamCopy(name, read_stream_info(read_object(answer, verb), verb).state.messages, size)
+
+
+async def _send_chunk(bus: Bus, target: str, chunk: bytes) -> bytes:
+    """Send a chunk to the server that restores, and return its answer.
+
+    In a cluster another server restores. Ours may learn of its subscription a moment after the answer that names it,
+    and refuses the chunk until then; what was refused has reached no server, so sending it again is safe.
+    """
+    async for attempt in retry_until(deadline_after(_INTEREST_S), _PAUSE_S):
+        try:
+            return (await bus.request(target, chunk, timeout_s=_CHUNK_TIMEOUT_S)).data
+        except NoRespondersError:
+            if attempt.last:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _check(name: str, answer: bytes) -> None:

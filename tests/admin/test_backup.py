@@ -1,5 +1,6 @@
 """A backup holds what was on the bus, and what is restored goes on where it was."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from agentbus import Coordinator, connect
-from agentbus.admin.backup import back_up, restore
+from agentbus.admin import backup as backup_module
+from agentbus.admin.backup import _send_chunk, back_up, restore  # pyright: ignore[reportPrivateUsage]
+from agentbus.bus.nats_client import Msg
 from agentbus.bus.setup import set_up
-from agentbus.errors import BusError, ConfigError
+from agentbus.errors import BusError, ConfigError, NoRespondersError
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.provision.nats_server import NatsServer, run_server
@@ -194,3 +197,25 @@ async def test_only_the_administrator_can_back_up(tmp_path: Path):
             config.write_text("\n".join(["[nats]", *lines, f'inbox_prefix = "_INBOX_{party}"', ""]), encoding="utf-8")
             ran = await run_cli("backup", str(tmp_path / f"of-{party}"), "--config", str(config))
             assert ran.code == code, ran.err
+
+
+async def test_a_chunk_waits_for_the_server_that_restores_to_be_known(server: NatsServer):
+    async with connect(server.url) as ours, connect(server.url) as restoring:
+        sending = asyncio.create_task(_send_chunk(ours.bus, "restore.here", b"chunk"))
+        await ours.bus.api("INFO")  # the chunk went out before this request, and no one was there to take it
+        assert not sending.done()
+        answers: set[asyncio.Task[None]] = set()
+
+        def answer(message: Msg) -> None:
+            answers.add(asyncio.create_task(restoring.bus.publish(message.reply, message.data + b" taken")))
+
+        await restoring.bus.subscribe("restore.here", answer)
+        assert await asyncio.wait_for(sending, BOUND_S) == b"chunk taken"
+        await asyncio.wait(answers)
+
+
+async def test_a_chunk_that_no_server_takes_is_an_error(server: NatsServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(backup_module, "_INTEREST_S", 0.2)
+    async with connect(server.url) as coordinator:
+        with pytest.raises(NoRespondersError, match=r"nothing on the bus listens on restore\.here"):
+            await _send_chunk(coordinator.bus, "restore.here", b"chunk")
