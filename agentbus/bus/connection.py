@@ -17,6 +17,7 @@ from agentbus.bus.nats_client import Client, Msg, NatsError, is_auth_error, refu
 from agentbus.bus.requests import Requests
 from agentbus.bus.retry_until import deadline_after
 from agentbus.bus.tls import tls_context
+from agentbus.config.addresses import Address
 from agentbus.config.connection_settings import ConnectionSettings, Credentials
 from agentbus.errors import (
     BusError,
@@ -327,7 +328,7 @@ class Connection:
         self._ever_up = True
         self._up.set()
         url = self._client.connected_url
-        where = f"{url.hostname}:{url.port}" if url else self.settings.servers
+        where = Address(url.hostname or "", url.port or 0) if url else self.settings.servers
         self._state(f"connected to nats-server {self.server_version} at {where}")
 
     def _end(self, reason: BusError | None) -> None:

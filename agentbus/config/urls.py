@@ -1,9 +1,11 @@
 """Where a bus is: URLs of NATS servers, with their credentials kept out of sight."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from agentbus.config.addresses import Address, read_address
 from agentbus.errors import ConfigError
 
 DEFAULT_PORT: Final = 4222
@@ -27,8 +29,7 @@ class ServerUrl:
         return self.scheme == "tls"
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return f"{self.scheme}://{Address(self.host, self.port)}"
 
 
 def parse_urls(text: str) -> tuple[ServerUrl, ...]:
@@ -51,33 +52,41 @@ def parse_urls(text: str) -> tuple[ServerUrl, ...]:
 
 
 def _parse_url(text: str) -> ServerUrl:
-    parts, host, port = _split(text)
+    parts = _split(text)
     if parts.scheme not in ("nats", "tls"):
         raise ConfigError(f"the NATS URL begins with {parts.scheme!r}; use nats:// or, with TLS, tls://")
-    if not host:
-        raise ConfigError("the NATS URL names no host; write it as nats://host:4222 or tls://host:4222")
+    where = _address(parts.netloc.rpartition("@")[2])
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ConfigError("the NATS URL goes on after the port; percent-encode '/', '?', '#' and '@' in passwords")
     user = unquote(parts.username) if parts.username else None
     password = unquote(parts.password) if parts.password is not None else None
     refuse_sample(password or user)
-    return ServerUrl(parts.scheme, host, port or DEFAULT_PORT, user, password)
+    return ServerUrl(parts.scheme, where.host, where.port, user, password)
 
 
-def _split(text: str) -> tuple[SplitResult, str, int | None]:
-    """Split a URL, whose scheme may be missing, and give its host and port as well."""
+def _split(text: str) -> SplitResult:
+    """Split a URL, whose scheme may be missing."""
     try:
-        parts = urlsplit(text if "://" in text else f"nats://{text}")
-        host, port = parts.hostname or "", parts.port
-        if port == 0:
-            raise ValueError("no server listens on port 0")
+        return urlsplit(text if "://" in text else f"nats://{text}")
     except ValueError:
-        # Not quoted: what stands where the port should be is often a piece of a password.
-        raise ConfigError(
-            "the NATS URL cannot be read: the port must be a number from 1 to 65535, and '/', '?', '#', '@', ',' and "
-            "'[' in a password must be percent-encoded; write it as nats://host:4222"
-        ) from None
-    return parts, host, port
+        raise _unreadable("its brackets or its characters are not those of a URL") from None
+
+
+def _address(text: str) -> Address:
+    if re.fullmatch("(:[^:]*)?", text):
+        raise ConfigError("the NATS URL names no host; write it as nats://host:4222 or tls://host:4222")
+    try:
+        return read_address(text.removesuffix(":"), default_port=DEFAULT_PORT)  # a URL may end with an empty port
+    except ConfigError as error:
+        raise _unreadable(str(error)) from None
+
+
+def _unreadable(reason: str) -> ConfigError:
+    # The URL is not quoted: what stands where the address should be is often a piece of a password.
+    return ConfigError(
+        f"the NATS URL cannot be read: {reason}; in a password, '/', '?', '#', '@', ',' and '[' must be "
+        "percent-encoded; write it as nats://host:4222"
+    )
 
 
 def refuse_sample(secret: str | None) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from agentbus.bus.retry_until import deadline_after, retry_until
+from agentbus.config.addresses import Address
 from agentbus.errors import ServerBinaryError
 from agentbus.provision.conf_text import quoted
 
@@ -150,7 +151,7 @@ def _write_config(store: Path, host: str, port: int) -> Path:
     path = store / "nats-server.conf"
     path.write_text(
         "# Written by agentbus at every start; changes here are lost.\n"
-        f"listen: {quoted(f'{host}:{port or -1}')}\n"
+        f"listen: {quoted(str(Address(host, port or -1)))}\n"
         "server_name: agentbus\n"
         "max_payload: 8MB\n"
         # The server acknowledges a message once it is on the disk; by default it syncs every two minutes.

@@ -9,10 +9,11 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
+from agentbus.config.addresses import Address
 from agentbus.errors import AgentBusError
 from agentbus.version import __version__
 from agentbus_mcp.transports import http_settings
-from agentbus_mcp.transports.http_settings import Address, HttpSettings
+from agentbus_mcp.transports.http_settings import HttpSettings
 
 log = logging.getLogger("agentbus.mcp")
 _HTTP_OPTIONS: Final = ("token_file", "hosts", "origins", "max_sessions", "idle_s", "metrics_port")
@@ -62,7 +63,7 @@ Examples:
     "--http",
     "address",
     metavar="HOST:PORT",
-    type=Text("address", Address.parse),
+    type=Text("address", http_settings.listen_address),
     help="Serve MCP over HTTP, at http://HOST:PORT/mcp, to many clients, and print that URL. Port 0 picks a free one.",
 )
 @click.option(

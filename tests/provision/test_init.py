@@ -526,7 +526,25 @@ def test_a_member_is_read_as_it_is_written(text: str, member: Member) -> None:
     assert read_member(str(member)) == member
 
 
-@pytest.mark.parametrize("text", ["", "a b", "host:0", "host:99999", "host:1:2:3", "host:x"])
-def test_what_is_no_member_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "the host is missing"),
+        ("a b", "no spaces"),
+        ("a_b", "neither the name nor the address of a host"),
+        ("host:0", "a number from 1 to 65535"),
+        ("host:99999", "a number from 1 to 65535"),
+        ("host:\N{ARABIC-INDIC DIGIT FOUR}", "a number from 1 to 65535"),
+        ("host:x", "a number from 1 to 65535"),
+        ("host:1:0", "a number from 1 to 65535"),
+        ("host:1:", "a number from 1 to 65535"),
+        ("host:1:2:3", "must stand in brackets"),
+        ("fd00::5x:1:2", "must stand in brackets"),
+        ("[10.0.0.5]:1", "only an IPv6 address stands in brackets"),
+        ("[fe80::1%eth0]:1", "a zone id means something on one machine only"),
+        ("fe80::1%eth0", "a zone id means something on one machine only"),
+    ],
+)
+def test_what_is_no_member_is_refused_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"no member of a cluster: .*{reason}.*write it as HOST or HOST:PORT:CLUSTER"):
         read_member(text)

@@ -133,7 +133,7 @@ def open_private(path: Path) -> IO[bytes]:
 
 def _bus_key(urls: tuple[ServerUrl, ...]) -> str:
     """A name for the bus that can be read and is one folder: its first server, and a digest of all of them."""
-    names = sorted(f"{url.host}:{url.port}" for url in urls)
+    names = sorted(f"{url.host}:{url.port}" for url in urls)  # without brackets, as in the folders that there are
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
     readable = "".join(char if char.isalnum() or char in "-." else "_" for char in names[0])
     return f"{readable[:80]}-{digest}"

@@ -13,6 +13,7 @@ import click
 
 from agentbus.bus.setup import set_up
 from agentbus.bus.topology import consumer_config
+from agentbus.config.urls import parse_urls
 from agentbus.coordinator import Coordinator, connect
 from agentbus.errors import DemoError
 from agentbus.protocol import subjects
@@ -176,8 +177,8 @@ async def _killed_server(story: _Story, main: Coordinator, folder: Path, servers
             await asyncio.sleep(0.05)
     servers[-1].kill()
     story.tell("nats-server was killed with SIGKILL; it is started again on the same store")
-    port = int(servers[-1].url.rpartition(":")[2])
-    servers.append(await start_server(store=folder / "nats", port=port))
+    [at] = parse_urls(servers[-1].url)
+    servers.append(await start_server(store=folder / "nats", port=at.port))
     waited = await main.wait([task.id], timeout_s=_TIMEOUT_S)
     story.check(task.id in waited.settled, "workers and coordinator reconnected, and the result is here")
 

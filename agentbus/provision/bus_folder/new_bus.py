@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agentbus.config.addresses import Address
 from agentbus.config.private_files import private_folder, toml, write_private
 from agentbus.config.storage_sizes import storage_size
 from agentbus.errors import ConfigError
@@ -35,7 +36,6 @@ from agentbus.provision.bus_folder.server_folder import (
     configuration,
     host,
     server_folders,
-    with_port,
 )
 from agentbus.provision.certificates import new_server_certificate
 
@@ -103,7 +103,7 @@ def _create(folder: Path, plan: Plan) -> BusFolder:
     ca = _cluster(folder, plan) if plan.members else _single(folder, plan, hosts)
     bus = BusEntry(
         url=",".join(
-            f"tls://{with_port(*place)}"
+            f"tls://{Address(*place)}"
             for place in [(one.host, one.port) for one in plan.members] or [(hosts[0], plan.port)]
         ),
         members=tuple(map(str, plan.members)),

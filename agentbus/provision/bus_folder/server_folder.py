@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agentbus.config.addresses import Address, read_address, read_port, unbracketed
 from agentbus.errors import ConfigError
 from agentbus.provision.conf_text import quoted, quoted_list
 
@@ -18,7 +19,6 @@ DEFAULT_PORT: Final = 7422
 DEFAULT_CLUSTER_PORT: Final = 6222
 CLUSTER_SIZES: Final = (3, 5)
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
-_MEMBER = re.compile(r"(\[[^]]*\]|[^:]*)(?::(\d{1,5}))?(?::(\d{1,5}))?")
 
 
 def host(text: str) -> str:
@@ -28,16 +28,11 @@ def host(text: str) -> str:
         ConfigError: it is neither.
     """
     try:
-        return str(ipaddress.ip_address(text.strip("[]")))
+        return str(ipaddress.ip_address(unbracketed(text)))
     except ValueError:
         if not _HOST.fullmatch(text):
             raise ConfigError(f"{text!r} is neither the name nor the address of a host") from None
         return text.lower()
-
-
-def with_port(name: str, port: int) -> str:
-    """Return a host with a port; an IPv6 address is put into brackets."""
-    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +44,7 @@ class Member:
     cluster_port: int = DEFAULT_CLUSTER_PORT
 
     def __str__(self) -> str:
-        return f"{with_port(self.host, self.port)}:{self.cluster_port}"
+        return f"{Address(self.host, self.port)}:{self.cluster_port}"
 
 
 def read_member(text: str, *, port: int = DEFAULT_PORT, cluster_port: int = DEFAULT_CLUSTER_PORT) -> Member:
@@ -59,13 +54,34 @@ def read_member(text: str, *, port: int = DEFAULT_PORT, cluster_port: int = DEFA
         ConfigError: it is none of these.
     """
     try:
-        return Member(str(ipaddress.ip_address(text)), port, cluster_port)
+        return _member(text, port, cluster_port)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{text!r} is no member of a cluster: {error}; write it as HOST or HOST:PORT:CLUSTER_PORT"
+        ) from None
+
+
+def _member(text: str, port: int, cluster_port: int) -> Member:
+    if _is_address(text):
+        return Member(_reachable(text), port, cluster_port)  # no port follows, so there is no need for brackets
+    first, _, last = text.rpartition(":")
+    if ":" in first.rpartition("]")[2]:
+        text, cluster_port = first, read_port(last)
+    where = read_address(text, default_port=port)
+    return Member(_reachable(where.host), where.port, cluster_port)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(text))
     except ValueError:
-        found = _MEMBER.fullmatch(text)
-    ports = [int(found[2] or port), int(found[3] or cluster_port)] if found else [0]
-    if found is None or not all(0 < number < 1 << 16 for number in ports):
-        raise ConfigError(f"{text!r} is no member of a cluster; write it as HOST or HOST:PORT:CLUSTER_PORT")
-    return Member(host(found[1]), *ports)
+        return False
+
+
+def _reachable(name: str) -> str:
+    if "%" in name:
+        raise ConfigError("a zone id means something on one machine only; name an address that the others reach")
+    return host(name)
 
 
 def check_members(members: Sequence[Member]) -> None:
@@ -82,7 +98,7 @@ def check_members(members: Sequence[Member]) -> None:
     reached = [(one.host, port) for one in members for port in (one.port, one.cluster_port)]
     for address in reached:
         if reached.count(address) > 1:
-            raise ConfigError(f"two servers cannot both have {with_port(*address)}; each needs two ports of its own")
+            raise ConfigError(f"two servers cannot both have {Address(*address)}; each needs two ports of its own")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +152,8 @@ def configuration(server: ServerFolder, settings: Settings, members: Sequence[Me
     pid_file = server.pid_file if server.member is None else Path(server.pid_file.name)
     values = {
         "name": server.name,
-        "listen": with_port(settings.listen, settings.port),
-        "monitoring": f"127.0.0.1:{settings.monitoring_port or -1}",
+        "listen": str(Address(settings.listen, settings.port)),
+        "monitoring": str(Address("127.0.0.1", settings.monitoring_port or -1)),
         "pid_file": pid_file,
         "certificate": settings.certificate,
         "key": settings.key,
@@ -147,8 +163,8 @@ def configuration(server: ServerFolder, settings: Settings, members: Sequence[Me
     text = _CONFIGURATION.format(**texts, max_memory=settings.max_memory, max_file=settings.max_file)
     if server.member is None:
         return text
-    routes = [f"tls://{with_port(one.host, one.cluster_port)}" for one in members if one != server.member]
-    listen = quoted(with_port(settings.listen, server.member.cluster_port))
+    routes = [f"tls://{Address(one.host, one.cluster_port)}" for one in members if one != server.member]
+    listen = quoted(str(Address(settings.listen, server.member.cluster_port)))
     return f"{_START_HERE}{text}\n" + _CLUSTER.format(listen=listen, routes=quoted_list(routes))
 
 

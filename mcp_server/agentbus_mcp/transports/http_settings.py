@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from agentbus.config.addresses import Address, bracketed, read_address
 from agentbus.errors import ConfigError
 
 PATH: Final = "/mcp"
@@ -17,31 +18,7 @@ IDLE_S: Final = 1_800
 STALLED_S: Final = 60
 _MIN_TOKEN_CHARS: Final = 16
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
-_NAME: Final = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 _BACKLOG: Final = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A host and a port, as `--http` has them."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Address":
-        """Read `HOST:PORT`; an IPv6 address stands in brackets, and port 0 picks a free one.
-
-        Raises:
-            ValueError: the text is not an address.
-        """
-        found = re.fullmatch(rf"{_NAME}:(\d{{1,5}})", text)
-        if found is None or int(found[2]) > 65_535:
-            raise ValueError("is not HOST:PORT, such as 127.0.0.1:8765 or [::1]:8765; port 0 picks a free one")
-        return cls(found[1].strip("[]"), int(found[2]))
-
-    def __str__(self) -> str:
-        return f"{_bracketed(self.host)}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +36,13 @@ class HttpSettings:
     @property
     def allowed_hosts(self) -> list[str]:
         """The values of `Host` that are served: the loopback names, the address, and the names in `hosts`."""
-        own = () if _is_wildcard(self.address.host) else (_bracketed(self.address.host),)
+        own = () if _is_wildcard(self.address.host) else (bracketed(self.address.host),)
         return [value for name in (*_LOOPBACK, *own, *self.hosts) for value in _with_any_port(name)]
 
     @property
     def allowed_origins(self) -> list[str]:
         """The values of `Origin` that are served: pages of this machine, and those in `origins`."""
-        return [*(value for name in _LOOPBACK for value in _with_any_port(f"http://{name}")), *self.origins]
+        return [*(f"http://{value}" for name in _LOOPBACK for value in _with_any_port(name)), *self.origins]
 
     def listen(self) -> socket.socket:
         """Open the listening socket. On Linux, a client that reads nothing for `stalled_s` is disconnected.
@@ -102,7 +79,7 @@ class HttpSettings:
         host, port = listener.getsockname()[:2]
         if _is_wildcard(host):
             host = "127.0.0.1" if listener.family == socket.AF_INET else "::1"
-        return f"http://{_bracketed(host)}:{port}{PATH}"
+        return f"http://{bracketed(host)}:{port}{PATH}"
 
 
 def token_of(path: Path) -> tuple[str, Sequence[str]]:
@@ -125,14 +102,30 @@ def token_of(path: Path) -> tuple[str, Sequence[str]]:
     return token, list(exposure(path.expanduser()))
 
 
+def listen_address(text: str) -> Address:
+    """Read the address for `--http`; port 0 picks a free one.
+
+    Raises:
+        ValueError: the text is not an address.
+    """
+    try:
+        return _ascii_address(text, lowest_port=0)
+    except ConfigError as error:
+        raise ValueError(
+            f"is not HOST:PORT, such as 127.0.0.1:8765 or [::1]:8765: {error}; port 0 picks a free one"
+        ) from None
+
+
 def host_name(text: str) -> str:
     """Check a name for `--allowed-host`: a host, with or without a port.
 
     Raises:
         ValueError: the text is not a host.
     """
-    if not re.fullmatch(rf"{_NAME}(:\d{{1,5}})?", text):
-        raise ValueError("is not a host, such as bus.example.com or bus.example.com:8443")
+    try:
+        _ascii_address(text, default_port=0)
+    except ConfigError as error:
+        raise ValueError(f"is not a host, such as bus.example.com or bus.example.com:8443: {error}") from None
     return text.lower()
 
 
@@ -142,21 +135,31 @@ def origin(text: str) -> str:
     Raises:
         ValueError: the text is not an origin.
     """
-    if not re.fullmatch(rf"https?://{_NAME}(:\d{{1,5}})?", text):
-        raise ValueError("is not an origin, such as https://app.example.com: a scheme and a host, no path")
+    try:
+        scheme, _, rest = text.partition("://")
+        if scheme not in ("http", "https"):
+            raise ConfigError("it begins with neither http:// nor https://")
+        _ascii_address(rest, default_port=0)
+    except ConfigError as error:
+        raise ValueError(
+            f"is not an origin, such as https://app.example.com: a scheme and a host, no path: {error}"
+        ) from None
     return text.lower()
+
+
+def _ascii_address(text: str, **ports: int) -> Address:
+    """Read an address in the form that headers have: names of other letters stand there in another one."""
+    if not text.isascii():
+        raise ConfigError("a header has only letters of ASCII; write the name as xn--…")
+    return read_address(text, **ports)
 
 
 def _with_any_port(name: str) -> Iterable[str]:
     """Yield a name and, if it has no port, the pattern for any port."""
     yield name
-    if not re.search(r":\d+$", name):
+    if name.endswith("]") or ":" not in name:
         yield f"{name}:*"
 
 
 def _is_wildcard(host: str) -> bool:
     return host in ("0.0.0.0", "::")  # noqa: S104  # compared, not bound
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -22,8 +22,9 @@ from mcp_types.version import LATEST_MODERN_VERSION
 
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
+from agentbus.config.addresses import Address
 from agentbus.provision.nats_server import NatsServer, run_server
-from agentbus_mcp.transports.http_settings import Address, HttpSettings
+from agentbus_mcp.transports.http_settings import HttpSettings
 from support.harness import BOUND_S, eventually, process, run_cli, worker, worker_toml
 from support.mcp_harness import (
     NOWHERE,
@@ -295,9 +296,23 @@ async def test_on_loopback_other_names_and_pages_are_refused_too(tmp_path: Path)
         (["--http", "0.0.0.0:0"], 1, "--http 0.0.0.0:0 can be reached from other machines: name a file with a token"),
         (["--http", "[::]:0"], 1, "can be reached from other machines"),
         (["--http", "8765"], 2, "'8765' is not HOST:PORT, such as 127.0.0.1:8765"),
-        (["--http", "127.0.0.1:99999"], 2, "is not HOST:PORT"),
+        (["--http", "127.0.0.1:99999"], 2, "the port must be a number from 0 to 65535; port 0 picks a free one"),
+        (
+            ["--http", "::1:8765"],
+            2,
+            "'::1:8765' is not HOST:PORT, such as 127.0.0.1:8765 or [::1]:8765: an IPv6 address must",
+        ),
+        (["--http", "[127.0.0.1]:8765"], 2, "only an IPv6 address stands in brackets"),
+        (["--http", "127.0.0.1:\N{ARABIC-INDIC DIGIT EIGHT}0"], 2, "is not HOST:PORT"),
         (["--http", "127.0.0.1:0", "--allowed-host", "*"], 2, "'*' is not a host"),
+        (["--http", "127.0.0.1:0", "--allowed-host", "fd00::5"], 2, "'fd00::5' is not a host"),
+        (
+            ["--http", "127.0.0.1:0", "--allowed-host", "a.example.com:0"],
+            2,
+            "the port must be a number from 1 to 65535",
+        ),
         (["--http", "127.0.0.1:0", "--allowed-origin", "app.example.com"], 2, "is not an origin"),
+        (["--http", "127.0.0.1:0", "--allowed-origin", "https://a.example.com/x"], 2, "is not an origin"),
         (["--token-file", "x"], 2, "--token-file goes with --http HOST:PORT"),
         (["--max-sessions", "3"], 2, "--max-sessions goes with --http HOST:PORT"),
         (["--http", "127.0.0.1:0", "--token-file", "missing"], 1, "cannot read the secret in missing"),

@@ -3,12 +3,13 @@
 import logging
 import sys
 
+from agentbus.config.addresses import Address
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.schema import NatsSection
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.server import Server
 from agentbus_mcp.transports import streamable_http
-from agentbus_mcp.transports.http_settings import Address, HttpSettings
+from agentbus_mcp.transports.http_settings import HttpSettings
 from support.task_tools import SCRIPTED, add_task_tools
 from system.conformance.contents import add_contents, schema_tool
 from system.conformance.questions import add_questions
