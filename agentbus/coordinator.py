@@ -9,7 +9,6 @@ The command line and the MCP server use the same code. A method imports what onl
 publishes one task starts fast.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from agentbus.bus.jetstream import Bus
+from agentbus.concurrently import concurrently
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_coordinator
 from agentbus.config.schema import CoordinatorConfig
@@ -43,7 +43,6 @@ _AT_ONCE: Final = 16
 TaskRef: TypeAlias = str | TaskHandle
 """A task by its id, or by a handle, which also says whose task it is."""
 _T = TypeVar("_T")
-_Item = TypeVar("_Item")
 
 log = logging.getLogger("agentbus")
 log.addHandler(logging.NullHandler())  # a library prints nothing unless its program asks for it
@@ -132,7 +131,7 @@ class Coordinator:
             except AgentBusError as error:
                 return TaskFailure(task.id, task.agent, error)
 
-        return await _side_by_side(tasks, one)
+        return await concurrently(tasks, one, at_once=_AT_ONCE)
 
     def task(self, task_id: str, *, agent: str | None = None) -> TaskHandle:
         """Make a handle of a task from its id. Nothing is asked of the bus: the first method of the handle does that.
@@ -251,26 +250,13 @@ class Coordinator:
             except AgentBusError as error:
                 return _failure(task, agent, error)
 
-        return await _side_by_side(tasks, one)
+        return await concurrently(tasks, one, at_once=_AT_ONCE)
 
 
 def _failure(task: TaskRef, agent: str | None, error: AgentBusError) -> TaskFailure:
     if isinstance(task, TaskHandle):
         return TaskFailure(task.id, task.agent, error)
     return TaskFailure(task, agent, error)
-
-
-async def _side_by_side(items: Iterable[_Item], work: Callable[[_Item], Awaitable[_T]]) -> list[_T]:
-    """Do the same work for each item, for a bounded number of them at once; return the results in order."""
-    gate = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(item: _Item) -> _T:
-        async with gate:
-            return await work(item)
-
-    async with asyncio.TaskGroup() as group:
-        running = [group.create_task(one(item)) for item in items]
-    return [task.result() for task in running]
 
 
 @asynccontextmanager

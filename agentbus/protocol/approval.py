@@ -1,10 +1,10 @@
 """How an agent asks for an approval in its output: the marker, and how it is found again."""
 
 import re
-from typing import Final, cast
+from typing import Final
 
 from agentbus.errors import MessageError
-from agentbus.protocol.json_codec import Json, decode
+from agentbus.protocol.json_codec import decode, object_in
 
 MARKER: Final = "status=needs_approval"
 _LINE: Final = re.compile(rf"^{MARKER}\r?$", re.MULTILINE)
@@ -24,7 +24,7 @@ def is_asked_in(text: str) -> bool:
     if not stripped.startswith("{"):
         return False
     try:
-        found = decode(stripped.encode())
+        found = object_in(decode(stripped.encode()))
     except MessageError:
         return False
-    return isinstance(found, dict) and cast("dict[str, Json]", found).get("status") == "needs_approval"
+    return found.get("status") == "needs_approval"

@@ -1,7 +1,7 @@
 """JSON in UTF-8 as the bus carries it: strict when read, without ASCII escapes when written."""
 
 import json
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import pydantic_core
 
@@ -36,6 +36,11 @@ def encode(value: Json) -> bytes:
         return _ENCODER.encode(value).encode()
     except (ValueError, TypeError, RecursionError) as error:
         raise MessageError(f"cannot be written as JSON in UTF-8: {error}") from error
+
+
+def object_in(value: Json) -> dict[str, Json]:
+    """Return a value that is an object, and an empty object for any other value: messages of others may hold either."""
+    return cast("dict[str, Json]", value) if isinstance(value, dict) else {}
 
 
 def canonical(value: Json) -> bytes:

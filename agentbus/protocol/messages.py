@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from agentbus.errors import InvalidIdError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import new_task_id
-from agentbus.protocol.json_codec import Json, canonical, decode, encode
+from agentbus.protocol.json_codec import Json, canonical, decode, encode, object_in
 from agentbus.protocol.timestamps import now
 from agentbus.protocol.validation import fault_line
 
@@ -127,8 +127,7 @@ class Result(_Message):
     @property
     def output_note(self) -> dict[str, Json]:
         """What it says of output that it holds only in part: `bytes`, `kept`, `sha256`, `file`."""
-        note = (self.model_extra or {}).get("output")
-        return cast("dict[str, Json]", note) if isinstance(note, dict) else {}
+        return object_in((self.model_extra or {}).get("output"))
 
     def to_json(self) -> dict[str, Json]:
         """The message as it was received or built, in the order of its fields; the values are not copied."""

@@ -1,6 +1,5 @@
 """Finding tasks in the ledger by their ids."""
 
-import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final, TypeAlias
@@ -8,6 +7,7 @@ from typing import Final, TypeAlias
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.bus.retry_until import deadline_after, retry_until
+from agentbus.concurrently import concurrently
 from agentbus.errors import PermissionDeniedError, TaskNotFoundError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record, read_entry
@@ -98,15 +98,5 @@ async def find_all(bus: Bus, wanted: Iterable[tuple[str, str | None]]) -> Found:
     Raises:
         TaskNotFoundError, CorruptEntryError: see `find`; the first one if there are several.
     """
-    gate = asyncio.Semaphore(_READS_AT_ONCE)
-
-    async def one(task_id: str, agent: str | None) -> Record:
-        async with gate:
-            return await find(bus, task_id, agent)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            finds = [group.create_task(one(task_id, agent)) for task_id, agent in wanted]
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None  # they fail for the same reason, and callers handle one error
-    return {(record.agent, record.task_id): record for record in (found.result() for found in finds)}
+    records = await concurrently(wanted, lambda pair: find(bus, *pair), at_once=_READS_AT_ONCE)
+    return {(record.agent, record.task_id): record for record in records}

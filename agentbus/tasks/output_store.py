@@ -8,7 +8,7 @@ import base64
 import hashlib
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Final, cast
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,7 +17,7 @@ from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.errors import CorruptFileError, FileMissingError, MessageError, NotSettledError, OutputNotKeptError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import random_token
-from agentbus.protocol.json_codec import Json, decode, encode
+from agentbus.protocol.json_codec import decode, encode, object_in
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.status import TaskStatus
 
@@ -139,8 +139,7 @@ async def read_output(bus: Bus, status: TaskStatus) -> AsyncGenerator[bytes]:
     if not note.get("truncated"):
         yield str(status.result.result).encode()
         return
-    file = note.get("file")
-    name = cast("dict[str, Json]", file).get("name") if isinstance(file, dict) else None
+    name = object_in(note.get("file")).get("name")
     if not isinstance(name, str):
         raise OutputNotKeptError(f"only the first {note.get('kept')} of {note.get('bytes')} bytes of output were kept")
     async for piece in read_file(bus, status.agent, name):

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
 
 from agentbus.protocol import subjects
-from agentbus.protocol.json_codec import Json, encode
+from agentbus.protocol.json_codec import Json, encode, object_in
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import Result, decode_result
 
@@ -50,8 +49,7 @@ class TaskStatus:
     @property
     def output_note(self) -> dict[str, Json]:
         """How the result describes an output that it holds only in part: `bytes`, `kept`, `sha256`, `file`."""
-        note = (self.record.entry.result or {}).get("output")
-        return cast("dict[str, Json]", note) if isinstance(note, dict) else {}
+        return object_in((self.record.entry.result or {}).get("output"))
 
     def to_json(self, *, with_result: bool = True) -> dict[str, Json]:
         """Return a plain object: state, times, attempt, worker, and the result if there is one."""

@@ -5,7 +5,6 @@ tasks by their last change, and a cursor is a sequence below which to continue. 
 only entries that may be shown are read whole.
 """
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, count_after, position_before_newest
+from agentbus.concurrently import concurrently
 from agentbus.errors import CorruptEntryError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import STATE
@@ -143,7 +143,7 @@ def _may_be(key: _Key, state: State | None) -> bool:
 
 
 async def _read(bus: Bus, keys: Sequence[_Key]) -> list[TaskStatus | str | None]:
-    """Read entries side by side: a task, or why it cannot be read, or None if it was removed."""
+    """Read entries concurrently: a task, or why it cannot be read, or None if it was removed."""
 
     async def one(key: _Key) -> TaskStatus | str | None:
         message = await bus.last_message(subjects.STATE_STREAM, key.subject)
@@ -153,6 +153,4 @@ async def _read(bus: Bus, keys: Sequence[_Key]) -> list[TaskStatus | str | None]
             return str(error)
         return TaskStatus(record) if isinstance(record, Record) else None
 
-    async with asyncio.TaskGroup() as group:
-        reads = [group.create_task(one(key)) for key in keys]
-    return [read.result() for read in reads]
+    return await concurrently(keys, one, at_once=_READ_STEP)

@@ -3,17 +3,17 @@
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, get_args
 
-from agentbus.version import __version__
+from agentbus.observability.metrics import MetricFactory, served_metrics
+from agentbus.protocol.json_codec import object_in
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from agentbus.observability.metrics import Registry
 
 log = logging.getLogger("agentbus.mcp")
 
-_PREFIX: Final = "agentbus_mcp"
 _DURATION_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 240)
 """From a look-up to the longest wait that a call can ask for."""
 _UNKNOWN: Final = "unknown"
@@ -62,28 +62,17 @@ NO_METRICS: Final = Metrics()
 class PrometheusMetrics(Metrics):
     """Counts into a registry."""
 
-    def __init__(self, registry: "CollectorRegistry") -> None:
-        from prometheus_client import Counter, Gauge, Histogram, Info  # noqa: PLC0415  # an extra
-
-        Info(f"{_PREFIX}_build", "The version.", registry=registry).info({"version": __version__})
-        self._calls = Counter(
-            f"{_PREFIX}_tool_calls", "Calls of tools that are over.", ("tool", "outcome"), registry=registry
+    def __init__(self, registry: "Registry") -> None:
+        make = MetricFactory(registry, "agentbus_mcp")
+        make.build_info("The version.")
+        self._calls = make.counter("tool_calls", "Calls of tools that are over.", "tool", "outcome")
+        self._in_progress = make.gauge("tool_calls_in_progress", "Calls of tools that are being served.", "tool")
+        self._duration = make.histogram(
+            "tool_call_duration_seconds", "How long calls of tools took, waiting included.", "tool", buckets=_DURATION_S
         )
-        self._in_progress = Gauge(
-            f"{_PREFIX}_tool_calls_in_progress", "Calls of tools that are being served.", ("tool",), registry=registry
-        )
-        self._duration = Histogram(
-            f"{_PREFIX}_tool_call_duration_seconds",
-            "How long calls of tools took, waiting included.",
-            ("tool",),
-            buckets=_DURATION_S,
-            registry=registry,
-        )
-        self._delivered = Counter(f"{_PREFIX}_results_delivered", "Results in answers to clients.", registry=registry)
-        self._reconnects = Counter(
-            f"{_PREFIX}_bus_reconnects", "How often the connection to the bus came back.", registry=registry
-        )
-        self._gauges = {name: Gauge(f"{_PREFIX}_{name}", text, registry=registry) for name, text in _READINGS.items()}
+        self._delivered = make.counter("results_delivered", "Results in answers to clients.")
+        self._reconnects = make.counter("bus_reconnects", "How often the connection to the bus came back.")
+        self._gauges = make.gauges(_READINGS)
         self._tools: set[str] = set()
 
     def know(self, tools: Iterable[str]) -> None:
@@ -108,7 +97,7 @@ class PrometheusMetrics(Metrics):
 
     def answered(self, structure: Any) -> None:
         """Count the results in an answer."""
-        results = cast("dict[str, Any]", structure).get("results") if isinstance(structure, dict) else None
+        results = object_in(structure).get("results")
         if isinstance(results, list):
             self._delivered.inc(len(cast("list[Any]", results)))
 
@@ -121,20 +110,10 @@ class PrometheusMetrics(Metrics):
         self._gauges[name].set_function(read)
 
 
-@contextmanager
-def metrics_on(port: int | None) -> Generator[Metrics]:
+def metrics_on(port: int | None) -> AbstractContextManager[Metrics]:
     """Serve metrics at a port of loopback for the length of the block; count nothing without a port.
 
     Raises:
         ConfigError: the port is taken, or the library for it is not installed.
     """
-    if port is None:
-        yield NO_METRICS
-        return
-    from agentbus.observability.metrics_endpoint import exposed, new_registry  # noqa: PLC0415  # for those alone who want it
-
-    registry = new_registry()
-    metrics = PrometheusMetrics(registry)
-    with exposed(registry, port) as url:
-        log.info("metrics at %s", url)
-        yield metrics
+    return served_metrics(port, PrometheusMetrics, without=NO_METRICS, log=log)

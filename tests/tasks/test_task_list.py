@@ -1,22 +1,21 @@
 """Listing tasks: by last change, filtered, page by page, with bounded work."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from agentbus import Coordinator, TaskList
-from agentbus.bus.setup import set_up
+from agentbus import Coordinator, TaskList, connect
 from agentbus.errors import InvalidIdError, MessageError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record, queued
 from agentbus.protocol.messages import new_task
-from agentbus.provision.nats_server import NatsServer, run_server
+from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks import task_list
 from agentbus.tasks.ledger import Ledger
 from support.harness import run_cli
 from support.mcp_harness import settle
+from support.restricted import READ_LEDGER, only, restricted_bus
 
 
 async def publish(bus: Coordinator, *task_ids: str, agent: str = "code") -> None:
@@ -168,44 +167,22 @@ async def test_records_of_mcp_tasks_are_not_listed_and_hide_nothing(coordinator:
 
 
 async def test_a_bus_that_is_not_set_up_says_so(server: NatsServer) -> None:
-    from agentbus import connect  # noqa: PLC0415
-
     async with connect(server.url) as bare:
         with pytest.raises(SetupMissingError, match="agentbus setup"):
             await bare.list_tasks()
 
 
-async def test_listing_needs_no_right_beyond_following_the_ledger(tmp_path: Path) -> None:
-    from agentbus import connect  # noqa: PLC0415
-
-    ledger = [
-        "$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.*.$KV.AGENT_STATE.>",
-        "$JS.API.CONSUMER.MSG.NEXT.KV_AGENT_STATE.*",
-        "$JS.API.DIRECT.GET.KV_AGENT_STATE.$KV.AGENT_STATE.>",
-    ]
-    config = tmp_path / "permissions.conf"
-
-    def user(name: str, publish: Sequence[str]) -> str:
-        allowed = f"publish: {json.dumps(list(publish))}, subscribe: {json.dumps(f'_INBOX_{name}.>')}"
-        return f"{{ user: {name}, password: p, permissions: {{ {allowed} }} }}"
-
-    config.write_text(
-        f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {json.dumps(str(tmp_path))} }}\n"
-        f"authorization {{ users: [\n"
-        f"{{ user: admin, password: p }}, {user('main', ledger)}, {user('other', ['x'])}\n] }}\n",
-        encoding="utf-8",
-    )
-    async with run_server(store=tmp_path, config=config) as server:
-        address = server.url.removeprefix("nats://")
-        async with connect(f"nats://admin:p@{address}") as admin:
-            await set_up(admin.bus)
-            await publish(admin, "a", "b")
-        async with connect(f"nats://main:p@{address}") as main:
+async def test_listing_needs_no_right_beyond_reading_the_ledger(tmp_path: Path) -> None:
+    users = {"main": only(READ_LEDGER), "other": only(["x"], "other"), "follower": only(READ_LEDGER[:2], "follower")}
+    async with restricted_bus(tmp_path, users) as bus:
+        await publish(bus.admin, "a", "b")
+        async with connect(bus.url("main")) as main:
             assert await pages(main, 1) == [["b"], ["a"]]
             assert ids(await main.list_tasks(agent="code", state="queued")) == ["b", "a"]
-        async with connect(f"nats://other:p@{address}") as other:
-            with pytest.raises(PermissionDeniedError, match="an administrator must grant it"):
-                await other.list_tasks()
+        for user in ("other", "follower"):
+            async with connect(bus.url(user)) as restricted:
+                with pytest.raises(PermissionDeniedError, match="an administrator must grant it"):
+                    await restricted.list_tasks()
 
 
 # -- the command ------------------------------------------------------------------------------------------------

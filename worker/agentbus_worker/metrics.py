@@ -1,21 +1,20 @@
 """What a worker counts, for Prometheus. No label comes from the bus: the values of each are few, and all known here."""
 
 import logging
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from agentbus.config.schema import WorkerConfig
+from agentbus.observability.metrics import MetricFactory, served_metrics
 from agentbus.protocol.messages import ResultStatus
-from agentbus.version import __version__
 from agentbus_worker.running.command import Reason
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from agentbus.observability.metrics import Registry
 
 log = logging.getLogger("agentbus.worker")
 
-_PREFIX: Final = "agentbus_worker"
 _DURATION_S: Final = (0.1, 1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800)
 """From a command that is over at once to an agent that works all day."""
 
@@ -67,27 +66,19 @@ class Metrics:
 class PrometheusMetrics(Metrics):
     """Counts into a registry."""
 
-    def __init__(self, registry: "CollectorRegistry", config: WorkerConfig) -> None:
-        from prometheus_client import Counter, Gauge, Histogram, Info  # noqa: PLC0415  # an extra
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"{_PREFIX}_{name}", text, labels, registry=registry)
-
-        about = Info(f"{_PREFIX}_build", "Which agent this is, and its version.", registry=registry)
-        about.info({"agent": config.agent.id, "version": __version__})
-        settled = counter("tasks_settled", "Tasks that have their result.", "status")
+    def __init__(self, registry: "Registry", config: WorkerConfig) -> None:
+        make = MetricFactory(registry, "agentbus_worker")
+        make.build_info("Which agent this is, and its version.", agent=config.agent.id)
+        settled = make.counter("tasks_settled", "Tasks that have their result.", "status")
         self._settled = {status: settled.labels(status) for status in get_args(ResultStatus)}
-        self._started = counter("runs_started", "Commands started: every attempt of a task.")
-        ended = counter("runs_ended", "Commands that have ended, by what ended them.", "reason")
+        self._started = make.counter("runs_started", "Commands started: every attempt of a task.")
+        ended = make.counter("runs_ended", "Commands that have ended, by what ended them.", "reason")
         self._ended = {reason: ended.labels(reason) for reason in get_args(Reason)}
-        self._duration = Histogram(
-            f"{_PREFIX}_run_duration_seconds", "How long commands ran.", buckets=_DURATION_S, registry=registry
-        )
-        self._output = counter("output_bytes", "What commands have printed on standard output.")
-        self._events = {event: counter(name, text) for event, (name, text) in _EVENTS.items()}
-        slots = Gauge(f"{_PREFIX}_slots", "Tasks that may run at the same time.", registry=registry)
-        slots.set(config.worker.concurrency)
-        self._gauges = {name: Gauge(f"{_PREFIX}_{name}", text, registry=registry) for name, text in _READINGS.items()}
+        self._duration = make.histogram("run_duration_seconds", "How long commands ran.", buckets=_DURATION_S)
+        self._output = make.counter("output_bytes", "What commands have printed on standard output.")
+        self._events = {event: make.counter(name, text) for event, (name, text) in _EVENTS.items()}
+        make.gauge("slots", "Tasks that may run at the same time.").set(config.worker.concurrency)
+        self._gauges = make.gauges(_READINGS)
 
     def count(self, event: Event) -> None:
         """Add one to what the event is counted in."""
@@ -112,20 +103,12 @@ class PrometheusMetrics(Metrics):
         self._gauges[name].set_function(read)
 
 
-@contextmanager
-def metrics_of(config: WorkerConfig) -> Generator[Metrics]:
+def metrics_of(config: WorkerConfig) -> AbstractContextManager[Metrics]:
     """The metrics of a worker, served for the length of the block if the configuration names a port for them.
 
     Raises:
         ConfigError: the port is taken, or the library for it is not installed.
     """
-    if config.metrics.port is None:
-        yield Metrics()
-        return
-    from agentbus.observability.metrics_endpoint import exposed, new_registry  # noqa: PLC0415  # for those alone who want it
-
-    registry = new_registry()
-    metrics = PrometheusMetrics(registry, config)
-    with exposed(registry, config.metrics.port) as url:
-        log.info("metrics at %s", url)
-        yield metrics
+    return served_metrics(
+        config.metrics.port, lambda registry: PrometheusMetrics(registry, config), without=Metrics(), log=log
+    )

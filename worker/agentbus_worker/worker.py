@@ -29,7 +29,7 @@ from agentbus.errors import (
     StreamFullError,
 )
 from agentbus.protocol import subjects
-from agentbus.protocol.json_codec import decode
+from agentbus.protocol.json_codec import decode, object_in
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import HEARTBEAT_S, Presence, announce, withdraw
@@ -280,10 +280,9 @@ class Worker:
     def _on_control(self, message: Msg) -> None:
         """Look at the ledger now, because a coordinator asks to cancel a task. The message proves nothing by itself."""
         try:
-            request = decode(message.data)
+            task_id = object_in(decode(message.data)).get("cancel")
         except MessageError:
             return
-        task_id = cast("dict[str, Any]", request).get("cancel") if isinstance(request, dict) else None
         if isinstance(task_id, str) and (job := self._jobs.get(task_id)) is not None:
             job.renew_now()
 

@@ -7,6 +7,8 @@ from typing import Final
 import anyio
 
 from agentbus.bus.jetstream import Bus
+from agentbus.bus.retry_until import deadline_after, retry_until
+from agentbus.concurrently import concurrently
 from agentbus.coordinator import Coordinator
 from agentbus.errors import ArgumentError, BusUnavailableError, CorruptEntryError, PermissionDeniedError
 from agentbus.protocol import subjects
@@ -82,34 +84,28 @@ async def next_messages(
 
 async def check_messages(bus: Bus, messages: Sequence[InboxMessage]) -> list[CheckedMessage]:
     """Check messages against the ledger; one that cannot be checked in time is unverified."""
-    checked: dict[int, CheckedMessage] = {}
-    limit = anyio.Semaphore(_READS_AT_ONCE)
 
-    async def check(message: InboxMessage) -> None:
-        async with limit:
-            checked[message.seq] = CheckedMessage(message, "the bus went away before the ledger could be asked")
-            with anyio.move_on_after(_CHECK_S):
-                checked[message.seq] = await _check(bus, message)
+    async def check(message: InboxMessage) -> CheckedMessage:
+        with anyio.move_on_after(_CHECK_S):
+            return await _check(bus, message)
+        return CheckedMessage(message, "the bus went away before the ledger could be asked")
 
-    async with anyio.create_task_group() as group:
-        for message in messages:
-            group.start_soon(check, message)
-    return [checked[message.seq] for message in messages]
+    return await concurrently(messages, check, at_once=_READS_AT_ONCE)
 
 
 async def _check(bus: Bus, message: InboxMessage) -> CheckedMessage:
     result = message.result
     if result is None or not result.agent or not subjects.is_task_id(result.task_id):
         return CheckedMessage(message, in_ledger=False)
+    record: Record | NoEntry = NoEntry()
     try:
-        record = await Ledger(bus).read(result.agent, result.task_id)
+        # The result was committed before it was published, but a replica of the ledger may not know it yet.
+        async for _ in retry_until(deadline_after(bus.lag_s), _LAG_PAUSE_S):
+            record = await Ledger(bus).read(result.agent, result.task_id)
+            if isinstance(record, Record) and record.entry.terminal:
+                break
     except (CorruptEntryError, PermissionDeniedError, BusUnavailableError) as error:
         return CheckedMessage(message, visible(str(error)))
-    deadline = anyio.current_time() + bus.lag_s
-    while not (isinstance(record, Record) and record.entry.terminal) and anyio.current_time() < deadline:
-        # The result was committed before it was published, but not every replica of the ledger may know.
-        await anyio.sleep(_LAG_PAUSE_S)
-        record = await Ledger(bus).read(result.agent, result.task_id)
     if isinstance(record, NoEntry):
         return CheckedMessage(message, in_ledger=False)
     if record.entry.result_id == result.id:

@@ -3,11 +3,11 @@
 import codecs
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Final
 
 from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import ArgumentError, FileMissingError, MessageError, PermissionDeniedError
-from agentbus.protocol.json_codec import Json
+from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.messages import Result
 from agentbus_mcp.sanitize import as_text
 
@@ -37,9 +37,9 @@ def output_of_result(result: Result) -> OutputPart:
     """The beginning of an output, as far as the result holds it."""
     text = as_text(result.result)
     held = len(text.encode())
-    note = _object((result.model_extra or {}).get("output"))
+    note = result.output_note
     total = max(held, _size(note.get("bytes")))
-    in_a_file = isinstance(_object(note.get("file")).get("name"), str)
+    in_a_file = isinstance(object_in(note.get("file")).get("name"), str)
     if in_a_file:  # the beginning may end within a character, which the file has whole
         text = text.removesuffix("\ufffd")
     return OutputPart(text, total, readable_bytes=total if in_a_file else held)
@@ -107,10 +107,6 @@ def _part(data: bytes, offset: int, whole: OutputPart) -> OutputPart:
     characters = data.lstrip(_CONTINUATION) if offset else data
     begin = offset + len(data) - len(characters)
     return replace(whole, text=characters.decode(errors="ignore"), offset=begin)
-
-
-def _object(value: Json) -> dict[str, Json]:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _size(value: Json) -> int:

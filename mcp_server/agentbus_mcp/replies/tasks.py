@@ -1,11 +1,11 @@
 """Builds the views of tasks: pending, looked at, listed, cancelled, and queued in the backlog."""
 
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Final
 
 from agentbus.coordinator import TaskStatus
 from agentbus.errors import AgentBusError, MessageError
-from agentbus.protocol.json_codec import Json
+from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.messages import Payload, decode_task
 from agentbus.protocol.stored_message import StoredMessage
 from agentbus_mcp.replies.models import CancelledTask, ListedTask, PendingTask, QueuedTask, TaskView, UnknownTask
@@ -122,9 +122,5 @@ def _cancel_request(status: TaskStatus) -> str | None:
 
 def _content(result: dict[str, Json] | None) -> str | None:
     """The beginning of a settled task's content, from its result, which holds the whole task."""
-    content = _object(_object(_object(result).get("task")).get("payload")).get("content")
+    content = object_in(object_in((result or {}).get("task")).get("payload")).get("content")
     return short(as_text(content), _CONTENT_CHARS) if content else None
-
-
-def _object(value: Json) -> dict[str, Json]:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

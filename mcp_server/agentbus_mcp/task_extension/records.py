@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
-import anyio
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.coordinator import Coordinator
 from agentbus.errors import CorruptEntryError, MessageError, WrongRevisionError
 from agentbus.protocol import subjects
@@ -95,12 +95,12 @@ async def read(coordinator: Coordinator, task_id: str) -> StoredRecord | None:
     subject = subjects.mcp_task(coordinator.agent, task_id)
     if subjects.parse_mcp_task(subject) is None:
         return None
-    bus, deadline = coordinator.bus, anyio.current_time() + coordinator.bus.lag_s
-    while (message := await bus.last_message(subjects.STATE_STREAM, subject)) is None:
-        if anyio.current_time() >= deadline:  # by now every replica has what was stored
-            return None
-        await anyio.sleep(_LAG_PAUSE_S)
-    return StoredRecord(task_id, record_in(message.data, task_id), message.seq)
+    bus = coordinator.bus
+    async for _ in retry_until(deadline_after(bus.lag_s), _LAG_PAUSE_S):
+        message = await bus.last_message(subjects.STATE_STREAM, subject)
+        if message is not None:
+            return StoredRecord(task_id, record_in(message.data, task_id), message.seq)
+    return None  # by now every replica has what was stored
 
 
 def record_in(data: bytes, task_id: str) -> TaskRecord:

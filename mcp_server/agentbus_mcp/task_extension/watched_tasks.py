@@ -9,13 +9,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
-import anyio
 from mcp_types import CallToolResult, TextContent
 
-from agentbus.coordinator import Coordinator, TaskStatus
+from agentbus.concurrently import concurrently
+from agentbus.coordinator import Coordinator
 from agentbus.errors import TaskConflictError, TaskNotFoundError
+from agentbus.task_handle import TaskFailure
 from agentbus_mcp.errors import client_message
 from agentbus_mcp.notifications import sources
 from agentbus_mcp.notifications.bus_events import BusEvents, Unsubscribe
@@ -45,6 +47,8 @@ TTL_MS: Final = 30 * 86_400_000
 """As long as results are kept."""
 POLL_MS: Final = 3_000
 """A poll reads one record and the ledger entries that are waited for."""
+_READS_AT_ONCE: Final = 8
+"""A ledger entry holds the whole result, so only a few are read at the same time."""
 
 
 async def begin_watch(
@@ -114,15 +118,20 @@ class WatchedTasks:
                 log.info("an answer came after another one: %s", error)
 
     async def cancel(self, coordinator: Coordinator, state: State) -> None:
-        """Cancel the tasks that the call has published; tasks that it only watches go on."""
+        """Cancel the tasks that the call has published; tasks that it only watches go on.
+
+        Raises:
+            ExceptionGroup: the errors of those that could not be cancelled; the others are.
+        """
         wait = StoredWait.from_state(state)
         if wait.publication is None:
             return
         found = await _find(coordinator, wait)
-        async with anyio.create_task_group() as group:
-            for task in found.tasks:
-                if not task.settled:
-                    group.start_soon(_cancel, coordinator, task)
+        running = [coordinator.task(task.task_id, agent=task.agent) for task in found.tasks if not task.settled]
+        outcomes = await coordinator.cancel_all(running, reason="the MCP task that published it was cancelled")
+        errors = [outcome.error for outcome in outcomes if isinstance(outcome, TaskFailure)]
+        if errors:
+            raise ExceptionGroup("tasks could not be cancelled", errors)
 
     def watch(self, bus_events: BusEvents, state: State, changed: Callable[[], None]) -> Unsubscribe:
         """Follow the ledger or the inbox, and the clock where there is a deadline."""
@@ -174,17 +183,5 @@ async def _find(coordinator: Coordinator, wait: StoredWait) -> FoundTasks:
     found = await look_up(coordinator, wait.watch.task_ids, wait.agents)
     if not wait.elicits:
         return found
-    last = {task.task_id: task for task in found.tasks}
-
-    async def follow(task: TaskStatus) -> None:
-        last[task.task_id] = await last_follow_up(coordinator, task)
-
-    async with anyio.create_task_group() as group:
-        for task in found.tasks:
-            if asks_for_approval(task):
-                group.start_soon(follow, task)
-    return FoundTasks([last[task.task_id] for task in found.tasks], found.errors)
-
-
-async def _cancel(coordinator: Coordinator, task: TaskStatus) -> None:
-    await coordinator.task(task.task_id, agent=task.agent).cancel("the MCP task that published it was cancelled")
+    tasks = await concurrently(found.tasks, partial(last_follow_up, coordinator), at_once=_READS_AT_ONCE)
+    return FoundTasks(tasks, found.errors)
