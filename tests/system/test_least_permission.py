@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from mcp import Client
 
-from agentbus import Coordinator
+from agentbus import Coordinator, PublishedTask, TaskFailure
 from agentbus.admin.dead_letters import drop, newest_dead_letters, requeue
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.nats_client import Msg
@@ -287,6 +287,24 @@ async def test_a_party_can_do_nothing_beyond_its_grants(own: OwnBus, user: str, 
     assert done == []
     assert len(own.violations()) == len(table)
     assert await contents(own) == before
+
+
+async def test_a_task_for_an_agent_beyond_the_grants_fails_alone_and_the_others_are_done(
+    own: OwnBus, tmp_path: Path
+) -> None:
+    before = await contents(own, but="doc")
+    async with own.coordinator("lead") as lead, worker(own.worker_toml(tmp_path, "doc")):
+        async with asyncio.timeout(BOUND_S):
+            refused, accepted = await lead.publish_to(["code", "doc"], "say:done", task_id="job")
+        assert isinstance(refused, TaskFailure)
+        assert (refused.id, refused.agent, type(refused.error)) == ("job-code", "code", PermissionDeniedError)
+        assert "an administrator must grant it" in str(refused.error)
+        assert len(own.violations()) == 1
+        assert isinstance(accepted, PublishedTask)
+        assert (await accepted.result(timeout_s=BOUND_S)).status == "completed"
+    after = await contents(own, but="doc")
+    assert {key for key in after if after[key] != before.get(key)} <= {"agent.lead.results"}
+    assert before.keys() <= after.keys()
 
 
 async def contents(installed: Installed, *, but: str = "-") -> dict[str, Any]:

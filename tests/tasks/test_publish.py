@@ -1,15 +1,17 @@
 """Publishing: stored or refused, idempotent by id, and looked up again."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
-from agentbus import Coordinator
+from agentbus import Coordinator, PublishedTask, TaskFailure, connect
 from agentbus.errors import (
     ApiError,
     CorruptEntryError,
     InvalidIdError,
     MessageError,
+    PermissionDeniedError,
     SetupMissingError,
     StreamFullError,
     TaskConflictError,
@@ -23,6 +25,8 @@ from agentbus.protocol.ledger_entry import NoEntry, Record, queued
 from agentbus.protocol.messages import decode_task, new_task
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.publish import max_task_bytes, publish
+from support.harness import BOUND_S
+from support.restricted import READ_LEDGER, all_but, only, restricted_bus
 
 
 async def stored_tasks(bus: Coordinator) -> int:
@@ -115,6 +119,49 @@ async def test_an_agent_id_that_is_no_subject_token_is_refused_before_anything_i
     with pytest.raises(InvalidIdError):
         await coordinator.publish(agent, "hi", task_type="x")
     assert await stored_tasks(coordinator) == 0
+
+
+@pytest.mark.parametrize(
+    ("refused", "denied"),
+    [
+        ("the ledger entry", "$KV.AGENT_STATE.doc.*"),
+        ("the task", "agent.doc.tasks"),
+    ],
+)
+async def test_an_agent_that_the_user_may_not_give_tasks_fails_alone_and_leaves_no_trace(
+    tmp_path: Path, refused: str, denied: str
+):
+    async with restricted_bus(tmp_path, {"main": all_but(denied)}, agents=["code", "doc", "ops"]) as bus:
+        async with connect(bus.url("main")) as main, asyncio.timeout(BOUND_S):
+            code, doc, ops = await main.publish_to(["code", "doc", "ops"], "hello", task_id="job")
+            assert isinstance(code, PublishedTask), refused
+            assert isinstance(ops, PublishedTask)
+            assert [(await task.status()).state for task in (code, ops)] == ["queued", "queued"]
+            assert isinstance(doc, TaskFailure)
+            assert (doc.id, doc.agent, type(doc.error)) == ("job-doc", "doc", PermissionDeniedError)
+            assert "does not allow this user to publish to" in str(doc.error)
+            assert "an administrator must grant it" in str(doc.error)
+        # The refused task is neither queued nor known; granted later, it is published as if nothing had been.
+        assert await stored_tasks(bus.admin) == 2
+        with pytest.raises(TaskNotFoundError):
+            await bus.admin.task("job-doc").status()
+        assert (await bus.admin.list_tasks(agent="doc")).tasks == []
+        again = await bus.admin.publish_to(["code", "doc", "ops"], "hello", sender="main", task_id="job")
+        assert [isinstance(task, PublishedTask) and task.known for task in again] == [True, False, True]
+        assert await stored_tasks(bus.admin) == 3
+
+
+async def test_a_user_who_may_give_tasks_to_no_agent_gets_a_failure_for_each(tmp_path: Path):
+    async with restricted_bus(tmp_path, {"main": only(READ_LEDGER)}) as bus:
+        async with connect(bus.url("main")) as main, asyncio.timeout(BOUND_S):
+            outcomes = await main.publish_to(["code", "doc"], "hello")
+            with pytest.raises(PermissionDeniedError, match="an administrator must grant it"):
+                await main.publish("code", "hello")
+        assert [(type(one), type(one.error)) for one in outcomes if isinstance(one, TaskFailure)] == [
+            (TaskFailure, PermissionDeniedError)
+        ] * 2
+        assert await stored_tasks(bus.admin) == 0
+        assert (await bus.admin.list_tasks()).tasks == []
 
 
 async def test_no_target_is_an_error(coordinator: Coordinator):
