@@ -1,10 +1,8 @@
 """Files that hold secrets, or what depends on them: readable by their owner alone from the first moment on."""
 
-import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from agentbus.errors import ConfigError
 
@@ -61,18 +59,3 @@ def open_private(path: Path) -> BinaryIO:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, _OWNER_FILE), "wb")
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
-
-
-def toml(sections: Mapping[str, Mapping[str, Any]]) -> str:
-    """Sections of plain values as TOML; a value that is None is left out."""
-    blocks = (
-        "\n".join([f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in keys.items() if value is not None)])
-        for name, keys in sections.items()
-    )
-    return "\n\n".join(blocks) + "\n"
-
-
-def toml_value(value: Any) -> str:
-    """A string, number, truth value or list of these, as TOML writes it."""
-    text = json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
-    return text.replace("\x7f", "\\u007f")

@@ -7,8 +7,8 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, ValidationError
 
 from agentbus.config import nkeys
-from agentbus.config.private_files import toml
 from agentbus.config.schema import AgentId, Section
+from agentbus.config.toml_text import toml_text
 from agentbus.config.urls import parse_urls
 from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
@@ -66,7 +66,7 @@ def bundle_text(bundle: Bundle) -> str:
         "agentbus worker init --bundle FILE" if bundle.role == "worker" else "agentbus coordinator init --bundle FILE"
     )
     values = {**bundle.model_dump(), "may_task": list(bundle.may_task) or None}
-    return _HEAD.format(party=party, command=command) + toml({"bundle": values})
+    return _HEAD.format(party=party, command=command) + toml_text({"bundle": values})
 
 
 def secret_name(auth: Auth, party: str) -> str:

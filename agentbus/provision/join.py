@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentbus.config.loading import load_coordinator, load_worker
-from agentbus.config.private_files import private_folder, toml, toml_value, write_private
+from agentbus.config.private_files import private_folder, write_private
 from agentbus.config.schema import INPUT_FILE_PLACEHOLDER, INPUT_PLACEHOLDER
+from agentbus.config.toml_text import toml_text
 from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
@@ -61,18 +62,10 @@ def join_as_worker(bundle: Bundle, folder: Path, command: AgentCommand) -> Path:
         raise ConfigError(f"this bundle is for the {bundle.role}; use it with: agentbus coordinator init --bundle FILE")
     path = folder / WORKER_FILE
     _refuse(path, "agentbus worker init")
-    lines = [
-        "# Configuration of `agentbus worker run`. All keys: config/agentbus.worker.example.toml.",
-        "",
-        "[agent]",
-        f"id = {toml_value(bundle.id)}",
-        *([f"# {command.remark}"] if command.remark else []),
-        f"chat_cmd = {toml_value(list(command.words))}",
-        f"prompt_via = {toml_value(command.prompt_via)}",
-        "",
-        toml({"nats": _nats(bundle, folder)}),
-    ]
-    _write(bundle, folder, path, "\n".join(lines))
+    head = "# Configuration of `agentbus worker run`. All keys: config/agentbus.worker.example.toml.\n\n"
+    agent = {"id": bundle.id, "chat_cmd": command.words, "prompt_via": command.prompt_via}
+    remarks = {"chat_cmd": command.remark} if command.remark else {}
+    _write(bundle, folder, path, head + toml_text({"agent": agent, "nats": _nats(bundle, folder)}, remarks=remarks))
     load_worker(path)
     return path
 
@@ -94,7 +87,7 @@ def join_as_coordinator(bundle: Bundle, folder: Path) -> Path:
     agent = subjects.COORDINATOR if bundle.id == ADMINISTRATOR else bundle.id
     nats = {**_nats(bundle, folder), "inbox_prefix": subjects.inbox_prefix(bundle.id)}
     head = "# Configuration of the coordinator: the `agentbus` commands and the MCP server.\n\n"
-    _write(bundle, folder, path, head + toml({"nats": nats, "coordinator": {"id": agent}}))
+    _write(bundle, folder, path, head + toml_text({"nats": nats, "coordinator": {"id": agent}}))
     load_coordinator(path=path)
     return path
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentbus.bus.retry_until import deadline_after, retry_until
-from agentbus.config.private_files import toml, write_private
+from agentbus.config.private_files import write_private
+from agentbus.config.toml_text import toml_text
 from agentbus.errors import FakeAgentError
 from agentbus.protocol import subjects
 from agentbus.protocol.messages import Task, decode_task
@@ -108,7 +109,7 @@ async def fake_agent(bus: TemporaryBus, agent: str = "code", *, concurrency: int
 
 def _worker_toml(bus: TemporaryBus, agent: str, folder: Path, concurrency: int) -> str:
     command = [sys.executable, "-I", fake_command.__file__, str(folder)]
-    return toml(
+    return toml_text(
         {
             "agent": {"id": agent, "chat_cmd": command, "prompt_via": "stdin"},
             "worker": {

@@ -14,8 +14,9 @@ from cryptography import x509
 
 from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
+from agentbus.config.toml_text import toml_text
 from agentbus.provision.nats_server import NatsServer, run_server
-from support.harness import SUPPORT, run_cli, toml, worker, worker_toml
+from support.harness import SUPPORT, run_cli, worker, worker_toml
 from support.installation import Installed, Sample, make_certificates, own_bus, sample_bus
 
 pytestmark = pytest.mark.posix("not tried on Windows")
@@ -60,7 +61,7 @@ def of(findings: list[dict[str, Any]], check: str) -> dict[str, Any]:
 
 def coordinator_toml(folder: Path, bus: Installed, user: str = "main", **nats: Any) -> Path:
     path = folder / f"{user}.toml"
-    path.write_text(toml({"nats": {**bus.nats(user), **nats}, "coordinator": {"id": user}}), encoding="utf-8")
+    path.write_text(toml_text({"nats": {**bus.nats(user), **nats}, "coordinator": {"id": user}}), encoding="utf-8")
     path.chmod(0o600)
     return path
 
@@ -159,7 +160,7 @@ async def test_a_port_on_which_something_else_listens_is_not_taken_for_a_nats_se
 
 async def test_tls_is_checked_before_the_credentials(tmp_path: Path, shipped: Sample, server: NatsServer):
     no_ca = tmp_path / "no-ca.toml"
-    no_ca.write_text(toml({"nats": {"url": shipped.url("main")}}), encoding="utf-8")
+    no_ca.write_text(toml_text({"nats": {"url": shipped.url("main")}}), encoding="utf-8")
     no_ca.chmod(0o600)
     findings = await examine("--config", str(no_ca), code=1)
     assert of(findings, "tls")["verdict"] == "failed"
@@ -252,7 +253,9 @@ async def test_a_secret_that_others_can_read_is_a_warning_with_the_command_that_
     secret.write_text("k3v9\n", encoding="utf-8")
     secret.chmod(0o644)
     config = tmp_path / "coordinator.toml"
-    config.write_text(toml({"nats": {"url": server.url, "user": "main", "password_file": secret}}), encoding="utf-8")
+    config.write_text(
+        toml_text({"nats": {"url": server.url, "user": "main", "password_file": secret}}), encoding="utf-8"
+    )
     findings = await examine("--config", str(config))
     assert of(findings, "files")["verdict"] == "warning"
     assert f"chmod 600 {secret}" in of(findings, "files")["text"]

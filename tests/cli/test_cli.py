@@ -12,8 +12,9 @@ import pytest
 
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
+from agentbus.config.toml_text import toml_text
 from agentbus.provision.nats_server import NatsServer
-from support.harness import FAKE_AGENT, Ran, eventually, process, run_cli, toml, worker, worker_toml
+from support.harness import FAKE_AGENT, Ran, eventually, process, run_cli, worker, worker_toml
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -171,8 +172,8 @@ async def test_the_connection_is_found_in_the_documented_order(
 ):
     dead = "nats://127.0.0.1:1"
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
-    good.write_text(toml({"nats": {"url": server.url}, "coordinator": {"id": "boss"}}), encoding="utf-8")
-    bad.write_text(toml({"nats": {"url": dead}}), encoding="utf-8")
+    good.write_text(toml_text({"nats": {"url": server.url}, "coordinator": {"id": "boss"}}), encoding="utf-8")
+    bad.write_text(toml_text({"nats": {"url": dead}}), encoding="utf-8")
     get = ["result", "get", "--agent", "main"]
     assert (await run_cli(*get, "--nats-url", server.url, "--config", str(bad))).code == 0
     assert (await run_cli(*get, "--config", str(good), env={"AGENTBUS_NATS_URL": dead})).code == 0

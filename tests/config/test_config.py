@@ -17,9 +17,9 @@ from agentbus.config import loading, nkeys
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings, read_secret
 from agentbus.config.loading import URL_VARIABLE, coordinator_file, load_coordinator, load_worker, worker_files
 from agentbus.config.schema import DEFAULT_URL, NatsSection
+from agentbus.config.toml_text import toml_text
 from agentbus.config.urls import SAMPLE_PASSWORD, ServerUrl, parse_urls
 from agentbus.errors import ConfigError
-from support.harness import toml
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -56,7 +56,7 @@ class Files:
         return path
 
     def worker(self, name: str = "worker.toml", *, mode: int = 0o600, **sections: Any) -> Path:
-        return self.write(toml(worker_values(**sections)), name, mode=mode)
+        return self.write(toml_text(worker_values(**sections)), name, mode=mode)
 
     def refusal(self, **sections: Any) -> str:
         """What `load_worker` says of a configuration that it must refuse, without the path."""
@@ -279,7 +279,7 @@ def test_a_missing_or_unknown_name_is_an_error_that_names_the_fix(files: Files, 
 
 @pytest.mark.parametrize(("key", "section"), [("chat_cmd", "agent"), ("url", "nats"), ("concurrency", "worker")])
 def test_a_key_outside_of_any_section_is_sent_to_its_section(files: Files, key: str, section: str):
-    path = files.write(f'{key} = "x"\n' + toml(worker_values()))
+    path = files.write(f'{key} = "x"\n' + toml_text(worker_values()))
     with pytest.raises(ConfigError, match=rf"'{key}' at the top; it belongs to \[{section}\]"):
         load_worker(path)
 
@@ -355,7 +355,7 @@ def test_a_wrong_value_is_refused_with_its_place(files: Files, section: str, key
 @pytest.mark.parametrize("number", ["inf", "nan", "-inf"])
 @pytest.mark.parametrize("key", ["task_timeout_seconds", "kill_grace_seconds", "drain_timeout_seconds"])
 def test_no_duration_is_infinite(files: Files, key: str, number: str):
-    path = files.write(toml(worker_values()) + f"[worker]\n{key} = {number}\n")
+    path = files.write(toml_text(worker_values()) + f"[worker]\n{key} = {number}\n")
     with pytest.raises(ConfigError, match=rf"\[worker\] {key}: "):
         load_worker(path)
 
@@ -364,7 +364,7 @@ def test_no_duration_is_infinite(files: Files, key: str, number: str):
 def test_a_section_that_is_a_plain_value_is_refused(files: Files, section: str):
     values = {name: keys for name, keys in worker_values().items() if name != section}
     with pytest.raises(ConfigError, match=rf"\[{section}\] should be a"):
-        load_worker(files.write(f"{section} = 5\n" + toml(values)))
+        load_worker(files.write(f"{section} = 5\n" + toml_text(values)))
 
 
 @pytest.mark.parametrize(
@@ -780,7 +780,7 @@ def test_a_damaged_seed_is_refused() -> None:
 
 
 def coordinator_toml(host: str, agent: str = "main") -> str:
-    return toml({"nats": {"url": f"nats://{host}"}, "coordinator": {"id": agent}})
+    return toml_text({"nats": {"url": f"nats://{host}"}, "coordinator": {"id": agent}})
 
 
 def test_the_connection_of_a_coordinator_is_taken_in_the_documented_order(files: Files, home: Path):
@@ -815,7 +815,7 @@ def test_a_url_replaces_the_connection_and_leaves_the_coordinator_id(files: File
 
 
 def test_credentials_of_a_file_do_not_go_to_the_server_of_the_option(home: Path):
-    Files(home).write(toml({"nats": {"url": "nats://home", "token_file": "secret"}}), ".agentbus/coordinator.toml")
+    Files(home).write(toml_text({"nats": {"url": "nats://home", "token_file": "secret"}}), ".agentbus/coordinator.toml")
     loaded, _ = load_coordinator(nats_url="nats://option", environ={})
     assert loaded.nats == NatsSection(url="nats://option")
 

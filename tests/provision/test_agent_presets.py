@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from agentbus.config.loading import load_worker
+from agentbus.config.toml_text import toml_text
 from agentbus.provision.agent_presets import PRESETS
 from agentbus.provision.join import custom_command, preset_command
-from support.harness import ROOT, toml
+from support.harness import ROOT
 
 RECORDED = ROOT / "tests" / "recorded"
 SUBCOMMANDS = {"codex": ["exec"], "opencode": ["run"], "hermes": ["chat"]}
@@ -73,7 +74,7 @@ def test_a_worker_accepts_the_preset(name: str, tmp_path: Path) -> None:
     command = preset_command(name)
     path = tmp_path / "agentbus.toml"
     agent = {"id": "code", "chat_cmd": list(command.words), "prompt_via": command.prompt_via}
-    path.write_text(toml({"agent": agent, "nats": {"url": "nats://127.0.0.1:1"}}), encoding="utf-8")
+    path.write_text(toml_text({"agent": agent, "nats": {"url": "nats://127.0.0.1:1"}}), encoding="utf-8")
     config, warnings = load_worker(path)
     assert (config.agent.chat_cmd, warnings) == (PRESETS[name].command, [])
 

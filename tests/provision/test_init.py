@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -339,6 +340,46 @@ def test_a_bundle_survives_being_written_and_read(folder: BusFolder, tmp_path: P
         path.write_text(bundle_text(made), encoding="utf-8")
         assert read_bundle(path) == made
         assert made.secret not in repr(made)
+
+
+def test_the_configurations_that_are_made_from_a_bundle_have_the_text_that_they_have_always_had(tmp_path: Path) -> None:
+    party: dict[str, Any] = {"role": "worker", "id": "code", "may_task": ("doc",), "auth": "password"}
+    made = Bundle(**party, url="tls://a:1,tls://[::1]:2", secret='s\\e"cret', ca="a certificate\n")
+    command = AgentCommand(("my-agent", 'say "{input}"', "grün"), "argv", "What it may do.")
+    worker_file = join_as_worker(made, tmp_path, command)
+    coordinator_file = join_as_coordinator(made, tmp_path)
+    assert worker_file.read_text(encoding="utf-8").replace(str(tmp_path), "FOLDER") == WORKER_FILE
+    assert coordinator_file.read_text(encoding="utf-8").replace(str(tmp_path), "FOLDER") == COORDINATOR_FILE
+
+
+WORKER_FILE = """\
+# Configuration of `agentbus worker run`. All keys: config/agentbus.worker.example.toml.
+
+[agent]
+id = "code"
+# What it may do.
+chat_cmd = ["my-agent", "say \\"{input}\\"", "grün"]
+prompt_via = "argv"
+
+[nats]
+url = "tls://a:1,tls://[::1]:2"
+user = "agent-code"
+password_file = "FOLDER/code.password"
+ca_file = "FOLDER/code.ca.pem"
+"""
+COORDINATOR_FILE = """\
+# Configuration of the coordinator: the `agentbus` commands and the MCP server.
+
+[nats]
+url = "tls://a:1,tls://[::1]:2"
+user = "agent-code"
+password_file = "FOLDER/code.password"
+ca_file = "FOLDER/code.ca.pem"
+inbox_prefix = "_INBOX_code"
+
+[coordinator]
+id = "code"
+"""
 
 
 @pytest.mark.parametrize(

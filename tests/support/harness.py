@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -11,6 +10,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from agentbus.config.toml_text import toml_text
 
 SUPPORT = Path(__file__).parent
 FAKE_AGENT = SUPPORT / "fake_agent.py"
@@ -31,21 +32,6 @@ async def eventually(condition: Callable[[], Any | Awaitable[Any]], what: str, *
         if asyncio.get_running_loop().time() > deadline:
             raise AssertionError(f"not within {timeout_s:g} s: {what}")
         await asyncio.sleep(0.02)
-
-
-def toml(sections: dict[str, dict[str, Any]]) -> str:
-    """TOML of plain values: strings, numbers and lists of strings."""
-    lines: list[str] = []
-    for section, values in sections.items():
-        lines.append(f"[{section}]")
-        lines += [f"{key} = {_toml_value(value)}" for key, value in values.items() if value is not None]
-    return "\n".join(lines) + "\n"
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, Path):
-        value = str(value)
-    return json.dumps(value, ensure_ascii=False)
 
 
 def worker_toml(
@@ -77,7 +63,7 @@ def worker_toml(
     for section, extra in sections.items():
         values[section] = {**values.get(section, {}), **extra}
     path = folder / f"{agent}.toml"
-    path.write_text(toml(values), encoding="utf-8")
+    path.write_text(toml_text(values), encoding="utf-8")
     path.chmod(0o600)
     return path
 

@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agentbus.config.nkeys import UserKey, new_seed
+from agentbus.config.toml_text import toml_text
 from agentbus.provision.certificates import Pair, new_authority, new_server_certificate
 from agentbus.provision.nats_server import NatsServer, run_server
-from support.harness import eventually, toml, worker_toml
+from support.harness import eventually, worker_toml
 
 PARTIES = ("admin", "main", "code")
 TOKEN = "t0k€n:w/th@all?kinds#of%characters"
@@ -153,7 +154,7 @@ class Bus:
     def coordinator_toml(self, party: str = "main", *, name: str = "", **changes: Any) -> Path:
         """The configuration of a party of this bus; a change to None leaves a key out."""
         nats = {key: value for key, value in {**self.nats[party], **changes}.items() if value is not None}
-        return self.write(f"{name or party}-coordinator.toml", toml({"nats": nats, "coordinator": {"id": "main"}}))
+        return self.write(f"{name or party}-coordinator.toml", toml_text({"nats": nats, "coordinator": {"id": "main"}}))
 
     def worker_toml(self, **changes: Any) -> Path:
         nats = {key: value for key, value in {**self.nats["code"], **changes}.items() if value is not None}

@@ -26,6 +26,7 @@ from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_coordinator, load_worker
 from agentbus.config.nkeys import check_seed, expiry, read_creds
 from agentbus.config.schema import NatsSection
+from agentbus.config.toml_text import toml_text
 from agentbus.config.urls import parse_urls
 from agentbus.errors import AgentBusError, ConfigError, CorruptEntryError, MessageError
 from agentbus.observability import tracing
@@ -46,7 +47,6 @@ from agentbus_mcp.task_extension import records
 from agentbus_mcp.task_extension.approval_requests import read_decision
 from agentbus_mcp.task_extension.stored_wait import StoredWait
 from agentbus_worker.settling.outbox import Outbox
-from support.harness import toml
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -326,7 +326,7 @@ def documents() -> st.SearchStrategy[bytes]:
 
 
 def _written(sections: dict[str, dict[str, Any]]) -> bytes:
-    return toml(sections).encode(errors="replace")
+    return toml_text(sections).encode(errors="replace")
 
 
 @given(documents())

@@ -17,7 +17,7 @@ from support.harness import process, run_cli
 
 HEAVY = [
     "anyio", "asyncio", "bcrypt", "cryptography", "mcp", "nats", "opentelemetry", "prometheus_client", "pydantic",
-    "pydantic_core", "rich", "starlette",
+    "pydantic_core", "rich", "starlette", "tomlkit",
 ]  # fmt: skip
 POSIX_ONLY = ["fcntl", "grp", "pwd", "resource", "termios", "tty"]
 

@@ -1,18 +1,19 @@
 """Runs the main job on a temporary bus, step by step, and stops at the first step that goes wrong."""
 
 import asyncio
-import json
 import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
 from agentbus.bus.setup import set_up
 from agentbus.bus.topology import consumer_config
+from agentbus.config.toml_text import toml_text
 from agentbus.config.urls import parse_urls
 from agentbus.coordinator import Coordinator, connect
 from agentbus.errors import DemoError
@@ -96,12 +97,13 @@ async def _worker(folder: Path, url: str, agent: str, number: int) -> AsyncGener
     home.mkdir()
     config = home / "agentbus.toml"
     command = [sys.executable, "-m", "agentbus.cli.demo.demo_agent", "{input}"]
-    config.write_text(
-        f"[agent]\nid = {json.dumps(agent)}\nchat_cmd = {json.dumps(command)}\n"
-        f"[worker]\nreconnect_time_wait_seconds = 0.2\nstate_dir = {json.dumps(str(home))}\n"
-        f"[nats]\nurl = {json.dumps(url)}\n[log]\ndir = {json.dumps(str(home))}\n",
-        encoding="utf-8",
-    )
+    sections: dict[str, dict[str, Any]] = {
+        "agent": {"id": agent, "chat_cmd": command},
+        "worker": {"reconnect_time_wait_seconds": 0.2, "state_dir": home},
+        "nats": {"url": url},
+        "log": {"dir": home},
+    }
+    config.write_text(toml_text(sections), encoding="utf-8")
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "agentbus", "worker", "run", "--config", str(config),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,

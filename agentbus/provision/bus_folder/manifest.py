@@ -8,9 +8,10 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, ValidationError
 
 from agentbus.config import nkeys
-from agentbus.config.private_files import toml, write_private
+from agentbus.config.private_files import write_private
 from agentbus.config.schema import AgentId, Section
 from agentbus.config.storage_sizes import storage_size, times
+from agentbus.config.toml_text import toml_text
 from agentbus.errors import ConfigError
 from agentbus.protocol import permissions, subjects
 from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED, Party
@@ -90,11 +91,11 @@ def servers_of(folder: Path, manifest: Manifest) -> tuple[ServerFolder, ...]:
 def manifest_text(manifest: Manifest) -> str:
     """Return the content of `bus.toml`."""
     head = "# Who is on the bus. Written by `agentbus init` and `agentbus agent`.\n"
-    parties = {f"party.{name}": member.model_dump(exclude_defaults=True) for name, member in manifest.party.items()}
+    parties = {name: member.model_dump(exclude_defaults=True) for name, member in manifest.party.items()}
     bus = manifest.bus.model_dump(exclude_none=True)
     if not manifest.bus.members:
         del bus["members"]  # so that older versions can read it
-    return head + toml({"bus": bus, **parties})
+    return head + toml_text({"bus": bus, "party": parties})
 
 
 def new_credential(auth: Auth, may_task: tuple[str, ...]) -> tuple[str, PartyEntry]:

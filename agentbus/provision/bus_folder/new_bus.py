@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from agentbus.config.addresses import Address
-from agentbus.config.private_files import private_folder, toml, write_private
+from agentbus.config.private_files import private_folder, write_private
 from agentbus.config.storage_sizes import storage_size
+from agentbus.config.toml_text import toml_text
 from agentbus.errors import ConfigError
 from agentbus.protocol import permissions, subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
@@ -184,7 +185,7 @@ def _administrator_toml(folder: Path, manifest: Manifest) -> str:
     """Return the configuration with which the administrator's commands sign in."""
     party = permissions.administrator()
     secret = folder / "credentials" / secret_name(manifest.bus.auth, party.id)
-    return "# For `agentbus setup` and `agentbus dead`.\n" + toml(
+    return "# For `agentbus setup` and `agentbus dead`.\n" + toml_text(
         {
             "nats": {
                 "url": manifest.bus.url,
