@@ -26,7 +26,10 @@ Examples:
 @_recent
 @with_coordinator
 async def status(bus: "Coordinator", *, recent: int) -> None:
-    """Show the bus on one page: streams, agents, running tasks and recent results. In a pipe, one line of JSON."""
+    """Show the bus on one page. It has streams, agents, running tasks and recent results.
+
+    In a pipe, one line of JSON.
+    """
     overview = await lazy.overview.OverviewReader(bus, recent=recent).read()
     if output.on_terminal():
         lazy.status_tables.print_page(overview)
@@ -48,7 +51,7 @@ Examples:
 @click.option("--count", type=click.IntRange(min=1), help="End after this many snapshots.")
 @with_coordinator
 async def top(bus: "Coordinator", *, interval: float, recent: int, count: int | None) -> None:
-    """Watch the bus live until Ctrl-C. In a pipe, one line of JSON for each snapshot. Outlasts server restarts."""
+    """Watch the bus live. Runs until Ctrl-C, across server restarts. In a pipe, one line of JSON for each snapshot."""
     reader = lazy.overview.OverviewReader(bus, recent=recent)
     if output.on_terminal():
         await _live(reader, interval, count)

@@ -14,7 +14,7 @@ from agentbus.provision.mcp_host_files import HOSTS, Host, alone, entry, program
 
 @click.group()
 def mcp() -> None:
-    """The MCP server `agentbus-mcp` in the hosts that start it."""
+    """Configure MCP hosts to start the MCP server `agentbus-mcp`."""
 
 
 @mcp.command(

@@ -40,7 +40,7 @@ HOSTS: Final[Mapping[str, Host]] = {
 
 @click.group()
 def skill() -> None:
-    """The Agent Skill that teaches an agent both sides of agentbus."""
+    """Install the Agent Skill that explains agentbus to agents."""
 
 
 @skill.command(

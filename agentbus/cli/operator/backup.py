@@ -24,7 +24,7 @@ Examples:
 @_folder
 @with_coordinator
 async def backup(bus: "Coordinator", *, folder: "Path") -> None:
-    """Copy everything that is on the bus into FOLDER, while the bus runs."""
+    """Copy everything that is on the bus into a folder. The bus runs on meanwhile."""
     async for one in lazy.backup.back_up(bus.bus, folder):
         _print(one)
 
@@ -41,7 +41,7 @@ Examples:
 )
 @with_coordinator
 async def restore(bus: "Coordinator", *, folder: "Path", replicas: int | None) -> None:
-    """Restore what `agentbus backup` copied onto a bus that has no streams.
+    """Restore a backup onto a bus that has no streams.
 
     Stop all workers and coordinators first: the bus forgets what happened after the backup, and they still know it.
     """
