@@ -41,6 +41,8 @@ AgentBusError
     └── ApiError                any other refusal by JetStream, with its codes
 """
 
+from datetime import datetime
+
 
 class AgentBusError(Exception):
     """Root of all errors that agentbus raises on purpose."""
@@ -194,7 +196,17 @@ class DeadLetterMissingError(BusError):
 
 
 class CorruptEntryError(BusError):
-    """A ledger entry that cannot be read: empty, not JSON, or relayed from elsewhere."""
+    """A ledger entry that cannot be read: empty, not JSON, out of bounds, or relayed from elsewhere.
+
+    Attributes:
+        revision: what a compare-and-set that replaces it must expect; 0 where it is not known.
+        changed_at: when it was stored, by the server's clock; None where it is not known.
+    """
+
+    def __init__(self, message: str, *, revision: int = 0, changed_at: datetime | None = None) -> None:
+        super().__init__(message)
+        self.revision = revision
+        self.changed_at = changed_at
 
 
 class MalformedAnswerError(BusError):

@@ -28,8 +28,10 @@ _NOT_IN_NAME: Final = re.compile(r"[\s\ufffd]")
 
 STATE: Final = "Bus-State"
 """The state of a ledger entry, so that following the ledger needs no values."""
-LEDGER_REVISION: Final = "Bus-Ledger-Revision"
+REVISION: Final = "Bus-Revision"
 """Of a task: the revision of its ledger entry when it was published."""
+LEDGER_REVISION: Final = "Bus-Ledger-Revision"
+"""The same of an older publisher. Its workers demand a message id without a random part where this header stands."""
 # Of a dead letter:
 DEAD_REASON: Final = "Bus-Reason"
 DEAD_AGENT: Final = "Bus-Agent"

@@ -6,20 +6,43 @@ the same id.
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from agentbus.errors import CorruptEntryError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import KV_OPERATION, Headers
 from agentbus.protocol.json_codec import Json, decode
-from agentbus.protocol.messages import Result, Task
+from agentbus.protocol.messages import MAX_ADDRESS_CHARS, MAX_TASK_TYPE_CHARS, Result, Task
 from agentbus.protocol.stored_message import StoredMessage
 from agentbus.protocol.timestamps import now
+from agentbus.protocol.validation import fault_line
 
 State = Literal["queued", "working", "completed", "failed", "needs_approval", "cancelled"]
 TERMINAL: Final[frozenset[str]] = frozenset({"completed", "failed", "needs_approval", "cancelled"})
+
+MAX_REASON_CHARS: Final = 2_000
+"""Of the reason of a cancel request: it stands in the entry beside the whole result, in one message."""
+_LONGEST_WAIT_S: Final = 7 * 86_400.0
+"""Of a lease and of a pause before an attempt: the task stream keeps a message for so long, by default."""
+_MOST_COUNTED: Final = 2**31
+_MAX_FAILURE_CHARS: Final = 65_536
+_MAX_RESULT_ID_CHARS: Final = 512
+
+
+def _check_inbox(text: str) -> str:
+    if not subjects.is_agent_id(text) or subjects.agent_id(text) != text:
+        raise ValueError("is not an agent id")
+    return text
+
+
+# What another party can write is bounded where it is read: a number for which a timer can be set, an id that can stand
+# in a subject or a header, a text that fits on a screen.
+_Short = Annotated[str, StringConstraints(max_length=MAX_ADDRESS_CHARS)]
+_Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+_Seconds = Annotated[float, Field(ge=0, le=_LONGEST_WAIT_S, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, le=_MOST_COUNTED)]
 
 
 class Claim(BaseModel):
@@ -30,11 +53,11 @@ class Claim(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
-    worker: str
-    nonce: str
-    renewals: int = 0
-    lease_s: float
-    since: str
+    worker: _Short
+    nonce: _Token
+    renewals: _Count = 0
+    lease_s: _Seconds
+    since: _Short
 
 
 class CancelRequest(BaseModel):
@@ -42,29 +65,53 @@ class CancelRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
-    by: str
-    reason: str = ""
-    at: str
+    by: _Short
+    reason: Annotated[str, StringConstraints(max_length=_MAX_FAILURE_CHARS)] = ""
+    at: _Short
+
+
+class _CommittedResult(Result):
+    """A result of which the id can stand in the header that lets the server drop a repetition."""
+
+    id: Annotated[str, StringConstraints(pattern=rf"^[!-~]{{1,{_MAX_RESULT_ID_CHARS}}}$")]
 
 
 class Entry(BaseModel):
-    """The ledger's record of one task."""
+    """The ledger's record of one task. It holds a result if, and only if, its state is a final one.
+
+    `publication` is a random part of the message id under which the task is published; None in entries of publishers
+    before it was made.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     state: State
-    digest: str
-    sender: str
-    inbox: str
-    task_type: str
-    created_at: str | None = None
-    attempt: int = 0
+    digest: Annotated[str, StringConstraints(max_length=128)]
+    sender: Annotated[str, StringConstraints(min_length=1, max_length=MAX_ADDRESS_CHARS)]
+    inbox: Annotated[str, AfterValidator(_check_inbox)]
+    task_type: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TASK_TYPE_CHARS)]
+    created_at: _Short | None = None
+    publication: _Token | None = None
+    attempt: _Count = 0
     claim: Claim | None = None
     cancel: CancelRequest | None = None
-    retry_after_s: float | None = None
-    last_failure: str | None = None
+    retry_after_s: _Seconds | None = None
+    last_failure: Annotated[str, StringConstraints(max_length=_MAX_FAILURE_CHARS)] | None = None
     result: dict[str, Json] | None = None
-    settled_at: str | None = None
+    settled_at: _Short | None = None
+
+    @model_validator(mode="after")
+    def _check_result(self) -> Self:
+        if (self.state in TERMINAL) != (self.result is not None):
+            raise ValueError("a result belongs to a final state, and to no other")
+        if self.result is not None:
+            try:
+                result = _CommittedResult.model_validate(self.result)
+            except ValidationError as error:  # its own text quotes values
+                raise ValueError(f"result: {fault_line(error, 'the whole')}") from None
+            if result.status != self.state:
+                raise ValueError("the result has another status than the entry")
+        return self
 
     @property
     def terminal(self) -> bool:
@@ -97,8 +144,8 @@ class NoEntry:
     revision: int = 0
 
 
-def queued(task: Task, inbox: str) -> Entry:
-    """The entry of a task that no worker has claimed."""
+def queued(task: Task, inbox: str, publication: str | None = None) -> Entry:
+    """The entry of a task that no worker has claimed; see `Entry` for `publication`."""
     return Entry(
         state="queued",
         digest=task.digest(),
@@ -106,6 +153,7 @@ def queued(task: Task, inbox: str) -> Entry:
         inbox=inbox,
         task_type=task.task_type,
         created_at=task.created_at,
+        publication=publication,
     )
 
 
@@ -137,15 +185,23 @@ def read_entry(message: StoredMessage) -> Record | NoEntry:
     if key is None:
         raise CorruptEntryError(f"{message.subject} is not a ledger key")
     agent, task_id = key
-    where = f"the ledger entry of {task_id} (agent {agent}) cannot be read"
-    if message.relayed:
-        raise CorruptEntryError(f"{where}: the server was made to store a copy of another message in its place")
-    if message.headers.get(KV_OPERATION) in ("DEL", "PURGE"):
+    if message.headers.get(KV_OPERATION) in ("DEL", "PURGE") and not message.relayed:
         return NoEntry(message.seq)
     try:
-        entry = Entry.model_validate(decode(message.data))
+        entry = _entry(message)
     except MessageError as error:
-        raise CorruptEntryError(f"{where}: {error}") from None
-    except ValidationError as error:
-        raise CorruptEntryError(f"{where}: {error.error_count()} fields are missing or wrong") from None
+        raise CorruptEntryError(
+            f"the ledger entry of {task_id} (agent {agent}) cannot be read: {error}",
+            revision=message.seq,
+            changed_at=message.time,
+        ) from None
     return Record(agent, task_id, entry, message.seq, message.time, message.headers)
+
+
+def _entry(message: StoredMessage) -> Entry:
+    if message.relayed:
+        raise MessageError("the server was made to store a copy of another message in its place")
+    try:
+        return Entry.model_validate(decode(message.data))
+    except ValidationError as error:
+        raise MessageError(fault_line(error, "entry")) from None

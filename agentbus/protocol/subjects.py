@@ -232,9 +232,20 @@ def durable(agent: str) -> str:
     return _PREFIX + agent
 
 
-def task_msg_id(agent: str, task: str) -> str:
-    """`Nats-Msg-Id` of a task; it names the agent because the memory of ids is one for the whole stream."""
-    return f"{agent}.{task}"
+def task_msg_id(agent: str, task: str, publication: str | None) -> str:
+    """`Nats-Msg-Id` of a task; it names the agent because the memory of ids is one for the whole stream.
+
+    `publication` is the random part that the ledger entry holds, so that no other publisher can use the id first and
+    have the task dropped as a duplicate; None for a task of a publisher that made none.
+    """
+    return f"{agent}.{task}" + (f".{publication}" if publication is not None else "")
+
+
+def publication_of(msg_id: str, agent: str, task: str) -> str | None:
+    """The random part of the message id of a task, or None if it is not of that form."""
+    prefix = f"{agent}.{task}."
+    rest = msg_id.removeprefix(prefix)
+    return rest if msg_id.startswith(prefix) and _NAME.fullmatch(rest) else None
 
 
 def files_stream(agent: str) -> str:

@@ -1,10 +1,10 @@
 """Cancelling a task: the request in the ledger is certain, the message to the worker is fast."""
 
 from agentbus.bus.jetstream import Bus
-from agentbus.errors import WrongRevisionError
+from agentbus.errors import MessageError, WrongRevisionError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
-from agentbus.protocol.ledger_entry import CancelRequest
+from agentbus.protocol.ledger_entry import MAX_REASON_CHARS, CancelRequest
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.find import find, find_newer
 from agentbus.tasks.ledger import Ledger
@@ -21,8 +21,11 @@ async def cancel(bus: Bus, task_id: str, *, agent: str | None, by: str, reason: 
         by: the agent id of the coordinator that asks.
 
     Raises:
+        MessageError: `reason` is longer than 2000 characters; the entry holds it beside the whole result.
         TaskNotFoundError: the bus knows no such task, or several agents have one and `agent` is not given.
     """
+    if len(reason) > MAX_REASON_CHARS:
+        raise MessageError(f"the reason has {len(reason)} characters; it may have up to {MAX_REASON_CHARS}")
     while True:
         record = await find(bus, task_id, agent)
         entry, revision = record.entry, record.revision

@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from agentbus.bus.jetstream import Bus
-from agentbus.errors import PermissionDeniedError, SetupMissingError, StreamFullError
+from agentbus.errors import CorruptEntryError, PermissionDeniedError, SetupMissingError, StreamFullError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import make_result_id, random_token
 from agentbus.protocol.ledger_entry import Entry, Record
@@ -59,11 +59,14 @@ def _owner_s(entry: Entry) -> float:
 
 async def _settle(bus: Bus, record: Record, max_age_s: float) -> Record:
     ledger, result = Ledger(bus), _result(record, max_age_s)
-    verdict = await commit(ledger, record.agent, record.task_id, record.entry, result, revision=record.revision)
-    if isinstance(verdict, Won):
-        with suppress(*_INBOX_REFUSES):
-            await publish_committed(bus, verdict.entry)
-    found = await ledger.read_newer(record.agent, record.task_id, record.revision)
+    try:
+        verdict = await commit(ledger, record.agent, record.task_id, record.entry, result, revision=record.revision)
+        if isinstance(verdict, Won):
+            with suppress(*_INBOX_REFUSES):
+                await publish_committed(bus, verdict.entry)
+        found = await ledger.read_newer(record.agent, record.task_id, record.revision)
+    except CorruptEntryError:
+        return record  # a party wrote it meanwhile; the next look says what is wrong with it
     return found if isinstance(found, Record) else record
 
 

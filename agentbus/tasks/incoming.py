@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import MessageError
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID, is_relayed, number
+from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID, REVISION, is_relayed, number
 from agentbus.protocol.messages import MAX_TASK_BYTES, Task, decode_task
 
 
@@ -15,10 +15,12 @@ class Incoming:
 
     Attributes:
         revision: the ledger's at the publication; None if the publisher did not give it.
+        publication: the random part of the message id; see `subjects.task_msg_id`.
     """
 
     task: Task
-    revision: int | None
+    revision: int | None = None
+    publication: str | None = None
 
 
 def read_delivery(delivery: Delivery, agent: str, *, max_bytes: int = MAX_TASK_BYTES) -> Incoming:
@@ -34,12 +36,13 @@ def read_delivery(delivery: Delivery, agent: str, *, max_bytes: int = MAX_TASK_B
     task = decode_task(delivery.data)
     if task.agent != agent:
         raise MessageError(f"addressed to the agent {task.agent}, but published for {agent}")
-    header = delivery.headers.get(LEDGER_REVISION)
-    if header is None:
-        return Incoming(task, None)
-    revision = number(header)
+    name = next((name for name in (REVISION, LEDGER_REVISION) if name in delivery.headers), None)
+    if name is None:
+        return Incoming(task)
+    revision, msg_id = number(delivery.headers[name]), delivery.headers.get(MSG_ID, "")
     if revision is None:
-        raise MessageError(f"the header {LEDGER_REVISION} is not a number")
-    if delivery.headers.get(MSG_ID) != subjects.task_msg_id(agent, task.id):
+        raise MessageError(f"the header {name} is not a number")
+    publication = subjects.publication_of(msg_id, agent, task.id) if name == REVISION else None
+    if msg_id != subjects.task_msg_id(agent, task.id, publication) or (name == REVISION and publication is None):
         raise MessageError(f"the header {MSG_ID} does not belong to this task")
-    return Incoming(task, revision)
+    return Incoming(task, revision, publication)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from agentbus.bus.jetstream import Bus
+from agentbus.bus.jetstream import Bus, Stored
 from agentbus.errors import (
     BusUnavailableError,
     PermissionDeniedError,
@@ -15,9 +15,10 @@ from agentbus.errors import (
 )
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import LEDGER_REVISION
+from agentbus.protocol.headers import REVISION
+from agentbus.protocol.ids import random_token
 from agentbus.protocol.json_codec import encode
-from agentbus.protocol.ledger_entry import Record, State, queued
+from agentbus.protocol.ledger_entry import Entry, Record, State, queued
 from agentbus.protocol.messages import Task
 from agentbus.tasks.ledger import Ledger
 
@@ -64,22 +65,31 @@ async def publish(bus: Bus, task: Task) -> Published:
 
 async def _publish(bus: Bus, task: Task, data: bytes) -> Published:
     agent, ledger = task.agent, Ledger(bus)
-    made = await ledger.create(agent, task.id, queued(task, task.inbox(subjects.COORDINATOR)))
-    known = isinstance(made, Record)
+    entry = queued(task, task.inbox(subjects.COORDINATOR), random_token())
+    made = await ledger.create(agent, task.id, entry)
+    known = False
     if isinstance(made, Record):
         if made.entry.digest != task.digest():
             raise TaskConflictError(
                 f"the id {task.id} belongs to another task of {agent} ({made.entry.state}); "
                 "choose another id, or leave it out and get a new one"
             )
+        # If the answer to the first write was lost, the entry that is there is this one.
+        known = made.entry.publication != entry.publication
         if made.entry.state != "queued":
-            return Published(task, known=True, state=made.entry.state)
-        revision = made.revision
+            return Published(task, known=known, state=made.entry.state)
+        entry, revision = made.entry, made.revision
     else:
         revision = made
-    headers = {LEDGER_REVISION: str(revision), **tracing.headers()}
     try:
-        await bus.store(subjects.tasks(agent), data, msg_id=subjects.task_msg_id(agent, task.id), headers=headers)
+        stored = await _store(bus, task, data, entry, revision)
+        if stored.duplicate and not known:
+            # Either an answer was lost, and it was this one: then a worker meets a second message of a task that the
+            # ledger knows, and drops it. Or another party has used the id first, and the task would never run.
+            renamed = await _give_new_id(ledger, task, entry, revision)
+            if renamed is not None:
+                entry, revision = renamed
+                await _store(bus, task, data, entry, revision)
     except (SetupMissingError, StreamFullError, PermissionDeniedError, TooLargeError):
         if not known:
             await _remove_entry(ledger, agent, task.id, revision)
@@ -89,6 +99,30 @@ async def _publish(bus: Bus, task: Task, data: bytes) -> Published:
             f"{error}; the task {task.id} may or may not be queued: publish it again with this id to be sure"
         ) from error
     return Published(task, known=known, state="queued")
+
+
+async def _store(bus: Bus, task: Task, data: bytes, entry: Entry, revision: int) -> Stored:
+    msg_id = subjects.task_msg_id(task.agent, task.id, entry.publication)
+    headers = {REVISION: str(revision), **tracing.headers()}
+    return await bus.store(subjects.tasks(task.agent), data, msg_id=msg_id, headers=headers)
+
+
+async def _give_new_id(ledger: Ledger, task: Task, entry: Entry, revision: int) -> tuple[Entry, int] | None:
+    """Give a queued entry another message id; returns it with its revision, or None if a worker has the task."""
+    publication = random_token()
+    while True:
+        again = entry.model_copy(update={"publication": publication})
+        try:
+            return again, await ledger.write(task.agent, task.id, again, revision=revision)
+        except WrongRevisionError:
+            found = await ledger.read_newer(task.agent, task.id, revision)
+            if not isinstance(found, Record) or found.entry.state != "queued":
+                return None
+            if found.entry.publication == publication:
+                return found.entry, found.revision
+            if found.revision == revision:
+                raise
+            entry, revision = found.entry, found.revision
 
 
 def max_task_bytes(bus: Bus) -> int:

@@ -1,8 +1,9 @@
 """The status of a task as coordinators see it, read from its ledger entry."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
+from agentbus.errors import CorruptEntryError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json, encode, object_in
 from agentbus.protocol.ledger_entry import Record
@@ -79,10 +80,12 @@ class Waited:
 
     Attributes:
         settled: the tasks that have their result, or were cancelled before they started.
-        pending: the others.
+        pending: the others; of one whose entry became unreadable meanwhile, the state that was seen last.
+        unreadable: why the present state of a task cannot be read. A wait does not go on for such tasks alone.
         current: whether the bus answered at the end. If not, the states are those seen last.
     """
 
     settled: dict[str, TaskStatus]
     pending: dict[str, TaskStatus]
     current: bool = True
+    unreadable: dict[str, CorruptEntryError] = field(default_factory=dict[str, CorruptEntryError])

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
-from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
+from agentbus.errors import ApiError, BusUnavailableError, CorruptEntryError, SetupMissingError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
 from agentbus.tasks.expiry import settle_expired
@@ -30,6 +31,41 @@ _LAG_LOOK_S: Final = 5.0
 change that happened before the consumer was made."""
 
 
+@dataclass(slots=True)
+class _Watched:
+    """The tasks that are waited for: their entries as they were read last, and those that cannot be read now."""
+
+    records: Found
+    unreadable: dict[str, CorruptEntryError] = field(default_factory=dict[str, CorruptEntryError])
+
+    def unsettled(self) -> list[tuple[str, str | None]]:
+        return [(record.task_id, record.agent) for record in self.records.values() if not TaskStatus(record).settled]
+
+    def enough(self, until: Until) -> bool:
+        """Whether the wait is over. Only the party that wrote an unreadable entry knows whether it will ever change."""
+        readable = [record for record in self.records.values() if record.task_id not in self.unreadable]
+        done = [TaskStatus(record).settled for record in readable]
+        return all(done) if until == "all" else any(done) or not done
+
+    async def read_again(self, bus: Bus) -> None:
+        found, unreadable = await find_all(bus, self.unsettled())
+        self.records.update(found)
+        self.unreadable = unreadable
+
+    async def read_change(self, bus: Bus, key: tuple[str, str], revision: int) -> None:
+        """Read an entry that has changed, at `revision` or later."""
+        try:
+            self.records[key] = await find_newer(bus, self.records[key], revision)
+            self.unreadable.pop(key[1], None)
+        except CorruptEntryError as error:
+            self.unreadable[key[1]] = error
+
+    async def settle_expired(self, bus: Bus) -> None:
+        unsettled = [record for record in self.records.values() if not TaskStatus(record).settled]
+        for record in await settle_expired(bus, unsettled):
+            self.records[record.agent, record.task_id] = record
+
+
 async def wait_for(
     bus: Bus, found: Found, *, until: Until = "all", timeout_s: float | None = None, on_change: OnChange | None = None
 ) -> Waited:
@@ -42,25 +78,27 @@ async def wait_for(
     Raises:
         BusError: the connection has ended for good, or the ledger may not be read.
     """
+    watched = _Watched(dict(found))
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
-            while not _enough(found, until):
+            while not watched.enough(until):
                 try:
-                    await _settle_expired(bus, found)
+                    await watched.settle_expired(bus)
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_LAG_LOOK_S if bus.clustered else _EXPIRY_LOOK_S):
-                            await _follow(bus, found, until, on_change)
+                            await _follow(bus, watched, until, on_change)
                 except (BusUnavailableError, SetupMissingError, ApiError) as error:
                     if not isinstance(error, BusUnavailableError) and bus.seconds_since_reconnect > _STARTING_S:
                         raise
                     await asyncio.sleep(_PAUSE_S)
                     await bus.wait_connected()
-    current = await _look_again(bus, found)
-    statuses = {record.task_id: TaskStatus(record) for record in found.values()}
+    current = await _look_again(bus, watched)
+    statuses = {record.task_id: TaskStatus(record) for record in watched.records.values()}
     return Waited(
         settled={task_id: status for task_id, status in statuses.items() if status.settled},
         pending={task_id: status for task_id, status in statuses.items() if not status.settled},
         current=current,
+        unreadable=watched.unreadable,
     )
 
 
@@ -76,16 +114,20 @@ async def wait_for_ids(
 
     Raises:
         TaskNotFoundError: the bus knows no task of one of the ids.
+        CorruptEntryError: none of the tasks can be read.
         BusUnavailableError: the bus was away for all of `timeout_s`.
     """
     clock = asyncio.get_running_loop().time
     deadline = None if timeout_s is None else clock() + timeout_s
     pairs = list(wanted)
-    found = await repeat_while_away(bus, lambda: find_all(bus, pairs), timeout_s)
+    found, unreadable = await repeat_while_away(bus, lambda: find_all(bus, pairs), timeout_s)
+    if unreadable and not found:
+        raise next(iter(unreadable.values()))
     rest_s = None if deadline is None else max(0.0, deadline - clock())
     waited = await wait_for(bus, found, until=until, timeout_s=rest_s, on_change=on_change)
     for status in waited.settled.values():
         tracing.link(status.record.headers)
+    waited.unreadable.update(unreadable)
     return waited
 
 
@@ -108,44 +150,30 @@ async def repeat_while_away(bus: Bus, read: Callable[[], Awaitable[_T]], timeout
                 await bus.wait_connected()
 
 
-async def _follow(bus: Bus, found: Found, until: Until, on_change: OnChange | None) -> None:
-    """Follow the ledger and update `found` until enough of the tasks are settled."""
-    agents = {agent for agent, _ in found}
+async def _follow(bus: Bus, tasks: _Watched, until: Until, on_change: OnChange | None) -> None:
+    """Follow the ledger and update `tasks` until enough of them are settled."""
+    agents = {agent for agent, _ in tasks.records}
     watched = subjects.states(agents.pop()) if len(agents) == 1 else subjects.STATE_SUBJECTS
     async with OrderedConsumer(bus, subjects.STATE_STREAM, watched, after="new", headers_only=True) as consumer:
         # Read again now that the consumer exists, so that no change falls between the two.
-        found.update(await find_all(bus, _unsettled(found)))
-        while not _enough(found, until):
+        await tasks.read_again(bus)
+        while not tasks.enough(until):
             change = await consumer.next()
             key = subjects.parse_state(change.subject)
-            if key is None or key not in found:
+            if key is None or key not in tasks.records:
                 continue
-            found[key] = await find_newer(bus, found[key], change.stream_seq)
-            if on_change is not None:
-                on_change(TaskStatus(found[key]))
+            before = tasks.records[key]
+            await tasks.read_change(bus, key, change.stream_seq)
+            if on_change is not None and tasks.records[key] is not before:
+                on_change(TaskStatus(tasks.records[key]))
 
 
-async def _look_again(bus: Bus, found: Found) -> bool:
-    """Update `found`; return False, with `found` as it was, if the bus does not answer."""
+async def _look_again(bus: Bus, tasks: _Watched) -> bool:
+    """Read the tasks once more; return False if the bus does not answer."""
     try:
         async with asyncio.timeout(_LAST_LOOK_S):
-            found.update(await find_all(bus, _unsettled(found)))
-            await _settle_expired(bus, found)
+            await tasks.read_again(bus)
+            await tasks.settle_expired(bus)
     except (TimeoutError, BusUnavailableError):
         return False
     return True
-
-
-async def _settle_expired(bus: Bus, found: Found) -> None:
-    unsettled = [record for record in found.values() if not TaskStatus(record).settled]
-    for record in await settle_expired(bus, unsettled):
-        found[record.agent, record.task_id] = record
-
-
-def _unsettled(found: Found) -> list[tuple[str, str | None]]:
-    return [(record.task_id, record.agent) for record in found.values() if not TaskStatus(record).settled]
-
-
-def _enough(found: Found, until: Until) -> bool:
-    done: Iterable[bool] = [TaskStatus(record).settled for record in found.values()]
-    return all(done) if until == "all" else any(done) or not done

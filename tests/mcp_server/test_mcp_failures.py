@@ -10,7 +10,11 @@ from mcp import Client
 
 from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
+from agentbus.protocol import subjects
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.ledger_entry import Record
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
+from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.publish import max_task_bytes
 from support.mcp_harness import both_eras, data_of, error_of, in_memory, put, result_message, settle
 
@@ -185,3 +189,34 @@ async def test_a_ledger_entry_that_nobody_can_read_is_named_and_the_others_shown
     assert "cannot be read" in alone
     assert [task["task_id"] for task in listed["tasks"]] == ["good"]
     assert "bad" in listed["unreadable"][0]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"state": "completed", "result": {}},
+        {"state": "completed", "result": None},
+        {"state": "failed", "result": {"id": "x" * 100_000, "type": "task.result", "status": "failed", "task": {}}},
+        {"inbox": " "},
+        {"inbox": "main\r\nX: y"},
+        {"retry_after_s": 1e300},
+    ],
+)
+async def test_a_worker_that_spoils_the_entry_of_its_own_task_spoils_no_other_answer_of_a_call(
+    era: str, server: NatsServer, coordinator: Coordinator, bad: dict[str, Any]
+) -> None:
+    for task_id in ("good", "bad"):
+        await coordinator.publish("code", "work", task_type="test", task_id=task_id)
+    await settle(coordinator, "good")
+    found = await Ledger(coordinator.bus).read("code", "bad")
+    assert isinstance(found, Record)
+    spoiled = {**found.entry.model_dump(exclude_none=True), **bad}
+    await coordinator.bus.store(subjects.state("code", "bad"), encode(spoiled))
+    ids = {"task_ids": ["good", "bad"]}
+    async with in_memory(server.url, era) as client:
+        async with asyncio.timeout(60):
+            for tool, more in (("get_results", {}), ("watch_results", {"timeout_seconds": 20})):
+                data = data_of(await client.call_tool(tool, {**ids, **more}))
+                assert [one["task_id"] for one in data["results"]] == ["good"], tool
+                assert "cannot be read" in data["unknown"][0]["error"], tool
+            await client.call_tool("cancel_task", ids)

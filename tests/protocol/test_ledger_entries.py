@@ -35,6 +35,7 @@ ENTRY: dict[str, Json] = {
     "attempt": 2,
     "claim": {"worker": "w", "nonce": "n", "renewals": 4, "lease_s": 30.0, "since": "2026-05-18T00:00:00+00:00"},
 }
+RESULT: dict[str, Json] = {"id": "r", "type": "task.result", "status": "completed", "task": {}}
 
 
 def stored(value: Any, *, subject: str = "$KV.AGENT_STATE.code.t.1", **headers: str) -> StoredMessage:
@@ -79,17 +80,40 @@ def test_a_removed_entry_is_a_vacant_key_at_its_revision(operation: str, data: b
         (b"", "not JSON"),
         (b"hello", "not JSON"),
         (b"\xff", "not JSON"),
-        (b"[1]", "wrong"),
-        (b"null", "wrong"),
-        (b'"text"', "wrong"),
-        (b"{}", "5 fields are missing or wrong"),
-        ({**ENTRY, "state": "paused"}, "1 fields are missing or wrong"),
-        ({**ENTRY, "state": None}, "1 fields are missing or wrong"),
-        ({**ENTRY, "attempt": "two"}, "1 fields are missing or wrong"),
-        ({**ENTRY, "claim": {"worker": "w"}}, "3 fields are missing or wrong"),
-        ({**ENTRY, "claim": "w"}, "1 fields are missing or wrong"),
-        ({**ENTRY, "result": "text"}, "1 fields are missing or wrong"),
-        ({**ENTRY, "cancel": True}, "1 fields are missing or wrong"),
+        (b"[1]", "entry: "),
+        (b"null", "entry: "),
+        (b'"text"', "entry: "),
+        (b"{}", "state: is missing; digest: is missing; sender: is missing; inbox: is missing; task_type: is missing"),
+        ({**ENTRY, "state": "paused"}, "state: "),
+        ({**ENTRY, "state": None}, "state: "),
+        ({**ENTRY, "attempt": "two"}, "attempt: "),
+        ({**ENTRY, "attempt": -1}, "attempt: "),
+        ({**ENTRY, "attempt": 10**30}, "attempt: "),
+        ({**ENTRY, "claim": {"worker": "w"}}, r"claim\.nonce: is missing; claim\.lease_s: is missing"),
+        ({**ENTRY, "claim": "w"}, "claim: "),
+        ({**ENTRY, "claim": {**CLAIM.model_dump(), "lease_s": 1e300}}, r"claim\.lease_s: "),
+        ({**ENTRY, "claim": {**CLAIM.model_dump(), "nonce": "two parts"}}, r"claim\.nonce: "),
+        ({**ENTRY, "retry_after_s": 1e300}, "retry_after_s: "),
+        ({**ENTRY, "retry_after_s": -1}, "retry_after_s: "),
+        ({**ENTRY, "inbox": " "}, "inbox: is not an agent id"),
+        ({**ENTRY, "inbox": "main\r\nX: y"}, "inbox: is not an agent id"),
+        ({**ENTRY, "inbox": "*"}, "inbox: is not an agent id"),
+        ({**ENTRY, "sender": ""}, "sender: "),
+        ({**ENTRY, "sender": "x" * 257}, "sender: "),
+        ({**ENTRY, "task_type": "x" * 129}, "task_type: "),
+        ({**ENTRY, "publication": "*"}, "publication: "),
+        ({**ENTRY, "last_failure": "x" * 70_000}, "last_failure: "),
+        ({**ENTRY, "result": "text"}, "result: "),
+        ({**ENTRY, "result": RESULT}, "a result belongs to a final state"),
+        ({**ENTRY, "state": "completed"}, "a result belongs to a final state"),
+        ({**ENTRY, "state": "completed", "result": {}}, "result: id: is missing"),
+        ({**ENTRY, "state": "failed", "result": RESULT}, "another status"),
+        ({**ENTRY, "state": "completed", "result": {**RESULT, "id": ""}}, "result: id: "),
+        ({**ENTRY, "state": "completed", "result": {**RESULT, "id": "x" * 100_000}}, "result: id: "),
+        ({**ENTRY, "state": "completed", "result": {**RESULT, "id": "a b"}}, "result: id: "),
+        ({**ENTRY, "state": "completed", "result": {**RESULT, "id": "a\n"}}, "result: id: "),
+        ({**ENTRY, "state": "completed", "result": {**RESULT, "error": 7}}, "result: error: "),
+        ({**ENTRY, "cancel": True}, "cancel: "),
     ],
 )
 def test_an_entry_that_cannot_be_read_is_an_error_that_names_the_task_and_not_a_state(data: Any, reason: str):
@@ -101,6 +125,10 @@ def test_an_unreadable_entry_is_not_quoted():
     with pytest.raises(CorruptEntryError) as caught:
         read_entry(stored({**ENTRY, "attempt": "hunter2"}))
     assert "hunter2" not in str(caught.value)
+    with pytest.raises(CorruptEntryError) as caught:
+        read_entry(stored({**ENTRY, "state": "completed", "result": {**RESULT, "error": ["hunter2"]}}))
+    assert "hunter2" not in str(caught.value)
+    assert (caught.value.revision, caught.value.changed_at) == (42, stored({}).time)
 
 
 @pytest.mark.parametrize(
@@ -150,13 +178,13 @@ def test_only_a_claimed_entry_can_be_renewed():
 
 @pytest.mark.parametrize("state", ["queued", "working", "completed", "failed", "needs_approval", "cancelled"])
 def test_a_task_is_settled_in_four_of_its_states(state: Any):
-    entry = Entry.model_validate({**ENTRY, "state": state})
+    result = {"result": {**RESULT, "status": state}} if state in TERMINAL else {}
+    entry = Entry.model_validate({**ENTRY, "state": state, **result})
     assert entry.terminal == (state in TERMINAL) == (state not in ("queued", "working"))
 
 
-@pytest.mark.parametrize("result", [None, {}, {"id": 7}, {"id": None}])
-def test_a_result_without_a_readable_id_has_none(result: Json):
-    assert Entry.model_validate({**ENTRY, "result": result}).result_id == ""
+def test_an_entry_without_a_result_has_no_id_of_one():
+    assert Entry.model_validate({**ENTRY, "result": None}).result_id == ""
 
 
 @pytest.mark.parametrize("task_id", ["x" * 128, "a.b.c"])

@@ -31,7 +31,7 @@ from agentbus.config.urls import parse_urls
 from agentbus.errors import AgentBusError, ConfigError, CorruptEntryError, MessageError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID
+from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID, REVISION
 from agentbus.protocol.ids import make_result_id
 from agentbus.protocol.json_codec import Json, decode, encode
 from agentbus.protocol.ledger_entry import read_entry
@@ -166,7 +166,9 @@ def delivery(data: bytes, headers: dict[str, str], subject: str = "agent.code.ta
     return Delivery(cast("Any", None), cast("Any", message))
 
 
-@given(messages_like(TASK), st.dictionaries(st.sampled_from([LEDGER_REVISION, MSG_ID, "Nats-Stream"]), DIGITS))
+@given(
+    messages_like(TASK), st.dictionaries(st.sampled_from([LEDGER_REVISION, REVISION, MSG_ID, "Nats-Stream"]), DIGITS)
+)
 def test_a_delivery_is_understood_or_refused(data: bytes, headers: dict[str, str]):
     with only(MessageError):
         read_delivery(delivery(data, headers), "code")
@@ -174,9 +176,11 @@ def test_a_delivery_is_understood_or_refused(data: bytes, headers: dict[str, str
 
 @given(DIGITS)
 def test_the_revision_of_a_delivery_is_a_number_or_refused(revision: str):
-    headers = {LEDGER_REVISION: revision, MSG_ID: subjects.task_msg_id("code", str(TASK["id"]))}
-    with only(MessageError):
-        assert read_delivery(delivery(dumped(TASK), headers), "code").revision == int(revision)
+    for name, publication in ((LEDGER_REVISION, None), (REVISION, "n0nce")):
+        headers = {name: revision, MSG_ID: subjects.task_msg_id("code", str(TASK["id"]), publication)}
+        with only(MessageError):
+            found = read_delivery(delivery(dumped(TASK), headers), "code")
+            assert (found.revision, found.publication) == (int(revision), publication)
 
 
 @given(messages_like(ENTRY), st.dictionaries(st.sampled_from(["Bus-State", "KV-Operation"]), st.text(max_size=10)))

@@ -20,7 +20,7 @@ from agentbus.errors import (
     WrongRevisionError,
 )
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID
+from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID, REVISION
 from agentbus.protocol.ledger_entry import NoEntry, Record, queued
 from agentbus.protocol.messages import decode_task, new_task
 from agentbus.tasks.ledger import Ledger
@@ -41,8 +41,9 @@ async def test_a_published_task_lies_on_the_bus_and_in_the_ledger(coordinator: C
     assert isinstance(record, Record)
     assert decode_task(message.data) == task.message
     assert task.message.to_json()["from"] == task.message.to_json()["reply_to"] == "agent-main"
-    assert message.headers[MSG_ID] == f"code.{task.id}"
-    assert message.headers[LEDGER_REVISION] == str(record.revision)
+    assert message.headers[MSG_ID] == f"code.{task.id}.{record.entry.publication}"
+    assert message.headers[REVISION] == str(record.revision)
+    assert LEDGER_REVISION not in message.headers  # an older worker would demand an id that can be guessed
     assert record.entry.state == "queued"
     assert record.headers["Bus-State"] == "queued"
 
@@ -59,6 +60,50 @@ async def test_publishing_again_under_the_same_id_stores_nothing_new(coordinator
     assert first.id == again.id
     assert (first.known, again.known, again.state_at_publish) == (False, True, "queued")
     assert await stored_tasks(coordinator) == 1
+
+
+async def test_a_task_whose_message_id_another_publisher_has_guessed_is_stored_all_the_same(coordinator: Coordinator):
+    for guess in ("code.job", "code.job."):
+        await coordinator.bus.store("agent.doc.tasks", b"poison", msg_id=guess)
+    task = await coordinator.publish("code", "hi", task_type="x", task_id="job")
+    assert not task.known
+    message = await coordinator.bus.last_message(subjects.TASKS_STREAM, "agent.code.tasks")
+    assert message is not None
+    assert decode_task(message.data) == task.message
+
+
+async def test_a_new_task_that_the_server_takes_for_a_duplicate_is_stored_under_another_id(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    tokens = iter(["known-before", "unknown", "unused"])
+    monkeypatch.setattr("agentbus.tasks.publish.random_token", lambda: next(tokens))
+    await coordinator.bus.store("agent.doc.tasks", b"poison", msg_id="code.job.known-before")
+    task = await coordinator.publish("code", "hi", task_type="x", task_id="job")
+    message = await coordinator.bus.last_message(subjects.TASKS_STREAM, "agent.code.tasks")
+    assert message is not None
+    record = await Ledger(coordinator.bus).read("code", task.id)
+    assert isinstance(record, Record)
+    assert record.entry.publication == "unknown"
+    assert message.headers[MSG_ID] == "code.job.unknown"
+    assert message.headers[REVISION] == str(record.revision)
+    again = await coordinator.publish("code", "hi", task_type="x", task_id="job")
+    assert again.known
+    assert await stored_tasks(coordinator) == 2  # the other publisher's, and this one once
+
+
+async def test_a_task_that_is_refused_under_its_second_id_leaves_no_trace(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("agentbus.tasks.publish.random_token", lambda: "known-before")
+    await coordinator.bus.store("agent.doc.tasks", b"poison", msg_id="code.job.known-before")
+    tokens = iter(["known-before", "unknown"])
+    monkeypatch.setattr("agentbus.tasks.publish.random_token", lambda: next(tokens))
+    config = (await coordinator.bus.api(f"STREAM.INFO.{subjects.TASKS_STREAM}"))["config"]
+    await coordinator.bus.api(f"STREAM.UPDATE.{subjects.TASKS_STREAM}", {**config, "max_msgs": 1})
+    with pytest.raises(StreamFullError):
+        await coordinator.publish("code", "hi", task_type="x", task_id="job")
+    with pytest.raises(TaskNotFoundError):
+        await coordinator.task("job").status()
 
 
 async def test_another_content_under_a_known_id_is_refused(coordinator: Coordinator):

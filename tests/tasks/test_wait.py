@@ -52,7 +52,7 @@ async def test_a_bus_that_stays_away_gives_the_states_that_were_seen_last(tmp_pa
         for task_id in ("a", "b"):
             await main.publish("code", "work", task_type="test", task_id=task_id)
         await settle(main, "a")
-        found = await find_all(main.bus, [("a", None), ("b", None)])
+        found, _ = await find_all(main.bus, [("a", None), ("b", None)])
         server.kill()
         await eventually(lambda: not main.bus.connected, "the connection is lost")
         waited = await wait_for(main.bus, found, timeout_s=0.2)
@@ -72,7 +72,7 @@ async def test_looking_up_waits_for_a_connection_that_comes_back(tmp_path: Path)
             await eventually(lambda: not main.bus.connected, "the connection is lost")
             looking = asyncio.create_task(repeat_while_away(main.bus, lambda: find_all(main.bus, [("a", None)]), 60))
             server = await start_server(store=tmp_path, port=port)
-            assert [record.task_id for record in (await looking).values()] == ["a"]
+            assert [record.task_id for record in (await looking)[0].values()] == ["a"]
     finally:
         await server.stop()
 
@@ -83,7 +83,7 @@ async def test_changes_are_told_with_the_attempt(coordinator: Coordinator) -> No
 
     await coordinator.publish("code", "work", task_type="test", task_id="a")
     told: list[tuple[str, int]] = []
-    found = await find_all(coordinator.bus, [("a", None)])
+    found, _ = await find_all(coordinator.bus, [("a", None)])
     record = next(iter(found.values()))
     waiting = asyncio.create_task(
         wait_for(
@@ -107,5 +107,5 @@ async def test_looking_up_many_tasks_takes_up_none_of_the_servers_consumers(coor
     tasks = [await coordinator.publish("code", "x") for _ in range(20)]
     wanted = [(task.id, None) for task in tasks]
     found = await asyncio.gather(*(find_all(coordinator.bus, wanted) for _ in range(60)))
-    assert all(len(one) == len(tasks) for one in found)
+    assert all(len(one) == len(tasks) for one, _ in found)
     assert await coordinator.bus.consumers(subjects.STATE_STREAM) == []

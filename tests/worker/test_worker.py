@@ -12,7 +12,7 @@ import pytest
 from agentbus import Coordinator, TaskStatus, connect
 from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID
+from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID, REVISION
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import new_task
@@ -245,6 +245,10 @@ async def test_what_is_no_valid_task_is_kept_as_a_dead_letter_and_its_sender_tol
         {LEDGER_REVISION: "1", MSG_ID: "code.another"},
         {LEDGER_REVISION: "one", MSG_ID: "code.bad.1"},
         {LEDGER_REVISION: "7" * 5000, MSG_ID: "code.bad.1"},
+        {REVISION: "1", MSG_ID: "code.bad.1"},
+        {REVISION: "1", MSG_ID: "code.another.n0nce"},
+        {REVISION: "1", MSG_ID: "code.bad.1.two parts"},
+        {REVISION: "one", MSG_ID: "code.bad.1.n0nce"},
     ],
 )
 async def test_a_relayed_or_mislabelled_message_is_refused_as_a_dead_letter(

@@ -247,9 +247,9 @@ class Worker:
     async def _claim(self, context: Context, delivery: Delivery) -> Job | None:
         try:
             return await claim(context, delivery)
-        except BusError as error:
+        except (BusError, OSError, MemoryError) as error:
             log.warning("a task could not be claimed: %s; it will be delivered again", error)
-            passes = isinstance(error, BusUnavailableError | StreamFullError)
+            passes = isinstance(error, BusUnavailableError | StreamFullError | OSError | MemoryError)
             with suppress(BusUnavailableError):
                 await delivery.nak(_RETRY_S if passes else REFUSED_PAUSE_S)
             return None

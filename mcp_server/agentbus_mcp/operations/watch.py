@@ -77,7 +77,8 @@ async def watch_tasks(coordinator: Coordinator, request: WatchRequest, report: C
         on_change=_report_changes(found.tasks, report),
     )
     tasks = {**waited.pending, **waited.settled}
-    current = FoundTasks([tasks[task.task_id] for task in found.tasks], found.errors)
+    errors = {**found.errors, **waited.unreadable}
+    current = FoundTasks([tasks[task.task_id] for task in found.tasks], errors)
     return await outcome_of(coordinator, current, stale=not waited.current)
 
 

@@ -1,20 +1,20 @@
 """Turn a delivery into a claimed job, or do what else the ledger calls for."""
 
-from typing import Final
+import logging
 
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import CorruptEntryError, MessageError
+from agentbus.errors import AgentBusError, CorruptEntryError, MessageError
 from agentbus.observability import tracing
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.ledger_entry import Claim as ClaimRecord
 from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, claimed, queued
 from agentbus.protocol.messages import Task
 from agentbus.protocol.timestamps import now
-from agentbus.tasks.incoming import read_delivery
+from agentbus.tasks.incoming import Incoming, read_delivery
 from agentbus.tasks.settle import Lost, Won, compare_and_set, publish_again, settle
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.settling.context import Context
-from agentbus_worker.settling.dead_letter import store_dead_letter
+from agentbus_worker.settling.dead_letter import SHORTEST_NAK_S, store_dead_letter
 from agentbus_worker.settling.decisions import (
     Claim,
     Leave,
@@ -29,7 +29,7 @@ from agentbus_worker.settling.lease import Lease
 from agentbus_worker.settling.outcome import Outcome, cancelled_outcome
 from agentbus_worker.settling.result import result_message
 
-_SHORTEST_NAK_S: Final = 0.5
+log = logging.getLogger("agentbus.worker")
 
 
 async def claim(context: Context, delivery: Delivery) -> Job | None:
@@ -37,31 +37,57 @@ async def claim(context: Context, delivery: Delivery) -> Job | None:
 
     Returns a job to run, or None when the delivery has been settled, stored as a dead letter or handed back.
 
+    A message or a ledger entry that cannot be understood, and a fault of this program while it reads one, end in a dead
+    letter: the next delivery would end no better. What the bus or the machine refuses does not.
+
     Raises:
-        BusError: it could not be decided; hand the delivery back.
+        BusError, OSError, MemoryError: it could not be decided; hand the delivery back.
     """
     try:
-        incoming = read_delivery(delivery, context.agent, max_bytes=context.config.worker.max_task_bytes)
-        task, job, done = incoming.task, None, False
-        if task.id in context.held:
-            # Its lease may have run out while the bus took no result. A worker never takes over from itself.
-            await delivery.nak(_SHORTEST_NAK_S)
-            return None
-        fresh = queued(task, task.inbox(context.config.default_inbox))
-        if delivery.num_delivered == 1:
-            # The publisher told the revision of the ledger entry, or knows of no ledger: this claim is one round trip.
-            job = await _try_claim(context, delivery, task, Claim(fresh, incoming.revision or 0, attempt=1))
-        while job is None and not done:
-            found = await context.ledger.read(context.agent, task.id)
-            job, done = await _follow(context, delivery, task, found, fresh)
+        return await _claim(context, delivery)
     except (MessageError, CorruptEntryError) as error:
-        with tracing.settling(delivery.headers, agent=context.agent, worker=context.instance):
-            tracing.outcome("dead", error="dead_letter", reason=str(error))
-            if await store_dead_letter(
-                context.bus, delivery, agent=context.agent, worker=context.instance, reason=str(error)
-            ):
-                context.metrics.count("dead letter")
+        reason = str(error)
+    except (AgentBusError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        log.exception("a fault of this program, met while it read a task; please report it")
+        reason = f"a fault of the worker while it read the task: {type(error).__name__}"
+    with tracing.settling(delivery.headers, agent=context.agent, worker=context.instance):
+        tracing.outcome("dead", error="dead_letter", reason=reason)
+        if await store_dead_letter(context, delivery, reason):
+            context.metrics.count("dead letter")
+    return None
+
+
+async def _claim(context: Context, delivery: Delivery) -> Job | None:
+    incoming = read_delivery(delivery, context.agent, max_bytes=context.config.worker.max_task_bytes)
+    task = incoming.task
+    if task.id in context.held:
+        # Its lease may have run out while the bus took no result. A worker never takes over from itself.
+        await delivery.nak(SHORTEST_NAK_S)
         return None
+    fresh = queued(task, task.inbox(context.config.default_inbox), incoming.publication)
+    try:
+        return await _decide(context, delivery, incoming, fresh)
+    except CorruptEntryError as error:
+        key = (context.agent, task.id)
+        left_s = await context.lease_monitor.lease_left_s(key, error.revision, error.changed_at, context.lease_s)
+        if left_s <= 0:
+            raise
+        # A worker that holds the task writes over it with its next renewal.
+        await delivery.nak(max(SHORTEST_NAK_S, left_s))
+        TaskLog(task.id).warning("%s; looking again in %.1f s", error, left_s)
+        return None
+
+
+async def _decide(context: Context, delivery: Delivery, incoming: Incoming, fresh: Entry) -> Job | None:
+    task, job, done = incoming.task, None, False
+    if delivery.num_delivered == 1:
+        # The publisher told the revision of the ledger entry, or knows of no ledger: this claim is one round trip.
+        job = await _try_claim(context, delivery, task, Claim(fresh, incoming.revision or 0, attempt=1))
+    while job is None and not done:
+        found = await context.ledger.read(context.agent, task.id)
+        job, done = await _follow(context, delivery, task, found, fresh)
     return job
 
 
@@ -85,7 +111,7 @@ async def _follow(
             await delivery.ack()
             TaskLog(task.id).info("its result was there already; acknowledged", redeliveries=delivery.num_delivered - 1)
         case Leave():
-            await delivery.nak(max(_SHORTEST_NAK_S, wait_s))
+            await delivery.nak(max(SHORTEST_NAK_S, wait_s))
             TaskLog(task.id).debug("not ours now; looking again in %.1f s", wait_s)
     return None, True
 

@@ -4,7 +4,6 @@ import hashlib
 import logging
 from typing import Any, Final, cast
 
-from agentbus.bus.jetstream import Bus
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import BusError, CorruptEntryError, MessageError
 from agentbus.observability import tracing
@@ -23,13 +22,13 @@ from agentbus.protocol.headers import (
     number,
 )
 from agentbus.protocol.json_codec import Json, decode, encode
-from agentbus.protocol.ledger_entry import Record
-from agentbus.protocol.messages import Result, new_result
+from agentbus.protocol.ledger_entry import Entry, Record
+from agentbus.protocol.messages import MAX_ADDRESS_CHARS, MAX_TASK_TYPE_CHARS, Result, new_result
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.inbox import publish_result
-from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Won, publish_again, settle
 from agentbus_worker.log.lines import facts
+from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.result import fit
 
 log = logging.getLogger("agentbus.worker")
@@ -37,19 +36,29 @@ log = logging.getLogger("agentbus.worker")
 _HEADERS_BYTES: Final = 4_096
 _REASON_CHARS: Final = 500
 _RETRY_S: Final = 5.0
+SHORTEST_NAK_S: Final = 0.5
+"""The shortest pause before a task that another worker may have is looked at again."""
 
 
-async def store_dead_letter(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason: str) -> bool:
+class _LeaseHeldError(Exception):
+    """Control flow of this module: another worker may hold the task for so many seconds more."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(wait_s)
+        self.wait_s = wait_s
+
+
+async def store_dead_letter(context: Context, delivery: Delivery, reason: str) -> bool:
     """Store the raw message in AGENT_DEAD, tell its sender, and only then end its delivery.
 
-    Returns False if it cannot be stored there now; the message is handed back and tried again later.
+    Returns False if that cannot be done now; the message is handed back and tried again later.
     """
-    where = f"{delivery.stream}.{delivery.stream_seq}"
+    bus, where = context.bus, f"{delivery.stream}.{delivery.stream_seq}"
     room = bus.max_message_bytes - _HEADERS_BYTES
     headers = {
         DEAD_REASON: _header(reason),
-        DEAD_AGENT: agent,
-        DEAD_WORKER: worker,
+        DEAD_AGENT: context.agent,
+        DEAD_WORKER: context.instance,
         DEAD_TIME: now(),
         DEAD_ORIGIN: where,
         DEAD_ORIGIN_MSG_ID: _header(delivery.headers.get(MSG_ID, "")),
@@ -58,9 +67,14 @@ async def store_dead_letter(bus: Bus, delivery: Delivery, *, agent: str, worker:
         **tracing.headers(),
     }
     try:
-        await bus.store(subjects.dead(agent), delivery.data[:room], msg_id=f"dead.{where}", headers=headers)
-        await _tell_sender(bus, delivery, agent=agent, worker=worker, reason=reason)
-        await delivery.term(reason)
+        await bus.store(subjects.dead(context.agent), delivery.data[:room], msg_id=f"dead.{where}", headers=headers)
+        await _tell_sender(context, delivery, reason)
+        await delivery.term(_header(reason))
+    except _LeaseHeldError as held:
+        log.info("message %s is not a valid task (%s), but a worker may hold its task; looking again in %.1f s",
+                 where, reason, held.wait_s)  # fmt: skip
+        await delivery.nak(held.wait_s)
+        return False
     except BusError as error:
         log.error("message %s is not a valid task (%s), and cannot be stored as a dead letter yet: %s",
                   where, reason, error)  # fmt: skip
@@ -72,8 +86,15 @@ async def store_dead_letter(bus: Bus, delivery: Delivery, *, agent: str, worker:
     return True
 
 
-async def _tell_sender(bus: Bus, delivery: Delivery, *, agent: str, worker: str, reason: str) -> None:
-    """Send a `failed` result where the message names an id and an inbox; settle the task in the ledger too."""
+async def _tell_sender(context: Context, delivery: Delivery, reason: str) -> None:
+    """Send a `failed` result where the message names an id and an inbox: once the ledger has taken it.
+
+    Where the ledger has no entry of the task, as for a foreign publisher, there is no result to be in conflict with.
+
+    Raises:
+        _LeaseHeldError: the result must not be made yet.
+        BusError: not decided; call again.
+    """
     task = _readable(delivery.data)
     if task is None or not isinstance(task.get("id"), str) or not task["id"]:
         return
@@ -87,38 +108,76 @@ async def _tell_sender(bus: Bus, delivery: Delivery, *, agent: str, worker: str,
     origin = hashlib.sha256(f"{delivery.stream}.{delivery.stream_seq}.{delivery.stored_at}".encode()).hexdigest()[:20]
     result = new_result(
         task,
-        result_id=f"result-{agent}-rejected-{origin}",
+        result_id=f"result-{context.agent}-rejected-{origin}",
         status="failed",
         error=f"not accepted: {reason}",
-        extra={"worker": worker},
+        extra={"worker": context.instance},
     )
-    message = fit(result, bus.max_message_bytes - _HEADERS_BYTES)
-    if not await _settle_task(bus, delivery, agent=agent, task_id=task["id"], result=message):
-        await publish_result(bus, inbox, message.to_json())
+    message = fit(result, context.bus.max_message_bytes - _HEADERS_BYTES)
+    if not subjects.is_task_id(task["id"]) or not await _settle_task(context, delivery, task, inbox, message):
+        await publish_result(context.bus, inbox, message.to_json())
 
 
-async def _settle_task(bus: Bus, delivery: Delivery, *, agent: str, task_id: str, result: Result) -> bool:
+async def _settle_task(context: Context, delivery: Delivery, task: dict[str, Json], inbox: str, result: Result) -> bool:
     """Settle the task as failed if this is the very message that its ledger entry was made for.
 
-    Another message that only bears the same id must not settle the task. If the task has its result by now (it was
-    settled by a worker that accepts larger tasks), that result is published again in case its worker could not.
+    Another message that only bears the same id must not settle the task: its own message will. If the task has its
+    result by now (it was settled by a worker that accepts larger tasks), that result is published again in case its
+    worker could not.
 
-    Returns whether the sender has a result that the ledger holds.
+    Returns False if the ledger has no entry of the task.
     """
+    agent, task_id = context.agent, task["id"]
+    while True:
+        try:
+            found = await context.ledger.read(agent, task_id)
+        except CorruptEntryError as error:
+            base, revision = _base(task, inbox), error.revision
+            left_s = await context.lease_monitor.lease_left_s(
+                (agent, task_id), revision, error.changed_at, context.lease_s
+            )
+        else:
+            if not isinstance(found, Record):
+                return False
+            if not _is_genuine(delivery, found):
+                return True
+            if found.entry.terminal:
+                await publish_again(context.bus, found)
+                return True
+            base, revision = found.entry, found.revision
+            left_s = await context.lease_monitor.remaining_s(found) if base.state == "working" else 0.0
+        if left_s > 0:
+            raise _LeaseHeldError(max(SHORTEST_NAK_S, left_s))
+        if isinstance(await settle(context.bus, agent, task_id, base, result, revision=revision), Won):
+            return True
+
+
+def _is_genuine(delivery: Delivery, record: Record) -> bool:
+    """Whether an entry was made for this message: the id of the message has the entry's random part in it.
+
+    An entry of an older publisher has none; then the header with its revision tells, while the entry is unchanged.
+    """
+    publication = record.entry.publication
+    if delivery.headers.get(MSG_ID) != subjects.task_msg_id(record.agent, record.task_id, publication):
+        return False
     revision = number(delivery.headers.get(LEDGER_REVISION, ""))
-    genuine = subjects.is_task_id(task_id) and delivery.headers.get(MSG_ID) == subjects.task_msg_id(agent, task_id)
-    if not genuine or revision is None:
-        return False
-    try:
-        found = await Ledger(bus).read(agent, task_id)
-    except CorruptEntryError:
-        return False
-    if isinstance(found, Record) and found.entry.terminal:
-        await publish_again(bus, found)
-        return True
-    if not isinstance(found, Record) or found.entry.state != "queued" or found.revision != revision:
-        return False
-    return isinstance(await settle(bus, agent, task_id, found.entry, result, revision=revision), Won)
+    return publication is not None or record.entry.terminal or revision == record.revision
+
+
+def _base(task: dict[str, Json], inbox: str) -> Entry:
+    """The entry that takes the place of one that cannot be read, as far as the message tells."""
+
+    def text(name: str, limit: int) -> str:
+        found = task.get(name)
+        return (found if isinstance(found, str) else "")[:limit] or "unknown"
+
+    return Entry(
+        state="queued",
+        digest="",
+        sender=text("from", MAX_ADDRESS_CHARS),
+        inbox=inbox,
+        task_type=text("task_type", MAX_TASK_TYPE_CHARS),
+    )
 
 
 def _readable(data: bytes) -> dict[str, Json] | None:

@@ -7,7 +7,7 @@ from contextvars import Context, copy_context
 from typing import Final
 
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import BusError, LeaseLostError
+from agentbus.errors import BusError, CorruptEntryError, LeaseLostError
 from agentbus.observability import tracing
 from agentbus.protocol.ledger_entry import Entry, renewed, settled
 from agentbus.protocol.messages import Result
@@ -38,6 +38,8 @@ class Lease:
         self._key = (agent, task_id)
         self._entry = entry
         self._revision = revision
+        assert entry.claim is not None, "a lease begins with a claim"
+        self._lease_s = entry.claim.lease_s  # as this worker wrote it, whatever the entry says later
         self._writing = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
@@ -59,8 +61,7 @@ class Lease:
 
     @property
     def _third_s(self) -> float:
-        assert self._entry.claim is not None, "a lease begins with a claim"
-        return self._entry.claim.lease_s / 3
+        return self._lease_s / 3
 
     @asynccontextmanager
     async def kept(self) -> AsyncGenerator[None]:
@@ -149,20 +150,29 @@ class Lease:
     async def _write(self, change: Callable[[Entry], Entry], *, timeout_s: float, flush: bool = True) -> None:
         """Change the entry known last by compare-and-set; continue from what the key holds if that is our claim.
 
+        An entry that cannot be read does not end the claim: this worker holds it in memory, and writes over that entry.
+
         One write at a time: a renewal that is still under way when the task is settled would take the revision of the
         settlement for its own, and make the task `working` again.
         """
         async with self._writing:
             while True:
-                verdict = await compare_and_set(
-                    self._ledger,
-                    *self._key,
-                    change(self._entry),
-                    revision=self._revision,
-                    timeout_s=timeout_s,
-                    lag_timeout_s=_LAG_TIMEOUT_S,
-                    flush=flush,
-                )
+                try:
+                    verdict = await compare_and_set(
+                        self._ledger,
+                        *self._key,
+                        change(self._entry),
+                        revision=self._revision,
+                        timeout_s=timeout_s,
+                        lag_timeout_s=_LAG_TIMEOUT_S,
+                        flush=flush,
+                    )
+                except CorruptEntryError as error:
+                    if error.revision <= self._revision:
+                        raise
+                    TaskLog(self._key[1]).warning("another party has written over its claim: %s", error)
+                    self._revision = error.revision
+                    continue
                 if isinstance(verdict, Lost):
                     self.lost = True
                     raise LeaseLostError("another worker has the task")

@@ -34,24 +34,40 @@ class LeaseMonitor:
         claim = record.entry.claim
         if claim is None or record.entry.state != "working":
             return 0.0
+        return await self.lease_left_s(
+            (record.agent, record.task_id), record.revision, record.changed_at, claim.lease_s
+        )
+
+    async def lease_left_s(
+        self, key: tuple[str, str], revision: int, changed_at: datetime | None, lease_s: float
+    ) -> float:
+        """Seconds until a lease of `lease_s` is over that was renewed with `revision`; 0 or less when it is.
+
+        Args:
+            key: agent and task id.
+            changed_at: when the server stored that revision; None where it is not known.
+
+        Raises:
+            BusUnavailableError: the server does not tell its time now.
+        """
         now = await self._clock.now()
-        if now is not None:
-            left = claim.lease_s - (now - record.changed_at).total_seconds()
+        if now is not None and changed_at is not None:
+            left = lease_s - (now - changed_at).total_seconds()
         else:
-            left = claim.lease_s - self._unchanged_for(record)
-        return max(left, claim.lease_s / 2 - self._bus.seconds_since_reconnect)
+            left = lease_s - self._unchanged_for(key, revision)
+        return max(left, lease_s / 2 - self._bus.seconds_since_reconnect)
 
     async def _until_retry(self, record: Record, pause_s: float) -> float:
         now = await self._clock.now() or datetime.now(UTC)
         return min(pause_s, pause_s - (now - record.changed_at).total_seconds())
 
-    def _unchanged_for(self, record: Record) -> float:
+    def _unchanged_for(self, key: tuple[str, str], revision: int) -> float:
         """How long this worker has seen the same revision: what counts where it may not ask for the server's time."""
-        key, now = (record.agent, record.task_id), asyncio.get_running_loop().time()
-        revision, since = self._seen.pop(key, (0, now))
-        if revision != record.revision:
+        now = asyncio.get_running_loop().time()
+        seen, since = self._seen.pop(key, (0, now))
+        if seen != revision:
             since = now
-        self._seen[key] = (record.revision, since)  # at the end: the first one is the one not seen for longest
+        self._seen[key] = (revision, since)  # at the end: the first one is the one not seen for longest
         while len(self._seen) > _SEEN_LIMIT:
             del self._seen[next(iter(self._seen))]
         return now - since
