@@ -1,1 +1,1 @@
-"""Benchmarks: each figure beside the physical limit, measured in the same run on the same machine."""
+"""Benchmarks: compares each figure with its physical limit, measured in the same run on the same machine."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: a table of ratios, or JSON lines in a pipe; exit code 1 if a promise is missed."""
+"""`python -m benchmarks [NAME ...]`: prints a table or JSON lines; exits with 1 if a target is missed."""
 
 import argparse
 import asyncio
@@ -23,7 +23,7 @@ BENCHMARKS: dict[str, Callable[[Size], Awaitable[list[Row]]]] = {
 
 
 async def run(names: list[str], size: Size, *, as_table: bool) -> list[Row]:
-    """Run the benchmarks one after the other; lines are printed as they come, the table at the end."""
+    """Run the benchmarks one after the other. JSON lines are printed as they are measured, the table at the end."""
     rows: list[Row] = []
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
@@ -45,7 +45,7 @@ def main() -> int:
     if unknown := set(arguments.names) - BENCHMARKS.keys():
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
     as_table = arguments.format == "table" or (arguments.format is None and sys.stdout.isatty())
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended from outside, it ends its server and worker too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM ends the server and the worker too
     rows = asyncio.run(run(arguments.names or list(BENCHMARKS), SIZES[arguments.size], as_table=as_table))
     return int(any(row.verdict == "missed" for row in rows))
 

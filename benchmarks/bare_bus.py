@@ -1,4 +1,4 @@
-"""The limit for whatever goes over the bus: nats-py on the same server, with nothing around it."""
+"""Measures the limit for anything that is sent over the bus: plain nats-py on the same server."""
 
 import asyncio
 import time
@@ -12,14 +12,14 @@ from agentbus.protocol.ids import random_token
 
 
 class BareBus:
-    """A plain connection. What it measures is in milliseconds."""
+    """A plain connection of nats-py. Its figures are milliseconds."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
         self._jetstream = client.jetstream()  # pyright: ignore[reportUnknownMemberType]
 
     async def round_trip(self, subject: str, data: bytes) -> float:
-        """One JetStream request: publish with an id, and wait for the PubAck."""
+        """Time one JetStream request: publish with an id, and wait for the PubAck."""
         start = time.perf_counter()
         await self._jetstream.publish(subject, data, headers={"Nats-Msg-Id": random_token()})
         return (time.perf_counter() - start) * 1000
@@ -28,7 +28,7 @@ class BareBus:
         return await self.round_trip(subject, data) + await self.round_trip(subject, data)
 
     async def fill(self, subject_of: Callable[[int], str], data: bytes, count: int) -> None:
-        """Store `count` messages as fast as the server takes them; only the last of each thousand is waited for."""
+        """Store `count` messages as fast as the server takes them, waiting for the PubAck of each thousandth only."""
         for number in range(count):
             if number % 1000 == 999 or number == count - 1:
                 await self._jetstream.publish(subject_of(number), data, timeout=60)
@@ -48,7 +48,7 @@ async def bare_bus(url: str) -> AsyncGenerator[BareBus]:
 
 @asynccontextmanager
 async def listening(bare: BareBus, subject: str) -> AsyncGenerator[asyncio.Queue[Msg]]:
-    """The core messages on `subject`, as they come."""
+    """Yield a queue of the core messages on `subject`."""
     arrived: asyncio.Queue[Msg] = asyncio.Queue()
     subscription = await bare.client.subscribe(subject, cb=arrived.put)  # pyright: ignore[reportUnknownMemberType]
     await bare.client.flush()

@@ -1,7 +1,7 @@
-"""The limit for the throughput of a worker: the same command in an asyncio loop, with nothing around it.
+"""Measures the limit for the throughput of a worker: the same command in a bare asyncio loop.
 
-A process of its own, so that it is as small as it can be. Each line `COUNT WIDTH ARGUMENT_BYTES` on stdin runs the
-command COUNT times, WIDTH at once, with its output read; the answer is the seconds that took.
+It runs in a process of its own, which loads nothing else. Each line `COUNT WIDTH ARGUMENT_BYTES` on stdin runs the
+command COUNT times, WIDTH at a time, and reads its output. The answer on stdout is the number of seconds.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ async def run(count: int, width: int, argument: str) -> None:
 
 
 async def main() -> None:
-    for line in sys.stdin:  # nothing else runs meanwhile
+    for line in sys.stdin:  # blocking is fine: nothing else runs in this loop
         count, width, size = (int(word) for word in line.split())
         argument = "x" * size
         start = time.perf_counter()

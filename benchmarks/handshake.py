@@ -1,4 +1,4 @@
-"""The MCP server's first answer over stdio, from the start of the process, against what importing the MCP SDK takes."""
+"""Times the MCP server from process start to its first answer over stdio, against the import of the MCP SDK."""
 
 import asyncio
 import json
@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.harness import Row, Size, at_most, compared, in_turns
-from benchmarks.setting import bus
+from benchmarks.environment import bus
+from benchmarks.harness import Row, Size, at_most, compared, interleaved
 
 _SERVER: Final = str(Path(sys.executable).with_name("agentbus-mcp"))
 _NOWHERE: Final = "nats://127.0.0.1:1"
@@ -44,13 +44,13 @@ async def measure(size: Size) -> list[Row]:
 
                 await ours()
                 await sdk_import()
-                pairs = await in_turns(ours, sdk_import, size.turns)
+                pairs = await interleaved(ours, sdk_import, size.turns)
                 rows.append(compared("handshake", f"{method} answered, the bus is {state}", "ms", pairs, at_most(1.15)))
     return rows
 
 
 async def first_answer(method: str, nats_url: str) -> float:
-    """Milliseconds from the start of a server to its answer to the first request, which is there at once."""
+    """Return the milliseconds from the start of a server to its answer to the first request, sent at once."""
     start = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
         _SERVER,
@@ -73,7 +73,7 @@ async def first_answer(method: str, nats_url: str) -> float:
 
 
 async def sdk_import() -> float:
-    """Milliseconds that a Python takes which imports the SDK's server and ends."""
+    """Return the milliseconds for which Python runs to import the SDK's server and exit."""
     start = time.perf_counter()
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", "from mcp.server import MCPServer")
     if await process.wait():

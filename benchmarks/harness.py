@@ -1,7 +1,7 @@
-"""What all benchmarks share: two things measured in turn, their ratio, and the promise that it is held against.
+"""Measures a figure and its limit in turns, and compares the median of their ratios with a target.
 
-A figure alone says more about the machine than about the program. So ours and the limit are measured in turns
-(A B, B A, A B, and so on), noise hits both alike, and what counts is the median of the ratios of the turns.
+A single figure depends on the machine more than on the program. So both are measured alternately (A B, B A, A B, and
+so on): noise affects both in the same way, and the median of the ratios counts.
 """
 
 import json
@@ -14,30 +14,30 @@ Measure = Callable[[], Awaitable[float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
-    """What the ratio (or, where there is no limit to compare with, the figure) must be."""
+class Target:
+    """The bound for a ratio, or for the figure itself where there is no limit to compare with."""
 
     kind: Literal["at least", "at most"]
     bound: float
 
-    def kept(self, value: float) -> bool:
+    def is_met(self, value: float) -> bool:
         return value >= self.bound if self.kind == "at least" else value <= self.bound
 
     def __str__(self) -> str:
         return f"{'>=' if self.kind == 'at least' else '<='} {self.bound:g}"
 
 
-def at_least(bound: float) -> Promise:
-    return Promise("at least", bound)
+def at_least(bound: float) -> Target:
+    return Target("at least", bound)
 
 
-def at_most(bound: float) -> Promise:
-    return Promise("at most", bound)
+def at_most(bound: float) -> Target:
+    return Target("at most", bound)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: medians of ours and of the limit, and the median, lowest and highest of the ratios."""
+    """One line of the table: the medians of our figure and of the limit, and the median, lowest and highest ratio."""
 
     benchmark: str
     what: str
@@ -48,7 +48,7 @@ class Row:
     low: float
     high: float
     turns: int
-    promise: str
+    target: str
     verdict: Literal["ok", "missed", ""]
 
     def as_json(self) -> str:
@@ -57,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: `turns` of each pair, and how much in one of them."""
+    """How much is measured: `turns` of each pair, and the amount in each turn."""
 
     name: str
     turns: int
@@ -74,8 +74,8 @@ TINY: Final = Size("tiny", turns=2, tasks=4, samples=3, inbox_messages=1_500, id
 SIZES: Final = {size.name: size for size in (FULL, SHORT, TINY)}
 
 
-async def in_turns(ours: Measure, limit: Measure, turns: int) -> list[tuple[float, float]]:
-    """Measure both `turns` times, each going first in every other turn."""
+async def interleaved(ours: Measure, limit: Measure, turns: int) -> list[tuple[float, float]]:
+    """Measure both `turns` times; each of them is first in every other turn."""
     pairs: list[tuple[float, float]] = []
     for turn in range(turns):
         if turn % 2:
@@ -88,14 +88,14 @@ async def in_turns(ours: Measure, limit: Measure, turns: int) -> list[tuple[floa
 
 
 async def p50(action: Measure, samples: int) -> float:
-    """The median of `samples` measurements."""
+    """Return the median of `samples` measurements."""
     return statistics.median([await action() for _ in range(samples)])
 
 
 def compared(
-    benchmark: str, what: str, unit: str, pairs: Sequence[tuple[float, float]], promise: Promise | None = None
+    benchmark: str, what: str, unit: str, pairs: Sequence[tuple[float, float]], target: Target | None = None
 ) -> Row:
-    """A line about ours against the limit, from the pairs that `in_turns` has measured."""
+    """Make a row that compares our figure with the limit, from the pairs that `interleaved` measured."""
     ratios = [ours / limit for ours, limit in pairs]
     return _row(
         benchmark,
@@ -104,13 +104,13 @@ def compared(
         statistics.median([ours for ours, _ in pairs]),
         statistics.median([limit for _, limit in pairs]),
         ratios,
-        promise,
+        target,
     )
 
 
-def alone(benchmark: str, what: str, unit: str, value: float, promise: Promise) -> Row:
-    """A line about a figure that is promised as it stands."""
-    return _row(benchmark, what, unit, value, None, [value], promise)
+def absolute(benchmark: str, what: str, unit: str, value: float, target: Target) -> Row:
+    """Make a row for a figure that has no limit to compare with."""
+    return _row(benchmark, what, unit, value, None, [value], target)
 
 
 def _row(
@@ -120,7 +120,7 @@ def _row(
     ours: float,
     limit: float | None,
     ratios: Sequence[float],
-    promise: Promise | None,
+    target: Target | None,
 ) -> Row:
     ratio = statistics.median(ratios)
     return Row(
@@ -133,16 +133,16 @@ def _row(
         low=min(ratios),
         high=max(ratios),
         turns=len(ratios),
-        promise=str(promise) if promise else "",
-        verdict="" if promise is None else "ok" if promise.kept(ratio) else "missed",
+        target=str(target) if target else "",
+        verdict="" if target is None else "ok" if target.is_met(ratio) else "missed",
     )
 
 
-_HEAD: Final = f"{'':58} {'ours':>9} {'limit':>9} {'':8} {'ratio':>7}  {'(spread)':15} {'promised':9}"
+_HEAD: Final = f"{'':58} {'ours':>9} {'limit':>9} {'':8} {'ratio':>7}  {'(spread)':15} {'target':9}"
 
 
 def table(rows: Sequence[Row]) -> str:
-    """All lines for people, by benchmark."""
+    """Format the rows for a terminal, grouped by benchmark."""
     lines = [_HEAD]
     for previous, row in zip([None, *rows], rows, strict=False):
         if previous is None or previous.benchmark != row.benchmark:
@@ -150,7 +150,7 @@ def table(rows: Sequence[Row]) -> str:
         limit = "" if row.limit is None else f"{row.limit:.4g}"
         ratio = f"{row.ratio:7.2f}  {f'({row.low:.2f} to {row.high:.2f})':15}" if row.limit is not None else " " * 24
         lines.append(
-            f"  {row.what:56} {row.ours:9.4g} {limit:>9} {row.unit:8} {ratio} {row.promise:9} {row.verdict}".rstrip()
+            f"  {row.what:56} {row.ours:9.4g} {limit:>9} {row.unit:8} {ratio} {row.target:9} {row.verdict}".rstrip()
         )
     return "\n".join(lines)
 

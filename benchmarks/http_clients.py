@@ -1,7 +1,7 @@
-"""Many clients of one MCP server over HTTP, of both eras, each watching 20 tasks: memory, and what a call costs beside.
+"""Measures one MCP server over HTTP with many clients of both eras: its memory, and the time of one more call.
 
-Each client has a `watch_results` call under way for its tasks and a subscription to each of them. Tasks go on being
-settled meanwhile, and in the end every client must have the results of its own 20.
+Each client watches 20 tasks: it has one `watch_results` call in progress and a subscription to each task. Tasks are
+settled during the measurement. At the end every client must have the results of its own 20.
 """
 
 import asyncio
@@ -18,19 +18,19 @@ from mcp import Client
 from mcp_types import ResourceUpdatedNotification
 
 from agentbus import Coordinator
-from benchmarks.harness import Row, Size, alone, at_most, compared, p50
-from benchmarks.setting import AGENT, bus
+from benchmarks.environment import AGENT, bus
+from benchmarks.harness import Row, Size, absolute, at_most, compared, p50
 from support.mcp_harness import http_server, over_http, settle
 
 _TASKS_EACH: Final = 20
 _CALL_S: Final = 200
 _PART_OF_TIME: Final = 6
-"""Memory at the end is that of the last sixth of the time, at the beginning that of the first."""
+"""The memory at the beginning is the median of the first sixth of the time, that at the end of the last sixth."""
 
 
 @dataclass
-class Told:
-    """How many changes of its tasks a client was told of."""
+class UpdateCounter:
+    """Counts the notifications of task changes that clients receive."""
 
     updates: int = 0
 
@@ -59,29 +59,31 @@ async def measure(size: Size) -> list[Row]:
             await p50(call, size.samples)
             unloaded = await p50(call, size.samples)
             async with AsyncExitStack() as stack:
-                told = Told()
+                counter = UpdateCounter()
                 watches = [
-                    await _watch(stack, mcp.url, ("auto", "legacy")[number % 2], ids, told)
+                    await _watch(stack, mcp.url, ("auto", "legacy")[number % 2], ids, counter)
                     for number, ids in enumerate(watched)
                 ]
-                resident = await _hold(coordinator, watched, psutil.Process(mcp.process.pid), hold_s)
+                resident = await _measure_memory(coordinator, watched, psutil.Process(mcp.process.pid), hold_s)
                 loaded = await p50(call, size.samples)
                 await _settle(coordinator, [task_id for ids in watched for task_id in ids[2:]])
-                _check(watched, await asyncio.gather(*watches), told)
+                _check(watched, await asyncio.gather(*watches), counter)
     part = max(1, len(resident) // _PART_OF_TIME)
     before, after = median(resident[:part]), median(resident[-part:])
     what = f"{count} clients that watch {_TASKS_EACH} tasks each"
     return [
-        alone("http", f"{what}: resident memory", "MiB", after, at_most(300)),
-        alone("http", f"its growth over {hold_s:g} s", "%", (after / before - 1) * 100, at_most(5)),
-        compared("http", "a call beside them, against one without them", "ms", [(loaded, unloaded)]),
+        absolute("http", f"{what}: resident memory", "MiB", after, at_most(300)),
+        absolute("http", f"its growth over {hold_s:g} s", "%", (after / before - 1) * 100, at_most(5)),
+        compared("http", "a call while they are connected, against one without them", "ms", [(loaded, unloaded)]),
     ]
 
 
-async def _watch(stack: AsyncExitStack, url: str, era: str, ids: Sequence[str], told: Told) -> asyncio.Task[Any]:
-    """A client that watches tasks; gives its call, which is under way."""
+async def _watch(
+    stack: AsyncExitStack, url: str, era: str, ids: Sequence[str], counter: UpdateCounter
+) -> asyncio.Task[Any]:
+    """Connect a client that watches tasks, and return its `watch_results` call, which is in progress."""
     if era == "legacy":
-        client = await stack.enter_async_context(Client(url, mode=era, message_handler=told.handle))
+        client = await stack.enter_async_context(Client(url, mode=era, message_handler=counter.handle))
         for task_id in ids:
             await client.subscribe_resource(f"agentbus://tasks/{task_id}")  # pyright: ignore[reportDeprecated]
     else:
@@ -91,7 +93,7 @@ async def _watch(stack: AsyncExitStack, url: str, era: str, ids: Sequence[str], 
 
         async def count() -> None:
             async for _ in listening:
-                told.updates += 1
+                counter.updates += 1
 
         counting = asyncio.create_task(count())
         stack.callback(counting.cancel)
@@ -99,10 +101,10 @@ async def _watch(stack: AsyncExitStack, url: str, era: str, ids: Sequence[str], 
     return asyncio.create_task(client.call_tool("watch_results", watch))
 
 
-async def _hold(
+async def _measure_memory(
     coordinator: Coordinator, watched: Sequence[Sequence[str]], server: psutil.Process, hold_s: float
 ) -> list[float]:
-    """Settle two tasks of each client, spread over a time; the server's memory in MiB, from moment to moment."""
+    """Settle two tasks of each client, spread over `hold_s`; return the server's memory in MiB after each."""
     changing = [ids[number] for number in range(2) for ids in watched]
     resident: list[float] = []
     for task_id in changing:
@@ -117,12 +119,12 @@ async def _settle(coordinator: Coordinator, task_ids: Sequence[str]) -> None:
         await asyncio.gather(*(settle(coordinator, task_id) for task_id in task_ids[first : first + 50]))
 
 
-def _check(watched: Sequence[Sequence[str]], answers: Sequence[Any], told: Told) -> None:
+def _check(watched: Sequence[Sequence[str]], answers: Sequence[Any], counter: UpdateCounter) -> None:
     for ids, answer in zip(watched, answers, strict=True):
         data: dict[str, Any] = answer.structured_content or {}
         results: list[dict[str, Any]] = data.get("results", [])
         found = [result["task_id"] for result in results]
         if found != list(ids):
             raise RuntimeError(f"a client that watched {ids} got {answer}")
-    if told.updates < 2 * len(watched):
-        raise RuntimeError(f"clients were told of {told.updates} changes only")
+    if counter.updates < 2 * len(watched):
+        raise RuntimeError(f"clients were notified of {counter.updates} changes only")

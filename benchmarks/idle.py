@@ -1,11 +1,11 @@
-"""What a worker costs that waits for tasks: memory, and its share of one core."""
+"""Measures a worker that waits for tasks: its memory, and its share of one core."""
 
 import asyncio
 
 import psutil
 
-from benchmarks.harness import Row, Size, alone, at_most
-from benchmarks.setting import bus, one_worker
+from benchmarks.environment import bus, one_worker
+from benchmarks.harness import Row, Size, absolute, at_most
 
 _SETTLED_S = 2.0
 """The first seconds after the start do not count."""
@@ -21,6 +21,6 @@ async def measure(size: Size) -> list[Row]:
         percent = (after.user + after.system - before.user - before.system) / size.idle_s * 100
         resident = process.memory_info().rss / 2**20
     return [
-        alone("idle", "resident memory of a worker", "MiB", resident, at_most(60)),
-        alone("idle", f"its share of a core over {size.idle_s:g} s", "%", percent, at_most(1)),
+        absolute("idle", "resident memory of a worker", "MiB", resident, at_most(60)),
+        absolute("idle", f"its share of a core over {size.idle_s:g} s", "%", percent, at_most(1)),
     ]

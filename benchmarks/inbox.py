@@ -1,4 +1,4 @@
-"""Reading the newest 20 results of one inbox: as fast in a stream of a million messages as in one of a thousand."""
+"""Times reading the newest 20 results of an inbox in a stream of a million messages, against one of a thousand."""
 
 import asyncio
 import sys
@@ -10,15 +10,15 @@ from agentbus.protocol.json_codec import encode
 from agentbus.protocol.messages import new_result
 from agentbus.provision.nats_server import NatsServer
 from benchmarks.bare_bus import bare_bus
-from benchmarks.harness import Row, Size, at_most, compared, in_turns, p50
-from benchmarks.setting import bus
+from benchmarks.environment import bus
+from benchmarks.harness import Row, Size, at_most, compared, interleaved, p50
 
 _FEW = 1_000
 _INBOXES = 20
 _MESSAGE_BYTES = 1024
 _NEWEST = 20
 _READS = 9
-"""In one turn, after a pause: each makes some consumers, which the server keeps for two seconds and counts."""
+"""Reads in one turn. Each makes consumers, which the server keeps for two seconds, so a pause comes before a turn."""
 
 
 async def measure(size: Size) -> list[Row]:
@@ -36,7 +36,7 @@ async def measure(size: Size) -> list[Row]:
                 return await p50(lambda: _read(small, newest, agent), _READS)
 
             await ours()
-            pairs = await in_turns(ours, limit, size.turns)
+            pairs = await interleaved(ours, limit, size.turns)
             what = f"newest {newest}" if agent != "empty" else "an empty inbox"
             label = f"{what}, {size.inbox_messages:,} messages against {_FEW:,}"
             rows.append(compared("inbox", label, "ms", pairs, at_most(1.5)))

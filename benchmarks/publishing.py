@@ -1,4 +1,4 @@
-"""Publishing a task with its ledger entry against two bare requests; how soon a waiting worker claims it."""
+"""Times publishing a task with its ledger entry, against two bare requests, and the claim by a waiting worker."""
 
 import time
 
@@ -6,8 +6,8 @@ from agentbus import Coordinator
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import STATE
 from benchmarks.bare_bus import bare_bus, listening
-from benchmarks.harness import Row, Size, compared, in_turns, p50
-from benchmarks.setting import AGENT, bus, one_worker
+from benchmarks.environment import AGENT, bus, one_worker
+from benchmarks.harness import Row, Size, compared, interleaved, p50
 
 _WITHOUT_WORKER = "idle"  # an agent without a worker
 _BODY = b"x" * 512
@@ -27,7 +27,7 @@ async def _publish(size: Size) -> Row:
             return await p50(lambda: bare.two_round_trips(subjects.results(_WITHOUT_WORKER), _BODY), size.samples)
 
         await ours()
-        pairs = await in_turns(ours, limit, size.turns)
+        pairs = await interleaved(ours, limit, size.turns)
     return compared("publish", "a task with its ledger entry, in pairs of bare requests", "ms", pairs)
 
 
@@ -62,5 +62,5 @@ async def _claim(size: Size) -> Row:
             return await p50(lambda: bare.round_trip(subjects.results(_WITHOUT_WORKER), _BODY), size.samples)
 
         await ours()
-        pairs = await in_turns(ours, limit, size.turns)
+        pairs = await interleaved(ours, limit, size.turns)
     return compared("publish", "from publish to claim by a waiting worker, in round trips", "ms", pairs)

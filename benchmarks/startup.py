@@ -1,4 +1,4 @@
-"""What a person waits for at a prompt: help, usage errors, completion, and the whole of `agentbus task publish`."""
+"""Times the command line: help, usage errors, completion, and the whole of `agentbus task publish`."""
 
 import asyncio
 import os
@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from benchmarks.harness import Measure, Promise, Row, Size, at_most, compared, in_turns
-from benchmarks.setting import AGENT, bus
+from benchmarks.environment import AGENT, bus
+from benchmarks.harness import Measure, Row, Size, Target, at_most, compared, interleaved
 
 _COMPLETION: Final = {
     "_AGENTBUS_COMPLETE": "bash_complete",
@@ -17,13 +17,13 @@ _COMPLETION: Final = {
     "COMP_CWORD": "3",
 }
 _USAGE_ERROR: Final = 2
-_HELP_PROMISE: Final = at_most(5)
+_HELP_TARGET: Final = at_most(5)
 """Importing click alone takes about 4 times as long as an empty program."""
-_PUBLISH_PROMISE: Final = at_most(1.5)
+_PUBLISH_TARGET: Final = at_most(1.5)
 
 
 async def measure(size: Size) -> list[Row]:
-    # As after the first start on a machine: everything that is imported has been compiled.
+    # Bytecode is compiled before the first measurement, as it is after the first start on a machine.
     with tempfile.TemporaryDirectory(prefix="agentbus-bench-") as compiled:
         env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         env["PYTHONPYCACHEPREFIX"] = compiled
@@ -35,23 +35,23 @@ async def measure(size: Size) -> list[Row]:
             "completion of options of task publish": _agentbus(env=env | _COMPLETION),
         }
         rows = [
-            await _against(what, "python -c pass", ours, empty, size, _HELP_PROMISE) for what, ours in prompt.items()
+            await _against(what, "python -c pass", ours, empty, size, _HELP_TARGET) for what, ours in prompt.items()
         ]
         async with bus() as (server, _, _):
             task = ("task", "publish", "--to", AGENT, "--task-type", "bench", "--nats-url", server.url, "x")
             limit = _program("-c", "import nats, pydantic", env=env)
             libraries = 'python -c "import nats, pydantic"'
             rows.append(
-                await _against("task publish", libraries, _agentbus(*task, env=env), limit, size, _PUBLISH_PROMISE)
+                await _against("task publish", libraries, _agentbus(*task, env=env), limit, size, _PUBLISH_TARGET)
             )
     return rows
 
 
-async def _against(what: str, against: str, ours: Measure, limit: Measure, size: Size, promise: Promise) -> Row:
+async def _against(what: str, against: str, ours: Measure, limit: Measure, size: Size, target: Target) -> Row:
     await ours()
     await limit()
-    pairs = await in_turns(ours, limit, size.turns)
-    return compared("startup", f"{what}, against {against}", "ms", pairs, promise)
+    pairs = await interleaved(ours, limit, size.turns)
+    return compared("startup", f"{what}, against {against}", "ms", pairs, target)
 
 
 def _agentbus(*arguments: str, env: Mapping[str, str], expected: int = 0) -> Measure:
@@ -59,7 +59,7 @@ def _agentbus(*arguments: str, env: Mapping[str, str], expected: int = 0) -> Mea
 
 
 def _program(*arguments: str, env: Mapping[str, str], expected: int = 0) -> Measure:
-    """Return what runs Python with these arguments once, and answers how many milliseconds that took."""
+    """Return a measurement that runs Python once with these arguments, in milliseconds."""
 
     async def run() -> float:
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Tasks per second of one worker against the same command in a bare asyncio loop."""
+"""Measures the tasks per second of one worker, against the same command in a bare asyncio loop."""
 
 import asyncio
 import os
@@ -11,32 +11,41 @@ from agentbus import Coordinator
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.messages import new_task
-from benchmarks.harness import Promise, Row, Size, at_least, compared, in_turns
-from benchmarks.setting import AGENT, BOUND_S, PROMPT_BYTES, Loop, Sync, bus, loop_of, one_worker
+from benchmarks.environment import (
+    AGENT,
+    BOUND_S,
+    PROMPT_BYTES,
+    MeasuringProcess,
+    Sync,
+    bus,
+    measuring_process,
+    one_worker,
+)
+from benchmarks.harness import Row, Size, Target, at_least, compared, interleaved
 from support.harness import Process
 
 _WIDTH = 32
 _LAST = "last"
 _LAST_TASKS = 32
-"""More than a worker has under way at once, so that nearly all others are done by then."""
-PROMISED = {1: at_least(0.75), 4: at_least(0.8)}
+"""More than a worker holds at once, so nearly all other tasks are done when these are."""
+TARGETS = {1: at_least(0.75), 4: at_least(0.8)}
 
 
 async def measure(size: Size) -> list[Row]:
     rows: list[Row] = []
     for sync in ("default", "always"):
         for concurrency in (1, 4):
-            promise = PROMISED[concurrency] if sync == "default" else None
-            rows += await _measure(size, sync, concurrency, promise)
+            target = TARGETS[concurrency] if sync == "default" else None
+            rows += await _measure(size, sync, concurrency, target)
     return rows
 
 
-async def _measure(size: Size, sync: Sync, concurrency: int, promise: Promise | None) -> list[Row]:
+async def _measure(size: Size, sync: Sync, concurrency: int, target: Target | None) -> list[Row]:
     rows: list[Row] = []
     async with (
         bus(sync) as (server, coordinator, folder),
         one_worker(server, folder, concurrency=concurrency) as process,
-        loop_of("bare_loop") as bare,
+        measuring_process("bare_loop") as bare,
         _last_results(coordinator) as last,
     ):
         for what, publish in (("with a ledger entry", _with_ledger), ("without a ledger entry", _without_ledger)):
@@ -48,10 +57,10 @@ async def _measure(size: Size, sync: Sync, concurrency: int, promise: Promise | 
                 return await _bare_rate(bare, size.tasks, concurrency)
 
             await ours()
-            pairs = await in_turns(ours, limit, size.turns)
+            pairs = await interleaved(ours, limit, size.turns)
             slots = "1 at a time" if concurrency == 1 else f"{concurrency} at a time"
             label = f"{slots}, {what}, sync_interval {sync}"
-            rows.append(compared("throughput", label, "tasks/s", pairs, promise))
+            rows.append(compared("throughput", label, "tasks/s", pairs, target))
     return rows
 
 
@@ -69,9 +78,9 @@ async def _without_ledger(coordinator: Coordinator, reply_to: str) -> None:
 
 @asynccontextmanager
 async def _last_results(coordinator: Coordinator) -> AsyncGenerator[asyncio.Semaphore]:
-    """Released once for each result that reaches the inbox of the last tasks.
+    """Yield a semaphore that is released for each result in the inbox of the last tasks.
 
-    Of those alone: who listens to all of them takes a part of the two cores, which the bare loop has to itself.
+    Only of the last: receiving all results would take CPU time that the bare loop has for itself.
     """
     arrived = asyncio.Semaphore(0)
     unsubscribe = await coordinator.bus.subscribe(subjects.results(_LAST), lambda _: arrived.release())
@@ -84,7 +93,7 @@ async def _last_results(coordinator: Coordinator) -> AsyncGenerator[asyncio.Sema
 async def _drain_backlog(
     coordinator: Coordinator, process: Process, last: asyncio.Semaphore, count: int, publish: _Publish
 ) -> float:
-    """Seconds that the worker takes for `count` tasks that lie there when it is let go."""
+    """Publish `count` tasks while the worker is stopped; return the seconds it takes once it continues."""
     of_the_last = min(_LAST_TASKS, count)
     before = await _stored_results(coordinator)
     os.kill(process.pid, signal.SIGSTOP)
@@ -97,7 +106,7 @@ async def _drain_backlog(
     async with asyncio.timeout(BOUND_S):
         for _ in range(of_the_last):
             await last.acquire()
-        # They are heard of before they are stored.
+        # The server delivers a message to core subscribers before it stores it.
         while await _stored_results(coordinator) < before + count:
             pass
     return time.perf_counter() - start
@@ -118,6 +127,6 @@ async def _stored_results(coordinator: Coordinator) -> int:
     return int(info["state"]["messages"])
 
 
-async def _bare_rate(bare: Loop, count: int, width: int) -> float:
+async def _bare_rate(bare: MeasuringProcess, count: int, width: int) -> float:
     [seconds] = await bare.ask(count, width, PROMPT_BYTES)
     return count / seconds

@@ -1,4 +1,4 @@
-"""How soon a watcher sees a result, against a bare core subscription to the same subject."""
+"""Times a result from publication until a watcher sees it, against a core subscription to the same subject."""
 
 import asyncio
 import time
@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from agentbus.protocol import subjects
 from agentbus.tasks.inbox import open_inbox
 from benchmarks.bare_bus import BareBus, bare_bus, listening
-from benchmarks.harness import Row, Size, compared, in_turns, p50
-from benchmarks.setting import BOUND_S, bus
+from benchmarks.environment import BOUND_S, bus
+from benchmarks.harness import Row, Size, compared, interleaved, p50
 
 _BODY = b"x" * 1024
 
@@ -29,11 +29,11 @@ async def measure(size: Size) -> list[Row]:
         async def limit() -> float:
             await reader.client.flush()
             while not arrived.empty():
-                arrived.get_nowait()  # what the watcher was shown
+                arrived.get_nowait()  # drop the results of the other measurement
             return await p50(lambda: _until_seen(sender, subject, arrived.get), size.samples)
 
         await ours()
-        pairs = await in_turns(ours, limit, size.turns)
+        pairs = await interleaved(ours, limit, size.turns)
     return [compared("watch", "from publish to seen, against a core subscription", "ms", pairs)]
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks run and print what they measured. `make bench`, on an idle machine, tells which promises are kept."""
+"""The benchmarks run and print what they measured. `make bench`, on an idle machine, tells which targets are met."""
 
 import json
 import sys
@@ -29,13 +29,13 @@ async def test_a_benchmark_prints_a_line_for_each_ratio(name: str):
         assert row["benchmark"] == name
         assert row["low"] <= row["ratio"] <= row["high"]
         assert row["limit"] is None or row["limit"] > 0
-        assert (row["promise"] == "") == (row["verdict"] == "")
+        assert (row["target"] == "") == (row["verdict"] == "")
     assert len({row["what"] for row in rows}) == len(rows)
     missed = any(row["verdict"] == "missed" for row in rows)
     assert ran.code == int(missed), ran.err
 
 
-async def test_the_table_names_what_is_promised():
+async def test_the_table_names_the_targets():
     ran = await bench("idle", "--format", "table")
     assert "resident memory of a worker" in ran.out
     assert "<= 60" in ran.out

@@ -1,4 +1,4 @@
-"""What benchmarks run on: a server with a bus that is set up, a worker process, and loops in processes of their own."""
+"""Starts what benchmarks measure: a server with a bus, a worker, and measuring processes."""
 
 import asyncio
 import contextlib
@@ -18,15 +18,15 @@ Sync = Literal["default", "always"]
 COMMAND: Final = "/bin/true"
 AGENT: Final = "code"
 PROMPT_BYTES: Final = 1400
-"""About the length of the prompt of a short task, which is the argument of the command."""
+"""The length of the command's argument: about that of the prompt of a short task."""
 BOUND_S: Final = 60.0
-"""How long anything may take before the benchmark fails instead of waiting for ever."""
+"""How long any wait may take before the benchmark fails."""
 ROOT: Final = Path(__file__).parent.parent
 
 
 @asynccontextmanager
 async def bus(sync: Sync = "default") -> AsyncGenerator[tuple[NatsServer, Coordinator, Path]]:
-    """A server of one's own with the streams of a bus, a coordinator on it, and a folder."""
+    """Run a server with the streams of a bus; yield it with a connected coordinator and a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="agentbus-bench-") as name:
         folder = Path(name)
         store = folder / "nats"
@@ -42,7 +42,7 @@ async def bus(sync: Sync = "default") -> AsyncGenerator[tuple[NatsServer, Coordi
 
 @asynccontextmanager
 async def one_worker(server: NatsServer, folder: Path, *, concurrency: int = 1) -> AsyncGenerator[Process]:
-    """A worker process that runs `/bin/true` for each task, as configured by default in all other things."""
+    """Run a worker that runs `/bin/true` for each task, with the default configuration otherwise."""
     config = worker_toml(
         folder,
         server.url,
@@ -54,26 +54,26 @@ async def one_worker(server: NatsServer, folder: Path, *, concurrency: int = 1) 
         yield process
 
 
-class Loop:
-    """A program in a process of its own, started once and asked for one measurement at a time over its stdin."""
+class MeasuringProcess:
+    """A process that takes one measurement for each line on its stdin."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
     async def ask(self, *words: object) -> list[float]:
-        """Send one line; the numbers that it answers with."""
+        """Send one line, and return the numbers of the answer."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
         stdin.write((" ".join(str(word) for word in words) + "\n").encode())
         answer = await stdout.readline()
         if not answer:
-            raise RuntimeError("the other process has ended; see its traceback above")
+            raise RuntimeError("the measuring process has ended; see its traceback above")
         return [float(word) for word in answer.split()]
 
 
 @asynccontextmanager
-async def loop_of(module: str, *arguments: str) -> AsyncGenerator[Loop]:
+async def measuring_process(module: str, *arguments: str) -> AsyncGenerator[MeasuringProcess]:
     """Run `python -m benchmarks.<module>` for the length of the block."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -85,7 +85,7 @@ async def loop_of(module: str, *arguments: str) -> AsyncGenerator[Loop]:
         cwd=ROOT,
     )
     try:
-        yield Loop(process)
+        yield MeasuringProcess(process)
     finally:
         assert process.stdin is not None
         with contextlib.suppress(ConnectionError):
