@@ -1,22 +1,24 @@
 """Files that hold secrets, or what depends on them: readable by their owner alone from the first moment on."""
 
-import os
 from pathlib import Path
 from typing import BinaryIO
 
+from agentbus.config.atomic_files import OWNER_ONLY, open_to_write, replace_file, why_not_written
 from agentbus.errors import ConfigError
 
-_OWNER_FILE = 0o600
 _OWNER_FOLDER = 0o700
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder, unless it is there, that only its owner can enter."""
+    """Make a folder, unless it is there, that only its owner can enter.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
     try:
         path.mkdir(mode=_OWNER_FOLDER, parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"cannot make the folder {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot make the folder {path}: {why_not_written(error)}") from None
 
 
 def write_private(path: Path, content: str | bytes, *, replace: bool = False) -> None:
@@ -27,35 +29,21 @@ def write_private(path: Path, content: str | bytes, *, replace: bool = False) ->
     Raises:
         ConfigError: it exists and `replace` is false, or it cannot be written.
     """
-    if path.exists() and not replace:
-        raise ConfigError(f"{path} exists already; it was left as it is")
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    data = content if isinstance(content, bytes) else content.encode()
     try:
-        new.unlink(missing_ok=True)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_FILE)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-        if os.name == "posix":  # the new name as well; Windows has no way to ask for it
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        if path.exists() and not replace:
+            raise ConfigError(f"{path} exists already; it was left as it is")
+        replace_file(path, content if isinstance(content, bytes) else content.encode())
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot write {path}: {why_not_written(error)}") from None
 
 
-def open_private(path: Path) -> BinaryIO:
-    """Open a new file for its owner alone, to be written piece by piece.
+def open_private(path: Path, *, truncate: bool = False) -> BinaryIO:
+    """Open a file for its owner alone, to be written piece by piece.
+
+    Args:
+        truncate: whether it may exist; it then loses its content and keeps its mode.
 
     Raises:
-        ConfigError: it exists, or cannot be made.
+        OSError: it cannot be opened, or exists and must not.
     """
-    try:
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, _OWNER_FILE), "wb")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+    return open_to_write(path, OWNER_ONLY, truncate=truncate)

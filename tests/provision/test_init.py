@@ -313,6 +313,15 @@ def test_changes_are_kept_in_the_folder(folder: BusFolder) -> None:
     assert "agent-doc" not in (folder.path / "accounts.conf").read_text(encoding="utf-8")
 
 
+def test_an_agent_whose_credential_cannot_be_deleted_is_removed_and_the_file_is_named(folder: BusFolder) -> None:
+    secret = folder.secret_file("doc")
+    secret.unlink()
+    secret.mkdir()
+    with pytest.raises(ConfigError, match=f"doc is removed, but {secret} cannot be deleted: .*; delete it"):
+        folder.remove("doc")
+    assert BusFolder(folder.path).agents == ("code",)
+
+
 @pytest.mark.parametrize("name", ["absent", "doc.x"])
 def test_somebody_who_is_not_there_is_named(folder: BusFolder, name: str) -> None:
     for change in (folder.remove, folder.rotate, folder.bundle):

@@ -17,11 +17,13 @@ import pytest
 from agentbus.cli.machine.service import install
 from agentbus.cli.machine.skill import HOSTS
 from agentbus.config.loading import load_worker
+from agentbus.errors import ServiceError
 from agentbus.provision.nats_server import NatsServer
 from agentbus.provision.services.choice import MANAGERS, service_manager
 from agentbus.provision.services.launchd import label_of
 from agentbus.provision.services.manager import ManagerName
 from agentbus.provision.services.worker_service import make_worker_service
+from support.file_faults import dies_before_replacing, read_only
 from support.harness import BOUND_S, ROOT, process, run_cli, worker_toml
 
 pytestmark = pytest.mark.posix("services of systemd, launchd and supervisor")
@@ -263,6 +265,25 @@ async def test_what_a_manager_refuses_is_one_line_with_its_reason(tmp_path: Path
     none = await run_cli("service", "uninstall", "other", "--manager", "systemd-user")
     assert none.code == 1
     assert "does not exist" in none.err
+
+
+def test_a_unit_that_cannot_be_replaced_stays_as_it_was_with_the_fix(tmp_path: Path) -> None:
+    manager = service_manager("supervisor")
+    unit = tmp_path / "units" / "worker.conf"
+    assert manager.write(unit, "old")
+    assert not manager.write(unit, "old")
+    assert stat.S_IMODE(unit.stat().st_mode) == 0o644
+    writes = "from agentbus.provision.services.choice import service_manager; import sys\n"
+    dies_before_replacing(f"{writes}service_manager('supervisor').write(Path(sys.argv[1]), 'new')", unit)
+    assert unit.read_text(encoding="utf-8") == "old"
+    with read_only("worker.conf") as folder:
+        with pytest.raises(
+            ServiceError, match=f"{folder}/worker.conf cannot be written: .*; run this with sudo, or take"
+        ):
+            manager.write(folder / "worker.conf", "new")
+        assert (folder / "worker.conf").read_text(encoding="utf-8") == "old"
+    with pytest.raises(ServiceError, match=r"below cannot be written: File exists; a file is in the place of a folder"):
+        manager.write(unit / "below", "new")
 
 
 async def test_print_changes_nothing(tmp_path: Path, home: Path, managers: Path) -> None:

@@ -18,7 +18,8 @@ from agentbus_worker.log.lines import TextFormatter
 from agentbus_worker.running import orphans
 from agentbus_worker.running.orphans import end_abandoned
 from agentbus_worker.running.process_tree import is_being_loaded
-from agentbus_worker.state_folder import locked_state
+from agentbus_worker.state_folder import locked_state, write_whole
+from support.file_faults import dies_before_replacing
 from support.harness import eventually, processes_with, worker, worker_toml
 from support.jobs import (
     acknowledged,
@@ -67,6 +68,28 @@ def test_files_that_a_killed_worker_has_written_halfway_are_cleared(tmp_path: Pa
     with locked_state(tmp_path, URLS, "code") as slot:
         assert [path.exists() for path in whole] == [True, True]
         assert [path.exists() for path in halves] == [False, False, False]
+
+
+def test_a_worker_that_dies_while_it_writes_leaves_the_earlier_file_and_what_the_next_start_clears(tmp_path: Path):
+    with locked_state(tmp_path, URLS, "code") as slot:
+        entry = slot.outbox / "nonce.json"
+        write_whole(entry, b"old")
+        writes = (
+            "from agentbus_worker.state_folder import write_whole; import sys; write_whole(Path(sys.argv[1]), b'new')"
+        )
+        dies_before_replacing(writes, entry)
+        assert entry.read_bytes() == b"old"
+        assert {path.name for path in slot.outbox.iterdir()} == {"nonce.json", "nonce.json.part"}
+    with locked_state(tmp_path, URLS, "code") as slot:
+        assert {path.name: path.read_bytes() for path in slot.outbox.iterdir()} == {"nonce.json": b"old"}
+
+
+def test_writing_into_the_state_folder_waits_for_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    write_whole(tmp_path / "run.json", b"{}")
+    assert synced == []
+    assert [(path.name, path.stat().st_mode & 0o777) for path in tmp_path.iterdir()] == [("run.json", 0o600)]
 
 
 @linux_only

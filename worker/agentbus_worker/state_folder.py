@@ -6,30 +6,29 @@ into it what dead workers have left in the others. The folder of a living worker
 it. Only one worker at a time looks for a folder, so there are never more of them than there were workers at once.
 """
 
-import fcntl
 import hashlib
 import itertools
-import os
 import shutil
-import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import BinaryIO, Final
 
+from agentbus.config.atomic_files import replace_file
 from agentbus.config.urls import ServerUrl
 from agentbus.errors import ConfigError
+from agentbus_worker.file_lock import locked_within, try_lock
 
 PART_SUFFIX: Final = ".part"
 """Of a file that is being written, until it is there whole."""
 _LOCK_TIMEOUT_S: Final = 10.0
-_LOCK_POLL_S: Final = 0.02
+"""Folders are looked for within milliseconds."""
 
 
 class StateFolder:
     """One instance's folder, held under its lock until it is released."""
 
-    def __init__(self, path: Path, lock: IO[bytes]) -> None:
+    def __init__(self, path: Path, lock: BinaryIO) -> None:
         self.path = path
         self._lock = lock
         self.outbox = path / "outbox"
@@ -69,7 +68,7 @@ def locked_state(state_dir: Path, urls: tuple[ServerUrl, ...], agent: str) -> Ge
         try:
             for parent in (base.parent.parent, base.parent, base):
                 parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _one_at_a_time(base / "lock"):
+            with locked_within(base / "lock", _LOCK_TIMEOUT_S):
                 folder = _first_free(base)
                 folder.prepare()
                 for other in _all_free(base):
@@ -83,18 +82,6 @@ def locked_state(state_dir: Path, urls: tuple[ServerUrl, ...], agent: str) -> Ge
     finally:
         if folder is not None:
             folder.release()
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Generator[None]:
-    """Hold the lock under which folders are looked for: for some milliseconds, so others wait for it."""
-    deadline = time.monotonic() + _LOCK_TIMEOUT_S
-    while (lock := _try_lock(path)) is None:
-        if time.monotonic() > deadline:
-            raise TimeoutError("another worker that is starting does not get on")
-        time.sleep(_LOCK_POLL_S)
-    with lock:
-        yield
 
 
 def _first_free(base: Path) -> StateFolder:
@@ -112,23 +99,8 @@ def _all_free(base: Path) -> Iterator[StateFolder]:
 
 def _try_folder(path: Path) -> StateFolder | None:
     path.mkdir(mode=0o700, exist_ok=True)
-    lock = _try_lock(path / "lock")
+    lock = try_lock(path / "lock")
     return None if lock is None else StateFolder(path, lock)
-
-
-def _try_lock(path: Path) -> IO[bytes] | None:
-    lock = open_private(path)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    return lock
-
-
-def open_private(path: Path) -> IO[bytes]:
-    """Open a file for writing from its beginning; if it is new, for this user alone."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
 def _bus_key(urls: tuple[ServerUrl, ...]) -> str:
@@ -145,27 +117,5 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: the disk is full, or the folder is gone.
     """
-    part = path.with_name(path.name + PART_SUFFIX)
-    try:
-        with open_private(part) as file:
-            file.write(data)
-        part.rename(path)
-    except OSError:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
-
-
-def sync_to_disk(path: Path) -> None:
-    """Make a written file survive a crash of the machine. One that has been removed meanwhile need not.
-
-    Raises:
-        OSError: the disk does not take it.
-    """
-    with suppress(FileNotFoundError):
-        for name in (path, path.parent):
-            file = os.open(name, os.O_RDONLY)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
+    # Not durable: an fsync for each command that starts would cost more than all the rest of the start.
+    replace_file(path, data, part=path.with_name(path.name + PART_SUFFIX), durable=False)

@@ -114,7 +114,12 @@ class BusFolder:
                 if name != agent
             }
             self._save(left)
-            self.secret_file(agent).unlink(missing_ok=True)
+            try:
+                self.secret_file(agent).unlink(missing_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"{agent} is removed, but {self.secret_file(agent)} cannot be deleted: {error.strerror}; delete it"
+                ) from None
 
     def bundle(self, name: str) -> Bundle:
         """Return what one party needs to join."""

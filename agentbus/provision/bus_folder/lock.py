@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from agentbus.config.atomic_files import why_not_written
 from agentbus.errors import ConfigError
 
 # Each change takes milliseconds; a command that waits longer waits for one that hangs.
@@ -31,7 +32,7 @@ def changing(folder: Path) -> Generator[None]:
             "wait for its end, or end it, and try again"
         ) from None
     except OSError as error:
-        raise ConfigError(f"cannot lock the bus in {folder}: {error.strerror or error}") from None
+        raise ConfigError(f"cannot lock the bus in {folder}: {why_not_written(error)}") from None
     try:
         yield
     finally:

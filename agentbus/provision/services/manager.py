@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
+from agentbus.config.atomic_files import replace_file, why_not_written
 from agentbus.errors import ServiceError
 from agentbus.protocol import subjects
 from agentbus.provision.services.manager_command import run_all
@@ -99,13 +100,11 @@ class ServiceManager(ABC):
         Raises:
             ServiceError: it cannot be written.
         """
-        changed = not unit.exists() or unit.read_text(encoding="utf-8") != text
+        data = text.encode()
         try:
+            changed = not unit.exists() or unit.read_bytes() != data
             unit.parent.mkdir(parents=True, exist_ok=True)
-            part = unit.with_name(f".{unit.name}.part")
-            part.write_text(text, encoding="utf-8")
-            part.chmod(0o644)
-            part.replace(unit)
+            replace_file(unit, data, mode=0o644)
         except OSError as error:
             raise ServiceError(f"{unit} cannot be written: {_reason(error)}") from None
         return changed
@@ -177,5 +176,6 @@ def _agent_of(unit: Path) -> str:
 
 
 def _reason(error: OSError) -> str:
-    fix = "; run this with sudo, or take --manager systemd-user" if isinstance(error, PermissionError) else ""
-    return f"{error.strerror or error}{fix}"
+    if isinstance(error, PermissionError):
+        return f"{error.strerror}; run this with sudo, or take --manager systemd-user"
+    return why_not_written(error)

@@ -1,6 +1,5 @@
 """The worker's log: a rotated file and stderr. Neither holds prompts, task contents or secrets."""
 
-import fcntl
 import logging
 import logging.handlers
 import os
@@ -13,6 +12,7 @@ from typing import Final
 
 from agentbus.config.schema import LogSection
 from agentbus.errors import ConfigError
+from agentbus_worker.file_lock import locked
 from agentbus_worker.log.lines import FORMATTERS
 
 _IN_NO_LINE: Final = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks")
@@ -51,8 +51,7 @@ class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
             self.doRollover()
 
     def doRollover(self) -> None:  # noqa: N802
-        with Path(self.baseFilename + ".lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(Path(self.baseFilename + ".lock")):
             there = self._there()
             if there is None or self._is_other(there):
                 self._reopen()

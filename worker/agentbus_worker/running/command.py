@@ -16,12 +16,12 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, Literal, TypeAlias
+from typing import BinaryIO, Final, Literal, TypeAlias
 
+from agentbus.config.private_files import open_private
 from agentbus.errors import CommandError
 from agentbus_worker.running.process_tree import Children, Run
 from agentbus_worker.running.spawn import Command, End, Process, start, watched, why_not_started
-from agentbus_worker.state_folder import open_private
 
 _CHUNK: Final = 65_536
 _STDERR_TAIL: Final = 8_192
@@ -89,7 +89,7 @@ class _Pipe:
         self._spill_to = spill
         self._spill_bytes = spill_bytes
         self._spill_path: Path | None = None
-        self._spill: IO[bytes] | None = None
+        self._spill: BinaryIO | None = None
         self._head = bytearray()
         self._tail = bytearray()
         self._size = 0
@@ -132,7 +132,7 @@ class _Pipe:
                 assert self._spill_to is not None, "checked by the caller"
                 folder, name = self._spill_to
                 self._spill_path = folder / name
-                self._spill = open_private(self._spill_path)
+                self._spill = open_private(self._spill_path, truncate=True)
                 self._spill.write(self._head)
             if self._size + len(chunk) > self._spill_bytes:
                 self._give_up_spilling()

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from agentbus.config.private_files import open_private
 from agentbus.config.schema import (
     INPUT_FILE_PLACEHOLDER,
     INPUT_PLACEHOLDER,
@@ -23,7 +24,6 @@ from agentbus_worker.running.command import Limits
 from agentbus_worker.running.process_tree import RUN_VARIABLE, TASK_VARIABLE
 from agentbus_worker.running.prompt import build_prompt
 from agentbus_worker.running.spawn import Command
-from agentbus_worker.state_folder import open_private
 
 _PLACEHOLDER: Final = re.compile(
     "|".join(
@@ -124,7 +124,7 @@ def _workdir(base: Path | None, task_id: str, *, keep: bool) -> Generator[Path |
 
 def _write_prompt(file: Path, prompt: str) -> None:
     try:
-        with open_private(file) as out:
+        with open_private(file, truncate=True) as out:
             out.write(prompt.encode())
     except OSError as error:
         raise CommandError(f"the prompt cannot be written to {file}: {error.strerror or error}") from None

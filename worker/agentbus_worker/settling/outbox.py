@@ -17,6 +17,7 @@ from typing import Final, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from agentbus.bus.jetstream import Bus
+from agentbus.config.atomic_files import sync_to_disk
 from agentbus.errors import BusError, BusUnavailableError, MessageError, StreamFullError
 from agentbus.observability import tracing
 from agentbus.protocol.json_codec import Json, decode, encode
@@ -29,7 +30,7 @@ from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.settling.decisions import CommitOutbox, DropOutbox, RepublishOutbox, on_outbox
 from agentbus_worker.settling.server_clock import ServerClock
-from agentbus_worker.state_folder import sync_to_disk, write_whole
+from agentbus_worker.state_folder import write_whole
 
 log = logging.getLogger("agentbus.worker")
 

@@ -1,0 +1,48 @@
+"""Faults of files: a process that dies before it replaces one, and a folder that may not be written to."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+_DIES = "import os\nfrom pathlib import Path\nPath.replace = lambda *_: os._exit(9)\n"
+_NOBODY = 65534
+
+
+def dies_before_replacing(script: str, *args: str | Path) -> None:
+    """Run a script that writes a file, in a process that ends when the new file is to take the place of the old one."""
+    argv = [sys.executable, "-c", _DIES + script, *map(str, args)]
+    ran = subprocess.run(argv, capture_output=True, check=False, timeout=60)
+    assert ran.returncode == 9, ran.stderr
+
+
+@contextmanager
+def read_only(*names: str) -> Generator[Path]:
+    """A folder with files of these names that may not be written to, not by root either for the length of the block.
+
+    It is beside the folders of pytest: these let only their owner in.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="read-only-", dir="/tmp"))  # its name cannot be guessed
+    root = os.geteuid() == 0
+    try:
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("old", encoding="utf-8")
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        if root:
+            os.seteuid(_NOBODY)
+        try:
+            yield folder
+        finally:
+            if root:
+                os.seteuid(0)
+    finally:
+        for path in [folder, *folder.rglob("*")]:
+            if path.is_dir():
+                path.chmod(0o755)
+        shutil.rmtree(folder)
