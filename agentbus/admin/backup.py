@@ -1,9 +1,8 @@
 """Backs up the streams of a bus into a folder while the bus runs, and restores them, by snapshots of JetStream.
 
-A snapshot holds the messages with their sequences and the consumers with their progress. Therefore a restored bus goes
-on where it was. The streams are copied one after the other: first the tasks, last the ledger and the files that it
-names. So the copy of the ledger is never older than that of the tasks, and a task that is delivered again is settled
-from it.
+A snapshot holds the messages with their sequences and the consumers with their progress, so a restored bus continues
+where it was. The streams are copied one after the other: the tasks first, the ledger and the files that it names last.
+So the copy of the ledger is never older than that of the tasks, and a task that is delivered again is settled from it.
 """
 
 import asyncio
@@ -31,13 +30,13 @@ STREAM_ORDER: Final = (
 )
 """The streams of every bus in the order of the backup; the file buckets of the agents follow.
 
-The presence of agents is left out: workers publish it anew."""
+The registry is left out: workers announce themselves again."""
 _FILES_PREFIX: Final = f"OBJ_{subjects.files_bucket('')}"
 _CHUNK_BYTES: Final = 128 * 1024  # the default of nats-server
-# The server sends chunks one after the other; a pause of this length means that it, or the connection, hangs.
+# The server sends chunks one after the other; after such a pause, the server or the connection hangs.
 _CHUNK_TIMEOUT_S: Final = 30.0
 _INTEREST_S: Final = 5.0
-"""How long a subscription may take to become known to all servers of a cluster: milliseconds as a rule."""
+"""How long the servers of a cluster may take to learn of a subscription: usually milliseconds."""
 _PAUSE_S: Final = 0.05
 _DATA: Final = "snapshot"
 _DESCRIPTION: Final = "stream.json"
@@ -57,7 +56,7 @@ async def back_up(bus: Bus, folder: Path) -> AsyncGenerator[StreamCopy]:
 
     Raises:
         ConfigError: the folder is not empty, or cannot be written.
-        BusError: the bus broke off. The folder then holds a part of the backup, and no `backup.json`.
+        BusError: the bus failed. The folder then holds a part of the backup, and no `backup.json`.
     """
     private_folder(folder)
     if any(folder.iterdir()):
@@ -75,20 +74,20 @@ async def restore(bus: Bus, folder: Path, *, replicas: int | None = None) -> Asy
         replicas: replicas of each stream; None takes the number in the backup.
 
     Raises:
-        ConfigError: there is no whole backup in the folder, or a stream of it exists on this bus.
+        ConfigError: there is no complete backup in the folder, or a stream of it exists on this bus.
         BusError: the server refused.
     """
     try:
         names: list[str] = json.loads((folder / "backup.json").read_text(encoding="utf-8"))["streams"]
         wanted = {name: json.loads((folder / name / _DESCRIPTION).read_text(encoding="utf-8")) for name in names}
     except (OSError, ValueError, KeyError):
-        raise ConfigError(f"there is no whole backup in {folder}") from None
+        raise ConfigError(f"there is no complete backup in {folder}") from None
     for name in names:
         if await _exists(bus, name):
             raise ConfigError(
                 f"{name} exists on this bus; a backup is restored on a bus without streams: an empty store"
             )
-    # The tasks last: a worker must not receive a task whose ledger entry is not there yet.
+    # The tasks come last: a worker must not receive a task before its ledger entry is restored.
     for name in sorted(names, key=lambda name: name == subjects.TASKS_STREAM):
         config = {**wanted[name]["config"], **({"num_replicas": replicas} if replicas is not None else {})}
         yield await _restore(bus, name, folder / name / _DATA, config, wanted[name]["state"])
@@ -113,7 +112,7 @@ async def _exists(bus: Bus, name: str) -> bool:
 
 
 async def _snapshot(bus: Bus, name: str, folder: Path) -> StreamCopy:
-    """Write a snapshot to disk, and acknowledge each chunk, so that the server sends only a few ahead."""
+    """Write a snapshot to disk. Acknowledge each chunk, so that the server sends only a few in advance."""
     private_folder(folder)
     inbox, chunks = bus.new_inbox(), asyncio.Queue[Msg]()
     unsubscribe = await bus.subscribe(inbox, chunks.put_nowait)
@@ -122,15 +121,15 @@ async def _snapshot(bus: Bus, name: str, folder: Path) -> StreamCopy:
         verb = f"STREAM.SNAPSHOT.{name}"
         answer = read_snapshot(await bus.api(verb, wanted), verb)
         size = 0
-        with _naming_the_backup(folder), open_private(folder / _DATA) as file:
-            while (message := await _next(chunks, name)).data:
+        with _errors_name_the_backup(folder), open_private(folder / _DATA) as file:
+            while (message := await _next_chunk(chunks, name)).data:
                 file.write(message.data)
                 size += len(message.data)
                 if message.reply:
                     await bus.publish(message.reply)
         headers = dict(message.headers or {})
         if headers.get("Status", "204") != "204":
-            raise BusError(f"the snapshot of {name} broke off: {headers.get('Description', headers['Status'])}")
+            raise BusError(f"the snapshot of {name} failed: {headers.get('Description', headers['Status'])}")
     finally:
         await unsubscribe()
     description = {"config": answer.config, "state": answer.state}
@@ -139,26 +138,26 @@ async def _snapshot(bus: Bus, name: str, folder: Path) -> StreamCopy:
 
 
 @contextmanager
-def _naming_the_backup(path: Path) -> Generator[None]:
+def _errors_name_the_backup(path: Path) -> Generator[None]:
     """Turn an error of the file system into one that names the backup."""
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"the backup in {path} breaks off: {error.strerror or error}") from None
+        raise ConfigError(f"the backup in {path} failed: {error.strerror or error}") from None
 
 
-async def _next(chunks: asyncio.Queue[Msg], name: str) -> Msg:
+async def _next_chunk(chunks: asyncio.Queue[Msg], name: str) -> Msg:
     try:
         async with asyncio.timeout(_CHUNK_TIMEOUT_S):
             return await chunks.get()
     except TimeoutError:
-        raise BusUnavailableError(f"nothing more of {name} has come for {_CHUNK_TIMEOUT_S:g} s") from None
+        raise BusUnavailableError(f"the server has sent nothing more of {name} for {_CHUNK_TIMEOUT_S:g} s") from None
 
 
 async def _restore(bus: Bus, name: str, data: Path, config: dict[str, Any], state: dict[str, Any]) -> StreamCopy:
     verb = f"STREAM.RESTORE.{name}"
     target, size = read_deliver_subject(await place(bus, verb, {"config": config, "state": state}), verb), 0
-    with _naming_the_backup(data), data.open("rb") as file:
+    with _errors_name_the_backup(data), data.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             _check(name, await _send_chunk(bus, target, chunk))
             size += len(chunk)
@@ -170,8 +169,8 @@ async def _restore(bus: Bus, name: str, data: Path, config: dict[str, Any], stat
 async def _send_chunk(bus: Bus, target: str, chunk: bytes) -> bytes:
     """Send a chunk to the server that restores, and return its answer.
 
-    In a cluster another server restores. Ours may learn of its subscription a moment after the answer that names it,
-    and refuses the chunk until then; what was refused has reached no server, so sending it again is safe.
+    In a cluster that may be another server. Ours may learn of its subscription later than we learn of its subject, and
+    refuses the chunk until then. A refused chunk has reached no server, so sending it again is safe.
     """
     async for attempt in retry_until(deadline_after(_INTEREST_S), _PAUSE_S):
         try:

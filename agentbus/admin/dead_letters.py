@@ -1,4 +1,4 @@
-"""Dead letters: what no worker could accept, kept with its bytes and the reason. For administrators."""
+"""Reads, requeues and deletes dead letters: messages that no worker could accept. For administrators."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,13 +26,13 @@ from agentbus.tasks.ledger import Ledger
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One message that was not accepted. `size` is its own, `data` the part of it that was kept."""
+    """One message that no worker accepted. `size` is that of the message, `data` the part of it that was stored."""
 
     seq: int
     agent: str
     reason: str
     worker: str
-    buried_at: datetime
+    stored_at: datetime
     origin: str
     size: int
     sha256: str
@@ -40,24 +40,24 @@ class DeadLetter:
     trace: Headers = field(default_factory=dict[str, str], repr=False)
 
     @property
-    def whole(self) -> bool:
-        """Whether all of the message was kept."""
+    def complete(self) -> bool:
+        """Whether all of the message was stored."""
         return len(self.data) == self.size
 
     def to_json(self, *, with_data: bool = False) -> dict[str, Json]:
-        """The JSON form; the message itself, as text, on request."""
-        account: dict[str, Json] = {
+        """Return the letter as a JSON object, with the stored message as text if `with_data`."""
+        fields: dict[str, Json] = {
             "seq": self.seq,
             "agent": self.agent,
             "reason": self.reason,
             "worker": self.worker,
-            "buried_at": self.buried_at.isoformat(),
+            "buried_at": self.stored_at.isoformat(),
             "origin": self.origin,
             "bytes": self.size,
             "kept": len(self.data),
             "sha256": self.sha256,
         }
-        return {**account, "data": self.data.decode(errors="replace")} if with_data else account
+        return {**fields, "data": self.data.decode(errors="replace")} if with_data else fields
 
 
 async def newest_dead_letters(bus: Bus, count: int, *, agent: str | None = None) -> list[DeadLetter]:
@@ -69,10 +69,10 @@ async def newest_dead_letters(bus: Bus, count: int, *, agent: str | None = None)
     """
     subject = subjects.dead(agent) if agent else subjects.DEAD_SUBJECTS
     start = await position_before_newest(bus, subjects.DEAD_STREAM, subject, count)
-    async with OrderedConsumer(bus, subjects.DEAD_STREAM, subject, after=start) as feed:
+    async with OrderedConsumer(bus, subjects.DEAD_STREAM, subject, after=start) as consumer:
         found = [
             _read(message.stream_seq, message.subject, message.headers, message.data, message.stored_at)
-            async for message in feed.backlog()
+            async for message in consumer.backlog()
         ]
     return found[-count:]
 
@@ -93,19 +93,19 @@ async def dead_letter(bus: Bus, seq: int) -> DeadLetter:
 
 
 async def requeue(bus: Bus, seq: int) -> DeadLetter:
-    """Publish a dead letter as a task again, once the cause has been removed, and delete it here.
+    """Publish a dead letter as a task again, and delete the letter.
 
     Raises:
         DeadLetterMissingError: there is none with this number.
-        RequeueError: only a part of it was kept, or the task has its result by now, so that no worker would run it.
+        RequeueError: only a part of it was stored, or the task has its result by now, so that no worker would run it.
     """
     letter = await dead_letter(bus, seq)
-    if not letter.whole:
+    if not letter.complete:
         raise RequeueError(
-            f"the dead letter {seq} cannot be requeued: {len(letter.data)} of {letter.size} bytes were kept"
+            f"the dead letter {seq} cannot be requeued: {len(letter.data)} of {letter.size} bytes were stored"
         )
     await _refuse_if_settled(bus, letter)
-    # As a publisher without a ledger would send it: whatever the ledger holds of this task decides at the claim.
+    # Without the header of a ledger revision, so the claim reads the ledger entry as it is now.
     msg_id = f"requeued.{seq}.{letter.origin}"
     await bus.store(subjects.tasks(letter.agent), letter.data, msg_id=msg_id, headers=letter.trace)
     await drop(bus, seq)
@@ -137,14 +137,14 @@ async def drop(bus: Bus, seq: int) -> None:
         raise DeadLetterMissingError(f"there is no dead letter {seq}") from error
 
 
-def _read(seq: int, subject: str, headers: Headers, data: bytes, buried_at: datetime) -> DeadLetter:
+def _read(seq: int, subject: str, headers: Headers, data: bytes, stored_at: datetime) -> DeadLetter:
     size = number(headers.get(DEAD_SIZE, ""))
     return DeadLetter(
         seq=seq,
         agent=subjects.agent_of(subject, "dead") or "",
         reason=headers.get(DEAD_REASON, ""),
         worker=headers.get(DEAD_WORKER, ""),
-        buried_at=buried_at,
+        stored_at=stored_at,
         origin=headers.get(DEAD_ORIGIN, headers.get(MSG_ID, "")),
         size=len(data) if size is None else size,
         sha256=headers.get(DEAD_SHA256, ""),

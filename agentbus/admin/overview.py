@@ -20,8 +20,8 @@ STREAMS: Final = (
     subjects.DEAD_STREAM,
     subjects.REGISTRY_STREAM,
 )
-_MAX_RUNNING: Final = 50  # as many as a large terminal shows
-# Queued and running tasks change as well: a few pages of the last changes hold enough settled ones in practice.
+_MAX_RUNNING: Final = 50  # a large terminal shows no more
+# Queued and running tasks are among the last changes. A few pages hold enough settled ones in practice.
 _MAX_PAGES: Final = 5
 
 _T = TypeVar("_T")
@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class StreamUsage:
-    """How full a stream is. `max_bytes` is None if the stream has no limit."""
+    """The size of a stream. `max_bytes` is None if the stream has no limit."""
 
     name: str
     messages: int
@@ -46,7 +46,7 @@ class BusOverview:
     """The state of the bus at one time.
 
     Attributes:
-        agents: as of `Coordinator.overview`.
+        agents: as `Coordinator.overview` returns them.
         running: the tasks that workers are running, at most 50, the last changed first.
         recent: the settled tasks, the newest first.
         missing: streams that do not exist.
@@ -77,7 +77,7 @@ class BusOverview:
 
 
 class OverviewReader:
-    """Reads overviews, and does not ask again for what the server has refused: the server logs every refusal."""
+    """Reads overviews. What the server refused once is not requested again, because the server logs every refusal."""
 
     def __init__(self, coordinator: Coordinator, *, recent: int = 10) -> None:
         self._coordinator = coordinator
@@ -85,7 +85,7 @@ class OverviewReader:
         self._hidden: set[str] = set()
 
     async def read(self) -> BusOverview:
-        """Return the overview of now.
+        """Read the present state.
 
         Raises:
             BusUnavailableError: the bus cannot be reached.
@@ -131,7 +131,7 @@ class OverviewReader:
         return (await self._coordinator.list_tasks(state=state, limit=limit)).tasks
 
     async def _settled(self) -> list[TaskStatus]:
-        """Return the newest settled tasks: the last changes are also those of queued and running tasks."""
+        """Return the newest settled tasks. It reads pages, because queued and running tasks are listed among them."""
         found: list[TaskStatus] = []
         cursor: int | None = None
         for _ in range(_MAX_PAGES):

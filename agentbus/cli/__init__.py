@@ -1,7 +1,7 @@
-"""The `agentbus` command: its groups and commands, and the one line that an error becomes.
+"""The `agentbus` command: its groups and commands, and its errors as one line on standard error.
 
-Help, usage errors and completion answer at once: the groups here name their commands without importing them, and the
-modules of the commands take what they work with from `agentbus.cli.lazy`.
+Help, usage errors and completion must be fast. So the groups here name their commands without importing them, and the
+modules of the commands import what they work with through `agentbus.cli.lazy`.
 """
 
 import gc
@@ -16,7 +16,7 @@ from agentbus.errors import AgentBusError
 from agentbus.version import __version__
 
 _GC_THRESHOLD = 10_000
-"""Imports make some 40,000 objects that stay. With Python's own 700, the collector looks through them 90 times."""
+"""Imports create some 40,000 long-lived objects. With Python's default of 700 the collector would run 90 times."""
 
 
 @click.group(
@@ -50,7 +50,7 @@ for _group, _commands in {
         ("agent", "operator.agent:agent", "See which agents are online; manage which agents may use a bus."),
         ("backup", "operator.backup:backup", "Copy everything that is on the bus into a folder."),
         ("completion", "machine.completion:completion", "Print the script for tab completion."),
-        ("dead", "operator.dead:dead", "Look after dead letters: messages that no worker could accept."),
+        ("dead", "operator.dead:dead", "Show, requeue or delete dead letters: messages that no worker could accept."),
         ("demo", "demo.demo:demo", "See the whole thing work, on a bus of its own."),
         ("doctor", "operator.doctor:doctor", "Check a set-up, and say how to fix what is wrong."),
         ("init", "operator.init:init", "Make a bus: server configuration, certificates, accounts."),
@@ -68,8 +68,8 @@ for _group, _commands in {
     worker: [("init", "machine.join:worker_init", "Make the configuration of a worker from a bundle.")],
     coordinator: [("init", "machine.join:coordinator_init", "Make the configuration of a coordinator from a bundle.")],
 }.items():
-    for _name, _home, _short_help in _commands:
-        _group.add_command(LazyCommand(_name, f"agentbus.cli.{_home}", _short_help))
+    for _name, _module, _short_help in _commands:
+        _group.add_command(LazyCommand(_name, f"agentbus.cli.{_module}", _short_help))
 worker.add_command(
     LazyCommand("run", "agentbus_worker.cli:run", "Take tasks from the bus and run the agent command for each.")
 )
@@ -95,5 +95,5 @@ def main() -> None:
         # The reader of the pipe has closed it; the interpreter must not try to flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    gc.freeze()  # else the collection at exit looks through all objects, though the process ends anyway
+    gc.freeze()  # skips the collection at exit: the process ends anyway
     sys.exit(code)

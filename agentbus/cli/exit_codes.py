@@ -1,8 +1,8 @@
-"""The exit codes of the commands, beside 0 for success."""
+"""The exit codes of the commands, other than 0 for success."""
 
 FAILED = 1
-"""An error of ours: its one line is on standard error."""
+"""The command failed; one line on standard error says why."""
 USAGE = 2
-"""Wrong usage, as click and most programs have it."""
+"""Wrong usage, as in click and most programs."""
 INTERRUPTED = 130
-"""Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+"""Ctrl-C: 128 plus the number of SIGINT, as in shells."""

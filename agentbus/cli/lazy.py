@@ -1,10 +1,10 @@
-"""The modules that commands work with, each imported at its first use: `lazy.backup.restore(...)`.
+"""Imports the modules that commands work with at their first use: `lazy.backup.restore(...)`.
 
-Most of them need asyncio, nats-py, pydantic or rich. The module that declares a command must not import those: help,
-usage errors and completion would wait for them.
+Most of them need asyncio, nats-py, pydantic or rich. A module that declares a command must not import those, because
+help, usage errors and completion would wait for them.
 """
 
-# What is imported here is for the modules of the commands.
+# The imports are used by the modules of the commands.
 # pyright: reportUnusedImport=false
 # ruff: noqa: F401
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import pathlib
 
     from agentbus.admin import backup, dead_letters, overview
-    from agentbus.admin.doctor import examine, finding
+    from agentbus.admin.doctor import finding, run_checks
     from agentbus.bus import replicas, setup
     from agentbus.cli import session, tables
     from agentbus.cli.coordinator import inbox_line, status_tables
-    from agentbus.cli.demo import story
+    from agentbus.cli.demo import scenario
     from agentbus.cli.operator import local_bus
     from agentbus.config import loading, private_files, storage_sizes
     from agentbus.protocol import json_codec
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 else:
     _PACKAGES = {
         "agentbus.admin": ["backup", "dead_letters", "overview"],
-        "agentbus.admin.doctor": ["examine", "finding"],
+        "agentbus.admin.doctor": ["finding", "run_checks"],
         "agentbus.bus": ["replicas", "setup"],
         "agentbus.cli": ["session", "tables"],
         "agentbus.cli.coordinator": ["inbox_line", "status_tables"],
-        "agentbus.cli.demo": ["story"],
+        "agentbus.cli.demo": ["scenario"],
         "agentbus.cli.operator": ["local_bus"],
         "agentbus.config": ["loading", "private_files", "storage_sizes"],
         "agentbus.protocol": ["json_codec"],

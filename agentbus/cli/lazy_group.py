@@ -1,4 +1,4 @@
-"""Command groups that import a command when it is run, so that help, usage errors and completion stay fast."""
+"""Imports commands when they are run, so that help, usage errors and completion stay fast."""
 
 from importlib import import_module
 from typing import cast
@@ -9,14 +9,14 @@ import click
 class LazyCommand(click.Command):
     """Stands in its group for a command of another module: its name and short help, without importing it."""
 
-    def __init__(self, name: str, home: str, short_help: str) -> None:
-        """Name the command `home` ("module:attribute"), whose module is imported by `load`."""
+    def __init__(self, name: str, import_path: str, short_help: str) -> None:
+        """Make a stand-in for the command at `import_path` ("module:attribute"), which `load` imports."""
         super().__init__(name, short_help=short_help)
-        self._home = home
+        self._import_path = import_path
 
     def load(self) -> click.Command:
-        """Import the command itself."""
-        module, _, attribute = self._home.partition(":")
+        """Import the command, and return it."""
+        module, _, attribute = self._import_path.partition(":")
         return cast("click.Command", getattr(import_module(module), attribute))
 
 

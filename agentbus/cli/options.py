@@ -1,4 +1,4 @@
-"""Types and options that commands share, each with one wording."""
+"""Types and options that several commands use."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial, update_wrapper
@@ -20,10 +20,10 @@ _P = ParamSpec("_P")
 
 
 class PathType(click.Path):
-    """A path, as a `pathlib.Path`, which is imported only when there is one."""
+    """Converts a value to a `pathlib.Path`, and imports pathlib only then."""
 
     def coerce_path_result(self, value: "str | os.PathLike[str]") -> "Path":  # pyright: ignore[reportIncompatibleMethodOverride]  # click says str or bytes, and takes what `path_type` returns
-        """Make the value of the option."""
+        """Convert the value."""
         return lazy.pathlib.Path(value)
 
 
@@ -33,12 +33,12 @@ DEFAULT_BUS_FOLDER = "~/.agentbus/bus"
 
 
 class AgentId(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # generic in new versions only
-    """An agent id, with or without the prefix `agent-`."""
+    """Validates an agent id, which may have the prefix `agent-`."""
 
     name = "ID"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Strip the prefix and validate."""
+        """Strip the prefix, and validate the id."""
         try:
             return subjects.agent_id(str(value))
         except InvalidIdError as error:
@@ -46,12 +46,12 @@ class AgentId(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  #
 
 
 class TaskId(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
-    """A task id."""
+    """Validates a task id."""
 
     name = "ID"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Validate."""
+        """Validate the id."""
         try:
             return subjects.task_id(str(value))
         except InvalidIdError as error:
@@ -59,12 +59,12 @@ class TaskId(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
 
 
 class Size(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
-    """An amount of storage such as 512MiB, as bytes."""
+    """Converts an amount of storage such as 512MiB to bytes."""
 
     name = "SIZE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number of bytes."""
+        """Return the number of bytes."""
         try:
             return lazy.storage_sizes.in_bytes(lazy.storage_sizes.storage_size(str(value)))
         except ConfigError as error:
@@ -101,7 +101,7 @@ def bus_options(command: click.decorators.FC) -> click.decorators.FC:
 def with_coordinator(
     command: "Callable[Concatenate[Coordinator, _P], Awaitable[None]]",
 ) -> Callable[..., None]:
-    """Add `--nats-url` and `--config`, and run the coroutine with a coordinator that is connected accordingly."""
+    """Add `--nats-url` and `--config`, and run the coroutine with the coordinator that they connect."""
 
     def connect_and_run(nats_url: str | None, config: "Path | None", **options: Any) -> None:
         lazy.session.run_connected(nats_url, config, partial(command, **options))

@@ -1,4 +1,4 @@
-"""What commands print: JSON lines in a pipe, tables on a terminal, remarks on stderr."""
+"""Prints for commands: JSON lines into a pipe, tables to a terminal, remarks to stderr."""
 
 import sys
 from collections.abc import Sequence
@@ -10,28 +10,28 @@ from agentbus.cli import lazy
 
 
 def on_terminal() -> bool:
-    """Whether the output goes to a terminal, where a person reads it."""
+    """Return whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
 def json_line(value: Any) -> None:
-    """Print a value as one line of JSON, at once."""
+    """Print a value as one line of JSON, and flush."""
     raw_line(lazy.json_codec.encode(value))
 
 
 def raw_line(data: bytes) -> None:
-    """Print bytes as one line, unchanged, at once."""
+    """Print bytes as one line, unchanged, and flush."""
     sys.stdout.buffer.write(data + b"\n")
     sys.stdout.buffer.flush()
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table for people."""
+    """Print a table."""
     lazy.tables.print_table(columns, rows)
 
 
 def plain(text: str) -> str:
-    """Return text from another party as a terminal may show it: without control characters except line breaks."""
+    """Replace control characters except line breaks: text of another party must not control the terminal."""
     return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 

@@ -17,9 +17,9 @@ from agentbus.errors import BusUnavailableError
 from agentbus.observability import tracing
 
 _CONNECT_TIMEOUT_S = 4.5
-"""A person waits at the prompt: with start-up, the command answers within five seconds."""
+"""Together with start-up, a command that cannot connect ends within five seconds: a person waits for it."""
 _FLUSH_TIMEOUT_S = 2.0
-"""A collector that does not answer must not keep the person at the prompt for much longer."""
+"""How long a span exporter that does not answer may delay the exit."""
 
 
 @asynccontextmanager
@@ -57,9 +57,9 @@ def run(work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
         except BusUnavailableError as error:
-            # asyncio.run would wait for a name look-up that hangs in its thread; the error is all there is to say.
+            # Exit here: asyncio.run would wait for a name look-up that hangs in its thread.
             click.echo(f"error: {error}", err=True)
-            tracing.flush(_FLUSH_TIMEOUT_S)  # the exit handler of the SDK is not run
+            tracing.flush(_FLUSH_TIMEOUT_S)  # os._exit skips the exit handler of the SDK
             os._exit(1)
 
     asyncio.run(guarded())

@@ -1,4 +1,4 @@
-"""Tables for a terminal."""
+"""Makes and prints tables for a terminal."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Table:
-    """Make a table whose cells are safe for a terminal and coloured where they are a known word."""
+    """Make a table. Cells lose their control characters, and known words are coloured."""
     made = Table(box=box.SIMPLE, header_style="bold", title=title, title_justify="left", title_style="bold")
     for column in columns:
         made.add_column(column, overflow="fold")

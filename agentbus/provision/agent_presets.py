@@ -1,4 +1,4 @@
-"""The commands of known agents: how to run each one safely for one prompt, without a terminal."""
+"""The commands of known agents: how to run each safely for one prompt, without a terminal."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -9,7 +9,7 @@ class Preset:
     """How to run one agent.
 
     The agent gets the prompt on standard input if it can read it there. Then the prompt is in no process list, is never
-    taken for an option, and may be as large as a task. No preset approves an action by itself.
+    taken for an option, and may be as large as a task. No preset approves actions.
 
     Attributes:
         version: the version with which the command was tried.

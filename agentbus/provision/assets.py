@@ -11,7 +11,7 @@ _PACKAGE: Final = Path(__file__).resolve().parents[1]
 def asset(name: str) -> Path:
     """Return the path of a shipped file or folder, such as `skills/agentbus` or `config/nats-server.conf`.
 
-    An installed package carries them inside itself; in a checkout they lie beside it.
+    An installed package contains them; in a checkout they are in the folder above it.
 
     Raises:
         AssetError: this installation has no such file.

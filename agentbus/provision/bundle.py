@@ -1,4 +1,4 @@
-"""Writes and reads bundles: one file with all that a party needs to join a bus, for the operator to carry there."""
+"""Writes and reads bundles: one file with all that a machine needs to join a bus, which the operator copies to it."""
 
 import tomllib
 from pathlib import Path
@@ -34,7 +34,7 @@ def _url(text: str) -> str:
 
 
 class Bundle(Section):
-    """The credential of one party, and the bus that it is for. `repr()` leaves the secret out."""
+    """The credential of one party, and the address and CA of its bus. `repr()` does not show the secret."""
 
     version: Literal[1] = 1
     role: Literal["worker", "coordinator", "administrator"]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
-_CA_DAYS: Final = 3650  # every party must get a new authority by hand, so it lasts
+_CA_DAYS: Final = 3650  # replacing the CA means a new file on every machine
 SERVER_DAYS: Final = 825  # the longest that Apple's TLS accepts
 _BACKDATED: Final = timedelta(minutes=5)  # the clocks of clients differ
 

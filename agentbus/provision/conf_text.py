@@ -1,8 +1,8 @@
 r"""Writes strings into the configuration of nats-server.
 
-Its quoting is neither that of JSON nor that of TOML. It knows the escapes \xXX, \t, \n, \r, \" and \\ and refuses all
-others, such as \u00f6. Nothing else is special inside double quotes: `$` begins a variable, and `#` a comment, outside
-of them only.
+The server's quoting differs from that of JSON and TOML. It accepts the escapes \xXX, \t, \n, \r, \" and \\ and refuses
+all others, such as \u00f6. Inside double quotes nothing else is special: `$` (a variable) and `#` (a comment) have a
+meaning outside of them only.
 """
 
 import os
@@ -12,8 +12,8 @@ from collections.abc import Iterable
 def quoted(value: str | os.PathLike[str]) -> str:
     """Return a string or a path as a double-quoted value.
 
-    Printable characters stay as they are, so that an operator can read the file. All others are written byte by byte,
-    as is a file name that is not UTF-8.
+    Printable characters are kept, so that an operator can read the file. All others are written byte by byte, and so
+    are those of a file name that is not UTF-8.
     """
     return f'"{"".join(map(_escaped, os.fspath(value)))}"'
 

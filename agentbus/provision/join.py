@@ -36,7 +36,7 @@ def preset_command(name: str) -> AgentCommand:
 
 
 def custom_command(text: str) -> AgentCommand:
-    """Return the agent command that an operator wrote; without a placeholder it gets the prompt on standard input.
+    """Split the agent command that an operator wrote. Without a placeholder it gets the prompt on standard input.
 
     Raises:
         ConfigError: it cannot be split into words, or is empty.
@@ -61,11 +61,13 @@ def join_as_worker(bundle: Bundle, folder: Path, command: AgentCommand) -> Path:
     if bundle.role != "worker":
         raise ConfigError(f"this bundle is for the {bundle.role}; use it with: agentbus coordinator init --bundle FILE")
     path = folder / WORKER_FILE
-    _refuse(path, "agentbus worker init")
+    _refuse_existing(path, "agentbus worker init")
     head = "# Configuration of `agentbus worker run`. All keys: config/agentbus.worker.example.toml.\n\n"
     agent = {"id": bundle.id, "chat_cmd": command.words, "prompt_via": command.prompt_via}
     remarks = {"chat_cmd": command.remark} if command.remark else {}
-    _write(bundle, folder, path, head + toml_text({"agent": agent, "nats": _nats(bundle, folder)}, remarks=remarks))
+    _write(
+        bundle, folder, path, head + toml_text({"agent": agent, "nats": _nats_section(bundle, folder)}, remarks=remarks)
+    )
     load_worker(path)
     return path
 
@@ -83,9 +85,9 @@ def join_as_coordinator(bundle: Bundle, folder: Path) -> Path:
             f"the agent {bundle.id} may not give tasks to others; its bundle is for: agentbus worker init --bundle FILE"
         )
     path = folder / COORDINATOR_FILE
-    _refuse(path, "agentbus coordinator init")
+    _refuse_existing(path, "agentbus coordinator init")
     agent = subjects.COORDINATOR if bundle.id == ADMINISTRATOR else bundle.id
-    nats = {**_nats(bundle, folder), "inbox_prefix": subjects.inbox_prefix(bundle.id)}
+    nats = {**_nats_section(bundle, folder), "inbox_prefix": subjects.inbox_prefix(bundle.id)}
     head = "# Configuration of the coordinator: the `agentbus` commands and the MCP server.\n\n"
     _write(bundle, folder, path, head + toml_text({"nats": nats, "coordinator": {"id": agent}}))
     load_coordinator(path=path)
@@ -104,7 +106,7 @@ def renew(bundle: Bundle, folder: Path) -> Sequence[Path]:
     return _write_credential(bundle, folder)
 
 
-def _refuse(path: Path, command: str) -> None:
+def _refuse_existing(path: Path, command: str) -> None:
     if path.exists():
         raise ConfigError(
             f"{path} exists already and was left as it is; for a new credential use {command} --bundle FILE --renew, "
@@ -112,7 +114,7 @@ def _refuse(path: Path, command: str) -> None:
         )
 
 
-def _nats(bundle: Bundle, folder: Path) -> dict[str, str | Path]:
+def _nats_section(bundle: Bundle, folder: Path) -> dict[str, str | Path]:
     nats: dict[str, str | Path] = {"url": bundle.url, **sign_in(bundle.auth, bundle.id, folder / bundle.secret_name)}
     if bundle.ca is not None:
         nats["ca_file"] = folder / _ca_name(bundle)

@@ -20,8 +20,8 @@ from agentbus.provision.conf_text import quoted
 
 BINARY_VARIABLE: Final = "AGENTBUS_NATS_SERVER"
 _READY: Final = b"Server is ready"
-_START_TIMEOUT_S: Final = 20.0  # a large store is read at the start
-_STOP_TIMEOUT_S: Final = 10.0  # the server flushes its store first
+_START_TIMEOUT_S: Final = 20.0  # the server reads its store at the start, which may be large
+_STOP_TIMEOUT_S: Final = 10.0  # the server writes its store to disk first
 _POLL_S: Final = 0.02
 
 
@@ -95,7 +95,7 @@ async def run_server(
     The server fsyncs every message before it acknowledges it. Port 0 picks a free port.
 
     Raises:
-        ServerBinaryError: there is no executable, the port is taken, or it did not start: quotes its log.
+        ServerBinaryError: there is no executable, the port is taken, or the server did not start; quotes its log.
     """
     server = await start_server(store=store, host=host, port=port, config=config, log=log)
     try:
@@ -127,7 +127,7 @@ async def start_server(
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
-            # Ctrl-C in a terminal reaches the whole foreground group; the server must end after its clients.
+            # Ctrl-C in a terminal signals the whole foreground group, but the server must end after its clients.
             start_new_session=os.name == "posix",
         )
     server = NatsServer(process, "", log)
@@ -135,7 +135,7 @@ async def start_server(
         async with asyncio.timeout(_START_TIMEOUT_S):
             while not (found := _listening(ports, process.pid)) or _READY not in _tail(log, before):
                 if process.poll() is not None:
-                    raise ServerBinaryError(f"nats-server did not start: {_last_words(_tail(log, before))}")
+                    raise ServerBinaryError(f"nats-server did not start: {_last_error(_tail(log, before))}")
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
         await server.stop()
@@ -154,7 +154,7 @@ def _write_config(store: Path, host: str, port: int) -> Path:
         f"listen: {quoted(str(Address(host, port or -1)))}\n"
         "server_name: agentbus\n"
         "max_payload: 8MB\n"
-        # The server acknowledges a message once it is on the disk; by default it syncs every two minutes.
+        # So the server acknowledges a message once it is on the disk; by default it syncs every two minutes.
         f"jetstream {{\n  store_dir: {quoted(store)}\n  sync_interval: always\n}}\n",
         encoding="utf-8",
     )
@@ -177,8 +177,8 @@ def _tail(log: Path, start: int) -> bytes:
         return source.read()
 
 
-def _last_words(output: bytes) -> str:
+def _last_error(output: bytes) -> str:
     lines = [
         line for line in output.decode(errors="replace").splitlines() if "[FTL]" in line or "error" in line.lower()
     ]
-    return lines[-1].split("] ", 1)[-1] if lines else "it said nothing"
+    return lines[-1].split("] ", 1)[-1] if lines else "its log has no error"

@@ -154,7 +154,7 @@ async def test_a_part_of_a_backup_is_not_restored(server: NatsServer, tmp_path: 
         await set_up(coordinator.bus)
         assert [one async for one in back_up(coordinator.bus, tmp_path / "backup")]
         (tmp_path / "backup" / "backup.json").unlink()
-        with pytest.raises(ConfigError, match="there is no whole backup in"):
+        with pytest.raises(ConfigError, match="there is no complete backup in"):
             assert [one async for one in restore(coordinator.bus, tmp_path / "backup")]
 
 
@@ -166,14 +166,14 @@ async def test_a_disk_that_takes_no_more_and_a_file_that_is_gone_are_named(serve
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # of this process, as a quota would
         try:
-            with pytest.raises(ConfigError, match="AGENT_TASKS breaks off: File too large"):
+            with pytest.raises(ConfigError, match="AGENT_TASKS failed: File too large"):
                 _ = [one async for one in back_up(coordinator.bus, tmp_path / "part")]
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         _ = [one async for one in back_up(coordinator.bus, tmp_path / "whole")]
     (tmp_path / "whole" / "AGENT_RESULTS" / "snapshot").unlink()
     async with run_server(store=tmp_path / "empty") as empty, connect(empty.url) as coordinator:
-        with pytest.raises(ConfigError, match=r"AGENT_RESULTS.snapshot breaks off: No such file"):
+        with pytest.raises(ConfigError, match=r"AGENT_RESULTS.snapshot failed: No such file"):
             _ = [one async for one in restore(coordinator.bus, tmp_path / "whole")]
 
 

@@ -312,7 +312,7 @@ async def test_up_whose_server_dies_ends_with_an_error(tmp_path: Path):
         line = await eventually(lambda: out.read_text(encoding="utf-8").strip(), "it says where it is")
         os.kill(json.loads(line)["pid"], signal.SIGKILL)
         assert await up.exit_code() == 1
-        assert "ended by itself" in out.read_text(encoding="utf-8")
+        assert "exited with code" in out.read_text(encoding="utf-8")
 
 
 async def test_the_demo_tells_its_story_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

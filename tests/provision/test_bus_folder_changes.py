@@ -53,9 +53,9 @@ create(Path(folder), Plan(hosts=(host,)), ["code"])
 HOLDS = """
 import sys, time
 from pathlib import Path
-from agentbus.provision.bus_folder.lock import changing
+from agentbus.provision.bus_folder.lock import locked
 
-with changing(Path(sys.argv[1])):
+with locked(Path(sys.argv[1])):
     print("holds it", flush=True)
     time.sleep(1000)
 """

@@ -542,7 +542,7 @@ async def test_the_commands_of_a_cluster_say_what_to_carry_where(tmp_path: Path)
         assert f"{folder / 'servers' / f'agentbus-{number}'}  to {one.host}" in made.out
     assert "--replicas 3 --agent code" in made.out
     added = await person.types("agent", "add", "doc", "--bus", folder)
-    assert f"carry accounts.conf from each folder in {folder / 'servers'} to its machine" in added.out
+    assert f"copy accounts.conf from each folder in {folder / 'servers'} to its machine" in added.out
     before = {server.path: (server.path / "server.pem").read_bytes() for server in BusFolder(folder).servers}
     await person.types("init", folder, "--renew-certificate", "--host", "bus.example.com")
     assert all((path / "server.pem").read_bytes() != old for path, old in before.items())

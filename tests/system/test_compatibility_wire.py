@@ -292,7 +292,7 @@ async def test_a_recorded_dead_letter_and_presence_are_read(coordinator: Coordin
         await coordinator.bus.store(one.subject, one.data, headers=headers)
     letter = await dead_letter(coordinator.bus, 1)
     assert (letter.agent, letter.worker, letter.origin) == ("code", "machine-1", "AGENT_TASKS.17")
-    assert (letter.reason, letter.data, letter.whole) == ("not a valid task: to: is missing", NO_TASK, True)
+    assert (letter.reason, letter.data, letter.complete) == ("not a valid task: to: is missing", NO_TASK, True)
     [presence] = await present(coordinator.bus)
     assert presence.model_copy(update={"seen_at": ""}) == PRESENCE
 

@@ -1,16 +1,16 @@
-"""The checks on the bus, for each role in the order in which they run."""
+"""The checks on the bus for each role, in the order in which they run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from agentbus.admin.doctor.check_context import Check, Role
 from agentbus.admin.doctor.consumer import check_consumer
-from agentbus.admin.doctor.examination import Check, Role
-from agentbus.admin.doctor.permissions import check_excessive, check_needed
+from agentbus.admin.doctor.permissions import check_excessive, check_required
 from agentbus.admin.doctor.server import check_clock, check_version
 from agentbus.admin.doctor.streams import check_all_streams, check_streams
 
 CHECKS: Final[Mapping[Role, Sequence[Check]]] = {
-    "worker": (check_version, check_clock, check_consumer, check_needed, check_excessive),
-    "coordinator": (check_version, check_clock, check_streams, check_needed, check_excessive),
-    "administrator": (check_version, check_clock, check_all_streams, check_needed),
+    "worker": (check_version, check_clock, check_consumer, check_required, check_excessive),
+    "coordinator": (check_version, check_clock, check_streams, check_required, check_excessive),
+    "administrator": (check_version, check_clock, check_all_streams, check_required),
 }

@@ -26,7 +26,7 @@ def ok(check: str, text: str) -> Finding:
 
 
 def warning(check: str, text: str, fix: str) -> Finding:
-    """Return a finding of something that works and should not stay as it is."""
+    """Return a finding of something that works but should be changed."""
     return Finding(check, "warning", text, fix)
 
 

@@ -1,4 +1,4 @@
-"""Checks of a worker's machine: the agent command, the folders that it writes to, and their room."""
+"""Checks a worker's machine: the agent command, the folders that the worker writes to, and their free space."""
 
 import asyncio
 import os
@@ -12,13 +12,13 @@ from typing import Final
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
 from agentbus.config.schema import WorkerConfig
 
-# An agent command that needs longer only to print its version is slow, or waits for input.
+# An agent command that takes longer to print its version hangs, or waits for input.
 _VERSION_TIMEOUT_S: Final = 5.0
 _VERSION_CHARACTERS: Final = 120  # one line of a terminal
 # A worker writes outcomes and large outputs to disk first; the largest output takes several hundred MiB.
 _LOW_BYTES: Final = 1 << 30
 _TOO_LOW_BYTES: Final = 100 << 20
-_MAKE_ROOM: Final = "make room: outcomes and large outputs are written there first"
+_MAKE_ROOM: Final = "free some space: the worker writes outcomes and large outputs there"
 
 
 async def check_machine(config: WorkerConfig) -> AsyncIterator[Finding]:
@@ -36,7 +36,7 @@ async def check_machine(config: WorkerConfig) -> AsyncIterator[Finding]:
 
 
 async def _version(program: str) -> Finding:
-    """Run the agent command with `--version`. One that does not know the option may still work."""
+    """Run the agent command with `--version`. A failure is no finding: not every command knows the option."""
     try:
         child = await asyncio.create_subprocess_exec(
             program,

@@ -1,7 +1,7 @@
-"""Finds out on the real server whether a user may use a subject, without any effect.
+"""Tests on the real server whether a user may publish on a subject, without any effect.
 
 It sends a message that JetStream must refuse: to a stream, one with an expected last sequence that no stream has; to
-the API, a body that is no request. If its content is refused, the message was let through.
+the API, a body that is not JSON. If JetStream refuses the content, the permission exists.
 """
 
 from typing import Final
@@ -11,26 +11,27 @@ from agentbus.errors import BusUnavailableError, NoRespondersError, PermissionDe
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import EXPECTED_LAST_SEQUENCE
 
-STAND_IN: Final = "agentbus-doctor"
-"""Stands for the wildcards of a permission; no agent and no stream may have this name."""
+PLACEHOLDER: Final = "agentbus-doctor"
+"""Replaces the wildcards of a permission. No agent and no stream may have this name."""
 _NEVER: Final = {EXPECTED_LAST_SEQUENCE: str(2**64 - 1)}
 _NO_REQUEST: Final = b"?"
 _IN_PROGRESS: Final = b"+WPI"
-_WAIT_S: Final = 0.5  # a refusal takes one round trip; where nothing answers, each probe takes this long
+_WAIT_S: Final = 0.5  # a refusal takes one round trip; a subject without a responder takes this long
 
 
-def concrete(subject: str) -> str:
-    """Return one subject that a permission with wildcards covers."""
+def example_subject(subject: str) -> str:
+    """Return a subject that a permission with wildcards covers."""
     if subject == subjects.api(">"):
         return subjects.api("STREAM.NAMES")
-    return ".".join(STAND_IN if token in ("*", ">") else token for token in subject.split("."))
+    return ".".join(PLACEHOLDER if token in ("*", ">") else token for token in subject.split("."))
 
 
-async def may_send(bus: Bus, subject: str, *, answered: bool = True) -> bool:
+async def may_publish(bus: Bus, subject: str, *, answered: bool = True) -> bool:
     """Return whether the server lets this user publish on a subject without wildcards, and delivers it.
 
     Args:
-        answered: whether a message there is always answered; if not, only a refusal counts as a no.
+        answered: whether a message on the subject is always answered. If not, only a refusal means that the user may
+            not publish.
 
     Raises:
         BusUnavailableError: the connection is lost.
@@ -48,5 +49,5 @@ async def may_send(bus: Bus, subject: str, *, answered: bool = True) -> bool:
     except BusUnavailableError:
         if not bus.connected:
             raise
-        return True  # allowed, and nothing answers
+        return True  # permitted, but nothing answers on this subject
     return True

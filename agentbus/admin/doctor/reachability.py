@@ -1,4 +1,4 @@
-"""Checks of the way to a server, step by step: its name, its port, its greeting, its certificate."""
+"""Checks the connection to a server step by step: its name, its port, its greeting, its certificate."""
 
 import asyncio
 import json
@@ -17,8 +17,8 @@ from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.config.urls import ServerUrl
 from agentbus.errors import AgentBusError
 
-_CONNECT_S: Final = 5.0  # of each step; an operator waits for the answer
-_SOON_S: Final = 14 * 86_400  # time to get a certificate from an authority that has to be asked
+_CONNECT_S: Final = 5.0  # for each step; an operator waits for the report
+_SOON_S: Final = 14 * 86_400  # time to get a new certificate from an external authority
 _NO_GREETING: Final = "correct the port of url in [nats]; if the server wants TLS first, set tls_first"
 _LOOPBACK: Final = ("127.", "::1", "localhost")
 
@@ -29,7 +29,7 @@ def is_local(url: ServerUrl) -> bool:
 
 
 async def check_reachability(url: ServerUrl, settings: ConnectionSettings) -> AsyncGenerator[Finding]:
-    """Check each step to one server, and end at the first that fails. No credential is sent."""
+    """Check each step, up to the first that fails. No credential is sent."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(_CONNECT_S):
@@ -50,7 +50,7 @@ async def check_reachability(url: ServerUrl, settings: ConnectionSettings) -> As
         return
     except OSError as error:
         fix = "start the server (agentbus up, or systemctl start nats), or correct url in [nats]"
-        yield failed("tcp", f"{url}: {_why(error)}", fix)
+        yield failed("tcp", f"{url}: {_reason(error)}", fix)
         return
     try:
         yield ok("tcp", f"{url} accepts connections")
@@ -63,7 +63,7 @@ async def check_reachability(url: ServerUrl, settings: ConnectionSettings) -> As
                 await writer.wait_closed()
 
 
-def _why(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
 
@@ -102,7 +102,9 @@ def _plain(url: ServerUrl) -> Finding:
     if is_local(url):
         return ok("tls", "not needed on this machine itself")
     return warning(
-        "tls", f"{url} is spoken to in the clear, credentials included", "use tls://, unless the network is encrypted"
+        "tls",
+        f"the connection to {url} is not encrypted: credentials are sent in clear text",
+        "use tls://, unless the network is encrypted",
     )
 
 

@@ -1,4 +1,4 @@
-"""Check with a real task: published, run by a real worker, and answered."""
+"""Checks the round trip of a real task: published, run by a real worker, and answered."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ _SHOWN_CHARACTERS: Final = 80
 
 
 async def check_round_trip(bus: Bus, sender: str, agent: str) -> Finding:
-    """Give an agent a small task as `sender`, and wait for its result. The task runs the agent command."""
+    """Publish a small task to an agent as `sender`, and wait for its result. The task runs the agent command."""
     coordinator = Coordinator(bus, sender)
     try:
         if not await coordinator.agents(agent):
@@ -25,7 +25,7 @@ async def check_round_trip(bus: Bus, sender: str, agent: str) -> Finding:
         waited = await coordinator.wait([task.id], timeout_s=_ANSWER_S)
         status = waited.settled.get(task.id)
         if status is None:
-            await coordinator.task(task.id).cancel("the doctor has waited long enough")
+            await coordinator.task(task.id).cancel("agentbus doctor timed out")
             return failed(
                 "round trip", f"{agent} has not answered within {_ANSWER_S:g} s", "look at the log of its worker"
             )

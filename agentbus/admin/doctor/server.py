@@ -1,35 +1,35 @@
-"""Checks of the server itself: its version, and its clock against that of this machine."""
+"""Checks the server: its version, and its clock against that of this machine."""
 
 import time
 from collections.abc import AsyncIterator
 from typing import Final
 
-from agentbus.admin.doctor.examination import Examination
+from agentbus.admin.doctor.check_context import CheckContext
 from agentbus.admin.doctor.finding import Finding, ok, warning
 from agentbus.bus import setup
 from agentbus.config.schema import WorkerConfig
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
 
-# More than NTP leaves, and enough to make the times of logs and tasks misleading.
+# NTP keeps clocks closer than that; a larger difference makes times in logs misleading.
 _CLOCK_OFFSET_S: Final = 2.0
 
 
-async def check_version(examination: Examination) -> AsyncIterator[Finding]:
-    """Check that the server is not older than what agentbus was tested with."""
-    version = examination.bus.server_version
+async def check_version(context: CheckContext) -> AsyncIterator[Finding]:
+    """Check that the server is not older than the versions that agentbus is tested with."""
+    version = context.bus.server_version
     if text := setup.version_warning(version):
         yield warning("server", text, "upgrade the server")
     else:
         yield ok("server", f"nats-server {version}")
 
 
-async def check_clock(examination: Examination) -> AsyncIterator[Finding]:
+async def check_clock(context: CheckContext) -> AsyncIterator[Finding]:
     """Compare this machine's clock with the time in an answer of the JetStream API.
 
     Yields nothing if the role may not ask for one, or the server is too old to put a time into it.
     """
-    config, bus = examination.config, examination.bus
+    config, bus = context.config, context.bus
     before = time.time()
     try:
         if isinstance(config, WorkerConfig):
@@ -41,7 +41,7 @@ async def check_clock(examination: Examination) -> AsyncIterator[Finding]:
     took_s = time.time() - before
     if server_time is None:
         return
-    # The server read its clock somewhere within the round trip; half of it is the best guess.
+    # The server read its clock at some time within the round trip; the middle is the best estimate.
     offset_s = server_time.timestamp() - (before + took_s / 2)
     if abs(offset_s) > _CLOCK_OFFSET_S + took_s:
         text = f"this machine is {abs(offset_s):.1f} s {'behind' if offset_s > 0 else 'ahead of'} the server"

@@ -1,24 +1,24 @@
-"""Opens the connection of an examination, and says with which credential."""
+"""Opens the connection for the checks, and names the credential."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from agentbus.admin.doctor.examination import Role
+from agentbus.admin.doctor.check_context import Role
 from agentbus.bus.jetstream import Bus
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.errors import BusError
 
-_CONNECT_S: Final = 5.0  # an operator waits for the answer; a server that needs longer is not usable either
+_CONNECT_S: Final = 5.0  # an operator waits for the report, and a server that needs longer is not usable
 
 
 @asynccontextmanager
 async def signed_in(settings: ConnectionSettings, messages: list[str]) -> AsyncGenerator[Bus]:
-    """Open a connection for the length of the block; what the server reports on it is added to `messages`.
+    """Open a connection for the length of the block; errors that the server sends on it are added to `messages`.
 
     Raises:
-        BusError: it was refused, or did not open in time.
+        BusError: the server refused it, or did not answer in time.
     """
     bus = Bus(settings, messages.append)
     try:
@@ -32,7 +32,7 @@ async def signed_in(settings: ConnectionSettings, messages: list[str]) -> AsyncG
 
 
 def identity(settings: ConnectionSettings) -> str:
-    """Return the user name, or the kind of credential where there is none."""
+    """Return the user name, or the kind of credential if it has no user name."""
     credentials = settings.credentials
     if credentials.user:
         return f"as {credentials.user}"
@@ -46,6 +46,6 @@ def identity(settings: ConnectionSettings) -> str:
 
 
 def how_to_sign_in(role: Role) -> str:
-    """Return what to do about refused credentials."""
+    """Say what to do about refused credentials."""
     command = {"worker": "agentbus agent bundle ID", "coordinator": "agentbus agent bundle main"}.get(role)
     return f"take credentials of this bus: {command}" if command else "take the administrator's credentials of this bus"

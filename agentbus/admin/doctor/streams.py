@@ -1,10 +1,10 @@
-"""Checks of the streams: that they exist, are as wanted, have room, and in a cluster have their replicas."""
+"""Checks the streams: they exist, have the wanted configuration, have room, and in a cluster their replicas."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
-from agentbus.admin.doctor.examination import Examination, how_to_grant
+from agentbus.admin.doctor.check_context import CheckContext, how_to_grant
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
 from agentbus.bus import setup
 from agentbus.bus.jetstream_answers import StreamInfo
@@ -12,7 +12,7 @@ from agentbus.bus.replicas import Replicas, replicas_of
 from agentbus.errors import BusError, PermissionDeniedError
 from agentbus.protocol import subjects
 
-# Time enough to act: a full stream refuses new messages.
+# Early enough to act: a full stream refuses new messages.
 _NEARLY_FULL: Final = 0.85
 _OF_COORDINATOR: Final = (subjects.TASKS_STREAM, subjects.RESULTS_STREAM)
 _OF_ADMINISTRATOR: Final = (
@@ -23,23 +23,23 @@ _OF_ADMINISTRATOR: Final = (
 )
 
 
-async def check_streams(examination: Examination) -> AsyncIterator[Finding]:
+async def check_streams(context: CheckContext) -> AsyncIterator[Finding]:
     """Check the streams that a coordinator may look at."""
-    async for finding in _check(examination, _OF_COORDINATOR, ()):
+    async for finding in _check(context, _OF_COORDINATOR, ()):
         yield finding
 
 
-async def check_all_streams(examination: Examination) -> AsyncIterator[Finding]:
+async def check_all_streams(context: CheckContext) -> AsyncIterator[Finding]:
     """Check all streams and buckets, and the consumers and file buckets of all agents."""
     agents: Sequence[str] = ()
     with suppress(BusError):
-        agents = await setup.known_agents(examination.bus)
-    async for finding in _check(examination, _OF_ADMINISTRATOR, agents):
+        agents = await setup.known_agents(context.bus)
+    async for finding in _check(context, _OF_ADMINISTRATOR, agents):
         yield finding
 
 
-async def _check(examination: Examination, names: Sequence[str], agents: Sequence[str]) -> AsyncIterator[Finding]:
-    bus = examination.bus
+async def _check(context: CheckContext, names: Sequence[str], agents: Sequence[str]) -> AsyncIterator[Finding]:
+    bus = context.bus
     try:
         async for item in setup.compare(bus, names, agents):
             yield _as_wanted(item)
@@ -68,7 +68,7 @@ def _as_wanted(item: setup.Finding) -> Finding:
         return warning(
             "streams",
             f"the {item.kind} {item.name}: {'; '.join(item.differences)}",
-            "agentbus setup --update, as the administrator, unless it is meant to be so",
+            "agentbus setup --update, as the administrator, unless you changed it on purpose",
         )
     return ok("streams", f"the {item.kind} {item.name} is as wanted")
 
@@ -78,7 +78,7 @@ def _room(name: str, info: StreamInfo) -> Iterator[Finding]:
     limit, used = info.max_bytes, info.state.bytes
     if limit > 0 and used >= _NEARLY_FULL * limit:
         text = f"{name} holds {used / limit:.0%} of its {limit / (1 << 20):.0f} MiB"
-        yield warning("room", text, "raise its max_bytes: once it is full, it refuses what comes next")
+        yield warning("room", text, "raise its max_bytes: a full stream refuses new messages")
 
 
 def _replicas(found: Replicas) -> Iterator[Finding]:
@@ -88,8 +88,8 @@ def _replicas(found: Replicas) -> Iterator[Finding]:
     if not found.leader:
         yield failed("cluster", str(found), "start the servers of the cluster: more than half of them must be up")
     elif not found.complete:
-        fix = "start the servers that are offline; if all are up, wait: copies catch up by themselves"
+        fix = "start the servers that are offline; if all are up, wait until the copies have caught up"
         yield warning("cluster", str(found), fix)
     elif found.wanted == 1:
-        text = f"{found.name} has one copy, on {found.leader}: it stands still when that server does"
+        text = f"{found.name} has one copy, on {found.leader}: it is unavailable while that server is down"
         yield warning("cluster", text, "agentbus setup --replicas 3, as the administrator")

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 def inbox_line(message: "InboxMessage") -> bytes:
-    """Return the stored bytes if they are one line of JSON, and else a JSON object that describes them."""
+    """Return the stored bytes if they are one line of JSON, or else a JSON object that describes them."""
     try:
         value = decode(message.data)
         if isinstance(value, dict) and "agentbus" in value:
-            # The key is reserved for this command: what a sender wrote under it moves one level down.
+            # This command reserves the key, so the sender's value of it moves one level down.
             stored = value.pop("agentbus")  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
             return encode({**value, "agentbus": {"stored": stored}})
         return encode(value) if b"\n" in message.data or b"\r" in message.data else message.data

@@ -32,17 +32,17 @@ Examples:
   agentbus result get --full task-20260518-k3v9… > report.txt
 
 \b
-Each line is a stored message, unchanged. What cannot be one line of JSON stands under the key "agentbus".""",
+Each line is a stored message, unchanged. A message that is not JSON is printed under the key "agentbus".""",
 )
-@agent_option("Whose inbox; the coordinator's is main. With --full: the agent that has the task.")
+@agent_option("The owner of the inbox; the coordinator's is main. With --full: the agent that has the task.")
 @limit_option("How many of the newest.", default=1, least=0)
-@click.option("--watch", is_flag=True, help="Continue with new ones as they arrive, until interrupted.")
+@click.option("--watch", is_flag=True, help="Then print new ones as they arrive, until interrupted.")
 @click.option(
     "--full",
     "task_id",
     metavar="ID",
     type=TaskId(),
-    help="Print the whole output of this task instead, however large: the bytes that the agent printed.",
+    help="Print the whole output of this task instead: the bytes that the agent printed, however many.",
 )
 @bus_options
 def get(

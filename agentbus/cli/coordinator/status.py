@@ -1,4 +1,4 @@
-"""`agentbus status` and `agentbus top`: the whole bus on one page, once or live."""
+"""`agentbus status` and `agentbus top`: print an overview of the bus, once or live."""
 
 from typing import TYPE_CHECKING
 

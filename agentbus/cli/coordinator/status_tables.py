@@ -25,38 +25,38 @@ def print_page(overview: "BusOverview") -> None:
 
 
 class LivePage:
-    """The whole terminal, showing the last overview and the error that followed it, if there was one."""
+    """Shows the last overview on the whole terminal, below the error that followed it, if any."""
 
     def __init__(self) -> None:
-        self._shown: RenderableType = Text("looking …", style="dim")
+        self._shown: RenderableType = Text("reading …", style="dim")
         self._live = Live(self._shown, screen=True, auto_refresh=False)
 
     def __enter__(self) -> Self:
-        """Take the terminal over."""
+        """Switch to the terminal's alternate screen."""
         self._live.start(refresh=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the terminal back."""
+        """Restore the terminal."""
         self._live.stop()
 
     def show(self, overview: "BusOverview") -> None:
-        """Replace what is shown."""
+        """Show a new overview."""
         self._shown = page(overview)
         self._live.update(self._shown, refresh=True)
 
     def show_error(self, error: Exception) -> None:
-        """Put an error above the last overview."""
+        """Show an error above the last overview."""
         text = Text(output.plain(str(error)), style="bold red")
         self._live.update(Group(text, self._shown), refresh=True)
 
     def print_last(self) -> None:
-        """Print the last overview where it stays, after the terminal was given back."""
+        """Print the last overview to the restored terminal, where it stays."""
         self._live.console.print(self._shown)
 
 
 def page(overview: "BusOverview") -> "RenderableType":
-    """Lay a overview out as tables."""
+    """Render an overview as tables."""
     from rich.console import Group  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 

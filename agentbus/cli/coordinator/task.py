@@ -1,4 +1,4 @@
-"""`agentbus task`: publish tasks, look at them, wait for them, cancel, answer and retry them."""
+"""`agentbus task`: publishes, shows, awaits, cancels, answers and retries tasks."""
 
 import sys
 from functools import partial
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _STATES = ("queued", "working", "completed", "failed", "needs_approval", "cancelled")
 _MAX_LISTED = 200
-"""As many as one call of `Coordinator.list_tasks` returns."""
+"""The limit of one call of `Coordinator.list_tasks`."""
 
 _task_id = click.argument("task_id", metavar="ID", type=TaskId())
 
@@ -62,7 +62,7 @@ Prints the published message as one line of JSON, or a JSON list when there are 
     "--task-id",
     metavar="ID",
     type=TaskId(),
-    help="Your own id: publishing again under it is harmless. With several targets it becomes ID-<agent>.",
+    help="Your own id: publishing it again makes no second task. With several targets it becomes ID-<agent>.",
 )
 @bus_options
 @click.argument("content")
@@ -73,9 +73,9 @@ def publish(
     payload_fmt: Literal["text", "json"],
     **options: Any,
 ) -> None:
-    """Publish a task to one or several agents. CONTENT is what it says; `-` reads it from standard input.
+    """Publish a task to one or several agents. CONTENT is its text; `-` reads it from standard input.
 
-    The command returns once the bus has stored every task: then none of them can get lost.
+    The command returns once the bus has stored every task on disk.
     """
     text = _standard_input() if content == "-" else content
     value = _json(text) if payload_fmt == "json" else text
@@ -126,10 +126,10 @@ async def _warn_without_worker(bus: "Coordinator", task: "PublishedTask") -> Non
         if not await bus.agents(task.agent):
             output.remark(f"no worker of the agent {task.agent} is alive now; the task waits for one, for up to 7 days")
     except BusError:
-        return  # these credentials may not read presence; the task is published all the same
+        return  # these credentials may not read presence, which is no reason to fail: the task is published
 
 
-# -- look -------------------------------------------------------------------------------------------------------
+# -- show ------------------------------------------------------------------------------------------------------
 
 
 @task.command(
@@ -208,17 +208,17 @@ Examples:
 \b
 Prints each task with its result, one JSON line each. Exit code 1 if any is still pending after the time-out.""",
 )
-@click.option("--any", "until_any", is_flag=True, help="Return with the first that is settled, not with the last.")
+@click.option("--any", "until_any", is_flag=True, help="Return as soon as one task is settled.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS", help="[default: no limit]")
-@agent_option("The agent that has the tasks; needed if the credentials allow no other agent's tasks.")
+@agent_option("The agent that has the tasks; needed if the credentials permit only tasks of this agent.")
 @click.argument("task_ids", metavar="ID...", type=TaskId(), nargs=-1, required=True)
 @with_coordinator
 async def wait(
     bus: "Coordinator", *, task_ids: tuple[str, ...], timeout_s: float | None, agent: str | None, until_any: bool
 ) -> None:
-    """Wait until tasks have their results, over restarts of the bus.
+    """Wait until tasks have their results, also over restarts of the bus.
 
-    A time-out, or Ctrl-C, does nothing to the tasks.
+    A time-out or Ctrl-C does not affect the tasks.
     """
 
     def progress(task_id: str, state: str) -> None:
@@ -244,14 +244,14 @@ Examples:
   agentbus task cancel task-20260518-k3v9…
   agentbus task cancel task-20260518-k3v9… --reason 'the branch was merged'""",
 )
-@click.option("--reason", metavar="TEXT", default="", help="Why; stands in the result.")
+@click.option("--reason", metavar="TEXT", default="", help="The reason, for the result.")
 @agent_of_task_option
 @_task_id
 @with_coordinator
 async def cancel(bus: "Coordinator", *, task_id: str, agent: str | None, reason: str) -> None:
-    """Cancel a task: queued, it never starts; running, its processes are ended.
+    """Cancel a task: a queued task never starts, and a running task has its processes ended.
 
-    Cancelling again is harmless. A task that has its result keeps it, and the state it was found in is shown.
+    Cancelling again has no effect. A task that has its result keeps it; the command prints its state.
     """
     status = await bus.task(task_id, agent=agent).cancel(reason)
     if status.record.entry.terminal and status.state != "cancelled":
@@ -267,20 +267,20 @@ Examples:
   agentbus task answer task-20260518-k3v9… --deny --comment 'open a pull request instead'
 
 \b
-Prints the task that carries the answer; wait for that one.""",
+Prints the follow-up task with the answer; wait for that task.""",
 )
 @click.option(
     "--approve", "approve", flag_value=True, type=bool, default=None, help="Allow the step that the agent asked for."
 )
 @click.option("--deny", "approve", flag_value=False, type=bool, default=None, help="Forbid it.")
-@click.option("--comment", metavar="TEXT", default="", help="What else to tell the agent.")
+@click.option("--comment", metavar="TEXT", default="", help="A comment for the agent.")
 @agent_of_task_option
 @bus_options
 @_task_id
 def answer(nats_url: str | None, config: "Path | None", *, approve: bool | None, **options: Any) -> None:
-    """Answer a task that needs an approval: its agent gets the decision as a task ID.answer.
+    """Answer a task that needs an approval: its agent gets the decision as the task ID.answer.
 
-    The same answer can be repeated. It cannot be changed: another one is refused.
+    The same answer can be sent again. A different answer is refused.
     """
     if approve is None:
         raise click.UsageError("Missing option '--approve' or '--deny'.", click.get_current_context())
@@ -290,7 +290,7 @@ def answer(nats_url: str | None, config: "Path | None", *, approve: bool | None,
 async def _answer(bus: "Coordinator", *, task_id: str, approve: bool, comment: str, agent: str | None) -> None:
     sent = await bus.task(task_id, agent=agent).answer(approve=approve, comment=comment)
     if sent.known:
-        output.remark(f"it was answered so before; {sent.id} is {sent.state_at_publish}")
+        output.remark(f"the same answer was sent before; {sent.id} is {sent.state_at_publish}")
     await _warn_without_worker(bus, sent)
     output.json_line(sent.message.to_json())
 

@@ -1,4 +1,4 @@
-"""`agentbus demo`: the main job on a temporary bus, told as a story."""
+"""`agentbus demo`: shows the main job on a temporary bus, step by step."""
 
 import click
 
@@ -14,7 +14,7 @@ Examples:
 def demo() -> None:
     """See the whole thing work on this machine, in about fifteen seconds.
 
-    A real nats-server, three real workers and a coordinator, in a temporary folder that is removed afterwards. Ends
-    with exit code 1 if anything is not as it should be.
+    It starts a real nats-server, three real workers and a coordinator in a temporary folder, and removes the folder
+    afterwards. It exits with 1 if a step does not come out as expected.
     """
-    lazy.asyncio.run(lazy.story.run())
+    lazy.asyncio.run(lazy.scenario.run())

@@ -1,6 +1,6 @@
-"""What `agentbus demo` runs in place of an agent CLI: it reads the task out of its prompt and does it.
+"""The agent command of `agentbus demo`: reads the task out of its prompt and does it.
 
-Started like any agent command: the prompt is its last argument, its answer goes to standard output.
+The worker starts it like any agent command: its last argument is the prompt, its standard output is the answer.
 """
 
 import json
@@ -10,7 +10,7 @@ import time
 
 
 def main() -> int:
-    """Do what the task says, in the way of an agent, and return the exit code."""
+    """Do what the task says, and return the exit code."""
     prompt = sys.argv[-1]
     agent = (re.search(r"You are the agent (\S+)\.", prompt) or ["", "?"])[1]
     task = json.loads((re.search(r"^\{.*\}$", prompt, re.MULTILINE) or ["{}"])[0])

@@ -1,18 +1,23 @@
-"""`agentbus agent`: which agents are online, and which may use a bus that `agentbus init` made."""
+"""`agentbus agent`: lists the online agents, and changes which agents may use a bus that `agentbus init` made."""
 
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.operator.next_steps import bundle_command, carry, reload, reload_for_new, setup_command
+from agentbus.cli.operator.next_steps import (
+    apply_change,
+    bundle_command,
+    reload_command,
+    reload_twice_command,
+    setup_command,
+)
 from agentbus.cli.options import DEFAULT_BUS_FOLDER, FILE, FOLDER, AgentId, agent_option, with_coordinator
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agentbus.coordinator import Coordinator
-    from agentbus.provision.bus_folder.folder import BusFolder
 
 _agent_id = click.argument("agent", metavar="ID", type=AgentId())
 _name = click.argument("name", metavar="ID", type=AgentId())
@@ -86,14 +91,9 @@ def add(agent: str, may_task: tuple[str, ...], folder: "Path") -> None:
     """Give an agent an account and credentials of its own."""
     bus = lazy.folder.BusFolder(folder)
     bus.add(agent, may_task)
-    how = carry(bus) or "make the server know it"
-    click.echo(f"added {agent}; {how}, in two steps:\n  {reload_for_new(bus)}")
+    click.echo(f"added {agent}; {apply_change(bus)}, twice:\n  {reload_twice_command(bus)}")
     click.echo(f"then make its consumer and its bucket:\n  {setup_command(bus, [agent])}")
-    click.echo(f"and a file for its machines:\n  {bundle_command(bus, agent)}")
-
-
-def _known(bus: "BusFolder") -> str:
-    return f"every server knows: {carry(bus)}" if bus.clustered else "the server knows"
+    click.echo(f"and the file for its machines:\n  {bundle_command(bus, agent)}")
 
 
 @agent.command(short_help="Revoke an agent's credentials.")
@@ -103,7 +103,7 @@ def remove(agent: str, folder: "Path") -> None:
     """Revoke an agent's credentials. Its tasks and results stay on the bus until they expire."""
     bus = lazy.folder.BusFolder(folder)
     bus.remove(agent)
-    click.echo(f"removed {agent}; its workers are shut out once {_known(bus)}:\n  {reload(bus)}")
+    click.echo(f"removed {agent}; to disconnect its workers, {apply_change(bus)}:\n  {reload_command(bus)}")
 
 
 @agent.command(short_help="Replace the credential of a party.")
@@ -113,9 +113,11 @@ def rotate(name: str, folder: "Path") -> None:
     """Replace the credential of an agent, of the coordinator (main) or of the administrator (admin)."""
     bus = lazy.folder.BusFolder(folder)
     bus.rotate(name)
-    click.echo(f"{name} has a new credential; the old one is refused once {_known(bus)}:\n  {reload(bus)}")
+    click.echo(f"{name} has a new credential; to revoke the old one, {apply_change(bus)}:\n  {reload_command(bus)}")
     if name != "admin":
-        click.echo(f"a new file for its machines, to be used there with --renew:\n  {bundle_command(bus, name)}")
+        click.echo(
+            f"then make a new file for its machines, and use it there with --renew:\n  {bundle_command(bus, name)}"
+        )
 
 
 @agent.command(

@@ -1,4 +1,4 @@
-"""`agentbus backup` and `agentbus restore`: commands of the administrator."""
+"""`agentbus backup` and `agentbus restore`: copies all streams of a bus, and restores them. For administrators."""
 
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ Examples:
 @_folder
 @with_coordinator
 async def backup(bus: "Coordinator", *, folder: "Path") -> None:
-    """Copy everything that is on the bus into a folder. The bus runs on meanwhile."""
+    """Copy everything that is on the bus into a folder. The bus may be in use."""
     async for one in lazy.backup.back_up(bus.bus, folder):
         _print(one)
 
@@ -43,14 +43,14 @@ Examples:
 async def restore(bus: "Coordinator", *, folder: "Path", replicas: int | None) -> None:
     """Restore a backup onto a bus that has no streams.
 
-    Stop all workers and coordinators first: the bus forgets what happened after the backup, and they still know it.
+    Stop all workers and coordinators first: they have state from after the backup, which the bus then lacks.
     """
     async for one in lazy.backup.restore(bus.bus, folder, replicas=replicas):
         _print(one)
 
 
 def _print(one: "StreamCopy") -> None:
-    """Print a line as soon as a stream is complete: a large one takes long."""
+    """Print one stream. It is called for each as it is done, because a large one takes long."""
     if output.on_terminal():
         click.echo(f"{one.stream}: {one.messages} messages, {one.bytes} bytes")
     else:

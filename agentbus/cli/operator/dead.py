@@ -15,7 +15,7 @@ _seqs = click.argument("seqs", metavar="SEQ...", type=click.IntRange(min=1), nar
 
 @click.group()
 def dead() -> None:
-    """Look after dead letters: messages that no worker could accept."""
+    """Show, requeue or delete dead letters: messages that no worker could accept."""
 
 
 @dead.command(
@@ -36,7 +36,7 @@ async def list_(bus: "Coordinator", *, agent: str | None, limit: int) -> None:
         output.table(
             ["seq", "agent", "stored", "bytes", "reason"],
             [
-                [str(one.seq), one.agent, f"{one.buried_at:%Y-%m-%d %H:%M}", str(one.size), one.reason]
+                [str(one.seq), one.agent, f"{one.stored_at:%Y-%m-%d %H:%M}", str(one.size), one.reason]
                 for one in letters
             ],
         )

@@ -1,4 +1,4 @@
-"""`agentbus doctor`: check a set-up, and say how to fix what is wrong."""
+"""`agentbus doctor`: checks a set-up, and says how to fix what is wrong."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from agentbus.admin.doctor.examination import Role
+    from agentbus.admin.doctor.check_context import Role
     from agentbus.admin.doctor.finding import Finding
     from agentbus.config.schema import CoordinatorConfig, WorkerConfig
 
@@ -47,7 +47,8 @@ Examples:
 def doctor(role: "Role", probe: str | None, nats_url: str | None, config: "Path | None", *, as_json: bool) -> None:
     """Check a set-up, from the configuration file to a task, and say how to fix what is wrong.
 
-    A line for each finding: ok, warning or failed. Exit code 1 if anything failed. Nothing is changed on the bus.
+    It prints a line for each finding: ok, warning or failed. It exits with 1 if a check failed, and changes nothing on
+    the bus.
     """
     if role == "worker" and (nats_url or probe):
         raise click.UsageError(
@@ -66,7 +67,7 @@ def doctor(role: "Role", probe: str | None, nats_url: str | None, config: "Path 
     else:
         for text in warnings:
             show(lazy.finding.Finding("files", "warning", text))
-        lazy.asyncio.run(_examine(role, loaded, source, probe, show))
+        lazy.asyncio.run(_run_checks(role, loaded, source, probe, show))
     if any(finding.verdict == "failed" for finding in findings):
         sys.exit(1)
 
@@ -95,14 +96,14 @@ def _load(
     return settings, source, warnings
 
 
-async def _examine(
+async def _run_checks(
     role: "Role",
     loaded: "CoordinatorConfig | WorkerConfig",
     source: str,
     probe: str | None,
     show: "Callable[[Finding], None]",
 ) -> None:
-    async with aclosing(lazy.examine.examine(role, loaded, source, probe=probe)) as findings:
+    async with aclosing(lazy.run_checks.run_checks(role, loaded, source, probe=probe)) as findings:
         async for finding in findings:
             show(finding)
 

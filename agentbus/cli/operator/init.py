@@ -1,4 +1,4 @@
-"""`agentbus init`: make a bus that other machines can join."""
+"""`agentbus init`: makes a bus that other machines can join."""
 
 import shlex
 from typing import TYPE_CHECKING, Any, Literal
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from agentbus.cli import lazy
-from agentbus.cli.operator.next_steps import bundle_command, carry, reload, server_command, setup_command
+from agentbus.cli.operator.next_steps import apply_change, bundle_command, reload_command, server_command, setup_command
 from agentbus.cli.options import DEFAULT_BUS_FOLDER, FILE, FOLDER, agents_option
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ Examples:
     metavar="HOST",
     multiple=True,
     help="Name or address under which clients reach the server; repeatable, the first goes into the URL. Without any, "
-    "the server listens on this machine only. In a cluster, what all servers are called beside their own name.",
+    "the server listens on this machine only. In a cluster, a name that all servers have besides their own.",
 )
 @click.option(
     "--member",
@@ -41,13 +41,13 @@ Examples:
     "or five.",
 )
 @agents_option("An agent to add")
-@click.option("--port", type=click.IntRange(1, 65535), default=7422, show_default=True, help="Where it listens.")
+@click.option("--port", type=click.IntRange(1, 65535), default=7422, show_default=True, help="The port for clients.")
 @click.option(
     "--cluster-port",
     type=click.IntRange(1, 65535),
     default=6222,
     show_default=True,
-    help="Where it listens for the other servers of its cluster.",
+    help="The port for the other servers of its cluster.",
 )
 @click.option(
     "--listen", metavar="ADDRESS", help="The address to listen on; default: all, or 127.0.0.1 without --host."
@@ -64,10 +64,12 @@ Examples:
 )
 @click.option("--cert", metavar="FILE", type=FILE, help="The server's certificate; default: one from a CA of its own.")
 @click.option("--key", metavar="FILE", type=FILE, help="Its private key.")
-@click.option("--ca", metavar="FILE", type=FILE, help="Its CA, if that is not one of those that machines know anyway.")
+@click.option("--ca", metavar="FILE", type=FILE, help="Its CA, if machines do not trust that already.")
 @click.option("--store", metavar="FOLDER", type=FOLDER, help="Where messages are kept.")
-@click.option("--max-memory", metavar="SIZE", default="256MiB", show_default=True, help="The most memory for messages.")
-@click.option("--max-file", metavar="SIZE", default="10GiB", show_default=True, help="The most disk for messages.")
+@click.option("--max-memory", metavar="SIZE", default="256MiB", show_default=True, help="Limit of memory for messages.")
+@click.option(
+    "--max-file", metavar="SIZE", default="10GiB", show_default=True, help="Limit of disk space for messages."
+)
 @click.option(
     "--renew-certificate", "only_renew", is_flag=True, help="Only sign a new server certificate, for --host as given."
 )
@@ -76,16 +78,17 @@ def init(
 ) -> None:
     """Make a bus in FOLDER (default: ~/.agentbus/bus).
 
-    It has TLS, JetStream, an administrator and a coordinator, and for each agent an account of its own that can do
+    The bus has TLS, JetStream, an administrator and a coordinator. Each agent gets an account of its own, which permits
     what its workers need and nothing else.
     """
     if only_renew:
         bus = lazy.folder.BusFolder(folder)
         lazy.server_certificates.renew_certificate(bus, options["hosts"])
         if bus.clustered:
-            click.echo(f"new certificates are in {bus.path / 'servers'}; {carry(bus, 'server*.pem')}:\n  {reload(bus)}")
+            where = bus.path / "servers"
+            click.echo(f"new certificates are in {where}; {apply_change(bus, 'server*.pem')}:\n  {reload_command(bus)}")
         else:
-            click.echo(f"a new certificate is in {bus.path / 'tls'}; make the server read it:\n  {reload(bus)}")
+            click.echo(f"a new certificate is in {bus.path / 'tls'}; {apply_change(bus)}:\n  {reload_command(bus)}")
         return
     ports = {"port": options["port"], "cluster_port": options["cluster_port"]}
     plan = lazy.new_bus.Plan(
@@ -105,7 +108,7 @@ def init(
     bus = lazy.new_bus.create(folder, plan, agents)
     click.echo(f"made a bus for {bus.url} in {bus.path}")
     if bus.clustered:
-        click.echo("carry each of these folders to its machine:")
+        click.echo("copy each of these folders to its machine:")
         for server in bus.servers:
             click.echo(f"  {server.path}  to {server.member.host if server.member else ''}")
         click.echo("and start the server in it:\n  nats-server -c nats-server.conf")

@@ -17,7 +17,7 @@ async def run_bus(port: int, store: Path, agents: Sequence[str]) -> None:
     """Run the server until SIGINT or SIGTERM; print its URL once it is ready.
 
     Raises:
-        ServerBinaryError: nats-server is missing, did not come up, or ended by itself.
+        ServerBinaryError: nats-server is missing, did not start, or exited.
     """
     stopped = asyncio.Event()
     if os.name == "posix":
@@ -33,7 +33,7 @@ async def run_bus(port: int, store: Path, agents: Sequence[str]) -> None:
                 f"nats-server {version} at {server.url}, store {store}\n"
                 f"{len(findings)} streams, buckets and consumers ready ({made} of them new)\n"
                 "next: agentbus worker run; agentbus task publish --to ID --task-type TYPE CONTENT\n"
-                "Ctrl-C stops it; nothing is lost"
+                "Ctrl-C stops it; the messages stay in the store"
             )
         else:
             shown = os.fsencode(store).decode(errors="replace")  # a path need not be UTF-8, JSON must be
@@ -46,4 +46,4 @@ async def run_bus(port: int, store: Path, agents: Sequence[str]) -> None:
             for task in (ended, stop):
                 task.cancel()
         if ended.done() and not ended.cancelled():
-            raise ServerBinaryError(f"nats-server ended by itself with code {ended.result()}; see {server.log}")
+            raise ServerBinaryError(f"nats-server exited with code {ended.result()}; see {server.log}")

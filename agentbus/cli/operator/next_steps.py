@@ -1,4 +1,4 @@
-"""The commands that a person runs next, after a bus was made or changed."""
+"""Names the commands that an operator runs after a bus was made or changed."""
 
 import shlex
 import shutil
@@ -13,37 +13,37 @@ if TYPE_CHECKING:
 
 
 def setup_command(bus: "BusFolder", agents: Sequence[str]) -> str:
-    """The command that makes what agents need on the bus."""
+    """Return the command that makes what agents need on the bus."""
     words = ["agentbus", "setup", "--config", str(bus.administrator), *(["--replicas", "3"] if bus.clustered else [])]
     return shlex.join([*words, *(word for agent in agents for word in ("--agent", agent))])
 
 
 def bundle_command(bus: "BusFolder", name: str) -> str:
-    """The command that writes what one party needs to join."""
+    """Return the command that writes the bundle of a party."""
     return shlex.join(["agentbus", "agent", "bundle", name, "--bus", str(bus.path)])
 
 
-def carry(bus: "BusFolder", what: str = "accounts.conf") -> str:
-    """What to do so that the servers of a cluster know of a change; empty for a server that reads it here."""
+def apply_change(bus: "BusFolder", files: str = "accounts.conf") -> str:
+    """Say how a running server gets a change of the bus folder; in a cluster, `files` must be copied first."""
     if not bus.clustered:
-        return ""
-    return f"carry {what} from each folder in {bus.path / 'servers'} to its machine, and make the server read it there"
+        return "reload the server"
+    return f"copy {files} from each folder in {bus.path / 'servers'} to its machine, and reload the server there"
 
 
-def reload(bus: "BusFolder") -> str:
-    """The command that makes a running server read its configuration again; no connection of others is lost."""
+def reload_command(bus: "BusFolder") -> str:
+    """Return the command that reloads a running server, which keeps the connections of all other parties."""
     if bus.clustered:
         return "nats-server --signal reload=nats-server.pid"
     return shlex.join([server_command(), "--signal", f"reload={bus.servers[0].pid_file}"])
 
 
-def reload_for_new(bus: "BusFolder") -> str:
-    """The same when there is a new account: nats-server takes up what that imports with the second reading only."""
-    return f"{reload(bus)} && sleep 1 && {reload(bus)}"
+def reload_twice_command(bus: "BusFolder") -> str:
+    """Return the command for a new account: nats-server activates its imports with the second reload only."""
+    return f"{reload_command(bus)} && sleep 1 && {reload_command(bus)}"
 
 
 def server_command() -> str:
-    """What runs nats-server: its name, or its path where it is not on the PATH."""
+    """Return the name of nats-server, or its path where it is not on the PATH."""
     if shutil.which("nats-server"):
         return "nats-server"
     try:

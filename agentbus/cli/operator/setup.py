@@ -1,4 +1,4 @@
-"""`agentbus setup`: make what a bus needs."""
+"""`agentbus setup`: makes the streams, buckets and consumers of a bus."""
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,15 +32,15 @@ Examples:
 @click.option(
     "--replicas",
     type=click.IntRange(1, 5),
-    help="Copies in a cluster (1, 3 or 5), also of what exists.  [default: as many as AGENT_TASKS has, or 1]",
+    help="Copies in a cluster (1, 3 or 5), also of existing streams.  [default: as many as AGENT_TASKS has, or 1]",
 )
 @click.option(
     "--files-limit",
     metavar="SIZE",
     type=Size(),
-    help="The most that the files bucket of each --agent may hold, such as 2GiB, also of what exists.  [default: none]",
+    help="Size limit of the files bucket of each --agent, such as 2GiB, also of an existing one.  [default: none]",
 )
-@click.option("--update", is_flag=True, help="Also change what else exists and is different, where that is possible.")
+@click.option("--update", is_flag=True, help="Also change what exists and differs, where that is possible.")
 @click.option(
     "--wait",
     "wait_s",
@@ -56,10 +56,10 @@ def setup(
 ) -> None:
     """Make the streams, buckets and consumers of a bus; needs an administrator's credentials.
 
-    Running it again is harmless: it says what it made, what it found, and what it found different.
+    It can be run again: it prints what it made, what exists, and what differs.
 
-    With --replicas, the number of copies is also changed of what exists, for every agent; nothing is lost, and tasks
-    go on meanwhile. It ends once all copies hold everything.
+    --replicas also changes the number of copies of what exists, for every agent. Nothing is lost, and tasks continue
+    meanwhile. The command ends once all copies are complete.
     """
     if files_limit is not None and not agents:
         raise click.UsageError("--files-limit goes with --agent")
@@ -87,14 +87,14 @@ async def _setup(
 async def _wait_for_replicas(
     bus: "Bus", findings: "Sequence[Finding]", agents: "Sequence[str]", replicas: int | None, wait_s: float
 ) -> None:
-    """Wait until everything has the copies that were asked for, or say that a cluster has one copy only."""
+    """Wait until all streams and consumers have their replicas; without --replicas, warn about a single one."""
     streams = [item.name for item in findings if item.kind != "consumer"]
     if replicas is None:
         one = await lazy.replicas.stream_replicas(bus, streams[0])
         if one.cluster and one.wanted == 1:
             output.remark(
-                f"{one.name} has one copy in the cluster {one.cluster}: it stands still when its server does; "
-                "three: agentbus setup --replicas 3"
+                f"{one.name} has one copy in the cluster {one.cluster}: it is unavailable while its server is down; "
+                "for three: agentbus setup --replicas 3"
             )
         return
     if replicas == 1:
@@ -105,8 +105,8 @@ async def _wait_for_replicas(
     if left:
         raise BusError(
             f"not everything has {replicas} current copies after {wait_s:g} s: {left[0]}"
-            f"{f', and {len(left) - 1} more' if left[1:] else ''}. Nothing is lost, and it goes on by itself once all "
-            "servers are up; look again with: agentbus doctor --role administrator"
+            f"{f', and {len(left) - 1} more' if left[1:] else ''}. Nothing is lost, and copying continues once "
+            "all servers are up; check with: agentbus doctor --role administrator"
         )
     output.remark(f"everything has {replicas} copies, and all are current")
 
@@ -128,4 +128,4 @@ def _print(findings: "Sequence[Finding]", *, update: bool) -> None:
                 }
             )
     if not update and any(item.outcome == "different" for item in findings):
-        output.remark("some things are different from what agentbus wants; --update changes what can be changed")
+        output.remark("some of these differ from what agentbus needs; --update changes what can be changed")

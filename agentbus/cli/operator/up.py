@@ -1,4 +1,4 @@
-"""`agentbus up`: a bus on this machine, in the foreground."""
+"""`agentbus up`: runs a bus on this machine, in the foreground."""
 
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ def up(port: int, store: "Path | None", agents: tuple[str, ...]) -> None:
     """Run a nats-server here, with everything agentbus needs, until Ctrl-C.
 
     It listens on 127.0.0.1 only and asks for no password: it is for one person on one machine. It writes each message
-    to disk before it acknowledges it. The other commands find it by themselves.
+    to disk before it acknowledges it. The other commands find it without options.
     """
     store = (store or lazy.pathlib.Path("~/.agentbus/nats")).expanduser().absolute()
     lazy.asyncio.run(lazy.local_bus.run_bus(port, store, agents))

@@ -1,8 +1,8 @@
-"""Writes the accounts of a bus as configuration of nats-server: one account for each party, with its permissions.
+"""Writes the accounts of a bus for nats-server: one account for each party, with its permissions.
 
-Publish permissions alone do not separate parties inside one account: the server sends its answers to any reply subject
-that a request names. Therefore the streams have an account of their own. Each party has another one, which imports
-exactly the subjects that it was granted; answers arrive there, where no stream listens.
+Inside one account, publish permissions do not separate parties: the server sends answers to any reply subject that a
+request names, also to that of a stream. Therefore the streams have an account of their own, and so has each party. The
+account of a party imports exactly the subjects that it was granted. Answers arrive there, where there is no stream.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,8 +19,8 @@ _MAX_CONNECTIONS: Final = 256
 _ACCOUNT_INFO: Final = "$JS.API.INFO"
 """Imported by every account, and granted to no user.
 
-The server exports the whole JetStream API to an account without JetStream, only to answer that it has none, and that
-answer would come first. An account whose own imports cover this subject does not get that export."""
+The server exports the whole JetStream API to an account without JetStream, and answers there that the account has
+none. That answer would arrive first. An account whose own imports cover this subject does not get that export."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def _imports(party: Party, parties: Sequence[Party]) -> Iterable[str]:
 def _stream_exports(party: Party, parties: Sequence[Party]) -> Iterable[str]:
     """Export core messages from account to account.
 
-    They cannot pass through the account of the streams: the server does not export as a stream what came in as a
+    They cannot pass through the account of the streams: the server does not export as a stream what it imported as a
     service.
     """
     importers: dict[str, list[str]] = {}
@@ -120,13 +120,13 @@ def _stream_exports(party: Party, parties: Sequence[Party]) -> Iterable[str]:
         yield f"{{ stream: {quoted(subject)}, accounts: {quoted_list(names)} }}"
 
 
-def _shared_subjects(speaker: Party, listener: Party) -> Iterable[str]:
-    """Yield what `speaker` may publish and `listener` may receive: of two subjects that overlap, the narrower one."""
-    if speaker == listener:
+def _shared_subjects(publisher: Party, subscriber: Party) -> Iterable[str]:
+    """Yield what `publisher` may publish and `subscriber` receive: of two overlapping subjects, the narrower one."""
+    if publisher == subscriber:
         return
-    for told in speaker.of("tell"):
-        for wanted in listener.of("listen"):
-            if subjects.covers(wanted, told):
-                yield told
-            elif subjects.covers(told, wanted):
-                yield wanted
+    for published in publisher.of("tell"):
+        for subscribed in subscriber.of("listen"):
+            if subjects.covers(subscribed, published):
+                yield published
+            elif subjects.covers(published, subscribed):
+                yield subscribed

@@ -1,11 +1,11 @@
 """The folder of a bus: the configuration of its server, its certificates, and the credentials of its parties.
 
-`bus.toml` says who is on the bus. Each change writes `accounts.conf` anew from it; the server's configuration includes
-that file. `nats-server.conf` is written once and belongs to the operator. One change is made at a time: it holds the
-`.lock` of the folder from reading `bus.toml` to the end of writing.
+`bus.toml` lists the parties of the bus. Each change generates `accounts.conf` from it, which the server's configuration
+includes. `nats-server.conf` is written once, and the operator may edit it. A change holds the `.lock` of the folder
+from reading `bus.toml` to the end of writing, so that changes do not overlap.
 
-A cluster has a folder for each of its servers under `servers/`. The credentials of the parties and the key of the
-authority stay outside of these.
+A cluster has a folder for each of its servers under `servers/`. These do not contain credentials of parties or the key
+of the authority.
 """
 
 from collections.abc import Generator, Sequence
@@ -17,16 +17,16 @@ from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED
 from agentbus.provision.bundle import Bundle, secret_name
-from agentbus.provision.bus_folder.lock import changing
+from agentbus.provision.bus_folder.lock import locked
 from agentbus.provision.bus_folder.manifest import PartyEntry, new_credential, read_manifest, servers_of, write_manifest
 from agentbus.provision.bus_folder.server_folder import ServerFolder
 
 
 class BusFolder:
-    """An existing bus folder: who is on the bus, and changes of that."""
+    """An existing bus folder: lists the parties of the bus, and changes them."""
 
     def __init__(self, path: Path) -> None:
-        """Open the folder.
+        """Read the manifest of the folder.
 
         Raises:
             ConfigError: there is no bus in it.
@@ -34,7 +34,7 @@ class BusFolder:
         self.path = path.expanduser().absolute()
         self._manifest = read_manifest(self.path)
 
-    # -- what there is ------------------------------------------------------------------------------------------
+    # -- contents -----------------------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
@@ -53,7 +53,7 @@ class BusFolder:
 
     @property
     def administrator(self) -> Path:
-        """The configuration with which `agentbus setup` and `agentbus dead` sign in."""
+        """The configuration file of the administrator, for `agentbus setup` and `agentbus dead`."""
         return self.path / "admin.toml"
 
     @property
@@ -66,28 +66,30 @@ class BusFolder:
         return self._party(agent).may_task
 
     def secret_file(self, name: str) -> Path:
-        """Return where the credential of one party lies."""
+        """Return the path of a party's credential."""
         return self.path / "credentials" / secret_name(self._manifest.bus.auth, name)
 
-    # -- changing it --------------------------------------------------------------------------------------------
+    # -- changes --------------------------------------------------------------------------------------------
 
     def add(self, agent: str, may_task: Sequence[str] = ()) -> None:
         """Give an agent a credential of its own.
 
         Raises:
-            ConfigError: it has one, its id is reserved, or `may_task` names an agent that is not on the bus.
+            ConfigError: it has one already, its id is reserved, or `may_task` names an agent that is not on the bus.
         """
         if agent in RESERVED:
             raise ConfigError(f"no agent can be called {agent}: that is a party of every bus")
-        with self._latest():
+        with self._locked():
             self._add(agent, may_task)
 
     def _add(self, agent: str, may_task: Sequence[str]) -> None:
-        alike = next(
+        same_but_case = next(
             (other for other in self._manifest.party if other != agent and other.casefold() == agent.casefold()), None
         )
-        if alike:
-            raise ConfigError(f"{agent} and {alike} differ only in case, which not every file system can tell apart")
+        if same_but_case:
+            raise ConfigError(
+                f"{agent} and {same_but_case} differ only in case, which not every file system can tell apart"
+            )
         if agent in self._manifest.party:
             raise ConfigError(f"the agent {agent} has credentials already; new ones: agentbus agent rotate {agent}")
         for other in may_task:
@@ -97,16 +99,16 @@ class BusFolder:
 
     def rotate(self, name: str) -> None:
         """Replace the credential of one party; the server refuses the old one after its next reload."""
-        with self._latest():
+        with self._locked():
             self._renew_credential(name, self._party(name).may_task)
 
     def remove(self, agent: str) -> None:
-        """Take an agent's credential away, and other agents' right to give it tasks. Its tasks and results stay."""
+        """Remove an agent's credential, and the right of other agents to give it tasks. Its tasks and results stay."""
         if agent in RESERVED:
             raise ConfigError(
                 f"{agent} is a party of every bus and stays; new credentials: agentbus agent rotate {agent}"
             )
-        with self._latest():
+        with self._locked():
             self._party(agent)
             left = {
                 name: party.model_copy(update={"may_task": tuple(other for other in party.may_task if other != agent)})
@@ -122,7 +124,7 @@ class BusFolder:
                 ) from None
 
     def bundle(self, name: str) -> Bundle:
-        """Return what one party needs to join."""
+        """Return the bundle of a party."""
         party = self._party(name)
         bus = self._manifest.bus
         try:
@@ -151,9 +153,9 @@ class BusFolder:
             raise ConfigError(f"there is no agent {name} on this bus (there are: {known}); add it first") from None
 
     @contextmanager
-    def _latest(self) -> Generator[None]:
-        """Hold the lock of the folder, with the manifest as the last change has left it."""
-        with changing(self.path):
+    def _locked(self) -> Generator[None]:
+        """Hold the lock of the folder, and read the manifest again: another process may have changed it."""
+        with locked(self.path):
             self._manifest = read_manifest(self.path)
             yield
 

@@ -1,4 +1,4 @@
-"""The lock of a bus folder: one command changes the bus at a time."""
+"""Locks a bus folder, so that one command changes it at a time."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -8,18 +8,18 @@ from typing import Final
 from agentbus.config.atomic_files import why_not_written
 from agentbus.errors import ConfigError
 
-# Each change takes milliseconds; a command that waits longer waits for one that hangs.
+# Each change takes milliseconds; if the lock is held for longer, its holder hangs.
 _TIMEOUT_S: Final = 10.0
 
 
 @contextmanager
-def changing(folder: Path) -> Generator[None]:
+def locked(folder: Path) -> Generator[None]:
     """Hold the lock of a folder for the length of the block; the same thread may take it again inside.
 
     The operating system releases the lock when the process ends, however it ends.
 
     Raises:
-        ConfigError: another command holds it for too long, or the lock file cannot be used.
+        ConfigError: another command holds the lock for too long, or the lock file cannot be used.
     """
     from filelock import FileLock, Timeout  # noqa: PLC0415  # most commands that open a bus change nothing
 
@@ -29,7 +29,7 @@ def changing(folder: Path) -> Generator[None]:
     except Timeout:
         raise ConfigError(
             f"another command has been changing the bus in {folder} for {_TIMEOUT_S:g} s; "
-            "wait for its end, or end it, and try again"
+            "wait until it ends, or end it, and try again"
         ) from None
     except OSError as error:
         raise ConfigError(f"cannot lock the bus in {folder}: {why_not_written(error)}") from None

@@ -1,4 +1,4 @@
-"""`bus.toml`, which says who is on a bus, and what is written from it: `accounts.conf` of each server."""
+"""Reads and writes `bus.toml`, the list of a bus's parties, and generates `accounts.conf` of each server from it."""
 
 import secrets
 import tomllib
@@ -25,7 +25,7 @@ _PASSWORD_BYTES: Final = 32
 
 
 class BusEntry(Section):
-    """The section `[bus]`: what is the same for all parties."""
+    """The section `[bus]`: the settings that all parties share."""
 
     version: Literal[1] = 1
     url: str
@@ -52,7 +52,7 @@ class Manifest(Section):
 
 
 def manifest_file(folder: Path) -> Path:
-    """Return where the manifest of a bus lies."""
+    """Return the path of the manifest of a bus."""
     return folder / "bus.toml"
 
 
@@ -74,13 +74,15 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest, *, replace: bool) -> None:
-    """Write what the servers know of the parties, then the manifest.
+    """Write `accounts.conf` of each server, then the manifest.
 
     Raises:
         ConfigError: a file cannot be written, or there is a manifest and `replace` is false.
     """
     write_accounts(folder, manifest)
-    write_private(manifest_file(folder), manifest_text(manifest), replace=replace)  # last: it makes the change valid
+    write_private(
+        manifest_file(folder), manifest_text(manifest), replace=replace
+    )  # last, because the manifest is what the next change starts from
 
 
 def servers_of(folder: Path, manifest: Manifest) -> tuple[ServerFolder, ...]:
@@ -94,7 +96,7 @@ def manifest_text(manifest: Manifest) -> str:
     parties = {name: member.model_dump(exclude_defaults=True) for name, member in manifest.party.items()}
     bus = manifest.bus.model_dump(exclude_none=True)
     if not manifest.bus.members:
-        del bus["members"]  # so that older versions can read it
+        del bus["members"]  # older versions do not know this key
     return head + toml_text({"bus": bus, "party": parties})
 
 

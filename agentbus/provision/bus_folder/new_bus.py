@@ -1,4 +1,4 @@
-"""Makes a bus in a folder: `agentbus init`."""
+"""Makes a new bus in a folder, for `agentbus init`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from agentbus.protocol import permissions, subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.provision.bundle import Auth, secret_name, sign_in
 from agentbus.provision.bus_folder.folder import BusFolder
-from agentbus.provision.bus_folder.lock import changing
+from agentbus.provision.bus_folder.lock import locked
 from agentbus.provision.bus_folder.manifest import (
     BusEntry,
     Manifest,
@@ -45,9 +45,9 @@ DEFAULT_MONITORING_PORT: Final = 8222
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to make: one server, or a cluster of `members`.
+    """The settings of a new bus: one server, or a cluster of `members`.
 
-    Without `certificate` and `key`, the bus gets an authority for private use, which signs its certificates.
+    Without `certificate` and `key`, the bus gets a private certificate authority, which signs its certificates.
     """
 
     hosts: tuple[str, ...] = ()
@@ -68,12 +68,12 @@ def create(folder: Path, plan: Plan, agents: Iterable[str] = ()) -> BusFolder:
     """Make a bus in a folder, with an administrator, a coordinator, and credentials for each of `agents`.
 
     Raises:
-        ConfigError: there is a bus in it already, or the plan does not fit together.
+        ConfigError: there is a bus in it already, or the settings contradict each other.
     """
     folder = folder.expanduser().absolute()
     _check_path(folder)
     private_folder(folder)
-    with changing(folder):
+    with locked(folder):
         made = _create(folder, plan)
         for agent in agents:
             made.add(agent)
@@ -81,7 +81,7 @@ def create(folder: Path, plan: Plan, agents: Iterable[str] = ()) -> BusFolder:
 
 
 def _check_path(folder: Path) -> None:
-    """Refuse a folder whose path does not fit into what a bus needs it for.
+    """Refuse a folder whose path TOML or nats-server cannot take.
 
     Raises:
         ConfigError: it is not UTF-8, or holds a `=`.
@@ -127,7 +127,7 @@ def _single(folder: Path, plan: Plan, hosts: tuple[str, ...]) -> Path | None:
     """Write the configuration of the only server; returns the CA that clients must be given, if any."""
     certificate, key, ca = _certificates(folder, plan, hosts)
     [server] = server_folders(folder, ())
-    default = "0.0.0.0" if plan.hosts else "127.0.0.1"  # noqa: S104  # asked for by naming a host
+    default = "0.0.0.0" if plan.hosts else "127.0.0.1"  # noqa: S104  # the operator named a host, so other machines are to connect
     listen = host(plan.listen) if plan.listen else default
     store = plan.store.expanduser().absolute() if plan.store else folder / "jetstream"
     settings = Settings(
@@ -152,7 +152,7 @@ def _cluster(folder: Path, plan: Plan) -> Path:
         private_folder(server.path)
         write_certificate(authority, server, plan.hosts)
         settings = Settings(
-            host(plan.listen) if plan.listen else "0.0.0.0",  # noqa: S104  # the other servers are elsewhere
+            host(plan.listen) if plan.listen else "0.0.0.0",  # noqa: S104  # the other servers are on other machines
             server.member.port,
             plan.monitoring_port,
             Path("server.pem"),
@@ -182,7 +182,7 @@ def _certificates(folder: Path, plan: Plan, hosts: tuple[str, ...]) -> tuple[Pat
 
 
 def _administrator_toml(folder: Path, manifest: Manifest) -> str:
-    """Return the configuration with which the administrator's commands sign in."""
+    """Return the configuration of the administrator's commands."""
     party = permissions.administrator()
     secret = folder / "credentials" / secret_name(manifest.bus.auth, party.id)
     return "# For `agentbus setup` and `agentbus dead`.\n" + toml_text(

@@ -1,4 +1,4 @@
-"""The certificates in a bus folder: its private authority, those of its servers, and their renewal."""
+"""Writes and renews the certificates of a bus folder: its private authority, and those of its servers."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Final
 from agentbus.config.private_files import private_folder, write_private
 from agentbus.errors import ConfigError
 from agentbus.provision.bus_folder.folder import BusFolder
-from agentbus.provision.bus_folder.lock import changing
+from agentbus.provision.bus_folder.lock import locked
 from agentbus.provision.bus_folder.server_folder import ServerFolder, host
 from agentbus.provision.certificates import Pair, new_authority, new_server_certificate
 
@@ -15,7 +15,7 @@ _AUTHORITY: Final = "agentbus private CA"
 
 
 def new_private_authority(folder: Path) -> Pair:
-    """Make an authority for private use, and write its certificate and key into a folder."""
+    """Make a private authority, and write its certificate and key into a folder."""
     authority = new_authority(_AUTHORITY)
     private_folder(folder)
     write_pair(folder, "ca", authority)
@@ -23,7 +23,7 @@ def new_private_authority(folder: Path) -> Pair:
 
 
 def with_loopback(hosts: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of a certificate: these hosts, and the loopback names for clients on the same machine."""
+    """Add the loopback names to `hosts`, for clients on the same machine."""
     return tuple(dict.fromkeys((*hosts, "localhost", "127.0.0.1", "::1")))
 
 
@@ -34,7 +34,7 @@ def write_pair(folder: Path, name: str, pair: Pair) -> None:
 
 
 def write_certificate(authority: Pair, server: ServerFolder, hosts: Iterable[str]) -> None:
-    """Write the certificate of a cluster member, with which it also signs in to the others, and the CA."""
+    """Write the certificate of a cluster member, which is also its client certificate for the others, and the CA."""
     assert server.member is not None, "only members of a cluster have a folder of their own"
     names = with_loopback((server.member.host, *map(host, hosts)))
     write_pair(server.path, "server", new_server_certificate(authority, names, peer=True))
@@ -45,7 +45,7 @@ def renew_certificate(bus: BusFolder, hosts: Sequence[str]) -> None:
     """Sign a new certificate for each server with the bus's own authority.
 
     Args:
-        hosts: names and addresses of the server; in a cluster, those that every server has beside its own.
+        hosts: names and addresses of the server; in a cluster, those that every server has besides its own.
 
     Raises:
         ConfigError: the bus has no authority of its own.
@@ -57,7 +57,7 @@ def renew_certificate(bus: BusFolder, hosts: Sequence[str]) -> None:
         raise ConfigError(
             f"the bus in {bus.path} has no authority of its own; renew the certificate where it came from"
         ) from None
-    with changing(bus.path):
+    with locked(bus.path):
         for server in bus.servers:
             if server.member is None:
                 write_pair(folder, "server", new_server_certificate(authority, with_loopback(map(host, hosts))))

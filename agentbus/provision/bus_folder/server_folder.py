@@ -1,7 +1,7 @@
-"""The files that one nats-server of a bus starts with: alone, or as a member of a cluster.
+"""Writes the configuration of one nats-server of a bus: a single server, or a member of a cluster.
 
-A member of a cluster has a folder of its own, which the operator carries to its machine. So the paths in its
-configuration are relative, and the server is started in that folder.
+A member of a cluster has a folder of its own, which the operator copies to its machine. So the paths in its
+configuration are relative, and the operator starts the server in that folder.
 """
 
 import ipaddress
@@ -22,10 +22,10 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 
 def host(text: str) -> str:
-    """Return the name or address of a server.
+    """Normalise the name or address of a host.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the text is neither.
     """
     try:
         return str(ipaddress.ip_address(unbracketed(text)))
@@ -37,7 +37,7 @@ def host(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One server of a cluster: where clients reach it, and where the other servers do."""
+    """One server of a cluster, with its ports for clients and for the other servers."""
 
     host: str
     port: int = DEFAULT_PORT
@@ -48,7 +48,7 @@ class Member:
 
 
 def read_member(text: str, *, port: int = DEFAULT_PORT, cluster_port: int = DEFAULT_CLUSTER_PORT) -> Member:
-    """Read `HOST`, `HOST:PORT` or `HOST:PORT:CLUSTER_PORT`; an IPv6 address stands in brackets if a port follows.
+    """Parse `HOST`, `HOST:PORT` or `HOST:PORT:CLUSTER_PORT`; an IPv6 address is in brackets if a port follows.
 
     Raises:
         ConfigError: it is none of these.
@@ -111,7 +111,7 @@ class ServerFolder:
 
     @property
     def configuration(self) -> Path:
-        """The configuration file; a member of a cluster is started in its folder."""
+        """The configuration file."""
         return self.path / "nats-server.conf"
 
     @property
@@ -121,7 +121,7 @@ class ServerFolder:
 
     @property
     def accounts(self) -> Path:
-        """The part of the configuration that changes with the parties."""
+        """The part of the configuration with the accounts of the parties."""
         return self.path / "accounts.conf"
 
 
@@ -140,7 +140,7 @@ class Settings:
 
 
 def server_folders(bus: Path, members: Sequence[Member]) -> tuple[ServerFolder, ...]:
-    """Return the only server of the bus in a folder, or the members of its cluster."""
+    """Return the folder of the only server of a bus, or of each member of its cluster."""
     names = [(f"agentbus-{number}", one) for number, one in enumerate(members, 1)]
     return tuple(ServerFolder(name, bus / "servers" / name, one) for name, one in names) or (
         ServerFolder("agentbus", bus),

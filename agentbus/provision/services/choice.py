@@ -1,4 +1,4 @@
-"""The service managers that there are, and the one that suits this machine."""
+"""Chooses the service manager: by its name, or the one of this machine."""
 
 import os
 import shutil
@@ -19,10 +19,10 @@ MANAGERS: Final[Mapping[ManagerName, ServiceManager]] = {
 
 
 def service_manager(name: ManagerName | None = None) -> ServiceManager:
-    """Return a service manager by its name; without one, the manager that suits this machine and user.
+    """Return a service manager by its name, or without a name the one for this machine and user.
 
     Raises:
-        ServiceError: no name was given, and this machine has none of them.
+        ServiceError: no name was given, and this machine has no service manager that is supported.
     """
     return MANAGERS[name or _default()]
 
@@ -36,6 +36,4 @@ def _default() -> ManagerName:
         return "systemd" if os.geteuid() == 0 else "systemd-user"
     if shutil.which("supervisorctl"):
         return "supervisor"
-    raise ServiceError(
-        "neither systemd nor supervisor runs on this machine; see what there would be with --manager … --print"
-    )
+    raise ServiceError("neither systemd nor supervisor runs on this machine; to see a unit, use --manager … --print")

@@ -1,4 +1,4 @@
-"""Agents of launchd, the service manager of macOS."""
+"""Runs workers as agents of launchd, the service manager of macOS."""
 
 import os
 import plistlib
@@ -17,7 +17,7 @@ class Launchd(ServiceManager):
     name: ClassVar[ManagerName] = "launchd"
 
     def user(self, wanted: str | None) -> str:
-        """Return the user that installs the service: no other is possible."""
+        """Return the user that installs the service; launchd runs its agents as no other."""
         return current_user_only(self.name, wanted)
 
     def unit_folder(self) -> Path:
@@ -43,8 +43,8 @@ class Launchd(ServiceManager):
         return plistlib.dumps(unit, sort_keys=False).decode()
 
     def start_commands(self, unit: Path) -> Commands:
-        """Return the commands that load a unit and start it anew."""
-        # launchd does not load a label that is loaded: an earlier unit is taken out first.
+        """Return the commands that load a unit and restart it."""
+        # launchd refuses a label that is loaded, so an earlier unit is unloaded first.
         return [*self.stop_commands(unit), ["launchctl", "bootstrap", _domain(), str(unit)]]
 
     def stop_commands(self, unit: Path) -> Commands:
@@ -53,12 +53,12 @@ class Launchd(ServiceManager):
         loaded = run(["launchctl", "print", target]).returncode == 0
         return [["launchctl", "bootout", target]] if loaded else []
 
-    def forget_commands(self) -> Commands:
-        """Return nothing: launchd has forgotten a unit once it was booted out."""
+    def reload_commands(self) -> Commands:
+        """Return nothing: `launchctl bootout` unloads a unit completely."""
         return []
 
     def state(self, unit: Path) -> tuple[str, bool]:
-        """Return the state as launchctl tells it."""
+        """Return the state that launchctl reports."""
         listed = run(["launchctl", "print", _target(unit)]).stdout
         states = [line.partition("=")[2].strip() for line in listed.splitlines() if "state =" in line]
         state = states[0] if states else "not loaded"
@@ -79,4 +79,4 @@ def _domain() -> str:
 
 
 def _target(unit: Path) -> str:
-    return f"{_domain()}/{unit.stem}"  # a unit is named after its label
+    return f"{_domain()}/{unit.stem}"  # the file name of a unit is its label

@@ -1,4 +1,4 @@
-"""The interface of a service manager, and what all of them have in common."""
+"""The interface of a service manager, and the code that all managers share."""
 
 import getpass
 from abc import ABC, abstractmethod
@@ -21,7 +21,7 @@ _SERVICE_USER: Final = "agentbus"
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """The state of one service, in the words of its manager."""
+    """The state of one service, as its manager names it."""
 
     agent: str
     manager: ManagerName
@@ -41,12 +41,12 @@ class ServiceStatus:
 
 
 class ServiceManager(ABC):
-    """Writes units of workers for one service manager, and calls that manager."""
+    """Writes units of workers for one service manager, and runs its commands."""
 
     name: ClassVar[ManagerName]
-    """What `--manager` calls it."""
+    """The value of `--manager`."""
 
-    # -- what differs from manager to manager -------------------------------------------------------------------
+    # -- different for each manager -----------------------------------------------------------------------------
 
     @abstractmethod
     def unit_folder(self) -> Path:
@@ -62,19 +62,19 @@ class ServiceManager(ABC):
 
     @abstractmethod
     def start_commands(self, unit: Path) -> Commands:
-        """Return the commands that make a new or changed unit known, and start it anew."""
+        """Return the commands that load a new or changed unit and restart it."""
 
     @abstractmethod
     def stop_commands(self, unit: Path) -> Commands:
-        """Return the commands that stop a service in order."""
+        """Return the commands that stop a service gracefully."""
 
     @abstractmethod
-    def forget_commands(self) -> Commands:
-        """Return the commands that make the manager notice that a unit is gone."""
+    def reload_commands(self) -> Commands:
+        """Return the commands that make the manager notice that a unit was removed."""
 
     @abstractmethod
     def state(self, unit: Path) -> tuple[str, bool]:
-        """Return the state of a service in the manager's words, and whether it runs."""
+        """Return the state of a service as the manager names it, and whether it runs."""
 
     @abstractmethod
     def hints(self, service: WorkerService) -> list[str]:
@@ -88,7 +88,7 @@ class ServiceManager(ABC):
         """
         return wanted or _SERVICE_USER
 
-    # -- what is the same ---------------------------------------------------------------------------------------
+    # -- shared -------------------------------------------------------------------------------------------------
 
     def unit_file(self, service: str, folder: Path | None = None) -> Path:
         """Return the path of a service's unit, in the usual folder or in another one."""
@@ -110,7 +110,7 @@ class ServiceManager(ABC):
         return changed
 
     def start(self, unit: Path) -> None:
-        """Start a service, or start it anew with its changed unit.
+        """Start a service, or restart it with its changed unit.
 
         Raises:
             ServiceError: the manager refused, or is not on this machine.
@@ -118,7 +118,7 @@ class ServiceManager(ABC):
         run_all(self.start_commands(unit))
 
     def uninstall(self, agent: str, folder: Path | None = None) -> Path:
-        """Stop the service of an agent in order and remove its unit; returns the path that the unit had.
+        """Stop the service of an agent gracefully and remove its unit; returns the path that the unit had.
 
         Raises:
             ServiceError: there is no such service, or it cannot be removed.
@@ -131,7 +131,7 @@ class ServiceManager(ABC):
             unit.unlink()
         except OSError as error:
             raise ServiceError(f"{unit} cannot be removed: {_reason(error)}") from None
-        run_all(self.forget_commands())
+        run_all(self.reload_commands())
         return unit
 
     def status(self, unit: Path) -> ServiceStatus:
@@ -159,7 +159,7 @@ class ServiceManager(ABC):
 
 
 def current_user_only(manager: ManagerName, wanted: str | None) -> str:
-    """Return the user that runs this command, for a manager whose services run as nothing else.
+    """Return the user of this process, for a manager whose services run only as that user.
 
     Raises:
         ServiceError: another user was asked for.
@@ -171,7 +171,7 @@ def current_user_only(manager: ManagerName, wanted: str | None) -> str:
 
 
 def _agent_of(unit: Path) -> str:
-    """Return the agent of a unit; launchd has a label of its own form in the file name."""
+    """Return the agent of a unit. The file name is the service name, or the label of launchd."""
     return subjects.agent_id(unit.stem.removeprefix("com.agentbus.").removeprefix("agentbus-").removeprefix("worker-"))
 
 

@@ -8,14 +8,14 @@ from agentbus.errors import ServiceError
 
 # A stop waits for the worker's drain, 30 seconds by default and set higher by some operators.
 _TIMEOUT_S: Final = 180
-_SHOWN_CHARACTERS: Final = 500  # of what a manager answers: one line of an error, not its manual
+_SHOWN_CHARACTERS: Final = 500  # of the manager's output: some print their manual after an error
 
 
 def run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
     """Run a command to its end, whatever its exit code.
 
     Raises:
-        ServiceError: the manager is not on this machine, or does not end.
+        ServiceError: the command is not on this machine, or does not end in time.
     """
     try:
         return subprocess.run(

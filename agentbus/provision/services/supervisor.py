@@ -1,4 +1,4 @@
-"""Programs of supervisord, for machines without systemd and for containers."""
+"""Runs workers as programs of supervisord, on machines without systemd and in containers."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -10,7 +10,7 @@ from agentbus.provision.services.worker_service import WorkerService, home_of
 
 
 class Supervisor(ServiceManager):
-    """A supervisord: workers run as a user of their own."""
+    """supervisord: workers run as a user of their own."""
 
     name: ClassVar[ManagerName] = "supervisor"
 
@@ -37,19 +37,19 @@ class Supervisor(ServiceManager):
         return with_keys(text, keys)
 
     def start_commands(self, unit: Path) -> Commands:
-        """Return the commands that load a unit and start it anew."""
+        """Return the commands that load a unit and restart it."""
         return [["supervisorctl", "reread"], ["supervisorctl", "update", unit.stem]]
 
     def stop_commands(self, unit: Path) -> Commands:
         """Return the command that stops a service in order."""
         return [["supervisorctl", "stop", unit.stem]]
 
-    def forget_commands(self) -> Commands:
-        """Return what makes supervisord notice that a unit is gone."""
+    def reload_commands(self) -> Commands:
+        """Return the commands that make supervisord notice that a unit was removed."""
         return [["supervisorctl", "reread"], ["supervisorctl", "update"]]
 
     def state(self, unit: Path) -> tuple[str, bool]:
-        """Return the state as supervisorctl tells it."""
+        """Return the state that supervisorctl reports."""
         words = run(["supervisorctl", "status", unit.stem]).stdout.split()
         state = words[1].lower() if len(words) > 1 else "unknown"
         return state, state in ("running", "starting")

@@ -1,4 +1,4 @@
-"""Units of systemd: for the system, and for one user."""
+"""Runs workers as units of systemd: of the system, or of one user."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ _HIDDEN: Final = ("/home", "/root", "/run/user")
 
 
 class Systemd(ServiceManager):
-    """The systemd of the system: workers run as a user of their own, confined."""
+    """The system manager of systemd: workers run as a user of their own, in a sandbox."""
 
     name: ClassVar[ManagerName] = "systemd"
     _systemctl: ClassVar[list[str]] = ["systemctl"]
@@ -38,7 +38,7 @@ class Systemd(ServiceManager):
             **_common_keys(service),
             "User": service.user,
             "WorkingDirectory": str(home),
-            # With a dash in front, systemd starts the service although the folder is not there yet.
+            # The dash lets systemd start the service before the folder exists.
             "ReadWritePaths": " ".join(f"-{path}" for path in writable),
         }
         if any(path.startswith(_HIDDEN) for path in writable):
@@ -48,7 +48,7 @@ class Systemd(ServiceManager):
         return with_keys(unit_template("systemd/agentbus-worker.service"), keys, after="ProtectSystem")
 
     def start_commands(self, unit: Path) -> Commands:
-        """Return the commands that load a unit and start it anew."""
+        """Return the commands that load a unit and restart it."""
         return [
             [*self._systemctl, "daemon-reload"],
             [*self._systemctl, "enable", unit.stem],
@@ -59,12 +59,12 @@ class Systemd(ServiceManager):
         """Return the command that stops a service in order."""
         return [[*self._systemctl, "disable", "--now", unit.name]]
 
-    def forget_commands(self) -> Commands:
-        """Return what makes systemd notice that a unit is gone."""
+    def reload_commands(self) -> Commands:
+        """Return the command that makes systemd notice that a unit was removed."""
         return [[*self._systemctl, "daemon-reload"]]
 
     def state(self, unit: Path) -> tuple[str, bool]:
-        """Return the state as systemctl tells it."""
+        """Return the state that systemctl reports."""
         state = run([*self._systemctl, "is-active", unit.stem]).stdout.strip() or "unknown"
         return state, state == "active"
 
@@ -74,13 +74,13 @@ class Systemd(ServiceManager):
 
 
 class SystemdUser(Systemd):
-    """The systemd of one user: workers run as that user, and end when the user logs out unless lingering is on."""
+    """The user manager of systemd: workers run as that user, and end at logout unless lingering is on."""
 
     name: ClassVar[ManagerName] = "systemd-user"
     _systemctl: ClassVar[list[str]] = ["systemctl", "--user"]
 
     def user(self, wanted: str | None) -> str:
-        """Return the user that installs the service: no other is possible."""
+        """Return the user that installs the service; a user manager runs services as no other."""
         return current_user_only(self.name, wanted)
 
     def unit_folder(self) -> Path:
@@ -108,8 +108,8 @@ def _common_keys(service: WorkerService) -> dict[str, str]:
 
 
 def _as_user(path: Path, home: Path) -> Path:
-    """Return a path of the configuration as the service's user has it.
+    """Move a path from the home of the operator to that of the service's user.
 
-    `~` was expanded for the operator who installs the service, which is root as a rule.
+    `~` was expanded for the operator who installs the service, usually root.
     """
     return home / path.relative_to(Path.home()) if path.is_relative_to(Path.home()) else path

@@ -13,7 +13,7 @@ def unit_template(name: str) -> str:
 
 
 def with_keys(text: str, keys: Mapping[str, str], after: str = "") -> str:
-    """Replace the values of keys, each in its line; a key that is new goes behind the line of the key `after`."""
+    """Replace the values of keys; a key that the text does not have is inserted behind the line of the key `after`."""
     for key, value in keys.items():
         line = f"{key}={value}"
         text, count = re.subn(rf"(?m)^{key}=.*$", lambda _, line=line: line, text)

@@ -1,4 +1,4 @@
-"""Describes a worker that becomes a service of this machine: its configuration, program, user, PATH and stop time."""
+"""Describes a worker as a service of this machine: its configuration, program, user, PATH and stop time."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ from agentbus.config.schema import WorkerConfig
 from agentbus.errors import ConfigError
 
 NAME_PREFIX: Final = "agentbus-worker-"
-# What an orderly stop takes beside the drain and the end of commands: settling, writing the outbox, disconnecting.
+# Time for settling, writing the outbox and disconnecting, after the drain and the end of the commands.
 _STOP_MARGIN_S: Final = 20
 _SERVICE_HOME: Final = Path("/var/lib/agentbus")
 _SYSTEM_PATH: Final = ("/usr/local/bin", "/usr/bin", "/bin")
@@ -22,7 +22,7 @@ _UNSAFE: Final = re.compile(r"[\s\"'\\%$;,#]")
 
 @dataclass(frozen=True, slots=True)
 class WorkerService:
-    """A worker with what a service manager needs to know about it."""
+    """A worker, and what a service manager needs to run it."""
 
     config: WorkerConfig
     config_file: Path
@@ -41,12 +41,12 @@ class WorkerService:
 
     @property
     def stop_s(self) -> int:
-        """How long an orderly stop may take: the drain, the end of the commands and of what they leave behind."""
+        """How long a graceful stop may take: the drain, then the end of the commands and of their children."""
         worker = self.config.worker
         return ceil(worker.drain_timeout_seconds + 2 * worker.kill_grace_seconds) + _STOP_MARGIN_S
 
     def path(self, *more: str) -> str:
-        """Return a PATH with agentbus and the agent command on it; service managers set hardly any."""
+        """Return a PATH with agentbus and the agent command on it: service managers set a short one."""
         found = shutil.which(self.config.agent.chat_cmd[0])
         folders = [str(self.program.parent), *([str(Path(found).parent)] if found else []), *more, *_SYSTEM_PATH]
         return ":".join(dict.fromkeys(folders))
@@ -56,7 +56,7 @@ def make_worker_service(config: WorkerConfig, config_file: Path, user: str) -> W
     """Return the service of a configuration, run by the agentbus that runs now.
 
     Raises:
-        ConfigError: a path has a character that units would have to quote, each manager in its own way.
+        ConfigError: a path has a character that needs quoting, which differs from manager to manager.
     """
     suffix = ".exe" if sys.platform == "win32" else ""
     program = Path(sysconfig.get_path("scripts")) / f"agentbus{suffix}"
@@ -73,7 +73,7 @@ def make_worker_service(config: WorkerConfig, config_file: Path, user: str) -> W
 
 
 def home_of(user: str) -> Path:
-    """Return the home of a user; for one that does not exist yet, the home that the instructions give it."""
+    """Return the home of a user; for a user that does not exist yet, the home in the instructions of the unit."""
     import pwd  # noqa: PLC0415  # POSIX only, like the service managers
 
     try:

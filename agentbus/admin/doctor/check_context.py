@@ -1,4 +1,4 @@
-"""What the checks on the bus work with: the role, its configuration, its connection, and what the server said."""
+"""The input of the checks on the bus: the role, its configuration, its connection, and the errors of the server."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ RoleConfig = CoordinatorConfig | WorkerConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
-    """One run of the doctor, signed in to the bus.
+class CheckContext:
+    """The role that is checked, with its connection to the bus.
 
     Attributes:
-        messages: what the server has reported on the connection so far, refused subscriptions among it.
+        messages: the errors that the server has sent on the connection so far, such as refused subscriptions.
     """
 
     role: Role
@@ -34,8 +34,8 @@ class Examination:
         return agent_of(self.config)
 
 
-Check = Callable[[Examination], AsyncIterator[Finding]]
-"""Yields what it found; nothing where the role may not look."""
+Check = Callable[[CheckContext], AsyncIterator[Finding]]
+"""Yields findings; none where the role may not look."""
 
 
 def agent_of(config: RoleConfig) -> str:

@@ -1,4 +1,4 @@
-"""Runs the main job on a temporary bus, step by step, and stops at the first step that goes wrong."""
+"""Runs the main job on a temporary bus, step by step, and stops at the first step that fails."""
 
 import asyncio
 import sys
@@ -26,73 +26,73 @@ from agentbus_mcp.demo import publish_and_watch
 _TIMEOUT_S = 60.0
 """For each step; on an idle machine the whole demo takes fifteen seconds."""
 _LEASE_S = 2.0
-"""In place of thirty seconds, so that chapter 4 does not have to wait that long for the lease to expire."""
+"""In place of thirty seconds: step 4 waits until the lease expires."""
 _TASKS = 8
-_FABLE = "A task that was accepted gets exactly one result, whatever dies on the way."
+_CONTENT = "A task that was accepted gets exactly one result, whatever dies on the way."
 
 
-class _Story:
-    """Prints the steps, and fails at the first that goes wrong."""
+class _Report:
+    """Prints the steps, and fails at the first that does not come out as expected."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
 
-    def chapter(self, text: str) -> None:
+    def heading(self, text: str) -> None:
         click.secho(f"\n{text}", bold=True)
 
-    def tell(self, text: str) -> None:
+    def note(self, text: str) -> None:
         click.echo(f"      {text}")
 
     def check(self, holds: object, text: str) -> None:
         if not holds:
             click.secho(f"  ✗   {text}", fg="red")
-            raise DemoError(f"the demo went wrong: {text}")
+            raise DemoError(f"the demo failed: {text}")
         mark = click.style("✓", fg="green")
         click.echo(f"  {mark}   {text}  ({time.monotonic() - self._started:.1f} s)")
 
 
 async def run() -> None:
-    """Tell the story.
+    """Run all steps.
 
     Raises:
-        DemoError: a step did not come out as it should.
+        DemoError: a step failed.
     """
-    story = _Story()
+    report = _Report()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentbus-demo-")))
-        story.chapter("1. A bus")
+        report.heading("1. A bus")
         server = await start_server(store=folder / "nats")
         servers = [server]
-        stack.push_async_callback(lambda: servers[-1].stop())  # noqa: PLW0108  # the last one at that time
+        stack.push_async_callback(lambda: servers[-1].stop())  # noqa: PLW0108  # a later step replaces the server
         main = await stack.enter_async_context(connect(server.url, name="agentbus demo"))
-        story.check(main.bus.connected, f"nats-server {main.bus.server_version} runs at {server.url}")
-        await _prepare(story, main)
-        story.chapter("2. Three workers of two agents, each a process of its own")
+        report.check(main.bus.connected, f"nats-server {main.bus.server_version} runs at {server.url}")
+        await _prepare(report, main)
+        report.heading("2. Three workers of two agents, each a process of its own")
         workers = [await stack.enter_async_context(_worker(folder, server.url, agent, number))
                    for agent, number in (("code", 1), ("code", 2), ("doc", 1))]  # fmt: skip
-        story.check(len(workers) == 3, "two workers of the agent `code` and one of `doc` wait for tasks")
-        await _main_job(story, main)
-        await _killed_worker(story, main, workers)
-        await _killed_server(story, main, folder, servers)
-        await _over_mcp(story, server.url)
-        await _sum_up(story, main)
-    story.chapter("Done. The bus, the workers and the folder are gone again.")
+        report.check(len(workers) == 3, "two workers of the agent `code` and one of `doc` wait for tasks")
+        await _main_job(report, main)
+        await _killed_worker(report, main, workers)
+        await _killed_server(report, main, folder, servers)
+        await _over_mcp(report, server.url)
+        await _count_results(report, main)
+    report.heading("Done. The bus, the workers and the folder are removed.")
     click.echo("Next: `agentbus up` starts a bus that stays; the README goes on from there.")
 
 
-async def _prepare(story: _Story, main: Coordinator) -> None:
+async def _prepare(report: _Report, main: Coordinator) -> None:
     findings = await set_up(main.bus)
     for agent in ("code", "doc"):
         name = subjects.durable(agent)
         config = consumer_config(agent, name, ack_wait_s=_LEASE_S)
         await main.bus.create_consumer(subjects.TASKS_STREAM, name, config)
     made = [item.name for item in findings if item.outcome == "made"]
-    story.check(len(made) == len(findings), f"its streams are made: {', '.join(made)}")
+    report.check(len(made) == len(findings), f"its streams are made: {', '.join(made)}")
 
 
 @asynccontextmanager
 async def _worker(folder: Path, url: str, agent: str, number: int) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """A real `agentbus worker run`, ready for tasks, which runs the demo's own agent command."""
+    """Run `agentbus worker run` with the agent command of the demo; yield its process once it takes tasks."""
     home = folder / f"{agent}-{number}"
     home.mkdir()
     config = home / "agentbus.toml"
@@ -113,7 +113,7 @@ async def _worker(folder: Path, url: str, agent: str, number: int) -> AsyncGener
         async with asyncio.timeout(_TIMEOUT_S):
             while b"ready for tasks" not in (line := await process.stderr.readline()):
                 if not line:
-                    raise DemoError(f"the demo went wrong: the worker did not start; see {home}")
+                    raise DemoError(f"the demo failed: the worker did not start; see {home}")
         yield process
     finally:
         if process.returncode is None:
@@ -121,18 +121,18 @@ async def _worker(folder: Path, url: str, agent: str, number: int) -> AsyncGener
             await process.wait()
 
 
-async def _main_job(story: _Story, main: Coordinator) -> None:
-    story.chapter("3. The main job: give a task to two agents, wait, get both results")
-    tasks = await main.publish_to(["code", "doc"], _FABLE, task_type="count_words")
+async def _main_job(report: _Report, main: Coordinator) -> None:
+    report.heading("3. The main job: give a task to two agents, wait, get both results")
+    tasks = await main.publish_to(["code", "doc"], _CONTENT, task_type="count_words")
     for task in tasks:
-        story.tell(f"published {task.id} to {task.agent}")
+        report.note(f"published {task.id} to {task.agent}")
     waited = await main.wait([task.id for task in tasks], timeout_s=_TIMEOUT_S)
     for task in tasks:
         status = waited.settled.get(task.id)
         text = str(status.result.result).strip() if status and status.result else "no result"
-        story.check(text == f"{task.agent} counted 14 words.", f"result from {task.agent}: {text!r}")
-    again = await main.publish("code", _FABLE, task_type="count_words", task_id=tasks[0].id)
-    story.check(
+        report.check(text == f"{task.agent} counted 14 words.", f"result from {task.agent}: {text!r}")
+    again = await main.publish("code", _CONTENT, task_type="count_words", task_id=tasks[0].id)
+    report.check(
         again.known and again.state_at_publish == "completed",
         "published again under the same id: recognised, not rerun",
     )
@@ -141,62 +141,62 @@ async def _main_job(story: _Story, main: Coordinator) -> None:
     asking = await main.publish("doc", "release/1.0", task_type="delete_branch")
     waited = await main.wait([failing.id, asking.id], timeout_s=_TIMEOUT_S)
     error = _result(waited, failing.id).error or ""
-    story.check("I do not know how to do make_coffee" in error, f"a command that fails is a result too: {error!r}")
+    report.check("I do not know how to do make_coffee" in error, f"a command that fails is a result too: {error!r}")
     asked = _result(waited, asking.id)
-    story.check(asked.status == "needs_approval", f"an agent can stop and ask: {str(asked.result).splitlines()[-1]!r}")
+    report.check(asked.status == "needs_approval", f"an agent can stop and ask: {str(asked.result).splitlines()[-1]!r}")
 
 
 def _result(waited: Waited, task_id: str) -> Result:
     status = waited.settled.get(task_id)
     if status is None or status.result is None:
-        raise DemoError(f"the demo went wrong: no result for {task_id}")
+        raise DemoError(f"the demo failed: no result for {task_id}")
     return status.result
 
 
-async def _killed_worker(story: _Story, main: Coordinator, workers: list[asyncio.subprocess.Process]) -> None:
-    story.chapter("4. A worker dies in the middle of a task")
+async def _killed_worker(report: _Report, main: Coordinator, workers: list[asyncio.subprocess.Process]) -> None:
+    report.heading("4. A worker dies in the middle of a task")
     task = await main.publish("code", "1.5", task_type="think")
     async with asyncio.timeout(_TIMEOUT_S):
-        while (status := await main.task(task.id).status()).state != "working":  # noqa: ASYNC110  # the ledger is elsewhere
+        while (status := await main.task(task.id).status()).state != "working":  # noqa: ASYNC110  # the state is on the server
             await asyncio.sleep(0.05)
     claim = status.record.entry.claim
     owner = next(worker for worker in workers if claim and f"-{worker.pid}-" in claim.worker)
     owner.kill()
-    story.tell(f"{task.id} is run by the worker process {owner.pid}: killed with SIGKILL")
+    report.note(f"{task.id} is run by the worker process {owner.pid}: killed with SIGKILL")
     waited = await main.wait([task.id], timeout_s=_TIMEOUT_S)
     status = waited.settled.get(task.id)
-    story.check(
+    report.check(
         status and status.state == "completed" and status.record.entry.attempt == 2,
         "the other worker of `code` saw the lease expire, took the task over and finished it (attempt 2)",
     )
 
 
-async def _killed_server(story: _Story, main: Coordinator, folder: Path, servers: list[NatsServer]) -> None:
-    story.chapter("5. The server dies while a task runs")
+async def _killed_server(report: _Report, main: Coordinator, folder: Path, servers: list[NatsServer]) -> None:
+    report.heading("5. The server dies while a task runs")
     task = await main.publish("doc", "1", task_type="think")
     async with asyncio.timeout(_TIMEOUT_S):
         while (await main.task(task.id).status()).state != "working":  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     servers[-1].kill()
-    story.tell("nats-server was killed with SIGKILL; it is started again on the same store")
+    report.note("nats-server was killed with SIGKILL; it is started again on the same store")
     [at] = parse_urls(servers[-1].url)
     servers.append(await start_server(store=folder / "nats", port=at.port))
     waited = await main.wait([task.id], timeout_s=_TIMEOUT_S)
-    story.check(task.id in waited.settled, "workers and coordinator reconnected, and the result is here")
+    report.check(task.id in waited.settled, "workers and coordinator reconnected, and the result is here")
 
 
-async def _over_mcp(story: _Story, url: str) -> None:
-    story.chapter("6. The same through MCP, as Claude Code or Codex would do it")
-    seen = await publish_and_watch(url, to=["code", "doc"], content=_FABLE, task_type="count_words")
-    story.tell("a client has started `agentbus-mcp` over stdio and called publish_task, then watch_results")
-    story.check("watch_results" in seen.tools, f"the server offers {', '.join(seen.tools)}")
+async def _over_mcp(report: _Report, url: str) -> None:
+    report.heading("6. The same through MCP, as Claude Code or Codex would do it")
+    seen = await publish_and_watch(url, to=["code", "doc"], content=_CONTENT, task_type="count_words")
+    report.note("a client has started `agentbus-mcp` over stdio and called publish_task, then watch_results")
+    report.check("watch_results" in seen.tools, f"the server offers {', '.join(seen.tools)}")
     answers = sorted(result["output"].strip() for result in seen.watched["results"])
     wanted = ["code counted 14 words.", "doc counted 14 words."]
-    story.check(answers == wanted, f"both results came back: {' '.join(answers)}")
+    report.check(answers == wanted, f"both results came back: {' '.join(answers)}")
 
 
-async def _sum_up(story: _Story, main: Coordinator) -> None:
-    story.chapter("7. The count")
+async def _count_results(report: _Report, main: Coordinator) -> None:
+    report.heading("7. The count")
     inbox = await main.results(newest=100)
     ids = [message.result.task_id for message in inbox if message.result]
-    story.check(len(ids) == len(set(ids)) == _TASKS, f"{_TASKS} tasks published, {len(ids)} results, each task once")
+    report.check(len(ids) == len(set(ids)) == _TASKS, f"{_TASKS} tasks published, {len(ids)} results, each task once")

@@ -1,12 +1,12 @@
-"""Runs the checks of a role, from the inside out: configuration, machine, way to the server, sign-in, bus, a task.
+"""Runs the checks of a role in this order: configuration, machine, network, sign-in, bus, a task.
 
-Where a check fails on which the others depend, the rest is left out.
+If a check fails on which later ones depend, these are skipped.
 """
 
 from collections.abc import AsyncGenerator
 
+from agentbus.admin.doctor.check_context import CheckContext, Role, RoleConfig, agent_of
 from agentbus.admin.doctor.checks import CHECKS
-from agentbus.admin.doctor.examination import Examination, Role, RoleConfig, agent_of
 from agentbus.admin.doctor.finding import Finding, failed, ok
 from agentbus.admin.doctor.machine import check_machine
 from agentbus.admin.doctor.reachability import check_reachability
@@ -17,12 +17,14 @@ from agentbus.config.schema import WorkerConfig
 from agentbus.errors import AgentBusError, AuthenticationError, BusUnavailableError
 
 
-async def examine(role: Role, config: RoleConfig, source: str, *, probe: str | None = None) -> AsyncGenerator[Finding]:
+async def run_checks(
+    role: Role, config: RoleConfig, source: str, *, probe: str | None = None
+) -> AsyncGenerator[Finding]:
     """Check everything that a role needs, with its own configuration and credentials.
 
     Args:
-        source: where the configuration comes from, for the operator.
-        probe: an agent to give a small task to, for a round trip through a real worker.
+        source: where the configuration comes from, for the report.
+        probe: an agent that gets a small task, for a round trip through a real worker.
     """
     yield ok("configuration", source)
     if isinstance(config, WorkerConfig):
@@ -53,12 +55,12 @@ async def _on_the_bus(
         async with signed_in(settings, messages) as bus:
             connected = True
             yield ok("sign-in", f"{identity(settings)}, on {settings.servers}")
-            examination = Examination(role, config, settings, bus, messages)
+            context = CheckContext(role, config, settings, bus, messages)
             for check in CHECKS[role]:
-                async for finding in check(examination):
+                async for finding in check(context):
                     yield finding
             if probe is not None:
-                yield await check_round_trip(bus, examination.agent, probe)
+                yield await check_round_trip(bus, context.agent, probe)
     except BusUnavailableError as error:
         fix = "start the server; of a cluster, more than half of the servers must be up"
         yield failed("answers", str(error), fix) if connected else failed("sign-in", str(error))
