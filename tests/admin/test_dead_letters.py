@@ -147,6 +147,6 @@ async def test_what_does_not_fit_is_cut_and_its_measure_and_digest_are_those_of_
         assert data.decode().startswith(letter["data"])
         refused = await dead(server.url, "requeue", "1")
         assert (refused.code, refused.out) == (1, "")
-        kept = f"{letter['kept']} of {len(data)} bytes were kept"
+        kept = f"{letter['kept']} of {len(data)} bytes were stored"
         assert refused.err == f"error: the dead letter 1 cannot be requeued: {kept}\n"
         assert (await counts(bus))["AGENT_DEAD"] == 1

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
@@ -19,11 +20,13 @@ from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.new_bus import Plan, create
 from agentbus.provision.certificates import new_authority, new_server_certificate
+from agentbus.provision.join import AgentCommand
 from agentbus.provision.nats_server import NatsServer, run_server
-from support.harness import ROOT, worker_toml
+from support.harness import BOUND_S, FAKE_AGENT, ROOT, worker_toml
 
 CONF = ROOT / "config" / "nats-server.conf"
 PLAN = Plan(monitoring_port=0, max_memory="64MiB", max_file="1GiB")
+FAKE = AgentCommand((sys.executable, str(FAKE_AGENT), "{input}"), "argv")
 
 
 class Installed(ABC):
@@ -66,6 +69,12 @@ async def _set_up(bus: Bus, agents: Iterable[str]) -> None:
     found = await set_up(bus, list(agents))
     assert {item.outcome for item in found if item.kind == "consumer"} == {"different"}  # only in the lease
     assert {item.outcome for item in found if item.name.startswith("OBJ_")} == {"made"}
+
+
+async def outcome_of(coordinator: Coordinator, agent: str) -> str:
+    """Give an agent a task, and return the state that it settles in."""
+    task = await coordinator.publish(agent, "say:done", task_type="test")
+    return (await coordinator.wait([task.id], timeout_s=BOUND_S)).settled[task.id].state
 
 
 # -- the sample -------------------------------------------------------------------------------------------------

@@ -1,0 +1,48 @@
+"""`agentbus doctor` reports an agent command or a folder that a worker cannot use."""
+
+from pathlib import Path
+
+import pytest
+
+from agentbus import Coordinator
+from agentbus.provision.nats_server import NatsServer
+from support.doctor import doctor, the_finding
+from support.harness import worker_toml
+
+pytestmark = pytest.mark.posix("workers run on POSIX systems")
+
+
+async def test_a_missing_agent_command_and_an_unwritable_folder_are_failures(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    config = worker_toml(tmp_path, server.url, chat_cmd=["no-such-agent", "{input}"])
+    findings = await doctor("--role", "worker", "--config", str(config), code=1)
+    assert "not on the PATH" in the_finding(findings, "chat_cmd")["text"]
+    assert "agentbus setup --agent code" in the_finding(findings, "consumer")["fix"]
+
+    program = tmp_path / "agent"
+    program.write_text("#!/bin/sh\necho agent 1.2.3\n", encoding="utf-8")
+    program.chmod(0o755)
+    file = tmp_path / "file"
+    file.write_text("", encoding="utf-8")
+    keys = {"state_dir": file / "state"}
+    config = worker_toml(tmp_path, server.url, chat_cmd=[str(program), "{input}"], worker=keys)
+    findings = await doctor("--role", "worker", "--config", str(config), code=1)
+    assert the_finding(findings, "chat_cmd")["text"] == f"{program}: agent 1.2.3"
+    assert str(file) in the_finding(findings, "state_dir")["text"]
+    assert the_finding(findings, "state_dir")["verdict"] == "failed"
+
+
+async def test_an_agent_command_that_does_not_start_or_answer_is_reported(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    program = tmp_path / "agent"
+    program.write_text("#!/no/such/interpreter\n", encoding="utf-8")
+    program.chmod(0o755)
+    config = worker_toml(tmp_path, server.url, chat_cmd=[str(program), "{input}"])
+    found = the_finding(await doctor("--role", "worker", "--config", str(config), code=1), "chat_cmd")
+    assert (found["verdict"], found["fix"]) == ("failed", "install it again")
+    assert found["text"].startswith(f"{program} cannot be started: ")
+    program.write_text("#!/bin/sh\nexec sleep 1000\n", encoding="utf-8")
+    found = the_finding(await doctor("--role", "worker", "--config", str(config), code=1), "chat_cmd")
+    assert (found["verdict"], found["text"]) == ("warning", f"{program} does not answer to --version")

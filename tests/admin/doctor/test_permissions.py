@@ -1,0 +1,102 @@
+"""`agentbus doctor` reports credentials that are refused, and permissions that a role lacks or should not have."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agentbus import Coordinator, connect
+from agentbus.bus.setup import set_up
+from agentbus.config.toml_text import toml_text
+from agentbus.provision.nats_server import NatsServer, run_server
+from support.doctor import coordinator_toml, doctor, not_ok, the_finding
+from support.harness import worker_toml
+from support.installation import Sample
+
+pytestmark = pytest.mark.posix("not tried on Windows")
+
+
+async def test_refused_credentials_are_reported_and_not_shown(tmp_path: Path, sample: Sample):
+    url = sample.url("main").replace("own-main-k3v9", "wrong-k3v9")
+    findings = await doctor("--config", str(coordinator_toml(tmp_path, sample, url=url)), code=1)
+    assert not_ok(findings) == [("sign-in", "failed")]
+    assert "refused the credentials" in the_finding(findings, "sign-in")["text"]
+    assert "k3v9" not in json.dumps(findings)
+
+
+@pytest.mark.posix("file modes are POSIX")
+async def test_a_secret_that_other_users_can_read_is_a_warning_with_the_chmod_command(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    secret = tmp_path / "password"
+    secret.write_text("k3v9\n", encoding="utf-8")
+    secret.chmod(0o644)
+    config = tmp_path / "coordinator.toml"
+    config.write_text(
+        toml_text({"nats": {"url": server.url, "user": "main", "password_file": secret}}), encoding="utf-8"
+    )
+    findings = await doctor("--config", str(config))
+    assert the_finding(findings, "files")["verdict"] == "warning"
+    assert f"chmod 600 {secret}" in the_finding(findings, "files")["text"]
+
+
+async def test_missing_and_excessive_permissions_are_both_reported(tmp_path: Path):
+    config = tmp_path / "nats.conf"
+    users = [
+        {"user": "admin", "password": "a"},
+        {
+            "user": "main",
+            "password": "b",
+            "permissions": {"publish": {"deny": ["agent.*.control", "$KV.AGENT_STATE.>"]}},
+        },
+    ]
+    config.write_text(
+        f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {json.dumps(str(tmp_path / 'nats'))} }}\n"
+        f"authorization {{ users: {json.dumps(users)} }}\n",
+        encoding="utf-8",
+    )
+    async with run_server(store=tmp_path / "nats", config=config) as running:
+        where = running.url.removeprefix("nats://")
+        findings = await doctor("--nats-url", f"nats://admin:a@{where}", code=1)
+        assert {
+            finding["text"].partition(" does not exist")[0] for finding in findings if finding["check"] == "streams"
+        } == {
+            "the stream AGENT_TASKS",
+            "the stream AGENT_RESULTS",
+        }
+        async with connect(f"nats://admin:a@{where}") as admin:
+            await set_up(admin.bus)
+        findings = await doctor("--nats-url", f"nats://main:b@{where}", code=1)
+    refused = the_finding(findings, "permissions")
+    assert refused["verdict"] == "failed"
+    assert "agent.*.control" in refused["text"]
+    assert "$KV.AGENT_STATE.>" in refused["text"]
+    assert "agent.*.tasks" not in refused["text"]
+    assert the_finding(findings, "limits")["verdict"] == "warning"
+    assert "delete streams" in the_finding(findings, "limits")["text"]
+
+
+async def test_a_missing_read_permission_is_a_failure_that_says_what_to_grant(tmp_path: Path):
+    config = tmp_path / "nats.conf"
+    denied = {"deny": ["$JS.API.CONSUMER.INFO.>", "$JS.API.STREAM.INFO.>"]}
+    users = [
+        {"user": "admin", "password": "a"},
+        {"user": "blind", "password": "b", "permissions": {"publish": denied}},
+    ]
+    config.write_text(
+        f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {json.dumps(str(tmp_path / 'nats'))} }}\n"
+        f"authorization {{ users: {json.dumps(users)} }}\n",
+        encoding="utf-8",
+    )
+    async with run_server(store=tmp_path / "nats", config=config) as running:
+        where = running.url.removeprefix("nats://")
+        async with connect(f"nats://admin:a@{where}") as admin:
+            await set_up(admin.bus, ["code"])
+        worker_config = worker_toml(tmp_path, f"nats://blind:b@{where}")
+        as_worker = await doctor("--role", "worker", "--config", str(worker_config), code=1)
+        as_main = await doctor("--nats-url", f"nats://blind:b@{where}", code=1)
+    for findings, check in ((as_worker, "consumer"), (as_main, "streams")):
+        found = the_finding(findings, check)
+        assert found["verdict"] == "failed"
+        assert found["fix"].startswith("grant it")
+        assert "clock" not in {finding["check"] for finding in findings}

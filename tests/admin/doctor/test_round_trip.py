@@ -1,0 +1,33 @@
+"""`agentbus doctor --probe` publishes a task to a real worker."""
+
+from pathlib import Path
+
+import pytest
+
+from agentbus import Coordinator
+from agentbus.provision.nats_server import NatsServer
+from support.doctor import doctor, the_finding
+from support.harness import worker, worker_toml
+
+pytestmark = pytest.mark.posix("not tried on Windows")
+
+
+async def test_a_probe_is_run_by_a_real_worker(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
+    findings = await doctor("--nats-url", server.url, "--probe", "code", code=1)
+    assert "no worker of code is alive" in the_finding(findings, "round trip")["text"]
+    async with worker(worker_toml(tmp_path, server.url, chat_cmd=["sh", "-c", "echo pong", "sh", "{input}"])):
+        findings = await doctor("--nats-url", server.url, "--probe", "code")
+    assert the_finding(findings, "round trip") == {
+        "check": "round trip",
+        "verdict": "ok",
+        "text": "code answered: 'pong'",
+    }
+    async with worker(worker_toml(tmp_path, server.url, chat_cmd=["sh", "-c", "exit 7", "sh", "{input}"])):
+        findings = await doctor("--nats-url", server.url, "--probe", "code", code=1)
+    assert "exited with status 7" in the_finding(findings, "round trip")["text"]
+
+
+async def test_a_probe_on_a_bus_that_was_not_set_up_fails_with_the_set_up_command(server: NatsServer):
+    findings = await doctor("--nats-url", server.url, "--probe", "code", code=1)
+    assert the_finding(findings, "round trip")["verdict"] == "failed"
+    assert "agentbus setup" in the_finding(findings, "round trip")["text"]
