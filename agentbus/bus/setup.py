@@ -5,7 +5,6 @@ makes what is missing, and reports differences field by field. It changes what i
 then only what a server can change.
 """
 
-import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,9 +16,6 @@ from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.bus.topology import SECOND_NS, Copies, Wanted, consumer_config, wanted_files, wanted_streams
 from agentbus.errors import ApiError, BusError, SetupMissingError, StreamFullError
 from agentbus.protocol import subjects
-
-OLDEST_SERVER: Final = (2, 10, 0)
-OLDEST_SAFE_SERVER: Final = (2, 10, 27)
 
 Kind = Literal["stream", "bucket", "consumer"]
 Outcome = Literal["made", "found", "different", "updated", "missing"]
@@ -304,16 +300,3 @@ def _show(key: str, value: Any) -> str:
     if isinstance(value, list):
         return " ".join(str(item) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     return str(value)
-
-
-def version_warning(version: str) -> str | None:
-    """What a person should know about the age of a server, or None."""
-    parts = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-    if parts < OLDEST_SERVER:
-        return f"nats-server {version} is older than 2.10, the oldest that agentbus works with; upgrade it"
-    if parts < OLDEST_SAFE_SERVER:
-        return (
-            f"nats-server {version} has known flaws that were fixed in 2.10.27 (CVE-2025-30215: any user with API "
-            "rights can reach other accounts' streams); upgrade it"
-        )
-    return None

@@ -1,18 +1,24 @@
 """Presence of workers: one key for each process, refreshed with its heartbeat; it expires 90 s after the last."""
 
 from datetime import datetime
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
-from agentbus.errors import BusError, MessageError
+from agentbus.errors import BusError, InvalidIdError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import KV_OPERATION
 from agentbus.protocol.json_codec import decode, encode
 
 HEARTBEAT_S: Final = 30.0
+
+_MOST_RUNNING: Final = 1_024
+"""Of the tasks that a worker names: it runs up to 256, and holds some more that it is about to run or to settle."""
+_Name = Annotated[str, StringConstraints(max_length=256)]
+_Count = Annotated[int, Field(ge=0, le=2**32)]
+_TaskId = Annotated[str, AfterValidator(subjects.task_id)]
 
 
 class Presence(BaseModel):
@@ -21,16 +27,16 @@ class Presence(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     agent: str
-    instance: str
-    host: str
-    pid: int
-    version: str
-    description: str = ""
-    command: str = ""
-    slots: int
-    free: int
-    running: tuple[str, ...] = ()
-    started_at: str
+    instance: _Name
+    host: _Name
+    pid: _Count
+    version: _Name
+    description: Annotated[str, StringConstraints(max_length=500)] = ""
+    command: _Name = ""
+    slots: _Count
+    free: _Count
+    running: Annotated[tuple[_TaskId, ...], Field(max_length=_MOST_RUNNING)] = ()
+    started_at: _Name
     seen_at: str = ""
 
 
@@ -71,7 +77,7 @@ async def present(bus: Bus, agent: str | None = None) -> list[Presence]:
             if message.headers.get(KV_OPERATION) is None:
                 one = _read(message.subject, message.data, message.stored_at)
                 found += [one] if one is not None else []
-    newest = {one.instance: one for one in found}
+    newest = {(one.agent, one.instance): one for one in found}
     return sorted(newest.values(), key=lambda one: (one.agent, one.instance))
 
 
@@ -79,6 +85,6 @@ def _read(subject: str, data: bytes, stored_at: datetime) -> Presence | None:
     """Read an entry. Ignore one that is not valid, or that names another agent than its key."""
     try:
         presence = Presence.model_validate({**decode(data), "seen_at": stored_at.isoformat()})
-    except (MessageError, ValidationError, TypeError):
+    except (MessageError, InvalidIdError, ValidationError, TypeError):
         return None
     return presence if subject == subjects.presence(presence.agent, presence.instance) else None

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agentbus import connect
-from agentbus.bus.setup import Found, ensure_consumer, plan, set_up, version_warning
+from agentbus.bus.setup import Found, ensure_consumer, plan, set_up
 from agentbus.bus.topology import Copies, consumer_config, wanted_files, wanted_streams
 from agentbus.errors import ApiError
 from agentbus.protocol import subjects
@@ -149,15 +149,6 @@ def test_the_plan_changes_copies_and_bounds_that_were_asked_for_and_nothing_else
     assert step.config == {**found, "max_bytes": 2000, "num_replicas": 3}
     done = {**files.config, "num_replicas": 3}
     assert plan([files], [], Found({files.name: done}), copies, update=False)[0].action == "leave"
-
-
-@pytest.mark.parametrize(
-    ("version", "says"),
-    [("2.9.10", "older than 2.10"), ("2.10.26", "CVE-2025-30215"), ("2.10.27", None), ("2.15.1", None)],
-)
-def test_an_old_server_is_warned_of_with_the_reason(version: str, says: str | None):
-    warning = version_warning(version)
-    assert warning is None if says is None else says in str(warning)
 
 
 async def test_the_command_prints_json_lines_and_is_idempotent(server: NatsServer):

@@ -155,3 +155,45 @@ async def test_what_a_worker_shows_holds_no_prompt_no_path_and_no_password(
         await settled(coordinator, task_id)
     assert "hush-hush" not in shown
     assert str(tmp_path) not in shown
+
+
+# -- what others write into the registry ------------------------------------------------------------------------
+
+PRESENCE: dict[str, Any] = {
+    "agent": "code", "instance": "box-1", "host": "box", "pid": 1, "version": "1.0", "slots": 1, "free": 1,
+    "started_at": "2026-05-18T00:00:00+00:00",
+}  # fmt: skip
+
+
+async def register(bus: Coordinator, key_agent: str, **changes: Any) -> None:
+    data = json.dumps({**PRESENCE, **changes}).encode()
+    await bus.bus.store(f"$KV.AGENT_REGISTRY.{key_agent}.{changes.get('instance', PRESENCE['instance'])}", data)
+
+
+async def test_no_agent_can_take_the_place_of_a_worker_of_another_one(coordinator: Coordinator):
+    await register(coordinator, "code")
+    await register(coordinator, "doc", agent="doc")
+    await register(coordinator, "docs")  # it says that it is code
+    assert [(one.agent, one.instance) for one in await coordinator.agents()] == [("code", "box-1"), ("doc", "box-1")]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"description": "x" * 501},
+        {"host": "x" * 257},
+        {"command": ["claude"]},
+        {"pid": -1},
+        {"slots": 10**30},
+        {"free": "many"},
+        {"running": ["ok", "..not an id"]},
+        {"running": ["task-1"] * 1025},
+        {"running": ["x" * 129]},
+    ],
+)
+async def test_a_worker_that_says_of_itself_what_no_worker_can_say_is_not_listed(
+    coordinator: Coordinator, changes: dict[str, Any]
+):
+    await register(coordinator, "code", **changes)
+    await register(coordinator, "doc", agent="doc")
+    assert [one.agent for one in await coordinator.agents()] == ["doc"]

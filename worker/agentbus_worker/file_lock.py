@@ -53,11 +53,11 @@ def locked_within(path: Path, timeout_s: float) -> Generator[None]:
 
 @contextmanager
 def locked(path: Path) -> Generator[None]:
-    """Hold the lock of a file that workers of several users may share; waits for it as long as it takes.
+    """Hold the lock of a file, which is made for this user alone; waits for it as long as it takes.
 
     Raises:
         OSError: the file cannot be made.
     """
-    with open_to_write(path, 0o666, truncate=True) as lock:
+    with open_to_write(path, 0o600, truncate=True) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

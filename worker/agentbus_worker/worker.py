@@ -11,10 +11,11 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
+from agentbus.admin.server_versions import version_warning
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.nats_client import Msg
 from agentbus.bus.pull_consumer import Delivery, PullConsumer
-from agentbus.bus.setup import ensure_consumer, ensure_files_bucket, version_warning
+from agentbus.bus.setup import ensure_consumer, ensure_files_bucket
 from agentbus.bus.topology import ACK_WAIT_S
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.schema import WorkerConfig

@@ -6,7 +6,7 @@ from typing import Final
 
 from agentbus.admin.doctor.check_context import CheckContext
 from agentbus.admin.doctor.finding import Finding, ok, warning
-from agentbus.bus import setup
+from agentbus.admin.server_versions import version_warning
 from agentbus.config.schema import WorkerConfig
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
@@ -16,9 +16,9 @@ _CLOCK_OFFSET_S: Final = 2.0
 
 
 async def check_version(context: CheckContext) -> AsyncIterator[Finding]:
-    """Check that the server is not older than the versions that agentbus is tested with."""
+    """Check that the server is not too old, and has no known flaws."""
     version = context.bus.server_version
-    if text := setup.version_warning(version):
+    if text := version_warning(version):
         yield warning("server", text, "upgrade the server")
     else:
         yield ok("server", f"nats-server {version}")

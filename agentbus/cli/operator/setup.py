@@ -75,7 +75,7 @@ async def _setup(
     update: bool,
     wait_s: float,
 ) -> None:
-    if warning := lazy.setup.version_warning(bus.bus.server_version):
+    if warning := lazy.server_versions.version_warning(bus.bus.server_version):
         output.remark(f"warning: {warning}")
     if replicas is not None:
         agents = tuple(dict.fromkeys([*agents, *await lazy.setup.known_agents(bus.bus)]))

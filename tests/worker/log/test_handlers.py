@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -33,6 +34,14 @@ def logger_as_before() -> Iterator[logging.Logger]:
     assert (logger.level, logger.propagate, list(logger.handlers)) == before
 
 
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    """Let new files be readable by everyone, as far as the program asks for that."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
 def log_files(folder: Path) -> list[Path]:
     return [path for path in folder.glob(f"{LOG_FILE}*") if path.suffix != ".lock"]
 
@@ -53,6 +62,27 @@ def messages_of(folder: Path) -> list[str]:
 
 
 # -- where it goes, and how it looks ----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_no_other_user_of_the_machine_can_read_the_log(section: LogSection):
+    section = section.model_copy(update={"max_bytes": 4_096, "backup_count": 2})
+    section.dir.mkdir(mode=0o700)
+    before = section.dir / LOG_FILE
+    before.touch(mode=0o644)  # of a version that left it open
+    with log_to(section) as log:
+        for number in range(200):
+            log.info("line %d of many", number)
+    files = list(section.dir.iterdir())
+    assert len(files) == 4  # with the lock of the rotation
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == {path.name: 0o600 for path in files}
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_log_folder_that_does_not_exist_is_made_for_the_owner_alone(section: LogSection):
+    with log_to(section) as log:
+        log.info("hello")
+    assert section.dir.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_line_goes_to_the_file_and_to_stderr_with_the_time_in_utc_and_its_level(

@@ -110,6 +110,30 @@ async def test_task_id_and_working_folder_stand_in_any_argument(
     assert text(status) == f"--id=job.1 {folder}/out {folder}\n{folder}\n"
 
 
+@pytest.mark.parametrize("word", ["{task_id}", "{task_id}.txt"])
+async def test_a_task_id_that_would_be_an_option_of_the_command_is_not_given_to_it(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, word: str
+):
+    ran = tmp_path / "ran"
+    command = ["sh", "-c", f"touch {ran}", "sh", word, "{input}"]
+    async with worker(worker_toml(tmp_path, server.url, chat_cmd=command)):
+        status = await outcome(coordinator, "x", task_id="-rf")
+        assert status.state == "failed"
+        assert "this id begins with '-'" in error(status)
+        assert not ran.exists()
+        assert (await outcome(coordinator, "x", task_id="r-f")).state == "completed"
+
+
+async def test_a_task_id_that_begins_with_a_dash_may_stand_inside_a_word(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    command = ["sh", "-c", 'echo "$1 $2"', "sh", "--id={task_id}", "{workdir}", "{input}"]
+    config = worker_toml(tmp_path, server.url, chat_cmd=command, worker={"workdir": tmp_path / "work"})
+    async with worker(config):
+        status = await outcome(coordinator, "x", task_id="-rf")
+    assert text(status) == f"--id=-rf {tmp_path}/work/-rf\n"
+
+
 async def test_without_a_working_folder_a_command_runs_where_its_worker_does(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):

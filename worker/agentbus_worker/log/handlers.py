@@ -3,12 +3,13 @@
 import logging
 import logging.handlers
 import os
+import stat
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from agentbus.config.schema import LogSection
 from agentbus.errors import ConfigError
@@ -18,6 +19,7 @@ from agentbus_worker.log.lines import FORMATTERS
 _IN_NO_LINE: Final = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks")
 """What `logging` finds out for every record unless it is switched off."""
 LOG_FILE: Final = "agentbus-worker.log"
+_OWNER_FILE: Final = 0o600
 
 
 class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
@@ -26,7 +28,8 @@ class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
     _mine = (0, 0)
 
     def _open(self) -> TextIOWrapper:
-        stream = super()._open()
+        opened = open(self.baseFilename, self.mode, encoding=self.encoding, opener=_for_the_owner)  # noqa: SIM115
+        stream = cast("TextIOWrapper", opened)
         mine = os.fstat(stream.fileno())
         self._mine = (mine.st_dev, mine.st_ino)
         return stream
@@ -74,6 +77,15 @@ class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
         self.stream = self._open()
 
 
+def _for_the_owner(path: str, flags: int) -> int:
+    """Open a file that no other user of the machine can read: a log tells who works for whom, on what, and when."""
+    descriptor = os.open(path, flags, _OWNER_FILE)
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) & ~_OWNER_FILE:
+        with suppress(OSError):  # of a file that belongs to another user
+            os.fchmod(descriptor, _OWNER_FILE)
+    return descriptor
+
+
 @contextmanager
 def log_to(section: LogSection, *, verbose: bool = False, worker: str | None = None) -> Generator[logging.Logger]:
     """Log to stderr and to the configured file for the length of the block.
@@ -88,7 +100,7 @@ def log_to(section: LogSection, *, verbose: bool = False, worker: str | None = N
     """
     formatter = FORMATTERS[section.format](worker=worker)
     try:
-        section.dir.mkdir(parents=True, exist_ok=True)
+        section.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = _SharedRotatingHandler(
             section.dir / LOG_FILE, maxBytes=section.max_bytes, backupCount=section.backup_count, encoding="utf-8"
         )

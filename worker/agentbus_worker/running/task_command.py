@@ -42,7 +42,8 @@ def task_command(config: WorkerConfig, task: Task, *, attempt: int, run_id: str,
         tmp: the private folder for the prompt, where the command reads that from a file.
 
     Raises:
-        CommandError: the working folder or the prompt file cannot be made.
+        CommandError: the working folder or the prompt file cannot be made, or the task id would be an option of the
+            command.
     """
     agent, worker = config.agent, config.worker
     prompt = build_prompt(task, agent=agent.id, extra_instruction=agent.extra_instruction)
@@ -57,6 +58,9 @@ def task_command(config: WorkerConfig, task: Task, *, attempt: int, run_id: str,
                 TASK_ID_PLACEHOLDER: lambda: task.id,
                 WORKDIR_PLACEHOLDER: lambda: str(workdir or Path.cwd()),
             }
+            if task.id.startswith("-") and any(word.startswith(TASK_ID_PLACEHOLDER) for word in agent.chat_cmd):
+                raise CommandError("chat_cmd has a word that begins with the task id, and this id begins with '-': "
+                                   "the command would take it for an option")  # fmt: skip
             yield Command(
                 # In one pass: placeholders inside the prompt must not be replaced.
                 argv=[_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in agent.chat_cmd],
