@@ -45,8 +45,9 @@ def error_of(fault: dict[str, Any], subject: str) -> BusError:
             f"JetStream has no leader for {subject} ({text}): more than half of the servers of the cluster must be up"
         )
     if number in _MISSING:
-        # $JS.API.STREAM.<verb>.<stream>, $JS.API.CONSUMER.<verb>.<stream>.<consumer>...
-        name = subject.split(".")[4 if _MISSING[number] == "stream" else 5]
+        # $JS.API.STREAM.<verb>.<stream>, $JS.API.CONSUMER.<verb>.<stream>.<consumer>...; one verb has two tokens.
+        tokens = subject.replace(".MSG.GET.", ".GET.").split(".")
+        name = tokens[4 if _MISSING[number] == "stream" else 5]
         return SetupMissingError(
             f"the {_MISSING[number]} {name} does not exist on this bus; make it with: agentbus setup --nats-url URL"
         )

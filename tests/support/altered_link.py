@@ -1,0 +1,148 @@
+"""A link to the server on which single messages are changed or lost on their way to the client."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+_HOST = "127.0.0.1"
+
+Change = Callable[[bytes], bytes | None]
+"""Makes of a payload what arrives in its place; None if the message gets lost."""
+
+
+def lost(_: bytes) -> None:
+    """The message does not arrive."""
+
+
+def once(change: Change) -> Change:
+    """The first message is changed, those after it arrive as they are."""
+    return at_first(1, change)
+
+
+def at_first(count: int, change: Change) -> Change:
+    """So many messages are changed, those after them arrive as they are."""
+    left = [change] * count
+    return lambda data: left.pop()(data) if left else data
+
+
+def refused(err_code: int, description: str, *, code: int = 400) -> Change:
+    """JetStream refuses the request that it has carried out in truth."""
+    error = {"code": code, "err_code": err_code, "description": description}
+    return lambda _: json.dumps({"error": error}).encode()
+
+
+def without(*names: str) -> Change:
+    """The answer lacks fields, as that of an older server does."""
+
+    def change(data: bytes) -> bytes:
+        return json.dumps({name: value for name, value in json.loads(data).items() if name not in names}).encode()
+
+    return change
+
+
+class AlteredLink:
+    """A proxy before a server.
+
+    Attributes:
+        changes: by the beginning of a subject, for the answers to requests on it, and for the messages on it.
+        info: what INFO says besides, such as the name of a cluster.
+        on_connect: called before a client's CONNECT is passed on.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = int(upstream.rpartition(":")[2])
+        self._serving: set[asyncio.Task[None]] = set()
+        self.url = ""
+        self.changes: dict[str, Change] = {}
+        self.info: dict[str, Any] = {}
+        self.on_connect: Callable[[], None] = lambda: None
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        asked: dict[bytes, bytes] = {}  # the subjects of requests, by those of their answers
+        try:
+            # Not raised further: the end of the link cancels this, and asyncio would report that as a fault.
+            with suppress(asyncio.CancelledError, OSError):
+                server_reader, server_writer = await asyncio.open_connection(_HOST, self._upstream)
+                ways = [
+                    asyncio.create_task(self._to_server(reader, server_writer, asked)),
+                    asyncio.create_task(self._to_client(server_reader, writer, asked)),
+                ]
+                try:
+                    await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for way in ways:
+                        way.cancel()
+                    await asyncio.gather(*ways, return_exceptions=True)
+                    server_writer.transport.abort()
+        finally:
+            writer.transport.abort()
+            self._serving.discard(task)
+
+    async def _to_server(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: dict[bytes, bytes]
+    ) -> None:
+        while True:
+            line = await reader.readuntil(b"\r\n")
+            words = line.split()
+            match words[0].upper():
+                case b"CONNECT":
+                    self.on_connect()
+                case b"PUB" | b"HPUB":
+                    if len(words) == (4 if words[0] == b"PUB" else 5):
+                        asked[words[2]] = words[1]
+                    line += await reader.readexactly(int(words[-1]) + 2)
+                case _:
+                    pass
+            writer.write(line)
+            await writer.drain()
+
+    async def _to_client(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: dict[bytes, bytes]
+    ) -> None:
+        while True:
+            line = await reader.readuntil(b"\r\n")
+            verb, *words = line.split()
+            if verb == b"INFO" and self.info:
+                line = b"INFO " + json.dumps({**json.loads(line[5:]), **self.info}).encode() + b"\r\n"
+            elif verb in (b"MSG", b"HMSG"):
+                whole = (await reader.readexactly(int(words[-1]) + 2))[:-2]
+                head = int(words[-2]) if verb == b"HMSG" else 0
+                data = self._changed((words[0], asked.get(words[0], b"")), whole[head:])
+                if data is None:
+                    continue
+                words[-1] = b"%d" % (head + len(data))
+                line = b" ".join([verb, *words]) + b"\r\n" + whole[:head] + data + b"\r\n"
+            writer.write(line)
+            await writer.drain()
+
+    def _changed(self, subjects: tuple[bytes, bytes], data: bytes) -> bytes | None:
+        for beginning, change in self.changes.items():
+            if any(subject.startswith(beginning.encode()) for subject in subjects):
+                return change(data)
+        return data
+
+    async def cut(self) -> None:
+        """Break all connections; new ones are accepted."""
+        serving = tuple(self._serving)
+        for task in serving:
+            task.cancel()
+        if serving:
+            await asyncio.wait(serving)
+
+
+@asynccontextmanager
+async def altered_link(upstream: str) -> AsyncGenerator[AlteredLink]:
+    """The link, before the server at the URL `upstream`."""
+    link = AlteredLink(upstream)
+    listener = await asyncio.start_server(link.accept, _HOST, 0, limit=2**24)
+    link.url = f"nats://{_HOST}:{listener.sockets[0].getsockname()[1]}"
+    try:
+        yield link
+    finally:
+        listener.close()
+        await link.cut()
