@@ -177,11 +177,9 @@ class Connection:
             return False
 
     def _newest_tls(self) -> ssl.SSLContext:
-        try:
+        with suppress(ConfigError):  # as above; without files of ours there is nothing to be wrong with
             self._tls = tls_context(self.settings)
-        except ConfigError:
-            if self._tls is None:
-                raise
+        assert self._tls is not None, "`open` has read the files once"
         return self._tls
 
     # -- core NATS ----------------------------------------------------------------------------------------------

@@ -60,8 +60,12 @@ class OrderedConsumer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._puller is not None:
-            await self._puller.__aexit__(kind, error, trace)
+        await self._opened.__aexit__(kind, error, trace)
+
+    @property
+    def _opened(self) -> PullConsumer:
+        assert self._puller is not None, "an ordered consumer is used inside its `async with` block"
+        return self._puller
 
     async def next(self) -> Delivery:
         """The next message, whenever it comes.
@@ -71,9 +75,8 @@ class OrderedConsumer:
             BusUnavailableError: the connection has ended for good.
         """
         while True:
-            assert self._puller is not None, "an ordered consumer is used inside its `async with` block"
             try:
-                delivery = await self._puller.next()
+                delivery = await self._opened.next()
             except SetupMissingError:
                 await self._resume()
                 continue

@@ -102,6 +102,22 @@ async def test_a_patient_caller_waits_for_the_server_and_reports_each_change_of_
     assert "connected to nats-server" in states[1]
 
 
+async def test_a_patient_caller_gives_up_after_as_many_attempts_as_are_configured():
+    config = connection_settings(
+        NatsSection(url=f"nats://127.0.0.1:{free_port()}"),
+        agent="main",
+        name="test",
+        reconnect_wait_s=0.01,
+        max_reconnect_attempts=2,
+    )
+    states: list[str] = []
+    with pytest.raises(BusUnavailableError, match="cannot reach the bus"):
+        async with asyncio.timeout(BOUND_S):
+            await open_and_close(config, states)
+    assert len(states) == 1
+    assert "trying again" in states[0]
+
+
 async def open_and_close(config: ConnectionSettings, states: list[str]) -> None:
     async with connect(config, patient=True, on_state=states.append):
         pass
@@ -119,8 +135,9 @@ async def test_a_refused_publish_permission_is_named_within_a_round_trip(guarded
 async def test_an_inbox_that_is_not_allowed_is_named_as_the_cause(guarded: NatsServer):
     url = with_user(guarded, "agent-code:code")
     async with connect(settings(url, inbox_prefix="_INBOX_other")) as bus, asyncio.timeout(2):
-        with pytest.raises(PermissionDeniedError, match="inbox_prefix"):
-            await bus.api("INFO")
+        for _ in range(2):  # the second is not even sent: its answer could not come either
+            with pytest.raises(PermissionDeniedError, match="inbox_prefix"):
+                await bus.api("INFO")
 
 
 async def test_an_oversized_message_is_refused_before_sending_and_the_connection_lives_on(server: NatsServer):
@@ -290,6 +307,10 @@ async def test_a_user_that_is_removed_ends_the_connection_with_the_reason(tmp_pa
         assert isinstance(reason, AuthenticationError)
         with pytest.raises(AuthenticationError):
             await bus.api("INFO")
+        with pytest.raises(AuthenticationError):
+            await bus.wait_connected()
+        with pytest.raises(BusUnavailableError):
+            await bus.subscribe("news", _ignore)
 
 
 async def test_a_password_changed_during_an_outage_ends_the_connection_with_the_reason(tmp_path: Path):

@@ -6,12 +6,18 @@ from typing import Any
 import pytest
 
 from agentbus import Coordinator
-from agentbus.bus.jetstream import Bus
+from agentbus.bus import pull_consumer
+from agentbus.bus.jetstream import Bus, connect
+from agentbus.bus.nats_client import Msg
 from agentbus.bus.pull_consumer import PullConsumer
 from agentbus.bus.setup import ensure_consumer
-from agentbus.errors import SetupMissingError
+from agentbus.config.connection_settings import connection_settings
+from agentbus.config.schema import NatsSection
+from agentbus.errors import BusUnavailableError, SetupMissingError
 from agentbus.protocol import subjects
-from support.harness import eventually
+from agentbus.provision.nats_server import NatsServer
+from support.altered_link import altered_link, lost
+from support.harness import BOUND_S, eventually
 
 
 async def put(bus: Coordinator, number: int) -> None:
@@ -142,3 +148,70 @@ async def test_what_a_fetch_that_is_cancelled_had_got_goes_to_another_at_once(co
         async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as two, asyncio.timeout(5):
             delivery = await two.next()
             assert (delivery.data, delivery.num_delivered) == (b"1", 2)
+
+
+async def test_what_has_arrived_and_was_not_taken_when_the_pulling_ends_goes_to_another_at_once(
+    coordinator: Coordinator,
+):
+    bus = coordinator.bus
+    await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
+    for number in range(3):
+        await put(coordinator, number)
+    one = PullConsumer(bus, subjects.TASKS_STREAM, "agent-code")
+    real, all_there = one._receive, asyncio.Event()  # pyright: ignore[reportPrivateUsage]
+
+    def receive(message: Msg) -> None:
+        real(message)
+        fetching.cancel()
+        if one._arrived.qsize() == 3:  # pyright: ignore[reportPrivateUsage]
+            all_there.set()
+
+    one._receive = receive  # pyright: ignore[reportPrivateUsage]
+    async with asyncio.timeout(BOUND_S):
+        async with one:
+            fetching = asyncio.create_task(one.fetch(3))
+            await asyncio.wait({fetching})
+            assert fetching.cancelled()
+            await all_there.wait()
+        async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as two:
+            deliveries = [await two.next() for _ in range(3)]
+    assert {(delivery.data, delivery.num_delivered) for delivery in deliveries} == {(b"0", 2), (b"1", 2), (b"2", 2)}
+
+
+async def test_a_request_of_which_nothing_more_is_heard_is_made_again(
+    server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pull_consumer, "_SILENCE_S", 0.3)
+    await ensure_consumer(coordinator.bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
+    async with (
+        altered_link(server.url) as link,
+        connect(connection_settings(NatsSection(url=link.url), agent="code", name="test")) as bus,
+        PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as puller,
+        asyncio.timeout(BOUND_S),
+    ):
+        link.changes["agent.code.tasks"] = lost
+        waiting = asyncio.create_task(puller.next())
+        await eventually(lambda: puller._requests > 1, "it has asked again")  # pyright: ignore[reportPrivateUsage]
+        link.changes.clear()
+        await put(coordinator, 1)
+        assert (await waiting).data == b"1"
+
+
+async def test_a_request_that_could_not_be_sent_is_made_as_soon_as_there_is_a_connection(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    bus = coordinator.bus
+    await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
+    await put(coordinator, 1)
+    async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as puller, asyncio.timeout(BOUND_S):
+        publish, breaks = bus.publish, [True]
+
+        async def break_once(*args: Any, **more: Any) -> None:
+            if breaks:
+                breaks.clear()
+                raise BusUnavailableError("the connection broke")
+            await publish(*args, **more)
+
+        monkeypatch.setattr(bus, "publish", break_once)
+        monkeypatch.setattr(pull_consumer, "_SILENCE_S", 0.3)
+        assert (await puller.next()).data == b"1"

@@ -12,10 +12,10 @@ from dataclasses import replace
 import pytest
 
 from agentbus.bus.jetstream import Bus, connect
-from agentbus.bus.nats_client import Msg
+from agentbus.bus.nats_client import Msg, NatsError
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.schema import NatsSection
-from agentbus.errors import BusError
+from agentbus.errors import BusError, BusUnavailableError
 from agentbus.provision.nats_server import NatsServer
 from support.harness import BOUND_S
 
@@ -155,3 +155,12 @@ async def test_messages_of_one_round_of_the_loop_are_written_in_one_piece_unless
         await asyncio.gather(*[bus.publish("news", b"%d" % number) for number in range(100)])
         assert [int((await first(messages)).data) for _ in range(100)] == [*range(100)]
     assert batches in ((1, 2) if batch_writes else (0,))
+
+
+async def test_what_is_sent_after_the_end_is_refused_and_not_kept(bus: Bus):
+    await bus.close()
+    with pytest.raises(NatsError):
+        bus._client.send("news", b"x", "", None, flush=True)
+    assert bus._client._pending == []
+    with pytest.raises(BusUnavailableError, match="the connection to the bus is closed"):
+        await bus.publish("news", b"x")

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from agentbus import connect
+from agentbus.bus import setup
 from agentbus.bus.setup import Found, ensure_consumer, plan, set_up
 from agentbus.bus.topology import Copies, consumer_config, wanted_files, wanted_streams
 from agentbus.errors import ApiError
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer, run_server
+from support.altered_link import altered_link, at_first, refused
 from support.harness import run_cli
 
 
@@ -88,6 +90,55 @@ async def test_a_second_durable_on_the_same_tasks_is_refused_by_naming_the_first
     async with connect(server.url) as bus:
         with pytest.raises(ApiError, match=r"agent-code has the tasks of agent\.code\.tasks already"):
             await ensure_consumer(bus.bus, "code", stream=subjects.TASKS_STREAM, name="another")
+
+
+async def test_another_refusal_of_a_consumer_is_told_in_the_words_of_the_server(server: NatsServer):
+    await outcomes(server.url, "doc")
+    async with connect(server.url) as bus:
+        config = (await bus.bus.api("STREAM.INFO.AGENT_TASKS"))["config"]
+        await bus.bus.api("STREAM.DELETE.AGENT_TASKS")
+        await bus.bus.api("STREAM.CREATE.AGENT_TASKS", {**config, "max_consumers": 1})
+        await ensure_consumer(bus.bus, "doc", stream=subjects.TASKS_STREAM, name="agent-doc")
+        with pytest.raises(ApiError, match="maximum consumers limit reached"):
+            await ensure_consumer(bus.bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
+
+
+async def test_a_stream_of_another_program_that_has_the_subjects_already_is_an_error_and_is_left_alone(
+    server: NatsServer,
+):
+    async with connect(server.url) as bus:
+        await bus.bus.api("STREAM.CREATE.MINE", {"name": "MINE", "subjects": ["agent.code.results"]})
+        with pytest.raises(ApiError, match="subjects overlap with an existing stream"):
+            await set_up(bus.bus)
+        assert await bus.bus.stream_names() == ["AGENT_TASKS", "MINE"]
+
+
+async def test_subjects_that_differ_are_listed(server: NatsServer):
+    async with connect(server.url) as bus:
+        old = {"name": "AGENT_DEAD", "subjects": ["agent.*.dead", "more"], "max_age": 30 * 86400 * 10**9}
+        await bus.bus.api("STREAM.CREATE.AGENT_DEAD", old)
+    assert "subjects is agent.*.dead more, wanted agent.*.dead" in (await outcomes(server.url))["AGENT_DEAD"][1]
+
+
+NO_PEERS = refused(10005, "no suitable peers for placement")
+
+
+async def test_servers_that_do_not_know_of_each_others_room_yet_are_asked_again(server: NatsServer):
+    async with altered_link(server.url) as link:
+        link.changes["$JS.API.STREAM.CREATE.AGENT_RESULTS"] = at_first(2, NO_PEERS)
+        found = await outcomes(link.url)
+    assert {outcome for outcome, _ in found.values()} == {"made"}
+
+
+async def test_copies_for_which_there_are_not_enough_servers_are_refused_with_what_to_do(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(setup, "_PLACING_S", 0.5)
+    async with altered_link(server.url) as link:
+        link.info["cluster"] = "three"
+        link.changes["$JS.API.STREAM.CREATE.AGENT_TASKS"] = NO_PEERS
+        with pytest.raises(ApiError, match="the cluster has not 5 servers that are up and have room for a copy each"):
+            await outcomes(link.url, replicas=5)
 
 
 async def test_storage_is_shared_out_where_the_server_grants_a_bounded_amount(tmp_path: Path):
