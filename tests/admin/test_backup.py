@@ -40,7 +40,7 @@ async def inbox(coordinator: Coordinator) -> list[str]:
     return [message.result.task_id for message in await coordinator.results(100) if message.result]
 
 
-async def test_a_restored_bus_goes_on_where_it_was(tmp_path: Path):
+async def test_a_restored_bus_continues_where_it_was(tmp_path: Path):
     async with run_server(store=tmp_path / "old") as server, connect(server.url) as coordinator:
         await set_up(coordinator.bus, ["code"])
         async with worker(worker_toml(tmp_path, server.url, worker={"inline_output_bytes": 1024})):
@@ -63,7 +63,7 @@ async def test_a_restored_bus_goes_on_where_it_was(tmp_path: Path):
         assert sorted(await inbox(coordinator)) == sorted([*finished, *queued])
 
 
-async def test_tasks_that_were_finished_after_the_backup_are_done_again_and_later_ones_are_unknown(tmp_path: Path):
+async def test_tasks_finished_after_the_backup_run_again_and_later_ones_are_unknown(tmp_path: Path):
     async with run_server(store=tmp_path / "old") as server, connect(server.url) as coordinator:
         await set_up(coordinator.bus, ["code"])
         before = await publish(coordinator, "say:before")
@@ -129,7 +129,7 @@ async def test_the_commands_move_a_bus_with_accounts_to_a_cluster(tmp_path: Path
         assert "exists on this bus" in again.err
 
 
-async def test_the_copied_store_of_a_server_that_was_stopped_is_the_bus(tmp_path: Path):
+async def test_the_copied_store_of_a_stopped_server_is_the_bus(tmp_path: Path):
     async with run_server(store=tmp_path / "old") as server, connect(server.url) as coordinator:
         await set_up(coordinator.bus, ["code"])
         queued = await publish(coordinator, "say:one", "say:two")
@@ -140,7 +140,7 @@ async def test_the_copied_store_of_a_server_that_was_stopped_is_the_bus(tmp_path
             assert await done(coordinator, queued) == {"completed"}
 
 
-async def test_a_backup_goes_into_a_folder_of_its_own(server: NatsServer, tmp_path: Path):
+async def test_a_backup_needs_an_empty_folder(server: NatsServer, tmp_path: Path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine", encoding="utf-8")
     async with connect(server.url) as coordinator:
@@ -149,7 +149,7 @@ async def test_a_backup_goes_into_a_folder_of_its_own(server: NatsServer, tmp_pa
     assert (tmp_path / "full" / "file").read_text(encoding="utf-8") == "mine"
 
 
-async def test_a_part_of_a_backup_is_not_restored(server: NatsServer, tmp_path: Path):
+async def test_an_incomplete_backup_is_not_restored(server: NatsServer, tmp_path: Path):
     async with connect(server.url) as coordinator:
         await set_up(coordinator.bus)
         assert [one async for one in back_up(coordinator.bus, tmp_path / "backup")]
@@ -158,7 +158,7 @@ async def test_a_part_of_a_backup_is_not_restored(server: NatsServer, tmp_path: 
             assert [one async for one in restore(coordinator.bus, tmp_path / "backup")]
 
 
-async def test_a_disk_that_takes_no_more_and_a_file_that_is_gone_are_named(server: NatsServer, tmp_path: Path):
+async def test_a_full_disk_and_a_missing_file_are_named(server: NatsServer, tmp_path: Path):
     resource = pytest.importorskip("resource")
     async with connect(server.url) as coordinator:
         await set_up(coordinator.bus, ["code"])
@@ -199,7 +199,7 @@ async def test_only_the_administrator_can_back_up(tmp_path: Path):
             assert ran.code == code, ran.err
 
 
-async def test_a_chunk_waits_for_the_server_that_restores_to_be_known(server: NatsServer):
+async def test_a_chunk_is_sent_again_until_the_restoring_server_is_known(server: NatsServer):
     async with connect(server.url) as ours, connect(server.url) as restoring:
         sending = asyncio.create_task(_send_chunk(ours.bus, "restore.here", b"chunk"))
         await ours.bus.api("INFO")  # the chunk went out before this request, and no one was there to take it

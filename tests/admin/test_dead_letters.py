@@ -31,7 +31,7 @@ async def dead_letters_stored(bus: Coordinator, count: int = 1) -> None:
     await eventually(there, f"{count} dead letters")
 
 
-async def test_the_list_has_the_newest_with_reason_time_worker_and_measure(
+async def test_the_list_has_the_newest_with_reason_time_worker_and_size(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     for number in range(4):
@@ -56,7 +56,9 @@ async def test_the_list_has_the_newest_with_reason_time_worker_and_measure(
     assert shown == ["not json 0", "not json 1"]
 
 
-async def test_nothing_there_is_an_empty_list_and_a_wrong_number_one_line(server: NatsServer, coordinator: Coordinator):
+async def test_without_dead_letters_the_list_is_empty_and_a_wrong_number_is_an_error(
+    server: NatsServer, coordinator: Coordinator
+):
     assert lines(await dead(server.url, "list")) == []
     for command in ("show", "requeue", "drop"):
         ran = await dead(server.url, command, "7")
@@ -111,7 +113,7 @@ async def test_a_published_task_that_was_refused_has_its_result_and_is_sent_agai
     assert (await counts(coordinator))["AGENT_DEAD"] == 0
 
 
-async def test_a_task_that_waits_is_not_run_twice_by_requeueing_a_copy_of_it(
+async def test_requeueing_a_copy_of_a_queued_task_does_not_run_it_twice(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     ran = tmp_path / "ran"
@@ -127,7 +129,7 @@ async def test_a_task_that_waits_is_not_run_twice_by_requeueing_a_copy_of_it(
     assert len(await result_messages(coordinator)) == 1
 
 
-async def test_what_does_not_fit_is_cut_and_its_measure_and_digest_are_those_of_the_whole(tmp_path: Path):
+async def test_a_large_dead_letter_is_cut_with_the_size_and_digest_of_the_whole_message(tmp_path: Path):
     """A message as long as the bus takes: with the reason and the rest beside it, it fits no more."""
     conf = tmp_path / "small.conf"
     conf.write_text(

@@ -57,7 +57,7 @@ async def test_the_overview_shows_agents_running_and_settled_tasks_and_how_full_
     assert found["server_version"].split(".")[0] == "2"
 
 
-async def test_settled_tasks_are_found_behind_many_that_are_queued(server: NatsServer, coordinator: Coordinator):
+async def test_settled_tasks_are_found_behind_many_queued_ones(server: NatsServer, coordinator: Coordinator):
     [cancelled] = [await publish(coordinator, "x")]
     await coordinator.task(cancelled).cancel()
     for _ in range(50):
@@ -72,7 +72,7 @@ async def test_a_bus_that_was_not_set_up_is_shown_as_such(server: NatsServer):
     assert found["agents"] == found["running"] == found["recent"] == []
 
 
-async def test_what_a_user_may_not_see_is_named_and_asked_for_once_only(tmp_path: Path):
+async def test_forbidden_parts_are_named_and_requested_only_once(tmp_path: Path):
     config = tmp_path / "nats.conf"
     config.write_text(
         f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {json.dumps(str(tmp_path / 'nats'))} }}\n"
@@ -98,7 +98,7 @@ async def test_what_a_user_may_not_see_is_named_and_asked_for_once_only(tmp_path
     assert {"agents", "tasks", "KV_AGENT_STATE"} <= set(first.hidden)
 
 
-async def test_top_in_a_pipe_is_a_line_for_each_overview_and_outlasts_a_restart(tmp_path: Path):
+async def test_top_in_a_pipe_prints_a_line_for_each_overview_also_over_a_restart(tmp_path: Path):
     server = await start_server(store=tmp_path / "nats")
     port = int(server.url.rpartition(":")[2])
     try:
@@ -133,7 +133,7 @@ async def test_top_in_a_pipe_is_a_line_for_each_overview_and_outlasts_a_restart(
 
 @pytest.mark.posix("needs a pseudo-terminal")
 @pytest.mark.parametrize("command", ["status", "top"])
-async def test_on_a_terminal_it_is_a_page_without_control_characters_of_others(
+async def test_on_a_terminal_the_page_has_no_control_characters_from_the_bus(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, command: str
 ):
     config = worker_toml(tmp_path, server.url)

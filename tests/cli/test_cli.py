@@ -60,7 +60,7 @@ async def test_the_main_job_through_the_command_line_alone(
     assert json.loads(state.out)["result"]["result"] == "hello\n"
 
 
-async def test_publish_prints_the_message_as_it_lies_on_the_bus(server: NatsServer, coordinator: Coordinator):
+async def test_publish_prints_the_message_as_it_is_stored_on_the_bus(server: NatsServer, coordinator: Coordinator):
     args = ["--to", "code", "--task-type", "x", "--from", "boss", "--reply-to", "agent-clerk", "--task-id", "my.id"]
     sent = await publish(server, *args, "--payload-fmt", "json", '{"ü": [1, null]}')
     message = await coordinator.bus.last_message("AGENT_TASKS", "agent.code.tasks")
@@ -72,7 +72,9 @@ async def test_publish_prints_the_message_as_it_lies_on_the_bus(server: NatsServ
     assert "ü" in sent.out
 
 
-async def test_publishing_again_under_an_id_says_so_and_changes_nothing(server: NatsServer, coordinator: Coordinator):
+async def test_publishing_again_under_an_id_is_reported_and_changes_nothing(
+    server: NatsServer, coordinator: Coordinator
+):
     first = await publish(server, "--to", "code", "--task-type", "x", "--task-id", "job", "hi")
     again = await publish(server, "--to", "code", "--task-type", "x", "--task-id", "job", "hi")
     assert first.code == again.code == 0
@@ -92,7 +94,7 @@ async def test_when_some_targets_fail_the_others_are_printed_and_the_exit_code_s
 
 
 @pytest.mark.parametrize("agent", ["*", ">", "a.b", "", "a" * 65])
-async def test_an_agent_id_that_is_no_subject_token_is_a_usage_error(agent: str):
+async def test_an_agent_id_that_is_not_a_subject_token_is_a_usage_error(agent: str):
     one_line_error(
         await run_cli("task", "publish", "--to", agent, "--task-type", "x", "hi"), 2, "agent id", "not valid"
     )
@@ -135,7 +137,7 @@ async def test_a_bus_that_cannot_be_reached_is_an_error_that_says_what_to_do():
     one_line_error(ran, 1, "connection refused", "agentbus up")
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_dialled_once_for_less_than_five_seconds():
+async def test_a_server_that_accepts_but_never_answers_is_dialled_once_for_less_than_five_seconds():
     loop = asyncio.get_running_loop()
     dials: list[float] = []
 
@@ -154,11 +156,11 @@ async def test_a_server_that_accepts_and_says_nothing_is_dialled_once_for_less_t
     assert dials[0] < 5
 
 
-async def test_a_bus_without_streams_is_an_error_and_never_a_silent_loss(server: NatsServer):
+async def test_publishing_to_a_bus_without_streams_is_an_error(server: NatsServer):
     one_line_error(await publish(server, "--to", "code", "--task-type", "x", "hi"), 1, "agentbus setup")
 
 
-async def test_a_password_on_the_command_line_works_and_earns_a_warning(server: NatsServer, coordinator: Coordinator):
+async def test_a_password_on_the_command_line_works_with_a_warning(server: NatsServer, coordinator: Coordinator):
     url = server.url.replace("nats://", "nats://user:secret@")
     ran = await run_cli("result", "get", "--agent", "main", "--nats-url", url)
     assert ran.code == 0
@@ -186,7 +188,7 @@ async def test_the_connection_is_found_in_the_documented_order(
     assert json.loads(sent.out)["from"] == "agent-boss"
 
 
-async def test_limit_means_the_same_with_and_without_watch_and_watch_goes_on(
+async def test_limit_means_the_same_with_watch_which_then_continues(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     async with worker(worker_toml(tmp_path, server.url)):
@@ -212,7 +214,7 @@ async def test_limit_means_the_same_with_and_without_watch_and_watch_goes_on(
     assert texts == ["2\n", "3\n", "new\n"]
 
 
-async def test_a_reader_that_has_had_enough_ends_the_command_quietly(server: NatsServer, coordinator: Coordinator):
+async def test_a_closed_pipe_ends_the_command_without_an_error(server: NatsServer, coordinator: Coordinator):
     for number in range(3):
         await coordinator.bus.store("agent.main.results", b'{"n":%d}' % number + b" " * 70_000, msg_id=str(number))
     command = f"{sys.executable} -m agentbus result get --nats-url {server.url} --agent main --limit 3 | head -c 10"
@@ -224,7 +226,7 @@ async def test_a_reader_that_has_had_enough_ends_the_command_quietly(server: Nat
     assert err == b""
 
 
-async def test_what_is_no_result_is_shown_under_our_own_key_and_nobody_can_speak_in_our_name(
+async def test_a_message_that_is_not_a_result_is_shown_under_a_key_that_no_sender_can_forge(
     server: NatsServer, coordinator: Coordinator
 ):
     for number, raw in enumerate([b"\xff junk", b'{"agentbus": {"verified": true}, "a": 1}', b'{\n"a": 2\n}']):
@@ -237,7 +239,7 @@ async def test_what_is_no_result_is_shown_under_our_own_key_and_nobody_can_speak
     assert multi == {"a": 2}
 
 
-async def test_on_a_terminal_results_are_a_table_and_control_characters_do_not_act(
+async def test_on_a_terminal_results_are_a_table_without_control_characters(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     command = ["sh", "-c", r"printf 'evil \033[2J \007 done\n'", "agent", "{input}"]
@@ -277,7 +279,7 @@ async def on_terminal(*args: str) -> str:
     return shown.decode()
 
 
-async def test_up_runs_a_bus_that_is_set_up_and_keeps_what_it_stored(tmp_path: Path):
+async def test_up_runs_a_bus_with_streams_and_keeps_its_messages(tmp_path: Path):
     store = tmp_path / "store"
     url = ""
     for run in range(2):
@@ -299,13 +301,13 @@ async def test_up_runs_a_bus_that_is_set_up_and_keeps_what_it_stored(tmp_path: P
     assert url
 
 
-async def test_up_on_a_taken_port_says_so(server: NatsServer, tmp_path: Path):
+async def test_up_on_a_port_in_use_says_so(server: NatsServer, tmp_path: Path):
     port = server.url.rpartition(":")[2]
     ran = await run_cli("up", "--port", port, "--store", str(tmp_path / "store"))
     one_line_error(ran, 1, "did not start")
 
 
-async def test_up_whose_server_dies_ends_with_an_error(tmp_path: Path):
+async def test_up_exits_with_an_error_when_its_server_dies(tmp_path: Path):
     out = tmp_path / "up"
     argv = [sys.executable, "-m", "agentbus", "up", "--port", "0", "--store", str(tmp_path / "store")]
     with process(argv, out) as up:
@@ -315,7 +317,7 @@ async def test_up_whose_server_dies_ends_with_an_error(tmp_path: Path):
         assert "exited with code" in out.read_text(encoding="utf-8")
 
 
-async def test_the_demo_tells_its_story_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_the_demo_runs_all_steps_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     ran = await run_cli("demo", timeout_s=120)
     assert ran.code == 0, ran.out + ran.err
@@ -345,7 +347,7 @@ async def test_completion_scripts_are_printed(shell: str):
     assert "_AGENTBUS_COMPLETE" in ran.out
 
 
-async def test_every_worker_error_is_one_line_too(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
+async def test_every_error_of_worker_run_is_one_line(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
     config = worker_toml(tmp_path, server.url, chat_cmd=[sys.executable, str(FAKE_AGENT)])
     one_line_error(await run_cli("worker", "run", "--config", str(config)), 1, "{input}")
     config.write_text(

@@ -177,7 +177,7 @@ async def test_without_the_option_nothing_more_listens_and_nothing_is_loaded(tmp
     assert (await run_python("-c", loaded)).out.strip() == "set()"
 
 
-async def test_a_port_that_is_taken_is_an_error_at_the_start() -> None:
+async def test_a_port_in_use_is_an_error_at_the_start() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         args = ["--nats-url", NOWHERE, "--http", "127.0.0.1:0", "--metrics-port", port]
@@ -203,7 +203,7 @@ async def test_a_port_that_cannot_be_one_is_wrong_usage(args: list[str], said: s
 WITHOUT = "import sys; sys.modules['prometheus_client'] = None; from agentbus_mcp.cli import main; main()"
 
 
-async def test_a_port_without_the_library_is_an_error_that_names_what_to_install(tmp_path: Path) -> None:
+async def test_a_port_without_the_library_is_an_error_that_names_the_extra_to_install(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", WITHOUT, "--nats-url", NOWHERE, "--http", "127.0.0.1:0"]
     with process([*argv, "--metrics-port", "0"], tmp_path / "with.log") as child:
         assert await child.exit_code() == 1

@@ -33,7 +33,7 @@ def described(name: str, option: str) -> str:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_agent_knows_every_option_of_its_preset(name: str) -> None:
+def test_the_help_of_the_agent_lists_every_option_of_its_preset(name: str) -> None:
     words = list(PRESETS[name].command)
     assert words[: 1 + len(SUBCOMMANDS.get(name, []))] == [name, *SUBCOMMANDS.get(name, [])]
     options = [word.partition("=")[0] for word in words if word.startswith("-") and word != "-"]
@@ -46,12 +46,12 @@ def test_the_agent_knows_every_option_of_its_preset(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_no_preset_approves_anything_by_itself(name: str) -> None:
+def test_no_preset_approves_actions(name: str) -> None:
     assert [word for word in PRESETS[name].command if DANGEROUS.fullmatch(word.partition("=")[0])] == []
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_prompt_of_a_preset_can_never_be_an_option(name: str) -> None:
+def test_the_prompt_of_a_preset_cannot_be_parsed_as_an_option(name: str) -> None:
     preset = PRESETS[name]
     with_prompt = [word for word in preset.command if "{input}" in word]
     if preset.prompt_via == "stdin":
@@ -62,7 +62,7 @@ def test_the_prompt_of_a_preset_can_never_be_an_option(name: str) -> None:
         assert (option[:2], equals, value) == ("--", "=", "{input}")
 
 
-def test_what_the_agents_say_of_standard_input_is_what_the_presets_rely_on() -> None:
+def test_the_agents_document_standard_input_as_the_presets_use_it() -> None:
     assert "if `-` is used" in recorded("codex")
     assert PRESETS["codex"].command[-1] == "-"
     assert "Appended to input on stdin (if any)" in recorded("gemini")
@@ -83,5 +83,5 @@ def test_a_worker_accepts_the_preset(name: str, tmp_path: Path) -> None:
     ("text", "via"),
     [("my-agent --once {input}", "argv"), ("my-agent --file={input_file}", "file"), ("my-agent -", "stdin")],
 )
-def test_a_command_of_ones_own_gets_the_prompt_where_its_placeholder_stands(text: str, via: str) -> None:
+def test_a_custom_command_gets_the_prompt_at_its_placeholder(text: str, via: str) -> None:
     assert custom_command(text).prompt_via == via

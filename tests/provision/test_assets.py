@@ -38,11 +38,11 @@ def test_a_checkout_has_every_shipped_file(name: str) -> None:
     assert asset(name) == ROOT / name
 
 
-def test_a_folder_is_found_as_well() -> None:
+def test_a_shipped_folder_is_found() -> None:
     assert (asset("skills/agentbus") / "SKILL.md").is_file()
 
 
-def test_a_file_that_is_not_there_is_an_error_that_says_so() -> None:
+def test_a_missing_file_is_an_error_that_says_so() -> None:
     with pytest.raises(AgentBusError, match=r"config/nonsense\.toml is not part of this installation of agentbus"):
         asset("config/nonsense.toml")
 
@@ -91,17 +91,17 @@ def _run(*argv: str, cwd: Path, env: dict[str, str] | None = None) -> str:
 
 
 @pytest.mark.parametrize("package", ["agentbus", "agentbus_mcp", "agentbus_worker"])
-def test_the_wheel_carries_each_package(installed: Installed, package: str) -> None:
+def test_the_wheel_contains_each_package(installed: Installed, package: str) -> None:
     where = installed.run("python", "-c", f"import {package}; print({package}.__file__)")
     assert Path(where.strip()).is_relative_to(installed.home)
 
 
-def test_the_wheel_takes_no_name_that_others_own(installed: Installed) -> None:
+def test_the_wheel_has_no_top_level_name_of_other_distributions(installed: Installed) -> None:
     look = "from importlib.util import find_spec; print([n for n in ('worker', 'mcp_server', 'tests') if find_spec(n)])"
     assert installed.run("python", "-c", look).strip() == "[]"
 
 
-def test_the_wheel_carries_every_shipped_file(installed: Installed) -> None:
+def test_the_wheel_contains_every_shipped_file(installed: Installed) -> None:
     look = (
         "import json; from agentbus.provision.assets import asset; "
         f"print(json.dumps([str(asset(n)) for n in {SHIPPED!r}]))"
@@ -112,18 +112,18 @@ def test_the_wheel_carries_every_shipped_file(installed: Installed) -> None:
         assert path.read_bytes() == (ROOT / name).read_bytes()
 
 
-def test_the_wheel_does_not_take_files_of_others_for_its_own(installed: Installed) -> None:
+def test_the_wheel_contains_no_files_of_other_distributions(installed: Installed) -> None:
     look = "from agentbus.provision.assets import asset; asset('pyproject.toml')"
     with pytest.raises(AssertionError, match=r"pyproject\.toml is not part of this installation"):
         installed.run("python", "-c", look)
 
 
 @pytest.mark.parametrize("command", ["agentbus", "agentbus-mcp"])
-def test_the_commands_of_the_wheel_say_how_they_are_used(installed: Installed, command: str) -> None:
+def test_the_commands_of_the_wheel_print_their_help(installed: Installed, command: str) -> None:
     assert f"Usage: {command} " in installed.run(command, "--help")
 
 
-def test_the_commands_of_the_wheel_know_their_version(installed: Installed) -> None:
+def test_the_commands_of_the_wheel_print_their_version(installed: Installed) -> None:
     assert __version__ in installed.run("agentbus", "--version")
 
 

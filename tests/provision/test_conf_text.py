@@ -85,7 +85,7 @@ async def test_init_makes_a_bus_in_a_folder_of_any_name_and_its_commands_work_th
         assert renewed.code == 0, renewed.err
 
 
-async def test_certificates_of_the_operator_may_lie_in_a_folder_of_any_name(tmp_path: Path) -> None:
+async def test_certificates_of_the_operator_may_be_in_a_folder_of_any_name(tmp_path: Path) -> None:
     folder = strange(tmp_path, "tls")
     folder.mkdir(parents=True)
     own = make_certificates(folder)
@@ -109,13 +109,13 @@ def test_init_refuses_a_folder_that_its_files_or_nats_server_cannot_name(
 
 
 @pytest.mark.parametrize("address", ["::1", "[::1]", "127.0.0.1", "localhost"])
-def test_init_takes_an_ipv6_address_to_listen_on_with_and_without_brackets(tmp_path: Path, address: str) -> None:
+def test_init_accepts_an_ipv6_listen_address_with_and_without_brackets(tmp_path: Path, address: str) -> None:
     bus = create(tmp_path / "bus", replace(PLAN, listen=address, port=7433))
     shown = "[::1]" if "::" in address else address
     assert f'\nlisten: "{shown}:7433"\n' in bus.servers[0].configuration.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("address", ['0.0.0.0"\nhttp: "0.0.0.0', "$HOST", "a b", "127.0.0.1:4222"])
-def test_init_refuses_an_address_to_listen_on_that_is_none(tmp_path: Path, address: str) -> None:
+def test_init_refuses_an_invalid_listen_address(tmp_path: Path, address: str) -> None:
     with pytest.raises(ConfigError, match="neither the name nor the address of a host"):
         create(tmp_path / "bus", replace(PLAN, listen=address))

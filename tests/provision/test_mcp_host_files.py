@@ -91,7 +91,7 @@ def test_every_host_is_tested() -> None:
 
 @linux_only
 @each_host
-def test_the_entry_is_printed_in_the_format_of_the_host_with_where_it_belongs(host: str, home: Path) -> None:
+def test_the_entry_is_printed_in_the_format_of_the_host_with_its_file(host: str, home: Path) -> None:
     ran = config(host)
     assert parsed(host, ran.out) == {KEYS[host]: {"agentbus": {"command": PROGRAM, "args": [], **MORE[host]}}}
     assert ran.err == f"this belongs into {home / FILES[host]}; --write puts it there\n"
@@ -100,7 +100,7 @@ def test_the_entry_is_printed_in_the_format_of_the_host_with_where_it_belongs(ho
 
 @linux_only
 @each_host
-def test_what_is_written_is_what_is_printed(host: str, home: Path) -> None:
+def test_the_written_entry_is_the_printed_one(host: str, home: Path) -> None:
     printed = config(host, "--nats-url", "nats://10.8.0.1:7422")
     first = config(host, "--nats-url", "nats://10.8.0.1:7422", "--write")
     file = home / FILES[host]
@@ -115,7 +115,7 @@ def test_what_is_written_is_what_is_printed(host: str, home: Path) -> None:
 
 
 @pytest.mark.parametrize("host", PROJECT_FILES)
-def test_an_entry_for_a_project_names_no_place_of_this_machine(host: str, tmp_path: Path) -> None:
+def test_an_entry_for_a_project_has_no_path_of_this_machine(host: str, tmp_path: Path) -> None:
     config(host, "--project", str(tmp_path), "--write")
     entry = parsed(host, (tmp_path / PROJECT_FILES[host]).read_text(encoding="utf-8"))[KEYS[host]]["agentbus"]
     assert entry == {"command": "uvx", "args": ["agentbus-mcp"], **MORE[host]}
@@ -202,7 +202,7 @@ model = "o5-mini"
         "[[projects]]\nname = 1\n",
     ],
 )
-def test_the_entry_fits_into_toml_of_every_form(there: str) -> None:
+def test_the_entry_fits_into_every_form_of_toml(there: str) -> None:
     made = mcp_host_files.entry(HOSTS["codex"], ["new"])
     before = tomllib.loads(there)
     content = tomllib.loads(mcp_host_files.with_entry(HOSTS["codex"], there, made))
@@ -223,7 +223,7 @@ def test_the_entry_fits_into_toml_of_every_form(there: str) -> None:
     ],
 )
 @linux_only
-def test_a_file_that_cannot_be_kept_is_left_alone(host: str, there: str, said: str, home: Path) -> None:
+def test_a_file_that_cannot_be_preserved_is_left_unchanged(host: str, there: str, said: str, home: Path) -> None:
     file = home / FILES[host]
     file.parent.mkdir(parents=True)
     file.write_text(there, encoding="utf-8")
@@ -235,7 +235,7 @@ def test_a_file_that_cannot_be_kept_is_left_alone(host: str, there: str, said: s
 
 
 @linux_only
-def test_the_mode_of_the_file_and_a_link_to_it_stay(home: Path) -> None:
+def test_the_mode_of_the_file_and_a_link_to_it_are_kept(home: Path) -> None:
     kept = home / "dotfiles" / "claude.json"
     kept.parent.mkdir()
     kept.write_text('{"projects": {}}\n', encoding="utf-8")
@@ -257,7 +257,7 @@ def test_codex_home_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @linux_only
 @each_host
 @pytest.mark.parametrize("url", ["nats://main:secret@h:1", "nats://secret@h:1", "nats://a:1,nats://main:secret@h:1"])
-def test_no_secret_comes_into_an_entry(host: str, url: str, home: Path) -> None:
+def test_no_secret_is_written_into_an_entry(host: str, url: str, home: Path) -> None:
     error = refused(host, "--nats-url", url, "--write")
     assert "an entry must not" in error
     assert "--config" in error
@@ -265,7 +265,7 @@ def test_no_secret_comes_into_an_entry(host: str, url: str, home: Path) -> None:
     assert not (home / FILES[host]).exists()
 
 
-def test_a_configuration_is_named_by_its_whole_path_once_it_can_be_used(
+def test_an_entry_has_the_absolute_path_of_a_valid_configuration(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -284,7 +284,7 @@ def test_a_configuration_is_named_by_its_whole_path_once_it_can_be_used(
     assert "exclude each other" in both
 
 
-async def test_the_command_itself_says_in_one_line_what_is_wrong() -> None:
+async def test_an_error_of_the_command_is_one_line() -> None:
     ran = await run_cli("mcp", "config", "--host", "cursor", "--nats-url", "nats://main:secret@h:1")
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith("error: --nats-url holds a password")
@@ -292,7 +292,7 @@ async def test_the_command_itself_says_in_one_line_what_is_wrong() -> None:
     assert "secret" not in ran.err
 
 
-async def test_a_host_that_starts_the_entry_gets_a_server_on_that_bus(
+async def test_the_command_of_an_entry_starts_a_server_on_that_bus(
     server: NatsServer, coordinator: Coordinator, tmp_path: Path
 ) -> None:
     await set_up(coordinator.bus, ["code"])

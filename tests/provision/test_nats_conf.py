@@ -50,7 +50,7 @@ def judged(config: Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_real_server_finds_the_shipped_file_valid(tmp_path: Path, certificates: Certificates) -> None:
+def test_a_real_server_accepts_the_shipped_file(tmp_path: Path, certificates: Certificates) -> None:
     code, said = judged(shipped_for(tmp_path, certificates))
     assert (code, "is valid" in said) == (0, True), said
 
@@ -61,7 +61,7 @@ def test_the_server_does_not_start_without_its_certificate(tmp_path: Path, certi
     assert (code, "missing.pem" in said) == (1, True), said
 
 
-def test_the_shipped_file_says_what_the_documentation_promises() -> None:
+def test_the_shipped_file_has_the_documented_settings() -> None:
     text = CONF.read_text(encoding="utf-8")
     settings = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     for promised in (
@@ -81,7 +81,7 @@ def test_the_shipped_file_says_what_the_documentation_promises() -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the recipe is for openssl")
-async def test_a_certificate_made_as_the_file_says_is_good(tmp_path: Path) -> None:
+async def test_a_certificate_made_with_the_commands_in_the_file_is_accepted(tmp_path: Path) -> None:
     found = re.search(
         r"#\s+(openssl req .*?server-cert\.pem)$", CONF.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
@@ -145,7 +145,7 @@ async def test_a_user_can_do_nothing_beyond_its_list(shipped: Sample, user: str,
         ("admin", "agent.>"),
     ],
 )  # fmt: skip
-async def test_a_user_can_listen_only_where_its_list_says(shipped: Sample, user: str, subject: str) -> None:
+async def test_a_user_can_subscribe_only_to_the_subjects_of_its_list(shipped: Sample, user: str, subject: str) -> None:
     def ignore(message: Msg) -> None: ...
 
     async with connect(shipped.settings(user)) as bus:
@@ -157,7 +157,7 @@ async def test_a_user_can_listen_only_where_its_list_says(shipped: Sample, user:
     assert f'Subject "{subject}"' in line
 
 
-async def test_the_filter_in_a_consumers_subject_cannot_be_widened_in_its_body(shipped: Sample) -> None:
+async def test_the_filter_in_the_request_subject_of_a_consumer_cannot_be_widened_in_the_body(shipped: Sample) -> None:
     async with connect(shipped.settings("code")) as code:
         for body in ({"filter_subject": "agent.main.results"}, {"filter_subjects": ["agent.*.results"]}, {}):
             with pytest.raises(ApiError):
@@ -194,7 +194,7 @@ async def test_a_certificate_for_another_name_is_refused(shipped: Sample) -> Non
             pass
 
 
-async def test_no_credential_goes_to_a_server_that_has_no_tls(server: NatsServer, certificates: Certificates) -> None:
+async def test_no_credential_is_sent_to_a_server_without_tls(server: NatsServer, certificates: Certificates) -> None:
     async with tapped(int(server.url.rpartition(":")[2])) as tap:
         installation = Sample(server, certificates)
         with pytest.raises(BusUnavailableError, match="does not offer TLS, and tls:// was asked for"):
@@ -205,7 +205,7 @@ async def test_no_credential_goes_to_a_server_that_has_no_tls(server: NatsServer
 
 @pytest.mark.parametrize("patient", [False, True])
 @pytest.mark.parametrize("pause_s", [0, 0.05])
-async def test_a_wrong_password_is_told_as_such_though_the_server_hangs_up_right_after_its_words(
+async def test_a_wrong_password_is_reported_although_the_server_closes_the_connection_at_once(
     shipped: Sample, monkeypatch: pytest.MonkeyPatch, patient: bool, pause_s: float
 ) -> None:
     drain = asyncio.StreamWriter.drain

@@ -65,7 +65,7 @@ async def works(bus: Bus, process: Process) -> None:
 
 
 @on("password", "token", "nkey")
-async def test_a_worker_whose_credential_was_replaced_ends_with_the_reason(bus: Bus) -> None:
+async def test_a_worker_whose_credential_was_replaced_exits_with_the_reason(bus: Bus) -> None:
     rotation = Rotation(bus, "code")
     async with worker(bus.worker_toml()) as process:
         await rotation.on_server()
@@ -80,7 +80,7 @@ async def test_a_worker_whose_credential_was_replaced_ends_with_the_reason(bus: 
 
 
 @on("password", "nkey")
-async def test_a_worker_that_has_the_new_credential_by_then_goes_on(bus: Bus) -> None:
+async def test_a_worker_with_the_new_credential_in_its_file_continues(bus: Bus) -> None:
     rotation = Rotation(bus, "code")
     async with worker(bus.worker_toml()) as process:
         rotation.in_file()
@@ -92,7 +92,7 @@ async def test_a_worker_that_has_the_new_credential_by_then_goes_on(bus: Bus) ->
 
 
 @on("password", "token", "nkey")
-async def test_a_credential_that_is_replaced_during_an_outage_is_taken_up(bus: Bus) -> None:
+async def test_a_credential_that_is_replaced_during_an_outage_is_used_at_the_reconnect(bus: Bus) -> None:
     rotation = Rotation(bus, "code")
     async with worker(bus.worker_toml()) as process:
         bus.server.kill()
@@ -107,7 +107,7 @@ async def test_a_credential_that_is_replaced_during_an_outage_is_taken_up(bus: B
 
 
 @on("password")
-async def test_a_secret_file_that_is_gone_for_a_moment_harms_nobody(bus: Bus) -> None:
+async def test_a_secret_file_that_is_missing_for_a_moment_does_not_end_the_worker(bus: Bus) -> None:
     async with worker(bus.worker_toml()) as process:
         (bus.folder / "code.password").unlink()
         bus.server.kill()
@@ -118,7 +118,7 @@ async def test_a_secret_file_that_is_gone_for_a_moment_harms_nobody(bus: Bus) ->
 
 
 @on("creds")
-async def test_a_worker_ends_with_its_jwt_and_says_so(bus: Bus) -> None:
+async def test_a_worker_exits_when_its_jwt_expires_and_says_so(bus: Bus) -> None:
     assert bus.operator is not None
     bus.write("code.creds", bus.operator.creds("code", expires=time.time() + 4))
     async with worker(bus.worker_toml()) as process:
@@ -127,7 +127,7 @@ async def test_a_worker_ends_with_its_jwt_and_says_so(bus: Bus) -> None:
 
 
 @on("creds")
-async def test_a_worker_that_has_a_new_jwt_by_then_goes_on(bus: Bus) -> None:
+async def test_a_worker_with_a_new_jwt_in_its_file_continues(bus: Bus) -> None:
     assert bus.operator is not None
     bus.write("code.creds", bus.operator.creds("code", expires=time.time() + 4))
     async with worker(bus.worker_toml()) as process:
@@ -139,7 +139,7 @@ async def test_a_worker_that_has_a_new_jwt_by_then_goes_on(bus: Bus) -> None:
 
 
 @on("certificate")
-async def test_new_certificates_of_another_ca_are_taken_up_at_the_next_connection(bus: Bus) -> None:
+async def test_new_certificates_of_another_ca_are_used_at_the_next_connection(bus: Bus) -> None:
     async with worker(bus.worker_toml()) as process:
         bus.server.kill()
         authority = new_authority("Next CA")
@@ -167,7 +167,7 @@ async def until(client: Client, holds: Callable[[Any], bool], what: str) -> Any:
 
 
 @on("password", "nkey")
-async def test_the_mcp_server_says_what_happened_and_goes_on_once_the_file_has_the_new_credential(bus: Bus) -> None:
+async def test_the_mcp_server_reports_refused_credentials_and_continues_once_the_file_has_the_new_one(bus: Bus) -> None:
     rotation, log = Rotation(bus, "code"), bus.folder / "mcp.log"
     config = str(bus.coordinator_toml("code"))
     async with over_stdio(log, "auto", "--config", config) as client:
@@ -184,7 +184,7 @@ async def test_the_mcp_server_says_what_happened_and_goes_on_once_the_file_has_t
 
 
 @on("password", "nkey")
-async def test_the_mcp_server_goes_on_without_a_word_if_it_has_the_new_credential_by_then(bus: Bus) -> None:
+async def test_the_mcp_server_continues_silently_with_the_new_credential_in_its_file(bus: Bus) -> None:
     rotation, log = Rotation(bus, "code"), bus.folder / "mcp.log"
     async with over_stdio(log, "auto", "--config", str(bus.coordinator_toml("code"))) as client:
         assert data_of(await client.call_tool("get_results", {}))["results"] == []

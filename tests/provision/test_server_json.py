@@ -20,7 +20,7 @@ ENTRY: dict[str, Any] = json.loads((ROOT / "server.json").read_text(encoding="ut
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def test_it_is_valid_against_the_schema_that_it_names() -> None:
+def test_the_file_is_valid_against_the_schema_that_it_names() -> None:
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     assert ENTRY["$schema"] == schema["$id"]
     validator: Any = jsonschema.Draft7Validator(schema, format_checker=jsonschema.FormatChecker())
@@ -28,7 +28,7 @@ def test_it_is_valid_against_the_schema_that_it_names() -> None:
     assert not validator.is_valid({**ENTRY, "name": "no-namespace"}), "the schema refuses what is wrong"
 
 
-def test_it_names_this_distribution_and_its_version() -> None:
+def test_the_file_names_this_distribution_and_its_version() -> None:
     [package] = ENTRY["packages"]
     assert (package["registryType"], package["identifier"]) == ("pypi", PROJECT["name"])
     assert ENTRY["version"] == package["version"] == __version__
@@ -36,11 +36,11 @@ def test_it_names_this_distribution_and_its_version() -> None:
     assert package["transport"] == {"type": "stdio"}
 
 
-def test_the_registry_finds_its_name_in_the_readme() -> None:
+def test_the_readme_has_the_name_that_the_registry_looks_for() -> None:
     assert f"<!-- mcp-name: {ENTRY['name']} -->" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_its_arguments_are_those_of_the_command() -> None:
+def test_the_arguments_are_options_of_the_command() -> None:
     [package] = ENTRY["packages"]
     options = {name for option in command.params if isinstance(option, click.Option) for name in option.opts}
     assert {argument["name"] for argument in package["packageArguments"]} <= options

@@ -49,7 +49,7 @@ def program() -> dict[str, str]:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
 @pytest.mark.parametrize("path", [UNIT, MCP_UNIT], ids=lambda path: path.stem)
-def test_systemd_finds_the_unit_valid(path: Path, tmp_path: Path) -> None:
+def test_systemd_accepts_the_shipped_unit(path: Path, tmp_path: Path) -> None:
     installed = tmp_path / path.name
     text, replaced = re.subn(r"(?m)^ExecStart=/opt/agentbus/bin/\S+ ", "ExecStart=/bin/true ", path.read_text("utf-8"))
     assert replaced == 1
@@ -67,7 +67,7 @@ def test_systemd_finds_the_unit_valid(path: Path, tmp_path: Path) -> None:
     assert (done.returncode, said) == (0, [])
 
 
-def test_the_mcp_server_of_the_unit_would_start_and_has_the_time_to_end() -> None:
+def test_the_unit_of_the_mcp_server_has_a_valid_command_and_enough_time_to_stop() -> None:
     service = unit(MCP_UNIT)["Service"]
     program, *arguments = service["ExecStart"].split()
     assert program == "/opt/agentbus/bin/agentbus-mcp"
@@ -82,7 +82,7 @@ def test_the_mcp_server_of_the_unit_would_start_and_has_the_time_to_end() -> Non
     assert service["NoNewPrivileges"] == service["RestrictNamespaces"] == "yes"
 
 
-def test_systemd_lets_the_worker_end_its_children_itself_and_waits_long_enough() -> None:
+def test_systemd_lets_the_worker_end_its_own_children_and_waits_long_enough() -> None:
     service = unit()["Service"]
     assert service["KillMode"] == "mixed"
     assert "KillSignal" not in service  # SIGTERM is the default, and what the worker drains on
@@ -122,7 +122,7 @@ def test_systemd_confines_the_worker_without_breaking_the_sandboxes_of_agent_com
 # -- launchd ----------------------------------------------------------------------------------------------------
 
 
-def test_the_property_list_is_one_that_launchd_can_read() -> None:
+def test_launchd_can_read_the_property_list() -> None:
     ET.fromstring(PLIST.read_text(encoding="utf-8"))  # a comment with two dashes would be accepted by some readers only
     found = plist()
     assert found["Label"] == PLIST.stem
@@ -161,7 +161,7 @@ def test_supervisor_sends_sigterm_to_the_worker_alone() -> None:
     assert found["umask"] == "077"
 
 
-def test_supervisor_would_not_take_anything_for_a_variable() -> None:
+def test_supervisor_expands_nothing_as_a_variable() -> None:
     settings = [line for line in SUPERVISOR.read_text(encoding="utf-8").splitlines() if not line.startswith(";")]
     assert not any("%" in line for line in settings)
 
@@ -180,7 +180,7 @@ def test_all_units_run_the_documented_command() -> None:
     assert linux[0]["WorkingDirectory"] == linux[1]["directory"]
 
 
-def test_every_file_says_how_to_install_it() -> None:
+def test_every_unit_explains_how_to_install_it() -> None:
     for path in (UNIT, PLIST, SUPERVISOR):
         text = path.read_text(encoding="utf-8")
         assert "pip install ." in text

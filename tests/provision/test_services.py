@@ -81,7 +81,7 @@ def rendered(manager: ManagerName, config: Path, user: str = "agentbus") -> str:
 
 @pytest.mark.parametrize("manager", ["systemd", "systemd-user"])
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
-def test_systemd_finds_the_units_valid(tmp_path: Path, manager: ManagerName) -> None:
+def test_systemd_accepts_the_rendered_units(tmp_path: Path, manager: ManagerName) -> None:
     unit = tmp_path / "agentbus-worker-code.service"
     unit.write_text(rendered(manager, config_in(tmp_path), user="root"), encoding="utf-8")
     done = subprocess.run(
@@ -127,7 +127,7 @@ def test_launchd_runs_this_program_with_this_configuration_and_waits_for_its_dra
     assert "YOU" not in json.dumps(unit)
 
 
-def test_the_system_unit_may_write_where_the_worker_writes_and_nowhere_else(tmp_path: Path) -> None:
+def test_the_system_unit_may_write_only_to_the_folders_of_the_worker(tmp_path: Path) -> None:
     keys = unit_of(rendered("systemd", config_in(tmp_path, state_dir="/srv/state", workdir="/srv/work")))
     assert keys["ProtectSystem"] == "strict"
     assert keys["PrivateTmp"] == "yes"
@@ -136,7 +136,7 @@ def test_the_system_unit_may_write_where_the_worker_writes_and_nowhere_else(tmp_
     assert "-/" not in written
 
 
-def test_a_service_of_a_person_may_use_that_persons_home(tmp_path: Path) -> None:
+def test_a_user_service_may_use_the_home_of_that_user(tmp_path: Path) -> None:
     """The folders of the configuration are those of the user that the worker runs as, not of root who installs it."""
     config = config_in(tmp_path, state_dir="~/.agentbus/state")
     keys = unit_of(rendered("systemd", config, user="root"))
@@ -147,14 +147,14 @@ def test_a_service_of_a_person_may_use_that_persons_home(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["with blank", "per%cent", "quo'te", "dollar$"])
-def test_a_path_that_units_would_have_to_quote_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_path_that_needs_quoting_in_a_unit_is_refused(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
     with pytest.raises(Exception, match="move it to a path without"):
         rendered("systemd", config_in(folder))
 
 
-def test_the_option_names_the_managers_that_there_are() -> None:
+def test_the_option_lists_all_managers() -> None:
     [option] = [parameter for parameter in install.params if parameter.name == "manager"]
     assert isinstance(option.type, click.Choice)
     assert tuple(option.type.choices) == tuple(MANAGERS)
@@ -176,7 +176,7 @@ async def test_a_unit_that_an_older_version_wrote_still_starts_its_worker(server
 # -- what the managers are told ---------------------------------------------------------------------------------
 
 
-async def test_a_user_service_is_written_enabled_and_started_and_taken_away_again(
+async def test_a_user_service_is_written_enabled_started_and_removed(
     tmp_path: Path, home: Path, managers: Path
 ) -> None:
     config = config_in(tmp_path)
@@ -209,7 +209,7 @@ async def test_a_user_service_is_written_enabled_and_started_and_taken_away_agai
     assert config.exists()
 
 
-async def test_supervisor_and_launchd_are_told_in_their_own_words(tmp_path: Path, home: Path, managers: Path) -> None:
+async def test_supervisor_and_launchd_get_their_own_commands(tmp_path: Path, home: Path, managers: Path) -> None:
     config, folder = config_in(tmp_path), tmp_path / "conf.d"
     (managers / "says-status").write_text("agentbus-worker-code  RUNNING  pid 7, uptime 0:01:00\n", encoding="utf-8")
     arguments = ("--manager", "supervisor", "--folder", str(folder))
@@ -237,7 +237,7 @@ async def test_supervisor_and_launchd_are_told_in_their_own_words(tmp_path: Path
     assert json.loads(shown.out)["agent"] == "code"
 
 
-async def test_status_shows_every_worker_and_fails_if_one_does_not_run(
+async def test_status_lists_every_worker_and_fails_if_one_is_not_running(
     tmp_path: Path, home: Path, managers: Path
 ) -> None:
     none = await run_cli("service", "status", "--manager", "systemd-user")
@@ -255,7 +255,7 @@ async def test_status_shows_every_worker_and_fails_if_one_does_not_run(
     assert (one.code, json.loads(one.out)["state"]) == (1, "failed")
 
 
-async def test_what_a_manager_refuses_is_one_line_with_its_reason(tmp_path: Path, home: Path, managers: Path) -> None:
+async def test_a_refusal_of_a_manager_is_one_line_with_its_reason(tmp_path: Path, home: Path, managers: Path) -> None:
     (managers / "refuse").write_text("Failed to connect to bus:\n  No medium found\n", encoding="utf-8")
     done = await run_cli("service", "install", "--config", str(config_in(tmp_path)), "--manager", "systemd-user")
     assert done.code == 1
@@ -299,7 +299,7 @@ async def test_print_changes_nothing(tmp_path: Path, home: Path, managers: Path)
 # -- the skill --------------------------------------------------------------------------------------------------
 
 
-async def test_the_skill_goes_to_every_host_that_is_here_and_is_brought_up_to_date(tmp_path: Path, home: Path) -> None:
+async def test_the_skill_is_installed_for_every_host_of_this_machine_and_updated(tmp_path: Path, home: Path) -> None:
     (home / ".claude").mkdir()
     (home / ".cursor").mkdir()
     done = await run_cli("skill", "install")
@@ -319,7 +319,7 @@ async def test_the_skill_goes_to_every_host_that_is_here_and_is_brought_up_to_da
     assert sorted(path.name for path in copies[0].parent.iterdir()) == ["agentbus"]
 
 
-async def test_without_any_host_the_skill_goes_to_the_folder_that_they_share(home: Path) -> None:
+async def test_without_a_host_the_skill_is_installed_in_the_shared_folder(home: Path) -> None:
     done = await run_cli("skill", "install")
     assert done.err == f"{home / '.agents' / 'skills' / 'agentbus'}: made\n"
 

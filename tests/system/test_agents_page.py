@@ -24,14 +24,14 @@ def test_a_path_in_backquotes_exists(path: Path) -> None:
 
 
 @each_page
-def test_a_target_that_is_named_is_one_of_the_makefile(path: Path) -> None:
+def test_a_named_make_target_exists(path: Path) -> None:
     targets = set(re.findall(r"(?m)^([\w-]+):", MAKEFILE))
     text = path.read_text(encoding="utf-8")
     assert set(re.findall(r"(?m)(?:^|`)make ([\w-]+)", text)) <= targets
 
 
 @each_page
-def test_a_link_leads_to_a_file(path: Path) -> None:
+def test_a_link_points_to_an_existing_file(path: Path) -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", path.read_text(encoding="utf-8"))
     assert [link for link in links if not (ROOT / link).exists()] == []
 
@@ -44,7 +44,7 @@ def test_the_map_names_each_folder_of_the_three_packages() -> None:
     assert [path.name for path in folders if f"{path.name}/`" not in text] == []
 
 
-def test_the_forms_for_issues_ask_for_something_and_each_field_has_a_name() -> None:
+def test_each_issue_form_has_required_fields_and_each_field_has_a_label() -> None:
     forms = [path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config"]
     assert {path.stem for path in forms} == {"bug", "feature"}
     for path in forms:
@@ -57,14 +57,14 @@ def test_the_forms_for_issues_ask_for_something_and_each_field_has_a_name() -> N
         assert any(field.get("validations", {}).get("required") for field in fields)
 
 
-def test_a_hook_before_a_commit_runs_what_make_check_runs() -> None:
+def test_the_pre_commit_hooks_run_what_make_check_runs() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
     check = MAKEFILE.partition("\ncheck:")[2].partition("\n\n")[0].replace("$(BIN)", ".venv/bin")
     for hook in hooks:
         assert hook["entry"].removesuffix(" --force-exclude") in check
 
 
-def test_each_commit_that_blame_passes_over_is_named_in_full() -> None:
+def test_each_commit_in_git_blame_ignore_revs_has_its_full_id() -> None:
     lines = (ROOT / ".git-blame-ignore-revs").read_text(encoding="utf-8").splitlines()
     commits = [line for line in lines if line and not line.startswith("#")]
     assert commits

@@ -14,7 +14,7 @@ pytestmark = [
 ]
 
 
-async def test_every_task_has_its_one_result_after_a_storm():
+async def test_every_task_has_one_result_after_a_storm():
     account = await run_storm(short(seed=random.randrange(1_000_000)))
     assert not account.wrong, f"\n{account.table()}\n{account.faults()}"
 

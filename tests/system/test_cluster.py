@@ -19,7 +19,7 @@ TASKS = 12
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-async def test_every_task_has_its_one_result_though_the_server_that_leads_the_ledger_is_killed():
+async def test_every_task_has_one_result_though_the_leader_of_the_ledger_is_killed():
     account = await run_storm(clustered_short(seed=random.randrange(1_000_000)))
     assert not account.wrong, f"\n{account.table()}\n{account.faults()}"
     assert account.numbers["leader of ledger"] == 1
@@ -32,7 +32,7 @@ async def set_up(servers: Cluster, *options: str) -> tuple[int, dict[str, str], 
     return ran.code, {item["name"]: item["outcome"] for item in found}, ran.err
 
 
-async def test_a_bus_with_one_copy_of_everything_gets_three_and_loses_nothing(tmp_path: Path):
+async def test_a_bus_with_one_replica_gets_three_and_loses_nothing(tmp_path: Path):
     async with cluster(tmp_path) as servers:
         code, outcomes, said = await set_up(servers, "--agent", "code")
         assert (code, set(outcomes.values())) == (0, {"made"}), said
@@ -69,7 +69,7 @@ async def test_a_bus_with_one_copy_of_everything_gets_three_and_loses_nothing(tm
         assert (await set_up(servers, "--replicas", "3"))[0] == 0
 
 
-async def test_three_copies_on_a_server_without_a_cluster_are_refused_with_what_to_do(server: NatsServer):
+async def test_three_replicas_without_a_cluster_are_refused_with_what_to_do(server: NatsServer):
     first = await run_cli("setup", "--nats-url", server.url, "--replicas", "3")
     assert first.code == 1
     assert "this server is not in a cluster, so there cannot be 3 copies" in first.err

@@ -144,7 +144,7 @@ async def test_a_running_task_is_cancelled_and_its_command_ends(
     assert [message["status"] for message in await result_messages(coordinator)] == ["cancelled"]
 
 
-async def test_a_task_asks_for_an_approval_and_goes_on_with_the_answer(
+async def test_a_task_asks_for_an_approval_and_the_answer_continues_it(
     tmp_path: Path, coordinator: Coordinator, sides: Sides
 ) -> None:
     async with sides.worker(tmp_path, chat_cmd=ASKING):
@@ -170,7 +170,7 @@ async def test_a_large_output_is_read_in_full(tmp_path: Path, coordinator: Coord
     assert b"".join(pieces) == OUTPUT
 
 
-async def test_the_sender_of_a_message_that_is_no_task_is_told(
+async def test_the_sender_of_an_invalid_task_gets_a_failed_result(
     tmp_path: Path, coordinator: Coordinator, sides: Sides
 ) -> None:
     sent = b'{"id":"job-7","from":"agent-main","to":"agent-code","type":"task.request","task_type":7}'

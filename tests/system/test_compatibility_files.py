@@ -28,7 +28,9 @@ async def run(env: Env, *args: str) -> str:
 
 
 @pytest.mark.parametrize("maker", ["old", "new"])
-async def test_what_one_version_provides_the_other_uses(tmp_path: Path, old: OldVersion, maker: str) -> None:
+async def test_each_version_uses_the_files_and_streams_of_the_other(
+    tmp_path: Path, old: OldVersion, maker: str
+) -> None:
     first, second = (old.env, {}) if maker == "old" else ({}, old.env)
     folder, here = tmp_path / "bus", tmp_path / "here"
     bus = ("--bus", str(folder))

@@ -22,20 +22,20 @@ def report(**below: dict[str, Any]) -> dict[str, Any]:
     return {"files": {**whole, **below}}
 
 
-def test_limits_that_hold_are_shown_and_break_nothing() -> None:
+def test_limits_that_are_met_are_printed_and_pass() -> None:
     lines, broken = coverage_limits.table(report())
     assert broken == []
     assert any(line.startswith("agentbus/tasks ") and line.endswith("100.00%    97%") for line in lines)
     assert lines[-1].endswith("100.00%    95%")
 
 
-def test_branches_count_as_lines_do_and_a_sub_folder_counts_for_the_folder_with_the_limit() -> None:
+def test_branches_count_like_lines_and_a_sub_folder_counts_for_the_folder_with_the_limit() -> None:
     below = {"agentbus/bus/inner/more.py": file(60, 60, 40, 30)}
     _, broken = coverage_limits.table(report(**below))
     assert broken == ["agentbus/bus: 95.00 % is reached; the limit is 97 %"]
 
 
-def test_what_is_below_in_all_or_not_there_at_all_is_named() -> None:
+def test_a_total_below_its_limit_and_a_missing_folder_are_named() -> None:
     found = report(**{"agentbus/cli/more.py": file(1000, 700)})
     del found["files"]["agentbus/tasks/module.py"]
     _, broken = coverage_limits.table(found)

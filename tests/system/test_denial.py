@@ -49,14 +49,14 @@ async def test_a_hostile_worker_can_fill_an_inbox_and_nothing_is_lost(tmp_path: 
             assert message.result.task_id == task.id
 
 
-async def test_without_a_limit_the_outputs_of_one_agent_can_take_all_room(tmp_path: Path) -> None:
+async def test_without_a_limit_the_outputs_of_one_agent_can_fill_the_account(tmp_path: Path) -> None:
     async with own_bus(tmp_path) as own, connect(own.settings("code")) as code, connect(own.settings("doc")) as doc:
         await fill(code, "$O.AGENT_FILES_code.C.{}")
         with pytest.raises(StreamFullError):
             await doc.store("agent.main.results", MEGABYTE)
 
 
-async def test_a_files_limit_keeps_a_hostile_worker_from_taking_the_room_of_others(tmp_path: Path) -> None:
+async def test_a_files_limit_keeps_a_hostile_worker_from_filling_the_account(tmp_path: Path) -> None:
     async with own_bus(tmp_path) as own, connect(own.settings("admin")) as admin:
         found = await set_up(admin, ["code", "doc"], files_limit=4 << 20)
         assert {item.outcome for item in found if item.name.startswith("OBJ_")} == {"updated"}

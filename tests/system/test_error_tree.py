@@ -55,7 +55,7 @@ def test_every_error_that_is_raised_has_a_class_in_the_tree():
         ("def f():\n    class OwnError(errors.BusError): ...", "derives OwnError"),
     ],
 )
-def test_an_error_without_a_class_in_the_tree_is_found(code: str, offence: str):
+def test_an_error_without_a_class_in_the_tree_is_reported(code: str, offence: str):
     [found] = offences(code, Path("agentbus/other.py"))
     assert found.endswith(offence)
 
@@ -63,5 +63,5 @@ def test_an_error_without_a_class_in_the_tree_is_found(code: str, offence: str):
 @pytest.mark.parametrize(
     "code", ["raise ConfigError('no')", "class Other(Exception): ...", "try: ...\nexcept AgentBusError: raise"]
 )
-def test_other_code_is_no_offence(code: str):
+def test_other_code_passes(code: str):
     assert offences(code, Path("agentbus/other.py")) == []

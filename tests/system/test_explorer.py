@@ -29,14 +29,14 @@ def test_no_order_of_events_leads_to_two_results_or_to_none(
 
 @pytest.mark.parametrize("foreign", [False, True], ids=["published by agentbus", "published by a stranger"])
 @pytest.mark.parametrize(("crashes", "losses"), [(1, 0), (0, 1)], ids=["a crash", "a lost answer"])
-def test_a_replica_that_lags_behind_misleads_nobody(crashes: int, losses: int, foreign: bool):
+def test_a_lagging_replica_does_not_break_the_settlement(crashes: int, losses: int, foreign: bool):
     explorer = Explorer(crashes=crashes, losses=losses, forgets=1, cancels=1, lags=1)
     report = explorer.explore(foreign=foreign)
     assert report.sound, first_fault(report)
     assert {"completed", "cancelled"} <= report.endings
 
 
-def test_a_write_that_goes_by_what_a_lagging_replica_says_is_found_out():
+def test_the_explorer_detects_a_write_based_on_a_lagging_replica():
     report = Explorer(Flaw.NO_REVISION, lags=1).explore()
     assert not report.sound
 
@@ -55,7 +55,7 @@ def test_a_write_that_goes_by_what_a_lagging_replica_says_is_found_out():
     ],
     ids=lambda value: value.value if isinstance(value, Flaw) else "",
 )
-def test_each_broken_rule_is_found_out(flaw: Flaw, symptom: str):
+def test_the_explorer_detects_each_broken_rule(flaw: Flaw, symptom: str):
     report = Explorer(flaw).explore()
     assert not report.sound
     assert getattr(report, symptom), f"found instead: {first_fault(report)}"

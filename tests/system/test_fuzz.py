@@ -237,7 +237,7 @@ def test_only_an_explicit_yes_to_a_question_approves(response: Any):
 
 
 @given(VALUES | st.text(max_size=9000).map("a\nstatus=needs_approval\n{}".format))
-def test_a_question_is_bounded_whatever_the_agent_has_said(output: Any):
+def test_a_question_has_a_bounded_length_whatever_the_agent_printed(output: Any):
     with only(MessageError):
         assert len(question(output).encode()) <= 8192
 

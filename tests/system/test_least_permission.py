@@ -60,7 +60,7 @@ async def own(tmp_path: Path) -> AsyncGenerator[OwnBus]:
 # -- what is allowed --------------------------------------------------------------------------------------------
 
 
-async def test_the_whole_main_job_passes_without_one_violation(bus: Installed, tmp_path: Path) -> None:
+async def test_the_main_job_runs_without_a_permission_violation(bus: Installed, tmp_path: Path) -> None:
     async with (
         bus.coordinator("main") as main,
         worker(bus.worker_toml(tmp_path, "code")) as first,
@@ -138,7 +138,7 @@ async def test_a_task_is_cancelled_without_a_violation(bus: Installed, tmp_path:
     assert bus.violations() == []
 
 
-async def test_signs_of_life_and_control_messages_arrive(bus: Installed) -> None:
+async def test_presence_and_control_messages_arrive(bus: Installed) -> None:
     arrived: asyncio.Queue[str] = asyncio.Queue()
 
     def hear(message: Msg) -> None:
@@ -236,7 +236,7 @@ async def test_every_mcp_tool_does_its_work_without_a_violation(bus: Installed) 
     assert bus.violations() == []
 
 
-async def test_an_mcp_task_goes_through_its_whole_life_without_a_violation(bus: Installed) -> None:
+async def test_an_mcp_task_completes_without_a_violation(bus: Installed) -> None:
     async with knowing_tasks(partial(_mcp, bus, "main")) as tasks, bus.coordinator("main") as main:
         job = {"to": "code", "content": "work", "task_type": "test", "watch": True}
         publication, inbox = await tasks.call("publish_task", job), await tasks.call("watch_results")
@@ -289,9 +289,7 @@ async def test_a_party_can_do_nothing_beyond_its_grants(own: OwnBus, user: str, 
     assert await contents(own) == before
 
 
-async def test_a_task_for_an_agent_beyond_the_grants_fails_alone_and_the_others_are_done(
-    own: OwnBus, tmp_path: Path
-) -> None:
+async def test_a_task_for_an_agent_that_is_not_permitted_fails_and_the_others_run(own: OwnBus, tmp_path: Path) -> None:
     before = await contents(own, but="doc")
     async with own.coordinator("lead") as lead, worker(own.worker_toml(tmp_path, "doc")):
         async with asyncio.timeout(BOUND_S):
@@ -371,7 +369,7 @@ async def prepared(installed: Installed) -> None:
         await doc.store("$O.AGENT_FILES_doc.M.victim", b"a file")
 
 
-async def test_no_reply_subject_of_a_worker_reaches_anything_of_others(own: OwnBus) -> None:
+async def test_no_reply_subject_gives_a_worker_access_to_other_parties(own: OwnBus) -> None:
     await prepared(own)
     heard: list[str] = []
 
@@ -391,7 +389,7 @@ async def test_no_reply_subject_of_a_worker_reaches_anything_of_others(own: OwnB
     assert "agent.code.tasks" not in await contents(own)
 
 
-async def test_no_reply_subject_of_the_coordinator_reaches_what_it_may_not_do(own: OwnBus) -> None:
+async def test_no_reply_subject_gives_the_coordinator_more_rights(own: OwnBus) -> None:
     await prepared(own)
     beyond = {what: target for what, target in TARGETS.items() if target not in MAIN_MAY}
     async with connect(own.settings("main")) as main:
@@ -410,7 +408,7 @@ async def test_no_reply_subject_of_the_coordinator_reaches_what_it_may_not_do(ow
 MAIN_MAY = {"agent.doc.tasks", "agent.code.tasks", "agent.doc.control", "$KV.AGENT_STATE.doc.victim"}
 
 
-async def test_inside_one_account_the_same_reply_subjects_do_harm(sample: Sample) -> None:
+async def test_within_one_account_the_same_reply_subjects_do_harm(sample: Sample) -> None:
     # What the accounts are for, and the proof that the two tests before would see it.
     await prepared(sample)
     async with connect(sample.settings("code")) as code:
@@ -514,14 +512,14 @@ async def test_an_agent_that_may_give_tasks_to_another_follows_them_as_an_mcp_ta
         assert watched["structuredContent"]["results"] == [result]
 
 
-async def test_an_agent_that_may_give_tasks_takes_its_own_as_any_other(own: OwnBus, tmp_path: Path) -> None:
+async def test_an_agent_that_may_give_tasks_also_runs_its_own(own: OwnBus, tmp_path: Path) -> None:
     async with own.coordinator("main") as main, worker(own.worker_toml(tmp_path, "lead")):
         task = await main.publish("lead", "say:done", task_type="test")
         assert (await main.wait([task.id], timeout_s=BOUND_S)).settled[task.id].state == "completed"
     assert own.violations() == []
 
 
-async def test_tasks_for_anybody_else_are_refused(own: OwnBus) -> None:
+async def test_tasks_for_all_other_agents_are_refused(own: OwnBus) -> None:
     async with own.coordinator("lead") as lead:
         with pytest.raises(PermissionDeniedError):
             await lead.publish("code", "no", task_type="test")

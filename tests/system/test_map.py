@@ -18,7 +18,7 @@ def section(heading: str) -> str:
     return found[1]
 
 
-def test_the_map_is_that_of_the_modules():
+def test_the_map_lists_exactly_the_modules():
     """Then it names every module once: it is made from them."""
     assert house_map.page_with_map(PAGE) == PAGE, "run: python tools/house_map.py --write"
     assert house_map.house_map() in PAGE
@@ -36,12 +36,12 @@ def places() -> list[tuple[str, str]]:
     return [(change, place) for change, cell in rows for place in re.findall(r"`([^`]+)`", cell)]
 
 
-def test_changes_are_listed():
+def test_agents_md_lists_places_of_changes():
     assert len({change for change, _ in places()}) >= 28
 
 
 @pytest.mark.parametrize(("change", "place"), places())
-def test_the_place_of_a_change_exists(change: str, place: str):
+def test_each_listed_place_of_a_change_exists(change: str, place: str):
     file, _, name = place.partition("::")
     path = ROOT / file
     assert path.exists(), f"{change}: {file}"

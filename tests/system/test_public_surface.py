@@ -42,14 +42,14 @@ def test_the_public_names_are_sorted_and_each_can_be_imported():
         assert getattr(agentbus, name) is not None
 
 
-def test_the_public_names_are_exactly_those_that_the_type_checker_is_told_of():
+def test_the_public_names_are_exactly_those_for_the_type_checker():
     source = inspect.getsource(agentbus)
     declared = source.partition("if TYPE_CHECKING:\n")[2].partition("\n\n")[0]
     names = re.findall(r"import (.+)", declared)
     assert sorted({"__version__", *", ".join(names).split(", ")}) == agentbus.__all__
 
 
-def test_a_class_of_the_public_names_is_the_one_of_its_own_module():
+def test_a_public_class_is_the_class_of_its_module():
     for name in agentbus.__all__:
         found = getattr(agentbus, name)
         if inspect.isclass(found):
@@ -71,7 +71,7 @@ def test_the_version_is_that_of_the_distribution():
     assert agentbus.__version__ == __version__ == version("agentbus-mcp")
 
 
-def test_every_error_belongs_to_the_one_tree_that_is_drawn_at_the_top_of_its_module():
+def test_the_error_tree_in_the_docstring_lists_every_error():
     classes = [item for _, item in inspect.getmembers(errors, inspect.isclass) if item.__module__ == errors.__name__]
     assert len(classes) > 10
     tree = inspect.getdoc(errors) or ""
@@ -129,7 +129,7 @@ for path in paths:
         pytest.param("import agentbus_worker.worker", ["asyncio", "nats", "pydantic", "pydantic_core"], id="a worker"),
     ],
 )
-async def test_nothing_heavy_is_loaded_for(tmp_path: Path, statement: str, loaded: list[str]):
+async def test_importing_or_asking_for_help_loads_nothing_heavy(tmp_path: Path, statement: str, loaded: list[str]):
     text = await python(LOADED, tmp_path, statement)
     assert json.loads(text.splitlines()[-1]) == loaded
 
@@ -157,7 +157,7 @@ print(json.dumps([count, sorted(found)]))
 """
 
 
-async def test_the_side_of_the_coordinator_can_be_imported_where_there_is_no_posix(tmp_path: Path):
+async def test_the_coordinator_side_can_be_imported_without_posix_modules(tmp_path: Path):
     count, found = json.loads(await python(IMPORT_ALL, tmp_path, "agentbus", "agentbus_mcp"))
     assert found == []
     assert count > 20
@@ -180,7 +180,7 @@ async def test_the_package_can_be_run_as_a_module_and_is_the_installed_command(t
 
 
 @pytest.mark.parametrize("module", ["agentbus", "agentbus_mcp"])
-async def test_a_command_tells_its_version(module: str):
+async def test_each_command_prints_its_version(module: str):
     told = await run_cli("--version", module=module)
     assert (told.code, told.err) == (0, "")
     assert told.out.split()[-1] == version("agentbus-mcp")

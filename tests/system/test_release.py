@@ -20,16 +20,16 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_this_tree_agrees_with_itself() -> None:
+def test_the_versions_of_this_tree_agree() -> None:
     assert release.version_of(ROOT) == __version__
     assert list(release.disagreements(ROOT)) == []
 
 
-def test_a_tag_that_is_the_version_is_accepted(tree: Path) -> None:
+def test_a_tag_equal_to_the_version_is_accepted(tree: Path) -> None:
     assert list(release.disagreements(tree, "v1.2.3")) == []
 
 
-def test_another_tag_and_a_version_without_its_changes_are_refused(tree: Path) -> None:
+def test_another_tag_and_a_version_without_a_change_log_are_refused(tree: Path) -> None:
     (tree / "CHANGELOG.md").write_text("# Changelog\n\n## [Unreleased]\n", encoding="utf-8")
     assert list(release.disagreements(tree, "v1.2.4")) == [
         "the tag is v1.2.4; agentbus/version.py asks for v1.2.3",

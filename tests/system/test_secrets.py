@@ -238,7 +238,7 @@ async def use_it_over_http(run: Run, config: Path) -> None:
 
 
 @pytest.mark.parametrize("auth", ["nkey", "password"])
-async def test_no_secret_of_a_whole_run_is_anywhere_but_where_it_belongs(tmp_path: Path, home: Path, auth: str) -> None:
+async def test_the_secrets_of_a_run_are_only_in_their_own_files(tmp_path: Path, home: Path, auth: str) -> None:
     if auth == "password":
         pytest.importorskip("bcrypt")
     async with watching_processes() as seen, prepared(tmp_path, auth) as (run, server):
@@ -309,7 +309,7 @@ def check_files(run: Run, home: Path) -> None:
 
 @pytest.mark.parametrize("before", ["", "x", "xx", "user:"])
 @pytest.mark.parametrize("after", ["", "y", "yy"])
-def test_a_secret_is_found_in_whatever_form_it_is_written(before: str, after: str) -> None:
+def test_the_search_finds_a_secret_in_every_encoding(before: str, after: str) -> None:
     vault = Vault()
     vault.keep("it", WRONG)
     text = f"{before}{WRONG}{after}"
@@ -322,7 +322,7 @@ def test_a_secret_is_found_in_whatever_form_it_is_written(before: str, after: st
     assert vault.found_in(WRONG[:-1].encode()) == set()
 
 
-async def test_a_planted_secret_is_found_in_a_file_a_stream_a_command_line_and_an_environment(
+async def test_the_search_finds_a_planted_secret_in_a_file_a_stream_a_command_line_and_an_environment(
     tmp_path: Path, server: NatsServer
 ) -> None:
     vault = Vault()

@@ -24,7 +24,7 @@ def house(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_code_within_the_limits_has_no_offence(house: Path) -> None:
+def test_code_within_the_limits_passes(house: Path) -> None:
     body = "    pass\n" * (structure.FUNCTION_LINES - 1)
     within = branches(structure.COMPLEXITY - 1) + f"async def long() -> None:\n{body}"
     (house / "agentbus" / "fine.py").write_text(within, encoding="utf-8")
@@ -41,7 +41,7 @@ def test_a_function_that_is_too_long_or_too_complex_is_named_with_its_line(house
     ]
 
 
-def test_a_long_module_needs_its_line_in_the_design_page_and_a_longer_one_is_refused(house: Path) -> None:
+def test_a_long_module_must_be_listed_in_the_design_page_and_a_longer_one_is_refused(house: Path) -> None:
     for name, lines in (("long", 351), ("other", 351), ("longest", 401)):
         (house / "agentbus" / f"{name}.py").write_text("pass\n" * lines, encoding="utf-8")
     (house / "docs").mkdir()

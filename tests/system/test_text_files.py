@@ -20,7 +20,7 @@ import text_files
         "subprocess.run(words, text=True)",
     ],
 )
-def test_a_call_that_leaves_the_encoding_to_the_machine_is_found(code: str) -> None:
+def test_a_call_without_an_encoding_is_reported(code: str) -> None:
     assert [line for line, _ in text_files.without_encoding(f"\n{code}\n")] == [2]
 
 
@@ -42,5 +42,5 @@ def test_a_call_that_leaves_the_encoding_to_the_machine_is_found(code: str) -> N
         'TextContent(type="text", text=words)',
     ],
 )
-def test_any_other_call_is_left_alone(code: str) -> None:
+def test_any_other_call_is_accepted(code: str) -> None:
     assert list(text_files.without_encoding(code)) == []

@@ -11,12 +11,12 @@ NAMED = re.findall(
 )
 
 
-def test_tests_are_named():
+def test_the_page_names_tests():
     assert len(NAMED) > 15
 
 
 @pytest.mark.parametrize(("file", "test"), sorted(set(NAMED)))
-def test_every_test_that_is_named_exists(file: str, test: str):
+def test_every_named_test_exists(file: str, test: str):
     [path] = (ROOT / "tests").rglob(file)
     text = path.read_text(encoding="utf-8")
     assert not test or re.search(rf"^(async )?def {test}\(", text, re.MULTILINE)

@@ -28,15 +28,15 @@ def helper():
 def again():
     return helper(), ["bash", "-c", "true"]
 
-async def test_by_a_fixture(working): ...
-async def test_by_a_class(tmp_path): Held(tmp_path)
-def test_by_a_helper(): helper()
-def test_nothing_of_the_kind(tmp_path): tmp_path.chmod(0o600)
+async def test_uses_posix_in_a_fixture(working): ...
+async def test_uses_posix_in_a_class(tmp_path): Held(tmp_path)
+def test_uses_posix_in_a_helper(): helper()
+def test_uses_no_posix(tmp_path): tmp_path.chmod(0o600)
 """
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(TESTS).as_posix())
-def test_a_file_has_tests_that_run_on_windows_or_says_why_not(path: Path) -> None:
+def test_each_file_has_tests_that_run_on_windows_or_gives_a_reason(path: Path) -> None:
     body = ast.parse(path.read_text(encoding="utf-8")).body
     functions = (node.name for node in body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
     tests = {name for name in functions if name.startswith("test_")}
@@ -46,11 +46,11 @@ def test_a_file_has_tests_that_run_on_windows_or_says_why_not(path: Path) -> Non
     assert runs or says_why, 'no test runs there: say why with pytestmark = pytest.mark.posix("the reason")'
 
 
-def test_what_needs_posix_is_seen_through_fixtures_classes_and_helpers(tmp_path: Path) -> None:
+def test_the_use_of_posix_is_detected_through_fixtures_classes_and_helpers(tmp_path: Path) -> None:
     path = tmp_path / "test_made_up.py"
     path.write_text(MADE_UP, encoding="utf-8")
     assert posix_use(path) == {
-        "test_by_a_fixture": "working: worker: Process: terminate",
-        "test_by_a_class": "Held: st_mode",
-        "test_by_a_helper": "helper: again: 'bash'",
+        "test_uses_posix_in_a_fixture": "working: worker: Process: terminate",
+        "test_uses_posix_in_a_class": "Held: st_mode",
+        "test_uses_posix_in_a_helper": "helper: again: 'bash'",
     }

@@ -27,7 +27,7 @@ def test_there_are_workflows() -> None:
 
 
 @every_workflow
-def test_every_action_is_pinned_to_a_commit_and_says_which_version_that_is(path: Path) -> None:
+def test_every_action_is_pinned_to_a_commit_with_its_version_as_a_comment(path: Path) -> None:
     used = re.findall(r"uses: (.*)", path.read_text(encoding="utf-8"))
     assert used
     for action in used:
@@ -35,7 +35,7 @@ def test_every_action_is_pinned_to_a_commit_and_says_which_version_that_is(path:
 
 
 @every_workflow
-def test_a_workflow_may_read_only_and_keeps_no_credential_in_its_checkout(path: Path) -> None:
+def test_a_workflow_has_read_permissions_and_keeps_no_credential_in_its_checkout(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
     assert text.count("persist-credentials: false") == text.count("actions/checkout@")
@@ -43,13 +43,13 @@ def test_a_workflow_may_read_only_and_keeps_no_credential_in_its_checkout(path: 
 
 
 @every_workflow
-def test_what_a_workflow_makes_is_a_target_of_the_makefile(path: Path) -> None:
+def test_each_make_target_of_a_workflow_exists(path: Path) -> None:
     targets = set(re.findall(r"(?m)^([\w-]+):", MAKEFILE))
     made = [word for step in steps(path) for word in re.findall(r"\bmake ([\w-]+)", step.get("run", ""))]
     assert set(made) <= targets
 
 
-def test_the_windows_job_leaves_out_what_the_markers_name_and_nothing_else() -> None:
+def test_the_windows_job_excludes_only_tests_with_the_marker() -> None:
     job: dict[str, Any] = yaml.safe_load((FOLDER / "ci.yml").read_text(encoding="utf-8"))["jobs"]["windows"]
     assert job["runs-on"] == "windows-latest"
     commands = [step["run"] for step in job["steps"] if "run" in step]
@@ -64,7 +64,7 @@ def release_jobs() -> dict[str, Any]:
     return yaml.safe_load((FOLDER / "release.yml").read_text(encoding="utf-8"))["jobs"]
 
 
-def test_a_release_is_built_by_the_target_that_a_dry_run_makes() -> None:
+def test_a_release_is_built_by_the_target_of_the_dry_run() -> None:
     build = release_jobs()["build"]["steps"]
     commands = [step["run"] for step in build if "run" in step]
     assert commands == ["make check", "make test", 'make release-check TAG="$GITHUB_REF_NAME"']
@@ -75,7 +75,7 @@ def test_a_release_is_built_by_the_target_that_a_dry_run_makes() -> None:
         assert step in recipe
 
 
-def test_only_the_job_that_publishes_may_sign_in_at_the_index_and_it_runs_nothing_of_ours() -> None:
+def test_only_the_publishing_job_may_sign_in_to_the_index_and_it_runs_no_code_of_this_repository() -> None:
     jobs = release_jobs()
     assert {name: job.get("permissions") for name, job in jobs.items()} == {
         "build": None,

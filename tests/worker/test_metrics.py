@@ -43,7 +43,7 @@ async def measured(folder: Path, url: str, *, ready: bool = True, **keys: Any) -
 # -- what they tell ---------------------------------------------------------------------------------------------
 
 
-async def test_what_became_of_tasks_is_counted(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
+async def test_the_outcomes_of_tasks_are_counted(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
     async with measured(tmp_path, server.url, task_timeout_seconds=1) as (_, url):
         before = await scrape(url)
         for content in ("say:hello", "say:hello", "exit:3", "approval", "sleep:60"):
@@ -65,7 +65,7 @@ async def test_what_became_of_tasks_is_counted(tmp_path: Path, server: NatsServe
     assert after.value("agentbus_worker_build_info", agent="code", version=__version__) == 1
 
 
-async def test_what_runs_and_what_waits_is_told_while_it_does(
+async def test_running_and_waiting_tasks_are_shown_while_they_run_and_wait(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     gate = tmp_path / "gate"
@@ -88,7 +88,7 @@ async def test_what_runs_and_what_waits_is_told_while_it_does(
     assert sum(after.value("agentbus_worker_tasks_settled_total", status=status) for status in STATUSES) == 6
 
 
-async def test_the_backlog_is_what_waits_behind_the_last_delivery(
+async def test_the_backlog_is_the_number_of_tasks_behind_the_last_delivery(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     gate = tmp_path / "gate"
@@ -101,9 +101,7 @@ async def test_the_backlog_is_what_waits_behind_the_last_delivery(
         await until(url, 0, "agentbus_worker_backlog_tasks")
 
 
-async def test_further_attempts_and_dead_letters_are_counted(
-    tmp_path: Path, server: NatsServer, coordinator: Coordinator
-):
+async def test_retries_and_dead_letters_are_counted(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
     keys: dict[str, Any] = {"retry_on": ["exit:3"], "retry_backoff_seconds": 0.1, "max_attempts": 3}
     async with measured(tmp_path, server.url, **keys) as (_, url):
         await settled(coordinator, await publish(coordinator, "exit:3"))
@@ -132,7 +130,7 @@ async def test_a_takeover_is_counted_by_both_workers(tmp_path: Path, server: Nat
     assert after.value("agentbus_worker_takeovers_total") == 0
 
 
-async def test_a_task_that_is_given_back_is_counted(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
+async def test_a_released_task_is_counted(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
     """Seen while the worker still ends: another command of it takes its time."""
     pids = [tmp_path / "yielding", tmp_path / "stubborn"]
     async with measured(tmp_path, server.url, concurrency=2, kill_grace_seconds=60) as (child, url):
@@ -160,7 +158,7 @@ async def ends_without_a_bus(bus: Coordinator, server: NatsServer, child: Proces
     return task_id
 
 
-async def test_results_that_are_late_and_outages_are_told(tmp_path: Path):
+async def test_delayed_results_and_outages_are_counted(tmp_path: Path):
     server = await start_server(store=tmp_path / "s")
     port = int(server.url.rpartition(":")[2])
     try:
@@ -182,7 +180,7 @@ async def test_results_that_are_late_and_outages_are_told(tmp_path: Path):
     assert back.value("agentbus_worker_outbox_entries") == 0
 
 
-async def test_what_an_earlier_worker_has_left_is_told_before_there_is_a_bus(tmp_path: Path):
+async def test_outcomes_of_an_earlier_worker_are_shown_before_the_bus_is_connected(tmp_path: Path):
     server = await start_server(store=tmp_path / "s")
     port = int(server.url.rpartition(":")[2])
     try:
@@ -210,7 +208,7 @@ async def test_a_result_that_the_bus_refuses_is_counted(tmp_path: Path, server: 
         await until(url, 1, "agentbus_worker_results_refused_total")
 
 
-async def test_a_standstill_of_the_event_loop_does_not_keep_metrics_from_being_read(tmp_path: Path):
+async def test_metrics_can_be_read_while_the_event_loop_is_blocked(tmp_path: Path):
     config, _ = load_worker(worker_toml(tmp_path, NOWHERE))
     registry = new_registry()
     PrometheusMetrics(registry, config).count("retry")
@@ -264,7 +262,7 @@ async def test_no_series_and_no_label_comes_from_the_bus(tmp_path: Path, server:
         ("TRACE", "/metrics", None, 405),
     ],
 )
-async def test_only_metrics_are_served_to_those_who_ask_this_machine(
+async def test_only_metrics_are_served_and_only_for_the_host_name_of_this_machine(
     method: str, path: str, host: str | None, status: int
 ):
     with exposed(new_registry(), 0) as url:
@@ -277,7 +275,7 @@ async def test_only_metrics_are_served_to_those_who_ask_this_machine(
 
 
 @pytest.mark.parametrize("request_bytes", [b"\r\n\r\n", b"GET\r\n\r\n", b"\x00\xff\r\n\r\n", b"GET /metrics\r\n\r\n"])
-async def test_what_is_no_request_of_http_gets_no_metrics(request_bytes: bytes):
+async def test_a_request_that_is_not_http_gets_no_metrics(request_bytes: bytes):
     with exposed(new_registry(), 0) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.split(":")[2].split("/")[0]))
         async with asyncio.timeout(BOUND_S):
@@ -290,14 +288,14 @@ async def test_what_is_no_request_of_http_gets_no_metrics(request_bytes: bytes):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address only")
-async def test_it_listens_on_one_address_of_loopback():
+async def test_the_endpoint_listens_on_one_loopback_address():
     with exposed(new_registry(), 0) as url:
         port = int(url.split(":")[2].split("/")[0])
         listening = [found for found in psutil.Process().net_connections("inet") if found.laddr.port == port]
     assert {found.laddr.ip for found in listening} == {"127.0.0.1"}
 
 
-async def test_readers_that_never_finish_leave_room_for_others_and_do_not_hold_up_the_end():
+async def test_clients_that_never_finish_block_neither_other_clients_nor_the_shutdown():
     with ExitStack() as stack:
         with exposed(new_registry(), 0) as url:
             address = ("127.0.0.1", int(url.split(":")[2].split("/")[0]))
@@ -311,7 +309,7 @@ async def test_readers_that_never_finish_leave_room_for_others_and_do_not_hold_u
         assert loop.time() - before < 3  # and not the time-out of each of them
 
 
-async def test_a_reader_that_asks_for_openmetrics_gets_it(tmp_path: Path):
+async def test_a_client_that_accepts_openmetrics_gets_it(tmp_path: Path):
     registry = new_registry()
     metrics = PrometheusMetrics(registry, load_worker(worker_toml(tmp_path, NOWHERE))[0])
     metrics.count("retry")
@@ -324,7 +322,7 @@ async def test_a_reader_that_asks_for_openmetrics_gets_it(tmp_path: Path):
     assert [sample.value for sample in tasks.samples] == [2]
 
 
-async def test_metrics_end_with_the_worker(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
+async def test_the_endpoint_ends_with_the_worker(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
     async with measured(tmp_path, server.url) as (child, url):
         await scrape(url)
         child.terminate()
@@ -336,7 +334,7 @@ async def test_metrics_end_with_the_worker(tmp_path: Path, server: NatsServer, c
 # -- off, and what is wrong -------------------------------------------------------------------------------------
 
 
-async def test_without_a_port_nothing_listens_and_nothing_is_loaded(
+async def test_without_a_port_there_is_no_endpoint_and_the_library_is_not_imported(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     async with worker(worker_toml(tmp_path, server.url)) as child:
@@ -348,9 +346,7 @@ async def test_without_a_port_nothing_listens_and_nothing_is_loaded(
     assert (await run_python("-c", loaded)).out.strip() == "set()"
 
 
-async def test_a_port_that_is_taken_is_an_error_at_the_start(
-    tmp_path: Path, server: NatsServer, coordinator: Coordinator
-):
+async def test_a_port_in_use_is_an_error_at_the_start(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         config = worker_toml(tmp_path, server.url, metrics={"port": port})
@@ -364,7 +360,7 @@ async def test_a_port_that_is_taken_is_an_error_at_the_start(
 WITHOUT = "import sys; sys.modules['prometheus_client'] = None; from agentbus.cli import main; main()"
 
 
-async def test_a_port_without_the_library_is_an_error_that_names_what_to_install(
+async def test_a_port_without_the_library_is_an_error_that_names_the_extra_to_install(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     for port, code in ((0, 1), (None, 0)):
@@ -389,7 +385,7 @@ def test_the_documentation_lists_every_metric(tmp_path: Path):
     assert documented("worker") == registered(registry)
 
 
-def test_the_alerts_use_metrics_that_there_are_and_each_is_explained():
+def test_the_alerts_use_existing_metrics_and_each_is_explained():
     text = MONITORING.read_text(encoding="utf-8").partition("\n### Alerts\n")[2].partition("\n## ")[0]
     rules, table = text.partition("```yaml\n")[2].split("\n```\n")
     used = set(re.findall(r"\bagentbus_\w+", rules))

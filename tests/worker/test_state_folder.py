@@ -18,7 +18,7 @@ from agentbus_worker.log.lines import TextFormatter
 from agentbus_worker.running import orphans
 from agentbus_worker.running.orphans import end_abandoned
 from agentbus_worker.running.process_tree import is_being_loaded
-from agentbus_worker.state_folder import locked_state, write_whole
+from agentbus_worker.state_folder import locked_state, write_atomically
 from support.file_faults import dies_before_replacing
 from support.harness import eventually, processes_with, worker, worker_toml
 from support.jobs import (
@@ -59,7 +59,7 @@ asyncio.run(main())
 """
 
 
-def test_files_that_a_killed_worker_has_written_halfway_are_cleared(tmp_path: Path):
+def test_incomplete_files_of_a_killed_worker_are_deleted(tmp_path: Path):
     with locked_state(tmp_path, URLS, "code") as slot:
         whole = [slot.outbox / "nonce.json", slot.children / "run.json"]
         halves = [slot.outbox / "other.json.part", slot.children / "other.part", slot.tmp / "run.out"]
@@ -73,9 +73,10 @@ def test_files_that_a_killed_worker_has_written_halfway_are_cleared(tmp_path: Pa
 def test_a_worker_that_dies_while_it_writes_leaves_the_earlier_file_and_what_the_next_start_clears(tmp_path: Path):
     with locked_state(tmp_path, URLS, "code") as slot:
         entry = slot.outbox / "nonce.json"
-        write_whole(entry, b"old")
+        write_atomically(entry, b"old")
         writes = (
-            "from agentbus_worker.state_folder import write_whole; import sys; write_whole(Path(sys.argv[1]), b'new')"
+            "import sys; from agentbus_worker.state_folder import write_atomically;"
+            "write_atomically(Path(sys.argv[1]), b'new')"
         )
         dies_before_replacing(writes, entry)
         assert entry.read_bytes() == b"old"
@@ -87,14 +88,14 @@ def test_a_worker_that_dies_while_it_writes_leaves_the_earlier_file_and_what_the
 def test_writing_into_the_state_folder_waits_for_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
-    write_whole(tmp_path / "run.json", b"{}")
+    write_atomically(tmp_path / "run.json", b"{}")
     assert synced == []
     assert [(path.name, path.stat().st_mode & 0o777) for path in tmp_path.iterdir()] == [("run.json", 0o600)]
 
 
 @linux_only
 @pytest.mark.parametrize("task_id", ["task-of-a-test", "no id\nof a task"])
-async def test_a_command_whose_worker_was_killed_while_it_started_it_is_found_and_ended(
+async def test_a_command_whose_worker_was_killed_during_its_start_is_found_and_ended(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, task_id: str
 ):
     worker = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED_WHILE_STARTING, str(tmp_path), task_id)
@@ -113,7 +114,7 @@ async def test_a_command_whose_worker_was_killed_while_it_started_it_is_found_an
 
 
 @linux_only
-async def test_a_process_of_which_nobody_can_tell_yet_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_a_process_between_fork_and_exec_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One that was started by a worker that died right then has no environment yet; this one takes longer over it."""
     (tmp_path / "token.json").write_text('{"worker": "token"}', encoding="utf-8")
     script = f"touch {tmp_path}/there; sleep 0.3; AGENTBUS_RUN_ID=token-1 AGENTBUS_TASK_ID=task-1 exec sleep 600"
@@ -137,7 +138,7 @@ async def test_a_process_of_which_nobody_can_tell_yet_is_waited_for(tmp_path: Pa
 
 
 @linux_only
-def test_a_process_that_is_just_being_loaded_is_told_from_one_that_hides_its_environment():
+def test_a_process_between_fork_and_exec_differs_from_one_that_hides_its_environment():
     seen = 0
     for number in range(3000):
         pid = os.posix_spawn("/bin/sleep", ["sleep", "600"], {"NAME": "value"} if number % 2 else {}, setsid=True)
@@ -174,7 +175,7 @@ def slots(folder: Path, agent: str = "code") -> list[str]:
     return sorted(path.name for path in (folder / "state").glob(f"*/{agent}/*") if path.is_dir())
 
 
-async def test_every_replica_has_a_place_of_its_own_and_takes_one_that_is_free(
+async def test_each_replica_has_a_folder_of_its_own_and_takes_a_free_one(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     config = worker_toml(tmp_path, server.url)
@@ -189,7 +190,7 @@ async def test_every_replica_has_a_place_of_its_own_and_takes_one_that_is_free(
 
 
 @pytest.mark.parametrize("bus", ["there", "out of reach"])
-async def test_the_number_of_places_does_not_grow_over_restarts_of_three_replicas(
+async def test_the_number_of_folders_does_not_grow_over_restarts_of_three_replicas(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, bus: str
 ):
     config = worker_toml(tmp_path, server.url if bus == "there" else "nats://127.0.0.1:1")
@@ -207,7 +208,7 @@ async def test_the_number_of_places_does_not_grow_over_restarts_of_three_replica
         assert slots(tmp_path) == ["0", "1", "2"], f"after restart {attempt}"
 
 
-async def test_one_worker_looks_after_what_three_killed_ones_have_left(
+async def test_one_worker_takes_over_the_folders_of_three_killed_ones(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator)
@@ -256,7 +257,9 @@ async def test_one_worker_delivers_the_outcomes_of_three_killed_ones(
 # -- for its user alone -----------------------------------------------------------------------------------------
 
 
-async def test_nobody_else_can_read_what_a_worker_keeps(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
+async def test_only_the_owner_can_read_the_state_of_a_worker(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
     config = agent_keys(
         worker_toml(tmp_path, server.url, chat_cmd=["sh", "-c", "sleep 1000", "agent", "{input_file}"]),
         prompt_via="file",
@@ -282,7 +285,7 @@ async def test_nobody_else_can_read_what_a_worker_keeps(tmp_path: Path, server: 
 
 
 @pytest.mark.parametrize("where", ["under a file", "a file", "the place is a file"])
-async def test_a_folder_that_cannot_be_used_is_one_line_that_names_it_and_the_key(
+async def test_an_unusable_state_folder_is_one_line_that_names_it_and_the_key(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, where: str
 ):
     file = tmp_path / "file"
@@ -303,7 +306,7 @@ async def test_a_folder_that_cannot_be_used_is_one_line_that_names_it_and_the_ke
         assert not child.said("Traceback")
 
 
-async def test_a_relative_folder_is_found_from_the_working_folder_of_a_task_as_well(
+async def test_a_relative_state_folder_works_with_working_folders_of_tasks(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)

@@ -69,7 +69,7 @@ async def test_the_command_gets_the_prompt_and_its_own_environment(
         ("-starts --with=dashes", "completed", "-starts\n--with=dashes\n", "None"),
     ],
 )
-async def test_how_the_command_ends_decides_the_result(
+async def test_the_end_of_the_command_decides_the_status_of_the_result(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, content: str, state: str, result: str, reason: str
 ):
     async with worker(worker_toml(tmp_path, server.url)):
@@ -79,7 +79,7 @@ async def test_how_the_command_ends_decides_the_result(
     assert reason in error(status)
 
 
-async def test_a_command_that_takes_too_long_is_ended_with_everything_it_started(
+async def test_a_command_that_times_out_is_ended_with_its_children(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     pid_file = tmp_path / "pid"
@@ -97,7 +97,7 @@ async def test_a_command_that_takes_too_long_is_ended_with_everything_it_started
     assert "timed out after 0.5 s" in error(status)
 
 
-async def test_a_grandchild_that_holds_the_pipe_open_is_ended_and_hangs_nobody(
+async def test_a_grandchild_that_holds_the_pipe_open_is_ended_and_delays_nothing(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     async with worker(worker_toml(tmp_path, server.url)):
@@ -105,7 +105,7 @@ async def test_a_grandchild_that_holds_the_pipe_open_is_ended_and_hangs_nobody(
     assert text(status) == "done\n"
 
 
-async def test_output_beyond_the_bound_is_cut_and_measured(
+async def test_output_beyond_the_limit_is_cut_and_its_size_is_stated(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     config = worker_toml(tmp_path, server.url, worker={"inline_output_bytes": 1024, "max_output_bytes": 2048})
@@ -211,7 +211,7 @@ GOOD: dict[str, Any] = {
          "nested", True),
     ],
 )  # fmt: skip
-async def test_what_is_no_valid_task_is_kept_as_a_dead_letter_and_its_sender_told(
+async def test_an_invalid_task_is_stored_as_a_dead_letter_and_its_sender_gets_a_failed_result(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, raw: bytes, reason: str, told: bool
 ):
     marker = tmp_path / "ran"
@@ -347,7 +347,7 @@ async def test_a_task_of_a_killed_worker_is_taken_over_and_has_one_result(
     assert (await counts(coordinator))["AGENT_RESULTS"] == 1
 
 
-async def test_a_task_that_kills_its_workers_is_given_up_after_max_attempts(
+async def test_a_task_that_kills_its_workers_fails_after_max_attempts(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=1)
@@ -363,7 +363,7 @@ async def test_a_task_that_kills_its_workers_is_given_up_after_max_attempts(
     assert "attempts exhausted: 2 workers" in error(status)
 
 
-async def test_a_living_owner_keeps_its_task_however_long_it_takes(
+async def test_a_worker_that_renews_its_lease_keeps_a_long_task(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=0.6)
@@ -376,7 +376,7 @@ async def test_a_living_owner_keeps_its_task_however_long_it_takes(
     assert ran.read_text(encoding="utf-8").splitlines() == ["ran"]
 
 
-async def test_a_paused_owner_that_was_replaced_sends_nothing(
+async def test_a_paused_worker_whose_task_was_taken_over_sends_nothing(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=1)
@@ -395,7 +395,7 @@ async def test_a_paused_owner_that_was_replaced_sends_nothing(
     assert (await counts(coordinator))["AGENT_RESULTS"] == 1
 
 
-async def test_a_result_that_was_committed_but_not_published_is_published_by_whoever_gets_the_task(
+async def test_a_committed_result_that_was_not_published_is_published_with_the_next_delivery(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     async with worker(worker_toml(tmp_path, server.url)):
@@ -414,7 +414,7 @@ async def test_a_result_that_was_committed_but_not_published_is_published_by_who
     assert message.result.id == done.record.entry.result_id
 
 
-async def test_a_result_that_the_bus_cannot_take_yet_is_kept_and_stored_later(
+async def test_a_result_that_the_bus_cannot_store_yet_is_stored_later(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     config = (await coordinator.bus.api("STREAM.INFO.AGENT_RESULTS"))["config"]
@@ -429,7 +429,7 @@ async def test_a_result_that_the_bus_cannot_take_yet_is_kept_and_stored_later(
     assert (await counts(coordinator))["AGENT_RESULTS"] == 2
 
 
-async def test_a_server_that_is_away_for_longer_than_the_lease_costs_no_work(tmp_path: Path):
+async def test_an_outage_longer_than_the_lease_loses_no_work(tmp_path: Path):
     server = await start_server(store=tmp_path / "s")
     port = int(server.url.rpartition(":")[2])
     ran = tmp_path / "ran"
@@ -494,7 +494,7 @@ async def test_a_consumer_that_is_deleted_is_made_again(tmp_path: Path, server: 
 # -- stopping ---------------------------------------------------------------------------------------------------
 
 
-async def test_sigterm_lets_a_running_task_finish_and_takes_no_other(
+async def test_after_sigterm_the_running_task_finishes_and_no_other_is_taken(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     ran = tmp_path / "ran"
@@ -509,7 +509,7 @@ async def test_sigterm_lets_a_running_task_finish_and_takes_no_other(
 
 
 @pytest.mark.parametrize("how", ["a second signal", "the drain time-out"])
-async def test_a_task_that_cannot_finish_in_time_is_ended_and_given_to_another_replica_at_once(
+async def test_a_task_that_outlasts_the_drain_is_ended_and_released_to_another_replica(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, how: str
 ):
     drain_s = 60 if how == "a second signal" else 0.2
@@ -534,7 +534,7 @@ async def test_a_task_that_cannot_finish_in_time_is_ended_and_given_to_another_r
     assert text(status) == "done\n"
 
 
-async def test_an_idle_worker_stops_at_once_and_one_that_finds_no_server_too(
+async def test_an_idle_worker_stops_at_once_also_without_a_server(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     async with worker(worker_toml(tmp_path, server.url)) as child:
@@ -549,7 +549,7 @@ async def test_an_idle_worker_stops_at_once_and_one_that_finds_no_server_too(
 # -- starting ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_worker_waits_for_its_server_with_one_line_for_each_change(tmp_path: Path):
+async def test_a_worker_that_waits_for_its_server_logs_one_line_for_each_change(tmp_path: Path):
     async with run_server(store=tmp_path / "s") as probe:
         port = int(probe.url.rpartition(":")[2])
     async with worker(worker_toml(tmp_path, f"nats://127.0.0.1:{port}"), ready=False) as child:
@@ -560,7 +560,7 @@ async def test_a_worker_waits_for_its_server_with_one_line_for_each_change(tmp_p
         assert child.log.read_text(encoding="utf-8").count("trying again every") <= 2
 
 
-async def test_a_worker_without_a_task_stream_ends_and_names_the_command(tmp_path: Path, server: NatsServer):
+async def test_a_worker_without_a_task_stream_exits_and_names_the_set_up_command(tmp_path: Path, server: NatsServer):
     async with worker(worker_toml(tmp_path, server.url), ready=False) as child:
         assert await child.exit_code() == 1
         assert child.said("the stream AGENT_TASKS does not exist")
@@ -606,7 +606,7 @@ async def test_a_consumer_of_another_agent_is_not_used(tmp_path: Path, server: N
         assert child.said("takes agent.doc.tasks, not agent.code.tasks")
 
 
-async def test_a_task_stream_with_limits_retention_works_as_well(tmp_path: Path, server: NatsServer):
+async def test_a_task_stream_with_limits_retention_works_too(tmp_path: Path, server: NatsServer):
     async with connect(server.url) as bus:
         old = {"name": "AGENT_TASKS", "subjects": ["agent.*.tasks"], "retention": "limits"}
         await bus.bus.api("STREAM.CREATE.AGENT_TASKS", old)
@@ -683,7 +683,7 @@ async def test_a_published_task_that_the_worker_refuses_is_settled_as_failed(
     assert message.result.id == status.record.entry.result_id
 
 
-async def test_a_command_that_repeats_its_prompt_has_not_asked_for_an_approval(
+async def test_output_that_repeats_the_prompt_does_not_ask_for_an_approval(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     async with worker(worker_toml(tmp_path, server.url, chat_cmd=["echo", "{input}"])):

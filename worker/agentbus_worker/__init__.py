@@ -1,1 +1,1 @@
-"""The worker: takes durable tasks from the bus and runs any one-shot agent command for each."""
+"""The worker: takes durable tasks from the bus, and runs an agent command for each."""

@@ -1,4 +1,4 @@
-"""`python -m agentbus_worker` is `agentbus worker run`."""
+"""`python -m agentbus_worker` runs `agentbus worker run`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`agentbus worker run`: the process around a worker."""
+"""`agentbus worker run`: runs a worker with its log and its signals."""
 
 import sys
 from pathlib import Path
@@ -21,12 +21,12 @@ Examples:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Configuration; default: ./agentbus.toml, ~/.agentbus/config.toml, /etc/agentbus/agentbus.toml.",
 )
-@click.option("--verbose", is_flag=True, help="Log more: deliveries that were handed back, and the like.")
+@click.option("--verbose", is_flag=True, help="Log details too, such as deliveries that were not claimed.")
 def run(path: Path | None, *, verbose: bool) -> None:
     """Take tasks from the bus and run the agent command for each, until SIGTERM or Ctrl-C.
 
-    The first signal lets running tasks finish (drain_timeout_seconds), the second ends them at once; what did not
-    finish is given back to the bus.
+    The first signal lets running tasks finish (drain_timeout_seconds), the second ends them at once. Tasks that did
+    not finish return to the queue.
     """
     import asyncio  # noqa: PLC0415
 
@@ -54,4 +54,4 @@ def run(path: Path | None, *, verbose: bool) -> None:
             asyncio.run(work())
         except AgentBusError as error:
             log.error("stopped: %s", error)
-            sys.exit(1)  # the log has said it on stderr
+            sys.exit(1)  # the log has printed the error on stderr

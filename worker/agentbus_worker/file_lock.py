@@ -1,7 +1,7 @@
 """Locks between the workers of one machine. The system releases them when their process ends, however it ends.
 
-They are those of flock, as in all releases: workers of different releases exclude each other. filelock, with which the
-bus folder is locked because that is changed on Windows too, promises no kind of lock.
+They use flock in all releases, so workers of different releases exclude each other. The bus folder uses filelock,
+because operators change it on Windows too; filelock does not guarantee a kind of lock.
 """
 
 import fcntl

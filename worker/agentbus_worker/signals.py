@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request to stop: the first drains, the second ends at once."""
+"""Turns SIGTERM and SIGINT into a request to stop: the first drains the worker, the second ends it at once."""
 
 import asyncio
 import signal
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Stop:
-    """How a worker is asked to end: `drain` lets running tasks finish, `now` ends them."""
+    """A request to stop: `drain` lets running tasks finish, `now` ends them."""
 
     drain: asyncio.Event = field(default_factory=asyncio.Event)
     now: asyncio.Event = field(default_factory=asyncio.Event)
 
     def request(self) -> None:
-        """Ask to stop; asking again means at once."""
+        """Request a drain, or at the second call an immediate stop."""
         if self.drain.is_set():
             self.now.set()
         self.drain.set()
@@ -23,7 +23,7 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Generator[Stop]:
-    """A `Stop` that SIGTERM and SIGINT request, for the length of the block."""
+    """Yield a `Stop` that SIGTERM and SIGINT set, for the length of the block."""
     stop = Stop()
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGTERM, signal.SIGINT)

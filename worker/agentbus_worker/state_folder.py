@@ -1,9 +1,8 @@
-"""The worker's state on disk: a locked folder for each bus, agent and instance.
+"""Holds the worker's state on disk: a locked folder for each bus, agent and instance.
 
-`<state_dir>/<bus>/<agent>/<number>/` with `lock`, `outbox/`, `children/` and `tmp/`; beside the numbered folders lies
-the `lock` under which a worker looks for one. A starting worker takes the first folder that is not locked, and moves
-into it what dead workers have left in the others. The folder of a living worker is locked, so no other worker touches
-it. Only one worker at a time looks for a folder, so there are never more of them than there were workers at once.
+Its path is `<state_dir>/<bus>/<agent>/<number>/`; it has a `lock`, `outbox/`, `children/` and `tmp/`. A starting worker
+takes the first folder that is not locked, and moves the contents of the other unlocked folders, which dead workers
+left, into it. It holds `<agent>/lock` meanwhile. So no more folders are made than workers ran at the same time.
 """
 
 import hashlib
@@ -20,9 +19,9 @@ from agentbus.errors import ConfigError
 from agentbus_worker.file_lock import locked_within, try_lock
 
 PART_SUFFIX: Final = ".part"
-"""Of a file that is being written, until it is there whole."""
+"""The suffix of a file until it is completely written."""
 _LOCK_TIMEOUT_S: Final = 10.0
-"""Folders are looked for within milliseconds."""
+"""Taking a folder takes milliseconds."""
 
 
 class StateFolder:
@@ -36,7 +35,7 @@ class StateFolder:
         self.tmp = path / "tmp"
 
     def prepare(self) -> None:
-        """Make the folders, readable by this user alone, and clear what a dead worker left in `tmp` or half written."""
+        """Make the folders, private to this user. Remove what a dead worker left in `tmp`, and incomplete files."""
         shutil.rmtree(self.tmp, ignore_errors=True)
         for folder in (self.outbox, self.children, self.tmp):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -48,16 +47,16 @@ class StateFolder:
         other.prepare()
         for theirs, ours in ((other.outbox, self.outbox), (other.children, self.children)):
             for path in theirs.glob("*.json"):
-                path.rename(ours / path.name)  # named by a random nonce or run id: there is no other of that name
+                path.rename(ours / path.name)  # the name is a random nonce or run id, so it is unique
 
     def release(self) -> None:
-        """Let other workers have the folder."""
+        """Unlock the folder for other workers."""
         self._lock.close()
 
 
 @contextmanager
 def locked_state(state_dir: Path, urls: tuple[ServerUrl, ...], agent: str) -> Generator[StateFolder]:
-    """Hold a state folder for the length of the block, with what dead workers have left.
+    """Hold a state folder for the length of the block, with the outcomes and records that dead workers left.
 
     Raises:
         ConfigError: the folder cannot be made or locked.
@@ -104,18 +103,18 @@ def _try_folder(path: Path) -> StateFolder | None:
 
 
 def _bus_key(urls: tuple[ServerUrl, ...]) -> str:
-    """A name for the bus that can be read and is one folder: its first server, and a digest of all of them."""
+    """Return the folder name of a bus: its first server, for people, and a digest of all its servers."""
     names = sorted(f"{url.host}:{url.port}" for url in urls)  # without brackets, as in the folders that there are
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
     readable = "".join(char if char.isalnum() or char in "-." else "_" for char in names[0])
     return f"{readable[:80]}-{digest}"
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file, for this user alone, that is there whole or not at all, whenever this process dies.
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file, private to this user, completely or not at all, whenever this process dies.
 
     Raises:
         OSError: the disk is full, or the folder is gone.
     """
-    # Not durable: an fsync for each command that starts would cost more than all the rest of the start.
+    # Not durable: an fsync for each command would take longer than the rest of its start.
     replace_file(path, data, part=path.with_name(path.name + PART_SUFFIX), durable=False)

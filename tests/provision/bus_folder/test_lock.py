@@ -104,7 +104,7 @@ async def check_consistent(folder: Path) -> BusFolder:
     return bus
 
 
-async def test_changes_at_the_same_moment_are_all_made(folder: BusFolder, tmp_path: Path) -> None:
+async def test_simultaneous_changes_are_all_made(folder: BusFolder, tmp_path: Path) -> None:
     adds = [tuple(f"add:a{process}-{number}" for number in range(6)) for process in range(4)]
     removals, rotations = ("remove:doc", "add:doc", "remove:doc"), ("rotate:main", "rotate:code") * 4
     async with at_once(tmp_path, CHANGES, folder.path, *adds, removals, rotations) as running:
@@ -121,7 +121,7 @@ async def test_changes_at_the_same_moment_are_all_made(folder: BusFolder, tmp_pa
     assert set(bus.agents) == {"code", *(change.removeprefix("add:") for words in adds for change in words)}
 
 
-async def test_of_two_that_make_a_bus_in_one_folder_one_does(tmp_path: Path) -> None:
+async def test_of_two_processes_that_make_a_bus_in_one_folder_one_succeeds(tmp_path: Path) -> None:
     path = tmp_path / "bus"
     async with at_once(tmp_path, MAKES, path, ("one.example",), ("two.example",)) as running:
         codes = [await child.exit_code() for child in running]
@@ -132,7 +132,7 @@ async def test_of_two_that_make_a_bus_in_one_folder_one_does(tmp_path: Path) -> 
     assert (bus.url, bus.agents) == (f"tls://{winner}.example:7422", ("code",))
 
 
-async def test_a_change_waits_for_another_and_says_so_if_that_does_not_end(
+async def test_a_change_waits_for_another_and_fails_if_that_does_not_end(
     folder: BusFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with process([sys.executable, "-c", HOLDS, str(folder.path)], tmp_path / "log") as holder:
@@ -153,7 +153,7 @@ async def test_a_change_waits_for_another_and_says_so_if_that_does_not_end(
     assert (await check_consistent(folder.path)).agents == ("code", "doc", "lead")
 
 
-def test_what_has_changed_since_the_bus_was_opened_is_known(folder: BusFolder) -> None:
+def test_a_change_starts_from_the_newest_manifest(folder: BusFolder) -> None:
     other = BusFolder(folder.path)
     other.add("lead", ["code"])
     other.remove("doc")
@@ -166,7 +166,7 @@ def test_what_has_changed_since_the_bus_was_opened_is_known(folder: BusFolder) -
 
 
 @pytest.mark.posix("modes of files")
-def test_the_lock_is_for_its_owner_alone(folder: BusFolder) -> None:
+def test_only_the_owner_can_read_the_lock_file(folder: BusFolder) -> None:
     assert stat.S_IMODE((folder.path / ".lock").stat().st_mode) == 0o600
 
 

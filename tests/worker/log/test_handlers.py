@@ -85,7 +85,7 @@ def test_a_log_folder_that_does_not_exist_is_made_for_the_owner_alone(section: L
     assert section.dir.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_line_goes_to_the_file_and_to_stderr_with_the_time_in_utc_and_its_level(
+def test_a_line_is_written_to_the_file_and_to_stderr_with_the_time_in_utc_and_its_level(
     section: LogSection, capsys: pytest.CaptureFixture[str]
 ):
     with log_to(section) as log:
@@ -105,7 +105,7 @@ def test_details_are_logged_only_on_request(section: LogSection, verbose: bool, 
     assert messages_of(section.dir) == shown
 
 
-def test_the_folder_is_made_and_the_file_goes_on_where_it_ended(section: LogSection):
+def test_the_folder_is_made_and_an_existing_file_is_continued(section: LogSection):
     section = section.model_copy(update={"dir": section.dir / "deep" / "er"})
     for text in ("first run", "second run"):
         with log_to(section) as log:
@@ -120,13 +120,13 @@ def test_all_modules_of_the_package_log_here_and_other_libraries_do_not(section:
     assert messages_of(section.dir) == ["ours"]
 
 
-def test_no_record_goes_to_the_handlers_of_the_root_as_well(section: LogSection, caplog: pytest.LogCaptureFixture):
+def test_no_record_reaches_the_handlers_of_the_root_logger(section: LogSection, caplog: pytest.LogCaptureFixture):
     with log_to(section) as log:
         log.warning("once")
     assert caplog.records == []
 
 
-def test_afterwards_logging_is_as_it_was(section: LogSection):
+def test_the_settings_of_logging_are_restored_afterwards(section: LogSection):
     log = logging.getLogger("agentbus.worker")
     before = log.isEnabledFor(logging.INFO), log.isEnabledFor(logging.DEBUG)
     with log_to(section, verbose=True):
@@ -142,7 +142,7 @@ def test_the_file_is_closed_when_the_block_ends_in_an_error(section: LogSection)
 
 
 @pytest.mark.parametrize("blocked", ["the folder is a file", "a parent is a file", "the log is a folder"])
-def test_a_folder_that_cannot_be_written_to_is_an_error_of_the_configuration(section: LogSection, blocked: str):
+def test_an_unwritable_log_folder_is_a_configuration_error(section: LogSection, blocked: str):
     if blocked == "the folder is a file":
         section.dir.write_text("", encoding="utf-8")
     elif blocked == "a parent is a file":
@@ -158,7 +158,7 @@ def test_a_folder_that_cannot_be_written_to_is_an_error_of_the_configuration(sec
 # -- rotation ---------------------------------------------------------------------------------------------------
 
 
-def test_the_file_is_rotated_at_its_limit_and_the_oldest_goes(section: LogSection):
+def test_the_file_is_rotated_at_its_limit_and_the_oldest_is_deleted(section: LogSection):
     section = section.model_copy(update={"max_bytes": 1000, "backup_count": 2})
     with log_to(section) as log:
         for number in range(200):
@@ -194,7 +194,7 @@ def test_two_workers_that_rotate_one_file_lose_nothing(section: LogSection, turn
     assert len(log_files(section.dir)) > 10
 
 
-def test_a_file_that_somebody_else_has_taken_away_is_made_again(section: LogSection):
+def test_a_log_file_that_was_moved_away_is_made_again(section: LogSection):
     with log_to(section) as log:
         log.info("before")
         (section.dir / LOG_FILE).rename(section.dir / "taken away")

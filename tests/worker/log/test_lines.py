@@ -16,7 +16,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
 from agentbus.provision.nats_server import NatsServer
 from agentbus_worker.log.handlers import LOG_FILE, log_to
-from agentbus_worker.log.lines import LogFormat, TaskLog, facts
+from agentbus_worker.log.lines import LogFormat, TaskLog, fields
 from support.harness import worker, worker_toml
 from support.jobs import acknowledged, publish, settled, short_lease
 
@@ -60,7 +60,7 @@ def one_line(section: LogSection) -> str:
 # -- what a line tells ------------------------------------------------------------------------------------------
 
 
-def test_a_line_of_text_ends_with_the_facts(section: LogSection):
+def test_a_line_of_text_ends_with_the_fields(section: LogSection):
     with log_to(section, worker="host-1-abc"):
         log = TaskLog("task-1", attempt=2, task_type="code review")
         log.add(duration_s=0.005, cause='it said "no"', folder="a=b", empty="")
@@ -77,11 +77,11 @@ def test_a_line_of_text_ends_with_the_facts(section: LogSection):
     assert 'cause=it said "no"' in words
 
 
-def test_a_line_of_json_is_an_object_with_the_facts(section: LogSection):
+def test_a_line_of_json_is_an_object_with_the_fields(section: LogSection):
     before = datetime.now(UTC)
     with log_to(of(section, "json"), worker="host-1-abc") as general:
         TaskLog("task-1", attempt=2, task_type="Prüfung").info("it took %d s", 3, status="failed", reason=None)
-        general.warning("bus %s", "größer", extra=facts(reason="why"))
+        general.warning("bus %s", "größer", extra=fields(reason="why"))
     first, second = (json.loads(line) for line in lines_in(section.dir))
     at = datetime.fromisoformat(first.pop("time"))
     assert at.utcoffset() is not None
@@ -101,7 +101,7 @@ def test_a_line_of_json_is_an_object_with_the_facts(section: LogSection):
 
 
 @both
-def test_the_time_has_three_digits_of_the_second_that_it_was(section: LogSection, form: LogFormat):
+def test_the_time_is_truncated_to_milliseconds(section: LogSection, form: LogFormat):
     with log_to(of(section, form)) as log:
         for created in (1_763_980_267.0049, 1_763_980_267.9999, 1_763_980_268.0):
             record = logging.makeLogRecord({"name": log.name, "levelno": 20, "levelname": "INFO", "msg": "x"})
@@ -122,7 +122,7 @@ def test_stderr_has_the_same_lines_as_the_file(
 
 
 @both
-def test_an_exception_stands_in_the_line_of_its_record(section: LogSection, form: LogFormat):
+def test_an_exception_is_in_the_line_of_its_record(section: LogSection, form: LogFormat):
     with log_to(of(section, form)) as log:
         try:
             raise RuntimeError("inside")
@@ -134,7 +134,7 @@ def test_an_exception_stands_in_the_line_of_its_record(section: LogSection, form
 
 
 @both
-def test_a_line_that_cannot_be_made_costs_nobody_but_itself(
+def test_a_record_that_cannot_be_formatted_does_not_affect_other_records(
     section: LogSection, form: LogFormat, capsys: pytest.CaptureFixture[str]
 ):
     with log_to(of(section, form)) as log:
@@ -157,12 +157,12 @@ def test_a_line_is_in_the_file_when_the_call_returns(section: LogSection, form: 
 
 @both
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
-def test_nothing_that_a_line_holds_can_begin_another_or_move_what_a_terminal_shows(
+def test_no_logged_text_can_begin_another_line_or_control_a_terminal(
     section: LogSection, form: LogFormat, text: str, capsys: pytest.CaptureFixture[str]
 ):
     with log_to(of(section, form), worker="host-1-abc") as log:
         log.info("%s", text)
-        log.info("fact", extra=facts(reason=text))
+        log.info("fact", extra=fields(reason=text))
         TaskLog("task-1", task_type=text).info("started")
     lines = lines_in(section.dir)
     assert len(lines) == 3
@@ -177,9 +177,9 @@ def test_nothing_that_a_line_holds_can_begin_another_or_move_what_a_terminal_sho
 
 
 @both
-def test_what_utf8_cannot_carry_is_escaped(section: LogSection, form: LogFormat):
+def test_a_lone_surrogate_is_escaped(section: LogSection, form: LogFormat):
     with log_to(of(section, form)) as log:
-        log.info("x \udc80 ü", extra=facts(reason="\ud800"))
+        log.info("x \udc80 ü", extra=fields(reason="\ud800"))
     line = one_line(section)
     assert "\\udc80" in line
     assert "\\ud800" in line
@@ -188,9 +188,9 @@ def test_what_utf8_cannot_carry_is_escaped(section: LogSection, form: LogFormat)
 
 
 @both
-def test_what_is_long_is_cut(section: LogSection, form: LogFormat):
+def test_a_long_message_or_field_is_cut(section: LogSection, form: LogFormat):
     with log_to(of(section, form)) as log:
-        log.info("m" * 1_000_000, extra=facts(reason="r" * 1_000_000))
+        log.info("m" * 1_000_000, extra=fields(reason="r" * 1_000_000))
     assert 8_000 < len(one_line(section)) < 9_000
 
 
@@ -205,7 +205,7 @@ def json_log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines_in(folder / "logs-code")]
 
 
-async def test_an_ordinary_task_has_two_lines_that_say_all_of_it(
+async def test_a_task_has_a_line_when_it_starts_and_one_when_it_is_settled(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     config = worker_toml(tmp_path, server.url, log={"format": "json"})
@@ -237,7 +237,7 @@ async def test_an_ordinary_task_has_two_lines_that_say_all_of_it(
     assert "confidential" not in (tmp_path / "logs-code" / LOG_FILE).read_text(encoding="utf-8")
 
 
-async def test_a_task_whose_command_is_over_in_no_time_has_one_line(
+async def test_a_task_with_a_very_short_command_has_one_line(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     config = worker_toml(tmp_path, server.url, chat_cmd=["true", "{input}"], log={"format": "json"})
@@ -252,9 +252,7 @@ async def test_a_task_whose_command_is_over_in_no_time_has_one_line(
     assert any(len(found) == 1 for found in by_task.values())
 
 
-async def test_further_attempts_and_deliveries_are_counted(
-    tmp_path: Path, server: NatsServer, coordinator: Coordinator
-):
+async def test_the_lines_count_attempts_and_redeliveries(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
     await short_lease(coordinator)
     keys = {"retry_on": ["exit:3"], "retry_backoff_seconds": 0.1, "max_attempts": 2}
     async with worker(worker_toml(tmp_path, server.url, worker=keys, log={"format": "json"})):
@@ -266,7 +264,7 @@ async def test_further_attempts_and_deliveries_are_counted(
     assert lines[1]["reason"] == "the command exited with status 3"
 
 
-async def test_a_command_that_cannot_be_started_is_a_line_with_the_reason(
+async def test_a_command_that_cannot_be_started_is_logged_with_the_reason(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     script = tmp_path / "agent"

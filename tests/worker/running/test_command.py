@@ -154,17 +154,17 @@ async def test_the_exit_code_is_that_of_the_command(run: Run, code: int):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, signal.SIGINT])
-async def test_a_command_that_a_signal_has_ended_says_which(run: Run, number: signal.Signals):
+async def test_a_command_that_a_signal_ended_has_the_negative_signal_as_its_code(run: Run, number: signal.Signals):
     ended = await run(shell(f"ulimit -c 0; kill -{int(number)} $$"))
     assert (ended.reason, ended.code) == ("exited", -number)
 
 
-async def test_commands_run_at_once_without_mixing_their_ends_or_outputs(run: Run):
+async def test_concurrent_commands_do_not_mix_their_exit_codes_or_outputs(run: Run):
     ends = await asyncio.gather(*(run(shell(f"echo {number}; exit {number}")) for number in range(12)))
     assert [(ended.code, ended.stdout.head) for ended in ends] == [(n, f"{n}\n".encode()) for n in range(12)]
 
 
-async def test_it_is_told_once_of_a_command_that_lasts_and_never_of_one_that_is_over_in_no_time(
+async def test_the_callback_is_called_once_for_a_longer_command_and_not_for_a_very_short_one(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ):
     told: list[str] = []
@@ -175,7 +175,7 @@ async def test_it_is_told_once_of_a_command_that_lasts_and_never_of_one_that_is_
     assert told == ["lasts"]
 
 
-async def test_no_process_waits_to_be_reaped_afterwards(run: Run):
+async def test_no_zombie_is_left_afterwards(run: Run):
     await run(shell("sleep 0 & exit 3"))
     await run(["sleep", str(LONG_S)], timeout_s=0.01)
     with pytest.raises(ChildProcessError):
@@ -191,12 +191,12 @@ async def test_its_standard_input_is_empty(run: Run):
 
 
 @pytest.mark.parametrize("size", [0, 5, 1_000_000])
-async def test_its_standard_input_is_what_it_is_given_and_ends(run: Run, size: int):
+async def test_its_standard_input_is_what_it_is_given_and_then_end_of_file(run: Run, size: int):
     ended = await run(["/bin/cat"], stdin=b"x" * size)
     assert ended.stdout.head == b"x" * size
 
 
-async def test_a_command_that_does_not_read_what_it_is_given_delays_nothing(run: Run):
+async def test_a_command_that_does_not_read_its_input_delays_nothing(run: Run):
     assert (await run(shell("exit 3"), stdin=b"x" * 1_000_000)).code == 3
 
 
@@ -227,7 +227,7 @@ async def test_it_is_found_on_the_path_of_its_own_environment(run: Run, tmp_path
     assert (await run(["mine"], env={"PATH": str(tmp_path)})).stdout.head == b"found\n"
 
 
-async def test_it_runs_in_the_folder_that_is_asked_for(run: Run, tmp_path: Path):
+async def test_it_runs_in_the_configured_folder(run: Run, tmp_path: Path):
     assert (await run(["/bin/pwd", "-P"], cwd=tmp_path)).stdout.head.decode().strip() == str(tmp_path.resolve())
 
 
@@ -243,19 +243,19 @@ async def test_it_inherits_no_open_file(run: Run, tmp_path: Path):
 # -- its output -------------------------------------------------------------------------------------------------
 
 
-async def test_both_outputs_are_captured_apart(run: Run):
+async def test_both_outputs_are_captured_separately(run: Run):
     ended = await run(shell("printf out; printf err >&2"))
     assert (ended.stdout.head, ended.stderr.head, ended.stderr.tail) == (b"out", b"err", b"err")
     assert (ended.stdout.size, ended.stdout.truncated) == (3, False)
     assert ended.stdout.sha256 == hashlib.sha256(b"out").hexdigest()
 
 
-async def test_output_that_no_reader_could_decode_is_captured_as_bytes(run: Run):
+async def test_output_that_is_not_utf8_is_captured_as_bytes(run: Run):
     assert (await run(shell(r"printf '\377\0\376'"))).stdout.head == b"\xff\x00\xfe"
 
 
 @pytest.mark.parametrize("size", [0, 1, 1023, 1024, 1025, 65_536, 65_537, 200_000])
-async def test_what_is_kept_of_the_output_is_bounded_and_the_whole_is_measured(run: Run, size: int):
+async def test_the_kept_output_is_bounded_and_the_size_is_that_of_the_whole(run: Run, size: int):
     data = bytes(number % 251 for number in range(size))
     script = f"import sys; data = bytes(n % 251 for n in range({size})); sys.stdout.buffer.write(data)"
     ended = await run(python(script), keep_bytes=1024)
@@ -266,7 +266,7 @@ async def test_what_is_kept_of_the_output_is_bounded_and_the_whole_is_measured(r
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-async def test_ten_megabytes_pass_through_while_the_event_loop_goes_on(run: Run, stream: str):
+async def test_ten_megabytes_of_output_do_not_block_the_event_loop(run: Run, stream: str):
     size = 10_000_000
     script = f"import sys; sys.{stream}.buffer.write(b'x' * {size})"
     going = asyncio.ensure_future(run(python(script), keep_bytes=4096))
@@ -281,7 +281,7 @@ async def test_ten_megabytes_pass_through_while_the_event_loop_goes_on(run: Run,
     assert turns > size / 65_536 / 2
 
 
-async def test_neither_output_has_to_wait_for_the_other(run: Run):
+async def test_both_outputs_are_read_at_the_same_time(run: Run):
     script = "import sys\nfor n in range(50):\n    sys.stderr.write('e' * 50000); sys.stdout.write('o' * 50000)"
     ended = await run(python(script))
     assert (ended.stdout.size, ended.stderr.size) == (2_500_000, 2_500_000)
@@ -290,7 +290,7 @@ async def test_neither_output_has_to_wait_for_the_other(run: Run):
 @pytest.mark.parametrize(
     ("size", "spilled"), [(1024, False), (1025, True), (100_000, True), (200_000, True), (200_001, False)]
 )
-async def test_output_beyond_what_is_kept_is_spilled_to_a_file_up_to_a_limit(run: Run, size: int, spilled: bool):
+async def test_output_beyond_the_kept_part_is_spilled_to_a_file_up_to_a_limit(run: Run, size: int, spilled: bool):
     data = bytes(number % 251 for number in range(size))
     contents: list[bytes] = []
 
@@ -308,13 +308,13 @@ async def test_output_beyond_what_is_kept_is_spilled_to_a_file_up_to_a_limit(run
 # -- when it takes too long, or must stop -----------------------------------------------------------------------
 
 
-async def test_a_command_that_takes_too_long_is_ended_and_what_it_said_is_kept(run: Run):
+async def test_a_command_that_times_out_is_ended_and_its_output_is_kept(run: Run):
     ended = await run(shell(f"echo so far; exec sleep {LONG_S}"), timeout_s=1)
     assert (ended.reason, ended.code, ended.stdout.head) == ("timeout", -signal.SIGTERM, b"so far\n")
     assert 1 <= ended.duration_s < BOUND_S
 
 
-async def test_a_command_may_use_its_grace_to_end_in_order(run: Run, tmp_path: Path):
+async def test_a_command_may_clean_up_within_its_grace_period(run: Run, tmp_path: Path):
     stop = _never()
     with strays(tmp_path) as pid_in:
         script = f"trap 'echo tidied up; exit 5' TERM; echo $$ > {tmp_path}/me.pid; while :; do sleep 0.01; done"
@@ -326,7 +326,9 @@ async def test_a_command_may_use_its_grace_to_end_in_order(run: Run, tmp_path: P
 
 
 @pytest.mark.parametrize("grace_s", [0, MOMENT_S])
-async def test_a_command_that_will_not_end_is_killed_after_its_grace(run: Run, tmp_path: Path, grace_s: float):
+async def test_a_command_that_ignores_sigterm_is_killed_after_its_grace_period(
+    run: Run, tmp_path: Path, grace_s: float
+):
     stop = _never()
     with strays(tmp_path) as pid_in:
         script = f"trap '' TERM; echo $$ > {tmp_path}/me.pid; exec sleep {LONG_S}"
@@ -348,7 +350,7 @@ echo $$ > {folder}/child.pid
 
 
 @pytest.mark.parametrize("how", ["timeout", "stopped"])
-async def test_the_whole_group_ends_even_a_grandchild_that_ignores_the_request(run: Run, tmp_path: Path, how: str):
+async def test_the_whole_group_ends_even_a_grandchild_that_ignores_sigterm(run: Run, tmp_path: Path, how: str):
     stop = _never()
     with strays(tmp_path) as pid_in:
         script = FAMILY.format(folder=tmp_path, then=f"exec sleep {LONG_S}")
@@ -361,14 +363,14 @@ async def test_the_whole_group_ends_even_a_grandchild_that_ignores_the_request(r
         assert not any(alive(pid) for pid in pids), "it has returned before the group was gone"
 
 
-async def test_a_stop_that_was_asked_for_before_the_start_ends_the_command_at_once(run: Run):
+async def test_a_stop_that_was_requested_before_the_start_ends_the_command_at_once(run: Run):
     stop = _never()
     stop.set_result(None)
     ended = await run(["sleep", str(LONG_S)], stop=stop)
     assert ended.reason == "stopped"
 
 
-async def test_a_command_that_says_nothing_for_too_long_is_ended_and_one_that_goes_on_talking_is_not(run: Run):
+async def test_a_command_without_output_is_ended_at_the_idle_limit_and_one_with_output_is_not(run: Run):
     talk = "for n in 1 2 3 4 5 6 7 8; do echo $n; sleep 0.2; done"
     silent = await run(shell(f"echo once; exec sleep {LONG_S}"), idle_timeout_s=MOMENT_S)
     assert (silent.reason, silent.code) == ("idle", -signal.SIGTERM)
@@ -377,7 +379,7 @@ async def test_a_command_that_says_nothing_for_too_long_is_ended_and_one_that_go
         assert (ended.reason, ended.code) == ("exited", 0)
 
 
-async def test_a_command_that_has_ended_by_itself_is_not_called_late(run: Run):
+async def test_a_command_that_ended_before_its_limit_has_not_timed_out(run: Run):
     stop = _never()
     ended = await run(shell("exit 0"), stop=stop, timeout_s=BOUND_S)
     stop.set_result(None)
@@ -389,7 +391,9 @@ async def test_a_command_that_has_ended_by_itself_is_not_called_late(run: Run):
 
 @pytest.mark.parametrize("then", ["exit 0", "exit 3"])
 @pytest.mark.parametrize("stubborn", [False, True])
-async def test_what_a_command_leaves_in_its_group_is_ended_with_it(run: Run, tmp_path: Path, then: str, stubborn: bool):
+async def test_processes_that_a_command_leaves_in_its_group_are_ended(
+    run: Run, tmp_path: Path, then: str, stubborn: bool
+):
     with strays(tmp_path) as pid_in:
         wait = f"while [ ! -s {tmp_path}/grandchild.pid ]; do sleep 0.01; done; echo said; {then}"
         script = FAMILY.format(folder=tmp_path, then=wait)
@@ -411,7 +415,7 @@ time.sleep(1000)
 """
 
 
-async def test_a_process_that_has_left_the_group_with_the_pipe_delays_nothing_and_is_ended(run: Run, tmp_path: Path):
+async def test_a_process_outside_the_group_that_holds_the_pipe_delays_nothing_and_is_ended(run: Run, tmp_path: Path):
     leave = tmp_path / "leave.py"
     leave.write_text(LEAVE, encoding="utf-8")
     with strays(tmp_path) as pid_in:
@@ -507,9 +511,7 @@ async def test_a_command_that_does_not_exist_is_an_error_that_names_it(run: Run,
     assert await refusal(run, [command, "x"]) == f"cannot start {command!r}: {command!r} does not exist"
 
 
-async def test_a_command_whose_interpreter_does_not_exist_is_an_error_that_does_not_deny_the_command(
-    run: Run, tmp_path: Path
-):
+async def test_a_command_whose_interpreter_does_not_exist_is_an_error_that_says_so(run: Run, tmp_path: Path):
     script = tmp_path / "script"
     script.write_text("#!/no/such/interpreter\n", encoding="utf-8")
     script.chmod(0o755)
@@ -520,7 +522,9 @@ async def test_a_command_whose_interpreter_does_not_exist_is_an_error_that_does_
     ("kind", "reason"),
     [("not executable", "Permission denied"), ("folder", "Permission denied"), ("no program", "Exec format error")],
 )
-async def test_a_file_that_is_no_program_is_an_error_with_the_reason(run: Run, tmp_path: Path, kind: str, reason: str):
+async def test_a_file_that_is_not_executable_is_an_error_with_the_reason(
+    run: Run, tmp_path: Path, kind: str, reason: str
+):
     path = tmp_path / "file"
     if kind == "folder":
         path.mkdir()
@@ -533,7 +537,7 @@ async def test_a_file_that_is_no_program_is_an_error_with_the_reason(run: Run, t
 
 
 @pytest.mark.parametrize("word", ["a\0b", "\ud800"], ids=["NUL", "lone surrogate"])
-async def test_an_argument_that_no_process_can_get_is_an_error_that_says_so(run: Run, word: str):
+async def test_an_argument_with_a_null_character_is_an_error_that_says_so(run: Run, word: str):
     assert "an argument cannot be passed on" in await refusal(run, ["/bin/echo", word])
 
 
@@ -594,9 +598,7 @@ def open_files() -> set[int]:
 
 @linux_only
 @pytest.mark.parametrize("free", range(1, 7))
-async def test_without_enough_free_descriptors_a_command_is_an_error_that_says_so_and_none_stays_open(
-    run: Run, free: int, tmp_path: Path
-):
+async def test_without_free_descriptors_a_start_is_an_error_and_leaves_none_open(run: Run, free: int, tmp_path: Path):
     """With 1 the first pipe cannot be made, with 2 or 3 the second, with up to 6 a process with a folder of its own."""
     await run(["true"])  # whatever is opened once and kept is open now
     before = open_files()

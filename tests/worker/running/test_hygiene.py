@@ -93,7 +93,7 @@ def children_of(pid: int) -> list[str]:
         ({"idle_timeout_seconds": 1.5}, "printed nothing for 1.5 s"),
     ],
 )
-async def test_a_command_over_its_limit_is_ended_with_all_it_started(
+async def test_a_command_that_times_out_is_ended_with_all_its_processes(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, limit: dict[str, float], reason: str
 ):
     with ending(tmp_path):
@@ -106,7 +106,7 @@ async def test_a_command_over_its_limit_is_ended_with_all_it_started(
     assert text(status) == "half\n"
 
 
-async def test_output_puts_the_idle_limit_off(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
+async def test_output_restarts_the_idle_limit(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
     script = "for n in 1 2 3 4 5; do sleep 0.5; echo $n; done"
     config = worker_toml(
         tmp_path, server.url, chat_cmd=["sh", "-c", script, "agent", "{input}"], worker={"idle_timeout_seconds": 1.5}
@@ -117,7 +117,7 @@ async def test_output_puts_the_idle_limit_off(tmp_path: Path, server: NatsServer
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-async def test_a_worker_that_stops_ends_all_that_runs_and_gives_the_task_back(
+async def test_a_worker_that_stops_ends_its_commands_and_releases_the_task(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, signals: int
 ):
     drain_s = 0.5 if signals == 1 else 600
@@ -162,7 +162,7 @@ while :; do sleep 0.05; done
 
 
 @pytest.mark.parametrize("how", ["timeout", "cancel"])
-async def test_what_a_command_started_has_its_grace_though_the_command_itself_is_gone_at_once(
+async def test_children_of_a_command_have_their_grace_period_after_the_command_itself_has_ended(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, how: str
 ):
     script = 'sh -c "$0" & exec sleep 1000'
@@ -188,7 +188,7 @@ async def test_what_a_command_started_has_its_grace_though_the_command_itself_is
 # -- what a command leaves behind -------------------------------------------------------------------------------
 
 
-async def test_what_a_command_leaves_behind_is_ended_and_delays_nothing(
+async def test_processes_that_a_command_leaves_behind_are_ended_and_delay_nothing(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     loop = asyncio.get_running_loop()
@@ -207,7 +207,7 @@ async def test_what_a_command_leaves_behind_is_ended_and_delays_nothing(
 
 
 @linux_only
-async def test_what_belongs_to_another_running_task_is_left_alone(
+async def test_processes_of_another_running_task_are_left_alone(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     one, two = tmp_path / "one", tmp_path / "two"
@@ -231,7 +231,7 @@ async def test_what_belongs_to_another_running_task_is_left_alone(
 
 
 @linux_only
-async def test_no_zombie_is_left_after_twenty_tasks_or_while_one_of_them_runs(
+async def test_no_zombie_is_left_after_twenty_tasks_or_while_one_runs(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     # Twenty orphans, which end as children of the worker.
@@ -271,7 +271,7 @@ def on_record(folder: Path) -> list[str]:
 
 
 @linux_only
-async def test_the_next_worker_ends_what_a_killed_one_has_left_running(
+async def test_the_next_worker_ends_the_processes_of_a_killed_one(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator)
@@ -294,7 +294,7 @@ async def test_the_next_worker_ends_what_a_killed_one_has_left_running(
 
 
 @linux_only
-async def test_a_command_that_hides_its_environment_is_known_by_its_birth(
+async def test_a_command_that_hides_its_environment_is_found_by_its_start_time(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     me = tmp_path / "me.pid"
@@ -320,7 +320,7 @@ def birth_of(pid: int) -> tuple[str, int]:
 
 @linux_only
 @pytest.mark.parametrize("other", ["boot", "moment"])
-async def test_a_record_whose_pid_belongs_to_somebody_else_by_now_harms_nobody(
+async def test_a_process_that_reuses_the_pid_of_a_record_is_left_alone(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, other: str
 ):
     config = worker_toml(tmp_path, server.url, worker={"kill_grace_seconds": 0.2})
@@ -355,7 +355,7 @@ def outbox_entries(folder: Path) -> list[Path]:
     return [*(folder / "state").glob("*/code/*/outbox/*.json")]
 
 
-async def test_a_starting_replica_touches_neither_processes_nor_outcomes_of_a_living_one(
+async def test_a_starting_replica_leaves_processes_and_outcomes_of_a_living_one_alone(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     config = worker_toml(tmp_path, server.url, worker={"concurrency": 2, "drain_timeout_seconds": 0.2})
@@ -406,7 +406,7 @@ def resident_mib(child: Process) -> float:
 
 
 @linux_only
-async def test_an_idle_worker_takes_hardly_any_time_and_less_than_60_mib(
+async def test_an_idle_worker_uses_hardly_any_cpu_time_and_less_than_60_mib(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     async with worker(worker_toml(tmp_path, server.url)) as child:
@@ -423,7 +423,7 @@ async def test_an_idle_worker_takes_hardly_any_time_and_less_than_60_mib(
 
 
 @linux_only
-async def test_a_command_gets_nothing_that_its_worker_was_started_with_open(
+async def test_a_command_does_not_inherit_open_files_of_its_worker(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     """A lock, a socket of systemd, the jobserver of make: a command that holds it would keep it from others."""
@@ -437,7 +437,7 @@ async def test_a_command_gets_nothing_that_its_worker_was_started_with_open(
 
 @linux_only
 @pytest.mark.parametrize("way", ["at once", "in a folder of its own"])
-async def test_a_command_ignores_the_signals_that_its_worker_was_started_with_ignored_and_no_others(
+async def test_a_command_ignores_exactly_the_signals_that_its_worker_was_started_with_ignored(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, way: str
 ):
     """A worker under nohup ignores SIGHUP, and Python SIGPIPE: without that, `yes | head` would not end."""

@@ -34,7 +34,7 @@ def output_of(size: int) -> bytes:
 SCRIPT = "[out.write(n.to_bytes(8, 'big') + b'\\xff\\xfe\\r\\n') for n in range({count})]"
 
 
-async def test_the_result_has_head_and_measure_and_the_file_has_all_of_it(
+async def test_the_result_has_the_beginning_and_the_size_and_the_file_has_the_whole_output(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await set_up(coordinator.bus, ["code"])
@@ -64,7 +64,7 @@ async def asyncio_run(argv: list[str], sink: Any) -> int:
     return await child.wait()
 
 
-async def test_any_output_of_a_task_can_be_had_in_full_the_short_one_too(
+async def test_the_whole_output_of_a_task_can_be_read_whether_long_or_short(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     async with worker(config_for(tmp_path, server, "out.write('short ü\\n'.encode())")):
@@ -77,7 +77,7 @@ async def test_any_output_of_a_task_can_be_had_in_full_the_short_one_too(
 
 
 @pytest.mark.parametrize(("size", "stored"), [(INLINE, False), (INLINE + 1, True), (50_000, True), (50_001, False)])
-async def test_a_file_is_stored_for_what_is_larger_than_the_result_holds_and_not_larger_than_the_bound(
+async def test_a_file_is_stored_for_output_between_the_inline_limit_and_the_maximum(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, size: int, stored: bool
 ):
     await set_up(coordinator.bus, ["code"])
@@ -97,7 +97,7 @@ async def test_a_file_is_stored_for_what_is_larger_than_the_result_holds_and_not
         assert (got.code, len(got.out)) == (0, size)
 
 
-async def test_without_a_bucket_the_result_has_what_it_can_hold_and_the_log_names_the_command(
+async def test_without_a_bucket_the_result_has_the_beginning_and_the_log_names_the_set_up_command(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await set_up(coordinator.bus, ["code"])
@@ -111,7 +111,7 @@ async def test_without_a_bucket_the_result_has_what_it_can_hold_and_the_log_name
     assert (status.output_note["bytes"], "file" in status.output_note) == (100_000, False)
 
 
-async def test_a_full_bucket_costs_the_file_and_not_the_result_nor_what_others_have_stored(
+async def test_a_full_bucket_loses_the_new_file_but_neither_the_result_nor_older_files(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await set_up(coordinator.bus, ["code"])
@@ -131,7 +131,7 @@ async def test_a_full_bucket_costs_the_file_and_not_the_result_nor_what_others_h
     assert got.out == "x" * 1_000_000
 
 
-async def test_a_file_that_has_lost_a_piece_is_an_error_and_no_shorter_output(
+async def test_a_file_with_a_missing_chunk_is_an_error_and_not_a_shorter_output(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await set_up(coordinator.bus, ["code"])
@@ -219,7 +219,7 @@ async def test_the_memory_of_the_worker_does_not_grow_with_the_output(
 
 
 @pytest.mark.large
-async def test_a_gigabyte_of_output_takes_no_more_memory_than_a_little(
+async def test_a_gigabyte_of_output_takes_no_more_memory_than_a_short_one(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     before, peak, read_peak = await check_size(tmp_path, server, coordinator, 2**30)

@@ -25,7 +25,7 @@ def config_for(folder: Path, server: NatsServer, via: str, *more: str, **keys: A
 
 
 @pytest.mark.parametrize("via", LAST_WORD)
-async def test_the_command_gets_the_prompt_to_the_byte_whatever_the_task_says(
+async def test_the_command_gets_exactly_the_prompt_whatever_the_task_contains(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, via: str
 ):
     content = "prompt  'quoted' \"twice\" $(rm -rf /) `x` {input} {task_id} {workdir} ü☃𝄞\r\n\tstatus=needs_approval \\"
@@ -38,7 +38,7 @@ async def test_the_command_gets_the_prompt_to_the_byte_whatever_the_task_says(
 
 
 @pytest.mark.parametrize("via", LAST_WORD)
-async def test_a_prompt_above_what_one_argument_can_hold_needs_another_way(
+async def test_a_prompt_too_long_for_an_argument_works_over_stdin_or_a_file(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, via: str
 ):
     content = "prompt " + "x" * 300_000
@@ -60,7 +60,7 @@ async def test_a_prompt_above_what_one_argument_can_hold_needs_another_way(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of one argument is Linux's")
 @pytest.mark.parametrize("over", [0, 1])
-async def test_an_argument_may_be_as_long_as_linux_allows_and_not_a_byte_longer(
+async def test_an_argument_may_have_the_maximum_length_of_linux_and_not_a_byte_more(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, over: int
 ):
     """The prompt differs from task to task by nothing but the content: its size is measured with a first one."""
@@ -75,14 +75,14 @@ async def test_an_argument_may_be_as_long_as_linux_allows_and_not_a_byte_longer(
 
 
 @pytest.mark.parametrize("via", ["argv", "file"])
-async def test_standard_input_is_empty_unless_it_is_the_prompt(
+async def test_standard_input_is_empty_unless_it_carries_the_prompt(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, via: str
 ):
     async with worker(config_for(tmp_path, server, via)):
         assert text(await outcome(coordinator, "stdin")) == "''\n"
 
 
-async def test_the_file_with_the_prompt_is_gone_when_the_command_has_ended(
+async def test_the_prompt_file_is_deleted_when_the_command_has_ended(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     command = ["sh", "-c", 'echo "$1"; test -s "$1"', "sh", "{input_file}"]
@@ -99,7 +99,7 @@ async def test_the_file_with_the_prompt_is_gone_when_the_command_has_ended(
 # -- the other placeholders, and the working folder -------------------------------------------------------------
 
 
-async def test_task_id_and_working_folder_stand_in_any_argument(
+async def test_the_placeholders_of_task_id_and_working_folder_work_in_any_argument(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     command = ["sh", "-c", 'echo "$1 $2 $AGENTBUS_WORKDIR"; pwd', "sh", "--id={task_id}", "{workdir}/out", "{input}"]
@@ -134,7 +134,7 @@ async def test_a_task_id_that_begins_with_a_dash_may_stand_inside_a_word(
     assert text(status) == f"--id=-rf {tmp_path}/work/-rf\n"
 
 
-async def test_without_a_working_folder_a_command_runs_where_its_worker_does(
+async def test_without_a_working_folder_a_command_runs_in_the_folder_of_its_worker(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     command = ["sh", "-c", 'echo "$1"; pwd', "sh", "{workdir}", "{input}"]
@@ -143,7 +143,7 @@ async def test_without_a_working_folder_a_command_runs_where_its_worker_does(
 
 
 @pytest.mark.parametrize("keep", [False, True])
-async def test_every_task_has_a_working_folder_of_its_own_that_is_kept_only_on_request(
+async def test_each_task_has_a_working_folder_that_is_kept_only_if_configured(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, keep: bool
 ):
     command = ["sh", "-c", "ls; echo left > file; sleep 0.5", "sh", "{input}"]
@@ -158,7 +158,7 @@ async def test_every_task_has_a_working_folder_of_its_own_that_is_kept_only_on_r
     assert left == (["job-1/file", "job-2/file"] if keep else [])
 
 
-async def test_another_attempt_finds_what_an_earlier_one_has_left_in_the_working_folder(
+async def test_a_later_attempt_finds_the_files_of_an_earlier_one_in_the_working_folder(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     command = ["sh", "-c", "test -e half && echo going on || { touch half; exit 3; }", "sh", "{input}"]

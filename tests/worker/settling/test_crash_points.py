@@ -156,7 +156,7 @@ async def test_a_task_whose_worker_dies_between_two_steps_has_one_result(
 
 
 @pytest.mark.parametrize("point", ["command started, not on record", "command on record"])
-async def test_a_command_that_its_worker_had_only_just_started_is_ended_and_started_again(
+async def test_a_command_whose_worker_died_right_after_its_start_is_ended_and_started_again(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, point: str
 ):
     await short_lease(coordinator, lease_s=LEASE_S)
@@ -170,7 +170,7 @@ async def test_a_command_that_its_worker_had_only_just_started_is_ended_and_star
     assert runs(tmp_path) == 2
 
 
-async def test_a_worker_that_dies_while_it_gives_its_task_back_at_its_end_leaves_it_for_the_next(
+async def test_a_task_whose_worker_dies_while_it_releases_it_is_run_by_the_next_worker(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=LEASE_S)
@@ -188,7 +188,7 @@ async def test_a_worker_that_dies_while_it_gives_its_task_back_at_its_end_leaves
 
 
 @pytest.mark.parametrize("deaths", [1, 2])
-async def test_what_is_settled_without_being_run_has_one_result_though_its_worker_dies_over_it(
+async def test_a_task_that_is_settled_without_a_run_has_one_result_though_its_worker_dies(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, deaths: int
 ):
     await short_lease(coordinator, lease_s=LEASE_S)
@@ -202,7 +202,7 @@ async def test_what_is_settled_without_being_run_has_one_result_though_its_worke
     assert (message["error"], runs(tmp_path)) == ("cancelled by agent-main: not needed", 0)
 
 
-async def test_a_task_that_is_given_up_has_one_result_though_its_worker_dies_over_it(
+async def test_a_task_out_of_attempts_has_one_result_though_its_worker_dies(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=LEASE_S)
@@ -216,7 +216,7 @@ async def test_a_task_that_is_given_up_has_one_result_though_its_worker_dies_ove
     assert runs(tmp_path) == 1
 
 
-async def test_a_start_that_dies_while_it_takes_over_what_others_have_left_loses_nothing(
+async def test_a_worker_that_dies_while_it_takes_over_outcomes_loses_none(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=LEASE_S)
@@ -239,7 +239,7 @@ async def test_a_start_that_dies_while_it_takes_over_what_others_have_left_loses
 
 
 @pytest.mark.parametrize("point", ["dead letter stored, sender not told", "sender told, delivery not ended"])
-async def test_what_no_worker_can_accept_is_one_dead_letter_and_told_once_though_its_worker_dies_over_it(
+async def test_an_invalid_task_is_one_dead_letter_and_has_one_result_though_its_worker_dies(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, point: str
 ):
     await short_lease(coordinator, lease_s=LEASE_S)
@@ -255,7 +255,7 @@ async def test_what_no_worker_can_accept_is_one_dead_letter_and_told_once_though
     assert runs(tmp_path) == 0
 
 
-async def test_a_dead_letter_whose_administrator_dies_while_requeueing_it_runs_once(
+async def test_a_dead_letter_whose_requeue_command_dies_runs_once(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=LEASE_S)
@@ -276,7 +276,7 @@ async def test_a_dead_letter_whose_administrator_dies_while_requeueing_it_runs_o
 
 @pytest.mark.parametrize("point", ["in the ledger, not queued", "queued, caller not told"])
 @pytest.mark.parametrize("meanwhile", ["no worker", "a worker works"])
-async def test_a_publisher_that_dies_before_it_knows_publishes_again_and_there_is_one_task(
+async def test_a_publisher_that_dies_before_the_answer_and_publishes_again_makes_one_task(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, point: str, meanwhile: str
 ):
     await short_lease(coordinator, lease_s=LEASE_S)
@@ -295,7 +295,7 @@ async def test_a_publisher_that_dies_before_it_knows_publishes_again_and_there_i
     assert runs(tmp_path) == 1
 
 
-async def test_a_cancel_request_whose_coordinator_dies_before_it_tells_the_worker_is_seen_all_the_same(
+async def test_a_cancel_request_whose_coordinator_dies_before_the_control_message_takes_effect(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=LEASE_S)
@@ -311,7 +311,7 @@ async def test_a_cancel_request_whose_coordinator_dies_before_it_tells_the_worke
     assert runs(tmp_path) == 1
 
 
-async def test_an_expired_task_whose_coordinator_dies_over_it_has_its_result_in_the_inbox_after_the_next_look(
+async def test_an_expired_task_whose_coordinator_dies_while_settling_it_is_settled_by_the_next_read(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     config = (await coordinator.bus.api("STREAM.INFO.AGENT_TASKS"))["config"]

@@ -66,34 +66,36 @@ def test_a_task_without_a_ledger_entry_is_claimed_with_one_of_its_own(revision: 
 
 
 @pytest.mark.parametrize("lease_over", [False, True])
-def test_a_queued_task_is_claimed_as_the_ledger_has_it(lease_over: bool):
+def test_a_queued_task_is_claimed_with_its_ledger_entry(lease_over: bool):
     assert decide(record(queued()), lease_over=lease_over) == Claim(queued(), REVISION, attempt=1)
 
 
 @pytest.mark.parametrize(("attempt", "next_attempt"), [(1, 2), (MOST - 1, MOST)])
-def test_a_task_that_was_given_back_goes_on_with_the_next_attempt(attempt: int, next_attempt: int):
+def test_a_released_task_is_claimed_as_the_next_attempt(attempt: int, next_attempt: int):
     entry = queued(attempt=attempt)
     assert decide(record(entry)) == Claim(entry, REVISION, attempt=next_attempt)
 
 
 @pytest.mark.parametrize("attempt", [1, MOST, MOST + 1])
 @pytest.mark.parametrize("cancel", [None, CANCEL])
-def test_a_task_whose_owner_lives_is_left_alone_whatever_else_is_true_of_it(attempt: int, cancel: CancelRequest | None):
+def test_a_task_with_a_valid_lease_is_left_alone_whatever_else_is_true_of_it(
+    attempt: int, cancel: CancelRequest | None
+):
     assert decide(record(working("other", attempt=attempt, cancel=cancel))) == Leave()
 
 
-def test_a_task_whose_owner_is_gone_is_taken_over_as_the_next_attempt():
+def test_a_task_with_an_expired_lease_is_taken_over_as_the_next_attempt():
     entry = working("other", attempt=1, renewals=7)
     assert decide(record(entry), lease_over=True) == Claim(entry, REVISION, attempt=2)
 
 
 @pytest.mark.parametrize("attempt", [MOST, MOST + 1])
-def test_a_task_that_has_lost_too_many_owners_is_settled_as_failed(attempt: int):
+def test_a_task_without_attempts_left_is_settled_as_failed(attempt: int):
     entry = working("other", attempt=attempt)
     assert decide(record(entry), lease_over=True) == SettleExhausted(entry, REVISION)
 
 
-def test_a_task_that_has_lost_its_owner_is_settled_at_once_where_that_is_no_reason_to_try_again():
+def test_a_task_with_an_expired_lease_is_settled_as_failed_if_lost_workers_are_not_retried():
     policy = Policy(max_attempts=MOST, retry_lost=False)
     lost, given_back = working("other", attempt=1), queued(attempt=1)
     assert on_delivery(record(lost), FRESH, wait_s=0, policy=policy) == SettleExhausted(lost, REVISION)
@@ -113,7 +115,7 @@ def test_a_task_whose_next_attempt_is_not_due_is_left_alone_but_a_cancel_request
 
 
 @pytest.mark.parametrize("attempt", [0, 1, MOST])
-def test_a_cancel_request_settles_a_task_that_nobody_works_on_even_after_the_last_attempt(attempt: int):
+def test_a_cancel_request_settles_a_task_without_an_owner_even_after_the_last_attempt(attempt: int):
     waiting, abandoned = queued(attempt=attempt, cancel=CANCEL), working("other", attempt=attempt, cancel=CANCEL)
     assert decide(record(waiting)) == SettleCancelled(waiting, REVISION)
     assert decide(record(abandoned), lease_over=True) == SettleCancelled(abandoned, REVISION)
@@ -143,11 +145,11 @@ def replay(found: Entry | None, *, expired: bool = False) -> CommitOutbox | Repu
 
 @pytest.mark.parametrize("expired", [False, True])
 @pytest.mark.parametrize("changes", [{}, {"renewals": 7}, {"cancel": CANCEL}])
-def test_an_outcome_whose_claim_still_stands_is_committed(expired: bool, changes: dict[str, Any]):
+def test_an_outcome_whose_claim_is_still_in_the_ledger_is_committed(expired: bool, changes: dict[str, Any]):
     assert replay(working("mine", **changes), expired=expired) == CommitOutbox(record(working("mine", **changes)))
 
 
-def test_an_outcome_that_was_committed_is_published_again_while_the_server_remembers_its_id():
+def test_a_committed_outcome_is_published_again_within_the_duplicate_window():
     assert replay(settled("mine")) == RepublishOutbox(record(settled("mine")))
     assert isinstance(replay(settled("mine"), expired=True), DropOutbox)
 
@@ -164,7 +166,7 @@ def test_an_outcome_that_was_committed_is_published_again_while_the_server_remem
         pytest.param(settled("mine", result_id="result-code-t-other"), id="settled by another over my claim"),
     ],
 )
-def test_an_outcome_that_is_no_longer_wanted_is_dropped_with_a_reason(found: Entry | None, expired: bool):
+def test_an_outcome_that_must_not_be_sent_is_dropped_with_a_reason(found: Entry | None, expired: bool):
     decision = replay(found, expired=expired)
     assert isinstance(decision, DropOutbox)
     assert decision.reason

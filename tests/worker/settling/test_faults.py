@@ -35,9 +35,7 @@ def runs(path: Path) -> int:
 # -- a ledger that answers slowly -------------------------------------------------------------------------------
 
 
-async def test_a_ledger_that_takes_most_of_a_second_costs_time_and_nothing_else(
-    tmp_path: Path, server: NatsServer, coordinator: Coordinator
-):
+async def test_a_slow_ledger_only_delays_the_work(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
     await short_lease(coordinator, lease_s=6)
     ran = tmp_path / "ran"
     async with slow_ledger(server.url) as link, worker(worker_toml(tmp_path, link.url)) as child:
@@ -49,7 +47,7 @@ async def test_a_ledger_that_takes_most_of_a_second_costs_time_and_nothing_else(
     assert len(await result_messages(coordinator)) == 1
 
 
-async def test_a_ledger_that_answers_too_late_for_a_while_is_told_in_the_log_and_the_work_is_kept(
+async def test_a_ledger_that_answers_too_late_for_a_while_is_logged_and_no_work_is_lost(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=1.5)
@@ -67,7 +65,7 @@ async def test_a_ledger_that_answers_too_late_for_a_while_is_told_in_the_log_and
     assert len(await result_messages(coordinator)) == 1
 
 
-async def test_an_owner_for_whom_the_ledger_is_too_slow_loses_its_task_and_sends_nothing(
+async def test_a_worker_that_cannot_renew_in_time_loses_its_task_and_sends_nothing(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=1.5)
@@ -107,7 +105,7 @@ def jump(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
     return offset, str(request.param)
 
 
-async def test_a_replica_whose_clock_is_wrong_takes_nothing_from_a_living_owner(
+async def test_a_replica_with_a_wrong_clock_takes_over_no_task_with_a_valid_lease(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, jump: tuple[Path, str]
 ):
     await short_lease(coordinator, lease_s=1.5)
@@ -129,7 +127,7 @@ async def test_a_replica_whose_clock_is_wrong_takes_nothing_from_a_living_owner(
     assert len(await result_messages(coordinator)) == 1
 
 
-async def test_time_limit_and_lease_of_a_task_hold_though_the_clock_jumps_while_it_runs(
+async def test_a_jump_of_the_clock_changes_neither_the_time_limit_nor_the_lease_of_a_task(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, jump: tuple[Path, str]
 ):
     await short_lease(coordinator, lease_s=1.5)
@@ -150,7 +148,7 @@ async def test_time_limit_and_lease_of_a_task_hold_though_the_clock_jumps_while_
     assert runs(ran) == 2
 
 
-async def test_a_pause_before_the_next_attempt_is_no_longer_for_a_replica_whose_clock_is_wrong(
+async def test_the_backoff_of_a_retry_does_not_depend_on_the_clock_of_the_machine(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, jump: tuple[Path, str]
 ):
     offset, wrong = jump
@@ -173,7 +171,7 @@ async def test_a_pause_before_the_next_attempt_is_no_longer_for_a_replica_whose_
     assert (text(status), record.entry.attempt) == ("done\n", 2)
 
 
-async def test_an_outcome_that_only_a_clock_set_back_makes_look_fresh_is_not_published_again(
+async def test_an_expired_outcome_is_not_published_again_after_the_clock_was_set_back(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):
     """The server's memory of ids is over by then: the same id would make a second message."""
@@ -212,7 +210,7 @@ async def _aged(clock: ServerClock, since: datetime) -> bool:
 # -- what is gone -----------------------------------------------------------------------------------------------
 
 
-async def test_without_a_registry_tasks_are_done_and_the_log_says_why_nobody_sees_the_worker(
+async def test_without_a_registry_tasks_run_and_the_log_says_why_the_worker_is_not_listed(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await coordinator.bus.api("STREAM.DELETE.KV_AGENT_REGISTRY")
@@ -234,7 +232,7 @@ async def test_without_a_registry_tasks_are_done_and_the_log_says_why_nobody_see
         assert child.log.read_text(encoding="utf-8").count("cannot be seen by others") == 1
 
 
-async def test_a_worker_whose_consumer_is_deleted_and_that_may_not_make_it_waits_and_says_who_can(tmp_path: Path):
+async def test_a_worker_that_may_not_remake_its_deleted_consumer_waits_and_says_who_can(tmp_path: Path):
     conf = tmp_path / "users.conf"
     conf.write_text(
         f'listen: "127.0.0.1:-1"\njetstream {{ store_dir: "{tmp_path / "s"}" }}\n'
@@ -270,7 +268,7 @@ async def fill(bus: Coordinator, stream: str) -> Callable[[], Any]:
     return lambda: bus.bus.api(f"STREAM.UPDATE.{stream}", config)
 
 
-async def test_a_backlog_at_its_max_bytes_refuses_a_task_with_what_to_do(
+async def test_a_full_task_stream_refuses_a_task_and_says_what_to_do(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await publish(coordinator, "say:first")
@@ -286,9 +284,7 @@ async def test_a_backlog_at_its_max_bytes_refuses_a_task_with_what_to_do(
     assert (await run_cli(*args)).code == 0
 
 
-async def test_a_ledger_at_its_max_bytes_holds_tasks_up_and_loses_none(
-    tmp_path: Path, server: NatsServer, coordinator: Coordinator
-):
+async def test_a_full_ledger_delays_tasks_and_loses_none(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
     await short_lease(coordinator, lease_s=6)
     ran = tmp_path / "ran"
     async with worker(worker_toml(tmp_path, server.url, worker={"concurrency": 2})) as child:
@@ -308,7 +304,7 @@ async def test_a_ledger_at_its_max_bytes_holds_tasks_up_and_loses_none(
     assert (await counts(coordinator))["AGENT_DEAD"] == 0
 
 
-async def test_a_worker_that_cannot_store_a_result_for_longer_than_its_lease_does_not_take_the_task_over_from_itself(
+async def test_a_worker_that_cannot_store_a_result_during_its_lease_does_not_take_over_its_own_task(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=1.0)
@@ -329,7 +325,7 @@ async def test_a_worker_that_cannot_store_a_result_for_longer_than_its_lease_doe
     assert len(await result_messages(coordinator)) == 2
 
 
-async def test_an_inbox_at_its_max_bytes_keeps_the_result_in_the_ledger_until_there_is_room(
+async def test_with_a_full_result_stream_the_result_stays_in_the_ledger_until_there_is_room(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await coordinator.bus.store("agent.doc.results", b"filler")

@@ -32,7 +32,7 @@ class _SlowRenewals(Ledger):
         return await super().write(agent, task_id, entry, revision=revision, timeout_s=timeout_s, flush=flush)
 
 
-async def test_a_renewal_that_is_under_way_when_the_task_is_settled_does_not_undo_that(coordinator: Coordinator):
+async def test_a_renewal_in_progress_does_not_undo_the_settlement(coordinator: Coordinator):
     bus = coordinator.bus
     await set_up(bus, ["code"])
     task = await coordinator.publish("code", "say:hi", task_type="test")

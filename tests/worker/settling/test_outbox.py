@@ -74,7 +74,7 @@ async def inbox_full(bus: Coordinator) -> Callable[[], Any]:
 
 
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])
-async def test_the_next_start_delivers_what_was_finished_while_the_server_was_away(
+async def test_the_next_start_delivers_an_outcome_that_was_finished_during_an_outage(
     tmp_path: Path, outage: Outage, end: str
 ):
     config = worker_toml(tmp_path, outage.url, worker={"drain_timeout_seconds": 0.3})
@@ -100,7 +100,7 @@ async def test_the_next_start_delivers_what_was_finished_while_the_server_was_aw
     assert result["id"] == status.record.entry.result_id
 
 
-async def test_a_worker_that_lives_stores_the_outcome_as_soon_as_the_server_is_back(tmp_path: Path, outage: Outage):
+async def test_a_running_worker_stores_the_outcome_as_soon_as_the_server_is_back(tmp_path: Path, outage: Outage):
     async with worker(worker_toml(tmp_path, outage.url)) as child:
         task_id = await finished_without_a_server(outage, tmp_path, child)
         await outage.end()
@@ -131,7 +131,7 @@ async def test_an_outcome_whose_task_another_worker_has_settled_is_dropped_and_l
     assert (await counts(outage.bus))["AGENT_RESULTS"] == 1
 
 
-async def test_an_outcome_whose_task_another_worker_runs_is_dropped_and_that_one_finishes(
+async def test_an_outcome_whose_task_another_worker_runs_is_dropped_and_the_other_worker_settles_it(
     tmp_path: Path, outage: Outage
 ):
     ran, go = tmp_path / "ran", tmp_path / "go"
@@ -155,7 +155,9 @@ async def test_an_outcome_whose_task_another_worker_runs_is_dropped_and_that_one
     assert (await counts(outage.bus))["AGENT_RESULTS"] == 1
 
 
-async def test_a_cancel_wish_that_meets_a_finished_outcome_loses(tmp_path: Path, outage: Outage):
+async def test_a_cancel_request_after_the_command_has_finished_does_not_change_the_outcome(
+    tmp_path: Path, outage: Outage
+):
     config = worker_toml(tmp_path, outage.url)
     async with worker(config) as child:
         task_id = await finished_without_a_server(outage, tmp_path, child)
@@ -179,7 +181,7 @@ def exits_once_told(folder: Path, outage: Outage, **keys: Any) -> Path:
     return worker_toml(folder, outage.url, chat_cmd=["/bin/sh", "-c", script, "sh", "{input}"], worker=keys)
 
 
-async def test_a_failure_that_cannot_be_queued_for_another_attempt_is_the_result_once_the_server_is_back(
+async def test_a_failure_that_cannot_be_queued_for_a_retry_becomes_the_result_once_the_server_is_back(
     tmp_path: Path, outage: Outage
 ):
     async with worker(exits_once_told(tmp_path, outage, retry_on=["exit:3"])) as child:
@@ -218,7 +220,7 @@ async def test_a_task_that_cannot_be_released_is_taken_over_when_its_lease_has_e
 # -- committed, and not published -------------------------------------------------------------------------------
 
 
-async def test_what_was_committed_but_not_published_is_published_under_the_same_id(
+async def test_a_committed_result_that_was_not_published_is_published_under_the_same_id(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator)
@@ -243,7 +245,7 @@ async def test_what_was_committed_but_not_published_is_published_under_the_same_
     assert (await coordinator.task(task_id).status()).record.entry.result == message.result.to_json()
 
 
-async def test_a_start_waits_for_a_bus_that_takes_no_results_yet(
+async def test_a_start_waits_until_the_bus_stores_results_again(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     config = worker_toml(tmp_path, server.url)
@@ -262,7 +264,7 @@ async def test_a_start_waits_for_a_bus_that_takes_no_results_yet(
 
 
 @pytest.mark.parametrize("age_days", [7.9, 8.1])
-async def test_an_outcome_older_than_the_memory_of_result_ids_is_not_published_again(
+async def test_an_outcome_older_than_the_duplicate_window_is_not_published_again(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, age_days: float
 ):
     config = worker_toml(tmp_path, server.url)
@@ -283,7 +285,7 @@ async def test_an_outcome_older_than_the_memory_of_result_ids_is_not_published_a
 # -- what cannot be read, or written ----------------------------------------------------------------------------
 
 
-async def test_what_cannot_be_read_is_set_aside_and_the_rest_is_delivered(
+async def test_an_unreadable_outbox_entry_is_set_aside_and_the_others_are_delivered(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     config = worker_toml(tmp_path, server.url)
@@ -337,7 +339,7 @@ def full_disk(folder: Path) -> Generator[Callable[[], None]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
-async def test_on_a_full_disk_the_result_still_arrives_and_the_log_says_that_there_is_no_copy(
+async def test_on_a_full_disk_the_result_arrives_and_the_log_says_that_there_is_no_copy(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     with full_disk(tmp_path / "state") as fill:
@@ -376,7 +378,7 @@ async def test_on_a_full_disk_a_prompt_that_cannot_be_written_is_a_failed_result
     assert "No space left on device" in str(status.result.error)
 
 
-async def test_folders_that_disappear_under_a_worker_do_not_end_it(
+async def test_state_folders_that_are_deleted_do_not_end_a_running_worker(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     async with slow_ledger(server.url) as link, worker(worker_toml(tmp_path, link.url)) as child:
@@ -419,7 +421,7 @@ async def restricted(tmp_path: Path) -> AsyncGenerator[tuple[str, Coordinator]]:
         yield server.url.replace("nats://", "nats://agent-code:x@"), bus
 
 
-async def test_a_result_that_may_not_go_where_the_task_wants_it_ends_no_worker_and_keeps_none_from_starting(
+async def test_a_result_for_a_forbidden_inbox_neither_ends_a_worker_nor_prevents_its_start(
     tmp_path: Path, restricted: tuple[str, Coordinator]
 ):
     url, bus = restricted

@@ -35,7 +35,7 @@ def test_a_command_that_exits_with_zero_has_completed():
     )
 
 
-def test_no_output_is_a_result_too():
+def test_empty_output_is_a_result_too():
     assert (ended().status, ended().text) == ("completed", "")
 
 
@@ -48,26 +48,26 @@ def test_no_output_is_a_result_too():
         (-15, "was ended by signal 15"),
     ],
 )
-def test_any_other_end_is_a_failure_that_says_how_and_keeps_the_output(code: int, how: str):
+def test_any_other_exit_is_a_failure_with_its_reason_and_the_output(code: int, how: str):
     outcome = ended(b"half of it", b"  it broke\n", code=code)
     assert (outcome.status, outcome.text, outcome.error) == ("failed", "half of it", f"the command {how}: it broke")
     assert outcome.extra["exit_code"] == code
     assert ended(code=code).error == f"the command {how}"
 
 
-def test_the_log_is_told_the_reason_without_the_words_of_the_agent():
+def test_the_reason_for_the_log_does_not_quote_the_agent():
     outcome = ended(b"hunter2", b"password: hunter2", code=1)
     assert outcome.reason == "the command exited with status 1"
 
 
 @pytest.mark.parametrize("code", [-15, -9, 0, 7])
-def test_a_timeout_is_a_failure_with_the_limit_however_the_command_took_its_end(code: int):
+def test_a_timeout_is_a_failure_with_the_limit_whatever_the_exit_code(code: int):
     outcome = ended(b"so far", b"noise", code=code, reason="timeout")
     assert (outcome.status, outcome.text) == ("failed", "so far")
     assert outcome.error == outcome.reason == "timed out after 1800 s and was ended"
 
 
-def test_a_command_that_said_nothing_for_too_long_has_failed_with_the_limit():
+def test_an_idle_command_has_failed_with_the_limit():
     outcome = ended(b"so far", code=-15, reason="idle")
     assert (outcome.status, outcome.text) == ("failed", "so far")
     assert outcome.error == outcome.reason == "printed nothing for 60 s and was ended"
@@ -88,7 +88,7 @@ def test_a_failure_has_the_cause_that_the_configuration_names_for_a_retry(outcom
     assert outcome.cause == cause
 
 
-def test_only_the_last_words_of_a_long_stderr_are_quoted():
+def test_only_the_end_of_a_long_stderr_is_quoted():
     outcome = ended(b"", b"x" * 5000 + b"the reason", code=1)
     assert outcome.error is not None
     assert outcome.error.endswith("the reason")
@@ -106,7 +106,7 @@ def test_only_the_last_words_of_a_long_stderr_are_quoted():
         ("é\N{GRINNING FACE}\0\x1b[1m".encode(), "é\N{GRINNING FACE}\0\x1b[1m"),
     ],
 )
-def test_output_that_is_not_utf8_becomes_text_that_every_reader_takes(data: bytes, text: str):
+def test_output_that_is_not_utf8_becomes_text_with_replacement_characters(data: bytes, text: str):
     outcome = ended(data)
     assert outcome.text == text
     assert decode(encode(outcome.text)) == text
@@ -115,7 +115,7 @@ def test_output_that_is_not_utf8_becomes_text_that_every_reader_takes(data: byte
     assert text.strip("\0") in failed.error
 
 
-def test_output_of_which_only_the_beginning_was_kept_is_measured():
+def test_truncated_output_has_its_size_and_digest_in_the_result():
     data = b"x" * 5000
     assert ended(output(data, head=data[:1024])).extra["output"] == {
         "truncated": True, "bytes": 5000, "kept": 1024, "sha256": hashlib.sha256(data).hexdigest(),
@@ -169,7 +169,7 @@ def test_a_line_or_a_json_object_asks_for_an_approval(text: str):
     ],
     ids=lambda text: text[:45],
 )
-def test_what_only_looks_like_it_does_not_ask_for_an_approval(text: str):
+def test_text_that_resembles_the_marker_does_not_ask_for_an_approval(text: str):
     assert ended(text.encode()).status == "completed"
 
 
@@ -192,10 +192,10 @@ LINE = b"status=needs_approval\n"
         ),
     ],
 )
-def test_in_output_of_which_only_the_ends_are_known_a_whole_line_asks_for_an_approval(data: bytes, status: str):
+def test_a_complete_line_in_the_tail_of_truncated_output_asks_for_an_approval(data: bytes, status: str):
     assert ended(output(data, head=data[:1024])).status == status
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1, "exited"), (-15, "timeout"), (-15, "idle")])
-def test_a_command_that_failed_asks_for_nothing(code: int, reason: Any):
+def test_a_failed_command_does_not_ask_for_an_approval(code: int, reason: Any):
     assert ended(b"status=needs_approval\n", code=code, reason=reason).status == "failed"

@@ -77,7 +77,7 @@ def overtake(monkeypatch: pytest.MonkeyPatch, state: str, **changes: Any) -> Non
 # -- settle -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_settlement_that_another_party_has_overtaken_publishes_nothing(coordinator: Coordinator):
+async def test_a_settlement_that_lost_its_compare_and_set_publishes_nothing(coordinator: Coordinator):
     await set_up(coordinator.bus, ["code"])
     task_id = await publish(coordinator, "x")
     stale = await entry_of(coordinator, task_id)
@@ -88,7 +88,7 @@ async def test_a_settlement_that_another_party_has_overtaken_publishes_nothing(c
     assert (await coordinator.task(task_id).status()).state == "working"
 
 
-async def test_a_settlement_that_is_repeated_because_its_answer_was_lost_is_won_and_has_one_result(
+async def test_a_settlement_that_is_repeated_after_a_lost_answer_succeeds_with_one_result(
     coordinator: Coordinator,
 ):
     await set_up(coordinator.bus, ["code"])
@@ -105,7 +105,7 @@ async def test_a_settlement_that_is_repeated_because_its_answer_was_lost_is_won_
 # -- the lease of another worker --------------------------------------------------------------------------------
 
 
-async def test_without_the_servers_clock_a_revision_that_stays_for_a_whole_lease_is_stale(coordinator: Coordinator):
+async def test_without_the_servers_clock_a_lease_expires_when_its_revision_stays_unchanged(coordinator: Coordinator):
     await set_up(coordinator.bus, ["code"])
     task_id = await publish(coordinator, "x")
     record = await claim_as(coordinator, task_id, "other", lease_s=0.5)
@@ -144,7 +144,7 @@ async def replayed(coordinator: Coordinator, folder: Path, task_id: str) -> Outb
     return outbox
 
 
-async def test_a_replay_that_a_cancel_request_has_overtaken_reads_again_and_commits(
+async def test_a_replay_that_conflicts_with_a_cancel_request_reads_again_and_commits(
     tmp_path: Path, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):
     await set_up(coordinator.bus, ["code"])
@@ -156,7 +156,7 @@ async def test_a_replay_that_a_cancel_request_has_overtaken_reads_again_and_comm
     assert len(await result_messages(coordinator)) == 1
 
 
-async def test_a_replay_that_another_worker_has_overtaken_reads_again_and_drops_the_outcome(
+async def test_a_replay_that_conflicts_with_another_worker_reads_again_and_drops_the_outcome(
     tmp_path: Path, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):
     await set_up(coordinator.bus, ["code"])
@@ -197,7 +197,7 @@ async def delivered(
             yield context, await consumer.next()
 
 
-async def test_a_task_that_is_settled_unrun_is_read_again_when_another_party_has_overtaken_that(
+async def test_a_settlement_without_a_run_that_conflicts_is_decided_again(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):
     await set_up(coordinator.bus, ["code"])

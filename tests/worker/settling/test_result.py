@@ -34,7 +34,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_result_that_fits_to_the_byte_is_left_as_it_is(text: str):
+def test_a_result_that_fits_exactly_is_not_changed(text: str):
     whole = result_of(text)
     assert encode(fit(whole, len(encode(whole)))) == encode(whole)
 
@@ -56,7 +56,7 @@ def test_a_result_that_does_not_fit_keeps_as_much_of_the_beginning_as_there_is_r
     assert decode_result(encode(cut)).task_id == "t1"
 
 
-def test_what_is_known_of_output_that_was_cut_before_stays_known():
+def test_the_note_about_output_that_was_cut_before_is_kept():
     known = {"truncated": True, "bytes": 10**9, "kept": 1024, "sha256": "of the whole"}
     cut = fit(result_of("x" * 1024, extra={"output": known}), 800)
     assert cut["output"] == {**known, "kept": len(cut["result"])}
@@ -107,7 +107,7 @@ def test_a_result_always_fits_and_can_be_read_however_large_the_task_is(
         assert read.error == error
 
 
-def test_a_large_task_gives_way_before_a_short_result_and_says_so():
+def test_the_embedded_task_is_shortened_before_a_short_result_and_says_so():
     task = {**new_task(to="code", content="x" * 20_000, task_type="t").to_json(), "small": 1}
     cut = fit(result_of("the answer", task=task), 4096)
     assert cut["result"] == "the answer"
@@ -117,7 +117,7 @@ def test_a_large_task_gives_way_before_a_short_result_and_says_so():
     assert "left out" in cut["task"]["payload"]["content"]
 
 
-def test_the_task_itself_is_left_untouched():
+def test_the_task_object_itself_is_not_changed():
     task = new_task(to="code", content="x" * 20_000, task_type="t").to_json()
     whole = result_of("y" * 20_000, task=task)
     before = json.dumps(whole)

@@ -65,7 +65,7 @@ async def entry_of(bus: Coordinator, task_id: str) -> Record:
 
 
 @pytest.mark.parametrize("cause", ["exit:3", "timeout", "idle"])
-async def test_a_failure_that_is_named_is_tried_again_until_it_succeeds(
+async def test_a_configured_failure_is_retried_until_the_task_succeeds(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, cause: str
 ):
     limit: dict[str, Any] = {"timeout": {"task_timeout_seconds": 2}, "idle": {"idle_timeout_seconds": 2}}.get(cause, {})
@@ -89,7 +89,7 @@ async def test_a_failure_that_is_named_is_tried_again_until_it_succeeds(
         ("idle", ["timeout"], "printed nothing for 2 s"),
     ],
 )
-async def test_a_failure_that_is_not_named_is_the_result_at_once(
+async def test_a_failure_that_is_not_configured_is_the_result_at_once(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, cause: str, retry_on: list[str], why: str
 ):
     limit: dict[str, Any] = {"timeout": {"task_timeout_seconds": 2}, "idle": {"idle_timeout_seconds": 2}}.get(cause, {})
@@ -110,7 +110,9 @@ async def test_the_last_attempt_makes_the_result(tmp_path: Path, server: NatsSer
     assert (await counts(coordinator))["AGENT_RESULTS"] == 1
 
 
-async def test_one_attempt_is_one_run_whatever_the_reason(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
+async def test_with_one_attempt_the_command_runs_once_whatever_the_reason_of_a_failure(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
     config = config_for(tmp_path, server, retry_on=["exit:3", "timeout", "idle", "lost"], max_attempts=1)
     async with worker(config):
         assert (await outcome(coordinator, "x")).state == "failed"
@@ -120,7 +122,7 @@ async def test_one_attempt_is_one_run_whatever_the_reason(tmp_path: Path, server
 # -- when -------------------------------------------------------------------------------------------------------
 
 
-async def test_the_pause_before_the_next_attempt_doubles_with_jitter_and_others_run_meanwhile(
+async def test_the_backoff_doubles_with_jitter_and_other_tasks_run_meanwhile(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     config = config_for(tmp_path, server, retry_on=["exit:3"], max_attempts=3, retry_backoff_seconds=3)
@@ -145,7 +147,7 @@ async def test_the_pause_before_the_next_attempt_doubles_with_jitter_and_others_
     assert later[1] - later[0] >= 3.0, "half of six seconds is the shortest second one"
 
 
-async def test_a_task_that_is_delivered_too_early_waits_for_its_time(
+async def test_a_retry_that_is_delivered_too_early_waits_until_it_is_due(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     config = config_for(tmp_path, server, good=2, retry_on=["exit:3"], retry_backoff_seconds=4)
@@ -187,7 +189,7 @@ async def test_attempts_are_counted_over_restarts_of_workers(
     assert (status.state, status.record.entry.attempt) == ("failed", 3)
 
 
-async def test_lost_workers_and_failures_are_counted_together(
+async def test_lost_workers_and_failures_both_count_as_attempts(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=1)
@@ -204,7 +206,7 @@ async def test_lost_workers_and_failures_are_counted_together(
     assert "2 workers" not in error(status), "only one worker was lost"
 
 
-async def test_a_lost_worker_is_no_reason_to_try_again_if_it_is_not_named(
+async def test_a_task_of_a_lost_worker_is_not_retried_unless_that_is_configured(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=1)
@@ -222,7 +224,7 @@ async def test_a_lost_worker_is_no_reason_to_try_again_if_it_is_not_named(
     assert (await counts(coordinator))["AGENT_RESULTS"] == 1
 
 
-async def test_a_task_given_back_by_a_worker_that_stops_has_not_used_an_attempt(
+async def test_a_task_released_by_a_worker_that_stops_has_not_used_an_attempt(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     config = config_for(
@@ -249,7 +251,7 @@ async def retried(server: NatsServer, task_id: str, *args: str) -> dict[str, Any
 
 
 @pytest.mark.parametrize("content", ["exit:3", "say:done"])
-async def test_a_settled_task_is_published_anew_under_a_new_id_that_names_the_old_one(
+async def test_a_retry_publishes_a_settled_task_under_a_new_id_that_refers_to_the_old_one(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, content: str
 ):
     async with worker(worker_toml(tmp_path, server.url)):
@@ -293,7 +295,7 @@ async def test_an_unknown_task_cannot_be_retried(server: NatsServer, coordinator
     assert (ran.code, len(ran.err.splitlines())) == (1, 1)
 
 
-async def test_a_failure_that_only_speaks_of_something_expired_can_be_retried(
+async def test_a_failure_whose_text_mentions_an_expiry_can_be_retried(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     async with worker(worker_toml(tmp_path, server.url)):

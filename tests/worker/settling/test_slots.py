@@ -50,7 +50,7 @@ async def test_a_task_is_taken_for_each_slot_and_no_more(count: int):
     assert (await room(slots), slots.running) == (None, count)
 
 
-async def test_a_slot_is_promised_to_a_task_from_its_delivery_on():
+async def test_a_slot_is_reserved_for_a_task_from_its_delivery_on():
     slots = Slots(1)
     place = slots.take()
     assert await room(slots) is None
@@ -58,7 +58,7 @@ async def test_a_slot_is_promised_to_a_task_from_its_delivery_on():
     assert await room(slots) == 0
 
 
-async def test_whoever_waits_for_room_is_told_when_a_command_ends():
+async def test_a_waiter_for_room_continues_when_a_command_ends():
     slots = Slots(1)
     [place] = await running(slots, 1)
     waiting = asyncio.ensure_future(slots.room())
@@ -69,7 +69,7 @@ async def test_whoever_waits_for_room_is_told_when_a_command_ends():
 
 
 @pytest.mark.parametrize(("count", "ahead"), [(1, 8), (4, 8), (10, 10)])
-async def test_while_commands_are_quick_and_others_wait_some_are_taken_ahead(count: int, ahead: int):
+async def test_while_commands_are_quick_and_there_is_a_backlog_tasks_are_prefetched(count: int, ahead: int):
     slots = Slots(count)
     await quick(slots)
     assert slots.in_a_row
@@ -82,7 +82,7 @@ async def test_while_commands_are_quick_and_others_wait_some_are_taken_ahead(cou
 
 
 @pytest.mark.parametrize("why", ["no backlog", "a long command"])
-async def test_nothing_is_taken_ahead(why: str):
+async def test_nothing_is_prefetched(why: str):
     slots = Slots(1)
     await quick(slots)
     [place] = await running(slots, 1)
@@ -96,7 +96,7 @@ async def test_nothing_is_taken_ahead(why: str):
     assert await room(slots) is None
 
 
-async def test_those_taken_ahead_get_the_slot_in_turn():
+async def test_prefetched_tasks_get_their_slots_in_order():
     slots = Slots(1)
     await quick(slots)
     [first] = await running(slots, 1)
@@ -113,7 +113,7 @@ async def test_those_taken_ahead_get_the_slot_in_turn():
         assert await waiting[1]
 
 
-async def test_one_that_has_waited_too_long_is_refused_and_then_nothing_is_taken_ahead(
+async def test_a_reservation_that_waited_too_long_is_refused_and_ends_the_prefetching(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(slots_module, "_AHEAD_S", 0.01)
@@ -129,7 +129,7 @@ async def test_one_that_has_waited_too_long_is_refused_and_then_nothing_is_taken
     assert (await room(slots), slots.running) == (0, 0)
 
 
-async def test_when_the_worker_stops_nothing_is_started_any_more():
+async def test_after_a_close_no_reservation_gets_a_slot():
     slots = Slots(1)
     await quick(slots)
     await running(slots, 1)
@@ -141,7 +141,7 @@ async def test_when_the_worker_stops_nothing_is_started_any_more():
     assert not await slots.take().start()
 
 
-async def test_one_that_is_cancelled_while_it_waits_does_not_get_a_slot():
+async def test_a_reservation_that_is_cancelled_while_it_waits_gets_no_slot():
     slots = Slots(1)
     await quick(slots)
     [first] = await running(slots, 1)
@@ -156,7 +156,7 @@ async def test_one_that_is_cancelled_while_it_waits_does_not_get_a_slot():
         assert await waiting[1]
 
 
-async def test_no_more_is_taken_while_too_many_wait_to_be_settled():
+async def test_no_task_is_taken_while_too_many_wait_for_their_settlement():
     slots = Slots(1)
     settling: list[Reservation] = []
     while await room(slots) is not None:
@@ -169,7 +169,7 @@ async def test_no_more_is_taken_while_too_many_wait_to_be_settled():
     assert await room(slots) == 0
 
 
-async def test_a_command_that_could_not_be_started_leaves_its_slot():
+async def test_a_command_that_could_not_be_started_frees_its_slot():
     slots = Slots(1)
     [place] = await running(slots, 1)
     place.ended()
@@ -177,7 +177,7 @@ async def test_a_command_that_could_not_be_started_leaves_its_slot():
     assert (slots.running, slots.in_a_row) == (0, False)
 
 
-async def test_one_that_is_granted_a_slot_in_the_moment_in_which_its_time_is_over_has_it():
+async def test_a_reservation_that_is_granted_at_the_moment_of_its_time_out_keeps_its_slot():
     slots = Slots(1)
     await quick(slots)
     [first] = await running(slots, 1)

@@ -14,7 +14,7 @@ from support.jobs import outcome, pid_from, publish, settled, text
 
 
 @pytest.mark.parametrize("limit", ["task_timeout_seconds", "idle_timeout_seconds"])
-async def test_a_command_that_ended_in_time_while_its_worker_stood_still_has_not_timed_out(
+async def test_a_command_that_ended_in_time_while_its_worker_was_paused_has_not_timed_out(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, limit: str
 ):
     pid_file = tmp_path / "pid"

@@ -71,7 +71,7 @@ async def test_one_slot_runs_one_command_at_a_time_and_each_task_once(
     assert len(await result_messages(coordinator)) == 60
 
 
-async def test_while_a_long_command_runs_another_replica_does_what_was_taken_ahead_of_it(
+async def test_while_a_long_command_runs_another_replica_runs_the_prefetched_tasks(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     before = [await publish(coordinator, "x") for _ in range(10)]
@@ -90,7 +90,7 @@ async def test_while_a_long_command_runs_another_replica_does_what_was_taken_ahe
     assert len(await result_messages(coordinator)) == 21
 
 
-async def test_a_task_that_is_cancelled_while_it_is_held_ahead_does_not_run(
+async def test_a_prefetched_task_that_is_cancelled_does_not_run(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     ids = [await publish(coordinator, "long" if number == 10 else "x") for number in range(15)]
@@ -104,7 +104,7 @@ async def test_a_task_that_is_cancelled_while_it_is_held_ahead_does_not_run(
     assert unwanted not in runs(tmp_path)
 
 
-async def test_a_worker_that_is_asked_to_stop_gives_back_what_it_holds_ahead_at_once(
+async def test_a_worker_that_stops_releases_its_prefetched_tasks_at_once(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     ids = [await publish(coordinator, "long" if number == 10 else "x") for number in range(15)]
@@ -121,7 +121,7 @@ async def test_a_worker_that_is_asked_to_stop_gives_back_what_it_holds_ahead_at_
     assert len(await result_messages(coordinator)) == 15
 
 
-async def test_what_a_killed_worker_held_ahead_is_taken_over(tmp_path: Path, server: NatsServer):
+async def test_prefetched_tasks_of_a_killed_worker_are_taken_over(tmp_path: Path, server: NatsServer):
     async with connect(server.url) as coordinator:
         await set_up(coordinator.bus)
         await short_lease(coordinator)
@@ -141,7 +141,7 @@ async def test_what_a_killed_worker_held_ahead_is_taken_over(tmp_path: Path, ser
         await eventually(lambda: not (tmp_path / "one" / "slot").exists(), "its command ends")
 
 
-async def test_a_paused_worker_that_was_replaced_does_not_run_what_it_held_ahead(tmp_path: Path, server: NatsServer):
+async def test_a_paused_worker_does_not_run_prefetched_tasks_that_were_taken_over(tmp_path: Path, server: NatsServer):
     async with connect(server.url) as coordinator:
         await set_up(coordinator.bus)
         await short_lease(coordinator)

@@ -1,4 +1,4 @@
-"""The worker's log: a rotated file and stderr. Neither holds prompts, task contents or secrets."""
+"""Writes the worker's log to a rotated file and to stderr, without prompts, task contents or secrets."""
 
 import logging
 import logging.handlers
@@ -16,61 +16,61 @@ from agentbus.errors import ConfigError
 from agentbus_worker.file_lock import locked
 from agentbus_worker.log.lines import FORMATTERS
 
-_IN_NO_LINE: Final = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks")
-"""What `logging` finds out for every record unless it is switched off."""
+_UNUSED_ATTRIBUTES: Final = ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks")
+"""Switches for attributes of records that no line shows and that `logging` would look up for each record."""
 LOG_FILE: Final = "agentbus-worker.log"
 _OWNER_FILE: Final = 0o600
 
 
 class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
-    """A rotated file that several workers share. A worker that finds it rotated by another opens the new one."""
+    """A rotated file that several workers share. When another worker has rotated it, this one opens the new file."""
 
-    _mine = (0, 0)
+    _inode = (0, 0)
 
     def _open(self) -> TextIOWrapper:
         opened = open(self.baseFilename, self.mode, encoding=self.encoding, opener=_for_the_owner)  # noqa: SIM115
         stream = cast("TextIOWrapper", opened)
-        mine = os.fstat(stream.fileno())
-        self._mine = (mine.st_dev, mine.st_ino)
+        status = os.fstat(stream.fileno())
+        self._inode = (status.st_dev, status.st_ino)
         return stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append a line in one unbuffered write: it survives a crash of this process, and no line is torn."""
+        """Append a line in one unbuffered write: it survives a crash of this process, and lines do not interleave."""
         try:
             line = (self.format(record) + "\n").encode()
-            self._make_room(len(line))
-            assert self.stream is not None, "it is open from the beginning"
+            self._rotate_if_full(len(line))
+            assert self.stream is not None, "the handler opens it when it is made"
             os.write(self.stream.fileno(), line)
-        except Exception:  # noqa: BLE001  # as in all handlers: a line that cannot be logged must not end the worker
+        except Exception:  # noqa: BLE001  # as in all handlers: a failure to log must not end the worker
             self.handleError(record)
 
-    def _make_room(self, line_bytes: int) -> None:
-        there = self._there()
-        if there is None or self._is_other(there):
+    def _rotate_if_full(self, line_bytes: int) -> None:
+        current = self._stat()
+        if current is None or self._is_rotated(current):
             self._reopen()
-            there = self._there()
-        size = there.st_size if there else 0  # all workers have written to it
+            current = self._stat()
+        size = current.st_size if current else 0  # includes what other workers have written
         if size > 0 and size + line_bytes >= self.maxBytes:
             self.doRollover()
 
     def doRollover(self) -> None:  # noqa: N802
         with locked(Path(self.baseFilename + ".lock")):
-            there = self._there()
-            if there is None or self._is_other(there):
+            current = self._stat()
+            if current is None or self._is_rotated(current):
                 self._reopen()
             else:
                 super().doRollover()
 
-    def _there(self) -> os.stat_result | None:
-        """Stat the file that has the name now."""
+    def _stat(self) -> os.stat_result | None:
+        """Return the status of the file that has the name now, or None."""
         try:
-            return os.stat(self.baseFilename)  # noqa: PTH116  # for every line: a Path takes as long as the call
+            return os.stat(self.baseFilename)  # noqa: PTH116  # called for every line: making a Path takes as long as the call
         except FileNotFoundError:
             return None
 
-    def _is_other(self, there: os.stat_result) -> bool:
-        """Whether another worker has rotated the file that is open here."""
-        return (there.st_dev, there.st_ino) != self._mine
+    def _is_rotated(self, current: os.stat_result) -> bool:
+        """Return whether another worker has rotated the file that is open here."""
+        return (current.st_dev, current.st_ino) != self._inode
 
     def _reopen(self) -> None:
         self.close()
@@ -91,9 +91,9 @@ def log_to(section: LogSection, *, verbose: bool = False, worker: str | None = N
     """Log to stderr and to the configured file for the length of the block.
 
     Args:
-        section: where to, and in what form.
+        section: the folder, the format and the limits.
         verbose: log details as well.
-        worker: who writes it, said in every line: several workers may share a file.
+        worker: the instance, a field of every line: several workers may share a file.
 
     Raises:
         ConfigError: the log folder cannot be written to.
@@ -108,10 +108,10 @@ def log_to(section: LogSection, *, verbose: bool = False, worker: str | None = N
         raise ConfigError(f"cannot write the log in {section.dir}: {error.strerror}; set dir in [log]") from None
     handlers = [logging.StreamHandler(sys.stderr), file]
     logger = logging.getLogger("agentbus")
-    before = logger.level, logger.propagate, [getattr(logging, name, None) for name in _IN_NO_LINE]
+    before = logger.level, logger.propagate, [getattr(logging, name, None) for name in _UNUSED_ATTRIBUTES]
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
-    for name in _IN_NO_LINE:
+    for name in _UNUSED_ATTRIBUTES:
         setattr(logging, name, False)
     for handler in handlers:
         handler.setFormatter(formatter)
@@ -121,7 +121,7 @@ def log_to(section: LogSection, *, verbose: bool = False, worker: str | None = N
     finally:
         logger.setLevel(before[0])
         logger.propagate = before[1]
-        for name, value in zip(_IN_NO_LINE, before[2], strict=True):
+        for name, value in zip(_UNUSED_ATTRIBUTES, before[2], strict=True):
             setattr(logging, name, value)
         for handler in handlers:
             logger.removeHandler(handler)

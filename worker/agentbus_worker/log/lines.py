@@ -1,7 +1,7 @@
-"""Formats a line of the log as text or as JSON.
+"""Formats records of the log as lines of text or JSON.
 
-A record carries facts beside its message. Whatever either of them holds, it stays inside its own line: what does not
-print is escaped, so nothing that comes over the bus can look like a line of its own, or move what a terminal shows.
+A record has fields besides its message. Characters that are not printable are escaped in both, so text from the bus
+cannot begin another line or control a terminal.
 """
 
 import json
@@ -15,30 +15,30 @@ from typing import Final, Literal, TypeAlias
 LogFormat: TypeAlias = Literal["text", "json"]
 
 _BARE: Final = re.compile(r"[^\s\"=\\]+")
-"""A value that can stand in a line of text without quotation marks."""
-_LONGEST: Final = 4_000
+"""A value that needs no quotation marks in a line of text."""
+_MAX_CHARS: Final = 4_000
 _ASCII: Final = json.JSONEncoder(default=str)
 
 
-def facts(**known: object) -> dict[str, object]:
-    """Build the `extra` of a record: facts by their names; None is left out of the line."""
-    return {"facts": known}
+def fields(**known: object) -> dict[str, object]:
+    """Build the `extra` of a record from its fields; a field that is None is left out of the line."""
+    return {"fields": known}
 
 
 class TaskLog:
-    """The log of one task. Keyword arguments are facts: `log.info("settled", status="completed")`.
+    """The log of one task. Keyword arguments are fields: `log.info("settled", status="completed")`.
 
-    It makes its records itself: where in the code a line comes from is in no line, and takes as long to find out as
-    the line takes to be written.
+    It makes its records itself. `Logger.info` would look up the calling line, which takes as long as writing the line
+    and which no line shows.
     """
 
     def __init__(self, task_id: str, **known: object) -> None:
         self._logger = logging.getLogger("agentbus.worker")
-        self._facts: dict[str, object] = {"task_id": task_id, **known}
+        self._fields: dict[str, object] = {"task_id": task_id, **known}
 
     def add(self, **known: object) -> None:
-        """Add facts to every further line."""
-        self._facts.update(known)
+        """Add fields to every further line."""
+        self._fields.update(known)
 
     def debug(self, message: str, *args: object, **known: object) -> None:
         """Log a detail."""
@@ -53,33 +53,33 @@ class TaskLog:
         self._log(logging.WARNING, message, args, known)
 
     def error(self, message: str, *args: object, **known: object) -> None:
-        """Log what an operator has to repair."""
+        """Log what an operator has to fix."""
         self._log(logging.ERROR, message, args, known)
 
     def _log(self, level: int, message: str, args: tuple[object, ...], known: dict[str, object]) -> None:
         logger = self._logger
         if logger.isEnabledFor(level):
             record = logging.LogRecord(logger.name, level, "", 0, message, args, None)
-            record.facts = {**known, **self._facts}
+            record.fields = {**known, **self._fields}
             logger.handle(record)
 
 
 class LineFormatter(logging.Formatter):
-    """Formats one line for each record, once for all handlers."""
+    """Formats a record as one line, once for all handlers."""
 
     def __init__(self, **common: object) -> None:
-        """`common` are facts of every record."""
+        """`common` are fields of every record."""
         super().__init__()
         self._common = {name: value for name, value in common.items() if value is not None}
         self._last: tuple[logging.LogRecord, str] | None = None
         self._second = (0, "")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Make the line, without its end."""
+        """Return the line, without a line break."""
         if self._last is None or self._last[0] is not record:
-            known: dict[str, object] = getattr(record, "facts", None) or {}
+            known: dict[str, object] = getattr(record, "fields", None) or {}
             if record.exc_info:
-                known = {**known, "exception": self.formatException(record.exc_info)[-_LONGEST:]}
+                known = {**known, "exception": self.formatException(record.exc_info)[-_MAX_CHARS:]}
             self._last = record, self._line(self._time(record), record, _bounded(record.getMessage()), known)
         return self._last[1]
 
@@ -87,7 +87,7 @@ class LineFormatter(logging.Formatter):
     def _line(self, at: str, record: logging.LogRecord, message: str, known: Mapping[str, object]) -> str: ...
 
     def _time(self, record: logging.LogRecord) -> str:
-        """The time of the record in UTC (RFC 3339, milliseconds)."""
+        """Format the time of the record in UTC (RFC 3339, milliseconds)."""
         second = int(record.created)
         if self._second[0] != second:
             self._second = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
@@ -95,10 +95,10 @@ class LineFormatter(logging.Formatter):
 
 
 class TextFormatter(LineFormatter):
-    """For people: the time, the level, the task and the message, and then the facts as `name=value`."""
+    """Formats for people: the time, the level, the task and the message, then the fields as `name=value`."""
 
     def __init__(self, **common: object) -> None:
-        """`common` are facts of every record."""
+        """`common` are fields of every record."""
         super().__init__(**common)
         self._end = _pairs(self._common)
 
@@ -109,7 +109,7 @@ class TextFormatter(LineFormatter):
 
 
 class JsonFormatter(LineFormatter):
-    """For programs: one object with the time, the level, the logger, the message and the facts, all in ASCII."""
+    """Formats for programs: an object with the time, the level, the logger, the message and the fields, in ASCII."""
 
     def _line(self, at: str, record: logging.LogRecord, message: str, known: Mapping[str, object]) -> str:
         line: dict[str, object] = {"time": at, "level": record.levelname, "logger": record.name, "message": message}
@@ -124,22 +124,22 @@ FORMATTERS: Final[Mapping[LogFormat, type[LineFormatter]]] = {"text": TextFormat
 
 
 def _bounded(text: str) -> str:
-    """Shorten a long text, and escape what no encoding can write (a lone surrogate)."""
+    """Shorten a long text, and escape lone surrogates, which UTF-8 cannot encode."""
     if not text.isascii():
         text = text.encode(errors="backslashreplace").decode()
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+    return text if len(text) <= _MAX_CHARS else text[:_MAX_CHARS] + "…"
 
 
 def _pairs(known: Mapping[str, object]) -> str:
-    """Facts as the end of a line of text; the task stands before its message."""
+    """Format fields for the end of a line of text, without the task, which is before the message."""
     return "".join(
-        f" {name}={_shown(value) if isinstance(value, str) else value}"
+        f" {name}={_quoted(value) if isinstance(value, str) else value}"
         for name, value in known.items()
         if value is not None and name != "task_id"
     )
 
 
-def _shown(text: str) -> str:
+def _quoted(text: str) -> str:
     text = _bounded(text)
     return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 

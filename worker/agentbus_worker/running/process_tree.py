@@ -27,7 +27,7 @@ from typing import Any, Final, Self
 from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.protocol.ids import random_token
 from agentbus_worker.log.lines import TaskLog
-from agentbus_worker.state_folder import write_whole
+from agentbus_worker.state_folder import write_atomically
 
 log = logging.getLogger("agentbus.worker")
 
@@ -191,7 +191,7 @@ class Children:
         return strays, unknown
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
-        write_whole(self._record(name), json.dumps(record).encode())
+        write_atomically(self._record(name), json.dumps(record).encode())
 
     def _remove(self, name: str) -> None:
         with contextlib.suppress(OSError):  # a record that stays is harmless: the next worker finds no process for it

@@ -27,7 +27,7 @@ from agentbus.protocol.messages import MAX_ADDRESS_CHARS, MAX_TASK_TYPE_CHARS, R
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.inbox import publish_result
 from agentbus.tasks.settle import Won, publish_again, settle
-from agentbus_worker.log.lines import facts
+from agentbus_worker.log.lines import fields
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.result import fit
 
@@ -81,7 +81,7 @@ async def store_dead_letter(context: Context, delivery: Delivery, reason: str) -
         await delivery.nak(_RETRY_S)
         return False
     log.warning(
-        "message %s is not a valid task and was kept as a dead letter: %s", where, reason, extra=facts(reason=reason)
+        "message %s is not a valid task and was kept as a dead letter: %s", where, reason, extra=fields(reason=reason)
     )
     return True
 

@@ -30,7 +30,7 @@ from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.settling.decisions import CommitOutbox, DropOutbox, RepublishOutbox, on_outbox
 from agentbus_worker.settling.server_clock import ServerClock
-from agentbus_worker.state_folder import write_whole
+from agentbus_worker.state_folder import write_atomically
 
 log = logging.getLogger("agentbus.worker")
 
@@ -91,7 +91,7 @@ class Outbox:
         """
         path = self._path(unsent)
         try:
-            write_whole(path, encode(unsent.to_json()))
+            write_atomically(path, encode(unsent.to_json()))
             await asyncio.sleep(_SYNC_AFTER_S)
             await asyncio.to_thread(sync_to_disk, path)
         except OSError as error:
