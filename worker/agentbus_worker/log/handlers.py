@@ -28,7 +28,7 @@ class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
     _inode = (0, 0)
 
     def _open(self) -> TextIOWrapper:
-        opened = open(self.baseFilename, self.mode, encoding=self.encoding, opener=_for_the_owner)  # noqa: SIM115
+        opened = open(self.baseFilename, self.mode, encoding=self.encoding, opener=_open_for_owner)  # noqa: SIM115
         stream = cast("TextIOWrapper", opened)
         status = os.fstat(stream.fileno())
         self._inode = (status.st_dev, status.st_ino)
@@ -77,7 +77,7 @@ class _SharedRotatingHandler(logging.handlers.RotatingFileHandler):
         self.stream = self._open()
 
 
-def _for_the_owner(path: str, flags: int) -> int:
+def _open_for_owner(path: str, flags: int) -> int:
     """Open a file that no other user of the machine can read: a log tells who works for whom, on what, and when."""
     descriptor = os.open(path, flags, _OWNER_FILE)
     if stat.S_IMODE(os.fstat(descriptor).st_mode) & ~_OWNER_FILE:
