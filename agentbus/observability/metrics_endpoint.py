@@ -6,7 +6,6 @@ when metrics are served; the HTTP server is the standard library's, which has wh
 """
 
 import os
-import re
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from socket import socket
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, Final
 
+from agentbus.config.addresses import read_address
 from agentbus.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -105,6 +105,15 @@ class _Server(ThreadingHTTPServer):
         """A reader that hangs up is no error."""
 
 
+def _is_of_this_machine(hosts: list[str]) -> bool:
+    """Whether the one `Host` of a request names this machine, with or without a port."""
+    try:
+        [host] = hosts
+        return host.isascii() and read_address(host, default_port=0).host in _NAMES
+    except (ValueError, ConfigError):
+        return False
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Answers `GET /metrics`, for those who call this machine by a name of its own."""
 
@@ -115,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Read the head of a request; False if it has been refused."""
         if not super().parse_request():
             return False
-        if re.sub(r":\d*$", "", self.headers.get("Host", "")).lower() not in _NAMES:
+        if not _is_of_this_machine(self.headers.get_all("Host", [])):
             self._answer(HTTPStatus.MISDIRECTED_REQUEST, b"Invalid Host header\n")
         elif self.path.partition("?")[0] != PATH:
             self._answer(HTTPStatus.NOT_FOUND, f"there is {PATH}, and nothing else\n".encode())

@@ -252,6 +252,8 @@ async def test_no_series_and_no_label_comes_from_the_bus(tmp_path: Path, server:
         ("GET", "/metrics", "127.0.0.1.evil.example", 421),
         ("GET", "/metrics", "evil.example:127.0.0.1", 421),
         ("GET", "/metrics", "", 421),
+        ("GET", "/metrics", "localhost:99999", 421),
+        ("GET", "/metrics", "localhost:9464@evil.example", 421),
         ("GET", "/", None, 404),
         ("GET", "/metrics/", None, 404),
         ("GET", "/favicon.ico", None, 404),
