@@ -16,7 +16,7 @@ from agentbus_mcp.transports import http_settings
 from agentbus_mcp.transports.http_settings import HttpSettings
 
 log = logging.getLogger("agentbus.mcp")
-_HTTP_OPTIONS: Final = ("token_file", "hosts", "origins", "max_sessions", "idle_s", "metrics_port")
+_HTTP_OPTIONS: Final = ("token_file", "hosts", "origins", "max_sessions", "idle_s", "of_one_address", "metrics_port")
 
 
 class Text(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # generic in new versions only
@@ -107,6 +107,14 @@ Examples:
     help="With --http: a session that is not used for so long is closed.",
 )
 @click.option(
+    "--max-connections-per-address",
+    "of_one_address",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="With --http: how many connections one remote address may have; default: half of all. Raise it behind a "
+    "proxy, from which all clients come.",
+)
+@click.option(
     "--metrics-port",
     metavar="PORT",
     type=click.IntRange(0, 65_535),
@@ -123,6 +131,7 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
     origins: tuple[str, ...],
     max_sessions: int,
     idle_s: float,
+    of_one_address: int | None,
     metrics_port: int | None,
 ) -> None:
     """Give tasks to agents on other machines, and get their results, from any MCP client.
@@ -147,7 +156,9 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
         stdio.serve(settings, config.coordinator.id)
         return
     token = _token(token_file) if token_file is not None else None
-    http_options = HttpSettings(address, token, hosts, origins, max_sessions, idle_s)
+    http_options = HttpSettings(
+        address, token, hosts, origins, max_sessions, idle_s, connections_of_one_address=of_one_address
+    )
     from agentbus_mcp.metrics import metrics_on  # noqa: PLC0415
 
     with http_options.listen() as listener, metrics_on(metrics_port) as metrics:

@@ -83,6 +83,8 @@ KINDS = {
     r"a crontab": "text",
     r"configuration of the bus for a leaf": "text",
     r"configuration of a leaf": "text",
+    r"configuration of nginx": "text",
+    r"(global options|configuration) of Caddy": "text",
     r"Kubernetes": "yaml",
     r"same as \S+": "python",
     r"rules of Prometheus": "yaml",

@@ -78,7 +78,14 @@ class HttpServer:
 @asynccontextmanager
 async def http_server(log: Path, *args: str, at: str = "127.0.0.1:0") -> AsyncGenerator[HttpServer]:
     """The real server process, once it serves; its stdout and stderr go to `log`."""
-    with process([sys.executable, "-m", "agentbus_mcp", "--http", at, *args], log) as child:
+    async with http_server_of([sys.executable, "-m", "agentbus_mcp", "--http", at, *args], log) as mcp:
+        yield mcp
+
+
+@asynccontextmanager
+async def http_server_of(argv: list[str], log: Path) -> AsyncGenerator[HttpServer]:
+    """The server process of a command, once it serves."""
+    with process(argv, log) as child:
         await child.until_said('{"url":')
         [line] = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith('{"url":')]
         yield HttpServer(json.loads(line)["url"], child)

@@ -3,7 +3,7 @@
 import hmac
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
@@ -16,12 +16,14 @@ class BearerToken:
         self._public = public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or refuse it with 401."""
-        if scope["type"] == "http" and scope["path"] not in self._public and not self._known(Headers(scope=scope)):
-            body = {"error": "invalid_token", "error_description": "this server wants its token as a bearer token"}
-            refusal = JSONResponse(body, status_code=401, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
-            await refusal(scope, receive, send)
-            return
+        """Serve one request, or answer with a challenge that says nothing about this server."""
+        if scope["type"] == "http" and scope["path"] not in self._public:
+            headers = Headers(scope=scope)
+            if not self._known(headers):
+                # RFC 6750: no error is named to a client that has sent no credentials.
+                challenge = 'Bearer error="invalid_token"' if "authorization" in headers else "Bearer"
+                await Response(status_code=401, headers={"WWW-Authenticate": challenge})(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
     def _known(self, headers: Headers) -> bool:

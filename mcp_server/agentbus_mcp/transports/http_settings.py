@@ -4,7 +4,7 @@ import ipaddress
 import re
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -16,9 +16,23 @@ PATH: Final = "/mcp"
 MAX_SESSIONS: Final = 1_000
 IDLE_S: Final = 1_800
 STALLED_S: Final = 60
+HEAD_S: Final = 10
+"""How long the head of a request may take, from the connection or the answer before it."""
+BODY_S: Final = 120
+"""How long a body may take: the largest task over 0.6 Mbit/s."""
 _MIN_TOKEN_CHARS: Final = 16
-_LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _BACKLOG: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How long a request may take to arrive, and how many connections there may be."""
+
+    head_s: float
+    body_s: float
+    connections: int
+    connections_of_one_address: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +46,31 @@ class HttpSettings:
     max_sessions: int = MAX_SESSIONS
     idle_s: float = IDLE_S
     stalled_s: float = STALLED_S
+    head_s: float = HEAD_S
+    body_s: float = BODY_S
+    connections_of_one_address: int | None = None
 
-    @property
-    def allowed_hosts(self) -> list[str]:
-        """The values of `Host` that are served: the loopback names, the address, and the names in `hosts`."""
-        own = () if _is_wildcard(self.address.host) else (bracketed(self.address.host),)
-        return [value for name in (*_LOOPBACK, *own, *self.hosts) for value in _with_any_port(name)]
+    def serves_host(self, host: Address) -> bool:
+        """Whether this server has that name: a loopback name, its address, or one in `hosts`, there with its port."""
+        if host.host in (*_LOOPBACK, self.address.host) and not _is_wildcard(host.host):
+            return True
+        names = [read_address(name, default_port=0) for name in self.hosts]
+        return any(name.host == host.host and name.port in (0, host.port) for name in names)
 
-    @property
-    def allowed_origins(self) -> list[str]:
-        """The values of `Origin` that are served: pages of this machine, and those in `origins`."""
-        return [*(f"http://{value}" for name in _LOOPBACK for value in _with_any_port(name)), *self.origins]
+    def serves_origin(self, origin: str) -> bool:
+        """Whether pages from there may use this server: none at all (""), of this machine, or from one in `origins`."""
+        if origin in ("", *self.origins):
+            return True
+        scheme, _, host = origin.partition("://")
+        try:
+            return scheme == "http" and origin.isascii() and read_address(host, default_port=0).host in _LOOPBACK
+        except ConfigError:
+            return False
+
+    def bounds(self, connections: int) -> Bounds:
+        """The bounds of a server with at most `connections`; unless told otherwise, one address has half of them."""
+        of_one = self.connections_of_one_address or max(1, connections // 2)
+        return Bounds(self.head_s, self.body_s, connections, of_one)
 
     def listen(self) -> socket.socket:
         """Open the listening socket. On Linux, a client that reads nothing for `stalled_s` is disconnected.
@@ -152,13 +180,6 @@ def _ascii_address(text: str, **ports: int) -> Address:
     if not text.isascii():
         raise ConfigError("a header has only letters of ASCII; write the name as xn--…")
     return read_address(text, **ports)
-
-
-def _with_any_port(name: str) -> Iterable[str]:
-    """Yield a name and, if it has no port, the pattern for any port."""
-    yield name
-    if name.endswith("]") or ":" not in name:
-        yield f"{name}:*"
 
 
 def _is_wildcard(host: str) -> bool:

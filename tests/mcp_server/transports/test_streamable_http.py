@@ -9,7 +9,7 @@ import stat
 import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,13 +37,13 @@ from support.mcp_harness import (
     over_stdio,
     settle,
 )
+from support.raw_http import TOKEN
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:resources/subscribe is removed"),
     pytest.mark.posix("not tried on Windows"),
 ]
 
-TOKEN = "3f9ad2c04b7e4c55a1f0"
 ACCEPT = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
 MODERN = {**ACCEPT, "MCP-Protocol-Version": LATEST_MODERN_VERSION}
 INITIALIZE = {
@@ -75,14 +75,6 @@ async def post(
     async with httpx2.AsyncClient(timeout=BOUND_S) as http:
         sent = {**(ACCEPT if request is INITIALIZE else headers_of(request)), **headers}
         return await http.post(server.base + path, json=request, headers=sent)
-
-
-@pytest.fixture
-def token_file(tmp_path: Path) -> Path:
-    path = tmp_path / "mcp.token"
-    path.write_text(TOKEN + "\n", encoding="utf-8")
-    path.chmod(0o600)
-    return path
 
 
 # -- the tools --------------------------------------------------------------------------------------------------
@@ -210,7 +202,7 @@ async def test_health_says_whether_the_bus_is_connected_and_asks_for_no_token(
 ) -> None:
     async def health(mcp: HttpServer) -> Any:
         async with httpx2.AsyncClient(timeout=BOUND_S) as http:
-            answer = await http.get(f"{mcp.base}/healthz", headers={"Host": "10.1.2.3"})
+            answer = await http.get(f"{mcp.base}/healthz")
         assert answer.status_code == 200
         return answer.json()
 
@@ -233,8 +225,10 @@ async def test_without_the_right_token_nothing_is_served(tmp_path: Path, token_f
         for value in wrong:
             answer = await post(mcp, Authorization=value)
             assert answer.status_code == 401, value
-            assert answer.headers["www-authenticate"].startswith("Bearer")
-            assert "mcp-session-id" not in answer.headers
+            assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+            assert set(answer.headers) == {"date", "content-length", "www-authenticate"}
+            assert not answer.content
+        assert (await post(mcp)).headers["www-authenticate"] == "Bearer"
         for request in (INITIALIZE, modern("tools/list")):
             assert (await post(mcp, request)).status_code == 401
             for path in ("/mcp/", "/mcp%0A", "/healthz/../mcp", "/docs"):
@@ -278,7 +272,7 @@ async def test_host_and_origin_are_checked_where_it_listens_on_every_address(tmp
                 await http.options(mcp.url, headers={"Origin": origin, **asked})
                 for origin in ("https://app.example.com", "https://evil.example.com")
             ]
-    assert [answer.status_code for answer in preflights] == [200, 400]
+    assert [answer.status_code for answer in preflights] == [200, 403]
     assert "authorization" in preflights[0].headers["access-control-allow-headers"]
 
 
@@ -406,29 +400,6 @@ async def test_a_peer_that_takes_nothing_is_cut_off() -> None:
                 return False
 
             await eventually(is_cut_off, "the connection is closed")
-
-
-async def test_more_connections_than_the_process_may_have_are_answered_with_503(tmp_path: Path) -> None:
-    argv = [sys.executable, "-m", "agentbus_mcp", "--http", "127.0.0.1:0", "--nats-url", NOWHERE]
-    log = tmp_path / "mcp.log"
-    with process(["sh", "-c", 'ulimit -n 74 && exec "$@"', "sh", *argv], log) as child, ExitStack() as stack:
-        await child.until_said('{"url":')
-        [line] = [line for line in log.read_text(encoding="utf-8").splitlines() if line.startswith('{"url":')]
-        mcp = HttpServer(json.loads(line)["url"], child)
-        host, _, port = mcp.base.removeprefix("http://").rpartition(":")
-        held = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(10)]
-
-        async def is_full() -> bool:
-            return (await post(mcp)).status_code == 503
-
-        await eventually(is_full, "the server is full")
-        for connection in held:
-            connection.close()
-
-        async def has_room() -> bool:
-            return (await post(mcp)).status_code == 200
-
-        await eventually(has_room, "the server has room again")
 
 
 class Silent:
