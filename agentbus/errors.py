@@ -35,6 +35,7 @@ AgentBusError
     ├── FileMissingError        a stored output that is not (or no longer) there
     ├── CorruptFileError        a stored output that is not what was stored
     ├── DeadLetterMissingError  no dead letter with this number
+    ├── ConsumerMissingError    no consumer of this name
     ├── CorruptEntryError       a ledger entry that cannot be read
     ├── MalformedAnswerError    an answer of JetStream that agentbus cannot read
     ├── IncompatibleClientError the installed nats-py is not one that agentbus can use safely
@@ -193,6 +194,10 @@ class CorruptFileError(BusError):
 
 class DeadLetterMissingError(BusError):
     """No dead letter has this number."""
+
+
+class ConsumerMissingError(BusError):
+    """No consumer of this name."""
 
 
 class CorruptEntryError(BusError):

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import read_stream_info
 from agentbus.bus.retry_until import deadline_after, retry_until
-from agentbus.bus.topology import SECOND_NS, Copies, Wanted, consumer_config, wanted_files, wanted_streams
+from agentbus.bus.topology import SECOND_NS, SWITCHES_OFF, Copies, Wanted, consumer_config, wanted_files, wanted_streams
 from agentbus.errors import ApiError, BusError, SetupMissingError, StreamFullError
 from agentbus.protocol import subjects
 
@@ -159,6 +159,7 @@ async def ensure_files_bucket(bus: Bus, agent: str) -> None:
 _AS_FOUND: Final = Copies(granted=-1, made_with=1, asked=None, clustered=False)
 _TAKEN: Final = frozenset({10099, 10100})
 _NO_PEERS: Final = 10005
+_NOT_CHANGEABLE: Final = 10052
 _PLACING_S: Final = 20.0
 _PAUSE_S: Final = 0.5
 
@@ -225,14 +226,27 @@ def _plan_stream(wanted: Wanted, found: dict[str, Any] | None, copies: Copies, *
     if found is None:
         config = {**wanted.config, **copies.bound(wanted.share)}
         return Step(wanted.kind, wanted.name, "create", config, {**config, "num_replicas": copies.made_with})
-    # A bound is the administrator's choice once the stream exists: only one that was asked for changes it.
-    bound = {"max_bytes": wanted.config["max_bytes"]} if wanted.config["max_bytes"] > 0 else {}
-    asked = bound if copies.asked is None else {**bound, "num_replicas": copies.asked}
-    config = {key: value for key, value in wanted.config.items() if key != "max_bytes"} | asked
+    asked = _asked(wanted, copies)
+    off = {key: False for key in SWITCHES_OFF if found.get(key)}
+    config = {**wanted.config, **asked, **off}
+    if "max_bytes" not in asked:
+        del config["max_bytes"]
     differences = _differences(config, found)
     changes = config if update else {key: value for key, value in asked.items() if found.get(key) != value}
     action = "update" if changes and differences else "leave"
-    return Step(wanted.kind, wanted.name, action, config, {**found, **changes}, differences)
+    sent = {**found, **changes}
+    for key in off.keys() & changes.keys():
+        del sent[key]  # that is off, for a field which is an object or a list as well
+    return Step(wanted.kind, wanted.name, action, config, sent, differences)
+
+
+def _asked(wanted: Wanted, copies: Copies) -> dict[str, Any]:
+    """What is meant for a stream that exists, too.
+
+    A bound is the administrator's choice once the stream exists: only one that was asked for changes it.
+    """
+    bound = {"max_bytes": wanted.config["max_bytes"]} if wanted.config["max_bytes"] > 0 else {}
+    return bound if copies.asked is None else {**bound, "num_replicas": copies.asked}
 
 
 def _plan_consumer(agent: str, found: dict[str, Any] | None, *, update: bool) -> Step:
@@ -262,7 +276,14 @@ async def _apply_to_stream(bus: Bus, step: Step) -> Finding:
     if step.action == "leave":
         return step.as_found()
     verb = f"STREAM.{step.action.upper()}.{step.name}"
-    made = read_stream_info(await place(bus, verb, step.config), verb).config
+    try:
+        made = read_stream_info(await place(bus, verb, step.config), verb).config
+    except ApiError as error:
+        if step.action == "create" or error.err_code != _NOT_CHANGEABLE:
+            raise
+        return Finding(
+            step.kind, step.name, "different", (*step.differences, f"cannot be changed: {error.description}")
+        )
     left = _differences(step.wanted, made)
     if step.action == "create":
         return Finding(step.kind, step.name, "made", left)
@@ -295,8 +316,10 @@ def _absent(value: Any) -> Any:
 
 
 def _show(key: str, value: Any) -> str:
-    if key in ("max_age", "duplicate_window", "ack_wait") and isinstance(value, int):
+    if key in ("max_age", "duplicate_window", "ack_wait", "inactive_threshold") and isinstance(value, int):
         return f"{value / SECOND_NS:g} s"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_show(name, part)}" for name, part in value.items())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     if isinstance(value, list):
         return " ".join(str(item) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     return str(value)

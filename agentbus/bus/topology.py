@@ -13,6 +13,35 @@ PRESENCE_TTL_S: Final = 90
 """How long a worker is listed after its last heartbeat: three of them, so that two may get lost."""
 
 
+_NO_IDS: Final = SECOND_NS
+"""Of buckets: nothing is stored there under a message id, and the memory of ids takes a kilobyte of the server each."""
+_READ_BY_PARTIES: Final[dict[str, Any]] = {
+    # A reader's consumer lives for seconds. One that its maker has left behind goes after this time.
+    "consumer_limits": {"inactive_threshold": 300 * SECOND_NS},
+    # By default a stream has room for 1000: a party that made as many would lock out every reader.
+    "max_consumers": 100_000,
+}
+
+
+SWITCHES_OFF: Final = (
+    "allow_rollup_hdrs",
+    "allow_msg_ttl",
+    "allow_msg_schedules",
+    "allow_msg_counter",
+    "allow_atomic",
+    "allow_batched",
+    "mirror_direct",
+    "no_ack",
+    "sealed",
+    "mirror",
+    "sources",
+    "republish",
+    "subject_transform",
+)
+"""Settings of a stream that must not be on: with them a publisher, or the server by itself, moves, erases, schedules or
+copies messages beyond the subject that the publisher may use. Servers leave out what they do not know."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A stream or bucket that set-up makes.
@@ -68,18 +97,32 @@ def wanted_streams() -> list[Wanted]:
         ),
         # The memory of result ids outlives every task, so that no redelivery can store a result twice.
         _stream(
-            subjects.RESULTS_STREAM, subjects.RESULT_SUBJECTS, max_age=30 * _DAY, share=0.3, duplicate_window=8 * _DAY
+            subjects.RESULTS_STREAM,
+            subjects.RESULT_SUBJECTS,
+            max_age=30 * _DAY,
+            share=0.3,
+            duplicate_window=8 * _DAY,
+            **_READ_BY_PARTIES,
         ),
         _stream(subjects.DEAD_STREAM, subjects.DEAD_SUBJECTS, max_age=30 * _DAY, share=0.04, duplicate_window=8 * _DAY),
         # The ledger outlives every result that points to it.
-        _bucket(subjects.STATE_STREAM, [subjects.STATE_SUBJECTS], max_age=38 * _DAY, share=0.3, max_msgs_per_subject=1),
+        _bucket(
+            subjects.STATE_STREAM,
+            [subjects.STATE_SUBJECTS],
+            max_age=38 * _DAY,
+            share=0.3,
+            max_msgs_per_subject=1,
+            duplicate_window=_NO_IDS,
+            **_READ_BY_PARTIES,
+        ),
         _bucket(
             subjects.REGISTRY_STREAM,
             [subjects.REGISTRY_SUBJECTS],
             max_age=PRESENCE_TTL_S * SECOND_NS,
             share=0.01,
             max_msgs_per_subject=1,
-            duplicate_window=PRESENCE_TTL_S * SECOND_NS,
+            duplicate_window=_NO_IDS,
+            **_READ_BY_PARTIES,
         ),
     ]
 
@@ -88,7 +131,14 @@ def wanted_files(agent: str, limit: int | None = None) -> Wanted:
     """The object store of one agent; `limit` is the most bytes that it may hold."""
     bucket = subjects.files_bucket(agent)
     bound = {} if limit is None else {"max_bytes": limit}
-    return _bucket(f"OBJ_{bucket}", [f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"], max_age=38 * _DAY, share=0.0, **bound)
+    return _bucket(
+        f"OBJ_{bucket}",
+        [f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"],
+        max_age=38 * _DAY,
+        share=0.0,
+        **_READ_BY_PARTIES,
+        **bound,
+    )
 
 
 def consumer_config(agent: str, name: str, *, ack_wait_s: float = ACK_WAIT_S) -> dict[str, Any]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import asyncio
     import pathlib
 
-    from agentbus.admin import backup, dead_letters, overview, server_versions
+    from agentbus.admin import backup, consumers, dead_letters, overview, server_versions
     from agentbus.admin.doctor import finding, run_checks
     from agentbus.bus import replicas, setup
     from agentbus.cli import session, tables
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from agentbus.provision.services import choice, worker_service
 else:
     _PACKAGES = {
-        "agentbus.admin": ["backup", "dead_letters", "overview", "server_versions"],
+        "agentbus.admin": ["backup", "consumers", "dead_letters", "overview", "server_versions"],
         "agentbus.admin.doctor": ["finding", "run_checks"],
         "agentbus.bus": ["replicas", "setup"],
         "agentbus.cli": ["session", "tables"],

@@ -15,6 +15,11 @@ ADMINISTRATOR: Final = "admin"
 RESERVED: Final = frozenset({ADMINISTRATOR, subjects.COORDINATOR})
 """Ids that no worker's agent may have: they name parties of the bus itself."""
 
+MAX_SUBSCRIPTIONS: Final = 64
+"""Of a connection of a worker, which needs 3."""
+MAX_SUBSCRIPTIONS_OF_READERS: Final = 256
+"""Of a connection of a party that waits for results: each wait and each inbox that is followed takes one."""
+
 How = Literal["send", "pull", "tell", "listen"]
 """`send`: to JetStream, with at most one answer. `pull`: a request to it with several answers. `tell`: core messages to
 other parties, which `listen` to them."""
@@ -31,10 +36,15 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """A user with its own credentials: the administrator, the coordinator, or the workers of one agent."""
+    """A user with its own credentials: the administrator, the coordinator, or the workers of one agent.
+
+    Attributes:
+        max_subscriptions: how many each of its connections may have: each takes memory of the server.
+    """
 
     id: str
     grants: tuple[Grant, ...]
+    max_subscriptions: int = MAX_SUBSCRIPTIONS
 
     @property
     def user(self) -> str:
@@ -115,6 +125,7 @@ def coordinator(agents: Sequence[str]) -> Party:
             *(grant for agent in agents for grant in _files_of(agent)),
             Grant("signs of life", (subjects.heartbeat("*"), subjects.progress("*")), "listen"),
         ),
+        MAX_SUBSCRIPTIONS_OF_READERS,
     )
 
 
@@ -139,7 +150,8 @@ def worker(agent: str, may_task: Sequence[str] = ()) -> Party:
         may_task: agents that it may give tasks to, and whose tasks it may follow; with any, it reads its own inbox.
     """
     given = dict.fromkeys(grant for other in may_task for grant in tasking(other))
-    return Party(agent, (*_work(agent), *given, *(_inbox(agent) if may_task else ())))
+    grants = (*_work(agent), *given, *(_inbox(agent) if may_task else ()))
+    return Party(agent, grants, MAX_SUBSCRIPTIONS_OF_READERS if may_task else MAX_SUBSCRIPTIONS)
 
 
 def _work(agent: str) -> tuple[Grant, ...]:
@@ -205,4 +217,4 @@ def tasking(other: str) -> tuple[Grant, ...]:
 
 def trusting_worker(agent: str) -> Party:
     """The workers of one agent in the sample with one account: the same, and its inbox."""
-    return Party(agent, (*_work(agent), *_inbox(agent)))
+    return Party(agent, (*_work(agent), *_inbox(agent)), MAX_SUBSCRIPTIONS_OF_READERS)

@@ -243,12 +243,22 @@ def without_comments(text: str) -> list[str]:
     return [line for line in text.splitlines() if not line.lstrip().startswith("#")]
 
 
+def limits_of_today(text: str) -> str:
+    """Make the one change since the recording: tighter limits of accounts, which no client reads."""
+    first, *accounts = text.split('\n  "agent-')
+    for number, account in enumerate(accounts):
+        subscriptions = 256 if account.startswith(("lead", "main")) else 64
+        limits = f"limits: {{ max_connections: 64, max_subscriptions: {subscriptions} }}"
+        accounts[number] = account.replace("limits: { max_connections: 256 }", limits)
+    return '\n  "agent-'.join([first, *accounts])
+
+
 def test_a_bus_folder_is_written_byte_for_byte_as_before(tmp_path: Path) -> None:
     made = new_bus.create(tmp_path, new_bus.Plan(hosts=("bus.example.com",)), ["code", "doc"])
     made.add("lead", ["code"])
     for name in FOLDER_FILES:
         text = (tmp_path / name).read_text(encoding="utf-8").replace(str(tmp_path), "/srv/bus")
-        assert without_comments(text) == without_comments(recorded(name).decode()), name
+        assert without_comments(text) == without_comments(limits_of_today(recorded(name).decode())), name
     bundled = made.bundle("lead").model_copy(update={"ca": "no certificate\n"})
     assert bundle.bundle_text(bundled) == recorded("lead.bundle").decode()
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from agentbus.admin.doctor.check_context import Check, Role
-from agentbus.admin.doctor.consumer import check_consumer
+from agentbus.admin.doctor.consumer import check_consumer, check_foreign_consumers
 from agentbus.admin.doctor.permissions import check_excessive, check_required
 from agentbus.admin.doctor.server import check_clock, check_version
 from agentbus.admin.doctor.streams import check_all_streams, check_streams
@@ -12,5 +12,5 @@ from agentbus.admin.doctor.streams import check_all_streams, check_streams
 CHECKS: Final[Mapping[Role, Sequence[Check]]] = {
     "worker": (check_version, check_clock, check_consumer, check_required, check_excessive),
     "coordinator": (check_version, check_clock, check_streams, check_required, check_excessive),
-    "administrator": (check_version, check_clock, check_all_streams, check_required),
+    "administrator": (check_version, check_clock, check_all_streams, check_foreign_consumers, check_required),
 }

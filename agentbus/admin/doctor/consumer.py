@@ -1,9 +1,11 @@
-"""Checks that the consumer of a worker exists and delivers the tasks of its agent."""
+"""Checks the consumers: that of a worker takes the tasks of its agent, and no stream has a foreign one."""
 
 from collections.abc import AsyncIterator
+from typing import Final
 
+from agentbus.admin.consumers import consumers_of_bus
 from agentbus.admin.doctor.check_context import CheckContext, how_to_grant
-from agentbus.admin.doctor.finding import Finding, failed, ok
+from agentbus.admin.doctor.finding import Finding, failed, ok, warning
 from agentbus.config.schema import WorkerConfig
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
@@ -28,3 +30,26 @@ async def check_consumer(context: CheckContext) -> AsyncIterator[Finding]:
     else:
         fix = "set durable in [nats] to that of this agent"
         yield failed("consumer", f"the consumer {name} takes {info.filter_subject}", fix)
+
+
+_MOST_NAMED: Final = 5
+
+
+async def check_foreign_consumers(context: CheckContext) -> AsyncIterator[Finding]:
+    """Check that no stream has a consumer that agentbus cannot have made."""
+    try:
+        consumers = await consumers_of_bus(context.bus)
+    except PermissionDeniedError as error:
+        yield failed("consumers", str(error), how_to_grant(error))
+        return
+    foreign = [one for one in consumers if one.foreign]
+    if not foreign:
+        yield ok("consumers", f"{len(consumers)} consumers, none of them foreign")
+        return
+    named = "; ".join(f"{one.path}: {one.foreign}" for one in foreign[:_MOST_NAMED])
+    more = f"; and {len(foreign) - _MOST_NAMED} more" if len(foreign) > _MOST_NAMED else ""
+    yield warning(
+        "consumers",
+        f"{len(foreign)} foreign of {len(consumers)} consumers: {named}{more}",
+        "agentbus consumers remove --foreign, as the administrator, unless you made them on purpose",
+    )

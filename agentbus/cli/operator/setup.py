@@ -81,7 +81,17 @@ async def _setup(
         agents = tuple(dict.fromkeys([*agents, *await lazy.setup.known_agents(bus.bus)]))
     findings = await lazy.setup.set_up(bus.bus, agents, replicas=replicas, files_limit=files_limit, update=update)
     _print(findings, update=update)
+    await _warn_of_foreign_consumers(bus.bus)
     await _wait_for_replicas(bus.bus, findings, agents, replicas, wait_s)
+
+
+async def _warn_of_foreign_consumers(bus: "Bus") -> None:
+    foreign = [one for one in await lazy.consumers.consumers_of_bus(bus) if one.foreign]
+    if foreign:
+        output.remark(
+            f"warning: {len(foreign)} foreign consumers, the first is {foreign[0].path} ({foreign[0].foreign}); see: "
+            "agentbus consumers list --foreign"
+        )
 
 
 async def _wait_for_replicas(

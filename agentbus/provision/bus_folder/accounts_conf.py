@@ -14,8 +14,10 @@ from agentbus.protocol.permissions import Party
 from agentbus.provision.conf_text import quoted, quoted_list
 
 BUS_ACCOUNT: Final = "BUS"
-_MAX_CONNECTIONS: Final = 256
-"""Per party: a runaway agent must not use up `max_connections` of the server (4096) for the others."""
+MAX_CONNECTIONS: Final = 64
+"""Of a party: a runaway agent must not use up `max_connections` of the server (4096) for the others.
+
+Each worker process has one. `max_connections` in `bus.toml` raises it for agents on more machines."""
 _ACCOUNT_INFO: Final = "$JS.API.INFO"
 """Imported by every account, and granted to no user.
 
@@ -44,7 +46,14 @@ def permission_lists(party: Party, *, indent: str = "") -> str:
     return f"\n{indent}".join(lines)
 
 
-def accounts_block(administrator: Login, logins: Sequence[Login], *, max_memory: str, max_file: str) -> str:
+def accounts_block(
+    administrator: Login,
+    logins: Sequence[Login],
+    *,
+    max_memory: str,
+    max_file: str,
+    max_connections: int = MAX_CONNECTIONS,
+) -> str:
     """Return the `accounts` block: the account of the streams, and one for each party."""
     parties = [login.party for login in logins]
     lines = [
@@ -62,7 +71,7 @@ def accounts_block(administrator: Login, logins: Sequence[Login], *, max_memory:
     for login in logins:
         lines += [
             f"  {quoted(login.party.user)}: {{",
-            f"    limits: {{ max_connections: {_MAX_CONNECTIONS} }}",
+            f"    limits: {{ max_connections: {max_connections}, max_subscriptions: {login.party.max_subscriptions} }}",
             "    users: [",
             *_user(login),
             "    ]",

@@ -16,7 +16,7 @@ from agentbus.errors import ConfigError
 from agentbus.protocol import permissions, subjects
 from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED, Party
 from agentbus.provision.bundle import Auth
-from agentbus.provision.bus_folder.accounts_conf import Login, accounts_block
+from agentbus.provision.bus_folder.accounts_conf import MAX_CONNECTIONS, Login, accounts_block
 from agentbus.provision.bus_folder.server_folder import ServerFolder, read_member, server_folders
 
 # About 0.15 s a hash: the server pays it at each sign-in, an attacker at each guess.
@@ -34,6 +34,7 @@ class BusEntry(Section):
     ca: Path | None = None
     max_memory: Annotated[str, AfterValidator(storage_size)]
     max_file: Annotated[str, AfterValidator(storage_size)]
+    max_connections: Annotated[int, Field(ge=1, le=65_536)] = MAX_CONNECTIONS
 
 
 class PartyEntry(Section):
@@ -95,8 +96,11 @@ def manifest_text(manifest: Manifest) -> str:
     head = "# Who is on the bus. Written by `agentbus init` and `agentbus agent`.\n"
     parties = {name: member.model_dump(exclude_defaults=True) for name, member in manifest.party.items()}
     bus = manifest.bus.model_dump(exclude_none=True)
+    # Older versions do not know these keys.
     if not manifest.bus.members:
-        del bus["members"]  # older versions do not know this key
+        del bus["members"]
+    if manifest.bus.max_connections == MAX_CONNECTIONS:
+        del bus["max_connections"]
     return head + toml_text({"bus": bus, "party": parties})
 
 
@@ -136,6 +140,7 @@ def _accounts_text(manifest: Manifest) -> str:
         list(logins.values()),
         max_memory=times(manifest.bus.max_memory, servers),
         max_file=times(manifest.bus.max_file, servers),
+        max_connections=manifest.bus.max_connections,
     )
 
 
