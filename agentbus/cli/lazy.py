@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     import pathlib
 
     from agentbus.admin import backup, consumers, dead_letters, overview, server_versions
-    from agentbus.admin.doctor import finding, run_checks
+    from agentbus.admin.doctor import configuration, finding, run_checks
     from agentbus.bus import replicas, setup
     from agentbus.cli import session, tables
     from agentbus.cli.coordinator import inbox_line, status_tables
     from agentbus.cli.demo import scenario
     from agentbus.cli.operator import local_bus
-    from agentbus.config import loading, private_files, storage_sizes
+    from agentbus.config import loading, storage_sizes
     from agentbus.protocol import json_codec
     from agentbus.provision import agent_presets, bundle, join, nats_server
     from agentbus.provision.bus_folder import folder, new_bus, server_certificates, server_folder
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 else:
     _PACKAGES = {
         "agentbus.admin": ["backup", "consumers", "dead_letters", "overview", "server_versions"],
-        "agentbus.admin.doctor": ["finding", "run_checks"],
+        "agentbus.admin.doctor": ["configuration", "finding", "run_checks"],
         "agentbus.bus": ["replicas", "setup"],
         "agentbus.cli": ["session", "tables"],
         "agentbus.cli.coordinator": ["inbox_line", "status_tables"],
         "agentbus.cli.demo": ["scenario"],
         "agentbus.cli.operator": ["local_bus"],
-        "agentbus.config": ["loading", "private_files", "storage_sizes"],
+        "agentbus.config": ["loading", "storage_sizes"],
         "agentbus.protocol": ["json_codec"],
         "agentbus.provision": ["agent_presets", "bundle", "join", "nats_server"],
         "agentbus.provision.bus_folder": ["folder", "new_bus", "server_certificates", "server_folder"],

@@ -11,14 +11,14 @@ OWNER_ONLY: Final = 0o600
 _AS_THE_UMASK_SAYS: Final = 0o666
 _BINARY: Final = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 _FIXES: Final = {
-    errno.EACCES: "make its folder writable for this user, or name another",
-    errno.EPERM: "make its folder writable for this user, or name another",
-    errno.EROFS: "name a folder on a file system that can be written to",
+    errno.EACCES: "make its folder writable for this user",
+    errno.EPERM: "make its folder writable for this user",
+    errno.EROFS: "take a file system that can be written to",
     errno.ENOSPC: "free space on its disk",
     errno.EDQUOT: "free space on its disk",
-    errno.ENOTDIR: "a file is in the place of a folder of this path; move it away, or name another",
-    errno.EEXIST: "a file is in the place of a folder of this path; move it away, or name another",
-    errno.EISDIR: "a folder has this name; move it away, or name another file",
+    errno.ENOTDIR: "a file is in the place of a folder of this path; move it away",
+    errno.EEXIST: "a file is in the place of a folder of this path; move it away",
+    errno.EISDIR: "a folder has this name; move it away",
 }
 
 

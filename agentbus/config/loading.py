@@ -27,6 +27,15 @@ def worker_files() -> tuple[Path, ...]:
     return (Path("agentbus.toml"), Path("~/.agentbus/config.toml").expanduser(), Path("/etc/agentbus/agentbus.toml"))
 
 
+def worker_file() -> Path | None:
+    """The first of `worker_files()` that exists.
+
+    Raises:
+        ConfigError: one of them cannot be examined: it might be the one that counts.
+    """
+    return next((file for file in worker_files() if is_file(file)), None)
+
+
 def coordinator_file() -> Path:
     """Where the command line and the MCP server look for theirs."""
     return Path("~/.agentbus/coordinator.toml").expanduser()
@@ -46,7 +55,7 @@ def load_worker(path: Path | None = None) -> tuple[WorkerConfig, list[str]]:
         ConfigError: if there is no file, it is not TOML, or a key or value is wrong; names the place and the fix.
     """
     if path is None:
-        path = next((file for file in worker_files() if is_file(file)), None)
+        path = worker_file()
     if path is None:
         looked = ", ".join(str(file) for file in worker_files())
         raise ConfigError(f"no worker configuration found (looked at {looked}); write one or name it with --config")

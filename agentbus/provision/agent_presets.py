@@ -1,5 +1,6 @@
 """The commands of known agents: how to run each safely for one prompt, without a terminal."""
 
+import shutil
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -59,3 +60,8 @@ PRESETS: Final[dict[str, Preset]] = {
         "its own configuration says what it may do",
     ),
 }
+
+
+def installed() -> list[str]:
+    """Return the names of the presets whose program is on the PATH."""
+    return [name for name, preset in PRESETS.items() if shutil.which(preset.executable)]

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, ValidationError
 
 from agentbus.config import nkeys
+from agentbus.config.private_files import write_private
 from agentbus.config.schema import AgentId, Section
 from agentbus.config.toml_text import toml_text
 from agentbus.config.urls import parse_urls
@@ -67,6 +68,15 @@ def bundle_text(bundle: Bundle) -> str:
     )
     values = {**bundle.model_dump(), "may_task": list(bundle.may_task) or None}
     return _HEAD.format(party=party, command=command) + toml_text({"bundle": values})
+
+
+def write_bundle(path: Path, bundle: Bundle) -> None:
+    """Write a bundle file, for its owner alone.
+
+    Raises:
+        ConfigError: it exists, or cannot be written.
+    """
+    write_private(path, bundle_text(bundle))
 
 
 def secret_name(auth: Auth, party: str) -> str:

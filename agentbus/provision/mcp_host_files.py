@@ -1,6 +1,6 @@
-"""Writes the entry for the agentbus MCP server into the text of the configuration file of an MCP host.
+"""Writes the entry for the agentbus MCP server into the configuration file of an MCP host.
 
-It knows where each host keeps that file and in which format. `agentbus.cli.machine.mcp` reads and writes the files.
+It knows where each host keeps that file and in which format.
 """
 
 import json
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
+from agentbus.config.atomic_files import replace_file, why_not_written
 from agentbus.errors import HostError
 
 NAME: Final = "agentbus"
@@ -101,9 +102,20 @@ def shared_program() -> list[str]:
 
 
 def entry(host: Host, command: list[str], *, config: Path | None = None, nats_url: str | None = None) -> Entry:
-    """Return the entry for agentbus, with its keys in the order in which they are written."""
-    from agentbus.config.loading import URL_VARIABLE  # noqa: PLC0415  # the command line names the hosts without loading it
+    """Return the entry for agentbus, with its keys in the order in which they are written.
 
+    Raises:
+        HostError: the URL holds a secret.
+        ConfigError: the URL cannot be read.
+    """
+    # The command line names the hosts without loading it.
+    from agentbus.config.loading import URL_VARIABLE, secret_in  # noqa: PLC0415
+
+    if nats_url and (secret := secret_in(nats_url)):
+        raise HostError(
+            f"--nats-url holds a {secret}, and an entry must not: put the [nats] section with user and password_file "
+            "into a file, and name that with --config"
+        )
     name, *args = command
     args += ["--config", str(config)] if config else []
     made: Entry = {**({"type": host.more["type"]} if "type" in host.more else {}), "command": name, "args": args}
@@ -126,6 +138,29 @@ def with_entry(host: Host, text: str, made: Entry) -> str:
         HostError: the host could not read this file either.
     """
     return _with_toml(host, text, made) if host.form == "toml" else _with_json(host, text, made)
+
+
+def write_entry(file: Path, host: Host, made: Entry) -> Literal["made", "updated", "up to date"]:
+    """Put the entry into a host's file, which keeps its mode and its owner; returns what that meant.
+
+    Raises:
+        HostError: the host could not read this file either, or it cannot be written. It stays as it is.
+    """
+    file = file.resolve()  # a link to a file that is kept elsewhere stays one
+    try:
+        old = file.read_bytes().decode("utf-8-sig") if file.exists() else ""
+        new = with_entry(host, old, made)
+        if new == old:
+            return "up to date"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(file, new.encode(), mode=None)
+    except UnicodeDecodeError:
+        raise HostError(f"{file} is not text in UTF-8; add the entry by hand") from None
+    except HostError as error:
+        raise HostError(f"{file}: {error}") from None
+    except OSError as error:
+        raise HostError(f"{file} cannot be written: {why_not_written(error)}; or add the entry by hand") from None
+    return "updated" if old else "made"
 
 
 def _with_json(host: Host, text: str, made: Entry) -> str:

@@ -15,7 +15,8 @@ from typing import Final
 
 from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.config.addresses import Address
-from agentbus.errors import ServerBinaryError
+from agentbus.config.atomic_files import why_not_written
+from agentbus.errors import ConfigError, ServerBinaryError
 from agentbus.provision.conf_text import quoted
 
 BINARY_VARIABLE: Final = "AGENTBUS_NATS_SERVER"
@@ -95,6 +96,7 @@ async def run_server(
     The server fsyncs every message before it acknowledges it. Port 0 picks a free port.
 
     Raises:
+        ConfigError: the store cannot be written to.
         ServerBinaryError: there is no executable, the port is taken, or the server did not start; quotes its log.
     """
     server = await start_server(store=store, host=host, port=port, config=config, log=log)
@@ -110,16 +112,24 @@ async def start_server(
     """Start a nats-server and wait until it accepts connections; see `run_server`. The caller stops it.
 
     With a `config`, the server runs in the folder of that file.
+
+    Raises:
+        ConfigError: the store cannot be written to.
+        ServerBinaryError: as `run_server`.
     """
     binary = find_binary().absolute()
-    store.mkdir(parents=True, exist_ok=True)
     log = log or store / "nats-server.log"
-    settings = config or _write_config(store, host, port)
     ports = store / "ports"
-    ports.mkdir(exist_ok=True)
-    for old in ports.glob("*.ports"):
-        old.unlink()
-    with log.open("ab") as sink:
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        settings = config or _write_config(store, host, port)
+        ports.mkdir(exist_ok=True)
+        for old in ports.glob("*.ports"):
+            old.unlink()
+        sink = log.open("ab")
+    except OSError as error:
+        raise ConfigError(f"nats-server cannot keep its files in {store}: {why_not_written(error)}") from None
+    with sink:
         before = sink.tell()
         process = subprocess.Popen(
             [str(binary), "--config", str(settings.absolute()), "--ports_file_dir", str(ports.absolute())],

@@ -307,6 +307,13 @@ async def test_up_on_a_port_in_use_says_so(server: NatsServer, tmp_path: Path):
     one_line_error(ran, 1, "did not start")
 
 
+async def test_up_with_a_store_that_cannot_be_written_to_is_one_line_with_the_fix(tmp_path: Path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    store = tmp_path / "file" / "below"
+    ran = await run_cli("up", "--port", "0", "--store", str(store))
+    one_line_error(ran, 1, f"nats-server cannot keep its files in {store}: Not a directory; a file is in the place")
+
+
 async def test_up_exits_with_an_error_when_its_server_dies(tmp_path: Path):
     out = tmp_path / "up"
     argv = [sys.executable, "-m", "agentbus", "up", "--port", "0", "--store", str(tmp_path / "store")]

@@ -208,7 +208,7 @@ def test_a_folder_that_may_not_be_written_to_is_named_with_the_fix():
             with pytest.raises(ConfigError) as caught:
                 write_private(path, "new", replace=True)
             assert str(caught.value) == (
-                f"cannot write {path}: Permission denied; make its folder writable for this user, or name another"
+                f"cannot write {path}: Permission denied; make its folder writable for this user"
             )
         with pytest.raises(ConfigError, match=f"cannot make the folder {folder}/below: Permission denied; make its"):
             private_folder(folder / "below")
@@ -220,7 +220,7 @@ def test_a_folder_that_may_not_be_written_to_is_named_with_the_fix():
 def test_a_file_in_the_place_of_a_folder_is_named_with_the_fix(tmp_path: Path, below: str):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(
-        ConfigError, match=re.escape(f"cannot make the folder {tmp_path / below}: ") + ".*; .* name another"
+        ConfigError, match=re.escape(f"cannot make the folder {tmp_path / below}: ") + ".*; move it away"
     ):
         private_folder(tmp_path / below)
 

@@ -16,10 +16,11 @@ from mcp import Client, StdioServerParameters, stdio_client
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
 from agentbus.cli import root
-from agentbus.errors import AgentBusError
+from agentbus.errors import AgentBusError, HostError
 from agentbus.provision import mcp_host_files
 from agentbus.provision.mcp_host_files import HOSTS
 from agentbus.provision.nats_server import NatsServer
+from support.file_faults import dies_before_replacing, read_only
 from support.harness import run_cli
 from support.mcp_harness import data_of
 
@@ -246,6 +247,46 @@ def test_the_mode_of_the_file_and_a_link_to_it_are_kept(home: Path) -> None:
     assert (home / ".claude.json").is_symlink()
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert set(json.loads(kept.read_text(encoding="utf-8"))) == {"projects", "mcpServers"}
+
+
+def test_the_owner_of_the_file_stays_when_root_writes_it(home: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root writes the files of others")
+    file = home / ".claude.json"
+    file.write_text("{}", encoding="utf-8")
+    os.chown(file, 12345, 23456)
+    file.chmod(0o664)
+    assert config("claude-code", "--write").err.endswith(": updated\n")
+    found = file.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (12345, 23456, 0o664)
+
+
+@each_host
+def test_a_process_that_dies_while_it_writes_leaves_the_file_of_the_host_whole(host: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    there = mcp_host_files.alone(HOSTS[host], mcp_host_files.entry(HOSTS[host], ["old"]))
+    file.write_text(there, encoding="utf-8")
+    writes = (
+        "from agentbus.provision.mcp_host_files import HOSTS, entry, write_entry; import sys\n"
+        "host = HOSTS[sys.argv[2]]; write_entry(Path(sys.argv[1]), host, entry(host, ['new']))"
+    )
+    dies_before_replacing(writes, file, host)
+    assert file.read_text(encoding="utf-8") == there
+
+
+@each_host
+def test_a_file_that_cannot_be_written_stays_as_it_was_and_is_named_with_the_fix(host: str) -> None:
+    made = mcp_host_files.entry(HOSTS[host], ["new"])
+    with read_only("there") as folder:
+        (folder / "there").read_text(encoding="utf-8")
+        for name in ("new", "below/new"):
+            with pytest.raises(HostError) as caught:
+                mcp_host_files.write_entry(folder / name, HOSTS[host], made)
+            assert str(caught.value) == (
+                f"{folder / name} cannot be written: Permission denied; make its folder writable for this user; "
+                "or add the entry by hand"
+            )
+        assert [path.name for path in folder.iterdir()] == ["there"]
 
 
 def test_codex_home_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`agentbus service`: units that each manager accepts, and what the managers are told. `agentbus skill install`."""
+"""`agentbus service`: units that each manager accepts, and what the managers are told."""
 
 import configparser
 import json
@@ -15,7 +15,6 @@ import click
 import pytest
 
 from agentbus.cli.machine.service import install
-from agentbus.cli.machine.skill import HOSTS
 from agentbus.config.loading import load_worker
 from agentbus.errors import ServiceError
 from agentbus.provision.nats_server import NatsServer
@@ -24,7 +23,7 @@ from agentbus.provision.services.launchd import label_of
 from agentbus.provision.services.manager import ManagerName
 from agentbus.provision.services.worker_service import make_worker_service
 from support.file_faults import dies_before_replacing, read_only
-from support.harness import BOUND_S, ROOT, process, run_cli, worker_toml
+from support.harness import BOUND_S, process, run_cli, worker_toml
 
 pytestmark = pytest.mark.posix("services of systemd, launchd and supervisor")
 
@@ -294,48 +293,3 @@ async def test_print_changes_nothing(tmp_path: Path, home: Path, managers: Path)
     assert calls(managers) == []
     assert not service_manager("systemd").unit_file("agentbus-worker-code").exists()
     assert label_of("agentbus-worker-code") == "com.agentbus.worker-code"
-
-
-# -- the skill --------------------------------------------------------------------------------------------------
-
-
-async def test_the_skill_is_installed_for_every_host_of_this_machine_and_updated(tmp_path: Path, home: Path) -> None:
-    (home / ".claude").mkdir()
-    (home / ".cursor").mkdir()
-    done = await run_cli("skill", "install")
-    assert done.code == 0, done.err
-    copies = [home / ".claude" / "skills" / "agentbus", home / ".cursor" / "skills" / "agentbus"]
-    assert done.err.splitlines() == [f"{copy}: made" for copy in copies]
-    source = ROOT / "skills" / "agentbus"
-    for copy in copies:
-        wanted = {path.relative_to(source): path.read_bytes() for path in source.rglob("*") if path.is_file()}
-        assert {path.relative_to(copy): path.read_bytes() for path in copy.rglob("*") if path.is_file()} == wanted
-    (copies[0] / "SKILL.md").write_text(
-        (copies[0] / "SKILL.md").read_text(encoding="utf-8") + "\nof an earlier version\n", encoding="utf-8"
-    )
-    again = await run_cli("skill", "install")
-    assert again.err.splitlines() == [f"{copies[0]}: updated", f"{copies[1]}: up to date"]
-    assert "of an earlier version" not in (copies[0] / "SKILL.md").read_text(encoding="utf-8")
-    assert sorted(path.name for path in copies[0].parent.iterdir()) == ["agentbus"]
-
-
-async def test_without_a_host_the_skill_is_installed_in_the_shared_folder(home: Path) -> None:
-    done = await run_cli("skill", "install")
-    assert done.err == f"{home / '.agents' / 'skills' / 'agentbus'}: made\n"
-
-
-@pytest.mark.parametrize("host", list(HOSTS))
-async def test_the_skill_of_a_project_lies_where_the_host_looks(tmp_path: Path, host: str) -> None:
-    done = await run_cli("skill", "install", "--host", host, "--project", str(tmp_path))
-    assert done.code == 0, done.err
-    assert (tmp_path / HOSTS[host].project / "agentbus" / "SKILL.md").is_file()
-
-
-async def test_another_skill_of_the_same_name_is_left_alone(home: Path) -> None:
-    other = home / ".claude" / "skills" / "agentbus"
-    other.mkdir(parents=True)
-    (other / "SKILL.md").write_text("---\nname: something else\n---\n", encoding="utf-8")
-    done = await run_cli("skill", "install", "--host", "claude-code")
-    assert done.code == 1
-    assert "is not this skill" in done.err
-    assert (other / "SKILL.md").read_text(encoding="utf-8").startswith("---\nname: something else")

@@ -9,13 +9,21 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-_DIES = "import os\nfrom pathlib import Path\nPath.replace = lambda *_: os._exit(9)\n"
+_DIES = """
+import os
+from pathlib import Path
+replace, left = Path.replace, [{nth}]
+def dies(*paths):
+    left[0] -= 1
+    return replace(*paths) if left[0] else os._exit(9)
+Path.replace = dies
+"""
 _NOBODY = 65534
 
 
-def dies_before_replacing(script: str, *args: str | Path) -> None:
-    """Run a script that writes a file, in a process that ends when the new file is to take the place of the old one."""
-    argv = [sys.executable, "-c", _DIES + script, *map(str, args)]
+def dies_before_replacing(script: str, *args: str | Path, nth: int = 1) -> None:
+    """Run a script that writes files, in a process that ends when the nth one is to take the place of an old one."""
+    argv = [sys.executable, "-c", _DIES.format(nth=nth) + script, *map(str, args)]
     ran = subprocess.run(argv, capture_output=True, check=False, timeout=60)
     assert ran.returncode == 9, ran.stderr
 

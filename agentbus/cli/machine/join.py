@@ -1,6 +1,5 @@
 """`agentbus worker init` and `agentbus coordinator init`: make a configuration from a bundle."""
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,7 +109,7 @@ def _command(preset: str | None, command: str | None) -> "AgentCommand":
         raise ConfigError('--preset custom needs --command, such as --command "my-agent --once {input}"')
     if preset is not None:
         return lazy.join.preset_command(preset)
-    installed = [name for name, one in lazy.agent_presets.PRESETS.items() if shutil.which(one.executable)]
+    installed = lazy.agent_presets.installed()
     if len(installed) != 1:
         found = ", ".join(installed) or "none of those that are known"
         raise ConfigError(f"which agent? Installed here: {found}. Name it with --preset or --command")

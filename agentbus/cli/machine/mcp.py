@@ -1,6 +1,5 @@
 """`agentbus mcp`: the MCP server in the configuration of MCP hosts."""
 
-import os
 from pathlib import Path
 
 import click
@@ -8,8 +7,7 @@ import click
 from agentbus.cli import lazy
 from agentbus.cli.options import config_option, nats_url_option
 from agentbus.cli.output import remark
-from agentbus.errors import HostError
-from agentbus.provision.mcp_host_files import HOSTS, Host, alone, entry, program, shared_program, with_entry
+from agentbus.provision.mcp_host_files import HOSTS, Host, alone, entry, program, shared_program, write_entry
 
 
 @click.group()
@@ -46,11 +44,6 @@ def config_(name: str, project: Path | None, nats_url: str | None, config: Path 
     file = _file(name, host, project)
     if nats_url and config:
         raise click.UsageError("--nats-url and --config exclude each other: a file names the bus as well")
-    if nats_url and (secret := lazy.loading.secret_in(nats_url)):
-        raise HostError(
-            f"--nats-url holds a {secret}, and an entry must not: put the [nats] section with user and password_file "
-            "into a file, and name that with --config"
-        )
     if config is not None:
         config = config.expanduser().absolute()
         lazy.loading.load_coordinator(path=config)  # reports a mistake here, not when the host starts the server
@@ -59,7 +52,7 @@ def config_(name: str, project: Path | None, nats_url: str | None, config: Path 
         click.echo(alone(host, made), nl=False)
         remark(f"this belongs into {file}; --write puts it there")
         return
-    remark(f"{file}: {_write(file, host, made)}")
+    remark(f"{file}: {write_entry(file, host, made)}")
 
 
 def _file(name: str, host: Host, project: Path | None) -> Path:
@@ -68,31 +61,3 @@ def _file(name: str, host: Host, project: Path | None) -> Path:
     if host.project is None:
         raise click.UsageError(f"{name} has no servers of a project; leave out --project")
     return project / host.project
-
-
-def _write(file: Path, host: Host, made: dict[str, object]) -> str:
-    """Put the entry into the file, or say that it is there; the file is never seen half-written."""
-    file = file.resolve()  # a link to a file that is kept elsewhere stays one
-    try:
-        old = file.read_bytes().decode("utf-8-sig") if file.exists() else ""
-        new = with_entry(host, old, made)
-        if new == old:
-            return "up to date"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        mode = file.stat().st_mode & 0o777 if file.exists() else 0o666
-        part = file.with_name(f".{file.name}.{os.getpid()}.part")
-        try:
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as sink:  # noqa: PTH123
-                sink.write(new.encode())
-                sink.flush()
-                os.fsync(sink.fileno())
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
-    except UnicodeDecodeError:
-        raise HostError(f"{file} is not text in UTF-8; add the entry by hand") from None
-    except HostError as error:
-        raise HostError(f"{file}: {error}") from None
-    except OSError as error:
-        raise HostError(f"{file} cannot be written: {error.strerror or error}") from None
-    return "updated" if old else "made"

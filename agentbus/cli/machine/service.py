@@ -67,7 +67,8 @@ def install(
     for warning in warnings:
         remark(f"warning: {warning}")
     chosen = lazy.choice.service_manager(manager)
-    found = config_file or next(file for file in lazy.loading.worker_files() if file.is_file())
+    found = config_file or lazy.loading.worker_file()
+    assert found is not None, "it was loaded"
     worker = lazy.worker_service.make_worker_service(config, found, chosen.user(user))
     text = chosen.render(worker)
     if print_only:

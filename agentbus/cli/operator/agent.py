@@ -137,7 +137,7 @@ def bundle(name: str, output: "Path | None", folder: "Path") -> None:
     """
     made = lazy.folder.BusFolder(folder).bundle(name)
     path = output or lazy.pathlib.Path(f"{name}.bundle")
-    lazy.private_files.write_private(path, lazy.bundle.bundle_text(made))
+    lazy.bundle.write_bundle(path, made)
     kind = "worker" if made.role == "worker" else "coordinator"
     click.echo(f"wrote {path}; it holds a secret. On the other machine:\n  agentbus {kind} init --bundle {path.name}")
     if made.may_task:

@@ -1,6 +1,5 @@
 """`agentbus doctor`: checks a set-up, and says how to fix what is wrong."""
 
-import os
 import sys
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
@@ -15,9 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from agentbus.admin.doctor.check_context import Role
+    from agentbus.admin.doctor.check_context import Role, RoleConfig
     from agentbus.admin.doctor.finding import Finding
-    from agentbus.config.schema import CoordinatorConfig, WorkerConfig
 
 _SHOWN: Final = {"ok": ("ok     ", "green"), "warning": ("warning", "yellow"), "failed": ("failed ", "red")}
 
@@ -61,7 +59,7 @@ def doctor(role: "Role", probe: str | None, nats_url: str | None, config: "Path 
         output.json_line(finding.to_json()) if as_json else _line(finding)
 
     try:
-        loaded, source, warnings = _load(role, nats_url, config)
+        loaded, source, warnings = lazy.configuration.load(role, nats_url=nats_url, path=config)
     except ConfigError as error:
         show(lazy.finding.Finding("configuration", "failed", str(error)))
     else:
@@ -72,33 +70,9 @@ def doctor(role: "Role", probe: str | None, nats_url: str | None, config: "Path 
         sys.exit(1)
 
 
-def _load(
-    role: "Role", nats_url: str | None, config: "Path | None"
-) -> "tuple[CoordinatorConfig | WorkerConfig, str, list[str]]":
-    """Return the configuration that the role would use, where it comes from, and warnings about it."""
-    if role == "worker":
-        path = config or next((file for file in lazy.loading.worker_files() if file.is_file()), None)
-        loaded, warnings = lazy.loading.load_worker(path)
-        return loaded, str(path), warnings
-    settings, warnings = lazy.loading.load_coordinator(nats_url=nats_url, path=config)
-    if nats_url:
-        source = "--nats-url"
-    elif config:
-        source = str(config)
-    elif os.environ.get(lazy.loading.URL_VARIABLE):
-        source = lazy.loading.URL_VARIABLE
-    else:
-        source = (
-            str(lazy.loading.coordinator_file())
-            if lazy.loading.coordinator_file().is_file()
-            else "the local bus of `agentbus up`"
-        )
-    return settings, source, warnings
-
-
 async def _run_checks(
     role: "Role",
-    loaded: "CoordinatorConfig | WorkerConfig",
+    loaded: "RoleConfig",
     source: str,
     probe: str | None,
     show: "Callable[[Finding], None]",
