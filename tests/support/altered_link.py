@@ -12,6 +12,15 @@ Change = Callable[[bytes], bytes | None]
 """Makes of a payload what arrives in its place; None if the message gets lost."""
 
 
+class Whole(bytes):
+    """All of a message, with its headers, in place of its payload alone."""
+
+
+def unknown(_: bytes) -> bytes:
+    """The server has no such message, as a replica says that lags behind."""
+    return Whole(b"NATS/1.0 404 Message Not Found\r\n\r\n")
+
+
 def lost(_: bytes) -> None:
     """The message does not arrive."""
 
@@ -115,8 +124,13 @@ class AlteredLink:
                 data = self._changed((words[0], asked.get(words[0], b"")), whole[head:])
                 if data is None:
                     continue
-                words[-1] = b"%d" % (head + len(data))
-                line = b" ".join([verb, *words]) + b"\r\n" + whole[:head] + data + b"\r\n"
+                message = data if isinstance(data, Whole) else whole[:head] + data
+                if isinstance(data, Whole):
+                    head = data.index(b"\r\n\r\n") + 4
+                sizes = [b"%d" % head] if head else []
+                route = words[: -2 if verb == b"HMSG" else -1]
+                words = [b"HMSG" if head else b"MSG", *route, *sizes, b"%d" % len(message)]
+                line = b" ".join(words) + b"\r\n" + message + b"\r\n"
             writer.write(line)
             await writer.drain()
 

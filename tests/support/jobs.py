@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,14 @@ async def short_lease(bus: Coordinator, agent: str = "code", lease_s: float = 1.
     """Make the consumer with a short ack_wait, which is the lease."""
     name = subjects.durable(agent)
     await bus.bus.create_consumer(subjects.TASKS_STREAM, name, consumer_config(agent, name, ack_wait_s=lease_s))
+
+
+async def fill(bus: Coordinator, stream: str) -> Callable[[], Any]:
+    """Put a stream at its max_bytes; returns what gives it room again."""
+    info = await bus.bus.api(f"STREAM.INFO.{stream}")
+    config = info["config"]
+    await bus.bus.api(f"STREAM.UPDATE.{stream}", {**config, "max_bytes": max(1, info["state"]["bytes"])})
+    return lambda: bus.bus.api(f"STREAM.UPDATE.{stream}", config)
 
 
 def pid_in(path: Path) -> int:

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from agentbus import Coordinator
+from agentbus import Coordinator, connect
+from agentbus.errors import TaskContentMissingError
+from agentbus.protocol.ledger_entry import Record
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks import wait
+from agentbus.tasks.expiry import settle_expired
+from agentbus.tasks.ledger import Ledger
+from support.altered_link import altered_link, without
 from support.harness import eventually, run_cli, worker, worker_toml
 from support.jobs import acknowledged, counts, error, publish, result_messages, settled
 
@@ -93,3 +98,57 @@ async def test_a_task_that_runs_for_longer_than_the_bus_keeps_it_is_not_expired(
         await acknowledged(coordinator)
         assert (await settled(coordinator, task_id)).state == "completed"
     assert (await counts(coordinator))["AGENT_RESULTS"] == 1
+
+
+async def entry_of(bus: Coordinator, task_id: str) -> Record:
+    found = await Ledger(bus.bus).read("code", task_id)
+    assert isinstance(found, Record)
+    return found
+
+
+async def test_two_who_settle_it_at_once_find_the_one_result_of_whoever_was_first(coordinator: Coordinator):
+    record = await entry_of(coordinator, await expired(coordinator))
+    [one], [other] = await asyncio.gather(*(settle_expired(coordinator.bus, [record]) for _ in range(2)))
+    assert one.entry.result == other.entry.result
+    assert one.entry.state == "failed"
+    [message] = await result_messages(coordinator)
+    assert message == one.entry.result
+
+
+async def test_a_server_that_does_not_tell_its_time_expires_nothing(server: NatsServer, coordinator: Coordinator):
+    record = await entry_of(coordinator, await expired(coordinator))
+    async with altered_link(server.url) as link, connect(link.url) as main:
+        link.changes["$JS.API.STREAM.INFO"] = without("ts")
+        assert await settle_expired(main.bus, [record]) == [record]
+        assert await result_messages(coordinator) == []
+        [settled_one] = await settle_expired(coordinator.bus, [record])
+        await coordinator.bus.api("STREAM.PURGE.AGENT_RESULTS")
+        # Its age is not known, so a repetition could be stored as a second one.
+        assert await settle_expired(main.bus, [settled_one]) == [settled_one]
+        link.changes = {"$JS.API.STREAM.INFO.AGENT_RESULTS": without("ts")}
+        assert await settle_expired(main.bus, [settled_one]) == [settled_one]
+    assert await result_messages(coordinator) == []
+
+
+async def test_its_result_is_not_published_again_once_the_server_may_have_forgotten_its_id(coordinator: Coordinator):
+    config = (await coordinator.bus.api("STREAM.INFO.AGENT_RESULTS"))["config"]
+    await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**config, "duplicate_window": int(0.2e9)})
+    task_id = await expired(coordinator)
+    assert (await coordinator.task(task_id).status()).state == "failed"
+    record = await entry_of(coordinator, task_id)
+
+    async def half_over() -> bool:
+        now = (await coordinator.bus.stream_info("AGENT_RESULTS")).server_time
+        return now is not None and (now - record.changed_at).total_seconds() > 0.1
+
+    await eventually(half_over, "half of the memory of ids is over")
+    await coordinator.bus.api("STREAM.PURGE.AGENT_RESULTS")
+    assert (await coordinator.task(task_id).status()).state == "failed"
+    assert await result_messages(coordinator) == []
+
+
+async def test_its_content_is_gone_so_it_cannot_be_retried(coordinator: Coordinator):
+    task_id = await expired(coordinator)
+    assert (await coordinator.task(task_id).status()).state == "failed"
+    with pytest.raises(TaskContentMissingError, match="publish it as a new task"):
+        await coordinator.task(task_id).retry()

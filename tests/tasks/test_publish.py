@@ -2,10 +2,12 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentbus import Coordinator, PublishedTask, TaskFailure, connect
+from agentbus.bus.setup import set_up
 from agentbus.errors import (
     ApiError,
     CorruptEntryError,
@@ -21,10 +23,12 @@ from agentbus.errors import (
 )
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID, REVISION
-from agentbus.protocol.ledger_entry import NoEntry, Record, queued
+from agentbus.protocol.ledger_entry import CancelRequest, Claim, Entry, NoEntry, Record, queued
 from agentbus.protocol.messages import decode_task, new_task
+from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.publish import max_task_bytes, publish
+from support.altered_link import altered_link, refused
 from support.harness import BOUND_S
 from support.restricted import READ_LEDGER, all_but, only, restricted_bus
 
@@ -106,6 +110,72 @@ async def test_a_task_that_is_refused_under_its_second_id_leaves_no_trace(
         await coordinator.task("job").status()
 
 
+def before_the_new_id(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Let another party change the entry right before its publisher writes its second message id."""
+    write, waiting = Ledger.write, [changes]
+
+    async def overtaken(self: Ledger, agent: str, task_id: str, entry: Entry, *, revision: int, **more: Any) -> int:
+        if revision and waiting:
+            found = await self.read(agent, task_id)
+            assert isinstance(found, Record)
+            other = found.entry.model_copy(update=waiting.pop())
+            await write(self, agent, task_id, other, revision=found.revision)
+        return await write(self, agent, task_id, entry, revision=revision, **more)
+
+    monkeypatch.setattr(Ledger, "write", overtaken)
+
+
+@pytest.fixture
+async def taken_id(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first message id that the task gets is one that the server knows; the second is `unknown`."""
+    tokens = iter(["known-before", "unknown"])
+    monkeypatch.setattr("agentbus.tasks.publish.random_token", lambda: next(tokens))
+    await coordinator.bus.store("agent.doc.tasks", b"poison", msg_id="code.job.known-before")
+
+
+@pytest.mark.usefixtures("taken_id")
+async def test_a_task_that_is_cancelled_while_it_gets_another_id_is_queued_with_the_request(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    cancel = CancelRequest(by="agent-main", at="2026-05-18T00:00:00+00:00")
+    before_the_new_id(monkeypatch, cancel=cancel)
+    await coordinator.publish("code", "hi", task_type="x", task_id="job")
+    record = await Ledger(coordinator.bus).read("code", "job")
+    assert isinstance(record, Record)
+    assert (record.entry.publication, record.entry.cancel) == ("unknown", cancel)
+    message = await coordinator.bus.last_message(subjects.TASKS_STREAM, "agent.code.tasks")
+    assert message is not None
+    assert message.headers[REVISION] == str(record.revision)
+
+
+@pytest.mark.usefixtures("taken_id")
+async def test_a_task_that_a_worker_has_claimed_by_then_gets_no_second_message(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    claim = Claim(worker="w", nonce="n", lease_s=30, since="2026-05-18T00:00:00+00:00")
+    before_the_new_id(monkeypatch, state="working", claim=claim, attempt=1)
+    await coordinator.publish("code", "hi", task_type="x", task_id="job")
+    assert (await coordinator.task("job").status()).state == "working"
+    assert await coordinator.bus.last_message(subjects.TASKS_STREAM, "agent.code.tasks") is None
+
+
+@pytest.mark.usefixtures("taken_id")
+async def test_another_id_whose_answer_was_lost_is_found_in_the_ledger(server: NatsServer, coordinator: Coordinator):
+    key = subjects.state("code", "job")
+    async with altered_link(server.url) as link, connect(link.url) as main:
+        refuse, answers = refused(10071, "wrong last sequence: 2"), list[bytes]()
+
+        def answer(data: bytes) -> bytes | None:
+            answers.append(data)
+            return refuse(data) if len(answers) == 2 else data
+
+        link.changes[key] = answer
+        await main.publish("code", "hi", task_type="x", task_id="job")
+    message = await coordinator.bus.last_message(subjects.TASKS_STREAM, "agent.code.tasks")
+    assert message is not None
+    assert message.headers[MSG_ID] == "code.job.unknown"
+
+
 async def test_another_content_under_a_known_id_is_refused(coordinator: Coordinator):
     await coordinator.publish("code", "hi", task_type="x", task_id="job")
     with pytest.raises(TaskConflictError, match="belongs to another task of code"):
@@ -147,6 +217,36 @@ async def test_a_missing_task_stream_refuses_the_task_and_leaves_no_trace_of_it(
         await coordinator.publish("code", "hi", task_type="x", task_id="job")
     with pytest.raises(TaskNotFoundError):
         await coordinator.task("job").status()
+
+
+async def test_a_known_task_that_is_refused_when_it_is_published_again_keeps_its_entry(coordinator: Coordinator):
+    await coordinator.publish("code", "hi", task_type="x", task_id="job")
+    await coordinator.bus.api(f"STREAM.DELETE.{subjects.TASKS_STREAM}")
+    with pytest.raises(SetupMissingError):
+        await coordinator.publish("code", "hi", task_type="x", task_id="job")
+    assert (await coordinator.task("job").status()).state == "queued"
+    await set_up(coordinator.bus)
+    assert (await coordinator.publish("code", "hi", task_type="x", task_id="job")).known
+    assert await stored_tasks(coordinator) == 1
+
+
+async def test_a_refusal_is_told_as_it_is_though_the_entry_cannot_be_taken_back_either(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    remove = Ledger.remove
+
+    async def overtaken(self: Ledger, agent: str, task_id: str, *, revision: int) -> None:
+        assert (await coordinator.task(task_id).cancel("no need")).state == "cancelled"
+        await remove(self, agent, task_id, revision=revision)
+
+    monkeypatch.setattr(Ledger, "remove", overtaken)
+    await coordinator.bus.api(f"STREAM.DELETE.{subjects.TASKS_STREAM}")
+    with pytest.raises(SetupMissingError, match=r"agent\.code\.tasks"):
+        await coordinator.publish("code", "hi", task_type="x", task_id="job")
+    assert (await coordinator.task("job").status()).state == "cancelled"
+    await set_up(coordinator.bus)
+    again = await coordinator.publish("code", "hi", task_type="x", task_id="job")
+    assert (again.known, again.state_at_publish, await stored_tasks(coordinator)) == (True, "queued", 1)
 
 
 async def test_a_task_too_large_for_the_bus_is_refused_with_its_size_and_the_limit(coordinator: Coordinator):

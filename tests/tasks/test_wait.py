@@ -4,12 +4,17 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agentbus import Coordinator, connect
+from agentbus.bus import jetstream, ordered_consumer
 from agentbus.bus.setup import set_up
+from agentbus.errors import SetupMissingError
 from agentbus.protocol import subjects
-from agentbus.provision.nats_server import run_server, start_server
+from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from agentbus.tasks.find import find_all
 from agentbus.tasks.wait import repeat_while_away, wait_for
+from support.altered_link import altered_link, refused
 from support.harness import eventually
 from support.mcp_harness import settle
 
@@ -109,3 +114,34 @@ async def test_looking_up_many_tasks_takes_up_none_of_the_servers_consumers(coor
     found = await asyncio.gather(*(find_all(coordinator.bus, wanted) for _ in range(60)))
     assert all(len(one) == len(tasks) for one, _ in found)
     assert await coordinator.bus.consumers(subjects.STATE_STREAM) == []
+
+
+async def test_a_wait_goes_on_over_an_election_in_which_nobody_answers(
+    server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetstream, "_STARTING_S", 0.2)
+    leaderless, asked = refused(10118, "JetStream cluster stream has no leader", code=503), list[bytes]()
+
+    def elect(data: bytes) -> bytes | None:
+        asked.append(data)
+        return leaderless(data) if len(asked) < 10 else data
+
+    await coordinator.publish("code", "work", task_type="test", task_id="a")
+    async with altered_link(server.url) as link, connect(link.url) as main:
+        link.changes["$JS.API.STREAM.INFO.AGENT_TASKS"] = elect
+        waiting = asyncio.create_task(main.wait(["a"], timeout_s=60))
+        await eventually(lambda: len(asked) >= 10, "there is a leader")
+        await settle(coordinator, "a")
+        assert (await waiting).settled["a"].state == "completed"
+
+
+async def test_a_ledger_that_is_gone_for_good_ends_a_wait_with_what_to_do(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordered_consumer, "_RESUME_TIMEOUT_S", 0.3)
+    await coordinator.publish("code", "work", task_type="test", task_id="a")
+    waiting = asyncio.create_task(coordinator.wait(["a"], timeout_s=60))
+    await until_followed(coordinator)
+    await coordinator.bus.api(f"STREAM.DELETE.{subjects.STATE_STREAM}")
+    with pytest.raises(SetupMissingError, match="agentbus setup"):
+        await waiting

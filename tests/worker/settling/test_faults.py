@@ -5,10 +5,9 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,7 +20,18 @@ from agentbus_worker.settling import outbox as outbox_module
 from agentbus_worker.settling.outbox import Outbox, Unsent, replay
 from agentbus_worker.settling.server_clock import ServerClock
 from support.harness import SUPPORT, Process, eventually, process, run_cli, worker, worker_toml
-from support.jobs import acknowledged, counts, error, outcome, publish, result_messages, settled, short_lease, text
+from support.jobs import (
+    acknowledged,
+    counts,
+    error,
+    fill,
+    outcome,
+    publish,
+    result_messages,
+    settled,
+    short_lease,
+    text,
+)
 from support.slow_ledger import slow_ledger
 
 DAY_S = 86_400
@@ -258,14 +268,6 @@ async def test_a_worker_that_may_not_remake_its_deleted_consumer_waits_and_says_
 
 
 # -- what is full -----------------------------------------------------------------------------------------------
-
-
-async def fill(bus: Coordinator, stream: str) -> Callable[[], Any]:
-    """Put a stream at its max_bytes; returns what gives it room again."""
-    info = await bus.bus.api(f"STREAM.INFO.{stream}")
-    config = info["config"]
-    await bus.bus.api(f"STREAM.UPDATE.{stream}", {**config, "max_bytes": max(1, info["state"]["bytes"])})
-    return lambda: bus.bus.api(f"STREAM.UPDATE.{stream}", config)
 
 
 async def test_a_full_task_stream_refuses_a_task_and_says_what_to_do(

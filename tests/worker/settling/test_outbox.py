@@ -303,6 +303,7 @@ async def test_an_unreadable_outbox_entry_is_set_aside_and_the_others_are_delive
         "list": b"[]",
         "fields": b'{"agent": "code"}',
         "nameless": encode({**whole, "nonce": "x", "result": {"status": "completed"}}),
+        "anonymous": encode({**whole, "nonce": "z", "result": {**whole["result"], "id": ""}}),
         "unsound": encode({**whole, "nonce": "y", "task_id": "..", "inbox": "a b"}),
     }
     for name, content in odd.items():

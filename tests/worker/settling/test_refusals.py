@@ -1,18 +1,14 @@
 """A compare-and-set that is refused because another party wrote first: read again, or drop what is not ours."""
 
-import contextlib
 import sys
 import time
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentbus import Coordinator
-from agentbus.bus.pull_consumer import Delivery, PullConsumer
 from agentbus.bus.setup import set_up
-from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_worker
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import CancelRequest, Claim, Entry, Record, claimed, renewed
@@ -22,14 +18,13 @@ from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Lost, Won, commit, settle
 from agentbus_worker.metrics import metrics_of
-from agentbus_worker.running.process_tree import Children
+from agentbus_worker.settling import lease_monitor
 from agentbus_worker.settling.claim import claim
-from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.lease_monitor import LeaseMonitor
 from agentbus_worker.settling.outbox import Outbox, Unsent, replay
 from agentbus_worker.settling.server_clock import ServerClock
 from agentbus_worker.settling.slots import Slots
-from agentbus_worker.state_folder import locked_state
+from support.delivered import delivered
 from support.harness import SUPPORT, eventually, process, worker_toml
 from support.jobs import acknowledged, counts, publish, result_messages
 
@@ -125,6 +120,23 @@ async def test_without_the_servers_clock_a_lease_expires_when_its_revision_stays
     assert await monitor.remaining_s(record) > 0, "a renewal begins a new lease"
 
 
+async def test_of_the_tasks_whose_revision_it_remembers_the_one_not_seen_for_longest_is_forgotten_first(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lease_monitor, "_SEEN_LIMIT", 2)
+    monitor = LeaseMonitor(coordinator.bus, ServerClock(coordinator.bus, subjects.TASKS_STREAM, "agent-unknown"))
+
+    async def left_s(task_id: str) -> float:
+        return await monitor.lease_left_s(("code", task_id), 1, None, 30)
+
+    first = {task_id: await left_s(task_id) for task_id in ("a", "b")}
+    assert first == {"a": 30, "b": 30}, "seen for the first time"
+    assert await left_s("a") < 30
+    assert await left_s("c") == 30
+    assert await left_s("a") < 30
+    assert await left_s("b") == 30, "it made room for the others"
+
+
 # -- the replay of an outbox ------------------------------------------------------------------------------------
 
 
@@ -169,32 +181,6 @@ async def test_a_replay_that_conflicts_with_another_worker_reads_again_and_drops
 
 
 # -- a job ------------------------------------------------------------------------------------------------------
-
-
-@contextlib.asynccontextmanager
-async def delivered(
-    coordinator: Coordinator, server: NatsServer, folder: Path, **worker: Any
-) -> AsyncGenerator[tuple[Context, Delivery]]:
-    """What a worker has when a task comes: its context, and the delivery.
-
-    Run no command with it: this process has children that are not the command's, and they would be ended with it.
-    """
-    path = worker_toml(folder, server.url, chat_cmd=["/bin/sh", "-c", "exit 3", "sh", "{input}"], worker=worker)
-    config, bus = load_worker(path)[0], coordinator.bus
-    urls = connection_settings(config.nats, agent="code", name="test").urls
-    clock = ServerClock(bus, config.nats.stream, config.durable)
-    with (
-        metrics_of(config) as metrics,
-        locked_state(folder / "state", urls, "code") as state_folder,
-        Children(state_folder.children) as children,
-    ):
-        async with PullConsumer(bus, config.nats.stream, config.durable) as consumer:
-            context = Context(
-                bus=bus, ledger=Ledger(bus), lease_monitor=LeaseMonitor(bus, clock), config=config, instance="me",
-                lease_s=30, state_folder=state_folder, outbox=Outbox(state_folder.outbox), children=children,
-                held=(), metrics=metrics,
-            )  # fmt: skip
-            yield context, await consumer.next()
 
 
 async def test_a_settlement_without_a_run_that_conflicts_is_decided_again(

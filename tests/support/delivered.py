@@ -1,0 +1,47 @@
+"""What a worker has when a task comes, in the process of the test."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+from agentbus import Coordinator
+from agentbus.bus.pull_consumer import Delivery, PullConsumer
+from agentbus.config.connection_settings import connection_settings
+from agentbus.config.loading import load_worker
+from agentbus.provision.nats_server import NatsServer
+from agentbus.tasks.ledger import Ledger
+from agentbus_worker.metrics import metrics_of
+from agentbus_worker.running.process_tree import Children
+from agentbus_worker.settling.context import Context
+from agentbus_worker.settling.lease_monitor import LeaseMonitor
+from agentbus_worker.settling.outbox import Outbox
+from agentbus_worker.settling.server_clock import ServerClock
+from agentbus_worker.state_folder import locked_state
+from support.harness import worker_toml
+
+
+@contextlib.asynccontextmanager
+async def delivered(
+    coordinator: Coordinator, server: NatsServer, folder: Path, **worker: Any
+) -> AsyncGenerator[tuple[Context, Delivery]]:
+    """What a worker has when a task comes: its context, and the delivery.
+
+    Run no command with it: this process has children that are not the command's, and they would be ended with it.
+    """
+    path = worker_toml(folder, server.url, chat_cmd=["/bin/sh", "-c", "exit 3", "sh", "{input}"], worker=worker)
+    config, bus = load_worker(path)[0], coordinator.bus
+    urls = connection_settings(config.nats, agent="code", name="test").urls
+    clock = ServerClock(bus, config.nats.stream, config.durable)
+    with (
+        metrics_of(config) as metrics,
+        locked_state(folder / "state", urls, "code") as state_folder,
+        Children(state_folder.children) as children,
+    ):
+        async with PullConsumer(bus, config.nats.stream, config.durable) as consumer:
+            context = Context(
+                bus=bus, ledger=Ledger(bus), lease_monitor=LeaseMonitor(bus, clock), config=config, instance="me",
+                lease_s=30, state_folder=state_folder, outbox=Outbox(state_folder.outbox), children=children,
+                held=(), metrics=metrics,
+            )  # fmt: skip
+            yield context, await consumer.next()
