@@ -44,7 +44,7 @@ async def test_a_message_is_read_by_its_sequence_or_there_is_none(coordinator: C
     assert await bus.message(stream, stored.seq + 1) is None
 
 
-async def test_a_sequence_that_no_message_can_have_is_refused_with_the_words_of_the_server(coordinator: Coordinator):
+async def test_an_invalid_sequence_is_refused_in_the_words_of_the_server(coordinator: Coordinator):
     with pytest.raises(ApiError, match="Empty Request") as refusal:
         await coordinator.bus.message(subjects.RESULTS_STREAM, 0)
     assert refusal.value.code == 408

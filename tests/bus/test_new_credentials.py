@@ -48,7 +48,7 @@ async def guarded(tmp_path: Path) -> AsyncGenerator[Guarded]:
         yield found
 
 
-async def test_new_ones_that_come_while_the_old_ones_are_refused_are_signed_in_with(guarded: Guarded):
+async def test_new_credentials_that_arrive_while_the_old_ones_are_refused_are_used(guarded: Guarded):
     states: list[str] = []
     config = guarded.settings()
     guarded.link.on_connect = lambda: guarded.write("the-new-one")
@@ -59,7 +59,7 @@ async def test_new_ones_that_come_while_the_old_ones_are_refused_are_signed_in_w
     assert len(states) == 2
 
 
-async def test_a_file_that_cannot_be_read_while_they_are_refused_is_no_new_one(guarded: Guarded):
+async def test_a_missing_file_while_credentials_are_refused_is_a_refusal(guarded: Guarded):
     config = guarded.settings()
     guarded.link.on_connect = guarded.token.unlink
     with pytest.raises(AuthenticationError, match=r"refused the credentials \(the token in .*\): it may have been"):
@@ -67,7 +67,7 @@ async def test_a_file_that_cannot_be_read_while_they_are_refused_is_no_new_one(g
             pass
 
 
-async def test_a_file_that_cannot_be_read_at_the_dial_leaves_the_last_ones(guarded: Guarded):
+async def test_a_missing_file_at_the_dial_leaves_the_credentials_that_were_read_before(guarded: Guarded):
     guarded.write("the-new-one")
     config = guarded.settings()
     guarded.token.unlink()

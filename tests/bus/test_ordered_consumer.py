@@ -72,7 +72,7 @@ async def test_a_message_that_is_lost_on_its_way_is_read_again_and_none_twice(
         assert await following(consumer, 1) == [5]
 
 
-async def test_messages_that_expire_before_they_are_read_end_the_backlog_all_the_same(coordinator: Coordinator):
+async def test_a_backlog_ends_if_its_messages_expire_before_they_are_read(coordinator: Coordinator):
     await put(coordinator, 1, 2, 3)
     async with OrderedConsumer(coordinator.bus, STREAM, SUBJECT, after=0) as consumer:
         assert consumer.pending == 3
@@ -123,7 +123,7 @@ async def test_in_a_cluster_a_consumer_that_is_not_placed_in_time_is_asked_for_u
     assert len(set(names)) == 2, "the one that was not heard of, and another"
 
 
-async def test_without_a_cluster_there_is_no_other_server_to_ask(
+async def test_a_single_server_that_does_not_answer_is_not_asked_for_another_consumer(
     link: AlteredLink, bus: Bus, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(ordered_consumer, "REQUEST_TIMEOUT_S", 0.3)
@@ -132,7 +132,7 @@ async def test_without_a_cluster_there_is_no_other_server_to_ask(
         await count_after(bus, STREAM, SUBJECT, 0)
 
 
-async def test_a_reader_that_finds_no_leader_at_a_restart_goes_on_once_there_is_one(
+async def test_a_reader_whose_new_consumer_is_refused_tries_again(
     link: AlteredLink, bus: Bus, coordinator: Coordinator
 ):
     await put(coordinator, 1)

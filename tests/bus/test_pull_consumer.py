@@ -150,7 +150,7 @@ async def test_what_a_fetch_that_is_cancelled_had_got_goes_to_another_at_once(co
             assert (delivery.data, delivery.num_delivered) == (b"1", 2)
 
 
-async def test_what_has_arrived_and_was_not_taken_when_the_pulling_ends_goes_to_another_at_once(
+async def test_messages_that_were_not_taken_when_a_consumer_closes_go_to_another_one_at_once(
     coordinator: Coordinator,
 ):
     bus = coordinator.bus
@@ -178,7 +178,7 @@ async def test_what_has_arrived_and_was_not_taken_when_the_pulling_ends_goes_to_
     assert {(delivery.data, delivery.num_delivered) for delivery in deliveries} == {(b"0", 2), (b"1", 2), (b"2", 2)}
 
 
-async def test_a_request_of_which_nothing_more_is_heard_is_made_again(
+async def test_a_pull_request_without_heartbeats_is_sent_again(
     server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(pull_consumer, "_SILENCE_S", 0.3)
@@ -197,7 +197,7 @@ async def test_a_request_of_which_nothing_more_is_heard_is_made_again(
         assert (await waiting).data == b"1"
 
 
-async def test_a_request_that_could_not_be_sent_is_made_as_soon_as_there_is_a_connection(
+async def test_a_pull_request_that_could_not_be_sent_is_sent_when_there_is_a_connection(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):
     bus = coordinator.bus

@@ -82,7 +82,7 @@ def in_a_cluster(*others: dict[str, Any]) -> Change:
     return change
 
 
-async def test_copies_are_waited_for_over_an_election_and_until_they_have_caught_up(
+async def test_copies_are_awaited_during_an_election_and_until_they_are_current(
     server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(jetstream, "_STARTING_S", 0.2)

@@ -38,7 +38,7 @@ async def test_an_answer_that_has_come_is_not_taken_back_when_the_connection_bre
     requests.stop_timer()
 
 
-async def test_a_second_answer_and_one_to_a_request_that_is_over_are_dropped():
+async def test_a_second_answer_and_an_answer_to_a_closed_request_are_dropped():
     requests = table()
     request = requests.add("ask", 60, deadline_after(60))
     first = answer(requests, request.token)
@@ -50,7 +50,7 @@ async def test_a_second_answer_and_one_to_a_request_that_is_over_are_dropped():
     requests.stop_timer()
 
 
-async def test_a_refused_subject_fails_the_requests_to_it_alone_in_whatever_case_the_server_writes_it():
+async def test_a_refused_subject_fails_only_the_requests_to_it_in_upper_or_lower_case():
     requests = table()
     refused, other = [requests.add(subject, 60, deadline_after(60)) for subject in ("$JS.API.INFO", "agent.x")]
     requests.fail(BusError("not allowed"), subject="$js.api.info")

@@ -157,7 +157,7 @@ async def test_messages_of_one_round_of_the_loop_are_written_in_one_piece_unless
     assert batches in ((1, 2) if batch_writes else (0,))
 
 
-async def test_what_is_sent_after_the_end_is_refused_and_not_kept(bus: Bus):
+async def test_a_message_on_a_closed_connection_is_refused_and_not_buffered(bus: Bus):
     await bus.close()
     with pytest.raises(NatsError):
         bus._client.send("news", b"x", "", None, flush=True)

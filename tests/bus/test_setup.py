@@ -92,7 +92,7 @@ async def test_a_second_durable_on_the_same_tasks_is_refused_by_naming_the_first
             await ensure_consumer(bus.bus, "code", stream=subjects.TASKS_STREAM, name="another")
 
 
-async def test_another_refusal_of_a_consumer_is_told_in_the_words_of_the_server(server: NatsServer):
+async def test_another_refusal_of_a_consumer_is_raised_in_the_words_of_the_server(server: NatsServer):
     await outcomes(server.url, "doc")
     async with connect(server.url) as bus:
         config = (await bus.bus.api("STREAM.INFO.AGENT_TASKS"))["config"]
@@ -123,14 +123,14 @@ async def test_subjects_that_differ_are_listed(server: NatsServer):
 NO_PEERS = refused(10005, "no suitable peers for placement")
 
 
-async def test_servers_that_do_not_know_of_each_others_room_yet_are_asked_again(server: NatsServer):
+async def test_a_stream_without_suitable_peers_yet_is_requested_again(server: NatsServer):
     async with altered_link(server.url) as link:
         link.changes["$JS.API.STREAM.CREATE.AGENT_RESULTS"] = at_first(2, NO_PEERS)
         found = await outcomes(link.url)
     assert {outcome for outcome, _ in found.values()} == {"made"}
 
 
-async def test_copies_for_which_there_are_not_enough_servers_are_refused_with_what_to_do(
+async def test_more_copies_than_servers_are_refused_with_what_to_do(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(setup, "_PLACING_S", 0.5)

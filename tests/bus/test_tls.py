@@ -103,9 +103,7 @@ async def refusal(port: int, ca: Path, **nats: Any) -> str:
     return str(refused.value)
 
 
-async def test_a_server_whose_certificate_is_over_is_told_apart_from_one_of_another_ca(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+async def test_an_expired_server_certificate_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     authority = new_authority("Test CA")
     ca, _ = written(tmp_path, "ca", authority)
     monkeypatch.setattr(certificates, "_BACKDATED", timedelta(days=certificates.SERVER_DAYS + 1))
@@ -116,9 +114,7 @@ async def test_a_server_whose_certificate_is_over_is_told_apart_from_one_of_anot
 
 
 @pytest.mark.parametrize("shown", ["nothing", "a certificate of another CA"])
-async def test_a_server_that_refuses_the_clients_certificate_in_the_handshake_is_said_to_do_so(
-    tmp_path: Path, shown: str
-):
+async def test_a_client_certificate_that_the_server_refuses_in_the_handshake_is_named(tmp_path: Path, shown: str):
     authority = new_authority("Test CA")
     ca, _ = written(tmp_path, "ca", authority)
     context = serving(tmp_path, authority)
@@ -137,7 +133,7 @@ async def test_a_server_that_refuses_the_clients_certificate_in_the_handshake_is
         assert f"the server does not accept {certificate}: take a certificate of a CA that it trusts" in said
 
 
-async def test_the_alert_of_a_server_that_resets_the_connection_as_well_is_the_reason():
+async def test_a_tls_alert_before_a_reset_of_the_connection_is_the_reason():
     client = Client(
         credentials=Credentials,
         tls=ssl.create_default_context,

@@ -106,7 +106,7 @@ async def entry_of(bus: Coordinator, task_id: str) -> Record:
     return found
 
 
-async def test_two_who_settle_it_at_once_find_the_one_result_of_whoever_was_first(coordinator: Coordinator):
+async def test_two_readers_that_settle_an_expired_task_at_once_get_the_same_result(coordinator: Coordinator):
     record = await entry_of(coordinator, await expired(coordinator))
     [one], [other] = await asyncio.gather(*(settle_expired(coordinator.bus, [record]) for _ in range(2)))
     assert one.entry.result == other.entry.result
@@ -115,7 +115,7 @@ async def test_two_who_settle_it_at_once_find_the_one_result_of_whoever_was_firs
     assert message == one.entry.result
 
 
-async def test_a_server_that_does_not_tell_its_time_expires_nothing(server: NatsServer, coordinator: Coordinator):
+async def test_a_server_without_a_time_in_its_answers_expires_no_task(server: NatsServer, coordinator: Coordinator):
     record = await entry_of(coordinator, await expired(coordinator))
     async with altered_link(server.url) as link, connect(link.url) as main:
         link.changes["$JS.API.STREAM.INFO"] = without("ts")
@@ -130,7 +130,9 @@ async def test_a_server_that_does_not_tell_its_time_expires_nothing(server: Nats
     assert await result_messages(coordinator) == []
 
 
-async def test_its_result_is_not_published_again_once_the_server_may_have_forgotten_its_id(coordinator: Coordinator):
+async def test_the_result_of_an_expired_task_is_not_published_again_outside_the_duplicate_window(
+    coordinator: Coordinator,
+):
     config = (await coordinator.bus.api("STREAM.INFO.AGENT_RESULTS"))["config"]
     await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**config, "duplicate_window": int(0.2e9)})
     task_id = await expired(coordinator)
@@ -147,7 +149,7 @@ async def test_its_result_is_not_published_again_once_the_server_may_have_forgot
     assert await result_messages(coordinator) == []
 
 
-async def test_its_content_is_gone_so_it_cannot_be_retried(coordinator: Coordinator):
+async def test_an_expired_task_cannot_be_retried_without_its_content(coordinator: Coordinator):
     task_id = await expired(coordinator)
     assert (await coordinator.task(task_id).status()).state == "failed"
     with pytest.raises(TaskContentMissingError, match="publish it as a new task"):

@@ -54,7 +54,7 @@ async def test_a_task_that_is_still_unknown_after_the_lag_is_an_error(
     assert time.monotonic() - began >= 0.3
 
 
-async def test_an_entry_is_read_again_until_it_is_as_new_as_what_the_reader_has_seen(
+async def test_an_entry_is_read_again_until_its_revision_is_new_enough(
     link: AlteredLink, main: Coordinator, coordinator: Coordinator
 ):
     await coordinator.publish("code", "x", task_id="job")
@@ -63,7 +63,7 @@ async def test_an_entry_is_read_again_until_it_is_as_new_as_what_the_reader_has_
     assert isinstance(found, Record)
 
 
-async def test_an_entry_that_gets_no_newer_is_taken_as_it_is_after_a_while(coordinator: Coordinator):
+async def test_an_entry_that_does_not_change_is_returned_after_the_time_out(coordinator: Coordinator):
     """The ledger may have been restored to an older state."""
     await coordinator.publish("code", "x", task_id="job")
     ledger = Ledger(coordinator.bus)
@@ -73,7 +73,7 @@ async def test_an_entry_that_gets_no_newer_is_taken_as_it_is_after_a_while(coord
     assert await ledger.read_newer("code", "other", 1_000_000, timeout_s=0.2) == NoEntry()
 
 
-async def test_a_second_publication_is_known_though_the_replica_has_not_heard_of_the_first(
+async def test_a_repeated_publication_is_recognized_through_a_lagging_replica(
     link: AlteredLink, main: Coordinator, coordinator: Coordinator
 ):
     await coordinator.publish("code", "x", task_type="test", task_id="job")
@@ -83,7 +83,7 @@ async def test_a_second_publication_is_known_though_the_replica_has_not_heard_of
     assert (await coordinator.bus.stream_info(subjects.TASKS_STREAM)).state.messages == 1
 
 
-async def test_an_entry_that_is_refused_though_there_is_none_is_an_error_and_nothing_is_queued(
+async def test_a_refused_write_of_an_absent_entry_is_an_error_and_queues_nothing(
     link: AlteredLink, main: Coordinator, coordinator: Coordinator
 ):
     link.changes[subjects.state("code", "job")] = refused(10071, "wrong last sequence: 7")

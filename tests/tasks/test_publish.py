@@ -160,7 +160,9 @@ async def test_a_task_that_a_worker_has_claimed_by_then_gets_no_second_message(
 
 
 @pytest.mark.usefixtures("taken_id")
-async def test_another_id_whose_answer_was_lost_is_found_in_the_ledger(server: NatsServer, coordinator: Coordinator):
+async def test_a_new_message_id_whose_answer_was_lost_is_read_from_the_ledger(
+    server: NatsServer, coordinator: Coordinator
+):
     key = subjects.state("code", "job")
     async with altered_link(server.url) as link, connect(link.url) as main:
         refuse, answers = refused(10071, "wrong last sequence: 2"), list[bytes]()
@@ -230,7 +232,7 @@ async def test_a_known_task_that_is_refused_when_it_is_published_again_keeps_its
     assert await stored_tasks(coordinator) == 1
 
 
-async def test_a_refusal_is_told_as_it_is_though_the_entry_cannot_be_taken_back_either(
+async def test_the_first_refusal_is_raised_if_the_entry_cannot_be_removed_either(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):
     remove = Ledger.remove

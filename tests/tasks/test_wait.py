@@ -116,7 +116,7 @@ async def test_looking_up_many_tasks_takes_up_none_of_the_servers_consumers(coor
     assert await coordinator.bus.consumers(subjects.STATE_STREAM) == []
 
 
-async def test_a_wait_goes_on_over_an_election_in_which_nobody_answers(
+async def test_a_wait_survives_a_stream_without_a_leader(
     server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jetstream, "_STARTING_S", 0.2)
@@ -135,7 +135,7 @@ async def test_a_wait_goes_on_over_an_election_in_which_nobody_answers(
         assert (await waiting).settled["a"].state == "completed"
 
 
-async def test_a_ledger_that_is_gone_for_good_ends_a_wait_with_what_to_do(
+async def test_a_deleted_ledger_ends_a_wait_with_an_error(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ordered_consumer, "_RESUME_TIMEOUT_S", 0.3)

@@ -120,7 +120,7 @@ async def test_without_the_servers_clock_a_lease_expires_when_its_revision_stays
     assert await monitor.remaining_s(record) > 0, "a renewal begins a new lease"
 
 
-async def test_of_the_tasks_whose_revision_it_remembers_the_one_not_seen_for_longest_is_forgotten_first(
+async def test_the_lease_monitor_forgets_the_task_that_it_has_not_seen_for_the_longest_time(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(lease_monitor, "_SEEN_LIMIT", 2)

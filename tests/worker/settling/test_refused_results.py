@@ -36,7 +36,7 @@ async def limit_entries(bus: Coordinator, size: int) -> None:
     await bus.bus.api(f"STREAM.UPDATE.{subjects.STATE_STREAM}", {**config, "max_msg_size": size})
 
 
-async def test_an_outcome_that_the_ledger_refuses_is_kept_over_restarts_until_it_takes_it(
+async def test_an_outcome_that_the_ledger_refuses_stays_on_disk_until_it_is_accepted(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator)
@@ -110,7 +110,7 @@ async def guarded(tmp_path: Path) -> AsyncGenerator[Guarded]:
         yield Guarded(server, admin, config)
 
 
-async def test_a_worker_that_is_shut_out_while_it_stores_a_result_ends_and_keeps_the_outcome(
+async def test_a_worker_whose_credentials_are_revoked_while_it_stores_a_result_keeps_the_outcome_on_disk(
     tmp_path: Path, guarded: Guarded
 ):
     ran, config = tmp_path / "ran", worker_toml(tmp_path, guarded.url)
@@ -138,7 +138,7 @@ def unusable(folder: Path) -> dict[str, Any]:
     return {"workdir": folder / "file" / "folder"}
 
 
-async def test_a_worker_that_must_end_at_once_still_stores_a_result_that_the_bus_takes(
+async def test_a_worker_that_stops_now_stores_a_result_if_the_bus_accepts_it(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await set_up(coordinator.bus, ["code"])
@@ -156,7 +156,7 @@ async def test_a_worker_that_must_end_at_once_still_stores_a_result_that_the_bus
     await acknowledged(coordinator)
 
 
-async def test_a_worker_that_must_end_at_once_leaves_a_result_that_the_bus_does_not_take_on_disk(
+async def test_a_worker_that_stops_now_keeps_a_result_on_disk_if_the_bus_does_not_accept_it(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await set_up(coordinator.bus, ["code"])
