@@ -78,7 +78,7 @@ def fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     def token(chars: int = 20) -> str:
         return "r" * chars
 
-    def birth(_pid: int) -> str:
+    def start_time(_pid: int) -> str:
         return "b0071d 12345"
 
     given = seeds()
@@ -86,7 +86,7 @@ def fixed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "datetime", FixedTime)
     for module in (process_tree, records, publish_module):
         monkeypatch.setattr(module, "random_token", token)
-    monkeypatch.setattr(process_tree, "birth", birth)
+    monkeypatch.setattr(process_tree, "start_time", start_time)
     monkeypatch.setattr(nkeys, "new_seed", lambda: next(given))
 
 

@@ -16,7 +16,7 @@ from agentbus.config.urls import parse_urls
 from agentbus.provision.nats_server import NatsServer
 from agentbus_worker.log.lines import TextFormatter
 from agentbus_worker.running import orphans
-from agentbus_worker.running.orphans import end_abandoned
+from agentbus_worker.running.orphans import end_orphans
 from agentbus_worker.running.process_tree import is_being_loaded
 from agentbus_worker.state_folder import locked_state, write_atomically
 from support.file_faults import dies_before_replacing
@@ -101,7 +101,7 @@ async def test_a_command_whose_worker_was_killed_during_its_start_is_found_and_e
     worker = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED_WHILE_STARTING, str(tmp_path), task_id)
     assert await worker.wait() == -signal.SIGKILL
     await eventually(lambda: processes_with(f"AGENTBUS_TASK_ID={task_id}"), "the command is there")
-    await end_abandoned(tmp_path, grace_s=1)
+    await end_orphans(tmp_path, grace_s=1)
     await eventually(lambda: not processes_with(f"AGENTBUS_TASK_ID={task_id}"), "the command is ended")
     assert [*tmp_path.iterdir()] == []
     named = task_id if task_id == "task-of-a-test" else "unknown"
@@ -128,7 +128,7 @@ async def test_a_process_between_fork_and_exec_is_waited_for(tmp_path: Path, mon
 
     monkeypatch.setattr(orphans, "is_being_loaded", is_being_loaded)
     try:
-        await end_abandoned(tmp_path, grace_s=1)
+        await end_orphans(tmp_path, grace_s=1)
         assert child.pid not in processes_with("AGENTBUS_RUN_ID=token-1")
         assert await asyncio.wait_for(child.wait(), 10) == -signal.SIGTERM
     finally:

@@ -36,7 +36,7 @@ from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import HEARTBEAT_S, Presence, announce, withdraw
 from agentbus.version import __version__
 from agentbus_worker.metrics import Metrics, metrics_of
-from agentbus_worker.running.orphans import end_abandoned
+from agentbus_worker.running.orphans import end_orphans
 from agentbus_worker.running.process_tree import Children, become_subreaper
 from agentbus_worker.running.spawn import close_on_exec
 from agentbus_worker.settling.claim import claim
@@ -103,7 +103,7 @@ class Worker:
             metrics.show("outbox_entries", Outbox(folder.outbox).waiting)
             become_subreaper()
             close_on_exec()
-            await end_abandoned(folder.children, config.worker.kill_grace_seconds)
+            await end_orphans(folder.children, config.worker.kill_grace_seconds)
             children = stack.enter_context(Children(folder.children))
             dial = stack.enter_async_context(connect(settings, patient=True, on_state=log.info))
             bus = await _unless(self._stop.drain, dial)

@@ -41,7 +41,7 @@ class Run(Protocol):
         stdin: bytes | None = None,
         stop: asyncio.Future[None] | None = None,
         look: Callable[[Exit], None] = lambda _: None,
-        on_lasting: Callable[[], None] = lambda: None,
+        on_still_running: Callable[[], None] = lambda: None,
         **limits: float,
     ) -> Exit: ...
 
@@ -88,7 +88,7 @@ def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pat
         stdin: bytes | None = None,
         stop: asyncio.Future[None] | None = None,
         look: Callable[[Exit], None] = lambda _: None,
-        on_lasting: Callable[[], None] = lambda: None,
+        on_still_running: Callable[[], None] = lambda: None,
         **limits: float,
     ) -> Exit:
         run_id = random_token()
@@ -100,7 +100,7 @@ def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pat
                 asyncio.timeout(2 * BOUND_S),
                 running(command, Limits(**bounds), children, folder / "tmp") as child,
             ):
-                ended = await child.ended(stop or _never(), children, on_lasting=on_lasting)
+                ended = await child.ended(stop or _never(), children, on_still_running=on_still_running)
                 look(ended)
             return ended
         finally:
@@ -168,10 +168,10 @@ async def test_the_callback_is_called_once_for_a_longer_command_and_not_for_a_ve
     run: Run, monkeypatch: pytest.MonkeyPatch
 ):
     told: list[str] = []
-    await run(["sleep", str(MOMENT_S)], on_lasting=lambda: told.append("lasts"))
+    await run(["sleep", str(MOMENT_S)], on_still_running=lambda: told.append("lasts"))
     assert told == ["lasts"]
-    monkeypatch.setattr("agentbus_worker.running.command._SOON_S", BOUND_S)  # however busy this machine is
-    await run(["true"], on_lasting=lambda: told.append("over"))
+    monkeypatch.setattr("agentbus_worker.running.command._QUICK_S", BOUND_S)  # however busy this machine is
+    await run(["true"], on_still_running=lambda: told.append("over"))
     assert told == ["lasts"]
 
 
@@ -471,7 +471,7 @@ while True:
 """
 
 
-@pytest.mark.parametrize("when", ["running", "in its grace", "clearing the group"])
+@pytest.mark.parametrize("when", ["running", "in its grace", "ending the group"])
 async def test_cancelling_the_caller_kills_the_whole_group_at_once(run: Run, tmp_path: Path, when: str):
     stop = _never()
     stubborn = tmp_path / "stubborn.py"
@@ -479,7 +479,7 @@ async def test_cancelling_the_caller_kills_the_whole_group_at_once(run: Run, tmp
     ending = {
         "running": f"exec sleep {LONG_S}",
         "in its grace": f"exec {sys.executable} {stubborn} {tmp_path}",
-        "clearing the group": f"while [ ! -s {tmp_path}/grandchild.pid ]; do sleep 0.01; done",
+        "ending the group": f"while [ ! -s {tmp_path}/grandchild.pid ]; do sleep 0.01; done",
     }[when]
     with strays(tmp_path) as pid_in:
         script = FAMILY.format(folder=tmp_path, then=ending)
@@ -489,7 +489,7 @@ async def test_cancelling_the_caller_kills_the_whole_group_at_once(run: Run, tmp
             await eventually((tmp_path / "ready").exists, "the command can be asked to end")
             stop.set_result(None)
             await eventually((tmp_path / "asked").exists, "the command was asked to end")
-        elif when == "clearing the group":
+        elif when == "ending the group":
             await gone(child)
         going.cancel()
         with pytest.raises(asyncio.CancelledError):

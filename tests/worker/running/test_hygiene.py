@@ -329,10 +329,10 @@ async def test_a_process_that_reuses_the_pid_of_a_record_is_left_alone(
     [records] = record_folders(tmp_path)
     with innocent() as pid, innocent(AGENTBUS_RUN_ID="") as unnamed:
         boot, ticks = birth_of(pid)
-        birth = f"{uuid.uuid4()} {ticks}" if other == "boot" else f"{boot} {ticks - 1}"
-        forged = {"pid": pid, "run_id": "of-another-life", "task_id": "task-x", "birth": birth}
+        start_time = f"{uuid.uuid4()} {ticks}" if other == "boot" else f"{boot} {ticks - 1}"
+        forged = {"pid": pid, "run_id": "of-another-life", "task_id": "task-x", "start_time": start_time}
         (records / f"{pid}.json").write_text(json.dumps(forged), encoding="utf-8")
-        (records / "1.json").write_text(json.dumps({**forged, "pid": 1, "birth": ""}), encoding="utf-8")
+        (records / "1.json").write_text(json.dumps({**forged, "pid": 1, "start_time": ""}), encoding="utf-8")
         (records / "2.json").write_text(json.dumps({**forged, "run_id": "", "pid": -1}), encoding="utf-8")
         for name, content in {
             "3": "",

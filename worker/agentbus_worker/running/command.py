@@ -1,6 +1,6 @@
-"""Running an agent command: a child in a session of its own, its output bounded, everything it started ended.
+"""Runs an agent command in a session of its own, bounds its output, and ends all processes that it started.
 
-It waits for the process and not for its pipes: a grandchild that keeps them open delays nothing.
+It waits for the process and not for its pipes, so a grandchild that keeps them open delays nothing.
 """
 
 import asyncio
@@ -21,20 +21,20 @@ from typing import BinaryIO, Final, Literal, TypeAlias
 from agentbus.config.private_files import open_private
 from agentbus.errors import CommandError
 from agentbus_worker.running.process_tree import Children, Run
-from agentbus_worker.running.spawn import Command, End, Process, start, watched, why_not_started
+from agentbus_worker.running.spawn import Command, ExitEvent, Process, start, watch_exit, why_not_started
 
 _CHUNK: Final = 65_536
 _STDERR_TAIL: Final = 8_192
-_LOOK_AGAIN_S: Final = 0.02
-_SOON_S: Final = 0.02
-"""A command that ends sooner needs no reader while it runs, and no record of its start."""
+_RECHECK_S: Final = 0.02
+_QUICK_S: Final = 0.02
+"""A command that ends within this time needs no reader while it runs, and no record on disk."""
 
 Reason: TypeAlias = Literal["exited", "timeout", "idle", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of a command: its run time, and how much of its output is kept in memory and on disk."""
+    """The limits of a command: its run time, and how much of its output is kept in memory and on disk."""
 
     timeout_s: float
     grace_s: float
@@ -45,9 +45,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The output of one pipe: its first bytes, its last few, and its size.
+    """The output of one pipe: its first bytes, its last bytes, and its size.
 
-    `spilled` is a file with all of it, where it is larger than `head` and the disk has taken it.
+    `spilled` is a file with all of it, if it is larger than `head` and could be written.
     """
 
     head: bytes
@@ -67,8 +67,8 @@ class Exit:
     """How a command ended.
 
     Attributes:
-        reason: `exited` by itself, ended for its `timeout` or for being `idle`, or `stopped` from outside.
-        code: the exit code; negative is the signal that ended it.
+        reason: `exited` by itself, ended by the `timeout` or the `idle` limit, or `stopped` by the caller.
+        code: the exit code, or the negative number of the signal that ended it.
     """
 
     reason: Reason
@@ -78,8 +78,8 @@ class Exit:
     duration_s: float
 
 
-class _Pipe:
-    """Reads a pipe as it fills, without blocking; keeps the beginning, and spills the whole to a file."""
+class _OutputPipe:
+    """Reads a pipe without blocking. It keeps the beginning in memory, and spills longer output to a file."""
 
     def __init__(self, keep_bytes: int, spill: tuple[Path, str] | None = None, spill_bytes: int = 0) -> None:
         self._loop = asyncio.get_running_loop()
@@ -98,14 +98,14 @@ class _Pipe:
         self.last_read = self._loop.time()
 
     def watch(self) -> None:
-        """Read from now on. Until then output stays in the pipe, and a process that writes more than fits in waits."""
+        """Start to read. Until then output stays in the pipe, and a process that fills it blocks."""
         if self._open:
             self._watching = True
-            os.set_blocking(self.read_end, False)  # until now it is read only if something waits in it
+            os.set_blocking(self.read_end, False)  # before this, the pipe is read only when it has data
             self._loop.add_reader(self.read_end, self._read)
 
     def _read(self) -> bool:
-        """Read what is there; False if there is nothing more for now."""
+        """Read a chunk; returns False if the pipe has no more data now."""
         try:
             chunk = os.read(self.read_end, _CHUNK)
         except BlockingIOError:
@@ -126,7 +126,7 @@ class _Pipe:
         return True
 
     def _spill_chunk(self, chunk: bytes) -> None:
-        """Write to the file. Remove the file if the output is too large or the disk refuses it."""
+        """Write a chunk to the file. Delete the file if the output is too large or the disk refuses it."""
         try:
             if self._spill is None:
                 assert self._spill_to is not None, "checked by the caller"
@@ -135,13 +135,13 @@ class _Pipe:
                 self._spill = open_private(self._spill_path, truncate=True)
                 self._spill.write(self._head)
             if self._size + len(chunk) > self._spill_bytes:
-                self._give_up_spilling()
+                self._drop_spill()
             else:
                 self._spill.write(chunk)
         except OSError:
-            self._give_up_spilling()
+            self._drop_spill()
 
-    def _give_up_spilling(self) -> None:
+    def _drop_spill(self) -> None:
         if self._spill is not None:
             with contextlib.suppress(OSError):
                 self._spill.close()
@@ -151,34 +151,34 @@ class _Pipe:
         self._spill = self._spill_path = self._spill_to = None
 
     def finish(self) -> Output:
-        """Read what the ended command has left in the pipe.
+        """Read what the ended command left in the pipe, and return the output.
 
-        What others still write into it is thrown away until it is closed: without a reader, a process that is asked to
-        end would die of SIGPIPE in the middle of its tidying up.
+        Later output of its children is discarded until the pipe is closed: without a reader, a child that gets SIGTERM
+        would be killed by SIGPIPE during its clean-up.
         """
-        end = self._size + (_waiting_in(self.read_end) if self._open else 0)
+        end = self._size + (_bytes_in(self.read_end) if self._open else 0)
         while self._open and self._size < end and self._read():
-            pass  # no further: a process that still writes would keep this reading forever
+            pass  # no further, because a child that still writes would never let this end
         if self._spill is not None:
             try:
                 self._spill.close()
             except OSError:
-                self._give_up_spilling()
+                self._drop_spill()
         spilled = self._spill_path if self._spill is not None else None
         self._finished = True
         return Output(bytes(self._head), bytes(self._tail), self._size, self._hash.hexdigest(), spilled)
 
     def close_write_end(self) -> None:
-        """Close our copy of the write end: only the command has it now."""
+        """Close our copy of the write end, so that only the command and its children have it."""
         if self._write_open:
             self._write_open = False
             os.close(self.write_end)
 
     def close(self) -> None:
-        """Stop reading, and remove what was spilled."""
+        """Stop reading, and delete the spilled output."""
         self._stop_reading()
         self.close_write_end()
-        self._give_up_spilling()
+        self._drop_spill()
 
     def _stop_reading(self) -> None:
         if self._open:
@@ -191,14 +191,16 @@ class _Pipe:
 class Child:
     """A running command; see `running`."""
 
-    def __init__(self, process: Process, run: Run, task_id: str, limits: Limits, out: _Pipe, err: _Pipe) -> None:
+    def __init__(
+        self, process: Process, run: Run, task_id: str, limits: Limits, out: _OutputPipe, err: _OutputPipe
+    ) -> None:
         self._process = process
         self._run = run
         self._task_id = task_id
         self._limits = limits
         self._out, self._err = out, err
         self._started = asyncio.get_running_loop().time()
-        self.clearing: asyncio.Task[None] | None = None
+        self.clean_up_task: asyncio.Task[None] | None = None
 
     async def ended(
         self,
@@ -206,63 +208,63 @@ class Child:
         children: Children,
         *,
         stop_grace_s: Callable[[], float] | None = None,
-        on_lasting: Callable[[], None] = lambda: None,
+        on_still_running: Callable[[], None] = lambda: None,
     ) -> Exit:
-        """Wait until the command has ended by itself, by a limit or by `stop`, and end what it left behind.
+        """Wait until the command has exited, or end it at a limit or at `stop`; begin to end what it left behind.
 
         Args:
-            stop: ends the command from outside, once it is done.
-            children: where its processes are looked for.
-            stop_grace_s: tells the time between SIGTERM and SIGKILL after `stop`, if it is not that of the limits.
-            on_lasting: called once if the command is not over within 20 ms.
+            stop: the command is ended when this future is done.
+            children: finds the processes of the command.
+            stop_grace_s: returns the time between SIGTERM and SIGKILL after `stop`; default: that of the limits.
+            on_still_running: called once if the command still runs after 20 ms.
         """
         loop = asyncio.get_running_loop()
         grace_left_s = self._limits.grace_s
-        with watched(self._process) as end:
+        with watch_exit(self._process) as end:
             reason: Reason = "exited"
-            if not await end.wait(min(_SOON_S, self._limits.timeout_s)):
-                on_lasting()
+            if not await end.wait(min(_QUICK_S, self._limits.timeout_s)):
+                on_still_running()
                 self._out.watch()
                 self._err.watch()
                 children.record(self._run, self._task_id)
-                reason = await self._first_of(end, stop)
+                reason = await self._wait_for_end(end, stop)
             if reason != "exited":
                 grace_s = stop_grace_s() if reason == "stopped" and stop_grace_s else self._limits.grace_s
-                asked = loop.time()
+                terminated_at = loop.time()
                 children.signal(self._run, signal.SIGTERM)
-                if not await end.within(grace_s):
+                if not await end.wait_exit(grace_s):
                     children.signal(self._run, signal.SIGKILL)
-                    await end.within(math.inf)
-                # What the command has started has had its SIGTERM as well, and has what is left of the same grace.
-                grace_left_s = max(0.0, asked + grace_s - loop.time())
-        # The leader is a zombie until it is waited for: its group id cannot have been given to another process.
+                    await end.wait_exit(math.inf)
+                # The children of the command got SIGTERM at the same time; they have the rest of its grace period.
+                grace_left_s = max(0.0, terminated_at + grace_s - loop.time())
+        # The leader is a zombie until it is reaped, so its group id cannot belong to another process.
         children.signal_group(self._run)
         code = self._process.wait()
         duration_s = loop.time() - self._started
         if not children.ended(self._run):
-            self.clearing = asyncio.create_task(children.clear(self._run, grace_left_s))
+            self.clean_up_task = asyncio.create_task(children.clean_up(self._run, grace_left_s))
         return Exit(reason, code, self._out.finish(), self._err.finish(), duration_s)
 
-    async def _first_of(self, end: End, stop: asyncio.Future[None]) -> Reason:
-        """Wait for the end, a limit or `stop`. Output moves the idle limit, so it is checked again when it is due.
+    async def _wait_for_end(self, end: ExitEvent, stop: asyncio.Future[None]) -> Reason:
+        """Wait for the exit, a limit or `stop`. Output restarts the idle limit, so it is checked again when it is due.
 
-        A limit that seems over is looked at once more in any case: after this process has stood still (SIGSTOP, a
-        machine that slept), its timers are told before the end and the output of a command that was in time.
+        A limit that seems to have passed is checked twice: after this process was paused (SIGSTOP, a suspended
+        machine), its timers run before it notices the exit and the output of a command that was in time.
         """
         loop, limits = asyncio.get_running_loop(), self._limits
         deadline = self._started + limits.timeout_s
         stop.add_done_callback(end.wake)
-        looked = False
+        rechecked = False
         try:
             while not stop.done():
                 idle_at = self._last_output() + limits.idle_timeout_s if limits.idle_timeout_s else deadline
                 left_s = min(deadline, idle_at) - loop.time()
                 if left_s > 0:
-                    looked = False
-                elif looked:
+                    rechecked = False
+                elif rechecked:
                     return "timeout" if deadline <= idle_at else "idle"
                 else:
-                    looked, left_s = True, _LOOK_AGAIN_S
+                    rechecked, left_s = True, _RECHECK_S
                 if await end.wait(left_s):
                     return "exited"
             return "stopped"
@@ -275,16 +277,16 @@ class Child:
 
 @asynccontextmanager
 async def running(command: Command, limits: Limits, children: Children, tmp: Path) -> AsyncGenerator[Child]:
-    """Start a command, and end all that it started when the block is left.
+    """Start a command, and end all its processes when the block is left.
 
-    In the block, `Child.ended()` waits for it. What the ended command leaves behind is ended while the block goes on.
-    If the block is left early, by an error or a cancellation, everything is killed at once.
+    In the block, `Child.ended()` waits for it. Processes that it leaves behind are ended while the block continues. If
+    an error or a cancellation leaves the block early, all processes are killed at once.
 
     Args:
-        tmp: a private folder for the standard input and for output beyond what is kept in memory.
+        tmp: a private folder for the standard input and for spilled output.
 
     Raises:
-        CommandError: it could not be started.
+        CommandError: the command could not be started.
     """
     with _pipes(command, limits, tmp) as (out, err):
         try:
@@ -297,23 +299,23 @@ async def running(command: Command, limits: Limits, children: Children, tmp: Pat
         child = Child(process, run, command.task_id, limits, out, err)
         try:
             yield child
-            if child.clearing is not None:
-                await child.clearing
+            if child.clean_up_task is not None:
+                await child.clean_up_task
         finally:
-            if child.clearing is not None:
-                child.clearing.cancel()
+            if child.clean_up_task is not None:
+                child.clean_up_task.cancel()
             children.kill(run, process.wait)
 
 
 @contextlib.contextmanager
-def _pipes(command: Command, limits: Limits, tmp: Path) -> Generator[tuple[_Pipe, _Pipe]]:
-    """The pipes for standard output and standard error, closed at the end of the block."""
+def _pipes(command: Command, limits: Limits, tmp: Path) -> Generator[tuple[_OutputPipe, _OutputPipe]]:
+    """Open the pipes for standard output and standard error, and close them at the end of the block."""
     spill = (tmp, f"{command.run_id}.out") if limits.spill_bytes > limits.keep_bytes else None
-    pipes: list[_Pipe] = []
+    pipes: list[_OutputPipe] = []
     try:
         try:
-            pipes.append(_Pipe(limits.keep_bytes, spill, limits.spill_bytes))
-            pipes.append(_Pipe(_STDERR_TAIL))
+            pipes.append(_OutputPipe(limits.keep_bytes, spill, limits.spill_bytes))
+            pipes.append(_OutputPipe(_STDERR_TAIL))
         except OSError as error:
             raise CommandError(why_not_started(command, error)) from None
         yield pipes[0], pipes[1]
@@ -322,6 +324,6 @@ def _pipes(command: Command, limits: Limits, tmp: Path) -> Generator[tuple[_Pipe
             pipe.close()
 
 
-def _waiting_in(pipe: int) -> int:
-    """How many bytes a pipe holds right now."""
+def _bytes_in(pipe: int) -> int:
+    """Return how many bytes a pipe holds."""
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)

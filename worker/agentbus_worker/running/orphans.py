@@ -1,4 +1,4 @@
-"""Finds by their records what dead workers have left running on this machine, and ends it."""
+"""Finds processes that dead workers left running on this machine, by their records, and ends them."""
 
 import asyncio
 import contextlib
@@ -18,31 +18,31 @@ from agentbus_worker.running.process_tree import (
     POLL_S,
     RUN_VARIABLE,
     TASK_VARIABLE,
-    birth,
     is_being_loaded,
+    start_time,
 )
 
 _ROUNDS: Final = 5
 _LOADING_TIMEOUT_S: Final = 10.0
-"""How long to wait for processes that are between fork and exec: they may belong to a dead worker."""
+"""How long to wait for processes between fork and exec, which may belong to a dead worker."""
 
 
-async def end_abandoned(folder: Path, grace_s: float) -> None:
-    """End the commands that dead workers have left running, by their records: never by name, never by pid alone."""
+async def end_orphans(folder: Path, grace_s: float) -> None:
+    """End the commands that dead workers left running: found by records, never by name or by pid alone."""
     records = [*folder.glob("*.json")]
     if records:
-        await asyncio.to_thread(_end_recorded, records, grace_s)
+        await asyncio.to_thread(_end_processes_of, records, grace_s)
         for path in records:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
 
-class _Recorded:
-    """The records: the workers, the start time of each process, and the task of each run."""
+class _Records:
+    """The records of dead workers: the workers, the start time of each process, and the task of each run."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._workers: set[str] = set()
-        self._births: dict[int, tuple[str, str]] = {}
+        self._start_times: dict[int, tuple[str, str]] = {}
         self._tasks: dict[str, str] = {}
         for path in paths:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # not a record of ours
@@ -52,20 +52,20 @@ class _Recorded:
         if worker := record.get("worker"):
             self._workers.add(str(worker))
             return
-        pid, run_id, born = int(record["pid"]), str(record["run_id"]), str(record["birth"])
+        pid, run_id, started = int(record["pid"]), str(record["run_id"]), str(record["birth"])
         if run_id:
             self._tasks[run_id] = str(record.get("task_id"))
-            self._births[pid] = born, self._tasks[run_id]
+            self._start_times[pid] = started, self._tasks[run_id]
 
     def task_of(self, process: Any) -> str | None:
-        """Find the task that a process works for; None if it belongs to no recorded worker."""
+        """Return the id of the task that a process belongs to; None if it belongs to no recorded worker."""
         import psutil  # noqa: PLC0415
 
-        if process.pid == os.getpid() or not _lives(process):
-            return None  # this worker itself may have been started by an agent, and then has a run id of that agent
+        if process.pid == os.getpid() or not _is_running(process):
+            return None  # an agent may have started this worker, which then has the run id of that agent
         try:
-            born, task_id = self._births.get(process.pid, ("", None))
-            if born and born == birth(process.pid):
+            started, task_id = self._start_times.get(process.pid, ("", None))
+            if started and started == start_time(process.pid):
                 return task_id
             environment = process.environ()
             run_id = environment.get(RUN_VARIABLE, "")
@@ -73,55 +73,55 @@ class _Recorded:
                 return self._tasks[run_id]
             if run_id.rpartition("-")[0] not in self._workers:
                 return None
-            task_id = environment.get(TASK_VARIABLE, "")  # the process may have changed it
+            task_id = environment.get(TASK_VARIABLE, "")  # untrusted: the process may have changed it
             return task_id if is_task_id(task_id) else "unknown"
         except (psutil.Error, OSError):
             return None
 
 
-def _end_recorded(paths: Iterable[Path], grace_s: float) -> None:
-    recorded = _Recorded(paths)
+def _end_processes_of(paths: Iterable[Path], grace_s: float) -> None:
+    records = _Records(paths)
     timeout_s = grace_s
-    for _ in range(_ROUNDS):  # a process that gets SIGTERM may start another one meanwhile
-        found = _processes_of(recorded)
+    for _ in range(_ROUNDS):  # a process that gets SIGTERM may start another one
+        found = _processes_of(records)
         if not found:
             return
         for task_id, count in Counter(task_id for _, task_id in found).items():
             TaskLog(task_id).warning("ending %d processes of a worker that was killed", count)
-        living = _after([process for process, _ in found], signal.SIGTERM, timeout_s)
-        _after(living, signal.SIGKILL, KILL_TIMEOUT_S)
+        living = _signal_and_wait([process for process, _ in found], signal.SIGTERM, timeout_s)
+        _signal_and_wait(living, signal.SIGKILL, KILL_TIMEOUT_S)
         timeout_s = 0.0
 
 
-def _processes_of(recorded: _Recorded) -> list[tuple[Any, str]]:
-    """Find the processes of dead workers, each with its task. Wait for one that is between fork and exec."""
+def _processes_of(records: _Records) -> list[tuple[Any, str]]:
+    """Return the processes of dead workers, each with its task id. Wait for processes between fork and exec."""
     import psutil  # noqa: PLC0415  # only needed when there is something to clean up
 
     deadline = time.monotonic() + _LOADING_TIMEOUT_S
     while True:
         processes = [*psutil.process_iter()]
-        found = [(process, task_id) for process in processes if (task_id := recorded.task_of(process))]
+        found = [(process, task_id) for process in processes if (task_id := records.task_of(process))]
         loading = any(is_being_loaded(process.pid) for process in processes)
         if found or not loading or time.monotonic() > deadline:
             return found
         time.sleep(POLL_S)
 
 
-def _after(processes: list[Any], number: int, timeout_s: float) -> list[Any]:
-    """Signal processes that are not our children, and wait for their end; returns those that are still alive."""
+def _signal_and_wait(processes: list[Any], number: int, timeout_s: float) -> list[Any]:
+    """Signal processes, and wait until they end; returns those that still run. They are not our children."""
     import psutil  # noqa: PLC0415
 
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.send_signal(number)
     deadline = time.monotonic() + timeout_s
-    while (living := [process for process in processes if _lives(process)]) and time.monotonic() < deadline:
+    while (living := [process for process in processes if _is_running(process)]) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     return living
 
 
-def _lives(process: Any) -> bool:
-    """Whether a process runs. A zombie does not: its new parent may not have waited for it yet."""
+def _is_running(process: Any) -> bool:
+    """Return whether a process runs. A zombie, which its parent has not reaped yet, does not."""
     import psutil  # noqa: PLC0415
 
     try:

@@ -1,11 +1,13 @@
 """Finds and ends every process that a command has started.
 
-Each command has its own session, so its process group is signalled as one. On Linux, processes that left the group are
-found too. The worker is a child subreaper, so orphans become its children, and the run id in their environment names
-their command. An orphan without a run id is ended with the last command that runs. Other systems end the group alone.
+Each command has its own session and process group, and the worker signals the whole group. On Linux it also finds
+processes that left the group: as a child subreaper it becomes the parent of orphans, and the run id in their
+environment identifies their command. An orphan without a run id is ended with the last running command. On other
+systems only the group is ended.
 
-The worker records itself by a token with which all its run ids begin. It records each command that runs for more than a
-moment, with the start time of its process. So the next worker can clean up after one that was killed.
+The worker writes records to disk, with which the next worker finds the processes of one that was killed: one of itself,
+with the token that all its run ids begin with, and one of each command that runs for more than a moment, with the start
+time of its process.
 """
 
 import contextlib
@@ -41,14 +43,14 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A running command: its process, which leads its group, and the run id in the environment of all it starts."""
+    """A running command: the leader of its process group, and the run id in the environment of its processes."""
 
     pid: int
     run_id: str
 
 
 class Children:
-    """The running commands of one worker. The worker is recorded for the length of a `with` block."""
+    """The running commands of one worker. The record of the worker exists for the length of a `with` block."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -57,12 +59,10 @@ class Children:
         self._runs: dict[int, Run] = {}
         self._recorded: set[int] = set()
         self._ended: set[int] = set()  # runs whose command has ended and whose orphans are being ended
-        self._asked: dict[
-            int, set[int]
-        ] = {}  # processes that have had their SIGTERM: some quit uncleanly on a second one
+        self._sigterm_sent: dict[int, set[int]] = {}  # processes that got SIGTERM; some exit uncleanly on a second one
 
     def __enter__(self) -> Self:
-        """Record the worker. An error of the disk is logged, and commands run all the same."""
+        """Write the record of the worker. A failure is logged; commands run without the record."""
         try:
             self._write(self._worker, {"worker": self._worker})
         except OSError as error:
@@ -75,29 +75,29 @@ class Children:
         self._remove(self._worker)
 
     def new_run_id(self) -> str:
-        """Make a run id for the environment of a new command; it names this worker too."""
+        """Make a run id for the environment of a new command; it begins with the token of this worker."""
         return f"{self._worker}-{next(self._numbers)}"
 
     def started(self, run: Run) -> None:
         """Add a command that has been started."""
         self._runs[run.pid] = run
-        self._asked[run.pid] = set()
+        self._sigterm_sent[run.pid] = set()
 
     def record(self, run: Run, task_id: str) -> None:
-        """Record a running command, so that it is found even if it hides its environment.
+        """Write the record of a running command, with which it is found even if it hides its environment.
 
-        Not right after its start: while a program is being loaded, asking for its birth blocks, and one
-        that is over in no time needs no record.
+        Called some time after its start: reading the start time of a process blocks during exec, and a command that
+        ends at once needs no record.
         """
         self._recorded.add(run.pid)
-        record = {"pid": run.pid, "run_id": run.run_id, "task_id": task_id, "birth": birth(run.pid)}
+        record = {"pid": run.pid, "run_id": run.run_id, "task_id": task_id, "birth": start_time(run.pid)}
         try:
             self._write(run.run_id, record)
         except OSError as error:
             TaskLog(task_id).warning("its process is not on record: %s", error.strerror or error)
 
     def ended(self, run: Run) -> bool:
-        """Note that the command itself has ended and was waited for; returns whether it left nothing behind."""
+        """Note that the command was reaped, and send SIGTERM to the rest; returns whether it left no process behind."""
         self._ended.add(run.pid)
         if self.signal(run, signal.SIGTERM):
             return False
@@ -105,96 +105,96 @@ class Children:
         return True
 
     def signal(self, run: Run, number: int) -> bool:
-        """Signal the command's group and all that left it, SIGTERM only once; returns whether anything was there."""
-        asked = self._asked[run.pid] if number == signal.SIGTERM else set[int]()
-        strays, unknown = self._strays(run)
-        for pid in strays - asked:
+        """Signal the command's group and its orphans, SIGTERM only once; returns whether there was any process."""
+        sent = self._sigterm_sent[run.pid] if number == signal.SIGTERM else set[int]()
+        orphans, unknown = self._orphans_of(run)
+        for pid in orphans - sent:
             _signal_tree(pid, number)
-        there = signal_group(run.pid, 0 if run.pid in asked else number)
-        asked |= {run.pid, *strays}
-        return there or bool(strays) or unknown
+        there = signal_group(run.pid, 0 if run.pid in sent else number)
+        sent |= {run.pid, *orphans}
+        return there or bool(orphans) or unknown
 
     def signal_group(self, run: Run) -> None:
-        """Send SIGTERM to the command's group, unless it has had it."""
-        if run.pid not in self._asked[run.pid]:
-            self._asked[run.pid].add(run.pid)
+        """Send SIGTERM to the command's group, unless it was sent before."""
+        if run.pid not in self._sigterm_sent[run.pid]:
+            self._sigterm_sent[run.pid].add(run.pid)
             signal_group(run.pid, signal.SIGTERM)
 
     def kill(self, run: Run, wait: Callable[[], object]) -> None:
-        """Send SIGKILL to all of it, at once and without the event loop; `wait` waits for the command itself.
+        """Send SIGKILL to all processes of a command, without the event loop; `wait` reaps the command itself.
 
-        Does nothing if it was cleared already: its ids may belong to other processes by now.
+        Does nothing after the clean-up: the process ids may belong to other processes by now.
         """
         if run.pid not in self._runs:
             return
         self.signal(run, signal.SIGKILL)
         wait()
         self._ended.add(run.pid)
-        # The children of the command become orphans only now, and their own children in the next round.
+        # Now the children of the command become orphans, and in the next round their children do.
         deadline = time.monotonic() + KILL_TIMEOUT_S
         while self.signal(run, signal.SIGKILL) and time.monotonic() < deadline:
             time.sleep(POLL_S)
         self.forget(run)
 
     def reap(self) -> None:
-        """Reap orphans that have ended while a command runs: it may run for hours and leave one every second."""
+        """Reap orphans that have ended while a command runs: a long command may leave many of them."""
         for pid in _children_of_this_process() - self._runs.keys():
             _reap(pid)
 
-    async def clear(self, run: Run, grace_s: float) -> None:
-        """End what an ended command has left behind: SIGTERM, and after `grace_s` SIGKILL."""
+    async def clean_up(self, run: Run, grace_s: float) -> None:
+        """End the processes that an ended command left behind: SIGTERM, and after `grace_s` SIGKILL."""
         if run.pid not in self._runs:
-            return  # already cleared: its ids may belong to other processes by now
+            return  # already cleaned up: the process ids may belong to other processes by now
         for number, timeout_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_TIMEOUT_S)):
-            if await self._gone(run, number, timeout_s):
+            if await self._signal_until_gone(run, number, timeout_s):
                 break
         else:
-            log.warning("processes that the command %d has left do not end, not even by SIGKILL", run.pid)
+            log.warning("processes that the command %d left behind do not end, not even by SIGKILL", run.pid)
         self.forget(run)
 
-    async def _gone(self, run: Run, number: int, timeout_s: float) -> bool:
-        """Signal what is left, again and again, until it is gone; returns whether it is."""
+    async def _signal_until_gone(self, run: Run, number: int, timeout_s: float) -> bool:
+        """Signal the remaining processes repeatedly until none is left; returns whether none is."""
         async for _ in retry_until(deadline_after(timeout_s), POLL_S):
             if not self.signal(run, number):
                 return True
         return False
 
     def forget(self, run: Run) -> None:
-        """Remove a command and its record."""
+        """Remove a command that has ended, and its record."""
         self._runs.pop(run.pid, None)
         self._ended.discard(run.pid)
         if run.pid in self._recorded:
             self._recorded.remove(run.pid)
             self._remove(run.run_id)
-        self._asked.pop(run.pid, None)
+        self._sigterm_sent.pop(run.pid, None)
 
-    def _strays(self, run: Run) -> tuple[set[int], bool]:
+    def _orphans_of(self, run: Run) -> tuple[set[int], bool]:
         """Find orphans of this command outside of its group, and whether some cannot be attributed yet.
 
-        Orphans that have ended are waited for on the way.
+        Orphans that have ended are reaped.
         """
-        strays, unknown = set[int](), False
+        found, unknown = set[int](), False
         orphans = _children_of_this_process() - self._runs.keys()
         if not orphans:
-            return strays, unknown
+            return found, unknown
         others = {other.run_id for other in self._runs.values()} - {run.run_id}
         alone = self._runs.keys() - self._ended <= {run.pid}
         for pid in orphans:
             if _reap(pid) or _group_of(pid) == run.pid:
                 continue
             owner = _run_id_of(pid)
-            # An orphan that has changed its environment is certain to be this command's only if no other command runs.
+            # An orphan without a run id is certain to be of this command only if no other command runs.
             if owner == run.run_id or (owner not in others and alone):
-                strays.add(pid)
+                found.add(pid)
             elif not owner and is_being_loaded(pid):
                 unknown = True
-        return strays, unknown
+        return found, unknown
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
         write_atomically(self._record(name), json.dumps(record).encode())
 
     def _remove(self, name: str) -> None:
-        with contextlib.suppress(OSError):  # a record that stays is harmless: the next worker finds no process for it
+        with contextlib.suppress(OSError):  # a record that is left is harmless: the next worker finds no process for it
             self._record(name).unlink(missing_ok=True)
 
     def _record(self, name: str) -> Path:
@@ -202,15 +202,15 @@ class Children:
 
 
 def become_subreaper() -> None:
-    """Let orphans of commands become children of this process (Linux; elsewhere nothing)."""
+    """Make this process the parent of orphans of its commands (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def birth(pid: int) -> str:
-    """Tell a process from all others that ever have its pid, by its start time; empty if it has ended.
+def start_time(pid: int) -> str:
+    """Return the start time of a process, which differs for each process with the same pid; empty if it has ended.
 
-    Not by a clock that can be set: by the boot, and the ticks since then at which it was started.
+    On Linux it is the boot id and the ticks since boot, which do not depend on a clock that can be set.
     """
     if sys.platform == "linux":
         try:
@@ -231,7 +231,7 @@ def _boot_id() -> str:
 
 
 def _read(path: str) -> bytes:
-    """Read a file of /proc with few system calls: this happens for every command."""
+    """Read a file of /proc with few system calls, because this runs for every command."""
     file = os.open(path, os.O_RDONLY)
     try:
         found = b""
@@ -243,13 +243,13 @@ def _read(path: str) -> bytes:
 
 
 def _children_of_this_process() -> set[int]:
-    """List direct children, orphans of commands among them; empty where the system does not tell.
+    """Return the children of the main thread, orphans of commands among them; empty where there is no such list.
 
-    Those of the main thread: it starts the commands, and it is the first of the living threads, which gets the orphans.
+    The main thread starts the commands, and the kernel gives orphans to the first living thread.
     """
     found = b""
     try:
-        while piece := os.pread(_list_of_children(), 65_536, len(found)):
+        while piece := os.pread(_children_file(), 65_536, len(found)):
             found += piece
     except OSError:
         return set()
@@ -257,13 +257,13 @@ def _children_of_this_process() -> set[int]:
 
 
 @functools.cache
-def _list_of_children() -> int:
-    """The file that lists the children of this thread. It stays open: opening takes ten times as long as reading."""
+def _children_file() -> int:
+    """Open the list of this thread's children. It stays open, because opening takes ten times as long as reading."""
     return os.open("/proc/thread-self/children", os.O_RDONLY)
 
 
 def _run_id_of(pid: int) -> str:
-    """Read the run id from the environment that a process was started with; empty if none is visible."""
+    """Return the run id from the environment that a process was started with; empty if there is none."""
     prefix = f"{RUN_VARIABLE}=".encode()
     with contextlib.suppress(OSError):
         for item in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
@@ -273,10 +273,10 @@ def _run_id_of(pid: int) -> str:
 
 
 def is_being_loaded(pid: int) -> bool:
-    """Whether a process is between fork and exec (Linux): its environment cannot be read yet.
+    """Return whether a process is between fork and exec (Linux): its environment cannot be read yet.
 
-    It has no arguments and no environment between the moment at which its parent goes on after a `vfork` and that at
-    which its program is there: some milliseconds, on a busy machine a second. A kernel thread has no program either.
+    After `vfork` its parent continues before the new program is loaded. Until then the process has no arguments and no
+    environment: for some milliseconds, on a busy machine for a second. A kernel thread has no program at all.
     """
     try:
         program = Path(f"/proc/{pid}/exe").readlink()

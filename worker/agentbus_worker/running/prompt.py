@@ -1,4 +1,4 @@
-"""The prompt that an agent command gets for a task."""
+"""Builds the prompt that an agent command gets for a task."""
 
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.messages import Task
@@ -15,10 +15,7 @@ Keep secrets (passwords, tokens, keys) out of your answer."""
 
 
 def build_prompt(task: Task, *, agent: str, extra_instruction: str = "") -> str:
-    """Build the text for the agent command.
-
-    It never begins with a dash, so no command can mistake it for an option.
-    """
+    """Build the prompt. It never begins with a dash, so no command parses it as an option."""
     parts = [
         f"You are the agent {agent}. You have been given a task over agentbus by {_line(task.sender)}.",
         f"Task type: {_line(task.task_type)}\nTask id: {task.id}",
@@ -31,5 +28,5 @@ def build_prompt(task: Task, *, agent: str, extra_instruction: str = "") -> str:
 
 
 def _line(text: str) -> str:
-    """Put a field on one line. Any publisher may have written it, and it must not look like a paragraph of ours."""
+    """Put a field on one line. It is untrusted, and must not look like a paragraph of the prompt."""
     return "".join(char if char.isprintable() else " " for char in text)

@@ -1,6 +1,6 @@
-"""Starts the process of an agent command in its own session, and watches for its end without reaping it.
+"""Starts the process of an agent command in its own session, and watches for its exit without reaping it.
 
-The only module of the worker that starts processes.
+No other module of the worker starts processes.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ from typing import Final
 from agentbus.errors import CommandError
 
 MAX_ARGUMENT_BYTES: Final = 131_071
-"""Linux takes no single argument longer than this (MAX_ARG_STRLEN, with its closing zero byte)."""
+"""The longest single argument on Linux: MAX_ARG_STRLEN without the closing null byte."""
 _HAS_POSIX_SPAWN = sys.platform == "linux"
-"""Whether `posix_spawn` can give the process its own session and reports a program that cannot be run."""
+"""Whether `posix_spawn` can start a new session, and reports a program that cannot be run."""
 _POLL_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command to run. `stdin` becomes its standard input, which is empty otherwise."""
+    """A command to run. `stdin` is its standard input, which is empty if it is None."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -47,13 +47,13 @@ class Process:
         self._code: int | None = None
 
     def wait(self) -> int:
-        """Reap it; returns the exit code, negative for the signal that ended it."""
+        """Wait for the process and reap it; returns the exit code, or the negative signal that ended it."""
         if self._code is None:
             self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self._code
 
     def has_ended(self) -> bool:
-        """Whether it has ended, without reaping it where the system can tell (macOS: from Python 3.13 on)."""
+        """Return whether it has ended. It is not reaped, except on macOS before Python 3.13."""
         if self._code is None and not hasattr(os, "waitid"):
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self._code = os.waitstatus_to_exitcode(status) if pid else None
@@ -62,34 +62,34 @@ class Process:
         )
 
 
-class End:
-    """The end of a process, as an event."""
+class ExitEvent:
+    """An event that is set when a process has exited."""
 
     def __init__(self) -> None:
-        self.come = False
+        self.is_set = False
         self._waiter: asyncio.Future[None] | None = None
 
-    def now(self) -> None:
-        """Note that the process has ended."""
-        self.come = True
+    def set(self) -> None:
+        """Set the event."""
+        self.is_set = True
         self.wake()
 
     def wake(self, _: object = None) -> None:
-        """Wake the waiting task, so that it checks again."""
+        """Wake the waiting task without setting the event."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def within(self, timeout_s: float) -> bool:
-        """Wait up to `timeout_s` for the end; returns whether it has come."""
+    async def wait_exit(self, timeout_s: float) -> bool:
+        """Wait up to `timeout_s` until the event is set; returns whether it is."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        while not self.come and (left_s := deadline - loop.time()) > 0:
+        while not self.is_set and (left_s := deadline - loop.time()) > 0:
             await self.wait(left_s)
-        return self.come
+        return self.is_set
 
     async def wait(self, timeout_s: float) -> bool:
-        """Wait until `wake` is called, up to `timeout_s`; returns whether the end has come."""
-        if not self.come:
+        """Wait up to `timeout_s` until the event is set or `wake` is called; returns whether it is set."""
+        if not self.is_set:
             loop = asyncio.get_running_loop()
             self._waiter = loop.create_future()
             timer = loop.call_later(timeout_s, self.wake)
@@ -97,22 +97,23 @@ class End:
                 await self._waiter
             finally:
                 timer.cancel()
-        return self.come
+        return self.is_set
 
 
 def start(command: Command, stdout: int, stderr: int, tmp: Path) -> Process:
-    """Start a command in a session of its own, with the write ends of its outputs.
+    """Start a command in a session of its own.
 
     Args:
+        stdout: the write end of the pipe for its standard output; `stderr` for its standard error.
         tmp: a private folder for the standard input.
 
     Raises:
-        CommandError: it could not be started; the message says why.
+        CommandError: the command could not be started; the message says why.
     """
     program = command.argv[0]
     try:
         with _standard_input(command.stdin, tmp) as stdin:
-            spawn = _posix_spawn if _can_posix_spawn(command, stdin, stdout, stderr) else _popen
+            spawn = _start_with_posix_spawn if _can_posix_spawn(command, stdin, stdout, stderr) else _start_with_popen
             return Process(spawn(command, stdin, stdout, stderr))
     except OSError as error:
         raise CommandError(why_not_started(command, error)) from None
@@ -121,9 +122,9 @@ def start(command: Command, stdout: int, stderr: int, tmp: Path) -> Process:
 
 
 def _can_posix_spawn(command: Command, stdin: int | None, *outputs: int) -> bool:
-    """Whether `posix_spawn` can start it, in half the time that `subprocess` takes.
+    """Return whether `posix_spawn` can start the command, which takes half as long as `subprocess`.
 
-    It does not change the folder, looks for programs where this process does, and 0 to 2 must be free to be replaced.
+    It cannot change the folder, uses the PATH of this process, and replaces the descriptors 0 to 2.
     """
     return (
         _HAS_POSIX_SPAWN
@@ -134,15 +135,15 @@ def _can_posix_spawn(command: Command, stdin: int | None, *outputs: int) -> bool
     )
 
 
-def _posix_spawn(command: Command, stdin: int | None, stdout: int, stderr: int) -> int:
-    """Other open files are closed by themselves: see `close_on_exec`."""
-    nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+def _start_with_posix_spawn(command: Command, stdin: int | None, stdout: int, stderr: int) -> int:
+    """Start with `posix_spawn`, which closes no other files: see `close_on_exec`."""
+    dev_null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     return os.posix_spawnp(
         command.argv[0],
         list(command.argv),
         command.env,
         file_actions=[
-            nothing if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0),
+            dev_null if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0),
             (os.POSIX_SPAWN_DUP2, stdout, 1),
             (os.POSIX_SPAWN_DUP2, stderr, 2),
         ],
@@ -153,17 +154,17 @@ def _posix_spawn(command: Command, stdin: int | None, stdout: int, stderr: int) 
 
 @functools.cache
 def _signals_to_reset() -> tuple[int, ...]:
-    """All signals but those that this process was started with as ignored: its commands ignore these as well.
+    """Return all signals except those that this process was started with as ignored: its commands inherit these.
 
-    The C library would reset them by itself, but asks about each that is not named: sixty system calls for each start.
+    The C library would reset the handlers without this list, but with sixty system calls for each start.
     """
     every = signal.valid_signals()
     ignored = {number for number in every if signal.getsignal(number) == signal.SIG_IGN}
-    ignored -= {signal.SIGPIPE, signal.SIGXFSZ}  # by Python
+    ignored -= {signal.SIGPIPE, signal.SIGXFSZ}  # Python itself ignores these
     return tuple(every - ignored - {signal.SIGKILL, signal.SIGSTOP})
 
 
-def _popen(command: Command, stdin: int | None, stdout: int, stderr: int) -> int:
+def _start_with_popen(command: Command, stdin: int | None, stdout: int, stderr: int) -> int:
     process = subprocess.Popen(
         list(command.argv),
         stdin=subprocess.DEVNULL if stdin is None else stdin,
@@ -173,12 +174,12 @@ def _popen(command: Command, stdin: int | None, stdout: int, stderr: int) -> int
         cwd=command.cwd,
         start_new_session=True,
     )
-    process.returncode = 0  # reaped here, not by `subprocess`
+    process.returncode = 0  # so that `subprocess` does not wait for it: `Process.wait` reaps it
     return process.pid
 
 
 def close_on_exec() -> None:
-    """Keep the files that this process has inherited from all commands, except for the standard streams."""
+    """Set close-on-exec on the files that this process inherited, except for the standard streams."""
     for file in Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd").iterdir():
         with contextlib.suppress(OSError):  # the descriptor of the folder that was listed
             if int(file.name) > 2:
@@ -186,7 +187,7 @@ def close_on_exec() -> None:
 
 
 def why_not_started(command: Command, error: OSError) -> str:
-    """Word an error of the system at the start of a command."""
+    """Explain an error of the system at the start of a command."""
     program = command.argv[0]
     longest = max(len(word.encode(errors="replace")) for word in command.argv)
     if error.errno == errno.E2BIG and longest > MAX_ARGUMENT_BYTES:
@@ -194,7 +195,7 @@ def why_not_started(command: Command, error: OSError) -> str:
             f"the prompt is {longest} bytes long, and one argument can have {MAX_ARGUMENT_BYTES} at the most; "
             'set prompt_via to "stdin" or "file" in [agent]'
         )
-    where = program if error.filename is None else str(error.filename)  # or the working folder
+    where = program if error.filename is None else str(error.filename)  # the program, or the working folder
     if not isinstance(error, FileNotFoundError):
         return f"cannot start {program!r}: {'' if where == program else f'{where!r}: '}{error.strerror or error}"
     if where == program and shutil.which(program, path=command.env.get("PATH")):
@@ -204,7 +205,7 @@ def why_not_started(command: Command, error: OSError) -> str:
 
 @contextlib.contextmanager
 def _standard_input(data: bytes | None, tmp: Path) -> Generator[int | None]:
-    """Put the input into a file without a name: a command that never reads it blocks no writer. None for no input."""
+    """Yield a descriptor of a nameless file with the input, so a command that does not read it blocks no writer."""
     if data is None:
         yield None
         return
@@ -215,10 +216,10 @@ def _standard_input(data: bytes | None, tmp: Path) -> Generator[int | None]:
 
 
 @contextlib.contextmanager
-def watched(process: Process) -> Generator[End]:
-    """Watch for the end of a process for the length of the block, without reaping it."""
+def watch_exit(process: Process) -> Generator[ExitEvent]:
+    """Yield an event that is set when the process exits; the process is not reaped."""
     loop = asyncio.get_running_loop()
-    end = End()
+    end = ExitEvent()
     try:
         descriptor = os.pidfd_open(process.pid)
     except (AttributeError, OSError):  # not Linux, or a kernel before 5.3
@@ -230,8 +231,8 @@ def watched(process: Process) -> Generator[End]:
         return
 
     def on_end() -> None:
-        loop.remove_reader(descriptor)  # it stays readable, and the loop would call this in every round
-        end.now()
+        loop.remove_reader(descriptor)  # the descriptor stays readable, so the loop would call this in every round
+        end.set()
 
     try:
         loop.add_reader(descriptor, on_end)
@@ -241,16 +242,16 @@ def watched(process: Process) -> Generator[End]:
         os.close(descriptor)
 
 
-def _watch_by_polling(process: Process, end: End) -> Callable[[], None]:
+def _watch_by_polling(process: Process, end: ExitEvent) -> Callable[[], None]:
     loop = asyncio.get_running_loop()
     handle: asyncio.Handle
 
-    def look() -> None:
+    def poll() -> None:
         nonlocal handle
         if process.has_ended():
-            end.now()
+            end.set()
         else:
-            handle = loop.call_later(_POLL_S, look)
+            handle = loop.call_later(_POLL_S, poll)
 
-    handle = loop.call_soon(look)
-    return lambda: handle.cancel()  # noqa: PLW0108  # whichever handle it is by then
+    handle = loop.call_soon(poll)
+    return lambda: handle.cancel()  # noqa: PLW0108  # `handle` changes with each poll

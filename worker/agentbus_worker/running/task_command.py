@@ -35,11 +35,11 @@ _PLACEHOLDER: Final = re.compile(
 
 @contextmanager
 def task_command(config: WorkerConfig, task: Task, *, attempt: int, run_id: str, tmp: Path) -> Generator[Command]:
-    """Make the command of one attempt; its files exist for the length of the block.
+    """Make the command of one attempt. Its prompt file and working folder exist for the length of the block.
 
     Args:
-        run_id: names this run among all runs of all workers; its processes are found by it.
-        tmp: the private folder for the prompt, where the command reads that from a file.
+        run_id: identifies this run among those of all workers; its processes are found by it.
+        tmp: a private folder for the prompt file.
 
     Raises:
         CommandError: the working folder or the prompt file cannot be made, or the task id would be an option of the
@@ -77,7 +77,7 @@ def task_command(config: WorkerConfig, task: Task, *, attempt: int, run_id: str,
 
 
 def command_limits(config: WorkerConfig) -> Limits:
-    """Read the limits of a command from the configuration: its run time and its output."""
+    """Return the limits of a command from the configuration: its run time and its output."""
     worker = config.worker
     return Limits(
         timeout_s=worker.task_timeout_seconds,
@@ -90,7 +90,7 @@ def command_limits(config: WorkerConfig) -> Limits:
 
 @functools.cache
 def inherited_environment() -> dict[str, str]:
-    """The environment of every command: the worker's, without its own settings and trace. Read once."""
+    """Return the environment that commands inherit from the worker, without its settings and its trace."""
     own = tracing.ENVIRONMENT
     return {name: value for name, value in os.environ.items() if not name.startswith("AGENTBUS_") and name not in own}
 
@@ -110,11 +110,11 @@ def _environment(agent: str, task: Task, attempt: int, run_id: str, workdir: Pat
 
 @contextmanager
 def _workdir(base: Path | None, task_id: str, *, keep: bool) -> Generator[Path | None]:
-    """Make a folder for this task alone, if configured. A later attempt finds the files of an earlier one."""
+    """Make the working folder of a task, if configured. A later attempt finds the files of an earlier one."""
     if base is None:
         yield None
         return
-    folder = base.absolute() / task_id  # absolute: the command runs in it, and must find it by this name
+    folder = base.absolute() / task_id  # absolute, because the command runs in it and gets this path
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

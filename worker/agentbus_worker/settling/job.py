@@ -150,7 +150,7 @@ class Job:
                 self._lease.interrupted,
                 context.children,
                 stop_grace_s=self._stop_grace_s,
-                on_lasting=lambda: self._log.info("started"),
+                on_still_running=lambda: self._log.info("started"),
             )
             reservation.ended(ended.duration_s)
             await asyncio.sleep(0)  # let the task that gets the slot go first
