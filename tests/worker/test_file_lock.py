@@ -80,15 +80,15 @@ def test_a_lock_is_released_when_the_block_ends_in_an_error(tmp_path: Path):
         assert is_free(path)
 
 
-def test_a_lock_of_a_state_folder_is_for_its_user_alone_and_that_of_a_log_follows_the_umask(tmp_path: Path):
-    before = os.umask(0o002)
+def test_a_lock_is_for_its_user_alone(tmp_path: Path):
+    before = os.umask(0)
     try:
         with locked_within(tmp_path / "state", 1), locked(tmp_path / "log"):
             pass
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-    assert modes == {"state": 0o600, "log": 0o664}
+    assert modes == {"state": 0o600, "log": 0o600}
 
 
 def test_a_lock_file_that_cannot_be_made_is_an_error_of_the_file_system(tmp_path: Path):

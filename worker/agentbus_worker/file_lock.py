@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from agentbus.config.atomic_files import OWNER_ONLY, open_to_write
+from agentbus.config.private_files import open_private
 
 _POLL_S = 0.02
 
@@ -22,7 +22,7 @@ def try_lock(path: Path) -> BinaryIO | None:
     Raises:
         OSError: the file cannot be made.
     """
-    lock = open_to_write(path, OWNER_ONLY, truncate=True)
+    lock = open_private(path, truncate=True)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -58,6 +58,6 @@ def locked(path: Path) -> Generator[None]:
     Raises:
         OSError: the file cannot be made.
     """
-    with open_to_write(path, 0o600, truncate=True) as lock:
+    with open_private(path, truncate=True) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
