@@ -1,12 +1,12 @@
-"""The coordinator's side for programs: publish tasks, wait for them, read and watch inboxes.
+"""The Python API of coordinators: publishes tasks, waits for them, reads and follows inboxes.
 
     async with agentbus.connect() as bus:
         task = await bus.publish("code", "Review PR 123")
         result = await task.result(timeout_s=600)
         print(result.status, result.result)
 
-The command line and the MCP server use the same code. A method imports what only it needs, so that a program that
-publishes one task starts fast.
+The command line and the MCP server use the same code. Methods import the modules that only they need, so that a
+program that publishes one task starts fast.
 """
 
 import logging
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 DEFAULT_TASK_TYPE: Final = "task"
 _AT_ONCE: Final = 16
-"""How many tasks of a many-form are worked on at the same time: as many requests as one connection answers quickly."""
+"""How many of several tasks a method handles at the same time: as many requests as one connection answers quickly."""
 
 TaskRef: TypeAlias = str | TaskHandle
-"""A task by its id, or by a handle, which also says whose task it is."""
+"""A task by its id, or by its handle, which may also name the agent."""
 _T = TypeVar("_T")
 
 log = logging.getLogger("agentbus")
@@ -49,7 +49,7 @@ log.addHandler(logging.NullHandler())  # a library prints nothing unless its pro
 
 
 class Coordinator:
-    """One coordinator on an open bus. Make it with `connect()`, or over an open `Bus`."""
+    """One coordinator on an open bus. Get one from `connect()`, or make one for an open `Bus`."""
 
     def __init__(self, bus: Bus, agent: str = subjects.COORDINATOR) -> None:
         self.bus = bus
@@ -68,8 +68,7 @@ class Coordinator:
     ) -> PublishedTask:
         """Publish a task for one agent; when this returns, JetStream has stored it.
 
-        With a `task_id` chosen by the caller the call can be repeated: the same content under the same id is stored
-        once.
+        A call with a `task_id` can be repeated: JetStream stores the same content under the same id once.
 
         Raises:
             InvalidIdError, MessageError: an id, the type or the content is not valid; nothing was sent.
@@ -98,11 +97,11 @@ class Coordinator:
         reply_to: str | None = None,
         task_id: str | None = None,
     ) -> list[PublishedTask | TaskFailure]:
-        """Publish the same task for several agents; each gets a message, and a task id, of its own.
+        """Publish the same content to several agents, as one task with an id of its own for each.
 
-        Returns a handle or a failure for each agent, in order, without repetitions. The tasks are published side by
-        side, so that a bus that is away costs one time-out. A `task_id` becomes `<task_id>-<agent>` if there is more
-        than one agent.
+        Returns a handle or a failure for each agent, in order; an agent that is named twice gets one task. The tasks
+        are published concurrently, so an unreachable bus costs one time-out. With more than one agent, a `task_id`
+        becomes `<task_id>-<agent>`.
 
         Raises:
             InvalidIdError, MessageError: an id, the type or the content is not valid, or there is no agent; nothing
@@ -134,11 +133,11 @@ class Coordinator:
         return await concurrently(tasks, one, at_once=_AT_ONCE)
 
     def task(self, task_id: str, *, agent: str | None = None) -> TaskHandle:
-        """Make a handle of a task from its id. Nothing is asked of the bus: the first method of the handle does that.
+        """Make a handle of a task from its id, without asking the bus; the methods of the handle do that.
 
         Args:
-            agent: the agent that the task was sent to; needed only where several agents have a task of this id, and
-                where this user may not read the states of every agent's tasks.
+            agent: the agent that the task was sent to. Needed only if several agents have a task of this id, or if
+                this user may not read the states of all agents' tasks.
 
         Raises:
             InvalidIdError: an id is not valid.
@@ -148,11 +147,11 @@ class Coordinator:
     async def statuses(
         self, tasks: Iterable[TaskRef], *, agent: str | None = None, timeout_s: float = 0
     ) -> list[TaskStatus | TaskFailure]:
-        """Read the states of tasks side by side; returns a status or a failure for each, in order.
+        """Read the states of tasks concurrently; returns a status or a failure for each, in order.
 
         Args:
-            agent: the agent that has those which are given by their ids, as for `task`.
-            timeout_s: how long to wait for a connection that is lost.
+            agent: the agent of the tasks that are given by their ids, as for `task`.
+            timeout_s: how long to wait for a lost connection.
         """
         from agentbus.tasks.wait import repeat_while_away
 
@@ -164,7 +163,7 @@ class Coordinator:
     async def cancel_all(
         self, tasks: Iterable[TaskRef], *, agent: str | None = None, reason: str = ""
     ) -> list[TaskStatus | TaskFailure]:
-        """Cancel tasks side by side, as `TaskHandle.cancel` does; returns a status or a failure for each, in order."""
+        """Cancel tasks concurrently, as `TaskHandle.cancel` does; returns a status or a failure for each, in order."""
         return await self._each(tasks, agent, lambda handle: handle.cancel(reason))
 
     async def wait(
@@ -178,34 +177,35 @@ class Coordinator:
     ) -> Waited:
         """Wait until all, or any, of the tasks have their result, or the time is over.
 
-        Returns at once when nothing is left to wait for. Losing the connection or the server does not end the wait; if
-        it is away when the time is over, the states are those seen last. Giving up does nothing to the tasks.
+        Returns at once if nothing is left to wait for. A lost connection or a stopped server does not end the wait. If
+        the bus is unreachable when the time is over, the states are those read last. A time-out does not affect the
+        tasks.
 
         Args:
-            timeout_s: seconds, or None to wait as long as it takes. Reaching it is no error.
-            agent: the agent that has those which are given by their ids, as for `task`.
+            timeout_s: None for no limit. Reaching it is not an error.
+            agent: the agent of the tasks that are given by their ids, as for `task`.
             on_change: called with the task id and the new state whenever the ledger changes.
 
         Raises:
-            TaskNotFoundError, InvalidIdError: the bus knows no task of one of the ids.
+            TaskNotFoundError, InvalidIdError: the bus knows no task with one of the ids.
         """
         from agentbus.tasks.wait import wait_for_ids
 
-        def tell(status: TaskStatus) -> None:
+        def report(status: TaskStatus) -> None:
             if on_change is not None:
                 on_change(status.task_id, status.record.entry.state)
 
         handles = [self._handle(task, agent) for task in tasks]
         wanted = [(handle.id, handle.agent) for handle in handles]
-        return await wait_for_ids(self.bus, wanted, until=until, timeout_s=timeout_s, on_change=tell)
+        return await wait_for_ids(self.bus, wanted, until=until, timeout_s=timeout_s, on_change=report)
 
     async def list_tasks(
         self, *, agent: str | None = None, state: State | None = None, limit: int = 20, cursor: int | None = None
     ) -> "TaskList":
-        """List the newest tasks by last change, of one agent or of all, in one state or in any.
+        """List the tasks that changed last, of one agent or of all, in one state or in any.
 
         Raises:
-            InvalidIdError, MessageError: `agent` is no agent id, or `limit` is not from 1 to 200.
+            InvalidIdError, MessageError: `agent` is not an agent id, or `limit` is not from 1 to 200.
         """
         from agentbus.tasks.task_list import list_tasks
 
@@ -213,11 +213,11 @@ class Coordinator:
         return await list_tasks(self.bus, agent=only, state=state, limit=limit, cursor=cursor)
 
     async def agents(self, agent: str | None = None) -> list[Presence]:
-        """List the living workers, of one agent or of all."""
+        """List the online workers, of one agent or of all."""
         return await present(self.bus, subjects.agent_id(agent) if agent else None)
 
     async def overview(self, agent: str | None = None) -> "list[AgentOverview]":
-        """List agents with their living workers and their backlog; see `overview_of_agents`."""
+        """List agents with their online workers and their backlog; see `overview_of_agents`."""
         from agentbus.agent_overview import overview_of_agents
 
         return await overview_of_agents(self.bus, subjects.agent_id(agent) if agent else None)
@@ -266,22 +266,22 @@ async def connect(
     """Connect as a coordinator, for the length of the block.
 
     Without arguments the connection is that of the command line: AGENTBUS_NATS_URL, `~/.agentbus/coordinator.toml`,
-    or the local `agentbus up`. A lost and a restored connection are logged by the logger `agentbus`.
+    or the local `agentbus up`. The logger `agentbus` reports a lost and a restored connection.
 
     Raises:
-        ConfigError: the configuration cannot be used.
-        BusUnavailableError, AuthenticationError: no connection could be made.
+        ConfigError: the configuration is not valid.
+        BusUnavailableError, AuthenticationError: the connection failed.
     """
     if not isinstance(config, CoordinatorConfig):
         config, _ = load_coordinator(nats_url=nats_url, path=config)
     agent = config.coordinator.id
 
-    def note(state: str) -> None:
+    def log_state(state: str) -> None:
         log.log(logging.INFO if bus.connected else logging.WARNING, "%s", state)
 
-    bus = Bus(connection_settings(config.nats, agent=agent, name=name), note)
+    bus = Bus(connection_settings(config.nats, agent=agent, name=name), log_state)
     try:
-        await bus.open(patient=False)
+        await bus.open(retry_on_failed_connect=False)
         yield Coordinator(bus, agent)
     finally:
         await bus.close()

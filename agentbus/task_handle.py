@@ -1,11 +1,11 @@
-"""Handles of tasks: what a program holds of a task that is on the bus.
+"""Handles of tasks on the bus: read the status, wait for the result, cancel, retry, answer.
 
     task = await bus.publish("code", "Review PR 123")
     result = await task.result(timeout_s=600)
     print(result.status, result.result)
 
-A handle holds ids only. Every method asks the bus, so a handle can be made from an id alone, in another process too.
-A method imports what only it needs, so that a program that publishes one task starts fast.
+A handle holds ids only, and every method asks the bus. So any process can make a handle from an id. Methods import the
+modules that only they need, so that a program that publishes one task starts fast.
 """
 
 from collections.abc import AsyncGenerator
@@ -24,11 +24,11 @@ class TaskHandle:
     """One task by its id; get one from `Coordinator.publish` or `Coordinator.task`.
 
     Every method raises `TaskNotFoundError` if the bus knows no such task, or if several agents have a task of this id
-    and the handle does not know which one is meant.
+    and the handle names none of them.
     """
 
     def __init__(self, bus: Bus, task_id: str, agent: str | None = None, *, coordinator: str) -> None:
-        """Make a handle; `coordinator` is the agent id in whose name it cancels and answers.
+        """Make a handle; `coordinator` is the agent id that stands in its cancel requests and answers.
 
         Raises:
             InvalidIdError: an id is not valid.
@@ -48,7 +48,7 @@ class TaskHandle:
 
     @property
     def agent(self) -> str | None:
-        """The agent that the task was sent to. None until a look-up of a handle made from an id alone finds it."""
+        """The agent that the task was sent to. None in a handle made from an id alone, until a method looks it up."""
         return self._agent
 
     async def status(self) -> TaskStatus:
@@ -61,16 +61,17 @@ class TaskHandle:
         return TaskStatus(record)
 
     async def result(self, timeout_s: float | None = None) -> Result:
-        """Wait for the result and return it, whatever its `status`: completed, failed, needs_approval or cancelled.
+        """Wait for the result and return it, with any `status`: completed, failed, needs_approval or cancelled.
 
-        Losing the connection or the server does not end the wait. A task that was cancelled before a worker started
-        it gives a result with the status `cancelled` and an empty id: its message is written when a worker meets it.
+        A lost connection or a stopped server does not end the wait. For a task that was cancelled before a worker
+        started it, returns a result with the status `cancelled` and an empty id: the worker that receives the task
+        writes its message later.
 
         Args:
-            timeout_s: seconds, or None to wait as long as it takes.
+            timeout_s: None for no limit.
 
         Raises:
-            ResultTimeoutError: there is no result yet; the task goes on, and you can wait again.
+            ResultTimeoutError: there is no result yet. The task goes on, and you can wait again.
         """
         from agentbus.tasks.wait import wait_for_ids
 
@@ -85,11 +86,11 @@ class TaskHandle:
         )
 
     async def cancel(self, reason: str = "") -> TaskStatus:
-        """Ask for the task to be cancelled, and return the state in which that found it.
+        """Request the cancellation of the task, and return the state that it had then.
 
-        A queued task never starts; a running one has its processes ended and gets the result `cancelled`. Asking
-        again changes nothing. A settled task keeps its result: look at `settled` and `state` of what is returned.
-        Wait for the result to see a running task end.
+        A queued task never starts. The worker of a running task ends its processes and settles it as `cancelled`; wait
+        for the result to see that. A settled task keeps its result: see `settled` and `state` of the returned status.
+        Repeating the request changes nothing.
         """
         from agentbus.tasks.cancel import cancel
 
@@ -98,11 +99,11 @@ class TaskHandle:
         return status
 
     async def output(self) -> AsyncGenerator[bytes]:
-        """Yield the whole output of a settled task, piece by piece, in constant memory.
+        """Yield the whole output of a settled task in pieces, in constant memory.
 
         Raises:
             NotSettledError: the task has no result yet.
-            OutputNotKeptError: only a part of its output was kept.
+            OutputNotKeptError: the worker kept only a part of the output.
             FileMissingError, CorruptFileError: see `agentbus.tasks.output_store.read_file`.
         """
         from agentbus.tasks.output_store import read_output
@@ -115,7 +116,7 @@ class TaskHandle:
 
         Raises:
             NotSettledError: the task has no result yet.
-            TaskContentMissingError: the bus does not hold the content of the task any more.
+            TaskContentMissingError: the bus no longer holds the content of the task.
         """
         from agentbus.tasks.retry import retry_of
 
@@ -125,12 +126,12 @@ class TaskHandle:
     async def answer(self, *, approve: bool, comment: str = "") -> "PublishedTask":
         """Approve or deny what a task with the result `needs_approval` asks for.
 
-        The decision goes to the same agent as a task `<task_id>.answer`, whose result goes where that of this task
-        went. Repeating the same answer is harmless.
+        Publishes the decision to the same agent as the task `<task_id>.answer`, whose result goes to the inbox of this
+        task's result. Repeating the same answer is harmless.
 
         Raises:
             NoApprovalPendingError: the task does not wait for an approval.
-            TaskConflictError: it was answered before, differently.
+            TaskConflictError: it has another answer already.
         """
         from agentbus.tasks.approvals import send_answer
 
@@ -140,7 +141,7 @@ class TaskHandle:
 
 
 class PublishedTask(TaskHandle):
-    """The handle of a task that this program has just published: it knows the message as well."""
+    """The handle of a task that this program has just published; it holds the message as well."""
 
     def __init__(self, bus: Bus, published: Published, *, coordinator: str) -> None:
         super().__init__(bus, published.task.id, published.task.agent, coordinator=coordinator)
@@ -153,28 +154,28 @@ class PublishedTask(TaskHandle):
 
     @property
     def message(self) -> Task:
-        """The task as it was published."""
+        """The published task."""
         return self._published.task
 
     @property
     def known(self) -> bool:
-        """Whether the task was on the bus before, with the same content, under the same id."""
+        """Whether the bus already had this task, with the same id and content."""
         return self._published.known
 
     @property
     def state_at_publish(self) -> State:
-        """The state that publishing found: `queued`, unless the task was `known`."""
+        """The state of the task when it was published: `queued`, unless the task was `known`."""
         return self._published.state
 
 
 @dataclass(frozen=True, slots=True)
 class TaskFailure:
-    """One task of many for which an operation failed.
+    """The failure of an operation for one of several tasks.
 
     Attributes:
         id: the task id, as for a handle.
         agent: the agent that the task is for; None if it is not known.
-        error: why. After a `BusUnavailableError` the operation may have happened: repeat it under the same id.
+        error: why it failed. After a `BusUnavailableError` the operation may have happened: repeat it with the same id.
     """
 
     id: str

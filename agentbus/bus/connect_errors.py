@@ -1,4 +1,4 @@
-"""Turns what a failed dial raised into an error of ours, with the reason and what to do about it."""
+"""Turns the exception of a failed dial into an error of `agentbus.errors`, with the reason and what to do about it."""
 
 import ssl
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from agentbus.errors import AuthenticationError, BusError, BusUnavailableError
 
 
 def explained(error: BaseException, settings: ConnectionSettings, presented: Credentials) -> BusError:
-    """Make the error for an exception of nats-py, asyncio or ssl, with what to do. It quotes nothing secret."""
+    """Make the error for an exception of nats-py, asyncio or ssl. Its text quotes no secret."""
     servers = settings.servers
     if isinstance(error, BusError):
         return error
@@ -43,7 +43,7 @@ def _of_dial(error: BaseException) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix("nats: ")
-    return reason or "it hung up"  # asyncio has no words for that
+    return reason or "it hung up"  # asyncio gives no reason
 
 
 def _refused(settings: ConnectionSettings, presented: Credentials) -> AuthenticationError:

@@ -1,8 +1,8 @@
-"""Core NATS over one connection, opened securely, with an error of ours for every failure.
+"""Core NATS over one connection that is opened securely. Every failure is an error of `agentbus.errors`.
 
-A refused permission fails the request within one round trip and not by a time-out. Wrong credentials end the
-connection at once. A message over the server's limit is refused before it is sent: the server would close the
-connection for good.
+A refused permission fails the request within one round trip, without a time-out. Refused credentials close the
+connection at once. A message over the server's limit is refused before it is sent, because the server would close the
+connection.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ _MAX_SUBJECT_CHARS: Final = 1024
 
 
 class Connection:
-    """Core NATS over one connection that reconnects by itself. All methods may be called from several tasks."""
+    """Core NATS over one connection that reconnects by itself. Several asyncio tasks may call its methods."""
 
     def __init__(self, settings: ConnectionSettings, on_state: Callable[[str], None]) -> None:
         self.settings = settings
@@ -50,35 +50,38 @@ class Connection:
             tls=self._newest_tls,
             tls_always=settings.needs_tls,
             shows_certificate=settings.cert_file is not None,
-            has_new=self._has_new_credentials,
+            has_new_credentials=self._has_new_credentials,
             batch_writes=settings.batch_writes,
         )
         self._up = asyncio.Event()
-        self._ended: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()
+        self._closed: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()
         self._inbox = f"{settings.inbox_prefix}.{random_token()}"
         self._requests = Requests(self._unanswered)
         self._inbox_refusal: PermissionDeniedError | None = None
         self._reconnect_callbacks: set[Callable[[], None]] = set()
         self._dial_failures = 0
-        self._patient = False
+        self._retry_on_failed_connect = False
         self._ever_up = False
         self._reconnected_at = -math.inf
         self._last_state = ""
 
     # -- opening and closing ------------------------------------------------------------------------------------
 
-    async def open(self, *, patient: bool) -> None:
-        """Dial the servers: with `patient` until one answers, otherwise until each has failed once.
+    async def open(self, *, retry_on_failed_connect: bool) -> None:
+        """Dial the servers until one answers, or only until each has failed once.
+
+        Args:
+            retry_on_failed_connect: keep dialling until a server answers; refused credentials end that, too.
 
         Raises:
-            AuthenticationError: the server refused the credentials (for patient callers as well).
-            BusUnavailableError: no server could be reached, or it did not offer the TLS that was asked for.
+            AuthenticationError: the server refused the credentials.
+            BusUnavailableError: no server could be reached, or it did not offer the TLS that is configured.
             ConfigError: the CA or the client certificate cannot be used.
         """
         settings = self.settings
-        self._patient = patient
+        self._retry_on_failed_connect = retry_on_failed_connect
         if settings.needs_tls or any(url.tls for url in settings.urls):
-            self._tls = tls_context(settings)  # reports unusable files before anything is dialled
+            self._tls = tls_context(settings)  # raises for unusable files before it dials
         try:
             await self._client.connect(
                 servers=[str(url) for url in settings.urls],
@@ -103,39 +106,39 @@ class Connection:
         self._connected_now()
 
     async def close(self) -> None:
-        """Send what is still buffered, then close. Takes two seconds at the most, and never raises."""
-        self._end(None)
+        """Send what is buffered, then close. Takes at most four seconds, and never raises."""
+        self._mark_closed(None)
         with suppress(NatsError, OSError, TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 if self._client.is_connected:
                     await self._client.flush()
         with suppress(NatsError, OSError, TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
-                await (self._client.close() if self._ever_up else self._client.abandon())
+                await (self._client.close() if self._ever_up else self._client.close_undialled())
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection right now."""
-        return self._up.is_set() and not self._ended.done()
+        return self._up.is_set() and not self._closed.done()
 
     async def wait_connected(self) -> None:
-        """Wait for the connection, for as long as it takes.
+        """Wait for the connection, without a time-out.
 
         Raises:
-            BusError: the connection has ended for good, with the reason.
+            BusError: the connection is closed, with the reason.
         """
         await self._up.wait()
-        if error := self._ended_error():
+        if error := self._close_reason():
             raise error
 
-    async def wait_ended(self) -> BusError | None:
-        """Wait until the connection has ended for good; returns why, or None if it was closed here."""
-        return await asyncio.shield(self._ended)
+    async def wait_closed(self) -> BusError | None:
+        """Wait until the connection is closed for good; returns the reason, or None after `close`."""
+        return await asyncio.shield(self._closed)
 
     @property
-    def ended(self) -> bool:
-        """Whether the connection has ended for good."""
-        return self._ended.done()
+    def closed(self) -> bool:
+        """Whether the connection is closed for good, and will not reconnect."""
+        return self._closed.done()
 
     @property
     def server_version(self) -> str:
@@ -145,28 +148,28 @@ class Connection:
 
     @property
     def clustered(self) -> bool:
-        """Whether the connected server is one of a cluster."""
+        """Whether the connected server belongs to a cluster."""
         return bool(self._client.cluster)
 
     @property
     def max_message_bytes(self) -> int:
-        """The most that headers and payload of one message may have together."""
+        """The server's limit for the headers and payload of one message together."""
         return self._client.max_payload
 
     @property
     def seconds_since_reconnect(self) -> float:
-        """How long ago the connection came back; infinite if it has never been lost."""
+        """The seconds since the last reconnect; infinite if there was none."""
         return asyncio.get_running_loop().time() - self._reconnected_at
 
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` after every reconnect; returns a function that ends that."""
+        """Call `callback` after every reconnect; returns a function that unregisters it."""
         self._reconnect_callbacks.add(callback)
         return lambda: self._reconnect_callbacks.discard(callback)
 
-    # -- what is read anew at every dial ------------------------------------------------------------------------
+    # -- files that are read at every dial ----------------------------------------------------------------------
 
     def _newest_credentials(self) -> Credentials:
-        with suppress(ConfigError):  # a file that is just being replaced: the last ones may still do
+        with suppress(ConfigError):  # the file is being replaced; the credentials read last may still be valid
             self._presented = self.settings.credentials.read_again()
         return self._presented
 
@@ -187,28 +190,28 @@ class Connection:
     async def publish(
         self, subject: str, data: bytes = b"", *, reply: str = "", headers: Headers | None = None, flush: bool = True
     ) -> None:
-        """Send a core message: fast, and lost if there is no subscriber or the connection breaks.
+        """Send a core message. It is lost if it has no subscriber or the connection breaks.
 
         Args:
-            flush: send now; otherwise it may go out together with the next message, up to a millisecond later.
+            flush: send now. Without it, the message may wait up to a millisecond for the next one.
 
         Raises:
-            TooLargeError: before anything is sent.
-            BusUnavailableError: not connected.
+            TooLargeError: the message is over a limit; nothing was sent.
+            BusUnavailableError: there is no connection.
         """
         self._check_size(subject, data, headers)
         if not self.connected:
-            raise self._ended_error() or BusUnavailableError(f"not connected to {self.settings.servers}")
+            raise self._close_reason() or BusUnavailableError(f"not connected to {self.settings.servers}")
         try:
             self._client.send(subject, data, reply, headers, flush=flush)
-            await self._client.catch_up()
+            await self._client.wait_writable()
         except (NatsError, OSError) as error:
             raise self._explain(error) from error
 
     async def subscribe(self, subject: str, callback: Callable[[Msg], None]) -> Callable[[], Awaitable[None]]:
-        """Call `callback` with every message on `subject`, as soon as it is read; returns what ends that.
+        """Call `callback` with every message on `subject` as soon as it is read; returns the function to unsubscribe.
 
-        The subscription is made again after every reconnect. `callback` must not raise, and must not take long.
+        The subscription outlasts reconnects. `callback` must not raise, and must not take long.
         """
         try:
             subscription = await self._client.listen(subject, callback)
@@ -222,7 +225,7 @@ class Connection:
         return unsubscribe
 
     def new_inbox(self) -> str:
-        """Make a reply subject that other users cannot guess or, given permissions, subscribe to."""
+        """Make a reply subject that other users cannot guess, and cannot subscribe to where permissions are set."""
         return f"{self.settings.inbox_prefix}.{random_token()}"
 
     async def request(
@@ -234,13 +237,13 @@ class Connection:
         timeout_s: float = REQUEST_TIMEOUT_S,
         flush: bool = True,
     ) -> Msg:
-        """Send a request and return the answer, waiting for the connection if there is none; `flush`: see `publish`.
+        """Send a request and return the answer; waits for the connection if there is none. `flush`: see `publish`.
 
         Raises:
             BusUnavailableError: no connection or no answer within `timeout_s`, or the connection broke meanwhile.
-            NoRespondersError: there is no subscriber to `subject`.
-            PermissionDeniedError: the server refused the subject or the inbox for the answer.
-            TooLargeError: before anything is sent.
+            NoRespondersError: `subject` has no subscriber.
+            PermissionDeniedError: the server refused the subject, or the inbox for the answer.
+            TooLargeError: the request is over a limit; nothing was sent.
         """
         deadline = deadline_after(timeout_s)
         if not self._up.is_set():
@@ -261,7 +264,7 @@ class Connection:
             raise NoRespondersError(f"nothing on the bus listens on {subject}")
         return message
 
-    # -- what nats-py reports -----------------------------------------------------------------------------------
+    # -- callbacks of nats-py -----------------------------------------------------------------------------------
 
     def _unanswered(self, timeout_s: float) -> BusUnavailableError:
         where = "the bus did not answer" if self.connected else f"no connection to {self.settings.servers}"
@@ -269,8 +272,8 @@ class Connection:
         return BusUnavailableError(f"{where} within {round(timeout_s, 1):g} s{why}")
 
     async def _on_error(self, error: Exception) -> None:
-        if self._ended.done():
-            return  # it is known why; what closing meets on its way says no more
+        if self._closed.done():
+            return  # the reason is known; errors while closing add nothing
         denied = refused_subject(error)
         if denied is not None:
             self._deny(*denied)
@@ -278,13 +281,13 @@ class Connection:
             self._state("the credentials were refused, and there are new ones by now; signing in with those")
         elif is_auth_error(error):
             fatal = self._explain(error)
-            self._end(fatal)
+            self._mark_closed(fatal)
             if not self._up.is_set():
                 raise fatal
         elif not self._up.is_set():
             self._dial_failures += 1
-            if not (self._ever_up or self._patient) and self._dial_failures >= len(self.settings.urls):
-                raise self._explain(error)  # out of nats-py's loop, which would go on dialling
+            if not (self._ever_up or self._retry_on_failed_connect) and self._dial_failures >= len(self.settings.urls):
+                raise self._explain(error)  # leaves nats-py's loop, which would go on dialling
             self._state(f"{self._explain(error)}; trying again every {self.settings.reconnect_wait_s:g} s")
 
     def _deny(self, what: str, subject: str) -> None:
@@ -301,13 +304,13 @@ class Connection:
             self._requests.fail(self._inbox_refusal)
         else:
             if action == "subscribe to":
-                self._state(str(error))  # a subscription is not answered, so no caller waits for this
+                self._state(str(error))  # the server does not answer a subscription, so no caller waits for this
             self._requests.fail(error, subject=subject)
 
     async def _on_disconnect(self) -> None:
         if self._up.is_set():
             self._up.clear()
-            if not self._ended.done():
+            if not self._closed.done():
                 self._state("connection lost; reconnecting")
         self._requests.fail(BusUnavailableError("the connection to the bus broke before the answer came"))
 
@@ -320,7 +323,7 @@ class Connection:
     async def _on_closed(self) -> None:
         error = self._client.last_error
         reason = self._explain(error) if error else BusUnavailableError("the connection to the bus was closed")
-        self._end(reason)
+        self._mark_closed(reason)
 
     def _connected_now(self) -> None:
         self._ever_up = True
@@ -329,18 +332,18 @@ class Connection:
         where = Address(url.hostname or "", url.port or 0) if url else self.settings.servers
         self._state(f"connected to nats-server {self.server_version} at {where}")
 
-    def _end(self, reason: BusError | None) -> None:
-        if not self._ended.done():
-            self._ended.set_result(reason)
+    def _mark_closed(self, reason: BusError | None) -> None:
+        if not self._closed.done():
+            self._closed.set_result(reason)
         self._requests.fail(reason or BusUnavailableError("the connection to the bus is closed"))
         self._requests.stop_timer()
         if self._ever_up:
-            self._up.set()  # callers that wait for the connection must learn that it will not come
+            self._up.set()  # wakes the callers that wait for the connection; they read the reason
 
-    def _ended_error(self) -> BusError | None:
-        if not self._ended.done():
+    def _close_reason(self) -> BusError | None:
+        if not self._closed.done():
             return None
-        return self._ended.result() or BusUnavailableError("the connection to the bus is closed")
+        return self._closed.result() or BusUnavailableError("the connection to the bus is closed")
 
     def _state(self, text: str) -> None:
         if text != self._last_state:
@@ -348,14 +351,16 @@ class Connection:
             self._on_state(text)
 
     def _check_size(self, subject: str, data: bytes, headers: Headers | None) -> None:
-        if len(subject) > _MAX_SUBJECT_CHARS:  # the server would end the connection; no subject of ours is so long
+        if len(subject) > _MAX_SUBJECT_CHARS:  # the server would close the connection; no subject of ours is that long
             raise TooLargeError(
                 f"a subject of {len(subject)} characters is longer than {_MAX_SUBJECT_CHARS}; nothing was sent"
             )
         size, limit = len(data), self.max_message_bytes
         if headers:
             size += 12 + sum([len(name) + 4 * len(value) + 4 for name, value in headers.items()])
-            if size > limit:  # if it were all of four bytes; otherwise it need not be encoded to be measured
+            if (
+                size > limit
+            ):  # counted with four bytes for each character: only now is encoding needed for the exact size
                 size = len(data) + 12 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
         if self._ever_up and size > limit:
             raise TooLargeError(

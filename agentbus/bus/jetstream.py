@@ -1,4 +1,4 @@
-"""The bus: JetStream over one connection - storing, reading the last message, the API - with refusals named."""
+"""JetStream over one connection: stores and reads messages and sends API requests. Refusals are errors of ours."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -49,9 +49,9 @@ from agentbus.protocol.timestamps import parse_time
 _T = TypeVar("_T")
 
 STORE_TIMEOUT_S: Final = 10.0
-"""How long a store is repeated under the same id: longer than a cluster takes to elect a stream leader (4 to 8 s)."""
+"""How long `store` repeats a message with one id: longer than a cluster takes to elect a stream leader (4 to 8 s)."""
 _STARTING_S: Final = 2.0
-"""How long a stream may not answer before it counts as missing: a server that has just started needs a moment."""
+"""How long a stream may not answer before it counts as missing: a server that has just started loads its streams."""
 _ELECTION_S: Final = 10.0
 """The same in a cluster, where a stream does not answer while its servers elect a leader (4 to 8 s)."""
 _LAG_S: Final = 2.0
@@ -81,16 +81,18 @@ class Bus(Connection):
         timeout_s: float = STORE_TIMEOUT_S,
         flush: bool = True,
     ) -> Stored:
-        """Publish into a stream and wait until JetStream has it. Repeated under the same id when no answer comes.
+        """Publish into a stream, and return once JetStream has stored the message.
+
+        With `msg_id` or `expected_revision` the message is sent again when no answer comes.
 
         Args:
-            msg_id: `Nats-Msg-Id`; a second message with it is answered as a duplicate and not stored.
+            msg_id: `Nats-Msg-Id`; JetStream acknowledges a second message with it as a duplicate, without storing it.
             expected_revision: compare-and-set: the sequence that the last message of `subject` must have, 0 for none.
             flush: see `publish`.
 
         Raises:
-            WrongRevisionError: the compare-and-set was refused. If an earlier answer was lost, the change may be
-                the caller's: read the key.
+            WrongRevisionError: JetStream refused the compare-and-set. If an earlier answer was lost, the change in the
+                key may be that of the caller: read it.
             SetupMissingError: no stream takes the subject.
             StreamFullError: the stream is at its limit; nothing was stored.
             BusUnavailableError: no answer in time; the message may or may not be stored.
@@ -113,7 +115,7 @@ class Bus(Connection):
         Raises:
             SetupMissingError: the stream or consumer does not exist.
             ApiError: any other refusal.
-            BusUnavailableError: JetStream is not there.
+            BusUnavailableError: JetStream did not answer in time.
         """
         data = b"" if body is None else encode(body)
         return await self._jetstream(subjects.api(verb), data, None, timeout_s, repeatable=True)
@@ -127,7 +129,7 @@ class Bus(Connection):
 
         Raises:
             SetupMissingError: the stream does not exist.
-            PermissionDeniedError: this user may not look.
+            PermissionDeniedError: this user may not read it.
         """
         verb = f"STREAM.INFO.{stream}"
         extra = {"subjects_filter": subjects_filter, "deleted_details": deleted}
@@ -148,7 +150,7 @@ class Bus(Connection):
         return await self._pages("STREAM.NAMES", read_name_page)
 
     async def account_info(self) -> AccountInfo:
-        """Read what the account may use."""
+        """Read the limits of the account."""
         return read_account_info(await self.api("INFO"), "INFO")
 
     async def message_without_headers(self, stream: str, seq: int) -> StoredMessage | None:
@@ -164,14 +166,14 @@ class Bus(Connection):
     async def create_consumer(
         self, stream: str, name: str, config: dict[str, Any], *, timeout_s: float = REQUEST_TIMEOUT_S
     ) -> ConsumerInfo:
-        """Create the consumer `name` with the one filter in `config`; what exists alike is left as it is."""
+        """Create the consumer `name` with the filter in `config`. An existing one with the same `config` is kept."""
         body = {"stream_name": stream, "config": {"name": name, **config}, "action": "create"}
         subject = subjects.create_consumer(stream, name, config["filter_subject"])
         answer = await self._jetstream(subject, encode(body), None, timeout_s, repeatable=True)
         return read_consumer_info(answer, subject)
 
     async def last_message(self, stream: str, subject: str) -> StoredMessage | None:
-        """The newest message of `subject` (which may hold wildcards), or None if there is none.
+        """Read the newest message of `subject`, which may hold wildcards; None if there is none.
 
         Raises:
             SetupMissingError: there is no such stream, or it does not allow direct gets.
@@ -179,7 +181,7 @@ class Bus(Connection):
         return await self._direct_get(stream, subjects.last_of(stream, subject))
 
     async def next_message(self, stream: str, subject: str, seq: int) -> StoredMessage | None:
-        """The first message of `subject` (which may hold wildcards) at a sequence or behind it, or None.
+        """Read the first message of `subject`, which may hold wildcards, from a sequence on; None if there is none.
 
         Raises:
             SetupMissingError: there is no such stream, or it does not allow direct gets.
@@ -188,7 +190,7 @@ class Bus(Connection):
         return await self._direct_get(stream, subjects.direct_get(stream), encode(wanted))
 
     async def message(self, stream: str, seq: int) -> StoredMessage | None:
-        """The message at a sequence, or None if there is none (any more).
+        """Read the message at a sequence; None if there is none, or none any more.
 
         Raises:
             SetupMissingError: there is no such stream, or it does not allow direct gets.
@@ -197,7 +199,7 @@ class Bus(Connection):
 
     @property
     def lag_s(self) -> float:
-        """How long a read may find nothing of what was just stored: in a cluster, another replica may answer it."""
+        """How long a read may miss a message that was just stored: in a cluster, a replica that lags may answer it."""
         return _LAG_S if self.clustered else 0.0
 
     @property
@@ -206,7 +208,7 @@ class Bus(Connection):
         return _ELECTION_S if self.clustered else _STARTING_S
 
     def _no_answer(self, what: str, subject: str) -> BusError:
-        """Make the error for a stream that has not answered in time. In a cluster it may only lack a leader."""
+        """Make the error for a stream that has not answered in time; in a cluster it may only lack a leader."""
         if self.clustered:
             return NoRespondersError(
                 f"no server answers for {subject}: more than half of the servers of the cluster must be up, and the "
@@ -215,11 +217,11 @@ class Bus(Connection):
         return refusals.missing(what, subject)
 
     def _why_no_answer(self, error: NoRespondersError, subject: str, *, unsure: bool) -> BusError:
-        """Make the error for a request without responders; `unsure`: an earlier attempt may have been carried out."""
+        """Make the error for a request without responders; `unsure`: JetStream may have executed an earlier attempt."""
         return error if unsure and not self.clustered else self._no_answer(f"a stream for {subject}", subject)
 
     async def _pages(self, verb: str, read: Callable[[Json, str], tuple[list[_T], int]]) -> list[_T]:
-        """Read a list that the server gives page by page."""
+        """Read all pages of a list."""
         found: list[_T] = []
         while True:
             page, total = read(await self.api(verb, {"offset": len(found)}), verb)
@@ -260,11 +262,11 @@ class Bus(Connection):
         repeatable: bool,
         flush: bool = True,
     ) -> dict[str, Any]:
-        """One JetStream request, repeated while JetStream starts and, if that is harmless, when no answer came."""
+        """Send a request to JetStream; repeat it while JetStream starts and, if `repeatable`, when no answer comes."""
         clock = asyncio.get_running_loop().time
         start = clock()
         ready_by = start + min(self._ready_within_s, timeout_s)
-        unsure = False  # whether an attempt went out that got no answer
+        unsure = False  # whether an attempt was sent and got no answer
         async for attempt in retry_until(start + timeout_s, _PAUSE_S):
             left_s = max(0.05, min(start + timeout_s - clock(), REQUEST_TIMEOUT_S))
             try:
@@ -273,7 +275,7 @@ class Bus(Connection):
                 error = self._why_no_answer(no_answer, subject, unsure=unsure)
                 passing = True
             except BusUnavailableError:
-                if not repeatable or attempt.last or self.ended:
+                if not repeatable or attempt.last or self.closed:
                     raise
                 unsure = True
                 continue
@@ -289,20 +291,23 @@ class Bus(Connection):
 
 @asynccontextmanager
 async def connect(
-    settings: ConnectionSettings, *, patient: bool = False, on_state: Callable[[str], None] = lambda _: None
+    settings: ConnectionSettings,
+    *,
+    retry_on_failed_connect: bool = False,
+    on_state: Callable[[str], None] = lambda _: None,
 ) -> AsyncGenerator[Bus]:
     """Open a connection for the length of the block; it reconnects by itself until then.
 
     Args:
-        patient: keep dialling until a server answers, instead of failing on the first refusal.
-        on_state: told in one line of every change: connected, lost, still unreachable and why.
+        retry_on_failed_connect: keep dialling until a server answers, instead of failing once each server has failed.
+        on_state: called with one line at every change of state: connected, lost, still unreachable and why.
 
     Raises:
         AuthenticationError, BusUnavailableError, ConfigError: see `Bus.open`.
     """
     bus = Bus(settings, on_state)
     try:
-        await bus.open(patient=patient)
+        await bus.open(retry_on_failed_connect=retry_on_failed_connect)
         yield bus
     finally:
         await bus.close()
@@ -312,4 +317,4 @@ def _answer_in(data: bytes, subject: str) -> dict[str, Any]:
     try:
         return read_object(data, subject)
     except MalformedAnswerError as error:
-        raise BusUnavailableError(str(error)) from error  # the request may have been carried out
+        raise BusUnavailableError(str(error)) from error  # JetStream may have executed the request

@@ -1,7 +1,7 @@
-"""What JetStream answers about streams, consumers and the account, as frozen dataclasses, checked when they are read.
+"""Reads JetStream's answers about streams, consumers and the account into frozen dataclasses, and checks them.
 
-Only the fields that agentbus uses have a name. `config` holds the whole configuration as the server sent it, so that an
-update sends back the fields that agentbus does not know.
+Only the fields that agentbus uses are attributes. `config` holds the whole configuration as the server sent it, so that
+an update sends back the fields that agentbus does not know.
 """
 
 from base64 import b64decode
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """The copy of a stream or consumer on one server other than the leader. `lag` counts messages."""
+    """The replica of a stream or consumer on a server other than the leader. `lag` counts messages."""
 
     server: str
     current: bool
@@ -30,12 +30,12 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Where a stream or consumer lies in a cluster.
+    """The servers of a cluster that hold a stream or consumer.
 
     Attributes:
-        name: empty for a server that is in none.
+        name: empty for a server without a cluster.
         leader: empty while there is none.
-        moving: the server is still making copies; from 2.15 on it makes them in steps, and says so.
+        moving: the server is still making replicas; from 2.15 on it makes them in steps, and reports that.
     """
 
     name: str = ""
@@ -46,12 +46,12 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """How much a stream holds.
+    """The messages of a stream in numbers.
 
     Attributes:
-        first_time: when its first message was stored, as the server wrote it; `last_time` alike.
-        deleted: the sequences of deleted messages, where they were asked for.
-        subjects: how many messages each subject has, where that was asked for.
+        first_time: when its first message was stored, as the server writes it; `last_time` of its last one.
+        deleted: the sequences of deleted messages, if the request asked for them.
+        subjects: the number of messages of each subject, if the request asked for it.
     """
 
     messages: int
@@ -70,9 +70,9 @@ class StreamInfo:
     """The answer to `STREAM.INFO`, and to requests that make or change a stream.
 
     Attributes:
-        max_bytes: -1 for no bound.
-        max_age_s: for how long it keeps a message; 0 for ever.
-        duplicate_window_s: for how long it remembers message ids.
+        max_bytes: -1 for no limit.
+        max_age_s: how long it keeps a message; 0 for ever.
+        duplicate_window_s: how long it remembers message ids.
         server_time: None from servers before 2.10.
     """
 
@@ -93,9 +93,9 @@ class ConsumerInfo:
     Attributes:
         durable_name: None for an ephemeral consumer.
         num_replicas: 0 for as many as its stream has.
-        num_pending: messages that were not delivered yet.
-        num_waiting: pull requests that are open.
-        delivered_stream_seq: the sequence of the last message that was delivered.
+        num_pending: how many messages are not delivered yet.
+        num_waiting: how many pull requests are open.
+        delivered_stream_seq: the sequence of the message delivered last.
         server_time: None from servers before 2.10.
     """
 
@@ -115,14 +115,14 @@ class ConsumerInfo:
 
 @dataclass(frozen=True, slots=True)
 class AccountInfo:
-    """The answer to `INFO`. `max_storage_bytes` is the file storage of the account, -1 for no bound of its own."""
+    """The answer to `INFO`. `max_storage_bytes` is the file storage of the account; -1 for no limit of its own."""
 
     max_storage_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSnapshot:
-    """The answer to `STREAM.SNAPSHOT`: `config` and `state` are sent back as they are to restore the stream."""
+    """The answer to `STREAM.SNAPSHOT`. A request to restore the stream sends `config` and `state` back unchanged."""
 
     config: dict[str, Any]
     state: dict[str, Any]
@@ -130,10 +130,10 @@ class StreamSnapshot:
 
 
 def read_object(data: bytes, asked: str) -> dict[str, Any]:
-    """Parse an answer, which may be that of an error, to the request `asked`.
+    """Parse the answer to the request `asked`, which may hold an error.
 
     Raises:
-        MalformedAnswerError: it is no JSON object: it comes from another party than JetStream.
+        MalformedAnswerError: it is not a JSON object, so JetStream did not send it.
     """
     try:
         return _Object(decode(data), asked).raw
@@ -182,13 +182,13 @@ def read_consumer_info(answer: Json, asked: str) -> ConsumerInfo:
 
 
 def read_consumer_page(answer: Json, asked: str) -> tuple[list[ConsumerInfo], int]:
-    """Read one page of `CONSUMER.LIST`: its consumers, and how many there are on all pages."""
+    """Read one page of `CONSUMER.LIST`: its consumers, and the number of consumers on all pages."""
     whole = _Object(answer, asked)
     return [read_consumer_info(item, asked) for item in whole.items("consumers")], whole.number("total")
 
 
 def read_name_page(answer: Json, asked: str) -> tuple[list[str], int]:
-    """Read one page of `STREAM.NAMES`: its names, and how many there are on all pages."""
+    """Read one page of `STREAM.NAMES`: its names, and the number of names on all pages."""
     whole = _Object(answer, asked)
     return whole.items_of("streams", str), whole.number("total")
 
@@ -206,12 +206,12 @@ def read_snapshot(answer: Json, asked: str) -> StreamSnapshot:
 
 
 def read_deliver_subject(answer: Json, asked: str) -> str:
-    """Read the subject from the answer to `STREAM.RESTORE` to which the pieces of a snapshot go."""
+    """Read the answer to `STREAM.RESTORE`: the subject to which the chunks of a snapshot are sent."""
     return _Object(answer, asked).text("deliver_subject")
 
 
 def read_stored(answer: Json, asked: str) -> tuple[str, int, bool]:
-    """Read the acknowledgement of a stored message: stream, sequence, and whether it was there already."""
+    """Read the acknowledgement of a message: stream, sequence, and whether it is a duplicate."""
     whole = _Object(answer, asked)
     return whole.text("stream"), whole.number("seq"), whole.flag("duplicate")
 
@@ -259,7 +259,7 @@ def _read_cluster(whole: "_Object") -> Cluster:
 
 
 class _Object:
-    """One JSON object of an answer, read field by field. null counts as missing, as servers mean it."""
+    """Reads a JSON object of an answer field by field. null counts as missing, as in the servers' answers."""
 
     def __init__(self, value: Json, asked: str) -> None:
         if not isinstance(value, dict):
@@ -274,7 +274,7 @@ class _Object:
         return self._field(name, str, default)
 
     def flag(self, name: str) -> bool:
-        """Read a truth value; servers leave out false."""
+        """Read a boolean; servers leave out false."""
         return self._field(name, bool, default=False)
 
     def time(self, name: str) -> datetime | None:
@@ -290,7 +290,7 @@ class _Object:
         return _Object(self.raw.get(name), f"{self.asked}: {name}")
 
     def optional(self, name: str) -> "_Object":
-        """Read an object that may be missing, which is an empty one then."""
+        """Read an object; a missing one counts as empty."""
         return _Object(self.raw.get(name) or {}, f"{self.asked}: {name}")
 
     def items(self, name: str) -> list[Json]:
@@ -314,6 +314,6 @@ class _Object:
         value: Json = self.raw.get(name)
         if value is None and default is not None:
             return default
-        if type(value) is not kind:  # exactly: True is no number
+        if type(value) is not kind:  # `isinstance` would take True for a number
             raise self.malformed(name, value)
         return value

@@ -1,8 +1,8 @@
-"""nats-py made safe: the rest of agentbus uses it through this module only.
+"""Makes nats-py safe; the rest of agentbus uses it through this module only.
 
-`Client` refuses to speak to a `tls://` server that does not offer TLS, before any credential is sent and on every
-reconnect. It reports refused credentials and permissions as such. Importing this module checks that the installed
-nats-py has all that this takes: see `agentbus.bus.nats_contract`.
+`Client` refuses a `tls://` server that does not offer TLS before it sends a credential, on every reconnect as well. It
+reports refused credentials and permissions. Importing this module checks that the installed nats-py has everything that
+the overrides rely on: see `agentbus.bus.nats_contract`.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ _DENIED: Final = re.compile(r'permissions violation for (publish to|publish with
 
 
 class Msg(nats_contract.Msg):
-    """A message as it arrived.
+    """A received message.
 
     Attributes:
-        repeated_headers: the names that its header block holds more than once.
+        repeated_headers: the names that stand more than once in its header block.
     """
 
     repeated_headers: frozenset[str] = _NONE_REPEATED
@@ -51,24 +51,24 @@ class NotSecureError(NatsError):
 
 
 class CertificateWantedError(ConnectionResetError):
-    """The server checks client certificates and refused ours, or we have none to show."""
+    """The server checks client certificates, and refused ours or got none."""
 
 
 class Client(BatchingClient):
-    """A NATS client that hands over no credential without the TLS that was asked for.
+    """A NATS client that sends no credential without the TLS that is configured.
 
-    Credentials and TLS files are asked for at every dial, so that new ones are taken up when the connection is lost.
+    It reads credentials and TLS files at every dial, so that a reconnect uses new ones.
 
     Args:
-        credentials: what to sign in with, now.
-        tls: the context for TLS, now.
-        tls_always: speak TLS or nothing, whatever a URL says.
-        shows_certificate: whether that context has a certificate of ours.
-        has_new: whether there are other credentials by now than those that were presented last.
+        credentials: returns the present credentials.
+        tls: returns the present TLS context.
+        tls_always: require TLS, whatever the URL says.
+        shows_certificate: whether the TLS context has a client certificate.
+        has_new_credentials: whether the present credentials are others than those that were sent last.
         batch_writes: see `BatchingClient`.
 
     Raises:
-        IncompatibleClientError: nats-py is not one that this can be built on.
+        IncompatibleClientError: the installed nats-py lacks a name that this class relies on.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Client(BatchingClient):
         tls: Callable[[], ssl.SSLContext],
         tls_always: bool,
         shows_certificate: bool,
-        has_new: Callable[[], bool],
+        has_new_credentials: Callable[[], bool],
         batch_writes: bool = True,
     ) -> None:
         nats_contract.check()
@@ -87,17 +87,17 @@ class Client(BatchingClient):
         self._tls = tls
         self._tls_always = tls_always
         self._shows_certificate = shows_certificate
-        self._has_new = has_new
+        self._has_new_credentials = has_new_credentials
         self._callbacks: dict[int, MessageCallback] = {}
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
-        """The context for TLS; nats-py reads it before every handshake."""
+        """The TLS context; nats-py reads it before every handshake."""
         return self._tls()
 
     def _connect_command(self) -> bytes:
-        # nats-py calls this right before it sends CONNECT, at the first connection and at every reconnect. It takes
-        # up TLS only if the server's INFO asks for it, and an attacker on the path can take that line away.
+        # nats-py calls this right before it sends CONNECT, at the first connection and at every reconnect. It starts
+        # TLS only if the server's INFO requires that, and an attacker on the path can remove that field.
         nats_contract.check_transport(self._transport)
         server = self._current_server
         if server is not None and (self._tls_always or server.uri.scheme == "tls"):
@@ -106,12 +106,12 @@ class Client(BatchingClient):
                 raise NotSecureError
             protocol = writer.transport.get_protocol()
             if protocol is None:
-                raise ConnectionResetError  # the server has hung up on the handshake; `_reason` says why
-            # nats-py does not tell the reader's protocol of the upgrade, and asyncio would complain at the end of it.
+                raise ConnectionResetError  # the server closed during the handshake; `_reason` finds out why
+            # nats-py does not set this when it upgrades to TLS, and asyncio would log an error at the end.
             protocol._over_ssl = True  # noqa: SLF001
             if self._server_info.get("tls_verify") and not self._shows_certificate:
-                # With TLS 1.3 the server says so only after the handshake, and what is sent to it meanwhile is
-                # answered with a reset that can get ahead of its words.
+                # With TLS 1.3 the server refuses only after the handshake. It answers what we send meanwhile with a
+                # reset, which can arrive before its reason.
                 raise CertificateWantedError
         self._sign_in_with(self._credentials())
         return super()._connect_command()
@@ -124,7 +124,7 @@ class Client(BatchingClient):
         self.options["password"] = credentials.password
         self.options["token"] = credentials.token
         if credentials.nkey_seed is not None:
-            # Not as nats-py would do it, with the package nkeys: that brings a second library of cryptography.
+            # nats-py would use the package nkeys, which needs a second cryptography library.
             key, jwt = UserKey(credentials.nkey_seed), credentials.jwt
             self._public_nkey = key.public
             self._signature_cb = lambda challenge: base64.b64encode(key.sign(challenge.encode()))
@@ -135,35 +135,35 @@ class Client(BatchingClient):
         await super()._process_info(info, initial_connection)
         current = self._current_server
         if initial_connection and current is not None:
-            # The first INFO comes before TLS, so an attacker on the path can add servers under names for which he has
-            # certificates. Their certificates are checked against the host name in the configuration.
+            # The first INFO arrives before TLS, so an attacker on the path can add servers under names for which they
+            # have certificates. So certificates are checked against the host name in the configuration.
             for server in self._server_pool:
                 if id(server) not in known:
                     server.tls_name = current.tls_name or current.uri.hostname
 
     async def _process_err(self, err_msg: str) -> None:
-        if is_auth_error(errors.Error(err_msg)) and self._has_new():
-            await self._process_op_err(errors.StaleConnectionError())  # dial again, in place of the end
+        if is_auth_error(errors.Error(err_msg)) and self._has_new_credentials():
+            await self._process_op_err(errors.StaleConnectionError())  # reconnects in place of closing
         else:
             await super()._process_err(err_msg)
 
     async def _connect_to_server(self, s: Any) -> None:  # as in nats-py
-        with _not_swallowing_cancellation():
+        with _keeping_cancellation():
             await super()._connect_to_server(s)
 
     async def _process_connect_init(self) -> None:
         try:
-            with _not_swallowing_cancellation():
+            with _keeping_cancellation():
                 await super()._process_connect_init()
         except (OSError, NatsError) as error:
             reason = self._reason(error)
-            self._hang_up()
+            self._abort()
             raise reason from None
 
     def _reason(self, error: Exception) -> Exception:
-        """Find out why a server hung up."""
+        """Find the reason for which a server closed the connection."""
         # The server sends the reason first. But it resets the connection if we still send, and asyncio reports the
-        # reset before it hands over what was received.
+        # reset before it delivers what was received.
         reader = getattr(self._transport, "_io_reader", None)
         if not isinstance(error, ConnectionError) or not isinstance(reader, asyncio.StreamReader):
             return error
@@ -175,9 +175,9 @@ class Client(BatchingClient):
             return alert
         return CertificateWantedError() if self._server_info.get("tls_verify") else error
 
-    def _hang_up(self) -> None:
-        """Drop a connection that could not be set up."""
-        # nats-py would wait until it is closed, which asyncio never reports after a failed TLS handshake.
+    def _abort(self) -> None:
+        """Abort the transport of a connection that could not be set up."""
+        # nats-py would wait for the transport to close, which asyncio never reports after a failed TLS handshake.
         for name in ("_io_writer", "_bare_io_writer"):
             writer = getattr(self._transport, name, None)
             if writer is not None:
@@ -190,9 +190,11 @@ class Client(BatchingClient):
         return str(self._server_info.get("cluster") or "")
 
     async def listen(self, subject: str, callback: MessageCallback) -> Subscription:
-        """Subscribe: call `callback` with every message on `subject` as soon as it is read. It must not raise."""
+        """Subscribe: call `callback`, which must not raise, with every message on `subject` as soon as it is read."""
         subscription = await self.subscribe(subject)  # pyright: ignore[reportUnknownMemberType]
-        self._callbacks[self._sid] = callback  # still our number: nats-py awaits nothing between
+        self._callbacks[self._sid] = (
+            callback  # the number of this subscription: nats-py does not await after it has counted
+        )
         return subscription
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:  # as in nats-py
@@ -205,7 +207,7 @@ class Client(BatchingClient):
         callback = self._callbacks.get(sid)
         if callback is None:
             return  # unsubscribed meanwhile
-        # Not by nats-py's parser, which depends on what else is installed: who sets a header twice must not choose.
+        # Not nats-py's parser: which of two headers with one name it keeps depends on other installed packages.
         fields, repeated = parse(headers) if headers else (None, _NONE_REPEATED)
         message = Msg(self, subject.decode(), reply.decode(), data, fields)
         message.repeated_headers = repeated
@@ -218,24 +220,24 @@ class Client(BatchingClient):
     async def _close(self, status: int, do_cbs: bool = True) -> None:  # as in nats-py
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None and writer.transport.is_closing():
-            # nats-py would still write what is pending, which asyncio of Python 3.13.0 makes a TypeError.
+            # nats-py would still write what is pending, which raises a TypeError with asyncio of Python 3.13.0.
             self._pending.clear()
             self._pending_data_size = 0
         await super()._close(status, do_cbs)
 
-    async def abandon(self) -> None:
+    async def close_undialled(self) -> None:
         """Close a client whose first dial failed."""
-        self._hang_up()
-        if self._flush_queue is not None:  # otherwise `connect` was never called
+        self._abort()
+        if self._flush_queue is not None:  # else `connect` was never called
             await self.close()
 
 
 @contextmanager
-def _not_swallowing_cancellation() -> Generator[None]:
+def _keeping_cancellation() -> Generator[None]:
     """Raise `CancelledError` at the end of the block if the current task was cancelled within it.
 
-    `asyncio.wait_for` of Python 3.11 drops a cancellation that arrives as what it waits for ends. nats-py then sees
-    only a failed dial, and goes on dialling for a client that is closed.
+    `asyncio.wait_for` of Python 3.11 drops a cancellation that arrives just when the awaited operation ends. nats-py
+    then sees only a failed dial, and goes on dialling for a closed client.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0
@@ -250,7 +252,7 @@ def _not_swallowing_cancellation() -> Generator[None]:
 
 
 def is_auth_error(error: BaseException) -> bool:
-    """Whether the server refused the credentials (and not, say, one subject)."""
+    """Whether the server refused the credentials, and not only a subject."""
     text = str(error).lower()
     return (
         isinstance(error, errors.AuthorizationError)
@@ -260,6 +262,6 @@ def is_auth_error(error: BaseException) -> bool:
 
 
 def refused_subject(error: BaseException) -> tuple[str, str] | None:
-    """What a permission error refuses: (`publish to` | `publish with reply of` | `subscription to`, subject)."""
+    """Read what a permission error refuses: (`publish to` | `publish with reply of` | `subscription to`, subject)."""
     found = _DENIED.search(str(error).lower())
     return (found[1], found[2]) if found else None

@@ -1,9 +1,9 @@
-"""The parts of nats-py that `agentbus.bus` relies on beyond its public API, and the check that they are there.
+"""Checks that nats-py has the private names that `agentbus.bus` relies on, before a server is dialled.
 
-An override of a method that nats-py has renamed is never called, without an error: with `_connect_command` renamed, a
-`tls://` address would connect in clear. So every overridden or touched name stands in a table here. The program
-refuses to start, before anything is dialled, when nats-py lacks one of them or has it in another shape. This is the
-one module that imports nats-py, so that a version without one of its modules is refused in the same way.
+If nats-py renames an overridden method, the override is never called, and no error shows it: with `_connect_command`
+renamed, a `tls://` address would connect without TLS. So the tables here list every overridden or used name, and the
+program refuses to start if one is missing or has another shape. No other module imports nats-py, so a version that
+lacks one of its modules is refused in the same way.
 """
 
 import inspect
@@ -13,7 +13,7 @@ from typing import Any, Final
 from agentbus.errors import IncompatibleClientError
 
 TESTED: Final = "nats-py>=2.16,<2.17"
-"""The versions that the tests run with, as in pyproject.toml: one minor version, as private names are no promise."""
+"""The versions that the tests run with, as in pyproject.toml: one minor version, since private names may change."""
 
 try:
     from nats import errors
@@ -31,11 +31,11 @@ __all__ = ["Msg", "NatsClient", "Subscription", "check", "check_transport", "err
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method of nats-py's client that is overridden or called here.
+    """A method of nats-py's client that agentbus overrides or calls.
 
     Attributes:
-        parameters: all of them, in order, without `self`: nats-py passes these to an override.
-        called_by: functions of nats-py that must call it, or the override would do nothing.
+        parameters: all of them in order, without `self`; nats-py passes these to an override.
+        called_by: functions of nats-py that must call it, as the override would have no effect otherwise.
     """
 
     name: str
@@ -74,11 +74,11 @@ ATTRIBUTES: Final[dict[str, type | None]] = {
     "_user_jwt_cb": None,
     "options": dict,
 }
-"""What `Client.__init__` makes, with the type of the first value; None where that is None."""
+"""Attributes that `Client.__init__` sets, with the type of the value; None where the value is None."""
 TRANSPORT_ATTRIBUTES: Final = ("_bare_io_writer", "_io_reader", "_io_writer")
 SERVER_FIELDS: Final = ("uri", "tls_name")
 MESSAGE_FIELDS: Final = ("_client", "subject", "reply", "data", "headers")
-"""The first fields of a message, in the order in which they are given."""
+"""The first fields of a message, in the order of its positional arguments."""
 ERRORS: Final = (
     "AuthorizationError",
     "BadHeaderError",
@@ -91,10 +91,10 @@ _CLASSES: Final[dict[str, type]] = {"Client": NatsClient, "Parser": Parser, "Sub
 
 
 def check() -> None:
-    """Check all that can be known before a server is dialled.
+    """Check everything that can be checked before a server is dialled.
 
     Raises:
-        IncompatibleClientError: nats-py lacks a name, or has it in another shape.
+        IncompatibleClientError: nats-py lacks a name, or it has another shape.
     """
     for method in (*OVERRIDDEN, *CALLED):
         _check_method(method)
@@ -137,7 +137,7 @@ def _check_client(client: NatsClient) -> None:
 
 
 def check_transport(transport: object) -> None:
-    """Check the transport of a connection; to be called before credentials are sent over it.
+    """Check the transport of a connection; called before credentials are sent over it.
 
     Raises:
         IncompatibleClientError: see `check`.

@@ -1,7 +1,7 @@
-"""Reads the messages of one subject filter in a stream's order, without gap or repetition.
+"""Reads the messages of one subject filter in the order of the stream, without gaps or repetitions.
 
-Reading leaves no trace: an ordered consumer is ephemeral and acknowledges nothing. When it is lost - a restart of the
-server, a broken connection, a long pause of the reader - a new one goes on behind the last message that was read.
+An ordered consumer is ephemeral and acknowledges nothing, so reading changes nothing for other readers. After a restart
+of the server, a lost connection or a long pause of the reader, a new consumer continues after the last message read.
 """
 
 import asyncio
@@ -18,25 +18,34 @@ from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
 from agentbus.protocol.ids import random_token
 
 _INACTIVE_S: Final = 2
-"""How long the server keeps a consumer without pull requests; a reader that pauses for longer makes a new one."""
+"""How long the server keeps a consumer without pull requests. A reader that pauses for longer creates a new one."""
 _BATCH: Final = 32
 _RESUME_TIMEOUT_S: Final = 30.0
+"""How long to try to create a new consumer: a restarted server needs seconds to load its streams."""
 _RESUME_PAUSE_S: Final = 0.2
 _LOST_AFTER_S: Final = 0.5
+"""How long no server may answer for the consumer before a new one is created. A new one costs little."""
 _SILENCE_S: Final = 2.0
+"""How long `backlog` waits for a message before it counts those that are left."""
 _ANSWER_S: Final = 2.0
+"""How long a cluster may take to create a consumer; after that, another one may be placed on another server."""
 _PLACING_S: Final = 15.0
-
+"""How long to repeat that: longer than an election (4 to 8 s)."""
 
 Start: TypeAlias = int | Literal["new", "last"]
 
 
 class OrderedConsumer:
-    """Messages of `subject` in `stream`.
+    """Reads the messages of `subject` in `stream`.
 
-    Those after the sequence `after`, or those from now on (`new`), or the newest one and what follows it (`last`).
-    `pending` is how many messages were there when it was opened, `cursor` the sequence of the last one read:
-    a later consumer with `after=cursor` goes on from there.
+    Args:
+        after: start after this sequence, at the next new message (`new`), or at the newest message (`last`).
+        headers_only: read the messages without their payloads.
+
+    Attributes:
+        pending: how many messages there were to read when the consumer was opened.
+        cursor: the sequence of the last message read; a later consumer with `after=cursor` continues from there.
+        resumed: how often a new consumer had to be created.
     """
 
     def __init__(self, bus: Bus, stream: str, subject: str, *, after: Start, headers_only: bool = False) -> None:
@@ -45,7 +54,7 @@ class OrderedConsumer:
         self._subject = subject
         self._headers_only = headers_only
         self._after: Start = after
-        self._puller: PullConsumer | None = None
+        self._consumer: PullConsumer | None = None
         self._read = 0
         self.cursor = 0
         self.pending = 0
@@ -64,15 +73,15 @@ class OrderedConsumer:
 
     @property
     def _opened(self) -> PullConsumer:
-        assert self._puller is not None, "an ordered consumer is used inside its `async with` block"
-        return self._puller
+        assert self._consumer is not None, "an ordered consumer is used inside its `async with` block"
+        return self._consumer
 
     async def next(self) -> Delivery:
-        """The next message, whenever it comes.
+        """Wait for the next message, without a time-out.
 
         Raises:
-            SetupMissingError: the stream is gone.
-            BusUnavailableError: the connection has ended for good.
+            SetupMissingError: the stream does not exist any more.
+            BusUnavailableError: the connection is closed for good.
         """
         while True:
             try:
@@ -81,7 +90,7 @@ class OrderedConsumer:
                 await self._resume()
                 continue
             if delivery.consumer_seq != self._read + 1:
-                await self._resume()  # a message was lost on the way: nothing is acknowledged here
+                await self._resume()  # a delivery was lost, and without acknowledgements the server does not repeat it
                 continue
             self._read += 1
             if delivery.stream_seq > self.cursor:
@@ -89,14 +98,14 @@ class OrderedConsumer:
                 return delivery
 
     async def backlog(self) -> AsyncGenerator[Delivery]:
-        """What was there when it was opened, and end there; `next()` goes on behind it."""
+        """Yield the messages that were there when the consumer was opened; `next()` then continues after them."""
         left, self.pending = self.pending, 0
         while left > 0:
             try:
                 async with asyncio.timeout(_SILENCE_S):
                     delivery = await self.next()
             except TimeoutError:
-                # Some of what was counted has expired or been replaced meanwhile.
+                # Some of the counted messages have expired or been replaced meanwhile.
                 left = await count_after(self._bus, self._stream, self._subject, self.cursor)
                 continue
             left = min(left - 1, delivery.num_pending)
@@ -104,15 +113,15 @@ class OrderedConsumer:
 
     async def _start(self, after: Start) -> ConsumerInfo:
         name, info = await _create(self._bus, self._stream, self._subject, after, headers_only=self._headers_only)
-        if self._puller is not None:
-            await self._puller.__aexit__(None, None, None)
-        self._puller = PullConsumer(self._bus, self._stream, name, batch=_BATCH, missing_after_s=_LOST_AFTER_S)
-        await self._puller.__aenter__()
+        if self._consumer is not None:
+            await self._consumer.__aexit__(None, None, None)
+        self._consumer = PullConsumer(self._bus, self._stream, name, batch=_BATCH, missing_after_s=_LOST_AFTER_S)
+        await self._consumer.__aenter__()
         self._read = 0
         return info
 
     async def _resume(self) -> None:
-        """Go on behind the last message with a new consumer; a server that is starting gets time to get ready."""
+        """Continue after the last message with a new consumer; retries while a server is starting."""
         async for attempt in retry_until(deadline_after(_RESUME_TIMEOUT_S), _RESUME_PAUSE_S):
             try:
                 await self._bus.wait_connected()
@@ -126,10 +135,10 @@ class OrderedConsumer:
 
 
 async def position_before_newest(bus: Bus, stream: str, subject: str, count: int, *, before: int | None = None) -> int:
-    """A sequence after which the newest `count` messages of `subject` lie, and not many more; 0 if there are fewer.
+    """Find a sequence that is followed by the newest `count` messages of `subject` and few more; 0 if there are fewer.
 
-    Nothing is scanned: the server counts what lies behind a sequence in one request, and a window before the newest
-    message is widened, and narrowed again if it holds over twice as many, until it fits.
+    No message is read: the server counts the messages after a sequence in one request. A window before the newest
+    message is widened until it holds `count`, and narrowed again while it holds over twice as many.
 
     Args:
         before: count only messages below this sequence.
@@ -142,7 +151,7 @@ async def position_before_newest(bus: Bus, stream: str, subject: str, count: int
         found = await count_after(bus, stream, subject, start) - later
         if found < count and start > 0:
             too_few = window
-            # By the density seen so far, with a margin; found is at least 1, and the window at least doubles.
+            # Estimated from the density so far, with a margin; the window at least doubles.
             window = max(2 * window, min(64 * window, window * count * 5 // (4 * max(found, 1))))
         elif found > 2 * count and window > too_few + 1:
             window = max(too_few + 1, too_few + (window - too_few) * count * 5 // (4 * found))
@@ -152,19 +161,19 @@ async def position_before_newest(bus: Bus, stream: str, subject: str, count: int
 
 
 async def _newest(bus: Bus, stream: str, subject: str) -> int:
-    """The sequence of the newest message of `subject`; 0 if there is none."""
-    async with OrderedConsumer(bus, stream, subject, after="last", headers_only=True) as feed:
-        return (await feed.next()).stream_seq if feed.pending else 0
+    """Read the sequence of the newest message of `subject`; 0 if there is none."""
+    async with OrderedConsumer(bus, stream, subject, after="last", headers_only=True) as consumer:
+        return (await consumer.next()).stream_seq if consumer.pending else 0
 
 
 async def count_after(bus: Bus, stream: str, subject: str, after: int) -> int:
-    """How many messages of `subject` a stream holds after a sequence."""
+    """Count the messages of `subject` that a stream holds after a sequence."""
     _, info = await _create(bus, stream, subject, after, headers_only=True)
     return info.num_pending
 
 
 async def _create(bus: Bus, stream: str, subject: str, after: Start, *, headers_only: bool) -> tuple[str, ConsumerInfo]:
-    """Make an ephemeral consumer; the server removes it when pull requests stop."""
+    """Create an ephemeral consumer; the server removes it when pull requests stop."""
     start = (
         {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
         if isinstance(after, int)
@@ -186,7 +195,7 @@ async def _create(bus: Bus, stream: str, subject: str, after: Start, *, headers_
                 stream, name, config, timeout_s=_ANSWER_S if bus.clustered else REQUEST_TIMEOUT_S
             )
         except BusUnavailableError:
-            # The cluster may have given it to a server that is down; another one may go elsewhere.
+            # The cluster may have placed it on a server that is down; the next one may be placed on another.
             if not bus.clustered or not bus.connected or attempt.last:
                 raise
     raise AssertionError("the last attempt returns or raises")

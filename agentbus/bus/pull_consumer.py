@@ -1,8 +1,8 @@
-"""Pulling from a consumer: our own loop over core NATS.
+"""Pulls messages from a consumer, over core NATS.
 
-A pull request ends with the connection, without a word from the server. So the loop asks again at once after a
-reconnect, and when the server's idle heartbeats stay out. Every status of the server is told apart: nothing there,
-shutting down, consumer gone.
+A pull request ends with its connection, and the server does not report that. So a new request follows at once after a
+reconnect, and when the server's idle heartbeats stop. The statuses of the server are handled separately: no messages,
+shutting down, consumer deleted.
 """
 
 import asyncio
@@ -23,19 +23,20 @@ from agentbus.protocol.stored_message import StoredMessage
 _EXPIRES_S: Final = 30.0
 _HEARTBEAT_S: Final = 5.0
 _SILENCE_S: Final = 2 * _HEARTBEAT_S + 1
+"""How long to wait for a heartbeat: two may get lost."""
 _MISSING_S: Final = 5.0
 _MISSING_IN_CLUSTER_S: Final = 15.0
-_WAITING: Final = {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
-_AT_ONCE: Final = {"no_wait": True}
+_WAIT: Final = {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
+_NO_WAIT: Final = {"no_wait": True}
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 0.5
 
 
 class Delivery:
-    """One delivery of one message by a consumer, with the means to settle it.
+    """One delivery of a message by a consumer, with the methods that acknowledge it.
 
-    Acknowledgements are core messages: they can get lost, and one of a delivery that has expired acts on the delivery
-    that another worker has now. A worker that does not hold the lease must not send one.
+    Acknowledgements are core messages and can get lost. After `ack_wait`, an acknowledgement acts on the delivery that
+    another worker has now. So a worker that does not hold the lease must not send one.
     """
 
     def __init__(self, bus: Bus, message: Msg) -> None:
@@ -52,7 +53,7 @@ class Delivery:
 
     @property
     def stored_at(self) -> datetime:
-        """When the message was stored, by the server's clock."""
+        """The time at which the server stored the message, by its clock."""
         return datetime.fromtimestamp(self._nanoseconds / 1e9, UTC)
 
     @property
@@ -78,31 +79,34 @@ class Delivery:
         return self._message.headers or {}
 
     async def ack(self) -> None:
-        """Done: the message is not delivered again (unless the server forgets). It goes out with what is sent next."""
+        """Report the message as done. The acknowledgement goes out with the next message that is sent.
+
+        The server may lose it, and deliver the message again.
+        """
         await self._bus.publish(self._message.reply, b"+ACK", flush=False)
 
     async def nak(self, delay_s: float = 0) -> None:
-        """Not done: deliver again, after `delay_s` seconds."""
+        """Have the message delivered again, after `delay_s` seconds."""
         delay = b" " + encode({"delay": int(delay_s * 1e9)}) if delay_s > 0 else b""
         await self._bus.publish(self._message.reply, b"-NAK" + delay)
 
     async def term(self, reason: str) -> None:
-        """Never deliver again; the reason goes into the server's advisory."""
+        """Have the message never delivered again; `reason` goes into the server's advisory."""
         await self._bus.publish(self._message.reply, b"+TERM " + " ".join(reason.split()).encode()[:500])
 
     async def in_progress(self) -> None:
-        """Still at it: start the consumer's ack_wait anew."""
+        """Restart the consumer's `ack_wait` for this delivery."""
         await self._bus.publish(self._message.reply, b"+WPI")
 
 
 class PullConsumer:
-    """Messages of one consumer, for one caller at a time, requested only when the caller waits.
+    """Pulls the messages of one consumer, for one caller at a time, only while the caller waits.
 
     Args:
-        batch: how many messages one request of `next()` asks for. With 1 nothing is delivered ahead of demand, and
-            what arrives unasked is handed back to the server at once.
-        missing_after_s: how long no server may answer before the consumer counts as missing; unless given, longer in a
-            cluster, whose servers may be choosing a leader for it.
+        batch: how many messages one request of `next` asks for. With 1, nothing is delivered ahead of demand, and a
+            message that no caller waits for is returned to the server (nak) at once.
+        missing_after_s: how long no server may answer before the consumer counts as missing. The default is longer in
+            a cluster, whose servers may be electing a leader for it.
     """
 
     def __init__(
@@ -116,46 +120,46 @@ class PullConsumer:
         self._inbox = bus.new_inbox()
         self._arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
         self._requests = 0
-        self._open = 0  # what the last request may still bring
-        self._wanted = 0  # how many the caller waits for
-        self._deliverable = 0
-        self._handing_back: set[asyncio.Task[None]] = set()
+        self._open = 0  # how many messages the last request may still deliver
+        self._wanted = 0  # how many messages the caller waits for
+        self._deliverable = 0  # how many have arrived for it
+        self._naks: set[asyncio.Task[None]] = set()
         self._pause_s = _FIRST_PAUSE_S
         self._missing_since: float | None = None
 
     async def __aenter__(self) -> Self:
         self._unsubscribe = await self._bus.subscribe(f"{self._inbox}.*", self._receive)
-        # None stands for "the connection is new": the open request has died with the old one.
-        self._forget = self._bus.on_reconnect(lambda: self._arrived.put_nowait(None))
+        # None stands for a new connection: the open request has ended with the old one.
+        self._unregister = self._bus.on_reconnect(lambda: self._arrived.put_nowait(None))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._forget()
+        self._unregister()
         await self._unsubscribe()
         while not self._arrived.empty():
             message = self._arrived.get_nowait()
             if message is not None and not _is_status(message):
-                self._hand_back(Delivery(self._bus, message))
-        if self._handing_back:
-            await asyncio.wait(self._handing_back)
+                self._nak_soon(Delivery(self._bus, message))
+        if self._naks:
+            await asyncio.wait(self._naks)
 
     async def next(self) -> Delivery:
         """Wait for the next message, over reconnects and restarts of the server.
 
         Raises:
-            SetupMissingError: the consumer was deleted, or has not been there for `missing_after_s`.
-            BusUnavailableError: the connection has ended for good.
+            SetupMissingError: the consumer was deleted, or was missing for `missing_after_s`.
+            BusUnavailableError: the connection is closed for good.
         """
         while True:
-            if (delivery := await self._answer(self._batch, _WAITING)) is not None:
+            if (delivery := await self._answer(self._batch, _WAIT)) is not None:
                 return delivery
 
     async def fetch(self, count: int) -> list[Delivery]:
-        """Up to `count` messages, as many as there are now and as far as the server can be asked.
+        """Return up to `count` messages that are there now, without waiting for more.
 
-        If it fails, or is cancelled, what has come by then is handed back.
+        If this fails or is cancelled, the messages that have arrived are returned to the server (nak).
 
         Raises:
             SetupMissingError, BusUnavailableError: see `next`.
@@ -163,21 +167,21 @@ class PullConsumer:
         fetched: list[Delivery] = []
         whole = False
         try:
-            while len(fetched) < count and (delivery := await self._answer(count - len(fetched), _AT_ONCE)):
+            while len(fetched) < count and (delivery := await self._answer(count - len(fetched), _NO_WAIT)):
                 fetched.append(delivery)
             whole = True
             return fetched
         finally:
             if not whole:
                 for delivery in fetched:
-                    self._hand_back(delivery)
+                    self._nak_soon(delivery)
 
-    async def _answer(self, count: int, how: Mapping[str, int]) -> Delivery | None:
-        """What comes next of what was asked for, or else of a new request for so many; None if it is no message."""
+    async def _answer(self, count: int, options: Mapping[str, int]) -> Delivery | None:
+        """Take the next answer to the open request, or to a new one for `count`; None if it is not a message."""
         self._wanted = count
         try:
             if self._open == 0 and self._arrived.empty():
-                await self._ask(count, how)
+                await self._request(count, options)
             message = await self._first()
             if message is None:
                 self._open = 0
@@ -192,18 +196,18 @@ class PullConsumer:
         finally:
             self._wanted = 0
 
-    async def _ask(self, batch: int, how: Mapping[str, int]) -> None:
+    async def _request(self, batch: int, options: Mapping[str, int]) -> None:
         await self._bus.wait_connected()
         self._requests += 1
-        body = encode({"batch": batch, **how})
+        body = encode({"batch": batch, **options})
         try:
             await self._bus.publish(self._subject, body, reply=f"{self._inbox}.{self._requests}")
         except BusUnavailableError:
-            return  # the connection broke in between: wait_connected tells the next round what became of it
+            return  # the connection broke meanwhile: the next round waits for the next one, or fails
         self._open = batch
 
     async def _first(self) -> Msg | None:
-        """What has arrived first; None if nothing comes of what should, so that it must be asked for again."""
+        """Take the oldest answer that has arrived; None after a silence, when the request must be repeated."""
         if not self._arrived.empty():
             return self._arrived.get_nowait()
         try:
@@ -213,7 +217,7 @@ class PullConsumer:
             return None
 
     async def _on_status(self, message: Msg) -> None:
-        """React to what the server says instead of a message. What concerns an older request is of no interest."""
+        """Handle a status of the server. Ignores those for older requests."""
         if message.subject != f"{self._inbox}.{self._requests}":
             return
         headers = message.headers or {}
@@ -243,20 +247,20 @@ class PullConsumer:
             self._deliverable += 1
             self._arrived.put_nowait(message)
         else:
-            self._hand_back(Delivery(self._bus, message))
+            self._nak_soon(Delivery(self._bus, message))
 
-    def _hand_back(self, delivery: Delivery) -> None:
-        if self._batch == 1:  # what is read without a trace is not acknowledged either
+    def _nak_soon(self, delivery: Delivery) -> None:
+        if self._batch == 1:  # an ordered consumer, which has larger batches, acknowledges nothing
             task = asyncio.create_task(_nak(delivery))
-            self._handing_back.add(task)
-            task.add_done_callback(self._handing_back.discard)
+            self._naks.add(task)
+            task.add_done_callback(self._naks.discard)
 
 
 async def _nak(delivery: Delivery) -> None:
-    with suppress(BusUnavailableError):  # the server delivers it again by itself, once its time is over
+    with suppress(BusUnavailableError):  # the server delivers it again anyway, after `ack_wait`
         await delivery.nak()
 
 
 def _is_status(message: Msg) -> bool:
-    """Whether the server says something in place of a message, which would have a reply subject for its ack."""
+    """Whether this is a status of the server: messages have a reply subject for their acknowledgement."""
     return not message.reply

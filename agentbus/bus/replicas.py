@@ -1,4 +1,4 @@
-"""How the copies of streams and consumers in a cluster are: how many there are, and how far they have come."""
+"""Reads the state of the replicas of streams and consumers in a cluster: how many there are, and which are current."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ _PAUSE_S: Final = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """The copies of one stream or consumer.
+    """The replicas of one stream or consumer.
 
     Attributes:
-        cluster: the name of the cluster; empty for a server that is in none.
-        leader: the server that has the copy that takes changes; empty while there is none.
-        current: how many copies hold everything, that of the leader included.
-        behind: the servers whose copies do not, with the reason.
-        moving: the server is still making copies.
+        cluster: the name of the cluster; empty for a server without one.
+        leader: the server that takes changes; empty while there is none.
+        current: how many replicas hold everything, that of the leader included.
+        behind: the servers whose replicas do not, with the reason.
+        moving: the server is still making replicas.
     """
 
     name: str
@@ -35,18 +35,18 @@ class Replicas:
 
     @property
     def complete(self) -> bool:
-        """Whether all copies are there and hold everything."""
+        """Whether all replicas exist and hold everything."""
         return bool(self.leader) and not self.moving and self.current >= self.wanted
 
     def __str__(self) -> str:
         if not self.leader:
             return f"{self.name} has no leader: nothing can be stored in it"
-        text = f"{self.name} has {self.current} of {self.wanted} copies that are current"
+        text = f"{self.name} has {self.current} of {self.wanted} replicas current"
         return f"{text} ({', '.join(self.behind)})" if self.behind else text
 
 
 def replicas_of(name: str, cluster: Cluster, wanted: int) -> Replicas:
-    """Count the copies of a stream or consumer, of which there shall be `wanted`."""
+    """Count the replicas of a stream or consumer that should have `wanted` of them."""
     behind = [
         f"{other.server} is offline" if other.offline else f"{other.server} is {other.lag} behind"
         for other in cluster.replicas
@@ -64,7 +64,7 @@ def replicas_of(name: str, cluster: Cluster, wanted: int) -> Replicas:
 
 
 async def stream_replicas(bus: Bus, stream: str) -> Replicas:
-    """Look at the copies of one stream.
+    """Read the state of the replicas of one stream.
 
     Raises:
         SetupMissingError: the stream does not exist.
@@ -76,7 +76,7 @@ async def stream_replicas(bus: Bus, stream: str) -> Replicas:
 async def until_complete(
     bus: Bus, streams: Sequence[str], agents: Sequence[str], *, timeout_s: float
 ) -> list[Replicas]:
-    """Wait until all copies are current; returns those that were not by then.
+    """Wait until all replicas are current; returns the streams and consumers that are not by then.
 
     Raises:
         SetupMissingError: one of them does not exist.
@@ -86,7 +86,7 @@ async def until_complete(
         try:
             left = [item for item in await _look(bus, streams, agents) if not item.complete]
         except BusUnavailableError:
-            # A stream that has no leader at the moment does not answer.
+            # A stream without a leader does not answer.
             if attempt.last:
                 raise
         else:
@@ -101,6 +101,6 @@ async def _look(bus: Bus, streams: Sequence[str], agents: Sequence[str]) -> list
     for agent in agents:
         name = subjects.durable(agent)
         info = await bus.consumer_info(subjects.TASKS_STREAM, name)
-        # A consumer that names no number has as many copies as its stream.
+        # A consumer without a number has as many replicas as its stream.
         found.append(replicas_of(name, info.cluster, info.num_replicas or wanted))
     return found

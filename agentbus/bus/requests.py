@@ -1,4 +1,4 @@
-"""The requests of one connection that wait for an answer: the table of them, with one timer for all."""
+"""Keeps the requests of one connection that wait for an answer, with one timer for all of them."""
 
 import asyncio
 import itertools
@@ -11,11 +11,11 @@ from agentbus.errors import BusError
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that is under way.
+    """A request without an answer yet.
 
     Attributes:
-        token: the last token of the subject that its answer comes on.
-        deadline: until when it waits, by the event loop's clock.
+        token: the last token of the subject of its answer.
+        deadline: the end of its time-out, by the clock of the event loop.
     """
 
     token: str
@@ -31,10 +31,10 @@ class Request:
 
 
 class Requests:
-    """The open requests. Tokens are numbers: the inbox that they are appended to is what cannot be guessed.
+    """The open requests. Their tokens are numbers: the inbox before the token is what others cannot guess.
 
     Args:
-        unanswered: makes the error of a request that got no answer within so many seconds.
+        unanswered: makes the error for a request without an answer within the seconds given.
     """
 
     def __init__(self, unanswered: Callable[[float], BusError]) -> None:
@@ -44,7 +44,7 @@ class Requests:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, subject: str, timeout_s: float, deadline: float) -> Request:
-        """Open a request; `remove` must follow, whatever becomes of it."""
+        """Add a request. The caller must `remove` it, after a failure too."""
         token = str(next(self._numbers))
         request = Request(token, subject, timeout_s, deadline, asyncio.get_running_loop().create_future())
         self._open[token] = request
@@ -52,29 +52,29 @@ class Requests:
         return request
 
     def remove(self, request: Request) -> None:
-        """Close a request; an answer that still comes is dropped."""
+        """Remove a request; an answer that still arrives is dropped."""
         del self._open[request.token]
         request.answer.cancel()
 
     def take_answer(self, message: Msg) -> None:
-        """Hand an answer to the request whose token ends its subject."""
+        """Give an answer to the request whose token ends the subject of the answer."""
         request = self._open.get(message.subject.rpartition(".")[2])
         if request is not None and not request.answer.done():
             request.answer.set_result(message)
 
     def fail(self, error: BusError, *, subject: str | None = None) -> None:
-        """Fail all open requests, or those to one subject, in whatever case the server writes it."""
+        """Fail all open requests, or those to one subject, given in lower case."""
         for request in tuple(self._open.values()):
             if subject is None or request.subject.lower() == subject:
                 request.fail(error)
 
     def stop_timer(self) -> None:
-        """Let no request expire any more: the connection has ended."""
+        """Stop the timer, because the connection is closed."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _expire_at(self, deadline: float) -> None:
-        """Set the timer. One serves all: a timer costs as much as a request, and hardly one of them ever runs out."""
+        """Set the one timer to the earliest deadline. A timer for each request would cost as much as the request."""
         if self._timer is None or self._timer.when() > deadline:
             if self._timer is not None:
                 self._timer.cancel()

@@ -1,8 +1,8 @@
-"""Makes the streams, buckets and consumers of `agentbus.bus.topology`, and compares what is there with them.
+"""Creates the streams, buckets and consumers of `agentbus.bus.topology`, and compares existing ones with it.
 
-Set-up reads what exists, plans one step for each thing (`plan`, a function without I/O), and applies the steps. It
-makes what is missing, and reports differences field by field. It changes what it finds only with `update=True`, and
-then only what a server can change.
+Set-up reads what exists, plans a step for each stream, bucket and consumer (`plan`, a function without I/O), and
+applies the steps. It creates what is missing, and reports differences field by field. It changes what exists only with
+`update=True`, and then only what a server can change.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -13,7 +13,15 @@ from typing import Any, Final, Literal
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import read_stream_info
 from agentbus.bus.retry_until import deadline_after, retry_until
-from agentbus.bus.topology import SECOND_NS, SWITCHES_OFF, Copies, Wanted, consumer_config, wanted_files, wanted_streams
+from agentbus.bus.topology import (
+    SECOND_NS,
+    SWITCHES_OFF,
+    ReplicaPlan,
+    Wanted,
+    consumer_config,
+    wanted_files,
+    wanted_streams,
+)
 from agentbus.errors import ApiError, BusError, SetupMissingError, StreamFullError
 from agentbus.protocol import subjects
 
@@ -23,7 +31,7 @@ Outcome = Literal["made", "found", "different", "updated", "missing"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What set-up did with, or found of, one stream, bucket or consumer."""
+    """What set-up did with one stream, bucket or consumer, or found about it."""
 
     kind: Kind
     name: str
@@ -33,7 +41,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The configurations of streams and of consumers that exist, by name, as the server describes them."""
+    """The configurations of existing streams and consumers by name, as the server describes them."""
 
     streams: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     consumers: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
@@ -44,9 +52,9 @@ class Step:
     """What set-up does with one stream, bucket or consumer.
 
     Attributes:
-        wanted: the fields that it shall have; any others do not matter.
+        wanted: the fields that are compared.
         config: the whole configuration to send. An update keeps the fields that agentbus does not know.
-        differences: of what was found from `wanted`.
+        differences: the differences between what exists and `wanted`.
     """
 
     kind: Kind
@@ -57,7 +65,7 @@ class Step:
     differences: tuple[str, ...] = ()
 
     def as_found(self) -> Finding:
-        """Report what was found, without a change."""
+        """Report what exists, when nothing is changed."""
         if self.action == "create":
             return Finding(self.kind, self.name, "missing")
         return Finding(self.kind, self.name, "different" if self.differences else "found", self.differences)
@@ -71,48 +79,48 @@ async def set_up(
     files_limit: int | None = None,
     update: bool = False,
 ) -> list[Finding]:
-    """Make every stream and bucket, and for each agent its consumer and its files bucket.
+    """Create every stream and bucket, and for each agent its consumer and its files bucket.
 
     Args:
-        replicas: copies in a cluster, also of what is found: a number that is given is meant. None means as many as
-            the stream of the tasks has for what is made, and whatever it has for what is found. The server makes the
-            copies in the background: see `agentbus.bus.replicas`.
-        files_limit: the most bytes that the files bucket of each of `agents` may hold, also of what is found. None
-            means no bound for what is made: one agent's outputs can then take all the storage of the account.
-        update: apply the other differences that can be applied to what exists.
+        replicas: the replicas in a cluster, of existing streams as well. None creates as many as the stream of the
+            tasks has, and leaves existing streams as they are. The server makes replicas in the background: see
+            `agentbus.bus.replicas`.
+        files_limit: the limit in bytes of the files bucket of each of `agents`, of existing buckets as well. None
+            creates buckets without a limit: the outputs of one agent can then take all the storage of the account.
+        update: also apply the other differences that a server can apply to what exists.
 
     Raises:
         PermissionDeniedError: the user may not administer the bus.
-        BusError: the server refused, for instance for want of storage, or because it is not in a cluster.
+        BusError: the server refused, for instance because it lacks storage or is not in a cluster.
     """
     granted = (await bus.account_info()).max_storage_bytes
     wanted = [*wanted_streams(), *(wanted_files(agent, files_limit) for agent in agents)]
     if replicas is not None and replicas > 1 and not bus.clustered:
         raise BusError(
-            f"this server is not in a cluster, so there cannot be {replicas} copies: leave out --replicas, or make a "
+            f"this server is not in a cluster, so there cannot be {replicas} replicas: leave out --replicas, or make a "
             "cluster (docs/how-to/growing.md)"
         )
-    made_with = replicas or await _replicas_of_tasks(bus)
-    copies = Copies(granted, made_with, replicas, bus.clustered)
-    steps = plan(wanted, agents, await _look(bus, wanted, agents), copies, update=update)
+    for_new = replicas or await _replicas_of_tasks(bus)
+    replica_plan = ReplicaPlan(granted, for_new, replicas, bus.clustered)
+    steps = plan(wanted, agents, await _look(bus, wanted, agents), replica_plan, update=update)
     try:
         findings = [await _apply_to_stream(bus, step) for step in steps[: len(wanted)]]
     except StreamFullError as error:
         raise BusError(
-            f"the storage that the account may use does not hold {made_with} copies of everything: raise its max_file, "
+            f"the storage that the account may use does not hold {for_new} replicas of everything: raise its max_file, "
             f"or lower the max_bytes of the streams ({error})"
         ) from error
     except ApiError as error:
-        raise _no_copies(error, made_with) from error
+        raise _no_room(error, for_new) from error
     of_agents = zip(agents, steps[len(wanted) :], strict=True)
     return findings + [await _apply_to_consumer(bus, agent, step) for agent, step in of_agents]
 
 
 async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) -> AsyncGenerator[Finding]:
-    """Hold streams, and what each agent needs, against what is wanted; nothing is made or changed.
+    """Compare the streams `names`, and what each agent needs, with `agentbus.bus.topology`. Changes nothing.
 
     Raises:
-        PermissionDeniedError: the user may not look.
+        PermissionDeniedError: the user may not read them.
     """
     wanted = [item for item in wanted_streams() if item.name in names] + [wanted_files(agent) for agent in agents]
     for step in plan(wanted, agents, await _look(bus, wanted, agents), _AS_FOUND, update=False):
@@ -120,12 +128,12 @@ async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) ->
 
 
 async def ensure_consumer(bus: Bus, agent: str, *, stream: str, name: str) -> None:
-    """Make the durable consumer of one agent unless it exists.
+    """Create the durable consumer of one agent unless it exists.
 
     Raises:
         SetupMissingError: the stream does not exist.
-        PermissionDeniedError: it is missing and this user may not make it.
-        ApiError: another durable has the agent's tasks already; the message names it where that can be seen.
+        PermissionDeniedError: the consumer is missing, and this user may not create it.
+        ApiError: another durable consumer has the agent's tasks already; the message names it if the user may see it.
     """
     try:
         await bus.create_consumer(stream, name, consumer_config(agent, name))
@@ -136,7 +144,7 @@ async def ensure_consumer(bus: Bus, agent: str, *, stream: str, name: str) -> No
 
 
 async def known_agents(bus: Bus) -> list[str]:
-    """The agents that have a consumer for their tasks; none where there is no stream of tasks."""
+    """List the agents that have a consumer for their tasks; none if there is no stream of tasks."""
     try:
         consumers = await bus.consumers(subjects.TASKS_STREAM)
     except SetupMissingError:
@@ -146,17 +154,17 @@ async def known_agents(bus: Bus) -> list[str]:
 
 
 async def ensure_files_bucket(bus: Bus, agent: str) -> None:
-    """Make the object store of one agent unless it exists.
+    """Create the object store of one agent unless it exists.
 
     Raises:
-        PermissionDeniedError: this user may not make it.
-        ApiError: there is one of another kind.
+        PermissionDeniedError: this user may not create it.
+        ApiError: it exists with another configuration.
     """
     wanted = wanted_files(agent)
     await bus.api(f"STREAM.CREATE.{wanted.name}", {**wanted.config, "num_replicas": await _replicas_of_tasks(bus)})
 
 
-_AS_FOUND: Final = Copies(granted=-1, made_with=1, asked=None, clustered=False)
+_AS_FOUND: Final = ReplicaPlan(granted_bytes=-1, for_new=1, for_existing=None, clustered=False)
 _TAKEN: Final = frozenset({10099, 10100})
 _NO_PEERS: Final = 10005
 _NOT_CHANGEABLE: Final = 10052
@@ -165,7 +173,7 @@ _PAUSE_S: Final = 0.5
 
 
 async def _taken(bus: Bus, agent: str, stream: str, name: str, error: ApiError) -> ApiError:
-    """Name the consumer that has an agent's tasks already: a work queue gives each subject to one consumer."""
+    """Name the consumer that has an agent's tasks already: a work queue allows one consumer for a subject."""
     subject = subjects.tasks(agent)
     consumers = await bus.consumers(stream)
     holders = [item.name for item in consumers if item.filter_subject in (subject, None)]
@@ -178,12 +186,12 @@ async def _taken(bus: Bus, agent: str, stream: str, name: str, error: ApiError) 
     )
 
 
-def _no_copies(error: ApiError, count: int) -> ApiError:
-    """Say what to do where the server cannot make so many copies."""
+def _no_room(error: ApiError, count: int) -> ApiError:
+    """Add what to do to the error of a cluster that cannot make so many replicas."""
     if error.err_code != _NO_PEERS:
         return error
     return ApiError(
-        f"{error.description}: the cluster has not {count} servers that are up and have room for a copy each; start "
+        f"{error.description}: the cluster has not {count} servers that are up and have room for a replica each; start "
         "them all, or look at their disks",
         error.code,
         error.err_code,
@@ -191,12 +199,13 @@ def _no_copies(error: ApiError, count: int) -> ApiError:
 
 
 async def place(bus: Bus, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Ask for a stream to be made, changed or restored.
+    """Send a request that creates, changes or restores a stream.
 
-    The servers of a cluster that has just started do not know of each other's room yet, and refuse: then again.
+    The servers of a cluster that has just started do not know each other's storage yet, and refuse. So that refusal is
+    retried for a while.
 
     Raises:
-        ApiError: any other refusal, or still this one after a while.
+        ApiError: any other refusal, or this one after 20 seconds.
     """
     async for attempt in retry_until(deadline_after(_PLACING_S), _PAUSE_S):
         try:
@@ -214,19 +223,21 @@ async def _replicas_of_tasks(bus: Bus) -> int:
         return 1
 
 
-def plan(streams: Sequence[Wanted], agents: Sequence[str], found: Found, copies: Copies, *, update: bool) -> list[Step]:
-    """Decide what set-up does with each stream and each agent's consumer. Asks and changes nothing."""
+def plan(
+    streams: Sequence[Wanted], agents: Sequence[str], found: Found, replicas: ReplicaPlan, *, update: bool
+) -> list[Step]:
+    """Decide what set-up does with each stream and each agent's consumer, without I/O."""
     return [
-        *(_plan_stream(item, found.streams.get(item.name), copies, update=update) for item in streams),
+        *(_plan_stream(item, found.streams.get(item.name), replicas, update=update) for item in streams),
         *(_plan_consumer(agent, found.consumers.get(subjects.durable(agent)), update=update) for agent in agents),
     ]
 
 
-def _plan_stream(wanted: Wanted, found: dict[str, Any] | None, copies: Copies, *, update: bool) -> Step:
+def _plan_stream(wanted: Wanted, found: dict[str, Any] | None, replicas: ReplicaPlan, *, update: bool) -> Step:
     if found is None:
-        config = {**wanted.config, **copies.bound(wanted.share)}
-        return Step(wanted.kind, wanted.name, "create", config, {**config, "num_replicas": copies.made_with})
-    asked = _asked(wanted, copies)
+        config = {**wanted.config, **replicas.bound(wanted.share)}
+        return Step(wanted.kind, wanted.name, "create", config, {**config, "num_replicas": replicas.for_new})
+    asked = _asked(wanted, replicas)
     off = {key: False for key in SWITCHES_OFF if found.get(key)}
     config = {**wanted.config, **asked, **off}
     if "max_bytes" not in asked:
@@ -236,17 +247,17 @@ def _plan_stream(wanted: Wanted, found: dict[str, Any] | None, copies: Copies, *
     action = "update" if changes and differences else "leave"
     sent = {**found, **changes}
     for key in off.keys() & changes.keys():
-        del sent[key]  # that is off, for a field which is an object or a list as well
+        del sent[key]  # a missing field is off, also one that holds an object or a list
     return Step(wanted.kind, wanted.name, action, config, sent, differences)
 
 
-def _asked(wanted: Wanted, copies: Copies) -> dict[str, Any]:
-    """What is meant for a stream that exists, too.
+def _asked(wanted: Wanted, replicas: ReplicaPlan) -> dict[str, Any]:
+    """Select the fields that the caller asked for, which are changed in an existing stream without `update` as well.
 
-    A bound is the administrator's choice once the stream exists: only one that was asked for changes it.
+    The administrator may have changed the limit of an existing stream: only a limit in the call replaces it.
     """
-    bound = {"max_bytes": wanted.config["max_bytes"]} if wanted.config["max_bytes"] > 0 else {}
-    return bound if copies.asked is None else {**bound, "num_replicas": copies.asked}
+    limit = {"max_bytes": wanted.config["max_bytes"]} if wanted.config["max_bytes"] > 0 else {}
+    return limit if replicas.for_existing is None else {**limit, "num_replicas": replicas.for_existing}
 
 
 def _plan_consumer(agent: str, found: dict[str, Any] | None, *, update: bool) -> Step:
@@ -260,7 +271,7 @@ def _plan_consumer(agent: str, found: dict[str, Any] | None, *, update: bool) ->
 
 
 async def _look(bus: Bus, streams: Sequence[Wanted], agents: Sequence[str]) -> Found:
-    """Read the configurations of what exists of `streams` and of the consumers of `agents`."""
+    """Read the configurations of those among `streams`, and among the consumers of `agents`, that exist."""
     found = Found()
     for item in streams:
         with suppress(SetupMissingError):
@@ -272,7 +283,7 @@ async def _look(bus: Bus, streams: Sequence[Wanted], agents: Sequence[str]) -> F
 
 
 async def _apply_to_stream(bus: Bus, step: Step) -> Finding:
-    """Make or change one stream; what the server made of it may still differ from what was asked for."""
+    """Create or change one stream, and compare it again: an old server ignores fields that it does not know."""
     if step.action == "leave":
         return step.as_found()
     verb = f"STREAM.{step.action.upper()}.{step.name}"
@@ -311,7 +322,7 @@ def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> tuple[str, ..
 
 
 def _absent(value: Any) -> Any:
-    """What a missing field means: servers leave out false and the like."""
+    """The value that a missing field has: servers leave out false."""
     return False if isinstance(value, bool) else None
 
 

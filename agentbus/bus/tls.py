@@ -1,4 +1,4 @@
-"""TLS on the client's side: the context for a dial, and the reason and the remedy of a failed handshake."""
+"""Makes TLS contexts of clients, and explains failed handshakes with what to do about them."""
 
 import ssl
 from pathlib import Path
@@ -9,14 +9,14 @@ from agentbus.errors import ConfigError
 
 _NAME_MISMATCH: Final = (62, 64)
 _NOT_NOW: Final = (9, 10)
-"""OpenSSL's numbers for a certificate of another host, and for one that is not valid yet or any more."""
+"""OpenSSL's numbers for a certificate of another host, and for one that is not valid yet or has expired."""
 
 
 def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
-    """Make the context: the CAs that a server's certificate must come from, and our own. Reads the files at each call.
+    """Make a context with the configured CAs and client certificate. Reads the files at each call.
 
     Raises:
-        ConfigError: a file cannot be used; names it, and never asks for a pass phrase.
+        ConfigError: a file cannot be used; the message names it. No pass phrase is asked for.
     """
     try:
         context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
@@ -25,11 +25,11 @@ def tls_context(settings: ConnectionSettings) -> ssl.SSLContext:
     except OSError as error:
         raise ConfigError(f"cannot read ca_file {settings.ca_file}: {error.strerror}") from None
     if settings.cert_file:
-        _show(context, settings.cert_file, settings.key_file)
+        _load_certificate(context, settings.cert_file, settings.key_file)
     return context
 
 
-def _show(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
     """Load the client certificate into a context."""
     holder = f"key_file {key}" if key else f"cert_file {certificate}"
     for file in (certificate, key or certificate):
@@ -66,7 +66,7 @@ def why_tls_failed(error: ssl.SSLError, settings: ConnectionSettings) -> tuple[s
             return error.verify_message, f"{settings.ca_file} is not the CA of this server; set ca_file in [nats] to it"
         return error.verify_message, "set ca_file in [nats] for a private CA"
     reason = str(error.reason or error).lower().replace("_", " ")
-    if "alert" in reason:  # from the server, on what it was shown
+    if "alert" in reason:  # sent by the server, about our certificate
         return reason, certificate_wanted(settings)
     return reason, "compare the tls block of the server with ca_file and url in [nats]"
 

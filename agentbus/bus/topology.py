@@ -1,4 +1,4 @@
-"""The streams, buckets and consumers that agentbus needs, as data: `agentbus.bus.setup` makes them."""
+"""Defines the streams, buckets and consumers that agentbus needs, as data; `agentbus.bus.setup` makes them."""
 
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -8,17 +8,17 @@ from agentbus.protocol import subjects
 SECOND_NS: Final = 1_000_000_000
 _DAY: Final = 86_400 * SECOND_NS
 ACK_WAIT_S: Final = 30
-"""The lease of a running task: renewed every third of it."""
+"""The lease of a running task, which the worker renews after each third."""
 PRESENCE_TTL_S: Final = 90
-"""How long a worker is listed after its last heartbeat: three of them, so that two may get lost."""
+"""How long a worker is listed after its last heartbeat: three heartbeats, so that two may get lost."""
 
 
 _NO_IDS: Final = SECOND_NS
-"""Of buckets: nothing is stored there under a message id, and the memory of ids takes a kilobyte of the server each."""
+"""The duplicate window of buckets: their messages have no id, and each remembered id takes a kilobyte in the server."""
 _READ_BY_PARTIES: Final[dict[str, Any]] = {
-    # A reader's consumer lives for seconds. One that its maker has left behind goes after this time.
+    # The consumers of readers live for seconds. The server removes an abandoned one after this time.
     "consumer_limits": {"inactive_threshold": 300 * SECOND_NS},
-    # By default a stream has room for 1000: a party that made as many would lock out every reader.
+    # The default is 1000: a party that creates that many would lock out every reader.
     "max_consumers": 100_000,
 }
 
@@ -38,8 +38,8 @@ SWITCHES_OFF: Final = (
     "republish",
     "subject_transform",
 )
-"""Settings of a stream that must not be on: with them a publisher, or the server by itself, moves, erases, schedules or
-copies messages beyond the subject that the publisher may use. Servers leave out what they do not know."""
+"""Settings of a stream that must be off. With them a publisher, or the server by itself, can move, delete, schedule or
+copy messages beyond the subjects that the publisher may use. Servers leave out settings that they do not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Wanted:
     """A stream or bucket that set-up makes.
 
     Attributes:
-        share: of the storage that the server grants, where it grants a bounded amount.
+        share: the part that it gets of the account's storage, where that is limited.
     """
 
     kind: Literal["stream", "bucket"]
@@ -65,7 +65,7 @@ def _stream(name: str, subject: str, *, max_age: int, share: float, **more: Any)
 
 
 def _bucket(name: str, subject_filters: list[str], *, max_age: int, share: float, **more: Any) -> Wanted:
-    # Not a stock bucket: those allow rollup headers, with which a right on one key empties the whole bucket.
+    # Buckets that nats tools create allow rollup headers, with which a user of one key can empty the whole bucket.
     denied = {"deny_delete": True, "deny_purge": True, "allow_rollup_hdrs": False}
     return Wanted("bucket", {**_base(name, subject_filters, max_age), **denied, **more}, share)
 
@@ -78,7 +78,7 @@ def _base(name: str, subject_filters: list[str], max_age: int) -> dict[str, Any]
         "storage": "file",
         "max_age": max_age,
         "max_bytes": -1,
-        # A full stream refuses the next message; with "old" it would drop the oldest without a word.
+        # A full stream refuses the next message; with "old" it would silently drop the oldest.
         "discard": "new",
         "allow_direct": True,
     }
@@ -95,7 +95,7 @@ def wanted_streams() -> list[Wanted]:
             retention="workqueue",
             duplicate_window=_DAY,
         ),
-        # The memory of result ids outlives every task, so that no redelivery can store a result twice.
+        # The duplicate window is longer than a task can live, so that no redelivery can store a result twice.
         _stream(
             subjects.RESULTS_STREAM,
             subjects.RESULT_SUBJECTS,
@@ -105,7 +105,7 @@ def wanted_streams() -> list[Wanted]:
             **_READ_BY_PARTIES,
         ),
         _stream(subjects.DEAD_STREAM, subjects.DEAD_SUBJECTS, max_age=30 * _DAY, share=0.04, duplicate_window=8 * _DAY),
-        # The ledger outlives every result that points to it.
+        # The ledger keeps an entry longer than the result of its task is kept.
         _bucket(
             subjects.STATE_STREAM,
             [subjects.STATE_SUBJECTS],
@@ -142,7 +142,7 @@ def wanted_files(agent: str, limit: int | None = None) -> Wanted:
 
 
 def consumer_config(agent: str, name: str, *, ack_wait_s: float = ACK_WAIT_S) -> dict[str, Any]:
-    """The durable consumer that the workers of `agent` share; it is their delivery progress, so it never expires."""
+    """The durable consumer that the workers of `agent` share. It holds their delivery progress, so it never expires."""
     return {
         "durable_name": name,
         "filter_subject": subjects.tasks(agent),
@@ -155,24 +155,25 @@ def consumer_config(agent: str, name: str, *, ack_wait_s: float = ACK_WAIT_S) ->
 
 
 @dataclass(frozen=True, slots=True)
-class Copies:
-    """How many copies there shall be, in how much storage (-1 for no bound).
+class ReplicaPlan:
+    """How many replicas set-up wants, and the storage for them.
 
     Attributes:
-        made_with: of what is made.
-        asked: of what is found; None leaves it as it is.
+        granted_bytes: the storage of the account; -1 for no limit.
+        for_new: the replicas of a stream that set-up creates.
+        for_existing: the replicas of a stream that exists; None leaves them as they are.
     """
 
-    granted: int
-    made_with: int
-    asked: int | None
+    granted_bytes: int
+    for_new: int
+    for_existing: int | None
     clustered: bool
 
     def bound(self, share: float) -> dict[str, int]:
-        """What one copy may hold, where there is a bound.
+        """Compute `max_bytes` of a stream with this share; empty where the account has no limit.
 
-        The storage of an account in a cluster is that of all servers together. There are three at the least, and every
-        one of them must have room for every stream, however many copies there are now.
+        The storage of an account in a cluster counts all its servers, which are three or more. Each server must have
+        room for every stream, even if there are fewer replicas now.
         """
-        parts = max(self.made_with, 3 if self.clustered else 1)
-        return {"max_bytes": int(self.granted * share / parts)} if self.granted > 0 and share > 0 else {}
+        parts = max(self.for_new, 3 if self.clustered else 1)
+        return {"max_bytes": int(self.granted_bytes * share / parts)} if self.granted_bytes > 0 and share > 0 else {}

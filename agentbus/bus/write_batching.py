@@ -1,7 +1,7 @@
-"""Writes to the server in batches: what is sent in one round of the event loop is written in one piece.
+"""Writes to the server in batches: all messages of one iteration of the event loop go into one write.
 
-nats-py wakes a task for each message. A write costs several times what making the message does, since it makes the
-server read. With `batch_writes=False` nothing of nats-py's own way of writing is replaced.
+nats-py wakes a task for each message. A write costs several times as much as building the message, and the server has
+to read it. With `batch_writes=False`, nats-py writes each message in its own way.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ from agentbus.bus.nats_contract import NatsClient, errors
 from agentbus.protocol.headers import Headers
 
 _DELAY_S: Final = 0.001
-"""How long a message without `flush` waits for another one: short beside a round trip over loopback with a sync."""
-_CATCH_UP_S: Final = 0.1
-"""How often `catch_up` looks again: nats-py answers sooner, unless the connection breaks."""
+"""How long a message without `flush` waits for the next one: less than a round trip with a sync takes over loopback."""
+_CHECK_S: Final = 0.1
+"""How often `wait_writable` checks again. nats-py wakes it sooner, unless the connection breaks."""
 _ONE_LINE: Final = str.maketrans("\r\n", "  ")
 _ENDS_TOKEN: Final = re.compile(r"[ \t\r\n]")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -24,7 +24,7 @@ class BatchingClient(NatsClient):
     """A NATS client that checks what it sends, and writes it in batches.
 
     Args:
-        batch_writes: otherwise nats-py's own task writes each message.
+        batch_writes: whether to write in batches; nats-py's task writes each message otherwise.
     """
 
     def __init__(self, *, batch_writes: bool) -> None:
@@ -36,10 +36,10 @@ class BatchingClient(NatsClient):
     def send(self, subject: str, data: bytes, reply: str, headers: Headers | None, *, flush: bool) -> None:
         """Publish a message. Without `flush` it may wait a millisecond, to be written together with the next one.
 
-        It returns before the server has taken the message: see `catch_up`.
+        Returns before the message is written: see `wait_writable`.
 
         Raises:
-            NatsError: a subject or the name of a header would break the protocol, or the connection has ended.
+            NatsError: a subject or the name of a header is not valid in the protocol, or the connection is closed.
         """
         if not subject or _ENDS_TOKEN.search(subject) or _ENDS_TOKEN.search(reply):
             raise errors.BadSubjectError
@@ -58,15 +58,15 @@ class BatchingClient(NatsClient):
         else:
             self._wake_flusher()
 
-    async def catch_up(self) -> None:
-        """Wait for the server if it does not keep up with what is sent."""
-        # Not by `_flush_pending(force_flush=True)`, which swallows a cancellation.
+    async def wait_writable(self) -> None:
+        """Wait while more is pending than nats-py allows, because the server reads too slowly."""
+        # `_flush_pending(force_flush=True)` would swallow a cancellation.
         while self._pending_data_size > self._max_pending_size and self.is_connected:
             written = self._wake_flusher()
-            await asyncio.wait({written}, timeout=_CATCH_UP_S)
+            await asyncio.wait({written}, timeout=_CHECK_S)
 
     def _wake_flusher(self) -> asyncio.Future[Any]:
-        """Have nats-py's task write all that is pending; returns what that task resolves, unless it is busy."""
+        """Have nats-py's task write everything pending. It resolves the future that is returned, unless it is busy."""
         written = asyncio.get_running_loop().create_future()
         if self._flush_queue is not None and self._flush_queue.empty():
             self._flush_queue.put_nowait(written)
@@ -79,7 +79,7 @@ class BatchingClient(NatsClient):
         return None
 
     def _schedule_write(self, *, flush: bool) -> None:
-        """Write at the beginning of the loop's next round, or a moment later without `flush`."""
+        """Write at the next iteration of the event loop, or up to a millisecond later without `flush`."""
         loop = asyncio.get_running_loop()
         if flush:
             self._write_soon = self._write_soon or loop.call_soon(self._write)
@@ -87,14 +87,14 @@ class BatchingClient(NatsClient):
             self._write_later = self._write_later or loop.call_later(_DELAY_S, self._write)
 
     def _write(self) -> None:
-        """Write all that is pending. If the server does not keep up, nats-py's task does that and waits for it."""
+        """Write everything pending. If the server reads too slowly, nats-py's task writes it and waits."""
         for handle in (self._write_soon, self._write_later):
             if handle is not None:
                 handle.cancel()
         self._write_soon = self._write_later = None
         writer = getattr(self._transport, "_io_writer", None)
         if not self.is_connected or writer is None or writer.transport.is_closing():
-            return  # nats-py sends it once it is connected again
+            return  # nats-py writes it after the reconnect
         if writer.transport.get_write_buffer_size() > 0:
             self._wake_flusher()
             return
@@ -104,7 +104,7 @@ class BatchingClient(NatsClient):
 
 
 def _header(name: str, value: str) -> str:
-    """Write a line of a message's head. Line breaks in a value become spaces, so that it cannot begin another line."""
+    """Format a header line. Line breaks in the value become spaces, so that it cannot begin another line."""
     if not _HEADER_NAME.fullmatch(name):
         raise errors.BadHeaderError(name)
     return f"{name}: {value.strip().translate(_ONE_LINE)}\r\n"

@@ -40,7 +40,7 @@ async def connected(nats_url: str | None, config: Path | None) -> AsyncGenerator
     try:
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await bus.open(patient=False)
+                await bus.open(retry_on_failed_connect=False)
         except TimeoutError:
             raise BusUnavailableError(
                 f"cannot reach the bus at {connection.servers}: no answer within {_CONNECT_TIMEOUT_S:g} s"

@@ -1,4 +1,4 @@
-"""Cancelling a task: the request in the ledger is certain, the message to the worker is fast."""
+"""Cancels a task: records the request in the ledger, which is durable, and tells the worker, which is fast."""
 
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import MessageError, WrongRevisionError
@@ -12,13 +12,13 @@ from agentbus.tasks.status import TaskStatus
 
 
 async def cancel(bus: Bus, task_id: str, *, agent: str | None, by: str, reason: str) -> TaskStatus:
-    """Record the request to cancel a task, tell its worker, and return the state in which that found the task.
+    """Record the request to cancel a task, tell its worker, and return the state that the task had then.
 
-    A queued task never starts. The worker of a running task ends its processes and settles it as `cancelled`. Asking
-    again changes nothing, and a settled task keeps its result.
+    A queued task never starts. The worker of a running task ends its processes and settles it as `cancelled`. A settled
+    task keeps its result. Repeating the request changes nothing.
 
     Args:
-        by: the agent id of the coordinator that asks.
+        by: the agent id of the coordinator that requests it.
 
     Raises:
         MessageError: `reason` is longer than 2000 characters; the entry holds it beside the whole result.
@@ -37,6 +37,6 @@ async def cancel(bus: Bus, task_id: str, *, agent: str | None, by: str, reason: 
             except WrongRevisionError:
                 continue
         if not entry.terminal:
-            # The worker also reads the request from the ledger when it next renews its lease; this is only faster.
+            # The worker would also read the request from the ledger when it next renews its lease; this is faster.
             await bus.publish(subjects.control(record.agent), encode({"cancel": task_id}))
         return TaskStatus(await find_newer(bus, record, revision))

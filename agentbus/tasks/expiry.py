@@ -1,4 +1,4 @@
-"""Settle tasks that can never run: their message has left the task stream by age, and no worker has claimed them."""
+"""Settles tasks that can no longer run, because their message is older than the task stream keeps messages."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from agentbus.protocol.json_codec import Json
 
 _INBOX_REFUSES: Final = (PermissionDeniedError, StreamFullError, SetupMissingError)
-"""The inbox may belong to another party, or be full. The ledger has the result, and the next look tries again."""
+"""The reader may not publish to the inbox, or it is full. The next reader tries again: the ledger has the result."""
 
 
 async def settle_expired(bus: Bus, records: Iterable[Record]) -> list[Record]:
-    """Settle the tasks that have expired; returns the ledger entry of each one afterwards.
+    """Settle the expired tasks among `records`; returns the ledger entry of each record afterwards.
 
-    The time of a task is over when its ledger entry, which the owner of a running task renews, has not changed for
-    longer than the task stream keeps a message, by the server's clock. Such a task is settled as `failed`, error
-    `expired`, or as `cancelled` if a coordinator had asked for that. Any reader may settle it; compare-and-set
-    guarantees that it happens once. Later readers publish its result again, in case the first one did not get to it.
+    A task has expired when its ledger entry has not changed for longer than the task stream keeps a message, by the
+    server's clock; the owner of a running task renews its entry. An expired task is settled as `failed` with the error
+    `expired`, or as `cancelled` if a coordinator has requested that. Any reader may settle it; compare-and-set
+    guarantees that it happens once. Later readers publish the result again, in case the first one died before it did.
     """
     found = list(records)
     if not found or all(_settled_by_worker(record.entry) for record in found):
@@ -34,7 +34,7 @@ async def settle_expired(bus: Bus, records: Iterable[Record]) -> list[Record]:
     try:
         stream = await bus.stream_info(subjects.TASKS_STREAM)
     except (PermissionDeniedError, SetupMissingError):
-        return found  # this party may not ask how long the bus keeps a task
+        return found  # this user may not read how long the bus keeps a task
     now, max_age_s = stream.server_time, stream.max_age_s
     if now is None:
         return found  # a server before 2.10 does not tell its time
@@ -71,9 +71,9 @@ async def _settle(bus: Bus, record: Record, max_age_s: float) -> Record:
 
 
 async def _publish_again(bus: Bus, record: Record) -> None:
-    """Publish the result again, for as long as the server is sure to drop a repetition.
+    """Publish the result again while the server's duplicate window still covers the first publication.
 
-    The coordinator that settled the task may have died before it had published.
+    The coordinator that settled the task may have died before it published the result.
     """
     stream = await bus.stream_info(subjects.RESULTS_STREAM)
     if stream.server_time is None:
@@ -84,7 +84,7 @@ async def _publish_again(bus: Bus, record: Record) -> None:
 
 
 def _result(record: Record, max_age_s: float) -> Result:
-    """Make the result of a task whose message, and so its content, is gone."""
+    """Make the result of a task whose message, and so its content, is no longer on the bus."""
     entry, request = record.entry, record.entry.cancel
     task: dict[str, Json] = {
         "id": record.task_id,

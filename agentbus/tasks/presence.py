@@ -1,4 +1,4 @@
-"""Presence of workers: one key for each process, refreshed with its heartbeat; it expires 90 s after the last."""
+"""The presence of workers: one registry key for each process, refreshed by its heartbeat and expiring 90 s later."""
 
 from datetime import datetime
 from typing import Annotated, Final
@@ -22,7 +22,7 @@ _TaskId = Annotated[str, AfterValidator(subjects.task_id)]
 
 
 class Presence(BaseModel):
-    """A worker as it describes itself. No secrets, no prompts: every party that may read the registry sees it."""
+    """A worker's description of itself. It holds no secret and no prompt: all readers of the registry see it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
@@ -44,7 +44,7 @@ async def announce(bus: Bus, presence: Presence) -> None:
     """Refresh the worker's registry key and send its heartbeat.
 
     Raises:
-        BusError: it could not be stored; the next heartbeat tries again.
+        BusError: the server did not store the key; the next heartbeat tries again.
     """
     data = encode(presence.model_dump(exclude={"seen_at"}))
     await bus.publish(subjects.heartbeat(presence.agent), data)
@@ -52,7 +52,7 @@ async def announce(bus: Bus, presence: Presence) -> None:
 
 
 async def withdraw(bus: Bus, presence: Presence) -> None:
-    """Delete the worker's key instead of waiting until it expires. A failure does no harm."""
+    """Delete the worker's key, which would otherwise expire later. Ignores failures for that reason."""
     try:
         await bus.store(
             subjects.presence(presence.agent, presence.instance), b"", headers={KV_OPERATION: "DEL"}, timeout_s=1
@@ -62,7 +62,7 @@ async def withdraw(bus: Bus, presence: Presence) -> None:
 
 
 async def present(bus: Bus, agent: str | None = None) -> list[Presence]:
-    """List the workers that are online, of one agent or of all, by agent and instance.
+    """List the online workers, of one agent or of all, by agent and instance.
 
     A worker that was killed is still listed for up to 90 seconds.
 
@@ -72,17 +72,17 @@ async def present(bus: Bus, agent: str | None = None) -> list[Presence]:
     """
     watched = subjects.presences(agent) if agent else subjects.REGISTRY_SUBJECTS
     found: list[Presence] = []
-    async with OrderedConsumer(bus, subjects.REGISTRY_STREAM, watched, after=0) as feed:
-        async for message in feed.backlog():
+    async with OrderedConsumer(bus, subjects.REGISTRY_STREAM, watched, after=0) as consumer:
+        async for message in consumer.backlog():
             if message.headers.get(KV_OPERATION) is None:
-                one = _read(message.subject, message.data, message.stored_at)
-                found += [one] if one is not None else []
-    newest = {(one.agent, one.instance): one for one in found}
-    return sorted(newest.values(), key=lambda one: (one.agent, one.instance))
+                presence = _read(message.subject, message.data, message.stored_at)
+                found += [presence] if presence is not None else []
+    newest = {(presence.agent, presence.instance): presence for presence in found}
+    return sorted(newest.values(), key=lambda presence: (presence.agent, presence.instance))
 
 
 def _read(subject: str, data: bytes, stored_at: datetime) -> Presence | None:
-    """Read an entry. Ignore one that is not valid, or that names another agent than its key."""
+    """Read an entry. Returns None for one that is not valid, or that does not belong to its key."""
     try:
         presence = Presence.model_validate({**decode(data), "seen_at": stored_at.isoformat()})
     except (MessageError, InvalidIdError, ValidationError, TypeError):

@@ -1,4 +1,4 @@
-"""Retrying a settled task: its content is published again, under a new id."""
+"""Retries a settled task: makes a new task with the same content and a new id."""
 
 from agentbus.errors import MessageError, NotSettledError, TaskContentMissingError
 from agentbus.protocol.ids import new_task_id
@@ -9,7 +9,7 @@ from agentbus.tasks.status import TaskStatus
 
 
 def retry_of(status: TaskStatus) -> Task:
-    """Build the task that repeats a settled one; it names the old task in `retry_of`.
+    """Build a new task with the content of a settled one, which it names in `retry_of`.
 
     Raises:
         NotSettledError: the task has no result yet.
@@ -22,7 +22,7 @@ def retry_of(status: TaskStatus) -> Task:
         old = decode_task(encode(result.task))
     except MessageError:
         old = None
-    # A result that was made without the message, or that had no room for all of it, does not hold the content.
+    # A result does not hold the content if it was made without the message, or had no room for all of it.
     if old is None or old.digest() != status.record.entry.digest:
         raise TaskContentMissingError(
             f"the content of the task {task_id} is not known any more; publish it as a new task"

@@ -93,8 +93,8 @@ class BusLink:
             self._wanted, self._refusal = anyio.Event(), None
             self._bus = Bus(self._settings, self._note)
             try:
-                await self._bus.open(patient=True)
-                self._refusal = await self._bus.wait_ended()
+                await self._bus.open(retry_on_failed_connect=True)
+                self._refusal = await self._bus.wait_closed()
             except AgentBusError as error:
                 self._refusal = error
             finally:

@@ -79,7 +79,10 @@ async def test_a_wrong_password_fails_at_once_with_the_reason(guarded: NatsServe
 
 async def test_a_patient_caller_too_learns_of_a_wrong_password_at_once(guarded: NatsServer):
     with pytest.raises(AuthenticationError):
-        async with asyncio.timeout(5), connect(settings(with_user(guarded, "admin:secret")), patient=True):
+        async with (
+            asyncio.timeout(5),
+            connect(settings(with_user(guarded, "admin:secret")), retry_on_failed_connect=True),
+        ):
             pass
 
 
@@ -119,7 +122,7 @@ async def test_a_patient_caller_gives_up_after_as_many_attempts_as_are_configure
 
 
 async def open_and_close(config: ConnectionSettings, states: list[str]) -> None:
-    async with connect(config, patient=True, on_state=states.append):
+    async with connect(config, retry_on_failed_connect=True, on_state=states.append):
         pass
 
 
@@ -248,7 +251,7 @@ async def test_a_cancellation_that_arrives_as_a_dial_fails_ends_the_dialling(mon
 
     monkeypatch.setattr(asyncio, "open_connection", fail_as_it_is_cancelled)
     bus = Bus(config, _ignore)
-    opening = asyncio.create_task(bus.open(patient=True))
+    opening = asyncio.create_task(bus.open(retry_on_failed_connect=True))
     done, _ = await asyncio.wait({opening}, timeout=BOUND_S)
     assert done
     assert opening.cancelled()
@@ -303,7 +306,7 @@ async def test_a_user_that_is_removed_ends_the_connection_with_the_reason(tmp_pa
             conf.read_text(encoding="utf-8").replace("password: code", "password: changed"), encoding="utf-8"
         )
         guarded.reload()
-        reason = await asyncio.wait_for(bus.wait_ended(), 10)
+        reason = await asyncio.wait_for(bus.wait_closed(), 10)
         assert isinstance(reason, AuthenticationError)
         with pytest.raises(AuthenticationError):
             await bus.api("INFO")
@@ -327,7 +330,7 @@ async def test_a_password_changed_during_an_outage_ends_the_connection_with_the_
             encoding="utf-8",
         )
         async with run_server(store=tmp_path / "s", config=conf):
-            reason = await asyncio.wait_for(bus.wait_ended(), 10)
+            reason = await asyncio.wait_for(bus.wait_closed(), 10)
             assert isinstance(reason, AuthenticationError)
 
 

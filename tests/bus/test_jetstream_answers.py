@@ -49,7 +49,7 @@ CONSUMER = {
 }
 
 
-def test_a_stream_is_read_with_its_state_and_its_copies_and_keeps_fields_that_we_do_not_know():
+def test_a_stream_is_read_with_its_state_and_its_replicas_and_keeps_fields_that_we_do_not_know():
     info = jetstream_answers.read_stream_info(STREAM, "STREAM.INFO.S")
     assert info.config == STREAM["config"]
     assert (info.num_replicas, info.max_bytes, info.max_age_s, info.duplicate_window_s) == (3, 100, 5, 0)

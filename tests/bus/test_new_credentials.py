@@ -52,7 +52,7 @@ async def test_new_credentials_that_arrive_while_the_old_ones_are_refused_are_us
     states: list[str] = []
     config = guarded.settings()
     guarded.link.on_connect = lambda: guarded.write("the-new-one")
-    async with connect(config, patient=True, on_state=states.append) as bus:
+    async with connect(config, retry_on_failed_connect=True, on_state=states.append) as bus:
         assert (await bus.api("INFO"))["type"].endswith("account_info_response")
     assert states[0] == "the credentials were refused, and there are new ones by now; signing in with those"
     assert states[1].startswith("connected to nats-server")
@@ -63,7 +63,7 @@ async def test_a_missing_file_while_credentials_are_refused_is_a_refusal(guarded
     config = guarded.settings()
     guarded.link.on_connect = guarded.token.unlink
     with pytest.raises(AuthenticationError, match=r"refused the credentials \(the token in .*\): it may have been"):
-        async with connect(config, patient=True):
+        async with connect(config, retry_on_failed_connect=True):
             pass
 
 

@@ -133,11 +133,11 @@ async def test_what_a_fetch_that_is_cancelled_had_got_goes_to_another_at_once(co
     async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as one:
         real, second = one._answer, asyncio.Event()  # pyright: ignore[reportPrivateUsage]
 
-        async def answer(count: int, how: Any) -> Any:
+        async def answer(count: int, options: Any) -> Any:
             if count == 1:
                 second.set()
                 await asyncio.Event().wait()  # the server does not say that there is nothing else
-            return await real(count, how)
+            return await real(count, options)
 
         one._answer = answer  # pyright: ignore[reportPrivateUsage]
         fetching = asyncio.create_task(one.fetch(2))

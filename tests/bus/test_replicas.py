@@ -1,4 +1,4 @@
-"""What a server says of the copies of a stream: read, and waited for."""
+"""What a server says of the replicas of a stream: read, and waited for."""
 
 import asyncio
 from typing import Any
@@ -25,7 +25,7 @@ def info(wanted: int, leader: str | None, *others: dict[str, Any], **more: Any) 
     return {"config": {"num_replicas": wanted}, "cluster": cluster}
 
 
-def copies(name: str, said: dict[str, Any]) -> Replicas:
+def read_replicas(name: str, said: dict[str, Any]) -> Replicas:
     state = {"messages": 0, "bytes": 0, "first_seq": 0, "last_seq": 0, "first_ts": "", "last_ts": ""}
     found = read_stream_info({**said, "state": state}, "STREAM.INFO.S")
     return replicas_of(name, found.cluster, found.num_replicas)
@@ -39,29 +39,29 @@ AWAY = {"name": "c", "current": False, "offline": True, "lag": 9}
 @pytest.mark.parametrize(
     ("said", "text", "complete"),
     [
-        (info(3, "a", CURRENT, {**CURRENT, "name": "c"}), "S has 3 of 3 copies that are current", True),
-        (info(3, "a", CURRENT, BEHIND), "S has 2 of 3 copies that are current (c is 7 behind)", False),
-        (info(3, "a", CURRENT, AWAY), "S has 2 of 3 copies that are current (c is offline)", False),
-        (info(3, "a"), "S has 1 of 3 copies that are current", False),
+        (info(3, "a", CURRENT, {**CURRENT, "name": "c"}), "S has 3 of 3 replicas current", True),
+        (info(3, "a", CURRENT, BEHIND), "S has 2 of 3 replicas current (c is 7 behind)", False),
+        (info(3, "a", CURRENT, AWAY), "S has 2 of 3 replicas current (c is offline)", False),
+        (info(3, "a"), "S has 1 of 3 replicas current", False),
         (info(3, None, CURRENT, AWAY), "S has no leader: nothing can be stored in it", False),
-        (info(1, "a"), "S has 1 of 1 copies that are current", True),
-        ({"config": {"num_replicas": 1}, "cluster": {"leader": "a"}}, "S has 1 of 1 copies that are current", True),
+        (info(1, "a"), "S has 1 of 1 replicas current", True),
+        ({"config": {"num_replicas": 1}, "cluster": {"leader": "a"}}, "S has 1 of 1 replicas current", True),
     ],
 )
-def test_copies_are_counted_with_that_of_the_leader(said: dict[str, Any], text: str, complete: bool):
-    found = copies("S", said)
+def test_replicas_are_counted_with_that_of_the_leader(said: dict[str, Any], text: str, complete: bool):
+    found = read_replicas("S", said)
     assert str(found) == text
     assert found.complete is complete
 
 
-def test_copies_that_are_being_made_are_not_complete():
+def test_replicas_that_are_being_made_are_not_complete():
     made = info(3, "a", CURRENT, {**CURRENT, "name": "c"}, desired={"replicas": [{}, {}, {}]})
-    assert not copies("S", made).complete
+    assert not read_replicas("S", made).complete
 
 
 def test_a_server_that_stands_alone_is_in_no_cluster():
-    assert copies("S", {"config": {"num_replicas": 1}, "cluster": None}).cluster == ""
-    assert copies("S", info(1, "a")).cluster == "bus"
+    assert read_replicas("S", {"config": {"num_replicas": 1}, "cluster": None}).cluster == ""
+    assert read_replicas("S", info(1, "a")).cluster == "bus"
 
 
 # -- waiting for them -------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def in_a_cluster(*others: dict[str, Any]) -> Change:
     return change
 
 
-async def test_copies_are_awaited_during_an_election_and_until_they_are_current(
+async def test_replicas_are_awaited_during_an_election_and_until_they_are_current(
     server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(jetstream, "_STARTING_S", 0.2)
@@ -110,7 +110,7 @@ async def test_copies_are_awaited_during_an_election_and_until_they_are_current(
         assert await waiting == []
 
 
-async def test_copies_that_are_behind_when_the_time_is_over_are_named(server: NatsServer, coordinator: Coordinator):
+async def test_replicas_that_are_behind_when_the_time_is_over_are_named(server: NatsServer, coordinator: Coordinator):
     await set_up(coordinator.bus, ["code"])
     streams = [subjects.TASKS_STREAM, subjects.RESULTS_STREAM]
     async with altered_link(server.url) as link, connect(link.url) as bus:
@@ -118,7 +118,7 @@ async def test_copies_that_are_behind_when_the_time_is_over_are_named(server: Na
         link.changes["$JS.API.STREAM.INFO.AGENT_RESULTS"] = in_a_cluster()
         link.changes["$JS.API.CONSUMER.INFO.AGENT_TASKS.agent-code"] = in_a_cluster()
         left = await until_complete(bus.bus, streams, ["code"], timeout_s=0)
-    assert [str(one) for one in left] == ["AGENT_TASKS has 2 of 3 copies that are current (c is offline)"]
+    assert [str(one) for one in left] == ["AGENT_TASKS has 2 of 3 replicas current (c is offline)"]
 
 
 async def test_a_stream_without_a_leader_when_the_time_is_over_is_an_error(

@@ -7,7 +7,7 @@ import pytest
 from agentbus import connect
 from agentbus.bus import setup
 from agentbus.bus.setup import Found, ensure_consumer, plan, set_up
-from agentbus.bus.topology import Copies, consumer_config, wanted_files, wanted_streams
+from agentbus.bus.topology import ReplicaPlan, consumer_config, wanted_files, wanted_streams
 from agentbus.errors import ApiError
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer, run_server
@@ -130,7 +130,7 @@ async def test_a_stream_without_suitable_peers_yet_is_requested_again(server: Na
     assert {outcome for outcome, _ in found.values()} == {"made"}
 
 
-async def test_more_copies_than_servers_are_refused_with_what_to_do(
+async def test_more_replicas_than_servers_are_refused_with_what_to_do(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(setup, "_PLACING_S", 0.5)
@@ -157,13 +157,13 @@ async def test_storage_is_shared_out_where_the_server_grants_a_bounded_amount(tm
     assert 0 < config["max_bytes"] < 500_000_000
 
 
-ALONE = Copies(granted=-1, made_with=1, asked=None, clustered=False)
+ALONE = ReplicaPlan(granted_bytes=-1, for_new=1, for_existing=None, clustered=False)
 TASKS = wanted_streams()[0]
 
 
 def test_the_plan_for_an_empty_bus_makes_everything_with_its_share_of_the_storage():
-    copies = Copies(granted=1000, made_with=3, asked=3, clustered=True)
-    steps = plan(wanted_streams(), ["code"], Found(), copies, update=False)
+    replicas = ReplicaPlan(granted_bytes=1000, for_new=3, for_existing=3, clustered=True)
+    steps = plan(wanted_streams(), ["code"], Found(), replicas, update=False)
     assert {step.action for step in steps} == {"create"}
     assert steps[0].config == {**TASKS.config, "max_bytes": 50, "num_replicas": 3}
     assert steps[-1].config == consumer_config("code", "agent-code")
@@ -191,15 +191,15 @@ def test_the_plan_changes_differences_on_request_only_and_keeps_unknown_fields()
     assert consumer.config == consumer_config("code", "agent-code")
 
 
-def test_the_plan_changes_copies_and_bounds_that_were_asked_for_and_nothing_else():
+def test_the_plan_changes_replicas_and_limits_that_were_asked_for_and_nothing_else():
     files = wanted_files("code", 2000)
     found = {**files.config, "max_bytes": 1000, "max_age": 10**9, "num_replicas": 1}
-    copies = Copies(granted=-1, made_with=3, asked=3, clustered=True)
-    (step,) = plan([files], [], Found({files.name: found}), copies, update=False)
+    replicas = ReplicaPlan(granted_bytes=-1, for_new=3, for_existing=3, clustered=True)
+    (step,) = plan([files], [], Found({files.name: found}), replicas, update=False)
     assert step.action == "update"
     assert step.config == {**found, "max_bytes": 2000, "num_replicas": 3}
     done = {**files.config, "num_replicas": 3}
-    assert plan([files], [], Found({files.name: done}), copies, update=False)[0].action == "leave"
+    assert plan([files], [], Found({files.name: done}), replicas, update=False)[0].action == "leave"
 
 
 async def test_the_command_prints_json_lines_and_is_idempotent(server: NatsServer):

@@ -139,7 +139,7 @@ async def test_a_tls_alert_before_a_reset_of_the_connection_is_the_reason():
         tls=ssl.create_default_context,
         tls_always=True,
         shows_certificate=True,
-        has_new=lambda: False,
+        has_new_credentials=lambda: False,
     )
 
     # What is left of a connection: the alert that came before the reset.

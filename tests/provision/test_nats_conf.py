@@ -203,10 +203,10 @@ async def test_no_credential_is_sent_to_a_server_without_tls(server: NatsServer,
         assert list(map(bytes, tap.received)) == [b""]
 
 
-@pytest.mark.parametrize("patient", [False, True])
+@pytest.mark.parametrize("retry", [False, True])
 @pytest.mark.parametrize("pause_s", [0, 0.05])
 async def test_a_wrong_password_is_reported_although_the_server_closes_the_connection_at_once(
-    shipped: Sample, monkeypatch: pytest.MonkeyPatch, patient: bool, pause_s: float
+    shipped: Sample, monkeypatch: pytest.MonkeyPatch, retry: bool, pause_s: float
 ) -> None:
     drain = asyncio.StreamWriter.drain
 
@@ -217,5 +217,5 @@ async def test_a_wrong_password_is_reported_although_the_server_closes_the_conne
     monkeypatch.setattr(asyncio.StreamWriter, "drain", slowly)
     settings = replace(shipped.settings("main"), credentials=Credentials("agent-main", "wrong"))
     with pytest.raises(AuthenticationError, match="refused the credentials of the user agent-main"):
-        async with asyncio.timeout(BOUND_S), connect(settings, patient=patient):
+        async with asyncio.timeout(BOUND_S), connect(settings, retry_on_failed_connect=retry):
             pass

@@ -36,7 +36,7 @@ async def test_a_bus_with_one_replica_gets_three_and_loses_nothing(tmp_path: Pat
     async with cluster(tmp_path) as servers:
         code, outcomes, said = await set_up(servers, "--agent", "code")
         assert (code, set(outcomes.values())) == (0, {"made"}), said
-        assert "has one copy in the cluster" in said
+        assert "has one replica in the cluster" in said
         async with servers.coordinator() as coordinator:
             done = [(await coordinator.publish("code", "say:early", task_type="test")) for _ in range(TASKS)]
             async with worker(servers.worker_toml(tmp_path, "code")):
@@ -46,7 +46,7 @@ async def test_a_bus_with_one_replica_gets_three_and_loses_nothing(tmp_path: Pat
             assert code == 0, said
             assert {name for name, outcome in outcomes.items() if outcome == "found"} == {"agent-code"}
             assert {outcome for name, outcome in outcomes.items() if name != "agent-code"} == {"updated"}
-            assert "everything has 3 copies, and all are current" in said
+            assert "everything has 3 replicas, and all are current" in said
             code, outcomes, said = await set_up(servers, "--replicas", "3")
             assert (code, set(outcomes.values())) == (0, {"found"}), said
             # One of three may go, whichever it is: here the one that leads the tasks.
@@ -62,9 +62,9 @@ async def test_a_bus_with_one_replica_gets_three_and_loses_nothing(tmp_path: Pat
             )
         code, outcomes, said = await set_up(servers, "--replicas", "3", "--wait", "0")
         assert code == 1
-        assert f"has 2 of 3 copies that are current ({lost} is " in said
+        assert f"has 2 of 3 replicas current ({lost} is " in said
         doctor = await run_cli("doctor", "--role", "administrator", "--config", str(servers.folder.administrator))
-        assert "AGENT_RESULTS has 2 of 3 copies that are current" in doctor.out
+        assert "AGENT_RESULTS has 2 of 3 replicas current" in doctor.out
         await servers.start(lost)
         assert (await set_up(servers, "--replicas", "3"))[0] == 0
 
@@ -72,7 +72,7 @@ async def test_a_bus_with_one_replica_gets_three_and_loses_nothing(tmp_path: Pat
 async def test_three_replicas_without_a_cluster_are_refused_with_what_to_do(server: NatsServer):
     first = await run_cli("setup", "--nats-url", server.url, "--replicas", "3")
     assert first.code == 1
-    assert "this server is not in a cluster, so there cannot be 3 copies" in first.err
+    assert "this server is not in a cluster, so there cannot be 3 replicas" in first.err
     assert (await run_cli("setup", "--nats-url", server.url)).code == 0
     again = await run_cli("setup", "--nats-url", server.url, "--replicas", "3")
     assert again.code == 1

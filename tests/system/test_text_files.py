@@ -35,7 +35,7 @@ def test_a_call_without_an_encoding_is_reported(code: str) -> None:
         'path.open("w", encoding="utf-8")',
         "path.open(**more)",
         "os.open(name, os.O_RDWR)",
-        "bus.open(patient=True)",
+        "bus.open(retry_on_failed_connect=True)",
         "self.link.open()",
         "tempfile.TemporaryFile(dir=folder)",
         'subprocess.run(words, encoding="utf-8")',

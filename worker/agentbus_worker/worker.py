@@ -105,7 +105,7 @@ class Worker:
             close_on_exec()
             await end_orphans(folder.children, config.worker.kill_grace_seconds)
             children = stack.enter_context(Children(folder.children))
-            dial = stack.enter_async_context(connect(settings, patient=True, on_state=log.info))
+            dial = stack.enter_async_context(connect(settings, retry_on_failed_connect=True, on_state=log.info))
             bus = await _unless(self._stop.drain, dial)
             if bus is not None:
                 await self._serve(bus, folder, children, metrics)
@@ -360,7 +360,7 @@ async def _reap_orphans(children: Children) -> None:
 
 
 async def _fail_when_ended(bus: Bus) -> None:
-    reason = await bus.wait_ended()
+    reason = await bus.wait_closed()
     raise reason or BusUnavailableError("the connection to the bus is closed")
 
 

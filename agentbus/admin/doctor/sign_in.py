@@ -23,7 +23,7 @@ async def signed_in(settings: ConnectionSettings, messages: list[str]) -> AsyncG
     bus = Bus(settings, messages.append)
     try:
         async with asyncio.timeout(_CONNECT_S):
-            await bus.open(patient=False)
+            await bus.open(retry_on_failed_connect=False)
         yield bus
     except TimeoutError:
         raise BusError(f"no answer from {settings.servers} within {_CONNECT_S:g} s") from None

@@ -57,7 +57,7 @@ async def _check(context: CheckContext, names: Sequence[str], agents: Sequence[s
                 complete.append(replicas)
     if complete:
         leaders = ", ".join(sorted({one.leader for one in complete}))
-        text = f"{len(complete)} streams have all their copies, and all are current; led by {leaders}"
+        text = f"{len(complete)} streams have all their replicas, and all are current; led by {leaders}"
         yield ok("cluster", text)
 
 
@@ -88,8 +88,8 @@ def _replicas(found: Replicas) -> Iterator[Finding]:
     if not found.leader:
         yield failed("cluster", str(found), "start the servers of the cluster: more than half of them must be up")
     elif not found.complete:
-        fix = "start the servers that are offline; if all are up, wait until the copies have caught up"
+        fix = "start the servers that are offline; if all are up, wait until the replicas have caught up"
         yield warning("cluster", str(found), fix)
     elif found.wanted == 1:
-        text = f"{found.name} has one copy, on {found.leader}: it is unavailable while that server is down"
+        text = f"{found.name} has one replica, on {found.leader}: it is unavailable while that server is down"
         yield warning("cluster", text, "agentbus setup --replicas 3, as the administrator")

@@ -32,7 +32,7 @@ Examples:
 @click.option(
     "--replicas",
     type=click.IntRange(1, 5),
-    help="Copies in a cluster (1, 3 or 5), also of existing streams.  [default: as many as AGENT_TASKS has, or 1]",
+    help="Replicas in a cluster (1, 3 or 5), also of existing streams.  [default: as many as AGENT_TASKS has, or 1]",
 )
 @click.option(
     "--files-limit",
@@ -48,7 +48,7 @@ Examples:
     type=click.FloatRange(0, 86_400),
     default=120,
     show_default=True,
-    help="With --replicas, how long to wait until all copies are current.",
+    help="With --replicas, how long to wait until all replicas are current.",
 )
 @bus_options
 def setup(
@@ -58,8 +58,8 @@ def setup(
 
     It can be run again: it prints what it made, what exists, and what differs.
 
-    --replicas also changes the number of copies of what exists, for every agent. Nothing is lost, and tasks continue
-    meanwhile. The command ends once all copies are complete.
+    --replicas also changes the replicas of existing streams, for every agent. Nothing is lost, and tasks continue
+    meanwhile. The command ends once all replicas are complete.
     """
     if files_limit is not None and not agents:
         raise click.UsageError("--files-limit goes with --agent")
@@ -103,22 +103,22 @@ async def _wait_for_replicas(
         one = await lazy.replicas.stream_replicas(bus, streams[0])
         if one.cluster and one.wanted == 1:
             output.remark(
-                f"{one.name} has one copy in the cluster {one.cluster}: it is unavailable while its server is down; "
+                f"{one.name} has one replica in the cluster {one.cluster}: it is unavailable while its server is down; "
                 "for three: agentbus setup --replicas 3"
             )
         return
     if replicas == 1:
         return
     if any(item.outcome in ("made", "updated") for item in findings):
-        output.remark(f"waiting until all copies are current, up to {wait_s:g} s")
+        output.remark(f"waiting until all replicas are current, up to {wait_s:g} s")
     left = await lazy.replicas.until_complete(bus, streams, agents, timeout_s=wait_s)
     if left:
         raise BusError(
-            f"not everything has {replicas} current copies after {wait_s:g} s: {left[0]}"
+            f"not everything has {replicas} current replicas after {wait_s:g} s: {left[0]}"
             f"{f', and {len(left) - 1} more' if left[1:] else ''}. Nothing is lost, and copying continues once "
             "all servers are up; check with: agentbus doctor --role administrator"
         )
-    output.remark(f"everything has {replicas} copies, and all are current")
+    output.remark(f"everything has {replicas} replicas, and all are current")
 
 
 def _print(findings: "Sequence[Finding]", *, update: bool) -> None:

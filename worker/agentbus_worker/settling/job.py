@@ -289,7 +289,7 @@ class Job:
             try:
                 return await step()
             except (BusUnavailableError, StreamFullError) as error:
-                if self._context.bus.ended:
+                if self._context.bus.closed:
                     raise
                 if failures == 0:
                     self._log.warning("the result cannot be stored yet: %s", error)
