@@ -72,7 +72,7 @@ ASKED = "$JS.API.STREAM.INFO.AGENT_TASKS"
 
 
 def in_a_cluster(*others: dict[str, Any]) -> Change:
-    """What the server of a cluster would say of a stream that has a copy on each of these servers as well."""
+    """What the server of a cluster would say of a stream that has a replica on each of these servers as well."""
     cluster = {"name": "three", "leader": "a", "replicas": list(others)}
 
     def change(data: bytes) -> bytes:
