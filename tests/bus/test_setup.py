@@ -137,7 +137,9 @@ async def test_more_replicas_than_servers_are_refused_with_what_to_do(
     async with altered_link(server.url) as link:
         link.info["cluster"] = "three"
         link.changes["$JS.API.STREAM.CREATE.AGENT_TASKS"] = NO_PEERS
-        with pytest.raises(ApiError, match="the cluster has not 5 servers that are up and have room for a replica each"):
+        with pytest.raises(
+            ApiError, match="the cluster has not 5 servers that are up and have room for a replica each"
+        ):
             await outcomes(link.url, replicas=5)
 
 
