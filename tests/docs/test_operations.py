@@ -15,6 +15,7 @@ from agentbus.bus.setup import set_up
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.loading import load_coordinator
 from agentbus.config.schema import NatsSection, WorkerSection
+from agentbus.errors import AuthenticationError
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.provision.bus_folder.folder import BusFolder
@@ -30,6 +31,7 @@ from support.reader import Reader
 pytestmark = [pytest.mark.posix("runs shell commands of the documentation"), pytest.mark.timeout(600)]
 
 GROWING = HOW_TO / "growing.md"
+INCIDENTS = HOW_TO / "incidents.md"
 
 
 def settings(bus: BusFolder, party: str, ca: Path | None = None) -> ConnectionSettings:
@@ -75,6 +77,36 @@ async def test_an_operator_who_follows_the_page_keeps_the_bus_and_its_tasks(tmp_
         # The server has changed over: who trusts the new authority alone is served.
         async with connect(settings(BusFolder(bus.path), COORDINATOR)) as connection:
             assert connection.connected
+
+
+@pytest.mark.posix("signals by pid file")
+async def test_who_follows_the_page_of_incidents_shuts_out_a_thief_and_clears_what_it_left(
+    tmp_path: Path, home: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        bus, _ = await made_by_init(home / ".agentbus" / "bus", tmp_path, stack)
+        join_as_coordinator(bus.bundle(COORDINATOR), home / ".agentbus")
+        stolen = tmp_path / "stolen.nk"
+        stolen.write_bytes(bus.secret_file("code").read_bytes())
+        async with connect(settings(bus, COORDINATOR)) as connection:
+            coordinator = Coordinator(connection, COORDINATOR)
+            await coordinator.publish("code", "say:kept", task_type="test", task_id="task-20260518-0001")
+            planted = {"durable_name": "planted", "filter_subject": "$KV.AGENT_STATE.>", "ack_policy": "none"}
+            verb = "CONSUMER.CREATE.KV_AGENT_STATE.planted.$KV.AGENT_STATE.>"
+            await connection.api(verb, {"stream_name": "KV_AGENT_STATE", "config": planted})
+            with ExitStack() as terminals:
+                reader = Reader(tmp_path, terminals, activated=True)
+                for block in marked("run", INCIDENTS):
+                    await reader.follow(block)
+            assert (await coordinator.task("task-20260518-0001").status()).state == "cancelled"
+        async with connect(settings(BusFolder(bus.path), ADMINISTRATOR)) as administrator:
+            assert "planted" not in [one.name for one in await administrator.consumers("KV_AGENT_STATE")]
+        nats = {"url": bus.url, "nkey_file": stolen, "ca_file": bus.path / "tls" / "ca.pem"}
+        thief = connection_settings(NatsSection.model_validate(nats), agent="code", name="thief")
+        with pytest.raises(AuthenticationError):
+            async with connect(thief):
+                pass
+        assert (home / "evidence").is_dir()
 
 
 def fitted(page_text: str, replacements: dict[str, str]) -> str:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.posix("units of systemd, launchd and supervisor")
 DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "systemd" / "agentbus-worker.service"
 MCP_UNIT = DEPLOY / "systemd" / "agentbus-mcp.service"
+SERVER_UNIT = DEPLOY / "systemd" / "nats-server.service"
 PLIST = DEPLOY / "launchd" / "com.agentbus.worker.plist"
 SUPERVISOR = DEPLOY / "supervisor" / "agentbus-worker.conf"
 
@@ -48,10 +49,11 @@ def program() -> dict[str, str]:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
-@pytest.mark.parametrize("path", [UNIT, MCP_UNIT], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [UNIT, MCP_UNIT, SERVER_UNIT], ids=lambda path: path.stem)
 def test_systemd_accepts_the_shipped_unit(path: Path, tmp_path: Path) -> None:
     installed = tmp_path / path.name
-    text, replaced = re.subn(r"(?m)^ExecStart=/opt/agentbus/bin/\S+ ", "ExecStart=/bin/true ", path.read_text("utf-8"))
+    program = r"(?m)^ExecStart=(/opt/agentbus|/usr/local)/bin/\S+ "
+    text, replaced = re.subn(program, "ExecStart=/bin/true ", path.read_text("utf-8"))
     assert replaced == 1
     installed.write_text(text, encoding="utf-8")
     done = subprocess.run(
@@ -80,6 +82,17 @@ def test_the_unit_of_the_mcp_server_has_a_valid_command_and_enough_time_to_stop(
     assert int(service["TimeoutStopSec"]) > 3
     assert service["Restart"] == "on-failure"
     assert service["NoNewPrivileges"] == service["RestrictNamespaces"] == "yes"
+
+
+def test_the_unit_of_the_server_bounds_its_memory_and_reloads_the_accounts() -> None:
+    service = unit(SERVER_UNIT)["Service"]
+    assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    assert service["ExecStart"].endswith(" -c /var/lib/agentbus-bus/nats-server.conf")
+    mib = {"M": 1, "G": 1024}
+    high, most = (int(service[key][:-1]) * mib[service[key][-1]] for key in ("MemoryHigh", "MemoryMax"))
+    soft = int(service["Environment"].removeprefix("GOMEMLIMIT=").removesuffix("MiB"))
+    assert soft < high < most
+    assert service["ReadWritePaths"] == service["WorkingDirectory"]
 
 
 def test_systemd_lets_the_worker_end_its_own_children_and_waits_long_enough() -> None:

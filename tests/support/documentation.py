@@ -24,6 +24,7 @@ RUN_BY_TESTS = {
     HOW_TO / "give-tasks.md": "test_how_to.py",
     HOW_TO / "agents.md": "test_how_to.py",
     HOW_TO / "mcp-hosts.md": "test_how_to.py",
+    HOW_TO / "incidents.md": "test_operations.py",
     OPERATIONS: "test_operations.py",
 }
 """The pages whose commands are run, with the file in tests/docs that does it."""
