@@ -7,6 +7,7 @@ modules of the commands import what they work with through `agentbus.cli.lazy`.
 import gc
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -19,8 +20,21 @@ _GC_THRESHOLD = 10_000
 """Imports create some 40,000 long-lived objects. With Python's default of 700 the collector would run 90 times."""
 
 
+class _RootGroup(LazyGroup):
+    """The group of all commands. A reader that closes the pipe is no failure, though click takes it for one."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; it ends with exit code 0 if no one reads its output any more."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The interpreter must not try to flush again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
+
 @click.group(
-    cls=LazyGroup,
+    cls=_RootGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
 Examples:
@@ -92,9 +106,5 @@ def main() -> None:
         click.echo(f"error: {error}", err=True)
     except (click.Abort, KeyboardInterrupt):
         code = exit_codes.INTERRUPTED
-    except BrokenPipeError:
-        # The reader of the pipe has closed it; the interpreter must not try to flush again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     gc.freeze()  # skips the collection at exit: the process ends anyway
     sys.exit(code)

@@ -131,6 +131,30 @@ async def test_top_in_a_pipe_prints_a_line_for_each_overview_also_over_a_restart
         await server.stop()
 
 
+async def test_top_in_a_pipe_warns_during_an_outage_and_ends_after_as_many_overviews_as_were_asked_for(tmp_path: Path):
+    server = await start_server(store=tmp_path / "nats")
+    out, err = tmp_path / "out", tmp_path / "err"
+    try:
+        async with connect(server.url) as coordinator:
+            await set_up(coordinator.bus)
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            child = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "agentbus", "top", "--nats-url", server.url, "--interval", "0.2", "--count", "3",
+                stdout=stdout, stderr=stderr,
+            )  # fmt: skip
+        async with asyncio.timeout(BOUND_S):
+            await eventually(lambda: out.read_bytes().count(b"\n"), "the first overview is there")
+            server.kill()
+            assert await child.wait() == 0
+    finally:
+        await server.stop()
+    warnings = err.read_text(encoding="utf-8").splitlines()
+    assert all(line.startswith("warning: ") for line in warnings), warnings
+    overviews = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert len(overviews) + len(warnings) == 3
+    assert warnings
+
+
 @pytest.mark.posix("needs a pseudo-terminal")
 @pytest.mark.parametrize("command", ["status", "top"])
 async def test_on_a_terminal_the_page_has_no_control_characters_from_the_bus(

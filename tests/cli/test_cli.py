@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import pty
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from agentbus.bus.setup import set_up
 from agentbus.config.toml_text import toml_text
 from agentbus.provision.nats_server import NatsServer
 from support.harness import FAKE_AGENT, Ran, eventually, process, run_cli, worker, worker_toml
+from support.terminal import shown_on_terminal
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -110,11 +110,14 @@ async def test_an_agent_id_that_is_not_a_subject_token_is_a_usage_error(agent: s
         (["task", "publish", "--to", "code", "--task-type", "x", "--task-id", "a..b", "hi"], 2, "task id"),
         (["task", "publish", "--to", "code", "--task-type", "x", "--payload-fmt", "json", "{nope"], 1, "not JSON"),
         (["task", "publish", "--to", "code", "--task-type", "x", "--payload-fmt", "json", "NaN"], 1, "not JSON"),
+        (["result", "get"], 2, "--agent"),
         (["result", "get", "--agent", "main", "--limit", "-1"], 2, "--limit"),
         (["result", "get", "--agent", "main", "--nats-url", "http://x"], 1, "nats://"),
         (["result", "get", "--agent", "main", "--config", "/nowhere.toml"], 1, "/nowhere.toml"),
         (["worker", "run", "--config", "/nowhere.toml"], 1, "/nowhere.toml"),
         (["worker", "run"], 1, "no worker configuration found"),
+        (["task", "answer", "job"], 2, "'--approve' or '--deny'"),
+        (["setup", "--files-limit", "1GiB"], 2, "--files-limit goes with --agent"),
         (["frobnicate"], 2, "frobnicate"),
         (["up", "--port", "99999"], 2, "99999"),
     ],
@@ -130,6 +133,15 @@ async def test_text_that_is_not_utf8_is_refused(server: NatsServer, coordinator:
     )  # fmt: skip
     out, err = await child.communicate()
     one_line_error(Ran(child.returncode or 0, out.decode(), err.decode()), 1, "UTF-8")
+
+
+async def test_standard_input_that_is_not_utf8_is_refused_with_the_place():
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agentbus", "task", "publish", "--to", "code", "--task-type", "x", "-",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await child.communicate(b"caf\xe9")
+    one_line_error(Ran(child.returncode or 0, out.decode(), err.decode()), 1, "standard input is not UTF-8", "byte 3")
 
 
 async def test_a_bus_that_cannot_be_reached_is_an_error_that_says_what_to_do():
@@ -218,12 +230,11 @@ async def test_a_closed_pipe_ends_the_command_without_an_error(server: NatsServe
     for number in range(3):
         await coordinator.bus.store("agent.main.results", b'{"n":%d}' % number + b" " * 70_000, msg_id=str(number))
     command = f"{sys.executable} -m agentbus result get --nats-url {server.url} --agent main --limit 3 | head -c 10"
-    child = await asyncio.create_subprocess_shell(
-        command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    child = await asyncio.create_subprocess_exec(
+        "bash", "-o", "pipefail", "-c", command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     out, err = await asyncio.wait_for(child.communicate(), 30)
-    assert out == b'{"n":0}   '
-    assert err == b""
+    assert (child.returncode, out, err) == (0, b'{"n":0}   ', b"")
 
 
 async def test_a_message_that_is_not_a_result_is_shown_under_a_key_that_no_sender_can_forge(
@@ -246,37 +257,12 @@ async def test_on_a_terminal_results_are_a_table_without_control_characters(
     async with worker(worker_toml(tmp_path, server.url, chat_cmd=command)):
         task = await coordinator.publish("code", "x", task_type="x")
         await coordinator.wait([task.id], timeout_s=30)
-    shown = await on_terminal("task", "get", "--nats-url", server.url, task.id)
+    shown = await shown_on_terminal("task", "get", "--nats-url", server.url, task.id)
     assert "completed" in shown
     assert "evil" in shown
     assert "\x1b[2J" not in shown
     assert "\x07" not in shown
     assert not shown.lstrip().startswith("{")
-
-
-async def on_terminal(*args: str) -> str:
-    """Run `agentbus ARGS` with its output on a pseudo-terminal."""
-    ours, theirs = pty.openpty()
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "agentbus", *args, stdin=asyncio.subprocess.DEVNULL, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
-    loop = asyncio.get_running_loop()
-    shown = bytearray()
-
-    def read() -> None:
-        try:
-            while chunk := os.read(ours, 65536):
-                shown.extend(chunk)
-        except OSError:  # the other side is closed
-            return
-
-    try:
-        await asyncio.wait_for(loop.run_in_executor(None, read), 30)
-        assert await child.wait() == 0, shown.decode()
-    finally:
-        os.close(ours)
-    return shown.decode()
 
 
 async def test_up_runs_a_bus_with_streams_and_keeps_its_messages(tmp_path: Path):
