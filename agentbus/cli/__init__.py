@@ -69,7 +69,11 @@ for _group, _commands in {
         ("demo", "demo.demo:demo", "See the whole thing work, on a bus of its own."),
         ("doctor", "operator.doctor:doctor", "Check a set-up, and say how to fix what is wrong."),
         ("init", "operator.init:init", "Make a bus: server configuration, certificates, accounts."),
-        ("mcp", "machine.mcp:mcp", "Configure MCP hosts to start the MCP server `agentbus-mcp`."),
+        (
+            "mcp",
+            "machine.mcp:mcp",
+            "Configure the MCP server `agentbus-mcp`, and who may use it.",
+        ),
         ("restore", "operator.backup:restore", "Restore a backup onto a bus that has no streams."),
         ("result", "coordinator.result:result", "Read results."),
         ("service", "machine.service:service", "Run a worker as a service of this machine."),

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from agentbus.cli.coordinator import inbox_line, status_tables
     from agentbus.cli.demo import scenario
     from agentbus.cli.operator import local_bus
-    from agentbus.config import loading, storage_sizes
+    from agentbus.config import loading, mcp_tokens, storage_sizes
     from agentbus.protocol import json_codec
-    from agentbus.provision import agent_presets, bundle, join, nats_server
+    from agentbus.provision import agent_presets, bundle, join, mcp_token_file, nats_server
     from agentbus.provision.bus_folder import folder, new_bus, server_certificates, server_folder
     from agentbus.provision.services import choice, worker_service
 else:
@@ -36,9 +36,9 @@ else:
         "agentbus.cli.coordinator": ["inbox_line", "status_tables"],
         "agentbus.cli.demo": ["scenario"],
         "agentbus.cli.operator": ["local_bus"],
-        "agentbus.config": ["loading", "storage_sizes"],
+        "agentbus.config": ["loading", "mcp_tokens", "storage_sizes"],
         "agentbus.protocol": ["json_codec"],
-        "agentbus.provision": ["agent_presets", "bundle", "join", "nats_server"],
+        "agentbus.provision": ["agent_presets", "bundle", "join", "mcp_token_file", "nats_server"],
         "agentbus.provision.bus_folder": ["folder", "new_bus", "server_certificates", "server_folder"],
         "agentbus.provision.services": ["choice", "worker_service"],
     }  # fmt: skip

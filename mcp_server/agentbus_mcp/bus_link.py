@@ -24,9 +24,18 @@ class BusLink:
     """A connection that may be down: the server starts and answers without it, and calls wait for it shortly."""
 
     def __init__(
-        self, settings: ConnectionSettings, agent: str, *, on_reconnect: Callable[[], None] = lambda: None
+        self,
+        settings: ConnectionSettings,
+        agent: str,
+        *,
+        on_reconnect: Callable[[], None] = lambda: None,
+        label: str = "",
     ) -> None:
-        """Make a link; `on_reconnect` is called each time a lost connection is restored."""
+        """Make a link; `on_reconnect` is called each time a lost connection is restored.
+
+        The lines that it logs begin with `label`.
+        """
+        self._label = label
         self._settings = settings
         self._agent = agent
         self._bus: Bus | None = None
@@ -105,7 +114,7 @@ class BusLink:
             await self._wanted.wait()
 
     def _note(self, state: str) -> None:
-        log.info("%s", state)
+        log.info("%s%s", self._label, state)
         self._state = state
         if self._bus is not None and self._bus.connected:
             self._refusal = None

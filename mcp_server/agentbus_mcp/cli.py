@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.core import ParameterSource
@@ -15,8 +15,20 @@ from agentbus.version import __version__
 from agentbus_mcp.transports import http_settings
 from agentbus_mcp.transports.http_settings import HttpSettings
 
+if TYPE_CHECKING:
+    from agentbus.config.connection_settings import ConnectionSettings
+
 log = logging.getLogger("agentbus.mcp")
-_HTTP_OPTIONS: Final = ("token_file", "hosts", "origins", "max_sessions", "idle_s", "of_one_address", "metrics_port")
+_HTTP_OPTIONS: Final = (
+    "token_file",
+    "tokens",
+    "hosts",
+    "origins",
+    "max_sessions",
+    "idle_s",
+    "of_one_address",
+    "metrics_port",
+)
 
 
 class Text(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # generic in new versions only
@@ -44,7 +56,8 @@ Examples:
   claude mcp add agentbus -- uvx agentbus-mcp            in Claude Code
   codex mcp add agentbus -- uvx agentbus-mcp             in Codex
   agentbus-mcp --http 127.0.0.1:8765                     for several clients on this machine
-  agentbus-mcp --http 0.0.0.0:8765 --token-file ~/.agentbus/mcp.token --allowed-host bus.example.com""",
+  agentbus-mcp --http 0.0.0.0:8765 --token-file ~/.agentbus/mcp.token --allowed-host bus.example.com
+  agentbus-mcp --http 127.0.0.1:8765 --tokens ~/.agentbus/mcp-tokens.toml      for a team""",
 )
 @click.option(
     "--nats-url",
@@ -72,6 +85,14 @@ Examples:
     type=click.Path(path_type=Path, dir_okay=False),
     help="With --http: clients must send the token on the file's first line as `Authorization: Bearer …`. Required "
     "where other machines can connect.",
+)
+@click.option(
+    "--tokens",
+    "tokens",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --http: named tokens, each with a coordinator of its own, from the file that `agentbus mcp token add` "
+    "writes. Takes the place of --token-file, --config and --nats-url.",
 )
 @click.option(
     "--allowed-host",
@@ -127,6 +148,7 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
     path: Path | None,
     address: Address | None,
     token_file: Path | None,
+    tokens: Path | None,
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
     max_sessions: int,
@@ -141,30 +163,64 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
     """
     if address is None:
         _refuse_http_options()
-    from agentbus.config.connection_settings import connection_settings  # noqa: PLC0415  # --help needs none of it
-    from agentbus.config.loading import load_coordinator  # noqa: PLC0415  # --help needs none of it
-    from agentbus_mcp.logs import log_to_stderr  # noqa: PLC0415
+    if tokens is not None and (token_file or path or nats_url):
+        raise click.UsageError("--tokens excludes --token-file, --config and --nats-url: each token has its own")
+    from agentbus_mcp.logs import log_to_stderr  # noqa: PLC0415  # --help needs none of it
 
     log_to_stderr()
+    if address is None:
+        from agentbus_mcp.transports import stdio  # noqa: PLC0415
+
+        stdio.serve(*_coordinator(nats_url, path))
+        return
+    options = HttpSettings(
+        address,
+        _token(token_file) if token_file is not None else None,
+        hosts,
+        origins,
+        max_sessions,
+        idle_s,
+        named_tokens=tokens is not None,
+        connections_of_one_address=of_one_address,
+    )
+    if tokens is not None:
+        _serve_named(tokens.expanduser().absolute(), options, metrics_port)
+    else:
+        _serve(*_coordinator(nats_url, path), options, metrics_port)
+
+
+def _coordinator(nats_url: str | None, path: Path | None) -> tuple["ConnectionSettings", str]:
+    """How the one coordinator is on the bus, and its id."""
+    from agentbus.config.connection_settings import connection_settings  # noqa: PLC0415
+    from agentbus.config.loading import load_coordinator  # noqa: PLC0415
+
     config, warnings = load_coordinator(nats_url=nats_url, path=path)
     settings = connection_settings(config.nats, agent=config.coordinator.id, name="agentbus-mcp", reconnect_wait_s=1)
     for warning in warnings:
         log.warning("%s", warning)
-    if address is None:
-        from agentbus_mcp.transports import stdio  # noqa: PLC0415
+    return settings, config.coordinator.id
 
-        stdio.serve(settings, config.coordinator.id)
-        return
-    token = _token(token_file) if token_file is not None else None
-    http_options = HttpSettings(
-        address, token, hosts, origins, max_sessions, idle_s, connections_of_one_address=of_one_address
-    )
+
+def _serve(settings: "ConnectionSettings", agent: str, options: HttpSettings, metrics_port: int | None) -> None:
+    """Serve one coordinator over HTTP."""
     from agentbus_mcp.metrics import metrics_on  # noqa: PLC0415
 
-    with http_options.listen() as listener, metrics_on(metrics_port) as metrics:
+    with options.listen() as listener, metrics_on(metrics_port) as metrics:
         from agentbus_mcp.transports import streamable_http  # noqa: PLC0415
 
-        streamable_http.serve(settings, config.coordinator.id, http_options, listener, metrics=metrics)
+        streamable_http.serve(settings, agent, options, listener, metrics=metrics)
+
+
+def _serve_named(tokens: Path, options: HttpSettings, metrics_port: int | None) -> None:
+    """Serve the coordinators of named tokens over HTTP."""
+    from agentbus_mcp.metrics import metrics_on  # noqa: PLC0415
+    from agentbus_mcp.transports.coordinators import read_clients  # noqa: PLC0415
+
+    clients = read_clients(tokens)
+    with options.listen() as listener, metrics_on(metrics_port) as metrics:
+        from agentbus_mcp.transports import streamable_http  # noqa: PLC0415
+
+        streamable_http.serve_named(tokens, clients, options, listener, metrics=metrics)
 
 
 def _refuse_http_options() -> None:

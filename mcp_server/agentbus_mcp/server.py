@@ -82,13 +82,21 @@ class Server(MCPServer[Any]):
         add_completions(self, bus_link)
 
     async def measure(self, metrics: Metrics) -> None:
-        """Count tool calls from now on, and expose the numbers of streams and followed sources."""
+        """Count tool calls from now on."""
         metrics.know(tool.name for tool in await self.list_tools())
-        metrics.show("listen_streams", lambda: self._listen.streams)
-        metrics.show("feeds", lambda: self._bus_events.sources)
         self._metrics = metrics
         if self._extension is not None:
             self._extension.metrics = metrics
+
+    @property
+    def streams(self) -> int:
+        """How many `subscriptions/listen` streams are open."""
+        return self._listen.streams
+
+    @property
+    def sources(self) -> int:
+        """How many sources on the bus are followed."""
+        return self._bus_events.sources
 
     def close_streams(self) -> None:
         """Begin to end every open `subscriptions/listen` stream in order."""

@@ -80,6 +80,7 @@ KINDS = {
     r"coordinator configuration": "toml",
     r"MCP server in JSON": "json",
     r"MCP server in TOML": "toml",
+    r"a file of named tokens": "toml",
     r"a task": "json",
     r"a crontab": "text",
     r"configuration of the bus for a leaf": "text",

@@ -1,10 +1,11 @@
-"""`agentbus mcp`: the MCP server in the configuration of MCP hosts."""
+"""`agentbus mcp`: the MCP server in the configuration of MCP hosts, and its tokens over HTTP."""
 
 from pathlib import Path
 
 import click
 
 from agentbus.cli import lazy
+from agentbus.cli.machine.mcp_token import token
 from agentbus.cli.options import config_option, nats_url_option
 from agentbus.cli.output import remark
 from agentbus.provision.mcp_host_files import HOSTS, Host, alone, entry, program, shared_program, write_entry
@@ -12,7 +13,10 @@ from agentbus.provision.mcp_host_files import HOSTS, Host, alone, entry, program
 
 @click.group()
 def mcp() -> None:
-    """Configure MCP hosts to start the MCP server `agentbus-mcp`."""
+    """Configure the MCP server `agentbus-mcp`, and who may use it."""
+
+
+mcp.add_command(token)
 
 
 @mcp.command(

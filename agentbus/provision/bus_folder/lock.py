@@ -1,4 +1,4 @@
-"""Locks a bus folder, so that one command changes it at a time."""
+"""Locks a folder, so that one command changes it at a time."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ _TIMEOUT_S: Final = 10.0
 
 
 @contextmanager
-def locked(folder: Path) -> Generator[None]:
-    """Hold the lock of a folder for the length of the block; the same thread may take it again inside.
+def locked(folder: Path, what: str = "the bus") -> Generator[None]:
+    """Hold the lock of a folder, with `what` is in it, for the length of the block; its thread may take it again.
 
     The operating system releases the lock when the process ends, however it ends.
 
@@ -28,11 +28,11 @@ def locked(folder: Path) -> Generator[None]:
         lock.acquire()
     except Timeout:
         raise ConfigError(
-            f"another command has been changing the bus in {folder} for {_TIMEOUT_S:g} s; "
+            f"another command has been changing {what} in {folder} for {_TIMEOUT_S:g} s; "
             "wait until it ends, or end it, and try again"
         ) from None
     except OSError as error:
-        raise ConfigError(f"cannot lock the bus in {folder}: {why_not_written(error)}") from None
+        raise ConfigError(f"cannot lock {what} in {folder}: {why_not_written(error)}") from None
     try:
         yield
     finally:

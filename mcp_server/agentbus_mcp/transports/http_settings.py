@@ -49,6 +49,8 @@ class HttpSettings:
     head_s: float = HEAD_S
     body_s: float = BODY_S
     connections_of_one_address: int | None = None
+    named_tokens: bool = False
+    """Whether there are tokens of another file than the one of `token`."""
 
     def serves_host(self, host: Address) -> bool:
         """Whether this server has that name: a loopback name, its address, or one in `hosts`, there with its port."""
@@ -82,10 +84,11 @@ class HttpSettings:
             family, kind, protocol, _, resolved = socket.getaddrinfo(
                 self.address.host, self.address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
-            if self.token is None and not ipaddress.ip_address(str(resolved[0]).partition("%")[0]).is_loopback:
+            local = ipaddress.ip_address(str(resolved[0]).partition("%")[0]).is_loopback
+            if not local and self.token is None and not self.named_tokens:
                 raise ConfigError(
                     f"--http {self.address} can be reached from other machines: name a file with a token with "
-                    "--token-file, or listen on 127.0.0.1"
+                    "--token-file, or one with named tokens with --tokens, or listen on 127.0.0.1"
                 )
             listener = socket.socket(family, kind, protocol)
             try:

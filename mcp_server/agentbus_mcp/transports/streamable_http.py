@@ -4,41 +4,36 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from socket import socket
-from typing import Final, TypeAlias, cast
+from typing import Final, cast
 
 import anyio
 import uvicorn
-from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.protocol.json_codec import encode
-from agentbus_mcp import sdk
-from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.metrics import NO_METRICS, Metrics
-from agentbus_mcp.server import Server
-from agentbus_mcp.transports.bearer_token import BearerToken
 from agentbus_mcp.transports.bounded_http import Connections
-from agentbus_mcp.transports.http_settings import PATH, HttpSettings
+from agentbus_mcp.transports.coordinators import Client, Coordinators, NamedCoordinators, OneCoordinator
+from agentbus_mcp.transports.http_settings import HttpSettings
 from agentbus_mcp.transports.lifecycle import end, load, termination
 from agentbus_mcp.transports.request_checks import RequestChecks
+from agentbus_mcp.transports.served_coordinator import Load, ServedCoordinator
 
-log = logging.getLogger("agentbus.mcp")
-
-Load: TypeAlias = Callable[[BusLink], Awaitable[Server]]
 HEALTH: Final = "/healthz"
 _MAX_CONNECTIONS: Final = 4_000
 """How many connections are served at the same time. Where all have requests, one more is answered with 503."""
 _OTHER_FILES: Final = 64
 """How many of the files that the process may open are reserved for other uses than connections."""
-_MAX_BODY_BYTES: Final = 9 * 1024 * 1024
-"""Room for the largest task that the bus takes."""
 _GRACE_S: Final = 1
 """How long requests in progress may take to end after a signal."""
 _END_S: Final = 2.3
@@ -54,32 +49,43 @@ def serve(
     load: Load = load,
     metrics: Metrics = NO_METRICS,
 ) -> None:
-    """Serve clients on a listening socket until SIGTERM or SIGINT; print the URL once they are served."""
+    """Serve one coordinator on a listening socket until SIGTERM or SIGINT; print the URL once it is served."""
+    coordinator = ServedCoordinator(settings, agent, http_settings, load, metrics)
+    _serve(OneCoordinator(coordinator, http_settings.token), http_settings, listener, metrics)
+
+
+def serve_named(
+    tokens: Path,
+    clients: Mapping[str, Client],
+    http_settings: HttpSettings,
+    listener: socket,
+    *,
+    metrics: Metrics = NO_METRICS,
+) -> None:
+    """Serve the coordinators of a file of named tokens in the same way; `clients` are those that it has at first."""
+
+    def make(name: str, client: Client) -> ServedCoordinator:
+        return ServedCoordinator(client.connection, client.agent, http_settings, load, metrics, name)
+
+    _serve(NamedCoordinators(tokens, clients, make), http_settings, listener, metrics)
+
+
+def _serve(coordinators: Coordinators, http_settings: HttpSettings, listener: socket, metrics: Metrics) -> None:
     logging.getLogger("mcp.server.streamable_http").addFilter(_is_no_hang_up)
-    bus_link = BusLink(settings, agent, on_reconnect=metrics.reconnected)
-    metrics.show("bus_connected", lambda: bus_link.up is not None)
-    anyio.run(_serve, bus_link, http_settings, listener, load, metrics)
+    metrics.show("bus_connected", lambda: _connected(coordinators))
+    metrics.show("sessions", lambda: sum(one.sessions for one in coordinators.served))
+    metrics.show("listen_streams", lambda: sum(one.streams for one in coordinators.served))
+    metrics.show("feeds", lambda: sum(one.sources for one in coordinators.served))
+    anyio.run(_run, coordinators, http_settings, listener)
 
 
-def application(server: Server, bus_link: BusLink, http_settings: HttpSettings) -> ASGIApp:
-    """Build the application: MCP, and the health of this process, which needs no token.
-
-    The caller runs `server.session_manager` for as long as the application is used.
-    """
+def application(coordinators: Coordinators, http_settings: HttpSettings) -> ASGIApp:
+    """Build the application: the coordinators, behind sign-in, and the health of this process, which needs no token."""
 
     async def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok", "bus": "disconnected" if bus_link.up is None else "connected"})
+        return JSONResponse({"status": "ok", "bus": "connected" if _connected(coordinators) else "disconnected"})
 
-    server.custom_route(HEALTH, methods=["GET"], include_in_schema=False)(health)
-    app: ASGIApp = server.streamable_http_app(
-        streamable_http_path=PATH,
-        max_request_body_size=_MAX_BODY_BYTES,
-        session_idle_timeout=http_settings.idle_s,
-        max_sessions=http_settings.max_sessions,
-        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),  # `RequestChecks` does
-    )
-    if http_settings.token is not None:
-        app = BearerToken(app, http_settings.token, public=frozenset({HEALTH}))
+    app: ASGIApp = Starlette(routes=[Route(HEALTH, health, methods=["GET"]), Mount("/", coordinators.sign_in)])
     if http_settings.origins:
         # Before the token is checked: a browser asks before it sends it.
         app = CORSMiddleware(
@@ -90,6 +96,10 @@ def application(server: Server, bus_link: BusLink, http_settings: HttpSettings) 
             expose_headers=["Mcp-Session-Id"],
         )
     return RequestChecks(app, http_settings)
+
+
+def _connected(coordinators: Coordinators) -> bool:
+    return all(one.connected for one in coordinators.served)
 
 
 def _is_no_hang_up(record: logging.LogRecord) -> bool:
@@ -143,26 +153,21 @@ def _max_connections() -> int:
     return _MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(_MAX_CONNECTIONS, files - _OTHER_FILES))
 
 
-async def _serve(
-    bus_link: BusLink, http_settings: HttpSettings, listener: socket, load: Load, metrics: Metrics
-) -> None:
+async def _run(coordinators: Coordinators, http_settings: HttpSettings, listener: socket) -> None:
     with termination() as requested:
-        async with bus_link.open():
-            server = await load(bus_link)
-            await server.measure(metrics)
-            app = application(server, bus_link, http_settings)
-            http = _Uvicorn(app, http_settings.url(listener), http_settings)
-            metrics.show("sessions", lambda: sdk.open_sessions(server.session_manager))
-            async with server.session_manager.run(), anyio.create_task_group() as group:
-                group.start_soon(_stop, requested, server, http)
-                await http.serve(sockets=[listener])
-                group.cancel_scope.cancel()
+        async with anyio.create_task_group() as group:
+            await group.start(coordinators.run)
+            http = _Uvicorn(application(coordinators, http_settings), http_settings.url(listener), http_settings)
+            group.start_soon(_stop, requested, coordinators, http)
+            await http.serve(sockets=[listener])
+            group.cancel_scope.cancel()
         end()
 
 
-async def _stop(requested: asyncio.Event, server: Server, http: _Uvicorn) -> None:
+async def _stop(requested: asyncio.Event, coordinators: Coordinators, http: _Uvicorn) -> None:
     await requested.wait()
-    server.close_streams()
+    for one in coordinators.served:
+        one.close_streams()
     http.stop()
     await anyio.sleep(_END_S)
     end()

@@ -1,0 +1,138 @@
+"""One coordinator of the bus for its clients over HTTP.
+
+It has a connection to the bus, an MCP server and sessions of its own, so that nothing of it can be reached through
+another one: to the clients of others its sessions and MCP tasks do not exist.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import anyio
+from anyio.abc import TaskStatus
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agentbus.config.connection_settings import ConnectionSettings
+from agentbus_mcp import sdk
+from agentbus_mcp.bus_link import BusLink
+from agentbus_mcp.metrics import Metrics
+from agentbus_mcp.server import Server
+from agentbus_mcp.transports.http_settings import PATH, HttpSettings
+from agentbus_mcp.transports.sign_in import challenge
+
+Load: TypeAlias = Callable[[BusLink], Awaitable[Server]]
+MAX_BODY_BYTES: Final = 9 * 1024 * 1024
+"""Room for the largest task that the bus takes."""
+_LAST_FRAMES_S: Final = 0.25
+"""How long streams may take to end in order when a coordinator is served no longer."""
+
+
+@dataclass(slots=True)
+class _Answer:
+    """How far the answer to a request is: whether it has begun, and whether it can end at any place."""
+
+    began: bool = False
+    open_ended: bool = False
+
+    def note(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.began = True
+            self.open_ended = all(name.lower() != b"content-length" for name, _ in message.get("headers", ()))
+        elif not message.get("more_body", False):
+            self.open_ended = False
+
+
+class ServedCoordinator:
+    """Serves requests for as long as `run` runs."""
+
+    def __init__(
+        self,
+        connection: ConnectionSettings,
+        agent: str,
+        settings: HttpSettings,
+        load: Load,
+        metrics: Metrics,
+        name: str | None = None,
+    ) -> None:
+        """Serve an agent; `name` tells its lines in the log from those of others."""
+        label = f"{name}: " if name else ""
+        self._bus_link = BusLink(connection, agent, on_reconnect=metrics.reconnected, label=label)
+        self._settings = settings
+        self._load = load
+        self._metrics = metrics
+        self._ended = anyio.Event()
+        self._requests: set[anyio.CancelScope] = set()
+        self._server: Server | None = None
+        self._app: ASGIApp = challenge(invalid=True)
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Keep the connection and the sessions until `end` is called; started once requests can be served."""
+        async with self._bus_link.open():
+            server = self._server = await self._load(self._bus_link)
+            await server.measure(self._metrics)
+            self._app = server.streamable_http_app(
+                streamable_http_path=PATH,
+                max_request_body_size=MAX_BODY_BYTES,
+                session_idle_timeout=self._settings.idle_s,
+                max_sessions=self._settings.max_sessions,
+                # `RequestChecks` does that, for all paths.
+                transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+            )
+            async with server.session_manager.run():
+                task_status.started()
+                await self._ended.wait()
+                server.close_streams()
+                await anyio.sleep(_LAST_FRAMES_S)
+                for request in self._requests:
+                    request.cancel()
+
+    def end(self) -> None:
+        """Begin to end: streams, then sessions and the requests in progress, then the connection."""
+        self._ended.set()
+
+    def close_streams(self) -> None:
+        """Begin to end every open `subscriptions/listen` stream in order."""
+        if self._server is not None:
+            self._server.close_streams()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. If the coordinator ends meanwhile, the answer ends where it is."""
+        answer = _Answer()
+
+        async def watched(message: Message) -> None:
+            answer.note(message)
+            await send(message)
+
+        with anyio.CancelScope() as request:
+            self._requests.add(request)
+            try:
+                await self._app(scope, receive, watched)
+            finally:
+                self._requests.discard(request)
+        if request.cancelled_caught and not answer.began:
+            await challenge(invalid=True)(scope, receive, send)
+        elif request.cancelled_caught and answer.open_ended:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    # -- what metrics and the health of the process say of it
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to the bus."""
+        return self._bus_link.up is not None
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions of clients of the 2025 era are open."""
+        return 0 if self._server is None else sdk.open_sessions(self._server.session_manager)
+
+    @property
+    def streams(self) -> int:
+        """How many `subscriptions/listen` streams are open."""
+        return 0 if self._server is None else self._server.streams
+
+    @property
+    def sources(self) -> int:
+        """How many sources on the bus are followed."""
+        return 0 if self._server is None else self._server.sources
