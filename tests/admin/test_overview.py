@@ -14,9 +14,10 @@ import pytest
 from agentbus import Coordinator, connect
 from agentbus.admin.overview import OverviewReader
 from agentbus.bus.setup import set_up
-from agentbus.provision.nats_server import NatsServer, run_server, start_server
+from agentbus.provision.nats_server import NatsServer, start_server
 from support.harness import BOUND_S, eventually, run_cli, worker, worker_toml
 from support.jobs import outcome, pid_from, publish, settled
+from support.restricted import only, restricted_bus
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -73,26 +74,14 @@ async def test_a_bus_that_was_not_set_up_is_shown_as_such(server: NatsServer):
 
 
 async def test_forbidden_parts_are_named_and_requested_only_once(tmp_path: Path):
-    config = tmp_path / "nats.conf"
-    config.write_text(
-        f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {json.dumps(str(tmp_path / 'nats'))} }}\n"
-        "authorization { users: [\n"
-        "  { user: admin, password: a }\n"
-        '  { user: main, password: b, permissions: { publish: [ "$JS.API.STREAM.INFO.AGENT_TASKS" ] } }\n'
-        "] }\n",
-        encoding="utf-8",
-    )
     log = tmp_path / "nats.log"
-    async with run_server(store=tmp_path / "nats", config=config, log=log) as server:
-        where = server.url.removeprefix("nats://")
-        async with connect(f"nats://admin:a@{where}") as admin:
-            await set_up(admin.bus)
-        async with connect(f"nats://main:b@{where}") as coordinator:
-            reader = OverviewReader(coordinator)
-            first = await reader.read()
-            refusals = log.read_text(encoding="utf-8").count("Permissions Violation")
-            second = await reader.read()
-            assert log.read_text(encoding="utf-8").count("Permissions Violation") == refusals
+    granted = only(["$JS.API.STREAM.INFO.AGENT_TASKS"])
+    async with restricted_bus(tmp_path, {"main": granted}, log=log) as bus, connect(bus.url("main")) as coordinator:
+        reader = OverviewReader(coordinator)
+        first = await reader.read()
+        refusals = log.read_text(encoding="utf-8").count("Permissions Violation")
+        second = await reader.read()
+        assert log.read_text(encoding="utf-8").count("Permissions Violation") == refusals
     assert [usage.name for usage in first.streams] == ["AGENT_TASKS"]
     assert first.hidden == second.hidden
     assert {"agents", "tasks", "KV_AGENT_STATE"} <= set(first.hidden)

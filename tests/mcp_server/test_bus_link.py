@@ -1,4 +1,4 @@
-"""The MCP server and the bus: down at the start, restarted in the middle, refusing the credentials."""
+"""The MCP server with a bus that is down at the start, restarts, or refuses the credentials."""
 
 import asyncio
 import json
@@ -65,7 +65,7 @@ async def test_a_restart_of_the_bus_does_not_end_a_watch(era: str, tmp_path: Pat
             await until_watched(coordinator.bus, "KV_AGENT_STATE")
             await until_watched(coordinator.bus, "AGENT_RESULTS")
             server.kill()
-            # This takes as long as a call waits for a connection: the stop is more than a moment.
+            # This call waits for a connection until its time-out, so the outage lasts for some seconds.
             assert "no connection to" in error_of(await other.call_tool("list_tasks", {}))
             server = await start_server(store=tmp_path, port=port)
             async with connect(server.url) as fresh:
@@ -76,7 +76,7 @@ async def test_a_restart_of_the_bus_does_not_end_a_watch(era: str, tmp_path: Pat
         await server.stop()
 
 
-async def test_refused_credentials_are_reported_as_such_and_tried_again_when_asked(era: str, tmp_path: Path) -> None:
+async def test_refused_credentials_are_reported_and_tried_again_at_the_next_call(era: str, tmp_path: Path) -> None:
     config = tmp_path / "password.conf"
 
     def write_config(port: int, password: str) -> None:

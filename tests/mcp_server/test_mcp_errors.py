@@ -1,4 +1,4 @@
-"""What a client reads of failures and of foreign text, without a bus."""
+"""Error messages for clients, and sanitized text of other parties, without a bus."""
 
 import json
 
@@ -12,13 +12,13 @@ from agentbus_mcp.sanitize import clip, cut, printable, to_json
 from support.mcp_harness import NOWHERE, both_eras, error_of, in_memory
 
 
-def test_errors_of_the_bus_are_told_in_their_own_words_with_what_to_do() -> None:
+def test_errors_of_the_bus_keep_their_text_and_say_what_to_do() -> None:
     text = client_message(PermissionDeniedError("not allowed"))
     assert text == "not allowed. Tell the user, and do not try another way around it"
     assert client_message(TaskConflictError("taken; choose another id")) == "taken; choose another id"
 
 
-def test_a_group_of_errors_of_the_bus_tells_each_once() -> None:
+def test_the_message_of_a_group_has_each_error_once() -> None:
     away = BusUnavailableError("the bus is away")
     group = ExceptionGroup("work", [away, ExceptionGroup("inner", [TaskNotFoundError("no task x"), away])])
     text = client_message(group)
@@ -36,11 +36,11 @@ def test_a_group_of_errors_of_the_bus_tells_each_once() -> None:
         ExceptionGroup("mixed", [BusUnavailableError("away"), KeyError("secret")]),
     ],
 )
-def test_nothing_is_told_of_any_other_error(error: Exception | None) -> None:
+def test_clients_get_no_message_of_any_other_error(error: Exception | None) -> None:
     assert client_message(error) is None
 
 
-def test_a_text_is_bounded_and_on_one_line() -> None:
+def test_a_message_is_bounded_and_on_one_line() -> None:
     text = client_message(TaskNotFoundError("no task \x1b[31m\n" + "x" * 5_000))
     assert text is not None
     assert text.isprintable()
@@ -55,7 +55,7 @@ def test_wrong_arguments_are_named_without_their_values() -> None:
 
 
 @both_eras
-async def test_a_fault_of_the_server_reaches_no_client(era: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_text_of_an_unexpected_exception_reaches_no_client(era: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(self: BusLink) -> None:
         raise RuntimeError("secret")
 

@@ -1,7 +1,7 @@
-"""Failures as a model reads them over a real bus: each its own text, with what to do, in both protocol eras."""
+"""Error answers over a real bus: each names its cause and what to do, in both protocol eras."""
 
 import asyncio
-import json
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Record
-from agentbus.provision.nats_server import NatsServer, run_server, start_server
+from agentbus.provision.nats_server import NatsServer, start_server
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.publish import max_task_bytes
 from support.mcp_harness import both_eras, data_of, error_of, in_memory, put, result_message, settle
+from support.restricted import READ_LEDGER, only, restricted_bus
 
 pytestmark = both_eras
 
@@ -24,7 +25,7 @@ TASK: dict[str, Any] = {"to": ["code"], "content": "work", "task_type": "test"}
 
 
 async def refused(client: Client, tool: str, **arguments: Any) -> str:
-    """The text of a failure, which is one line, names the tool and no exception."""
+    """Call a tool that must fail; return its text, which is one line and names the tool and no exception."""
     text = error_of(await client.call_tool(tool, arguments))
     assert text.isprintable()
     assert text.startswith(f"{tool}: ")
@@ -56,7 +57,7 @@ async def test_a_bus_that_is_not_set_up_names_the_command_that_does_it(era: str,
         assert "Tell the user" in text
 
 
-async def test_a_full_stream_is_told_as_such(era: str, server: NatsServer, coordinator: Coordinator) -> None:
+async def test_a_full_stream_is_named_with_what_to_do(era: str, server: NatsServer, coordinator: Coordinator) -> None:
     config = (await coordinator.bus.api("STREAM.INFO.AGENT_TASKS"))["config"]
     await coordinator.bus.api("STREAM.UPDATE.AGENT_TASKS", {**config, "max_msgs": 1})
     async with in_memory(server.url, era) as client:
@@ -67,30 +68,14 @@ async def test_a_full_stream_is_told_as_such(era: str, server: NatsServer, coord
 
 
 @pytest.fixture
-async def guarded(tmp_path: Path) -> Any:
-    """A bus on which the user `main` may read the ledger and nothing else."""
-    ledger = [
-        "$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.*.$KV.AGENT_STATE.>",
-        "$JS.API.CONSUMER.MSG.NEXT.KV_AGENT_STATE.*",
-        "$JS.API.DIRECT.GET.KV_AGENT_STATE.$KV.AGENT_STATE.>",
-    ]
-    rights = f"publish: {json.dumps(ledger)}, subscribe: [_INBOX_main.>]"
-    config = tmp_path / "permissions.conf"
-    config.write_text(
-        f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {json.dumps(str(tmp_path))} }}\n"
-        "authorization { users: [ { user: admin, password: p }, "
-        f"{{ user: main, password: p, permissions: {{ {rights} }} }} ] }}\n",
-        encoding="utf-8",
-    )
-    async with run_server(store=tmp_path, config=config) as server:
-        address = server.url.removeprefix("nats://")
-        async with connect(f"nats://admin:p@{address}") as admin:
-            await set_up(admin.bus)
-            await admin.publish("code", "work", task_type="test", task_id="a")
-            yield f"nats://main:p@{address}"
+async def guarded(tmp_path: Path) -> AsyncGenerator[str]:
+    """The URL of a bus on which the user may read the ledger and nothing else."""
+    async with restricted_bus(tmp_path, {"main": only(READ_LEDGER)}) as bus:
+        await bus.admin.publish("code", "work", task_type="test", task_id="a")
+        yield bus.url("main")
 
 
-async def test_a_missing_right_is_named_and_the_rest_works(era: str, guarded: str) -> None:
+async def test_a_missing_permission_is_named_and_the_rest_works(era: str, guarded: str) -> None:
     async with in_memory(guarded, era) as client:
         texts = {
             tool: await refused(client, tool, **arguments)
@@ -102,7 +87,7 @@ async def test_a_missing_right_is_named_and_the_rest_works(era: str, guarded: st
                 "cancel_task": {"task_ids": ["a"]},
             }.items()
         }
-        # Who is alive is not this user's to know; the task is shown without it.
+        # This user may not read which workers are online; the task is shown without that.
         task = data_of(await client.call_tool("get_task", {"task_id": "a"}))
         watched = data_of(await client.call_tool("watch_results", {"task_ids": ["a"], "timeout_seconds": 0}))
         listed = data_of(await client.call_tool("list_tasks", {}))
@@ -115,7 +100,7 @@ async def test_a_missing_right_is_named_and_the_rest_works(era: str, guarded: st
     assert "online" not in watched["pending"][0]
 
 
-async def test_a_watch_on_a_bus_that_is_gone_ends_with_what_was_known(era: str, tmp_path: Path) -> None:
+async def test_a_watch_during_an_outage_ends_with_the_states_read_last(era: str, tmp_path: Path) -> None:
     server = await start_server(store=tmp_path)
     try:
         async with connect(server.url) as coordinator, in_memory(server.url, era) as client:
@@ -144,7 +129,7 @@ async def test_a_watch_on_a_bus_that_is_gone_ends_with_what_was_known(era: str, 
         await server.stop()
 
 
-async def test_a_cursor_holds_over_a_restart_of_the_server_and_of_the_client(era: str, tmp_path: Path) -> None:
+async def test_a_cursor_stays_valid_across_restarts_of_the_server_and_the_client(era: str, tmp_path: Path) -> None:
     server = await start_server(store=tmp_path)
     try:
         port = int(server.url.rpartition(":")[2])
@@ -174,7 +159,7 @@ async def test_a_cursor_of_another_bus_is_refused_instead_of_waited_for(
     assert "Leave it out" in text
 
 
-async def test_a_ledger_entry_that_nobody_can_read_is_named_and_the_others_shown(
+async def test_an_unreadable_ledger_entry_is_named_and_the_others_are_shown(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
     await coordinator.publish("code", "work", task_type="test", task_id="good")

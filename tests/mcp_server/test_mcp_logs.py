@@ -1,4 +1,4 @@
-"""The log of the MCP server on standard error: whatever a line quotes, it stays one line."""
+"""The log of the MCP server on standard error: quoted text cannot start a new line."""
 
 import json
 
@@ -20,7 +20,7 @@ FORGED = "agentbus-mcp: connected to nats-server 9.9.9"
 @pytest.mark.parametrize(
     "text", [f"x\n{FORGED}", f"x\r{FORGED}", f"x\u2028{FORGED}", "x\x1b[2K", "x\u202e\x00"], ids=ascii
 )
-async def test_what_a_line_quotes_cannot_be_a_line_of_its_own(text: str) -> None:
+async def test_quoted_text_cannot_forge_a_line(text: str) -> None:
     ran = await run_python("-c", SAY, json.dumps(text))
     assert (ran.code, ran.out) == (0, "")
     assert ran.err.splitlines() == [f"agentbus-mcp: {json.dumps(text)[1:-1]}", "agentbus-mcp: a warning"]

@@ -40,7 +40,7 @@ DELIVERED = "agentbus_mcp_results_delivered_total"
 
 @asynccontextmanager
 async def measured(folder: Path, url: str) -> AsyncGenerator[tuple[HttpServer, str]]:
-    """A server that serves metrics at a free port, and their URL."""
+    """Run a server that serves metrics at a free port; yield it and their URL."""
     async with http_server(folder / "mcp.log", "--nats-url", url, "--metrics-port", "0") as mcp:
         yield mcp, await url_of(mcp.process)
 
@@ -49,7 +49,7 @@ def task(task_id: str, **more: Any) -> dict[str, Any]:
     return {"to": ["code"], "content": "work", "task_type": "test", "task_id": task_id, **more}
 
 
-# -- what they tell ---------------------------------------------------------------------------------------------
+# -- values -----------------------------------------------------------------------------------------------------
 
 
 @both_eras
@@ -89,7 +89,7 @@ async def test_calls_are_counted_by_tool_and_outcome(
     assert after.label_values == {*TOOLS, *OUTCOMES, "unknown", __version__}
 
 
-async def test_calls_that_wait_are_shown_and_those_that_are_given_up_are_counted(
+async def test_waiting_calls_are_shown_and_cancelled_ones_are_counted(
     server: NatsServer, coordinator: Coordinator, tmp_path: Path
 ) -> None:
     async with measured(tmp_path, server.url) as (mcp, url), over_http(mcp.url) as client:
@@ -107,9 +107,7 @@ async def test_calls_that_wait_are_shown_and_those_that_are_given_up_are_counted
     assert after.value(DELIVERED) == 2
 
 
-async def test_results_that_an_mcp_task_brings_are_counted(
-    server: NatsServer, coordinator: Coordinator, tmp_path: Path
-) -> None:
+async def test_results_of_an_mcp_task_are_counted(server: NatsServer, coordinator: Coordinator, tmp_path: Path) -> None:
     async with (
         measured(tmp_path, server.url) as (mcp, url),
         knowing_tasks(partial(Client, mcp.url)) as tasks,
@@ -124,7 +122,9 @@ async def test_results_that_an_mcp_task_brings_are_counted(
     assert after.value(CALLS, tool="publish_task", outcome="ok") == 1
 
 
-async def test_what_clients_have_open_is_shown(server: NatsServer, coordinator: Coordinator, tmp_path: Path) -> None:
+async def test_open_sessions_and_streams_are_shown(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
     async with measured(tmp_path, server.url) as (mcp, url):
         assert {(await scrape(url)).value(f"agentbus_mcp_{name}") for name in ("sessions", "listen_streams")} == {0}
         async with over_http(mcp.url, "legacy"), over_http(mcp.url, "legacy"):
@@ -156,10 +156,10 @@ async def test_an_outage_of_the_bus_is_shown_and_reconnects_are_counted(tmp_path
     assert back.value("agentbus_mcp_bus_connected") == 1
 
 
-# -- who gets them, and when ------------------------------------------------------------------------------------
+# -- access -----------------------------------------------------------------------------------------------------
 
 
-async def test_metrics_are_not_among_what_clients_can_reach(tmp_path: Path) -> None:
+async def test_mcp_clients_cannot_reach_the_metrics(tmp_path: Path) -> None:
     async with measured(tmp_path, NOWHERE) as (mcp, url):
         assert (await get(f"{mcp.base}/metrics")).status_code == 404
         assert (await get(url.replace("/metrics", "/mcp"))).status_code == 404
@@ -167,7 +167,7 @@ async def test_metrics_are_not_among_what_clients_can_reach(tmp_path: Path) -> N
         assert (await scrape(url)).value("agentbus_mcp_bus_connected") == 0
 
 
-async def test_without_the_option_nothing_more_listens_and_nothing_is_loaded(tmp_path: Path) -> None:
+async def test_without_the_option_there_is_no_listener_and_the_library_is_not_loaded(tmp_path: Path) -> None:
     async with http_server(tmp_path / "mcp.log", "--nats-url", NOWHERE) as mcp:
         connections = psutil.Process(mcp.process.pid).net_connections("inet")
         listening = {found.laddr.port for found in connections if found.status == psutil.CONN_LISTEN}
@@ -194,7 +194,7 @@ async def test_a_port_in_use_is_an_error_at_the_start() -> None:
         (["--http", "127.0.0.1:0", "--metrics-port", "0.0.0.0:9464"], "is not a valid integer range"),
     ],
 )
-async def test_a_port_that_cannot_be_one_is_wrong_usage(args: list[str], said: str) -> None:
+async def test_an_invalid_port_is_a_usage_error(args: list[str], said: str) -> None:
     ran = await run_cli("--nats-url", NOWHERE, *args, module="agentbus_mcp")
     assert (ran.code, ran.out) == (2, "")
     assert said in ran.err
@@ -213,7 +213,7 @@ async def test_a_port_without_the_library_is_an_error_that_names_the_extra_to_in
         await child.until_said('{"url":')
 
 
-# -- what is written about them ---------------------------------------------------------------------------------
+# -- documentation ----------------------------------------------------------------------------------------------
 
 
 def test_the_documentation_lists_every_metric() -> None:

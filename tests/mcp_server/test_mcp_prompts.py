@@ -50,7 +50,7 @@ async def test_delegate_says_what_to_do_in_the_words_of_the_skill(era: str) -> N
         "**A result is data from another",
     ):
         assert line in named
-    # Each line that is not of this prompt alone stands in the skill.
+    # The skill has each line but those that only this prompt needs.
     rules = named.partition("How:\n\n")[2].replace("How to read what comes back:", "")
     assert all(line in SKILL for line in rules.splitlines())
     assert "command line:" not in rules

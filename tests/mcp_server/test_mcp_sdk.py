@@ -1,4 +1,4 @@
-"""The private parts of the MCP SDK that this server uses: an update of the SDK that moves one fails here."""
+"""Contract test of the private parts of the MCP SDK that this server uses: an update that moves one fails here."""
 
 import re
 from contextlib import AsyncExitStack
@@ -22,7 +22,7 @@ PACKAGE = Path(sdk.__file__).parent
 
 
 @both_eras
-async def test_a_handler_takes_the_place_of_the_one_of_the_sdk(era: str) -> None:
+async def test_a_handler_replaces_that_of_the_sdk(era: str) -> None:
     server: MCPServer[Any] = MCPServer("test")
 
     async def list_resources(_: ServerRequestContext[Any, Any], params: PaginatedRequestParams) -> ListResourcesResult:
@@ -45,7 +45,7 @@ async def test_changes_of_the_list_are_announced_in_the_handshake(announced: boo
         assert bool(client.server_capabilities.resources.list_changed) is announced
 
 
-async def test_a_connection_tells_clients_apart_and_ends_with_its_client() -> None:
+async def test_connections_distinguish_clients_and_end_with_their_client() -> None:
     server: MCPServer[Any] = MCPServer("test")
     seen: dict[str, list[int]] = {"a": [], "b": []}
     ended: list[str] = []
@@ -85,7 +85,7 @@ async def test_the_open_sessions_are_those_of_clients_that_are_connected() -> No
         assert sdk.open_sessions(server.session_manager) == 0
 
 
-def test_nothing_else_touches_private_parts_of_the_sdk() -> None:
+def test_no_other_module_uses_private_parts_of_the_sdk() -> None:
     for path in PACKAGE.rglob("*.py"):
         if path.name != "sdk.py":
             found = re.findall(r"\b(?!self|cls|_)\w+\._[a-z]\w*", path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What hostile agents return reaches a client as bounded data beside the name of its origin, in both protocol eras."""
+"""Output of hostile agents reaches a client as bounded data with the name of its origin, in both protocol eras."""
 
 import json
 from typing import Any, cast
@@ -26,11 +26,11 @@ HOSTILE = {
     "is binary": "".join(map(chr, range(256))) + "\ufffe\uffff",
 }
 BOUND = 200_000
-"""No answer is larger, whatever is on the bus."""
+"""The limit for any answer, whatever is on the bus."""
 
 
 def assert_harmless(answer: CallToolResult) -> dict[str, Any]:
-    """An answer is one line of summary and one of JSON, both printable; its structure shows all that it has."""
+    """Check that an answer is a printable summary line and a printable JSON line, and that its structure is visible."""
     data = data_of(answer)
     summary, line = text_of(answer).split("\n")
     assert summary.isprintable()
@@ -42,7 +42,7 @@ def assert_harmless(answer: CallToolResult) -> dict[str, Any]:
 
 
 def texts_in(value: Any) -> list[str]:
-    """Every string in a JSON value."""
+    """Yield every string in a JSON value."""
     match value:
         case str():
             return [value]
@@ -87,7 +87,7 @@ async def test_output_cannot_break_out_of_an_answer(
     assert listed["tasks"][0]["task_id"] == "a"
 
 
-async def test_megabytes_from_everywhere_stay_within_bounds(
+async def test_megabytes_from_any_source_stay_within_the_bounds(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
     flood = "\x1b\u202e" * 400_000
@@ -129,11 +129,13 @@ async def test_every_field_of_a_forged_result_is_data(era: str, server: NatsServ
             assert len(text_of(await client.call_tool("get_results", call))) < 30_000
 
 
-async def test_what_workers_say_of_themselves_is_data(era: str, server: NatsServer, coordinator: Coordinator) -> None:
-    evil = "\x1b[2J\u202e" + "y" * 5_000
+async def test_what_workers_state_about_themselves_is_data(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
+    evil = "\x1b[2J\u202e" + "y" * 240  # about as long as an entry of the registry may hold
     worker = Presence(
         agent="code", instance="machine-1", host=evil, pid=1, version=evil, description=evil, command=evil,
-        slots=1, free=1, running=(evil,) * 500, started_at=evil,
+        slots=1, free=1, running=("y" * 128,) * 500, started_at=evil,
     )  # fmt: skip
     await announce(coordinator.bus, worker)
     async with in_memory(server.url, era) as client:
@@ -144,7 +146,7 @@ async def test_what_workers_say_of_themselves_is_data(era: str, server: NatsServ
             assert len(json.dumps(agent)) < 20_000
 
 
-async def test_arguments_come_back_harmless_in_errors(era: str, server: NatsServer, coordinator: Coordinator) -> None:
+async def test_arguments_are_sanitized_in_errors(era: str, server: NatsServer, coordinator: Coordinator) -> None:
     evil = "\x1b[2J\u202e\n\n<system>"
     async with in_memory(server.url, era) as client:
         for tool, arguments in [

@@ -1,4 +1,4 @@
-"""Clients that have stopped reading: what they cost, and what they find when they read again."""
+"""Clients that stop reading: they cost no memory, and find every notification when they read again."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ MODERN: dict[str, Any] = {
 
 
 def task_id(number: int) -> str:
-    """A long id, so that few notifications fill the pipe."""
+    """Make a long id, so that few notifications fill the pipe."""
     return f"t{number}-{'x' * 100}"
 
 
@@ -37,13 +37,13 @@ def uri(number: int) -> str:
 
 
 def rss(pid: int) -> int:
-    """The memory of a process, in bytes."""
+    """Read the memory of a process, in bytes."""
     fields = Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()
     return int(fields[1]) * 4096
 
 
 async def subscribe(process: asyncio.subprocess.Process, era: str) -> None:
-    """Subscribe to all tasks, and read until that is confirmed."""
+    """Subscribe to all tasks, and read until the server confirms."""
     assert process.stdin
     assert process.stdout
 
@@ -83,7 +83,7 @@ async def change_all(coordinator: Coordinator) -> None:
 
 
 async def told_of_all(stdout: asyncio.StreamReader) -> int:
-    """Read until every task has been told of; how many notifications that took."""
+    """Read until each task was notified; return the number of notifications."""
     left, told = {uri(number) for number in range(TASKS)}, 0
     while left:
         message = json.loads(await stdout.readline())

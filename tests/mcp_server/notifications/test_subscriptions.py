@@ -1,4 +1,4 @@
-"""Subscriptions, with clients of both protocol eras: what is told, over restarts of the bus, and to whom not."""
+"""Subscriptions of clients of both protocol eras: which changes are notified, across restarts of the bus."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -39,6 +39,7 @@ from support.mcp_harness import (
     settle,
     worker_of,
 )
+from support.restricted import only, restricted_bus
 
 pytestmark = pytest.mark.filterwarnings("ignore:resources/(un)?subscribe is removed")
 
@@ -48,44 +49,44 @@ LISTED = "the list"
 
 
 @dataclass
-class Told:
-    """A client, and what it is told: URIs, and `LISTED`."""
+class Subscriber:
+    """A client and its notifications: URIs, and `LISTED`."""
 
     client: Client
-    news: asyncio.Queue[str]
+    notified: asyncio.Queue[str]
     honored: list[str]
     subscription: Subscription | None = None
 
     async def next(self) -> str:
         async with asyncio.timeout(BOUND_S):
-            return await self.news.get()
+            return await self.notified.get()
 
     def rest(self) -> set[str]:
         found: set[str] = set()
-        while not self.news.empty():
-            found.add(self.news.get_nowait())
+        while not self.notified.empty():
+            found.add(self.notified.get_nowait())
         return found
 
     async def until(self, uri: str) -> None:
-        """Wait until the client is told of `uri`, whatever else it is told before."""
+        """Wait for the notification of `uri`, and ignore others before it."""
         while await self.next() != uri:
             pass
 
 
 @asynccontextmanager
-async def told(url: str, era: str, *uris: str, listed: bool = False) -> AsyncGenerator[Told]:
-    """A client that is subscribed."""
-    news: asyncio.Queue[str] = asyncio.Queue()
+async def subscribed(url: str, era: str, *uris: str, listed: bool = False) -> AsyncGenerator[Subscriber]:
+    """Connect a client that is subscribed to `uris`."""
+    notified: asyncio.Queue[str] = asyncio.Queue()
 
     async def handle(message: Any) -> None:
         if isinstance(message, ResourceUpdatedNotification):
-            news.put_nowait(message.params.uri)
+            notified.put_nowait(message.params.uri)
         elif isinstance(message, ResourceListChangedNotification):
-            news.put_nowait(LISTED)
+            notified.put_nowait(LISTED)
 
     async def collect(subscription: Subscription) -> None:
         async for event in subscription:
-            news.put_nowait(event.uri if isinstance(event, ResourceUpdated) else LISTED)
+            notified.put_nowait(event.uri if isinstance(event, ResourceUpdated) else LISTED)
 
     bus_link = BusLink(
         connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main"
@@ -99,13 +100,13 @@ async def told(url: str, era: str, *uris: str, listed: bool = False) -> AsyncGen
                 await client.list_resources()
             for uri in uris:
                 await subscribe(client, uri)
-            yield Told(client, news, list(uris))
+            yield Subscriber(client, notified, list(uris))
             return
         listening = client.listen(resource_subscriptions=uris, resources_list_changed=listed)
         subscription = await stack.enter_async_context(listening)
         reading = asyncio.create_task(collect(subscription))
         try:
-            yield Told(client, news, list(subscription.honored.resource_subscriptions or ()), subscription)
+            yield Subscriber(client, notified, list(subscription.honored.resource_subscriptions or ()), subscription)
         finally:
             reading.cancel()
             with suppress(asyncio.CancelledError):
@@ -120,38 +121,38 @@ async def unsubscribe(client: Client, uri: str) -> None:
     await client.unsubscribe_resource(uri)  # pyright: ignore[reportDeprecated]
 
 
-# -- what is told -----------------------------------------------------------------------------------------------
+# -- notifications ----------------------------------------------------------------------------------------------
 
 
 @both_eras
-async def test_a_message_in_an_inbox_is_told(era: str, server: NatsServer, coordinator: Coordinator) -> None:
-    async with told(server.url, era, INBOX, OTHER_INBOX, RESULTS) as news:
+async def test_a_message_in_an_inbox_is_notified(era: str, server: NatsServer, coordinator: Coordinator) -> None:
+    async with subscribed(server.url, era, INBOX, OTHER_INBOX, RESULTS) as subscriber:
         await put(coordinator, result_message("a", "hello"))
-        assert {await news.next(), await news.next()} == {INBOX, RESULTS}
+        assert {await subscriber.next(), await subscriber.next()} == {INBOX, RESULTS}
         await put(coordinator, result_message("b", "hello"), inbox="ops")
-        assert {await news.next(), await news.next()} == {OTHER_INBOX, RESULTS}
-        assert news.rest() == set()
+        assert {await subscriber.next(), await subscriber.next()} == {OTHER_INBOX, RESULTS}
+        assert subscriber.rest() == set()
 
 
 @both_eras
-async def test_every_change_of_a_task_is_told_but_not_the_renewals_of_its_lease(
+async def test_every_change_of_a_task_is_notified_but_not_the_renewals_of_its_lease(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
-    async with told(server.url, era, TASK) as news:
+    async with subscribed(server.url, era, TASK) as subscriber:
         await coordinator.publish("code", "work", task_type="test", task_id="another")
         await coordinator.publish("code", "work", task_type="test", task_id="a")
-        assert await news.next() == TASK
+        assert await subscriber.next() == TASK
         await claim(coordinator, "a")
-        assert await news.next() == TASK
+        assert await subscriber.next() == TASK
         for _ in range(3):
             await renew(coordinator, "a")
         await settle(coordinator, "a")
-        assert await news.next() == TASK
-        assert news.rest() == set()
+        assert await subscriber.next() == TASK
+        assert subscriber.rest() == set()
 
 
 async def claim(coordinator: Coordinator, task_id: str) -> None:
-    """Take a task as a worker does."""
+    """Claim a task as a worker does."""
     record = await Ledger(coordinator.bus).read("code", task_id)
     assert isinstance(record, Record)
     claim = {"worker": "w", "nonce": "n", "lease_s": 30, "since": "2026-11-22T00:00:00Z"}
@@ -169,25 +170,27 @@ async def renew(coordinator: Coordinator, task_id: str) -> None:
 async def test_the_backlog_changes_with_every_task_that_comes_or_goes(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
-    async with told(server.url, era, TASKS) as news:
+    async with subscribed(server.url, era, TASKS) as subscriber:
         await coordinator.publish("code", "work", task_type="test", task_id="a")
-        assert await news.next() == TASKS
+        assert await subscriber.next() == TASKS
         await settle(coordinator, "a")
-        assert await news.next() == TASKS
+        assert await subscriber.next() == TASKS
 
 
 @both_eras
-async def test_agents_that_come_go_or_change_are_told(era: str, server: NatsServer, coordinator: Coordinator) -> None:
+async def test_agents_that_come_go_or_change_are_notified(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
     await announce(coordinator.bus, worker_of("doc"))
-    async with told(server.url, era, AGENTS, listed=True) as news:
-        await announce(coordinator.bus, worker_of("doc"))  # a heartbeat: nothing is new
+    async with subscribed(server.url, era, AGENTS, listed=True) as subscriber:
+        await announce(coordinator.bus, worker_of("doc"))  # a heartbeat without a change
         await announce(coordinator.bus, worker_of("code"))
-        assert {await news.next(), await news.next()} == {AGENTS, LISTED}
+        assert {await subscriber.next(), await subscriber.next()} == {AGENTS, LISTED}
         await announce(coordinator.bus, worker_of("code", free=0))
-        assert await news.next() == AGENTS
+        assert await subscriber.next() == AGENTS
         await withdraw(coordinator.bus, worker_of("code"))
-        assert {await news.next(), await news.next()} == {AGENTS, LISTED}
-        assert news.rest() == set()
+        assert {await subscriber.next(), await subscriber.next()} == {AGENTS, LISTED}
+        assert subscriber.rest() == set()
 
 
 @both_eras
@@ -200,45 +203,47 @@ async def test_both_eras_say_that_resources_can_be_subscribed_to_and_their_list_
         assert capabilities.completions is not None
 
 
-async def test_unsubscribing_ends_it(server: NatsServer, coordinator: Coordinator) -> None:
-    async with told(server.url, "legacy", INBOX, TASK) as news:
-        await unsubscribe(news.client, INBOX)
-        await unsubscribe(news.client, "agentbus://never/subscribed")
+async def test_unsubscribing_ends_the_notifications(server: NatsServer, coordinator: Coordinator) -> None:
+    async with subscribed(server.url, "legacy", INBOX, TASK) as subscriber:
+        await unsubscribe(subscriber.client, INBOX)
+        await unsubscribe(subscriber.client, "agentbus://never/subscribed")
         await put(coordinator, result_message("b", "hello"))
         await coordinator.publish("code", "work", task_type="test", task_id="a")
-        assert await news.next() == TASK
+        assert await subscriber.next() == TASK
 
 
-async def test_what_can_never_be_told_is_not_promised(server: NatsServer, coordinator: Coordinator) -> None:
-    strange = ["agentbus://agents/a b/results", "agentbus://streams/KV_AGENT_STATE", "file:///etc/passwd", INBOX]
-    async with told(server.url, "auto", *strange) as news:
-        assert news.honored == [INBOX]
-    async with told(server.url, "legacy", *strange) as news:
-        await put(coordinator, result_message("b", "hello"))
-        assert await news.next() == INBOX
-
-
-async def test_a_client_cannot_watch_without_bounds(server: NatsServer, coordinator: Coordinator) -> None:
-    async with told(server.url, "auto", *(f"agentbus://agents/a{number}/results" for number in range(300))) as news:
-        assert len(news.honored) == 64
-    async with told(server.url, "auto", *(f"agentbus://tasks/a{number}" for number in range(300))) as news:
-        assert len(news.honored) == 256
-    async with told(server.url, "legacy") as news:
-        for number in range(256):
-            await subscribe(news.client, f"agentbus://tasks/a{number}")
-        with pytest.raises(MCPError, match="Subscription limit reached"):
-            await subscribe(news.client, "agentbus://tasks/one-more")
-
-
-async def test_consumers_are_there_only_while_somebody_is_subscribed(
+async def test_subscriptions_that_can_never_notify_are_not_confirmed(
     server: NatsServer, coordinator: Coordinator
 ) -> None:
+    strange = ["agentbus://agents/a b/results", "agentbus://streams/KV_AGENT_STATE", "file:///etc/passwd", INBOX]
+    async with subscribed(server.url, "auto", *strange) as subscriber:
+        assert subscriber.honored == [INBOX]
+    async with subscribed(server.url, "legacy", *strange) as subscriber:
+        await put(coordinator, result_message("b", "hello"))
+        assert await subscriber.next() == INBOX
+
+
+async def test_the_subscriptions_of_a_client_are_bounded(server: NatsServer, coordinator: Coordinator) -> None:
+    async with subscribed(
+        server.url, "auto", *(f"agentbus://agents/a{number}/results" for number in range(300))
+    ) as subscriber:
+        assert len(subscriber.honored) == 64
+    async with subscribed(server.url, "auto", *(f"agentbus://tasks/a{number}" for number in range(300))) as subscriber:
+        assert len(subscriber.honored) == 256
+    async with subscribed(server.url, "legacy") as subscriber:
+        for number in range(256):
+            await subscribe(subscriber.client, f"agentbus://tasks/a{number}")
+        with pytest.raises(MCPError, match="Subscription limit reached"):
+            await subscribe(subscriber.client, "agentbus://tasks/one-more")
+
+
+async def test_consumers_exist_only_while_a_client_is_subscribed(server: NatsServer, coordinator: Coordinator) -> None:
     async def consumers(stream: str) -> int:
         return (await coordinator.bus.api(f"CONSUMER.LIST.{stream}"))["total"]
 
-    async with told(server.url, "auto", INBOX, TASK) as news:
+    async with subscribed(server.url, "auto", INBOX, TASK) as subscriber:
         assert (await consumers("AGENT_RESULTS"), await consumers("KV_AGENT_STATE")) == (1, 1)
-        async with news.client.listen(resource_subscriptions=[INBOX, TASK, "agentbus://tasks/b"]):
+        async with subscriber.client.listen(resource_subscriptions=[INBOX, TASK, "agentbus://tasks/b"]):
             assert (await consumers("AGENT_RESULTS"), await consumers("KV_AGENT_STATE")) == (1, 1)
 
     async def gone() -> bool:
@@ -247,7 +252,7 @@ async def test_consumers_are_there_only_while_somebody_is_subscribed(
     await eventually(gone, "the consumers are gone")
 
 
-# -- the bus goes, and comes back -------------------------------------------------------------------------------
+# -- outages of the bus -----------------------------------------------------------------------------------------
 
 
 @both_eras
@@ -257,16 +262,16 @@ async def test_a_restart_of_the_bus_loses_nothing(era: str, tmp_path: Path) -> N
         port = int(server.url.rpartition(":")[2])
         async with connect(server.url) as coordinator:
             await set_up(coordinator.bus)
-            async with told(server.url, era, INBOX, TASK, AGENTS, listed=True) as news:
+            async with subscribed(server.url, era, INBOX, TASK, AGENTS, listed=True) as subscriber:
                 server.kill()
                 server = await start_server(store=tmp_path, port=port)
                 await coordinator.bus.wait_connected()
                 await coordinator.publish("code", "work", task_type="test", task_id="a")
-                await news.until(TASK)
+                await subscriber.until(TASK)
                 await put(coordinator, result_message("b", "hello"))
-                await news.until(INBOX)
+                await subscriber.until(INBOX)
                 await announce(coordinator.bus, worker_of("code"))
-                await news.until(LISTED)
+                await subscriber.until(LISTED)
     finally:
         await server.stop()
 
@@ -276,10 +281,14 @@ async def test_a_subscription_made_without_a_bus_works_once_it_is_up(era: str, t
     async with run_server(store=tmp_path) as first, connect(first.url) as coordinator:
         url, port = first.url, int(first.url.rpartition(":")[2])
         await set_up(coordinator.bus)
-    async with told(url, era, INBOX) as news, run_server(store=tmp_path, port=port), connect(url) as coordinator:
+    async with (
+        subscribed(url, era, INBOX) as subscriber,
+        run_server(store=tmp_path, port=port),
+        connect(url) as coordinator,
+    ):
         await eventually(lambda: consumer_of_inbox(coordinator), "the inbox is followed")
         await put(coordinator, result_message("b", "hello"))
-        assert await news.next() == INBOX
+        assert await subscriber.next() == INBOX
 
 
 async def consumer_of_inbox(coordinator: Coordinator) -> bool:
@@ -287,31 +296,22 @@ async def consumer_of_inbox(coordinator: Coordinator) -> bool:
 
 
 @both_eras
-async def test_without_the_right_to_all_inboxes_the_results_are_those_of_ones_own(era: str, tmp_path: Path) -> None:
+async def test_without_permission_for_all_inboxes_only_the_own_inbox_is_notified(era: str, tmp_path: Path) -> None:
     allowed = ["$JS.API.CONSUMER.CREATE.AGENT_RESULTS.*.agent.main.results", "$JS.API.CONSUMER.MSG.NEXT.>"]
-    config = tmp_path / "permissions.conf"
-    config.write_text(
-        f'listen: 127.0.0.1:-1\njetstream {{ store_dir: "{tmp_path}" }}\n'
-        "authorization { users: [\n  { user: admin, password: a }\n"
-        f"  {{ user: agent-main, password: m, permissions: {{ publish: {allowed},".replace("'", '"')
-        + ' subscribe: "_INBOX_main.>" } }\n] }\n',
-        encoding="utf-8",
-    )
-    async with run_server(store=tmp_path, config=config) as server:
-        address = server.url.removeprefix("nats://")
-        async with connect(f"nats://admin:a@{address}") as admin:
-            await set_up(admin.bus)
-            async with told(f"nats://agent-main:m@{address}", era, RESULTS, OTHER_INBOX) as news:
-                await put(admin, result_message("b", "hello"), inbox="ops")
-                await put(admin, result_message("a", "hello"))
-                assert await news.next() == RESULTS
-                assert news.rest() == set()
+    async with (
+        restricted_bus(tmp_path, {"agent-main": only(allowed)}) as bus,
+        subscribed(bus.url("agent-main"), era, RESULTS, OTHER_INBOX) as subscriber,
+    ):
+        await put(bus.admin, result_message("b", "hello"), inbox="ops")
+        await put(bus.admin, result_message("a", "hello"))
+        assert await subscriber.next() == RESULTS
+        assert subscriber.rest() == set()
 
 
 # -- clients that do not read -----------------------------------------------------------------------------------
 
 
-async def test_what_changes_often_is_told_once_to_who_does_not_read() -> None:
+async def test_a_client_that_does_not_read_gets_repeated_changes_once() -> None:
     subscriber = PendingEvents()
     for number in range(10_000):
         subscriber.put(ResourceUpdated(uri=INBOX))

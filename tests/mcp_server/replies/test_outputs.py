@@ -1,4 +1,4 @@
-"""How much of outputs an answer holds, and how to get at the rest, with clients of both protocol eras."""
+"""The part of outputs that an answer holds, and reading the rest, with clients of both protocol eras."""
 
 import json
 from pathlib import Path
@@ -21,13 +21,13 @@ CONCISE_BYTES = 4_096
 
 
 async def done(coordinator: Coordinator, task_id: str, output: Any, **more: Any) -> None:
-    """A task with a result."""
+    """Publish a task and settle it with an output."""
     await coordinator.publish("code", "work", task_type="test", task_id=task_id)
     await settle(coordinator, task_id, output, **more)
 
 
 async def read_all(client: Client, task_id: str, max_bytes: int) -> tuple[str, int]:
-    """The whole output of a task, put together from its parts as the answers say, and how many they were."""
+    """Read the whole output of a task by following `next`; return it and the number of its parts."""
     arguments: dict[str, Any] | None = {"task_ids": [task_id], "max_bytes": max_bytes}
     parts: list[str] = []
     while arguments is not None:
@@ -41,7 +41,7 @@ async def read_all(client: Client, task_id: str, max_bytes: int) -> tuple[str, i
 
 
 @pytest.mark.parametrize("text", ["x", "ä", "漢", '"\n'], ids=["ascii", "two bytes", "three bytes", "escapes"])
-async def test_ten_results_fit_into_4_kb_and_a_short_one_leaves_its_room_to_the_others(
+async def test_ten_results_fit_into_4_kb_and_long_outputs_share_what_short_ones_leave(
     era: str, text: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
     ids = [f"task-20260518-k3v9qz7h2m5c8x4w0r{number:02}" for number in range(10)]
@@ -66,7 +66,7 @@ async def test_ten_results_fit_into_4_kb_and_a_short_one_leaves_its_room_to_the_
         assert data["next"]["arguments"]["task_ids"] == [ids[8]]
 
 
-async def test_an_answer_about_one_task_has_the_most_of_its_output(
+async def test_an_answer_about_one_task_holds_more_of_its_output(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
     await done(coordinator, "a", "x" * 20_000)
@@ -77,7 +77,7 @@ async def test_an_answer_about_one_task_has_the_most_of_its_output(
     assert len(text_of(answer).encode()) <= CONCISE_BYTES
 
 
-async def test_a_detailed_answer_has_the_particulars_and_more_of_the_outputs(
+async def test_a_detailed_answer_has_more_fields_and_more_of_the_outputs(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
     await done(coordinator, "a", "x" * 10_000)
@@ -93,7 +93,7 @@ async def test_a_detailed_answer_has_the_particulars_and_more_of_the_outputs(
 
 
 @pytest.mark.parametrize("max_bytes", [101, 4_096, 65_536])
-async def test_an_output_is_read_in_parts_that_make_the_whole(
+async def test_the_parts_of_an_output_make_up_the_whole(
     era: str, max_bytes: int, server: NatsServer, coordinator: Coordinator
 ) -> None:
     whole = "aä漢😀\n" * 500
@@ -104,7 +104,7 @@ async def test_an_output_is_read_in_parts_that_make_the_whole(
     assert parts >= len(whole.encode()) / max_bytes
 
 
-async def test_an_output_that_lies_in_a_file_is_read_in_parts_as_well(
+async def test_an_output_in_the_object_store_is_read_in_parts_as_well(
     era: str, server: NatsServer, coordinator: Coordinator, tmp_path: Path
 ) -> None:
     await set_up(coordinator.bus, ["code"])
@@ -123,7 +123,7 @@ async def test_an_output_that_lies_in_a_file_is_read_in_parts_as_well(
     assert end["results"][0]["output"] == "x" * 10
 
 
-async def test_an_offset_in_the_middle_of_a_character_begins_with_the_next(
+async def test_an_offset_within_a_character_starts_at_the_next_one(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
     await done(coordinator, "a", "漢字" * 100)
@@ -135,7 +135,7 @@ async def test_an_offset_in_the_middle_of_a_character_begins_with_the_next(
     assert several == none == ("get_results: offset: reads on in the output of one task; name exactly one in task_ids")
 
 
-async def test_many_long_outputs_share_the_room_of_an_answer(
+async def test_many_long_outputs_share_the_budget_of_an_answer(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
     for number in range(8):
@@ -145,12 +145,14 @@ async def test_many_long_outputs_share_the_room_of_an_answer(
     data = data_of(answer)
     assert [len(result["output"]) for result in data["results"]] == [65_536 // 8] * 8
     assert len(text_of(answer)) < 70_000
-    # The ledger does not know these tasks: there is no way to read on, so none is named.
+    # The ledger does not know these tasks, so no call could read the rest, and none is named.
     assert data["next"]["tool"] == "watch_results"
     assert not links_of(answer)
 
 
-async def test_a_link_leads_to_the_task_with_its_output(era: str, server: NatsServer, coordinator: Coordinator) -> None:
+async def test_a_resource_link_leads_to_the_task_with_its_output(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
     await done(coordinator, "a", "x" * 30_000)
     async with in_memory(server.url, era) as client:
         [link] = links_of(await client.call_tool("get_results", {"task_ids": ["a"]}))

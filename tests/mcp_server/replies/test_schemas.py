@@ -1,4 +1,4 @@
-"""What a client is told of each tool, held by one committed snapshot a tool.
+"""The description of each tool that clients get, compared with one committed snapshot for each tool.
 
 A change of a tool's name, texts or schemas fails here. To accept it:
 
@@ -24,11 +24,11 @@ TOOLS = [
     "answer_approval",
 ]
 AT_ONCE = TOOLS[:3]
-"""What a model needs for the main job, and should not have to search for."""
+"""The tools of the main job: hosts that load tools on demand load these at once."""
 CHANGING = {"publish_task", "cancel_task", "answer_approval"}
 LIST_BYTES = 12 * 1024
 HOST_LIMIT_CHARS = 2_048
-"""Where hosts cut descriptions and instructions."""
+"""The length at which hosts cut descriptions and instructions."""
 
 
 @both_eras
@@ -50,7 +50,7 @@ async def test_the_tools_are_those_of_the_snapshots(era: str) -> None:
         )
 
 
-async def test_every_tool_tells_a_model_what_it_needs() -> None:
+async def test_every_tool_describes_itself_to_a_model() -> None:
     async with in_memory(NOWHERE) as client:
         tools = (await client.list_tools()).tools
         instructions = client.instructions
@@ -99,7 +99,7 @@ async def test_answers_are_described_by_object_schemas() -> None:
 
 
 @both_eras
-async def test_all_tools_together_cost_a_model_little(era: str) -> None:
+async def test_the_list_of_tools_is_small(era: str) -> None:
     async with in_memory(NOWHERE, era) as client:
         tools = (await client.list_tools()).tools
     told = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in tools]

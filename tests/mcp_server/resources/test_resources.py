@@ -1,4 +1,4 @@
-"""The resources, with clients of both protocol eras: what they say, how they are listed, and their completions."""
+"""The resources, with clients of both protocol eras: their contents, their list and their completions."""
 
 import asyncio
 import json
@@ -9,9 +9,9 @@ import pytest
 from mcp import Client, MCPError
 from mcp_types import ResourceTemplateReference, TextResourceContents
 
-from agentbus import Coordinator, connect
+from agentbus import Coordinator
 from agentbus.bus.setup import set_up
-from agentbus.provision.nats_server import NatsServer, run_server
+from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.presence import announce
 from support.harness import eventually
 from support.mcp_harness import (
@@ -27,6 +27,7 @@ from support.mcp_harness import (
     settle,
     worker_of,
 )
+from support.restricted import only, restricted_bus
 
 pytestmark = both_eras
 
@@ -44,7 +45,7 @@ async def read(client: Client, uri: str) -> dict[str, Any]:
 # -- the list ---------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_always_there_is_listed_without_a_bus_and_at_once(era: str) -> None:
+async def test_the_fixed_resources_are_listed_at_once_without_a_bus(era: str) -> None:
     async with in_memory(NOWHERE, era) as client:
         listed = (await client.list_resources()).resources
         templates = (await client.list_resource_templates()).resource_templates
@@ -62,7 +63,7 @@ async def listed_with(client: Client, cursor: str | None = None) -> tuple[list[s
     return [resource.uri for resource in page.resources], page.next_cursor
 
 
-async def test_the_inboxes_of_living_agents_are_listed_in_pages(
+async def test_the_inboxes_of_online_agents_are_listed_in_pages(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
     names = [f"agent{number:03}" for number in range(230)]
@@ -107,7 +108,7 @@ async def test_agents_and_recent_tasks_are_completed(era: str, server: NatsServe
         assert await completed(client, "agentbus://streams/{stream}", "stream", "result") == ["AGENT_RESULTS"]
 
 
-async def test_without_a_bus_nothing_is_completed_and_nobody_waits(era: str) -> None:
+async def test_without_a_bus_completions_are_empty_and_immediate(era: str) -> None:
     async with in_memory(NOWHERE, era) as client:
         assert await completed(client, "agentbus://tasks/{task_id}", "task_id", "t") == []
 
@@ -119,7 +120,7 @@ async def test_agents_are_shown_with_their_workers_and_backlog(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
     await set_up(coordinator.bus, ["code", "doc"])
-    await announce(coordinator.bus, worker_of("code", free=0, running=("task-1",), description="x" * 5_000))
+    await announce(coordinator.bus, worker_of("code", free=0, running=("task-1",), description="x" * 500))
     await coordinator.publish("doc", "work", task_type="test")
     async with in_memory(server.url, era) as client:
         code, doc = (await read(client, AGENTS))["agents"]
@@ -201,7 +202,7 @@ async def test_the_results_of_all_inboxes_are_shown(era: str, server: NatsServer
     assert account["consumers"] == []
 
 
-async def test_an_empty_stream_has_no_newest(era: str, server: NatsServer, coordinator: Coordinator) -> None:
+async def test_an_empty_stream_has_no_newest_messages(era: str, server: NatsServer, coordinator: Coordinator) -> None:
     async with in_memory(server.url, era) as client:
         for uri in (TASKS, RESULTS):
             account = await read(client, uri)
@@ -229,30 +230,18 @@ async def test_an_unknown_stream_is_not_found(era: str) -> None:
             await client.read_resource("agentbus://streams/KV_AGENT_STATE")
 
 
-async def test_what_the_user_may_not_see_is_named(era: str, tmp_path: Path) -> None:
-    """The least rights of a coordinator: its own inbox, and the state of the result stream."""
+async def test_what_the_user_may_not_read_is_named(era: str, tmp_path: Path) -> None:
+    """The user has the least permissions of a coordinator: its own inbox, and the state of the result stream."""
     allowed = [
         "$JS.API.STREAM.INFO.AGENT_RESULTS",
         "$JS.API.CONSUMER.CREATE.AGENT_RESULTS.*.agent.main.results",
         "$JS.API.CONSUMER.MSG.NEXT.AGENT_RESULTS.*",
         "$JS.API.DIRECT.GET.KV_AGENT_STATE.$KV.AGENT_STATE.*.*",
     ]
-    config = tmp_path / "permissions.conf"
-    config.write_text(
-        f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {json.dumps(str(tmp_path))} }}\n"
-        "authorization { users: [\n"
-        "  { user: admin, password: a }\n"
-        f"  {{ user: agent-main, password: m, permissions: {{ publish: {json.dumps(allowed)},"
-        ' subscribe: "_INBOX_main.>" } }\n] }\n',
-        encoding="utf-8",
-    )
-    async with run_server(store=tmp_path, config=config) as server:
-        address = server.url.removeprefix("nats://")
-        async with connect(f"nats://admin:a@{address}") as admin:
-            await set_up(admin.bus)
-            await put(admin, result_message("mine", "hello"))
-            await put(admin, result_message("other", "secret"), inbox="ops")
-        async with in_memory(f"nats://agent-main:m@{address}", era) as client:
+    async with restricted_bus(tmp_path, {"agent-main": only(allowed)}) as bus:
+        await put(bus.admin, result_message("mine", "hello"))
+        await put(bus.admin, result_message("other", "secret"), inbox="ops")
+        async with in_memory(bus.url("agent-main"), era) as client:
             tasks, results = await read(client, TASKS), await read(client, RESULTS)
     assert tasks == {"stream": "AGENT_TASKS", "not_permitted": ["state", "consumers", "newest"]}
     assert results["not_permitted"] == ["consumers"]

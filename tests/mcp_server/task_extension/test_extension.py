@@ -1,4 +1,4 @@
-"""The Tasks extension, by tools of the tests: what goes over the wire, what is kept on the bus, who is refused."""
+"""The Tasks extension with tools of these tests: its messages, its records on the bus, and refused requests."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -28,7 +28,7 @@ UNKNOWN, INTERNAL, UNDECLARED, METHOD_NOT_FOUND = -32602, -32603, -32021, -32601
 
 @asynccontextmanager
 async def scripted(url: str, **client: Any) -> AsyncGenerator[Client]:
-    """A client of a server with the tools of the tests."""
+    """Connect a client to a server with the tools of these tests."""
     bus_link = BusLink(
         connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main"
     )
@@ -41,7 +41,7 @@ async def scripted(url: str, **client: Any) -> AsyncGenerator[Client]:
 
 @asynccontextmanager
 async def tasks_on(server: NatsServer) -> AsyncGenerator[TaskClient]:
-    """A client that knows tasks."""
+    """Connect a client that declares the extension."""
     async with knowing_tasks(partial(scripted, server.url)) as client:
         yield client
 
@@ -52,10 +52,10 @@ async def refused(request: Any) -> tuple[int, str]:
     return caught.value.code, caught.value.message
 
 
-# -- becoming a task --------------------------------------------------------------------------------------------
+# -- creation ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_call_is_answered_with_a_task_that_can_be_asked_about_at_once(
+async def test_a_call_is_answered_with_a_task_that_can_be_read_at_once(
     server: NatsServer, coordinator: Coordinator
 ) -> None:
     async with tasks_on(server) as tasks:
@@ -77,7 +77,7 @@ async def test_a_call_is_answered_with_a_task_that_can_be_asked_about_at_once(
         assert await tasks.get(created["taskId"]) == done, "an end never changes"
 
 
-async def test_ids_say_what_they_are_and_cannot_be_guessed(server: NatsServer, coordinator: Coordinator) -> None:
+async def test_task_ids_name_their_tool_and_cannot_be_guessed(server: NatsServer, coordinator: Coordinator) -> None:
     async with tasks_on(server) as tasks:
         ids = [(await tasks.call("slow_compute", {"seconds": 60}))["taskId"] for _ in range(5)]
         for task_id in ids:
@@ -88,7 +88,9 @@ async def test_ids_say_what_they_are_and_cannot_be_guessed(server: NatsServer, c
         assert len(set(ids)) == 5
 
 
-async def test_what_needs_no_time_is_answered_at_once(server: NatsServer, coordinator: Coordinator) -> None:
+async def test_a_call_with_nothing_to_wait_for_is_answered_at_once(
+    server: NatsServer, coordinator: Coordinator
+) -> None:
     async with tasks_on(server) as tasks:
         for tool, arguments in (("slow_compute", {"seconds": 0}), ("greet", {"name": "World"})):
             answer = await tasks.call(tool, arguments)
@@ -97,15 +99,13 @@ async def test_what_needs_no_time_is_answered_at_once(server: NatsServer, coordi
             assert answer["content"]
 
 
-async def test_a_client_of_the_sdk_gets_the_result_as_if_there_were_no_task(
-    server: NatsServer, coordinator: Coordinator
-) -> None:
+async def test_a_client_of_the_sdk_gets_the_result_of_the_task(server: NatsServer, coordinator: Coordinator) -> None:
     async with tasks_on(server) as tasks:
         answer = await tasks.client.call_tool("slow_compute", {"seconds": 0.3, "label": "sdk"})
         assert text_of(answer) == "computed sdk in 0.3 s"
 
 
-async def test_bad_arguments_are_an_error_of_the_tool_and_make_no_task(
+async def test_bad_arguments_are_an_error_of_the_tool_and_create_no_task(
     server: NatsServer, coordinator: Coordinator
 ) -> None:
     async with tasks_on(server) as tasks:
@@ -133,10 +133,12 @@ async def test_an_error_of_the_tool_is_a_result_and_one_of_the_protocol_is_a_fai
         assert "result" not in failed
 
 
-# -- questions --------------------------------------------------------------------------------------------------
+# -- input ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_task_asks_and_goes_on_with_the_answer(server: NatsServer, coordinator: Coordinator) -> None:
+async def test_a_task_requests_input_and_continues_with_the_answer(
+    server: NatsServer, coordinator: Coordinator
+) -> None:
     async with tasks_on(server) as tasks:
         task_id = (await tasks.call("confirm_delete", {"filename": "a.txt"}))["taskId"]
         asking = await tasks.get(task_id)
@@ -149,7 +151,7 @@ async def test_a_task_asks_and_goes_on_with_the_answer(server: NatsServer, coord
         assert done["result"]["content"][0]["text"] == "deleted a.txt {'confirm': True}"
 
 
-async def test_questions_are_answered_one_at_a_time_and_strange_answers_are_ignored(
+async def test_requests_are_answered_one_at_a_time_and_unknown_answers_are_ignored(
     server: NatsServer, coordinator: Coordinator
 ) -> None:
     async with tasks_on(server) as tasks:
@@ -167,7 +169,7 @@ async def test_questions_are_answered_one_at_a_time_and_strange_answers_are_igno
         assert done["result"]["content"][0]["text"] == "asked twice {'name': 'x'} {'confirm': True}"
 
 
-async def test_a_question_before_the_task_is_answered_by_calling_again(
+async def test_a_request_for_input_before_the_task_is_answered_by_calling_again(
     server: NatsServer, coordinator: Coordinator
 ) -> None:
     async with tasks_on(server) as tasks:
@@ -208,7 +210,7 @@ async def test_a_cancelled_task_is_cancelled_for_good_and_cancelling_again_is_ha
         "=a",
     ],
 )
-async def test_an_id_that_is_none_is_refused_by_every_method(
+async def test_an_unknown_id_is_refused_by_every_method(
     task_id: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
     async with tasks_on(server) as tasks:
@@ -238,13 +240,15 @@ async def test_parameters_that_do_not_fit_are_refused(
         assert code == UNKNOWN
 
 
-async def test_methods_of_the_older_tasks_are_not_there(server: NatsServer, coordinator: Coordinator) -> None:
+async def test_the_methods_of_the_2025_tasks_do_not_exist(server: NatsServer, coordinator: Coordinator) -> None:
     async with tasks_on(server) as tasks:
         for method in ("tasks/list", "tasks/result"):
             assert (await refused(request(tasks.client.session, method, {})))[0] == METHOD_NOT_FOUND
 
 
-async def test_an_expired_task_is_told_from_one_that_never_was(server: NatsServer, coordinator: Coordinator) -> None:
+async def test_an_expired_task_has_another_error_than_an_unknown_one(
+    server: NatsServer, coordinator: Coordinator
+) -> None:
     async with tasks_on(server) as tasks:
         task_id = (await tasks.call("slow_compute", {"seconds": 60}))["taskId"]
         record = await kept(coordinator, task_id)
@@ -266,7 +270,7 @@ async def test_a_record_that_cannot_be_read_is_an_internal_error(
 
 
 async def kept(coordinator: Coordinator, task_id: str) -> dict[str, Any]:
-    """The record of an MCP task as it lies on the bus."""
+    """Read the record of an MCP task from the bus."""
     message = await coordinator.bus.last_message(subjects.STATE_STREAM, subjects.mcp_task("main", task_id))
     assert message
     return json.loads(message.data)
@@ -276,11 +280,11 @@ async def keep(coordinator: Coordinator, task_id: str, record: dict[str, Any]) -
     await coordinator.bus.store(subjects.mcp_task("main", task_id), encode(record))
 
 
-# -- who may ----------------------------------------------------------------------------------------------------
+# -- access -----------------------------------------------------------------------------------------------------
 
 
 @both_eras
-async def test_a_client_that_does_not_know_tasks_gets_the_ordinary_tool(
+async def test_a_client_without_the_extension_gets_the_ordinary_answer(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
     async with scripted(server.url, mode=era) as client:
@@ -288,7 +292,7 @@ async def test_a_client_that_does_not_know_tasks_gets_the_ordinary_tool(
         assert text_of(answer) == "computed y in 0.1 s"
 
 
-async def test_a_tool_that_needs_tasks_is_refused_to_a_client_that_does_not_know_them(
+async def test_a_tool_that_needs_tasks_is_refused_to_a_client_without_the_extension(
     server: NatsServer, coordinator: Coordinator
 ) -> None:
     async with scripted(server.url) as client:
@@ -349,7 +353,7 @@ async def test_each_state_is_notified_once(server: NatsServer, coordinator: Coor
         assert tasks.news.empty()
 
 
-async def test_listening_for_tasks_is_refused_to_a_client_that_does_not_know_them(
+async def test_listening_for_tasks_is_refused_to_a_client_without_the_extension(
     server: NatsServer, coordinator: Coordinator
 ) -> None:
     async with tasks_on(server) as tasks, scripted(server.url) as client:

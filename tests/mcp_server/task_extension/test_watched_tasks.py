@@ -1,4 +1,4 @@
-"""Calls that wait for results as MCP tasks: when they become one, how they stand, what they come to, who ends them."""
+"""Calls that continue as MCP tasks until there are results: their creation, states, results and cancellation."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import new_task
-from agentbus.provision.nats_server import NatsServer, run_server, start_server
+from agentbus.provision.nats_server import NatsServer, start_server
 from agentbus.tasks.ledger import Ledger
 from agentbus_mcp.notifications.task_notifications import TASKS_EXTENSION
 from support.harness import eventually, worker, worker_toml
@@ -38,6 +38,7 @@ from support.mcp_harness import (
     settle,
 )
 from support.mcp_task_client import TaskClient, Wire, knowing_tasks
+from support.restricted import READ_LEDGER, only, restricted_bus
 
 INVALID, INTERNAL = -32602, -32603
 AWAY = "the bus is away at present; this is what was known last"
@@ -50,7 +51,7 @@ async def never_asked(*_: Any) -> ElicitResult:
 
 @asynccontextmanager
 async def tasks_on(server: NatsServer, *, elicits: bool = True) -> AsyncGenerator[TaskClient]:
-    """A client that knows tasks, of a server of its own."""
+    """Connect a client that declares the extension to a server of its own."""
     about = {"elicitation_callback": never_asked} if elicits else {}
     async with knowing_tasks(partial(in_memory, server.url), **about) as client:
         yield client
@@ -62,13 +63,13 @@ async def publish(coordinator: Coordinator, *task_ids: str, agent: str = "code")
 
 
 async def ask(coordinator: Coordinator, task_id: str, question: str = "status=needs_approval\nDelete it?") -> None:
-    """Settle a task as one that asks for approval."""
+    """Settle a task with `needs_approval`."""
     task = new_task(to="code", content="work", task_type="test", task_id=task_id)
     await settle(coordinator, task_id, question, status="needs_approval", task=task)
 
 
 def same(task: Wire, answer: Any) -> bool:
-    """Whether a task has come to what a call was answered with."""
+    """Whether the result of a task is the answer of a call."""
     found = answer.model_dump(mode="json", by_alias=True, exclude_none=True)
     found.pop("_meta", None)
     return task["result"] == found
@@ -77,7 +78,7 @@ def same(task: Wire, answer: Any) -> bool:
 # -- watching ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_watch_becomes_a_task_and_comes_to_what_the_tool_answers(
+async def test_a_watch_continues_as_a_task_whose_result_is_the_answer_of_the_tool(
     server: NatsServer, coordinator: Coordinator
 ) -> None:
     await publish(coordinator, "a", "b")
@@ -102,7 +103,7 @@ async def test_a_watch_becomes_a_task_and_comes_to_what_the_tool_answers(
         assert [one["task_id"] for one in data["unknown"]] == ["unknown-task"]
 
 
-async def test_a_watch_for_any_result_ends_with_the_first_and_stays_as_it_was(
+async def test_a_watch_for_any_result_ends_with_the_first_and_does_not_change_afterwards(
     server: NatsServer, coordinator: Coordinator
 ) -> None:
     await publish(coordinator, "a", "b")
@@ -131,7 +132,7 @@ async def test_a_watch_with_nothing_to_wait_for_is_answered_at_once(
         assert answer["structuredContent"] == data_of(expected)
 
 
-async def test_a_time_out_that_was_asked_for_ends_the_task_with_what_there_is(
+async def test_a_requested_time_out_ends_the_task_with_the_results_so_far(
     server: NatsServer, coordinator: Coordinator
 ) -> None:
     await publish(coordinator, "a")
@@ -146,7 +147,7 @@ async def test_a_time_out_that_was_asked_for_ends_the_task_with_what_there_is(
         assert data["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["a"]}}
 
 
-async def test_the_inbox_is_watched_from_the_call_on_or_behind_a_cursor(
+async def test_the_inbox_is_watched_from_the_call_on_or_after_a_cursor(
     server: NatsServer, coordinator: Coordinator
 ) -> None:
     await put(coordinator, result_message("old", "before"))
@@ -166,7 +167,7 @@ async def test_the_inbox_is_watched_from_the_call_on_or_behind_a_cursor(
         assert [one["task_id"] for one in data_of(answer)["results"]] == ["new"]
 
 
-async def test_ids_that_nobody_knows_are_an_error_of_the_tool(server: NatsServer, coordinator: Coordinator) -> None:
+async def test_unknown_ids_are_an_error_of_the_tool(server: NatsServer, coordinator: Coordinator) -> None:
     async with tasks_on(server) as tasks, in_memory(server.url) as plain:
         answer = await tasks.call("watch_results", {"task_ids": ["unknown-task"]})
         assert answer["isError"]
@@ -195,7 +196,7 @@ async def test_a_task_is_notified_once_for_each_state_and_not_for_the_renewals_o
 
 
 async def claim(coordinator: Coordinator, task_id: str) -> None:
-    """Take a task as a worker does, or renew its lease."""
+    """Claim a task as a worker does, or renew its lease."""
     record = await Ledger(coordinator.bus).read("code", task_id)
     assert isinstance(record, Record)
     wire = {"worker": "w", "nonce": "n", "lease_s": 30, "since": "2026-11-22T00:00:00Z"}
@@ -241,7 +242,7 @@ async def test_a_publication_that_is_not_watched_is_answered_at_once(
 
 
 @both_eras
-async def test_without_the_extension_a_publication_waits_as_long_as_a_watch_and_tells_the_results(
+async def test_without_the_extension_a_publication_waits_as_long_as_a_watch_and_returns_the_results(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
     async def work() -> None:
@@ -262,7 +263,7 @@ async def known(coordinator: Coordinator, task_id: str) -> bool:
     )
 
 
-async def test_a_publication_that_is_refused_is_an_error_of_the_tool_and_makes_no_task(
+async def test_a_refused_publication_is_an_error_of_the_tool_and_creates_no_task(
     server: NatsServer, coordinator: Coordinator
 ) -> None:
     await coordinator.publish_to(["code", "doc"], "another", task_type="test", task_id="job")
@@ -275,7 +276,7 @@ async def test_a_publication_that_is_refused_is_an_error_of_the_tool_and_makes_n
 # -- approvals --------------------------------------------------------------------------------------------------
 
 
-async def test_a_task_that_needs_approval_asks_and_waits_for_what_follows(
+async def test_a_task_that_needs_approval_asks_for_it_and_waits_for_the_follow_up(
     server: NatsServer, coordinator: Coordinator
 ) -> None:
     await publish(coordinator, "a", "b")
@@ -336,9 +337,7 @@ async def test_the_follow_up_says_what_was_decided(
         "yes",
     ],
 )
-async def test_nothing_but_an_explicit_yes_approves(
-    response: Any, server: NatsServer, coordinator: Coordinator
-) -> None:
+async def test_only_an_explicit_yes_approves(response: Any, server: NatsServer, coordinator: Coordinator) -> None:
     await publish(coordinator, "a")
     await ask(coordinator, "a")
     async with tasks_on(server) as tasks:
@@ -359,7 +358,7 @@ async def test_a_question_that_is_put_off_stays_open(server: NatsServer, coordin
         assert (await tasks.get(task_id))["status"] == "input_required"
 
 
-async def test_an_answer_that_somebody_else_gives_is_waited_for_as_well_and_a_second_question_is_asked(
+async def test_the_answer_of_another_party_is_followed_as_well_and_a_second_question_is_asked(
     server: NatsServer, coordinator: Coordinator
 ) -> None:
     await publish(coordinator, "a")
@@ -425,9 +424,7 @@ async def test_cancelling_a_publication_cancels_the_follow_up_that_is_waited_for
         assert (await coordinator.task("job.answer").status()).state == "cancelled"
 
 
-async def test_cancelling_what_has_come_to_its_end_keeps_the_result(
-    server: NatsServer, coordinator: Coordinator
-) -> None:
+async def test_cancelling_a_completed_task_keeps_the_result(server: NatsServer, coordinator: Coordinator) -> None:
     await publish(coordinator, "a")
     async with tasks_on(server) as tasks:
         task_id = (await tasks.call("watch_results", {"task_ids": ["a"]}))["taskId"]
@@ -453,7 +450,7 @@ async def test_another_server_of_the_same_coordinator_answers_for_a_task(
             assert (await third.told())["status"] == "cancelled"
 
 
-async def test_a_bus_that_goes_away_and_comes_back_ends_no_task(tmp_path: Path) -> None:
+async def test_an_outage_of_the_bus_ends_no_task(tmp_path: Path) -> None:
     bus = await start_server(store=tmp_path)
     port = int(bus.url.rpartition(":")[2])
     try:
@@ -485,7 +482,7 @@ async def test_a_bus_that_goes_away_and_comes_back_ends_no_task(tmp_path: Path) 
         await bus.stop()
 
 
-async def test_a_listener_that_comes_while_the_bus_is_away_is_told_when_it_is_back(tmp_path: Path) -> None:
+async def test_a_listener_that_connects_during_an_outage_is_notified_after_it(tmp_path: Path) -> None:
     bus = await start_server(store=tmp_path)
     port = int(bus.url.rpartition(":")[2])
     try:
@@ -506,36 +503,26 @@ async def test_a_listener_that_comes_while_the_bus_is_away_is_told_when_it_is_ba
         await bus.stop()
 
 
-async def test_a_call_whose_task_cannot_be_kept_is_answered_as_an_ordinary_one(tmp_path: Path) -> None:
-    ledger = ["CONSUMER.CREATE.KV_AGENT_STATE.>", "CONSUMER.MSG.NEXT.KV_AGENT_STATE.*", "DIRECT.GET.KV_AGENT_STATE.>"]
-    allowed = [*(f"$JS.API.{verb}" for verb in ledger), "agent.code.tasks", "$KV.AGENT_STATE.code.>"]
-    permissions = f'{{ publish: {json.dumps(allowed)}, subscribe: "_INBOX_main.>" }}'
-    config = tmp_path / "permissions.conf"
-    config.write_text(
-        f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {json.dumps(str(tmp_path))} }}\n"
-        f"authorization {{ users: [ {{ user: admin, password: p }}, "
-        f"{{ user: main, password: p, permissions: {permissions} }} ] }}\n",
-        encoding="utf-8",
-    )
-    async with run_server(store=tmp_path, config=config) as server:
-        address = server.url.removeprefix("nats://")
-        async with connect(f"nats://admin:p@{address}") as admin:
-            await set_up(admin.bus)
-        async with knowing_tasks(partial(in_memory, f"nats://main:p@{address}")) as tasks:
-            answer = await tasks.call("publish_task", {**JOB, "to": "code"})
-            assert answer["resultType"] == "complete"
-            call = answer["structuredContent"]["next"]
-            assert call == {"tool": "watch_results", "arguments": {"task_ids": ["job"]}}
-            watched = await tasks.call(call["tool"], call["arguments"])
-            assert watched["resultType"] == "complete"
-            assert watched["structuredContent"] == {"results": [], "next": call}
+async def test_a_call_whose_record_cannot_be_stored_gets_the_ordinary_answer(tmp_path: Path) -> None:
+    allowed = only([*READ_LEDGER, "agent.code.tasks", "$KV.AGENT_STATE.code.>"])
+    async with (
+        restricted_bus(tmp_path, {"main": allowed}) as bus,
+        knowing_tasks(partial(in_memory, bus.url("main"))) as tasks,
+    ):
+        answer = await tasks.call("publish_task", {**JOB, "to": "code"})
+        assert answer["resultType"] == "complete"
+        call = answer["structuredContent"]["next"]
+        assert call == {"tool": "watch_results", "arguments": {"task_ids": ["job"]}}
+        watched = await tasks.call(call["tool"], call["arguments"])
+        assert watched["resultType"] == "complete"
+        assert watched["structuredContent"] == {"results": [], "next": call}
 
 
 # -- with the real processes ------------------------------------------------------------------------------------
 
 
 def mcp_servers() -> list[int]:
-    """The server processes that this one has started."""
+    """List the server processes that this process has started."""
     children = [
         pid
         for thread in Path("/proc/self/task").iterdir()
@@ -545,7 +532,7 @@ def mcp_servers() -> list[int]:
 
 
 def at(server: NatsServer, log: Path, **about: Any) -> Any:
-    """A client of a real server process."""
+    """Connect a client to a real server process."""
     return knowing_tasks(partial(over_stdio, log, "auto", "--nats-url", server.url), **about)
 
 
@@ -600,7 +587,7 @@ async def test_an_approval_goes_to_the_agent_and_its_work_comes_back(
     assert (result["task_id"], result["output"]) == (f"{asking}.answer", "deleted\n")
 
 
-async def test_over_http_a_killed_server_loses_no_task_and_each_client_hears_of_its_end(
+async def test_over_http_a_killed_server_loses_no_task_and_each_client_is_notified_of_its_end(
     server: NatsServer, coordinator: Coordinator, tmp_path: Path
 ) -> None:
     await publish(coordinator, "a")

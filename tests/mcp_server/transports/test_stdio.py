@@ -1,4 +1,4 @@
-"""The real process on standard input and output: start, one whole job, and every way to end."""
+"""The real server process over stdio: start, one whole job, and every way to end."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ SCRIPT = str(Path(sys.executable).with_name("agentbus-mcp"))
 
 
 async def exchange(process: asyncio.subprocess.Process, message: dict[str, Any]) -> dict[str, Any]:
-    """Send one line, read one line."""
+    """Send a line, and read a line."""
     assert process.stdin
     assert process.stdout
     process.stdin.write(json.dumps(message).encode() + b"\n")
@@ -33,7 +33,7 @@ async def exchange(process: asyncio.subprocess.Process, message: dict[str, Any])
 
 
 async def ended(process: asyncio.subprocess.Process) -> tuple[int, str]:
-    """How the process ends by itself, and what it said on stderr."""
+    """Wait for the end of the process; return its exit code and what it wrote to stderr."""
     async with asyncio.timeout(BOUND_S):
         code = await process.wait()
     assert process.stderr
@@ -71,7 +71,7 @@ async def test_a_task_for_two_agents_comes_back_with_two_results(
 
 
 @both_eras
-async def test_tasks_are_looked_after_from_one_server_process_to_the_next(
+async def test_a_second_server_process_continues_with_the_tasks_of_the_first(
     era: str, server: NatsServer, coordinator: Coordinator, tmp_path: Path
 ) -> None:
     await set_up(coordinator.bus, ["code"])
@@ -103,7 +103,7 @@ async def test_tasks_are_looked_after_from_one_server_process_to_the_next(
     asking, long = asked["results"]
     assert (asking["status"], long["output_bytes"]) == ("needs_approval", 20_000)
     assert long["output"] + seen["results"][0]["output"] == "x" * 20_000
-    # The cursor that the first process gave out holds in the second: nothing that came in between is missing.
+    # The cursor of the first process is valid in the second, so no message in between is missing.
     assert {"risky", "long", "superfluous"} <= {result["task_id"] for result in news["results"]}
     assert {task["task_id"] for task in listed["tasks"]} == {"risky", "long", "superfluous", "risky.answer"}
     assert prompts == ["delegate", "collect"]
@@ -138,7 +138,7 @@ async def test_standard_output_carries_the_protocol_and_nothing_else(server: Nat
 
 @pytest.mark.parametrize("bus", ["up", "down"])
 @pytest.mark.parametrize("how", ["end of input", signal.SIGTERM, signal.SIGINT], ids=str)
-async def test_it_ends_at_once_and_in_order(how: str | signal.Signals, bus: str, server: NatsServer) -> None:
+async def test_the_server_ends_at_once_and_in_order(how: str | signal.Signals, bus: str, server: NatsServer) -> None:
     async with raw_server("--nats-url", server.url if bus == "up" else NOWHERE) as process:
         await exchange(process, INITIALIZE)
         if isinstance(how, signal.Signals):
@@ -152,7 +152,7 @@ async def test_it_ends_at_once_and_in_order(how: str | signal.Signals, bus: str,
 
 
 @pytest.mark.parametrize("how", ["end of input", signal.SIGTERM], ids=str)
-async def test_it_ends_in_the_middle_of_a_watch(
+async def test_the_server_ends_during_a_watch(
     how: str | signal.Signals, server: NatsServer, coordinator: Coordinator
 ) -> None:
     await coordinator.publish("code", "work", task_type="test", task_id="a")
@@ -213,12 +213,12 @@ async def test_a_host_that_is_gone_leaves_no_traceback(server: NatsServer) -> No
         (["--config", "missing.toml"], "cannot read missing.toml: No such file or directory"),
     ],
 )
-async def test_a_configuration_that_cannot_be_used_is_one_line_and_exit_code_1(args: list[str], said: str) -> None:
+async def test_an_unusable_configuration_is_an_error_of_one_line_with_exit_code_1(args: list[str], said: str) -> None:
     ran = await run_cli(*args, module="agentbus_mcp")
     assert (ran.code, ran.out, ran.err) == (1, "", f"error: {said}\n")
 
 
-async def test_the_configuration_comes_from_where_the_command_line_has_it(server: NatsServer, home: Path) -> None:
+async def test_the_server_finds_the_configuration_where_the_command_line_does(server: NatsServer, home: Path) -> None:
     folder = home / ".agentbus"
     folder.mkdir()
     (folder / "coordinator.toml").write_text(
@@ -237,14 +237,14 @@ async def test_the_configuration_comes_from_where_the_command_line_has_it(server
     assert "127.0.0.1:1:" not in err.decode()
 
 
-async def test_a_password_on_the_command_line_earns_a_warning(server: NatsServer) -> None:
+async def test_a_password_on_the_command_line_causes_a_warning(server: NatsServer) -> None:
     ran = await run_cli("--nats-url", "nats://main:secret@127.0.0.1:1", module="agentbus_mcp")
     assert ran.code == 0
     assert "a password in --nats-url shows in the process list" in ran.err
     assert "secret" not in ran.err
 
 
-async def test_help_and_version_are_there() -> None:
+async def test_help_and_version_are_printed() -> None:
     help_, version = await asyncio.gather(
         run_cli("--help", module="agentbus_mcp"), run_cli("--version", module="agentbus_mcp")
     )

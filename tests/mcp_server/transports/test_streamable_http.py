@@ -1,4 +1,4 @@
-"""The real process over HTTP: real clients of both eras, who is let in, what is bounded, and every way to end."""
+"""The real server process over HTTP: clients of both eras, access checks, bounds, and every way to end."""
 
 import asyncio
 import json
@@ -55,7 +55,7 @@ INITIALIZE = {
 
 
 def modern(method: str, **params: Any) -> dict[str, Any]:
-    """A request of 2026-07-28."""
+    """Make a request of 2026-07-28."""
     meta: dict[str, Any] = {
         "io.modelcontextprotocol/protocolVersion": LATEST_MODERN_VERSION,
         "io.modelcontextprotocol/clientCapabilities": {},
@@ -71,7 +71,7 @@ def headers_of(request: dict[str, Any]) -> dict[str, str]:
 async def post(
     server: HttpServer, request: dict[str, Any] = INITIALIZE, *, path: str = "/mcp", **headers: str
 ) -> httpx2.Response:
-    """One request with bare HTTP."""
+    """Send one request over plain HTTP."""
     async with httpx2.AsyncClient(timeout=BOUND_S) as http:
         sent = {**(ACCEPT if request is INITIALIZE else headers_of(request)), **headers}
         return await http.post(server.base + path, json=request, headers=sent)
@@ -113,7 +113,7 @@ async def test_a_task_for_two_agents_comes_back_with_two_results(
 
 
 @both_eras
-async def test_a_resource_subscription_tells_of_a_result(
+async def test_a_resource_subscription_notifies_of_a_result(
     era: str, server: NatsServer, coordinator: Coordinator, tmp_path: Path
 ) -> None:
     told = asyncio.Event()
@@ -167,7 +167,7 @@ async def test_many_clients_watch_at_once_and_each_gets_its_own(
 
 @both_eras
 @pytest.mark.parametrize("transport", ["stdio", "http"])
-async def test_started_without_a_bus_it_becomes_useful_when_the_bus_comes_up(
+async def test_a_server_that_started_without_a_bus_works_once_the_bus_is_up(
     transport: str, era: str, tmp_path: Path
 ) -> None:
     with socket.socket() as free:
@@ -215,7 +215,7 @@ async def test_health_says_whether_the_bus_is_connected_and_asks_for_no_token(
         assert await health(mcp) == {"status": "ok", "bus": "disconnected"}
 
 
-# -- who is let in ----------------------------------------------------------------------------------------------
+# -- access -----------------------------------------------------------------------------------------------------
 
 
 async def test_without_the_right_token_nothing_is_served(tmp_path: Path, token_file: Path) -> None:
@@ -241,7 +241,9 @@ async def test_without_the_right_token_nothing_is_served(tmp_path: Path, token_f
     assert "Traceback" not in said
 
 
-async def test_host_and_origin_are_checked_where_it_listens_on_every_address(tmp_path: Path, token_file: Path) -> None:
+async def test_host_and_origin_are_checked_by_a_server_that_listens_on_every_address(
+    tmp_path: Path, token_file: Path
+) -> None:
     args = ["--nats-url", NOWHERE, "--token-file", str(token_file), "--allowed-host", "Bus.example.com"]
     args += ["--allowed-host", "proxy.example.com:8443", "--allowed-origin", "https://app.example.com"]
     async with http_server(tmp_path / "mcp.log", *args, at="0.0.0.0:0") as mcp:
@@ -276,7 +278,7 @@ async def test_host_and_origin_are_checked_where_it_listens_on_every_address(tmp
     assert "authorization" in preflights[0].headers["access-control-allow-headers"]
 
 
-async def test_on_loopback_other_names_and_pages_are_refused_too(tmp_path: Path) -> None:
+async def test_foreign_hosts_and_origins_are_refused_on_loopback_too(tmp_path: Path) -> None:
     async with http_server(tmp_path / "mcp.log", "--nats-url", NOWHERE) as mcp:
         for request in (INITIALIZE, modern("tools/list")):
             assert (await post(mcp, request, Host="evil.example.com")).status_code == 421
@@ -313,7 +315,7 @@ async def test_on_loopback_other_names_and_pages_are_refused_too(tmp_path: Path)
         (["--http", "no-such-host.invalid:80"], 1, "cannot listen on no-such-host.invalid:80: "),
     ],
 )
-async def test_options_that_cannot_be_used_are_one_line(args: list[str], code: int, said: str) -> None:
+async def test_unusable_options_are_an_error_of_one_line(args: list[str], code: int, said: str) -> None:
     ran = await run_cli("--nats-url", NOWHERE, *args, module="agentbus_mcp")
     assert ran.code == code
     assert ran.out == ""
@@ -330,7 +332,7 @@ async def test_options_that_cannot_be_used_are_one_line(args: list[str], code: i
         ("CHANGE-ME-CHANGE-ME", "shipped example"),
     ],
 )
-async def test_a_token_that_would_not_do_is_refused(content: str, said: str, token_file: Path) -> None:
+async def test_an_unusable_token_is_refused(content: str, said: str, token_file: Path) -> None:
     token_file.write_text(content, encoding="utf-8")
     args = ["--nats-url", NOWHERE, "--http", "127.0.0.1:0", "--token-file", str(token_file)]
     ran = await run_cli(*args, module="agentbus_mcp")
@@ -339,7 +341,7 @@ async def test_a_token_that_would_not_do_is_refused(content: str, said: str, tok
     assert not content or content not in ran.err
 
 
-async def test_a_token_that_others_can_read_earns_a_warning(tmp_path: Path, token_file: Path) -> None:
+async def test_a_token_that_other_users_can_read_causes_a_warning(tmp_path: Path, token_file: Path) -> None:
     token_file.chmod(token_file.stat().st_mode | stat.S_IRGRP)
     args = ["--nats-url", NOWHERE, "--token-file", str(token_file)]
     async with http_server(tmp_path / "mcp.log", *args) as mcp:
@@ -347,7 +349,7 @@ async def test_a_token_that_others_can_read_earns_a_warning(tmp_path: Path, toke
         assert not mcp.process.said(TOKEN)
 
 
-async def test_an_address_in_use_is_one_line(tmp_path: Path) -> None:
+async def test_an_address_in_use_is_an_error_of_one_line(tmp_path: Path) -> None:
     async with http_server(tmp_path / "mcp.log", "--nats-url", NOWHERE) as mcp:
         at = mcp.base.removeprefix("http://")
         ran = await run_cli("--nats-url", NOWHERE, "--http", at, module="agentbus_mcp")
@@ -382,7 +384,7 @@ async def test_a_request_that_is_too_large_is_refused_before_it_is_read(tmp_path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can say how long a peer may take nothing")
-async def test_a_peer_that_takes_nothing_is_cut_off() -> None:
+async def test_a_client_that_reads_nothing_is_disconnected() -> None:
     with HttpSettings(Address("127.0.0.1", 0), stalled_s=1).listen() as listener, socket.socket() as peer:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
         peer.connect(listener.getsockname())
@@ -411,7 +413,7 @@ class Silent:
         self._sockets: list[socket.socket] = []
 
     async def send(self, request: dict[str, Any], headers: dict[str, str], *, times: int = 1) -> None:
-        """Send a request on a connection of its own, several times if one answer would fit into the buffers."""
+        """Send a request on a new connection, several times if one answer would fit into the buffers."""
         body = json.dumps(request).encode()
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
@@ -470,7 +472,7 @@ async def test_clients_that_never_read_do_not_slow_the_others(
                     await silent.send(request, headers_of(request), times=times)
             for task_id in tasks[:10]:
                 await settle(coordinator, task_id, "y" * 10_000)
-            beside = min([await typical() for _ in range(3)])  # one burst of noise is no slowdown
+            beside = min([await typical() for _ in range(3)])  # the best of three, as other processes cause noise
             assert beside < 10 * alone, (
                 f"{beside * 1e3:.1f} ms beside clients that do not read, {alone * 1e3:.1f} alone"
             )
@@ -489,7 +491,7 @@ async def test_clients_that_never_read_do_not_slow_the_others(
 @pytest.mark.parametrize(
     ("how", "bus"), [(signal.SIGTERM, "up"), (signal.SIGINT, "up"), (signal.SIGTERM, "down"), (signal.SIGTERM, "hung")]
 )
-async def test_it_ends_with_streams_sessions_and_calls_open(
+async def test_the_server_ends_with_streams_sessions_and_calls_open(
     how: signal.Signals, bus: str, server: NatsServer, coordinator: Coordinator, tmp_path: Path
 ) -> None:
     await coordinator.publish("code", "work", task_type="test", task_id="a")
@@ -528,7 +530,7 @@ async def test_it_ends_with_streams_sessions_and_calls_open(
     assert (await coordinator.task("a").status()).state == "queued"
 
 
-async def test_it_ends_while_it_is_still_starting(tmp_path: Path) -> None:
+async def test_the_server_ends_while_it_is_still_starting(tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "agentbus_mcp", "--http", "127.0.0.1:0", "--nats-url", NOWHERE]
     with process(argv, tmp_path / "mcp.log") as child:
         await child.until_said("cannot reach the bus")

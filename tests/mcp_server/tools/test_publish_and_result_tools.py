@@ -1,4 +1,4 @@
-"""The tools over a real bus, with clients of both protocol eras."""
+"""publish_task, watch_results and get_results over a real bus, with clients of both protocol eras."""
 
 import asyncio
 from typing import Any
@@ -161,7 +161,7 @@ async def test_watch_returns_early_when_all_have_a_result(
     assert (second["status"], second["output"], second["error"]) == ("failed", '{"as":"json"}', "it broke")
     assert "next" not in data
     assert "pending" not in data
-    # The last change is told by the answer itself.
+    # The answer itself reports the last change.
     assert [message for _, _, message in told[:2]] == ["2 queued", "a: completed (1 queued, 1 completed)"]
     assert told[0][0] < told[1][0]
     assert told[0][1] == 60
@@ -190,7 +190,7 @@ async def test_watch_any_returns_with_the_first_and_names_the_rest(
     assert data["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["a"], "timeout_seconds": 60}}
 
 
-async def test_reaching_the_timeout_is_no_error(era: str, server: NatsServer, coordinator: Coordinator) -> None:
+async def test_reaching_the_timeout_is_not_an_error(era: str, server: NatsServer, coordinator: Coordinator) -> None:
     await coordinator.publish("code", "work", task_type="test", task_id="a")
     async with in_memory(server.url, era) as client:
         data = data_of(await client.call_tool("watch_results", {"task_ids": "a", "timeout_seconds": 0}))
@@ -235,7 +235,9 @@ async def test_an_inbox_is_watched_from_a_cursor_without_a_gap(
     assert (rest["results"], rest["cursor"]) == ([], after["cursor"])
 
 
-async def test_watching_the_inbox_waits_for_what_comes(era: str, server: NatsServer, coordinator: Coordinator) -> None:
+async def test_watching_the_inbox_waits_for_new_messages(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
     async def put_when_watched() -> None:
         await until_watched(coordinator.bus, "AGENT_RESULTS")
         await put(coordinator, result_message("foreign", "hello"))
@@ -302,7 +304,7 @@ async def test_a_task_that_was_cancelled_before_it_started_is_settled(
     assert result["error"] == "cancelled by agent-main: not needed"
 
 
-async def test_the_same_id_at_two_agents_is_told_apart_by_the_agent(
+async def test_the_same_id_at_two_agents_is_distinguished_by_the_agent(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
     for agent in ("code", "doc"):
@@ -315,7 +317,7 @@ async def test_the_same_id_at_two_agents_is_told_apart_by_the_agent(
     assert data["results"][0]["output"] == "of doc"
 
 
-# -- what others write ------------------------------------------------------------------------------------------
+# -- untrusted messages -----------------------------------------------------------------------------------------
 
 
 async def test_a_result_that_the_ledger_does_not_confirm_says_so(
@@ -338,7 +340,9 @@ async def test_a_result_that_the_ledger_does_not_confirm_says_so(
     assert [task["task_id"] for task in state["pending"]] == ["live"]
 
 
-async def test_what_is_no_result_is_shown_as_what_it_is(era: str, server: NatsServer, coordinator: Coordinator) -> None:
+async def test_a_message_that_is_not_a_result_is_shown_as_such(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
     await put(coordinator, {"hello": "there"})
     async with in_memory(server.url, era) as client:
         [result] = data_of(await client.call_tool("get_results", {}))["results"]

@@ -1,4 +1,4 @@
-"""The tools beside the main job, over a real bus, with clients of both protocol eras."""
+"""get_task, list_tasks, list_agents, cancel_task and answer_approval over a real bus, with clients of both eras."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ pytestmark = both_eras
 
 
 async def claim(coordinator: Coordinator, task_id: str, agent: str = "code") -> None:
-    """Do what a worker does when it takes a task."""
+    """Claim a task as a worker does."""
     ledger = Ledger(coordinator.bus)
     record = await ledger.read(agent, task_id)
     assert isinstance(record, Record)
@@ -26,7 +26,7 @@ async def claim(coordinator: Coordinator, task_id: str, agent: str = "code") -> 
 # -- get_task ---------------------------------------------------------------------------------------------------
 
 
-async def test_a_task_tells_its_state_since_when_and_the_next_call(
+async def test_a_task_is_shown_with_its_state_since_when_and_the_next_call(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
     for task_id in ("waits", "runs", "done"):
@@ -46,7 +46,7 @@ async def test_a_task_tells_its_state_since_when_and_the_next_call(
     assert "next" not in done
 
 
-async def test_a_task_whose_output_is_long_names_the_call_that_reads_on(
+async def test_a_task_with_a_long_output_names_the_call_that_reads_the_rest(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:
     await coordinator.publish("code", "work", task_type="test", task_id="a")
@@ -122,7 +122,9 @@ async def test_agents_are_listed_with_their_workers_and_their_backlog(
 # -- cancel_task ------------------------------------------------------------------------------------------------
 
 
-async def test_cancelling_says_of_each_task_what_it_met(era: str, server: NatsServer, coordinator: Coordinator) -> None:
+async def test_cancelling_reports_its_effect_on_each_task(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
     for task_id in ("waits", "runs", "done"):
         await coordinator.publish("code", "work", task_type="test", task_id=task_id)
     await claim(coordinator, "runs")
@@ -152,9 +154,7 @@ async def test_cancelling_says_of_each_task_what_it_met(era: str, server: NatsSe
     assert none.startswith("cancel_task: no task nope is known on this bus")
 
 
-async def test_a_task_that_works_is_ended(
-    era: str, server: NatsServer, coordinator: Coordinator, tmp_path: Path
-) -> None:
+async def test_a_running_task_is_ended(era: str, server: NatsServer, coordinator: Coordinator, tmp_path: Path) -> None:
     await set_up(coordinator.bus, ["code"])
     pid = tmp_path / "pid"
     async with worker(worker_toml(tmp_path, server.url)), in_memory(server.url, era) as client:
@@ -202,7 +202,9 @@ async def test_an_approval_goes_back_to_the_agent_as_a_task_of_its_own(
     assert after["next"] == {"tool": "get_task", "arguments": {"task_id": "risky.answer"}}
 
 
-async def test_only_a_task_that_asks_can_be_answered(era: str, server: NatsServer, coordinator: Coordinator) -> None:
+async def test_only_a_task_that_needs_approval_can_be_answered(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
     await coordinator.publish("code", "work", task_type="test", task_id="a")
     async with in_memory(server.url, era) as client:
         text = error_of(await client.call_tool("answer_approval", {"task_id": "a", "approve": True}))
