@@ -14,7 +14,7 @@ from agentbus.protocol.json_codec import decode, encode
 
 HEARTBEAT_S: Final = 30.0
 
-_MOST_RUNNING: Final = 1_024
+MOST_RUNNING: Final = 1_024
 """Of the tasks that a worker names: it runs up to 256, and holds some more that it is about to run or to settle."""
 _Name = Annotated[str, StringConstraints(max_length=256)]
 _Count = Annotated[int, Field(ge=0, le=2**32)]
@@ -35,7 +35,7 @@ class Presence(BaseModel):
     command: _Name = ""
     slots: _Count
     free: _Count
-    running: Annotated[tuple[_TaskId, ...], Field(max_length=_MOST_RUNNING)] = ()
+    running: Annotated[tuple[_TaskId, ...], Field(max_length=MOST_RUNNING)] = ()
     started_at: _Name
     seen_at: str = ""
 

@@ -130,7 +130,7 @@ def entry_of(key: Key) -> Entry:
         attempt=key.attempt,
         claim=Claim(worker="w", nonce=key.nonce, renewals=key.renewals, lease_s=30, since=stamp) if key.nonce else None,
         cancel=CancelRequest(by="agent-main", at=stamp) if key.cancel else None,
-        result={"id": key.result} if key.result else None,
+        result={"id": key.result, "type": "task.result", "status": key.state, "task": {}} if key.result else None,
     )
 
 

@@ -33,7 +33,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import decode, object_in
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.ledger import Ledger
-from agentbus.tasks.presence import HEARTBEAT_S, Presence, announce, withdraw
+from agentbus.tasks.presence import HEARTBEAT_S, MOST_RUNNING, Presence, announce, withdraw
 from agentbus.version import __version__
 from agentbus_worker.metrics import Metrics, metrics_of
 from agentbus_worker.running.orphans import end_orphans
@@ -320,7 +320,7 @@ class Worker:
             command=Path(config.agent.chat_cmd[0]).name,
             slots=config.worker.concurrency,
             free=config.worker.concurrency - self._slots.running,
-            running=tuple(self._jobs),
+            running=tuple(self._jobs)[:MOST_RUNNING],
             started_at=self._started_at,
         )
 

@@ -55,12 +55,12 @@ Examples:
   agentbus consumers remove --foreign --config admin.toml
   agentbus consumers remove --foreign --yes --config admin.toml""",
 )
-@click.argument("paths", metavar="STREAM/NAME...", nargs=-1)
+@click.argument("paths", metavar="CONSUMER...", nargs=-1)
 @click.option("--foreign", is_flag=True, help="Delete all that agentbus cannot have made.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @with_coordinator
 async def remove(bus: "Coordinator", *, paths: tuple[str, ...], foreign: bool, yes: bool) -> None:
-    """Delete the consumers that are named, or all foreign ones.
+    """Delete the consumers that are named as STREAM/NAME, or all foreign ones.
 
     The consumer of an agent's tasks is its delivery progress. If it is deleted, `agentbus setup --agent ID` makes it
     again, and tasks that are running are delivered once more; each still has one result.
