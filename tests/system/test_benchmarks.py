@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from support.harness import ROOT, Ran, run_python
+from support.harness import BOUND_S, ROOT, Ran, run_python
 
 NAMES = ("throughput", "overhead", "publish", "watch", "inbox", "idle", "startup", "handshake", "http")
 
@@ -17,7 +17,9 @@ pytestmark = [
 
 async def bench(*arguments: str) -> Ran:
     env = {"PYTHONPATH": str(ROOT / "tests")}
-    return await run_python("-m", "benchmarks", "--size", "tiny", *arguments, env=env, cwd=ROOT)
+    return await run_python(
+        "-m", "benchmarks", "--size", "tiny", *arguments, env=env, cwd=ROOT, timeout_s=3 * BOUND_S
+    )  # they start dozens of processes
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "handshake"])  # that is in test_mcp_startup.py
