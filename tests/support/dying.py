@@ -72,8 +72,8 @@ POINTS: dict[str, Point] = {
     # the worker, from the delivery to the end of the command
     "delivered": Point(worker, "claim", "before"),
     "claimed": Point(Ledger, "write", "after", writes("working", renewals=0)),
-    "claimed, without a slot": Point(Reservation, "start", "before"),
-    "slot granted": Point(Reservation, "start", "after"),
+    "claimed, without a slot": Point(Reservation, "acquire", "before"),
+    "slot granted": Point(Reservation, "acquire", "after"),
     "command about to start": Point(command, "start", "before"),
     "command started, not on record": Point(Children, "started", "before"),
     "command on record": Point(Children, "record", "after"),

@@ -202,22 +202,22 @@ class Worker:
     async def _take(self, context: Context, group: asyncio.TaskGroup, running: set[asyncio.Task[None]]) -> None:
         """Start the work on one delivery after the other, once there is room for it, until this is cancelled."""
         config, slots = self._config, self._slots
-        async with PullConsumer(context.bus, config.nats.stream, config.durable) as puller:
+        async with PullConsumer(context.bus, config.nats.stream, config.durable) as consumer:
             log.info("ready for tasks on %s", subjects.tasks(config.agent.id))
             while not self._stop.drain.is_set():
-                deliveries = await self._next(context.bus, puller, ahead=await slots.room())
+                deliveries = await self._fetch(context.bus, consumer, prefetch=await slots.wait_for_room())
                 slots.backlog = deliveries[-1].num_pending if deliveries else 0
                 for delivery in deliveries:
-                    task = group.create_task(self._handle(context, delivery, slots.take()))
+                    task = group.create_task(self._handle(context, delivery, slots.reserve()))
                     running.add(task)
                     task.add_done_callback(running.discard)
 
-    async def _next(self, bus: Bus, puller: PullConsumer, *, ahead: int) -> list[Delivery]:
-        """The next task, whenever it comes, or those that are there to be taken ahead."""
+    async def _fetch(self, bus: Bus, consumer: PullConsumer, *, prefetch: int) -> list[Delivery]:
+        """Wait for the next task, or fetch up to `prefetch` tasks that are available now."""
         missing = ""
         while True:
             try:
-                return await puller.fetch(ahead) if ahead else [await puller.next()]
+                return await consumer.fetch(prefetch) if prefetch else [await consumer.next()]
             except SetupMissingError as error:
                 # Deleted under a running worker: make it again if that is allowed, and wait for it if not.
                 try:

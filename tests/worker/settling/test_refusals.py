@@ -206,7 +206,7 @@ async def test_a_task_that_another_worker_has_claimed_is_not_released(
         assert job is not None
         overtake(monkeypatch, "queued", claim=new_claim("other"), attempt=2)
         job.stop_now()
-        with Slots(1).take() as reservation:
+        with Slots(1).reserve() as reservation:
             await job.run(reservation)
     status = await coordinator.task(task_id).status()
     assert (status.state, status.record.entry.attempt) == ("working", 2)

@@ -147,7 +147,7 @@ async def test_a_worker_that_stops_now_stores_a_result_if_the_bus_accepts_it(
         job = await claim(context, delivery)
         assert job is not None
         job.stop_now()
-        with Slots(1).take() as reservation:
+        with Slots(1).reserve() as reservation:
             await job.run(reservation)
         assert context.outbox.waiting() == 0
     status = await settled(coordinator, task_id)
@@ -166,7 +166,7 @@ async def test_a_worker_that_stops_now_keeps_a_result_on_disk_if_the_bus_does_no
         assert job is not None
         await fill(coordinator, subjects.STATE_STREAM)
         job.stop_now()
-        with Slots(1).take() as reservation:
+        with Slots(1).reserve() as reservation:
             await job.run(reservation)
         [kept] = context.outbox.entries()
         assert (kept.task_id, kept.status) == (task_id, "failed")

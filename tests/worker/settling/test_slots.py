@@ -1,4 +1,4 @@
-"""How many commands run at once, and how many tasks are taken for them."""
+"""The slots of a worker: how many commands run at once, and how many tasks are prefetched."""
 
 import asyncio
 
@@ -12,8 +12,8 @@ LONG_S = 60.0
 
 
 async def room(slots: Slots) -> int | None:
-    """What `Slots.room` says now; None if it waits."""
-    waiting = asyncio.ensure_future(slots.room())
+    """What `Slots.wait_for_room` returns now; None if it waits."""
+    waiting = asyncio.ensure_future(slots.wait_for_room())
     for _ in range(3):
         await asyncio.sleep(0)
     if waiting.done():
@@ -24,21 +24,21 @@ async def room(slots: Slots) -> int | None:
 
 
 async def running(slots: Slots, count: int) -> list[Reservation]:
-    places = [slots.take() for _ in range(count)]
-    assert [await place.start() for place in places] == [True] * count
-    return places
+    reservations = [slots.reserve() for _ in range(count)]
+    assert [await reservation.acquire() for reservation in reservations] == [True] * count
+    return reservations
 
 
-def leave(place: Reservation) -> None:
-    place.__exit__(None, None, None)
+def finish(reservation: Reservation) -> None:
+    reservation.__exit__(None, None, None)
 
 
 async def quick(slots: Slots) -> None:
-    """One command was over in no time, and others wait."""
+    """Run one quick command while there is a backlog."""
     slots.backlog = 100
-    [place] = await running(slots, 1)
-    place.ended(QUICK_S)
-    leave(place)
+    [reservation] = await running(slots, 1)
+    reservation.ended(QUICK_S)
+    finish(reservation)
 
 
 @pytest.mark.parametrize("count", [1, 4])
@@ -52,32 +52,32 @@ async def test_a_task_is_taken_for_each_slot_and_no_more(count: int):
 
 async def test_a_slot_is_reserved_for_a_task_from_its_delivery_on():
     slots = Slots(1)
-    place = slots.take()
+    reservation = slots.reserve()
     assert await room(slots) is None
-    leave(place)  # it was settled without being run
+    finish(reservation)  # it was settled without being run
     assert await room(slots) == 0
 
 
 async def test_a_waiter_for_room_continues_when_a_command_ends():
     slots = Slots(1)
-    [place] = await running(slots, 1)
-    waiting = asyncio.ensure_future(slots.room())
+    [reservation] = await running(slots, 1)
+    waiting = asyncio.ensure_future(slots.wait_for_room())
     await asyncio.sleep(0)
-    place.ended(LONG_S)
+    reservation.ended(LONG_S)
     async with asyncio.timeout(5):
         assert await waiting == 0
 
 
-@pytest.mark.parametrize(("count", "ahead"), [(1, 8), (4, 8), (10, 10)])
-async def test_while_commands_are_quick_and_there_is_a_backlog_tasks_are_prefetched(count: int, ahead: int):
+@pytest.mark.parametrize(("count", "prefetched"), [(1, 8), (4, 8), (10, 10)])
+async def test_while_commands_are_quick_and_there_is_a_backlog_tasks_are_prefetched(count: int, prefetched: int):
     slots = Slots(count)
     await quick(slots)
-    assert slots.in_a_row
-    assert await room(slots) == count + ahead
+    assert slots.prefetching
+    assert await room(slots) == count + prefetched
     await running(slots, count)
-    assert await room(slots) == ahead
-    for _ in range(ahead // 2):
-        slots.take()
+    assert await room(slots) == prefetched
+    for _ in range(prefetched // 2):
+        slots.reserve()
     assert await room(slots) is None, "they are fetched some at a time"
 
 
@@ -85,14 +85,14 @@ async def test_while_commands_are_quick_and_there_is_a_backlog_tasks_are_prefetc
 async def test_nothing_is_prefetched(why: str):
     slots = Slots(1)
     await quick(slots)
-    [place] = await running(slots, 1)
+    [reservation] = await running(slots, 1)
     if why == "no backlog":
         slots.backlog = 0
     else:
-        place.ended(LONG_S)
-        leave(place)
+        reservation.ended(LONG_S)
+        finish(reservation)
         await running(slots, 1)
-    assert not slots.in_a_row
+    assert not slots.prefetching
     assert await room(slots) is None
 
 
@@ -100,15 +100,15 @@ async def test_prefetched_tasks_get_their_slots_in_order():
     slots = Slots(1)
     await quick(slots)
     [first] = await running(slots, 1)
-    second, third = slots.take(), slots.take()
-    waiting = [asyncio.ensure_future(place.start()) for place in (second, third)]
+    second, third = slots.reserve(), slots.reserve()
+    waiting = [asyncio.ensure_future(reservation.acquire()) for reservation in (second, third)]
     await asyncio.sleep(0)
     assert not any(task.done() for task in waiting)
     first.ended(QUICK_S)
     async with asyncio.timeout(5):
         assert await waiting[0]
     assert (slots.running, waiting[1].done()) == (1, False)
-    leave(second)  # without a word about its command
+    finish(second)  # without a call of `ended`
     async with asyncio.timeout(5):
         assert await waiting[1]
 
@@ -116,15 +116,15 @@ async def test_prefetched_tasks_get_their_slots_in_order():
 async def test_a_reservation_that_waited_too_long_is_refused_and_ends_the_prefetching(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(slots_module, "_AHEAD_S", 0.01)
+    monkeypatch.setattr(slots_module, "_MAX_WAIT_S", 0.01)
     slots = Slots(1)
     await quick(slots)
     [first] = await running(slots, 1)
-    ahead = slots.take()
+    prefetched = slots.reserve()
     async with asyncio.timeout(5):
-        assert not await ahead.start()
-    leave(ahead)
-    assert not slots.in_a_row
+        assert not await prefetched.acquire()
+    finish(prefetched)
+    assert not slots.prefetching
     first.ended(LONG_S)
     assert (await room(slots), slots.running) == (0, 0)
 
@@ -133,24 +133,24 @@ async def test_after_a_close_no_reservation_gets_a_slot():
     slots = Slots(1)
     await quick(slots)
     await running(slots, 1)
-    waiting = asyncio.ensure_future(slots.take().start())
+    waiting = asyncio.ensure_future(slots.reserve().acquire())
     await asyncio.sleep(0)
     slots.close()
     async with asyncio.timeout(5):
         assert not await waiting
-    assert not await slots.take().start()
+    assert not await slots.reserve().acquire()
 
 
 async def test_a_reservation_that_is_cancelled_while_it_waits_gets_no_slot():
     slots = Slots(1)
     await quick(slots)
     [first] = await running(slots, 1)
-    given_up, other = slots.take(), slots.take()
-    waiting = [asyncio.ensure_future(place.start()) for place in (given_up, other)]
+    withdrawn, other = slots.reserve(), slots.reserve()
+    waiting = [asyncio.ensure_future(reservation.acquire()) for reservation in (withdrawn, other)]
     await asyncio.sleep(0)
     waiting[0].cancel()
     await asyncio.wait({waiting[0]})
-    leave(given_up)
+    finish(withdrawn)
     first.ended(QUICK_S)
     async with asyncio.timeout(5):
         assert await waiting[1]
@@ -160,32 +160,32 @@ async def test_no_task_is_taken_while_too_many_wait_for_their_settlement():
     slots = Slots(1)
     settling: list[Reservation] = []
     while await room(slots) is not None:
-        [place] = await running(slots, 1)
-        place.ended(LONG_S)
-        settling.append(place)
-        assert len(settling) < 20, "a bus that takes no results is given more and more work"
+        [reservation] = await running(slots, 1)
+        reservation.ended(LONG_S)
+        settling.append(reservation)
+        assert len(settling) < 20, "tasks are taken without limit while no result is stored"
     assert slots.running == 0
-    leave(settling[0])
+    finish(settling[0])
     assert await room(slots) == 0
 
 
 async def test_a_command_that_could_not_be_started_frees_its_slot():
     slots = Slots(1)
-    [place] = await running(slots, 1)
-    place.ended()
-    place.ended()  # once is enough
-    assert (slots.running, slots.in_a_row) == (0, False)
+    [reservation] = await running(slots, 1)
+    reservation.ended()
+    reservation.ended()  # once is enough
+    assert (slots.running, slots.prefetching) == (0, False)
 
 
 async def test_a_reservation_that_is_granted_at_the_moment_of_its_time_out_keeps_its_slot():
     slots = Slots(1)
     await quick(slots)
     [first] = await running(slots, 1)
-    ahead = slots.take()
-    waiting = asyncio.ensure_future(ahead.start())
+    prefetched = slots.reserve()
+    waiting = asyncio.ensure_future(prefetched.acquire())
     await asyncio.sleep(0)
     first.ended(QUICK_S)
-    slots.give_up(ahead)
+    slots.time_out(prefetched)
     async with asyncio.timeout(5):
         assert await waiting
-    assert (slots.running, slots.in_a_row) == (1, True)
+    assert (slots.running, slots.prefetching) == (1, True)

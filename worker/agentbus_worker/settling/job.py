@@ -136,7 +136,7 @@ class Job:
             run_id=context.children.new_run_id(),
             tmp=context.state_folder.tmp,
         ) as command:
-            if await reservation.start() and not self._lease.interrupted.done():
+            if await reservation.acquire() and not self._lease.interrupted.done():
                 await self._run_command(command, reservation)
             else:
                 await self._leave_unrun()
@@ -172,7 +172,7 @@ class Job:
     @property
     def _flush(self) -> bool:
         """Whether to send at once: not while quick commands follow one another, and no caller waits for one result."""
-        return self._reservation is None or not self._reservation.in_a_row
+        return self._reservation is None or not self._reservation.prefetching
 
     def _stop_grace_s(self) -> float:
         """A cancelled command, or one whose task another worker has, gets less time than one that is drained."""

@@ -1,4 +1,4 @@
-"""Quick commands one after the other: their tasks are taken ahead, and no other worker waits for one of them."""
+"""Tasks of quick commands are prefetched, and released again if they wait for too long."""
 
 import contextlib
 import signal
@@ -12,7 +12,7 @@ from agentbus.provision.nats_server import NatsServer
 from support.harness import SUPPORT, Process, eventually, process, worker, worker_toml
 from support.jobs import acknowledged, error, publish, result_messages, settled, short_lease, text
 
-# Says that it runs, and that no other does; one with `long` in its task waits until it may go on.
+# Records its run, and an overlap with another run. With `long` in its task it waits for a file.
 SCRIPT = """
 mkdir {0}/slot || echo overlap
 echo "$AGENTBUS_TASK_ID" >> {0}/runs
@@ -38,23 +38,23 @@ def runs(folder: Path, name: str = "one") -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def taking_ahead(config: Path, *, keep_s: float = 60) -> AsyncGenerator[Process]:
-    """A worker that takes tasks ahead however slow the machine is, and releases them after `keep_s`."""
-    argv = [sys.executable, str(SUPPORT / "taking_ahead_worker.py"), str(keep_s), "--config", str(config)]
+async def prefetching_worker(config: Path, *, keep_s: float = 60) -> AsyncGenerator[Process]:
+    """Run a worker that prefetches tasks however slow the machine is, and releases them after `keep_s`."""
+    argv = [sys.executable, str(SUPPORT / "prefetching_worker.py"), str(keep_s), "--config", str(config)]
     with process(argv, config.with_suffix(".log")) as child:
         await child.until_said("ready for tasks")
         yield child
 
 
-async def held_ahead(coordinator: Coordinator, folder: Path, ids: list[str]) -> list[str]:
-    """The tasks that are claimed and do not run, once a worker is busy with a long one."""
+async def prefetched_tasks(coordinator: Coordinator, folder: Path, ids: list[str]) -> list[str]:
+    """Return the tasks that are claimed and do not run, once a worker is busy with a long one."""
     await eventually((folder / "one" / "long").exists, "the long task runs")
 
-    async def ahead() -> list[str]:
+    async def claimed() -> list[str]:
         states = {task_id: (await coordinator.task(task_id).status()).state for task_id in ids}
         return [task_id for task_id in ids if states[task_id] == "working" and task_id not in runs(folder)]
 
-    return await eventually(ahead, "some are taken ahead")
+    return await eventually(claimed, "some tasks are prefetched")
 
 
 async def test_one_slot_runs_one_command_at_a_time_and_each_task_once(
@@ -62,7 +62,7 @@ async def test_one_slot_runs_one_command_at_a_time_and_each_task_once(
 ):
     ids = [await publish(coordinator, "x") for _ in range(60)]
     config = quick_agent(tmp_path, server)
-    async with taking_ahead(config) as child:
+    async with prefetching_worker(config) as child:
         results = [await settled(coordinator, task_id) for task_id in ids]
         await acknowledged(coordinator)
         assert not child.said("given back")
@@ -77,7 +77,7 @@ async def test_while_a_long_command_runs_another_replica_runs_the_prefetched_tas
     before = [await publish(coordinator, "x") for _ in range(10)]
     long = await publish(coordinator, "long")
     behind = [await publish(coordinator, "x") for _ in range(10)]
-    async with taking_ahead(quick_agent(tmp_path, server), keep_s=3) as one:
+    async with prefetching_worker(quick_agent(tmp_path, server), keep_s=3) as one:
         await eventually((tmp_path / "one" / "long").exists, "the long task runs")
         await one.until_said("given back")
         async with worker(quick_agent(tmp_path, server, "two")):
@@ -94,8 +94,8 @@ async def test_a_prefetched_task_that_is_cancelled_does_not_run(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     ids = [await publish(coordinator, "long" if number == 10 else "x") for number in range(15)]
-    async with taking_ahead(quick_agent(tmp_path, server)):
-        [unwanted, *_] = await held_ahead(coordinator, tmp_path, ids)
+    async with prefetching_worker(quick_agent(tmp_path, server)):
+        [unwanted, *_] = await prefetched_tasks(coordinator, tmp_path, ids)
         await coordinator.task(unwanted).cancel("changed my mind")
         (tmp_path / "one" / "go").touch()
         states = {task_id: (await settled(coordinator, task_id)).state for task_id in ids}
@@ -108,11 +108,11 @@ async def test_a_worker_that_stops_releases_its_prefetched_tasks_at_once(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     ids = [await publish(coordinator, "long" if number == 10 else "x") for number in range(15)]
-    async with taking_ahead(quick_agent(tmp_path, server)) as one:
-        ahead = await held_ahead(coordinator, tmp_path, ids)
+    async with prefetching_worker(quick_agent(tmp_path, server)) as one:
+        prefetched = await prefetched_tasks(coordinator, tmp_path, ids)
         one.terminate()
         async with worker(quick_agent(tmp_path, server, "two")):
-            assert {attempt(await settled(coordinator, task_id)) for task_id in ahead} == {1}
+            assert {attempt(await settled(coordinator, task_id)) for task_id in prefetched} == {1}
             assert (await coordinator.task(ids[10]).status()).state == "working"
             (tmp_path / "one" / "go").touch()
             for task_id in ids:
@@ -126,13 +126,13 @@ async def test_prefetched_tasks_of_a_killed_worker_are_taken_over(tmp_path: Path
         await set_up(coordinator.bus)
         await short_lease(coordinator)
         ids = [await publish(coordinator, "long" if number == 10 else "x") for number in range(15)]
-        async with taking_ahead(quick_agent(tmp_path, server)) as one:
-            ahead = await held_ahead(coordinator, tmp_path, ids)
+        async with prefetching_worker(quick_agent(tmp_path, server)) as one:
+            prefetched = await prefetched_tasks(coordinator, tmp_path, ids)
             one.kill()
         two = quick_agent(tmp_path, server, "two")
         (tmp_path / "two" / "go").touch()
         async with worker(two):
-            assert {attempt(await settled(coordinator, task_id)) for task_id in ahead} == {2}
+            assert {attempt(await settled(coordinator, task_id)) for task_id in prefetched} == {2}
             for task_id in ids:
                 await settled(coordinator, task_id)
             await acknowledged(coordinator)
@@ -146,8 +146,8 @@ async def test_a_paused_worker_does_not_run_prefetched_tasks_that_were_taken_ove
         await set_up(coordinator.bus)
         await short_lease(coordinator)
         ids = [await publish(coordinator, "long" if number == 10 else "x") for number in range(15)]
-        async with taking_ahead(quick_agent(tmp_path, server)) as one:
-            ahead = await held_ahead(coordinator, tmp_path, ids)
+        async with prefetching_worker(quick_agent(tmp_path, server)) as one:
+            prefetched = await prefetched_tasks(coordinator, tmp_path, ids)
             one.popen.send_signal(signal.SIGSTOP)
             two = quick_agent(tmp_path, server, "two")
             (tmp_path / "two" / "go").touch()
@@ -155,7 +155,7 @@ async def test_a_paused_worker_does_not_run_prefetched_tasks_that_were_taken_ove
                 for task_id in ids:
                     await settled(coordinator, task_id)
                 one.popen.send_signal(signal.SIGCONT)
-                await one.until_said(f"{ahead[0]}: the lease was lost to another worker")
+                await one.until_said(f"{prefetched[0]}: the lease was lost to another worker")
                 await acknowledged(coordinator)
-        assert not set(ahead) & set(runs(tmp_path))
+        assert not set(prefetched) & set(runs(tmp_path))
         assert len(await result_messages(coordinator)) == 15
