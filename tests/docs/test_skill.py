@@ -19,7 +19,7 @@ from agentbus.protocol.messages import ResultStatus, new_task
 from agentbus.provision.nats_server import NatsServer
 from agentbus_worker.running.command import Exit, Output
 from agentbus_worker.running.prompt import build_prompt
-from agentbus_worker.settling.outcome import of_exit
+from agentbus_worker.settling.outcome import outcome_of_exit
 from support.harness import BOUND_S, ROOT, worker, worker_toml
 from support.mcp_harness import NOWHERE, in_memory
 
@@ -172,7 +172,7 @@ def test_an_answer_as_the_skill_shows_it_asks_for_approval(page: str) -> None:
         answer = "\n".join(line.strip() for line in answer.splitlines()) + "\ngit push --force\n"
     data = answer.encode()
     ended = Exit("exited", 0, Output(data, data, len(data), ""), Output(b"", b"", 0, ""), 0.1)
-    assert of_exit(ended, timeout_s=1).status == "needs_approval"
+    assert outcome_of_exit(ended, timeout_s=1).status == "needs_approval"
 
 
 async def test_an_agent_has_the_variables_that_the_skill_names(

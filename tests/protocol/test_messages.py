@@ -23,7 +23,7 @@ from agentbus.protocol.messages import (
 )
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.inbox import InboxMessage
-from agentbus_worker.settling.dead_letter import _readable as readable  # pyright: ignore[reportPrivateUsage]
+from agentbus_worker.settling.dead_letter import _readable_object as readable  # pyright: ignore[reportPrivateUsage]
 
 TASK: dict[str, Json] = {
     "id": "task-20260518-0001",

@@ -1,7 +1,7 @@
-"""agentbus, dying at one exact point: `dying.py POINT worker run …` is `agentbus worker run …` until it gets there.
+"""Runs agentbus until it reaches one exact point, and kills it there: `dying.py POINT worker run …`.
 
-The process ends itself by SIGKILL, so nothing of it is tidied up. The points lie between two steps of the worker's, or
-the coordinator's, own code; that code knows nothing of them.
+The process sends SIGKILL to itself, so nothing is cleaned up. The points are between two steps of the code of a worker
+or a coordinator, which is patched from here.
 """
 
 import asyncio
@@ -33,9 +33,9 @@ from agentbus_worker.state_folder import StateFolder
 
 @dataclass(frozen=True)
 class Point:
-    """Right before or right after a call of `owner.name` whose arguments are those that `when` wants.
+    """A point right before or after a call of `owner.name` with arguments that `when` accepts.
 
-    `holds` are steps that run beside it, and that the process shall not have taken when it dies.
+    `holds` are concurrent steps that never complete, so that the process dies before them.
     """
 
     owner: Any
@@ -46,7 +46,7 @@ class Point:
 
 
 def writes(state: str, *, renewals: int | None = None) -> Callable[..., bool]:
-    """Of `Ledger.write`: it makes this state; `settled` is any that is final."""
+    """Match a call of `Ledger.write` that writes this state; `settled` is any terminal one."""
 
     def wanted(_self: Ledger, _agent: str, _task_id: str, entry: Any, **_: Any) -> bool:
         if renewals is not None and (entry.claim is None or entry.claim.renewals != renewals):
@@ -57,7 +57,7 @@ def writes(state: str, *, renewals: int | None = None) -> Callable[..., bool]:
 
 
 def stores(part: str) -> Callable[..., bool]:
-    """Of `Bus.store`: the subject has this part."""
+    """Match a call of `Bus.store` whose subject has this part."""
 
     def wanted(_self: Bus, subject: str, *_: Any, **__: Any) -> bool:
         return part in subject
@@ -75,14 +75,14 @@ POINTS: dict[str, Point] = {
     "claimed, without a slot": Point(Reservation, "acquire", "before"),
     "slot granted": Point(Reservation, "acquire", "after"),
     "command about to start": Point(command, "start", "before"),
-    "command started, not on record": Point(Children, "started", "before"),
-    "command on record": Point(Children, "record", "after"),
-    "lease renewed, delivery not told": Point(Ledger, "write", "after", writes("working", renewals=1)),
+    "command started, not recorded": Point(Children, "started", "before"),
+    "command recorded": Point(Children, "record", "after"),
+    "lease renewed, delivery not extended": Point(Ledger, "write", "after", writes("working", renewals=1)),
     "command ended": Point(command.Child, "ended", "after"),
     "file half stored": Point(Bus, "store", "after", stores("$O.AGENT_FILES_code.C.")),
     "file stored": Point(result, "put_file", "after"),
     # the settlement
-    "outcome about to be kept": Point(*OUTBOX, "before", holds=(COMMIT,)),
+    "outcome about to be written": Point(*OUTBOX, "before", holds=(COMMIT,)),
     "outcome on disk, not committed": Point(*OUTBOX, "after", holds=(COMMIT,)),
     "committed without a copy on disk": Point(Ledger, "write", "after", writes("settled"), holds=(OUTBOX,)),
     "committed, answer not seen": Point(Ledger, "write", "after", writes("settled")),
@@ -90,33 +90,33 @@ POINTS: dict[str, Point] = {
     "published, not acknowledged": Point(job, "publish_committed", "after"),
     "acknowledged, copy still on disk": Point(Outbox, "remove", "before"),
     "settled": Point(Outbox, "remove", "after"),
-    # the ways out of a run without a result
-    "given back, delivery not handed back": Point(Lease, "release", "after"),
-    "handed back": Point(Delivery, "nak", "after"),
-    # the settlement of what is not run
-    "settled unrun, not published": Point(settle, "publish_committed", "before"),
+    # a run without a result
+    "released, delivery not returned": Point(Lease, "release", "after"),
+    "delivery returned": Point(Delivery, "nak", "after"),
+    # the settlement without a run
+    "settled without a run, not published": Point(settle, "publish_committed", "before"),
     "published again, not acknowledged": Point(claim, "publish_again", "after"),
     # a start
-    "state of the dead taken over": Point(StateFolder, "take_over", "after"),
+    "state folder taken over": Point(StateFolder, "take_over", "after"),
     "replay begun": Point(outbox, "_replay_one", "before"),
     "replay committed, not published": Point(Ledger, "write", "after", writes("settled")),
     "replay published, copy still on disk": Point(outbox, "_replay_one", "after"),
     # a dead letter
-    "dead letter stored, sender not told": Point(Bus, "store", "after", stores("agent.code.dead")),
-    "sender told, delivery not ended": Point(Delivery, "term", "before"),
+    "dead letter stored, sender not notified": Point(Bus, "store", "after", stores("agent.code.dead")),
+    "sender notified, delivery not terminated": Point(Delivery, "term", "before"),
     # the coordinator, the administrator
     "in the ledger, not queued": Point(Ledger, "create", "after"),
-    "queued, caller not told": Point(coordinator, "publish", "after"),
-    "cancel request written, worker not told": Point(Ledger, "write", "after"),
+    "queued, caller not answered": Point(coordinator, "publish", "after"),
+    "cancel request written, worker not notified": Point(Ledger, "write", "after"),
     "expired, result not published": Point(Ledger, "write", "after", writes("settled")),
-    "requeued, dead letter still there": Point(dead_letters, "drop", "before"),
+    "requeued, dead letter not deleted": Point(dead_letters, "drop", "before"),
 }
 
 
-def lay(name: str) -> None:
-    """Change the process so that it dies at a point."""
+def patch(name: str) -> None:
+    """Patch the process so that it dies at a point."""
     point = POINTS[name]
-    setattr(outbox, "_WRITE_AFTER_S", 0)  # a server as near as this one would be faster than any copy  # noqa: B010
+    setattr(outbox, "_WRITE_AFTER_S", 0)  # a local server would be faster than any copy  # noqa: B010
     real = getattr(point.owner, point.name)
 
     def die(moment: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -148,5 +148,5 @@ async def _never(*_: Any, **__: Any) -> None:
 
 
 if __name__ == "__main__":
-    lay(sys.argv.pop(1))
+    patch(sys.argv.pop(1))
     main()

@@ -337,7 +337,7 @@ class Explorer:
                     tried = state.key._replace(state=status, nonce=nonce, result=result_of(nonce))
                     follow = Worker(Step.CAS, fresh=True, tried=tried, then="publish unrun")
                     yield f"reads: {status}", _with(state, index, follow)
-                case decisions.Leave():
+                case decisions.Defer():
                     yield "reads: the owner lives", _with(state, index, worker._replace(step=Step.IDLE))
 
     def _claim(self, state: State, index: int, base: Key, *, fresh: bool, attempt: int) -> State:

@@ -38,7 +38,7 @@ from agentbus.tasks.settle import Won, settle
 from agentbus_mcp.task_extension import records
 from agentbus_worker.running import process_tree
 from agentbus_worker.settling.dead_letter import store_dead_letter
-from agentbus_worker.settling.outbox import Outbox, Unsent
+from agentbus_worker.settling.outbox import Outbox, OutboxEntry
 from support.harness import ROOT
 from support.old_version import OldVersion
 
@@ -222,7 +222,7 @@ async def test_an_outbox_entry_is_read_and_written_byte_for_byte_as_before(tmp_p
     (tmp_path / "before.json").write_bytes(before)
     [read] = Outbox(tmp_path).entries()
     task = new_task(to="code", content="x", task_type="test", task_id="job-outbox")
-    unsent = Unsent(
+    unsent = OutboxEntry(
         agent="code", task_id=task.id, nonce=CLAIM.nonce, status="completed", inbox="ops",
         result=result_of(task, "completed"), written_at=1795904796.5, revision=7, trace={"traceparent": "00-1-2-01"},
     )  # fmt: skip

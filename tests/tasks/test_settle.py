@@ -57,7 +57,7 @@ def test_a_write_that_is_found_as_it_was_meant_was_won_and_only_its_answer_lost(
     [
         pytest.param(None, id="nothing"),
         pytest.param(queued(), id="queued"),
-        pytest.param(queued(attempt=1), id="given back"),
+        pytest.param(queued(attempt=1), id="released"),
         pytest.param(working("other"), id="claimed by another"),
         pytest.param(working("other", renewals=9, attempt=2), id="taken over"),
         pytest.param(settled("other"), id="settled by another"),

@@ -526,7 +526,7 @@ async def test_a_task_that_outlasts_the_drain_is_ended_and_released_to_another_r
             child.terminate()
         assert await child.exit_code() == 0
         assert not alive(pid)
-        assert child.said("given back")
+        assert child.said("released")
     async with worker(config):
         async with asyncio.timeout(10):
             status = await settled(coordinator, task.id)

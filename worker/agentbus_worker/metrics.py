@@ -1,4 +1,4 @@
-"""What a worker counts, for Prometheus. No label comes from the bus: the values of each are few, and all known here."""
+"""Counts what a worker does, for Prometheus. Label values are fixed here: none comes from the bus."""
 
 import logging
 from collections.abc import Callable
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("agentbus.worker")
 
 _DURATION_S: Final = (0.1, 1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800)
-"""From a command that is over at once to an agent that works all day."""
+"""From a command that ends at once to an agent that runs for a working day."""
 
 Event: TypeAlias = Literal[
-    "takeover", "lease lost", "retry", "given back", "stored late", "result refused", "dead letter", "reconnect"
+    "takeover", "lease lost", "retry", "released", "stored late", "result refused", "dead letter", "reconnect"
 ]
 _EVENTS: Final[dict[Event, tuple[str, str]]] = {
     "takeover": ("takeovers", "Tasks taken over from a worker that was lost."),
     "lease lost": ("leases_lost", "Tasks that another worker has taken over from this one."),
     "retry": ("retries", "Tasks queued for another attempt."),
-    "given back": ("tasks_given_back", "Tasks given back to the bus because the worker ends."),
+    "released": ("tasks_given_back", "Tasks released to the bus because the worker ends."),
     "stored late": (
         "results_stored_late",
         "Results that the bus did not take at once, or that an earlier worker had left on disk.",
@@ -45,26 +45,26 @@ _READINGS: Final[dict[Reading, str]] = {
 
 
 class Metrics:
-    """Counts nothing: what a worker has that serves no metrics."""
+    """Counts nothing, for a worker that serves no metrics."""
 
     def count(self, event: Event) -> None:
-        """Something has happened."""
+        """Count an event."""
 
     def run_started(self) -> None:
-        """A command has been started."""
+        """Count the start of a command."""
 
     def run_ended(self, reason: Reason, duration_s: float, output_bytes: int) -> None:
-        """A command has ended."""
+        """Count the end of a command, its duration and its output."""
 
     def settled(self, status: ResultStatus) -> None:
-        """A task has its result, and the bus has it."""
+        """Count a settled task."""
 
     def show(self, name: Reading, read: Callable[[], float]) -> None:
-        """Let `read` give a value whenever the metrics are scraped; another thread calls it."""
+        """Call `read` for the value whenever the metrics are scraped, from another thread."""
 
 
 class PrometheusMetrics(Metrics):
-    """Counts into a registry."""
+    """Counts in a registry of the Prometheus client."""
 
     def __init__(self, registry: "Registry", config: WorkerConfig) -> None:
         make = MetricFactory(registry, "agentbus_worker")
@@ -81,25 +81,25 @@ class PrometheusMetrics(Metrics):
         self._gauges = make.gauges(_READINGS)
 
     def count(self, event: Event) -> None:
-        """Add one to what the event is counted in."""
+        """Count an event."""
         self._events[event].inc()
 
     def run_started(self) -> None:
-        """Add a start."""
+        """Count the start of a command."""
         self._started.inc()
 
     def run_ended(self, reason: Reason, duration_s: float, output_bytes: int) -> None:
-        """Add an end, its duration and its output."""
+        """Count the end of a command, its duration and its output."""
         self._ended[reason].inc()
         self._duration.observe(duration_s)
         self._output.inc(output_bytes)
 
     def settled(self, status: ResultStatus) -> None:
-        """Add a result."""
+        """Count a settled task."""
         self._settled[status].inc()
 
     def show(self, name: Reading, read: Callable[[], float]) -> None:
-        """Ask `read` with every scrape."""
+        """Call `read` with every scrape."""
         self._gauges[name].set_function(read)
 
 

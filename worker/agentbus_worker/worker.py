@@ -1,4 +1,4 @@
-"""The worker: takes a task when a slot is free, runs it, settles it, and stops in order."""
+"""The worker: takes a task when a slot is free, runs it, settles it, and drains when it is asked to stop."""
 
 import asyncio
 import logging
@@ -54,12 +54,12 @@ log = logging.getLogger("agentbus.worker")
 _RETRY_S: Final = 2.0
 _REAP_S: Final = 2.0
 _PRESENCE_PAUSE_S: Final = 2.0
-"""How soon a change of the free slots is shown: often enough for people, seldom enough for the bus."""
+"""How soon a change of the free slots is announced. People look at it, so more often would only load the bus."""
 _T = TypeVar("_T")
 
 
 def new_instance() -> str:
-    """A name for this process that no other worker has."""
+    """Make a name for this process that no other worker has."""
     return f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
@@ -77,11 +77,11 @@ class Worker:
         self.instance = instance
 
     async def run(self) -> None:
-        """Work until asked to stop.
+        """Run until a stop is requested.
 
         Raises:
             ConfigError: the agent command does not exist.
-            AuthenticationError: the server refuses the credentials, now or after a change.
+            AuthenticationError: the server refuses the credentials, at the start or at a reconnect.
             BusUnavailableError: the connection was given up after the configured number of attempts.
             SetupMissingError, ApiError: the consumer is missing and cannot be made by this worker.
         """
@@ -100,13 +100,13 @@ class Worker:
         async with AsyncExitStack() as stack:
             metrics = stack.enter_context(metrics_of(config))
             folder = stack.enter_context(locked_state(config.worker.state_dir, settings.urls, config.agent.id))
-            metrics.show("outbox_entries", Outbox(folder.outbox).waiting)
+            metrics.show("outbox_entries", Outbox(folder.outbox).count)
             become_subreaper()
             close_on_exec()
             await end_orphans(folder.children, config.worker.kill_grace_seconds)
             children = stack.enter_context(Children(folder.children))
             dial = stack.enter_async_context(connect(settings, retry_on_failed_connect=True, on_state=log.info))
-            bus = await _unless(self._stop.drain, dial)
+            bus = await _unless_set(self._stop.drain, dial)
             if bus is not None:
                 await self._serve(bus, folder, children, metrics)
         log.info("worker %s stopped", self.instance)
@@ -114,11 +114,11 @@ class Worker:
     async def _serve(self, bus: Bus, folder: StateFolder, children: Children, metrics: Metrics) -> None:
         if warning := version_warning(bus.server_version):
             log.warning("%s", warning)
-        lease_s = await _unless(self._stop.drain, self._find_consumer(bus))
+        lease_s = await _unless_set(self._stop.drain, self._require_consumer(bus))
         config, outbox = self._config, Outbox(folder.outbox)
-        self._show(metrics, bus)
+        self._register_gauges(metrics, bus)
         clock = ServerClock(bus, config.nats.stream, config.durable)
-        if lease_s is None or await _unless(self._stop.drain, _recover(bus, outbox, clock, metrics)) is None:
+        if lease_s is None or await _unless_set(self._stop.drain, _replay_outbox(bus, outbox, clock, metrics)) is None:
             return
         context = Context(
             bus=bus,
@@ -133,18 +133,18 @@ class Worker:
             held=self._jobs,
             metrics=metrics,
         )
-        forget = bus.on_reconnect(self._renew_all)
+        remove_listener = bus.on_reconnect(self._renew_all)
         await bus.subscribe(subjects.control(config.agent.id), self._on_control)
         try:
             async with asyncio.TaskGroup() as group:
                 side_tasks = [
                     group.create_task(_fail_when_ended(bus)),
-                    group.create_task(self._stop_when_told()),
+                    group.create_task(self._stop_jobs_on_request()),
                     group.create_task(self._show_presence(bus)),
                     group.create_task(_reap_orphans(children)),
                 ]
                 running: set[asyncio.Task[None]] = set()
-                taking = group.create_task(self._take(context, group, running))
+                taking = group.create_task(self._take_tasks(context, group, running))
                 await self._stop.drain.wait()
                 taking.cancel()
                 self._slots.close()
@@ -153,12 +153,12 @@ class Worker:
                 for side_task in side_tasks:
                     side_task.cancel()
         except ExceptionGroup as failed:
-            raise _first(failed) from failed
+            raise _root_cause(failed) from failed
         finally:
-            forget()
+            remove_listener()
 
-    def _show(self, metrics: Metrics, bus: Bus) -> None:
-        """Show the metrics that are read at any moment, by another thread."""
+    def _register_gauges(self, metrics: Metrics, bus: Bus) -> None:
+        """Register the gauges, which another thread reads at each scrape."""
         slots = self._slots
         metrics.show("slots_taken", lambda: slots.running)
         metrics.show("tasks_held", lambda: len(self._jobs))
@@ -166,14 +166,14 @@ class Worker:
         metrics.show("bus_connected", lambda: bus.connected)
         bus.on_reconnect(lambda: metrics.count("reconnect"))
 
-    async def _find_consumer(self, bus: Bus) -> float:
-        """Make sure of the durable consumer; returns its ack_wait, which is the lease of a task, in seconds."""
+    async def _require_consumer(self, bus: Bus) -> float:
+        """Check that the durable consumer exists, or make it; returns its ack_wait in seconds, the lease of a task."""
         agent, stream, name = self._config.agent.id, self._config.nats.stream, self._config.durable
         while True:
             try:
                 info = await bus.consumer_info(stream, name)
             except PermissionDeniedError:
-                return ACK_WAIT_S  # this worker may not look; the first pull will tell
+                return ACK_WAIT_S  # this worker may not read it; the first pull fails if it does not exist
             except SetupMissingError:
                 await self._make_consumer(bus)
             except BusUnavailableError:
@@ -196,11 +196,13 @@ class Worker:
                 f"an administrator must run: agentbus setup --nats-url URL --agent {agent}"
             ) from None
         log.info("made the consumer %s of the stream %s", name, stream)
-        with suppress(PermissionDeniedError, ApiError):  # without it, large output is kept only in part
+        with suppress(
+            PermissionDeniedError, ApiError
+        ):  # without the bucket, only the beginning of large output is kept
             await ensure_files_bucket(bus, agent)
 
-    async def _take(self, context: Context, group: asyncio.TaskGroup, running: set[asyncio.Task[None]]) -> None:
-        """Start the work on one delivery after the other, once there is room for it, until this is cancelled."""
+    async def _take_tasks(self, context: Context, group: asyncio.TaskGroup, running: set[asyncio.Task[None]]) -> None:
+        """Take a delivery whenever there is room for one, and start its handling, until this is cancelled."""
         config, slots = self._config, self._slots
         async with PullConsumer(context.bus, config.nats.stream, config.durable) as consumer:
             log.info("ready for tasks on %s", subjects.tasks(config.agent.id))
@@ -219,7 +221,7 @@ class Worker:
             try:
                 return await consumer.fetch(prefetch) if prefetch else [await consumer.next()]
             except SetupMissingError as error:
-                # Deleted under a running worker: make it again if that is allowed, and wait for it if not.
+                # The consumer was deleted: make it again if that is permitted, or wait until an administrator does.
                 try:
                     await self._make_consumer(bus)
                 except BusError as refusal:
@@ -229,7 +231,7 @@ class Worker:
                     await asyncio.sleep(_RETRY_S)
 
     async def _handle(self, context: Context, delivery: Delivery, reservation: Reservation) -> None:
-        """One delivery from claim to ack."""
+        """Handle one delivery from the claim to the acknowledgement."""
         with reservation:
             job = await self._claim(context, delivery)
             if job is None:
@@ -256,11 +258,11 @@ class Worker:
             return None
 
     async def _drain(self, running: set[asyncio.Task[None]]) -> None:
-        """Let running tasks finish for a while, then end them."""
+        """Wait up to `drain_timeout_seconds` for running tasks, then end them."""
         if running:
             timeout_s = self._config.worker.drain_timeout_seconds
             log.info("stopping: %d running; waiting for up to %g s (signal again to end now)", len(running), timeout_s)
-            await _unless(self._stop.now, asyncio.wait(set(running), timeout=timeout_s))
+            await _unless_set(self._stop.now, asyncio.wait(set(running), timeout=timeout_s))
             if running:
                 log.warning("stopping: %d tasks are still running and are ended now", len(running))
         self._stop.now.set()
@@ -273,13 +275,13 @@ class Worker:
         for job in self._jobs.values():
             job.renew_now()
 
-    async def _stop_when_told(self) -> None:
+    async def _stop_jobs_on_request(self) -> None:
         await self._stop.now.wait()
         for job in self._jobs.values():
             job.stop_now()
 
     def _on_control(self, message: Msg) -> None:
-        """Look at the ledger now, because a coordinator asks to cancel a task. The message proves nothing by itself."""
+        """Read the ledger entry of a task that a message asks to cancel: only the ledger decides."""
         try:
             task_id = object_in(decode(message.data)).get("cancel")
         except MessageError:
@@ -288,7 +290,7 @@ class Worker:
             job.renew_now()
 
     async def _show_presence(self, bus: Bus) -> None:
-        """Announce this worker at once, with every heartbeat, and soon after a change; withdraw it at the end."""
+        """Announce this worker at the start, with each heartbeat and after a change; withdraw it at the end."""
         trouble = ""
         try:
             while True:
@@ -325,8 +327,8 @@ class Worker:
         )
 
 
-async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, _T] | asyncio.Future[_T]) -> _T | None:
-    """The result of `work`, or None, with `work` cancelled, if `event` comes first."""
+async def _unless_set(event: asyncio.Event, work: Coroutine[Any, Any, _T] | asyncio.Future[_T]) -> _T | None:
+    """Return the result of `work`; if `event` is set first, cancel `work` and return None."""
     waits = asyncio.create_task(event.wait())
     task = asyncio.ensure_future(work)
     try:
@@ -341,8 +343,8 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, _T] | asyncio.
             await asyncio.wait({task})
 
 
-async def _recover(bus: Bus, outbox: Outbox, clock: ServerClock, metrics: Metrics) -> bool:
-    """Deliver the outcomes that earlier workers have left on disk."""
+async def _replay_outbox(bus: Bus, outbox: Outbox, clock: ServerClock, metrics: Metrics) -> bool:
+    """Deliver the outcomes that earlier workers left on disk, and retry until the bus takes them."""
     while True:
         try:
             await replay(bus, outbox, clock, metrics)
@@ -364,10 +366,10 @@ async def _fail_when_ended(bus: Bus) -> None:
     raise reason or BusUnavailableError("the connection to the bus is closed")
 
 
-def _first(group: ExceptionGroup[Exception]) -> Exception:
-    """The one error that a person should read: a fault of the program before the bus errors that followed from it."""
+def _root_cause(group: ExceptionGroup[Exception]) -> Exception:
+    """Return the error to report: a fault of the program rather than the bus errors that it caused."""
     flat = [
-        _first(cast("ExceptionGroup[Exception]", error)) if isinstance(error, ExceptionGroup) else error
+        _root_cause(cast("ExceptionGroup[Exception]", error)) if isinstance(error, ExceptionGroup) else error
         for error in group.exceptions
     ]
     return next((error for error in flat if not isinstance(error, BusError)), flat[0])

@@ -53,7 +53,7 @@ class Storm:
         self._coordinator: Coordinator
 
     async def run(self) -> Account:
-        """Run the whole storm. Leave no process behind, also after an error."""
+        """Run the whole storm. Defer no process behind, also after an error."""
         fleet = self._fleet()
         try:
             await self._ground.open()

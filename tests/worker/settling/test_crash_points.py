@@ -114,11 +114,11 @@ CASES = [
     Case(("claimed, without a slot",), runs=1, attempt=2),
     Case(("slot granted",), runs=1, attempt=2),
     Case(("command about to start",), runs=1, attempt=2),
-    Case(("lease renewed, delivery not told",), runs=2, first=HANG, attempt=2),
+    Case(("lease renewed, delivery not extended",), runs=2, first=HANG, attempt=2),
     Case(("command ended",), runs=2, attempt=2),
     Case(("file half stored",), runs=2, first=LARGE, attempt=2),
     Case(("file stored",), runs=2, first=LARGE, attempt=2),
-    Case(("outcome about to be kept",), runs=2, attempt=2),
+    Case(("outcome about to be written",), runs=2, attempt=2),
     Case(("outcome on disk, not committed",), runs=1),
     Case(("committed without a copy on disk",), runs=1),
     Case(("committed, answer not seen",), runs=1),
@@ -126,10 +126,10 @@ CASES = [
     Case(("published, not acknowledged",), runs=1),
     Case(("acknowledged, copy still on disk",), runs=1),
     Case(("settled",), runs=1),
-    Case(("given back, delivery not handed back",), runs=2, first="exit 3", attempt=2),
-    Case(("handed back",), runs=2, first="exit 3", attempt=2),
+    Case(("released, delivery not returned",), runs=2, first="exit 3", attempt=2),
+    Case(("delivery returned",), runs=2, first="exit 3", attempt=2),
     # a takeover, and a start that has something to deliver, die in their turn
-    Case(("lease renewed, delivery not told", "claimed"), runs=2, first=HANG, attempt=3),
+    Case(("lease renewed, delivery not extended", "claimed"), runs=2, first=HANG, attempt=3),
     Case(("committed without a copy on disk", "published again, not acknowledged"), runs=1),
     Case(("outcome on disk, not committed", "replay begun"), runs=1),
     Case(("outcome on disk, not committed", "replay committed, not published"), runs=1),
@@ -155,7 +155,7 @@ async def test_a_task_whose_worker_dies_between_two_steps_has_one_result(
     assert runs(tmp_path) == case.runs
 
 
-@pytest.mark.parametrize("point", ["command started, not on record", "command on record"])
+@pytest.mark.parametrize("point", ["command started, not recorded", "command recorded"])
 async def test_a_command_whose_worker_died_right_after_its_start_is_ended_and_started_again(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, point: str
 ):
@@ -175,7 +175,7 @@ async def test_a_task_whose_worker_dies_while_it_releases_it_is_run_by_the_next_
 ):
     await short_lease(coordinator, lease_s=LEASE_S)
     config = counting_worker(tmp_path, server, first=HANG, drain_timeout_seconds=0.1)
-    point = "given back, delivery not handed back"
+    point = "released, delivery not returned"
     task_id = await publish(coordinator, "work")
     with dying(point, "worker", "run", "--config", str(config), log=tmp_path / "worker.log") as child:
         await eventually(lambda: runs(tmp_path), "the command runs")
@@ -195,7 +195,7 @@ async def test_a_task_that_is_settled_without_a_run_has_one_result_though_its_wo
     config = counting_worker(tmp_path, server)
     task_id = await publish(coordinator, "work")
     await coordinator.task(task_id).cancel("not needed")
-    for point in ("settled unrun, not published", "published again, not acknowledged")[:deaths]:
+    for point in ("settled without a run, not published", "published again, not acknowledged")[:deaths]:
         await worker_dies(config, point)
     async with worker(config):
         message = await one_result(coordinator, tmp_path, task_id, "cancelled")
@@ -209,7 +209,7 @@ async def test_a_task_out_of_attempts_has_one_result_though_its_worker_dies(
     config = counting_worker(tmp_path, server, max_attempts=1)
     task_id = await publish(coordinator, "work")
     await worker_dies(config, "command ended")
-    await worker_dies(config, "settled unrun, not published")
+    await worker_dies(config, "settled without a run, not published")
     async with worker(config):
         message = await one_result(coordinator, tmp_path, task_id, "failed")
     assert message["error"] == "attempts exhausted (1): the worker was lost while it ran the task"
@@ -227,7 +227,7 @@ async def test_a_worker_that_dies_while_it_takes_over_outcomes_loses_none(
     with locked_state(tmp_path / "state", urls, "code"):  # the first folder is taken now, and free later
         await worker_dies(config, "outcome on disk, not committed")
     [left] = outcomes_on_disk(tmp_path)
-    await worker_dies(config, "state of the dead taken over")
+    await worker_dies(config, "state folder taken over")
     [moved] = outcomes_on_disk(tmp_path)
     assert (left.parent.parent.name, moved.parent.parent.name, left.name) == ("1", "0", moved.name)
     async with worker(config):
@@ -238,7 +238,9 @@ async def test_a_worker_that_dies_while_it_takes_over_outcomes_loses_none(
 # -- a dead letter ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", ["dead letter stored, sender not told", "sender told, delivery not ended"])
+@pytest.mark.parametrize(
+    "point", ["dead letter stored, sender not notified", "sender notified, delivery not terminated"]
+)
 async def test_an_invalid_task_is_one_dead_letter_and_has_one_result_though_its_worker_dies(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, point: str
 ):
@@ -262,7 +264,7 @@ async def test_a_dead_letter_whose_requeue_command_dies_runs_once(
     task = new_task(to="code", content="work", task_type="test")
     await coordinator.bus.store(subjects.dead("code"), encode(task.to_json()), headers={"Bus-Origin": "AGENT_TASKS.1"})
     args = ("dead", "requeue", "1", "--nats-url", server.url)
-    await command_dies(tmp_path, "requeued, dead letter still there", *args)
+    await command_dies(tmp_path, "requeued, dead letter not deleted", *args)
     again = await run_cli(*args)
     assert (again.code, json.loads(again.out)) == (0, {"seq": 1, "requeued_for": "code"})
     async with worker(counting_worker(tmp_path, server)):
@@ -274,7 +276,7 @@ async def test_a_dead_letter_whose_requeue_command_dies_runs_once(
 # -- a coordinator ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", ["in the ledger, not queued", "queued, caller not told"])
+@pytest.mark.parametrize("point", ["in the ledger, not queued", "queued, caller not answered"])
 @pytest.mark.parametrize("meanwhile", ["no worker", "a worker works"])
 async def test_a_publisher_that_dies_before_the_answer_and_publishes_again_makes_one_task(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, point: str, meanwhile: str
@@ -303,7 +305,7 @@ async def test_a_cancel_request_whose_coordinator_dies_before_the_control_messag
         task_id = await publish(coordinator, "work")
         await eventually(lambda: runs(tmp_path), "the command runs")
         args = ("task", "cancel", task_id, "--reason", "too slow", "--nats-url", server.url)
-        await command_dies(tmp_path, "cancel request written, worker not told", *args)
+        await command_dies(tmp_path, "cancel request written, worker not notified", *args)
         status = await settled(coordinator, task_id)
         assert error(status) == "cancelled by agent-main: too slow"
         assert (await run_cli(*args)).code == 0

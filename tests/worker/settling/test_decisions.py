@@ -11,8 +11,8 @@ from agentbus_worker.settling.decisions import (
     Claim,
     CommitOutbox,
     Decision,
+    Defer,
     DropOutbox,
-    Leave,
     Policy,
     Republish,
     RepublishOutbox,
@@ -81,7 +81,7 @@ def test_a_released_task_is_claimed_as_the_next_attempt(attempt: int, next_attem
 def test_a_task_with_a_valid_lease_is_left_alone_whatever_else_is_true_of_it(
     attempt: int, cancel: CancelRequest | None
 ):
-    assert decide(record(working("other", attempt=attempt, cancel=cancel))) == Leave()
+    assert decide(record(working("other", attempt=attempt, cancel=cancel))) == Defer()
 
 
 def test_a_task_with_an_expired_lease_is_taken_over_as_the_next_attempt():
@@ -105,7 +105,7 @@ def test_a_task_with_an_expired_lease_is_settled_as_failed_if_lost_workers_are_n
 @pytest.mark.parametrize("wait_s", [0.001, 60])
 def test_a_task_whose_next_attempt_is_not_due_is_left_alone_but_a_cancel_request_does_not_wait(wait_s: float):
     waiting = queued(attempt=1)
-    assert on_delivery(record(waiting), FRESH, wait_s=wait_s, policy=Policy(MOST)) == Leave()
+    assert on_delivery(record(waiting), FRESH, wait_s=wait_s, policy=Policy(MOST)) == Defer()
     cancelled = queued(attempt=1, cancel=CANCEL)
     assert on_delivery(record(cancelled), FRESH, wait_s=wait_s, policy=Policy(MOST)) == SettleCancelled(
         cancelled, REVISION
@@ -132,7 +132,7 @@ def test_a_settled_task_is_never_run_again_its_result_is_published_again(
     assert decision == Republish(record(entry))
 
 
-GIVEN_BACK = working(state="queued", attempt=0)
+RELEASED = working(state="queued", attempt=0)
 
 
 # -- an outcome that was found on disk --------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_a_committed_outcome_is_published_again_within_the_duplicate_window():
     [
         pytest.param(None, id="nothing"),
         pytest.param(queued(), id="queued"),
-        pytest.param(GIVEN_BACK, id="given back under the same claim"),
+        pytest.param(RELEASED, id="released under the same claim"),
         pytest.param(working("other"), id="claimed by another"),
         pytest.param(settled("other"), id="settled by another"),
         pytest.param(settled("mine", result_id="result-code-t-other"), id="settled by another over my claim"),

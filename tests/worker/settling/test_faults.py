@@ -17,7 +17,7 @@ from agentbus.errors import StreamFullError
 from agentbus.provision.nats_server import NatsServer, run_server
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.settling import outbox as outbox_module
-from agentbus_worker.settling.outbox import Outbox, Unsent, replay
+from agentbus_worker.settling.outbox import Outbox, OutboxEntry, replay
 from agentbus_worker.settling.server_clock import ServerClock
 from support.harness import SUPPORT, Process, eventually, process, run_cli, worker, worker_toml
 from support.jobs import (
@@ -192,7 +192,7 @@ async def test_an_expired_outcome_is_not_published_again_after_the_clock_was_set
     result, claim = status.result, status.record.entry.claim
     assert result is not None
     assert claim is not None
-    left = Unsent(
+    left = OutboxEntry(
         agent="code",
         task_id=status.task_id,
         nonce=claim.nonce,
@@ -204,7 +204,7 @@ async def test_an_expired_outcome_is_not_published_again_after_the_clock_was_set
     outbox = Outbox(tmp_path)
     await outbox.put(left)
     clock = ServerClock(coordinator.bus, "AGENT_TASKS", "agent-code")
-    monkeypatch.setattr(outbox_module, "_MEMORY_OF_IDS_S", 0.1)
+    monkeypatch.setattr(outbox_module, "_DUPLICATE_WINDOW_S", 0.1)
     await coordinator.bus.api("STREAM.PURGE.AGENT_RESULTS")
     await eventually(lambda: _aged(clock, status.record.changed_at), "the commit is older than the memory of its id")
     await replay(coordinator.bus, outbox, clock, Metrics())

@@ -45,7 +45,7 @@ async def test_a_renewal_in_progress_does_not_undo_the_settlement(coordinator: C
     async with PullConsumer(bus, subjects.TASKS_STREAM, subjects.durable("code")) as puller:
         result = new_result(task.message.to_json(), result_id="result-1", status="completed")
         lease = Lease(slow, await puller.next(), "code", task.id, entry, revision)
-        async with asyncio.timeout(5), lease.kept():
+        async with asyncio.timeout(5), lease.renewing():
             await slow.renewal_is_under_way.wait()
             lease.stop_renewing()
             settling = asyncio.create_task(lease.commit(result))

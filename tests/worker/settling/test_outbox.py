@@ -205,7 +205,7 @@ async def test_a_task_that_cannot_be_released_is_taken_over_when_its_lease_has_e
         await eventually((tmp_path / "ran").exists, "the command runs")
         outage.begin()
         child.terminate()
-        await child.until_said("could not be given back")
+        await child.until_said("could not be released")
         assert await child.exit_code() == 0
     await outage.end()
     assert (await outage.bus.task(task_id).status()).state == "working"

@@ -7,7 +7,7 @@ import pytest
 
 from agentbus.protocol.json_codec import decode, encode
 from agentbus_worker.running.command import Exit, Output
-from agentbus_worker.settling.outcome import Outcome, of_exit
+from agentbus_worker.settling.outcome import Outcome, outcome_of_exit
 
 
 def output(data: bytes = b"", *, head: bytes | None = None) -> Output:
@@ -23,7 +23,7 @@ def ended(
     reason: Literal["exited", "timeout", "idle", "stopped"] = "exited",
 ) -> Outcome:
     out = output(stdout) if isinstance(stdout, bytes) else stdout
-    return of_exit(Exit(reason, code, out, output(stderr), 1.23456), timeout_s=1800, idle_timeout_s=60)
+    return outcome_of_exit(Exit(reason, code, out, output(stderr), 1.23456), timeout_s=1800, idle_timeout_s=60)
 
 
 # -- how it ended -----------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ async def test_one_slot_runs_one_command_at_a_time_and_each_task_once(
     async with prefetching_worker(config) as child:
         results = [await settled(coordinator, task_id) for task_id in ids]
         await acknowledged(coordinator)
-        assert not child.said("given back")
+        assert not child.said("released")
     assert runs(tmp_path) == ids, "they are done in the order in which they were published"
     assert {(status.state, attempt(status), text(status)) for status in results} == {("completed", 1, "")}
     assert len(await result_messages(coordinator)) == 60
@@ -79,7 +79,7 @@ async def test_while_a_long_command_runs_another_replica_runs_the_prefetched_tas
     behind = [await publish(coordinator, "x") for _ in range(10)]
     async with prefetching_worker(quick_agent(tmp_path, server), keep_s=3) as one:
         await eventually((tmp_path / "one" / "long").exists, "the long task runs")
-        await one.until_said("given back")
+        await one.until_said("released")
         async with worker(quick_agent(tmp_path, server, "two")):
             assert {attempt(await settled(coordinator, task_id)) for task_id in behind} == {1}
             assert (await coordinator.task(long).status()).state == "working"

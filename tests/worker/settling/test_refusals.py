@@ -21,7 +21,7 @@ from agentbus_worker.metrics import metrics_of
 from agentbus_worker.settling import lease_monitor
 from agentbus_worker.settling.claim import claim
 from agentbus_worker.settling.lease_monitor import LeaseMonitor
-from agentbus_worker.settling.outbox import Outbox, Unsent, replay
+from agentbus_worker.settling.outbox import Outbox, OutboxEntry, replay
 from agentbus_worker.settling.server_clock import ServerClock
 from agentbus_worker.settling.slots import Slots
 from support.delivered import delivered
@@ -145,7 +145,7 @@ async def replayed(coordinator: Coordinator, folder: Path, task_id: str) -> Outb
     outbox, config = Outbox(folder), load_worker(worker_toml(folder, "nats://127.0.0.1:4222"))[0]
     result = result_of(task_id)
     await outbox.put(
-        Unsent(
+        OutboxEntry(
             agent="code", task_id=task_id, nonce="mine", status="completed", inbox="main", result=result,
             written_at=time.time(),
         )
@@ -163,7 +163,7 @@ async def test_a_replay_that_conflicts_with_a_cancel_request_reads_again_and_com
     task_id = await publish(coordinator, "x")
     overtake(monkeypatch, "settled", cancel=CANCEL)
     outbox = await replayed(coordinator, tmp_path, task_id)
-    assert outbox.waiting() == 0
+    assert outbox.count() == 0
     assert (await coordinator.task(task_id).status()).state == "completed"
     assert len(await result_messages(coordinator)) == 1
 
@@ -175,7 +175,7 @@ async def test_a_replay_that_conflicts_with_another_worker_reads_again_and_drops
     task_id = await publish(coordinator, "x")
     overtake(monkeypatch, "settled", claim=new_claim("other"))
     outbox = await replayed(coordinator, tmp_path, task_id)
-    assert outbox.waiting() == 0
+    assert outbox.count() == 0
     assert (await coordinator.task(task_id).status()).state == "working"
     assert await result_messages(coordinator) == []
 

@@ -149,7 +149,7 @@ async def test_a_worker_that_stops_now_stores_a_result_if_the_bus_accepts_it(
         job.stop_now()
         with Slots(1).reserve() as reservation:
             await job.run(reservation)
-        assert context.outbox.waiting() == 0
+        assert context.outbox.count() == 0
     status = await settled(coordinator, task_id)
     assert status.state == "failed"
     assert "cannot be made" in error(status)

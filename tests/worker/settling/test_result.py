@@ -9,7 +9,7 @@ import pytest
 from agentbus.protocol.json_codec import Json, decode, encode
 from agentbus.protocol.messages import Result, decode_result, new_result, new_task
 from agentbus_worker.settling import result
-from agentbus_worker.settling.outbox import Unsent
+from agentbus_worker.settling.outbox import OutboxEntry
 
 
 def result_of(text: str, *, task: dict[str, Json] | None = None, **more: Any) -> dict[str, Json]:
@@ -131,6 +131,6 @@ def test_an_outcome_on_disk_has_the_fields_and_the_order_that_earlier_workers_wr
         "agent": "code", "task_id": "t1", "nonce": "n", "status": "completed", "inbox": "main", "result": message,
         "written_at": 1.5, "revision": 7, "trace": {"traceparent": "00-1"},
     }  # fmt: skip
-    written = Unsent.model_validate(decode(encode(fields)))
+    written = OutboxEntry.model_validate(decode(encode(fields)))
     assert isinstance(written.result, Result)
     assert encode(written.to_json()) == encode(fields)

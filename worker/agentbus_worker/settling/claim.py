@@ -1,4 +1,4 @@
-"""Turn a delivery into a claimed job, or do what else the ledger calls for."""
+"""Claims the task of a delivery, or settles, republishes or defers it, as its ledger entry requires."""
 
 import logging
 
@@ -17,7 +17,7 @@ from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.dead_letter import SHORTEST_NAK_S, store_dead_letter
 from agentbus_worker.settling.decisions import (
     Claim,
-    Leave,
+    Defer,
     Policy,
     Republish,
     SettleCancelled,
@@ -33,15 +33,15 @@ log = logging.getLogger("agentbus.worker")
 
 
 async def claim(context: Context, delivery: Delivery) -> Job | None:
-    """Decide what a delivery calls for, and do all of it that is not running the command.
+    """Decide what to do with a delivery, and do it, except for running the command.
 
-    Returns a job to run, or None when the delivery has been settled, stored as a dead letter or handed back.
+    Returns a job to run, or None if the delivery was settled, stored as a dead letter or returned to the queue.
 
-    A message or a ledger entry that cannot be understood, and a fault of this program while it reads one, end in a dead
-    letter: the next delivery would end no better. What the bus or the machine refuses does not.
+    An invalid message or ledger entry, or a fault of this program while it reads one, makes a dead letter, because the
+    next delivery would fail in the same way. An error of the bus or the machine does not.
 
     Raises:
-        BusError, OSError, MemoryError: it could not be decided; hand the delivery back.
+        BusError, OSError, MemoryError: it could not be decided; nak the delivery.
     """
     try:
         return await _claim(context, delivery)
@@ -63,61 +63,61 @@ async def _claim(context: Context, delivery: Delivery) -> Job | None:
     incoming = read_delivery(delivery, context.agent, max_bytes=context.config.worker.max_task_bytes)
     task = incoming.task
     if task.id in context.held:
-        # Its lease may have run out while the bus took no result. A worker never takes over from itself.
+        # Its lease may have expired while the bus stored no result. A worker never takes over from itself.
         await delivery.nak(SHORTEST_NAK_S)
         return None
-    fresh = queued(task, task.inbox(context.config.default_inbox), incoming.publication)
+    new_entry = queued(task, task.inbox(context.config.default_inbox), incoming.publication)
     try:
-        return await _decide(context, delivery, incoming, fresh)
+        return await _decide(context, delivery, incoming, new_entry)
     except CorruptEntryError as error:
         key = (context.agent, task.id)
         left_s = await context.lease_monitor.lease_left_s(key, error.revision, error.changed_at, context.lease_s)
         if left_s <= 0:
             raise
-        # A worker that holds the task writes over it with its next renewal.
+        # A worker that holds the task replaces the entry with its next renewal.
         await delivery.nak(max(SHORTEST_NAK_S, left_s))
         TaskLog(task.id).warning("%s; looking again in %.1f s", error, left_s)
         return None
 
 
-async def _decide(context: Context, delivery: Delivery, incoming: Incoming, fresh: Entry) -> Job | None:
+async def _decide(context: Context, delivery: Delivery, incoming: Incoming, new_entry: Entry) -> Job | None:
     task, job, done = incoming.task, None, False
     if delivery.num_delivered == 1:
-        # The publisher told the revision of the ledger entry, or knows of no ledger: this claim is one round trip.
-        job = await _try_claim(context, delivery, task, Claim(fresh, incoming.revision or 0, attempt=1))
+        # The revision of the ledger entry is in the message, or the publisher wrote none: claim in one round trip.
+        job = await _try_claim(context, delivery, task, Claim(new_entry, incoming.revision or 0, attempt=1))
     while job is None and not done:
         found = await context.ledger.read(context.agent, task.id)
-        job, done = await _follow(context, delivery, task, found, fresh)
+        job, done = await _act_on(context, delivery, task, found, new_entry)
     return job
 
 
-async def _follow(
-    context: Context, delivery: Delivery, task: Task, found: Record | NoEntry, fresh: Entry
+async def _act_on(
+    context: Context, delivery: Delivery, task: Task, found: Record | NoEntry, new_entry: Entry
 ) -> tuple[Job | None, bool]:
-    """Do what one reading of the ledger calls for: (the claimed job, whether all is done without one).
+    """Act on a ledger entry; returns the claimed job, and whether all is done without one.
 
-    Neither means that another party wrote in between: read again.
+    With neither, another party has written the entry meanwhile: read it again.
     """
     wait_s = 0.0 if isinstance(found, NoEntry) else await context.lease_monitor.remaining_s(found)
-    decision = on_delivery(found, fresh, wait_s=wait_s, policy=context.policy)
+    decision = on_delivery(found, new_entry, wait_s=wait_s, policy=context.policy)
     match decision:
         case Claim():
             return await _try_claim(context, delivery, task, decision), False
         case SettleCancelled() | SettleExhausted():
             with tracing.settling(delivery.headers, agent=context.agent, worker=context.instance, task_id=task.id):
-                return None, await _settle_unrun(context, delivery, task, decision)
+                return None, await _settle_without_run(context, delivery, task, decision)
         case Republish(record):
             await publish_again(context.bus, record)
             await delivery.ack()
             TaskLog(task.id).info("its result was there already; acknowledged", redeliveries=delivery.num_delivered - 1)
-        case Leave():
+        case Defer():
             await delivery.nak(max(SHORTEST_NAK_S, wait_s))
             TaskLog(task.id).debug("not ours now; looking again in %.1f s", wait_s)
     return None, True
 
 
 async def _try_claim(context: Context, delivery: Delivery, task: Task, decision: Claim) -> Job | None:
-    """Claim by compare-and-set; None if another party was faster, so that the ledger must be read again."""
+    """Claim by compare-and-set; None if another party wrote the entry first, so that it must be read again."""
     entry = claimed(decision.base, _new_claim(context), decision.attempt)
     verdict = await compare_and_set(context.ledger, context.agent, task.id, entry, revision=decision.revision)
     if isinstance(verdict, Lost):
@@ -133,8 +133,8 @@ def _new_claim(context: Context) -> ClaimRecord:
     return ClaimRecord(worker=context.instance, nonce=random_token(), lease_s=context.lease_s, since=now())
 
 
-def _why_no_further(entry: Entry, policy: Policy) -> str:
-    """Why a task is not tried again, from what is known of its attempts."""
+def _why_exhausted(entry: Entry, policy: Policy) -> str:
+    """Explain why a task is not tried again."""
     if entry.state == "working" and entry.attempt < policy.max_attempts:
         return f"the worker was lost while it ran the task (attempt {entry.attempt}), which is no reason to try again"
     if entry.last_failure is None and entry.attempt > 1:
@@ -144,15 +144,15 @@ def _why_no_further(entry: Entry, policy: Policy) -> str:
     return f"attempts exhausted ({entry.attempt}): " + "; ".join(part for part in (lost, earlier) if part)
 
 
-async def _settle_unrun(
+async def _settle_without_run(
     context: Context, delivery: Delivery, task: Task, decision: SettleCancelled | SettleExhausted
 ) -> bool:
-    """Settle a task that no worker runs, then ack. False if another party wrote in between: read again."""
+    """Settle a task without a run, then ack; returns False if another party wrote the entry first."""
     base = decision.base
     if isinstance(decision, SettleCancelled):
         outcome = cancelled_outcome(base)
     else:
-        why = _why_no_further(base, context.policy)
+        why = _why_exhausted(base, context.policy)
         outcome = Outcome("failed", "", why, reason=why)
     new_claim = _new_claim(context)
     result = result_message(context, delivery, task, outcome, new_claim.nonce, base.attempt)

@@ -1,4 +1,4 @@
-"""What all jobs of one worker share."""
+"""The objects that all jobs of one worker share."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from agentbus_worker.state_folder import StateFolder
 class Context:
     """The bus, the configuration, and the worker's own state on disk and in the process table.
 
-    `held` are the ids of the tasks that this worker has claimed and is not done with.
+    `held` has the ids of the tasks that this worker has claimed and not settled yet.
     """
 
     bus: Bus
@@ -35,11 +35,11 @@ class Context:
 
     @property
     def agent(self) -> str:
-        """The agent that this worker is."""
+        """The agent that this worker belongs to."""
         return self.config.agent.id
 
     @property
     def policy(self) -> Policy:
-        """How often a task is tried."""
+        """The limits of attempts."""
         worker = self.config.worker
         return Policy(max_attempts=worker.max_attempts, retry_lost="lost" in worker.retry_on)

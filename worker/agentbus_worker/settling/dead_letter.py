@@ -1,4 +1,4 @@
-"""Keep what no worker could accept, with its bytes and the reason; drop nothing."""
+"""Stores messages that the worker cannot accept as dead letters, with their bytes and the reason."""
 
 import hashlib
 import logging
@@ -37,11 +37,11 @@ _HEADERS_BYTES: Final = 4_096
 _REASON_CHARS: Final = 500
 _RETRY_S: Final = 5.0
 SHORTEST_NAK_S: Final = 0.5
-"""The shortest pause before a task that another worker may have is looked at again."""
+"""The shortest delay of a nak for a task that another worker may hold."""
 
 
 class _LeaseHeldError(Exception):
-    """Control flow of this module: another worker may hold the task for so many seconds more."""
+    """Control flow of this module: another worker may hold the task for `wait_s` more seconds."""
 
     def __init__(self, wait_s: float) -> None:
         super().__init__(wait_s)
@@ -49,27 +49,27 @@ class _LeaseHeldError(Exception):
 
 
 async def store_dead_letter(context: Context, delivery: Delivery, reason: str) -> bool:
-    """Store the raw message in AGENT_DEAD, tell its sender, and only then end its delivery.
+    """Store the raw message in AGENT_DEAD, notify its sender, and then terminate the delivery.
 
-    Returns False if that cannot be done now; the message is handed back and tried again later.
+    Returns False if that cannot be done now; the message is delivered again later.
     """
     bus, where = context.bus, f"{delivery.stream}.{delivery.stream_seq}"
     room = bus.max_message_bytes - _HEADERS_BYTES
     headers = {
-        DEAD_REASON: _header(reason),
+        DEAD_REASON: _header_value(reason),
         DEAD_AGENT: context.agent,
         DEAD_WORKER: context.instance,
         DEAD_TIME: now(),
         DEAD_ORIGIN: where,
-        DEAD_ORIGIN_MSG_ID: _header(delivery.headers.get(MSG_ID, "")),
+        DEAD_ORIGIN_MSG_ID: _header_value(delivery.headers.get(MSG_ID, "")),
         DEAD_SIZE: str(len(delivery.data)),
         DEAD_SHA256: hashlib.sha256(delivery.data).hexdigest(),
         **tracing.headers(),
     }
     try:
         await bus.store(subjects.dead(context.agent), delivery.data[:room], msg_id=f"dead.{where}", headers=headers)
-        await _tell_sender(context, delivery, reason)
-        await delivery.term(_header(reason))
+        await _notify_sender(context, delivery, reason)
+        await delivery.term(_header_value(reason))
     except _LeaseHeldError as held:
         log.info("message %s is not a valid task (%s), but a worker may hold its task; looking again in %.1f s",
                  where, reason, held.wait_s)  # fmt: skip
@@ -86,16 +86,16 @@ async def store_dead_letter(context: Context, delivery: Delivery, reason: str) -
     return True
 
 
-async def _tell_sender(context: Context, delivery: Delivery, reason: str) -> None:
-    """Send a `failed` result where the message names an id and an inbox: once the ledger has taken it.
+async def _notify_sender(context: Context, delivery: Delivery, reason: str) -> None:
+    """Send a `failed` result if the message has an id and an inbox, after it is committed to the ledger.
 
-    Where the ledger has no entry of the task, as for a foreign publisher, there is no result to be in conflict with.
+    Without a ledger entry, as with a foreign publisher, there is no other result that it could conflict with.
 
     Raises:
-        _LeaseHeldError: the result must not be made yet.
+        _LeaseHeldError: another worker may hold the task.
         BusError: not decided; call again.
     """
-    task = _readable(delivery.data)
+    task = _readable_object(delivery.data)
     if task is None or not isinstance(task.get("id"), str) or not task["id"]:
         return
     inbox = next(
@@ -104,7 +104,7 @@ async def _tell_sender(context: Context, delivery: Delivery, reason: str) -> Non
     )
     if inbox is None:
         return
-    # Made from the stored message itself: another delivery of the same one gets the same id.
+    # Derived from the stored message, so that another delivery of it has the same id.
     origin = hashlib.sha256(f"{delivery.stream}.{delivery.stream_seq}.{delivery.stored_at}".encode()).hexdigest()[:20]
     result = new_result(
         task,
@@ -119,11 +119,10 @@ async def _tell_sender(context: Context, delivery: Delivery, reason: str) -> Non
 
 
 async def _settle_task(context: Context, delivery: Delivery, task: dict[str, Json], inbox: str, result: Result) -> bool:
-    """Settle the task as failed if this is the very message that its ledger entry was made for.
+    """Settle the task as failed if its ledger entry was made for this message.
 
-    Another message that only bears the same id must not settle the task: its own message will. If the task has its
-    result by now (it was settled by a worker that accepts larger tasks), that result is published again in case its
-    worker could not.
+    Another message with the same id must not settle the task. If the task has its result by now, from a worker that
+    accepts larger tasks, that result is published again in case its worker could not.
 
     Returns False if the ledger has no entry of the task.
     """
@@ -132,14 +131,14 @@ async def _settle_task(context: Context, delivery: Delivery, task: dict[str, Jso
         try:
             found = await context.ledger.read(agent, task_id)
         except CorruptEntryError as error:
-            base, revision = _base(task, inbox), error.revision
+            base, revision = _replacement_entry(task, inbox), error.revision
             left_s = await context.lease_monitor.lease_left_s(
                 (agent, task_id), revision, error.changed_at, context.lease_s
             )
         else:
             if not isinstance(found, Record):
                 return False
-            if not _is_genuine(delivery, found):
+            if not _is_message_of(delivery, found):
                 return True
             if found.entry.terminal:
                 await publish_again(context.bus, found)
@@ -152,10 +151,10 @@ async def _settle_task(context: Context, delivery: Delivery, task: dict[str, Jso
             return True
 
 
-def _is_genuine(delivery: Delivery, record: Record) -> bool:
-    """Whether an entry was made for this message: the id of the message has the entry's random part in it.
+def _is_message_of(delivery: Delivery, record: Record) -> bool:
+    """Return whether an entry was made for this message: the message id contains the random part of the entry.
 
-    An entry of an older publisher has none; then the header with its revision tells, while the entry is unchanged.
+    An entry of an older publisher has no random part. Then the revision in the header decides, while it is unchanged.
     """
     publication = record.entry.publication
     if delivery.headers.get(MSG_ID) != subjects.task_msg_id(record.agent, record.task_id, publication):
@@ -164,8 +163,8 @@ def _is_genuine(delivery: Delivery, record: Record) -> bool:
     return publication is not None or record.entry.terminal or revision == record.revision
 
 
-def _base(task: dict[str, Json], inbox: str) -> Entry:
-    """The entry that takes the place of one that cannot be read, as far as the message tells."""
+def _replacement_entry(task: dict[str, Json], inbox: str) -> Entry:
+    """Return an entry that replaces an unreadable one, from the fields of the message."""
 
     def text(name: str, limit: int) -> str:
         found = task.get(name)
@@ -180,15 +179,15 @@ def _base(task: dict[str, Json], inbox: str) -> Entry:
     )
 
 
-def _readable(data: bytes) -> dict[str, Json] | None:
+def _readable_object(data: bytes) -> dict[str, Json] | None:
     try:
         found = decode(data)
-        decode(encode({"result": {"task": found}}))  # a result, and the ledger with it, must be readable again
+        decode(encode({"result": {"task": found}}))  # the result and the ledger entry embed it, and must be readable
     except MessageError:
         return None
     return cast("dict[str, Any]", found) if isinstance(found, dict) else None
 
 
-def _header(text: str) -> str:
-    """Text that may stand in a header: ASCII, one line, bounded."""
+def _header_value(text: str) -> str:
+    """Make a header value of a text: ASCII, one line, bounded."""
     return " ".join(text.encode("ascii", "backslashreplace").decode().split())[:_REASON_CHARS]

@@ -1,7 +1,7 @@
-"""Decide what to do next with a task, as pure functions.
+"""Decides what to do with a task, in pure functions of the ledger entry, the delivery and the clock.
 
-They see the ledger, the delivery and the clock, and touch nothing; `settling.job` carries them out. The rule
-behind all of them: the ledger key decides, and only a compare-and-set on it decides for sure.
+`settling.claim` and `settling.outbox` act on the decisions. The ledger key is authoritative, and only a compare-and-set
+on it is final.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from typing import Final, TypeAlias
 from agentbus.protocol.ledger_entry import Entry, NoEntry, Record
 
 _LONGEST_RETRY_S: Final = 3600.0
-"""The longest pause before another attempt at a task: the doubling of `retry_backoff_seconds` ends here."""
+"""The longest backoff: `retry_backoff_seconds` is doubled up to this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """No worker has the task, or its owner is gone: take it, as this attempt, if the key still is at `revision`."""
+    """The task has no owner, or its lease has expired: claim it as this attempt, if the key is still at `revision`."""
 
     base: Entry
     revision: int
@@ -24,14 +24,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Republish:
-    """The task has its result. Make sure that it is in the inbox, then ack; run nothing."""
+    """The task has its result: publish it again in case it is not in the inbox, ack, and run nothing."""
 
     record: Record
 
 
 @dataclass(frozen=True, slots=True)
 class SettleCancelled:
-    """A coordinator asked to cancel the task, and no worker has it: settle it unrun."""
+    """A coordinator requested a cancel, and no worker has the task: settle it without a run."""
 
     base: Entry
     revision: int
@@ -39,48 +39,47 @@ class SettleCancelled:
 
 @dataclass(frozen=True, slots=True)
 class SettleExhausted:
-    """Too many workers were lost over this task: settle it as failed."""
+    """The task has no attempts left: settle it as failed."""
 
     base: Entry
     revision: int
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
-    """The owner lives: hand the delivery back, and look again when its lease could be over."""
+class Defer:
+    """Another worker holds the lease, or the retry is not due: nak the delivery, to decide again later."""
 
 
-Decision: TypeAlias = Claim | Republish | SettleCancelled | SettleExhausted | Leave
+Decision: TypeAlias = Claim | Republish | SettleCancelled | SettleExhausted | Defer
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How often a task is tried, and whether a task whose worker was lost is tried again at all."""
+    """How many attempts a task has, and whether a task of a lost worker is retried."""
 
     max_attempts: int = 3
     retry_lost: bool = True
 
 
-def on_delivery(found: Record | NoEntry, fresh: Entry, *, wait_s: float, policy: Policy) -> Decision:
-    """What a delivered task calls for.
+def on_delivery(found: Record | NoEntry, new_entry: Entry, *, wait_s: float, policy: Policy) -> Decision:
+    """Decide what to do with a delivered task.
 
     Args:
-        found: what the ledger says.
-        fresh: the entry of this task if the ledger has none (a foreign publisher does not write one).
-        wait_s: seconds until the lease of the owner that `found` names is over, or until its next attempt is due;
-            0 or less when nothing stands against a claim.
+        found: the ledger entry, or that there is none.
+        new_entry: the entry for a task without one; only publishers of agentbus write entries.
+        wait_s: seconds until the lease in `found` expires, or the retry is due; 0 or less if it can be claimed.
     """
     if isinstance(found, NoEntry):
-        return Claim(fresh, found.revision, attempt=1)
+        return Claim(new_entry, found.revision, attempt=1)
     entry = found.entry
     if entry.result is not None:
         return Republish(found)
     if entry.state == "working" and wait_s > 0:
-        return Leave()
+        return Defer()
     if entry.cancel is not None:
         return SettleCancelled(entry, found.revision)
     if wait_s > 0:
-        return Leave()
+        return Defer()
     if entry.attempt >= policy.max_attempts or (entry.state == "working" and not policy.retry_lost):
         return SettleExhausted(entry, found.revision)
     return Claim(entry, found.revision, attempt=entry.attempt + 1)
@@ -88,21 +87,21 @@ def on_delivery(found: Record | NoEntry, fresh: Entry, *, wait_s: float, policy:
 
 @dataclass(frozen=True, slots=True)
 class CommitOutbox:
-    """The claim still is ours: commit the outcome from disk on top of `record`, then publish it."""
+    """The claim of the outcome is still in the ledger: commit the outcome on top of `record`, then publish it."""
 
     record: Record
 
 
 @dataclass(frozen=True, slots=True)
 class RepublishOutbox:
-    """It was committed: publish it again under its id."""
+    """The outcome was committed: publish it again under its id."""
 
     record: Record
 
 
 @dataclass(frozen=True, slots=True)
 class DropOutbox:
-    """It must not be sent: another worker has the task, or the server no longer remembers the result's id."""
+    """The outcome must not be sent: another worker has the task, or the duplicate window is over."""
 
     reason: str
 
@@ -110,13 +109,13 @@ class DropOutbox:
 def on_outbox(
     found: Record | NoEntry, *, nonce: str, result_id: str, expired: bool
 ) -> CommitOutbox | RepublishOutbox | DropOutbox:
-    """What to do at start with an outcome that was found on disk.
+    """Decide what to do with an outcome that was found on disk at the start.
 
     Args:
-        found: what the ledger says of its task.
-        nonce: the claim under which it was made.
+        found: the ledger entry of its task.
+        nonce: the nonce of the claim under which it was made.
         result_id: the id of its result.
-        expired: whether it is older than the server's memory of result ids.
+        expired: whether it is older than the server's duplicate window for results.
     """
     if isinstance(found, NoEntry):
         return DropOutbox("the ledger does not know the task any more")
@@ -131,12 +130,12 @@ def on_outbox(
 
 
 def retry_pause_s(attempt: int, *, base_s: float, jitter: float) -> float:
-    """Return the pause after a failed attempt before the next one: doubled for each attempt, an hour at the longest.
+    """Return the backoff before the next attempt: doubled for each attempt, at most an hour.
 
     Args:
-        attempt: the one that failed; the first is 1.
+        attempt: the number of the failed attempt, from 1.
         base_s: `retry_backoff_seconds`.
-        jitter: a factor around 1, so that tasks that failed together do not come back together.
+        jitter: a factor around 1, so that tasks that failed together are not retried together.
     """
-    doublings = min(attempt - 1, 16)  # beyond that even a pause of a second is over an hour, and powers overflow
+    doublings = min(attempt - 1, 16)  # a second doubled 16 times is over an hour; larger powers overflow
     return min(base_s * 2**doublings * jitter, _LONGEST_RETRY_S)

@@ -1,7 +1,7 @@
-"""One claimed task, from the start of its command to the acknowledgement.
+"""Runs one claimed task, from the start of its command to the acknowledgement.
 
-The order is what keeps a result from being lost or doubled: run, write the outcome to disk, commit the whole result to
-the ledger by compare-and-set, publish it under an id that only this claim could know, and only then ack.
+The order of the steps keeps a result from being lost or doubled: run, write the outcome to disk, commit the whole
+result to the ledger by compare-and-set, publish it under an id that contains the nonce of the claim, then ack.
 """
 
 import asyncio
@@ -34,29 +34,29 @@ from agentbus_worker.running.task_command import command_limits, task_command
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.decisions import retry_pause_s
 from agentbus_worker.settling.lease import Lease
-from agentbus_worker.settling.outbox import Copy, Unsent
-from agentbus_worker.settling.outcome import Outcome, cancelled_outcome, decode_output, of_exit
+from agentbus_worker.settling.outbox import OutboxCopy, OutboxEntry
+from agentbus_worker.settling.outcome import Outcome, cancelled_outcome, decode_output, outcome_of_exit
 from agentbus_worker.settling.result import result_message, with_stored_output
 from agentbus_worker.settling.slots import Reservation
 
 _RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
-"""Pauses before a step of the settlement is repeated; the last one again and again. A restart of a server takes 1 s."""
+"""Pauses before a step of the settlement is repeated; the last one repeats. A server restart takes about 1 s."""
 _CANCEL_GRACE_S: Final = 1.0
-"""The most that a cancelled command gets between SIGTERM and SIGKILL: its tree is gone within two seconds."""
+"""The longest time between SIGTERM and SIGKILL of a cancelled command, so that it ends within two seconds."""
 _STOPPING_TIMEOUT_S: Final = 1.0
-"""How long a worker that must end at once tries to store a result; the outcome stays on disk then."""
+"""How long a worker that must end at once tries to store a result; after that the outcome stays on disk."""
 REFUSED_PAUSE_S: Final = 60.0
-"""How long to leave what the bus refuses until an operator acts: a permission, a stream that does not exist."""
+"""The delay after a refusal that only an operator can fix: a permission, a stream that does not exist."""
 
 
 class _StoppingError(Exception):
-    """Control flow of this module: the worker must end at once, and the bus has not taken the result."""
+    """Control flow of this module: the worker must end at once, and the bus has not stored the result."""
 
 
 class Job:
-    """A claimed task: run it, settle it.
+    """A claimed task, which is run and settled.
 
-    `taken_from` is the worker that had the task before, and was lost while it ran it.
+    `taken_from` is the lost worker that held the task before, if this is a takeover.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Job:
         self._reservation: Reservation | None = None
         self._storing: asyncio.Timeout | None = None  # around the storing of the result, while that is tried
         self._taken_from = taken_from
-        self._late = False
+        self._delayed = False
         self.task = task
         self._log = TaskLog(
             task.id,
@@ -81,7 +81,7 @@ class Job:
 
     @contextmanager
     def traced(self) -> Generator[None]:
-        """The span of this attempt, for the length of the block."""
+        """Record the span of this attempt for the length of the block."""
         context, attempt = self._context, self._entry.attempt
         with tracing.processing(
             self._delivery.headers, agent=context.agent, task_id=self.task.id, worker=context.instance, attempt=attempt
@@ -92,28 +92,28 @@ class Job:
             yield
 
     def renew_now(self) -> None:
-        """Renew the lease at once: the connection is new, or a coordinator has changed the ledger entry."""
+        """Renew the lease at once: after a reconnect, or because a coordinator has changed the ledger entry."""
         self._lease.renew_now()
 
     def stop_now(self) -> None:
-        """End the command now, or stop storing the result soon; the task returns to the bus, the outcome to disk."""
+        """End the command now, and release the task; if the result is being stored, stop soon and keep it on disk."""
         if not self._stopping.is_set() and self._storing is not None:
-            self._limit(self._storing)
+            self._bound_storing(self._storing)
         self._stopping.set()
         self._lease.interrupt()
 
     async def run(self, reservation: Reservation) -> None:
-        """Run the command once there is a slot for it, and settle the task, keeping the lease meanwhile.
+        """Run the command once there is a slot for it, and settle the task, renewing the lease meanwhile.
 
-        The slot is free as soon as the command has ended: the rest overlaps with the next task. When this returns,
-        nothing that the command started is left.
+        The slot is free as soon as the command has ended, so the settlement overlaps with the next task. When this
+        returns, no process of the command is left.
 
         Raises:
             BusError: the connection has ended for good.
         """
         self._reservation = reservation
         try:
-            async with self._lease.kept():
+            async with self._lease.renewing():
                 try:
                     await self._run_in_slot(reservation)
                 except CommandError as error:
@@ -139,7 +139,7 @@ class Job:
             if await reservation.acquire() and not self._lease.interrupted.done():
                 await self._run_command(command, reservation)
             else:
-                await self._leave_unrun()
+                await self._finish_without_run()
 
     async def _run_command(self, command: Command, reservation: Reservation) -> None:
         context = self._context
@@ -153,11 +153,11 @@ class Job:
                 on_still_running=lambda: self._log.info("started"),
             )
             reservation.ended(ended.duration_s)
-            await asyncio.sleep(0)  # let the task that gets the slot go first
+            await asyncio.sleep(0)  # let the next task start first
             self._log.add(exit_code=ended.code, duration_s=round(ended.duration_s, 3), output_bytes=ended.stdout.size)
             self._log.debug("command ended")
             context.metrics.run_ended(ended.reason, ended.duration_s, ended.stdout.size)
-            await self._conclude(ended)
+            await self._finish(ended)
 
     @property
     def _entry(self) -> Entry:
@@ -171,19 +171,19 @@ class Job:
 
     @property
     def _flush(self) -> bool:
-        """Whether to send at once: not while quick commands follow one another, and no caller waits for one result."""
+        """Whether to send writes at once. While tasks are prefetched, they are batched instead."""
         return self._reservation is None or not self._reservation.prefetching
 
     def _stop_grace_s(self) -> float:
-        """A cancelled command, or one whose task another worker has, gets less time than one that is drained."""
+        """Return the grace period: shorter if the command is cancelled or the lease is lost than for a drain."""
         grace_s = self._context.config.worker.kill_grace_seconds
         return grace_s if self._stopping.is_set() and not self._lease.lost else min(grace_s, _CANCEL_GRACE_S)
 
-    async def _conclude(self, ended: Exit) -> None:
-        """Decide from the end of the command what becomes of the task, and do it."""
+    async def _finish(self, ended: Exit) -> None:
+        """Settle, retry, release or drop the task, according to how the command ended."""
         worker = self._context.config.worker
         if self._lease.lost:
-            self._drop()
+            self._drop_outcome()
             return
         if ended.reason == "stopped":
             if self._entry.cancel is None:
@@ -191,35 +191,37 @@ class Job:
                 return
             outcome = cancelled_outcome(self._entry, decode_output(ended.stdout.head))
         else:
-            outcome = of_exit(ended, timeout_s=worker.task_timeout_seconds, idle_timeout_s=worker.idle_timeout_seconds)
+            outcome = outcome_of_exit(
+                ended, timeout_s=worker.task_timeout_seconds, idle_timeout_s=worker.idle_timeout_seconds
+            )
             again = outcome.cause in worker.retry_on and self._entry.attempt < worker.max_attempts
-            if again and self._entry.cancel is None and await self._try_again_later(outcome):
+            if again and self._entry.cancel is None and await self._queue_retry(outcome):
                 return
         nonce = self._claim.nonce
         await self._settle(
             await with_stored_output(self._context, self.task.id, nonce, outcome, ended.stdout, self._log)
         )
 
-    async def _leave_unrun(self) -> None:
-        """Decide what becomes of a task for which there is no slot soon, or that must not be run any more."""
+    async def _finish_without_run(self) -> None:
+        """Settle, release or drop a task that gets no slot in time, or that must not run any more."""
         if self._lease.lost:
-            self._drop()
+            self._drop_outcome()
         elif self._entry.cancel is not None:
             await self._settle(cancelled_outcome(self._entry))
         else:
             await self._release()
 
-    # -- the ways out -------------------------------------------------------------------------------------------
+    # -- ends of a job ------------------------------------------------------------------------------------------
 
-    def _drop(self) -> None:
+    def _drop_outcome(self) -> None:
         tracing.outcome("lost", error="lease_lost")
         self._log.warning("the lease was lost to another worker; the outcome is dropped")
 
     async def _settle(self, outcome: Outcome) -> None:
-        """Outbox, commit, publish, ack: each tried until it works, for as long as the task is ours.
+        """Write to the outbox, commit, publish and ack; each step is repeated until it succeeds or the lease is lost.
 
         Raises:
-            _StoppingError: the worker must end before the bus has taken the result; the outcome is on disk.
+            _StoppingError: the worker must end before the bus has stored the result; the outcome is on disk.
         """
         context = self._context
         result = result_message(
@@ -228,14 +230,14 @@ class Job:
         failed = (outcome.cause or "not_started") if outcome.status == "failed" else None
         tracing.outcome(outcome.status, error=failed, reason=outcome.reason, exit_code=outcome.extra.get("exit_code"))
         self._lease.stop_renewing()
-        async with Copy(context.outbox, self._unsent(result)) as copy:
+        async with OutboxCopy(context.outbox, self._outbox_entry(result)) as copy:
             try:
                 await self._store(result)
             except LeaseLostError:
                 tracing.outcome("lost", error="lease_lost")
                 self._log.warning("the lease was lost before the commit; the outcome is dropped")
             except (PermissionDeniedError, SetupMissingError, TooLargeError, ApiError) as error:
-                # Other tasks must not suffer for it. What is in the ledger is published with every delivery of it.
+                # Free the slot for other tasks. A result that is in the ledger is published with the next delivery.
                 self._log.error("the bus refuses its result: %s", error)
                 context.metrics.count("result refused")
                 with suppress(BusUnavailableError):
@@ -245,10 +247,10 @@ class Job:
             else:
                 await self._acknowledge(outcome)
 
-    def _unsent(self, result: Result) -> Callable[[], Unsent]:
-        """What the outbox keeps of `result`, built only when a copy is written."""
+    def _outbox_entry(self, result: Result) -> Callable[[], OutboxEntry]:
+        """Return a function that builds the outbox entry, which is called only if a copy is written."""
         claim, inbox, revision = self._claim, self._entry.inbox, self._lease.revision
-        return lambda: Unsent(
+        return lambda: OutboxEntry(
             agent=self._context.agent,
             task_id=self.task.id,
             nonce=claim.nonce,
@@ -261,29 +263,29 @@ class Job:
         )
 
     async def _acknowledge(self, outcome: Outcome) -> None:
-        with suppress(BusUnavailableError):  # delivered again, the task is found settled and acknowledged then
+        with suppress(BusUnavailableError):  # the next delivery finds the task settled, and acknowledges it
             await self._delivery.ack()
         self._log.info("settled", status=outcome.status, reason=outcome.reason)
         self._context.metrics.settled(outcome.status)
-        if self._late:
+        if self._delayed:
             self._context.metrics.count("stored late")
 
     async def _store(self, result: Result) -> None:
-        """Commit and publish. A worker that must end at once gives this a moment more, and then leaves it."""
+        """Commit and publish the result, for a bounded time if the worker must end at once."""
         try:
             async with asyncio.timeout(None) as self._storing:
                 if self._stopping.is_set():
-                    self._limit(self._storing)
+                    self._bound_storing(self._storing)
                 bus, lease = self._context.bus, self._lease
-                await self._until_taken(lambda: lease.commit(result, flush=self._flush))
-                await self._until_taken(lambda: publish_committed(bus, lease.entry, flush=self._flush))
+                await self._retry_until_stored(lambda: lease.commit(result, flush=self._flush))
+                await self._retry_until_stored(lambda: publish_committed(bus, lease.entry, flush=self._flush))
         except TimeoutError:
             raise _StoppingError from None
         finally:
             self._storing = None
 
-    async def _until_taken(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Try one step of the settlement until the bus takes it."""
+    async def _retry_until_stored(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Repeat one step of the settlement until the bus has stored it."""
         failures = 0
         while True:
             try:
@@ -293,16 +295,16 @@ class Job:
                     raise
                 if failures == 0:
                     self._log.warning("the result cannot be stored yet: %s", error)
-                    self._late = True
+                    self._delayed = True
                 await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
                 failures += 1
 
     @staticmethod
-    def _limit(storing: asyncio.Timeout) -> None:
+    def _bound_storing(storing: asyncio.Timeout) -> None:
         storing.reschedule(asyncio.get_running_loop().time() + _STOPPING_TIMEOUT_S)
 
-    async def _try_again_later(self, outcome: Outcome) -> bool:
-        """Queue the task for another attempt, after a pause that doubles; False if it must be settled after all."""
+    async def _queue_retry(self, outcome: Outcome) -> bool:
+        """Queue the task for a retry, with backoff; returns False if that fails and the task must be settled."""
         base_s = self._context.config.worker.retry_backoff_seconds
         pause_s = retry_pause_s(self._entry.attempt, base_s=base_s, jitter=random.uniform(0.5, 1.5))  # noqa: S311
         self._lease.stop_renewing()
@@ -320,13 +322,13 @@ class Job:
         return True
 
     async def _release(self) -> None:
-        """Release the task, for another replica to take at once."""
+        """Release the task, so that another worker can take it at once."""
         self._lease.stop_renewing()
         try:
             await self._lease.release()
             await self._delivery.nak()
             tracing.outcome("given_back")
-            self._log.info("given back to the bus")
-            self._context.metrics.count("given back")
+            self._log.info("released to the bus")
+            self._context.metrics.count("released")
         except (LeaseLostError, BusError) as error:
-            self._log.warning("could not be given back (%s); its lease runs out by itself", error)
+            self._log.warning("could not be released (%s); its lease expires instead", error)

@@ -1,4 +1,4 @@
-"""The lease on one task: claimed, renewed and given up by compare-and-set on its ledger key."""
+"""Holds the lease on one task: renews, commits and releases it by compare-and-set on its ledger key."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -16,18 +16,18 @@ from agentbus.tasks.settle import Adopt, Lost, compare_and_set
 from agentbus_worker.log.lines import TaskLog
 
 _RETRY_S: Final = 1.0
-"""How soon to try a renewal again that has failed: several times within the shortest sensible lease."""
+"""The pause after a failed renewal: several attempts fit into a short lease."""
 _REQUEST_S: Final = 5.0
-"""How long to wait for the answer to one write: a lease of 30 s leaves room for several."""
+"""The time-out of one write: several of them fit into a lease of 30 s."""
 _LAG_TIMEOUT_S: Final = 30.0
-"""How long a replica may lag behind a revision that this worker has seen. To believe it would end the command."""
+"""How long to wait for a replica that lags behind a revision that this worker has seen."""
 
 
 class Lease:
-    """A claim that this worker holds, with the delivery that it came by.
+    """A claim that this worker holds, with its delivery.
 
-    `interrupted` is done when what runs under the lease must end: a cancel request has appeared in the ledger, the
-    lease is `lost` to another worker, or `interrupt()` was called.
+    `interrupted` is done when the command must end: a cancel request is in the ledger, the lease is `lost` to another
+    worker, or `interrupt()` was called.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class Lease:
         self._entry = entry
         self._revision = revision
         assert entry.claim is not None, "a lease begins with a claim"
-        self._lease_s = entry.claim.lease_s  # as this worker wrote it, whatever the entry says later
+        self._lease_s = entry.claim.lease_s  # as this worker wrote it; another party may change the entry
         self._writing = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
-        self._due: asyncio.TimerHandle | None = None
+        self._first_renewal: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._context: Context | None = None
         self.lost = False
@@ -51,7 +51,7 @@ class Lease:
 
     @property
     def entry(self) -> Entry:
-        """The ledger entry as this worker wrote or read it last."""
+        """The ledger entry, as this worker last wrote or read it."""
         return self._entry
 
     @property
@@ -60,14 +60,14 @@ class Lease:
         return self._revision
 
     @property
-    def _third_s(self) -> float:
+    def _interval_s(self) -> float:
         return self._lease_s / 3
 
     @asynccontextmanager
-    async def kept(self) -> AsyncGenerator[None]:
-        """Renew every third of the lease, until the end of the block, until `stop_renewing()`, or until it is lost."""
-        self._context = copy_context()  # renewals belong to the trace of the job, whichever task calls for them
-        self._due = asyncio.get_running_loop().call_later(self._third_s, self.renew_now)
+    async def renewing(self) -> AsyncGenerator[None]:
+        """Renew every third of the lease, until the end of the block, `stop_renewing()` or the loss of the lease."""
+        self._context = copy_context()  # renewals belong to the trace of the job, whichever task starts them
+        self._first_renewal = asyncio.get_running_loop().call_later(self._interval_s, self.renew_now)
         try:
             yield
         finally:
@@ -76,11 +76,11 @@ class Lease:
                 await self._renewing
 
     async def _renew(self) -> None:
-        """Renew again and again. Ends by the flag alone: a cancellation can get swallowed in a request."""
+        """Renew until `_stopping` is set. It is never cancelled, because a request could swallow the cancellation."""
         refused = False
         while not self._stopping.is_set():
             self._wake.clear()
-            pause_s = self._third_s
+            pause_s = self._interval_s
             try:
                 await self._write(renewed, timeout_s=min(pause_s, _REQUEST_S))
                 await self._delivery.in_progress()
@@ -91,8 +91,8 @@ class Lease:
                 if not refused:
                     TaskLog(self._key[1]).warning("its lease cannot be renewed: %s; trying on", error)
                 refused = True
-                # Only the ledger takes a lease away. While the bus is out of reach, no other worker can claim the
-                # task either; the next renewal finds out.
+                # Only the ledger decides about the lease: another worker may have claimed the task during the outage,
+                # and the next renewal notices that.
                 pause_s = min(pause_s, _RETRY_S)
             else:
                 if refused:
@@ -104,43 +104,43 @@ class Lease:
                         await self._wake.wait()
 
     def interrupt(self) -> None:
-        """Ask what runs under the lease to end."""
+        """Request the end of the command."""
         if not self.interrupted.done():
             self.interrupted.set_result(None)
 
     def renew_now(self) -> None:
-        """Renew without waiting for the next third: after a reconnect, others may be about to take the task over."""
+        """Renew at once. After a reconnect, another worker may be about to take the task over."""
         self._wake.set()
         if self._renewing is None and not self._stopping.is_set():
             self._renewing = asyncio.create_task(self._renew(), context=self._context)
 
     def stop_renewing(self) -> None:
-        """Begin no renewal from here on; one that is under way comes to its end."""
-        if self._due is not None:
-            self._due.cancel()
+        """Start no more renewals; one in progress completes."""
+        if self._first_renewal is not None:
+            self._first_renewal.cancel()
         self._stopping.set()
         self._wake.set()
 
     async def commit(self, result: Result, *, flush: bool = True) -> None:
-        """Make `result` the task's one result: from here on it can neither be lost nor become another.
+        """Make `result` the one result of the task: after this it can be neither lost nor replaced.
 
         `flush`: see `Bus.publish`.
 
         Raises:
             LeaseLostError: another worker has the task; the outcome must be dropped.
-            BusUnavailableError, StreamFullError: not decided; call again.
+            BusUnavailableError, StreamFullError: not committed, or not known to be; call again.
             TooLargeError: the result does not fit into the ledger.
         """
         await self._write(lambda entry: settled(entry, result), timeout_s=_REQUEST_S, flush=flush)
 
     async def release(self, *, retry_after_s: float | None = None, failure: str | None = None) -> None:
-        """Make the task `queued` again: for another replica at once, or for another attempt in `retry_after_s`.
+        """Make the task `queued` again: for any worker at once, or for a retry after `retry_after_s`.
 
-        Without a failure the attempt does not count.
+        Without a `failure` the attempt does not count.
 
         Raises:
             LeaseLostError: another worker has the task.
-            BusError: not decided; the lease runs out by itself.
+            BusError: not released, or not known to be; otherwise the lease expires.
         """
         attempt = self._entry.attempt if failure else max(0, self._entry.attempt - 1)
         last_failure = failure or self._entry.last_failure
@@ -148,12 +148,12 @@ class Lease:
         await self._write(lambda entry: entry.model_copy(update=changes), timeout_s=_REQUEST_S)
 
     async def _write(self, change: Callable[[Entry], Entry], *, timeout_s: float, flush: bool = True) -> None:
-        """Change the entry known last by compare-and-set; continue from what the key holds if that is our claim.
+        """Change the entry by compare-and-set; try again from the entry in the ledger while that has our claim.
 
-        An entry that cannot be read does not end the claim: this worker holds it in memory, and writes over that entry.
+        An unreadable entry does not end the claim: this worker has it in memory, and overwrites the entry.
 
-        One write at a time: a renewal that is still under way when the task is settled would take the revision of the
-        settlement for its own, and make the task `working` again.
+        Only one write is in progress at a time: a renewal during the settlement would continue from the revision of the
+        settled entry, and make the task `working` again.
         """
         async with self._writing:
             while True:

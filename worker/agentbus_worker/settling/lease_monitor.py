@@ -1,4 +1,4 @@
-"""When the lease of another worker is over."""
+"""Calculates when the lease of another worker expires."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -9,11 +9,11 @@ from agentbus.protocol.ledger_entry import Record
 from agentbus_worker.settling.server_clock import ServerClock
 
 _SEEN_LIMIT: Final = 1000
-"""Tasks whose revision is remembered where the server's time is not to be had: more than a worker meets at once."""
+"""How many revisions are remembered if the server's time is not available: more than a worker sees at once."""
 
 
 class LeaseMonitor:
-    """Tells how long another worker's lease, or the pause before an attempt, still lasts, by the server's clock.
+    """Calculates the rest of another worker's lease, or of the pause before a retry, by the server's clock.
 
     Leases do not expire within half a lease after our own reconnect, so that owners hit by the same outage can renew.
     """
@@ -24,10 +24,10 @@ class LeaseMonitor:
         self._seen: dict[tuple[str, str], tuple[int, float]] = {}
 
     async def remaining_s(self, record: Record) -> float:
-        """Seconds until the lease of `record` is over, or its next attempt is due; 0 or less when it is.
+        """Return the seconds until the lease of `record` expires, or its retry is due; 0 or less if it has or is.
 
         Raises:
-            BusUnavailableError: the server does not tell its time now.
+            BusUnavailableError: the server's time cannot be read now.
         """
         if record.entry.state == "queued" and record.entry.retry_after_s is not None:
             return await self._until_retry(record, record.entry.retry_after_s)
@@ -41,14 +41,14 @@ class LeaseMonitor:
     async def lease_left_s(
         self, key: tuple[str, str], revision: int, changed_at: datetime | None, lease_s: float
     ) -> float:
-        """Seconds until a lease of `lease_s` is over that was renewed with `revision`; 0 or less when it is.
+        """Return the seconds until a lease of `lease_s` expires that was renewed with `revision`; 0 or less if it has.
 
         Args:
             key: agent and task id.
             changed_at: when the server stored that revision; None where it is not known.
 
         Raises:
-            BusUnavailableError: the server does not tell its time now.
+            BusUnavailableError: the server's time cannot be read now.
         """
         now = await self._clock.now()
         if now is not None and changed_at is not None:
@@ -62,12 +62,12 @@ class LeaseMonitor:
         return min(pause_s, pause_s - (now - record.changed_at).total_seconds())
 
     def _unchanged_for(self, key: tuple[str, str], revision: int) -> float:
-        """How long this worker has seen the same revision: what counts where it may not ask for the server's time."""
+        """Return for how many seconds this worker has seen the same revision: used without the server's time."""
         now = asyncio.get_running_loop().time()
         seen, since = self._seen.pop(key, (0, now))
         if seen != revision:
             since = now
-        self._seen[key] = (revision, since)  # at the end: the first one is the one not seen for longest
+        self._seen[key] = (revision, since)  # at the end, so that the first is the one not seen for longest
         while len(self._seen) > _SEEN_LIMIT:
             del self._seen[next(iter(self._seen))]
         return now - since

@@ -1,7 +1,7 @@
-"""Keep outcomes on disk that a worker has finished and the bus may not know yet.
+"""Keeps outcomes on disk until the bus has them.
 
-An entry is written before (or while) the outcome is committed and removed once the result is in its inbox. A worker
-that finds entries at its start commits them if the claim is still theirs, publishes again what was committed, and
+An entry is written while the outcome is being committed, and removed once the result is in its inbox. At its start a
+worker commits the entries that it finds if their claim is still in the ledger, publishes again what was committed, and
 drops the rest.
 """
 
@@ -36,14 +36,14 @@ log = logging.getLogger("agentbus.worker")
 
 _SUFFIX: Final = ".json"
 _WRITE_AFTER_S: Final = 0.02
-"""How long the bus has to take a result before a copy of it is written: usually it is faster than a disk."""
+"""How long the bus may take to store a result before a copy is written: usually it is faster than a disk."""
 _SYNC_AFTER_S: Final = 0.015
-"""How long it has from there before the copy is made to survive the machine as well."""
-_MEMORY_OF_IDS_S: Final = 8 * 86_400
-"""The duplicate window of AGENT_RESULTS: a result older than this is never published, it could appear twice."""
+"""The delay from there to the fsync of the copy, with which it survives a crash of the machine."""
+_DUPLICATE_WINDOW_S: Final = 8 * 86_400
+"""The duplicate window of AGENT_RESULTS. An older result is not published again, because it could appear twice."""
 
 
-class Unsent(BaseModel):
+class OutboxEntry(BaseModel):
     """An outcome that waits to be committed or published."""
 
     model_config = ConfigDict(frozen=True)
@@ -56,7 +56,7 @@ class Unsent(BaseModel):
     result: Result
     written_at: float
     revision: int = 0
-    """That of the ledger entry when this was written: a replica that has an older one knows nothing of this claim."""
+    """The revision of the ledger entry when this was written: a replica with an older one lacks this claim."""
     trace: dict[str, str] = {}
 
     @model_validator(mode="after")
@@ -68,7 +68,7 @@ class Unsent(BaseModel):
         return self
 
     def to_json(self) -> dict[str, Json]:
-        """The entry as it lies on disk."""
+        """Return the entry as it is stored on disk."""
         return {**dict(self), "result": self.result.to_json()}
 
     @property
@@ -83,57 +83,57 @@ class Outbox:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def put(self, unsent: Unsent) -> None:
-        """Write an entry, which survives the death of this process at once and, after the fsync, that of the machine.
+    async def put(self, entry: OutboxEntry) -> None:
+        """Write an entry. It survives a crash of this process at once, and after an fsync that of the machine.
 
-        The fsync waits a moment: cancel this when the bus has the result by then, and there is no need for it. A disk
-        that takes nothing is logged, and the outcome goes on from memory. See `Copy`.
+        The fsync is delayed: cancel this when the bus has stored the result by then. A failure of the disk is logged;
+        the outcome stays in memory. See `OutboxCopy`.
         """
-        path = self._path(unsent)
+        path = self._path(entry)
         try:
-            write_atomically(path, encode(unsent.to_json()))
+            write_atomically(path, encode(entry.to_json()))
             await asyncio.sleep(_SYNC_AFTER_S)
             await asyncio.to_thread(sync_to_disk, path)
         except OSError as error:
-            TaskLog(unsent.task_id).warning("no copy of the outcome on disk: %s", error.strerror or error)
+            TaskLog(entry.task_id).warning("no copy of the outcome on disk: %s", error.strerror or error)
 
-    def remove(self, unsent: Unsent) -> None:
-        """Forget an entry whose result is in its inbox, or that must not be sent; one that stays is harmless."""
+    def remove(self, entry: OutboxEntry) -> None:
+        """Delete an entry whose result is in its inbox, or that must not be sent. One that is left is harmless."""
         try:
-            self._path(unsent).unlink(missing_ok=True)
+            self._path(entry).unlink(missing_ok=True)
         except OSError as error:
-            TaskLog(unsent.task_id).warning("its outcome stays on disk: %s", error.strerror or error)
+            TaskLog(entry.task_id).warning("its outcome stays on disk: %s", error.strerror or error)
 
-    def waiting(self) -> int:
-        """How many outcomes lie here."""
+    def count(self) -> int:
+        """Return the number of entries."""
         return sum(1 for _ in self._folder.glob("*" + _SUFFIX))
 
-    def entries(self) -> list[Unsent]:
-        """What a worker has left here, oldest first. What cannot be read is moved aside and logged, not deleted."""
-        found: list[Unsent] = []
+    def entries(self) -> list[OutboxEntry]:
+        """Return the entries, oldest first. An unreadable one is renamed and logged, not deleted."""
+        found: list[OutboxEntry] = []
         for path in sorted(self._folder.glob("*" + _SUFFIX), key=lambda path: path.stat().st_mtime):
             try:
-                found.append(Unsent.model_validate(decode(path.read_bytes())))
+                found.append(OutboxEntry.model_validate(decode(path.read_bytes())))
             except (MessageError, ValidationError, OSError) as error:
                 log.error("the outbox entry %s cannot be read and was set aside: %s", path, type(error).__name__)
                 with suppress(OSError):
                     path.rename(path.with_suffix(".unreadable"))
         return found
 
-    def _path(self, unsent: Unsent) -> Path:
-        return self._folder / f"{unsent.nonce}{_SUFFIX}"
+    def _path(self, entry: OutboxEntry) -> Path:
+        return self._folder / f"{entry.nonce}{_SUFFIX}"
 
 
-class Copy:
-    """The copy on disk of one outcome, for the length of its settlement; made when the bus does not take it at once.
+class OutboxCopy:
+    """The copy on disk of one outcome during its settlement, written if the bus does not store it at once.
 
-    It stays if the block is left by an error, or after `keep()`: then it survives the machine too, on a sound disk.
+    It stays if the block is left by an error, or after `keep()`; then it is also synced to disk.
     """
 
-    def __init__(self, outbox: Outbox, unsent: Callable[[], Unsent]) -> None:
-        """`unsent` builds what to write; usually it is not called, because the bus is faster."""
+    def __init__(self, outbox: Outbox, entry: Callable[[], OutboxEntry]) -> None:
+        """`entry` builds the entry; usually it is not called, because the bus is faster."""
         self._outbox = outbox
-        self._unsent = unsent
+        self._make_entry = entry
         self._putting: asyncio.Task[None] | None = None
         self._kept = False
 
@@ -153,66 +153,66 @@ class Copy:
             self._outbox.remove(self._written)
 
     def keep(self) -> None:
-        """The bus has not taken the outcome."""
+        """Keep the copy when the block is left, because the bus has not stored the outcome."""
         self._kept = True
 
     def _put(self) -> asyncio.Task[None]:
-        self._written = self._unsent()
+        self._written = self._make_entry()
         self._putting = asyncio.create_task(self._outbox.put(self._written))
         return self._putting
 
 
 async def replay(bus: Bus, outbox: Outbox, clock: ServerClock, metrics: Metrics) -> None:
-    """Settle what an earlier worker has left in `outbox`; what the bus refuses for good is logged, and stays.
+    """Settle what an earlier worker has left in `outbox`; an entry that the bus refuses for good is logged and stays.
 
     Raises:
-        BusUnavailableError, StreamFullError: the bus does not take it now; the entries stay.
+        BusUnavailableError, StreamFullError: the bus cannot store results now; the entries stay.
     """
-    for unsent in outbox.entries():
+    for entry in outbox.entries():
         try:
-            with tracing.resumed(unsent.trace):
-                delivered = await _replay_one(bus, Ledger(bus), clock, unsent)
+            with tracing.resumed(entry.trace):
+                delivered = await _replay_one(bus, Ledger(bus), clock, entry)
             if delivered:
                 metrics.count("stored late")
         except (BusUnavailableError, StreamFullError):
             raise
         except BusError as error:
-            TaskLog(unsent.task_id).error("its outcome from before the restart is refused: %s", error)
+            TaskLog(entry.task_id).error("its outcome from before the restart is refused: %s", error)
             metrics.count("result refused")
         else:
-            outbox.remove(unsent)
+            outbox.remove(entry)
 
 
-async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, unsent: Unsent) -> bool:
-    """Deliver an outcome; False if it must not be."""
+async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, entry: OutboxEntry) -> bool:
+    """Deliver an outcome; returns False if it must not be sent."""
     while True:
-        found = await ledger.read_newer(unsent.agent, unsent.task_id, unsent.revision - 1)
-        expired = await _age_s(found, clock, unsent) > _MEMORY_OF_IDS_S
-        decision = on_outbox(found, nonce=unsent.nonce, result_id=unsent.result_id, expired=expired)
+        found = await ledger.read_newer(entry.agent, entry.task_id, entry.revision - 1)
+        expired = await _age_s(found, clock, entry) > _DUPLICATE_WINDOW_S
+        decision = on_outbox(found, nonce=entry.nonce, result_id=entry.result_id, expired=expired)
         match decision:
             case DropOutbox(reason):
-                TaskLog(unsent.task_id).warning("an outcome from before the restart is dropped: %s", reason)
+                TaskLog(entry.task_id).warning("an outcome from before the restart is dropped: %s", reason)
                 return False
             case CommitOutbox(record):
                 verdict = await settle(
                     bus,
-                    unsent.agent,
-                    unsent.task_id,
+                    entry.agent,
+                    entry.task_id,
                     record.entry,
-                    unsent.result,
+                    entry.result,
                     revision=record.revision,
                 )
                 if not isinstance(verdict, Won):
-                    continue  # another party has written meanwhile: decide anew
+                    continue  # another party wrote the entry first: decide again
             case RepublishOutbox(record):
                 await publish_committed(bus, record.entry)
-        TaskLog(unsent.task_id).info("its outcome from before the restart is delivered", status=unsent.status)
+        TaskLog(entry.task_id).info("its outcome from before the restart is delivered", status=entry.status)
         return True
 
 
-async def _age_s(found: Record | NoEntry, clock: ServerClock, unsent: Unsent) -> float:
-    """How old an outcome is, at the least: a clock of this machine that was set back would make it look fresh."""
-    age_s = time.time() - unsent.written_at
+async def _age_s(found: Record | NoEntry, clock: ServerClock, entry: OutboxEntry) -> float:
+    """Return the minimum age of an outcome. The server's clock counts too, in case this machine's was set back."""
+    age_s = time.time() - entry.written_at
     if isinstance(found, Record) and found.entry.terminal and (now := await clock.now()) is not None:
         age_s = max(age_s, (now - found.changed_at).total_seconds())
     return age_s

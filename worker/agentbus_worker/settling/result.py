@@ -1,4 +1,4 @@
-"""Build the result message of a task, and make it fit into a message of the bus."""
+"""Builds the result message of a task, and shortens it to the size limit of a message."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,21 +18,21 @@ from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.outcome import Outcome
 
 _LEDGER_SLACK: Final = 8_192
-"""What the ledger entry and the headers need around the result message."""
-_LONGEST_CHAR: Final = 6
-"""Bytes of a character in JSON, at the most: only a message that could be too large needs to be measured."""
+"""Room for the fields of the ledger entry and the headers around the result message."""
+_MAX_JSON_CHAR_BYTES: Final = 6
+"""The most bytes of a character in JSON: only a message that could be too large is encoded to measure it."""
 _NOTE_GROWTH: Final = 32
-"""Bytes by which the note of how much was kept may grow: its number has more digits than 0."""
+"""Bytes by which the note about the kept size may grow when its number replaces 0."""
 _LEFT_OUT: Final[Json] = {"fmt": "text", "content": "[left out by agentbus: too large to be sent back]"}
-_ROUTE: Final = ("id", "from", "to", "reply_to", "type", "task_type", "created_at")
-_ROUTE_BYTES: Final = 256
+_ROUTING: Final = ("id", "from", "to", "reply_to", "type", "task_type", "created_at")
+_ROUTING_FIELD_BYTES: Final = 256
 _ERROR_BYTES: Final = 1_000
 
 
 def result_message(
     context: Context, delivery: Delivery, task: Task, outcome: Outcome, nonce: str, attempt: int
 ) -> Result:
-    """Build the result: the task as it came, the outcome, and which run of which worker it records."""
+    """Build the result from the task as it was received, the outcome, the worker and the attempt."""
     result = new_result(
         task.to_json(),
         result_id=make_result_id(context.agent, task.id, nonce),
@@ -43,13 +43,13 @@ def result_message(
     )
     room = context.bus.max_message_bytes - _LEDGER_SLACK
     chars = len(delivery.data) + len(outcome.text) + len(outcome.error or "")
-    return result if _LONGEST_CHAR * chars < room - _LEDGER_SLACK else fit(result, room)
+    return result if _MAX_JSON_CHAR_BYTES * chars < room - _LEDGER_SLACK else fit(result, room)
 
 
 async def with_stored_output(
     context: Context, task_id: str, nonce: str, outcome: Outcome, stdout: Output, log: TaskLog
 ) -> Outcome:
-    """Store output that is too large for the result, and let the outcome point to it; log when that cannot be done."""
+    """Store output that is too large for the result, and refer to it in the outcome; log if that fails."""
     if stdout.spilled is None:
         if stdout.truncated:
             log.warning("its output is kept only in part: %s", _why_not_spilled(context, stdout))
@@ -81,13 +81,13 @@ def _pieces(path: Path, size: int) -> Iterator[bytes]:
 
 
 def fit(result: Result, limit: int) -> Result:
-    """Make a result no longer than `limit` bytes (a few thousand at least) as JSON, and say in it what was cut.
+    """Shorten a result to `limit` bytes of JSON (a few thousand at least), and state in it what was cut.
 
-    First the text is cut to its beginning. If the embedded task is too large even so (a publisher of agentbus would
-    have refused it), the content of the task's payload is left out, then all of the task but its route.
+    First the text is cut. If the embedded task is too large even then (a publisher of agentbus would have refused it),
+    its payload is left out, then all of the task except its routing fields.
     """
     cut = result
-    for shorten in (_as_it_is, _without_content, _with_route_alone):
+    for shorten in (_unchanged, _without_content, _with_routing_only):
         message = shorten(result)
         if _size(message) <= limit:
             return message
@@ -104,7 +104,7 @@ def _size(result: Result) -> int:
     return len(encode(result.to_json()))
 
 
-def _as_it_is(result: Result) -> Result:
+def _unchanged(result: Result) -> Result:
     return result
 
 
@@ -112,10 +112,12 @@ def _without_content(result: Result) -> Result:
     return result.model_copy(update={"task": {**result.task, "payload": _LEFT_OUT}})
 
 
-def _with_route_alone(result: Result) -> Result:
-    """Keep what tells a reader which task it was; of a message that is no valid task, the beginnings."""
+def _with_routing_only(result: Result) -> Result:
+    """Keep the fields that identify the task, cut to a bounded length if the task is invalid."""
     task = result.task
-    route = {name: _longest_prefix(task[name], _ROUTE_BYTES) for name in _ROUTE if isinstance(task.get(name), str)}
+    route = {
+        name: _longest_prefix(task[name], _ROUTING_FIELD_BYTES) for name in _ROUTING if isinstance(task.get(name), str)
+    }
     shorter = result.model_copy(update={"task": {**route, "payload": _LEFT_OUT}})
     if result.error is not None and len(encode(result.error)) > _ERROR_BYTES:
         shorter = shorter.model_copy(update={"error": _longest_prefix(result.error, _ERROR_BYTES) + "…"})
@@ -129,7 +131,7 @@ def _cut_note(result: Result, kept: int) -> dict[str, Json]:
 
 
 def _longest_prefix(text: str, room: int) -> str:
-    """The longest beginning of `text` whose JSON form has at most `room` bytes."""
+    """Return the longest prefix of `text` whose JSON form has at most `room` bytes."""
     low, high = 0, min(len(text), max(0, room))
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""The server's clock. Clocks of machines differ and jump, so ages are measured by the clock that all parties see."""
+"""Reads the server's clock. Clocks of machines differ and jump, so ages are measured with the clock that all share."""
 
 from datetime import datetime
 
@@ -7,7 +7,7 @@ from agentbus.errors import PermissionDeniedError, SetupMissingError
 
 
 class ServerClock:
-    """Tells the server's time by an answer about the worker's own consumer."""
+    """Reads the time of the server from its answer about the worker's own consumer."""
 
     def __init__(self, bus: Bus, stream: str, durable: str) -> None:
         self._bus = bus
@@ -15,7 +15,7 @@ class ServerClock:
         self._durable = durable
 
     async def now(self) -> datetime | None:
-        """The server's time; None if this worker may not ask.
+        """Return the server's time; None if this worker may not read its consumer.
 
         Raises:
             BusUnavailableError: no answer in time.
