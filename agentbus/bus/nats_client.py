@@ -83,6 +83,7 @@ class Client(BatchingClient):
     ) -> None:
         nats_contract.check()
         super().__init__(batch_writes=batch_writes)
+        nats_contract.read_as_written(self)
         self._credentials = credentials
         self._tls = tls
         self._tls_always = tls_always
@@ -209,7 +210,9 @@ class Client(BatchingClient):
             return  # unsubscribed meanwhile
         # Not nats-py's parser: which of two headers with one name it keeps depends on other installed packages.
         fields, repeated = parse(headers) if headers else (None, _NONE_REPEATED)
-        message = Msg(self, subject.decode(), reply.decode(), data, fields)
+        # The server takes any bytes in a subject. What is not UTF-8 becomes a name that no id of ours can have.
+        name, answer_to = subject.decode(errors="backslashreplace"), reply.decode(errors="backslashreplace")
+        message = Msg(self, name, answer_to, data, fields)
         message.repeated_headers = repeated
         try:
             callback(message)

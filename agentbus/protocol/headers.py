@@ -43,6 +43,10 @@ DEAD_SIZE: Final = "Bus-Size"
 DEAD_SHA256: Final = "Bus-Sha256"
 
 
+_BLANKS: Final = b" \t"
+"""What may stand around a value. A form feed belongs to it: the subject of a stored message is such a value."""
+
+
 def parse(block: bytes) -> tuple[dict[str, str], frozenset[str]]:
     """Read the header block of a message; returns the headers, and the names that stand in it more than once.
 
@@ -59,7 +63,7 @@ def parse(block: bytes) -> tuple[dict[str, str], frozenset[str]]:
             continue
         if name in fields:
             repeated.add(name)
-        fields[name] = value.strip().decode(errors="replace")
+        fields[name] = value.strip(_BLANKS).decode(errors="replace")
     status, _, description = first.removeprefix(b"NATS/1.0").strip().partition(b" ")
     if status.isdigit():
         fields[STATUS] = status.decode()

@@ -19,6 +19,7 @@ import pytest
 from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
+from nats.protocol import parser
 
 from agentbus.bus import nats_client, nats_contract, write_batching
 from agentbus.bus.jetstream import connect
@@ -107,6 +108,9 @@ def changes() -> dict[str, tuple[str, Patch]]:
         found[f"{name} renamed"] = (f"Client.{name}", made_otherwise(Client, name))
         if kind is not None:
             found[f"{name} of another type"] = (f"Client.{name}", made_otherwise(Client, name, object()))
+    for name in nats_contract.HEADS:
+        found[f"{name} renamed"] = (f"parser.{name}", renamed(parser, name))
+        found[f"{name} of another type"] = (f"parser.{name}", lambda patch, name=name: patch.setattr(parser, name, b""))
     for name in nats_contract.TRANSPORT_ATTRIBUTES:
         found[f"{name} renamed"] = (f"TcpTransport.{name}", made_otherwise(TcpTransport, name))
     for name in nats_contract.SERVER_FIELDS:
