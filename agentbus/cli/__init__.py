@@ -14,6 +14,7 @@ import click
 from agentbus.cli import exit_codes
 from agentbus.cli.lazy_group import LazyCommand, LazyGroup
 from agentbus.errors import AgentBusError
+from agentbus.terminal import error_line, guard_tracebacks
 from agentbus.version import __version__
 
 _GC_THRESHOLD = 10_000
@@ -97,17 +98,18 @@ worker.add_command(
 def main() -> None:
     """Run the command line. Errors are one line on stderr: exit code 1, or 2 for wrong usage."""
     gc.set_threshold(_GC_THRESHOLD)
+    guard_tracebacks()
     code = exit_codes.FAILED
     try:
         code = root.main(prog_name="agentbus", standalone_mode=False) or 0
     except click.UsageError as error:
         where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-        click.echo(f"error: {error.format_message()}{where}", err=True)
+        error_line(f"error: {error.format_message()}{where}")
         code = exit_codes.USAGE
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
+        error_line(f"error: {error.format_message()}")
     except AgentBusError as error:
-        click.echo(f"error: {error}", err=True)
+        error_line(f"error: {error}")
     except (click.Abort, KeyboardInterrupt):
         code = exit_codes.INTERRUPTED
     gc.freeze()  # skips the collection at exit: the process ends anyway

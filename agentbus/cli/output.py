@@ -1,28 +1,23 @@
 """Prints for commands: JSON lines into a pipe, tables to a terminal, remarks to stderr."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-import click
-
+from agentbus import terminal
 from agentbus.cli import lazy
+from agentbus.terminal import Styled, line, on_terminal
 
-
-def on_terminal() -> bool:
-    """Return whether standard output is a terminal."""
-    return sys.stdout.isatty()
+__all__ = ["Styled", "json_line", "line", "on_terminal", "raw_line", "remark", "table"]
 
 
 def json_line(value: Any) -> None:
     """Print a value as one line of JSON, and flush."""
-    raw_line(lazy.json_codec.encode(value))
+    terminal.json_line(lazy.json_codec.encode(value))
 
 
 def raw_line(data: bytes) -> None:
-    """Print bytes as one line, unchanged, and flush."""
-    sys.stdout.buffer.write(data + b"\n")
-    sys.stdout.buffer.flush()
+    """Print JSON that is one line, unchanged in a pipe, and flush."""
+    terminal.json_line(data)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -30,11 +25,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     lazy.tables.print_table(columns, rows)
 
 
-def plain(text: str) -> str:
-    """Replace control characters except line breaks: text of another party must not control the terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
 def remark(text: str) -> None:
     """Print something beside the output, on stderr."""
-    click.echo(text, err=True)
+    terminal.error_line(text)

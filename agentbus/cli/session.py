@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import click
-
 from agentbus.bus.jetstream import Bus
+from agentbus.cli import output
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_coordinator
 from agentbus.coordinator import Coordinator
 from agentbus.errors import BusUnavailableError
 from agentbus.observability import tracing
+from agentbus.terminal import guard_log_of_libraries
 
 _CONNECT_TIMEOUT_S = 4.5
 """Together with start-up, a command that cannot connect ends within five seconds: a person waits for it."""
@@ -33,7 +33,7 @@ async def connected(nats_url: str | None, config: Path | None) -> AsyncGenerator
     """
     settings, warnings = load_coordinator(nats_url=nats_url, path=config)
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        output.remark(f"warning: {warning}")
     agent = settings.coordinator.id
     connection = connection_settings(settings.nats, agent=agent, name="agentbus command line")
     bus = Bus(connection, lambda _: None)
@@ -58,10 +58,11 @@ def run(work: Coroutine[Any, Any, None]) -> None:
             await work
         except BusUnavailableError as error:
             # Exit here: asyncio.run would wait for a name look-up that hangs in its thread.
-            click.echo(f"error: {error}", err=True)
+            output.remark(f"error: {error}")
             tracing.flush(_FLUSH_TIMEOUT_S)  # os._exit skips the exit handler of the SDK
             os._exit(1)
 
+    guard_log_of_libraries()
     asyncio.run(guarded())
 
 

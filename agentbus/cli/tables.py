@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agentbus.cli.output import plain
+from agentbus.visible_text import visible
 
 _STYLES = {
     "completed": "green",
@@ -28,11 +28,17 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console().print(make_table(columns, rows))
 
 
-def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Table:
-    """Make a table. Cells lose their control characters, and known words are coloured."""
-    made = Table(box=box.SIMPLE, header_style="bold", title=title, title_justify="left", title_style="bold")
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
+    """Make a table. No cell can act on the terminal or hide anything, and known words are coloured."""
+    shown = harmless(title) if title else None
+    made = Table(box=box.SIMPLE, header_style="bold", title=shown, title_justify="left", title_style="bold")
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*(Text(plain(cell), style=_STYLES.get(cell, "")) for cell in row))
+        made.add_row(*(harmless(cell, _STYLES.get(cell, "")) for cell in row))
     return made
+
+
+def harmless(text: str, style: str = "") -> Text:
+    """Return text of another party for a table: it is shown as it is, and markup in it means nothing."""
+    return Text(visible(text), style=style)

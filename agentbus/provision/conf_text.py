@@ -8,11 +8,13 @@ meaning outside of them only.
 import os
 from collections.abc import Iterable
 
+from agentbus.visible_text import is_hidden
+
 
 def quoted(value: str | os.PathLike[str]) -> str:
     """Return a string or a path as a double-quoted value.
 
-    Printable characters are kept, so that an operator can read the file. All others are written byte by byte, and so
+    Characters that an operator can see are kept. All others are written byte by byte, and so
     are those of a file name that is not UTF-8.
     """
     return f'"{"".join(map(_escaped, os.fspath(value)))}"'
@@ -26,6 +28,6 @@ def quoted_list(values: Iterable[str | os.PathLike[str]]) -> str:
 def _escaped(character: str) -> str:
     if character in '"\\':
         return f"\\{character}"
-    if character.isprintable():
+    if not is_hidden(character):
         return character
     return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from agentbus.config.addresses import Address
 from agentbus.errors import AgentBusError
+from agentbus.terminal import error_line, guard_tracebacks
 from agentbus.version import __version__
 from agentbus_mcp.transports import http_settings
 from agentbus_mcp.transports.http_settings import HttpSettings
@@ -241,8 +242,9 @@ def _token(file: Path) -> str:
 
 def main() -> None:
     """Run the server. A configuration that cannot be used gives one line on stderr and exit code 1."""
+    guard_tracebacks()
     try:
         command(prog_name="agentbus-mcp")
     except AgentBusError as error:
-        click.echo(f"error: {error}", err=True)
+        error_line(f"error: {error}")
         sys.exit(1)

@@ -2,16 +2,25 @@
 
 import logging
 import sys
+from typing import Any
 
-from agentbus_mcp.sanitize import printable
+from agentbus_mcp.sanitize import printable, visible
 
 
 class OneLine(logging.Formatter):
     """Formats each message on one line, so that text from a client or the bus cannot look like another line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name is logging's
-        """Escape the message; a traceback follows it unchanged."""
+        """Escape the message, on one line."""
         return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Escape a traceback, which follows the message in lines of its own."""
+        return visible(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802
+        """Escape a stack in the same way."""
+        return visible(super().formatStack(stack_info))
 
 
 def log_to_stderr() -> None:

@@ -1,27 +1,17 @@
 r"""Sanitizes text from other parties: bounds it, and encodes it as JSON that it cannot break out of.
 
 What an agent returns is data. It is cut to a bound, with its full size stated, and reaches a client only as a JSON
-string beside the name of the agent. Invisible characters, and those that move what others show, are written as
-`\uXXXX`: terminal escapes, overrides of the writing direction, tags. That holds for the structure of an answer as well
-as for its text, because some hosts show a person the decoded strings.
+string beside the name of the agent. What `agentbus.visible_text` calls hidden is written as `\uXXXX`. That holds for
+the structure of an answer as well as for its text, because some hosts show a person the decoded strings.
 """
 
-import json
-import re
 from typing import Final
 
+from agentbus import visible_text
 from agentbus.protocol.json_codec import Json, encode
+from agentbus.visible_text import json_escaped, one_line
 
 NAME_CHARS: Final = 200
-
-# Control characters but tab and line feed (a carriage return may stand before a line feed); format characters but the
-# two joiners, which scripts and emoji are written with; line and paragraph separators; surrogates.
-_UNSAFE: Final = re.compile(
-    r"\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e"
-    r"\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
-    r"\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    r"\U000e0000-\U000e0fff]"
-)
 
 
 def clip(text: str, chars: int = NAME_CHARS) -> str:
@@ -52,8 +42,8 @@ def json_size(text: str) -> int:
 
 
 def visible(text: str) -> str:
-    """Escape invisible and reordering characters; line ends, tabs and every script stay."""
-    return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    """Escape what is hidden, as JSON does; line ends, tabs and every script stay."""
+    return visible_text.visible(text, json_escaped)
 
 
 def short(text: str, chars: int = NAME_CHARS) -> str:
@@ -62,8 +52,8 @@ def short(text: str, chars: int = NAME_CHARS) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape every character that is not printable: control, format and bidirectional ones."""
-    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
+    """Escape everything that is hidden, as JSON does, so that the text is one printable line."""
+    return one_line(text, json_escaped)
 
 
 def to_json(value: Json) -> str:

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import os
-import pty
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +15,7 @@ from agentbus.bus.setup import set_up
 from agentbus.provision.nats_server import NatsServer, start_server
 from support.harness import BOUND_S, eventually, run_cli, worker, worker_toml
 from support.jobs import outcome, pid_from, publish, settled
+from support.pseudo_terminal import on_terminal
 from support.restricted import only, restricted_bus
 
 pytestmark = pytest.mark.posix("not tried on Windows")
@@ -154,25 +153,11 @@ async def test_on_a_terminal_the_page_has_no_control_characters_from_the_bus(
         config.read_text(encoding="utf-8").replace("[agent]", '[agent]\ndescription = "evil \\u001b[31m text"'),
         encoding="utf-8",
     )
-    outer, inner = pty.openpty()
-    try:
-        async with worker(config):
-            await outcome(coordinator, "say:done")
-            more = ["--count", "1"] if command == "top" else []
-            child = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "agentbus", command, "--nats-url", server.url, *more,
-                stdout=inner, stderr=inner, env={**os.environ, "COLUMNS": "200", "TERM": "xterm"},
-            )  # fmt: skip
-            seen = bytearray()
-            loop = asyncio.get_running_loop()
-            loop.add_reader(outer, lambda: seen.extend(os.read(outer, 65_536)))
-            assert await child.wait() == 0
-            await eventually(lambda: b"Streams" in seen and b"AGENT_REGISTRY" in seen, "the page is there")
-            loop.remove_reader(outer)
-    finally:
-        os.close(outer)
-        os.close(inner)
-    text = seen.decode()
+    async with worker(config):
+        await outcome(coordinator, "say:done")
+        more = ["--count", "1"] if command == "top" else []
+        code, text = await on_terminal(command, "--nats-url", server.url, *more)
+    assert code == 0, text
     for word in ("Agents", "Running", "Settled", "code", "completed", "AGENT_TASKS"):
         assert word in text
-    assert "evil \N{REPLACEMENT CHARACTER}[31m text" in text
+    assert r"evil \x1b[31m text" in text

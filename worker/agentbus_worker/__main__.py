@@ -2,18 +2,18 @@
 
 import sys
 
-import click
-
 from agentbus.errors import AgentBusError
+from agentbus.terminal import error_line, guard_tracebacks
 from agentbus_worker.cli import run
 
 
 def main() -> None:
     """Run the worker; an error is one line on stderr and exit code 1."""
+    guard_tracebacks()
     try:
         run(prog_name="python -m agentbus_worker")
     except AgentBusError as error:
-        click.echo(f"error: {error}", err=True)
+        error_line(f"error: {error}")
         sys.exit(1)
 
 

@@ -36,6 +36,7 @@ def run(path: Path | None, *, verbose: bool) -> None:
     if sys.platform == "win32":
         raise UnsupportedPlatformError("workers run on Linux and macOS; on Windows use WSL. Everything else works here")
 
+    from agentbus.terminal import guard_log_of_libraries  # noqa: PLC0415
     from agentbus_worker.log.handlers import log_to  # noqa: PLC0415
     from agentbus_worker.signals import stop_on_signals  # noqa: PLC0415
     from agentbus_worker.worker import Worker, new_instance  # noqa: PLC0415
@@ -50,6 +51,7 @@ def run(path: Path | None, *, verbose: bool) -> None:
             with stop_on_signals() as stop:
                 await Worker(config, stop, instance).run()
 
+        guard_log_of_libraries()
         try:
             asyncio.run(work())
         except AgentBusError as error:

@@ -1,6 +1,5 @@
 """`agentbus result`: read the result inbox of an agent."""
 
-import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -8,6 +7,7 @@ import click
 
 from agentbus.cli import lazy, output
 from agentbus.cli.options import TaskId, agent_option, bus_options, limit_option
+from agentbus.terminal import RawOutput
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,9 +62,10 @@ def get(
 
 
 async def _print_output(bus: "Coordinator", *, task_id: str, agent: str | None) -> None:
+    raw = RawOutput()
     async for piece in bus.task(task_id, agent=agent).output():
-        sys.stdout.buffer.write(piece)
-    sys.stdout.buffer.flush()
+        raw.write(piece)
+    raw.close()
 
 
 async def _print_inbox(bus: "Coordinator", *, agent: str, limit: int, watch: bool) -> None:
@@ -88,4 +89,4 @@ def _show(message: "InboxMessage") -> None:
         )
         for text in (found.error, found.result):
             if text:
-                click.echo(output.plain(str(text)))
+                output.line(str(text))

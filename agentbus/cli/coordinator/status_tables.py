@@ -9,8 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from agentbus.cli import output
-from agentbus.cli.tables import make_table
+from agentbus.cli.tables import harmless, make_table
 
 if TYPE_CHECKING:
     from agentbus.admin.overview import BusOverview
@@ -47,8 +46,7 @@ class LivePage:
 
     def show_error(self, error: Exception) -> None:
         """Show an error above the last overview."""
-        text = Text(output.plain(str(error)), style="bold red")
-        self._live.update(Group(text, self._shown), refresh=True)
+        self._live.update(Group(harmless(str(error), "bold red"), self._shown), refresh=True)
 
     def print_last(self) -> None:
         """Print the last overview to the restored terminal, where it stays."""
@@ -57,17 +55,14 @@ class LivePage:
 
 def page(overview: "BusOverview") -> "RenderableType":
     """Render an overview as tables."""
-    from rich.console import Group  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
     at = f"{overview.at:%Y-%m-%d %H:%M:%S} UTC"
-    head = Text.assemble(("agentbus", "bold"), f"   nats-server {output.plain(overview.server_version)}   {at}")
+    head = Text.assemble(("agentbus", "bold"), harmless(f"   nats-server {overview.server_version}   {at}"))
     parts: list[RenderableType] = [head]
     if overview.missing:
-        parts.append(Text(f"missing: {', '.join(overview.missing)}; make it with: agentbus setup", style="bold red"))
+        parts.append(harmless(f"missing: {', '.join(overview.missing)}; make it with: agentbus setup", "bold red"))
     parts += [_agents(overview), _running(overview), _settled(overview), _streams(overview)]
     if overview.hidden:
-        parts.append(Text(f"not shown to this user: {', '.join(overview.hidden)}", style="dim"))
+        parts.append(harmless(f"not shown to this user: {', '.join(overview.hidden)}", "dim"))
     return Group(*parts)
 
 
@@ -81,7 +76,7 @@ def _agents(overview: "BusOverview") -> Table:
 def _running(overview: "BusOverview") -> Table:
     def row(status: "TaskStatus") -> list[str]:
         entry, claim = status.record.entry, status.record.entry.claim
-        since = datetime.fromisoformat(claim.since) if claim else None
+        since = _moment(claim.since) if claim else None
         worker = claim.worker if claim else ""
         return [_age(overview.at, since), status.agent, str(entry.attempt), entry.task_type, status.task_id, worker]
 
@@ -118,6 +113,14 @@ def _agent_row(agent: dict[str, Any], now: datetime) -> Sequence[str]:
         ", ".join(sorted({worker["version"] for worker in workers})),
         next((worker["description"] for worker in workers if worker["description"]), ""),
     ]
+
+
+def _moment(text: str) -> datetime | None:
+    """Read a time that a worker wrote; None if it is none."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _age(now: datetime, then: datetime | None) -> str:

@@ -195,7 +195,7 @@ def _show(status: "TaskStatus") -> None:
     output.table(["", ""], [[key, str(value)] for key, value in account.items()])
     for text in (result.get("error"), result.get("result")):
         if text:
-            click.echo(output.plain(str(text)))
+            output.line(str(text))
 
 
 @task.command(

@@ -9,10 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import click
-
 from agentbus.bus.setup import set_up
 from agentbus.bus.topology import consumer_config
+from agentbus.cli import output
 from agentbus.config.toml_text import toml_text
 from agentbus.config.urls import parse_urls
 from agentbus.coordinator import Coordinator, connect
@@ -38,17 +37,16 @@ class _Report:
         self._started = time.monotonic()
 
     def heading(self, text: str) -> None:
-        click.secho(f"\n{text}", bold=True)
+        output.line(output.Styled(f"\n{text}", bold=True))
 
     def note(self, text: str) -> None:
-        click.echo(f"      {text}")
+        output.line(f"      {text}")
 
     def check(self, holds: object, text: str) -> None:
         if not holds:
-            click.secho(f"  ✗   {text}", fg="red")
+            output.line(output.Styled(f"  ✗   {text}", "red"))
             raise DemoError(f"the demo failed: {text}")
-        mark = click.style("✓", fg="green")
-        click.echo(f"  {mark}   {text}  ({time.monotonic() - self._started:.1f} s)")
+        output.line("  ", output.Styled("✓", "green"), f"   {text}  ({time.monotonic() - self._started:.1f} s)")
 
 
 async def run() -> None:
@@ -77,7 +75,7 @@ async def run() -> None:
         await _over_mcp(report, server.url)
         await _count_results(report, main)
     report.heading("Done. The bus, the workers and the folder are removed.")
-    click.echo("Next: `agentbus up` starts a bus that stays; the README goes on from there.")
+    output.line("Next: `agentbus up` starts a bus that stays; the README goes on from there.")
 
 
 async def _prepare(report: _Report, main: Coordinator) -> None:

@@ -3,6 +3,8 @@
 import click
 from click.shell_completion import get_completion_class
 
+from agentbus.cli.output import line
+
 
 @click.command(
     epilog="""\b
@@ -18,4 +20,4 @@ def completion(context: click.Context, shell: str) -> None:
     kind = get_completion_class(shell)
     if kind is None:
         raise click.ClickException(f"there is no completion for {shell}")
-    click.echo(kind(context.find_root().command, {}, "agentbus", "_AGENTBUS_COMPLETE").source())
+    line(kind(context.find_root().command, {}, "agentbus", "_AGENTBUS_COMPLETE").source())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agentbus.cli import lazy
+from agentbus.cli import lazy, output
 from agentbus.cli.options import FILE, FOLDER
 from agentbus.errors import ConfigError
 
@@ -61,8 +61,8 @@ def worker_init(bundle_file: Path, folder: Path, preset: str | None, command: st
         return
     path = lazy.join.join_as_worker(bundle, folder, _command(preset, command))
     default = folder == Path("~/.agentbus").expanduser()
-    click.echo(f"wrote {path}; {bundle_file} is no longer needed here. Start the worker:")
-    click.echo("  agentbus worker run" + ("" if default else f" --config {path}"))
+    output.line(f"wrote {path}; {bundle_file} is no longer needed here. Start the worker:")
+    output.line("  agentbus worker run" + ("" if default else f" --config {path}"))
 
 
 @click.command(
@@ -83,11 +83,11 @@ def coordinator_init(bundle_file: Path, folder: Path, *, renew: bool) -> None:
         _renew(bundle, folder)
         return
     path = lazy.join.join_as_coordinator(bundle, folder)
-    click.echo(f"wrote {path}; {bundle_file} is no longer needed here. Try it:")
+    output.line(f"wrote {path}; {bundle_file} is no longer needed here. Try it:")
     default = folder == Path("~/.agentbus").expanduser()
     named = "" if default else f" --config {path}"
-    click.echo(f"  agentbus agent list{named}")
-    click.echo(f"and for an MCP host, such as Claude Code:\n  agentbus mcp config --host claude-code{named}")
+    output.line(f"  agentbus agent list{named}")
+    output.line(f"and for an MCP host, such as Claude Code:\n  agentbus mcp config --host claude-code{named}")
 
 
 def _opened(bundle_file: Path, folder: Path) -> tuple["Bundle", Path]:
@@ -96,8 +96,8 @@ def _opened(bundle_file: Path, folder: Path) -> tuple["Bundle", Path]:
 
 def _renew(bundle: "Bundle", folder: Path) -> None:
     for path in lazy.join.renew(bundle, folder):
-        click.echo(f"replaced {path}")
-    click.echo("start again what uses it")
+        output.line(f"replaced {path}")
+    output.line("start again what uses it")
 
 
 def _command(preset: str | None, command: str | None) -> "AgentCommand":

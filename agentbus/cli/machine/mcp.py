@@ -7,7 +7,7 @@ import click
 from agentbus.cli import lazy
 from agentbus.cli.machine.mcp_token import token
 from agentbus.cli.options import config_option, nats_url_option
-from agentbus.cli.output import remark
+from agentbus.cli.output import line, remark
 from agentbus.provision.mcp_host_files import HOSTS, Host, alone, entry, program, shared_program, write_entry
 
 
@@ -53,7 +53,7 @@ def config_(name: str, project: Path | None, nats_url: str | None, config: Path 
         lazy.loading.load_coordinator(path=config)  # reports a mistake here, not when the host starts the server
     made = entry(host, shared_program() if project else program(), config=config, nats_url=nats_url)
     if not write:
-        click.echo(alone(host, made), nl=False)
+        line(alone(host, made).removesuffix("\n"))
         remark(f"this belongs into {file}; --write puts it there")
         return
     remark(f"{file}: {write_entry(file, host, made)}")

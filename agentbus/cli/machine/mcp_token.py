@@ -83,5 +83,5 @@ def list_(file: "Path") -> None:
 
 
 def _show(token: str) -> None:
-    click.echo(token)
+    output.line(token)
     output.remark(_IS_SHOWN_ONCE)

@@ -9,7 +9,7 @@ import click
 
 from agentbus.cli import lazy
 from agentbus.cli.options import FOLDER, AgentId, config_option
-from agentbus.cli.output import json_line, on_terminal, remark, table
+from agentbus.cli.output import json_line, line, on_terminal, remark, table
 
 if TYPE_CHECKING:
     from agentbus.provision.services.manager import ManagerName, ServiceStatus
@@ -72,7 +72,7 @@ def install(
     worker = lazy.worker_service.make_worker_service(config, found, chosen.user(user))
     text = chosen.render(worker)
     if print_only:
-        click.echo(text, nl=False)
+        line(text.removesuffix("\n"))
         return
     unit = chosen.unit_file(worker.name, folder)
     changed = chosen.write(unit, text)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agentbus.cli import lazy, output
+from agentbus.cli import lazy
 from agentbus.cli.operator.next_steps import (
     apply_change,
     bundle_command,
@@ -13,6 +13,7 @@ from agentbus.cli.operator.next_steps import (
     setup_command,
 )
 from agentbus.cli.options import DEFAULT_BUS_FOLDER, FILE, FOLDER, AgentId, agent_option, with_coordinator
+from agentbus.cli.output import json_line, line, on_terminal, table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,14 +53,14 @@ async def list_(bus: "Coordinator", *, agent: str | None) -> None:
     A worker that was killed is listed for up to 90 seconds more.
     """
     agents = [one.to_json() for one in await bus.overview(agent)]
-    if output.on_terminal():
-        output.table(
+    if on_terminal():
+        table(
             ["agent", "waiting", "running", "workers", "free slots", "last seen", "version", "description"],
             [_row(one) for one in agents],
         )
     else:
         for one in agents:
-            output.json_line(one)
+            json_line(one)
 
 
 def _row(one: dict[str, Any]) -> list[str]:
@@ -91,9 +92,9 @@ def add(agent: str, may_task: tuple[str, ...], folder: "Path") -> None:
     """Give an agent an account and credentials of its own."""
     bus = lazy.folder.BusFolder(folder)
     bus.add(agent, may_task)
-    click.echo(f"added {agent}; {apply_change(bus)}, twice:\n  {reload_twice_command(bus)}")
-    click.echo(f"then make its consumer and its bucket:\n  {setup_command(bus, [agent])}")
-    click.echo(f"and the file for its machines:\n  {bundle_command(bus, agent)}")
+    line(f"added {agent}; {apply_change(bus)}, twice:\n  {reload_twice_command(bus)}")
+    line(f"then make its consumer and its bucket:\n  {setup_command(bus, [agent])}")
+    line(f"and the file for its machines:\n  {bundle_command(bus, agent)}")
 
 
 @agent.command(short_help="Revoke an agent's credentials.")
@@ -103,7 +104,7 @@ def remove(agent: str, folder: "Path") -> None:
     """Revoke an agent's credentials. Its tasks and results stay on the bus until they expire."""
     bus = lazy.folder.BusFolder(folder)
     bus.remove(agent)
-    click.echo(f"removed {agent}; to disconnect its workers, {apply_change(bus)}:\n  {reload_command(bus)}")
+    line(f"removed {agent}; to disconnect its workers, {apply_change(bus)}:\n  {reload_command(bus)}")
 
 
 @agent.command(short_help="Replace the credential of a party.")
@@ -113,11 +114,9 @@ def rotate(name: str, folder: "Path") -> None:
     """Replace the credential of an agent, of the coordinator (main) or of the administrator (admin)."""
     bus = lazy.folder.BusFolder(folder)
     bus.rotate(name)
-    click.echo(f"{name} has a new credential; to revoke the old one, {apply_change(bus)}:\n  {reload_command(bus)}")
+    line(f"{name} has a new credential; to revoke the old one, {apply_change(bus)}:\n  {reload_command(bus)}")
     if name != "admin":
-        click.echo(
-            f"then make a new file for its machines, and use it there with --renew:\n  {bundle_command(bus, name)}"
-        )
+        line(f"then make a new file for its machines, and use it there with --renew:\n  {bundle_command(bus, name)}")
 
 
 @agent.command(
@@ -139,6 +138,6 @@ def bundle(name: str, output: "Path | None", folder: "Path") -> None:
     path = output or lazy.pathlib.Path(f"{name}.bundle")
     lazy.bundle.write_bundle(path, made)
     kind = "worker" if made.role == "worker" else "coordinator"
-    click.echo(f"wrote {path}; it holds a secret. On the other machine:\n  agentbus {kind} init --bundle {path.name}")
+    line(f"wrote {path}; it holds a secret. On the other machine:\n  agentbus {kind} init --bundle {path.name}")
     if made.may_task:
-        click.echo(f"and, to give tasks as {name}:\n  agentbus coordinator init --bundle {path.name}")
+        line(f"and, to give tasks as {name}:\n  agentbus coordinator init --bundle {path.name}")

@@ -52,6 +52,6 @@ async def restore(bus: "Coordinator", *, folder: "Path", replicas: int | None) -
 def _print(one: "StreamCopy") -> None:
     """Print one stream. It is called for each as it is done, because a large one takes long."""
     if output.on_terminal():
-        click.echo(f"{one.stream}: {one.messages} messages, {one.bytes} bytes")
+        output.line(f"{one.stream}: {one.messages} messages, {one.bytes} bytes")
     else:
         output.json_line({"stream": one.stream, "messages": one.messages, "bytes": one.bytes})

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from agentbus.admin.doctor.check_context import Role, RoleConfig
     from agentbus.admin.doctor.finding import Finding
 
-_SHOWN: Final = {"ok": ("ok     ", "green"), "warning": ("warning", "yellow"), "failed": ("failed ", "red")}
+_SHOWN: Final = {
+    "ok": output.Styled("ok     ", "green"),
+    "warning": output.Styled("warning", "yellow", bold=True),
+    "failed": output.Styled("failed ", "red", bold=True),
+}
 
 
 @click.command(
@@ -83,7 +87,5 @@ async def _run_checks(
 
 
 def _line(finding: "Finding") -> None:
-    label, colour = _SHOWN[finding.verdict]
-    mark = click.style(label, fg=colour, bold=finding.verdict != "ok")
-    fix = f"\n{' ' * 23}-> {output.plain(finding.fix)}" if finding.fix else ""
-    click.echo(f"{mark}  {finding.check:<13} {output.plain(finding.text)}{fix}")
+    fix = f"\n{' ' * 23}-> {finding.fix}" if finding.fix else ""
+    output.line(_SHOWN[finding.verdict], f"  {finding.check:<13} {finding.text}{fix}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from agentbus.cli import lazy
+from agentbus.cli import lazy, output
 from agentbus.cli.operator.next_steps import apply_change, bundle_command, reload_command, server_command, setup_command
 from agentbus.cli.options import DEFAULT_BUS_FOLDER, FILE, FOLDER, agents_option
 
@@ -86,9 +86,11 @@ def init(
         lazy.server_certificates.renew_certificate(bus, options["hosts"])
         if bus.clustered:
             where = bus.path / "servers"
-            click.echo(f"new certificates are in {where}; {apply_change(bus, 'server*.pem')}:\n  {reload_command(bus)}")
+            output.line(
+                f"new certificates are in {where}; {apply_change(bus, 'server*.pem')}:\n  {reload_command(bus)}"
+            )
         else:
-            click.echo(f"a new certificate is in {bus.path / 'tls'}; {apply_change(bus)}:\n  {reload_command(bus)}")
+            output.line(f"a new certificate is in {bus.path / 'tls'}; {apply_change(bus)}:\n  {reload_command(bus)}")
         return
     ports = {"port": options["port"], "cluster_port": options["cluster_port"]}
     plan = lazy.new_bus.Plan(
@@ -106,15 +108,15 @@ def init(
         max_file=options["max_file"],
     )
     bus = lazy.new_bus.create(folder, plan, agents)
-    click.echo(f"made a bus for {bus.url} in {bus.path}")
+    output.line(f"made a bus for {bus.url} in {bus.path}")
     if bus.clustered:
-        click.echo("copy each of these folders to its machine:")
+        output.line("copy each of these folders to its machine:")
         for server in bus.servers:
-            click.echo(f"  {server.path}  to {server.member.host if server.member else ''}")
-        click.echo("and start the server in it:\n  nats-server -c nats-server.conf")
+            output.line(f"  {server.path}  to {server.member.host if server.member else ''}")
+        output.line("and start the server in it:\n  nats-server -c nats-server.conf")
     else:
-        click.echo(f"start its server:\n  {shlex.join([server_command(), '-c', str(bus.servers[0].configuration)])}")
-    click.echo(f"then make its streams:\n  {setup_command(bus, bus.agents)}")
-    click.echo("a file for each machine that joins:")
+        output.line(f"start its server:\n  {shlex.join([server_command(), '-c', str(bus.servers[0].configuration)])}")
+    output.line(f"then make its streams:\n  {setup_command(bus, bus.agents)}")
+    output.line("a file for each machine that joins:")
     for name in ("main", *bus.agents):
-        click.echo(f"  {bundle_command(bus, name)}")
+        output.line(f"  {bundle_command(bus, name)}")

@@ -12,6 +12,8 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
 
+from agentbus.visible_text import one_line
+
 LogFormat: TypeAlias = Literal["text", "json"]
 
 _BARE: Final = re.compile(r"[^\s\"=\\]+")
@@ -105,7 +107,7 @@ class TextFormatter(LineFormatter):
     def _line(self, at: str, record: logging.LogRecord, message: str, known: Mapping[str, object]) -> str:
         task = f"task {known['task_id']}: " if "task_id" in known else ""
         line = f"{at} {record.levelname} {task}{message}{_pairs(known)}{self._end}"
-        return line if line.isprintable() else _printable(line)
+        return one_line(line)
 
 
 class JsonFormatter(LineFormatter):
@@ -117,7 +119,7 @@ class JsonFormatter(LineFormatter):
             if value is not None:
                 line[name] = _bounded(value) if isinstance(value, str) else value
         line.update(self._common)
-        return _ASCII.encode(line).replace("\x7f", "\\u007f")
+        return _ASCII.encode(line)
 
 
 FORMATTERS: Final[Mapping[LogFormat, type[LineFormatter]]] = {"text": TextFormatter, "json": JsonFormatter}
@@ -142,8 +144,3 @@ def _pairs(known: Mapping[str, object]) -> str:
 def _quoted(text: str) -> str:
     text = _bounded(text)
     return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
-
-
-def _printable(text: str) -> str:
-    """Escape every character that is not printable."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -2,6 +2,7 @@
 
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.messages import Task
+from agentbus.visible_text import one_line
 
 _INSTRUCTIONS = """\
 Do the task now and answer with a clear result: what you did, what came of it, and anything the sender must know.
@@ -29,4 +30,4 @@ def build_prompt(task: Task, *, agent: str, extra_instruction: str = "") -> str:
 
 def _line(text: str) -> str:
     """Put a field on one line. It is untrusted, and must not look like a paragraph of the prompt."""
-    return "".join(char if char.isprintable() else " " for char in text)
+    return one_line(text, lambda _: " ")
