@@ -27,6 +27,7 @@ SHIPPED = [
     "config/nats-server.conf",
     "deploy/systemd/agentbus-worker.service",
     "deploy/systemd/user/agentbus-worker.service",
+    "deploy/systemd/agent-user.conf",
     "deploy/launchd/com.agentbus.worker.plist",
     "deploy/supervisor/agentbus-worker.conf",
 ]

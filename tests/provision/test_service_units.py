@@ -5,6 +5,7 @@ import plistlib
 import re
 import shutil
 import subprocess
+import tomllib
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,25 @@ def test_systemd_confines_the_worker_without_breaking_the_sandboxes_of_agent_com
         "MemoryDenyWriteExecute",
     }
     assert not breaking & set(service)
+
+
+@pytest.mark.parametrize("path", [UNIT, DEPLOY / "systemd" / "user" / "agentbus-worker.service"], ids=str)
+def test_the_bounds_for_what_agent_commands_start_are_offered_and_left_to_the_operator(path: Path) -> None:
+    offered = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#TasksMax=")]
+    assert len(offered) == 1
+    assert not {"TasksMax", "MemoryMax"} & set(unit(path)["Service"])
+
+
+def test_the_drop_in_for_an_agent_of_another_user_gives_the_worker_what_it_takes_to_end_its_processes() -> None:
+    path = DEPLOY / "systemd" / "agent-user.conf"
+    service = unit(path)["Service"]
+    needed = {"CAP_SETUID", "CAP_SETGID", "CAP_KILL"}
+    assert set(service["AmbientCapabilities"].split()) == set(service["CapabilityBoundingSet"].split()) == needed
+    comment = "\n".join(line[2:] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# "))
+    [command] = re.findall(r"(?s)chat_cmd = \[.*?\]", comment)
+    words = tomllib.loads(command)["chat_cmd"]
+    assert words[0] == "setpriv"
+    assert {"--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs"} < set(words)
 
 
 # -- launchd ----------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ POINTS: dict[str, Point] = {
     "claimed": Point(Ledger, "write", "after", writes("working", renewals=0)),
     "claimed, without a slot": Point(Reservation, "acquire", "before"),
     "slot granted": Point(Reservation, "acquire", "after"),
-    "command about to start": Point(command, "start", "before"),
+    "command about to start": Point(Children, "start", "before"),
     "command started, not recorded": Point(Children, "started", "before"),
     "command recorded": Point(Children, "record", "after"),
     "lease renewed, delivery not extended": Point(Ledger, "write", "after", writes("working", renewals=1)),

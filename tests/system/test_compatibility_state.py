@@ -23,6 +23,7 @@ from support.jobs import (
 )
 from support.old_version import OldVersion
 from support.outage import outage_of
+from support.supervised import kill_with_supervisors
 
 pytestmark = pytest.mark.posix("a worker needs process groups and signals")
 
@@ -64,7 +65,7 @@ async def test_an_outcome_that_a_killed_worker_left_on_disk_is_delivered_once(tm
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes that left their group in /proc")
-async def test_the_command_of_a_killed_worker_is_ended_with_its_children(
+async def test_the_command_of_a_worker_killed_with_its_supervisors_is_ended_with_its_children(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, versions: Envs
 ) -> None:
     before, after = versions
@@ -73,11 +74,30 @@ async def test_the_command_of_a_killed_worker_is_ended_with_its_children(
         task_id = await publish(coordinator, f"session:{tmp_path}/session pid:{tmp_path}/me sleep:1000")
         pids = [await pid_from(tmp_path / name) for name in ("session", "me")]
         await eventually(lambda: [*tmp_path.glob("state/*/code/*/children/*-*.json")], "the command is on record")
-        first.kill()
+        kill_with_supervisors(first)
     assert all(alive(pid) for pid in pids)
     await coordinator.task(task_id).cancel()
     async with worker(config, env=after) as second:
         assert second.said(f"task {task_id}: ending 2 processes of a worker that was killed")
+        await gone(*pids)
+        assert (await settled(coordinator, task_id)).state == "cancelled"
+        await acknowledged(coordinator)
+    assert (await counts(coordinator))["AGENT_RESULTS"] == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are supervisors on Linux alone")
+async def test_a_worker_starts_while_the_supervisors_of_a_killed_one_still_end_its_command(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, versions: Envs
+) -> None:
+    before, after = versions
+    config = worker_toml(tmp_path, server.url, worker={"kill_grace_seconds": 0.5})
+    async with worker(config, env=before) as first:
+        task_id = await publish(coordinator, f"stubborn session:{tmp_path}/session pid:{tmp_path}/me sleep:1000")
+        pids = [await pid_from(tmp_path / name) for name in ("session", "me")]
+        await eventually(lambda: [*tmp_path.glob("state/*/code/*/children/*-*.json")], "the command is on record")
+        first.kill()
+    await coordinator.task(task_id).cancel()
+    async with worker(config, env=after):
         await gone(*pids)
         assert (await settled(coordinator, task_id)).state == "cancelled"
         await acknowledged(coordinator)

@@ -32,6 +32,7 @@ from support.jobs import (
     short_lease,
     text,
 )
+from support.supervised import kill_with_supervisors
 
 linux_only = pytest.mark.skipif(
     sys.platform != "linux", reason="processes are found by their environment on Linux alone"
@@ -217,7 +218,7 @@ async def test_one_worker_takes_over_the_folders_of_three_killed_ones(
         tasks = [await publish(coordinator, f"stubborn pid:{tmp_path}/{number} sleep:1000") for number in range(3)]
         pids = [await pid_from(tmp_path / str(number)) for number in range(3)]
         for child in (one, two, three):
-            child.kill()
+            kill_with_supervisors(child)
     for task_id in tasks:
         await coordinator.task(task_id).cancel()
     async with worker(config) as child:

@@ -20,6 +20,7 @@ from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from agentbus.tasks.ledger import Ledger
 from support.harness import alive, eventually, worker, worker_toml
 from support.jobs import WAIT_S, acknowledged, counts, error, outcome, ran_nothing, settled, short_lease, text
+from support.supervised import KILL_WORKER
 
 # -- the main job -----------------------------------------------------------------------------------------------
 
@@ -351,7 +352,7 @@ async def test_a_task_that_kills_its_workers_fails_after_max_attempts(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=1)
-    command = ["sh", "-c", "kill -9 $PPID; sleep 1", "agent", "{input}"]
+    command = ["sh", "-c", f"{KILL_WORKER}; sleep 1", "agent", "{input}"]
     config = worker_toml(tmp_path, server.url, chat_cmd=command, worker={"max_attempts": 2})
     task = await coordinator.publish("code", "x", task_type="x")
     for _ in range(2):

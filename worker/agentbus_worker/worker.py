@@ -37,8 +37,9 @@ from agentbus.tasks.presence import HEARTBEAT_S, MOST_RUNNING, Presence, announc
 from agentbus.version import __version__
 from agentbus_worker.metrics import Metrics, metrics_of
 from agentbus_worker.running.orphans import end_orphans
-from agentbus_worker.running.process_tree import Children, become_subreaper
+from agentbus_worker.running.process_tree import HAS_SUPERVISORS, Children
 from agentbus_worker.running.spawn import close_on_exec
+from agentbus_worker.running.supervisor import become_subreaper
 from agentbus_worker.settling.claim import claim
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.job import REFUSED_PAUSE_S, Job
@@ -52,7 +53,7 @@ from agentbus_worker.state_folder import StateFolder, locked_state
 log = logging.getLogger("agentbus.worker")
 
 _RETRY_S: Final = 2.0
-_REAP_S: Final = 2.0
+_PATROL_S: Final = 2.0
 _PRESENCE_PAUSE_S: Final = 2.0
 """How soon a change of the free slots is announced. People look at it, so more often would only load the bus."""
 _T = TypeVar("_T")
@@ -101,10 +102,11 @@ class Worker:
             metrics = stack.enter_context(metrics_of(config))
             folder = stack.enter_context(locked_state(config.worker.state_dir, settings.urls, config.agent.id))
             metrics.show("outbox_entries", Outbox(folder.outbox).count)
-            become_subreaper()
+            if HAS_SUPERVISORS:
+                become_subreaper()
             close_on_exec()
             await end_orphans(folder.children, config.worker.kill_grace_seconds)
-            children = stack.enter_context(Children(folder.children))
+            children = stack.enter_context(Children(folder.children, slots=config.worker.concurrency))
             dial = stack.enter_async_context(connect(settings, retry_on_failed_connect=True, on_state=log.info))
             bus = await _unless_set(self._stop.drain, dial)
             if bus is not None:
@@ -141,7 +143,7 @@ class Worker:
                     group.create_task(_fail_when_ended(bus)),
                     group.create_task(self._stop_jobs_on_request()),
                     group.create_task(self._show_presence(bus)),
-                    group.create_task(_reap_orphans(children)),
+                    group.create_task(_patrol(children)),
                 ]
                 running: set[asyncio.Task[None]] = set()
                 taking = group.create_task(self._take_tasks(context, group, running))
@@ -355,10 +357,10 @@ async def _replay_outbox(bus: Bus, outbox: Outbox, clock: ServerClock, metrics: 
             return True
 
 
-async def _reap_orphans(children: Children) -> None:
+async def _patrol(children: Children) -> None:
     while True:
-        await asyncio.sleep(_REAP_S)
-        children.reap()
+        await asyncio.sleep(_PATROL_S)
+        children.patrol()
 
 
 async def _fail_when_ended(bus: Bus) -> None:

@@ -27,6 +27,7 @@ from support.jobs import (
     short_lease,
     text,
 )
+from support.supervised import KILL_WORKER
 
 # Leaves a file for each run that names the attempt; fails in the attempts before {good} as {bad} says.
 AGENT = """
@@ -193,7 +194,7 @@ async def test_lost_workers_and_failures_both_count_as_attempts(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=1)
-    script = 'if [ "$AGENTBUS_ATTEMPT" = 1 ]; then exit 3; fi; kill -9 $PPID; sleep 1'
+    script = f'if [ "$AGENTBUS_ATTEMPT" = 1 ]; then exit 3; fi; {KILL_WORKER}; sleep 1'
     config = config_for(tmp_path, server, bad=script, retry_on=["exit:3", "lost"], max_attempts=2)
     task_id = await publish(coordinator, "x")
     async with worker(config) as child:
@@ -210,7 +211,7 @@ async def test_a_task_of_a_lost_worker_is_not_retried_unless_that_is_configured(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await short_lease(coordinator, lease_s=1)
-    config = config_for(tmp_path, server, bad="kill -9 $PPID; sleep 1", retry_on=["exit:3"], max_attempts=5)
+    config = config_for(tmp_path, server, bad=f"{KILL_WORKER}; sleep 1", retry_on=["exit:3"], max_attempts=5)
     task_id = await publish(coordinator, "x")
     async with worker(config) as child:
         assert await child.exit_code() == -signal.SIGKILL

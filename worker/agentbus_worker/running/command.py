@@ -7,9 +7,7 @@ import asyncio
 import contextlib
 import fcntl
 import hashlib
-import math
 import os
-import signal
 import sys
 import termios
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -20,8 +18,8 @@ from typing import BinaryIO, Final, Literal, TypeAlias
 
 from agentbus.config.private_files import open_private
 from agentbus.errors import CommandError
-from agentbus_worker.running.process_tree import Children, Run
-from agentbus_worker.running.spawn import Command, ExitEvent, Process, start, watch_exit, why_not_started
+from agentbus_worker.running.process_tree import Children, Run, RunningProcess
+from agentbus_worker.running.spawn import Command, ExitEvent, why_not_started
 
 _CHUNK: Final = 65_536
 _STDERR_TAIL: Final = 8_192
@@ -29,7 +27,7 @@ _RECHECK_S: Final = 0.02
 _QUICK_S: Final = 0.02
 """A command that ends within this time needs no reader while it runs, and no record on disk."""
 
-Reason: TypeAlias = Literal["exited", "timeout", "idle", "stopped"]
+Reason: TypeAlias = Literal["exited", "timeout", "idle", "stopped", "unsupervised"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,8 @@ class Exit:
     """How a command ended.
 
     Attributes:
-        reason: `exited` by itself, ended by the `timeout` or the `idle` limit, or `stopped` by the caller.
+        reason: `exited` by itself, ended by the `timeout` or the `idle` limit, `stopped` by the caller, or
+            `unsupervised` and ended, because its supervisor was killed.
         code: the exit code, or the negative number of the signal that ended it.
     """
 
@@ -192,14 +191,20 @@ class Child:
     """A running command; see `running`."""
 
     def __init__(
-        self, process: Process, run: Run, task_id: str, limits: Limits, out: _OutputPipe, err: _OutputPipe
+        self,
+        process: RunningProcess,
+        run: Run,
+        task_id: str,
+        limits: Limits,
+        pipes: tuple[_OutputPipe, _OutputPipe],
+        started: float,
     ) -> None:
         self._process = process
         self._run = run
         self._task_id = task_id
         self._limits = limits
-        self._out, self._err = out, err
-        self._started = asyncio.get_running_loop().time()
+        self._out, self._err = pipes
+        self._started = started
         self.clean_up_task: asyncio.Task[None] | None = None
 
     async def ended(
@@ -214,36 +219,38 @@ class Child:
 
         Args:
             stop: the command is ended when this future is done.
-            children: finds the processes of the command.
+            children: writes the record of the command.
             stop_grace_s: returns the time between SIGTERM and SIGKILL after `stop`; default: that of the limits.
             on_still_running: called once if the command still runs after 20 ms.
         """
-        loop = asyncio.get_running_loop()
+        loop, process = asyncio.get_running_loop(), self._process
         grace_left_s = self._limits.grace_s
-        with watch_exit(self._process) as end:
-            reason: Reason = "exited"
-            if not await end.wait(min(_QUICK_S, self._limits.timeout_s)):
-                on_still_running()
-                self._out.watch()
-                self._err.watch()
-                children.record(self._run, self._task_id)
-                reason = await self._wait_for_end(end, stop)
-            if reason != "exited":
-                grace_s = stop_grace_s() if reason == "stopped" and stop_grace_s else self._limits.grace_s
-                terminated_at = loop.time()
-                children.signal(self._run, signal.SIGTERM)
-                if not await end.wait_exit(grace_s):
-                    children.signal(self._run, signal.SIGKILL)
-                    await end.wait_exit(math.inf)
-                # The children of the command got SIGTERM at the same time; they have the rest of its grace period.
-                grace_left_s = max(0.0, terminated_at + grace_s - loop.time())
-        # The leader is a zombie until it is reaped, so its group id cannot belong to another process.
-        children.signal_group(self._run)
-        code = self._process.wait()
+        reason: Reason = "exited"
+        if not await process.end.wait(min(self._started + _QUICK_S, self._deadline) - loop.time()):
+            on_still_running()
+            self._out.watch()
+            self._err.watch()
+            children.record(self._run, self._task_id)
+            reason = await self._wait_for_end(process.end, stop)
+        if reason != "exited":
+            grace_s = stop_grace_s() if reason == "stopped" and stop_grace_s else self._limits.grace_s
+            terminated_at = loop.time()
+            process.terminate()
+            if not await process.end.wait_exit(grace_s):
+                await process.kill_and_wait()
+            # The children of the command got SIGTERM at the same time; they have the rest of its grace period.
+            grace_left_s = max(0.0, terminated_at + grace_s - loop.time())
+        elif process.lost:
+            reason = "unsupervised"
+        code, left = process.finish()
         duration_s = loop.time() - self._started
-        if not children.ended(self._run):
-            self.clean_up_task = asyncio.create_task(children.clean_up(self._run, grace_left_s))
+        if left:
+            self.clean_up_task = asyncio.create_task(process.clean_up(grace_left_s))
         return Exit(reason, code, self._out.finish(), self._err.finish(), duration_s)
+
+    @property
+    def _deadline(self) -> float:
+        return self._started + self._limits.timeout_s
 
     async def _wait_for_end(self, end: ExitEvent, stop: asyncio.Future[None]) -> Reason:
         """Wait for the exit, a limit or `stop`. Output restarts the idle limit, so it is checked again when it is due.
@@ -251,8 +258,7 @@ class Child:
         A limit that seems to have passed is checked twice: after this process was paused (SIGSTOP, a suspended
         machine), its timers run before it notices the exit and the output of a command that was in time.
         """
-        loop, limits = asyncio.get_running_loop(), self._limits
-        deadline = self._started + limits.timeout_s
+        loop, limits, deadline = asyncio.get_running_loop(), self._limits, self._deadline
         stop.add_done_callback(end.wake)
         rechecked = False
         try:
@@ -289,14 +295,15 @@ async def running(command: Command, limits: Limits, children: Children, tmp: Pat
         CommandError: the command could not be started.
     """
     with _pipes(command, limits, tmp) as (out, err):
+        started = asyncio.get_running_loop().time()
         try:
-            process = start(command, out.write_end, err.write_end, tmp)
+            process = await children.start(command, limits.grace_s, (out.write_end, err.write_end), tmp)
         finally:
             out.close_write_end()
             err.close_write_end()
         run = Run(process.pid, command.run_id)
         children.started(run)
-        child = Child(process, run, command.task_id, limits, out, err)
+        child = Child(process, run, command.task_id, limits, (out, err), started)
         try:
             yield child
             if child.clean_up_task is not None:
@@ -304,7 +311,8 @@ async def running(command: Command, limits: Limits, children: Children, tmp: Pat
         finally:
             if child.clean_up_task is not None:
                 child.clean_up_task.cancel()
-            children.kill(run, process.wait)
+            process.kill()
+            children.forget(run)
 
 
 @contextlib.contextmanager

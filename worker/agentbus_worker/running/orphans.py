@@ -1,7 +1,12 @@
-"""Finds processes that dead workers left running on this machine, by their records, and ends them."""
+"""Finds processes that dead workers left running on this machine, by their records, and ends them.
+
+The supervisors of a dead worker end its commands by themselves, and are waited for. If they were killed as well, what
+is on record is found, and what descends from it; as the last resort, what has the run id in its environment.
+"""
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -13,14 +18,10 @@ from typing import Any, Final
 
 from agentbus.protocol.subjects import is_task_id
 from agentbus_worker.log.lines import TaskLog
-from agentbus_worker.running.process_tree import (
-    KILL_TIMEOUT_S,
-    POLL_S,
-    RUN_VARIABLE,
-    TASK_VARIABLE,
-    is_being_loaded,
-    start_time,
-)
+from agentbus_worker.running import supervisor
+from agentbus_worker.running.process_group import POLL_S
+from agentbus_worker.running.process_tree import RUN_VARIABLE, TASK_VARIABLE, is_being_loaded, start_time
+from agentbus_worker.running.supervisor import KILL_TIMEOUT_S
 
 _ROUNDS: Final = 5
 _LOADING_TIMEOUT_S: Final = 10.0
@@ -57,6 +58,17 @@ class _Records:
             self._tasks[run_id] = str(record.get("task_id"))
             self._start_times[pid] = started, self._tasks[run_id]
 
+    def is_supervisor(self, process: Any) -> bool:
+        """Whether a process is, or looks like, a supervisor of a recorded worker: that is waited for, not spared."""
+        import psutil  # noqa: PLC0415
+
+        with contextlib.suppress(psutil.Error, OSError):
+            return _is_running(process) and any(
+                path == supervisor.__file__ and worker in self._workers
+                for path, worker in itertools.pairwise(process.cmdline())
+            )
+        return False
+
     def task_of(self, process: Any) -> str | None:
         """Return the id of the task that a process belongs to; None if it belongs to no recorded worker."""
         import psutil  # noqa: PLC0415
@@ -81,6 +93,7 @@ class _Records:
 
 def _end_processes_of(paths: Iterable[Path], grace_s: float) -> None:
     records = _Records(paths)
+    _wait_for_supervisors(records, grace_s + 2 * KILL_TIMEOUT_S)
     timeout_s = grace_s
     for _ in range(_ROUNDS):  # a process that gets SIGTERM may start another one
         found = _processes_of(records)
@@ -93,18 +106,47 @@ def _end_processes_of(paths: Iterable[Path], grace_s: float) -> None:
         timeout_s = 0.0
 
 
+def _wait_for_supervisors(records: _Records, timeout_s: float) -> None:
+    """Wait until the supervisors of dead workers have ended their commands and themselves; kill one that does not."""
+    import psutil  # noqa: PLC0415  # only needed when there is something to clean up
+
+    supervisors = [process for process in psutil.process_iter() if records.is_supervisor(process)]
+    _signal_and_wait(_signal_and_wait(supervisors, 0, timeout_s), signal.SIGKILL, KILL_TIMEOUT_S)
+
+
 def _processes_of(records: _Records) -> list[tuple[Any, str]]:
     """Return the processes of dead workers, each with its task id. Wait for processes between fork and exec."""
-    import psutil  # noqa: PLC0415  # only needed when there is something to clean up
+    import psutil  # noqa: PLC0415
 
     deadline = time.monotonic() + _LOADING_TIMEOUT_S
     while True:
         processes = [*psutil.process_iter()]
-        found = [(process, task_id) for process in processes if (task_id := records.task_of(process))]
+        # First: one that is loaded meanwhile has an environment to be read by.
         loading = any(is_being_loaded(process.pid) for process in processes)
+        found = _with_descendants(processes, {process.pid: records.task_of(process) for process in processes})
         if found or not loading or time.monotonic() > deadline:
             return found
         time.sleep(POLL_S)
+
+
+def _with_descendants(processes: list[Any], tasks: dict[int, str | None]) -> list[tuple[Any, str]]:
+    """Name the task of each process that has one or descends from one that has; never that of this worker."""
+    import psutil  # noqa: PLC0415
+
+    parents: dict[int, int] = {}
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            parents[process.pid] = process.ppid()
+    found: list[tuple[Any, str]] = []
+    for process in processes:
+        line = [process.pid]
+        while (parent := parents.get(line[-1], 0)) and parent not in line:
+            line.append(parent)
+        if process.pid == os.getpid() or not _is_running(process):
+            continue
+        if task_id := next((task_id for pid in line if (task_id := tasks.get(pid))), None):
+            found.append((process, task_id))
+    return found
 
 
 def _signal_and_wait(processes: list[Any], number: int, timeout_s: float) -> list[Any]:

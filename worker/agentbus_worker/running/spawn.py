@@ -1,6 +1,6 @@
-"""Starts the process of an agent command in its own session, and watches for its exit without reaping it.
+"""Starts processes: the supervisor of a slot on Linux, elsewhere the agent command itself, in a session of its own.
 
-No other module of the worker starts processes.
+No other module of the worker starts processes. A supervisor starts the commands of its slot, and nothing else.
 """
 
 import asyncio
@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Final
 
 from agentbus.errors import CommandError
+from agentbus_worker.running import supervisor
 
 MAX_ARGUMENT_BYTES: Final = 131_071
 """The longest single argument on Linux: MAX_ARG_STRLEN without the closing null byte."""
-_HAS_POSIX_SPAWN = sys.platform == "linux"
-"""Whether `posix_spawn` can start a new session, and reports a program that cannot be run."""
+_ISOLATED: Final = ("-I", "-S")
+"""Nothing of the environment, the user or the installed packages changes what a supervisor runs."""
+_LOADER_VARIABLES: Final = ("LD_LIBRARY_PATH",)
+"""All of the environment that a supervisor gets: where the libraries of this Python may lie."""
 _POLL_S: Final = 0.02
 
 
@@ -63,7 +66,7 @@ class Process:
 
 
 class ExitEvent:
-    """An event that is set when a process has exited."""
+    """An event of a process, as a rule its exit, that one task waits for."""
 
     def __init__(self) -> None:
         self.is_set = False
@@ -108,47 +111,49 @@ def start(command: Command, stdout: int, stderr: int, tmp: Path) -> Process:
         tmp: a private folder for the standard input.
 
     Raises:
-        CommandError: the command could not be started; the message says why.
+        CommandError: it could not be started; the message says why.
     """
-    program = command.argv[0]
     try:
-        with _standard_input(command.stdin, tmp) as stdin:
-            spawn = _start_with_posix_spawn if _can_posix_spawn(command, stdin, stdout, stderr) else _start_with_popen
-            return Process(spawn(command, stdin, stdout, stderr))
+        with standard_input(command.stdin, tmp) as stdin:
+            child = subprocess.Popen(
+                list(command.argv),
+                stdin=subprocess.DEVNULL if stdin is None else stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=dict(command.env),
+                cwd=command.cwd,
+                start_new_session=True,
+            )
     except OSError as error:
         raise CommandError(why_not_started(command, error)) from None
     except ValueError as error:
-        raise CommandError(f"cannot start {program!r}: an argument cannot be passed on ({error})") from None
+        raise CommandError(why_not_passed_on(command, error)) from None
+    child.returncode = 0  # so that `subprocess` does not wait for it: `Process.wait` reaps it
+    return Process(child.pid)
 
 
-def _can_posix_spawn(command: Command, stdin: int | None, *outputs: int) -> bool:
-    """Return whether `posix_spawn` can start the command, which takes half as long as `subprocess`.
+def start_supervisor(worker: str, link: int) -> int:
+    """Start the supervisor of a slot, in a session of its own (Linux); returns its pid.
 
-    It cannot change the folder, uses the PATH of this process, and replaces the descriptors 0 to 2.
+    Args:
+        worker: the token of this worker, by which the next one knows its supervisors.
+        link: the supervisor's end of a socket to this process.
+
+    Raises:
+        OSError: the system refuses another process.
     """
-    return (
-        _HAS_POSIX_SPAWN
-        and command.cwd is None
-        and min(outputs) > 2
-        and stdin not in (0, 1, 2)
-        and ("/" in command.argv[0] or command.env.get("PATH") == os.environ.get("PATH"))
-    )
-
-
-def _start_with_posix_spawn(command: Command, stdin: int | None, stdout: int, stderr: int) -> int:
-    """Start with `posix_spawn`, which closes no other files: see `close_on_exec`."""
-    dev_null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-    return os.posix_spawnp(
-        command.argv[0],
-        list(command.argv),
-        command.env,
-        file_actions=[
-            dev_null if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0),
-            (os.POSIX_SPAWN_DUP2, stdout, 1),
-            (os.POSIX_SPAWN_DUP2, stderr, 2),
-        ],
+    reset = _signals_to_reset()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    words = [",".join(str(int(number)) for number in sorted(numbers)) for numbers in (reset, mask)]
+    environment = {name: os.environ[name] for name in _LOADER_VARIABLES if name in os.environ}
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, *_ISOLATED, supervisor.__file__, worker, *words],
+        environment,
+        file_actions=[(os.POSIX_SPAWN_DUP2, link, 0), (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
         setsid=True,
-        setsigdef=_signals_to_reset(),
+        setsigdef=reset,
+        setsigmask=signal.valid_signals(),  # one to all of a service or of a user must not end it before its command
     )
 
 
@@ -164,26 +169,17 @@ def _signals_to_reset() -> tuple[int, ...]:
     return tuple(every - ignored - {signal.SIGKILL, signal.SIGSTOP})
 
 
-def _start_with_popen(command: Command, stdin: int | None, stdout: int, stderr: int) -> int:
-    process = subprocess.Popen(
-        list(command.argv),
-        stdin=subprocess.DEVNULL if stdin is None else stdin,
-        stdout=stdout,
-        stderr=stderr,
-        env=dict(command.env),
-        cwd=command.cwd,
-        start_new_session=True,
-    )
-    process.returncode = 0  # so that `subprocess` does not wait for it: `Process.wait` reaps it
-    return process.pid
-
-
 def close_on_exec() -> None:
     """Set close-on-exec on the files that this process inherited, except for the standard streams."""
     for file in Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd").iterdir():
         with contextlib.suppress(OSError):  # the descriptor of the folder that was listed
             if int(file.name) > 2:
                 os.set_inheritable(int(file.name), False)
+
+
+def why_not_passed_on(command: Command, error: ValueError) -> str:
+    """Word an argument that no process can get."""
+    return f"cannot start {command.argv[0]!r}: an argument cannot be passed on ({error})"
 
 
 def why_not_started(command: Command, error: OSError) -> str:
@@ -204,7 +200,7 @@ def why_not_started(command: Command, error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def _standard_input(data: bytes | None, tmp: Path) -> Generator[int | None]:
+def standard_input(data: bytes | None, tmp: Path) -> Generator[int | None]:
     """Yield a descriptor of a nameless file with the input, so a command that does not read it blocks no writer."""
     if data is None:
         yield None
@@ -215,34 +211,8 @@ def _standard_input(data: bytes | None, tmp: Path) -> Generator[int | None]:
         yield file.fileno()
 
 
-@contextlib.contextmanager
-def watch_exit(process: Process) -> Generator[ExitEvent]:
-    """Yield an event that is set when the process exits; the process is not reaped."""
-    loop = asyncio.get_running_loop()
-    end = ExitEvent()
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except (AttributeError, OSError):  # not Linux, or a kernel before 5.3
-        stop = _watch_by_polling(process, end)
-        try:
-            yield end
-        finally:
-            stop()
-        return
-
-    def on_end() -> None:
-        loop.remove_reader(descriptor)  # the descriptor stays readable, so the loop would call this in every round
-        end.set()
-
-    try:
-        loop.add_reader(descriptor, on_end)
-        yield end
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
-
-
-def _watch_by_polling(process: Process, end: ExitEvent) -> Callable[[], None]:
+def watch_exit(process: Process, end: ExitEvent) -> Callable[[], None]:
+    """Set the event when the process exits, without reaping it, by polling; returns what stops that."""
     loop = asyncio.get_running_loop()
     handle: asyncio.Handle
 

@@ -31,7 +31,8 @@ class Outcome:
 def outcome_of_exit(ended: Exit, *, timeout_s: float, idle_timeout_s: float = 0) -> Outcome:
     """Map the exit of a command to success, failure, or a request for approval.
 
-    `cause` is a failure as the configuration key `retry_on` names it: timeout, idle, exit:CODE.
+    `cause` is a failure as the configuration key `retry_on` names it: timeout, idle, exit:CODE. A killed
+    supervisor is no such failure: the command would kill it again.
     """
     text = decode_output(ended.stdout.head)
     extra = {"exit_code": ended.code, "duration_seconds": round(ended.duration_s, 3), **_output_note(ended.stdout)}
@@ -41,6 +42,9 @@ def outcome_of_exit(ended: Exit, *, timeout_s: float, idle_timeout_s: float = 0)
     if ended.reason == "idle":
         reason = f"printed nothing for {idle_timeout_s:g} s and was ended"
         return Outcome("failed", text, reason, extra, reason, "idle")
+    if ended.reason == "unsupervised":
+        reason = "the process that supervised the command was killed, and the command was ended"
+        return Outcome("failed", text, reason + _stderr_end(ended.stderr), extra, reason, "unsupervised")
     if ended.code != 0:
         how = f"exited with status {ended.code}" if ended.code > 0 else f"was ended by signal {-ended.code}"
         reason = f"the command {how}"

@@ -1,0 +1,67 @@
+"""Ends the processes that a command has left which killed its supervisor: they become children of the worker.
+
+The worker is a child subreaper, too. Its children are supervisors, and what belonged to one that was killed.
+"""
+
+import logging
+import os
+import time
+
+from agentbus.bus.retry_until import deadline_after, retry_until
+from agentbus_worker.running.process_group import POLL_S
+from agentbus_worker.running.supervisor import KILL_TIMEOUT_S, Tree, children_of
+
+log = logging.getLogger("agentbus.worker")
+
+
+class Adopted:
+    """All children of this process, and their descendants, except for the supervisors and theirs."""
+
+    def __init__(self, supervisors: set[int]) -> None:
+        self._supervisors = supervisors
+        self._tree = Tree(supervisors)
+        self._ending = 0
+        self._seen: set[int] = set()
+
+    async def end(self, deadline: float) -> None:
+        """End all of them: SIGTERM, and after the deadline SIGKILL."""
+        self._ending += 1
+        try:
+            self._tree.ask()
+            async for _ in retry_until(deadline, POLL_S):
+                if not self._reap():
+                    return
+                self._tree.ask_orphans()
+            async for _ in retry_until(deadline_after(KILL_TIMEOUT_S), POLL_S):
+                self._tree.kill()
+                if not self._reap():
+                    return
+            log.warning("processes of a command whose supervisor was killed do not end, not even by SIGKILL")
+        finally:
+            self._ending -= 1
+
+    def kill(self) -> None:
+        """Send SIGKILL to all of them, at once and without the event loop."""
+        deadline = time.monotonic() + KILL_TIMEOUT_S
+        while self._reap() and time.monotonic() < deadline:
+            self._tree.kill()
+            time.sleep(POLL_S)
+
+    def patrol(self) -> None:
+        """Reap what has ended, and kill what no run ends. Called every few seconds."""
+        left = self._reap()
+        if left & self._seen and not self._ending:  # twice: a run may be about to hear of the loss
+            self._tree.kill()
+        self._seen = left
+
+    def _reap(self) -> set[int]:
+        """Reap those that have ended; returns those that have not."""
+        return {pid for pid in set(children_of(os.getpid())) - self._supervisors if not has_ended(pid)}
+
+
+def has_ended(pid: int) -> bool:
+    """Reap a child if it has ended; returns whether it had."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
