@@ -234,7 +234,7 @@ def _refuse_http_options() -> None:
 
 
 def _token(file: Path) -> str:
-    token, warnings = http_settings.token_of(file)
+    token, warnings = http_settings.read_token(file)
     for warning in warnings:
         log.warning("%s", warning)
     return token

@@ -46,7 +46,7 @@ class Scripted:
     ttl_ms: int = 600_000
     poll_interval_ms: int = POLL_MS
 
-    async def look(self, coordinator: Coordinator, state: State) -> TaskState:  # noqa: ARG002
+    async def read_state(self, coordinator: Coordinator, state: State) -> TaskState:  # noqa: ARG002
         answers: dict[str, Any] = state["answers"]
         left = {key: request for key, request in state["asks"].items() if key not in answers}
         if left:

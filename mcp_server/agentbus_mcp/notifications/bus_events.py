@@ -1,8 +1,8 @@
 """Distributes events from the bus to listeners in this process.
 
-Each source has one consumer for as long as it has listeners. It continues after its last message when the server
-restarts. Where messages may have been missed nevertheless, listeners are told so, and read anew. A listener is a plain
-function that must not block.
+Each source has one consumer while it has listeners, which continues after its last message when the server restarts.
+If messages may have been missed nevertheless, listeners get the gap event, and read the present state. A listener is a
+plain function that must not block.
 """
 
 import logging
@@ -31,7 +31,7 @@ Unsubscribe: TypeAlias = Callable[[], None]
 
 
 class _Subscription(Generic[T]):
-    """One reader of the bus and its listeners. `gap` is the event for "some may have been missed"."""
+    """One reader of the bus and its listeners. `gap` is the event for messages that may have been missed."""
 
     def __init__(self, reader: Reader[T], gap: T) -> None:
         self.reader = reader
@@ -56,7 +56,7 @@ class _Subscription(Generic[T]):
                     await self.reader.read(coordinator.bus, self._on_open, self.notify)
                 except AgentBusError as error:
                     if isinstance(error, PermissionDeniedError):
-                        self.opened.set()  # no event will come, so nothing is gained by waiting for them
+                        self.opened.set()  # no event will come, so `opened` must not wait for this source
                         pause_s = _REFUSED_RETRY_S
                     logged = _log_once(str(error), logged)
                 await anyio.sleep(pause_s)
@@ -68,7 +68,7 @@ class _Subscription(Generic[T]):
 
 
 def _log_once(text: str, logged: str) -> str:
-    """Log why a source cannot be followed, unless it was logged last."""
+    """Log why a source cannot be followed, unless the last line said the same; returns the text."""
     if text != logged:
         log.info("cannot follow changes at present: %s", text)
     return text
@@ -85,7 +85,7 @@ class BusEvents:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[TaskGroup]:
-        """Follow the bus for the length of the block; yields a task group for the work that events cause."""
+        """Follow the bus for the length of the block; yields a task group for the listeners' work."""
         async with anyio.create_task_group() as group:
             self._group = group
             try:
@@ -106,7 +106,7 @@ class BusEvents:
         return source in self._messages
 
     def follow(self, source: Source, listener: Listener[Delivery | None]) -> Unsubscribe:
-        """Call `listener` with each new message, and with None where some may have been missed."""
+        """Call `listener` with each new message, and with None if some may have been missed."""
         subscription = self._messages.get(source)
         if subscription is None:
             subscription = self._messages[source] = _Subscription(MessageReader(source), None)
@@ -144,9 +144,9 @@ class BusEvents:
         return scope.cancel
 
     async def opened(self, timeout_s: float) -> None:
-        """Wait until no later change can be missed, for at most `timeout_s`.
+        """Wait until all sources are open, so that no later change can be missed, for at most `timeout_s`.
 
-        Where that is not reached in time, listeners get the gap event when their source opens.
+        The listeners of a source that opens later get the gap event then.
         """
         waiting: list[_Subscription[Any]] = [*self._messages.values(), *filter(None, [self._registry])]
         with anyio.move_on_after(timeout_s):

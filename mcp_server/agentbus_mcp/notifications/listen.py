@@ -37,7 +37,7 @@ log = logging.getLogger("agentbus.mcp")
 MAX_STREAMS: Final = 1_024
 """How many listen streams may be open at the same time."""
 _STALLED_S: Final = 30.0
-"""How long a client may take for one notification before its stream is ended: it listens again and reads anew."""
+"""How long a client may take for one notification before its stream is ended. It can then listen again."""
 
 
 class Listen:
@@ -81,7 +81,7 @@ class Listen:
         return len(self._open)
 
     def close(self) -> None:
-        """Begin to end every stream in order; each then sends its result as the last frame."""
+        """End every stream gracefully; each sends its result as the last frame."""
         for pending in self._open:
             pending.close()
 
@@ -117,7 +117,7 @@ class Listen:
         return accepted
 
     def _subscribe_to_resource(self, uri: str, pending: PendingEvents, cleanup: ExitStack) -> bool:
-        """Subscribe to one resource; False where no change of it can be detected."""
+        """Subscribe to one resource; returns False if its changes cannot be detected."""
         event = ResourceUpdated(uri=uri)
         unsubscribe = self._resources.watch(uri, lambda: pending.put(event))
         if unsubscribe is None:
@@ -169,7 +169,7 @@ class _Stream:
                 return
 
     async def send(self, notification: ServerNotification) -> bool:
-        """Send one notification; False if the client does not take it in time."""
+        """Send one notification; returns False if the client does not read it in time."""
         with anyio.move_on_after(_STALLED_S) as sending:
             await self._session.send_notification(notification, related_request_id=self._request_id)
         return not sending.cancelled_caught

@@ -1,4 +1,4 @@
-"""Tracks which agents have living workers, from the messages of the registry."""
+"""Tracks which agents have online workers, from the messages of the registry."""
 
 import hashlib
 import math
@@ -17,7 +17,7 @@ class _Heartbeat:
 
 
 class OnlineAgents:
-    """The living workers, and whether they have changed since the last call of `take_changes`."""
+    """The online workers, and whether they changed since the last call of `take_changes`."""
 
     def __init__(self) -> None:
         self._heartbeats: dict[str, _Heartbeat] = {}
@@ -43,7 +43,7 @@ class OnlineAgents:
 
     @property
     def next_expiry(self) -> float:
-        """When the next worker expires if no heartbeat of it arrives."""
+        """When the next worker expires without another heartbeat."""
         return min((last.expires_at for last in self._heartbeats.values()), default=math.inf)
 
     def take_changes(self) -> list[bool]:

@@ -1,7 +1,7 @@
-"""The events that a client is still to be notified of: each once, however often it occurs before it is sent.
+"""Queues the events for a client: an event that occurs again before it is sent is sent once.
 
-A client that has stopped reading therefore costs no more memory than the list of what it subscribed to, and delays no
-other client.
+So the queue of a client that has stopped reading is never longer than its list of subscriptions, and it delays no other
+client.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ MAX_URIS: Final = 256
 OPENED_S: Final = 1.0
 """How long the answer to a subscription waits for the bus, so that no change after it is missed."""
 _BATCH_S: Final = 0.1
-"""How long events are collected after each round, so that constant changes cost few notifications."""
+"""How long events are collected after each round, so that frequent changes make few notifications."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PendingEvents:
         self._wake.set()
 
     def close(self) -> None:
-        """Have `next` return None once all pending events are taken."""
+        """Let `next` return None once all pending events are taken."""
         self._closed = True
         self._wake.set()
 

@@ -22,7 +22,7 @@ class ResourceChanges:
         self._agent = agent
 
     def watch(self, uri: str, changed: Callable[[], None]) -> Unsubscribe | None:
-        """Call `changed` when a resource changes; None where no change of it can be detected."""
+        """Call `changed` when a resource changes; returns None if its changes cannot be detected."""
         resource = uris.parse(uri)
         match resource:
             case uris.ResourceId("agents"):
@@ -48,7 +48,7 @@ class ResourceChanges:
         return self._bus_events.follow_agents(lambda agents_changed: changed() if agents_changed else None)
 
     async def opened(self, timeout_s: float) -> None:
-        """Wait until no later change can be missed, for at most `timeout_s`."""
+        """Wait until no later change can be missed, at most for `timeout_s`."""
         await self._bus_events.opened(timeout_s)
 
 

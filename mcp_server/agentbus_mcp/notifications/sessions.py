@@ -18,9 +18,9 @@ from agentbus_mcp.notifications.pending_events import MAX_URIS, OPENED_S, Pendin
 from agentbus_mcp.notifications.resource_changes import ResourceChanges
 
 _SEND_S: Final = 5.0
-"""How long one notification may take; after it the event is pending again, for when the client reads again."""
+"""How long sending one notification may take; after that, its event is pending again."""
 _LIST: Final = ""
-"""Stands for the list of resources among the URIs that a session watches."""
+"""The key of the resource list among the URIs that a session watches."""
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class Sessions:
         session = self._sessions.get(id(connection))
         if session is None:
             if self._group is None:
-                raise RuntimeError("sessions are served while the server runs")
+                raise RuntimeError("sessions are served only while the server runs")
             session = self._sessions[id(connection)] = _Session()
             connection.exit_stack.callback(self._drop, id(connection))
             self._group.start_soon(_send_events, session.pending, ctx.session)

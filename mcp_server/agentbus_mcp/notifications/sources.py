@@ -1,4 +1,4 @@
-"""The messages on the bus that can be followed, and how they are read: through ordered consumers, from now on."""
+"""Follows messages on the bus through ordered consumers, from now on."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ from agentbus.protocol import subjects
 from agentbus_mcp.notifications.online_agents import OnlineAgents
 
 _CLOSE_S: Final = 1.0
-"""How long deleting a consumer may take; the server deletes one that is not used by itself."""
+"""How long deleting a consumer may take; the server deletes unused ones anyway."""
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -33,12 +33,12 @@ LEDGER: Final = Source(subjects.STATE_STREAM, subjects.STATE_SUBJECTS)
 
 
 def inbox(agent: str) -> Source:
-    """The result inbox of one agent."""
+    """Return the source of the result inbox of one agent."""
     return Source(subjects.RESULTS_STREAM, subjects.results(agent))
 
 
 def all_inboxes(own: str) -> Source:
-    """All result inboxes; only `own` where the others may not be read."""
+    """Return the source of all result inboxes, or only of `own` if the others may not be read."""
     return Source(subjects.RESULTS_STREAM, subjects.RESULT_SUBJECTS, fallback_subject=subjects.results(own))
 
 
@@ -84,7 +84,7 @@ class RegistryReader:
     """Reads the registry of workers. The event is whether an agent has come online or gone offline."""
 
     async def read(self, bus: Bus, opened: Callable[[], None], notify: Callable[[bool], None]) -> None:
-        """Follow the registry, and expire the workers whose heartbeats stay away.
+        """Follow the registry, and expire workers without a heartbeat.
 
         Raises:
             BusError: the registry cannot be followed at present.

@@ -1,4 +1,4 @@
-"""`notifications/tasks` on a listen stream: the state of an MCP task, whenever it has changed (SEP-2663)."""
+"""Sends `notifications/tasks` on a listen stream: the state of an MCP task, whenever it has changed (SEP-2663)."""
 
 from collections.abc import Callable
 from typing import Any, Final, Literal, Protocol, cast
@@ -20,7 +20,7 @@ class McpTaskChanges(Protocol):
         ...
 
     async def get(self, task_id: str) -> dict[str, Any]:
-        """The `DetailedTask`, as `tasks/get` has it."""
+        """Return the `DetailedTask` that `tasks/get` returns."""
         ...
 
 
@@ -32,13 +32,13 @@ class TaskNotification(BaseModel):
 
 
 def requested_task_ids(requested: SubscriptionFilter) -> list[str]:
-    """The `taskIds` of a filter, which the SDK knows as an extra field only. Anything but a list counts as none."""
+    """Return the `taskIds` of a filter, an extra field for the SDK. Anything but a list counts as none."""
     found: Any = (requested.model_extra or {}).get("taskIds")
     return [str(task_id) for task_id in cast("list[Any]", found)] if isinstance(found, list) else []
 
 
 class TaskNotifications:
-    """Makes the notifications of one stream; a state that was sent last is not sent again."""
+    """Makes the notifications of one stream. A state that is equal to the last one sent is not sent again."""
 
     def __init__(self, tasks: McpTaskChanges, meta: dict[str, Any]) -> None:
         self._tasks = tasks
@@ -46,14 +46,14 @@ class TaskNotifications:
         self._sent: dict[str, dict[str, Any]] = {}
 
     async def of(self, task_id: str) -> ServerNotification | None:
-        """The notification of a task's present state; None if it was sent already or cannot be read now."""
+        """Return the notification of a task's present state; None if it was sent already or cannot be read now."""
         try:
             task = await self._tasks.get(task_id)
         except MCPError:
-            return None  # the next change is sent
+            return None  # the next change is sent again
         state = {name: value for name, value in task.items() if name != "lastUpdatedAt"}
         if self._sent.get(task_id) == state:
             return None
         self._sent[task_id] = state
-        # The SDK's union of notifications is that of the core protocol.
+        # The SDK's union type has only the notifications of the core protocol.
         return cast("ServerNotification", TaskNotification(params={**task, "_meta": self._meta}))

@@ -17,7 +17,7 @@ from agentbus_mcp.notifications.sources import open_consumer
 MAX_VALUES: Final = 100
 """The protocol's limit."""
 _RECENT: Final = 500
-"""How many of the ledger's newest entries are looked through for ids."""
+"""How many of the newest ledger entries are searched for ids."""
 _TIMEOUT_S: Final = 2.0
 
 _AGENTS: Final = frozenset({"agent", "agents", "to"})
@@ -28,7 +28,7 @@ _STREAMS: Final = (subjects.TASKS_STREAM, subjects.RESULTS_STREAM)
 
 
 def add_completions(server: MCPServer[Any], bus_link: BusLink) -> None:
-    """Have a server complete arguments by their names; without a bus there are no completions."""
+    """Let a server complete arguments by their names; without a bus there are no completions."""
 
     @server.completion()
     async def complete(  # pyright: ignore[reportUnusedFunction]
@@ -53,12 +53,12 @@ async def _names(coordinator: Coordinator, argument: str) -> list[str]:
         if argument in _TASKS:
             return await _recent_tasks(coordinator)
     except AgentBusError:
-        pass  # no completions are no failure
+        pass  # without the bus there are no completions, which is no error
     return []
 
 
 async def _recent_tasks(coordinator: Coordinator) -> list[str]:
-    """The ids of tasks, the last changed first; only the keys of the ledger are read."""
+    """Return the ids of tasks, the last changed first; only the headers of the ledger are read."""
     stream, subject = subjects.STATE_STREAM, subjects.STATE_SUBJECTS
     start = await position_before_newest(coordinator.bus, stream, subject, _RECENT)
     found: dict[str, None] = {}
@@ -72,7 +72,7 @@ async def _recent_tasks(coordinator: Coordinator) -> list[str]:
 
 
 def _split_last(argument: CompletionArgument) -> tuple[str, str]:
-    """Split names with commas between into those that are complete and the one that is being typed."""
+    """Split names separated by commas into the complete ones and the last, which is being typed."""
     before, comma, part = argument.value.rpartition(",")
     return (f"{before}, " if comma else "", part.strip())
 

@@ -1,4 +1,4 @@
-"""The contents of the resources, as JSON: agents, inboxes, tasks and streams."""
+"""Reads the contents of the resources as JSON: agents, inboxes, tasks and streams."""
 
 from collections.abc import Callable
 from typing import Final
@@ -35,10 +35,10 @@ class ResourceContents:
     async def agents(self) -> str:
         """The agents: which have living workers, and how much waits for them."""
         overview = await (await self._bus_link.coordinator()).overview()
-        account: dict[str, Json] = {"agents": [_bounded(agent.to_json()) for agent in overview[:_MAX_AGENTS]]}
+        content: dict[str, Json] = {"agents": [_bounded(agent.to_json()) for agent in overview[:_MAX_AGENTS]]}
         if len(overview) > _MAX_AGENTS:
-            account["more"] = len(overview) - _MAX_AGENTS
-        return to_json(account)
+            content["more"] = len(overview) - _MAX_AGENTS
+        return to_json(content)
 
     async def inbox(self, agent: str) -> str:
         """The newest messages in the inbox of an agent, oldest first, and the cursor behind them."""
@@ -66,7 +66,7 @@ class ResourceContents:
 
 
 def _bounded(agent: dict[str, Json]) -> dict[str, Json]:
-    """An agent of the overview, with what its workers state about themselves cut."""
+    """Bound an agent of the overview: cut the number of its workers, and their texts."""
     workers: list[dict[str, Json]] = agent["workers"]
     short = [
         {name: _cut(value) for name, value in worker.items() if value or value == 0}

@@ -1,4 +1,4 @@
-"""Lists the resources in pages: those that always exist, then the inboxes of the online agents by name."""
+"""Lists the resources in pages: the static ones, then the inboxes of the online agents by name."""
 
 import base64
 import binascii
@@ -20,10 +20,10 @@ JSON_TYPE: Final = "application/json"
 PAGE: Final = 100
 """How many resources one page of the list holds."""
 _TIMEOUT_S: Final = 2.0
-"""How long listing waits for the bus; without it, only the resources that always exist are listed."""
+"""How long listing waits for the bus; without an answer, only the static resources are listed."""
 
 
-async def list_page(bus_link: BusLink, always: Sequence[Resource], cursor: str | None) -> ListResourcesResult:
+async def list_page(bus_link: BusLink, static: Sequence[Resource], cursor: str | None) -> ListResourcesResult:
     """Return one page of the list. The cursor is the name of the last agent of the page before.
 
     Raises:
@@ -31,14 +31,14 @@ async def list_page(bus_link: BusLink, always: Sequence[Resource], cursor: str |
     """
     after = "" if cursor is None else decode_cursor(cursor)
     agents = [name for name in await _online_agents(bus_link) if name > after]
-    most = PAGE - len(always) if cursor is None else PAGE
-    listed = [*(always if cursor is None else ()), *(_inbox_of(name) for name in agents[:most])]
+    most = PAGE - len(static) if cursor is None else PAGE
+    listed = [*(static if cursor is None else ()), *(_inbox_of(name) for name in agents[:most])]
     more = len(agents) > most
     return ListResourcesResult(resources=listed, next_cursor=_encode_cursor(agents[most - 1]) if more else None)
 
 
 async def _online_agents(bus_link: BusLink) -> list[str]:
-    """The agents with living workers, without this coordinator; none while the bus does not answer."""
+    """Return the agents with online workers, without this coordinator; none while the bus does not answer."""
     coordinator = bus_link.up
     workers: list[Presence] = []
     if coordinator is not None:

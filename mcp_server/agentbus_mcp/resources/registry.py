@@ -22,7 +22,7 @@ Reader: TypeAlias = Callable[[], Awaitable[str]]
 def add_resources(server: MCPServer[Any], bus_link: BusLink, sessions: Sessions) -> None:
     """Have a server offer the resources and list them in pages; 2025 clients that list them get list changes."""
     contents = ResourceContents(bus_link)
-    for resource in _concrete(contents, bus_link.agent):
+    for resource in _static_resources(contents, bus_link.agent):
         server.add_resource(resource)
     for uri, name, title, function in (
         (uris.INBOX, "inbox", "Inbox of an agent", contents.inbox),
@@ -41,8 +41,8 @@ def add_resources(server: MCPServer[Any], bus_link: BusLink, sessions: Sessions)
     sdk.on_request(server, "resources/list", PaginatedRequestParams, list_resources)
 
 
-def _concrete(contents: ResourceContents, own: str) -> list[FunctionResource]:
-    """The resources that always exist, one by one: hosts do not list what a template could match."""
+def _static_resources(contents: ResourceContents, own: str) -> list[FunctionResource]:
+    """Make the resources that always exist. Hosts list these, but not the resources of a template."""
 
     def resource(uri: str, name: str, title: str, description: str, fn: Reader) -> FunctionResource:
         return FunctionResource(uri=uri, name=name, title=title, description=description, mime_type=JSON_TYPE, fn=fn)
@@ -59,5 +59,5 @@ def _concrete(contents: ResourceContents, own: str) -> list[FunctionResource]:
 
 
 def _summary(function: Callable[..., Any]) -> str:
-    """The first line of a docstring, as a description for clients."""
+    """Make a description for clients from the first line of a docstring."""
     return f"{(function.__doc__ or '').splitlines()[0].rstrip('.')}, as JSON."

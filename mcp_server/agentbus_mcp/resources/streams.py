@@ -1,4 +1,4 @@
-"""Describes the two streams of the bus: state, consumers, and the newest messages."""
+"""Describes the two streams of the bus: their state, their consumers and their newest messages."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
@@ -20,24 +20,24 @@ NEWEST: Final = 10
 CONTENT_BYTES: Final = 2_048
 _MAX_CONSUMERS: Final = 50
 _MAX_GAPS: Final = 100_000
-"""How many deleted messages the server is asked to list, to find the newest ones that are left."""
+"""The most deleted messages that the server lists, to find the newest ones that are left."""
 
 _Part: TypeAlias = Callable[[Coordinator, str], Awaitable[Json]]
 
 
 async def describe_stream(coordinator: Coordinator, stream: str) -> dict[str, Json]:
-    """Describe what this user may see of a stream, and name the parts that it may not see."""
-    account: dict[str, Json] = {"stream": stream}
+    """Describe a stream, and name the parts that this user may not read."""
+    description: dict[str, Json] = {"stream": stream}
     refused: list[str] = []
     parts: dict[str, _Part] = {"state": _state, "consumers": _consumers, "newest": _newest}
     for name, read in parts.items():
         try:
-            account[name] = await read(coordinator, stream)
+            description[name] = await read(coordinator, stream)
         except PermissionDeniedError:
             refused.append(name)
     if refused:
-        account["not_permitted"] = refused
-    return account
+        description["not_permitted"] = refused
+    return description
 
 
 async def _state(coordinator: Coordinator, stream: str) -> Json:
@@ -53,7 +53,7 @@ async def _state(coordinator: Coordinator, stream: str) -> Json:
 
 
 async def _consumers(coordinator: Coordinator, stream: str) -> Json:
-    """The durable consumers; the server removes the others, of readers, by itself."""
+    """Return the durable consumers. The others belong to readers, and expire."""
     return [
         {
             "name": consumer.name,
@@ -68,7 +68,7 @@ async def _consumers(coordinator: Coordinator, stream: str) -> Json:
 
 
 async def _newest(coordinator: Coordinator, stream: str) -> Json:
-    """The newest messages, oldest first. Of the results, the own inbox where the whole stream is not permitted."""
+    """Return the newest messages, oldest first; only those of the own inbox if other results are not permitted."""
     if stream == subjects.TASKS_STREAM:
         return [
             queued_task(message, CONTENT_BYTES).model_dump(exclude_none=True)
@@ -82,20 +82,20 @@ async def _newest(coordinator: Coordinator, stream: str) -> Json:
 
 
 def result_list(messages: Sequence[CheckedMessage]) -> list[Json]:
-    """The results in messages of inboxes, in full detail, with the beginning of each output."""
+    """Return the results in inbox messages, in full detail, with the beginning of each output."""
     bound = share(CONTENT_BYTES, len(messages))
     return [result_of_message(message).cut(bound).model_dump(exclude_none=True) for message in messages]
 
 
 async def _stored(coordinator: Coordinator, stream: str) -> list[StoredMessage]:
-    """The newest messages of a stream. With too many gaps, which a work queue has, only the last sequences are read."""
+    """Return the newest messages of a stream. With too many gaps, as in a work queue, it tries the last sequences."""
     bus = coordinator.bus
     state = (await bus.stream_info(stream)).state
     gaps = set[int]()
     if 0 < state.num_deleted <= _MAX_GAPS:
         gaps.update((await bus.stream_info(stream, deleted=True)).state.deleted)
     sequences = (seq for seq in range(state.last_seq, max(state.first_seq, 1) - 1, -1) if seq not in gaps)
-    # A settled task may be deleted meanwhile.
+    # A task may be settled and deleted meanwhile.
     found = [await bus.message_without_headers(stream, seq) for seq in islice(sequences, NEWEST)]
     return [message for message in reversed(found) if message is not None]
 

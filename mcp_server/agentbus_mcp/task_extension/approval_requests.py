@@ -1,4 +1,4 @@
-"""Asks a person for approval through the client: the elicitation for a task that needs it, and the response."""
+"""Asks a person for approval through the client: makes the elicitation of a task, and reads the response."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,7 +24,7 @@ _FORM: Final = {
         "comment": {
             "type": "string",
             "title": "Comment",
-            "description": "What else the agent shall know, e.g. limits.",
+            "description": "A comment for the agent, e.g. limits.",
         },
     },
     "required": ["approve"],
@@ -33,14 +33,14 @@ _FORM: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a person has decided."""
+    """The decision of a person."""
 
     approve: bool
     comment: str
 
 
 def asks_for_approval(task: TaskStatus) -> bool:
-    """Whether a task asks for approval and can be answered: its id may be too long for that of an answer."""
+    """Return whether a task asks for approval and can be answered; its id may be too long for that of an answer."""
     if task.state != "needs_approval":
         return False
     try:
@@ -51,7 +51,7 @@ def asks_for_approval(task: TaskStatus) -> bool:
 
 
 def approval_request(task: TaskStatus) -> dict[str, Any]:
-    """Make the request to the client, which quotes the agent line by line."""
+    """Make the elicitation for a task; it quotes the agent line by line."""
     text = question(task.result.result) if task.result is not None else ""
     kind = short(task.record.entry.task_type)
     quoted = "\n".join(f"> {line}" for line in visible(text).strip().splitlines())
@@ -64,7 +64,7 @@ def approval_request(task: TaskStatus) -> dict[str, Any]:
 
 
 def read_decision(task_id: str, response: Any) -> Decision | None:
-    """Read a response; None if the person put the question off. Only an explicit yes approves.
+    """Read a response; None if the person postponed the decision. Only an explicit yes approves.
 
     Raises:
         MCPError: -32602 if the response does not fit the request.
@@ -83,7 +83,7 @@ def read_decision(task_id: str, response: Any) -> Decision | None:
 
 
 async def last_follow_up(coordinator: Coordinator, task: TaskStatus) -> TaskStatus:
-    """Follow the chain of answers from a task to the last task in it."""
+    """Follow the chain of answers from a task, and return the last task in it."""
     while asks_for_approval(task):
         try:
             task = await coordinator.task(answer_id(task.task_id), agent=task.agent).status()
@@ -93,7 +93,7 @@ async def last_follow_up(coordinator: Coordinator, task: TaskStatus) -> TaskStat
 
 
 def is_follow_up(task_id: str, ids: frozenset[str]) -> bool:
-    """Whether a task is among those of some ids, or follows one of them."""
+    """Return whether a task is one of `ids`, or a follow-up of one."""
     while task_id not in ids:
         if not task_id.endswith(ANSWER_SUFFIX):
             return False

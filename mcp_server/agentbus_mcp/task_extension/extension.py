@@ -53,7 +53,7 @@ class TasksExtension(Extension):
         self.metrics: Metrics = NO_METRICS
 
     def methods(self) -> Sequence[MethodBinding]:
-        """The three methods, for clients of the era that has them."""
+        """Return the three methods; only clients of the modern era can call them."""
         return [
             MethodBinding("tasks/get", TaskIdParams, self._serve_get, _MODERN),
             MethodBinding("tasks/update", UpdateParams, self._serve_update, _MODERN),
@@ -116,7 +116,7 @@ class TasksExtension(Extension):
 
 
 def _elicits(ctx: ServerRequestContext[Any, Any]) -> bool:
-    """Whether a client can show a form: it declares forms, or elicitation without saying of which kind."""
+    """Return whether a client can show a form: it declares forms, or elicitation without a mode."""
     capabilities = ctx.session.client_capabilities
     elicitation = capabilities.elicitation if capabilities else None
     return elicitation is not None and (elicitation.form is not None or elicitation.url is None)

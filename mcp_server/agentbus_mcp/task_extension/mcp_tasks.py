@@ -1,7 +1,7 @@
-"""The MCP tasks of a server: reads their state, changes their records, and describes them as the protocol does.
+"""Reads the state of MCP tasks, changes their records, and describes them in the form of the protocol.
 
-No work runs in this process. The state of a task follows from its record on the bus, and from what the record points
-to, whenever it is read. So a task goes on while no server runs, and the next server serves it.
+No work runs in this process. The state of a task is derived from its record on the bus and from the bus tasks that the
+record names, whenever it is read. So a task continues while no server runs, and the next server serves it.
 """
 
 from collections import OrderedDict
@@ -35,8 +35,8 @@ from agentbus_mcp.task_extension.task_support import (
 )
 
 _REMEMBERED: Final = 128
-"""How many tasks' last known states are kept for the time while the bus is away."""
-_AWAY: Final = "the bus is away at present; this is what was known last"
+"""How many last known states are kept, to answer while the bus is unreachable."""
+_UNREACHABLE: Final = "the bus is unreachable; this is the last known state"
 _MESSAGE_CHARS: Final = 500
 
 
@@ -56,7 +56,7 @@ class McpTasks:
         self._last_known: OrderedDict[str, _LastKnown] = OrderedDict()
 
     def tool(self, name: str) -> TaskSupport | None:
-        """The support of a tool; None if its calls never continue as MCP tasks."""
+        """Return the support of a tool; None if its calls never continue as MCP tasks."""
         return self._tools.get(name)
 
     async def create(self, tool: str, state: State, message: str) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class McpTasks:
     async def get(self, task_id: str) -> dict[str, Any]:
         """Read the `DetailedTask`.
 
-        While the bus is away, the answer is what this process knew last of the task.
+        While the bus is unreachable, the answer is the last state that this process read.
 
         Raises:
             MCPError: there is no such task, or its state cannot be read at present.
@@ -86,7 +86,7 @@ class McpTasks:
             known = self._last_known.get(task_id)
             if known is None or not _is_temporary(error.__cause__):
                 raise
-            return known.task if known.stored.record.end else {**known.task, "statusMessage": _AWAY}
+            return known.task if known.stored.record.end else {**known.task, "statusMessage": _UNREACHABLE}
         return self._describe(stored, tool, state)
 
     async def watch(self, task_id: str, changed: Callable[[], None]) -> Unsubscribe | None:
@@ -121,7 +121,7 @@ class McpTasks:
         return unsubscribe
 
     async def update(self, task_id: str, responses: Mapping[str, Any]) -> None:
-        """Take the answers to open requests; those to requests that are not open are ignored.
+        """Apply answers to open requests; answers to other requests are ignored.
 
         Raises:
             MCPError: there is no such task, an answer does not fit its request, or the bus cannot be asked.
@@ -129,7 +129,7 @@ class McpTasks:
         with _as_mcp_errors():
             coordinator = await self._bus_link.coordinator()
             while not await self._update(coordinator, task_id, responses):
-                pass  # another process has changed the record meanwhile
+                pass  # another process changed the record first
 
     async def cancel(self, task_id: str) -> None:
         """End a task, unless it has ended.
@@ -164,7 +164,7 @@ class McpTasks:
         stored = await records.read(coordinator, task_id)
         known = self._last_known.get(task_id)
         if known is not None and (stored is None or stored.revision < known.stored.revision):
-            stored = known.stored  # a replica that lags behind has answered
+            stored = known.stored  # the answer is from a replica that lags behind
         tool = self._tools.get(stored.record.tool) if stored else None
         if stored is None or tool is None:
             raise MCPError(
@@ -186,7 +186,7 @@ class McpTasks:
         """Read the state of a task; None if the record holds its end. A new end is stored, so that it never changes."""
         if stored.record.end is not None:
             return stored, None
-        state = await tool.look(coordinator, stored.record.state)
+        state = await tool.read_state(coordinator, stored.record.state)
         match state:
             case Completed(result):
                 body = result.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -205,7 +205,7 @@ class McpTasks:
         return stored
 
     def _describe(self, stored: StoredRecord, tool: TaskSupport, state: TaskState | None) -> dict[str, Any]:
-        """Describe a task as the protocol does, and remember it."""
+        """Return the `DetailedTask` of a task, and keep it as its last known state."""
         record = stored.record
         changed_at = record.changed_at
         if isinstance(state, Working | InputRequired):
@@ -246,7 +246,7 @@ def _describe_end(end: End) -> dict[str, Any]:
 
 
 def _is_temporary(error: BaseException | None) -> bool:
-    """Whether an error is that of a bus that is away, or that has only just come back."""
+    """Return whether an error can be that of a bus that is unreachable or has only just restarted."""
     if isinstance(error, BaseExceptionGroup):
         return any(_is_temporary(inner) for inner in error.exceptions)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]
     return isinstance(error, BusUnavailableError | SetupMissingError | ApiError)
@@ -254,7 +254,7 @@ def _is_temporary(error: BaseException | None) -> bool:
 
 @contextmanager
 def _as_mcp_errors() -> Generator[None]:
-    """Turn an expected failure into an error of the protocol, with the message for clients."""
+    """Turn expected failures in the block into errors of the protocol, with the message for clients."""
     try:
         yield
     except (AgentBusError, ExceptionGroup) as error:

@@ -1,4 +1,4 @@
-"""The offer to a tool to let its call continue as an MCP task."""
+"""Offers a tool to continue its call as an MCP task."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -11,14 +11,14 @@ from agentbus_mcp.task_extension.task_support import State
 
 @dataclass(slots=True)
 class Offer:
-    """The offer that comes with one call.
+    """The offer for one call.
 
-    A tool that takes it returns at once what it would answer without waiting. The client gets that answer if the record
-    of the task cannot be stored.
+    A tool that takes it returns at once, with the answer that it would give without waiting. The client gets that
+    answer if the record of the task cannot be stored.
 
     Attributes:
-        arguments: those that the client has given, without defaults.
-        elicits: whether the client can ask a person.
+        arguments: those that the client sent, without defaults.
+        elicits: whether the client supports elicitation.
     """
 
     arguments: Mapping[str, Any]
@@ -27,7 +27,7 @@ class Offer:
     message: str = field(default="", init=False)
 
     def take(self, state: State, message: str = "") -> None:
-        """Have the call continue as an MCP task with this state; `message` is its first status message."""
+        """Continue the call as an MCP task with this state; `message` is its first status message."""
         self.state, self.message = state, message
 
 
@@ -35,13 +35,13 @@ _offer: ContextVar[Offer | None] = ContextVar("offer", default=None)
 
 
 def current_offer() -> Offer | None:
-    """The offer for the current call; None where the client does not know MCP tasks."""
+    """Return the offer for the current call; None if the client does not support MCP tasks."""
     return _offer.get()
 
 
 @contextmanager
 def offering(offer: Offer) -> Generator[None]:
-    """Make an offer to the tool that is called in the block."""
+    """Make an offer to the tool that the block calls."""
     token = _offer.set(offer)
     try:
         yield

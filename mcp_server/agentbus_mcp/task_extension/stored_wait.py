@@ -1,4 +1,4 @@
-"""What an MCP task waits for, as its record holds it. The names of the fields are the stored format."""
+"""Stores what an MCP task waits for in its record. The names of the fields are the stored format."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -38,10 +38,10 @@ class StoredWait(BaseModel):
     """The state of an MCP task that waits for results.
 
     Attributes:
-        inbox: whose inbox is watched where no tasks are named.
-        elicits: whether the client can be asked for approvals.
-        deadline: when the wait ends with the results there are, in seconds since the epoch.
-        publication: what the call has published; cancelling the MCP task cancels it.
+        inbox: the owner of the watched inbox, if no tasks are named.
+        elicits: whether the client supports elicitation.
+        deadline: when the wait ends with the results so far, in seconds since the epoch.
+        publication: the tasks that the call published; cancelling the MCP task cancels them.
     """
 
     model_config = _STORED
@@ -56,7 +56,7 @@ class StoredWait(BaseModel):
     def of_watch(
         cls, request: WatchRequest, detail: ResponseDetail, *, inbox: str, elicits: bool, deadline: float | None
     ) -> "StoredWait":
-        """A wait for what a call of `watch_results` requests."""
+        """Make the wait of a call of `watch_results`."""
         watch = _StoredWatch(
             task_ids=list(request.task_ids),
             until=request.until,
@@ -69,7 +69,7 @@ class StoredWait(BaseModel):
 
     @classmethod
     def of_publication(cls, publication: Publication, *, inbox: str, elicits: bool) -> "StoredWait":
-        """A wait for the results of published tasks."""
+        """Make a wait for the results of published tasks."""
         watch = _StoredWatch(task_ids=[task.task_id for task in publication.published])
         return cls(watch=watch, inbox=inbox, elicits=elicits, publication=publication)
 
@@ -83,26 +83,26 @@ class StoredWait(BaseModel):
         try:
             return cls.model_validate(state)
         except ValidationError:
-            raise CorruptEntryError("what an MCP task waits for cannot be read in its record") from None
+            raise CorruptEntryError("the record of an MCP task has no readable state") from None
 
     def to_state(self) -> State:
-        """The state for the record of the MCP task."""
+        """Return the state for the record of the MCP task."""
         return self.model_dump(mode="json", exclude_none=True)
 
     @property
     def request(self) -> WatchRequest:
-        """What is waited for."""
+        """The request of the wait."""
         watch = self.watch
         return WatchRequest(watch.task_ids, watch.until, watch.timeout_s, watch.cursor, watch.agent)
 
     @property
     def detail(self) -> ResponseDetail:
-        """How much of the results is requested."""
+        """The requested detail of the results."""
         return ResponseDetail(self.watch.room.format, self.watch.room.max_bytes)
 
     @property
     def agents(self) -> str | Mapping[str, str] | None:
-        """The agent of all tasks or of each: a coordinator may not be permitted to search those of all agents."""
+        """The agent of all tasks, or of each: some coordinators may not search the tasks of all agents."""
         if self.publication is None:
             return self.watch.agent
         return {task.task_id: task.agent for task in self.publication.published}
@@ -113,6 +113,6 @@ class StoredWait(BaseModel):
         return self.deadline is not None and time.time() >= self.deadline
 
     def is_complete(self, tasks: Sequence[TaskStatus], asking: Sequence[TaskStatus]) -> bool:
-        """Whether enough tasks have their result. A task that asks for approval counts as one without."""
+        """Return whether enough tasks have their result. A task that asks for approval has none."""
         done = [task.settled and task not in asking for task in tasks]
         return all(done) if self.watch.until == "all" else any(done)

@@ -16,7 +16,7 @@ State: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Working:
-    """The task goes on."""
+    """The task is still working."""
 
     message: str = ""
     changed_at: datetime | None = None
@@ -33,7 +33,7 @@ class InputRequired:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The task has the result that the call would have had, which may say that the tool failed."""
+    """The task has the result that the call would have returned, which may be a failure of the tool."""
 
     result: CallToolResult
 
@@ -58,16 +58,16 @@ class TaskSupport(Protocol):
 
     @property
     def ttl_ms(self) -> int:
-        """How long a task is kept."""
+        """The time to live of a task."""
         ...
 
     @property
     def poll_interval_ms(self) -> int:
-        """How long a client shall wait between two polls."""
+        """How long clients should wait between two polls."""
         ...
 
-    async def look(self, coordinator: Coordinator, state: State) -> TaskState:
-        """Read the present state of the task. It is not called again after an end, which the record holds.
+    async def read_state(self, coordinator: Coordinator, state: State) -> TaskState:
+        """Read the present state of the task. It is not called after the end of the task, which is in the record.
 
         Raises:
             AgentBusError: the state cannot be read at present.
@@ -75,7 +75,7 @@ class TaskSupport(Protocol):
         ...
 
     async def answer(self, coordinator: Coordinator, state: State, responses: Mapping[str, Any]) -> State | None:
-        """Take answers to some of the open requests; returns a new state for the record, if there is one.
+        """Apply answers to some of the open requests; returns a new state for the record, or None if it stays.
 
         May be called again with the same answers.
 
@@ -89,5 +89,5 @@ class TaskSupport(Protocol):
         ...
 
     def watch(self, bus_events: BusEvents, state: State, changed: Callable[[], None]) -> Unsubscribe:
-        """Call `changed` when the state may have changed for another reason than a change of the record."""
+        """Call `changed` when the state may have changed without a change of the record."""
         ...

@@ -1,7 +1,7 @@
-"""Continues calls that wait for results as MCP tasks. Only what is waited for is stored.
+"""Continues calls that wait for results as MCP tasks. The record stores only what the call waits for.
 
-The state of such an MCP task follows from the ledger or the inbox. A task of the bus that needs approval makes the MCP
-task ask for it. Once it is answered, through this client or elsewhere, its follow-up is waited for in its place.
+The state of such an MCP task is read from the ledger or the inbox. If a bus task needs approval, the MCP task requires
+input. Once it is answered, by this client or another, the MCP task waits for the follow-up task instead.
 """
 
 import logging
@@ -54,13 +54,13 @@ _READS_AT_ONCE: Final = 8
 async def begin_watch(
     coordinator: Coordinator, request: WatchRequest, detail: ResponseDetail, offer: Offer
 ) -> CallToolResult:
-    """Continue as an MCP task, or answer at once if there is a result already.
+    """Continue a call of `watch_results` as an MCP task, or answer at once if there is a result already.
 
-    The MCP task has a time-out only if the client has asked for one: no call is kept open meanwhile.
+    The MCP task has a time-out only if the client gave one, because no call is open meanwhile.
 
     Raises:
-        TaskNotFoundError: no task is known by any of the ids.
-        BusError: the bus cannot be asked.
+        TaskNotFoundError: none of the ids is that of a task.
+        BusError: the bus cannot be read.
     """
     if request.task_ids:
         next_call = watch_tasks_call(request, detail, request.task_ids)
@@ -80,7 +80,7 @@ async def begin_watch(
 
 
 def begin_publication(coordinator: Coordinator, publication: Publication, offer: Offer) -> None:
-    """Have a call that has published tasks continue as an MCP task that waits for their results."""
+    """Continue a call that published tasks as an MCP task that waits for their results."""
     wait = StoredWait.of_publication(publication, inbox=coordinator.agent, elicits=offer.elicits)
     offer.take(wait.to_state(), publication.note or "")
 
@@ -92,8 +92,8 @@ class WatchedTasks:
     ttl_ms: int = TTL_MS
     poll_interval_ms: int = POLL_MS
 
-    async def look(self, coordinator: Coordinator, state: State) -> TaskState:
-        """Read the present state; completed, it holds the answer of the tool."""
+    async def read_state(self, coordinator: Coordinator, state: State) -> TaskState:
+        """Read the present state; a completed one has the answer of the tool."""
         try:
             return await _state_of(coordinator, StoredWait.from_state(state))
         except TaskNotFoundError as error:
@@ -101,7 +101,7 @@ class WatchedTasks:
             return Completed(CallToolResult(content=[text], is_error=True))
 
     async def answer(self, coordinator: Coordinator, state: State, responses: Mapping[str, Any]) -> None:
-        """Approve or deny; the key of a request is the id of the task that asks.
+        """Approve or deny bus tasks; the key of a request is the id of the bus task.
 
         Raises:
             MCPError: -32602, before anything is decided, for a response that does not fit its request.
@@ -110,15 +110,15 @@ class WatchedTasks:
         for task in (await _find(coordinator, StoredWait.from_state(state))).tasks:
             decision = decisions.get(task.task_id)
             if decision is None:
-                continue  # put off: the question stays open
+                continue  # the person postponed the decision: the request stays open
             comment = decision.comment
             try:
                 await coordinator.task(task.task_id, agent=task.agent).answer(approve=decision.approve, comment=comment)
             except TaskConflictError as error:
-                log.info("an answer came after another one: %s", error)
+                log.info("a task was answered by another client first: %s", error)
 
     async def cancel(self, coordinator: Coordinator, state: State) -> None:
-        """Cancel the tasks that the call has published; tasks that it only watches go on.
+        """Cancel the tasks that the call has published; tasks that it only watches continue.
 
         Raises:
             ExceptionGroup: the errors of those that could not be cancelled; the others are.
@@ -179,7 +179,7 @@ async def _state_of_tasks(coordinator: Coordinator, wait: StoredWait) -> TaskSta
 
 
 async def _find(coordinator: Coordinator, wait: StoredWait) -> FoundTasks:
-    """Look up the tasks of a wait; in place of one that asked and was answered, its follow-up."""
+    """Look up the tasks of a wait. A task that asked for approval and was answered is replaced by its follow-up."""
     found = await look_up(coordinator, wait.watch.task_ids, wait.agents)
     if not wait.elicits:
         return found

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP/1.1 with bounds that it has no options for: deadlines for requests, and places for connections.
+"""Adds bounds to uvicorn's HTTP/1.1 for which it has no options: deadlines for requests, and limits of connections.
 
-A request that is not there in time is answered with 408, or cut off where its answer has begun. No deadline runs once a
-request is there: an answer, such as a stream of events, may take as long as it likes.
+A request that does not arrive in time is answered with 408, or disconnected if its answer has begun. After a request
+has arrived there is no deadline: an answer, such as a stream of events, may take any time.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from agentbus_mcp.transports.http_settings import Bounds
 
 _RECEIVING: Final = (h11.IDLE, h11.SEND_BODY)
-"""The states of a client whose request is not there yet: its head, or its body."""
+"""The states of a client whose request has not arrived completely: its head, or its body."""
 _UNANSWERED: Final = (h11.IDLE, h11.SEND_RESPONSE)
 
 too_many_connections: Final[ASGIApp] = PlainTextResponse(
@@ -29,18 +29,18 @@ too_many_connections: Final[ASGIApp] = PlainTextResponse(
 class Connections:
     """The open connections of a server.
 
-    Where there is no place left, the connection that has waited longest for its request gives up its own. So clients
-    that only hold connections do not keep others out. A connection whose request is there is never closed for another.
+    At the limit, the connection that has waited longest for its request is closed. So clients that only hold
+    connections do not keep others out. A connection with a complete request is never closed for another.
     """
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
         self._addresses: dict[BoundedHttp, str] = {}
         self._counts: Counter[str] = Counter()
-        self._receiving: dict[BoundedHttp, None] = {}  # the one that has waited longest comes first
+        self._receiving: dict[BoundedHttp, None] = {}  # the one that has waited longest is first
 
     def admit(self, connection: "BoundedHttp", address: str) -> bool:
-        """Take in a connection. False if its address has too many, all of them with requests being served."""
+        """Add a connection; returns False if its address has too many, all with requests in progress."""
         self._addresses[connection] = address
         self._counts[address] += 1
         within = True
@@ -51,16 +51,16 @@ class Connections:
         return within
 
     def receiving(self, connection: "BoundedHttp") -> None:
-        """Note that a connection has begun to wait for a request."""
+        """Mark a connection as waiting for a request."""
         self._receiving.pop(connection, None)
         self._receiving[connection] = None
 
     def received(self, connection: "BoundedHttp") -> None:
-        """Note that the request is there."""
+        """Mark the request of a connection as complete."""
         self._receiving.pop(connection, None)
 
     def remove(self, connection: "BoundedHttp") -> None:
-        """Forget a connection; it may be called again."""
+        """Remove a connection; it may be called again."""
         self._receiving.pop(connection, None)
         address = self._addresses.pop(connection, None)
         if address is not None:
@@ -69,7 +69,7 @@ class Connections:
                 del self._counts[address]
 
     def protocol(self) -> Callable[..., "BoundedHttp"]:
-        """What makes the protocol of a connection, for uvicorn's option `http`."""
+        """Return a factory of protocols for uvicorn's option `http`."""
         return partial(BoundedHttp, connections=self)
 
 
@@ -82,7 +82,7 @@ def _close_first(connections: "Iterable[BoundedHttp]") -> bool:
 
 
 class BoundedHttp(H11Protocol):
-    """One connection. `handle_events` is where uvicorn looks at what has arrived, and so where deadlines are set."""
+    """One connection. uvicorn processes received data in `handle_events`, so deadlines are set there."""
 
     def __init__(self, *args: Any, connections: Connections, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -91,7 +91,7 @@ class BoundedHttp(H11Protocol):
         self._awaited: object = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take in a connection, and begin to wait for the head of its first request."""
+        """Register the connection, and start the deadline of its first request."""
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")
         if not self._connections.admit(self, str(peer[0]) if peer else ""):
@@ -99,22 +99,22 @@ class BoundedHttp(H11Protocol):
         self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the place to another connection."""
+        """Free the place of the connection."""
         self._connections.remove(self)
         self._clear_deadline()
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
-        """Look at what has arrived."""
+        """Process received data, and set the deadline."""
         super().handle_events()
         self._set_deadline()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request. uvicorn itself would fail here while an answer is under way."""
+        """Refuse invalid data. uvicorn's own method fails here while an answer is in progress."""
         self._refuse(400, msg)
 
     def give_up(self) -> None:
-        """Wait no longer for a request. A client that has sent nothing of it is not answered."""
+        """Stop waiting for a request. A client that has sent nothing of it gets no answer."""
         begun = self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]
         self._refuse(408 if begun else None, "The request did not arrive in time")
 
@@ -151,8 +151,8 @@ class BoundedHttp(H11Protocol):
             for event in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         if self.cycle:  # None before the first request
-            self.cycle.disconnected = True  # the application is told when the connection is lost
+            self.cycle.disconnected = True  # otherwise only the loss of the connection sets this
         if self.transport.get_write_buffer_size():
-            self.transport.abort()  # it does not read either
+            self.transport.abort()  # the client does not read
         else:
             self.transport.close()

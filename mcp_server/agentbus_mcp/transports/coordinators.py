@@ -1,4 +1,4 @@
-"""The coordinators that one process serves over HTTP: one for all clients, or one for each named token of a file."""
+"""Manages the coordinators that a process serves over HTTP: one for all clients, or one for each named token."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping
@@ -19,16 +19,16 @@ from agentbus_mcp.transports.sign_in import SignIn
 log = logging.getLogger("agentbus.mcp")
 
 Make: TypeAlias = Callable[[str, "Client"], ServedCoordinator]
-_LOOK_S: Final = 0.5
-"""How often the files are looked at. They are read when two looks find the same, so that no half-written one is."""
+_POLL_S: Final = 0.5
+"""How often the files are checked. A changed file is read once it is the same in two checks, so not half written."""
 
 
 class Coordinators(Protocol):
-    """What a process serves: `sign_in` while `run` runs."""
+    """The coordinators of a process, which `sign_in` serves while `run` runs."""
 
     @property
     def sign_in(self) -> SignIn:
-        """Passes each request on to its coordinator."""
+        """Passes each request to its coordinator."""
         ...
 
     @property
@@ -37,12 +37,12 @@ class Coordinators(Protocol):
         ...
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Keep them until cancelled; started once requests can be served."""
+        """Run them until cancelled; reports started once requests can be served."""
         ...
 
 
 class OneCoordinator:
-    """One coordinator for all clients: those with the token, or all."""
+    """One coordinator for all clients, which need the token if there is one."""
 
     def __init__(self, coordinator: ServedCoordinator, token: str | None) -> None:
         self.served: Collection[ServedCoordinator] = (coordinator,)
@@ -52,13 +52,13 @@ class OneCoordinator:
             self.sign_in.admit({hash_of(token): coordinator})
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Keep the coordinator until cancelled."""
+        """Run the coordinator until cancelled."""
         await self._coordinator.run(task_status=task_status)
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A named token, and how its coordinator is on the bus, as the files say it."""
+    """A named token, and the connection settings and the id of its coordinator."""
 
     token: NamedToken
     connection: ConnectionSettings
@@ -87,7 +87,7 @@ def read_clients(path: Path) -> dict[str, Client]:
 
 
 class NamedCoordinators:
-    """A coordinator for each named token. They follow the files: a token that is gone ends what was open with it."""
+    """A coordinator for each named token of a file. When the file changes, coordinators of removed tokens end."""
 
     def __init__(self, path: Path, clients: Mapping[str, Client], make: Make) -> None:
         """Serve `clients`, as `read_clients` has read them from `path`."""
@@ -103,7 +103,7 @@ class NamedCoordinators:
         return tuple(self._running.values())
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Keep the coordinators, and change them with the files, until cancelled."""
+        """Run the coordinators, and follow changes of the files, until cancelled."""
         async with anyio.create_task_group() as group:
 
             async def serve(clients: Mapping[str, Client]) -> None:
@@ -117,29 +117,29 @@ class NamedCoordinators:
             self._admit()
             task_status.started()
             while True:
-                await anyio.sleep(_LOOK_S)
-                if (now := self._stamps()) == seen:
+                await anyio.sleep(_POLL_S)
+                if (now := self._file_stamps()) == seen:
                     continue
-                await anyio.sleep(_LOOK_S)
-                if self._stamps() != now:
-                    continue  # it is being written
+                await anyio.sleep(_POLL_S)
+                if self._file_stamps() != now:
+                    continue  # the file is being written
                 seen = now
                 if (clients := self._read()) != self._clients:
-                    changed = self._end_what_changed(clients)
+                    changed = self._end_changed(clients)
                     self._clients = clients
                     await serve(changed)
                     self._admit()
 
     def _read(self) -> dict[str, Client]:
-        """The tokens as the files hold them now; as they were if the files cannot be used."""
+        """Read the files; keep the clients as they were if the files cannot be used."""
         try:
             return read_clients(self._path)
         except ConfigError as error:
             log.error("%s; the tokens that were read before stay in force", error)
             return self._clients
 
-    def _end_what_changed(self, clients: Mapping[str, Client]) -> dict[str, Client]:
-        """End the coordinators whose token or configuration is not what it was; returns those to begin with."""
+    def _end_changed(self, clients: Mapping[str, Client]) -> dict[str, Client]:
+        """End the coordinators whose token or configuration changed; returns the clients to start."""
         for name in [name for name in self._running if clients.get(name) != self._clients[name]]:
             self._running.pop(name).end()
         self._admit()
@@ -149,13 +149,13 @@ class NamedCoordinators:
     def _admit(self) -> None:
         self.sign_in.admit({self._clients[name].token.sha256: one for name, one in self._running.items()})
 
-    def _stamps(self) -> dict[Path, tuple[int, ...] | None]:
+    def _file_stamps(self) -> dict[Path, tuple[int, ...] | None]:
         files = {self._path, *(client.token.coordinator for client in self._clients.values())}
         return {file: _stamp(file) for file in files}
 
 
 def _stamp(file: Path) -> tuple[int, ...] | None:
-    """What changes when a file is written, replaced, or opened to others; None without the file."""
+    """Return values that change when a file or its mode changes; None without the file."""
     try:
         found = file.stat()
     except OSError:

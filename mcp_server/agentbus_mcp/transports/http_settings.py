@@ -113,7 +113,7 @@ class HttpSettings:
         return f"http://{bracketed(host)}:{port}{PATH}"
 
 
-def token_of(path: Path) -> tuple[str, Sequence[str]]:
+def read_token(path: Path) -> tuple[str, Sequence[str]]:
     """Read a token from a file; returns warnings for the operator with it.
 
     Raises:

@@ -21,12 +21,12 @@ _FLUSH_S: Final = 0.5
 
 
 async def load(bus_link: BusLink) -> "Server":
-    """Import the MCP SDK, which takes most of the start, and build the server, while the bus is dialled."""
+    """Import the MCP SDK and build the server in a thread, while the bus is dialled: the import is slow."""
     return await to_thread.run_sync(_load, bus_link)
 
 
 def _load(bus_link: BusLink) -> "Server":
-    # Imports make no garbage, so collecting it would only cost time.
+    # Imports make no garbage, so collections would only take time.
     gc.disable()
     from agentbus_mcp.server import create_server  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Refuses requests over HTTP that two readers could understand differently, and those that are for another server."""
+"""Refuses HTTP requests that are ambiguous, or that are for another server."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,29 +25,29 @@ _SINGLE: Final = (
     b"mcp-name",
     b"last-event-id",
 )
-"""Headers of which there is one at most: of two, a proxy and this server might each believe another one."""
+"""Headers that may occur once: of two, a proxy and this server might each use another one."""
 
 
 class RequestChecks:
-    """Passes on the requests that are for this server, on every path."""
+    """Passes on the requests for this server, on every path."""
 
     def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
         self._app = app
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or refuse it: 400 if it is odd, 421 for another host, 403 for the page of another site."""
+        """Serve one request, or refuse it: 400 if it is malformed, 421 for another host, 403 for another origin."""
         refusal = self._refusal(scope["headers"], scope["http_version"]) if scope["type"] == "http" else None
         if refusal is None:
             await self._app(scope, receive, send)
             return
         status, text = refusal
-        # Where the head is odd, nothing that follows it on the connection can be believed.
+        # After a malformed head, the rest of the connection cannot be trusted either.
         headers = {"Connection": "close"} if status == 400 else None
         await PlainTextResponse(f"{text}\n", status_code=status, headers=headers)(scope, receive, send)
 
     def _refusal(self, headers: _Headers, http_version: str) -> _Refusal | None:
-        return _odd(headers, http_version) or self._misdirected(headers)
+        return _malformed(headers, http_version) or self._misdirected(headers)
 
     def _misdirected(self, headers: _Headers) -> _Refusal | None:
         host = _value(headers, b"host")
@@ -63,8 +63,8 @@ class RequestChecks:
         return (403, "Invalid Origin header") if not self._settings.serves_origin(origin) else None
 
 
-def _odd(headers: _Headers, http_version: str) -> _Refusal | None:
-    """What is wrong with the head of a request. Of repeated lengths, h11 takes equal ones only."""
+def _malformed(headers: _Headers, http_version: str) -> _Refusal | None:
+    """Return what is wrong with the head of a request. h11 accepts repeated lengths only if they are equal."""
     counts = Counter(name for name, _ in headers)
     repeated = next((name for name in _SINGLE if counts[name] > 1), None)
     if repeated is not None:

@@ -1,7 +1,7 @@
-"""One coordinator of the bus for its clients over HTTP.
+"""Serves one coordinator of the bus over HTTP.
 
-It has a connection to the bus, an MCP server and sessions of its own, so that nothing of it can be reached through
-another one: to the clients of others its sessions and MCP tasks do not exist.
+It has its own connection to the bus, MCP server and sessions, so clients of another coordinator cannot reach its
+sessions and MCP tasks.
 """
 
 from collections.abc import Awaitable, Callable
@@ -23,14 +23,14 @@ from agentbus_mcp.transports.sign_in import challenge
 
 Load: TypeAlias = Callable[[BusLink], Awaitable[Server]]
 MAX_BODY_BYTES: Final = 9 * 1024 * 1024
-"""Room for the largest task that the bus takes."""
+"""Enough for the largest task that the bus accepts."""
 _LAST_FRAMES_S: Final = 0.25
-"""How long streams may take to end in order when a coordinator is served no longer."""
+"""How long streams may take to send their last frames when a coordinator ends."""
 
 
 @dataclass(slots=True)
 class _Answer:
-    """How far the answer to a request is: whether it has begun, and whether it can end at any place."""
+    """The progress of an answer: whether it has begun, and whether it may end at any point."""
 
     began: bool = False
     open_ended: bool = False
@@ -44,7 +44,7 @@ class _Answer:
 
 
 class ServedCoordinator:
-    """Serves requests for as long as `run` runs."""
+    """Serves requests while `run` runs."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class ServedCoordinator:
         metrics: Metrics,
         name: str | None = None,
     ) -> None:
-        """Serve an agent; `name` tells its lines in the log from those of others."""
+        """Serve an agent; `name` is the prefix of its log lines."""
         label = f"{name}: " if name else ""
         self._bus_link = BusLink(connection, agent, on_reconnect=metrics.reconnected, label=label)
         self._settings = settings
@@ -67,7 +67,7 @@ class ServedCoordinator:
         self._app: ASGIApp = challenge(invalid=True)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Keep the connection and the sessions until `end` is called; started once requests can be served."""
+        """Run the connection and the sessions until `end` is called; reports started once requests can be served."""
         async with self._bus_link.open():
             server = self._server = await self._load(self._bus_link)
             await server.measure(self._metrics)
@@ -76,7 +76,7 @@ class ServedCoordinator:
                 max_request_body_size=MAX_BODY_BYTES,
                 session_idle_timeout=self._settings.idle_s,
                 max_sessions=self._settings.max_sessions,
-                # `RequestChecks` does that, for all paths.
+                # `RequestChecks` checks that for all paths.
                 transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
             )
             async with server.session_manager.run():
@@ -88,16 +88,16 @@ class ServedCoordinator:
                     request.cancel()
 
     def end(self) -> None:
-        """Begin to end: streams, then sessions and the requests in progress, then the connection."""
+        """Begin the shutdown: streams first, then sessions and requests in progress, then the connection."""
         self._ended.set()
 
     def close_streams(self) -> None:
-        """Begin to end every open `subscriptions/listen` stream in order."""
+        """End every open `subscriptions/listen` stream gracefully."""
         if self._server is not None:
             self._server.close_streams()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request. If the coordinator ends meanwhile, the answer ends where it is."""
+        """Serve one request. If the coordinator ends meanwhile, the answer ends at this point."""
         answer = _Answer()
 
         async def watched(message: Message) -> None:
@@ -115,7 +115,7 @@ class ServedCoordinator:
         elif request.cancelled_caught and answer.open_ended:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    # -- what metrics and the health of the process say of it
+    # -- for metrics and the health of the process
 
     @property
     def connected(self) -> bool:

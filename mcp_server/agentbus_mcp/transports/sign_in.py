@@ -1,4 +1,4 @@
-"""Turns a request over HTTP into the coordinator as whose client it is served. No other module does."""
+"""Finds the coordinator that serves an HTTP request, by its bearer token. No other module does."""
 
 from collections.abc import Mapping
 
@@ -10,18 +10,18 @@ from agentbus.config.mcp_tokens import hash_of
 
 
 class SignIn:
-    """Passes a request on to the coordinator of its bearer token; without a known token it answers with a challenge.
+    """Passes a request to the coordinator of its bearer token; without a known token it answers with a challenge.
 
-    Tokens are looked up by their hashes: how long that takes says nothing about a token.
+    Tokens are looked up by their hashes, so the time of a look-up reveals nothing about a token.
     """
 
     def __init__(self, *, everyone: ASGIApp | None = None) -> None:
-        """Serve `everyone` without a token; without that, serve no client until `admit` is called."""
+        """Pass requests without a token to `everyone`; if it is None, refuse all until `admit` is called."""
         self._everyone = everyone
         self._by_hash: Mapping[str, ASGIApp] = {}
 
     def admit(self, coordinators: Mapping[str, ASGIApp]) -> None:
-        """Serve these coordinators from now on, by the hashes of their tokens, and no other."""
+        """Serve only these coordinators from now on, by the hashes of their tokens."""
         self._by_hash = dict(coordinators)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -30,7 +30,7 @@ class SignIn:
             return
         headers = Headers(scope=scope)
         coordinator = self._coordinator_of(headers)
-        # RFC 6750: no error is named to a client that has sent no credentials.
+        # RFC 6750: the challenge names no error if the request had no credentials.
         app = coordinator or challenge(invalid="authorization" in headers)
         await app(scope, receive, send)
 
@@ -41,7 +41,7 @@ class SignIn:
 
 
 def challenge(*, invalid: bool) -> Response:
-    """The answer to a client that is not known. It says nothing about this server."""
+    """Return the answer to an unknown client, which says nothing about this server."""
     return Response(
         status_code=401, headers={"WWW-Authenticate": 'Bearer error="invalid_token"' if invalid else "Bearer"}
     )

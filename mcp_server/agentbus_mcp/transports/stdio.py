@@ -1,4 +1,4 @@
-"""Serves one client on standard input and output."""
+"""Serves one client over standard input and output."""
 
 import logging
 

@@ -31,12 +31,12 @@ from agentbus_mcp.transports.served_coordinator import Load, ServedCoordinator
 
 HEALTH: Final = "/healthz"
 _MAX_CONNECTIONS: Final = 4_000
-"""How many connections are served at the same time. Where all have requests, one more is answered with 503."""
+"""How many connections are served at the same time. If all have requests, another one is answered with 503."""
 _OTHER_FILES: Final = 64
 """How many of the files that the process may open are reserved for other uses than connections."""
 _GRACE_S: Final = 1
 """How long requests in progress may take to end after a signal."""
-_END_S: Final = 2.3
+_EXIT_S: Final = 2.3
 """When the process exits after a signal, even if a request hangs; exporting spans takes up to 0.5 s more."""
 
 
@@ -62,7 +62,7 @@ def serve_named(
     *,
     metrics: Metrics = NO_METRICS,
 ) -> None:
-    """Serve the coordinators of a file of named tokens in the same way; `clients` are those that it has at first."""
+    """Serve a coordinator for each named token of a file in the same way; `clients` is its present content."""
 
     def make(name: str, client: Client) -> ServedCoordinator:
         return ServedCoordinator(client.connection, client.agent, http_settings, load, metrics, name)
@@ -71,7 +71,7 @@ def serve_named(
 
 
 def _serve(coordinators: Coordinators, http_settings: HttpSettings, listener: socket, metrics: Metrics) -> None:
-    logging.getLogger("mcp.server.streamable_http").addFilter(_is_no_hang_up)
+    logging.getLogger("mcp.server.streamable_http").addFilter(_is_not_disconnect)
     metrics.show("bus_connected", lambda: _connected(coordinators))
     metrics.show("sessions", lambda: sum(one.sessions for one in coordinators.served))
     metrics.show("listen_streams", lambda: sum(one.streams for one in coordinators.served))
@@ -87,7 +87,7 @@ def application(coordinators: Coordinators, http_settings: HttpSettings) -> ASGI
 
     app: ASGIApp = Starlette(routes=[Route(HEALTH, health, methods=["GET"]), Mount("/", coordinators.sign_in)])
     if http_settings.origins:
-        # Before the token is checked: a browser asks before it sends it.
+        # Before the sign-in: a browser sends its preflight request without the token.
         app = CORSMiddleware(
             app,
             allow_origins=http_settings.origins,
@@ -102,8 +102,8 @@ def _connected(coordinators: Coordinators) -> bool:
     return all(one.connected for one in coordinators.served)
 
 
-def _is_no_hang_up(record: logging.LogRecord) -> bool:
-    """Whether the SDK logs something else than a client that has hung up in a body, which is no fault of ours."""
+def _is_not_disconnect(record: logging.LogRecord) -> bool:
+    """Return False for the SDK's log line about a client that disconnected during its request."""
     return record.exc_info is None or not isinstance(record.exc_info[1], ClientDisconnect)
 
 
@@ -121,7 +121,7 @@ class _Uvicorn(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                proxy_headers=False,  # nothing depends on what `X-Forwarded-For` says, so no proxy has to be trusted
+                proxy_headers=False,  # nothing depends on `X-Forwarded-For`, so no proxy has to be trusted
                 limit_concurrency=connections.bounds.connections + 1,
                 timeout_graceful_shutdown=_GRACE_S,
             )
@@ -138,13 +138,13 @@ class _Uvicorn(uvicorn.Server):
         yield
 
     def stop(self) -> None:
-        """Begin to end. Connections that are cut off then are no errors."""
+        """Begin the shutdown. Connections that are closed by it are not logged as errors."""
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        self.handle_exit(signal.SIGTERM, None)  # the streams of the 2025 era listen to this call
+        self.handle_exit(signal.SIGTERM, None)  # the event streams of the 2025 era end with this call
 
 
 def _max_connections() -> int:
-    """How many connections to serve: fewer than the open files allow, so that the bus can be dialled again."""
+    """Return how many connections to serve: fewer than the limit of open files, so that the bus can be dialled."""
     if sys.platform == "win32":
         return _MAX_CONNECTIONS
     import resource  # noqa: PLC0415  # not on Windows
@@ -169,5 +169,5 @@ async def _stop(requested: asyncio.Event, coordinators: Coordinators, http: _Uvi
     for one in coordinators.served:
         one.close_streams()
     http.stop()
-    await anyio.sleep(_END_S)
+    await anyio.sleep(_EXIT_S)
     end()

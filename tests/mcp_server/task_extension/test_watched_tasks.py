@@ -41,7 +41,7 @@ from support.mcp_task_client import TaskClient, Wire, knowing_tasks
 from support.restricted import READ_LEDGER, only, restricted_bus
 
 INVALID, INTERNAL = -32602, -32603
-AWAY = "the bus is away at present; this is what was known last"
+UNREACHABLE = "the bus is unreachable; this is the last known state"
 DAY_MS = 86_400_000
 
 
@@ -465,7 +465,7 @@ async def test_an_outage_of_the_bus_ends_no_task(tmp_path: Path) -> None:
                 assert (await tasks.told())["status"] == "working"
                 await bus.stop()
                 away = await tasks.get(task_id)
-                assert (away["status"], away["statusMessage"]) == ("working", AWAY)
+                assert (away["status"], away["statusMessage"]) == ("working", UNREACHABLE)
                 assert await tasks.get(done_id) == done
                 next_one = await later.enter_async_context(tasks_on(bus))
                 with pytest.raises(MCPError, match="call again") as caught:
@@ -493,7 +493,7 @@ async def test_a_listener_that_connects_during_an_outage_is_notified_after_it(tm
             task_id = (await tasks.call("watch_results", {"task_ids": ["a"]}))["taskId"]
             await bus.stop()
             async with tasks.listening(task_id):
-                assert (await tasks.told())["statusMessage"] == AWAY
+                assert (await tasks.told())["statusMessage"] == UNREACHABLE
                 bus = await start_server(store=tmp_path, port=port)
                 async with connect(bus.url) as again:
                     await settle(again, "a", "at last")
