@@ -77,7 +77,7 @@ async def test_a_wrong_password_fails_at_once_with_the_reason(guarded: NatsServe
     assert "secret" not in str(refusal.value)
 
 
-async def test_a_patient_caller_too_learns_of_a_wrong_password_at_once(guarded: NatsServer):
+async def test_a_wrong_password_ends_the_retries_of_the_first_dial_at_once(guarded: NatsServer):
     with pytest.raises(AuthenticationError):
         async with (
             asyncio.timeout(5),
@@ -91,7 +91,9 @@ async def test_a_percent_encoded_password_is_decoded(guarded: NatsServer):
         assert (await bus.api("INFO"))["type"].endswith("account_info_response")
 
 
-async def test_a_patient_caller_waits_for_the_server_and_reports_each_change_of_state_once(tmp_path: Path):
+async def test_the_first_dial_is_retried_until_the_server_is_up_and_each_change_of_state_is_reported_once(
+    tmp_path: Path,
+):
     port, states = free_port(), list[str]()
     config = connection_settings(
         NatsSection(url=f"nats://127.0.0.1:{port}"), agent="main", name="test", reconnect_wait_s=0.05
@@ -105,7 +107,7 @@ async def test_a_patient_caller_waits_for_the_server_and_reports_each_change_of_
     assert "connected to nats-server" in states[1]
 
 
-async def test_a_patient_caller_gives_up_after_as_many_attempts_as_are_configured():
+async def test_the_first_dial_is_retried_as_often_as_configured():
     config = connection_settings(
         NatsSection(url=f"nats://127.0.0.1:{free_port()}"),
         agent="main",

@@ -1,4 +1,4 @@
-"""The presets of agent commands, against what those commands said of themselves.
+"""The presets of agent commands, compared with the recorded help of those commands.
 
 The files in recorded/ are the output of `claude --help`, `codex exec --help`, `gemini --help`, `opencode run --help`
 and `hermes chat --help` in the versions that the presets name.
@@ -26,7 +26,7 @@ def recorded(name: str) -> str:
 
 
 def described(name: str, option: str) -> str:
-    """What a command says of one of its options, up to the next one; empty if there is no such option."""
+    """Read what the help of a command says about an option; empty if it lists no such option."""
     start = rf"^ +(?:-\w+(?: [A-Z]+)?, )?(?:--[\w-]+, )?{re.escape(option)}(?=[ ,=\n]|$)"
     found = re.search(rf"{start}.*?(?=^ +-|\Z)", recorded(name), re.MULTILINE | re.DOTALL)
     return found[0] if found else ""

@@ -1,4 +1,4 @@
-"""`agentbus skill install`: the skill where each host looks for it, as a whole or as it was."""
+"""`agentbus skill install`: puts the skill where each host looks for it, completely or not at all."""
 
 import errno
 import os
@@ -45,13 +45,13 @@ async def test_without_a_host_the_skill_is_installed_in_the_shared_folder(home: 
 
 
 @pytest.mark.parametrize("host", list(HOSTS))
-async def test_the_skill_of_a_project_lies_where_the_host_looks(tmp_path: Path, host: str) -> None:
+async def test_the_skill_of_a_project_is_installed_where_the_host_looks(tmp_path: Path, host: str) -> None:
     done = await run_cli("skill", "install", "--host", host, "--project", str(tmp_path))
     assert done.code == 0, done.err
     assert (tmp_path / HOSTS[host].project / "agentbus" / "SKILL.md").is_file()
 
 
-def test_a_host_that_has_skills_in_projects_only_needs_one() -> None:
+def test_a_host_with_skills_in_projects_only_needs_a_project() -> None:
     ran = CliRunner().invoke(root, ["skill", "install", "--host", "claude-code", "--host", "copilot"])
     assert (ran.exit_code, ran.stdout) == (2, "")
     assert "copilot has skills in projects only; add --project FOLDER" in ran.stderr
@@ -87,7 +87,7 @@ def test_a_skill_that_cannot_be_replaced_stays_whole(
 
 
 @pytest.mark.parametrize(("replacement", "left"), [(1, "agentbus"), (2, ".agentbus.old")])
-def test_a_process_that_dies_while_it_replaces_the_skill_leaves_a_whole_copy_and_the_next_one_goes_on(
+def test_a_process_that_dies_while_it_replaces_the_skill_leaves_a_whole_copy_and_the_next_one_continues(
     tmp_path: Path, replacement: int, left: str
 ) -> None:
     target = tmp_path / "agentbus"

@@ -1,4 +1,4 @@
-"""Shipped files are found from a checkout and from an installed wheel, in whatever folder one is."""
+"""Shipped files are found from a checkout and from an installed wheel, in any working folder."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_a_missing_file_is_an_error_that_says_so() -> None:
 
 @dataclass(frozen=True)
 class Installed:
-    """An environment with the built wheel, and a folder that has nothing to do with it."""
+    """An environment with the built wheel, and an unrelated working folder."""
 
     home: Path
     elsewhere: Path
@@ -78,8 +78,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
         _run(python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT), cwd=folder)
     [wheel] = folder.glob("agentbus_mcp-*.whl")
     _run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel), cwd=folder)
-    # The dependencies come from the environment of these tests. A folder that a .pth file names has its own .pth files
-    # ignored, so the editable installation in there does not come along.
+    # The dependencies come from the environment of these tests. Python ignores .pth files in a folder that a .pth file
+    # names, so the editable installation in there is not found.
     [packages] = home.glob("Lib/site-packages") if os.name == "nt" else home.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text(f"{Path(pytest.__file__).parents[1]}\n", encoding="utf-8")
     return Installed(home, elsewhere)

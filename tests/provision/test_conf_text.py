@@ -1,4 +1,4 @@
-"""What `conf_text` writes, as a real nats-server reads it: paths with every kind of character that a name takes."""
+"""A real nats-server reads what `conf_text` writes: paths with every kind of character that a file name may have."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ NOT_UTF8 = os.fsdecode(b"caf\xe9")
 
 
 def strange(folder: Path, *more: str) -> Path:
-    """A path with all of NAMES in it."""
+    """Make a path of all names in NAMES."""
     return folder.joinpath(*NAMES, *more)
 
 

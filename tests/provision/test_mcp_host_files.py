@@ -1,4 +1,4 @@
-"""`agentbus mcp config`: the entry of each host as its documentation has it, in a file that keeps the rest."""
+"""`agentbus mcp config`: writes the documented entry of each host into its file, and keeps the rest of the file."""
 
 import json
 import os
@@ -69,7 +69,7 @@ class Done:
 
 
 def config(host: str, *args: str) -> Done:
-    """Run the command in this process: each of these tests would otherwise cost the start of another."""
+    """Run the command in this process, which saves each test the start of another one."""
     ran = CliRunner().invoke(root, ["mcp", "config", "--host", host, *args])
     assert ran.exit_code == 0, ran.output
     return Done(ran.stdout, ran.stderr)
@@ -339,7 +339,7 @@ async def test_the_command_of_an_entry_starts_a_server_on_that_bus(
     await set_up(coordinator.bus, ["code"])
     ran = config("claude-desktop", "--nats-url", server.url)
     entry = json.loads(ran.out)["mcpServers"]["agentbus"]
-    # A host that was started from a desktop gives its servers hardly any environment.
+    # A host that was started from a desktop passes almost no environment variables to its servers.
     few = {name: os.environ[name] for name in ("HOME", "TEST_PROCESS_MARK")}
     parameters = StdioServerParameters(command=entry["command"], args=entry["args"], env={**few, **entry["env"]})
     with (tmp_path / "mcp.log").open("w", encoding="utf-8") as log:

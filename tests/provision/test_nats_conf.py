@@ -42,8 +42,8 @@ async def shipped(tmp_path: Path, certificates: Certificates) -> AsyncGenerator[
 # -- the file ---------------------------------------------------------------------------------------------------
 
 
-def judged(config: Path) -> tuple[int, str]:
-    """What `nats-server -t` says of a file."""
+def checked(config: Path) -> tuple[int, str]:
+    """Check a file with `nats-server -t`; returns its exit code and its output."""
     done = subprocess.run(
         [find_binary(), "-t", "-c", config], check=False, capture_output=True, encoding="utf-8", timeout=BOUND_S
     )
@@ -51,13 +51,13 @@ def judged(config: Path) -> tuple[int, str]:
 
 
 def test_a_real_server_accepts_the_shipped_file(tmp_path: Path, certificates: Certificates) -> None:
-    code, said = judged(shipped_for(tmp_path, certificates))
+    code, said = checked(shipped_for(tmp_path, certificates))
     assert (code, "is valid" in said) == (0, True), said
 
 
 def test_the_server_does_not_start_without_its_certificate(tmp_path: Path, certificates: Certificates) -> None:
     missing = replace(certificates, cert=tmp_path / "missing.pem")
-    code, said = judged(shipped_for(tmp_path, missing))
+    code, said = checked(shipped_for(tmp_path, missing))
     assert (code, "missing.pem" in said) == (1, True), said
 
 
@@ -212,7 +212,9 @@ async def test_a_wrong_password_is_reported_although_the_server_closes_the_conne
 
     async def slowly(writer: asyncio.StreamWriter) -> None:
         await drain(writer)
-        await asyncio.sleep(pause_s)  # as a client that gets no processor: its next words meet a closed connection
+        await asyncio.sleep(
+            pause_s
+        )  # like a client without CPU time: the server has closed the connection when it sends again
 
     monkeypatch.setattr(asyncio.StreamWriter, "drain", slowly)
     settings = replace(shipped.settings("main"), credentials=Credentials("agent-main", "wrong"))

@@ -1,4 +1,4 @@
-"""Credentials that are replaced while they are in use: a party with the new ones goes on, the others say why not."""
+"""Credentials that are replaced while they are in use: parties with the new ones continue, others name the reason."""
 
 import json
 import time
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.posix("not tried on Windows")
 
 @pytest.fixture
 async def bus(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncGenerator[Bus]:
-    """A bus of a kind that is set up for the agent `code`."""
+    """Run a bus of the requested kind, set up for the agent `code`."""
     async with signing_in(tmp_path, request.param) as running:
         made = await run_cli("setup", "--config", str(running.coordinator_toml("admin")), "--agent", "code")
         assert made.code == 0, made.err
@@ -33,7 +33,7 @@ def on(*kinds: str) -> pytest.MarkDecorator:
 
 
 class Rotation:
-    """A new credential for one party: in its file, and with the server."""
+    """Writes a new credential of one party into its file and into the server."""
 
     def __init__(self, bus: Bus, party: str) -> None:
         self._bus = bus
@@ -55,7 +55,7 @@ class Rotation:
 
 
 async def works(bus: Bus, process: Process) -> None:
-    """Have the worker do a task of the administrator, whose credential stays as it is."""
+    """Check that the worker does a task of the administrator, whose credential does not change."""
     done = await run_cli("doctor", "--config", str(bus.coordinator_toml("admin")), "--probe", "code", "--json")
     [found] = [finding for finding in map(json.loads, done.out.splitlines()) if finding["check"] == "round trip"]
     assert found["verdict"] == "ok", (found, process.log.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""`server.json`, the entry for the MCP registry: valid, and true of what this distribution is.
+"""`server.json`, the entry for the MCP registry: it is valid, and describes this distribution.
 
 The schema is a copy of the published one, which `$schema` names: tests need no network.
 """

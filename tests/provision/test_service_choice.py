@@ -1,4 +1,4 @@
-"""The service manager that is chosen where none is named: the one of this machine, or an error that says why not."""
+"""The service manager that is chosen if none is named: that of this machine, or an error with the reason."""
 
 import os
 import shutil
@@ -28,19 +28,19 @@ def machine(
 
 
 @pytest.mark.parametrize(("user", "manager"), [(0, "systemd"), (1000, "systemd-user")])
-def test_with_systemd_it_is_that_of_the_machine_for_root_and_that_of_the_user_for_others(
+def test_with_systemd_root_gets_the_manager_of_the_system_and_others_that_of_the_user(
     monkeypatch: pytest.MonkeyPatch, user: int, manager: str
 ) -> None:
     machine(monkeypatch, systemd=True, user=user)
     assert service_manager().name == manager
 
 
-def test_on_macos_it_is_launchd(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_macos_has_launchd(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, platform="darwin")
     assert service_manager().name == "launchd"
 
 
-def test_without_systemd_it_is_supervisor_where_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_systemd_an_installed_supervisor_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     assert service_manager().name == "supervisor"
@@ -49,7 +49,7 @@ def test_without_systemd_it_is_supervisor_where_that_is_installed(monkeypatch: p
         service_manager()
 
 
-def test_on_windows_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_has_no_manager(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, platform="win32")
     with pytest.raises(ServiceError, match="install this in WSL"):
         service_manager()

@@ -1,4 +1,4 @@
-"""`agentbus service`: units that each manager accepts, and what the managers are told."""
+"""`agentbus service`: the units that it writes, and the commands that it gives to the service managers."""
 
 import configparser
 import json
@@ -39,7 +39,7 @@ exit 0
 
 @pytest.fixture
 def managers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the calls that stand-ins for the service managers were given."""
+    """Install stand-ins for the service managers; returns the folder with their recorded calls."""
     folder = tmp_path / "managers"
     folder.mkdir()
     for name in ("systemctl", "launchctl", "supervisorctl"):
@@ -64,7 +64,7 @@ def config_in(folder: Path, agent: str = "code", **worker: object) -> Path:
 
 
 def unit_of(text: str) -> dict[str, str]:
-    """The keys of a systemd unit or of a supervisor program, whatever their section."""
+    """Read the keys of a systemd unit or a supervisor program, of all sections."""
     parser = configparser.RawConfigParser(strict=True)
     parser.optionxform = str  # pyright: ignore[reportAttributeAccessIssue]
     parser.read_string(text)
@@ -172,7 +172,7 @@ async def test_a_unit_that_an_older_version_wrote_still_starts_its_worker(server
             assert await child.exit_code() == 0
 
 
-# -- what the managers are told ---------------------------------------------------------------------------------
+# -- commands of the managers -----------------------------------------------------------------------------------
 
 
 async def test_a_user_service_is_written_enabled_started_and_removed(
