@@ -84,10 +84,10 @@ class AlteredLink:
                 try:
                     await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
                 finally:
+                    server_writer.transport.abort()  # first, as this may be cancelled once more
                     for way in ways:
                         way.cancel()
                     await asyncio.gather(*ways, return_exceptions=True)
-                    server_writer.transport.abort()
         finally:
             writer.transport.abort()
             self._serving.discard(task)
@@ -98,7 +98,7 @@ class AlteredLink:
         while True:
             line = await reader.readuntil(b"\r\n")
             words = line.split()
-            match words[0].upper():
+            match words[0].upper() if words else b"":
                 case b"CONNECT":
                     self.on_connect()
                 case b"PUB" | b"HPUB":

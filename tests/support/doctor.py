@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from agentbus.admin.doctor.check_context import Role
+from agentbus.admin.doctor.run_checks import run_checks
+from agentbus.config.loading import load_coordinator
 from agentbus.config.toml_text import toml_text
 from support.harness import SUPPORT, run_cli
 from support.installation import Installed
@@ -26,6 +29,12 @@ async def doctor_at(clock: Path, *arguments: str) -> list[dict[str, Any]]:
     )
     out, _ = await child.communicate()
     return [json.loads(line) for line in out.splitlines()]
+
+
+async def doctor_in_process(url: str, role: Role = "coordinator") -> list[dict[str, Any]]:
+    """Run it in the process of the test, whose patches it sees."""
+    config, _ = load_coordinator(nats_url=url)
+    return [finding.to_json() async for finding in run_checks(role, config, "a test")]
 
 
 def not_ok(findings: list[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -1,10 +1,14 @@
 """`agentbus doctor` reports an agent command or a folder that a worker cannot use."""
 
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from agentbus import Coordinator
+from agentbus.admin.doctor.machine import check_machine
+from agentbus.config.loading import load_worker
 from agentbus.provision.nats_server import NatsServer
 from support.doctor import doctor, the_finding
 from support.harness import worker_toml
@@ -46,3 +50,28 @@ async def test_an_agent_command_that_does_not_start_or_answer_is_reported(
     program.write_text("#!/bin/sh\nexec sleep 1000\n", encoding="utf-8")
     found = the_finding(await doctor("--role", "worker", "--config", str(config), code=1), "chat_cmd")
     assert (found["verdict"], found["text"]) == ("warning", f"{program} does not answer to --version")
+
+
+class Usage(NamedTuple):
+    """As `shutil.disk_usage` returns it."""
+
+    total: int
+    used: int
+    free: int
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(2 << 30, "ok"), (500 << 20, "warning"), (50 << 20, "failed")])
+async def test_a_disk_with_little_room_is_a_warning_and_a_full_one_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, verdict: str
+):
+    def disk_usage(_: Path) -> Usage:
+        return Usage(10 << 30, (10 << 30) - free, free)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    config, _ = load_worker(worker_toml(tmp_path, "nats://127.0.0.1:4222"))
+    findings = [finding.to_json() async for finding in check_machine(config)]
+    for check in ("state_dir", "log dir"):
+        finding = the_finding(findings, check)
+        assert finding["verdict"] == verdict
+        assert f"{free / (1 << 30):.1f} GiB free" in finding["text"]
+        assert ("free some space" in finding.get("fix", "")) == (verdict != "ok")

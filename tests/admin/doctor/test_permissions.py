@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from agentbus import Coordinator, connect
+from agentbus.admin.doctor.run_checks import run_checks
 from agentbus.bus.setup import set_up
+from agentbus.config.loading import load_worker
 from agentbus.config.toml_text import toml_text
 from agentbus.provision.nats_server import NatsServer, run_server
 from support.doctor import coordinator_toml, doctor, not_ok, the_finding
 from support.harness import worker_toml
 from support.installation import Sample
+from support.restricted import restricted_bus
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -100,3 +103,16 @@ async def test_a_missing_read_permission_is_a_failure_that_says_what_to_grant(tm
         assert found["verdict"] == "failed"
         assert found["fix"].startswith("grant it")
         assert "clock" not in {finding["check"] for finding in findings}
+
+
+async def test_heartbeats_and_cancellations_that_a_worker_may_not_use_are_missing_permissions(tmp_path: Path):
+    permissions = {
+        "publish": {"allow": ">", "deny": ["agent.code.heartbeat"]},
+        "subscribe": {"allow": ">", "deny": ["agent.code.control"]},
+    }
+    async with restricted_bus(tmp_path, {"agent-code": permissions}, agents=["code"]) as bus:
+        config, _ = load_worker(worker_toml(tmp_path, bus.url("agent-code")))
+        findings = [finding.to_json() async for finding in run_checks("worker", config, "a test")]
+    finding = the_finding(findings, "permissions")
+    assert finding["verdict"] == "failed"
+    assert finding["text"] == "this user may not use agent.code.heartbeat, agent.code.control"

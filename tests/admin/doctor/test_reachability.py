@@ -10,9 +10,12 @@ import pytest
 from cryptography import x509
 
 from agentbus import Coordinator
+from agentbus.admin.doctor import reachability, sign_in
 from agentbus.config.toml_text import toml_text
 from agentbus.provision.nats_server import NatsServer
-from support.doctor import coordinator_toml, doctor, doctor_at, not_ok, the_finding
+from support.altered_link import AlteredLink
+from support.doctor import coordinator_toml, doctor, doctor_at, doctor_in_process, not_ok, the_finding
+from support.harness import eventually
 from support.installation import Sample
 
 pytestmark = pytest.mark.posix("not tried on Windows")
@@ -108,3 +111,49 @@ async def test_an_unencrypted_connection_is_a_warning(server: NatsServer, coordi
     findings = await doctor("--nats-url", f"nats://0.0.0.0:{port}")
     assert the_finding(findings, "tls")["verdict"] == "warning"
     assert "not encrypted" in the_finding(findings, "tls")["text"]
+
+
+async def _hang(*_: object, **__: object) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("step", "timeout_s", "check", "text"),
+    [
+        ("getaddrinfo", 0.1, "name", "is not resolved within 0.1 s"),
+        ("open_connection", 3.0, "tcp", "does not answer within 3 s"),  # the name must be resolved within this time
+    ],
+)
+async def test_a_step_that_takes_too_long_fails_and_says_what_to_check(
+    monkeypatch: pytest.MonkeyPatch, step: str, timeout_s: float, check: str, text: str
+):
+    monkeypatch.setattr(reachability, "_CONNECT_S", timeout_s)
+    monkeypatch.setattr(asyncio.get_running_loop() if step == "getaddrinfo" else asyncio, step, _hang)
+    findings = await doctor_in_process("nats://127.0.0.1:4222")
+    assert not_ok(findings) == [(check, "failed")]
+    assert text in the_finding(findings, check)["text"]
+    assert the_finding(findings, check)["fix"]
+
+
+async def test_a_server_that_sends_nothing_fails_at_the_greeting_and_at_the_sign_in(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reachability, "_CONNECT_S", 3.0)
+    monkeypatch.setattr(sign_in, "_CONNECT_S", 1.0)
+    closed: list[bytes] = []
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        closed.append(await reader.read())
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as silent:
+        url = f"nats://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+        findings = await doctor_in_process(url)
+        await eventually(lambda: len(closed) == 2, "both connections are closed")
+    assert closed == [b"", b""]
+    assert not_ok(findings) == [("greeting", "failed"), ("sign-in", "failed")]
+    assert the_finding(findings, "greeting")["text"] == f"what listens on {url} is no NATS server"
+    assert the_finding(findings, "sign-in")["text"] == f"no answer from {url} within 1 s"
+
+
+async def test_a_server_that_requires_tls_is_not_reported_as_unencrypted(link: AlteredLink):
+    link.info["tls_required"] = True
+    assert [finding for finding in await doctor_in_process(link.url) if finding["check"] == "tls"] == []

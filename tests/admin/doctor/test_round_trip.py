@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from agentbus import Coordinator
+from agentbus.admin.doctor import round_trip
 from agentbus.provision.nats_server import NatsServer
 from support.doctor import doctor, the_finding
 from support.harness import worker, worker_toml
+from support.jobs import error, settled
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -31,3 +33,15 @@ async def test_a_probe_on_a_bus_that_was_not_set_up_fails_with_the_set_up_comman
     findings = await doctor("--nats-url", server.url, "--probe", "code", code=1)
     assert the_finding(findings, "round trip")["verdict"] == "failed"
     assert "agentbus setup" in the_finding(findings, "round trip")["text"]
+
+
+async def test_a_probe_that_is_not_answered_in_time_is_cancelled(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(round_trip, "_ANSWER_S", 1.0)
+    async with worker(worker_toml(tmp_path, server.url, chat_cmd=["sh", "-c", "sleep 1000", "sh", "{input}"])):
+        finding = await round_trip.check_round_trip(coordinator.bus, "main", "code")
+        assert (finding.verdict, finding.text) == ("failed", "code has not answered within 1 s")
+        [task] = (await coordinator.list_tasks()).tasks
+        status = await settled(coordinator, task.task_id)
+    assert (status.state, error(status)) == ("cancelled", "cancelled by agent-main: agentbus doctor timed out")

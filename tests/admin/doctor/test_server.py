@@ -1,4 +1,4 @@
-"""`agentbus doctor` reports a wrong clock, a wrong consumer and a stream that is nearly full."""
+"""`agentbus doctor` reports an old or lost server, a wrong clock or consumer, and a stream that is nearly full."""
 
 from pathlib import Path
 
@@ -7,7 +7,8 @@ import pytest
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
 from agentbus.provision.nats_server import NatsServer
-from support.doctor import doctor, doctor_at, the_finding
+from support.altered_link import AlteredLink, without
+from support.doctor import doctor, doctor_at, doctor_in_process, not_ok, the_finding
 from support.harness import worker_toml
 
 pytestmark = pytest.mark.posix("not tried on Windows")
@@ -41,3 +42,30 @@ async def test_a_stream_that_is_nearly_full_is_a_warning(server: NatsServer, coo
     assert found["verdict"] == "warning"
     assert found["text"].startswith("AGENT_RESULTS holds 9")
     assert found["text"].endswith("% of its 1 MiB")
+
+
+@pytest.mark.parametrize("version", ["2.9.25", "2.10.3"])
+async def test_an_old_server_is_a_warning(link: AlteredLink, version: str):
+    link.info["version"] = version
+    finding = the_finding(await doctor_in_process(link.url), "server")
+    assert (finding["verdict"], finding["fix"]) == ("warning", "upgrade the server")
+    assert version in finding["text"]
+
+
+async def test_without_a_time_in_the_answers_of_the_server_the_clock_is_not_checked(link: AlteredLink):
+    link.changes["$JS.API.STREAM.INFO"] = without("ts")
+    findings = await doctor_in_process(link.url)
+    assert [finding for finding in findings if finding["check"] == "clock"] == []
+    assert not_ok(findings) == []
+
+
+async def test_a_server_that_is_lost_during_the_checks_is_a_failure(link: AlteredLink, server: NatsServer):
+    def lose(data: bytes) -> bytes:
+        server.kill()
+        return data
+
+    link.changes["$JS.API.STREAM.PURGE.agentbus-doctor"] = lose
+    findings = await doctor_in_process(link.url)
+    assert the_finding(findings, "sign-in")["verdict"] == "ok"
+    assert not_ok(findings) == [("answers", "failed")]
+    assert "start the server" in the_finding(findings, "answers")["fix"]
