@@ -31,12 +31,19 @@ _ANSWER_S: Final = 2.0
 """How long a cluster may take to create a consumer; after that, another one may be placed on another server."""
 _PLACING_S: Final = 15.0
 """How long to repeat that: longer than an election (4 to 8 s)."""
+_UNINDEXED: Final = "\x7f"
+"""A DEL in its subject keeps a message out of the server's index of subjects (nats-server 2.10 to 2.15): it is stored
+and delivered, but not counted, and a read by its subject does not find it."""
 
 Start: TypeAlias = int | Literal["new", "last"]
 
 
 class OrderedConsumer:
     """Reads the messages of `subject` in `stream`.
+
+    Messages with a DEL in their subjects are left out. Every party with a wildcard in its permissions can publish such
+    ones, and the server leaves them out of its counts: if each counted as one of the backlog, they would hide the
+    newest messages of others.
 
     Args:
         after: start after this sequence, at the next new message (`new`), or at the newest message (`last`).
@@ -56,6 +63,7 @@ class OrderedConsumer:
         self._after: Start = after
         self._consumer: PullConsumer | None = None
         self._read = 0
+        self._counts_right = True  # the server subtracts each delivery, also that of a message that it did not count
         self.cursor = 0
         self.pending = 0
         self.resumed = 0
@@ -93,9 +101,12 @@ class OrderedConsumer:
                 await self._resume()  # a delivery was lost, and without acknowledgements the server does not repeat it
                 continue
             self._read += 1
-            if delivery.stream_seq > self.cursor:
-                self.cursor = delivery.stream_seq
+            if delivery.stream_seq <= self.cursor:
+                continue
+            self.cursor = delivery.stream_seq
+            if _UNINDEXED not in delivery.subject:
                 return delivery
+            self._counts_right = False
 
     async def backlog(self) -> AsyncGenerator[Delivery]:
         """Yield the messages that were there when the consumer was opened; `next()` then continues after them."""
@@ -108,7 +119,7 @@ class OrderedConsumer:
                 # Some of the counted messages have expired or been replaced meanwhile.
                 left = await count_after(self._bus, self._stream, self._subject, self.cursor)
                 continue
-            left = min(left - 1, delivery.num_pending)
+            left = min(left - 1, delivery.num_pending) if self._counts_right else left - 1
             yield delivery
 
     async def _start(self, after: Start) -> ConsumerInfo:
@@ -117,7 +128,7 @@ class OrderedConsumer:
             await self._consumer.__aexit__(None, None, None)
         self._consumer = PullConsumer(self._bus, self._stream, name, batch=_BATCH, missing_after_s=_LOST_AFTER_S)
         await self._consumer.__aenter__()
-        self._read = 0
+        self._read, self._counts_right = 0, True
         return info
 
     async def _resume(self) -> None:
