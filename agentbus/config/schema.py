@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from agentbus.errors import InvalidIdError
 from agentbus.protocol import subjects
 from agentbus.protocol.messages import MAX_TASK_BYTES
+from agentbus.protocol.permissions import Role
 
 DEFAULT_URL: Final = "nats://127.0.0.1:7422"
 INPUT_PLACEHOLDER: Final = "{input}"
@@ -171,9 +172,28 @@ class MetricsSection(Section):
 
 
 class CoordinatorSection(Section):
-    """Who the coordinator is: the sender of its tasks and the inbox that it reads."""
+    """Who the coordinator is: the sender of its tasks and the inbox that it reads.
+
+    Attributes:
+        agents: of a member, the agents that it may give tasks to; None for all.
+    """
 
     id: AgentId = subjects.COORDINATOR
+    role: Role | None = None
+    agents: tuple[AgentId, ...] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "CoordinatorSection":
+        if self.id == subjects.COORDINATOR and self.role not in (None, "operator"):
+            raise ValueError(f"role: {self.id} is an operator on every bus; give a {self.role} an id of its own")
+        if self.agents is not None and self.effective_role != "member":
+            raise ValueError("agents is for members, and this coordinator is none; leave it out")
+        return self
+
+    @property
+    def effective_role(self) -> Role:
+        """What the bus lets this coordinator do: the role that is set, or the one that follows from the id."""
+        return self.role or ("operator" if self.id == subjects.COORDINATOR else "member")
 
 
 class WorkerConfig(Section):

@@ -820,6 +820,41 @@ def test_credentials_of_a_file_do_not_go_to_the_server_of_the_option(home: Path)
     assert loaded.nats == NatsSection(url="nats://option")
 
 
+@pytest.mark.parametrize(
+    ("lines", "role", "agents"),
+    [
+        ("", "operator", None),
+        ('id = "main"\nrole = "operator"', "operator", None),
+        ('id = "alice"', "member", None),
+        ('id = "alice"\nagents = ["code", "doc"]', "member", ("code", "doc")),
+        ('id = "alice"\nagents = []', "member", ()),
+        ('id = "alice"\nrole = "operator"', "operator", None),
+        ('id = "bob"\nrole = "viewer"', "viewer", None),
+    ],
+)
+def test_the_role_of_a_coordinator_follows_its_id_unless_it_is_set(
+    files: Files, lines: str, role: str, agents: tuple[str, ...] | None
+):
+    loaded, _ = load_coordinator(path=files.write(f"[coordinator]\n{lines}\n"), environ={})
+    assert (loaded.coordinator.effective_role, loaded.coordinator.agents) == (role, agents)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ('role = "member"', "main is an operator on every bus; give a member an id of its own"),
+        ('id = "main"\nrole = "viewer"', "give a viewer an id of its own"),
+        ('agents = ["code"]', "agents is for members"),
+        ('id = "bob"\nrole = "viewer"\nagents = ["code"]', "agents is for members"),
+        ('id = "bob"\nrole = "king"', r"\[coordinator\] role: "),
+        ('id = "bob"\nagents = ["agent-code"]', "must be written without 'agent-'"),
+    ],
+)
+def test_a_role_that_cannot_be_is_refused_with_the_reason(files: Files, lines: str, reason: str):
+    with pytest.raises(ConfigError, match=reason):
+        load_coordinator(path=files.write(f"[coordinator]\n{lines}\n"), environ={})
+
+
 def test_a_coordinator_file_may_name_only_its_id(files: Files):
     loaded, _ = load_coordinator(path=files.write('[coordinator]\nid = "boss"\n'), environ={})
     assert (loaded.nats.url, loaded.coordinator.id) == (DEFAULT_URL, "boss")

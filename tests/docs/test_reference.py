@@ -64,7 +64,7 @@ def test_every_key_of_a_worker_is_listed_with_its_default() -> None:
 
 def test_every_key_of_a_coordinator_is_listed() -> None:
     listed = [row[0] for row in table(REFERENCE / "configuration.md", "Configuration of a coordinator")]
-    assert listed == ["**`[nats]`**", "**`[coordinator]`**", "`id`"]
+    assert listed == ["**`[nats]`**", "**`[coordinator]`**", "`id`", "`role`", "`agents`"]
     assert list(CoordinatorConfig.model_fields) == ["nats", "coordinator"]
 
 
