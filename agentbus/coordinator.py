@@ -25,6 +25,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import State
 from agentbus.protocol.messages import PayloadFormat, Task, new_task
+from agentbus.protocol.task_names import task_name
 from agentbus.task_handle import PublishedTask, TaskFailure, TaskHandle
 from agentbus.tasks.presence import Presence, present
 from agentbus.tasks.publish import publish
@@ -41,7 +42,7 @@ _AT_ONCE: Final = 16
 """How many of several tasks a method handles at the same time: as many requests as one connection answers quickly."""
 
 TaskRef: TypeAlias = str | TaskHandle
-"""A task by its id, or by its handle, which may also name the agent."""
+"""A task by its id, by its name with the agent (`code/job-1`), or by its handle."""
 _T = TypeVar("_T")
 
 log = logging.getLogger("agentbus")
@@ -136,13 +137,15 @@ class Coordinator:
         """Make a handle of a task from its id, without asking the bus; the methods of the handle do that.
 
         Args:
+            task_id: the id, or the name `AGENT/ID`, which says the agent as well.
             agent: the agent that the task was sent to. Needed only if several agents have a task of this id, or if
                 this user may not read the states of all agents' tasks.
 
         Raises:
-            InvalidIdError: an id is not valid.
+            InvalidIdError: an id is not valid, or the name has another agent than `agent`.
         """
-        return TaskHandle(self.bus, task_id, agent, coordinator=self.agent)
+        name = task_name(task_id).of(agent)
+        return TaskHandle(self.bus, name.task_id, name.agent, coordinator=self.agent)
 
     async def statuses(
         self, tasks: Iterable[TaskRef], *, agent: str | None = None, timeout_s: float = 0

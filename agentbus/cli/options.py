@@ -8,7 +8,7 @@ import click
 
 from agentbus.cli import lazy
 from agentbus.errors import ConfigError, InvalidIdError
-from agentbus.protocol import subjects
+from agentbus.protocol import subjects, task_names
 
 if TYPE_CHECKING:
     import os
@@ -54,6 +54,19 @@ class TaskId(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
         """Validate the id."""
         try:
             return subjects.task_id(str(value))
+        except InvalidIdError as error:
+            self.fail(str(error), param, ctx)
+
+
+class TaskName(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
+    """Validates a task id, or the name of a task, `AGENT/ID`."""
+
+    name = "TASK"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Validate the name."""
+        try:
+            return str(task_names.task_name(str(value)))
         except InvalidIdError as error:
             self.fail(str(error), param, ctx)
 

@@ -8,6 +8,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json, encode, object_in
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import Result, decode_result
+from agentbus.protocol.task_names import TaskName
 
 
 @dataclass(frozen=True)  # without slots: the parsed result is kept in the instance
@@ -25,6 +26,11 @@ class TaskStatus:
     def agent(self) -> str:
         """The id of the agent that the task was sent to."""
         return self.record.agent
+
+    @property
+    def name(self) -> TaskName:
+        """The name of the task: agent and id."""
+        return TaskName(self.task_id, self.agent)
 
     @property
     def state(self) -> str:

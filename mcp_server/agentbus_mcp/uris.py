@@ -4,17 +4,22 @@ import re
 from typing import Final, NamedTuple
 
 from agentbus.protocol import subjects
+from agentbus.protocol.task_names import TaskName
 
 AGENTS: Final = "agentbus://agents"
 INBOX: Final = "agentbus://agents/{agent}/results"
-TASK: Final = "agentbus://tasks/{task_id}"
+TASK: Final = "agentbus://tasks/{agent}/{task_id}"
+TASK_BY_ID: Final = "agentbus://tasks/{task_id}"
 STREAM: Final = "agentbus://streams/{stream}"
 
-_PARTS: Final = re.compile(r"agentbus://(?P<kind>agents|tasks|streams)(?:/(?P<name>[^/]+)(?P<rest>/results)?)?")
+_PARTS: Final = re.compile(r"agentbus://(?P<kind>agents|tasks|streams)(?:/(?P<name>[^/]+)(?:/(?P<rest>[^/]+))?)?")
 
 
 class ResourceId(NamedTuple):
-    """A kind of resource: `agents`, or an `inbox`, a `task` or a `stream` with its name."""
+    """A kind of resource: `agents`, or an `inbox`, a `task` or a `stream` with its name.
+
+    Tasks have their agent in the name where the URI has it: `code/job-1`.
+    """
 
     kind: str
     name: str = ""
@@ -25,9 +30,9 @@ def inbox(agent: str) -> str:
     return INBOX.replace("{agent}", agent)
 
 
-def task(task_id: str) -> str:
+def task(name: TaskName) -> str:
     """The URI of a task."""
-    return TASK.replace("{task_id}", task_id)
+    return TASK_BY_ID.replace("{task_id}", str(name))
 
 
 def stream(name: str) -> str:
@@ -43,10 +48,12 @@ def parse(uri: str) -> ResourceId | None:
     match found["kind"], found["name"], found["rest"]:
         case "agents", None, None:
             return ResourceId("agents")
-        case "agents", str(agent), "/results" if subjects.is_agent_id(agent):
+        case "agents", str(agent), "results" if subjects.is_agent_id(agent):
             return ResourceId("inbox", subjects.agent_id(agent))
         case "tasks", str(task_id), None if subjects.is_task_id(task_id):
             return ResourceId("task", task_id)
+        case "tasks", str(agent), str(task_id) if subjects.is_agent_id(agent) and subjects.is_task_id(task_id):
+            return ResourceId("task", str(TaskName(task_id, subjects.agent_id(agent))))
         case "streams", (subjects.TASKS_STREAM | subjects.RESULTS_STREAM) as name, None:
             return ResourceId("stream", name)
         case _:

@@ -93,6 +93,22 @@ async def test_when_some_targets_fail_the_others_are_printed_and_the_exit_code_s
     assert "1 of 2 not published" in sent.err
 
 
+async def test_a_task_is_named_with_its_agent_where_another_one_has_its_id(
+    server: NatsServer, coordinator: Coordinator
+):
+    for agent in ("code", "doc"):
+        await coordinator.publish(agent, "hi", task_type="x", task_id="job")
+    on_bus = ("--nats-url", server.url)
+    one_line_error(await run_cli("task", "get", "job", *on_bus), 1, "several agents have a task job (code, doc)")
+    shown = await run_cli("task", "get", "code/job", *on_bus)
+    assert json.loads(shown.out)["agent"] == "code"
+    await run_cli("task", "cancel", "doc/job", *on_bus)
+    waited = await run_cli("task", "wait", "doc/job", "--timeout", "60", *on_bus)
+    assert (json.loads(waited.out)["agent"], json.loads(waited.out)["state"]) == ("doc", "cancelled")
+    one_line_error(await run_cli("task", "get", "code/job", "--agent", "doc", *on_bus), 1, "leave out one of the two")
+    one_line_error(await run_cli("task", "get", "co.de/job", *on_bus), 2, "agent id")
+
+
 @pytest.mark.parametrize("agent", ["*", ">", "a.b", "", "a" * 65])
 async def test_an_agent_id_that_is_not_a_subject_token_is_a_usage_error(agent: str):
     one_line_error(

@@ -122,7 +122,7 @@ async def test_a_watch_during_an_outage_ends_with_the_states_read_last(era: str,
             text = await refused(client, "get_task", task_id="a")
         assert [task["state"] for task in data["pending"]] == ["queued"]
         assert data["note"] == "the bus was away when the time was over; the states are those seen last"
-        assert data["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["a"]}}
+        assert data["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["code/a"]}}
         assert "no connection to" in text
         assert "call again" in text
     finally:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import TaskId, agent_option, bus_options, limit_option
+from agentbus.cli.options import TaskName, agent_option, bus_options, limit_option
 from agentbus.terminal import RawOutput
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ Each line is a stored message, unchanged. A message that is not JSON is printed 
     "--full",
     "task_id",
     metavar="ID",
-    type=TaskId(),
+    type=TaskName(),
     help="Print the whole output of this task instead: the bytes that the agent printed, however many.",
 )
 @bus_options

@@ -10,6 +10,7 @@ from agentbus.cli import lazy, output
 from agentbus.cli.options import (
     AgentId,
     TaskId,
+    TaskName,
     agent_of_task_option,
     agent_option,
     bus_options,
@@ -31,7 +32,7 @@ _STATES = ("queued", "working", "completed", "failed", "needs_approval", "cancel
 _MAX_LISTED = 200
 """The limit of one call of `Coordinator.list_tasks`."""
 
-_task_id = click.argument("task_id", metavar="ID", type=TaskId())
+_task_id = click.argument("task_id", metavar="ID", type=TaskName())
 
 
 @click.group()
@@ -136,7 +137,7 @@ async def _warn_without_worker(bus: "Coordinator", task: "PublishedTask") -> Non
     epilog="""\b
 Examples:
   agentbus task get task-20260518-k3v9…
-  agentbus task get nightly-build --agent code""",
+  agentbus task get code/nightly-build""",
 )
 @_task_id
 @agent_of_task_option
@@ -203,7 +204,7 @@ def _show(status: "TaskStatus") -> None:
     epilog="""\b
 Examples:
   agentbus task wait task-20260518-k3v9…
-  agentbus task wait job-code job-doc --any --timeout 600
+  agentbus task wait code/job-code doc/job-doc --any --timeout 600
 
 \b
 Prints each task with its result, one JSON line each. Exit code 1 if any is still pending after the time-out.""",
@@ -211,7 +212,7 @@ Prints each task with its result, one JSON line each. Exit code 1 if any is stil
 @click.option("--any", "until_any", is_flag=True, help="Return as soon as one task is settled.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS", help="[default: no limit]")
 @agent_option("The agent that has the tasks; needed if the credentials permit only tasks of this agent.")
-@click.argument("task_ids", metavar="ID...", type=TaskId(), nargs=-1, required=True)
+@click.argument("task_ids", metavar="ID...", type=TaskName(), nargs=-1, required=True)
 @with_coordinator
 async def wait(
     bus: "Coordinator", *, task_ids: tuple[str, ...], timeout_s: float | None, agent: str | None, until_any: bool

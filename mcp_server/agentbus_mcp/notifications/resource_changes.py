@@ -6,6 +6,7 @@ from typing import Final
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import STATE
+from agentbus.protocol.task_names import TaskName, task_name
 from agentbus_mcp import uris
 from agentbus_mcp.notifications import sources
 from agentbus_mcp.notifications.bus_events import BusEvents, Unsubscribe
@@ -33,10 +34,8 @@ class ResourceChanges:
                 source = sources.all_inboxes(self._agent)
             case uris.ResourceId("stream", _):
                 return self._bus_events.follow(sources.LEDGER, _on_backlog_change(changed))
-            case uris.ResourceId("task", task_id):
-                return self._bus_events.follow(
-                    sources.LEDGER, on_task_change(lambda changing: changing == task_id, changed)
-                )
+            case uris.ResourceId("task", name):
+                return self._bus_events.follow(sources.LEDGER, on_task_change(task_name(name).matches, changed))
             case _:
                 return None
         if self._bus_events.sources >= MAX_SOURCES and not self._bus_events.is_followed(source):
@@ -65,7 +64,9 @@ def _on_backlog_change(changed: Callable[[], None]) -> Callable[[Delivery | None
     return listener
 
 
-def on_task_change(is_watched: Callable[[str], bool], changed: Callable[[], None]) -> Callable[[Delivery | None], None]:
+def on_task_change(
+    is_watched: Callable[[TaskName], bool], changed: Callable[[], None]
+) -> Callable[[Delivery | None], None]:
     """Make a listener for the ledger that calls `changed` when a watched task changes, lease renewals excepted."""
     last: dict[tuple[str, str], str | None] = {}
 
@@ -74,7 +75,7 @@ def on_task_change(is_watched: Callable[[str], bool], changed: Callable[[], None
             changed()
             return
         key = subjects.parse_state(message.subject)
-        if key is None or not is_watched(key[1]):
+        if key is None or not is_watched(TaskName(key[1], key[0])):
             return
         state = message.headers.get(STATE)
         if state != "working" or last.get(key) != state:

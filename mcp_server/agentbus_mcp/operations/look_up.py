@@ -1,6 +1,6 @@
 """Looks up tasks by their ids, in the ledger."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentbus.coordinator import Coordinator, TaskStatus
@@ -19,25 +19,22 @@ class FoundTasks:
 async def look_up(
     coordinator: Coordinator,
     task_ids: Sequence[str],
-    agent: str | Mapping[str, str] | None = None,
+    agent: str | None = None,
     *,
     timeout_s: float = 0,
 ) -> FoundTasks:
     """Read the present state of tasks.
 
     Args:
-        agent: the agent of all tasks, or of each task id; None finds the agent of each.
+        task_ids: the ids, or the names with the agents.
+        agent: the agent of the tasks whose ids do not name theirs; None finds it.
         timeout_s: how long a connection that breaks meanwhile may take to come back.
 
     Raises:
         TaskNotFoundError: no task is known by any of the ids.
         BusError: the ledger cannot be read.
     """
-    unique = list(dict.fromkeys(task_ids))
-    if isinstance(agent, Mapping):
-        handles = [coordinator.task(task_id, agent=agent.get(task_id)) for task_id in unique]
-        return found_of(await coordinator.statuses(handles, timeout_s=timeout_s))
-    return found_of(await coordinator.statuses(unique, agent=agent, timeout_s=timeout_s))
+    return found_of(await coordinator.statuses(dict.fromkeys(task_ids), agent=agent, timeout_s=timeout_s))
 
 
 def found_of(outcomes: Sequence[TaskStatus | TaskFailure]) -> FoundTasks:
@@ -47,7 +44,7 @@ def found_of(outcomes: Sequence[TaskStatus | TaskFailure]) -> FoundTasks:
         TaskNotFoundError: no task is known by any of the ids.
         AgentBusError: the first error that does not concern one id alone.
     """
-    tasks = [one for one in outcomes if isinstance(one, TaskStatus)]
+    tasks = {one.name: one for one in outcomes if isinstance(one, TaskStatus)}  # an id and a name may be the same task
     errors: dict[str, AgentBusError] = {}
     for one in outcomes:
         if isinstance(one, TaskFailure):
@@ -56,4 +53,4 @@ def found_of(outcomes: Sequence[TaskStatus | TaskFailure]) -> FoundTasks:
             errors[one.id] = one.error
     if not tasks:
         raise TaskNotFoundError("; ".join(str(error) for error in errors.values()))
-    return FoundTasks(tasks, errors)
+    return FoundTasks(list(tasks.values()), errors)

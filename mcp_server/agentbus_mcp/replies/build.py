@@ -5,7 +5,6 @@ from typing import Final
 
 from mcp_types import CallToolResult, ContentBlock, ResourceLink, TextContent
 
-from agentbus.protocol import subjects
 from agentbus_mcp import uris
 from agentbus_mcp.operations.inbox import InboxPage
 from agentbus_mcp.operations.output import OutputPart
@@ -63,7 +62,7 @@ def build_tasks_answer(
         results=[],
         pending=[pending_task(task, agents.online(task.agent) if agents else None) for task in pending] or None,
         unknown=unknown_tasks(outcome.errors),
-        next=watch_tasks_call(request, detail, [task.task_id for task in pending]) if pending else None,
+        next=watch_tasks_call(request, detail, [task.name for task in pending]) if pending else None,
     )
     results = [result_of_task(task, part) for task in outcome.settled]
     summary = f"{len(results)} with a result, {len(pending)} pending, {len(outcome.errors)} unknown."
@@ -98,8 +97,8 @@ def _with_results(data: Results, views: Sequence[AgentResult]) -> Results:
 
 
 def _links(views: Sequence[AgentResult]) -> list[ResourceLink]:
-    ids = [str(view.task_id) for view in views if view.next_offset is not None and subjects.is_task_id(view.task_id)]
-    return [ResourceLink(type="resource_link", name=one, uri=uris.task(one)) for one in ids[:_MAX_LINKS]]
+    names = [view.name for view in views if view.next_offset is not None and view.name is not None]
+    return [ResourceLink(type="resource_link", name=str(one), uri=uris.task(one)) for one in names[:_MAX_LINKS]]
 
 
 def _size(part: Answer | ResourceLink) -> int:

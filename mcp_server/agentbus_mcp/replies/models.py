@@ -9,7 +9,9 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, Field, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
+from agentbus.protocol import subjects
 from agentbus.protocol.messages import ResultStatus
+from agentbus.protocol.task_names import TaskName
 
 _OPEN: Final = WithJsonSchema({"type": "object"})
 
@@ -68,6 +70,13 @@ class AgentResult(Answer):
     exit_code: SkipJsonSchema[int | None] = None
     duration_seconds: SkipJsonSchema[float | None] = None
     seq: SkipJsonSchema[int | None] = Field(default=None, description="Its place in the inbox.")
+
+    @property
+    def name(self) -> TaskName | None:
+        """The name of the task; None if the message has no valid ids."""
+        if not subjects.is_task_id(self.task_id) or not subjects.is_agent_id(self.agent):
+            return None
+        return TaskName(self.task_id, self.agent)
 
 
 class PendingTask(Answer):

@@ -1,44 +1,56 @@
-"""Builds `next`: the tool call that continues from an answer, with its arguments."""
+"""Builds `next`: the tool call that continues from an answer, with its arguments.
+
+It names tasks with their agents: another agent may write a task of the same id, and an id alone is ambiguous then.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from agentbus.protocol import subjects
+from agentbus.protocol.task_names import TaskName
 from agentbus_mcp.operations.watch import DEFAULT_WAIT_S, WatchRequest
 from agentbus_mcp.replies.budget import ANSWER_BYTES, ResponseDetail
 from agentbus_mcp.replies.models import AgentResult, NextCall
 
 
-def wait_call(task_ids: Iterable[str]) -> NextCall:
+def wait_call(tasks: Iterable[TaskName]) -> NextCall:
     """The call that waits for tasks."""
-    return NextCall(tool="watch_results", arguments={"task_ids": list(task_ids)})
+    return NextCall(tool="watch_results", arguments={"task_ids": [str(task) for task in tasks]})
 
 
-def watch_tasks_call(request: WatchRequest, detail: ResponseDetail, task_ids: Iterable[str]) -> NextCall:
+def look_call(task: TaskName) -> NextCall:
+    """The call that looks at a task."""
+    return NextCall(tool="get_task", arguments={"task_id": str(task)})
+
+
+def answer_call(task: TaskName) -> NextCall:
+    """The call that answers a task, but for the decision."""
+    return NextCall(tool="answer_approval", arguments={"task_id": str(task)})
+
+
+def watch_tasks_call(request: WatchRequest, detail: ResponseDetail, tasks: Iterable[TaskName]) -> NextCall:
     """The call that continues to watch tasks, with the arguments of the call that began."""
-    ids = list(task_ids)
+    ids = [str(task) for task in tasks]
     first = {"task_ids": ids, "until": "any"} if len(ids) > 1 and request.until == "any" else {"task_ids": ids}
     return NextCall(tool="watch_results", arguments={**first, **_options(request, detail)})
 
 
 def watch_inbox_call(request: WatchRequest, detail: ResponseDetail, cursor: int) -> NextCall:
     """The call that continues to watch an inbox after a cursor."""
-    return NextCall(tool="watch_results", arguments={"cursor": cursor, **_options(request, detail)})
+    agent = {} if request.agent is None else {"agent": request.agent}
+    return NextCall(tool="watch_results", arguments={"cursor": cursor, **agent, **_options(request, detail)})
 
 
 def read_on_call(results: Sequence[AgentResult]) -> NextCall | None:
     """The call that reads on in the first output that was cut; None if none can be read on."""
     for result in results:
-        if result.next_offset is not None and subjects.is_task_id(result.task_id):
-            arguments = {"task_ids": [result.task_id], "offset": result.next_offset, "max_bytes": ANSWER_BYTES // 2}
+        if result.next_offset is not None and (name := result.name) is not None:
+            arguments = {"task_ids": [str(name)], "offset": result.next_offset, "max_bytes": ANSWER_BYTES // 2}
             return NextCall(tool="get_results", arguments=arguments)
     return None
 
 
 def _options(request: WatchRequest, detail: ResponseDetail) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    if request.agent is not None:
-        options["agent"] = request.agent
     if request.timeout_s > DEFAULT_WAIT_S:
         options["timeout_seconds"] = request.timeout_s
     if detail.level != "concise":

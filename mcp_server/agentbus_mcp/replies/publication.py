@@ -2,6 +2,7 @@
 
 from mcp_types import CallToolResult, ResourceLink
 
+from agentbus.protocol.task_names import TaskName
 from agentbus.task_handle import PublishedTask as PublishedHandle
 from agentbus_mcp.errors import client_message
 from agentbus_mcp.operations.agents_status import AgentsStatus
@@ -22,7 +23,7 @@ def publication_of(outcome: PublishOutcome) -> Publication:
         note=outcome.agents.offline_note(task.agent for task in published if task.state == "queued"),
         published=published,
         failed=failed or None,
-        next=wait_call(task.task_id for task in published),
+        next=wait_call(TaskName(task.task_id, task.agent) for task in published),
     )
 
 

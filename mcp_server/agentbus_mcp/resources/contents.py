@@ -46,23 +46,30 @@ class ResourceContents:
         page = await newest_messages(await self._bus_link.coordinator(), NEWEST, name)
         return to_json({"agent": name, "newest": result_list(page.messages), "cursor": page.cursor})
 
-    async def task(self, task_id: str) -> str:
-        """The state of a task and, once it has one, its result."""
-        coordinator = await self._bus_link.coordinator()
-        try:
-            status = await coordinator.task(task_id).status()
-        except (TaskNotFoundError, InvalidIdError) as error:
-            raise ResourceNotFoundError(str(error)) from error
-        view = task_view(status)
-        if status.settled:
-            view = view.model_copy(update={"result": result_of_task(status).cut(ANSWER_BYTES)})
-        return to_json(view.model_dump(exclude_none=True))
+    async def task(self, agent: str, task_id: str) -> str:
+        """The state of a task of an agent and, once it has one, its result."""
+        return await self._task(task_id, agent)
+
+    async def task_by_id(self, task_id: str) -> str:
+        """The same by the id alone, where one agent has a task of this id."""
+        return await self._task(task_id)
 
     async def stream(self, stream: str) -> str:
         """The state, the consumers and the newest messages of a stream."""
         if stream not in STREAMS:
             raise ResourceNotFoundError(f"Unknown resource: {uris.stream(stream)[:200]}")
         return to_json(await describe_stream(await self._bus_link.coordinator(), stream))
+
+    async def _task(self, task_id: str, agent: str | None = None) -> str:
+        coordinator = await self._bus_link.coordinator()
+        try:
+            status = await coordinator.task(task_id, agent=agent).status()
+        except (TaskNotFoundError, InvalidIdError) as error:
+            raise ResourceNotFoundError(str(error)) from error
+        view = task_view(status)
+        if status.settled:
+            view = view.model_copy(update={"result": result_of_task(status).cut(ANSWER_BYTES)})
+        return to_json(view.model_dump(exclude_none=True))
 
 
 def _bounded(agent: dict[str, Json]) -> dict[str, Json]:

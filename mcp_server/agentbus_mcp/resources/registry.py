@@ -26,7 +26,8 @@ def add_resources(server: MCPServer[Any], bus_link: BusLink, sessions: Sessions)
         server.add_resource(resource)
     for uri, name, title, function in (
         (uris.INBOX, "inbox", "Inbox of an agent", contents.inbox),
-        (uris.TASK, "task", "Task", contents.task),
+        (uris.TASK, "task", "Task of an agent", contents.task),
+        (uris.TASK_BY_ID, "task-by-id", "Task", contents.task_by_id),
         (uris.STREAM, "stream", "Stream", contents.stream),
     ):
         server.resource(uri, name=name, title=title, description=_summary(function), mime_type=JSON_TYPE)(function)

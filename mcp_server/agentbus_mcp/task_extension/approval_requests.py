@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import AgentBusError, TaskNotFoundError
+from agentbus.protocol.task_names import TaskName
 from agentbus.tasks.approvals import ANSWER_SUFFIX, answer_id, question
 from agentbus_mcp.sanitize import clip, short, visible
 
@@ -92,10 +93,10 @@ async def last_follow_up(coordinator: Coordinator, task: TaskStatus) -> TaskStat
     return task
 
 
-def is_follow_up(task_id: str, ids: frozenset[str]) -> bool:
-    """Return whether a task is one of `ids`, or a follow-up of one."""
-    while task_id not in ids:
-        if not task_id.endswith(ANSWER_SUFFIX):
+def is_follow_up(task: TaskName, tasks: frozenset[TaskName]) -> bool:
+    """Return whether a task is one of `tasks`, or a follow-up of one."""
+    while task not in tasks and TaskName(task.task_id) not in tasks:
+        if not task.task_id.endswith(ANSWER_SUFFIX):
             return False
-        task_id = task_id.removesuffix(ANSWER_SUFFIX)
+        task = task._replace(task_id=task.task_id.removesuffix(ANSWER_SUFFIX))
     return True

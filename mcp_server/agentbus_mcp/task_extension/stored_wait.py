@@ -1,12 +1,13 @@
 """Stores what an MCP task waits for in its record. The names of the fields are the stored format."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentbus.coordinator import TaskStatus
 from agentbus.errors import CorruptEntryError
+from agentbus.protocol.task_names import TaskName
 from agentbus.tasks.wait import Until
 from agentbus_mcp.operations.watch import DEFAULT_WAIT_S, WatchRequest
 from agentbus_mcp.replies.budget import DetailLevel, ResponseDetail
@@ -31,6 +32,7 @@ class _StoredWatch(BaseModel):
     timeout_s: float = DEFAULT_WAIT_S
     cursor: int | None = None
     agent: str | None = None
+    names: list[str] | None = None
     room: _StoredDetail = Field(default_factory=_StoredDetail)
 
 
@@ -57,8 +59,11 @@ class StoredWait(BaseModel):
         cls, request: WatchRequest, detail: ResponseDetail, *, inbox: str, elicits: bool, deadline: float | None
     ) -> "StoredWait":
         """Make the wait of a call of `watch_results`."""
+        names = list(request.task_ids)
+        ids = [name.rpartition("/")[2] for name in names]  # what servers before the names read
         watch = _StoredWatch(
-            task_ids=list(request.task_ids),
+            task_ids=ids,
+            names=names if names != ids else None,
             until=request.until,
             timeout_s=request.timeout_s,
             cursor=request.cursor,
@@ -93,7 +98,7 @@ class StoredWait(BaseModel):
     def request(self) -> WatchRequest:
         """The request of the wait."""
         watch = self.watch
-        return WatchRequest(watch.task_ids, watch.until, watch.timeout_s, watch.cursor, watch.agent)
+        return WatchRequest(self.task_names, watch.until, watch.timeout_s, watch.cursor, watch.agent)
 
     @property
     def detail(self) -> ResponseDetail:
@@ -101,11 +106,11 @@ class StoredWait(BaseModel):
         return ResponseDetail(self.watch.room.format, self.watch.room.max_bytes)
 
     @property
-    def agents(self) -> str | Mapping[str, str] | None:
-        """The agent of all tasks, or of each: some coordinators may not search the tasks of all agents."""
-        if self.publication is None:
-            return self.watch.agent
-        return {task.task_id: task.agent for task in self.publication.published}
+    def task_names(self) -> list[str]:
+        """The tasks, with their agents as far as they are known: others may write tasks of the same ids meanwhile."""
+        if self.publication is not None:
+            return [str(TaskName(task.task_id, task.agent)) for task in self.publication.published]
+        return self.watch.names or self.watch.task_ids
 
     @property
     def timed_out(self) -> bool:

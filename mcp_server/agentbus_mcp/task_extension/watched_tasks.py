@@ -17,6 +17,7 @@ from mcp_types import CallToolResult, TextContent
 from agentbus.concurrently import concurrently
 from agentbus.coordinator import Coordinator
 from agentbus.errors import TaskConflictError, TaskNotFoundError
+from agentbus.protocol.task_names import is_task_name, task_name
 from agentbus.task_handle import TaskFailure
 from agentbus_mcp.errors import client_message
 from agentbus_mcp.notifications import sources
@@ -63,7 +64,11 @@ async def begin_watch(
         BusError: the bus cannot be read.
     """
     if request.task_ids:
-        next_call = watch_tasks_call(request, detail, request.task_ids)
+        # From here on with their agents: another agent may write a task of the same id while the call waits.
+        found = await look_up(coordinator, request.task_ids, request.agent)
+        names = [task.name for task in found.tasks]
+        request = replace(request, task_ids=[*map(str, names), *found.errors])
+        next_call = watch_tasks_call(request, detail, names)
     else:
         if request.cursor is None:
             async with coordinator.inbox(agent=request.agent) as inbox:
@@ -136,9 +141,9 @@ class WatchedTasks:
     def watch(self, bus_events: BusEvents, state: State, changed: Callable[[], None]) -> Unsubscribe:
         """Follow the ledger or the inbox, and the clock where there is a deadline."""
         wait = StoredWait.from_state(state)
-        if wait.watch.task_ids:
-            ids = frozenset(wait.watch.task_ids)
-            listener = on_task_change(lambda task_id: is_follow_up(task_id, ids), changed)
+        if wait.task_names:
+            tasks = frozenset(task_name(name) for name in wait.task_names if is_task_name(name))
+            listener = on_task_change(lambda task: is_follow_up(task, tasks), changed)
             unsubscribe = bus_events.follow(sources.LEDGER, listener)
         else:
             unsubscribe = bus_events.follow(sources.inbox(wait.inbox), lambda _: changed())
@@ -154,7 +159,7 @@ class WatchedTasks:
 
 
 async def _state_of(coordinator: Coordinator, wait: StoredWait) -> TaskState:
-    return await (_state_of_tasks if wait.watch.task_ids else _state_of_inbox)(coordinator, wait)
+    return await (_state_of_tasks if wait.task_names else _state_of_inbox)(coordinator, wait)
 
 
 async def _state_of_inbox(coordinator: Coordinator, wait: StoredWait) -> TaskState:
@@ -180,7 +185,7 @@ async def _state_of_tasks(coordinator: Coordinator, wait: StoredWait) -> TaskSta
 
 async def _find(coordinator: Coordinator, wait: StoredWait) -> FoundTasks:
     """Look up the tasks of a wait. A task that asked for approval and was answered is replaced by its follow-up."""
-    found = await look_up(coordinator, wait.watch.task_ids, wait.agents)
+    found = await look_up(coordinator, wait.task_names, wait.watch.agent)
     if not wait.elicits:
         return found
     tasks = await concurrently(found.tasks, partial(last_follow_up, coordinator), at_once=_READS_AT_ONCE)

@@ -6,6 +6,7 @@ from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult
 from pydantic import Field
 
+from agentbus.protocol.task_names import TaskName
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.operations.agents_status import agents_status
 from agentbus_mcp.replies.build import build_answer
@@ -40,7 +41,7 @@ def answer_approval_tool(bus_link: BusLink) -> Tool:
             agent=sent.agent,
             state=sent.state_at_publish,
             known=sent.known,
-            next=wait_call([sent.id]),
+            next=wait_call([TaskName(sent.id, sent.agent)]),
         )
         return build_answer(f"The operation is {data.decision}; the answer is a task of its own.", data)
 

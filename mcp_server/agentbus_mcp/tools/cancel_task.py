@@ -31,7 +31,7 @@ def cancel_task_tool(bus_link: BusLink) -> Tool:
         """
         coordinator = await bus_link.coordinator()
         found = await cancel_all(coordinator, task_ids, agent=agent, reason=reason)
-        ending = [status.task_id for status in found.tasks if not status.settled]
+        ending = [status.name for status in found.tasks if not status.settled]
         data = Cancellation(
             tasks=[cancelled_task(status) for status in found.tasks],
             unknown=unknown_tasks(found.errors),

@@ -7,13 +7,14 @@ from mcp_types import CallToolResult
 
 from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import AgentBusError
+from agentbus.protocol.task_names import TaskName
 from agentbus.tasks.approvals import answer_id
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.operations.agents_status import agents_status
 from agentbus_mcp.replies.budget import BEGINNING_BYTES
 from agentbus_mcp.replies.build import APPROVAL_NOTE, DATA_NOTE, build_answer
-from agentbus_mcp.replies.models import NextCall, TaskView
-from agentbus_mcp.replies.next_calls import read_on_call, wait_call
+from agentbus_mcp.replies.models import TaskView
+from agentbus_mcp.replies.next_calls import answer_call, look_call, read_on_call, wait_call
 from agentbus_mcp.replies.results import result_of_task
 from agentbus_mcp.replies.tasks import task_view
 from agentbus_mcp.tools.definition import READS, define
@@ -41,20 +42,20 @@ async def _view(coordinator: Coordinator, status: TaskStatus) -> TaskView:
     view = task_view(status)
     if not status.settled:
         online = (await agents_status(coordinator)).online(status.agent) if status.state == "queued" else None
-        return view.model_copy(update={"online": online, "next": wait_call([status.task_id])})
+        return view.model_copy(update={"online": online, "next": wait_call([status.name])})
     result = result_of_task(status).cut(BEGINNING_BYTES)
     fields: dict[str, Any] = {"result": result, "note": DATA_NOTE, "next": read_on_call([result])}
     if status.state == "needs_approval":
         answer = await _answered_by(coordinator, status)
-        tool, ask = ("get_task", "") if answer else ("answer_approval", APPROVAL_NOTE)
-        call = NextCall(tool=tool, arguments={"task_id": answer or status.task_id})
-        fields |= {"answered_by": answer, "note": DATA_NOTE + ask, "next": call}
+        call = look_call(answer) if answer else answer_call(status.name)
+        note = DATA_NOTE if answer else DATA_NOTE + APPROVAL_NOTE
+        fields |= {"answered_by": answer.task_id if answer else None, "note": note, "next": call}
     return view.model_copy(update=fields)
 
 
-async def _answered_by(coordinator: Coordinator, status: TaskStatus) -> str | None:
-    """The id of the task that carries the answer to an approval; None while there is none."""
+async def _answered_by(coordinator: Coordinator, status: TaskStatus) -> TaskName | None:
+    """The name of the task that carries the answer to an approval; None while there is none."""
     try:
-        return (await coordinator.task(answer_id(status.task_id), agent=status.agent).status()).task_id
+        return (await coordinator.task(answer_id(status.task_id), agent=status.agent).status()).name
     except AgentBusError:
         return None

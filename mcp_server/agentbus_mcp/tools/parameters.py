@@ -50,6 +50,8 @@ def parse_content(content: Json) -> Json:
 
 _Name = Annotated[str, Field(max_length=70)]
 _TaskId = Annotated[str, Field(max_length=128)]
+_TaskName = Annotated[str, Field(max_length=200)]
+"""An id, or an agent and an id; the tools take both, and `next` has the second."""
 Targets = Annotated[
     list[_Name],
     BeforeValidator(_as_list),
@@ -63,7 +65,7 @@ AgentFilter = Annotated[_Name | None, Field(description="Only this agent.")]
 AgentOfTask = Annotated[_Name | None, Field(description="Its agent, if several have this id.")]
 AgentOrInbox = Annotated[
     _Name | None,
-    Field(description="Whose inbox, if not your own; or whose tasks, if several agents have one of this id."),
+    Field(description="Whose inbox, if not your own; or whose tasks."),
 ]
 NewTaskId = Annotated[
     _TaskId | None,
@@ -72,14 +74,18 @@ NewTaskId = Annotated[
         "agents it becomes <task_id>-<agent>."
     ),
 ]
-TaskId = Annotated[_TaskId, Field(description="The task.")]
+TaskId = Annotated[_TaskName, Field(description="The task: its id, or agent/id.")]
 SomeTaskIds = Annotated[
-    list[_TaskId], BeforeValidator(_as_list), Field(min_length=1, max_length=MAX_TASKS, description="The tasks.")
+    list[_TaskName],
+    BeforeValidator(_as_list),
+    Field(min_length=1, max_length=MAX_TASKS, description="The tasks: ids, or agent/id."),
 ]
 TaskIds = Annotated[
-    list[_TaskId],
+    list[_TaskName],
     BeforeValidator(_as_list),
-    Field(max_length=MAX_TASKS, default_factory=list, description="The tasks. Without any: the inbox."),
+    Field(
+        max_length=MAX_TASKS, default_factory=list, description="The tasks: ids, or agent/id. Without any: the inbox."
+    ),
 ]
 Cursor = Annotated[
     int | None,

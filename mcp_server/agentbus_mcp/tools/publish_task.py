@@ -9,6 +9,7 @@ from pydantic import Field
 
 from agentbus.coordinator import Coordinator
 from agentbus.errors import BusError
+from agentbus.protocol.task_names import TaskName
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.operations.publish import publish_outcome
 from agentbus_mcp.operations.watch import DEFAULT_WAIT_S, WatchRequest, watch
@@ -70,10 +71,7 @@ async def _wait(ctx: Context, coordinator: Coordinator, publication: Publication
     if (offer := current_offer()) is not None:
         watched_tasks.begin_publication(coordinator, publication, offer)
         return build_publication_answer(publication)
-    agents = {task.agent for task in publication.published}
-    request = WatchRequest(
-        [task.task_id for task in publication.published], agent=agents.pop() if len(agents) == 1 else None
-    )
+    request = WatchRequest([str(TaskName(task.task_id, task.agent)) for task in publication.published])
     async with progress(ctx, DEFAULT_WAIT_S) as report:
         try:
             found = await watch(coordinator, request, report)

@@ -135,6 +135,19 @@ async def test_a_message_in_an_inbox_is_notified(era: str, server: NatsServer, c
 
 
 @both_eras
+async def test_the_task_of_an_agent_is_notified_and_not_another_agents_of_the_same_id(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
+    of_code = "agentbus://tasks/code/a"
+    async with subscribed(server.url, era, of_code, TASKS) as subscriber:
+        await coordinator.publish("doc", "x", task_type="test", task_id="a")
+        assert await subscriber.next() == TASKS
+        await coordinator.publish("code", "x", task_type="test", task_id="a")
+        assert {await subscriber.next(), await subscriber.next()} == {of_code, TASKS}
+        assert subscriber.rest() == set()
+
+
+@both_eras
 async def test_every_change_of_a_task_is_notified_but_not_the_renewals_of_its_lease(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:

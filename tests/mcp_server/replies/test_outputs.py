@@ -62,8 +62,8 @@ async def test_ten_results_fit_into_4_kb_and_long_outputs_share_what_short_ones_
             assert result["output_bytes"] == 20_000 * len(text.encode())
             assert result["output"]
             assert result["error"].startswith("it broke")
-        assert links_of(answer) == [f"agentbus://tasks/{task_id}" for task_id in ids[8:]]
-        assert data["next"]["arguments"]["task_ids"] == [ids[8]]
+        assert links_of(answer) == [f"agentbus://tasks/code/{task_id}" for task_id in ids[8:]]
+        assert data["next"]["arguments"]["task_ids"] == [f"code/{ids[8]}"]
 
 
 async def test_an_answer_about_one_task_holds_more_of_its_output(

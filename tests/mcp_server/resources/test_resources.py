@@ -52,6 +52,7 @@ async def test_the_fixed_resources_are_listed_at_once_without_a_bus(era: str) ->
     assert [resource.uri for resource in listed] == ALWAYS
     assert [template.uri_template for template in templates] == [
         "agentbus://agents/{agent}/results",
+        "agentbus://tasks/{agent}/{task_id}",
         "agentbus://tasks/{task_id}",
         "agentbus://streams/{stream}",
     ]

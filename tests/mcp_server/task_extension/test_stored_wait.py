@@ -62,4 +62,12 @@ def test_a_new_state_has_the_recorded_form() -> None:
 
 
 def test_the_published_tasks_are_looked_up_with_their_agents() -> None:
-    assert StoredWait.from_state(PUBLICATION).agents == {"t-code": "code", "t-doc": "doc"}
+    assert StoredWait.from_state(PUBLICATION).task_names == ["code/t-code", "doc/t-doc"]
+
+
+def test_names_of_tasks_stand_beside_the_ids_that_other_versions_read() -> None:
+    request = WatchRequest(["code/t1", "t2"])
+    wait = StoredWait.of_watch(request, ResponseDetail(), inbox="main", elicits=True, deadline=None)
+    state = wait.to_state()
+    assert (state["watch"]["task_ids"], state["watch"]["names"]) == (["t1", "t2"], ["code/t1", "t2"])
+    assert StoredWait.from_state(state).request == request

@@ -144,7 +144,7 @@ async def test_a_requested_time_out_ends_the_task_with_the_results_so_far(
         data = done["result"]["structuredContent"]
         assert data["results"] == []
         assert [(one["task_id"], one["state"]) for one in data["pending"]] == [("a", "queued")]
-        assert data["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["a"]}}
+        assert data["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["code/a"]}}
 
 
 async def test_the_inbox_is_watched_from_the_call_on_or_after_a_cursor(
@@ -512,7 +512,7 @@ async def test_a_call_whose_record_cannot_be_stored_gets_the_ordinary_answer(tmp
         answer = await tasks.call("publish_task", {**JOB, "to": "code"})
         assert answer["resultType"] == "complete"
         call = answer["structuredContent"]["next"]
-        assert call == {"tool": "watch_results", "arguments": {"task_ids": ["job"]}}
+        assert call == {"tool": "watch_results", "arguments": {"task_ids": ["code/job"]}}
         watched = await tasks.call(call["tool"], call["arguments"])
         assert watched["resultType"] == "complete"
         assert watched["structuredContent"] == {"results": [], "next": call}

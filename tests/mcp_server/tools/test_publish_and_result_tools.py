@@ -35,7 +35,8 @@ async def test_publish_gives_each_target_a_task_of_its_own(
         ("doc", "queued", False),
     ]
     ids = [task["task_id"] for task in data["published"]]
-    assert data["next"] == {"tool": "watch_results", "arguments": {"task_ids": ids}}
+    names = [f"{agent}/{task_id}" for agent, task_id in zip(["code", "doc"], ids, strict=True)]
+    assert data["next"] == {"tool": "watch_results", "arguments": {"task_ids": names}}
     assert "failed" not in data
     stored = await stored_task(coordinator, "code")
     assert (stored["id"], stored["from"], stored["to"], stored["reply_to"]) == (
@@ -75,7 +76,7 @@ async def test_publish_says_which_targets_failed_and_why(
     [failed] = data["failed"]
     assert (failed["agent"], failed["task_id"]) == ("doc", "job-doc")
     assert "belongs to another task" in failed["error"]
-    assert data["next"]["arguments"] == {"task_ids": ["job-code"]}
+    assert data["next"]["arguments"] == {"task_ids": ["code/job-code"]}
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,7 @@ async def test_watch_any_returns_with_the_first_and_names_the_rest(
     [pending] = data["pending"]
     assert (pending["task_id"], pending["agent"], pending["state"]) == ("a", "code", "queued")
     assert pending["since"]
-    assert data["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["a"], "timeout_seconds": 60}}
+    assert data["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["code/a"], "timeout_seconds": 60}}
 
 
 async def test_reaching_the_timeout_is_not_an_error(era: str, server: NatsServer, coordinator: Coordinator) -> None:
@@ -289,7 +290,7 @@ async def test_results_of_given_tasks_say_what_is_pending(
         data = data_of(await client.call_tool("get_results", {"task_ids": ["a", "b"]}))
     assert [(result["task_id"], result["status"]) for result in data["results"]] == [("b", "needs_approval")]
     assert [task["task_id"] for task in data["pending"]] == ["a"]
-    assert data["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["a"]}}
+    assert data["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["code/a"]}}
 
 
 async def test_a_task_that_was_cancelled_before_it_started_is_settled(

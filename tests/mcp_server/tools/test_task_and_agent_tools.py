@@ -38,7 +38,7 @@ async def test_a_task_is_shown_with_its_state_since_when_and_the_next_call(
             data_of(await client.call_tool("get_task", {"task_id": task_id})) for task_id in ("waits", "runs", "done")
         ]
     assert (waits["state"], waits["online"], waits["agent"], waits["sender"]) == ("queued", False, "code", "agent-main")
-    assert waits["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["waits"]}}
+    assert waits["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["code/waits"]}}
     assert (runs["state"], runs["worker"], runs["attempt"]) == ("working", "machine-1", 1)
     assert runs["since"] == "2026-05-18T00:00:00+00:00"
     assert (done["state"], done["result"]["output"], done["result"]["agent"]) == ("completed", "the output", "code")
@@ -148,7 +148,7 @@ async def test_cancelling_reports_its_effect_on_each_task(
         "too late",
     ]
     assert [task["task_id"] for task in data["unknown"]] == ["nope"]
-    assert data["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["runs"]}}
+    assert data["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["code/runs"]}}
     assert again["tasks"] == data["tasks"]
     assert pending["pending"][0]["cancel"].endswith(": not needed")
     assert none.startswith("cancel_task: no task nope is known on this bus")
@@ -184,7 +184,7 @@ async def test_an_approval_goes_back_to_the_agent_as_a_task_of_its_own(
         sent = data_of(await client.call_tool("publish_task", call))
         asked = data_of(await client.call_tool("watch_results", {**sent["next"]["arguments"], "timeout_seconds": 60}))
         seen = data_of(await client.call_tool("get_task", {"task_id": "risky"}))
-        assert seen["next"] == {"tool": "answer_approval", "arguments": {"task_id": "risky"}}
+        assert seen["next"] == {"tool": "answer_approval", "arguments": {"task_id": "code/risky"}}
         decision = {**seen["next"]["arguments"], "approve": True, "comment": "only this branch"}
         answered = data_of(await client.call_tool("answer_approval", decision))
         again = data_of(await client.call_tool("answer_approval", decision))
@@ -194,12 +194,12 @@ async def test_an_approval_goes_back_to_the_agent_as_a_task_of_its_own(
     assert asked["results"][0]["status"] == "needs_approval"
     assert "ask the user, then call answer_approval" in asked["note"]
     assert (answered["decision"], answered["task_id"], answered["agent"]) == ("approved", "risky.answer", "code")
-    assert answered["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["risky.answer"]}}
+    assert answered["next"] == {"tool": "watch_results", "arguments": {"task_ids": ["code/risky.answer"]}}
     assert "note" not in answered
     assert (answered["known"], again["known"]) == (False, True)
     assert "was answered before, with another decision or comment" in other
     assert after["answered_by"] == "risky.answer"
-    assert after["next"] == {"tool": "get_task", "arguments": {"task_id": "risky.answer"}}
+    assert after["next"] == {"tool": "get_task", "arguments": {"task_id": "code/risky.answer"}}
 
 
 async def test_only_a_task_that_needs_approval_can_be_answered(
