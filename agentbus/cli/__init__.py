@@ -55,9 +55,9 @@ def worker() -> None:
     """Set up and run an agent's worker."""
 
 
-@root.group(cls=LazyGroup, short_help="Set up a coordinator.")
+@root.group(cls=LazyGroup, short_help="Set up a coordinator; manage which coordinators may use a bus.")
 def coordinator() -> None:
-    """Set up a coordinator: the party that publishes tasks and reads results."""
+    """Set up a coordinator: a party that publishes tasks and reads results. Manage which of them may use a bus."""
 
 
 for _group, _commands in {
@@ -86,7 +86,14 @@ for _group, _commands in {
         ("up", "operator.up:up", "Run a bus on this machine, in the foreground."),
     ],
     worker: [("init", "machine.join:worker_init", "Make the configuration of a worker from a bundle.")],
-    coordinator: [("init", "machine.join:coordinator_init", "Make the configuration of a coordinator from a bundle.")],
+    coordinator: [
+        ("add", "operator.coordinator:add", "Give a coordinator a credential of its own."),
+        ("bundle", "operator.coordinator:bundle", "Write the file with which a coordinator joins the bus."),
+        ("init", "machine.join:coordinator_init", "Make the configuration of a coordinator from a bundle."),
+        ("list", "operator.coordinator:list_", "List the coordinators of a bus and their roles."),
+        ("remove", "operator.coordinator:remove", "Revoke a coordinator's credential."),
+        ("rotate", "operator.coordinator:rotate", "Replace the credential of a coordinator."),
+    ],
 }.items():
     for _name, _module, _short_help in _commands:
         _group.add_command(LazyCommand(_name, f"agentbus.cli.{_module}", _short_help))

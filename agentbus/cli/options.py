@@ -122,6 +122,16 @@ def with_coordinator(
     return bus_options(update_wrapper(connect_and_run, command))
 
 
+bus_folder_option = click.option(
+    "--bus",
+    "folder",
+    metavar="FOLDER",
+    type=FOLDER,
+    default=DEFAULT_BUS_FOLDER,
+    help=f"The folder of the bus.  [default: {DEFAULT_BUS_FOLDER}]",
+)
+
+
 # -- which agents, tasks and how many ---------------------------------------------------------------------------
 
 

@@ -17,6 +17,8 @@ RESERVED: Final = frozenset({ADMINISTRATOR, subjects.COORDINATOR})
 
 MAX_SUBSCRIPTIONS: Final = 64
 """Of a connection of a worker, which needs 3."""
+MAX_CONNECTIONS_OF_VIEWERS: Final = 16
+"""A viewer is one person, or a program that shows the bus."""
 MAX_SUBSCRIPTIONS_OF_READERS: Final = 256
 """Of a connection of a party that waits for results: each wait and each inbox that is followed takes one."""
 
@@ -40,15 +42,17 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """A user with its own credentials: the administrator, the coordinator, or the workers of one agent.
+    """A user with its own credentials: the administrator, a coordinator, or the workers of one agent.
 
     Attributes:
         max_subscriptions: how many each of its connections may have: each takes memory of the server.
+        max_connections: how many connections it may have; None for what the bus allows each party.
     """
 
     id: str
     grants: tuple[Grant, ...]
     max_subscriptions: int = MAX_SUBSCRIPTIONS
+    max_connections: int | None = None
 
     @property
     def user(self) -> str:
@@ -92,55 +96,124 @@ def administrator() -> Party:
     )
 
 
-def coordinator(agents: Sequence[str]) -> Party:
-    """Who gives tasks to every agent, sees what becomes of them, and reads its own inbox."""
-    me = subjects.COORDINATOR
-    state, registry = subjects.STATE_STREAM, subjects.REGISTRY_STREAM
-    tasks, results = subjects.TASKS_STREAM, subjects.RESULTS_STREAM
-    return Party(
-        me,
-        (
-            Grant(
-                "tasks, and the ledger of their states",
-                (
-                    subjects.TASK_SUBJECTS,
-                    subjects.STATE_SUBJECTS,
-                    subjects.direct_get(state),
-                    subjects.last_of(state, subjects.STATE_SUBJECTS),
-                    subjects.create_consumer(state, "*", subjects.STATE_SUBJECTS),
-                ),
-            ),
-            Grant("the same, message by message", (subjects.pull(state, "*"),), "pull"),
-            Grant("cancelling: the request is in the ledger, this makes it fast", (subjects.control("*"),), "tell"),
-            Grant("results of cancelled and expired tasks that no worker settles", (subjects.results(me),)),
-            Grant("its inbox", (subjects.create_consumer(results, "*", subjects.results(me)),)),
-            Grant("its inbox, message by message", (subjects.pull(results, "*"),), "pull"),
-            Grant(
-                "the state of the two streams; the backlog of each agent, and the tasks in it",
-                (
-                    subjects.api(f"STREAM.INFO.{tasks}"),
-                    subjects.api(f"STREAM.INFO.{results}"),
-                    subjects.api(f"CONSUMER.LIST.{tasks}"),
-                    subjects.api(f"STREAM.MSG.GET.{tasks}"),
-                ),
-            ),
-            Grant("who is alive", (subjects.create_consumer(registry, "*", subjects.REGISTRY_SUBJECTS),)),
-            Grant("who is alive, one by one", (subjects.pull(registry, "*"),), "pull"),
-            *(grant for agent in agents for grant in _files_of(agent)),
-            Grant("signs of life", (subjects.heartbeat("*"), subjects.progress("*")), "listen"),
-        ),
-        MAX_SUBSCRIPTIONS_OF_READERS,
+def coordinator(me: str, role: Role, agents: Sequence[str]) -> Party:
+    """A coordinator with an id of its own: `main`, a person or a program.
+
+    Args:
+        agents: the agents of the bus or, for a member, those that it may give tasks to.
+    """
+    connections = MAX_CONNECTIONS_OF_VIEWERS if role == "viewer" else None
+    return Party(me, _BY_ROLE[role](me, agents), MAX_SUBSCRIPTIONS_OF_READERS, connections)
+
+
+def _operator(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
+    """Who gives tasks to every agent, sees and changes what becomes of those of all, and reads its own inbox."""
+    return (
+        Grant("tasks for every agent, under its own name", (subjects.tasks_of("*", me),)),
+        Grant("changing the states of all tasks", (subjects.STATE_SUBJECTS,)),
+        *_ALL_STATES,
+        Grant("cancelling: the request is in the ledger, this makes it fast", (subjects.control("*"),), "tell"),
+        Grant("results of its cancelled and expired tasks that no worker settles", (subjects.results(me),)),
+        *_inbox(me),
+        _STREAMS,
+        Grant("the tasks that wait", (subjects.api(f"STREAM.MSG.GET.{subjects.TASKS_STREAM}"),)),
+        *_ALIVE,
+        *(grant for agent in agents for grant in _files_of(agent)),
+        Grant("signs of life", (subjects.heartbeat("*"), subjects.progress("*")), "listen"),
     )
 
 
-def _files_of(agent: str) -> tuple[Grant, ...]:
+def _member(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
+    """Who gives tasks to its agents, and sees and changes what becomes of its own.
+
+    No grant of it covers a key, a file or an inbox of another owner: each holds its name.
+    """
+    state = subjects.STATE_STREAM
+    own, records = subjects.states(owner=me), subjects.mcp_tasks(me)
+    return (
+        *(grant for agent in agents for grant in _tasking(me, agent)),
+        Grant("the states of its tasks", (subjects.last_of(state, own), subjects.create_consumer(state, "*", own))),
+        Grant(
+            "the MCP tasks of its clients",
+            (records, subjects.last_of(state, records), subjects.create_consumer(state, "*", records)),
+        ),
+        Grant("both, message by message", (subjects.pull(state, "*"),), "pull"),
+        Grant("results of its cancelled and expired tasks that no worker settles", (subjects.results(me),)),
+        *_inbox(me),
+        _STREAMS,
+        *_ALIVE,
+        Grant("signs of life", (subjects.heartbeat("*"),), "listen"),
+    )
+
+
+def _tasking(me: str, agent: str) -> tuple[Grant, ...]:
+    """Giving tasks to one agent, in one's own name."""
+    return (
+        Grant(f"tasks for {agent}, and their states", (subjects.tasks_of(agent, me), subjects.states(agent, me))),
+        Grant(f"cancelling tasks of {agent} fast", (subjects.control(agent),), "tell"),
+        *_files_of(agent, owner=me),
+    )
+
+
+def _viewer(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
+    """Who sees what becomes of all tasks, and writes nothing."""
+    return (
+        *_ALL_STATES,
+        *_inbox(me),
+        _STREAMS,
+        *_ALIVE,
+        *(grant for agent in agents for grant in _files_of(agent)),
+        Grant("signs of life", (subjects.heartbeat("*"), subjects.progress("*")), "listen"),
+    )
+
+
+_BY_ROLE: Final = {"operator": _operator, "member": _member, "viewer": _viewer}
+
+_ALL_STATES: Final = (
+    Grant(
+        "reading the states of all tasks, and following them",
+        (
+            subjects.direct_get(subjects.STATE_STREAM),
+            subjects.last_of(subjects.STATE_STREAM, subjects.STATE_SUBJECTS),
+            subjects.create_consumer(subjects.STATE_STREAM, "*", subjects.STATE_SUBJECTS),
+        ),
+    ),
+    Grant("the same, message by message", (subjects.pull(subjects.STATE_STREAM, "*"),), "pull"),
+)
+
+_STREAMS: Final = Grant(
+    "the state of the two streams, and the backlog of each agent",
+    (
+        subjects.api(f"STREAM.INFO.{subjects.TASKS_STREAM}"),
+        subjects.api(f"STREAM.INFO.{subjects.RESULTS_STREAM}"),
+        subjects.api(f"CONSUMER.LIST.{subjects.TASKS_STREAM}"),
+    ),
+)
+
+_ALIVE: Final = (
+    Grant("who is alive", (subjects.create_consumer(subjects.REGISTRY_STREAM, "*", subjects.REGISTRY_SUBJECTS),)),
+    Grant("who is alive, one by one", (subjects.pull(subjects.REGISTRY_STREAM, "*"),), "pull"),
+)
+
+
+def _inbox(me: str) -> tuple[Grant, ...]:
+    """Reading the results that were sent to this party, whoever has made them."""
+    results = subjects.RESULTS_STREAM
+    return (
+        Grant("its inbox", (subjects.create_consumer(results, "*", subjects.inbox(me)),)),
+        Grant("its inbox, message by message", (subjects.pull(results, "*"),), "pull"),
+    )
+
+
+def _files_of(agent: str, owner: str | None = None) -> tuple[Grant, ...]:
+    """Reading the stored outputs of an agent: of all tasks, or of those of one owner."""
     stream, bucket = subjects.files_stream(agent), subjects.files_bucket(agent)
     return (
         Grant(
             f"large outputs of {agent}",
             (
-                subjects.last_of(stream, f"$O.{bucket}.>"),
-                subjects.create_consumer(stream, "*", subjects.file_chunks(bucket, "*")),
+                subjects.last_of(stream, subjects.all_metas(bucket, owner)),
+                subjects.create_consumer(stream, "*", subjects.all_chunks(bucket, owner)),
             ),
         ),
         Grant(f"large outputs of {agent}, piece by piece", (subjects.pull(stream, "*"),), "pull"),
@@ -178,20 +251,11 @@ def _work(agent: str) -> tuple[Grant, ...]:
         Grant("what it cannot accept", (subjects.dead(agent),)),
         Grant(
             "large outputs: it can write its own, not read them",
-            (subjects.file_chunks(bucket, "*"), subjects.file_meta(bucket, "*")),
+            (subjects.all_chunks(bucket), subjects.all_metas(bucket)),
         ),
         Grant("its entries in the registry", (f"$KV.{subjects.REGISTRY_BUCKET}.{agent}.>",)),
         Grant("signs of life", (subjects.heartbeat(agent), subjects.progress(agent)), "tell"),
         Grant("being told to cancel", (subjects.control(agent),), "listen"),
-    )
-
-
-def _inbox(agent: str) -> tuple[Grant, ...]:
-    """Reading the results that were sent to this agent."""
-    results = subjects.RESULTS_STREAM
-    return (
-        Grant("its inbox", (subjects.create_consumer(results, "*", subjects.results(agent)),)),
-        Grant("its inbox, message by message", (subjects.pull(results, "*"),), "pull"),
     )
 
 

@@ -113,9 +113,22 @@ def tasks(agent: str) -> str:
     return f"agent.{agent}.tasks"
 
 
+def tasks_of(agent: str, publisher: str) -> str:
+    """Where `publisher` publishes tasks for `agent`: only it has the right to, so the subject attests it.
+
+    `main` publishes where versions before named coordinators take tasks; no other party may publish there.
+    """
+    return tasks(agent) if publisher == COORDINATOR else f"{tasks(agent)}.{publisher}"
+
+
 def results(agent: str) -> str:
     """The result inbox of `agent`."""
     return f"agent.{agent}.results"
+
+
+def inbox(agent: str) -> str:
+    """The result inbox of `agent` as its readers filter it: also what bears the name of the party that made it."""
+    return f"agent.{agent}.>"
 
 
 def dead(agent: str) -> str:
@@ -177,9 +190,17 @@ def state(agent: str, task: str) -> str:
     return f"$KV.{STATE_BUCKET}.{agent}.{task}"
 
 
-def states(agent: str) -> str:
-    """All ledger keys of one agent."""
-    return f"$KV.{STATE_BUCKET}.{agent}.>"
+def states(agent: str = "*", owner: str | None = None) -> str:
+    """The ledger keys of one agent or of all, of the tasks of one owner or of all.
+
+    Those of `main` have no common form: for them, this covers the keys of all owners.
+    """
+    only = _owned(owner) if owner is not None else ""
+    return STATE_SUBJECTS if agent == "*" and not only else f"$KV.{STATE_BUCKET}.{agent}.{only}>"
+
+
+def _owned(owner: str) -> str:
+    return "" if owner == COORDINATOR else f"~{owner}."
 
 
 def states_of_task(task: str) -> str:
@@ -203,6 +224,11 @@ def mcp_task(agent: str, task: str) -> str:
     No task id holds `=`, so no task can have this key, and a look-up by `*.<task id>` never finds it.
     """
     return f"$KV.{STATE_BUCKET}.{agent}.={task}"
+
+
+def mcp_tasks(agent: str) -> str:
+    """All records of MCP tasks of a coordinator, and none of a task with an owner."""
+    return f"$KV.{STATE_BUCKET}.{agent}.*"
 
 
 def parse_mcp_task(subject: str) -> tuple[str, str] | None:
@@ -261,6 +287,16 @@ def file_chunks(bucket: str, nuid: str) -> str:
 def file_meta(bucket: str, encoded_name: str) -> str:
     """Where the description of one object lies; its name is written in URL-safe base64."""
     return f"$O.{bucket}.M.{encoded_name}"
+
+
+def all_chunks(bucket: str, owner: str | None = None) -> str:
+    """Where the chunks of all objects lie, or of those that belong to tasks of one owner."""
+    return f"$O.{bucket}.C.{_owned(owner) if owner is not None else ''}>"
+
+
+def all_metas(bucket: str, owner: str | None = None) -> str:
+    """The same for the descriptions of objects."""
+    return f"$O.{bucket}.M.{_owned(owner) if owner is not None else ''}>"
 
 
 def files_bucket(agent: str) -> str:

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from agentbus.config import nkeys
 from agentbus.config.private_files import write_private
@@ -13,6 +13,7 @@ from agentbus.config.toml_text import toml_text
 from agentbus.config.urls import parse_urls
 from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
+from agentbus.protocol.permissions import Role
 from agentbus.protocol.validation import faults
 
 _MAX_BYTES: Final = 1_000_000
@@ -35,16 +36,29 @@ def _url(text: str) -> str:
 
 
 class Bundle(Section):
-    """The credential of one party, and the address and CA of its bus. `repr()` does not show the secret."""
+    """The credential of one party, and the address and CA of its bus. `repr()` does not show the secret.
+
+    Attributes:
+        role: `coordinator` is `main`; the three others are those of named coordinators, which earlier versions refuse.
+        may_task: of an agent, the agents that its workers may give tasks to.
+        agents: of a member, the agents that it may give tasks to; None for all.
+    """
 
     version: Literal[1] = 1
-    role: Literal["worker", "coordinator", "administrator"]
+    role: Literal["worker", "coordinator", "administrator"] | Role
     id: AgentId
     may_task: tuple[AgentId, ...] = ()
+    agents: tuple[AgentId, ...] | None = None
     url: Annotated[str, AfterValidator(_url)]
     auth: Auth
     secret: Annotated[str, Field(min_length=1, max_length=200, repr=False, pattern=r"^[\x21-\x7e]+$")]
     ca: Annotated[str, Field(max_length=100_000)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "Bundle":
+        if self.agents is not None and self.role != "member":
+            raise ValueError("agents is for members")
+        return self
 
     @property
     def secret_name(self) -> str:
@@ -62,11 +76,11 @@ def bundle_text(bundle: Bundle) -> str:
         "worker": f"a worker of the agent {bundle.id}",
         "coordinator": "the coordinator",
         "administrator": "the administrator",
-    }[bundle.role]
+    }.get(bundle.role, f"the coordinator {bundle.id} ({bundle.role})")
     command = (
         "agentbus worker init --bundle FILE" if bundle.role == "worker" else "agentbus coordinator init --bundle FILE"
     )
-    values = {**bundle.model_dump(), "may_task": list(bundle.may_task) or None}
+    values = {**bundle.model_dump(), "may_task": bundle.may_task or None}
     return _HEAD.format(party=party, command=command) + toml_text({"bundle": values})
 
 

@@ -59,7 +59,8 @@ def join_as_worker(bundle: Bundle, folder: Path, command: AgentCommand) -> Path:
         ConfigError: the bundle is not that of a worker, or the folder has a configuration already.
     """
     if bundle.role != "worker":
-        raise ConfigError(f"this bundle is for the {bundle.role}; use it with: agentbus coordinator init --bundle FILE")
+        who = bundle.role if bundle.role in ("coordinator", "administrator") else f"coordinator {bundle.id}"
+        raise ConfigError(f"this bundle is for the {who}; use it with: agentbus coordinator init --bundle FILE")
     path = folder / WORKER_FILE
     _refuse_existing(path, "agentbus worker init")
     head = "# Configuration of `agentbus worker run`. All keys: config/agentbus.worker.example.toml.\n\n"
@@ -86,12 +87,18 @@ def join_as_coordinator(bundle: Bundle, folder: Path) -> Path:
         )
     path = folder / COORDINATOR_FILE
     _refuse_existing(path, "agentbus coordinator init")
-    agent = subjects.COORDINATOR if bundle.id == ADMINISTRATOR else bundle.id
     nats = {**_nats_section(bundle, folder), "inbox_prefix": subjects.inbox_prefix(bundle.id)}
     head = "# Configuration of the coordinator: the `agentbus` commands and the MCP server.\n\n"
-    _write(bundle, folder, path, head + toml_text({"nats": nats, "coordinator": {"id": agent}}))
+    _write(bundle, folder, path, head + toml_text({"nats": nats, "coordinator": _coordinator_section(bundle)}))
     load_coordinator(path=path)
     return path
+
+
+def _coordinator_section(bundle: Bundle) -> dict[str, str | Sequence[str] | None]:
+    """Return who the coordinator is. The role of `main`, of an agent and of the administrator follows from the id."""
+    if bundle.role in ("worker", "coordinator", "administrator"):
+        return {"id": subjects.COORDINATOR if bundle.id == ADMINISTRATOR else bundle.id}
+    return {"id": bundle.id, "role": bundle.role, "agents": bundle.agents}
 
 
 def renew(bundle: Bundle, folder: Path) -> Sequence[Path]:

@@ -27,6 +27,26 @@ async def run(env: Env, *args: str) -> str:
     return ran.out
 
 
+async def test_an_earlier_version_refuses_the_bundle_of_a_named_coordinator_by_its_role_and_uses_all_others(
+    tmp_path: Path, old: OldVersion
+) -> None:
+    folder = tmp_path / "bus"
+    await run({}, "init", str(folder), "--agent", "code", "--port", str(free_port()), "--monitoring-port", "0")
+    await run({}, "coordinator", "add", "alice", "--agent", "code", "--bus", str(folder))
+    joining = {name: ["coordinator", "init"] for name in ("alice", "main")} | {"code": ["worker", "init"]}
+    for name, words in joining.items():
+        kind = "coordinator" if name == "alice" else "agent"
+        made = str(tmp_path / f"{name}.bundle")
+        await run({}, kind, "bundle", name, "--bus", str(folder), "--output", made)
+        preset = ["--preset", "claude"] if name == "code" else []
+        ran = await old.cli(*words, "--bundle", made, "--folder", str(tmp_path / "here"), *preset)
+        if name == "alice":
+            assert (ran.code, ran.out) == (1, "")
+            assert ran.err.endswith("is not a bundle that this version of agentbus can use: look at agents, role\n")
+        else:
+            assert ran.code == 0, ran.err
+
+
 @pytest.mark.parametrize("maker", ["old", "new"])
 async def test_each_version_uses_the_files_and_streams_of_the_other(
     tmp_path: Path, old: OldVersion, maker: str

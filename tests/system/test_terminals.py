@@ -106,7 +106,8 @@ ELSEWHERE: Final = {
 }
 """Commands that take more than a line here, and the test that runs them."""
 LOCAL: Final = {
-    "agent add", "agent bundle", "agent remove", "agent rotate", "completion", "demo", "init", "mcp config",
+    "agent add", "agent bundle", "agent remove", "agent rotate", "completion", "coordinator add", "coordinator bundle",
+    "coordinator list", "coordinator remove", "coordinator rotate", "demo", "init", "mcp config",
     "mcp token add", "mcp token list", "mcp token remove", "mcp token rotate",
     "service install", "service status", "service uninstall", "skill install", "up",
 }  # fmt: skip

@@ -45,7 +45,10 @@ async def check_excessive(context: CheckContext) -> AsyncIterator[Finding]:
 def _party(role: Role, config: RoleConfig) -> Party:
     if isinstance(config, WorkerConfig):
         return permissions.worker(config.agent.id)
-    return permissions.administrator() if role == "administrator" else permissions.coordinator([])
+    if role == "administrator":
+        return permissions.administrator()
+    who = config.coordinator
+    return permissions.coordinator(who.id, who.effective_role, who.agents or ())
 
 
 async def _refused(context: CheckContext, party: Party) -> AsyncIterator[str]:

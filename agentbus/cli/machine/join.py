@@ -24,7 +24,7 @@ def _joining_options(command: click.decorators.FC) -> click.decorators.FC:
         metavar="FILE",
         required=True,
         type=FILE,
-        help="What `agentbus agent bundle` wrote.",
+        help="What `agentbus agent bundle` or `agentbus coordinator bundle` wrote.",
     )
     folder = click.option(
         "--folder",
@@ -33,7 +33,7 @@ def _joining_options(command: click.decorators.FC) -> click.decorators.FC:
         default=Path("~/.agentbus"),
         help="Where the configuration and the credential go.  [default: ~/.agentbus]",
     )
-    renew = click.option("--renew", is_flag=True, help="Only replace the credential, after `agentbus agent rotate`.")
+    renew = click.option("--renew", is_flag=True, help="Only replace the credential, after `rotate`.")
     return bundle(folder(renew(command)))
 
 

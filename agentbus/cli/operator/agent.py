@@ -10,9 +10,11 @@ from agentbus.cli.operator.next_steps import (
     bundle_command,
     reload_command,
     reload_twice_command,
+    say_rotated,
     setup_command,
+    write_bundle,
 )
-from agentbus.cli.options import DEFAULT_BUS_FOLDER, FILE, FOLDER, AgentId, agent_option, with_coordinator
+from agentbus.cli.options import FILE, AgentId, agent_option, bus_folder_option, with_coordinator
 from agentbus.cli.output import json_line, line, on_terminal, table
 
 if TYPE_CHECKING:
@@ -22,14 +24,6 @@ if TYPE_CHECKING:
 
 _agent_id = click.argument("agent", metavar="ID", type=AgentId())
 _name = click.argument("name", metavar="ID", type=AgentId())
-_bus_folder = click.option(
-    "--bus",
-    "folder",
-    metavar="FOLDER",
-    type=FOLDER,
-    default=DEFAULT_BUS_FOLDER,
-    help=f"The folder of the bus.  [default: {DEFAULT_BUS_FOLDER}]",
-)
 
 
 @click.group()
@@ -87,19 +81,19 @@ Examples:
 @click.option(
     "--may-task", metavar="ID", type=AgentId(), multiple=True, help="An agent that it may give tasks to; repeatable."
 )
-@_bus_folder
+@bus_folder_option
 def add(agent: str, may_task: tuple[str, ...], folder: "Path") -> None:
     """Give an agent an account and credentials of its own."""
     bus = lazy.folder.BusFolder(folder)
     bus.add(agent, may_task)
     line(f"added {agent}; {apply_change(bus)}, twice:\n  {reload_twice_command(bus)}")
     line(f"then make its consumer and its bucket:\n  {setup_command(bus, [agent])}")
-    line(f"and the file for its machines:\n  {bundle_command(bus, agent)}")
+    line(f"and the file for its machines:\n  {bundle_command(bus, 'agent', agent)}")
 
 
 @agent.command(short_help="Revoke an agent's credentials.")
 @_agent_id
-@_bus_folder
+@bus_folder_option
 def remove(agent: str, folder: "Path") -> None:
     """Revoke an agent's credentials. Its tasks and results stay on the bus until they expire."""
     bus = lazy.folder.BusFolder(folder)
@@ -109,14 +103,12 @@ def remove(agent: str, folder: "Path") -> None:
 
 @agent.command(short_help="Replace the credential of a party.")
 @_name
-@_bus_folder
+@bus_folder_option
 def rotate(name: str, folder: "Path") -> None:
     """Replace the credential of an agent, of the coordinator (main) or of the administrator (admin)."""
     bus = lazy.folder.BusFolder(folder)
     bus.rotate(name)
-    line(f"{name} has a new credential; to revoke the old one, {apply_change(bus)}:\n  {reload_command(bus)}")
-    if name != "admin":
-        line(f"then make a new file for its machines, and use it there with --renew:\n  {bundle_command(bus, name)}")
+    say_rotated(bus, "agent", name)
 
 
 @agent.command(
@@ -128,16 +120,10 @@ Examples:
 )
 @_name
 @click.option("--output", metavar="FILE", type=FILE, help="Default: ./ID.bundle.")
-@_bus_folder
+@bus_folder_option
 def bundle(name: str, output: "Path | None", folder: "Path") -> None:
     """Write what one machine needs to join the bus, as an agent, as the coordinator (main) or as administrator (admin).
 
     The file holds a secret. It is never overwritten.
     """
-    made = lazy.folder.BusFolder(folder).bundle(name)
-    path = output or lazy.pathlib.Path(f"{name}.bundle")
-    lazy.bundle.write_bundle(path, made)
-    kind = "worker" if made.role == "worker" else "coordinator"
-    line(f"wrote {path}; it holds a secret. On the other machine:\n  agentbus {kind} init --bundle {path.name}")
-    if made.may_task:
-        line(f"and, to give tasks as {name}:\n  agentbus coordinator init --bundle {path.name}")
+    write_bundle(lazy.folder.BusFolder(folder).bundle(name), output)

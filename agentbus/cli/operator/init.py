@@ -119,4 +119,4 @@ def init(
     output.line(f"then make its streams:\n  {setup_command(bus, bus.agents)}")
     output.line("a file for each machine that joins:")
     for name in ("main", *bus.agents):
-        output.line(f"  {bundle_command(bus, name)}")
+        output.line(f"  {bundle_command(bus, 'agent', name)}")

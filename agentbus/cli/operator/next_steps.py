@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agentbus.cli import lazy
+from agentbus.cli.output import line
 from agentbus.errors import ServerBinaryError
+from agentbus.protocol.permissions import ADMINISTRATOR
 
 if TYPE_CHECKING:
-    from agentbus.provision.bus_folder.folder import BusFolder
+    from pathlib import Path
+
+    from agentbus.provision.bundle import Bundle
+    from agentbus.provision.bus_folder.folder import BusFolder, Kind
 
 
 def setup_command(bus: "BusFolder", agents: Sequence[str]) -> str:
@@ -18,9 +23,27 @@ def setup_command(bus: "BusFolder", agents: Sequence[str]) -> str:
     return shlex.join([*words, *(word for agent in agents for word in ("--agent", agent))])
 
 
-def bundle_command(bus: "BusFolder", name: str) -> str:
+def bundle_command(bus: "BusFolder", kind: "Kind", name: str) -> str:
     """Return the command that writes the bundle of a party."""
-    return shlex.join(["agentbus", "agent", "bundle", name, "--bus", str(bus.path)])
+    return shlex.join(["agentbus", kind, "bundle", name, "--bus", str(bus.path)])
+
+
+def write_bundle(made: "Bundle", output: "Path | None") -> None:
+    """Write a bundle into a file, by default that of its party's name, and name the commands that use it."""
+    path = output or lazy.pathlib.Path(f"{made.id}.bundle")
+    lazy.bundle.write_bundle(path, made)
+    kind = "worker" if made.role == "worker" else "coordinator"
+    line(f"wrote {path}; it holds a secret. On the other machine:\n  agentbus {kind} init --bundle {path.name}")
+    if made.may_task:
+        line(f"and, to give tasks as {made.id}:\n  agentbus coordinator init --bundle {path.name}")
+
+
+def say_rotated(bus: "BusFolder", kind: "Kind", name: str) -> None:
+    """Print what makes a new credential valid, and where it goes."""
+    line(f"{name} has a new credential; to revoke the old one, {apply_change(bus)}:\n  {reload_command(bus)}")
+    if name != ADMINISTRATOR:
+        again = bundle_command(bus, kind, name)
+        line(f"then make a new file for its machines, and use it there with --renew:\n  {again}")
 
 
 def apply_change(bus: "BusFolder", files: str = "accounts.conf") -> str:

@@ -69,9 +69,10 @@ def accounts_block(
         "  }",
     ]
     for login in logins:
+        connections = min(max_connections, login.party.max_connections or max_connections)
         lines += [
             f"  {quoted(login.party.user)}: {{",
-            f"    limits: {{ max_connections: {max_connections}, max_subscriptions: {login.party.max_subscriptions} }}",
+            f"    limits: {{ max_connections: {connections}, max_subscriptions: {login.party.max_subscriptions} }}",
             "    users: [",
             *_user(login),
             "    ]",

@@ -11,15 +11,19 @@ of the authority.
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from agentbus.config.private_files import write_private
 from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
-from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED
+from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED, Role
 from agentbus.provision.bundle import Bundle, secret_name
 from agentbus.provision.bus_folder.lock import locked
 from agentbus.provision.bus_folder.manifest import PartyEntry, new_credential, read_manifest, servers_of, write_manifest
 from agentbus.provision.bus_folder.server_folder import ServerFolder
+
+Kind = Literal["agent", "coordinator"]
+"""What a party is, and the group of commands for it. Those for agents take `main` and the administrator, too."""
 
 
 class BusFolder:
@@ -59,11 +63,24 @@ class BusFolder:
     @property
     def agents(self) -> tuple[str, ...]:
         """The agents that have credentials."""
-        return tuple(sorted(name for name in self._manifest.party if name not in RESERVED))
+        return self._manifest.agents
+
+    @property
+    def coordinators(self) -> tuple[str, ...]:
+        """The coordinators that have credentials, `main` first."""
+        return self._manifest.coordinators
 
     def may_task(self, agent: str) -> tuple[str, ...]:
         """Return the agents that this one may give tasks to."""
-        return self._party(agent).may_task
+        return self._party(agent, "agent", "bundle").may_task
+
+    def role(self, coordinator: str) -> Role:
+        """Return what a coordinator may do."""
+        return self._party(coordinator, "coordinator", "bundle").role or "operator"
+
+    def agents_of(self, coordinator: str) -> tuple[str, ...] | None:
+        """Return the agents that a coordinator may give tasks to; None for all, also those that are added later."""
+        return () if self.role(coordinator) == "viewer" else self._manifest.party[coordinator].agents
 
     def secret_file(self, name: str) -> Path:
         """Return the path of a party's credential."""
@@ -75,57 +92,72 @@ class BusFolder:
         """Give an agent a credential of its own.
 
         Raises:
-            ConfigError: it has one already, its id is reserved, or `may_task` names an agent that is not on the bus.
+            ConfigError: another party has the id, it is reserved, or `may_task` names an agent that is not on the bus.
         """
-        if agent in RESERVED:
-            raise ConfigError(f"no agent can be called {agent}: that is a party of every bus")
         with self._locked():
-            self._add(agent, may_task)
+            self._check_new(agent, "agent", may_task)
+            self._renew_credential(agent, PartyEntry(may_task=tuple(dict.fromkeys(may_task))))
 
-    def _add(self, agent: str, may_task: Sequence[str]) -> None:
+    def add_coordinator(self, name: str, role: Role = "member", agents: Sequence[str] | None = None) -> None:
+        """Give a coordinator a credential of its own.
+
+        Args:
+            agents: the agents that a member may give tasks to; None for all, also those that are added later.
+
+        Raises:
+            ConfigError: another party has the id, it is reserved, or `agents` names an agent that is not on the bus, or
+                is given for another role.
+        """
+        if agents is not None and role != "member":
+            raise ConfigError(f"only members have a list of agents: leave out --agent, or the role {role}")
+        with self._locked():
+            self._check_new(name, "coordinator", agents or ())
+            only = None if agents is None else tuple(dict.fromkeys(agents))
+            self._renew_credential(name, PartyEntry(role=role, agents=only))
+
+    def _check_new(self, name: str, kind: Kind, tasked: Sequence[str]) -> None:
+        if name in RESERVED:
+            raise ConfigError(f"no {kind} can be called {name}: that is a party of every bus")
+        parties = self._manifest.party
         same_but_case = next(
-            (other for other in self._manifest.party if other != agent and other.casefold() == agent.casefold()), None
+            (other for other in parties if other != name and other.casefold() == name.casefold()), None
         )
         if same_but_case:
             raise ConfigError(
-                f"{agent} and {same_but_case} differ only in case, which not every file system can tell apart"
+                f"{name} and {same_but_case} differ only in case, which not every file system can tell apart"
             )
-        if agent in self._manifest.party:
-            raise ConfigError(f"the agent {agent} has credentials already; new ones: agentbus agent rotate {agent}")
-        for other in may_task:
+        if name in parties:
+            if self._kind(name) != kind:
+                raise ConfigError(f"this bus has the {self._kind(name)} {name}; give the {kind} another id")
+            raise ConfigError(f"the {kind} {name} has credentials already; new ones: agentbus {kind} rotate {name}")
+        for other in tasked:
             if other not in self.agents:
-                raise ConfigError(f"there is no agent {other} that {agent} could give tasks to; add it first")
-        self._renew_credential(agent, tuple(dict.fromkeys(may_task)))
+                raise ConfigError(f"there is no agent {other} that {name} could give tasks to; add it first")
 
-    def rotate(self, name: str) -> None:
+    def rotate(self, name: str, kind: Kind = "agent") -> None:
         """Replace the credential of one party; the server refuses the old one after its next reload."""
         with self._locked():
-            self._renew_credential(name, self._party(name).may_task)
+            self._renew_credential(name, self._party(name, kind, "rotate"))
 
-    def remove(self, agent: str) -> None:
-        """Remove an agent's credential, and the right of other agents to give it tasks. Its tasks and results stay."""
-        if agent in RESERVED:
+    def remove(self, name: str, kind: Kind = "agent") -> None:
+        """Remove a party's credential, and the right of others to give it tasks. Its tasks and results stay."""
+        if name in RESERVED:
             raise ConfigError(
-                f"{agent} is a party of every bus and stays; new credentials: agentbus agent rotate {agent}"
+                f"{name} is a party of every bus and stays; new credentials: agentbus {kind} rotate {name}"
             )
         with self._locked():
-            self._party(agent)
-            left = {
-                name: party.model_copy(update={"may_task": tuple(other for other in party.may_task if other != agent)})
-                for name, party in self._manifest.party.items()
-                if name != agent
-            }
-            self._save(left)
+            self._party(name, kind, "remove")
+            self._save({other: party.without(name) for other, party in self._manifest.party.items() if other != name})
             try:
-                self.secret_file(agent).unlink(missing_ok=True)
+                self.secret_file(name).unlink(missing_ok=True)
             except OSError as error:
                 raise ConfigError(
-                    f"{agent} is removed, but {self.secret_file(agent)} cannot be deleted: {error.strerror}; delete it"
+                    f"{name} is removed, but {self.secret_file(name)} cannot be deleted: {error.strerror}; delete it"
                 ) from None
 
-    def bundle(self, name: str) -> Bundle:
+    def bundle(self, name: str, kind: Kind = "agent") -> Bundle:
         """Return the bundle of a party."""
-        party = self._party(name)
+        party = self._party(name, kind, "bundle")
         bus = self._manifest.bus
         try:
             secret = self.secret_file(name).read_text(encoding="utf-8").strip()
@@ -135,9 +167,10 @@ class BusFolder:
         roles = {ADMINISTRATOR: "administrator", subjects.COORDINATOR: "coordinator"}
         return Bundle.model_validate(
             {
-                "role": roles.get(name, "worker"),
+                "role": party.role or roles.get(name, "worker"),
                 "id": name,
                 "may_task": party.may_task,
+                "agents": party.agents,
                 "url": bus.url,
                 "auth": bus.auth,
                 "secret": secret,
@@ -145,12 +178,18 @@ class BusFolder:
             }
         )
 
-    def _party(self, name: str) -> PartyEntry:
-        try:
-            return self._manifest.party[name]
-        except KeyError:
-            known = ", ".join(self.agents) or "none"
-            raise ConfigError(f"there is no agent {name} on this bus (there are: {known}); add it first") from None
+    def _party(self, name: str, kind: Kind, command: str) -> PartyEntry:
+        """Return the entry of a party that a command of the group `kind` names."""
+        if name not in self._manifest.party:
+            known = ", ".join(self.agents if kind == "agent" else self.coordinators) or "none"
+            raise ConfigError(f"there is no {kind} {name} on this bus (there are: {known}); add it first")
+        there = self._kind(name)
+        if there != kind and not (kind == "agent" and name in RESERVED):
+            raise ConfigError(f"{name} is no {kind} of this bus; use: agentbus {there} {command} {name}")
+        return self._manifest.party[name]
+
+    def _kind(self, name: str) -> Kind:
+        return "coordinator" if name in self.coordinators else "agent"
 
     @contextmanager
     def _locked(self) -> Generator[None]:
@@ -159,8 +198,8 @@ class BusFolder:
             self._manifest = read_manifest(self.path)
             yield
 
-    def _renew_credential(self, name: str, may_task: tuple[str, ...]) -> None:
-        secret, party = new_credential(self._manifest.bus.auth, may_task)
+    def _renew_credential(self, name: str, party: PartyEntry) -> None:
+        secret, party = new_credential(self._manifest.bus.auth, party)
         write_private(self.secret_file(name), f"{secret}\n", replace=True)
         self._save({**self._manifest.party, name: party})
 

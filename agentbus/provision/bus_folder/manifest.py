@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from agentbus.config import nkeys
 from agentbus.config.private_files import write_private
@@ -14,7 +14,7 @@ from agentbus.config.storage_sizes import storage_size, times
 from agentbus.config.toml_text import toml_text
 from agentbus.errors import ConfigError
 from agentbus.protocol import permissions, subjects
-from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED, Party
+from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED, Party, Role
 from agentbus.provision.bundle import Auth
 from agentbus.provision.bus_folder.accounts_conf import MAX_CONNECTIONS, Login, accounts_block
 from agentbus.provision.bus_folder.server_folder import ServerFolder, read_member, server_folders
@@ -38,11 +38,35 @@ class BusEntry(Section):
 
 
 class PartyEntry(Section):
-    """A section `[party.ID]`: one party, by the public part of its credential."""
+    """A section `[party.ID]`: one party, by the public part of its credential.
+
+    Attributes:
+        may_task: of an agent, the agents that its workers may give tasks to.
+        role: of a named coordinator.
+        agents: of a member, the agents that it may give tasks to; None for all, also those that are added later.
+    """
 
     nkey: str | None = None
     password_hash: Annotated[str | None, Field(repr=False)] = None
     may_task: tuple[AgentId, ...] = ()
+    role: Role | None = None
+    agents: tuple[AgentId, ...] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "PartyEntry":
+        if self.may_task and self.role is not None:
+            raise ValueError("may_task is for agents")
+        if self.agents is not None and self.role != "member":
+            raise ValueError("agents is for members")
+        return self
+
+    def without(self, agent: str) -> "PartyEntry":
+        """Return the entry without the right to give tasks to an agent."""
+        left = {
+            "may_task": tuple(other for other in self.may_task if other != agent),
+            "agents": None if self.agents is None else tuple(other for other in self.agents if other != agent),
+        }
+        return self.model_copy(update=left)
 
 
 class Manifest(Section):
@@ -50,6 +74,22 @@ class Manifest(Section):
 
     bus: BusEntry
     party: dict[AgentId, PartyEntry]
+
+    @model_validator(mode="after")
+    def _check(self) -> "Manifest":
+        if any(self.party[name].role is not None for name in RESERVED & self.party.keys()):
+            raise ValueError("the parties of every bus have no other role")
+        return self
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The agents that have credentials."""
+        return tuple(name for name in sorted(self.party) if name not in RESERVED and self.party[name].role is None)
+
+    @property
+    def coordinators(self) -> tuple[str, ...]:
+        """The coordinators that have credentials, `main` first."""
+        return (subjects.COORDINATOR, *(name for name in sorted(self.party) if self.party[name].role is not None))
 
 
 def manifest_file(folder: Path) -> Path:
@@ -93,7 +133,7 @@ def servers_of(folder: Path, manifest: Manifest) -> tuple[ServerFolder, ...]:
 
 def manifest_text(manifest: Manifest) -> str:
     """Return the content of `bus.toml`."""
-    head = "# Who is on the bus. Written by `agentbus init` and `agentbus agent`.\n"
+    head = "# Who is on the bus. Written by `agentbus init`, `agentbus agent` and `agentbus coordinator`.\n"
     parties = {name: member.model_dump(exclude_defaults=True) for name, member in manifest.party.items()}
     bus = manifest.bus.model_dump(exclude_none=True)
     # Older versions do not know these keys.
@@ -104,13 +144,13 @@ def manifest_text(manifest: Manifest) -> str:
     return head + toml_text({"bus": bus, "party": parties})
 
 
-def new_credential(auth: Auth, may_task: tuple[str, ...]) -> tuple[str, PartyEntry]:
-    """Return a new secret, and its public part for the manifest."""
+def new_credential(auth: Auth, party: PartyEntry) -> tuple[str, PartyEntry]:
+    """Return a new secret, and the entry of the party with its public part."""
     if auth == "nkey":
         seed = nkeys.new_seed()
-        return seed, PartyEntry(nkey=nkeys.UserKey(seed).public, may_task=may_task)
+        return seed, party.model_copy(update={"nkey": nkeys.UserKey(seed).public})
     password = secrets.token_urlsafe(_PASSWORD_BYTES)
-    return password, PartyEntry(password_hash=_hashed(password), may_task=may_task)
+    return password, party.model_copy(update={"password_hash": _hashed(password)})
 
 
 def _hashed(password: str) -> str:
@@ -135,7 +175,8 @@ def _accounts_text(manifest: Manifest) -> str:
     administrator = logins.pop(ADMINISTRATOR)
     # The server counts the storage of an account over all replicas; the sizes in bus.toml are those of one server.
     servers = 3 if manifest.bus.members else 1
-    return "# Written by `agentbus init` and `agentbus agent`; they overwrite what is changed here.\n" + accounts_block(
+    head = "# Written by `agentbus init`, `agent` and `coordinator`; they overwrite what is changed here.\n"
+    return head + accounts_block(
         administrator,
         list(logins.values()),
         max_memory=times(manifest.bus.max_memory, servers),
@@ -145,11 +186,10 @@ def _accounts_text(manifest: Manifest) -> str:
 
 
 def _party_of(name: str, manifest: Manifest) -> Party:
-    agents = sorted(other for other in manifest.party if other not in RESERVED)
     if name == ADMINISTRATOR:
         return permissions.administrator()
-    return (
-        permissions.coordinator(agents)
-        if name == subjects.COORDINATOR
-        else permissions.worker(name, manifest.party[name].may_task)
-    )
+    party = manifest.party[name]
+    if name in manifest.coordinators:
+        agents = manifest.agents if party.agents is None else party.agents
+        return permissions.coordinator(name, party.role or "operator", agents)
+    return permissions.worker(name, party.may_task)

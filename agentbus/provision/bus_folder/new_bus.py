@@ -115,7 +115,7 @@ def _create(folder: Path, plan: Plan) -> BusFolder:
     )
     parties: dict[str, PartyEntry] = {}
     for name in (ADMINISTRATOR, subjects.COORDINATOR):
-        secret, parties[name] = new_credential(plan.auth, ())
+        secret, parties[name] = new_credential(plan.auth, PartyEntry())
         write_private(folder / "credentials" / secret_name(plan.auth, name), f"{secret}\n", replace=True)
     manifest = Manifest(bus=bus, party=parties)
     write_private(folder / "admin.toml", _administrator_toml(folder, manifest), replace=True)
