@@ -9,15 +9,18 @@ import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 from pydantic import ValidationError
 
-from agentbus.config.schema import DEFAULT_URL, SECRET_FILES, CoordinatorConfig, NatsSection, Section, WorkerConfig
+from agentbus.config.schema import DEFAULT_URL, SECRET_FILES, CoordinatorConfig, NatsSection, Section
 from agentbus.config.text_files import ENCODING, is_file, reason_of
 from agentbus.config.urls import parse_urls
 from agentbus.errors import ConfigError
 from agentbus.protocol.validation import faults
+
+if TYPE_CHECKING:
+    from agentbus.config.worker_schema import WorkerConfig
 
 URL_VARIABLE: Final = "AGENTBUS_NATS_URL"
 
@@ -46,7 +49,7 @@ def coordinator_file() -> Path:
 _C = TypeVar("_C", bound=Section)
 
 
-def load_worker(path: Path | None = None) -> tuple[WorkerConfig, list[str]]:
+def load_worker(path: Path | None = None) -> "tuple[WorkerConfig, list[str]]":
     """Read a worker's configuration and what a person should be warned of.
 
     Without a path the first of `worker_files()` that exists is taken. No environment variable changes anything.
@@ -54,6 +57,8 @@ def load_worker(path: Path | None = None) -> tuple[WorkerConfig, list[str]]:
     Raises:
         ConfigError: if there is no file, it is not TOML, or a key or value is wrong; names the place and the fix.
     """
+    from agentbus.config.worker_schema import WorkerConfig  # noqa: PLC0415  # coordinators, which start often, need none
+
     if path is None:
         path = worker_file()
     if path is None:

@@ -22,10 +22,6 @@ MAX_CONNECTIONS_OF_VIEWERS: Final = 16
 MAX_SUBSCRIPTIONS_OF_READERS: Final = 256
 """Of a connection of a party that waits for results: each wait and each inbox that is followed takes one."""
 
-Role = Literal["operator", "member", "viewer"]
-"""What a coordinator may do. An operator gives tasks to every agent, and sees and cancels those of all. A member gives
-tasks to its agents, and sees and cancels its own. A viewer sees all, and writes nothing."""
-
 How = Literal["send", "pull", "tell", "listen"]
 """`send`: to JetStream, with at most one answer. `pull`: a request to it with several answers. `tell`: core messages to
 other parties, which `listen` to them."""

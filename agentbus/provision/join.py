@@ -7,8 +7,8 @@ from pathlib import Path
 
 from agentbus.config.loading import load_coordinator, load_worker
 from agentbus.config.private_files import private_folder, write_private
-from agentbus.config.schema import INPUT_FILE_PLACEHOLDER, INPUT_PLACEHOLDER
 from agentbus.config.toml_text import toml_text
+from agentbus.config.worker_schema import INPUT_FILE_PLACEHOLDER, INPUT_PLACEHOLDER
 from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR

@@ -1,8 +1,10 @@
 """The `agentbus-mcp` command: serves MCP over standard input and output, or over HTTP."""
 
+import gc
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -170,7 +172,8 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
 
     log_to_stderr()
     if address is None:
-        from agentbus_mcp.transports import stdio  # noqa: PLC0415
+        with _importing():
+            from agentbus_mcp.transports import stdio  # noqa: PLC0415
 
         stdio.serve(*_coordinator(nats_url, path))
         return
@@ -188,6 +191,17 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
         _serve_named(tokens.expanduser().absolute(), options, metrics_port)
     else:
         _serve(*_coordinator(nats_url, path), options, metrics_port)
+
+
+@contextmanager
+def _importing() -> Generator[None]:
+    """Import the SDK without looking for garbage in it: nothing of it is, and a host waits for the first answer."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _coordinator(nats_url: str | None, path: Path | None) -> tuple["ConnectionSettings", str]:

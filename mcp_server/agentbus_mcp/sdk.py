@@ -11,10 +11,15 @@ from mcp.server import NotificationOptions
 from mcp.server.connection import Connection
 from mcp.server.context import HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import server as mcpserver_module
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from pydantic import BaseModel
 
 Params = TypeVar("Params", bound=BaseModel)
+
+
+# `MCPServer` sets up logging when it is made, and imports rich for it. This program sets up its own before.
+setattr(mcpserver_module, "configure_logging", bool)  # noqa: B010  # for the type checker; `bool` does nothing
 
 
 def on_request(

@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_coordinator, load_worker
-from agentbus.config.schema import CoordinatorConfig, WorkerConfig
+from agentbus.config.schema import CoordinatorConfig
 from agentbus.config.urls import SAMPLE_PASSWORD
+from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import ConfigError
 from support.harness import ROOT
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from agentbus import Coordinator
-from agentbus.config.schema import WorkerSection
+from agentbus.config.worker_schema import WorkerSection
 from agentbus.provision.nats_server import NatsServer
 from support.documentation import COMMANDS, HOW_TO, marked, run
 from support.harness import ROOT, worker, worker_toml

@@ -14,7 +14,8 @@ from agentbus.bus.jetstream import connect
 from agentbus.bus.setup import set_up
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.loading import load_coordinator
-from agentbus.config.schema import NatsSection, WorkerSection
+from agentbus.config.schema import NatsSection
+from agentbus.config.worker_schema import WorkerSection
 from agentbus.errors import AuthenticationError
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.protocol.subjects import COORDINATOR

@@ -16,7 +16,8 @@ from agentbus.cli import exit_codes, root
 from agentbus.cli.lazy_group import LazyCommand
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_coordinator
-from agentbus.config.schema import CoordinatorConfig, WorkerConfig
+from agentbus.config.schema import CoordinatorConfig
+from agentbus.config.worker_schema import WorkerConfig
 from agentbus.protocol import subjects
 from agentbus.protocol.messages import ResultStatus
 from agentbus_mcp.bus_link import BusLink

@@ -1,6 +1,8 @@
 """Contract test of the private parts of the MCP SDK that this server uses: an update that moves one fails here."""
 
+import asyncio
 import re
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,21 @@ async def test_changes_of_the_list_are_announced_in_the_handshake(announced: boo
         assert client.server_capabilities
         assert client.server_capabilities.resources
         assert bool(client.server_capabilities.resources.list_changed) is announced
+
+
+async def test_a_server_is_made_without_setting_up_logging_and_importing_rich() -> None:
+    """With the private function moved, the SDK would import rich again, and log a second time what we log."""
+    code = (
+        "import logging, sys\n"
+        "from mcp.server.mcpserver import MCPServer, server\n"
+        "before = server.configure_logging\n"
+        "import agentbus_mcp.sdk\n"
+        "MCPServer('test')\n"
+        "print(before.__module__, logging.getLogger().handlers, 'rich.console' in sys.modules)"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    assert output.decode().strip() == "mcp.server.mcpserver.utilities.logging [] False"
 
 
 async def test_connections_distinguish_clients_and_end_with_their_client() -> None:

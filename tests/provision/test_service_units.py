@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentbus.config.schema import WorkerSection
+from agentbus.config.worker_schema import WorkerSection
 from agentbus_mcp.cli import command as mcp_command
 from support.harness import BOUND_S, ROOT
 

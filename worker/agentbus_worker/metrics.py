@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
-from agentbus.config.schema import WorkerConfig
+from agentbus.config.worker_schema import WorkerConfig
 from agentbus.observability.metrics import MetricFactory, served_metrics
 from agentbus.protocol.messages import ResultStatus
 from agentbus_worker.running.command import Reason

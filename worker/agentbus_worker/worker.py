@@ -18,7 +18,7 @@ from agentbus.bus.pull_consumer import Delivery, PullConsumer
 from agentbus.bus.setup import ensure_consumer, ensure_files_bucket
 from agentbus.bus.topology import ACK_WAIT_S
 from agentbus.config.connection_settings import connection_settings
-from agentbus.config.schema import WorkerConfig
+from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import (
     ApiError,
     BusError,

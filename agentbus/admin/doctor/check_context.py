@@ -7,7 +7,8 @@ from typing import Literal
 from agentbus.admin.doctor.finding import Finding
 from agentbus.bus.jetstream import Bus
 from agentbus.config.connection_settings import ConnectionSettings
-from agentbus.config.schema import CoordinatorConfig, WorkerConfig
+from agentbus.config.schema import CoordinatorConfig
+from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import PermissionDeniedError
 
 Role = Literal["coordinator", "worker", "administrator"]

@@ -6,7 +6,7 @@ from typing import Final
 from agentbus.admin.consumers import consumers_of_bus
 from agentbus.admin.doctor.check_context import CheckContext, how_to_grant
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
-from agentbus.config.schema import WorkerConfig
+from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
 

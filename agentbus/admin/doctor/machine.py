@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
-from agentbus.config.schema import WorkerConfig
+from agentbus.config.worker_schema import WorkerConfig
 
 # An agent command that takes longer to print its version hangs, or waits for input.
 _VERSION_TIMEOUT_S: Final = 5.0

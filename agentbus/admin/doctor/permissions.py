@@ -8,7 +8,7 @@ from agentbus.admin.doctor.finding import Finding, failed, ok, warning
 from agentbus.admin.doctor.permission_probe import PLACEHOLDER, example_subject, may_publish
 from agentbus.admin.doctor.reachability import is_local
 from agentbus.config.connection_settings import Credentials
-from agentbus.config.schema import WorkerConfig
+from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import BusError
 from agentbus.protocol import permissions, subjects
 from agentbus.protocol.permissions import Party

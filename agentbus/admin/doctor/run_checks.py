@@ -13,7 +13,7 @@ from agentbus.admin.doctor.reachability import check_reachability
 from agentbus.admin.doctor.round_trip import check_round_trip
 from agentbus.admin.doctor.sign_in import how_to_sign_in, identity, signed_in
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
-from agentbus.config.schema import WorkerConfig
+from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import AgentBusError, AuthenticationError, BusUnavailableError
 
 

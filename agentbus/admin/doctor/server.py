@@ -7,7 +7,7 @@ from typing import Final
 from agentbus.admin.doctor.check_context import CheckContext
 from agentbus.admin.doctor.finding import Finding, ok, warning
 from agentbus.admin.server_versions import version_warning
-from agentbus.config.schema import WorkerConfig
+from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
 

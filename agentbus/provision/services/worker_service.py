@@ -9,7 +9,7 @@ from math import ceil
 from pathlib import Path
 from typing import Final
 
-from agentbus.config.schema import WorkerConfig
+from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import ConfigError
 
 NAME_PREFIX: Final = "agentbus-worker-"

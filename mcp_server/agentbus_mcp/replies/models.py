@@ -6,7 +6,7 @@ fields that an answer may have and its schema leaves out; `_OPEN` marks objects 
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
 from agentbus.protocol import subjects
@@ -18,6 +18,8 @@ _OPEN: Final = WithJsonSchema({"type": "object"})
 
 class Answer(BaseModel):
     """A tool's answer, or a part of one. Fields that are None are left out of the answer."""
+
+    model_config = ConfigDict(defer_build=True)  # the program starts at once, and builds what a call needs
 
 
 class NextCall(Answer):

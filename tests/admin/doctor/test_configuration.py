@@ -6,8 +6,9 @@ import pytest
 
 from agentbus.admin.doctor.configuration import load
 from agentbus.config.loading import URL_VARIABLE, worker_file
-from agentbus.config.schema import CoordinatorConfig, WorkerConfig
+from agentbus.config.schema import CoordinatorConfig
 from agentbus.config.toml_text import toml_text
+from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import ConfigError
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agentbus.config.schema import LogSection
+from agentbus.config.worker_schema import LogSection
 from agentbus.errors import ConfigError
 from agentbus_worker.log import handlers
 from agentbus_worker.log.handlers import LOG_FILE, log_to
@@ -205,7 +205,7 @@ def test_a_log_file_that_was_moved_away_is_made_again(section: LogSection):
 WRITER = """
 import logging, sys
 from pathlib import Path
-from agentbus.config.schema import LogSection
+from agentbus.config.worker_schema import LogSection
 from agentbus_worker.log.handlers import log_to
 with log_to(LogSection(dir=Path(sys.argv[1]), max_bytes=2000, backup_count=1000)) as log:
     for number in range(int(sys.argv[3])):

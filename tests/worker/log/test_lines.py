@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentbus import Coordinator
-from agentbus.config.schema import LogSection
+from agentbus.config.worker_schema import LogSection
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
 from agentbus.provision.nats_server import NatsServer

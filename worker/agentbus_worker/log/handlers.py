@@ -11,7 +11,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Final, cast
 
-from agentbus.config.schema import LogSection
+from agentbus.config.worker_schema import LogSection
 from agentbus.errors import ConfigError
 from agentbus_worker.file_lock import locked
 from agentbus_worker.log.lines import FORMATTERS

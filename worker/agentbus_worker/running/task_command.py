@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from agentbus.config.private_files import open_private
-from agentbus.config.schema import (
+from agentbus.config.worker_schema import (
     INPUT_FILE_PLACEHOLDER,
     INPUT_PLACEHOLDER,
     TASK_ID_PLACEHOLDER,

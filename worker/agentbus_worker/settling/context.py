@@ -4,7 +4,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from agentbus.bus.jetstream import Bus
-from agentbus.config.schema import WorkerConfig
+from agentbus.config.worker_schema import WorkerConfig
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.running.process_tree import Children

@@ -1,0 +1,146 @@
+"""What the configuration of a worker may say: its sections, keys, defaults and bounds.
+
+A module of its own, because a coordinator never needs it, and a command should start at once.
+"""
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from agentbus.config.schema import AgentId, FilePath, Name, NatsSection, Seconds, Section
+from agentbus.protocol import subjects
+from agentbus.protocol.messages import MAX_TASK_BYTES
+
+INPUT_PLACEHOLDER: Final = "{input}"
+INPUT_FILE_PLACEHOLDER: Final = "{input_file}"
+TASK_ID_PLACEHOLDER: Final = "{task_id}"
+WORKDIR_PLACEHOLDER: Final = "{workdir}"
+
+
+def _inbox_of(subject: str) -> str:
+    if subjects.agent_of(subject, "results") is None:
+        raise ValueError("must be the inbox of an agent: agent.<id>.results")
+    return subject
+
+
+class WorkerNatsSection(NatsSection):
+    """The same for a worker, with the names of what it consumes."""
+
+    stream: Name = subjects.TASKS_STREAM
+    task_subject: str | None = None
+    default_result_subject: Annotated[str, AfterValidator(_inbox_of)] = subjects.results(subjects.COORDINATOR)
+    durable: Name | None = None
+
+
+def _split_command(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return shlex.split(value)
+        except ValueError as error:
+            raise ValueError(f"cannot be split into words: {error}") from None
+    return value
+
+
+class AgentSection(Section):
+    """Which agent this is and the command that it runs."""
+
+    id: AgentId
+    chat_cmd: Annotated[tuple[str, ...], BeforeValidator(_split_command)]
+    extra_instruction: str = ""
+    prompt_via: Literal["argv", "stdin", "file"] = "argv"
+    description: Annotated[str, Field(max_length=500)] = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> "AgentSection":
+        if not self.chat_cmd or not self.chat_cmd[0].strip():
+            raise ValueError("chat_cmd is empty; name the agent command and its arguments")
+        wanted = {"argv": INPUT_PLACEHOLDER, "file": INPUT_FILE_PLACEHOLDER, "stdin": None}
+        for via, placeholder in wanted.items():
+            if placeholder is None:
+                continue
+            present = any(placeholder in word for word in self.chat_cmd[1:])
+            if via == self.prompt_via and not present:
+                raise ValueError(
+                    f"chat_cmd has no {placeholder} among its arguments: the prompt would go nowhere"
+                    f' (prompt_via is "{via}")'
+                )
+            if via != self.prompt_via and present:
+                raise ValueError(f'chat_cmd has {placeholder}, which goes with prompt_via = "{via}"')
+        return self
+
+
+def _retry_reason(text: str) -> str:
+    if text in ("timeout", "idle", "lost"):
+        return text
+    kind, _, code = text.partition(":")
+    if kind == "exit" and code in {str(number) for number in range(1, 256)}:
+        return text
+    raise ValueError(f"{text!r} is no reason to retry; use lost, timeout, idle, or exit:CODE with a code from 1 to 255")
+
+
+class WorkerSection(Section):
+    """How tasks are run."""
+
+    task_timeout_seconds: Seconds = 1800
+    max_task_bytes: Annotated[int, Field(gt=0)] = MAX_TASK_BYTES
+    inline_output_bytes: Annotated[int, Field(ge=1024, le=16_777_216)] = 65_536
+    max_output_bytes: Annotated[int, Field(ge=1024)] = 1_073_741_824
+    idle_timeout_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    retry_on: tuple[Annotated[str, AfterValidator(_retry_reason)], ...] = ("lost",)
+    retry_backoff_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 10
+    workdir: FilePath | None = None
+    keep_workdir: bool = True
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 1
+    kill_grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5
+    drain_timeout_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30
+    reconnect_time_wait_seconds: Seconds = 2
+    max_reconnect_attempts: Annotated[int, Field(ge=-1)] = -1
+    state_dir: FilePath = Field(default=Path("~/.agentbus/state"), validate_default=True)
+
+
+class LogSection(Section):
+    """Where the worker's log goes, besides stderr, and what its lines look like."""
+
+    dir: FilePath = Field(default=Path("~/.agentbus/logs"), validate_default=True)
+    max_bytes: Annotated[int, Field(gt=0)] = 104_857_600
+    backup_count: Annotated[int, Field(ge=1)] = 5
+    format: Literal["text", "json"] = "text"
+
+
+class MetricsSection(Section):
+    """Where metrics for Prometheus are served: a port of loopback, if any."""
+
+    port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+
+
+class WorkerConfig(Section):
+    """Everything that `agentbus worker run` needs."""
+
+    agent: AgentSection
+    worker: WorkerSection = Field(default_factory=WorkerSection)
+    nats: WorkerNatsSection
+    log: LogSection = Field(default_factory=LogSection)
+    metrics: MetricsSection = Field(default_factory=MetricsSection)
+
+    @model_validator(mode="after")
+    def _check(self) -> "WorkerConfig":
+        wanted = subjects.tasks(self.agent.id)
+        if self.nats.task_subject not in (None, wanted):
+            raise ValueError(
+                f"task_subject must be {wanted} for the agent {self.agent.id}; "
+                "workers that share an agent's tasks take its id"
+            )
+        return self
+
+    @property
+    def durable(self) -> str:
+        """The durable consumer whose tasks this worker takes."""
+        return self.nats.durable or subjects.durable(self.agent.id)
+
+    @property
+    def default_inbox(self) -> str:
+        """The agent whose inbox gets results that no valid id in the task claims."""
+        return subjects.agent_of(self.nats.default_result_subject, "results") or subjects.COORDINATOR
