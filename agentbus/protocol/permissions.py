@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from agentbus.protocol import subjects
+from agentbus.protocol.roles import Role
 
 ADMINISTRATOR: Final = "admin"
 RESERVED: Final = frozenset({ADMINISTRATOR, subjects.COORDINATOR})

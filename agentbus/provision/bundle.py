@@ -13,7 +13,7 @@ from agentbus.config.toml_text import toml_text
 from agentbus.config.urls import parse_urls
 from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
-from agentbus.protocol.permissions import Role
+from agentbus.protocol.roles import Role
 from agentbus.protocol.validation import faults
 
 _MAX_BYTES: Final = 1_000_000

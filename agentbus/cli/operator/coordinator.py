@@ -19,7 +19,7 @@ from agentbus.cli.output import json_line, line, on_terminal, table
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agentbus.protocol.permissions import Role
+    from agentbus.protocol.roles import Role
     from agentbus.provision.bus_folder.folder import BusFolder
 
 _name = click.argument("name", metavar="ID", type=AgentId())

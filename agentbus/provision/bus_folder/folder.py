@@ -16,7 +16,8 @@ from typing import Literal
 from agentbus.config.private_files import write_private
 from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
-from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED, Role
+from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED
+from agentbus.protocol.roles import Role
 from agentbus.provision.bundle import Bundle, secret_name
 from agentbus.provision.bus_folder.lock import locked
 from agentbus.provision.bus_folder.manifest import PartyEntry, new_credential, read_manifest, servers_of, write_manifest

@@ -14,7 +14,8 @@ from agentbus.config.storage_sizes import storage_size, times
 from agentbus.config.toml_text import toml_text
 from agentbus.errors import ConfigError
 from agentbus.protocol import permissions, subjects
-from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED, Party, Role
+from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED, Party
+from agentbus.protocol.roles import Role
 from agentbus.provision.bundle import Auth
 from agentbus.provision.bus_folder.accounts_conf import MAX_CONNECTIONS, Login, accounts_block
 from agentbus.provision.bus_folder.server_folder import ServerFolder, read_member, server_folders
