@@ -93,18 +93,22 @@ async def _backlog(bus: Bus, agent: str | None) -> dict[str, tuple[int, int]]:
 
 
 async def _counted(bus: Bus, agent: str | None) -> dict[str, tuple[int, int]]:
-    """The waiting and the unacknowledged tasks that the consumer of each agent counts."""
+    """The waiting and the unacknowledged tasks that the consumers of each agent count."""
     found: dict[str, tuple[int, int]] = {}
     for consumer in await bus.consumers(subjects.TASKS_STREAM):
-        name = subjects.agent_of(consumer.filter_subject or "", "tasks")
+        name = subjects.agent_of_filter(consumer.filter_subject)
         if name is not None and agent in (None, name):
-            found[name] = consumer.num_pending, consumer.num_ack_pending
+            waiting, unacknowledged = found.get(name, (0, 0))
+            found[name] = waiting + consumer.num_pending, unacknowledged + consumer.num_ack_pending
     return found
 
 
 async def _stored(bus: Bus, agent: str | None) -> dict[str, int]:
     """How many tasks of each agent the stream holds, delivered or not."""
-    wanted = subjects.tasks(agent) if agent else subjects.TASK_SUBJECTS
+    wanted = subjects.all_of(agent or "*")  # the stream holds tasks only, of both forms
     counts = (await bus.stream_info(subjects.TASKS_STREAM, subjects_filter=wanted)).state.subjects or {}
-    by_agent = ((subjects.agent_of(subject, "tasks"), count) for subject, count in counts.items())
-    return {name: count for name, count in by_agent if name is not None}
+    found: dict[str, int] = {}
+    for subject, count in counts.items():
+        if (named := subjects.agent_and_party(subject, "tasks")) is not None:
+            found[named[0]] = found.get(named[0], 0) + count
+    return found

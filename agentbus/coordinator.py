@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
-from agentbus.bus.jetstream import Bus
+from agentbus.bus.jetstream import Bus, unopened_bus
 from agentbus.concurrently import concurrently
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_coordinator
@@ -282,7 +282,7 @@ async def connect(
     def log_state(state: str) -> None:
         log.log(logging.INFO if bus.connected else logging.WARNING, "%s", state)
 
-    bus = Bus(connection_settings(config.nats, agent=agent, name=name), log_state)
+    bus = unopened_bus(connection_settings(config.nats, agent=agent, name=name), log_state)
     try:
         await bus.open(retry_on_failed_connect=False)
         yield Coordinator(bus, agent)

@@ -63,7 +63,7 @@ async def back_up(bus: Bus, folder: Path) -> AsyncGenerator[StreamCopy]:
         raise ConfigError(f"{folder} is not empty; a backup goes into a folder of its own")
     names = [name async for name in _streams(bus)]
     for name in names:
-        yield await _snapshot(bus, name, folder / name)
+        yield await _snapshot(bus.of_stream(name), name, folder / name)
     write_private(folder / "backup.json", json.dumps({"version": 1, "streams": names}) + "\n")
 
 
@@ -90,7 +90,7 @@ async def restore(bus: Bus, folder: Path, *, replicas: int | None = None) -> Asy
     # The tasks come last: a worker must not receive a task before its ledger entry is restored.
     for name in sorted(names, key=lambda name: name == subjects.TASKS_STREAM):
         config = {**wanted[name]["config"], **({"num_replicas": replicas} if replicas is not None else {})}
-        yield await _restore(bus, name, folder / name / _DATA, config, wanted[name]["state"])
+        yield await _restore(bus.of_stream(name), name, folder / name / _DATA, config, wanted[name]["state"])
 
 
 async def _streams(bus: Bus) -> AsyncGenerator[str]:

@@ -112,7 +112,7 @@ def _why_foreign(stream: str, info: ConsumerInfo, filters: tuple[str, ...]) -> s
         return "the server sends its messages to a subject by itself"
     if stream == subjects.TASKS_STREAM:
         one = filters[0] if len(filters) == 1 else ""
-        return "" if subjects.agent_of(one, "tasks") is not None else "it does not take the tasks of one agent"
+        return "" if subjects.agent_of_filter(one) is not None else "it does not take the tasks of one agent"
     if info.durable_name is not None:
         return "it is durable: it stays after its maker has gone"
     return ""

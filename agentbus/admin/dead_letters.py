@@ -26,10 +26,16 @@ from agentbus.tasks.ledger import Ledger
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One message that no worker accepted. `size` is that of the message, `data` the part of it that was stored."""
+    """One message that no worker accepted.
+
+    Attributes:
+        publisher: the party that published it, as its subject said; None where that was of the first form.
+        size: the size of the message; `data` is the part of it that was stored.
+    """
 
     seq: int
     agent: str
+    publisher: str | None
     reason: str
     worker: str
     stored_at: datetime
@@ -49,6 +55,7 @@ class DeadLetter:
         fields: dict[str, Json] = {
             "seq": self.seq,
             "agent": self.agent,
+            **({"publisher": self.publisher} if self.publisher is not None else {}),
             "reason": self.reason,
             "worker": self.worker,
             "buried_at": self.stored_at.isoformat(),
@@ -67,7 +74,7 @@ async def newest_dead_letters(bus: Bus, count: int, *, agent: str | None = None)
         SetupMissingError: there is no stream for them.
         PermissionDeniedError: this user may not read them.
     """
-    subject = subjects.dead(agent) if agent else subjects.DEAD_SUBJECTS
+    subject = subjects.all_of(agent or "*")
     start = await position_before_newest(bus, subjects.DEAD_STREAM, subject, count)
     async with OrderedConsumer(bus, subjects.DEAD_STREAM, subject, after=start) as consumer:
         found = [
@@ -107,7 +114,12 @@ async def requeue(bus: Bus, seq: int) -> DeadLetter:
     await _refuse_if_settled(bus, letter)
     # Without the header of a ledger revision, so the claim reads the ledger entry as it is now.
     msg_id = f"requeued.{seq}.{letter.origin}"
-    await bus.store(subjects.tasks(letter.agent), letter.data, msg_id=msg_id, headers=letter.trace)
+    await bus.store(
+        subjects.tasks_of(letter.agent, letter.publisher or subjects.COORDINATOR),
+        letter.data,
+        msg_id=msg_id,
+        headers=letter.trace,
+    )
     await drop(bus, seq)
     return letter
 
@@ -139,9 +151,11 @@ async def drop(bus: Bus, seq: int) -> None:
 
 def _read(seq: int, subject: str, headers: Headers, data: bytes, stored_at: datetime) -> DeadLetter:
     size = number(headers.get(DEAD_SIZE, ""))
+    agent, publisher = subjects.agent_and_party(subject, "dead") or ("", None)
     return DeadLetter(
         seq=seq,
-        agent=subjects.agent_of(subject, "dead") or "",
+        agent=agent,
+        publisher=publisher,
         reason=headers.get(DEAD_REASON, ""),
         worker=headers.get(DEAD_WORKER, ""),
         stored_at=stored_at,

@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from agentbus.bus.connect_errors import explained
+from agentbus.bus.dialling.connect_errors import explained
+from agentbus.bus.dialling.tls import tls_context
 from agentbus.bus.nats_client import Client, Msg, NatsError, is_auth_error, refused_subject
 from agentbus.bus.requests import Requests
 from agentbus.bus.retry_until import deadline_after
-from agentbus.bus.tls import tls_context
 from agentbus.config.addresses import Address
 from agentbus.config.connection_settings import ConnectionSettings, Credentials
 from agentbus.errors import (

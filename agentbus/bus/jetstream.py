@@ -145,6 +145,15 @@ class Bus(Connection):
         """Read every consumer of a stream; see `stream_info` for what it raises."""
         return await self._pages(f"CONSUMER.LIST.{stream}", read_consumer_page)
 
+    def of_stream(self, stream: str) -> "Bus":  # noqa: ARG002  # an administrator may have a connection for each account
+        """Return the connection into the account that a stream lies in."""
+        return self
+
+    @property
+    def accounts(self) -> "tuple[Bus, ...]":
+        """The connections into the accounts of streams that this user is in."""
+        return (self,)
+
     async def stream_names(self) -> list[str]:
         """Read the names of all streams."""
         return await self._pages("STREAM.NAMES", read_name_page)
@@ -289,6 +298,15 @@ class Bus(Connection):
         raise AssertionError("the last attempt returns or raises")
 
 
+def unopened_bus(settings: ConnectionSettings, on_state: Callable[[str], None]) -> Bus:
+    """Make a bus that is yet to be opened, with a second connection for an administrator with two credentials."""
+    if settings.tasks_credentials is None:
+        return Bus(settings, on_state)
+    from agentbus.bus.administrator_bus import AdministratorBus  # noqa: PLC0415  # it is made from what is here
+
+    return AdministratorBus(settings, on_state, settings.tasks_credentials)
+
+
 @asynccontextmanager
 async def connect(
     settings: ConnectionSettings,
@@ -305,7 +323,7 @@ async def connect(
     Raises:
         AuthenticationError, BusUnavailableError, ConfigError: see `Bus.open`.
     """
-    bus = Bus(settings, on_state)
+    bus = unopened_bus(settings, on_state)
     try:
         await bus.open(retry_on_failed_connect=retry_on_failed_connect)
         yield bus

@@ -112,7 +112,7 @@ class PullConsumer:
     def __init__(
         self, bus: Bus, stream: str, consumer: str, *, batch: int = 1, missing_after_s: float | None = None
     ) -> None:
-        self._bus = bus
+        self._bus = bus = bus.of_stream(stream)
         self._subject = subjects.pull(stream, consumer)
         self._name = f"the consumer {consumer} of the stream {stream}"
         self._batch = batch

@@ -7,6 +7,7 @@ from typing import Final
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import Cluster
 from agentbus.bus.retry_until import deadline_after, retry_until
+from agentbus.bus.topology import wanted_consumers
 from agentbus.errors import BusUnavailableError
 from agentbus.protocol import subjects
 
@@ -98,8 +99,7 @@ async def until_complete(
 async def _look(bus: Bus, streams: Sequence[str], agents: Sequence[str]) -> list[Replicas]:
     found = [await stream_replicas(bus, name) for name in streams]
     wanted = {item.name: item.wanted for item in found}.get(subjects.TASKS_STREAM, 1)
-    for agent in agents:
-        name = subjects.durable(agent)
+    for name in [config["durable_name"] for agent in agents for config in wanted_consumers(agent)]:
         info = await bus.consumer_info(subjects.TASKS_STREAM, name)
         # A consumer without a number has as many replicas as its stream.
         found.append(replicas_of(name, info.cluster, info.num_replicas or wanted))

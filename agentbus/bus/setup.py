@@ -19,6 +19,7 @@ from agentbus.bus.topology import (
     ReplicaPlan,
     Wanted,
     consumer_config,
+    wanted_consumers,
     wanted_files,
     wanted_streams,
 )
@@ -55,6 +56,7 @@ class Step:
         wanted: the fields that are compared.
         config: the whole configuration to send. An update keeps the fields that agentbus does not know.
         differences: the differences between what exists and `wanted`.
+        agent: whose consumer it is.
     """
 
     kind: Kind
@@ -63,6 +65,7 @@ class Step:
     wanted: dict[str, Any]
     config: dict[str, Any]
     differences: tuple[str, ...] = ()
+    agent: str = ""
 
     def as_found(self) -> Finding:
         """Report what exists, when nothing is changed."""
@@ -79,7 +82,9 @@ async def set_up(
     files_limit: int | None = None,
     update: bool = False,
 ) -> list[Finding]:
-    """Create every stream and bucket, and for each agent its consumer and its files bucket.
+    """Create every stream and bucket, and for each agent its two consumers and its files bucket.
+
+    A stream that exists gets the subjects that it lacks, which changes nothing for those who use the others.
 
     Args:
         replicas: the replicas in a cluster, of existing streams as well. None creates as many as the stream of the
@@ -112,8 +117,7 @@ async def set_up(
         ) from error
     except ApiError as error:
         raise _no_room(error, for_new) from error
-    of_agents = zip(agents, steps[len(wanted) :], strict=True)
-    return findings + [await _apply_to_consumer(bus, agent, step) for agent, step in of_agents]
+    return findings + [await _apply_to_consumer(bus, step) for step in steps[len(wanted) :]]
 
 
 async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) -> AsyncGenerator[Finding]:
@@ -127,20 +131,21 @@ async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) ->
         yield step.as_found()
 
 
-async def ensure_consumer(bus: Bus, agent: str, *, stream: str, name: str) -> None:
-    """Create the durable consumer of one agent unless it exists.
+async def ensure_consumer(bus: Bus, agent: str, *, stream: str, name: str, of_parties: bool = False) -> None:
+    """Create a durable consumer of one agent unless it exists; see `consumer_config`.
 
     Raises:
         SetupMissingError: the stream does not exist.
         PermissionDeniedError: the consumer is missing, and this user may not create it.
         ApiError: another durable consumer has the agent's tasks already; the message names it if the user may see it.
     """
+    config = consumer_config(agent, name, of_parties=of_parties)
     try:
-        await bus.create_consumer(stream, name, consumer_config(agent, name))
+        await bus.create_consumer(stream, name, config)
     except ApiError as error:
         if error.err_code not in _TAKEN:
             raise
-        raise await _taken(bus, agent, stream, name, error) from error
+        raise await _taken(bus, config["filter_subject"], stream, name, error) from error
 
 
 async def known_agents(bus: Bus) -> list[str]:
@@ -149,7 +154,7 @@ async def known_agents(bus: Bus) -> list[str]:
         consumers = await bus.consumers(subjects.TASKS_STREAM)
     except SetupMissingError:
         return []
-    found = (subjects.agent_of(item.filter_subject or "", "tasks") for item in consumers)
+    found = (subjects.agent_of_filter(item.filter_subject) for item in consumers)
     return sorted({name for name in found if name is not None})
 
 
@@ -172,9 +177,8 @@ _PLACING_S: Final = 20.0
 _PAUSE_S: Final = 0.5
 
 
-async def _taken(bus: Bus, agent: str, stream: str, name: str, error: ApiError) -> ApiError:
+async def _taken(bus: Bus, subject: str, stream: str, name: str, error: ApiError) -> ApiError:
     """Name the consumer that has an agent's tasks already: a work queue allows one consumer for a subject."""
-    subject = subjects.tasks(agent)
     consumers = await bus.consumers(stream)
     holders = [item.name for item in consumers if item.filter_subject in (subject, None)]
     holder = ", ".join(holders) or "another consumer"
@@ -229,7 +233,11 @@ def plan(
     """Decide what set-up does with each stream and each agent's consumer, without I/O."""
     return [
         *(_plan_stream(item, found.streams.get(item.name), replicas, update=update) for item in streams),
-        *(_plan_consumer(agent, found.consumers.get(subjects.durable(agent)), update=update) for agent in agents),
+        *(
+            _plan_consumer(agent, config, found.consumers.get(config["durable_name"]), update=update)
+            for agent in agents
+            for config in wanted_consumers(agent)
+        ),
     ]
 
 
@@ -243,7 +251,11 @@ def _plan_stream(wanted: Wanted, found: dict[str, Any] | None, replicas: Replica
     if "max_bytes" not in asked:
         del config["max_bytes"]
     differences = _differences(config, found)
-    changes = config if update else {key: value for key, value in asked.items() if found.get(key) != value}
+    changes = (
+        config
+        if update
+        else {key: value for key, value in asked.items() if found.get(key) != value} | _lacking(wanted, found)
+    )
     action = "update" if changes and differences else "leave"
     sent = {**found, **changes}
     for key in off.keys() & changes.keys():
@@ -260,14 +272,20 @@ def _asked(wanted: Wanted, replicas: ReplicaPlan) -> dict[str, Any]:
     return limit if replicas.for_existing is None else {**limit, "num_replicas": replicas.for_existing}
 
 
-def _plan_consumer(agent: str, found: dict[str, Any] | None, *, update: bool) -> Step:
-    name = subjects.durable(agent)
-    wanted = consumer_config(agent, name)
+def _lacking(wanted: Wanted, found: dict[str, Any]) -> dict[str, Any]:
+    """Return the subjects of a stream with those that it lacks: without them, publishing and consumers are refused."""
+    has = list[str](found.get("subjects") or ())
+    more = [subject for subject in wanted.config["subjects"] if subject not in has]
+    return {"subjects": [*has, *more]} if more else {}
+
+
+def _plan_consumer(agent: str, wanted: dict[str, Any], found: dict[str, Any] | None, *, update: bool) -> Step:
+    name = wanted["durable_name"]
     if found is None:
-        return Step("consumer", name, "create", wanted, wanted)
+        return Step("consumer", name, "create", wanted, wanted, agent=agent)
     differences = _differences(wanted, found)
     action = "update" if differences and update else "leave"
-    return Step("consumer", name, action, wanted, {**found, **wanted}, differences)
+    return Step("consumer", name, action, wanted, {**found, **wanted}, differences, agent)
 
 
 async def _look(bus: Bus, streams: Sequence[Wanted], agents: Sequence[str]) -> Found:
@@ -276,7 +294,7 @@ async def _look(bus: Bus, streams: Sequence[Wanted], agents: Sequence[str]) -> F
     for item in streams:
         with suppress(SetupMissingError):
             found.streams[item.name] = (await bus.stream_info(item.name)).config
-    for name in map(subjects.durable, agents):
+    for name in [config["durable_name"] for agent in agents for config in wanted_consumers(agent)]:
         with suppress(SetupMissingError):
             found.consumers[name] = (await bus.consumer_info(subjects.TASKS_STREAM, name)).config
     return found
@@ -301,12 +319,13 @@ async def _apply_to_stream(bus: Bus, step: Step) -> Finding:
     return Finding(step.kind, step.name, "different" if left else "updated", left or step.differences)
 
 
-async def _apply_to_consumer(bus: Bus, agent: str, step: Step) -> Finding:
+async def _apply_to_consumer(bus: Bus, step: Step) -> Finding:
     stream = subjects.TASKS_STREAM
     if step.action == "leave":
         return step.as_found()
     if step.action == "create":
-        await ensure_consumer(bus, agent, stream=stream, name=step.name)
+        of_parties = step.name == subjects.durable_of_parties(step.agent)
+        await ensure_consumer(bus, step.agent, stream=stream, name=step.name, of_parties=of_parties)
         return Finding(step.kind, step.name, "made")
     body = {"stream_name": stream, "config": step.config}
     await bus.api(f"CONSUMER.CREATE.{stream}.{step.name}.{step.wanted['filter_subject']}", body)

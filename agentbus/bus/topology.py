@@ -60,8 +60,8 @@ class Wanted:
         return self.config["name"]
 
 
-def _stream(name: str, subject: str, *, max_age: int, share: float, **more: Any) -> Wanted:
-    return Wanted("stream", {**_base(name, [subject], max_age), **more}, share)
+def _stream(name: str, *subject_filters: str, max_age: int, share: float, **more: Any) -> Wanted:
+    return Wanted("stream", {**_base(name, [*subject_filters], max_age), **more}, share)
 
 
 def _bucket(name: str, subject_filters: list[str], *, max_age: int, share: float, **more: Any) -> Wanted:
@@ -90,6 +90,7 @@ def wanted_streams() -> list[Wanted]:
         _stream(
             subjects.TASKS_STREAM,
             subjects.TASK_SUBJECTS,
+            subjects.ATTESTED_TASK_SUBJECTS,
             max_age=7 * _DAY,
             share=0.15,
             retention="workqueue",
@@ -99,12 +100,20 @@ def wanted_streams() -> list[Wanted]:
         _stream(
             subjects.RESULTS_STREAM,
             subjects.RESULT_SUBJECTS,
+            subjects.ATTESTED_RESULT_SUBJECTS,
             max_age=30 * _DAY,
             share=0.3,
             duplicate_window=8 * _DAY,
             **_READ_BY_PARTIES,
         ),
-        _stream(subjects.DEAD_STREAM, subjects.DEAD_SUBJECTS, max_age=30 * _DAY, share=0.04, duplicate_window=8 * _DAY),
+        _stream(
+            subjects.DEAD_STREAM,
+            subjects.DEAD_SUBJECTS,
+            subjects.ATTESTED_DEAD_SUBJECTS,
+            max_age=30 * _DAY,
+            share=0.04,
+            duplicate_window=8 * _DAY,
+        ),
         # The ledger keeps an entry longer than the result of its task is kept.
         _bucket(
             subjects.STATE_STREAM,
@@ -141,17 +150,32 @@ def wanted_files(agent: str, limit: int | None = None) -> Wanted:
     )
 
 
-def consumer_config(agent: str, name: str, *, ack_wait_s: float = ACK_WAIT_S) -> dict[str, Any]:
-    """The durable consumer that the workers of `agent` share. It holds their delivery progress, so it never expires."""
+def consumer_config(
+    agent: str, name: str, *, of_parties: bool = False, ack_wait_s: float = ACK_WAIT_S
+) -> dict[str, Any]:
+    """A durable consumer that the workers of `agent` share. It holds their delivery progress, so it never expires.
+
+    Args:
+        of_parties: it takes the tasks of the second form. Each form has a consumer of its own: one with two filters
+            counts wrongly on servers 2.10, and workers of earlier versions must not get tasks that they misread.
+    """
     return {
         "durable_name": name,
-        "filter_subject": subjects.tasks(agent),
+        "filter_subject": subjects.tasks_of(agent, "*") if of_parties else subjects.tasks(agent),
         "deliver_policy": "all",
         "ack_policy": "explicit",
         "ack_wait": int(ack_wait_s * SECOND_NS),
         "max_deliver": -1,
         "max_ack_pending": 1000,
     }
+
+
+def wanted_consumers(agent: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The durable consumers of an agent: for the first form of its tasks, and for the second."""
+    return (
+        consumer_config(agent, subjects.durable(agent)),
+        consumer_config(agent, subjects.durable_of_parties(agent), of_parties=True),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from agentbus.bus.jetstream import Bus
+from agentbus.bus.jetstream import unopened_bus
 from agentbus.cli import output
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_coordinator
@@ -36,7 +36,7 @@ async def connected(nats_url: str | None, config: Path | None) -> AsyncGenerator
         output.remark(f"warning: {warning}")
     agent = settings.coordinator.id
     connection = connection_settings(settings.nats, agent=agent, name="agentbus command line")
-    bus = Bus(connection, lambda _: None)
+    bus = unopened_bus(connection, lambda _: None)
     try:
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):

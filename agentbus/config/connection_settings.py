@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentbus.config import nkeys
-from agentbus.config.schema import SECRET_FILES, NatsSection
+from agentbus.config.schema import SECRET_FILES, SECRET_FILES_OF_QUEUE, CoordinatorNatsSection, NatsSection
 from agentbus.config.text_files import ENCODING, is_file, reason_of
 from agentbus.config.urls import ServerUrl, parse_urls, refuse_sample
 from agentbus.errors import ConfigError
@@ -37,6 +37,7 @@ class ConnectionSettings:
     """How one process connects: what `agentbus.bus.jetstream.connect` takes.
 
     Attributes:
+        tasks_credentials: who the administrator is in the account of the queue, where that is apart; None elsewhere.
         batch_writes: write in one piece what is sent in one round of the event loop; otherwise nats-py writes. For
             tests, and to tell whether a fault lies there: no key of a configuration file sets it.
     """
@@ -44,6 +45,7 @@ class ConnectionSettings:
     urls: tuple[ServerUrl, ...]
     name: str = "agentbus"
     credentials: Credentials = Credentials()
+    tasks_credentials: Credentials | None = None
     ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
@@ -91,6 +93,7 @@ def connection_settings(
         urls=urls,
         name=name,
         credentials=credentials,
+        tasks_credentials=_tasks_credentials(nats),
         ca_file=nats.ca_file,
         cert_file=nats.cert_file,
         key_file=nats.key_file,
@@ -112,13 +115,20 @@ def _credentials(nats: NatsSection, urls: tuple[ServerUrl, ...]) -> Credentials:
     return Credentials(nats.user or first.user, first.password)
 
 
+def _tasks_credentials(nats: NatsSection) -> Credentials | None:
+    if not isinstance(nats, CoordinatorNatsSection):
+        return None
+    named = next(((key, file) for key in SECRET_FILES_OF_QUEUE if (file := getattr(nats, key)) is not None), None)
+    return _from_file(*named, nats.tasks_user) if named is not None else None
+
+
 def _from_file(key: str, file: Path, user: str | None) -> Credentials:
     match key:
-        case "password_file":
+        case "password_file" | "tasks_password_file":
             return Credentials(user, read_secret(file), key=key, file=file)
         case "token_file":
             return Credentials(token=read_secret(file), key=key, file=file)
-        case "nkey_file":
+        case "nkey_file" | "tasks_nkey_file":
             return Credentials(user, nkey_seed=_nkey_seed(file), key=key, file=file)
         case _:
             jwt, seed = _creds(file)

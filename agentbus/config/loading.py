@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 from pydantic import ValidationError
 
-from agentbus.config.schema import DEFAULT_URL, SECRET_FILES, CoordinatorConfig, NatsSection, Section
+from agentbus.config.schema import (
+    DEFAULT_URL,
+    SECRET_FILES,
+    SECRET_FILES_OF_QUEUE,
+    CoordinatorConfig,
+    CoordinatorNatsSection,
+    Section,
+)
 from agentbus.config.text_files import ENCODING, is_file, reason_of
 from agentbus.config.urls import parse_urls
 from agentbus.errors import ConfigError
@@ -86,7 +93,7 @@ def load_coordinator(
     from_environment = environ.get(URL_VARIABLE) if path is None else None
     url = nats_url or from_environment
     if url:
-        config = config.model_copy(update={"nats": NatsSection(url=url)})
+        config = config.model_copy(update={"nats": CoordinatorNatsSection(url=url)})
         warnings = list[str]()
         if nats_url and (secret := secret_in(nats_url)):
             warnings.append(
@@ -126,7 +133,9 @@ def _load(model: type[_C], path: Path) -> tuple[_C, list[str]]:
 
 def _exposed(path: Path, values: Mapping[str, Any]) -> Iterable[str]:
     nats = cast("dict[str, Any]", values.get("nats", {}))
-    secret_files = [Path(str(nats[key])).expanduser() for key in (*SECRET_FILES, "key_file") if key in nats]
+    secret_files = [
+        Path(str(nats[key])).expanduser() for key in (*SECRET_FILES, *SECRET_FILES_OF_QUEUE, "key_file") if key in nats
+    ]
     if secret_in(str(nats.get("url", DEFAULT_URL))):
         secret_files.append(path)
     for file in secret_files:

@@ -12,6 +12,8 @@ from agentbus.protocol.roles import Role, default_role
 DEFAULT_URL: Final = "nats://127.0.0.1:7422"
 SECRET_FILES: Final = ("password_file", "token_file", "nkey_file", "creds_file")
 """The keys of `[nats]` that name a file with a secret; a connection takes one of them."""
+SECRET_FILES_OF_QUEUE: Final = ("tasks_password_file", "tasks_nkey_file")
+"""The same for the administrator's second user."""
 
 
 def _reraise(check: Any, text: str) -> str:
@@ -68,6 +70,22 @@ class NatsSection(Section):
         return self
 
 
+class CoordinatorNatsSection(NatsSection):
+    """The same for a coordinator; an administrator may have a second user, in the account of the queue."""
+
+    tasks_user: str | None = None
+    tasks_password_file: FilePath | None = None
+    tasks_nkey_file: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _check_second(self) -> "CoordinatorNatsSection":
+        if self.tasks_password_file and not self.tasks_user:
+            raise ValueError("tasks_password_file needs tasks_user")
+        if self.tasks_password_file and self.tasks_nkey_file:
+            raise ValueError("tasks_password_file and tasks_nkey_file exclude each other")
+        return self
+
+
 class CoordinatorSection(Section):
     """Who the coordinator is: the sender of its tasks and the inbox that it reads.
 
@@ -96,5 +114,5 @@ class CoordinatorSection(Section):
 class CoordinatorConfig(Section):
     """Everything that the command line and the MCP server need."""
 
-    nats: NatsSection = Field(default_factory=lambda: NatsSection(url=DEFAULT_URL))
+    nats: CoordinatorNatsSection = Field(default_factory=lambda: CoordinatorNatsSection(url=DEFAULT_URL))
     coordinator: CoordinatorSection = Field(default_factory=CoordinatorSection)

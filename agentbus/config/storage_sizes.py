@@ -30,3 +30,8 @@ def in_bytes(amount: str) -> int:
 def times(amount: str, factor: int) -> str:
     """Return a multiple of an amount, in the same unit: `10GiB` three times is `30GiB`."""
     return f"{int(amount[:-3]) * factor}{amount[-3:]}"
+
+
+def percent(amount: str, part: int) -> str:
+    """Return a part of an amount in bytes, which nats-server reads as well: 20 % of `1GiB` is `214748364`."""
+    return str(in_bytes(amount) * part // 100)

@@ -6,15 +6,18 @@ account of its own for each party (`agentbus init`), which hold a hostile party 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from agentbus.protocol import subjects
+from agentbus.protocol import accounts, subjects
 from agentbus.protocol.roles import Role
 
 ADMINISTRATOR: Final = "admin"
 RESERVED: Final = frozenset({ADMINISTRATOR, subjects.COORDINATOR})
 """Ids that no worker's agent may have: they name parties of the bus itself."""
+
+LAYOUT_WITH_QUEUE_APART: Final = 2
+"""The layout of a bus whose queue has an account of its own; in layout 1, all streams lie in one account."""
 
 MAX_SUBSCRIPTIONS: Final = 64
 """Of a connection of a worker, which needs 3."""
@@ -30,11 +33,19 @@ other parties, which `listen` to them."""
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Subjects that a party may use in one way, and what for."""
+    """Subjects that a party may use in one way, and what for.
+
+    Attributes:
+        attested: where the party has an account of its own, the server stores what it sends under the subject with the
+            id of the party added, so that the subject says who sent it.
+        since: the layout of a bus that has this grant; doctor does not call an older one broken.
+    """
 
     purpose: str
     subjects: tuple[str, ...]
     how: How = "send"
+    attested: bool = False
+    since: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +86,47 @@ class Party:
         """The subjects that it may use in this one way."""
         return _of(self.grants, how)
 
+    def stored_as(self, subject: str) -> str:
+        """The subject that the server stores what it sends under, where it has an account of its own."""
+        attested = any(grant.attested and subject in grant.subjects for grant in self.grants)
+        return f"{subject}.{self.id}" if attested else subject
+
+    def since(self, subject: str) -> int:
+        """The layout of a bus that lets it use a subject of its grants."""
+        return min(grant.since for grant in self.grants if subject in grant.subjects)
+
 
 def _of(grants: Iterable[Grant], *how: How) -> tuple[str, ...]:
     return tuple(dict.fromkeys(subject for grant in grants if grant.how in how for subject in grant.subjects))
 
 
 def administrator() -> Party:
-    """Who sets the bus up, reads and requeues dead letters, and deletes."""
+    """Who sets the bus up, reads and requeues dead letters, and deletes.
+
+    It has a user inside each account of streams: backups are not restored through an import.
+    """
     return Party(
         ADMINISTRATOR,
         (
             Grant("streams, buckets, consumers, dead letters", (subjects.api(">"),)),
             Grant("a dead letter that is queued again", (subjects.TASK_SUBJECTS,)),
+            Grant(
+                "the same, from a publisher that the subject names",
+                (subjects.ATTESTED_TASK_SUBJECTS,),
+                since=LAYOUT_WITH_QUEUE_APART,
+            ),
             Grant("backups, piece by piece", ("$JS.SNAPSHOT.>",), "tell"),
             Grant("what the server tells of them", ("$JS.EVENT.ADVISORY.>",), "listen"),
         ),
     )
+
+
+def within(party: Party, account: accounts.Account) -> Party:
+    """Return an administrator with what it needs inside one of the two accounts of streams."""
+    if account == accounts.TASKS:
+        return party
+    of_queue = {subject for subject in party.publish if accounts.account_of(subject) == accounts.TASKS}
+    return replace(party, grants=tuple(grant for grant in party.grants if not of_queue.intersection(grant.subjects)))
 
 
 def coordinator(me: str, role: Role, agents: Sequence[str]) -> Party:
@@ -110,7 +146,7 @@ def _operator(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
         Grant("changing the states of all tasks", (subjects.STATE_SUBJECTS,)),
         *_ALL_STATES,
         Grant("cancelling: the request is in the ledger, this makes it fast", (subjects.control("*"),), "tell"),
-        Grant("results of its cancelled and expired tasks that no worker settles", (subjects.results(me),)),
+        _settled_by(me),
         *_inbox(me),
         _STREAMS,
         Grant("the tasks that wait", (subjects.api(f"STREAM.MSG.GET.{subjects.TASKS_STREAM}"),)),
@@ -135,7 +171,7 @@ def _member(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
             (records, subjects.last_of(state, records), subjects.create_consumer(state, "*", records)),
         ),
         Grant("both, message by message", (subjects.pull(state, "*"),), "pull"),
-        Grant("results of its cancelled and expired tasks that no worker settles", (subjects.results(me),)),
+        _settled_by(me),
         *_inbox(me),
         _STREAMS,
         *_ALIVE,
@@ -193,11 +229,20 @@ _ALIVE: Final = (
 )
 
 
+def _settled_by(me: str) -> Grant:
+    purpose = "results of its cancelled and expired tasks that no worker settles"
+    return Grant(purpose, (subjects.results(me),), attested=True)
+
+
 def _inbox(me: str) -> tuple[Grant, ...]:
     """Reading the results that were sent to this party, whoever has made them."""
     results = subjects.RESULTS_STREAM
     return (
-        Grant("its inbox", (subjects.create_consumer(results, "*", subjects.inbox(me)),)),
+        Grant(
+            "its inbox",
+            (subjects.create_consumer(results, "*", subjects.inbox(me)),),
+            since=LAYOUT_WITH_QUEUE_APART,
+        ),
         Grant("its inbox, message by message", (subjects.pull(results, "*"),), "pull"),
     )
 
@@ -229,10 +274,37 @@ def worker(agent: str, may_task: Sequence[str] = ()) -> Party:
 
 
 def _work(agent: str) -> tuple[Grant, ...]:
-    durable, bucket = subjects.durable(agent), subjects.files_bucket(agent)
-    tasks, own = subjects.TASKS_STREAM, subjects.states(agent)
+    bucket, own = subjects.files_bucket(agent), subjects.states(agent)
     return (
-        Grant("its tasks", (subjects.pull(tasks, durable),), "pull"),
+        *_queue("its tasks", subjects.durable(agent)),
+        *_queue(
+            "its tasks whose subject names the publisher",
+            subjects.durable_of_parties(agent),
+            since=LAYOUT_WITH_QUEUE_APART,
+        ),
+        Grant("their states", (own, subjects.last_of(subjects.STATE_STREAM, own))),
+        Grant("results go to the inbox of the sender", (subjects.RESULT_SUBJECTS,), attested=True),
+        Grant("what it cannot accept", (subjects.dead(agent),)),
+        Grant(
+            "the same, from a publisher that its subject names",
+            (subjects.dead(agent, "*"),),
+            since=LAYOUT_WITH_QUEUE_APART,
+        ),
+        Grant(
+            "large outputs: it can write its own, not read them",
+            (subjects.all_chunks(bucket), subjects.all_metas(bucket)),
+        ),
+        Grant("its entries in the registry", (f"$KV.{subjects.REGISTRY_BUCKET}.{agent}.>",)),
+        Grant("signs of life", (subjects.heartbeat(agent), subjects.progress(agent)), "tell"),
+        Grant("being told to cancel", (subjects.control(agent),), "listen"),
+    )
+
+
+def _queue(purpose: str, durable: str, *, since: int = 1) -> tuple[Grant, ...]:
+    """Taking tasks from one durable consumer."""
+    tasks = subjects.TASKS_STREAM
+    return (
+        Grant(purpose, (subjects.pull(tasks, durable),), "pull", since=since),
         Grant(
             "how far they are, and their acknowledgement in both forms of the server",
             (
@@ -242,17 +314,8 @@ def _work(agent: str) -> tuple[Grant, ...]:
                 f"$JS.ACK.{tasks}.{durable}.*.*.*.*.*",
                 f"$JS.ACK.*.*.{tasks}.{durable}.*.*.*.*.>",
             ),
+            since=since,
         ),
-        Grant("their states", (own, subjects.last_of(subjects.STATE_STREAM, own))),
-        Grant("results go to the inbox of the sender", (subjects.RESULT_SUBJECTS,)),
-        Grant("what it cannot accept", (subjects.dead(agent),)),
-        Grant(
-            "large outputs: it can write its own, not read them",
-            (subjects.all_chunks(bucket), subjects.all_metas(bucket)),
-        ),
-        Grant("its entries in the registry", (f"$KV.{subjects.REGISTRY_BUCKET}.{agent}.>",)),
-        Grant("signs of life", (subjects.heartbeat(agent), subjects.progress(agent)), "tell"),
-        Grant("being told to cancel", (subjects.control(agent),), "listen"),
     )
 
 

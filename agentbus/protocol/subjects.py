@@ -126,14 +126,19 @@ def results(agent: str) -> str:
     return f"agent.{agent}.results"
 
 
-def inbox(agent: str) -> str:
-    """The result inbox of `agent` as its readers filter it: also what bears the name of the party that made it."""
+def all_of(agent: str) -> str:
+    """All subjects of `agent`: in a stream of one kind, such as dead letters, this covers both of its forms."""
     return f"agent.{agent}.>"
 
 
-def dead(agent: str) -> str:
-    """Where the workers of `agent` leave what they could not accept."""
-    return f"agent.{agent}.dead"
+def inbox(agent: str) -> str:
+    """The result inbox of `agent` as its readers filter it: also what bears the name of the party that made it."""
+    return all_of(agent)
+
+
+def dead(agent: str, publisher: str | None = None) -> str:
+    """Where the workers of `agent` leave what they could not accept; the subject of the task named the `publisher`."""
+    return f"agent.{agent}.dead" if publisher is None else f"agent.{agent}.dead.{publisher}"
 
 
 def heartbeat(agent: str) -> str:
@@ -159,6 +164,9 @@ def inbox_prefix(agent: str) -> str:
 TASK_SUBJECTS: Final = "agent.*.tasks"
 RESULT_SUBJECTS: Final = "agent.*.results"
 DEAD_SUBJECTS: Final = "agent.*.dead"
+ATTESTED_TASK_SUBJECTS: Final = f"{TASK_SUBJECTS}.*"
+ATTESTED_RESULT_SUBJECTS: Final = f"{RESULT_SUBJECTS}.*"
+ATTESTED_DEAD_SUBJECTS: Final = f"{DEAD_SUBJECTS}.*"
 STATE_SUBJECTS: Final = f"$KV.{STATE_BUCKET}.>"
 REGISTRY_SUBJECTS: Final = f"$KV.{REGISTRY_BUCKET}.>"
 
@@ -166,9 +174,28 @@ REGISTRY_SUBJECTS: Final = f"$KV.{REGISTRY_BUCKET}.>"
 def agent_of(subject: str, kind: str) -> str | None:
     """The agent in `agent.<id>.<kind>`, or None when `subject` is not of that form (the id without the prefix)."""
     parts = subject.split(".")
-    if len(parts) != 3 or parts[0] != "agent" or parts[2] != kind or not is_agent_id(parts[1]):
+    if len(parts) != 3 or parts[0] != "agent" or parts[2] != kind:
         return None
-    return parts[1] if agent_id(parts[1]) == parts[1] else None
+    return _bare_id(parts[1])
+
+
+def agent_and_party(subject: str, kind: str) -> tuple[str, str | None] | None:
+    """The agent in `agent.<id>.<kind>`, or agent and party in `agent.<id>.<kind>.<party>`; None for other subjects."""
+    if (agent := agent_of(subject, kind)) is not None:
+        return agent, None
+    first, _, party = subject.rpartition(".")
+    agent, party = agent_of(first, kind), _bare_id(party)
+    return None if agent is None or party is None else (agent, party)
+
+
+def agent_of_filter(subject: str | None) -> str | None:
+    """The agent whose tasks a consumer with this filter takes: those of the first form, or those of the second."""
+    return agent_of((subject or "").removesuffix(".*"), "tasks")
+
+
+def _bare_id(token: str) -> str | None:
+    """Return an agent id as subjects carry it: without the prefix."""
+    return token if is_agent_id(token) and agent_id(token) == token else None
 
 
 def covers(wide: str, narrow: str) -> bool:
@@ -256,6 +283,11 @@ def presences(agent: str) -> str:
 def durable(agent: str) -> str:
     """The durable consumer that all workers of `agent` share."""
     return _PREFIX + agent
+
+
+def durable_of_parties(agent: str) -> str:
+    """The durable consumer of the tasks of `agent` whose subject names their publisher: the second form."""
+    return f"tasks-{agent}"
 
 
 def task_msg_id(agent: str, task: str, publication: str | None) -> str:

@@ -23,6 +23,7 @@ _HEAD: Final = """\
 """
 
 Auth = Literal["nkey", "password"]
+Secret = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
 
 
 def _url(text: str) -> str:
@@ -42,6 +43,7 @@ class Bundle(Section):
         role: `coordinator` is `main`; the three others are those of named coordinators, which earlier versions refuse.
         may_task: of an agent, the agents that its workers may give tasks to.
         agents: of a member, the agents that it may give tasks to; None for all.
+        tasks_secret: the administrator's second secret, where the queue has an account of its own.
     """
 
     version: Literal[1] = 1
@@ -51,7 +53,8 @@ class Bundle(Section):
     agents: tuple[AgentId, ...] | None = None
     url: Annotated[str, AfterValidator(_url)]
     auth: Auth
-    secret: Annotated[str, Field(min_length=1, max_length=200, repr=False, pattern=r"^[\x21-\x7e]+$")]
+    secret: Annotated[Secret, Field(repr=False)]
+    tasks_secret: Annotated[Secret | None, Field(repr=False)] = None
     ca: Annotated[str, Field(max_length=100_000)] | None = None
 
     @model_validator(mode="after")
@@ -64,6 +67,11 @@ class Bundle(Section):
     def secret_name(self) -> str:
         """The name of the file that holds the secret on the machine of the party."""
         return secret_name(self.auth, self.id)
+
+    @property
+    def tasks_secret_name(self) -> str:
+        """The name of the file that holds the second secret there."""
+        return tasks_secret_name(self.auth, self.id)
 
 
 class _File(Section):
@@ -98,11 +106,23 @@ def secret_name(auth: Auth, party: str) -> str:
     return f"{party}.nk" if auth == "nkey" else f"{party}.password"
 
 
-def sign_in(auth: Auth, name: str, secret: Path) -> dict[str, str | Path]:
-    """Return the keys of `[nats]` that name a credential."""
+def tasks_secret_name(auth: Auth, party: str) -> str:
+    """Return the name of the file that holds the administrator's secret for the account of the queue."""
+    return secret_name(auth, f"{party}.tasks")
+
+
+def tasks_user(user: str) -> str:
+    """Return the administrator's user in the account of the queue: two accounts cannot have a user of the same name."""
+    return f"{user}.tasks"
+
+
+def sign_in(auth: Auth, name: str, secret: Path, tasks_secret: Path | None = None) -> dict[str, str | Path]:
+    """Return the keys of `[nats]` that name a credential, or the two of an administrator."""
+    user = subjects.address(name)
     if auth == "nkey":
-        return {"nkey_file": secret}
-    return {"user": subjects.address(name), "password_file": secret}
+        return {"nkey_file": secret, **({"tasks_nkey_file": tasks_secret} if tasks_secret else {})}
+    second = {"tasks_user": tasks_user(user), "tasks_password_file": tasks_secret} if tasks_secret else {}
+    return {"user": user, "password_file": secret, **second}
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -128,7 +148,8 @@ def read_bundle(path: Path) -> Bundle:
         raise ConfigError(f"{path} is not a bundle; make one with: agentbus agent bundle ID") from None
     if bundle.auth == "nkey":
         try:
-            nkeys.check_seed(bundle.secret)
+            for seed in filter(None, (bundle.secret, bundle.tasks_secret)):
+                nkeys.check_seed(seed)
         except ConfigError as error:
             raise ConfigError(f"the secret in {path} cannot be used: {error}") from None
     return bundle

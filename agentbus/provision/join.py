@@ -110,6 +110,11 @@ def renew(bundle: Bundle, folder: Path) -> Sequence[Path]:
     secret = folder / bundle.secret_name
     if not secret.is_file():
         raise ConfigError(f"{secret} does not exist: {bundle.id} has not joined from {folder}; leave out --renew")
+    if bundle.tasks_secret is not None and not (folder / bundle.tasks_secret_name).is_file():
+        raise ConfigError(
+            f"the configuration in {folder} is for one credential, and the administrator has two on this bus by now; "
+            f"take another folder: agentbus coordinator init --bundle FILE --folder FOLDER"
+        )
     return _write_credential(bundle, folder)
 
 
@@ -122,7 +127,9 @@ def _refuse_existing(path: Path, command: str) -> None:
 
 
 def _nats_section(bundle: Bundle, folder: Path) -> dict[str, str | Path]:
-    nats: dict[str, str | Path] = {"url": bundle.url, **sign_in(bundle.auth, bundle.id, folder / bundle.secret_name)}
+    second = folder / bundle.tasks_secret_name if bundle.tasks_secret is not None else None
+    keys = sign_in(bundle.auth, bundle.id, folder / bundle.secret_name, second)
+    nats: dict[str, str | Path] = {"url": bundle.url, **keys}
     if bundle.ca is not None:
         nats["ca_file"] = folder / _ca_name(bundle)
     return nats
@@ -141,7 +148,10 @@ def _write(bundle: Bundle, folder: Path, path: Path, text: str) -> None:
 def _write_credential(bundle: Bundle, folder: Path) -> Sequence[Path]:
     written = [folder / bundle.secret_name]
     write_private(written[0], f"{bundle.secret}\n", replace=True)
+    if bundle.tasks_secret is not None:
+        written.append(folder / bundle.tasks_secret_name)
+        write_private(written[1], f"{bundle.tasks_secret}\n", replace=True)
     if bundle.ca is not None:
         written.append(folder / _ca_name(bundle))
-        write_private(written[1], bundle.ca, replace=True)
+        write_private(written[-1], bundle.ca, replace=True)
     return written

@@ -2,14 +2,14 @@
 
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newest
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import MessageError
+from agentbus.errors import MessageError, PermissionDeniedError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json, encode
@@ -94,10 +94,29 @@ async def open_inbox(
         SetupMissingError: there is no result stream.
         PermissionDeniedError: this user may not read this inbox.
     """
-    subject = subjects.results(agent)
-    start = await position_before_newest(bus, stream, subject, newest) if newest else "new"
-    async with OrderedConsumer(bus, stream, subject, after=start if after is None else after) as consumer:
+    async with AsyncExitStack() as stack:
+        wide, narrow = inbox_filters(agent)
+        try:
+            consumer = await _open(stack, bus, stream, wide, newest=newest, after=after)
+        except PermissionDeniedError:
+            consumer = await _open(stack, bus, stream, narrow, newest=newest, after=after)
         yield Inbox(consumer, newest)
+
+
+def inbox_filters(agent: str) -> tuple[str, str]:
+    """The filter of an inbox, and the one that the reader of a bus of the older layout may use instead.
+
+    There, no result has its maker in its subject.
+    """
+    return subjects.inbox(agent), subjects.results(agent)
+
+
+async def _open(
+    stack: AsyncExitStack, bus: Bus, stream: str, subject: str, *, newest: int | None, after: int | None
+) -> OrderedConsumer:
+    start = await position_before_newest(bus, stream, subject, newest) if newest else "new"
+    consumer = OrderedConsumer(bus, stream, subject, after=start if after is None else after)
+    return await stack.enter_async_context(consumer)
 
 
 def _read(delivery: Delivery) -> InboxMessage:

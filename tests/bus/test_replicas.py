@@ -116,7 +116,8 @@ async def test_replicas_that_are_behind_when_the_time_is_over_are_named(server: 
     async with altered_link(server.url) as link, connect(link.url) as bus:
         link.changes[ASKED] = in_a_cluster(CURRENT, AWAY)
         link.changes["$JS.API.STREAM.INFO.AGENT_RESULTS"] = in_a_cluster()
-        link.changes["$JS.API.CONSUMER.INFO.AGENT_TASKS.agent-code"] = in_a_cluster()
+        for name in ("agent-code", "tasks-code"):
+            link.changes[f"$JS.API.CONSUMER.INFO.AGENT_TASKS.{name}"] = in_a_cluster()
         left = await until_complete(bus.bus, streams, ["code"], timeout_s=0)
     assert [str(one) for one in left] == ["AGENT_TASKS has 2 of 3 replicas current (c is offline)"]
 

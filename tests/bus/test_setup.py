@@ -7,7 +7,7 @@ import pytest
 from agentbus import connect
 from agentbus.bus import setup
 from agentbus.bus.setup import Found, ensure_consumer, plan, set_up
-from agentbus.bus.topology import ReplicaPlan, consumer_config, wanted_files, wanted_streams
+from agentbus.bus.topology import ReplicaPlan, wanted_consumers, wanted_files, wanted_streams
 from agentbus.errors import ApiError
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer, run_server
@@ -34,7 +34,9 @@ async def test_everything_is_made_once_and_found_afterwards(server: NatsServer):
         "OBJ_AGENT_FILES_code",
         "OBJ_AGENT_FILES_doc",
         "agent-code",
+        "tasks-code",
         "agent-doc",
+        "tasks-doc",
     ]
     again = await outcomes(server.url, "code", "doc")
     assert {outcome for outcome, _ in again.values()} == {"found"}
@@ -42,7 +44,8 @@ async def test_everything_is_made_once_and_found_afterwards(server: NatsServer):
 
 async def test_a_stream_that_is_different_is_reported_and_left_alone(server: NatsServer):
     async with connect(server.url) as bus:
-        old = {"name": "AGENT_TASKS", "subjects": ["agent.*.tasks"], "max_age": 3600 * 10**9, "description": "mine"}
+        both = ["agent.*.tasks", "agent.*.tasks.*"]
+        old = {"name": "AGENT_TASKS", "subjects": both, "max_age": 3600 * 10**9, "description": "mine"}
         await bus.bus.api("STREAM.CREATE.AGENT_TASKS", old)
         before = (await bus.bus.api("STREAM.INFO.AGENT_TASKS"))["config"]
         found = await outcomes(server.url)
@@ -52,6 +55,19 @@ async def test_a_stream_that_is_different_is_reported_and_left_alone(server: Nat
     assert "max_age is 3600 s, wanted 604800 s" in differences
     assert "retention is limits, wanted workqueue" in differences
     assert before == after
+
+
+async def test_a_stream_of_an_earlier_version_gets_the_subjects_that_it_lacks_and_nothing_else(server: NatsServer):
+    async with connect(server.url) as bus:
+        old = {"name": "AGENT_TASKS", "subjects": ["agent.*.tasks"], "retention": "workqueue", "max_age": 3600 * 10**9}
+        await bus.bus.api("STREAM.CREATE.AGENT_TASKS", old)
+        before = (await bus.bus.api("STREAM.INFO.AGENT_TASKS"))["config"]
+        found = await outcomes(server.url, "code")
+        after = (await bus.bus.api("STREAM.INFO.AGENT_TASKS"))["config"]
+    assert found["AGENT_TASKS"][0] == "different"
+    assert not [text for text in found["AGENT_TASKS"][1] if text.startswith("subjects")]
+    assert after == {**before, "subjects": ["agent.*.tasks", "agent.*.tasks.*"]}
+    assert (found["agent-code"][0], found["tasks-code"][0]) == ("made", "made")
 
 
 async def test_update_applies_what_can_be_applied_and_keeps_what_it_does_not_know(server: NatsServer):
@@ -117,7 +133,8 @@ async def test_subjects_that_differ_are_listed(server: NatsServer):
     async with connect(server.url) as bus:
         old = {"name": "AGENT_DEAD", "subjects": ["agent.*.dead", "more"], "max_age": 30 * 86400 * 10**9}
         await bus.bus.api("STREAM.CREATE.AGENT_DEAD", old)
-    assert "subjects is agent.*.dead more, wanted agent.*.dead" in (await outcomes(server.url))["AGENT_DEAD"][1]
+    found = (await outcomes(server.url))["AGENT_DEAD"][1]
+    assert "subjects is agent.*.dead more agent.*.dead.*, wanted agent.*.dead agent.*.dead.*" in found
 
 
 NO_PEERS = refused(10005, "no suitable peers for placement")
@@ -168,29 +185,29 @@ def test_the_plan_for_an_empty_bus_makes_everything_with_its_share_of_the_storag
     steps = plan(wanted_streams(), ["code"], Found(), replicas, update=False)
     assert {step.action for step in steps} == {"create"}
     assert steps[0].config == {**TASKS.config, "max_bytes": 50, "num_replicas": 3}
-    assert steps[-1].config == consumer_config("code", "agent-code")
+    assert [step.config for step in steps[-2:]] == list(wanted_consumers("code"))
     assert steps[0].as_found().outcome == "missing"
 
 
 def test_the_plan_leaves_what_is_as_wanted_and_the_bound_that_an_administrator_chose():
     streams = {"AGENT_TASKS": {**TASKS.config, "max_bytes": 7, "num_replicas": 5}}
-    found = Found(streams, {"agent-code": {**consumer_config("code", "agent-code"), "of_tomorrow": 1}})
+    found = Found(streams, {one["durable_name"]: {**one, "of_tomorrow": 1} for one in wanted_consumers("code")})
     for update in (False, True):
         steps = plan([TASKS], ["code"], found, ALONE, update=update)
-        assert [(step.action, step.differences) for step in steps] == [("leave", ())] * 2
-        assert [step.as_found().outcome for step in steps] == ["found"] * 2
+        assert [(step.action, step.differences) for step in steps] == [("leave", ())] * 3
+        assert [step.as_found().outcome for step in steps] == ["found"] * 3
 
 
 def test_the_plan_changes_differences_on_request_only_and_keeps_unknown_fields():
     streams = {"AGENT_TASKS": {**TASKS.config, "max_age": 10**9, "max_bytes": 7, "of_tomorrow": 1}}
-    found = Found(streams, {"agent-code": {**consumer_config("code", "agent-code"), "ack_wait": 10**9}})
+    found = Found(streams, {one["durable_name"]: {**one, "ack_wait": 10**9} for one in wanted_consumers("code")})
     left = plan([TASKS], ["code"], found, ALONE, update=False)
-    assert [(step.action, step.as_found().outcome) for step in left] == [("leave", "different")] * 2
-    stream, consumer = plan([TASKS], ["code"], found, ALONE, update=True)
-    assert (stream.action, consumer.action) == ("update", "update")
+    assert [(step.action, step.as_found().outcome) for step in left] == [("leave", "different")] * 3
+    stream, *consumers = plan([TASKS], ["code"], found, ALONE, update=True)
+    assert {step.action for step in (stream, *consumers)} == {"update"}
     assert stream.config == {**TASKS.config, "max_bytes": 7, "of_tomorrow": 1}
     assert stream.differences == ("max_age is 1 s, wanted 604800 s",)
-    assert consumer.config == consumer_config("code", "agent-code")
+    assert [step.config for step in consumers] == list(wanted_consumers("code"))
 
 
 def test_the_plan_changes_replicas_and_limits_that_were_asked_for_and_nothing_else():
@@ -208,8 +225,8 @@ async def test_the_command_prints_json_lines_and_is_idempotent(server: NatsServe
     first = await run_cli("setup", "--nats-url", server.url, "--agent", "code", "--agent", "agent-doc")
     again = await run_cli("setup", "--nats-url", server.url, "--agent", "code")
     assert first.code == again.code == 0
-    assert first.out.count('"outcome":"made"') == len(first.out.splitlines()) == 9
-    assert again.out.count('"outcome":"found"') == len(again.out.splitlines()) == 7
+    assert first.out.count('"outcome":"made"') == len(first.out.splitlines()) == 11
+    assert again.out.count('"outcome":"found"') == len(again.out.splitlines()) == 8
 
 
 @pytest.mark.parametrize("size", ["", "2", "2GB", "-2GiB", "0GiB", "2.5GiB", "GiB", "9999999TiB"])

@@ -16,7 +16,7 @@ import pytest
 from agentbus.config import loading, nkeys
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings, read_secret
 from agentbus.config.loading import URL_VARIABLE, coordinator_file, load_coordinator, load_worker, worker_files
-from agentbus.config.schema import DEFAULT_URL, NatsSection
+from agentbus.config.schema import DEFAULT_URL, CoordinatorNatsSection, NatsSection
 from agentbus.config.toml_text import toml_text
 from agentbus.config.urls import SAMPLE_PASSWORD, ServerUrl, parse_urls
 from agentbus.errors import ConfigError
@@ -817,7 +817,7 @@ def test_a_url_replaces_the_connection_and_leaves_the_coordinator_id(files: File
 def test_credentials_of_a_file_do_not_go_to_the_server_of_the_option(home: Path):
     Files(home).write(toml_text({"nats": {"url": "nats://home", "token_file": "secret"}}), ".agentbus/coordinator.toml")
     loaded, _ = load_coordinator(nats_url="nats://option", environ={})
-    assert loaded.nats == NatsSection(url="nats://option")
+    assert loaded.nats == CoordinatorNatsSection(url="nats://option")
 
 
 @pytest.mark.parametrize(

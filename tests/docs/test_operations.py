@@ -14,7 +14,7 @@ from agentbus.bus.jetstream import connect
 from agentbus.bus.setup import set_up
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.loading import load_coordinator
-from agentbus.config.schema import NatsSection
+from agentbus.config.schema import CoordinatorNatsSection, NatsSection
 from agentbus.config.worker_schema import WorkerSection
 from agentbus.errors import AuthenticationError
 from agentbus.protocol.permissions import ADMINISTRATOR
@@ -25,7 +25,7 @@ from agentbus.provision.join import join_as_coordinator
 from agentbus.provision.nats_server import NatsServer, run_server
 from support.documentation import HOW_TO, OPERATIONS, marked
 from support.harness import BOUND_S, eventually, worker, worker_toml
-from support.installation import PLAN, free_port
+from support.installation import PLAN, credential_of, free_port
 from support.reader import Reader
 
 # Every command starts a process of its own, which takes seconds on a machine that is busy.
@@ -36,8 +36,8 @@ INCIDENTS = HOW_TO / "incidents.md"
 
 
 def settings(bus: BusFolder, party: str, ca: Path | None = None) -> ConnectionSettings:
-    nats = {"url": bus.url, "nkey_file": bus.secret_file(party), "ca_file": ca or bus.path / "tls" / "ca.pem"}
-    return connection_settings(NatsSection.model_validate(nats), agent=party, name=f"test {party}")
+    nats = {"url": bus.url, "ca_file": ca or bus.path / "tls" / "ca.pem", **credential_of(bus, party)}
+    return connection_settings(CoordinatorNatsSection.model_validate(nats), agent=party, name=f"test {party}")
 
 
 @asynccontextmanager
@@ -123,7 +123,7 @@ async def test_a_worker_behind_a_leaf_does_everything_that_a_worker_does(tmp_pat
     [for_leaf] = marked("configuration of a leaf", GROWING)
     port, tls = free_port(), str(bus.path / "tls")
     conf = bus.servers[0].configuration
-    added = fitted(for_bus.text, {"0.0.0.0:7522": f"127.0.0.1:{port}", "/home/you/.agentbus/bus/tls": tls})
+    added = fitted(for_bus.text, {"0.0.0.0:7522": f"127.0.0.1:{port}", "/home/you/.agentbus/bus/dialling/tls": tls})
     conf.write_text(added + conf.read_text(encoding="utf-8"), encoding="utf-8")
     leaf = tmp_path / "leaf.conf"
     leaf.write_text(

@@ -11,6 +11,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.permissions import Party, administrator, coordinator, tasking, trusting_worker, worker
 from agentbus.provision.bus_folder.accounts_conf import permission_lists
 from support.harness import ROOT
+from support.overlapping import meet
 
 CONF = ROOT / "config" / "nats-server.conf"
 PAGE = ROOT / "docs" / "explanation" / "security.md"
@@ -91,19 +92,6 @@ def test_no_two_subjects_of_a_party_meet(party: Party) -> None:
     # Each is imported by itself: what two imports matched, the bus would get twice.
     for one, other in itertools.combinations(party.publish, 2):
         assert not meet(one, other), f"{one} and {other}"
-
-
-def meet(one: str, other: str) -> bool:
-    """Whether some subject matches both."""
-    pairs = itertools.zip_longest(one.split("."), other.split("."))
-    for left, right in pairs:
-        if ">" in (left, right):
-            return None not in (left, right)
-        if left != right and "*" not in (left, right):
-            return False
-        if None in (left, right):
-            return False
-    return True
 
 
 def test_a_worker_is_granted_nothing_that_another_agents_worker_is_but_the_inboxes() -> None:

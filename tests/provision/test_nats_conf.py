@@ -118,7 +118,7 @@ async def test_a_user_can_do_nothing_beyond_its_list(shipped: Sample, user: str,
         for stream in (subjects.TASKS_STREAM, subjects.RESULTS_STREAM, subjects.DEAD_STREAM, subjects.STATE_STREAM):
             assert (await admin.api(f"STREAM.INFO.{stream}"))["state"]["last_seq"] == 0
         listed = await admin.api(f"CONSUMER.NAMES.{subjects.TASKS_STREAM}")
-        assert sorted(listed["consumers"]) == ["agent-code", "agent-doc"]
+        assert sorted(listed["consumers"]) == ["agent-code", "agent-doc", "tasks-code", "tasks-doc"]
 
 
 @pytest.mark.parametrize(

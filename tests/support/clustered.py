@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from agentbus import Coordinator
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.setup import set_up
-from agentbus.bus.topology import consumer_config
+from agentbus.bus.topology import SECOND_NS, wanted_consumers
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
-from agentbus.config.schema import NatsSection
+from agentbus.config.schema import CoordinatorNatsSection
 from agentbus.errors import AgentBusError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
@@ -22,7 +22,7 @@ from agentbus.provision.bus_folder.new_bus import create
 from agentbus.provision.bus_folder.server_folder import Member
 from agentbus.provision.nats_server import NatsServer, start_server
 from support.harness import eventually, worker_toml
-from support.installation import PLAN, free_port
+from support.installation import PLAN, credential_of, free_port
 
 if TYPE_CHECKING:
     from agentbus.provision.bus_folder.folder import BusFolder
@@ -101,10 +101,10 @@ class Cluster:
         urls = self.folder.url.split(",")
         urls = urls[first % 3 :] + urls[: first % 3]
         ca = self.folder.path / "tls" / "ca.pem"
-        return {"url": ",".join(urls), "nkey_file": self.folder.secret_file(party), "ca_file": ca}
+        return {"url": ",".join(urls), "ca_file": ca, **credential_of(self.folder, party)}
 
     def settings(self, party: str) -> ConnectionSettings:
-        section = NatsSection.model_validate(self.nats(party))
+        section = CoordinatorNatsSection.model_validate(self.nats(party))
         return connection_settings(section, agent=party, name=f"test {party}", reconnect_wait_s=0.1)
 
     @asynccontextmanager
@@ -122,8 +122,9 @@ class Cluster:
         async with self.administrator() as bus:
             await set_up(bus, replicas=replicas)
             for agent in self.folder.agents:
-                name = subjects.durable(agent)
-                await bus.create_consumer(subjects.TASKS_STREAM, name, consumer_config(agent, name, ack_wait_s=lease_s))
+                for wanted in wanted_consumers(agent):
+                    short = {**wanted, "ack_wait": int(lease_s * SECOND_NS)}
+                    await bus.create_consumer(subjects.TASKS_STREAM, wanted["durable_name"], short)
             await set_up(bus, self.folder.agents, replicas=replicas)
 
     def worker_toml(self, folder: Path, agent: str, *, first: int = 0, **sections: Any) -> Path:

@@ -12,11 +12,12 @@ from pathlib import Path
 from agentbus import Coordinator
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.setup import set_up
-from agentbus.bus.topology import consumer_config
+from agentbus.bus.topology import SECOND_NS, wanted_consumers
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
-from agentbus.config.schema import NatsSection
+from agentbus.config.schema import CoordinatorNatsSection
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
+from agentbus.provision.bundle import sign_in
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.new_bus import Plan, create
 from agentbus.provision.certificates import new_authority, new_server_certificate
@@ -42,7 +43,7 @@ class Installed(ABC):
 
     def settings(self, name: str, *, port: int | None = None) -> ConnectionSettings:
         """Return the connection settings of one party."""
-        section = NatsSection.model_validate(self.nats(name, port=port))
+        section = CoordinatorNatsSection.model_validate(self.nats(name, port=port))
         return connection_settings(section, agent=name, name=f"test {name}", reconnect_wait_s=0.05)
 
     @asynccontextmanager
@@ -63,9 +64,9 @@ async def _set_up(bus: Bus, agents: Iterable[str]) -> None:
     """Set a bus up for its agents, whose leases last one second."""
     await set_up(bus)
     for agent in agents:
-        name = subjects.durable(agent)
-        wanted = consumer_config(agent, name, ack_wait_s=1)
-        await bus.create_consumer(subjects.TASKS_STREAM, name, wanted)
+        for wanted in wanted_consumers(agent):
+            short = {**wanted, "ack_wait": SECOND_NS}
+            await bus.create_consumer(subjects.TASKS_STREAM, wanted["durable_name"], short)
     found = await set_up(bus, list(agents))
     assert {item.outcome for item in found if item.kind == "consumer"} == {"different"}  # only in the lease
     assert {item.outcome for item in found if item.name.startswith("OBJ_")} == {"made"}
@@ -165,8 +166,14 @@ class OwnBus(Installed):
         self.folder = folder
 
     def nats(self, name: str, *, port: int | None = None) -> dict[str, str | Path]:
-        secret, ca = self.folder.secret_file(name), self.folder.path / "tls" / "ca.pem"
-        return {"url": f"tls://127.0.0.1:{port or self.port}", "nkey_file": secret, "ca_file": ca}
+        url, ca = f"tls://127.0.0.1:{port or self.port}", self.folder.path / "tls" / "ca.pem"
+        return {"url": url, "ca_file": ca, **credential_of(self.folder, name)}
+
+
+def credential_of(folder: BusFolder, name: str) -> dict[str, str | Path]:
+    """Return the keys of `[nats]` that name the credential of one party of a bus with nkeys."""
+    second = folder.tasks_secret_file if name == ADMINISTRATOR else None
+    return sign_in("nkey", name, folder.secret_file(name), second)
 
 
 @asynccontextmanager

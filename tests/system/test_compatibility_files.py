@@ -1,4 +1,7 @@
-"""A bus folder, a bundle and the streams that one version made are used by the commands and workers of the other."""
+"""A bus folder, a bundle and the streams that one version made are used by the commands and workers of the other.
+
+But an earlier version refuses a folder and an administrator's configuration of a newer layout, which it would damage.
+"""
 
 import json
 import shlex
@@ -58,8 +61,8 @@ async def test_each_version_uses_the_files_and_streams_of_the_other(
     port = str(free_port())
     await run(first, "init", str(folder), "--agent", "code", "--port", port, "--monitoring-port", "0")
     await run(first, "agent", "bundle", "code", *bus, "--output", code)
-    await run(second, "agent", "add", "doc", "--may-task", "code", *bus)
-    await run(second, "agent", "bundle", "main", *bus, "--output", main)
+    await run({}, "agent", "add", "doc", "--may-task", "code", *bus)
+    await run({}, "agent", "bundle", "main", *bus, "--output", main)
     command = shlex.join([sys.executable, str(FAKE_AGENT), "{input}"])
     await run(second, "worker", "init", "--bundle", code, "--folder", str(here), "--command", command)
     await run(first, "coordinator", "init", "--bundle", main, "--folder", str(here))
@@ -67,13 +70,13 @@ async def test_each_version_uses_the_files_and_streams_of_the_other(
     assert (found.agents, found.may_task("doc")) == (("code", "doc"), ("code",))
     async with run_server(store=tmp_path / "nats", config=found.servers[0].configuration):
         await run(first, "setup", "--config", str(folder / "admin.toml"), "--agent", "code")
-        again = await run(second, "setup", "--config", str(folder / "admin.toml"), "--agent", "code")
+        again = await run({}, "setup", "--config", str(folder / "admin.toml"), "--agent", "code")
         # Each tells of the limits that came since, and goes on; `setup --update` of the newer brings them.
         differences = {
             text.split()[0] for line in again.splitlines() for text in json.loads(line).get("differences", [])
         }
-        newer = {"consumer_limits", "max_consumers"} if maker == "old" else set[str]()
-        assert differences == newer | {"duplicate_window"}
+        newer = {"consumer_limits", "max_consumers", "duplicate_window", "subjects"}
+        assert differences == (newer if maker == "old" else set[str]())
         async with worker(here / WORKER_FILE, env=second), connect(config=here / COORDINATOR_FILE) as coordinator:
             status = await outcome(coordinator, "say:done")
             findings = await run(second, "doctor", "--config", str(here / COORDINATOR_FILE), "--json")
@@ -81,3 +84,14 @@ async def test_each_version_uses_the_files_and_streams_of_the_other(
     verdicts = {json.loads(line)["verdict"] for line in findings.splitlines()}
     assert "ok" in verdicts
     assert "failed" not in verdicts
+
+
+async def test_an_earlier_version_leaves_a_folder_of_the_newer_layout_alone(tmp_path: Path, old: OldVersion) -> None:
+    folder = tmp_path / "bus"
+    await run({}, "init", str(folder), "--agent", "code", "--port", str(free_port()), "--monitoring-port", "0")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    added = await old.cli("agent", "add", "doc", "--bus", str(folder))
+    assert (added.code, "bus.toml is damaged; take it from a backup" in added.err) == (1, True), added
+    asked = await old.cli("setup", "--config", str(folder / "admin.toml"))
+    assert (asked.code, "[nats] has no key 'tasks_nkey_file'" in asked.err) == (1, True), asked
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -43,7 +43,7 @@ async def test_a_hostile_worker_can_fill_an_inbox_and_nothing_is_lost(tmp_path: 
             waited = await main.wait([task.id], timeout_s=BOUND_S)
             assert waited.settled[task.id].state == "completed", "the ledger has it, and who waits for it is told"
             await process.until_said("is full")
-            await admin.api("STREAM.PURGE.AGENT_RESULTS", {"filter": "agent.main.results"})
+            await admin.api("STREAM.PURGE.AGENT_RESULTS", {"filter": "agent.main.results.code"})
             [message] = await eventually(lambda: main.results(newest=9), "the result is in the inbox")
             assert message.result is not None
             assert message.result.task_id == task.id

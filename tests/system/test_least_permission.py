@@ -195,7 +195,8 @@ async def test_the_coordinator_sees_the_backlog_and_its_own_inbox_over_mcp(bus: 
         assert bus.violations() == []
         results = await _read_resource(client, "agentbus://streams/AGENT_RESULTS")
     assert tasks["state"]["messages"] == 1
-    assert [consumer["name"] for consumer in tasks["consumers"]] == ["agent-code", "agent-doc"]
+    names = [consumer["name"] for consumer in tasks["consumers"]]
+    assert names == ["agent-code", "agent-doc", "tasks-code", "tasks-doc"]
     assert [newest["task_id"] for newest in tasks["newest"]] == [task.id]
     # Other inboxes are not main's to read, and neither are the names of those who read there.
     assert (results["newest"], results["not_permitted"]) == ([], ["consumers"])
@@ -301,7 +302,7 @@ async def test_a_task_for_an_agent_that_is_not_permitted_fails_and_the_others_ru
         assert isinstance(accepted, PublishedTask)
         assert (await accepted.result(timeout_s=BOUND_S)).status == "completed"
     after = await contents(own, but="doc")
-    assert {key for key in after if after[key] != before.get(key)} <= {"agent.lead.results"}
+    assert {key for key in after if after[key] != before.get(key)} <= {"agent.lead.results.doc"}
     assert before.keys() <= after.keys()
 
 

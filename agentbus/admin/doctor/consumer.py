@@ -1,6 +1,6 @@
-"""Checks the consumers: that of a worker takes the tasks of its agent, and no stream has a foreign one."""
+"""Checks the consumers: those of a worker take the tasks of its agent, and no stream has a foreign one."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from agentbus.admin.consumers import consumers_of_bus
@@ -12,24 +12,38 @@ from agentbus.protocol import subjects
 
 
 async def check_consumer(context: CheckContext) -> AsyncIterator[Finding]:
-    """Check the consumer that the worker pulls from, and count its tasks."""
+    """Check the two consumers that the worker pulls from, and count their tasks."""
     config = context.config
     assert isinstance(config, WorkerConfig), "only workers have a consumer"
-    name, stream = config.durable, config.nats.stream
+    agent = config.agent.id
+    name, wanted = config.durable, subjects.tasks(agent)
+    yield await _check_one(context, config, "consumer", name, wanted, unusable=failed)
+    # On a bus of the older layout there is none, and the worker takes the tasks of `main` all the same.
+    name, wanted = subjects.durable_of_parties(agent), subjects.tasks_of(agent, "*")
+    yield await _check_one(context, config, "named tasks", name, wanted, unusable=warning)
+
+
+async def _check_one(
+    context: CheckContext,
+    config: WorkerConfig,
+    check: str,
+    name: str,
+    wanted: str,
+    *,
+    unusable: Callable[[str, str, str], Finding],
+) -> Finding:
+    stream = config.nats.stream
     try:
         info = await context.bus.consumer_info(stream, name)
     except SetupMissingError:
         fix = f"agentbus setup --agent {config.agent.id}, as the administrator"
-        yield failed("consumer", f"the consumer {name} of {stream} does not exist", fix)
-        return
+        return unusable(check, f"the consumer {name} of {stream} does not exist", fix)
     except PermissionDeniedError as error:
-        yield failed("consumer", str(error), how_to_grant(error))
-        return
-    if info.filter_subject == subjects.tasks(config.agent.id):
-        yield ok("consumer", f"{name}: {info.num_pending} tasks wait, {info.num_ack_pending} are running")
-    else:
-        fix = "set durable in [nats] to that of this agent"
-        yield failed("consumer", f"the consumer {name} takes {info.filter_subject}", fix)
+        return unusable(check, str(error), how_to_grant(error))
+    if info.filter_subject == wanted:
+        return ok(check, f"{name}: {info.num_pending} tasks wait, {info.num_ack_pending} are running")
+    fix = "set durable in [nats] to that of this agent"
+    return failed(check, f"the consumer {name} takes {info.filter_subject}", fix)
 
 
 _MOST_NAMED: Final = 5

@@ -17,11 +17,20 @@ from agentbus.protocol.permissions import Party
 async def check_required(context: CheckContext) -> AsyncIterator[Finding]:
     """Check that the user may publish and subscribe to all that its role needs."""
     party = _party(context.role, context.config)
-    missing = [subject async for subject in _refused(context, party)]
+    refused = [subject async for subject in _refused(context, party)]
+    missing = [subject for subject in refused if party.since(subject) == 1]
+    newer = [subject for subject in refused if subject not in missing]
     if missing:
         text = f"this user may not use {', '.join(missing)}"
         yield failed("permissions", text, "grant it: see the table in docs/explanation/security.md")
-    else:
+    if newer:
+        yield warning(
+            "layout",
+            f"this bus has an older layout: this user may not use {', '.join(newer)}",
+            "agentbus init --upgrade, in the folder of the bus; elsewhere, grant it: see the table in "
+            "docs/explanation/security.md",
+        )
+    if not refused:
         yield ok("permissions", f"everything that the {context.role} needs")
 
 
@@ -54,6 +63,9 @@ def _party(role: Role, config: RoleConfig) -> Party:
 async def _refused(context: CheckContext, party: Party) -> AsyncIterator[str]:
     """Yield the subjects that the role needs and this user may not use."""
     bus = context.bus
+    for account in bus.accounts[1:]:  # a subject with `>` lies in each of them
+        if not await may_publish(account, example_subject(subjects.api(">"))):
+            yield subjects.api(">")
     for subject in party.of("send") + party.of("pull"):
         if subject.startswith("$JS.ACK.*"):
             continue  # only servers with domains use this form; the other form is tested

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
-from agentbus.bus.tls import tls_context, why_tls_failed
+from agentbus.bus.dialling.tls import tls_context, why_tls_failed
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.config.urls import ServerUrl
 from agentbus.errors import AgentBusError

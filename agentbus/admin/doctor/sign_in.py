@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from agentbus.admin.doctor.check_context import Role
-from agentbus.bus.jetstream import Bus
+from agentbus.bus.jetstream import Bus, unopened_bus
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.errors import BusError
 
@@ -20,7 +20,7 @@ async def signed_in(settings: ConnectionSettings, messages: list[str]) -> AsyncG
     Raises:
         BusError: the server refused it, or did not answer in time.
     """
-    bus = Bus(settings, messages.append)
+    bus = unopened_bus(settings, messages.append)
     try:
         async with asyncio.timeout(_CONNECT_S):
             await bus.open(retry_on_failed_connect=False)

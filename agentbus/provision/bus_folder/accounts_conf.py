@@ -1,8 +1,11 @@
-"""Writes the accounts of a bus for nats-server: one account for each party, with its permissions.
+"""Writes the accounts of a bus for nats-server: those of the streams, and one for each party, with its permissions.
 
 Inside one account, publish permissions do not separate parties: the server sends answers to any reply subject that a
-request names, also to that of a stream. Therefore the streams have an account of their own, and so has each party. The
+request names, also to that of a stream. Therefore the streams have accounts of their own, and so has each party. The
 account of a party imports exactly the subjects that it was granted. Answers arrive there, where there is no stream.
+
+The queue is apart from the other streams: see `agentbus.protocol.accounts`. BUS must never import a service from TASKS:
+a subject without wildcards would be a target of the consumers in BUS again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agentbus.protocol import subjects
+from agentbus.protocol.accounts import Account, account_of
 from agentbus.protocol.permissions import Party
 from agentbus.provision.conf_text import quoted, quoted_list
 
-BUS_ACCOUNT: Final = "BUS"
 MAX_CONNECTIONS: Final = 64
 """Of a party: a runaway agent must not use up `max_connections` of the server (4096) for the others.
 
@@ -22,7 +25,8 @@ _ACCOUNT_INFO: Final = "$JS.API.INFO"
 """Imported by every account, and granted to no user.
 
 The server exports the whole JetStream API to an account without JetStream, and answers there that the account has
-none. That answer would arrive first. An account whose own imports cover this subject does not get that export."""
+none. That answer would arrive first. An account whose own imports cover this subject does not get that export. It comes
+from the first account of streams only: of two that answered, the first answer would count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,22 @@ class Login:
     party: Party
     nkey: str | None = None
     password_hash: str | None = field(default=None, repr=False)
+    user: str = ""
+
+    @property
+    def user_name(self) -> str:
+        """The name of the user: that of its party, unless the party has another user of that name."""
+        return self.user or self.party.user
+
+
+@dataclass(frozen=True, slots=True)
+class StreamsAccount:
+    """An account that holds streams: its administrator, and the storage that it may use."""
+
+    name: Account
+    administrator: Login
+    max_memory: str
+    max_file: str
 
 
 def permission_lists(party: Party, *, indent: str = "") -> str:
@@ -47,73 +67,101 @@ def permission_lists(party: Party, *, indent: str = "") -> str:
 
 
 def accounts_block(
-    administrator: Login,
-    logins: Sequence[Login],
-    *,
-    max_memory: str,
-    max_file: str,
-    max_connections: int = MAX_CONNECTIONS,
+    streams: Sequence[StreamsAccount], logins: Sequence[Login], *, max_connections: int = MAX_CONNECTIONS
 ) -> str:
-    """Return the `accounts` block: the account of the streams, and one for each party."""
-    parties = [login.party for login in logins]
-    lines = [
-        "accounts: {",
-        f"  {BUS_ACCOUNT}: {{",
-        f"    jetstream: {{ max_memory: {max_memory}, max_file: {max_file} }}",
-        "    users: [",
-        *_user(administrator),
-        "    ]",
-        "    exports: [",
-        *(f"      {export}" for export in _service_exports(parties)),
-        "    ]",
-        "  }",
-    ]
-    for login in logins:
-        connections = min(max_connections, login.party.max_connections or max_connections)
-        lines += [
-            f"  {quoted(login.party.user)}: {{",
-            f"    limits: {{ max_connections: {connections}, max_subscriptions: {login.party.max_subscriptions} }}",
-            "    users: [",
-            *_user(login),
-            "    ]",
-            "    imports: [",
-            *(f"      {one}" for one in _imports(login.party, parties)),
-            "    ]",
-            "    exports: [",
-            *(f"      {one}" for one in _stream_exports(login.party, parties)),
-            "    ]",
-            "  }",
-        ]
-    return "\n".join([*lines, "}"]) + "\n"
+    """Return the `accounts` block: the accounts of the streams, and one for each party.
+
+    With one account of streams, it holds all of them, and no subject says who sent a message.
+    """
+    return "\n".join(_Accounts(streams, logins, max_connections).lines()) + "\n"
+
+
+class _Accounts:
+    """The accounts of one bus."""
+
+    def __init__(self, streams: Sequence[StreamsAccount], logins: Sequence[Login], max_connections: int) -> None:
+        self._streams = streams
+        self._logins = logins
+        self._parties = [login.party for login in logins]
+        self._max_connections = max_connections
+
+    def lines(self) -> Iterable[str]:
+        yield "accounts: {"
+        exports = self._service_exports()
+        for account in self._streams:
+            yield from (
+                f"  {account.name}: {{",
+                f"    jetstream: {{ max_memory: {account.max_memory}, max_file: {account.max_file} }}",
+                "    users: [",
+                *_user(account.administrator),
+                "    ]",
+                "    exports: [",
+                *(f"      {one}" for one in exports[account.name]),
+                "    ]",
+                "  }",
+            )
+        for login in self._logins:
+            party = login.party
+            connections = min(self._max_connections, party.max_connections or self._max_connections)
+            limits = f"max_connections: {connections}, max_subscriptions: {party.max_subscriptions}"
+            yield from (
+                f"  {quoted(party.user)}: {{",
+                f"    limits: {{ {limits} }}",
+                "    users: [",
+                *_user(login),
+                "    ]",
+                "    imports: [",
+                *(f"      {one}" for one in self._imports(party)),
+                "    ]",
+                "    exports: [",
+                *(f"      {one}" for one in _stream_exports(party, self._parties)),
+                "    ]",
+                "  }",
+            )
+        yield "}"
+
+    def _place(self, party: Party, subject: str) -> tuple[Account, str]:
+        """Return the account that what `party` sends to `subject` arrives in, and the subject that it has there."""
+        if len(self._streams) == 1:
+            return self._streams[0].name, subject
+        return account_of(subject), party.stored_as(subject)
+
+    def _service_exports(self) -> dict[Account, list[str]]:
+        """Export each subject of the streams once, with the accounts that may import it."""
+        first = (self._streams[0].name, _ACCOUNT_INFO, "")
+        importers: dict[tuple[Account, str, str], list[str]] = {first: [party.user for party in self._parties]}
+        for party in self._parties:
+            for subject in party.of("send"):
+                importers.setdefault((*self._place(party, subject), ""), []).append(party.user)
+            for subject in party.of("pull"):
+                importers.setdefault((*self._place(party, subject), ", response_type: stream"), []).append(party.user)
+        exports: dict[Account, list[str]] = {account.name: [] for account in self._streams}
+        for (account, subject, answers), names in importers.items():
+            exports[account].append(f"{{ service: {quoted(subject)}{answers}, accounts: {quoted_list(names)} }}")
+        return exports
+
+    def _imports(self, party: Party) -> Iterable[str]:
+        yield _service_import(self._streams[0].name, _ACCOUNT_INFO)
+        for subject in (*party.of("send"), *party.of("pull")):
+            account, stored_as = self._place(party, subject)
+            yield _service_import(account, stored_as, subject)
+        for other in self._parties:
+            for subject in _shared_subjects(other, party):
+                yield f"{{ stream: {{ account: {quoted(other.user)}, subject: {quoted(subject)} }} }}"
+
+
+def _service_import(account: Account, subject: str, local: str = "") -> str:
+    mapped = f", to: {quoted(local)}" if local not in ("", subject) else ""
+    return f"{{ service: {{ account: {account}, subject: {quoted(subject)} }}{mapped} }}"
 
 
 def _user(login: Login) -> Iterable[str]:
     who = (
         f"nkey: {login.nkey}"
         if login.nkey is not None
-        else f"user: {quoted(login.party.user)}, password: {quoted(login.password_hash or '')}"
+        else f"user: {quoted(login.user_name)}, password: {quoted(login.password_hash or '')}"
     )
     yield f"      {{ {who}, permissions: {permission_lists(login.party, indent='      ')} }}"
-
-
-def _service_exports(parties: Sequence[Party]) -> Iterable[str]:
-    """Export each subject of the bus once, with the accounts that may import it."""
-    importers = {(_ACCOUNT_INFO, ""): [party.user for party in parties]}
-    for party in parties:
-        for subject in party.of("send"):
-            importers.setdefault((subject, ""), []).append(party.user)
-        for subject in party.of("pull"):
-            importers.setdefault((subject, ", response_type: stream"), []).append(party.user)
-    for (subject, answers), names in importers.items():
-        yield f"{{ service: {quoted(subject)}{answers}, accounts: {quoted_list(names)} }}"
-
-
-def _imports(party: Party, parties: Sequence[Party]) -> Iterable[str]:
-    for subject in (_ACCOUNT_INFO, *party.of("send"), *party.of("pull")):
-        yield f"{{ service: {{ account: {BUS_ACCOUNT}, subject: {quoted(subject)} }} }}"
-    for other in parties:
-        for subject in _shared_subjects(other, party):
-            yield f"{{ stream: {{ account: {quoted(other.user)}, subject: {quoted(subject)} }} }}"
 
 
 def _stream_exports(party: Party, parties: Sequence[Party]) -> Iterable[str]:

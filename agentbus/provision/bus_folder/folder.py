@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from agentbus.config.private_files import write_private
 from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED
 from agentbus.protocol.roles import Role
-from agentbus.provision.bundle import Bundle, secret_name
+from agentbus.provision.bundle import Bundle
+from agentbus.provision.bus_folder import credentials
 from agentbus.provision.bus_folder.lock import locked
-from agentbus.provision.bus_folder.manifest import PartyEntry, new_credential, read_manifest, servers_of, write_manifest
+from agentbus.provision.bus_folder.manifest import Manifest, PartyEntry, read_manifest, servers_of, write_manifest
 from agentbus.provision.bus_folder.server_folder import ServerFolder
 
 Kind = Literal["agent", "coordinator"]
@@ -59,7 +59,7 @@ class BusFolder:
     @property
     def administrator(self) -> Path:
         """The configuration file of the administrator, for `agentbus setup` and `agentbus dead`."""
-        return self.path / "admin.toml"
+        return credentials.administrator_file(self.path)
 
     @property
     def agents(self) -> tuple[str, ...]:
@@ -85,7 +85,17 @@ class BusFolder:
 
     def secret_file(self, name: str) -> Path:
         """Return the path of a party's credential."""
-        return self.path / "credentials" / secret_name(self._manifest.bus.auth, name)
+        return credentials.secret_file(self.path, self._manifest, name)
+
+    @property
+    def tasks_secret_file(self) -> Path | None:
+        """The administrator's credential for the account of the queue; None where that is not apart."""
+        return credentials.tasks_secret_file(self.path, self._manifest)
+
+    @property
+    def queue_apart(self) -> bool:
+        """Whether the queue has an account of its own; in the older layout, all streams lie in one."""
+        return self._manifest.queue_apart
 
     # -- changes --------------------------------------------------------------------------------------------
 
@@ -148,7 +158,8 @@ class BusFolder:
             )
         with self._locked():
             self._party(name, kind, "remove")
-            self._save({other: party.without(name) for other, party in self._manifest.party.items() if other != name})
+            left = {other: party.without(name) for other, party in self._manifest.party.items() if other != name}
+            self._save(self._manifest.model_copy(update={"party": left}))
             try:
                 self.secret_file(name).unlink(missing_ok=True)
             except OSError as error:
@@ -160,8 +171,10 @@ class BusFolder:
         """Return the bundle of a party."""
         party = self._party(name, kind, "bundle")
         bus = self._manifest.bus
+        second = self.tasks_secret_file if name == ADMINISTRATOR else None
         try:
             secret = self.secret_file(name).read_text(encoding="utf-8").strip()
+            tasks_secret = second.read_text(encoding="utf-8").strip() if second else None
             ca = (self.path / bus.ca).read_text(encoding="utf-8") if bus.ca else None
         except OSError as error:
             raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from None
@@ -175,6 +188,7 @@ class BusFolder:
                 "url": bus.url,
                 "auth": bus.auth,
                 "secret": secret,
+                "tasks_secret": tasks_secret,
                 "ca": ca,
             }
         )
@@ -199,12 +213,9 @@ class BusFolder:
             self._manifest = read_manifest(self.path)
             yield
 
-    def _renew_credential(self, name: str, party: PartyEntry) -> None:
-        secret, party = new_credential(self._manifest.bus.auth, party)
-        write_private(self.secret_file(name), f"{secret}\n", replace=True)
-        self._save({**self._manifest.party, name: party})
+    def _renew_credential(self, name: str, entry: PartyEntry) -> None:
+        self._save(credentials.with_new_credential(self.path, self._manifest, name, entry))
 
-    def _save(self, parties: dict[str, PartyEntry]) -> None:
-        manifest = self._manifest.model_copy(update={"party": parties})
+    def _save(self, manifest: Manifest) -> None:
         write_manifest(self.path, manifest, replace=True)
         self._manifest = manifest

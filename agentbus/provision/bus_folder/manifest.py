@@ -1,34 +1,38 @@
 """Reads and writes `bus.toml`, the list of a bus's parties, and generates `accounts.conf` of each server from it."""
 
-import secrets
 import tomllib
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from agentbus.config import nkeys
 from agentbus.config.private_files import write_private
 from agentbus.config.schema import AgentId, Section
-from agentbus.config.storage_sizes import storage_size, times
+from agentbus.config.storage_sizes import percent, storage_size, times
 from agentbus.config.toml_text import toml_text
 from agentbus.errors import ConfigError
-from agentbus.protocol import permissions, subjects
-from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED, Party
+from agentbus.protocol import accounts, permissions, subjects
+from agentbus.protocol.permissions import ADMINISTRATOR, LAYOUT_WITH_QUEUE_APART, RESERVED, Party
 from agentbus.protocol.roles import Role
-from agentbus.provision.bundle import Auth
-from agentbus.provision.bus_folder.accounts_conf import MAX_CONNECTIONS, Login, accounts_block
+from agentbus.provision.bundle import Auth, tasks_user
+from agentbus.provision.bus_folder.accounts_conf import MAX_CONNECTIONS, Login, StreamsAccount, accounts_block
 from agentbus.provision.bus_folder.server_folder import ServerFolder, read_member, server_folders
 
-# About 0.15 s a hash: the server pays it at each sign-in, an attacker at each guess.
-_BCRYPT_ROUNDS: Final = 11
-_PASSWORD_BYTES: Final = 32
+# In percent of what the bus has. The stream of tasks may take 15 % of the disk: see `agentbus.bus.topology`.
+_FILE_OF_QUEUE: Final = 20
+_MEMORY_OF_QUEUE: Final = 25
+NEWEST_LAYOUT: Final = LAYOUT_WITH_QUEUE_APART
 
 
 class BusEntry(Section):
-    """The section `[bus]`: the settings that all parties share."""
+    """The section `[bus]`: the settings that all parties share.
 
-    version: Literal[1] = 1
+    Attributes:
+        version: the layout of the bus: 1 has one account for all streams, 2 has one for the queue alone.
+    """
+
+    version: Literal[1, 2] = 1
     url: str
     members: tuple[str, ...] = ()
     auth: Auth
@@ -45,10 +49,13 @@ class PartyEntry(Section):
         may_task: of an agent, the agents that its workers may give tasks to.
         role: of a named coordinator.
         agents: of a member, the agents that it may give tasks to; None for all, also those that are added later.
+        tasks_nkey: of the administrator, which has a second user in the account of the queue; or `tasks_password_hash`.
     """
 
     nkey: str | None = None
     password_hash: Annotated[str | None, Field(repr=False)] = None
+    tasks_nkey: str | None = None
+    tasks_password_hash: Annotated[str | None, Field(repr=False)] = None
     may_task: tuple[AgentId, ...] = ()
     role: Role | None = None
     agents: tuple[AgentId, ...] | None = None
@@ -92,6 +99,11 @@ class Manifest(Section):
         """The coordinators that have credentials, `main` first."""
         return (subjects.COORDINATOR, *(name for name in sorted(self.party) if self.party[name].role is not None))
 
+    @property
+    def queue_apart(self) -> bool:
+        """Whether the queue has an account of its own."""
+        return self.bus.version >= LAYOUT_WITH_QUEUE_APART
+
 
 def manifest_file(folder: Path) -> Path:
     """Return the path of the manifest of a bus."""
@@ -106,13 +118,22 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = manifest_file(folder)
     try:
-        return Manifest.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        if _is_of_newer_version(values):
+            raise ConfigError(f"{path} was made by a newer version of agentbus; upgrade agentbus on this machine")
+        return Manifest.model_validate(values)
     except FileNotFoundError:
         raise ConfigError(f"there is no bus in {folder}; make one with: agentbus init {folder}") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (ValidationError, ValueError):
         raise ConfigError(f"{path} is damaged; take it from a backup") from None
+
+
+def _is_of_newer_version(values: dict[str, Any]) -> bool:
+    bus = values.get("bus")
+    version = bus.get("version") if isinstance(bus, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return isinstance(version, int) and version > NEWEST_LAYOUT
 
 
 def write_manifest(folder: Path, manifest: Manifest, *, replace: bool) -> None:
@@ -145,23 +166,6 @@ def manifest_text(manifest: Manifest) -> str:
     return head + toml_text({"bus": bus, "party": parties})
 
 
-def new_credential(auth: Auth, party: PartyEntry) -> tuple[str, PartyEntry]:
-    """Return a new secret, and the entry of the party with its public part."""
-    if auth == "nkey":
-        seed = nkeys.new_seed()
-        return seed, party.model_copy(update={"nkey": nkeys.UserKey(seed).public})
-    password = secrets.token_urlsafe(_PASSWORD_BYTES)
-    return password, party.model_copy(update={"password_hash": _hashed(password)})
-
-
-def _hashed(password: str) -> str:
-    try:
-        import bcrypt  # noqa: PLC0415
-    except ImportError:
-        raise ConfigError('passwords need bcrypt: pip install "agentbus-mcp[password]"; nkeys need nothing') from None
-    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(_BCRYPT_ROUNDS)).decode()
-
-
 def write_accounts(folder: Path, manifest: Manifest) -> None:
     """Write `accounts.conf` into the folder of each server."""
     for server in servers_of(folder, manifest):
@@ -169,21 +173,37 @@ def write_accounts(folder: Path, manifest: Manifest) -> None:
 
 
 def _accounts_text(manifest: Manifest) -> str:
-    logins = {
-        name: Login(_party_of(name, manifest), nkey=member.nkey, password_hash=member.password_hash)
-        for name, member in sorted(manifest.party.items())
-    }
-    administrator = logins.pop(ADMINISTRATOR)
+    entries = dict(sorted(manifest.party.items()))
+    administrator = entries.pop(ADMINISTRATOR)
+    logins = [
+        Login(_party_of(name, manifest), nkey=entry.nkey, password_hash=entry.password_hash)
+        for name, entry in entries.items()
+    ]
+    head = "# Written by `agentbus init`, `agent` and `coordinator`; they overwrite what is changed here.\n"
+    streams = _streams_accounts(manifest, administrator)
+    return head + accounts_block(streams, logins, max_connections=manifest.bus.max_connections)
+
+
+def _streams_accounts(manifest: Manifest, entry: PartyEntry) -> list[StreamsAccount]:
+    """Return the accounts of the streams, which share the storage of the bus.
+
+    The server does not start where they may use more than its own limits, which are those of `bus.toml`.
+    """
+    party = permissions.administrator()
     # The server counts the storage of an account over all replicas; the sizes in bus.toml are those of one server.
     servers = 3 if manifest.bus.members else 1
-    head = "# Written by `agentbus init`, `agent` and `coordinator`; they overwrite what is changed here.\n"
-    return head + accounts_block(
-        administrator,
-        list(logins.values()),
-        max_memory=times(manifest.bus.max_memory, servers),
-        max_file=times(manifest.bus.max_file, servers),
-        max_connections=manifest.bus.max_connections,
-    )
+    memory, file = times(manifest.bus.max_memory, servers), times(manifest.bus.max_file, servers)
+    everywhere = Login(party, nkey=entry.nkey, password_hash=entry.password_hash)
+    if not manifest.queue_apart:
+        return [StreamsAccount(accounts.BUS, everywhere, memory, file)]
+    of_queue = Login(party, nkey=entry.tasks_nkey, password_hash=entry.tasks_password_hash, user=tasks_user(party.user))
+    of_rest = replace(everywhere, party=permissions.within(party, accounts.BUS))
+    return [
+        StreamsAccount(accounts.TASKS, of_queue, percent(memory, _MEMORY_OF_QUEUE), percent(file, _FILE_OF_QUEUE)),
+        StreamsAccount(
+            accounts.BUS, of_rest, percent(memory, 100 - _MEMORY_OF_QUEUE), percent(file, 100 - _FILE_OF_QUEUE)
+        ),
+    ]
 
 
 def _party_of(name: str, manifest: Manifest) -> Party:

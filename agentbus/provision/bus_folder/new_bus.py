@@ -8,19 +8,19 @@ from typing import Final
 from agentbus.config.addresses import Address
 from agentbus.config.private_files import private_folder, write_private
 from agentbus.config.storage_sizes import storage_size
-from agentbus.config.toml_text import toml_text
 from agentbus.errors import ConfigError
-from agentbus.protocol import permissions, subjects
+from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
-from agentbus.provision.bundle import Auth, secret_name, sign_in
+from agentbus.provision.bundle import Auth
+from agentbus.provision.bus_folder.credentials import with_new_credential, write_administrator_toml
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.lock import locked
 from agentbus.provision.bus_folder.manifest import (
+    NEWEST_LAYOUT,
     BusEntry,
     Manifest,
     PartyEntry,
     manifest_file,
-    new_credential,
     write_manifest,
 )
 from agentbus.provision.bus_folder.server_certificates import (
@@ -103,6 +103,7 @@ def _create(folder: Path, plan: Plan) -> BusFolder:
     hosts = tuple(dict.fromkeys(host(name) for name in plan.hosts)) or ("127.0.0.1",)
     ca = _cluster(folder, plan) if plan.members else _single(folder, plan, hosts)
     bus = BusEntry(
+        version=NEWEST_LAYOUT,
         url=",".join(
             f"tls://{Address(*place)}"
             for place in [(one.host, one.port) for one in plan.members] or [(hosts[0], plan.port)]
@@ -113,12 +114,10 @@ def _create(folder: Path, plan: Plan) -> BusFolder:
         max_memory=storage_size(plan.max_memory),
         max_file=storage_size(plan.max_file),
     )
-    parties: dict[str, PartyEntry] = {}
+    manifest = Manifest(bus=bus, party={})
     for name in (ADMINISTRATOR, subjects.COORDINATOR):
-        secret, parties[name] = new_credential(plan.auth, PartyEntry())
-        write_private(folder / "credentials" / secret_name(plan.auth, name), f"{secret}\n", replace=True)
-    manifest = Manifest(bus=bus, party=parties)
-    write_private(folder / "admin.toml", _administrator_toml(folder, manifest), replace=True)
+        manifest = with_new_credential(folder, manifest, name, PartyEntry())
+    write_administrator_toml(folder, manifest)
     write_manifest(folder, manifest, replace=False)
     return BusFolder(folder)
 
@@ -179,19 +178,3 @@ def _certificates(folder: Path, plan: Plan, hosts: tuple[str, ...]) -> tuple[Pat
         if path is not None and not path.is_file():
             raise ConfigError(f"{option}: {path} does not exist")
     return plan.certificate.absolute(), plan.key.absolute(), plan.ca.absolute() if plan.ca else None
-
-
-def _administrator_toml(folder: Path, manifest: Manifest) -> str:
-    """Return the configuration of the administrator's commands."""
-    party = permissions.administrator()
-    secret = folder / "credentials" / secret_name(manifest.bus.auth, party.id)
-    return "# For `agentbus setup` and `agentbus dead`.\n" + toml_text(
-        {
-            "nats": {
-                "url": manifest.bus.url,
-                **sign_in(manifest.bus.auth, party.id, secret),
-                "ca_file": folder / manifest.bus.ca if manifest.bus.ca else None,
-                "inbox_prefix": subjects.inbox_prefix(party.id),
-            }
-        }
-    )

@@ -1,7 +1,7 @@
 """Follows messages on the bus through ordered consumers, from now on."""
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
@@ -12,6 +12,7 @@ from agentbus.bus.ordered_consumer import OrderedConsumer, Start
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
+from agentbus.tasks.inbox import inbox_filters
 from agentbus_mcp.notifications.online_agents import OnlineAgents
 
 _CLOSE_S: Final = 1.0
@@ -22,24 +23,23 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A stream and a subject to follow. `fallback_subject` is followed where `subject` is not permitted."""
+    """A stream and the filters to follow it by, of which the first one that is permitted is used."""
 
     stream: str
-    subject: str
-    fallback_subject: str | None = None
+    filters: tuple[str, ...]
 
 
-LEDGER: Final = Source(subjects.STATE_STREAM, subjects.STATE_SUBJECTS)
+LEDGER: Final = Source(subjects.STATE_STREAM, (subjects.STATE_SUBJECTS,))
 
 
 def inbox(agent: str) -> Source:
     """Return the source of the result inbox of one agent."""
-    return Source(subjects.RESULTS_STREAM, subjects.results(agent))
+    return Source(subjects.RESULTS_STREAM, inbox_filters(agent))
 
 
 def all_inboxes(own: str) -> Source:
     """Return the source of all result inboxes, or only of `own` if the others may not be read."""
-    return Source(subjects.RESULTS_STREAM, subjects.RESULT_SUBJECTS, fallback_subject=subjects.results(own))
+    return Source(subjects.RESULTS_STREAM, (subjects.all_of("*"), *inbox_filters(own)))
 
 
 class Reader(Protocol[T_co]):
@@ -61,15 +61,13 @@ class MessageReader:
 
         Raises:
             BusError: the source cannot be followed at present.
-            PermissionDeniedError: neither its subject nor the fallback may be read.
+            PermissionDeniedError: it may be read by none of its filters.
         """
-        source = self.source
-        try:
-            await self._follow(bus, source.subject, opened, notify)
-        except PermissionDeniedError:
-            if source.fallback_subject is None:
-                raise
-            await self._follow(bus, source.fallback_subject, opened, notify)
+        *wider, narrowest = self.source.filters
+        for subject in wider:
+            with suppress(PermissionDeniedError):
+                await self._follow(bus, subject, opened, notify)
+        await self._follow(bus, narrowest, opened, notify)
 
     async def _follow(
         self, bus: Bus, subject: str, opened: Callable[[], None], notify: Callable[[Delivery | None], None]

@@ -18,6 +18,7 @@ from agentbus.provision.bus_folder.new_bus import create
 from agentbus.provision.nats_server import find_binary
 from support.harness import BOUND_S, Process, eventually, process
 from support.installation import PLAN
+from support.operator_commands import secrets_in
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -95,8 +96,8 @@ async def check_consistent(folder: Path) -> BusFolder:
     bus = BusFolder(folder)
     text = (folder / "accounts.conf").read_text(encoding="utf-8")
     parties = {*bus.agents, "main", "admin"}
-    assert {path.stem for path in (folder / "credentials").iterdir()} == parties
-    keys = {nkeys.UserKey(bus.secret_file(name).read_text(encoding="utf-8").strip()).public for name in parties}
+    assert {path.stem for path in (folder / "credentials").iterdir()} == {*parties, "admin.tasks"}
+    keys = {nkeys.UserKey(secret).public for secret in secrets_in(bus)}
     assert set(re.findall(r"\bU[A-Z2-7]{55}\b", text)) == keys
     assert {path.name for path in folder.iterdir() if path.name.endswith(".new")} == set()
     server = await asyncio.create_subprocess_exec(str(find_binary()), "-t", "-c", str(bus.servers[0].configuration))

@@ -39,10 +39,11 @@ def test_the_configuration_of_the_server_holds_no_secret(bus: BusFolder) -> None
     assert [secret for secret in secrets_in(bus) if secret in text] == []
 
 
-def test_each_party_has_an_account_and_only_the_administrator_uses_that_of_the_streams(bus: BusFolder) -> None:
+def test_each_party_has_an_account_and_only_the_administrator_uses_those_of_the_streams(bus: BusFolder) -> None:
     text = (bus.path / "accounts.conf").read_text(encoding="utf-8")
     streams = text.partition('\n  "agent-')[0]
-    assert streams.count("nkey:") == 1
+    assert (streams.count("\n  TASKS: {"), streams.count("\n  BUS: {")) == (1, 1)
+    assert streams.count("nkey:") == 2
     assert "jetstream" in streams
     assert "jetstream" not in text.removeprefix(streams)
     for name in ("code", "doc", "main"):
@@ -53,7 +54,7 @@ async def test_a_bus_with_passwords_gives_the_server_only_their_hashes(tmp_path:
     pytest.importorskip("bcrypt")
     bus = create(tmp_path / "bus", replace(PLAN, port=free_port(), auth="password"), ["code"])
     text = (bus.path / "accounts.conf").read_text(encoding="utf-8")
-    assert text.count('password: "$2b$11$') == 3
+    assert text.count('password: "$2b$11$') == 4  # of the administrator, two
     assert not [secret for secret in secrets_in(bus) if secret in text]
     async with run_server(store=tmp_path / "nats", config=bus.servers[0].configuration):
         admin, _ = load_coordinator(path=bus.administrator)
@@ -118,6 +119,12 @@ def test_an_existing_bus_is_left_as_it_is(bus: BusFolder) -> None:
 def test_a_folder_without_a_bus_is_an_error_that_names_the_command_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no bus in .*; make one with: agentbus init"):
         BusFolder(tmp_path)
-    (tmp_path / "bus.toml").write_text("[bus]\nversion = 9\n", encoding="utf-8")
+    (tmp_path / "bus.toml").write_text("[bus]\nversion = 0\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="is damaged; take it from a backup"):
+        BusFolder(tmp_path)
+
+
+def test_a_bus_of_a_newer_version_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "bus.toml").write_text("[bus]\nversion = 9\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="was made by a newer version of agentbus; upgrade agentbus"):
         BusFolder(tmp_path)

@@ -12,7 +12,7 @@ from agentbus import Coordinator, connect
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.setup import set_up
 from agentbus.bus.topology import consumer_config
-from agentbus.config.schema import CoordinatorConfig, NatsSection
+from agentbus.config.schema import CoordinatorConfig, CoordinatorNatsSection
 from agentbus.errors import ServerBinaryError
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer, start_server
@@ -100,7 +100,7 @@ class OneServer(Ground):
         await self._server.stop()
 
     def coordinator(self) -> AbstractAsyncContextManager[Coordinator]:
-        return connect(config=CoordinatorConfig(nats=NatsSection(url=self._server.url)), name="chaos")
+        return connect(config=CoordinatorConfig(nats=CoordinatorNatsSection(url=self._server.url)), name="chaos")
 
     @asynccontextmanager
     async def administrator(self) -> AsyncGenerator[Bus]:

@@ -3,8 +3,8 @@
 import ssl
 from datetime import UTC, datetime
 
+from agentbus.bus.dialling.tls import certificate_wanted, why_tls_failed
 from agentbus.bus.nats_client import CertificateWantedError, NotSecureError, is_auth_error
-from agentbus.bus.tls import certificate_wanted, why_tls_failed
 from agentbus.config.connection_settings import ConnectionSettings, Credentials
 from agentbus.config.nkeys import UserKey, expiry
 from agentbus.errors import AuthenticationError, BusError, BusUnavailableError

@@ -1,0 +1,38 @@
+"""The JetStream accounts of a bus, and which of them a subject lies in.
+
+The queue has an account of its own. A party that may create a consumer lets the server deliver messages to any subject
+of the account that the stream lies in: also to the API of JetStream there, as a request in the party's place. So no
+party may create a consumer in the account of the queue, and what parties read by consumers lies in the other one.
+"""
+
+import re
+from typing import Final, Literal
+
+from agentbus.protocol import subjects
+
+Account = Literal["TASKS", "BUS"]
+
+TASKS: Final = "TASKS"
+"""Holds the stream of tasks with the durable consumers of the workers."""
+BUS: Final = "BUS"
+"""Holds the ledger, the results, the dead letters, the registry and the files."""
+
+_OF_QUEUE = re.compile(
+    r"""
+      \$JS\.API\.(?:STREAM|CONSUMER|DIRECT)\.(?:MSG\.)?[A-Z]+\.{stream}(?:\.|$)
+    | \$JS\.SNAPSHOT\.[A-Z]+\.{stream}\.
+    | \$JS\.ACK\.(?:[^.]+\.[^.]+\.)?{stream}\.          # newer servers put the domain and the account before it
+    | agent\.[^.]+\.tasks(?:\.[^.]+)?$
+    """.replace("{stream}", subjects.TASKS_STREAM),
+    re.VERBOSE,
+)
+
+
+def account_of(subject: str) -> Account:
+    """The account that a subject lies in; `subject` may hold wildcards in place of ids."""
+    return TASKS if _OF_QUEUE.match(subject) else BUS
+
+
+def account_of_stream(stream: str) -> Account:
+    """The account that a stream lies in."""
+    return TASKS if stream == subjects.TASKS_STREAM else BUS
