@@ -172,9 +172,12 @@ async def position_before_newest(bus: Bus, stream: str, subject: str, count: int
 
 
 async def _newest(bus: Bus, stream: str, subject: str) -> int:
-    """Read the sequence of the newest message of `subject`; 0 if there is none."""
-    async with OrderedConsumer(bus, stream, subject, after="last", headers_only=True) as consumer:
-        return (await consumer.next()).stream_seq if consumer.pending else 0
+    """Read the sequence of the newest message of `subject`; 0 if there is none.
+
+    The message is not read, and so not waited for if it expires meanwhile: a new consumer stands right before it.
+    """
+    _, info = await _create(bus, stream, subject, "last", headers_only=True)
+    return info.delivered_stream_seq + 1 if info.num_pending else 0
 
 
 async def count_after(bus: Bus, stream: str, subject: str, after: int) -> int:

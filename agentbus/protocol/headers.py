@@ -51,7 +51,8 @@ def parse(block: bytes) -> tuple[dict[str, str], frozenset[str]]:
     """Read the header block of a message; returns the headers, and the names that stand in it more than once.
 
     The last value of a name counts: the server appends its own headers to those that a message was stored with. A
-    status counts only where the server writes it, in the first line, and not in a header that a publisher has set.
+    status counts only where the server writes it: in the first line, and not in a header that a publisher has set. The
+    first line of a stored message is its publisher's, and servers before 2.11 deliver it as it is.
     """
     first, _, rest = block.partition(b"\r\n")
     fields: dict[str, str] = {}
@@ -65,7 +66,7 @@ def parse(block: bytes) -> tuple[dict[str, str], frozenset[str]]:
             repeated.add(name)
         fields[name] = value.strip(_BLANKS).decode(errors="replace")
     status, _, description = first.removeprefix(b"NATS/1.0").strip().partition(b" ")
-    if status.isdigit():
+    if status.isdigit() and SEQUENCE not in fields:
         fields[STATUS] = status.decode()
         if description.strip():
             fields[DESCRIPTION] = description.strip().decode(errors="replace")

@@ -7,6 +7,7 @@ nats-py needs rights (reading by sequence, purging) with which a worker could re
 import base64
 import hashlib
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -115,11 +116,12 @@ async def read_file(bus: Bus, agent: str, name: str) -> AsyncGenerator[bytes]:
             raise FileMissingError(
                 f"the file {name} is not whole: {consumer.pending} of {meta.chunks} chunks are there"
             )
-        for _ in range(meta.chunks):
-            chunk = (await consumer.next()).data
-            digest.update(chunk)
-            size += len(chunk)
-            yield chunk
+        # A chunk may expire meanwhile: what is left ends the backlog, and the digest tells the difference.
+        async with aclosing(consumer.backlog()) as chunks:
+            async for chunk in chunks:
+                digest.update(chunk.data)
+                size += len(chunk.data)
+                yield chunk.data
     expected = meta.digest.removeprefix(_DIGEST)
     if size != meta.size or base64.urlsafe_b64encode(digest.digest()).decode() != expected:
         raise CorruptFileError(f"the file {name} is not what was stored: its size or digest is different")

@@ -1,5 +1,6 @@
 """Descriptions of stored outputs that a hostile worker has written: refused by name, and the connection lives on."""
 
+import asyncio
 import base64
 from typing import Any
 
@@ -14,6 +15,7 @@ from agentbus.protocol.ledger_entry import Record, settled
 from agentbus.protocol.messages import decode_result
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.output_store import put_file, read_file
+from support.harness import BOUND_S, eventually
 from support.mcp_harness import result_message
 
 GOOD: dict[str, Any] = {"name": "x", "nuid": "n" * 22, "size": 1, "chunks": 1, "digest": "SHA-256=x"}
@@ -64,6 +66,25 @@ async def test_a_file_whose_chunks_are_not_as_described_is_told_as_such(coordina
     await coordinator.bus.store(subjects.file_chunks(subjects.files_bucket("code"), "n" * 22), b"z")
     with pytest.raises(CorruptFileError, match="its size or digest is different"):
         await read(coordinator, "x")
+
+
+async def test_a_reader_does_not_wait_for_chunks_that_expire_while_it_reads(coordinator: Coordinator) -> None:
+    await set_up(coordinator.bus, ["code"])
+    await put_file(coordinator.bus, "code", "x", [b"%d" % number for number in range(100)])
+    pieces = read_file(coordinator.bus, "code", "x")
+    async with asyncio.timeout(BOUND_S):
+        assert await anext(pieces) == b"0"
+        stream = subjects.files_stream("code")
+        config = (await coordinator.bus.stream_info(stream)).config
+        at_once = {"max_age": 1_000_000_000, "duplicate_window": 1_000_000_000}
+        await coordinator.bus.api(f"STREAM.UPDATE.{stream}", {**config, **at_once})
+
+        async def expired() -> bool:
+            return (await coordinator.bus.stream_info(stream)).state.messages == 0
+
+        await eventually(expired, "the chunks have expired")
+        with pytest.raises(CorruptFileError, match="not what was stored"):
+            _ = [piece async for piece in pieces]
 
 
 @pytest.mark.parametrize("file", ["a name", 7, [], {"name": 7}, {"name": "n" * 8000}, {"name": "no such file"}])

@@ -8,10 +8,12 @@ from agentbus import Coordinator
 from agentbus.errors import CorruptEntryError, MessageError, TaskNotFoundError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record
+from agentbus.provision.nats_server import NatsServer
 from agentbus.task_handle import TaskFailure
 from agentbus.tasks.ledger import Ledger
 from support.harness import eventually
 from support.mcp_harness import settle
+from support.raw_publisher import RawMessage, head, publish_messages
 
 
 async def publish(bus: Coordinator, *task_ids: str, agent: str = "code") -> None:
@@ -37,6 +39,24 @@ async def test_an_id_that_only_unreadable_entries_have_is_an_error_that_says_why
         await coordinator.task("job").status()
     with pytest.raises(CorruptEntryError, match="cannot be read"):
         await coordinator.wait(["job"], timeout_s=60)
+
+
+@pytest.mark.parametrize("status", [b"503", b"404 no", b"100 Idle Heartbeat", b"408", b"99999999999999999999"])
+async def test_an_entry_that_says_it_is_a_status_of_the_server_hides_no_other_one(
+    server: NatsServer, coordinator: Coordinator, status: bytes
+):
+    await publish(coordinator, "good")
+    first = b"NATS/1.0 " + status
+    keys = (subjects.state("code", "bad"), subjects.state("doc", "good"))
+    await publish_messages(server.url, *(RawMessage(key.encode(), b"", head(first=first)) for key in keys))
+    await publish(coordinator, "last")
+    async with asyncio.timeout(1):  # a stream that does not answer is asked again for longer
+        found = await coordinator.list_tasks()
+        assert (await coordinator.task("good").status()).agent == "code"
+        with pytest.raises(CorruptEntryError):
+            await coordinator.task("bad").status()
+    assert [status.task_id for status in found.tasks] == ["last", "good"]
+    assert len(found.unreadable) == 2
 
 
 async def test_a_wait_for_several_tasks_returns_the_others_and_names_the_unreadable_one(coordinator: Coordinator):
