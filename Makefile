@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-large coverage check format docs bench conformance chaos cluster test-oldest-server test-lowest release-check clean help
+.PHONY: demo test test-large coverage check format docs bench attacks conformance chaos cluster test-oldest-server test-lowest release-check clean help
 
 help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
@@ -22,6 +22,7 @@ help:
 	@echo "                         what was interrupted goes on where it was"
 	@echo "make cluster             the same over three servers that lose their leaders, three minutes a seed; and a bus with"
 	@echo "                         one copy of everything that gets three"
+	@echo "make attacks             hostile parties with their real credentials, and many hostile messages (TIMES=20)"
 	@echo "make conformance         the official MCP conformance suite and inspector, against the real servers over HTTP"
 	@echo "make test-oldest-server  the tests of the bus against nats-server 2.10"
 	@echo "make test-lowest         the tests with the lowest versions of the dependencies that pyproject.toml allows"
@@ -79,6 +80,11 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ONLY) $(ARGS)
+
+# The tests of the gate try a few of the hostile messages that this tries TIMES as many of.
+attacks: $(STAMP)
+	AGENTBUS_TEST_EXAMPLES=$(or $(TIMES),20) $(BIN)/pytest -n 4 --dist worksteal --timeout 3600 \
+		tests/system/test_hostile_entries.py tests/system/test_fuzz.py $(ARGS)
 
 chaos: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m system.chaos $(if $(SEEDS),--seeds "$(SEEDS)") --record build/chaos.jsonl $(ARGS)

@@ -6,6 +6,7 @@ It meets a fault of its own code, or a machine that refuses twice.
 from typing import Any
 
 from agentbus.bus.pull_consumer import Delivery
+from agentbus.errors import InvalidIdError
 from agentbus.tasks.incoming import Incoming
 from agentbus_worker.__main__ import main
 from agentbus_worker.settling import claim
@@ -17,6 +18,8 @@ def fail() -> None:
     def failing(delivery: Delivery, agent: str, **more: Any) -> Incoming:
         if b"meet a fault" in delivery.data:
             raise ZeroDivisionError("a secret that was divided")
+        if b"meet an error that does not belong here" in delivery.data:
+            raise InvalidIdError("a secret that is no id")
         if b"meet a full disk" in delivery.data and refusals:
             refusals.pop()
             raise OSError(28, "No space left on device")

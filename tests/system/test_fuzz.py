@@ -1,10 +1,8 @@
 """Input from the bus and from files is untrusted: it is accepted, or refused with an error of `agentbus.errors`."""
 
-import atexit
 import base64
 import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -14,9 +12,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.configuration import set_hypothesis_home_dir
 from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
@@ -47,24 +44,10 @@ from agentbus_mcp.task_extension import records
 from agentbus_mcp.task_extension.approval_requests import read_decision
 from agentbus_mcp.task_extension.stored_wait import StoredWait
 from agentbus_worker.settling.outbox import Outbox
+from support import examples
 
 pytestmark = pytest.mark.posix("not tried on Windows")
-
-# The examples that hypothesis would keep for later runs are deleted at the end of this one.
-KEPT = tempfile.mkdtemp(prefix="hypothesis-")
-atexit.register(shutil.rmtree, KEPT, ignore_errors=True)
-set_hypothesis_home_dir(KEPT)
-
-# The same examples in every run: a failure appears when the code or a test changes, and not at random.
-settings.register_profile(
-    "agentbus",
-    derandomize=True,
-    database=None,
-    max_examples=150,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile("agentbus")
+assert examples.TIMES, "the profile of hypothesis is loaded"
 
 SCALARS = (
     st.none()

@@ -155,17 +155,21 @@ def faulty_worker(config: Path) -> AbstractContextManager[Process]:
     return process(argv, config.parent / "worker.log")
 
 
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [("meet a fault", "ZeroDivisionError"), ("meet an error that does not belong here", "InvalidIdError")],
+)
 async def test_a_fault_of_the_program_while_it_reads_a_task_makes_a_dead_letter_and_ends_no_worker(
-    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, content: str, fault: str
 ):
     await set_up(coordinator.bus, ["code"])
     with faulty_worker(worker_toml(tmp_path, server.url)) as child:
-        bad = await publish(coordinator, "meet a fault")
+        bad = await publish(coordinator, content)
         status = await settled(coordinator, bad)
         assert text(await outcome(coordinator, "say:hi")) == "hi\n"
         await acknowledged(coordinator)
         assert child.said("a fault of this program, met while it read a task")
-    assert "a fault of the worker while it read the task: ZeroDivisionError" in error(status)
+    assert f"a fault of the worker while it read the task: {fault}" in error(status)
     assert "secret" not in error(status)
     await the_one_result(coordinator, bad)
     dead = await coordinator.bus.last_message(subjects.DEAD_STREAM, subjects.dead("code"))

@@ -3,7 +3,7 @@
 import logging
 
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import AgentBusError, CorruptEntryError, MessageError
+from agentbus.errors import BusError, CorruptEntryError, MessageError
 from agentbus.observability import tracing
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.ledger_entry import Claim as ClaimRecord
@@ -47,7 +47,7 @@ async def claim(context: Context, delivery: Delivery) -> Job | None:
         return await _claim(context, delivery)
     except (MessageError, CorruptEntryError) as error:
         reason = str(error)
-    except (AgentBusError, OSError, MemoryError):
+    except (BusError, OSError, MemoryError):
         raise
     except Exception as error:
         log.exception("a fault of this program, met while it read a task; please report it")
