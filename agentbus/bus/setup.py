@@ -304,19 +304,44 @@ async def _apply_to_stream(bus: Bus, step: Step) -> Finding:
     """Create or change one stream, and compare it again: an old server ignores fields that it does not know."""
     if step.action == "leave":
         return step.as_found()
-    verb = f"STREAM.{step.action.upper()}.{step.name}"
+    refused: tuple[str, ...] = ()
     try:
-        made = read_stream_info(await place(bus, verb, step.config), verb).config
+        made = await _sent(bus, step.action, step.name, step.config)
     except ApiError as error:
         if step.action == "create" or error.err_code != _NOT_CHANGEABLE:
             raise
-        return Finding(
-            step.kind, step.name, "different", (*step.differences, f"cannot be changed: {error.description}")
-        )
-    left = _differences(step.wanted, made)
+        made, refused = await _change_one_by_one(bus, step)
+    left = (*_differences(step.wanted, made), *refused)
     if step.action == "create":
         return Finding(step.kind, step.name, "made", left)
     return Finding(step.kind, step.name, "different" if left else "updated", left or step.differences)
+
+
+async def _sent(bus: Bus, action: str, name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Create or update a stream; returns its configuration as the server has it then."""
+    verb = f"STREAM.{action.upper()}.{name}"
+    return read_stream_info(await place(bus, verb, config), verb).config
+
+
+async def _change_one_by_one(bus: Bus, step: Step) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Change each field by itself, after the server refused all together; returns what is, and what was refused."""
+    config = (await bus.stream_info(step.name)).config
+    refused: list[str] = []
+    for key in dict.fromkeys([*step.wanted, *step.config]):
+        changed = {**config}
+        if key in step.config:
+            changed[key] = step.config[key]
+        else:
+            changed.pop(key, None)
+        if changed == config:
+            continue
+        try:
+            config = await _sent(bus, step.action, step.name, changed)
+        except ApiError as error:
+            if error.err_code != _NOT_CHANGEABLE:
+                raise
+            refused.append(f"cannot be changed: {error.description}")
+    return config, tuple(refused)
 
 
 async def _apply_to_consumer(bus: Bus, step: Step) -> Finding:

@@ -32,6 +32,7 @@ def times(amount: str, factor: int) -> str:
     return f"{int(amount[:-3]) * factor}{amount[-3:]}"
 
 
-def percent(amount: str, part: int) -> str:
-    """Return a part of an amount in bytes, which nats-server reads as well: 20 % of `1GiB` is `214748364`."""
-    return str(in_bytes(amount) * part // 100)
+def split(amount: str, percent: int) -> tuple[str, str]:
+    """Return a part of an amount, and the rest of it, in bytes: 20 % of `1GiB` is `214748364`."""
+    part = in_bytes(amount) * percent // 100
+    return str(part), str(in_bytes(amount) - part)

@@ -77,6 +77,7 @@ async def test_update_applies_what_can_be_applied_and_keeps_what_it_does_not_kno
             "subjects": ["agent.*.results"],
             "max_age": 10**9 * 86400 * 30,
             "duplicate_window": 60 * 10**9,
+            "max_consumers": 100_000,  # servers 2.10 cannot change this one
             "description": "mine",
             "metadata": {"owner": "me"},
         }
@@ -88,6 +89,18 @@ async def test_update_applies_what_can_be_applied_and_keeps_what_it_does_not_kno
     assert config["description"] == "mine"
     assert config["metadata"]["owner"] == "me"
     assert (await outcomes(server.url))["AGENT_RESULTS"][0] == "found"
+
+
+async def test_what_can_be_changed_is_changed_beside_what_cannot(server: NatsServer):
+    async with connect(server.url) as bus:
+        old = {"name": "AGENT_TASKS", "subjects": ["agent.*.tasks"], "retention": "limits", "max_age": 10**9 * 3600}
+        await bus.bus.api("STREAM.CREATE.AGENT_TASKS", old)
+        outcome, differences = (await outcomes(server.url, update=True))["AGENT_TASKS"]
+        config = (await bus.bus.api("STREAM.INFO.AGENT_TASKS"))["config"]
+    assert outcome == "different"
+    assert differences[0] == "retention is limits, wanted workqueue"
+    assert [text for text in differences[1:] if not text.startswith("cannot be changed: ")] == []
+    assert (config["subjects"], config["max_age"]) == (["agent.*.tasks", "agent.*.tasks.*"], 10**9 * 86400 * 7)
 
 
 async def test_a_consumer_that_is_different_is_reported_and_updated_on_request(server: NatsServer):

@@ -99,6 +99,7 @@ def remove(agent: str, folder: "Path") -> None:
     bus = lazy.folder.BusFolder(folder)
     bus.remove(agent)
     line(f"removed {agent}; to disconnect its workers, {apply_change(bus)}:\n  {reload_command(bus)}")
+    lazy.foreign_consumers.delete_foreign_consumers(bus)
 
 
 @agent.command(short_help="Replace the credential of a party.")

@@ -64,6 +64,7 @@ def remove(name: str, folder: "Path") -> None:
     bus = lazy.folder.BusFolder(folder)
     bus.remove(name, "coordinator")
     line(f"removed {name}; to disconnect it, {apply_change(bus)}:\n  {reload_command(bus)}")
+    lazy.foreign_consumers.delete_foreign_consumers(bus)
     line("its tasks stay; an operator can see and cancel them:\n  agentbus task list")
 
 

@@ -42,6 +42,7 @@ def say_rotated(bus: "BusFolder", kind: "Kind", name: str) -> None:
     """Print what makes a new credential valid, and where it goes."""
     line(f"{name} has a new credential; to revoke the old one, {apply_change(bus)}:\n  {reload_command(bus)}")
     if name != ADMINISTRATOR:
+        lazy.foreign_consumers.delete_foreign_consumers(bus)
         again = bundle_command(bus, kind, name)
         line(f"then make a new file for its machines, and use it there with --renew:\n  {again}")
 

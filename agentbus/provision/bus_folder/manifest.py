@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from agentbus.config.private_files import write_private
 from agentbus.config.schema import AgentId, Section
-from agentbus.config.storage_sizes import percent, storage_size, times
+from agentbus.config.storage_sizes import split, storage_size, times
 from agentbus.config.toml_text import toml_text
 from agentbus.errors import ConfigError
 from agentbus.protocol import accounts, permissions, subjects
@@ -198,11 +198,11 @@ def _streams_accounts(manifest: Manifest, entry: PartyEntry) -> list[StreamsAcco
         return [StreamsAccount(accounts.BUS, everywhere, memory, file)]
     of_queue = Login(party, nkey=entry.tasks_nkey, password_hash=entry.tasks_password_hash, user=tasks_user(party.user))
     of_rest = replace(everywhere, party=permissions.within(party, accounts.BUS))
+    memory_of_queue, memory_of_rest = split(memory, _MEMORY_OF_QUEUE)
+    file_of_queue, file_of_rest = split(file, _FILE_OF_QUEUE)
     return [
-        StreamsAccount(accounts.TASKS, of_queue, percent(memory, _MEMORY_OF_QUEUE), percent(file, _FILE_OF_QUEUE)),
-        StreamsAccount(
-            accounts.BUS, of_rest, percent(memory, 100 - _MEMORY_OF_QUEUE), percent(file, 100 - _FILE_OF_QUEUE)
-        ),
+        StreamsAccount(accounts.TASKS, of_queue, memory_of_queue, file_of_queue),
+        StreamsAccount(accounts.BUS, of_rest, memory_of_rest, file_of_rest),
     ]
 
 
