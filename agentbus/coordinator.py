@@ -25,6 +25,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import State
 from agentbus.protocol.messages import PayloadFormat, Task, new_task
+from agentbus.protocol.roles import Role, default_role
 from agentbus.protocol.task_names import task_name
 from agentbus.task_handle import PublishedTask, TaskFailure, TaskHandle
 from agentbus.tasks.presence import Presence, present
@@ -52,9 +53,15 @@ log.addHandler(logging.NullHandler())  # a library prints nothing unless its pro
 class Coordinator:
     """One coordinator on an open bus. Get one from `connect()`, or make one for an open `Bus`."""
 
-    def __init__(self, bus: Bus, agent: str = subjects.COORDINATOR) -> None:
+    def __init__(self, bus: Bus, agent: str = subjects.COORDINATOR, role: Role | None = None) -> None:
+        """Make a coordinator; `role` as the server's permissions hold it, None for the one that goes with the id."""
         self.bus = bus
         self.agent = agent
+        self.role = role or default_role(agent)
+
+    def _owner(self, owner: str | None) -> str | None:
+        """Return whose tasks to look for: a member sees its own only."""
+        return self.agent if owner is None and self.role == "member" else owner
 
     async def publish(
         self,
@@ -133,19 +140,22 @@ class Coordinator:
 
         return await concurrently(tasks, one, at_once=_AT_ONCE)
 
-    def task(self, task_id: str, *, agent: str | None = None) -> TaskHandle:
+    def task(self, task_id: str, *, agent: str | None = None, owner: str | None = None) -> TaskHandle:
         """Make a handle of a task from its id, without asking the bus; the methods of the handle do that.
 
         Args:
             task_id: the id, or the name `AGENT/ID`, which says the agent as well.
-            agent: the agent that the task was sent to. Needed only if several agents have a task of this id, or if
-                this user may not read the states of all agents' tasks.
+            agent: the agent that the task was sent to. Needed only if several agents have a task of this id.
+            owner: the coordinator that published it. Needed only if this one has a task of this id itself, or if
+                several others have.
 
         Raises:
             InvalidIdError: an id is not valid, or the name has another agent than `agent`.
         """
         name = task_name(task_id).of(agent)
-        return TaskHandle(self.bus, name.task_id, name.agent, coordinator=self.agent)
+        return TaskHandle(
+            self.bus, name.task_id, name.agent, coordinator=self.agent, owner=self._owner(owner or name.owner)
+        )
 
     async def statuses(
         self, tasks: Iterable[TaskRef], *, agent: str | None = None, timeout_s: float = 0
@@ -199,21 +209,30 @@ class Coordinator:
                 on_change(status.task_id, status.record.entry.state)
 
         handles = [self._handle(task, agent) for task in tasks]
-        wanted = [(handle.id, handle.agent) for handle in handles]
+        wanted = [handle.query for handle in handles]
         return await wait_for_ids(self.bus, wanted, until=until, timeout_s=timeout_s, on_change=report)
 
     async def list_tasks(
-        self, *, agent: str | None = None, state: State | None = None, limit: int = 20, cursor: int | None = None
+        self,
+        *,
+        agent: str | None = None,
+        owner: str | None = None,
+        state: State | None = None,
+        limit: int = 20,
+        cursor: int | None = None,
     ) -> "TaskList":
-        """List the tasks that changed last, of one agent or of all, in one state or in any.
+        """List the tasks that changed last, of one agent or of all, of one owner or of all, in one state or in any.
+
+        A member sees its own only.
 
         Raises:
-            InvalidIdError, MessageError: `agent` is not an agent id, or `limit` is not from 1 to 200.
+            InvalidIdError, MessageError: `agent` or `owner` is not an id, or `limit` is not from 1 to 200.
         """
         from agentbus.tasks.task_list import list_tasks
 
         only = subjects.agent_id(agent) if agent else None
-        return await list_tasks(self.bus, agent=only, state=state, limit=limit, cursor=cursor)
+        whose = self._owner(subjects.agent_id(owner) if owner else None)
+        return await list_tasks(self.bus, agent=only, owner=whose, state=state, limit=limit, cursor=cursor)
 
     async def agents(self, agent: str | None = None) -> list[Presence]:
         """List the online workers, of one agent or of all."""
@@ -239,7 +258,7 @@ class Coordinator:
         return open_inbox(self.bus, subjects.agent_id(agent or self.agent), newest=newest, after=after)
 
     async def _sent(self, task: Task) -> PublishedTask:
-        return PublishedTask(self.bus, await publish(self.bus, task), coordinator=self.agent)
+        return PublishedTask(self.bus, await publish(self.bus, task, self.agent), coordinator=self.agent)
 
     def _handle(self, task: TaskRef, agent: str | None) -> TaskHandle:
         return task if isinstance(task, TaskHandle) else self.task(task, agent=agent)
@@ -277,7 +296,7 @@ async def connect(
     """
     if not isinstance(config, CoordinatorConfig):
         config, _ = load_coordinator(nats_url=nats_url, path=config)
-    agent = config.coordinator.id
+    agent, role = config.coordinator.id, config.coordinator.effective_role
 
     def log_state(state: str) -> None:
         log.log(logging.INFO if bus.connected else logging.WARNING, "%s", state)
@@ -285,6 +304,6 @@ async def connect(
     bus = unopened_bus(connection_settings(config.nats, agent=agent, name=name), log_state)
     try:
         await bus.open(retry_on_failed_connect=False)
-        yield Coordinator(bus, agent)
+        yield Coordinator(bus, agent, role)
     finally:
         await bus.close()

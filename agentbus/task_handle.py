@@ -16,6 +16,7 @@ from agentbus.errors import AgentBusError, ResultTimeoutError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import State
 from agentbus.protocol.messages import Result, Task
+from agentbus.protocol.task_names import TaskQuery
 from agentbus.tasks.publish import Published, publish
 from agentbus.tasks.status import TaskStatus
 
@@ -23,12 +24,14 @@ from agentbus.tasks.status import TaskStatus
 class TaskHandle:
     """One task by its id; get one from `Coordinator.publish` or `Coordinator.task`.
 
-    Every method raises `TaskNotFoundError` if the bus knows no such task, or if several agents have a task of this id
-    and the handle names none of them.
+    Every method raises `TaskNotFoundError` if the bus knows no such task, or if there are several of this id and the
+    handle does not name the agent or the owner that tells them apart.
     """
 
-    def __init__(self, bus: Bus, task_id: str, agent: str | None = None, *, coordinator: str) -> None:
-        """Make a handle; `coordinator` is the agent id that stands in its cancel requests and answers.
+    def __init__(
+        self, bus: Bus, task_id: str, agent: str | None = None, *, coordinator: str, owner: str | None = None
+    ) -> None:
+        """Make a handle; `coordinator` is the id that stands in its cancel requests and answers.
 
         Raises:
             InvalidIdError: an id is not valid.
@@ -36,6 +39,7 @@ class TaskHandle:
         self._bus = bus
         self._id = subjects.task_id(task_id)
         self._agent = subjects.agent_id(agent) if agent is not None else None
+        self._owner = subjects.agent_id(owner) if owner is not None else None
         self._coordinator = coordinator
 
     def __repr__(self) -> str:
@@ -51,14 +55,28 @@ class TaskHandle:
         """The agent that the task was sent to. None in a handle made from an id alone, until a method looks it up."""
         return self._agent
 
+    @property
+    def owner(self) -> str | None:
+        """The coordinator that published the task. None in a handle made from an id, until a method looks it up."""
+        return self._owner
+
+    @property
+    def query(self) -> TaskQuery:
+        """What this handle says of the task that it names."""
+        return TaskQuery(self._id, self.agent, self.owner, self._coordinator)
+
+    def _found(self, status: TaskStatus) -> TaskStatus:
+        """Keep what a look-up has told of the task."""
+        self._agent, self._owner = status.agent, status.owner
+        return status
+
     async def status(self) -> TaskStatus:
         """Read the state of the task, and its result if it has one."""
         from agentbus.tasks.expiry import settle_expired
         from agentbus.tasks.find import find
 
-        [record] = await settle_expired(self._bus, [await find(self._bus, self._id, self._agent)])
-        self._agent = record.agent
-        return TaskStatus(record)
+        [record] = await settle_expired(self._bus, [await find(self._bus, self.query)])
+        return self._found(TaskStatus(record))
 
     async def result(self, timeout_s: float | None = None) -> Result:
         """Wait for the result and return it, with any `status`: completed, failed, needs_approval or cancelled.
@@ -75,10 +93,9 @@ class TaskHandle:
         """
         from agentbus.tasks.wait import wait_for_ids
 
-        waited = await wait_for_ids(self._bus, [(self._id, self._agent)], timeout_s=timeout_s)
+        waited = await wait_for_ids(self._bus, [self.query], timeout_s=timeout_s)
         for status in waited.settled.values():
-            self._agent = status.agent
-            return status.result or _cancelled_unstarted(status)
+            return self._found(status).result or _cancelled_unstarted(status)
         state = waited.pending[self._id].state
         away = "" if waited.current else " when the bus was last reached; it is away now"
         raise ResultTimeoutError(
@@ -94,9 +111,7 @@ class TaskHandle:
         """
         from agentbus.tasks.cancel import cancel
 
-        status = await cancel(self._bus, self._id, agent=self._agent, by=self._coordinator, reason=reason)
-        self._agent = status.agent
-        return status
+        return self._found(await cancel(self._bus, self.query, by=self._coordinator, reason=reason))
 
     async def output(self) -> AsyncGenerator[bytes]:
         """Yield the whole output of a settled task in pieces, in constant memory.
@@ -120,7 +135,7 @@ class TaskHandle:
         """
         from agentbus.tasks.retry import retry_of
 
-        published = await publish(self._bus, retry_of(await self.status()))
+        published = await publish(self._bus, retry_of(await self.status(), self._coordinator), self._coordinator)
         return PublishedTask(self._bus, published, coordinator=self._coordinator)
 
     async def answer(self, *, approve: bool, comment: str = "") -> "PublishedTask":
@@ -144,7 +159,8 @@ class PublishedTask(TaskHandle):
     """The handle of a task that this program has just published; it holds the message as well."""
 
     def __init__(self, bus: Bus, published: Published, *, coordinator: str) -> None:
-        super().__init__(bus, published.task.id, published.task.agent, coordinator=coordinator)
+        task = published.task
+        super().__init__(bus, task.id, task.agent, coordinator=coordinator, owner=coordinator)
         self._published = published
 
     @property

@@ -21,6 +21,7 @@ from agentbus.protocol.headers import (
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import decode_task
+from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.tasks.ledger import Ledger
 
 
@@ -35,7 +36,7 @@ class DeadLetter:
 
     seq: int
     agent: str
-    publisher: str | None
+    publisher: str
     reason: str
     worker: str
     stored_at: datetime
@@ -55,7 +56,7 @@ class DeadLetter:
         fields: dict[str, Json] = {
             "seq": self.seq,
             "agent": self.agent,
-            **({"publisher": self.publisher} if self.publisher is not None else {}),
+            "publisher": self.publisher,
             "reason": self.reason,
             "worker": self.worker,
             "buried_at": self.stored_at.isoformat(),
@@ -114,12 +115,8 @@ async def requeue(bus: Bus, seq: int) -> DeadLetter:
     await _refuse_if_settled(bus, letter)
     # Without the header of a ledger revision, so the claim reads the ledger entry as it is now.
     msg_id = f"requeued.{seq}.{letter.origin}"
-    await bus.store(
-        subjects.tasks_of(letter.agent, letter.publisher or subjects.COORDINATOR),
-        letter.data,
-        msg_id=msg_id,
-        headers=letter.trace,
-    )
+    subject = subjects.tasks_of(letter.agent, letter.publisher)
+    await bus.store(subject, letter.data, msg_id=msg_id, headers=letter.trace)
     await drop(bus, seq)
     return letter
 
@@ -129,7 +126,7 @@ async def _refuse_if_settled(bus: Bus, letter: DeadLetter) -> None:
         task_id = decode_task(letter.data).id
     except MessageError:
         return  # a message that is not a task has no ledger entry
-    found = await Ledger(bus).read(letter.agent, task_id)
+    found = await Ledger(bus).read(TaskKey(letter.agent, task_id, letter.publisher))
     if isinstance(found, Record) and found.entry.terminal:
         raise RequeueError(
             f"the dead letter {letter.seq} is the task {task_id}, which has its result ({found.entry.state}); "
@@ -155,7 +152,7 @@ def _read(seq: int, subject: str, headers: Headers, data: bytes, stored_at: date
     return DeadLetter(
         seq=seq,
         agent=agent,
-        publisher=publisher,
+        publisher=publisher or COORDINATOR,
         reason=headers.get(DEAD_REASON, ""),
         worker=headers.get(DEAD_WORKER, ""),
         stored_at=stored_at,

@@ -138,12 +138,22 @@ class PullConsumer:
     ) -> None:
         self._unregister()
         await self._unsubscribe()
-        while not self._arrived.empty():
-            message = self._arrived.get_nowait()
-            if message is not None and not _is_status(message):
-                self._nak_soon(Delivery(self._bus, message))
+        self.give_back()
         if self._naks:
             await asyncio.wait(self._naks)
+
+    def give_back(self) -> None:
+        """Return to the server (nak) what has arrived, because the caller that waited for it was cancelled."""
+        kept: list[Msg | None] = []
+        while not self._arrived.empty():
+            message = self._arrived.get_nowait()
+            if message is None or _is_status(message):
+                kept.append(message)
+            else:
+                self._nak_soon(Delivery(self._bus, message))
+        self._deliverable = 0
+        for message in kept:
+            self._arrived.put_nowait(message)
 
     async def next(self) -> Delivery:
         """Wait for the next message, over reconnects and restarts of the server.

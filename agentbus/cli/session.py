@@ -45,7 +45,7 @@ async def connected(nats_url: str | None, config: Path | None) -> AsyncGenerator
             raise BusUnavailableError(
                 f"cannot reach the bus at {connection.servers}: no answer within {_CONNECT_TIMEOUT_S:g} s"
             ) from None
-        yield Coordinator(bus, agent)
+        yield Coordinator(bus, agent, settings.coordinator.effective_role)
     finally:
         await bus.close()
 

@@ -36,3 +36,14 @@ def account_of(subject: str) -> Account:
 def account_of_stream(stream: str) -> Account:
     """The account that a stream lies in."""
     return TASKS if stream == subjects.TASKS_STREAM else BUS
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether every subject that `narrow` matches is matched by `wide` (both may hold wildcards)."""
+    outer, inner = wide.split("."), narrow.split(".")
+    for position, part in enumerate(outer):
+        if part == ">":
+            return len(inner) > position
+        if position >= len(inner) or inner[position] == ">" or part not in ("*", inner[position]):
+            return False
+    return len(outer) == len(inner)

@@ -16,6 +16,7 @@ from agentbus.protocol.headers import KV_OPERATION, Headers
 from agentbus.protocol.json_codec import Json, decode
 from agentbus.protocol.messages import MAX_ADDRESS_CHARS, MAX_TASK_TYPE_CHARS, Result, Task
 from agentbus.protocol.stored_message import StoredMessage
+from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.protocol.validation import fault_line
 
@@ -129,12 +130,26 @@ class Entry(BaseModel):
 class Record:
     """An entry as it was read: with its key, its revision and the server's time of its last change."""
 
-    agent: str
-    task_id: str
+    key: TaskKey
     entry: Entry
     revision: int
     changed_at: datetime
     headers: Headers = field(default_factory=dict[str, str], repr=False)
+
+    @property
+    def agent(self) -> str:
+        """The id of the agent that the task was sent to."""
+        return self.key.agent
+
+    @property
+    def task_id(self) -> str:
+        """The id of the task."""
+        return self.key.id
+
+    @property
+    def owner(self) -> str:
+        """The id of the coordinator that published the task."""
+        return self.key.owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,18 +199,20 @@ def read_entry(message: StoredMessage) -> Record | NoEntry:
     key = subjects.parse_state(message.subject)
     if key is None:
         raise CorruptEntryError(f"{message.subject} is not a ledger key")
-    agent, task_id = key
     if message.headers.get(KV_OPERATION) in ("DEL", "PURGE") and not message.relayed:
         return NoEntry(message.seq)
     try:
         entry = _entry(message)
     except MessageError as error:
         raise CorruptEntryError(
-            f"the ledger entry of {task_id} (agent {agent}) cannot be read: {error}",
+            f"the ledger entry of {key} cannot be read: {error}",
             revision=message.seq,
             changed_at=message.time,
         ) from None
-    return Record(agent, task_id, entry, message.seq, message.time, message.headers)
+    if key.owner != COORDINATOR:
+        # The owner may write what it likes here, but only `main` has its results sent to another inbox than its own.
+        entry = entry.model_copy(update={"inbox": key.owner})
+    return Record(key, entry, message.seq, message.time, message.headers)
 
 
 def _entry(message: StoredMessage) -> Entry:

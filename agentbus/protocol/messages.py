@@ -15,6 +15,7 @@ from agentbus.errors import InvalidIdError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import new_task_id
 from agentbus.protocol.json_codec import Json, canonical, decode, encode, object_in
+from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.protocol.validation import fault_line
 
@@ -145,6 +146,14 @@ class Result(_Message):
         """The id of the agent that the task was sent to, or an empty string if that cannot be read."""
         to = self.task.get("to")
         return subjects.agent_id(to) if isinstance(to, str) and subjects.is_agent_id(to) else ""
+
+    @property
+    def key(self) -> TaskKey | None:
+        """The task that it says it is the result of; None if it names none."""
+        if not self.agent or not subjects.is_task_id(self.task_id):
+            return None
+        owner = (self.model_extra or {}).get("owner", COORDINATOR)
+        return TaskKey(self.agent, self.task_id, subjects.agent_id(owner)) if subjects.is_agent_id(owner) else None
 
 
 def new_task(

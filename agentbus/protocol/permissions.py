@@ -142,7 +142,7 @@ def coordinator(me: str, role: Role, agents: Sequence[str]) -> Party:
 def _operator(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
     """Who gives tasks to every agent, sees and changes what becomes of those of all, and reads its own inbox."""
     return (
-        Grant("tasks for every agent, under its own name", (subjects.tasks_of("*", me),)),
+        *_tasks_of_operator(me),
         Grant("changing the states of all tasks", (subjects.STATE_SUBJECTS,)),
         *_ALL_STATES,
         Grant("cancelling: the request is in the ledger, this makes it fast", (subjects.control("*"),), "tell"),
@@ -153,6 +153,17 @@ def _operator(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
         *_ALIVE,
         *(grant for agent in agents for grant in _files_of(agent)),
         Grant("signs of life", (subjects.heartbeat("*"), subjects.progress("*")), "listen"),
+    )
+
+
+def _tasks_of_operator(me: str) -> tuple[Grant, ...]:
+    """Giving tasks to every agent; `main` also where versions before named coordinators take them."""
+    named = (f"{subjects.TASK_SUBJECTS}.{me}",)
+    attested = Grant("tasks for every agent, in its own name", named, since=LAYOUT_WITH_QUEUE_APART)
+    return (
+        (Grant("tasks for every agent", (subjects.TASK_SUBJECTS,)), attested)
+        if me == subjects.COORDINATOR
+        else (attested,)
     )
 
 
@@ -182,7 +193,10 @@ def _member(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
 def _tasking(me: str, agent: str) -> tuple[Grant, ...]:
     """Giving tasks to one agent, in one's own name."""
     return (
-        Grant(f"tasks for {agent}, and their states", (subjects.tasks_of(agent, me), subjects.states(agent, me))),
+        Grant(
+            f"tasks for {agent}, in its own name, and their states",
+            (subjects.tasks_of(agent, me), subjects.states(agent, me)),
+        ),
         Grant(f"cancelling tasks of {agent} fast", (subjects.control(agent),), "tell"),
         *_files_of(agent, owner=me),
     )
@@ -262,15 +276,47 @@ def _files_of(agent: str, owner: str | None = None) -> tuple[Grant, ...]:
     )
 
 
-def worker(agent: str, may_task: Sequence[str] = ()) -> Party:
+def worker(agent: str, may_task: Sequence[str] = (), *, layout: int = LAYOUT_WITH_QUEUE_APART) -> Party:
     """The workers of one agent: they take its tasks and write what is its own.
 
     Args:
-        may_task: agents that it may give tasks to, and whose tasks it may follow; with any, it reads its own inbox.
+        may_task: agents that it may give tasks to; with any, it is a member as well, in the name of the agent.
+        layout: of the bus. In the first one, no subject names the publisher of a task.
     """
-    given = dict.fromkeys(grant for other in may_task for grant in tasking(other))
-    grants = (*_work(agent), *given, *(_inbox(agent) if may_task else ()))
-    return Party(agent, grants, MAX_SUBSCRIPTIONS_OF_READERS if may_task else MAX_SUBSCRIPTIONS)
+    work = _work(agent)
+    if not may_task:
+        return Party(agent, work)
+    apart = layout >= LAYOUT_WITH_QUEUE_APART
+    giving = _member(agent, may_task) if apart else (*_tasking_unnamed(may_task), *_inbox(agent))
+    return Party(agent, (*work, *_beyond(work, giving)), MAX_SUBSCRIPTIONS_OF_READERS)
+
+
+def _tasking_unnamed(agents: Sequence[str]) -> tuple[Grant, ...]:
+    """Giving tasks to agents on a bus of the first layout, where their states have no owner."""
+    state = subjects.STATE_STREAM
+    given: list[Grant] = []
+    for agent in agents:
+        states = subjects.states(agent)
+        reading = (subjects.last_of(state, states), subjects.create_consumer(state, "*", states))
+        given += [
+            Grant(f"tasks for {agent}, and their states", (subjects.tasks(agent), states, *reading)),
+            Grant(f"cancelling tasks of {agent} fast", (subjects.control(agent),), "tell"),
+        ]
+    return (
+        *given,
+        Grant("whether the bus still keeps a task", (subjects.api(f"STREAM.INFO.{subjects.TASKS_STREAM}"),)),
+        Grant("following tasks, change by change", (subjects.pull(state, "*"),), "pull"),
+    )
+
+
+def _beyond(held: tuple[Grant, ...], more: tuple[Grant, ...]) -> tuple[Grant, ...]:
+    """Return what `more` grants beyond `held`: a subject that is granted twice would be imported twice."""
+    left: list[Grant] = []
+    for grant in more:
+        same = [subject for one in held if one.how == grant.how for subject in one.subjects]
+        new = tuple(one for one in grant.subjects if not any(accounts.covers(wide, one) for wide in same))
+        left += [replace(grant, subjects=new)] if new else []
+    return tuple(left)
 
 
 def _work(agent: str) -> tuple[Grant, ...]:
@@ -316,30 +362,6 @@ def _queue(purpose: str, durable: str, *, since: int = 1) -> tuple[Grant, ...]:
             ),
             since=since,
         ),
-    )
-
-
-_FOLLOWING: Final = (
-    Grant("whether the bus still keeps a task", (subjects.api(f"STREAM.INFO.{subjects.TASKS_STREAM}"),)),
-    Grant("following tasks, change by change", (subjects.pull(subjects.STATE_STREAM, "*"),), "pull"),
-)
-
-
-def tasking(other: str) -> tuple[Grant, ...]:
-    """Giving tasks to one other agent."""
-    state, watched = subjects.STATE_STREAM, subjects.states(other)
-    return (
-        Grant(
-            f"tasks for {other}, and their states",
-            (
-                subjects.tasks(other),
-                watched,
-                subjects.last_of(state, watched),
-                subjects.create_consumer(state, "*", watched),
-            ),
-        ),
-        Grant(f"cancelling tasks of {other} fast", (subjects.control(other),), "tell"),
-        *_FOLLOWING,
     )
 
 

@@ -5,7 +5,7 @@ Every function takes agent ids without the `agent-` prefix, as `agent_id()` retu
 
 import re
 from functools import lru_cache
-from typing import Final, TypeGuard
+from typing import Final, NamedTuple, TypeGuard
 
 from agentbus.errors import InvalidIdError
 
@@ -18,10 +18,33 @@ STATE_STREAM: Final = f"KV_{STATE_BUCKET}"
 REGISTRY_STREAM: Final = f"KV_{REGISTRY_BUCKET}"
 
 COORDINATOR: Final = "main"
+"""The coordinator that every bus has, an operator. It also owns the tasks of publishers that are not agentbus."""
 _PREFIX: Final = "agent-"
 _AGENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TASK_ID = re.compile(r"(?!\.)(?!.*\.\.)[A-Za-z0-9_.-]{1,128}(?<!\.)")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+class TaskKey(NamedTuple):
+    """Names one task of the bus. Two owners may use one id for the same agent.
+
+    Attributes:
+        owner: the id of the coordinator that published the task, from the subject of its message or of its ledger
+            entry. There the server's permissions hold that it is true; no field of a message says it.
+    """
+
+    agent: str
+    id: str
+    owner: str = COORDINATOR
+
+    @property
+    def owner_field(self) -> dict[str, str]:
+        """How a message names the owner: not at all where that is `main`, as before there were other ones."""
+        return {} if self.owner == COORDINATOR else {"owner": self.owner}
+
+    def __str__(self) -> str:
+        whose = "" if self.owner == COORDINATOR else f" of {self.owner}"
+        return f"{self.id}{whose} (agent {self.agent})"
 
 
 @lru_cache(maxsize=1024)
@@ -121,6 +144,14 @@ def tasks_of(agent: str, publisher: str) -> str:
     return tasks(agent) if publisher == COORDINATOR else f"{tasks(agent)}.{publisher}"
 
 
+def publisher_of(subject: str, agent: str) -> str | None:
+    """The publisher of a task for `agent`, or None if the subject is not one on which its tasks are published."""
+    if subject == tasks(agent):
+        return COORDINATOR
+    publisher = subject.removeprefix(f"{tasks(agent)}.")
+    return publisher if publisher != subject and _AGENT_ID.fullmatch(publisher) else None
+
+
 def results(agent: str) -> str:
     """The result inbox of `agent`."""
     return f"agent.{agent}.results"
@@ -136,9 +167,9 @@ def inbox(agent: str) -> str:
     return all_of(agent)
 
 
-def dead(agent: str, publisher: str | None = None) -> str:
-    """Where the workers of `agent` leave what they could not accept; the subject of the task named the `publisher`."""
-    return f"agent.{agent}.dead" if publisher is None else f"agent.{agent}.dead.{publisher}"
+def dead(agent: str, publisher: str = COORDINATOR) -> str:
+    """Where the workers of `agent` leave what they could not accept of a publisher."""
+    return f"agent.{agent}.dead" if publisher == COORDINATOR else f"agent.{agent}.dead.{publisher}"
 
 
 def heartbeat(agent: str) -> str:
@@ -198,23 +229,16 @@ def _bare_id(token: str) -> str | None:
     return token if is_agent_id(token) and agent_id(token) == token else None
 
 
-def covers(wide: str, narrow: str) -> bool:
-    """Whether every subject that `narrow` matches is matched by `wide` (both may hold wildcards)."""
-    outer, inner = wide.split("."), narrow.split(".")
-    for position, part in enumerate(outer):
-        if part == ">":
-            return len(inner) > position
-        if position >= len(inner) or inner[position] == ">" or part not in ("*", inner[position]):
-            return False
-    return len(outer) == len(inner)
-
-
 # -- the ledger -------------------------------------------------------------------------------------------------
 
 
-def state(agent: str, task: str) -> str:
+_OWNER: Final = "~"
+"""Marks the owner in a ledger key. No id may hold it, so no key of a task without an owner looks like one with."""
+
+
+def state(key: TaskKey) -> str:
     """The ledger key of a task, as the subject that its changes are published on."""
-    return f"$KV.{STATE_BUCKET}.{agent}.{task}"
+    return f"$KV.{STATE_BUCKET}.{key.agent}.{_owned(key.owner)}{key.id}"
 
 
 def states(agent: str = "*", owner: str | None = None) -> str:
@@ -226,22 +250,30 @@ def states(agent: str = "*", owner: str | None = None) -> str:
     return STATE_SUBJECTS if agent == "*" and not only else f"$KV.{STATE_BUCKET}.{agent}.{only}>"
 
 
+def states_of_task(task: str, agent: str = "*", owner: str = COORDINATOR) -> str:
+    """The ledger keys of one task id of one owner, of one agent or of all. `*` as the owner: all but `main`.
+
+    A subject that matches need not be a key of this task: an id may hold dots. `parse_state` says what it is.
+    """
+    return f"$KV.{STATE_BUCKET}.{agent}.{'*.' if owner == '*' else _owned(owner)}{task}"
+
+
 def _owned(owner: str) -> str:
-    return "" if owner == COORDINATOR else f"~{owner}."
-
-
-def states_of_task(task: str) -> str:
-    """The ledger keys of one task id, whichever agent it belongs to."""
-    return f"$KV.{STATE_BUCKET}.*.{task}"
+    return "" if owner == COORDINATOR else f"{_OWNER}{owner}."
 
 
 @lru_cache(maxsize=256)  # of one change, all who follow the ledger in a process ask
-def parse_state(subject: str) -> tuple[str, str] | None:
-    """Agent and task id of a ledger subject, or None when it is none."""
+def parse_state(subject: str) -> TaskKey | None:
+    """The task of a ledger subject, or None when it is none."""
     prefix = f"$KV.{STATE_BUCKET}."
-    agent, dot, task = subject.removeprefix(prefix).partition(".")
-    if subject.startswith(prefix) and dot and _AGENT_ID.fullmatch(agent) and _TASK_ID.fullmatch(task):
-        return agent, task
+    agent, dot, rest = subject.removeprefix(prefix).partition(".")
+    owner = COORDINATOR
+    if rest.startswith(_OWNER):
+        owner, dot, rest = rest.removeprefix(_OWNER).partition(".")
+        if owner == COORDINATOR or not _AGENT_ID.fullmatch(owner):
+            return None
+    if subject.startswith(prefix) and dot and _AGENT_ID.fullmatch(agent) and _TASK_ID.fullmatch(rest):
+        return TaskKey(agent, rest, owner)
     return None
 
 
@@ -281,7 +313,7 @@ def presences(agent: str) -> str:
 
 
 def durable(agent: str) -> str:
-    """The durable consumer that all workers of `agent` share."""
+    """The durable consumer of the tasks of `main`, which all workers of `agent` share."""
     return _PREFIX + agent
 
 
@@ -290,18 +322,18 @@ def durable_of_parties(agent: str) -> str:
     return f"tasks-{agent}"
 
 
-def task_msg_id(agent: str, task: str, publication: str | None) -> str:
-    """`Nats-Msg-Id` of a task; it names the agent because the memory of ids is one for the whole stream.
+def task_msg_id(key: TaskKey, publication: str | None) -> str:
+    """`Nats-Msg-Id` of a task; it names agent and owner because the memory of ids is one for the whole stream.
 
     `publication` is the random part that the ledger entry holds, so that no other publisher can use the id first and
     have the task dropped as a duplicate; None for a task of a publisher that made none.
     """
-    return f"{agent}.{task}" + (f".{publication}" if publication is not None else "")
+    return f"{key.agent}.{_owned(key.owner)}{key.id}" + (f".{publication}" if publication is not None else "")
 
 
-def publication_of(msg_id: str, agent: str, task: str) -> str | None:
+def publication_of(msg_id: str, key: TaskKey) -> str | None:
     """The random part of the message id of a task, or None if it is not of that form."""
-    prefix = f"{agent}.{task}."
+    prefix = task_msg_id(key, "")
     rest = msg_id.removeprefix(prefix)
     return rest if msg_id.startswith(prefix) and _NAME.fullmatch(rest) else None
 
@@ -311,14 +343,14 @@ def files_stream(agent: str) -> str:
     return f"OBJ_{files_bucket(agent)}"
 
 
-def file_chunks(bucket: str, nuid: str) -> str:
-    """Where the chunks of one object lie."""
-    return f"$O.{bucket}.C.{nuid}"
+def file_chunks(bucket: str, nuid: str, owner: str = COORDINATOR) -> str:
+    """Where the chunks of one object lie, which belongs to a task of `owner`."""
+    return f"$O.{bucket}.C.{_owned(owner)}{nuid}"
 
 
-def file_meta(bucket: str, encoded_name: str) -> str:
+def file_meta(bucket: str, encoded_name: str, owner: str = COORDINATOR) -> str:
     """Where the description of one object lies; its name is written in URL-safe base64."""
-    return f"$O.{bucket}.M.{encoded_name}"
+    return f"$O.{bucket}.M.{_owned(owner)}{encoded_name}"
 
 
 def all_chunks(bucket: str, owner: str | None = None) -> str:

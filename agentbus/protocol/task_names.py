@@ -1,25 +1,37 @@
-"""Names of tasks: the agent and the id, as `code/job-1`. Another agent may have a task of the same id."""
+"""Names of tasks: the agent and the id, as `code/job-1`; with an owner other than `main`, as `code/~alice/job-1`.
+
+Another agent, or another owner, may have a task of the same id.
+"""
 
 from typing import Final, NamedTuple
 
 from agentbus.errors import InvalidIdError
 from agentbus.protocol import subjects
+from agentbus.protocol.subjects import COORDINATOR
 
 _SEPARATOR: Final = "/"
+_OWNER: Final = "~"
 
 
 class TaskName(NamedTuple):
-    """A task by its id, and the agent that it was sent to; None where only the id is known."""
+    """A task by its id, the agent that it was sent to and the coordinator that owns it; None where they are not known.
+
+    A name without an owner is that of the coordinator who uses it.
+    """
 
     task_id: str
     agent: str | None = None
+    owner: str | None = None
 
     def __str__(self) -> str:
-        return self.task_id if self.agent is None else f"{self.agent}{_SEPARATOR}{self.task_id}"
+        if self.agent is None:
+            return self.task_id
+        whose = [f"{_OWNER}{self.owner}"] if self.owner not in (None, COORDINATOR) else []
+        return _SEPARATOR.join([self.agent, *whose, self.task_id])
 
     def matches(self, task: "TaskName") -> bool:
-        """Whether this may name `task`, whose agent is known: a name without an agent is that of all with its id."""
-        return self.task_id == task.task_id and self.agent in (None, task.agent)
+        """Whether this may name `task`, of which all is known: what a name leaves out may be anything."""
+        return self.task_id == task.task_id and self.agent in (None, task.agent) and self.owner in (None, task.owner)
 
     def of(self, agent: str | None) -> "TaskName":
         """Return the name with the agent that a caller gave beside it.
@@ -32,17 +44,36 @@ class TaskName(NamedTuple):
         wanted = subjects.agent_id(agent)
         if self.agent not in (None, wanted):
             raise InvalidIdError(f"{self} is not a task of the agent {wanted}: leave out one of the two")
-        return TaskName(self.task_id, wanted)
+        return TaskName(self.task_id, wanted, self.owner)
+
+
+class TaskQuery(NamedTuple):
+    """Which task is looked up: by its id and, where they are known, its agent and its owner.
+
+    Attributes:
+        owner: None looks for a task of `asker` first, then for one of any other owner.
+        asker: the coordinator that looks.
+    """
+
+    id: str
+    agent: str | None = None
+    owner: str | None = None
+    asker: str = COORDINATOR
 
 
 def task_name(text: str) -> TaskName:
-    """Return the name in `text`, which is an id, or an agent and an id.
+    """Return the name in `text`, which is an id, or an agent and an id, with an owner between them or without.
 
     Raises:
         InvalidIdError: an id in it is not valid.
     """
-    agent, separator, task_id = text.rpartition(_SEPARATOR)
-    return TaskName(subjects.task_id(task_id), subjects.agent_id(agent) if separator else None)
+    before, separator, task_id = text.rpartition(_SEPARATOR)
+    agent, owned, owner = before.partition(f"{_SEPARATOR}{_OWNER}")
+    return TaskName(
+        subjects.task_id(task_id),
+        subjects.agent_id(agent) if separator else None,
+        subjects.agent_id(owner) if owned else None,
+    )
 
 
 def is_task_name(text: str) -> bool:

@@ -7,6 +7,7 @@ from agentbus.errors import InvalidIdError, NoApprovalPendingError, TaskConflict
 from agentbus.protocol import approval, subjects
 from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.messages import Task, decode_task
+from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.publish import Published, publish
 from agentbus.tasks.status import TaskStatus
@@ -41,8 +42,8 @@ def answer_id(task_id: str) -> str:
 def follow_up(status: TaskStatus, *, sender: str, approve: bool, comment: str) -> Task:
     """Build the task that tells an agent the decision about its request.
 
-    It has the same agent, task type and inbox. Its content depends on the request and the decision only, so building
-    it again gives the same task.
+    It has the same agent and task type and, from `main`, the same inbox: others have only their own. Its content
+    depends on the request and the decision only, so building it again gives the same task.
 
     Raises:
         NoApprovalPendingError: the task does not wait for an approval.
@@ -72,7 +73,7 @@ def follow_up(status: TaskStatus, *, sender: str, approve: bool, comment: str) -
         "id": answer_id(status.task_id),
         "from": subjects.address(sender),
         "to": subjects.address(status.agent),
-        "reply_to": subjects.address(entry.inbox),
+        "reply_to": subjects.address(entry.inbox if sender == COORDINATOR else sender),
         "type": "task.request",
         "task_type": entry.task_type,
         "payload": {"fmt": "json", "content": content},
@@ -101,7 +102,7 @@ async def send_answer(bus: Bus, status: TaskStatus, *, sender: str, approve: boo
     """
     task = follow_up(status, sender=sender, approve=approve, comment=comment)
     try:
-        return await publish(bus, task)
+        return await publish(bus, task, sender)
     except TaskConflictError:
         raise TaskConflictError(
             f"the task {status.task_id} was answered before, with another decision or comment; what was said, and what "

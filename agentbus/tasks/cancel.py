@@ -5,13 +5,14 @@ from agentbus.errors import MessageError, WrongRevisionError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import MAX_REASON_CHARS, CancelRequest
+from agentbus.protocol.task_names import TaskQuery
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.find import find, find_newer
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.status import TaskStatus
 
 
-async def cancel(bus: Bus, task_id: str, *, agent: str | None, by: str, reason: str) -> TaskStatus:
+async def cancel(bus: Bus, query: TaskQuery, *, by: str, reason: str) -> TaskStatus:
     """Record the request to cancel a task, tell its worker, and return the state that the task had then.
 
     A queued task never starts. The worker of a running task ends its processes and settles it as `cancelled`. A settled
@@ -27,16 +28,18 @@ async def cancel(bus: Bus, task_id: str, *, agent: str | None, by: str, reason: 
     if len(reason) > MAX_REASON_CHARS:
         raise MessageError(f"the reason has {len(reason)} characters; it may have up to {MAX_REASON_CHARS}")
     while True:
-        record = await find(bus, task_id, agent)
+        record = await find(bus, query)
         entry, revision = record.entry, record.revision
         if not entry.terminal and entry.cancel is None:
             request = CancelRequest(by=subjects.address(by), reason=reason, at=now())
             entry = entry.model_copy(update={"cancel": request})
             try:
-                revision = await Ledger(bus).write(record.agent, task_id, entry, revision=revision)
+                revision = await Ledger(bus).write(record.key, entry, revision=revision)
             except WrongRevisionError:
                 continue
         if not entry.terminal:
             # The worker would also read the request from the ledger when it next renews its lease; this is faster.
-            await bus.publish(subjects.control(record.agent), encode({"cancel": task_id}))
+            await bus.publish(
+                subjects.control(record.agent), encode({"cancel": record.task_id, **record.key.owner_field})
+            )
         return TaskStatus(await find_newer(bus, record, revision))

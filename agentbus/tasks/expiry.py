@@ -60,13 +60,15 @@ def _owner_s(entry: Entry) -> float:
 async def _settle(bus: Bus, record: Record, max_age_s: float) -> Record:
     ledger, result = Ledger(bus), _result(record, max_age_s)
     try:
-        verdict = await commit(ledger, record.agent, record.task_id, record.entry, result, revision=record.revision)
+        verdict = await commit(ledger, record.key, record.entry, result, revision=record.revision)
         if isinstance(verdict, Won):
             with suppress(*_INBOX_REFUSES):
                 await publish_committed(bus, verdict.entry)
-        found = await ledger.read_newer(record.agent, record.task_id, record.revision)
+        found = await ledger.read_newer(record.key, record.revision)
     except CorruptEntryError:
         return record  # a party wrote it meanwhile; the next look says what is wrong with it
+    except PermissionDeniedError:
+        return record  # this user may look only; one that may write settles it
     return found if isinstance(found, Record) else record
 
 
@@ -103,4 +105,5 @@ def _result(record: Record, max_age_s: float) -> Result:
         result_id=make_result_id(record.agent, record.task_id, random_token()),
         status="failed" if request is None else "cancelled",
         error=error,
+        extra=record.key.owner_field,
     )

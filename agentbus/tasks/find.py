@@ -13,48 +13,73 @@ from agentbus.errors import CorruptEntryError, PermissionDeniedError, TaskNotFou
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record, read_entry
 from agentbus.protocol.stored_message import StoredMessage
+from agentbus.protocol.subjects import COORDINATOR, TaskKey
+from agentbus.protocol.task_names import TaskQuery
 from agentbus.tasks.ledger import Ledger
 
 _READS_AT_ONCE: Final = 16
 _LAG_PAUSE_S: Final = 0.1
 
-Found: TypeAlias = dict[tuple[str, str], Record]
-"""Ledger entries by agent and task id."""
+Found: TypeAlias = dict[TaskKey, Record]
+"""Ledger entries by their tasks."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """The ledger entries of one task id by agent, and those that cannot be read.
+    """The ledger entries of one task id, and those that cannot be read.
 
     Every worker may write any key under its own agent, so an entry that cannot be read hides no other one.
     """
 
-    readable: dict[str, Record] = field(default_factory=dict[str, Record])
+    id: str
+    readable: Found = field(default_factory=dict[TaskKey, Record])
     unreadable: list[CorruptEntryError] = field(default_factory=list[CorruptEntryError])
 
     def __bool__(self) -> bool:
         return bool(self.readable or self.unreadable)
 
     def add(self, stored: StoredMessage) -> None:
+        key = subjects.parse_state(stored.subject)
+        if key is None or key.id != self.id:
+            return  # the pattern of one id also matches ids with dots, and keys that are none of ours
         try:
             record = read_entry(stored)
         except CorruptEntryError as error:
             self.unreadable.append(error)
         else:
             if isinstance(record, Record):
-                self.readable[record.agent] = record
+                self.readable[key] = record
+
+    def the_one(self) -> Record:
+        """Return the only task among the entries.
+
+        Raises:
+            TaskNotFoundError: there are several.
+            CorruptEntryError: none can be read.
+        """
+        if not self.readable:
+            raise self.unreadable[0]
+        if len(self.readable) > 1 and len({key.owner for key in self.readable}) == 1:
+            agents = ", ".join(key.agent for key in self.readable)
+            raise TaskNotFoundError(f"several agents have a task {self.id} ({agents}); name the agent")
+        if len(self.readable) > 1:
+            shown = ", ".join(f"{key.agent} of {key.owner}" for key in self.readable)
+            raise TaskNotFoundError(
+                f"there are several tasks {self.id} (for {shown}); name the agent and, for that of another, its owner"
+            )
+        return next(iter(self.readable.values()))
 
 
-async def find(bus: Bus, task_id: str, agent: str | None = None) -> Record:
+async def find(bus: Bus, query: TaskQuery) -> Record:
     """Read the ledger entry of a task.
 
     Raises:
-        TaskNotFoundError: there is none, or several agents have a task of this id and `agent` is not given.
+        TaskNotFoundError: there is none, or there are several that the query does not tell apart.
         CorruptEntryError: it cannot be read.
     """
     async for attempt in retry_until(deadline_after(bus.lag_s), _LAG_PAUSE_S):
         try:
-            return await _find(bus, task_id, agent)
+            return await _find(bus, query)
         except TaskNotFoundError:
             # The replica that answered may lag behind.
             if attempt.last:
@@ -64,57 +89,70 @@ async def find(bus: Bus, task_id: str, agent: str | None = None) -> Record:
 
 async def find_newer(bus: Bus, record: Record, revision: int) -> Record:
     """Read a known entry at `revision` or later; see `Ledger.read_newer`."""
-    found = await Ledger(bus).read_newer(record.agent, record.task_id, revision - 1)
+    found = await Ledger(bus).read_newer(record.key, revision - 1)
     return found if isinstance(found, Record) else record
 
 
-async def _find(bus: Bus, task_id: str, agent: str | None) -> Record:
-    if agent is not None:
-        found = await Ledger(bus).read(subjects.agent_id(agent), task_id)
-        if not isinstance(found, Record):
-            raise TaskNotFoundError(f"no task {task_id} of the agent {agent} is known on this bus")
-        return found
-    candidates = await _stored(bus, task_id) or await _stored_at_the_leader(bus, task_id)
-    records = candidates.readable
-    if not records:
-        if candidates.unreadable:
-            raise candidates.unreadable[0]
-        raise TaskNotFoundError(f"no task {task_id} is known on this bus; ids are kept for 38 days")
-    if len(records) > 1:
-        agents = ", ".join(records)
-        raise TaskNotFoundError(f"several agents have a task {task_id} ({agents}); name the agent")
-    return next(iter(records.values()))
+async def _find(bus: Bus, query: TaskQuery) -> Record:
+    owner = query.owner if query.owner is not None else query.asker
+    agent = subjects.agent_id(query.agent) if query.agent is not None else "*"
+    if query.agent is not None:
+        found = await Ledger(bus).read(TaskKey(agent, query.id, owner))
+        if isinstance(found, Record):
+            return found
+    else:
+        keys = subjects.states_of_task(query.id, owner=owner)
+        if candidates := await _candidates(bus, query.id, keys, by_sequence=owner == COORDINATOR):
+            return candidates.the_one()
+    if query.owner is None:
+        others = {subjects.states_of_task(query.id, agent, other) for other in (COORDINATOR, "*")}
+        if candidates := await _candidates(bus, query.id, *sorted(others)):
+            return candidates.the_one()
+    where = f" of the agent {agent}" if query.agent is not None else ""
+    whose = f" that {query.owner} has published" if query.owner is not None else ""
+    raise TaskNotFoundError(f"no task {query.id}{where}{whose} is known on this bus; ids are kept for 38 days")
 
 
-async def _stored(bus: Bus, task_id: str) -> _Candidates:
-    """Read the entries of a task id. Makes no consumer: a stream has room for 1000 of them.
+async def _candidates(bus: Bus, task_id: str, *patterns: str, by_sequence: bool = True) -> _Candidates:
+    """Read the entries of a task id that match patterns.
 
-    Returns none if the replica that answers lags behind, or if this user may not read so.
+    Args:
+        by_sequence: whether to read by sequence, which a member may not: a sequence has no owner.
     """
-    keys = subjects.states_of_task(task_id)
-    candidates = _Candidates()
+    found = _Candidates(task_id)
+    for pattern in patterns if by_sequence else ():
+        await _add_stored(bus, pattern, found)
+    if not found:
+        for pattern in patterns:
+            await _add_stored_at_the_leader(bus, pattern, found)
+    return found
+
+
+async def _add_stored(bus: Bus, pattern: str, candidates: _Candidates) -> None:
+    """Read the entries that match a pattern. Makes no consumer: a stream has room for a limited number of them.
+
+    Adds none if the replica that answers lags behind, or if this user may not read so.
+    """
     with suppress(PermissionDeniedError):
-        newest = await bus.last_message(subjects.STATE_STREAM, keys)
+        newest = await bus.last_message(subjects.STATE_STREAM, pattern)
         seq = 1
-        while newest is not None and (stored := await bus.next_message(subjects.STATE_STREAM, keys, seq)) is not None:
+        while newest and (stored := await bus.next_message(subjects.STATE_STREAM, pattern, seq)) is not None:
             candidates.add(stored)
             if stored.seq >= newest.seq:
                 break
             seq = stored.seq + 1
-    return candidates
 
 
-async def _stored_at_the_leader(bus: Bus, task_id: str) -> _Candidates:
+async def _add_stored_at_the_leader(bus: Bus, pattern: str, candidates: _Candidates) -> None:
     """Read the same through a consumer, which sees every acknowledged write."""
-    candidates = _Candidates()
-    async with OrderedConsumer(bus, subjects.STATE_STREAM, subjects.states_of_task(task_id), after=0) as consumer:
-        async for message in consumer.backlog():
-            candidates.add(message.stored)
-    return candidates
+    with suppress(PermissionDeniedError):
+        async with OrderedConsumer(bus, subjects.STATE_STREAM, pattern, after=0) as consumer:
+            async for message in consumer.backlog():
+                candidates.add(message.stored)
 
 
-async def find_all(bus: Bus, wanted: Iterable[tuple[str, str | None]]) -> tuple[Found, dict[str, CorruptEntryError]]:
-    """Read the entries of (task id, agent) pairs, a bounded number at a time.
+async def find_all(bus: Bus, wanted: Iterable[TaskQuery]) -> tuple[Found, dict[str, CorruptEntryError]]:
+    """Read the entries of tasks, a bounded number at a time.
 
     Returns those that can be read, and by task id the errors of the others.
 
@@ -123,12 +161,12 @@ async def find_all(bus: Bus, wanted: Iterable[tuple[str, str | None]]) -> tuple[
     """
     unreadable: dict[str, CorruptEntryError] = {}
 
-    async def one(pair: tuple[str, str | None]) -> Record | None:
+    async def one(query: TaskQuery) -> Record | None:
         try:
-            return await find(bus, *pair)
+            return await find(bus, query)
         except CorruptEntryError as error:
-            unreadable[pair[0]] = error
+            unreadable[query.id] = error
             return None
 
     records = await concurrently(wanted, one, at_once=_READS_AT_ONCE)
-    return {(record.agent, record.task_id): record for record in records if record is not None}, unreadable
+    return {record.key: record for record in records if record is not None}, unreadable

@@ -14,6 +14,8 @@ from agentbus.observability import tracing
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.messages import Result, decode_result
+from agentbus.protocol.stored_message import StoredMessage
+from agentbus.protocol.subjects import COORDINATOR
 
 
 async def publish_result(bus: Bus, inbox: str, result: dict[str, Json], *, flush: bool = True) -> None:
@@ -40,6 +42,7 @@ class InboxMessage:
         data: the stored bytes; any party with the right to publish may have sent them.
         result: the result in `data`; None if it is not valid.
         fault: why `data` is not a valid result.
+        sent_by: the party that sent it, as the subject says where the bus attests it; None elsewhere.
     """
 
     seq: int
@@ -47,6 +50,18 @@ class InboxMessage:
     data: bytes
     result: Result | None
     fault: str | None
+    sent_by: str | None = None
+
+    @property
+    def forgery(self) -> str | None:
+        """Why this cannot be the result that it says it is; None if nothing speaks against it.
+
+        The result of a task comes from its agent, or from a coordinator if no worker can settle the task any more.
+        """
+        result = self.result
+        if result is None or self.sent_by in (None, COORDINATOR, result.agent, result.key and result.key.owner):
+            return None
+        return f"sent by {self.sent_by}, which is not the agent {result.agent or 'of the task'}"
 
 
 class Inbox:
@@ -120,9 +135,15 @@ async def _open(
 
 
 def _read(delivery: Delivery) -> InboxMessage:
+    return read_inbox_message(delivery.stored)
+
+
+def read_inbox_message(stored: StoredMessage) -> InboxMessage:
+    """Read a message of an inbox as its stream holds it."""
     result, fault = None, None
     try:
-        result = decode_result(delivery.data)
+        result = decode_result(stored.data)
     except MessageError as error:
         fault = str(error)
-    return InboxMessage(delivery.stream_seq, delivery.stored_at, delivery.data, result, fault)
+    _, sent_by = subjects.agent_and_party(stored.subject, "results") or ("", None)
+    return InboxMessage(stored.seq, stored.time, stored.data, result, fault, sent_by)

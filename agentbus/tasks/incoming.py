@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import MessageError
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID, REVISION, is_relayed, number
+from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID, REVISION, Headers, is_relayed, number
 from agentbus.protocol.messages import MAX_TASK_BYTES, Task, decode_task
+from agentbus.protocol.subjects import COORDINATOR, TaskKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,13 +15,19 @@ class Incoming:
     """A valid task as it was delivered.
 
     Attributes:
+        key: the task, with its owner as the subject of its message says.
         revision: the ledger's at the publication; None if the publisher did not give it.
         publication: the random part of the message id; see `subjects.task_msg_id`.
     """
 
     task: Task
+    key: TaskKey
     revision: int | None = None
     publication: str | None = None
+
+    def inbox(self, default: str) -> str:
+        """Return whose inbox gets the result: only `main` may name another than its own; see `Task.inbox`."""
+        return self.task.inbox(default) if self.key.owner == COORDINATOR else self.key.owner
 
 
 def read_delivery(delivery: Delivery, agent: str, *, max_bytes: int = MAX_TASK_BYTES) -> Incoming:
@@ -36,13 +43,21 @@ def read_delivery(delivery: Delivery, agent: str, *, max_bytes: int = MAX_TASK_B
     task = decode_task(delivery.data)
     if task.agent != agent:
         raise MessageError(f"addressed to the agent {task.agent}, but published for {agent}")
-    name = next((name for name in (REVISION, LEDGER_REVISION) if name in delivery.headers), None)
+    publisher = subjects.publisher_of(delivery.subject, agent)
+    if publisher is None:
+        raise MessageError(f"published on {delivery.subject}, which is no subject for tasks of {agent}")
+    return _published(task, TaskKey(agent, task.id, publisher), delivery.headers)
+
+
+def _published(task: Task, key: TaskKey, headers: Headers) -> Incoming:
+    """Read what the publisher says in headers of its ledger entry: publishers that are not agentbus say nothing."""
+    name = next((name for name in (REVISION, LEDGER_REVISION) if name in headers), None)
     if name is None:
-        return Incoming(task)
-    revision, msg_id = number(delivery.headers[name]), delivery.headers.get(MSG_ID, "")
+        return Incoming(task, key)
+    revision, msg_id = number(headers[name]), headers.get(MSG_ID, "")
     if revision is None:
         raise MessageError(f"the header {name} is not a number")
-    publication = subjects.publication_of(msg_id, agent, task.id) if name == REVISION else None
-    if msg_id != subjects.task_msg_id(agent, task.id, publication) or (name == REVISION and publication is None):
+    publication = subjects.publication_of(msg_id, key) if name == REVISION else None
+    if msg_id != subjects.task_msg_id(key, publication) or (name == REVISION and publication is None):
         raise MessageError(f"the header {MSG_ID} does not belong to this task")
-    return Incoming(task, revision, publication)
+    return Incoming(task, key, revision, publication)

@@ -13,6 +13,7 @@ from agentbus.observability import tracing
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import KV_OPERATION, STATE
 from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, read_entry
+from agentbus.protocol.subjects import TaskKey
 
 WRITE_TIMEOUT_S: Final = 10.0
 LAG_TIMEOUT_S: Final = 3.0
@@ -26,7 +27,7 @@ class Ledger:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
-    async def read(self, agent: str, task_id: str) -> Record | NoEntry:
+    async def read(self, key: TaskKey) -> Record | NoEntry:
         """The present entry of a task.
 
         Another replica of the server may lag behind and answer with an older one; only a write decides.
@@ -35,12 +36,10 @@ class Ledger:
             CorruptEntryError: the key holds something that is not an entry.
             SetupMissingError: there is no ledger on this bus.
         """
-        message = await self._bus.last_message(subjects.STATE_STREAM, subjects.state(agent, task_id))
+        message = await self._bus.last_message(subjects.STATE_STREAM, subjects.state(key))
         return NoEntry() if message is None else read_entry(message)
 
-    async def read_newer(
-        self, agent: str, task_id: str, revision: int, *, timeout_s: float = LAG_TIMEOUT_S
-    ) -> Record | NoEntry:
+    async def read_newer(self, key: TaskKey, revision: int, *, timeout_s: float = LAG_TIMEOUT_S) -> Record | NoEntry:
         """Read the entry, retrying until its revision is newer than `revision` (replica lag).
 
         A replica that lags behind is asked again for `timeout_s`. Then this is what it says: the ledger may have been
@@ -51,15 +50,14 @@ class Ledger:
         """
         found: Record | NoEntry = NoEntry()
         async for _ in retry_until(deadline_after(timeout_s), _LAG_PAUSE_S):
-            found = await self.read(agent, task_id)
+            found = await self.read(key)
             if found.revision > revision:
                 break
         return found
 
     async def write(
         self,
-        agent: str,
-        task_id: str,
+        key: TaskKey,
         entry: Entry,
         *,
         revision: int,
@@ -76,7 +74,7 @@ class Ledger:
         """
         trace = tracing.headers() if entry.terminal else {}  # who reads the result can link to the run it came from
         stored = await self._bus.store(
-            subjects.state(agent, task_id),
+            subjects.state(key),
             entry.model_dump_json(exclude_none=True).encode(),
             expected_revision=revision,
             headers={STATE: entry.state, **trace},
@@ -85,24 +83,22 @@ class Ledger:
         )
         return stored.seq
 
-    async def remove(self, agent: str, task_id: str, *, revision: int) -> None:
+    async def remove(self, key: TaskKey, *, revision: int) -> None:
         """Take back an entry whose task was refused by the bus.
 
         Raises:
             WrongRevisionError: another party has changed it meanwhile.
         """
-        await self._bus.store(
-            subjects.state(agent, task_id), b"", expected_revision=revision, headers={KV_OPERATION: "DEL"}
-        )
+        await self._bus.store(subjects.state(key), b"", expected_revision=revision, headers={KV_OPERATION: "DEL"})
 
-    async def create(self, agent: str, task_id: str, entry: Entry) -> Record | int:
+    async def create(self, key: TaskKey, entry: Entry) -> Record | int:
         """Make the entry unless there is one: returns the revision of the new entry, or the entry that is there."""
         revision = 0
         while True:
             try:
-                return await self.write(agent, task_id, entry, revision=revision)
+                return await self.write(key, entry, revision=revision)
             except WrongRevisionError:
-                found = await self.read_newer(agent, task_id, revision)
+                found = await self.read_newer(key, revision)
                 if isinstance(found, Record):
                     return found
                 if found.revision == revision:

@@ -19,6 +19,7 @@ from agentbus.errors import CorruptFileError, FileMissingError, MessageError, No
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.json_codec import decode, encode, object_in
+from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.status import TaskStatus
 
@@ -55,7 +56,7 @@ def chunk_bytes(bus: Bus) -> int:
     return min(CHUNK_BYTES, bus.max_message_bytes - 4096)
 
 
-async def put_file(bus: Bus, agent: str, name: str, chunks: Iterable[bytes]) -> StoredFile:
+async def put_file(bus: Bus, agent: str, name: str, chunks: Iterable[bytes], *, owner: str = COORDINATOR) -> StoredFile:
     """Store the concatenation of `chunks` under `name`, in constant memory; when this returns, all is stored.
 
     Each chunk is acknowledged before the next is sent. They are read in the order in which they were stored, so a
@@ -64,6 +65,7 @@ async def put_file(bus: Bus, agent: str, name: str, chunks: Iterable[bytes]) -> 
     Args:
         name: unique, because a stored file is never replaced: the id of the result that refers to it.
         chunks: pieces of at most `chunk_bytes(bus)`.
+        owner: the coordinator whose task it belongs to, and who may read it.
 
     Raises:
         SetupMissingError: the agent has no bucket.
@@ -73,7 +75,8 @@ async def put_file(bus: Bus, agent: str, name: str, chunks: Iterable[bytes]) -> 
     bucket, nuid = subjects.files_bucket(agent), random_token(22)
     digest, size, count = hashlib.sha256(), 0, 0
     for chunk in chunks:
-        await bus.store(subjects.file_chunks(bucket, nuid), chunk, msg_id=f"{nuid}.{count}", timeout_s=_CHUNK_TIMEOUT_S)
+        subject = subjects.file_chunks(bucket, nuid, owner)
+        await bus.store(subject, chunk, msg_id=f"{nuid}.{count}", timeout_s=_CHUNK_TIMEOUT_S)
         digest.update(chunk)
         size, count = size + len(chunk), count + 1
     meta = {
@@ -86,11 +89,11 @@ async def put_file(bus: Bus, agent: str, name: str, chunks: Iterable[bytes]) -> 
         "digest": _DIGEST + base64.urlsafe_b64encode(digest.digest()).decode(),
         "options": {"max_chunk_size": chunk_bytes(bus)},
     }
-    await bus.store(_meta_subject(bucket, name), encode(meta), msg_id=f"{nuid}.meta")
+    await bus.store(_meta_subject(bucket, name, owner), encode(meta), msg_id=f"{nuid}.meta")
     return StoredFile(bucket, name, size, digest.hexdigest())
 
 
-async def read_file(bus: Bus, agent: str, name: str) -> AsyncGenerator[bytes]:
+async def read_file(bus: Bus, agent: str, name: str, *, owner: str = COORDINATOR) -> AsyncGenerator[bytes]:
     """Yield the content of a stored file, piece by piece, in constant memory.
 
     An error after the last piece means that the pieces are not what was stored: the digest is known only then.
@@ -103,7 +106,7 @@ async def read_file(bus: Bus, agent: str, name: str) -> AsyncGenerator[bytes]:
     stream = subjects.files_stream(agent)
     if len(name) > _MAX_NAME_CHARS:
         raise FileMissingError(f"there is no file of the agent {agent} with a name of {len(name)} characters")
-    found = await bus.last_message(stream, _meta_subject(bucket, name))
+    found = await bus.last_message(stream, _meta_subject(bucket, name, owner))
     if found is None:
         raise FileMissingError(f"there is no file {name} of the agent {agent}; files are kept for 38 days")
     try:
@@ -111,7 +114,7 @@ async def read_file(bus: Bus, agent: str, name: str) -> AsyncGenerator[bytes]:
     except (MessageError, ValidationError) as error:
         raise CorruptFileError(f"the description of the file {name} cannot be read: {type(error).__name__}") from None
     digest, size = hashlib.sha256(), 0
-    async with OrderedConsumer(bus, stream, subjects.file_chunks(bucket, meta.nuid), after=0) as consumer:
+    async with OrderedConsumer(bus, stream, subjects.file_chunks(bucket, meta.nuid, owner), after=0) as consumer:
         if consumer.pending != meta.chunks:
             raise FileMissingError(
                 f"the file {name} is not whole: {consumer.pending} of {meta.chunks} chunks are there"
@@ -144,9 +147,9 @@ async def read_output(bus: Bus, status: TaskStatus) -> AsyncGenerator[bytes]:
     name = object_in(note.get("file")).get("name")
     if not isinstance(name, str):
         raise OutputNotKeptError(f"only the first {note.get('kept')} of {note.get('bytes')} bytes of output were kept")
-    async for piece in read_file(bus, status.agent, name):
+    async for piece in read_file(bus, status.agent, name, owner=status.owner):
         yield piece
 
 
-def _meta_subject(bucket: str, name: str) -> str:
-    return subjects.file_meta(bucket, base64.urlsafe_b64encode(name.encode()).decode())
+def _meta_subject(bucket: str, name: str, owner: str) -> str:
+    return subjects.file_meta(bucket, base64.urlsafe_b64encode(name.encode()).decode(), owner)

@@ -6,6 +6,7 @@ from typing import Final
 from agentbus.bus.jetstream import Bus, Stored
 from agentbus.errors import (
     BusUnavailableError,
+    MessageError,
     PermissionDeniedError,
     SetupMissingError,
     StreamFullError,
@@ -20,6 +21,7 @@ from agentbus.protocol.ids import random_token
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Entry, Record, State, queued
 from agentbus.protocol.messages import Task
+from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.tasks.ledger import Ledger
 
 RESULT_RESERVE_BYTES: Final = 80 * 1024
@@ -40,7 +42,7 @@ class Published:
     state: State
 
 
-async def publish(bus: Bus, task: Task) -> Published:
+async def publish(bus: Bus, task: Task, publisher: str) -> Published:
     """Publish a task; when this returns, JetStream has stored it.
 
     Publishing the same task again under the same id is harmless. Do that after a `BusUnavailableError`, which leaves
@@ -59,19 +61,24 @@ async def publish(bus: Bus, task: Task) -> Published:
             f"the task is {len(data)} bytes; this bus takes up to {limit}. Put the bulk where the agent can fetch it, "
             "or raise max_payload on the server"
         )
+    if publisher != COORDINATOR and task.inbox(publisher) != publisher:
+        raise MessageError(
+            f"the results of a task of {publisher} go to its own inbox, not to that of {task.inbox(publisher)}; only "
+            f"{COORDINATOR} can name another"
+        )
     with tracing.publishing(agent, task.id, len(data)):
-        return await _publish(bus, task, data)
+        return await _publish(bus, task, TaskKey(agent, task.id, publisher), data)
 
 
-async def _publish(bus: Bus, task: Task, data: bytes) -> Published:
-    agent, ledger = task.agent, Ledger(bus)
-    entry = queued(task, task.inbox(subjects.COORDINATOR), random_token())
-    made = await ledger.create(agent, task.id, entry)
+async def _publish(bus: Bus, task: Task, key: TaskKey, data: bytes) -> Published:
+    ledger = Ledger(bus)
+    entry = queued(task, task.inbox(key.owner), random_token())
+    made = await ledger.create(key, entry)
     known = False
     if isinstance(made, Record):
         if made.entry.digest != task.digest():
             raise TaskConflictError(
-                f"the id {task.id} belongs to another task of {agent} ({made.entry.state}); "
+                f"the id {task.id} belongs to another task of {key.agent} ({made.entry.state}); "
                 "choose another id, or leave it out and get a new one"
             )
         # If the answer to the first write was lost, the entry that is there is this one.
@@ -82,17 +89,22 @@ async def _publish(bus: Bus, task: Task, data: bytes) -> Published:
     else:
         revision = made
     try:
-        stored = await _store(bus, task, data, entry, revision)
+        stored = await _store(bus, key, data, entry, revision)
         if stored.duplicate and not known:
             # Either an answer was lost, and it was this one: then a worker meets a second message of a task that the
             # ledger knows, and drops it. Or another party has used the id first, and the task would never run.
-            renamed = await _give_new_id(ledger, task, entry, revision)
+            renamed = await _give_new_id(ledger, key, entry, revision)
             if renamed is not None:
                 entry, revision = renamed
-                await _store(bus, task, data, entry, revision)
-    except (SetupMissingError, StreamFullError, PermissionDeniedError, TooLargeError):
+                await _store(bus, key, data, entry, revision)
+    except (SetupMissingError, StreamFullError, PermissionDeniedError, TooLargeError) as error:
         if not known:
-            await _remove_entry(ledger, agent, task.id, revision)
+            await _remove_entry(ledger, key, revision)
+        if isinstance(error, SetupMissingError) and key.owner != COORDINATOR:
+            raise SetupMissingError(
+                f"{error}; a bus of an earlier layout takes the tasks of {COORDINATOR} only: an administrator must run "
+                "agentbus setup --update or, where parties have accounts, agentbus init --upgrade"
+            ) from error
         raise
     except BusUnavailableError as error:
         raise BusUnavailableError(
@@ -101,21 +113,21 @@ async def _publish(bus: Bus, task: Task, data: bytes) -> Published:
     return Published(task, known=known, state="queued")
 
 
-async def _store(bus: Bus, task: Task, data: bytes, entry: Entry, revision: int) -> Stored:
-    msg_id = subjects.task_msg_id(task.agent, task.id, entry.publication)
+async def _store(bus: Bus, key: TaskKey, data: bytes, entry: Entry, revision: int) -> Stored:
+    msg_id = subjects.task_msg_id(key, entry.publication)
     headers = {REVISION: str(revision), **tracing.headers()}
-    return await bus.store(subjects.tasks(task.agent), data, msg_id=msg_id, headers=headers)
+    return await bus.store(subjects.tasks_of(key.agent, key.owner), data, msg_id=msg_id, headers=headers)
 
 
-async def _give_new_id(ledger: Ledger, task: Task, entry: Entry, revision: int) -> tuple[Entry, int] | None:
+async def _give_new_id(ledger: Ledger, key: TaskKey, entry: Entry, revision: int) -> tuple[Entry, int] | None:
     """Give a queued entry another message id; returns it with its revision, or None if a worker has the task."""
     publication = random_token()
     while True:
         again = entry.model_copy(update={"publication": publication})
         try:
-            return again, await ledger.write(task.agent, task.id, again, revision=revision)
+            return again, await ledger.write(key, again, revision=revision)
         except WrongRevisionError:
-            found = await ledger.read_newer(task.agent, task.id, revision)
+            found = await ledger.read_newer(key, revision)
             if not isinstance(found, Record) or found.entry.state != "queued":
                 return None
             if found.entry.publication == publication:
@@ -130,9 +142,9 @@ def max_task_bytes(bus: Bus) -> int:
     return max(0, bus.max_message_bytes - RESULT_RESERVE_BYTES)
 
 
-async def _remove_entry(ledger: Ledger, agent: str, task_id: str, revision: int) -> None:
+async def _remove_entry(ledger: Ledger, key: TaskKey, revision: int) -> None:
     """Remove the ledger entry of a task that the bus refused; an entry that cannot be removed expires."""
     try:
-        await ledger.remove(agent, task_id, revision=revision)
+        await ledger.remove(key, revision=revision)
     except (WrongRevisionError, BusUnavailableError, PermissionDeniedError, SetupMissingError, StreamFullError):
         return

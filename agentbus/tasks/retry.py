@@ -1,15 +1,19 @@
 """Retries a settled task: makes a new task with the same content and a new id."""
 
 from agentbus.errors import MessageError, NotSettledError, TaskContentMissingError
+from agentbus.protocol import subjects
 from agentbus.protocol.ids import new_task_id
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.messages import Task, decode_task
+from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.status import TaskStatus
 
 
-def retry_of(status: TaskStatus) -> Task:
+def retry_of(status: TaskStatus, publisher: str) -> Task:
     """Build a new task with the content of a settled one, which it names in `retry_of`.
+
+    The result goes where that of the settled one went if `main` publishes it, else to the publisher.
 
     Raises:
         NotSettledError: the task has no result yet.
@@ -27,4 +31,7 @@ def retry_of(status: TaskStatus) -> Task:
         raise TaskContentMissingError(
             f"the content of the task {task_id} is not known any more; publish it as a new task"
         )
-    return decode_task(encode({**result.task, "id": new_task_id(), "created_at": now(), "retry_of": task_id}))
+    mine = subjects.address(publisher)
+    route = {} if publisher == COORDINATOR else {"from": mine, "reply_to": mine}
+    new = {"id": new_task_id(), "created_at": now(), "retry_of": task_id}
+    return decode_task(encode({**result.task, **route, **new}))

@@ -20,6 +20,7 @@ from agentbus.errors import WrongRevisionError
 from agentbus.observability import tracing
 from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, settled
 from agentbus.protocol.messages import Result
+from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.inbox import publish_result
 from agentbus.tasks.ledger import LAG_TIMEOUT_S, WRITE_TIMEOUT_S, Ledger
 
@@ -69,8 +70,7 @@ def on_refusal(tried: Entry, found: Record | NoEntry) -> Verdict:
 
 async def compare_and_set(
     ledger: Ledger,
-    agent: str,
-    task_id: str,
+    key: TaskKey,
     entry: Entry,
     *,
     revision: int,
@@ -91,16 +91,15 @@ async def compare_and_set(
         CorruptEntryError: the write was refused, and what the key holds cannot be read.
     """
     try:
-        stored = await ledger.write(agent, task_id, entry, revision=revision, timeout_s=timeout_s, flush=flush)
+        stored = await ledger.write(key, entry, revision=revision, timeout_s=timeout_s, flush=flush)
     except WrongRevisionError:
-        return on_refusal(entry, await ledger.read_newer(agent, task_id, revision, timeout_s=lag_timeout_s))
+        return on_refusal(entry, await ledger.read_newer(key, revision, timeout_s=lag_timeout_s))
     return Won(entry, stored)
 
 
 async def commit(
     ledger: Ledger,
-    agent: str,
-    task_id: str,
+    key: TaskKey,
     base: Entry,
     result: Result,
     *,
@@ -111,10 +110,10 @@ async def commit(
     Raises:
         BusError: see `compare_and_set`.
     """
-    return await compare_and_set(ledger, agent, task_id, settled(base, result), revision=revision)
+    return await compare_and_set(ledger, key, settled(base, result), revision=revision)
 
 
-async def settle(bus: Bus, agent: str, task_id: str, base: Entry, result: Result, *, revision: int) -> Verdict:
+async def settle(bus: Bus, key: TaskKey, base: Entry, result: Result, *, revision: int) -> Verdict:
     """Commit `result` on top of `base`, which the ledger has at `revision`, and publish it if that is won.
 
     Anything but `Won` means that another party has written meanwhile, and that nothing was published: read again. (A
@@ -123,7 +122,7 @@ async def settle(bus: Bus, agent: str, task_id: str, base: Entry, result: Result
     Raises:
         BusError: see `compare_and_set` and `publish_committed`. Calling again is safe.
     """
-    verdict = await commit(Ledger(bus), agent, task_id, base, result, revision=revision)
+    verdict = await commit(Ledger(bus), key, base, result, revision=revision)
     if isinstance(verdict, Won):
         await publish_committed(bus, verdict.entry)
     return verdict

@@ -29,8 +29,13 @@ class TaskStatus:
 
     @property
     def name(self) -> TaskName:
-        """The name of the task: agent and id."""
-        return TaskName(self.task_id, self.agent)
+        """The name of the task: agent, owner and id."""
+        return TaskName(self.task_id, self.agent, self.owner)
+
+    @property
+    def owner(self) -> str:
+        """The id of the coordinator that published the task; `main` for publishers that are not agentbus, too."""
+        return self.record.owner
 
     @property
     def state(self) -> str:
@@ -65,6 +70,7 @@ class TaskStatus:
         account: dict[str, Json] = {
             "id": self.task_id,
             "agent": self.agent,
+            "owner": self.owner,
             "state": self.state,
             "task_type": entry.task_type,
             "from": entry.sender,

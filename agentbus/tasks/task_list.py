@@ -17,6 +17,7 @@ from agentbus.errors import CorruptEntryError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import STATE
 from agentbus.protocol.ledger_entry import Record, State, read_entry
+from agentbus.protocol.subjects import COORDINATOR
 from agentbus.tasks.status import TaskStatus
 
 MAX_LISTED: Final = 200
@@ -51,10 +52,32 @@ class _Key:
     state: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which entries are shown, among those that the subject of the search covers."""
+
+    state: State | None
+    owner: str | None
+
+    def may_be(self, key: _Key) -> bool:
+        """Whether an entry may be shown. A queued one may be cancelled: the request stands in its value only."""
+        if self.owner == COORDINATOR:  # the subject does not tell its tasks from those of other owners
+            task = subjects.parse_state(key.subject)
+            if task is not None and task.owner != self.owner:
+                return False
+        return self.state is None or key.state in (None, self.state, "queued" if self.state == "cancelled" else None)
+
+
 async def list_tasks(
-    bus: Bus, *, agent: str | None = None, state: State | None = None, limit: int = 20, cursor: int | None = None
+    bus: Bus,
+    *,
+    agent: str | None = None,
+    owner: str | None = None,
+    state: State | None = None,
+    limit: int = 20,
+    cursor: int | None = None,
 ) -> TaskList:
-    """List the newest tasks by last change, of one agent or of all, in one state or in any.
+    """List the newest tasks by last change, of one agent or of all, of one owner or of all, in one state or in any.
 
     The work is bounded: see `TaskList.partial`. A task that changes between two calls moves to the front, so a call
     that continues from a cursor leaves it out.
@@ -70,15 +93,15 @@ async def list_tasks(
     """
     if not 1 <= limit <= MAX_LISTED:
         raise MessageError(f"limit must be from 1 to {MAX_LISTED}, not {limit}")
-    subject = subjects.states(agent) if agent else subjects.STATE_SUBJECTS
-    step = limit if state is None else _SCAN_STEP
+    subject = subjects.states(agent or "*", owner)
+    step = limit if state is None and owner != COORDINATOR else _SCAN_STEP
     shown, unreadable, examined = list[TaskStatus](), list[str](), 0
     while examined < SCAN_LIMIT:
         keys, older = await _before(bus, subject, cursor, min(step, SCAN_LIMIT - examined))
         if not keys:
             return TaskList(shown, unreadable=unreadable)
         examined += len(keys)
-        last = await _show(bus, keys, state, limit, shown, unreadable)
+        last = await _show(bus, keys, _Wanted(state, owner), limit, shown, unreadable)
         if len(shown) == limit:
             return TaskList(shown, last.seq if older or last is not keys[-1] else None, unreadable=unreadable)
         if not older:
@@ -121,25 +144,20 @@ async def _between(bus: Bus, subject: str, after: int, before: int | None) -> li
 
 
 async def _show(
-    bus: Bus, keys: Sequence[_Key], state: State | None, limit: int, shown: list[TaskStatus], unreadable: list[str]
+    bus: Bus, keys: Sequence[_Key], wanted: _Wanted, limit: int, shown: list[TaskStatus], unreadable: list[str]
 ) -> _Key:
-    """Add tasks in a state to `shown` until it holds `limit`; return the entry that was examined last."""
-    wanted = [key for key in keys if _may_be(key, state)]
-    for first in range(0, len(wanted), _READ_STEP):
-        batch = wanted[first : first + _READ_STEP]
+    """Add the tasks that are wanted to `shown` until it holds `limit`; return the entry that was examined last."""
+    chosen = [key for key in keys if wanted.may_be(key)]
+    for first in range(0, len(chosen), _READ_STEP):
+        batch = chosen[first : first + _READ_STEP]
         for key, found in zip(batch, await _read(bus, batch), strict=True):
             if isinstance(found, str):
                 unreadable.append(found)
-            elif found is not None and state in (None, found.state):
+            elif found is not None and wanted.state in (None, found.state):
                 shown.append(found)
             if len(shown) == limit:
                 return key
     return keys[-1]
-
-
-def _may_be(key: _Key, state: State | None) -> bool:
-    """Whether an entry may be in a state. A queued one may be cancelled: the request stands in its value only."""
-    return state is None or key.state in (None, state) or (state == "cancelled" and key.state == "queued")
 
 
 async def _read(bus: Bus, keys: Sequence[_Key]) -> list[TaskStatus | str | None]:

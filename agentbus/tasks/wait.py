@@ -11,6 +11,9 @@ from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.errors import ApiError, BusUnavailableError, CorruptEntryError, SetupMissingError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
+from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.subjects import TaskKey
+from agentbus.protocol.task_names import TaskQuery
 from agentbus.tasks.expiry import settle_expired
 from agentbus.tasks.find import Found, find_all, find_newer
 from agentbus.tasks.status import TaskStatus, Waited
@@ -38,13 +41,13 @@ class _Watched:
     records: Found
     unreadable: dict[str, CorruptEntryError] = field(default_factory=dict[str, CorruptEntryError])
 
-    def unsettled(self) -> list[tuple[str, str | None]]:
-        return [(record.task_id, record.agent) for record in self.records.values() if not TaskStatus(record).settled]
+    def unsettled(self) -> list[TaskQuery]:
+        return [TaskQuery(key.id, key.agent, key.owner) for key, one in self.records.items() if not _settled(one)]
 
     def enough(self, until: Until) -> bool:
         """Whether the wait is over. Only the party that wrote an unreadable entry knows whether it will ever change."""
         readable = [record for record in self.records.values() if record.task_id not in self.unreadable]
-        done = [TaskStatus(record).settled for record in readable]
+        done = [_settled(record) for record in readable]
         return all(done) if until == "all" else any(done) or not done
 
     async def read_again(self, bus: Bus) -> None:
@@ -52,18 +55,22 @@ class _Watched:
         self.records.update(found)
         self.unreadable = unreadable
 
-    async def read_change(self, bus: Bus, key: tuple[str, str], revision: int) -> None:
+    async def read_change(self, bus: Bus, key: TaskKey, revision: int) -> None:
         """Read an entry that has changed, at `revision` or later."""
         try:
             self.records[key] = await find_newer(bus, self.records[key], revision)
-            self.unreadable.pop(key[1], None)
+            self.unreadable.pop(key.id, None)
         except CorruptEntryError as error:
-            self.unreadable[key[1]] = error
+            self.unreadable[key.id] = error
 
     async def settle_expired(self, bus: Bus) -> None:
-        unsettled = [record for record in self.records.values() if not TaskStatus(record).settled]
+        unsettled = [record for record in self.records.values() if not _settled(record)]
         for record in await settle_expired(bus, unsettled):
-            self.records[record.agent, record.task_id] = record
+            self.records[record.key] = record
+
+
+def _settled(record: Record) -> bool:
+    return TaskStatus(record).settled
 
 
 async def wait_for(
@@ -104,13 +111,13 @@ async def wait_for(
 
 async def wait_for_ids(
     bus: Bus,
-    wanted: Iterable[tuple[str, str | None]],
+    wanted: Iterable[TaskQuery],
     *,
     until: Until = "all",
     timeout_s: float | None = None,
     on_change: OnChange | None = None,
 ) -> Waited:
-    """Look up tasks by (task id, agent), then wait as `wait_for` does; link the trace of the caller to the results.
+    """Look up tasks, then wait as `wait_for` does; link the trace of the caller to the results.
 
     Raises:
         TaskNotFoundError: the bus knows no task of one of the ids.
@@ -119,8 +126,8 @@ async def wait_for_ids(
     """
     clock = asyncio.get_running_loop().time
     deadline = None if timeout_s is None else clock() + timeout_s
-    pairs = list(wanted)
-    found, unreadable = await repeat_while_away(bus, lambda: find_all(bus, pairs), timeout_s)
+    queries = list(wanted)
+    found, unreadable = await repeat_while_away(bus, lambda: find_all(bus, queries), timeout_s)
     if unreadable and not found:
         raise next(iter(unreadable.values()))
     rest_s = None if deadline is None else max(0.0, deadline - clock())
@@ -152,8 +159,8 @@ async def repeat_while_away(bus: Bus, read: Callable[[], Awaitable[_T]], timeout
 
 async def _follow(bus: Bus, tasks: _Watched, until: Until, on_change: OnChange | None) -> None:
     """Follow the ledger and update `tasks` until enough of them are settled."""
-    agents = {agent for agent, _ in tasks.records}
-    watched = subjects.states(agents.pop()) if len(agents) == 1 else subjects.STATE_SUBJECTS
+    agents, owners = {key.agent for key in tasks.records}, {key.owner for key in tasks.records}
+    watched = subjects.states(agents.pop() if len(agents) == 1 else "*", owners.pop() if len(owners) == 1 else None)
     async with OrderedConsumer(bus, subjects.STATE_STREAM, watched, after="new", headers_only=True) as consumer:
         # Read again now that the consumer exists, so that no change falls between the two.
         await tasks.read_again(bus)

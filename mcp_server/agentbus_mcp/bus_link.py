@@ -11,6 +11,7 @@ from agentbus.bus.jetstream import Bus
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.coordinator import Coordinator
 from agentbus.errors import AgentBusError, BusUnavailableError
+from agentbus.protocol.roles import Role
 
 log = logging.getLogger("agentbus.mcp")
 
@@ -27,17 +28,19 @@ class BusLink:
         self,
         settings: ConnectionSettings,
         agent: str,
+        role: Role | None = None,
         *,
         on_reconnect: Callable[[], None] = lambda: None,
         label: str = "",
     ) -> None:
-        """Make a link; `on_reconnect` is called each time a lost connection is restored.
+        """Make a link of a coordinator; `on_reconnect` is called each time a lost connection is restored.
 
-        The lines that it logs begin with `label`.
+        The role is as for `Coordinator`. The lines that it logs begin with `label`.
         """
         self._label = label
         self._settings = settings
         self._agent = agent
+        self._role: Role | None = role
         self._bus: Bus | None = None
         self._up = anyio.Event()
         self._wanted = anyio.Event()
@@ -62,7 +65,7 @@ class BusLink:
     @property
     def up(self) -> Coordinator | None:
         """The coordinator; None without a connection at this moment."""
-        return Coordinator(self._bus, self._agent) if self._bus is not None and self._up.is_set() else None
+        return Coordinator(self._bus, self._agent, self._role) if self._bus is not None and self._up.is_set() else None
 
     async def connected(self) -> Coordinator:
         """Wait for a connection, without a limit, and return the coordinator.
@@ -84,7 +87,7 @@ class BusLink:
         with anyio.move_on_after(CONNECT_TIMEOUT_S):
             await self._up.wait()
             assert self._bus is not None, "only an open bus is up"
-            return Coordinator(self._bus, self._agent)
+            return Coordinator(self._bus, self._agent, self._role)
         raise self._refusal or BusUnavailableError(
             f"no connection to the bus: {self._state}. For a bus elsewhere check --nats-url, AGENTBUS_NATS_URL or "
             "coordinator.toml. This MCP server keeps trying: call again once the bus is up"

@@ -20,6 +20,7 @@ from agentbus_mcp.transports.http_settings import HttpSettings
 
 if TYPE_CHECKING:
     from agentbus.config.connection_settings import ConnectionSettings
+    from agentbus.protocol.roles import Role
 
 log = logging.getLogger("agentbus.mcp")
 _HTTP_OPTIONS: Final = (
@@ -204,8 +205,8 @@ def _importing() -> Generator[None]:
         gc.enable()
 
 
-def _coordinator(nats_url: str | None, path: Path | None) -> tuple["ConnectionSettings", str]:
-    """How the one coordinator is on the bus, and its id."""
+def _coordinator(nats_url: str | None, path: Path | None) -> tuple["ConnectionSettings", str, "Role"]:
+    """How the one coordinator is on the bus, its id and its role."""
     from agentbus.config.connection_settings import connection_settings  # noqa: PLC0415
     from agentbus.config.loading import load_coordinator  # noqa: PLC0415
 
@@ -213,17 +214,19 @@ def _coordinator(nats_url: str | None, path: Path | None) -> tuple["ConnectionSe
     settings = connection_settings(config.nats, agent=config.coordinator.id, name="agentbus-mcp", reconnect_wait_s=1)
     for warning in warnings:
         log.warning("%s", warning)
-    return settings, config.coordinator.id
+    return settings, config.coordinator.id, config.coordinator.effective_role
 
 
-def _serve(settings: "ConnectionSettings", agent: str, options: HttpSettings, metrics_port: int | None) -> None:
+def _serve(
+    settings: "ConnectionSettings", agent: str, role: "Role", options: HttpSettings, metrics_port: int | None
+) -> None:
     """Serve one coordinator over HTTP."""
     from agentbus_mcp.metrics import metrics_on  # noqa: PLC0415
 
     with options.listen() as listener, metrics_on(metrics_port) as metrics:
         from agentbus_mcp.transports import streamable_http  # noqa: PLC0415
 
-        streamable_http.serve(settings, agent, options, listener, metrics=metrics)
+        streamable_http.serve(settings, agent, options, listener, metrics=metrics, role=role)
 
 
 def _serve_named(tokens: Path, options: HttpSettings, metrics_port: int | None) -> None:

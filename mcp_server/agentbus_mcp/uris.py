@@ -4,21 +4,24 @@ import re
 from typing import Final, NamedTuple
 
 from agentbus.protocol import subjects
-from agentbus.protocol.task_names import TaskName
+from agentbus.protocol.task_names import TaskName, is_task_name, task_name
 
 AGENTS: Final = "agentbus://agents"
 INBOX: Final = "agentbus://agents/{agent}/results"
 TASK: Final = "agentbus://tasks/{agent}/{task_id}"
+TASK_OF_OWNER: Final = "agentbus://tasks/{agent}/~{owner}/{task_id}"
 TASK_BY_ID: Final = "agentbus://tasks/{task_id}"
 STREAM: Final = "agentbus://streams/{stream}"
 
-_PARTS: Final = re.compile(r"agentbus://(?P<kind>agents|tasks|streams)(?:/(?P<name>[^/]+)(?:/(?P<rest>[^/]+))?)?")
+_PARTS: Final = re.compile(
+    r"agentbus://(?P<kind>agents|tasks|streams)(?:/(?P<name>[^/]+)(?:/(?P<rest>(?:~[^/]+/)?[^/]+))?)?"
+)
 
 
 class ResourceId(NamedTuple):
     """A kind of resource: `agents`, or an `inbox`, a `task` or a `stream` with its name.
 
-    Tasks have their agent in the name where the URI has it: `code/job-1`.
+    Tasks have their agent and owner in the name where the URI has them: `code/job-1`, `code/~alice/job-1`.
     """
 
     kind: str
@@ -52,8 +55,8 @@ def parse(uri: str) -> ResourceId | None:
             return ResourceId("inbox", subjects.agent_id(agent))
         case "tasks", str(task_id), None if subjects.is_task_id(task_id):
             return ResourceId("task", task_id)
-        case "tasks", str(agent), str(task_id) if subjects.is_agent_id(agent) and subjects.is_task_id(task_id):
-            return ResourceId("task", str(TaskName(task_id, subjects.agent_id(agent))))
+        case "tasks", str(agent), str(rest) if is_task_name(f"{agent}/{rest}"):
+            return ResourceId("task", str(task_name(f"{agent}/{rest}")))
         case "streams", (subjects.TASKS_STREAM | subjects.RESULTS_STREAM) as name, None:
             return ResourceId("stream", name)
         case _:

@@ -8,6 +8,7 @@ from agentbus import Coordinator
 from agentbus.bus import ordered_consumer
 from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.protocol import subjects
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.presence import Presence, announce
 from support.harness import BOUND_S, eventually
@@ -42,7 +43,7 @@ async def test_a_list_of_tasks_names_odd_keys_and_shows_the_others(server: NatsS
 async def publish_with_del(coordinator: Coordinator, count: int) -> None:
     """Write ledger and registry keys of one agent that the server stores and does not count."""
     for number in range(count):
-        await coordinator.bus.store(subjects.state("code", f"job\x7f{number % 3}"), b"{}")
+        await coordinator.bus.store(subjects.state(TaskKey("code", f"job\x7f{number % 3}")), b"{}")
         await coordinator.bus.store(subjects.presence("code", f"machine\x7f{number % 3}"), b"{}")
 
 
@@ -76,10 +77,10 @@ async def test_a_reader_goes_on_behind_messages_that_the_server_does_not_count(c
         asyncio.timeout(BOUND_S),
         OrderedConsumer(coordinator.bus, subjects.STATE_STREAM, subjects.STATE_SUBJECTS, after=0) as consumer,
     ):
-        assert [message.subject async for message in consumer.backlog()] == [subjects.state("doc", "before")]
+        assert [message.subject async for message in consumer.backlog()] == [subjects.state(TaskKey("doc", "before"))]
         await publish_with_del(coordinator, 3)
         await coordinator.publish("doc", "x", task_type="x", task_id="after")
-        assert (await consumer.next()).subject == subjects.state("doc", "after")
+        assert (await consumer.next()).subject == subjects.state(TaskKey("doc", "after"))
 
 
 async def stored(coordinator: Coordinator, count: int) -> None:

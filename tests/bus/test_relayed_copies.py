@@ -9,11 +9,13 @@ from agentbus.protocol import subjects
 from agentbus.protocol.headers import parse
 from agentbus.protocol.ledger_entry import Record, read_entry
 from agentbus.protocol.stored_message import StoredMessage
+from agentbus.protocol.subjects import TaskKey
+from agentbus.protocol.task_names import TaskQuery
 from agentbus.tasks.find import find
 from agentbus.tasks.ledger import Ledger
 from support.harness import eventually
 
-VICTIM = subjects.state("review", "t2")
+VICTIM = subjects.state(TaskKey("review", "t2"))
 
 
 async def copy(coordinator: Coordinator, original: str, to: str) -> StoredMessage:
@@ -26,7 +28,7 @@ async def copy(coordinator: Coordinator, original: str, to: str) -> StoredMessag
 async def entry(coordinator: Coordinator, **headers: str) -> str:
     """A genuine entry of another task, with headers of its author's choice."""
     await coordinator.publish("code", "hello", task_type="x", task_id="t1")
-    key = subjects.state("code", "t1")
+    key = subjects.state(TaskKey("code", "t1"))
     stored = await coordinator.bus.last_message(subjects.STATE_STREAM, key)
     assert stored is not None
     # Without a compare-and-set: the server would hold the copy against its headers, and refuse it.
@@ -39,9 +41,9 @@ async def test_a_copy_is_refused_when_read_by_a_direct_get(coordinator: Coordina
     found = await copy(coordinator, await entry(coordinator), VICTIM)
     assert (found.relayed, found.subject) == (True, VICTIM)
     with pytest.raises(CorruptEntryError, match="copy of another message"):
-        await Ledger(coordinator.bus).read("review", "t2")
+        await Ledger(coordinator.bus).read(TaskKey("review", "t2"))
     with pytest.raises(CorruptEntryError, match="t2"):
-        await find(coordinator.bus, "t2")
+        await find(coordinator.bus, TaskQuery("t2"))
 
 
 async def test_a_copy_is_refused_when_read_through_a_consumer(coordinator: Coordinator) -> None:

@@ -9,6 +9,7 @@ import pytest
 from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer, start_server
 from support.harness import eventually, worker, worker_toml
 from support.jobs import outcome, pid_from, publish, settled
@@ -48,7 +49,7 @@ async def test_a_list_of_tasks_is_a_table_and_names_how_it_continues(server: Nat
     assert second in shown
     assert first not in shown
     assert "older tasks: --cursor 2" in shown
-    await coordinator.bus.store(subjects.state("code", first), b"junk")
+    await coordinator.bus.store(subjects.state(TaskKey("code", first)), b"junk")
     shown = await shown_on_terminal(*list_)
     assert "warning: the ledger entry of first (agent code) cannot be read" in shown
     assert row_with(shown, "queued").split()[-1] == second

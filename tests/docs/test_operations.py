@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.posix("runs shell commands of the documentation"), pyt
 
 GROWING = HOW_TO / "growing.md"
 INCIDENTS = HOW_TO / "incidents.md"
+PEOPLE = HOW_TO / "people.md"
 
 
 def settings(bus: BusFolder, party: str, ca: Path | None = None) -> ConnectionSettings:
@@ -108,6 +109,25 @@ async def test_who_follows_the_page_of_incidents_shuts_out_a_thief_and_clears_wh
             async with connect(thief):
                 pass
         assert (home / "evidence").is_dir()
+
+
+@pytest.mark.posix("signals by pid file")
+async def test_who_follows_the_page_for_people_adds_and_removes_one_whose_tasks_stay(
+    tmp_path: Path, home: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        bus, _ = await made_by_init(home / ".agentbus" / "bus", tmp_path, stack)
+        join_as_coordinator(bus.bundle(COORDINATOR), home / ".agentbus")
+        async with connect(settings(bus, COORDINATOR)) as connection:
+            coordinator = Coordinator(connection, COORDINATOR)
+            with ExitStack() as terminals:
+                reader = Reader(tmp_path, terminals, activated=True)
+                for block in marked(r"run\b.*", PEOPLE):
+                    await reader.follow(block)
+            [kept] = (await coordinator.list_tasks()).tasks
+        assert (kept.owner, kept.state) == ("alice", "queued")
+        assert BusFolder(bus.path).coordinators == ("main",)
+        assert not (home / ".agentbus" / "bus" / "credentials" / "alice.nk").exists()
 
 
 def fitted(page_text: str, replacements: dict[str, str]) -> str:

@@ -13,6 +13,7 @@ from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer, start_server
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.publish import max_task_bytes
@@ -193,10 +194,10 @@ async def test_a_worker_that_spoils_the_entry_of_its_own_task_spoils_no_other_an
     for task_id in ("good", "bad"):
         await coordinator.publish("code", "work", task_type="test", task_id=task_id)
     await settle(coordinator, "good")
-    found = await Ledger(coordinator.bus).read("code", "bad")
+    found = await Ledger(coordinator.bus).read(TaskKey("code", "bad"))
     assert isinstance(found, Record)
     spoiled = {**found.entry.model_dump(exclude_none=True), **bad}
-    await coordinator.bus.store(subjects.state("code", "bad"), encode(spoiled))
+    await coordinator.bus.store(subjects.state(TaskKey("code", "bad")), encode(spoiled))
     ids = {"task_ids": ["good", "bad"]}
     async with in_memory(server.url, era) as client:
         async with asyncio.timeout(60):

@@ -22,6 +22,7 @@ from agentbus.protocol.ledger_entry import (
 )
 from agentbus.protocol.messages import new_result, new_task
 from agentbus.protocol.stored_message import StoredMessage
+from agentbus.protocol.subjects import TaskKey
 from agentbus.protocol.timestamps import parse_time
 
 TIME = datetime(2026, 5, 18, tzinfo=UTC)
@@ -189,7 +190,7 @@ def test_an_entry_without_a_result_has_no_id_of_one():
 
 @pytest.mark.parametrize("task_id", ["x" * 128, "a.b.c"])
 def test_the_key_of_any_valid_task_is_read_back(task_id: str):
-    found = read(ENTRY, subject=subjects.state("y" * 64, task_id))
+    found = read(ENTRY, subject=subjects.state(TaskKey("y" * 64, task_id)))
     assert (found.agent, found.task_id) == ("y" * 64, task_id)
 
 

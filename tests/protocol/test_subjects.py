@@ -6,6 +6,7 @@ import pytest
 
 from agentbus.errors import InvalidIdError
 from agentbus.protocol import subjects
+from agentbus.protocol.subjects import TaskKey
 
 VALID_AGENTS = ["a", "0", "-", "_", "code", "Code-2_b", "agent", "agent_", "x" * 64, "-dash"]
 INVALID_AGENTS = [
@@ -135,10 +136,10 @@ def test_what_does_not_fit_into_an_api_subject_is_no_name_of_a_stream(name: str)
         (subjects.control("code"), "agent.code.control"),
         (subjects.durable("code"), "agent-code"),
         (subjects.address("code"), "agent-code"),
-        (subjects.task_msg_id("code", "t.1", None), "code.t.1"),
-        (subjects.task_msg_id("code", "t.1", "n0nce"), "code.t.1.n0nce"),
+        (subjects.task_msg_id(TaskKey("code", "t.1"), None), "code.t.1"),
+        (subjects.task_msg_id(TaskKey("code", "t.1"), "n0nce"), "code.t.1.n0nce"),
         (subjects.files_bucket("code"), "AGENT_FILES_code"),
-        (subjects.state("code", "t.1"), "$KV.AGENT_STATE.code.t.1"),
+        (subjects.state(TaskKey("code", "t.1")), "$KV.AGENT_STATE.code.t.1"),
         (subjects.states("code"), "$KV.AGENT_STATE.code.>"),
         (subjects.states_of_task("t.1"), "$KV.AGENT_STATE.*.t.1"),
         (subjects.presence("code", "host-1"), "$KV.AGENT_REGISTRY.code.host-1"),
@@ -189,7 +190,7 @@ def test_what_is_no_inbox_of_an_agent_names_none(subject: str):
 
 @pytest.mark.parametrize(("agent", "task"), [("code", "t"), ("code", "a.b.c"), ("x" * 64, "y" * 128)])
 def test_agent_and_task_can_be_read_back_from_a_ledger_key(agent: str, task: str):
-    assert subjects.parse_state(subjects.state(agent, task)) == (agent, task)
+    assert subjects.parse_state(subjects.state(TaskKey(agent, task))) == TaskKey(agent, task)
 
 
 @pytest.mark.parametrize(
@@ -220,5 +221,9 @@ def test_the_record_of_an_mcp_task_is_no_ledger_key(subject: str):
 
 def test_the_record_of_an_mcp_task_can_be_read_back_from_its_key():
     assert subjects.parse_mcp_task(subjects.mcp_task("main", "watch-20261122-x")) == ("main", "watch-20261122-x")
-    for subject in (subjects.state("main", "t"), subjects.mcp_task("main", "a.b"), subjects.mcp_task("main", "")):
+    for subject in (
+        subjects.state(TaskKey("main", "t")),
+        subjects.mcp_task("main", "a.b"),
+        subjects.mcp_task("main", ""),
+    ):
         assert subjects.parse_mcp_task(subject) is None

@@ -1,6 +1,7 @@
 """An operator makes a bus with commands, machines join it while it runs, and credentials are rotated and removed."""
 
 import os
+import shutil
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from agentbus import Coordinator
 from agentbus.bus.jetstream import connect
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.loading import load_coordinator
-from agentbus.errors import AuthenticationError
+from agentbus.errors import AuthenticationError, PermissionDeniedError
 from agentbus.provision.bundle import read_bundle
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.join import join_as_coordinator, join_as_worker
@@ -29,12 +30,22 @@ class TwoMachines:
 
     def __init__(self, path: Path, server: NatsServer, operator: Operator) -> None:
         self.path, self.server, self.operator = path, server, operator
+        self.expected: list[str] = []
         self.bus, self.coordinator_folder, self.worker_folder = path / "bus", path / "coordinator", path / "worker"
 
-    async def bundle(self, name: str) -> Path:
+    async def bundle(self, name: str, kind: str = "agent") -> Path:
         made = self.path / f"{name}-{os.urandom(3).hex()}.bundle"
-        await self.operator.run("agent", "bundle", name, "--bus", self.bus, "--output", made)
+        await self.operator.run(kind, "bundle", name, "--bus", self.bus, "--output", made)
         return made
+
+    async def joined(self, name: str, *role: str) -> Path:
+        """Add a coordinator, as the commands say; returns the folder from which it has joined."""
+        await self.operator.run("coordinator", "add", name, *role, "--bus", self.bus)
+        await self.reload(times=2)
+        folder = self.path / name
+        made = await self.bundle(name, "coordinator")
+        await self.operator.run("coordinator", "init", "--bundle", made, "--folder", folder)
+        return folder
 
     async def reload(self, times: int = 1) -> None:
         """Have the server read its configuration again, as the commands say."""
@@ -73,7 +84,8 @@ async def machines(tmp_path: Path) -> AsyncGenerator[TwoMachines]:
             "coordinator", "init", "--bundle", await made.bundle("main"), "--folder", made.coordinator_folder
         )
         yield made
-        assert [line for line in server.log.read_text(encoding="utf-8").splitlines() if "Violation" in line] == []
+        refused = [line for line in server.log.read_text(encoding="utf-8").splitlines() if "Violation" in line]
+        assert [line for line in refused if not any(part in line for part in made.expected)] == []
     assert [secret for secret in secrets_in(BusFolder(bus)) if secret in operator.output] == []
 
 
@@ -125,3 +137,81 @@ async def test_a_worker_with_a_rotated_credential_exits_with_the_reason_and_runs
             assert await outcome_of(main, "code") == "completed"
         assert main.bus.seconds_since_reconnect == float("inf")
     assert old not in machines.operator.output
+
+
+async def test_a_member_is_removed_and_its_tasks_stay(machines: TwoMachines) -> None:
+    folder = await machines.joined("alice", "--agent", "code")
+    async with machines.coordinator() as main, worker(machines.worker_folder / "config.toml"):
+        async with connect(machines.settings("alice", folder)) as connected:
+            alice = Coordinator(connected, "alice")
+            done = await alice.publish("code", "say:done", task_type="test")
+            await alice.wait([done.id], timeout_s=BOUND_S)
+            running = await alice.publish("code", "sleep:30", task_type="test")
+            await eventually(lambda: _state(alice, running.id, "working"), "the task is being worked on")
+            queued = await alice.publish("code", "say:late", task_type="test")
+            await machines.operator.run("coordinator", "remove", "alice", "--bus", machines.bus)
+            await machines.reload()
+            with pytest.raises(AuthenticationError):
+                await alice.wait([running.id], timeout_s=BOUND_S)
+        with pytest.raises(AuthenticationError):
+            async with connect(machines.settings("alice", folder)):
+                pass
+        listed = {one.task_id: (one.owner, one.state) for one in (await main.list_tasks()).tasks}
+        assert listed == {
+            done.id: ("alice", "completed"),
+            running.id: ("alice", "working"),
+            queued.id: ("alice", "queued"),
+        }
+        for task in (queued, running):
+            await main.task(task.id, owner="alice").cancel()
+        for task in (queued, running):
+            assert await eventually(lambda one=task: _state(main, one.id, "cancelled", "alice"), "it is cancelled")
+        assert await outcome_of(main, "code") == "completed"
+        assert main.bus.seconds_since_reconnect == float("inf")
+
+
+async def _state(coordinator: Coordinator, task_id: str, wanted: str, owner: str | None = None) -> bool:
+    return (await coordinator.task(task_id, owner=owner).status()).state == wanted
+
+
+async def test_a_member_with_a_rotated_credential_goes_on_with_the_new_one_and_the_old_one_is_refused(
+    machines: TwoMachines,
+) -> None:
+    folder = await machines.joined("alice")
+    old = machines.path / "stolen"
+    shutil.copytree(folder, old)
+    toml = old / "coordinator.toml"
+    toml.write_text(toml.read_text(encoding="utf-8").replace(str(folder), str(old)), encoding="utf-8")
+    async with machines.coordinator() as main, worker(machines.worker_folder / "config.toml"):
+        async with connect(machines.settings("alice", folder)) as connected:
+            alice = Coordinator(connected, "alice")
+            task = await alice.publish("code", "say:done", task_type="test")
+            await machines.operator.run("coordinator", "rotate", "alice", "--bus", machines.bus)
+            fresh = await machines.bundle("alice", "coordinator")
+            await machines.operator.run("coordinator", "init", "--bundle", fresh, "--folder", folder, "--renew")
+            await machines.reload()
+            await eventually(lambda: connected.seconds_since_reconnect < BOUND_S, "it is back with the new credential")
+            assert (await alice.wait([task.id], timeout_s=BOUND_S)).settled[task.id].state == "completed"
+        with pytest.raises(AuthenticationError):
+            async with connect(machines.settings("alice", old)):
+                pass
+        assert await outcome_of(main, "code") == "completed"
+        assert main.bus.seconds_since_reconnect == float("inf")
+
+
+async def test_a_coordinator_that_is_added_again_with_another_role_needs_one_reload(machines: TwoMachines) -> None:
+    folder = await machines.joined("alice", "--role", "viewer")
+    async with connect(machines.settings("alice", folder)) as connected:
+        with pytest.raises(PermissionDeniedError):
+            await Coordinator(connected, "alice").publish("code", "x", task_type="test")
+    machines.expected.append('Subject "$KV.AGENT_STATE.code.~alice.')
+    await machines.operator.run("coordinator", "remove", "alice", "--bus", machines.bus)
+    await machines.operator.run("coordinator", "add", "alice", "--bus", machines.bus)
+    await machines.reload()
+    made = await machines.bundle("alice", "coordinator")
+    await machines.operator.run("coordinator", "init", "--bundle", made, "--folder", folder, "--renew")
+    async with (
+        connect(machines.settings("alice", folder)) as connected,
+        worker(machines.worker_folder / "config.toml"),
+    ):
+        assert await outcome_of(Coordinator(connected, "alice"), "code") == "completed"

@@ -25,6 +25,7 @@ RUN_BY_TESTS = {
     HOW_TO / "agents.md": "test_how_to.py",
     HOW_TO / "mcp-hosts.md": "test_how_to.py",
     HOW_TO / "incidents.md": "test_operations.py",
+    HOW_TO / "people.md": "test_operations.py",
     OPERATIONS: "test_operations.py",
 }
 """The pages whose commands are run, with the file in tests/docs that does it."""

@@ -19,6 +19,7 @@ from agentbus.admin import dead_letters
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.cli import main
+from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks import settle
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker import worker
@@ -48,7 +49,7 @@ class Point:
 def writes(state: str, *, renewals: int | None = None) -> Callable[..., bool]:
     """Match a call of `Ledger.write` that writes this state; `settled` is any terminal one."""
 
-    def wanted(_self: Ledger, _agent: str, _task_id: str, entry: Any, **_: Any) -> bool:
+    def wanted(_self: Ledger, _key: TaskKey, entry: Any, **_: Any) -> bool:
         if renewals is not None and (entry.claim is None or entry.claim.renewals != renewals):
             return False
         return bool(entry.terminal) if state == "settled" else entry.state == state

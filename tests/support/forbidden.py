@@ -74,6 +74,82 @@ def for_main() -> dict[str, str]:
     }
 
 
+def for_member(me: str, agent: str, other_agent: str, other: str) -> dict[str, str]:
+    """Return what a member of `agent` alone may not do; `other` is another member, `other_agent` none of its agents."""
+    state, results, file = "KV_AGENT_STATE", "AGENT_RESULTS", f"OBJ_AGENT_FILES_{agent}"
+    entries = {
+        "of another member": f"$KV.AGENT_STATE.{agent}.~{other}.job",
+        "of main": f"$KV.AGENT_STATE.{agent}.job",
+        "of another member, for another agent": f"$KV.AGENT_STATE.{other_agent}.~{other}.job",
+        "of another member's MCP task": f"$KV.AGENT_STATE.{other}.=record",
+        "of main's MCP task": "$KV.AGENT_STATE.main.=record",
+        "whose owner only begins as its own": f"$KV.AGENT_STATE.{agent}.~{me}2.job",
+        "without a task": f"$KV.AGENT_STATE.{agent}.~{me}",
+    }
+    filters = {
+        "of all": "$KV.AGENT_STATE.>",
+        "of one agent": f"$KV.AGENT_STATE.{agent}.>",
+        "of all owners": "$KV.AGENT_STATE.*.*.>",
+        "of all owners of one task": "$KV.AGENT_STATE.*.*.job",
+        "of all of main": "$KV.AGENT_STATE.*.*",
+        "of another member": f"$KV.AGENT_STATE.*.~{other}.>",
+        "of another member's MCP tasks": f"$KV.AGENT_STATE.{other}.*",
+    }
+    inboxes = {f"agent.{other}.results", f"agent.{other}.>", "agent.main.>", "agent.*.results", "agent.>", ">"}
+    return {
+        **{f"write an entry {what}": key for what, key in entries.items()},
+        **{f"read an entry {what}": f"$JS.API.DIRECT.GET.{state}.{key}" for what, key in entries.items()},
+        **{f"read entries {what}": f"$JS.API.DIRECT.GET.{state}.{keys}" for what, keys in filters.items()},
+        **{f"follow entries {what}": f"$JS.API.CONSUMER.CREATE.{state}.f.{keys}" for what, keys in filters.items()},
+        "write an entry for an agent that it has not": f"$KV.AGENT_STATE.{other_agent}.~{me}.job",
+        "write an entry of all agents": f"$KV.AGENT_STATE.*.~{me}.job",
+        "read any entry by its sequence": f"$JS.API.DIRECT.GET.{state}",
+        "follow all entries without a filter": f"$JS.API.CONSUMER.CREATE.{state}.f",
+        "follow all entries in the old way": f"$JS.API.CONSUMER.CREATE.{state}",
+        "make a durable of entries": f"$JS.API.CONSUMER.DURABLE.CREATE.{state}.f",
+        "list who follows": f"$JS.API.CONSUMER.NAMES.{state}",
+        "look at who follows": f"$JS.API.CONSUMER.INFO.{state}.f",
+        "delete who follows": f"$JS.API.CONSUMER.DELETE.{state}.f",
+        "give a task as main": f"agent.{agent}.tasks",
+        "give a task as main, by name": f"agent.{agent}.tasks.main",
+        "give a task as another member": f"agent.{agent}.tasks.{other}",
+        "give a task under a longer name": f"agent.{agent}.tasks.{me}.{other}",
+        "give a task to an agent that it has not": f"agent.{other_agent}.tasks.{me}",
+        "give a task to the subject of all agents": f"agent.*.tasks.{me}",
+        "cancel fast what an agent runs that it has not": f"agent.{other_agent}.control",
+        "put a result into another inbox": f"agent.{other}.results",
+        "put a result into main's inbox": "agent.main.results",
+        "put a result into another inbox, as an agent": f"agent.{other}.results.{agent}",
+        "put a result into its own inbox, as an agent": f"agent.{me}.results.{agent}",
+        **{f"read the inbox {name}": f"$JS.API.CONSUMER.CREATE.{results}.f.{name}" for name in inboxes},
+        "read an inbox without a filter": f"$JS.API.CONSUMER.CREATE.{results}.f",
+        "read the last of another inbox": f"$JS.API.DIRECT.GET.{results}.agent.{other}.results",
+        "read any result by its sequence": f"$JS.API.DIRECT.GET.{results}",
+        "find another member's output": f"$JS.API.DIRECT.GET.{file}.$O.AGENT_FILES_{agent}.M.~{other}.x",
+        "find an output of main": f"$JS.API.DIRECT.GET.{file}.$O.AGENT_FILES_{agent}.M.x",
+        "read another member's output": f"$JS.API.CONSUMER.CREATE.{file}.f.$O.AGENT_FILES_{agent}.C.~{other}.x",
+        "read an output of main": f"$JS.API.CONSUMER.CREATE.{file}.f.$O.AGENT_FILES_{agent}.C.x",
+        "read all outputs": f"$JS.API.CONSUMER.CREATE.{file}.f.$O.AGENT_FILES_{agent}.C.>",
+        "read any chunk by its sequence": f"$JS.API.DIRECT.GET.{file}",
+        "write an output": f"$O.AGENT_FILES_{agent}.C.~{me}.x",
+        "replace an output": f"$O.AGENT_FILES_{agent}.M.~{me}.x",
+        "pull an agent's tasks": f"$JS.API.CONSUMER.MSG.NEXT.AGENT_TASKS.agent-{agent}",
+        "pull an agent's tasks of named coordinators": f"$JS.API.CONSUMER.MSG.NEXT.AGENT_TASKS.tasks-{agent}",
+        "ack for an agent": f"$JS.ACK.AGENT_TASKS.agent-{agent}.{_ACK}",
+        "ack for an agent, of named coordinators": f"$JS.ACK.AGENT_TASKS.tasks-{agent}.{_ACK}",
+        "read any task by its sequence": "$JS.API.STREAM.MSG.GET.AGENT_TASKS",
+        "read any task by its sequence, in the newer way": "$JS.API.DIRECT.GET.AGENT_TASKS",
+        "read the last task of an agent": f"$JS.API.DIRECT.GET.AGENT_TASKS.agent.{agent}.tasks",
+        "make a consumer of tasks": f"$JS.API.CONSUMER.CREATE.AGENT_TASKS.f.agent.{agent}.tasks.{me}",
+        "write dead letters": f"agent.{agent}.dead",
+        "read dead letters": f"$JS.API.CONSUMER.CREATE.AGENT_DEAD.f.agent.{agent}.dead",
+        "register as an agent": f"$KV.AGENT_REGISTRY.{agent}.host-1",
+        "register under its own name": f"$KV.AGENT_REGISTRY.{me}.host-1",
+        "send an agent's heartbeat": f"agent.{agent}.heartbeat",
+        **_administration(),
+    }
+
+
 def for_admin() -> dict[str, str]:
     return {
         "put a result into an inbox": "agent.main.results",

@@ -12,6 +12,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.headers import DEAD_ORIGIN, DEAD_REASON, DEAD_SHA256, DEAD_SIZE, DEAD_WORKER
 from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.messages import Task, decode_task
+from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.output_store import put_file
 from support.hidden_characters import ALL, pieces
 from support.raw_publisher import publish_raw
@@ -92,7 +93,7 @@ async def _entry(bus: Coordinator, task_id: str, state: str, name: str) -> None:
     if state not in ("queued", "working"):
         entry["result"] = _result(task, state, name)
         await bus.bus.store(subjects.results("main"), encode(entry["result"]))
-    await bus.bus.store(subjects.state(AGENT, task_id), encode(entry), headers={"Bus-State": state})
+    await bus.bus.store(subjects.state(TaskKey(AGENT, task_id)), encode(entry), headers={"Bus-State": state})
 
 
 def _result(task: Task, status: str, name: str, **more: Json) -> dict[str, Json]:
@@ -121,14 +122,16 @@ async def _presence(bus: Coordinator, number: int, name: str) -> None:
 async def _unreadable_entries(bus: Coordinator) -> None:
     """Keys that are none, and entries that are none: an error is free to quote both."""
     for token in SUBJECT_TOKENS:
-        await bus.bus.store(subjects.state(AGENT, token), b"{}")
-        await bus.bus.store(subjects.state(token, "job"), encode({ALL: ALL}))
+        await bus.bus.store(subjects.state(TaskKey(AGENT, token)), b"{}")
+        await bus.bus.store(subjects.state(TaskKey(token, "job")), encode({ALL: ALL}))
         await bus.bus.store(subjects.presence(AGENT, token), encode({"agent": AGENT, "instance": token}))
         await bus.bus.store(f"agent.{token}.tasks", encode(ALL))
         await bus.bus.store(f"agent.{token}.results", encode(ALL))
     broken = {"state": ALL, "claim": {ALL: ALL}, "result": {ALL: ALL}, "cancel": ALL}
     for number, data in enumerate((encode(broken), encode(ALL), RAW)):
-        await bus.bus.store(subjects.state(AGENT, f"broken-{number}"), data, headers={"Bus-State": ALL.translate(_ONE)})
+        await bus.bus.store(
+            subjects.state(TaskKey(AGENT, f"broken-{number}")), data, headers={"Bus-State": ALL.translate(_ONE)}
+        )
 
 
 async def _output(bus: Coordinator, task_id: str) -> None:
@@ -140,7 +143,7 @@ async def _output(bus: Coordinator, task_id: str) -> None:
     result = _result(task, "completed", "x", result="s", output=note)
     entry: dict[str, Any] = {"state": "completed", "digest": task.digest(), "sender": "x", "inbox": "main"}
     entry |= {"task_type": "x", "result": result}
-    await bus.bus.store(subjects.state(AGENT, task_id), encode(entry))
+    await bus.bus.store(subjects.state(TaskKey(AGENT, task_id)), encode(entry))
 
 
 async def _inbox(bus: Coordinator) -> None:

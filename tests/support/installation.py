@@ -17,6 +17,7 @@ from agentbus.config.connection_settings import ConnectionSettings, connection_s
 from agentbus.config.schema import CoordinatorNatsSection
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
+from agentbus.protocol.roles import Role
 from agentbus.provision.bundle import sign_in
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.new_bus import Plan, create
@@ -47,9 +48,9 @@ class Installed(ABC):
         return connection_settings(section, agent=name, name=f"test {name}", reconnect_wait_s=0.05)
 
     @asynccontextmanager
-    async def coordinator(self, name: str) -> AsyncGenerator[Coordinator]:
+    async def coordinator(self, name: str, role: Role | None = None) -> AsyncGenerator[Coordinator]:
         async with connect(self.settings(name)) as bus:
-            yield Coordinator(bus, name)
+            yield Coordinator(bus, name, role)
 
     def worker_toml(self, folder: Path, agent: str) -> Path:
         nats = self.nats(agent)
@@ -178,12 +179,23 @@ def credential_of(folder: BusFolder, name: str) -> dict[str, str | Path]:
 
 @asynccontextmanager
 async def own_bus(
-    path: Path, agents: Iterable[str] = ("code", "doc"), *, may_task: dict[str, list[str]] | None = None
+    path: Path,
+    agents: Iterable[str] = ("code", "doc"),
+    *,
+    may_task: dict[str, list[str]] | None = None,
+    coordinators: dict[str, tuple[Role, list[str] | None]] | None = None,
 ) -> AsyncGenerator[OwnBus]:
-    """Run a bus as `agentbus init` makes it; `may_task` are further agents, with those that they may give tasks to."""
+    """Run a bus as `agentbus init` makes it.
+
+    Args:
+        may_task: further agents, with those that they may give tasks to.
+        coordinators: their roles, with the agents of a member.
+    """
     folder = create(path / "bus", replace(PLAN, port=free_port()), agents)
     for agent, others in (may_task or {}).items():
         folder.add(agent, others)
+    for name, (role, only) in (coordinators or {}).items():
+        folder.add_coordinator(name, role, only)
     async with run_server(store=path / "nats", config=folder.servers[0].configuration) as server:
         bus = OwnBus(server, folder)
         async with connect(bus.settings(ADMINISTRATOR)) as administrator:

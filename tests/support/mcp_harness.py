@@ -25,6 +25,8 @@ from agentbus.protocol.ids import make_result_id, random_token
 from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.ledger_entry import Record, settled
 from agentbus.protocol.messages import ResultStatus, Task, decode_result, new_result
+from agentbus.protocol.roles import Role
+from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import Presence
 from agentbus_mcp.bus_link import BusLink
@@ -37,11 +39,12 @@ NOWHERE = "nats://127.0.0.1:1"
 
 
 @asynccontextmanager
-async def in_memory(url: str, era: str = "auto", **about: Any) -> AsyncGenerator[Client]:
-    """A client of the server in this process; `about` says what else it is."""
-    bus_link = BusLink(
-        connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.2), "main"
-    )
+async def in_memory(
+    url: str, era: str = "auto", *, coordinator: str = "main", role: Role | None = None, **about: Any
+) -> AsyncGenerator[Client]:
+    """A client of the server in this process, for a coordinator; `about` says what else it is."""
+    settings = connection_settings(NatsSection(url=url), agent=coordinator, name="test", reconnect_wait_s=0.2)
+    bus_link = BusLink(settings, coordinator, role)
     async with bus_link.open(), Client(create_server(bus_link), mode=era, **about) as client:
         yield client
 
@@ -144,12 +147,12 @@ async def settle(
 ) -> None:
     """Do what a worker does at the end of a task: commit the result to the ledger and publish it."""
     ledger = Ledger(coordinator.bus)
-    record = await ledger.read(agent, task_id)
+    record = await ledger.read(TaskKey(agent, task_id))
     assert isinstance(record, Record)
     result = decode_result(encode(result_message(task_id, output, agent=agent, status=status, error=error)))
     if task is not None:
         result = result.model_copy(update={"task": task.to_json()})
-    await ledger.write(agent, task_id, settled(record.entry, result), revision=record.revision)
+    await ledger.write(TaskKey(agent, task_id), settled(record.entry, result), revision=record.revision)
     await put(coordinator, result.to_json(), inbox=record.entry.inbox)
 
 

@@ -18,6 +18,7 @@ from functools import cache
 from typing import NamedTuple
 
 from agentbus.protocol.ledger_entry import CancelRequest, Claim, Entry, NoEntry, Record
+from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks import settle
 from agentbus_worker.settling import decisions
 from agentbus_worker.settling.decisions import Policy
@@ -138,7 +139,7 @@ def found_of(key: Key | None, revision: int) -> Record | NoEntry:
     """What reading the ledger gives."""
     if key is None:
         return NoEntry(revision)
-    return Record("code", "t", entry_of(key), revision, datetime(2026, 5, 18, tzinfo=UTC))
+    return Record(TaskKey("code", "t"), entry_of(key), revision, datetime(2026, 5, 18, tzinfo=UTC))
 
 
 @cache

@@ -20,6 +20,7 @@ from agentbus.provision.nats_server import NatsServer
 from support.harness import Process, Ran, eventually, run_cli, worker, worker_toml
 from support.jobs import (
     ASKS_UNLESS_ANSWERED,
+    WAIT_S,
     acknowledged,
     counts,
     gone,
@@ -237,3 +238,26 @@ async def test_workers_of_both_versions_share_the_tasks_and_the_state_folder(
         assert {text(await settled(coordinator, task_id)) for task_id in ids} == {"done\n"}
         await acknowledged(coordinator)
     assert sorted(message["task"]["id"] for message in await result_messages(coordinator)) == sorted(ids)
+
+
+# -- tasks of named coordinators --------------------------------------------------------------------------------
+
+
+async def test_an_old_worker_takes_the_tasks_of_main_and_never_those_of_other_owners(
+    tmp_path: Path, old: OldVersion, server: NatsServer, coordinator: Coordinator
+) -> None:
+    """Not even with one task id for all: it would run them under the key of main, and make a second result."""
+    await set_up(coordinator.bus, ["code"])
+    alice, bob = Coordinator(coordinator.bus, "alice"), Coordinator(coordinator.bus, "bob")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    async with worker(worker_toml(tmp_path / "old", server.url), env=old.env):
+        tasks = [await one.publish("code", f"say:{one.agent}", task_id="job") for one in (alice, bob, coordinator)]
+        assert (await tasks[-1].result(timeout_s=WAIT_S)).result == "main\n"
+        assert [(await task.status()).state for task in tasks] == ["queued", "queued", "completed"]
+        async with worker(worker_toml(tmp_path / "new", server.url)):
+            for task in tasks[:2]:
+                assert (await task.result(timeout_s=WAIT_S)).result == f"{task.owner}\n"
+            await acknowledged(coordinator)
+    for one in (coordinator, alice, bob):
+        assert [found.result.task_id for found in await one.results(newest=5) if found.result] == ["job"]

@@ -5,6 +5,7 @@ their headers, and the files of a worker and of a bus folder. The test does the 
 """
 
 import base64
+import difflib
 import json
 import re
 from collections.abc import Generator, Iterator
@@ -28,8 +29,9 @@ from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Claim, Entry, Record, claimed, read_entry, renewed
 from agentbus.protocol.messages import Result, ResultStatus, Task, decode_result, decode_task, new_result, new_task
 from agentbus.protocol.stored_message import StoredMessage
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision import bundle
-from agentbus.provision.bus_folder import new_bus
+from agentbus.provision.bus_folder import manifest, new_bus
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.tasks import publish as publish_module
 from agentbus.tasks.ledger import Ledger
@@ -55,7 +57,6 @@ STATUSES: tuple[ResultStatus, ...] = ("completed", "failed", "needs_approval", "
 STREAMS = ("AGENT_TASKS", "AGENT_RESULTS", "AGENT_DEAD", "KV_AGENT_STATE", "KV_AGENT_REGISTRY")
 STATE = {"watch": {"task_ids": ["job-queued"], "until": "any"}, "inbox": "main", "elicits": True}
 NO_TASK = '{"id":"job-7","from":"agent-main","type":"task.request","task_type":7,"note":"grün"}'.encode()
-FOLDER_FILES = ["bus.toml", "accounts.conf", "admin.toml"]
 
 
 class FixedTime(datetime):
@@ -95,6 +96,7 @@ class Refused:
     """A delivery of a message that is no task."""
 
     data: bytes = NO_TASK
+    subject: str = "agent.code.tasks"
     stream: str = "AGENT_TASKS"
     stream_seq: int = 17
     stored_at: datetime = TIME
@@ -137,7 +139,7 @@ async def publish_one(coordinator: Coordinator, task_id: str) -> tuple[Task, Rec
     published = await coordinator.publish(
         "code", content, task_type="review", payload_format="json", reply_to="ops", task_id=task_id
     )
-    record = await Ledger(coordinator.bus).read("code", task_id)
+    record = await Ledger(coordinator.bus).read(TaskKey("code", task_id))
     assert isinstance(record, Record)
     return published.message, record
 
@@ -145,22 +147,24 @@ async def publish_one(coordinator: Coordinator, task_id: str) -> tuple[Task, Rec
 async def claim_one(coordinator: Coordinator, task_id: str) -> tuple[Task, Entry, int]:
     task, record = await publish_one(coordinator, task_id)
     entry = claimed(record.entry, CLAIM, 1)
-    return task, entry, await Ledger(coordinator.bus).write("code", task_id, entry, revision=record.revision)
+    return task, entry, await Ledger(coordinator.bus).write(TaskKey("code", task_id), entry, revision=record.revision)
 
 
 async def store_tasks(coordinator: Coordinator) -> None:
     ledger = Ledger(coordinator.bus)
     await publish_one(coordinator, "job-queued")
     _, entry, revision = await claim_one(coordinator, "job-working")
-    await ledger.write("code", "job-working", renewed(entry), revision=revision)
+    await ledger.write(TaskKey("code", "job-working"), renewed(entry), revision=revision)
     _, entry, revision = await claim_one(coordinator, "job-retried")
     changes = {"state": "queued", "retry_after_s": 10.5, "last_failure": "the command exited with status 3"}
-    await ledger.write("code", "job-retried", entry.model_copy(update=changes), revision=revision)
+    await ledger.write(TaskKey("code", "job-retried"), entry.model_copy(update=changes), revision=revision)
     await publish_one(coordinator, "job-cancelling")
     await coordinator.task("job-cancelling").cancel("not needed")
     for status in STATUSES:
         task, entry, revision = await claim_one(coordinator, f"job-{status}")
-        verdict = await settle(coordinator.bus, "code", task.id, entry, result_of(task, status), revision=revision)
+        verdict = await settle(
+            coordinator.bus, TaskKey("code", task.id), entry, result_of(task, status), revision=revision
+        )
         assert isinstance(verdict, Won)
 
 
@@ -260,14 +264,37 @@ def accounts_of_today(text: str) -> str:
     return '\n  "agent-'.join([first, *accounts])
 
 
-def test_a_bus_folder_is_written_byte_for_byte_as_before(tmp_path: Path) -> None:
+OF_OWNED_TASKS = re.compile(r"AGENT_TASKS\.tasks-\w+|agent\.[*]\.tasks\.|agent\.\w+\.dead\.[*]")
+"""What a bus of the older layout has more than before: so far it is used by nothing but the upgrade."""
+
+
+def test_a_bus_folder_of_the_older_layout_is_written_as_before_but_for_grants_of_what_it_may_get(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "bus.toml").write_bytes(recorded("bus.toml"))
+    manifest.write_manifest(tmp_path, manifest.read_manifest(tmp_path), replace=True)
+    written = (tmp_path / "bus.toml").read_text(encoding="utf-8")
+    assert without_comments(written) == without_comments(recorded("bus.toml").decode())
+    text = (tmp_path / "accounts.conf").read_text(encoding="utf-8")
+    before = without_comments(accounts_of_today(recorded("accounts.conf").decode()))
+    changes = [line for line in difflib.ndiff(before, without_comments(text)) if line[0] in "+-"]
+    assert [line for line in changes if line[0] == "-" or not OF_OWNED_TASKS.search(line)] == []
+
+
+def test_bundles_and_the_configuration_of_the_administrator_are_written_as_before_but_for_the_second_key(
+    tmp_path: Path,
+) -> None:
     made = new_bus.create(tmp_path, new_bus.Plan(hosts=("bus.example.com",)), ["code", "doc"])
     made.add("lead", ["code"])
-    for name in FOLDER_FILES:
-        text = (tmp_path / name).read_text(encoding="utf-8").replace(str(tmp_path), "/srv/bus")
-        assert without_comments(text) == without_comments(accounts_of_today(recorded(name).decode())), name
-    bundled = made.bundle("lead").model_copy(update={"ca": "no certificate\n"})
+    text = (tmp_path / "admin.toml").read_text(encoding="utf-8").replace(str(tmp_path), "/srv/bus")
+    added = [line for line in without_comments(text) if line not in without_comments(recorded("admin.toml").decode())]
+    assert [line.partition(" = ")[0] for line in added] == ["tasks_nkey_file"]
+    bundled = made.bundle("lead").model_copy(update={"ca": "no certificate\n", "secret": seeds_of_lead()})
     assert bundle.bundle_text(bundled) == recorded("lead.bundle").decode()
+
+
+def seeds_of_lead() -> str:
+    return [*seeds()][4]
 
 
 # -- reading ----------------------------------------------------------------------------------------------------

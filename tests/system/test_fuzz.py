@@ -34,6 +34,7 @@ from agentbus.protocol.json_codec import Json, decode, encode
 from agentbus.protocol.ledger_entry import read_entry
 from agentbus.protocol.messages import decode_result, decode_task, new_result, new_task
 from agentbus.protocol.stored_message import StoredMessage
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.bundle import read_bundle
 from agentbus.tasks import output_store, presence
 from agentbus.tasks.approvals import question
@@ -162,7 +163,7 @@ def test_a_delivery_is_accepted_or_refused(data: bytes, headers: dict[str, str])
 @given(DIGITS)
 def test_the_revision_of_a_delivery_is_a_number_or_refused(revision: str):
     for name, publication in ((LEDGER_REVISION, None), (REVISION, "n0nce")):
-        headers = {name: revision, MSG_ID: subjects.task_msg_id("code", str(TASK["id"]), publication)}
+        headers = {name: revision, MSG_ID: subjects.task_msg_id(TaskKey("code", str(TASK["id"])), publication)}
         with only(MessageError):
             found = read_delivery(delivery(dumped(TASK), headers), "code")
             assert (found.revision, found.publication) == (int(revision), publication)
@@ -171,7 +172,7 @@ def test_the_revision_of_a_delivery_is_a_number_or_refused(revision: str):
 @given(messages_like(ENTRY), st.dictionaries(st.sampled_from(["Bus-State", "KV-Operation"]), st.text(max_size=10)))
 def test_a_ledger_entry_is_accepted_or_refused(data: bytes, headers: dict[str, str]):
     with only(CorruptEntryError):
-        read_entry(stored(subjects.state("code", "task-1"), data, headers))
+        read_entry(stored(subjects.state(TaskKey("code", "task-1")), data, headers))
 
 
 @given(messages_like({"agent": "code", "instance": "one", "host": "h", "pid": 1, "version": "0", "slots": 1, "free": 1,

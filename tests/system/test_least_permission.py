@@ -27,6 +27,7 @@ from support.forbidden import denied, for_admin, for_agent, for_main
 from support.harness import BOUND_S, eventually, worker
 from support.installation import Certificates, Installed, OwnBus, Sample, make_certificates, own_bus, sample_bus
 from support.mcp_task_client import knowing_tasks
+from support.messages_on_bus import contents
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -259,8 +260,13 @@ async def _read_resource(client: Client, uri: str) -> dict[str, Any]:
 
 
 def for_lead() -> dict[str, str]:
-    """What an agent may not do that may give tasks to doc: all that code may not, and to no agent but doc."""
-    return {what: subject for what, subject in for_agent("lead", "code").items() if what != "read its own inbox"} | {
+    """What an agent may not do that may give tasks to doc: all that code may not, but for what a member may."""
+    member = ("read its own inbox", "watch its own ledger", "list the consumers of the tasks")
+    return {what: subject for what, subject in for_agent("lead", "code").items() if what not in member} | {
+        "give tasks to doc as main": "agent.doc.tasks",
+        "give tasks to doc as another party": "agent.doc.tasks.main",
+        "write the states of main's tasks of doc": "$KV.AGENT_STATE.doc.job",
+        "watch the states of main's tasks of doc": "$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.f.$KV.AGENT_STATE.doc.>",
         "take doc's tasks": "$JS.API.CONSUMER.MSG.NEXT.AGENT_TASKS.agent-doc",
         "watch every ledger": "$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.f.$KV.AGENT_STATE.>",
         "read doc's inbox": "$JS.API.CONSUMER.CREATE.AGENT_RESULTS.f.agent.doc.results",
@@ -304,23 +310,6 @@ async def test_a_task_for_an_agent_that_is_not_permitted_fails_and_the_others_ru
     after = await contents(own, but="doc")
     assert {key for key in after if after[key] != before.get(key)} <= {"agent.lead.results.doc"}
     assert before.keys() <= after.keys()
-
-
-async def contents(installed: Installed, *, but: str = "-") -> dict[str, Any]:
-    """All messages of a bus by subject, its streams, and how far its consumers are; without what is of `but`."""
-    found: dict[str, Any] = {}
-    async with connect(installed.settings("admin")) as admin:
-        for name in await admin.stream_names():
-            for subject in (await admin.stream_info(name, subjects_filter=">")).state.subjects or ():
-                if f".{but}." not in subject:
-                    message = await admin.last_message(name, subject)
-                    found[subject] = message and (message.seq, message.data)
-            found[name] = [
-                (item.name, item.num_ack_pending, item.num_pending)
-                for item in await admin.consumers(name)
-                if item.name != f"agent-{but}" and not item.name.startswith("feed-")
-            ]
-    return found
 
 
 TARGETS = {
@@ -466,7 +455,7 @@ async def test_a_forged_result_ends_no_wait_and_is_shown_as_unverified(own: OwnB
         async with bus_link.open(), Client(create_server(bus_link)) as client:
             inbox = await _read_resource(client, "agentbus://agents/main/results")
             [shown] = inbox["newest"]
-            assert "the ledger has no result of this task" in shown["unverified"]
+            assert shown["unverified"] == "sent by code, which is not the agent doc"
             # The true one comes all the same, is the one that counts, and the forged one stays unverified.
             async with worker(own.worker_toml(tmp_path, "doc")):
                 waited = await main.wait([task.id], timeout_s=BOUND_S)
@@ -476,7 +465,7 @@ async def test_a_forged_result_ends_no_wait_and_is_shown_as_unverified(own: OwnB
         verdicts = {result["output"]: result.get("unverified") for result in inbox["newest"]}
     assert set(verdicts) == {"forged by code", "true\n"}
     assert verdicts["true\n"] is None
-    assert "another result" in str(verdicts["forged by code"])
+    assert verdicts["forged by code"] == "sent by code, which is not the agent doc"
 
 
 async def _count(main: Coordinator, wanted: int) -> bool:

@@ -16,6 +16,7 @@ from agentbus.bus.setup import set_up
 from agentbus.errors import AuthenticationError, PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.nats_server import run_server
 from support.doctor import doctor, the_finding
@@ -53,7 +54,7 @@ async def push_into_the_queue(bus: OwnBus, task: str) -> int:
         body = {"stream_name": state, "config": {**config, "filter_subject": subjects.STATE_SUBJECTS}}
         await main.bus.api(f"CONSUMER.CREATE.{state}.{consumer}.{subjects.STATE_SUBJECTS}", body)
         for number in range(20):
-            await main.bus.store(subjects.state("code", f"{task}-{number}"), b"1")
+            await main.bus.store(subjects.state(TaskKey("code", f"{task}-{number}")), b"1")
         pushed = await admin.consumer_info(state, consumer)
         if pushed.delivered_stream_seq:
 

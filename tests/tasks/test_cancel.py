@@ -12,6 +12,7 @@ from agentbus.errors import AgentBusError, TaskNotFoundError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import CancelRequest, Record
+from agentbus.protocol.subjects import TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
@@ -146,7 +147,7 @@ async def test_cancelling_again_and_by_two_at_once_changes_nothing(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     async with worker(worker_toml(tmp_path, server.url)), connect(server.url) as other_bus:
-        other = Coordinator(other_bus.bus, "boss")
+        other = Coordinator(other_bus.bus, "boss", "operator")
         task_id = await publish(coordinator, f"stubborn pid:{tmp_path}/me sleep:1000")
         await pid_from(tmp_path / "me")
         both = await asyncio.gather(
@@ -193,11 +194,11 @@ async def test_a_request_whose_message_is_lost_is_seen_at_the_next_renewal(
         ledger = Ledger(coordinator.bus)
 
         async def requested() -> bool:
-            found = await ledger.read("code", task_id)
+            found = await ledger.read(TaskKey("code", task_id))
             assert isinstance(found, Record)
             entry = found.entry.model_copy(update={"cancel": CancelRequest(by="agent-ops", reason="by hand", at=now())})
             try:
-                await ledger.write("code", task_id, entry, revision=found.revision)
+                await ledger.write(TaskKey("code", task_id), entry, revision=found.revision)
             except AgentBusError:
                 return False  # it was just renewed
             return True

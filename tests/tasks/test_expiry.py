@@ -9,6 +9,7 @@ import pytest
 from agentbus import Coordinator, connect
 from agentbus.errors import TaskContentMissingError
 from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks import wait
 from agentbus.tasks.expiry import settle_expired
@@ -101,7 +102,7 @@ async def test_a_task_that_runs_for_longer_than_the_bus_keeps_it_is_not_expired(
 
 
 async def entry_of(bus: Coordinator, task_id: str) -> Record:
-    found = await Ledger(bus.bus).read("code", task_id)
+    found = await Ledger(bus.bus).read(TaskKey("code", task_id))
     assert isinstance(found, Record)
     return found
 

@@ -13,6 +13,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Record, settled
 from agentbus.protocol.messages import decode_result
+from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.output_store import put_file, read_file
 from support.harness import BOUND_S, eventually
@@ -94,10 +95,12 @@ async def test_a_result_that_points_nowhere_is_told_and_harms_no_connection(
     await set_up(coordinator.bus, ["code"])
     task = await coordinator.publish("code", "x", task_type="test")
     ledger = Ledger(coordinator.bus)
-    record = await ledger.read("code", task.id)
+    record = await ledger.read(TaskKey("code", task.id))
     assert isinstance(record, Record)
     result = {**result_message(task.id, "x"), "output": {"bytes": 9, "kept": 1, "truncated": True, "file": file}}
-    await ledger.write("code", task.id, settled(record.entry, decode_result(encode(result))), revision=record.revision)
+    await ledger.write(
+        TaskKey("code", task.id), settled(record.entry, decode_result(encode(result))), revision=record.revision
+    )
     with pytest.raises(AgentBusError):
         assert [piece async for piece in coordinator.task(task.id).output()]
     assert (await coordinator.task(task.id).status()).state == "completed"

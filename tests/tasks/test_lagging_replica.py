@@ -11,6 +11,7 @@ from agentbus.bus import jetstream
 from agentbus.errors import TaskNotFoundError, WrongRevisionError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import NoEntry, Record
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from support.altered_link import AlteredLink, altered_link, at_first, refused, unknown
@@ -59,7 +60,7 @@ async def test_an_entry_is_read_again_until_its_revision_is_new_enough(
 ):
     await coordinator.publish("code", "x", task_id="job")
     link.changes[READ] = at_first(3, unknown)
-    found = await Ledger(main.bus).read_newer("code", "job", 0)
+    found = await Ledger(main.bus).read_newer(TaskKey("code", "job"), 0)
     assert isinstance(found, Record)
 
 
@@ -67,10 +68,10 @@ async def test_an_entry_that_does_not_change_is_returned_after_the_time_out(coor
     """The ledger may have been restored to an older state."""
     await coordinator.publish("code", "x", task_id="job")
     ledger = Ledger(coordinator.bus)
-    found = await ledger.read_newer("code", "job", 1_000_000, timeout_s=0.2)
+    found = await ledger.read_newer(TaskKey("code", "job"), 1_000_000, timeout_s=0.2)
     assert isinstance(found, Record)
-    assert found == await ledger.read("code", "job")
-    assert await ledger.read_newer("code", "other", 1_000_000, timeout_s=0.2) == NoEntry()
+    assert found == await ledger.read(TaskKey("code", "job"))
+    assert await ledger.read_newer(TaskKey("code", "other"), 1_000_000, timeout_s=0.2) == NoEntry()
 
 
 async def test_a_repeated_publication_is_recognized_through_a_lagging_replica(
@@ -86,7 +87,7 @@ async def test_a_repeated_publication_is_recognized_through_a_lagging_replica(
 async def test_a_refused_write_of_an_absent_entry_is_an_error_and_queues_nothing(
     link: AlteredLink, main: Coordinator, coordinator: Coordinator
 ):
-    link.changes[subjects.state("code", "job")] = refused(10071, "wrong last sequence: 7")
+    link.changes[subjects.state(TaskKey("code", "job"))] = refused(10071, "wrong last sequence: 7")
     link.changes[READ] = unknown
     with pytest.raises(WrongRevisionError):
         await main.publish("code", "x", task_id="job")

@@ -25,6 +25,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID, REVISION
 from agentbus.protocol.ledger_entry import CancelRequest, Claim, Entry, NoEntry, Record, queued
 from agentbus.protocol.messages import decode_task, new_task
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.publish import max_task_bytes, publish
@@ -40,7 +41,7 @@ async def stored_tasks(bus: Coordinator) -> int:
 async def test_a_published_task_lies_on_the_bus_and_in_the_ledger(coordinator: Coordinator):
     task = await coordinator.publish("agent-code", {"pr": 1}, task_type="review", payload_format="json")
     message = await coordinator.bus.last_message(subjects.TASKS_STREAM, "agent.code.tasks")
-    record = await Ledger(coordinator.bus).read("code", task.id)
+    record = await Ledger(coordinator.bus).read(TaskKey("code", task.id))
     assert message is not None
     assert isinstance(record, Record)
     assert decode_task(message.data) == task.message
@@ -85,7 +86,7 @@ async def test_a_new_task_that_the_server_takes_for_a_duplicate_is_stored_under_
     task = await coordinator.publish("code", "hi", task_type="x", task_id="job")
     message = await coordinator.bus.last_message(subjects.TASKS_STREAM, "agent.code.tasks")
     assert message is not None
-    record = await Ledger(coordinator.bus).read("code", task.id)
+    record = await Ledger(coordinator.bus).read(TaskKey("code", task.id))
     assert isinstance(record, Record)
     assert record.entry.publication == "unknown"
     assert message.headers[MSG_ID] == "code.job.unknown"
@@ -114,13 +115,13 @@ def before_the_new_id(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Let another party change the entry right before its publisher writes its second message id."""
     write, waiting = Ledger.write, [changes]
 
-    async def overtaken(self: Ledger, agent: str, task_id: str, entry: Entry, *, revision: int, **more: Any) -> int:
+    async def overtaken(self: Ledger, key: TaskKey, entry: Entry, *, revision: int, **more: Any) -> int:
         if revision and waiting:
-            found = await self.read(agent, task_id)
+            found = await self.read(key)
             assert isinstance(found, Record)
             other = found.entry.model_copy(update=waiting.pop())
-            await write(self, agent, task_id, other, revision=found.revision)
-        return await write(self, agent, task_id, entry, revision=revision, **more)
+            await write(self, key, other, revision=found.revision)
+        return await write(self, key, entry, revision=revision, **more)
 
     monkeypatch.setattr(Ledger, "write", overtaken)
 
@@ -140,7 +141,7 @@ async def test_a_task_that_is_cancelled_while_it_gets_another_id_is_queued_with_
     cancel = CancelRequest(by="agent-main", at="2026-05-18T00:00:00+00:00")
     before_the_new_id(monkeypatch, cancel=cancel)
     await coordinator.publish("code", "hi", task_type="x", task_id="job")
-    record = await Ledger(coordinator.bus).read("code", "job")
+    record = await Ledger(coordinator.bus).read(TaskKey("code", "job"))
     assert isinstance(record, Record)
     assert (record.entry.publication, record.entry.cancel) == ("unknown", cancel)
     message = await coordinator.bus.last_message(subjects.TASKS_STREAM, "agent.code.tasks")
@@ -163,7 +164,7 @@ async def test_a_task_that_a_worker_has_claimed_by_then_gets_no_second_message(
 async def test_a_new_message_id_whose_answer_was_lost_is_read_from_the_ledger(
     server: NatsServer, coordinator: Coordinator
 ):
-    key = subjects.state("code", "job")
+    key = subjects.state(TaskKey("code", "job"))
     async with altered_link(server.url) as link, connect(link.url) as main:
         refuse, answers = refused(10071, "wrong last sequence: 2"), list[bytes]()
 
@@ -187,16 +188,16 @@ async def test_another_content_under_a_known_id_is_refused(coordinator: Coordina
 
 async def test_many_publishers_of_one_id_store_one_task(coordinator: Coordinator):
     task = new_task(to="code", content="hi", task_type="x", task_id="job")
-    sent = await asyncio.gather(*(publish(coordinator.bus, task) for _ in range(20)))
+    sent = await asyncio.gather(*(publish(coordinator.bus, task, "main") for _ in range(20)))
     assert sum(not one.known for one in sent) == 1
     assert await stored_tasks(coordinator) == 1
 
 
 async def test_a_task_whose_publisher_died_between_ledger_and_stream_is_sent_again(coordinator: Coordinator):
     task = new_task(to="code", content="hi", task_type="x", task_id="job")
-    await Ledger(coordinator.bus).create("code", "job", queued(task, "main"))
+    await Ledger(coordinator.bus).create(TaskKey("code", "job"), queued(task, "main"))
     assert await stored_tasks(coordinator) == 0
-    assert (await publish(coordinator.bus, task)).known
+    assert (await publish(coordinator.bus, task, "main")).known
     assert await stored_tasks(coordinator) == 1
 
 
@@ -237,9 +238,9 @@ async def test_the_first_refusal_is_raised_if_the_entry_cannot_be_removed_either
 ):
     remove = Ledger.remove
 
-    async def overtaken(self: Ledger, agent: str, task_id: str, *, revision: int) -> None:
-        assert (await coordinator.task(task_id).cancel("no need")).state == "cancelled"
-        await remove(self, agent, task_id, revision=revision)
+    async def overtaken(self: Ledger, key: TaskKey, *, revision: int) -> None:
+        assert (await coordinator.task(key.id).cancel("no need")).state == "cancelled"
+        await remove(self, key, revision=revision)
 
     monkeypatch.setattr(Ledger, "remove", overtaken)
     await coordinator.bus.api(f"STREAM.DELETE.{subjects.TASKS_STREAM}")
@@ -345,7 +346,7 @@ async def test_waiting_for_nothing_returns_at_once(coordinator: Coordinator):
 
 
 async def test_an_unreadable_ledger_entry_is_an_error_and_not_a_state(coordinator: Coordinator):
-    await coordinator.bus.store(subjects.state("code", "job"), b"", msg_id="x")
+    await coordinator.bus.store(subjects.state(TaskKey("code", "job")), b"", msg_id="x")
     with pytest.raises(CorruptEntryError, match="job"):
         await coordinator.task("job").status()
     with pytest.raises(CorruptEntryError, match="job"):
@@ -355,29 +356,31 @@ async def test_an_unreadable_ledger_entry_is_an_error_and_not_a_state(coordinato
 async def test_a_removed_entry_can_be_made_anew(coordinator: Coordinator):
     ledger = Ledger(coordinator.bus)
     entry = queued(new_task(to="code", content="hi", task_type="x"), "main")
-    revision = await ledger.create("code", "job", entry)
+    revision = await ledger.create(TaskKey("code", "job"), entry)
     assert isinstance(revision, int)
-    await ledger.remove("code", "job", revision=revision)
-    removed = await ledger.read("code", "job")
+    await ledger.remove(TaskKey("code", "job"), revision=revision)
+    removed = await ledger.read(TaskKey("code", "job"))
     assert isinstance(removed, NoEntry)
     assert removed.revision == revision + 1
-    assert isinstance(await ledger.create("code", "job", entry), int)
+    assert isinstance(await ledger.create(TaskKey("code", "job"), entry), int)
 
 
 async def test_every_change_of_an_entry_is_a_compare_and_set(coordinator: Coordinator):
     ledger = Ledger(coordinator.bus)
     entry = queued(new_task(to="code", content="hi", task_type="x"), "main")
-    revision = await ledger.write("code", "job", entry, revision=0)
+    revision = await ledger.write(TaskKey("code", "job"), entry, revision=0)
     for wrong in (0, revision + 1):
         with pytest.raises(WrongRevisionError):
-            await ledger.write("code", "job", entry, revision=wrong)
-    assert await ledger.write("code", "job", entry, revision=revision) == revision + 1
+            await ledger.write(TaskKey("code", "job"), entry, revision=wrong)
+    assert await ledger.write(TaskKey("code", "job"), entry, revision=revision) == revision + 1
 
 
 async def test_a_bucket_cannot_be_emptied_by_a_rollup_or_a_purge(coordinator: Coordinator):
     task = await coordinator.publish("code", "hi", task_type="x")
     with pytest.raises(ApiError):
-        await coordinator.bus.store(subjects.state("code", "x"), b"{}", msg_id="1", headers={"Nats-Rollup": "all"})
+        await coordinator.bus.store(
+            subjects.state(TaskKey("code", "x")), b"{}", msg_id="1", headers={"Nats-Rollup": "all"}
+        )
     with pytest.raises(ApiError):
         await coordinator.bus.api(f"STREAM.PURGE.{subjects.STATE_STREAM}")
     assert (await coordinator.task(task.id).status()).state == "queued"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agentbus.protocol.ledger_entry import CancelRequest, Claim, Entry, NoEntry, Record
+from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.settle import Adopt, Lost, Verdict, Won, on_refusal
 
 REVISION = 42
@@ -31,7 +32,9 @@ def settled(nonce: str = "mine", *, status: str = "completed", result_id: str = 
 def refused(tried: Entry, found: Entry | None) -> Verdict:
     return on_refusal(
         tried,
-        NoEntry(REVISION) if found is None else Record("code", "t", found, REVISION, datetime(2026, 5, 18, tzinfo=UTC)),
+        NoEntry(REVISION)
+        if found is None
+        else Record(TaskKey("code", "t"), found, REVISION, datetime(2026, 5, 18, tzinfo=UTC)),
     )
 
 

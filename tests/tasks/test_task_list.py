@@ -10,6 +10,7 @@ from agentbus.errors import InvalidIdError, MessageError, PermissionDeniedError,
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record, queued
 from agentbus.protocol.messages import new_task
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks import task_list
 from agentbus.tasks.ledger import Ledger
@@ -28,7 +29,7 @@ async def fill(bus: Coordinator, count: int, agent: str = "code") -> list[str]:
     ids = [f"n{number:04}" for number in range(count)]
     for task_id in ids:
         task = new_task(to=agent, content="", task_type="test", task_id=task_id)
-        await Ledger(bus.bus).create(agent, task_id, queued(task, "main"))
+        await Ledger(bus.bus).create(TaskKey(agent, task_id), queued(task, "main"))
     return ids
 
 
@@ -88,7 +89,7 @@ async def test_pages_of_a_sparse_agent_are_found_among_many_others(coordinator: 
 async def fill_with_noise(bus: Coordinator, prefix: str, count: int) -> None:
     for number in range(count):
         task = new_task(to="doc", content="", task_type="test", task_id=f"{prefix}{number}")
-        await Ledger(bus.bus).create("doc", task.id, queued(task, "main"))
+        await Ledger(bus.bus).create(TaskKey("doc", task.id), queued(task, "main"))
 
 
 async def test_a_task_that_changes_between_two_pages_moves_to_the_front(coordinator: Coordinator) -> None:
@@ -136,10 +137,12 @@ async def test_a_full_page_of_matches_can_be_followed_by_more(coordinator: Coord
 
 async def test_a_removed_entry_is_not_listed_and_a_broken_one_is_named(coordinator: Coordinator) -> None:
     await publish(coordinator, "a", "b")
-    record = await Ledger(coordinator.bus).read("code", "a")
+    record = await Ledger(coordinator.bus).read(TaskKey("code", "a"))
     assert isinstance(record, Record)
-    await Ledger(coordinator.bus).remove("code", "a", revision=record.revision)
-    await coordinator.bus.store(subjects.state("code", "broken"), b"{", headers={"Bus-State": "queued"}, msg_id="x")
+    await Ledger(coordinator.bus).remove(TaskKey("code", "a"), revision=record.revision)
+    await coordinator.bus.store(
+        subjects.state(TaskKey("code", "broken")), b"{", headers={"Bus-State": "queued"}, msg_id="x"
+    )
     found = await coordinator.list_tasks(state="queued")
     assert ids(found) == ["b"]
     [fault] = found.unreadable

@@ -8,6 +8,7 @@ from agentbus import Coordinator
 from agentbus.errors import CorruptEntryError, MessageError, TaskNotFoundError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.task_handle import TaskFailure
 from agentbus.tasks.ledger import Ledger
@@ -22,7 +23,7 @@ async def publish(bus: Coordinator, *task_ids: str, agent: str = "code") -> None
 
 
 async def write_garbage(bus: Coordinator, task_id: str, agent: str = "code") -> None:
-    await bus.bus.store(subjects.state(agent, task_id), b"{}")
+    await bus.bus.store(subjects.state(TaskKey(agent, task_id)), b"{}")
 
 
 async def test_a_key_of_another_agent_that_cannot_be_read_does_not_hide_a_task(coordinator: Coordinator):
@@ -47,7 +48,7 @@ async def test_an_entry_that_says_it_is_a_status_of_the_server_hides_no_other_on
 ):
     await publish(coordinator, "good")
     first = b"NATS/1.0 " + status
-    keys = (subjects.state("code", "bad"), subjects.state("doc", "good"))
+    keys = (subjects.state(TaskKey("code", "bad")), subjects.state(TaskKey("doc", "good")))
     await publish_messages(server.url, *(RawMessage(key.encode(), b"", head(first=first)) for key in keys))
     await publish(coordinator, "last")
     async with asyncio.timeout(1):  # a stream that does not answer is asked again for longer
@@ -90,7 +91,7 @@ async def test_a_task_whose_entry_becomes_unreadable_ends_no_wait_for_others(coo
 
 async def test_a_task_whose_entry_can_be_read_again_is_waited_for_again(coordinator: Coordinator):
     await publish(coordinator, "job", "other")
-    before = await Ledger(coordinator.bus).read("code", "job")
+    before = await Ledger(coordinator.bus).read(TaskKey("code", "job"))
     assert isinstance(before, Record)
     waiting = asyncio.create_task(coordinator.wait(["job", "other"]))
 
@@ -99,7 +100,9 @@ async def test_a_task_whose_entry_can_be_read_again_is_waited_for_again(coordina
 
     await eventually(followed, "a consumer follows the ledger")
     await write_garbage(coordinator, "job")
-    await coordinator.bus.store(subjects.state("code", "job"), before.entry.model_dump_json(exclude_none=True).encode())
+    await coordinator.bus.store(
+        subjects.state(TaskKey("code", "job")), before.entry.model_dump_json(exclude_none=True).encode()
+    )
     await settle(coordinator, "job")
     await settle(coordinator, "other")
     async with asyncio.timeout(60):

@@ -11,6 +11,8 @@ from agentbus.bus import jetstream, ordered_consumer
 from agentbus.bus.setup import set_up
 from agentbus.errors import SetupMissingError
 from agentbus.protocol import subjects
+from agentbus.protocol.subjects import TaskKey
+from agentbus.protocol.task_names import TaskQuery
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from agentbus.tasks.find import find_all
 from agentbus.tasks.wait import repeat_while_away, wait_for
@@ -57,7 +59,7 @@ async def test_a_bus_that_stays_away_gives_the_states_that_were_seen_last(tmp_pa
         for task_id in ("a", "b"):
             await main.publish("code", "work", task_type="test", task_id=task_id)
         await settle(main, "a")
-        found, _ = await find_all(main.bus, [("a", None), ("b", None)])
+        found, _ = await find_all(main.bus, [TaskQuery("a"), TaskQuery("b")])
         server.kill()
         await eventually(lambda: not main.bus.connected, "the connection is lost")
         waited = await wait_for(main.bus, found, timeout_s=0.2)
@@ -75,7 +77,7 @@ async def test_looking_up_waits_for_a_connection_that_comes_back(tmp_path: Path)
             await main.publish("code", "work", task_type="test", task_id="a")
             server.kill()
             await eventually(lambda: not main.bus.connected, "the connection is lost")
-            looking = asyncio.create_task(repeat_while_away(main.bus, lambda: find_all(main.bus, [("a", None)]), 60))
+            looking = asyncio.create_task(repeat_while_away(main.bus, lambda: find_all(main.bus, [TaskQuery("a")]), 60))
             server = await start_server(store=tmp_path, port=port)
             assert [record.task_id for record in (await looking)[0].values()] == ["a"]
     finally:
@@ -88,7 +90,7 @@ async def test_changes_are_told_with_the_attempt(coordinator: Coordinator) -> No
 
     await coordinator.publish("code", "work", task_type="test", task_id="a")
     told: list[tuple[str, int]] = []
-    found, _ = await find_all(coordinator.bus, [("a", None)])
+    found, _ = await find_all(coordinator.bus, [TaskQuery("a")])
     record = next(iter(found.values()))
     waiting = asyncio.create_task(
         wait_for(
@@ -101,7 +103,7 @@ async def test_changes_are_told_with_the_attempt(coordinator: Coordinator) -> No
     await until_followed(coordinator)
     claim = Claim(worker="w", nonce="n", lease_s=30, since="now")
     entry = claimed(record.entry, claim, 2)
-    await Ledger(coordinator.bus).write("code", "a", entry, revision=record.revision)
+    await Ledger(coordinator.bus).write(TaskKey("code", "a"), entry, revision=record.revision)
     await eventually(lambda: told, "the claim is told")
     await settle(coordinator, "a")
     assert (await waiting).settled["a"].state == "completed"
@@ -110,7 +112,7 @@ async def test_changes_are_told_with_the_attempt(coordinator: Coordinator) -> No
 
 async def test_looking_up_many_tasks_takes_up_none_of_the_servers_consumers(coordinator: Coordinator) -> None:
     tasks = [await coordinator.publish("code", "x") for _ in range(20)]
-    wanted = [(task.id, None) for task in tasks]
+    wanted = [TaskQuery(task.id) for task in tasks]
     found = await asyncio.gather(*(find_all(coordinator.bus, wanted) for _ in range(60)))
     assert all(len(one) == len(tasks) for one, _ in found)
     assert await coordinator.bus.consumers(subjects.STATE_STREAM) == []

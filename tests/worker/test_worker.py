@@ -16,6 +16,7 @@ from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID, REVISION
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import new_task
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from agentbus.tasks.ledger import Ledger
 from support.harness import alive, eventually, worker, worker_toml
@@ -152,7 +153,7 @@ async def settled_foreign(bus: Coordinator, task_id: str) -> TaskStatus:
     """Wait for a task that no publisher has entered into the ledger."""
 
     async def look() -> TaskStatus | None:
-        found = await Ledger(bus.bus).read("code", task_id)
+        found = await Ledger(bus.bus).read(TaskKey("code", task_id))
         return TaskStatus(found) if isinstance(found, Record) and found.entry.terminal else None
 
     status = await eventually(look, f"{task_id} is settled")
@@ -279,7 +280,7 @@ async def test_a_dead_letter_that_cannot_be_stored_is_not_dropped(
 async def test_an_unreadable_ledger_entry_sends_the_task_to_the_dead_letters(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
-    await coordinator.bus.store(subjects.state("code", "bad.1"), b"{}", msg_id="x")
+    await coordinator.bus.store(subjects.state(TaskKey("code", "bad.1")), b"{}", msg_id="x")
     await coordinator.bus.store("agent.code.tasks", encode(GOOD))
     async with worker(worker_toml(tmp_path, server.url)):
         await acknowledged(coordinator)

@@ -14,27 +14,25 @@ from typing import Any, Final, TypeVar, cast
 from agentbus.admin.server_versions import version_warning
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.nats_client import Msg
-from agentbus.bus.pull_consumer import Delivery, PullConsumer
-from agentbus.bus.setup import ensure_consumer, ensure_files_bucket
-from agentbus.bus.topology import ACK_WAIT_S
+from agentbus.bus.pull_consumer import Delivery
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import (
-    ApiError,
     BusError,
     BusUnavailableError,
     ConfigError,
     MessageError,
-    PermissionDeniedError,
     SetupMissingError,
     StreamFullError,
 )
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import decode, object_in
+from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import HEARTBEAT_S, MOST_RUNNING, Presence, announce, withdraw
 from agentbus.version import __version__
+from agentbus_worker.consumers import add_durable_of_parties, make_consumers, require_consumer
 from agentbus_worker.metrics import Metrics, metrics_of
 from agentbus_worker.running.orphans import end_orphans
 from agentbus_worker.running.process_tree import HAS_SUPERVISORS, Children
@@ -49,6 +47,7 @@ from agentbus_worker.settling.server_clock import ServerClock
 from agentbus_worker.settling.slots import Reservation, Slots
 from agentbus_worker.signals import Stop
 from agentbus_worker.state_folder import StateFolder, locked_state
+from agentbus_worker.task_queues import TaskQueues
 
 log = logging.getLogger("agentbus.worker")
 
@@ -72,7 +71,7 @@ class Worker:
         self._config = config
         self._stop = stop
         self._slots = Slots(config.worker.concurrency)
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[TaskKey, Job] = {}
         self._changed = asyncio.Event()
         self._started_at = now()
         self.instance = instance
@@ -116,8 +115,8 @@ class Worker:
     async def _serve(self, bus: Bus, folder: StateFolder, children: Children, metrics: Metrics) -> None:
         if warning := version_warning(bus.server_version):
             log.warning("%s", warning)
-        lease_s = await _unless_set(self._stop.drain, self._require_consumer(bus))
         config, outbox = self._config, Outbox(folder.outbox)
+        lease_s = await _unless_set(self._stop.drain, require_consumer(bus, config))
         self._register_gauges(metrics, bus)
         clock = ServerClock(bus, config.nats.stream, config.durable)
         if lease_s is None or await _unless_set(self._stop.drain, _replay_outbox(bus, outbox, clock, metrics)) is None:
@@ -168,64 +167,34 @@ class Worker:
         metrics.show("bus_connected", lambda: bus.connected)
         bus.on_reconnect(lambda: metrics.count("reconnect"))
 
-    async def _require_consumer(self, bus: Bus) -> float:
-        """Check that the durable consumer exists, or make it; returns its ack_wait in seconds, the lease of a task."""
-        agent, stream, name = self._config.agent.id, self._config.nats.stream, self._config.durable
-        while True:
-            try:
-                info = await bus.consumer_info(stream, name)
-            except PermissionDeniedError:
-                return ACK_WAIT_S  # this worker may not read it; the first pull fails if it does not exist
-            except SetupMissingError:
-                await self._make_consumer(bus)
-            except BusUnavailableError:
-                await asyncio.sleep(_RETRY_S)
-            else:
-                if info.filter_subject not in (None, subjects.tasks(agent)):
-                    raise ConfigError(
-                        f"the consumer {name} takes {info.filter_subject}, not {subjects.tasks(agent)}; "
-                        "set durable in [nats] to the consumer of this agent"
-                    )
-                return info.ack_wait_s
-
-    async def _make_consumer(self, bus: Bus) -> None:
-        agent, stream, name = self._config.agent.id, self._config.nats.stream, self._config.durable
-        try:
-            await ensure_consumer(bus, agent, stream=stream, name=name)
-        except PermissionDeniedError:
-            raise SetupMissingError(
-                f"the consumer {name} of the stream {stream} does not exist and this worker may not make it; "
-                f"an administrator must run: agentbus setup --nats-url URL --agent {agent}"
-            ) from None
-        log.info("made the consumer %s of the stream %s", name, stream)
-        with suppress(
-            PermissionDeniedError, ApiError
-        ):  # without the bucket, only the beginning of large output is kept
-            await ensure_files_bucket(bus, agent)
-
     async def _take_tasks(self, context: Context, group: asyncio.TaskGroup, running: set[asyncio.Task[None]]) -> None:
         """Take a delivery whenever there is room for one, and start its handling, until this is cancelled."""
         config, slots = self._config, self._slots
-        async with PullConsumer(context.bus, config.nats.stream, config.durable) as consumer:
+        async with TaskQueues(context.bus, config.nats.stream, config.durable) as queues:
+            following = asyncio.create_task(add_durable_of_parties(context.bus, config, queues))
             log.info("ready for tasks on %s", subjects.tasks(config.agent.id))
-            while not self._stop.drain.is_set():
-                deliveries = await self._fetch(context.bus, consumer, prefetch=await slots.wait_for_room())
-                slots.backlog = deliveries[-1].num_pending if deliveries else 0
-                for delivery in deliveries:
-                    task = group.create_task(self._handle(context, delivery, slots.reserve()))
-                    running.add(task)
-                    task.add_done_callback(running.discard)
+            try:
+                while not self._stop.drain.is_set():
+                    deliveries = await self._fetch(context.bus, queues, prefetch=await slots.wait_for_room())
+                    slots.backlog = queues.backlog
+                    for delivery in deliveries:
+                        task = group.create_task(self._handle(context, delivery, slots.reserve()))
+                        running.add(task)
+                        task.add_done_callback(running.discard)
+            finally:
+                following.cancel()
+                await asyncio.wait({following})
 
-    async def _fetch(self, bus: Bus, consumer: PullConsumer, *, prefetch: int) -> list[Delivery]:
+    async def _fetch(self, bus: Bus, queues: TaskQueues, *, prefetch: int) -> list[Delivery]:
         """Wait for the next task, or fetch up to `prefetch` tasks that are available now."""
         missing = ""
         while True:
             try:
-                return await consumer.fetch(prefetch) if prefetch else [await consumer.next()]
+                return await queues.fetch(prefetch) if prefetch else [await queues.next()]
             except SetupMissingError as error:
-                # The consumer was deleted: make it again if that is permitted, or wait until an administrator does.
+                # A consumer was deleted: make it again if that is permitted, or wait until an administrator does.
                 try:
-                    await self._make_consumer(bus)
+                    await make_consumers(bus, self._config)
                 except BusError as refusal:
                     if str(refusal) != missing:
                         missing = str(refusal)
@@ -238,7 +207,7 @@ class Worker:
             job = await self._claim(context, delivery)
             if job is None:
                 return
-            self._jobs[job.task.id] = job
+            self._jobs[job.key] = job
             self._changed.set()
             try:
                 if self._stop.now.is_set():
@@ -246,7 +215,7 @@ class Worker:
                 with job.traced():
                     await job.run(reservation)
             finally:
-                del self._jobs[job.task.id]
+                del self._jobs[job.key]
                 self._changed.set()
 
     async def _claim(self, context: Context, delivery: Delivery) -> Job | None:
@@ -285,11 +254,13 @@ class Worker:
     def _on_control(self, message: Msg) -> None:
         """Read the ledger entry of a task that a message asks to cancel: only the ledger decides."""
         try:
-            task_id = object_in(decode(message.data)).get("cancel")
+            asked = object_in(decode(message.data))
         except MessageError:
             return
-        if isinstance(task_id, str) and (job := self._jobs.get(task_id)) is not None:
-            job.renew_now()
+        key = (self._config.agent.id, asked.get("cancel"), asked.get("owner", COORDINATOR))
+        for held, job in self._jobs.items():
+            if held == key:
+                job.renew_now()
 
     async def _show_presence(self, bus: Bus) -> None:
         """Announce this worker at the start, with each heartbeat and after a change; withdraw it at the end."""
@@ -324,7 +295,7 @@ class Worker:
             command=Path(config.agent.chat_cmd[0]).name,
             slots=config.worker.concurrency,
             free=config.worker.concurrency - self._slots.running,
-            running=tuple(self._jobs)[:MOST_RUNNING],
+            running=tuple(key.id for key in self._jobs)[:MOST_RUNNING],
             started_at=self._started_at,
         )
 

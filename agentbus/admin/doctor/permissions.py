@@ -12,6 +12,7 @@ from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import BusError
 from agentbus.protocol import permissions, subjects
 from agentbus.protocol.permissions import Party
+from agentbus.protocol.subjects import TaskKey
 
 
 async def check_required(context: CheckContext) -> AsyncIterator[Finding]:
@@ -37,7 +38,7 @@ async def check_required(context: CheckContext) -> AsyncIterator[Finding]:
 async def check_excessive(context: CheckContext) -> AsyncIterator[Finding]:
     """Check that the user may not do what its role must not do."""
     bus, role, settings = context.bus, context.role, context.settings
-    found = [what for what, subject in _forbidden(role) if await may_publish(bus, subject)]
+    found = [what for what, subject in _forbidden(role, context.config) if await may_publish(bus, subject)]
     if not found:
         yield ok("limits", f"nothing that a {role} must not do")
     elif settings.credentials == Credentials() and all(is_local(url) for url in settings.urls):
@@ -87,7 +88,7 @@ async def _refused(context: CheckContext, party: Party) -> AsyncIterator[str]:
             yield subject
 
 
-def _forbidden(role: Role) -> Iterator[tuple[str, str]]:
+def _forbidden(role: Role, config: RoleConfig) -> Iterator[tuple[str, str]]:
     yield "delete streams", subjects.api(f"STREAM.DELETE.{PLACEHOLDER}")
     yield "empty streams", subjects.api(f"STREAM.PURGE.{PLACEHOLDER}")
     yield "make streams", subjects.api(f"STREAM.CREATE.{PLACEHOLDER}")
@@ -95,4 +96,11 @@ def _forbidden(role: Role) -> Iterator[tuple[str, str]]:
     yield "delete consumers", subjects.api(f"CONSUMER.DELETE.{PLACEHOLDER}.{PLACEHOLDER}")
     if role == "worker":
         yield "give tasks to other agents", subjects.tasks(PLACEHOLDER)
-        yield "write the states of other agents' tasks", subjects.state(PLACEHOLDER, PLACEHOLDER)
+        yield "write the states of other agents' tasks", subjects.state(TaskKey(PLACEHOLDER, PLACEHOLDER))
+    elif role == "coordinator" and _role_on_bus(config) != "operator":
+        yield "give tasks as main", subjects.tasks(PLACEHOLDER)
+        yield "change the tasks of others", subjects.state(TaskKey(PLACEHOLDER, PLACEHOLDER, PLACEHOLDER))
+
+
+def _role_on_bus(config: RoleConfig) -> str:
+    return "worker" if isinstance(config, WorkerConfig) else config.coordinator.effective_role

@@ -77,6 +77,8 @@ async def _print_inbox(bus: "Coordinator", *, agent: str, limit: int, watch: boo
 
 
 def _show(message: "InboxMessage") -> None:
+    if message.forgery is not None:
+        output.remark(f"warning: the message {message.seq} is no result of its task: {message.forgery}")
     if not output.on_terminal():
         output.raw_line(lazy.inbox_line.inbox_line(message))
     elif message.result is None:

@@ -160,17 +160,26 @@ Examples:
 If there are older tasks, the option --cursor that continues the list is printed on standard error.""",
 )
 @agent_option()
+@click.option("--owner", metavar="ID", type=AgentId(), help="Only tasks of this coordinator.")
 @click.option("--state", type=click.Choice(_STATES), help="Only tasks in this state.")
 @limit_option("How many tasks.", most=_MAX_LISTED)
 @click.option("--cursor", type=click.IntRange(min=1), help="Continue an earlier list, towards older tasks.")
 @with_coordinator
 async def list_(
-    bus: "Coordinator", *, agent: str | None, state: "State | None", limit: int, cursor: int | None
+    bus: "Coordinator",
+    *,
+    agent: str | None,
+    owner: str | None,
+    state: "State | None",
+    limit: int,
+    cursor: int | None,
 ) -> None:
     """List tasks without their results, the last changed first."""
-    found = await bus.list_tasks(agent=agent, state=state, limit=limit, cursor=cursor)
+    found = await bus.list_tasks(agent=agent, owner=owner, state=state, limit=limit, cursor=cursor)
     if output.on_terminal():
-        output.table(["changed", "agent", "state", "attempt", "type", "task"], [_row(status) for status in found.tasks])
+        owned = any(status.owner != bus.agent for status in found.tasks)
+        columns = ["changed", "agent", *(["owner"] if owned else []), "state", "attempt", "type", "task"]
+        output.table(columns, [_row(status, owned=owned) for status in found.tasks])
     else:
         for status in found.tasks:
             output.json_line(status.to_json(with_result=False))
@@ -181,10 +190,11 @@ async def list_(
         output.remark(f"{why}older tasks: --cursor {found.cursor}")
 
 
-def _row(status: "TaskStatus") -> list[str]:
+def _row(status: "TaskStatus", *, owned: bool) -> list[str]:
     entry = status.record.entry
     changed = f"{status.record.changed_at:%Y-%m-%d %H:%M:%S}"
-    return [changed, status.agent, status.state, str(entry.attempt or ""), entry.task_type, status.task_id]
+    owner = [status.owner] if owned else []
+    return [changed, status.agent, *owner, status.state, str(entry.attempt or ""), entry.task_type, status.task_id]
 
 
 def _show(status: "TaskStatus") -> None:

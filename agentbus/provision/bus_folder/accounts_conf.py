@@ -12,8 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentbus.protocol import subjects
-from agentbus.protocol.accounts import Account, account_of
+from agentbus.protocol.accounts import Account, account_of, covers
 from agentbus.protocol.permissions import Party
 from agentbus.provision.conf_text import quoted, quoted_list
 
@@ -184,7 +183,7 @@ def _shared_subjects(publisher: Party, subscriber: Party) -> Iterable[str]:
         return
     for published in publisher.of("tell"):
         for subscribed in subscriber.of("listen"):
-            if subjects.covers(subscribed, published):
+            if covers(subscribed, published):
                 yield published
-            elif subjects.covers(published, subscribed):
+            elif covers(published, subscribed):
                 yield subscribed

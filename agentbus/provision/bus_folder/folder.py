@@ -117,11 +117,15 @@ class BusFolder:
 
         Raises:
             ConfigError: another party has the id, it is reserved, or `agents` names an agent that is not on the bus, or
-                is given for another role.
+                is given for another role; or the bus has an older layout.
         """
         if agents is not None and role != "member":
             raise ConfigError(f"only members have a list of agents: leave out --agent, or the role {role}")
         with self._locked():
+            if not self._manifest.queue_apart:
+                raise ConfigError(
+                    f"the layout of the bus in {self.path} is older than named coordinators; agentbus init --upgrade"
+                )
             self._check_new(name, "coordinator", agents or ())
             only = None if agents is None else tuple(dict.fromkeys(agents))
             self._renew_credential(name, PartyEntry(role=role, agents=only))

@@ -213,4 +213,4 @@ def _party_of(name: str, manifest: Manifest) -> Party:
     if name in manifest.coordinators:
         agents = manifest.agents if party.agents is None else party.agents
         return permissions.coordinator(name, party.role or "operator", agents)
-    return permissions.worker(name, party.may_task)
+    return permissions.worker(name, party.may_task, layout=manifest.bus.version)

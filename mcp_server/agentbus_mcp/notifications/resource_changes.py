@@ -1,7 +1,7 @@
 """Maps events on the bus to the resources that they change."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.protocol import subjects
@@ -10,6 +10,9 @@ from agentbus.protocol.task_names import TaskName, task_name
 from agentbus_mcp import uris
 from agentbus_mcp.notifications import sources
 from agentbus_mcp.notifications.bus_events import BusEvents, Unsubscribe
+
+if TYPE_CHECKING:
+    from agentbus.protocol.subjects import TaskKey
 
 MAX_SOURCES: Final = 64
 """How many inboxes may be followed at the same time: each is a consumer on the server, which has room for 1000."""
@@ -68,14 +71,14 @@ def on_task_change(
     is_watched: Callable[[TaskName], bool], changed: Callable[[], None]
 ) -> Callable[[Delivery | None], None]:
     """Make a listener for the ledger that calls `changed` when a watched task changes, lease renewals excepted."""
-    last: dict[tuple[str, str], str | None] = {}
+    last: dict[TaskKey, str | None] = {}
 
     def listener(message: Delivery | None) -> None:
         if message is None:
             changed()
             return
         key = subjects.parse_state(message.subject)
-        if key is None or not is_watched(TaskName(key[1], key[0])):
+        if key is None or not is_watched(TaskName(key.id, key.agent, key.owner)):
             return
         state = message.headers.get(STATE)
         if state != "working" or last.get(key) != state:

@@ -95,13 +95,16 @@ async def check_messages(bus: Bus, messages: Sequence[InboxMessage]) -> list[Che
 
 async def _check(bus: Bus, message: InboxMessage) -> CheckedMessage:
     result = message.result
-    if result is None or not result.agent or not subjects.is_task_id(result.task_id):
+    key = result.key if result is not None else None
+    if result is None or key is None:
         return CheckedMessage(message, in_ledger=False)
+    if message.forgery is not None:
+        return CheckedMessage(message, visible(message.forgery), in_ledger=False)
     record: Record | NoEntry = NoEntry()
     try:
         # The result was committed before it was published, but a replica of the ledger may not know it yet.
         async for _ in retry_until(deadline_after(bus.lag_s), _LAG_PAUSE_S):
-            record = await Ledger(bus).read(result.agent, result.task_id)
+            record = await Ledger(bus).read(key)
             if isinstance(record, Record) and record.entry.terminal:
                 break
     except (CorruptEntryError, PermissionDeniedError, BusUnavailableError) as error:

@@ -71,7 +71,7 @@ async def watch_tasks(coordinator: Coordinator, request: WatchRequest, report: C
     found = await look_up(coordinator, request.task_ids, request.agent, timeout_s=request.timeout_s)
     waited = await wait_for(
         coordinator.bus,
-        {(task.agent, task.task_id): task.record for task in found.tasks},
+        {task.record.key: task.record for task in found.tasks},
         until=request.until,
         timeout_s=max(0.0, deadline - anyio.current_time()),
         on_change=_report_changes(found.tasks, report),

@@ -53,6 +53,9 @@ class AgentResult(Answer):
 
     task_id: str | None = None
     agent: str | None = Field(default=None, description="The agent that the task was given to.")
+    asked_by: SkipJsonSchema[str | None] = Field(
+        default=None, description="The coordinator that published it, where that is not main."
+    )
     status: Annotated[ResultStatus | Literal["invalid"], WithJsonSchema({"type": "string"})]
     output: str = Field(default="", description="What the agent returned, or a part of it.")
     offset: SkipJsonSchema[int | None] = Field(
@@ -78,7 +81,7 @@ class AgentResult(Answer):
         """The name of the task; None if the message has no valid ids."""
         if not subjects.is_task_id(self.task_id) or not subjects.is_agent_id(self.agent):
             return None
-        return TaskName(self.task_id, self.agent)
+        return TaskName(self.task_id, self.agent, self.asked_by)
 
 
 class PendingTask(Answer):
@@ -86,6 +89,9 @@ class PendingTask(Answer):
 
     task_id: str
     agent: str
+    asked_by: SkipJsonSchema[str | None] = Field(
+        default=None, description="The coordinator that published it, where that is not main."
+    )
     state: str
     since: str | None = None
     online: SkipJsonSchema[bool | None] = Field(
@@ -148,6 +154,9 @@ class TaskView(Answer):
     note: str | None = None
     task_id: str
     agent: str
+    asked_by: SkipJsonSchema[str | None] = Field(
+        default=None, description="The coordinator that published it, where that is not main."
+    )
     state: str
     since: str
     online: SkipJsonSchema[bool | None] = Field(
@@ -174,6 +183,9 @@ class ListedTask(Answer):
 
     task_id: str
     agent: str
+    asked_by: SkipJsonSchema[str | None] = Field(
+        default=None, description="The coordinator that published it, where that is not main."
+    )
     state: str
     changed_at: str
     task_type: SkipJsonSchema[str]
@@ -218,6 +230,9 @@ class CancelledTask(Answer):
 
     task_id: str
     agent: str
+    asked_by: SkipJsonSchema[str | None] = Field(
+        default=None, description="The coordinator that published it, where that is not main."
+    )
     state: str
     effect: str
 

@@ -8,6 +8,7 @@ from agentbus.coordinator import TaskStatus
 from agentbus.errors import MessageError
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.messages import Result
+from agentbus.protocol.subjects import COORDINATOR
 from agentbus_mcp.operations.inbox import CheckedMessage
 from agentbus_mcp.operations.output import (
     OutputPart,
@@ -51,7 +52,9 @@ def result_of_task(status: TaskStatus, output: OutputPart | None = None) -> Uncu
         view = _invalid_view(str(error))
     else:
         view = _view(result) if result else _cancelled_view(status)
-    view = view.model_copy(update={"task_id": status.task_id, "agent": status.agent})
+    view = view.model_copy(
+        update={"task_id": status.task_id, "agent": status.agent, "asked_by": asked_by(status.owner)}
+    )
     return UncutResult(view, output or output_of_task(status))
 
 
@@ -80,6 +83,7 @@ def _view(result: Result) -> AgentResult:
     return AgentResult(
         task_id=optional_text(result.task_id),
         agent=result.agent or None,
+        asked_by=asked_by(result.key.owner) if result.key else None,
         status=result.status,
         error=short(result.error, _ERROR_CHARS) if result.error else None,
         worker=optional_text(more.get("worker")),
@@ -104,6 +108,11 @@ def _cancelled_view(status: TaskStatus) -> AgentResult:
 
 def _invalid_view(fault: str) -> AgentResult:
     return AgentResult(status="invalid", error=short(f"not a valid result: {fault}", _ERROR_CHARS))
+
+
+def asked_by(owner: str) -> str | None:
+    """The owner of a task as answers name it: not at all where that is `main`, as where there is no other."""
+    return None if owner == COORDINATOR else owner
 
 
 def optional_text(value: Json) -> str | None:

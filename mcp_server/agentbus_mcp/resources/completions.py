@@ -66,8 +66,8 @@ async def _recent_tasks(coordinator: Coordinator) -> list[str]:
         async for message in consumer.backlog():
             key = subjects.parse_state(message.subject)
             if key is not None:
-                found.pop(key[1], None)
-                found[key[1]] = None
+                found.pop(key.id, None)
+                found[key.id] = None
     return list(reversed(found))
 
 

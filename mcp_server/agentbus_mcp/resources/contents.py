@@ -50,6 +50,10 @@ class ResourceContents:
         """The state of a task of an agent and, once it has one, its result."""
         return await self._task(task_id, agent)
 
+    async def task_of_owner(self, agent: str, owner: str, task_id: str) -> str:
+        """The same of a task that another coordinator than `main` has published."""
+        return await self._task(task_id, agent, owner)
+
     async def task_by_id(self, task_id: str) -> str:
         """The same by the id alone, where one agent has a task of this id."""
         return await self._task(task_id)
@@ -60,10 +64,10 @@ class ResourceContents:
             raise ResourceNotFoundError(f"Unknown resource: {uris.stream(stream)[:200]}")
         return to_json(await describe_stream(await self._bus_link.coordinator(), stream))
 
-    async def _task(self, task_id: str, agent: str | None = None) -> str:
+    async def _task(self, task_id: str, agent: str | None = None, owner: str | None = None) -> str:
         coordinator = await self._bus_link.coordinator()
         try:
-            status = await coordinator.task(task_id, agent=agent).status()
+            status = await coordinator.task(task_id, agent=agent, owner=owner).status()
         except (TaskNotFoundError, InvalidIdError) as error:
             raise ResourceNotFoundError(str(error)) from error
         view = task_view(status)

@@ -27,6 +27,7 @@ def add_resources(server: MCPServer[Any], bus_link: BusLink, sessions: Sessions)
     for uri, name, title, function in (
         (uris.INBOX, "inbox", "Inbox of an agent", contents.inbox),
         (uris.TASK, "task", "Task of an agent", contents.task),
+        (uris.TASK_OF_OWNER, "task-of-owner", "Task of a coordinator", contents.task_of_owner),
         (uris.TASK_BY_ID, "task-by-id", "Task", contents.task_by_id),
         (uris.STREAM, "stream", "Stream", contents.stream),
     ):

@@ -5,12 +5,11 @@ from itertools import islice
 from typing import Final, TypeAlias
 
 from agentbus.coordinator import Coordinator
-from agentbus.errors import MessageError, PermissionDeniedError
+from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
-from agentbus.protocol.messages import decode_result
 from agentbus.protocol.stored_message import StoredMessage
-from agentbus.tasks.inbox import InboxMessage
+from agentbus.tasks.inbox import read_inbox_message
 from agentbus_mcp.operations.inbox import CheckedMessage, check_messages
 from agentbus_mcp.replies.budget import share
 from agentbus_mcp.replies.results import result_of_message
@@ -75,7 +74,7 @@ async def _newest(coordinator: Coordinator, stream: str) -> Json:
             for message in await _stored(coordinator, stream)
         ]
     try:
-        messages = [_inbox_message(message) for message in await _stored(coordinator, stream)]
+        messages = [read_inbox_message(message) for message in await _stored(coordinator, stream)]
     except PermissionDeniedError:
         messages = await coordinator.results(NEWEST)
     return result_list(await check_messages(coordinator.bus, messages))
@@ -98,12 +97,3 @@ async def _stored(coordinator: Coordinator, stream: str) -> list[StoredMessage]:
     # A task may be settled and deleted meanwhile.
     found = [await bus.message_without_headers(stream, seq) for seq in islice(sequences, NEWEST)]
     return [message for message in reversed(found) if message is not None]
-
-
-def _inbox_message(message: StoredMessage) -> InboxMessage:
-    result, fault = None, None
-    try:
-        result = decode_result(message.data)
-    except MessageError as error:
-        fault = str(error)
-    return InboxMessage(message.seq, message.time, message.data, result, fault)

@@ -25,19 +25,21 @@ def list_tasks_tool(bus_link: BusLink) -> Tool:
 
     async def list_tasks(
         agent: AgentFilter = None,
+        asked_by: Annotated[str | None, Field(max_length=70, description="Only of this coordinator.")] = None,
         state: Annotated[State | None, Field(description="Only tasks in this state.")] = None,
         limit: Annotated[int, Field(ge=1, le=MAX_LISTED, description="How many.")] = _DEFAULT_LIMIT,
         cursor: ListCursor = None,
     ) -> Annotated[CallToolResult, Listing]:
-        """List the tasks of all publishers by their last change, the newest first.
+        """List tasks by their last change, the newest first.
 
         Use it when you do not have the ids: after a restart, or to see what runs, waits for approval or has failed.
         Then get_results with the ids.
         """
         coordinator = await bus_link.coordinator()
-        found = await coordinator.list_tasks(agent=agent, state=state, limit=limit, cursor=cursor)
+        found = await coordinator.list_tasks(agent=agent, owner=asked_by, state=state, limit=limit, cursor=cursor)
         again = {
             "agent": agent,
+            "asked_by": asked_by,
             "state": state,
             "limit": limit if limit != _DEFAULT_LIMIT else None,
             "cursor": found.cursor,

@@ -13,6 +13,7 @@ from agentbus.config.connection_settings import ConnectionSettings, connection_s
 from agentbus.config.loading import load_coordinator
 from agentbus.config.mcp_tokens import NamedToken, hash_of, read_tokens
 from agentbus.errors import ConfigError
+from agentbus.protocol.roles import Role
 from agentbus_mcp.transports.served_coordinator import ServedCoordinator
 from agentbus_mcp.transports.sign_in import SignIn
 
@@ -58,11 +59,12 @@ class OneCoordinator:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A named token, and the connection settings and the id of its coordinator."""
+    """A named token, and the connection settings, the id and the role of its coordinator."""
 
     token: NamedToken
     connection: ConnectionSettings
     agent: str
+    role: Role
 
 
 def read_clients(path: Path) -> dict[str, Client]:
@@ -82,7 +84,7 @@ def read_clients(path: Path) -> dict[str, Client]:
             raise ConfigError(f"{path}: the token {name}: {error}") from None
         for warning in warnings:
             log.warning("%s", warning)
-        clients[name] = Client(token, connection, config.coordinator.id)
+        clients[name] = Client(token, connection, config.coordinator.id, config.coordinator.effective_role)
     return clients
 
 

@@ -14,6 +14,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentbus.config.connection_settings import ConnectionSettings
+from agentbus.protocol.roles import Role
 from agentbus_mcp import sdk
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.metrics import Metrics
@@ -54,10 +55,11 @@ class ServedCoordinator:
         load: Load,
         metrics: Metrics,
         name: str | None = None,
+        role: Role | None = None,
     ) -> None:
-        """Serve an agent; `name` is the prefix of its log lines."""
+        """Serve a coordinator, as for `BusLink`; `name` is the prefix of its log lines."""
         label = f"{name}: " if name else ""
-        self._bus_link = BusLink(connection, agent, on_reconnect=metrics.reconnected, label=label)
+        self._bus_link = BusLink(connection, agent, role, on_reconnect=metrics.reconnected, label=label)
         self._settings = settings
         self._load = load
         self._metrics = metrics

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.protocol.json_codec import encode
+from agentbus.protocol.roles import Role
 from agentbus_mcp.metrics import NO_METRICS, Metrics
 from agentbus_mcp.transports.bounded_http import Connections
 from agentbus_mcp.transports.coordinators import Client, Coordinators, NamedCoordinators, OneCoordinator
@@ -48,9 +49,10 @@ def serve(
     *,
     load: Load = load,
     metrics: Metrics = NO_METRICS,
+    role: Role | None = None,
 ) -> None:
     """Serve one coordinator on a listening socket until SIGTERM or SIGINT; print the URL once it is served."""
-    coordinator = ServedCoordinator(settings, agent, http_settings, load, metrics)
+    coordinator = ServedCoordinator(settings, agent, http_settings, load, metrics, role=role)
     _serve(OneCoordinator(coordinator, http_settings.token), http_settings, listener, metrics)
 
 
@@ -65,7 +67,7 @@ def serve_named(
     """Serve a coordinator for each named token of a file in the same way; `clients` is its present content."""
 
     def make(name: str, client: Client) -> ServedCoordinator:
-        return ServedCoordinator(client.connection, client.agent, http_settings, load, metrics, name)
+        return ServedCoordinator(client.connection, client.agent, http_settings, load, metrics, name, client.role)
 
     _serve(NamedCoordinators(tokens, clients, make), http_settings, listener, metrics)
 

@@ -10,10 +10,12 @@ from agentbus.admin.doctor.run_checks import run_checks
 from agentbus.bus.setup import set_up
 from agentbus.config.loading import load_worker
 from agentbus.config.toml_text import toml_text
+from agentbus.protocol.roles import Role
+from agentbus.provision.join import join_as_coordinator
 from agentbus.provision.nats_server import NatsServer, run_server
 from support.doctor import coordinator_toml, doctor, not_ok, the_finding
 from support.harness import worker_toml
-from support.installation import Sample
+from support.installation import Sample, own_bus
 from support.restricted import restricted_bus
 
 pytestmark = pytest.mark.posix("not tried on Windows")
@@ -116,3 +118,32 @@ async def test_heartbeats_and_cancellations_that_a_worker_may_not_use_are_missin
     finding = the_finding(findings, "permissions")
     assert finding["verdict"] == "failed"
     assert finding["text"] == "this user may not use agent.code.heartbeat, agent.code.control"
+
+
+@pytest.mark.parametrize(
+    ("name", "role"), [("alice", "member"), ("dave", "member"), ("bob", "viewer"), ("carol", "operator")]
+)
+async def test_a_named_coordinator_has_all_that_its_role_needs_and_no_more(tmp_path: Path, name: str, role: Role):
+    only = ["code"] if name == "alice" else None
+    async with own_bus(tmp_path, coordinators={name: (role, only)}) as bus:
+        config = join_as_coordinator(bus.folder.bundle(name, "coordinator"), tmp_path / "here")
+        findings = await doctor("--config", str(config))
+        assert not_ok(findings) == []
+        assert the_finding(findings, "permissions")["verdict"] == "ok"
+        # A configuration that claims another role is told what the server does not let it do.
+        text = config.read_text(encoding="utf-8").replace(f'role = "{role}"', 'role = "operator"')
+        config.write_text(text.replace('agents = ["code"]', ""), encoding="utf-8")
+        claimed = await doctor("--config", str(config), code=0 if role == "operator" else 1)
+        verdict = the_finding(claimed, "permissions")["verdict"]
+        assert verdict == ("ok" if role == "operator" else "failed")
+
+
+async def test_a_member_that_may_do_more_than_its_role_is_a_warning(tmp_path: Path):
+    async with restricted_bus(tmp_path, {"agent-alice": {"publish": ">", "subscribe": ">"}}, agents=["code"]) as bus:
+        where = {"url": bus.url("agent-alice")}
+        config = tmp_path / "coordinator.toml"
+        config.write_text(toml_text({"nats": where, "coordinator": {"id": "alice"}}), encoding="utf-8")
+        found = the_finding(await doctor("--config", str(config)), "limits")
+    assert found["verdict"] == "warning"
+    assert "give tasks as main" in found["text"]
+    assert "change the tasks of others" in found["text"]

@@ -10,6 +10,7 @@ import pytest
 
 from agentbus import Coordinator
 from agentbus.protocol.ledger_entry import Entry
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from support.harness import BOUND_S
@@ -73,8 +74,8 @@ async def change_all(coordinator: Coordinator) -> None:
     entry = Entry(state="queued", digest="d", sender="agent-main", inbox="main", task_type="test")
 
     async def change(number: int) -> None:
-        record = await ledger.read("code", task_id(number))
-        await ledger.write("code", task_id(number), entry, revision=record.revision)
+        record = await ledger.read(TaskKey("code", task_id(number)))
+        await ledger.write(TaskKey("code", task_id(number)), entry, revision=record.revision)
 
     for start in range(0, TASKS, 40):
         async with asyncio.TaskGroup() as group:

@@ -19,6 +19,7 @@ from agentbus.bus.setup import set_up
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.schema import NatsSection
 from agentbus.protocol.ledger_entry import Record, renewed
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import announce, withdraw
@@ -166,17 +167,17 @@ async def test_every_change_of_a_task_is_notified_but_not_the_renewals_of_its_le
 
 async def claim(coordinator: Coordinator, task_id: str) -> None:
     """Claim a task as a worker does."""
-    record = await Ledger(coordinator.bus).read("code", task_id)
+    record = await Ledger(coordinator.bus).read(TaskKey("code", task_id))
     assert isinstance(record, Record)
     claim = {"worker": "w", "nonce": "n", "lease_s": 30, "since": "2026-11-22T00:00:00Z"}
     entry = record.entry.model_validate({**record.entry.model_dump(), "state": "working", "claim": claim})
-    await Ledger(coordinator.bus).write("code", task_id, entry, revision=record.revision)
+    await Ledger(coordinator.bus).write(TaskKey("code", task_id), entry, revision=record.revision)
 
 
 async def renew(coordinator: Coordinator, task_id: str) -> None:
-    record = await Ledger(coordinator.bus).read("code", task_id)
+    record = await Ledger(coordinator.bus).read(TaskKey("code", task_id))
     assert isinstance(record, Record)
-    await Ledger(coordinator.bus).write("code", task_id, renewed(record.entry), revision=record.revision)
+    await Ledger(coordinator.bus).write(TaskKey("code", task_id), renewed(record.entry), revision=record.revision)
 
 
 @both_eras

@@ -7,6 +7,7 @@ import pytest
 from agentbus import Coordinator, connect
 from agentbus.errors import ArgumentError
 from agentbus.protocol import subjects
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus_mcp.operations import inbox
 from agentbus_mcp.operations.inbox import CheckedMessage, newest_messages, next_messages
@@ -47,7 +48,7 @@ async def test_a_result_of_a_task_that_the_ledger_does_not_know_is_no_forgery(co
 
 
 async def test_a_result_whose_ledger_entry_cannot_be_read_is_unverified(coordinator: Coordinator) -> None:
-    await coordinator.bus.store(subjects.state("code", "job"), b"junk")
+    await coordinator.bus.store(subjects.state(TaskKey("code", "job")), b"junk")
     await put(coordinator, result_message("job", "done"))
     assert "the ledger entry of job (agent code) cannot be read" in str((await the_message(coordinator)).unverified)
 

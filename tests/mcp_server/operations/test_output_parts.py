@@ -11,6 +11,7 @@ from agentbus.errors import ArgumentError, FileMissingError, PermissionDeniedErr
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Record, settled
 from agentbus.protocol.messages import decode_result
+from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.output_store import put_file
 from agentbus_mcp.operations.output import read_part
@@ -28,10 +29,10 @@ async def truncated(coordinator: Coordinator, task_id: str = "job", *, stored: b
     message = {**result_message(task_id, HEAD), "output": {**note, "file": {"bucket": "b", "name": task_id}}}
     if stored:
         await put_file(coordinator.bus, "code", task_id, [whole])
-    record = await Ledger(coordinator.bus).read("code", task_id)
+    record = await Ledger(coordinator.bus).read(TaskKey("code", task_id))
     assert isinstance(record, Record)
     entry = settled(record.entry, decode_result(encode(message)))
-    await Ledger(coordinator.bus).write("code", task_id, entry, revision=record.revision)
+    await Ledger(coordinator.bus).write(TaskKey("code", task_id), entry, revision=record.revision)
     return await coordinator.task(task_id).status()
 
 

@@ -53,6 +53,7 @@ async def test_the_fixed_resources_are_listed_at_once_without_a_bus(era: str) ->
     assert [template.uri_template for template in templates] == [
         "agentbus://agents/{agent}/results",
         "agentbus://tasks/{agent}/{task_id}",
+        "agentbus://tasks/{agent}/~{owner}/{task_id}",
         "agentbus://tasks/{task_id}",
         "agentbus://streams/{stream}",
     ]
@@ -178,8 +179,8 @@ async def test_the_backlog_shows_its_state_consumers_and_newest_tasks(
     assert account["stream"] == "AGENT_TASKS"
     state = account["state"]
     assert (state["messages"], state["first_seq"], state["last_seq"]) == (13, 1, 14)
-    [consumer] = account["consumers"]
-    assert (consumer["name"], consumer["waiting_messages"]) == ("agent-code", 12)
+    waiting = {consumer["name"]: consumer["waiting_messages"] for consumer in account["consumers"]}
+    assert waiting == {"agent-code": 12, "tasks-code": 0}
     *tasks, long, invalid = account["newest"]
     assert [task["task_id"] for task in tasks] == [f"t{number}" for number in range(3, 11)]
     assert (tasks[0]["content"], tasks[0]["sender"], tasks[0]["subject"]) == (

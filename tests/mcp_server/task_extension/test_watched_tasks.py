@@ -21,6 +21,7 @@ from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import new_task
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer, start_server
 from agentbus.tasks.ledger import Ledger
 from agentbus_mcp.notifications.task_notifications import TASKS_EXTENSION
@@ -197,11 +198,11 @@ async def test_a_task_is_notified_once_for_each_state_and_not_for_the_renewals_o
 
 async def claim(coordinator: Coordinator, task_id: str) -> None:
     """Claim a task as a worker does, or renew its lease."""
-    record = await Ledger(coordinator.bus).read("code", task_id)
+    record = await Ledger(coordinator.bus).read(TaskKey("code", task_id))
     assert isinstance(record, Record)
     wire = {"worker": "w", "nonce": "n", "lease_s": 30, "since": "2026-11-22T00:00:00Z"}
     entry = record.entry.model_validate({**record.entry.model_dump(), "state": "working", "claim": wire})
-    await Ledger(coordinator.bus).write("code", task_id, entry, revision=record.revision)
+    await Ledger(coordinator.bus).write(TaskKey("code", task_id), entry, revision=record.revision)
 
 
 # -- publishing -------------------------------------------------------------------------------------------------

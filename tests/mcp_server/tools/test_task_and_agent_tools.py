@@ -5,6 +5,7 @@ from pathlib import Path
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
 from agentbus.protocol.ledger_entry import Claim, Record, claimed
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from support.harness import eventually, worker, worker_toml
@@ -17,10 +18,10 @@ pytestmark = both_eras
 async def claim(coordinator: Coordinator, task_id: str, agent: str = "code") -> None:
     """Claim a task as a worker does."""
     ledger = Ledger(coordinator.bus)
-    record = await ledger.read(agent, task_id)
+    record = await ledger.read(TaskKey(agent, task_id))
     assert isinstance(record, Record)
     taken = Claim(worker="machine-1", nonce="n", lease_s=30, since="2026-05-18T00:00:00+00:00")
-    await ledger.write(agent, task_id, claimed(record.entry, taken, 1), revision=record.revision)
+    await ledger.write(TaskKey(agent, task_id), claimed(record.entry, taken, 1), revision=record.revision)
 
 
 # -- get_task ---------------------------------------------------------------------------------------------------

@@ -149,6 +149,19 @@ def test_an_agent_cannot_have_the_id_of_a_coordinator_or_give_it_tasks(bus: BusF
         bus.add("lead", ["alice"])
 
 
+def test_a_bus_of_an_older_layout_gets_no_named_coordinator(bus: BusFolder) -> None:
+    path = bus.path / "bus.toml"
+    lines = path.read_text(encoding="utf-8").replace("version = 2", "version = 1").splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith("tasks_")), encoding="utf-8")
+    older = BusFolder(bus.path)
+    older.add("lead", ["code"])
+    with pytest.raises(ConfigError, match=r"is older than named coordinators; agentbus init --upgrade"):
+        older.add_coordinator("alice")
+    # An agent gives tasks there as it did before, without its name in the subject.
+    assert '"agent.code.tasks"' in account(older, "lead")
+    assert "~lead" not in account(older, "lead")
+
+
 @pytest.mark.parametrize("verb", ["rotate", "remove", "bundle"])
 @pytest.mark.parametrize(
     ("kind", "name", "reason"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from agentbus.errors import BusUnavailableError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from support.harness import worker_toml
 from system.chaos.faults import Fault
@@ -238,7 +239,7 @@ class Storm:
         bus = self._coordinator.bus
         before = len(self._unsettled)
         for task in list(self._unsettled.values()):
-            found = await Ledger(bus).read(task.agent, task.task_id)
+            found = await Ledger(bus).read(TaskKey(task.agent, task.task_id))
             if isinstance(found, Record) and found.entry.terminal:
                 del self._unsettled[task.task_id]
         if len(self._unsettled) < before:

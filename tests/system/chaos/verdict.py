@@ -11,6 +11,7 @@ from agentbus.bus.jetstream import Bus
 from agentbus.errors import AgentBusError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.inbox import InboxMessage
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.output_store import read_file
@@ -85,7 +86,7 @@ async def check(
     counted = {execution.task_id for execution in ran}
     takeovers = 0
     for task in tasks:
-        entry = await Ledger(coordinator.bus).read(task.agent, task.task_id)
+        entry = await Ledger(coordinator.bus).read(TaskKey(task.agent, task.task_id))
         takeovers += isinstance(entry, Record) and entry.entry.attempt > 1
         message = results[task.task_id][0] if task.task_id in results else None
         account.wrong += [f"{task.task_id}: {fault}" for fault in _faults(task, entry, message, seen, counted)]

@@ -22,6 +22,7 @@ from agentbus.config.loading import load_worker
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.messages import new_task
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker.state_folder import locked_state
@@ -324,7 +325,7 @@ async def test_an_expired_task_whose_coordinator_dies_while_settling_it_is_settl
     await acknowledged(coordinator)  # the bus has dropped it
     args = ("task", "get", task_id, "--nats-url", server.url)
     await command_dies(tmp_path, "expired, result not published", *args)
-    assert await Ledger(coordinator.bus).read("code", task_id)
+    assert await Ledger(coordinator.bus).read(TaskKey("code", task_id))
     assert await result_messages(coordinator) == []
     for _ in range(2):
         assert (await run_cli(*args)).code == 0

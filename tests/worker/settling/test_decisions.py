@@ -7,6 +7,7 @@ import pytest
 
 from agentbus.protocol.ledger_entry import CancelRequest, Entry, NoEntry, Record
 from agentbus.protocol.ledger_entry import Claim as ClaimRecord
+from agentbus.protocol.subjects import TaskKey
 from agentbus_worker.settling.decisions import (
     Claim,
     CommitOutbox,
@@ -47,7 +48,7 @@ def settled(nonce: str = "mine", *, status: str = "completed", result_id: str = 
 
 
 def record(entry: Entry, revision: int = REVISION) -> Record:
-    return Record("code", "t", entry, revision, datetime(2026, 5, 18, tzinfo=UTC))
+    return Record(TaskKey("code", "t"), entry, revision, datetime(2026, 5, 18, tzinfo=UTC))
 
 
 def decide(found: Record | NoEntry, *, lease_over: bool = False) -> Decision:

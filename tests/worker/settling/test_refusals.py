@@ -13,6 +13,7 @@ from agentbus.config.loading import load_worker
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import CancelRequest, Claim, Entry, Record, claimed, renewed
 from agentbus.protocol.messages import Result, new_result
+from agentbus.protocol.subjects import TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
@@ -32,7 +33,7 @@ CANCEL = CancelRequest(by="agent-main", reason="not needed", at="2026-05-18T00:0
 
 
 async def entry_of(coordinator: Coordinator, task_id: str) -> Record:
-    found = await Ledger(coordinator.bus).read("code", task_id)
+    found = await Ledger(coordinator.bus).read(TaskKey("code", task_id))
     assert isinstance(found, Record)
     return found
 
@@ -41,7 +42,7 @@ async def claim_as(coordinator: Coordinator, task_id: str, nonce: str, *, lease_
     """Write a claim, as a worker does."""
     record = await entry_of(coordinator, task_id)
     entry = claimed(record.entry, new_claim(nonce, lease_s), attempt=record.entry.attempt + 1)
-    await Ledger(coordinator.bus).write("code", task_id, entry, revision=record.revision)
+    await Ledger(coordinator.bus).write(TaskKey("code", task_id), entry, revision=record.revision)
     return await entry_of(coordinator, task_id)
 
 
@@ -58,13 +59,13 @@ def overtake(monkeypatch: pytest.MonkeyPatch, state: str, **changes: Any) -> Non
     """Let another party change the ledger entry right before the first write that makes it `state`."""
     write, waiting = Ledger.write, [changes]
 
-    async def overtaken(self: Ledger, agent: str, task_id: str, entry: Entry, *, revision: int, **more: Any) -> int:
+    async def overtaken(self: Ledger, key: TaskKey, entry: Entry, *, revision: int, **more: Any) -> int:
         if waiting and (entry.state == state or (state == "settled" and entry.terminal)):
-            found = await self.read(agent, task_id)
+            found = await self.read(key)
             assert isinstance(found, Record)
             other = found.entry.model_copy(update=waiting.pop())
-            await write(self, agent, task_id, other, revision=found.revision)
-        return await write(self, agent, task_id, entry, revision=revision, **more)
+            await write(self, key, other, revision=found.revision)
+        return await write(self, key, entry, revision=revision, **more)
 
     monkeypatch.setattr(Ledger, "write", overtaken)
 
@@ -77,7 +78,9 @@ async def test_a_settlement_that_lost_its_compare_and_set_publishes_nothing(coor
     task_id = await publish(coordinator, "x")
     stale = await entry_of(coordinator, task_id)
     await claim_as(coordinator, task_id, "other")
-    verdict = await settle(coordinator.bus, "code", task_id, stale.entry, result_of(task_id), revision=stale.revision)
+    verdict = await settle(
+        coordinator.bus, TaskKey("code", task_id), stale.entry, result_of(task_id), revision=stale.revision
+    )
     assert verdict == Lost()
     assert await result_messages(coordinator) == []
     assert (await coordinator.task(task_id).status()).state == "working"
@@ -91,7 +94,7 @@ async def test_a_settlement_that_is_repeated_after_a_lost_answer_succeeds_with_o
     record = await entry_of(coordinator, task_id)
     for _ in range(2):
         verdict = await settle(
-            coordinator.bus, "code", task_id, record.entry, result_of(task_id), revision=record.revision
+            coordinator.bus, TaskKey("code", task_id), record.entry, result_of(task_id), revision=record.revision
         )
         assert isinstance(verdict, Won)
     assert len(await result_messages(coordinator)) == 1
@@ -115,7 +118,7 @@ async def test_without_the_servers_clock_a_lease_expires_when_its_revision_stays
     assert await monitor.remaining_s(record) > 0
     await eventually(over, "the lease is over")
     assert time.monotonic() - began >= 0.45
-    await Ledger(coordinator.bus).write("code", task_id, renewed(record.entry), revision=record.revision)
+    await Ledger(coordinator.bus).write(TaskKey("code", task_id), renewed(record.entry), revision=record.revision)
     record = await entry_of(coordinator, task_id)
     assert await monitor.remaining_s(record) > 0, "a renewal begins a new lease"
 
@@ -127,7 +130,7 @@ async def test_the_lease_monitor_forgets_the_task_that_it_has_not_seen_for_the_l
     monitor = LeaseMonitor(coordinator.bus, ServerClock(coordinator.bus, subjects.TASKS_STREAM, "agent-unknown"))
 
     async def left_s(task_id: str) -> float:
-        return await monitor.lease_left_s(("code", task_id), 1, None, 30)
+        return await monitor.lease_left_s(TaskKey("code", task_id), 1, None, 30)
 
     first = {task_id: await left_s(task_id) for task_id in ("a", "b")}
     assert first == {"a": 30, "b": 30}, "seen for the first time"
@@ -249,7 +252,7 @@ async def test_a_dead_letter_whose_task_has_its_result_by_now_makes_no_second_on
         # A worker with a larger limit settles it, and dies before it has published.
         result = result_of(task_id)
         assert isinstance(
-            await commit(context.ledger, "code", task_id, record.entry, result, revision=record.revision), Won
+            await commit(context.ledger, TaskKey("code", task_id), record.entry, result, revision=record.revision), Won
         )
         assert await claim(context, delivery) is None
     assert (await counts(coordinator))[subjects.DEAD_STREAM] == 1

@@ -12,6 +12,7 @@ from agentbus.errors import AgentBusError, TaskNotFoundError
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import new_task
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from support.harness import eventually, run_cli, worker, worker_toml
@@ -57,7 +58,7 @@ def runs(folder: Path) -> list[tuple[int, float]]:
 
 
 async def entry_of(bus: Coordinator, task_id: str) -> Record:
-    found = await Ledger(bus.bus).read("code", task_id)
+    found = await Ledger(bus.bus).read(TaskKey("code", task_id))
     assert isinstance(found, Record)
     return found
 

@@ -13,6 +13,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.headers import MSG_ID, REVISION
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Claim, Entry, Record, claimed
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from support.harness import SUPPORT, Process, eventually, process, worker, worker_toml
@@ -23,7 +24,7 @@ CLAIM: dict[str, Any] = {"worker": "w", "nonce": "n", "lease_s": 1.5, "since": "
 
 
 async def entry_of(bus: Coordinator, task_id: str) -> Entry:
-    found = await Ledger(bus.bus).read("code", task_id)
+    found = await Ledger(bus.bus).read(TaskKey("code", task_id))
     assert isinstance(found, Record)
     return found.entry
 
@@ -32,7 +33,7 @@ async def write_over(bus: Coordinator, task_id: str, changes: dict[str, Any] | N
     """Write the entry of a task as a party can that may write the key; None writes no JSON at all."""
     fields = {**(await entry_of(bus, task_id)).model_dump(exclude_none=True), **(changes or {})}
     data = b"\x1b]0;owned\x07" if changes is None else encode(fields)
-    await bus.bus.store(subjects.state("code", task_id), data)
+    await bus.bus.store(subjects.state(TaskKey("code", task_id)), data)
 
 
 async def the_one_result(bus: Coordinator, task_id: str) -> dict[str, Any]:
@@ -118,10 +119,10 @@ async def test_a_refused_message_of_a_task_that_another_worker_has_settles_it_on
 ):
     await short_lease(coordinator)
     task_id = await publish(coordinator, "x" * 5000)
-    ledger, found = Ledger(coordinator.bus), await Ledger(coordinator.bus).read("code", task_id)
+    ledger, found = Ledger(coordinator.bus), await Ledger(coordinator.bus).read(TaskKey("code", task_id))
     assert isinstance(found, Record)
     held = claimed(found.entry, Claim(worker="other", nonce="n", lease_s=4, since="now"), 1)
-    await ledger.write("code", task_id, held, revision=found.revision)
+    await ledger.write(TaskKey("code", task_id), held, revision=found.revision)
     async with worker(refusing_long_ones(tmp_path, server)) as child:
         await child.until_said("a worker may hold its task; looking again in ")
         assert (await entry_of(coordinator, task_id)).state == "working"

@@ -2,6 +2,7 @@
 
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.messages import Task
+from agentbus.protocol.subjects import COORDINATOR, address
 from agentbus.visible_text import one_line
 
 _INSTRUCTIONS = """\
@@ -15,10 +16,14 @@ and below that line the exact operation that needs approval, and why.
 Keep secrets (passwords, tokens, keys) out of your answer."""
 
 
-def build_prompt(task: Task, *, agent: str, extra_instruction: str = "") -> str:
-    """Build the prompt. It never begins with a dash, so no command parses it as an option."""
+def build_prompt(task: Task, *, agent: str, owner: str = COORDINATOR, extra_instruction: str = "") -> str:
+    """Build the prompt. It never begins with a dash, so no command parses it as an option.
+
+    Who gave the task is the owner: what the message says of its sender is not checked by the bus. `main` may send tasks
+    for others.
+    """
     parts = [
-        f"You are the agent {agent}. You have been given a task over agentbus by {_line(task.sender)}.",
+        f"You are the agent {agent}. You have been given a task over agentbus by {_giver(task, owner)}.",
         f"Task type: {_line(task.task_type)}\nTask id: {task.id}",
         f"The task, as JSON:\n{encode(task.to_json()).decode()}",
         _INSTRUCTIONS,
@@ -26,6 +31,14 @@ def build_prompt(task: Task, *, agent: str, extra_instruction: str = "") -> str:
     if extra_instruction.strip():
         parts.append(extra_instruction.strip())
     return "\n\n".join(parts) + "\n"
+
+
+def _giver(task: Task, owner: str) -> str:
+    said = _line(task.sender)
+    if owner == COORDINATOR:
+        return said
+    known = address(owner)
+    return known if said in (owner, known) else f"{known} (the message says: {said})"
 
 
 def _line(text: str) -> str:

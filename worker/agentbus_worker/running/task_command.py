@@ -20,6 +20,7 @@ from agentbus.config.worker_schema import (
 from agentbus.errors import CommandError
 from agentbus.observability import tracing
 from agentbus.protocol.messages import Task
+from agentbus.protocol.subjects import COORDINATOR
 from agentbus_worker.running.command import Limits
 from agentbus_worker.running.process_tree import RUN_VARIABLE, TASK_VARIABLE
 from agentbus_worker.running.prompt import build_prompt
@@ -34,10 +35,13 @@ _PLACEHOLDER: Final = re.compile(
 
 
 @contextmanager
-def task_command(config: WorkerConfig, task: Task, *, attempt: int, run_id: str, tmp: Path) -> Generator[Command]:
+def task_command(
+    config: WorkerConfig, task: Task, *, owner: str, attempt: int, run_id: str, tmp: Path
+) -> Generator[Command]:
     """Make the command of one attempt. Its prompt file and working folder exist for the length of the block.
 
     Args:
+        owner: the coordinator that published the task, as the subject of its message says.
         run_id: identifies this run among those of all workers; its processes are found by it.
         tmp: a private folder for the prompt file.
 
@@ -46,9 +50,9 @@ def task_command(config: WorkerConfig, task: Task, *, attempt: int, run_id: str,
             command.
     """
     agent, worker = config.agent, config.worker
-    prompt = build_prompt(task, agent=agent.id, extra_instruction=agent.extra_instruction)
+    prompt = build_prompt(task, agent=agent.id, owner=owner, extra_instruction=agent.extra_instruction)
     file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" else None
-    with _workdir(worker.workdir, task.id, keep=worker.keep_workdir) as workdir:
+    with _workdir(worker.workdir, _folder_name(task.id, owner), keep=worker.keep_workdir) as workdir:
         try:
             if file is not None:
                 _write_prompt(file, prompt)
@@ -64,7 +68,7 @@ def task_command(config: WorkerConfig, task: Task, *, attempt: int, run_id: str,
             yield Command(
                 # In one pass: placeholders inside the prompt must not be replaced.
                 argv=[_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in agent.chat_cmd],
-                env=_environment(agent.id, task, attempt, run_id, workdir),
+                env=_environment(agent.id, task, owner, attempt, run_id, workdir),
                 run_id=run_id,
                 task_id=task.id,
                 cwd=workdir,
@@ -95,26 +99,32 @@ def inherited_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("AGENTBUS_") and name not in own}
 
 
-def _environment(agent: str, task: Task, attempt: int, run_id: str, workdir: Path | None) -> dict[str, str]:
+def _environment(agent: str, task: Task, owner: str, attempt: int, run_id: str, workdir: Path | None) -> dict[str, str]:
     return {
         **inherited_environment(),
         **tracing.environment(),
         RUN_VARIABLE: run_id,
         "AGENTBUS_AGENT_ID": agent,
         TASK_VARIABLE: task.id,
+        "AGENTBUS_OWNER": owner,
         "AGENTBUS_TASK_TYPE": task.task_type.replace("\0", ""),
         "AGENTBUS_ATTEMPT": str(attempt),
         **({"AGENTBUS_WORKDIR": str(workdir)} if workdir else {}),
     }
 
 
+def _folder_name(task_id: str, owner: str) -> str:
+    """Return the name of the folder of a task: two owners may use one id. No id holds `~`."""
+    return task_id if owner == COORDINATOR else f"{owner}~{task_id}"
+
+
 @contextmanager
-def _workdir(base: Path | None, task_id: str, *, keep: bool) -> Generator[Path | None]:
+def _workdir(base: Path | None, name: str, *, keep: bool) -> Generator[Path | None]:
     """Make the working folder of a task, if configured. A later attempt finds the files of an earlier one."""
     if base is None:
         yield None
         return
-    folder = base.absolute() / task_id  # absolute, because the command runs in it and gets this path
+    folder = base.absolute() / name  # absolute, because the command runs in it and gets this path
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

@@ -8,7 +8,6 @@ from agentbus.observability import tracing
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.ledger_entry import Claim as ClaimRecord
 from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, claimed, queued
-from agentbus.protocol.messages import Task
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.incoming import Incoming, read_delivery
 from agentbus.tasks.settle import Lost, Won, compare_and_set, publish_again, settle
@@ -61,72 +60,71 @@ async def claim(context: Context, delivery: Delivery) -> Job | None:
 
 async def _claim(context: Context, delivery: Delivery) -> Job | None:
     incoming = read_delivery(delivery, context.agent, max_bytes=context.config.worker.max_task_bytes)
-    task = incoming.task
-    if task.id in context.held:
+    key = incoming.key
+    if key in context.held:
         # Its lease may have expired while the bus stored no result. A worker never takes over from itself.
         await delivery.nak(SHORTEST_NAK_S)
         return None
-    new_entry = queued(task, task.inbox(context.config.default_inbox), incoming.publication)
+    new_entry = queued(incoming.task, incoming.inbox(context.config.default_inbox), incoming.publication)
     try:
         return await _decide(context, delivery, incoming, new_entry)
     except CorruptEntryError as error:
-        key = (context.agent, task.id)
         left_s = await context.lease_monitor.lease_left_s(key, error.revision, error.changed_at, context.lease_s)
         if left_s <= 0:
             raise
         # A worker that holds the task replaces the entry with its next renewal.
         await delivery.nak(max(SHORTEST_NAK_S, left_s))
-        TaskLog(task.id).warning("%s; looking again in %.1f s", error, left_s)
+        TaskLog(key.id).warning("%s; looking again in %.1f s", error, left_s)
         return None
 
 
 async def _decide(context: Context, delivery: Delivery, incoming: Incoming, new_entry: Entry) -> Job | None:
-    task, job, done = incoming.task, None, False
+    job, done = None, False
     if delivery.num_delivered == 1:
         # The revision of the ledger entry is in the message, or the publisher wrote none: claim in one round trip.
-        job = await _try_claim(context, delivery, task, Claim(new_entry, incoming.revision or 0, attempt=1))
+        job = await _try_claim(context, delivery, incoming, Claim(new_entry, incoming.revision or 0, attempt=1))
     while job is None and not done:
-        found = await context.ledger.read(context.agent, task.id)
-        job, done = await _act_on(context, delivery, task, found, new_entry)
+        found = await context.ledger.read(incoming.key)
+        job, done = await _act_on(context, delivery, incoming, found, new_entry)
     return job
 
 
 async def _act_on(
-    context: Context, delivery: Delivery, task: Task, found: Record | NoEntry, new_entry: Entry
+    context: Context, delivery: Delivery, incoming: Incoming, found: Record | NoEntry, new_entry: Entry
 ) -> tuple[Job | None, bool]:
     """Act on a ledger entry; returns the claimed job, and whether all is done without one.
 
     With neither, another party has written the entry meanwhile: read it again.
     """
     wait_s = 0.0 if isinstance(found, NoEntry) else await context.lease_monitor.remaining_s(found)
-    decision = on_delivery(found, new_entry, wait_s=wait_s, policy=context.policy)
+    decision, task_id = on_delivery(found, new_entry, wait_s=wait_s, policy=context.policy), incoming.key.id
     match decision:
         case Claim():
-            return await _try_claim(context, delivery, task, decision), False
+            return await _try_claim(context, delivery, incoming, decision), False
         case SettleCancelled() | SettleExhausted():
-            with tracing.settling(delivery.headers, agent=context.agent, worker=context.instance, task_id=task.id):
-                return None, await _settle_without_run(context, delivery, task, decision)
+            with tracing.settling(delivery.headers, agent=context.agent, worker=context.instance, task_id=task_id):
+                return None, await _settle_without_run(context, delivery, incoming, decision)
         case Republish(record):
             await publish_again(context.bus, record)
             await delivery.ack()
-            TaskLog(task.id).info("its result was there already; acknowledged", redeliveries=delivery.num_delivered - 1)
+            TaskLog(task_id).info("its result was there already; acknowledged", redeliveries=delivery.num_delivered - 1)
         case Defer():
             await delivery.nak(max(SHORTEST_NAK_S, wait_s))
-            TaskLog(task.id).debug("not ours now; looking again in %.1f s", wait_s)
+            TaskLog(task_id).debug("not ours now; looking again in %.1f s", wait_s)
     return None, True
 
 
-async def _try_claim(context: Context, delivery: Delivery, task: Task, decision: Claim) -> Job | None:
+async def _try_claim(context: Context, delivery: Delivery, incoming: Incoming, decision: Claim) -> Job | None:
     """Claim by compare-and-set; None if another party wrote the entry first, so that it must be read again."""
     entry = claimed(decision.base, _new_claim(context), decision.attempt)
-    verdict = await compare_and_set(context.ledger, context.agent, task.id, entry, revision=decision.revision)
+    verdict = await compare_and_set(context.ledger, incoming.key, entry, revision=decision.revision)
     if isinstance(verdict, Lost):
         return None
-    lease = Lease(context.ledger, delivery, context.agent, task.id, verdict.entry, verdict.revision)
+    lease = Lease(context.ledger, delivery, incoming.key, verdict.entry, verdict.revision)
     lost = decision.base.claim if decision.base.state == "working" else None
     if lost is not None:
         context.metrics.count("takeover")
-    return Job(context, delivery, task, lease, taken_from=lost.worker if lost else None)
+    return Job(context, delivery, incoming, lease, taken_from=lost.worker if lost else None)
 
 
 def _new_claim(context: Context) -> ClaimRecord:
@@ -145,7 +143,7 @@ def _why_exhausted(entry: Entry, policy: Policy) -> str:
 
 
 async def _settle_without_run(
-    context: Context, delivery: Delivery, task: Task, decision: SettleCancelled | SettleExhausted
+    context: Context, delivery: Delivery, incoming: Incoming, decision: SettleCancelled | SettleExhausted
 ) -> bool:
     """Settle a task without a run, then ack; returns False if another party wrote the entry first."""
     base = decision.base
@@ -155,15 +153,15 @@ async def _settle_without_run(
         why = _why_exhausted(base, context.policy)
         outcome = Outcome("failed", "", why, reason=why)
     new_claim = _new_claim(context)
-    result = result_message(context, delivery, task, outcome, new_claim.nonce, base.attempt)
+    result = result_message(context, delivery, incoming, outcome, new_claim.nonce, base.attempt)
     base = base.model_copy(update={"claim": new_claim})
-    verdict = await settle(context.bus, context.agent, task.id, base, result, revision=decision.revision)
+    verdict = await settle(context.bus, incoming.key, base, result, revision=decision.revision)
     if not isinstance(verdict, Won):
         return False
     tracing.outcome(outcome.status, error="unrun" if outcome.status == "failed" else None, reason=outcome.error)
     await delivery.ack()
     context.metrics.settled(outcome.status)
-    TaskLog(task.id).info(
+    TaskLog(incoming.key.id).info(
         "settled without being run", status=outcome.status, reason=outcome.reason, attempt=base.attempt
     )
     return True

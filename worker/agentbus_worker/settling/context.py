@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from agentbus.bus.jetstream import Bus
 from agentbus.config.worker_schema import WorkerConfig
+from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.running.process_tree import Children
@@ -18,7 +19,7 @@ from agentbus_worker.state_folder import StateFolder
 class Context:
     """The bus, the configuration, and the worker's own state on disk and in the process table.
 
-    `held` has the ids of the tasks that this worker has claimed and not settled yet.
+    `held` has the keys of the tasks that this worker has claimed and not settled yet.
     """
 
     bus: Bus
@@ -30,7 +31,7 @@ class Context:
     state_folder: StateFolder
     outbox: Outbox
     children: Children
-    held: Container[str]
+    held: Container[TaskKey]
     metrics: Metrics
 
     @property

@@ -24,6 +24,7 @@ from agentbus.protocol.headers import (
 from agentbus.protocol.json_codec import Json, decode, encode
 from agentbus.protocol.ledger_entry import Entry, Record
 from agentbus.protocol.messages import MAX_ADDRESS_CHARS, MAX_TASK_TYPE_CHARS, Result, new_result
+from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.inbox import publish_result
 from agentbus.tasks.settle import Won, publish_again, settle
@@ -67,7 +68,8 @@ async def store_dead_letter(context: Context, delivery: Delivery, reason: str) -
         **tracing.headers(),
     }
     try:
-        await bus.store(subjects.dead(context.agent), delivery.data[:room], msg_id=f"dead.{where}", headers=headers)
+        subject = subjects.dead(context.agent, _publisher(context, delivery))
+        await bus.store(subject, delivery.data[:room], msg_id=f"dead.{where}", headers=headers)
         await _notify_sender(context, delivery, reason)
         await delivery.term(_header_value(reason))
     except _LeaseHeldError as held:
@@ -86,6 +88,10 @@ async def store_dead_letter(context: Context, delivery: Delivery, reason: str) -
     return True
 
 
+def _publisher(context: Context, delivery: Delivery) -> str:
+    return subjects.publisher_of(delivery.subject, context.agent) or COORDINATOR
+
+
 async def _notify_sender(context: Context, delivery: Delivery, reason: str) -> None:
     """Send a `failed` result if the message has an id and an inbox, after it is committed to the ledger.
 
@@ -98,10 +104,8 @@ async def _notify_sender(context: Context, delivery: Delivery, reason: str) -> N
     task = _readable_object(delivery.data)
     if task is None or not isinstance(task.get("id"), str) or not task["id"]:
         return
-    inbox = next(
-        (subjects.agent_id(name) for name in (task.get("reply_to"), task.get("from")) if subjects.is_agent_id(name)),
-        None,
-    )
+    key = TaskKey(context.agent, task["id"], _publisher(context, delivery))
+    inbox = _inbox_of(task) if key.owner == COORDINATOR else key.owner
     if inbox is None:
         return
     # Derived from the stored message, so that another delivery of it has the same id.
@@ -111,14 +115,21 @@ async def _notify_sender(context: Context, delivery: Delivery, reason: str) -> N
         result_id=f"result-{context.agent}-rejected-{origin}",
         status="failed",
         error=f"not accepted: {reason}",
-        extra={"worker": context.instance},
+        extra={**key.owner_field, "worker": context.instance},
     )
     message = fit(result, context.bus.max_message_bytes - _HEADERS_BYTES)
-    if not subjects.is_task_id(task["id"]) or not await _settle_task(context, delivery, task, inbox, message):
+    if not subjects.is_task_id(task["id"]) or not await _settle_task(context, delivery, task, key, inbox, message):
         await publish_result(context.bus, inbox, message.to_json())
 
 
-async def _settle_task(context: Context, delivery: Delivery, task: dict[str, Json], inbox: str, result: Result) -> bool:
+def _inbox_of(task: dict[str, Json]) -> str | None:
+    names = (task.get("reply_to"), task.get("from"))
+    return next((subjects.agent_id(name) for name in names if subjects.is_agent_id(name)), None)
+
+
+async def _settle_task(
+    context: Context, delivery: Delivery, task: dict[str, Json], key: TaskKey, inbox: str, result: Result
+) -> bool:
     """Settle the task as failed if its ledger entry was made for this message.
 
     Another message with the same id must not settle the task. If the task has its result by now, from a worker that
@@ -126,15 +137,12 @@ async def _settle_task(context: Context, delivery: Delivery, task: dict[str, Jso
 
     Returns False if the ledger has no entry of the task.
     """
-    agent, task_id = context.agent, task["id"]
     while True:
         try:
-            found = await context.ledger.read(agent, task_id)
+            found = await context.ledger.read(key)
         except CorruptEntryError as error:
             base, revision = _replacement_entry(task, inbox), error.revision
-            left_s = await context.lease_monitor.lease_left_s(
-                (agent, task_id), revision, error.changed_at, context.lease_s
-            )
+            left_s = await context.lease_monitor.lease_left_s(key, revision, error.changed_at, context.lease_s)
         else:
             if not isinstance(found, Record):
                 return False
@@ -147,7 +155,7 @@ async def _settle_task(context: Context, delivery: Delivery, task: dict[str, Jso
             left_s = await context.lease_monitor.remaining_s(found) if base.state == "working" else 0.0
         if left_s > 0:
             raise _LeaseHeldError(max(SHORTEST_NAK_S, left_s))
-        if isinstance(await settle(context.bus, agent, task_id, base, result, revision=revision), Won):
+        if isinstance(await settle(context.bus, key, base, result, revision=revision), Won):
             return True
 
 
@@ -157,7 +165,7 @@ def _is_message_of(delivery: Delivery, record: Record) -> bool:
     An entry of an older publisher has no random part. Then the revision in the header decides, while it is unchanged.
     """
     publication = record.entry.publication
-    if delivery.headers.get(MSG_ID) != subjects.task_msg_id(record.agent, record.task_id, publication):
+    if delivery.headers.get(MSG_ID) != subjects.task_msg_id(record.key, publication):
         return False
     revision = number(delivery.headers.get(LEDGER_REVISION, ""))
     return publication is not None or record.entry.terminal or revision == record.revision

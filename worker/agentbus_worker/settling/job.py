@@ -25,7 +25,8 @@ from agentbus.errors import (
 )
 from agentbus.observability import tracing
 from agentbus.protocol.ledger_entry import Claim, Entry
-from agentbus.protocol.messages import Result, Task
+from agentbus.protocol.messages import Result
+from agentbus.tasks.incoming import Incoming
 from agentbus.tasks.settle import publish_committed
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.command import Exit, running
@@ -60,7 +61,7 @@ class Job:
     """
 
     def __init__(
-        self, context: Context, delivery: Delivery, task: Task, lease: Lease, *, taken_from: str | None = None
+        self, context: Context, delivery: Delivery, incoming: Incoming, lease: Lease, *, taken_from: str | None = None
     ) -> None:
         self._context = context
         self._delivery = delivery
@@ -70,12 +71,15 @@ class Job:
         self._storing: asyncio.Timeout | None = None  # around the storing of the result, while that is tried
         self._taken_from = taken_from
         self._delayed = False
-        self.task = task
+        self._incoming = incoming
+        self.task = task = incoming.task
+        self.key = incoming.key
         self._log = TaskLog(
             task.id,
             attempt=lease.entry.attempt,
             redeliveries=delivery.num_delivered - 1 or None,
             task_type=task.task_type,
+            **self.key.owner_field,
             **{"from": task.sender},
         )
 
@@ -132,6 +136,7 @@ class Job:
         with task_command(
             context.config,
             self.task,
+            owner=self.key.owner,
             attempt=self._entry.attempt,
             run_id=context.children.new_run_id(),
             tmp=context.state_folder.tmp,
@@ -198,9 +203,7 @@ class Job:
             if again and self._entry.cancel is None and await self._queue_retry(outcome):
                 return
         nonce = self._claim.nonce
-        await self._settle(
-            await with_stored_output(self._context, self.task.id, nonce, outcome, ended.stdout, self._log)
-        )
+        await self._settle(await with_stored_output(self._context, self.key, nonce, outcome, ended.stdout, self._log))
 
     async def _finish_without_run(self) -> None:
         """Settle, release or drop a task that gets no slot in time, or that must not run any more."""
@@ -225,7 +228,7 @@ class Job:
         """
         context = self._context
         result = result_message(
-            context, self._delivery, self.task, outcome, self._claim.nonce, attempt=self._entry.attempt
+            context, self._delivery, self._incoming, outcome, self._claim.nonce, attempt=self._entry.attempt
         )
         failed = (outcome.cause or "not_started") if outcome.status == "failed" else None
         tracing.outcome(outcome.status, error=failed, reason=outcome.reason, exit_code=outcome.extra.get("exit_code"))
@@ -251,8 +254,9 @@ class Job:
         """Return a function that builds the outbox entry, which is called only if a copy is written."""
         claim, inbox, revision = self._claim, self._entry.inbox, self._lease.revision
         return lambda: OutboxEntry(
-            agent=self._context.agent,
-            task_id=self.task.id,
+            agent=self.key.agent,
+            task_id=self.key.id,
+            owner=self.key.owner,
             nonce=claim.nonce,
             status=result.status,
             inbox=inbox,

@@ -11,6 +11,7 @@ from agentbus.errors import BusError, CorruptEntryError, LeaseLostError
 from agentbus.observability import tracing
 from agentbus.protocol.ledger_entry import Entry, renewed, settled
 from agentbus.protocol.messages import Result
+from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Adopt, Lost, compare_and_set
 from agentbus_worker.log.lines import TaskLog
@@ -30,12 +31,10 @@ class Lease:
     worker, or `interrupt()` was called.
     """
 
-    def __init__(
-        self, ledger: Ledger, delivery: Delivery, agent: str, task_id: str, entry: Entry, revision: int
-    ) -> None:
+    def __init__(self, ledger: Ledger, delivery: Delivery, key: TaskKey, entry: Entry, revision: int) -> None:
         self._ledger = ledger
         self._delivery = delivery
-        self._key = (agent, task_id)
+        self._key = key
         self._entry = entry
         self._revision = revision
         assert entry.claim is not None, "a lease begins with a claim"
@@ -89,14 +88,14 @@ class Lease:
                 return
             except BusError as error:
                 if not refused:
-                    TaskLog(self._key[1]).warning("its lease cannot be renewed: %s; trying on", error)
+                    TaskLog(self._key.id).warning("its lease cannot be renewed: %s; trying on", error)
                 refused = True
                 # Only the ledger decides about the lease: another worker may have claimed the task during the outage,
                 # and the next renewal notices that.
                 pause_s = min(pause_s, _RETRY_S)
             else:
                 if refused:
-                    TaskLog(self._key[1]).info("its lease is renewed again")
+                    TaskLog(self._key.id).info("its lease is renewed again")
                 refused = False
             if not self._stopping.is_set():
                 with suppress(TimeoutError):
@@ -160,7 +159,7 @@ class Lease:
                 try:
                     verdict = await compare_and_set(
                         self._ledger,
-                        *self._key,
+                        self._key,
                         change(self._entry),
                         revision=self._revision,
                         timeout_s=timeout_s,
@@ -170,7 +169,7 @@ class Lease:
                 except CorruptEntryError as error:
                     if error.revision <= self._revision:
                         raise
-                    TaskLog(self._key[1]).warning("another party has written over its claim: %s", error)
+                    TaskLog(self._key.id).warning("another party has written over its claim: %s", error)
                     self._revision = error.revision
                     continue
                 if isinstance(verdict, Lost):

@@ -6,6 +6,7 @@ from typing import Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.subjects import TaskKey
 from agentbus_worker.settling.server_clock import ServerClock
 
 _SEEN_LIMIT: Final = 1000
@@ -21,7 +22,7 @@ class LeaseMonitor:
     def __init__(self, bus: Bus, clock: ServerClock) -> None:
         self._bus = bus
         self._clock = clock
-        self._seen: dict[tuple[str, str], tuple[int, float]] = {}
+        self._seen: dict[TaskKey, tuple[int, float]] = {}
 
     async def remaining_s(self, record: Record) -> float:
         """Return the seconds until the lease of `record` expires, or its retry is due; 0 or less if it has or is.
@@ -34,17 +35,12 @@ class LeaseMonitor:
         claim = record.entry.claim
         if claim is None or record.entry.state != "working":
             return 0.0
-        return await self.lease_left_s(
-            (record.agent, record.task_id), record.revision, record.changed_at, claim.lease_s
-        )
+        return await self.lease_left_s(record.key, record.revision, record.changed_at, claim.lease_s)
 
-    async def lease_left_s(
-        self, key: tuple[str, str], revision: int, changed_at: datetime | None, lease_s: float
-    ) -> float:
+    async def lease_left_s(self, key: TaskKey, revision: int, changed_at: datetime | None, lease_s: float) -> float:
         """Return the seconds until a lease of `lease_s` expires that was renewed with `revision`; 0 or less if it has.
 
         Args:
-            key: agent and task id.
             changed_at: when the server stored that revision; None where it is not known.
 
         Raises:
@@ -61,7 +57,7 @@ class LeaseMonitor:
         now = await self._clock.now() or datetime.now(UTC)
         return min(pause_s, pause_s - (now - record.changed_at).total_seconds())
 
-    def _unchanged_for(self, key: tuple[str, str], revision: int) -> float:
+    def _unchanged_for(self, key: TaskKey, revision: int) -> float:
         """Return for how many seconds this worker has seen the same revision: used without the server's time."""
         now = asyncio.get_running_loop().time()
         seen, since = self._seen.pop(key, (0, now))

@@ -23,7 +23,7 @@ from agentbus.observability import tracing
 from agentbus.protocol.json_codec import Json, decode, encode
 from agentbus.protocol.ledger_entry import NoEntry, Record
 from agentbus.protocol.messages import Result, ResultStatus
-from agentbus.protocol.subjects import is_agent_id, is_task_id
+from agentbus.protocol.subjects import COORDINATOR, TaskKey, is_agent_id, is_task_id
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Won, publish_committed, settle
 from agentbus_worker.log.lines import TaskLog
@@ -50,6 +50,7 @@ class OutboxEntry(BaseModel):
 
     agent: str
     task_id: str
+    owner: str = COORDINATOR
     nonce: str
     status: ResultStatus
     inbox: str
@@ -65,11 +66,20 @@ class OutboxEntry(BaseModel):
             raise ValueError("the result has no id")
         if not (is_agent_id(self.agent) and is_agent_id(self.inbox) and is_task_id(self.task_id)):
             raise ValueError("an id is not valid")
+        if not is_agent_id(self.owner):
+            raise ValueError("the owner is not an id")
         return self
+
+    @property
+    def key(self) -> TaskKey:
+        """The task that it is the outcome of."""
+        return TaskKey(self.agent, self.task_id, self.owner)
 
     def to_json(self) -> dict[str, Json]:
         """Return the entry as it is stored on disk."""
-        return {**dict(self), "result": self.result.to_json()}
+        fields = {**dict(self), "result": self.result.to_json()}
+        del fields["owner"]
+        return {**fields, **self.key.owner_field}
 
     @property
     def result_id(self) -> str:
@@ -186,7 +196,7 @@ async def replay(bus: Bus, outbox: Outbox, clock: ServerClock, metrics: Metrics)
 async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, entry: OutboxEntry) -> bool:
     """Deliver an outcome; returns False if it must not be sent."""
     while True:
-        found = await ledger.read_newer(entry.agent, entry.task_id, entry.revision - 1)
+        found = await ledger.read_newer(entry.key, entry.revision - 1)
         expired = await _age_s(found, clock, entry) > _DUPLICATE_WINDOW_S
         decision = on_outbox(found, nonce=entry.nonce, result_id=entry.result_id, expired=expired)
         match decision:
@@ -196,8 +206,7 @@ async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, entry: Outbo
             case CommitOutbox(record):
                 verdict = await settle(
                     bus,
-                    entry.agent,
-                    entry.task_id,
+                    entry.key,
                     record.entry,
                     entry.result,
                     revision=record.revision,

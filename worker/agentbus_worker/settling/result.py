@@ -10,7 +10,9 @@ from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import BusError
 from agentbus.protocol.ids import make_result_id
 from agentbus.protocol.json_codec import Json, encode
-from agentbus.protocol.messages import Result, Task, new_result
+from agentbus.protocol.messages import Result, new_result
+from agentbus.protocol.subjects import TaskKey
+from agentbus.tasks.incoming import Incoming
 from agentbus.tasks.output_store import chunk_bytes, put_file
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.command import Output
@@ -30,16 +32,20 @@ _ERROR_BYTES: Final = 1_000
 
 
 def result_message(
-    context: Context, delivery: Delivery, task: Task, outcome: Outcome, nonce: str, attempt: int
+    context: Context, delivery: Delivery, incoming: Incoming, outcome: Outcome, nonce: str, attempt: int
 ) -> Result:
-    """Build the result from the task as it was received, the outcome, the worker and the attempt."""
+    """Build the result from the task as it was received, the outcome, the worker and the attempt.
+
+    It names the owner, unless that is `main`: no field of the message can.
+    """
+    key = incoming.key
     result = new_result(
-        task.to_json(),
-        result_id=make_result_id(context.agent, task.id, nonce),
+        incoming.task.to_json(),
+        result_id=make_result_id(key.agent, key.id, nonce),
         status=outcome.status,
         result=outcome.text,
         error=outcome.error,
-        extra={"worker": context.instance, "attempt": attempt, **outcome.extra},
+        extra={**key.owner_field, "worker": context.instance, "attempt": attempt, **outcome.extra},
     )
     room = context.bus.max_message_bytes - _LEDGER_SLACK
     chars = len(delivery.data) + len(outcome.text) + len(outcome.error or "")
@@ -47,17 +53,18 @@ def result_message(
 
 
 async def with_stored_output(
-    context: Context, task_id: str, nonce: str, outcome: Outcome, stdout: Output, log: TaskLog
+    context: Context, key: TaskKey, nonce: str, outcome: Outcome, stdout: Output, log: TaskLog
 ) -> Outcome:
     """Store output that is too large for the result, and refer to it in the outcome; log if that fails."""
     if stdout.spilled is None:
         if stdout.truncated:
             log.warning("its output is kept only in part: %s", _why_not_spilled(context, stdout))
         return outcome
-    name = make_result_id(context.agent, task_id, nonce)
+    name = make_result_id(key.agent, key.id, nonce)
     note = dict(outcome.extra.get("output") or {})
     try:
-        stored = await put_file(context.bus, context.agent, name, _pieces(stdout.spilled, chunk_bytes(context.bus)))
+        pieces = _pieces(stdout.spilled, chunk_bytes(context.bus))
+        stored = await put_file(context.bus, key.agent, name, pieces, owner=key.owner)
         note["file"] = {"bucket": stored.bucket, "name": stored.name}
     except (BusError, OSError) as error:
         log.warning("its output is kept only in part: %s", error)
