@@ -81,10 +81,11 @@ docs: $(STAMP)
 bench: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks $(ONLY) $(ARGS)
 
-# The tests of the gate try a few of the hostile messages that this tries TIMES as many of.
+# Each way of each hostile party, and TIMES as many hostile messages as the gate tries.
 attacks: $(STAMP)
 	AGENTBUS_TEST_EXAMPLES=$(or $(TIMES),20) $(BIN)/pytest -n 4 --dist worksteal --timeout 3600 \
-		tests/system/test_hostile_entries.py tests/system/test_fuzz.py $(ARGS)
+		-m "attacks or not attacks" tests/system/test_attacks.py tests/system/test_hostile_entries.py \
+		tests/system/test_fuzz.py $(ARGS)
 
 chaos: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m system.chaos $(if $(SEEDS),--seeds "$(SEEDS)") --record build/chaos.jsonl $(ARGS)

@@ -52,21 +52,21 @@ class Installed(ABC):
         async with connect(self.settings(name)) as bus:
             yield Coordinator(bus, name, role)
 
-    def worker_toml(self, folder: Path, agent: str) -> Path:
+    def worker_toml(self, folder: Path, agent: str, **worker: int) -> Path:
         nats = self.nats(agent)
-        return worker_toml(folder, str(nats.pop("url")), agent=agent, nats=nats)
+        return worker_toml(folder, str(nats.pop("url")), agent=agent, nats=nats, worker=worker)
 
     def violations(self) -> list[str]:
         """Return what the server has refused so far."""
         return [line for line in self.server.log.read_text(encoding="utf-8").splitlines() if "Violation" in line]
 
 
-async def _set_up(bus: Bus, agents: Iterable[str]) -> None:
-    """Set a bus up for its agents, whose leases last one second."""
+async def _set_up(bus: Bus, agents: Iterable[str], lease_s: int = 1) -> None:
+    """Set a bus up for its agents, whose leases last one second unless a test wants longer ones."""
     await set_up(bus)
     for agent in agents:
         for wanted in wanted_consumers(agent):
-            short = {**wanted, "ack_wait": SECOND_NS}
+            short = {**wanted, "ack_wait": lease_s * SECOND_NS}
             await bus.create_consumer(subjects.TASKS_STREAM, wanted["durable_name"], short)
     found = await set_up(bus, list(agents))
     assert {item.outcome for item in found if item.kind == "consumer"} == {"different"}  # only in the lease
@@ -184,6 +184,7 @@ async def own_bus(
     *,
     may_task: dict[str, list[str]] | None = None,
     coordinators: dict[str, tuple[Role, list[str] | None]] | None = None,
+    lease_s: int = 1,
 ) -> AsyncGenerator[OwnBus]:
     """Run a bus as `agentbus init` makes it.
 
@@ -199,5 +200,5 @@ async def own_bus(
     async with run_server(store=path / "nats", config=folder.servers[0].configuration) as server:
         bus = OwnBus(server, folder)
         async with connect(bus.settings(ADMINISTRATOR)) as administrator:
-            await _set_up(administrator, folder.agents)
+            await _set_up(administrator, folder.agents, lease_s)
         yield bus
