@@ -11,7 +11,7 @@ from agentbus.bus.jetstream import Bus
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.coordinator import Coordinator
 from agentbus.errors import AgentBusError, BusUnavailableError
-from agentbus.protocol.roles import Role
+from agentbus.protocol.roles import Role, default_role
 
 log = logging.getLogger("agentbus.mcp")
 
@@ -40,7 +40,7 @@ class BusLink:
         self._label = label
         self._settings = settings
         self._agent = agent
-        self._role: Role | None = role
+        self.role: Role = role or default_role(agent)
         self._bus: Bus | None = None
         self._up = anyio.Event()
         self._wanted = anyio.Event()
@@ -65,7 +65,7 @@ class BusLink:
     @property
     def up(self) -> Coordinator | None:
         """The coordinator; None without a connection at this moment."""
-        return Coordinator(self._bus, self._agent, self._role) if self._bus is not None and self._up.is_set() else None
+        return Coordinator(self._bus, self._agent, self.role) if self._bus is not None and self._up.is_set() else None
 
     async def connected(self) -> Coordinator:
         """Wait for a connection, without a limit, and return the coordinator.
@@ -87,7 +87,7 @@ class BusLink:
         with anyio.move_on_after(CONNECT_TIMEOUT_S):
             await self._up.wait()
             assert self._bus is not None, "only an open bus is up"
-            return Coordinator(self._bus, self._agent, self._role)
+            return Coordinator(self._bus, self._agent, self.role)
         raise self._refusal or BusUnavailableError(
             f"no connection to the bus: {self._state}. For a bus elsewhere check --nats-url, AGENTBUS_NATS_URL or "
             "coordinator.toml. This MCP server keeps trying: call again once the bus is up"

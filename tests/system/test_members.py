@@ -1,5 +1,6 @@
 """People with roles of their own on one bus: each does its work without one refusal, and sees what is its own."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from mcp import Client
+from mcp.shared.subscriptions import ResourceUpdated
 
 from agentbus import Coordinator
 from agentbus.errors import PermissionDeniedError, TaskNotFoundError
@@ -185,6 +187,21 @@ async def test_a_member_follows_its_tasks_as_mcp_tasks(team: OwnBus, tmp_path: P
         done = await tasks.until((await tasks.call("publish_task", job))["taskId"], "completed")
         [result] = done["result"]["structuredContent"]["results"]
         assert result["output"] == "done\n"
+    assert team.violations() == []
+
+
+async def test_a_member_is_told_of_changes_of_its_task_and_of_no_other_one(team: OwnBus) -> None:
+    async with team.coordinator("alice") as alice, team.coordinator("main") as main:
+        mine = await alice.publish("code", "later", task_type="test", task_id="job")
+        await main.publish("code", "later", task_type="test", task_id="job")
+        async with mcp_client(team, "alice", "member") as client:
+            uri = "agentbus://tasks/code/~alice/job"
+            async with client.listen(resource_subscriptions=[uri]) as changes:
+                await mine.cancel()
+                async with asyncio.timeout(BOUND_S):
+                    told = await anext(aiter(changes))
+    assert isinstance(told, ResourceUpdated)
+    assert told.uri == uri
     assert team.violations() == []
 
 

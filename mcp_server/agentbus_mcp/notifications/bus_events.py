@@ -17,6 +17,7 @@ from anyio.abc import TaskGroup
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import AgentBusError, PermissionDeniedError
 from agentbus_mcp.bus_link import BusLink
+from agentbus_mcp.notifications import sources
 from agentbus_mcp.notifications.sources import MessageReader, Reader, RegistryReader, Source
 
 log = logging.getLogger("agentbus.mcp")
@@ -79,6 +80,8 @@ class BusEvents:
 
     def __init__(self, bus_link: BusLink) -> None:
         self._bus_link = bus_link
+        self.ledger = sources.ledger(bus_link.agent, bus_link.role)
+        self.mcp_records = sources.mcp_records(bus_link.agent, bus_link.role)
         self._group: TaskGroup | None = None
         self._messages: dict[Source, _Subscription[Delivery | None]] = {}
         self._registry: _Subscription[bool] | None = None

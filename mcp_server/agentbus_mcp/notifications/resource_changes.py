@@ -36,9 +36,11 @@ class ResourceChanges:
             case uris.ResourceId("stream", subjects.RESULTS_STREAM):
                 source = sources.all_inboxes(self._agent)
             case uris.ResourceId("stream", _):
-                return self._bus_events.follow(sources.LEDGER, _on_backlog_change(changed))
+                return self._bus_events.follow(self._bus_events.ledger, _on_backlog_change(changed))
             case uris.ResourceId("task", name):
-                return self._bus_events.follow(sources.LEDGER, on_task_change(task_name(name).matches, changed))
+                return self._bus_events.follow(
+                    self._bus_events.ledger, on_task_change(task_name(name).matches, changed)
+                )
             case _:
                 return None
         if self._bus_events.sources >= MAX_SOURCES and not self._bus_events.is_followed(source):

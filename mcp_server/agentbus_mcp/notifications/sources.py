@@ -12,6 +12,7 @@ from agentbus.bus.ordered_consumer import OrderedConsumer, Start
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
+from agentbus.protocol.roles import Role
 from agentbus.tasks.inbox import inbox_filters
 from agentbus_mcp.notifications.online_agents import OnlineAgents
 
@@ -29,7 +30,16 @@ class Source:
     filters: tuple[str, ...]
 
 
-LEDGER: Final = Source(subjects.STATE_STREAM, (subjects.STATE_SUBJECTS,))
+def ledger(own: str, role: Role) -> Source:
+    """Return the source of the states of tasks: a member may follow those of its own."""
+    return Source(subjects.STATE_STREAM, (subjects.states(owner=own) if role == "member" else subjects.STATE_SUBJECTS,))
+
+
+def mcp_records(own: str, role: Role) -> Source:
+    """Return the source of the records of its MCP tasks, which other coordinators than members get with the states."""
+    if role != "member":
+        return ledger(own, role)
+    return Source(subjects.STATE_STREAM, (subjects.mcp_tasks(own),))
 
 
 def inbox(agent: str) -> Source:

@@ -59,7 +59,8 @@ async def _names(coordinator: Coordinator, argument: str) -> list[str]:
 
 async def _recent_tasks(coordinator: Coordinator) -> list[str]:
     """Return the ids of tasks, the last changed first; only the headers of the ledger are read."""
-    stream, subject = subjects.STATE_STREAM, subjects.STATE_SUBJECTS
+    member = coordinator.role == "member"
+    stream, subject = subjects.STATE_STREAM, subjects.states(owner=coordinator.agent if member else None)
     start = await position_before_newest(coordinator.bus, stream, subject, _RECENT)
     found: dict[str, None] = {}
     async with open_consumer(coordinator.bus, stream, subject, after=start, headers_only=True) as consumer:

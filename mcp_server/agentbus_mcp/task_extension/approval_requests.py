@@ -94,9 +94,14 @@ async def last_follow_up(coordinator: Coordinator, task: TaskStatus) -> TaskStat
 
 
 def is_follow_up(task: TaskName, tasks: frozenset[TaskName]) -> bool:
-    """Return whether a task is one of `tasks`, or a follow-up of one."""
-    while task not in tasks and TaskName(task.task_id) not in tasks:
-        if not task.task_id.endswith(ANSWER_SUFFIX):
+    """Return whether a task may be one of `tasks`, or a follow-up of one, which another coordinator may have published.
+
+    The owners are left out of it: a caller looks at the task then, and sees whose it is.
+    """
+    known = {(one.agent, one.task_id) for one in tasks}
+    task_id = task.task_id
+    while not known & {(task.agent, task_id), (None, task_id)}:
+        if not task_id.endswith(ANSWER_SUFFIX):
             return False
-        task = task._replace(task_id=task.task_id.removesuffix(ANSWER_SUFFIX))
+        task_id = task_id.removesuffix(ANSWER_SUFFIX)
     return True

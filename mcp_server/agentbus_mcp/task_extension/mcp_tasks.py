@@ -19,7 +19,6 @@ from agentbus.errors import AgentBusError, ApiError, BusUnavailableError, SetupM
 from agentbus.protocol import subjects
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.errors import client_message
-from agentbus_mcp.notifications import sources
 from agentbus_mcp.notifications.bus_events import BusEvents, Unsubscribe
 from agentbus_mcp.sanitize import clip
 from agentbus_mcp.task_extension import records
@@ -111,7 +110,7 @@ class McpTasks:
             if message is None or message.subject == subject:
                 changed()
 
-        record_changes = self._bus_events.follow(sources.LEDGER, on_change)
+        record_changes = self._bus_events.follow(self._bus_events.mcp_records, on_change)
         other_changes = tool.watch(self._bus_events, stored.record.state, changed)
 
         def unsubscribe() -> None:

@@ -132,7 +132,7 @@ class WatchedTasks:
         if wait.publication is None:
             return
         found = await _find(coordinator, wait)
-        running = [coordinator.task(task.task_id, agent=task.agent) for task in found.tasks if not task.settled]
+        running = [coordinator.task(str(task.name)) for task in found.tasks if not task.settled]
         outcomes = await coordinator.cancel_all(running, reason="the MCP task that published it was cancelled")
         errors = [outcome.error for outcome in outcomes if isinstance(outcome, TaskFailure)]
         if errors:
@@ -144,7 +144,7 @@ class WatchedTasks:
         if wait.task_names:
             tasks = frozenset(task_name(name) for name in wait.task_names if is_task_name(name))
             listener = on_task_change(lambda task: is_follow_up(task, tasks), changed)
-            unsubscribe = bus_events.follow(sources.LEDGER, listener)
+            unsubscribe = bus_events.follow(bus_events.ledger, listener)
         else:
             unsubscribe = bus_events.follow(sources.inbox(wait.inbox), lambda _: changed())
         if wait.deadline is None:
