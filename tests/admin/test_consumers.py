@@ -38,7 +38,7 @@ async def make(bus: Bus, name: str, filtered: str, *, stream: str = STATE, **con
 
 async def plant(own: OwnBus) -> None:
     """Leave foreign consumers behind, with the credentials of a worker that may give tasks to `doc`."""
-    theirs = subjects.states("doc")
+    theirs = subjects.states(owner="lead")
     async with connect(own.settings("lead")) as lead:
         await make(lead, "durable", theirs, durable_name="durable")
         await make(lead, "pushed", theirs, deliver_subject="$SYS.REQ.USER.INFO")
@@ -138,7 +138,7 @@ async def test_a_consumer_that_its_maker_has_left_behind_goes_by_itself(own: Own
         short = {**config, "consumer_limits": {"inactive_threshold": NS}}
         await admin.api(f"STREAM.UPDATE.{STATE}", short)
         async with connect(own.settings("lead")) as lead:
-            await make(lead, "forgotten", subjects.states("doc"))  # without a threshold of its own
+            await make(lead, "forgotten", subjects.states(owner="lead"))  # without a threshold of its own
 
         async def gone() -> bool:
             return not await admin.consumers(STATE)
@@ -147,7 +147,7 @@ async def test_a_consumer_that_its_maker_has_left_behind_goes_by_itself(own: Own
 
 
 async def test_a_party_that_makes_a_thousand_consumers_locks_out_no_reader(own: OwnBus):
-    theirs = subjects.states("doc")
+    theirs = subjects.states(owner="lead")
     async with connect(own.settings("lead")) as lead:
         for first in range(0, 1_050, 50):
             await asyncio.gather(*(make(lead, f"c{number}", theirs) for number in range(first, first + 50)))

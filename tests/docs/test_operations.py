@@ -143,7 +143,7 @@ async def test_a_worker_behind_a_leaf_does_everything_that_a_worker_does(tmp_pat
     [for_leaf] = marked("configuration of a leaf", GROWING)
     port, tls = free_port(), str(bus.path / "tls")
     conf = bus.servers[0].configuration
-    added = fitted(for_bus.text, {"0.0.0.0:7522": f"127.0.0.1:{port}", "/home/you/.agentbus/bus/dialling/tls": tls})
+    added = fitted(for_bus.text, {"0.0.0.0:7522": f"127.0.0.1:{port}", "/home/you/.agentbus/bus/tls": tls})
     conf.write_text(added + conf.read_text(encoding="utf-8"), encoding="utf-8")
     leaf = tmp_path / "leaf.conf"
     leaf.write_text(
