@@ -125,9 +125,11 @@ class Ground:
             found[f"{name} is"] = info.config
             found |= {f"{name} {key}": n for key, n in counts.items() if not _of_attackers(key)}
         for one in await self.admin.consumers(subjects.TASKS_STREAM):
-            if one.name.split("-", 1)[1] in (IDLE, BUSY):
-                counts = {"pending": one.num_pending, "running": one.num_ack_pending, "pulls": one.num_waiting}
-                found[one.name] = {**counts, "delivered": one.delivered_stream_seq, "config": one.config}
+            agent = one.name.split("-", 1)[1]
+            if agent in (IDLE, BUSY):
+                found[one.name] = {"pending": one.num_pending, "running": one.num_ack_pending, "config": one.config}
+            if agent == IDLE:  # the pulls of the busy one come and go by themselves
+                found[f"pulls of {one.name}"] = one.num_waiting
         return found
 
     async def fence(self) -> None:
