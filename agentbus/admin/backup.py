@@ -93,6 +93,17 @@ async def restore(bus: Bus, folder: Path, *, replicas: int | None = None) -> Asy
         yield await _restore(bus.of_stream(name), name, folder / name / _DATA, config, wanted[name]["state"])
 
 
+async def copy_stream(source: Bus, target: Bus, name: str, folder: Path) -> StreamCopy:
+    """Copy one stream into another account, by way of a folder that does not exist yet.
+
+    Raises:
+        BusError: one of the two failed; the target has no stream then.
+    """
+    await _snapshot(source, name, folder)
+    described = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+    return await _restore(target, name, folder / _DATA, described["config"], described["state"])
+
+
 async def _streams(bus: Bus) -> AsyncGenerator[str]:
     found = await bus.stream_names()
     for name in STREAM_ORDER:

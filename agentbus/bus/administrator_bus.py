@@ -70,6 +70,10 @@ class AdministratorBus(Bus):
         others = [name for name in await super().stream_names() if account_of_stream(name) != TASKS]
         return [*others, *(name for name in await self._queue.stream_names() if account_of_stream(name) == TASKS)]
 
+    async def misplaced_streams(self) -> list[str]:
+        """Read the names of the streams that lie in another account than they belong into: an upgrade is not done."""
+        return [name for name in await super().stream_names() if account_of_stream(name) == TASKS]
+
     async def account_info(self) -> AccountInfo:
         """Read the limits of both accounts together, which are those of the bus."""
         limits = [(await bus.account_info()).max_storage_bytes for bus in (super(), self._queue)]

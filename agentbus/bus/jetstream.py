@@ -154,6 +154,10 @@ class Bus(Connection):
         """The connections into the accounts of streams that this user is in."""
         return (self,)
 
+    async def misplaced_streams(self) -> list[str]:
+        """Read the names of the streams that lie in another account than they belong into."""
+        return []
+
     async def stream_names(self) -> list[str]:
         """Read the names of all streams."""
         return await self._pages("STREAM.NAMES", read_name_page)

@@ -98,6 +98,10 @@ async def set_up(
         PermissionDeniedError: the user may not administer the bus.
         BusError: the server refused, for instance because it lacks storage or is not in a cluster.
     """
+    if misplaced := await bus.misplaced_streams():
+        raise BusError(
+            f"{misplaced[0]} lies in the account BUS and belongs into TASKS: agentbus init --upgrade finishes that"
+        )
     granted = (await bus.account_info()).max_storage_bytes
     wanted = [*wanted_streams(), *(wanted_files(agent, files_limit) for agent in agents)]
     if replicas is not None and replicas > 1 and not bus.clustered:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from agentbus.cli import session, tables
     from agentbus.cli.coordinator import inbox_line, status_tables
     from agentbus.cli.demo import scenario
-    from agentbus.cli.operator import foreign_consumers, local_bus
+    from agentbus.cli.operator import foreign_consumers, local_bus, upgrade
     from agentbus.config import loading, mcp_tokens, storage_sizes
     from agentbus.protocol import json_codec
     from agentbus.provision import agent_presets, bundle, join, mcp_token_file, nats_server
@@ -35,7 +35,7 @@ else:
         "agentbus.cli": ["session", "tables"],
         "agentbus.cli.coordinator": ["inbox_line", "status_tables"],
         "agentbus.cli.demo": ["scenario"],
-        "agentbus.cli.operator": ["foreign_consumers", "local_bus"],
+        "agentbus.cli.operator": ["foreign_consumers", "local_bus", "upgrade"],
         "agentbus.config": ["loading", "mcp_tokens", "storage_sizes"],
         "agentbus.protocol": ["json_codec"],
         "agentbus.provision": ["agent_presets", "bundle", "join", "mcp_token_file", "nats_server"],

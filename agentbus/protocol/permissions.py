@@ -55,12 +55,14 @@ class Party:
     Attributes:
         max_subscriptions: how many each of its connections may have: each takes memory of the server.
         max_connections: how many connections it may have; None for what the bus allows each party.
+        denied: what it may not publish, although its grants cover it.
     """
 
     id: str
     grants: tuple[Grant, ...]
     max_subscriptions: int = MAX_SUBSCRIPTIONS
     max_connections: int | None = None
+    denied: tuple[str, ...] = ()
 
     @property
     def user(self) -> str:
@@ -122,11 +124,16 @@ def administrator() -> Party:
 
 
 def within(party: Party, account: accounts.Account) -> Party:
-    """Return an administrator with what it needs inside one of the two accounts of streams."""
+    """Return an administrator with what it needs inside one of the two accounts of streams.
+
+    In the account of the other streams it cannot make the queue: a command with one of two credentials would.
+    """
     if account == accounts.TASKS:
         return party
     of_queue = {subject for subject in party.publish if accounts.account_of(subject) == accounts.TASKS}
-    return replace(party, grants=tuple(grant for grant in party.grants if not of_queue.intersection(grant.subjects)))
+    grants = tuple(grant for grant in party.grants if not of_queue.intersection(grant.subjects))
+    denied = tuple(subjects.api(f"STREAM.{verb}.{subjects.TASKS_STREAM}") for verb in ("CREATE", "RESTORE"))
+    return replace(party, grants=grants, denied=denied)
 
 
 def coordinator(me: str, role: Role, agents: Sequence[str]) -> Party:

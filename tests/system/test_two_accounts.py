@@ -4,7 +4,6 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,9 @@ from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.nats_server import run_server
 from support.doctor import doctor, the_finding
 from support.harness import BOUND_S, eventually, run_cli, worker
-from support.installation import OwnBus, free_port, outcome_of, own_bus
+from support.installation import OwnBus, outcome_of, own_bus
 from support.old_version import OldVersion
+from support.older_bus import make_older_bus, serving
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -73,20 +73,9 @@ async def test_a_consumer_of_a_party_cannot_ask_for_the_tasks_of_an_agent(own: O
 
 async def test_in_the_older_layout_it_can(tmp_path: Path, old: OldVersion) -> None:
     # What the test before would see if the queue lay in the account of the ledger.
-    async with older_bus(tmp_path, old) as running:
+    folder = await make_older_bus(tmp_path, old)
+    async with serving(folder, tmp_path) as running:
         assert await push_into_the_queue(running, "task-1") > 0
-
-
-@asynccontextmanager
-async def older_bus(path: Path, old: OldVersion) -> AsyncGenerator[OwnBus]:
-    """Run a bus that the earlier version made and set up."""
-    folder = path / "bus"
-    made = await old.cli("init", str(folder), "--agent", "code", "--port", str(free_port()), "--monitoring-port", "0")
-    assert made.code == 0, made.err
-    async with run_server(store=path / "nats", config=folder / "nats-server.conf") as server:
-        ran = await old.cli("setup", "--config", str(folder / "admin.toml"), "--agent", "code")
-        assert ran.code == 0, ran.err
-        yield OwnBus(server, BusFolder(folder))
 
 
 async def test_a_stored_result_names_the_party_that_sent_it(own: OwnBus) -> None:

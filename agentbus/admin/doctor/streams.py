@@ -31,6 +31,9 @@ async def check_streams(context: CheckContext) -> AsyncIterator[Finding]:
 
 async def check_all_streams(context: CheckContext) -> AsyncIterator[Finding]:
     """Check all streams and buckets, and the consumers and file buckets of all agents."""
+    for name in await context.bus.misplaced_streams():
+        text = f"{name} lies in the account BUS, and belongs into TASKS: publishing is refused, and its tasks wait"
+        yield failed("layout", text, "agentbus init --upgrade, in the folder of the bus")
     agents: Sequence[str] = ()
     with suppress(BusError):
         agents = await setup.known_agents(context.bus)

@@ -69,6 +69,8 @@ def doctor(role: "Role", probe: str | None, nats_url: str | None, config: "Path 
     else:
         for text in warnings:
             show(lazy.finding.Finding("files", "warning", text))
+        if hint := lazy.folder.older_layout(config):
+            show(lazy.finding.Finding("layout", "warning", hint, "agentbus init --upgrade FOLDER"))
         lazy.asyncio.run(_run_checks(role, loaded, source, probe, show))
     if any(finding.verdict == "failed" for finding in findings):
         sys.exit(1)

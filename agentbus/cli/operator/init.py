@@ -21,7 +21,8 @@ Examples:
   agentbus init /srv/agentbus --host 10.0.0.5 --agent code
   agentbus init --host bus.example.com --cert fullchain.pem --key privkey.pem
   agentbus init --member 10.0.0.5 --member 10.0.0.6 --member 10.0.0.7 --agent code
-  agentbus init --host bus.example.com --renew-certificate""",
+  agentbus init --host bus.example.com --renew-certificate
+  agentbus init --upgrade""",
 )
 @click.argument("folder", type=FOLDER, default=DEFAULT_BUS_FOLDER)
 @click.option(
@@ -73,14 +74,26 @@ Examples:
 @click.option(
     "--renew-certificate", "only_renew", is_flag=True, help="Only sign a new server certificate, for --host as given."
 )
+@click.option(
+    "--upgrade", "only_upgrade", is_flag=True, help="Only bring a bus of an earlier version to the newest layout."
+)
 def init(
-    folder: "Path", agents: tuple[str, ...], *, auth: Literal["nkey", "password"], only_renew: bool, **options: Any
+    folder: "Path",
+    agents: tuple[str, ...],
+    *,
+    auth: Literal["nkey", "password"],
+    only_renew: bool,
+    only_upgrade: bool,
+    **options: Any,
 ) -> None:
     """Make a bus in FOLDER (default: ~/.agentbus/bus).
 
     The bus has TLS, JetStream, an administrator and a coordinator. Each agent gets an account of its own, which permits
     what its workers need and nothing else.
     """
+    if only_upgrade:
+        lazy.session.run(lazy.upgrade.upgrade(lazy.folder.BusFolder(folder)))
+        return
     if only_renew:
         bus = lazy.folder.BusFolder(folder)
         lazy.server_certificates.renew_certificate(bus, options["hosts"])

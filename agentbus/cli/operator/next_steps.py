@@ -54,6 +54,14 @@ def apply_change(bus: "BusFolder", files: str = "accounts.conf") -> str:
     return f"copy {files} from each folder in {bus.path / 'servers'} to its machine, and reload the server there"
 
 
+def restart_text(bus: "BusFolder") -> str:
+    """Say how a running server gets a change that a reload cannot make."""
+    if not bus.clustered:
+        return "restart the server"
+    folders = bus.path / "servers"
+    return f"copy accounts.conf from each folder in {folders} to its machine, and restart one server after the other"
+
+
 def reload_command(bus: "BusFolder") -> str:
     """Return the command that reloads a running server, which keeps the connections of all other parties."""
     if bus.clustered:

@@ -61,6 +61,8 @@ def setup(
     --replicas also changes the replicas of existing streams, for every agent. Nothing is lost, and tasks continue
     meanwhile. The command ends once all replicas are complete.
     """
+    if hint := lazy.folder.older_layout(config):
+        output.remark(f"warning: {hint}; upgrade it with: agentbus init --upgrade FOLDER")
     if files_limit is not None and not agents:
         raise click.UsageError("--files-limit goes with --agent")
     lazy.session.run_connected(nats_url, config, partial(_setup, agents=agents, files_limit=files_limit, **options))

@@ -59,7 +59,8 @@ def permission_lists(party: Party, *, indent: str = "") -> str:
     for grant in party.grants:
         if grant.how != "listen":
             lines += [f"    # {grant.purpose}", *(f"    {quoted(subject)}" for subject in grant.subjects)]
-    lines += ["  ] }", "  subscribe: { allow: ["]
+    denied = f", deny: {quoted_list(party.denied)}" if party.denied else ""
+    lines += [f"  ]{denied} }}", "  subscribe: { allow: ["]
     lines += [f"    {quoted(subject)}" for subject in party.subscribe]
     lines += ["  ] }", "}"]
     return f"\n{indent}".join(lines)

@@ -44,12 +44,20 @@ def with_new_credential(folder: Path, manifest: Manifest, name: str, entry: Part
     secret, public = _new_secret(auth)
     write_private(secret_file(folder, manifest, name), f"{secret}\n", replace=True)
     entry = entry.model_copy(update={_KEYS[auth]: public})
-    second = tasks_secret_file(folder, manifest) if name == ADMINISTRATOR else None
-    if second is not None:
-        secret, public = _new_secret(auth)
-        write_private(second, f"{secret}\n", replace=True)
-        entry = entry.model_copy(update={f"tasks_{_KEYS[auth]}": public})
-    return manifest.model_copy(update={"party": {**manifest.party, name: entry}})
+    manifest = manifest.model_copy(update={"party": {**manifest.party, name: entry}})
+    return with_tasks_credential(folder, manifest) if name == ADMINISTRATOR else manifest
+
+
+def with_tasks_credential(folder: Path, manifest: Manifest) -> Manifest:
+    """Write a new credential of the administrator for the account of the queue, where that is apart."""
+    second = tasks_secret_file(folder, manifest)
+    if second is None:
+        return manifest
+    auth, entry = manifest.bus.auth, manifest.party[ADMINISTRATOR]
+    secret, public = _new_secret(auth)
+    write_private(second, f"{secret}\n", replace=True)
+    entry = entry.model_copy(update={f"tasks_{_KEYS[auth]}": public})
+    return manifest.model_copy(update={"party": {**manifest.party, ADMINISTRATOR: entry}})
 
 
 _KEYS: Final[dict[Auth, str]] = {"nkey": "nkey", "password": "password_hash"}

@@ -20,11 +20,32 @@ from agentbus.protocol.roles import Role
 from agentbus.provision.bundle import Bundle
 from agentbus.provision.bus_folder import credentials
 from agentbus.provision.bus_folder.lock import locked
-from agentbus.provision.bus_folder.manifest import Manifest, PartyEntry, read_manifest, servers_of, write_manifest
+from agentbus.provision.bus_folder.manifest import (
+    NEWEST_LAYOUT,
+    Manifest,
+    PartyEntry,
+    manifest_file,
+    read_manifest,
+    servers_of,
+    write_manifest,
+)
 from agentbus.provision.bus_folder.server_folder import ServerFolder
 
 Kind = Literal["agent", "coordinator"]
 """What a party is, and the group of commands for it. Those for agents take `main` and the administrator, too."""
+
+
+def older_layout(config: Path | None) -> str:
+    """Say that a bus has an older layout, if `config` is its administrator's in its folder; else return nothing."""
+    if config is None or not manifest_file(config.parent).exists():
+        return ""
+    try:
+        bus = BusFolder(config.parent)
+    except ConfigError:
+        return ""
+    if bus.queue_apart or config.resolve() != bus.administrator.resolve():
+        return ""
+    return f"the bus in {bus.path} has an older layout, in which a party can disturb the tasks of others"
 
 
 class BusFolder:
@@ -170,6 +191,18 @@ class BusFolder:
                 raise ConfigError(
                     f"{name} is removed, but {self.secret_file(name)} cannot be deleted: {error.strerror}; delete it"
                 ) from None
+
+    def set_queue_apart(self) -> None:
+        """Change the folder to the layout in which the queue has an account of its own.
+
+        What is not written when it is interrupted is written when it is repeated.
+        """
+        with self._locked():
+            bus = self._manifest.bus.model_copy(update={"version": NEWEST_LAYOUT})
+            manifest = self._manifest.model_copy(update={"bus": bus})
+            manifest = credentials.with_tasks_credential(self.path, manifest)
+            credentials.write_administrator_toml(self.path, manifest)
+            self._save(manifest)
 
     def bundle(self, name: str, kind: Kind = "agent") -> Bundle:
         """Return the bundle of a party."""

@@ -20,7 +20,7 @@ from agentbus.provision.bus_folder.accounts_conf import MAX_CONNECTIONS, Login, 
 from agentbus.provision.bus_folder.server_folder import ServerFolder, read_member, server_folders
 
 # In percent of what the bus has. The stream of tasks may take 15 % of the disk: see `agentbus.bus.topology`.
-_FILE_OF_QUEUE: Final = 20
+FILE_OF_QUEUE: Final = 20
 _MEMORY_OF_QUEUE: Final = 25
 NEWEST_LAYOUT: Final = LAYOUT_WITH_QUEUE_APART
 
@@ -199,7 +199,7 @@ def _streams_accounts(manifest: Manifest, entry: PartyEntry) -> list[StreamsAcco
     of_queue = Login(party, nkey=entry.tasks_nkey, password_hash=entry.tasks_password_hash, user=tasks_user(party.user))
     of_rest = replace(everywhere, party=permissions.within(party, accounts.BUS))
     memory_of_queue, memory_of_rest = split(memory, _MEMORY_OF_QUEUE)
-    file_of_queue, file_of_rest = split(file, _FILE_OF_QUEUE)
+    file_of_queue, file_of_rest = split(file, FILE_OF_QUEUE)
     return [
         StreamsAccount(accounts.TASKS, of_queue, memory_of_queue, file_of_queue),
         StreamsAccount(accounts.BUS, of_rest, memory_of_rest, file_of_rest),

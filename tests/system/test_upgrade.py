@@ -1,0 +1,188 @@
+"""A bus that an earlier version made gets the newest layout while its workers run, and can be interrupted anywhere."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agentbus.admin.backup import copy_stream
+from agentbus.bus.jetstream import connect
+from agentbus.config.connection_settings import ConnectionSettings
+from agentbus.errors import BusError
+from agentbus.protocol import subjects
+from agentbus.protocol.permissions import ADMINISTRATOR
+from agentbus.provision.bus_folder.folder import BusFolder
+from support.doctor import doctor
+from support.harness import BOUND_S, Ran, eventually, run_cli, worker, worker_toml
+from support.installation import OwnBus, outcome_of
+from support.old_version import OldVersion
+from support.older_bus import make_older_bus, serving
+
+pytestmark = pytest.mark.posix("not tried on Windows")
+
+TASKS = subjects.TASKS_STREAM
+DONE = "has the newest layout"
+
+
+@pytest.fixture
+async def folder(tmp_path: Path, old: OldVersion) -> Path:
+    return await make_older_bus(tmp_path, old)
+
+
+async def upgrade(folder: Path) -> Ran:
+    return await run_cli("init", "--upgrade", str(folder))
+
+
+async def first_half(folder: Path) -> None:
+    ran = await upgrade(folder)
+    assert ran.code == 0, ran.err
+    assert "Now restart the server" in ran.out
+    assert f"agentbus init --upgrade {folder}" in ran.out
+
+
+async def second_half(folder: Path) -> str:
+    ran = await upgrade(folder)
+    assert ran.code == 0, ran.err
+    assert DONE in ran.out
+    return ran.out
+
+
+async def queues(bus: OwnBus) -> list[list[str]]:
+    """The streams of tasks in the account of the others, and in that of the queue."""
+    async with connect(bus.settings(ADMINISTRATOR)) as admin:
+        listed = [(await account.api("STREAM.NAMES"))["streams"] or [] for account in admin.accounts]
+    return [[name for name in names if name == TASKS] for names in listed]
+
+
+@pytest.mark.parametrize("version", ["new", "old"])
+async def test_tasks_that_wait_and_run_meanwhile_are_done_once(
+    tmp_path: Path, folder: Path, old: OldVersion, version: str
+) -> None:
+    go, env = tmp_path / "go", old.env if version == "old" else None
+    there = tmp_path / "there"
+    there.mkdir()
+    async with serving(folder, tmp_path) as before:
+        config = unhurried(before, tmp_path, "code")
+        async with worker(config, env=env) as process:
+            async with before.coordinator("main") as main:
+                running = await main.publish("code", f"wait:{go}", task_type="test")
+                await process.until_said(f"{running.id}")
+                queued = [await main.publish("code", f"say:{number}", task_type="test") for number in range(3)]
+                waiting = await main.publish("doc", "say:later", task_type="test")
+            await first_half(folder)
+            before.server.kill()
+            async with serving(folder, tmp_path) as after:
+                async with after.coordinator("main") as main:
+                    with pytest.raises(BusError):
+                        await main.publish("code", "say:refused", task_type="test", task_id="refused")
+                    go.touch()
+                    assert "moved AGENT_TASKS into an account of its own" in await second_half(folder)
+                    assert await queues(after) == [[], [TASKS]]
+                    again = await main.publish("code", "say:refused", task_type="test", task_id="refused")
+                    ids = [running.id, *(task.id for task in queued), again.id]
+                    async with worker(unhurried(after, there, "doc"), env=env):
+                        waited = await main.wait([*ids, waiting.id], timeout_s=2 * BOUND_S)
+                results = [one.result.to_json() for one in waited.settled.values() if one.result]
+                assert [(one["status"], one["attempt"]) for one in results] == [("completed", 1)] * 6
+                await everything_is_acknowledged(after)
+                async with after.coordinator("main") as main:
+                    told = [message.result.task_id for message in await main.results(newest=100) if message.result]
+                assert sorted(told) == sorted([*ids, waiting.id])
+
+
+def unhurried(bus: OwnBus, folder: Path, agent: str) -> Path:
+    """The configuration of a worker whose commands may take as long as the upgrade."""
+    nats = bus.nats(agent)
+    return worker_toml(folder, str(nats.pop("url")), agent=agent, nats=nats, worker={"task_timeout_seconds": 600})
+
+
+async def everything_is_acknowledged(bus: OwnBus) -> None:
+    async with connect(bus.settings(ADMINISTRATOR)) as admin:
+
+        async def empty() -> bool:
+            return (await admin.stream_info(TASKS)).state.messages == 0
+
+        await eventually(empty, "every task is acknowledged")
+
+
+async def test_each_half_can_be_interrupted_and_repeated(tmp_path: Path, folder: Path) -> None:
+    manifest = (folder / "bus.toml").read_bytes()
+    async with serving(folder, tmp_path) as bus:
+        async with bus.coordinator("main") as main:
+            task = await main.publish("doc", "say:kept", task_type="test")
+        await first_half(folder)
+        (folder / "bus.toml").write_bytes(manifest)  # the last file: as if it had not been written yet
+        await first_half(folder)
+        early = await upgrade(folder)
+        assert early.code == 1
+        assert "does not know the accounts of the new layout yet: restart the server, and run this again" in early.err
+    async with serving(folder, tmp_path) as bus:
+        refused = await run_cli("setup", "--config", str(folder / "admin.toml"), "--agent", "code")
+        assert refused.code == 1
+        assert "AGENT_TASKS lies in the account BUS and belongs into TASKS: agentbus init --upgrade" in refused.err
+        findings = await doctor("--role", "administrator", "--config", str(folder / "admin.toml"), code=1)
+        assert [one for one in findings if one["check"] == "layout" and one["verdict"] == "failed"]
+        async with connect(bus.settings(ADMINISTRATOR)) as admin, connect(only_first(bus)) as streams:
+            await copy_stream(streams, admin.of_stream(TASKS), TASKS, tmp_path / "copy")  # and not deleted yet
+        assert await queues(bus) == [[TASKS], [TASKS]]
+        await second_half(folder)
+        assert await queues(bus) == [[], [TASKS]]
+        assert await second_half(folder) == f"the bus in {folder} has the newest layout\n"
+        async with bus.coordinator("main") as main, worker(bus.worker_toml(tmp_path, "doc")):
+            assert (await main.wait([task.id], timeout_s=BOUND_S)).settled[task.id].state == "completed"
+
+
+def only_first(bus: OwnBus) -> ConnectionSettings:
+    return replace(bus.settings(ADMINISTRATOR), tasks_credentials=None)
+
+
+async def test_with_one_of_two_credentials_the_administrator_cannot_make_a_second_queue(
+    tmp_path: Path, folder: Path
+) -> None:
+    async with serving(folder, tmp_path):
+        kept = (folder / "admin.toml").read_bytes()
+        await first_half(folder)
+    async with serving(folder, tmp_path) as bus:
+        await second_half(folder)
+        (tmp_path / "kept.toml").write_bytes(kept)
+        ran = await run_cli("setup", "--config", str(tmp_path / "kept.toml"), "--agent", "code")
+        assert ran.code == 1
+        assert "does not allow this user to publish to $JS.API.STREAM.CREATE.AGENT_TASKS" in ran.err
+        assert await queues(bus) == [[], [TASKS]]
+
+
+async def test_a_folder_of_the_older_layout_is_used_as_it_is_until_it_is_upgraded(tmp_path: Path, folder: Path) -> None:
+    bus = BusFolder(folder)
+    bus.add("lead", ["code"])
+    bus.rotate("admin")
+    text = (folder / "accounts.conf").read_text(encoding="utf-8")
+    assert ("TASKS: {" in text, bus.tasks_secret_file, bus.bundle("admin").tasks_secret) == (False, None, None)
+    assert "to: " not in text
+    assert (folder / "bus.toml").read_text(encoding="utf-8").count("version = 1\n") == 1
+    async with serving(folder, tmp_path) as running:
+        ran = await run_cli("setup", "--config", str(folder / "admin.toml"), "--agent", "code", "--agent", "lead")
+        assert ran.code == 0, ran.err
+        assert "has an older layout, in which a party can disturb the tasks of others; upgrade it with:" in ran.err
+        findings = await doctor("--role", "administrator", "--config", str(folder / "admin.toml"))
+        assert [one["fix"] for one in findings if one["check"] == "layout"] == ["agentbus init --upgrade FOLDER"]
+        async with running.coordinator("main") as main, worker(running.worker_toml(tmp_path, "code")):
+            assert await outcome_of(main, "code") == "completed"
+
+
+async def test_a_bus_without_room_for_the_new_layout_is_left_as_it_is(tmp_path: Path, folder: Path) -> None:
+    async with serving(folder, tmp_path):
+        limited = ("setup", "--config", str(folder / "admin.toml"), "--agent", "code", "--files-limit", "2GiB")
+        assert (await run_cli(*limited)).code == 0
+        before = {path: path.read_bytes() for path in folder.glob("*") if path.is_file()}
+        ran = await upgrade(folder)
+        assert ran.code == 1
+        assert "all streams together may take" in ran.err
+        assert "raise max_file in bus.toml and max_file_store in nats-server.conf" in ran.err
+        assert {path: path.read_bytes() for path in before} == before
+
+
+async def test_without_a_server_the_upgrade_says_so_and_changes_nothing(folder: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "jetstream" not in path.parts}
+    ran = await upgrade(folder)
+    assert (ran.code, "error: " in ran.err) == (1, True)
+    assert {path: path.read_bytes() for path in before} == before
