@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agentbus.admin.backup import copy_stream
-from agentbus.bus.jetstream import connect
+from agentbus.bus.jetstream import Bus, connect
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.errors import BusError
 from agentbus.protocol import subjects
@@ -50,8 +50,13 @@ async def second_half(folder: Path) -> str:
 async def queues(bus: OwnBus) -> list[list[str]]:
     """The streams of tasks in the account of the others, and in that of the queue."""
     async with connect(bus.settings(ADMINISTRATOR)) as admin:
-        listed = [(await account.api("STREAM.NAMES"))["streams"] or [] for account in admin.accounts]
+        listed = [await streams_of(account) for account in admin.accounts]
     return [[name for name in names if name == TASKS] for names in listed]
+
+
+async def streams_of(account: Bus) -> list[str]:
+    """The names of the streams of one account, as the server tells them."""
+    return (await account.api("STREAM.NAMES"))["streams"] or []
 
 
 @pytest.mark.parametrize("version", ["new", "old"])
