@@ -62,13 +62,23 @@ class TaskQueues:
             self._added.clear()
             waits = [asyncio.create_task(consumer.next()) for consumer in self._consumers]
             added = asyncio.create_task(self._added.wait())
+            cancelled: asyncio.CancelledError | None = None
             try:
                 await asyncio.wait([*waits, added], return_when=asyncio.FIRST_COMPLETED)
-            except asyncio.CancelledError:
-                if (taken := await self._ended(waits, added)) is not None:
+            except asyncio.CancelledError as error:
+                cancelled = error
+            # Not to be cancelled half-way: a task that has arrived would wait for its lease to expire.
+            ending = asyncio.create_task(self._ended(waits, added))
+            while not ending.done():
+                try:
+                    await asyncio.wait({ending})
+                except asyncio.CancelledError as error:
+                    cancelled = error
+            if cancelled is not None:
+                if ending.exception() is None and (taken := ending.result()) is not None:
                     await _give_back(taken)
-                raise
-            if (taken := await self._ended(waits, added)) is not None:
+                raise cancelled
+            if (taken := ending.result()) is not None:
                 return taken
 
     async def fetch(self, count: int) -> list[Delivery]:
