@@ -141,18 +141,20 @@ async def settle(
     output: Json = "done",
     *,
     agent: str = "code",
+    owner: str = "main",
     status: ResultStatus = "completed",
     error: str | None = None,
     task: Task | None = None,
 ) -> None:
     """Do what a worker does at the end of a task: commit the result to the ledger and publish it."""
-    ledger = Ledger(coordinator.bus)
-    record = await ledger.read(TaskKey(agent, task_id))
+    ledger, key = Ledger(coordinator.bus), TaskKey(agent, task_id, owner)
+    record = await ledger.read(key)
     assert isinstance(record, Record)
-    result = decode_result(encode(result_message(task_id, output, agent=agent, status=status, error=error)))
+    message = result_message(task_id, output, agent=agent, status=status, error=error)
+    result = decode_result(encode({**message, **key.owner_field}))
     if task is not None:
         result = result.model_copy(update={"task": task.to_json()})
-    await ledger.write(TaskKey(agent, task_id), settled(record.entry, result), revision=record.revision)
+    await ledger.write(key, settled(record.entry, result), revision=record.revision)
     await put(coordinator, result.to_json(), inbox=record.entry.inbox)
 
 

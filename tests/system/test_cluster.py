@@ -44,8 +44,10 @@ async def test_a_bus_with_one_replica_gets_three_and_loses_nothing(tmp_path: Pat
             queued = [(await coordinator.publish("code", "say:late", task_type="test")) for _ in range(TASKS)]
             code, outcomes, said = await set_up(servers, "--replicas", "3")
             assert code == 0, said
-            assert {name for name, outcome in outcomes.items() if outcome == "found"} == {"agent-code"}
-            assert {outcome for name, outcome in outcomes.items() if name != "agent-code"} == {"updated"}
+            assert {name for name, outcome in outcomes.items() if outcome == "found"} == {"agent-code", "tasks-code"}
+            assert {outcome for name, outcome in outcomes.items() if name not in ("agent-code", "tasks-code")} == {
+                "updated"
+            }
             assert "everything has 3 replicas, and all are current" in said
             code, outcomes, said = await set_up(servers, "--replicas", "3")
             assert (code, set(outcomes.values())) == (0, {"found"}), said

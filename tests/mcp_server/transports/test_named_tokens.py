@@ -79,16 +79,16 @@ async def test_two_clients_work_at_once_each_as_its_own_coordinator(era: str, te
             resources = {str(resource.uri) for resource in (await client.list_resources()).resources}
         return {"output": result["output"], "inbox": inbox, "others": error_of(others), "resources": resources}
 
-    async def settled(coordinator: Coordinator, task_id: str) -> None:
+    async def settled(coordinator: Coordinator, task_id: str, owner: str) -> None:
         async def known() -> bool:
             try:
-                await coordinator.task(task_id, agent="code").status()
+                await coordinator.task(task_id, agent="code", owner=owner).status()
             except TaskNotFoundError:
                 return False
             return True
 
         await eventually(known, f"{task_id} is published")
-        await settle(coordinator, task_id, f"result {task_id}")
+        await settle(coordinator, task_id, f"result {task_id}", owner=owner)
 
     async with (
         two_of_a_team(team, tmp_path) as (bus, mcp),
@@ -96,8 +96,8 @@ async def test_two_clients_work_at_once_each_as_its_own_coordinator(era: str, te
         asyncio.TaskGroup() as group,
     ):
         alice, bob = (group.create_task(work(mcp.url, name)) for name in ("alice", "bob"))
-        for name in ("alice", "bob"):
-            group.create_task(settled(worker, f"of-{name}"))
+        for name, owner in (("alice", "main"), ("bob", "lead")):
+            group.create_task(settled(worker, f"of-{name}", owner))
     for name, done, inbox in (("alice", alice.result(), "main"), ("bob", bob.result(), "lead")):
         assert done["output"] == f"result of-{name}"
         assert [result["task_id"] for result in done["inbox"]] == [f"of-{name}"]
