@@ -18,9 +18,10 @@ from agentbus.protocol.messages import new_result, new_task
 from agentbus.protocol.roles import Role
 from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
+from agentbus.tasks.inbox import InboxMessage
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.publish import publish
-from support.harness import BOUND_S, worker, worker_toml
+from support.harness import BOUND_S, eventually, worker, worker_toml
 from support.jobs import WAIT_S
 
 
@@ -28,6 +29,11 @@ from support.jobs import WAIT_S
 async def coordinator_of(server: NatsServer, name: str, role: Role | None = None) -> AsyncGenerator[Coordinator]:
     async with connect(server.url) as connected:
         yield Coordinator(connected.bus, name, role)
+
+
+async def inbox_of(bus: Coordinator) -> list[InboxMessage]:
+    """Read the inbox once it holds something: a result is in the ledger a moment before."""
+    return await eventually(lambda: bus.results(newest=5), f"the inbox of {bus.agent} holds a result")
 
 
 async def keys_of(bus: Coordinator) -> list[str]:
@@ -58,10 +64,10 @@ async def test_a_task_of_an_owner_is_run_and_its_result_goes_to_that_owner_alone
     async with coordinator_of(server, "alice") as alice, worker(worker_toml(tmp_path, server.url)):
         task = await alice.publish("code", "say:hello", task_id="job")
         result = await task.result(timeout_s=WAIT_S)
-        [message] = await alice.results(newest=5)
+        [message] = await inbox_of(alice)
         mine = await coordinator.publish("code", "say:for_main", task_id="job")
         await mine.result(timeout_s=WAIT_S)
-        assert [one.result.key for one in await coordinator.results(newest=5) if one.result] == [TaskKey("code", "job")]
+        assert [one.result.key for one in await inbox_of(coordinator) if one.result] == [TaskKey("code", "job")]
     assert (result.status, result.result) == ("completed", "hello\n")
     assert message.result is not None
     assert message.result.key == TaskKey("code", "job", "alice")
@@ -83,7 +89,7 @@ async def test_the_worker_takes_the_owner_from_the_subject_and_never_from_the_me
         async with worker(worker_toml(tmp_path, server.url)):
             assert (await task.result(timeout_s=WAIT_S)).result == "alice\n"
             assert (await coordinator.task("job").result(timeout_s=WAIT_S)).result == "main\n"
-        assert len(await alice.results(newest=5)) == 1
+        assert len(await inbox_of(alice)) == 1
     assert await coordinator.results(newest=5, agent="bob") == []
 
 
