@@ -144,18 +144,16 @@ class Coordinator:
         """Make a handle of a task from its id, without asking the bus; the methods of the handle do that.
 
         Args:
-            task_id: the id, or the name `AGENT/ID`, which says the agent as well.
+            task_id: the id, or the name `AGENT/ID` or `AGENT/~OWNER/ID`, which says the others as well.
             agent: the agent that the task was sent to. Needed only if several agents have a task of this id.
             owner: the coordinator that published it. Needed only if this one has a task of this id itself, or if
                 several others have.
 
         Raises:
-            InvalidIdError: an id is not valid, or the name has another agent than `agent`.
+            InvalidIdError: an id is not valid, or the name has another agent or owner than the arguments.
         """
-        name = task_name(task_id).of(agent)
-        return TaskHandle(
-            self.bus, name.task_id, name.agent, coordinator=self.agent, owner=self._owner(owner or name.owner)
-        )
+        name = task_name(task_id).of(agent, owner)
+        return TaskHandle(self.bus, name.task_id, name.agent, coordinator=self.agent, owner=self._owner(name.owner))
 
     async def statuses(
         self, tasks: Iterable[TaskRef], *, agent: str | None = None, timeout_s: float = 0

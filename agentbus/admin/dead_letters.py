@@ -23,6 +23,7 @@ from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import decode_task
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.status import TaskStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class DeadLetter:
     """One message that no worker accepted.
 
     Attributes:
-        publisher: the party that published it, as its subject said; None where that was of the first form.
+        publisher: the party that published it, as its subject said; `main` where that named none.
         size: the size of the message; `data` is the part of it that was stored.
     """
 
@@ -128,9 +129,10 @@ async def _refuse_if_settled(bus: Bus, letter: DeadLetter) -> None:
         return  # a message that is not a task has no ledger entry
     found = await Ledger(bus).read(TaskKey(letter.agent, task_id, letter.publisher))
     if isinstance(found, Record) and found.entry.terminal:
+        name = TaskStatus(found).name
         raise RequeueError(
             f"the dead letter {letter.seq} is the task {task_id}, which has its result ({found.entry.state}); "
-            f"publish it anew with: agentbus task retry {task_id} --agent {letter.agent}"
+            f"publish it anew with: agentbus task retry {name}"
         )
 
 

@@ -59,7 +59,7 @@ class TaskId(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
 
 
 class TaskName(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
-    """Validates a task id, or the name of a task, `AGENT/ID`."""
+    """Validates a task id, or the name of a task, `AGENT/ID` or `AGENT/~OWNER/ID`."""
 
     name = "TASK"
 

@@ -256,7 +256,7 @@ def _settled_by(me: str) -> Grant:
 
 
 def _inbox(me: str) -> tuple[Grant, ...]:
-    """Reading the results that were sent to this party, whoever has made them."""
+    """Reading the inbox of this party: the results that every agent has sent to it."""
     results = subjects.RESULTS_STREAM
     return (
         Grant(

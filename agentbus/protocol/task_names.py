@@ -26,25 +26,26 @@ class TaskName(NamedTuple):
     def __str__(self) -> str:
         if self.agent is None:
             return self.task_id
-        whose = [f"{_OWNER}{self.owner}"] if self.owner not in (None, COORDINATOR) else []
+        whose = [f"{_OWNER}{self.owner}"] if self.owner is not None else []
         return _SEPARATOR.join([self.agent, *whose, self.task_id])
 
     def matches(self, task: "TaskName") -> bool:
         """Whether this may name `task`, of which all is known: what a name leaves out may be anything."""
         return self.task_id == task.task_id and self.agent in (None, task.agent) and self.owner in (None, task.owner)
 
-    def of(self, agent: str | None) -> "TaskName":
-        """Return the name with the agent that a caller gave beside it.
+    def of(self, agent: str | None, owner: str | None = None) -> "TaskName":
+        """Return the name with the agent and the owner that a caller gave beside it.
 
         Raises:
-            InvalidIdError: it is not an agent id, or the name has another agent.
+            InvalidIdError: one is not an id, or the name has another one.
         """
-        if agent is None:
-            return self
-        wanted = subjects.agent_id(agent)
-        if self.agent not in (None, wanted):
-            raise InvalidIdError(f"{self} is not a task of the agent {wanted}: leave out one of the two")
-        return TaskName(self.task_id, wanted, self.owner)
+        agent = subjects.agent_id(agent) if agent is not None else self.agent
+        owner = subjects.agent_id(owner) if owner is not None else self.owner
+        if self.agent not in (None, agent):
+            raise InvalidIdError(f"{self} is not a task of the agent {agent}: leave out one of the two")
+        if self.owner not in (None, owner):
+            raise InvalidIdError(f"{self} is not a task of the coordinator {owner}: leave out one of the two")
+        return TaskName(self.task_id, agent, owner)
 
 
 class TaskQuery(NamedTuple):

@@ -8,6 +8,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json, encode, object_in
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import Result, decode_result
+from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.task_names import TaskName
 
 
@@ -29,8 +30,8 @@ class TaskStatus:
 
     @property
     def name(self) -> TaskName:
-        """The name of the task: agent, owner and id."""
-        return TaskName(self.task_id, self.agent, self.owner)
+        """The name of the task: agent, owner unless that is `main`, and id."""
+        return TaskName(self.task_id, self.agent, None if self.owner == COORDINATOR else self.owner)
 
     @property
     def owner(self) -> str:

@@ -101,7 +101,7 @@ async def test_a_published_task_that_was_refused_has_its_result_and_is_sent_agai
     assert (refused.code, refused.out) == (1, "")
     assert refused.err == (
         f"error: the dead letter 1 is the task {status.task_id}, which has its result (failed); "
-        f"publish it anew with: agentbus task retry {status.task_id} --agent code\n"
+        f"publish it anew with: agentbus task retry code/{status.task_id}\n"
     )
     assert (await counts(coordinator))["AGENT_DEAD"] == 1
     async with worker(worker_toml(tmp_path, server.url)):

@@ -10,13 +10,14 @@ import pytest
 from agentbus import Coordinator, connect
 from agentbus.bus.pull_consumer import PullConsumer
 from agentbus.bus.setup import set_up
-from agentbus.errors import MessageError, SetupMissingError, TaskNotFoundError
+from agentbus.errors import InvalidIdError, MessageError, SetupMissingError, TaskNotFoundError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import new_result, new_task
 from agentbus.protocol.roles import Role
 from agentbus.protocol.subjects import TaskKey
+from agentbus.protocol.task_names import task_name
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.inbox import InboxMessage
 from agentbus.tasks.ledger import Ledger
@@ -178,6 +179,10 @@ async def test_an_operator_finds_its_own_task_before_those_of_others_and_names_t
         assert (await bob.task("job", owner="dora").status()).owner == "dora"
         await bob.publish("code", "x", task_id="job")
         assert (await bob.task("job").status()).owner == "bob"
+        await coordinator.publish("code", "x", task_id="job")
+        assert (await bob.task(str(task_name("code/~main/job"))).status()).owner == "main"
+        with pytest.raises(InvalidIdError, match="is not a task of the coordinator alice"):
+            bob.task("code/~dora/job", owner="alice")
 
 
 async def test_an_id_with_dots_is_not_taken_for_a_task_of_an_owner(server: NatsServer, coordinator: Coordinator):

@@ -4,9 +4,12 @@ import asyncio
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from agentbus import Coordinator
-from agentbus.bus.pull_consumer import PullConsumer
+from agentbus.bus.pull_consumer import Delivery, PullConsumer
 from agentbus.bus.setup import set_up
+from agentbus.errors import SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer
 from agentbus_worker.task_queues import TaskQueues
@@ -20,6 +23,13 @@ OF_MAIN, OF_OTHERS = subjects.durable("code"), subjects.durable_of_parties("code
 async def put(bus: Coordinator, publisher: str, count: int = 1) -> None:
     for _ in range(count):
         await bus.bus.store(subjects.tasks_of("code", publisher), b"x")
+
+
+async def while_two_arrive(bus: Coordinator, queues: TaskQueues) -> asyncio.Task[Delivery]:
+    """Wait for the next task while each consumer gets one."""
+    waiting = asyncio.create_task(queues.next())
+    await asyncio.gather(put(bus, "main"), put(bus, "alice"))
+    return waiting
 
 
 async def test_a_task_is_taken_from_whichever_consumer_has_one(coordinator: Coordinator) -> None:
@@ -38,7 +48,6 @@ async def test_a_consumer_that_is_added_serves_a_caller_that_waits_already(coord
     await put(coordinator, "alice")
     async with TaskQueues(coordinator.bus, TASKS, OF_MAIN) as queues, asyncio.timeout(BOUND_S):
         waiting = asyncio.create_task(queues.next())
-        await asyncio.sleep(0)  # the caller waits for a task of main
         await queues.add(OF_OTHERS)
         assert (await waiting).subject == "agent.code.tasks.alice"
 
@@ -50,9 +59,7 @@ async def test_of_two_tasks_that_arrive_together_the_second_goes_to_another_work
     async with TaskQueues(coordinator.bus, TASKS, OF_MAIN) as queues:
         await queues.add(OF_OTHERS)
         for _ in range(20):
-            waiting = asyncio.create_task(queues.next())
-            await asyncio.sleep(0)
-            await asyncio.gather(put(coordinator, "main"), put(coordinator, "alice"))
+            waiting = await while_two_arrive(coordinator, queues)
             # Within half of the 30 s after which the server would deliver it again by itself.
             async with asyncio.timeout(15):
                 taken = await waiting
@@ -69,9 +76,7 @@ async def test_what_a_cancelled_wait_had_got_goes_to_another_worker_at_once(coor
     async with TaskQueues(coordinator.bus, TASKS, OF_MAIN) as queues:
         await queues.add(OF_OTHERS)
         for _ in range(20):
-            waiting = asyncio.create_task(queues.next())
-            await asyncio.sleep(0)
-            await asyncio.gather(put(coordinator, "main"), put(coordinator, "alice"))
+            waiting = await while_two_arrive(coordinator, queues)
             waiting.cancel()
             with suppress(asyncio.CancelledError):
                 await (await waiting).nak()
@@ -97,6 +102,20 @@ async def test_a_long_backlog_of_one_consumer_does_not_keep_the_tasks_of_the_oth
             for delivery in batch:
                 await delivery.ack()
     assert {*seen[:60]} == {"agent.code.tasks", "agent.code.tasks.alice"}
+
+
+async def test_a_consumer_that_is_missing_does_not_hold_up_the_tasks_of_the_other(coordinator: Coordinator) -> None:
+    await set_up(coordinator.bus, ["code"])
+    await put(coordinator, "main", 3)
+    async with TaskQueues(coordinator.bus, TASKS, OF_MAIN) as queues, asyncio.timeout(BOUND_S):
+        await queues.add(OF_OTHERS)
+        await coordinator.bus.api(f"CONSUMER.DELETE.{TASKS}.{OF_OTHERS}")
+        for _ in range(3):
+            delivery = await queues.next()
+            assert (delivery.subject, delivery.num_delivered) == ("agent.code.tasks", 1)
+            await delivery.ack()
+        with pytest.raises(SetupMissingError, match=OF_OTHERS):
+            await queues.next()
 
 
 async def test_a_worker_serves_other_coordinators_once_the_stream_takes_their_tasks(

@@ -132,10 +132,8 @@ class TaskQueues:
                 self._pending[number] = taken.num_pending
             else:
                 await _give_back(wait.result())
-        if failures:
-            if taken is not None:
-                await _give_back(taken)
-            raise failures[0]
+        if failures and taken is None:
+            raise failures[0]  # with a task at hand, the next call meets it: one consumer does not hold up the other
         return taken
 
 

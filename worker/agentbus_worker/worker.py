@@ -171,7 +171,7 @@ class Worker:
         """Take a delivery whenever there is room for one, and start its handling, until this is cancelled."""
         config, slots = self._config, self._slots
         async with TaskQueues(context.bus, config.nats.stream, config.durable) as queues:
-            following = asyncio.create_task(add_durable_of_parties(context.bus, config, queues))
+            following = group.create_task(add_durable_of_parties(context.bus, config, queues))
             log.info("ready for tasks on %s", subjects.tasks(config.agent.id))
             try:
                 while not self._stop.drain.is_set():

@@ -132,7 +132,11 @@ class WatchedTasks:
         if wait.publication is None:
             return
         found = await _find(coordinator, wait)
-        running = [coordinator.task(str(task.name)) for task in found.tasks if not task.settled]
+        running = [
+            coordinator.task(task.task_id, agent=task.agent, owner=task.owner)
+            for task in found.tasks
+            if not task.settled
+        ]
         outcomes = await coordinator.cancel_all(running, reason="the MCP task that published it was cancelled")
         errors = [outcome.error for outcome in outcomes if isinstance(outcome, TaskFailure)]
         if errors:
