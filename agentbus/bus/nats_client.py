@@ -27,6 +27,10 @@ __all__ = ["CertificateWantedError", "Client", "Msg", "NatsError", "NotSecureErr
 NatsError = errors.Error
 
 _NONE_REPEATED: Final[frozenset[str]] = frozenset()
+_RELOAD_S: Final = 0.3
+"""A server that reads its configuration again refuses valid credentials meanwhile: some milliseconds on an idle machine."""
+_CLOSED_EARLY: Final = (BrokenPipeError, ConnectionResetError)
+"""What a refusal looks like if the server has closed before it was read."""
 _DENIED: Final = re.compile(r'permissions violation for (publish to|publish with reply of|subscription to) "([^"]*)"')
 
 
@@ -153,6 +157,17 @@ class Client(BatchingClient):
             await super()._connect_to_server(s)
 
     async def _process_connect_init(self) -> None:
+        try:
+            await self._sign_in()
+        except (OSError, NatsError) as error:
+            if not (is_auth_error(error) or isinstance(error, _CLOSED_EARLY)):
+                raise
+            # Only a second refusal is believed, as it ends a worker.
+            await asyncio.sleep(_RELOAD_S)
+            await self._connect_to_server(self._current_server)
+            await self._sign_in()
+
+    async def _sign_in(self) -> None:
         try:
             with _keeping_cancellation():
                 await super()._process_connect_init()

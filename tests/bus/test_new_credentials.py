@@ -51,7 +51,8 @@ async def guarded(tmp_path: Path) -> AsyncGenerator[Guarded]:
 async def test_new_credentials_that_arrive_while_the_old_ones_are_refused_are_used(guarded: Guarded):
     states: list[str] = []
     config = guarded.settings()
-    guarded.link.on_connect = lambda: guarded.write("the-new-one")
+    dials = iter([lambda: None, lambda: guarded.write("the-new-one"), lambda: None])
+    guarded.link.on_connect = lambda: next(dials)()  # the second dial is refused, too, and that is believed
     async with connect(config, retry_on_failed_connect=True, on_state=states.append) as bus:
         assert (await bus.api("INFO"))["type"].endswith("account_info_response")
     assert states[0] == "the credentials were refused, and there are new ones by now; signing in with those"
@@ -61,10 +62,22 @@ async def test_new_credentials_that_arrive_while_the_old_ones_are_refused_are_us
 
 async def test_a_missing_file_while_credentials_are_refused_is_a_refusal(guarded: Guarded):
     config = guarded.settings()
-    guarded.link.on_connect = guarded.token.unlink
+    guarded.link.on_connect = lambda: guarded.token.unlink(missing_ok=True)
     with pytest.raises(AuthenticationError, match=r"refused the credentials \(the token in .*\): it may have been"):
         async with connect(config, retry_on_failed_connect=True):
             pass
+
+
+async def test_credentials_that_are_refused_once_are_shown_once_more(guarded: Guarded):
+    """A server that reads its configuration again refuses valid ones for a moment."""
+    states: list[str] = []
+    config = guarded.settings()
+    dials = iter(["the-new-one", "the-new-one"])
+    guarded.link.on_connect = lambda: guarded.write(next(dials))
+    async with connect(config, on_state=states.append) as bus:
+        assert (await bus.api("INFO"))["type"].endswith("account_info_response")
+    assert [state.partition(" ")[0] for state in states] == ["connected"]
+    assert list(dials) == []
 
 
 async def test_a_missing_file_at_the_dial_leaves_the_credentials_that_were_read_before(guarded: Guarded):
