@@ -28,7 +28,7 @@ NatsError = errors.Error
 
 _NONE_REPEATED: Final[frozenset[str]] = frozenset()
 _RELOAD_S: Final = 0.3
-"""A server that reads its configuration again refuses valid credentials meanwhile: some milliseconds on an idle machine."""
+"""A server that reads its configuration again refuses valid credentials meanwhile, usually for milliseconds."""
 _CLOSED_EARLY: Final = (BrokenPipeError, ConnectionResetError)
 """What a refusal looks like if the server has closed before it was read."""
 _DENIED: Final = re.compile(r'permissions violation for (publish to|publish with reply of|subscription to) "([^"]*)"')

@@ -51,8 +51,8 @@ async def guarded(tmp_path: Path) -> AsyncGenerator[Guarded]:
 async def test_new_credentials_that_arrive_while_the_old_ones_are_refused_are_used(guarded: Guarded):
     states: list[str] = []
     config = guarded.settings()
-    dials = iter([lambda: None, lambda: guarded.write("the-new-one"), lambda: None])
-    guarded.link.on_connect = lambda: next(dials)()  # the second dial is refused, too, and that is believed
+    dials = iter(["the-old-one", "the-new-one", "the-new-one"])
+    guarded.link.on_connect = lambda: guarded.write(next(dials))  # the second dial is refused, too: that is believed
     async with connect(config, retry_on_failed_connect=True, on_state=states.append) as bus:
         assert (await bus.api("INFO"))["type"].endswith("account_info_response")
     assert states[0] == "the credentials were refused, and there are new ones by now; signing in with those"
