@@ -174,6 +174,8 @@ class PullConsumer:
         Raises:
             SetupMissingError, BusUnavailableError: see `next`.
         """
+        if self._open > 0 and self._arrived.empty():
+            return []  # the server would have answered the request that `next` has left open
         fetched: list[Delivery] = []
         whole = False
         try:

@@ -71,6 +71,20 @@ async def test_of_two_tasks_that_arrive_together_the_second_goes_to_another_work
             await given.ack()
 
 
+async def test_a_consumer_that_has_nothing_holds_up_no_look_at_what_is_there(coordinator: Coordinator) -> None:
+    """A request that was left open is not waited for: each would take until the server's next sign of life."""
+    await set_up(coordinator.bus, ["code"])
+    async with TaskQueues(coordinator.bus, TASKS, OF_MAIN) as queues, asyncio.timeout(BOUND_S):
+        await queues.add(OF_OTHERS)
+        for _ in range(50):
+            await put(coordinator, "main", 3)
+            taken = [await queues.next()]
+            while len(taken) < 3:
+                taken += await queues.fetch(8)
+            for delivery in taken:
+                await delivery.ack()
+
+
 async def test_what_a_cancelled_wait_had_got_goes_to_another_worker_at_once(coordinator: Coordinator) -> None:
     await set_up(coordinator.bus, ["code"])
     async with TaskQueues(coordinator.bus, TASKS, OF_MAIN) as queues:
