@@ -6,6 +6,8 @@ shutting down, consumer deleted.
 """
 
 import asyncio
+import math
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -107,10 +109,18 @@ class PullConsumer:
             message that no caller waits for is returned to the server (nak) at once.
         missing_after_s: how long no server may answer before the consumer counts as missing. The default is longer in
             a cluster, whose servers may be electing a leader for it.
+        arrival: set whenever something arrives; several consumers may share one, and one caller waits for all of them.
     """
 
     def __init__(
-        self, bus: Bus, stream: str, consumer: str, *, batch: int = 1, missing_after_s: float | None = None
+        self,
+        bus: Bus,
+        stream: str,
+        consumer: str,
+        *,
+        batch: int = 1,
+        missing_after_s: float | None = None,
+        arrival: asyncio.Event | None = None,
     ) -> None:
         self._bus = bus = bus.of_stream(stream)
         self._subject = subjects.pull(stream, consumer)
@@ -118,9 +128,13 @@ class PullConsumer:
         self._batch = batch
         self._missing_after_s = missing_after_s
         self._inbox = bus.new_inbox()
-        self._arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
+        self._arrived: deque[Msg] = deque()
+        self._arrival = arrival or asyncio.Event()
+        self._clock = asyncio.get_running_loop().time
         self._requests = 0
         self._open = 0  # how many messages the last request may still deliver
+        self._heard_at = -math.inf  # when the server was last heard, or asked
+        self._ask_at = -math.inf  # when to ask again after a refusal
         self._wanted = 0  # how many messages the caller waits for
         self._deliverable = 0  # how many have arrived for it
         self._naks: set[asyncio.Task[None]] = set()
@@ -129,8 +143,7 @@ class PullConsumer:
 
     async def __aenter__(self) -> Self:
         self._unsubscribe = await self._bus.subscribe(f"{self._inbox}.*", self._receive)
-        # None stands for a new connection: the open request has ended with the old one.
-        self._unregister = self._bus.on_reconnect(lambda: self._arrived.put_nowait(None))
+        self._unregister = self._bus.on_reconnect(self._forget_request)
         return self
 
     async def __aexit__(
@@ -138,22 +151,9 @@ class PullConsumer:
     ) -> None:
         self._unregister()
         await self._unsubscribe()
-        self.give_back()
+        self.stop_waiting()
         if self._naks:
             await asyncio.wait(self._naks)
-
-    def give_back(self) -> None:
-        """Return to the server (nak) what has arrived, because the caller that waited for it was cancelled."""
-        kept: list[Msg | None] = []
-        while not self._arrived.empty():
-            message = self._arrived.get_nowait()
-            if message is None or _is_status(message):
-                kept.append(message)
-            else:
-                self._nak_soon(Delivery(self._bus, message))
-        self._deliverable = 0
-        for message in kept:
-            self._arrived.put_nowait(message)
 
     async def next(self) -> Delivery:
         """Wait for the next message, over reconnects and restarts of the server.
@@ -162,9 +162,15 @@ class PullConsumer:
             SetupMissingError: the consumer was deleted, or was missing for `missing_after_s`.
             BusUnavailableError: the connection is closed for good.
         """
-        while True:
-            if (delivery := await self._answer(self._batch, _WAIT)) is not None:
-                return delivery
+        try:
+            while True:
+                await self.ask()
+                self._arrival.clear()
+                if (delivery := self.take()) is not None:
+                    return delivery
+                await wait_until(self._arrival, self.due)
+        finally:
+            self.stop_waiting()
 
     async def fetch(self, count: int) -> list[Delivery]:
         """Return up to `count` messages that are there now, without waiting for more.
@@ -174,39 +180,83 @@ class PullConsumer:
         Raises:
             SetupMissingError, BusUnavailableError: see `next`.
         """
-        if self._open > 0 and self._arrived.empty():
-            return []  # the server would have answered the request that `next` has left open
         fetched: list[Delivery] = []
-        whole = False
+        whole = asked = False
         try:
-            while len(fetched) < count and (delivery := await self._answer(count - len(fetched), _NO_WAIT)):
-                fetched.append(delivery)
+            while len(fetched) < count:
+                self._arrival.clear()
+                if (delivery := self.take()) is not None:
+                    fetched.append(delivery)
+                elif not self._is_open():
+                    if asked:
+                        break
+                    asked = True
+                    await asyncio.sleep(max(0.0, self._ask_at - self._clock()))
+                    self._wanted = count - len(fetched)
+                    await self._request(self._wanted, _NO_WAIT)
+                elif asked:
+                    await wait_until(self._arrival, self.due)
+                else:  # the server would have answered the request that `next` has left open
+                    await asyncio.sleep(0)
+                    break
             whole = True
             return fetched
         finally:
             if not whole:
                 for delivery in fetched:
                     self._nak_soon(delivery)
+            self.stop_waiting()
 
-    async def _answer(self, count: int, options: Mapping[str, int]) -> Delivery | None:
-        """Take the next answer to the open request, or to a new one for `count`; None if it is not a message."""
-        self._wanted = count
-        try:
-            if self._open == 0 and self._arrived.empty():
-                await self._request(count, options)
-            message = await self._first()
-            if message is None:
-                self._open = 0
-            elif _is_status(message):
-                await self._on_status(message)
+    # -- the parts of `next`, for a caller that waits for several consumers ------------------------------------------
+
+    async def ask(self) -> None:
+        """Ask the server for the next messages, unless a request is open."""
+        self._wanted = self._batch
+        if not self._is_open() and not self._arrived and self._clock() >= self._ask_at:
+            await self._request(self._batch, _WAIT)
+
+    def take(self) -> Delivery | None:
+        """Take the oldest message that has arrived; None if there is none.
+
+        Raises:
+            SetupMissingError: see `next`.
+        """
+        while self._arrived:
+            message = self._arrived.popleft()
+            if _is_status(message):
+                self._on_status(message)
+                continue
+            self._deliverable -= 1
+            self._missing_since = None
+            self._pause_s = _FIRST_PAUSE_S
+            return Delivery(self._bus, message)
+        return None
+
+    @property
+    def due(self) -> float:
+        """The time of the loop at which to ask again if nothing has arrived."""
+        return self._heard_at + _SILENCE_S if self._open > 0 else self._ask_at
+
+    def stop_waiting(self) -> None:
+        """Return to the server (nak) what has arrived and was not taken, and whatever arrives from now on."""
+        self._wanted = 0
+        if self._batch > 1 or not self._arrived:
+            return  # an ordered consumer acknowledges nothing: its next call takes what has arrived
+        self._deliverable = 0
+        arrived, self._arrived = self._arrived, deque[Msg]()
+        for message in arrived:
+            if _is_status(message):
+                self._arrived.append(message)
             else:
-                self._deliverable -= 1
-                self._missing_since = None
-                self._pause_s = _FIRST_PAUSE_S
-                return Delivery(self._bus, message)
-            return None
-        finally:
-            self._wanted = 0
+                self._nak_soon(Delivery(self._bus, message))
+
+    def _is_open(self) -> bool:
+        """Whether the server has a request of this consumer; after a silence it counts as lost."""
+        if self._clock() >= self._heard_at + _SILENCE_S:
+            self._open = 0
+        return self._open > 0
+
+    # -- requests ----------------------------------------------------------------------------------------------------
 
     async def _request(self, batch: int, options: Mapping[str, int]) -> None:
         await self._bus.wait_connected()
@@ -217,18 +267,14 @@ class PullConsumer:
         except BusUnavailableError:
             return  # the connection broke meanwhile: the next round waits for the next one, or fails
         self._open = batch
+        self._heard_at = self._clock()
 
-    async def _first(self) -> Msg | None:
-        """Take the oldest answer that has arrived; None after a silence, when the request must be repeated."""
-        if not self._arrived.empty():
-            return self._arrived.get_nowait()
-        try:
-            async with asyncio.timeout(_SILENCE_S):
-                return await self._arrived.get()
-        except TimeoutError:
-            return None
+    def _forget_request(self) -> None:
+        """Ask anew over a new connection: the open request has ended with the old one."""
+        self._open, self._ask_at = 0, -math.inf
+        self._arrival.set()
 
-    async def _on_status(self, message: Msg) -> None:
+    def _on_status(self, message: Msg) -> None:
         """Handle a status of the server. Ignores those for older requests."""
         if message.subject != f"{self._inbox}.{self._requests}":
             return
@@ -239,33 +285,42 @@ class PullConsumer:
         self._open = 0
         if status == "409" and "consumer deleted" in text:
             raise SetupMissingError(f"{self._name} was deleted")
+        now = self._clock()
         if status == "503":
-            now = asyncio.get_running_loop().time()
             self._missing_since = self._missing_since or now
             usual_s = _MISSING_IN_CLUSTER_S if self._bus.clustered else _MISSING_S
             if now - self._missing_since > (self._missing_after_s or usual_s):
                 self._missing_since = None
                 raise SetupMissingError(f"{self._name} does not exist; make it with: agentbus setup --nats-url URL")
         if status in ("503", "409"):
-            await asyncio.sleep(self._pause_s)
+            self._ask_at = now + self._pause_s
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def _receive(self, message: Msg) -> None:
+        self._heard_at = self._clock()
         if _is_status(message):
-            self._arrived.put_nowait(message)
-            return
-        self._open = max(0, self._open - 1)
-        if self._deliverable < self._wanted or self._batch > 1:
-            self._deliverable += 1
-            self._arrived.put_nowait(message)
+            self._arrived.append(message)
         else:
-            self._nak_soon(Delivery(self._bus, message))
+            self._open = max(0, self._open - 1)
+            if self._deliverable >= self._wanted and self._batch == 1:
+                self._nak_soon(Delivery(self._bus, message))
+                return
+            self._deliverable += 1
+            self._arrived.append(message)
+        self._arrival.set()
 
     def _nak_soon(self, delivery: Delivery) -> None:
-        if self._batch == 1:  # an ordered consumer, which has larger batches, acknowledges nothing
+        if self._batch == 1:
             task = asyncio.create_task(_nak(delivery))
             self._naks.add(task)
             task.add_done_callback(self._naks.discard)
+
+
+async def wait_until(event: asyncio.Event, due: float) -> None:
+    """Wait for an event, or until a time of the loop; a time that is over already lets other tasks run once."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout_at(due):
+            await event.wait()
 
 
 async def _nak(delivery: Delivery) -> None:

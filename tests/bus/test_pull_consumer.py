@@ -32,7 +32,7 @@ async def test_a_message_right_behind_a_heartbeat_is_delivered_at_once(coordinat
     bus = coordinator.bus
     await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
     async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as puller:
-        arrived: Any = puller._arrived  # pyright: ignore[reportPrivateUsage]
+        receive: Any = puller._receive  # pyright: ignore[reportPrivateUsage]
         waiting = asyncio.create_task(puller.next())
         await eventually(lambda: puller._wanted, "it waits")  # pyright: ignore[reportPrivateUsage]
         info = await bus.api("CONSUMER.INFO.AGENT_TASKS.agent-code")
@@ -45,7 +45,7 @@ async def test_a_message_right_behind_a_heartbeat_is_delivered_at_once(coordinat
             data = b""
             headers = {"Status": "100", "Description": "Idle Heartbeat"}  # noqa: RUF012
 
-        arrived.put_nowait(Heartbeat())
+        receive(Heartbeat())
         await put(coordinator, 1)
         async with asyncio.timeout(5):
             delivery = await waiting
@@ -131,18 +131,12 @@ async def test_what_a_fetch_that_is_cancelled_had_got_goes_to_another_at_once(co
     await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
     await put(coordinator, 1)
     async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as one:
-        real, second = one._answer, asyncio.Event()  # pyright: ignore[reportPrivateUsage]
-
-        async def answer(count: int, options: Any) -> Any:
-            if count == 1:
-                second.set()
-                await asyncio.Event().wait()  # the server does not say that there is nothing else
-            return await real(count, options)
-
-        one._answer = answer  # pyright: ignore[reportPrivateUsage]
+        told = asyncio.Event()
+        # As if the server did not say that there is nothing else.
+        one._on_status = lambda message: told.set()  # noqa: ARG005  # pyright: ignore[reportPrivateUsage]
         fetching = asyncio.create_task(one.fetch(2))
         async with asyncio.timeout(5):
-            await second.wait()
+            await told.wait()
         fetching.cancel()
         await asyncio.wait({fetching})
         async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as two, asyncio.timeout(5):
@@ -163,7 +157,7 @@ async def test_messages_that_were_not_taken_when_a_consumer_closes_go_to_another
     def receive(message: Msg) -> None:
         real(message)
         fetching.cancel()
-        if one._arrived.qsize() == 3:  # pyright: ignore[reportPrivateUsage]
+        if len(one._arrived) == 3:  # pyright: ignore[reportPrivateUsage]
             all_there.set()
 
     one._receive = receive  # pyright: ignore[reportPrivateUsage]

@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.pull_consumer import Delivery, PullConsumer
-from agentbus.errors import BusUnavailableError
+from agentbus.bus.pull_consumer import Delivery, PullConsumer, wait_until
+from agentbus.errors import BusUnavailableError, SetupMissingError
 
 _TURNS: Final = 8
 """How many batches one consumer may give while it has more; then the other is asked first. Asking an empty one costs a
@@ -23,12 +23,12 @@ class TaskQueues:
     def __init__(self, bus: Bus, stream: str, durable: str) -> None:
         self._bus = bus
         self._stream = stream
-        self._consumers = [PullConsumer(bus, stream, durable)]
+        self._arrival = asyncio.Event()
+        self._consumers = [PullConsumer(bus, stream, durable, arrival=self._arrival)]
         self._pending = [0]
         self._first = 0
         self._turns = 0
         self._stack = AsyncExitStack()
-        self._added = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
@@ -42,10 +42,11 @@ class TaskQueues:
 
     async def add(self, durable: str) -> None:
         """Take tasks from one more consumer, from now on: also for a caller that waits already."""
-        consumer = await self._stack.enter_async_context(PullConsumer(self._bus, self._stream, durable))
+        consumer = PullConsumer(self._bus, self._stream, durable, arrival=self._arrival)
+        await self._stack.enter_async_context(consumer)
         self._consumers.append(consumer)
         self._pending.append(0)
-        self._added.set()
+        self._arrival.set()
 
     @property
     def backlog(self) -> int:
@@ -58,28 +59,31 @@ class TaskQueues:
         Raises:
             SetupMissingError, BusUnavailableError: see `PullConsumer.next`.
         """
-        while True:
-            self._added.clear()
-            waits = [asyncio.create_task(consumer.next()) for consumer in self._consumers]
-            added = asyncio.create_task(self._added.wait())
-            cancelled: asyncio.CancelledError | None = None
+        try:
+            while True:
+                for consumer in self._consumers:
+                    await consumer.ask()
+                self._arrival.clear()
+                if (taken := self._take()) is not None:
+                    return taken
+                await wait_until(self._arrival, min(consumer.due for consumer in self._consumers))
+        finally:
+            for consumer in self._consumers:
+                consumer.stop_waiting()
+
+    def _take(self) -> Delivery | None:
+        """Take the task of the first consumer that has one: one that is missing does not hold up the other."""
+        missing: SetupMissingError | None = None
+        for number, consumer in enumerate(self._consumers):
             try:
-                await asyncio.wait([*waits, added], return_when=asyncio.FIRST_COMPLETED)
-            except asyncio.CancelledError as error:
-                cancelled = error
-            # Not to be cancelled half-way: a task that has arrived would wait for its lease to expire.
-            ending = asyncio.create_task(self._ended(waits, added))
-            while not ending.done():
-                try:
-                    await asyncio.wait({ending})
-                except asyncio.CancelledError as error:
-                    cancelled = error
-            if cancelled is not None:
-                if ending.exception() is None and (taken := ending.result()) is not None:
-                    await _give_back(taken)
-                raise cancelled
-            if (taken := ending.result()) is not None:
-                return taken
+                if (taken := consumer.take()) is not None:
+                    self._pending[number] = taken.num_pending
+                    return taken
+            except SetupMissingError as error:
+                missing = error
+        if missing is not None:
+            raise missing
+        return None
 
     async def fetch(self, count: int) -> list[Delivery]:
         """Return up to `count` tasks that are there now, without waiting for more.
@@ -112,29 +116,6 @@ class TaskQueues:
             return [*range(self._first, len(self._consumers)), *range(self._first)]
         # The one that has more, so that no round trip is lost to an empty one.
         return sorted(range(len(self._consumers)), key=lambda number: -self._pending[number])
-
-    async def _ended(self, waits: list[asyncio.Task[Delivery]], added: asyncio.Task[bool]) -> Delivery | None:
-        """End the waits; return the first task that one of them has, and give the other one back."""
-        for wait in (*waits, added):
-            wait.cancel()
-        await asyncio.wait([*waits, added])
-        for consumer in self._consumers:
-            consumer.give_back()
-        taken: Delivery | None = None
-        failures: list[BaseException] = []
-        for number, wait in enumerate(waits):
-            if wait.cancelled():
-                continue
-            if (error := wait.exception()) is not None:
-                failures.append(error)
-            elif taken is None:
-                taken = wait.result()
-                self._pending[number] = taken.num_pending
-            else:
-                await _give_back(wait.result())
-        if failures and taken is None:
-            raise failures[0]  # with a task at hand, the next call meets it: one consumer does not hold up the other
-        return taken
 
 
 async def _give_back(delivery: Delivery) -> None:
