@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from agentbus.bus.bounds.subject_counts import subject_counts
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newest
 from agentbus.errors import ApiError, DeadLetterMissingError, MessageError, RequeueError
@@ -84,6 +85,67 @@ async def newest_dead_letters(bus: Bus, count: int, *, agent: str | None = None)
             async for message in consumer.backlog()
         ]
     return found[-count:]
+
+
+@dataclass(frozen=True, slots=True)
+class FullParty:
+    """A publisher whose dead letters of one agent are at their bound, so that each new one pushes out the oldest."""
+
+    agent: str
+    publisher: str
+    kept: int
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PushedOut:
+    """What is known of dead letters, of all agents, that went before they were as old as the stream keeps them.
+
+    Attributes:
+        gone: how many. Those that an administrator requeued or dropped count too: the server does not tell them apart.
+        at_least: more may have gone. Once letters have expired, only those between others can be counted.
+        parties: the publishers that push out letters of their own. They can push out no other ones.
+    """
+
+    gone: int
+    at_least: bool
+    parties: tuple[FullParty, ...]
+
+    def lines(self) -> list[str]:
+        """Say it in words."""
+        more = "at least " if self.at_least else ""
+        return [
+            f"{more}{self.gone} dead letters are gone early: pushed out by newer ones, requeued or dropped",
+            *(
+                f"{one.agent}, from {one.publisher}: at its bound of {one.kept}, so its oldest go; what is left begins "
+                f"at {one.since:%Y-%m-%d %H:%M}"
+                for one in self.parties
+            ),
+        ]
+
+
+async def pushed_out(bus: Bus, *, agent: str | None = None) -> PushedOut | None:
+    """Read how many dead letters went early, and whose; None if no publisher is at its bound.
+
+    Raises:
+        SetupMissingError: there is no stream for them.
+        PermissionDeniedError: this user may not read them.
+    """
+    info = await bus.stream_info(subjects.DEAD_STREAM)
+    if (bound := info.max_per_subject) <= 0:
+        return None
+    counts = await subject_counts(bus, subjects.DEAD_STREAM, subjects.all_of(agent or "*"))
+    full: list[FullParty] = []
+    for subject, kept in sorted(counts.items()):
+        names = subjects.agent_and_party(subject, "dead")
+        oldest = await bus.next_message(subjects.DEAD_STREAM, subject, 1) if kept >= bound and names else None
+        if names and oldest:
+            full.append(FullParty(names[0], names[1] or COORDINATOR, kept, oldest.time))
+    if not full:
+        return None
+    young = info.created and info.server_time and (info.server_time - info.created).total_seconds() < info.max_age_s
+    gone = info.state.last_seq - info.state.messages if young else info.state.num_deleted
+    return PushedOut(gone, at_least=not young, parties=tuple(full))
 
 
 async def dead_letter(bus: Bus, seq: int) -> DeadLetter:

@@ -71,18 +71,24 @@ class StreamInfo:
 
     Attributes:
         max_bytes: -1 for no limit.
+        max_per_subject: how many messages each subject may have; -1 for no limit.
+        refuses_per_subject: a subject that has so many refuses the next one; without this, its oldest one goes.
         max_age_s: how long it keeps a message; 0 for ever.
         duplicate_window_s: how long it remembers message ids.
+        created: when the stream was made.
         server_time: None from servers before 2.10.
     """
 
     config: dict[str, Any]
     num_replicas: int
     max_bytes: int
+    max_per_subject: int
+    refuses_per_subject: bool
     max_age_s: float
     duplicate_window_s: float
     state: StreamState
     cluster: Cluster
+    created: datetime | None
     server_time: datetime | None
 
 
@@ -153,10 +159,13 @@ def read_stream_info(answer: Json, asked: str) -> StreamInfo:
         config=config.raw,
         num_replicas=config.number("num_replicas", 1),
         max_bytes=config.number("max_bytes", -1),
+        max_per_subject=config.number("max_msgs_per_subject", -1),
+        refuses_per_subject=config.flag("discard_new_per_subject"),
         max_age_s=config.number("max_age", 0) / _NS,
         duplicate_window_s=config.number("duplicate_window", 0) / _NS,
         state=_read_state(whole.part("state")),
         cluster=_read_cluster(whole),
+        created=whole.time("created"),
         server_time=whole.time("ts"),
     )
 

@@ -43,25 +43,77 @@ copy messages beyond the subjects that the publisher may use. Servers leave out 
 
 
 @dataclass(frozen=True, slots=True)
+class SubjectBound:
+    """How many messages one subject may hold, in a stream whose subjects each belong to one writer.
+
+    The server counts the messages of a subject, not their bytes. So the number is a part of the bytes of the stream,
+    divided by a size of messages that is assumed. A writer of larger ones can take more than that part.
+
+    Attributes:
+        share: the part of the stream.
+        message_bytes: the size that is assumed.
+        refuses: the server refuses the next message; otherwise it deletes the oldest one of the subject.
+    """
+
+    share: float
+    message_bytes: int
+    refuses: bool
+
+
+_OF_RESULTS: Final = SubjectBound(
+    # It takes four writers at their bounds to fill the stream, so one or two leave room for the others.
+    share=0.25,
+    # A prompt, an answer of some paragraphs, and 1 KB around them. In the 3 GiB of a bus with the storage of `init`
+    # this allows 196,608 results in 30 days: an agent with four slots and tasks of a minute makes 172,800.
+    message_bytes=4 << 10,
+    refuses=True,
+)
+_OF_DEAD_LETTERS: Final = SubjectBound(
+    # Ten pairs of an agent and a publisher at their bounds fill the stream.
+    share=0.1,
+    # A task that was refused is rather one with a document in it. With the storage of `init`, 2,621 are kept of one
+    # publisher: more with one cause than a person looks at.
+    message_bytes=16 << 10,
+    # A worker must be able to get rid of a message that it cannot accept.
+    refuses=False,
+)
+_UNLIMITED: Final = 100 << 30
+"""The storage that bounds are computed from where none is granted: ten times what `agentbus init` grants."""
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """A stream or bucket that set-up makes.
 
     Attributes:
         share: the part that it gets of the account's storage, where that is limited.
+        subject_bound: what one subject of it may hold.
     """
 
     kind: Literal["stream", "bucket"]
     config: dict[str, Any]
     share: float = 0.0
+    subject_bound: SubjectBound | None = None
 
     @property
     def name(self) -> str:
         """The name of the stream."""
         return self.config["name"]
 
+    def bounded(self, max_bytes: int) -> dict[str, Any]:
+        """Return the fields that bound its subjects, if it may hold `max_bytes` (-1: no limit)."""
+        if (bound := self.subject_bound) is None:
+            return {}
+        room = bound.share * (max_bytes if max_bytes > 0 else _UNLIMITED * self.share)
+        # In this order: the server takes the second only where there is the first, also one by one.
+        refuses = {"discard_new_per_subject": True} if bound.refuses else {}
+        return {"max_msgs_per_subject": max(1, int(room / bound.message_bytes)), **refuses}
 
-def _stream(name: str, *subject_filters: str, max_age: int, share: float, **more: Any) -> Wanted:
-    return Wanted("stream", {**_base(name, [*subject_filters], max_age), **more}, share)
+
+def _stream(
+    name: str, *subject_filters: str, max_age: int, share: float, subject_bound: SubjectBound | None = None, **more: Any
+) -> Wanted:
+    return Wanted("stream", {**_base(name, [*subject_filters], max_age), **more}, share, subject_bound)
 
 
 def _bucket(name: str, subject_filters: list[str], *, max_age: int, share: float, **more: Any) -> Wanted:
@@ -84,8 +136,14 @@ def _base(name: str, subject_filters: list[str], max_age: int) -> dict[str, Any]
     }
 
 
-def wanted_streams() -> list[Wanted]:
-    """The streams and buckets that every bus has."""
+def wanted_streams(*, attested: bool = False) -> list[Wanted]:
+    """The streams and buckets that every bus has.
+
+    Args:
+        attested: the server stores a result under a subject that names its writer, so that a bound of the subject
+            bounds one writer. Elsewhere all writers share the subject of an inbox. A bound would then stop all of them
+            for what one did, and hold no hostile one, so there is none.
+    """
     return [
         _stream(
             subjects.TASKS_STREAM,
@@ -103,6 +161,7 @@ def wanted_streams() -> list[Wanted]:
             subjects.ATTESTED_RESULT_SUBJECTS,
             max_age=30 * _DAY,
             share=0.3,
+            subject_bound=_OF_RESULTS if attested else None,
             duplicate_window=8 * _DAY,
             **_READ_BY_PARTIES,
         ),
@@ -112,6 +171,7 @@ def wanted_streams() -> list[Wanted]:
             subjects.ATTESTED_DEAD_SUBJECTS,
             max_age=30 * _DAY,
             share=0.04,
+            subject_bound=_OF_DEAD_LETTERS,
             duplicate_window=8 * _DAY,
         ),
         # The ledger keeps an entry longer than the result of its task is kept.

@@ -152,9 +152,9 @@ def publisher_of(subject: str, agent: str) -> str | None:
     return publisher if publisher != subject and _AGENT_ID.fullmatch(publisher) else None
 
 
-def results(agent: str) -> str:
-    """The result inbox of `agent`."""
-    return f"agent.{agent}.results"
+def results(agent: str, writer: str | None = None) -> str:
+    """The result inbox of `agent`, or where a bus that attests the writer of a result stores those of one writer."""
+    return f"agent.{agent}.results" + (f".{writer}" if writer is not None else "")
 
 
 def all_of(agent: str) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from agentbus.bus.bounds.result_room import ResultRoom
 from agentbus.bus.jetstream import Bus, Stored
 from agentbus.errors import (
     BusUnavailableError,
@@ -51,7 +52,8 @@ async def publish(bus: Bus, task: Task, publisher: str) -> Published:
     Raises:
         TaskConflictError: the id is taken by a task with other content.
         TooLargeError: the task, or the result that will embed it, does not fit into a message.
-        SetupMissingError, StreamFullError, PermissionDeniedError: refused; nothing was queued.
+        SetupMissingError, StreamFullError, PermissionDeniedError: refused; nothing was queued. `StreamFullError` is
+            also raised while there is hardly any room left for the result.
         BusUnavailableError: no answer in time; the task may or may not be queued.
     """
     agent, data = task.agent, encode(task.to_json())
@@ -73,7 +75,7 @@ async def publish(bus: Bus, task: Task, publisher: str) -> Published:
 async def _publish(bus: Bus, task: Task, key: TaskKey, data: bytes) -> Published:
     ledger = Ledger(bus)
     entry = queued(task, task.inbox(key.owner), random_token())
-    made = await ledger.create(key, entry)
+    made = await _create(bus, ledger, key, entry, len(data))
     known = False
     if isinstance(made, Record):
         if made.entry.digest != task.digest():
@@ -111,6 +113,26 @@ async def _publish(bus: Bus, task: Task, key: TaskKey, data: bytes) -> Published
             f"{error}; the task {task.id} may or may not be queued: publish it again with this id to be sure"
         ) from error
     return Published(task, known=known, state="queued")
+
+
+async def _create(bus: Bus, ledger: Ledger, key: TaskKey, entry: Entry, size: int) -> Record | int:
+    """Create the entry of a task unless there is one, and check meanwhile that its result will find room.
+
+    Raises:
+        StreamFullError: it hardly will; the entry is removed again.
+    """
+    room = ResultRoom(bus, key.agent, entry.inbox, size)
+    try:
+        made = await ledger.create(key, entry)
+        if not isinstance(made, Record):
+            try:
+                await room.check()
+            except StreamFullError:
+                await _remove_entry(ledger, key, made)
+                raise
+        return made
+    finally:
+        room.close()
 
 
 async def _store(bus: Bus, key: TaskKey, data: bytes, entry: Entry, revision: int) -> Stored:

@@ -247,3 +247,44 @@ async def test_a_limit_that_is_no_amount_of_storage_is_refused(size: str):
     done = await run_cli("setup", "--agent", "code", "--files-limit", size)
     assert done.code == 2
     assert "write it as 512MiB or 10GiB" in done.err
+
+
+def test_the_bound_of_one_writer_follows_from_the_bytes_of_the_stream():
+    replicas = ReplicaPlan(granted_bytes=10 << 30, for_new=1, for_existing=None, clustered=False)
+    made = {step.name: step.config for step in plan(wanted_streams(attested=True), [], Found(), replicas, update=False)}
+    results, dead = made["AGENT_RESULTS"], made["AGENT_DEAD"]
+    assert (results["max_msgs_per_subject"], results["discard_new_per_subject"]) == (196_608, True)
+    assert (dead["max_msgs_per_subject"], dead.get("discard_new_per_subject")) == (2621, None)
+    raised = {**results, "max_bytes": 2 * results["max_bytes"]}
+    [_, step, *_] = plan(wanted_streams(attested=True), [], Found({"AGENT_RESULTS": raised}), replicas, update=True)
+    assert step.differences == ("max_msgs_per_subject is 196608, wanted 393216",)
+    unlimited = {
+        step.name: step.config for step in plan(wanted_streams(attested=True), [], Found(), ALONE, update=False)
+    }
+    assert unlimited["AGENT_RESULTS"]["max_msgs_per_subject"] == 1_966_080
+    assert unlimited["AGENT_RESULTS"]["max_bytes"] == -1
+
+
+def test_where_all_writers_share_the_subject_of_an_inbox_it_has_no_bound():
+    made = {step.name: step.config for step in plan(wanted_streams(), [], Found(), ALONE, update=False)}
+    assert "max_msgs_per_subject" not in made["AGENT_RESULTS"]
+    assert "max_msgs_per_subject" in made["AGENT_DEAD"], "a dead letter names its agent everywhere"
+
+
+async def test_an_update_that_would_delete_messages_leaves_the_bound_and_changes_the_rest(server: NatsServer):
+    async with connect(server.url) as bus:
+        room_for_two = 2 * 10 * (16 << 10) + 100
+        old = {"name": "AGENT_DEAD", "subjects": ["agent.*.dead"], "max_bytes": room_for_two}
+        await bus.bus.api("STREAM.CREATE.AGENT_DEAD", old)
+        for _ in range(3):
+            await bus.bus.store("agent.code.dead", b"x")
+        outcome, differences = (await outcomes(server.url, update=True))["AGENT_DEAD"]
+        assert outcome == "different"
+        assert differences[0] == "max_msgs_per_subject is -1, wanted 2"
+        assert "agent.code.dead holds 3 messages, and the server would delete the oldest" in differences[1]
+        info = await bus.bus.stream_info("AGENT_DEAD")
+        assert (info.state.messages, info.config["discard"], info.max_age_s) == (3, "new", 30 * 86400)
+        await bus.bus.api("STREAM.MSG.DELETE.AGENT_DEAD", {"seq": 2})
+        assert (await outcomes(server.url, update=True))["AGENT_DEAD"][0] == "updated"
+        info = await bus.bus.stream_info("AGENT_DEAD")
+        assert (info.state.messages, info.max_per_subject) == (2, 2)

@@ -1,15 +1,18 @@
-"""What a hostile worker can make others wait for on a bus of `agentbus init`: nothing is lost, and it is undone."""
+"""What a hostile worker can make others wait for on a bus of `agentbus init`, and what not: nothing is lost."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agentbus import Coordinator
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.setup import set_up
 from agentbus.errors import BusError, StreamFullError
+from agentbus.protocol import subjects
 from support import installation
-from support.harness import BOUND_S, eventually, worker
+from support.harness import BOUND_S, eventually, run_cli, worker
 from support.installation import own_bus
 
 pytestmark = pytest.mark.posix("not tried on Windows")
@@ -34,12 +37,64 @@ async def _fill_with(bus: Bus, subject: str, data: bytes) -> None:
         await bus.store(subject.format(f"{len(data)}-{number}"), data)
 
 
-async def test_a_hostile_worker_can_fill_an_inbox_and_nothing_is_lost(tmp_path: Path) -> None:
+async def until_refused(bus: Bus, subject: str, size: int) -> str:
+    """Store messages of one size until one is refused; returns the reason."""
+    for _ in range(2000):
+        try:
+            await bus.store(subject, bytes(size))
+        except StreamFullError as error:
+            return str(error)
+    raise AssertionError(f"{subject} takes 2000 messages of {size} bytes")
+
+
+async def test_a_worker_that_floods_an_inbox_leaves_room_for_the_results_of_others(tmp_path: Path) -> None:
     async with own_bus(tmp_path) as own, own.coordinator("main") as main, connect(own.settings("admin")) as admin:
         async with connect(own.settings("code")) as code:
-            await fill(code, "agent.main.results")
-        async with worker(own.worker_toml(tmp_path, "doc")) as process:
+            assert "maximum messages per subject" in await until_refused(code, "agent.main.results", 4_000)
+        info = await admin.stream_info("AGENT_RESULTS")
+        assert info.state.bytes < 0.27 * info.max_bytes, "a quarter, and what the server adds to each message"
+        with pytest.raises(StreamFullError, match=r"code has \d+ results in the inbox of main"):
+            await main.publish("code", "say:done", task_type="test")
+        async with worker(own.worker_toml(tmp_path, "doc")):
             task = await main.publish("doc", "say:done", task_type="test")
+            assert (await main.wait([task.id], timeout_s=BOUND_S)).settled[task.id].state == "completed"
+            await eventually(lambda: newest_is(main, task.id), "its result is in the inbox")
+        # What the refusal says to do is what helps.
+        await admin.api("STREAM.PURGE.AGENT_RESULTS", {"filter": "agent.main.results.code"})
+        await main.publish("code", "say:done", task_type="test")
+
+
+async def newest_is(main: Coordinator, task_id: str) -> bool:
+    [message] = await main.results(newest=1)
+    return message.result is not None and message.result.task_id == task_id
+
+
+async def test_a_worker_that_floods_the_dead_letters_pushes_out_its_own_only(tmp_path: Path) -> None:
+    async with own_bus(tmp_path, ("code", "doc", "more")) as own, connect(own.settings("admin")) as admin:
+        bound = (await admin.stream_info("AGENT_DEAD")).max_per_subject
+        async with connect(own.settings("doc")) as doc, connect(own.settings("code")) as code:
+            await doc.store(subjects.dead("doc", "alice"), b"kept")
+            await code.store(subjects.dead("code", "alice"), b"kept, too")
+            for number in range(bound + 7):
+                await code.store(subjects.dead("code"), b"%d" % number)
+        ran = await run_cli("dead", "list", "--limit", "100", "--config", str(own.folder.administrator))
+        listed = [json.loads(line) for line in ran.out.splitlines()]
+        assert [(one["agent"], one["publisher"]) for one in listed[:2]] == [("doc", "alice"), ("code", "alice")]
+        assert len(listed) == 2 + bound
+        first, second = ran.err.splitlines()
+        assert first == "7 dead letters are gone early: pushed out by newer ones, requeued or dropped"
+        assert second.startswith(f"code, from main: at its bound of {bound}, so its oldest go; what is left begins at ")
+
+
+async def test_a_hostile_worker_can_fill_the_inboxes_with_large_results_and_nothing_is_lost(tmp_path: Path) -> None:
+    async with own_bus(tmp_path) as own, own.coordinator("main") as main, connect(own.settings("admin")) as admin:
+        task = await main.publish("doc", "say:done", task_type="test")
+        async with connect(own.settings("code")) as code:
+            await fill(code, "agent.main.results")
+        for agent in ("code", "doc"):
+            with pytest.raises(StreamFullError, match=r"AGENT_RESULTS holds 18\.0 of 18\.0 MiB"):
+                await main.publish(agent, "say:done", task_type="test", reply_to="doc")
+        async with worker(own.worker_toml(tmp_path, "doc")) as process:
             waited = await main.wait([task.id], timeout_s=BOUND_S)
             assert waited.settled[task.id].state == "completed", "the ledger has it, and who waits for it is told"
             await process.until_said("is full")

@@ -30,7 +30,10 @@ Examples:
 @limit_option("How many of the newest.")
 @with_coordinator
 async def list_(bus: "Coordinator", *, agent: str | None, limit: int) -> None:
-    """List the newest dead letters, oldest first, with the reason of each."""
+    """List the newest dead letters, oldest first, with the reason of each.
+
+    Of each agent and publisher a bounded number is kept. The command says how many letters are gone early, and whose.
+    """
     letters = await lazy.dead_letters.newest_dead_letters(bus.bus, limit, agent=agent)
     if output.on_terminal():
         output.table(
@@ -43,6 +46,9 @@ async def list_(bus: "Coordinator", *, agent: str | None, limit: int) -> None:
     else:
         for letter in letters:
             output.json_line(letter.to_json())
+    if gone := await lazy.dead_letters.pushed_out(bus.bus, agent=agent):
+        for text in gone.lines():
+            output.remark(text)
 
 
 @dead.command(

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from agentbus import Coordinator, connect
+from agentbus.admin.dead_letters import newest_dead_letters, requeue
 from agentbus.bus.setup import set_up
-from agentbus.errors import StreamFullError
+from agentbus.errors import RequeueError, StreamFullError
 from agentbus.provision.nats_server import NatsServer, run_server
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.settling import outbox as outbox_module
@@ -327,16 +328,61 @@ async def test_a_worker_that_cannot_store_a_result_during_its_lease_does_not_tak
     assert len(await result_messages(coordinator)) == 2
 
 
-async def test_with_a_full_result_stream_the_result_stays_in_the_ledger_until_there_is_room(
+async def test_with_a_full_result_stream_results_wait_on_disk_and_the_worker_goes_on_with_other_tasks(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
+    tasks = [await publish(coordinator, f"say:{number}") for number in range(5)]
     await coordinator.bus.store("agent.doc.results", b"filler")
     make_room = await fill(coordinator, "AGENT_RESULTS")
-    async with worker(worker_toml(tmp_path, server.url)) as child:
-        status = await outcome(coordinator, "say:done")
-        assert (status.state, text(status)) == ("completed", "done\n")
-        await child.until_said(f"task {status.task_id}: the result cannot be stored yet: the stream that takes")
-        assert (await counts(coordinator))["AGENT_TASKS"] == 1
+    with pytest.raises(StreamFullError, match="no task is taken that would add a result"):
+        await publish(coordinator, "say:more", agent="doc")
+    async with worker(worker_toml(tmp_path, server.url, worker={"concurrency": 1})) as child:
+        for number, task_id in enumerate(tasks):
+            status = await settled(coordinator, task_id)
+            assert (status.state, text(status)) == ("completed", f"{number}\n"), "who waits is told"
+            await child.until_said(f"task {task_id}: the result cannot be stored yet: the stream that takes")
+        await eventually(lambda: len(on_disk(tmp_path)) == len(tasks), "the outcomes are on disk")
+        assert (await counts(coordinator))["AGENT_TASKS"] == len(tasks)
         await make_room()
         await acknowledged(coordinator)
-    assert len(await result_messages(coordinator)) == 1
+        await eventually(lambda: not on_disk(tmp_path), "the outbox is empty")
+    assert {message["task"]["id"] for message in await result_messages(coordinator)} == set(tasks)
+    assert len(await result_messages(coordinator)) == len(tasks)
+
+
+def on_disk(folder: Path) -> list[Path]:
+    return list((folder / "state").glob("*/code/*/outbox/*.json"))
+
+
+async def test_with_full_dead_letters_an_invalid_message_is_settled_and_does_not_come_back(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    task_id = await publish(coordinator, "x" * 5_000)
+    await coordinator.bus.store("agent.code.tasks", b"not json")
+    make_room = await fill(coordinator, "AGENT_DEAD")
+    async with worker(worker_toml(tmp_path, server.url, worker={"max_task_bytes": 2_000})) as child:
+        status = await settled(coordinator, task_id)
+        assert (status.state, error(status)[:25]) == ("failed", "not accepted: too large: ")
+        await child.until_said("(not JSON")
+        await acknowledged(coordinator)
+        assert child.log.read_text(encoding="utf-8").count("was not kept, because AGENT_DEAD is full: remove") == 2
+        assert text(await outcome(coordinator, "say:next")) == "next\n"
+        await make_room()
+    assert (await counts(coordinator))["AGENT_DEAD"] == 0
+
+
+async def test_with_little_room_for_dead_letters_the_reason_is_kept_without_the_content(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    task_id = await publish(coordinator, "x" * 5_000)
+    config = (await coordinator.bus.api("STREAM.INFO.AGENT_DEAD"))["config"]
+    await coordinator.bus.api("STREAM.UPDATE.AGENT_DEAD", {**config, "max_bytes": 2_000})
+    async with worker(worker_toml(tmp_path, server.url, worker={"max_task_bytes": 2_000})) as child:
+        await child.until_said("was kept as a dead letter without its content: too large")
+        await acknowledged(coordinator)
+    [letter] = await newest_dead_letters(coordinator.bus, 9)
+    assert (letter.data, letter.complete, letter.reason[:9]) == (b"", False, "too large")
+    assert letter.size > 5_000
+    with pytest.raises(RequeueError, match="0 of"):
+        await requeue(coordinator.bus, letter.seq)
+    assert (await coordinator.task(task_id).status()).state == "failed"

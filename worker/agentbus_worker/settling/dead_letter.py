@@ -2,10 +2,11 @@
 
 import hashlib
 import logging
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import BusError, CorruptEntryError, MessageError
+from agentbus.errors import BusError, CorruptEntryError, MessageError, StreamFullError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import (
@@ -52,24 +53,14 @@ class _LeaseHeldError(Exception):
 async def store_dead_letter(context: Context, delivery: Delivery, reason: str) -> bool:
     """Store the raw message in AGENT_DEAD, notify its sender, and then terminate the delivery.
 
+    Where AGENT_DEAD is full the sender is notified all the same, and the delivery ends: messages that come back again
+    and again would take the place of tasks.
+
     Returns False if that cannot be done now; the message is delivered again later.
     """
-    bus, where = context.bus, f"{delivery.stream}.{delivery.stream_seq}"
-    room = bus.max_message_bytes - _HEADERS_BYTES
-    headers = {
-        DEAD_REASON: _header_value(reason),
-        DEAD_AGENT: context.agent,
-        DEAD_WORKER: context.instance,
-        DEAD_TIME: now(),
-        DEAD_ORIGIN: where,
-        DEAD_ORIGIN_MSG_ID: _header_value(delivery.headers.get(MSG_ID, "")),
-        DEAD_SIZE: str(len(delivery.data)),
-        DEAD_SHA256: hashlib.sha256(delivery.data).hexdigest(),
-        **tracing.headers(),
-    }
+    where = f"{delivery.stream}.{delivery.stream_seq}"
     try:
-        subject = subjects.dead(context.agent, _publisher(context, delivery))
-        await bus.store(subject, delivery.data[:room], msg_id=f"dead.{where}", headers=headers)
+        kept = await _keep(context, delivery, where, reason)
         await _notify_sender(context, delivery, reason)
         await delivery.term(_header_value(reason))
     except _LeaseHeldError as held:
@@ -82,10 +73,40 @@ async def store_dead_letter(context: Context, delivery: Delivery, reason: str) -
                   where, reason, error)  # fmt: skip
         await delivery.nak(_RETRY_S)
         return False
-    log.warning(
-        "message %s is not a valid task and was kept as a dead letter: %s", where, reason, extra=fields(reason=reason)
-    )
+    if kept:
+        log.warning("message %s is not a valid task and was %s: %s", where, kept, reason, extra=fields(reason=reason))
+    else:
+        log.error("message %s is not a valid task (%s), and was not kept, because %s is full: remove dead letters, or "
+                  "raise its max_bytes", where, reason, subjects.DEAD_STREAM, extra=fields(reason=reason))  # fmt: skip
     return True
+
+
+async def _keep(context: Context, delivery: Delivery, where: str, reason: str) -> str:
+    """Store a dead letter; without its content if there is no room for that.
+
+    Returns how it was kept, in words; nothing if the stream takes not even that.
+
+    Raises:
+        BusError: it cannot be stored now, for another reason than that the stream is full.
+    """
+    headers = {
+        DEAD_REASON: _header_value(reason),
+        DEAD_AGENT: context.agent,
+        DEAD_WORKER: context.instance,
+        DEAD_TIME: now(),
+        DEAD_ORIGIN: where,
+        DEAD_ORIGIN_MSG_ID: _header_value(delivery.headers.get(MSG_ID, "")),
+        DEAD_SIZE: str(len(delivery.data)),
+        DEAD_SHA256: hashlib.sha256(delivery.data).hexdigest(),
+        **tracing.headers(),
+    }
+    subject = subjects.dead(context.agent, _publisher(context, delivery))
+    whole = delivery.data[: context.bus.max_message_bytes - _HEADERS_BYTES]
+    for data, kept in ((whole, "kept as a dead letter"), (b"", "kept as a dead letter without its content")):
+        with suppress(StreamFullError):
+            await context.bus.store(subject, data, msg_id=f"dead.{where}", headers=headers)
+            return kept
+    return ""
 
 
 def _publisher(context: Context, delivery: Delivery) -> str:
