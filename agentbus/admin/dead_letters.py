@@ -132,20 +132,23 @@ async def pushed_out(bus: Bus, *, agent: str | None = None) -> PushedOut | None:
         PermissionDeniedError: this user may not read them.
     """
     info = await bus.stream_info(subjects.DEAD_STREAM)
-    if (bound := info.max_per_subject) <= 0:
-        return None
-    counts = await subject_counts(bus, subjects.DEAD_STREAM, subjects.all_of(agent or "*"))
-    full: list[FullParty] = []
-    for subject, kept in sorted(counts.items()):
-        names = subjects.agent_and_party(subject, "dead")
-        oldest = await bus.next_message(subjects.DEAD_STREAM, subject, 1) if kept >= bound and names else None
-        if names and oldest:
-            full.append(FullParty(names[0], names[1] or COORDINATOR, kept, oldest.time))
-    if not full:
+    parties = await _at_their_bound(bus, info.max_per_subject, agent) if info.max_per_subject > 0 else ()
+    if not parties:
         return None
     young = info.created and info.server_time and (info.server_time - info.created).total_seconds() < info.max_age_s
     gone = info.state.last_seq - info.state.messages if young else info.state.num_deleted
-    return PushedOut(gone, at_least=not young, parties=tuple(full))
+    return PushedOut(gone, at_least=not young, parties=parties)
+
+
+async def _at_their_bound(bus: Bus, bound: int, agent: str | None) -> tuple[FullParty, ...]:
+    counts = await subject_counts(bus, subjects.DEAD_STREAM, subjects.all_of(agent or "*"))
+    found: list[FullParty] = []
+    for subject in sorted(subject for subject, kept in counts.items() if kept >= bound):
+        names = subjects.agent_and_party(subject, "dead")
+        oldest = await bus.next_message(subjects.DEAD_STREAM, subject, 1)
+        if names and oldest:
+            found.append(FullParty(names[0], names[1] or COORDINATOR, counts[subject], oldest.time))
+    return tuple(found)
 
 
 async def dead_letter(bus: Bus, seq: int) -> DeadLetter:
