@@ -12,6 +12,7 @@ from agentbus.bus.setup import set_up
 from agentbus.errors import BusError, StreamFullError
 from agentbus.protocol import subjects
 from support import installation
+from support.doctor import coordinator_toml, doctor, the_finding
 from support.harness import BOUND_S, eventually, run_cli, worker
 from support.installation import own_bus
 
@@ -55,6 +56,10 @@ async def test_a_worker_that_floods_an_inbox_leaves_room_for_the_results_of_othe
         assert info.state.bytes < 0.27 * info.max_bytes, "a quarter, and what the server adds to each message"
         with pytest.raises(StreamFullError, match=r"code has \d+ results in the inbox of main"):
             await main.publish("code", "say:done", task_type="test")
+        administrator = ("--role", "administrator", "--config", str(own.folder.administrator))
+        for arguments in (administrator, ("--config", str(coordinator_toml(tmp_path, own)))):
+            room = the_finding(await doctor(*arguments), "room")
+            assert "results on agent.main.results.code" in room["text"]
         async with worker(own.worker_toml(tmp_path, "doc")):
             task = await main.publish("doc", "say:done", task_type="test")
             assert (await main.wait([task.id], timeout_s=BOUND_S)).settled[task.id].state == "completed"

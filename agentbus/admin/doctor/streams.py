@@ -7,6 +7,8 @@ from typing import Final
 from agentbus.admin.doctor.check_context import CheckContext, how_to_grant
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
 from agentbus.bus import setup
+from agentbus.bus.bounds.subject_counts import subject_counts
+from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import StreamInfo
 from agentbus.bus.replicas import Replicas, replicas_of
 from agentbus.errors import BusError, PermissionDeniedError
@@ -53,7 +55,7 @@ async def _check(context: CheckContext, names: Sequence[str], agents: Sequence[s
         with suppress(BusError):
             info = await bus.stream_info(name)
             replicas = replicas_of(name, info.cluster, info.num_replicas)
-            wrong = [*_room(name, info), *_replicas(replicas)]
+            wrong = [*_room(name, info), *(await _writers(bus, name, info)), *_replicas(replicas)]
             for finding in wrong:
                 yield finding
             if replicas.cluster and not any(finding.check == "cluster" for finding in wrong):
@@ -82,6 +84,23 @@ def _room(name: str, info: StreamInfo) -> Iterator[Finding]:
     if limit > 0 and used >= _NEARLY_FULL * limit:
         text = f"{name} holds {used / limit:.0%} of its {limit / (1 << 20):.0f} MiB"
         yield warning("room", text, "raise its max_bytes: a full stream refuses new messages")
+
+
+async def _writers(bus: Bus, name: str, info: StreamInfo) -> list[Finding]:
+    """Return a warning for each writer that is near its bound in an inbox."""
+    if not info.refuses_per_subject:
+        return []
+    counts = await subject_counts(bus, name, ">")
+    near = sorted(subject for subject, count in counts.items() if count >= _NEARLY_FULL * info.max_per_subject)
+    return [
+        warning(
+            "room",
+            f"{name} holds {counts[subject]} of {info.max_per_subject} results on {subject}",
+            f"nats stream purge {name} --subject {subject} --keep N, or raise its max_bytes and run agentbus setup "
+            "--update: from 90% on, that agent gets no task for this inbox",
+        )
+        for subject in near
+    ]
 
 
 def _replicas(found: Replicas) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ async def subject_counts(bus: Bus, stream: str, subjects_filter: str) -> dict[st
 async def without_deletions(bus: Bus, stream: str, config: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return a changed configuration without a bound of subjects that one of them exceeds, and the reason.
 
-    Servers from 2.11 on delete at once what is over a new bound, and older ones when they next look.
+    A server deletes what is over a new bound: 2.15 at once, 2.10 when it starts the next time.
     """
     bound, now = config.get(_BOUND, -1), (await bus.stream_info(stream)).config
     if bound <= 0 or 0 < now.get(_BOUND, -1) <= bound:

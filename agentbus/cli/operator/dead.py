@@ -46,9 +46,9 @@ async def list_(bus: "Coordinator", *, agent: str | None, limit: int) -> None:
     else:
         for letter in letters:
             output.json_line(letter.to_json())
-    if gone := await lazy.dead_letters.pushed_out(bus.bus, agent=agent):
-        for text in gone.lines():
-            output.remark(text)
+    gone = await lazy.dead_letters.pushed_out(bus.bus, agent=agent)
+    for text in gone.lines() if gone else ():
+        output.remark(text)
 
 
 @dead.command(
