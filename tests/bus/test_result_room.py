@@ -96,15 +96,20 @@ async def test_a_party_that_may_not_look_publishes_without_the_check_and_asks_on
         assert bus.server.log.read_text(encoding="utf-8").count("Publish Violation") == 1
 
 
-async def test_a_check_without_an_answer_delays_a_task_by_its_bound_at_most(
+async def test_a_question_without_an_answer_delays_one_task_by_its_bound_at_most(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(result_room, "_TIMEOUT_S", 0.05)
     never = asyncio.Event()
 
-    async def silent(_stream: str, **_options: str) -> None:
+    asked: list[str] = []
+
+    async def silent(stream: str, **_options: str) -> None:
+        asked.append(stream)
         await never.wait()
 
     monkeypatch.setattr(coordinator.bus, "stream_info", silent)
     async with asyncio.timeout(BOUND_S):
-        await coordinator.publish("code", "hi", task_type="x")
+        for _ in range(2):
+            await coordinator.publish("code", "hi", task_type="x")
+    assert len(asked) == 1, "and the next ones not at all, for a while"

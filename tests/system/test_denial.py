@@ -74,6 +74,28 @@ async def newest_is(main: Coordinator, task_id: str) -> bool:
     return message.result is not None and message.result.task_id == task_id
 
 
+async def test_an_existing_bus_gets_the_bound_by_an_update_that_deletes_nothing(tmp_path: Path) -> None:
+    async with own_bus(tmp_path) as own, connect(own.settings("admin")) as admin:
+        config = (await admin.stream_info("AGENT_RESULTS")).config
+        bound = int(config["max_msgs_per_subject"])
+        unbound = {**config, "max_msgs_per_subject": -1, "discard_new_per_subject": False}
+        await admin.api("STREAM.UPDATE.AGENT_RESULTS", unbound)
+        async with connect(own.settings("code")) as code:
+            for _ in range(bound + 1):
+                await code.store("agent.main.results", b"x")
+        left = {one.name: one for one in await set_up(admin, update=True)}["AGENT_RESULTS"]
+        assert left.outcome == "different"
+        assert left.differences[0] == f"max_msgs_per_subject is -1, wanted {bound}"
+        assert f"agent.main.results.code holds {bound + 1} messages" in left.differences[-1]
+        assert (await admin.stream_info("AGENT_RESULTS")).state.messages == bound + 1
+        await admin.api("STREAM.PURGE.AGENT_RESULTS", {"filter": "agent.main.results.code", "keep": bound})
+        assert {one.name: one for one in await set_up(admin, update=True)}["AGENT_RESULTS"].outcome == "updated"
+        async with connect(own.settings("code")) as code:
+            with pytest.raises(StreamFullError, match="maximum messages per subject"):
+                await code.store("agent.main.results", b"x")
+        assert (await admin.stream_info("AGENT_RESULTS")).state.messages == bound
+
+
 async def test_a_worker_that_floods_the_dead_letters_pushes_out_its_own_only(tmp_path: Path) -> None:
     async with own_bus(tmp_path, ("code", "doc", "more")) as own, connect(own.settings("admin")) as admin:
         bound = (await admin.stream_info("AGENT_DEAD")).max_per_subject

@@ -5,6 +5,7 @@ results of those that were accepted before.
 """
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -20,6 +21,8 @@ _REMEMBERED_S: Final = 5.0
 """How long an answer counts: 400 to 650 tasks a second are 1 to 2 % of a bound of the default size."""
 _TIMEOUT_S: Final = 1.0
 """How long a publication waits for the answer: it is no promise, and must not make a slow bus slower."""
+_MOST_ROOMS: Final = 1000
+"""How many answers are remembered: a client that names a new inbox each time must not make this grow for ever."""
 
 
 @dataclass(slots=True)
@@ -38,6 +41,21 @@ class _Memory:
         self.may_look = True
         self.rooms: dict[tuple[str, str], _Room] = {}
 
+    def take(self, key: tuple[str, str], size: int) -> bool:
+        """Take the room for one result from what is remembered; returns False if that is too old, or used up."""
+        room = self.rooms.get(key)
+        if room is None or asyncio.get_running_loop().time() > room.until:
+            return False
+        room.messages -= 1
+        room.bytes -= size
+        return room.messages >= 0 and room.bytes >= 0
+
+    def remember(self, key: tuple[str, str], messages: float = math.inf, in_bytes: float = math.inf) -> None:
+        """Remember how much room there is; by default as much as is needed, after a question without an answer."""
+        if len(self.rooms) >= _MOST_ROOMS:
+            self.rooms.clear()
+        self.rooms[key] = _Room(asyncio.get_running_loop().time() + _REMEMBERED_S, messages, in_bytes)
+
 
 _memories: WeakKeyDictionary[Bus, _Memory] = WeakKeyDictionary()
 
@@ -47,10 +65,11 @@ class ResultRoom:
 
     def __init__(self, bus: Bus, agent: str, inbox: str, size: int) -> None:
         """Begin to look it up, unless it is remembered; `size` is that of the task, which its result embeds."""
-        memory = _memories.setdefault(bus, _Memory())
+        self._memory = _memories.setdefault(bus, _Memory())
+        self._key = (agent, inbox)
         self._looking: asyncio.Task[StreamFullError | None] | None = None
-        if memory.may_look and not _take(memory, (agent, inbox), size):
-            self._looking = asyncio.create_task(_look(bus, memory, agent, inbox, size))
+        if self._memory.may_look and not self._memory.take(self._key, size):
+            self._looking = asyncio.create_task(_look(bus, self._memory, agent, inbox, size))
 
     async def check(self) -> None:
         """Wait for the answer. Without one, and for a party that may not look, there is room.
@@ -61,23 +80,15 @@ class ResultRoom:
         if self._looking is None:
             return
         await asyncio.wait({self._looking}, timeout=_TIMEOUT_S)
-        if self._looking.done() and (full := self._looking.result()) is not None:
+        if not self._looking.done():
+            self._memory.remember(self._key)
+        elif (full := self._looking.result()) is not None:
             raise full
 
     def close(self) -> None:
         """Stop looking."""
         if self._looking is not None:
             self._looking.cancel()
-
-
-def _take(memory: _Memory, key: tuple[str, str], size: int) -> bool:
-    """Take the room for one result from what is remembered; returns False if that is too old, or used up."""
-    room = memory.rooms.get(key)
-    if room is None or asyncio.get_running_loop().time() > room.until:
-        return False
-    room.messages -= 1
-    room.bytes -= size
-    return room.messages >= 0 and room.bytes >= 0
 
 
 async def _look(bus: Bus, memory: _Memory, agent: str, inbox: str, size: int) -> StreamFullError | None:
@@ -88,16 +99,16 @@ async def _look(bus: Bus, memory: _Memory, agent: str, inbox: str, size: int) ->
         memory.may_look = False  # its permissions are those of an earlier version
         return None
     except BusError:
+        memory.remember((agent, inbox))
         return None
     count = (info.state.subjects or {}).get(subject, 0)
-    messages = NEARLY_FULL * info.max_per_subject - count if info.refuses_per_subject else float("inf")
-    in_bytes = NEARLY_FULL * info.max_bytes - info.state.bytes if info.max_bytes > 0 else float("inf")
+    messages = NEARLY_FULL * info.max_per_subject - count if info.refuses_per_subject else math.inf
+    in_bytes = NEARLY_FULL * info.max_bytes - info.state.bytes if info.max_bytes > 0 else math.inf
     if messages <= 0:
         return _writer_full(agent, inbox, count, info)
     if in_bytes <= 0:
         return _stream_full(info)
-    until = asyncio.get_running_loop().time() + _REMEMBERED_S
-    memory.rooms[agent, inbox] = _Room(until, messages - 1, in_bytes - size)
+    memory.remember((agent, inbox), messages - 1, in_bytes - size)
     return None
 
 
