@@ -133,9 +133,12 @@ class TaskHandle:
             NotSettledError: the task has no result yet.
             TaskContentMissingError: the bus no longer holds the content of the task.
         """
+        from agentbus.tasks.audit_note import note
         from agentbus.tasks.retry import retry_of
 
-        published = await publish(self._bus, retry_of(await self.status(), self._coordinator), self._coordinator)
+        status = await self.status()
+        published = await publish(self._bus, retry_of(status, self._coordinator), self._coordinator)
+        await note(self._bus, "retry", status.record.key, by=self._coordinator, detail=published.task.id)
         return PublishedTask(self._bus, published, coordinator=self._coordinator)
 
     async def answer(self, *, approve: bool, comment: str = "") -> "PublishedTask":

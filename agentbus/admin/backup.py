@@ -20,12 +20,14 @@ from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.bus.setup import place
 from agentbus.config.private_files import open_private, private_folder, write_private
 from agentbus.errors import BusError, BusUnavailableError, ConfigError, NoRespondersError, SetupMissingError
-from agentbus.protocol import subjects
+from agentbus.protocol import audit, subjects
 
 STREAM_ORDER: Final = (
     subjects.TASKS_STREAM,
     subjects.RESULTS_STREAM,
     subjects.DEAD_STREAM,
+    audit.STREAM,
+    audit.SAID_STREAM,
     subjects.STATE_STREAM,
 )
 """The streams of every bus in the order of the backup; the file buckets of the agents follow.

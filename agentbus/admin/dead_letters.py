@@ -8,7 +8,7 @@ from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newest
 from agentbus.errors import ApiError, DeadLetterMissingError, MessageError, RequeueError
 from agentbus.observability import tracing
-from agentbus.protocol import subjects
+from agentbus.protocol import message_ids, subjects
 from agentbus.protocol.headers import (
     DEAD_ORIGIN,
     DEAD_REASON,
@@ -22,7 +22,9 @@ from agentbus.protocol.headers import (
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import decode_task
+from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
+from agentbus.tasks.audit_note import note_of_administrator
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.status import TaskStatus
 
@@ -180,23 +182,31 @@ async def requeue(bus: Bus, seq: int) -> DeadLetter:
         )
     await _refuse_if_settled(bus, letter)
     # Without the header of a ledger revision, so the claim reads the ledger entry as it is now.
-    msg_id = f"requeued.{seq}.{letter.origin}"
+    msg_id = message_ids.requeued_msg_id(seq, letter.origin)
     subject = subjects.tasks_of(letter.agent, letter.publisher)
     await bus.store(subject, letter.data, msg_id=msg_id, headers=letter.trace)
-    await drop(bus, seq)
+    await _delete(bus, seq)
+    await note_of_administrator(bus, "requeue", _task_of(letter), f"dead letter {seq}", by=ADMINISTRATOR)
     return letter
 
 
-async def _refuse_if_settled(bus: Bus, letter: DeadLetter) -> None:
+def _task_of(letter: DeadLetter) -> TaskKey | None:
+    """The task that a dead letter is, or None if it is no task."""
     try:
-        task_id = decode_task(letter.data).id
+        return TaskKey(letter.agent, decode_task(letter.data).id, letter.publisher)
     except MessageError:
+        return None
+
+
+async def _refuse_if_settled(bus: Bus, letter: DeadLetter) -> None:
+    key = _task_of(letter)
+    if key is None:
         return  # a message that is not a task has no ledger entry
-    found = await Ledger(bus).read(TaskKey(letter.agent, task_id, letter.publisher))
+    found = await Ledger(bus).read(key)
     if isinstance(found, Record) and found.entry.terminal:
         name = TaskStatus(found).name
         raise RequeueError(
-            f"the dead letter {letter.seq} is the task {task_id}, which has its result ({found.entry.state}); "
+            f"the dead letter {letter.seq} is the task {key.id}, which has its result ({found.entry.state}); "
             f"publish it anew with: agentbus task retry {name}"
         )
 
@@ -207,6 +217,12 @@ async def drop(bus: Bus, seq: int) -> None:
     Raises:
         DeadLetterMissingError: there is none with this number.
     """
+    letter = await dead_letter(bus, seq)
+    await _delete(bus, seq)
+    await note_of_administrator(bus, "drop", _task_of(letter), f"dead letter {seq}", by=ADMINISTRATOR)
+
+
+async def _delete(bus: Bus, seq: int) -> None:
     try:
         await bus.api(f"STREAM.MSG.DELETE.{subjects.DEAD_STREAM}", {"seq": seq})
     except ApiError as error:

@@ -39,9 +39,11 @@ class Msg(nats_contract.Msg):
 
     Attributes:
         repeated_headers: the names that stand more than once in its header block.
+        header_bytes: the length of that block.
     """
 
     repeated_headers: frozenset[str] = _NONE_REPEATED
+    header_bytes: int = 0
 
 
 MessageCallback: TypeAlias = Callable[[Msg], None]
@@ -229,6 +231,7 @@ class Client(BatchingClient):
         name, answer_to = subject.decode(errors="backslashreplace"), reply.decode(errors="backslashreplace")
         message = Msg(self, name, answer_to, data, fields)
         message.repeated_headers = repeated
+        message.header_bytes = len(headers or b"")
         try:
             callback(message)
         except Exception as error:  # noqa: BLE001  # nats-py would stop reading without an error

@@ -6,6 +6,7 @@ of the server, a lost connection or a long pause of the reader, a new consumer c
 
 import asyncio
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias
 
@@ -35,7 +36,7 @@ _UNINDEXED: Final = "\x7f"
 """A DEL in its subject keeps a message out of the server's index of subjects (nats-server 2.10 to 2.15): it is stored
 and delivered, but not counted, and a read by its subject does not find it."""
 
-Start: TypeAlias = int | Literal["new", "last"]
+Start: TypeAlias = int | datetime | Literal["new", "last"]
 
 
 class OrderedConsumer:
@@ -46,7 +47,8 @@ class OrderedConsumer:
     newest messages of others.
 
     Args:
-        after: start after this sequence, at the next new message (`new`), or at the newest message (`last`).
+        after: start after this sequence, at the first message of this time or later, at the next new message (`new`),
+            or at the newest message (`last`).
         headers_only: read the messages without their payloads.
 
     Attributes:
@@ -188,11 +190,13 @@ async def count_after(bus: Bus, stream: str, subject: str, after: int) -> int:
 
 async def _create(bus: Bus, stream: str, subject: str, after: Start, *, headers_only: bool) -> tuple[str, ConsumerInfo]:
     """Create an ephemeral consumer; the server removes it when pull requests stop."""
-    start = (
-        {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
-        if isinstance(after, int)
-        else {"deliver_policy": after}
-    )
+    match after:
+        case int():
+            start = {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
+        case datetime():
+            start = {"deliver_policy": "by_start_time", "opt_start_time": after.astimezone(UTC).isoformat()}
+        case _:
+            start = {"deliver_policy": after}
     config = {
         "filter_subject": subject,
         "ack_policy": "none",

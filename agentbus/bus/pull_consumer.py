@@ -80,6 +80,11 @@ class Delivery:
         """The headers of the message."""
         return self._message.headers or {}
 
+    @property
+    def header_bytes(self) -> int:
+        """The size of the headers as they were sent."""
+        return self._message.header_bytes
+
     async def ack(self) -> None:
         """Report the message as done. The acknowledgement goes out with the next message that is sent.
 

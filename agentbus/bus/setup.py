@@ -258,7 +258,7 @@ def _plan_stream(wanted: Wanted, found: dict[str, Any] | None, replicas: Replica
         config |= wanted.bounded(config["max_bytes"])
         return Step(wanted.kind, wanted.name, "create", config, {**config, "num_replicas": replicas.for_new})
     asked = _asked(wanted, replicas)
-    off = {key: False for key in SWITCHES_OFF if found.get(key)}
+    off = {key: False for key in SWITCHES_OFF if found.get(key) and key not in wanted.config}
     bounds = wanted.bounded(asked.get("max_bytes", found.get("max_bytes", -1)))
     config = {**wanted.config, **bounds, **asked, **off}
     if "max_bytes" not in asked:
@@ -286,10 +286,14 @@ def _asked(wanted: Wanted, replicas: ReplicaPlan) -> dict[str, Any]:
 
 
 def _lacking(wanted: Wanted, found: dict[str, Any]) -> dict[str, Any]:
-    """Return the subjects of a stream with those that it lacks: without them, publishing and consumers are refused."""
+    """Return what a stream of an earlier version lacks: subjects, without which messages are refused; the audit."""
     has = list[str](found.get("subjects") or ())
     more = [subject for subject in wanted.config["subjects"] if subject not in has]
-    return {"subjects": [*has, *more]} if more else {}
+    lacks_audit = "republish" in wanted.config and not found.get("republish")
+    return {
+        **({"subjects": [*has, *more]} if more else {}),
+        **({"republish": wanted.config["republish"]} if lacks_audit else {}),
+    }
 
 
 def _plan_consumer(agent: str, wanted: dict[str, Any], found: dict[str, Any] | None, *, update: bool) -> Step:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from agentbus.protocol import subjects
+from agentbus.protocol import audit, subjects
 
 SECOND_NS: Final = 1_000_000_000
 _DAY: Final = 86_400 * SECOND_NS
@@ -14,7 +14,7 @@ PRESENCE_TTL_S: Final = 90
 
 
 _NO_IDS: Final = SECOND_NS
-"""The duplicate window of buckets: their messages have no id, and each remembered id takes a kilobyte in the server."""
+"""The duplicate window of streams that need none: the server would remember each id, which takes a kilobyte."""
 _READ_BY_PARTIES: Final[dict[str, Any]] = {
     # The consumers of readers live for seconds. The server removes an abandoned one after this time.
     "consumer_limits": {"inactive_threshold": 300 * SECOND_NS},
@@ -38,8 +38,9 @@ SWITCHES_OFF: Final = (
     "republish",
     "subject_transform",
 )
-"""Settings of a stream that must be off. With them a publisher, or the server by itself, can move, delete, schedule or
-copy messages beyond the subjects that the publisher may use. Servers leave out settings that they do not know."""
+"""Settings of a stream that must be off unless it is wanted with them. With them a publisher, or the server by itself,
+can move, delete, schedule or copy messages beyond the subjects that the publisher may use. Servers leave out settings
+that they do not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,23 @@ def _stream(
     return Wanted("stream", {**_base(name, [*subject_filters], max_age), **more}, share, subject_bound)
 
 
+def _audit(name: str, *subject_filters: str, share: float) -> Wanted:
+    """A stream of the audit. A full one must not stop work: the oldest line goes, of one subject before the others."""
+    return _stream(
+        name,
+        *subject_filters,
+        max_age=90 * _DAY,
+        share=share,
+        discard="old",
+        max_msgs_per_subject=audit.MAX_LINES,
+        max_msg_size=audit.MAX_LINE_BYTES,
+        duplicate_window=_NO_IDS,
+        deny_delete=True,
+        deny_purge=True,
+        **_READ_BY_PARTIES,
+    )
+
+
 def _bucket(name: str, subject_filters: list[str], *, max_age: int, share: float, **more: Any) -> Wanted:
     # Buckets that nats tools create allow rollup headers, with which a user of one key can empty the whole bucket.
     denied = {"deny_delete": True, "deny_purge": True, "allow_rollup_hdrs": False}
@@ -153,6 +171,7 @@ def wanted_streams(*, attested: bool = False) -> list[Wanted]:
             share=0.15,
             retention="workqueue",
             duplicate_window=_DAY,
+            republish=audit.REPUBLISH,
         ),
         # The duplicate window is longer than a task can live, so that no redelivery can store a result twice.
         _stream(
@@ -174,6 +193,8 @@ def wanted_streams(*, attested: bool = False) -> list[Wanted]:
             subject_bound=_OF_DEAD_LETTERS,
             duplicate_window=8 * _DAY,
         ),
+        _audit(audit.STREAM, *audit.PUBLISHED, share=0.03),
+        _audit(audit.SAID_STREAM, audit.SAID_BY_PARTY, share=0.01),
         # The ledger keeps an entry longer than the result of its task is kept.
         _bucket(
             subjects.STATE_STREAM,

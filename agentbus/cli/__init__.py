@@ -63,6 +63,7 @@ def coordinator() -> None:
 for _group, _commands in {
     root: [
         ("agent", "operator.agent:agent", "See which agents are online; manage which agents may use a bus."),
+        ("audit", "operator.audit:audit", "Show who did what on the bus."),
         ("backup", "operator.backup:backup", "Copy everything that is on the bus into a folder."),
         ("completion", "machine.completion:completion", "Print the script for tab completion."),
         ("consumers", "operator.consumers:consumers", "List the consumers of the streams, and delete foreign ones."),

@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     import asyncio
     import pathlib
 
-    from agentbus.admin import backup, consumers, dead_letters, overview, server_versions
+    from agentbus.admin import audit_log, backup, consumers, dead_letters, overview, server_versions
     from agentbus.admin.doctor import configuration, finding, run_checks
     from agentbus.bus import replicas, setup
-    from agentbus.cli import session, tables
+    from agentbus.cli import past_times, session, tables
     from agentbus.cli.coordinator import inbox_line, status_tables
     from agentbus.cli.demo import scenario
     from agentbus.cli.operator import foreign_consumers, local_bus, upgrade
     from agentbus.config import loading, mcp_tokens, storage_sizes
-    from agentbus.protocol import json_codec
+    from agentbus.protocol import json_codec, task_names
     from agentbus.provision import agent_presets, bundle, join, mcp_token_file, nats_server
     from agentbus.provision.bus_folder import folder, new_bus, server_certificates, server_folder
     from agentbus.provision.services import choice, worker_service
 else:
     _PACKAGES = {
-        "agentbus.admin": ["backup", "consumers", "dead_letters", "overview", "server_versions"],
+        "agentbus.admin": ["audit_log", "backup", "consumers", "dead_letters", "overview", "server_versions"],
         "agentbus.admin.doctor": ["configuration", "finding", "run_checks"],
         "agentbus.bus": ["replicas", "setup"],
-        "agentbus.cli": ["session", "tables"],
+        "agentbus.cli": ["past_times", "session", "tables"],
         "agentbus.cli.coordinator": ["inbox_line", "status_tables"],
         "agentbus.cli.demo": ["scenario"],
         "agentbus.cli.operator": ["foreign_consumers", "local_bus", "upgrade"],
         "agentbus.config": ["loading", "mcp_tokens", "storage_sizes"],
-        "agentbus.protocol": ["json_codec"],
+        "agentbus.protocol": ["json_codec", "task_names"],
         "agentbus.provision": ["agent_presets", "bundle", "join", "mcp_token_file", "nats_server"],
         "agentbus.provision.bus_folder": ["folder", "new_bus", "server_certificates", "server_folder"],
         "agentbus.provision.services": ["choice", "worker_service"],

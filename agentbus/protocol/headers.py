@@ -13,11 +13,16 @@ DESCRIPTION: Final = "Description"
 MSG_ID: Final = "Nats-Msg-Id"
 EXPECTED_LAST_SEQUENCE: Final = "Nats-Expected-Last-Sequence"
 EXPECTED_LAST_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
+CONDITION: Final = "nats-expected-"
+"""How the names of headers begin, in small letters, with which a stream stores a message under a condition only: the
+stream of tasks, and then also the audit, which can never meet all of them."""
 # What the server adds to the answer to a direct get.
 STREAM: Final = "Nats-Stream"
 SUBJECT: Final = "Nats-Subject"
 SEQUENCE: Final = "Nats-Sequence"
 TIME_STAMP: Final = "Nats-Time-Stamp"
+MSG_SIZE: Final = "Nats-Msg-Size"
+"""The size of a payload that a message lacks: of a republished one, or where a reader wants the headers only."""
 KV_OPERATION: Final = "KV-Operation"
 """Of a key-value bucket: `DEL` or `PURGE` in a message that removes its key."""
 

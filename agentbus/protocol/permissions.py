@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from agentbus.protocol import accounts, subjects
+from agentbus.protocol import accounts, audit, subjects
 from agentbus.protocol.roles import Role
 
 ADMINISTRATOR: Final = "admin"
@@ -18,6 +18,8 @@ RESERVED: Final = frozenset({ADMINISTRATOR, subjects.COORDINATOR})
 
 LAYOUT_WITH_QUEUE_APART: Final = 2
 """The layout of a bus whose queue has an account of its own; in layout 1, all streams lie in one account."""
+LAYOUT_WITH_AUDIT: Final = 3
+"""The layout in which the queue tells the account of the other streams what was published."""
 
 MAX_SUBSCRIPTIONS: Final = 64
 """Of a connection of a worker, which needs 3."""
@@ -90,8 +92,9 @@ class Party:
 
     def stored_as(self, subject: str) -> str:
         """The subject that the server stores what it sends under, where it has an account of its own."""
-        attested = any(grant.attested and subject in grant.subjects for grant in self.grants)
-        return f"{subject}.{self.id}" if attested else subject
+        if not any(grant.attested and subject in grant.subjects for grant in self.grants):
+            return subject
+        return audit.said_by(self.id, subject) if subject == audit.SAID else f"{subject}.{self.id}"
 
     def since(self, subject: str) -> int:
         """The layout of a bus that lets it use a subject of its grants."""
@@ -116,6 +119,11 @@ def administrator() -> Party:
                 "the same, from a publisher that the subject names",
                 (subjects.ATTESTED_TASK_SUBJECTS,),
                 since=LAYOUT_WITH_QUEUE_APART,
+            ),
+            Grant(
+                "what it did with dead letters, for the audit",
+                (audit.said_by(ADMINISTRATOR, audit.SAID),),
+                since=LAYOUT_WITH_AUDIT,
             ),
             Grant("backups, piece by piece", ("$JS.SNAPSHOT.>",), "tell"),
             Grant("what the server tells of them", ("$JS.EVENT.ADVISORY.>",), "listen"),
@@ -152,6 +160,8 @@ def _operator(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
         *_tasks_of_operator(me),
         Grant("changing the states of all tasks", (subjects.STATE_SUBJECTS,)),
         *_ALL_STATES,
+        *_AUDIT,
+        _SAID,
         Grant("cancelling: the request is in the ledger, this makes it fast", (subjects.control("*"),), "tell"),
         _settled_by(me),
         *_inbox(me),
@@ -189,6 +199,7 @@ def _member(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
             (records, subjects.last_of(state, records), subjects.create_consumer(state, "*", records)),
         ),
         Grant("both, message by message", (subjects.pull(state, "*"),), "pull"),
+        _SAID,
         _settled_by(me),
         *_inbox(me),
         _STREAMS,
@@ -213,6 +224,7 @@ def _viewer(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
     """Who sees what becomes of all tasks, and writes nothing."""
     return (
         *_ALL_STATES,
+        *_AUDIT,
         *_inbox(me),
         _STREAMS,
         *_ALIVE,
@@ -233,6 +245,21 @@ _ALL_STATES: Final = (
         ),
     ),
     Grant("the same, message by message", (subjects.pull(subjects.STATE_STREAM, "*"),), "pull"),
+)
+
+_SAID: Final = Grant("what it did, for the audit", (audit.SAID,), attested=True, since=LAYOUT_WITH_AUDIT)
+
+_AUDIT: Final = tuple(
+    grant
+    for stream in (audit.STREAM, audit.SAID_STREAM)
+    for grant in (
+        Grant(
+            "reading who did what",
+            (subjects.create_consumer(stream, "*", audit.ALL), subjects.api(f"STREAM.INFO.{stream}")),
+            since=LAYOUT_WITH_AUDIT,
+        ),
+        Grant("the same, message by message", (subjects.pull(stream, "*"),), "pull", since=LAYOUT_WITH_AUDIT),
+    )
 )
 
 _STREAMS: Final = Grant(

@@ -238,7 +238,7 @@ _OWNER: Final = "~"
 
 def state(key: TaskKey) -> str:
     """The ledger key of a task, as the subject that its changes are published on."""
-    return f"$KV.{STATE_BUCKET}.{key.agent}.{_owned(key.owner)}{key.id}"
+    return f"$KV.{STATE_BUCKET}.{key.agent}.{owned(key.owner)}{key.id}"
 
 
 def states(agent: str = "*", owner: str | None = None) -> str:
@@ -246,7 +246,7 @@ def states(agent: str = "*", owner: str | None = None) -> str:
 
     Those of `main` have no common form: for them, this covers the keys of all owners.
     """
-    only = _owned(owner) if owner is not None else ""
+    only = owned(owner) if owner is not None else ""
     return STATE_SUBJECTS if agent == "*" and not only else f"$KV.{STATE_BUCKET}.{agent}.{only}>"
 
 
@@ -255,10 +255,11 @@ def states_of_task(task: str, agent: str = "*", owner: str = COORDINATOR) -> str
 
     A subject that matches need not be a key of this task: an id may hold dots. `parse_state` says what it is.
     """
-    return f"$KV.{STATE_BUCKET}.{agent}.{'*.' if owner == '*' else _owned(owner)}{task}"
+    return f"$KV.{STATE_BUCKET}.{agent}.{'*.' if owner == '*' else owned(owner)}{task}"
 
 
-def _owned(owner: str) -> str:
+def owned(owner: str) -> str:
+    """The part of a key or name that holds the owner; empty for `main`."""
     return "" if owner == COORDINATOR else f"{_OWNER}{owner}."
 
 
@@ -309,7 +310,7 @@ def presences(agent: str) -> str:
     return f"$KV.{REGISTRY_BUCKET}.{agent}.*"
 
 
-# -- consumers and message ids ----------------------------------------------------------------------------------
+# -- consumers and files ----------------------------------------------------------------------------------------
 
 
 def durable(agent: str) -> str:
@@ -322,22 +323,6 @@ def durable_of_parties(agent: str) -> str:
     return f"tasks-{agent}"
 
 
-def task_msg_id(key: TaskKey, publication: str | None) -> str:
-    """`Nats-Msg-Id` of a task; it names agent and owner because the memory of ids is one for the whole stream.
-
-    `publication` is the random part that the ledger entry holds, so that no other publisher can use the id first and
-    have the task dropped as a duplicate; None for a task of a publisher that made none.
-    """
-    return f"{key.agent}.{_owned(key.owner)}{key.id}" + (f".{publication}" if publication is not None else "")
-
-
-def publication_of(msg_id: str, key: TaskKey) -> str | None:
-    """The random part of the message id of a task, or None if it is not of that form."""
-    prefix = task_msg_id(key, "")
-    rest = msg_id.removeprefix(prefix)
-    return rest if msg_id.startswith(prefix) and _NAME.fullmatch(rest) else None
-
-
 def files_stream(agent: str) -> str:
     """The stream behind the object store of one agent."""
     return f"OBJ_{files_bucket(agent)}"
@@ -345,22 +330,22 @@ def files_stream(agent: str) -> str:
 
 def file_chunks(bucket: str, nuid: str, owner: str = COORDINATOR) -> str:
     """Where the chunks of one object lie, which belongs to a task of `owner`."""
-    return f"$O.{bucket}.C.{_owned(owner)}{nuid}"
+    return f"$O.{bucket}.C.{owned(owner)}{nuid}"
 
 
 def file_meta(bucket: str, encoded_name: str, owner: str = COORDINATOR) -> str:
     """Where the description of one object lies; its name is written in URL-safe base64."""
-    return f"$O.{bucket}.M.{_owned(owner)}{encoded_name}"
+    return f"$O.{bucket}.M.{owned(owner)}{encoded_name}"
 
 
 def all_chunks(bucket: str, owner: str | None = None) -> str:
     """Where the chunks of all objects lie, or of those that belong to tasks of one owner."""
-    return f"$O.{bucket}.C.{_owned(owner) if owner is not None else ''}>"
+    return f"$O.{bucket}.C.{owned(owner) if owner is not None else ''}>"
 
 
 def all_metas(bucket: str, owner: str | None = None) -> str:
     """The same for the descriptions of objects."""
-    return f"$O.{bucket}.M.{_owned(owner) if owner is not None else ''}>"
+    return f"$O.{bucket}.M.{owned(owner) if owner is not None else ''}>"
 
 
 def files_bucket(agent: str) -> str:

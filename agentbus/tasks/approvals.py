@@ -9,6 +9,7 @@ from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.messages import Task, decode_task
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.timestamps import now
+from agentbus.tasks.audit_note import note
 from agentbus.tasks.publish import Published, publish
 from agentbus.tasks.status import TaskStatus
 
@@ -102,9 +103,12 @@ async def send_answer(bus: Bus, status: TaskStatus, *, sender: str, approve: boo
     """
     task = follow_up(status, sender=sender, approve=approve, comment=comment)
     try:
-        return await publish(bus, task, sender)
+        published = await publish(bus, task, sender)
     except TaskConflictError:
         raise TaskConflictError(
             f"the task {status.task_id} was answered before, with another decision or comment; what was said, and what "
             f"came of it, shows the task {task.id}. An answer cannot be changed: cancel that task, or publish a new one"
         ) from None
+    if not published.known:
+        await note(bus, "answer", status.record.key, by=sender, detail="approved" if approve else "denied")
+    return published

@@ -7,6 +7,7 @@ from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import MAX_REASON_CHARS, CancelRequest
 from agentbus.protocol.task_names import TaskQuery
 from agentbus.protocol.timestamps import now
+from agentbus.tasks.audit_note import note
 from agentbus.tasks.find import find, find_newer
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.status import TaskStatus
@@ -37,6 +38,7 @@ async def cancel(bus: Bus, query: TaskQuery, *, by: str, reason: str) -> TaskSta
                 revision = await Ledger(bus).write(record.key, entry, revision=revision)
             except WrongRevisionError:
                 continue
+            await note(bus, "cancel", record.key, by=by)
         if not entry.terminal:
             # The worker would also read the request from the ledger when it next renews its lease; this is faster.
             await bus.publish(

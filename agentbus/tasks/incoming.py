@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import MessageError
-from agentbus.protocol import subjects
-from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID, REVISION, Headers, is_relayed, number
+from agentbus.protocol import message_ids, subjects
+from agentbus.protocol.audit import MAX_HEADER_BYTES
+from agentbus.protocol.headers import CONDITION, LEDGER_REVISION, MSG_ID, REVISION, Headers, is_relayed, number
 from agentbus.protocol.messages import MAX_TASK_BYTES, Task, decode_task
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 
@@ -17,7 +18,7 @@ class Incoming:
     Attributes:
         key: the task, with its owner as the subject of its message says.
         revision: the ledger's at the publication; None if the publisher did not give it.
-        publication: the random part of the message id; see `subjects.task_msg_id`.
+        publication: the random part of the message id; see `message_ids.task_msg_id`.
     """
 
     task: Task
@@ -38,6 +39,10 @@ def read_delivery(delivery: Delivery, agent: str, *, max_bytes: int = MAX_TASK_B
     """
     if len(delivery.data) > max_bytes:
         raise MessageError(f"too large: {len(delivery.data)} bytes, and max_task_bytes is {max_bytes}")
+    if delivery.header_bytes > MAX_HEADER_BYTES:  # the audit has no line of it
+        raise MessageError(f"its headers take {delivery.header_bytes} bytes, and may take {MAX_HEADER_BYTES}")
+    if conditions := [name for name in delivery.headers if name.lower().startswith(CONDITION)]:
+        raise MessageError(f"the header {conditions[0]} keeps it out of the audit; publish it without that header")
     if is_relayed(delivery.headers):
         raise MessageError("a copy that the server was made to relay, not a message that a publisher sent")
     task = decode_task(delivery.data)
@@ -57,7 +62,7 @@ def _published(task: Task, key: TaskKey, headers: Headers) -> Incoming:
     revision, msg_id = number(headers[name]), headers.get(MSG_ID, "")
     if revision is None:
         raise MessageError(f"the header {name} is not a number")
-    publication = subjects.publication_of(msg_id, key) if name == REVISION else None
-    if msg_id != subjects.task_msg_id(key, publication) or (name == REVISION and publication is None):
+    publication = message_ids.publication_of(msg_id, key) if name == REVISION else None
+    if msg_id != message_ids.task_msg_id(key, publication) or (name == REVISION and publication is None):
         raise MessageError(f"the header {MSG_ID} does not belong to this task")
     return Incoming(task, key, revision, publication)

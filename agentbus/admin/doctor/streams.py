@@ -12,14 +12,17 @@ from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import StreamInfo
 from agentbus.bus.replicas import Replicas, replicas_of
 from agentbus.errors import BusError, PermissionDeniedError
-from agentbus.protocol import subjects
+from agentbus.protocol import audit, subjects
 
 # Early enough to act: a full stream refuses new messages.
 _NEARLY_FULL: Final = 0.85
+_REFUSES: Final = "a full stream refuses new messages"
 _OF_COORDINATOR: Final = (subjects.TASKS_STREAM, subjects.RESULTS_STREAM)
 _OF_ADMINISTRATOR: Final = (
     *_OF_COORDINATOR,
     subjects.DEAD_STREAM,
+    audit.STREAM,
+    audit.SAID_STREAM,
     subjects.STATE_STREAM,
     subjects.REGISTRY_STREAM,
 )
@@ -83,7 +86,9 @@ def _room(name: str, info: StreamInfo) -> Iterator[Finding]:
     limit, used = info.max_bytes, info.state.bytes
     if limit > 0 and used >= _NEARLY_FULL * limit:
         text = f"{name} holds {used / limit:.0%} of its {limit / (1 << 20):.0f} MiB"
-        yield warning("room", text, "raise its max_bytes: a full stream refuses new messages")
+        oldest_goes = info.config.get("discard") == "old"
+        then = "in a full audit each new line takes the place of the oldest" if oldest_goes else _REFUSES
+        yield warning("room", text, f"raise its max_bytes: {then}")
 
 
 async def _writers(bus: Bus, name: str, info: StreamInfo) -> list[Finding]:

@@ -1,8 +1,8 @@
 """Brings a bus that an earlier version made to the newest layout, for `agentbus init --upgrade`.
 
-The command is run twice, and the operator restarts the server in between: a reload cannot divide the storage of one
-account among two. Each run can be repeated, also after it was interrupted: what it finds done, it leaves. The folder
-says which of the two is due.
+From the first layout, the command is run twice, and the operator restarts the server in between: a reload cannot divide
+the storage of one account among two. From a later one, it is run once, and a reload is enough. Each run can be
+repeated, also after it was interrupted: what it finds done, it leaves. The folder says which of them is due.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from agentbus.admin.queue_move import check_room, move_queue
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.setup import known_agents, set_up
 from agentbus.cli import output
-from agentbus.cli.operator.next_steps import restart_text
+from agentbus.cli.operator.next_steps import apply_change, reload_twice_command, restart_text
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.loading import load_coordinator
 from agentbus.errors import AuthenticationError, BusUnavailableError
@@ -39,6 +39,8 @@ async def upgrade(bus: BusFolder) -> None:
     """
     if not bus.queue_apart:
         await _prepare(bus)
+    elif not bus.has_newest_layout:
+        await _add_audit(bus)
     else:
         await _finish(bus)
 
@@ -48,10 +50,19 @@ async def _prepare(bus: BusFolder) -> None:
     async with _in_account_of_streams(bus) as administrator:
         await check_room(administrator, FILE_OF_QUEUE)
         await set_up(administrator, await known_agents(administrator))
-    bus.set_queue_apart()
+    bus.set_newest_layout()
     output.line("the streams are ready, and the accounts of the new layout are written. Now " + restart_text(bus))
     output.line("From then on publishing is refused until the queue has moved, so move it at once:")
     output.line(f"  {shlex.join(['agentbus', 'init', '--upgrade', str(bus.path)])}")
+
+
+async def _add_audit(bus: BusFolder) -> None:
+    """Make the streams of the audit, and write accounts in which the queue reaches them."""
+    async with _connected(_settings(bus)) as administrator:
+        await set_up(administrator, await known_agents(administrator))
+    bus.set_newest_layout()
+    output.line(f"the bus in {bus.path} has the newest layout; {apply_change(bus)}, twice:")
+    output.line(f"  {reload_twice_command(bus)}")
 
 
 async def _finish(bus: BusFolder) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentbus.protocol.accounts import Account, account_of, covers
+from agentbus.protocol import audit
+from agentbus.protocol.accounts import BUS, TASKS, Account, account_of, covers
 from agentbus.protocol.permissions import Party
 from agentbus.provision.conf_text import quoted, quoted_list
 
@@ -97,6 +98,10 @@ class _Accounts:
                 "    ]",
                 "    exports: [",
                 *(f"      {one}" for one in exports[account.name]),
+                *(f"      {one}" for one in self._audit_exports(account.name)),
+                "    ]",
+                "    imports: [",
+                *(f"      {one}" for one in self._audit_imports(account.name)),
                 "    ]",
                 "  }",
             )
@@ -139,6 +144,16 @@ class _Accounts:
         for (account, subject, answers), names in importers.items():
             exports[account].append(f"{{ service: {quoted(subject)}{answers}, accounts: {quoted_list(names)} }}")
         return exports
+
+    def _audit_exports(self, account: Account) -> Iterable[str]:
+        """Export what the queue republishes to the account in which it is stored."""
+        if len(self._streams) > 1 and account == TASKS:
+            yield from (f"{{ stream: {quoted(one)}, accounts: [{BUS}] }}" for one in audit.PUBLISHED)
+
+    def _audit_imports(self, account: Account) -> Iterable[str]:
+        if len(self._streams) > 1 and account == BUS:
+            for subject in audit.PUBLISHED:
+                yield f"{{ stream: {{ account: {TASKS}, subject: {quoted(subject)} }} }}"
 
     def _imports(self, party: Party) -> Iterable[str]:
         yield _service_import(self._streams[0].name, _ACCOUNT_INFO)

@@ -43,9 +43,10 @@ def older_layout(config: Path | None) -> str:
         bus = BusFolder(config.parent)
     except ConfigError:
         return ""
-    if bus.queue_apart or config.resolve() != bus.administrator.resolve():
+    if bus.has_newest_layout or config.resolve() != bus.administrator.resolve():
         return ""
-    return f"the bus in {bus.path} has an older layout, in which a party can disturb the tasks of others"
+    lacks = "without the audit" if bus.queue_apart else "in which a party can disturb the tasks of others"
+    return f"the bus in {bus.path} has an older layout, {lacks}"
 
 
 class BusFolder:
@@ -117,6 +118,11 @@ class BusFolder:
     def queue_apart(self) -> bool:
         """Whether the queue has an account of its own; in the older layout, all streams lie in one."""
         return self._manifest.queue_apart
+
+    @property
+    def has_newest_layout(self) -> bool:
+        """Whether `agentbus init --upgrade` has written everything that this version knows."""
+        return self._manifest.bus.version == NEWEST_LAYOUT
 
     # -- changes --------------------------------------------------------------------------------------------
 
@@ -192,16 +198,17 @@ class BusFolder:
                     f"{name} is removed, but {self.secret_file(name)} cannot be deleted: {error.strerror}; delete it"
                 ) from None
 
-    def set_queue_apart(self) -> None:
-        """Change the folder to the layout in which the queue has an account of its own.
+    def set_newest_layout(self) -> None:
+        """Change the folder to the newest layout; from the first one on, the queue gets an account of its own.
 
         What is not written when it is interrupted is written when it is repeated.
         """
         with self._locked():
             bus = self._manifest.bus.model_copy(update={"version": NEWEST_LAYOUT})
             manifest = self._manifest.model_copy(update={"bus": bus})
-            manifest = credentials.with_tasks_credential(self.path, manifest)
-            credentials.write_administrator_toml(self.path, manifest)
+            if not self._manifest.queue_apart:
+                manifest = credentials.with_tasks_credential(self.path, manifest)
+                credentials.write_administrator_toml(self.path, manifest)
             self._save(manifest)
 
     def bundle(self, name: str, kind: Kind = "agent") -> Bundle:

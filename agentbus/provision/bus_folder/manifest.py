@@ -13,7 +13,13 @@ from agentbus.config.storage_sizes import split, storage_size, times
 from agentbus.config.toml_text import toml_text
 from agentbus.errors import ConfigError
 from agentbus.protocol import accounts, permissions, subjects
-from agentbus.protocol.permissions import ADMINISTRATOR, LAYOUT_WITH_QUEUE_APART, RESERVED, Party
+from agentbus.protocol.permissions import (
+    ADMINISTRATOR,
+    LAYOUT_WITH_AUDIT,
+    LAYOUT_WITH_QUEUE_APART,
+    RESERVED,
+    Party,
+)
 from agentbus.protocol.roles import Role
 from agentbus.provision.bundle import Auth, tasks_user
 from agentbus.provision.bus_folder.accounts_conf import MAX_CONNECTIONS, Login, StreamsAccount, accounts_block
@@ -22,17 +28,18 @@ from agentbus.provision.bus_folder.server_folder import ServerFolder, read_membe
 # In percent of what the bus has. The stream of tasks may take 15 % of the disk: see `agentbus.bus.topology`.
 FILE_OF_QUEUE: Final = 20
 _MEMORY_OF_QUEUE: Final = 25
-NEWEST_LAYOUT: Final = LAYOUT_WITH_QUEUE_APART
+NEWEST_LAYOUT: Final = LAYOUT_WITH_AUDIT
 
 
 class BusEntry(Section):
     """The section `[bus]`: the settings that all parties share.
 
     Attributes:
-        version: the layout of the bus: 1 has one account for all streams, 2 has one for the queue alone.
+        version: the layout of the bus: 1 has one account for all streams, 2 has one for the queue alone, 3 has the
+            audit.
     """
 
-    version: Literal[1, 2] = 1
+    version: Literal[1, 2, 3] = 1
     url: str
     members: tuple[str, ...] = ()
     auth: Auth

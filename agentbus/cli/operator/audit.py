@@ -1,0 +1,69 @@
+"""`agentbus audit`: who published which task, and who cancelled, answered or retried one."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agentbus.cli import lazy, output
+from agentbus.cli.options import AgentId, TaskName, limit_option, with_coordinator
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from agentbus.coordinator import Coordinator
+    from agentbus.protocol.audit import Line
+
+_MAX_LISTED = 100_000
+
+
+class Since(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # generic in new versions only
+    """Converts `90s`, `15m`, `2h`, `7d` or a time of ISO 8601 to a time."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "datetime":
+        """Return the time, with its time zone: that of this machine where the text names none."""
+        try:
+            return lazy.past_times.past_time(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command(
+    short_help="Show who did what on the bus.",
+    epilog="""\b
+Examples:
+  agentbus audit --since 2h
+  agentbus audit --who alice --since 2026-11-20
+  agentbus audit --task code/job-1 --limit 1000 | jq -r .who
+
+\b
+The server writes a line for each task that is published, and names the party. Cancellations, answers and
+retries are lines that the party itself sends; where it has an account of its own, the server names it, too.
+Lines stay for 90 days. Operators, viewers and the administrator can read them.""",
+)
+@click.option("--who", metavar="ID", type=AgentId(), help="Only lines of this party.")
+@click.option("--task", "task", metavar="TASK", type=TaskName(), help="Only lines about this task.")
+@click.option("--since", metavar="TIME", type=Since(), help="Not before this time: 90s, 15m, 2h, 7d, or a date.")
+@limit_option("How many of the newest.", default=100, most=_MAX_LISTED)
+@with_coordinator
+async def audit(bus: "Coordinator", *, who: str | None, task: str | None, since: "datetime | None", limit: int) -> None:
+    """Show who published which task, and who cancelled, answered, retried or requeued one, oldest first."""
+    log = lazy.audit_log
+    wanted = log.Wanted(who, lazy.task_names.task_name(task) if task is not None else None, since)
+    lines = await log.newest_lines(bus.bus, wanted, limit)
+    if output.on_terminal():
+        output.table(["time", "who", "what", "task", ""], [_row(line) for line in lines])
+    else:
+        for line in lines:
+            output.json_line(log.to_json(line))
+    lost = await log.lost_lines(bus.bus)
+    if lost.count:
+        whose = f", those of {', '.join(lost.parties)}" if lost.parties else ""
+        output.remark(f"{lost.count} lines or more are gone before their 90 days, for newer ones of their party{whose}")
+
+
+def _row(line: "Line") -> list[str]:
+    who = line.who if line.attested else f"{line.who} (says the sender)"
+    task = str(lazy.audit_log.name(line)) if line.task else line.agent
+    return [f"{line.at:%Y-%m-%d %H:%M:%S}", who, line.what, task, line.detail]

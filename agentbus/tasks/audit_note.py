@@ -1,0 +1,25 @@
+"""Tells the audit what only a client can tell: that its party cancelled, answered or retried a task."""
+
+from contextlib import suppress
+
+from agentbus.bus.jetstream import Bus
+from agentbus.errors import BusError
+from agentbus.protocol import audit
+from agentbus.protocol.subjects import TaskKey
+
+
+async def note(bus: Bus, verb: audit.Verb, key: TaskKey | None, *, by: str, detail: str = "") -> None:
+    """Send a line to the audit. Nothing waits for it and nothing fails with it: a full audit must not stop work.
+
+    Args:
+        key: the task that `by` did something with.
+        detail: the id of a new task, or the decision; never the content of a task.
+    """
+    with suppress(BusError):
+        await bus.publish(audit.said(verb), audit.said_body(by, key, detail))
+
+
+async def note_of_administrator(bus: Bus, verb: audit.Verb, key: TaskKey | None, detail: str, *, by: str) -> None:
+    """Do the same for an administrator, whose user is inside the account of the streams."""
+    with suppress(BusError):
+        await bus.publish(audit.said_by(by, audit.said(verb)), audit.said_body(by, key, detail))
