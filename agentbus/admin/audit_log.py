@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, Start
 from agentbus.protocol import audit
-from agentbus.protocol.audit import Line
+from agentbus.protocol.audit_lines import Line, read_line
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.task_names import TaskName
+from agentbus.protocol.timestamps import parse_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,12 @@ class Lost:
     Attributes:
         count: how many at least: those between lines that are still there.
         parties: whose: those that have as many lines as a party may.
+        full_since: how far a full audit reaches back, for all parties; None if it is not full.
     """
 
     count: int
     parties: tuple[str, ...]
+    full_since: datetime | None
 
 
 async def newest_lines(bus: Bus, wanted: Wanted, count: int) -> list[Line]:
@@ -77,7 +80,7 @@ async def newest_lines(bus: Bus, wanted: Wanted, count: int) -> list[Line]:
 
 async def _lines(consumer: OrderedConsumer) -> AsyncGenerator[Line]:
     async for message in consumer.backlog():
-        line = audit.read_line(message.subject, message.stored_at, message.headers, message.data)
+        line = read_line(message.subject, message.stored_at, message.headers, message.data)
         if line is not None:
             yield line
 
@@ -99,14 +102,16 @@ async def _merged(sources: list[AsyncGenerator[Line]]) -> AsyncGenerator[Line]:
 
 async def lost_lines(bus: Bus) -> Lost:
     """Tell which lines are gone early; raises what `newest_lines` raises."""
-    count, parties = 0, set[str]()
+    count, parties, full_since = 0, set[str](), list[datetime]()
     for stream in (audit.STREAM, audit.SAID_STREAM):
         info = await bus.stream_info(stream, subjects_filter=audit.ALL)
         count += info.state.num_deleted
         most = info.config.get("max_msgs_per_subject") or audit.MAX_LINES
         full = [subject for subject, held in (info.state.subjects or {}).items() if held >= most]
         parties.update(party for subject in full if (party := audit.party_of(subject)) is not None)
-    return Lost(count, tuple(sorted(parties)))
+        if info.max_bytes > 0 and info.state.bytes + audit.MAX_LINE_BYTES > info.max_bytes:
+            full_since.append(parse_time(info.state.first_time))
+    return Lost(count, tuple(sorted(parties)), max(full_since, default=None))
 
 
 def name(line: Line) -> TaskName | None:

@@ -5,6 +5,7 @@ from contextlib import suppress
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import BusError
 from agentbus.protocol import audit
+from agentbus.protocol.audit_lines import said_body
 from agentbus.protocol.subjects import TaskKey
 
 
@@ -16,10 +17,10 @@ async def note(bus: Bus, verb: audit.Verb, key: TaskKey | None, *, by: str, deta
         detail: the id of a new task, or the decision; never the content of a task.
     """
     with suppress(BusError):
-        await bus.publish(audit.said(verb), audit.said_body(by, key, detail))
+        await bus.publish(audit.said(verb), said_body(by, key, detail))
 
 
 async def note_of_administrator(bus: Bus, verb: audit.Verb, key: TaskKey | None, detail: str, *, by: str) -> None:
     """Do the same for an administrator, whose user is inside the account of the streams."""
     with suppress(BusError):
-        await bus.publish(audit.said_by(by, audit.said(verb)), audit.said_body(by, key, detail))
+        await bus.publish(audit.said_by(by, audit.said(verb)), said_body(by, key, detail))

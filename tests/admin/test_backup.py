@@ -48,7 +48,15 @@ async def test_a_restored_bus_continues_where_it_was(tmp_path: Path):
             await done(coordinator, finished)
         queued = await publish(coordinator, "say:two", "say:three")
         copied = [one.stream async for one in back_up(coordinator.bus, tmp_path / "backup")]
-        assert copied == ["AGENT_TASKS", "AGENT_RESULTS", "AGENT_DEAD", "KV_AGENT_STATE", "OBJ_AGENT_FILES_code"]
+        assert copied == [
+            "AGENT_TASKS",
+            "AGENT_RESULTS",
+            "AGENT_DEAD",
+            "AGENT_AUDIT",
+            "AGENT_AUDIT_SAID",
+            "KV_AGENT_STATE",
+            "OBJ_AGENT_FILES_code",
+        ]
     async with run_server(store=tmp_path / "new") as server, connect(server.url) as coordinator:
         back = [one.stream async for one in restore(coordinator.bus, tmp_path / "backup")]
         assert set(back) == set(copied)

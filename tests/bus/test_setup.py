@@ -9,7 +9,7 @@ from agentbus.bus import setup
 from agentbus.bus.setup import Found, ensure_consumer, plan, set_up
 from agentbus.bus.topology import ReplicaPlan, wanted_consumers, wanted_files, wanted_streams
 from agentbus.errors import ApiError
-from agentbus.protocol import subjects
+from agentbus.protocol import audit, subjects
 from agentbus.provision.nats_server import NatsServer, run_server
 from support.altered_link import altered_link, at_first, refused
 from support.harness import run_cli
@@ -29,6 +29,8 @@ async def test_everything_is_made_once_and_found_afterwards(server: NatsServer):
         "AGENT_TASKS",
         "AGENT_RESULTS",
         "AGENT_DEAD",
+        "AGENT_AUDIT",
+        "AGENT_AUDIT_SAID",
         "KV_AGENT_STATE",
         "KV_AGENT_REGISTRY",
         "OBJ_AGENT_FILES_code",
@@ -57,7 +59,9 @@ async def test_a_stream_that_is_different_is_reported_and_left_alone(server: Nat
     assert before == after
 
 
-async def test_a_stream_of_an_earlier_version_gets_the_subjects_that_it_lacks_and_nothing_else(server: NatsServer):
+async def test_a_stream_of_an_earlier_version_gets_the_subjects_and_the_audit_that_it_lacks_and_nothing_else(
+    server: NatsServer,
+):
     async with connect(server.url) as bus:
         old = {"name": "AGENT_TASKS", "subjects": ["agent.*.tasks"], "retention": "workqueue", "max_age": 3600 * 10**9}
         await bus.bus.api("STREAM.CREATE.AGENT_TASKS", old)
@@ -66,7 +70,7 @@ async def test_a_stream_of_an_earlier_version_gets_the_subjects_that_it_lacks_an
         after = (await bus.bus.api("STREAM.INFO.AGENT_TASKS"))["config"]
     assert found["AGENT_TASKS"][0] == "different"
     assert not [text for text in found["AGENT_TASKS"][1] if text.startswith("subjects")]
-    assert after == {**before, "subjects": ["agent.*.tasks", "agent.*.tasks.*"]}
+    assert after == {**before, "subjects": ["agent.*.tasks", "agent.*.tasks.*"], "republish": audit.REPUBLISH}
     assert (found["agent-code"][0], found["tasks-code"][0]) == ("made", "made")
 
 
@@ -238,7 +242,7 @@ async def test_the_command_prints_json_lines_and_is_idempotent(server: NatsServe
     first = await run_cli("setup", "--nats-url", server.url, "--agent", "code", "--agent", "agent-doc")
     again = await run_cli("setup", "--nats-url", server.url, "--agent", "code")
     assert first.code == again.code == 0
-    assert first.out.count('"outcome":"made"') == len(first.out.splitlines()) == 11
+    assert first.out.count('"outcome":"made"') == len(first.out.splitlines()) == 13
     assert again.out.count('"outcome":"found"') == len(again.out.splitlines()) == 8
 
 

@@ -8,7 +8,7 @@ from agentbus import Coordinator
 from agentbus.bus.setup import set_up
 from agentbus.bus.topology import consumer_config
 from agentbus.errors import ApiError
-from agentbus.protocol import subjects
+from agentbus.protocol import audit, subjects
 from agentbus.protocol.headers import DEAD_ORIGIN, DEAD_REASON, DEAD_SHA256, DEAD_SIZE, DEAD_WORKER
 from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.messages import Task, decode_task
@@ -51,6 +51,7 @@ async def make_hostile(bus: Coordinator, url: str) -> HostileBus:
     await publish_raw(url, *names)
     await _output(bus, made.output)
     await _inbox(bus)
+    await _audit(bus)
     made.dead = [await _dead_letter(bus, text) for text in (*HEADERS, ALL[:50]) for _ in range(4)]
     await _names_of_streams_and_consumers(bus)
     return made
@@ -149,6 +150,17 @@ async def _output(bus: Coordinator, task_id: str) -> None:
 async def _inbox(bus: Coordinator) -> None:
     for data in (RAW, encode(ALL), encode({ALL: ALL}), encode({"type": "task.result", "status": ALL, "agentbus": ALL})):
         await bus.bus.store(subjects.results("main"), data)
+
+
+async def _audit(bus: Coordinator) -> None:
+    for text in NAMES:
+        told = {"by": "main", "agent": AGENT, "owner": text, "task": text, "detail": text}
+        await bus.bus.store(audit.said("cancel"), encode(told))
+        await bus.bus.store(audit.said("drop"), encode({**told, "by": text}))
+    for token in SUBJECT_TOKENS:
+        await bus.bus.store(f"audit.{token}.said.{token}", RAW)
+    for data in (RAW, encode(ALL), encode({ALL: ALL}), encode({"by": "main", "task": {ALL: ALL}})):
+        await bus.bus.store(audit.said("answer"), data)
 
 
 async def _dead_letter(bus: Coordinator, text: str) -> int:

@@ -63,6 +63,7 @@ def always(*runs: list[str]) -> Callable[[Ground], list[list[str]]]:
 
 READING: Final[dict[str, Shows]] = {
     "agent list": Shows(always([])),
+    "audit": Shows(always(["--limit", "1000"])),
     "consumers list": Shows(always([], ["--foreign"])),
     "dead list": Shows(always([])),
     "dead show": Shows(lambda ground: [[str(seq) for seq in ground.bus.dead]]),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from agentbus.coordinator import Coordinator
-    from agentbus.protocol.audit import Line
+    from agentbus.protocol.audit_lines import Line
 
 _MAX_LISTED = 100_000
 
@@ -58,6 +58,10 @@ async def audit(bus: "Coordinator", *, who: str | None, task: str | None, since:
         for line in lines:
             output.json_line(log.to_json(line))
     lost = await log.lost_lines(bus.bus)
+    if lost.full_since is not None:
+        output.remark(
+            f"the audit is full, and complete since {lost.full_since:%Y-%m-%d %H:%M} only: raise its max_bytes"
+        )
     if lost.count:
         whose = f", those of {', '.join(lost.parties)}" if lost.parties else ""
         output.remark(f"{lost.count} lines or more are gone before their 90 days, for newer ones of their party{whose}")

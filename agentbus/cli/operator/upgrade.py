@@ -21,7 +21,7 @@ from agentbus.cli.operator.next_steps import apply_change, reload_twice_command,
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.loading import load_coordinator
 from agentbus.errors import AuthenticationError, BusUnavailableError
-from agentbus.protocol import subjects
+from agentbus.protocol import audit, subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.manifest import FILE_OF_QUEUE
@@ -49,7 +49,9 @@ async def _prepare(bus: BusFolder) -> None:
     """Make what the new layout needs on the bus as it is, and write the new accounts."""
     async with _in_account_of_streams(bus) as administrator:
         await check_room(administrator, FILE_OF_QUEUE)
-        await set_up(administrator, await known_agents(administrator))
+        # Those of the audit would not fit beside the queue; `_finish` makes them once that has moved.
+        agents = await known_agents(administrator)
+        await set_up(administrator, agents, leave_out=(audit.STREAM, audit.SAID_STREAM))
     bus.set_newest_layout()
     output.line("the streams are ready, and the accounts of the new layout are written. Now " + restart_text(bus))
     output.line("From then on publishing is refused until the queue has moved, so move it at once:")
