@@ -5,7 +5,7 @@ applies the steps. It creates what is missing, and reports differences field by 
 `update=True`, and then only what a server can change.
 """
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
@@ -82,7 +82,6 @@ async def set_up(
     replicas: int | None = None,
     files_limit: int | None = None,
     update: bool = False,
-    leave_out: Collection[str] = (),
 ) -> list[Finding]:
     """Create every stream and bucket, and for each agent its two consumers and its files bucket.
 
@@ -95,7 +94,6 @@ async def set_up(
         files_limit: the limit in bytes of the files bucket of each of `agents`, of existing buckets as well. None
             creates buckets without a limit: the outputs of one agent can then take all the storage of the account.
         update: also apply the other differences that a server can apply to what exists.
-        leave_out: the names of streams that are not made, and not looked at.
 
     Raises:
         PermissionDeniedError: the user may not administer the bus.
@@ -106,8 +104,7 @@ async def set_up(
             f"{misplaced[0]} lies in the account BUS and belongs into TASKS: agentbus init --upgrade finishes that"
         )
     granted = (await bus.account_info()).max_storage_bytes
-    streams = [item for item in wanted_streams(attested=_attested(bus)) if item.name not in leave_out]
-    wanted = [*streams, *(wanted_files(agent, files_limit) for agent in agents)]
+    wanted = [*wanted_streams(attested=_attested(bus)), *(wanted_files(agent, files_limit) for agent in agents)]
     if replicas is not None and replicas > 1 and not bus.clustered:
         raise BusError(
             f"this server is not in a cluster, so there cannot be {replicas} replicas: leave out --replicas, or make a "

@@ -23,6 +23,7 @@ from agentbus.protocol.permissions import ADMINISTRATOR
 from support.doctor import doctor
 from support.harness import BOUND_S, Ran, eventually, run_cli, worker
 from support.installation import OwnBus
+from support.older_bus import serving
 
 pytestmark = pytest.mark.posix("a worker needs process groups and signals")
 
@@ -257,33 +258,29 @@ async def test_a_member_cannot_read_the_audit(team: OwnBus, tmp_path: Path) -> N
 # -- older buses ------------------------------------------------------------------------------------------------
 
 
-async def test_a_bus_of_the_layout_before_gets_the_audit_by_the_upgrade_and_a_reload(
-    team: OwnBus, tmp_path: Path
-) -> None:
+async def test_a_bus_of_the_layout_before_gets_the_audit_by_the_upgrade(team: OwnBus, tmp_path: Path) -> None:
     await take_back(team)
+    folder = team.folder.path
     async with team.coordinator("main") as main:
         before = await main.publish("code", "say:before", task_type="test")
         await main.task(before.id).cancel()
     found = await doctor("--role", "administrator", "--config", str(team.folder.administrator), code=1)
     assert [one for one in found if one["check"] == "layout" and "without the audit" in one["text"]]
-    ran = await run_cli("init", "--upgrade", str(team.folder.path))
+    ran = await run_cli("init", "--upgrade", str(folder))
     assert ran.code == 0, ran.err
-    assert "has the newest layout; reload the server, twice:" in ran.out
-    team.server.reload()
-    async with team.coordinator("main") as main, team.coordinator("bob", "viewer") as bob:
-
-        async def publishes() -> bool:
-            task = await main.publish("code", "say:after", task_type="test")
-            try:
-                return str(name((await newest_lines(bob.bus, ANY, 1))[-1])) == f"code/{task.id}"
-            except (PermissionDeniedError, IndexError):
-                team.server.reload()
-                return False
-
-        await eventually(publishes, "the audit tells of a task")
-    ran = await run_cli("init", "--upgrade", str(team.folder.path))
-    assert ran.out == f"the bus in {team.folder.path} has the newest layout\n"
-    await doctor("--role", "administrator", "--config", str(team.folder.administrator))
+    assert "the accounts of the newest layout are written. Now restart the server" in ran.out
+    team.server.kill()
+    async with (
+        serving(folder, tmp_path) as after,
+        after.coordinator("main") as main,
+        after.coordinator("bob", "viewer") as bob,
+    ):
+        task = await main.publish("code", "say:after", task_type="test")
+        await main.task(task.id).cancel()
+        await until_told(bob.bus, ("main", "publish", f"code/{task.id}", ""), ("main", "cancel", f"code/{task.id}", ""))
+        ran = await run_cli("init", "--upgrade", str(folder))
+        assert ran.out == f"the bus in {folder} has the newest layout\n"
+        await doctor("--role", "administrator", "--config", str(team.folder.administrator))
 
 
 async def take_back(team: OwnBus) -> None:

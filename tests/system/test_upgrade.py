@@ -177,7 +177,7 @@ async def test_a_folder_of_the_older_layout_is_used_as_it_is_until_it_is_upgrade
 
 async def test_a_bus_without_room_for_the_new_layout_is_left_as_it_is(tmp_path: Path, folder: Path) -> None:
     async with serving(folder, tmp_path):
-        limited = ("setup", "--config", str(folder / "admin.toml"), "--agent", "code", "--files-limit", "2GiB")
+        limited = ("setup", "--config", str(folder / "admin.toml"), "--agent", "code", "--files-limit", "1GiB")
         assert (await run_cli(*limited)).code == 0
         before = {path: path.read_bytes() for path in folder.glob("*") if path.is_file()}
         ran = await upgrade(folder)

@@ -1,8 +1,8 @@
 """Brings a bus that an earlier version made to the newest layout, for `agentbus init --upgrade`.
 
 From the first layout, the command is run twice, and the operator restarts the server in between: a reload cannot divide
-the storage of one account among two. From a later one, it is run once, and a reload is enough. Each run can be
-repeated, also after it was interrupted: what it finds done, it leaves. The folder says which of them is due.
+the storage of one account among two. From a later one, it is run once, before the restart. Each run can be repeated,
+also after it was interrupted: what it finds done, it leaves. The folder says which of them is due.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from agentbus.admin.queue_move import check_room, move_queue
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.setup import known_agents, set_up
 from agentbus.cli import output
-from agentbus.cli.operator.next_steps import apply_change, reload_twice_command, restart_text
+from agentbus.cli.operator.next_steps import restart_text
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.loading import load_coordinator
 from agentbus.errors import AuthenticationError, BusUnavailableError
-from agentbus.protocol import audit, subjects
+from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.manifest import FILE_OF_QUEUE
@@ -49,9 +49,7 @@ async def _prepare(bus: BusFolder) -> None:
     """Make what the new layout needs on the bus as it is, and write the new accounts."""
     async with _in_account_of_streams(bus) as administrator:
         await check_room(administrator, FILE_OF_QUEUE)
-        # Those of the audit would not fit beside the queue; `_finish` makes them once that has moved.
-        agents = await known_agents(administrator)
-        await set_up(administrator, agents, leave_out=(audit.STREAM, audit.SAID_STREAM))
+        await set_up(administrator, await known_agents(administrator))
     bus.set_newest_layout()
     output.line("the streams are ready, and the accounts of the new layout are written. Now " + restart_text(bus))
     output.line("From then on publishing is refused until the queue has moved, so move it at once:")
@@ -63,8 +61,7 @@ async def _add_audit(bus: BusFolder) -> None:
     async with _connected(_settings(bus)) as administrator:
         await set_up(administrator, await known_agents(administrator))
     bus.set_newest_layout()
-    output.line(f"the bus in {bus.path} has the newest layout; {apply_change(bus)}, twice:")
-    output.line(f"  {reload_twice_command(bus)}")
+    output.line(f"the accounts of the newest layout are written. Now {restart_text(bus)}")
 
 
 async def _finish(bus: BusFolder) -> None:

@@ -25,8 +25,10 @@ from agentbus.provision.bundle import Auth, tasks_user
 from agentbus.provision.bus_folder.accounts_conf import MAX_CONNECTIONS, Login, StreamsAccount, accounts_block
 from agentbus.provision.bus_folder.server_folder import ServerFolder, read_member, server_folders
 
-# In percent of what the bus has. The stream of tasks may take 15 % of the disk: see `agentbus.bus.topology`.
-FILE_OF_QUEUE: Final = 20
+# In percent of what the bus has. The streams reserve 84 %, and that of tasks 15 % of the disk: see
+# `agentbus.bus.topology`. While it is moved, they all lie in the account of the others.
+FILE_OF_QUEUE: Final = 16
+_FILE_OF_QUEUE_WITHOUT_AUDIT: Final = 20
 _MEMORY_OF_QUEUE: Final = 25
 NEWEST_LAYOUT: Final = LAYOUT_WITH_AUDIT
 
@@ -206,7 +208,10 @@ def _streams_accounts(manifest: Manifest, entry: PartyEntry) -> list[StreamsAcco
     of_queue = Login(party, nkey=entry.tasks_nkey, password_hash=entry.tasks_password_hash, user=tasks_user(party.user))
     of_rest = replace(everywhere, party=permissions.within(party, accounts.BUS))
     memory_of_queue, memory_of_rest = split(memory, _MEMORY_OF_QUEUE)
-    file_of_queue, file_of_rest = split(file, FILE_OF_QUEUE)
+    # A running server does not take limits that are divided in another way: those of layout 2 stay until its upgrade.
+    has_audit = manifest.bus.version >= LAYOUT_WITH_AUDIT
+    percent = FILE_OF_QUEUE if has_audit else _FILE_OF_QUEUE_WITHOUT_AUDIT
+    file_of_queue, file_of_rest = split(file, percent)
     return [
         StreamsAccount(accounts.TASKS, of_queue, memory_of_queue, file_of_queue),
         StreamsAccount(accounts.BUS, of_rest, memory_of_rest, file_of_rest),
