@@ -106,8 +106,8 @@ async def lost_lines(bus: Bus) -> Lost:
     for stream in (audit.STREAM, audit.SAID_STREAM):
         info = await bus.stream_info(stream, subjects_filter=audit.ALL)
         count += info.state.num_deleted
-        most = info.config.get("max_msgs_per_subject") or audit.MAX_LINES
-        full = [subject for subject, held in (info.state.subjects or {}).items() if held >= most]
+        most = info.config.get("max_msgs_per_subject", -1)
+        full = [subject for subject, held in (info.state.subjects or {}).items() if 0 < most <= held]
         parties.update(party for subject in full if (party := audit.party_of(subject)) is not None)
         if info.max_bytes > 0 and info.state.bytes + audit.MAX_LINE_BYTES > info.max_bytes:
             full_since.append(parse_time(info.state.first_time))

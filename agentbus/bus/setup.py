@@ -289,11 +289,10 @@ def _lacking(wanted: Wanted, found: dict[str, Any]) -> dict[str, Any]:
     """Return what a stream of an earlier version lacks: subjects, without which messages are refused; the audit."""
     has = list[str](found.get("subjects") or ())
     more = [subject for subject in wanted.config["subjects"] if subject not in has]
-    lacks_audit = "republish" in wanted.config and not found.get("republish")
-    return {
-        **({"subjects": [*has, *more]} if more else {}),
-        **({"republish": wanted.config["republish"]} if lacks_audit else {}),
-    }
+    audit = (
+        {} if found.get("republish") else {key: wanted.config[key] for key in ("republish",) if key in wanted.config}
+    )
+    return {**({"subjects": [*has, *more]} if more else {}), **audit}
 
 
 def _plan_consumer(agent: str, wanted: dict[str, Any], found: dict[str, Any] | None, *, update: bool) -> Step:

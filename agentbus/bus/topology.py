@@ -1,5 +1,6 @@
 """Defines the streams, buckets and consumers that agentbus needs, as data; `agentbus.bus.setup` makes them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -78,6 +79,14 @@ _OF_DEAD_LETTERS: Final = SubjectBound(
     # A worker must be able to get rid of a message that it cannot accept.
     refuses=False,
 )
+_OF_LINES: Final = SubjectBound(
+    # Ten pairs of an agent and a party at their bounds fill the stream.
+    share=0.1,
+    # Twice what a line of agentbus takes. With the storage of `init`, 31,457 tasks of one party for one agent: ten tasks
+    # an hour over the 90 days that a line is kept, or three a minute over seven days.
+    message_bytes=1 << 10,
+    refuses=False,
+)
 _UNLIMITED: Final = 100 << 30
 """The storage that bounds are computed from where none is granted: ten times what `agentbus init` grants."""
 
@@ -117,21 +126,25 @@ def _stream(
     return Wanted("stream", {**_base(name, [*subject_filters], max_age), **more}, share, subject_bound)
 
 
-def _audit(name: str, *subject_filters: str, share: float) -> Wanted:
-    """A stream of the audit. A full one must not stop work: the oldest line goes, of one subject before the others."""
-    return _stream(
-        name,
-        *subject_filters,
-        max_age=90 * _DAY,
-        share=share,
-        discard="old",
-        max_msgs_per_subject=audit.MAX_LINES,
-        max_msg_size=audit.MAX_LINE_BYTES,
-        duplicate_window=_NO_IDS,
-        deny_delete=True,
-        deny_purge=True,
-        **_READ_BY_PARTIES,
-    )
+def _audit() -> Iterator[Wanted]:
+    """The streams of the audit. A full one must not stop work: the oldest line goes."""
+    for name, filters, share in (
+        (audit.STREAM, audit.PUBLISHED, 0.03),
+        (audit.SAID_STREAM, (audit.SAID_BY_PARTY,), 0.01),
+    ):
+        yield _stream(
+            name,
+            *filters,
+            max_age=90 * _DAY,
+            share=share,
+            subject_bound=_OF_LINES,
+            discard="old",
+            max_msg_size=audit.MAX_LINE_BYTES,
+            duplicate_window=_NO_IDS,
+            deny_delete=True,
+            deny_purge=True,
+            **_READ_BY_PARTIES,
+        )
 
 
 def _bucket(name: str, subject_filters: list[str], *, max_age: int, share: float, **more: Any) -> Wanted:
@@ -193,8 +206,7 @@ def wanted_streams(*, attested: bool = False) -> list[Wanted]:
             subject_bound=_OF_DEAD_LETTERS,
             duplicate_window=8 * _DAY,
         ),
-        _audit(audit.STREAM, *audit.PUBLISHED, share=0.03),
-        _audit(audit.SAID_STREAM, audit.SAID_BY_PARTY, share=0.01),
+        *_audit(),
         # The ledger keeps an entry longer than the result of its task is kept.
         _bucket(
             subjects.STATE_STREAM,

@@ -28,8 +28,6 @@ MAX_HEADER_BYTES: Final = 4096
 MAX_LINE_BYTES: Final = 2 * MAX_HEADER_BYTES
 """Of a line: the headers of a task and those that the server adds. A larger one is not stored: no worker accepts its
 task either."""
-MAX_LINES: Final = 20_000
-"""Of one party for one agent, and of one verb: a party that needs more pushes out lines of its own only."""
 
 Verb = Literal["cancel", "answer", "retry", "requeue", "drop"]
 

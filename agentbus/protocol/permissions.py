@@ -249,17 +249,14 @@ _ALL_STATES: Final = (
 
 _SAID: Final = Grant("what it did, for the audit", (audit.SAID,), attested=True, since=LAYOUT_WITH_AUDIT)
 
-_AUDIT: Final = tuple(
-    grant
-    for stream in (audit.STREAM, audit.SAID_STREAM)
-    for grant in (
-        Grant(
-            "reading who did what",
-            (subjects.create_consumer(stream, "*", audit.ALL), subjects.api(f"STREAM.INFO.{stream}")),
-            since=LAYOUT_WITH_AUDIT,
-        ),
-        Grant("the same, message by message", (subjects.pull(stream, "*"),), "pull", since=LAYOUT_WITH_AUDIT),
-    )
+_OF_AUDIT: Final = (audit.STREAM, audit.SAID_STREAM)
+_CONSUMERS: Final = tuple(subjects.create_consumer(stream, "*", audit.ALL) for stream in _OF_AUDIT)
+_AUDIT: Final = (
+    Grant("reading who did what", _CONSUMERS, since=LAYOUT_WITH_AUDIT),
+    Grant(
+        "the same, line by line", tuple(subjects.pull(one, "*") for one in _OF_AUDIT), "pull", since=LAYOUT_WITH_AUDIT
+    ),
+    Grant("how much it holds", tuple(subjects.api(f"STREAM.INFO.{one}") for one in _OF_AUDIT), since=LAYOUT_WITH_AUDIT),
 )
 
 _STREAMS: Final = Grant(
