@@ -82,8 +82,8 @@ _OF_DEAD_LETTERS: Final = SubjectBound(
 _OF_LINES: Final = SubjectBound(
     # Ten pairs of an agent and a party at their bounds fill the stream.
     share=0.1,
-    # Twice what a line of agentbus takes. With the storage of `init`, 31,457 tasks of one party for one agent: ten tasks
-    # an hour over the 90 days that a line is kept, or three a minute over seven days.
+    # Twice what a line of agentbus takes. With the storage of `init`, this keeps 31,457 tasks of one party for one
+    # agent: fourteen an hour over the 90 days of a line, or three a minute over seven days.
     message_bytes=1 << 10,
     refuses=False,
 )
