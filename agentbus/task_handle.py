@@ -133,7 +133,7 @@ class TaskHandle:
             NotSettledError: the task has no result yet.
             TaskContentMissingError: the bus no longer holds the content of the task.
         """
-        from agentbus.tasks.audit_note import note
+        from agentbus.bus.audit_note import note
         from agentbus.tasks.retry import retry_of
 
         status = await self.status()

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, Start
-from agentbus.protocol import audit
-from agentbus.protocol.audit_lines import Line, read_line
+from agentbus.protocol.audit import names as audit
+from agentbus.protocol.audit.lines import Line, read_line
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.task_names import TaskName
@@ -70,7 +70,7 @@ async def newest_lines(bus: Bus, wanted: Wanted, count: int) -> list[Line]:
         start: Start = 0 if wanted.since is None else wanted.since - timedelta(milliseconds=1)
         streams = [
             await stack.enter_async_context(OrderedConsumer(bus, stream, audit.ALL, after=start))
-            for stream in (audit.STREAM, audit.SAID_STREAM)
+            for stream in audit.STREAMS
         ]
         async for line in _merged([_lines(consumer) for consumer in streams]):
             if wanted.takes(line):
@@ -103,7 +103,7 @@ async def _merged(sources: list[AsyncGenerator[Line]]) -> AsyncGenerator[Line]:
 async def lost_lines(bus: Bus) -> Lost:
     """Tell which lines are gone early; raises what `newest_lines` raises."""
     count, parties, full_since = 0, set[str](), list[datetime]()
-    for stream in (audit.STREAM, audit.SAID_STREAM):
+    for stream in audit.STREAMS:
         info = await bus.stream_info(stream, subjects_filter=audit.ALL)
         count += info.state.num_deleted
         most = info.config.get("max_msgs_per_subject", -1)

@@ -20,7 +20,8 @@ from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.bus.setup import place
 from agentbus.config.private_files import open_private, private_folder, write_private
 from agentbus.errors import BusError, BusUnavailableError, ConfigError, NoRespondersError, SetupMissingError
-from agentbus.protocol import audit, subjects
+from agentbus.protocol import subjects
+from agentbus.protocol.audit import names as audit
 
 STREAM_ORDER: Final = (
     subjects.TASKS_STREAM,

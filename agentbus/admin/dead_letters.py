@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from agentbus.bus.audit_note import note_of_administrator
 from agentbus.bus.bounds.subject_counts import subject_counts
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newest
 from agentbus.errors import ApiError, DeadLetterMissingError, MessageError, RequeueError
 from agentbus.observability import tracing
-from agentbus.protocol import message_ids, subjects
+from agentbus.protocol import ids, subjects
 from agentbus.protocol.headers import (
     DEAD_ORIGIN,
     DEAD_REASON,
@@ -24,7 +25,6 @@ from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import decode_task
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
-from agentbus.tasks.audit_note import note_of_administrator
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.status import TaskStatus
 
@@ -182,7 +182,7 @@ async def requeue(bus: Bus, seq: int) -> DeadLetter:
         )
     await _refuse_if_settled(bus, letter)
     # Without the header of a ledger revision, so the claim reads the ledger entry as it is now.
-    msg_id = message_ids.requeued_msg_id(seq, letter.origin)
+    msg_id = ids.requeued_msg_id(seq, letter.origin)
     subject = subjects.tasks_of(letter.agent, letter.publisher)
     await bus.store(subject, letter.data, msg_id=msg_id, headers=letter.trace)
     await _delete(bus, seq)

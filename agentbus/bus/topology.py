@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from agentbus.protocol import audit, subjects
+from agentbus.protocol import subjects
+from agentbus.protocol.audit import names as audit
 
 SECOND_NS: Final = 1_000_000_000
 _DAY: Final = 86_400 * SECOND_NS

@@ -17,6 +17,11 @@ TASKS: Final = "TASKS"
 BUS: Final = "BUS"
 """Holds the ledger, the results, the dead letters, the registry and the files."""
 
+LAYOUT_WITH_QUEUE_APART: Final = 2
+"""The layout of a bus whose queue has an account of its own; in layout 1, all streams lie in one account."""
+LAYOUT_WITH_AUDIT: Final = 3
+"""The layout in which the queue tells the account of the other streams what was published."""
+
 _OF_QUEUE = re.compile(
     r"""
       \$JS\.API\.(?:STREAM|CONSUMER|DIRECT)\.(?:MSG\.)?[A-Z]+\.{stream}(?:\.|$)

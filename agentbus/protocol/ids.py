@@ -1,12 +1,18 @@
-"""Ids and tokens that this program makes: readable, and random where they must not be guessed."""
+"""Ids and tokens that this program makes: readable, and random where they must not be guessed; and message ids."""
 
+import re
 import secrets
 from datetime import UTC, datetime
 from typing import Final
 
+from agentbus.protocol import subjects
+from agentbus.protocol.subjects import TaskKey
+
 # Lower-case letters and digits without those that are misread (0, o, 1, l, i, u): 30 of them, 4.9 bits each.
 _ALPHABET: Final = b"23456789abcdefghjkmnpqrstvwxyz"
 _SYMBOLS: Final = bytes(_ALPHABET[value % len(_ALPHABET)] for value in range(256))
+_PUBLICATION = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_REQUEUED: Final = "requeued."
 _UNEVEN: Final = bytes(range(256 - 256 % len(_ALPHABET), 256))
 
 
@@ -30,3 +36,42 @@ def make_result_id(agent: str, task_id: str, nonce: str) -> str:
     however often the committed result is published again.
     """
     return f"result-{agent}-{task_id}-{nonce}"
+
+
+# -- message ids, by which JetStream tells a task that is published again from another one ------------------------
+
+
+def task_msg_id(key: TaskKey, publication: str | None) -> str:
+    """`Nats-Msg-Id` of a task; it names agent and owner because the memory of ids is one for the whole stream.
+
+    `publication` is the random part that the ledger entry holds, so that no other publisher can use the id first and
+    have the task dropped as a duplicate; None for a task of a publisher that made none.
+    """
+    return f"{key.agent}.{subjects.owned(key.owner)}{key.id}" + (f".{publication}" if publication is not None else "")
+
+
+def publication_of(msg_id: str, key: TaskKey) -> str | None:
+    """The random part of the message id of a task, or None if it is not of that form."""
+    prefix = task_msg_id(key, "")
+    rest = msg_id.removeprefix(prefix)
+    return rest if msg_id.startswith(prefix) and _PUBLICATION.fullmatch(rest) else None
+
+
+def requeued_msg_id(seq: int, origin: str) -> str:
+    """`Nats-Msg-Id` of the dead letter `seq` that is queued again; `origin` is the id that it had."""
+    return f"{_REQUEUED}{seq}.{origin}"
+
+
+def origin_of(msg_id: str) -> str | None:
+    """The id that a message had before it became a dead letter, or None if it was not queued again."""
+    _, dot, origin = msg_id.removeprefix(_REQUEUED).partition(".")
+    return origin if msg_id.startswith(_REQUEUED) and dot else None
+
+
+def task_of_msg_id(msg_id: str, agent: str, owner: str, *, has_publication: bool) -> TaskKey | None:
+    """The task of `owner` for `agent` that a message id names, or None if it is not of that form."""
+    prefix = task_msg_id(TaskKey(agent, "", owner), None)
+    task = msg_id.removeprefix(prefix)
+    if has_publication:
+        task = task.rpartition(".")[0]
+    return TaskKey(agent, task, owner) if msg_id.startswith(prefix) and subjects.is_task_id(task) else None

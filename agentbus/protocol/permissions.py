@@ -9,17 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from agentbus.protocol import accounts, audit, subjects
+from agentbus.protocol import accounts, subjects
+from agentbus.protocol.audit import names as audit
 from agentbus.protocol.roles import Role
 
 ADMINISTRATOR: Final = "admin"
 RESERVED: Final = frozenset({ADMINISTRATOR, subjects.COORDINATOR})
 """Ids that no worker's agent may have: they name parties of the bus itself."""
-
-LAYOUT_WITH_QUEUE_APART: Final = 2
-"""The layout of a bus whose queue has an account of its own; in layout 1, all streams lie in one account."""
-LAYOUT_WITH_AUDIT: Final = 3
-"""The layout in which the queue tells the account of the other streams what was published."""
 
 MAX_SUBSCRIPTIONS: Final = 64
 """Of a connection of a worker, which needs 3."""
@@ -118,12 +114,12 @@ def administrator() -> Party:
             Grant(
                 "the same, from a publisher that the subject names",
                 (subjects.ATTESTED_TASK_SUBJECTS,),
-                since=LAYOUT_WITH_QUEUE_APART,
+                since=accounts.LAYOUT_WITH_QUEUE_APART,
             ),
             Grant(
                 "what it did with dead letters, for the audit",
                 (audit.said_by(ADMINISTRATOR, audit.SAID),),
-                since=LAYOUT_WITH_AUDIT,
+                since=accounts.LAYOUT_WITH_AUDIT,
             ),
             Grant("backups, piece by piece", ("$JS.SNAPSHOT.>",), "tell"),
             Grant("what the server tells of them", ("$JS.EVENT.ADVISORY.>",), "listen"),
@@ -176,7 +172,7 @@ def _operator(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
 def _tasks_of_operator(me: str) -> tuple[Grant, ...]:
     """Giving tasks to every agent; `main` also where versions before named coordinators take them."""
     named = (f"{subjects.TASK_SUBJECTS}.{me}",)
-    attested = Grant("tasks for every agent, in its own name", named, since=LAYOUT_WITH_QUEUE_APART)
+    attested = Grant("tasks for every agent, in its own name", named, since=accounts.LAYOUT_WITH_QUEUE_APART)
     return (
         (Grant("tasks for every agent", (subjects.TASK_SUBJECTS,)), attested)
         if me == subjects.COORDINATOR
@@ -247,16 +243,16 @@ _ALL_STATES: Final = (
     Grant("the same, message by message", (subjects.pull(subjects.STATE_STREAM, "*"),), "pull"),
 )
 
-_SAID: Final = Grant("what it did, for the audit", (audit.SAID,), attested=True, since=LAYOUT_WITH_AUDIT)
-
-_OF_AUDIT: Final = (audit.STREAM, audit.SAID_STREAM)
-_CONSUMERS: Final = tuple(subjects.create_consumer(stream, "*", audit.ALL) for stream in _OF_AUDIT)
+_SAID: Final = Grant("what it did, for the audit", (audit.SAID,), attested=True, since=accounts.LAYOUT_WITH_AUDIT)
+_LINES: Final = tuple(
+    subject
+    for stream in audit.STREAMS
+    for subject in (subjects.create_consumer(stream, "*", audit.ALL), subjects.api(f"STREAM.INFO.{stream}"))
+)
+_PULLS: Final = tuple(subjects.pull(stream, "*") for stream in audit.STREAMS)
 _AUDIT: Final = (
-    Grant("reading who did what", _CONSUMERS, since=LAYOUT_WITH_AUDIT),
-    Grant(
-        "the same, line by line", tuple(subjects.pull(one, "*") for one in _OF_AUDIT), "pull", since=LAYOUT_WITH_AUDIT
-    ),
-    Grant("how much it holds", tuple(subjects.api(f"STREAM.INFO.{one}") for one in _OF_AUDIT), since=LAYOUT_WITH_AUDIT),
+    Grant("reading who did what", _LINES, since=accounts.LAYOUT_WITH_AUDIT),
+    Grant("the same, line by line", _PULLS, "pull", since=accounts.LAYOUT_WITH_AUDIT),
 )
 
 _STREAMS: Final = Grant(
@@ -286,7 +282,7 @@ def _inbox(me: str) -> tuple[Grant, ...]:
         Grant(
             "its inbox",
             (subjects.create_consumer(results, "*", subjects.inbox(me)),),
-            since=LAYOUT_WITH_QUEUE_APART,
+            since=accounts.LAYOUT_WITH_QUEUE_APART,
         ),
         Grant("its inbox, message by message", (subjects.pull(results, "*"),), "pull"),
     )
@@ -307,7 +303,7 @@ def _files_of(agent: str, owner: str | None = None) -> tuple[Grant, ...]:
     )
 
 
-def worker(agent: str, may_task: Sequence[str] = (), *, layout: int = LAYOUT_WITH_QUEUE_APART) -> Party:
+def worker(agent: str, may_task: Sequence[str] = (), *, layout: int = accounts.LAYOUT_WITH_QUEUE_APART) -> Party:
     """The workers of one agent: they take its tasks and write what is its own.
 
     Args:
@@ -317,7 +313,7 @@ def worker(agent: str, may_task: Sequence[str] = (), *, layout: int = LAYOUT_WIT
     work = _work(agent)
     if not may_task:
         return Party(agent, work)
-    apart = layout >= LAYOUT_WITH_QUEUE_APART
+    apart = layout >= accounts.LAYOUT_WITH_QUEUE_APART
     giving = _member(agent, may_task) if apart else (*_tasking_unnamed(may_task), *_inbox(agent))
     return Party(agent, (*work, *_beyond(work, giving)), MAX_SUBSCRIPTIONS_OF_READERS)
 
@@ -357,7 +353,7 @@ def _work(agent: str) -> tuple[Grant, ...]:
         *_queue(
             "its tasks whose subject names the publisher",
             subjects.durable_of_parties(agent),
-            since=LAYOUT_WITH_QUEUE_APART,
+            since=accounts.LAYOUT_WITH_QUEUE_APART,
         ),
         Grant("their states", (own, subjects.last_of(subjects.STATE_STREAM, own))),
         Grant("results go to the inbox of the sender", (subjects.RESULT_SUBJECTS,), attested=True),
@@ -365,7 +361,7 @@ def _work(agent: str) -> tuple[Grant, ...]:
         Grant(
             "the same, from a publisher that its subject names",
             (subjects.dead(agent, "*"),),
-            since=LAYOUT_WITH_QUEUE_APART,
+            since=accounts.LAYOUT_WITH_QUEUE_APART,
         ),
         Grant(
             "large outputs: it can write its own, not read them",

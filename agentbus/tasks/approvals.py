@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from agentbus.bus.audit_note import note
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import InvalidIdError, NoApprovalPendingError, TaskConflictError, TaskContentMissingError
 from agentbus.protocol import approval, subjects
@@ -9,7 +10,6 @@ from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.messages import Task, decode_task
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.timestamps import now
-from agentbus.tasks.audit_note import note
 from agentbus.tasks.publish import Published, publish
 from agentbus.tasks.status import TaskStatus
 

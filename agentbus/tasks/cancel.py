@@ -1,5 +1,6 @@
 """Cancels a task: records the request in the ledger, which is durable, and tells the worker, which is fast."""
 
+from agentbus.bus.audit_note import note
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import MessageError, WrongRevisionError
 from agentbus.protocol import subjects
@@ -7,7 +8,6 @@ from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import MAX_REASON_CHARS, CancelRequest
 from agentbus.protocol.task_names import TaskQuery
 from agentbus.protocol.timestamps import now
-from agentbus.tasks.audit_note import note
 from agentbus.tasks.find import find, find_newer
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.status import TaskStatus

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import MessageError
-from agentbus.protocol import message_ids, subjects
-from agentbus.protocol.audit import MAX_HEADER_BYTES
+from agentbus.protocol import ids, subjects
+from agentbus.protocol.audit.names import MAX_HEADER_BYTES
 from agentbus.protocol.headers import CONDITION, LEDGER_REVISION, MSG_ID, REVISION, Headers, is_relayed, number
 from agentbus.protocol.messages import MAX_TASK_BYTES, Task, decode_task
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
@@ -18,7 +18,7 @@ class Incoming:
     Attributes:
         key: the task, with its owner as the subject of its message says.
         revision: the ledger's at the publication; None if the publisher did not give it.
-        publication: the random part of the message id; see `message_ids.task_msg_id`.
+        publication: the random part of the message id; see `ids.task_msg_id`.
     """
 
     task: Task
@@ -62,7 +62,7 @@ def _published(task: Task, key: TaskKey, headers: Headers) -> Incoming:
     revision, msg_id = number(headers[name]), headers.get(MSG_ID, "")
     if revision is None:
         raise MessageError(f"the header {name} is not a number")
-    publication = message_ids.publication_of(msg_id, key) if name == REVISION else None
-    if msg_id != message_ids.task_msg_id(key, publication) or (name == REVISION and publication is None):
+    publication = ids.publication_of(msg_id, key) if name == REVISION else None
+    if msg_id != ids.task_msg_id(key, publication) or (name == REVISION and publication is None):
         raise MessageError(f"the header {MSG_ID} does not belong to this task")
     return Incoming(task, key, revision, publication)

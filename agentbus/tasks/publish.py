@@ -16,7 +16,7 @@ from agentbus.errors import (
     WrongRevisionError,
 )
 from agentbus.observability import tracing
-from agentbus.protocol import message_ids, subjects
+from agentbus.protocol import ids, subjects
 from agentbus.protocol.headers import REVISION
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.json_codec import encode
@@ -136,7 +136,7 @@ async def _create(bus: Bus, ledger: Ledger, key: TaskKey, entry: Entry, size: in
 
 
 async def _store(bus: Bus, key: TaskKey, data: bytes, entry: Entry, revision: int) -> Stored:
-    msg_id = message_ids.task_msg_id(key, entry.publication)
+    msg_id = ids.task_msg_id(key, entry.publication)
     headers = {REVISION: str(revision), **tracing.headers()}
     return await bus.store(subjects.tasks_of(key.agent, key.owner), data, msg_id=msg_id, headers=headers)
 

@@ -9,7 +9,8 @@ from agentbus.bus import setup
 from agentbus.bus.setup import Found, ensure_consumer, plan, set_up
 from agentbus.bus.topology import ReplicaPlan, wanted_consumers, wanted_files, wanted_streams
 from agentbus.errors import ApiError
-from agentbus.protocol import audit, subjects
+from agentbus.protocol import subjects
+from agentbus.protocol.audit import names as audit
 from agentbus.provision.nats_server import NatsServer, run_server
 from support.altered_link import altered_link, at_first, refused
 from support.harness import run_cli

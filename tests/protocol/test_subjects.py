@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from agentbus.errors import InvalidIdError
-from agentbus.protocol import message_ids, subjects
+from agentbus.protocol import ids, subjects
 from agentbus.protocol.subjects import TaskKey
 
 VALID_AGENTS = ["a", "0", "-", "_", "code", "Code-2_b", "agent", "agent_", "x" * 64, "-dash"]
@@ -136,8 +136,8 @@ def test_what_does_not_fit_into_an_api_subject_is_no_name_of_a_stream(name: str)
         (subjects.control("code"), "agent.code.control"),
         (subjects.durable("code"), "agent-code"),
         (subjects.address("code"), "agent-code"),
-        (message_ids.task_msg_id(TaskKey("code", "t.1"), None), "code.t.1"),
-        (message_ids.task_msg_id(TaskKey("code", "t.1"), "n0nce"), "code.t.1.n0nce"),
+        (ids.task_msg_id(TaskKey("code", "t.1"), None), "code.t.1"),
+        (ids.task_msg_id(TaskKey("code", "t.1"), "n0nce"), "code.t.1.n0nce"),
         (subjects.files_bucket("code"), "AGENT_FILES_code"),
         (subjects.state(TaskKey("code", "t.1")), "$KV.AGENT_STATE.code.t.1"),
         (subjects.states("code"), "$KV.AGENT_STATE.code.>"),

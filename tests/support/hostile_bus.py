@@ -8,7 +8,8 @@ from agentbus import Coordinator
 from agentbus.bus.setup import set_up
 from agentbus.bus.topology import consumer_config
 from agentbus.errors import ApiError
-from agentbus.protocol import audit, subjects
+from agentbus.protocol import subjects
+from agentbus.protocol.audit import names as audit
 from agentbus.protocol.headers import DEAD_ORIGIN, DEAD_REASON, DEAD_SHA256, DEAD_SIZE, DEAD_WORKER
 from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.messages import Task, decode_task

@@ -16,7 +16,8 @@ from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.setup import set_up
 from agentbus.config.toml_text import toml_text
 from agentbus.errors import ApiError, PermissionDeniedError, SetupMissingError
-from agentbus.protocol import audit, subjects
+from agentbus.protocol import subjects
+from agentbus.protocol.audit import names as audit
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.messages import new_task
 from agentbus.protocol.permissions import ADMINISTRATOR

@@ -27,7 +27,7 @@ from agentbus.config.toml_text import toml_text
 from agentbus.config.urls import parse_urls
 from agentbus.errors import AgentBusError, ConfigError, CorruptEntryError, MessageError
 from agentbus.observability import tracing
-from agentbus.protocol import message_ids, subjects
+from agentbus.protocol import ids, subjects
 from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID, REVISION
 from agentbus.protocol.ids import make_result_id
 from agentbus.protocol.json_codec import Json, decode, encode
@@ -148,7 +148,7 @@ def test_a_result_is_accepted_or_refused(data: bytes):
 
 def delivery(data: bytes, headers: dict[str, str], subject: str = "agent.code.tasks") -> Delivery:
     reply = "$JS.ACK.AGENT_TASKS.agent-code.1.1.1.1763769600000000000.0"
-    message = SimpleNamespace(reply=reply, data=data, headers=headers, subject=subject)
+    message = SimpleNamespace(reply=reply, data=data, headers=headers, subject=subject, header_bytes=0)
     return Delivery(cast("Any", None), cast("Any", message))
 
 
@@ -163,7 +163,7 @@ def test_a_delivery_is_accepted_or_refused(data: bytes, headers: dict[str, str])
 @given(DIGITS)
 def test_the_revision_of_a_delivery_is_a_number_or_refused(revision: str):
     for name, publication in ((LEDGER_REVISION, None), (REVISION, "n0nce")):
-        headers = {name: revision, MSG_ID: message_ids.task_msg_id(TaskKey("code", str(TASK["id"])), publication)}
+        headers = {name: revision, MSG_ID: ids.task_msg_id(TaskKey("code", str(TASK["id"])), publication)}
         with only(MessageError):
             found = read_delivery(delivery(dumped(TASK), headers), "code")
             assert (found.revision, found.publication) == (int(revision), publication)

@@ -12,7 +12,8 @@ from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import StreamInfo
 from agentbus.bus.replicas import Replicas, replicas_of
 from agentbus.errors import BusError, PermissionDeniedError
-from agentbus.protocol import audit, subjects
+from agentbus.protocol import subjects
+from agentbus.protocol.audit import names as audit
 
 # Early enough to act: a full stream refuses new messages.
 _NEARLY_FULL: Final = 0.85

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from agentbus.coordinator import Coordinator
-    from agentbus.protocol.audit_lines import Line
+    from agentbus.protocol.audit.lines import Line
 
 _MAX_LISTED = 100_000
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentbus.protocol import audit
 from agentbus.protocol.accounts import BUS, TASKS, Account, account_of, covers
+from agentbus.protocol.audit import names as audit
 from agentbus.protocol.permissions import Party
 from agentbus.provision.conf_text import quoted, quoted_list
 

@@ -13,10 +13,9 @@ from agentbus.config.storage_sizes import split, storage_size, times
 from agentbus.config.toml_text import toml_text
 from agentbus.errors import ConfigError
 from agentbus.protocol import accounts, permissions, subjects
+from agentbus.protocol.accounts import LAYOUT_WITH_AUDIT, LAYOUT_WITH_QUEUE_APART
 from agentbus.protocol.permissions import (
     ADMINISTRATOR,
-    LAYOUT_WITH_AUDIT,
-    LAYOUT_WITH_QUEUE_APART,
     RESERVED,
     Party,
 )

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import BusError, CorruptEntryError, MessageError, StreamFullError
 from agentbus.observability import tracing
-from agentbus.protocol import message_ids, subjects
+from agentbus.protocol import ids, subjects
 from agentbus.protocol.headers import (
     DEAD_AGENT,
     DEAD_ORIGIN,
@@ -186,7 +186,7 @@ def _is_message_of(delivery: Delivery, record: Record) -> bool:
     An entry of an older publisher has no random part. Then the revision in the header decides, while it is unchanged.
     """
     publication = record.entry.publication
-    if delivery.headers.get(MSG_ID) != message_ids.task_msg_id(record.key, publication):
+    if delivery.headers.get(MSG_ID) != ids.task_msg_id(record.key, publication):
         return False
     revision = number(delivery.headers.get(LEDGER_REVISION, ""))
     return publication is not None or record.entry.terminal or revision == record.revision

@@ -13,6 +13,7 @@ STREAM: Final = "AGENT_AUDIT"
 """Holds a line for each task that was published: the headers of its message."""
 SAID_STREAM: Final = "AGENT_AUDIT_SAID"
 """Holds what parties said that they did."""
+STREAMS: Final = (STREAM, SAID_STREAM)
 PUBLISHED: Final = ("audit.*.tasks", "audit.*.tasks.*")
 NOT_ATTESTED: Final = "~"
 """Stands where the server puts the id of the party, if that has an account of its own. No id may hold it."""

@@ -4,8 +4,8 @@ from contextlib import suppress
 
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import BusError
-from agentbus.protocol import audit
-from agentbus.protocol.audit_lines import said_body
+from agentbus.protocol.audit import names as audit
+from agentbus.protocol.audit.lines import said_body
 from agentbus.protocol.subjects import TaskKey
 
 

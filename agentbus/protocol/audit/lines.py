@@ -5,8 +5,8 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agentbus.protocol import message_ids, subjects
-from agentbus.protocol.audit import NOT_ATTESTED
+from agentbus.protocol import ids, subjects
+from agentbus.protocol.audit.names import NOT_ATTESTED
 from agentbus.protocol.headers import MSG_ID, MSG_SIZE, REVISION, Headers, number
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
@@ -71,10 +71,10 @@ def _read_published(agent: str, party: str, at: datetime, headers: Headers) -> L
     if not (subjects.is_agent_id(agent) and subjects.is_agent_id(party)):
         return None
     msg_id = headers.get(MSG_ID, "")
-    origin = message_ids.origin_of(msg_id)
+    origin = ids.origin_of(msg_id)
     # A message that is queued again lacks the header: see `agentbus.admin.dead_letters.requeue`.
     has_publication = REVISION in headers or origin is not None
-    task = message_ids.task_of_msg_id(origin or msg_id, agent, party, has_publication=has_publication)
+    task = ids.task_of_msg_id(origin or msg_id, agent, party, has_publication=has_publication)
     what = "publish" if origin is None else "publish again"
     return Line(at, party, True, what, agent, task, size=number(headers.get(MSG_SIZE, "")))
 
