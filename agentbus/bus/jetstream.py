@@ -154,6 +154,14 @@ class Bus(Connection):
         """The connections into the accounts of streams that this user is in."""
         return (self,)
 
+    @property
+    def attests_writers(self) -> bool:
+        """Whether results are stored under subjects that name their writers, as far as this user can tell.
+
+        They are where the queue has an account of its own, which the administrator alone can see.
+        """
+        return len(self.accounts) > 1
+
     async def misplaced_streams(self) -> list[str]:
         """Read the names of the streams that lie in another account than they belong into."""
         return []

@@ -104,7 +104,7 @@ async def set_up(
             f"{misplaced[0]} lies in the account BUS and belongs into TASKS: agentbus init --upgrade finishes that"
         )
     granted = (await bus.account_info()).max_storage_bytes
-    wanted = [*wanted_streams(attested=_attested(bus)), *(wanted_files(agent, files_limit) for agent in agents)]
+    wanted = [*wanted_streams(attested=bus.attests_writers), *(wanted_files(agent, files_limit) for agent in agents)]
     if replicas is not None and replicas > 1 and not bus.clustered:
         raise BusError(
             f"this server is not in a cluster, so there cannot be {replicas} replicas: leave out --replicas, or make a "
@@ -131,7 +131,7 @@ async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) ->
     Raises:
         PermissionDeniedError: the user may not read them.
     """
-    streams = [item for item in wanted_streams(attested=_attested(bus)) if item.name in names]
+    streams = [item for item in wanted_streams(attested=bus.attests_writers) if item.name in names]
     wanted = [*streams, *(wanted_files(agent) for agent in agents)]
     for step in plan(wanted, agents, await _look(bus, wanted, agents), _AS_FOUND, update=False):
         yield step.as_found()
@@ -173,11 +173,6 @@ async def ensure_files_bucket(bus: Bus, agent: str) -> None:
     """
     wanted = wanted_files(agent)
     await bus.api(f"STREAM.CREATE.{wanted.name}", {**wanted.config, "num_replicas": await _replicas_of_tasks(bus)})
-
-
-def _attested(bus: Bus) -> bool:
-    """Whether results name their writers: where parties have accounts, and the queue has one. Others cannot tell."""
-    return len(bus.accounts) > 1
 
 
 _AS_FOUND: Final = ReplicaPlan(granted_bytes=-1, for_new=1, for_existing=None, clustered=False)
@@ -321,17 +316,17 @@ async def _apply_to_stream(bus: Bus, step: Step) -> Finding:
     if step.action == "leave":
         return step.as_found()
     refused: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
     if step.action == "update" and step.kind == "stream":
-        config, kept = await without_deletions(bus, step.name, step.config)
+        config, refused = await without_deletions(bus, step.name, step.config)
         step = replace(step, config=config)
     try:
         made = await _sent(bus, step.action, step.name, step.config)
     except ApiError as error:
         if step.action == "create" or error.err_code != _NOT_CHANGEABLE:
             raise
-        made, refused = await _change_one_by_one(bus, step)
-    left = (*_differences(step.wanted, made), *kept, *refused)
+        made, more = await _change_one_by_one(bus, step)
+        refused = (*refused, *more)
+    left = (*_differences(step.wanted, made), *refused)
     if step.action == "create":
         return Finding(step.kind, step.name, "made", left)
     return Finding(step.kind, step.name, "different" if left else "updated", left or step.differences)

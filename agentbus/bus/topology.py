@@ -198,15 +198,7 @@ def wanted_streams(*, attested: bool = False) -> list[Wanted]:
             duplicate_window=8 * _DAY,
             **_READ_BY_PARTIES,
         ),
-        _stream(
-            subjects.DEAD_STREAM,
-            subjects.DEAD_SUBJECTS,
-            subjects.ATTESTED_DEAD_SUBJECTS,
-            max_age=30 * _DAY,
-            share=0.04,
-            subject_bound=_OF_DEAD_LETTERS,
-            duplicate_window=8 * _DAY,
-        ),
+        _dead_letters(),
         *_audit(),
         # The ledger keeps an entry longer than the result of its task is kept.
         _bucket(
@@ -228,6 +220,20 @@ def wanted_streams(*, attested: bool = False) -> list[Wanted]:
             **_READ_BY_PARTIES,
         ),
     ]
+
+
+def _dead_letters() -> Wanted:
+    return _stream(
+        subjects.DEAD_STREAM,
+        subjects.DEAD_SUBJECTS,
+        subjects.ATTESTED_DEAD_SUBJECTS,
+        max_age=30 * _DAY,
+        share=0.04,
+        subject_bound=_OF_DEAD_LETTERS,
+        # The server remembers the ids of messages that went, too: with a longer window, a worker that pushes out its
+        # own letters could make it remember any number. A letter that is stored twice is shown once.
+        duplicate_window=_NO_IDS,
+    )
 
 
 def wanted_files(agent: str, limit: int | None = None) -> Wanted:

@@ -1,7 +1,7 @@
 """The objects that all jobs of one worker share."""
 
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentbus.bus.jetstream import Bus
 from agentbus.config.worker_schema import WorkerConfig
@@ -19,7 +19,8 @@ from agentbus_worker.state_folder import StateFolder
 class Context:
     """The bus, the configuration, and the worker's own state on disk and in the process table.
 
-    `held` has the keys of the tasks that this worker has claimed and not settled yet.
+    `held` has the keys of the tasks that this worker has claimed and not settled yet. `dead_letters` has, by the place
+    of the message, how each was kept whose sender could not be notified yet.
     """
 
     bus: Bus
@@ -33,6 +34,7 @@ class Context:
     children: Children
     held: Container[TaskKey]
     metrics: Metrics
+    dead_letters: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def agent(self) -> str:

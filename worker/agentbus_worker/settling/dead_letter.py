@@ -38,6 +38,8 @@ log = logging.getLogger("agentbus.worker")
 _HEADERS_BYTES: Final = 4_096
 _REASON_CHARS: Final = 500
 _RETRY_S: Final = 5.0
+_MOST_REMEMBERED: Final = 2000
+"""How many stored letters a worker remembers: the bus has up to 1000 messages of each consumer under way."""
 SHORTEST_NAK_S: Final = 0.5
 """The shortest delay of a nak for a task that another worker may hold."""
 
@@ -60,9 +62,13 @@ async def store_dead_letter(context: Context, delivery: Delivery, reason: str) -
     """
     where = f"{delivery.stream}.{delivery.stream_seq}"
     try:
-        kept = await _keep(context, delivery, where, reason)
+        kept = context.dead_letters.get(where) or await _keep(context, delivery, where, reason)
+        if len(context.dead_letters) >= _MOST_REMEMBERED:
+            context.dead_letters.clear()
+        context.dead_letters[where] = kept  # this message may come back more often than the bus remembers its id
         await _notify_sender(context, delivery, reason)
         await delivery.term(_header_value(reason))
+        context.dead_letters.pop(where, None)
     except _LeaseHeldError as held:
         log.info("message %s is not a valid task (%s), but a worker may hold its task; looking again in %.1f s",
                  where, reason, held.wait_s)  # fmt: skip
