@@ -110,7 +110,7 @@ POINTS: dict[str, Point] = {
     "queued, caller not answered": Point(coordinator, "publish", "after"),
     "cancel request written, worker not notified": Point(Ledger, "write", "after"),
     "expired, result not published": Point(Ledger, "write", "after", writes("settled")),
-    "requeued, dead letter not deleted": Point(dead_letters, "drop", "before"),
+    "requeued, dead letter not deleted": Point(dead_letters, "_delete", "before"),
 }
 
 
