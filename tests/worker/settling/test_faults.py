@@ -386,3 +386,21 @@ async def test_with_little_room_for_dead_letters_the_reason_is_kept_without_the_
     with pytest.raises(RequeueError, match="0 of"):
         await requeue(coordinator.bus, letter.seq)
     assert (await coordinator.task(task_id).status()).state == "failed"
+
+
+async def test_a_dead_letter_whose_sender_cannot_be_told_yet_is_stored_once(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await publish(coordinator, "x" * 5_000)
+    await coordinator.bus.store("agent.doc.results", b"filler")
+    make_room = await fill(coordinator, "AGENT_RESULTS")
+    async with worker(worker_toml(tmp_path, server.url, worker={"max_task_bytes": 2_000})) as child:
+        # The bus has forgotten the id of the letter when the message comes back.
+        await eventually(
+            lambda: child.log.read_text(encoding="utf-8").count("as a dead letter yet") > 1, "it has come back"
+        )
+        await make_room()
+        await acknowledged(coordinator)
+    assert (await counts(coordinator))["AGENT_DEAD"] == 1
+    [told] = await result_messages(coordinator)
+    assert told["status"] == "failed"
