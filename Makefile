@@ -91,7 +91,7 @@ chaos: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m system.chaos $(if $(SEEDS),--seeds "$(SEEDS)") --record build/chaos.jsonl $(ARGS)
 
 cluster: $(STAMP)
-	@$(BIN)/pytest -q tests/system/test_cluster.py
+	@$(BIN)/pytest -q -m "cluster or not cluster" --timeout 900 tests/system/test_cluster.py tests/system/test_cluster_upgrade.py
 	@PYTHONPATH=tests $(BIN)/python -m system.chaos --cluster --seeds "$(or $(SEEDS),1)" --record build/cluster.jsonl $(ARGS)
 
 # The oldest server that agentbus works with, from the same kind of wheel.

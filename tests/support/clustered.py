@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agentbus import Coordinator
 from agentbus.bus.jetstream import Bus, connect
@@ -18,14 +18,12 @@ from agentbus.config.schema import CoordinatorNatsSection
 from agentbus.errors import AgentBusError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
+from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.new_bus import create
 from agentbus.provision.bus_folder.server_folder import Member
 from agentbus.provision.nats_server import NatsServer, start_server
 from support.harness import eventually, worker_toml
 from support.installation import PLAN, credential_of, free_port
-
-if TYPE_CHECKING:
-    from agentbus.provision.bus_folder.folder import BusFolder
 
 ELECTION_S = 60.0
 """How long servers that have lost one of them may take to agree again, also on a busy machine."""
@@ -34,11 +32,9 @@ ELECTION_S = 60.0
 class Cluster:
     """The servers of one bus, by name."""
 
-    def __init__(self, path: Path, agents: Iterable[str]) -> None:
-        members = tuple(Member("127.0.0.1", free_port(), free_port()) for _ in range(3))
-        plan = replace(PLAN, members=members, listen="127.0.0.1")
+    def __init__(self, path: Path, folder: BusFolder) -> None:
         self.path = path
-        self.folder: BusFolder = create(path / "bus", plan, agents)
+        self.folder = folder
         self.names = [server.name for server in self.folder.servers]
         self.running: dict[str, NatsServer] = {}
         self._busy = asyncio.Lock()
@@ -148,7 +144,16 @@ def _monitored(store: Path, pid: int) -> dict[str, Any]:
 @asynccontextmanager
 async def cluster(path: Path, agents: Iterable[str] = ("code",)) -> AsyncGenerator[Cluster]:
     """Three servers that agree, with nothing set up."""
-    servers = Cluster(path, agents)
+    members = tuple(Member("127.0.0.1", free_port(), free_port()) for _ in range(3))
+    plan = replace(PLAN, members=members, listen="127.0.0.1")
+    async with cluster_of(path, create(path / "bus", plan, agents)) as servers:
+        yield servers
+
+
+@asynccontextmanager
+async def cluster_of(path: Path, folder: BusFolder) -> AsyncGenerator[Cluster]:
+    """The servers of an existing folder."""
+    servers = Cluster(path, folder)
     try:
         await servers.start()
         await servers.ready()
