@@ -92,7 +92,7 @@ async def test_the_streams_share_what_the_bus_may_store_as_if_it_were_one_accoun
     async with connect(own.settings(ADMINISTRATOR)) as admin:
         granted = [(await one.account_info()).max_storage_bytes for one in (admin.accounts[1], admin)]
         bounds = {name: (await admin.stream_info(name)).max_bytes for name in await admin.stream_names()}
-    assert granted == [1024 * MIB // 5, 1024 * MIB]
+    assert granted == [1024 * MIB * 16 // 100, 1024 * MIB]
     assert bounds["AGENT_TASKS"] == int(1024 * MIB * 0.15)
     assert bounds["KV_AGENT_STATE"] == bounds["AGENT_RESULTS"] == int(1024 * MIB * 0.3)
 
