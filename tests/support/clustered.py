@@ -144,10 +144,14 @@ def _monitored(store: Path, pid: int) -> dict[str, Any]:
 @asynccontextmanager
 async def cluster(path: Path, agents: Iterable[str] = ("code",)) -> AsyncGenerator[Cluster]:
     """Three servers that agree, with nothing set up."""
-    members = tuple(Member("127.0.0.1", free_port(), free_port()) for _ in range(3))
-    plan = replace(PLAN, members=members, listen="127.0.0.1")
-    async with cluster_of(path, create(path / "bus", plan, agents)) as servers:
+    async with cluster_of(path, new_folder(path, agents)) as servers:
         yield servers
+
+
+def new_folder(path: Path, agents: Iterable[str]) -> BusFolder:
+    """Make the folder of a bus with three servers on this machine."""
+    members = tuple(Member("127.0.0.1", free_port(), free_port()) for _ in range(3))
+    return create(path / "bus", replace(PLAN, members=members, listen="127.0.0.1"), agents)
 
 
 @asynccontextmanager

@@ -130,7 +130,7 @@ class ThreeServers(Ground):
     """A cluster as `agentbus init --member` makes it, with TLS and an account for each party."""
 
     async def open(self) -> None:
-        self._cluster = Cluster(self.folder, self.plan.agents)
+        self._cluster = Cluster(self.folder, new_folder(self.folder, self.plan.agents))
         await self._cluster.start()
         await self._cluster.ready()
 
