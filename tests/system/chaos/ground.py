@@ -11,12 +11,12 @@ from typing import Final
 from agentbus import Coordinator, connect
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.setup import set_up
-from agentbus.bus.topology import consumer_config
+from agentbus.bus.topology import SECOND_NS, wanted_consumers
 from agentbus.config.schema import CoordinatorConfig, CoordinatorNatsSection
 from agentbus.errors import ServerBinaryError
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer, start_server
-from support.clustered import ELECTION_S, Cluster
+from support.clustered import ELECTION_S, Cluster, new_folder
 from support.harness import eventually
 from system.chaos.faults import FaultKind
 from system.chaos.fleet import Events
@@ -78,9 +78,9 @@ class Ground(ABC):
         async with self.administrator() as bus:
             await set_up(bus, replicas=self.plan.copies)
             for agent in self.plan.agents:
-                durable = subjects.durable(agent)
-                short = consumer_config(agent, durable, ack_wait_s=self.plan.lease_s)
-                await bus.create_consumer(subjects.TASKS_STREAM, durable, short)
+                for wanted in wanted_consumers(agent):
+                    short = {**wanted, "ack_wait": int(self.plan.lease_s * SECOND_NS)}
+                    await bus.create_consumer(subjects.TASKS_STREAM, wanted["durable_name"], short)
             await set_up(bus, self.plan.agents, replicas=self.plan.copies)
 
 
