@@ -8,11 +8,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-large coverage check format docs bench attacks conformance chaos cluster test-oldest-server test-lowest release-check clean help
+.PHONY: demo test test-long test-large coverage check format docs bench attacks conformance chaos cluster test-oldest-server test-lowest release-check clean help
 
 help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
 	@echo "make test                the tests, against a real nats-server"
+	@echo "make test-long           those that the gate leaves out, because they take long for what they add"
 	@echo "make test-large          the tests that move gigabytes"
 	@echo "make coverage            the tests, and how much of the code they reach; processes that they start are measured too"
 	@echo "make check               format, lint, types, imports, size of modules and functions, uv.lock"
@@ -46,6 +47,10 @@ demo: $(STAMP)
 # The tests spend most of their time waiting for processes, so there are more of them at once than there are cores.
 test: $(STAMP)
 	$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
+
+# What takes long for what it adds to a test of the gate: other ways in, and the tests of the tests.
+test-long: $(STAMP)
+	$(BIN)/pytest -n 4 --dist worksteal -m long $(ARGS)
 
 # A gigabyte of output through a worker and back: it takes a minute, and 4 GB of disk.
 test-large: $(STAMP)

@@ -7,6 +7,7 @@ import pytest
 
 from support.harness import BOUND_S, ROOT, Ran, run_python
 
+IN_GATE = ("throughput", "publish")
 NAMES = ("throughput", "overhead", "publish", "watch", "inbox", "idle", "startup", "handshake", "http")
 
 pytestmark = [
@@ -22,7 +23,12 @@ async def bench(*arguments: str) -> Ran:
     )  # they start dozens of processes
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "handshake"])  # that is in test_mcp_startup.py
+@pytest.mark.parametrize(
+    "name",
+    [  # "handshake" is in test_mcp_startup.py
+        name if name in IN_GATE else pytest.param(name, marks=pytest.mark.long) for name in NAMES if name != "handshake"
+    ],
+)
 async def test_a_benchmark_prints_a_line_for_each_ratio(name: str):
     ran = await bench(name)
     assert ran.out, ran.err

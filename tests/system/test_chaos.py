@@ -19,6 +19,7 @@ async def test_every_task_has_one_result_after_a_storm():
     assert not account.wrong, f"\n{account.table()}\n{account.faults()}"
 
 
+@pytest.mark.long
 async def test_the_storm_reports_a_worker_that_acknowledges_before_it_has_a_result():
     for seed in (1, 2, 3):  # on a busy machine the faults of one storm may all miss the moments that hurt
         account = await run_storm(broken(seed=seed), keep=False)

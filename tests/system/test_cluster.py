@@ -32,6 +32,7 @@ async def set_up(servers: Cluster, *options: str) -> tuple[int, dict[str, str], 
     return ran.code, {item["name"]: item["outcome"] for item in found}, ran.err
 
 
+@pytest.mark.cluster
 async def test_a_bus_with_one_replica_gets_three_and_loses_nothing(tmp_path: Path):
     async with cluster(tmp_path) as servers:
         code, outcomes, said = await set_up(servers, "--agent", "code")

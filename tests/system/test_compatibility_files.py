@@ -75,7 +75,14 @@ async def test_each_version_uses_the_files_and_streams_of_the_other(
         differences = {
             text.split()[0] for line in again.splitlines() for text in json.loads(line).get("differences", [])
         }
-        newer = {"consumer_limits", "max_consumers", "duplicate_window", "subjects"}
+        newer = {
+            "consumer_limits",
+            "max_consumers",
+            "duplicate_window",
+            "subjects",
+            "republish",
+            "max_msgs_per_subject",
+        }
         assert differences == (newer if maker == "old" else set[str]())
         async with worker(here / WORKER_FILE, env=second), connect(config=here / COORDINATOR_FILE) as coordinator:
             status = await outcome(coordinator, "say:done")

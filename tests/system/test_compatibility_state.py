@@ -30,7 +30,7 @@ pytestmark = pytest.mark.posix("a worker needs process groups and signals")
 Envs = tuple[dict[str, str], dict[str, str]]
 
 
-@pytest.fixture(params=["old worker, then new", "new worker, then old"])
+@pytest.fixture(params=["old worker, then new", pytest.param("new worker, then old", marks=pytest.mark.long)])
 def versions(request: pytest.FixtureRequest, old: OldVersion) -> Envs:
     """The environments of the worker that is killed, and of the one that follows."""
     return (old.env, {}) if request.param.startswith("old") else ({}, old.env)

@@ -179,7 +179,13 @@ async def store_others(coordinator: Coordinator) -> None:
     delivery = cast("Delivery", Refused())
     context = cast(
         "Context",
-        SimpleNamespace(bus=coordinator.bus, ledger=Ledger(coordinator.bus), agent="code", instance="machine-1"),
+        SimpleNamespace(
+            bus=coordinator.bus,
+            ledger=Ledger(coordinator.bus),
+            agent="code",
+            instance="machine-1",
+            dead_letters=dict[str, str](),
+        ),
     )
     assert await store_dead_letter(context, delivery, reason)
     await announce(coordinator.bus, PRESENCE)
@@ -264,7 +270,7 @@ def accounts_of_today(text: str) -> str:
     return '\n  "agent-'.join([first, *accounts])
 
 
-OF_OWNED_TASKS = re.compile(r"AGENT_TASKS\.tasks-\w+|agent\.[*]\.tasks\.|agent\.\w+\.dead\.[*]")
+OF_OWNED_TASKS = re.compile(r"AGENT_TASKS\.tasks-\w+|agent\.[*]\.tasks\.|agent\.\w+\.dead\.[*]|audit\.|AGENT_AUDIT")
 """What a bus of the older layout has more than before: so far it is used by nothing but the upgrade."""
 
 

@@ -11,7 +11,11 @@ def first_fault(report: Report) -> str:
     return next(iter(report.two_results + report.unconfirmed + report.stuck), "")
 
 
-@pytest.mark.parametrize("foreign", [False, True], ids=["published by agentbus", "published by a stranger"])
+@pytest.mark.parametrize(
+    "foreign",
+    [False, pytest.param(True, marks=pytest.mark.long)],
+    ids=["published by agentbus", "published by a stranger"],
+)
 @pytest.mark.parametrize(
     ("crashes", "losses", "forgets", "cancels"),
     [(1, 1, 1, 1), (2, 1, 0, 0), (2, 0, 1, 0)],
@@ -27,7 +31,11 @@ def test_no_order_of_events_leads_to_two_results_or_to_none(
     assert ("cancelled" in report.endings) == bool(cancels)
 
 
-@pytest.mark.parametrize("foreign", [False, True], ids=["published by agentbus", "published by a stranger"])
+@pytest.mark.parametrize(
+    "foreign",
+    [False, pytest.param(True, marks=pytest.mark.long)],
+    ids=["published by agentbus", "published by a stranger"],
+)
 @pytest.mark.parametrize(("crashes", "losses"), [(1, 0), (0, 1)], ids=["a crash", "a lost answer"])
 def test_a_lagging_replica_does_not_break_the_settlement(crashes: int, losses: int, foreign: bool):
     explorer = Explorer(crashes=crashes, losses=losses, forgets=1, cancels=1, lags=1)

@@ -237,7 +237,7 @@ async def use_it_over_http(run: Run, config: Path) -> None:
                 run.keep(repr(refused.headers) + refused.text)
 
 
-@pytest.mark.parametrize("auth", ["nkey", "password"])
+@pytest.mark.parametrize("auth", ["nkey", pytest.param("password", marks=pytest.mark.long)])
 async def test_the_secrets_of_a_run_are_only_in_their_own_files(tmp_path: Path, home: Path, auth: str) -> None:
     if auth == "password":
         pytest.importorskip("bcrypt")

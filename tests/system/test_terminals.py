@@ -130,7 +130,7 @@ def test_every_command_has_its_place_here():
     assert set(ELSEWHERE.values()) <= set(globals())
 
 
-@pytest.fixture(params=[{}, {"NO_COLOR": "1"}], ids=["colour", "no colour"])
+@pytest.fixture(params=[{}, pytest.param({"NO_COLOR": "1"}, marks=pytest.mark.long)], ids=["colour", "no colour"])
 def env(request: pytest.FixtureRequest) -> dict[str, str]:
     return request.param
 

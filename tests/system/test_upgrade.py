@@ -59,7 +59,7 @@ async def streams_of(account: Bus) -> list[str]:
     return (await account.api("STREAM.NAMES"))["streams"] or []
 
 
-@pytest.mark.parametrize("version", ["new", "old"])
+@pytest.mark.parametrize("version", ["new", pytest.param("old", marks=pytest.mark.long)])
 async def test_tasks_that_wait_and_run_meanwhile_are_done_once(
     tmp_path: Path, folder: Path, old: OldVersion, version: str
 ) -> None:

@@ -262,21 +262,6 @@ async def test_a_relayed_or_mislabelled_message_is_refused_as_a_dead_letter(
     assert (await counts(coordinator))["AGENT_DEAD"] == 1
 
 
-async def test_a_dead_letter_that_cannot_be_stored_is_not_dropped(
-    tmp_path: Path, server: NatsServer, coordinator: Coordinator
-):
-    config = (await coordinator.bus.api("STREAM.INFO.AGENT_DEAD"))["config"]
-    await coordinator.bus.store("agent.doc.dead", b"filler")
-    await coordinator.bus.api("STREAM.UPDATE.AGENT_DEAD", {**config, "max_msgs": 1})
-    await coordinator.bus.store("agent.code.tasks", b"junk")
-    async with worker(worker_toml(tmp_path, server.url)) as child:
-        await child.until_said("cannot be stored as a dead letter yet")
-        assert (await counts(coordinator))["AGENT_TASKS"] == 1
-        await coordinator.bus.api("STREAM.UPDATE.AGENT_DEAD", {**config, "max_msgs": -1})
-        await acknowledged(coordinator)
-    assert (await counts(coordinator))["AGENT_DEAD"] == 2
-
-
 async def test_an_unreadable_ledger_entry_sends_the_task_to_the_dead_letters(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):

@@ -100,9 +100,7 @@ class _Accounts:
                 *(f"      {one}" for one in exports[account.name]),
                 *(f"      {one}" for one in self._audit_exports(account.name)),
                 "    ]",
-                "    imports: [",
-                *(f"      {one}" for one in self._audit_imports(account.name)),
-                "    ]",
+                *self._audit_imports(account.name),
                 "  }",
             )
         for login in self._logins:
@@ -152,8 +150,11 @@ class _Accounts:
 
     def _audit_imports(self, account: Account) -> Iterable[str]:
         if len(self._streams) > 1 and account == BUS:
-            for subject in audit.PUBLISHED:
-                yield f"{{ stream: {{ account: {TASKS}, subject: {quoted(subject)} }} }}"
+            yield "    imports: ["
+            yield from (
+                f"      {{ stream: {{ account: {TASKS}, subject: {quoted(one)} }} }}" for one in audit.PUBLISHED
+            )
+            yield "    ]"
 
     def _imports(self, party: Party) -> Iterable[str]:
         yield _service_import(self._streams[0].name, _ACCOUNT_INFO)
