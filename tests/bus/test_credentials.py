@@ -26,14 +26,17 @@ async def bus(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncGenerator[
         yield running
 
 
-def on(*kinds: str) -> pytest.MarkDecorator:
+def on(*kinds: Any) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("bus", kinds, indirect=True)
 
+
+IN_GATE = ("token", "creds", "TLS first", "password and certificate")
+"""Between them they have each way to sign in that other tests of the gate do not take."""
 
 # -- right ------------------------------------------------------------------------------------------------------
 
 
-@on(*KINDS)
+@on(*(kind if kind in IN_GATE else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS))
 async def test_with_each_kind_of_credential_commands_worker_and_mcp_server_do_the_main_job(bus: Bus) -> None:
     main = str(bus.coordinator_toml("main"))
     made = await run_cli("setup", "--config", str(bus.coordinator_toml("admin")), "--agent", "code")

@@ -16,7 +16,9 @@ AT_MOST = 1.6
 """The target is 1.15, which `make bench ONLY=handshake` checks on an idle machine; other tests add noise."""
 
 
-@pytest.mark.parametrize(("method", "bus"), [("initialize", "down"), ("server/discover", "up")])
+@pytest.mark.parametrize(
+    ("method", "bus"), [("initialize", "down"), pytest.param("server/discover", "up", marks=pytest.mark.long)]
+)
 async def test_the_first_request_is_answered_about_as_fast_as_the_sdk_is_imported(
     method: str, bus: str, server: NatsServer
 ) -> None:
