@@ -20,6 +20,7 @@ from agentbus.errors import (
     WrongRevisionError,
 )
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
+from support.fake_server import fake_server
 from support.harness import BOUND_S, eventually
 
 USERS = """
@@ -356,13 +357,9 @@ async def test_a_tls_url_is_not_spoken_to_without_tls_and_no_credential_is_sent(
         writer.write(b"INFO " + json.dumps(info).encode() + b"\r\n")
         while data := await reader.read(1024):
             received.extend(data)
-        writer.close()
-        await writer.wait_closed()
         done.set()
 
-    fake = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = fake.sockets[0].getsockname()[1]
-    async with fake:
+    async with fake_server(serve) as port:
         with pytest.raises(BusUnavailableError, match="does not offer TLS"):
             async with connect(settings(f"tls://admin:secret@127.0.0.1:{port}")):
                 pass

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agentbus.provision.certificates import Pair, new_authority, new_server_certificate
+from support.fake_server import fake_server
 from support.harness import eventually, run_cli, worker
 from support.mcp_harness import data_of, error_of, over_stdio
 from support.signing_in import Bus, password_of, signing_in
@@ -182,8 +183,8 @@ async def test_with_tls_first_a_greeting_in_the_clear_is_not_even_read(bus: Bus)
         received.extend(await reader.read(65536))
         writer.close()
 
-    async with await asyncio.start_server(greet, "127.0.0.1", 0) as plain:
-        url = bus.at(plain.sockets[0].getsockname()[1], "main").replace("tls://", "nats://")
+    async with fake_server(greet) as port:
+        url = bus.at(port, "main").replace("tls://", "nats://")
         read = await run_cli(
             "result", "get", "--agent", "main", "--config", str(bus.coordinator_toml("main", url=url, tls_first=True))
         )
@@ -200,8 +201,7 @@ async def test_a_server_that_says_nothing_gets_nothing(bus: Bus) -> None:
         received.append(await reader.read(65536))
         writer.close()
 
-    async with await asyncio.start_server(listen, "127.0.0.1", 0) as silent:
-        port = silent.sockets[0].getsockname()[1]
+    async with fake_server(listen) as port:
         config = bus.coordinator_toml("main", url=bus.at(port, "main"))
         read = await run_cli("result", "get", "--agent", "main", "--config", str(config))
         assert read.code == 1

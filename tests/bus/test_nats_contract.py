@@ -27,6 +27,7 @@ from agentbus.bus.nats_contract import Method
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.schema import NatsSection
 from agentbus.errors import IncompatibleClientError
+from support.fake_server import fake_server
 from support.harness import BOUND_S, ROOT
 
 METHODS = (*nats_contract.OVERRIDDEN, *nats_contract.CALLED)
@@ -135,8 +136,8 @@ async def listening(greeting: bytes = b"") -> AsyncGenerator[tuple[int, list[byt
         received.append(await reader.read(65536))
         writer.close()
 
-    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1], received
+    async with fake_server(listen) as port:
+        yield port, received
 
 
 async def dial(port: int) -> None:

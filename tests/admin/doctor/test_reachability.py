@@ -15,6 +15,7 @@ from agentbus.config.toml_text import toml_text
 from agentbus.provision.nats_server import NatsServer
 from support.altered_link import AlteredLink
 from support.doctor import coordinator_toml, doctor, doctor_at, doctor_in_process, not_ok, the_finding
+from support.fake_server import fake_server
 from support.harness import eventually
 from support.installation import Sample
 
@@ -34,8 +35,8 @@ async def greeting_server(greeting: bytes, *, then_close: bool = False) -> Async
             pass
         writer.close()
 
-    async with await asyncio.start_server(greet, "127.0.0.1", 0) as listening:
-        yield f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    async with fake_server(greet) as port:
+        yield f"127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize(
@@ -58,8 +59,7 @@ async def test_a_port_of_another_kind_of_server_fails_at_the_greeting():
         await writer.drain()
         writer.close()
 
-    async with await asyncio.start_server(greet, "127.0.0.1", 0) as other:
-        port = other.sockets[0].getsockname()[1]
+    async with fake_server(greet) as port:
         findings = await doctor("--nats-url", f"nats://127.0.0.1:{port}", code=1)
     assert "no NATS server" in the_finding(findings, "greeting")["text"]
 
@@ -144,8 +144,8 @@ async def test_a_server_that_sends_nothing_fails_at_the_greeting_and_at_the_sign
         closed.append(await reader.read())
         writer.close()
 
-    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as silent:
-        url = f"nats://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    async with fake_server(say_nothing) as port:
+        url = f"nats://127.0.0.1:{port}"
         findings = await doctor_in_process(url)
         await eventually(lambda: len(closed) == 2, "both connections are closed")
     assert closed == [b"", b""]

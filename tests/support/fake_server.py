@@ -1,0 +1,39 @@
+"""A port on this machine whose clients are served by a coroutine of the test; it leaves no connection behind."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def fake_server(serve: Serve) -> AsyncGenerator[int]:
+    """Listen on a free port for the length of the block; `serve` is called for each client."""
+    serving: set[asyncio.Task[None]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
+        try:
+            # Not raised further: the end of the block cancels this, and asyncio would report that as a fault.
+            with suppress(asyncio.CancelledError, OSError):
+                await serve(reader, writer)
+                writer.close()
+                await writer.wait_closed()
+        finally:
+            writer.transport.abort()
+            serving.discard(task)
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        try:
+            yield int(server.sockets[0].getsockname()[1])
+        finally:
+            server.close()
+            left = tuple(serving)
+            for task in left:
+                task.cancel()
+            if left:
+                await asyncio.wait(left)
+            await asyncio.sleep(0)  # an aborted transport closes in the next round of the loop
