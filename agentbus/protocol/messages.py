@@ -231,7 +231,10 @@ def decode_result(data: bytes) -> Result:
     Raises:
         MessageError: if it is not JSON, not an object, or not a result; says which field and why.
     """
-    return _validate(Result, _object(decode(data)))
+    result = _validate(Result, _object(decode(data)))
+    if not result.id:  # made here only, for a task that was cancelled before a worker started it
+        raise MessageError("id: is empty")
+    return result
 
 
 def _object(value: Json) -> dict[str, Json]:

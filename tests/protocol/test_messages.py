@@ -540,6 +540,11 @@ def test_a_result_is_read_in_every_status(status: str):
     assert (result.task_id, result.agent) == (TASK["id"], "code")
 
 
+def test_a_result_with_an_empty_id_is_refused():
+    with pytest.raises(MessageError, match="id: is empty"):
+        decode_result(encode({**RESULT, "id": ""}))
+
+
 @pytest.mark.parametrize("field", ["id", "type", "status", "task"])
 @pytest.mark.parametrize("value", [LEFT_OUT, None, 7, "nonsense"])
 def test_a_result_with_a_wrong_field_is_refused_by_its_name(field: str, value: Any):
