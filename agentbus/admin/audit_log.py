@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import OrderedConsumer, Start
+from agentbus.bus.ordered_consumer import OrderedConsumer, Start, position_before_newest
 from agentbus.protocol.audit import names as audit
 from agentbus.protocol.audit.lines import Line, read_line
 from agentbus.protocol.json_codec import Json
@@ -68,11 +68,13 @@ async def newest_lines(bus: Bus, wanted: Wanted, count: int) -> list[Line]:
     async with AsyncExitStack() as stack:
         # The server knows nanoseconds, and a line microseconds: `takes` decides.
         start: Start = 0 if wanted.since is None else wanted.since - timedelta(milliseconds=1)
-        streams = [
-            await stack.enter_async_context(OrderedConsumer(bus, stream, audit.ALL, after=start))
-            for stream in audit.STREAMS
-        ]
-        async for line in _merged([_lines(consumer) for consumer in streams]):
+        sources: list[AsyncGenerator[Line]] = []
+        for stream in audit.STREAMS:
+            if wanted == Wanted():
+                start = await position_before_newest(bus, stream, audit.ALL, count)
+            consumer = await stack.enter_async_context(OrderedConsumer(bus, stream, audit.ALL, after=start))
+            sources.append(_lines(consumer))
+        async for line in _merged(sources):
             if wanted.takes(line):
                 found.append(line)
     return list(found)
@@ -106,8 +108,7 @@ async def lost_lines(bus: Bus) -> Lost:
     for stream in audit.STREAMS:
         info = await bus.stream_info(stream, subjects_filter=audit.ALL)
         count += info.state.num_deleted
-        most = info.config.get("max_msgs_per_subject", -1)
-        full = [subject for subject, held in (info.state.subjects or {}).items() if 0 < most <= held]
+        full = [subject for subject, held in (info.state.subjects or {}).items() if 0 < info.max_per_subject <= held]
         parties.update(party for subject in full if (party := audit.party_of(subject)) is not None)
         if info.max_bytes > 0 and info.state.bytes + audit.MAX_LINE_BYTES > info.max_bytes:
             full_since.append(parse_time(info.state.first_time))
@@ -127,7 +128,7 @@ def to_json(line: Line) -> dict[str, Json]:
     return {
         "at": line.at.isoformat(),
         "who": line.who,
-        "attested": line.attested,
+        "named_by": line.named_by,
         "what": line.what,
         "agent": line.agent,
         "owner": line.task.owner if line.task else None,

@@ -3,13 +3,14 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from agentbus.bus.audit_note import note_of_administrator
+from agentbus.bus.audit_note import note
 from agentbus.bus.bounds.subject_counts import subject_counts
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newest
 from agentbus.errors import ApiError, DeadLetterMissingError, MessageError, RequeueError
 from agentbus.observability import tracing
 from agentbus.protocol import ids, subjects
+from agentbus.protocol.audit.names import Verb
 from agentbus.protocol.headers import (
     DEAD_ORIGIN,
     DEAD_REASON,
@@ -189,7 +190,7 @@ async def requeue(bus: Bus, seq: int) -> DeadLetter:
     subject = subjects.tasks_of(letter.agent, letter.publisher)
     await bus.store(subject, letter.data, msg_id=msg_id, headers=letter.trace)
     await _delete(bus, seq)
-    await note_of_administrator(bus, "requeue", _task_of(letter), f"dead letter {seq}", by=ADMINISTRATOR)
+    await _note(bus, "requeue", letter)
     return letter
 
 
@@ -222,7 +223,11 @@ async def drop(bus: Bus, seq: int) -> None:
     """
     letter = await dead_letter(bus, seq)
     await _delete(bus, seq)
-    await note_of_administrator(bus, "drop", _task_of(letter), f"dead letter {seq}", by=ADMINISTRATOR)
+    await _note(bus, "drop", letter)
+
+
+async def _note(bus: Bus, verb: Verb, letter: DeadLetter) -> None:
+    await note(bus, verb, _task_of(letter), by=ADMINISTRATOR, detail=f"dead letter {letter.seq}", inside=True)
 
 
 async def _delete(bus: Bus, seq: int) -> None:

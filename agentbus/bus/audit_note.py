@@ -9,18 +9,16 @@ from agentbus.protocol.audit.lines import said_body
 from agentbus.protocol.subjects import TaskKey
 
 
-async def note(bus: Bus, verb: audit.Verb, key: TaskKey | None, *, by: str, detail: str = "") -> None:
+async def note(
+    bus: Bus, verb: audit.Verb, key: TaskKey | None, *, by: str, detail: str = "", inside: bool = False
+) -> None:
     """Send a line to the audit. Nothing waits for it and nothing fails with it: a full audit must not stop work.
 
     Args:
         key: the task that `by` did something with.
         detail: the id of a new task, or the decision; never the content of a task.
+        inside: the user is inside the account of the streams, as an administrator's is: the server adds no id there.
     """
+    subject = audit.said(verb)
     with suppress(BusError):
-        await bus.publish(audit.said(verb), said_body(by, key, detail))
-
-
-async def note_of_administrator(bus: Bus, verb: audit.Verb, key: TaskKey | None, detail: str, *, by: str) -> None:
-    """Do the same for an administrator, whose user is inside the account of the streams."""
-    with suppress(BusError):
-        await bus.publish(audit.said_by(by, audit.said(verb)), said_body(by, key, detail))
+        await bus.publish(audit.said_by(by, subject) if inside else subject, said_body(by, key, detail))

@@ -284,10 +284,8 @@ def _lacking(wanted: Wanted, found: dict[str, Any]) -> dict[str, Any]:
     """Return what a stream of an earlier version lacks: subjects, without which messages are refused; the audit."""
     has = list[str](found.get("subjects") or ())
     more = [subject for subject in wanted.config["subjects"] if subject not in has]
-    audit = (
-        {} if found.get("republish") else {key: wanted.config[key] for key in ("republish",) if key in wanted.config}
-    )
-    return {**({"subjects": [*has, *more]} if more else {}), **audit}
+    audit = wanted.config.get("republish") if not found.get("republish") else None
+    return {**({"subjects": [*has, *more]} if more else {}), **({"republish": audit} if audit else {})}
 
 
 def _plan_consumer(agent: str, wanted: dict[str, Any], found: dict[str, Any] | None, *, update: bool) -> Step:

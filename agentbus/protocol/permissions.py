@@ -90,7 +90,7 @@ class Party:
         """The subject that the server stores what it sends under, where it has an account of its own."""
         if not any(grant.attested and subject in grant.subjects for grant in self.grants):
             return subject
-        return audit.said_by(self.id, subject) if subject == audit.SAID else f"{subject}.{self.id}"
+        return audit.said_by(self.id, subject) if subject in audit.SAID else f"{subject}.{self.id}"
 
     def since(self, subject: str) -> int:
         """The layout of a bus that lets it use a subject of its grants."""
@@ -118,7 +118,7 @@ def administrator() -> Party:
             ),
             Grant(
                 "what it did with dead letters, for the audit",
-                (audit.said_by(ADMINISTRATOR, audit.SAID),),
+                audit.said_by_administrator(ADMINISTRATOR),
                 since=accounts.LAYOUT_WITH_AUDIT,
             ),
             Grant("backups, piece by piece", ("$JS.SNAPSHOT.>",), "tell"),
@@ -243,7 +243,7 @@ _ALL_STATES: Final = (
     Grant("the same, message by message", (subjects.pull(subjects.STATE_STREAM, "*"),), "pull"),
 )
 
-_SAID: Final = Grant("what it did, for the audit", (audit.SAID,), attested=True, since=accounts.LAYOUT_WITH_AUDIT)
+_SAID: Final = Grant("what it did, for the audit", audit.SAID, attested=True, since=accounts.LAYOUT_WITH_AUDIT)
 _LINES: Final = tuple(
     subject
     for stream in audit.STREAMS

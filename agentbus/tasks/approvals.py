@@ -88,9 +88,9 @@ def question(output: Json) -> str:
     """Return the beginning of the output; of a long one, the part from the request on."""
     text = output if isinstance(output, str) else encode(output).decode()
     asks_at = approval.position_in(text)
-    if len(text.encode(errors="replace")) > _QUESTION_BYTES and asks_at:
+    if len(text.encode()) > _QUESTION_BYTES and asks_at:
         text = text[asks_at:]
-    return text.encode(errors="replace")[:_QUESTION_BYTES].decode(errors="ignore")
+    return text.encode()[:_QUESTION_BYTES].decode(errors="ignore")
 
 
 async def send_answer(bus: Bus, status: TaskStatus, *, sender: str, approve: bool, comment: str) -> Published:

@@ -9,6 +9,7 @@ import pytest
 
 from agentbus.protocol import subjects
 from agentbus.protocol.accounts import covers
+from agentbus.protocol.audit import names as audit
 from agentbus.protocol.permissions import Party, administrator, coordinator, trusting_worker, worker
 from agentbus.provision.bus_folder.accounts_conf import permission_lists
 from support.harness import ROOT
@@ -153,7 +154,7 @@ def test_every_grant_of_a_member_that_could_reach_another_owner_bears_its_name()
         "$JS.API.STREAM.INFO.AGENT_RESULTS",
         "$JS.API.CONSUMER.LIST.AGENT_TASKS",
         "$JS.API.CONSUMER.CREATE.KV_AGENT_REGISTRY.*.$KV.AGENT_REGISTRY.>",
-        "audit.~.said.*",  # stored under the id of the party
+        *audit.SAID,  # stored under the id of the party
     }
 
 

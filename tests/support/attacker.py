@@ -19,7 +19,6 @@ from agentbus.bus.topology import wanted_files, wanted_streams
 from agentbus.concurrently import concurrently
 from agentbus.errors import AgentBusError
 from agentbus.protocol import permissions, subjects
-from agentbus.protocol.audit.names import SAID, said_by
 from agentbus.protocol.headers import MSG_ID
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.json_codec import encode
@@ -187,15 +186,8 @@ def contents(party: Party, stream: str, filtered: str) -> Iterator[str]:
             inside = meet(held, stored)
             found = meet(inside, filtered) if inside is not None else None
             if found is not None:
-                yield found if stored == subject else as_sent(party, found)
-
-
-def as_sent(party: Party, stored: str) -> str:
-    """The subject on which a party sends what the server stores under a subject that names it."""
-    said = said_by(party.id, SAID).removesuffix("*")
-    if stored.startswith(said):
-        return SAID.removesuffix("*") + stored.removeprefix(said)
-    return stored.removesuffix(f".{party.id}")
+                sent = subject if found == stored else found.removesuffix(f".{party.id}")
+                yield found if stored == subject else sent
 
 
 async def put_payloads(ground: Ground, stream: str, filtered: str) -> bool:

@@ -24,6 +24,8 @@ async def fake_server(serve: Serve) -> AsyncGenerator[int]:
                 await writer.wait_closed()
         finally:
             writer.transport.abort()
+            with suppress(OSError):
+                await writer.wait_closed()
             serving.discard(task)
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
@@ -36,4 +38,3 @@ async def fake_server(serve: Serve) -> AsyncGenerator[int]:
                 task.cancel()
             if left:
                 await asyncio.wait(left)
-            await asyncio.sleep(0)  # an aborted transport closes in the next round of the loop

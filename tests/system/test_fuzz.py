@@ -225,7 +225,8 @@ def test_only_an_explicit_yes_to_a_question_approves(response: Any):
 @given(VALUES | st.text(max_size=9000).map("a\nstatus=needs_approval\n{}".format))
 def test_a_question_has_a_bounded_length_whatever_the_agent_printed(output: Any):
     with only(MessageError):
-        assert len(question(output).encode()) <= 8192
+        arrived = decode(encode(output))  # refuses what no message can hold
+        assert len(question(arrived).encode()) <= 8192
 
 
 @given(st.text(max_size=60) | st.binary(max_size=40).map(lambda data: base64.urlsafe_b64encode(data).decode()))

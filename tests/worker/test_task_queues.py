@@ -85,6 +85,24 @@ async def test_a_consumer_that_has_nothing_holds_up_no_look_at_what_is_there(coo
                 await delivery.ack()
 
 
+async def test_a_backlog_of_one_consumer_does_not_hold_up_the_other_in_a_worker_that_takes_one_at_a_time(
+    coordinator: Coordinator,
+) -> None:
+    await set_up(coordinator.bus, ["code"])
+    await put(coordinator, "main", 30)
+    await put(coordinator, "alice", 30)
+    async with TaskQueues(coordinator.bus, TASKS, OF_MAIN) as queues, asyncio.timeout(BOUND_S):
+        await queues.add(OF_OTHERS)
+        taken: list[str] = []
+        for _ in range(20):
+            delivery = await queues.next()
+            taken.append(delivery.subject)
+            for _ in range(3):  # meanwhile what the other one has for it arrives, and is given back
+                await coordinator.bus.api("INFO")
+            await delivery.ack()
+    assert 5 <= taken.count("agent.code.tasks.alice") <= 15
+
+
 async def test_what_a_cancelled_wait_had_got_goes_to_another_worker_at_once(coordinator: Coordinator) -> None:
     await set_up(coordinator.bus, ["code"])
     async with TaskQueues(coordinator.bus, TASKS, OF_MAIN) as queues:

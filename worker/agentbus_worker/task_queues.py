@@ -10,8 +10,7 @@ from agentbus.bus.pull_consumer import Delivery, PullConsumer, wait_until
 from agentbus.errors import BusUnavailableError, SetupMissingError
 
 _TURNS: Final = 8
-"""How many batches one consumer may give while it has more; then the other is asked first. Asking an empty one costs a
-round trip, so it is not asked each time."""
+"""In one of so many turns, a consumer that had nothing is asked first. That costs a round trip, so not each time."""
 
 
 class TaskQueues:
@@ -59,6 +58,8 @@ class TaskQueues:
         Raises:
             SetupMissingError, BusUnavailableError: see `PullConsumer.next`.
         """
+        if any(self._pending) and (found := await self.fetch(1)):
+            return found[0]
         try:
             while True:
                 for consumer in self._consumers:
@@ -109,13 +110,15 @@ class TaskQueues:
                     await _give_back(delivery)
 
     def _in_turn(self) -> list[int]:
-        """Return the numbers of the consumers in the order in which they are asked."""
-        self._turns += 1
-        if self._turns >= _TURNS:
-            self._turns, self._first = 0, (self._first + 1) % len(self._consumers)
-            return [*range(self._first, len(self._consumers)), *range(self._first)]
-        # The one that has more, so that no round trip is lost to an empty one.
-        return sorted(range(len(self._consumers)), key=lambda number: -self._pending[number])
+        """Return the numbers of the consumers in the order in which they are asked.
+
+        Those that had more come first, by turns, so that no round trip is lost to an empty one; sometimes the others.
+        """
+        count = len(self._consumers)
+        self._first = (self._first + 1) % count
+        self._turns = (self._turns + 1) % _TURNS
+        by_turns = [*range(self._first, count), *range(self._first)]
+        return sorted(by_turns, key=lambda number: (self._pending[number] > 0) == (self._turns == 0))
 
 
 async def _give_back(delivery: Delivery) -> None:

@@ -68,6 +68,6 @@ async def audit(bus: "Coordinator", *, who: str | None, task: str | None, since:
 
 
 def _row(line: "Line") -> list[str]:
-    who = line.who if line.attested else f"{line.who} (says the sender)"
+    who = line.who if line.named_by == "subject" else f"{line.who} (says the sender)"
     task = str(lazy.audit_log.name(line)) if line.task else line.agent
     return [f"{line.at:%Y-%m-%d %H:%M:%S}", who, line.what, task, line.detail]

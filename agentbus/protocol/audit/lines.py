@@ -1,7 +1,7 @@
 """Writes and reads the lines of the audit: who published which task, and who cancelled, answered or retried one."""
 
 from datetime import datetime
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,8 +18,9 @@ class Line(NamedTuple):
     """One line of the audit.
 
     Attributes:
-        who: the party; `main` where the bus has no account for each party.
-        attested: whether the server attests `who`; else the party says it itself.
+        who: the party.
+        named_by: what names it. The server attests the subject on a bus with an account for each party; a message is
+            what its sender wrote.
         what: `publish`, or what the party said that it did.
         task: the task; None where the message names none.
         detail: the id of a new task, or the decision of an answer; empty if there is none.
@@ -28,7 +29,7 @@ class Line(NamedTuple):
 
     at: datetime
     who: str
-    attested: bool
+    named_by: Literal["subject", "message"]
     what: str
     agent: str
     task: TaskKey | None
@@ -76,7 +77,7 @@ def _read_published(agent: str, party: str, at: datetime, headers: Headers) -> L
     has_publication = REVISION in headers or origin is not None
     task = ids.task_of_msg_id(origin or msg_id, agent, party, has_publication=has_publication)
     what = "publish" if origin is None else "publish again"
-    return Line(at, party, True, what, agent, task, size=number(headers.get(MSG_SIZE, "")))
+    return Line(at, party, "subject", what, agent, task, size=number(headers.get(MSG_SIZE, "")))
 
 
 def _read_said(party: str | None, verb: str, at: datetime, data: bytes) -> Line | None:
@@ -89,4 +90,4 @@ def _read_said(party: str | None, verb: str, at: datetime, data: bytes) -> Line 
         return None
     named = all(map(subjects.is_agent_id, (body.agent, body.owner))) and subjects.is_task_id(body.task)
     task = TaskKey(body.agent, body.task, body.owner) if named else None
-    return Line(at, who, party is not None, verb, body.agent, task, body.detail)
+    return Line(at, who, "message" if party is None else "subject", verb, body.agent, task, body.detail)

@@ -17,8 +17,6 @@ STREAMS: Final = (STREAM, SAID_STREAM)
 PUBLISHED: Final = ("audit.*.tasks", "audit.*.tasks.*")
 NOT_ATTESTED: Final = "~"
 """Stands where the server puts the id of the party, if that has an account of its own. No id may hold it."""
-SAID: Final = f"audit.{NOT_ATTESTED}.said.*"
-"""Where a party says what it did."""
 SAID_BY_PARTY: Final = "audit.*.said.*"
 """Where that is stored."""
 ALL: Final = "audit.>"
@@ -31,6 +29,8 @@ MAX_LINE_BYTES: Final = 2 * MAX_HEADER_BYTES
 task either."""
 
 Verb = Literal["cancel", "answer", "retry", "requeue", "drop"]
+_OF_COORDINATORS: Final[tuple[Verb, ...]] = ("cancel", "answer", "retry")
+_OF_ADMINISTRATOR: Final[tuple[Verb, ...]] = ("requeue", "drop")
 
 
 def said(verb: Verb) -> str:
@@ -41,6 +41,16 @@ def said(verb: Verb) -> str:
 def said_by(party: str, subject: str) -> str:
     """The subject under which the server stores what `party` says on `subject`."""
     return subject.replace(NOT_ATTESTED, party)
+
+
+# Each verb by itself: a party that may use any could fill the stream under as many subjects as it likes.
+SAID: Final = tuple(map(said, _OF_COORDINATORS))
+"""Where a party says what it did."""
+
+
+def said_by_administrator(administrator: str) -> tuple[str, ...]:
+    """Where the administrator, whose user is inside the account of the streams, says what it did."""
+    return tuple(said_by(administrator, said(verb)) for verb in _OF_ADMINISTRATOR)
 
 
 def party_of(subject: str) -> str | None:

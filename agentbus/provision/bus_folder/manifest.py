@@ -14,11 +14,7 @@ from agentbus.config.toml_text import toml_text
 from agentbus.errors import ConfigError
 from agentbus.protocol import accounts, permissions, subjects
 from agentbus.protocol.accounts import LAYOUT_WITH_AUDIT, LAYOUT_WITH_QUEUE_APART
-from agentbus.protocol.permissions import (
-    ADMINISTRATOR,
-    RESERVED,
-    Party,
-)
+from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED, Party
 from agentbus.protocol.roles import Role
 from agentbus.provision.bundle import Auth, tasks_user
 from agentbus.provision.bus_folder.accounts_conf import MAX_CONNECTIONS, Login, StreamsAccount, accounts_block
