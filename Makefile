@@ -8,6 +8,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# The tests start thousands of Python processes: where an environment forbids bytecode files, as containers often do,
+# each of them would compile the same sources again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-long test-large coverage check format docs bench attacks conformance chaos cluster test-oldest-server test-lowest release-check clean help
 
 help:
