@@ -206,6 +206,7 @@ def main() -> None:
         time.sleep(0.01)
     print("left", flush=True)
     if "hold" in rest:
+        Path(f"{folder}.held").touch()  # from here on nothing that happens to its worker ends it
         time.sleep(STAY_S)
 
 

@@ -274,6 +274,7 @@ async def test_the_next_worker_ends_by_descent_what_a_killed_worker_and_its_kill
         task_id = await publish(coordinator, f"session {mine} hold")  # a child without an environment, in a session
         await eventually(lambda: [*mine.iterdir()], "it has left the group")
         await eventually(lambda: any(tmp_path.glob("state/*/code/0/children/*-*.json")), "it is on record")
+        await eventually(Path(f"{mine}.held").exists, "the command writes to no pipe that breaks with its worker")
         kill_with_supervisors(first)
     assert len(named(mine)) == 2
     await coordinator.task(task_id).cancel()
