@@ -204,10 +204,12 @@ def alive(pid: int) -> bool:
 def processes_with(marker: str) -> list[int]:
     """Living processes (Linux) whose environment holds `marker`."""
     found: list[int] = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if marker.encode() in (folder / "environ").read_bytes() and alive(int(folder.name)):
-                found.append(int(folder.name))
+    with os.scandir("/proc") as folders:
+        pids = [entry.name for entry in folders if entry.name.isdecimal()]
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as environ:  # noqa: PTH123  # three times as fast
+            if marker.encode() in environ.read() and alive(int(pid)):
+                found.append(int(pid))
     return found
 
 
