@@ -23,8 +23,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs POSIX: each test of the worker, and those that start a worker or use what Windows lacks."""
+    """Mark what the gate leaves out, and what needs POSIX: workers, what starts one, what uses what Windows lacks."""
     for item in items:
+        gate = item.get_closest_marker("gate")
+        if gate and isinstance(item, pytest.Function) and not any(part in item.callspec.id for part in gate.args):
+            item.add_marker(pytest.mark.long)
         if item.path.is_relative_to(TESTS / "worker"):
             item.add_marker(pytest.mark.posix("a worker needs process groups and signals"))
         elif isinstance(item, pytest.Function) and (reason := posix_use(item.path).get(item.originalname)):

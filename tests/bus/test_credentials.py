@@ -30,13 +30,11 @@ def on(*kinds: Any) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("bus", kinds, indirect=True)
 
 
-IN_GATE = ("token", "creds", "TLS first", "password and certificate")
-"""Between them they have each way to sign in that other tests of the gate do not take."""
-
 # -- right ------------------------------------------------------------------------------------------------------
 
 
-@on(*(kind if kind in IN_GATE else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS))
+@pytest.mark.gate("creds", "TLS first", "password and certificate")
+@on(*KINDS)
 async def test_with_each_kind_of_credential_commands_worker_and_mcp_server_do_the_main_job(bus: Bus) -> None:
     main = str(bus.coordinator_toml("main"))
     made = await run_cli("setup", "--config", str(bus.coordinator_toml("admin")), "--agent", "code")
@@ -223,6 +221,7 @@ def secrets_of(bus: Bus) -> list[str]:
     return [line for line in lines if line != "nothing"]
 
 
+@pytest.mark.gate("token", "expired", "nobody", "password-missing", "no_ca", "another_name", "tls_later", "foreign")
 @cases(REFUSED, UNUSABLE, UNSAFE)
 async def test_what_is_wrong_with_a_credential_is_said_in_one_line_that_names_the_fix(
     bus: Bus, change: Change, text: str
@@ -243,6 +242,7 @@ async def test_what_is_wrong_with_a_credential_is_said_in_one_line_that_names_th
     assert [secret for secret in secrets_of(bus) if secret in read.err + doctor.out + doctor.err] == []
 
 
+@pytest.mark.gate("nkey-wrong", "creds-no_creds", "nobody")
 @cases(REFUSED, UNUSABLE)
 async def test_a_worker_ends_on_credentials_that_cannot_work_and_says_why(bus: Bus, change: Change, text: str) -> None:
     async with worker(bus.worker_toml(**change(bus)), ready=False) as process:
@@ -252,6 +252,7 @@ async def test_a_worker_ends_on_credentials_that_cannot_work_and_says_why(bus: B
         assert not process.said("Traceback")
 
 
+@pytest.mark.gate("another_ca", "and certificate")
 @cases(UNSAFE)
 async def test_a_worker_waits_for_a_server_that_it_may_trust_and_says_why(bus: Bus, change: Change, text: str) -> None:
     async with worker(bus.worker_toml(**change(bus)), ready=False) as process:
@@ -260,6 +261,7 @@ async def test_a_worker_waits_for_a_server_that_it_may_trust_and_says_why(bus: B
         assert not process.said("Traceback")
 
 
+@pytest.mark.gate("password", "TLS first")
 @cases(REFUSED[:1], UNUSABLE[-1:], UNSAFE[:1], UNSAFE[3:4])
 async def test_the_mcp_server_tells_the_model_why_it_cannot_sign_in(bus: Bus, change: Change, text: str) -> None:
     config, wanted = bus.coordinator_toml("code", **change(bus)), text.format(bus.folder)

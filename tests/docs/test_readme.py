@@ -46,6 +46,7 @@ async def test_a_newcomer_gets_a_first_result(page: Path, results: int, tmp_path
             assert [result and result.status for result in found] == ["completed"] * results
 
 
+@pytest.mark.gate("README")
 @pytest.mark.parametrize("page", [README, TWO_MACHINES], ids=lambda page: page.stem)
 async def test_two_machines_work_together(page: Path, tmp_path: Path) -> None:
     with ExitStack() as terminals:

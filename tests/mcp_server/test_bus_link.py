@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agentbus import connect
 from agentbus.bus.setup import set_up
 from agentbus.provision.nats_server import run_server, start_server
@@ -49,6 +51,7 @@ async def test_the_tools_work_once_the_bus_is_up(era: str, tmp_path: Path) -> No
             assert data["published"][0]["state"] == "queued"
 
 
+@pytest.mark.gate("2026")
 async def test_a_restart_of_the_bus_does_not_end_a_watch(era: str, tmp_path: Path) -> None:
     server = await start_server(store=tmp_path)
     try:
@@ -76,6 +79,7 @@ async def test_a_restart_of_the_bus_does_not_end_a_watch(era: str, tmp_path: Pat
         await server.stop()
 
 
+@pytest.mark.gate("2026")
 async def test_refused_credentials_are_reported_and_tried_again_at_the_next_call(era: str, tmp_path: Path) -> None:
     config = tmp_path / "password.conf"
 

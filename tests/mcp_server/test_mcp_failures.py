@@ -44,6 +44,7 @@ async def test_a_task_that_is_too_large_is_named_with_its_size_and_the_limit(
     assert f"bytes; this bus takes up to {limit}. Put the bulk where the agent can fetch it" in text
 
 
+@pytest.mark.gate("2026")
 async def test_a_bus_that_is_not_set_up_names_the_command_that_does_it(era: str, server: NatsServer) -> None:
     async with in_memory(server.url, era) as client:
         texts = [
@@ -101,6 +102,7 @@ async def test_a_missing_permission_is_named_and_the_rest_works(era: str, guarde
     assert "online" not in watched["pending"][0]
 
 
+@pytest.mark.gate("2026")
 async def test_a_watch_during_an_outage_ends_with_the_states_read_last(era: str, tmp_path: Path) -> None:
     server = await start_server(store=tmp_path)
     try:

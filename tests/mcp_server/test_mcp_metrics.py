@@ -52,6 +52,7 @@ def task(task_id: str, **more: Any) -> dict[str, Any]:
 # -- values -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.gate("2026")
 @both_eras
 async def test_calls_are_counted_by_tool_and_outcome(
     era: str, server: NatsServer, coordinator: Coordinator, tmp_path: Path

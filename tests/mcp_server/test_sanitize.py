@@ -54,6 +54,7 @@ def texts_in(value: Any) -> list[str]:
             return []
 
 
+@pytest.mark.gate("2026")
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
 async def test_output_cannot_break_out_of_an_answer(
     era: str, hostile: str, server: NatsServer, coordinator: Coordinator
@@ -87,6 +88,7 @@ async def test_output_cannot_break_out_of_an_answer(
     assert listed["tasks"][0]["task_id"] == "a"
 
 
+@pytest.mark.gate("2026")
 async def test_megabytes_from_any_source_stay_within_the_bounds(
     era: str, server: NatsServer, coordinator: Coordinator
 ) -> None:

@@ -117,6 +117,7 @@ async def ended_spans(spans: Path, name: str, count: int = 1) -> list[dict[str, 
 # -- one trace --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.gate("2026")
 @both_eras
 async def test_one_trace_leads_from_a_tool_call_over_the_worker_to_the_environment_of_the_command(
     era: str, server: NatsServer, coordinator: Coordinator, tmp_path: Path

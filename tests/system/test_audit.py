@@ -131,6 +131,7 @@ HEADERS = {
 }
 
 
+@pytest.mark.gate("sequence", "stream", "schedule once", "rollup", "half", "long", "source")
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
 async def test_no_task_runs_without_a_line(team: OwnBus, bob: Bus, tmp_path: Path, header: dict[str, str]) -> None:
     """A publisher that keeps its line out has its task refused: by the server, or by the worker."""

@@ -14,6 +14,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.long
 async def test_every_task_has_one_result_after_a_storm():
     account = await run_storm(short(seed=random.randrange(1_000_000)))
     assert not account.wrong, f"\n{account.table()}\n{account.faults()}"

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.posix("a storm over workers")
 TASKS = 12
 
 
+@pytest.mark.cluster
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 async def test_every_task_has_one_result_though_the_leader_of_the_ledger_is_killed():
     account = await run_storm(clustered_short(seed=random.randrange(1_000_000)))

@@ -16,6 +16,7 @@ def first_fault(report: Report) -> str:
     [False, pytest.param(True, marks=pytest.mark.long)],
     ids=["published by agentbus", "published by a stranger"],
 )
+@pytest.mark.gate("one of everything")
 @pytest.mark.parametrize(
     ("crashes", "losses", "forgets", "cancels"),
     [(1, 1, 1, 1), (2, 1, 0, 0), (2, 0, 1, 0)],
@@ -36,6 +37,7 @@ def test_no_order_of_events_leads_to_two_results_or_to_none(
     [False, pytest.param(True, marks=pytest.mark.long)],
     ids=["published by agentbus", "published by a stranger"],
 )
+@pytest.mark.gate("a lost answer")
 @pytest.mark.parametrize(("crashes", "losses"), [(1, 0), (0, 1)], ids=["a crash", "a lost answer"])
 def test_a_lagging_replica_does_not_break_the_settlement(crashes: int, losses: int, foreign: bool):
     explorer = Explorer(crashes=crashes, losses=losses, forgets=1, cancels=1, lags=1)

@@ -120,6 +120,7 @@ async def test_heartbeats_and_cancellations_that_a_worker_may_not_use_are_missin
     assert finding["text"] == "this user may not use agent.code.heartbeat, agent.code.control"
 
 
+@pytest.mark.gate("alice", "bob")
 @pytest.mark.parametrize(
     ("name", "role"), [("alice", "member"), ("dave", "member"), ("bob", "viewer"), ("carol", "operator")]
 )

@@ -94,6 +94,7 @@ async def told_of_all(stdout: asyncio.StreamReader) -> int:
     return told
 
 
+@pytest.mark.gate("2026")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of the process from /proc")
 @pytest.mark.parametrize("era", ["2026", "2025"])
 async def test_a_client_that_does_not_read_costs_no_memory_and_misses_nothing(

@@ -246,6 +246,7 @@ async def test_a_changed_configuration_of_a_coordinator_is_taken_up_and_a_bad_on
         await becomes(mcp, alice, 200)
 
 
+@pytest.mark.gate("2026")
 @both_eras
 async def test_what_is_open_with_a_removed_token_ends_and_that_of_others_goes_on(
     era: str, team: Team, tmp_path: Path

@@ -70,6 +70,7 @@ async def test_a_task_for_two_agents_comes_back_with_two_results(
     assert read_again["results"] == watched["results"]
 
 
+@pytest.mark.gate("2026")
 @both_eras
 async def test_a_second_server_process_continues_with_the_tasks_of_the_first(
     era: str, server: NatsServer, coordinator: Coordinator, tmp_path: Path
@@ -136,6 +137,7 @@ async def test_standard_output_carries_the_protocol_and_nothing_else(server: Nat
 # -- every way to end -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.gate("input-up", "TERM-down", "15-down")
 @pytest.mark.parametrize("bus", ["up", "down"])
 @pytest.mark.parametrize("how", ["end of input", signal.SIGTERM, signal.SIGINT], ids=str)
 async def test_the_server_ends_at_once_and_in_order(how: str | signal.Signals, bus: str, server: NatsServer) -> None:

@@ -165,6 +165,7 @@ async def test_many_clients_watch_at_once_and_each_gets_its_own(
 # -- the bus ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.gate("stdio-2026", "http-2025")
 @both_eras
 @pytest.mark.parametrize("transport", ["stdio", "http"])
 async def test_a_server_that_started_without_a_bus_works_once_the_bus_is_up(

@@ -100,6 +100,10 @@ WAYS = [
 ]  # fmt: skip
 
 
+IN_GATE = pytest.mark.gate("emptied", "subreaper", "bomb", "threads")
+"""Of the ways to leave, where the gate has tried them all with another end of the task."""
+
+
 def namespaces_allowed() -> bool:
     return (
         subprocess.run(["unshare", "--user", "--map-root-user", "--pid", "--fork", "true"], check=False).returncode == 0
@@ -119,6 +123,7 @@ async def test_what_leaves_the_tree_is_ended_with_its_task_while_another_one_run
         await eventually(lambda: only_the_neighbour_runs(child, mine), "nothing of it is left")
 
 
+@IN_GATE
 @pytest.mark.parametrize("way", WAYS)
 async def test_what_leaves_the_tree_is_ended_when_its_task_is_cancelled(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, folders: tuple[Path, Path], way: str
@@ -227,6 +232,7 @@ async def test_a_supervisor_holds_nothing_of_its_worker(
 # -- its worker is killed ---------------------------------------------------------------------------------------
 
 
+@IN_GATE
 @pytest.mark.parametrize("way", WAYS)
 async def test_after_a_kill_of_the_worker_its_supervisors_end_all_of_it_and_themselves(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, folders: tuple[Path, Path], way: str

@@ -139,6 +139,17 @@ CASES = [
 ]
 
 
+@pytest.mark.gate(
+    "slot granted",
+    "lease renewed, delivery not extended then",
+    "file half stored",
+    "outcome about",
+    "outcome on disk, not committed then",
+    "committed without a copy on disk then",
+    "committed, answer",
+    "published, not ack",
+    "released",
+)
 @pytest.mark.parametrize("case", CASES, ids=str)
 async def test_a_task_whose_worker_dies_between_two_steps_has_one_result(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, case: Case

@@ -42,6 +42,7 @@ async def the_one_result(bus: Coordinator, task_id: str) -> dict[str, Any]:
     return message
 
 
+@pytest.mark.gate("None", "3", "5", "8")
 @pytest.mark.parametrize(
     "changes",
     [
