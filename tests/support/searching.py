@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import ApiError
+from support.harness import processes_with
 
 
 def _inner_base64(secret: bytes) -> Iterator[bytes]:
@@ -99,20 +100,19 @@ class Processes:
     command_lines: set[bytes] = field(default_factory=set[bytes])
     environments: dict[bytes, set[bytes]] = field(default_factory=dict[bytes, set[bytes]])
 
-    def look(self, mark: bytes) -> None:
-        for folder in Path("/proc").glob("[0-9]*"):
+    def look(self, mark: str) -> None:
+        for pid in processes_with(mark):
             with suppress(OSError):
-                environment = (folder / "environ").read_bytes()
-                if mark in environment:
-                    command_line = (folder / "cmdline").read_bytes()
-                    self.command_lines.add(command_line)
-                    self.environments.setdefault(command_line, set()).add(environment)
+                environment = Path(f"/proc/{pid}/environ").read_bytes()
+                command_line = Path(f"/proc/{pid}/cmdline").read_bytes()
+                self.command_lines.add(command_line)
+                self.environments.setdefault(command_line, set()).add(environment)
 
 
 @asynccontextmanager
 async def watching_processes() -> AsyncGenerator[Processes]:
     """Poll the processes of this test for the length of the block."""
-    seen, mark = Processes(), f"TEST_PROCESS_MARK={os.environ['TEST_PROCESS_MARK']}".encode()
+    seen, mark = Processes(), f"TEST_PROCESS_MARK={os.environ['TEST_PROCESS_MARK']}"
 
     async def watch() -> None:
         while True:
