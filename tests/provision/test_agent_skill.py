@@ -7,14 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from agentbus.cli import root
 from agentbus.errors import SkillError
 from agentbus.provision import agent_skill
 from agentbus.provision.agent_skill import HOSTS
 from support.file_faults import dies_before_replacing, read_only
 from support.harness import ROOT, run_cli
+from support.in_process import run_here
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -52,9 +51,9 @@ async def test_the_skill_of_a_project_is_installed_where_the_host_looks(tmp_path
 
 
 def test_a_host_with_skills_in_projects_only_needs_a_project() -> None:
-    ran = CliRunner().invoke(root, ["skill", "install", "--host", "claude-code", "--host", "copilot"])
-    assert (ran.exit_code, ran.stdout) == (2, "")
-    assert "copilot has skills in projects only; add --project FOLDER" in ran.stderr
+    ran = run_here("skill", "install", "--host", "claude-code", "--host", "copilot")
+    assert (ran.code, ran.out) == (2, "")
+    assert "copilot has skills in projects only; add --project FOLDER" in ran.err
     with pytest.raises(SkillError, match="copilot has skills in projects only"):
         agent_skill.skill_folder("copilot")
 

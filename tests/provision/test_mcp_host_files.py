@@ -5,23 +5,21 @@ import os
 import stat
 import sys
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from mcp import Client, StdioServerParameters, stdio_client
 
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
-from agentbus.cli import root
-from agentbus.errors import AgentBusError, HostError
+from agentbus.errors import HostError
 from agentbus.provision import mcp_host_files
 from agentbus.provision.mcp_host_files import HOSTS
 from agentbus.provision.nats_server import NatsServer
 from support.file_faults import dies_before_replacing, read_only
 from support.harness import run_cli
+from support.in_process import RanHere, run_here
 from support.mcp_harness import data_of
 
 pytestmark = pytest.mark.posix("not tried on Windows")
@@ -62,27 +60,16 @@ def parsed(host: str, text: str) -> dict[str, Any]:
     return tomllib.loads(text) if host == "codex" else json.loads(text)
 
 
-@dataclass(frozen=True)
-class Done:
-    out: str
-    err: str
-
-
-def config(host: str, *args: str) -> Done:
-    """Run the command in this process, which saves each test the start of another one."""
-    ran = CliRunner().invoke(root, ["mcp", "config", "--host", host, *args])
-    assert ran.exit_code == 0, ran.output
-    return Done(ran.stdout, ran.stderr)
+def config(host: str, *args: str) -> RanHere:
+    ran = run_here("mcp", "config", "--host", host, *args)
+    assert ran.code == 0, ran
+    return ran
 
 
 def refused(host: str, *args: str, usage: bool = False) -> str:
-    ran = CliRunner().invoke(root, ["mcp", "config", "--host", host, *args])
-    assert ran.exit_code == (2 if usage else 1)
-    assert ran.stdout == ""
-    if usage:
-        return ran.stderr
-    assert isinstance(ran.exception, AgentBusError)
-    return str(ran.exception)
+    ran = run_here("mcp", "config", "--host", host, *args)
+    assert (ran.code, ran.out) == (2 if usage else 1, "")
+    return ran.err if usage else str(ran.error)
 
 
 def test_every_host_is_tested() -> None:

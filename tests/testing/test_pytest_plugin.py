@@ -40,6 +40,10 @@ IN_ASYNC_TESTS = """
 import agentbus
 import pytest
 
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
 @pytest.mark.MARK
 async def test_an_async_test(agentbus_fake_agent):
     agentbus_fake_agent("code").answer("fine")
@@ -72,10 +76,7 @@ async def test_plain_tests_have_a_bus_each_and_agents_that_answer_as_told(tmp_pa
 async def test_async_tests_of_either_plugin_use_the_same_fixtures(
     tmp_path: Path, mark: str, options: tuple[str, ...]
 ) -> None:
-    (tmp_path / "backend.py").write_text(
-        'import pytest\n\n@pytest.fixture\ndef anyio_backend():\n    return "asyncio"\n', encoding="utf-8"
-    )
-    ran = await run_pytest(tmp_path, IN_ASYNC_TESTS.replace("MARK", mark), *options, "-p", "backend")
+    ran = await run_pytest(tmp_path, IN_ASYNC_TESTS.replace("MARK", mark), *options)
     assert ran.code == 0, ran.out + ran.err
     assert "1 passed" in ran.out
 
