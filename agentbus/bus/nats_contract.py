@@ -9,9 +9,9 @@ lacks one of its modules is refused in the same way.
 import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from types import FunctionType, MethodType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentbus.errors import IncompatibleClientError
 
@@ -33,8 +33,7 @@ except ImportError as error:
 __all__ = ["Msg", "NatsClient", "Subscription", "check", "check_transport", "errors", "read_as_written"]
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
+class Method(NamedTuple):
     """A method of nats-py's client that agentbus overrides or calls.
 
     Attributes:

@@ -3,14 +3,13 @@
 import asyncio
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from agentbus.bus.nats_client import Msg
 from agentbus.errors import BusError
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request without an answer yet.
 
     Attributes:

@@ -2,8 +2,7 @@
 
 import ipaddress
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentbus.errors import ConfigError
 
@@ -11,8 +10,7 @@ MAX_PORT: Final = 65_535
 _NAME: Final = re.compile(r"[\w.-]+")  # `_` for the names of containers, and letters of all languages
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """A host, without brackets, and a port. `str()` writes it as `read_address` reads it."""
 
     host: str

@@ -6,7 +6,6 @@ Secrets come from a file, or from a file that it names; they never show in a rep
 import os
 import shlex
 import stat
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
@@ -117,6 +116,8 @@ def secret_in(text: str) -> Literal["password", "token"] | None:
 
 
 def _load(model: type[_C], path: Path) -> tuple[_C, list[str]]:
+    import tomllib  # noqa: PLC0415  # many commands read no file
+
     try:
         text = path.read_bytes().decode(ENCODING)
         values = tomllib.loads(text)

@@ -1,13 +1,12 @@
 """A message as a stream holds it."""
 
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from agentbus.protocol.headers import Headers
 
 
-@dataclass(frozen=True, slots=True)
-class StoredMessage:
+class StoredMessage(NamedTuple):
     """A message as a stream holds it.
 
     Attributes:

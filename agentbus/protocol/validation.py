@@ -1,13 +1,12 @@
 """Words what pydantic found wrong, without the values: they may be large or secret."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(NamedTuple):
     """One thing that is wrong: where, pydantic's word for its kind, and why."""
 
     place: tuple[str, ...]
