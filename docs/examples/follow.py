@@ -17,7 +17,9 @@ async def main() -> None:
                 print("not a result:", message.fault)
             else:
                 print(message.result.status, message.result.task_id, message.result.result)
-            CURSOR.write_text(str(message.seq))
+            kept = CURSOR.with_suffix(".new")
+            kept.write_text(str(message.seq))
+            kept.replace(CURSOR)  # in one step: a program that is killed meanwhile keeps the place before
 
 
 asyncio.run(main())

@@ -86,6 +86,7 @@ async def test_the_example_follow_goes_on_where_it_stopped(
         async with follow("first.log") as child:
             await child.until_said(f"completed {first.id} one")
             await eventually((tmp_path / "inbox.cursor").exists, "the cursor is kept")
+        (tmp_path / "inbox.new").write_text("", encoding="utf-8")  # killed while it wrote the next place
         second = await coordinator.publish("code", "say:two", task_type="test")
         async with follow("second.log") as child:
             await child.until_said(f"completed {second.id} two")
