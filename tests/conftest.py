@@ -22,18 +22,37 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what the gate leaves out, and what needs POSIX: workers, what starts one, what uses what Windows lacks."""
-    for item in items:
-        gate = item.get_closest_marker("gate")
-        if gate and isinstance(item, pytest.Function) and not any(part in item.callspec.id for part in gate.args):
+    cases = [item for item in items if isinstance(item, pytest.Function) and item.get_closest_marker("gate")]
+    for item in cases:
+        if not any(part in item.callspec.id for part in _gate_of(item)):
             item.add_marker(pytest.mark.long)
+    wrong = [f"{test}: {part!r}" for (test, part), found in _parts(cases).items() if not found]
+    if wrong and not any("::" in argument for argument in config.args):  # else not all cases of a test may be here
+        raise pytest.UsageError(f"a marker gate names what stands in the id of no case: {', '.join(wrong)}")
+    for item in items:
         if item.path.is_relative_to(TESTS / "worker"):
             item.add_marker(pytest.mark.posix("a worker needs process groups and signals"))
         elif isinstance(item, pytest.Function) and (reason := posix_use(item.path).get(item.originalname)):
             item.add_marker(pytest.mark.posix(reason))
         if not all(mark.args for mark in item.iter_markers("posix")):
             raise pytest.UsageError(f"{item.nodeid}: the marker posix needs its reason")
+
+
+def _gate_of(item: pytest.Function) -> tuple[str, ...]:
+    mark = item.get_closest_marker("gate")
+    return mark.args if mark else ()
+
+
+def _parts(cases: list[pytest.Function]) -> dict[tuple[str, str], bool]:
+    """Whether each text that a marker `gate` names is in the id of a case of its test."""
+    found: dict[tuple[str, str], bool] = {}
+    for item in cases:
+        for part in _gate_of(item):
+            key = item.nodeid.partition("[")[0], part
+            found[key] = found.get(key, False) or part in item.callspec.id
+    return found
 
 
 @pytest.fixture(autouse=True)

@@ -221,7 +221,9 @@ def secrets_of(bus: Bus) -> list[str]:
     return [line for line in lines if line != "nothing"]
 
 
-@pytest.mark.gate("token", "expired", "nobody", "password-missing", "no_ca", "another_name", "tls_later", "foreign")
+@pytest.mark.gate(
+    "token", "expired", "nobody", "password-missing", "no_ca", "another_name", "tls_later", "certificate_of_another_ca"
+)
 @cases(REFUSED, UNUSABLE, UNSAFE)
 async def test_what_is_wrong_with_a_credential_is_said_in_one_line_that_names_the_fix(
     bus: Bus, change: Change, text: str

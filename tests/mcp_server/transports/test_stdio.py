@@ -137,7 +137,7 @@ async def test_standard_output_carries_the_protocol_and_nothing_else(server: Nat
 # -- every way to end -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.gate("input-up", "TERM-down", "15-down")
+@pytest.mark.gate("input-up", "15-down")
 @pytest.mark.parametrize("bus", ["up", "down"])
 @pytest.mark.parametrize("how", ["end of input", signal.SIGTERM, signal.SIGINT], ids=str)
 async def test_the_server_ends_at_once_and_in_order(how: str | signal.Signals, bus: str, server: NatsServer) -> None:
