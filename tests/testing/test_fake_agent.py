@@ -123,7 +123,7 @@ async def test_a_worker_that_reaches_no_bus_is_an_error_after_the_time_out(
 async def test_a_worker_that_ignores_the_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fake_agent_module, "_STOP_TIMEOUT_S", 0.5)
     stubborn = tmp_path / "python"
-    stubborn.write_text("#!/bin/sh\ntrap '' TERM\necho ready for tasks >&2\nwhile :; do sleep 0.1; done\n", "utf-8")
+    stubborn.write_text("#!/bin/sh\ntrap '' TERM\necho ready for tasks >&2\nexec sleep 600\n", "utf-8")
     stubborn.chmod(0o700)
     async with temporary_bus() as bus:
         monkeypatch.setattr(sys, "executable", str(stubborn))
