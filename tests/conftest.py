@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
@@ -95,6 +96,10 @@ class _Starts:
 _starts = _Starts()
 
 
+ENDING_S = 0.5
+"""What was killed may take a moment to be gone on a busy machine; what was not stays for longer."""
+
+
 @pytest.fixture(autouse=True)
 def no_process_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fail a test that leaves a process behind, however it was started."""
@@ -103,7 +108,9 @@ def no_process_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(name, value)
     yield
     if sys.platform == "linux" and _starts.any():
-        left = processes_with(marker)
+        deadline = time.monotonic() + ENDING_S
+        while (left := processes_with(marker)) and time.monotonic() < deadline:
+            time.sleep(0.01)
         commands = [(pid, Path(f"/proc/{pid}/cmdline").read_bytes()) for pid in left]
         assert not commands, f"processes left behind: {commands}"
 
