@@ -163,8 +163,8 @@ def _expired_certificate(bus: Bus) -> dict[str, Any]:
     return _certificate(bus, "expired", days=-1)
 
 
-def _certificate_of_nobody(bus: Bus) -> dict[str, Any]:
-    return _certificate(bus, "nobody", common_name="agent-nobody")
+def _certificate_without_user(bus: Bus) -> dict[str, Any]:
+    return _certificate(bus, "no-user", common_name="agent-unknown")
 
 
 REFUSED: list[tuple[str, Change, str]] = [
@@ -176,8 +176,8 @@ REFUSED: list[tuple[str, Change, str]] = [
     ("creds", _of_another_account, "refused the credentials (the user JWT in {}/other.creds)"),
     (
         "certificate",
-        _certificate_of_nobody,
-        "the client certificate in {}/nobody.pem): the server knows no user for it",
+        _certificate_without_user,
+        "the client certificate in {}/no-user.pem): the server knows no user for it",
     ),
 ]
 UNUSABLE: list[tuple[str, Change, str]] = [
@@ -222,7 +222,14 @@ def secrets_of(bus: Bus) -> list[str]:
 
 
 @pytest.mark.gate(
-    "token", "expired", "nobody", "password-missing", "no_ca", "another_name", "tls_later", "certificate_of_another_ca"
+    "token",
+    "expired",
+    "without_user",
+    "password-missing",
+    "no_ca",
+    "another_name",
+    "tls_later",
+    "certificate_of_another_ca",
 )
 @cases(REFUSED, UNUSABLE, UNSAFE)
 async def test_what_is_wrong_with_a_credential_is_said_in_one_line_that_names_the_fix(
@@ -244,7 +251,7 @@ async def test_what_is_wrong_with_a_credential_is_said_in_one_line_that_names_th
     assert [secret for secret in secrets_of(bus) if secret in read.err + doctor.out + doctor.err] == []
 
 
-@pytest.mark.gate("nkey-wrong", "creds-no_creds", "nobody")
+@pytest.mark.gate("nkey-wrong", "creds-no_creds", "without_user")
 @cases(REFUSED, UNUSABLE)
 async def test_a_worker_ends_on_credentials_that_cannot_work_and_says_why(bus: Bus, change: Change, text: str) -> None:
     async with worker(bus.worker_toml(**change(bus)), ready=False) as process:
