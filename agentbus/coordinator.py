@@ -208,7 +208,9 @@ class Coordinator:
 
         handles = [self._handle(task, agent) for task in tasks]
         wanted = [handle.query for handle in handles]
-        return await wait_for_ids(self.bus, wanted, until=until, timeout_s=timeout_s, on_change=report)
+        return await wait_for_ids(
+            self.bus, wanted, asker=self.agent, until=until, timeout_s=timeout_s, on_change=report
+        )
 
     async def list_tasks(
         self,
@@ -230,7 +232,9 @@ class Coordinator:
 
         only = subjects.agent_id(agent) if agent else None
         whose = self._owner(subjects.agent_id(owner) if owner else None)
-        return await list_tasks(self.bus, agent=only, owner=whose, state=state, limit=limit, cursor=cursor)
+        return await list_tasks(
+            self.bus, agent=only, owner=whose, state=state, limit=limit, cursor=cursor, asker=self.agent
+        )
 
     async def agents(self, agent: str | None = None) -> list[Presence]:
         """List the online workers, of one agent or of all."""

@@ -76,7 +76,7 @@ class TaskHandle:
         from agentbus.tasks.find import find
 
         [record] = await settle_expired(self._bus, [await find(self._bus, self.query)])
-        return self._found(TaskStatus(record))
+        return self._found(TaskStatus(record, self._coordinator))
 
     async def result(self, timeout_s: float | None = None) -> Result:
         """Wait for the result and return it, with any `status`: completed, failed, needs_approval or cancelled.
@@ -93,7 +93,7 @@ class TaskHandle:
         """
         from agentbus.tasks.wait import wait_for_ids
 
-        waited = await wait_for_ids(self._bus, [self.query], timeout_s=timeout_s)
+        waited = await wait_for_ids(self._bus, [self.query], asker=self._coordinator, timeout_s=timeout_s)
         for status in waited.settled.values():
             return self._found(status).result or _cancelled_unstarted(status)
         state = waited.pending[self._id].state

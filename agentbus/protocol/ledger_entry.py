@@ -81,7 +81,7 @@ class Entry(BaseModel):
     """The ledger's record of one task. It holds a result if, and only if, its state is a final one.
 
     `publication` is a random part of the message id under which the task is published; None in entries of publishers
-    before it was made.
+    before it was made. `answered_by` is the coordinator that answers what the task asks for: another one must not.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
@@ -100,6 +100,7 @@ class Entry(BaseModel):
     last_failure: Annotated[str, StringConstraints(max_length=_MAX_FAILURE_CHARS)] | None = None
     result: dict[str, Json] | None = None
     settled_at: _Short | None = None
+    answered_by: Annotated[str, AfterValidator(_check_inbox)] | None = None
 
     @model_validator(mode="after")
     def _check_result(self) -> Self:

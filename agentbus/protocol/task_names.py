@@ -3,11 +3,13 @@
 Another agent, or another owner, may have a task of the same id.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from agentbus.errors import InvalidIdError
 from agentbus.protocol import subjects
-from agentbus.protocol.subjects import COORDINATOR
+from agentbus.protocol.subjects import COORDINATOR, TaskKey
 
 _SEPARATOR: Final = "/"
 _OWNER: Final = "~"
@@ -48,6 +50,21 @@ class TaskName(NamedTuple):
         return TaskName(self.task_id, agent, owner)
 
 
+def name_for(asker: str, task: TaskKey) -> TaskName:
+    """Return the name by which a coordinator finds a task again, whatever other tasks have the same id.
+
+    Its owner is left out only where `main` looks at its own: a name without one means a task of the asker first.
+    """
+    return TaskName(task.id, task.agent, None if task.owner == asker == COORDINATOR else task.owner)
+
+
+def short_names(asker: str, tasks: Iterable[TaskKey]) -> dict[TaskKey, str]:
+    """Return how a coordinator tells tasks apart: by their ids, and by their names where several have the same id."""
+    every = list(tasks)
+    times = Counter(task.id for task in every)
+    return {task: task.id if times[task.id] == 1 else str(name_for(asker, task)) for task in every}
+
+
 class TaskQuery(NamedTuple):
     """Which task is looked up: by its id and, where they are known, its agent and its owner.
 
@@ -60,6 +77,11 @@ class TaskQuery(NamedTuple):
     agent: str | None = None
     owner: str | None = None
     asker: str = COORDINATOR
+
+    @property
+    def name(self) -> TaskName:
+        """What it says of the task, as a name."""
+        return TaskName(self.id, self.agent, self.owner)
 
 
 def task_name(text: str) -> TaskName:

@@ -4,12 +4,22 @@ from typing import Final
 
 from agentbus.bus.audit_note import note
 from agentbus.bus.jetstream import Bus
-from agentbus.errors import InvalidIdError, NoApprovalPendingError, TaskConflictError, TaskContentMissingError
+from agentbus.errors import (
+    InvalidIdError,
+    NoApprovalPendingError,
+    TaskConflictError,
+    TaskContentMissingError,
+    WrongRevisionError,
+)
+from agentbus.observability import tracing
 from agentbus.protocol import approval, subjects
 from agentbus.protocol.json_codec import Json, encode
+from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import Task, decode_task
-from agentbus.protocol.subjects import COORDINATOR
+from agentbus.protocol.subjects import COORDINATOR, TaskKey
+from agentbus.protocol.task_names import name_for
 from agentbus.protocol.timestamps import now
+from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.publish import Published, publish
 from agentbus.tasks.status import TaskStatus
 
@@ -93,6 +103,39 @@ def question(output: Json) -> str:
     return text.encode()[:_QUESTION_BYTES].decode(errors="ignore")
 
 
+async def _reserve(bus: Bus, record: Record, sender: str) -> None:
+    """Note in the entry of a task who answers it: the answers of two coordinators are tasks of different owners.
+
+    Raises:
+        TaskConflictError: another coordinator does.
+    """
+    ledger = Ledger(bus)
+    while (other := record.entry.answered_by or await _unnoted_answer(ledger, record.key, sender)) != sender:
+        if other is not None:
+            raise TaskConflictError(
+                f"{other} answers the task {record.task_id}; what was said, and what came of it, shows the task "
+                f"{name_for(sender, TaskKey(record.agent, answer_id(record.task_id), other))}"
+            )
+        entry = record.entry.model_copy(update={"answered_by": sender})
+        try:
+            await ledger.write(record.key, entry, revision=record.revision, trace=tracing.carried(record.headers))
+        except WrongRevisionError:
+            changed = await ledger.read_newer(record.key, record.revision)
+            if not isinstance(changed, Record) or changed.revision == record.revision:
+                raise
+            record = changed
+        else:
+            return
+
+
+async def _unnoted_answer(ledger: Ledger, asked: TaskKey, sender: str) -> str | None:
+    """Who answered a task without a note of it, as `main` of version 0.1.0 does with its own; None if nobody did."""
+    if sender == COORDINATOR or asked.owner != COORDINATOR:
+        return None
+    found = await ledger.read(asked._replace(id=answer_id(asked.id)))
+    return COORDINATOR if isinstance(found, Record) else None
+
+
 async def send_answer(bus: Bus, status: TaskStatus, *, sender: str, approve: bool, comment: str) -> Published:
     """Publish the follow-up; repeating the same answer is harmless.
 
@@ -102,6 +145,7 @@ async def send_answer(bus: Bus, status: TaskStatus, *, sender: str, approve: boo
         BusError: see `agentbus.tasks.publish.publish`.
     """
     task = follow_up(status, sender=sender, approve=approve, comment=comment)
+    await _reserve(bus, status.record, sender)
     try:
         published = await publish(bus, task, sender)
     except TaskConflictError:

@@ -44,4 +44,4 @@ async def cancel(bus: Bus, query: TaskQuery, *, by: str, reason: str) -> TaskSta
             await bus.publish(
                 subjects.control(record.agent), encode({"cancel": record.task_id, **record.key.owner_field})
             )
-        return TaskStatus(await find_newer(bus, record, revision))
+        return TaskStatus(await find_newer(bus, record, revision), query.asker)

@@ -151,21 +151,21 @@ async def _add_stored_at_the_leader(bus: Bus, pattern: str, candidates: _Candida
                 candidates.add(message.stored)
 
 
-async def find_all(bus: Bus, wanted: Iterable[TaskQuery]) -> tuple[Found, dict[str, CorruptEntryError]]:
+async def find_all(bus: Bus, wanted: Iterable[TaskQuery]) -> tuple[Found, dict[TaskQuery, CorruptEntryError]]:
     """Read the entries of tasks, a bounded number at a time.
 
-    Returns those that can be read, and by task id the errors of the others.
+    Returns those that can be read, and the errors of the others.
 
     Raises:
         TaskNotFoundError: see `find`; the first one if there are several.
     """
-    unreadable: dict[str, CorruptEntryError] = {}
+    unreadable: dict[TaskQuery, CorruptEntryError] = {}
 
     async def one(query: TaskQuery) -> Record | None:
         try:
             return await find(bus, query)
         except CorruptEntryError as error:
-            unreadable[query.id] = error
+            unreadable[query] = error
             return None
 
     records = await concurrently(wanted, one, at_once=_READS_AT_ONCE)

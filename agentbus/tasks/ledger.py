@@ -4,6 +4,7 @@ JetStream's acknowledgements are neither durable nor fencing; this one key decid
 the whole result message, so that any reader can publish the result again under the same id.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
@@ -63,16 +64,20 @@ class Ledger:
         revision: int,
         timeout_s: float = WRITE_TIMEOUT_S,
         flush: bool = True,
+        trace: Mapping[str, str] | None = None,
     ) -> int:
         """Compare-and-set: store `entry` if the key still is at `revision` (0: does not exist); returns the new one.
 
-        `flush`: see `Bus.publish`.
+        Args:
+            flush: see `Bus.publish`.
+            trace: the trace of the run that a final entry is of, where that is not the one of the writer.
 
         Raises:
             WrongRevisionError: the key has changed; if an answer was lost on the way, the change may be this one.
             StreamFullError: the ledger is full.
         """
-        trace = tracing.headers() if entry.terminal else {}  # who reads the result can link to the run it came from
+        if trace is None:  # who reads the result can link to the run it came from
+            trace = tracing.headers() if entry.terminal else {}
         stored = await self._bus.store(
             subjects.state(key),
             entry.model_dump_json(exclude_none=True).encode(),

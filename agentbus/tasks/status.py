@@ -9,14 +9,19 @@ from agentbus.protocol.json_codec import Json, encode, object_in
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import Result, decode_result
 from agentbus.protocol.subjects import COORDINATOR
-from agentbus.protocol.task_names import TaskName
+from agentbus.protocol.task_names import TaskName, name_for
 
 
 @dataclass(frozen=True)  # without slots: the parsed result is kept in the instance
 class TaskStatus:
-    """One task as its ledger entry describes it."""
+    """One task as its ledger entry describes it.
+
+    Attributes:
+        asker: the coordinator that looks at it, for `name`.
+    """
 
     record: Record
+    asker: str = COORDINATOR
 
     @property
     def task_id(self) -> str:
@@ -30,8 +35,8 @@ class TaskStatus:
 
     @property
     def name(self) -> TaskName:
-        """The name of the task: agent, owner unless that is `main`, and id."""
-        return TaskName(self.task_id, self.agent, None if self.owner == COORDINATOR else self.owner)
+        """The name by which the coordinator that looks finds the task again; see `name_for`."""
+        return name_for(self.asker, self.record.key)
 
     @property
     def owner(self) -> str:
@@ -81,6 +86,7 @@ class TaskStatus:
             "worker": claim.worker if claim else None,
             "working_since": claim.since if claim else None,
             "changed_at": self.record.changed_at.isoformat(),
+            "answered_by": entry.answered_by,
             "cancel": entry.cancel.model_dump() if entry.cancel else None,
             "result": entry.result if with_result else None,
         }
@@ -89,7 +95,7 @@ class TaskStatus:
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """The outcome of a wait, by task id.
+    """The outcome of a wait, by task id; where several of the tasks have the same id, by their names, as `code/job-1`.
 
     Attributes:
         settled: the tasks that have their result, or were cancelled before they started.

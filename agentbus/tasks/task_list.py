@@ -54,10 +54,11 @@ class _Key:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Which entries are shown, among those that the subject of the search covers."""
+    """Which entries are shown to whom, among those that the subject of the search covers."""
 
     state: State | None
     owner: str | None
+    asker: str
 
     def may_be(self, key: _Key) -> bool:
         """Whether an entry may be shown. A queued one may be cancelled: the request stands in its value only."""
@@ -76,6 +77,7 @@ async def list_tasks(
     state: State | None = None,
     limit: int = 20,
     cursor: int | None = None,
+    asker: str = COORDINATOR,
 ) -> TaskList:
     """List the newest tasks by last change, of one agent or of all, of one owner or of all, in one state or in any.
 
@@ -85,6 +87,7 @@ async def list_tasks(
     Args:
         limit: 1 to 200.
         cursor: the `cursor` of an earlier list with the same agent and state.
+        asker: the coordinator that looks.
 
     Raises:
         MessageError: `limit` is out of bounds.
@@ -101,7 +104,7 @@ async def list_tasks(
         if not keys:
             return TaskList(shown, unreadable=unreadable)
         examined += len(keys)
-        last = await _show(bus, keys, _Wanted(state, owner), limit, shown, unreadable)
+        last = await _show(bus, keys, _Wanted(state, owner, asker), limit, shown, unreadable)
         if len(shown) == limit:
             return TaskList(shown, last.seq if older or last is not keys[-1] else None, unreadable=unreadable)
         if not older:
@@ -150,7 +153,7 @@ async def _show(
     chosen = [key for key in keys if wanted.may_be(key)]
     for first in range(0, len(chosen), _READ_STEP):
         batch = chosen[first : first + _READ_STEP]
-        for key, found in zip(batch, await _read(bus, batch), strict=True):
+        for key, found in zip(batch, await _read(bus, batch, wanted.asker), strict=True):
             if isinstance(found, str):
                 unreadable.append(found)
             elif found is not None and wanted.state in (None, found.state):
@@ -160,7 +163,7 @@ async def _show(
     return keys[-1]
 
 
-async def _read(bus: Bus, keys: Sequence[_Key]) -> list[TaskStatus | str | None]:
+async def _read(bus: Bus, keys: Sequence[_Key], asker: str) -> list[TaskStatus | str | None]:
     """Read entries concurrently: a task, or why it cannot be read, or None if it was removed."""
 
     async def one(key: _Key) -> TaskStatus | str | None:
@@ -169,6 +172,6 @@ async def _read(bus: Bus, keys: Sequence[_Key]) -> list[TaskStatus | str | None]
             record = read_entry(message) if message is not None else None
         except CorruptEntryError as error:
             return str(error)
-        return TaskStatus(record) if isinstance(record, Record) else None
+        return TaskStatus(record, asker) if isinstance(record, Record) else None
 
     return await concurrently(keys, one, at_once=_READ_STEP)

@@ -1,6 +1,7 @@
 """Waiting for tasks: follows the ledger until enough of them are settled, over broken connections and restarts."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ from agentbus.errors import ApiError, BusUnavailableError, CorruptEntryError, Se
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record
-from agentbus.protocol.subjects import TaskKey
-from agentbus.protocol.task_names import TaskQuery
+from agentbus.protocol.subjects import COORDINATOR, TaskKey
+from agentbus.protocol.task_names import TaskQuery, short_names
 from agentbus.tasks.expiry import settle_expired
 from agentbus.tasks.find import Found, find_all, find_newer
 from agentbus.tasks.status import TaskStatus, Waited
@@ -39,34 +40,53 @@ class _Watched:
     """The tasks that are waited for: their entries as they were read last, and those that cannot be read now."""
 
     records: Found
-    unreadable: dict[str, CorruptEntryError] = field(default_factory=dict[str, CorruptEntryError])
+    asker: str
+    unreadable: dict[TaskKey, CorruptEntryError] = field(default_factory=dict[TaskKey, CorruptEntryError])
 
     def unsettled(self) -> list[TaskQuery]:
-        return [TaskQuery(key.id, key.agent, key.owner) for key, one in self.records.items() if not _settled(one)]
+        return [_query(key) for key, one in self.records.items() if not _settled(one)]
 
     def enough(self, until: Until) -> bool:
         """Whether the wait is over. Only the party that wrote an unreadable entry knows whether it will ever change."""
-        readable = [record for record in self.records.values() if record.task_id not in self.unreadable]
+        readable = [record for key, record in self.records.items() if key not in self.unreadable]
         done = [_settled(record) for record in readable]
         return all(done) if until == "all" else any(done) or not done
 
     async def read_again(self, bus: Bus) -> None:
         found, unreadable = await find_all(bus, self.unsettled())
         self.records.update(found)
-        self.unreadable = unreadable
+        self.unreadable = {key: unreadable[query] for key in self.records if (query := _query(key)) in unreadable}
 
     async def read_change(self, bus: Bus, key: TaskKey, revision: int) -> None:
         """Read an entry that has changed, at `revision` or later."""
         try:
             self.records[key] = await find_newer(bus, self.records[key], revision)
-            self.unreadable.pop(key.id, None)
+            self.unreadable.pop(key, None)
         except CorruptEntryError as error:
-            self.unreadable[key.id] = error
+            self.unreadable[key] = error
 
     async def settle_expired(self, bus: Bus) -> None:
         unsettled = [record for record in self.records.values() if not _settled(record)]
         for record in await settle_expired(bus, unsettled):
             self.records[record.key] = record
+
+    def status(self, key: TaskKey) -> TaskStatus:
+        return TaskStatus(self.records[key], self.asker)
+
+    def outcome(self, *, current: bool) -> Waited:
+        """What came of the tasks: by their ids, and by their names where several have the same id."""
+        names = short_names(self.asker, self.records)
+        statuses = {name: self.status(key) for key, name in names.items()}
+        return Waited(
+            settled={name: status for name, status in statuses.items() if status.settled},
+            pending={name: status for name, status in statuses.items() if not status.settled},
+            current=current,
+            unreadable={names[key]: error for key, error in self.unreadable.items()},
+        )
+
+
+def _query(key: TaskKey) -> TaskQuery:
+    return TaskQuery(key.id, key.agent, key.owner)
 
 
 def _settled(record: Record) -> bool:
@@ -74,7 +94,13 @@ def _settled(record: Record) -> bool:
 
 
 async def wait_for(
-    bus: Bus, found: Found, *, until: Until = "all", timeout_s: float | None = None, on_change: OnChange | None = None
+    bus: Bus,
+    found: Found,
+    *,
+    asker: str = COORDINATOR,
+    until: Until = "all",
+    timeout_s: float | None = None,
+    on_change: OnChange | None = None,
 ) -> Waited:
     """Wait until all, or any, of the tasks in `found` are settled, or the time is over.
 
@@ -82,10 +108,13 @@ async def wait_for(
     the bus is still away when the time is over, the answer has the states that were seen last. A time-out does nothing
     to the tasks.
 
+    Args:
+        asker: the coordinator that waits.
+
     Raises:
         BusError: the connection has ended for good, or the ledger may not be read.
     """
-    watched = _Watched(dict(found))
+    watched = _Watched(dict(found), asker)
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             while not watched.enough(until):
@@ -99,25 +128,22 @@ async def wait_for(
                         raise
                     await asyncio.sleep(_PAUSE_S)
                     await bus.wait_connected()
-    current = await _look_again(bus, watched)
-    statuses = {record.task_id: TaskStatus(record) for record in watched.records.values()}
-    return Waited(
-        settled={task_id: status for task_id, status in statuses.items() if status.settled},
-        pending={task_id: status for task_id, status in statuses.items() if not status.settled},
-        current=current,
-        unreadable=watched.unreadable,
-    )
+    return watched.outcome(current=await _look_again(bus, watched))
 
 
 async def wait_for_ids(
     bus: Bus,
     wanted: Iterable[TaskQuery],
     *,
+    asker: str = COORDINATOR,
     until: Until = "all",
     timeout_s: float | None = None,
     on_change: OnChange | None = None,
 ) -> Waited:
     """Look up tasks, then wait as `wait_for` does; link the trace of the caller to the results.
+
+    Args:
+        asker: the coordinator that waits.
 
     Raises:
         TaskNotFoundError: the bus knows no task of one of the ids.
@@ -131,10 +157,12 @@ async def wait_for_ids(
     if unreadable and not found:
         raise next(iter(unreadable.values()))
     rest_s = None if deadline is None else max(0.0, deadline - clock())
-    waited = await wait_for(bus, found, until=until, timeout_s=rest_s, on_change=on_change)
+    waited = await wait_for(bus, found, asker=asker, until=until, timeout_s=rest_s, on_change=on_change)
     for status in waited.settled.values():
         tracing.link(status.record.headers)
-    waited.unreadable.update(unreadable)
+    times = Counter(query.id for query in queries)
+    for query, error in unreadable.items():
+        waited.unreadable[query.id if times[query.id] == 1 else str(query.name)] = error
     return waited
 
 
@@ -172,7 +200,7 @@ async def _follow(bus: Bus, tasks: _Watched, until: Until, on_change: OnChange |
             before = tasks.records[key]
             await tasks.read_change(bus, key, change.stream_seq)
             if on_change is not None and tasks.records[key] is not before:
-                on_change(TaskStatus(tasks.records[key]))
+                on_change(tasks.status(key))
 
 
 async def _look_again(bus: Bus, tasks: _Watched) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from agentbus import Coordinator, connect
 from agentbus.bus.pull_consumer import PullConsumer
 from agentbus.bus.setup import set_up
-from agentbus.errors import InvalidIdError, MessageError, SetupMissingError, TaskNotFoundError
+from agentbus.errors import InvalidIdError, MessageError, SetupMissingError, TaskConflictError, TaskNotFoundError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Record
@@ -24,6 +24,9 @@ from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.publish import publish
 from support.harness import BOUND_S, eventually, worker, worker_toml
 from support.jobs import WAIT_S
+from support.mcp_harness import settle
+
+ASKS = "status=needs_approval\nmay I delete it?\n"
 
 
 @asynccontextmanager
@@ -56,6 +59,76 @@ async def test_two_owners_and_main_use_one_id_for_one_agent(server: NatsServer, 
         states = {bus.agent: (await bus.task("release-1", agent="code").status()).state for bus in (alice, bob)}
     assert states == {"alice": "cancelled", "bob": "queued"}
     assert (await coordinator.task("release-1").status()).owner == "main"
+
+
+async def test_one_wait_tells_tasks_of_one_id_apart_by_their_names(server: NatsServer, coordinator: Coordinator):
+    async with coordinator_of(server, "alice") as alice, coordinator_of(server, "bob", "operator") as bob:
+        for bus, agent in ((coordinator, "code"), (coordinator, "doc"), (alice, "code"), (bob, "code")):
+            await bus.publish(agent, "x", task_id="job")
+        await settle(coordinator, "job", "of main")
+        await settle(coordinator, "job", "of alice", owner="alice")
+        names = ["code/~main/job", "doc/job", "code/~alice/job"]
+        of_main = await coordinator.wait(names, timeout_s=0)
+        of_bob = await bob.wait(["code/~main/job", "code/job"], timeout_s=0)
+        one = await bob.wait(["code/~alice/job"], timeout_s=0)
+    assert {name: str(one.result and one.result.result) for name, one in of_main.settled.items()} == {
+        "code/job": "of main",
+        "code/~alice/job": "of alice",
+    }
+    assert list(of_main.pending) == ["doc/job"]
+    assert (list(of_bob.settled), list(of_bob.pending)) == (["code/~main/job"], ["code/~bob/job"])
+    assert list(one.settled) == ["job"]
+
+
+async def test_the_name_of_a_task_finds_it_again_for_who_looked(server: NatsServer, coordinator: Coordinator):
+    async with coordinator_of(server, "alice") as alice, coordinator_of(server, "bob", "operator") as bob:
+        for bus in (coordinator, alice, bob):
+            await bus.publish("code", f"of {bus.agent}", task_id="job")
+        for looks, main_is in ((coordinator, "code/job"), (bob, "code/~main/job")):
+            names = {one.owner: str(one.name) for one in (await looks.list_tasks()).tasks}
+            assert names["main"] == main_is
+            assert {owner: (await looks.task(name).status()).owner for owner, name in names.items()} == {
+                owner: owner for owner in ("main", "alice", "bob")
+            }
+
+
+async def test_a_request_is_answered_by_one_coordinator_only(server: NatsServer, coordinator: Coordinator):
+    """The answers of two are tasks of two owners, which the agent would both get: approved, and denied."""
+    async with coordinator_of(server, "alice") as alice, coordinator_of(server, "bob", "operator") as bob:
+        task = await alice.publish("code", "clean up", task_id="job")
+        await settle(coordinator, "job", ASKS, owner="alice", status="needs_approval", task=task.message)
+        assert (await bob.task("code/~alice/job").answer(approve=True)).owner == "bob"
+        for other in (alice, coordinator):
+            with pytest.raises(TaskConflictError, match=r"bob answers the task job; .* code/~bob/job\.answer"):
+                await other.task("code/~alice/job").answer(approve=True)
+        assert (await bob.task("code/~alice/job").answer(approve=True)).known
+        with pytest.raises(TaskConflictError, match="with another decision"):
+            await bob.task("code/~alice/job").answer(approve=False)
+        status = await alice.task("job").status()
+    assert (status.state, status.to_json()["answered_by"]) == ("needs_approval", "bob")
+    assert sorted(key for key in await keys_of(coordinator) if key.endswith(".answer")) == [
+        "$KV.AGENT_STATE.code.~bob.job.answer"
+    ]
+
+
+async def test_of_answers_at_the_same_time_one_is_taken(server: NatsServer, coordinator: Coordinator):
+    async with coordinator_of(server, "bob", "operator") as bob:
+        task = await coordinator.publish("code", "clean up", task_id="job")
+        await settle(coordinator, "job", ASKS, status="needs_approval", task=task.message)
+        answers = [one.task("code/~main/job").answer(approve=one is bob) for one in (bob, coordinator)]
+        outcomes = await asyncio.gather(*answers, return_exceptions=True)
+    assert sorted(isinstance(one, TaskConflictError) for one in outcomes) == [False, True]
+    assert len([key for key in await keys_of(coordinator) if key.endswith(".answer")]) == 1
+
+
+async def test_an_answer_that_an_earlier_version_has_given_counts(server: NatsServer, coordinator: Coordinator):
+    """It leaves no note of it in the entry of the task."""
+    task = await coordinator.publish("code", "clean up", task_id="job")
+    await settle(coordinator, "job", ASKS, status="needs_approval", task=task.message)
+    await coordinator.publish("code", "what main said", task_id="job.answer")
+    async with coordinator_of(server, "bob", "operator") as bob:
+        with pytest.raises(TaskConflictError, match=r"main answers the task job; .* code/~main/job\.answer"):
+            await bob.task("code/~main/job").answer(approve=True)
 
 
 async def test_a_task_of_an_owner_is_run_and_its_result_goes_to_that_owner_alone(

@@ -1,7 +1,7 @@
 """Reads inboxes, and checks each message against the ledger: every party may publish into an inbox."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
@@ -13,6 +13,7 @@ from agentbus.coordinator import Coordinator
 from agentbus.errors import ArgumentError, BusUnavailableError, CorruptEntryError, PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import NoEntry, Record
+from agentbus.protocol.subjects import COORDINATOR
 from agentbus.tasks.inbox import InboxMessage
 from agentbus.tasks.ledger import Ledger
 from agentbus_mcp.sanitize import visible
@@ -33,6 +34,7 @@ class CheckedMessage:
     """A message of an inbox.
 
     Attributes:
+        reader: the coordinator that reads it.
         unverified: why the ledger does not confirm the message; None if it does, or does not know the task.
         in_ledger: whether the ledger has it under its task id, so that its output can be read on there.
     """
@@ -40,6 +42,7 @@ class CheckedMessage:
     message: InboxMessage
     unverified: str | None = None
     in_ledger: bool = True
+    reader: str = COORDINATOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ async def newest_messages(coordinator: Coordinator, count: int, agent: str | Non
     """Read the newest messages of an inbox, by default the coordinator's own."""
     async with coordinator.inbox(newest=count, agent=agent) as inbox:
         messages, cursor = await inbox.history(), inbox.cursor
-    return InboxPage(await check_messages(coordinator.bus, messages), cursor)
+    return InboxPage(await check_messages(coordinator, messages), cursor)
 
 
 async def next_messages(
@@ -79,16 +82,17 @@ async def next_messages(
                 break
             timeout_s = _BATCH_S
         cursor = inbox.cursor
-    return InboxPage(await check_messages(coordinator.bus, found), cursor)
+    return InboxPage(await check_messages(coordinator, found), cursor)
 
 
-async def check_messages(bus: Bus, messages: Sequence[InboxMessage]) -> list[CheckedMessage]:
+async def check_messages(coordinator: Coordinator, messages: Sequence[InboxMessage]) -> list[CheckedMessage]:
     """Check messages against the ledger; one that cannot be checked in time is unverified."""
 
     async def check(message: InboxMessage) -> CheckedMessage:
+        checked = CheckedMessage(message, "the bus went away before the ledger could be asked")
         with anyio.move_on_after(_CHECK_S):
-            return await _check(bus, message)
-        return CheckedMessage(message, "the bus went away before the ledger could be asked")
+            checked = await _check(coordinator.bus, message)
+        return replace(checked, reader=coordinator.agent)
 
     return await concurrently(messages, check, at_once=_READS_AT_ONCE)
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import AgentBusError, CorruptEntryError, InvalidIdError, TaskNotFoundError
-from agentbus.task_handle import TaskFailure
+from agentbus.task_handle import TaskFailure, TaskHandle
+from agentbus.tasks.approvals import answer_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,12 @@ async def look_up(
         BusError: the ledger cannot be read.
     """
     return found_of(await coordinator.statuses(dict.fromkeys(task_ids), agent=agent, timeout_s=timeout_s))
+
+
+def answer_to(coordinator: Coordinator, task: TaskStatus) -> TaskHandle:
+    """Return the task that answers what a task asks for, if there is one: its owner is who answered."""
+    owner = task.record.entry.answered_by or task.owner
+    return coordinator.task(answer_id(task.task_id), agent=task.agent, owner=owner)
 
 
 def found_of(outcomes: Sequence[TaskStatus | TaskFailure]) -> FoundTasks:

@@ -87,7 +87,7 @@ async def _read_file(
 ) -> OutputPart:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     data, position = b"", 0
-    async with aclosing(coordinator.task(status.task_id, agent=status.agent).output()) as pieces:
+    async with aclosing(coordinator.task(str(status.name)).output()) as pieces:
         async for piece in pieces:
             text = decoder.decode(piece).encode()
             data += text[max(0, offset - position) :]

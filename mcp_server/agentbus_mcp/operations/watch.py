@@ -72,13 +72,14 @@ async def watch_tasks(coordinator: Coordinator, request: WatchRequest, report: C
     waited = await wait_for(
         coordinator.bus,
         {task.record.key: task.record for task in found.tasks},
+        asker=coordinator.agent,
         until=request.until,
         timeout_s=max(0.0, deadline - anyio.current_time()),
         on_change=_report_changes(found.tasks, report),
     )
-    tasks = {**waited.pending, **waited.settled}
+    tasks = {task.name: task for task in (*waited.pending.values(), *waited.settled.values())}
     errors = {**found.errors, **waited.unreadable}
-    current = FoundTasks([tasks[task.task_id] for task in found.tasks], errors)
+    current = FoundTasks([tasks[task.name] for task in found.tasks], errors)
     return await outcome_of(coordinator, current, stale=not waited.current)
 
 
@@ -94,7 +95,7 @@ async def outcome_of(coordinator: Coordinator, found: FoundTasks, *, stale: bool
 
 def _report_changes(tasks: Sequence[TaskStatus], report: Callable[[str], None]) -> Callable[[TaskStatus], None]:
     """Report the states of tasks, now and at each change of a state; lease renewals are no change."""
-    states = {task.task_id: task.state for task in tasks}
+    states = {task.name: task.state for task in tasks}
 
     def summary() -> str:
         names = ("queued", "working", "completed", "failed", "needs_approval", "cancelled")
@@ -102,8 +103,8 @@ def _report_changes(tasks: Sequence[TaskStatus], report: Callable[[str], None]) 
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
     def on_change(task: TaskStatus) -> None:
-        if states[task.task_id] != task.state:
-            states[task.task_id] = task.state
+        if states[task.name] != task.state:
+            states[task.name] = task.state
             report(f"{task.task_id}: {task.state} ({summary()})")
 
     if not all(task.settled for task in tasks):

@@ -54,7 +54,7 @@ class AgentResult(Answer):
     task_id: str | None = None
     agent: str | None = Field(default=None, description="The agent that the task was given to.")
     asked_by: SkipJsonSchema[str | None] = Field(
-        default=None, description="The coordinator that published it, where that is not main."
+        default=None, description="The coordinator that published it; left out where main looks at its own tasks."
     )
     status: Annotated[ResultStatus | Literal["invalid"], WithJsonSchema({"type": "string"})]
     output: str = Field(default="", description="What the agent returned, or a part of it.")
@@ -90,7 +90,7 @@ class PendingTask(Answer):
     task_id: str
     agent: str
     asked_by: SkipJsonSchema[str | None] = Field(
-        default=None, description="The coordinator that published it, where that is not main."
+        default=None, description="The coordinator that published it; left out where main looks at its own tasks."
     )
     state: str
     since: str | None = None
@@ -155,7 +155,7 @@ class TaskView(Answer):
     task_id: str
     agent: str
     asked_by: SkipJsonSchema[str | None] = Field(
-        default=None, description="The coordinator that published it, where that is not main."
+        default=None, description="The coordinator that published it; left out where main looks at its own tasks."
     )
     state: str
     since: str
@@ -184,7 +184,7 @@ class ListedTask(Answer):
     task_id: str
     agent: str
     asked_by: SkipJsonSchema[str | None] = Field(
-        default=None, description="The coordinator that published it, where that is not main."
+        default=None, description="The coordinator that published it; left out where main looks at its own tasks."
     )
     state: str
     changed_at: str
@@ -231,7 +231,7 @@ class CancelledTask(Answer):
     task_id: str
     agent: str
     asked_by: SkipJsonSchema[str | None] = Field(
-        default=None, description="The coordinator that published it, where that is not main."
+        default=None, description="The coordinator that published it; left out where main looks at its own tasks."
     )
     state: str
     effect: str

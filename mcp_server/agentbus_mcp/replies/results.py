@@ -8,7 +8,7 @@ from agentbus.coordinator import TaskStatus
 from agentbus.errors import MessageError
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.messages import Result
-from agentbus.protocol.subjects import COORDINATOR
+from agentbus.protocol.task_names import name_for
 from agentbus_mcp.operations.inbox import CheckedMessage
 from agentbus_mcp.operations.output import (
     OutputPart,
@@ -51,10 +51,8 @@ def result_of_task(status: TaskStatus, output: OutputPart | None = None) -> Uncu
     except MessageError as error:
         view = _invalid_view(str(error))
     else:
-        view = _view(result) if result else _cancelled_view(status)
-    view = view.model_copy(
-        update={"task_id": status.task_id, "agent": status.agent, "asked_by": asked_by(status.owner)}
-    )
+        view = _view(result, status.asker) if result else _cancelled_view(status)
+    view = view.model_copy(update={"task_id": status.task_id, "agent": status.agent, "asked_by": status.name.owner})
     return UncutResult(view, output or output_of_task(status))
 
 
@@ -64,7 +62,7 @@ def result_of_message(checked: CheckedMessage) -> UncutResult:
     if message.result is None:
         view, output = _invalid_view(message.fault or ""), output_of_text(message.data.decode(errors="replace"))
     else:
-        view, output = _view(message.result), output_of_result(message.result)
+        view, output = _view(message.result, checked.reader), output_of_result(message.result)
     if checked.unverified or not checked.in_ledger:
         output = replace(output, readable_bytes=0)
     fields = {"seq": message.seq, "unverified": checked.unverified}
@@ -78,12 +76,12 @@ def concise(view: AgentResult, error_chars: int) -> AgentResult:
     return view.model_copy(update={**dict.fromkeys(left_out), "error": error})
 
 
-def _view(result: Result) -> AgentResult:
+def _view(result: Result, reader: str) -> AgentResult:
     more = result.model_extra or {}
     return AgentResult(
         task_id=optional_text(result.task_id),
         agent=result.agent or None,
-        asked_by=asked_by(result.key.owner) if result.key else None,
+        asked_by=name_for(reader, result.key).owner if result.key else None,
         status=result.status,
         error=short(result.error, _ERROR_CHARS) if result.error else None,
         worker=optional_text(more.get("worker")),
@@ -108,11 +106,6 @@ def _cancelled_view(status: TaskStatus) -> AgentResult:
 
 def _invalid_view(fault: str) -> AgentResult:
     return AgentResult(status="invalid", error=short(f"not a valid result: {fault}", _ERROR_CHARS))
-
-
-def asked_by(owner: str) -> str | None:
-    """The owner of a task as answers name it: not at all where that is `main`, as where there is no other."""
-    return None if owner == COORDINATOR else owner
 
 
 def optional_text(value: Json) -> str | None:

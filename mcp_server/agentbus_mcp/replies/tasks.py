@@ -9,7 +9,7 @@ from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.messages import Payload, decode_task
 from agentbus.protocol.stored_message import StoredMessage
 from agentbus_mcp.replies.models import CancelledTask, ListedTask, PendingTask, QueuedTask, TaskView, UnknownTask
-from agentbus_mcp.replies.results import asked_by, optional_text
+from agentbus_mcp.replies.results import optional_text
 from agentbus_mcp.sanitize import as_text, cut, short, visible
 
 _ERROR_CHARS: Final = 1_000
@@ -24,7 +24,7 @@ def pending_task(status: TaskStatus, online: bool | None = None) -> PendingTask:
     return PendingTask(
         task_id=status.task_id,
         agent=status.agent,
-        asked_by=asked_by(status.owner),
+        asked_by=status.name.owner,
         state=entry.state,
         since=short(since) if since else None,
         online=online if entry.state == "queued" else None,
@@ -41,7 +41,7 @@ def task_view(status: TaskStatus) -> TaskView:
     return TaskView(
         task_id=status.task_id,
         agent=status.agent,
-        asked_by=asked_by(status.owner),
+        asked_by=status.name.owner,
         state=status.state,
         since=short(claim.since) if claim else status.record.changed_at.isoformat(timespec="seconds"),
         attempt=entry.attempt or None,
@@ -63,7 +63,7 @@ def listed_task(status: TaskStatus) -> ListedTask:
     return ListedTask(
         task_id=status.task_id,
         agent=status.agent,
-        asked_by=asked_by(status.owner),
+        asked_by=status.name.owner,
         state=status.state,
         changed_at=status.record.changed_at.isoformat(timespec="seconds"),
         task_type=short(entry.task_type, 60),
@@ -77,7 +77,7 @@ def cancelled_task(status: TaskStatus) -> CancelledTask:
     return CancelledTask(
         task_id=status.task_id,
         agent=status.agent,
-        asked_by=asked_by(status.owner),
+        asked_by=status.name.owner,
         state=status.state,
         effect=_effect(status),
     )

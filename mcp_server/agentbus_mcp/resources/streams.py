@@ -77,7 +77,7 @@ async def _newest(coordinator: Coordinator, stream: str) -> Json:
         messages = [read_inbox_message(message) for message in await _stored(coordinator, stream)]
     except PermissionDeniedError:
         messages = await coordinator.results(NEWEST)
-    return result_list(await check_messages(coordinator.bus, messages))
+    return result_list(await check_messages(coordinator, messages))
 
 
 def result_list(messages: Sequence[CheckedMessage]) -> list[Json]:

@@ -11,6 +11,7 @@ from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import AgentBusError, TaskNotFoundError
 from agentbus.protocol.task_names import TaskName
 from agentbus.tasks.approvals import ANSWER_SUFFIX, answer_id, question
+from agentbus_mcp.operations.look_up import answer_to
 from agentbus_mcp.sanitize import clip, short, visible
 
 _COMMENT_CHARS: Final = 4_000
@@ -56,9 +57,10 @@ def approval_request(task: TaskStatus) -> dict[str, Any]:
     text = question(task.result.result) if task.result is not None else ""
     kind = short(task.record.entry.task_type)
     quoted = "\n".join(f"> {line}" for line in visible(text).strip().splitlines())
+    whose = f" of {task.name.owner}" if task.name.owner else ""
     message = (
-        f"The agent {task.agent} has stopped in the task {task.task_id} ({kind}) before something that needs approval. "
-        f"It says:\n\n{quoted}"
+        f"The agent {task.agent} has stopped in the task {task.task_id}{whose} ({kind}) before something that needs "
+        f"approval. It says:\n\n{quoted}"
     )
     params = {"mode": "form", "message": message, "requestedSchema": _FORM}
     return {"method": "elicitation/create", "params": params}
@@ -87,7 +89,7 @@ async def last_follow_up(coordinator: Coordinator, task: TaskStatus) -> TaskStat
     """Follow the chain of answers from a task, and return the last task in it."""
     while asks_for_approval(task):
         try:
-            task = await coordinator.task(answer_id(task.task_id), agent=task.agent).status()
+            task = await answer_to(coordinator, task).status()
         except TaskNotFoundError:
             break
     return task

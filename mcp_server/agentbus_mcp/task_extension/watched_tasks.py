@@ -7,7 +7,7 @@ input. Once it is answered, by this client or another, the MCP task waits for th
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -15,9 +15,10 @@ from typing import Any, Final
 from mcp_types import CallToolResult, TextContent
 
 from agentbus.concurrently import concurrently
-from agentbus.coordinator import Coordinator
+from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import TaskConflictError, TaskNotFoundError
-from agentbus.protocol.task_names import is_task_name, task_name
+from agentbus.protocol.subjects import TaskKey
+from agentbus.protocol.task_names import is_task_name, short_names, task_name
 from agentbus.task_handle import TaskFailure
 from agentbus_mcp.errors import client_message
 from agentbus_mcp.notifications import sources
@@ -106,19 +107,22 @@ class WatchedTasks:
             return Completed(CallToolResult(content=[text], is_error=True))
 
     async def answer(self, coordinator: Coordinator, state: State, responses: Mapping[str, Any]) -> None:
-        """Approve or deny bus tasks; the key of a request is the id of the bus task.
+        """Approve or deny bus tasks; the key of a request is the id of the bus task, or its name where ids are shared.
 
         Raises:
             MCPError: -32602, before anything is decided, for a response that does not fit its request.
         """
         decisions = {task_id: read_decision(task_id, response) for task_id, response in responses.items()}
-        for task in (await _find(coordinator, StoredWait.from_state(state))).tasks:
-            decision = decisions.get(task.task_id)
+        wait = StoredWait.from_state(state)
+        tasks = (await _find(coordinator, wait)).tasks
+        keys = _request_keys(coordinator, wait, tasks)
+        for task in tasks:
+            decision = decisions.get(keys[task.record.key])
             if decision is None:
                 continue  # the person postponed the decision: the request stays open
             comment = decision.comment
             try:
-                await coordinator.task(task.task_id, agent=task.agent).answer(approve=decision.approve, comment=comment)
+                await coordinator.task(str(task.name)).answer(approve=decision.approve, comment=comment)
             except TaskConflictError as error:
                 log.info("a task was answered by another client first: %s", error)
 
@@ -132,11 +136,7 @@ class WatchedTasks:
         if wait.publication is None:
             return
         found = await _find(coordinator, wait)
-        running = [
-            coordinator.task(task.task_id, agent=task.agent, owner=task.owner)
-            for task in found.tasks
-            if not task.settled
-        ]
+        running = [coordinator.task(str(task.name)) for task in found.tasks if not task.settled]
         outcomes = await coordinator.cancel_all(running, reason="the MCP task that published it was cancelled")
         errors = [outcome.error for outcome in outcomes if isinstance(outcome, TaskFailure)]
         if errors:
@@ -183,8 +183,21 @@ async def _state_of_tasks(coordinator: Coordinator, wait: StoredWait) -> TaskSta
     message = ", ".join(f"{count} {state}" for state, count in counts.items())
     changed_at = max(task.record.changed_at for task in found.tasks)
     if asking:
-        return InputRequired({task.task_id: approval_request(task) for task in asking}, message, changed_at)
+        keys = _request_keys(coordinator, wait, found.tasks)
+        requests = {keys[task.record.key]: approval_request(task) for task in asking}
+        return InputRequired(requests, message, changed_at)
     return Working(message, changed_at)
+
+
+def _request_keys(coordinator: Coordinator, wait: StoredWait, tasks: Sequence[TaskStatus]) -> dict[TaskKey, str]:
+    """The keys of the requests of tasks: their ids, or their names where tasks of the wait have the same id.
+
+    The wait decides, not what has become of its tasks since: a request that a client knows keeps its key.
+    """
+    ids = [name.rpartition("/")[2] for name in wait.task_names]
+    if len(set(ids)) < len(ids):
+        return {task.record.key: str(task.name) for task in tasks}
+    return short_names(coordinator.agent, (task.record.key for task in tasks))
 
 
 async def _find(coordinator: Coordinator, wait: StoredWait) -> FoundTasks:

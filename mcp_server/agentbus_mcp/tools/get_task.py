@@ -8,9 +8,9 @@ from mcp_types import CallToolResult
 from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import AgentBusError
 from agentbus.protocol.task_names import TaskName
-from agentbus.tasks.approvals import answer_id
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.operations.agents_status import agents_status
+from agentbus_mcp.operations.look_up import answer_to
 from agentbus_mcp.replies.budget import BEGINNING_BYTES
 from agentbus_mcp.replies.build import APPROVAL_NOTE, DATA_NOTE, build_answer
 from agentbus_mcp.replies.models import TaskView
@@ -56,6 +56,6 @@ async def _view(coordinator: Coordinator, status: TaskStatus) -> TaskView:
 async def _answered_by(coordinator: Coordinator, status: TaskStatus) -> TaskName | None:
     """The name of the task that carries the answer to an approval; None while there is none."""
     try:
-        return (await coordinator.task(answer_id(status.task_id), agent=status.agent).status()).name
+        return (await answer_to(coordinator, status).status()).name
     except AgentBusError:
         return None

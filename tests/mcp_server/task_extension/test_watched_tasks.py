@@ -18,6 +18,7 @@ from mcp_types import HEADER_MISMATCH, ElicitResult
 
 from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
+from agentbus.errors import TaskNotFoundError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import new_task
@@ -303,6 +304,23 @@ async def test_a_task_that_needs_approval_asks_for_it_and_waits_for_the_follow_u
         done = await tasks.get(task_id)
         data = done["result"]["structuredContent"]
         assert [(one["task_id"], one["output"]) for one in data["results"]] == [("a.answer", "deleted"), ("b", "done")]
+
+
+async def test_requests_of_tasks_with_one_id_are_told_apart_and_answered_one_by_one(
+    server: NatsServer, coordinator: Coordinator
+) -> None:
+    for agent in ("code", "doc"):
+        await publish(coordinator, "a", agent=agent)
+        task = new_task(to=agent, content="work", task_type="test", task_id="a")
+        await settle(coordinator, "a", "status=needs_approval\nMay I?", agent=agent, status="needs_approval", task=task)
+    async with tasks_on(server) as tasks:
+        task_id = (await tasks.call("watch_results", {"task_ids": ["code/a", "doc/a"]}))["taskId"]
+        assert set((await tasks.get(task_id))["inputRequests"]) == {"code/a", "doc/a"}
+        await tasks.update(task_id, {"doc/a": {"action": "accept", "content": {"approve": True}}})
+        assert set((await tasks.get(task_id))["inputRequests"]) == {"code/a"}
+        with pytest.raises(TaskNotFoundError):
+            await coordinator.task("code/a.answer").status()
+        assert (await coordinator.task("doc/a.answer").status()).state == "queued"
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,11 @@ class _SlowRenewals(Ledger):
         self.renewal_is_under_way = asyncio.Event()
         self.line_is_free = asyncio.Event()
 
-    async def write(
-        self, key: TaskKey, entry: Entry, *, revision: int, timeout_s: float = 10.0, flush: bool = True
-    ) -> int:
+    async def write(self, key: TaskKey, entry: Entry, *, revision: int, **options: Any) -> int:
         if entry.state == "working":
             self.renewal_is_under_way.set()
             await self.line_is_free.wait()
-        return await super().write(key, entry, revision=revision, timeout_s=timeout_s, flush=flush)
+        return await super().write(key, entry, revision=revision, **options)
 
 
 async def test_a_renewal_in_progress_does_not_undo_the_settlement(coordinator: Coordinator):
