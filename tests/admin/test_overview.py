@@ -15,6 +15,7 @@ from agentbus.bus.setup import set_up
 from agentbus.provision.nats_server import NatsServer, start_server
 from support.harness import BOUND_S, eventually, run_cli, worker, worker_toml
 from support.jobs import outcome, pid_from, publish, settled
+from support.mcp_harness import settle
 from support.pseudo_terminal import on_terminal
 from support.restricted import only, restricted_bus
 
@@ -64,6 +65,17 @@ async def test_settled_tasks_are_found_behind_many_queued_ones(server: NatsServe
         await publish(coordinator, "x")
     overview = await OverviewReader(coordinator, recent=10).read()
     assert [status.task_id for status in overview.recent] == [cancelled]
+
+
+@pytest.mark.posix("needs a pseudo-terminal")
+async def test_whose_tasks_they_are_is_shown_where_not_all_are_of_main(server: NatsServer, coordinator: Coordinator):
+    await settle(coordinator, (await coordinator.publish("code", "x")).id)
+    before = (await on_terminal("status", "--nats-url", server.url))[1]
+    async with connect(server.url) as connected:
+        await settle(coordinator, (await Coordinator(connected.bus, "alice").publish("code", "x")).id, owner="alice")
+    after = (await on_terminal("status", "--nats-url", server.url))[1]
+    assert "owner" not in before
+    assert ("owner" in after, "alice" in after) == (True, True)
 
 
 async def test_a_bus_that_was_not_set_up_is_shown_as_such(server: NatsServer):

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentbus.cli.tables import harmless, make_table
+from agentbus.protocol.subjects import COORDINATOR
 
 if TYPE_CHECKING:
     from agentbus.admin.overview import BusOverview
@@ -74,22 +75,37 @@ def _agents(overview: "BusOverview") -> Table:
 
 
 def _running(overview: "BusOverview") -> Table:
+    owned = _of_several(overview.running)
+
     def row(status: "TaskStatus") -> list[str]:
         entry, claim = status.record.entry, status.record.entry.claim
         since = _moment(claim.since) if claim else None
         worker = claim.worker if claim else ""
-        return [_age(overview.at, since), status.agent, str(entry.attempt), entry.task_type, status.task_id, worker]
+        owner = [status.owner] if owned else []
+        return [
+            *(_age(overview.at, since), status.agent, *owner, str(entry.attempt)),
+            *(entry.task_type, status.task_id, worker),
+        ]
 
-    columns = ["for", "agent", "attempt", "type", "task", "worker"]
+    columns = ["for", "agent", *(["owner"] if owned else []), "attempt", "type", "task", "worker"]
     return make_table(columns, [row(status) for status in overview.running], "Running")
 
 
 def _settled(overview: "BusOverview") -> Table:
+    owned = _of_several(overview.recent)
+
     def row(status: "TaskStatus") -> list[str]:
         ago = _age(overview.at, status.record.changed_at)
-        return [ago, status.agent, status.state, status.record.entry.task_type, status.task_id]
+        owner = [status.owner] if owned else []
+        return [ago, status.agent, *owner, status.state, status.record.entry.task_type, status.task_id]
 
-    return make_table(["ago", "agent", "state", "type", "task"], [row(status) for status in overview.recent], "Settled")
+    columns = ["ago", "agent", *(["owner"] if owned else []), "state", "type", "task"]
+    return make_table(columns, [row(status) for status in overview.recent], "Settled")
+
+
+def _of_several(tasks: "Sequence[TaskStatus]") -> bool:
+    """Whether to show whose tasks they are: on most buses all are of `main`."""
+    return any(status.owner != COORDINATOR for status in tasks)
 
 
 def _streams(overview: "BusOverview") -> Table:
