@@ -6,8 +6,9 @@ were written (`agent-code` or `code`), and the task embedded in a result is the 
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, Self, TypeVar, cast
+from typing import Annotated, Final, Literal, NamedTuple, Self, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -27,6 +28,10 @@ MAX_ADDRESS_CHARS: Final = 256
 
 ResultStatus = Literal["completed", "failed", "needs_approval", "cancelled"]
 PayloadFormat = Literal["text", "json"]
+FailureCode = Literal["not_started", "not_ended"]
+"""Why a task has failed, where this version can tell; a later one may write further codes."""
+MAX_FAILURE_CHARS: Final = 500
+_FAILURE_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 class _Message(BaseModel):
@@ -114,6 +119,35 @@ class Task(_Message):
         return hashlib.sha256(canonical(content)).hexdigest()
 
 
+class Failure(NamedTuple):
+    """Why a task has failed: a code that a program can act on, and the reason in words.
+
+    Attributes:
+        code: one of `FailureCode`, or that of a later version: a lower-case word of at most 32 characters.
+        message: at most `MAX_FAILURE_CHARS` characters; the agent may have written a part of it.
+    """
+
+    code: str
+    message: str
+
+    def to_json(self) -> dict[str, Json]:
+        """The value of the field `failure`."""
+        return {"code": self.code, "message": self.message[:MAX_FAILURE_CHARS]}
+
+
+def failure_in(result: Mapping[str, Json]) -> Failure | None:
+    """Read the field `failure` of a result message.
+
+    None if it has none, is no failure, or holds something else: the field is optional, and an earlier version could
+    keep anything under that name.
+    """
+    found = object_in(result.get("failure"))
+    code, message = found.get("code"), found.get("message")
+    if result.get("status") != "failed" or not isinstance(code, str) or not _FAILURE_CODE.fullmatch(code):
+        return None
+    return Failure(code, message[:MAX_FAILURE_CHARS] if isinstance(message, str) else "")
+
+
 class Result(_Message):
     """A result as it lies in an inbox: the execution record of one task. Read one with `decode_result`."""
 
@@ -129,6 +163,11 @@ class Result(_Message):
     def output_note(self) -> dict[str, Json]:
         """What it says of output that it holds only in part: `bytes`, `kept`, `sha256`, `file`."""
         return object_in((self.model_extra or {}).get("output"))
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it has failed, as a code; None if it does not say."""
+        return failure_in({"status": self.status, **(self.model_extra or {})})
 
     def to_json(self) -> dict[str, Json]:
         """The message as it was received or built, in the order of its fields; the values are not copied."""
@@ -195,6 +234,7 @@ def new_result(
     status: ResultStatus,
     result: Json = "",
     error: str | None = None,
+    failure: Failure | None = None,
     extra: Mapping[str, Json] | None = None,
 ) -> Result:
     """Build the result of `task`, which is embedded as it stands. `extra` adds further fields.
@@ -208,6 +248,7 @@ def new_result(
         "task": dict(task),
         "result": result,
         **({"error": error} if error is not None else {}),
+        **({"failure": failure.to_json()} if failure is not None else {}),
         "completed_at": now(),
         **(extra or {}),
     }

@@ -7,7 +7,7 @@ from agentbus.errors import CorruptEntryError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json, encode, object_in
 from agentbus.protocol.ledger_entry import Record
-from agentbus.protocol.messages import Result, decode_result
+from agentbus.protocol.messages import Failure, Result, decode_result, failure_in
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.task_names import TaskName, name_for
 
@@ -54,6 +54,16 @@ class TaskStatus:
         return "cancelled" if entry.state == "queued" and entry.cancel is not None else entry.state
 
     @property
+    def failure(self) -> Failure | None:
+        """Why it has failed, as a code; None if it has not, or if its result does not say."""
+        return failure_in(self.record.entry.result or {})
+
+    @property
+    def state_in_words(self) -> str:
+        """The state for people, with the code of a failure: `failed (not_ended)`."""
+        return f"{self.state} ({self.failure.code})" if self.failure else self.state
+
+    @property
     def settled(self) -> bool:
         """Whether the task is at its end: it has its result, or was cancelled before it started."""
         return self.record.entry.terminal or self.state == "cancelled"
@@ -70,7 +80,10 @@ class TaskStatus:
         return object_in((self.record.entry.result or {}).get("output"))
 
     def to_json(self, *, with_result: bool = True) -> dict[str, Json]:
-        """Return a plain object: state, times, attempt, worker, and the result if there is one."""
+        """Return a plain object: state, times, attempt, worker, and the result if there is one.
+
+        Without the result, it still has the `failure` of one.
+        """
         entry = self.record.entry
         claim = entry.claim if entry.state == "working" else None
         account: dict[str, Json] = {
@@ -88,6 +101,7 @@ class TaskStatus:
             "changed_at": self.record.changed_at.isoformat(),
             "answered_by": entry.answered_by,
             "cancel": entry.cancel.model_dump() if entry.cancel else None,
+            "failure": self.failure.to_json() if self.failure and not with_result else None,
             "result": entry.result if with_result else None,
         }
         return {key: value for key, value in account.items() if value is not None}

@@ -12,8 +12,10 @@ import pytest
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
 from agentbus.config.toml_text import toml_text
+from agentbus.protocol.messages import Failure
 from agentbus.provision.nats_server import NatsServer
 from support.harness import FAKE_AGENT, Ran, eventually, process, run_cli, worker, worker_toml
+from support.mcp_harness import settle
 from support.terminal import shown_on_terminal
 
 pytestmark = pytest.mark.posix("not tried on Windows")
@@ -279,6 +281,18 @@ async def test_on_a_terminal_results_are_a_table_without_control_characters(
     assert "\x1b[2J" not in shown
     assert "\x07" not in shown
     assert not shown.lstrip().startswith("{")
+
+
+async def test_the_code_of_a_failure_is_shown_wherever_its_task_is(server: NatsServer, coordinator: Coordinator):
+    await coordinator.publish("code", "x", task_type="x", task_id="job")
+    await settle(coordinator, "job", "", status="failed", error="why", failure=Failure("not_ended", "why"))
+    commands = ["task get job", "task list", "result get --agent main", "status"]
+    shown = await asyncio.gather(
+        *(shown_on_terminal(*command.split(), "--nats-url", server.url) for command in commands)
+    )
+    assert ["failed (not_ended)" in page for page in shown] == [True] * len(commands)
+    [listed] = (await coordinator.list_tasks()).tasks
+    assert listed.to_json(with_result=False)["failure"] == {"code": "not_ended", "message": "why"}
 
 
 async def test_up_runs_a_bus_with_streams_and_keeps_its_messages(tmp_path: Path):

@@ -19,7 +19,7 @@ from agentbus.config.loading import load_coordinator
 from agentbus.config.schema import CoordinatorConfig
 from agentbus.config.worker_schema import WorkerConfig
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import ResultStatus
+from agentbus.protocol.messages import FailureCode, ResultStatus
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.cli import command as mcp_command
 from agentbus_mcp.server import create_server
@@ -138,6 +138,10 @@ def test_every_subject_is_listed() -> None:
 
 def test_every_status_is_listed() -> None:
     assert [code(row[0])[0] for row in table(REFERENCE / "bus.md", "Messages")] == list(get_args(ResultStatus))
+
+
+def test_every_code_of_a_failure_is_listed() -> None:
+    assert [code(row[0])[0] for row in table(REFERENCE / "bus.md", "Failures")] == list(get_args(FailureCode))
 
 
 async def test_every_mcp_tool_and_resource_is_listed() -> None:

@@ -13,8 +13,10 @@ from agentbus.protocol import subjects
 from agentbus.protocol.ids import make_result_id, new_task_id, random_token
 from agentbus.protocol.json_codec import Json, decode, encode
 from agentbus.protocol.messages import (
+    MAX_FAILURE_CHARS,
     MAX_TASK_DEPTH,
     MAX_TASK_TYPE_CHARS,
+    Failure,
     Task,
     decode_result,
     decode_task,
@@ -583,6 +585,41 @@ def test_a_new_result_embeds_the_task_as_it_stands_and_adds_what_it_is_told():
 
 def test_a_new_result_without_a_fault_has_no_error_field():
     assert "error" not in new_result(TASK, result_id="r", status="completed").to_json()
+
+
+def test_a_failure_is_written_and_read_again():
+    built = new_result(TASK, result_id="r", status="failed", error="why", failure=Failure("not_ended", "it runs on"))
+    result = built.to_json()
+    assert result["failure"] == {"code": "not_ended", "message": "it runs on"}
+    assert decode_result(encode(result)).failure == built.failure == Failure("not_ended", "it runs on")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ({"code": "quota", "message": "used up", "retry_after_s": 60}, Failure("quota", "used up")),
+        ({"code": "not_started"}, Failure("not_started", "")),
+        ({"code": "not_started", "message": 7}, Failure("not_started", "")),
+        ({"code": "x", "message": "m" * 600}, Failure("x", "m" * MAX_FAILURE_CHARS)),
+        ({"code": "Not ended", "message": "m"}, None),
+        ({"code": "x\n", "message": "m"}, None),
+        ({"code": "x" * 33}, None),
+        ({"message": "m"}, None),
+        ("it broke", None),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_a_result_stays_readable_whatever_another_version_keeps_as_its_failure(written: Json, read: Failure | None):
+    stored = {**RESULT, "status": "failed", "error": "why", "failure": written}
+    result = decode_result(encode(stored))
+    assert result.failure == read
+    assert result.to_json() == stored
+
+
+def test_a_result_that_is_no_failure_or_comes_from_an_earlier_version_has_none():
+    assert decode_result(encode({**RESULT, "failure": {"code": "not_ended", "message": "m"}})).failure is None
+    assert decode_result(encode({**RESULT, "status": "failed", "error": "why"})).failure is None
 
 
 # -- what others have written -----------------------------------------------------------------------------------

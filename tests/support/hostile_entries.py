@@ -48,8 +48,8 @@ _OUTPUT: Final = {"bytes": 9, "kept": 1, "sha256": "0" * 64, "truncated": True,
                   "file": {"bucket": "AGENT_FILES_code", "name": FILE}}  # fmt: skip
 _RESULT: Final[dict[str, Any]] = {
     "id": "result-code-t0-n", "type": "task.result", "status": "completed", "task": _TASK, "result": "done",
-    "error": "none", "completed_at": _TIME, "worker": "w", "attempt": 1, "exit_code": 0, "duration_seconds": 1.5,
-    "output": _OUTPUT,
+    "error": "none", "failure": {"code": "not_ended", "message": "m"}, "completed_at": _TIME, "worker": "w",
+    "attempt": 1, "exit_code": 0, "duration_seconds": 1.5, "output": _OUTPUT,
 }  # fmt: skip
 _ENTRY: Final[dict[str, Any]] = {
     "state": "queued", "digest": "d", "sender": "agent-main", "inbox": "main", "task_type": "test",

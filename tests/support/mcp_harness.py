@@ -24,7 +24,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.ids import make_result_id, random_token
 from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.ledger_entry import Record, settled
-from agentbus.protocol.messages import ResultStatus, Task, decode_result, new_result
+from agentbus.protocol.messages import Failure, ResultStatus, Task, decode_result, new_result
 from agentbus.protocol.roles import Role
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
@@ -144,13 +144,14 @@ async def settle(
     owner: str = "main",
     status: ResultStatus = "completed",
     error: str | None = None,
+    failure: Failure | None = None,
     task: Task | None = None,
 ) -> None:
     """Do what a worker does at the end of a task: commit the result to the ledger and publish it."""
     ledger, key = Ledger(coordinator.bus), TaskKey(agent, task_id, owner)
     record = await ledger.read(key)
     assert isinstance(record, Record)
-    message = result_message(task_id, output, agent=agent, status=status, error=error)
+    message = result_message(task_id, output, agent=agent, status=status, error=error, failure=failure)
     result = decode_result(encode({**message, **key.owner_field}))
     if task is not None:
         result = result.model_copy(update={"task": task.to_json()})
@@ -159,13 +160,20 @@ async def settle(
 
 
 def result_message(
-    task_id: str, output: Json, *, agent: str = "code", status: ResultStatus = "completed", error: str | None = None
+    task_id: str,
+    output: Json,
+    *,
+    agent: str = "code",
+    status: ResultStatus = "completed",
+    error: str | None = None,
+    failure: Failure | None = None,
 ) -> dict[str, Json]:
     """A result as a worker writes it."""
     task = {"id": task_id, "from": "agent-main", "to": f"agent-{agent}", "type": "task.request", "task_type": "test"}
     result_id = make_result_id(agent, task_id, random_token())
+    extra: dict[str, Json] = {"worker": "machine-1"}
     return new_result(
-        task, result_id=result_id, status=status, result=output, error=error, extra={"worker": "machine-1"}
+        task, result_id=result_id, status=status, result=output, error=error, failure=failure, extra=extra
     ).to_json()
 
 

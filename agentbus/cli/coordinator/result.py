@@ -85,9 +85,10 @@ def _show(message: "InboxMessage") -> None:
         output.table(["", ""], [["not a result", f"{message.fault} (sequence {message.seq})"]])
     else:
         found = message.result
+        status = f"{found.status} ({found.failure.code})" if found.failure else found.status
         output.table(
             ["status", "agent", "task", "completed"],
-            [[found.status, found.agent or "?", found.task_id, found.completed_at or ""]],
+            [[status, found.agent or "?", found.task_id, found.completed_at or ""]],
         )
         for text in (found.error, found.result):
             if text:

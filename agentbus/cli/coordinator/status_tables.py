@@ -97,7 +97,7 @@ def _settled(overview: "BusOverview") -> Table:
     def row(status: "TaskStatus") -> list[str]:
         ago = _age(overview.at, status.record.changed_at)
         owner = [status.owner] if owned else []
-        return [ago, status.agent, *owner, status.state, status.record.entry.task_type, status.task_id]
+        return [ago, status.agent, *owner, status.state_in_words, status.record.entry.task_type, status.task_id]
 
     columns = ["ago", "agent", *(["owner"] if owned else []), "state", "type", "task"]
     return make_table(columns, [row(status) for status in overview.recent], "Settled")

@@ -194,7 +194,8 @@ def _row(status: "TaskStatus", *, owned: bool) -> list[str]:
     entry = status.record.entry
     changed = f"{status.record.changed_at:%Y-%m-%d %H:%M:%S}"
     owner = [status.owner] if owned else []
-    return [changed, status.agent, *owner, status.state, str(entry.attempt or ""), entry.task_type, status.task_id]
+    attempt = str(entry.attempt or "")
+    return [changed, status.agent, *owner, status.state_in_words, attempt, entry.task_type, status.task_id]
 
 
 def _show(status: "TaskStatus") -> None:
@@ -203,6 +204,7 @@ def _show(status: "TaskStatus") -> None:
         output.json_line(account)
         return
     result: dict[str, Any] = account.pop("result", None) or {}
+    account["state"] = status.state_in_words
     output.table(["", ""], [[key, str(value)] for key, value in account.items()])
     for text in (result.get("error"), result.get("result")):
         if text:

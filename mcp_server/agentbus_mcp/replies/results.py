@@ -16,10 +16,11 @@ from agentbus_mcp.operations.output import (
     output_of_task,
     output_of_text,
 )
-from agentbus_mcp.replies.models import AgentResult
+from agentbus_mcp.replies.models import AgentResult, FailureView
 from agentbus_mcp.sanitize import cut_to_fit, short, visible
 
 _ERROR_CHARS: Final = 1_000
+_FAILURE_CHARS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ def _view(result: Result, reader: str) -> AgentResult:
         asked_by=name_for(reader, result.key).owner if result.key else None,
         status=result.status,
         error=short(result.error, _ERROR_CHARS) if result.error else None,
+        failure=_failure(result),
         worker=optional_text(more.get("worker")),
         task_type=optional_text(result.task.get("task_type")),
         completed_at=optional_text(result.completed_at),
@@ -91,6 +93,13 @@ def _view(result: Result, reader: str) -> AgentResult:
         exit_code=_count(more.get("exit_code")),
         duration_seconds=_seconds(more.get("duration_seconds")),
     )
+
+
+def _failure(result: Result) -> FailureView | None:
+    if (found := result.failure) is None:
+        return None
+    said = not found.message or found.message in (result.error or "")
+    return FailureView(code=found.code, message=None if said else short(found.message, _FAILURE_CHARS))
 
 
 def _cancelled_view(status: TaskStatus) -> AgentResult:

@@ -69,6 +69,7 @@ def listed_task(status: TaskStatus) -> ListedTask:
         task_type=short(entry.task_type, 60),
         attempt=entry.attempt if entry.attempt > 1 else None,
         error=short(error, 120) if isinstance(error, str) and error else None,
+        failure=status.failure.code if status.failure else None,
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from agentbus import Coordinator
 from agentbus.protocol.json_codec import decode
+from agentbus.protocol.messages import Failure
 from agentbus.provision.nats_server import NatsServer
 from support.mcp_harness import both_eras, data_of, error_of, in_memory, put, result_message, settle, until_watched
 
@@ -303,6 +304,23 @@ async def test_a_task_that_was_cancelled_before_it_started_is_settled(
     [result] = data["results"]
     assert (result["status"], result["output"]) == ("cancelled", "")
     assert result["error"] == "cancelled by agent-main: not needed"
+
+
+async def test_the_code_of_a_failure_stands_in_every_answer_and_its_message_once(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
+    for task_id, message in (("a", "it runs as root"), ("b", "Permission denied")):
+        await coordinator.publish("code", "work", task_type="test", task_id=task_id)
+        failure = Failure("not_ended" if task_id == "a" else "not_started", message)
+        await settle(coordinator, task_id, status="failed", error="cancelled; it runs as root", failure=failure)
+    async with in_memory(server.url, era) as client:
+        got = data_of(await client.call_tool("get_results", {"task_ids": ["a", "b"]}))
+        one = data_of(await client.call_tool("get_task", {"task_id": "b"}))
+        listed = data_of(await client.call_tool("list_tasks", {}))
+    expected = [{"code": "not_ended"}, {"code": "not_started", "message": "Permission denied"}]
+    assert [result["failure"] for result in got["results"]] == expected
+    assert one["result"]["failure"] == expected[1]
+    assert [task["failure"] for task in listed["tasks"]] == ["not_started", "not_ended"]
 
 
 async def test_the_same_id_at_two_agents_is_distinguished_by_the_agent(

@@ -6,7 +6,7 @@ from typing import Final
 from agentbus.protocol import approval
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import Entry
-from agentbus.protocol.messages import ResultStatus
+from agentbus.protocol.messages import Failure, ResultStatus
 from agentbus_worker.running.command import Exit, Output
 
 _STDERR_SHOWN: Final = 500
@@ -17,7 +17,8 @@ _STDERR_SHOWN: Final = 500
 class Outcome:
     """The status, the text and, for a failure, the error; `extra` has further fields of the result.
 
-    `reason` is the error for the log. `error` may quote the agent, which may have printed a secret.
+    `reason` is the error for the log. `error` may quote the agent, which may have printed a secret. `failure` says why
+    as a code, where there is one for it.
     """
 
     status: ResultStatus
@@ -26,6 +27,7 @@ class Outcome:
     extra: dict[str, Json] = field(default_factory=dict[str, Json])
     reason: str | None = None
     cause: str = ""
+    failure: Failure | None = None
 
 
 def outcome_of_exit(ended: Exit, *, timeout_s: float, idle_timeout_s: float = 0) -> Outcome:

@@ -45,6 +45,7 @@ def result_message(
         status=outcome.status,
         result=outcome.text,
         error=outcome.error,
+        failure=outcome.failure,
         extra={**key.owner_field, "worker": context.instance, "attempt": attempt, **outcome.extra},
     )
     room = context.bus.max_message_bytes - _LEDGER_SLACK
