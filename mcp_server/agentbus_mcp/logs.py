@@ -1,9 +1,10 @@
-"""Logs to standard error, which hosts keep and people read."""
+"""Logs to standard error, which hosts keep and people read. One that nobody reads does not stop the server."""
 
 import logging
 import sys
 from typing import Any
 
+from agentbus.observability.queued_log import QueuedHandler, write_to
 from agentbus_mcp.sanitize import printable, visible
 
 
@@ -25,8 +26,14 @@ class OneLine(logging.Formatter):
 
 def log_to_stderr() -> None:
     """Log our own lines and the warnings of libraries to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = QueuedHandler(write_to(sys.stderr), "standard error")
     handler.setFormatter(OneLine("agentbus-mcp: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for library in ("mcp", "uvicorn"):
         logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def flush() -> None:
+    """Write the lines that are left, as far as they are taken at once; before the process exits past Python's end."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()

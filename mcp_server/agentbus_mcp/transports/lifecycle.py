@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from anyio import to_thread
 
 from agentbus.observability import tracing
+from agentbus_mcp import logs
 from agentbus_mcp.bus_link import BusLink
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def termination() -> Generator[asyncio.Event]:
             signal.signal(number, handler)
 
 
-def end() -> NoReturn:
+def end(code: int = 0) -> NoReturn:
     """Exit at once: threads that read standard input or resolve a name cannot be interrupted."""
     tracing.flush(_FLUSH_S)
-    os._exit(0)
+    logs.flush()
+    os._exit(code)
