@@ -36,14 +36,20 @@ class AgentOverview:
         """Whether a worker of the agent is alive."""
         return bool(self.workers)
 
+    @property
+    def troubles(self) -> list[str]:
+        """What keeps its workers from their work, each as a line for a person; its text is that of the workers."""
+        return [trouble for worker in self.workers for trouble in worker.troubles]
+
     def to_json(self) -> dict[str, Json]:
-        """Return a plain object; counts that are not known are left out."""
+        """Return a plain object; counts that are not known are left out, and troubles where there are none."""
         counts = {"waiting": self.waiting, "unacknowledged": self.unacknowledged}
         return {
             "agent": self.agent,
             "online": self.online,
             **{name: count for name, count in counts.items() if count is not None},
-            "workers": [worker.model_dump() for worker in self.workers],
+            **({"troubles": self.troubles} if self.troubles else {}),
+            "workers": [worker.model_dump(exclude_none=True) for worker in self.workers],
         }
 
 

@@ -4,6 +4,7 @@ A module of its own, because a coordinator never needs it, and a command should 
 """
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -144,3 +145,10 @@ class WorkerConfig(Section):
     def default_inbox(self) -> str:
         """The agent whose inbox gets results that no valid id in the task claims."""
         return subjects.agent_of(self.nats.default_result_subject, "results") or subjects.COORDINATOR
+
+    def outcomes_on_disk(self, name: str = "*.json") -> Iterator[Path]:
+        """Find the outcomes that workers of this agent keep on this machine until their bus has them.
+
+        `name` is the name of a file, which may hold wildcards.
+        """
+        return self.worker.state_dir.glob(f"*/{self.agent.id}/*/outbox/{name}")

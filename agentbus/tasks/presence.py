@@ -16,9 +16,23 @@ HEARTBEAT_S: Final = 30.0
 
 MOST_RUNNING: Final = 1_024
 """Of the tasks that a worker names: it runs up to 256, and holds some more that it is about to run or to settle."""
+MAX_REASON_CHARS: Final = 500
 _Name = Annotated[str, StringConstraints(max_length=256)]
 _Count = Annotated[int, Field(ge=0, le=2**32)]
 _TaskId = Annotated[str, AfterValidator(subjects.task_id)]
+
+
+_Reason = Annotated[str, StringConstraints(max_length=MAX_REASON_CHARS)]
+
+
+class RefusedResults(BaseModel):
+    """Results that the bus has refused for longer than a lease: how many, since when, and why the oldest one."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+    count: _Count
+    since: _Name
+    reason: _Reason
 
 
 class Presence(BaseModel):
@@ -37,7 +51,17 @@ class Presence(BaseModel):
     free: _Count
     running: Annotated[tuple[_TaskId, ...], Field(max_length=MOST_RUNNING)] = ()
     started_at: _Name
+    refused: RefusedResults | None = None
     seen_at: str = ""
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What keeps this worker from its work, each as one line for a person."""
+        refused = self.refused
+        if refused is None:
+            return ()
+        results = "1 result has" if refused.count == 1 else f"{refused.count} results have"
+        return (f"{self.instance}: {results} been refused by the bus since {refused.since[:19]}: {refused.reason}",)
 
 
 async def announce(bus: Bus, presence: Presence) -> None:
@@ -46,7 +70,7 @@ async def announce(bus: Bus, presence: Presence) -> None:
     Raises:
         BusError: the server did not store the key; the next heartbeat tries again.
     """
-    data = encode(presence.model_dump(exclude={"seen_at"}))
+    data = encode(presence.model_dump(exclude={"seen_at"}, exclude_none=True))
     await bus.publish(subjects.heartbeat(presence.agent), data)
     await bus.store(subjects.presence(presence.agent, presence.instance), data, timeout_s=5)
 

@@ -17,13 +17,14 @@ from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.lease_monitor import LeaseMonitor
 from agentbus_worker.settling.outbox import Outbox
 from agentbus_worker.settling.server_clock import ServerClock
+from agentbus_worker.settling.unsettled import Unsettled
 from agentbus_worker.state_folder import locked_state
 from support.harness import worker_toml
 
 
 @contextlib.asynccontextmanager
 async def delivered(
-    coordinator: Coordinator, server: NatsServer, folder: Path, **worker: Any
+    coordinator: Coordinator, server: NatsServer, folder: Path, *, lease_s: float = 30, **worker: Any
 ) -> AsyncGenerator[tuple[Context, Delivery]]:
     """What a worker has when a task comes: its context, and the delivery.
 
@@ -39,9 +40,10 @@ async def delivered(
         Children(state_folder.children) as children,
     ):
         async with PullConsumer(bus, config.nats.stream, config.durable) as consumer:
+            outbox = Outbox(state_folder.outbox, config.outcomes_on_disk)
             context = Context(
                 bus=bus, ledger=Ledger(bus), lease_monitor=LeaseMonitor(bus, clock), config=config, instance="me",
-                lease_s=30, state_folder=state_folder, outbox=Outbox(state_folder.outbox), children=children,
-                held=(), metrics=metrics,
+                lease_s=lease_s, state_folder=state_folder, outbox=outbox, children=children, held=(), metrics=metrics,
+                unsettled=Unsettled(bus, outbox, clock, metrics, lease_s=lease_s),
             )  # fmt: skip
             yield context, await consumer.next()

@@ -29,6 +29,7 @@ from agentbus_worker.settling import claim, job, outbox, result
 from agentbus_worker.settling.lease import Lease
 from agentbus_worker.settling.outbox import Outbox
 from agentbus_worker.settling.slots import Reservation
+from agentbus_worker.settling.unsettled import Unsettled
 from agentbus_worker.state_folder import StateFolder
 
 
@@ -99,9 +100,9 @@ POINTS: dict[str, Point] = {
     "published again, not acknowledged": Point(claim, "publish_again", "after"),
     # a start
     "state folder taken over": Point(StateFolder, "take_over", "after"),
-    "replay begun": Point(outbox, "_replay_one", "before"),
+    "replay begun": Point(Unsettled, "_settle", "before"),
     "replay committed, not published": Point(Ledger, "write", "after", writes("settled")),
-    "replay published, copy still on disk": Point(outbox, "_replay_one", "after"),
+    "replay published, copy still on disk": Point(Unsettled, "_settle", "after"),
     # a dead letter
     "dead letter stored, sender not notified": Point(Bus, "store", "after", stores("agent.code.dead")),
     "sender notified, delivery not terminated": Point(Delivery, "term", "before"),

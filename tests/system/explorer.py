@@ -3,8 +3,9 @@
 The decisions are the worker's own (`agentbus_worker.settling.decisions`); what is modelled here is only what carries
 them out: one ledger key with compare-and-set, one task message, one inbox that remembers ids, a disk for each worker.
 Anything can happen between any two steps: a worker dies and starts again, the answer to a write gets lost, the
-message is delivered again though its owner lives, the server forgets an acknowledgement, a cancel request is written. A
-lease may count as expired at any time: that covers paused and cut off owners.
+message is delivered again though its owner lives, the server forgets an acknowledgement, a cancel request is written,
+the bus refuses a commit or a publication for want of a right. A lease may count as expired at any time: that covers
+paused and cut off owners. Where the leases of living owners last (`patient`), no command may run twice without a death.
 
 A `Flaw` breaks one rule of the protocol on purpose; the explorer must find what goes wrong then.
 """
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agentbus.protocol.ledger_entry import CancelRequest, Claim, Entry, NoEntry, Record
 from agentbus.protocol.subjects import TaskKey
@@ -40,6 +41,8 @@ class Flaw(Enum):
     ACK_SETTLED = "a settled task is acknowledged without making sure of its result"
     IGNORE_REFUSAL = "a worker whose commit was refused publishes all the same"
     NO_TAKEOVER = "a task whose owner is gone is left to that owner"
+    FORGETS_REFUSED = "an outcome that the bus has refused lies in the outbox until the worker starts again"
+    OWN_OUTBOX_ONLY = "a worker does not look into the outboxes of the others on its machine"
     NO_REVISION = "what a lagging replica said is written over what the ledger holds"
 
 
@@ -72,6 +75,7 @@ class Worker(NamedTuple):
     """A worker: where it is, the entry that it holds or tries, and what it does once that is written.
 
     `fresh` says whether the ledger still is at the revision that this worker knows: a compare-and-set asks no more.
+    `outbox` is the claim whose outcome it keeps, in memory where the disk is full (`on_disk`).
     """
 
     step: Step = Step.IDLE
@@ -80,12 +84,18 @@ class Worker(NamedTuple):
     tried: Key | None = None
     then: str = ""
     outbox: str = ""
+    on_disk: bool = True
+
+    def at(self, step: Step, **more: Any) -> "Worker":
+        """The worker at another step, of which it keeps nothing but its outbox."""
+        return Worker(step, outbox=self.outbox, on_disk=self.on_disk, **more)
 
 
 class State(NamedTuple):
     """Everything there is. `untouched`: the ledger still is at the revision that the task's header names.
 
-    `before` is what the key held before its last change, which a replica that lags behind still answers with.
+    `before` is what the key held before its last change, which a replica that lags behind still answers with. `runs`
+    counts how often the command was started, without a worker that gave the task back, and without a death.
     """
 
     key: Key | None
@@ -100,6 +110,9 @@ class State(NamedTuple):
     cancels: int
     lags: int = 0
     before: Key | None = None
+    refusals: int = 0
+    runs: int = 0
+    deaths: bool = False
 
 
 @dataclass
@@ -110,12 +123,13 @@ class Report:
     two_results: list[str] = field(default_factory=list[str])
     unconfirmed: list[str] = field(default_factory=list[str])
     stuck: list[str] = field(default_factory=list[str])
+    run_again: list[str] = field(default_factory=list[str])
     endings: set[str] = field(default_factory=set[str])
 
     @property
     def sound(self) -> bool:
-        """No state with two results, none with a result that the ledger denies, none that cannot come to a result."""
-        return not (self.two_results or self.unconfirmed or self.stuck)
+        """No two results, none that the ledger denies, no state without a way to one, no second run without a cause."""
+        return not (self.two_results or self.unconfirmed or self.stuck or self.run_again)
 
 
 @cache
@@ -143,12 +157,10 @@ def found_of(key: Key | None, revision: int) -> Record | NoEntry:
 
 
 @cache
-def decide(key: Key | None, wait: bool) -> decisions.Decision:
+def decide(key: Key | None, wait: bool, finished: bool) -> decisions.Decision:
     """The worker's own decision on a delivery."""
-    fresh = entry_of(Key("queued"))
-    return decisions.on_delivery(
-        found_of(key, 1), fresh, wait_s=1.0 if wait else 0.0, policy=Policy(max_attempts=MAX_ATTEMPTS)
-    )
+    fresh, policy = entry_of(Key("queued")), Policy(max_attempts=MAX_ATTEMPTS)
+    return decisions.on_delivery(found_of(key, 1), fresh, wait_s=1.0 if wait else 0.0, policy=policy, finished=finished)
 
 
 @cache
@@ -180,8 +192,16 @@ class Explorer:
         forgets: int = 1,
         cancels: int = 1,
         lags: int = 0,
+        refusals: int = 0,
+        patient: bool = False,
+        one_machine: bool = False,
     ) -> None:
+        """`patient`: no lease of a living owner expires, unless the bus refuses its outcome."""
         self._flaw = flaw
+        self._refusals = refusals
+        self._patient = patient
+        self._one_machine = one_machine and flaw is not Flaw.OWN_OUTBOX_ONLY
+        self._shares_leases = one_machine
         self._lags = lags
         self._budget = (crashes, losses, forgets, cancels)
         self._header = True
@@ -201,6 +221,7 @@ class Explorer:
             forgets=self._budget[2],
             cancels=self._budget[3],
             lags=self._lags,
+            refusals=self._refusals,
         )
         came_from: dict[State, tuple[State, str] | None] = {start: None}
         before: dict[State, list[State]] = {}
@@ -216,10 +237,10 @@ class Explorer:
                 if following not in came_from:
                     came_from[following] = (state, label)
                     frontier.append(following)
-            if report.two_results or report.unconfirmed:
+            if report.two_results or report.unconfirmed or report.run_again:
                 break
         report.states = len(came_from)
-        if not report.two_results and not report.unconfirmed:
+        if report.sound:
             self._find_stuck(came_from, before, goals, report)
         return report
 
@@ -228,6 +249,8 @@ class Explorer:
     ) -> None:
         if len(state.inbox) > 1:
             report.two_results.append(_path(state, came_from))
+        elif state.runs > 1 and not state.deaths:
+            report.run_again.append(_path(state, came_from))
         elif state.inbox and (state.key is None or state.key.result != state.inbox[0].partition("#")[0]):
             report.unconfirmed.append(_path(state, came_from))
         elif state.inbox and state.key is not None:
@@ -263,8 +286,9 @@ class Explorer:
             if state.lags and worker.step in (Step.READ, Step.REFUSED, Step.REPLAY):
                 yield from self._reads_at_a_lagging_replica(state, index, worker)
             if worker.step is not Step.DEAD and state.crashes:
-                dead = Worker(Step.DEAD, outbox=worker.outbox)
-                yield f"worker {index} dies", _with(state, index, dead)._replace(crashes=state.crashes - 1)
+                dead = Worker(Step.DEAD, outbox=worker.outbox if worker.on_disk else "")
+                died = _with(state, index, dead)._replace(crashes=state.crashes - 1, deaths=self._patient)
+                yield f"worker {index} dies", died
         if state.cancels and state.key is not None and not state.key.result and not state.key.cancel:
             request = state.key._replace(cancel=True)
             yield "a cancel request", _written(state, request)._replace(cancels=state.cancels - 1)
@@ -286,8 +310,7 @@ class Explorer:
                 step = Step.REPLAY if worker.outbox else Step.IDLE
                 yield "starts", _with(state, index, Worker(step, outbox=worker.outbox))
             case Step.IDLE:
-                if state.message:
-                    yield from self._deliver(state, index, worker)
+                yield from self._idle(state, index, worker)
             case Step.READ:
                 yield from self._read(state, index, worker)
             case Step.CAS:
@@ -299,7 +322,8 @@ class Explorer:
             case Step.PUBLISH:
                 yield from self._publish(state, index, worker)
             case Step.ACK:
-                after = Worker()
+                done = worker.tried is not None and worker.tried.nonce == worker.outbox
+                after = Worker() if done else worker.at(Step.IDLE)
                 yield "acknowledges", _with(state._replace(message=False), index, after)
                 if state.losses:
                     lost = state._replace(losses=state.losses - 1)
@@ -307,43 +331,72 @@ class Explorer:
             case Step.REPLAY:
                 yield from self._replay(state, index, worker)
 
+    def _idle(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
+        if worker.outbox and self._flaw is not Flaw.FORGETS_REFUSED:
+            yield "tries again what was refused", _with(state, index, worker.at(Step.REPLAY))
+        if state.message:
+            yield from self._deliver(state, index, worker)
+
     def _deliver(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
         if self._flaw is Flaw.ACK_FIRST:
             state = state._replace(message=False)
         yield "gets the task", _with(state, index, worker._replace(step=Step.READ))
         if self._header:  # a first delivery is claimed by the revision in its header, without reading
-            claiming = self._claim(state, index, Key("queued"), fresh=state.untouched, attempt=1)
+            claiming = self._claim(state, index, worker, Key("queued"), fresh=state.untouched, attempt=1)
             yield "gets the task and claims at once", claiming
 
     def _read(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
         owned = state.key is not None and state.key.state == "working"
-        for wait in (False, True) if owned else (False,):
+        finished = owned and self._flaw is not Flaw.FORGETS_REFUSED and self._is_finished(state, index)
+        for wait in self._waits(state, index) if owned else (False,):
             if self._flaw is Flaw.NO_TAKEOVER and owned and not wait:
                 continue
-            decision = decide(state.key, wait)
+            decision = decide(state.key, wait, finished)
             match decision:
                 case decisions.Claim(_, _, attempt):
                     base = state.key or Key("queued")
-                    yield "reads, claims", self._claim(state, index, base, fresh=True, attempt=attempt)
+                    yield "reads, claims", self._claim(state, index, worker, base, fresh=True, attempt=attempt)
                 case decisions.Republish():
-                    assert state.key is not None, "only an entry has a result"
-                    follow = Worker(Step.PUBLISH, tried=state.key, then="ack")
+                    follow = worker.at(Step.PUBLISH, tried=state.key, then="ack")
                     if self._flaw is Flaw.ACK_SETTLED:
-                        follow = Worker(Step.ACK)
+                        follow = worker.at(Step.ACK)
                     yield "reads: settled", _with(state, index, follow)
+                case decisions.CommitOutbox():
+                    assert state.key is not None, "the outcome is that of a claim"
+                    tried = state.key._replace(state="completed", result=result_of(state.key.nonce))
+                    follow = worker.at(Step.CAS, fresh=True, tried=tried, then="publish finished")
+                    yield "reads: finished on this machine", _with(state, index, follow)
                 case decisions.SettleCancelled() | decisions.SettleExhausted():
                     assert state.key is not None, "only an entry can be cancelled or exhausted"
                     nonce = _unused_nonce(state)
                     status = "cancelled" if isinstance(decision, decisions.SettleCancelled) else "failed"
                     tried = state.key._replace(state=status, nonce=nonce, result=result_of(nonce))
-                    follow = Worker(Step.CAS, fresh=True, tried=tried, then="publish unrun")
+                    follow = worker.at(Step.CAS, fresh=True, tried=tried, then="publish unrun")
                     yield f"reads: {status}", _with(state, index, follow)
                 case decisions.Defer():
                     yield "reads: the owner lives", _with(state, index, worker._replace(step=Step.IDLE))
 
-    def _claim(self, state: State, index: int, base: Key, *, fresh: bool, attempt: int) -> State:
+    def _is_finished(self, state: State, index: int) -> bool:
+        """Whether the outcome of the claim in the ledger lies on the machine of a worker."""
+        seen = state.workers if self._one_machine else (state.workers[index],)
+        return state.key is not None and state.key.nonce in {worker.outbox for worker in seen}
+
+    def _waits(self, state: State, index: int) -> tuple[bool, ...]:
+        """Whether the lease in the ledger may count as expired, or not, for a worker that reads it."""
+        if not self._patient:
+            return False, True
+        assert state.key is not None, "a lease is read"
+        nonce, other = state.key.nonce, state.workers[1 - index]
+        alive = [worker for worker in state.workers if worker.step is not Step.DEAD]
+        if any(key.nonce == nonce for worker in alive for key in (worker.held, worker.tried) if key is not None):
+            return (True,)
+        # One whose outcome was refused does not renew, and keeps the delivery from other machines for a lease.
+        held_elsewhere = other in alive and other.outbox == nonce and not self._shares_leases
+        return (True,) if held_elsewhere else (False, True)
+
+    def _claim(self, state: State, index: int, worker: Worker, base: Key, *, fresh: bool, attempt: int) -> State:
         tried = base._replace(state="working", attempt=attempt, nonce=_unused_nonce(state), renewals=0)
-        return _with(state, index, Worker(Step.CAS, fresh=fresh, tried=tried, then="run"))
+        return _with(state, index, worker.at(Step.CAS, fresh=fresh, tried=tried, then="run"))
 
     def _write(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
         assert worker.tried is not None, "something is written"
@@ -351,8 +404,12 @@ class Explorer:
         if self._flaw is Flaw.NO_FENCE and committing:
             yield "does not commit", _with(state, index, worker._replace(step=Step.PUBLISH, then="ack"))
             return
+        if worker.tried.result and state.refusals:
+            yield "may not write", self._kept(state, index, worker)
         if worker.fresh:
             written = _written(state, worker.tried)
+            if worker.tried.state == "queued":
+                written = written._replace(runs=0)
             yield f"writes {worker.tried.state}", self._won(written, index, worker)
             if state.losses:
                 lost = written._replace(losses=state.losses - 1)
@@ -360,18 +417,28 @@ class Explorer:
         else:
             yield "is refused", _with(state, index, worker._replace(step=Step.REFUSED, held=None))
 
+    def _kept(self, state: State, index: int, worker: Worker) -> State:
+        """The bus refuses a commit or a publication: the outcome of a run of this worker is kept, the rest is not."""
+        assert worker.tried is not None, "something was refused"
+        after, nonce = worker.at(Step.IDLE), worker.tried.nonce
+        if worker.then == "publish":
+            after = Worker(outbox=nonce, on_disk=worker.outbox == nonce)
+        return _with(state._replace(refusals=state.refusals - 1), index, after)
+
     def _won(self, state: State, index: int, worker: Worker) -> State:
         """The write is known to be stored: go on with what it was for."""
         held = worker._replace(held=worker.tried, fresh=True)
         match worker.then:
             case "run":
-                return _with(state, index, held._replace(step=Step.RUNNING, tried=None, then=""))
-            case "publish" | "publish unrun":
+                started = self._patient and worker.tried is not None and not worker.tried.renewals
+                counted = state._replace(runs=min(state.runs + started, 2))
+                return _with(counted, index, held._replace(step=Step.RUNNING, tried=None, then=""))
+            case "publish" | "publish unrun" | "publish finished":
                 return _with(state, index, held._replace(step=Step.PUBLISH, held=None, fresh=False, then="ack"))
             case "publish from outbox":
                 return _with(state, index, held._replace(step=Step.PUBLISH, held=None, fresh=False, then="forget"))
             case "idle":
-                return _with(state, index, Worker())
+                return _with(state, index, worker.at(Step.IDLE))
             case other:
                 raise AssertionError(other)
 
@@ -386,10 +453,10 @@ class Explorer:
                 assert state.key is not None, "what was stored is there"
                 adopted = worker._replace(tried=state.key)
                 yield "had won", self._won(state, index, adopted)
-            case _ if worker.then == "publish unrun":
-                yield "reads again", _with(state, index, Worker(Step.READ))
+            case _ if worker.then in ("publish unrun", "publish finished"):
+                yield "reads again", _with(state, index, worker.at(Step.READ))
             case _ if worker.then == "publish from outbox":
-                yield "reads again", _with(state, index, Worker(Step.REPLAY, outbox=worker.outbox))
+                yield "reads again", _with(state, index, worker.at(Step.REPLAY))
             case settle.Adopt():
                 assert state.key is not None, "only an entry is adopted"
                 tried = worker.tried._replace(cancel=state.key.cancel)
@@ -397,7 +464,8 @@ class Explorer:
             case settle.Lost():
                 # A claim reads again; a run drops its outcome and sends nothing.
                 again = worker.then == "run"
-                yield "has lost", _with(state, index, Worker(Step.READ if again else Step.IDLE))
+                kept = worker.at(Step.READ) if again else Worker()
+                yield "has lost", _with(state, index, kept)
 
     def _running(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
         held = worker.held
@@ -412,7 +480,8 @@ class Explorer:
         tried = held._replace(state=outcome, result=result_of(held.nonce))
         commit = cas._replace(tried=tried, then="publish")
         # The outbox is written before the commit or beside it: a crash may come before either.
-        yield f"ends ({outcome}), with the outbox", _with(state, index, commit._replace(outbox=held.nonce))
+        kept = commit._replace(outbox=held.nonce, on_disk=True)
+        yield f"ends ({outcome}), with the outbox", _with(state, index, kept)
         yield f"ends ({outcome}), the disk is full", _with(state, index, commit)
         if held.attempt == 1 and not held.cancel:
             back = held._replace(state="queued", attempt=0)
@@ -426,6 +495,8 @@ class Explorer:
         known = name in state.inbox and self._flaw is not Flaw.SHORT_MEMORY
         inbox = state.inbox if known else tuple(sorted((*state.inbox, name)))
         stored = state._replace(inbox=inbox, publications=min(state.publications + 1, 2))
+        if state.refusals:
+            yield "may not publish", self._kept(state, index, worker)
         if worker.then == "ack":
             yield "publishes", _with(stored, index, worker._replace(step=Step.ACK))
         else:
@@ -441,23 +512,16 @@ class Explorer:
         decision = replay(nonce, result, state.key)
         base = state.key or Key("queued")
         tried = base._replace(state="completed", nonce=nonce, result=result)
+        publish = worker.at(Step.PUBLISH, tried=tried, then="forget")
         if self._flaw is Flaw.BLIND_OUTBOX:
-            follow = Worker(Step.PUBLISH, tried=tried, then="forget", outbox=nonce)
-            yield "publishes its outbox blindly", _with(state, index, follow)
+            yield "publishes its outbox blindly", _with(state, index, publish)
             return
         match decision:
             case decisions.CommitOutbox():
-                follow = Worker(
-                    Step.CAS,
-                    fresh=True,
-                    tried=tried,
-                    then="publish from outbox",
-                    outbox=nonce,
-                )
+                follow = worker.at(Step.CAS, fresh=True, tried=tried, then="publish from outbox")
                 yield "commits its outbox", _with(state, index, follow)
             case decisions.RepublishOutbox():
-                follow = Worker(Step.PUBLISH, tried=tried, then="forget", outbox=nonce)
-                yield "publishes its outbox again", _with(state, index, follow)
+                yield "publishes its outbox again", _with(state, index, publish)
             case _:
                 yield "drops its outbox", _with(state, index, Worker())
 
@@ -485,8 +549,8 @@ def _with(state: State, index: int, worker: Worker) -> State:
 
 
 def _order(worker: Worker) -> tuple[object, ...]:
-    step, held, fresh, tried, then, outbox = worker
-    return step.value, held or (), fresh, tried or (), then, outbox
+    step, held, fresh, tried, then, outbox, on_disk = worker
+    return step.value, held or (), fresh, tried or (), then, outbox, on_disk
 
 
 def _canonical(state: State) -> State:

@@ -8,7 +8,22 @@ pytestmark = pytest.mark.posix("explores the settling of workers")
 
 
 def first_fault(report: Report) -> str:
-    return next(iter(report.two_results + report.unconfirmed + report.stuck), "")
+    return next(iter(report.two_results + report.unconfirmed + report.run_again + report.stuck), "")
+
+
+def calm(flaw: Flaw, *, refusals: int = 0, one_machine: bool = False) -> Report:
+    """Explore what happens without deaths, lost answers and cancel requests, while leases last."""
+    explorer = Explorer(
+        flaw,
+        crashes=0,
+        losses=0,
+        forgets=0,
+        cancels=0,
+        refusals=refusals,
+        patient=True,
+        one_machine=one_machine,
+    )
+    return explorer.explore()
 
 
 @pytest.mark.parametrize(
@@ -44,6 +59,45 @@ def test_a_lagging_replica_does_not_break_the_settlement(crashes: int, losses: i
     report = explorer.explore(foreign=foreign)
     assert report.sound, first_fault(report)
     assert {"completed", "cancelled"} <= report.endings
+
+
+@pytest.mark.parametrize("one_machine", [False, True], ids=["two machines", "one machine"])
+@pytest.mark.parametrize(
+    ("crashes", "losses", "forgets", "cancels"),
+    [(0, 0, 0, 0), (0, 1, 1, 0), pytest.param(1, 1, 1, 1, marks=pytest.mark.long)],
+    ids=["refusals alone", "a lost answer, a forgotten ack", "one of everything"],
+)
+def test_a_refused_outcome_is_settled_once_and_its_command_runs_once(
+    crashes: int, losses: int, forgets: int, cancels: int, one_machine: bool
+):
+    report = Explorer(
+        crashes=crashes,
+        losses=losses,
+        forgets=forgets,
+        cancels=cancels,
+        refusals=2,
+        patient=True,
+        one_machine=one_machine,
+    ).explore()
+    assert report.sound, first_fault(report)
+    assert {"completed"} <= report.endings
+
+
+@pytest.mark.parametrize("crashes", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_a_refused_outcome_makes_no_second_result_though_leases_expire_at_any_time(crashes: int):
+    report = Explorer(crashes=crashes, losses=0, forgets=1, cancels=0, refusals=1).explore()
+    assert report.sound, first_fault(report)
+
+
+def test_the_explorer_detects_that_a_living_worker_forgets_what_was_refused():
+    report = calm(Flaw.FORGETS_REFUSED, refusals=1)
+    assert report.run_again, f"found instead: {first_fault(report)}"
+    assert "may not write" in first_fault(report)
+
+
+def test_the_explorer_detects_that_a_worker_runs_what_another_one_on_its_machine_has_finished():
+    report = calm(Flaw.OWN_OUTBOX_ONLY, refusals=1, one_machine=True)
+    assert report.run_again, f"found instead: {first_fault(report)}"
 
 
 def test_the_explorer_detects_a_write_based_on_a_lagging_replica():

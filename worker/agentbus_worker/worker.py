@@ -40,11 +40,12 @@ from agentbus_worker.running.spawn import close_on_exec
 from agentbus_worker.running.supervisor import become_subreaper
 from agentbus_worker.settling.claim import claim
 from agentbus_worker.settling.context import Context
-from agentbus_worker.settling.job import REFUSED_PAUSE_S, Job
+from agentbus_worker.settling.job import Job
 from agentbus_worker.settling.lease_monitor import LeaseMonitor
-from agentbus_worker.settling.outbox import Outbox, replay
+from agentbus_worker.settling.outbox import Outbox
 from agentbus_worker.settling.server_clock import ServerClock
 from agentbus_worker.settling.slots import Reservation, Slots
+from agentbus_worker.settling.unsettled import Unsettled
 from agentbus_worker.signals import Stop
 from agentbus_worker.state_folder import StateFolder, locked_state
 from agentbus_worker.task_queues import TaskQueues
@@ -52,6 +53,8 @@ from agentbus_worker.task_queues import TaskQueues
 log = logging.getLogger("agentbus.worker")
 
 _RETRY_S: Final = 2.0
+_REFUSED_PAUSE_S: Final = 60.0
+"""The delay after a refusal that only an operator can fix: a permission, a stream that does not exist."""
 _PATROL_S: Final = 2.0
 _PRESENCE_PAUSE_S: Final = 2.0
 """How soon a change of the free slots is announced. People look at it, so more often would only load the bus."""
@@ -100,7 +103,8 @@ class Worker:
         async with AsyncExitStack() as stack:
             metrics = stack.enter_context(metrics_of(config))
             folder = stack.enter_context(locked_state(config.worker.state_dir, settings.urls, config.agent.id))
-            metrics.show("outbox_entries", Outbox(folder.outbox).count)
+            outbox = Outbox(folder.outbox, config.outcomes_on_disk)
+            metrics.show("outbox_entries", outbox.count)
             if HAS_SUPERVISORS:
                 become_subreaper()
             close_on_exec()
@@ -109,17 +113,22 @@ class Worker:
             dial = stack.enter_async_context(connect(settings, retry_on_failed_connect=True, on_state=log.info))
             bus = await _unless_set(self._stop.drain, dial)
             if bus is not None:
-                await self._serve(bus, folder, children, metrics)
+                await self._serve(bus, folder, outbox, children, metrics)
         log.info("worker %s stopped", self.instance)
 
-    async def _serve(self, bus: Bus, folder: StateFolder, children: Children, metrics: Metrics) -> None:
+    async def _serve(self, bus: Bus, folder: StateFolder, outbox: Outbox, children: Children, metrics: Metrics) -> None:
         if warning := version_warning(bus.server_version):
             log.warning("%s", warning)
-        config, outbox = self._config, Outbox(folder.outbox)
+        config = self._config
         lease_s = await _unless_set(self._stop.drain, require_consumer(bus, config))
         self._register_gauges(metrics, bus)
+        if lease_s is None:
+            return
         clock = ServerClock(bus, config.nats.stream, config.durable)
-        if lease_s is None or await _unless_set(self._stop.drain, _replay_outbox(bus, outbox, clock, metrics)) is None:
+        unsettled = Unsettled(
+            bus, outbox, clock, metrics, lease_s=lease_s, held=self._jobs, on_change=self._changed.set
+        )
+        if await _unless_set(self._stop.drain, _settle_left(unsettled)) is None:
             return
         context = Context(
             bus=bus,
@@ -130,6 +139,7 @@ class Worker:
             lease_s=lease_s,
             state_folder=folder,
             outbox=outbox,
+            unsettled=unsettled,
             children=children,
             held=self._jobs,
             metrics=metrics,
@@ -141,7 +151,8 @@ class Worker:
                 side_tasks = [
                     group.create_task(_fail_when_ended(bus)),
                     group.create_task(self._stop_jobs_on_request()),
-                    group.create_task(self._show_presence(bus)),
+                    group.create_task(self._show_presence(bus, unsettled)),
+                    group.create_task(unsettled.keep_on()),
                     group.create_task(_patrol(children)),
                 ]
                 running: set[asyncio.Task[None]] = set()
@@ -225,7 +236,7 @@ class Worker:
             log.warning("a task could not be claimed: %s; it will be delivered again", error)
             passes = isinstance(error, BusUnavailableError | StreamFullError | OSError | MemoryError)
             with suppress(BusUnavailableError):
-                await delivery.nak(_RETRY_S if passes else REFUSED_PAUSE_S)
+                await delivery.nak(_RETRY_S if passes else _REFUSED_PAUSE_S)
             return None
 
     async def _drain(self, running: set[asyncio.Task[None]]) -> None:
@@ -262,13 +273,13 @@ class Worker:
             if held == key:
                 job.renew_now()
 
-    async def _show_presence(self, bus: Bus) -> None:
+    async def _show_presence(self, bus: Bus, unsettled: Unsettled) -> None:
         """Announce this worker at the start, with each heartbeat and after a change; withdraw it at the end."""
         trouble = ""
         try:
             while True:
                 try:
-                    await announce(bus, self._presence())
+                    await announce(bus, self._presence(unsettled))
                     trouble = ""
                 except BusError as error:
                     if type(error).__name__ != trouble and not isinstance(error, BusUnavailableError):
@@ -281,9 +292,9 @@ class Worker:
                         await self._changed.wait()
         finally:
             if bus.connected:
-                await withdraw(bus, self._presence())
+                await withdraw(bus, self._presence(unsettled))
 
-    def _presence(self) -> Presence:
+    def _presence(self, unsettled: Unsettled) -> Presence:
         config = self._config
         return Presence(
             agent=config.agent.id,
@@ -297,6 +308,7 @@ class Worker:
             free=config.worker.concurrency - self._slots.running,
             running=tuple(key.id for key in self._jobs)[:MOST_RUNNING],
             started_at=self._started_at,
+            refused=unsettled.overdue,
         )
 
 
@@ -316,11 +328,11 @@ async def _unless_set(event: asyncio.Event, work: Coroutine[Any, Any, _T] | asyn
             await asyncio.wait({task})
 
 
-async def _replay_outbox(bus: Bus, outbox: Outbox, clock: ServerClock, metrics: Metrics) -> bool:
-    """Deliver the outcomes that earlier workers left on disk, and retry until the bus takes them."""
+async def _settle_left(unsettled: Unsettled) -> bool:
+    """Settle the outcomes that earlier workers left on disk, and retry until the bus takes them or refuses them."""
     while True:
         try:
-            await replay(bus, outbox, clock, metrics)
+            await unsettled.settle_left()
         except (BusUnavailableError, StreamFullError) as error:
             log.warning("the outbox cannot be delivered yet: %s", error)
             await asyncio.sleep(_RETRY_S)

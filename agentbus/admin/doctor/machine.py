@@ -4,12 +4,14 @@ import asyncio
 import os
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
+from agentbus.bus.topology import ACK_WAIT_S
 from agentbus.config.worker_schema import WorkerConfig
 
 # An agent command that takes longer to print its version hangs, or waits for input.
@@ -33,6 +35,8 @@ async def check_machine(config: WorkerConfig) -> AsyncIterator[Finding]:
         yield await _version(found)
     for name, folder in (("state_dir", config.worker.state_dir), ("log dir", config.log.dir)):
         yield _folder(name, folder)
+    if (finding := _outcomes(config)) is not None:
+        yield finding
 
 
 async def _version(program: str) -> Finding:
@@ -66,6 +70,23 @@ def _kill(child: asyncio.subprocess.Process) -> None:
             os.killpg(child.pid, signal.SIGKILL)
         elif child.returncode is None:
             child.kill()
+
+
+def _outcomes(config: WorkerConfig) -> Finding | None:
+    """Warn of outcomes that have waited for the bus for longer than a lease."""
+    ages: dict[Path, float] = {}
+    for path in config.outcomes_on_disk():
+        with suppress(OSError):  # its worker has just removed it
+            ages[path] = time.time() - path.stat().st_mtime
+    late = {path: age_s for path, age_s in ages.items() if age_s > ACK_WAIT_S}
+    if not late:
+        return None
+    oldest = max(late, key=lambda path: late[path])
+    return warning(
+        "outbox",
+        f"outcomes that the bus has not taken: {len(late)}, the oldest for {late[oldest]:.0f} s, in {oldest.parent}",
+        "start a worker of this agent, which delivers them; if one runs, its log says why the bus refuses them",
+    )
 
 
 def _folder(name: str, folder: Path) -> Finding:

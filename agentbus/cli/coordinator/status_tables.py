@@ -61,7 +61,9 @@ def page(overview: "BusOverview") -> "RenderableType":
     parts: list[RenderableType] = [head]
     if overview.missing:
         parts.append(harmless(f"missing: {', '.join(overview.missing)}; make it with: agentbus setup", "bold red"))
-    parts += [_agents(overview), _running(overview), _settled(overview), _streams(overview)]
+    parts.append(_agents(overview))
+    parts += [harmless(f"{one.agent}: {trouble}", "yellow") for one in overview.agents for trouble in one.troubles]
+    parts += [_running(overview), _settled(overview), _streams(overview)]
     if overview.hidden:
         parts.append(harmless(f"not shown to this user: {', '.join(overview.hidden)}", "dim"))
     return Group(*parts)

@@ -15,7 +15,7 @@ from agentbus.cli.operator.next_steps import (
     write_bundle,
 )
 from agentbus.cli.options import FILE, AgentId, agent_option, bus_folder_option, with_coordinator
-from agentbus.cli.output import json_line, line, on_terminal, table
+from agentbus.cli.output import json_line, line, on_terminal, remark, table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +52,9 @@ async def list_(bus: "Coordinator", *, agent: str | None) -> None:
             ["agent", "waiting", "running", "workers", "free slots", "last seen", "version", "description"],
             [_row(one) for one in agents],
         )
+        for one in agents:
+            for trouble in one.get("troubles", ()):
+                remark(f"{one['agent']}: {trouble}")
     else:
         for one in agents:
             json_line(one)

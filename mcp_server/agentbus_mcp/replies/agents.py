@@ -1,9 +1,13 @@
 """Builds the view of an agent. What its workers state about themselves is text from another party."""
 
+from typing import Final
+
 from agentbus.protocol.json_codec import Json
 from agentbus_mcp.replies.models import AgentView
 from agentbus_mcp.sanitize import short
 
+_MAX_TROUBLES: Final = 3
+"""Workers of one agent have the same trouble as a rule, and a model pays for every word."""
 _SHOWN = ("instance", "host", "version", "command", "slots", "free", "running", "started_at", "seen_at")
 
 
@@ -18,6 +22,7 @@ def agent_view(account: dict[str, Json], *, detailed: bool) -> AgentView:
         free_slots=sum(worker["free"] for worker in workers),
         waiting=account.get("waiting"),
         unacknowledged=account.get("unacknowledged"),
+        troubles=[short(trouble, 300) for trouble in account.get("troubles", ())[:_MAX_TROUBLES]] or None,
         description=short(described, 500 if detailed else 120) if described else None,
         details=[_worker(worker) for worker in workers] if detailed and workers else None,
     )

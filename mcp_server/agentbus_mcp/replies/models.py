@@ -224,6 +224,7 @@ class AgentView(Answer):
     waiting: int | None = None
     unacknowledged: SkipJsonSchema[int | None] = None
     description: str | None = None
+    troubles: SkipJsonSchema[list[str] | None] = None
     details: SkipJsonSchema[list[dict[str, Any]] | None] = None
 
 

@@ -1,6 +1,8 @@
 """`agentbus doctor` reports an agent command or a folder that a worker cannot use."""
 
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,6 +52,22 @@ async def test_an_agent_command_that_does_not_start_or_answer_is_reported(
     program.write_text("#!/bin/sh\nexec sleep 1000\n", encoding="utf-8")
     found = the_finding(await doctor("--role", "worker", "--config", str(config), code=1), "chat_cmd")
     assert (found["verdict"], found["text"]) == ("warning", f"{program} does not answer to --version")
+
+
+async def test_outcomes_that_wait_for_the_bus_for_longer_than_a_lease_are_a_warning(tmp_path: Path):
+    config, _ = load_worker(worker_toml(tmp_path, "nats://127.0.0.1:4222"))
+    outbox = config.worker.state_dir / "bus" / "code" / "0" / "outbox"
+    outbox.mkdir(parents=True)
+    for name, age_s in (("new", 5), ("old", 40), ("older", 90)):
+        (outbox / f"{name}.json").write_text("{}", encoding="utf-8")
+        os.utime(outbox / f"{name}.json", (time.time() - age_s, time.time() - age_s))
+    found = the_finding([finding.to_json() async for finding in check_machine(config)], "outbox")
+    assert found["verdict"] == "warning"
+    assert found["text"].startswith("outcomes that the bus has not taken: 2, the oldest for 9")
+    assert found["text"].endswith(str(outbox))
+    for path in outbox.iterdir():
+        path.unlink()
+    assert "outbox" not in [finding.check async for finding in check_machine(config)]
 
 
 class Usage(NamedTuple):

@@ -133,6 +133,17 @@ def test_a_settled_task_is_never_run_again_its_result_is_published_again(
     assert decision == Republish(record(entry))
 
 
+@pytest.mark.parametrize("wait_s", [0.0, 60.0])
+@pytest.mark.parametrize("changes", [{}, {"cancel": CANCEL}, {"attempt": MOST}, {"attempt": MOST + 1}])
+def test_a_task_whose_outcome_lies_on_this_machine_is_committed_whatever_else_the_entry_says(
+    wait_s: float, changes: dict[str, Any]
+):
+    entry = working("mine", **changes)
+    policy = Policy(MOST, retry_lost=False)
+    decision = on_delivery(record(entry), FRESH, wait_s=wait_s, policy=policy, finished=True)
+    assert decision == CommitOutbox(record(entry))
+
+
 RELEASED = working(state="queued", attempt=0)
 
 

@@ -17,9 +17,10 @@ from agentbus.bus.setup import set_up
 from agentbus.errors import RequeueError, StreamFullError
 from agentbus.provision.nats_server import NatsServer, run_server
 from agentbus_worker.metrics import Metrics
-from agentbus_worker.settling import outbox as outbox_module
-from agentbus_worker.settling.outbox import Outbox, OutboxEntry, replay
+from agentbus_worker.settling import unsettled as unsettled_module
+from agentbus_worker.settling.outbox import Outbox, OutboxEntry
 from agentbus_worker.settling.server_clock import ServerClock
+from agentbus_worker.settling.unsettled import Unsettled
 from support.harness import SUPPORT, Process, eventually, process, run_cli, worker, worker_toml
 from support.jobs import (
     acknowledged,
@@ -205,10 +206,10 @@ async def test_an_expired_outcome_is_not_published_again_after_the_clock_was_set
     outbox = Outbox(tmp_path)
     await outbox.put(left)
     clock = ServerClock(coordinator.bus, "AGENT_TASKS", "agent-code")
-    monkeypatch.setattr(outbox_module, "_DUPLICATE_WINDOW_S", 0.1)
+    monkeypatch.setattr(unsettled_module, "_DUPLICATE_WINDOW_S", 0.1)
     await coordinator.bus.api("STREAM.PURGE.AGENT_RESULTS")
     await eventually(lambda: _aged(clock, status.record.changed_at), "the commit is older than the memory of its id")
-    await replay(coordinator.bus, outbox, clock, Metrics())
+    await Unsettled(coordinator.bus, outbox, clock, Metrics(), lease_s=30).settle_left()
     assert await result_messages(coordinator) == []
     assert outbox.entries() == []
 

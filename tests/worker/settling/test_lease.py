@@ -3,9 +3,12 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from agentbus import Coordinator
-from agentbus.bus.pull_consumer import PullConsumer
+from agentbus.bus.pull_consumer import Delivery, PullConsumer
 from agentbus.bus.setup import set_up
+from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.ledger_entry import Claim, Entry, Record, claimed
@@ -14,6 +17,7 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker.settling.lease import Lease
+from support.harness import eventually
 
 
 class _SlowRenewals(Ledger):
@@ -55,4 +59,35 @@ async def test_a_renewal_in_progress_does_not_undo_the_settlement(coordinator: C
     after = await ledger.read(TaskKey("code", task.id))
     assert isinstance(after, Record)
     assert (after.entry.state, after.entry.result_id) == ("completed", "result-1")
+    assert not lease.lost
+
+
+async def test_a_delivery_is_held_while_renewals_are_refused_for_less_than_a_lease(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    bus = coordinator.bus
+    await set_up(bus, ["code"])
+    task = await coordinator.publish("code", "say:hi", task_type="test")
+    ledger = Ledger(bus)
+    found = await ledger.read(TaskKey("code", task.id))
+    assert isinstance(found, Record)
+    entry = claimed(found.entry, Claim(worker="w", nonce=random_token(), lease_s=0.6, since=now()), attempt=1)
+    revision = await ledger.write(TaskKey("code", task.id), entry, revision=found.revision)
+    held, refused = 0, 0
+
+    async def in_progress(_: Delivery) -> None:
+        nonlocal held
+        held += 1
+
+    async def write(*_: Any, **__: Any) -> int:
+        nonlocal refused
+        refused += 1
+        raise PermissionDeniedError("no right to the ledger")
+
+    monkeypatch.setattr(Delivery, "in_progress", in_progress)
+    monkeypatch.setattr(Ledger, "write", write)
+    async with PullConsumer(bus, subjects.TASKS_STREAM, subjects.durable("code")) as puller:
+        lease = Lease(ledger, await puller.next(), TaskKey("code", task.id), entry, revision)
+        async with lease.renewing():
+            await eventually(lambda: refused > held > 0, "held for a lease, and then no more")
     assert not lease.lost

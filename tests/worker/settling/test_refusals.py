@@ -22,9 +22,10 @@ from agentbus_worker.metrics import metrics_of
 from agentbus_worker.settling import lease_monitor
 from agentbus_worker.settling.claim import claim
 from agentbus_worker.settling.lease_monitor import LeaseMonitor
-from agentbus_worker.settling.outbox import Outbox, OutboxEntry, replay
+from agentbus_worker.settling.outbox import Outbox, OutboxEntry
 from agentbus_worker.settling.server_clock import ServerClock
 from agentbus_worker.settling.slots import Slots
+from agentbus_worker.settling.unsettled import Unsettled
 from support.delivered import delivered
 from support.harness import SUPPORT, eventually, process, worker_toml
 from support.jobs import acknowledged, counts, publish, result_messages
@@ -155,7 +156,7 @@ async def replayed(coordinator: Coordinator, folder: Path, task_id: str) -> Outb
     )  # fmt: skip
     clock = ServerClock(coordinator.bus, subjects.TASKS_STREAM, subjects.durable("code"))
     with metrics_of(config) as metrics:
-        await replay(coordinator.bus, outbox, clock, metrics)
+        await Unsettled(coordinator.bus, outbox, clock, metrics, lease_s=30).settle_left()
     return outbox
 
 

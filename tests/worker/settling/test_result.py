@@ -8,7 +8,7 @@ import pytest
 
 from agentbus.protocol.json_codec import Json, decode, encode
 from agentbus.protocol.messages import Result, decode_result, new_result, new_task
-from agentbus_worker.settling import result
+from agentbus_worker.settling import result_size
 from agentbus_worker.settling.outbox import OutboxEntry
 
 
@@ -18,7 +18,7 @@ def result_of(text: str, *, task: dict[str, Json] | None = None, **more: Any) ->
 
 
 def fit(whole: dict[str, Json], limit: int) -> dict[str, Json]:
-    return result.fit(decode_result(encode(whole)), limit).to_json()
+    return result_size.fit(decode_result(encode(whole)), limit).to_json()
 
 
 TEXTS = [

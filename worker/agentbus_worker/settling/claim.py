@@ -10,12 +10,13 @@ from agentbus.protocol.ledger_entry import Claim as ClaimRecord
 from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, claimed, queued
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.incoming import Incoming, read_delivery
-from agentbus.tasks.settle import Lost, Won, compare_and_set, publish_again, settle
+from agentbus.tasks.settle import Lost, Won, compare_and_set, publish_again
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.dead_letter import SHORTEST_NAK_S, store_dead_letter
 from agentbus_worker.settling.decisions import (
     Claim,
+    CommitOutbox,
     Defer,
     Policy,
     Republish,
@@ -25,8 +26,11 @@ from agentbus_worker.settling.decisions import (
 )
 from agentbus_worker.settling.job import Job
 from agentbus_worker.settling.lease import Lease
+from agentbus_worker.settling.outbox import OutboxEntry
 from agentbus_worker.settling.outcome import Outcome, cancelled_outcome
 from agentbus_worker.settling.result import result_message
+from agentbus_worker.settling.result_size import settle_in_a_size_that_is_taken
+from agentbus_worker.settling.unsettled import commit_outcome
 
 log = logging.getLogger("agentbus.worker")
 
@@ -97,13 +101,17 @@ async def _act_on(
     With neither, another party has written the entry meanwhile: read it again.
     """
     wait_s = 0.0 if isinstance(found, NoEntry) else await context.lease_monitor.remaining_s(found)
-    decision, task_id = on_delivery(found, new_entry, wait_s=wait_s, policy=context.policy), incoming.key.id
+    outcome, task_id = _finished_outcome(context, found), incoming.key.id
+    decision = on_delivery(found, new_entry, wait_s=wait_s, policy=context.policy, finished=outcome is not None)
     match decision:
         case Claim():
             return await _try_claim(context, delivery, incoming, decision), False
         case SettleCancelled() | SettleExhausted():
             with tracing.settling(delivery.headers, agent=context.agent, worker=context.instance, task_id=task_id):
                 return None, await _settle_without_run(context, delivery, incoming, decision)
+        case CommitOutbox(record):
+            assert outcome is not None, "only a finished outcome is committed"
+            return None, await _settle_finished(context, delivery, record, outcome)
         case Republish(record):
             await publish_again(context.bus, record)
             await delivery.ack()
@@ -112,6 +120,28 @@ async def _act_on(
             await delivery.nak(max(SHORTEST_NAK_S, wait_s))
             TaskLog(task_id).debug("not ours now; looking again in %.1f s", wait_s)
     return None, True
+
+
+def _finished_outcome(context: Context, found: Record | NoEntry) -> OutboxEntry | None:
+    """Return the outcome of the very claim in an entry, if the command of that claim has ended on this machine."""
+    if isinstance(found, NoEntry) or found.entry.state != "working" or found.entry.claim is None:
+        return None
+    return context.outbox.of_claim(found.key, found.entry.claim.nonce)
+
+
+async def _settle_finished(context: Context, delivery: Delivery, record: Record, outcome: OutboxEntry) -> bool:
+    """Settle a task by an outcome that the bus had refused, then ack; returns False if another party wrote first.
+
+    What is finished is never run again, though its lease has expired and its attempt may be the last.
+    """
+    with tracing.resumed(outcome.trace):
+        if not await commit_outcome(context.bus, record, outcome):
+            return False
+    context.outbox.remove(outcome)
+    await delivery.ack()
+    context.metrics.count("stored late")
+    TaskLog(outcome.task_id).info("its outcome was on this machine already; delivered", status=outcome.status)
+    return True
 
 
 async def _try_claim(context: Context, delivery: Delivery, incoming: Incoming, decision: Claim) -> Job | None:
@@ -155,7 +185,7 @@ async def _settle_without_run(
     new_claim = _new_claim(context)
     result = result_message(context, delivery, incoming, outcome, new_claim.nonce, base.attempt)
     base = base.model_copy(update={"claim": new_claim})
-    verdict = await settle(context.bus, incoming.key, base, result, revision=decision.revision)
+    verdict = await settle_in_a_size_that_is_taken(context.bus, incoming.key, base, result, decision.revision)
     if not isinstance(verdict, Won):
         return False
     tracing.outcome(outcome.status, error="unrun" if outcome.status == "failed" else None, reason=outcome.error)

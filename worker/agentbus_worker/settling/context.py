@@ -12,6 +12,7 @@ from agentbus_worker.running.process_tree import Children
 from agentbus_worker.settling.decisions import Policy
 from agentbus_worker.settling.lease_monitor import LeaseMonitor
 from agentbus_worker.settling.outbox import Outbox
+from agentbus_worker.settling.unsettled import Unsettled
 from agentbus_worker.state_folder import StateFolder
 
 
@@ -31,6 +32,7 @@ class Context:
     lease_s: float
     state_folder: StateFolder
     outbox: Outbox
+    unsettled: Unsettled
     children: Children
     held: Container[TaskKey]
     metrics: Metrics

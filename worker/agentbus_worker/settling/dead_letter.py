@@ -28,10 +28,10 @@ from agentbus.protocol.messages import MAX_ADDRESS_CHARS, MAX_TASK_TYPE_CHARS, R
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.inbox import publish_result
-from agentbus.tasks.settle import Won, publish_again, settle
+from agentbus.tasks.settle import Won, publish_again
 from agentbus_worker.log.lines import fields
 from agentbus_worker.settling.context import Context
-from agentbus_worker.settling.result import fit
+from agentbus_worker.settling.result_size import fit, in_a_size_that_is_taken, settle_in_a_size_that_is_taken
 
 log = logging.getLogger("agentbus.worker")
 
@@ -146,7 +146,7 @@ async def _notify_sender(context: Context, delivery: Delivery, reason: str) -> N
     )
     message = fit(result, context.bus.max_message_bytes - _HEADERS_BYTES)
     if not subjects.is_task_id(task["id"]) or not await _settle_task(context, delivery, task, key, inbox, message):
-        await publish_result(context.bus, inbox, message.to_json())
+        await in_a_size_that_is_taken(message, lambda shorter: publish_result(context.bus, inbox, shorter.to_json()))
 
 
 def _inbox_of(task: dict[str, Json]) -> str | None:
@@ -182,7 +182,7 @@ async def _settle_task(
             left_s = await context.lease_monitor.remaining_s(found) if base.state == "working" else 0.0
         if left_s > 0:
             raise _LeaseHeldError(max(SHORTEST_NAK_S, left_s))
-        if isinstance(await settle(context.bus, key, base, result, revision=revision), Won):
+        if isinstance(await settle_in_a_size_that_is_taken(context.bus, key, base, result, revision), Won):
             return True
 
 

@@ -1,7 +1,7 @@
 """Decides what to do with a task, in pure functions of the ledger entry, the delivery and the clock.
 
-`settling.claim` and `settling.outbox` act on the decisions. The ledger key is authoritative, and only a compare-and-set
-on it is final.
+`settling.claim` and `settling.unsettled` act on the decisions. The ledger key is authoritative, and only a
+compare-and-set on it is final.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,14 @@ class Defer:
     """Another worker holds the lease, or the retry is not due: nak the delivery, to decide again later."""
 
 
-Decision: TypeAlias = Claim | Republish | SettleCancelled | SettleExhausted | Defer
+@dataclass(frozen=True, slots=True)
+class CommitOutbox:
+    """The claim of the outcome is still in the ledger: commit the outcome on top of `record`, then publish it."""
+
+    record: Record
+
+
+Decision: TypeAlias = Claim | Republish | SettleCancelled | SettleExhausted | Defer | CommitOutbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +68,24 @@ class Policy:
     retry_lost: bool = True
 
 
-def on_delivery(found: Record | NoEntry, new_entry: Entry, *, wait_s: float, policy: Policy) -> Decision:
+def on_delivery(
+    found: Record | NoEntry, new_entry: Entry, *, wait_s: float, policy: Policy, finished: bool = False
+) -> Decision:
     """Decide what to do with a delivered task.
 
     Args:
         found: the ledger entry, or that there is none.
         new_entry: the entry for a task without one; only publishers of agentbus write entries.
         wait_s: seconds until the lease in `found` expires, or the retry is due; 0 or less if it can be claimed.
+        finished: whether an outbox of this machine holds the outcome of the very claim in `found`.
     """
     if isinstance(found, NoEntry):
         return Claim(new_entry, found.revision, attempt=1)
     entry = found.entry
     if entry.result is not None:
         return Republish(found)
+    if entry.state == "working" and finished:
+        return CommitOutbox(found)
     if entry.state == "working" and wait_s > 0:
         return Defer()
     if entry.cancel is not None:
@@ -83,13 +95,6 @@ def on_delivery(found: Record | NoEntry, new_entry: Entry, *, wait_s: float, pol
     if entry.attempt >= policy.max_attempts or (entry.state == "working" and not policy.retry_lost):
         return SettleExhausted(entry, found.revision)
     return Claim(entry, found.revision, attempt=entry.attempt + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class CommitOutbox:
-    """The claim of the outcome is still in the ledger: commit the outcome on top of `record`, then publish it."""
-
-    record: Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ class DropOutbox:
 def on_outbox(
     found: Record | NoEntry, *, nonce: str, result_id: str, expired: bool
 ) -> CommitOutbox | RepublishOutbox | DropOutbox:
-    """Decide what to do with an outcome that was found on disk at the start.
+    """Decide what to do with an outcome that lies in the outbox.
 
     Args:
         found: the ledger entry of its task.

@@ -12,17 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import (
-    ApiError,
-    BusError,
-    BusUnavailableError,
-    CommandError,
-    LeaseLostError,
-    PermissionDeniedError,
-    SetupMissingError,
-    StreamFullError,
-    TooLargeError,
-)
+from agentbus.errors import BusError, BusUnavailableError, CommandError, LeaseLostError, StreamFullError
 from agentbus.observability import tracing
 from agentbus.protocol.ledger_entry import Claim, Entry
 from agentbus.protocol.messages import Result
@@ -38,6 +28,7 @@ from agentbus_worker.settling.lease import Lease
 from agentbus_worker.settling.outbox import OutboxCopy, OutboxEntry
 from agentbus_worker.settling.outcome import Outcome, cancelled_outcome, decode_output, outcome_of_exit
 from agentbus_worker.settling.result import result_message, with_stored_output
+from agentbus_worker.settling.result_size import in_a_size_that_is_taken
 from agentbus_worker.settling.slots import Reservation
 
 _RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -46,8 +37,6 @@ _CANCEL_GRACE_S: Final = 1.0
 """The longest time between SIGTERM and SIGKILL of a cancelled command, so that it ends within two seconds."""
 _STOPPING_TIMEOUT_S: Final = 1.0
 """How long a worker that must end at once tries to store a result; after that the outcome stays on disk."""
-REFUSED_PAUSE_S: Final = 60.0
-"""The delay after a refusal that only an operator can fix: a permission, a stream that does not exist."""
 
 
 class _StoppingError(Exception):
@@ -239,14 +228,15 @@ class Job:
             except LeaseLostError:
                 tracing.outcome("lost", error="lease_lost")
                 self._log.warning("the lease was lost before the commit; the outcome is dropped")
-            except (PermissionDeniedError, SetupMissingError, TooLargeError, ApiError) as error:
-                # Free the slot for other tasks. A result that is in the ledger is published with the next delivery.
+            except BusError as error:
+                if context.bus.closed:
+                    raise
+                # The outcome is kept and tried again beside the tasks that follow, which must not wait for it.
                 self._log.error("the bus refuses its result: %s", error)
-                context.metrics.count("result refused")
+                copy.keep()
+                context.unsettled.refused(self.key, self._claim.nonce, error, self._delivery)
                 with suppress(BusUnavailableError):
-                    await self._delivery.nak(REFUSED_PAUSE_S)
-                if not self._entry.terminal:
-                    copy.keep()
+                    await self._delivery.nak(context.unsettled.hold_s)
             else:
                 await self._acknowledge(outcome)
 
@@ -281,12 +271,15 @@ class Job:
                 if self._stopping.is_set():
                     self._bound_storing(self._storing)
                 bus, lease = self._context.bus, self._lease
-                await self._retry_until_stored(lambda: lease.commit(result, flush=self._flush))
+                await in_a_size_that_is_taken(result, self._commit)
                 await self._retry_until_stored(lambda: publish_committed(bus, lease.entry, flush=self._flush))
         except TimeoutError:
             raise _StoppingError from None
         finally:
             self._storing = None
+
+    async def _commit(self, result: Result) -> None:
+        await self._retry_until_stored(lambda: self._lease.commit(result, flush=self._flush))
 
     async def _retry_until_stored(self, step: Callable[[], Awaitable[None]]) -> None:
         """Repeat one step of the settlement until the bus has stored it."""
@@ -300,6 +293,8 @@ class Job:
                 if failures == 0:
                     self._log.warning("the result cannot be stored yet: %s", error)
                     self._delayed = True
+                if isinstance(error, StreamFullError):
+                    await self._lease.hold()
                 await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
                 failures += 1
 

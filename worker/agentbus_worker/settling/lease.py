@@ -7,7 +7,7 @@ from contextvars import Context, copy_context
 from typing import Final
 
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import BusError, CorruptEntryError, LeaseLostError
+from agentbus.errors import BusError, BusUnavailableError, CorruptEntryError, LeaseLostError
 from agentbus.observability import tracing
 from agentbus.protocol.ledger_entry import Entry, renewed, settled
 from agentbus.protocol.messages import Result
@@ -45,6 +45,7 @@ class Lease:
         self._first_renewal: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._context: Context | None = None
+        self._refused_since = 0.0
         self.lost = False
         self.interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -90,6 +91,8 @@ class Lease:
                 if not refused:
                     TaskLog(self._key.id).warning("its lease cannot be renewed: %s; trying on", error)
                 refused = True
+                if not isinstance(error, BusUnavailableError):
+                    await self.hold()
                 # Only the ledger decides about the lease: another worker may have claimed the task during the outage,
                 # and the next renewal notices that.
                 pause_s = min(pause_s, _RETRY_S)
@@ -101,6 +104,17 @@ class Lease:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause_s):
                         await self._wake.wait()
+
+    async def hold(self) -> None:
+        """Keep the delivery from other workers while the ledger refuses writes, for a lease at most.
+
+        What is missing for less than a lease, a right or room, must not have another worker run the task, too.
+        """
+        now = asyncio.get_running_loop().time()
+        self._refused_since = self._refused_since or now
+        if now - self._refused_since < self._lease_s:
+            with suppress(BusUnavailableError):
+                await self._delivery.in_progress()
 
     def interrupt(self) -> None:
         """Request the end of the command."""
@@ -180,7 +194,7 @@ class Lease:
                     return
 
     def _adopt(self, entry: Entry, revision: int) -> None:
-        self._entry, self._revision = entry, revision
+        self._entry, self._revision, self._refused_since = entry, revision, 0.0
         if entry.cancel is not None and not self.interrupted.done():
             tracing.event("agentbus.cancel", **{"agentbus.by": entry.cancel.by})
             self.interrupt()

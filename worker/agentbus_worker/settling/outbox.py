@@ -1,35 +1,26 @@
 """Keeps outcomes on disk until the bus has them.
 
-An entry is written while the outcome is being committed, and removed once the result is in its inbox. At its start a
-worker commits the entries that it finds if their claim is still in the ledger, publishes again what was committed, and
-drops the rest.
+An entry is written while the outcome is being committed, and removed once the result is in its inbox. What becomes of
+those that stay: `agentbus_worker.settling.unsettled`.
 """
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from agentbus.bus.jetstream import Bus
 from agentbus.config.atomic_files import sync_to_disk
-from agentbus.errors import BusError, BusUnavailableError, MessageError, StreamFullError
-from agentbus.observability import tracing
+from agentbus.errors import MessageError
 from agentbus.protocol.json_codec import Json, decode, encode
-from agentbus.protocol.ledger_entry import NoEntry, Record
 from agentbus.protocol.messages import Result, ResultStatus
 from agentbus.protocol.subjects import COORDINATOR, TaskKey, is_agent_id, is_task_id
-from agentbus.tasks.ledger import Ledger
-from agentbus.tasks.settle import Won, publish_committed, settle
 from agentbus_worker.log.lines import TaskLog
-from agentbus_worker.metrics import Metrics
-from agentbus_worker.settling.decisions import CommitOutbox, DropOutbox, RepublishOutbox, on_outbox
-from agentbus_worker.settling.server_clock import ServerClock
 from agentbus_worker.state_folder import write_atomically
 
 log = logging.getLogger("agentbus.worker")
@@ -39,8 +30,6 @@ _WRITE_AFTER_S: Final = 0.02
 """How long the bus may take to store a result before a copy is written: usually it is faster than a disk."""
 _SYNC_AFTER_S: Final = 0.015
 """The delay from there to the fsync of the copy, with which it survives a crash of the machine."""
-_DUPLICATE_WINDOW_S: Final = 8 * 86_400
-"""The duplicate window of AGENT_RESULTS. An older result is not published again, because it could appear twice."""
 
 
 class OutboxEntry(BaseModel):
@@ -88,10 +77,13 @@ class OutboxEntry(BaseModel):
 
 
 class Outbox:
-    """The outcomes in one state folder."""
+    """The outcomes in one state folder, and those that its disk has refused, which are in memory."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, beside: Callable[[str], Iterable[Path]] = lambda _: ()) -> None:
+        """`beside` finds the files of a name in all outboxes of the agent on this machine."""
         self._folder = folder
+        self._beside = beside
+        self._unwritten: dict[str, OutboxEntry] = {}
 
     async def put(self, entry: OutboxEntry) -> None:
         """Write an entry. It survives a crash of this process at once, and after an fsync that of the machine.
@@ -99,39 +91,66 @@ class Outbox:
         The fsync is delayed: cancel this when the bus has stored the result by then. A failure of the disk is logged;
         the outcome stays in memory. See `OutboxCopy`.
         """
-        path = self._path(entry)
+        path = self._path(entry.nonce)
         try:
             write_atomically(path, encode(entry.to_json()))
             await asyncio.sleep(_SYNC_AFTER_S)
             await asyncio.to_thread(sync_to_disk, path)
         except OSError as error:
+            self._unwritten[entry.nonce] = entry
             TaskLog(entry.task_id).warning("no copy of the outcome on disk: %s", error.strerror or error)
 
+    def get(self, nonce: str) -> OutboxEntry | None:
+        """Return the outcome of one claim of this worker; None if it keeps none."""
+        return self._unwritten.get(nonce) or _read(self._path(nonce))
+
+    def of_claim(self, key: TaskKey, nonce: str) -> OutboxEntry | None:
+        """Return the outcome of one claim, whichever worker of this machine and user has made it; None without one.
+
+        The nonce is random and names one claim on one bus, so it is looked for in the folders of all.
+        """
+        found = chain([self.get(nonce)], (_read(path) for path in self._beside(nonce + _SUFFIX)))
+        return next((entry for entry in found if entry and (entry.key, entry.nonce) == (key, nonce)), None)
+
     def remove(self, entry: OutboxEntry) -> None:
-        """Delete an entry whose result is in its inbox, or that must not be sent. One that is left is harmless."""
+        """Delete an entry whose result is in its inbox, or that must not be sent. One that is left is harmless.
+
+        That of another worker stays: its own worker removes it, when it finds the task settled.
+        """
+        self._unwritten.pop(entry.nonce, None)
         try:
-            self._path(entry).unlink(missing_ok=True)
+            self._path(entry.nonce).unlink(missing_ok=True)
         except OSError as error:
             TaskLog(entry.task_id).warning("its outcome stays on disk: %s", error.strerror or error)
 
     def count(self) -> int:
         """Return the number of entries."""
-        return sum(1 for _ in self._folder.glob("*" + _SUFFIX))
+        return len(self._unwritten) + sum(1 for _ in self._folder.glob("*" + _SUFFIX))
 
     def entries(self) -> list[OutboxEntry]:
         """Return the entries, oldest first. An unreadable one is renamed and logged, not deleted."""
         found: list[OutboxEntry] = []
         for path in sorted(self._folder.glob("*" + _SUFFIX), key=lambda path: path.stat().st_mtime):
             try:
-                found.append(OutboxEntry.model_validate(decode(path.read_bytes())))
+                found.append(_parsed(path))
             except (MessageError, ValidationError, OSError) as error:
                 log.error("the outbox entry %s cannot be read and was set aside: %s", path, type(error).__name__)
                 with suppress(OSError):
                     path.rename(path.with_suffix(".unreadable"))
         return found
 
-    def _path(self, entry: OutboxEntry) -> Path:
-        return self._folder / f"{entry.nonce}{_SUFFIX}"
+    def _path(self, nonce: str) -> Path:
+        return self._folder / f"{nonce}{_SUFFIX}"
+
+
+def _parsed(path: Path) -> OutboxEntry:
+    return OutboxEntry.model_validate(decode(path.read_bytes()))
+
+
+def _read(path: Path) -> OutboxEntry | None:
+    with suppress(MessageError, ValidationError, OSError):
+        return _parsed(path)
+    return None
 
 
 class OutboxCopy:
@@ -170,58 +189,3 @@ class OutboxCopy:
         self._written = self._make_entry()
         self._putting = asyncio.create_task(self._outbox.put(self._written))
         return self._putting
-
-
-async def replay(bus: Bus, outbox: Outbox, clock: ServerClock, metrics: Metrics) -> None:
-    """Settle what an earlier worker has left in `outbox`; an entry that the bus refuses for good is logged and stays.
-
-    Raises:
-        BusUnavailableError, StreamFullError: the bus cannot store results now; the entries stay.
-    """
-    for entry in outbox.entries():
-        try:
-            with tracing.resumed(entry.trace):
-                delivered = await _replay_one(bus, Ledger(bus), clock, entry)
-            if delivered:
-                metrics.count("stored late")
-        except (BusUnavailableError, StreamFullError):
-            raise
-        except BusError as error:
-            TaskLog(entry.task_id).error("its outcome from before the restart is refused: %s", error)
-            metrics.count("result refused")
-        else:
-            outbox.remove(entry)
-
-
-async def _replay_one(bus: Bus, ledger: Ledger, clock: ServerClock, entry: OutboxEntry) -> bool:
-    """Deliver an outcome; returns False if it must not be sent."""
-    while True:
-        found = await ledger.read_newer(entry.key, entry.revision - 1)
-        expired = await _age_s(found, clock, entry) > _DUPLICATE_WINDOW_S
-        decision = on_outbox(found, nonce=entry.nonce, result_id=entry.result_id, expired=expired)
-        match decision:
-            case DropOutbox(reason):
-                TaskLog(entry.task_id).warning("an outcome from before the restart is dropped: %s", reason)
-                return False
-            case CommitOutbox(record):
-                verdict = await settle(
-                    bus,
-                    entry.key,
-                    record.entry,
-                    entry.result,
-                    revision=record.revision,
-                )
-                if not isinstance(verdict, Won):
-                    continue  # another party wrote the entry first: decide again
-            case RepublishOutbox(record):
-                await publish_committed(bus, record.entry)
-        TaskLog(entry.task_id).info("its outcome from before the restart is delivered", status=entry.status)
-        return True
-
-
-async def _age_s(found: Record | NoEntry, clock: ServerClock, entry: OutboxEntry) -> float:
-    """Return the minimum age of an outcome. The server's clock counts too, in case this machine's was set back."""
-    age_s = time.time() - entry.written_at
-    if isinstance(found, Record) and found.entry.terminal and (now := await clock.now()) is not None:
-        age_s = max(age_s, (now - found.changed_at).total_seconds())
-    return age_s
