@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from agentbus.cli.coordinator import inbox_line, status_tables
     from agentbus.cli.demo import scenario
     from agentbus.cli.operator import foreign_consumers, local_bus, upgrade
-    from agentbus.config import loading, mcp_tokens, storage_sizes
+    from agentbus.config import home, loading, mcp_tokens, storage_sizes
     from agentbus.protocol import json_codec, task_names
     from agentbus.provision import agent_presets, bundle, join, mcp_token_file, nats_server
     from agentbus.provision.bus_folder import folder, new_bus, server_certificates, server_folder
@@ -36,7 +36,7 @@ else:
         "agentbus.cli.coordinator": ["inbox_line", "status_tables"],
         "agentbus.cli.demo": ["scenario"],
         "agentbus.cli.operator": ["foreign_consumers", "local_bus", "upgrade"],
-        "agentbus.config": ["loading", "mcp_tokens", "storage_sizes"],
+        "agentbus.config": ["home", "loading", "mcp_tokens", "storage_sizes"],
         "agentbus.protocol": ["json_codec", "task_names"],
         "agentbus.provision": ["agent_presets", "bundle", "join", "mcp_token_file", "nats_server"],
         "agentbus.provision.bus_folder": ["folder", "new_bus", "server_certificates", "server_folder"],

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 from pydantic import ValidationError
 
+from agentbus.config.home import in_home, in_home_if_any
 from agentbus.config.schema import (
     DEFAULT_URL,
     SECRET_FILES,
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
     from agentbus.config.worker_schema import WorkerConfig
 
 URL_VARIABLE: Final = "AGENTBUS_NATS_URL"
+COORDINATOR_FILE: Final = "~/.agentbus/coordinator.toml"
 
 
 def worker_files() -> tuple[Path, ...]:
     """Where a worker looks for its configuration, first match first."""
-    return (Path("agentbus.toml"), Path("~/.agentbus/config.toml").expanduser(), Path("/etc/agentbus/agentbus.toml"))
+    of_user = in_home_if_any("~/.agentbus/config.toml")
+    return (Path("agentbus.toml"), *([of_user] if of_user else []), Path("/etc/agentbus/agentbus.toml"))
 
 
 def worker_file() -> Path | None:
@@ -45,9 +48,14 @@ def worker_file() -> Path | None:
     return next((file for file in worker_files() if is_file(file)), None)
 
 
-def coordinator_file() -> Path:
-    """Where the command line and the MCP server look for theirs."""
-    return Path("~/.agentbus/coordinator.toml").expanduser()
+def coordinator_file() -> Path | None:
+    """The file that the command line and the MCP server take if none is named; None if there is no such file.
+
+    Raises:
+        ConfigError: it cannot be examined.
+    """
+    file = in_home_if_any(COORDINATOR_FILE)
+    return file if file is not None and is_file(file) else None
 
 
 # -- loading ----------------------------------------------------------------------------------------------------
@@ -87,8 +95,8 @@ def load_coordinator(
     config, warnings = CoordinatorConfig(), list[str]()
     if path is not None:
         config, warnings = _load(CoordinatorConfig, path)
-    elif is_file(coordinator_file()):
-        config, warnings = _load(CoordinatorConfig, coordinator_file())
+    elif (found := coordinator_file()) is not None:
+        config, warnings = _load(CoordinatorConfig, found)
     from_environment = environ.get(URL_VARIABLE) if path is None else None
     url = nats_url or from_environment
     if url:
@@ -97,7 +105,7 @@ def load_coordinator(
         if nats_url and (secret := secret_in(nats_url)):
             warnings.append(
                 f"a {secret} in --nats-url shows in the process list and in the shell's history; "
-                f"put the URL into {coordinator_file()} or into {URL_VARIABLE}"
+                f"put the URL into {COORDINATOR_FILE} or into {URL_VARIABLE}"
             )
     parse_urls(config.nats.url)
     return config, warnings
@@ -135,7 +143,7 @@ def _load(model: type[_C], path: Path) -> tuple[_C, list[str]]:
 def _exposed(path: Path, values: Mapping[str, Any]) -> Iterable[str]:
     nats = cast("dict[str, Any]", values.get("nats", {}))
     secret_files = [
-        Path(str(nats[key])).expanduser() for key in (*SECRET_FILES, *SECRET_FILES_OF_QUEUE, "key_file") if key in nats
+        in_home(str(nats[key])) for key in (*SECRET_FILES, *SECRET_FILES_OF_QUEUE, "key_file") if key in nats
     ]
     if secret_in(str(nats.get("url", DEFAULT_URL))):
         secret_files.append(path)

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from agentbus.errors import InvalidIdError
+from agentbus.config.home import in_home
+from agentbus.errors import ConfigError, InvalidIdError
 from agentbus.protocol import subjects
 from agentbus.protocol.roles import Role, default_role
 
@@ -25,9 +26,9 @@ def _reraise(check: Any, text: str) -> str:
 
 def _home(path: Path) -> Path:
     try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"the home folder in {str(path)!r} is not known") from error
+        return in_home(path)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 AgentId = Annotated[str, AfterValidator(lambda text: _reraise(subjects.configured_agent_id, text))]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from agentbus.config.atomic_files import why_not_written
+from agentbus.config.home import in_home, in_home_if_any
 from agentbus.errors import SkillError
 from agentbus.provision.assets import asset
 
@@ -44,8 +45,8 @@ HOSTS: Final[Mapping[str, Host]] = {
 
 def present_hosts(project: Path | None = None) -> list[str]:
     """Return the hosts that have left traces here; where there are none, the folder that several share."""
-    found = [name for name, host in HOSTS.items() if (project or host.user) and _home(name).is_dir()]
-    return found or ["agents"]
+    homes = {name: in_home_if_any(_home(name)) for name, host in HOSTS.items() if project or host.user}
+    return [name for name, home in homes.items() if home is not None and home.is_dir()] or ["agents"]
 
 
 def skill_folder(host: str, project: Path | None = None) -> Path:
@@ -53,13 +54,14 @@ def skill_folder(host: str, project: Path | None = None) -> Path:
 
     Raises:
         SkillError: the host has skills in projects only, and none was named.
+        ConfigError: the home folder is not known.
     """
     if project is not None:
         return project / HOSTS[host].project / _NAME
     user = HOSTS[host].user
     if user is None:
         raise SkillError(f"{host} has skills in projects only")
-    return (_home(host) / "skills" if host == "codex" else Path(user).expanduser()) / _NAME
+    return in_home(_home(host) / "skills" if host == "codex" else user) / _NAME
 
 
 def install(target: Path) -> Outcome:
@@ -84,7 +86,7 @@ def install(target: Path) -> Outcome:
 def _home(host: str) -> Path:
     if host == "codex" and os.environ.get("CODEX_HOME"):
         return Path(os.environ["CODEX_HOME"])
-    return Path(HOSTS[host].home).expanduser()
+    return Path(HOSTS[host].home)
 
 
 def _is_ours(target: Path) -> bool:

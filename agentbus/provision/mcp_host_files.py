@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from agentbus.config.atomic_files import replace_file, why_not_written
+from agentbus.config.home import in_home
 from agentbus.errors import HostError
 
 NAME: Final = "agentbus"
@@ -46,7 +47,7 @@ class Host:
         """Return the file in which the host keeps the MCP servers of this user."""
         if self.key == "mcp_servers" and os.environ.get("CODEX_HOME"):
             return Path(os.environ["CODEX_HOME"]) / "config.toml"
-        return Path(os.path.expandvars(self.user.get(sys.platform, self.user[""]))).expanduser()
+        return in_home(os.path.expandvars(self.user.get(sys.platform, self.user[""])))
 
 
 _STDIO: Final = {"type": "stdio"}

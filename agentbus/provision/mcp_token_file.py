@@ -4,6 +4,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from agentbus.config.home import in_home
 from agentbus.config.loading import load_coordinator
 from agentbus.config.mcp_tokens import NamedToken, named_token, new_token, read_tokens, tokens_text
 from agentbus.config.private_files import private_folder, write_private
@@ -17,7 +18,7 @@ def add(file: Path, name: str, coordinator: Path) -> str:
     Raises:
         ConfigError: the name has a token, or cannot have one; or the file or the configuration cannot be used.
     """
-    coordinator = coordinator.expanduser().absolute()
+    coordinator = in_home(coordinator).absolute()
     load_coordinator(path=coordinator)  # reports a mistake here, not when the server reads it
     token = new_token()
     with _changing(file) as tokens:
@@ -53,7 +54,7 @@ def remove(file: Path, name: str) -> None:
 @contextmanager
 def _changing(file: Path) -> Generator[dict[str, NamedToken]]:
     """Yield the tokens of a file, and write them at the end of the block."""
-    file = file.expanduser()
+    file = in_home(file)
     private_folder(file.parent)
     with locked(file.parent, "the tokens"):
         tokens = read_tokens(file) if file.exists() else {}

@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from agentbus.config.addresses import Address
+from agentbus.config.home import in_home
 from agentbus.errors import AgentBusError
 from agentbus.terminal import error_line, guard_tracebacks
 from agentbus.version import __version__
@@ -189,7 +190,7 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
         connections_of_one_address=of_one_address,
     )
     if tokens is not None:
-        _serve_named(tokens.expanduser().absolute(), options, metrics_port)
+        _serve_named(in_home(tokens).absolute(), options, metrics_port)
     else:
         _serve(*_coordinator(nats_url, path), options, metrics_port)
 

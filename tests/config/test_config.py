@@ -80,7 +80,11 @@ def test_a_worker_looks_in_its_folder_then_at_home_then_in_etc(home: Path):
         home / ".agentbus/config.toml",
         Path("/etc/agentbus/agentbus.toml"),
     )
-    assert coordinator_file() == home / ".agentbus/coordinator.toml"
+    assert coordinator_file() is None
+    file = home / ".agentbus/coordinator.toml"
+    file.parent.mkdir()
+    file.touch()
+    assert coordinator_file() == file
 
 
 def test_the_first_worker_configuration_that_exists_is_taken_and_no_other_is_read(

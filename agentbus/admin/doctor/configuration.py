@@ -5,7 +5,6 @@ from pathlib import Path
 
 from agentbus.admin.doctor.check_context import Role, RoleConfig
 from agentbus.config.loading import URL_VARIABLE, coordinator_file, load_coordinator, load_worker, worker_file
-from agentbus.config.text_files import is_file
 
 
 def load(role: Role, *, nats_url: str | None = None, path: Path | None = None) -> tuple[RoleConfig, str, list[str]]:
@@ -28,4 +27,4 @@ def _source(nats_url: str | None, path: Path | None) -> str:
         return str(path)
     if os.environ.get(URL_VARIABLE):
         return URL_VARIABLE
-    return str(coordinator_file()) if is_file(coordinator_file()) else "the local bus of `agentbus up`"
+    return str(coordinator_file() or "the local bus of `agentbus up`")

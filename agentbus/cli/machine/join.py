@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from agentbus.provision.bundle import Bundle
     from agentbus.provision.join import AgentCommand
 
+_DEFAULT_FOLDER = "~/.agentbus"
 _PRESETS = ["claude", "codex", "gemini", "opencode", "hermes", "custom"]
 
 
@@ -30,8 +31,8 @@ def _joining_options(command: click.decorators.FC) -> click.decorators.FC:
         "--folder",
         metavar="FOLDER",
         type=FOLDER,
-        default=Path("~/.agentbus"),
-        help="Where the configuration and the credential go.  [default: ~/.agentbus]",
+        default=_DEFAULT_FOLDER,
+        help=f"Where the configuration and the credential go.  [default: {_DEFAULT_FOLDER}]",
     )
     renew = click.option("--renew", is_flag=True, help="Only replace the credential, after `rotate`.")
     return bundle(folder(renew(command)))
@@ -60,7 +61,7 @@ def worker_init(bundle_file: Path, folder: Path, preset: str | None, command: st
         _renew(bundle, folder)
         return
     path = lazy.join.join_as_worker(bundle, folder, _command(preset, command))
-    default = folder == Path("~/.agentbus").expanduser()
+    default = folder == lazy.home.in_home_if_any(_DEFAULT_FOLDER)
     output.line(f"wrote {path}; {bundle_file} is no longer needed here. Start the worker:")
     output.line("  agentbus worker run" + ("" if default else f" --config {path}"))
 
@@ -84,14 +85,14 @@ def coordinator_init(bundle_file: Path, folder: Path, *, renew: bool) -> None:
         return
     path = lazy.join.join_as_coordinator(bundle, folder)
     output.line(f"wrote {path}; {bundle_file} is no longer needed here. Try it:")
-    default = folder == Path("~/.agentbus").expanduser()
+    default = folder == lazy.home.in_home_if_any(_DEFAULT_FOLDER)
     named = "" if default else f" --config {path}"
     output.line(f"  agentbus agent list{named}")
     output.line(f"and for an MCP host, such as Claude Code:\n  agentbus mcp config --host claude-code{named}")
 
 
 def _opened(bundle_file: Path, folder: Path) -> tuple["Bundle", Path]:
-    return lazy.bundle.read_bundle(bundle_file), folder.expanduser().absolute()
+    return lazy.bundle.read_bundle(bundle_file), lazy.home.in_home(folder).absolute()
 
 
 def _renew(bundle: "Bundle", folder: Path) -> None:

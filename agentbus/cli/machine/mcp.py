@@ -49,7 +49,7 @@ def config_(name: str, project: Path | None, nats_url: str | None, config: Path 
     if nats_url and config:
         raise click.UsageError("--nats-url and --config exclude each other: a file names the bus as well")
     if config is not None:
-        config = config.expanduser().absolute()
+        config = lazy.home.in_home(config).absolute()
         lazy.loading.load_coordinator(path=config)  # reports a mistake here, not when the host starts the server
     made = entry(host, shared_program() if project else program(), config=config, nats_url=nats_url)
     if not write:

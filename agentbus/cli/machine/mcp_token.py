@@ -74,7 +74,7 @@ def remove(name: str, file: "Path") -> None:
 @_file
 def list_(file: "Path") -> None:
     """List the names and the configurations of their coordinators. Tokens cannot be shown."""
-    tokens = lazy.mcp_tokens.read_tokens(file.expanduser())
+    tokens = lazy.mcp_tokens.read_tokens(lazy.home.in_home(file))
     if output.on_terminal():
         output.table(["name", "coordinator"], [[name, str(one.coordinator)] for name, one in tokens.items()])
     else:

@@ -34,5 +34,5 @@ def up(port: int, store: "Path | None", agents: tuple[str, ...]) -> None:
     It listens on 127.0.0.1 only and asks for no password: it is for one person on one machine. It writes each message
     to disk before it acknowledges it. The other commands find it without options.
     """
-    store = (store or lazy.pathlib.Path("~/.agentbus/nats")).expanduser().absolute()
+    store = lazy.home.in_home(store or "~/.agentbus/nats").absolute()
     lazy.asyncio.run(lazy.local_bus.run_bus(port, store, agents))

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from agentbus.config.home import in_home
 from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED
@@ -58,7 +59,7 @@ class BusFolder:
         Raises:
             ConfigError: there is no bus in it.
         """
-        self.path = path.expanduser().absolute()
+        self.path = in_home(path).absolute()
         self._manifest = read_manifest(self.path)
 
     # -- contents -----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from agentbus.config.addresses import Address
+from agentbus.config.home import in_home
 from agentbus.config.private_files import private_folder, write_private
 from agentbus.config.storage_sizes import storage_size
 from agentbus.errors import ConfigError
@@ -70,7 +71,7 @@ def create(folder: Path, plan: Plan, agents: Iterable[str] = ()) -> BusFolder:
     Raises:
         ConfigError: there is a bus in it already, or the settings contradict each other.
     """
-    folder = folder.expanduser().absolute()
+    folder = in_home(folder).absolute()
     _check_path(folder)
     private_folder(folder)
     with locked(folder):
@@ -128,7 +129,7 @@ def _single(folder: Path, plan: Plan, hosts: tuple[str, ...]) -> Path | None:
     [server] = server_folders(folder, ())
     default = "0.0.0.0" if plan.hosts else "127.0.0.1"  # noqa: S104  # the operator named a host, so other machines are to connect
     listen = host(plan.listen) if plan.listen else default
-    store = plan.store.expanduser().absolute() if plan.store else folder / "jetstream"
+    store = in_home(plan.store).absolute() if plan.store else folder / "jetstream"
     settings = Settings(
         listen, plan.port, plan.monitoring_port, certificate, key, store, plan.max_memory, plan.max_file
     )

@@ -5,6 +5,7 @@ import plistlib
 from pathlib import Path
 from typing import ClassVar
 
+from agentbus.config.home import in_home
 from agentbus.provision.services.manager import Commands, ManagerName, ServiceManager, current_user_only
 from agentbus.provision.services.manager_command import run
 from agentbus.provision.services.unit_templates import unit_template
@@ -22,7 +23,7 @@ class Launchd(ServiceManager):
 
     def unit_folder(self) -> Path:
         """Return the folder in which launchd looks for units."""
-        return Path("~/Library/LaunchAgents").expanduser()
+        return in_home("~/Library/LaunchAgents")
 
     def unit_name(self, service: str) -> str:
         """Return the file name of a unit."""
@@ -30,7 +31,7 @@ class Launchd(ServiceManager):
 
     def render(self, service: WorkerService) -> str:
         """Return the property list."""
-        home = Path.home()
+        home = in_home("~")
         unit = plistlib.loads(unit_template("launchd/com.agentbus.worker.plist").encode())
         unit |= {
             "Label": label_of(service.name),

@@ -162,9 +162,12 @@ def current_user_only(manager: ManagerName, wanted: str | None) -> str:
     """Return the user of this process, for a manager whose services run only as that user.
 
     Raises:
-        ServiceError: another user was asked for.
+        ServiceError: another user was asked for, or this one has no name.
     """
-    me = getpass.getuser()
+    try:
+        me = getpass.getuser()
+    except (KeyError, OSError):  # a user id without an entry in the user database; Python 3.13 has changed the error
+        raise ServiceError("this user has no name in the user database; set USER") from None
     if wanted not in (None, me):
         raise ServiceError(f"a service of {manager} runs as the user that installs it, which is {me}")
     return me

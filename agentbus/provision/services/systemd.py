@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import ClassVar, Final
 
+from agentbus.config.home import in_home, in_home_if_any
 from agentbus.provision.services.manager import Commands, ManagerName, ServiceManager, current_user_only
 from agentbus.provision.services.manager_command import run
 from agentbus.provision.services.unit_templates import unit_template, with_keys
@@ -85,7 +86,7 @@ class SystemdUser(Systemd):
 
     def unit_folder(self) -> Path:
         """Return the folder in which systemd looks for units."""
-        return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "systemd" / "user"
+        return in_home(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "systemd" / "user"
 
     def render(self, service: WorkerService) -> str:
         """Return the unit."""
@@ -112,4 +113,5 @@ def _as_user(path: Path, home: Path) -> Path:
 
     `~` was expanded for the operator who installs the service, usually root.
     """
-    return home / path.relative_to(Path.home()) if path.is_relative_to(Path.home()) else path
+    mine = in_home_if_any("~")
+    return home / path.relative_to(mine) if mine is not None and path.is_relative_to(mine) else path

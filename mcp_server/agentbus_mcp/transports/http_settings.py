@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from agentbus.config.addresses import Address, bracketed, read_address
+from agentbus.config.home import in_home
 from agentbus.errors import ConfigError
 
 PATH: Final = "/mcp"
@@ -122,7 +123,8 @@ def read_token(path: Path) -> tuple[str, Sequence[str]]:
     from agentbus.config.connection_settings import read_secret  # noqa: PLC0415  # `agentbus-mcp --help` needs none of it
     from agentbus.config.loading import exposure  # noqa: PLC0415  # `agentbus-mcp --help` needs none of it
 
-    token = read_secret(path.expanduser())
+    path = in_home(path)
+    token = read_secret(path)
     if not re.fullmatch(r"[!-~]+", token):
         raise ConfigError(f"the token in {path} has characters that a header cannot carry: use letters and digits")
     if len(token) < _MIN_TOKEN_CHARS:
@@ -130,7 +132,7 @@ def read_token(path: Path) -> tuple[str, Sequence[str]]:
             f"the token in {path} is short enough to be guessed; it must have at least {_MIN_TOKEN_CHARS} characters, "
             "for instance those of: openssl rand -hex 32"
         )
-    return token, list(exposure(path.expanduser()))
+    return token, list(exposure(path))
 
 
 def listen_address(text: str) -> Address:
