@@ -136,6 +136,17 @@ def test_truncated_output_has_its_size_and_digest_in_the_result():
         '{"status": "needs_approval"}',
         ' \n{"status":"needs_approval","operation":{"do":"rm"}}\n',
         '{"x": 1, "status": "needs\\u005fapproval"}',
+        "status=needs_approval \t\n",
+        "\x1b[1mstatus=needs_approval\x1b[0m\nrm -rf x\n",
+        "done\n\x1b[38;5;208mstatus=\x1b[Kneeds_approval\x1b[m \r\nmay I?",
+        "".join(f"\x1b[3{at % 7}m{char}" for at, char in enumerate("status=needs_approval")) + "\x1b[0m",
+        "\x1b]0;title\x07status=needs_approval",
+        "\x1b]8;;https://example.com\x1b\\status=needs_approval\x1b]8;;\x1b\\\n",
+        "thinking…\r\x1b[2K\rstatus=needs_approval\n",
+        "\ufeffstatus=needs_approval\n",
+        "one\n\ufeffstatus=needs_approval\u200b\n",
+        '\ufeff{"status": "needs_approval"}',
+        '\x1b[32m{"status": \x1b[1m"needs_approval"}\x1b[0m\n',
     ],
 )
 def test_a_line_or_a_json_object_asks_for_an_approval(text: str):
@@ -148,7 +159,8 @@ def test_a_line_or_a_json_object_asks_for_an_approval(text: str):
     [
         "status = needs_approval",
         " status=needs_approval",
-        "status=needs_approval ",
+        "\x1b[1m status=needs_approval\x1b[0m",
+        "\x1b]0;status=needs_approval\n",
         "status=needs_approval.",
         "status=needs_approvals",
         "STATUS=NEEDS_APPROVAL",
