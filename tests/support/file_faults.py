@@ -29,6 +29,27 @@ def dies_before_replacing(script: str, *args: str | Path, nth: int = 1) -> None:
 
 
 @contextmanager
+def as_no_root() -> Generator[Path]:
+    """A folder of a user whom the modes of files bind, as whom this process acts for the length of the block.
+
+    It is beside the folders of pytest: these let only their owner in.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="no-root-", dir="/tmp"))  # its name cannot be guessed
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.chown(folder, _NOBODY, -1)
+            os.seteuid(_NOBODY)
+        try:
+            yield folder
+        finally:
+            if root:
+                os.seteuid(0)
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
 def read_only(*names: str) -> Generator[Path]:
     """A folder with files of these names that may not be written to, not by root either for the length of the block.
 

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import secrets
-import shutil
 import socket
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
@@ -20,7 +19,6 @@ from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import (
     BusError,
     BusUnavailableError,
-    ConfigError,
     MessageError,
     SetupMissingError,
     StreamFullError,
@@ -38,6 +36,7 @@ from agentbus_worker.running.orphans import end_orphans
 from agentbus_worker.running.process_tree import HAS_SUPERVISORS, Children
 from agentbus_worker.running.spawn import close_on_exec
 from agentbus_worker.running.supervisor import become_subreaper
+from agentbus_worker.running.task_command import from_anywhere
 from agentbus_worker.settling.claim import claim
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.job import Job
@@ -88,10 +87,7 @@ class Worker:
             BusUnavailableError: the connection was given up after the configured number of attempts.
             SetupMissingError, ApiError: the consumer is missing and cannot be made by this worker.
         """
-        config = self._config
-        command = config.agent.chat_cmd[0]
-        if shutil.which(command) is None:
-            raise ConfigError(f"chat_cmd: the command {command!r} was not found; install it or give its full path")
+        config = self._config = from_anywhere(self._config)
         settings = connection_settings(
             config.nats,
             agent=config.agent.id,

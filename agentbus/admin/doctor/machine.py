@@ -12,7 +12,9 @@ from typing import Final
 
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
 from agentbus.bus.topology import ACK_WAIT_S
+from agentbus.config.programs import find_program
 from agentbus.config.worker_schema import WorkerConfig
+from agentbus.errors import ConfigError
 
 # An agent command that takes longer to print its version hangs, or waits for input.
 _VERSION_TIMEOUT_S: Final = 5.0
@@ -25,14 +27,12 @@ _MAKE_ROOM: Final = "free some space: the worker writes outcomes and large outpu
 
 async def check_machine(config: WorkerConfig) -> AsyncIterator[Finding]:
     """Check that the agent command is installed, and that the worker can write its state and its log."""
-    program = config.agent.chat_cmd[0]
-    found = shutil.which(program)
-    if found is None:
-        yield failed(
-            "chat_cmd", f"{program} is not on the PATH of this user", "install it, or write its full path in chat_cmd"
-        )
+    try:
+        program = find_program(config.agent.chat_cmd[0])
+    except ConfigError as error:
+        yield failed("chat_cmd", str(error))
     else:
-        yield await _version(found)
+        yield await _version(str(program))
     for name, folder in (("state_dir", config.worker.state_dir), ("log dir", config.log.dir)):
         yield _folder(name, folder)
     if (finding := _outcomes(config)) is not None:

@@ -4,11 +4,13 @@ import re
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Final
 
+from agentbus.config.schema import SECRET_FILES
 from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import ConfigError
 
@@ -48,7 +50,12 @@ class WorkerService:
     def path(self, *more: str) -> str:
         """Return a PATH with agentbus and the agent command on it: service managers set a short one."""
         found = shutil.which(self.config.agent.chat_cmd[0])
-        folders = [str(self.program.parent), *([str(Path(found).parent)] if found else []), *more, *_SYSTEM_PATH]
+        folders = [
+            str(self.program.parent),
+            *([str(Path(found).absolute().parent)] if found else []),
+            *more,
+            *_SYSTEM_PATH,
+        ]
         return ":".join(dict.fromkeys(folders))
 
 
@@ -56,7 +63,8 @@ def make_worker_service(config: WorkerConfig, config_file: Path, user: str) -> W
     """Return the service of a configuration, run by the agentbus that runs now.
 
     Raises:
-        ConfigError: a path has a character that needs quoting, which differs from manager to manager.
+        ConfigError: a path has a character that needs quoting, which differs from manager to manager; or one in the
+            configuration is relative, and the service would look for it in another folder.
     """
     suffix = ".exe" if sys.platform == "win32" else ""
     program = Path(sysconfig.get_path("scripts")) / f"agentbus{suffix}"
@@ -69,7 +77,23 @@ def make_worker_service(config: WorkerConfig, config_file: Path, user: str) -> W
     for path in (service.program, service.config_file, config.worker.state_dir, config.log.dir):
         if unsafe := _UNSAFE.search(str(path)):
             raise ConfigError(f"{path} has {unsafe.group()!r} in it; move it to a path without blanks, quotes or %")
+    for key, path in _paths(config):
+        if not path.is_absolute():
+            raise ConfigError(
+                f"{key} is {str(path)!r}, and a service does not start in this folder; write the whole path"
+            )
     return service
+
+
+def _paths(config: WorkerConfig) -> Iterator[tuple[str, Path]]:
+    """Yield the paths of a configuration that begin at the folder in which the worker starts, unless they are whole."""
+    program = Path(config.agent.chat_cmd[0])
+    if program.name != config.agent.chat_cmd[0]:  # a name is looked for on the PATH
+        yield "chat_cmd", program
+    nats = config.nats
+    files = {key: getattr(nats, key) for key in (*SECRET_FILES, "ca_file", "cert_file", "key_file")}
+    folders = {"state_dir": config.worker.state_dir, "workdir": config.worker.workdir, "dir in [log]": config.log.dir}
+    yield from ((key, path) for key, path in {**files, **folders}.items() if path is not None)
 
 
 def home_of(user: str) -> Path:

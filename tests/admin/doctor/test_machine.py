@@ -23,7 +23,7 @@ async def test_a_missing_agent_command_and_an_unwritable_folder_are_failures(
 ):
     config = worker_toml(tmp_path, server.url, chat_cmd=["no-such-agent", "{input}"])
     findings = await doctor("--role", "worker", "--config", str(config), code=1)
-    assert "not on the PATH" in the_finding(findings, "chat_cmd")["text"]
+    assert "the command 'no-such-agent' was not found; install it" in the_finding(findings, "chat_cmd")["text"]
     assert "agentbus setup --agent code" in the_finding(findings, "consumer")["fix"]
 
     program = tmp_path / "agent"

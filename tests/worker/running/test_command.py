@@ -529,11 +529,30 @@ async def test_a_command_whose_interpreter_does_not_exist_is_an_error_that_says_
     script.write_text("#!/no/such/interpreter\n", encoding="utf-8")
     script.chmod(0o755)
     assert await refusal(run, [str(script)]) == f"cannot start {str(script)!r}: its interpreter does not exist"
+    script.write_bytes(b"#!/bin/sh\r\necho hello\r\n")
+    assert "its interpreter does not exist: its #! line ends in a carriage return" in await refusal(run, [str(script)])
+    script.write_bytes(b"")
+    assert "it is empty" in await refusal(run, [str(script)])
+    script.write_bytes(b"\x7fELF\0 of another machine")
+    assert (await refusal(run, [str(script)])).endswith("Exec format error")
+
+
+async def test_why_a_relative_command_is_not_started_is_looked_up_in_its_own_working_folder(run: Run, tmp_path: Path):
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n", encoding="utf-8")
+    script.chmod(0o755)
+    assert (await refusal(run, ["./script"], cwd=tmp_path)).endswith("its interpreter does not exist")
+    (tmp_path / "else").mkdir()
+    assert (await refusal(run, ["./script"], cwd=tmp_path / "else")).endswith("'./script' does not exist")
 
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [("not executable", "Permission denied"), ("folder", "Permission denied"), ("no program", "Exec format error")],
+    [
+        ("not executable", "Permission denied"),
+        ("folder", "Permission denied"),
+        ("no program", "Exec format error: it has no #! line"),
+    ],
 )
 async def test_a_file_that_is_not_executable_is_an_error_with_the_reason(
     run: Run, tmp_path: Path, kind: str, reason: str

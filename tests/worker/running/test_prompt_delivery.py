@@ -1,5 +1,6 @@
 """How a prompt gets to the agent command of a real worker: as an argument, on standard input, in a file."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,22 @@ async def test_a_later_attempt_finds_the_files_of_an_earlier_one_in_the_working_
     async with worker(worker_toml(tmp_path, server.url, chat_cmd=command, worker=more)):
         status = await outcome(coordinator, "x")
     assert (text(status), status.record.entry.attempt) == ("going on\n", 2)
+
+
+async def test_a_relative_command_is_found_from_the_folder_of_the_worker_not_from_that_of_the_task(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    program = tmp_path / "bin" / "agent"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\npwd\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    keys = {"workdir": "work"}
+    async with worker(worker_toml(tmp_path, server.url, chat_cmd=["./bin/agent", "{input}"], worker=keys)):
+        assert text(await outcome(coordinator, "x", task_id="job-1")) == f"{tmp_path}/work/job-1\n"
+    path = {"PATH": f"bin:{os.environ['PATH']}"}
+    async with worker(worker_toml(tmp_path, server.url, chat_cmd=["agent", "{input}"], worker=keys), env=path):
+        assert text(await outcome(coordinator, "x", task_id="job-2")) == f"{tmp_path}/work/job-2\n"
 
 
 async def test_a_working_folder_that_cannot_be_made_is_a_failed_result_that_names_it(

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import functools
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Final
 
 from agentbus.errors import CommandError
 from agentbus_worker.running import supervisor
+from agentbus_worker.running.program_file import why_not_executed
 
 MAX_ARGUMENT_BYTES: Final = 131_071
 """The longest single argument on Linux: MAX_ARG_STRLEN without the closing null byte."""
@@ -192,11 +192,13 @@ def why_not_started(command: Command, error: OSError) -> str:
             'set prompt_via to "stdin" or "file" in [agent]'
         )
     where = program if error.filename is None else str(error.filename)  # the program, or the working folder
-    if not isinstance(error, FileNotFoundError):
-        return f"cannot start {program!r}: {'' if where == program else f'{where!r}: '}{error.strerror or error}"
-    if where == program and shutil.which(program, path=command.env.get("PATH")):
-        return f"cannot start {program!r}: its interpreter does not exist"
-    return f"cannot start {program!r}: {where!r} does not exist"
+    flaw = ""
+    if where == program and error.errno in (errno.ENOENT, errno.ENOEXEC):
+        flaw = why_not_executed(error.errno, program, command.env, command.cwd)
+    if isinstance(error, FileNotFoundError):
+        return f"cannot start {program!r}: {flaw or f'{where!r} does not exist'}"
+    reason = f"{error.strerror or error}{flaw and f': {flaw}'}"
+    return f"cannot start {program!r}: {'' if where == program else f'{where!r}: '}{reason}"
 
 
 @contextlib.contextmanager

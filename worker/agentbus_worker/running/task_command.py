@@ -3,13 +3,13 @@
 import functools
 import os
 import re
-import shutil
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from agentbus.config.private_files import open_private
+from agentbus.config.programs import program_from_anywhere
 from agentbus.config.worker_schema import (
     INPUT_FILE_PLACEHOLDER,
     INPUT_PLACEHOLDER,
@@ -25,6 +25,7 @@ from agentbus_worker.running.command import Limits
 from agentbus_worker.running.process_tree import RUN_VARIABLE, TASK_VARIABLE
 from agentbus_worker.running.prompt import build_prompt
 from agentbus_worker.running.spawn import Command
+from agentbus_worker.running.working_folder import working_folder
 
 _PLACEHOLDER: Final = re.compile(
     "|".join(
@@ -34,10 +35,10 @@ _PLACEHOLDER: Final = re.compile(
 )
 
 
-@contextmanager
-def task_command(
+@asynccontextmanager
+async def task_command(
     config: WorkerConfig, task: Task, *, owner: str, attempt: int, run_id: str, tmp: Path
-) -> Generator[Command]:
+) -> AsyncGenerator[Command]:
     """Make the command of one attempt. Its prompt file and working folder exist for the length of the block.
 
     Args:
@@ -52,7 +53,7 @@ def task_command(
     agent, worker = config.agent, config.worker
     prompt = build_prompt(task, agent=agent.id, owner=owner, extra_instruction=agent.extra_instruction)
     file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" else None
-    with _workdir(worker.workdir, _folder_name(task.id, owner), keep=worker.keep_workdir) as workdir:
+    async with working_folder(worker.workdir, _folder_name(task.id, owner), keep=worker.keep_workdir) as workdir:
         try:
             if file is not None:
                 _write_prompt(file, prompt)
@@ -60,7 +61,7 @@ def task_command(
                 INPUT_PLACEHOLDER: lambda: prompt,
                 INPUT_FILE_PLACEHOLDER: lambda: str(file),
                 TASK_ID_PLACEHOLDER: lambda: task.id,
-                WORKDIR_PLACEHOLDER: lambda: str(workdir or Path.cwd()),
+                WORKDIR_PLACEHOLDER: lambda: str(workdir or _worker_folder()),
             }
             if task.id.startswith("-") and any(word.startswith(TASK_ID_PLACEHOLDER) for word in agent.chat_cmd):
                 raise CommandError("chat_cmd has a word that begins with the task id, and this id begins with '-': "
@@ -78,6 +79,20 @@ def task_command(
             if file is not None:
                 with suppress(OSError):
                     file.unlink(missing_ok=True)
+
+
+def from_anywhere(config: WorkerConfig) -> WorkerConfig:
+    """Return a configuration whose command and working folders are found from every folder, not from this one only.
+
+    Raises:
+        ConfigError: the program of the command was not found.
+    """
+    agent, worker = config.agent, config.worker
+    program, *arguments = agent.chat_cmd
+    agent = agent.model_copy(update={"chat_cmd": (program_from_anywhere(program), *arguments)})
+    if worker.workdir is not None:
+        worker = worker.model_copy(update={"workdir": worker.workdir.absolute()})
+    return config.model_copy(update={"agent": agent, "worker": worker})
 
 
 def command_limits(config: WorkerConfig) -> Limits:
@@ -118,22 +133,11 @@ def _folder_name(task_id: str, owner: str) -> str:
     return task_id if owner == COORDINATOR else f"{owner}~{task_id}"
 
 
-@contextmanager
-def _workdir(base: Path | None, name: str, *, keep: bool) -> Generator[Path | None]:
-    """Make the working folder of a task, if configured. A later attempt finds the files of an earlier one."""
-    if base is None:
-        yield None
-        return
-    folder = base.absolute() / name  # absolute, because the command runs in it and gets this path
+def _worker_folder() -> Path:
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Path.cwd()
     except OSError as error:
-        raise CommandError(f"the working folder {folder} cannot be made: {error.strerror or error}") from None
-    try:
-        yield folder
-    finally:
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
+        raise CommandError(f"the folder in which the worker was started is gone: {error.strerror}") from None
 
 
 def _write_prompt(file: Path, prompt: str) -> None:

@@ -122,7 +122,7 @@ class Job:
 
     async def _run_in_slot(self, reservation: Reservation) -> None:
         context = self._context
-        with task_command(
+        async with task_command(
             context.config,
             self.task,
             owner=self.key.owner,

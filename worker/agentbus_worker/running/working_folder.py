@@ -1,0 +1,72 @@
+"""Makes the working folder of a task, and removes it again if it is not to be kept."""
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from agentbus.errors import CommandError
+
+log = logging.getLogger("agentbus.worker")
+
+_OWNER_ONLY: Final = 0o700
+
+
+@asynccontextmanager
+async def working_folder(base: Path | None, name: str, *, keep: bool) -> AsyncGenerator[Path | None]:
+    """Make a folder in `base` for the length of the block; None if there is no `base`.
+
+    One that is there is taken as it is: a later attempt finds the files of an earlier one. What cannot be removed at
+    the end is logged.
+
+    Raises:
+        CommandError: it cannot be made.
+    """
+    if base is None:
+        yield None
+        return
+    folder = base / name
+    try:
+        folder.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"the working folder {folder} cannot be made: {error.strerror or error}") from None
+    try:
+        yield folder
+    finally:
+        # In a thread: a large tree takes seconds, and leases have to be renewed meanwhile.
+        if not keep and (why := await asyncio.to_thread(remove_tree, folder)):
+            log.warning("the working folder %s cannot be removed: %s", folder, why)
+
+
+def remove_tree(folder: Path) -> str:
+    """Remove a folder with everything in it, also what is read-only; returns why something is left, or nothing.
+
+    Package managers write-protect their caches, and without the right to write to a folder nothing in it can go.
+    """
+    with suppress(OSError):
+        shutil.rmtree(folder)
+        return ""
+    _make_writable(folder)
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)  # all else, so that what is left is little
+        return f"{error.strerror or error}: {error.filename}" if folder.exists() else ""
+    return ""
+
+
+def _make_writable(folder: Path) -> None:
+    """Give the owner of all folders of a tree all rights in them. Links are not followed."""
+    left = [] if folder.is_symlink() else [folder]
+    while left:
+        path = left.pop()
+        with suppress(OSError):
+            path.chmod(_OWNER_ONLY)
+            with os.scandir(path) as entries:
+                left += [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
