@@ -14,6 +14,7 @@ AgentBusError
 ├── OutputNotKeptError          an output of which the bus holds only the beginning
 ├── RequeueError                a dead letter that cannot be published as a task again
 ├── UnsupportedPlatformError    this part of agentbus does not run on this operating system
+├── StandardStreamError      standard input or output is closed, or cannot be read or written
 ├── ServerBinaryError           no nats-server executable, or it did not come up
 ├── AssetError                  a file that comes with agentbus is missing from this installation
 ├── HostError                   the MCP server's entry cannot be put into the file of an MCP host
@@ -99,6 +100,10 @@ class RequeueError(AgentBusError):
 
 class UnsupportedPlatformError(AgentBusError):
     """This part of agentbus does not run on this operating system; the message says what does."""
+
+
+class StandardStreamError(AgentBusError):
+    """Standard input or output is closed, or cannot be read or written to."""
 
 
 class ServerBinaryError(AgentBusError):

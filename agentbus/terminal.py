@@ -1,21 +1,26 @@
-"""Writes to standard output and standard error: harmless on a terminal, and unchanged everywhere else.
+"""Reads and writes the standard streams: harmless on a terminal, unchanged elsewhere, and one error where they fail.
 
 Every command writes through this module, so that no text of another party reaches a terminal another way. Each of the
-two streams is judged by itself: a pipe behind one of them gets the text as it is.
+two output streams is judged by itself: a pipe behind one of them gets the text as it is.
 """
 
 import codecs
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TextIO
 
 import click
 
+from agentbus.errors import AgentBusError, StandardStreamError
 from agentbus.visible_text import json_escaped, visible
 
 _LONGEST_HELD: Final = 65_536
 """Of a line without an end: what is longer is shown in parts."""
+_LINE_ENDS: Final = ("\u0085", "\u2028", "\u2029")
+"""What ends a line for some readers, such as `str.splitlines()`, and may stand in JSON."""
 
 
 class Styled(NamedTuple):
@@ -26,6 +31,88 @@ class Styled(NamedTuple):
     bold: bool = False
 
 
+# -- streams that are closed or fail -------------------------------------------------------------------------------
+
+
+def open_standard_streams() -> None:
+    """Open each standard stream that is closed, so that using it is refused, and no other file gets its number.
+
+    Otherwise the next file or socket would get it, and whatever is written to the stream would go there.
+    """
+    for number, (name, refusing) in enumerate(
+        (("stdin", os.O_WRONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY))
+    ):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, refusing)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def standard_input() -> bytes:
+    """Read standard input to its end.
+
+    Raises:
+        StandardStreamError: it is closed, or cannot be read.
+    """
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise StandardStreamError(f"cannot read standard input: {error.strerror or error}") from None
+
+
+@contextmanager
+def writing() -> Generator[None]:
+    """Make the failure of a write to standard output an error of ours. That a reader has closed a pipe is none.
+
+    Raises:
+        StandardStreamError: it is closed, or the disk behind it is full.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        abandon(sys.stdout)
+        raise StandardStreamError(f"cannot write to standard output: {error.strerror or error}") from None
+
+
+def flush_output() -> None:
+    """Write what is left for standard output; see `writing` for what it raises."""
+    with writing():
+        sys.stdout.flush()
+
+
+def abandon(stream: TextIO) -> None:
+    """Drop what a stream holds, and whatever follows: the interpreter would fail to write it when it exits."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def program() -> Generator[None]:
+    """Run a program for the length of the block: what it cannot do is one line on standard error, and exit code 1."""
+    open_standard_streams()
+    guard_tracebacks()
+    try:
+        yield
+        flush_output()
+    except AgentBusError as error:
+        error_line(f"error: {error}")
+        sys.exit(1)
+    except OSError as error:  # such as a full disk behind the help, which click prints by itself
+        abandon(sys.stdout)
+        error_line(f"error: {error}")
+        sys.exit(1)
+
+
+# -- lines ---------------------------------------------------------------------------------------------------------
+
+
 def on_terminal() -> bool:
     """Return whether standard output is a terminal."""
     return sys.stdout.isatty()
@@ -33,19 +120,31 @@ def on_terminal() -> bool:
 
 def line(*parts: str | Styled) -> None:
     """Print a line on standard output; styled parts have a colour on a terminal, unless NO_COLOR is set."""
-    click.echo("".join(map(_shown, parts)) if on_terminal() else "".join(map(_text, parts)), color=True)
+    with writing():
+        click.echo("".join(map(_shown, parts)) if on_terminal() else "".join(map(_text, parts)), color=True)
 
 
 def error_line(text: str) -> None:
-    """Print a line on standard error."""
-    click.echo(visible(text) if sys.stderr.isatty() else text, err=True, color=True)
+    """Print a line on standard error. If it cannot be written there, there is no one to tell."""
+    try:
+        click.echo(visible(text) if sys.stderr.isatty() else text, err=True, color=True)
+    except OSError:
+        abandon(sys.stderr)
 
 
 def json_line(data: bytes) -> None:
-    """Print a line of JSON, and flush. On a terminal, what is hidden in it is written with the escapes of JSON."""
-    if on_terminal():
-        click.echo(visible(data.decode(), json_escaped), color=True)
-    else:
+    """Print a line of JSON, and flush.
+
+    On a terminal, what is hidden in it is written with the escapes of JSON; elsewhere only what some readers take for
+    the end of a line.
+    """
+    with writing():
+        if on_terminal():
+            click.echo(visible(data.decode(), json_escaped), color=True)
+            return
+        if not data.isascii():
+            for end in _LINE_ENDS:
+                data = data.replace(end.encode(), json_escaped(end).encode())
         sys.stdout.buffer.write(data + b"\n")
         sys.stdout.buffer.flush()
 
@@ -59,21 +158,23 @@ class RawOutput:
 
     def write(self, piece: bytes) -> None:
         """Print a piece."""
-        if self._decoder is None:
-            sys.stdout.buffer.write(piece)
-            return
-        # What a character means depends on its neighbours, so whole lines are shown.
-        lines, end, self._rest = (self._rest + self._decoder.decode(piece)).rpartition("\n")
-        sys.stdout.write(visible(lines + end))
-        if len(self._rest) > _LONGEST_HELD:
-            sys.stdout.write(visible(self._rest[:-1]))
-            self._rest = self._rest[-1]
+        with writing():
+            if self._decoder is None:
+                sys.stdout.buffer.write(piece)
+                return
+            # What a character means depends on its neighbours, so whole lines are shown.
+            lines, end, self._rest = (self._rest + self._decoder.decode(piece)).rpartition("\n")
+            sys.stdout.write(visible(lines + end))
+            if len(self._rest) > _LONGEST_HELD:
+                sys.stdout.write(visible(self._rest[:-1]))
+                self._rest = self._rest[-1]
 
     def close(self) -> None:
         """Print what was held back, and flush."""
-        if self._decoder is not None:
-            sys.stdout.write(visible(self._rest + self._decoder.decode(b"", final=True)))
-        sys.stdout.flush()
+        with writing():
+            if self._decoder is not None:
+                sys.stdout.write(visible(self._rest + self._decoder.decode(b"", final=True)))
+            sys.stdout.flush()
 
 
 def guard_tracebacks() -> None:

@@ -5,7 +5,6 @@ modules of the commands import what they work with through `agentbus.cli.lazy`.
 """
 
 import gc
-import os
 import sys
 from typing import Any
 
@@ -14,7 +13,7 @@ import click
 from agentbus.cli import exit_codes
 from agentbus.cli.lazy_group import LazyCommand, LazyGroup
 from agentbus.errors import AgentBusError
-from agentbus.terminal import error_line, guard_tracebacks
+from agentbus.terminal import abandon, error_line, flush_output, guard_tracebacks, open_standard_streams
 from agentbus.version import __version__
 
 _GC_THRESHOLD = 10_000
@@ -29,8 +28,7 @@ class _RootGroup(LazyGroup):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # The interpreter must not try to flush again at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            abandon(sys.stdout)
             return 0
 
 
@@ -106,10 +104,12 @@ worker.add_command(
 def main() -> None:
     """Run the command line. Errors are one line on stderr: exit code 1, or 2 for wrong usage."""
     gc.set_threshold(_GC_THRESHOLD)
+    open_standard_streams()
     guard_tracebacks()
     code = exit_codes.FAILED
     try:
         code = root.main(prog_name="agentbus", standalone_mode=False) or 0
+        flush_output()
     except click.UsageError as error:
         where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
         error_line(f"error: {error.format_message()}{where}")
@@ -117,6 +117,9 @@ def main() -> None:
     except click.ClickException as error:
         error_line(f"error: {error.format_message()}")
     except AgentBusError as error:
+        error_line(f"error: {error}")
+    except OSError as error:  # such as a full disk behind the help, which click prints by itself
+        abandon(sys.stdout)
         error_line(f"error: {error}")
     except (click.Abort, KeyboardInterrupt):
         code = exit_codes.INTERRUPTED

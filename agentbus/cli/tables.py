@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from agentbus.terminal import writing
 from agentbus.visible_text import visible
 
 _STYLES = {
@@ -25,7 +26,8 @@ _STYLES = {
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table."""
-    Console().print(make_table(columns, rows))
+    with writing():
+        Console().print(make_table(columns, rows))
 
 
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +12,7 @@ from click.core import ParameterSource
 
 from agentbus.config.addresses import Address
 from agentbus.config.home import in_home
-from agentbus.errors import AgentBusError
-from agentbus.terminal import error_line, guard_tracebacks
+from agentbus.terminal import program
 from agentbus.version import __version__
 from agentbus_mcp.transports import http_settings
 from agentbus_mcp.transports.http_settings import HttpSettings
@@ -260,9 +258,5 @@ def _token(file: Path) -> str:
 
 def main() -> None:
     """Run the server. A configuration that cannot be used gives one line on stderr and exit code 1."""
-    guard_tracebacks()
-    try:
+    with program():
         command(prog_name="agentbus-mcp")
-    except AgentBusError as error:
-        error_line(f"error: {error}")
-        sys.exit(1)

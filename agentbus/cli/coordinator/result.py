@@ -32,7 +32,8 @@ Examples:
   agentbus result get --full task-20260518-k3v9… > report.txt
 
 \b
-Each line is a stored message, unchanged. A message that is not JSON is printed under the key "agentbus".""",
+Each line is a stored message, as it is stored but for U+0085, U+2028 and U+2029, which are escaped: some
+readers end a line there. A message that is not JSON is printed under the key "agentbus".""",
 )
 @agent_option("The owner of the inbox; the coordinator's is main. With --full: the agent that has the task.")
 @limit_option("How many of the newest.", default=1, least=0)

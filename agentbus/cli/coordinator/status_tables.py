@@ -11,6 +11,7 @@ from rich.text import Text
 
 from agentbus.cli.tables import harmless, make_table
 from agentbus.protocol.subjects import COORDINATOR
+from agentbus.terminal import writing
 
 if TYPE_CHECKING:
     from agentbus.admin.overview import BusOverview
@@ -21,7 +22,8 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 def print_page(overview: "BusOverview") -> None:
     """Print an overview once."""
-    Console().print(page(overview))
+    with writing():
+        Console().print(page(overview))
 
 
 class LivePage:

@@ -1,6 +1,6 @@
 """`agentbus task`: publishes, shows, awaits, cancels, answers and retries tasks."""
 
-import sys
+import codecs
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from agentbus.cli.options import (
     with_coordinator,
 )
 from agentbus.errors import BusError, MessageError
+from agentbus.terminal import standard_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,10 +87,13 @@ def publish(
 
 
 def _standard_input() -> str:
+    data = standard_input()
     try:
-        return sys.stdin.buffer.read().decode()
+        return data.decode("utf-8-sig")  # some programs write a byte order mark, which is no part of the text
     except UnicodeDecodeError as error:
-        raise MessageError(f"standard input is not UTF-8 text (byte {error.start})") from None
+        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        what = "; it is UTF-16: convert it first" if utf16 else ""
+        raise MessageError(f"standard input is not UTF-8 text (byte {error.start}){what}") from None
 
 
 def _json(text: str) -> "Json":
