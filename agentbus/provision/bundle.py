@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from agentbus.config import nkeys
 from agentbus.config.private_files import write_private
 from agentbus.config.schema import AgentId, Section
+from agentbus.config.text_files import ENCODING
 from agentbus.config.toml_text import toml_text
 from agentbus.config.urls import parse_urls
 from agentbus.errors import ConfigError
@@ -139,7 +140,7 @@ def read_bundle(path: Path) -> Bundle:
     try:
         if len(data) > _MAX_BYTES:
             raise ValueError
-        values = tomllib.loads(data.decode())
+        values = tomllib.loads(data.decode(ENCODING))
         bundle = _File.model_validate(values).bundle
     except ValidationError as error:
         place = ", ".join(sorted({".".join(fault.place[1:]) or "bundle" for fault in faults(error)}))

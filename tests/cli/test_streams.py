@@ -1,4 +1,4 @@
-"""Standard streams that are closed or full: one line says so, and the exit code; no traceback, and nothing goes astray."""
+"""Standard streams that are closed or full: one line says so, and the exit code. What comes in and goes out as text."""
 
 import asyncio
 import json

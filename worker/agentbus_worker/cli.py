@@ -37,9 +37,10 @@ def run(path: Path | None, *, verbose: bool) -> None:
         raise UnsupportedPlatformError("workers run on Linux and macOS; on Windows use WSL. Everything else works here")
 
     from agentbus.terminal import guard_log_of_libraries  # noqa: PLC0415
+    from agentbus_worker.identity import new_instance  # noqa: PLC0415
     from agentbus_worker.log.handlers import log_to  # noqa: PLC0415
     from agentbus_worker.signals import stop_on_signals  # noqa: PLC0415
-    from agentbus_worker.worker import Worker, new_instance  # noqa: PLC0415
+    from agentbus_worker.worker import Worker  # noqa: PLC0415
 
     config, warnings = load_worker(path)
     instance = new_instance()

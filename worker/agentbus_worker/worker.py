@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import os
-import secrets
-import socket
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -31,6 +29,7 @@ from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import HEARTBEAT_S, MOST_RUNNING, Presence, announce, withdraw
 from agentbus.version import __version__
 from agentbus_worker.consumers import add_durable_of_parties, make_consumers, require_consumer
+from agentbus_worker.identity import host_name
 from agentbus_worker.metrics import Metrics, metrics_of
 from agentbus_worker.running.orphans import end_orphans
 from agentbus_worker.running.process_tree import HAS_SUPERVISORS, Children
@@ -60,16 +59,11 @@ _PRESENCE_PAUSE_S: Final = 2.0
 _T = TypeVar("_T")
 
 
-def new_instance() -> str:
-    """Make a name for this process that no other worker has."""
-    return f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
-
-
 class Worker:
     """One worker process of one agent."""
 
     def __init__(self, config: WorkerConfig, stop: Stop, instance: str) -> None:
-        """`instance` names this process among all workers: see `new_instance()`."""
+        """`instance` names this process among all workers: see `identity.new_instance()`."""
         self._config = config
         self._stop = stop
         self._slots = Slots(config.worker.concurrency)
@@ -278,7 +272,9 @@ class Worker:
                     await announce(bus, self._presence(unsettled))
                     trouble = ""
                 except BusError as error:
-                    if type(error).__name__ != trouble and not isinstance(error, BusUnavailableError):
+                    if type(error).__name__ != trouble and (
+                        bus.connected or not isinstance(error, BusUnavailableError)
+                    ):
                         log.warning("this worker cannot be seen by others: %s", error)
                     trouble = type(error).__name__
                 self._changed.clear()
@@ -295,7 +291,7 @@ class Worker:
         return Presence(
             agent=config.agent.id,
             instance=self.instance,
-            host=socket.gethostname(),
+            host=host_name(),
             pid=os.getpid(),
             version=__version__,
             description=config.agent.description,

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from agentbus.config.private_files import write_private
 from agentbus.config.schema import AgentId, Section
 from agentbus.config.storage_sizes import split, storage_size, times
+from agentbus.config.text_files import ENCODING
 from agentbus.config.toml_text import toml_text
 from agentbus.errors import ConfigError
 from agentbus.protocol import accounts, permissions, subjects
@@ -122,7 +123,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = manifest_file(folder)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding=ENCODING))
         if _is_of_newer_version(values):
             raise ConfigError(f"{path} was made by a newer version of agentbus; upgrade agentbus on this machine")
         return Manifest.model_validate(values)
