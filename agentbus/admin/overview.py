@@ -46,6 +46,8 @@ class BusOverview:
     """The state of the bus at one time.
 
     Attributes:
+        servers: the addresses of the bus, without credentials.
+        coordinator: the id under which it was read.
         agents: as `Coordinator.overview` returns them.
         running: the tasks that workers are running, at most 50, the last changed first.
         recent: the settled tasks, the newest first.
@@ -54,6 +56,8 @@ class BusOverview:
     """
 
     at: datetime
+    servers: str
+    coordinator: str
     server_version: str
     streams: list[StreamUsage]
     agents: list[AgentOverview]
@@ -66,6 +70,8 @@ class BusOverview:
         """Return the overview as a JSON object, without results."""
         return {
             "at": self.at.isoformat(),
+            "servers": self.servers,
+            "coordinator": self.coordinator,
             "server_version": self.server_version,
             "streams": [usage.to_json() for usage in self.streams],
             "agents": [agent.to_json() for agent in self.agents],
@@ -98,6 +104,8 @@ class OverviewReader:
         recent = await self._allowed("tasks", self._settled)
         return BusOverview(
             at=datetime.now(UTC),
+            servers=bus.bus.settings.servers,
+            coordinator=bus.agent,
             server_version=bus.bus.server_version,
             streams=[usage for usage in streams if usage is not None],
             agents=agents or [],
@@ -133,6 +141,8 @@ class OverviewReader:
     async def _settled(self) -> list[TaskStatus]:
         """Return the newest settled tasks. It reads pages, because queued and running tasks are listed among them."""
         found: list[TaskStatus] = []
+        if self._recent == 0:
+            return found
         cursor: int | None = None
         for _ in range(_MAX_PAGES):
             page = await self._coordinator.list_tasks(limit=2 * self._recent, cursor=cursor)

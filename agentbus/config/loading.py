@@ -7,6 +7,7 @@ import os
 import shlex
 import stat
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
 
 URL_VARIABLE: Final = "AGENTBUS_NATS_URL"
 COORDINATOR_FILE: Final = "~/.agentbus/coordinator.toml"
+ADMINISTRATOR_FILE: Final = "~/.agentbus/bus/admin.toml"
+_OTHER_FILES: Final = {
+    "agent": "the configuration of a worker",
+    "coordinator": "the configuration of a coordinator",
+    "bundle": "a bundle, which `agentbus worker init` or `agentbus coordinator init` turns into a configuration",
+    "bus": "the list of a bus's parties; its administrator has admin.toml beside it",
+}
+"""What has a section of this name, and is given in place of another file now and then."""
 
 
 def worker_files() -> tuple[Path, ...]:
@@ -55,6 +64,16 @@ def coordinator_file() -> Path | None:
         ConfigError: it cannot be examined.
     """
     file = in_home_if_any(COORDINATOR_FILE)
+    return file if file is not None and is_file(file) else None
+
+
+def administrator_file() -> Path | None:
+    """The administrator's file in the folder of a bus on this machine, where `agentbus init` makes one by default.
+
+    Raises:
+        ConfigError: it cannot be examined.
+    """
+    file = in_home_if_any(ADMINISTRATOR_FILE)
     return file if file is not None and is_file(file) else None
 
 
@@ -93,22 +112,39 @@ def load_coordinator(
         ConfigError: if a file cannot be used, or a URL cannot be read.
     """
     config, warnings = CoordinatorConfig(), list[str]()
+    found = coordinator_file() if path is None else None
     if path is not None:
         config, warnings = _load(CoordinatorConfig, path)
-    elif (found := coordinator_file()) is not None:
+    elif found is not None:
         config, warnings = _load(CoordinatorConfig, found)
     from_environment = environ.get(URL_VARIABLE) if path is None else None
     url = nats_url or from_environment
+    if path is None and not url and found is None:
+        warnings += _of_a_worker_alone()
     if url:
         config = config.model_copy(update={"nats": CoordinatorNatsSection(url=url)})
         warnings = list[str]()
         if nats_url and (secret := secret_in(nats_url)):
             warnings.append(
                 f"a {secret} in --nats-url shows in the process list and in the shell's history; "
-                f"put the URL into {COORDINATOR_FILE} or into {URL_VARIABLE}"
+                f"put the URL into {in_home_if_any(COORDINATOR_FILE) or COORDINATOR_FILE} or into {URL_VARIABLE}"
             )
     parse_urls(config.nats.url)
     return config, warnings
+
+
+def _of_a_worker_alone() -> Iterable[str]:
+    """Yield a warning if this machine has a worker of another bus than the local one, which is about to be taken."""
+    with suppress(ConfigError):  # it cannot be read, which is for the worker to say
+        if (file := worker_file()) is None:
+            return
+        nats = _values(file).get("nats")
+        url = cast("dict[str, Any]", nats).get("url") if isinstance(nats, dict) else None
+        if isinstance(url, str) and parse_urls(url) != parse_urls(DEFAULT_URL):
+            yield (
+                f"this machine has the configuration of a worker only ({file}), of another bus; this is for the local "
+                f"bus, {DEFAULT_URL}. For the other one, name it by --nats-url or --config, or join it as a coordinator"
+            )
 
 
 def secret_in(text: str) -> Literal["password", "token"] | None:
@@ -124,20 +160,37 @@ def secret_in(text: str) -> Literal["password", "token"] | None:
 
 
 def _load(model: type[_C], path: Path) -> tuple[_C, list[str]]:
+    values = _values(path)
+    try:
+        config = model.model_validate(values)
+    except ValidationError as error:
+        faults_found = _of_another_file(model, values) or _explain(model, error)
+        raise ConfigError(f"{path}: {'; '.join(faults_found)}") from None
+    return config, list(_exposed(path, values))
+
+
+def _of_another_file(model: type[Section], values: Mapping[str, Any]) -> list[str]:
+    """Say which file this is, if it is not of the kind that was asked for."""
+    own = set(_OTHER_FILES) & set(model.model_fields)
+    other = [name for name in _OTHER_FILES if name in values and name not in own]
+    if not other or own & set(values):
+        return []
+    wanted = "worker" if "agent" in own else "coordinator"
+    return [
+        f"unknown section or key {other[0]!r} at the top: this is {_OTHER_FILES[other[0]]}",
+        f"name the configuration of a {wanted}",
+    ]
+
+
+def _values(path: Path) -> dict[str, Any]:
     import tomllib  # noqa: PLC0415  # many commands read no file
 
     try:
-        text = path.read_bytes().decode(ENCODING)
-        values = tomllib.loads(text)
+        return tomllib.loads(path.read_bytes().decode(ENCODING))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {reason_of(error)}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    try:
-        config = model.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {'; '.join(_explain(model, error))}") from None
-    return config, list(_exposed(path, values))
 
 
 def _exposed(path: Path, values: Mapping[str, Any]) -> Iterable[str]:

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from agentbus.errors import InvalidIdError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import new_task_id
-from agentbus.protocol.json_codec import Json, canonical, decode, encode, object_in
+from agentbus.protocol.json_codec import Json, canonical, decode, encode, object_in, refuse_changes
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.protocol.validation import fault_line
@@ -209,7 +209,8 @@ def new_task(
 
     Raises:
         InvalidIdError: if an id is not valid.
-        MessageError: if the task type is empty or too long, or the content does not fit the format.
+        MessageError: if the task type is empty or too long, or the content does not fit the format, or a reader would
+            get other content.
     """
     fields: dict[str, Json] = {
         "id": subjects.task_id(task_id) if task_id is not None else new_task_id(),
@@ -221,7 +222,10 @@ def new_task(
         "payload": {"fmt": payload_format, "content": content},
         "created_at": now(),
     }
-    task = decode_task(encode(fields))  # as a reader will see it: what cannot be carried fails here, not on the bus
+    data = encode(fields)
+    task = decode_task(data)  # as a reader will see it: what cannot be carried fails here, not on the bus
+    if not isinstance(content, str):  # keys that are not strings become such, and may be equal then
+        refuse_changes(data)
     if any(not char.isprintable() for char in task_type):
         raise MessageError("task_type must not hold control characters")
     return task

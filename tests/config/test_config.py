@@ -16,7 +16,7 @@ import pytest
 from agentbus.config import loading, nkeys
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings, read_secret
 from agentbus.config.loading import URL_VARIABLE, coordinator_file, load_coordinator, load_worker, worker_files
-from agentbus.config.schema import DEFAULT_URL, CoordinatorNatsSection, NatsSection
+from agentbus.config.schema import DEFAULT_URL, CoordinatorConfig, CoordinatorNatsSection, NatsSection
 from agentbus.config.toml_text import toml_text
 from agentbus.config.urls import SAMPLE_PASSWORD, ServerUrl, parse_urls
 from agentbus.errors import ConfigError
@@ -899,12 +899,46 @@ def test_a_coordinator_file_with_a_secret_that_others_can_read_earns_a_warning(h
         ("[nats]\nurl = 'http://host'\n", "begins with 'http'"),
         ("[nats]\nstream = 'X'\nurl = 'nats://host'\n", r"\[nats\] has no key 'stream'"),
         ("[nats]\nuser = 'u'\n", r"\[nats\] url is missing"),
-        ("[agent]\nid = 'code'\n", r"unknown section or key 'agent' at the top"),
+        ("[agent]\nid = 'code'\n", r"unknown section or key 'agent' at the top: this is the configuration of a worker"),
+        ("[nats]\nurl = 'nats://host'\n[bundle]\n", "'bundle' at the top: this is a bundle"),
+        ("[bus]\nurl = 'nats://host'\n[party.code]\n", "'bus' at the top: this is the list of a bus's parties"),
+        ("[coordinator]\n[agent]\n", "unknown section or key 'agent' at the top; the nearest known section is"),
     ],
 )
 def test_a_coordinator_file_is_held_to_the_same_rules(files: Files, text: str, reason: str):
     with pytest.raises(ConfigError, match=reason):
         load_coordinator(path=files.write(text), environ={})
+
+
+def test_a_worker_says_that_a_file_is_that_of_a_coordinator(files: Files):
+    with pytest.raises(ConfigError, match="this is the configuration of a coordinator; name the configuration of a w"):
+        load_worker(files.write("[nats]\nurl = 'nats://host'\n[coordinator]\nid = 'boss'\n"))
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"), [("tls://bus.example.com:7422", True), ("nats://10.0.0.5", True), (DEFAULT_URL, False)]
+)
+def test_on_the_machine_of_a_worker_alone_the_local_bus_is_not_taken_without_a_word(
+    files: Files, home: Path, monkeypatch: pytest.MonkeyPatch, url: str, warned: bool
+):
+    monkeypatch.chdir(files.folder)
+    file = Files(home).write(f"[agent]\nid = 'code'\n[nats]\nurl = '{url}'\n", ".agentbus/config.toml")
+    loaded, warnings = load_coordinator(environ={})
+    assert loaded.nats.url == DEFAULT_URL
+    assert [f"the configuration of a worker only ({file})" in text for text in warnings] == [True] * warned
+    assert load_coordinator(nats_url="nats://host", environ={})[1] == []
+    assert load_coordinator(environ={URL_VARIABLE: "nats://host"})[1] == []
+    Files(home).write("[coordinator]\nid = 'boss'\n", ".agentbus/coordinator.toml")
+    assert load_coordinator(environ={})[1] == []
+
+
+@pytest.mark.parametrize("text", ["", "not TOML", "[nats]\nurl = 7\n", "nats = 1\n", "[nats]\nurl = 'http://x'\n"])
+def test_a_file_of_a_worker_that_cannot_be_read_stops_no_coordinator(
+    files: Files, monkeypatch: pytest.MonkeyPatch, text: str
+):
+    monkeypatch.chdir(files.folder)
+    files.write(text, "agentbus.toml")
+    assert load_coordinator(environ={}) == (CoordinatorConfig(), [])
 
 
 @pytest.mark.parametrize("arguments", [{"nats_url": "http://host"}, {"environ": {URL_VARIABLE: "http://host"}}])

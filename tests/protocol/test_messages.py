@@ -494,6 +494,8 @@ def test_a_new_task_is_not_built_with_a_type_that_nobody_can_read(task_type: str
         pytest.param(nested(300), "json", id="nested deeper than readers go"),
         pytest.param(nested(100_000), "json", id="nested without end"),
         pytest.param(10**4300, "json", id="an integer that nobody reads"),
+        pytest.param({1: "a", "1": "b"}, "json", id="keys that are equal once they are strings"),
+        pytest.param([{"deep": {True: 1, "true": 2}}], "json", id="such keys further down"),
     ],
 )
 def test_content_that_no_reader_could_take_fails_before_it_is_sent(content: Json, payload_format: Any):

@@ -59,13 +59,17 @@ class LivePage:
 def page(overview: "BusOverview") -> "RenderableType":
     """Render an overview as tables."""
     at = f"{overview.at:%Y-%m-%d %H:%M:%S} UTC"
-    head = Text.assemble(("agentbus", "bold"), harmless(f"   nats-server {overview.server_version}   {at}"))
+    where = f"   {overview.coordinator} on {overview.servers}   nats-server {overview.server_version}   {at}"
+    head = Text.assemble(("agentbus", "bold"), harmless(where))
     parts: list[RenderableType] = [head]
     if overview.missing:
         parts.append(harmless(f"missing: {', '.join(overview.missing)}; make it with: agentbus setup", "bold red"))
     parts.append(_agents(overview))
     parts += [harmless(f"{one.agent}: {trouble}", "yellow") for one in overview.agents for trouble in one.troubles]
-    parts += [_running(overview), _settled(overview), _streams(overview)]
+    parts.append(_running(overview))
+    if overview.recent:
+        parts.append(_settled(overview))
+    parts.append(_streams(overview))
     if overview.hidden:
         parts.append(harmless(f"not shown to this user: {', '.join(overview.hidden)}", "dim"))
     return Group(*parts)

@@ -80,6 +80,8 @@ def publish(
     The command returns once the bus has stored every task on disk.
     """
     text = _standard_input() if content == "-" else content
+    if not text.strip():
+        raise MessageError("the content is empty; nothing was published. An agent would be started for nothing")
     value = _json(text) if payload_fmt == "json" else text
     lazy.session.run_connected(
         nats_url, config, partial(_publish, content=value, payload_format=payload_fmt, **options)
@@ -97,10 +99,13 @@ def _standard_input() -> str:
 
 
 def _json(text: str) -> "Json":
+    data = text.encode(errors="surrogateescape")
     try:
-        return lazy.json_codec.decode(text.encode(errors="surrogateescape"))
+        value = lazy.json_codec.decode(data)
+        lazy.json_codec.refuse_changes(data)
     except MessageError as error:
         raise MessageError(f"the content is {error}; leave out --payload-fmt json to send it as text") from None
+    return value
 
 
 async def _publish(bus: "Coordinator", *, targets: tuple[str, ...], content: "Json", **options: Any) -> None:
@@ -122,6 +127,8 @@ async def _print_published(bus: "Coordinator", published: "list[PublishedTask]",
         if task.known:
             output.remark(f"the task {task.id} was published before; it is {task.state_at_publish}")
     messages: list[Json] = [task.message.to_json() for task in published]
+    if messages and output.on_terminal():
+        output.remark(f"published as {bus.agent} on {bus.bus.settings.servers}")
     if messages:
         output.json_line(messages if as_list else messages[0])
 
@@ -286,21 +293,20 @@ Examples:
 \b
 Prints the follow-up task with the answer; wait for that task.""",
 )
-@click.option(
-    "--approve", "approve", flag_value=True, type=bool, default=None, help="Allow the step that the agent asked for."
-)
-@click.option("--deny", "approve", flag_value=False, type=bool, default=None, help="Forbid it.")
+@click.option("--approve", is_flag=True, help="Allow the step that the agent asked for.")
+@click.option("--deny", is_flag=True, help="Forbid it.")
 @click.option("--comment", metavar="TEXT", default="", help="A comment for the agent.")
 @agent_of_task_option
 @bus_options
 @_task_id
-def answer(nats_url: str | None, config: "Path | None", *, approve: bool | None, **options: Any) -> None:
+def answer(nats_url: str | None, config: "Path | None", *, approve: bool, deny: bool, **options: Any) -> None:
     """Answer a task that needs an approval: its agent gets the decision as the task ID.answer.
 
     The same answer can be sent again. A different answer is refused.
     """
-    if approve is None:
-        raise click.UsageError("Missing option '--approve' or '--deny'.", click.get_current_context())
+    if approve == deny:
+        fault = "--approve and --deny exclude each other." if deny else "Missing option '--approve' or '--deny'."
+        raise click.UsageError(fault, click.get_current_context())
     lazy.session.run_connected(nats_url, config, partial(_answer, approve=approve, **options))
 
 
@@ -323,4 +329,6 @@ Examples:
 @with_coordinator
 async def retry(bus: "Coordinator", *, task_id: str, agent: str | None) -> None:
     """Publish a settled task again, under a new id; the new task names the old one in `retry_of`."""
-    output.json_line((await bus.task(task_id, agent=agent).retry()).message.to_json())
+    published = await bus.task(task_id, agent=agent).retry()
+    await _warn_without_worker(bus, published)
+    output.json_line(published.message.to_json())

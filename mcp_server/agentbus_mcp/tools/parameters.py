@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from agentbus.errors import MessageError
-from agentbus.protocol.json_codec import Json, decode
+from agentbus.protocol.json_codec import Json, decode, refuse_changes
 from agentbus.protocol.messages import MAX_TASK_TYPE_CHARS
 from agentbus_mcp.replies.budget import ANSWER_BYTES, DetailLevel
 
@@ -40,11 +40,19 @@ else:
 
 
 def parse_content(content: Json) -> Json:
-    """Decode a string that holds a JSON object or list: some hosts pass these as strings."""
+    """Decode a string that holds a JSON object or list: some hosts pass these as strings.
+
+    Raises:
+        MessageError: a reader would get something else.
+    """
+    if not isinstance(content, str):
+        return content
+    data = content.encode(errors="replace")
     try:
-        value = decode(content.encode()) if isinstance(content, str) else content
+        value = decode(data)
     except MessageError:
         return content
+    refuse_changes(data)
     return value if isinstance(value, dict | list) else content  # pyright: ignore[reportUnknownVariableType]
 
 

@@ -8,7 +8,7 @@ from mcp_types import CallToolResult
 from pydantic import Field
 
 from agentbus.coordinator import Coordinator
-from agentbus.errors import BusError
+from agentbus.errors import ArgumentError, BusError
 from agentbus.protocol.task_names import TaskName
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.operations.publish import publish_outcome
@@ -51,6 +51,8 @@ def publish_task_tool(bus_link: BusLink) -> Tool:
         each whether a worker is alive (`online`) and how many tasks wait. Then call watch_results with the ids.
         Publishing the same again under the same task_id is harmless (`known`): do that when an answer was lost.
         """
+        if isinstance(content, str) and not content.strip():
+            raise ArgumentError("content: is empty; say what to do")
         coordinator = await bus_link.coordinator()
         outcomes = await coordinator.publish_to(
             to,
