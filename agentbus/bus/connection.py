@@ -292,8 +292,9 @@ class Connection:
 
     def _deny(self, what: str, subject: str) -> None:
         action = "subscribe to" if what.startswith("subscription") else "publish to"
+        written = self._requests.subject_of(subject)  # nats-py gives it in lower case, in which no one can grant it
         error = PermissionDeniedError(
-            f"the bus does not allow this user to {action} {subject}; an administrator must grant it", subject
+            f"the bus does not allow this user to {action} {written}; an administrator must grant it", subject
         )
         if action == "subscribe to" and self._inbox.lower().startswith(subject.rstrip("*").rstrip(".")):
             self._inbox_refusal = PermissionDeniedError(

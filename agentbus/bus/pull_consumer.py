@@ -296,7 +296,9 @@ class PullConsumer:
             usual_s = _MISSING_IN_CLUSTER_S if self._bus.clustered else _MISSING_S
             if now - self._missing_since > (self._missing_after_s or usual_s):
                 self._missing_since = None
-                raise SetupMissingError(f"{self._name} does not exist; make it with: agentbus setup --nats-url URL")
+                raise SetupMissingError(
+                    f"{self._name} does not exist; make it with: agentbus setup, as the administrator"
+                )
         if status in ("503", "409"):
             self._ask_at = now + self._pause_s
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)

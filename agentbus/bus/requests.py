@@ -67,6 +67,10 @@ class Requests:
             if subject is None or request.subject.lower() == subject:
                 request.fail(error)
 
+    def subject_of(self, lowered: str) -> str:
+        """Return a subject as an open request to it has it; as it is given if there is no such request."""
+        return next((request.subject for request in self._open.values() if request.subject.lower() == lowered), lowered)
+
     def stop_timer(self) -> None:
         """Stop the timer, because the connection is closed."""
         if self._timer is not None:

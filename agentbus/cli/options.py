@@ -111,6 +111,16 @@ def bus_options(command: click.decorators.FC) -> click.decorators.FC:
     return nats_url_option(config_option()(command))
 
 
+def administrator_options(command: click.decorators.FC) -> click.decorators.FC:
+    """Add `--nats-url` and `--config`, by default for the configuration of the administrator."""
+    return nats_url_option(
+        config_option(
+            "Configuration of the administrator; default: $AGENTBUS_NATS_URL, ~/.agentbus/bus/admin.toml, "
+            "~/.agentbus/coordinator.toml, then the local bus of `agentbus up`."
+        )(command)
+    )
+
+
 def with_coordinator(
     command: "Callable[Concatenate[Coordinator, _P], Awaitable[None]]",
 ) -> Callable[..., None]:
@@ -120,6 +130,17 @@ def with_coordinator(
         lazy.session.run_connected(nats_url, config, partial(command, **options))
 
     return bus_options(update_wrapper(connect_and_run, command))
+
+
+def with_administrator(
+    command: "Callable[Concatenate[Coordinator, _P], Awaitable[None]]",
+) -> Callable[..., None]:
+    """The same as `with_coordinator` for a command of the administrator."""
+
+    def connect_and_run(nats_url: str | None, config: "Path | None", **options: Any) -> None:
+        lazy.session.run_as_administrator(nats_url, config, partial(command, **options))
+
+    return administrator_options(update_wrapper(connect_and_run, command))
 
 
 bus_folder_option = click.option(

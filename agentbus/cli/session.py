@@ -10,7 +10,7 @@ from typing import Any
 from agentbus.bus.jetstream import unopened_bus
 from agentbus.cli import output
 from agentbus.config.connection_settings import connection_settings
-from agentbus.config.loading import load_coordinator
+from agentbus.config.loading import administrator_file, load_coordinator
 from agentbus.coordinator import Coordinator
 from agentbus.errors import BusUnavailableError
 from agentbus.observability import tracing
@@ -64,6 +64,15 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
     guard_log_of_libraries()
     asyncio.run(guarded())
+
+
+def run_as_administrator(
+    nats_url: str | None, config: Path | None, command: Callable[[Coordinator], Awaitable[None]]
+) -> None:
+    """The same for a command of the administrator: the bus folder on this machine comes before other defaults."""
+    if config is None and (config := administrator_file(nats_url)) is not None:
+        output.remark(f"as the administrator, with {config}")
+    run_connected(nats_url, config, command)
 
 
 def run_connected(nats_url: str | None, config: Path | None, command: Callable[[Coordinator], Awaitable[None]]) -> None:

@@ -67,12 +67,16 @@ def coordinator_file() -> Path | None:
     return file if file is not None and is_file(file) else None
 
 
-def administrator_file() -> Path | None:
-    """The administrator's file in the folder of a bus on this machine, where `agentbus init` makes one by default.
+def administrator_file(nats_url: str | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The file that commands of the administrator take if none is named: that of the bus folder on this machine.
+
+    None if there is none, or if `nats_url` or the variable AGENTBUS_NATS_URL says which bus is meant.
 
     Raises:
         ConfigError: it cannot be examined.
     """
+    if nats_url or environ.get(URL_VARIABLE):
+        return None
     file = in_home_if_any(ADMINISTRATOR_FILE)
     return file if file is not None and is_file(file) else None
 

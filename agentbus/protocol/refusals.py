@@ -31,7 +31,7 @@ def missing(what: str, subject: str = "") -> SetupMissingError:
     """Make the error for a stream or for JetStream itself that does not exist."""
     if subject.startswith("$JS.API.") and not subject.startswith("$JS.API.DIRECT."):  # those, the stream answers
         return SetupMissingError("JetStream does not answer on this server; enable it in the server's configuration")
-    return SetupMissingError(f"{what} does not exist on this bus; make it with: agentbus setup --nats-url URL")
+    return SetupMissingError(f"{what} does not exist on this bus; make it with: agentbus setup, as the administrator")
 
 
 def error_of(fault: dict[str, Any], subject: str) -> BusError:
@@ -48,9 +48,7 @@ def error_of(fault: dict[str, Any], subject: str) -> BusError:
         # $JS.API.STREAM.<verb>.<stream>, $JS.API.CONSUMER.<verb>.<stream>.<consumer>...; one verb has two tokens.
         tokens = subject.replace(".MSG.GET.", ".GET.").split(".")
         name = tokens[4 if _MISSING[number] == "stream" else 5]
-        return SetupMissingError(
-            f"the {_MISSING[number]} {name} does not exist on this bus; make it with: agentbus setup --nats-url URL"
-        )
+        return missing(f"the {_MISSING[number]} {name}")
     if number in _FULL:
         return StreamFullError(
             f"the stream that takes {subject} is full ({text}); nothing was stored. "

@@ -65,6 +65,8 @@ async def test_settled_tasks_are_found_behind_many_queued_ones(server: NatsServe
         await publish(coordinator, "x")
     overview = await OverviewReader(coordinator, recent=10).read()
     assert [status.task_id for status in overview.recent] == [cancelled]
+    assert (overview.coordinator, overview.servers) == ("main", server.url)
+    assert (await OverviewReader(coordinator, recent=0).read()).recent == []
 
 
 @pytest.mark.posix("needs a pseudo-terminal")

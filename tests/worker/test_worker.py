@@ -583,7 +583,7 @@ async def test_a_worker_that_may_not_make_its_consumer_names_what_an_administrat
         url = server.url.replace("nats://", "nats://agent-code:x@")
         async with worker(worker_toml(tmp_path, url), ready=False) as child:
             assert await child.exit_code() == 1
-            assert child.said("agentbus setup --nats-url URL --agent code")
+            assert child.said("agentbus setup --agent code")
 
 
 async def test_a_consumer_of_another_agent_is_not_used(tmp_path: Path, server: NatsServer, coordinator: Coordinator):

@@ -59,7 +59,7 @@ async def make_consumers(bus: Bus, config: WorkerConfig) -> None:
     except PermissionDeniedError:
         raise SetupMissingError(
             f"the consumer {name} of the stream {stream} does not exist and this worker may not make it; "
-            f"an administrator must run: agentbus setup --nats-url URL --agent {agent}"
+            f"an administrator must run: agentbus setup --agent {agent}"
         ) from None
     log.info("made the consumer %s of the stream %s", name, stream)
     with suppress(PermissionDeniedError, ApiError):  # a bus of an earlier layout: no coordinator but `main` publishes

@@ -9,7 +9,7 @@ from agentbus.admin.doctor.permission_probe import PLACEHOLDER, example_subject,
 from agentbus.admin.doctor.reachability import is_local
 from agentbus.config.connection_settings import Credentials
 from agentbus.config.worker_schema import WorkerConfig
-from agentbus.errors import BusError
+from agentbus.errors import BusError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import permissions, subjects
 from agentbus.protocol.permissions import Party
 from agentbus.protocol.subjects import TaskKey
@@ -67,13 +67,14 @@ async def _refused(context: CheckContext, party: Party) -> AsyncIterator[str]:
     for account in bus.accounts[1:]:  # a subject with `>` lies in each of them
         if not await may_publish(account, example_subject(subjects.api(">"))):
             yield subjects.api(">")
+    # Of a stream that does not exist the server answers nothing, and whoever may use it is told so by another check.
+    complete = await _is_set_up(context)
     for subject in party.of("send") + party.of("pull"):
         if subject.startswith("$JS.ACK.*"):
             continue  # only servers with domains use this form; the other form is tested
         # The server does not answer a pull from a consumer that does not exist.
-        if not await may_publish(
-            bus, example_subject(subject), answered=subject not in party.of("pull") or "*" not in subject
-        ):
+        answered = complete and (subject not in party.of("pull") or "*" not in subject)
+        if not await may_publish(bus, example_subject(subject), answered=answered):
             yield subject
     for subject in party.of("tell"):
         if not await may_publish(bus, example_subject(subject), answered=False):
@@ -86,6 +87,22 @@ async def _refused(context: CheckContext, party: Party) -> AsyncIterator[str]:
         await end()
         if any(f"subscribe to {subject.lower()}" in text.lower() for text in context.messages):
             yield subject
+
+
+async def _is_set_up(context: CheckContext) -> bool:
+    """Return whether there is all that `agentbus setup` makes, as far as this user may look."""
+    bus, config = context.bus, context.config
+    try:
+        if isinstance(config, WorkerConfig):
+            with suppress(PermissionDeniedError):
+                await bus.consumer_info(config.nats.stream, config.durable)
+            return True
+        for name in (subjects.TASKS_STREAM, subjects.RESULTS_STREAM, subjects.STATE_STREAM, subjects.REGISTRY_STREAM):
+            with suppress(PermissionDeniedError):
+                await bus.stream_info(name)
+    except SetupMissingError:
+        return False
+    return True
 
 
 def _forbidden(role: Role, config: RoleConfig) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 from agentbus.admin.doctor.check_context import CheckContext, Role, RoleConfig, agent_of
 from agentbus.admin.doctor.checks import CHECKS
-from agentbus.admin.doctor.finding import Finding, failed, ok
+from agentbus.admin.doctor.finding import Finding, Verdict, failed, ok
 from agentbus.admin.doctor.machine import check_machine
 from agentbus.admin.doctor.reachability import check_reachability
 from agentbus.admin.doctor.round_trip import check_round_trip
@@ -33,13 +33,16 @@ async def run_checks(
     try:
         settings = connection_settings(config.nats, agent=agent_of(config), name="agentbus doctor")
     except AgentBusError as error:
-        yield failed("credentials", str(error))
+        yield failed("credentials", str(error), "name a file that this user can read, or join again with a new bundle")
         return
     reached = False
     for url in settings.urls:
+        found: dict[str, Verdict] = {}
         async for finding in check_reachability(url, settings):
             yield finding
-            reached = reached or (finding.check == "tcp" and finding.verdict == "ok")
+            found[finding.check] = finding.verdict
+        # Without TLS there is no signing in, which would fail for the same reason.
+        reached = reached or (found.get("tcp") == "ok" and found.get("tls") != "failed")
     if reached:
         async for finding in _on_the_bus(role, config, settings, probe):
             yield finding

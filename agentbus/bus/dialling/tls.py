@@ -58,13 +58,14 @@ def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path | No
 def why_tls_failed(error: ssl.SSLError, settings: ConnectionSettings) -> tuple[str, str]:
     """Return why a handshake failed, and what to do about it."""
     if isinstance(error, ssl.SSLCertVerificationError):
+        why = error.verify_message.rstrip(".")  # more is put behind it
         if error.verify_code in _NAME_MISMATCH:
-            return error.verify_message, "write a name or address into url that the server's certificate has"
+            return why, "write a name or address into url that the server's certificate has"
         if error.verify_code in _NOT_NOW:
-            return error.verify_message, "renew the server's certificate, or set the clock of this machine"
+            return why, "renew the server's certificate, or set the clock of this machine"
         if settings.ca_file:
-            return error.verify_message, f"{settings.ca_file} is not the CA of this server; set ca_file in [nats] to it"
-        return error.verify_message, "set ca_file in [nats] for a private CA"
+            return why, f"{settings.ca_file} is not the CA of this server; set ca_file in [nats] to it"
+        return why, "set ca_file in [nats] for a private CA"
     reason = str(error.reason or error).lower().replace("_", " ")
     if "alert" in reason:  # sent by the server, about our certificate
         return reason, certificate_wanted(settings)

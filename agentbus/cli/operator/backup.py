@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import FOLDER, with_coordinator
+from agentbus.cli.options import FOLDER, with_administrator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ Examples:
   agentbus backup /srv/backup/2026-11-24 --config admin.toml"""
 )
 @_folder
-@with_coordinator
+@with_administrator
 async def backup(bus: "Coordinator", *, folder: "Path") -> None:
     """Copy everything that is on the bus into a folder. The bus may be in use."""
     async for one in lazy.backup.back_up(bus.bus, folder):
@@ -39,7 +39,7 @@ Examples:
 @click.option(
     "--replicas", type=click.IntRange(1, 5), help="Replicas in a cluster (1, 3 or 5).  [default: those of the backup]"
 )
-@with_coordinator
+@with_administrator
 async def restore(bus: "Coordinator", *, folder: "Path", replicas: int | None) -> None:
     """Restore a backup onto a bus that has no streams.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import with_coordinator
+from agentbus.cli.options import with_administrator
 
 if TYPE_CHECKING:
     from agentbus.coordinator import Coordinator
@@ -26,7 +26,7 @@ Examples:
   agentbus consumers list --foreign --config admin.toml""",
 )
 @click.option("--foreign", is_flag=True, help="Only those that agentbus cannot have made, with the reason.")
-@with_coordinator
+@with_administrator
 async def list_(bus: "Coordinator", *, foreign: bool) -> None:
     """List the consumers of all streams.
 
@@ -58,7 +58,7 @@ Examples:
 @click.argument("paths", metavar="CONSUMER...", nargs=-1)
 @click.option("--foreign", is_flag=True, help="Delete all that agentbus cannot have made.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@with_coordinator
+@with_administrator
 async def remove(bus: "Coordinator", *, paths: tuple[str, ...], foreign: bool, yes: bool) -> None:
     """Delete the consumers that are named as STREAM/NAME, or all foreign ones.
 

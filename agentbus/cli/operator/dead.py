@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import agent_option, limit_option, with_coordinator
+from agentbus.cli.options import agent_option, limit_option, with_administrator
 
 if TYPE_CHECKING:
     from agentbus.coordinator import Coordinator
@@ -28,7 +28,7 @@ Examples:
 )
 @agent_option()
 @limit_option("How many of the newest.")
-@with_coordinator
+@with_administrator
 async def list_(bus: "Coordinator", *, agent: str | None, limit: int) -> None:
     """List the newest dead letters, oldest first, with the reason of each.
 
@@ -57,7 +57,7 @@ Examples:
   agentbus dead show 17 --config admin.toml""",
 )
 @_seqs
-@with_coordinator
+@with_administrator
 async def show(bus: "Coordinator", *, seqs: tuple[int, ...]) -> None:
     """Show dead letters with what was kept of each message."""
     for seq in seqs:
@@ -71,7 +71,7 @@ Examples:
   agentbus dead requeue 17 18 --config admin.toml""",
 )
 @_seqs
-@with_coordinator
+@with_administrator
 async def requeue(bus: "Coordinator", *, seqs: tuple[int, ...]) -> None:
     """Publish dead letters to their agents again, once the reason for refusing them is fixed."""
     for seq in seqs:
@@ -85,7 +85,7 @@ Examples:
   agentbus dead drop 17 18 --config admin.toml""",
 )
 @_seqs
-@with_coordinator
+@with_administrator
 async def drop(bus: "Coordinator", *, seqs: tuple[int, ...]) -> None:
     """Delete dead letters for good."""
     for seq in seqs:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from agentbus.admin.doctor.check_context import Role, RoleConfig
     from agentbus.admin.doctor.finding import Finding
 
+_TEXT_AT: Final = 23
+"""The column of the text of a finding, behind its verdict and its check."""
 _SHOWN: Final = {
     "ok": output.Styled("ok     ", "green"),
     "warning": output.Styled("warning", "yellow", bold=True),
@@ -56,6 +58,8 @@ def doctor(role: "Role", probe: str | None, nats_url: str | None, config: "Path 
         raise click.UsageError(
             "--role worker excludes --nats-url and --probe: its configuration names the bus, and it cannot publish"
         )
+    if role == "administrator":
+        config = config or lazy.loading.administrator_file(nats_url)
     findings: list[Finding] = []
 
     def show(finding: "Finding") -> None:
@@ -89,5 +93,19 @@ async def _run_checks(
 
 
 def _line(finding: "Finding") -> None:
-    fix = f"\n{' ' * 23}-> {finding.fix}" if finding.fix else ""
-    output.line(_SHOWN[finding.verdict], f"  {finding.check:<13} {finding.text}{fix}")
+    fix = f"\n{' ' * _TEXT_AT}{_wrapped(f'-> {finding.fix}')}" if finding.fix else ""
+    output.line(_SHOWN[finding.verdict], f"  {finding.check:<13} {_wrapped(finding.text)}{fix}")
+
+
+def _wrapped(text: str) -> str:
+    """Break a text between words where a terminal would break it within them; elsewhere it stays one line."""
+    if not output.on_terminal():
+        return text
+    import shutil  # noqa: PLC0415  # for people only
+    import textwrap  # noqa: PLC0415
+
+    columns, indent = max(shutil.get_terminal_size().columns, 2 * _TEXT_AT), " " * _TEXT_AT
+    filled = textwrap.fill(
+        text, columns, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return filled.removeprefix(indent)

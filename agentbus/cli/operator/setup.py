@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import Size, agents_option, bus_options
+from agentbus.cli.options import Size, administrator_options, agents_option
 from agentbus.errors import BusError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ Examples:
     show_default=True,
     help="With --replicas, how long to wait until all replicas are current.",
 )
-@bus_options
+@administrator_options
 def setup(
     agents: tuple[str, ...], files_limit: int | None, nats_url: str | None, config: "Path | None", **options: Any
 ) -> None:
@@ -61,11 +61,13 @@ def setup(
     --replicas also changes the replicas of existing streams, for every agent. Nothing is lost, and tasks continue
     meanwhile. The command ends once all replicas are complete.
     """
-    if hint := lazy.folder.older_layout(config):
+    if hint := lazy.folder.older_layout(config or lazy.loading.administrator_file(nats_url)):
         output.remark(f"warning: {hint}; upgrade it with: agentbus init --upgrade FOLDER")
     if files_limit is not None and not agents:
         raise click.UsageError("--files-limit goes with --agent")
-    lazy.session.run_connected(nats_url, config, partial(_setup, agents=agents, files_limit=files_limit, **options))
+    lazy.session.run_as_administrator(
+        nats_url, config, partial(_setup, agents=agents, files_limit=files_limit, **options)
+    )
 
 
 async def _setup(

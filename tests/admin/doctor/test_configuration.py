@@ -4,12 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from agentbus import Coordinator
 from agentbus.admin.doctor.configuration import load
-from agentbus.config.loading import URL_VARIABLE, worker_file
+from agentbus.config.loading import URL_VARIABLE, administrator_file, worker_file
 from agentbus.config.schema import CoordinatorConfig
 from agentbus.config.toml_text import toml_text
 from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import ConfigError
+from agentbus.provision.nats_server import NatsServer
+from support.doctor import doctor, the_finding
+from support.harness import run_cli
 
 
 def coordinator_toml(path: Path, url: str) -> Path:
@@ -42,6 +46,22 @@ def test_the_source_of_a_coordinator_is_what_its_commands_would_take(
     assert found(path=named) == ("nats://named", str(named))
     assert found(nats_url="nats://option") == ("nats://option", "--nats-url")
     assert load("administrator", path=named)[1] == str(named)
+
+
+def test_commands_of_the_administrator_find_the_bus_folder_of_this_machine(home: Path):
+    assert administrator_file(environ={}) is None
+    file = coordinator_toml(home / ".agentbus" / "bus" / "admin.toml", "nats://own")
+    assert administrator_file(environ={}) == file
+    assert administrator_file("nats://option", environ={}) is None
+    assert administrator_file(environ={URL_VARIABLE: "nats://variable"}) is None
+
+
+async def test_without_options_they_use_it_and_say_so(home: Path, server: NatsServer, coordinator: Coordinator):
+    file = coordinator_toml(home / ".agentbus" / "bus" / "admin.toml", server.url)
+    listed = await run_cli("dead", "list")
+    assert (listed.code, listed.err) == (0, f"as the administrator, with {file}\n")
+    checked = await doctor("--role", "administrator")
+    assert the_finding(checked, "configuration")["text"] == str(file)
 
 
 def test_the_source_of_a_worker_is_the_first_file_where_workers_look(

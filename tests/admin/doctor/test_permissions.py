@@ -69,6 +69,11 @@ async def test_missing_and_excessive_permissions_are_both_reported(tmp_path: Pat
             "the stream AGENT_TASKS",
             "the stream AGENT_RESULTS",
         }
+        assert {check for check, verdict in not_ok(findings) if verdict == "failed"} == {"streams"}
+        as_worker = await doctor(
+            "--role", "worker", "--config", str(worker_toml(tmp_path, f"nats://admin:a@{where}")), code=1
+        )
+        assert {check for check, verdict in not_ok(as_worker) if verdict == "failed"} == {"consumer"}
         async with connect(f"nats://admin:a@{where}") as admin:
             await set_up(admin.bus)
         findings = await doctor("--nats-url", f"nats://main:b@{where}", code=1)

@@ -262,7 +262,7 @@ async def test_a_worker_that_may_not_remake_its_deleted_consumer_waits_and_says_
         async with worker(worker_toml(tmp_path, url)) as child:
             await bus.bus.api("CONSUMER.DELETE.AGENT_TASKS.agent-code")
             await child.until_said("does not exist and this worker may not make it; an administrator must run: ")
-            assert child.said("agentbus setup --nats-url URL --agent code; waiting for it")
+            assert child.said("agentbus setup --agent code; waiting for it")
             task_id = await publish(bus, "say:done")
             await set_up(bus.bus, ["code"])
             assert text(await settled(bus, task_id)) == "done\n"
