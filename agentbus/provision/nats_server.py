@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ _READY: Final = b"Server is ready"
 _START_TIMEOUT_S: Final = 20.0  # the server reads its store at the start, which may be large
 _STOP_TIMEOUT_S: Final = 10.0  # the server writes its store to disk first
 _POLL_S: Final = 0.02
+_PORT_TAKEN: Final = re.compile(r"listen \w+ (\S+): bind: (?:address already in use|Only one usage of each socket)")
 
 
 def find_binary() -> Path:
@@ -191,4 +193,7 @@ def _last_error(output: bytes) -> str:
     lines = [
         line for line in output.decode(errors="replace").splitlines() if "[FTL]" in line or "error" in line.lower()
     ]
-    return lines[-1].split("] ", 1)[-1] if lines else "its log has no error"
+    last = lines[-1].split("] ", 1)[-1] if lines else "its log has no error"
+    if taken := _PORT_TAKEN.search(last):
+        return f"something listens on {taken[1]} already. A bus? See: agentbus status. Take another port with --port"
+    return last

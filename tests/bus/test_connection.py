@@ -52,6 +52,29 @@ async def guarded(tmp_path: Path):
         yield server
 
 
+@pytest.mark.parametrize(
+    "limit",
+    [
+        "max_connections: 1",
+        "accounts { A { jetstream: enabled, limits: { max_connections: 1 }, users: [{ user: u, password: p }] } }",
+    ],
+    ids=["of the server", "of an account"],
+)
+async def test_a_bus_with_all_its_connections_taken_is_not_taken_for_one_that_is_down(tmp_path: Path, limit: str):
+    conf = tmp_path / "full.conf"
+    store = json.dumps(str(tmp_path / "full"))
+    conf.write_text(f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {store} }}\n{limit}\n", encoding="utf-8")
+    async with run_server(store=tmp_path / "full", config=conf) as server:
+        url = with_user(server, "u:p") if "accounts" in limit else server.url
+        async with connect(settings(url)):
+            with pytest.raises(BusUnavailableError) as refused:
+                async with connect(settings(url)):
+                    pass
+    assert "takes no more connections (maximum " in str(refused.value)
+    assert "raise max_connections" in str(refused.value)
+    assert "agentbus up" not in str(refused.value)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -133,7 +156,7 @@ async def test_a_refused_publish_permission_is_named_within_a_round_trip(guarded
     async with connect(settings(with_user(guarded, "agent-code:code"))) as bus, asyncio.timeout(2):
         with pytest.raises(PermissionDeniedError, match=r"publish to agent\.review\.tasks"):
             await bus.store("agent.review.tasks", b"{}", msg_id="x")
-        with pytest.raises(PermissionDeniedError, match=r"stream\.list"):
+        with pytest.raises(PermissionDeniedError, match=r"publish to \$JS\.API\.STREAM\.LIST;"):
             await bus.api("STREAM.LIST")
         assert await bus.api("INFO")
 

@@ -320,7 +320,7 @@ async def test_up_runs_a_bus_with_streams_and_keeps_its_messages(tmp_path: Path)
 async def test_up_on_a_port_in_use_says_so(server: NatsServer, tmp_path: Path):
     port = server.url.rpartition(":")[2]
     ran = await run_cli("up", "--port", port, "--store", str(tmp_path / "store"))
-    one_line_error(ran, 1, "did not start")
+    one_line_error(ran, 1, "did not start", f"something listens on 127.0.0.1:{port} already", "agentbus status")
 
 
 async def test_up_with_a_store_that_cannot_be_written_to_is_one_line_with_the_fix(tmp_path: Path):

@@ -23,6 +23,11 @@ def explained(error: BaseException, settings: ConnectionSettings, presented: Cre
         return BusUnavailableError(f"TLS with {servers} failed: {_of_handshake(error, settings)}")
     if isinstance(error, TimeoutError):
         return BusUnavailableError(f"{servers} did not answer within {settings.connect_timeout_s:g} s")
+    if "connections exceeded" in str(error).lower():  # of the server, of an account, or of a user
+        return BusUnavailableError(
+            f"the bus at {servers} takes no more connections ({_of_dial(error)}); end clients that are not needed, or "
+            "raise max_connections on the server"
+        )
     if "expecting INFO" in str(error):
         first = "" if settings.tls_first else "; if it wants TLS first (handshake_first), set tls_first in [nats]"
         return BusUnavailableError(f"what listens at {servers} does not greet as a NATS server does{first}")

@@ -1,5 +1,6 @@
 """Names the commands that an operator runs after a bus was made or changed."""
 
+import itertools
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -7,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from agentbus.cli import lazy
 from agentbus.cli.output import line
-from agentbus.errors import ServerBinaryError
+from agentbus.errors import ConfigError, ServerBinaryError
 from agentbus.protocol.permissions import ADMINISTRATOR
+from agentbus.protocol.subjects import COORDINATOR
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,13 +31,35 @@ def bundle_command(bus: "BusFolder", kind: "Kind", name: str) -> str:
 
 
 def write_bundle(made: "Bundle", output: "Path | None") -> None:
-    """Write a bundle into a file, by default that of its party's name, and name the commands that use it."""
+    """Write a bundle into a file, by default that of its party's name, and name the commands that use it.
+
+    Raises:
+        ConfigError: the file exists, or cannot be written.
+    """
     path = output or lazy.pathlib.Path(f"{made.id}.bundle")
+    if path.exists():
+        raise ConfigError(
+            f"{path} exists already; it was left as it is, and may hold an earlier credential. Delete it, or name "
+            f"another file: --output {free_bundle_name(made.id)}"
+        )
     lazy.bundle.write_bundle(path, made)
     kind = "worker" if made.role == "worker" else "coordinator"
-    line(f"wrote {path}; it holds a secret. On the other machine:\n  agentbus {kind} init --bundle {path.name}")
+    line(f"wrote {path}; it holds a secret. On the other machine:\n  {join_command(kind, path.name)}")
+    line(f"or, if it has joined before:\n  {join_command(kind, path.name)} --renew")
     if made.may_task:
-        line(f"and, to give tasks as {made.id}:\n  agentbus coordinator init --bundle {path.name}")
+        line(f"and, to give tasks as {made.id}:\n  {join_command('coordinator', path.name)}")
+    line("then delete it, here and there")
+
+
+def join_command(kind: str, bundle: str) -> str:
+    """Return the command with which a machine joins by a bundle, as a worker or as a coordinator."""
+    return shlex.join(["agentbus", kind, "init", "--bundle", bundle])
+
+
+def free_bundle_name(party: str) -> str:
+    """Return the name of a file that is not there yet, for another bundle of a party."""
+    names = (f"{party}-{number}.bundle" for number in itertools.count(2))
+    return next(name for name in names if not lazy.pathlib.Path(name).exists())
 
 
 def say_rotated(bus: "BusFolder", kind: "Kind", name: str) -> None:
@@ -43,8 +67,10 @@ def say_rotated(bus: "BusFolder", kind: "Kind", name: str) -> None:
     line(f"{name} has a new credential; to revoke the old one, {apply_change(bus)}:\n  {reload_command(bus)}")
     if name != ADMINISTRATOR:
         lazy.foreign_consumers.delete_foreign_consumers(bus)
-        again = bundle_command(bus, kind, name)
-        line(f"then make a new file for its machines, and use it there with --renew:\n  {again}")
+        new = free_bundle_name(name)
+        line(f"then make a new file for its machines:\n  {bundle_command(bus, kind, name)} --output {new}")
+        joins = "worker" if kind == "agent" and name != COORDINATOR else "coordinator"
+        line(f"and on each of them:\n  {join_command(joins, new)} --renew")
 
 
 def apply_change(bus: "BusFolder", files: str = "accounts.conf") -> str:

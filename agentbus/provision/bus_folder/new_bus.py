@@ -40,6 +40,7 @@ from agentbus.provision.bus_folder.server_folder import (
     server_folders,
 )
 from agentbus.provision.certificates import new_server_certificate
+from agentbus.provision.given_certificate import check_certificate
 
 DEFAULT_MONITORING_PORT: Final = 8222
 
@@ -178,4 +179,5 @@ def _certificates(folder: Path, plan: Plan, hosts: tuple[str, ...]) -> tuple[Pat
     for option, path in given.items():
         if path is not None and not path.is_file():
             raise ConfigError(f"{option}: {path} does not exist")
+    check_certificate(plan.certificate, plan.key, hosts[0])
     return plan.certificate.absolute(), plan.key.absolute(), plan.ca.absolute() if plan.ca else None
