@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
 from agentbus.config.home import in_home
 from agentbus.errors import ConfigError, InvalidIdError
@@ -31,10 +31,19 @@ def _home(path: Path) -> Path:
         raise ValueError(str(error)) from None
 
 
+def _unquoted(value: Any) -> Any:
+    """Refuse a number in quotes, which is a mistake here or elsewhere in the line."""
+    if isinstance(value, str | bool):
+        quotes = ", without quotes" if isinstance(value, str) else ""
+        raise ValueError(f"must be a number{quotes}")  # noqa: TRY004  # what pydantic takes for a fault of the value
+    return value
+
+
 AgentId = Annotated[str, AfterValidator(lambda text: _reraise(subjects.configured_agent_id, text))]
 Name = Annotated[str, AfterValidator(lambda text: _reraise(subjects.stream_name, text))]
 FilePath = Annotated[Path, AfterValidator(_home)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Unquoted = BeforeValidator(_unquoted)
+Seconds = Annotated[float, Unquoted, Field(gt=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -56,7 +65,7 @@ class NatsSection(Section):
     ca_file: FilePath | None = None
     cert_file: FilePath | None = None
     key_file: FilePath | None = None
-    tls_first: bool = False
+    tls_first: StrictBool = False
     inbox_prefix: str | None = None
 
     @model_validator(mode="after")

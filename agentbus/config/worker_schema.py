@@ -3,21 +3,25 @@
 A module of its own, because a coordinator never needs it, and a command should start at once.
 """
 
+import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_validator
 
-from agentbus.config.schema import AgentId, FilePath, Name, NatsSection, Seconds, Section
+from agentbus.config.schema import AgentId, FilePath, Name, NatsSection, Seconds, Section, Unquoted
 from agentbus.protocol import subjects
 from agentbus.protocol.messages import MAX_TASK_BYTES
+from agentbus.protocol.permissions import RESERVED
 
 INPUT_PLACEHOLDER: Final = "{input}"
 INPUT_FILE_PLACEHOLDER: Final = "{input_file}"
 TASK_ID_PLACEHOLDER: Final = "{task_id}"
 WORKDIR_PLACEHOLDER: Final = "{workdir}"
+_SHELL: Final = re.compile(r"[|&;<>]+|[0-9]?>>?(&[0-9])?")
+"""A word that is an operator of shells."""
 
 
 def _inbox_of(subject: str) -> str:
@@ -38,10 +42,25 @@ class WorkerNatsSection(NatsSection):
 def _split_command(value: Any) -> Any:
     if isinstance(value, str):
         try:
-            return shlex.split(value)
+            words = shlex.split(value)
         except ValueError as error:
             raise ValueError(f"cannot be split into words: {error}") from None
+        refuse_shell(words)
+        return words
     return value
+
+
+def refuse_shell(words: Sequence[str]) -> None:
+    """Refuse the words of a command line that was meant for a shell, which no command is given to.
+
+    Raises:
+        ValueError: one of them is an operator of shells.
+    """
+    if operator := next((word for word in words if _SHELL.fullmatch(word)), None):
+        raise ValueError(
+            f"has {operator!r} in it, which only a shell understands, and none runs it: write the words as a list, "
+            'with "sh", "-c" before the line for the shell'
+        )
 
 
 class AgentSection(Section):
@@ -55,6 +74,8 @@ class AgentSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "AgentSection":
+        if self.id in RESERVED:
+            raise ValueError(f"id: no agent can be called {self.id}: that is a party of every bus")
         if not self.chat_cmd or not self.chat_cmd[0].strip():
             raise ValueError("chat_cmd is empty; name the agent command and its arguments")
         wanted = {"argv": INPUT_PLACEHOLDER, "file": INPUT_FILE_PLACEHOLDER, "stdin": None}
@@ -85,20 +106,20 @@ class WorkerSection(Section):
     """How tasks are run."""
 
     task_timeout_seconds: Seconds = 1800
-    max_task_bytes: Annotated[int, Field(gt=0)] = MAX_TASK_BYTES
-    inline_output_bytes: Annotated[int, Field(ge=1024, le=16_777_216)] = 65_536
-    max_output_bytes: Annotated[int, Field(ge=1024)] = 1_073_741_824
-    idle_timeout_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
-    max_attempts: Annotated[int, Field(ge=1)] = 3
+    max_task_bytes: Annotated[int, Unquoted, Field(gt=0)] = MAX_TASK_BYTES
+    inline_output_bytes: Annotated[int, Unquoted, Field(ge=1024, le=16_777_216)] = 65_536
+    max_output_bytes: Annotated[int, Unquoted, Field(ge=1024)] = 1_073_741_824
+    idle_timeout_seconds: Annotated[float, Unquoted, Field(ge=0, allow_inf_nan=False)] = 0
+    max_attempts: Annotated[int, Unquoted, Field(ge=1)] = 3
     retry_on: tuple[Annotated[str, AfterValidator(_retry_reason)], ...] = ("lost",)
-    retry_backoff_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 10
+    retry_backoff_seconds: Annotated[float, Unquoted, Field(ge=0, le=3600, allow_inf_nan=False)] = 10
     workdir: FilePath | None = None
-    keep_workdir: bool = True
-    concurrency: Annotated[int, Field(ge=1, le=256)] = 1
-    kill_grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5
-    drain_timeout_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30
+    keep_workdir: StrictBool = True
+    concurrency: Annotated[int, Unquoted, Field(ge=1, le=256)] = 1
+    kill_grace_seconds: Annotated[float, Unquoted, Field(ge=0, allow_inf_nan=False)] = 5
+    drain_timeout_seconds: Annotated[float, Unquoted, Field(ge=0, allow_inf_nan=False)] = 30
     reconnect_time_wait_seconds: Seconds = 2
-    max_reconnect_attempts: Annotated[int, Field(ge=-1)] = -1
+    max_reconnect_attempts: Annotated[int, Unquoted, Field(ge=-1)] = -1
     state_dir: FilePath = Field(default=Path("~/.agentbus/state"), validate_default=True)
 
 
@@ -106,15 +127,15 @@ class LogSection(Section):
     """Where the worker's log goes, besides stderr, and what its lines look like."""
 
     dir: FilePath = Field(default=Path("~/.agentbus/logs"), validate_default=True)
-    max_bytes: Annotated[int, Field(gt=0)] = 104_857_600
-    backup_count: Annotated[int, Field(ge=1)] = 5
+    max_bytes: Annotated[int, Unquoted, Field(gt=0)] = 104_857_600
+    backup_count: Annotated[int, Unquoted, Field(ge=1)] = 5
     format: Literal["text", "json"] = "text"
 
 
 class MetricsSection(Section):
     """Where metrics for Prometheus are served: a port of loopback, if any."""
 
-    port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    port: Annotated[int, Unquoted, Field(ge=0, le=65_535)] | None = None
 
 
 class WorkerConfig(Section):

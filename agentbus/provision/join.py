@@ -8,7 +8,7 @@ from pathlib import Path
 from agentbus.config.loading import load_coordinator, load_worker
 from agentbus.config.private_files import private_folder, write_private
 from agentbus.config.toml_text import toml_text
-from agentbus.config.worker_schema import INPUT_FILE_PLACEHOLDER, INPUT_PLACEHOLDER
+from agentbus.config.worker_schema import INPUT_FILE_PLACEHOLDER, INPUT_PLACEHOLDER, refuse_shell
 from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
@@ -39,12 +39,16 @@ def custom_command(text: str) -> AgentCommand:
     """Split the agent command that an operator wrote. Without a placeholder it gets the prompt on standard input.
 
     Raises:
-        ConfigError: it cannot be split into words, or is empty.
+        ConfigError: it cannot be split into words, is empty, or is for a shell.
     """
     try:
         words = tuple(shlex.split(text))
     except ValueError as error:
         raise ConfigError(f"the command cannot be split into words: {error}") from None
+    try:
+        refuse_shell(words)
+    except ValueError as error:
+        raise ConfigError(f"the command {error}") from None
     if not words:
         raise ConfigError("the command is empty")
     if any(INPUT_PLACEHOLDER in word for word in words):
