@@ -56,7 +56,8 @@ class Connection:
         self._up = asyncio.Event()
         self._closed: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()
         self._inbox = f"{settings.inbox_prefix}.{random_token()}"
-        self._requests = Requests(self._unanswered)
+        self._requests = Requests(self._unanswered, self.check_line)
+        self._line_check: asyncio.Task[None] | None = None
         self._inbox_refusal: PermissionDeniedError | None = None
         self._reconnect_callbacks: set[Callable[[], None]] = set()
         self._dial_failures = 0
@@ -108,6 +109,8 @@ class Connection:
     async def close(self) -> None:
         """Send what is buffered, then close. Takes at most four seconds, and never raises."""
         self._mark_closed(None)
+        if self._line_check is not None:
+            self._line_check.cancel()
         with suppress(NatsError, OSError, TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 if self._client.is_connected:
@@ -199,14 +202,20 @@ class Connection:
             TooLargeError: the message is over a limit; nothing was sent.
             BusUnavailableError: there is no connection.
         """
+        await self._send(subject, data, reply, headers, flush=flush)
+
+    async def _send(self, subject: str, data: bytes, reply: str, headers: Headers | None, *, flush: bool) -> int:
+        """See `publish`; returns how many bytes were sent so far."""
         self._check_size(subject, data, headers)
         if not self.connected:
             raise self._close_reason() or BusUnavailableError(f"not connected to {self.settings.servers}")
         try:
             self._client.send(subject, data, reply, headers, flush=flush)
+            sent_bytes = self._client.sent_bytes
             await self._client.wait_writable()
         except (NatsError, OSError) as error:
             raise self._explain(error) from error
+        return sent_bytes
 
     async def subscribe(self, subject: str, callback: Callable[[Msg], None]) -> Callable[[], Awaitable[None]]:
         """Call `callback` with every message on `subject` as soon as it is read; returns the function to unsubscribe.
@@ -256,13 +265,28 @@ class Connection:
             raise self._inbox_refusal
         request = self._requests.add(subject, timeout_s, deadline)
         try:
-            await self.publish(subject, data, reply=f"{self._inbox}.{request.token}", headers=headers, flush=flush)
+            sent_bytes = await self._send(subject, data, f"{self._inbox}.{request.token}", headers, flush=flush)
             message = await request.answer
         finally:
             self._requests.remove(request)
+        self._client.confirm(sent_bytes)
         if message.headers and message.headers.get(STATUS) == _NO_RESPONDERS and not message.data:
             raise NoRespondersError(f"nothing on the bus listens on {subject}")
         return message
+
+    def check_line(self) -> None:
+        """Ping the server, and dial again if it does not answer: for whoever waits for it in vain.
+
+        A NAT or a proxy may have forgotten the connection, of which no packet tells.
+        """
+        if self.connected and (self._line_check is None or self._line_check.done()):
+            self._line_check = asyncio.create_task(self._check_line())
+
+    async def _check_line(self) -> None:
+        with suppress(NatsError, OSError):
+            if not await self._client.answers_ping():
+                self._state("the server does not answer; taking the connection for lost")
+                await self._client.drop()
 
     # -- callbacks of nats-py -----------------------------------------------------------------------------------
 

@@ -29,6 +29,11 @@ NatsError = errors.Error
 _NONE_REPEATED: Final[frozenset[str]] = frozenset()
 _RELOAD_S: Final = 0.3
 """A server that reads its configuration again refuses valid credentials meanwhile, usually for milliseconds."""
+_PONG_S: Final = 5.0
+"""How long a server may take to answer a ping: its machine may be busy, and it answers before anything else."""
+_SLOW_BYTES_PER_S: Final = 131_072
+"""The slowest link on which a large message does not look like a dead line: 1 Mbit/s."""
+_RECHECK_S: Final = 0.1
 _CLOSED_EARLY: Final = (BrokenPipeError, ConnectionResetError)
 """What a refusal looks like if the server has closed before it was read."""
 _DENIED: Final = re.compile(r'permissions violation for (publish to|publish with reply of|subscription to) "([^"]*)"')
@@ -90,12 +95,24 @@ class Client(BatchingClient):
         nats_contract.check()
         super().__init__(batch_writes=batch_writes)
         nats_contract.read_as_written(self)
+        self._count_received()
         self._credentials = credentials
         self._tls = tls
         self._tls_always = tls_always
         self._shows_certificate = shows_certificate
         self._has_new_credentials = has_new_credentials
         self._callbacks: dict[int, MessageCallback] = {}
+        self._confirmed_bytes = 0
+
+    def _count_received(self) -> None:
+        self._received_bytes = 0
+        parse = self._ps.parse
+
+        async def counted(data: bytes = b"") -> None:
+            self._received_bytes += len(data)
+            await parse(data)
+
+        self._ps.parse = counted
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
@@ -245,6 +262,38 @@ class Client(BatchingClient):
             self._pending.clear()
             self._pending_data_size = 0
         await super()._close(status, do_cbs)
+
+    def confirm(self, sent_bytes: int) -> None:
+        """Note that the server has read what was sent up to here, because it has answered to it."""
+        self._confirmed_bytes = max(self._confirmed_bytes, sent_bytes)
+
+    async def answers_ping(self) -> bool:
+        """Ping the server; return False if it does not answer in time, and True also if the connection ends meanwhile.
+
+        What was sent before has to get there first, and what comes first has to be read: each byte of it adds the time
+        that it takes on a slow link.
+        """
+        loop = asyncio.get_running_loop()
+        transport, sent, began, received = self._transport, self.sent_bytes, loop.time(), self._received_bytes
+        pong: asyncio.Future[bool] = loop.create_future()
+        await self._send_ping(pong)
+        rechecked = False
+        while not pong.done() and self.is_connected and self._transport is transport:
+            under_way = max(0, sent - self._confirmed_bytes) + self._received_bytes - received
+            left_s = began + _PONG_S + under_way / _SLOW_BYTES_PER_S - loop.time()
+            if left_s <= 0 and rechecked:
+                return False
+            # After this process was paused its timers run first, before it reads what has arrived.
+            rechecked = left_s <= 0
+            await asyncio.wait({pong}, timeout=_RECHECK_S if rechecked else left_s)
+        if pong.done():
+            self.confirm(sent)
+        return True
+
+    async def drop(self) -> None:
+        """Give up the connection, and dial again."""
+        await self._process_op_err(errors.StaleConnectionError())
+        self._abort()  # nats-py would wait until what is pending is written, which a dead line never takes
 
     async def close_undialled(self) -> None:
         """Close a client whose first dial failed."""

@@ -58,7 +58,7 @@ OVERRIDDEN: Final = (
     Method("_flush_pending", ("force_flush",), called_by=("Client._send_subscribe", "Client.flush")),
     Method("_close", ("status", "do_cbs"), called_by=("Client.close", "Client._process_op_err")),
 )
-CALLED: Final = (Method("_process_op_err", ("e",)),)
+CALLED: Final = (Method("_process_op_err", ("e",)), Method("_send_ping", ("future",)))
 PROPERTIES: Final = {"ssl_context": ("Client._process_connect_init",)}
 """Overridden properties, and the functions of nats-py that must read them."""
 ATTRIBUTES: Final[dict[str, type | None]] = {

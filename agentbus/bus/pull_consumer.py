@@ -24,8 +24,8 @@ from agentbus.protocol.stored_message import StoredMessage
 
 _EXPIRES_S: Final = 30.0
 _HEARTBEAT_S: Final = 5.0
-_SILENCE_S: Final = 2 * _HEARTBEAT_S + 1
-"""How long to wait for a heartbeat: two may get lost."""
+_LATE_S: Final = _HEARTBEAT_S + 2  # a heartbeat is late then, and the line may be dead
+_SILENCE_S: Final = 2 * _HEARTBEAT_S + 1  # how long to wait for a heartbeat: two may get lost
 _MISSING_S: Final = 5.0
 _MISSING_IN_CLUSTER_S: Final = 15.0
 _WAIT: Final = {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
@@ -139,6 +139,7 @@ class PullConsumer:
         self._requests = 0
         self._open = 0  # how many messages the last request may still deliver
         self._heard_at = -math.inf  # when the server was last heard, or asked
+        self._line_checked = False  # since then
         self._ask_at = -math.inf  # when to ask again after a refusal
         self._wanted = 0  # how many messages the caller waits for
         self._deliverable = 0  # how many have arrived for it
@@ -240,7 +241,8 @@ class PullConsumer:
     @property
     def due(self) -> float:
         """The time of the loop at which to ask again if nothing has arrived."""
-        return self._heard_at + _SILENCE_S if self._open > 0 else self._ask_at
+        silence_s = _SILENCE_S if self._line_checked else _LATE_S
+        return self._heard_at + silence_s if self._open > 0 else self._ask_at
 
     def stop_waiting(self) -> None:
         """Return to the server (nak) what has arrived and was not taken, and whatever arrives from now on."""
@@ -257,7 +259,11 @@ class PullConsumer:
 
     def _is_open(self) -> bool:
         """Whether the server has a request of this consumer; after a silence it counts as lost."""
-        if self._clock() >= self._heard_at + _SILENCE_S:
+        silent_s = self._clock() - self._heard_at
+        if self._open > 0 and silent_s >= _LATE_S and not self._line_checked:
+            self._line_checked = True
+            self._bus.check_line()
+        if silent_s >= _SILENCE_S:
             self._open = 0
         return self._open > 0
 
@@ -272,7 +278,7 @@ class PullConsumer:
         except BusUnavailableError:
             return  # the connection broke meanwhile: the next round waits for the next one, or fails
         self._open = batch
-        self._heard_at = self._clock()
+        self._heard_now()
 
     def _forget_request(self) -> None:
         """Ask anew over a new connection: the open request has ended with the old one."""
@@ -303,8 +309,12 @@ class PullConsumer:
             self._ask_at = now + self._pause_s
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
-    def _receive(self, message: Msg) -> None:
+    def _heard_now(self) -> None:
         self._heard_at = self._clock()
+        self._line_checked = False
+
+    def _receive(self, message: Msg) -> None:
+        self._heard_now()
         if _is_status(message):
             self._arrived.append(message)
         else:

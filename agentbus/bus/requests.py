@@ -3,10 +3,13 @@
 import asyncio
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from agentbus.bus.nats_client import Msg
 from agentbus.errors import BusError
+
+LATE_S: Final = 2.0
+"""A server answers within milliseconds, or within a second while its disk is busy."""
 
 
 class Request(NamedTuple):
@@ -15,12 +18,14 @@ class Request(NamedTuple):
     Attributes:
         token: the last token of the subject of its answer.
         deadline: the end of its time-out, by the clock of the event loop.
+        late_at: when it has waited for so long that the line may be dead.
     """
 
     token: str
     subject: str
     timeout_s: float
     deadline: float
+    late_at: float
     answer: asyncio.Future[Msg]
 
     def fail(self, error: BusError) -> None:
@@ -34,20 +39,23 @@ class Requests:
 
     Args:
         unanswered: makes the error for a request without an answer within the seconds given.
+        on_late: called when a request has waited for `LATE_S`, or for its whole time-out if that is shorter.
     """
 
-    def __init__(self, unanswered: Callable[[float], BusError]) -> None:
+    def __init__(self, unanswered: Callable[[float], BusError], on_late: Callable[[], None] = lambda: None) -> None:
         self._unanswered = unanswered
+        self._on_late = on_late
         self._numbers = itertools.count()
         self._open: dict[str, Request] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, subject: str, timeout_s: float, deadline: float) -> Request:
         """Add a request. The caller must `remove` it, after a failure too."""
-        token = str(next(self._numbers))
-        request = Request(token, subject, timeout_s, deadline, asyncio.get_running_loop().create_future())
+        token, loop = str(next(self._numbers)), asyncio.get_running_loop()
+        late_at = min(deadline, loop.time() + LATE_S)
+        request = Request(token, subject, timeout_s, deadline, late_at, loop.create_future())
         self._open[token] = request
-        self._expire_at(deadline)
+        self._look_at(late_at)
         return request
 
     def remove(self, request: Request) -> None:
@@ -76,18 +84,22 @@ class Requests:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _expire_at(self, deadline: float) -> None:
-        """Set the one timer to the earliest deadline. A timer for each request would cost as much as the request."""
-        if self._timer is None or self._timer.when() > deadline:
+    def _look_at(self, due: float) -> None:
+        """Set the one timer to the earliest time. A timer for each request would cost as much as the request."""
+        if self._timer is None or self._timer.when() > due:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = asyncio.get_running_loop().call_at(deadline, self._expire)
+            self._timer = asyncio.get_running_loop().call_at(due, self._look)
 
-    def _expire(self) -> None:
+    def _look(self) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
+        late = False
         for request in self._open.values():
+            late = late or (request.late_at <= now and not request.answer.done())
             if request.deadline <= now:
                 request.fail(self._unanswered(request.timeout_s))
             else:
-                self._expire_at(request.deadline)
+                self._look_at(request.late_at if request.late_at > now else request.deadline)
+        if late:
+            self._on_late()

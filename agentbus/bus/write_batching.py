@@ -25,6 +25,9 @@ class BatchingClient(NatsClient):
 
     Args:
         batch_writes: whether to write in batches; nats-py's task writes each message otherwise.
+
+    Attributes:
+        sent_bytes: how much was sent so far, over all connections.
     """
 
     def __init__(self, *, batch_writes: bool) -> None:
@@ -32,6 +35,7 @@ class BatchingClient(NatsClient):
         self._batch_writes = batch_writes
         self._write_soon: asyncio.Handle | None = None
         self._write_later: asyncio.TimerHandle | None = None
+        self.sent_bytes = 0
 
     def send(self, subject: str, data: bytes, reply: str, headers: Headers | None, *, flush: bool) -> None:
         """Publish a message. Without `flush` it may wait a millisecond, to be written together with the next one.
@@ -53,6 +57,7 @@ class BatchingClient(NatsClient):
             message = b"".join((f"PUB {subject} {reply} {len(data)}\r\n".encode(), data, b"\r\n"))
         self._pending.append(message)
         self._pending_data_size += len(message)
+        self.sent_bytes += len(message)
         if self._batch_writes:
             self._schedule_write(flush=flush)
         else:
