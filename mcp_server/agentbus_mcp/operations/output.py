@@ -38,6 +38,8 @@ def output_of_result(result: Result) -> OutputPart:
     text = as_text(result.result)
     held = len(text.encode())
     note = result.output_note
+    if note.get("folded") is True:  # the text is whole, without the frames of progress bars that the file has, too
+        return OutputPart(text, held, readable_bytes=held)
     total = max(held, _size(note.get("bytes")))
     in_a_file = isinstance(object_in(note.get("file")).get("name"), str)
     if in_a_file:  # the beginning may end within a character, which the file has whole

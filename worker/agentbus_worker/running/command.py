@@ -18,6 +18,7 @@ from typing import BinaryIO, Final, Literal, TypeAlias
 
 from agentbus.config.private_files import open_private
 from agentbus.errors import CommandError
+from agentbus_worker.running.frames import Frames
 from agentbus_worker.running.process_tree import Children, Run, RunningProcess
 from agentbus_worker.running.spawn import Command, ExitEvent, why_not_started
 
@@ -45,7 +46,8 @@ class Limits:
 class Output:
     """The output of one pipe: its first bytes, its last bytes, and its size.
 
-    `spilled` is a file with all of it, if it is larger than `head` and could be written.
+    `spilled` is a file with all of it, if it is larger than `head` and could be written. `folded` is all of it without
+    the frames of progress bars, if these are most of it.
     """
 
     head: bytes
@@ -53,6 +55,7 @@ class Output:
     size: int
     sha256: str
     spilled: Path | None = None
+    folded: bytes | None = None
 
     @property
     def truncated(self) -> bool:
@@ -91,6 +94,7 @@ class _OutputPipe:
         self._spill: BinaryIO | None = None
         self._head = bytearray()
         self._tail = bytearray()
+        self._frames = Frames(keep_bytes)
         self._size = 0
         self._hash = hashlib.sha256()
         self._watching = self._finished = False
@@ -116,6 +120,7 @@ class _OutputPipe:
             return True
         self.last_read = self._loop.time()
         self._hash.update(chunk)
+        self._frames.feed(chunk, self._head)
         room = self._keep_bytes - len(self._head)
         if len(chunk) > room and self._spill_to is not None:
             self._spill_chunk(chunk)
@@ -165,7 +170,8 @@ class _OutputPipe:
                 self._drop_spill()
         spilled = self._spill_path if self._spill is not None else None
         self._finished = True
-        return Output(bytes(self._head), bytes(self._tail), self._size, self._hash.hexdigest(), spilled)
+        head, tail, sha256 = bytes(self._head), bytes(self._tail), self._hash.hexdigest()
+        return Output(head, tail, self._size, sha256, spilled, self._frames.result())
 
     def close_write_end(self) -> None:
         """Close our copy of the write end, so that only the command and its children have it."""

@@ -1,5 +1,6 @@
 """Maps the exit of a command to the outcome of its task."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -8,6 +9,7 @@ from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import Entry
 from agentbus.protocol.messages import Failure, ResultStatus
 from agentbus_worker.running.command import Exit, Output
+from agentbus_worker.running.frames import folded
 
 _STDERR_SHOWN: Final = 500
 """How many characters of standard error a failure quotes, from its end."""
@@ -37,7 +39,9 @@ def outcome_of_exit(ended: Exit, *, timeout_s: float, idle_timeout_s: float = 0)
     supervisor is no such failure: the command would kill it again.
     """
     text = decode_output(ended.stdout.head)
-    extra = {"exit_code": ended.code, "duration_seconds": round(ended.duration_s, 3), **_output_note(ended.stdout)}
+    extra: dict[str, Json] = {"exit_code": ended.code, "duration_seconds": round(ended.duration_s, 3)}
+    if ended.stdout.truncated:
+        extra["output"] = output_note(ended.stdout)
     if ended.reason == "timeout":
         reason = f"timed out after {timeout_s:g} s and was ended"
         return Outcome("failed", text, reason, extra, reason, "timeout")
@@ -51,7 +55,7 @@ def outcome_of_exit(ended: Exit, *, timeout_s: float, idle_timeout_s: float = 0)
         how = f"exited with status {ended.code}" if ended.code > 0 else f"was ended by signal {-ended.code}"
         reason = f"the command {how}"
         return Outcome("failed", text, reason + _stderr_end(ended.stderr), extra, reason, f"exit:{ended.code}")
-    asks = approval.is_asked_in(text)
+    asks = any(approval.is_asked_in(shown) for shown in _shown(ended.stdout))
     if ended.stdout.truncated:  # in the tail only a whole line counts, and its first line may be incomplete
         asks = asks or approval.position_in(decode_output(ended.stdout.tail).partition("\n")[2]) is not None
     return Outcome("needs_approval" if asks else "completed", text, None, extra)
@@ -62,6 +66,13 @@ def decode_output(data: bytes) -> str:
     return data.decode("utf-8", errors="replace")
 
 
+def _shown(stdout: Output) -> Iterator[str]:
+    """Yield what a coordinator may get to see of an output."""
+    yield decode_output(stdout.head)
+    if stdout.folded is not None:
+        yield decode_output(stdout.folded)
+
+
 def cancelled_outcome(entry: Entry, text: str = "") -> Outcome:
     """Return the outcome of a cancelled task, which names the requester and the reason."""
     request = entry.cancel
@@ -70,15 +81,13 @@ def cancelled_outcome(entry: Entry, text: str = "") -> Outcome:
     return Outcome("cancelled", text, who + why)
 
 
-def _output_note(output: Output) -> dict[str, Json]:
-    """Describe truncated output: its size, its digest, and how much of it is kept."""
-    if not output.truncated:
-        return {}
-    return {"output": {"truncated": True, "bytes": output.size, "kept": len(output.head), "sha256": output.sha256}}
+def output_note(output: Output) -> dict[str, Json]:
+    """Describe an output of which the result has a part: its size, its digest, and how much of it is kept."""
+    return {"truncated": True, "bytes": output.size, "kept": len(output.head), "sha256": output.sha256}
 
 
 def _stderr_end(stderr: Output) -> str:
-    text = decode_output(stderr.tail).strip()
+    text = decode_output(folded(stderr.tail)).strip()
     if not text:
         return ""
     return f": …{text[-_STDERR_SHOWN:]}" if len(text) > _STDERR_SHOWN else f": {text}"

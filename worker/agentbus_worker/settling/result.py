@@ -15,7 +15,7 @@ from agentbus.tasks.output_store import chunk_bytes, put_file
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.command import Output
 from agentbus_worker.settling.context import Context
-from agentbus_worker.settling.outcome import Outcome
+from agentbus_worker.settling.outcome import Outcome, decode_output, output_note
 from agentbus_worker.settling.result_size import fit
 
 _LEDGER_SLACK: Final = 8_192
@@ -49,20 +49,29 @@ def result_message(
 async def with_stored_output(
     context: Context, key: TaskKey, nonce: str, outcome: Outcome, stdout: Output, log: TaskLog
 ) -> Outcome:
-    """Store output that is too large for the result, and refer to it in the outcome; log if that fails."""
-    if stdout.spilled is None:
-        if stdout.truncated:
-            log.warning("its output is kept only in part: %s", _why_not_spilled(context, stdout))
+    """Store output that is too large for the result, or full of frames, and refer to it in the outcome; log a failure.
+
+    The text of the outcome is then the output without its frames.
+    """
+    if not stdout.truncated and stdout.folded is None:
         return outcome
+    note, text = output_note(stdout), outcome.text
+    if stdout.folded is not None:
+        text, note = decode_output(stdout.folded), {**note, "kept": len(stdout.folded), "folded": True}
+    if stdout.truncated and stdout.spilled is None:
+        log.warning("its output is kept only in part: %s", _why_not_spilled(context, stdout))
+        return replace(outcome, text=text, extra={**outcome.extra, "output": note})
     name = make_result_id(key.agent, key.id, nonce)
-    note = dict(outcome.extra.get("output") or {})
     try:
-        pieces = _pieces(stdout.spilled, chunk_bytes(context.bus))
+        size = chunk_bytes(context.bus)
+        pieces = _pieces(stdout.spilled, size) if stdout.spilled is not None else _slices(stdout.head, size)
         stored = await put_file(context.bus, key.agent, name, pieces, owner=key.owner)
         note["file"] = {"bucket": stored.bucket, "name": stored.name}
     except (BusError, OSError) as error:
+        if not stdout.truncated:
+            return outcome  # it has all of the output, frames and all
         log.warning("its output is kept only in part: %s", error)
-    return replace(outcome, extra={**outcome.extra, "output": note})
+    return replace(outcome, text=text, extra={**outcome.extra, "output": note})
 
 
 def _why_not_spilled(context: Context, stdout: Output) -> str:
@@ -70,6 +79,10 @@ def _why_not_spilled(context: Context, stdout: Output) -> str:
     if stdout.size > limit:
         return f"{stdout.size} bytes of output are more than max_output_bytes ({limit})"
     return f"it could not be written to {context.state_folder.tmp}"
+
+
+def _slices(data: bytes, size: int) -> Iterator[bytes]:
+    yield from (data[at : at + size] for at in range(0, len(data), size))
 
 
 def _pieces(path: Path, size: int) -> Iterator[bytes]:
