@@ -28,6 +28,20 @@ def test_json_that_would_not_arrive_as_it_was_written_is_not_published(content: 
     assert str(ran.error).endswith("leave out --payload-fmt json to send it as text")
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("result", "get", "--full", "job", "--watch"),
+        ("init", "--upgrade", "--renew-certificate"),
+    ],
+    ids=" ".join,
+)
+def test_options_of_which_one_would_be_ignored_are_refused(args: tuple[str, ...]):
+    ran = run_here(*args)
+    assert ran.code == 2
+    assert "exclude each other" in ran.err
+
+
 @pytest.mark.parametrize("options", [("--approve", "--deny"), ("--deny", "--approve"), ()], ids=" ".join)
 def test_an_answer_is_one_of_two(options: tuple[str, ...]):
     ran = run_here("task", "answer", "job", *options)

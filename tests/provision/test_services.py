@@ -24,6 +24,7 @@ from agentbus.provision.services.manager import ManagerName
 from agentbus.provision.services.worker_service import make_worker_service
 from support.file_faults import dies_before_replacing, read_only
 from support.harness import BOUND_S, process, run_cli, worker_toml
+from support.in_process import run_here
 
 pytestmark = pytest.mark.posix("services of systemd, launchd and supervisor")
 
@@ -293,3 +294,23 @@ async def test_print_changes_nothing(tmp_path: Path, home: Path, managers: Path)
     assert calls(managers) == []
     assert not service_manager("systemd").unit_file("agentbus-worker-code").exists()
     assert label_of("agentbus-worker-code") == "com.agentbus.worker-code"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("agent", "chat_cmd", ["./agent.sh", "{input}"]),
+        ("worker", "workdir", "work"),
+        ("worker", "state_dir", "state"),
+        ("log", "dir", "logs"),
+        ("nats", "ca_file", "tls/ca.pem"),
+    ],
+)
+def test_a_path_that_a_service_would_look_for_elsewhere_is_refused(
+    tmp_path: Path, section: str, key: str, value: object
+) -> None:
+    more = {"chat_cmd": value} if section == "agent" else {section: {key: value}}
+    config = worker_toml(tmp_path, "nats://127.0.0.1:7422", **more)  # pyright: ignore[reportArgumentType]
+    ran = run_here("service", "install", "--config", str(config), "--manager", "supervisor", "--print")
+    assert "a service does not start in this folder; write the whole path" in str(ran.error)
+    assert key in str(ran.error)

@@ -80,9 +80,9 @@ async def on_terminal(*args: str, env: dict[str, str] | None = None) -> AsyncGen
         os.close(inner)
 
 
-async def shown_on_terminal(*args: str, code: int = 0) -> str:
+async def shown_on_terminal(*args: str, code: int = 0, env: dict[str, str] | None = None) -> str:
     """Run `agentbus ARGS` on a terminal to its end; what a person reads."""
-    async with on_terminal(*args) as terminal:
+    async with on_terminal(*args, env=env) as terminal:
         assert await terminal.exit_code() == code, terminal.text
         await terminal.drained()
         return terminal.text

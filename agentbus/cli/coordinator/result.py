@@ -53,6 +53,8 @@ def get(
 
     With --full, print the whole output of one task; --agent is needed then if several agents have a task with this id.
     """
+    if task_id is not None and watch:
+        raise click.UsageError("--full and --watch exclude each other.", click.get_current_context())
     if task_id is not None:
         command = partial(_print_output, task_id=task_id, agent=agent)
     elif agent is None:

@@ -99,7 +99,7 @@ def _standard_input() -> str:
 
 
 def _json(text: str) -> "Json":
-    data = text.encode(errors="surrogateescape")
+    data = text.removeprefix("\ufeff").encode(errors="surrogateescape")
     try:
         value = lazy.json_codec.decode(data)
         lazy.json_codec.refuse_changes(data)

@@ -91,6 +91,8 @@ def init(
     The bus has TLS, JetStream, an administrator and a coordinator. Each agent gets an account of its own, which permits
     what its workers need and nothing else.
     """
+    if only_upgrade and only_renew:
+        raise click.UsageError("--upgrade and --renew-certificate exclude each other.", click.get_current_context())
     if only_upgrade:
         lazy.session.run(lazy.upgrade.upgrade(lazy.folder.BusFolder(folder)))
         return

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from agentbus.config.private_files import write_private
-from agentbus.config.schema import AgentId, Section
+from agentbus.config.schema import AgentId, Section, Unquoted
 from agentbus.config.storage_sizes import split, storage_size, times
 from agentbus.config.text_files import ENCODING
 from agentbus.config.toml_text import toml_text
@@ -44,7 +44,7 @@ class BusEntry(Section):
     ca: Path | None = None
     max_memory: Annotated[str, AfterValidator(storage_size)]
     max_file: Annotated[str, AfterValidator(storage_size)]
-    max_connections: Annotated[int, Field(ge=1, le=65_536)] = MAX_CONNECTIONS
+    max_connections: Annotated[int, Unquoted, Field(ge=1, le=65_536)] = MAX_CONNECTIONS
 
 
 class PartyEntry(Section):

@@ -52,8 +52,10 @@ def parse_content(content: Json) -> Json:
         value = decode(data)
     except MessageError:
         return content
+    if not isinstance(value, dict | list):
+        return content
     refuse_changes(data)
-    return value if isinstance(value, dict | list) else content  # pyright: ignore[reportUnknownVariableType]
+    return value  # pyright: ignore[reportUnknownVariableType]
 
 
 _Name = Annotated[str, Field(max_length=70)]

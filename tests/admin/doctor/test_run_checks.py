@@ -10,6 +10,7 @@ from agentbus.provision.nats_server import NatsServer
 from support.doctor import coordinator_toml, doctor, not_ok, the_finding
 from support.harness import run_cli
 from support.installation import make_certificates, own_bus, sample_bus
+from support.terminal import shown_on_terminal
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -69,5 +70,8 @@ async def test_the_terminal_output_has_a_line_for_each_finding_with_its_fix_belo
     assert done.out.splitlines()[0].split() == ["ok", "configuration", "--nats-url"]
     assert done.out.splitlines()[-2].startswith("failed   tcp           nats://127.0.0.1:1: ")
     assert done.out.splitlines()[-1].strip().startswith("-> start the server")
+    narrow = await shown_on_terminal("doctor", "--nats-url", "nats://127.0.0.1:1", code=1, env={"COLUMNS": "60"})
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert "(agentbus up, or" in narrow
     usage = await run_cli("doctor", "--role", "worker", "--probe", "code")
     assert usage.code == 2
