@@ -98,15 +98,18 @@ def program() -> Generator[None]:
     """Run a program for the length of the block: what it cannot do is one line on standard error, and exit code 1."""
     open_standard_streams()
     guard_tracebacks()
+    failed: BaseException | None = None
     try:
         yield
         flush_output()
-    except AgentBusError as error:
-        error_line(f"error: {error}")
-        sys.exit(1)
-    except OSError as error:  # such as a full disk behind the help, which click prints by itself
+    # In groups, too, as tasks raise them. An OSError is a full disk behind the help, which click prints by itself.
+    except* (AgentBusError, OSError) as group:
+        failed = group
+    while isinstance(failed, BaseExceptionGroup):
+        failed = failed.exceptions[0]
+    if failed is not None:
         abandon(sys.stdout)
-        error_line(f"error: {error}")
+        error_line(f"error: {failed}")
         sys.exit(1)
 
 
