@@ -60,6 +60,9 @@ async def test_the_main_job_through_the_command_line_alone(
     state = await run_cli("task", "get", "--nats-url", server.url, tasks[0]["id"])
     assert json.loads(state.out)["state"] == "completed"
     assert json.loads(state.out)["result"]["result"] == "hello\n"
+    retried = await run_cli("task", "retry", "--nats-url", server.url, tasks[0]["id"])
+    assert json.loads(retried.out)["retry_of"] == tasks[0]["id"]
+    assert "no worker of the agent code is alive now" in retried.err
 
 
 async def test_publish_prints_the_message_as_it_is_stored_on_the_bus(server: NatsServer, coordinator: Coordinator):

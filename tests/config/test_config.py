@@ -415,7 +415,8 @@ def test_the_tasks_subject_may_be_spelled_out(files: Files):
         ("cli chat --oneshot {input}", ("cli", "chat", "--oneshot", "{input}")),
         ("cli '{input}' \"a b\" c\\ d", ("cli", "{input}", "a b", "c d")),
         ("cli --prompt={input}", ("cli", "--prompt={input}")),
-        ("cli {input} | tee $HOME; rm -rf *", ("cli", "{input}", "|", "tee", "$HOME;", "rm", "-rf", "*")),
+        ("cli {input} $HOME; 'a | b' rm -rf *", ("cli", "{input}", "$HOME;", "a | b", "rm", "-rf", "*")),
+        (["cli", "{input}", "|", "tee"], ("cli", "{input}", "|", "tee")),
         (["a command", "", "{input}"], ("a command", "", "{input}")),
     ],
 )
