@@ -102,10 +102,9 @@ class Client(BatchingClient):
         self._shows_certificate = shows_certificate
         self._has_new_credentials = has_new_credentials
         self._callbacks: dict[int, MessageCallback] = {}
-        self._confirmed_bytes = 0
+        self._confirmed_bytes = self._received_bytes = 0
 
     def _count_received(self) -> None:
-        self._received_bytes = 0
         parse = self._ps.parse
 
         async def counted(data: bytes = b"") -> None:
@@ -276,7 +275,7 @@ class Client(BatchingClient):
         loop = asyncio.get_running_loop()
         transport, sent, began, received = self._transport, self.sent_bytes, loop.time(), self._received_bytes
         pong: asyncio.Future[bool] = loop.create_future()
-        await self._send_ping(pong)
+        await self._send_ping(pong)  # pyright: ignore[reportUnknownMemberType]
         rechecked = False
         while not pong.done() and self.is_connected and self._transport is transport:
             under_way = max(0, sent - self._confirmed_bytes) + self._received_bytes - received

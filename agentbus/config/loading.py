@@ -223,22 +223,33 @@ def _explain(model: type[Section], error: ValidationError) -> Iterable[str]:
         section, key, *_ = [*fault.place, "", ""]
         if fault.kind == "extra_forbidden":
             yield _unknown_key(model, section, key)
-        elif fault.kind == "missing":
+            continue
+        if not key and section not in model.model_fields and (home := _home_of(section, _keys(model))):
+            section, key = home, section  # the default of a section that is left out is wrong here
+        if fault.kind == "missing":
             yield f"[{section}] {key} is missing" if key else f"the section [{section}] is missing"
         else:
             place = f"[{section}] {key}: " if key else f"[{section}] " if section else ""
             yield place + fault.text.removeprefix("Input ")
 
 
+def _keys(model: type[Section]) -> dict[str, tuple[str, ...]]:
+    """Return the keys of each section."""
+    return {
+        name: tuple(cast("type[Section]", info.annotation).model_fields) for name, info in model.model_fields.items()
+    }
+
+
+def _home_of(key: str, known: Mapping[str, tuple[str, ...]]) -> str | None:
+    return next((name for name, keys in known.items() if key in keys), None)
+
+
 def _unknown_key(model: type[Section], section: str, key: str) -> str:
     import difflib  # noqa: PLC0415  # only when there is an error to explain
 
-    known: dict[str, tuple[str, ...]] = {
-        name: tuple(cast("type[Section]", info.annotation).model_fields) for name, info in model.model_fields.items()
-    }
+    known = _keys(model)
     if not key:
-        home = next((name for name, keys in known.items() if section in keys), None)
-        if home:
+        if home := _home_of(section, known):
             return f"unknown section or key {section!r} at the top; it belongs to [{home}]"
         close = difflib.get_close_matches(section.lower(), known, n=1, cutoff=0.0)
         return f"unknown section or key {section!r} at the top; the nearest known section is [{close[0]}]"

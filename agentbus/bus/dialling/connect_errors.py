@@ -48,7 +48,7 @@ def _of_dial(error: BaseException) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error).removeprefix("nats: ")
-    return reason or "it hung up"  # asyncio gives no reason
+    return reason.strip("'") or "it hung up"  # asyncio gives no reason
 
 
 def _refused(settings: ConnectionSettings, presented: Credentials) -> AuthenticationError:

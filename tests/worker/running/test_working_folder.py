@@ -1,6 +1,5 @@
 """The working folder of a task: it goes with the task, whatever its command has left in it."""
 
-import asyncio
 import os
 from pathlib import Path
 
@@ -9,6 +8,8 @@ import pytest
 from agentbus.errors import CommandError
 from agentbus_worker.running.working_folder import remove_tree, working_folder
 from support.file_faults import as_no_root
+
+_NOBODY = 65534
 
 
 def written(folder: Path, *, mode: int) -> Path:
@@ -22,11 +23,9 @@ def written(folder: Path, *, mode: int) -> Path:
 
 
 @pytest.mark.parametrize("mode", [0o555, 0o500, 0o111, 0o000], ids=oct)
-async def test_what_is_read_only_goes_with_its_folder(mode: int):
+def test_what_is_read_only_goes_with_its_folder(mode: int):
     with as_no_root() as base:
-        async with working_folder(base, "job", keep=False) as folder:
-            assert folder is not None
-            await asyncio.to_thread(written, folder, mode=mode)
+        assert remove_tree(written(base / "job", mode=mode)) == ""
         assert not (base / "job").exists()
 
 
@@ -40,20 +39,38 @@ def test_a_folder_behind_a_link_keeps_its_mode_and_its_files():
         assert (base / "else").stat().st_mode & 0o777 == 0o555
 
 
-async def test_what_cannot_be_removed_is_logged_once_and_the_rest_goes(caplog: pytest.LogCaptureFixture):
+def test_of_what_cannot_be_removed_the_reason_is_told_and_the_rest_goes():
     if os.geteuid() != 0:
         pytest.skip("needs a file of another user")
     with as_no_root() as base:
-        async with working_folder(base, "job", keep=False) as folder:
-            assert folder is not None
-            written(folder / "mine", mode=0o555)
-            os.seteuid(0)
-            (folder / "theirs").mkdir()
-            (folder / "theirs" / "file").touch()
-            os.seteuid(65534)
+        written(base / "job" / "mine", mode=0o555)
+        os.seteuid(0)
+        (base / "job" / "theirs").mkdir()
+        (base / "job" / "theirs" / "file").touch()
+        os.seteuid(_NOBODY)
+        assert remove_tree(base / "job").startswith("Permission denied: ")
         assert [path.name for path in (base / "job").iterdir()] == ["theirs"]
-    [record] = caplog.records
-    assert "job cannot be removed: Permission denied: " in record.getMessage()
+
+
+async def test_what_cannot_be_removed_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def refused(_: Path) -> str:
+        return "Permission denied: file"
+
+    monkeypatch.setattr("agentbus_worker.running.working_folder.remove_tree", refused)
+    async with working_folder(tmp_path, "job", keep=False) as folder:
+        pass
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the working folder {folder} cannot be removed: Permission denied: file"
+    ]
+
+
+async def test_a_folder_that_is_not_kept_goes_with_its_task(tmp_path: Path):
+    async with working_folder(tmp_path, "job", keep=False) as folder:
+        assert folder is not None
+        written(folder, mode=0o555)
+    assert [*tmp_path.iterdir()] == []
 
 
 async def test_a_folder_that_is_kept_stays_as_it_is(tmp_path: Path):
