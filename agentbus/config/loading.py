@@ -115,15 +115,10 @@ def load_coordinator(
     Raises:
         ConfigError: if a file cannot be used, or a URL cannot be read.
     """
-    config, warnings = CoordinatorConfig(), list[str]()
-    found = coordinator_file() if path is None else None
-    if path is not None:
-        config, warnings = _load(CoordinatorConfig, path)
-    elif found is not None:
-        config, warnings = _load(CoordinatorConfig, found)
-    from_environment = environ.get(URL_VARIABLE) if path is None else None
-    url = nats_url or from_environment
-    if path is None and not url and found is None:
+    file = path or coordinator_file()
+    config, warnings = _load(CoordinatorConfig, file) if file is not None else (CoordinatorConfig(), list[str]())
+    url = nats_url or (environ.get(URL_VARIABLE) if path is None else None)
+    if not url and file is None:
         warnings += _of_a_worker_alone()
     if url:
         config = config.model_copy(update={"nats": CoordinatorNatsSection(url=url)})

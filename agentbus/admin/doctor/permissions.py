@@ -79,6 +79,12 @@ async def _refused(context: CheckContext, party: Party) -> AsyncIterator[str]:
     for subject in party.of("tell"):
         if not await may_publish(bus, example_subject(subject), answered=False):
             yield subject
+    async for subject in _refused_subscriptions(context, party):
+        yield subject
+
+
+async def _refused_subscriptions(context: CheckContext, party: Party) -> AsyncIterator[str]:
+    bus = context.bus
     for subject in party.of("listen"):
         end = await bus.subscribe(subject, lambda _: None)
         with suppress(BusError):
