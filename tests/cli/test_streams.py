@@ -38,7 +38,7 @@ CLOSED = "cannot write to standard output: Bad file descriptor"
 
 
 @pytest.mark.parametrize(("streams", "why"), [("> /dev/full", FULL), (">&-", CLOSED)], ids=["full", "closed"])
-@pytest.mark.parametrize("args", [("task", "list"), ("agent", "list"), ("result", "get", "--agent", "main")], ids=str)
+@pytest.mark.parametrize("args", [("task", "list"), ("status",), ("result", "get", "--agent", "main")], ids=str)
 async def test_output_that_cannot_be_written_is_one_line(
     server: NatsServer, coordinator: Coordinator, args: tuple[str, ...], streams: str, why: str
 ):
