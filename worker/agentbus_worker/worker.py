@@ -14,13 +14,7 @@ from agentbus.bus.nats_client import Msg
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.worker_schema import WorkerConfig
-from agentbus.errors import (
-    BusError,
-    BusUnavailableError,
-    MessageError,
-    SetupMissingError,
-    StreamFullError,
-)
+from agentbus.errors import BusError, BusUnavailableError, MessageError, SetupMissingError, StreamFullError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import decode, object_in
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
@@ -272,9 +266,8 @@ class Worker:
                     await announce(bus, self._presence(unsettled))
                     trouble = ""
                 except BusError as error:
-                    if type(error).__name__ != trouble and (
-                        bus.connected or not isinstance(error, BusUnavailableError)
-                    ):
+                    away = isinstance(error, BusUnavailableError) and not bus.connected
+                    if type(error).__name__ != trouble and not away:
                         log.warning("this worker cannot be seen by others: %s", error)
                     trouble = type(error).__name__
                 self._changed.clear()
