@@ -17,7 +17,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import State
 from agentbus.protocol.messages import Result, Task
 from agentbus.protocol.task_names import TaskQuery
-from agentbus.tasks.publish import Published, publish
+from agentbus.tasks.publish import Published
 from agentbus.tasks.status import TaskStatus
 
 
@@ -72,11 +72,11 @@ class TaskHandle:
 
     async def status(self) -> TaskStatus:
         """Read the state of the task, and its result if it has one."""
-        from agentbus.tasks.expiry import settle_expired
         from agentbus.tasks.find import find
+        from agentbus.tasks.lost.lost_tasks import look_after
 
-        [record] = await settle_expired(self._bus, [await find(self._bus, self.query)])
-        return self._found(TaskStatus(record, self._coordinator))
+        [status] = await look_after(self._bus, [await find(self._bus, self.query)], asker=self._coordinator)
+        return self._found(status)
 
     async def result(self, timeout_s: float | None = None) -> Result:
         """Wait for the result and return it, with any `status`: completed, failed, needs_approval or cancelled.
@@ -133,12 +133,9 @@ class TaskHandle:
             NotSettledError: the task has no result yet.
             TaskContentMissingError: the bus no longer holds the content of the task.
         """
-        from agentbus.bus.audit_note import note
-        from agentbus.tasks.retry import retry_of
+        from agentbus.tasks.retry import retry
 
-        status = await self.status()
-        published = await publish(self._bus, retry_of(status, self._coordinator), self._coordinator)
-        await note(self._bus, "retry", status.record.key, by=self._coordinator, detail=published.task.id)
+        published = await retry(self._bus, await self.status(), self._coordinator)
         return PublishedTask(self._bus, published, coordinator=self._coordinator)
 
     async def answer(self, *, approve: bool, comment: str = "") -> "PublishedTask":
@@ -180,6 +177,11 @@ class PublishedTask(TaskHandle):
     def known(self) -> bool:
         """Whether the bus already had this task, with the same id and content."""
         return self._published.known
+
+    @property
+    def stored_again(self) -> bool:
+        """Whether the queue did not have the message of a known task, and has it now."""
+        return self._published.stored_again
 
     @property
     def state_at_publish(self) -> State:

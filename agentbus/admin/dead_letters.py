@@ -185,11 +185,15 @@ async def requeue(bus: Bus, seq: int) -> DeadLetter:
             f"the dead letter {seq} cannot be requeued: {len(letter.data)} of {letter.size} bytes were stored"
         )
     await _refuse_if_settled(bus, letter)
+    return await bus.begun.finish(_requeue(bus, letter))
+
+
+async def _requeue(bus: Bus, letter: DeadLetter) -> DeadLetter:
     # Without the header of a ledger revision, so the claim reads the ledger entry as it is now.
-    msg_id = ids.requeued_msg_id(seq, letter.origin)
+    msg_id = ids.requeued_msg_id(letter.seq, letter.origin)
     subject = subjects.tasks_of(letter.agent, letter.publisher)
     await bus.store(subject, letter.data, msg_id=msg_id, headers=letter.trace)
-    await _delete(bus, seq)
+    await _delete(bus, letter.seq)
     await _note(bus, "requeue", letter)
     return letter
 
@@ -221,8 +225,11 @@ async def drop(bus: Bus, seq: int) -> None:
     Raises:
         DeadLetterMissingError: there is none with this number.
     """
-    letter = await dead_letter(bus, seq)
-    await _delete(bus, seq)
+    await bus.begun.finish(_drop(bus, await dead_letter(bus, seq)))
+
+
+async def _drop(bus: Bus, letter: DeadLetter) -> None:
+    await _delete(bus, letter.seq)
     await _note(bus, "drop", letter)
 
 

@@ -30,6 +30,7 @@ class AdministratorBus(Bus):
 
     async def close(self) -> None:
         """Close both connections; see `Bus.close`."""
+        await self.begun.wait()  # with both of them
         await self._queue.close()
         await super().close()
 

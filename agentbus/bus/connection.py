@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+from agentbus.begun_steps import BegunSteps
 from agentbus.bus.dialling.connect_errors import explained
 from agentbus.bus.dialling.tls import tls_context
 from agentbus.bus.nats_client import Client, Msg, NatsError, is_auth_error, refused_subject
@@ -38,7 +39,11 @@ _MAX_SUBJECT_CHARS: Final = 1024
 
 
 class Connection:
-    """Core NATS over one connection that reconnects by itself. Several asyncio tasks may call its methods."""
+    """Core NATS over one connection that reconnects by itself. Several asyncio tasks may call its methods.
+
+    Attributes:
+        begun: the steps over it that must not be cut in between; it waits for them before it closes.
+    """
 
     def __init__(self, settings: ConnectionSettings, on_state: Callable[[str], None]) -> None:
         self.settings = settings
@@ -60,6 +65,7 @@ class Connection:
         self._line_check: asyncio.Task[None] | None = None
         self._inbox_refusal: PermissionDeniedError | None = None
         self._reconnect_callbacks: set[Callable[[], None]] = set()
+        self.begun = BegunSteps()
         self._dial_failures = 0
         self._retry_on_failed_connect = False
         self._ever_up = False
@@ -107,7 +113,9 @@ class Connection:
         self._connected_now()
 
     async def close(self) -> None:
-        """Send what is buffered, then close. Takes at most four seconds, and never raises."""
+        """Finish what was begun, send what is buffered, then close. Takes at most six seconds, and never raises."""
+        if not self._closed.done():
+            await self.begun.wait()
         self._mark_closed(None)
         if self._line_check is not None:
             self._line_check.cancel()

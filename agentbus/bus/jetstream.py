@@ -68,7 +68,14 @@ class Stored:
 
 
 class Bus(Connection):
-    """An open connection to a bus with JetStream; see `connect()`."""
+    """An open connection to a bus with JetStream; see `connect()`.
+
+    Attributes:
+        reads_queue: whether this user may read the tasks that wait, as far as is known: the server logs each refusal,
+            so what it refused once, or what a role does not have, is not asked for.
+    """
+
+    reads_queue = True
 
     async def store(
         self,
@@ -176,13 +183,18 @@ class Bus(Connection):
 
     async def message_without_headers(self, stream: str, seq: int) -> StoredMessage | None:
         """Read the message at a sequence by `STREAM.MSG.GET`, without its headers; None if there is none."""
-        verb = f"STREAM.MSG.GET.{stream}"
-        try:
-            return read_message(await self.api(verb, {"seq": seq}), verb)
-        except ApiError as error:
-            if error.code == 404:
-                return None
-            raise
+        return await self._at_the_leader(stream, {"seq": seq}, headers=False)
+
+    async def next_at_the_leader(self, stream: str, subject: str, seq: int) -> StoredMessage | None:
+        """Read the first message of `subject`, which may hold wildcards, from a sequence on; None if there is none.
+
+        The leader of the stream answers, which knows every acknowledged write: what it does not have is not there.
+
+        Raises:
+            SetupMissingError: there is no such stream.
+            PermissionDeniedError: this user may not read it so.
+        """
+        return await self._at_the_leader(stream, {"seq": seq, "next_by_subj": subject}, headers=True)
 
     async def create_consumer(
         self, stream: str, name: str, config: dict[str, Any], *, timeout_s: float = REQUEST_TIMEOUT_S
@@ -249,6 +261,15 @@ class Bus(Connection):
             found += page
             if not page or len(found) >= total:
                 return found
+
+    async def _at_the_leader(self, stream: str, wanted: dict[str, Json], *, headers: bool) -> StoredMessage | None:
+        verb = f"STREAM.MSG.GET.{stream}"
+        try:
+            return read_message(await self.api(verb, wanted), verb, headers=headers)
+        except ApiError as error:
+            if error.code == 404:
+                return None
+            raise
 
     async def _answered(self, stream: str, subject: str, body: bytes) -> Msg:
         async for _ in retry_until(deadline_after(self._ready_within_s), _PAUSE_S):

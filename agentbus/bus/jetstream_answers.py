@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar
 
 from agentbus.errors import MalformedAnswerError, MessageError
+from agentbus.protocol.headers import parse
 from agentbus.protocol.json_codec import Json, decode
 from agentbus.protocol.stored_message import StoredMessage
 from agentbus.protocol.timestamps import parse_time
@@ -218,17 +219,14 @@ def read_stored(answer: Json, asked: str) -> tuple[str, int, bool]:
     return whole.text("stream"), whole.number("seq"), whole.flag("duplicate")
 
 
-def read_message(answer: Json, asked: str) -> StoredMessage:
-    """Read the answer to `STREAM.MSG.GET`, without the headers; see `read_stream_info`."""
+def read_message(answer: Json, asked: str, *, headers: bool = False) -> StoredMessage:
+    """Read the answer to `STREAM.MSG.GET`, with the headers if they are wanted; see `read_stream_info`."""
     message = _Object(answer, asked).part("message")
-    time, text = message.time("time"), message.text("data", "")
+    time = message.time("time")
     if time is None:
         raise message.malformed("time", None)
-    try:
-        data = b64decode(text, validate=True)
-    except ValueError:
-        raise message.malformed("data", text) from None
-    return StoredMessage(message.text("subject"), message.number("seq"), time, {}, data)
+    block, _ = parse(message.data("hdrs")) if headers else ({}, None)
+    return StoredMessage(message.text("subject"), message.number("seq"), time, block, message.data("data"))
 
 
 def _read_state(state: "_Object") -> StreamState:
@@ -285,6 +283,14 @@ class _Object:
             return None
         try:
             return parse_time(text)
+        except ValueError:
+            raise self.malformed(name, text) from None
+
+    def data(self, name: str) -> bytes:
+        """Read bytes in base64; servers leave out none."""
+        text = self.text(name, "")
+        try:
+            return b64decode(text, validate=True)
         except ValueError:
             raise self.malformed(name, text) from None
 

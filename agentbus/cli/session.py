@@ -2,12 +2,15 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+import signal
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from agentbus.bus.jetstream import unopened_bus
+from agentbus.bus.jetstream import Bus, unopened_bus
 from agentbus.cli import output
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import administrator_file, load_coordinator
@@ -37,17 +40,53 @@ async def connected(nats_url: str | None, config: Path | None) -> AsyncGenerator
     agent = settings.coordinator.id
     connection = connection_settings(settings.nats, agent=agent, name="agentbus command line")
     bus = unopened_bus(connection, lambda _: None)
-    try:
+    with _finishing_on_signals(bus):
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await bus.open(retry_on_failed_connect=False)
-        except TimeoutError:
-            raise BusUnavailableError(
-                f"cannot reach the bus at {connection.servers}: no answer within {_CONNECT_TIMEOUT_S:g} s"
-            ) from None
-        yield Coordinator(bus, agent, settings.coordinator.effective_role)
+            try:
+                async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                    await bus.open(retry_on_failed_connect=False)
+            except TimeoutError:
+                raise BusUnavailableError(
+                    f"cannot reach the bus at {connection.servers}: no answer within {_CONNECT_TIMEOUT_S:g} s"
+                ) from None
+            yield Coordinator(bus, agent, settings.coordinator.effective_role)
+        finally:
+            await bus.close()
+
+
+@contextmanager
+def _finishing_on_signals(bus: Bus) -> Generator[None]:
+    """Have SIGTERM and SIGHUP wait for the steps that are under way, for the length of the block.
+
+    They cancel the command then, as Ctrl-C does. Without such steps they end the process at once, as they always do:
+    also where it stands in a write to a terminal that has stopped.
+    """
+    if os.name != "posix" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop, task, received = asyncio.get_running_loop(), asyncio.current_task(), list[int]()
+    assert task is not None, "a coroutine of asyncio.run is a task"
+
+    def end(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if bus.begun.any:
+            received.append(number)
+            loop.call_soon_threadsafe(task.cancel)
+        else:
+            os.kill(os.getpid(), number)
+
+    # Under nohup, SIGHUP is ignored.
+    taken = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
     finally:
-        await bus.close()
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+        if received:
+            tracing.flush(_FLUSH_TIMEOUT_S)
+            os.kill(os.getpid(), received[0])
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

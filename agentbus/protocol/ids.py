@@ -13,6 +13,8 @@ _ALPHABET: Final = b"23456789abcdefghjkmnpqrstvwxyz"
 _SYMBOLS: Final = bytes(_ALPHABET[value % len(_ALPHABET)] for value in range(256))
 _PUBLICATION = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _REQUEUED: Final = "requeued."
+_AGAIN: Final = "-"
+"""Stands in no random token, and may stand in what workers of all versions take for one."""
 _UNEVEN: Final = bytes(range(256 - 256 % len(_ALPHABET), 256))
 
 
@@ -55,6 +57,14 @@ def publication_of(msg_id: str, key: TaskKey) -> str | None:
     prefix = task_msg_id(key, "")
     rest = msg_id.removeprefix(prefix)
     return rest if msg_id.startswith(prefix) and _PUBLICATION.fullmatch(rest) else None
+
+
+def publication_again(publication: str | None, revision: int) -> str:
+    """The random part for a task whose message is gone, and which is stored again while its entry is at `revision`.
+
+    Two publishers that store it again at the same revision get the same one, so that the server keeps one message.
+    """
+    return f"{publication.partition(_AGAIN)[0][:100] if publication else random_token()}{_AGAIN}{revision}"
 
 
 def requeued_msg_id(seq: int, origin: str) -> str:

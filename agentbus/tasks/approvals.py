@@ -145,6 +145,10 @@ async def send_answer(bus: Bus, status: TaskStatus, *, sender: str, approve: boo
         BusError: see `agentbus.tasks.publish.publish`.
     """
     task = follow_up(status, sender=sender, approve=approve, comment=comment)
+    return await bus.begun.finish(_send(bus, status, task, sender, "approved" if approve else "denied"))
+
+
+async def _send(bus: Bus, status: TaskStatus, task: Task, sender: str, decision: str) -> Published:
     await _reserve(bus, status.record, sender)
     try:
         published = await publish(bus, task, sender)
@@ -154,5 +158,5 @@ async def send_answer(bus: Bus, status: TaskStatus, *, sender: str, approve: boo
             f"came of it, shows the task {task.id}. An answer cannot be changed: cancel that task, or publish a new one"
         ) from None
     if not published.known:
-        await note(bus, "answer", status.record.key, by=sender, detail="approved" if approve else "denied")
+        await note(bus, "answer", status.record.key, by=sender, detail=decision)
     return published

@@ -41,7 +41,9 @@ async def settle_expired(bus: Bus, records: Iterable[Record]) -> list[Record]:
     for number, record in enumerate(found):
         age_s = (now - record.changed_at).total_seconds()
         if not record.entry.terminal and max_age_s and age_s > max(max_age_s, _owner_s(record.entry)):
-            found[number] = await _settle(bus, record, max_age_s)
+            found[number] = await settle_unrun(
+                bus, record, f"expired: no worker has finished it within {max_age_s:g} s"
+            )
         elif record.entry.terminal and not _settled_by_worker(record.entry):
             with suppress(PermissionDeniedError):
                 await _publish_again(bus, record)
@@ -57,19 +59,26 @@ def _owner_s(entry: Entry) -> float:
     return 2 * entry.claim.lease_s if entry.state == "working" and entry.claim is not None else 0.0
 
 
-async def _settle(bus: Bus, record: Record, max_age_s: float) -> Record:
-    ledger, result = Ledger(bus), _result(record, max_age_s)
+async def settle_unrun(bus: Bus, record: Record, error: str) -> Record:
+    """Settle a task that can no longer run, as `failed`, or as `cancelled` if that was requested; return its entry.
+
+    It is left as it is if another party has written the entry since it was read, or if this user may not write it.
+    """
     try:
-        verdict = await commit(ledger, record.key, record.entry, result, revision=record.revision)
-        if isinstance(verdict, Won):
-            with suppress(*_INBOX_REFUSES):
-                await publish_committed(bus, verdict.entry)
-        found = await ledger.read_newer(record.key, record.revision)
+        await bus.begun.finish(_commit(bus, record, _result(record, error)))
+        found = await Ledger(bus).read_newer(record.key, record.revision)
     except CorruptEntryError:
         return record  # a party wrote it meanwhile; the next look says what is wrong with it
     except PermissionDeniedError:
         return record  # this user may look only; one that may write settles it
     return found if isinstance(found, Record) else record
+
+
+async def _commit(bus: Bus, record: Record, result: Result) -> None:
+    verdict = await commit(Ledger(bus), record.key, record.entry, result, revision=record.revision)
+    if isinstance(verdict, Won):
+        with suppress(*_INBOX_REFUSES):
+            await publish_committed(bus, verdict.entry)
 
 
 async def _publish_again(bus: Bus, record: Record) -> None:
@@ -85,7 +94,7 @@ async def _publish_again(bus: Bus, record: Record) -> None:
             await publish_again(bus, record)
 
 
-def _result(record: Record, max_age_s: float) -> Result:
+def _result(record: Record, error: str) -> Result:
     """Make the result of a task whose message, and so its content, is no longer on the bus."""
     entry, request = record.entry, record.entry.cancel
     task: dict[str, Json] = {
@@ -97,7 +106,6 @@ def _result(record: Record, max_age_s: float) -> Result:
         "task_type": entry.task_type,
         "created_at": entry.created_at,
     }
-    error = f"expired: no worker has finished it within {max_age_s:g} s"
     if request is not None:
         error = f"cancelled by {request.by}" + (f": {request.reason}" if request.reason else "")
     return new_result(

@@ -1,11 +1,13 @@
 """Publishing a task: its ledger entry first, then its message."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Final
 
 from agentbus.bus.bounds.result_room import ResultRoom
 from agentbus.bus.jetstream import Bus, Stored
 from agentbus.errors import (
+    BusError,
     BusUnavailableError,
     MessageError,
     PermissionDeniedError,
@@ -17,7 +19,7 @@ from agentbus.errors import (
 )
 from agentbus.observability import tracing
 from agentbus.protocol import ids, subjects
-from agentbus.protocol.headers import REVISION
+from agentbus.protocol.headers import MSG_ID, REVISION
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Entry, Record, State, queued
@@ -25,8 +27,16 @@ from agentbus.protocol.messages import Task
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.tasks.ledger import Ledger
 
+PUBLICATION_S: Final = 60.0
+"""How long one publication may take, with all that is repeated while a server starts or elects a leader."""
+LOST_AFTER_S: Final = 2 * PUBLICATION_S
+"""How long an entry is queued, unchanged, before a task without a message is lost: no publication takes so long."""
 RESULT_RESERVE_BYTES: Final = 80 * 1024
 """A result embeds its task. It needs this much more: 64 KiB for the head of the output, its own fields, headers."""
+_OF_NEW_ENTRY: Final = frozenset(
+    ("state", "digest", "sender", "inbox", "task_type", "created_at", "publication"),
+)
+"""The fields of an entry that no worker has claimed and no coordinator has cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +46,23 @@ class Published:
     Attributes:
         known: the task was published before, with the same content, under the same id.
         state: the state in the ledger.
+        stored_again: the queue did not have the message of the known task, and has it now.
     """
 
     task: Task
     known: bool
     state: State
+    stored_again: bool = False
 
 
 async def publish(bus: Bus, task: Task, publisher: str) -> Published:
     """Publish a task; when this returns, JetStream has stored it.
 
     Publishing the same task again under the same id is harmless. Do that after a `BusUnavailableError`, which leaves
-    open whether the task was stored.
+    open whether the task was stored, and where the queue has lost a task: then it is stored again.
+
+    A caller that is cancelled leaves no half of a publication behind: it is taken back as long as its message was not
+    sent, and finished from then on; see `BegunSteps.finish`.
 
     Raises:
         TaskConflictError: the id is taken by a task with other content.
@@ -68,15 +83,23 @@ async def publish(bus: Bus, task: Task, publisher: str) -> Published:
             f"the results of a task of {publisher} go to its own inbox, not to that of {task.inbox(publisher)}; only "
             f"{COORDINATOR} can name another"
         )
-    with tracing.publishing(agent, task.id, len(data)):
-        return await _publish(bus, task, TaskKey(agent, task.id, publisher), data)
+    return await bus.begun.finish(_publish_within(bus, task, TaskKey(agent, task.id, publisher), data))
+
+
+async def _publish_within(bus: Bus, task: Task, key: TaskKey, data: bytes) -> Published:
+    """Publish within `PUBLICATION_S`."""
+    with tracing.publishing(key.agent, key.id, len(data)):
+        try:
+            async with asyncio.timeout(PUBLICATION_S):
+                return await _publish(bus, task, key, data)
+        except TimeoutError:
+            raise _unsure(task, f"the bus did not store the task within {PUBLICATION_S:g} s") from None
 
 
 async def _publish(bus: Bus, task: Task, key: TaskKey, data: bytes) -> Published:
     ledger = Ledger(bus)
     entry = queued(task, task.inbox(key.owner), random_token())
     made = await _create(bus, ledger, key, entry, len(data))
-    known = False
     if isinstance(made, Record):
         if made.entry.digest != task.digest():
             raise TaskConflictError(
@@ -84,35 +107,50 @@ async def _publish(bus: Bus, task: Task, key: TaskKey, data: bytes) -> Published
                 "choose another id, or leave it out and get a new one"
             )
         # If the answer to the first write was lost, the entry that is there is this one.
-        known = made.entry.publication != entry.publication
+        known, revision = made.entry.publication != entry.publication, made.revision
         if made.entry.state != "queued":
             return Published(task, known=known, state=made.entry.state)
-        entry, revision = made.entry, made.revision
+        if known:
+            return await _publish_known(bus, task, made, data)
     else:
         revision = made
+    if bus.begun.given_up:  # nobody waits for a task that is not on its way yet
+        await _remove_entry(ledger, key, revision)
+        raise asyncio.CancelledError
     try:
-        stored = await _store(bus, key, data, entry, revision)
-        if stored.duplicate and not known:
-            # Either an answer was lost, and it was this one: then a worker meets a second message of a task that the
-            # ledger knows, and drops it. Or another party has used the id first, and the task would never run.
-            renamed = await _give_new_id(ledger, key, entry, revision)
-            if renamed is not None:
-                entry, revision = renamed
-                await _store(bus, key, data, entry, revision)
-    except (SetupMissingError, StreamFullError, PermissionDeniedError, TooLargeError) as error:
-        if not known:
-            await _remove_entry(ledger, key, revision)
-        if isinstance(error, SetupMissingError) and key.owner != COORDINATOR:
-            raise SetupMissingError(
-                f"{error}; a bus of an earlier layout takes the tasks of {COORDINATOR} only: an administrator must run "
-                "agentbus setup --update or, where parties have accounts, agentbus init --upgrade"
-            ) from error
+        await _store_new(bus, key, data, entry, revision)
+    except SetupMissingError as error:
+        _raise_earlier_layout(error, key)
         raise
     except BusUnavailableError as error:
-        raise BusUnavailableError(
-            f"{error}; the task {task.id} may or may not be queued: publish it again with this id to be sure"
+        raise _unsure(task, str(error)) from error
+    return Published(task, known=False, state="queued")
+
+
+async def _publish_known(bus: Bus, task: Task, record: Record, data: bytes) -> Published:
+    """Make sure that a task that the ledger has as queued lies in the queue, and say what became of it."""
+    try:
+        return await _store_known(bus, task, record, data)
+    except SetupMissingError as error:
+        _raise_earlier_layout(error, record.key)
+        raise
+    except BusUnavailableError as error:
+        raise _unsure(task, str(error)) from error
+
+
+def _raise_earlier_layout(error: BusError, key: TaskKey) -> None:
+    """Raise what is said where a bus of an earlier layout has no stream for the tasks of an owner."""
+    if isinstance(error, SetupMissingError) and key.owner != COORDINATOR:
+        raise SetupMissingError(
+            f"{error}; a bus of an earlier layout takes the tasks of {COORDINATOR} only: an administrator must run "
+            "agentbus setup --update or, where parties have accounts, agentbus init --upgrade"
         ) from error
-    return Published(task, known=known, state="queued")
+
+
+def _unsure(task: Task, why: str) -> BusUnavailableError:
+    return BusUnavailableError(
+        f"{why}; the task {task.id} may or may not be queued: publish it again with this id to be sure"
+    )
 
 
 async def _create(bus: Bus, ledger: Ledger, key: TaskKey, entry: Entry, size: int) -> Record | int:
@@ -135,28 +173,91 @@ async def _create(bus: Bus, ledger: Ledger, key: TaskKey, entry: Entry, size: in
         room.close()
 
 
+async def _store_new(bus: Bus, key: TaskKey, data: bytes, entry: Entry, revision: int) -> None:
+    """Store the message of a new entry, which is removed again where the bus refuses the message."""
+    try:
+        if not (await _store(bus, key, data, entry, revision)).duplicate:
+            return
+        # Either an answer was lost, and it was this one: then a worker meets a second message of a task that the ledger
+        # knows, and drops it. Or another party has used the id first, and the task would never run.
+        entry, revision = await _write_queued(bus, key, entry, revision, publication=random_token())
+        if entry.state == "queued":
+            await _store(bus, key, data, entry, revision)
+    except (SetupMissingError, StreamFullError, PermissionDeniedError, TooLargeError):
+        await _remove_entry(Ledger(bus), key, revision)
+        raise
+
+
+async def _store_known(bus: Bus, task: Task, record: Record, data: bytes) -> Published:
+    """Store the message of a queued task unless it lies in the queue.
+
+    Its publisher may have died before it had stored it, or the queue has lost it. A reader that has found the task lost
+    settles it by compare-and-set. So the entry is written after the message was stored, and before it is stored under
+    another id: then either the reader is refused, or this sees the task settled.
+    """
+    key, entry, revision, publication = record.key, record.entry, record.revision, record.entry.publication
+    stored = await _store(bus, key, data, entry, revision)
+    if stored.duplicate:
+        if await _lies_in_queue(bus, record, stored.seq):
+            return Published(task, known=True, state="queued")
+        publication = ids.publication_again(publication, revision)
+    entry, revision = await _write_queued(bus, key, entry, revision, publication=publication)
+    if entry.state == "queued" and stored.duplicate:
+        await _store(bus, key, data, entry, revision)
+    return Published(task, known=True, state=entry.state, stored_again=entry.state == "queued")
+
+
+async def _lies_in_queue(bus: Bus, record: Record, seq: int) -> bool:
+    """Return whether the queue still has the message of a task that it once stored at `seq`.
+
+    A party that may not read the queue takes an entry that has not changed for long for one whose message is gone: two
+    messages of one task have one result.
+    """
+    if bus.reads_queue:
+        subject = subjects.tasks_of(record.agent, record.owner)
+        try:
+            message = await bus.next_at_the_leader(subjects.TASKS_STREAM, subject, seq)
+        except PermissionDeniedError:
+            bus.reads_queue = False
+        else:
+            msg_id = ids.task_msg_id(record.key, record.entry.publication)
+            return message is not None and message.seq == seq and message.headers.get(MSG_ID) == msg_id
+    now = (await bus.stream_info(subjects.TASKS_STREAM)).server_time
+    return now is None or (now - record.changed_at).total_seconds() < LOST_AFTER_S
+
+
 async def _store(bus: Bus, key: TaskKey, data: bytes, entry: Entry, revision: int) -> Stored:
-    msg_id = ids.task_msg_id(key, entry.publication)
-    headers = {REVISION: str(revision), **tracing.headers()}
+    """Store the message of a task; where its entry is a new one, with the revision at which a worker claims it."""
+    msg_id, headers = ids.task_msg_id(key, entry.publication), tracing.headers()
+    if entry.publication is not None:  # beside an older message id, which has no random part, workers take no revision
+        # An entry that was claimed or cancelled before says more than the message. At revision 0 there is none, so a
+        # worker reads what there is in place of claiming the task as a new one.
+        new = entry.model_dump(exclude_defaults=True).keys() <= _OF_NEW_ENTRY
+        headers[REVISION] = str(revision if new else 0)
     return await bus.store(subjects.tasks_of(key.agent, key.owner), data, msg_id=msg_id, headers=headers)
 
 
-async def _give_new_id(ledger: Ledger, key: TaskKey, entry: Entry, revision: int) -> tuple[Entry, int] | None:
-    """Give a queued entry another message id; returns it with its revision, or None if a worker has the task."""
-    publication = random_token()
+async def _write_queued(
+    bus: Bus, key: TaskKey, entry: Entry, revision: int, *, publication: str | None
+) -> tuple[Entry, int]:
+    """Write a queued entry with this random part of its message id, on top of what others write meanwhile.
+
+    Returns what the ledger has then, with its revision: in another state than queued if a worker has the task by now.
+    """
+    ledger = Ledger(bus)
     while True:
-        again = entry.model_copy(update={"publication": publication})
+        entry = entry.model_copy(update={"publication": publication})
         try:
-            return again, await ledger.write(key, again, revision=revision)
+            return entry, await ledger.write(key, entry, revision=revision)
         except WrongRevisionError:
             found = await ledger.read_newer(key, revision)
-            if not isinstance(found, Record) or found.entry.state != "queued":
-                return None
-            if found.entry.publication == publication:
-                return found.entry, found.revision
             if found.revision == revision:
                 raise
-            entry, revision = found.entry, found.revision
+            revision = found.revision
+            if isinstance(found, Record):  # else another publisher has taken it back, which the bus refused
+                entry = found.entry
+                if entry.state != "queued":
+                    return entry, revision
 
 
 def max_task_bytes(bus: Bus) -> int:

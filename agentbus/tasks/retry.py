@@ -1,5 +1,7 @@
 """Retries a settled task: makes a new task with the same content and a new id."""
 
+from agentbus.bus.audit_note import note
+from agentbus.bus.jetstream import Bus
 from agentbus.errors import MessageError, NotSettledError, TaskContentMissingError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import new_task_id
@@ -7,7 +9,24 @@ from agentbus.protocol.json_codec import encode
 from agentbus.protocol.messages import Task, decode_task
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.timestamps import now
+from agentbus.tasks.publish import Published, publish
 from agentbus.tasks.status import TaskStatus
+
+
+async def retry(bus: Bus, status: TaskStatus, publisher: str) -> Published:
+    """Publish the content of a settled task again, under a new id, and tell the audit.
+
+    Raises:
+        NotSettledError, TaskContentMissingError: see `retry_of`.
+        BusError: see `agentbus.tasks.publish.publish`.
+    """
+    return await bus.begun.finish(_publish(bus, status, retry_of(status, publisher), publisher))
+
+
+async def _publish(bus: Bus, status: TaskStatus, again: Task, publisher: str) -> Published:
+    published = await publish(bus, again, publisher)
+    await note(bus, "retry", status.record.key, by=publisher, detail=again.id)
+    return published
 
 
 def retry_of(status: TaskStatus, publisher: str) -> Task:

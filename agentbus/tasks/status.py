@@ -1,7 +1,9 @@
 """The status of a task as coordinators see it, read from its ledger entry."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
+from typing import Final
 
 from agentbus.errors import CorruptEntryError
 from agentbus.protocol import subjects
@@ -12,16 +14,28 @@ from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.task_names import TaskName, name_for
 
 
+class Loss(Enum):
+    """How sure it is that the queue has no message of a queued task, so that no worker will get it."""
+
+    PROVED = "is lost: the queue does not hold it, so no worker will get it; publish it again with its id, or cancel it"
+    POSSIBLE = "may be lost: the queue holds less than is queued; publish it again with its id, or ask an operator"
+
+
+_SETTLED_AS_LOST: Final = "was lost: the queue did not hold it, and it is settled; publish it as a new task"
+
+
 @dataclass(frozen=True)  # without slots: the parsed result is kept in the instance
 class TaskStatus:
     """One task as its ledger entry describes it.
 
     Attributes:
         asker: the coordinator that looks at it, for `name`.
+        loss: whether the task is lost, as far as was looked for; None where it is not.
     """
 
     record: Record
     asker: str = COORDINATOR
+    loss: Loss | None = None
 
     @property
     def task_id(self) -> str:
@@ -68,6 +82,13 @@ class TaskStatus:
         """Whether the task is at its end: it has its result, or was cancelled before it started."""
         return self.record.entry.terminal or self.state == "cancelled"
 
+    @property
+    def loss_note(self) -> str | None:
+        """What a person can do about a lost task; None of any other, and of one that a worker has got after all."""
+        if self.loss is None or self.record.entry.state == "working":
+            return None
+        return _SETTLED_AS_LOST if self.settled else self.loss.value
+
     @cached_property
     def result(self) -> Result | None:
         """The result; None while the task has none. Parsed once."""
@@ -101,6 +122,7 @@ class TaskStatus:
             "changed_at": self.record.changed_at.isoformat(),
             "answered_by": entry.answered_by,
             "cancel": entry.cancel.model_dump() if entry.cancel else None,
+            "lost": self.loss_note,
             "failure": self.failure.to_json() if self.failure and not with_result else None,
             "result": entry.result if with_result else None,
         }

@@ -1,7 +1,7 @@
 """Runs agentbus until it reaches one exact point, and kills it there: `dying.py POINT worker run …`.
 
-The process sends SIGKILL to itself, so nothing is cleaned up. The points are between two steps of the code of a worker
-or a coordinator, which is patched from here.
+The process sends SIGKILL to itself, so nothing is cleaned up, or another signal once. The points are between two steps
+of the code of a worker or a coordinator, which is patched from here.
 """
 
 import asyncio
@@ -37,7 +37,8 @@ from agentbus_worker.state_folder import StateFolder
 class Point:
     """A point right before or after a call of `owner.name` with arguments that `when` accepts.
 
-    `holds` are concurrent steps that never complete, so that the process dies before them.
+    `holds` are concurrent steps that never complete, so that the process dies before them. `sends` is what it sends to
+    itself.
     """
 
     owner: Any
@@ -45,6 +46,7 @@ class Point:
     moment: Literal["before", "after"]
     when: Callable[..., bool] = lambda *_, **__: True
     holds: tuple[tuple[Any, str], ...] = ()
+    sends: signal.Signals = signal.SIGKILL
 
 
 def writes(state: str, *, renewals: int | None = None) -> Callable[..., bool]:
@@ -108,6 +110,10 @@ POINTS: dict[str, Point] = {
     "sender notified, delivery not terminated": Point(Delivery, "term", "before"),
     # the coordinator, the administrator
     "in the ledger, not queued": Point(Ledger, "create", "after"),
+    "told to end, in the ledger, not queued": Point(Ledger, "create", "after", sends=signal.SIGTERM),
+    "told to end, about to be queued": Point(Bus, "store", "before", stores("agent.code.tasks"), sends=signal.SIGTERM),
+    "hung up, about to be queued": Point(Bus, "store", "before", stores("agent.code.tasks"), sends=signal.SIGHUP),
+    "told to end, nothing begun": Point(Bus, "open", "after", sends=signal.SIGTERM),
     "queued, caller not answered": Point(coordinator, "publish", "after"),
     "cancel request written, worker not notified": Point(Ledger, "write", "after"),
     "expired, result not published": Point(Ledger, "write", "after", writes("settled")),
@@ -124,7 +130,7 @@ def patch(name: str) -> None:
     def die(moment: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if moment == point.moment and point.when(*args, **kwargs):
             print(f"dies: {name}", file=sys.stderr, flush=True)
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), point.sends)
 
     @wraps(real)
     async def async_step(*args: Any, **kwargs: Any) -> Any:

@@ -146,7 +146,8 @@ async def test_a_task_that_is_cancelled_while_it_gets_another_id_is_queued_with_
     assert (record.entry.publication, record.entry.cancel) == ("unknown", cancel)
     message = await coordinator.bus.last_message(subjects.TASKS_STREAM, "agent.code.tasks")
     assert message is not None
-    assert message.headers[REVISION] == str(record.revision)
+    # At the revision of the entry, a worker would claim the task as a new one, and the request would be forgotten.
+    assert message.headers[REVISION] == "0"
 
 
 @pytest.mark.usefixtures("taken_id")

@@ -141,8 +141,11 @@ class McpTasks:
             stored, tool = await self._find(coordinator, task_id)
             stored, _ = await self._read_state(coordinator, stored, tool)
             if stored.record.end is None:
-                await tool.cancel(coordinator, stored.record.state)
-                await self._store_end(coordinator, stored, End(status="cancelled"))
+                await coordinator.bus.begun.finish(self._cancel(coordinator, stored, tool))
+
+    async def _cancel(self, coordinator: Coordinator, stored: StoredRecord, tool: TaskSupport) -> None:
+        await tool.cancel(coordinator, stored.record.state)
+        await self._store_end(coordinator, stored, End(status="cancelled"))
 
     async def _update(self, coordinator: Coordinator, task_id: str, responses: Mapping[str, Any]) -> bool:
         stored, tool = await self._find(coordinator, task_id)
@@ -151,6 +154,11 @@ class McpTasks:
         answers = {key: response for key, response in responses.items() if key in open_requests}
         if not answers:
             return True
+        return await coordinator.bus.begun.finish(self._answer(coordinator, stored, tool, answers))
+
+    async def _answer(
+        self, coordinator: Coordinator, stored: StoredRecord, tool: TaskSupport, answers: Mapping[str, Any]
+    ) -> bool:
         new_state = await tool.answer(coordinator, stored.record.state, answers)
         return new_state is None or await records.change(coordinator, stored, state=new_state) is not None
 

@@ -14,6 +14,7 @@ from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.coordinator import Coordinator
 from agentbus.errors import CorruptEntryError, MessageError, WrongRevisionError
 from agentbus.protocol import subjects
+from agentbus.protocol.headers import KV_OPERATION
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.json_codec import decode, encode
 
@@ -66,23 +67,28 @@ def new_task_id(tool: str) -> str:
 
 
 async def create(coordinator: Coordinator, tool: str, state: dict[str, Any], *, ttl_ms: int) -> StoredRecord:
-    """Store a new record; when this returns, JetStream has it.
+    """Store a new record; when this returns, JetStream has it. It is removed again if the caller is cancelled before.
 
     Raises:
         BusError: it cannot be stored.
     """
     now = datetime.now(UTC)
     record = TaskRecord(tool=tool, state=state, created_at=now, changed_at=now, ttl_ms=ttl_ms)
-    task_id = new_task_id(record.tool)
-    subject = subjects.mcp_task(coordinator.agent, task_id)
+    return await coordinator.bus.begun.finish(_create(coordinator, new_task_id(record.tool), record))
+
+
+async def _create(coordinator: Coordinator, task_id: str, record: TaskRecord) -> StoredRecord:
+    bus, subject = coordinator.bus, subjects.mcp_task(coordinator.agent, task_id)
     try:
-        stored = await coordinator.bus.store(subject, _encoded(record), expected_revision=0)
+        made = StoredRecord(task_id, record, (await bus.store(subject, _encoded(record), expected_revision=0)).seq)
     except WrongRevisionError:
         found = await read(coordinator, task_id)  # the answer was lost: no other process knows this id
         if found is None:
             raise
-        return found
-    return StoredRecord(task_id, record, stored.seq)
+        made = found
+    if bus.begun.given_up:  # nobody will ever learn the id
+        await bus.store(subject, b"", expected_revision=made.revision, headers={KV_OPERATION: "DEL"})
+    return made
 
 
 async def read(coordinator: Coordinator, task_id: str) -> StoredRecord | None:
@@ -98,7 +104,7 @@ async def read(coordinator: Coordinator, task_id: str) -> StoredRecord | None:
     bus = coordinator.bus
     async for _ in retry_until(deadline_after(bus.lag_s), _LAG_PAUSE_S):
         message = await bus.last_message(subjects.STATE_STREAM, subject)
-        if message is not None:
+        if message is not None and KV_OPERATION not in message.headers:
             return StoredRecord(task_id, record_in(message.data, task_id), message.seq)
     return None  # by now every replica has what was stored
 

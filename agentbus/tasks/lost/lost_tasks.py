@@ -1,0 +1,169 @@
+"""Finds tasks that the ledger has as queued and that the queue does not hold, and settles those that are lost for sure.
+
+A purge, a deletion, a block that a server has lost, or a publisher that died between its two steps leaves such a task:
+no worker will ever get it. A party that may read the queue proves it. Others can only tell that it may be so.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Final
+
+from agentbus.bus.jetstream import Bus
+from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newest
+from agentbus.errors import CorruptEntryError, PermissionDeniedError, SetupMissingError
+from agentbus.protocol import subjects
+from agentbus.protocol.headers import STATE
+from agentbus.protocol.ledger_entry import NoEntry, Record, read_entry
+from agentbus.protocol.subjects import COORDINATOR, TaskKey
+from agentbus.tasks.expiry import settle_expired, settle_unrun
+from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.lost.queue_walk import missing_in_queue
+from agentbus.tasks.publish import LOST_AFTER_S
+from agentbus.tasks.status import Loss, TaskStatus
+
+_NAMED_AFTER_S: Final = 2.0
+"""How long an entry is queued, unchanged, before its message is looked for: it is stored within milliseconds, but while
+a cluster elects a leader."""
+_LOOK_S: Final = 2.0
+"""How long looking for messages may take: it adds to an answer that a person or a model waits for."""
+SEARCHED: Final = 2_000
+"""How many entries a search looks at by default; that takes about a tenth of a second."""
+_MOST_READ: Final = 50
+"""How many lost tasks one search reads: whoever has lost more looks again, or at the streams."""
+LOST: Final = "expired: the queue lost the message of this task before a worker had taken it; publish it as a new task"
+
+
+async def look_after(
+    bus: Bus, records: Iterable[Record], *, asker: str = COORDINATOR, settles: bool = True
+) -> list[TaskStatus]:
+    """Return the state of each task, with those settled that can no longer run.
+
+    These are the expired ones, see `settle_expired`, and those whose message is proved to be lost for longer than any
+    publication takes, by the server's clock. The state of a task that is not settled says whether it is lost.
+
+    Args:
+        asker: the coordinator that looks.
+        settles: whether lost tasks are settled; otherwise they are only named.
+    """
+    found = await settle_expired(bus, records)
+    waiting = [one for one in found if one.entry.state == "queued"]
+    changed = await _losses(bus, waiting, settles=settles) if waiting else {}
+    return [TaskStatus(now, asker, loss) for now, loss in (changed.get(record.key, (record, None)) for record in found)]
+
+
+async def lost_tasks(
+    bus: Bus,
+    *,
+    agent: str | None = None,
+    owner: str | None = None,
+    asker: str = COORDINATOR,
+    settles: bool = True,
+    newest: int | None = SEARCHED,
+) -> list[TaskStatus]:
+    """Search the ledger for lost tasks, of one agent or of all, of one owner or of all; see `look_after`.
+
+    Returns those that are lost, and those that this has settled for that reason; at most 50, the longest lost first.
+
+    Args:
+        newest: how many entries are searched, those that changed last; None for all.
+
+    Raises:
+        SetupMissingError: there is no ledger on this bus.
+        PermissionDeniedError: this user may not read it.
+        BusUnavailableError: the bus did not answer in time.
+    """
+    keys = await _queued(bus, subjects.states(agent or "*", owner), owner, newest)
+    if bus.reads_queue:
+        missing = await _missing(bus, keys)
+        keys = [key for key in keys if key in missing or not bus.reads_queue]
+    records = [found for key in keys[:_MOST_READ] if isinstance(found := await _entry_now(bus, key), Record)]
+    return [one for one in await look_after(bus, records, asker=asker, settles=settles) if one.loss is not None]
+
+
+async def _losses(bus: Bus, records: Sequence[Record], *, settles: bool) -> dict[TaskKey, tuple[Record, Loss | None]]:
+    """Return what becomes of the tasks among `records`, all of them queued, that the queue does not hold."""
+    counted = "" if bus.reads_queue else subjects.all_of("*")
+    try:
+        stream = await bus.stream_info(subjects.TASKS_STREAM, subjects_filter=counted)
+    except (PermissionDeniedError, SetupMissingError):
+        return {}
+    age_s = {one.key: _age_s(one, stream.server_time) for one in records}
+    looked_for = {one.key: one for one in records if age_s[one.key] >= _NAMED_AFTER_S}
+    kind = Loss.PROVED if bus.reads_queue else Loss.POSSIBLE
+    if kind is Loss.POSSIBLE:
+        missing = _perhaps_missing(looked_for, stream.state.subjects or {})
+    else:
+        missing = await _missing(bus, looked_for)
+        if not bus.reads_queue:
+            return await _losses(bus, records, settles=settles)  # this user may not, as the server says by now
+    return {
+        key: await _judged(bus, looked_for[key], kind, settles=settles and age_s[key] >= LOST_AFTER_S)
+        for key in missing
+    }
+
+
+async def _judged(bus: Bus, record: Record, kind: Loss, *, settles: bool) -> tuple[Record, Loss | None]:
+    """Return what becomes of a task that had no message, unless its entry has changed since it was read."""
+    now = await _entry_now(bus, record.key)
+    if now.revision != record.revision:
+        return (now if isinstance(now, Record) else record), None
+    return (await settle_unrun(bus, record, LOST) if settles and kind is Loss.PROVED else record), kind
+
+
+def _age_s(record: Record, now: datetime | None) -> float:
+    """Return how long an entry has not changed; nothing is known with a server before 2.10, which tells no time."""
+    return (now - record.changed_at).total_seconds() if now is not None else 0.0
+
+
+async def _missing(bus: Bus, keys: Iterable[TaskKey]) -> set[TaskKey]:
+    """Return which tasks have no message in the queue, as far as it can be read in time."""
+    of_agents: dict[str, list[TaskKey]] = {}
+    for key in keys:
+        of_agents.setdefault(key.agent, []).append(key)
+    missing = set[TaskKey]()
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            for agent, wanted in of_agents.items():
+                missing |= await missing_in_queue(bus, agent, wanted)
+    except PermissionDeniedError:
+        bus.reads_queue = False
+    except TimeoutError:
+        pass  # a long queue: of the agents that were not read to the end, nothing is known
+    return missing
+
+
+def _perhaps_missing(keys: Iterable[TaskKey], messages: dict[str, int]) -> set[TaskKey]:
+    """Return the tasks of which at least one has no message, by how many messages their subjects have."""
+    of_subjects: dict[str, set[TaskKey]] = {}
+    for key in keys:
+        of_subjects.setdefault(subjects.tasks_of(key.agent, key.owner), set()).add(key)
+    return {key for subject, keys in of_subjects.items() if len(keys) > messages.get(subject, 0) for key in keys}
+
+
+async def _entry_now(bus: Bus, key: TaskKey) -> Record | NoEntry:
+    """Read an entry with all that was acknowledged by now."""
+    try:
+        if not bus.clustered:
+            return await Ledger(bus).read(key)
+        # The replica that answers may lag behind. A consumer sees every acknowledged write.
+        async with OrderedConsumer(bus, subjects.STATE_STREAM, subjects.state(key), after=0) as consumer:
+            async for message in consumer.backlog():
+                return read_entry(message.stored)
+    except CorruptEntryError:
+        pass  # whoever asks for this task learns what is wrong with it
+    return NoEntry()
+
+
+async def _queued(bus: Bus, wanted: str, owner: str | None, newest: int | None) -> list[TaskKey]:
+    """Read which tasks the ledger has as queued, by their last change, the oldest first."""
+    found: dict[TaskKey, None] = {}
+    after = await position_before_newest(bus, subjects.STATE_STREAM, wanted, newest) if newest is not None else 0
+    async with OrderedConsumer(bus, subjects.STATE_STREAM, wanted, after=after, headers_only=True) as consumer:
+        async for message in consumer.backlog():
+            key = subjects.parse_state(message.subject)
+            if key is not None:
+                found.pop(key, None)
+            if key is not None and message.headers.get(STATE) == "queued" and owner in (None, key.owner):
+                found[key] = None
+    return list(found)

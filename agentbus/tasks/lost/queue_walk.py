@@ -1,0 +1,69 @@
+"""Walks the messages that wait for an agent, to learn which tasks the queue holds for sure.
+
+The leader of the stream is asked for one message after the other, because a replica may lag behind, and because counts
+say nothing about single messages. A walk costs a round trip for each, so what it has found counts for some time.
+"""
+
+import asyncio
+from collections.abc import Collection
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from agentbus.bus.jetstream import Bus
+from agentbus.errors import MessageError
+from agentbus.protocol import subjects
+from agentbus.protocol.json_codec import decode
+from agentbus.protocol.stored_message import StoredMessage
+from agentbus.protocol.subjects import COORDINATOR, TaskKey
+
+_REMEMBERED_S: Final = 30.0
+"""How long a task that was seen in the queue is not looked for again: a wait polls, and losing tasks is rare."""
+_MOST_REMEMBERED: Final = 20_000
+
+
+class _Memory:
+    """What the walks over one connection have seen, by the time until which it counts."""
+
+    def __init__(self) -> None:
+        self.walking = asyncio.Lock()  # whoever comes second finds what the first has seen
+        self.seen: dict[TaskKey, float] = {}
+
+
+_memories: WeakKeyDictionary[Bus, _Memory] = WeakKeyDictionary()
+
+
+async def missing_in_queue(bus: Bus, agent: str, wanted: Collection[TaskKey]) -> set[TaskKey]:
+    """Return the tasks among `wanted`, all of `agent`, that have no message in the queue.
+
+    That is proved where the ledger has them at the same revision before and after: each message of the agent was read,
+    to the end of the queue.
+
+    Raises:
+        PermissionDeniedError: this user may not read the queue.
+        BusError: it could not be read to its end.
+    """
+    clock = asyncio.get_running_loop().time
+    memory = _memories.setdefault(bus, _Memory())
+    async with memory.walking:
+        missing = {key for key in wanted if memory.seen.get(key, 0.0) < clock()}
+        if len(memory.seen) >= _MOST_REMEMBERED:
+            memory.seen.clear()
+        seq = 1
+        while missing and (message := await bus.next_at_the_leader(
+            subjects.TASKS_STREAM, subjects.all_of(agent), seq
+        )) is not None:  # fmt: skip
+            seq = message.seq + 1
+            if (key := _task_of(message)) is not None:
+                memory.seen[key] = clock() + _REMEMBERED_S
+                missing.discard(key)
+        return missing
+
+
+def _task_of(message: StoredMessage) -> TaskKey | None:
+    """Return the task that a message of the queue may be taken for, also if a worker would find fault with it."""
+    named = subjects.agent_and_party(message.subject, "tasks")
+    try:
+        task_id = decode(message.data).get("id")
+    except (MessageError, AttributeError):
+        return None
+    return TaskKey(named[0], task_id, named[1] or COORDINATOR) if named and isinstance(task_id, str) else None
