@@ -58,6 +58,7 @@ class Coordinator:
         self.bus = bus
         self.agent = agent
         self.role = role or default_role(agent)
+        bus.reads_queue = bus.reads_queue and self.role == "operator"
 
     def _owner(self, owner: str | None) -> str | None:
         """Return whose tasks to look for: a member sees its own only."""
@@ -235,6 +236,17 @@ class Coordinator:
         return await list_tasks(
             self.bus, agent=only, owner=whose, state=state, limit=limit, cursor=cursor, asker=self.agent
         )
+
+    async def lost_tasks(self, agent: str | None = None) -> list[TaskStatus]:
+        """List the queued tasks of one agent or of all that the queue does not hold, so that no worker gets them.
+
+        Those that are lost for sure, and for longer than a publication takes, are settled as `failed` and listed once.
+        A member sees its own only. `TaskStatus.loss_note` says what to do.
+        """
+        from agentbus.tasks.lost.lost_tasks import lost_tasks
+
+        only = subjects.agent_id(agent) if agent else None
+        return await lost_tasks(self.bus, agent=only, owner=self._owner(None), asker=self.agent)
 
     async def agents(self, agent: str | None = None) -> list[Presence]:
         """List the online workers, of one agent or of all."""

@@ -15,9 +15,9 @@ from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.task_names import TaskQuery, short_names
-from agentbus.tasks.expiry import settle_expired
 from agentbus.tasks.find import Found, find_all, find_newer
-from agentbus.tasks.status import TaskStatus, Waited
+from agentbus.tasks.lost.lost_tasks import look_after
+from agentbus.tasks.status import Loss, TaskStatus, Waited
 
 Until: TypeAlias = Literal["all", "any"]
 OnChange: TypeAlias = Callable[[TaskStatus], None]
@@ -28,8 +28,9 @@ _LAST_LOOK_S: Final = 3.0
 _STARTING_S: Final = 30.0
 """How long after a reconnect a missing stream is taken for one that the server is still loading."""
 _PAUSE_S: Final = 0.2
-_EXPIRY_LOOK_S: Final = 600.0
-"""How often a wait looks for expired tasks: expiry changes no ledger entry, so the consumer does not show it."""
+_EXPIRY_LOOK_S: Final = 120.0
+"""How often a wait looks for tasks that can no longer run: that changes no ledger entry, so the consumer does not show
+it. As often as a task can be settled as lost."""
 _LAG_LOOK_S: Final = 5.0
 """How often a wait in a cluster reads all tasks again. A lagging replica may have answered the first read without a
 change that happened before the consumer was made."""
@@ -42,6 +43,7 @@ class _Watched:
     records: Found
     asker: str
     unreadable: dict[TaskKey, CorruptEntryError] = field(default_factory=dict[TaskKey, CorruptEntryError])
+    losses: dict[TaskKey, Loss | None] = field(default_factory=dict[TaskKey, Loss | None])
 
     def unsettled(self) -> list[TaskQuery]:
         return [_query(key) for key, one in self.records.items() if not _settled(one)]
@@ -65,13 +67,14 @@ class _Watched:
         except CorruptEntryError as error:
             self.unreadable[key] = error
 
-    async def settle_expired(self, bus: Bus) -> None:
-        unsettled = [record for record in self.records.values() if not _settled(record)]
-        for record in await settle_expired(bus, unsettled):
-            self.records[record.key] = record
+    async def look_after(self, bus: Bus) -> None:
+        """Settle the tasks that can no longer run, and learn which are lost."""
+        found = await look_after(bus, [record for record in self.records.values() if not _settled(record)])
+        self.records.update({status.record.key: status.record for status in found})
+        self.losses = {status.record.key: status.loss for status in found}
 
     def status(self, key: TaskKey) -> TaskStatus:
-        return TaskStatus(self.records[key], self.asker)
+        return TaskStatus(self.records[key], self.asker, self.losses.get(key))
 
     def outcome(self, *, current: bool) -> Waited:
         """What came of the tasks: by their ids, and by their names where several have the same id."""
@@ -119,7 +122,7 @@ async def wait_for(
         async with asyncio.timeout(timeout_s):
             while not watched.enough(until):
                 try:
-                    await watched.settle_expired(bus)
+                    await watched.look_after(bus)
                     with suppress(TimeoutError):
                         async with asyncio.timeout(_LAG_LOOK_S if bus.clustered else _EXPIRY_LOOK_S):
                             await _follow(bus, watched, until, on_change)
@@ -208,7 +211,7 @@ async def _look_again(bus: Bus, tasks: _Watched) -> bool:
     try:
         async with asyncio.timeout(_LAST_LOOK_S):
             await tasks.read_again(bus)
-            await tasks.settle_expired(bus)
+            await tasks.look_after(bus)
     except (TimeoutError, BusUnavailableError):
         return False
     return True

@@ -7,16 +7,25 @@ from agentbus.admin.doctor.check_context import Check, Role
 from agentbus.admin.doctor.consumer import check_consumer, check_foreign_consumers
 from agentbus.admin.doctor.permissions import check_excessive, check_required
 from agentbus.admin.doctor.server import check_clock, check_version
-from agentbus.admin.doctor.streams import check_all_streams, check_streams
+from agentbus.admin.doctor.streams import check_all_streams, check_lost_tasks, check_streams
 from agentbus.admin.doctor.workers import check_workers
 
 CHECKS: Final[Mapping[Role, Sequence[Check]]] = {
     "worker": (check_version, check_clock, check_consumer, check_required, check_excessive),
-    "coordinator": (check_version, check_clock, check_streams, check_workers, check_required, check_excessive),
+    "coordinator": (
+        check_version,
+        check_clock,
+        check_streams,
+        check_lost_tasks,
+        check_workers,
+        check_required,
+        check_excessive,
+    ),
     "administrator": (
         check_version,
         check_clock,
         check_all_streams,
+        check_lost_tasks,
         check_foreign_consumers,
         check_workers,
         check_required,

@@ -1,4 +1,4 @@
-"""Checks the streams: they exist, have the wanted configuration, have room, and in a cluster their replicas."""
+"""Checks the streams: their configuration, their room, their replicas, and that the queue holds what is queued."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
@@ -11,12 +11,16 @@ from agentbus.bus.bounds.subject_counts import subject_counts
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import StreamInfo
 from agentbus.bus.replicas import Replicas, replicas_of
-from agentbus.errors import BusError, PermissionDeniedError
+from agentbus.config.schema import CoordinatorConfig
+from agentbus.errors import BusError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.protocol.audit import names as audit
+from agentbus.tasks.lost.lost_tasks import lost_tasks
+from agentbus.tasks.status import Loss, TaskStatus
 
 # Early enough to act: a full stream refuses new messages.
 _NEARLY_FULL: Final = 0.85
+_MOST_NAMED: Final = 5
 _REFUSES: Final = "a full stream refuses new messages"
 _OF_COORDINATOR: Final = (subjects.TASKS_STREAM, subjects.RESULTS_STREAM)
 _OF_ADMINISTRATOR: Final = (
@@ -121,3 +125,32 @@ def _replicas(found: Replicas) -> Iterator[Finding]:
     elif found.wanted == 1:
         text = f"{found.name} has one replica, on {found.leader}: it is unavailable while that server is down"
         yield warning("cluster", text, "agentbus setup --replicas 3, as the administrator")
+
+
+async def check_lost_tasks(context: CheckContext) -> AsyncIterator[Finding]:
+    """Name the tasks that are lost, or may be. The checks change nothing, so they settle none of them."""
+    owner = None
+    if context.role == "coordinator":
+        assert isinstance(context.config, CoordinatorConfig), "a coordinator is checked"
+        role = context.config.coordinator.effective_role
+        context.bus.reads_queue = role == "operator"
+        owner = context.agent if role == "member" else None
+    try:
+        found = await lost_tasks(context.bus, owner=owner, asker=context.agent, settles=False, newest=None)
+    except (PermissionDeniedError, SetupMissingError):
+        return  # other checks say so
+    if not found:
+        yield ok("lost tasks", "none is known: the queue holds what the ledger has as queued")
+        return
+    fix = "publish each again with its id, or end it: agentbus task cancel ID"
+    sure = [one for one in found if one.loss is Loss.PROVED]
+    if sure:
+        text = f"the queue does not hold {_named(sure)}, so no worker will get it"
+        yield warning("lost tasks", text, fix)
+    else:
+        yield warning("lost tasks", f"{_named(found)} may be lost: the queue holds less than is queued", fix)
+
+
+def _named(found: Sequence[TaskStatus]) -> str:
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    return ", ".join(str(one.name) for one in found[:_MOST_NAMED]) + more

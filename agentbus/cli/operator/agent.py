@@ -58,6 +58,8 @@ async def list_(bus: "Coordinator", *, agent: str | None) -> None:
     else:
         for one in agents:
             json_line(one)
+    for status in await bus.lost_tasks(agent):
+        remark(f"warning: {status.name} {status.loss_note}")
 
 
 def _row(one: dict[str, Any]) -> list[str]:

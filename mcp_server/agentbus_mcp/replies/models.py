@@ -105,6 +105,9 @@ class PendingTask(Answer):
     online: SkipJsonSchema[bool | None] = Field(
         default=None, description="Of a queued task: whether a worker of its agent is alive."
     )
+    lost: SkipJsonSchema[str | None] = Field(
+        default=None, description="Of a queued task that no worker will get, or perhaps none: what to do."
+    )
     attempt: SkipJsonSchema[int | None] = None
     worker: SkipJsonSchema[str | None] = None
     cancel: SkipJsonSchema[str | None] = None
@@ -170,6 +173,9 @@ class TaskView(Answer):
     online: SkipJsonSchema[bool | None] = Field(
         default=None, description="Of a queued task: whether a worker of its agent is alive."
     )
+    lost: SkipJsonSchema[str | None] = Field(
+        default=None, description="Of a queued task that no worker will get, or perhaps none: what to do."
+    )
     attempt: SkipJsonSchema[int | None] = None
     worker: SkipJsonSchema[str | None] = None
     task_type: str
@@ -231,6 +237,7 @@ class AgentView(Answer):
 class Agents(Answer):
     """The agents of the bus."""
 
+    note: SkipJsonSchema[str | None] = None
     agents: list[AgentView]
     more: int | None = None
 

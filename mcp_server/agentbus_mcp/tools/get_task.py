@@ -32,7 +32,8 @@ def get_task_tool(bus_link: BusLink) -> Tool:
         """
         coordinator = await bus_link.coordinator()
         status = await coordinator.task(task_id, agent=agent).status()
-        return build_answer(f"The task is {status.state}.", await _view(coordinator, status))
+        lost = f" It {status.loss_note}." if status.loss_note else ""
+        return build_answer(f"The task is {status.state}.{lost}", await _view(coordinator, status))
 
     return define(get_task, "Look at a task", READS)
 

@@ -7,6 +7,7 @@ from mcp_types import CallToolResult
 from pydantic import Field
 
 from agentbus_mcp.bus_link import BusLink
+from agentbus_mcp.operations.lost import lost_note
 from agentbus_mcp.replies.agents import agent_view
 from agentbus_mcp.replies.budget import DetailLevel
 from agentbus_mcp.replies.build import build_answer
@@ -32,9 +33,10 @@ def list_agents_tool(bus_link: BusLink) -> Tool:
         """
         coordinator = await bus_link.coordinator()
         overview = await coordinator.overview(agent)
-        most = _MAX_AGENTS[response_format]
+        most, detailed = _MAX_AGENTS[response_format], response_format == "detailed"
         data = Agents(
-            agents=[agent_view(one.to_json(), detailed=response_format == "detailed") for one in overview[:most]],
+            note=await lost_note(coordinator, agent),
+            agents=[agent_view(one.to_json(), detailed=detailed) for one in overview[:most]],
             more=max(0, len(overview) - most) or None,
         )
         online = sum(one.online for one in overview)
