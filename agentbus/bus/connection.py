@@ -39,11 +39,7 @@ _MAX_SUBJECT_CHARS: Final = 1024
 
 
 class Connection:
-    """Core NATS over one connection that reconnects by itself. Several asyncio tasks may call its methods.
-
-    Attributes:
-        begun: the steps over it that must not be cut in between; it waits for them before it closes.
-    """
+    """Core NATS over one connection that reconnects by itself. Several asyncio tasks may call its methods."""
 
     def __init__(self, settings: ConnectionSettings, on_state: Callable[[str], None]) -> None:
         self.settings = settings
@@ -65,7 +61,7 @@ class Connection:
         self._line_check: asyncio.Task[None] | None = None
         self._inbox_refusal: PermissionDeniedError | None = None
         self._reconnect_callbacks: set[Callable[[], None]] = set()
-        self.begun = BegunSteps()
+        self.begun = BegunSteps()  # what must not be cut in between; closing waits for it
         self._dial_failures = 0
         self._retry_on_failed_connect = False
         self._ever_up = False
@@ -391,9 +387,7 @@ class Connection:
         size, limit = len(data), self.max_message_bytes
         if headers:
             size += 12 + sum([len(name) + 4 * len(value) + 4 for name, value in headers.items()])
-            if (
-                size > limit
-            ):  # counted with four bytes for each character: only now is encoding needed for the exact size
+            if size > limit:  # counted with four bytes for each character; the exact size needs encoding
                 size = len(data) + 12 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
         if self._ever_up and size > limit:
             raise TooLargeError(
