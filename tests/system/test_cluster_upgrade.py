@@ -92,6 +92,13 @@ async def test_tasks_that_wait_and_run_are_done_once_though_every_server_restart
                 servers.kill(await servers.leader(subjects.TASKS_STREAM))
                 later = await main.publish("code", "say:later", task_type="test")
                 assert not (await main.wait([later.id], timeout_s=2 * ELECTION_S)).pending
-                told = [message.result.task_id for message in await main.results(newest=100) if message.result]
-            assert sorted(told) == sorted([*ids, later.id])
+
+                async def told() -> list[str]:
+                    return sorted(one.result.task_id for one in await main.results(newest=100) if one.result)
+
+                async def all_told() -> bool:  # a wait ends with the ledger's entry, a moment before the inbox has it
+                    return len(await told()) > len(ids)
+
+                await eventually(all_told, "the inbox has each result", timeout_s=2 * ELECTION_S)
+                assert await told() == sorted([*ids, later.id])
             assert "has the newest layout" in (await upgrade(servers)).out
