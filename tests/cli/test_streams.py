@@ -68,6 +68,17 @@ async def test_closed_standard_input_is_one_line(server: NatsServer, coordinator
     assert (ran.code, json.loads(ran.out)["to"]) == (0, "agent-code")
 
 
+@pytest.mark.parametrize("streams", ["<&-", "> /dev/full", ">&-"])
+async def test_an_mcp_server_without_its_streams_is_one_error(streams: str):
+    initialize = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": initialize}
+    nowhere = ("--nats-url", "nats://127.0.0.1:1")
+    ran = await run(*nowhere, streams=streams, stdin=json.dumps(call).encode() + b"\n", module="agentbus_mcp")
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1].startswith("error: [Errno ")
+    assert "Traceback" not in ran.err
+
+
 # -- text ----------------------------------------------------------------------------------------------------------
 
 
