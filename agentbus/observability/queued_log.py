@@ -4,6 +4,7 @@ import logging
 import os
 import select
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -12,7 +13,7 @@ from typing import Any, Final, TextIO
 MAX_LINES: Final = 4_096
 """How many lines may wait: five seconds of a worker that is as busy as it can be, and about one megabyte."""
 _FLUSH_S: Final = 0.5
-"""How long the end of a process waits for the lines that are left: a service manager kills it soon after."""
+"""How long the end of a process waits for a line to be written: a service manager kills it soon after."""
 
 
 class QueuedHandler(logging.Handler):
@@ -30,6 +31,7 @@ class QueuedHandler(logging.Handler):
         *,
         beside: logging.Handler | None = None,
         max_lines: int = MAX_LINES,
+        flush_s: float = _FLUSH_S,
     ) -> None:
         """Start the thread.
 
@@ -38,10 +40,11 @@ class QueuedHandler(logging.Handler):
             name: what the lines go to, as a person names it: "standard error".
             beside: another handler, which is told once each time that lines begin to be dropped here.
             max_lines: how many lines may wait.
+            flush_s: how long `flush` and `close` wait at most while lines are being written.
         """
         super().__init__()
         self.beside = beside
-        self._write, self._name, self._max_lines = write, name, max_lines
+        self._write, self._name, self._max_lines, self._flush_s = write, name, max_lines, flush_s
         self._lines: SimpleQueue[str | threading.Event | None] = SimpleQueue()
         self._counting = threading.Lock()
         self._untold = 0
@@ -72,11 +75,11 @@ class QueuedHandler(logging.Handler):
         self._put(record)
 
     def flush(self) -> None:
-        """Wait until all lines that were logged are written, at most half a second."""
+        """Wait until all lines that were logged are written; if none is for half a second, no longer."""
         self._flushed()
 
     def close(self) -> None:
-        """Write what is left, as far as it is taken within half a second, and end the thread."""
+        """Write what is left, as far as it is taken in time, and end the thread."""
         if self._thread.is_alive():
             if not self._stands_still():
                 self._tell_dropped()
@@ -89,9 +92,14 @@ class QueuedHandler(logging.Handler):
     def _flushed(self) -> bool:
         if self._stands_still() or not self._thread.is_alive():
             return False
-        written = threading.Event()
+        written, waiting = threading.Event(), self._lines.qsize() + 1
         self._lines.put(written)
-        return written.wait(_FLUSH_S)
+        deadline = time.monotonic() + self._flush_s
+        while not written.wait(min(_FLUSH_S, self._flush_s)):
+            waiting, before = self._lines.qsize(), waiting
+            if waiting >= before or time.monotonic() > deadline:
+                return False
+        return True
 
     def _stands_still(self) -> bool:
         """Return whether lines are dropped now; tells `beside` when that begins."""

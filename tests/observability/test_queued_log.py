@@ -124,6 +124,19 @@ def test_a_standstill_does_not_hold_up_the_end() -> None:
         sink.moves.set()
 
 
+def test_a_slow_sink_is_waited_for_at_the_end_for_as_long_as_it_takes_lines() -> None:
+    taken: list[str] = []
+
+    def slow(line: str) -> None:
+        time.sleep(0.2)  # together more than the end waits for one line
+        taken.append(line)
+
+    with logging_to(QueuedHandler(slow, "the sink", flush_s=BOUND_S)) as logger:
+        for number in range(4):
+            logger.warning("line %d", number)
+    assert taken == [f"line {number}\n" for number in range(4)]
+
+
 def test_two_handlers_that_stand_still_tell_each_other() -> None:
     sinks = Sink(), Sink()
     first, second = (QueuedHandler(sink, f"sink {number}", max_lines=3) for number, sink in enumerate(sinks))

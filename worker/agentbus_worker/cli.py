@@ -23,12 +23,14 @@ Examples:
 )
 @click.option("--verbose", is_flag=True, help="Log details too, such as deliveries that were not claimed.")
 def run(path: Path | None, *, verbose: bool) -> None:
-    """Take tasks from the bus and run the agent command for each, until SIGTERM or Ctrl-C.
+    """Take tasks from the bus and run the agent command for each, until SIGTERM, Ctrl-C or the end of the terminal.
 
     The first signal lets running tasks finish (drain_timeout_seconds), the second ends them at once. Tasks that did
     not finish return to the queue.
     """
     import asyncio  # noqa: PLC0415
+    import contextlib  # noqa: PLC0415
+    import faulthandler  # noqa: PLC0415
 
     from agentbus.config.loading import load_worker  # noqa: PLC0415  # --help must not wait for any of this
     from agentbus.errors import AgentBusError, UnsupportedPlatformError  # noqa: PLC0415
@@ -44,7 +46,8 @@ def run(path: Path | None, *, verbose: bool) -> None:
 
     config, warnings = load_worker(path)
     instance = new_instance()
-    with log_to(config.log, verbose=verbose, worker=instance) as log:
+    agent, state_dir = config.agent.id, config.worker.state_dir
+    with log_to(config.log, verbose=verbose, worker=instance, agent=agent, state_dir=state_dir) as log:
         for warning in warnings:
             log.warning("%s", warning)
 
@@ -53,6 +56,8 @@ def run(path: Path | None, *, verbose: bool) -> None:
                 await Worker(config, stop, instance).run()
 
         guard_log_of_libraries()
+        with contextlib.suppress(OSError, RuntimeError):  # there is no standard error
+            faulthandler.enable()  # a service manager aborts a worker that hangs: the stacks tell where
         try:
             asyncio.run(work())
         except AgentBusError as error:

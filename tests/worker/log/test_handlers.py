@@ -13,8 +13,10 @@ import pytest
 
 from agentbus.config.worker_schema import LogSection
 from agentbus.errors import ConfigError
+from agentbus.observability.queued_log import QueuedHandler
 from agentbus_worker.log import handlers
 from agentbus_worker.log.handlers import LOG_FILE, log_to
+from agentbus_worker.log.log_file import own_log_file
 from support.harness import BOUND_S
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (\w+) (.*)")
@@ -54,6 +56,11 @@ def lines_of(folder: Path) -> list[str]:
 
     files = sorted(log_files(folder), key=age, reverse=True)
     return [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def flush() -> None:
+    for handler in logging.getLogger("agentbus").handlers:
+        handler.flush()
 
 
 def messages_of(folder: Path) -> list[str]:
@@ -197,6 +204,7 @@ def test_two_workers_that_rotate_one_file_lose_nothing(section: LogSection, turn
 def test_a_log_file_that_was_moved_away_is_made_again(section: LogSection):
     with log_to(section) as log:
         log.info("before")
+        flush()
         (section.dir / LOG_FILE).rename(section.dir / "taken away")
         log.info("after")
     assert messages_of(section.dir) == ["after"]
@@ -230,3 +238,46 @@ async def test_several_worker_processes_that_rotate_one_file_at_once_lose_nothin
     for name in names:
         mine = [text for text in messages if text.startswith(f"worker {name} ")]
         assert mine == [f"worker {name} message {number}" for number in range(count)]
+
+
+# -- one file for each worker -----------------------------------------------------------------------------------
+
+
+def test_each_worker_that_runs_has_a_log_file_of_its_own_and_gets_it_again(tmp_path: Path):
+    logs, state, other = tmp_path / "logs", tmp_path / "state", tmp_path / "other"
+    logs.mkdir()
+    for _ in range(2):
+        with (
+            own_log_file(logs, "code", state) as first,
+            own_log_file(logs, "code", state) as replica,
+            own_log_file(logs, "doc", state) as doc,
+            own_log_file(logs, "doc", other) as elsewhere,
+        ):
+            names = [path.name for path in (first, replica, doc, elsewhere)]
+        assert names == [LOG_FILE, "agentbus-worker-code.log", "agentbus-worker-doc.log", "agentbus-worker-doc-2.log"]
+    with own_log_file(logs, "doc", state) as alone:
+        assert alone.name == "agentbus-worker-doc.log", "that of another agent is free, and is not taken"
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_every_line_names_the_agent_and_the_worker(section: LogSection):
+    with log_to(section, worker="host-1", agent="code", state_dir=section.dir / "state") as log:
+        log.info("hello")
+    assert messages_of(section.dir) == ["hello agent=code worker=host-1"]
+    assert {path.stat().st_mode & 0o777 for path in section.dir.iterdir()} == {0o600}
+
+
+# -- what libraries say -----------------------------------------------------------------------------------------
+
+
+def test_warnings_of_libraries_go_to_standard_error_on_a_thread_too(
+    section: LogSection, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    before = logging.lastResort
+    with log_to(section):
+        assert isinstance(logging.lastResort, QueuedHandler)
+        logging.getLogger("another.library").info("chatter")
+        logging.getLogger("another.library").warning("theirs")
+    assert capsys.readouterr().err == "theirs\n"
+    assert logging.lastResort is before

@@ -78,12 +78,13 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without a line break."""
-        if self._last is None or self._last[0] is not record:
+        last = self._last  # another thread may log meanwhile
+        if last is None or last[0] is not record:
             known: dict[str, object] = getattr(record, "fields", None) or {}
             if record.exc_info:
                 known = {**known, "exception": self.formatException(record.exc_info)[-_MAX_CHARS:]}
-            self._last = record, self._line(self._time(record), record, _bounded(record.getMessage()), known)
-        return self._last[1]
+            last = self._last = record, self._line(self._time(record), record, _bounded(_message(record)), known)
+        return last[1]
 
     @abstractmethod
     def _line(self, at: str, record: logging.LogRecord, message: str, known: Mapping[str, object]) -> str: ...
@@ -123,6 +124,13 @@ class JsonFormatter(LineFormatter):
 
 
 FORMATTERS: Final[Mapping[LogFormat, type[LineFormatter]]] = {"text": TextFormatter, "json": JsonFormatter}
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError, KeyError) as error:  # a fault of ours must not end the worker, nor go unseen
+        return f"{record.msg} (this line could not be made: {type(error).__name__})"
 
 
 def _bounded(text: str) -> str:
