@@ -139,11 +139,19 @@ def process(
 
 @contextlib.asynccontextmanager
 async def worker(
-    config: Path, *, ready: bool = True, pass_fds: tuple[int, ...] = (), env: dict[str, str] | None = None
+    config: Path,
+    *,
+    ready: bool = True,
+    pass_fds: tuple[int, ...] = (),
+    env: dict[str, str] | None = None,
+    prefix: tuple[str, ...] = (),
 ) -> AsyncGenerator[Process]:
-    """A real `agentbus worker run`, ready for tasks; `env` adds to the environment of the tests."""
+    """A real `agentbus worker run`, ready for tasks; `env` adds to the environment of the tests.
+
+    `prefix` are words before the command: of a program that becomes it.
+    """
     log = config.with_suffix(f".{os.urandom(3).hex()}.log")
-    argv = [sys.executable, "-m", "agentbus", "worker", "run", "--config", str(config)]
+    argv = [*prefix, sys.executable, "-m", "agentbus", "worker", "run", "--config", str(config)]
     with process(argv, log, env={**os.environ, **(env or {})}, pass_fds=pass_fds) as child:
         if ready:
             await child.until_said("ready for tasks")

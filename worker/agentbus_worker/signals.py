@@ -1,10 +1,18 @@
-"""Turns SIGTERM and SIGINT into a request to stop: the first drains the worker, the second ends it at once."""
+"""Turns signals into a request to stop: the first drains the worker, a second one from a person ends it at once."""
 
 import asyncio
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
+
+_ASKING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+"""Sent on purpose: by a service manager, or by a person at the terminal."""
+_PASSING: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
+"""The end of the session, and what tools send to programs that know a meaning for it. By default each ends a process at
+once, and its commands would go on unwatched. A terminal that is closed may send SIGHUP twice, by the shell and by the
+kernel, so these ask for a drain however often they come."""
 
 
 @dataclass(slots=True)
@@ -23,14 +31,22 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Generator[Stop]:
-    """Yield a `Stop` that SIGTERM and SIGINT set, for the length of the block."""
+    """Yield a `Stop` that signals set, for the length of the block.
+
+    A signal that the worker was started with as ignored stays so, as SIGHUP under nohup; but for SIGINT, which a shell
+    without job control ignores in whatever it starts in the background.
+    """
     stop = Stop()
     loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, stop.request)
+    calls = {**dict.fromkeys(_ASKING, stop.request), **dict.fromkeys(_PASSING, stop.drain.set)}
+    kept = (signal.SIGTERM, signal.SIGINT)
+    calls = {
+        number: call for number, call in calls.items() if number in kept or signal.getsignal(number) != signal.SIG_IGN
+    }
+    for number, call in calls.items():
+        loop.add_signal_handler(number, call)
     try:
         yield stop
     finally:
-        for number in numbers:
+        for number in calls:
             loop.remove_signal_handler(number)

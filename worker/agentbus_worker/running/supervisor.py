@@ -36,6 +36,7 @@ _REAP_MS = 2000
 _NEVER = float("inf")
 _FREEZE_ROUNDS = 100
 _MAX_FILES = 4
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 Identity = tuple[int, bytes]
@@ -44,7 +45,11 @@ Identity = tuple[int, bytes]
 
 def become_subreaper() -> None:
     """Let orphans of what this process starts become its children (Linux)."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 def read(path: str) -> bytes:
@@ -60,12 +65,17 @@ def read(path: str) -> bytes:
 
 
 class Tree:
-    """All processes that descend from this one, but for the children in `spare` and their descendants."""
+    """All processes that descend from a root, but for its children in `spare` and their descendants."""
 
-    def __init__(self, spare: set[int]) -> None:
-        self._root = os.getpid()
+    def __init__(self, spare: set[int], root: int = 0) -> None:
+        """`root` is a pid; without it, the root is this process."""
+        self._root = root or os.getpid()
         self._spare = spare
         self._asked: set[Identity] = set()  # some programs quit uncleanly on a second SIGTERM
+
+    def pids(self) -> list[int]:
+        """List all of them."""
+        return sorted(pid for pid, _ in self._below(self._root))
 
     def ask(self) -> None:
         """Send SIGTERM to all of them that have not had it."""
@@ -218,7 +228,7 @@ class Run:
         if received is None or received[0] == b"T":
             self._ask()
         elif received[0] == b"K":
-            self._kill_at = 0
+            self._kill_at = min(self._kill_at, time.monotonic())
 
     def _tell(self) -> None:
         """Tell the worker what is new, once."""
@@ -241,9 +251,10 @@ class Run:
 
     def _end_what_is_left(self) -> int:
         """Signal what is left once more, if it has been asked to end; returns after how many ms to look again."""
-        if time.monotonic() >= self._kill_at:
+        if (late_s := time.monotonic() - self._kill_at) >= 0:
             self._tree.kill()
-            return _KILL_POLL_MS
+            # What cannot be killed may be there for days; it may become killable, or end by itself.
+            return _KILL_POLL_MS if late_s < KILL_TIMEOUT_S else _REAP_MS
         if self._asked:
             self._tree.ask_orphans()
             return _POLL_MS
@@ -353,6 +364,10 @@ def main() -> None:
         pass  # 0 to 2 of a command are to be replaced, so nothing else may have their numbers
     os.close(file)
     become_subreaper()
+    # A command may have stopped this process when its worker is killed, and nobody else would let it go on. This signal
+    # is bound to the thread of the worker that has started this process, and lost at a set-uid exec, so it is set here,
+    # where no exec follows. A parent that died before needs no check: the end of the socket tells of it.
+    _prctl(_PR_SET_PDEATHSIG, SIGCONT)
     reset, mask = ([int(number) for number in word.split(",") if number] for word in sys.argv[2:4])
     os.set_inheritable(0, False)
     serve(socket(fileno=0), Starter(reset, mask))
