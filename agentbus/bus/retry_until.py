@@ -9,6 +9,11 @@ def deadline_after(timeout_s: float) -> float:
     return asyncio.get_running_loop().time() + timeout_s
 
 
+def left_until(deadline: float) -> float:
+    """How many seconds are left until a time of the running event loop."""
+    return deadline - asyncio.get_running_loop().time()
+
+
 class retry_until:  # noqa: N801  # read as a function: `async for attempt in retry_until(deadline, pause_s)`
     """Runs the body of an `async for` again after each pause, at least once, until `deadline` has passed.
 

@@ -7,7 +7,7 @@ from agentbus import terminal
 from agentbus.cli import lazy
 from agentbus.terminal import Styled, line, on_terminal
 
-__all__ = ["Styled", "json_line", "line", "on_terminal", "raw_line", "remark", "table"]
+__all__ = ["Styled", "free_slots", "json_line", "line", "on_terminal", "raw_line", "remark", "table"]
 
 
 def json_line(value: Any) -> None:
@@ -23,6 +23,12 @@ def raw_line(data: bytes) -> None:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table."""
     lazy.tables.print_table(columns, rows)
+
+
+def free_slots(workers: Sequence[dict[str, Any]]) -> str:
+    """The free slots of workers, for a table; lost ones are named beside them."""
+    free, lost = (sum(worker[name] for worker in workers) for name in ("free", "lost"))
+    return f"{free} ({lost} lost)" if lost else str(free)
 
 
 def remark(text: str) -> None:

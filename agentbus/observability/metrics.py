@@ -55,11 +55,19 @@ class MetricFactory:
 
 @contextmanager
 def served_metrics(
-    port: int | None, create: "Callable[[Registry], _Metrics]", *, without: _Metrics, log: logging.Logger
+    port: int | None,
+    create: "Callable[[Registry], _Metrics]",
+    *,
+    without: _Metrics,
+    log: logging.Logger,
+    why_unhealthy: Callable[[], str] | None = None,
 ) -> Generator[_Metrics]:
     """Yield the metrics that `create` makes, and serve them on loopback for the length of the block.
 
     Without a port it yields `without` and loads nothing.
+
+    Args:
+        why_unhealthy: what `/healthz` answers with, empty for a healthy process; without it there is no `/healthz`.
 
     Raises:
         ConfigError: the port is taken, or the library is not installed.
@@ -71,6 +79,6 @@ def served_metrics(
 
     registry = new_registry()
     metrics = create(registry)
-    with exposed(registry, port) as url:
+    with exposed(registry, port, why_unhealthy) as url:
         log.info("metrics at %s", url)
         yield metrics

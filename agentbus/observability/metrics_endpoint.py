@@ -1,13 +1,14 @@
-"""Metrics for Prometheus over HTTP, for this machine alone.
+"""Metrics for Prometheus over HTTP, for this machine alone, and whether the process is healthy.
 
 A few threads of their own serve them: neither making the text nor a slow reader holds up the event
 loop, and an event loop that stands still can still be asked. The library `prometheus-client` is an extra, and is loaded
 when metrics are served; the HTTP server is the standard library's, which has what `GET /metrics` needs.
 """
 
+import json
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 PATH: Final = "/metrics"
+HEALTH_PATH: Final = "/healthz"
 _HOST: Final = "127.0.0.1"
 _NAMES: Final = frozenset({_HOST, "localhost"})
 """What this machine is called by those who may ask; a page in a browser that was led here by DNS says another name."""
@@ -53,14 +55,18 @@ def new_registry() -> "CollectorRegistry":
 
 
 @contextmanager
-def exposed(registry: "CollectorRegistry", port: int) -> Generator[str]:
+def exposed(registry: "CollectorRegistry", port: int, why_unhealthy: Callable[[], str] | None = None) -> Generator[str]:
     """Serve the metrics of `registry` on loopback for the length of the block; gives the URL. Port 0 is any free one.
+
+    Args:
+        why_unhealthy: called by other threads at each `GET /healthz`: an empty text is answered with 200, any other
+            one with 503. Without it there is no such path.
 
     Raises:
         ConfigError: the port is taken.
     """
     try:
-        server = _Server(registry, port)
+        server = _Server(registry, port, why_unhealthy)
     except OSError as error:
         raise ConfigError(
             f"cannot serve metrics on {_HOST}:{port}: {error.strerror or error}; each process needs a port of its own"
@@ -81,8 +87,10 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = os.name == "posix"  # elsewhere it means that two may have the same port
     daemon_threads = True
 
-    def __init__(self, registry: "CollectorRegistry", port: int) -> None:
+    def __init__(self, registry: "CollectorRegistry", port: int, why_unhealthy: Callable[[], str] | None) -> None:
         self.registry = registry
+        self.why_unhealthy = why_unhealthy
+        self.paths = [PATH] if why_unhealthy is None else [PATH, HEALTH_PATH]
         self._free = threading.Semaphore(_AT_ONCE)
         super().__init__((_HOST, port), _Handler)
 
@@ -115,7 +123,7 @@ def _is_of_this_machine(hosts: list[str]) -> bool:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers `GET /metrics`, for those who call this machine by a name of its own."""
+    """Answers `GET /metrics` and `GET /healthz`, for those who call this machine by a name of its own."""
 
     server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
     timeout = _REQUEST_TIMEOUT_S
@@ -126,16 +134,27 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         if not _is_of_this_machine(self.headers.get_all("Host", [])):
             self._answer(HTTPStatus.MISDIRECTED_REQUEST, b"Invalid Host header\n")
-        elif self.path.partition("?")[0] != PATH:
-            self._answer(HTTPStatus.NOT_FOUND, f"there is {PATH}, and nothing else\n".encode())
+        elif self._path not in self.server.paths:
+            paths = " and ".join(self.server.paths)
+            self._answer(HTTPStatus.NOT_FOUND, f"there is {paths}, and nothing else\n".encode())
         elif self.command != "GET":
             self._answer(HTTPStatus.METHOD_NOT_ALLOWED, b"only GET\n", Allow="GET")
         else:
             return True
         return False
 
+    @property
+    def _path(self) -> str:
+        return self.path.partition("?")[0]
+
     def do_GET(self) -> None:  # the name is the standard library's
-        """Answer with all metrics, in the form that the reader asks for."""
+        """Answer with all metrics, in the form that the reader asks for, or with the health of the process."""
+        if self._path == HEALTH_PATH and self.server.why_unhealthy is not None:
+            why = self.server.why_unhealthy()
+            status = HTTPStatus.SERVICE_UNAVAILABLE if why else HTTPStatus.OK
+            health = {"status": "unhealthy", "why": why} if why else {"status": "ok"}
+            self._answer(status, json.dumps(health).encode(), **{"Content-Type": "application/json"})
+            return
         from prometheus_client.exposition import choose_encoder  # noqa: PLC0415
 
         encode, content_type = choose_encoder(self.headers.get("Accept", ""))

@@ -36,7 +36,10 @@ class RefusedResults(BaseModel):
 
 
 class Presence(BaseModel):
-    """A worker's description of itself. It holds no secret and no prompt: all readers of the registry see it."""
+    """A worker's description of itself. It holds no secret and no prompt: all readers of the registry see it.
+
+    Of its `slots`, `free` take a task at once, and `lost` are held by commands that could not be ended.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
@@ -49,6 +52,7 @@ class Presence(BaseModel):
     command: _Name = ""
     slots: _Count
     free: _Count
+    lost: _Count = 0
     running: Annotated[tuple[_TaskId, ...], Field(max_length=MOST_RUNNING)] = ()
     started_at: _Name
     refused: RefusedResults | None = None
@@ -57,11 +61,14 @@ class Presence(BaseModel):
     @property
     def troubles(self) -> tuple[str, ...]:
         """What keeps this worker from its work, each as one line for a person."""
-        refused = self.refused
-        if refused is None:
-            return ()
-        results = "1 result has" if refused.count == 1 else f"{refused.count} results have"
-        return (f"{self.instance}: {results} been refused by the bus since {refused.since[:19]}: {refused.reason}",)
+        found: list[str] = []
+        if (refused := self.refused) is not None:
+            results = "1 result has" if refused.count == 1 else f"{refused.count} results have"
+            found.append(f"{results} been refused by the bus since {refused.since[:19]}: {refused.reason}")
+        if self.lost:
+            slots = "1 slot is" if self.lost == 1 else f"{self.lost} slots are"
+            found.append(f"{slots} lost: a command could not be ended; its log names the processes")
+        return tuple(f"{self.instance}: {trouble}" for trouble in found)
 
 
 async def announce(bus: Bus, presence: Presence) -> None:
@@ -70,7 +77,8 @@ async def announce(bus: Bus, presence: Presence) -> None:
     Raises:
         BusError: the server did not store the key; the next heartbeat tries again.
     """
-    data = encode(presence.model_dump(exclude={"seen_at"}, exclude_none=True))
+    without = {"seen_at"} if presence.lost else {"seen_at", "lost"}
+    data = encode(presence.model_dump(exclude=without, exclude_none=True))
     await bus.publish(subjects.heartbeat(presence.agent), data)
     await bus.store(subjects.presence(presence.agent, presence.instance), data, timeout_s=5)
 

@@ -68,7 +68,7 @@ _ENTRIES: Final[list[dict[str, Any]]] = [
 ]  # fmt: skip
 _PRESENCE: Final[dict[str, Any]] = {
     "agent": AGENT, "instance": "m", "host": "h", "pid": 1, "version": "0", "description": "d", "command": "c",
-    "slots": 1, "free": 1, "running": ["t0"], "started_at": _TIME,
+    "slots": 1, "free": 1, "lost": 1, "running": ["t0"], "started_at": _TIME,
 }  # fmt: skip
 _META: Final[dict[str, Any]] = {
     "name": FILE, "bucket": "AGENT_FILES_code", "nuid": "n" * 22, "size": 9, "chunks": 1, "digest": "SHA-256=x",

@@ -10,8 +10,10 @@ import pytest
 from agentbus import Coordinator, __version__
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.presence import present
+from agentbus_mcp.replies.agents import agent_view
 from support.harness import eventually, run_cli, worker, worker_toml
 from support.jobs import agent_keys, outcome, publish, settled
+from support.terminal import shown_on_terminal
 
 pytestmark = pytest.mark.posix("shows what workers say of themselves")
 
@@ -177,6 +179,22 @@ async def test_no_agent_can_take_the_place_of_a_worker_of_another_one(coordinato
     assert [(one.agent, one.instance) for one in await coordinator.agents()] == [("code", "box-1"), ("doc", "box-1")]
 
 
+async def test_lost_slots_are_shown_wherever_free_ones_are_and_workers_of_earlier_versions_have_none(
+    server: NatsServer, coordinator: Coordinator
+):
+    await register(coordinator, "code", slots=3, lost=2)
+    await register(coordinator, "doc", agent="doc")
+    code, doc = [one.to_json() for one in await coordinator.overview()]
+    assert [one["workers"][0]["lost"] for one in (code, doc)] == [2, 0]
+    for command in (["agent", "list"], ["status"]):
+        assert "1 (2 lost)" in await shown_on_terminal(*command, "--nats-url", server.url)
+    trouble = "box-1: 2 slots are lost: a command could not be ended; its log names the processes"
+    assert [agent_view(one, detailed=False).troubles for one in (code, doc)] == [[trouble], None]
+    details = agent_view(code, detailed=True).details
+    assert details is not None
+    assert details[0]["lost"] == 2
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -186,6 +204,7 @@ async def test_no_agent_can_take_the_place_of_a_worker_of_another_one(coordinato
         {"pid": -1},
         {"slots": 10**30},
         {"free": "many"},
+        {"lost": -1},
         {"running": ["ok", "..not an id"]},
         {"running": ["task-1"] * 1025},
         {"running": ["x" * 129]},

@@ -34,9 +34,12 @@ _EVENTS: Final[dict[Event, tuple[str, str]]] = {
     "dead letter": ("dead_letters", "Messages that were no valid tasks."),
     "reconnect": ("bus_reconnects", "How often the connection to the bus came back."),
 }
-Reading: TypeAlias = Literal["slots_taken", "tasks_held", "backlog_tasks", "outbox_entries", "bus_connected"]
+Reading: TypeAlias = Literal[
+    "slots_taken", "slots_lost", "tasks_held", "backlog_tasks", "outbox_entries", "bus_connected"
+]
 _READINGS: Final[dict[Reading, str]] = {
-    "slots_taken": "Tasks whose command runs, or is about to.",
+    "slots_taken": "Tasks whose command runs, or is about to, and lost slots.",
+    "slots_lost": "Slots held by commands that could not be ended.",
     "tasks_held": "Tasks that are claimed and not settled yet.",
     "backlog_tasks": "Tasks that waited behind the last one delivered; 0 while a slot is free.",
     "outbox_entries": "Outcomes on disk that the bus may not know yet.",
@@ -103,12 +106,19 @@ class PrometheusMetrics(Metrics):
         self._gauges[name].set_function(read)
 
 
-def metrics_of(config: WorkerConfig) -> AbstractContextManager[Metrics]:
+def metrics_of(config: WorkerConfig, why_unhealthy: Callable[[], str] | None = None) -> AbstractContextManager[Metrics]:
     """The metrics of a worker, served for the length of the block if the configuration names a port for them.
+
+    Args:
+        why_unhealthy: what `/healthz` beside them answers with; empty for a healthy worker.
 
     Raises:
         ConfigError: the port is taken, or the library for it is not installed.
     """
     return served_metrics(
-        config.metrics.port, lambda registry: PrometheusMetrics(registry, config), without=Metrics(), log=log
+        config.metrics.port,
+        lambda registry: PrometheusMetrics(registry, config),
+        without=Metrics(),
+        log=log,
+        why_unhealthy=why_unhealthy,
     )

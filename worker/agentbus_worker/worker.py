@@ -41,6 +41,7 @@ from agentbus_worker.settling.unsettled import Unsettled
 from agentbus_worker.signals import Stop
 from agentbus_worker.state_folder import StateFolder, locked_state
 from agentbus_worker.task_queues import TaskQueues
+from agentbus_worker.watchdog import Watchdog, watched
 
 log = logging.getLogger("agentbus.worker")
 
@@ -64,6 +65,7 @@ class Worker:
         self._jobs: dict[TaskKey, Job] = {}
         self._changed = asyncio.Event()
         self._started_at = now()
+        self._watchdog = Watchdog.from_environment()
         self.instance = instance
 
     async def run(self) -> None:
@@ -85,8 +87,11 @@ class Worker:
         )
         log.info("worker %s of the agent %s, pid %d", self.instance, config.agent.id, os.getpid())
         async with AsyncExitStack() as stack:
-            metrics = stack.enter_context(metrics_of(config))
+            await stack.enter_async_context(watched(self._watchdog))
+            metrics = stack.enter_context(metrics_of(config, self._watchdog.why_unhealthy))
             folder = stack.enter_context(locked_state(config.worker.state_dir, settings.urls, config.agent.id))
+            # Not later: a bus that is away is no failed start, nor is a command of an earlier worker that does not end.
+            self._watchdog.ready("connecting to the bus")
             outbox = Outbox(folder.outbox, config.outcomes_on_disk)
             metrics.show("outbox_entries", outbox.count)
             if HAS_SUPERVISORS:
@@ -94,7 +99,8 @@ class Worker:
             close_on_exec()
             await end_orphans(folder.children, config.worker.kill_grace_seconds)
             children = stack.enter_context(Children(folder.children, slots=config.worker.concurrency))
-            dial = stack.enter_async_context(connect(settings, retry_on_failed_connect=True, on_state=log.info))
+            stack.push_async_callback(children.close)
+            dial = stack.enter_async_context(connect(settings, retry_on_failed_connect=True, on_state=self._on_state))
             bus = await _unless_set(self._stop.drain, dial)
             if bus is not None:
                 await self._serve(bus, folder, outbox, children, metrics)
@@ -137,11 +143,12 @@ class Worker:
                     group.create_task(self._stop_jobs_on_request()),
                     group.create_task(self._show_presence(bus, unsettled)),
                     group.create_task(unsettled.keep_on()),
-                    group.create_task(_patrol(children)),
+                    group.create_task(self._patrol(children)),
                 ]
                 running: set[asyncio.Task[None]] = set()
                 taking = group.create_task(self._take_tasks(context, group, running))
                 await self._stop.drain.wait()
+                self._watchdog.stopping(f"stopping: {len(running)} tasks running")
                 taking.cancel()
                 self._slots.close()
                 await asyncio.wait({taking})
@@ -157,6 +164,7 @@ class Worker:
         """Register the gauges, which another thread reads at each scrape."""
         slots = self._slots
         metrics.show("slots_taken", lambda: slots.running)
+        metrics.show("slots_lost", lambda: slots.lost)
         metrics.show("tasks_held", lambda: len(self._jobs))
         metrics.show("backlog_tasks", lambda: slots.backlog if slots.running >= slots.count else 0)
         metrics.show("bus_connected", lambda: bus.connected)
@@ -257,11 +265,17 @@ class Worker:
             if held == key:
                 job.renew_now()
 
+    def _on_state(self, text: str) -> None:
+        log.info(text)
+        self._watchdog.status(text)
+
     async def _show_presence(self, bus: Bus, unsettled: Unsettled) -> None:
         """Announce this worker at the start, with each heartbeat and after a change; withdraw it at the end."""
         trouble = ""
         try:
             while True:
+                if bus.connected and not self._stop.drain.is_set():
+                    self._watchdog.status(self._slots.in_words)
                 try:
                     await announce(bus, self._presence(unsettled))
                     trouble = ""
@@ -279,6 +293,12 @@ class Worker:
             if bus.connected:
                 await withdraw(bus, self._presence(unsettled))
 
+    async def _patrol(self, children: Children) -> None:
+        while True:
+            await asyncio.sleep(_PATROL_S)
+            if children.patrol():
+                self._changed.set()  # a lost slot is free again
+
     def _presence(self, unsettled: Unsettled) -> Presence:
         config = self._config
         return Presence(
@@ -291,6 +311,7 @@ class Worker:
             command=Path(config.agent.chat_cmd[0]).name,
             slots=config.worker.concurrency,
             free=config.worker.concurrency - self._slots.running,
+            lost=self._slots.lost,
             running=tuple(key.id for key in self._jobs)[:MOST_RUNNING],
             started_at=self._started_at,
             refused=unsettled.overdue,
@@ -323,12 +344,6 @@ async def _settle_left(unsettled: Unsettled) -> bool:
             await asyncio.sleep(_RETRY_S)
         else:
             return True
-
-
-async def _patrol(children: Children) -> None:
-    while True:
-        await asyncio.sleep(_PATROL_S)
-        children.patrol()
 
 
 async def _fail_when_ended(bus: Bus) -> None:

@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from agentbus.cli.output import free_slots
 from agentbus.cli.tables import harmless, make_table
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.terminal import writing
@@ -130,7 +131,7 @@ def _agent_row(agent: dict[str, Any], now: datetime) -> Sequence[str]:
     return [
         agent["agent"],
         str(len(workers)) if workers else "none alive",
-        str(sum(worker["free"] for worker in workers)),
+        free_slots(workers),
         str(agent.get("waiting", "?")),
         str(agent.get("unacknowledged", "?")),
         _age(now, seen),

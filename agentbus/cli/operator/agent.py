@@ -15,7 +15,7 @@ from agentbus.cli.operator.next_steps import (
     write_bundle,
 )
 from agentbus.cli.options import FILE, AgentId, agent_option, bus_folder_option, with_coordinator
-from agentbus.cli.output import json_line, line, on_terminal, remark, table
+from agentbus.cli.output import free_slots, json_line, line, on_terminal, remark, table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +44,7 @@ Examples:
 async def list_(bus: "Coordinator", *, agent: str | None) -> None:
     """List the workers that are online, with their free slots, and how many tasks wait for each agent.
 
+    A slot is lost while a command holds it that could not be ended.
     A worker that was killed is listed for up to 90 seconds more.
     """
     agents = [one.to_json() for one in await bus.overview(agent)]
@@ -69,7 +70,7 @@ def _row(one: dict[str, Any]) -> list[str]:
         str(one.get("waiting", "?")),
         str(one.get("unacknowledged", "?")),
         str(len(workers)) if workers else "none alive",
-        str(sum(worker["free"] for worker in workers)),
+        free_slots(workers),
         max((worker["seen_at"][:19] for worker in workers), default=""),
         ", ".join(sorted({worker["version"] for worker in workers})),
         next((worker["description"] for worker in workers if worker["description"]), ""),

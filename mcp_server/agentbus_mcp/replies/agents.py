@@ -8,7 +8,7 @@ from agentbus_mcp.sanitize import short
 
 _MAX_TROUBLES: Final = 3
 """Workers of one agent have the same trouble as a rule, and a model pays for every word."""
-_SHOWN = ("instance", "host", "version", "command", "slots", "free", "running", "started_at", "seen_at")
+_SHOWN = ("instance", "host", "version", "command", "slots", "free", "lost", "running", "started_at", "seen_at")
 
 
 def agent_view(account: dict[str, Json], *, detailed: bool) -> AgentView:

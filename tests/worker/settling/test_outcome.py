@@ -6,7 +6,10 @@ from typing import Any, Literal
 import pytest
 
 from agentbus.protocol.json_codec import decode, encode
+from agentbus.protocol.ledger_entry import CancelRequest
+from agentbus.protocol.messages import Failure
 from agentbus_worker.running.command import Exit, Output
+from agentbus_worker.running.unended import Unended
 from agentbus_worker.settling.outcome import Outcome, outcome_of_exit
 
 
@@ -65,6 +68,28 @@ def test_a_timeout_is_a_failure_with_the_limit_whatever_the_exit_code(code: int)
     outcome = ended(b"so far", b"noise", code=code, reason="timeout")
     assert (outcome.status, outcome.text) == ("failed", "so far")
     assert outcome.error == outcome.reason == "timed out after 1800 s and was ended"
+
+
+@pytest.mark.parametrize(
+    ("reason", "cancel", "said"),
+    [
+        ("timeout", None, "timed out after 1800 s"),
+        ("idle", None, "printed nothing for 60 s"),
+        ("stopped", CancelRequest(by="agent-main", reason="no need", at=""), "cancelled by agent-main: no need"),
+        ("stopped", None, "the worker was stopped"),
+    ],
+)
+def test_a_command_that_could_not_be_ended_has_failed_for_that_whatever_it_was_to_be_ended_for(
+    reason: Literal["timeout", "idle", "stopped"], cancel: CancelRequest | None, said: str
+):
+    unended = Unended((7,), "runs as another user (root)")
+    left = Exit(reason, None, output(b"so far"), output(b"noise"), 1.0, unended)
+    outcome = outcome_of_exit(left, timeout_s=1800, idle_timeout_s=60, cancel=cancel)
+    why = "the command could not be ended: it runs as another user (root)"
+    assert (outcome.status, outcome.text, outcome.cause) == ("failed", "so far", "not_ended")
+    assert outcome.failure == Failure("not_ended", why)
+    assert outcome.error == outcome.reason == f"{said}, and {why}"
+    assert "exit_code" not in outcome.extra
 
 
 def test_an_idle_command_has_failed_with_the_limit():

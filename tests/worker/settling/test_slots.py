@@ -189,3 +189,45 @@ async def test_a_reservation_that_is_granted_at_the_moment_of_its_time_out_keeps
     async with asyncio.timeout(5):
         assert await waiting
     assert (slots.running, slots.prefetching) == (1, True)
+
+
+# -- commands that cannot be ended ------------------------------------------------------------------------------
+
+
+async def test_a_lost_slot_stays_taken_until_its_command_has_ended_after_all():
+    slots = Slots(2)
+    stuck, other = await running(slots, 2)
+    regain = stuck.lose()
+    finish(stuck)
+    assert (slots.running, slots.lost, await room(slots)) == (2, 1, None)
+    assert slots.in_words == "takes tasks: 2 of 2 slots in use, 1 of them lost"
+    other.ended(LONG_S)
+    assert (slots.running, await room(slots)) == (1, 0)
+    regain()
+    assert (slots.running, slots.lost) == (0, 0)
+
+
+async def test_a_slot_that_is_free_again_goes_to_the_task_that_waits_for_one_and_wakes_who_waits_for_room():
+    slots = Slots(1)
+    [stuck] = await running(slots, 1)
+    regain = stuck.lose()
+    waiting = slots.reserve()
+    granted = asyncio.ensure_future(waiting.acquire())
+    await asyncio.sleep(0)
+    assert not granted.done()
+    regain()
+    async with asyncio.timeout(5):
+        assert await granted
+        taking = asyncio.ensure_future(slots.wait_for_room())
+        await asyncio.sleep(0)
+        waiting.ended(LONG_S)
+        assert await taking == 0
+
+
+async def test_nothing_is_prefetched_for_a_slot_that_is_lost():
+    slots = Slots(1)
+    await quick(slots)
+    assert slots.prefetching
+    [stuck] = await running(slots, 1)
+    stuck.lose()
+    assert (slots.prefetching, await room(slots)) == (False, None)

@@ -3,15 +3,13 @@
 The worker is a child subreaper, too. Its children are supervisors, and what belonged to one that was killed.
 """
 
-import logging
 import os
 import time
 
 from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus_worker.running.process_group import POLL_S
 from agentbus_worker.running.supervisor import KILL_TIMEOUT_S, Tree, children_of
-
-log = logging.getLogger("agentbus.worker")
+from agentbus_worker.running.unended import Unended, unended_of
 
 
 class Adopted:
@@ -23,25 +21,29 @@ class Adopted:
         self._ending = 0
         self._seen: set[int] = set()
 
-    async def end(self, deadline: float) -> None:
-        """End all of them: SIGTERM, and after the deadline SIGKILL."""
+    async def end(self, deadline: float) -> Unended | None:
+        """End all of them: SIGTERM, and after the deadline SIGKILL. Returns what that does not end."""
         self._ending += 1
         try:
             self._tree.ask()
             async for _ in retry_until(deadline, POLL_S):
                 if not self._reap():
-                    return
+                    return None
                 self._tree.ask_orphans()
             async for _ in retry_until(deadline_after(KILL_TIMEOUT_S), POLL_S):
                 self._tree.kill()
                 if not self._reap():
-                    return
-            log.warning("processes of a command whose supervisor was killed do not end, not even by SIGKILL")
+                    return None
+            return unended_of(self._tree.pids())
         finally:
             self._ending -= 1
 
+    def pids(self) -> list[int]:
+        """List all of them."""
+        return self._tree.pids()
+
     def kill(self) -> None:
-        """Send SIGKILL to all of them, at once and without the event loop."""
+        """Send SIGKILL to all of them, and wait a bounded time for their end. It blocks."""
         deadline = time.monotonic() + KILL_TIMEOUT_S
         while self._reap() and time.monotonic() < deadline:
             self._tree.kill()

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import logging
 import os
 import signal
 import time
@@ -22,6 +23,9 @@ from agentbus_worker.running import supervisor
 from agentbus_worker.running.process_group import POLL_S
 from agentbus_worker.running.process_tree import RUN_VARIABLE, TASK_VARIABLE, is_being_loaded, start_time
 from agentbus_worker.running.supervisor import KILL_TIMEOUT_S
+from agentbus_worker.running.unended import unended_of
+
+log = logging.getLogger("agentbus.worker")
 
 _ROUNDS: Final = 5
 _LOADING_TIMEOUT_S: Final = 10.0
@@ -29,10 +33,12 @@ _LOADING_TIMEOUT_S: Final = 10.0
 
 
 async def end_orphans(folder: Path, grace_s: float) -> None:
-    """End the commands that dead workers left running: found by records, never by name or by pid alone."""
+    """End the commands that dead workers left running: found by records, never by name or by pid alone.
+
+    Where one does not end, the records stay for the next start.
+    """
     records = [*folder.glob("*.json")]
-    if records:
-        await asyncio.to_thread(_end_processes_of, records, grace_s)
+    if records and await asyncio.to_thread(_end_processes_of, records, grace_s):
         for path in records:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -91,19 +97,24 @@ class _Records:
             return None
 
 
-def _end_processes_of(paths: Iterable[Path], grace_s: float) -> None:
+def _end_processes_of(paths: Iterable[Path], grace_s: float) -> bool:
+    """End the processes of dead workers; returns whether none is left that does not end."""
     records = _Records(paths)
     _wait_for_supervisors(records, grace_s + 2 * KILL_TIMEOUT_S)
     timeout_s = grace_s
     for _ in range(_ROUNDS):  # a process that gets SIGTERM may start another one
         found = _processes_of(records)
         if not found:
-            return
+            return True
         for task_id, count in Counter(task_id for _, task_id in found).items():
             TaskLog(task_id).warning("ending %d processes of a worker that was killed", count)
         living = _signal_and_wait([process for process, _ in found], signal.SIGTERM, timeout_s)
-        _signal_and_wait(living, signal.SIGKILL, KILL_TIMEOUT_S)
+        living = _signal_and_wait(living, signal.SIGKILL, KILL_TIMEOUT_S)
+        if (unended := unended_of(process.pid for process in living)) is not None:
+            log.error("a command of a worker that was killed does not end: it %s: %s", unended.why, unended.pids)
+            return False
         timeout_s = 0.0
+    return True
 
 
 def _wait_for_supervisors(records: _Records, timeout_s: float) -> None:

@@ -3,22 +3,21 @@
 So it is on systems without child subreapers, on macOS. A process that has left the group is not found there.
 """
 
+import asyncio
 import contextlib
-import logging
-import math
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Final
 
 from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus_worker.running.spawn import Command, ExitEvent, start, watch_exit
 from agentbus_worker.running.supervisor import KILL_TIMEOUT_S
-
-log = logging.getLogger("agentbus.worker")
+from agentbus_worker.running.unended import Unended, unended_of
 
 POLL_S: Final = 0.02
+_SLOW_S: Final = 20.0
+"""How long the end after SIGKILL is waited for where nothing is known that keeps it from ending: a busy machine."""
 
 
 class GroupProcess:
@@ -44,41 +43,60 @@ class GroupProcess:
             self._asked = True
             signal_group(self.pid, signal.SIGTERM)
 
-    async def kill_and_wait(self) -> None:
-        """Send SIGKILL to the group, and wait for the end of the command."""
-        signal_group(self.pid, signal.SIGKILL)
-        await self.end.wait_exit(math.inf)
-
     def finish(self) -> tuple[int, bool]:
         """Reap the ended command; returns its exit code, and whether it has left something behind."""
         self._stop_watching()
         # It is a zombie until it is waited for: its group id cannot have been given to another process.
-        self.terminate()
+        if not self._cleared:
+            self.terminate()
         code = self._process.wait()
-        self._cleared = not signal_group(self.pid, 0)
+        self._cleared = self._cleared or not signal_group(self.pid, 0)
         return code, not self._cleared
 
-    async def clean_up(self, grace_s: float) -> None:
-        """Wait for what an ended command has left behind, and after `grace_s` end it by SIGKILL."""
-        for number, timeout_s in ((0, grace_s), (signal.SIGKILL, KILL_TIMEOUT_S)):
+    async def clear(self, grace_s: float) -> Unended | None:
+        """Wait until nothing of it is left, and after `grace_s` end it by SIGKILL; returns what that does not end."""
+        for number, timeout_s in ((0, grace_s), (signal.SIGKILL, KILL_TIMEOUT_S), (signal.SIGKILL, _SLOW_S)):
             async for _ in retry_until(deadline_after(timeout_s), POLL_S):
-                if not signal_group(self.pid, number):
-                    self._cleared = True
-                    return
-        log.warning("processes that the command %d has left do not end, not even by SIGKILL", self.pid)
+                if self._is_cleared(number):
+                    return None
+            if number == signal.SIGKILL and (unended := unended_of(_members(self.pid))) is not None:
+                return unended
+        return Unended((self.pid,), "does not end by SIGKILL")
+
+    async def kill(self) -> None:
+        """Send SIGKILL to all of it, and wait a bounded time for its end. Nothing if it was cleared already."""
+        if not self._cleared:  # else its ids may belong to other processes by now
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2 * KILL_TIMEOUT_S):
+                    await self.clear(0)
+        self.release()
+
+    def is_gone(self) -> bool:
+        """Whether what did not end by SIGKILL has ended since. Nothing is waited for."""
+        return self._is_cleared(0)
+
+    def release(self) -> None:
+        """Look after it no more."""
+        self._stop_watching()
         self._cleared = True
 
-    def kill(self) -> None:
-        """Send SIGKILL to all of it, at once and without the event loop. Nothing if it was cleared already."""
-        if self._cleared:
-            return  # its ids may belong to other processes by now
-        self._stop_watching()
-        signal_group(self.pid, signal.SIGKILL)
-        self._process.wait()
-        deadline = time.monotonic() + KILL_TIMEOUT_S
-        while signal_group(self.pid, signal.SIGKILL) and time.monotonic() < deadline:
-            time.sleep(POLL_S)
-        self._cleared = True
+    def _is_cleared(self, number: int) -> bool:
+        """Signal the group; returns whether there is none any more, the command reaped included."""
+        if not self._cleared:
+            if self._process.has_ended():
+                self._process.wait()
+            self._cleared = not signal_group(self.pid, number)
+        return self._cleared
+
+
+def _members(group: int) -> list[int]:
+    import psutil  # noqa: PLC0415  # only for a group that does not end
+
+    found: list[int] = []
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError):  # it has ended
+            found += [pid] if os.getpgid(pid) == group else []
+    return found
 
 
 def signal_group(group: int, number: int) -> bool:

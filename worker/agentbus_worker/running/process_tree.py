@@ -8,12 +8,14 @@ moment, with the start time of its process. So the next worker can clean up afte
 supervisors. Without them, a supervisor that has lost its worker ends all of its command by itself.
 """
 
+import asyncio
 import contextlib
 import functools
 import itertools
 import json
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -54,6 +56,7 @@ class Children:
         self._numbers = itertools.count(1)
         self._runs: dict[str, Run] = {}
         self._recorded: set[str] = set()
+        self._unended: list[tuple[Run, RunningProcess, Callable[[], None]]] = []
         self._supervisors = Supervisors(slots, self._worker) if slots and HAS_SUPERVISORS else None
 
     def __enter__(self) -> Self:
@@ -71,25 +74,35 @@ class Children:
     ) -> None:
         if self._supervisors is not None:
             self._supervisors.close()
+            self._supervisors.wait_closed()  # not long, and not at all after `close`
         self._remove(self._worker)
+
+    async def close(self) -> None:
+        """End all that is left, and wait a bounded time for it, without blocking the event loop."""
+        if self._supervisors is not None:
+            self._supervisors.close()
+            await asyncio.to_thread(self._supervisors.wait_closed)
 
     def new_run_id(self) -> str:
         """Make a run id for the environment of a new command; it begins with the token of this worker."""
         return f"{self._worker}-{next(self._numbers)}"
 
-    async def start(self, command: Command, grace_s: float, outputs: tuple[int, int], tmp: Path) -> RunningProcess:
+    async def start(
+        self, command: Command, grace_s: float, outputs: tuple[int, int], tmp: Path, stop: asyncio.Future[None]
+    ) -> RunningProcess:
         """Start a command with the write ends of its outputs; under a supervisor where there are any.
 
         Args:
             grace_s: between SIGTERM and SIGKILL, for a supervisor that has lost its worker.
             tmp: a private folder for the standard input.
+            stop: when it is done, a start that takes long is not waited for.
 
         Raises:
             CommandError: it could not be started; the message says why.
         """
         if self._supervisors is None:
             return GroupProcess(command, *outputs, tmp)
-        return await self._supervisors.start(command, grace_s, outputs, tmp)
+        return await self._supervisors.start(command, grace_s, outputs, tmp, stop)
 
     def started(self, run: Run) -> None:
         """Add a command that has been started."""
@@ -115,10 +128,27 @@ class Children:
             self._recorded.remove(run.run_id)
             self._remove(run.run_id)
 
-    def patrol(self) -> None:
-        """Look after what no run does: supervisors that were stopped or killed, and what they have left."""
+    def look_after(self, run: Run, process: RunningProcess, on_gone: Callable[[], None]) -> None:
+        """Keep a command that could not be ended, with its record, and call `on_gone` once it has ended after all.
+
+        The record stays if it outlives this worker: the next one tries to end it.
+        """
+        self._unended.append((run, process, on_gone))
+
+    def patrol(self) -> bool:
+        """Look after what no run does: supervisors that were stopped or killed, what they have left, unended commands.
+
+        Returns whether an unended command has ended since.
+        """
         if self._supervisors is not None:
             self._supervisors.patrol()
+        gone = [one for one in self._unended if one[1].is_gone()]
+        for run, process, on_gone in gone:
+            process.release()
+            self.forget(run)
+            on_gone()
+        self._unended = [one for one in self._unended if one not in gone]
+        return bool(gone)
 
     def _write(self, name: str, record: dict[str, Any]) -> None:
         write_atomically(self._record(name), json.dumps(record).encode())

@@ -6,17 +6,15 @@ command is over in no time, two or three if not.
 
 import asyncio
 import contextlib
-import logging
+import errno
 import os
-import select
 import signal
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from agentbus.bus.retry_until import deadline_after
+from agentbus.bus.retry_until import deadline_after, left_until, retry_until
 from agentbus.errors import CommandError
 from agentbus_worker.running.adopted import Adopted, has_ended
 from agentbus_worker.running.process_group import POLL_S
@@ -28,15 +26,14 @@ from agentbus_worker.running.spawn import (
     why_not_passed_on,
     why_not_started,
 )
-from agentbus_worker.running.supervisor import KILL_TIMEOUT_S, MAX_PACKET_BYTES
-
-log = logging.getLogger("agentbus.worker")
+from agentbus_worker.running.supervisor import KILL_TIMEOUT_S, MAX_PACKET_BYTES, Tree
+from agentbus_worker.running.unended import Unended, unended_of
 
 _INLINE_BYTES: Final = MAX_PACKET_BYTES // 2
 _START_TIMEOUT_S: Final = 60.0
 """A supervisor that tells nothing of a start for so long is taken for lost; a program may lie on a slow disk."""
 _END_TIMEOUT_S: Final = 20.0
-"""The same for the end of a command after SIGKILL: it is stopped, or the command cannot be killed."""
+"""The same for the end of a command that SIGKILL can end: the supervisor is stopped, or the machine very busy."""
 _CLOSE_TIMEOUT_S: Final = 2.0
 
 
@@ -50,6 +47,7 @@ class SupervisedProcess:
         self._cleared = ExitEvent()
         self._code = -signal.SIGKILL
         self._left = True
+        self._unended: Unended | None = None
         self.end = ExitEvent()
         self.pid = 0
         self.lost = False
@@ -62,7 +60,7 @@ class SupervisedProcess:
         kind, *words = message.split()
         first, code, left = map(int, words)
         if kind == b"E":
-            self.refusal = first, bool(code)
+            self.refusal, self._left = (first, bool(code)), False
             self.end.set()
             self._cleared.set()
         else:
@@ -82,16 +80,22 @@ class SupervisedProcess:
 
     # -- see RunningProcess ------------------------------------------------------------------------------------
 
-    async def started(self) -> None:
-        """Wait until the command runs, or is over; raises OSError if it could not be started."""
+    async def started(self, stop: asyncio.Future[None]) -> None:
+        """Wait until the command runs, is over, or is to be stopped; raises OSError if it could not be started."""
+        deadline = deadline_after(_START_TIMEOUT_S)
+        stop.add_done_callback(self._first.wake)
         try:
-            if not await self._first.wait_exit(_START_TIMEOUT_S):
-                self._lose()
+            while not self._first.is_set and not stop.done():
+                if not await self._first.wait(left_until(deadline)) and left_until(deadline) <= 0:
+                    self._lose()
+                    raise TimeoutError(errno.ETIMEDOUT, f"it did not start within {_START_TIMEOUT_S:g} s")
         except BaseException:
-            self.kill()
+            await self.kill()
             raise
+        finally:
+            stop.remove_done_callback(self._first.wake)
         if self.refusal is not None:
-            self._release()
+            self.release()
             number, folder = self.refusal
             raise OSError(number, os.strerror(number), "folder" if folder else None)
 
@@ -100,52 +104,59 @@ class SupervisedProcess:
         if self._link is not None:
             self._link.send(b"T")
 
-    async def kill_and_wait(self) -> None:
-        """Send SIGKILL to all of it, and wait for the end of the command."""
-        if self._link is not None:
-            self._link.send(b"K")
-        if not await self.end.wait_exit(_END_TIMEOUT_S):
-            self._lose()
-
     def finish(self) -> tuple[int, bool]:
         """Return the exit code of the ended command, and whether it has left something behind."""
         if not self._left:
-            self._release()
+            self.release()
         return self._code, self._left
 
-    async def clean_up(self, grace_s: float) -> None:
-        """Wait for what an ended command has left behind, and after `grace_s` end it by SIGKILL."""
+    async def clear(self, grace_s: float) -> Unended | None:
+        """Wait until nothing of it is left, and after `grace_s` end it by SIGKILL; returns what that does not end.
+
+        What it returns stays with its supervisor until `release` is called.
+        """
         deadline = deadline_after(grace_s)
         if not await self._cleared.wait_exit(grace_s) and self._link is not None:
             self._link.send(b"K")
-            await self._cleared.wait_exit(2 * KILL_TIMEOUT_S)
-        if self.lost:
-            await self._pool.adopted.end(deadline)
-        elif not self._cleared.is_set:
-            log.warning("processes that the command %d has left do not end, not even by SIGKILL", self.pid)
-        self._left = False
-        self._release()
-
-    def kill(self) -> None:
-        """Send SIGKILL to all of it, at once and without the event loop. Nothing if it was cleared already."""
-        link = self._link
-        if link is not None and not self._cleared.is_set:
-            link.send(b"K")
-            link.receive_until(lambda: self._cleared.is_set, 2 * KILL_TIMEOUT_S)
+            if not await self._cleared.wait_exit(KILL_TIMEOUT_S):
+                self._unended = unended_of(self._tree())
+                if self._unended is None and not await self._cleared.wait_exit(_END_TIMEOUT_S):
+                    self._lose()
         if self.lost and self._left:
-            self._pool.adopted.kill()
+            self._unended = await self._pool.end_adopted(deadline)
+        if self._unended is None:
+            self._left = False
+            self.release()
+        return self._unended
+
+    async def kill(self) -> None:
+        """Send SIGKILL to all of it, and wait a bounded time for its end. Nothing if it was cleared already."""
+        if self._left:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2 * KILL_TIMEOUT_S):
+                    await self.clear(0)
+        self.release()
+
+    def is_gone(self) -> bool:
+        """Whether what did not end by SIGKILL has ended since. Nothing is waited for."""
+        if not self.lost:
+            return self._cleared.is_set
+        return not set(self._unended.pids if self._unended else ()) & set(self._pool.adopted.pids())
+
+    def release(self) -> None:
+        """Give the supervisor back. One that has something left goes on with ending it, and ends itself."""
         self._left = False
-        self._release()
+        if (link := self._link) is not None:
+            self._link = None
+            self._pool.give_back(link, reusable=self._cleared.is_set)
+
+    def _tree(self) -> list[int]:
+        """All processes of the run, with its supervisor: one that hangs ends nothing."""
+        return [self._link.pid, *Tree(set(), self._link.pid).pids()] if self._link is not None else []
 
     def _lose(self) -> None:
         if self._link is not None:
             self._link.lose()
-
-    def _release(self) -> None:
-        """Give the supervisor back, if it has nothing left to end."""
-        if (link := self._link) is not None:
-            self._link = None
-            self._pool.give_back(link, reusable=self._cleared.is_set)
 
 
 class _Link:
@@ -196,15 +207,6 @@ class _Link:
         elif self.process is not None:
             self.process.told(message)
 
-    def receive_until(self, done: Callable[[], bool], timeout_s: float) -> None:
-        """Take messages without the event loop until one has the wanted effect."""
-        deadline = time.monotonic() + timeout_s
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        while not done() and (left_s := deadline - time.monotonic()) > 0:
-            if poll.poll(left_s * 1000):
-                self.receive()
-
     def close(self) -> None:
         """Let the supervisor end whatever it has left to end, and itself."""
         if self._socket.fileno() >= 0:
@@ -216,8 +218,6 @@ class _Link:
         self.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
         self._pool.forget(self)
         if self.process is not None:
             self.process.told_of_loss()
@@ -232,6 +232,7 @@ class Supervisors:
         self._links: dict[int, _Link] = {}
         self._idle: list[_Link] = []
         self._pids: set[int] = set()  # also of those that are about to end
+        self._lost: set[int] = set()  # of these, those that were killed
         self.adopted = Adopted(self._pids)
 
     def start_ahead(self) -> None:
@@ -240,8 +241,10 @@ class Supervisors:
             with contextlib.suppress(OSError):  # told when a command needs it
                 self._idle.append(self._new())
 
-    async def start(self, command: Command, grace_s: float, outputs: tuple[int, int], tmp: Path) -> SupervisedProcess:
-        """Start a command, and wait until it runs or is over.
+    async def start(
+        self, command: Command, grace_s: float, outputs: tuple[int, int], tmp: Path, stop: asyncio.Future[None]
+    ) -> SupervisedProcess:
+        """Start a command, and wait until it runs, is over, or is to be stopped.
 
         Raises:
             CommandError: it could not be started; the message says why.
@@ -251,7 +254,7 @@ class Supervisors:
             with standard_input(command.stdin, tmp) as stdin:
                 process = self._run(message, [*outputs] if stdin is None else [*outputs, stdin])
             self.start_ahead()
-            await process.started()
+            await process.started(stop)
         except OSError as error:
             if error.filename == "folder":
                 error.filename = str(command.cwd)
@@ -289,20 +292,35 @@ class Supervisors:
             self._idle.append(link)
         else:
             link.close()
-            del self._links[link.pid]
+            self._links.pop(link.pid, None)  # not there any more once all have been closed
 
     def forget(self, link: _Link) -> None:
-        """Remove a supervisor that has ended and was waited for."""
+        """Remove a supervisor that was killed."""
         self._links.pop(link.pid, None)
-        self._pids.discard(link.pid)
+        self._lost.add(link.pid)
         if link in self._idle:
             self._idle.remove(link)
 
+    async def end_adopted(self, deadline: float) -> Unended | None:
+        """End what a supervisor that was killed has left: SIGTERM, and after the deadline SIGKILL.
+
+        Returns what that does not end.
+        """
+        async for _ in retry_until(deadline_after(KILL_TIMEOUT_S), POLL_S):
+            self._reap()
+            if not self._lost:
+                break  # until it is reaped, what was below it may not be a child of this process yet
+        return await self.adopted.end(deadline)
+
+    def _reap(self) -> None:
+        """Reap the supervisors that have ended."""
+        ended = {pid for pid in self._pids - self._links.keys() if has_ended(pid)}
+        self._pids -= ended
+        self._lost -= ended
+
     def patrol(self) -> None:
         """Let a stopped supervisor go on, reap what has ended, and kill orphans that no run looks after."""
-        for pid in self._pids - self._links.keys():
-            if has_ended(pid):
-                self._pids.discard(pid)
+        self._reap()
         for pid in self._links:
             with contextlib.suppress(ChildProcessError):
                 if os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG) is not None:
@@ -310,19 +328,22 @@ class Supervisors:
         self.adopted.patrol()
 
     def close(self) -> None:
-        """End all supervisors, and with them what is left."""
+        """Let all supervisors end, and with them what is left; `wait_closed` waits for it."""
         for link in self._links.values():
             link.close()
         self._links.clear()
         self._idle.clear()
+
+    def wait_closed(self) -> None:
+        """Wait a bounded time until they have ended, and kill those that have not. It blocks: see `Children.close`."""
         deadline = time.monotonic() + _CLOSE_TIMEOUT_S
         while self._pids and time.monotonic() < deadline:
-            self._pids -= {pid for pid in self._pids if has_ended(pid)}
+            self._reap()
             time.sleep(POLL_S / 4)
         for pid in self._pids:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        self._pids.clear()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._pids.clear()  # from here on they are children as what they have left is
         self.adopted.kill()
 
 

@@ -21,6 +21,7 @@ from agentbus.errors import CommandError
 from agentbus.observability import tracing
 from agentbus.protocol.messages import Task
 from agentbus.protocol.subjects import COORDINATOR
+from agentbus_worker import watchdog
 from agentbus_worker.running.command import Limits
 from agentbus_worker.running.process_tree import RUN_VARIABLE, TASK_VARIABLE
 from agentbus_worker.running.prompt import build_prompt
@@ -109,8 +110,8 @@ def command_limits(config: WorkerConfig) -> Limits:
 
 @functools.cache
 def inherited_environment() -> dict[str, str]:
-    """Return the environment that commands inherit from the worker, without its settings and its trace."""
-    own = tracing.ENVIRONMENT
+    """Return the environment that commands inherit from the worker, without what is meant for the worker alone."""
+    own = {*tracing.ENVIRONMENT, *watchdog.ENVIRONMENT}
     return {name: value for name, value in os.environ.items() if not name.startswith("AGENTBUS_") and name not in own}
 
 

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Final
 
 from agentbus.bus.pull_consumer import Delivery
@@ -19,14 +20,15 @@ from agentbus.protocol.messages import Result
 from agentbus.tasks.incoming import Incoming
 from agentbus.tasks.settle import publish_committed
 from agentbus_worker.log.lines import TaskLog
-from agentbus_worker.running.command import Exit, running
+from agentbus_worker.running.command import Child, Exit, running
 from agentbus_worker.running.spawn import Command
 from agentbus_worker.running.task_command import command_limits, task_command
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.decisions import retry_pause_s
 from agentbus_worker.settling.lease import Lease
+from agentbus_worker.settling.lost_slot import lose_slot
 from agentbus_worker.settling.outbox import OutboxCopy, OutboxEntry
-from agentbus_worker.settling.outcome import Outcome, cancelled_outcome, decode_output, outcome_of_exit
+from agentbus_worker.settling.outcome import Outcome, cancelled_outcome, decode_output, not_ended, outcome_of_exit
 from agentbus_worker.settling.result import result_message, with_stored_output
 from agentbus_worker.settling.result_size import in_a_size_that_is_taken
 from agentbus_worker.settling.slots import Reservation
@@ -137,21 +139,24 @@ class Job:
 
     async def _run_command(self, command: Command, reservation: Reservation) -> None:
         context = self._context
-        limits = command_limits(context.config)
-        async with running(command, limits, context.children, context.state_folder.tmp) as child:
+        limits, tmp, stop = command_limits(context.config), context.state_folder.tmp, self._lease.interrupted
+        async with running(command, limits, context.children, tmp, stop=stop) as child:
             context.metrics.run_started()
             ended = await child.ended(
-                self._lease.interrupted,
+                stop,
                 context.children,
                 stop_grace_s=self._stop_grace_s,
                 on_still_running=lambda: self._log.info("started"),
             )
-            reservation.ended(ended.duration_s)
-            await asyncio.sleep(0)  # let the next task start first
             self._log.add(exit_code=ended.code, duration_s=round(ended.duration_s, 3), output_bytes=ended.stdout.size)
-            self._log.debug("command ended")
-            context.metrics.run_ended(ended.reason, ended.duration_s, ended.stdout.size)
-            await self._finish(ended)
+            if ended.unended is None:
+                reservation.ended(ended.duration_s)
+                await asyncio.sleep(0)  # let the next task start first
+                self._log.debug("command ended")
+                context.metrics.run_ended(ended.reason, ended.duration_s, ended.stdout.size)
+            else:
+                lose_slot(reservation, child, ended.unended, self._log)
+            await self._finish(ended, child)
 
     @property
     def _entry(self) -> Entry:
@@ -173,24 +178,29 @@ class Job:
         grace_s = self._context.config.worker.kill_grace_seconds
         return grace_s if self._stopping.is_set() and not self._lease.lost else min(grace_s, _CANCEL_GRACE_S)
 
-    async def _finish(self, ended: Exit) -> None:
-        """Settle, retry, release or drop the task, according to how the command ended."""
+    async def _finish(self, ended: Exit, child: Child) -> None:
+        """Settle, retry, release or drop the task, according to how the command ended.
+
+        A command of which anything still runs is never released or tried again.
+        """
         worker = self._context.config.worker
         if self._lease.lost:
             self._drop_outcome()
             return
-        if ended.reason == "stopped":
+        if ended.reason == "stopped" and ended.unended is None:
             if self._entry.cancel is None:
                 await self._release()
                 return
             outcome = cancelled_outcome(self._entry, decode_output(ended.stdout.head))
         else:
-            outcome = outcome_of_exit(
-                ended, timeout_s=worker.task_timeout_seconds, idle_timeout_s=worker.idle_timeout_seconds
-            )
+            limits = {"timeout_s": worker.task_timeout_seconds, "idle_timeout_s": worker.idle_timeout_seconds}
+            outcome = outcome_of_exit(ended, cancel=self._entry.cancel, **limits)
             again = outcome.cause in worker.retry_on and self._entry.attempt < worker.max_attempts
-            if again and self._entry.cancel is None and await self._queue_retry(outcome):
-                return
+            if again and self._entry.cancel is None:
+                if (left := await child.cleared()) is not None:
+                    outcome = replace(outcome, failure=not_ended(left))
+                elif await self._queue_retry(outcome):
+                    return
         nonce = self._claim.nonce
         await self._settle(await with_stored_output(self._context, self.key, nonce, outcome, ended.stdout, self._log))
 

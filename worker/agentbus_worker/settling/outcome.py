@@ -6,10 +6,12 @@ from typing import Final
 
 from agentbus.protocol import approval
 from agentbus.protocol.json_codec import Json
-from agentbus.protocol.ledger_entry import Entry
+from agentbus.protocol.ledger_entry import CancelRequest, Entry
 from agentbus.protocol.messages import Failure, ResultStatus
-from agentbus_worker.running.command import Exit, Output
+from agentbus_worker.running.command import Exit
 from agentbus_worker.running.frames import folded
+from agentbus_worker.running.output import Output
+from agentbus_worker.running.unended import Unended
 
 _STDERR_SHOWN: Final = 500
 """How many characters of standard error a failure quotes, from its end."""
@@ -32,22 +34,30 @@ class Outcome:
     failure: Failure | None = None
 
 
-def outcome_of_exit(ended: Exit, *, timeout_s: float, idle_timeout_s: float = 0) -> Outcome:
+def outcome_of_exit(
+    ended: Exit, *, timeout_s: float, idle_timeout_s: float = 0, cancel: CancelRequest | None = None
+) -> Outcome:
     """Map the exit of a command to success, failure, or a request for approval.
 
     `cause` is a failure as the configuration key `retry_on` names it: timeout, idle, exit:CODE. A killed
-    supervisor is no such failure: the command would kill it again.
+    supervisor is no such failure: the command would kill it again. Nor is a command that could not be ended, whatever
+    it was to be ended for: it must not run twice at once.
+
+    Args:
+        cancel: the request to cancel the task, if there is one: a command that was stopped for it and could not be
+            ended has failed.
     """
     text = decode_output(ended.stdout.head)
     extra: dict[str, Json] = {"exit_code": ended.code, "duration_seconds": round(ended.duration_s, 3)}
     if ended.stdout.truncated:
         extra["output"] = output_note(ended.stdout)
-    if ended.reason == "timeout":
-        reason = f"timed out after {timeout_s:g} s and was ended"
-        return Outcome("failed", text, reason, extra, reason, "timeout")
-    if ended.reason == "idle":
-        reason = f"printed nothing for {idle_timeout_s:g} s and was ended"
-        return Outcome("failed", text, reason, extra, reason, "idle")
+    why = {"timeout": f"timed out after {timeout_s:g} s", "idle": f"printed nothing for {idle_timeout_s:g} s"}
+    if ended.code is None:
+        stopped = _why_cancelled(cancel) if cancel else "the worker was stopped"
+        return _unended_outcome(ended, text, why.get(ended.reason, stopped), extra)
+    if ended.reason in why:
+        reason = f"{why[ended.reason]} and was ended"
+        return Outcome("failed", text, reason, extra, reason, ended.reason)
     if ended.reason == "unsupervised":
         reason = "the process that supervised the command was killed, and the command was ended"
         return Outcome("failed", text, reason + _stderr_end(ended.stderr), extra, reason, "unsupervised")
@@ -59,6 +69,14 @@ def outcome_of_exit(ended: Exit, *, timeout_s: float, idle_timeout_s: float = 0)
     if ended.stdout.truncated:  # in the tail only a whole line counts, and its first line may be incomplete
         asks = asks or approval.position_in(decode_output(ended.stdout.tail).partition("\n")[2]) is not None
     return Outcome("needs_approval" if asks else "completed", text, None, extra)
+
+
+def _unended_outcome(ended: Exit, text: str, why: str, extra: dict[str, Json]) -> Outcome:
+    """Return the outcome of a command that was to be ended, and could not be."""
+    failure = not_ended(ended.unended)
+    reason = f"{why}, and {failure.message}"
+    known = {name: value for name, value in extra.items() if value is not None}
+    return Outcome("failed", text, reason, known, reason, failure.code, failure)
 
 
 def decode_output(data: bytes) -> str:
@@ -73,12 +91,19 @@ def _shown(stdout: Output) -> Iterator[str]:
         yield decode_output(stdout.folded)
 
 
+def not_ended(unended: Unended | None) -> Failure:
+    """Return the failure of a command that could not be ended."""
+    return Failure("not_ended", f"the command could not be ended: it {unended.why if unended else 'still runs'}")
+
+
 def cancelled_outcome(entry: Entry, text: str = "") -> Outcome:
     """Return the outcome of a cancelled task, which names the requester and the reason."""
-    request = entry.cancel
+    return Outcome("cancelled", text, _why_cancelled(entry.cancel))
+
+
+def _why_cancelled(request: CancelRequest | None) -> str:
     who = f"cancelled by {request.by}" if request else "cancelled"
-    why = f": {request.reason}" if request and request.reason else ""
-    return Outcome("cancelled", text, who + why)
+    return f"{who}: {request.reason}" if request and request.reason else who
 
 
 def output_note(output: Output) -> dict[str, Json]:

@@ -13,7 +13,7 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.incoming import Incoming
 from agentbus.tasks.output_store import chunk_bytes, put_file
 from agentbus_worker.log.lines import TaskLog
-from agentbus_worker.running.command import Output
+from agentbus_worker.running.output import Output
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.outcome import Outcome, decode_output, output_note
 from agentbus_worker.settling.result_size import fit

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias
 
@@ -32,11 +33,19 @@ class Slots:
         self._room: asyncio.Future[None] | None = None
         self._quick = False
         self._closed = False
+        self.lost = 0
+        """How many slots are held by commands that have been given up because they could not be ended."""
 
     @property
     def running(self) -> int:
-        """The number of slots in use."""
-        return self._count_in["running"]
+        """The number of slots in use, the lost ones included."""
+        return self._count_in["running"] + self.lost
+
+    @property
+    def in_words(self) -> str:
+        """How many slots are in use, for people."""
+        lost = f", {self.lost} of them lost" if self.lost else ""
+        return f"takes tasks: {self.running} of {self.count} slots in use{lost}"
 
     @property
     def prefetching(self) -> bool:
@@ -97,12 +106,29 @@ class Slots:
         """Decide from the run time of a command whether commands are quick."""
         self._quick = ran_s * self._prefetch_limit < _QUICK_WAIT_S * self.count
 
+    def lose(self) -> None:
+        """Count a slot as lost; nothing is prefetched for fewer slots than there seem to be."""
+        self.lost += 1
+        self._quick = False
+
+    def regain(self) -> None:
+        """Take back a slot that was lost."""
+        self.lost -= 1
+        self._grant_next()
+        self._tell_of_room()
+
     def count_move(self, before: _State, after: _State) -> None:
         """Count the change of a reservation's state, and grant a slot that became free."""
         self._count_in[before] -= 1
         self._count_in[after] += 1
-        if before == "running" and self._queue and self.running < self.count:
+        self._grant_next()
+        self._tell_of_room()
+
+    def _grant_next(self) -> None:
+        if self._queue and self.running < self.count:
             self._queue.popleft().grant()
+
+    def _tell_of_room(self) -> None:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
 
@@ -147,6 +173,12 @@ class Reservation:
         if self._state == "running":
             self._slots.ended(ran_s)
             self._move("settling")
+
+    def lose(self) -> Callable[[], None]:
+        """Settle the task, and keep its slot: its command could not be ended. Returns what gives the slot back."""
+        self._slots.lose()
+        self._move("settling")
+        return self._slots.regain
 
     def grant(self) -> None:
         """Give it a slot."""
