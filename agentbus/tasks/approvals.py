@@ -1,12 +1,18 @@
 """Answering a task that asks for approval: the decision goes to its agent as a follow-up task."""
 
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from agentbus.bus.audit_note import note
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import (
+    BusError,
+    BusUnavailableError,
     InvalidIdError,
     NoApprovalPendingError,
+    PermissionDeniedError,
     TaskConflictError,
     TaskContentMissingError,
     WrongRevisionError,
@@ -14,13 +20,13 @@ from agentbus.errors import (
 from agentbus.observability import tracing
 from agentbus.protocol import approval, subjects
 from agentbus.protocol.json_codec import Json, encode
-from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.ledger_entry import NoEntry, Record
 from agentbus.protocol.messages import Task, decode_task
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.task_names import name_for
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.ledger import Ledger
-from agentbus.tasks.publish import Published, publish
+from agentbus.tasks.publish import LOST_AFTER_S, Published, publish
 from agentbus.tasks.status import TaskStatus
 
 ANSWER_SUFFIX: Final = ".answer"
@@ -103,36 +109,54 @@ def question(output: Json) -> str:
     return text.encode()[:_QUESTION_BYTES].decode(errors="ignore")
 
 
-async def _reserve(bus: Bus, record: Record, sender: str) -> None:
+async def _reserve(bus: Bus, record: Record, sender: str) -> Record | None:
     """Note in the entry of a task who answers it: the answers of two coordinators are tasks of different owners.
+
+    Returns the entry with the note; None if it was there before.
 
     Raises:
         TaskConflictError: another coordinator does.
     """
-    ledger = Ledger(bus)
-    while (other := record.entry.answered_by or await _unnoted_answer(ledger, record.key, sender)) != sender:
-        if other is not None:
+    while (other := record.entry.answered_by or await _unnoted_answer(bus, record.key, sender)) != sender:
+        if other is not None and not await _is_abandoned(bus, record, other):
             raise TaskConflictError(
                 f"{other} answers the task {record.task_id}; what was said, and what came of it, shows the task "
-                f"{name_for(sender, TaskKey(record.agent, answer_id(record.task_id), other))}"
+                f"{name_for(sender, _answer_key(record.key, other))}"
             )
-        entry = record.entry.model_copy(update={"answered_by": sender})
         try:
-            await ledger.write(record.key, entry, revision=record.revision, trace=tracing.carried(record.headers))
+            return await _note_answer(bus, record, sender)
         except WrongRevisionError:
-            changed = await ledger.read_newer(record.key, record.revision)
+            changed = await Ledger(bus).read_newer(record.key, record.revision)
             if not isinstance(changed, Record) or changed.revision == record.revision:
                 raise
             record = changed
-        else:
-            return
+    return None
 
 
-async def _unnoted_answer(ledger: Ledger, asked: TaskKey, sender: str) -> str | None:
+async def _note_answer(bus: Bus, record: Record, by: str | None) -> Record:
+    entry, trace = record.entry.model_copy(update={"answered_by": by}), tracing.carried(record.headers)
+    revision = await Ledger(bus).write(record.key, entry, revision=record.revision, trace=trace)
+    return replace(record, entry=entry, revision=revision)
+
+
+def _answer_key(asked: TaskKey, owner: str) -> TaskKey:
+    return TaskKey(asked.agent, answer_id(asked.id), owner)
+
+
+async def _is_abandoned(bus: Bus, record: Record, other: str) -> bool:
+    """Whether who noted to answer has not, for longer than any publication takes: its program died in between."""
+    with suppress(PermissionDeniedError):  # a member cannot see the tasks of another one
+        if isinstance(await Ledger(bus).read(_answer_key(record.key, other)), NoEntry):
+            now = (await bus.stream_info(subjects.TASKS_STREAM)).server_time
+            return now is not None and (now - record.changed_at).total_seconds() > LOST_AFTER_S
+    return False
+
+
+async def _unnoted_answer(bus: Bus, asked: TaskKey, sender: str) -> str | None:
     """Who answered a task without a note of it, as `main` of version 0.1.0 does with its own; None if nobody did."""
     if sender == COORDINATOR or asked.owner != COORDINATOR:
         return None
-    found = await ledger.read(asked._replace(id=answer_id(asked.id)))
+    found = await Ledger(bus).read(_answer_key(asked, COORDINATOR))
     return COORDINATOR if isinstance(found, Record) else None
 
 
@@ -149,7 +173,7 @@ async def send_answer(bus: Bus, status: TaskStatus, *, sender: str, approve: boo
 
 
 async def _send(bus: Bus, status: TaskStatus, task: Task, sender: str, decision: str) -> Published:
-    await _reserve(bus, status.record, sender)
+    noted = await _reserve(bus, status.record, sender)
     try:
         published = await publish(bus, task, sender)
     except TaskConflictError:
@@ -157,6 +181,13 @@ async def _send(bus: Bus, status: TaskStatus, task: Task, sender: str, decision:
             f"the task {status.task_id} was answered before, with another decision or comment; what was said, and what "
             f"came of it, shows the task {task.id}. An answer cannot be changed: cancel that task, or publish a new one"
         ) from None
+    except BusUnavailableError:
+        raise  # it may be published
+    except (BusError, asyncio.CancelledError):
+        if noted is not None:
+            with suppress(BusError):  # a note without an answer holds others up for some minutes only
+                await _note_answer(bus, noted, None)
+        raise
     if not published.known:
         await note(bus, "answer", status.record.key, by=sender, detail=decision)
     return published

@@ -10,7 +10,13 @@ import pytest
 from agentbus import Coordinator, connect
 from agentbus.bus.pull_consumer import PullConsumer
 from agentbus.bus.setup import set_up
-from agentbus.errors import InvalidIdError, MessageError, SetupMissingError, TaskConflictError, TaskNotFoundError
+from agentbus.errors import (
+    InvalidIdError,
+    MessageError,
+    SetupMissingError,
+    TaskConflictError,
+    TaskNotFoundError,
+)
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Record
@@ -19,6 +25,7 @@ from agentbus.protocol.roles import Role
 from agentbus.protocol.subjects import TaskKey
 from agentbus.protocol.task_names import task_name
 from agentbus.provision.nats_server import NatsServer
+from agentbus.tasks import approvals
 from agentbus.tasks.inbox import InboxMessage
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.publish import publish
@@ -43,6 +50,15 @@ async def inbox_of(bus: Coordinator) -> list[InboxMessage]:
 async def keys_of(bus: Coordinator) -> list[str]:
     info = await bus.bus.stream_info(subjects.STATE_STREAM, subjects_filter=subjects.STATE_SUBJECTS)
     return sorted(info.state.subjects or ())
+
+
+async def without_tasks_of_others(coordinator: Coordinator) -> None:
+    """Bring the queue to the layout of the earlier version, which takes no tasks of named coordinators."""
+    config = (await coordinator.bus.stream_info(subjects.TASKS_STREAM)).config
+    await coordinator.bus.api(f"CONSUMER.DELETE.{subjects.TASKS_STREAM}.{subjects.durable_of_parties('code')}")
+    await coordinator.bus.api(
+        f"STREAM.UPDATE.{subjects.TASKS_STREAM}", {**config, "subjects": [subjects.TASK_SUBJECTS]}
+    )
 
 
 async def test_two_owners_and_main_use_one_id_for_one_agent(server: NatsServer, coordinator: Coordinator):
@@ -119,6 +135,36 @@ async def test_of_answers_at_the_same_time_one_is_taken(server: NatsServer, coor
         outcomes = await asyncio.gather(*answers, return_exceptions=True)
     assert sorted(isinstance(one, TaskConflictError) for one in outcomes) == [False, True]
     assert len([key for key in await keys_of(coordinator) if key.endswith(".answer")]) == 1
+
+
+async def test_a_note_of_an_answer_that_is_refused_keeps_no_other_coordinator_from_answering(
+    server: NatsServer, coordinator: Coordinator
+):
+    await set_up(coordinator.bus, ["code"])
+    async with coordinator_of(server, "bob", "operator") as bob:
+        task = await coordinator.publish("code", "clean up", task_id="job")
+        await settle(coordinator, "job", ASKS, status="needs_approval", task=task.message)
+        await without_tasks_of_others(coordinator)
+        with pytest.raises(SetupMissingError):
+            await bob.task("code/~main/job").answer(approve=True)
+    assert (await coordinator.task("job").status()).record.entry.answered_by is None
+    assert not (await coordinator.task("job").answer(approve=False)).known
+
+
+async def test_a_note_of_an_answer_that_never_came_is_replaced_once_no_publication_can_take_so_long(
+    server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    task = await coordinator.publish("code", "clean up", task_id="job")
+    await settle(coordinator, "job", ASKS, status="needs_approval", task=task.message)
+    found = await Ledger(coordinator.bus).read(TaskKey("code", "job"))
+    assert isinstance(found, Record)
+    noted = found.entry.model_copy(update={"answered_by": "bob"})
+    await Ledger(coordinator.bus).write(found.key, noted, revision=found.revision)
+    with pytest.raises(TaskConflictError, match="bob answers the task job"):
+        await coordinator.task("job").answer(approve=True)
+    monkeypatch.setattr(approvals, "LOST_AFTER_S", 0.0)
+    assert not (await coordinator.task("job").answer(approve=True)).known
+    assert (await coordinator.task("job").status()).record.entry.answered_by == "main"
 
 
 async def test_an_answer_that_an_earlier_version_has_given_counts(server: NatsServer, coordinator: Coordinator):
@@ -286,11 +332,7 @@ async def test_a_bus_of_an_earlier_layout_refuses_a_task_of_an_owner_and_keeps_n
     server: NatsServer, coordinator: Coordinator
 ):
     await set_up(coordinator.bus, ["code"])
-    config = (await coordinator.bus.stream_info(subjects.TASKS_STREAM)).config
-    await coordinator.bus.api(f"CONSUMER.DELETE.{subjects.TASKS_STREAM}.{subjects.durable_of_parties('code')}")
-    await coordinator.bus.api(
-        f"STREAM.UPDATE.{subjects.TASKS_STREAM}", {**config, "subjects": [subjects.TASK_SUBJECTS]}
-    )
+    await without_tasks_of_others(coordinator)
     task = new_task(to="code", content="x", task_type="x", sender="alice", task_id="job")
     with pytest.raises(SetupMissingError, match="agentbus setup --update"):
         await publish(coordinator.bus, task, "alice")
