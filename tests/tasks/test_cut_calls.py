@@ -15,11 +15,12 @@ from agentbus.admin.dead_letters import newest_dead_letters, requeue
 from agentbus.protocol import subjects
 from agentbus.protocol.audit import names as audit
 from agentbus.protocol.json_codec import decode, encode
-from agentbus.protocol.ledger_entry import Record, queued, read_entry
+from agentbus.protocol.ledger_entry import queued
 from agentbus.protocol.messages import new_task
 from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
+from support.agreement import agreed, ledger, queue
 from support.cut import Cutter
 from support.harness import SUPPORT, eventually, run_python
 from support.mcp_harness import settle
@@ -30,37 +31,10 @@ Check = Callable[[], Awaitable[None]]
 ways = pytest.mark.parametrize("times", [1, 2], ids=["cancelled once", "cancelled twice, then the connection closes"])
 
 
-async def queue(bus: Coordinator) -> Counter[str]:
-    """The ids of the tasks that lie in the queue."""
-    last = (await bus.bus.stream_info(subjects.TASKS_STREAM)).state.last_seq
-    messages = [await bus.bus.message_without_headers(subjects.TASKS_STREAM, seq) for seq in range(1, last + 1)]
-    return Counter(str(decode(message.data)["id"]) for message in messages if message is not None)
-
-
-async def ledger(bus: Coordinator) -> dict[str, Record]:
-    """The entries of all tasks."""
-    info = await bus.bus.stream_info(subjects.STATE_STREAM, subjects_filter=subjects.STATE_SUBJECTS)
-    found: dict[str, Record] = {}
-    for subject in info.state.subjects or ():
-        message = await bus.bus.last_message(subjects.STATE_STREAM, subject)
-        record = read_entry(message) if message is not None else None
-        if isinstance(record, Record):
-            found[record.task_id] = record
-    return found
-
-
 async def said(bus: Coordinator, verb: str) -> int:
     """How many lines the audit has of a verb."""
     info = await bus.bus.stream_info(audit.SAID_STREAM, subjects_filter=audit.ALL)
     return sum(times for subject, times in (info.state.subjects or {}).items() if subject.endswith(f".{verb}"))
-
-
-async def agreed(bus: Coordinator) -> None:
-    """Each queued task has one message, and each message belongs to a task."""
-    entries, messages = await ledger(bus), await queue(bus)
-    assert set(messages) <= set(entries), "a message without an entry"
-    assert {id_ for id_, record in entries.items() if record.entry.state == "queued"} <= set(messages), "no message"
-    assert set(messages.values()) <= {1}, "two messages of one task"
 
 
 async def nothing(_: int) -> None:
@@ -228,6 +202,7 @@ async def test_what_a_cancelled_call_had_begun_and_could_not_finish_is_logged(
     assert not coordinator.bus.begun.any
 
 
+@pytest.mark.gate("told to end, about to be queued")
 @pytest.mark.parametrize(
     "point",
     [
