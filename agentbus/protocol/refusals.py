@@ -16,7 +16,10 @@ _WRONG_REVISION: Final = 10071
 _UNDECIDED: Final = 10164
 """The answer of a cluster to a compare-and-set while another write of the key is under way, which may come to nothing:
 asked again, it is stored, or refused for good."""
-_NOT_READY: Final = frozenset({10008, 10039, 10118, _UNDECIDED})
+_IN_PROCESS: Final = 10158
+"""The answer of a cluster to a message whose id it has got before and not stored yet: asked again, it is a duplicate, or
+the first one came to nothing and this one is stored."""
+_NOT_READY: Final = frozenset({10008, 10039, 10118, _UNDECIDED, _IN_PROCESS})
 _NO_LEADER: Final = frozenset({10008, 10118})
 _MISSING: Final = {10059: "stream", 10014: "consumer"}
 _FULL: Final = frozenset({10002, 10023, 10028, 10047, 10077, 10122})
@@ -40,6 +43,8 @@ def error_of(fault: dict[str, Any], subject: str) -> BusError:
     text = str(fault.get("description") or "no reason given")
     if number in (_WRONG_REVISION, _UNDECIDED):
         return WrongRevisionError(f"{subject} has changed meanwhile")
+    if number == _IN_PROCESS:
+        return BusUnavailableError(f"the servers have not agreed on a message for {subject} yet; it may become stored")
     if number in _NO_LEADER:
         return BusUnavailableError(
             f"JetStream has no leader for {subject} ({text}): more than half of the servers of the cluster must be up"

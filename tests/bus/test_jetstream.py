@@ -15,6 +15,7 @@ from agentbus.provision.nats_server import NatsServer
 from support.altered_link import AlteredLink, altered_link, at_first, lost, refused
 
 STARTING = refused(10008, "JetStream system temporarily unavailable", code=503)
+IN_PROCESS = refused(10158, "duplicate message id is in process", code=409)
 
 
 @pytest.fixture
@@ -58,6 +59,16 @@ async def test_a_request_is_repeated_while_jetstream_starts(link: AlteredLink, b
     link.changes["agent.main.results"] = at_first(2, STARTING)
     assert (await bus.store("agent.main.results", b"x", msg_id="1")).duplicate, "the first attempt was carried out"
     assert (await coordinator.bus.stream_info(subjects.RESULTS_STREAM)).state.messages == 1
+
+
+async def test_a_store_is_repeated_while_a_cluster_has_not_decided_on_the_message_of_its_id(
+    link: AlteredLink, bus: Bus, coordinator: Coordinator
+):
+    link.changes["agent.main.results"] = at_first(2, IN_PROCESS)
+    assert (await bus.store("agent.main.results", b"x", msg_id="1")).duplicate, "the first attempt was carried out"
+    link.changes["agent.main.results"] = IN_PROCESS
+    with pytest.raises(BusUnavailableError, match="not agreed on a message for agent.main.results yet"):
+        await bus.store("agent.main.results", b"x", msg_id="1", timeout_s=0.3)
 
 
 async def test_a_store_whose_answer_is_lost_is_stored_once(link: AlteredLink, bus: Bus, coordinator: Coordinator):
