@@ -17,8 +17,8 @@ _UNDECIDED: Final = 10164
 """The answer of a cluster to a compare-and-set while another write of the key is under way, which may come to nothing:
 asked again, it is stored, or refused for good."""
 _IN_PROCESS: Final = 10158
-"""The answer of a cluster to a message whose id it has got before and not stored yet: asked again, it is a duplicate, or
-the first one came to nothing and this one is stored."""
+"""The answer of a cluster to a message while an earlier one with its id is under way. Asked again, it is a duplicate,
+or is stored because the earlier one came to nothing."""
 _NOT_READY: Final = frozenset({10008, 10039, 10118, _UNDECIDED, _IN_PROCESS})
 _NO_LEADER: Final = frozenset({10008, 10118})
 _MISSING: Final = {10059: "stream", 10014: "consumer"}

@@ -67,7 +67,7 @@ async def test_a_store_is_repeated_while_a_cluster_has_not_decided_on_the_messag
     link.changes["agent.main.results"] = at_first(2, IN_PROCESS)
     assert (await bus.store("agent.main.results", b"x", msg_id="1")).duplicate, "the first attempt was carried out"
     link.changes["agent.main.results"] = IN_PROCESS
-    with pytest.raises(BusUnavailableError, match="not agreed on a message for agent.main.results yet"):
+    with pytest.raises(BusUnavailableError, match=r"not agreed on a message for agent\.main\.results yet"):
         await bus.store("agent.main.results", b"x", msg_id="1", timeout_s=0.3)
 
 
