@@ -1,6 +1,9 @@
-"""Reads parts of outputs, from the result or, where it holds only the beginning, from the bucket of the agent."""
+"""Reads parts of outputs, from the result or, where it holds only the beginning, from the bucket of the agent.
 
-import codecs
+Places in an output are counted in the bytes that the agent printed. A result that holds all of it has text only; there
+they are counted in the text's UTF-8.
+"""
+
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
@@ -9,12 +12,14 @@ from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import ArgumentError, FileMissingError, MessageError, PermissionDeniedError
 from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.messages import Result
+from agentbus_mcp.operations.characters import LOOK_BACK, first_start, last_start, text_of
 from agentbus_mcp.sanitize import as_text
 
-_CONTINUATION: Final = bytes(range(0x80, 0xC0))
-"""The bytes of UTF-8 that continue a character."""
 _MAX_SIZE: Final = 1 << 53
 """The largest size that every JSON reader keeps."""
+_REPLACED: Final = "\ufffd"
+_NO_UTF8: Final = b"\xff"
+"""One byte that is no UTF-8, in place of one that is not known any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,29 +27,53 @@ class OutputPart:
     """A part of an output.
 
     Attributes:
-        total_bytes: the size of the whole output, as UTF-8.
-        offset: where `text` begins in it, in bytes.
+        data: its bytes, which need not be UTF-8, in whole characters.
+        total_bytes: the size of the whole output.
+        offset: where `data` begins in it.
         readable_bytes: up to where it can be read by asking for other parts.
     """
 
-    text: str
+    data: bytes
     total_bytes: int
     offset: int = 0
     readable_bytes: int = 0
 
+    @property
+    def text(self) -> str:
+        """The text of the part; of all parts, joined, it is that of the output."""
+        return text_of(self.data)
 
-def output_of_result(result: Result) -> OutputPart:
-    """The beginning of an output, as far as the result holds it."""
+
+def output_of_result(result: Result, *, readable: bool = True) -> OutputPart:
+    """The beginning of an output, as far as the result holds it, and tells where in the output it ends.
+
+    Args:
+        result: the result.
+        readable: whether the rest can be read.
+    """
     text = as_text(result.result)
-    held = len(text.encode())
     note = result.output_note
-    if note.get("folded") is True:  # the text is whole, without the frames of progress bars that the file has, too
-        return OutputPart(text, held, readable_bytes=held)
-    total = max(held, _size(note.get("bytes")))
-    in_a_file = isinstance(object_in(note.get("file")).get("name"), str)
-    if in_a_file:  # the beginning may end within a character, which the file has whole
-        text = text.removesuffix("\ufffd")
-    return OutputPart(text, total, readable_bytes=total if in_a_file else held)
+    folded = note.get("folded") is True  # the text is whole, without the frames of progress bars that the file has, too
+    if readable and not folded and isinstance(object_in(note.get("file")).get("name"), str):
+        data = _head(text, _size(note.get("kept")))
+        total = max(len(data), _size(note.get("bytes")))
+        return OutputPart(data, total, readable_bytes=total)
+    data = text.encode()
+    whole = 0 if folded else _size(note.get("bytes"))
+    total = max(len(data), whole, len(data) + whole - _size(note.get("kept", len(data))))
+    return OutputPart(data, total, readable_bytes=len(data) if readable else 0)
+
+
+def _head(text: str, kept: int) -> bytes:
+    """The bytes of the text of an output's first `kept` bytes, as far as it is known how many each character had.
+
+    It is not known of U+FFFD, but where these must have had one byte each. A last one may be the beginning of a
+    character.
+    """
+    replaced = text.count(_REPLACED)
+    if len(text.encode()) - 2 * replaced == kept:
+        return _NO_UTF8.join(part.encode() for part in text.removesuffix(_REPLACED).split(_REPLACED))
+    return text.partition(_REPLACED)[0].encode()
 
 
 def output_of_task(status: TaskStatus) -> OutputPart:
@@ -53,12 +82,13 @@ def output_of_task(status: TaskStatus) -> OutputPart:
         result = status.result
     except MessageError:
         return output_of_text(as_text(status.record.entry.result))
-    return output_of_result(result) if result else OutputPart("", 0)
+    return output_of_result(result) if result else OutputPart(b"", 0)
 
 
 def output_of_text(text: str) -> OutputPart:
     """A text as an output that cannot be read on."""
-    return OutputPart(text, len(text.encode()))
+    data = text.encode()
+    return OutputPart(data, len(data))
 
 
 async def read_part(coordinator: Coordinator, status: TaskStatus, offset: int, max_bytes: int) -> OutputPart:
@@ -71,44 +101,46 @@ async def read_part(coordinator: Coordinator, status: TaskStatus, offset: int, m
         BusError: the whole cannot be read.
     """
     held = output_of_task(status)
-    data = held.text.encode()
-    if offset > max(held.total_bytes, len(data)):
+    if offset > held.total_bytes:
         raise ArgumentError(f"offset: {offset} is beyond the end; this output has {held.total_bytes} bytes")
-    if held.readable_bytes > len(data) and offset + max_bytes > len(data):
+    if held.readable_bytes > len(held.data) and offset + max_bytes > len(held.data):
         try:
             return await _read_file(coordinator, status, offset, max_bytes, held.total_bytes)
         except (PermissionDeniedError, FileMissingError):
-            if offset >= len(data):
+            held = _without_file(status, held)
+            if offset >= len(held.data):
                 raise
-            held = replace(held, readable_bytes=len(data))
-    return _part(data[offset:], offset, held)
+    start = first_start(held.data, min(offset, len(held.data)))
+    return replace(held, data=held.data[start:], offset=start)
+
+
+def _without_file(status: TaskStatus, held: OutputPart) -> OutputPart:
+    """What a result holds of its output, as there is no more; where its bytes are not known, in those of the text."""
+    result = status.result
+    if result is not None and len(held.text) + 1 < len(as_text(result.result)):
+        held = output_of_result(result, readable=False)
+    return replace(held, readable_bytes=len(held.data))
 
 
 async def _read_file(
     coordinator: Coordinator, status: TaskStatus, offset: int, max_bytes: int, total: int
 ) -> OutputPart:
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    """Read a part from the stored file. What is read begins a little before, to tell where its characters begin."""
+    begin = max(0, offset - LOOK_BACK)
+    wanted = LOOK_BACK + max_bytes + 2 * LOOK_BACK
     data, position = b"", 0
     async with aclosing(coordinator.task(str(status.name)).output()) as pieces:
         async for piece in pieces:
-            text = decoder.decode(piece).encode()
-            data += text[max(0, offset - position) :]
-            position += len(text)
-            if len(data) > max_bytes:
+            data += piece[max(0, begin - position) :]
+            position += len(piece)
+            if len(data) > wanted:
+                data = data[: last_start(data[:wanted])]
                 total = max(total, position)
                 break
         else:
-            rest = decoder.decode(b"", final=True).encode()
-            data += rest[max(0, offset - position) :]
-            total = position + len(rest)
-    return _part(data, offset, OutputPart("", total, readable_bytes=total))
-
-
-def _part(data: bytes, offset: int, whole: OutputPart) -> OutputPart:
-    """The whole characters in `data`, which may begin and end within one."""
-    characters = data.lstrip(_CONTINUATION) if offset else data
-    begin = offset + len(data) - len(characters)
-    return replace(whole, text=characters.decode(errors="ignore"), offset=begin)
+            total = position
+    start = first_start(data, min(offset - begin, len(data)))
+    return OutputPart(data[start:], total, begin + start, total)
 
 
 def _size(value: Json) -> int:

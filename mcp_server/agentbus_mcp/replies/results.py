@@ -1,6 +1,6 @@
 """Builds the view of a result, from the ledger or from a message of an inbox, with its output still to be cut."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 from typing import Final
 
@@ -9,6 +9,7 @@ from agentbus.errors import MessageError
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.messages import Result
 from agentbus.protocol.task_names import name_for
+from agentbus_mcp.operations.characters import size_of
 from agentbus_mcp.operations.inbox import CheckedMessage
 from agentbus_mcp.operations.output import (
     OutputPart,
@@ -34,7 +35,7 @@ class UncutResult:
         """The result with at most `max_bytes` of its output, and `json_bytes` (default: twice that) as JSON."""
         output = self.output
         shown = cut_to_fit(output.text, max_bytes, 2 * max_bytes if json_bytes is None else json_bytes)
-        end = output.offset + len(shown.encode())
+        end = output.offset + size_of(output.data, len(shown))
         fields = {
             "output": visible(shown),
             "offset": output.offset or None,
@@ -63,9 +64,9 @@ def result_of_message(checked: CheckedMessage) -> UncutResult:
     if message.result is None:
         view, output = _invalid_view(message.fault or ""), output_of_text(message.data.decode(errors="replace"))
     else:
-        view, output = _view(message.result, checked.reader), output_of_result(message.result)
-    if checked.unverified or not checked.in_ledger:
-        output = replace(output, readable_bytes=0)
+        readable = checked.in_ledger and not checked.unverified
+        view = _view(message.result, checked.reader)
+        output = output_of_result(message.result, readable=readable)
     fields = {"seq": message.seq, "unverified": checked.unverified}
     return UncutResult(view.model_copy(update=fields), output)
 

@@ -14,19 +14,29 @@ from agentbus.protocol.messages import decode_result
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.output_store import put_file
-from agentbus_mcp.operations.output import read_part
-from support.mcp_harness import result_message
+from agentbus_mcp.operations.output import output_of_task, read_part
+from agentbus_mcp.replies.models import AgentResult
+from agentbus_mcp.replies.results import UncutResult
+from agentbus_mcp.sanitize import visible
+from support.mcp_harness import result_message, settle
 from support.restricted import all_but, restricted_bus
 
 HEAD, REST = "beginning ", "and the rest ü"
 
 
-async def truncated(coordinator: Coordinator, task_id: str = "job", *, stored: bool) -> TaskStatus:
-    """A settled task whose result holds `HEAD` and names a file with all of the output."""
+async def truncated(
+    coordinator: Coordinator,
+    task_id: str = "job",
+    *,
+    stored: bool,
+    whole: bytes = (HEAD + REST).encode(),
+    kept: int = len(HEAD),
+) -> TaskStatus:
+    """A settled task whose result holds the beginning of `whole` and names a file with all of the output."""
     await coordinator.publish("code", "work", task_type="test", task_id=task_id)
-    whole = (HEAD + REST).encode()
-    note: dict[str, Any] = {"truncated": True, "bytes": len(whole), "kept": len(HEAD)}
-    message = {**result_message(task_id, HEAD), "output": {**note, "file": {"bucket": "b", "name": task_id}}}
+    note: dict[str, Any] = {"truncated": True, "bytes": len(whole), "kept": kept}
+    head = whole[:kept].decode(errors="replace")
+    message = {**result_message(task_id, head), "output": {**note, "file": {"bucket": "b", "name": task_id}}}
     if stored:
         await put_file(coordinator.bus, "code", task_id, [whole])
     record = await Ledger(coordinator.bus).read(TaskKey("code", task_id))
@@ -65,3 +75,60 @@ async def test_a_user_who_may_not_read_the_file_gets_the_beginning(tmp_path: Pat
             assert (part.text, part.readable_bytes) == (HEAD, len(HEAD))
             with pytest.raises(PermissionDeniedError):
                 await read_part(main, status, len(HEAD), 1_000)
+
+
+# -- output that is not UTF-8
+
+
+async def read_through(coordinator: Coordinator, status: TaskStatus, max_bytes: int) -> tuple[str, list[AgentResult]]:
+    """Read an output part by part, as a client that follows `next` does."""
+    part, views = output_of_task(status), list[AgentResult]()
+    while True:
+        views.append(UncutResult(AgentResult(status="completed"), part).cut(max_bytes, 8 * max_bytes))
+        following = views[-1].next_offset
+        if following is None:
+            return "".join(view.output or "" for view in views), views
+        assert len(views) < 1_000
+        part = await read_part(coordinator, status, following, max_bytes)
+        assert part.offset == following
+
+
+LATIN = "Größe geändert, naïve Übung «déjà»\n".encode("latin-1")
+NO_UTF8 = {
+    "Latin-1": LATIN * 40,
+    "two bytes that begin a character, and one alone": b"x\xe9\xbb!\xff\n" * 200,
+    "a file of all bytes": bytes(range(256)) * 6,
+    "U+FFFD as it was printed, among Latin-1": "x\ufffd".encode() * 300 + LATIN,
+    "UTF-8 behind a byte that is none": b"\xfc" + "漢字🎉ü".encode() * 100,
+    "nothing but bytes that continue a character": b"\xa9" * 1_000,
+}
+
+
+@pytest.mark.parametrize("whole", NO_UTF8.values(), ids=NO_UTF8)
+async def test_parts_joined_are_the_text_of_the_whole(whole: bytes, coordinator: Coordinator) -> None:
+    await ensure_files_bucket(coordinator.bus, "code")
+    stored = await truncated(coordinator, stored=True, whole=whole, kept=301)
+    text, views = await read_through(coordinator, stored, 150)
+    assert text == visible(whole.decode(errors="replace"))
+    assert {view.output_bytes for view in views} == {len(whole)}
+    assert [view.truncated for view in views] == [True] * (len(views) - 1) + [None]
+
+
+async def test_parts_of_an_output_within_the_result_joined_are_all_of_it(coordinator: Coordinator) -> None:
+    text = (LATIN * 40).decode(errors="replace")
+    await coordinator.publish("code", "work", task_type="test", task_id="inline")
+    await settle(coordinator, "inline", text)
+    joined, views = await read_through(coordinator, await coordinator.task("inline").status(), 200)
+    assert joined == text
+    assert {view.output_bytes for view in views} == {len(text.encode())}
+
+
+@pytest.mark.parametrize("name", ["Latin-1", "two bytes that begin a character, and one alone"])
+async def test_of_an_output_whose_file_is_gone_the_beginning_is_shown(name: str, coordinator: Coordinator) -> None:
+    await ensure_files_bucket(coordinator.bus, "code")
+    whole = NO_UTF8[name]
+    text, views = await read_through(
+        coordinator, await truncated(coordinator, stored=False, whole=whole, kept=301), 150
+    )
+    assert text == whole[:301].decode(errors="replace")
+    assert views[-1].truncated
