@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # each of them would compile the same sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long test-large coverage check format docs bench attacks conformance chaos cluster test-oldest-server test-lowest release-check clean help
+.PHONY: demo test test-long test-large coverage check format docs bench attacks fuzz conformance chaos cluster test-oldest-server test-lowest release-check clean help
 
 help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
@@ -28,6 +28,7 @@ help:
 	@echo "make cluster             the same over three servers that lose their leaders, three minutes a seed; and a bus with"
 	@echo "                         one copy of everything that gets three"
 	@echo "make attacks             hostile parties with their real credentials, and many hostile messages (TIMES=20)"
+	@echo "make fuzz                odd lines on the standard input of the MCP server, for a minute (SECONDS=60 SEED=1)"
 	@echo "make conformance         the official MCP conformance suite and inspector, against the real servers over HTTP"
 	@echo "make test-oldest-server  the tests of the bus against nats-server 2.10"
 	@echo "make test-lowest         the tests with the lowest versions of the dependencies that pyproject.toml allows"
@@ -95,6 +96,11 @@ attacks: $(STAMP)
 	AGENTBUS_TEST_EXAMPLES=$(or $(TIMES),20) $(BIN)/pytest -n 4 --dist worksteal --timeout 3600 \
 		-m "attacks or not attacks" tests/system/test_attacks.py tests/system/test_hostile_entries.py \
 		tests/system/test_fuzz.py $(ARGS)
+
+# The gate sends the lines of one seed. A failure names its seed.
+fuzz: $(STAMP)
+	AGENTBUS_TEST_FUZZ_S=$(or $(SECONDS),60) AGENTBUS_TEST_FUZZ_SEED=$(SEED) $(BIN)/pytest -q \
+		tests/mcp_server/transports/test_stdio_fuzz.py $(ARGS)
 
 chaos: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m system.chaos $(if $(SEEDS),--seeds "$(SEEDS)") --record build/chaos.jsonl $(ARGS)

@@ -13,6 +13,8 @@ from mcp.server.context import HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver import server as mcpserver_module
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.shared._stream_protocols import ReadStream, WriteStream
+from mcp.shared.message import SessionMessage
 from pydantic import BaseModel
 
 Params = TypeVar("Params", bound=BaseModel)
@@ -44,6 +46,18 @@ def announce_resource_changes(server: MCPServer[Any]) -> None:
     low = server._lowlevel_server  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     options = partial(low.create_initialization_options, NotificationOptions(resources_changed=True))
     setattr(low, "create_initialization_options", options)  # noqa: B010  # a method, for the type checker
+
+
+async def serve_streams(
+    server: MCPServer[Any], messages: ReadStream[SessionMessage | Exception], answers: WriteStream[SessionMessage]
+) -> None:
+    """Serve one client, in the era that it opens with, until `messages` ends.
+
+    `MCPServer` serves its own reader of standard input only, which drops what is no valid message without an answer,
+    and cancels all calls at the end of the input.
+    """
+    low = server._lowlevel_server  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    await low.run(messages, answers, low.create_initialization_options())
 
 
 def connection_of(ctx: ServerRequestContext[Any, Any]) -> Connection:

@@ -21,6 +21,7 @@ from agentbus_mcp.notifications.bus_events import BusEvents
 from agentbus_mcp.notifications.listen import Listen, add_listen
 from agentbus_mcp.notifications.resource_changes import ResourceChanges
 from agentbus_mcp.notifications.sessions import Sessions, add_resource_subscriptions
+from agentbus_mcp.operations.waits import Waits
 from agentbus_mcp.prompts import add_prompts
 from agentbus_mcp.resources.completions import add_completions
 from agentbus_mcp.resources.registry import add_resources
@@ -57,9 +58,24 @@ class Server(MCPServer[Any]):
     """
 
     def __init__(
-        self, bus_link: BusLink, name: str = "agentbus", *, tasks: Mapping[str, TaskSupport] | None = None, **about: Any
+        self,
+        bus_link: BusLink,
+        name: str = "agentbus",
+        *,
+        tasks: Mapping[str, TaskSupport] | None = None,
+        waits: Waits | None = None,
+        **about: Any,
     ) -> None:
-        """Make a server; `tasks` are the tools whose calls may continue as MCP tasks, by their names."""
+        """Make a server.
+
+        Args:
+            bus_link: its connection.
+            name: how clients name it.
+            tasks: the tools whose calls may continue as MCP tasks, by their names.
+            waits: the waits of its tools.
+            about: what else it tells clients of itself.
+        """
+        self._waits = waits or Waits()
         self._bus_events = BusEvents(bus_link)
         changes = ResourceChanges(self._bus_events, bus_link.agent)
         self._sessions, events = Sessions(changes), InMemorySubscriptionBus()
@@ -98,9 +114,10 @@ class Server(MCPServer[Any]):
         """How many sources on the bus are followed."""
         return self._bus_events.sources
 
-    def close_streams(self) -> None:
-        """Begin to end every open `subscriptions/listen` stream in order."""
+    def end_waits(self) -> None:
+        """Have every call answer soon: listen streams end in order, and waits are as if their time were over."""
         self._listen.close()
+        self._waits.end()
 
     @asynccontextmanager
     async def _following(self, _: MCPServer[Any]) -> AsyncGenerator[None]:
@@ -193,6 +210,8 @@ class Server(MCPServer[Any]):
 
 def create_server(bus_link: BusLink) -> Server:
     """Make the MCP server with all its tools, resources and prompts."""
-    server = Server(bus_link, instructions=INSTRUCTIONS, tools=make_tools(bus_link), tasks=task_support())
+    waits = Waits()
+    tools = make_tools(bus_link, waits)
+    server = Server(bus_link, instructions=INSTRUCTIONS, tools=tools, tasks=task_support(), waits=waits)
     add_prompts(server)
     return server

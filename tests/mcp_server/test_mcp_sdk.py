@@ -7,16 +7,28 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import MCPServer
-from mcp_types import EmptyResult, ListResourcesResult, PaginatedRequestParams, Resource, SubscribeRequestParams
+from mcp.shared.message import ServerMessageMetadata, SessionMessage
+from mcp_types import (
+    EmptyResult,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+    ListResourcesResult,
+    PaginatedRequestParams,
+    Resource,
+    SubscribeRequestParams,
+)
 
 from agentbus_mcp import sdk
-from support.mcp_harness import both_eras
+from support.harness import BOUND_S, eventually
+from support.mcp_harness import INITIALIZE, both_eras
 
 pytestmark = pytest.mark.filterwarnings("ignore:resources/(un)?subscribe is removed")
 
@@ -100,6 +112,47 @@ async def test_the_open_sessions_are_those_of_clients_that_are_connected() -> No
             assert sdk.open_sessions(server.session_manager) == number
         await stack.aclose()
         assert sdk.open_sessions(server.session_manager) == 0
+
+
+async def test_a_server_on_streams_says_of_each_request_that_it_was_answered_or_cancelled() -> None:
+    """Otherwise the end of the input would be waited for with no need, or cut calls."""
+    server: MCPServer[Any] = MCPServer("test")
+    called = anyio.Event()
+
+    @server.tool()
+    async def wait() -> str:
+        called.set()
+        await anyio.sleep_forever()
+        return ""
+
+    incoming, messages = anyio.create_memory_object_stream[SessionMessage | Exception](10)
+    answers, outgoing = anyio.create_memory_object_stream[SessionMessage](10)
+    unanswered: list[int] = []
+    handshake: Any = INITIALIZE["params"]
+
+    async def send(request_id: int, method: str, params: dict[str, Any]) -> None:
+        async def note() -> None:
+            unanswered.append(request_id)
+
+        request = JSONRPCRequest(jsonrpc="2.0", id=request_id, method=method, params=params)
+        await incoming.send(SessionMessage(request, ServerMessageMetadata(on_request_unanswered=note)))
+
+    async with asyncio.timeout(BOUND_S), asyncio.TaskGroup() as group, incoming, outgoing:
+        group.create_task(sdk.serve_streams(server, messages, answers))
+        await send(1, "initialize", handshake)
+        first = (await outgoing.receive()).message
+        await send(2, "tools/call", {"name": "wait", "arguments": {}})
+        await called.wait()
+        cancelled = {"requestId": 2}
+        notification = JSONRPCNotification(jsonrpc="2.0", method="notifications/cancelled", params=cancelled)
+        await incoming.send(SessionMessage(notification))
+        await eventually(lambda: unanswered, "the request counts as cancelled")
+        await send(3, "ping", {})
+        last = (await outgoing.receive()).message
+        await incoming.aclose()
+    assert isinstance(first, JSONRPCResponse)
+    assert isinstance(last, JSONRPCResponse)
+    assert (first.id, unanswered, last.id) == (1, [2], 3)
 
 
 def test_no_other_module_uses_private_parts_of_the_sdk() -> None:

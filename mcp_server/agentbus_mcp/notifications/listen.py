@@ -48,6 +48,7 @@ class Listen:
         self._resources = resources
         self._tasks = tasks
         self._open: set[PendingEvents] = set()
+        self._closed = False
 
     async def __call__(
         self, ctx: ServerRequestContext[Any, Any], params: SubscriptionsListenRequestParams
@@ -66,6 +67,8 @@ class Listen:
         pending = PendingEvents()
         with ExitStack() as cleanup:
             self._open.add(pending)
+            if self._closed:
+                pending.close()
             cleanup.callback(self._open.discard, pending)
             accepted = await self._subscribe(ctx, params.notifications, pending, cleanup)
             acknowledged = SubscriptionsAcknowledgedNotificationParams(notifications=accepted, _meta=meta)
@@ -81,7 +84,8 @@ class Listen:
         return len(self._open)
 
     def close(self) -> None:
-        """End every stream gracefully; each sends its result as the last frame."""
+        """End every stream gracefully, and those that begin later; each sends its result as the last frame."""
+        self._closed = True
         for pending in self._open:
             pending.close()
 

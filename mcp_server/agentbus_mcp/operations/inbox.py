@@ -16,6 +16,7 @@ from agentbus.protocol.ledger_entry import NoEntry, Record
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.tasks.inbox import InboxMessage
 from agentbus.tasks.ledger import Ledger
+from agentbus_mcp.operations.waits import Waits
 from agentbus_mcp.sanitize import visible
 
 INBOX_BATCH: Final = 20
@@ -61,11 +62,16 @@ async def newest_messages(coordinator: Coordinator, count: int, agent: str | Non
 
 
 async def next_messages(
-    coordinator: Coordinator, after: int | None, timeout_s: float, agent: str | None = None
+    coordinator: Coordinator,
+    after: int | None,
+    timeout_s: float,
+    agent: str | None = None,
+    *,
+    waits: Waits | None = None,
 ) -> InboxPage:
     """Read the next messages of an inbox, after a cursor or from now on.
 
-    Waits until there is one or the time is over, across restarts of the bus.
+    Waits until there is one or the time is over, across restarts of the bus; `waits` may end it early.
 
     Raises:
         ArgumentError: the cursor lies beyond the end of the stream: it is of another bus.
@@ -73,10 +79,11 @@ async def next_messages(
     if after is not None:
         await _check_cursor(coordinator.bus, after)
     found: list[InboxMessage] = []
+    waits = waits or Waits()
     async with coordinator.inbox(after=after, agent=agent) as inbox:
         timeout_s = max(timeout_s, _BATCH_S)
         while len(found) < INBOX_BATCH:
-            with anyio.move_on_after(timeout_s) as wait:
+            with waits.at_most(timeout_s) as wait:
                 found.append(await inbox.next())
             if wait.cancelled_caught:
                 break

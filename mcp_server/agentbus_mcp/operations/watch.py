@@ -1,7 +1,8 @@
 """Waits for the results of tasks, or for new messages in an inbox, and reports progress meanwhile."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import Final
 
 import anyio
@@ -13,6 +14,7 @@ from agentbus.tasks.wait import Until, wait_for
 from agentbus_mcp.operations.agents_status import AgentsStatus, agents_status
 from agentbus_mcp.operations.inbox import InboxPage, next_messages
 from agentbus_mcp.operations.look_up import FoundTasks, look_up
+from agentbus_mcp.operations.waits import Waits
 
 DEFAULT_WAIT_S: Final = 25
 """Hosts give up on a call after one to five minutes; a model that waits longer calls again."""
@@ -47,9 +49,9 @@ class TasksOutcome:
 
 
 async def watch(
-    coordinator: Coordinator, request: WatchRequest, report: Callable[[str], None]
+    coordinator: Coordinator, request: WatchRequest, report: Callable[[str], None], waits: Waits
 ) -> TasksOutcome | InboxPage:
-    """Wait for what is requested; `report` gets a line whenever a task changes its state.
+    """Wait for what is requested; `report` gets a line whenever a task changes its state. `waits` may end it early.
 
     Raises:
         TaskNotFoundError: no task is known by any of the ids.
@@ -57,8 +59,10 @@ async def watch(
     """
     if not request.task_ids:
         report(f"waiting for messages in the inbox of {request.agent or coordinator.agent}")
-        return await next_messages(coordinator, request.cursor, request.timeout_s, request.agent)
-    return await watch_tasks(coordinator, request, report)
+        return await next_messages(coordinator, request.cursor, request.timeout_s, request.agent, waits=waits)
+    with waits.at_most(inf):
+        return await watch_tasks(coordinator, request, report)
+    return await watch_tasks(coordinator, replace(request, timeout_s=0), report)
 
 
 async def watch_tasks(coordinator: Coordinator, request: WatchRequest, report: Callable[[str], None]) -> TasksOutcome:

@@ -12,6 +12,7 @@ from agentbus.errors import ArgumentError, BusError
 from agentbus.protocol.task_names import TaskName
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.operations.publish import publish_outcome
+from agentbus_mcp.operations.waits import Waits
 from agentbus_mcp.operations.watch import DEFAULT_WAIT_S, WatchRequest, watch
 from agentbus_mcp.replies.budget import ResponseDetail
 from agentbus_mcp.replies.build import build_watch_answer
@@ -32,7 +33,7 @@ from agentbus_mcp.tools.parameters import (
 from agentbus_mcp.tools.progress import progress
 
 
-def publish_task_tool(bus_link: BusLink) -> Tool:
+def publish_task_tool(bus_link: BusLink, waits: Waits) -> Tool:
     """Make the tool."""
 
     async def publish_task(  # the parameters of the tool
@@ -63,12 +64,12 @@ def publish_task_tool(bus_link: BusLink) -> Tool:
             task_id=task_id,
         )
         publication = publication_of(await publish_outcome(coordinator, outcomes))
-        return await _wait(ctx, coordinator, publication) if watch else build_publication_answer(publication)
+        return await _wait(ctx, coordinator, publication, waits) if watch else build_publication_answer(publication)
 
     return define(publish_task, "Publish a task", ADDS, ALWAYS_LOADED)
 
 
-async def _wait(ctx: Context, coordinator: Coordinator, publication: Publication) -> CallToolResult:
+async def _wait(ctx: Context, coordinator: Coordinator, publication: Publication, waits: Waits) -> CallToolResult:
     """Wait for the results of what was published, or have the call continue as an MCP task."""
     if (offer := current_offer()) is not None:
         watched_tasks.begin_publication(coordinator, publication, offer)
@@ -76,7 +77,7 @@ async def _wait(ctx: Context, coordinator: Coordinator, publication: Publication
     request = WatchRequest([str(TaskName(task.task_id, task.agent)) for task in publication.published])
     async with progress(ctx, DEFAULT_WAIT_S) as report:
         try:
-            found = await watch(coordinator, request, report)
+            found = await watch(coordinator, request, report, waits)
         except BusError:
             return build_publication_answer(publication)  # the client must learn the ids; `next` waits for them
     return build_answer_with_results(publication, build_watch_answer(found, request, ResponseDetail()))

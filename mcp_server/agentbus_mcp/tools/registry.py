@@ -3,6 +3,7 @@
 from mcp.server.mcpserver.tools import Tool
 
 from agentbus_mcp.bus_link import BusLink
+from agentbus_mcp.operations.waits import Waits
 from agentbus_mcp.task_extension.task_support import TaskSupport
 from agentbus_mcp.task_extension.watched_tasks import WatchedTasks
 from agentbus_mcp.tools.answer_approval import answer_approval_tool
@@ -15,11 +16,11 @@ from agentbus_mcp.tools.publish_task import publish_task_tool
 from agentbus_mcp.tools.watch_results import watch_results_tool
 
 
-def make_tools(bus_link: BusLink) -> list[Tool]:
+def make_tools(bus_link: BusLink, waits: Waits) -> list[Tool]:
     """Make the tools on a connection. Their failures are exceptions; `agentbus_mcp.errors` words them."""
     return [
-        publish_task_tool(bus_link),
-        watch_results_tool(bus_link),
+        publish_task_tool(bus_link, waits),
+        watch_results_tool(bus_link, waits),
         get_results_tool(bus_link),
         get_task_tool(bus_link),
         list_tasks_tool(bus_link),

@@ -7,6 +7,7 @@ from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult
 
 from agentbus_mcp.bus_link import BusLink
+from agentbus_mcp.operations.waits import Waits
 from agentbus_mcp.operations.watch import DEFAULT_WAIT_S, WatchRequest, watch
 from agentbus_mcp.replies.budget import ResponseDetail
 from agentbus_mcp.replies.build import build_watch_answer
@@ -18,7 +19,7 @@ from agentbus_mcp.tools.parameters import AgentOrInbox, Cursor, ResponseFormat, 
 from agentbus_mcp.tools.progress import progress
 
 
-def watch_results_tool(bus_link: BusLink) -> Tool:
+def watch_results_tool(bus_link: BusLink, waits: Waits) -> Tool:
     """Make the tool."""
 
     async def watch_results(
@@ -42,6 +43,6 @@ def watch_results_tool(bus_link: BusLink) -> Tool:
         if timeout_seconds and (offer := current_offer()) is not None:
             return await watched_tasks.begin_watch(coordinator, request, detail, offer)
         async with progress(ctx, timeout_seconds) as report:
-            return build_watch_answer(await watch(coordinator, request, report), request, detail)
+            return build_watch_answer(await watch(coordinator, request, report, waits), request, detail)
 
     return define(watch_results, "Watch for results", READS, ALWAYS_LOADED)

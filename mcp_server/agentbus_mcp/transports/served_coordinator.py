@@ -84,7 +84,7 @@ class ServedCoordinator:
             async with server.session_manager.run():
                 task_status.started()
                 await self._ended.wait()
-                server.close_streams()
+                server.end_waits()
                 await anyio.sleep(_LAST_FRAMES_S)
                 for request in self._requests:
                     request.cancel()
@@ -93,10 +93,10 @@ class ServedCoordinator:
         """Begin the shutdown: streams first, then sessions and requests in progress, then the connection."""
         self._ended.set()
 
-    def close_streams(self) -> None:
-        """End every open `subscriptions/listen` stream gracefully."""
+    def end_waits(self) -> None:
+        """Have every call answer soon, those that wait and those that listen as well."""
         if self._server is not None:
-            self._server.close_streams()
+            self._server.end_waits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. If the coordinator ends meanwhile, the answer ends at this point."""

@@ -169,7 +169,7 @@ async def _run(coordinators: Coordinators, http_settings: HttpSettings, listener
 async def _stop(requested: asyncio.Event, coordinators: Coordinators, http: _Uvicorn) -> None:
     await requested.wait()
     for one in coordinators.served:
-        one.close_streams()
+        one.end_waits()
     http.stop()
     await anyio.sleep(_EXIT_S)
     end()

@@ -345,6 +345,6 @@ async def test_a_closed_server_ends_its_streams_in_order(server: NatsServer, coo
     bus_link = BusLink(connection_settings(NatsSection(url=server.url), agent="main", name="test"), "main")
     mcp = create_server(bus_link)
     async with bus_link.open(), Client(mcp) as client, client.listen(resource_subscriptions=[INBOX]) as subscription:
-        mcp.close_streams()
+        mcp.end_waits()
         with anyio.fail_after(BOUND_S):
             assert [event async for event in subscription] == []

@@ -1,6 +1,7 @@
 """The real server process over stdio: start, one whole job, and every way to end."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -30,6 +31,16 @@ async def exchange(process: asyncio.subprocess.Process, message: dict[str, Any])
     process.stdin.write(json.dumps(message).encode() + b"\n")
     async with asyncio.timeout(BOUND_S):
         return json.loads(await process.stdout.readline())
+
+
+async def answer_to(process: asyncio.subprocess.Process, message: dict[str, Any]) -> dict[str, Any]:
+    """Send a line, and read until its answer."""
+    answer = await exchange(process, message)
+    assert process.stdout
+    async with asyncio.timeout(BOUND_S):
+        while answer.get("id") != message["id"]:
+            answer = json.loads(await process.stdout.readline())
+    return answer
 
 
 async def ended(process: asyncio.subprocess.Process) -> tuple[int, str]:
@@ -132,6 +143,190 @@ async def test_standard_output_carries_the_protocol_and_nothing_else(server: Nat
         assert (code, await process.stdout.read()) == (0, b"")
         assert "connected to nats-server" in said
         assert "Traceback" not in said
+
+
+# -- requests that are sloppy, or the last -----------------------------------------------------------------------
+
+
+async def said_to(process: asyncio.subprocess.Process, *lines: bytes) -> list[dict[str, Any]]:
+    """Write lines in one go, close the input, and return the answers to all but the handshake."""
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(b"\n".join([json.dumps(INITIALIZE).encode(), *lines, b""]))
+    process.stdin.close()
+    async with asyncio.timeout(BOUND_S):
+        answers = [json.loads(line) for line in (await process.stdout.read()).splitlines()]
+    return [answer for answer in answers if answer.get("id") != INITIALIZE["id"]]
+
+
+def call(request_id: Any, tool: str, **arguments: Any) -> bytes:
+    params = {"name": tool, "arguments": arguments}
+    return json.dumps({"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}).encode()
+
+
+async def test_every_request_of_a_sloppy_host_is_answered(server: NatsServer, coordinator: Coordinator) -> None:
+    cut = call(501, "publish_task", to="code", content="caf\ud83d", task_type="t", task_id="cut")
+    lines = [
+        b"\xef\xbb\xbf" + call(502, "list_agents") + b"\r",
+        b"",
+        cut,
+        b'{"jsonrpc":"2.0","id":503,"method":"ping","params":{"x":' + b"9" * 5_000 + b"}}",
+        b'{"id":504,"method":"ping"}',
+        b'{"jsonrpc":"2.0","id":505.5,"method":"ping"}',
+        b'[{"jsonrpc":"2.0","id":506,"method":"ping"}]',
+        *[call("same", "get_task", task_id="nope")] * 3,
+        b'{"jsonrpc":"2.0","id":507,"method":"pi',
+        b"hello",
+    ]
+    async with raw_server("--nats-url", server.url) as process:
+        answers = await said_to(process, *lines)
+        code, said = await ended(process)
+    ids = sorted((answer["id"] for answer in answers), key=str)
+    assert ids == [501, 502, 503, 504, 505.5, 506, 507, None, "same", "same", "same"]
+    errors = {answer["id"]: answer["error"]["code"] for answer in answers if "error" in answer}
+    assert errors == {503: -32700, 504: -32600, 505.5: -32600, 506: -32600, 507: -32700, None: -32700}
+    status = await coordinator.task("cut").status()
+    assert code == 0
+    assert said.count("a line of the client is refused") == 6
+    stored = await coordinator.bus.last_message("AGENT_TASKS", "agent.code.tasks")
+    assert stored is not None
+    assert "caf\ufffd" in stored.data.decode()
+    assert status.state == "queued"
+
+
+@pytest.mark.parametrize("up", [True, False], ids=["a bus", "no bus"])
+async def test_calls_that_were_read_before_the_end_of_the_input_are_answered(
+    up: bool, server: NatsServer, coordinator: Coordinator
+) -> None:
+    calls = [call(number, "publish_task", to="code", content="x", task_type="t") for number in range(10, 20)]
+    listing = b'{"jsonrpc":"2.0","id":20,"method":"tools/list"}'
+    async with raw_server("--nats-url", server.url if up else NOWHERE) as process:
+        answers = {answer["id"]: answer for answer in await said_to(process, *calls, listing)}
+        code, _ = await ended(process)
+    assert sorted(answers) == list(range(10, 21))
+    assert code == 0
+    assert all("result" in answer for answer in answers.values())
+    published = [answers[number]["result"].get("structuredContent", {}) for number in range(10, 20)] if up else []
+    names = [task["task_id"] for answer in published for task in answer["published"]]
+    assert len(names) == (10 if up else 0)
+    assert (await coordinator.bus.stream_info("AGENT_TASKS")).state.messages == len(names)
+    assert [task.state for task in (await coordinator.list_tasks()).tasks] == ["queued"] * len(names)
+
+
+async def test_a_wait_that_the_end_of_the_input_cuts_answers_with_what_is_there(
+    server: NatsServer, coordinator: Coordinator
+) -> None:
+    await coordinator.publish("code", "work", task_type="test", task_id="a")
+    lines = [
+        call(2, "watch_results", task_ids=["a"], timeout_seconds=240),
+        call(3, "watch_results", timeout_seconds=240),
+        call(4, "publish_task", to="doc", content="x", task_type="t", task_id="b", watch=True),
+    ]
+    async with raw_server("--nats-url", server.url) as process:
+        answers = {answer["id"]: answer["result"]["structuredContent"] for answer in await said_to(process, *lines)}
+        code, _ = await ended(process)
+    assert code == 0
+    assert answers[2]["pending"][0]["task_id"] == "a"
+    assert answers[3]["next"]["tool"] == "watch_results"
+    assert answers[4]["published"][0]["task_id"] == "b"
+
+
+async def test_a_listening_client_gets_the_end_of_its_stream(server: NatsServer) -> None:
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+    }
+    params = {"notifications": {"resourceSubscriptions": ["agentbus://agents"]}, "_meta": meta}
+    listen = {"jsonrpc": "2.0", "id": 2, "method": "subscriptions/listen", "params": params}
+    async with raw_server("--nats-url", server.url) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(json.dumps(listen).encode() + b"\n")
+        process.stdin.close()
+        async with asyncio.timeout(BOUND_S):
+            answers = [json.loads(line) for line in (await process.stdout.read()).splitlines()]
+        code, _ = await ended(process)
+    assert code == 0
+    assert [answer["id"] for answer in answers if "result" in answer] == [2]
+
+
+async def test_a_log_that_nobody_reads_does_not_stop_the_server(server: NatsServer) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4_096)
+    os.set_blocking(writing, True)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            SCRIPT,
+            "--nats-url",
+            server.url,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=writing,
+        )
+        try:
+            assert process.stdin
+            for number in range(5_000):  # each has a line in the log: more than may wait
+                process.stdin.write(b'{"id":%d}\n' % number)
+                if number % 500 == 0:
+                    await answer_to(process, {"id": f"n{number}"})
+            assert (await answer_to(process, {"jsonrpc": "2.0", "id": "last", "method": "ping"}))["result"] == {}
+            process.terminate()
+            async with asyncio.timeout(BOUND_S):
+                assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        ("<&-", 1, "standard input is closed"),
+        (">&-", 1, "standard output is closed"),
+        ("2>&-", 0, ""),
+    ],
+)
+async def test_standard_streams_that_are_closed_are_named(redirected: str, code: int, said: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        "/bin/sh",
+        "-c",
+        f'exec "$0" --nats-url {NOWHERE} {redirected}',
+        SCRIPT,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(BOUND_S):
+        _, err = await process.communicate()
+    assert process.returncode == code
+    assert said in err.decode()
+    assert "Traceback" not in err.decode()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
+async def test_an_output_that_cannot_be_written_to_is_named() -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123, ASYNC230
+        process = await asyncio.create_subprocess_exec(
+            SCRIPT,
+            "--nats-url",
+            NOWHERE,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=full,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(BOUND_S):
+            _, err = await process.communicate(json.dumps(INITIALIZE).encode() + b"\n")
+    assert process.returncode == 1
+    assert "standard output cannot be written to: [Errno 28] No space left on device" in err.decode()
+    assert "Traceback" not in err.decode()
 
 
 # -- every way to end -------------------------------------------------------------------------------------------
