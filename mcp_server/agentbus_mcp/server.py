@@ -16,6 +16,7 @@ from pydantic import AnyUrl
 from agentbus.version import __version__
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.errors import client_message
+from agentbus_mcp.left_out import LeftOut
 from agentbus_mcp.metrics import NO_METRICS, Metrics
 from agentbus_mcp.notifications.bus_events import BusEvents
 from agentbus_mcp.notifications.listen import Listen, add_listen
@@ -90,6 +91,7 @@ class Server(MCPServer[Any]):
             subscriptions=events,
             lifespan=self._following,
             extensions=[self._extension] if self._extension else [],
+            middleware=[LeftOut(self)],
             **about,
         )
         add_listen(self, self._listen)

@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from agentbus.errors import MessageError
 from agentbus.protocol.json_codec import Json, decode, refuse_changes
 from agentbus.protocol.messages import MAX_TASK_TYPE_CHARS
+from agentbus_mcp.left_out import NULLS
 from agentbus_mcp.replies.budget import ANSWER_BYTES, DetailLevel
 
 MAX_TASKS: Final = 32
@@ -21,16 +22,21 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-# Each kind spelled out, and an array with its items: some hosts refuse a schema that leaves either open.
-_ANY_JSON: Final[dict[str, Json]] = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "object"},
-        {"type": "array", "items": {}},
-        {"type": "number"},
-        {"type": "boolean"},
-    ]
-}
+def _as_given(value: Any) -> Any:
+    """Leave out of the ids what models write where they have none, after a list that came as text was parsed."""
+    ids = _as_list(value)
+    return [one for one in ids if one not in NULLS] if isinstance(ids, list) else ids  # pyright: ignore[reportUnknownVariableType]
+
+
+def _is_named(value: str) -> str:
+    if value in NULLS:
+        raise ValueError(f"{value!r} names nothing; leave an argument out that you have no value for")
+    return value
+
+
+# A string alone: some hosts refuse all tools where a schema has an object without properties, or an array without the
+# type of its items. Any value is taken.
+_ANY_JSON: Final[dict[str, Json]] = {"type": "string"}
 if TYPE_CHECKING:
     Content = Json
 else:
@@ -58,9 +64,9 @@ def parse_content(content: Json) -> Json:
     return value  # pyright: ignore[reportUnknownVariableType]
 
 
-_Name = Annotated[str, Field(max_length=70)]
+_Name = Annotated[str, Field(max_length=70), AfterValidator(_is_named)]
 _TaskId = Annotated[str, Field(max_length=128)]
-_TaskName = Annotated[str, Field(max_length=200)]
+_TaskName = Annotated[str, Field(max_length=200), AfterValidator(_is_named)]
 """An id, or an agent and an id; the tools take both, and `next` has the second."""
 Targets = Annotated[
     list[_Name],
@@ -92,7 +98,7 @@ SomeTaskIds = Annotated[
 ]
 TaskIds = Annotated[
     list[_TaskName],
-    BeforeValidator(_as_list),
+    BeforeValidator(_as_given),
     Field(
         max_length=MAX_TASKS, default_factory=list, description="The tasks: ids, or agent/id. Without any: the inbox."
     ),
@@ -118,7 +124,8 @@ Offset = Annotated[
     Field(ge=0, le=_MAX_INTEGER, description="Of one task: read on from this byte (next_offset)."),
 ]
 PayloadFormat = Annotated[
-    Literal["text", "json"], Field(description="text: content is a string. json: content is any JSON value.")
+    Literal["text", "json"],
+    Field(description="text: content is a string. json: content is any JSON value, or its text."),
 ]
 Timeout = Annotated[float, Field(ge=0, le=MAX_WAIT_S, description="Seconds to wait at the most; 0 only looks.")]
 WatchUntil = Annotated[
