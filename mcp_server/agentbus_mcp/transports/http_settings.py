@@ -62,6 +62,7 @@ class HttpSettings:
 
     def serves_origin(self, origin: str) -> bool:
         """Whether pages from there may use this server: none at all (""), of this machine, or from one in `origins`."""
+        origin = origin.lower()  # the names of schemes and hosts have no case
         if origin in ("", *self.origins):
             return True
         scheme, _, host = origin.partition("://")

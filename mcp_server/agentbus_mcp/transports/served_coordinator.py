@@ -20,6 +20,7 @@ from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.metrics import Metrics
 from agentbus_mcp.server import Server
 from agentbus_mcp.transports.http_settings import PATH, HttpSettings
+from agentbus_mcp.transports.posted_messages import PostedMessages
 from agentbus_mcp.transports.sign_in import challenge
 
 Load: TypeAlias = Callable[[BusLink], Awaitable[Server]]
@@ -73,7 +74,7 @@ class ServedCoordinator:
         async with self._bus_link.open():
             server = self._server = await self._load(self._bus_link)
             await server.measure(self._metrics)
-            self._app = server.streamable_http_app(
+            app = server.streamable_http_app(
                 streamable_http_path=PATH,
                 max_request_body_size=MAX_BODY_BYTES,
                 session_idle_timeout=self._settings.idle_s,
@@ -81,6 +82,7 @@ class ServedCoordinator:
                 # `RequestChecks` checks that for all paths.
                 transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
             )
+            self._app = PostedMessages(app, MAX_BODY_BYTES)
             async with server.session_manager.run():
                 task_status.started()
                 await self._ended.wait()

@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.protocol.json_codec import encode
@@ -29,6 +29,8 @@ from agentbus_mcp.transports.http_settings import HttpSettings
 from agentbus_mcp.transports.lifecycle import end, load, termination
 from agentbus_mcp.transports.request_checks import RequestChecks
 from agentbus_mcp.transports.served_coordinator import Load, ServedCoordinator
+
+log = logging.getLogger("agentbus.mcp")
 
 HEALTH: Final = "/healthz"
 _MAX_CONNECTIONS: Final = 4_000
@@ -87,7 +89,7 @@ def application(coordinators: Coordinators, http_settings: HttpSettings) -> ASGI
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok", "bus": "connected" if _connected(coordinators) else "disconnected"})
 
-    app: ASGIApp = Starlette(routes=[Route(HEALTH, health, methods=["GET"]), Mount("/", coordinators.sign_in)])
+    app = _without_slash(Starlette(routes=[Route(HEALTH, health, methods=["GET"]), Mount("/", coordinators.sign_in)]))
     if http_settings.origins:
         # Before the sign-in: a browser sends its preflight request without the token.
         app = CORSMiddleware(
@@ -98,6 +100,17 @@ def application(coordinators: Coordinators, http_settings: HttpSettings) -> ASGI
             expose_headers=["Mcp-Session-Id"],
         )
     return RequestChecks(app, http_settings)
+
+
+def _without_slash(app: ASGIApp) -> ASGIApp:
+    """Serve `/mcp/` as `/mcp`. Starlette would redirect, behind a proxy that ends TLS to a URL without it."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].endswith("/"):
+            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+        await app(scope, receive, send)
+
+    return serve
 
 
 def _connected(coordinators: Coordinators) -> bool:
@@ -132,8 +145,10 @@ class _Uvicorn(uvicorn.Server):
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         await super().startup(sockets)
-        sys.stdout.write(encode({"url": self._url}).decode() + "\n")
-        sys.stdout.flush()
+        try:
+            print(encode({"url": self._url}).decode(), flush=True)  # noqa: T201  # of a closed output, nothing
+        except OSError as error:
+            log.warning("serves %s; standard output cannot be written to: %s", self._url, error.strerror)
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
