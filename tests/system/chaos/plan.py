@@ -43,7 +43,7 @@ class PlannedTask:
 
     Attributes:
         at_s: when it is published, in seconds from the beginning of the storm.
-        impatient_s: the publisher dies after so many seconds, and another one publishes the task again.
+        impatient_s: the publisher is cancelled after so many seconds, in the middle.
         again: it is published once more although the first time has worked.
         cancel_after_s: a coordinator cancels it so many seconds after it was published.
     """
@@ -56,6 +56,11 @@ class PlannedTask:
     impatient_s: float | None = None
     again: bool = False
     cancel_after_s: float | None = None
+
+    @property
+    def relies(self) -> bool:
+        """Whether nobody publishes it again if the bus knows it after its publisher was cancelled."""
+        return self.number % 2 == 0
 
     @property
     def content(self) -> Json:

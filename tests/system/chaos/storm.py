@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from agentbus.errors import BusUnavailableError
 from agentbus.protocol import subjects
-from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.ledger_entry import NoEntry, Record
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from support.harness import worker_toml
@@ -129,8 +129,9 @@ class Storm:
     async def _publish(self, task: PlannedTask) -> None:
         await asyncio.sleep(task.at_s)
         if task.impatient_s is not None:
-            await self._publish_and_die(task, task.impatient_s)
-        await self._insist(lambda: self._publish_once(task))
+            await self._publish_and_give_up(task, task.impatient_s)
+        if task.impatient_s is None or not (task.relies and await self._knows(task)):
+            await self._insist(lambda: self._publish_once(task))
         self._published.add(task.task_id)
         if task.again:
             await self._insist(lambda: self._publish_once(task))
@@ -143,13 +144,25 @@ class Storm:
             task.agent, task.content, task_type="chaos", payload_format="json", task_id=task.task_id
         )
 
-    async def _publish_and_die(self, task: PlannedTask, after_s: float) -> None:
-        """As a publisher that ends anywhere between the ledger and the task stream."""
+    async def _publish_and_give_up(self, task: PlannedTask, after_s: float) -> None:
+        """Cancel a publication anywhere between the ledger and the task stream."""
         try:
             async with asyncio.timeout(after_s):
                 await self._publish_once(task)
         except (TimeoutError, BusUnavailableError):
             self._retries += 1
+
+    async def _knows(self, task: PlannedTask) -> bool:
+        """Whether the bus has a task, once what was begun for it is finished or taken back."""
+        while self._coordinator.bus.begun.any:
+            await self._coordinator.bus.begun.wait()
+        found = list[Record | NoEntry]()
+
+        async def read() -> None:
+            found.append(await Ledger(self._coordinator.bus).read(TaskKey(task.agent, task.task_id)))
+
+        await self._insist(read)
+        return isinstance(found[-1], Record)
 
     async def _cancel(self, task: PlannedTask) -> None:
         status = await self._coordinator.task(task.task_id, agent=task.agent).cancel("chaos")
