@@ -257,6 +257,9 @@ async def wait(
         _show(status)
     if waited.pending and not (until_any and waited.settled):
         pending = ", ".join(f"{task_id} ({status.state})" for task_id, status in waited.pending.items())
+        for task_id, status in waited.pending.items():
+            if status.loss_note:
+                output.remark(f"warning: {task_id} {status.loss_note}")
         raise click.ClickException(f"still pending after {timeout_s:g} s: {pending}")
 
 
