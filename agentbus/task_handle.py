@@ -180,7 +180,7 @@ class PublishedTask(TaskHandle):
 
     @property
     def stored_again(self) -> bool:
-        """Whether the queue did not have the message of a known task, and has it now."""
+        """Whether the message of a known task was stored again: the queue did not hold it, or may not have."""
         return self._published.stored_again
 
     @property

@@ -46,7 +46,7 @@ class Published:
     Attributes:
         known: the task was published before, with the same content, under the same id.
         state: the state in the ledger.
-        stored_again: the queue did not have the message of the known task, and has it now.
+        stored_again: the message of the known task was stored again: the queue did not hold it, or may not have.
     """
 
     task: Task
@@ -210,11 +210,11 @@ async def _store_known(bus: Bus, task: Task, record: Record, data: bytes) -> Pub
 async def _lies_in_queue(bus: Bus, record: Record, seq: int) -> bool:
     """Return whether the queue still has the message of a task that it once stored at `seq`.
 
-    A party that may not read the queue takes an entry that has not changed for long for one whose message is gone: two
-    messages of one task have one result.
+    A party that may not read the queue takes it to be gone where no message of the same subject is left, and where the
+    entry has not changed for long: two messages of one task have one result.
     """
+    subject = subjects.tasks_of(record.agent, record.owner)
     if bus.reads_queue:
-        subject = subjects.tasks_of(record.agent, record.owner)
         try:
             message = await bus.next_at_the_leader(subjects.TASKS_STREAM, subject, seq)
         except PermissionDeniedError:
@@ -222,8 +222,12 @@ async def _lies_in_queue(bus: Bus, record: Record, seq: int) -> bool:
         else:
             msg_id = ids.task_msg_id(record.key, record.entry.publication)
             return message is not None and message.seq == seq and message.headers.get(MSG_ID) == msg_id
-    now = (await bus.stream_info(subjects.TASKS_STREAM)).server_time
-    return now is None or (now - record.changed_at).total_seconds() < LOST_AFTER_S
+    try:
+        stream = await bus.stream_info(subjects.TASKS_STREAM, subjects_filter=subject)
+    except PermissionDeniedError:
+        return True  # as far as this user can know
+    age_s = (stream.server_time - record.changed_at).total_seconds() if stream.server_time is not None else 0.0
+    return subject in (stream.state.subjects or {}) and age_s < LOST_AFTER_S
 
 
 async def _store(bus: Bus, key: TaskKey, data: bytes, entry: Entry, revision: int) -> Stored:

@@ -162,25 +162,32 @@ async def test_a_worker_of_an_earlier_version_takes_a_task_that_was_stored_again
     assert (await counts(coordinator))[subjects.DEAD_STREAM] == 0
 
 
-async def test_a_party_that_may_not_read_the_queue_stores_again_what_was_queued_for_long(
+async def test_a_party_that_may_not_read_the_queue_stores_again_what_is_gone_or_was_queued_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    async with restricted_bus(tmp_path, {"main": all_but("$JS.API.STREAM.MSG.GET.>")}) as bus:
-        async with connect(bus.url("main")) as main:
-            await main.publish("code", "hi", task_id="job")
-            await purge(bus.admin)
-            assert not (await main.publish("code", "hi", task_id="job")).stored_again
+    denied = "$JS.API.STREAM.MSG.GET.>"
+    granted = {"main": all_but(denied), "blind": all_but(denied, "$JS.API.STREAM.INFO.AGENT_TASKS")}
+    async with restricted_bus(tmp_path, granted) as bus:
+        async with connect(bus.url("main")) as main, connect(bus.url("blind")) as blind:
+            for number in range(2):
+                await main.publish("code", "hi", task_id=f"job{number}")
+            await delete(bus.admin, 1)
+            assert not (await main.publish("code", "hi", task_id="job0")).stored_again, "one of the two is left"
             monkeypatch.setattr(publish, "LOST_AFTER_S", 0.0)
-            assert (await main.publish("code", "hi", task_id="job")).stored_again
+            assert not (await blind.publish("code", "hi", task_id="job0")).stored_again
+            assert (await main.publish("code", "hi", task_id="job0")).stored_again
+            monkeypatch.undo()
+            await purge(bus.admin)
+            assert (await main.publish("code", "hi", task_id="job1")).stored_again, "none is left"
         assert (await counts(bus.admin))[subjects.TASKS_STREAM] == 1
 
 
-async def test_publishing_again_says_that_a_task_was_lost(server: NatsServer, coordinator: Coordinator):
+async def test_publishing_again_says_that_a_message_was_stored_again(server: NatsServer, coordinator: Coordinator):
     args = ("task", "publish", "--nats-url", server.url, "--to", "code", "--task-type", "test", "--task-id", "job", "x")
     assert (await run_cli(*args)).code == 0
     await purge(coordinator)
     again = await run_cli(*args)
-    assert "the task job was published before, and the queue had lost it; it is queued again" in again.err
+    assert "the task job was published before, and its message is stored again; it is queued" in again.err
 
 
 # -- naming it, and settling it ---------------------------------------------------------------------------------

@@ -125,9 +125,8 @@ async def _print_published(bus: "Coordinator", published: "list[PublishedTask]",
     for task in published:
         await _warn_without_worker(bus, task)
         if task.known:
-            lost = ", and the queue had lost it" if task.stored_again else ""
-            again = " again" if task.stored_again else ""
-            output.remark(f"the task {task.id} was published before{lost}; it is {task.state_at_publish}{again}")
+            again = ", and its message is stored again" if task.stored_again else ""
+            output.remark(f"the task {task.id} was published before{again}; it is {task.state_at_publish}")
     messages: list[Json] = [task.message.to_json() for task in published]
     if messages and output.on_terminal():
         output.remark(f"published as {bus.agent} on {bus.bus.settings.servers}")
