@@ -97,8 +97,8 @@ class Worker:
             if HAS_SUPERVISORS:
                 become_subreaper()
             close_on_exec()
-            await end_orphans(folder.children, config.worker.kill_grace_seconds)
-            children = stack.enter_context(Children(folder.children, slots=config.worker.concurrency))
+            left = await end_orphans(folder.children, config.worker.kill_grace_seconds)
+            children = stack.enter_context(Children(folder.children, slots=config.worker.concurrency, left=left))
             stack.push_async_callback(children.close)
             dial = stack.enter_async_context(connect(settings, retry_on_failed_connect=True, on_state=self._on_state))
             bus = await _unless_set(self._stop.drain, dial)

@@ -15,7 +15,7 @@ from agentbus.provision.nats_server import NatsServer
 from agentbus_worker.running.supervisor import Tree
 from agentbus_worker.running.unended import unended_of
 from support.harness import BOUND_S, eventually, worker, worker_toml
-from support.jobs import error, outcome, pid_from, publish, settled
+from support.jobs import error, outcome, pid_from, pid_in, publish, settled, short_lease
 from support.unkillable import AS_ANOTHER, UID, WITHOUT_KILL, end, freezer, needs_root
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the right to signal is taken away by Linux's means")
@@ -216,9 +216,10 @@ async def test_a_task_whose_command_cannot_be_ended_fails_in_time_and_its_slot_i
 
 
 @needs_root
-async def test_what_a_killed_worker_has_left_and_cannot_be_ended_is_named_by_the_next_one_and_delays_it_little(
+async def test_a_command_that_has_outlived_its_killed_worker_is_named_by_the_next_one_and_its_task_not_run_again(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
+    await short_lease(coordinator)
     limits = {"kill_grace_seconds": 0.1, "workdir": tmp_path / "work"}
     config = worker_toml(tmp_path, server.url, chat_cmd=["sh", "-c", STAYS, "sh", "{input}"], worker=limits)
     async with worker(config, prefix=WITHOUT_KILL) as first:
@@ -226,13 +227,14 @@ async def test_what_a_killed_worker_has_left_and_cannot_be_ended_is_named_by_the
         pid = await pid_from(tmp_path / "work" / task_id / "pid")
         try:
             await eventually(lambda: is_of_another_user(pid), "it runs as another user")
-            await first.until_said("started")
             await eventually(lambda: [*tmp_path.glob("state/*/code/0/children/*-*.json")], "it is on record")
             first.kill()
-            await coordinator.task(task_id).cancel()
             for _ in range(2):  # and by the one after it
                 async with worker(config, prefix=WITHOUT_KILL) as second:
-                    assert second.said(f"does not end: it runs as another user ({UID}): ({pid},)")
+                    assert second.said(f"does not end: it runs as another user ({UID}) pids={pid}")
+                    status = await settled(coordinator, task_id)
+            assert failure_of(status) == ("failed", "not_ended")
+            assert error(status).startswith("the worker was lost while it ran the task, and the command could not be")
+            assert pid_in(tmp_path / "work" / task_id / "pid") == pid, "it was run again"
         finally:
             end([pid])
-    assert first.popen.returncode == -signal.SIGKILL

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import logging
 import os
 import signal
 import time
@@ -23,25 +22,25 @@ from agentbus_worker.running import supervisor
 from agentbus_worker.running.process_group import POLL_S
 from agentbus_worker.running.process_tree import RUN_VARIABLE, TASK_VARIABLE, is_being_loaded, start_time
 from agentbus_worker.running.supervisor import KILL_TIMEOUT_S
-from agentbus_worker.running.unended import unended_of
-
-log = logging.getLogger("agentbus.worker")
+from agentbus_worker.running.unended import Unended, unended_of
 
 _ROUNDS: Final = 5
 _LOADING_TIMEOUT_S: Final = 10.0
 """How long to wait for processes between fork and exec, which may belong to a dead worker."""
 
 
-async def end_orphans(folder: Path, grace_s: float) -> None:
+async def end_orphans(folder: Path, grace_s: float) -> dict[str, Unended]:
     """End the commands that dead workers left running: found by records, never by name or by pid alone.
 
-    Where one does not end, the records stay for the next start.
+    Returns what does not end, by the id of its task. The records stay for the next start then.
     """
     records = [*folder.glob("*.json")]
-    if records and await asyncio.to_thread(_end_processes_of, records, grace_s):
+    left = await asyncio.to_thread(_end_processes_of, records, grace_s) if records else {}
+    if not left:
         for path in records:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+    return left
 
 
 class _Records:
@@ -97,24 +96,34 @@ class _Records:
             return None
 
 
-def _end_processes_of(paths: Iterable[Path], grace_s: float) -> bool:
-    """End the processes of dead workers; returns whether none is left that does not end."""
+def _end_processes_of(paths: Iterable[Path], grace_s: float) -> dict[str, Unended]:
+    """End the processes of dead workers; returns those that do not end, by the id of their task."""
     records = _Records(paths)
     _wait_for_supervisors(records, grace_s + 2 * KILL_TIMEOUT_S)
     timeout_s = grace_s
     for _ in range(_ROUNDS):  # a process that gets SIGTERM may start another one
         found = _processes_of(records)
         if not found:
-            return True
+            return {}
         for task_id, count in Counter(task_id for _, task_id in found).items():
             TaskLog(task_id).warning("ending %d processes of a worker that was killed", count)
         living = _signal_and_wait([process for process, _ in found], signal.SIGTERM, timeout_s)
         living = _signal_and_wait(living, signal.SIGKILL, KILL_TIMEOUT_S)
-        if (unended := unended_of(process.pid for process in living)) is not None:
-            log.error("a command of a worker that was killed does not end: it %s: %s", unended.why, unended.pids)
-            return False
+        if left := _unended_by_task(living, {process.pid: task_id for process, task_id in found}):
+            return left
         timeout_s = 0.0
-    return True
+    return {}
+
+
+def _unended_by_task(living: list[Any], tasks: dict[int, str]) -> dict[str, Unended]:
+    pids: dict[str, list[int]] = {}
+    for process in living:
+        pids.setdefault(tasks[process.pid], []).append(process.pid)
+    left = {task_id: unended for task_id, of_task in pids.items() if (unended := unended_of(of_task)) is not None}
+    for task_id, unended in left.items():
+        shown = ", ".join(map(str, unended.pids))
+        TaskLog(task_id).error("its command has outlived its worker and does not end: it %s", unended.why, pids=shown)
+    return left
 
 
 def _wait_for_supervisors(records: _Records, timeout_s: float) -> None:

@@ -15,7 +15,7 @@ import itertools
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ from agentbus_worker.running.process_group import GroupProcess
 from agentbus_worker.running.spawn import Command
 from agentbus_worker.running.supervisor import read
 from agentbus_worker.running.supervisors import SupervisedProcess, Supervisors
+from agentbus_worker.running.unended import Unended, unended_of
 from agentbus_worker.state_folder import write_atomically
 
 log = logging.getLogger("agentbus.worker")
@@ -49,9 +50,16 @@ class Run:
 class Children:
     """The running commands of one worker. The worker is recorded, and has its supervisors, for a `with` block."""
 
-    def __init__(self, folder: Path, *, slots: int = 0) -> None:
-        """`slots` is how many commands are expected to run at once: so many supervisors are kept."""
+    def __init__(self, folder: Path, *, slots: int = 0, left: Mapping[str, Unended] | None = None) -> None:
+        """Take the folder of the records.
+
+        Args:
+            folder: the records of this worker are written there.
+            slots: how many commands are expected to run at once: so many supervisors are kept.
+            left: what dead workers have left and does not end, by the id of its task.
+        """
         self._folder = folder
+        self._left = left or {}
         self._worker = random_token()
         self._numbers = itertools.count(1)
         self._runs: dict[str, Run] = {}
@@ -134,6 +142,11 @@ class Children:
         The record stays if it outlives this worker: the next one tries to end it.
         """
         self._unended.append((run, process, on_gone))
+
+    def left_of(self, task_id: str) -> Unended | None:
+        """What a dead worker has left of the command of a task, if it still does not end."""
+        left = self._left.get(task_id)
+        return None if left is None else unended_of(left.pids)
 
     def patrol(self) -> bool:
         """Look after what no run does: supervisors that were stopped or killed, what they have left, unended commands.

@@ -28,7 +28,14 @@ from agentbus_worker.settling.decisions import retry_pause_s
 from agentbus_worker.settling.lease import Lease
 from agentbus_worker.settling.lost_slot import lose_slot
 from agentbus_worker.settling.outbox import OutboxCopy, OutboxEntry
-from agentbus_worker.settling.outcome import Outcome, cancelled_outcome, decode_output, not_ended, outcome_of_exit
+from agentbus_worker.settling.outcome import (
+    Outcome,
+    cancelled_outcome,
+    decode_output,
+    not_ended,
+    outcome_of_exit,
+    outlived_outcome,
+)
 from agentbus_worker.settling.result import result_message, with_stored_output
 from agentbus_worker.settling.result_size import in_a_size_that_is_taken
 from agentbus_worker.settling.slots import Reservation
@@ -124,6 +131,9 @@ class Job:
 
     async def _run_in_slot(self, reservation: Reservation) -> None:
         context = self._context
+        if self._taken_from is not None and (left := context.children.left_of(self.task.id)) is not None:
+            await self._settle(outlived_outcome(left))
+            return
         async with task_command(
             context.config,
             self.task,

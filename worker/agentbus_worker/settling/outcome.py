@@ -96,6 +96,13 @@ def not_ended(unended: Unended | None) -> Failure:
     return Failure("not_ended", f"the command could not be ended: it {unended.why if unended else 'still runs'}")
 
 
+def outlived_outcome(left: Unended) -> Outcome:
+    """Return the outcome of a task whose worker was lost, and whose command was not: it must not run twice at once."""
+    failure = not_ended(left)
+    reason = f"the worker was lost while it ran the task, and {failure.message}"
+    return Outcome("failed", "", reason, reason=reason, cause=failure.code, failure=failure)
+
+
 def cancelled_outcome(entry: Entry, text: str = "") -> Outcome:
     """Return the outcome of a cancelled task, which names the requester and the reason."""
     return Outcome("cancelled", text, _why_cancelled(entry.cancel))
