@@ -154,9 +154,10 @@ def dumped(value: Any) -> bytes:
 
 def script(seed: int) -> Script:
     made = Script(random.Random(seed), modern=seed % 2 == 0)
-    if not made.modern:
-        made.lines.append(dumped(INITIALIZE))
-        made.expected.add(INITIALIZE["id"])
+    # The first request decides the era of them all.
+    discover = {"jsonrpc": "2.0", "id": INITIALIZE["id"], "method": "server/discover", "params": {"_meta": META}}
+    made.lines.append(dumped(discover if made.modern else INITIALIZE))
+    made.expected.add(INITIALIZE["id"])
     while len(made.lines) < LINES:
         made.add()
     return made
