@@ -213,6 +213,28 @@ async def test_calls_that_were_read_before_the_end_of_the_input_are_answered(
     assert [task.state for task in (await coordinator.list_tasks()).tasks] == ["queued"] * len(names)
 
 
+async def test_a_signal_leaves_no_task_that_is_half_published(server: NatsServer, coordinator: Coordinator) -> None:
+    calls = [call(number, "publish_task", to="code", content="x", task_type="t") for number in range(10, 40)]
+    async with raw_server("--nats-url", server.url) as process:
+        await exchange(process, INITIALIZE)
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(b"\n".join([*calls, b""]))
+        answers = [await process.stdout.readline()]
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(BOUND_S):
+            answers += (await process.stdout.read()).splitlines()
+        code, said = await ended(process)
+    assert code == 0
+    assert "Traceback" not in said
+    queued = [task.task_id for task in (await coordinator.list_tasks(limit=50)).tasks]
+    assert (await coordinator.bus.stream_info("AGENT_TASKS")).state.messages == len(queued)
+    results = [json.loads(answer).get("result", {}).get("structuredContent", {}) for answer in answers]
+    told = [task["task_id"] for result in results for task in result.get("published", [])]
+    assert told
+    assert set(told) <= set(queued)
+
+
 async def test_a_wait_that_the_end_of_the_input_cuts_answers_with_what_is_there(
     server: NatsServer, coordinator: Coordinator
 ) -> None:
