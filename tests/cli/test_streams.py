@@ -75,7 +75,7 @@ async def test_an_mcp_server_without_its_streams_is_one_error(streams: str):
     nowhere = ("--nats-url", "nats://127.0.0.1:1")
     ran = await run(*nowhere, streams=streams, stdin=json.dumps(call).encode() + b"\n", module="agentbus_mcp")
     assert ran.code == 1
-    assert ran.err.splitlines()[-1].startswith("error: [Errno ")
+    assert ("standard input" if streams == "<&-" else "standard output") in ran.err.splitlines()[-1]
     assert "Traceback" not in ran.err
 
 
