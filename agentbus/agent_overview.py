@@ -8,7 +8,7 @@ from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
-from agentbus.tasks.presence import Presence, present
+from agentbus.tasks.presence import PausedWorker, Presence, present
 
 _COUNT_TIMEOUT_S: Final = 1.0
 """The server counts within milliseconds; a count that stays behind must not keep the overview back."""
@@ -35,6 +35,12 @@ class AgentOverview:
     def online(self) -> bool:
         """Whether a worker of the agent is alive."""
         return bool(self.workers)
+
+    @property
+    def paused(self) -> PausedWorker | None:
+        """Why no worker takes tasks now, if all that are alive are paused; None otherwise."""
+        pauses = [worker.paused for worker in self.workers]
+        return pauses[0] if pauses and all(pauses) else None
 
     @property
     def troubles(self) -> list[str]:

@@ -21,6 +21,7 @@ AgentBusError
 ├── SkillError                  the Agent Skill cannot be copied to where agent hosts look for it
 ├── ServiceError                a service manager is not there, or refuses
 ├── CommandError                the agent command could not be started
+│   └── MachineFaultError       for a reason that lies in the machine, and not in the task
 ├── LeaseLostError              another worker has the task; nothing more may be sent for it
 ├── DemoError                   a step of `agentbus demo` went wrong
 ├── FakeAgentError              the worker of a fake agent of `agentbus.testing` did not start
@@ -128,6 +129,10 @@ class ServiceError(AgentBusError):
 
 class CommandError(AgentBusError):
     """The agent command could not be started; the message says why."""
+
+
+class MachineFaultError(CommandError):
+    """The agent command could not be started, for a reason that lies in the machine and may pass: not in the task."""
 
 
 class LeaseLostError(AgentBusError):

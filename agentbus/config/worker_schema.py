@@ -63,6 +63,10 @@ def refuse_shell(words: Sequence[str]) -> None:
         )
 
 
+_LONGEST_SETBACK_S: Final = 6 * 86_400
+"""The stream of tasks keeps a message for seven days: a task must have its result before it is gone."""
+
+
 class AgentSection(Section):
     """Which agent this is and the command that it runs."""
 
@@ -71,6 +75,7 @@ class AgentSection(Section):
     extra_instruction: str = ""
     prompt_via: Literal["argv", "stdin", "file"] = "argv"
     description: Annotated[str, Field(max_length=500)] = ""
+    setback_limit_seconds: Annotated[float, Field(ge=0, le=_LONGEST_SETBACK_S)] = 86_400
 
     @model_validator(mode="after")
     def _check(self) -> "AgentSection":

@@ -28,6 +28,7 @@ MAX_REASON_CHARS: Final = 2_000
 _LONGEST_WAIT_S: Final = 7 * 86_400.0
 """Of a lease and of a pause before an attempt: the task stream keeps a message for so long, by default."""
 _MOST_COUNTED: Final = 2**31
+MOST_PLACES: Final = 16
 _MAX_FAILURE_CHARS: Final = 65_536
 _MAX_RESULT_ID_CHARS: Final = 512
 
@@ -71,6 +72,19 @@ class CancelRequest(BaseModel):
     at: _Short
 
 
+class Setbacks(BaseModel):
+    """Attempts that came to nothing for a reason of the machine: how often in which place, the last reason, since when.
+
+    A place is a state folder on a machine. `since` is the server's time of the first one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+    count: Annotated[dict[_Short, _Count], Field(max_length=MOST_PLACES)]
+    code: _Short
+    since: _Short
+
+
 class _CommittedResult(Result):
     """A result of which the id can stand in the header that lets the server drop a repetition."""
 
@@ -98,6 +112,7 @@ class Entry(BaseModel):
     cancel: CancelRequest | None = None
     retry_after_s: _Seconds | None = None
     last_failure: Annotated[str, StringConstraints(max_length=_MAX_FAILURE_CHARS)] | None = None
+    setbacks: Setbacks | None = None
     result: dict[str, Json] | None = None
     settled_at: _Short | None = None
     answered_by: Annotated[str, AfterValidator(_check_inbox)] | None = None
@@ -184,6 +199,12 @@ def renewed(base: Entry) -> Entry:
         raise ValueError("only a claimed entry has a lease to renew")
     claim = base.claim.model_copy(update={"renewals": base.claim.renewals + 1})
     return base.model_copy(update={"claim": claim})
+
+
+def handed_back(base: Entry, setbacks: Setbacks | None = None) -> Entry:
+    """The entry of a task that was not run: any worker may claim it at once, and the attempt does not count."""
+    changes = {"state": "queued", "attempt": max(0, base.attempt - 1), "retry_after_s": None}
+    return base.model_copy(update={**changes, "setbacks": setbacks or base.setbacks})
 
 
 def settled(base: Entry, result: Result) -> Entry:

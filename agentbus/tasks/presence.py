@@ -25,6 +25,16 @@ _TaskId = Annotated[str, AfterValidator(subjects.task_id)]
 _Reason = Annotated[str, StringConstraints(max_length=MAX_REASON_CHARS)]
 
 
+class PausedWorker(BaseModel):
+    """Why a worker takes no tasks now, and when it tries one again, by the clock of its machine."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+    code: _Name
+    reason: _Reason
+    until: _Name
+
+
 class RefusedResults(BaseModel):
     """Results that the bus has refused for longer than a lease: how many, since when, and why the oldest one."""
 
@@ -55,6 +65,7 @@ class Presence(BaseModel):
     lost: _Count = 0
     running: Annotated[tuple[_TaskId, ...], Field(max_length=MOST_RUNNING)] = ()
     started_at: _Name
+    paused: PausedWorker | None = None
     refused: RefusedResults | None = None
     seen_at: str = ""
 
@@ -62,6 +73,8 @@ class Presence(BaseModel):
     def troubles(self) -> tuple[str, ...]:
         """What keeps this worker from its work, each as one line for a person."""
         found: list[str] = []
+        if (paused := self.paused) is not None:
+            found.append(f"paused until {paused.until[:19]} ({paused.code}): {paused.reason}")
         if (refused := self.refused) is not None:
             results = "1 result has" if refused.count == 1 else f"{refused.count} results have"
             found.append(f"{results} been refused by the bus since {refused.since[:19]}: {refused.reason}")

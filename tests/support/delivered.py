@@ -12,6 +12,7 @@ from agentbus.config.loading import load_worker
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker.metrics import metrics_of
+from agentbus_worker.pause import Pause
 from agentbus_worker.running.process_tree import Children
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.lease_monitor import LeaseMonitor
@@ -20,6 +21,9 @@ from agentbus_worker.settling.server_clock import ServerClock
 from agentbus_worker.settling.unsettled import Unsettled
 from agentbus_worker.state_folder import locked_state
 from support.harness import worker_toml
+
+UNUSABLE = "-job"
+"""A task id for which the command is not started, because it would take it for an option: the task has failed."""
 
 
 @contextlib.asynccontextmanager
@@ -30,7 +34,9 @@ async def delivered(
 
     Run no command with it: this process has children that are not the command's, and they would be ended with it.
     """
-    path = worker_toml(folder, server.url, chat_cmd=["/bin/sh", "-c", "exit 3", "sh", "{input}"], worker=worker)
+    path = worker_toml(
+        folder, server.url, chat_cmd=["/bin/sh", "-c", "exit 3", "sh", "{input}", "{task_id}"], worker=worker
+    )
     config, bus = load_worker(path)[0], coordinator.bus
     urls = connection_settings(config.nats, agent="code", name="test").urls
     clock = ServerClock(bus, config.nats.stream, config.durable)
@@ -44,6 +50,6 @@ async def delivered(
             context = Context(
                 bus=bus, ledger=Ledger(bus), lease_monitor=LeaseMonitor(bus, clock), config=config, instance="me",
                 lease_s=lease_s, state_folder=state_folder, outbox=outbox, children=children, held=(), metrics=metrics,
-                unsettled=Unsettled(bus, outbox, clock, metrics, lease_s=lease_s),
+                pause=Pause(), unsettled=Unsettled(bus, outbox, clock, metrics, lease_s=lease_s),
             )  # fmt: skip
             yield context, await consumer.next()

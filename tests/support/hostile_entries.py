@@ -60,6 +60,7 @@ _CANCEL: Final = {"by": "main", "reason": "not needed", "at": _TIME}
 _ENTRIES: Final[list[dict[str, Any]]] = [
     _ENTRY,
     {**_ENTRY, "retry_after_s": 5.0},
+    {**_ENTRY, "setbacks": {"count": {"host-0123abcd": 2}, "code": "not_started", "since": _TIME}},
     {**_ENTRY, "cancel": _CANCEL},
     {**_ENTRY, "state": "working", "claim": _CLAIM},
     {**_ENTRY, "state": "working", "claim": _CLAIM, "cancel": _CANCEL},
@@ -69,6 +70,8 @@ _ENTRIES: Final[list[dict[str, Any]]] = [
 _PRESENCE: Final[dict[str, Any]] = {
     "agent": AGENT, "instance": "m", "host": "h", "pid": 1, "version": "0", "description": "d", "command": "c",
     "slots": 1, "free": 1, "lost": 1, "running": ["t0"], "started_at": _TIME,
+    "paused": {"code": "not_started", "reason": "no command", "until": _TIME},
+    "refused": {"count": 1, "since": _TIME, "reason": "no right"},
 }  # fmt: skip
 _META: Final[dict[str, Any]] = {
     "name": FILE, "bucket": "AGENT_FILES_code", "nuid": "n" * 22, "size": 9, "chunks": 1, "digest": "SHA-256=x",

@@ -4,8 +4,9 @@ The decisions are the worker's own (`agentbus_worker.settling.decisions`); what 
 them out: one ledger key with compare-and-set, one task message, one inbox that remembers ids, a disk for each worker.
 Anything can happen between any two steps: a worker dies and starts again, the answer to a write gets lost, the
 message is delivered again though its owner lives, the server forgets an acknowledgement, a cancel request is written,
-the bus refuses a commit or a publication for want of a right. A lease may count as expired at any time: that covers
-paused and cut off owners. Where the leases of living owners last (`patient`), no command may run twice without a death.
+the bus refuses a commit or a publication for want of a right, a machine cannot start the command. A lease may count as
+expired at any time: that covers paused and cut off owners. Where the leases of living owners last (`patient`), no
+command may run twice without a death.
 
 A `Flaw` breaks one rule of the protocol on purpose; the explorer must find what goes wrong then.
 """
@@ -43,6 +44,7 @@ class Flaw(Enum):
     NO_TAKEOVER = "a task whose owner is gone is left to that owner"
     FORGETS_REFUSED = "an outcome that the bus has refused lies in the outbox until the worker starts again"
     OWN_OUTBOX_ONLY = "a worker does not look into the outboxes of the others on its machine"
+    PAUSED_FOR_GOOD = "a worker whose machine could not start the command takes no task any more"
     NO_REVISION = "what a lagging replica said is written over what the ledger holds"
 
 
@@ -69,6 +71,7 @@ class Step(Enum):
     PUBLISH = "about to publish the result"
     ACK = "about to acknowledge"
     REPLAY = "about to read the ledger for its outbox"
+    PAUSED = "taking no tasks, because its machine could not start the command"
 
 
 class Worker(NamedTuple):
@@ -111,6 +114,7 @@ class State(NamedTuple):
     lags: int = 0
     before: Key | None = None
     refusals: int = 0
+    setbacks: int = 0
     runs: int = 0
     deaths: bool = False
 
@@ -193,12 +197,14 @@ class Explorer:
         cancels: int = 1,
         lags: int = 0,
         refusals: int = 0,
+        setbacks: int = 0,
         patient: bool = False,
         one_machine: bool = False,
     ) -> None:
         """`patient`: no lease of a living owner expires, unless the bus refuses its outcome."""
         self._flaw = flaw
         self._refusals = refusals
+        self._setbacks = setbacks
         self._patient = patient
         self._one_machine = one_machine and flaw is not Flaw.OWN_OUTBOX_ONLY
         self._shares_leases = one_machine
@@ -222,6 +228,7 @@ class Explorer:
             cancels=self._budget[3],
             lags=self._lags,
             refusals=self._refusals,
+            setbacks=self._setbacks,
         )
         came_from: dict[State, tuple[State, str] | None] = {start: None}
         before: dict[State, list[State]] = {}
@@ -322,14 +329,12 @@ class Explorer:
             case Step.PUBLISH:
                 yield from self._publish(state, index, worker)
             case Step.ACK:
-                done = worker.tried is not None and worker.tried.nonce == worker.outbox
-                after = Worker() if done else worker.at(Step.IDLE)
-                yield "acknowledges", _with(state._replace(message=False), index, after)
-                if state.losses:
-                    lost = state._replace(losses=state.losses - 1)
-                    yield "acknowledges, which gets lost", _with(lost, index, after)
+                yield from self._acknowledge(state, index, worker)
             case Step.REPLAY:
                 yield from self._replay(state, index, worker)
+            case Step.PAUSED:
+                if self._flaw is not Flaw.PAUSED_FOR_GOOD:
+                    yield "tries a task", _with(state, index, worker.at(Step.IDLE))
 
     def _idle(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
         if worker.outbox and self._flaw is not Flaw.FORGETS_REFUSED:
@@ -437,6 +442,8 @@ class Explorer:
                 return _with(state, index, held._replace(step=Step.PUBLISH, held=None, fresh=False, then="ack"))
             case "publish from outbox":
                 return _with(state, index, held._replace(step=Step.PUBLISH, held=None, fresh=False, then="forget"))
+            case "pause":
+                return _with(state._replace(runs=0), index, worker.at(Step.PAUSED))
             case "idle":
                 return _with(state, index, worker.at(Step.IDLE))
             case other:
@@ -484,8 +491,11 @@ class Explorer:
         yield f"ends ({outcome}), with the outbox", _with(state, index, kept)
         yield f"ends ({outcome}), the disk is full", _with(state, index, commit)
         if held.attempt == 1 and not held.cancel:
-            back = held._replace(state="queued", attempt=0)
-            yield "gives the task back", _with(state, index, cas._replace(tried=back, then="idle"))
+            back = cas._replace(tried=held._replace(state="queued", attempt=0))
+            yield "gives the task back", _with(state, index, back._replace(then="idle"))
+            if state.setbacks and not held.renewals:
+                paused = state._replace(setbacks=state.setbacks - 1)
+                yield "cannot start the command", _with(paused, index, back._replace(then="pause"))
 
     def _publish(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
         assert worker.tried is not None, "a result is published"
@@ -504,6 +514,14 @@ class Explorer:
         if state.losses:
             lost = stored._replace(losses=state.losses - 1)
             yield "publishes, the answer gets lost", _with(lost, index, worker)
+
+    def _acknowledge(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
+        done = worker.tried is not None and worker.tried.nonce == worker.outbox
+        after = Worker() if done else worker.at(Step.IDLE)
+        yield "acknowledges", _with(state._replace(message=False), index, after)
+        if state.losses:
+            lost = state._replace(losses=state.losses - 1)
+            yield "acknowledges, which gets lost", _with(lost, index, after)
 
     def _replay(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
         nonce = worker.outbox

@@ -11,7 +11,7 @@ def first_fault(report: Report) -> str:
     return next(iter(report.two_results + report.unconfirmed + report.run_again + report.stuck), "")
 
 
-def calm(flaw: Flaw, *, refusals: int = 0, one_machine: bool = False) -> Report:
+def calm(flaw: Flaw, *, refusals: int = 0, setbacks: int = 0, one_machine: bool = False) -> Report:
     """Explore what happens without deaths, lost answers and cancel requests, while leases last."""
     explorer = Explorer(
         flaw,
@@ -20,6 +20,7 @@ def calm(flaw: Flaw, *, refusals: int = 0, one_machine: bool = False) -> Report:
         forgets=0,
         cancels=0,
         refusals=refusals,
+        setbacks=setbacks,
         patient=True,
         one_machine=one_machine,
     )
@@ -98,6 +99,20 @@ def test_the_explorer_detects_that_a_living_worker_forgets_what_was_refused():
 def test_the_explorer_detects_that_a_worker_runs_what_another_one_on_its_machine_has_finished():
     report = calm(Flaw.OWN_OUTBOX_ONLY, refusals=1, one_machine=True)
     assert report.run_again, f"found instead: {first_fault(report)}"
+
+
+@pytest.mark.parametrize("crashes", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_a_task_that_machines_could_not_start_gets_its_result(crashes: int):
+    explorer = Explorer(crashes=crashes, losses=1, forgets=0, cancels=1, setbacks=2, patient=True)
+    report = explorer.explore()
+    assert report.sound, first_fault(report)
+    assert {"completed", "cancelled"} <= report.endings
+
+
+def test_the_explorer_detects_workers_that_stay_paused():
+    report = calm(Flaw.PAUSED_FOR_GOOD, setbacks=2)
+    assert report.stuck, f"found instead: {first_fault(report)}"
+    assert first_fault(report).count("cannot start the command") == 2
 
 
 def test_the_explorer_detects_a_write_based_on_a_lagging_replica():

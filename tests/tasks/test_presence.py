@@ -195,10 +195,39 @@ async def test_lost_slots_are_shown_wherever_free_ones_are_and_workers_of_earlie
     assert details[0]["lost"] == 2
 
 
+PAUSED = {
+    "code": "not_started",
+    "reason": "cannot start 'agent': 'agent' does not exist",
+    "until": "2026-05-18T00:01:00",
+}
+
+
+async def test_an_agent_whose_workers_are_all_paused_is_named_with_the_reason(
+    server: NatsServer, coordinator: Coordinator
+):
+    refused = {"count": 2, "since": "2026-05-18T00:00:00.5+00:00", "reason": "no right"}
+    await register(coordinator, "code", paused=PAUSED, refused=refused)
+    [code] = await agents(server.url)
+    assert code["workers"][0]["paused"] == PAUSED
+    assert code["troubles"] == [
+        "box-1: paused until 2026-05-18T00:01:00 (not_started): cannot start 'agent': 'agent' does not exist",
+        "box-1: 2 results have been refused by the bus since 2026-05-18T00:00:00: no right",
+    ]
+    args = ("task", "publish", "--nats-url", server.url, "--to", "code", "--task-type", "test", "x")
+    said = (await run_cli(*args)).err
+    assert said.startswith("all workers of the agent code are paused, and the task waits: box-1: paused until")
+    await register(coordinator, "code", instance="box-2")
+    [code] = await coordinator.overview()
+    assert (code.paused, len(code.troubles)) == (None, 2)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"description": "x" * 501},
+        {"paused": {**PAUSED, "reason": "x" * 501}},
+        {"paused": {"code": "not_started"}},
+        {"refused": {"count": -1, "since": "", "reason": ""}},
         {"host": "x" * 257},
         {"command": ["claude"]},
         {"pid": -1},

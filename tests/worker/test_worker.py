@@ -20,7 +20,18 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from agentbus.tasks.ledger import Ledger
 from support.harness import alive, eventually, worker, worker_toml
-from support.jobs import WAIT_S, acknowledged, counts, error, outcome, ran_nothing, settled, short_lease, text
+from support.jobs import (
+    WAIT_S,
+    acknowledged,
+    agent_keys,
+    counts,
+    error,
+    outcome,
+    ran_nothing,
+    settled,
+    short_lease,
+    text,
+)
 from support.supervised import KILL_WORKER
 
 # -- the main job -----------------------------------------------------------------------------------------------
@@ -283,16 +294,17 @@ async def test_a_worker_whose_command_does_not_exist_does_not_start(tmp_path: Pa
         assert not child.said("Traceback")
 
 
-async def test_a_command_that_disappears_later_makes_failed_results(
+async def test_a_command_that_disappears_for_long_makes_failed_results(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     script = tmp_path / "agent"
     script.write_text("#!/bin/sh\necho hi\n", encoding="utf-8")
     script.chmod(0o755)
-    async with worker(worker_toml(tmp_path, server.url, chat_cmd=[str(script), "{input}"])):
+    config = worker_toml(tmp_path, server.url, chat_cmd=[str(script), "{input}"])
+    async with worker(agent_keys(config, setback_limit_seconds=0.5)):
         script.unlink()
         status = await outcome(coordinator, "x")
-    assert status.state == "failed"
+    assert (status.state, status.record.entry.attempt) == ("failed", 1)
     assert "does not exist" in error(status)
 
 

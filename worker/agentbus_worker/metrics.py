@@ -19,13 +19,22 @@ _DURATION_S: Final = (0.1, 1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 72
 """From a command that ends at once to an agent that runs for a working day."""
 
 Event: TypeAlias = Literal[
-    "takeover", "lease lost", "retry", "released", "stored late", "result refused", "dead letter", "reconnect"
+    "takeover",
+    "lease lost",
+    "retry",
+    "released",
+    "setback",
+    "stored late",
+    "result refused",
+    "dead letter",
+    "reconnect",
 ]
 _EVENTS: Final[dict[Event, tuple[str, str]]] = {
     "takeover": ("takeovers", "Tasks taken over from a worker that was lost."),
     "lease lost": ("leases_lost", "Tasks that another worker has taken over from this one."),
     "retry": ("retries", "Tasks queued for another attempt."),
     "released": ("tasks_given_back", "Tasks released to the bus because the worker ends."),
+    "setback": ("tasks_set_back", "Tasks handed back because this machine could not start the command."),
     "stored late": (
         "results_stored_late",
         "Results that the bus did not take at once, or that an earlier worker had left on disk.",
@@ -35,7 +44,7 @@ _EVENTS: Final[dict[Event, tuple[str, str]]] = {
     "reconnect": ("bus_reconnects", "How often the connection to the bus came back."),
 }
 Reading: TypeAlias = Literal[
-    "slots_taken", "slots_lost", "tasks_held", "backlog_tasks", "outbox_entries", "bus_connected"
+    "slots_taken", "slots_lost", "tasks_held", "backlog_tasks", "outbox_entries", "bus_connected", "paused"
 ]
 _READINGS: Final[dict[Reading, str]] = {
     "slots_taken": "Tasks whose command runs, or is about to, and lost slots.",
@@ -44,6 +53,7 @@ _READINGS: Final[dict[Reading, str]] = {
     "backlog_tasks": "Tasks that waited behind the last one delivered; 0 while a slot is free.",
     "outbox_entries": "Outcomes on disk that the bus may not know yet.",
     "bus_connected": "Whether there is a connection to the bus.",
+    "paused": "Whether the worker takes no tasks, because its machine cannot start the command.",
 }
 
 

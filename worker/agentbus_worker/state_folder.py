@@ -8,6 +8,7 @@ left, into it. It holds `<agent>/lock` meanwhile. So no more folders are made th
 import hashlib
 import itertools
 import shutil
+import socket
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,12 @@ class StateFolder:
         self.outbox = path / "outbox"
         self.children = path / "children"
         self.tmp = path / "tmp"
+
+    @property
+    def place(self) -> str:
+        """A name of this folder that no other machine has for one of its own; it tells nothing of where it lies."""
+        digest = hashlib.sha256(str(self.path).encode()).hexdigest()[:8]
+        return f"{socket.gethostname().split('.')[0][:64]}-{digest}"
 
     def prepare(self) -> None:
         """Make the folders, private to this user. Remove what a dead worker left in `tmp`, and incomplete files."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -14,7 +14,7 @@ from agentbus.bus.nats_client import Msg
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.worker_schema import WorkerConfig
-from agentbus.errors import BusError, BusUnavailableError, MessageError, SetupMissingError, StreamFullError
+from agentbus.errors import BusError, BusUnavailableError, MessageError, StreamFullError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import decode, object_in
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
@@ -22,9 +22,11 @@ from agentbus.protocol.timestamps import now
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import HEARTBEAT_S, MOST_RUNNING, Presence, announce, withdraw
 from agentbus.version import __version__
-from agentbus_worker.consumers import add_durable_of_parties, make_consumers, require_consumer
+from agentbus_worker.consumers import require_consumer
 from agentbus_worker.identity import host_name
+from agentbus_worker.intake import Intake
 from agentbus_worker.metrics import Metrics, metrics_of
+from agentbus_worker.pause import Pause
 from agentbus_worker.running.orphans import end_orphans
 from agentbus_worker.running.process_tree import HAS_SUPERVISORS, Children
 from agentbus_worker.running.spawn import close_on_exec
@@ -40,7 +42,6 @@ from agentbus_worker.settling.slots import Reservation, Slots
 from agentbus_worker.settling.unsettled import Unsettled
 from agentbus_worker.signals import Stop
 from agentbus_worker.state_folder import StateFolder, locked_state
-from agentbus_worker.task_queues import TaskQueues
 from agentbus_worker.watchdog import Watchdog, watched
 
 log = logging.getLogger("agentbus.worker")
@@ -64,6 +65,7 @@ class Worker:
         self._slots = Slots(config.worker.concurrency)
         self._jobs: dict[TaskKey, Job] = {}
         self._changed = asyncio.Event()
+        self._pause = Pause(self._changed.set)
         self._started_at = now()
         self._watchdog = Watchdog.from_environment()
         self.instance = instance
@@ -130,6 +132,7 @@ class Worker:
             state_folder=folder,
             outbox=outbox,
             unsettled=unsettled,
+            pause=self._pause,
             children=children,
             held=self._jobs,
             metrics=metrics,
@@ -146,7 +149,8 @@ class Worker:
                     group.create_task(self._patrol(children)),
                 ]
                 running: set[asyncio.Task[None]] = set()
-                taking = group.create_task(self._take_tasks(context, group, running))
+                intake = Intake(bus, config, self._slots, self._pause, self._handler(context, group, running))
+                taking = group.create_task(intake.run())
                 await self._stop.drain.wait()
                 self._watchdog.stopping(f"stopping: {len(running)} tasks running")
                 taking.cancel()
@@ -168,41 +172,21 @@ class Worker:
         metrics.show("tasks_held", lambda: len(self._jobs))
         metrics.show("backlog_tasks", lambda: slots.backlog if slots.running >= slots.count else 0)
         metrics.show("bus_connected", lambda: bus.connected)
+        metrics.show("paused", lambda: self._pause.shown is not None)
         bus.on_reconnect(lambda: metrics.count("reconnect"))
 
-    async def _take_tasks(self, context: Context, group: asyncio.TaskGroup, running: set[asyncio.Task[None]]) -> None:
-        """Take a delivery whenever there is room for one, and start its handling, until this is cancelled."""
-        config, slots = self._config, self._slots
-        async with TaskQueues(context.bus, config.nats.stream, config.durable) as queues:
-            following = group.create_task(add_durable_of_parties(context.bus, config, queues))
-            log.info("ready for tasks on %s", subjects.tasks(config.agent.id))
-            try:
-                while not self._stop.drain.is_set():
-                    deliveries = await self._fetch(context.bus, queues, prefetch=await slots.wait_for_room())
-                    slots.backlog = queues.backlog
-                    for delivery in deliveries:
-                        task = group.create_task(self._handle(context, delivery, slots.reserve()))
-                        running.add(task)
-                        task.add_done_callback(running.discard)
-            finally:
-                following.cancel()
-                await asyncio.wait({following})
+    def _handler(
+        self, context: Context, group: asyncio.TaskGroup, running: set[asyncio.Task[None]]
+    ) -> Callable[[Delivery], asyncio.Task[None]]:
+        """Return what starts the handling of a delivery, and keeps it in `running` until it is done."""
 
-    async def _fetch(self, bus: Bus, queues: TaskQueues, *, prefetch: int) -> list[Delivery]:
-        """Wait for the next task, or fetch up to `prefetch` tasks that are available now."""
-        missing = ""
-        while True:
-            try:
-                return await queues.fetch(prefetch) if prefetch else [await queues.next()]
-            except SetupMissingError as error:
-                # A consumer was deleted: make it again if that is permitted, or wait until an administrator does.
-                try:
-                    await make_consumers(bus, self._config)
-                except BusError as refusal:
-                    if str(refusal) != missing:
-                        missing = str(refusal)
-                        log.error("%s: %s; waiting for it", error, refusal)
-                    await asyncio.sleep(_RETRY_S)
+        def handle(delivery: Delivery) -> asyncio.Task[None]:
+            task = group.create_task(self._handle(context, delivery, self._slots.reserve()))
+            running.add(task)
+            task.add_done_callback(running.discard)
+            return task
+
+        return handle
 
     async def _handle(self, context: Context, delivery: Delivery, reservation: Reservation) -> None:
         """Handle one delivery from the claim to the acknowledgement."""
@@ -300,7 +284,7 @@ class Worker:
                 self._changed.set()  # a lost slot is free again
 
     def _presence(self, unsettled: Unsettled) -> Presence:
-        config = self._config
+        config, paused = self._config, self._pause.shown
         return Presence(
             agent=config.agent.id,
             instance=self.instance,
@@ -310,10 +294,11 @@ class Worker:
             description=config.agent.description,
             command=Path(config.agent.chat_cmd[0]).name,
             slots=config.worker.concurrency,
-            free=config.worker.concurrency - self._slots.running,
+            free=0 if paused else config.worker.concurrency - self._slots.running,
             lost=self._slots.lost,
             running=tuple(key.id for key in self._jobs)[:MOST_RUNNING],
             started_at=self._started_at,
+            paused=paused,
             refused=unsettled.overdue,
         )
 

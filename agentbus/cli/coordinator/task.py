@@ -136,8 +136,13 @@ async def _print_published(bus: "Coordinator", published: "list[PublishedTask]",
 
 async def _warn_without_worker(bus: "Coordinator", task: "PublishedTask") -> None:
     try:
-        if not await bus.agents(task.agent):
+        workers = await bus.agents(task.agent)
+        if not workers:
             output.remark(f"no worker of the agent {task.agent} is alive now; the task waits for one, for up to 7 days")
+        elif all(worker.paused for worker in workers):
+            output.remark(
+                f"all workers of the agent {task.agent} are paused, and the task waits: {workers[0].troubles[0]}"
+            )
     except BusError:
         return  # these credentials may not read presence, which is no reason to fail: the task is published
 

@@ -9,6 +9,7 @@ import anyio
 from agentbus.agent_overview import AgentOverview
 from agentbus.coordinator import Coordinator
 from agentbus.errors import BusError
+from agentbus_mcp.sanitize import short
 
 _TIMEOUT_S: Final = 2.0
 """The status is an extra to an answer, which must not wait long for it."""
@@ -31,10 +32,24 @@ class AgentsStatus:
         return self._agents[agent].waiting if agent in self._agents else None
 
     def offline_note(self, agents: Iterable[str]) -> str | None:
-        """Warn of the agents among `agents` without a living worker; None if there are none."""
-        offline = sorted({agent for agent in agents if self.online(agent) is False})
+        """Warn of the agents among `agents` whose tasks nobody takes now; None if there are none."""
+        wanted = sorted(set(agents))
+        notes = [self._without_worker([agent for agent in wanted if self.online(agent) is False])]
+        notes += [self._paused(self._agents[agent]) for agent in wanted if agent in self._agents]
+        return ". ".join(note for note in notes if note) or None
+
+    def _paused(self, agent: AgentOverview) -> str:
+        paused = agent.paused
+        if paused is None:
+            return ""
+        reason = short(paused.reason)
+        return (
+            f"every worker of {agent.agent} is paused ({short(paused.code)}): {reason}. Its tasks wait and are not lost"
+        )
+
+    def _without_worker(self, offline: list[str]) -> str:
         if not offline:
-            return None
+            return ""
         alive = [agent for agent in self._agents if self.online(agent)]
         more = f" and {len(alive) - _MAX_LISTED} more" if len(alive) > _MAX_LISTED else ""
         return (

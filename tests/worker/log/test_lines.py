@@ -18,7 +18,7 @@ from agentbus.provision.nats_server import NatsServer
 from agentbus_worker.log.handlers import LOG_FILE, log_to
 from agentbus_worker.log.lines import LogFormat, TaskLog, fields
 from support.harness import eventually, worker, worker_toml
-from support.jobs import acknowledged, publish, settled, short_lease
+from support.jobs import acknowledged, agent_keys, publish, settled, short_lease
 
 TEXT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) (DEBUG|INFO|WARNING|ERROR) (.*)")
 FORMATS: list[LogFormat] = ["text", "json"]
@@ -275,12 +275,13 @@ async def test_a_command_that_cannot_be_started_is_logged_with_the_reason(
     script.write_text("#!/no/such/interpreter\n", encoding="utf-8")
     script.chmod(0o755)
     config = worker_toml(tmp_path, server.url, chat_cmd=[str(script), "{input}"], log={"format": "json"})
-    async with worker(config):
+    async with worker(agent_keys(config, setback_limit_seconds=0)):
         status = await settled(coordinator, await publish(coordinator, "confidential"))
         await acknowledged(coordinator)
-    [line] = of_task(json_log(tmp_path), status.task_id)
+    [handed_back, line] = of_task(json_log(tmp_path), status.task_id)
     assert (line["message"], line["status"]) == ("settled", "failed")
-    assert line["reason"] == f"cannot start {str(script)!r}: its interpreter does not exist"
+    assert handed_back["message"] == "handed back unrun"
+    assert handed_back["reason"] == line["reason"] == f"cannot start {str(script)!r}: its interpreter does not exist"
     assert "exit_code" not in line
 
 

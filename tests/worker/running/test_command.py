@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from agentbus.errors import CommandError
+from agentbus.errors import CommandError, MachineFaultError
 from agentbus.protocol.ids import random_token
 from agentbus_worker.running import spawn
 from agentbus_worker.running.command import Exit, Limits, running
@@ -513,9 +513,10 @@ async def test_cancelling_the_caller_kills_the_whole_group_at_once(run: Run, tmp
 # -- what cannot be started -------------------------------------------------------------------------------------
 
 
-async def refusal(run: Run, argv: list[str], *, cwd: Path | None = None) -> str:
+async def refusal(run: Run, argv: list[str], *, cwd: Path | None = None, of_machine: bool = True) -> str:
     with pytest.raises(CommandError) as caught:
         await run(argv, cwd=cwd)
+    assert isinstance(caught.value, MachineFaultError) == of_machine
     return str(caught.value)
 
 
@@ -570,13 +571,13 @@ async def test_a_file_that_is_not_executable_is_an_error_with_the_reason(
 
 @pytest.mark.parametrize("word", ["a\0b", "\ud800"], ids=["NUL", "lone surrogate"])
 async def test_an_argument_with_a_null_character_is_an_error_that_says_so(run: Run, word: str):
-    assert "an argument cannot be passed on" in await refusal(run, ["/bin/echo", word])
+    assert "an argument cannot be passed on" in await refusal(run, ["/bin/echo", word], of_machine=False)
 
 
 @linux_only
 @pytest.mark.parametrize("prompt", ["x" * 200_000, "é" * 100_000, "x" * (MAX_ARGUMENT_BYTES + 1)], ids=len)
 async def test_a_prompt_that_is_too_long_for_an_argument_is_an_error_with_its_size_and_the_limit(run: Run, prompt: str):
-    text = await refusal(run, ["/bin/echo", prompt])
+    text = await refusal(run, ["/bin/echo", prompt], of_machine=False)
     assert f"the prompt is {len(prompt.encode())} bytes long" in text
     assert f"{MAX_ARGUMENT_BYTES} at the most" in text
 

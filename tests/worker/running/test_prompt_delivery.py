@@ -195,7 +195,8 @@ async def test_a_working_folder_that_cannot_be_made_is_a_failed_result_that_name
 ):
     folders = tmp_path / "folders"
     folders.write_text("a file", encoding="utf-8")
-    async with worker(worker_toml(tmp_path, server.url, worker={"workdir": folders})) as child:
+    config = agent_keys(worker_toml(tmp_path, server.url, worker={"workdir": folders}), setback_limit_seconds=0)
+    async with worker(config) as child:
         status = await outcome(coordinator, "say:x", task_id="job")
         assert child.popen.poll() is None
     assert error(status) == f"the working folder {folders / 'job'} cannot be made: Not a directory"

@@ -368,7 +368,8 @@ async def test_on_a_full_disk_a_prompt_that_cannot_be_written_is_a_failed_result
 ):
     with full_disk(tmp_path / "state") as fill:
         command = ["cat", "{input_file}"] if via == "file" else ["cat"]
-        config = agent_keys(worker_toml(tmp_path, server.url, chat_cmd=command), prompt_via=via)
+        keys = {"prompt_via": via, "setback_limit_seconds": 0}
+        config = agent_keys(worker_toml(tmp_path, server.url, chat_cmd=command), **keys)
         async with worker(config) as child:
             fill()
             status = await outcome(coordinator, "hello")

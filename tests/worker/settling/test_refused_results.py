@@ -4,7 +4,6 @@ import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,7 +14,7 @@ from agentbus.provision.nats_server import NatsServer, run_server
 from agentbus.tasks.presence import RefusedResults
 from agentbus_worker.settling.claim import claim
 from agentbus_worker.settling.slots import Slots
-from support.delivered import delivered
+from support.delivered import UNUSABLE, delivered
 from support.doctor import doctor_in_process, the_finding
 from support.harness import eventually, worker, worker_toml
 from support.jobs import acknowledged, error, fill, publish, ran_nothing, result_messages, settled, short_lease, text
@@ -56,13 +55,13 @@ async def test_an_outcome_that_is_too_large_for_the_ledger_is_made_smaller_and_c
     assert 1_000 < note["kept"] < 5_000
 
 
-@pytest.mark.parametrize("bytes_taken", [3_000, 1_200])
+@pytest.mark.parametrize("bytes_taken", [3_000, 1_800])
 async def test_a_failure_with_a_large_task_is_made_smaller_and_committed(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, bytes_taken: int
 ):
     await set_up(coordinator.bus, ["code"])
-    task_id = await publish(coordinator, "x" * 60_000)
-    async with delivered(coordinator, server, tmp_path, **unusable(tmp_path)) as (context, delivery):
+    task_id = await publish(coordinator, "x" * 60_000, task_id=UNUSABLE)
+    async with delivered(coordinator, server, tmp_path) as (context, delivery):
         job = await claim(context, delivery)
         assert job is not None
         await limit_entries(coordinator, bytes_taken)
@@ -70,7 +69,7 @@ async def test_a_failure_with_a_large_task_is_made_smaller_and_committed(
             await job.run(reservation)
     status = await settled(coordinator, task_id)
     assert (status.state, status.record.entry.attempt) == ("failed", 1)
-    assert "cannot be made" in error(status)
+    assert "would take it for an option" in error(status)
     await acknowledged(coordinator)
 
 
@@ -198,18 +197,12 @@ async def test_a_worker_whose_credentials_are_revoked_while_it_stores_a_result_k
     assert len(await result_messages(guarded.admin)) == 1
 
 
-def unusable(folder: Path) -> dict[str, Any]:
-    """A working folder that cannot be made: the task fails before its command is started."""
-    (folder / "file").touch()
-    return {"workdir": folder / "file" / "folder"}
-
-
 async def test_a_worker_that_stops_now_stores_a_result_if_the_bus_accepts_it(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await set_up(coordinator.bus, ["code"])
-    task_id = await publish(coordinator, "x")
-    async with delivered(coordinator, server, tmp_path, **unusable(tmp_path)) as (context, delivery):
+    task_id = await publish(coordinator, "x", task_id=UNUSABLE)
+    async with delivered(coordinator, server, tmp_path) as (context, delivery):
         job = await claim(context, delivery)
         assert job is not None
         job.stop_now()
@@ -218,7 +211,7 @@ async def test_a_worker_that_stops_now_stores_a_result_if_the_bus_accepts_it(
         assert context.outbox.count() == 0
     status = await settled(coordinator, task_id)
     assert status.state == "failed"
-    assert "cannot be made" in error(status)
+    assert "would take it for an option" in error(status)
     await acknowledged(coordinator)
 
 
@@ -226,8 +219,8 @@ async def test_a_worker_that_stops_now_keeps_a_result_on_disk_if_the_bus_does_no
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await set_up(coordinator.bus, ["code"])
-    task_id = await publish(coordinator, "x")
-    async with delivered(coordinator, server, tmp_path, **unusable(tmp_path)) as (context, delivery):
+    task_id = await publish(coordinator, "x", task_id=UNUSABLE)
+    async with delivered(coordinator, server, tmp_path) as (context, delivery):
         job = await claim(context, delivery)
         assert job is not None
         await fill(coordinator, subjects.STATE_STREAM)

@@ -25,7 +25,7 @@ from agentbus_worker.settling.claim import claim
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.outbox import Outbox, OutboxEntry
 from agentbus_worker.settling.slots import Slots
-from support.delivered import delivered
+from support.delivered import UNUSABLE, delivered
 from support.harness import eventually
 from support.jobs import acknowledged, publish, result_messages, settled
 
@@ -56,9 +56,8 @@ async def refused(
 ) -> AsyncGenerator[tuple[Context, Delivery, str]]:
     """A task whose run has failed, and whose outcome the bus has refused."""
     await set_up(coordinator.bus, ["code"])
-    task_id = await publish(coordinator, "x")
-    (folder / "file").touch()
-    async with delivered(coordinator, server, folder, workdir=folder / "file" / "x", **more) as (context, delivery):
+    task_id = await publish(coordinator, "x", task_id=UNUSABLE)
+    async with delivered(coordinator, server, folder, **more) as (context, delivery):
         job = await claim(context, delivery)
         assert job is not None
         with Slots(1).reserve() as reservation:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from agentbus.errors import CommandError
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.output import TAIL_BYTES, Output, OutputPipe
 from agentbus_worker.running.process_tree import Children, Run, RunningProcess
-from agentbus_worker.running.spawn import Command, ExitEvent, why_not_started
+from agentbus_worker.running.spawn import Command, ExitEvent, not_started
 from agentbus_worker.running.unended import Unended
 
 _RECHECK_S: Final = 0.02
@@ -223,7 +222,7 @@ def _pipes(command: Command, limits: Limits, tmp: Path) -> Generator[tuple[Outpu
             pipes.append(OutputPipe(limits.keep_bytes, spill, limits.spill_bytes))
             pipes.append(OutputPipe(TAIL_BYTES))
         except OSError as error:
-            raise CommandError(why_not_started(command, error)) from None
+            raise not_started(command, error) from None
         yield pipes[0], pipes[1]
     finally:
         for pipe in pipes:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agentbus.errors import CommandError
+from agentbus.errors import CommandError, MachineFaultError
 from agentbus_worker.running import supervisor
 from agentbus_worker.running.program_file import why_not_executed
 
@@ -125,7 +125,7 @@ def start(command: Command, stdout: int, stderr: int, tmp: Path) -> Process:
                 start_new_session=True,
             )
     except OSError as error:
-        raise CommandError(why_not_started(command, error)) from None
+        raise not_started(command, error) from None
     except ValueError as error:
         raise CommandError(why_not_passed_on(command, error)) from None
     child.returncode = 0  # so that `subprocess` does not wait for it: `Process.wait` reaps it
@@ -180,6 +180,12 @@ def close_on_exec() -> None:
 def why_not_passed_on(command: Command, error: ValueError) -> str:
     """Word an argument that no process can get."""
     return f"cannot start {command.argv[0]!r}: an argument cannot be passed on ({error})"
+
+
+def not_started(command: Command, error: OSError) -> CommandError:
+    """Make the error of a command that the system did not start: the machine's fault, unless the prompt is too long."""
+    text = why_not_started(command, error)
+    return CommandError(text) if error.errno == errno.E2BIG else MachineFaultError(text)
 
 
 def why_not_started(command: Command, error: OSError) -> str:

@@ -21,10 +21,10 @@ from agentbus_worker.running.process_group import POLL_S
 from agentbus_worker.running.spawn import (
     Command,
     ExitEvent,
+    not_started,
     standard_input,
     start_supervisor,
     why_not_passed_on,
-    why_not_started,
 )
 from agentbus_worker.running.supervisor import KILL_TIMEOUT_S, MAX_PACKET_BYTES, Tree
 from agentbus_worker.running.unended import Unended, unended_of
@@ -258,7 +258,7 @@ class Supervisors:
         except OSError as error:
             if error.filename == "folder":
                 error.filename = str(command.cwd)
-            raise CommandError(why_not_started(command, error)) from None
+            raise not_started(command, error) from None
         except ValueError as error:
             raise CommandError(why_not_passed_on(command, error)) from None
         return process

@@ -17,7 +17,7 @@ from agentbus.config.worker_schema import (
     WORKDIR_PLACEHOLDER,
     WorkerConfig,
 )
-from agentbus.errors import CommandError
+from agentbus.errors import CommandError, MachineFaultError
 from agentbus.observability import tracing
 from agentbus.protocol.messages import Task
 from agentbus.protocol.subjects import COORDINATOR
@@ -48,8 +48,8 @@ async def task_command(
         tmp: a private folder for the prompt file.
 
     Raises:
-        CommandError: the working folder or the prompt file cannot be made, or the task id would be an option of the
-            command.
+        MachineFaultError: the working folder or the prompt file cannot be made.
+        CommandError: the task id would be an option of the command.
     """
     agent, worker = config.agent, config.worker
     prompt = build_prompt(task, agent=agent.id, owner=owner, extra_instruction=agent.extra_instruction)
@@ -138,7 +138,7 @@ def _worker_folder() -> Path:
     try:
         return Path.cwd()
     except OSError as error:
-        raise CommandError(f"the folder in which the worker was started is gone: {error.strerror}") from None
+        raise MachineFaultError(f"the folder in which the worker was started is gone: {error.strerror}") from None
 
 
 def _write_prompt(file: Path, prompt: str) -> None:
@@ -146,4 +146,4 @@ def _write_prompt(file: Path, prompt: str) -> None:
         with open_private(file, truncate=True) as out:
             out.write(prompt.encode())
     except OSError as error:
-        raise CommandError(f"the prompt cannot be written to {file}: {error.strerror or error}") from None
+        raise MachineFaultError(f"the prompt cannot be written to {file}: {error.strerror or error}") from None

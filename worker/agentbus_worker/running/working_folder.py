@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from agentbus.errors import CommandError
+from agentbus.errors import MachineFaultError
 
 log = logging.getLogger("agentbus.worker")
 
@@ -24,7 +24,7 @@ async def working_folder(base: Path | None, name: str, *, keep: bool) -> AsyncGe
     the end is logged.
 
     Raises:
-        CommandError: it cannot be made.
+        MachineFaultError: it cannot be made.
     """
     if base is None:
         yield None
@@ -33,7 +33,7 @@ async def working_folder(base: Path | None, name: str, *, keep: bool) -> AsyncGe
     try:
         folder.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
     except OSError as error:
-        raise CommandError(f"the working folder {folder} cannot be made: {error.strerror or error}") from None
+        raise MachineFaultError(f"the working folder {folder} cannot be made: {error.strerror or error}") from None
     try:
         yield folder
     finally:

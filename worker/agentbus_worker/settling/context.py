@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 
 from agentbus.bus.jetstream import Bus
 from agentbus.config.worker_schema import WorkerConfig
+from agentbus.protocol.ledger_entry import Setbacks
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker.metrics import Metrics
+from agentbus_worker.pause import Pause
 from agentbus_worker.running.process_tree import Children
-from agentbus_worker.settling.decisions import Policy
+from agentbus_worker.settling.decisions import Policy, on_setback
 from agentbus_worker.settling.lease_monitor import LeaseMonitor
 from agentbus_worker.settling.outbox import Outbox
 from agentbus_worker.settling.unsettled import Unsettled
@@ -33,6 +35,7 @@ class Context:
     state_folder: StateFolder
     outbox: Outbox
     unsettled: Unsettled
+    pause: Pause
     children: Children
     held: Container[TaskKey]
     metrics: Metrics
@@ -48,3 +51,14 @@ class Context:
         """The limits of attempts."""
         worker = self.config.worker
         return Policy(max_attempts=worker.max_attempts, retry_lost="lost" in worker.retry_on)
+
+    async def setbacks_after(self, key: TaskKey, earlier: Setbacks | None, code: str) -> Setbacks | None:
+        """Note that this machine could not start the command of a task, and decide about the task: see `on_setback`."""
+        return on_setback(
+            earlier,
+            place=self.state_folder.place,
+            code=code,
+            now=await self.lease_monitor.now(),
+            limit_s=self.config.agent.setback_limit_seconds,
+            others_start=self.pause.others_started_since(key),
+        )

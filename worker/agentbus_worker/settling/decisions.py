@@ -5,12 +5,16 @@ compare-and-set on it is final.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, TypeAlias
 
-from agentbus.protocol.ledger_entry import Entry, NoEntry, Record
+from agentbus.protocol.ledger_entry import MOST_PLACES, Entry, NoEntry, Record, Setbacks
 
 _LONGEST_RETRY_S: Final = 3600.0
 """The longest backoff: `retry_backoff_seconds` is doubled up to this."""
+
+_OWN_FAULT: Final = 3
+"""How often a task fails to start in a place where others do before it is its own fault: twice may be chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,40 @@ def on_outbox(
     if entry.state == "working" and entry.claim is not None and entry.claim.nonce == nonce:
         return CommitOutbox(found)
     return DropOutbox("another worker has the task")
+
+
+def on_setback(
+    earlier: Setbacks | None, *, place: str, code: str, now: datetime, limit_s: float, others_start: bool
+) -> Setbacks | None:
+    """Decide what a start that failed for a reason of the machine means for its task.
+
+    Returns the setbacks with which it goes back. None if it fails: no worker could start it for `limit_s`, or it is its
+    own fault, because in one place it failed, others started, and it failed again, time after time.
+
+    Args:
+        earlier: those before this one.
+        place: where it could not be started.
+        now: the server's time.
+        others_start: whether commands of other tasks have started in this place since this one failed there last.
+    """
+    if earlier is None:
+        return Setbacks(count={place: 1}, code=code, since=now.isoformat())
+    count = dict(earlier.count)
+    here = count.pop(place, 0)
+    if _seconds_since(earlier.since, now) > limit_s or (others_start and here >= _OWN_FAULT):
+        return None
+    kept = list(count.items())[-(MOST_PLACES - 1) :]
+    return Setbacks(
+        count={**dict(kept), place: here + 1 if others_start or not here else here}, code=code, since=earlier.since
+    )
+
+
+def _seconds_since(text: str, now: datetime) -> float:
+    """Return the seconds since a time that a worker wrote; 0 if it is none."""
+    try:
+        return (now - datetime.fromisoformat(text)).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
 
 
 def retry_pause_s(attempt: int, *, base_s: float, jitter: float) -> float:

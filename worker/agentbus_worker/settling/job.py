@@ -6,14 +6,20 @@ result to the ledger by compare-and-set, publish it under an id that contains th
 
 import asyncio
 import random
-import time
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import BusError, BusUnavailableError, CommandError, LeaseLostError, StreamFullError
+from agentbus.errors import (
+    BusError,
+    BusUnavailableError,
+    CommandError,
+    LeaseLostError,
+    MachineFaultError,
+    StreamFullError,
+)
 from agentbus.observability import tracing
 from agentbus.protocol.ledger_entry import Claim, Entry
 from agentbus.protocol.messages import Result
@@ -29,10 +35,12 @@ from agentbus_worker.settling.lease import Lease
 from agentbus_worker.settling.lost_slot import lose_slot
 from agentbus_worker.settling.outbox import OutboxCopy, OutboxEntry
 from agentbus_worker.settling.outcome import (
+    NOT_STARTED,
     Outcome,
     cancelled_outcome,
     decode_output,
     not_ended,
+    not_started_outcome,
     outcome_of_exit,
     outlived_outcome,
 )
@@ -118,9 +126,12 @@ class Job:
             async with self._lease.renewing():
                 try:
                     await self._run_in_slot(reservation)
+                except MachineFaultError as error:
+                    reservation.ended()
+                    await self._set_back(str(error))
                 except CommandError as error:
                     reservation.ended()
-                    await self._settle(Outcome("failed", "", str(error), reason=str(error)))
+                    await self._settle(not_started_outcome(str(error)))
         except _StoppingError:
             self._log.warning("its outcome stays in the outbox until the worker starts again")
             with suppress(BusError):
@@ -151,6 +162,7 @@ class Job:
         context = self._context
         limits, tmp, stop = command_limits(context.config), context.state_folder.tmp, self._lease.interrupted
         async with running(command, limits, context.children, tmp, stop=stop) as child:
+            context.pause.started()
             context.metrics.run_started()
             ended = await child.ended(
                 stop,
@@ -263,18 +275,7 @@ class Job:
     def _outbox_entry(self, result: Result) -> Callable[[], OutboxEntry]:
         """Return a function that builds the outbox entry, which is called only if a copy is written."""
         claim, inbox, revision = self._claim, self._entry.inbox, self._lease.revision
-        return lambda: OutboxEntry(
-            agent=self.key.agent,
-            task_id=self.key.id,
-            owner=self.key.owner,
-            nonce=claim.nonce,
-            status=result.status,
-            inbox=inbox,
-            result=result,
-            written_at=time.time(),
-            revision=revision,
-            trace=tracing.headers(),
-        )
+        return lambda: OutboxEntry.new(self.key, claim.nonce, inbox, result, revision)
 
     async def _acknowledge(self, outcome: Outcome) -> None:
         with suppress(BusUnavailableError):  # the next delivery finds the task settled, and acknowledges it
@@ -286,13 +287,19 @@ class Job:
 
     async def _store(self, result: Result) -> None:
         """Commit and publish the result, for a bounded time if the worker must end at once."""
+        bus, lease = self._context.bus, self._lease
+        async with self._bounded():
+            await in_a_size_that_is_taken(result, self._commit)
+            await self._retry_until_stored(lambda: publish_committed(bus, lease.entry, flush=self._flush))
+
+    @asynccontextmanager
+    async def _bounded(self) -> AsyncGenerator[None]:
+        """Bound the time of what is stored in the block if the worker must end at once; raises _StoppingError then."""
         try:
             async with asyncio.timeout(None) as self._storing:
                 if self._stopping.is_set():
                     self._bound_storing(self._storing)
-                bus, lease = self._context.bus, self._lease
-                await in_a_size_that_is_taken(result, self._commit)
-                await self._retry_until_stored(lambda: publish_committed(bus, lease.entry, flush=self._flush))
+                yield
         except TimeoutError:
             raise _StoppingError from None
         finally:
@@ -328,7 +335,7 @@ class Job:
         pause_s = retry_pause_s(self._entry.attempt, base_s=base_s, jitter=random.uniform(0.5, 1.5))  # noqa: S311
         self._lease.stop_renewing()
         try:
-            await self._lease.release(retry_after_s=pause_s, failure=outcome.reason)
+            await self._lease.queue_retry(retry_after_s=pause_s, failure=outcome.reason)
             await self._delivery.nak(pause_s)
         except LeaseLostError:
             return True
@@ -339,6 +346,37 @@ class Job:
         self._log.info("trying again in %.1f s", pause_s, reason=outcome.reason)
         self._context.metrics.count("retry")
         return True
+
+    async def _set_back(self, reason: str) -> None:
+        """Hand a task back that this machine could not start, unrun and uncounted, and pause the worker.
+
+        It fails if no worker could start it for long, or if it is its own fault.
+        """
+        context = self._context
+        if self._lease.lost or self._entry.cancel is not None:
+            await self._finish_without_run()
+            return
+        context.pause.begin(NOT_STARTED, reason)
+        self._lease.stop_renewing()
+        try:
+            async with self._bounded():
+                setbacks = await context.setbacks_after(self.key, self._entry.setbacks, NOT_STARTED)
+                if setbacks is not None:
+                    await self._retry_until_stored(lambda: self._lease.release(setbacks))
+                    await self._delivery.nak()
+        except LeaseLostError:
+            self._drop_outcome()
+        except (_StoppingError, BusError) as error:
+            if context.bus.closed:
+                raise
+            self._log.warning("could not be handed back (%s); its lease expires instead", error)
+        else:
+            if setbacks is None:
+                await self._settle(not_started_outcome(reason))
+                return
+            tracing.outcome("set_back", error=NOT_STARTED, reason=reason)
+            self._log.warning("handed back unrun", reason=reason)
+            context.metrics.count("setback")
 
     async def _release(self) -> None:
         """Release the task, so that another worker can take it at once."""

@@ -9,7 +9,7 @@ from typing import Final
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import BusError, BusUnavailableError, CorruptEntryError, LeaseLostError
 from agentbus.observability import tracing
-from agentbus.protocol.ledger_entry import Entry, renewed, settled
+from agentbus.protocol.ledger_entry import Entry, Setbacks, handed_back, renewed, settled
 from agentbus.protocol.messages import Result
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
@@ -146,18 +146,22 @@ class Lease:
         """
         await self._write(lambda entry: settled(entry, result), timeout_s=_REQUEST_S, flush=flush)
 
-    async def release(self, *, retry_after_s: float | None = None, failure: str | None = None) -> None:
-        """Make the task `queued` again: for any worker at once, or for a retry after `retry_after_s`.
-
-        Without a `failure` the attempt does not count.
+    async def release(self, setbacks: Setbacks | None = None) -> None:
+        """Make the task `queued` again, for any worker at once: it was not run, or not to its end, and does not count.
 
         Raises:
             LeaseLostError: another worker has the task.
             BusError: not released, or not known to be; otherwise the lease expires.
         """
-        attempt = self._entry.attempt if failure else max(0, self._entry.attempt - 1)
-        last_failure = failure or self._entry.last_failure
-        changes = {"state": "queued", "attempt": attempt, "retry_after_s": retry_after_s, "last_failure": last_failure}
+        await self._write(lambda entry: handed_back(entry, setbacks), timeout_s=_REQUEST_S)
+
+    async def queue_retry(self, *, retry_after_s: float, failure: str | None) -> None:
+        """Make the task `queued` again after an attempt that counts: for a retry after `retry_after_s`.
+
+        Raises:
+            LeaseLostError, BusError: see `release`.
+        """
+        changes = {"state": "queued", "retry_after_s": retry_after_s, "last_failure": failure}
         await self._write(lambda entry: entry.model_copy(update=changes), timeout_s=_REQUEST_S)
 
     async def _write(self, change: Callable[[Entry], Entry], *, timeout_s: float, flush: bool = True) -> None:

@@ -1,10 +1,12 @@
 """Calculates when the lease of another worker expires."""
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
+from agentbus.errors import BusUnavailableError
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.subjects import TaskKey
 from agentbus_worker.settling.server_clock import ServerClock
@@ -56,6 +58,12 @@ class LeaseMonitor:
     async def _until_retry(self, record: Record, pause_s: float) -> float:
         now = await self._clock.now() or datetime.now(UTC)
         return min(pause_s, pause_s - (now - record.changed_at).total_seconds())
+
+    async def now(self) -> datetime:
+        """Return the server's time, or that of this machine where this worker may not ask for it or gets no answer."""
+        with suppress(BusUnavailableError):
+            return await self._clock.now() or datetime.now(UTC)
+        return datetime.now(UTC)
 
     def _unchanged_for(self, key: TaskKey, revision: int) -> float:
         """Return for how many seconds this worker has seen the same revision: used without the server's time."""

@@ -6,6 +6,7 @@ those that stay: `agentbus_worker.settling.unsettled`.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import chain
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from agentbus.config.atomic_files import sync_to_disk
 from agentbus.errors import MessageError
+from agentbus.observability import tracing
 from agentbus.protocol.json_codec import Json, decode, encode
 from agentbus.protocol.messages import Result, ResultStatus
 from agentbus.protocol.subjects import COORDINATOR, TaskKey, is_agent_id, is_task_id
@@ -48,6 +50,22 @@ class OutboxEntry(BaseModel):
     revision: int = 0
     """The revision of the ledger entry when this was written: a replica with an older one lacks this claim."""
     trace: dict[str, str] = {}
+
+    @classmethod
+    def new(cls, key: TaskKey, nonce: str, inbox: str, result: Result, revision: int) -> Self:
+        """Make the entry of an outcome that was made now, in the trace that is current."""
+        return cls(
+            agent=key.agent,
+            task_id=key.id,
+            owner=key.owner,
+            nonce=nonce,
+            status=result.status,
+            inbox=inbox,
+            result=result,
+            written_at=time.time(),
+            revision=revision,
+            trace=tracing.headers(),
+        )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

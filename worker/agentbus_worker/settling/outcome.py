@@ -7,12 +7,14 @@ from typing import Final
 from agentbus.protocol import approval
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import CancelRequest, Entry
-from agentbus.protocol.messages import Failure, ResultStatus
+from agentbus.protocol.messages import Failure, FailureCode, ResultStatus
 from agentbus_worker.running.command import Exit
 from agentbus_worker.running.frames import folded
 from agentbus_worker.running.output import Output
 from agentbus_worker.running.unended import Unended
 
+NOT_STARTED: Final[FailureCode] = "not_started"
+"""The code of a command that could not be started."""
 _STDERR_SHOWN: Final = 500
 """How many characters of standard error a failure quotes, from its end."""
 
@@ -77,6 +79,11 @@ def _unended_outcome(ended: Exit, text: str, why: str, extra: dict[str, Json]) -
     reason = f"{why}, and {failure.message}"
     known = {name: value for name, value in extra.items() if value is not None}
     return Outcome("failed", text, reason, known, reason, failure.code, failure)
+
+
+def not_started_outcome(reason: str) -> Outcome:
+    """Return the outcome of a task whose command could not be started."""
+    return Outcome("failed", "", reason, reason=reason, cause=NOT_STARTED, failure=Failure(NOT_STARTED, reason))
 
 
 def decode_output(data: bytes) -> str:

@@ -32,7 +32,7 @@ class Slots:
         self._queue: deque[Reservation] = deque()
         self._room: asyncio.Future[None] | None = None
         self._quick = False
-        self._closed = False
+        self._closed = self._paused = False
         self.lost = 0
         """How many slots are held by commands that have been given up because they could not be ended."""
 
@@ -76,14 +76,23 @@ class Slots:
     def close(self) -> None:
         """Refuse all slots from now on, because the worker stops."""
         self._closed = True
+        self.pause()
+
+    def pause(self) -> None:
+        """Refuse all slots until `resume`: what was taken ahead goes back to the bus."""
+        self._paused = True
         while self._queue:
             self._queue.popleft().refuse()
+
+    def resume(self) -> None:
+        """Grant slots again."""
+        self._paused = False
 
     # -- only for reservations ----------------------------------------------------------------------------------
 
     def request_slot(self, reservation: "Reservation") -> None:
         """Grant a slot to a reservation, now or in its turn."""
-        if self._closed:
+        if self._closed or self._paused:
             reservation.refuse()
         elif self.running < self.count:
             reservation.grant()
