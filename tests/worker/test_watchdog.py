@@ -119,7 +119,7 @@ async def test_a_worker_that_hangs_is_ended_by_its_manager_and_the_next_one_does
     config = worker_toml(tmp_path, server.url, worker={"concurrency": 2, "kill_grace_seconds": 0.5})
     async with hanging(config, manager) as child:
         done = await outcome(coordinator, "say:done")
-        running = await publish(coordinator, f"pid:{pid_file} say:late sleep:3")
+        running = await publish(coordinator, f"pid:{pid_file} say:late sleep:1")
         pid = await pid_from(pid_file)
         hung = await publish(coordinator, f"touch:{runs} say:block_the_loop")
         await manager.until_late()

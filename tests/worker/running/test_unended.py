@@ -90,6 +90,7 @@ def of_another_user(pid: int, count: int) -> list[int]:
 
 
 @needs_root
+@pytest.mark.gate("itself-supervised", "its child-process group")
 @pytest.mark.parametrize("slots", [1, 0], ids=["supervised", "process group"])
 @pytest.mark.parametrize(
     ("script", "count"),
@@ -123,6 +124,7 @@ async def test_a_command_of_another_user_is_given_up_a_second_after_sigkill_and_
 
 
 @needs_root
+@pytest.mark.gate("supervised")
 @pytest.mark.parametrize("slots", [1, 0], ids=["supervised", "process group"])
 async def test_a_frozen_command_is_given_up_and_ends_once_it_is_thawed(tmp_path: Path, slots: int):
     with freezer(f"{tmp_path.name}-{slots}") as group:
@@ -216,6 +218,7 @@ async def test_a_task_whose_command_cannot_be_ended_fails_in_time_and_its_slot_i
 
 
 @needs_root
+@pytest.mark.long
 async def test_a_command_that_has_outlived_its_killed_worker_is_named_by_the_next_one_and_its_task_not_run_again(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
