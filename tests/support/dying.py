@@ -96,6 +96,7 @@ POINTS: dict[str, Point] = {
     "settled": Point(Outbox, "remove", "after"),
     # a run without a result
     "released, delivery not returned": Point(Lease, "release", "after"),
+    "queued for a retry, delivery not returned": Point(Lease, "queue_retry", "after"),
     "delivery returned": Point(Delivery, "nak", "after"),
     # the settlement without a run
     "settled without a run, not published": Point(settle, "publish_committed", "before"),

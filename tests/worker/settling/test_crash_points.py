@@ -128,7 +128,7 @@ CASES = [
     Case(("published, not acknowledged",), runs=1),
     Case(("acknowledged, copy still on disk",), runs=1),
     Case(("settled",), runs=1),
-    Case(("released, delivery not returned",), runs=2, first="exit 3", attempt=2),
+    Case(("queued for a retry, delivery not returned",), runs=2, first="exit 3", attempt=2),
     Case(("delivery returned",), runs=2, first="exit 3", attempt=2),
     # a takeover, and a start that has something to deliver, die in their turn
     Case(("lease renewed, delivery not extended", "claimed"), runs=2, first=HANG, attempt=3),
@@ -148,7 +148,7 @@ CASES = [
     "committed without a copy on disk then",
     "committed, answer",
     "published, not ack",
-    "released",
+    "queued for a retry",
 )
 @pytest.mark.parametrize("case", CASES, ids=str)
 async def test_a_task_whose_worker_dies_between_two_steps_has_one_result(
