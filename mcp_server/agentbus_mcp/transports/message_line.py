@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Any, Final, TypeAlias
 
 from mcp_types import (
+    INVALID_PARAMS,
     INVALID_REQUEST,
     PARSE_ERROR,
     JSONRPCMessage,
@@ -17,6 +18,8 @@ from mcp_types import (
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from agentbus.errors import MessageError
+from agentbus.protocol.json_codec import object_in, refuse_changes
 from agentbus_mcp.transports.message_text import mended
 
 Id: TypeAlias = str | int | float | None
@@ -29,6 +32,9 @@ _TOKEN: Final = re.compile(
 _MAX_ID_BYTES: Final = 256
 """A longer id is that of no request: it would only make the answer long."""
 _ID: Final = re.compile(rb'["\-0-9]')
+_CHANGED: Final = (
+    "publish_task: content: an object has a key twice, or a number has more digits than a reader keeps; send it as text"
+)
 _RESPONSE: Final = frozenset((b'"result"', b'"error"'))
 
 
@@ -64,12 +70,26 @@ def read_message(line: bytes) -> JSONRPCMessage | Refusal:
         except ValidationError as error:
             return _refusal(line, error)
     if isinstance(message, JSONRPCRequest):
-        return message
+        return _refused_content(message, line) or message
     members: dict[str, Any] = from_json(line)
     # The SDK ignores members that it does not expect: it takes a request with an odd id for a notification.
     if "method" in members and ("id" in members or not isinstance(message, JSONRPCNotification)):
         return Refusal(INVALID_REQUEST, _fault(members), _ids(line, cut=False))
     return message
+
+
+def _refused_content(request: JSONRPCRequest, line: bytes) -> Refusal | None:
+    """Refuse to publish content of which the agent would get something else: once it is parsed, no one can tell."""
+    params = object_in(request.params)
+    if request.method != "tools/call" or params.get("name") != "publish_task":
+        return None
+    if isinstance(object_in(params.get("arguments")).get("content"), str):
+        return None  # text is text, whatever it looks like
+    try:
+        refuse_changes(line)
+    except MessageError:
+        return Refusal(INVALID_PARAMS, _CHANGED, (request.id,))
+    return None
 
 
 def _read(line: bytes) -> JSONRPCMessage:

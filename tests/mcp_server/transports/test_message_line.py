@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from mcp_types import INVALID_REQUEST, PARSE_ERROR, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
+from mcp_types import INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
 from agentbus_mcp.transports.message_line import Refusal, read_message
 
@@ -97,3 +97,26 @@ def test_what_stands_for_no_character_is_read_as_one_that_says_so(written: bytes
 )
 def test_messages_are_read(text: bytes, kind: type[Any]) -> None:
     assert isinstance(read_message(text), kind)
+
+
+def publication(content: str, tool: str = "publish_task") -> bytes:
+    """A call with content as it is written."""
+    arguments = {"to": ["code"], "task_type": "t", "payload_fmt": "json", "content": "CONTENT"}
+    call = line(method="tools/call", params={"name": tool, "arguments": arguments})
+    return call.replace(b'"CONTENT"', content.encode())
+
+
+@pytest.mark.parametrize(
+    "content", ['{"a": 1, "a": 2}', '[{"b": {"x": 1, "x": 1}}]', "[0.12345678901234567890]", "1e-999"]
+)
+def test_a_task_that_would_not_arrive_as_it_was_written_is_refused(content: str) -> None:
+    refused = read_message(publication(content))
+    assert isinstance(refused, Refusal)
+    assert (refused.code, refused.ids) == (INVALID_PARAMS, (7,))
+    assert content not in refused.reason
+
+
+@pytest.mark.parametrize("content", ['{"a": [1, 2.5], "b": {"a": 1}}', '"{\\"a\\": 1, \\"a\\": 2}"', "null"])
+def test_other_tasks_and_other_tools_are_none_of_its_business(content: str) -> None:
+    assert isinstance(read_message(publication(content)), JSONRPCRequest)
+    assert isinstance(read_message(publication('{"a": 1, "a": 2}', "another_tool")), JSONRPCRequest)
