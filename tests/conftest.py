@@ -135,6 +135,20 @@ def _listed(folder: Path) -> set[str]:
 
 
 @pytest.fixture
+def signals_of_a_terminal() -> Iterator[None]:
+    """Have programs get the signals of a terminal: under nohup and in the background of a shell, they inherit that the
+    tests ignore some."""
+    names = ("SIGHUP", "SIGINT", "SIGQUIT")
+    numbers = [signal.Signals[name] for name in names if name in signal.Signals.__members__]
+    ignored = [number for number in numbers if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@pytest.fixture
 async def server(tmp_path: Path) -> AsyncGenerator[NatsServer]:
     """A nats-server with JetStream and nothing in it."""
     async with run_server(store=tmp_path / "nats") as running:

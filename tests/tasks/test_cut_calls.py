@@ -202,6 +202,7 @@ async def test_what_a_cancelled_call_had_begun_and_could_not_finish_is_logged(
     assert not coordinator.bus.begun.any
 
 
+@pytest.mark.usefixtures("signals_of_a_terminal")
 @pytest.mark.gate("told to end, about to be queued")
 @pytest.mark.parametrize(
     "point",

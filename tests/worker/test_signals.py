@@ -17,6 +17,7 @@ from support.harness import Process, eventually, worker, worker_toml
 from support.jobs import gone, outcome, pid_from, publish, settled, text
 from support.supervised import supervisors_of
 
+pytestmark = pytest.mark.usefixtures("signals_of_a_terminal")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="there are supervisors on Linux alone")
 
 
