@@ -172,6 +172,7 @@ async def test_messages_that_were_not_taken_when_a_consumer_closes_go_to_another
     assert {(delivery.data, delivery.num_delivered) for delivery in deliveries} == {(b"0", 2), (b"1", 2), (b"2", 2)}
 
 
+@pytest.mark.long
 async def test_a_pull_request_without_heartbeats_is_sent_again(
     server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):

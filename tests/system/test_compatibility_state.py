@@ -64,6 +64,7 @@ async def test_an_outcome_that_a_killed_worker_left_on_disk_is_delivered_once(tm
         assert result["id"] == status.record.entry.result_id
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes that left their group in /proc")
 async def test_the_command_of_a_worker_killed_with_its_supervisors_is_ended_with_its_children(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, versions: Envs

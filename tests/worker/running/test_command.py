@@ -603,6 +603,7 @@ async def test_a_working_folder_that_cannot_be_used_is_an_error_that_names_it(
 # -- nothing piles up -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.gate("waitid")
 @linux_only
 async def test_no_file_stays_open_over_fifty_runs_of_all_kinds(run: Run, tmp_path: Path):
     async def round_of_all() -> None:
