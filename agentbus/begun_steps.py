@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 _CALLER_S: Final = 1.0
 """How long a cancelled caller waits for the end of its steps: a healthy bus takes milliseconds for each."""
 _AT_THE_END_S: Final = 1.5
-"""How long the end of a connection waits for its steps: whoever ends a process waits for this."""
+"""How long the end of a connection waits for its steps: a person who ends a process waits for this."""
 
 log = logging.getLogger("agentbus")
 

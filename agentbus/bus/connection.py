@@ -279,7 +279,7 @@ class Connection:
         return message
 
     def check_line(self) -> None:
-        """Ping the server, and dial again if it does not answer: for whoever waits for it in vain.
+        """Ping the server, and dial again if it does not answer: for a caller that waits for it in vain.
 
         A NAT or a proxy may have forgotten the connection, of which no packet tells.
         """

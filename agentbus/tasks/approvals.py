@@ -153,7 +153,7 @@ async def _is_abandoned(bus: Bus, record: Record, other: str) -> bool:
 
 
 async def _unnoted_answer(bus: Bus, asked: TaskKey, sender: str) -> str | None:
-    """Who answered a task without a note of it, as `main` of version 0.1.0 does with its own; None if nobody did."""
+    """Who answered a task without a note of it, as `main` of version 0.1.0 does with its own; None without one."""
     if sender == COORDINATOR or asked.owner != COORDINATOR:
         return None
     found = await Ledger(bus).read(_answer_key(asked, COORDINATOR))

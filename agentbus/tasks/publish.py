@@ -114,7 +114,7 @@ async def _publish(bus: Bus, task: Task, key: TaskKey, data: bytes) -> Published
             return await _publish_known(bus, task, made, data)
     else:
         revision = made
-    if bus.begun.given_up:  # nobody waits for a task that is not on its way yet
+    if bus.begun.given_up:  # no caller waits for a task that is not on its way yet
         await _remove_entry(ledger, key, revision)
         raise asyncio.CancelledError
     try:

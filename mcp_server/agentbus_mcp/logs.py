@@ -1,4 +1,4 @@
-"""Logs to standard error, which hosts keep and people read. One that nobody reads does not stop the server."""
+"""Logs to standard error, which hosts keep and people read. One that is not read does not stop the server."""
 
 import logging
 import sys

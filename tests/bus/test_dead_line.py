@@ -80,7 +80,7 @@ async def test_a_reader_that_waits_finds_the_line_dead_by_the_heartbeats_that_fa
 async def test_a_connection_that_is_closed_meanwhile_is_left_alone(link: ForgetfulLink, bus: Bus):
     link.forget()
     request = asyncio.create_task(bus.api("INFO"))
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(0.15)  # the request is late, and the ping that follows is not yet
     await bus.close()
     with pytest.raises(BusUnavailableError):
         await request
@@ -115,7 +115,7 @@ async def test_a_dead_line_is_noticed_in_time(
     loop = asyncio.get_running_loop()
     async with OrderedConsumer(bus, subjects.RESULTS_STREAM, SUBJECT, after=0) as consumer:
         waiting = asyncio.create_task(consumer.next() if waits == "a reader" else asyncio.sleep(0))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # a line that was in use a moment ago, as one is that a proxy forgets
         link.forget()
         began = loop.time()
         if waits == "a request":

@@ -22,7 +22,7 @@ _LOOK_S: Final = 5.0
 _MOST_REMEMBERED: Final = 1000
 _FOLDERS: Final = re.compile(r"/[^'\":]*/")
 _CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""A clock that nobody sets, and that goes on while the machine sleeps: on macOS `CLOCK_MONOTONIC` does."""
+"""A clock that cannot be set, and that goes on while the machine sleeps: on macOS `CLOCK_MONOTONIC` does."""
 
 
 class Pause:

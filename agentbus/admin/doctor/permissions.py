@@ -67,7 +67,7 @@ async def _refused(context: CheckContext, party: Party) -> AsyncIterator[str]:
     for account in bus.accounts[1:]:  # a subject with `>` lies in each of them
         if not await may_publish(account, example_subject(subjects.api(">"))):
             yield subjects.api(">")
-    # Of a stream that does not exist the server answers nothing, and whoever may use it is told so by another check.
+    # Of a stream that does not exist the server answers nothing, and another check tells so to a user who may use it.
     complete = await _is_set_up(context)
     for subject in party.of("send") + party.of("pull"):
         if subject.startswith("$JS.ACK.*"):

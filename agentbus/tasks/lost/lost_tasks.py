@@ -30,7 +30,7 @@ _LOOK_S: Final = 2.0
 SEARCHED: Final = 2_000
 """How many entries a search looks at by default; that takes about a tenth of a second."""
 _MOST_READ: Final = 50
-"""How many lost tasks one search reads: whoever has lost more looks again, or at the streams."""
+"""How many lost tasks one search reads: a person who has lost more looks again, or at the streams."""
 LOST: Final = "expired: the queue lost the message of this task before a worker had taken it; publish it as a new task"
 
 
@@ -151,7 +151,7 @@ async def _entry_now(bus: Bus, key: TaskKey) -> Record | NoEntry:
             async for message in consumer.backlog():
                 return read_entry(message.stored)
     except CorruptEntryError:
-        pass  # whoever asks for this task learns what is wrong with it
+        pass  # a look at this task alone says what is wrong with it
     return NoEntry()
 
 

@@ -30,7 +30,7 @@ class _Memory:
     """What the walks over one connection have seen, by the time until which it counts."""
 
     def __init__(self) -> None:
-        self.walking = asyncio.Lock()  # whoever comes second finds what the first has seen
+        self.walking = asyncio.Lock()  # the second caller finds what the first has seen
         self.seen: dict[TaskKey, float] = {}
 
 

@@ -32,7 +32,7 @@ class AgentsStatus:
         return self._agents[agent].waiting if agent in self._agents else None
 
     def offline_note(self, agents: Iterable[str]) -> str | None:
-        """Warn of the agents among `agents` whose tasks nobody takes now; None if there are none."""
+        """Warn of the agents among `agents` whose tasks no worker takes now; None if there are none."""
         wanted = sorted(set(agents))
         notes = [self._without_worker([agent for agent in wanted if self.online(agent) is False])]
         notes += [self._paused(self._agents[agent]) for agent in wanted if agent in self._agents]

@@ -86,7 +86,7 @@ async def _create(coordinator: Coordinator, task_id: str, record: TaskRecord) ->
         if found is None:
             raise
         made = found
-    if bus.begun.given_up:  # nobody will ever learn the id
+    if bus.begun.given_up:  # no client will ever learn the id
         await bus.store(subject, b"", expected_revision=made.revision, headers={KV_OPERATION: "DEL"})
     return made
 

@@ -1,4 +1,4 @@
-"""Mends the text of a JSON message as far as hosts write it sloppily: a byte order mark, half a surrogate pair."""
+"""Corrects the text of a JSON message as far as hosts write it sloppily: a byte order mark, half a surrogate pair."""
 
 import codecs
 import re

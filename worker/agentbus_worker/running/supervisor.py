@@ -364,7 +364,7 @@ def main() -> None:
         pass  # 0 to 2 of a command are to be replaced, so nothing else may have their numbers
     os.close(file)
     become_subreaper()
-    # A command may have stopped this process when its worker is killed, and nobody else would let it go on. This signal
+    # A command may have stopped this process when its worker is killed, and nothing would let it go on. This signal
     # is bound to the thread of the worker that has started this process, and lost at a set-uid exec, so it is set here,
     # where no exec follows. A parent that died before needs no check: the end of the socket tells of it.
     _prctl(_PR_SET_PDEATHSIG, SIGCONT)

@@ -78,7 +78,7 @@ class Unsettled:
     def hold_s(self) -> float:
         """How long the delivery of a refused outcome is kept from other workers.
 
-        A refusal that is shorter than a lease is over by then, and its outcome committed: nobody runs the task again.
+        A refusal that is shorter than a lease is over by then, and its outcome committed: the task is not run again.
         """
         return self._lease_s + 2 * self._pause_limit_s
 
