@@ -29,22 +29,30 @@ def dies_before_replacing(script: str, *args: str | Path, nth: int = 1) -> None:
 
 
 @contextmanager
+def _acting_as_no_root() -> Generator[None]:
+    """Have the modes of files bind this process for the length of the block, which they do not if it is root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@contextmanager
 def as_no_root() -> Generator[Path]:
     """A folder of a user whom the modes of files bind, as whom this process acts for the length of the block.
 
     It is beside the folders of pytest: these let only their owner in.
     """
     folder = Path(tempfile.mkdtemp(prefix="no-root-", dir="/tmp"))  # its name cannot be guessed
-    root = os.geteuid() == 0
     try:
-        if root:
+        if os.geteuid() == 0:
             os.chown(folder, _NOBODY, -1)
-            os.seteuid(_NOBODY)
-        try:
+        with _acting_as_no_root():
             yield folder
-        finally:
-            if root:
-                os.seteuid(0)
     finally:
         shutil.rmtree(folder)
 
@@ -56,20 +64,14 @@ def read_only(*names: str) -> Generator[Path]:
     It is beside the folders of pytest: these let only their owner in.
     """
     folder = Path(tempfile.mkdtemp(prefix="read-only-", dir="/tmp"))  # its name cannot be guessed
-    root = os.geteuid() == 0
     try:
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text("old", encoding="utf-8")
         for path in [folder, *folder.rglob("*")]:
             path.chmod(0o555 if path.is_dir() else 0o444)
-        if root:
-            os.seteuid(_NOBODY)
-        try:
+        with _acting_as_no_root():
             yield folder
-        finally:
-            if root:
-                os.seteuid(0)
     finally:
         for path in [folder, *folder.rglob("*")]:
             if path.is_dir():
