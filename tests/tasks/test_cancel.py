@@ -116,7 +116,8 @@ async def test_a_running_task_is_gone_with_all_it_started_and_the_result_names_w
         loop = asyncio.get_running_loop()
         start = loop.time()
         found = await coordinator.task(task_id).cancel("the branch was merged")
-        assert found.state == "working"
+        # The worker is as fast as the answer at times.
+        assert found.state in {"working", "cancelled"}
         await gone(*pids, timeout_s=TREE_GONE_WITHIN_S)
         print(f"the tree of {deeds!r} was gone {loop.time() - start:.2f} s after the call")
         status = await settled(coordinator, task_id)
@@ -134,8 +135,8 @@ async def test_the_command_line_cancels_with_a_reason(tmp_path: Path, server: Na
         ran = await run_cli("task", "cancel", task_id, "--reason", "too dear", "--nats-url", server.url)
         assert ran.code == 0, ran.err
         shown = json.loads(ran.out)
-        assert (shown["state"], shown["cancel"]["by"], shown["cancel"]["reason"]) == (
-            "working",
+        assert shown["state"] in {"working", "cancelled"}
+        assert (shown["cancel"]["by"], shown["cancel"]["reason"]) == (
             "agent-main",
             "too dear",
         )

