@@ -10,7 +10,7 @@ a subject without wildcards would be a target of the consumers in BUS again.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 from agentbus.protocol.accounts import BUS, TASKS, Account, account_of, covers
 from agentbus.protocol.audit import names as audit
@@ -85,6 +85,7 @@ class _Accounts:
         self._logins = logins
         self._parties = [login.party for login in logins]
         self._max_connections = max_connections
+        self._sent, self._received = _core_messages(self._parties)
 
     def lines(self) -> Iterable[str]:
         yield "accounts: {"
@@ -103,7 +104,7 @@ class _Accounts:
                 *self._audit_imports(account.name),
                 "  }",
             )
-        for login in self._logins:
+        for index, login in enumerate(self._logins):
             party = login.party
             connections = min(self._max_connections, party.max_connections or self._max_connections)
             limits = f"max_connections: {connections}, max_subscriptions: {party.max_subscriptions}"
@@ -114,10 +115,10 @@ class _Accounts:
                 *_user(login),
                 "    ]",
                 "    imports: [",
-                *(f"      {one}" for one in self._imports(party)),
+                *(f"      {one}" for one in self._imports(index)),
                 "    ]",
                 "    exports: [",
-                *(f"      {one}" for one in _stream_exports(party, self._parties)),
+                *(f"      {one}" for one in self._stream_exports(index)),
                 "    ]",
                 "  }",
             )
@@ -156,14 +157,26 @@ class _Accounts:
             )
             yield "    ]"
 
-    def _imports(self, party: Party) -> Iterable[str]:
+    def _imports(self, index: int) -> Iterable[str]:
+        party = self._parties[index]
         yield _service_import(self._streams[0].name, _ACCOUNT_INFO)
         for subject in (*party.of("send"), *party.of("pull")):
             account, stored_as = self._place(party, subject)
             yield _service_import(account, stored_as, subject)
-        for other in self._parties:
-            for subject in _shared_subjects(other, party):
-                yield f"{{ stream: {{ account: {quoted(other.user)}, subject: {quoted(subject)} }} }}"
+        for other, subject in self._received[index]:
+            yield f"{{ stream: {{ account: {quoted(self._parties[other].user)}, subject: {quoted(subject)} }} }}"
+
+    def _stream_exports(self, index: int) -> Iterable[str]:
+        """Export core messages from account to account.
+
+        They cannot pass through the account of the streams: the server does not export as a stream what it imported
+        as a service.
+        """
+        importers: dict[str, list[str]] = {}
+        for other, subject in self._sent[index]:
+            importers.setdefault(subject, []).append(self._parties[other].user)
+        for subject, names in importers.items():
+            yield f"{{ stream: {quoted(subject)}, accounts: {quoted_list(names)} }}"
 
 
 def _service_import(account: Account, subject: str, local: str = "") -> str:
@@ -180,27 +193,43 @@ def _user(login: Login) -> Iterable[str]:
     yield f"      {{ {who}, permissions: {permission_lists(login.party, indent='      ')} }}"
 
 
-def _stream_exports(party: Party, parties: Sequence[Party]) -> Iterable[str]:
-    """Export core messages from account to account.
+_Shared: TypeAlias = list[list[tuple[int, str]]]
+_ALL: Final = "*"
 
-    They cannot pass through the account of the streams: the server does not export as a stream what it imported as a
-    service.
+
+def _core_messages(parties: Sequence[Party]) -> tuple[_Shared, _Shared]:
+    """Return what each party sends to which other one, and what it receives from which: indexes, and the subject.
+
+    Of two overlapping subjects, the narrower one is shared. Only subjects that name the same agent can overlap, or those
+    of which one has a wildcard there. So listeners are found by that name: comparing each pair of parties would take
+    minutes for some thousand agents, at each change of one of them.
     """
-    importers: dict[str, list[str]] = {}
-    for other in parties:
-        for subject in _shared_subjects(party, other):
-            importers.setdefault(subject, []).append(other.user)
-    for subject, names in importers.items():
-        yield f"{{ stream: {quoted(subject)}, accounts: {quoted_list(names)} }}"
+    listeners: dict[str, list[tuple[int, str]]] = {}
+    for index, party in enumerate(parties):
+        for subject in party.of("listen"):
+            listeners.setdefault(_agent_in(subject), []).append((index, subject))
+    all_listeners = [one for of_agent in listeners.values() for one in of_agent]
+    sent: _Shared = [[] for _ in parties]
+    received: _Shared = [[] for _ in parties]
+    for index, party in enumerate(parties):
+        for published in party.of("tell"):
+            name = _agent_in(published)
+            near = all_listeners if name == _ALL else [*listeners.get(name, []), *listeners.get(_ALL, [])]
+            for other, subscribed in near:
+                if other == index:
+                    continue
+                if covers(subscribed, published):
+                    shared = published
+                elif covers(published, subscribed):
+                    shared = subscribed
+                else:
+                    continue
+                sent[index].append((other, shared))
+                received[other].append((index, shared))
+    return sent, received
 
 
-def _shared_subjects(publisher: Party, subscriber: Party) -> Iterable[str]:
-    """Yield what `publisher` may publish and `subscriber` receive: of two overlapping subjects, the narrower one."""
-    if publisher == subscriber:
-        return
-    for published in publisher.of("tell"):
-        for subscribed in subscriber.of("listen"):
-            if covers(subscribed, published):
-                yield published
-            elif covers(published, subscribed):
-                yield subscribed
+def _agent_in(subject: str) -> str:
+    """The agent that a subject of core messages names: its second token; `_ALL` for a wildcard."""
+    token = "".join(subject.split(".")[1:2])
+    return _ALL if token in ("*", ">") else token
