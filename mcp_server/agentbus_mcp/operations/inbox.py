@@ -9,13 +9,14 @@ import anyio
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.concurrently import concurrently
-from agentbus.coordinator import Coordinator
+from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import ArgumentError, BusUnavailableError, CorruptEntryError, PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import NoEntry, Record
-from agentbus.protocol.subjects import COORDINATOR
+from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.tasks.inbox import InboxMessage
 from agentbus.tasks.ledger import Ledger
+from agentbus_mcp.operations.output import OutputPart, beginnings, is_unsure
 from agentbus_mcp.operations.waits import Waits
 from agentbus_mcp.sanitize import visible
 
@@ -38,12 +39,16 @@ class CheckedMessage:
         reader: the coordinator that reads it.
         unverified: why the ledger does not confirm the message; None if it does, or does not know the task.
         in_ledger: whether the ledger has it under its task id, so that its output can be read on there.
+        status: the task, where the ledger confirms the message and its output is one to be read from the file.
+        output: what was read of it.
     """
 
     message: InboxMessage
     unverified: str | None = None
     in_ledger: bool = True
     reader: str = COORDINATOR
+    status: TaskStatus | None = None
+    output: OutputPart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,34 +103,45 @@ async def check_messages(coordinator: Coordinator, messages: Sequence[InboxMessa
     async def check(message: InboxMessage) -> CheckedMessage:
         checked = CheckedMessage(message, "the bus went away before the ledger could be asked")
         with anyio.move_on_after(_CHECK_S):
-            checked = await _check(coordinator.bus, message)
+            checked = await _check(coordinator, message)
         return replace(checked, reader=coordinator.agent)
 
-    return await concurrently(messages, check, at_once=_READS_AT_ONCE)
+    found = await concurrently(messages, check, at_once=_READS_AT_ONCE)
+    outputs = await beginnings(coordinator, [checked.status for checked in found if checked.status])
+    return [
+        replace(checked, output=outputs.get(checked.status.record.key)) if checked.status else checked
+        for checked in found
+    ]
 
 
-async def _check(bus: Bus, message: InboxMessage) -> CheckedMessage:
+async def _check(coordinator: Coordinator, message: InboxMessage) -> CheckedMessage:
     result = message.result
     key = result.key if result is not None else None
     if result is None or key is None:
         return CheckedMessage(message, in_ledger=False)
     if message.forgery is not None:
         return CheckedMessage(message, visible(message.forgery), in_ledger=False)
-    record: Record | NoEntry = NoEntry()
     try:
-        # The result was committed before it was published, but a replica of the ledger may not know it yet.
-        async for _ in retry_until(deadline_after(bus.lag_s), _LAG_PAUSE_S):
-            record = await Ledger(bus).read(key)
-            if isinstance(record, Record) and record.entry.terminal:
-                break
+        record = await _read_settled(coordinator.bus, key)
     except (CorruptEntryError, PermissionDeniedError, BusUnavailableError) as error:
         return CheckedMessage(message, visible(str(error)))
     if isinstance(record, NoEntry):
         return CheckedMessage(message, in_ledger=False)
     if record.entry.result_id == result.id:
-        return CheckedMessage(message)
+        status = TaskStatus(record, coordinator.agent)
+        return CheckedMessage(message, status=status if is_unsure(status) else None)
     has = "another result" if record.entry.terminal else "no result"
     return CheckedMessage(message, f"the ledger has {has} of this task")
+
+
+async def _read_settled(bus: Bus, key: TaskKey) -> Record | NoEntry:
+    """Read an entry whose result was published. It was committed first, but a replica may not know it yet."""
+    record: Record | NoEntry = NoEntry()
+    async for _ in retry_until(deadline_after(bus.lag_s), _LAG_PAUSE_S):
+        record = await Ledger(bus).read(key)
+        if isinstance(record, Record) and record.entry.terminal:
+            break
+    return record
 
 
 async def _check_cursor(bus: Bus, cursor: int) -> None:

@@ -4,19 +4,30 @@ Places in an output are counted in the bytes that the agent printed. A result th
 they are counted in the text's UTF-8.
 """
 
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
 
+import anyio
+
+from agentbus.concurrently import concurrently
 from agentbus.coordinator import Coordinator, TaskStatus
-from agentbus.errors import ArgumentError, FileMissingError, MessageError, PermissionDeniedError
+from agentbus.errors import AgentBusError, ArgumentError, FileMissingError, MessageError, PermissionDeniedError
 from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.messages import Result
+from agentbus.protocol.subjects import TaskKey
 from agentbus_mcp.operations.characters import LOOK_BACK, first_start, last_start, text_of
 from agentbus_mcp.sanitize import as_text
 
 _MAX_SIZE: Final = 1 << 53
 """The largest size that every JSON reader keeps."""
+_MOST_OF_A_BEGINNING: Final = 65_536
+"""How much of an output is read for an answer that shows beginnings: no answer holds more of all outputs."""
+_BEGINNINGS_S: Final = 5.0
+"""How long all beginnings of an answer may take to read: the answer without them says where to read on."""
+_READS_AT_ONCE: Final = 4
+"""A file comes in pieces of half a megabyte, so only a few are read at the same time."""
 _REPLACED: Final = "\ufffd"
 _NO_UTF8: Final = b"\xff"
 """One byte that is no UTF-8, in place of one that is not known any more."""
@@ -91,6 +102,26 @@ def output_of_text(text: str) -> OutputPart:
     return OutputPart(data, len(data))
 
 
+async def beginnings(coordinator: Coordinator, tasks: Sequence[TaskStatus]) -> dict[TaskKey, OutputPart]:
+    """Read the beginnings of outputs from their files, where the result's text does not tell how many bytes it is of.
+
+    They are what `output_of_task` tells of the output, and go on where that ends. One that cannot be read in time, or
+    at all, is left out, and so is any task that needs none.
+    """
+    found: dict[TaskKey, OutputPart] = {}
+
+    async def read(status: TaskStatus) -> None:
+        kept = min(_size(status.output_note.get("kept")), _MOST_OF_A_BEGINNING)
+        try:
+            found[status.record.key] = await read_part(coordinator, status, 0, kept)
+        except AgentBusError:
+            return
+
+    with anyio.move_on_after(_BEGINNINGS_S):
+        await concurrently(filter(is_unsure, tasks), read, at_once=_READS_AT_ONCE)
+    return found
+
+
 async def read_part(coordinator: Coordinator, status: TaskStatus, offset: int, max_bytes: int) -> OutputPart:
     """Read a part of a settled task's output, in bounded memory.
 
@@ -116,10 +147,18 @@ async def read_part(coordinator: Coordinator, status: TaskStatus, offset: int, m
 
 def _without_file(status: TaskStatus, held: OutputPart) -> OutputPart:
     """What a result holds of its output, as there is no more; where its bytes are not known, in those of the text."""
-    result = status.result
-    if result is not None and len(held.text) + 1 < len(as_text(result.result)):
-        held = output_of_result(result, readable=False)
+    if status.result is not None and is_unsure(status):
+        held = output_of_result(status.result, readable=False)
     return replace(held, readable_bytes=len(held.data))
+
+
+def is_unsure(status: TaskStatus) -> bool:
+    """Whether a result has text behind the place up to which its bytes are known; its file tells those."""
+    try:
+        result = status.result
+    except MessageError:
+        return False
+    return result is not None and len(output_of_result(result).text) + 1 < len(as_text(result.result))
 
 
 async def _read_file(

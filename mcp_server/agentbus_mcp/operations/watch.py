@@ -1,7 +1,7 @@
 """Waits for the results of tasks, or for new messages in an inbox, and reports progress meanwhile."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Final
 
@@ -10,10 +10,12 @@ import anyio
 from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import AgentBusError
 from agentbus.observability import tracing
+from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.wait import Until, wait_for
 from agentbus_mcp.operations.agents_status import AgentsStatus, agents_status
 from agentbus_mcp.operations.inbox import InboxPage, next_messages
 from agentbus_mcp.operations.look_up import FoundTasks, look_up
+from agentbus_mcp.operations.output import OutputPart, beginnings
 from agentbus_mcp.operations.waits import Waits
 
 DEFAULT_WAIT_S: Final = 25
@@ -39,6 +41,7 @@ class TasksOutcome:
         errors: of the ids that could not be looked up.
         agents: the status of the agents, read only where a task is queued and the states are current.
         stale: the bus was away at the end; the states are those read last.
+        outputs: parts of the outputs of settled tasks, of those of which the result does not hold the part to show.
     """
 
     settled: list[TaskStatus]
@@ -46,6 +49,7 @@ class TasksOutcome:
     errors: dict[str, AgentBusError]
     agents: AgentsStatus | None = None
     stale: bool = False
+    outputs: Mapping[TaskKey, OutputPart] = field(default_factory=dict[TaskKey, OutputPart])
 
 
 async def watch(
@@ -87,14 +91,27 @@ async def watch_tasks(coordinator: Coordinator, request: WatchRequest, report: C
     return await outcome_of(coordinator, current, stale=not waited.current)
 
 
-async def outcome_of(coordinator: Coordinator, found: FoundTasks, *, stale: bool = False) -> TasksOutcome:
-    """Tell settled tasks from pending ones, link the traces of the settled, and read the agents' status if needed."""
+async def outcome_of(
+    coordinator: Coordinator, found: FoundTasks, *, stale: bool = False, part: OutputPart | None = None
+) -> TasksOutcome:
+    """Tell settled tasks from pending ones, link the traces of the settled, and read what an answer needs beside them.
+
+    That is the status of the agents of queued tasks, and the beginnings of outputs that are not UTF-8.
+
+    Args:
+        stale: the bus is away, and nothing is read.
+        part: the part to show of the output, where one task is settled.
+    """
     settled = [task for task in found.tasks if task.settled]
     pending = [task for task in found.tasks if not task.settled]
     for task in settled:
         tracing.link(task.record.headers)
-    needed = not stale and any(task.state == "queued" for task in pending)
-    return TasksOutcome(settled, pending, found.errors, await agents_status(coordinator) if needed else None, stale)
+    if stale:
+        return TasksOutcome(settled, pending, found.errors, stale=True)
+    queued = any(task.state == "queued" for task in pending)
+    outputs = await beginnings(coordinator, settled) if part is None else {task.record.key: part for task in settled}
+    agents = await agents_status(coordinator) if queued else None
+    return TasksOutcome(settled, pending, found.errors, agents, outputs=outputs)
 
 
 def _report_changes(tasks: Sequence[TaskStatus], report: Callable[[str], None]) -> Callable[[TaskStatus], None]:

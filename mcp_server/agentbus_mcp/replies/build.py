@@ -7,7 +7,6 @@ from mcp_types import CallToolResult, ContentBlock, ResourceLink, TextContent
 
 from agentbus_mcp import uris
 from agentbus_mcp.operations.inbox import InboxPage
-from agentbus_mcp.operations.output import OutputPart
 from agentbus_mcp.operations.watch import TasksOutcome, WatchRequest
 from agentbus_mcp.replies import budget
 from agentbus_mcp.replies.budget import ResponseDetail
@@ -47,14 +46,8 @@ def build_inbox_answer(page: InboxPage, next_call: NextCall, detail: ResponseDet
     return _build_results(f"{len(results)} messages.", data, results, detail)
 
 
-def build_tasks_answer(
-    outcome: TasksOutcome, request: WatchRequest, detail: ResponseDetail, part: OutputPart | None = None
-) -> CallToolResult:
-    """Build an answer with the results of settled tasks, and the states of pending ones with the call that waits.
-
-    Args:
-        part: the part to show of the output, where one task is settled.
-    """
+def build_tasks_answer(outcome: TasksOutcome, request: WatchRequest, detail: ResponseDetail) -> CallToolResult:
+    """Build an answer with the results of settled tasks, and the states of pending ones with the call that waits."""
     agents, pending = outcome.agents, outcome.pending
     offline = agents.offline_note(task.agent for task in pending if task.state == "queued") if agents else None
     data = Results(
@@ -64,7 +57,7 @@ def build_tasks_answer(
         unknown=unknown_tasks(outcome.errors),
         next=watch_tasks_call(request, detail, [task.name for task in pending]) if pending else None,
     )
-    results = [result_of_task(task, part) for task in outcome.settled]
+    results = [result_of_task(task, outcome.outputs.get(task.record.key)) for task in outcome.settled]
     summary = f"{len(results)} with a result, {len(pending)} pending, {len(outcome.errors)} unknown."
     return _build_results(summary, data, results, detail)
 

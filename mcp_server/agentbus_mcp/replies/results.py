@@ -66,7 +66,7 @@ def result_of_message(checked: CheckedMessage) -> UncutResult:
     else:
         readable = checked.in_ledger and not checked.unverified
         view = _view(message.result, checked.reader)
-        output = output_of_result(message.result, readable=readable)
+        output = checked.output or output_of_result(message.result, readable=readable)
     fields = {"seq": message.seq, "unverified": checked.unverified}
     return UncutResult(view.model_copy(update=fields), output)
 

@@ -11,6 +11,7 @@ from agentbus.protocol.json_codec import Json
 from agentbus_mcp import uris
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.operations.inbox import newest_messages
+from agentbus_mcp.operations.output import beginnings
 from agentbus_mcp.replies.budget import ANSWER_BYTES
 from agentbus_mcp.replies.results import result_of_task
 from agentbus_mcp.replies.tasks import task_view
@@ -72,7 +73,8 @@ class ResourceContents:
             raise ResourceNotFoundError(str(error)) from error
         view = task_view(status)
         if status.settled:
-            view = view.model_copy(update={"result": result_of_task(status).cut(ANSWER_BYTES)})
+            output = (await beginnings(coordinator, [status])).get(status.record.key)
+            view = view.model_copy(update={"result": result_of_task(status, output).cut(ANSWER_BYTES)})
         return to_json(view.model_dump(exclude_none=True))
 
 

@@ -59,4 +59,4 @@ async def _results_of_tasks(
     part = None
     if detail.max_bytes and len(found.tasks) == 1 and found.tasks[0].settled:
         part = await read_part(coordinator, found.tasks[0], offset, detail.max_bytes)
-    return build_tasks_answer(await outcome_of(coordinator, found), WatchRequest(agent=agent), detail, part)
+    return build_tasks_answer(await outcome_of(coordinator, found, part=part), WatchRequest(agent=agent), detail)

@@ -11,6 +11,7 @@ from agentbus.protocol.task_names import TaskName
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.operations.agents_status import agents_status
 from agentbus_mcp.operations.look_up import answer_to
+from agentbus_mcp.operations.output import beginnings
 from agentbus_mcp.replies.budget import BEGINNING_BYTES
 from agentbus_mcp.replies.build import APPROVAL_NOTE, DATA_NOTE, build_answer
 from agentbus_mcp.replies.models import TaskView
@@ -44,7 +45,8 @@ async def _view(coordinator: Coordinator, status: TaskStatus) -> TaskView:
     if not status.settled:
         online = (await agents_status(coordinator)).online(status.agent) if status.state == "queued" else None
         return view.model_copy(update={"online": online, "next": wait_call([status.name])})
-    result = result_of_task(status).cut(BEGINNING_BYTES)
+    output = (await beginnings(coordinator, [status])).get(status.record.key)
+    result = result_of_task(status, output).cut(BEGINNING_BYTES)
     fields: dict[str, Any] = {"result": result, "note": DATA_NOTE, "next": read_on_call([result])}
     if status.state == "needs_approval":
         answer = await _answered_by(coordinator, status)

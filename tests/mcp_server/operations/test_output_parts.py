@@ -1,9 +1,11 @@
 """Parts of an output whose result holds only the beginning, where the file with the rest is missing or forbidden."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp_types import TextResourceContents
 
 from agentbus import Coordinator, TaskStatus, connect
 from agentbus.bus.setup import ensure_files_bucket
@@ -12,13 +14,14 @@ from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Record, settled
 from agentbus.protocol.messages import decode_result
 from agentbus.protocol.subjects import TaskKey
+from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.output_store import put_file
-from agentbus_mcp.operations.output import output_of_task, read_part
+from agentbus_mcp.operations.output import beginnings, output_of_task, read_part
 from agentbus_mcp.replies.models import AgentResult
 from agentbus_mcp.replies.results import UncutResult
 from agentbus_mcp.sanitize import visible
-from support.mcp_harness import result_message, settle
+from support.mcp_harness import data_of, in_memory, put, result_message, settle
 from support.restricted import all_but, restricted_bus
 
 HEAD, REST = "beginning ", "and the rest ü"
@@ -82,7 +85,8 @@ async def test_a_user_who_may_not_read_the_file_gets_the_beginning(tmp_path: Pat
 
 async def read_through(coordinator: Coordinator, status: TaskStatus, max_bytes: int) -> tuple[str, list[AgentResult]]:
     """Read an output part by part, as a client that follows `next` does."""
-    part, views = output_of_task(status), list[AgentResult]()
+    part = (await beginnings(coordinator, [status])).get(status.record.key) or output_of_task(status)
+    views = list[AgentResult]()
     while True:
         views.append(UncutResult(AgentResult(status="completed"), part).cut(max_bytes, 8 * max_bytes))
         following = views[-1].next_offset
@@ -132,3 +136,49 @@ async def test_of_an_output_whose_file_is_gone_the_beginning_is_shown(name: str,
     )
     assert text == whole[:301].decode(errors="replace")
     assert views[-1].truncated
+
+
+@pytest.mark.parametrize(
+    "name", ["two bytes that begin a character, and one alone", "U+FFFD as it was printed, among Latin-1"]
+)
+async def test_the_first_answer_shows_what_is_behind_bytes_that_are_no_utf8(
+    name: str, server: NatsServer, coordinator: Coordinator
+) -> None:
+    await ensure_files_bucket(coordinator.bus, "code")
+    whole = NO_UTF8[name]
+    status = await truncated(coordinator, stored=True, whole=whole, kept=601)
+    assert status.result is not None
+    await put(coordinator, status.result.to_json())
+    async with in_memory(server.url) as client:
+        shown = [
+            data_of(await client.call_tool("get_task", {"task_id": "job"}))["result"],
+            *data_of(await client.call_tool("watch_results", {"task_ids": ["job"]}))["results"],
+            *data_of(await client.call_tool("get_results", {"task_ids": ["job"]}))["results"],
+            *data_of(await client.call_tool("get_results", {"newest": 1, "response_format": "detailed"}))["results"],
+        ]
+        for uri in ("agentbus://tasks/code/job", "agentbus://agents/main/results"):
+            [content] = (await client.read_resource(uri)).contents
+            assert isinstance(content, TextResourceContents)
+            read = json.loads(content.text)
+            shown.append(read["result"] if "result" in read else read["newest"][0])
+    text = visible(whole.decode(errors="replace"))
+    assert len(shown) == 6
+    for result in shown:
+        assert text.startswith(result["output"])
+        assert len(result["output"]) >= 250
+        following = await read_part(coordinator, status, result["next_offset"], len(whole))
+        assert result["output"] + visible(following.text) == text
+
+
+async def test_while_the_file_cannot_be_read_the_first_answer_has_what_is_sure_or_all_that_is_left(
+    coordinator: Coordinator,
+) -> None:
+    await ensure_files_bucket(coordinator.bus, "code")
+    whole = NO_UTF8["two bytes that begin a character, and one alone"]
+    gone = await truncated(coordinator, stored=False, whole=whole, kept=301)
+    [part] = (await beginnings(coordinator, [gone])).values()
+    assert (part.text, part.readable_bytes) == (whole[:301].decode(errors="replace"), len(part.data))
+    await coordinator.bus.close()
+    assert not await beginnings(coordinator, [gone])
+    part = output_of_task(gone)
+    assert (part.text, part.total_bytes, part.readable_bytes) == ("x", len(whole), len(whole))
