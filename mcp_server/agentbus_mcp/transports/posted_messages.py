@@ -4,7 +4,7 @@ import json
 import secrets
 from typing import Final
 
-from mcp_types import JSONRPCRequest
+from mcp_types import INVALID_PARAMS, JSONRPCRequest
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -36,12 +36,13 @@ class PostedMessages:
         body, complete = await _read(receive, self._max_bytes)
         body = mended(body)
         session = _header(scope, b"mcp-session-id")
-        message = read_message(body.strip()) if complete and session else None
-        if isinstance(message, Refusal) and len(message.ids) == 1:
-            # The SDK takes a request with an odd id for a notification, and names the id of none.
+        message = read_message(body.strip()) if complete else None
+        if isinstance(message, Refusal) and len(message.ids) == 1 and (session or message.code == INVALID_PARAMS):
+            # In a session the SDK takes a request with an odd id for a notification, and names the id of none. Without
+            # one it refuses these well; content of which the agent would get something else it takes anywhere.
             await Response(message.answer(message.ids[0]), 400, media_type="application/json")(scope, receive, send)
             return
-        if not isinstance(message, JSONRPCRequest):
+        if not isinstance(message, JSONRPCRequest) or not session:
             await self._app(scope, _again(body, receive, complete=complete), send)
             return
         key = session, str(message.id)

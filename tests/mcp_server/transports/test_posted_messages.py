@@ -23,6 +23,14 @@ META: dict[str, Any] = {
     "io.modelcontextprotocol/clientCapabilities": {},
 }
 
+PUBLISHES = {
+    **ACCEPT,
+    "MCP-Protocol-Version": LATEST_MODERN_VERSION,
+    "Mcp-Method": "tools/call",
+    "Mcp-Name": "publish_task",
+}
+"""The head of a call without a session."""
+
 
 def answer_in(response: httpx2.Response) -> dict[str, Any]:
     """The one answer in a response, which is JSON or a stream of events."""
@@ -94,15 +102,9 @@ async def test_half_a_character_is_read_in_both_eras(
         old = call(2, "publish_task", to="code", content="caf\ud83d", task_type="t", task_id="old")
         new = call(3, "publish_task", to="code", content="\udc00caf", task_type="t", task_id="new")
         new["params"]["_meta"] = META
-        headers = {
-            **ACCEPT,
-            "MCP-Protocol-Version": LATEST_MODERN_VERSION,
-            "Mcp-Method": "tools/call",
-            "Mcp-Name": "publish_task",
-        }
         answers = [
             await legacy.ask(old),
-            answer_in(await http.post(mcp.url, content=json.dumps(new).encode(), headers=headers)),
+            answer_in(await http.post(mcp.url, content=json.dumps(new).encode(), headers=PUBLISHES)),
         ]
         bad = await legacy.post(b'{"jsonrpc":"2.0","id":4,"method":"ping","params":{"x":"\xe9"}}')
     assert [answer["result"].get("isError", False) for answer in answers] == [False, False]
@@ -110,6 +112,33 @@ async def test_half_a_character_is_read_in_both_eras(
     texts = [json.loads(message.data)["payload"]["content"] for message in stored if message is not None]
     assert texts == ["caf\ufffd", "\ufffdcaf"]
     assert answer_in(bad)["id"] == 4
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1, "a": 2}', b'[{"x": 0.12345678901234567890}]'])
+async def test_content_that_would_arrive_otherwise_is_refused_in_both_eras(
+    content: bytes, server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    published = call(5, "publish_task", to="code", content="<content>", task_type="t")
+    refused = {
+        "code": -32602,
+        "message": "publish_task: content: an object has a key twice, or a number has more digits than a reader keeps; "
+        "send it as text",
+    }
+    serving = http_server(tmp_path / "mcp.log", "--nats-url", server.url)
+    async with serving as mcp, httpx2.AsyncClient(timeout=BOUND_S) as http:
+        legacy = Legacy(mcp, http)
+        await legacy.begin()
+        old = await legacy.post(json.dumps(published).encode().replace(b'"<content>"', content))
+        published["params"]["_meta"] = META
+        body = json.dumps(published).encode()
+        answers = [
+            await http.post(mcp.url, content=body.replace(b'"<content>"', sent), headers=PUBLISHES)
+            for sent in (content, json.dumps(content.decode()).encode())
+        ]
+    for response in (old, answers[0]):
+        assert (response.status_code, answer_in(response)) == (400, {"jsonrpc": "2.0", "id": 5, "error": refused})
+    assert not answer_in(answers[1])["result"].get("isError", False)  # as text, it is what it says
+    assert len((await coordinator.list_tasks()).tasks) == 1
 
 
 async def test_a_request_of_a_session_that_is_none_is_refused_with_its_id(tmp_path: Path) -> None:
