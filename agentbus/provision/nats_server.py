@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,10 @@ from agentbus.provision.conf_text import quoted
 
 BINARY_VARIABLE: Final = "AGENTBUS_NATS_SERVER"
 _READY: Final = b"Server is ready"
-_START_TIMEOUT_S: Final = 20.0  # the server reads its store at the start, which may be large
+_LOADING_S: Final = 3.0
+"""How long a start may take before the caller is told: a store of 100,000 tasks is read in a third of a second."""
+_LOADING_AGAIN_S: Final = 30.0
+"""How often the caller is told then."""
 _STOP_TIMEOUT_S: Final = 10.0  # the server writes its store to disk first
 _POLL_S: Final = 0.02
 _PORT_TAKEN: Final = re.compile(r"listen \w+ (\S+): bind: (?:address already in use|Only one usage of each socket)")
@@ -91,9 +94,15 @@ class NatsServer:
 
 @asynccontextmanager
 async def run_server(
-    *, store: Path, host: str = "127.0.0.1", port: int = 0, config: Path | None = None, log: Path | None = None
+    *,
+    store: Path,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    config: Path | None = None,
+    log: Path | None = None,
+    on_loading: Callable[[float], None] | None = None,
 ) -> AsyncGenerator[NatsServer]:
-    """Run a nats-server with JetStream for the length of the block.
+    """Run a nats-server with JetStream for the length of the block; see `start_server` for `on_loading`.
 
     The server fsyncs every message before it acknowledges it. Port 0 picks a free port.
 
@@ -101,7 +110,7 @@ async def run_server(
         ConfigError: the store cannot be written to.
         ServerBinaryError: there is no executable, the port is taken, or the server did not start; quotes its log.
     """
-    server = await start_server(store=store, host=host, port=port, config=config, log=log)
+    server = await start_server(store=store, host=host, port=port, config=config, log=log, on_loading=on_loading)
     try:
         yield server
     finally:
@@ -109,11 +118,23 @@ async def run_server(
 
 
 async def start_server(
-    *, store: Path, host: str = "127.0.0.1", port: int = 0, config: Path | None = None, log: Path | None = None
+    *,
+    store: Path,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    config: Path | None = None,
+    log: Path | None = None,
+    on_loading: Callable[[float], None] | None = None,
 ) -> NatsServer:
     """Start a nats-server and wait until it accepts connections; see `run_server`. The caller stops it.
 
+    The server reads its store first, which takes a minute for some ten million tasks. It is waited for as long as its
+    process lives: one that is ended meanwhile would begin anew the next time. A caller that is cancelled ends it.
+
     With a `config`, the server runs in the folder of that file.
+
+    Args:
+        on_loading: is called with the seconds since the start, after three of them and then every half minute.
 
     Raises:
         ConfigError: the store cannot be written to.
@@ -144,19 +165,30 @@ async def start_server(
         )
     server = NatsServer(process, "", log)
     try:
-        async with asyncio.timeout(_START_TIMEOUT_S):
-            while not (found := _listening(ports, process.pid)) or _READY not in _tail(log, before):
-                if process.poll() is not None:
-                    raise ServerBinaryError(f"nats-server did not start: {_last_error(_tail(log, before))}")
-                await asyncio.sleep(_POLL_S)
-    except TimeoutError:
-        await server.stop()
-        raise ServerBinaryError(f"nats-server was not ready within {_START_TIMEOUT_S:g} s; see {log}") from None
+        server.url = await _ready(process, ports, lambda: _tail(log, before), on_loading)
     except BaseException:
         await server.stop()
         raise
-    server.url = found
     return server
+
+
+async def _ready(
+    process: subprocess.Popen[bytes],
+    ports: Path,
+    read_log: Callable[[], bytes],
+    on_loading: Callable[[float], None] | None,
+) -> str:
+    """Wait until the server accepts connections, and return its client URL."""
+    clock = asyncio.get_running_loop().time
+    started, told_after = clock(), _LOADING_S
+    while not (found := _listening(ports, process.pid)) or _READY not in read_log():
+        if process.poll() is not None:
+            raise ServerBinaryError(f"nats-server did not start: {_last_error(read_log())}")
+        if (waited := clock() - started) > told_after and on_loading is not None:
+            on_loading(waited)
+            told_after = waited + _LOADING_AGAIN_S
+        await asyncio.sleep(_POLL_S)
+    return found
 
 
 def _write_config(store: Path, host: str, port: int) -> Path:

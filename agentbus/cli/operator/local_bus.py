@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from agentbus.bus.setup import set_up
@@ -23,7 +24,29 @@ async def run_bus(port: int, store: Path, agents: Sequence[str]) -> None:
     if os.name == "posix":
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with run_server(store=store, port=port) as server:
+    serving = asyncio.create_task(_serve(port, store, agents))
+    stop = asyncio.create_task(stopped.wait())
+    try:
+        await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.cancel()
+        if not serving.done():
+            serving.cancel()
+        with suppress(asyncio.CancelledError):
+            await serving
+
+
+async def _serve(port: int, store: Path, agents: Sequence[str]) -> None:
+    """Run the server until this is cancelled.
+
+    Raises:
+        ServerBinaryError: see `run_bus`.
+    """
+
+    def say_loading(seconds: float) -> None:
+        output.remark(f"nats-server is loading what {store} holds, for {seconds:.0f} s so far; Ctrl-C stops it")
+
+    async with run_server(store=store, port=port, on_loading=say_loading) as server:
         async with connect(server.url) as bus:
             findings = await set_up(bus.bus, agents)
             version = bus.bus.server_version
@@ -38,12 +61,4 @@ async def run_bus(port: int, store: Path, agents: Sequence[str]) -> None:
         else:
             shown = os.fsencode(store).decode(errors="replace")  # a path need not be UTF-8, JSON must be
             output.json_line({"url": server.url, "version": version, "store": shown, "pid": server.pid})
-        ended = asyncio.create_task(server.wait())
-        stop = asyncio.create_task(stopped.wait())
-        try:
-            await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (ended, stop):
-                task.cancel()
-        if ended.done() and not ended.cancelled():
-            raise ServerBinaryError(f"nats-server exited with code {ended.result()}; see {server.log}")
+        raise ServerBinaryError(f"nats-server exited with code {await server.wait()}; see {server.log}")

@@ -200,14 +200,11 @@ _ALL: Final = "*"
 def _core_messages(parties: Sequence[Party]) -> tuple[_Shared, _Shared]:
     """Return what each party sends to which other one, and what it receives from which: indexes, and the subject.
 
-    Of two overlapping subjects, the narrower one is shared. Only subjects that name the same agent can overlap, or those
-    of which one has a wildcard there. So listeners are found by that name: comparing each pair of parties would take
-    minutes for some thousand agents, at each change of one of them.
+    Of two overlapping subjects, the narrower one is shared. Only subjects that name the same agent can overlap, or
+    those of which one has a wildcard there. So listeners are found by that name: comparing each pair of parties would
+    take minutes for some thousand agents, at each change of one of them.
     """
-    listeners: dict[str, list[tuple[int, str]]] = {}
-    for index, party in enumerate(parties):
-        for subject in party.of("listen"):
-            listeners.setdefault(_agent_in(subject), []).append((index, subject))
+    listeners = _listeners(parties)
     all_listeners = [one for of_agent in listeners.values() for one in of_agent]
     sent: _Shared = [[] for _ in parties]
     received: _Shared = [[] for _ in parties]
@@ -216,17 +213,25 @@ def _core_messages(parties: Sequence[Party]) -> tuple[_Shared, _Shared]:
             name = _agent_in(published)
             near = all_listeners if name == _ALL else [*listeners.get(name, []), *listeners.get(_ALL, [])]
             for other, subscribed in near:
-                if other == index:
-                    continue
-                if covers(subscribed, published):
-                    shared = published
-                elif covers(published, subscribed):
-                    shared = subscribed
-                else:
-                    continue
-                sent[index].append((other, shared))
-                received[other].append((index, shared))
+                shared = _narrower(published, subscribed) if other != index else None
+                if shared is not None:
+                    sent[index].append((other, shared))
+                    received[other].append((index, shared))
     return sent, received
+
+
+def _listeners(parties: Sequence[Party]) -> dict[str, list[tuple[int, str]]]:
+    """Return what each party listens to, by the agent that the subject names."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for index, party in enumerate(parties):
+        for subject in party.of("listen"):
+            found.setdefault(_agent_in(subject), []).append((index, subject))
+    return found
+
+
+def _narrower(one: str, other: str) -> str | None:
+    """Of two subjects, the one that the other covers; None if neither covers the other."""
+    return one if covers(other, one) else other if covers(one, other) else None
 
 
 def _agent_in(subject: str) -> str:
