@@ -113,6 +113,20 @@ async def test_a_published_task_that_was_refused_has_its_result_and_is_sent_agai
     assert (await counts(coordinator))["AGENT_DEAD"] == 0
 
 
+async def test_requeueing_says_once_for_each_agent_that_no_worker_of_it_is_alive(
+    server: NatsServer, coordinator: Coordinator
+):
+    for number, agent in enumerate(["code", "doc", "code"]):
+        task = new_task(to=agent, content="say:done", task_type="test", task_id=f"job-{number}")
+        await coordinator.bus.store(subjects.dead(agent), encode(task.to_json()))
+    ran = await dead(server.url, "requeue", "1", "2", "3")
+    assert [one["requeued_for"] for one in lines(ran)] == ["code", "doc", "code"]
+    assert ran.err.splitlines() == [
+        f"no worker of the agent {agent} is alive now; the task waits for one, for up to 7 days"
+        for agent in ("code", "doc")
+    ]
+
+
 async def test_requeueing_a_copy_of_a_queued_task_does_not_run_it_twice(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):

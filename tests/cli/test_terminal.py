@@ -83,6 +83,27 @@ async def test_the_overview_shows_running_tasks_with_their_worker_and_their_age(
     assert "code" in agents
 
 
+async def test_the_overview_begins_with_the_coordinator_and_the_bus_that_it_is_of(
+    server: NatsServer, coordinator: Coordinator
+):
+    shown = await shown_on_terminal("status", "--nats-url", server.url)
+    head = shown.splitlines()[0].split()
+    assert head[:6] == ["agentbus", "main", "on", server.url, "nats-server", coordinator.bus.server_version]
+    assert head[-1] == "UTC"
+
+
+async def test_publishing_names_the_coordinator_and_the_bus_and_says_that_no_worker_is_alive(
+    server: NatsServer, coordinator: Coordinator
+):
+    shown = await shown_on_terminal(
+        "task", "publish", "--nats-url", server.url, "--to", "code", "--task-type", "test", "say:done"
+    )
+    waits, where, message = shown.splitlines()[:3]
+    assert waits == "no worker of the agent code is alive now; the task waits for one, for up to 7 days"
+    assert where == f"published as main on {server.url}"
+    assert message.startswith("{")
+
+
 async def test_the_overview_names_streams_that_are_missing_and_parts_that_are_forbidden(
     tmp_path: Path, server: NatsServer
 ):

@@ -17,7 +17,8 @@ from agentbus.cli.options import (
     limit_option,
     with_coordinator,
 )
-from agentbus.errors import BusError, MessageError
+from agentbus.cli.waiting_tasks import warn_without_worker
+from agentbus.errors import MessageError
 from agentbus.terminal import standard_input
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ async def _publish(bus: "Coordinator", *, targets: tuple[str, ...], content: "Js
 
 async def _print_published(bus: "Coordinator", published: "list[PublishedTask]", *, as_list: bool) -> None:
     for task in published:
-        await _warn_without_worker(bus, task)
+        await warn_without_worker(bus, task.agent)
         if task.known:
             again = ", and its message is stored again" if task.stored_again else ""
             output.remark(f"the task {task.id} was published before{again}; it is {task.state_at_publish}")
@@ -132,19 +133,6 @@ async def _print_published(bus: "Coordinator", published: "list[PublishedTask]",
         output.remark(f"published as {bus.agent} on {bus.bus.settings.servers}")
     if messages:
         output.json_line(messages if as_list else messages[0])
-
-
-async def _warn_without_worker(bus: "Coordinator", task: "PublishedTask") -> None:
-    try:
-        workers = await bus.agents(task.agent)
-        if not workers:
-            output.remark(f"no worker of the agent {task.agent} is alive now; the task waits for one, for up to 7 days")
-        elif all(worker.paused for worker in workers):
-            output.remark(
-                f"all workers of the agent {task.agent} are paused, and the task waits: {workers[0].troubles[0]}"
-            )
-    except BusError:
-        return  # these credentials may not read presence, which is no reason to fail: the task is published
 
 
 # -- show ------------------------------------------------------------------------------------------------------
@@ -323,7 +311,7 @@ async def _answer(bus: "Coordinator", *, task_id: str, approve: bool, comment: s
     sent = await bus.task(task_id, agent=agent).answer(approve=approve, comment=comment)
     if sent.known:
         output.remark(f"the same answer was sent before; {sent.id} is {sent.state_at_publish}")
-    await _warn_without_worker(bus, sent)
+    await warn_without_worker(bus, sent.agent)
     output.json_line(sent.message.to_json())
 
 
@@ -339,5 +327,5 @@ Examples:
 async def retry(bus: "Coordinator", *, task_id: str, agent: str | None) -> None:
     """Publish a settled task again, under a new id; the new task names the old one in `retry_of`."""
     published = await bus.task(task_id, agent=agent).retry()
-    await _warn_without_worker(bus, published)
+    await warn_without_worker(bus, published.agent)
     output.json_line(published.message.to_json())

@@ -6,6 +6,7 @@ import click
 
 from agentbus.cli import lazy, output
 from agentbus.cli.options import agent_option, limit_option, with_administrator
+from agentbus.cli.waiting_tasks import warn_without_worker
 
 if TYPE_CHECKING:
     from agentbus.coordinator import Coordinator
@@ -74,8 +75,12 @@ Examples:
 @with_administrator
 async def requeue(bus: "Coordinator", *, seqs: tuple[int, ...]) -> None:
     """Publish dead letters to their agents again, once the reason for refusing them is fixed."""
+    agents: set[str] = set()
     for seq in seqs:
         letter = await lazy.dead_letters.requeue(bus.bus, seq)
+        if letter.agent not in agents:
+            await warn_without_worker(bus, letter.agent)
+            agents.add(letter.agent)
         output.json_line({"seq": seq, "requeued_for": letter.agent})
 
 

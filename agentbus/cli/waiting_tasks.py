@@ -1,0 +1,24 @@
+"""Says on standard error that a task waits, where no worker of its agent takes one now."""
+
+from typing import TYPE_CHECKING
+
+from agentbus.cli import output
+from agentbus.errors import BusError
+
+if TYPE_CHECKING:
+    from agentbus.coordinator import Coordinator
+
+
+async def warn_without_worker(bus: "Coordinator", agent: str) -> None:
+    """Say so if no worker of the agent is alive, or all are paused.
+
+    Credentials that may not read presence are no reason to fail: the task is on the bus.
+    """
+    try:
+        workers = await bus.agents(agent)
+    except BusError:
+        return
+    if not workers:
+        output.remark(f"no worker of the agent {agent} is alive now; the task waits for one, for up to 7 days")
+    elif all(worker.paused for worker in workers):
+        output.remark(f"all workers of the agent {agent} are paused, and the task waits: {workers[0].troubles[0]}")
