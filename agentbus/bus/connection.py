@@ -92,7 +92,7 @@ class Connection:
                 inbox_prefix=settings.inbox_prefix,
                 tls_handshake_first=settings.tls_first,
                 connect_timeout=settings.connect_timeout_s,  # pyright: ignore[reportArgumentType]  # any number of seconds
-                reconnect_time_wait=settings.reconnect_wait_s,  # pyright: ignore[reportArgumentType]
+                reconnect_time_wait=settings.dial_pause_s(),  # pyright: ignore[reportArgumentType]
                 max_reconnect_attempts=settings.max_reconnect_attempts,
                 ping_interval=20,
                 max_outstanding_pings=2,
@@ -316,7 +316,7 @@ class Connection:
             self._dial_failures += 1
             if not (self._ever_up or self._retry_on_failed_connect) and self._dial_failures >= len(self.settings.urls):
                 raise self._explain(error)  # leaves nats-py's loop, which would go on dialling
-            self._state(f"{self._explain(error)}; trying again every {self.settings.reconnect_wait_s:g} s")
+            self._state(f"{self._explain(error)}; trying again about every {self.settings.reconnect_wait_s:g} s")
 
     def _deny(self, what: str, subject: str) -> None:
         action = "subscribe to" if what.startswith("subscription") else "publish to"

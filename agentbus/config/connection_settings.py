@@ -1,5 +1,6 @@
 """How one process connects: servers, credentials and TLS files, resolved from a `[nats]` section."""
 
+import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +56,13 @@ class ConnectionSettings:
     reconnect_wait_s: float = 2.0
     max_reconnect_attempts: int = -1
     batch_writes: bool = True
+
+    def dial_pause_s(self) -> float:
+        """Draw the seconds between two dials of one connection: `reconnect_wait_s`, and up to a quarter more or less.
+
+        So the thousand workers that lost a server at the same moment do not all dial it at the same moments.
+        """
+        return self.reconnect_wait_s * random.uniform(0.75, 1.25)  # noqa: S311
 
     @property
     def needs_tls(self) -> bool:

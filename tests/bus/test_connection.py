@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -260,6 +261,28 @@ async def test_a_request_under_way_when_the_connection_breaks_fails_at_once(tmp_
         server.kill()
         with pytest.raises(BusUnavailableError, match="broke"):
             await asyncio.wait_for(request, 10)
+
+
+async def test_connections_that_lost_the_server_together_dial_it_at_different_moments(tmp_path: Path):
+    dials: list[float] = []
+    server = await start_server(store=tmp_path / "s")
+    port = int(server.url.rpartition(":")[2])
+    config = connection_settings(NatsSection(url=server.url), agent="main", name="test", reconnect_wait_s=1.0)
+    loop = asyncio.get_running_loop()
+
+    def dialled(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        dials.append(loop.time())
+        writer.close()
+
+    async with AsyncExitStack() as stack:
+        for _ in range(8):
+            await stack.enter_async_context(connect(config))
+        server.kill()
+        async with await asyncio.start_server(dialled, "127.0.0.1", port):
+            # Each dials at once, and then after its own pause.
+            await eventually(lambda: len(dials) >= 24, "each has dialled three times", timeout_s=30)
+    # With the same pause, the third dials of all lie within some milliseconds.
+    assert dials[23] - dials[16] > 0.2
 
 
 def _ignore(_: object) -> None:

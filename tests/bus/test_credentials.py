@@ -266,7 +266,7 @@ async def test_a_worker_ends_on_credentials_that_cannot_work_and_says_why(bus: B
 async def test_a_worker_waits_for_a_server_that_it_may_trust_and_says_why(bus: Bus, change: Change, text: str) -> None:
     async with worker(bus.worker_toml(**change(bus)), ready=False) as process:
         await process.until_said(text.format(bus.folder))
-        await process.until_said("trying again every")
+        await process.until_said("trying again about every")
         assert not process.said("Traceback")
 
 

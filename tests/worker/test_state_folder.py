@@ -202,7 +202,7 @@ async def test_the_number_of_folders_does_not_grow_over_restarts_of_three_replic
             worker(config, ready=False) as three,
         ):
             for child in (one, two, three):
-                await child.until_said("ready for tasks" if bus == "there" else "trying again every")
+                await child.until_said("ready for tasks" if bus == "there" else "trying again about every")
             if attempt % 2:
                 for child in (one, two, three):
                     child.kill()

@@ -556,7 +556,7 @@ async def test_a_worker_that_waits_for_its_server_logs_one_line_for_each_change(
         async with run_server(store=tmp_path / "s", port=port) as server, connect(server.url) as bus:
             await set_up(bus.bus)
             await child.until_said("ready for tasks")
-        assert child.log.read_text(encoding="utf-8").count("trying again every") <= 2
+        assert child.log.read_text(encoding="utf-8").count("trying again about every") <= 2
 
 
 async def test_a_worker_without_a_task_stream_exits_and_names_the_set_up_command(tmp_path: Path, server: NatsServer):
