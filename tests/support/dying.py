@@ -23,6 +23,7 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks import settle
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker import worker
+from agentbus_worker.pause import Pause
 from agentbus_worker.running import command
 from agentbus_worker.running.process_tree import Children
 from agentbus_worker.settling import claim, job, outbox, result
@@ -98,6 +99,10 @@ POINTS: dict[str, Point] = {
     "released, delivery not returned": Point(Lease, "release", "after"),
     "queued for a retry, delivery not returned": Point(Lease, "queue_retry", "after"),
     "delivery returned": Point(Delivery, "nak", "after"),
+    # the hand-back of a task whose command the machine cannot start
+    "paused, not handed back": Point(Pause, "begin", "after"),
+    "setbacks reckoned, not written": Point(Lease, "release", "before"),
+    "handed back, answer not seen": Point(Ledger, "write", "after", writes("queued")),
     # the settlement without a run
     "settled without a run, not published": Point(settle, "publish_committed", "before"),
     "published again, not acknowledged": Point(claim, "publish_again", "after"),

@@ -27,6 +27,7 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker.state_folder import locked_state
+from support.agreement import agreed
 from support.dying import POINTS
 from support.harness import SUPPORT, Process, eventually, process, processes_with, run_cli, worker, worker_toml
 from support.jobs import acknowledged, counts, error, publish, result_messages, settled, short_lease
@@ -98,13 +99,15 @@ async def one_result(bus: Coordinator, folder: Path, task_id: str, state: str) -
 class Case:
     """Workers that die one after the other, each at its point; the next one is ordinary, and finishes.
 
-    `runs` is how often the command is started in all, `first` what the first run does.
+    `runs` is how often the command is started in all, `first` what the first run does. `setbacks` is how often the
+    ledger knows that the machine could not start it.
     """
 
     deaths: tuple[str, ...]
     runs: int
     first: str = ":"
     attempt: int = 1
+    setbacks: int = 0
 
     def __str__(self) -> str:
         return " then ".join(self.deaths)
@@ -199,6 +202,39 @@ async def test_a_task_whose_worker_dies_while_it_releases_it_is_run_by_the_next_
     async with worker(config):
         message = await one_result(coordinator, tmp_path, task_id, "completed")
     assert (message["attempt"], runs(tmp_path)) == (1, 2)
+
+
+@pytest.mark.gate("answer not seen", "returned then")
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(("paused, not handed back",), runs=1, attempt=2),
+        Case(("setbacks reckoned, not written",), runs=1, attempt=2),
+        Case(("handed back, answer not seen",), runs=1, setbacks=1),
+        Case(("released, delivery not returned",), runs=1, setbacks=1),
+        Case(("delivery returned",), runs=1, setbacks=1),
+        Case(("released, delivery not returned", "setbacks reckoned, not written"), runs=1, attempt=2, setbacks=1),
+    ],
+    ids=str,
+)
+async def test_a_task_that_its_machine_cannot_start_runs_once_though_its_worker_dies_while_it_hands_it_back(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, case: Case
+):
+    await short_lease(coordinator, lease_s=LEASE_S)
+    in_the_way = tmp_path / "work"
+    in_the_way.write_text("a file where the folder should be", encoding="utf-8")
+    config = counting_worker(tmp_path, server, workdir=in_the_way / "here", max_attempts=2)
+    task_id = await publish(coordinator, "work")
+    for point in case.deaths:
+        await worker_dies(config, point)
+        await agreed(coordinator)
+    entry = (await coordinator.task(task_id).status()).record.entry
+    assert (entry.state, entry.attempt) == (("queued", 0) if case.attempt == 1 else ("working", 1))
+    assert sum((entry.setbacks.count if entry.setbacks else {}).values()) == case.setbacks
+    in_the_way.unlink()
+    async with worker(config):
+        message = await one_result(coordinator, tmp_path, task_id, "completed")
+    assert (message["result"], message["attempt"], runs(tmp_path)) == ("done\n", case.attempt, case.runs)
 
 
 @pytest.mark.parametrize("deaths", [1, 2])

@@ -4,11 +4,12 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from agentbus import Coordinator
+from agentbus import Coordinator, connect
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.bus.setup import set_up
 from agentbus.protocol.ledger_entry import MOST_PLACES, Entry, Setbacks
@@ -18,9 +19,11 @@ from agentbus_worker.settling.claim import claim
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.decisions import on_setback
 from agentbus_worker.settling.slots import Slots
+from support.agreement import agreed
+from support.cut import Cutter
 from support.delivered import delivered
 from support.harness import eventually, worker, worker_toml
-from support.jobs import acknowledged, counts, publish, result_messages, settled, text
+from support.jobs import acknowledged, counts, publish, result_messages, settled, short_lease, text
 
 NOW = datetime(2026, 5, 18, tzinfo=UTC)
 
@@ -148,6 +151,43 @@ async def test_a_healthy_replica_has_the_tasks_of_a_broken_one_which_ends_at_onc
         assert await broken.exit_code() == 0
         assert time.monotonic() - began < 5
     assert (await counts(coordinator))["AGENT_RESULTS"] == len(ids)
+
+
+@pytest.mark.gate("cancelled once")
+@pytest.mark.parametrize("times", [1, 2], ids=["cancelled once", "cancelled twice"])
+async def test_a_hand_back_that_is_cancelled_at_any_point_leaves_a_task_that_runs_once(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch, times: int
+):
+    await short_lease(coordinator, lease_s=1.0)
+    cutter, in_the_way = Cutter(monkeypatch), tmp_path / "file"
+    handed_back, ids = list[bool](), list[str]()
+    for at in count(1):
+        ids.append(await publish(coordinator, "x"))
+        in_the_way.touch()
+        async with (
+            connect(server.url) as main,
+            delivered(main, server, tmp_path, workdir=in_the_way / "x", lease_s=1.0) as (context, delivery),
+        ):
+            job = await claim(context, delivery)
+            assert job is not None
+            with Slots(1).reserve() as reservation:
+                reached = await cutter.cut(main.bus, job.run(reservation), at=at, times=times)
+            await agreed(coordinator)
+            entry = await entry_of(coordinator, ids[-1])
+            handed_back.append(entry.state == "queued")
+            assert (entry.attempt, entry.setbacks is not None) == ((0, True) if handed_back[-1] else (1, False))
+        in_the_way.unlink()
+        command = ["/bin/sh", "-c", f"echo ran >> {tmp_path / ids[-1]}"]
+        async with worker(worker_toml(tmp_path, server.url, chat_cmd=[*command, "sh", "{input}"])):
+            status = await settled(coordinator, ids[-1])
+            await acknowledged(coordinator)
+        attempt = 1 if handed_back[-1] else 2
+        assert (status.state, status.record.entry.attempt, runs(tmp_path / ids[-1])) == ("completed", attempt, 1)
+        if not reached:
+            break
+    assert handed_back == sorted(handed_back), "from the point on at which the ledger has it"
+    assert (handed_back[0], handed_back[-1], len(ids) > 3) == (False, True, True)
+    assert len(await result_messages(coordinator)) == len(ids)
 
 
 # -- in the ledger ----------------------------------------------------------------------------------------------
