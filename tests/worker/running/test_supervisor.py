@@ -16,7 +16,7 @@ import pytest
 from agentbus import Coordinator
 from agentbus.provision.nats_server import NatsServer
 from agentbus_worker.running import supervisor
-from support.harness import BOUND_S, SUPPORT, Process, alive, eventually, worker, worker_toml
+from support.harness import BOUND_S, SUPPORT, Process, alive, eventually, run_python, worker, worker_toml
 from support.jobs import error, outcome, publish, settled, short_lease, text
 from support.supervised import kill_with_supervisors, supervisors_of
 
@@ -373,6 +373,7 @@ async def test_a_command_of_another_user_is_ended_if_the_supervisor_has_the_righ
     stay = f"{python} -c 'import time; time.sleep(60)' {mine}"
     with of_another_user(python, capabilities, f"setsid env -i {stay} & exec {stay}") as link:
         link.settimeout(BOUND_S)
+        assert link.recv(100) == supervisor.READY
         assert link.recv(100).startswith(b"S")
         await eventually(lambda: len(named(mine)) == 2, "both of its processes run")
         link.send(b"K")
@@ -384,3 +385,35 @@ async def test_a_command_of_another_user_is_ended_if_the_supervisor_has_the_righ
             with pytest.raises(TimeoutError):
                 link.recv(100)
             assert len(named(mine)) == 2, "nothing but the capability ends it"
+
+
+UNSTARTABLE = """
+import asyncio, os, sys
+from pathlib import Path
+from agentbus.errors import MachineFaultError
+from agentbus_worker.running import supervisor
+from agentbus_worker.running.command import Limits, running
+from agentbus_worker.running.process_tree import Children
+from agentbus_worker.running.spawn import Command
+
+async def main():
+    folder, there = Path(sys.argv[1]), supervisor.__file__
+    with Children(folder, slots=1) as children:
+        for file in (str(folder / "gone"), there):
+            await children.close()
+            supervisor.__file__ = file
+            command = Command(["touch", str(folder / "ran")], dict(os.environ), children.new_run_id())
+            try:
+                async with running(command, Limits(60, 0.1, 1000), children, folder) as child:
+                    print((await child.ended(asyncio.get_running_loop().create_future(), children)).code)
+            except MachineFaultError as error:
+                print(error, (folder / "ran").exists())
+        await children.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_supervisor_that_ends_before_it_has_read_a_command_is_the_fault_of_the_machine(tmp_path: Path):
+    ran = await run_python("-c", UNSTARTABLE, str(tmp_path))
+    assert (ran.code, ran.out) == (0, "cannot start 'touch': its supervisor could not be started False\n0\n")

@@ -6,7 +6,8 @@ the worker it has the socket and standard error. It is a child subreaper, so wha
 wherever it moves and whatever its environment says. It sees no output: the pipes of a command pass through it.
 
 Messages are packets. From the worker: `R` runs a command, `T` asks all of it to end, `K` kills all of it. To the
-worker: `E` it could not be started, `S` it still runs after a moment, `X` it has ended, `C` nothing of it is left.
+worker: `H` this process is here, `E` the command could not be started, `S` it still runs after a moment, `X` it has
+ended, `C` nothing of it is left.
 Without a worker, all is ended in order and this process as well.
 
 It imports little, because each slot of each worker has one: `socket` and `signal` alone would take 1.3 MiB more.
@@ -14,6 +15,7 @@ It imports little, because each slot of each worker has one: `socket` and `signa
 
 import _socket
 import ctypes
+import errno
 import os
 import select
 import sys
@@ -23,6 +25,8 @@ from _socket import socket
 SIGKILL, SIGTERM, SIGCONT, SIGSTOP = 9, 15, 18, 19
 MAX_PACKET_BYTES = 65_536
 """What is longer comes in a file: a packet has to fit into the buffer of a socket."""
+READY = b"H"
+"""Without it, a supervisor that has ended has read no message, and started nothing."""
 SOON_MS = 20
 """A command that ends sooner needs no `S`."""
 KILL_TIMEOUT_S = 1.0
@@ -344,10 +348,23 @@ def serve(worker: socket, starter: Starter) -> None:
         except OSError as error:
             send(worker, b"E %d %d 0" % (error.errno or 0, error.filename is not None))
             continue
+        except MemoryError:
+            if _has_children():
+                raise  # it may have been started
+            send(worker, b"E %d 0 0" % errno.ENOMEM)
+            continue
         finally:
             for file in files:
                 os.close(file)
         Run(worker, pid, grace_s).supervise()
+
+
+def _has_children() -> bool:
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _content(file: int) -> bytes:
@@ -370,7 +387,9 @@ def main() -> None:
     _prctl(_PR_SET_PDEATHSIG, SIGCONT)
     reset, mask = ([int(number) for number in word.split(",") if number] for word in sys.argv[2:4])
     os.set_inheritable(0, False)
-    serve(socket(fileno=0), Starter(reset, mask))
+    worker = socket(fileno=0)
+    send(worker, READY)
+    serve(worker, Starter(reset, mask))
     os._exit(0)
 
 

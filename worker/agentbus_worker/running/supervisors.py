@@ -26,7 +26,7 @@ from agentbus_worker.running.spawn import (
     start_supervisor,
     why_not_passed_on,
 )
-from agentbus_worker.running.supervisor import KILL_TIMEOUT_S, MAX_PACKET_BYTES, Tree
+from agentbus_worker.running.supervisor import KILL_TIMEOUT_S, MAX_PACKET_BYTES, READY, Tree
 from agentbus_worker.running.unended import Unended, unended_of
 
 _INLINE_BYTES: Final = MAX_PACKET_BYTES // 2
@@ -47,6 +47,7 @@ class SupervisedProcess:
         self._cleared = ExitEvent()
         self._code = -signal.SIGKILL
         self._left = True
+        self._unread = False
         self._unended: Unended | None = None
         self.end = ExitEvent()
         self.pid = 0
@@ -74,6 +75,7 @@ class SupervisedProcess:
 
     def told_of_loss(self) -> None:
         """Note that the supervisor has ended. What is left of the command is, or becomes, a child of this process."""
+        self._unread = self._link is not None and not self._link.ready
         self.lost, self._link = True, None
         for event in (self.end, self._cleared, self._first):
             event.set()
@@ -94,6 +96,8 @@ class SupervisedProcess:
             raise
         finally:
             stop.remove_done_callback(self._first.wake)
+        if self._unread:
+            raise OSError(errno.ECHILD, "its supervisor could not be started")
         if self.refusal is not None:
             self.release()
             number, folder = self.refusal
@@ -174,6 +178,7 @@ class _Link:
         self._pool = pool
         self._socket = ours
         self.process: SupervisedProcess | None = None
+        self.ready = False
         asyncio.get_running_loop().add_reader(ours.fileno(), self.receive)
 
     def run(self, message: bytes, files: list[int]) -> None:
@@ -204,6 +209,8 @@ class _Link:
             message = b""
         if not message:
             self.lose()
+        elif message == READY:
+            self.ready = True
         elif self.process is not None:
             self.process.told(message)
 

@@ -1,0 +1,138 @@
+"""A machine that runs out of processes, memory, files or room: tasks go back unrun, and the worker goes on by itself."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentbus import Coordinator
+from agentbus.provision.nats_server import NatsServer
+from support.harness import eventually, worker, worker_toml
+from support.jobs import acknowledged, agent_keys, publish, result_messages, settled, text
+from support.supervised import supervisors_of
+from support.unkillable import UID, needs_root
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of a running process are set by Linux's means")
+
+READS_ALL = "+dac_override,+dac_read_search"
+AS_ANOTHER_USER = (
+    *("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"),
+    *(f"--inh-caps={READS_ALL}", f"--ambient-caps={READS_ALL}", "--"),
+)
+"""Root has as many processes as it likes. The other user gets into the folder of Python, wherever that is."""
+ECHO = ["sh", "-c", "echo ran", "sh", "{input}"]
+Change = Callable[[int], object]
+
+
+def limited(name: str, *, of_worker: bool, prefix: tuple[str, ...] = ()) -> tuple[Change, Change]:
+    """What takes the room of a kind from the worker with a pid, or from its supervisors, and what gives it back."""
+
+    def limit(soft: str) -> Change:
+        def change(pid: int) -> None:
+            for one in [*([pid] if of_worker else []), *([] if name == "nofile" else supervisors_of(pid))]:
+                subprocess.run([*prefix, "prlimit", "--pid", str(one), f"--{name}={soft}:"], check=True)
+
+        return change
+
+    return limit("3"), limit("unlimited" if name == "as" else "1000")
+
+
+@contextlib.contextmanager
+def folder_of_another_user() -> Generator[Path]:
+    """It is beside the folders of pytest: these let only their owner in."""
+    folder = Path(tempfile.mkdtemp(prefix="scarcity-", dir="/tmp"))  # its name cannot be guessed
+    try:
+        os.chown(folder, UID, UID)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+async def runs_once_it_is_over(
+    coordinator: Coordinator,
+    config: Path,
+    shortage: tuple[Change, Change],
+    reason: str,
+    **started: Any,
+) -> None:
+    """Check that a task which comes during a shortage goes back, and runs as its first attempt once that is over."""
+    begin, end = shortage
+    async with worker(config, **started) as child:
+        begin(child.pid)
+        task_id = await publish(coordinator, "x" * 20_000)  # more than the rest of a page
+        await child.until_said("paused (not_started): ")
+
+        async def shown() -> bool:
+            [found] = await coordinator.agents("code")
+            return found.paused is not None and reason in found.paused.reason
+
+        await eventually(shown, f"it is shown as paused for {reason!r}")
+        entry = (await coordinator.task(task_id).status()).record.entry
+        assert (entry.attempt <= 1, entry.result, entry.setbacks is not None) == (True, None, True)
+        end(child.pid)
+        status = await settled(coordinator, task_id)
+        await acknowledged(coordinator)
+        await child.until_said("no longer paused")
+        assert child.popen.poll() is None
+    assert (status.state, text(status), status.record.entry.attempt) == ("completed", "ran\n", 1)
+    assert len(await result_messages(coordinator)) == 1
+
+
+@needs_root
+async def test_a_task_goes_back_while_its_user_may_have_no_more_processes(server: NatsServer, coordinator: Coordinator):
+    with folder_of_another_user() as folder:
+        config = worker_toml(folder, server.url, chat_cmd=ECHO, worker={"workdir": folder / "work"})
+        os.chown(config, UID, UID)
+        limit = limited("nproc", of_worker=True, prefix=AS_ANOTHER_USER)
+        started: dict[str, Any] = {"prefix": AS_ANOTHER_USER, "env": {"HOME": str(folder)}}
+        reason = "Resource temporarily unavailable"
+        await runs_once_it_is_over(coordinator, config, limit, reason, **started)
+
+
+@pytest.mark.gate("memory")
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        (limited("as", of_worker=False), "Cannot allocate memory"),
+        (limited("nofile", of_worker=True), "Too many open files"),
+    ],
+    ids=["memory", "files"],
+)
+async def test_a_task_goes_back_while_there_is_no_room_to_start_its_command(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, limit: tuple[Change, Change], reason: str
+):
+    config = worker_toml(tmp_path, server.url, chat_cmd=ECHO)
+    await runs_once_it_is_over(coordinator, config, limit, reason)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("via", ["stdin", "file"])
+async def test_a_task_goes_back_while_the_disk_has_no_room_for_its_prompt(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, via: str
+):
+    state = tmp_path / "state"
+    state.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(state)]
+    mounted = subprocess.run(mount, check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+    filler = state / "filler"
+
+    def fill(_: int) -> None:
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(b"x" * 1024):
+                pass
+
+    command = [*ECHO[:4], "{input_file}"] if via == "file" else ECHO[:3]
+    config = agent_keys(worker_toml(tmp_path, server.url, chat_cmd=command), prompt_via=via)
+    try:
+        await runs_once_it_is_over(coordinator, config, (fill, lambda _: filler.unlink()), "No space left on device")
+    finally:
+        subprocess.run(["umount", str(state)], check=True)
