@@ -1,13 +1,15 @@
-"""Faults of files: a process that dies before it replaces one, and a folder that may not be written to."""
+"""Faults of files: a process that dies before it replaces one, a folder that may not be written to, a full disk."""
 
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import pytest
 
 _DIES = """
 import os
@@ -77,3 +79,24 @@ def read_only(*names: str) -> Generator[Path]:
             if path.is_dir():
                 path.chmod(0o755)
         shutil.rmtree(folder)
+
+
+@contextmanager
+def full_disk(folder: Path) -> Generator[Callable[[], None]]:
+    """A file system of 256 KiB at `folder`, and what fills it, with the file `filler`."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+
+    def fill() -> None:
+        with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(b"x" * 1024):
+                pass
+
+    try:
+        yield fill
+    finally:
+        subprocess.run(["umount", folder], check=True)

@@ -1,11 +1,9 @@
 """Outcomes on disk: what a worker has finished is not run again, and is delivered once, whatever happens in between."""
 
-import contextlib
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
 from agentbus.protocol.json_codec import decode, encode
 from agentbus.provision.nats_server import NatsServer, run_server
+from support.file_faults import full_disk
 from support.harness import Process, eventually, worker, worker_toml
 from support.jobs import (
     acknowledged,
@@ -316,27 +315,6 @@ async def test_an_unreadable_outbox_entry_is_set_aside_and_the_others_are_delive
     assert entries(tmp_path) == []
     [result] = await result_messages(coordinator)
     assert result["task"]["id"] == task_id
-
-
-@contextlib.contextmanager
-def full_disk(folder: Path) -> Generator[Callable[[], None]]:
-    """A file system of 256 KiB at `folder`, and what fills it."""
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.decode().strip()}")
-
-    def fill() -> None:
-        with (folder / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while file.write(b"x" * 1024):
-                pass
-
-    try:
-        yield fill
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")

@@ -1,4 +1,4 @@
-"""A machine that runs out of processes, memory, files or room: tasks go back unrun, and the worker goes on by itself."""
+"""A machine that runs out of processes, memory, files or room: tasks go back unrun, and the worker goes on later."""
 
 import contextlib
 import os
@@ -14,6 +14,7 @@ import pytest
 
 from agentbus import Coordinator
 from agentbus.provision.nats_server import NatsServer
+from support.file_faults import full_disk
 from support.harness import eventually, worker, worker_toml
 from support.jobs import acknowledged, agent_keys, publish, result_messages, settled, text
 from support.supervised import supervisors_of
@@ -117,22 +118,9 @@ async def test_a_task_goes_back_while_there_is_no_room_to_start_its_command(
 async def test_a_task_goes_back_while_the_disk_has_no_room_for_its_prompt(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, via: str
 ):
-    state = tmp_path / "state"
-    state.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(state)]
-    mounted = subprocess.run(mount, check=False, capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.decode().strip()}")
-    filler = state / "filler"
-
-    def fill(_: int) -> None:
-        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while file.write(b"x" * 1024):
-                pass
-
     command = [*ECHO[:4], "{input_file}"] if via == "file" else ECHO[:3]
     config = agent_keys(worker_toml(tmp_path, server.url, chat_cmd=command), prompt_via=via)
-    try:
-        await runs_once_it_is_over(coordinator, config, (fill, lambda _: filler.unlink()), "No space left on device")
-    finally:
-        subprocess.run(["umount", str(state)], check=True)
+    state = tmp_path / "state"
+    with full_disk(state) as fill:
+        shortage: tuple[Change, Change] = (lambda _: fill(), lambda _: (state / "filler").unlink())
+        await runs_once_it_is_over(coordinator, config, shortage, "No space left on device")
