@@ -1,9 +1,25 @@
-"""The faults of a storm: their kinds, and one fault as it is planned. `ground` carries them out."""
+"""The faults of a storm: their kinds, and one fault as it is planned. `storm` carries them out."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-FaultKind = Literal["kill", "stop", "term", "server", "cut", "stall", "meta", "tasks", "results", "ledger"]
+FaultKind = Literal[
+    "kill",
+    "stop",
+    "term",
+    "server",
+    "cut",
+    "stall",
+    "rights",
+    "unread",
+    "vanish",
+    "meta",
+    "tasks",
+    "results",
+    "ledger",
+]
+"""`rights`: the server takes a right from a worker for a while. `unread`: a pipe that a worker logs to is not read.
+`vanish`: the agent command is not there. `meta` to `ledger`: see `ground.LEADERS`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agentbus.cli import exit_codes
 from support.harness import processes_with
+from system.chaos.command import Program
+from system.chaos.log_pipe import LogPipe
+from system.chaos.troubles import Troubles
 
 _POLL_S = 0.05
 _STUCK_S = 60.0
@@ -25,6 +29,7 @@ class Events:
 
     path: Path
     counts: dict[str, int] = field(default_factory=dict[str, int])
+    troubles: Troubles = field(default_factory=Troubles)
 
     def note(self, kind: str, text: str) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + 1
@@ -45,6 +50,7 @@ class Replica:
         folder: Path,
         events: Events,
         *,
+        program: Program,
         mortal: bool = False,
     ) -> None:
         self.name = name
@@ -52,20 +58,28 @@ class Replica:
         self._env = env
         self._folder = folder
         self._events = events
+        self._program = program
         self._mortal = mortal
+        self._pipe = LogPipe(self.log)
         self._rng = random.Random(name)
         self._popen: subprocess.Popen[bytes] | None = None
         self._killed = False
         self._asked_at: float | None = None
-        self._log_start = 0
+        self._starts = 0
+        self._started_at = 0.0
         self._ending = False
-        self.deaths: list[tuple[int, float]] = []
+        self.deaths: list[tuple[str, float]] = []
         self.wrong: list[str] = []
 
     @property
     def log(self) -> Path:
-        """What all its processes wrote to stderr."""
+        """What all its processes wrote to standard error, as far as it was read."""
         return self._folder / f"{self.name}.log"
+
+    @property
+    def process(self) -> str:
+        """The name of its process: a process id may be used again."""
+        return f"{self.name}.{self._starts}"
 
     @property
     def _pid(self) -> int:
@@ -78,27 +92,47 @@ class Replica:
     @property
     def ready(self) -> bool:
         """Whether it lives and has recovered what earlier ones have left."""
-        with self.log.open("rb") as log:
-            log.seek(self._log_start)
-            return self.alive and b"ready for tasks" in log.read()
+        _, _, said = self.log.read_text(encoding="utf-8").rpartition(f", pid {self._pid} ")
+        return self.alive and "ready for tasks" in said
 
     async def supervise(self) -> None:
         """Start it, and start it again whenever it has ended, until `end()`."""
+        self._pipe.open()
+        try:
+            await self._supervise()
+        finally:
+            self._pipe.close()
+
+    async def _supervise(self) -> None:
         while not self._ending:
             code = await self._run_once()
             if self._mortal and code == -signal.SIGKILL and not self._killed:
                 self._events.note("died", f"{self.name} pid {self._pid}")
-                self.deaths.append((self._pid, time.time()))
-            elif not self._killed and not (code == 0 and self._asked_at) and not self._was_not_listening(code):
-                self.wrong.append(f"the worker {self.name} ended by itself with exit code {code}; see {self.log}")
+                self._note_death()
+            elif not self._killed and not (code == 0 and self._asked_at):
+                await self._pipe.drained()
+                self._judge(code)
             await asyncio.sleep(self._rng.uniform(0, 1))
+
+    def _judge(self, code: int) -> None:
+        """Find out why it has ended by itself."""
+        missing = re.search(rf"chat_cmd: the command .* worker=\S+-{self._pid}-\w+$", self._logged(), re.MULTILINE)
+        if code == exit_codes.FAILED and missing and self._program.was_away(self._started_at):
+            self._events.note("missed", f"{self.name} pid {self._pid}: its command was away when it started")
+        elif not self._was_not_listening(code):
+            self.wrong.append(f"the worker {self.name} ended by itself with exit code {code}; see {self.log}")
 
     def _was_not_listening(self, code: int) -> bool:
         """Whether it ended by SIGTERM itself: it was still importing, or at its very end."""
         if not self._asked_at or code != -signal.SIGTERM:
             return False
-        log = self.log.read_text(encoding="utf-8")
+        log = self._logged()
         return f"pid {self._pid} " not in log or re.search(rf"-{self._pid}-\w+ stopped ", log) is not None
+
+    def _logged(self) -> str:
+        """All logs, of other workers as well: what ends while its standard error is not read says why in its file."""
+        paths = (self.log, *self._folder.glob("logs-*/*.log"))
+        return "".join(path.read_text(encoding="utf-8") for path in paths)
 
     async def _run_once(self) -> int:
         popen = self._start()
@@ -111,15 +145,16 @@ class Replica:
         return code
 
     def _start(self) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as sink:
-            self._log_start = sink.tell()
+        self._starts += 1
+        self._started_at = time.time()
+        with self.log.with_suffix(".out").open("ab") as sink:
             popen = subprocess.Popen(
                 self._argv,
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
-                stderr=sink,
+                stderr=self._pipe.write_end,
                 cwd=self._folder,
-                env=self._env,
+                env={**self._env, "CHAOS_WORKER": self.process},
                 start_new_session=True,
             )
         self._popen, self._killed, self._asked_at = popen, False, None
@@ -130,7 +165,7 @@ class Replica:
         """SIGKILL."""
         if self._popen is not None and self.alive:
             self._killed = True
-            self.deaths.append((self._popen.pid, time.time()))
+            self._note_death()
             self._events.note("kill", f"{self.name} pid {self._popen.pid}")
             self._popen.kill()
 
@@ -138,6 +173,7 @@ class Replica:
         """SIGTERM."""
         if self._popen is not None and self.alive:
             self._asked_at = self._asked_at or time.time()
+            self._events.troubles.at("term", self.process)
             self._events.note(why, f"{self.name} pid {self._popen.pid}")
             self._popen.terminate()
 
@@ -147,12 +183,24 @@ class Replica:
         if popen is None or not self.alive:
             return
         self._events.note("stop", f"{self.name} pid {popen.pid} for {length_s:.1f} s")
-        popen.send_signal(signal.SIGSTOP)
-        try:
-            await asyncio.sleep(length_s)
-        finally:
-            popen.send_signal(signal.SIGCONT)
+        with self._events.troubles.lasting("stop", self.process):
+            popen.send_signal(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(length_s)
+            finally:
+                popen.send_signal(signal.SIGCONT)
         self._events.note("continue", f"{self.name} pid {popen.pid}")
+
+    async def leave_unread(self, length_s: float) -> None:
+        """Read nothing of what it logs for a while."""
+        self._events.note("unread", f"{self.name} for {length_s:.1f} s")
+        with self._events.troubles.lasting("unread", self.name):
+            await self._pipe.stand_still(length_s)
+        self._events.note("read", self.name)
+
+    def _note_death(self) -> None:
+        self.deaths.append((self.process, time.time()))
+        self._events.troubles.at("death", self.process)
 
     def end(self) -> None:
         """Ask it to stop for good."""
@@ -170,9 +218,13 @@ class Fleet:
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
-    def deaths(self) -> list[tuple[int, float]]:
+    def deaths(self) -> list[tuple[str, float]]:
         """Which process was killed when."""
         return [death for replica in self._replicas for death in replica.deaths]
+
+    def said(self, text: str) -> int:
+        """How often the workers have logged something."""
+        return sum(replica.log.read_text(encoding="utf-8").count(text) for replica in self._replicas)
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(replica.supervise()) for replica in self._replicas]

@@ -3,8 +3,8 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -18,10 +18,12 @@ from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer, start_server
 from support.clustered import ELECTION_S, Cluster, new_folder
 from support.harness import eventually
+from support.installation import free_port
 from system.chaos.faults import FaultKind
 from system.chaos.fleet import Events
 from system.chaos.link import Link
 from system.chaos.plan import Plan
+from system.chaos.users import RIGHTS, Right, Users, permissions
 
 _RETRY_S = 0.2
 
@@ -62,8 +64,12 @@ class Ground(ABC):
         """Connect as the administrator, who sets up the bus and checks it at the end."""
 
     @abstractmethod
-    def nats(self, agent: str) -> dict[str, str | Path]:
-        """How the workers of an agent connect: the keys of `[nats]`."""
+    def nats(self, worker: str) -> dict[str, str | Path]:
+        """How a worker connects: the keys of `[nats]`."""
+
+    async def refuse(self, right: Right, workers: Sequence[str], length_s: float) -> None:
+        """Take a right from workers for a while."""
+        raise NotImplementedError(f"{type(self).__name__} takes no {right} away")
 
     @abstractmethod
     async def _strike(self, kind: FaultKind, pause_s: float) -> None: ...
@@ -71,7 +77,8 @@ class Ground(ABC):
     async def strike(self, kind: FaultKind, pause_s: float) -> None:
         """Kill a server and start it again; never two at the same time."""
         async with self._one_at_a_time:
-            await self._strike(kind, pause_s)
+            with self.events.troubles.lasting("server", ""):
+                await self._strike(kind, pause_s)
 
     async def prepare(self) -> None:
         """Streams, consumers with a short lease, buckets."""
@@ -85,14 +92,19 @@ class Ground(ABC):
 
 
 class OneServer(Ground):
-    """A server of its own, which workers reach over links."""
+    """A server of its own, which each worker reaches over a link, as a user with the permissions of its agent."""
 
     async def open(self) -> None:
-        self._server: NatsServer = await start_server(store=self.folder / "nats")
-        self._port = int(self._server.url.rpartition(":")[2])
-        self.links = {agent: Link(self._port) for agent in self.plan.agents}
+        self._denied: dict[str, Sequence[str]] = {}
+        self._users = Users(self.folder / "nats.conf", self.folder / "nats", free_port())
+        self._users.write({name: permissions(name, agent) for name, agent in self.plan.workers.items()})
+        self._server: NatsServer = await self._start()
+        self.links = {name: Link(self._users.port, name, self.events.troubles) for name in self.plan.workers}
         for link in self.links.values():
             await link.open()
+
+    async def _start(self) -> NatsServer:
+        return await start_server(store=self.folder / "nats", config=self._users.path)
 
     async def close(self) -> None:
         for link in self.links.values():
@@ -100,15 +112,42 @@ class OneServer(Ground):
         await self._server.stop()
 
     def coordinator(self) -> AbstractAsyncContextManager[Coordinator]:
-        return connect(config=CoordinatorConfig(nats=CoordinatorNatsSection(url=self._server.url)), name="chaos")
+        section = CoordinatorNatsSection(url=self._users.url("admin", self._users.port))
+        return connect(config=CoordinatorConfig(nats=section), name="chaos")
 
     @asynccontextmanager
     async def administrator(self) -> AsyncGenerator[Bus]:
         async with self.coordinator() as coordinator:
             yield coordinator.bus
 
-    def nats(self, agent: str) -> dict[str, str | Path]:
-        return {"url": f"nats://127.0.0.1:{self.links[agent].port}"}
+    def nats(self, worker: str) -> dict[str, str | Path]:
+        return {"url": self._users.url(worker, self.links[worker].port)}
+
+    async def refuse(self, right: Right, workers: Sequence[str], length_s: float) -> None:
+        with ExitStack() as lasting:
+            async with self._one_at_a_time:
+                if right == "writing the ledger":
+                    lasting.enter_context(self.events.troubles.lasting("refusal", *workers))
+                await self._permit(dict.fromkeys(workers, (RIGHTS[right],)))
+            self.events.note("rights", f"{right} of {' '.join(workers)}, for {length_s:.1f} s")
+            await asyncio.sleep(length_s)
+            async with self._one_at_a_time:
+                await self._permit(dict.fromkeys(workers, ()))
+            self.events.note("restored", f"{right} of {' '.join(workers)}")
+
+    async def _permit(self, denied: Mapping[str, Sequence[str]]) -> None:
+        """Have the server deny subjects to workers, besides what it denies to others."""
+        self._denied |= denied
+        granted = {
+            name: permissions(name, agent, self._denied.get(name, ())) for name, agent in self.plan.workers.items()
+        }
+        told = self._reloads()
+        self._users.write(granted)
+        self._server.reload()
+        await eventually(lambda: self._reloads() > told, "the server has read its configuration")
+
+    def _reloads(self) -> int:
+        return self._server.log.read_bytes().count(b"Reloaded server configuration")
 
     async def _strike(self, kind: FaultKind, pause_s: float) -> None:
         assert kind == "server", "it leads everything"
@@ -118,7 +157,7 @@ class OneServer(Ground):
         await asyncio.sleep(pause_s)
         while True:
             try:
-                self._server = await start_server(store=self.folder / "nats", port=self._port)
+                self._server = await self._start()
                 break
             except ServerBinaryError as error:  # an outgoing connection has the port for a moment
                 self.events.note("trouble", str(error))
@@ -143,7 +182,8 @@ class ThreeServers(Ground):
     def administrator(self) -> AbstractAsyncContextManager[Bus]:
         return self._cluster.administrator()
 
-    def nats(self, agent: str) -> dict[str, str | Path]:
+    def nats(self, worker: str) -> dict[str, str | Path]:
+        agent = self.plan.workers[worker]
         return self._cluster.nats(agent, first=self.plan.agents.index(agent))
 
     async def _strike(self, kind: FaultKind, pause_s: float) -> None:
@@ -163,3 +203,7 @@ class ThreeServers(Ground):
                 self.events.note("trouble", str(error))
                 await asyncio.sleep(_RETRY_S)
         self.events.note("up", name)
+        # Without a leader no lease is renewed, whatever became of the server.
+        await eventually(self._cluster.meta_leader, "JetStream has a leader", timeout_s=ELECTION_S)
+        for led in filter(None, LEADERS.values()):
+            await eventually(lambda one=led: self._cluster.leader(one), f"{led} has a leader", timeout_s=ELECTION_S)

@@ -1,9 +1,10 @@
-"""The link between workers and server: a TCP proxy that can be cut or paused."""
+"""The link between a worker and the server: a TCP proxy that can be cut or paused."""
 
 import asyncio
-import random
 from contextlib import suppress
 from dataclasses import dataclass, field
+
+from system.chaos.troubles import Troubles
 
 _CHUNK = 65_536
 _HOST = "127.0.0.1"
@@ -22,10 +23,12 @@ class _Pair:
 
 
 class Link:
-    """A proxy on a free port before the server at `upstream`."""
+    """A proxy on a free port before the server at `upstream`, for one worker."""
 
-    def __init__(self, upstream: int) -> None:
+    def __init__(self, upstream: int, worker: str, troubles: Troubles) -> None:
         self._upstream = upstream
+        self._worker = worker
+        self._troubles = troubles
         self._pairs: set[_Pair] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
@@ -54,22 +57,27 @@ class Link:
     async def cut(self, length_s: float, *, refuse: bool) -> None:
         """Drop every connection; for a while refuse new ones, or take them and hang up."""
         async with self._cuts:
-            if refuse:
-                self._close_listener()
-            self._hung_up = True
-            self._drop_all()
-            await asyncio.sleep(length_s)
-            self._hung_up = False
-            await self.open()
+            with self._troubles.lasting("cut", self._worker):
+                await self._cut(length_s, refuse=refuse)
 
-    async def stall(self, length_s: float, rng: random.Random) -> None:
-        """Pause about half of the connections for a while: data is late, and none is lost."""
-        stalled = [pair for pair in self._pairs if rng.random() < 0.5]
-        for pair in stalled:
-            pair.flowing.clear()
+    async def _cut(self, length_s: float, *, refuse: bool) -> None:
+        if refuse:
+            self._close_listener()
+        self._hung_up = True
+        self._drop_all()
         await asyncio.sleep(length_s)
-        for pair in stalled:
-            pair.flowing.set()
+        self._hung_up = False
+        await self.open()
+
+    async def stall(self, length_s: float) -> None:
+        """Pause its connections for a while: data is late, and none is lost."""
+        stalled = list(self._pairs)
+        with self._troubles.lasting("cut", self._worker):
+            for pair in stalled:
+                pair.flowing.clear()
+            await asyncio.sleep(length_s)
+            for pair in stalled:
+                pair.flowing.set()
 
     def _close_listener(self) -> None:
         if self._listener is not None:

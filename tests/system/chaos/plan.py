@@ -10,10 +10,11 @@ from typing import Final
 from agentbus.protocol.json_codec import Json
 from system.chaos.faults import Fault, FaultKind
 
-HERE: Final = Path(__file__).parent
+PROGRAMS: Final = Path(__file__).parent / "programs"
 REAL_WORKER: Final = (sys.executable, "-m", "agentbus", "worker", "run")
-FRAGILE_WORKER: Final = (sys.executable, str(HERE / "fragile_worker.py"))
-BROKEN_WORKER: Final = (sys.executable, str(HERE / "broken_worker.py"))
+FRAGILE_WORKER: Final = (sys.executable, str(PROGRAMS / "fragile_worker.py"))
+BROKEN_WORKER: Final = (sys.executable, str(PROGRAMS / "broken_worker.py"))
+UNRENEWING_WORKER: Final = (sys.executable, str(PROGRAMS / "unrenewing_worker.py"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,16 @@ class Plan:
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
     copies: int = 1
 
+    @property
+    def workers(self) -> Mapping[str, str]:
+        """The name of each worker, and its agent."""
+        return {f"{agent}-{number}": agent for agent in self.agents for number in range(self.replicas)}
+
+    @property
+    def fragile_workers(self) -> frozenset[str]:
+        """The workers that die by themselves at the worst moments."""
+        return frozenset(f"{agent}-{number}" for agent in self.agents for number in range(self.fragile))
+
     def draw(self) -> tuple[list[PlannedTask], list[Fault]]:
         """The tasks and the faults of this seed. Which fault meets which task is up to the machine."""
         rng = random.Random(self.seed)
@@ -121,9 +132,14 @@ class Plan:
             **dict.fromkeys(("meta", "tasks", "results", "ledger"), (0.1, 3 * self.lease_s)),
             "cut": (0.5, 1.25 * self.lease_s),
             "stall": (0.5, 2 * self.lease_s),
+            "rights": (0.25 * self.lease_s, 2 * self.lease_s),
+            "unread": (self.lease_s, 3 * self.lease_s),
+            "vanish": (0.25 * self.lease_s, 1.5 * self.lease_s),
         }.get(kind, (0.0, 0.0))
+        # A worker that may not claim a task puts it off for a minute, which should not begin at the end of the storm.
+        latest = 0.7 if kind == "rights" else 0.95
         return Fault(
-            at_s=rng.uniform(0.03, 0.95) * self.storm_s,
+            at_s=rng.uniform(0.03, latest) * self.storm_s,
             kind=kind,
             target=rng.randrange(1000),
             length_s=rng.uniform(shortest_s, longest_s),
@@ -133,14 +149,25 @@ class Plan:
 
 def full(seed: int) -> Plan:
     """What `make chaos` runs: about five minutes."""
-    return Plan(seed, {"kill": 60, "stop": 14, "term": 12, "server": 9, "cut": 12, "stall": 8})
+    faults: dict[FaultKind, int] = {
+        "kill": 60,
+        "stop": 14,
+        "term": 12,
+        "server": 9,
+        "cut": 12,
+        "stall": 8,
+        "rights": 9,
+        "unread": 9,
+        "vanish": 6,
+    }
+    return Plan(seed, faults)
 
 
 def short(seed: int) -> Plan:
     """What `make test` runs: about half a minute."""
     return Plan(
         seed,
-        {"kill": 6, "stop": 2, "term": 2, "server": 2, "cut": 2, "stall": 1},
+        {"kill": 6, "stop": 2, "term": 2, "server": 2, "cut": 2, "stall": 1, "unread": 1, "vanish": 1},
         replicas=2,
         tasks=60,
         storm_s=12,
@@ -190,6 +217,23 @@ def broken(seed: int) -> Plan:
         settle_s=30,
         lease_s=1,
         worker=BROKEN_WORKER,
+        fragile=0,
+        kinds={"slow": Kind(1)},
+    )
+
+
+def unrenewed(seed: int) -> Plan:
+    """Workers that do not renew their leases, and no faults: tasks that take longer than the lease are run again."""
+    return Plan(
+        seed,
+        {},
+        agents=("code",),
+        replicas=2,
+        tasks=4,
+        storm_s=2,
+        settle_s=30,
+        lease_s=1,
+        worker=UNRENEWING_WORKER,
         fragile=0,
         kinds={"slow": Kind(1)},
     )

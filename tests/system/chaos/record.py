@@ -24,6 +24,11 @@ _COLUMNS = (
     "workers stopped",
     "server kills",
     "cuts",
+    "rights refused for a while",
+    "logs unread for a while",
+    "commands vanished for a while",
+    "commands run again",
+    "run again: without a reason",
     "longest recovery of a task",
 )
 

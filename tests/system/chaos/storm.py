@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -17,10 +18,13 @@ from agentbus.protocol.ledger_entry import NoEntry, Record
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from support.harness import worker_toml
+from system.chaos.command import Program
 from system.chaos.faults import Fault
 from system.chaos.fleet import Events, Fleet, Replica
 from system.chaos.ground import Ground, OneServer, ThreeServers
-from system.chaos.plan import FRAGILE_WORKER, HERE, Plan, PlannedTask
+from system.chaos.plan import FRAGILE_WORKER, PROGRAMS, Plan, PlannedTask
+from system.chaos.reruns import NONE, begun_during, counts, reruns
+from system.chaos.users import RIGHTS
 from system.chaos.verdict import Account, check, executions, longest_recovery, longest_silence_s
 
 if TYPE_CHECKING:
@@ -30,6 +34,8 @@ _CATCH_UP_S = 20.0
 _PROGRESS_S = 10.0
 _DRAIN_S = 2.0
 _RETRY_S = 0.2
+_STALLED = 0.5
+"""The share of the connections that a stall meets."""
 
 
 class Storm:
@@ -43,6 +49,7 @@ class Storm:
         self._rng = random.Random(plan.seed + 1)
         self._events = Events(folder / "events.log")
         self._record = folder / "executions"
+        self._programs = {agent: Program(folder / "programs" / agent) for agent in plan.agents}
         self._ground: Ground = (ThreeServers if plan.copies > 1 else OneServer)(plan, folder, self._events)
         self._published: set[str] = set()
         self._retries = 0
@@ -79,33 +86,37 @@ class Storm:
         env = {**os.environ, name: value, "HOME": str(self._folder)}
         replicas = [
             Replica(
-                f"{agent}-{number}",
-                [*self._worker(number), "--config", str(self._folder / f"{agent}.toml"), "--verbose"],
+                name,
+                [*self._worker(name), "--config", str(self._folder / name / f"{agent}.toml"), "--verbose"],
                 env,
                 self._folder,
                 self._events,
-                mortal=number < self._plan.fragile,
+                program=self._programs[agent],
+                mortal=name in self._plan.fragile_workers,
             )
-            for agent in self._plan.agents
-            for number in range(self._plan.replicas)
+            for name, agent in self._plan.workers.items()
         ]
         return Fleet(replicas, self._folder / "state", marker)
 
-    def _worker(self, number: int) -> tuple[str, ...]:
-        return FRAGILE_WORKER if number < self._plan.fragile else self._plan.worker
+    def _worker(self, name: str) -> tuple[str, ...]:
+        return FRAGILE_WORKER if name in self._plan.fragile_workers else self._plan.worker
 
     async def _prepare(self) -> None:
         """What is needed on the bus, and the configuration of the workers."""
         await self._ground.prepare()
-        for agent in self._plan.agents:
-            nats = self._ground.nats(agent)
+        python = (sys.executable, "-I", "-S", str(PROGRAMS / "agent.py"))
+        for name, agent in self._plan.workers.items():
+            nats = self._ground.nats(name)
+            (self._folder / name).mkdir()
             worker_toml(
-                self._folder,
+                self._folder / name,
                 str(nats.pop("url")),
                 agent=agent,
                 nats=nats,
-                chat_cmd=["python3", "-I", "-S", str(HERE / "agent.py"), str(self._record), "{input}"],
+                chat_cmd=[str(self._programs[agent].path), *python, str(self._record), "{input}"],
+                log={"dir": self._folder / f"logs-{agent}"},
                 worker={
+                    "state_dir": self._folder / "state",
                     "concurrency": 2,
                     "task_timeout_seconds": self._plan.task_timeout_s,
                     "kill_grace_seconds": 0.5,
@@ -180,7 +191,6 @@ class Storm:
 
     async def _strike(self, fault: Fault, fleet: Fleet) -> None:
         await asyncio.sleep(fault.at_s)
-        links = list(self._ground.links.values())
         match fault.kind:
             case "kill":
                 fleet.pick(fault.target).kill()
@@ -191,13 +201,31 @@ class Storm:
             case "server" | "meta" | "tasks" | "results" | "ledger":
                 await self._ground.strike(fault.kind, fault.length_s)
             case "cut":
-                self._events.note("cut", f"for {fault.length_s:.1f} s")
-                # Of one agent's workers, or of all.
-                chosen = links if fault.target % 2 else [links[fault.target % len(links)]]
-                await asyncio.gather(*(link.cut(fault.length_s, refuse=fault.odd) for link in chosen))
+                chosen = self._some_workers(fault)
+                self._events.note("cut", f"{' '.join(chosen)}, for {fault.length_s:.1f} s")
+                links = [self._ground.links[name] for name in chosen]
+                await asyncio.gather(*(link.cut(fault.length_s, refuse=fault.odd) for link in links))
             case "stall":
-                self._events.note("stall", f"for {fault.length_s:.1f} s")
-                await asyncio.gather(*(link.stall(fault.length_s, self._rng) for link in links))
+                links = {name: link for name, link in self._ground.links.items() if self._rng.random() < _STALLED}
+                self._events.note("stall", f"{' '.join(links)}, for {fault.length_s:.1f} s")
+                await asyncio.gather(*(link.stall(fault.length_s) for link in links.values()))
+            case "rights":
+                right = tuple(RIGHTS)[fault.target // 10 % len(RIGHTS)]
+                await self._ground.refuse(right, self._some_workers(fault), fault.length_s)
+            case "unread":
+                await fleet.pick(fault.target).leave_unread(fault.length_s)
+            case "vanish":
+                agent = self._plan.agents[fault.target % len(self._plan.agents)]
+                self._events.note("vanish", f"the command of {agent}, for {fault.length_s:.1f} s")
+                await self._programs[agent].vanish(fault.length_s)
+                self._events.note("appear", f"the command of {agent}")
+
+    def _some_workers(self, fault: Fault) -> list[str]:
+        """One worker, those of one agent, or all of them."""
+        names = list(self._plan.workers)
+        one = names[fault.target % len(names)]
+        of_agent = [name for name, agent in self._plan.workers.items() if agent == self._plan.workers[one]]
+        return ([one], of_agent, names)[fault.target % 3]
 
     async def _watch(self) -> None:
         """Watch the inbox all the time: what is seen live must be what is there in the end."""
@@ -226,7 +254,8 @@ class Storm:
             self._say(
                 f"{self._clock()}  published {len(self._published)}/{len(self._tasks)}, results {len(self._watched)}, "
                 f"executions {len(executions(self._record))}; killed {count('kill', 0)}, stopped {count('stop', 0)}, "
-                f"terminated {count('term', 0)}, server killed {count('server', 0)}, cut {count('cut', 0)}"
+                f"terminated {count('term', 0)}, server killed {count('server', 0)}, cut {count('cut', 0)}, "
+                f"rights refused {count('rights', 0)}, unread {count('unread', 0)}, vanished {count('vanish', 0)}"
             )
 
     def _clock(self) -> str:
@@ -274,6 +303,8 @@ class Storm:
             repeated = len(self._watched) - len(stored)
             account.wrong.append(f"the watcher of the inbox missed {missed} results and saw {repeated} twice")
         by_task = {task_id: stored[name] for name, task_id in account.result_ids.items() if name in stored}
+        again = reruns(ran, self._events.troubles, by_task, lease_s=self._plan.lease_s)
+        account.wrong += [str(one) for one in again if one.reason == NONE]
         count = self._events.counts.get
         silence_s = longest_silence_s(self._ground.deaths, stored.values())
         account.numbers |= {
@@ -287,6 +318,14 @@ class Storm:
             **{name: times for name, times in self._events.counts.items() if name.startswith("leader of ")},
             "cuts": count("cut", 0),
             "stalls": count("stall", 0),
+            "rights refused for a while": count("rights", 0),
+            "logs unread for a while": count("unread", 0),
+            "runs begun beside an unread log": begun_during("unread", ran, self._events.troubles),
+            "commands vanished for a while": count("vanish", 0),
+            "tasks given back unrun": fleet.said("handed back unrun"),
+            "workers that did not start without a command": count("missed", 0),
+            "commands run again": len(again),
+            **counts(again),
             "longest recovery of a task": longest_recovery(fleet.deaths, ran, by_task),
             "longest silence after a server's death": f"{silence_s:.1f} s",
         }

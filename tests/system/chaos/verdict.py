@@ -15,20 +15,11 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.inbox import InboxMessage
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.output_store import read_file
-from system.chaos.agent import BIG_BYTES, big_output
 from system.chaos.plan import KINDS, PlannedTask
+from system.chaos.programs.agent import BIG_BYTES, big_output
+from system.chaos.reruns import Execution
 
 _SHOWN = 15
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """One start of the agent command, as it put itself on record."""
-
-    at: float
-    worker_pid: int
-    attempt: int
-    task_id: str
 
 
 @dataclass
@@ -56,7 +47,7 @@ def executions(record: Path) -> list[Execution]:
     if not record.exists():
         return []
     rows = [line.split() for line in record.read_text(encoding="utf-8").splitlines()]
-    return [Execution(float(at), int(parent), int(attempt), task) for at, parent, _, attempt, task in rows]
+    return [Execution(float(at), worker, int(attempt), task) for at, worker, _, attempt, task in rows]
 
 
 async def check(
@@ -107,16 +98,16 @@ async def check(
     return account
 
 
-def longest_recovery(deaths: Iterable[tuple[int, float]], ran: Sequence[Execution], stored: Mapping[str, float]) -> str:
+def longest_recovery(deaths: Iterable[tuple[str, float]], ran: Sequence[Execution], stored: Mapping[str, float]) -> str:
     """The longest time from the death of a worker to the result of a task that it was running then.
 
     Where several workers died over a task, from the last of these deaths; its own run time is a part of it.
     """
     died: dict[str, float] = {}
-    for pid, died_at in deaths:
+    for process, died_at in deaths:
         for execution in ran:
-            # A pid may be used again: the task must have begun before this death, and have had no result then.
-            if execution.worker_pid == pid and execution.at < died_at < stored.get(execution.task_id, 0):
+            # The task must have had no result then.
+            if execution.worker == process and execution.at < died_at < stored.get(execution.task_id, 0):
                 died[execution.task_id] = max(died_at, died.get(execution.task_id, 0))
     longest_s, task_id = max(((stored[name] - at, name) for name, at in died.items()), default=(0.0, "none"))
     return f"{longest_s:.1f} s ({task_id})"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeAlias
 
 from agentbus.bus.pull_consumer import Delivery
+from agentbus.protocol import timestamps
 from agentbus_worker.__main__ import main
 from agentbus_worker.running.process_tree import Children, Run
 from agentbus_worker.settling import job
@@ -23,7 +24,8 @@ _P = ParamSpec("_P")
 
 def die_perhaps(where: str) -> None:
     if random.random() < CHANCE:
-        print(f"dies {where}", file=sys.stderr, flush=True)
+        # In one piece, and not to standard error: that may stand still.
+        os.write(sys.stdout.fileno(), f"{timestamps.now()} pid {os.getpid()} dies {where}\n".encode())
         os.kill(os.getpid(), signal.SIGKILL)
 
 

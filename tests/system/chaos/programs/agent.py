@@ -56,8 +56,8 @@ def main() -> None:
     assert found, "the prompt holds the task"
     task = json.loads(found[0])
     content = task["payload"]["content"]
-    attempt = os.environ["AGENTBUS_ATTEMPT"]
-    line = f"{time.time():.6f} {os.getppid()} {os.getpid()} {attempt} {task['id']}\n"
+    worker, attempt = os.environ["CHAOS_WORKER"], os.environ["AGENTBUS_ATTEMPT"]
+    line = f"{time.time():.6f} {worker} {os.getpid()} {attempt} {task['id']}\n"
     descriptor = os.open(record, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, line.encode())
     os.close(descriptor)
