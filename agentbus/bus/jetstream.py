@@ -73,9 +73,11 @@ class Bus(Connection):
     Attributes:
         reads_queue: whether this user may read the tasks that wait, as far as is known: the server logs each refusal,
             so what it refused once, or what a role does not have, is not asked for.
+        reads_whole_ledger: the same of reading the ledger without a filter, which a bus of an older layout refuses.
     """
 
     reads_queue = True
+    reads_whole_ledger = True
 
     async def store(
         self,

@@ -15,8 +15,10 @@ from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import ConsumerInfo
 from agentbus.bus.pull_consumer import Delivery, PullConsumer
 from agentbus.bus.retry_until import deadline_after, retry_until
-from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
+from agentbus.errors import ApiError, BusUnavailableError, PermissionDeniedError, SetupMissingError
+from agentbus.protocol import subjects
 from agentbus.protocol.ids import random_token
+from agentbus.protocol.json_codec import Json
 
 _INACTIVE_S: Final = 2
 """How long the server keeps a consumer without pull requests. A reader that pauses for longer creates a new one."""
@@ -32,6 +34,7 @@ _ANSWER_S: Final = 2.0
 """How long a cluster may take to create a consumer; after that, another one may be placed on another server."""
 _PLACING_S: Final = 15.0
 """How long to repeat that: longer than an election (4 to 8 s)."""
+_ALL: Final = ">"
 _UNINDEXED: Final = "\x7f"
 """A DEL in its subject keeps a message out of the server's index of subjects (nats-server 2.10 to 2.15): it is stored
 and delivered, but not counted, and a read by its subject does not find it."""
@@ -43,8 +46,11 @@ class OrderedConsumer:
     """Reads the messages of `subject` in `stream`.
 
     Messages with a DEL in their subjects are left out. Every party with a wildcard in its permissions can publish such
-    ones, and the server leaves them out of its counts: if each counted as one of the backlog, they would hide the
-    newest messages of others.
+    ones, and the server leaves them out of its counts where the filter has other wildcards than `>`: if each counted as
+    one of the backlog, they would hide the newest messages of others.
+
+    For a filter with wildcards, the server looks at every subject of the stream to make a consumer. So where all keys
+    of the ledger are meant, the filter that is used is `>`, unless the server refuses it to this user.
 
     Args:
         after: start after this sequence, at the first message of this time or later, at the next new message (`new`),
@@ -52,7 +58,8 @@ class OrderedConsumer:
         headers_only: read the messages without their payloads.
 
     Attributes:
-        pending: how many messages there were to read when the consumer was opened.
+        pending: how many messages there were to read when the consumer was opened; with the filter `>`, those with a
+            DEL count.
         cursor: the sequence of the last message read; a later consumer with `after=cursor` continues from there.
         resumed: how often a new consumer had to be created.
     """
@@ -65,7 +72,8 @@ class OrderedConsumer:
         self._after: Start = after
         self._consumer: PullConsumer | None = None
         self._read = 0
-        self._counts_right = True  # the server subtracts each delivery, also that of a message that it did not count
+        self._counted = False  # whether the server counts messages with a DEL
+        self._counts_right = True  # it subtracts each delivery, also that of a message that it did not count
         self.cursor = 0
         self.pending = 0
         self.resumed = 0
@@ -93,6 +101,12 @@ class OrderedConsumer:
             SetupMissingError: the stream does not exist any more.
             BusUnavailableError: the connection is closed for good.
         """
+        while _UNINDEXED in (delivery := await self._next()).subject:
+            pass
+        return delivery
+
+    async def _next(self) -> Delivery:
+        """Wait for the next message, whatever its subject."""
         while True:
             try:
                 delivery = await self._opened.next()
@@ -106,9 +120,8 @@ class OrderedConsumer:
             if delivery.stream_seq <= self.cursor:
                 continue
             self.cursor = delivery.stream_seq
-            if _UNINDEXED not in delivery.subject:
-                return delivery
-            self._counts_right = False
+            self._counts_right &= self._counted or _UNINDEXED not in delivery.subject
+            return delivery
 
     async def backlog(self) -> AsyncGenerator[Delivery]:
         """Yield the messages that were there when the consumer was opened; `next()` then continues after them."""
@@ -116,16 +129,22 @@ class OrderedConsumer:
         while left > 0:
             try:
                 async with asyncio.timeout(_SILENCE_S):
-                    delivery = await self.next()
+                    delivery = await self._next()
             except TimeoutError:
                 # Some of the counted messages have expired or been replaced meanwhile.
                 left = await count_after(self._bus, self._stream, self._subject, self.cursor)
                 continue
-            left = min(left - 1, delivery.num_pending) if self._counts_right else left - 1
-            yield delivery
+            unindexed = _UNINDEXED in delivery.subject
+            if self._counts_right:
+                left = min(left - 1, delivery.num_pending)
+            elif not unindexed:
+                left -= 1
+            if not unindexed:
+                yield delivery
 
     async def _start(self, after: Start) -> ConsumerInfo:
-        name, info = await _create(self._bus, self._stream, self._subject, after, headers_only=self._headers_only)
+        name, info = await _create_wide(self._bus, self._stream, self._subject, after, headers_only=self._headers_only)
+        self._counted = info.filter_subject == _ALL
         if self._consumer is not None:
             await self._consumer.__aexit__(None, None, None)
         self._consumer = PullConsumer(self._bus, self._stream, name, batch=_BATCH, missing_after_s=_LOST_AFTER_S)
@@ -188,15 +207,20 @@ async def count_after(bus: Bus, stream: str, subject: str, after: int) -> int:
     return info.num_pending
 
 
+async def _create_wide(
+    bus: Bus, stream: str, subject: str, after: Start, *, headers_only: bool
+) -> tuple[str, ConsumerInfo]:
+    """Create one as `_create` does, with the widest filter where all of the ledger is meant and may be read."""
+    if subject == subjects.STATE_SUBJECTS and bus.reads_whole_ledger:
+        try:
+            return await _create(bus, stream, _ALL, after, headers_only=headers_only)
+        except PermissionDeniedError:
+            bus.reads_whole_ledger = False  # a bus of an older layout
+    return await _create(bus, stream, subject, after, headers_only=headers_only)
+
+
 async def _create(bus: Bus, stream: str, subject: str, after: Start, *, headers_only: bool) -> tuple[str, ConsumerInfo]:
     """Create an ephemeral consumer; the server removes it when pull requests stop."""
-    match after:
-        case int():
-            start = {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
-        case datetime():
-            start = {"deliver_policy": "by_start_time", "opt_start_time": after.astimezone(UTC).isoformat()}
-        case _:
-            start = {"deliver_policy": after}
     config = {
         "filter_subject": subject,
         "ack_policy": "none",
@@ -204,7 +228,7 @@ async def _create(bus: Bus, stream: str, subject: str, after: Start, *, headers_
         "mem_storage": True,
         "num_replicas": 1,
         "headers_only": headers_only,
-        **start,
+        **_start_at(after),
     }
     async for attempt in retry_until(deadline_after(_PLACING_S), pause_s=0):
         name = f"feed-{random_token()}"
@@ -217,3 +241,13 @@ async def _create(bus: Bus, stream: str, subject: str, after: Start, *, headers_
             if not bus.clustered or not bus.connected or attempt.last:
                 raise
     raise AssertionError("the last attempt returns or raises")
+
+
+def _start_at(after: Start) -> dict[str, Json]:
+    match after:
+        case int():
+            return {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
+        case datetime():
+            return {"deliver_policy": "by_start_time", "opt_start_time": after.astimezone(UTC).isoformat()}
+        case _:
+            return {"deliver_policy": after}

@@ -21,6 +21,8 @@ LAYOUT_WITH_QUEUE_APART: Final = 2
 """The layout of a bus whose queue has an account of its own; in layout 1, all streams lie in one account."""
 LAYOUT_WITH_AUDIT: Final = 3
 """The layout in which the queue tells the account of the other streams what was published."""
+LAYOUT_WITH_WHOLE_LEDGER: Final = 4
+"""The layout in which who may read the whole ledger may do so without a filter, for which the server looks at all."""
 
 _OF_QUEUE = re.compile(
     r"""

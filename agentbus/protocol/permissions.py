@@ -5,100 +5,23 @@ lists of users in one account (`config/nats-server.conf`, for parties that trust
 account of its own for each party (`agentbus init`), which hold a hostile party too.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
 
 from agentbus.protocol import accounts, subjects
 from agentbus.protocol.audit import names as audit
+from agentbus.protocol.parties.party import Grant, Party
 from agentbus.protocol.roles import Role
 
 ADMINISTRATOR: Final = "admin"
 RESERVED: Final = frozenset({ADMINISTRATOR, subjects.COORDINATOR})
 """Ids that no worker's agent may have: they name parties of the bus itself."""
 
-MAX_SUBSCRIPTIONS: Final = 64
-"""Of a connection of a worker, which needs 3."""
 MAX_CONNECTIONS_OF_VIEWERS: Final = 16
 """A viewer is one person, or a program that shows the bus."""
 MAX_SUBSCRIPTIONS_OF_READERS: Final = 256
 """Of a connection of a party that waits for results: each wait and each inbox that is followed takes one."""
-
-How = Literal["send", "pull", "tell", "listen"]
-"""`send`: to JetStream, with at most one answer. `pull`: a request to it with several answers. `tell`: core messages to
-other parties, which `listen` to them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Subjects that a party may use in one way, and what for.
-
-    Attributes:
-        attested: where the party has an account of its own, the server stores what it sends under the subject with the
-            id of the party added, so that the subject says who sent it.
-        since: the layout of a bus that has this grant; doctor does not call an older one broken.
-    """
-
-    purpose: str
-    subjects: tuple[str, ...]
-    how: How = "send"
-    attested: bool = False
-    since: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Party:
-    """A user with its own credentials: the administrator, a coordinator, or the workers of one agent.
-
-    Attributes:
-        max_subscriptions: how many each of its connections may have: each takes memory of the server.
-        max_connections: how many connections it may have; None for what the bus allows each party.
-        denied: what it may not publish, although its grants cover it.
-    """
-
-    id: str
-    grants: tuple[Grant, ...]
-    max_subscriptions: int = MAX_SUBSCRIPTIONS
-    max_connections: int | None = None
-    denied: tuple[str, ...] = ()
-
-    @property
-    def user(self) -> str:
-        """The name of its user, and of its account where it has one."""
-        return subjects.address(self.id)
-
-    @property
-    def inbox(self) -> str:
-        """Where the answers to its requests arrive."""
-        return f"{subjects.inbox_prefix(self.id)}.>"
-
-    @property
-    def publish(self) -> tuple[str, ...]:
-        """Everything that it may publish to."""
-        return _of(self.grants, "send", "pull", "tell")
-
-    @property
-    def subscribe(self) -> tuple[str, ...]:
-        """Everything that it may subscribe to."""
-        return (self.inbox, *_of(self.grants, "listen"))
-
-    def of(self, how: How) -> tuple[str, ...]:
-        """The subjects that it may use in this one way."""
-        return _of(self.grants, how)
-
-    def stored_as(self, subject: str) -> str:
-        """The subject that the server stores what it sends under, where it has an account of its own."""
-        if not any(grant.attested and subject in grant.subjects for grant in self.grants):
-            return subject
-        return audit.said_by(self.id, subject) if subject in audit.SAID else f"{subject}.{self.id}"
-
-    def since(self, subject: str) -> int:
-        """The layout of a bus that lets it use a subject of its grants."""
-        return min(grant.since for grant in self.grants if subject in grant.subjects)
-
-
-def _of(grants: Iterable[Grant], *how: How) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(subject for grant in grants if grant.how in how for subject in grant.subjects))
 
 
 def administrator() -> Party:
@@ -161,7 +84,7 @@ def _operator(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
         Grant("cancelling: the request is in the ledger, this makes it fast", (subjects.control("*"),), "tell"),
         _settled_by(me),
         *_inbox(me),
-        _STREAMS,
+        *_STREAMS,
         Grant("the tasks that wait", (subjects.api(f"STREAM.MSG.GET.{subjects.TASKS_STREAM}"),)),
         *_ALIVE,
         *(grant for agent in agents for grant in _files_of(agent)),
@@ -198,7 +121,7 @@ def _member(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
         _SAID,
         _settled_by(me),
         *_inbox(me),
-        _STREAMS,
+        *_STREAMS,
         *_ALIVE,
         Grant("signs of life", (subjects.heartbeat("*"),), "listen"),
     )
@@ -222,7 +145,7 @@ def _viewer(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
         *_ALL_STATES,
         *_AUDIT,
         *_inbox(me),
-        _STREAMS,
+        *_STREAMS,
         *_ALIVE,
         *(grant for agent in agents for grant in _files_of(agent)),
         Grant("signs of life", (subjects.heartbeat("*"), subjects.progress("*")), "listen"),
@@ -233,12 +156,22 @@ _BY_ROLE: Final = {"operator": _operator, "member": _member, "viewer": _viewer}
 
 _ALL_STATES: Final = (
     Grant(
-        "reading the states of all tasks, and following them",
+        "reading the states of all tasks",
         (
             subjects.direct_get(subjects.STATE_STREAM),
             subjects.last_of(subjects.STATE_STREAM, subjects.STATE_SUBJECTS),
-            subjects.create_consumer(subjects.STATE_STREAM, "*", subjects.STATE_SUBJECTS),
         ),
+    ),
+    # With a filter that has wildcards, the server looks at every subject of the stream to make a consumer; with `>`,
+    # or with none, it does not. The first of the two covers every filter, and the two do not meet.
+    Grant(
+        "following the states of all tasks, or of some",
+        (
+            subjects.create_consumer(subjects.STATE_STREAM, "*", ">"),
+            subjects.create_consumer(subjects.STATE_STREAM, "*"),
+        ),
+        since=accounts.LAYOUT_WITH_WHOLE_LEDGER,
+        before=(subjects.create_consumer(subjects.STATE_STREAM, "*", subjects.STATE_SUBJECTS),),
     ),
     Grant("the same, message by message", (subjects.pull(subjects.STATE_STREAM, "*"),), "pull"),
 )
@@ -255,12 +188,19 @@ _AUDIT: Final = (
     Grant("the same, line by line", _PULLS, "pull", since=accounts.LAYOUT_WITH_AUDIT),
 )
 
-_STREAMS: Final = Grant(
-    "the state of the two streams, and the backlog of each agent",
-    (
-        subjects.api(f"STREAM.INFO.{subjects.TASKS_STREAM}"),
-        subjects.api(f"STREAM.INFO.{subjects.RESULTS_STREAM}"),
-        subjects.api(f"CONSUMER.LIST.{subjects.TASKS_STREAM}"),
+_STREAMS: Final = (
+    Grant(
+        "the state of the two streams, and the backlog of each agent",
+        (
+            subjects.api(f"STREAM.INFO.{subjects.TASKS_STREAM}"),
+            subjects.api(f"STREAM.INFO.{subjects.RESULTS_STREAM}"),
+            subjects.api(f"CONSUMER.LIST.{subjects.TASKS_STREAM}"),
+        ),
+    ),
+    Grant(
+        "how full the ledger is, and which tasks it has",
+        (subjects.api(f"STREAM.INFO.{subjects.STATE_STREAM}"),),
+        since=accounts.LAYOUT_WITH_WHOLE_LEDGER,
     ),
 )
 

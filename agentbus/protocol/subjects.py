@@ -366,9 +366,12 @@ def pull(stream: str, consumer: str) -> str:
     return api(f"CONSUMER.MSG.NEXT.{stream}.{consumer}")
 
 
-def create_consumer(stream: str, name: str, filter_subject: str) -> str:
-    """Where a consumer with one filter is made: the filter stands in the subject, so permissions can bind it."""
-    return api(f"CONSUMER.CREATE.{stream}.{name}.{filter_subject}")
+def create_consumer(stream: str, name: str, filter_subject: str = "") -> str:
+    """Where a consumer with one filter is made: the filter stands in the subject, so permissions can bind it.
+
+    Without one here, the request may name any filter, several, or none.
+    """
+    return api(f"CONSUMER.CREATE.{stream}.{name}" + (f".{filter_subject}" if filter_subject else ""))
 
 
 def direct_get(stream: str) -> str:

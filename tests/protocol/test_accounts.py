@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from agentbus.protocol import accounts, subjects
-from agentbus.protocol.permissions import Party, administrator, coordinator, within, worker
+from agentbus.protocol.parties.party import Party
+from agentbus.protocol.permissions import administrator, coordinator, within, worker
 from support.overlapping import meet
 
 AGENTS = ("code", "AGENT_TASKS")

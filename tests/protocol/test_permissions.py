@@ -10,7 +10,8 @@ import pytest
 from agentbus.protocol import subjects
 from agentbus.protocol.accounts import covers
 from agentbus.protocol.audit import names as audit
-from agentbus.protocol.permissions import Party, administrator, coordinator, trusting_worker, worker
+from agentbus.protocol.parties.party import Party
+from agentbus.protocol.permissions import administrator, coordinator, trusting_worker, worker
 from agentbus.provision.bus_folder.accounts_conf import permission_lists
 from support.harness import ROOT
 from support.overlapping import meet
@@ -152,6 +153,7 @@ def test_every_grant_of_a_member_that_could_reach_another_owner_bears_its_name()
         *(f"agent.{agent}.control" for agent in AGENTS),  # a request that is in no ledger is not obeyed
         "$JS.API.STREAM.INFO.AGENT_TASKS",
         "$JS.API.STREAM.INFO.AGENT_RESULTS",
+        "$JS.API.STREAM.INFO.KV_AGENT_STATE",  # shows which tasks there are, and nothing of them
         "$JS.API.CONSUMER.LIST.AGENT_TASKS",
         "$JS.API.CONSUMER.CREATE.KV_AGENT_REGISTRY.*.$KV.AGENT_REGISTRY.>",
         *audit.SAID,  # stored under the id of the party

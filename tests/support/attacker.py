@@ -22,7 +22,7 @@ from agentbus.protocol import permissions, subjects
 from agentbus.protocol.headers import MSG_ID
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.json_codec import encode
-from agentbus.protocol.permissions import Party
+from agentbus.protocol.parties.party import Party
 from support.harness import BOUND_S, eventually, worker
 from support.installation import OwnBus, own_bus
 

@@ -292,7 +292,7 @@ async def take_back(team: OwnBus) -> None:
         del config["republish"]
         await admin.api(f"STREAM.UPDATE.{subjects.TASKS_STREAM}", config)
     manifest = team.folder.path / "bus.toml"
-    manifest.write_text(manifest.read_text(encoding="utf-8").replace("version = 3", "version = 2"), encoding="utf-8")
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace("version = 4", "version = 2"), encoding="utf-8")
     accounts = team.folder.servers[0].accounts
     lines = accounts.read_text(encoding="utf-8").splitlines(keepends=True)
     accounts.write_text("".join(line for line in lines if not re.search(r"audit|AGENT_AUDIT", line)), encoding="utf-8")

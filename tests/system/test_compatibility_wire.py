@@ -270,7 +270,9 @@ def accounts_of_today(text: str) -> str:
     return '\n  "agent-'.join([first, *accounts])
 
 
-OF_OWNED_TASKS = re.compile(r"AGENT_TASKS\.tasks-\w+|agent\.[*]\.tasks\.|agent\.\w+\.dead\.[*]|audit\.|AGENT_AUDIT")
+OF_OWNED_TASKS = re.compile(
+    r"AGENT_TASKS\.tasks-\w+|agent\.[*]\.tasks\.|agent\.\w+\.dead\.[*]|audit\.|AGENT_AUDIT|INFO\.KV_AGENT_STATE"
+)
 """What a bus of the older layout has more than before: so far it is used by nothing but the upgrade."""
 
 

@@ -10,7 +10,7 @@ from agentbus.bus.jetstream import connect
 from agentbus.errors import ApiError
 from agentbus.protocol import accounts, permissions, subjects
 from agentbus.protocol.json_codec import encode
-from agentbus.protocol.permissions import Party
+from agentbus.protocol.parties.party import Party
 from support.forbidden import denied, for_member
 from support.harness import eventually
 from support.installation import OwnBus
@@ -193,6 +193,16 @@ async def test_the_body_of_a_direct_get_reads_no_entry_of_another_owner(team: Ow
     assert set(heard) <= {b"", encode({"owner": "alice"})}
     assert encode({"owner": "alice"}) in heard
     assert team.violations() == []
+
+
+@pytest.mark.parametrize("name", ["alice", "lead"])
+async def test_a_member_sees_the_names_of_all_entries_and_none_of_them(team: OwnBus, name: str) -> None:
+    await with_entries(team)
+    async with connect(team.settings(name)) as member:
+        info = await member.stream_info(STATE, subjects_filter=">")
+        assert set(info.state.subjects or {}) == {OWN, VICTIM, "$KV.AGENT_STATE.code.job"}
+        assert (info.state.messages, info.max_bytes > 0) == (3, True)
+        assert await denied(member, subjects.last_of(STATE, VICTIM))
 
 
 async def test_a_member_may_look_for_its_task_among_all_agents(team: OwnBus) -> None:

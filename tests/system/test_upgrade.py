@@ -1,5 +1,6 @@
 """A bus that an earlier version made gets the newest layout while its workers run, and can be interrupted anywhere."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.errors import BusError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
+from agentbus.provision.bus_folder import manifest
 from agentbus.provision.bus_folder.folder import BusFolder
 from support.doctor import doctor
+from support.forbidden import denied
 from support.harness import BOUND_S, Ran, eventually, run_cli, worker, worker_toml
-from support.installation import OwnBus, outcome_of
+from support.installation import OwnBus, outcome_of, own_bus
 from support.old_version import OldVersion
 from support.older_bus import make_older_bus, serving
 
@@ -185,6 +188,59 @@ async def test_a_bus_without_room_for_the_new_layout_is_left_as_it_is(tmp_path: 
         assert "all streams together may take" in ran.err
         assert "raise max_file in bus.toml and max_file_store in nats-server.conf" in ran.err
         assert {path: path.read_bytes() for path in before} == before
+
+
+async def test_a_bus_whose_ledger_is_read_by_filters_gets_the_wider_rights_by_a_reload(tmp_path: Path) -> None:
+    async with own_bus(tmp_path, coordinators={"bob": ("viewer", None)}) as bus:
+        folder, config = bus.folder.path, str(bus.folder.administrator)
+        written = (folder / "accounts.conf").read_bytes()
+        async with bus.coordinator("main") as main:
+            task = await main.publish("code", "say:hello", task_type="test")
+        take_back_rights(folder)
+        bus.server.reload()
+        for name in ("main", "bob"):
+            await eventually(lambda name=name: is_refused(bus, name, *WIDE), "the server has taken the accounts")
+            assert await listed(bus, name) == ([task.id], False)
+        findings = await doctor("--role", "administrator", "--config", config)
+        [told] = [one for one in findings if one["check"] == "layout"]
+        assert "has an older layout, in which each look at all tasks takes longer the more there are" in told["text"]
+        ran = await upgrade(folder)
+        assert (ran.code, "Now reload the server:" in ran.out) == (0, True), ran
+        assert (folder / "accounts.conf").read_bytes() == written
+        bus.server.reload()
+        for name in ("main", "bob"):
+            await eventually(lambda name=name: is_allowed(bus, name, *WIDE), "the server has taken the accounts")
+            assert await listed(bus, name) == ([task.id], True)
+        assert (await upgrade(folder)).out == f"the bus in {folder} has the newest layout\n"
+
+
+WIDE = ("$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.probe.>", "$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.probe")
+
+
+async def listed(bus: OwnBus, name: str) -> tuple[list[str], bool]:
+    """The ids of all tasks, and whether the ledger was read without a filter."""
+    async with bus.coordinator(name, "viewer") as coordinator:
+        found = await coordinator.list_tasks()
+        return [one.task_id for one in found.tasks], coordinator.bus.reads_whole_ledger
+
+
+def take_back_rights(folder: Path) -> None:
+    """Make the folder one of layout 3, as the version before wrote it."""
+    file = folder / "bus.toml"
+    file.write_text(file.read_text(encoding="utf-8").replace("version = 4", "version = 3"), encoding="utf-8")
+    manifest.write_manifest(folder, manifest.read_manifest(folder), replace=True)
+    text = (folder / "accounts.conf").read_text(encoding="utf-8")
+    assert not re.search(r"CONSUMER\.CREATE\.KV_AGENT_STATE\.\*(\.>)?\"", text)
+
+
+async def is_allowed(bus: OwnBus, name: str, *subjects: str) -> bool:
+    async with connect(bus.settings(name)) as party:
+        return all([not await denied(party, subject) for subject in subjects])
+
+
+async def is_refused(bus: OwnBus, name: str, *subjects: str) -> bool:
+    async with connect(bus.settings(name)) as party:
+        return all([await denied(party, subject) for subject in subjects])
 
 
 async def test_without_a_server_the_upgrade_says_so_and_changes_nothing(folder: Path) -> None:

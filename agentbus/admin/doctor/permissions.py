@@ -1,6 +1,6 @@
 """Checks permissions: a role must have all that it needs, and none that it must not have."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 
 from agentbus.admin.doctor.check_context import CheckContext, Role, RoleConfig
@@ -11,7 +11,7 @@ from agentbus.config.connection_settings import Credentials
 from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import BusError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import permissions, subjects
-from agentbus.protocol.permissions import Party
+from agentbus.protocol.parties.party import Party
 from agentbus.protocol.subjects import TaskKey
 
 
@@ -21,6 +21,7 @@ async def check_required(context: CheckContext) -> AsyncIterator[Finding]:
     refused = [subject async for subject in _refused(context, party)]
     missing = [subject for subject in refused if party.since(subject) == 1]
     newer = [subject for subject in refused if subject not in missing]
+    missing += await _refused_before(context, party, newer)
     if missing:
         text = f"this user may not use {', '.join(missing)}"
         yield failed("permissions", text, "grant it: see the table in docs/explanation/security.md")
@@ -59,6 +60,12 @@ def _party(role: Role, config: RoleConfig) -> Party:
         return permissions.administrator()
     who = config.coordinator
     return permissions.coordinator(who.id, who.effective_role, who.agents or ())
+
+
+async def _refused_before(context: CheckContext, party: Party, newer: Iterable[str]) -> list[str]:
+    """Return what this user may not use of what an older layout grants in place of newer subjects."""
+    before = dict.fromkeys(one for subject in newer for one in party.before(subject))
+    return [one for one in before if not await may_publish(context.bus, example_subject(one))]
 
 
 async def _refused(context: CheckContext, party: Party) -> AsyncIterator[str]:

@@ -1,8 +1,9 @@
 """Brings a bus that an earlier version made to the newest layout, for `agentbus init --upgrade`.
 
 From the first layout, the command is run twice, and the operator restarts the server in between: a reload cannot divide
-the storage of one account among two. From a later one, it is run once, before the restart. Each run can be repeated,
-also after it was interrupted: what it finds done, it leaves. The folder says which of them is due.
+the storage of one account among two. From a later one, it is run once, before the restart, or before a reload where
+only rights are added. Each run can be repeated, also after it was interrupted: what it finds done, it leaves. The
+folder says which of them is due.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from agentbus.admin.queue_move import check_room, move_queue
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.setup import known_agents, set_up
 from agentbus.cli import output
-from agentbus.cli.operator.next_steps import restart_text
+from agentbus.cli.operator.next_steps import apply_change, reload_command, restart_text
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.loading import load_coordinator
 from agentbus.errors import AuthenticationError, BusUnavailableError
@@ -39,8 +40,10 @@ async def upgrade(bus: BusFolder) -> None:
     """
     if not bus.queue_apart:
         await _prepare(bus)
-    elif not bus.has_newest_layout:
+    elif not bus.has_audit:
         await _add_audit(bus)
+    elif not bus.has_newest_layout:
+        _add_rights(bus)
     else:
         await _finish(bus)
 
@@ -62,6 +65,12 @@ async def _add_audit(bus: BusFolder) -> None:
         await set_up(administrator, await known_agents(administrator))
     bus.set_newest_layout()
     output.line(f"the accounts of the newest layout are written. Now {restart_text(bus)}")
+
+
+def _add_rights(bus: BusFolder) -> None:
+    """Write accounts in which parties may do more; a reload lets them."""
+    bus.set_newest_layout()
+    output.line(f"the accounts of the newest layout are written. Now {apply_change(bus)}:\n  {reload_command(bus)}")
 
 
 async def _finish(bus: BusFolder) -> None:

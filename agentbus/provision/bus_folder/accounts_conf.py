@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from agentbus.protocol.accounts import BUS, TASKS, Account, account_of, covers
 from agentbus.protocol.audit import names as audit
-from agentbus.protocol.permissions import Party
+from agentbus.protocol.parties.party import Party
 from agentbus.provision.conf_text import quoted, quoted_list
 
 MAX_CONNECTIONS: Final = 64

@@ -46,7 +46,12 @@ def older_layout(config: Path | None) -> str:
         return ""
     if bus.has_newest_layout or config.resolve() != bus.administrator.resolve():
         return ""
-    lacks = "without the audit" if bus.queue_apart else "in which a party can disturb the tasks of others"
+    if not bus.queue_apart:
+        lacks = "in which a party can disturb the tasks of others"
+    elif not bus.has_audit:
+        lacks = "without the audit"
+    else:
+        lacks = "in which each look at all tasks takes longer the more there are"
     return f"the bus in {bus.path} has an older layout, {lacks}"
 
 
@@ -119,6 +124,11 @@ class BusFolder:
     def queue_apart(self) -> bool:
         """Whether the queue has an account of its own; in the older layout, all streams lie in one."""
         return self._manifest.queue_apart
+
+    @property
+    def has_audit(self) -> bool:
+        """Whether the bus keeps who published what."""
+        return self._manifest.has_audit
 
     @property
     def has_newest_layout(self) -> bool:

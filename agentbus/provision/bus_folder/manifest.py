@@ -14,8 +14,9 @@ from agentbus.config.text_files import ENCODING
 from agentbus.config.toml_text import toml_text
 from agentbus.errors import ConfigError
 from agentbus.protocol import accounts, permissions, subjects
-from agentbus.protocol.accounts import LAYOUT_WITH_AUDIT, LAYOUT_WITH_QUEUE_APART
-from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED, Party
+from agentbus.protocol.accounts import LAYOUT_WITH_AUDIT, LAYOUT_WITH_QUEUE_APART, LAYOUT_WITH_WHOLE_LEDGER
+from agentbus.protocol.parties.party import Party
+from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED
 from agentbus.protocol.roles import Role
 from agentbus.provision.bundle import Auth, tasks_user
 from agentbus.provision.bus_folder.accounts_conf import MAX_CONNECTIONS, Login, StreamsAccount, accounts_block
@@ -26,7 +27,7 @@ from agentbus.provision.bus_folder.server_folder import ServerFolder, read_membe
 FILE_OF_QUEUE: Final = 16
 _FILE_OF_QUEUE_WITHOUT_AUDIT: Final = 20
 _MEMORY_OF_QUEUE: Final = 25
-NEWEST_LAYOUT: Final = LAYOUT_WITH_AUDIT
+NEWEST_LAYOUT: Final = LAYOUT_WITH_WHOLE_LEDGER
 
 
 class BusEntry(Section):
@@ -34,10 +35,10 @@ class BusEntry(Section):
 
     Attributes:
         version: the layout of the bus: 1 has one account for all streams, 2 has one for the queue alone, 3 has the
-            audit.
+            audit, 4 lets the ledger be read without a filter.
     """
 
-    version: Literal[1, 2, 3] = 1
+    version: Literal[1, 2, 3, 4] = 1
     url: str
     members: tuple[str, ...] = ()
     auth: Auth
@@ -108,6 +109,11 @@ class Manifest(Section):
     def queue_apart(self) -> bool:
         """Whether the queue has an account of its own."""
         return self.bus.version >= LAYOUT_WITH_QUEUE_APART
+
+    @property
+    def has_audit(self) -> bool:
+        """Whether the queue tells what was published, and has its share of the storage beside the audit."""
+        return self.bus.version >= LAYOUT_WITH_AUDIT
 
 
 def manifest_file(folder: Path) -> Path:
@@ -205,8 +211,7 @@ def _streams_accounts(manifest: Manifest, entry: PartyEntry) -> list[StreamsAcco
     of_rest = replace(everywhere, party=permissions.within(party, accounts.BUS))
     memory_of_queue, memory_of_rest = split(memory, _MEMORY_OF_QUEUE)
     # A running server does not take limits that are divided in another way: those of layout 2 stay until its upgrade.
-    has_audit = manifest.bus.version >= LAYOUT_WITH_AUDIT
-    percent = FILE_OF_QUEUE if has_audit else _FILE_OF_QUEUE_WITHOUT_AUDIT
+    percent = FILE_OF_QUEUE if manifest.has_audit else _FILE_OF_QUEUE_WITHOUT_AUDIT
     file_of_queue, file_of_rest = split(file, percent)
     return [
         StreamsAccount(accounts.TASKS, of_queue, memory_of_queue, file_of_queue),
@@ -220,5 +225,5 @@ def _party_of(name: str, manifest: Manifest) -> Party:
     party = manifest.party[name]
     if name in manifest.coordinators:
         agents = manifest.agents if party.agents is None else party.agents
-        return permissions.coordinator(name, party.role or "operator", agents)
+        return permissions.coordinator(name, party.role or "operator", agents).on_layout(manifest.bus.version)
     return permissions.worker(name, party.may_task, layout=manifest.bus.version)
