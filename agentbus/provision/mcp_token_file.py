@@ -9,7 +9,7 @@ from agentbus.config.loading import load_coordinator
 from agentbus.config.mcp_tokens import NamedToken, named_token, new_token, read_tokens, tokens_text
 from agentbus.config.private_files import private_folder, write_private
 from agentbus.errors import ConfigError
-from agentbus.provision.bus_folder.lock import locked
+from agentbus.provision.folder_lock import locked
 
 
 def add(file: Path, name: str, coordinator: Path) -> str:

@@ -1,7 +1,6 @@
 """Checks the connection to a server step by step: its name, its port, its greeting, its certificate."""
 
 import asyncio
-import json
 import os
 import socket
 import ssl
@@ -12,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
+from agentbus.bus.dialling.greeting import read_greeting
 from agentbus.bus.dialling.tls import tls_context, why_tls_failed
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.config.urls import ServerUrl
@@ -73,16 +73,7 @@ async def _greeting(
     if settings.tls_first:
         yield await _handshake(url, settings, writer)
         return
-    try:
-        async with asyncio.timeout(_CONNECT_S):
-            line = await reader.readline()
-    except (TimeoutError, ValueError, OSError):
-        line = b""
-    verb, _, text = line.partition(b" ")
-    try:
-        info: dict[str, Any] = json.loads(text) if verb == b"INFO" else {}
-    except ValueError:
-        info = {}
+    info = await read_greeting(reader, _CONNECT_S)
     if not info:
         yield failed("greeting", f"what listens on {url} is no NATS server", _NO_GREETING)
         return

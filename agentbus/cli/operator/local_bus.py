@@ -12,12 +12,14 @@ from agentbus.cli import output
 from agentbus.coordinator import connect
 from agentbus.errors import ServerBinaryError
 from agentbus.provision.nats_server import run_server
+from agentbus.provision.store_in_use import store_for_one
 
 
 async def run_bus(port: int, store: Path, agents: Sequence[str]) -> None:
     """Run the server until SIGINT or SIGTERM; print its URL once it is ready.
 
     Raises:
+        ConfigError: another `agentbus up` uses the store, or it cannot be written to.
         ServerBinaryError: nats-server is missing, did not start, or exited.
     """
     stopped = asyncio.Event()
@@ -40,13 +42,17 @@ async def _serve(port: int, store: Path, agents: Sequence[str]) -> None:
     """Run the server until this is cancelled.
 
     Raises:
-        ServerBinaryError: see `run_bus`.
+        ConfigError, ServerBinaryError: see `run_bus`.
     """
 
     def say_loading(seconds: float) -> None:
         output.remark(f"nats-server is loading what {store} holds, for {seconds:.0f} s so far; Ctrl-C stops it")
 
-    async with run_server(store=store, port=port, on_loading=say_loading) as server:
+    async with (
+        store_for_one(store) as tell_server,
+        run_server(store=store, port=port, on_loading=say_loading) as server,
+    ):
+        await tell_server(server)
         async with connect(server.url) as bus:
             findings = await set_up(bus.bus, agents)
             version = bus.bus.server_version

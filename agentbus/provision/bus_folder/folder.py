@@ -20,7 +20,6 @@ from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED
 from agentbus.protocol.roles import Role
 from agentbus.provision.bundle import Bundle
 from agentbus.provision.bus_folder import credentials
-from agentbus.provision.bus_folder.lock import locked
 from agentbus.provision.bus_folder.manifest import (
     NEWEST_LAYOUT,
     Manifest,
@@ -31,6 +30,7 @@ from agentbus.provision.bus_folder.manifest import (
     write_manifest,
 )
 from agentbus.provision.bus_folder.server_folder import ServerFolder
+from agentbus.provision.folder_lock import locked
 
 Kind = Literal["agent", "coordinator"]
 """What a party is, and the group of commands for it. Those for agents take `main` and the administrator, too."""

@@ -15,7 +15,6 @@ from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.provision.bundle import Auth
 from agentbus.provision.bus_folder.credentials import with_new_credential, write_administrator_toml
 from agentbus.provision.bus_folder.folder import BusFolder
-from agentbus.provision.bus_folder.lock import locked
 from agentbus.provision.bus_folder.manifest import (
     NEWEST_LAYOUT,
     BusEntry,
@@ -40,6 +39,7 @@ from agentbus.provision.bus_folder.server_folder import (
     server_folders,
 )
 from agentbus.provision.certificates import new_server_certificate
+from agentbus.provision.folder_lock import locked
 from agentbus.provision.given_certificate import check_certificate
 
 DEFAULT_MONITORING_PORT: Final = 8222

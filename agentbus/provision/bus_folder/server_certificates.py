@@ -7,9 +7,9 @@ from typing import Final
 from agentbus.config.private_files import private_folder, write_private
 from agentbus.errors import ConfigError
 from agentbus.provision.bus_folder.folder import BusFolder
-from agentbus.provision.bus_folder.lock import locked
 from agentbus.provision.bus_folder.server_folder import ServerFolder, host
 from agentbus.provision.certificates import Pair, new_authority, new_server_certificate
+from agentbus.provision.folder_lock import locked
 
 _AUTHORITY: Final = "agentbus private CA"
 

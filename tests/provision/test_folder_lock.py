@@ -12,7 +12,7 @@ import pytest
 
 from agentbus.config import nkeys
 from agentbus.errors import ConfigError
-from agentbus.provision.bus_folder import lock
+from agentbus.provision import folder_lock
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.new_bus import create
 from agentbus.provision.nats_server import find_binary
@@ -54,7 +54,7 @@ create(Path(folder), Plan(hosts=(host,)), ["code"])
 HOLDS = """
 import sys, time
 from pathlib import Path
-from agentbus.provision.bus_folder.lock import locked
+from agentbus.provision.folder_lock import locked
 
 with locked(Path(sys.argv[1])):
     print("holds it", flush=True)
@@ -140,7 +140,7 @@ async def test_a_change_waits_for_another_and_fails_if_that_does_not_end(
         await holder.until_said("holds it")
         before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
         with monkeypatch.context() as patch:
-            patch.setattr(lock, "_TIMEOUT_S", 0.3)
+            patch.setattr(folder_lock, "_TIMEOUT_S", 0.3)
             for change in (folder.add, folder.rotate, folder.remove):
                 with pytest.raises(ConfigError, match=r"another command has been changing the bus in .* try again"):
                     change("lead" if change == folder.add else "code")
