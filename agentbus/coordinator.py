@@ -35,6 +35,7 @@ from agentbus.tasks.status import TaskStatus, Waited
 if TYPE_CHECKING:
     from agentbus.agent_overview import AgentOverview
     from agentbus.tasks.inbox import Inbox, InboxMessage
+    from agentbus.tasks.presence import PausedWorker
     from agentbus.tasks.task_list import TaskList
     from agentbus.tasks.wait import Until
 
@@ -186,6 +187,7 @@ class Coordinator:
         timeout_s: float | None = None,
         agent: str | None = None,
         on_change: Callable[[str, str], None] | None = None,
+        on_paused: "Callable[[str, PausedWorker], None] | None" = None,
     ) -> Waited:
         """Wait until all, or any, of the tasks have their result, or the time is over.
 
@@ -197,6 +199,8 @@ class Coordinator:
             timeout_s: None for no limit. Reaching it is not an error.
             agent: the agent of the tasks that are given by their ids, as for `task`.
             on_change: called with the task id and the new state whenever the ledger changes.
+            on_paused: called once with the id of an agent, and why, if all its living workers are paused while a task
+                is queued for it; a wait of less than a second looks for that at its end. Also in `Waited.paused`.
 
         Raises:
             TaskNotFoundError, InvalidIdError: the bus knows no task with one of the ids.
@@ -207,10 +211,20 @@ class Coordinator:
             if on_change is not None:
                 on_change(status.task_id, status.record.entry.state)
 
+        def paused(agent: str, why: "PausedWorker") -> None:
+            if on_paused is not None:
+                on_paused(agent, why)
+
         handles = [self._handle(task, agent) for task in tasks]
         wanted = [handle.query for handle in handles]
         return await wait_for_ids(
-            self.bus, wanted, asker=self.agent, until=until, timeout_s=timeout_s, on_change=report
+            self.bus,
+            wanted,
+            asker=self.agent,
+            until=until,
+            timeout_s=timeout_s,
+            on_change=report,
+            on_paused=paused,
         )
 
     async def list_tasks(

@@ -11,6 +11,7 @@ from agentbus.errors import BusError, InvalidIdError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import KV_OPERATION
 from agentbus.protocol.json_codec import decode, encode
+from agentbus.visible_text import one_line
 
 HEARTBEAT_S: Final = 30.0
 
@@ -26,13 +27,23 @@ _Reason = Annotated[str, StringConstraints(max_length=MAX_REASON_CHARS)]
 
 
 class PausedWorker(BaseModel):
-    """Why a worker takes no tasks now, and when it tries one again, by the clock of its machine."""
+    """Why a worker takes no tasks now, since when, and when it tries one again, by the clock of its machine.
+
+    Some versions do not say since when.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     code: _Name
     reason: _Reason
     until: _Name
+    since: _Name | None = None
+
+    @property
+    def in_words(self) -> str:
+        """The pause on one line, as the end of a sentence."""
+        since = f" since {self.since[:19]}" if self.since else ""
+        return one_line(f"paused{since} ({self.code}): {self.reason}")
 
 
 class RefusedResults(BaseModel):
@@ -74,7 +85,8 @@ class Presence(BaseModel):
         """What keeps this worker from its work, each as one line for a person."""
         found: list[str] = []
         if (paused := self.paused) is not None:
-            found.append(f"paused until {paused.until[:19]} ({paused.code}): {paused.reason}")
+            since = f"since {paused.since[:19]}, " if paused.since else ""
+            found.append(f"paused {since}until {paused.until[:19]} ({paused.code}): {paused.reason}")
         if (refused := self.refused) is not None:
             results = "1 result has" if refused.count == 1 else f"{refused.count} results have"
             found.append(f"{results} been refused by the bus since {refused.since[:19]}: {refused.reason}")

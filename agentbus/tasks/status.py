@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentbus.errors import CorruptEntryError
 from agentbus.protocol import subjects
@@ -12,6 +12,9 @@ from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import Failure, Result, decode_result, failure_in
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.task_names import TaskName, name_for
+
+if TYPE_CHECKING:
+    from agentbus.tasks.presence import PausedWorker
 
 
 class Loss(Enum):
@@ -122,6 +125,7 @@ class TaskStatus:
             "changed_at": self.record.changed_at.isoformat(),
             "answered_by": entry.answered_by,
             "cancel": entry.cancel.model_dump() if entry.cancel else None,
+            "setbacks": entry.setbacks.model_dump() if entry.setbacks else None,
             "lost": self.loss_note,
             "failure": self.failure.to_json() if self.failure and not with_result else None,
             "result": entry.result if with_result else None,
@@ -138,9 +142,12 @@ class Waited:
         pending: the others; of one whose entry became unreadable meanwhile, the state that was seen last.
         unreadable: why the present state of a task cannot be read. A wait does not go on for such tasks alone.
         current: whether the bus answered at the end. If not, the states are those seen last.
+        paused: the agents of queued tasks that no worker takes now, because all its living workers are paused, and why;
+            as far as this user may see workers, and as they were seen last.
     """
 
     settled: dict[str, TaskStatus]
     pending: dict[str, TaskStatus]
     current: bool = True
     unreadable: dict[str, CorruptEntryError] = field(default_factory=dict[str, CorruptEntryError])
+    paused: "dict[str, PausedWorker]" = field(default_factory=dict[str, "PausedWorker"])

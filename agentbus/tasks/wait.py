@@ -4,12 +4,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
-from agentbus.errors import ApiError, BusUnavailableError, CorruptEntryError, SetupMissingError
+from agentbus.errors import ApiError, BusError, BusUnavailableError, CorruptEntryError, SetupMissingError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record
@@ -17,10 +18,12 @@ from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.task_names import TaskQuery, short_names
 from agentbus.tasks.find import Found, find_all, find_newer
 from agentbus.tasks.lost.lost_tasks import look_after
+from agentbus.tasks.presence import PausedWorker, present
 from agentbus.tasks.status import Loss, TaskStatus, Waited
 
 Until: TypeAlias = Literal["all", "any"]
 OnChange: TypeAlias = Callable[[TaskStatus], None]
+OnPaused: TypeAlias = Callable[[str, PausedWorker], None]
 _T = TypeVar("_T")
 
 _LAST_LOOK_S: Final = 3.0
@@ -35,6 +38,13 @@ _LAG_LOOK_S: Final = 5.0
 """How often a wait in a cluster reads all tasks again. A lagging replica may have answered the first read without a
 change that happened before the consumer was made."""
 
+_FIRST_PAUSE_LOOK_S: Final = 1.0
+"""A wait for a quick task costs no look."""
+_PAUSE_LOOK_S: Final = 10.0
+"""How often a longer wait looks: a worker announces a pause within two seconds, and people read what comes of it."""
+_LAST_PAUSE_LOOK_S: Final = 1.0
+"""How long a wait that was too short for a look takes longer for one."""
+
 
 @dataclass(slots=True)
 class _Watched:
@@ -47,6 +57,10 @@ class _Watched:
 
     def unsettled(self) -> list[TaskQuery]:
         return [_query(key) for key, one in self.records.items() if not _settled(one)]
+
+    def queued_for(self) -> set[str]:
+        """The agents of the tasks that wait for a worker."""
+        return {key.agent for key in self.records if self.status(key).state == "queued"}
 
     def enough(self, until: Until) -> bool:
         """Whether the wait is over. Only the party that wrote an unreadable entry knows whether it will ever change."""
@@ -104,6 +118,7 @@ async def wait_for(
     until: Until = "all",
     timeout_s: float | None = None,
     on_change: OnChange | None = None,
+    on_paused: OnPaused | None = None,
 ) -> Waited:
     """Wait until all, or any, of the tasks in `found` are settled, or the time is over.
 
@@ -113,11 +128,30 @@ async def wait_for(
 
     Args:
         asker: the coordinator that waits.
+        on_paused: called once for each agent of a queued task of which all living workers are paused. Without it none
+            is looked for.
 
     Raises:
         BusError: the connection has ended for good, or the ledger may not be read.
     """
     watched = _Watched(dict(found), asker)
+    if on_paused is None:
+        return await _wait(bus, watched, until, timeout_s, on_change)
+    pauses = _PausedAgents(bus, watched.queued_for, on_paused)
+    watching = asyncio.create_task(pauses.watch())
+    try:
+        waited = await _wait(bus, watched, until, timeout_s, on_change)
+    finally:
+        watching.cancel()
+        await asyncio.wait({watching})
+    if waited.current and not watched.enough(until):
+        await pauses.look_at_the_end()
+    return replace(waited, paused={agent: pauses.found[agent] for agent in pauses.found.keys() & watched.queued_for()})
+
+
+async def _wait(
+    bus: Bus, watched: _Watched, until: Until, timeout_s: float | None, on_change: OnChange | None
+) -> Waited:
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             while not watched.enough(until):
@@ -142,11 +176,13 @@ async def wait_for_ids(
     until: Until = "all",
     timeout_s: float | None = None,
     on_change: OnChange | None = None,
+    on_paused: OnPaused | None = None,
 ) -> Waited:
     """Look up tasks, then wait as `wait_for` does; link the trace of the caller to the results.
 
     Args:
         asker: the coordinator that waits.
+        on_paused: see `wait_for`.
 
     Raises:
         TaskNotFoundError: the bus knows no task of one of the ids.
@@ -160,7 +196,9 @@ async def wait_for_ids(
     if unreadable and not found:
         raise next(iter(unreadable.values()))
     rest_s = None if deadline is None else max(0.0, deadline - clock())
-    waited = await wait_for(bus, found, asker=asker, until=until, timeout_s=rest_s, on_change=on_change)
+    waited = await wait_for(
+        bus, found, asker=asker, until=until, timeout_s=rest_s, on_change=on_change, on_paused=on_paused
+    )
     for status in waited.settled.values():
         tracing.link(status.record.headers)
     times = Counter(query.id for query in queries)
@@ -215,3 +253,54 @@ async def _look_again(bus: Bus, tasks: _Watched) -> bool:
     except (TimeoutError, BusUnavailableError):
         return False
     return True
+
+
+class _PausedAgents:
+    """The agents of which all living workers are paused, as they were seen last. `found` is what a wait returns."""
+
+    def __init__(self, bus: Bus, waiting: Callable[[], set[str]], on_paused: OnPaused) -> None:
+        """Take what says of which agents a task waits, and what is called once for each of them that is paused."""
+        self._bus = bus
+        self._waiting = waiting
+        self._on_paused = on_paused
+        self._told: set[str] = set()
+        self._looked = False
+        self.found: dict[str, PausedWorker] = {}
+
+    async def watch(self) -> None:
+        """Look again and again, until this is cancelled, or this user may not see workers."""
+        await asyncio.sleep(_FIRST_PAUSE_LOOK_S)
+        while True:
+            try:
+                await self._look()
+            except BusUnavailableError:
+                pass  # as the wait, it goes on once the bus is back
+            except BusError:
+                return
+            await asyncio.sleep(_PAUSE_LOOK_S)
+
+    async def look_at_the_end(self) -> None:
+        """Look, if there was no time for it before."""
+        if not self._looked:
+            with suppress(BusError, TimeoutError):
+                async with asyncio.timeout(_LAST_PAUSE_LOOK_S):
+                    await self._look()
+
+    async def _look(self) -> None:
+        if agents := self._waiting():
+            self.found = await _paused_among(self._bus, agents)
+            for agent, paused in self.found.items():
+                if agent not in self._told:
+                    self._told.add(agent)
+                    self._on_paused(agent, paused)
+        self._looked = True
+
+
+async def _paused_among(bus: Bus, agents: set[str]) -> dict[str, PausedWorker]:
+    workers = await present(bus, next(iter(agents)) if len(agents) == 1 else None)
+    found: dict[str, PausedWorker] = {}
+    for agent, its_workers in groupby(workers, key=lambda worker: worker.agent):
+        pauses = [worker.paused for worker in its_workers]
+        if agent in agents and (first := pauses[0]) is not None and all(pauses):
+            found[agent] = first
+    return found

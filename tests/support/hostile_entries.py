@@ -70,7 +70,7 @@ _ENTRIES: Final[list[dict[str, Any]]] = [
 _PRESENCE: Final[dict[str, Any]] = {
     "agent": AGENT, "instance": "m", "host": "h", "pid": 1, "version": "0", "description": "d", "command": "c",
     "slots": 1, "free": 1, "lost": 1, "running": ["t0"], "started_at": _TIME,
-    "paused": {"code": "not_started", "reason": "no command", "until": _TIME},
+    "paused": {"code": "not_started", "reason": "no command", "until": _TIME, "since": _TIME},
     "refused": {"count": 1, "since": _TIME, "reason": "no right"},
 }  # fmt: skip
 _META: Final[dict[str, Any]] = {

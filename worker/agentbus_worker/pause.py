@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from agentbus.protocol.subjects import TaskKey
+from agentbus.protocol.timestamps import now
 from agentbus.tasks.presence import MAX_REASON_CHARS, PausedWorker
 
 log = logging.getLogger("agentbus.worker")
@@ -35,6 +36,7 @@ class Pause:
         self._on_change = on_change
         self._on_begin: list[Callable[[], None]] = []
         self._fault: tuple[str, str] | None = None  # its code and its reason
+        self._since = ""
         self._pause_s = _FIRST_S
         self._until = 0.0
         self._probing = False
@@ -52,7 +54,9 @@ class Pause:
             return None
         code, reason = self._fault[0], _FOLDERS.sub("…/", self._fault[1])
         until = datetime.now(UTC) + timedelta(seconds=max(0.0, self._until - _now()))
-        return PausedWorker(code=code, reason=reason[:MAX_REASON_CHARS], until=until.isoformat())
+        return PausedWorker(
+            code=code, reason=reason[:MAX_REASON_CHARS], until=until.isoformat(), since=self._since or None
+        )
 
     def on_begin(self, interrupt: Callable[[], None]) -> None:
         """Call `interrupt` whenever a pause begins: nothing more may be taken."""
@@ -62,7 +66,7 @@ class Pause:
         """Pause, because a command could not be started. During a pause that changes its reason only."""
         running = self._fault is not None and not self._probing
         if self._fault is None:
-            self._pause_s = _FIRST_S
+            self._pause_s, self._since = _FIRST_S, now()
             log.warning("paused (%s): %s; trying one task after %g s, then less often, up to every %g s",
                         code, reason, _FIRST_S, _LONGEST_S)  # fmt: skip
         self._fault = code, reason

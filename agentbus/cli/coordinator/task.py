@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from agentbus.protocol.json_codec import Json
     from agentbus.protocol.ledger_entry import State
     from agentbus.task_handle import PublishedTask
+    from agentbus.tasks.presence import PausedWorker
     from agentbus.tasks.status import TaskStatus
 
 _STATES = ("queued", "working", "completed", "failed", "needs_approval", "cancelled")
@@ -243,8 +244,13 @@ async def wait(
         if output.on_terminal():
             output.remark(f"{task_id}: {state}")
 
+    def paused(of_agent: str, pause: "PausedWorker") -> None:
+        output.remark(f"all workers of the agent {of_agent} are {pause.in_words}; its tasks wait")
+
     until = "any" if until_any else "all"
-    waited = await bus.wait(task_ids, until=until, timeout_s=timeout_s, agent=agent, on_change=progress)
+    waited = await bus.wait(
+        task_ids, until=until, timeout_s=timeout_s, agent=agent, on_change=progress, on_paused=paused
+    )
     for status in waited.settled.values():
         _show(status)
     if waited.pending and not (until_any and waited.settled):

@@ -42,10 +42,7 @@ class AgentsStatus:
         paused = agent.paused
         if paused is None:
             return ""
-        reason = short(paused.reason)
-        return (
-            f"every worker of {agent.agent} is paused ({short(paused.code)}): {reason}. Its tasks wait and are not lost"
-        )
+        return f"every worker of {agent.agent} is {short(paused.in_words)}. Its tasks wait and are not lost"
 
     def _without_worker(self, offline: list[str]) -> str:
         if not offline:

@@ -17,6 +17,7 @@ from agentbus_mcp.operations.inbox import InboxPage, next_messages
 from agentbus_mcp.operations.look_up import FoundTasks, look_up
 from agentbus_mcp.operations.output import OutputPart, beginnings
 from agentbus_mcp.operations.waits import Waits
+from agentbus_mcp.sanitize import short
 
 DEFAULT_WAIT_S: Final = 25
 """Hosts give up on a call after one to five minutes; a model that waits longer calls again."""
@@ -84,6 +85,7 @@ async def watch_tasks(coordinator: Coordinator, request: WatchRequest, report: C
         until=request.until,
         timeout_s=max(0.0, deadline - anyio.current_time()),
         on_change=_report_changes(found.tasks, report),
+        on_paused=lambda agent, paused: report(f"every worker of {agent} is {short(paused.in_words)}"),
     )
     tasks = {task.name: task for task in (*waited.pending.values(), *waited.settled.values())}
     errors = {**found.errors, **waited.unreadable}

@@ -187,6 +187,9 @@ class TaskView(Answer):
     )
     cancel: SkipJsonSchema[str | None] = None
     last_failure: SkipJsonSchema[str | None] = None
+    setbacks: SkipJsonSchema[str | None] = Field(
+        default=None, description="How often machines could not start it, where, and since when; none is an attempt."
+    )
     result: Annotated[AgentResult, _OPEN] | None = None
     answered_by: str | None = Field(default=None, description="The task that carries the answer to needs_approval.")
     next: Annotated[NextCall, _OPEN] | None = None

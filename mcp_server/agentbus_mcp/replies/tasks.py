@@ -55,6 +55,7 @@ def task_view(status: TaskStatus) -> TaskView:
         content=_content(entry.result),
         cancel=_cancel_request(status),
         last_failure=short(entry.last_failure) if entry.last_failure else None,
+        setbacks=_setbacks(status),
     )
 
 
@@ -130,6 +131,14 @@ def _cancel_request(status: TaskStatus) -> str | None:
     if request is None:
         return None
     return short(f"by {request.by} at {request.at}" + (f": {request.reason}" if request.reason else ""), 400)
+
+
+def _setbacks(status: TaskStatus) -> str | None:
+    setbacks = status.record.entry.setbacks
+    if setbacks is None:
+        return None
+    places = ", ".join(f"{place} ({count})" for place, count in setbacks.count.items())
+    return short(f"handed back unrun ({setbacks.code}) since {setbacks.since} by {places}", 400)
 
 
 def _content(result: dict[str, Json] | None) -> str | None:
