@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from agentbus.bus.bounds.result_room import ResultRoom
+from agentbus.bus.bounds.task_room import task_room
 from agentbus.bus.jetstream import Bus, Stored
 from agentbus.errors import (
     BusError,
@@ -68,7 +68,7 @@ async def publish(bus: Bus, task: Task, publisher: str) -> Published:
         TaskConflictError: the id is taken by a task with other content.
         TooLargeError: the task, or the result that will embed it, does not fit into a message.
         SetupMissingError, StreamFullError, PermissionDeniedError: refused; nothing was queued. `StreamFullError` is
-            also raised while there is hardly any room left for the result.
+            also raised while there is hardly any room left for its state or its result.
         BusUnavailableError: no answer in time; the task may or may not be queued.
     """
     agent, data = task.agent, encode(task.to_json())
@@ -154,23 +154,25 @@ def _unsure(task: Task, why: str) -> BusUnavailableError:
 
 
 async def _create(bus: Bus, ledger: Ledger, key: TaskKey, entry: Entry, size: int) -> Record | int:
-    """Create the entry of a task unless there is one, and check meanwhile that its result will find room.
+    """Create the entry of a task unless there is one, and check meanwhile that it will find room until its end.
 
     Raises:
-        StreamFullError: it hardly will; the entry is removed again.
+        StreamFullError: it hardly will; no entry is left.
     """
-    room = ResultRoom(bus, key.agent, entry.inbox, size)
+    room = task_room(bus, key.agent, entry.inbox, size)
+    if room.was_full and (full := await room.refusal()) is not None:
+        found = await ledger.read(key)
+        if isinstance(found, Record):
+            return found
+        raise full
     try:
         made = await ledger.create(key, entry)
-        if not isinstance(made, Record):
-            try:
-                await room.check()
-            except StreamFullError:
-                await _remove_entry(ledger, key, made)
-                raise
-        return made
-    finally:
-        room.close()
+    except StreamFullError as error:
+        raise await room.refusal(again=True) or error from error
+    if not isinstance(made, Record) and (full := await room.refusal()) is not None:
+        await _remove_entry(ledger, key, made)
+        raise full
+    return made
 
 
 async def _store_new(bus: Bus, key: TaskKey, data: bytes, entry: Entry, revision: int) -> None:

@@ -1,0 +1,54 @@
+"""How full a stream is, from when on that is a warning, and the command that makes room in it."""
+
+from typing import Final
+
+from agentbus.bus.bounds.retention import DUPLICATE_WINDOW_DAYS, LEAST_RESULTS_DAYS, LEAST_STATES_DAYS
+from agentbus.bus.jetstream_answers import StreamInfo
+from agentbus.protocol import subjects
+
+NEARLY_FULL: Final = 0.9
+"""The part of a bound from which on tasks are refused. The rest is for what becomes of tasks that were accepted."""
+WARNED_FROM: Final = 0.8
+"""The part from which on a person is warned: half of the way is left until something is refused."""
+_OF_A_TASK: Final = 1 << 10
+"""What an accepted task adds to its entry beside its content: ids, names and times of its result, and an answer of a
+few lines. Longer answers take of the tenth above the mark."""
+_DAY_S: Final = 86_400
+
+
+def coming_bytes(queue: StreamInfo) -> int:
+    """Return what the accepted tasks will add to the ledger: the entry of a settled task holds its content."""
+    return queue.state.bytes + queue.state.messages * _OF_A_TASK
+
+
+def warning_of(info: StreamInfo, coming: int = 0) -> str:
+    """Say how full a stream is, if that is a warning; else nothing.
+
+    Args:
+        coming: bytes that it will get from tasks that were accepted; see `coming_bytes`.
+    """
+    limit, used = info.max_bytes, info.state.bytes
+    if limit <= 0 or used + coming < WARNED_FROM * limit:
+        return ""
+    text = f"{info.config.get('name')} holds {used / limit:.0%} of its {limit / (1 << 20):.0f} MiB"
+    return f"{text}, and accepted tasks will add {coming / limit:.0%}" if coming >= 0.01 * limit else text
+
+
+def remedy(info: StreamInfo) -> str:
+    """Say how an administrator makes room in a stream, as what follows `can`."""
+    name, days = str(info.config.get("name")), int(info.max_age_s / _DAY_S)
+    more = f"raise its max_bytes (nats stream edit {name} --max-bytes SIZE)"
+    if name == subjects.STATE_STREAM:
+        kept = max(LEAST_STATES_DAYS, days // 2)
+        if not days or kept < days:
+            options = f"--keep-results {kept - DUPLICATE_WINDOW_DAYS} --keep-states {kept}"
+            return f"keep tasks for a shorter time (agentbus setup {options}), or {more}"
+    elif name == subjects.RESULTS_STREAM:
+        kept, purge = max(LEAST_RESULTS_DAYS, days // 2), f"nats stream purge {name} --subject SUBJECT --keep N"
+        shorter = f"keep results for a shorter time (agentbus setup --keep-results {kept}), "
+        return f"{shorter if not days or kept < days else ''}remove old results ({purge}), or {more}"
+    elif name == subjects.TASKS_STREAM:
+        return f"start more workers, cancel tasks (agentbus task cancel ID), or {more}"
+    elif name == subjects.DEAD_STREAM:
+        return f"give dead letters to the workers again, or drop them (agentbus dead list), or {more}"
+    return more
