@@ -7,7 +7,7 @@ import pytest
 
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
-from system.chaos.plan import PlannedTask, broken, short, unrenewed
+from system.chaos.plan import PlannedTask, blocked, broken, short, unrenewed
 from system.chaos.reruns import BOTH, CUT, DEATH, NONE, REFUSAL, TERM, Execution, reruns
 from system.chaos.storm import run_storm
 from system.chaos.troubles import Trouble, TroubleKind
@@ -43,6 +43,15 @@ async def test_the_storm_reports_workers_that_run_a_task_twice_because_none_rene
     assert again, f"\n{account.table()}\n{account.faults()}"
     assert sum(fault.endswith("without a reason") for fault in account.wrong) == again
     assert not account.lost
+
+
+@pytest.mark.long
+async def test_the_storm_reports_workers_that_stand_still_with_their_log():
+    for seed in (1, 2, 3):  # a pipe may stand still while its worker has nothing to do
+        account = await run_storm(blocked(seed=seed), keep=False)
+        if account.numbers["run again: without a reason"]:
+            break
+    assert account.numbers["run again: without a reason"], f"\n{account.table()}\n{account.faults()}"
 
 
 async def test_a_task_without_a_result_is_lost_in_the_account(coordinator: Coordinator):

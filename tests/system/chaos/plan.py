@@ -14,6 +14,7 @@ PROGRAMS: Final = Path(__file__).parent / "programs"
 REAL_WORKER: Final = (sys.executable, "-m", "agentbus", "worker", "run")
 FRAGILE_WORKER: Final = (sys.executable, str(PROGRAMS / "fragile_worker.py"))
 BROKEN_WORKER: Final = (sys.executable, str(PROGRAMS / "broken_worker.py"))
+BLOCKING_WORKER: Final = (sys.executable, str(PROGRAMS / "blocking_worker.py"))
 UNRENEWING_WORKER: Final = (sys.executable, str(PROGRAMS / "unrenewing_worker.py"))
 
 
@@ -132,7 +133,7 @@ class Plan:
             **dict.fromkeys(("meta", "tasks", "results", "ledger"), (0.1, 3 * self.lease_s)),
             "cut": (0.5, 1.25 * self.lease_s),
             "stall": (0.5, 2 * self.lease_s),
-            "rights": (0.25 * self.lease_s, 2 * self.lease_s),
+            "rights": (0.25 * self.lease_s, 3.5 * self.lease_s),
             "unread": (self.lease_s, 3 * self.lease_s),
             "vanish": (0.25 * self.lease_s, 1.5 * self.lease_s),
         }.get(kind, (0.0, 0.0))
@@ -217,6 +218,23 @@ def broken(seed: int) -> Plan:
         settle_s=30,
         lease_s=1,
         worker=BROKEN_WORKER,
+        fragile=0,
+        kinds={"slow": Kind(1)},
+    )
+
+
+def blocked(seed: int) -> Plan:
+    """Workers that wait for their log to be written, and pipes that are not read for longer than a lease."""
+    return Plan(
+        seed,
+        {"unread": 4},
+        agents=("code",),
+        replicas=2,
+        tasks=12,
+        storm_s=6,
+        settle_s=30,
+        lease_s=1,
+        worker=BLOCKING_WORKER,
         fragile=0,
         kinds={"slow": Kind(1)},
     )
