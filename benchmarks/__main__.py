@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 
-from benchmarks import handshake, http_clients, idle, inbox, overhead, publishing, startup, throughput, watching
+from benchmarks import handshake, http_clients, idle, inbox, leases, overhead, publishing, startup, throughput, watching
 from benchmarks.harness import SIZES, Row, Size, table
 
 BENCHMARKS: dict[str, Callable[[Size], Awaitable[list[Row]]]] = {
@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, Callable[[Size], Awaitable[list[Row]]]] = {
     "watch": watching.measure,
     "inbox": inbox.measure,
     "idle": idle.measure,
+    "leases": leases.measure,
     "startup": startup.measure,
     "handshake": handshake.measure,
     "http": http_clients.measure,

@@ -8,7 +8,7 @@ import pytest
 from support.harness import BOUND_S, ROOT, Ran, run_python
 
 IN_GATE = ("throughput", "publish")
-NAMES = ("throughput", "overhead", "publish", "watch", "inbox", "idle", "startup", "handshake", "http")
+NAMES = ("throughput", "overhead", "publish", "watch", "inbox", "idle", "leases", "startup", "handshake", "http")
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="runs a worker and /bin/true"),
