@@ -1,5 +1,6 @@
 """Reads, requeues and deletes dead letters: messages that no worker could accept. For administrators."""
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -7,7 +8,7 @@ from agentbus.bus.audit_note import note
 from agentbus.bus.bounds.subject_counts import subject_counts
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newest
-from agentbus.errors import ApiError, DeadLetterMissingError, MessageError, RequeueError
+from agentbus.errors import ApiError, BusUnavailableError, DeadLetterMissingError, MessageError, RequeueError
 from agentbus.observability import tracing
 from agentbus.protocol import ids, subjects
 from agentbus.protocol.audit.names import Verb
@@ -22,11 +23,13 @@ from agentbus.protocol.headers import (
     number,
 )
 from agentbus.protocol.json_codec import Json
-from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.ledger_entry import NoEntry, Record
 from agentbus.protocol.messages import decode_task
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.lost.lost_tasks import LOST
+from agentbus.tasks.publish import PUBLICATION_S, keep_queued
 from agentbus.tasks.status import TaskStatus
 
 
@@ -178,24 +181,47 @@ async def requeue(bus: Bus, seq: int) -> DeadLetter:
     Raises:
         DeadLetterMissingError: there is none with this number.
         RequeueError: only a part of it was stored, or the task has its result by now, so that no worker would run it.
+        BusUnavailableError: no answer in time; the task may or may not be queued, and requeueing again makes no second.
     """
     letter = await dead_letter(bus, seq)
     if not letter.complete:
         raise RequeueError(
             f"the dead letter {seq} cannot be requeued: {len(letter.data)} of {letter.size} bytes were stored"
         )
-    await _refuse_if_settled(bus, letter)
     return await bus.begun.finish(_requeue(bus, letter))
 
 
 async def _requeue(bus: Bus, letter: DeadLetter) -> DeadLetter:
+    try:
+        async with asyncio.timeout(PUBLICATION_S):
+            await _store(bus, letter)
+    except TimeoutError:
+        raise BusUnavailableError(
+            f"the bus did not store the dead letter {letter.seq} as a task within {PUBLICATION_S:g} s; requeue it again"
+        ) from None
+    await _delete(bus, letter.seq)
+    await _note(bus, "requeue", letter)
+    return letter
+
+
+async def _store(bus: Bus, letter: DeadLetter) -> None:
+    """Store the message of a dead letter as a task, unless that has its result.
+
+    A reader that has found the task lost would settle it. So the entry is written first, and that reader is refused. An
+    administrator with an account of its own may not write it: it looks afterwards whether that has happened.
+    """
+    found = await _entry_of(bus, letter)
+    if isinstance(found, Record):
+        found = await keep_queued(bus, found)
+    _refuse_settled(letter, found)
     # Without the header of a ledger revision, so the claim reads the ledger entry as it is now.
     msg_id = ids.requeued_msg_id(letter.seq, letter.origin)
     subject = subjects.tasks_of(letter.agent, letter.publisher)
     await bus.store(subject, letter.data, msg_id=msg_id, headers=letter.trace)
-    await _delete(bus, letter.seq)
-    await _note(bus, "requeue", letter)
-    return letter
+    if isinstance(found, Record) and found.entry.state == "queued":
+        found = await _entry_of(bus, letter)
+        if isinstance(found, Record) and (found.entry.result or {}).get("error") == LOST:
+            _refuse_settled(letter, found)
 
 
 def _task_of(letter: DeadLetter) -> TaskKey | None:
@@ -206,17 +232,17 @@ def _task_of(letter: DeadLetter) -> TaskKey | None:
         return None
 
 
-async def _refuse_if_settled(bus: Bus, letter: DeadLetter) -> None:
-    key = _task_of(letter)
-    if key is None:
-        return  # a message that is not a task has no ledger entry
-    found = await Ledger(bus).read(key)
+def _refuse_settled(letter: DeadLetter, found: Record | NoEntry) -> None:
     if isinstance(found, Record) and found.entry.terminal:
-        name = TaskStatus(found).name
         raise RequeueError(
-            f"the dead letter {letter.seq} is the task {key.id}, which has its result ({found.entry.state}); "
-            f"publish it anew with: agentbus task retry {name}"
+            f"the dead letter {letter.seq} is the task {found.task_id}, which has its result ({found.entry.state}); "
+            f"publish it anew with: agentbus task retry {TaskStatus(found).name}"
         )
+
+
+async def _entry_of(bus: Bus, letter: DeadLetter) -> Record | NoEntry:
+    key = _task_of(letter)
+    return NoEntry() if key is None else await Ledger(bus).read(key)  # a message that is no task has no entry
 
 
 async def drop(bus: Bus, seq: int) -> None:

@@ -22,7 +22,7 @@ from agentbus.protocol import ids, subjects
 from agentbus.protocol.headers import MSG_ID, REVISION
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.json_codec import encode
-from agentbus.protocol.ledger_entry import Entry, Record, State, queued
+from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, State, queued
 from agentbus.protocol.messages import Task
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.tasks.ledger import Ledger
@@ -194,14 +194,16 @@ async def _store_known(bus: Bus, task: Task, record: Record, data: bytes) -> Pub
     """Store the message of a queued task unless it lies in the queue.
 
     Its publisher may have died before it had stored it, or the queue has lost it. A reader that has found the task lost
-    settles it by compare-and-set. So the entry is written after the message was stored, and before it is stored under
-    another id: then either the reader is refused, or this sees the task settled.
+    settles it by compare-and-set. So the entry is written after the message was stored, or was seen, and before it is
+    stored under another id: then either the reader is refused, or this sees the task settled.
     """
     key, entry, revision, publication = record.key, record.entry, record.revision, record.entry.publication
     stored = await _store(bus, key, data, entry, revision)
     if stored.duplicate:
         if await _lies_in_queue(bus, record, stored.seq):
-            return Published(task, known=True, state="queued")
+            # Another publisher may have stored it just now, after a reader had found it missing.
+            now = await keep_queued(bus, record) if bus.reads_queue else record
+            return Published(task, known=True, state=now.entry.state if isinstance(now, Record) else "queued")
         publication = ids.publication_again(publication, revision)
     entry, revision = await _write_queued(bus, key, entry, revision, publication=publication)
     if entry.state == "queued" and stored.duplicate:
@@ -264,6 +266,33 @@ async def _write_queued(
                 entry = found.entry
                 if entry.state != "queued":
                     return entry, revision
+
+
+async def keep_queued(bus: Bus, record: Record) -> Record | NoEntry:
+    """Write the entry of a task once more, unchanged, if it is queued; return what the ledger has then.
+
+    A reader that has found the task lost is refused from then on, because the entry has changed. Without the right to
+    write it, nothing changes.
+
+    Raises:
+        BusError: the ledger cannot be read or written now.
+    """
+    ledger, found = Ledger(bus), record
+    while found.entry.state == "queued":
+        try:
+            await ledger.write(found.key, found.entry, revision=found.revision)
+        except PermissionDeniedError:
+            pass
+        except WrongRevisionError:
+            newer = await ledger.read_newer(found.key, found.revision)
+            if newer.revision == found.revision:
+                raise
+            if not isinstance(newer, Record):
+                return newer
+            found = newer
+            continue
+        break
+    return found
 
 
 def max_task_bytes(bus: Bus) -> int:

@@ -1,9 +1,10 @@
 """An exhaustive explorer of the way into the queue: every interleaving of those who agree that a task is queued.
 
-Two publishers of one task, a worker and a reader of lost tasks act on one ledger key with compare-and-set, and on one
-queue that remembers message ids. Between any two steps a party may die, a publisher may be cancelled, the queue may be
-emptied, the server may forget an id, the worker may give the task back, and so much time may pass that no publication
-that has begun is still under way: in the product, publications have a bound.
+Two publishers of one task (or one, and an administrator with a dead letter of it), a worker and a reader of lost tasks
+act on one ledger key with compare-and-set, and on one queue that remembers message ids. Between any two steps a party
+may die, a publisher may be cancelled, the queue may be emptied, the server may forget an id, the worker may give the
+task back, and so much time may pass that no publication that has begun is still under way: in the product,
+publications have a bound.
 
 A `Fault` breaks one rule on purpose; the explorer must find what goes wrong then.
 """
@@ -23,6 +24,8 @@ class Fault(Enum):
     TRUST_DUPLICATE = "a message id that the server remembers counts as a message that waits"
     SAME_ID = "a lost task is stored again under the id that the server remembers"
     SILENT_STORE = "a publisher that completes the task of another one does not write its entry"
+    SILENT_REQUEUE = "a dead letter is queued again, and the entry of its task stays as it was"
+    SILENT_LOOK = "a publisher that sees the message of another one does not write its entry"
     NO_READER = "nobody looks for lost tasks"
     NO_BOUND = "a reader settles a task whose publisher may be about to store it"
     NO_WALK = "a reader infers from time alone that the message is gone"
@@ -50,6 +53,9 @@ class Step(Enum):
     TOUCH = "about to write the entry once more"
     RENAME = "about to give the entry another message id"
     STORE_AGAIN = "about to store the message under it"
+    REQUEUE = "about to read the entry of a dead letter"
+    REQUEUE_TOUCH = "about to write that entry once more"
+    REQUEUE_STORE = "about to store the dead letter as a message"
     IDLE = "idle"
     CLAIM = "about to claim"
     RUN = "running"
@@ -86,6 +92,7 @@ class State(NamedTuple):
     returns: int
 
 
+_BEFORE = (Step.START, Step.REQUEUE)
 _LONGEST = 8  # message ids: more are not reached within the budgets
 
 
@@ -114,18 +121,26 @@ class QueueExplorer:
         cancels: int = 1,
         forgets: int = 1,
         returns: int = 1,
+        left: bool = False,
+        requeues: bool = False,
     ) -> None:
+        """`left`: it begins with an entry that a publisher, which has died, left long ago without its message.
+
+        `requeues`: the second publisher is an administrator who has the message as a dead letter.
+        """
         self._fault = fault
+        self._left = left
+        self._second = Step.REQUEUE if requeues else Step.START
         self._budget = (purges, deaths, cancels, forgets, returns)
 
     def explore(self) -> Report:
         """Visit every state, until a fault is found."""
         start = State(
-            None,
+            Key("queued", 0, old=True) if self._left else None,
             frozenset(),
             frozenset(),
             frozenset(),
-            (Party(Step.START), Party(Step.START)),
+            (Party(Step.START), Party(self._second)),
             Party(Step.IDLE),
             Party(Step.IDLE),
             False,
@@ -176,7 +191,7 @@ class QueueExplorer:
         for index, publisher in enumerate(state.publishers):
             for label, following in self._publisher(state, index, publisher):
                 yield f"publisher {index} {label}", following
-            under_way = publisher.step not in (Step.START, Step.DONE, Step.DEAD)
+            under_way = publisher.step not in (*_BEFORE, Step.DONE, Step.DEAD)
             if under_way and state.deaths:
                 dead = _publisher(state, index, Party(Step.DEAD))
                 yield f"publisher {index} dies", dead._replace(deaths=state.deaths - 1)
@@ -228,6 +243,8 @@ class QueueExplorer:
                     yield "meets a duplicate", _publisher(state, index, one._replace(step=Step.RENAME))
                 else:
                     yield "stores the message", _told(_publisher(stored, index, Party(Step.DONE)))
+            case Step.REQUEUE | Step.REQUEUE_TOUCH | Step.REQUEUE_STORE:
+                yield from self._requeue(state, index, one)
             case _:
                 yield from self._known(state, index, one)
 
@@ -246,7 +263,9 @@ class QueueExplorer:
                 else:
                     yield "meets a duplicate", _publisher(state, index, one._replace(step=Step.LOOK))
             case Step.LOOK:
-                if one.message in state.queue:
+                if one.message in state.queue and self._fault is not Fault.SILENT_LOOK:
+                    yield "sees the message", _publisher(state, index, one._replace(step=Step.TOUCH))
+                elif one.message in state.queue:
                     yield "sees the message", _told(_publisher(state, index, Party(Step.DONE)))
                 else:
                     yield "misses the message", _publisher(state, index, one._replace(step=Step.RENAME))
@@ -258,6 +277,26 @@ class QueueExplorer:
                 yield "stores the message again", _told(following, saw=not duplicate)
             case _:
                 pass
+
+    def _requeue(self, state: State, index: int, one: Party) -> Iterator[tuple[str, State]]:
+        """What an administrator does with the dead letter of a task."""
+        key, silent = state.key, self._fault is Fault.SILENT_REQUEUE
+        match one.step:
+            case Step.REQUEUE if key is not None and key.state in ("completed", "failed"):
+                yield "reads that it is settled", _publisher(state, index, Party(Step.DONE))
+            case Step.REQUEUE:
+                waits = key is not None and key.state == "queued" and not silent
+                step = Step.REQUEUE_TOUCH if waits else Step.REQUEUE_STORE
+                yield "reads the entry", _publisher(state, index, Party(step, fresh=True))
+            case Step.REQUEUE_TOUCH if one.fresh:
+                assert key is not None, "it was read"
+                touched = _written(state, Key("queued", key.publication))
+                yield "writes the entry", _publisher(touched, index, Party(Step.REQUEUE_STORE))
+            case Step.REQUEUE_TOUCH:
+                yield "is refused", _publisher(state, index, Party(Step.REQUEUE))
+            case _:
+                stored, _ = _stored(state, _unused(state))
+                yield "stores the dead letter", _told(_publisher(stored, index, Party(Step.DONE)))
 
     def _write(self, state: State, index: int, one: Party) -> Iterator[tuple[str, State]]:
         key = state.key
@@ -336,7 +375,7 @@ class QueueExplorer:
 
 def _later(state: State, key: Key) -> State:
     """The state when so much time has passed that the publications that had begun are not under way any more."""
-    one, two = (who if who.step in (Step.START, Step.DEAD) else Party(Step.DONE) for who in state.publishers)
+    one, two = (who if who.step in (*_BEFORE, Step.DEAD) else Party(Step.DONE) for who in state.publishers)
     return state._replace(key=key, publishers=(one, two))
 
 

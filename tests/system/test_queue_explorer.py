@@ -17,6 +17,22 @@ def test_no_order_of_events_leaves_a_task_that_is_queued_and_never_ends(number: 
     assert report.states > 40_000
 
 
+@pytest.mark.parametrize("requeues", [False, True], ids=["two publishers", "a publisher and a dead letter"])
+def test_no_order_of_events_settles_a_task_that_was_left_without_its_message_and_stored_again(requeues: bool):
+    report = QueueExplorer(left=True, requeues=requeues, purges=0).explore()
+    assert not report.faults, report.faults[0]
+    assert report.endings == {"completed", "failed"}
+    assert report.states > 4_000
+
+
+@pytest.mark.parametrize(
+    ("fault", "requeues"), [(Fault.SILENT_LOOK, False), (Fault.SILENT_REQUEUE, True)], ids=["a look", "a dead letter"]
+)
+def test_the_explorer_detects_who_does_not_write_the_entry_of_a_task_that_was_left(fault: Fault, requeues: bool):
+    report = QueueExplorer(fault, left=True, requeues=requeues, purges=0).explore()
+    assert "settles as lost what a publisher was told to be queued" in report.faults[0]
+
+
 @pytest.mark.parametrize(
     ("fault", "symptom"),
     [

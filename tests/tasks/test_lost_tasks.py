@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 
 from agentbus import Coordinator, connect
-from agentbus.bus.jetstream import Bus
+from agentbus.admin import dead_letters
+from agentbus.bus.jetstream import Bus, Stored
+from agentbus.errors import RequeueError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import MSG_ID, REVISION
+from agentbus.protocol.ids import task_msg_id
+from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Claim, Record, claimed, queued
 from agentbus.protocol.messages import new_task
 from agentbus.protocol.roles import Role
@@ -75,11 +79,11 @@ async def test_a_task_whose_message_was_purged_is_stored_again_and_runs(
     await purge(coordinator)
     again = await coordinator.publish("code", "say:after_all", task_id="job")
     assert (again.known, again.stored_again, again.state_at_publish) == (True, True, "queued")
-    once_more = await coordinator.publish("code", "say:after_all", task_id="job")
-    assert (once_more.known, once_more.stored_again) == (True, False)
     record, message = await entry_of(coordinator, "job"), await message_of(coordinator)
     assert message.headers[MSG_ID] == f"code.job.{record.entry.publication}"
     assert message.headers[REVISION] == str(record.revision)
+    once_more = await coordinator.publish("code", "say:after_all", task_id="job")
+    assert (once_more.known, once_more.stored_again) == (True, False)
     async with worker(worker_toml(tmp_path, server.url)):
         assert text(await settled(coordinator, "job")) == "after all\n"
         await acknowledged(coordinator)
@@ -272,6 +276,69 @@ async def test_a_task_that_its_publisher_completes_during_the_walk_is_not_settle
     await Ledger(coordinator.bus).create(TaskKey("code", "half"), queued(task, "main", "nonce"))
     async with connect(server.url) as other:
         during_the_walk(monkeypatch, lambda: other.publish("code", "hi", task_id="half"))
+        status = await coordinator.task("half").status()
+    assert (status.state, status.loss) == ("queued", None)
+    assert (await counts(coordinator))[subjects.TASKS_STREAM] == 1
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_task_of_which_a_dead_letter_is_queued_again_during_the_walk_is_not_settled(
+    server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    await coordinator.publish("code", "hi", task_id="job")
+    message = await message_of(coordinator)
+    await coordinator.bus.store(subjects.dead("code"), message.data, headers={"Bus-Origin": "AGENT_TASKS.1"})
+    await purge(coordinator)
+    async with connect(server.url) as other:
+        during_the_walk(monkeypatch, lambda: dead_letters.requeue(other.bus, 1))
+        status = await coordinator.task("job").status()
+    assert (status.state, status.loss) == ("queued", None)
+    assert await result_messages(coordinator) == []
+    assert (await counts(coordinator))[subjects.TASKS_STREAM] == 1
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_who_may_not_write_the_ledger_is_told_that_the_task_of_a_dead_letter_was_settled_as_lost_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async with restricted_bus(tmp_path, {"requeuer": all_but("$KV.AGENT_STATE.>")}) as bus:
+        await bus.admin.publish("code", "hi", task_id="job")
+        message = await message_of(bus.admin)
+        await bus.admin.bus.store(subjects.dead("code"), message.data, headers={"Bus-Origin": "AGENT_TASKS.1"})
+        await purge(bus.admin)
+        real = Bus.store
+
+        async def store(one: Bus, subject: str, *args: Any, **more: Any) -> Stored:
+            if subject == "agent.code.tasks":
+                assert (await bus.admin.task("job").status()).state == "failed"
+            return await real(one, subject, *args, **more)
+
+        async with connect(bus.url("requeuer")) as requeuer:
+            monkeypatch.setattr(Bus, "store", store)
+            with pytest.raises(RequeueError, match=r"is the task job, which has its result \(failed\)"):
+                await dead_letters.requeue(requeuer.bus, 1)
+        assert len(await result_messages(bus.admin)) == 1
+        assert (await counts(bus.admin))[subjects.DEAD_STREAM] == 1
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_task_whose_message_a_second_publisher_sees_during_the_walk_is_not_settled(
+    server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    """The first has stored it and dies before it writes the entry, as it is meant to."""
+    task = new_task(to="code", content="hi", task_type="task", task_id="half")
+    await Ledger(coordinator.bus).create(TaskKey("code", "half"), queued(task, "main", "nonce"))
+    await coordinator.publish("code", "hi", task_id="other")
+    await purge(coordinator)  # so the walk has nothing to read but its end
+
+    async def both_publish() -> None:
+        key, data = TaskKey("code", "half"), encode(task.to_json())
+        await other.bus.store(subjects.tasks_of("code", "main"), data, msg_id=task_msg_id(key, "nonce"))
+        again = await other.publish("code", "hi", task_id="half")
+        assert (again.known, again.stored_again) == (True, False)
+
+    async with connect(server.url) as other:
+        during_the_walk(monkeypatch, both_publish)
         status = await coordinator.task("half").status()
     assert (status.state, status.loss) == ("queued", None)
     assert (await counts(coordinator))[subjects.TASKS_STREAM] == 1
