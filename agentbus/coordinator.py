@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from agentbus.tasks.inbox import Inbox, InboxMessage
     from agentbus.tasks.presence import PausedWorker
     from agentbus.tasks.task_list import TaskList
-    from agentbus.tasks.wait import Until
+    from agentbus.tasks.waiting.wait import Until
 
 DEFAULT_TASK_TYPE: Final = "task"
 _AT_ONCE: Final = 16
@@ -60,6 +60,7 @@ class Coordinator:
         self.agent = agent
         self.role = role or default_role(agent)
         bus.reads_queue = bus.reads_queue and self.role == "operator"
+        bus.reads_whole_ledger = bus.reads_whole_ledger and self.role != "member"
 
     def _owner(self, owner: str | None) -> str | None:
         """Return whose tasks to look for: a member sees its own only."""
@@ -166,7 +167,7 @@ class Coordinator:
             agent: the agent of the tasks that are given by their ids, as for `task`.
             timeout_s: how long to wait for a lost connection.
         """
-        from agentbus.tasks.wait import repeat_while_away
+        from agentbus.tasks.waiting.wait import repeat_while_away
 
         async def status(handle: TaskHandle) -> TaskStatus:
             return await repeat_while_away(self.bus, handle.status, timeout_s)
@@ -205,7 +206,7 @@ class Coordinator:
         Raises:
             TaskNotFoundError, InvalidIdError: the bus knows no task with one of the ids.
         """
-        from agentbus.tasks.wait import wait_for_ids
+        from agentbus.tasks.waiting.wait import wait_for_ids
 
         def report(status: TaskStatus) -> None:
             if on_change is not None:
@@ -223,7 +224,7 @@ class Coordinator:
             asker=self.agent,
             until=until,
             timeout_s=timeout_s,
-            on_change=report,
+            on_change=report if on_change is not None else None,
             on_paused=paused,
         )
 

@@ -91,7 +91,7 @@ class TaskHandle:
         Raises:
             ResultTimeoutError: there is no result yet. The task goes on, and you can wait again.
         """
-        from agentbus.tasks.wait import wait_for_ids
+        from agentbus.tasks.waiting.wait import wait_for_ids
 
         waited = await wait_for_ids(self._bus, [self.query], asker=self._coordinator, timeout_s=timeout_s)
         for status in waited.settled.values():

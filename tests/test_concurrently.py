@@ -24,6 +24,18 @@ async def test_results_are_in_the_order_of_the_items_and_no_more_than_the_bound_
     assert most == 3
 
 
+async def test_ten_thousand_items_are_as_few_tasks_as_run_at_once():
+    most = 0
+
+    async def work(_: int) -> None:
+        nonlocal most
+        most = max(most, len(asyncio.all_tasks()))
+        await asyncio.sleep(0)
+
+    await concurrently(range(10_000), work, at_once=8)
+    assert most <= 8 + len(asyncio.all_tasks())
+
+
 async def test_no_items_have_no_results():
     assert await concurrently((), asyncio.sleep, at_once=1) == []
 

@@ -201,9 +201,9 @@ class Bus(Connection):
     async def create_consumer(
         self, stream: str, name: str, config: dict[str, Any], *, timeout_s: float = REQUEST_TIMEOUT_S
     ) -> ConsumerInfo:
-        """Create the consumer `name` with the filter in `config`. An existing one with the same `config` is kept."""
+        """Create the consumer `name` with the filters in `config`. An existing one with the same `config` is kept."""
         body = {"stream_name": stream, "config": {"name": name, **config}, "action": "create"}
-        subject = subjects.create_consumer(stream, name, config["filter_subject"])
+        subject = subjects.create_consumer(stream, name, config.get("filter_subject", ""))
         answer = await self._jetstream(subject, encode(body), None, timeout_s, repeatable=True)
         return read_consumer_info(answer, subject)
 

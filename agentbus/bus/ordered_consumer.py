@@ -5,7 +5,7 @@ of the server, a lost connection or a long pause of the reader, a new consumer c
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias
@@ -39,11 +39,11 @@ _UNINDEXED: Final = "\x7f"
 """A DEL in its subject keeps a message out of the server's index of subjects (nats-server 2.10 to 2.15): it is stored
 and delivered, but not counted, and a read by its subject does not find it."""
 
-Start: TypeAlias = int | datetime | Literal["new", "last"]
+Start: TypeAlias = int | datetime | Literal["new", "last", "last_per_subject"]
 
 
 class OrderedConsumer:
-    """Reads the messages of `subject` in `stream`.
+    """Reads the messages of `subject`, or of several subjects, in `stream`.
 
     Messages with a DEL in their subjects are left out. Every party with a wildcard in its permissions can publish such
     ones, and the server leaves them out of its counts where the filter has other wildcards than `>`: if each counted as
@@ -53,8 +53,10 @@ class OrderedConsumer:
     of the ledger are meant, the filter that is used is `>`, unless the server refuses it to this user.
 
     Args:
+        subject: one subject, which may hold wildcards, or several that do not overlap. Several need a right to make
+            consumers without a filter in the subject of the request.
         after: start after this sequence, at the first message of this time or later, at the next new message (`new`),
-            or at the newest message (`last`).
+            at the newest message (`last`), or with the newest of each subject (`last_per_subject`).
         headers_only: read the messages without their payloads.
 
     Attributes:
@@ -62,9 +64,12 @@ class OrderedConsumer:
             DEL count.
         cursor: the sequence of the last message read; a later consumer with `after=cursor` continues from there.
         resumed: how often a new consumer had to be created.
+        server_time: when the server made the consumer; None from servers before 2.10.
     """
 
-    def __init__(self, bus: Bus, stream: str, subject: str, *, after: Start, headers_only: bool = False) -> None:
+    def __init__(
+        self, bus: Bus, stream: str, subject: str | Sequence[str], *, after: Start, headers_only: bool = False
+    ) -> None:
         self._bus = bus
         self._stream = stream
         self._subject = subject
@@ -77,10 +82,11 @@ class OrderedConsumer:
         self.cursor = 0
         self.pending = 0
         self.resumed = 0
+        self.server_time: datetime | None = None
 
     async def __aenter__(self) -> Self:
         info = await self._start(self._after)
-        self.pending = info.num_pending
+        self.pending, self.server_time = info.num_pending, info.server_time
         self.cursor = self._after if isinstance(self._after, int) else info.delivered_stream_seq
         return self
 
@@ -113,15 +119,41 @@ class OrderedConsumer:
             except SetupMissingError:
                 await self._resume()
                 continue
-            if delivery.consumer_seq != self._read + 1:
-                await self._resume()  # a delivery was lost, and without acknowledgements the server does not repeat it
-                continue
-            self._read += 1
-            if delivery.stream_seq <= self.cursor:
-                continue
-            self.cursor = delivery.stream_seq
-            self._counts_right &= self._counted or _UNINDEXED not in delivery.subject
-            return delivery
+            if not self._follows(delivery):
+                await self._resume()
+            elif self._is_new(delivery):
+                return delivery
+
+    async def next_several(self) -> list[Delivery]:
+        """Wait for the next message, and return it with those that have arrived behind it, in order.
+
+        Raises:
+            SetupMissingError, BusUnavailableError: see `next`.
+        """
+        found = [await self.next()]
+        try:
+            while (delivery := self._opened.take()) is not None:
+                if not self._follows(delivery):
+                    await self._resume()
+                elif self._is_new(delivery) and _UNINDEXED not in delivery.subject:
+                    found.append(delivery)
+        except SetupMissingError:
+            await self._resume()
+        return found
+
+    def _follows(self, delivery: Delivery) -> bool:
+        """Whether no delivery was lost before this one; without acknowledgements the server does not repeat it."""
+        if delivery.consumer_seq != self._read + 1:
+            return False
+        self._read += 1
+        return True
+
+    def _is_new(self, delivery: Delivery) -> bool:
+        if delivery.stream_seq <= self.cursor:
+            return False
+        self.cursor = delivery.stream_seq
+        self._counts_right &= self._counted or _UNINDEXED not in delivery.subject
+        return True
 
     async def backlog(self) -> AsyncGenerator[Delivery]:
         """Yield the messages that were there when the consumer was opened; `next()` then continues after them."""
@@ -201,14 +233,14 @@ async def _newest(bus: Bus, stream: str, subject: str) -> int:
     return info.delivered_stream_seq + 1 if info.num_pending else 0
 
 
-async def count_after(bus: Bus, stream: str, subject: str, after: int) -> int:
-    """Count the messages of `subject` that a stream holds after a sequence."""
+async def count_after(bus: Bus, stream: str, subject: str | Sequence[str], after: int) -> int:
+    """Count the messages of a subject, or of several, that a stream holds after a sequence."""
     _, info = await _create(bus, stream, subject, after, headers_only=True)
     return info.num_pending
 
 
 async def _create_wide(
-    bus: Bus, stream: str, subject: str, after: Start, *, headers_only: bool
+    bus: Bus, stream: str, subject: str | Sequence[str], after: Start, *, headers_only: bool
 ) -> tuple[str, ConsumerInfo]:
     """Create one as `_create` does, with the widest filter where all of the ledger is meant and may be read."""
     if subject == subjects.STATE_SUBJECTS and bus.reads_whole_ledger:
@@ -219,10 +251,13 @@ async def _create_wide(
     return await _create(bus, stream, subject, after, headers_only=headers_only)
 
 
-async def _create(bus: Bus, stream: str, subject: str, after: Start, *, headers_only: bool) -> tuple[str, ConsumerInfo]:
+async def _create(
+    bus: Bus, stream: str, subject: str | Sequence[str], after: Start, *, headers_only: bool
+) -> tuple[str, ConsumerInfo]:
     """Create an ephemeral consumer; the server removes it when pull requests stop."""
+    wanted = {"filter_subject": subject} if isinstance(subject, str) else {"filter_subjects": list(subject)}
     config = {
-        "filter_subject": subject,
+        **wanted,
         "ack_policy": "none",
         "inactive_threshold": _INACTIVE_S * 1_000_000_000,
         "mem_storage": True,

@@ -17,7 +17,8 @@ from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.task_names import TaskQuery
 from agentbus.tasks.ledger import Ledger
 
-_READS_AT_ONCE: Final = 16
+READS_AT_ONCE: Final = 16
+"""How many entries are read at the same time."""
 _LAG_PAUSE_S: Final = 0.1
 
 Found: TypeAlias = dict[TaskKey, Record]
@@ -168,5 +169,5 @@ async def find_all(bus: Bus, wanted: Iterable[TaskQuery]) -> tuple[Found, dict[T
             unreadable[query] = error
             return None
 
-    records = await concurrently(wanted, one, at_once=_READS_AT_ONCE)
+    records = await concurrently(wanted, one, at_once=READS_AT_ONCE)
     return {record.key: record for record in records if record is not None}, unreadable

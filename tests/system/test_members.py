@@ -14,12 +14,15 @@ from mcp.shared.subscriptions import ResourceUpdated
 
 from agentbus import Coordinator
 from agentbus.errors import PermissionDeniedError, TaskNotFoundError
+from agentbus.protocol import subjects
 from agentbus.protocol.roles import Role
+from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.output_store import read_output
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.server import create_server
 from support.harness import BOUND_S, eventually, worker
 from support.installation import OwnBus
+from support.mcp_harness import until_watched
 from support.mcp_task_client import knowing_tasks
 from support.messages_on_bus import contents
 
@@ -96,6 +99,47 @@ async def test_a_member_does_not_find_the_task_of_another_one(team: OwnBus) -> N
             await alice.task(task.id).cancel()
         assert (await dave.task(task.id).status()).state == "queued"
     assert team.violations() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "agent", "at_a_time"), [("alice", "code", "all"), ("lead", "doc", "all"), ("main", "code", "each")]
+)
+async def test_who_waits_for_several_tasks_follows_what_it_may_see(
+    team: OwnBus, name: str, agent: str, at_a_time: str
+) -> None:
+    """A member has one filter that is bound to its own name; with several, it could name the tasks of others."""
+    async with team.coordinator(name, "operator" if name == "main" else "member") as me:
+        tasks = [await me.publish(agent, "x", task_type="test") for _ in range(3)]
+        waiting = asyncio.create_task(me.wait(tasks, timeout_s=BOUND_S))
+        async with team.coordinator("admin") as admin:
+            [consumer] = await eventually(lambda: admin.bus.consumers(subjects.STATE_STREAM), "the ledger is followed")
+        filters = [subjects.state(TaskKey(agent, task.id, name)) for task in tasks]
+        if at_a_time == "each":
+            assert sorted(consumer.config["filter_subjects"]) == sorted(filters)
+        else:
+            assert consumer.filter_subject == subjects.states(agent, name)
+        for task in tasks:
+            await task.cancel()
+        assert (await waiting).pending == {}
+        assert team.violations() == []
+        if at_a_time == "all":
+            others = [subjects.state(TaskKey(agent, "job", "dave")), *filters]
+            with pytest.raises(PermissionDeniedError):
+                await me.bus.create_consumer(subjects.STATE_STREAM, "feed-x", {"filter_subjects": others})
+
+
+async def test_a_wait_whose_filters_are_refused_has_a_wider_one_and_tries_no_second_time(team: OwnBus) -> None:
+    """As on a bus of an older layout: here by a member that takes itself for an operator."""
+    async with team.coordinator("alice", "operator") as alice:
+        for _ in range(2):
+            tasks = [await alice.publish("code", "x", task_type="test") for _ in range(3)]
+            waiting = asyncio.create_task(alice.wait(tasks, timeout_s=BOUND_S))
+            async with team.coordinator("admin") as admin:
+                await until_watched(admin.bus, subjects.STATE_STREAM)
+            for task in tasks:
+                await alice.task(task.id, agent="code", owner="alice").cancel()
+            assert (await waiting).pending == {}
+    assert len([line for line in team.violations() if "CONSUMER.CREATE.KV_AGENT_STATE" in line]) == 1
 
 
 async def test_a_task_for_an_agent_that_a_member_has_not_is_refused(team: OwnBus) -> None:

@@ -11,9 +11,10 @@ from agentbus.errors import TaskContentMissingError
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
-from agentbus.tasks import wait
 from agentbus.tasks.expiry import settle_expired
 from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.lost import lost_tasks
+from agentbus.tasks.waiting import wait
 from support.altered_link import altered_link, without
 from support.harness import eventually, run_cli, worker, worker_toml
 from support.jobs import acknowledged, counts, error, publish, result_messages, settled
@@ -45,7 +46,8 @@ async def test_whoever_looks_at_it_finds_it_failed_and_its_result_is_in_the_inbo
     assert message["error"] == "expired: no worker has finished it within 0.2 s"
 
 
-async def test_a_wait_without_a_time_limit_ends_with_it(coordinator: Coordinator):
+async def test_a_wait_without_a_time_limit_ends_with_it(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lost_tasks, "_NAMED_AFTER_S", 0.1)  # no bus keeps tasks for less than two seconds but this one
     task_id = await expired(coordinator)
     waited = await asyncio.wait_for(coordinator.wait([task_id]), 20)
     assert error(waited.settled[task_id]).startswith("expired")

@@ -11,9 +11,9 @@ from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
 from agentbus.protocol.ledger_entry import Setbacks, handed_back
 from agentbus.provision.nats_server import NatsServer
-from agentbus.tasks import wait
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import PausedWorker
+from agentbus.tasks.waiting import paused_agents
 from support.harness import eventually, run_cli
 from support.mcp_harness import data_of, in_memory, settle
 from support.restricted import all_but, restricted_bus
@@ -32,8 +32,8 @@ async def register(coordinator: Coordinator, instance: str = "box-1", **more: An
 
 @pytest.fixture(autouse=True)
 async def fast(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wait, "_FIRST_PAUSE_LOOK_S", 0.05)
-    monkeypatch.setattr(wait, "_PAUSE_LOOK_S", 0.05)
+    monkeypatch.setattr(paused_agents, "_FIRST_PAUSE_LOOK_S", 0.05)
+    monkeypatch.setattr(paused_agents, "_PAUSE_LOOK_S", 0.05)
     await set_up(coordinator.bus, ["code", "doc"])
 
 
@@ -61,7 +61,7 @@ async def test_a_wait_tells_once_of_each_agent_whose_workers_are_all_paused(coor
 async def test_a_wait_that_is_too_short_to_look_looks_at_its_end(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(wait, "_FIRST_PAUSE_LOOK_S", 60)
+    monkeypatch.setattr(paused_agents, "_FIRST_PAUSE_LOOK_S", 60)
     await register(coordinator, paused={name: value for name, value in PAUSED.items() if name != "since"})
     waited = await coordinator.wait([await coordinator.publish("code", "x")], timeout_s=0)
     assert {agent: pause.since for agent, pause in waited.paused.items()} == {"code": None}

@@ -15,7 +15,8 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.protocol.task_names import TaskQuery
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from agentbus.tasks.find import find_all
-from agentbus.tasks.wait import repeat_while_away, wait_for
+from agentbus.tasks.lost import lost_tasks
+from agentbus.tasks.waiting.wait import repeat_while_away, wait_for
 from support.altered_link import altered_link, refused
 from support.harness import eventually
 from support.mcp_harness import settle
@@ -27,7 +28,7 @@ async def until_followed(bus: Coordinator) -> None:
     async def followed() -> bool:
         answer = await bus.bus.api("CONSUMER.LIST.KV_AGENT_STATE")
         listed: list[dict[str, Any]] = answer["consumers"] or []
-        return any(one["config"]["deliver_policy"] == "new" and one["num_waiting"] for one in listed)
+        return any(one["num_waiting"] for one in listed)
 
     await eventually(followed, "a consumer follows the ledger")
 
@@ -122,6 +123,7 @@ async def test_a_wait_survives_a_stream_without_a_leader(
     server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jetstream, "_STARTING_S", 0.2)
+    monkeypatch.setattr(lost_tasks, "_NAMED_AFTER_S", 0.0)
     leaderless, asked = refused(10118, "JetStream cluster stream has no leader", code=503), list[bytes]()
 
     def elect(data: bytes) -> bytes | None:

@@ -52,6 +52,15 @@ async def look_after(
     return [TaskStatus(now, asker, loss) for now, loss in (changed.get(record.key, (record, None)) for record in found)]
 
 
+def to_look_after(records: Iterable[Record], now: datetime | None) -> list[Record]:
+    """Return the records of which `look_after` can say something: the others have changed a moment before `now`.
+
+    Args:
+        now: the time of the server; None if it does not tell it.
+    """
+    return [record for record in records if now is None or _age_s(record, now) >= _NAMED_AFTER_S]
+
+
 async def lost_tasks(
     bus: Bus,
     *,

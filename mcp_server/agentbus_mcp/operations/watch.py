@@ -11,7 +11,7 @@ from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import AgentBusError
 from agentbus.observability import tracing
 from agentbus.protocol.subjects import TaskKey
-from agentbus.tasks.wait import Until, wait_for
+from agentbus.tasks.waiting.wait import Until, wait_for
 from agentbus_mcp.operations.agents_status import AgentsStatus, agents_status
 from agentbus_mcp.operations.inbox import InboxPage, next_messages
 from agentbus_mcp.operations.look_up import FoundTasks, look_up

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from agentbus.coordinator import TaskStatus
 from agentbus.errors import CorruptEntryError
 from agentbus.protocol.task_names import TaskName
-from agentbus.tasks.wait import Until
+from agentbus.tasks.waiting.wait import Until
 from agentbus_mcp.operations.watch import DEFAULT_WAIT_S, WatchRequest
 from agentbus_mcp.replies.budget import DetailLevel, ResponseDetail
 from agentbus_mcp.replies.models import Publication

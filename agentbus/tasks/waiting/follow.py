@@ -1,0 +1,120 @@
+"""Follows the entries of tasks in the ledger: those alone where the user may name them, else all of theirs."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from agentbus.bus.jetstream import Bus
+from agentbus.bus.ordered_consumer import OrderedConsumer
+from agentbus.errors import PermissionDeniedError
+from agentbus.protocol import subjects
+from agentbus.protocol.headers import STATE
+from agentbus.protocol.subjects import TaskKey
+from agentbus.tasks.lost.lost_tasks import to_look_after
+from agentbus.tasks.waiting.watched_tasks import WatchedTasks
+
+_KEYS_AT_ONCE: Final = 200
+"""How many keys one consumer has. Making one takes 0.04 ms of each key with 200, and 0.09 ms with 1000."""
+_MOST_KEYS: Final = 2_000
+"""How many tasks are followed by their keys."""
+
+
+async def follow(bus: Bus, tasks: WatchedTasks) -> None:
+    """Follow the ledger and update `tasks` until they are enough.
+
+    Of the tasks whose entry has not changed for some time, those that can no longer run are settled meanwhile.
+
+    Raises:
+        BusError: the ledger cannot be followed.
+    """
+    keys = tasks.unsettled()
+    if by_keys(bus, keys):
+        try:
+            await _Following(bus, tasks).of_keys(keys)
+        except PermissionDeniedError:
+            if len(keys) == 1 or not bus.reads_whole_ledger:
+                raise
+            bus.reads_whole_ledger = False
+        else:
+            return
+    await _Following(bus, tasks).of_all(keys)
+
+
+def by_keys(bus: Bus, keys: Sequence[TaskKey]) -> bool:
+    """Whether these tasks are followed by their keys. Then a replica that lags behind hides no change for good."""
+    return len(keys) == 1 or (bus.reads_whole_ledger and len(keys) <= _MOST_KEYS)
+
+
+class _Following:
+    """Consumers that follow the ledger together, until the tasks are enough."""
+
+    def __init__(self, bus: Bus, tasks: WatchedTasks) -> None:
+        self._bus = bus
+        self._tasks = tasks
+        self._over = asyncio.Event()
+        self._opened: asyncio.Future[datetime | None] = asyncio.get_running_loop().create_future()
+
+    async def of_keys(self, keys: Sequence[TaskKey]) -> None:
+        """Follow these entries alone. A consumer tells the newest of each first, so no change falls in between."""
+        parts = [keys[at : at + _KEYS_AT_ONCE] for at in range(0, len(keys), _KEYS_AT_ONCE)]
+        await self._until_over(*(self._part(part) for part in parts))
+
+    async def of_all(self, keys: Sequence[TaskKey]) -> None:
+        """Follow all entries of the agent, of the owner, or of all, and read those of the tasks that change."""
+        await self._until_over(self._whole(keys))
+
+    async def _until_over(self, *parts: Coroutine[Any, Any, None]) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = [group.create_task(part) for part in parts]
+                await self._look_after(await self._opened)
+                await self._over.wait()
+                for part in running:
+                    part.cancel()
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+    async def _look_after(self, now: datetime | None) -> None:
+        """Look whether tasks can no longer run. An entry that has just changed is that of one that can."""
+        old = to_look_after(self._tasks.unsettled_records(), now)
+        if old:
+            await self._tasks.look_after(self._bus, old)
+            self._note()
+
+    async def _part(self, keys: Sequence[TaskKey]) -> None:
+        wanted = [subjects.state(key) for key in keys]
+        filters = wanted if len(wanted) > 1 else wanted[0]  # the right to follow one key, every user has
+        left = set(keys)
+        async with OrderedConsumer(self._bus, subjects.STATE_STREAM, filters, after="last_per_subject") as consumer:
+            self._note_opened(consumer)
+            while left:
+                for change in await consumer.next_several():
+                    self._tasks.take(change.stored)
+                left = {key for key in left if not self._tasks.is_settled(key)}
+                self._note()
+
+    async def _whole(self, keys: Sequence[TaskKey]) -> None:
+        agents, owners = {key.agent for key in keys}, {key.owner for key in keys}
+        wanted = subjects.states(agents.pop() if len(agents) == 1 else "*", owners.pop() if len(owners) == 1 else None)
+        async with OrderedConsumer(
+            self._bus, subjects.STATE_STREAM, wanted, after="new", headers_only=True
+        ) as consumer:
+            self._note_opened(consumer)
+            # Read again now that the consumer exists, so that no change falls between the two.
+            await self._tasks.read_again(self._bus)
+            while not self._tasks.enough:
+                changes = await consumer.next_several()
+                await self._tasks.take_changes(
+                    self._bus, [(one.subject, one.headers.get(STATE), one.stream_seq) for one in changes]
+                )
+            await self._tasks.read_unread(self._bus)
+            self._note()
+
+    def _note_opened(self, consumer: OrderedConsumer) -> None:
+        if not self._opened.done():
+            self._opened.set_result(consumer.server_time)
+
+    def _note(self) -> None:
+        if self._tasks.enough:
+            self._over.set()
