@@ -7,6 +7,7 @@ shutting down, consumer deleted.
 
 import asyncio
 import math
+import re
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,6 +31,7 @@ _MISSING_S: Final = 5.0
 _MISSING_IN_CLUSTER_S: Final = 15.0
 _WAIT: Final = {"expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
 _NO_WAIT: Final = {"no_wait": True}
+_ACK_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+")
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 0.5
 
@@ -45,13 +47,16 @@ class Delivery:
         self._bus = bus
         self._message = message
         tokens = message.reply.split(".")
-        # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>; newer servers put the
-        # domain and the account before the stream and may add a token at the end.
-        first = 2 if len(tokens) == 9 else 4
+        first = _first_token(tokens)
         self.stream = tokens[first]
         self.num_delivered, self.stream_seq, self.consumer_seq, self._nanoseconds, self.num_pending = map(
             int, tokens[first + 2 : first + 7]
         )
+
+    @property
+    def reply(self) -> str:
+        """The subject for acknowledgements: with it, another process of this user can return the message."""
+        return self._message.reply
 
     @property
     def stored_at(self) -> datetime:
@@ -104,6 +109,36 @@ class Delivery:
     async def in_progress(self) -> None:
         """Restart the consumer's `ack_wait` for this delivery."""
         await self._bus.publish(self._message.reply, b"+WPI")
+
+
+def _first_token(tokens: list[str]) -> int:
+    """Return the place of the stream in the tokens of an ack subject.
+
+    $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>; newer servers put the domain
+    and the account before the stream and may add a token at the end.
+    """
+    return 2 if len(tokens) == 9 else 4
+
+
+def consumer_of(reply: str) -> tuple[str, str] | None:
+    """Return the stream and the consumer that an ack subject belongs to; None if it is no ack subject."""
+    tokens = reply.split(".")
+    first = _first_token(tokens)
+    numbers = tokens[first + 2 : first + 7]
+    if tokens[:2] != ["$JS", "ACK"] or len(numbers) < 5 or not all(map(_ACK_TOKEN.fullmatch, tokens[2:])):
+        return None
+    return (tokens[first], tokens[first + 1]) if all(map(str.isdecimal, numbers)) else None
+
+
+async def return_to_server(bus: Bus, reply: str) -> None:
+    """Have the message of a delivery delivered again that a process which has ended had got under this ack subject.
+
+    It is lost if the connection breaks. If the message has been delivered again by then, it is so once more.
+
+    Raises:
+        BusUnavailableError: there is no connection.
+    """
+    await bus.publish(reply, b"-NAK")
 
 
 class PullConsumer:

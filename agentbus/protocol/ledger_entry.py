@@ -201,6 +201,17 @@ def renewed(base: Entry) -> Entry:
     return base.model_copy(update={"claim": claim})
 
 
+def lease_ended(base: Entry, nonce: str) -> Entry:
+    """The entry of a task whose worker is known to have ended: its lease is over, and the task is taken over at once.
+
+    All else is as it is when a lease has run out: the attempt counts. A new `nonce` keeps out whatever the old claim
+    would still write.
+    """
+    if base.claim is None:
+        raise ValueError("only a claimed entry has a lease to end")
+    return base.model_copy(update={"claim": base.claim.model_copy(update={"nonce": nonce, "lease_s": 0.0})})
+
+
 def handed_back(base: Entry, setbacks: Setbacks | None = None) -> Entry:
     """The entry of a task that was not run: any worker may claim it at once, and the attempt does not count."""
     changes = {"state": "queued", "attempt": max(0, base.attempt - 1), "retry_after_s": None}

@@ -11,6 +11,8 @@ from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_worker
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
+from agentbus_worker.claim_records import ClaimRecords
+from agentbus_worker.identity import Place
 from agentbus_worker.metrics import metrics_of
 from agentbus_worker.pause import Pause
 from agentbus_worker.running.process_tree import Children
@@ -44,12 +46,13 @@ async def delivered(
         metrics_of(config) as metrics,
         locked_state(folder / "state", urls, "code") as state_folder,
         Children(state_folder.children) as children,
+        ClaimRecords(state_folder.claims, children.worker, Place.here()) as claims,
     ):
         async with PullConsumer(bus, config.nats.stream, config.durable) as consumer:
             outbox = Outbox(state_folder.outbox, config.outcomes_on_disk)
             context = Context(
                 bus=bus, ledger=Ledger(bus), lease_monitor=LeaseMonitor(bus, clock), config=config, instance="me",
                 lease_s=lease_s, state_folder=state_folder, outbox=outbox, children=children, held=(), metrics=metrics,
-                pause=Pause(), unsettled=Unsettled(bus, outbox, clock, metrics, lease_s=lease_s),
+                claims=claims, pause=Pause(), unsettled=Unsettled(bus, outbox, clock, metrics, lease_s=lease_s),
             )  # fmt: skip
             yield context, await consumer.next()

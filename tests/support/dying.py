@@ -22,7 +22,8 @@ from agentbus.cli import main
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks import settle
 from agentbus.tasks.ledger import Ledger
-from agentbus_worker import worker
+from agentbus_worker import predecessors, worker
+from agentbus_worker.claim_records import LeftClaims
 from agentbus_worker.pause import Pause
 from agentbus_worker.running import command
 from agentbus_worker.running.process_tree import Children
@@ -50,10 +51,15 @@ class Point:
     sends: signal.Signals = signal.SIGKILL
 
 
-def writes(state: str, *, renewals: int | None = None) -> Callable[..., bool]:
-    """Match a call of `Ledger.write` that writes this state; `settled` is any terminal one."""
+def writes(state: str, *, renewals: int | None = None, ended: bool = False) -> Callable[..., bool]:
+    """Match a call of `Ledger.write` that writes this state; `settled` is any terminal one.
+
+    `ended` is for the write that ends the lease of a dead worker.
+    """
 
     def wanted(_self: Ledger, _key: TaskKey, entry: Any, **_: Any) -> bool:
+        if ended != (entry.claim is not None and entry.claim.lease_s == 0):
+            return False
         if renewals is not None and (entry.claim is None or entry.claim.renewals != renewals):
             return False
         return bool(entry.terminal) if state == "settled" else entry.state == state
@@ -111,6 +117,10 @@ POINTS: dict[str, Point] = {
     "replay begun": Point(Unsettled, "_settle", "before"),
     "replay committed, not published": Point(Ledger, "write", "after", writes("settled")),
     "replay published, copy still on disk": Point(Unsettled, "_settle", "after"),
+    "left claim about to be freed": Point(predecessors, "_hand_back", "before"),
+    "left claim freed, answer not seen": Point(Ledger, "write", "after", writes("working", ended=True)),
+    "left claim freed, delivery not returned": Point(predecessors, "return_to_server", "before"),
+    "left claim freed, still on record": Point(LeftClaims, "forget", "before"),
     # a dead letter
     "dead letter stored, sender not notified": Point(Bus, "store", "after", stores("agent.code.dead")),
     "sender notified, delivery not terminated": Point(Delivery, "term", "before"),

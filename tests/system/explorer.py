@@ -6,7 +6,8 @@ Anything can happen between any two steps: a worker dies and starts again, the a
 message is delivered again though its owner lives, the server forgets an acknowledgement, a cancel request is written,
 the bus refuses a commit or a publication for want of a right, a machine cannot start the command. A lease may count as
 expired at any time: that covers paused and cut off owners. Where the leases of living owners last (`patient`), no
-command may run twice without a death.
+command may run twice without a death. Where all leases last for ever and no delivery is repeated by itself (`at_once`),
+a worker that starts again must free what it was at work on when it died, and no command may run beside another.
 
 A `Flaw` breaks one rule of the protocol on purpose; the explorer must find what goes wrong then.
 """
@@ -27,6 +28,8 @@ from agentbus_worker.settling.decisions import Policy
 
 MAX_ATTEMPTS = 2
 MAX_RENEWALS = 1
+_NO_CLAIM = "-"
+"""On record for a task that was delivered and not claimed."""
 _NONCES = tuple(f"n{number}" for number in range(12))
 
 
@@ -46,10 +49,17 @@ class Flaw(Enum):
     OWN_OUTBOX_ONLY = "a worker does not look into the outboxes of the others on its machine"
     PAUSED_FOR_GOOD = "a worker whose machine could not start the command takes no task any more"
     NO_REVISION = "what a lagging replica said is written over what the ledger holds"
+    NO_RECORD = "a worker that starts again does not know what it was at work on"
+    FREES_TOO_EARLY = "a claim is freed while its command still runs"
+    RETURNS_FIRST = "a delivery is returned before the claim is freed"
+    RETURNS_ONLY_ITS_OWN = "a delivery is returned by the worker alone that frees the claim, which may die in between"
 
 
 class Key(NamedTuple):
-    """The ledger entry, as much of it as decides. `result` is the id of the committed result."""
+    """The ledger entry, as much of it as decides. `result` is the id of the committed result.
+
+    `ended` says that its lease is over because its worker is known to be dead.
+    """
 
     state: str
     attempt: int = 0
@@ -57,6 +67,7 @@ class Key(NamedTuple):
     renewals: int = 0
     cancel: bool = False
     result: str = ""
+    ended: bool = False
 
 
 class Step(Enum):
@@ -72,13 +83,16 @@ class Step(Enum):
     ACK = "about to acknowledge"
     REPLAY = "about to read the ledger for its outbox"
     PAUSED = "taking no tasks, because its machine could not start the command"
+    FREE = "about to free what it was at work on when it died"
+    RETURN = "about to return the delivery that it had when it died"
 
 
 class Worker(NamedTuple):
     """A worker: where it is, the entry that it holds or tries, and what it does once that is written.
 
     `fresh` says whether the ledger still is at the revision that this worker knows: a compare-and-set asks no more.
-    `outbox` is the claim whose outcome it keeps, in memory where the disk is full (`on_disk`).
+    `outbox` is the claim whose outcome it keeps, in memory where the disk is full (`on_disk`). `record` is the claim of
+    the task that it was at work on when it died, and `orphan` whether the command of that claim still runs.
     """
 
     step: Step = Step.IDLE
@@ -88,17 +102,21 @@ class Worker(NamedTuple):
     then: str = ""
     outbox: str = ""
     on_disk: bool = True
+    record: str = ""
+    orphan: bool = False
 
     def at(self, step: Step, **more: Any) -> "Worker":
-        """The worker at another step, of which it keeps nothing but its outbox."""
-        return Worker(step, outbox=self.outbox, on_disk=self.on_disk, **more)
+        """The worker at another step, of which it keeps nothing but its outbox, and its record until it is freed."""
+        kept = Worker(step, outbox=self.outbox, on_disk=self.on_disk, record=self.record, orphan=self.orphan)
+        return kept._replace(**more)
 
 
 class State(NamedTuple):
     """Everything there is. `untouched`: the ledger still is at the revision that the task's header names.
 
     `before` is what the key held before its last change, which a replica that lags behind still answers with. `runs`
-    counts how often the command was started, without a worker that gave the task back, and without a death.
+    counts how often the command was started, without a worker that gave the task back, and without a death. `out` says
+    that the message is with a worker, or waits for a lease to run out.
     """
 
     key: Key | None
@@ -117,6 +135,7 @@ class State(NamedTuple):
     setbacks: int = 0
     runs: int = 0
     deaths: bool = False
+    out: bool = False
 
 
 @dataclass
@@ -128,12 +147,13 @@ class Report:
     unconfirmed: list[str] = field(default_factory=list[str])
     stuck: list[str] = field(default_factory=list[str])
     run_again: list[str] = field(default_factory=list[str])
+    side_by_side: list[str] = field(default_factory=list[str])
     endings: set[str] = field(default_factory=set[str])
 
     @property
     def sound(self) -> bool:
         """No two results, none that the ledger denies, no state without a way to one, no second run without a cause."""
-        return not (self.two_results or self.unconfirmed or self.stuck or self.run_again)
+        return not (self.two_results or self.unconfirmed or self.stuck or self.run_again or self.side_by_side)
 
 
 @cache
@@ -147,7 +167,9 @@ def entry_of(key: Key) -> Entry:
         inbox="main",
         task_type="t",
         attempt=key.attempt,
-        claim=Claim(worker="w", nonce=key.nonce, renewals=key.renewals, lease_s=30, since=stamp) if key.nonce else None,
+        claim=Claim(worker="w", nonce=key.nonce, renewals=key.renewals, lease_s=0 if key.ended else 30, since=stamp)
+        if key.nonce
+        else None,
         cancel=CancelRequest(by="agent-main", at=stamp) if key.cancel else None,
         result={"id": key.result, "type": "task.result", "status": key.state, "task": {}} if key.result else None,
     )
@@ -179,6 +201,12 @@ def replay(nonce: str, result: str, key: Key | None) -> object:
     return decisions.on_outbox(found_of(key, 1), nonce=nonce, result_id=result, expired=False)
 
 
+@cache
+def left(nonce: str, key: Key | None) -> object:
+    """The worker's own decision on a claim from disk."""
+    return decisions.on_left_claim(found_of(key, 1), nonce=nonce)
+
+
 def result_of(nonce: str) -> str:
     """The id of the result that a claim commits."""
     return f"r-{nonce}"
@@ -200,12 +228,19 @@ class Explorer:
         setbacks: int = 0,
         patient: bool = False,
         one_machine: bool = False,
+        at_once: bool = False,
     ) -> None:
-        """`patient`: no lease of a living owner expires, unless the bus refuses its outcome."""
+        """Take the faults that may happen, each so many times.
+
+        Args:
+            patient: no lease of a living owner expires, unless the bus refuses its outcome.
+            at_once: no lease expires at all, and a message that is with a worker is not delivered again.
+        """
         self._flaw = flaw
         self._refusals = refusals
         self._setbacks = setbacks
-        self._patient = patient
+        self._patient = patient or at_once
+        self._at_once = at_once
         self._one_machine = one_machine and flaw is not Flaw.OWN_OUTBOX_ONLY
         self._shares_leases = one_machine
         self._lags = lags
@@ -244,7 +279,7 @@ class Explorer:
                 if following not in came_from:
                     came_from[following] = (state, label)
                     frontier.append(following)
-            if report.two_results or report.unconfirmed or report.run_again:
+            if report.two_results or report.unconfirmed or report.run_again or report.side_by_side:
                 break
         report.states = len(came_from)
         if report.sound:
@@ -258,6 +293,8 @@ class Explorer:
             report.two_results.append(_path(state, came_from))
         elif state.runs > 1 and not state.deaths:
             report.run_again.append(_path(state, came_from))
+        elif self._at_once and sum(w.step is Step.RUNNING or w.orphan for w in state.workers) > 1:
+            report.side_by_side.append(_path(state, came_from))
         elif state.inbox and (state.key is None or state.key.result != state.inbox[0].partition("#")[0]):
             report.unconfirmed.append(_path(state, came_from))
         elif state.inbox and state.key is not None:
@@ -293,14 +330,24 @@ class Explorer:
             if state.lags and worker.step in (Step.READ, Step.REFUSED, Step.REPLAY):
                 yield from self._reads_at_a_lagging_replica(state, index, worker)
             if worker.step is not Step.DEAD and state.crashes:
-                dead = Worker(Step.DEAD, outbox=worker.outbox if worker.on_disk else "")
-                died = _with(state, index, dead)._replace(crashes=state.crashes - 1, deaths=self._patient)
+                died = _with(state, index, self._dead(worker))._replace(crashes=state.crashes - 1, deaths=self._patient)
                 yield f"worker {index} dies", died
+            if worker.orphan:
+                yield f"the command of worker {index} ends", _with(state, index, worker._replace(orphan=False))
         if state.cancels and state.key is not None and not state.key.result and not state.key.cancel:
             request = state.key._replace(cancel=True)
             yield "a cancel request", _written(state, request)._replace(cancels=state.cancels - 1)
         if state.forgets and not state.message:
-            yield "the server forgets the ack", state._replace(message=True, forgets=state.forgets - 1)
+            yield "the server forgets the ack", state._replace(message=True, out=False, forgets=state.forgets - 1)
+
+    def _dead(self, worker: Worker) -> Worker:
+        """A worker that has died: what is left of it is on disk, and perhaps its command."""
+        dead = Worker(Step.DEAD, outbox=worker.outbox if worker.on_disk else "")
+        if not self._at_once or self._flaw is Flaw.NO_RECORD:
+            return dead
+        held = worker.held or worker.tried
+        record = worker.record or (held.nonce or _NO_CLAIM if held else _NO_CLAIM * (worker.step is Step.READ))
+        return dead._replace(record=record, orphan=worker.orphan or worker.step is Step.RUNNING)
 
     def _reads_at_a_lagging_replica(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
         """The same steps on what the key held before its last change; nothing that was read so is at its revision."""
@@ -314,8 +361,7 @@ class Explorer:
     def _worker_steps(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
         match worker.step:
             case Step.DEAD:
-                step = Step.REPLAY if worker.outbox else Step.IDLE
-                yield "starts", _with(state, index, Worker(step, outbox=worker.outbox))
+                yield "starts", _with(state, index, self._started(worker.at(Step.IDLE)))
             case Step.IDLE:
                 yield from self._idle(state, index, worker)
             case Step.READ:
@@ -332,15 +378,62 @@ class Explorer:
                 yield from self._acknowledge(state, index, worker)
             case Step.REPLAY:
                 yield from self._replay(state, index, worker)
-            case Step.PAUSED:
+            case _:
+                yield from self._special_steps(state, index, worker)
+
+    def _special_steps(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
+        """What a worker does after its start, and in a pause."""
+        match worker.step:
+            case Step.FREE:
+                yield from self._free(state, index, worker)
+            case Step.RETURN:
+                yield from self._return(state, index, worker)
+            case _:
                 if self._flaw is not Flaw.PAUSED_FOR_GOOD:
                     yield "tries a task", _with(state, index, worker.at(Step.IDLE))
+
+    def _started(self, worker: Worker) -> Worker:
+        """What a worker does first: it replays its outbox, and then frees what it was at work on."""
+        if worker.outbox and worker.step is Step.IDLE:
+            return worker._replace(step=Step.REPLAY)
+        return worker._replace(step=Step.FREE) if worker.record else worker.at(Step.IDLE)
+
+    def _free(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
+        """Free the claim that is on record, once no process of it is left."""
+        if worker.orphan and self._flaw is not Flaw.FREES_TOO_EARLY:
+            return
+        back = worker._replace(step=Step.RETURN)
+        if worker.outbox == worker.record:
+            yield "finds its outcome", _with(state, index, worker.at(Step.IDLE, record="", orphan=False))
+            return
+        decision = left(worker.record, state.key)
+        if self._flaw is Flaw.RETURNS_ONLY_ITS_OWN and isinstance(decision, decisions.ReturnDelivery):
+            decision = decisions.LeaveClaim()
+        match decision:
+            case decisions.EndLease():
+                assert state.key is not None, "the claim is in the ledger"
+                tried = state.key._replace(nonce=_unused_nonce(state), ended=True)
+                early = self._flaw is Flaw.RETURNS_FIRST
+                follow = worker.at(Step.CAS, fresh=True, tried=tried, then="done" if early else "return")
+                yield "finds its claim", _with(state._replace(out=False) if early else state, index, follow)
+            case decisions.ReturnDelivery():
+                yield "finds that no worker has it", _with(state, index, back)
+            case _:
+                yield "finds another worker's claim", _with(state, index, worker.at(Step.IDLE, record="", orphan=False))
+
+    def _return(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
+        returned = state._replace(out=False)
+        yield "returns the delivery", _with(returned, index, worker)
+        yield (
+            "returns the delivery, and removes its record",
+            _with(returned, index, worker.at(Step.IDLE, record="", orphan=False)),
+        )
 
     def _idle(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
         if worker.outbox and self._flaw is not Flaw.FORGETS_REFUSED:
             yield "tries again what was refused", _with(state, index, worker.at(Step.REPLAY))
-        if state.message:
-            yield from self._deliver(state, index, worker)
+        if state.message and not state.out:
+            yield from self._deliver(state._replace(out=self._at_once), index, worker)
 
     def _deliver(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
         if self._flaw is Flaw.ACK_FIRST:
@@ -388,9 +481,13 @@ class Explorer:
 
     def _waits(self, state: State, index: int) -> tuple[bool, ...]:
         """Whether the lease in the ledger may count as expired, or not, for a worker that reads it."""
+        assert state.key is not None, "a lease is read"
+        if state.key.ended:
+            return (False,)
+        if self._at_once:
+            return (True,)
         if not self._patient:
             return False, True
-        assert state.key is not None, "a lease is read"
         nonce, other = state.key.nonce, state.workers[1 - index]
         alive = [worker for worker in state.workers if worker.step is not Step.DEAD]
         if any(key.nonce == nonce for worker in alive for key in (worker.held, worker.tried) if key is not None):
@@ -400,7 +497,7 @@ class Explorer:
         return (True,) if held_elsewhere else (False, True)
 
     def _claim(self, state: State, index: int, worker: Worker, base: Key, *, fresh: bool, attempt: int) -> State:
-        tried = base._replace(state="working", attempt=attempt, nonce=_unused_nonce(state), renewals=0)
+        tried = base._replace(state="working", attempt=attempt, nonce=_unused_nonce(state), renewals=0, ended=False)
         return _with(state, index, worker.at(Step.CAS, fresh=fresh, tried=tried, then="run"))
 
     def _write(self, state: State, index: int, worker: Worker) -> Iterator[tuple[str, State]]:
@@ -443,9 +540,14 @@ class Explorer:
             case "publish from outbox":
                 return _with(state, index, held._replace(step=Step.PUBLISH, held=None, fresh=False, then="forget"))
             case "pause":
-                return _with(state._replace(runs=0), index, worker.at(Step.PAUSED))
+                return _with(state._replace(runs=0, out=False), index, worker.at(Step.PAUSED))
             case "idle":
-                return _with(state, index, worker.at(Step.IDLE))
+                returned = state._replace(out=False)
+                return _with(returned, index, worker.at(Step.IDLE))
+            case "return":
+                return _with(state, index, worker.at(Step.RETURN))
+            case "done":
+                return _with(state, index, worker.at(Step.IDLE, record="", orphan=False))
             case other:
                 raise AssertionError(other)
 
@@ -464,6 +566,8 @@ class Explorer:
                 yield "reads again", _with(state, index, worker.at(Step.READ))
             case _ if worker.then == "publish from outbox":
                 yield "reads again", _with(state, index, worker.at(Step.REPLAY))
+            case _ if worker.then in ("return", "done"):
+                yield "reads again", _with(state, index, worker.at(Step.FREE))
             case settle.Adopt():
                 assert state.key is not None, "only an entry is adopted"
                 tried = worker.tried._replace(cancel=state.key.cancel)
@@ -510,7 +614,7 @@ class Explorer:
         if worker.then == "ack":
             yield "publishes", _with(stored, index, worker._replace(step=Step.ACK))
         else:
-            yield "publishes from its outbox", _with(stored, index, Worker())
+            yield "publishes from its outbox", _with(stored, index, _replayed(worker))
         if state.losses:
             lost = stored._replace(losses=state.losses - 1)
             yield "publishes, the answer gets lost", _with(lost, index, worker)
@@ -541,7 +645,13 @@ class Explorer:
             case decisions.RepublishOutbox():
                 yield "publishes its outbox again", _with(state, index, publish)
             case _:
-                yield "drops its outbox", _with(state, index, Worker())
+                yield "drops its outbox", _with(state, index, _replayed(worker))
+
+
+def _replayed(worker: Worker) -> Worker:
+    """A worker that has nothing in its outbox any more."""
+    step = Step.FREE if worker.record else Step.IDLE
+    return Worker(step, record=worker.record, orphan=worker.orphan)
 
 
 def _written(state: State, key: Key) -> State:
@@ -557,7 +667,7 @@ def _unused_nonce(state: State) -> str:
         name.removeprefix("r-").partition("#")[0] for name in state.inbox
     }
     for worker in state.workers:
-        used |= {key.nonce for key in (worker.held, worker.tried) if key is not None} | {worker.outbox}
+        used |= {key.nonce for key in (worker.held, worker.tried) if key is not None} | {worker.outbox, worker.record}
     return next(nonce for nonce in _NONCES if nonce not in used)
 
 
@@ -567,8 +677,8 @@ def _with(state: State, index: int, worker: Worker) -> State:
 
 
 def _order(worker: Worker) -> tuple[object, ...]:
-    step, held, fresh, tried, then, outbox, on_disk = worker
-    return step.value, held or (), fresh, tried or (), then, outbox, on_disk
+    step, held, fresh, tried, then, *rest = worker
+    return step.value, held or (), fresh, tried or (), then, *rest
 
 
 def _canonical(state: State) -> State:

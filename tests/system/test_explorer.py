@@ -8,7 +8,9 @@ pytestmark = pytest.mark.posix("explores the settling of workers")
 
 
 def first_fault(report: Report) -> str:
-    return next(iter(report.two_results + report.unconfirmed + report.run_again + report.stuck), "")
+    return next(
+        iter(report.two_results + report.unconfirmed + report.run_again + report.side_by_side + report.stuck), ""
+    )
 
 
 def calm(flaw: Flaw, *, refusals: int = 0, setbacks: int = 0, one_machine: bool = False) -> Report:
@@ -99,6 +101,35 @@ def test_the_explorer_detects_that_a_living_worker_forgets_what_was_refused():
 def test_the_explorer_detects_that_a_worker_runs_what_another_one_on_its_machine_has_finished():
     report = calm(Flaw.OWN_OUTBOX_ONLY, refusals=1, one_machine=True)
     assert report.run_again, f"found instead: {first_fault(report)}"
+
+
+@pytest.mark.gate("two crashes")
+@pytest.mark.parametrize(
+    ("crashes", "losses", "forgets", "cancels"),
+    [(2, 0, 0, 0), (3, 0, 0, 1), (2, 1, 1, 0)],
+    ids=["two crashes", "three crashes, a cancel request", "a lost answer, a forgotten ack"],
+)
+def test_a_worker_that_starts_again_frees_what_it_was_at_work_on_though_no_lease_runs_out(
+    crashes: int, losses: int, forgets: int, cancels: int
+):
+    report = Explorer(crashes=crashes, losses=losses, forgets=forgets, cancels=cancels, at_once=True).explore()
+    assert report.sound, first_fault(report)
+    assert {"completed", "failed"} <= report.endings
+
+
+@pytest.mark.parametrize(
+    ("flaw", "symptom"),
+    [
+        (Flaw.NO_RECORD, "stuck"),
+        (Flaw.FREES_TOO_EARLY, "side_by_side"),
+        (Flaw.RETURNS_FIRST, "stuck"),
+        (Flaw.RETURNS_ONLY_ITS_OWN, "stuck"),
+    ],
+    ids=lambda value: value.value if isinstance(value, Flaw) else "",
+)
+def test_the_explorer_detects_how_a_worker_that_starts_again_may_go_wrong(flaw: Flaw, symptom: str):
+    report = Explorer(flaw, crashes=2, losses=0, forgets=0, cancels=0, at_once=True).explore()
+    assert getattr(report, symptom), f"found instead: {first_fault(report)}"
 
 
 @pytest.mark.parametrize("crashes", [0, pytest.param(1, marks=pytest.mark.long)])

@@ -278,7 +278,7 @@ async def test_only_the_owner_can_read_the_state_of_a_worker(
         found = {path: path.stat().st_mode & 0o777 for path in (tmp_path / "state").rglob("*")}
         assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
         kinds = {path.suffix or path.name for path in found if path.is_file()}
-        assert kinds == {".json", ".prompt", "lock"}
+        assert kinds == {".json", ".claims", ".prompt", "lock"}
         assert {path: mode for path, mode in found.items() if mode != (0o700 if path.is_dir() else 0o600)} == {}
         await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**results, "max_msgs": -1})
         await coordinator.task(second).cancel()

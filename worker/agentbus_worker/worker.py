@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from agentbus.admin.server_versions import version_warning
 from agentbus.bus.jetstream import Bus, connect
@@ -22,11 +22,13 @@ from agentbus.protocol.timestamps import now
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import HEARTBEAT_S, MOST_RUNNING, Presence, announce, withdraw
 from agentbus.version import __version__
+from agentbus_worker.claim_records import ClaimRecords
 from agentbus_worker.consumers import require_consumer
-from agentbus_worker.identity import host_name
+from agentbus_worker.identity import Place, host_name
 from agentbus_worker.intake import Intake
 from agentbus_worker.metrics import Metrics, metrics_of
 from agentbus_worker.pause import Pause
+from agentbus_worker.predecessors import Predecessors
 from agentbus_worker.running.orphans import end_orphans
 from agentbus_worker.running.process_tree import HAS_SUPERVISORS, Children
 from agentbus_worker.running.spawn import close_on_exec
@@ -53,6 +55,17 @@ _PATROL_S: Final = 2.0
 _PRESENCE_PAUSE_S: Final = 2.0
 """How soon a change of the free slots is announced. People look at it, so more often would only load the bus."""
 _T = TypeVar("_T")
+
+
+class _Local(NamedTuple):
+    """What a worker has on its machine, and what earlier ones have left there."""
+
+    folder: StateFolder
+    outbox: Outbox
+    claims: ClaimRecords
+    left: Predecessors
+    children: Children
+    metrics: Metrics
 
 
 class Worker:
@@ -99,44 +112,31 @@ class Worker:
             if HAS_SUPERVISORS:
                 become_subreaper()
             close_on_exec()
-            left = await end_orphans(folder.children, config.worker.kill_grace_seconds)
-            children = stack.enter_context(Children(folder.children, slots=config.worker.concurrency, left=left))
+            left = Predecessors(folder.claims)
+            orphans = await end_orphans(folder.children, config.worker.kill_grace_seconds, left.workers)
+            left.ended(orphans)
+            children = Children(folder.children, slots=config.worker.concurrency, left=orphans.left)
+            stack.enter_context(children)
+            claims = stack.enter_context(ClaimRecords(folder.claims, children.worker, Place.here()))
             stack.push_async_callback(children.close)
             dial = stack.enter_async_context(connect(settings, retry_on_failed_connect=True, on_state=self._on_state))
             bus = await _unless_set(self._stop.drain, dial)
             if bus is not None:
-                await self._serve(bus, folder, outbox, children, metrics)
+                await self._serve(bus, _Local(folder, outbox, claims, left, children, metrics))
         log.info("worker %s stopped", self.instance)
 
-    async def _serve(self, bus: Bus, folder: StateFolder, outbox: Outbox, children: Children, metrics: Metrics) -> None:
+    async def _serve(self, bus: Bus, local: _Local) -> None:
         if warning := version_warning(bus.server_version):
             log.warning("%s", warning)
-        config = self._config
+        config, outbox, left = self._config, local.outbox, local.left
         lease_s = await _unless_set(self._stop.drain, require_consumer(bus, config))
-        self._register_gauges(metrics, bus)
+        self._register_gauges(local.metrics, bus)
         if lease_s is None:
             return
-        clock = ServerClock(bus, config.nats.stream, config.durable)
-        unsettled = Unsettled(
-            bus, outbox, clock, metrics, lease_s=lease_s, held=self._jobs, on_change=self._changed.set
-        )
-        if await _unless_set(self._stop.drain, _settle_left(unsettled)) is None:
+        context = self._context(bus, local, lease_s)
+        unsettled = context.unsettled
+        if await _unless_set(self._stop.drain, left.recover(bus, config, outbox, unsettled)) is None:
             return
-        context = Context(
-            bus=bus,
-            ledger=Ledger(bus),
-            lease_monitor=LeaseMonitor(bus, clock),
-            config=config,
-            instance=self.instance,
-            lease_s=lease_s,
-            state_folder=folder,
-            outbox=outbox,
-            unsettled=unsettled,
-            pause=self._pause,
-            children=children,
-            held=self._jobs,
-            metrics=metrics,
-        )
         remove_listener = bus.on_reconnect(self._renew_all)
         await bus.subscribe(subjects.control(config.agent.id), self._on_control)
         try:
@@ -146,7 +146,8 @@ class Worker:
                     group.create_task(self._stop_jobs_on_request()),
                     group.create_task(self._show_presence(bus, unsettled)),
                     group.create_task(unsettled.keep_on()),
-                    group.create_task(self._patrol(children)),
+                    group.create_task(left.keep_on(bus, config, outbox)),
+                    group.create_task(self._patrol(local.children)),
                 ]
                 running: set[asyncio.Task[None]] = set()
                 intake = Intake(bus, config, self._slots, self._pause, self._handler(context, group, running))
@@ -163,6 +164,28 @@ class Worker:
             raise _root_cause(failed) from failed
         finally:
             remove_listener()
+
+    def _context(self, bus: Bus, local: _Local, lease_s: float) -> Context:
+        config, outbox, metrics = self._config, local.outbox, local.metrics
+        clock = ServerClock(bus, config.nats.stream, config.durable)
+        return Context(
+            bus=bus,
+            ledger=Ledger(bus),
+            lease_monitor=LeaseMonitor(bus, clock),
+            config=config,
+            instance=self.instance,
+            lease_s=lease_s,
+            state_folder=local.folder,
+            outbox=outbox,
+            claims=local.claims,
+            unsettled=Unsettled(
+                bus, outbox, clock, metrics, lease_s=lease_s, held=self._jobs, on_change=self._changed.set
+            ),
+            pause=self._pause,
+            children=local.children,
+            held=self._jobs,
+            metrics=metrics,
+        )
 
     def _register_gauges(self, metrics: Metrics, bus: Bus) -> None:
         """Register the gauges, which another thread reads at each scrape."""
@@ -317,18 +340,6 @@ async def _unless_set(event: asyncio.Event, work: Coroutine[Any, Any, _T] | asyn
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
-
-
-async def _settle_left(unsettled: Unsettled) -> bool:
-    """Settle the outcomes that earlier workers left on disk, and retry until the bus takes them or refuses them."""
-    while True:
-        try:
-            await unsettled.settle_left()
-        except (BusUnavailableError, StreamFullError) as error:
-            log.warning("the outbox cannot be delivered yet: %s", error)
-            await asyncio.sleep(_RETRY_S)
-        else:
-            return True
 
 
 async def _fail_when_ended(bus: Bus) -> None:

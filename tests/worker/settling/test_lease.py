@@ -1,6 +1,7 @@
 """The lease of a running task: changes to its ledger entry are made one at a time."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from agentbus.protocol.messages import new_result
 from agentbus.protocol.subjects import TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.ledger import Ledger
+from agentbus_worker.claim_records import ClaimRecord, ClaimRecords
+from agentbus_worker.identity import Place
 from agentbus_worker.settling.lease import Lease
 from support.harness import eventually
 
@@ -35,19 +38,25 @@ class _SlowRenewals(Ledger):
         return await super().write(key, entry, revision=revision, **options)
 
 
+def unrecorded(key: TaskKey) -> ClaimRecord:
+    """A record that is on no disk."""
+    return ClaimRecord(ClaimRecords(Path(), "token", Place()), key, "nonce", "")
+
+
 async def test_a_renewal_in_progress_does_not_undo_the_settlement(coordinator: Coordinator):
     bus = coordinator.bus
     await set_up(bus, ["code"])
     task = await coordinator.publish("code", "say:hi", task_type="test")
     ledger, slow = Ledger(bus), _SlowRenewals(bus)
-    found = await ledger.read(TaskKey("code", task.id))
+    key = TaskKey("code", task.id)
+    found = await ledger.read(key)
     assert isinstance(found, Record)
     claim = Claim(worker="w", nonce=random_token(), lease_s=0.3, since=now())
     entry = claimed(found.entry, claim, attempt=1)
-    revision = await ledger.write(TaskKey("code", task.id), entry, revision=found.revision)
+    revision = await ledger.write(key, entry, revision=found.revision)
     async with PullConsumer(bus, subjects.TASKS_STREAM, subjects.durable("code")) as puller:
         result = new_result(task.message.to_json(), result_id="result-1", status="completed")
-        lease = Lease(slow, await puller.next(), TaskKey("code", task.id), entry, revision)
+        lease = Lease(slow, await puller.next(), key, entry, revision, unrecorded(key))
         async with asyncio.timeout(5), lease.renewing():
             await slow.renewal_is_under_way.wait()
             lease.stop_renewing()
@@ -56,7 +65,7 @@ async def test_a_renewal_in_progress_does_not_undo_the_settlement(coordinator: C
             await asyncio.wait({settling}, timeout=0.2)
             slow.line_is_free.set()
             await settling
-    after = await ledger.read(TaskKey("code", task.id))
+    after = await ledger.read(key)
     assert isinstance(after, Record)
     assert (after.entry.state, after.entry.result_id) == ("completed", "result-1")
     assert not lease.lost
@@ -69,10 +78,11 @@ async def test_a_delivery_is_held_while_renewals_are_refused_for_less_than_a_lea
     await set_up(bus, ["code"])
     task = await coordinator.publish("code", "say:hi", task_type="test")
     ledger = Ledger(bus)
-    found = await ledger.read(TaskKey("code", task.id))
+    key = TaskKey("code", task.id)
+    found = await ledger.read(key)
     assert isinstance(found, Record)
     entry = claimed(found.entry, Claim(worker="w", nonce=random_token(), lease_s=0.6, since=now()), attempt=1)
-    revision = await ledger.write(TaskKey("code", task.id), entry, revision=found.revision)
+    revision = await ledger.write(key, entry, revision=found.revision)
     held, refused = 0, 0
 
     async def in_progress(_: Delivery) -> None:
@@ -87,7 +97,7 @@ async def test_a_delivery_is_held_while_renewals_are_refused_for_less_than_a_lea
     monkeypatch.setattr(Delivery, "in_progress", in_progress)
     monkeypatch.setattr(Ledger, "write", write)
     async with PullConsumer(bus, subjects.TASKS_STREAM, subjects.durable("code")) as puller:
-        lease = Lease(ledger, await puller.next(), TaskKey("code", task.id), entry, revision)
+        lease = Lease(ledger, await puller.next(), key, entry, revision, unrecorded(key))
         async with lease.renewing():
             await eventually(lambda: refused > held > 0, "held for a lease, and then no more")
     assert not lease.lost

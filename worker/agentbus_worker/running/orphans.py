@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentbus.protocol.subjects import is_task_id
 from agentbus_worker.log.lines import TaskLog
@@ -25,29 +25,50 @@ from agentbus_worker.running.supervisor import KILL_TIMEOUT_S
 from agentbus_worker.running.unended import Unended, unended_of
 
 _ROUNDS: Final = 5
+_SUPERVISOR: Final = Path(supervisor.__file__).name
+"""The release that a dead worker was of may lie in another folder."""
 _LOADING_TIMEOUT_S: Final = 10.0
 """How long to wait for processes between fork and exec, which may belong to a dead worker."""
 
 
-async def end_orphans(folder: Path, grace_s: float) -> dict[str, Unended]:
+class Orphans(NamedTuple):
+    """What has become of the commands of dead workers.
+
+    Attributes:
+        left: what does not end, by the id of its task.
+        all_found: whether nothing else can be left: no process kept on starting others, or on being loaded.
+    """
+
+    left: dict[str, Unended]
+    all_found: bool = True
+
+
+async def end_orphans(folder: Path, grace_s: float, workers: Iterable[str] = ()) -> Orphans:
     """End the commands that dead workers left running: found by records, never by name or by pid alone.
 
-    Returns what does not end, by the id of its task. The records stay for the next start then.
+    The records of what does not end stay for the next start.
+
+    Args:
+        folder: has the records.
+        grace_s: between SIGTERM and SIGKILL.
+        workers: the tokens of dead workers that are known from elsewhere.
     """
-    records = [*folder.glob("*.json")]
-    left = await asyncio.to_thread(_end_processes_of, records, grace_s) if records else {}
-    if not left:
-        for path in records:
+    paths, workers = [*folder.glob("*.json")], [*workers]
+    if not paths and not workers:
+        return Orphans({})
+    orphans = await asyncio.to_thread(_end_processes_of, _Records(paths, workers), grace_s)
+    if not orphans.left:
+        for path in paths:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-    return left
+    return orphans
 
 
 class _Records:
     """The records of dead workers: the workers, the start time of each process, and the task of each run."""
 
-    def __init__(self, paths: Iterable[Path]) -> None:
-        self._workers: set[str] = set()
+    def __init__(self, paths: Iterable[Path], workers: Iterable[str]) -> None:
+        self._workers = set(workers)
         self._start_times: dict[int, tuple[str, str]] = {}
         self._tasks: dict[str, str] = {}
         for path in paths:
@@ -69,7 +90,7 @@ class _Records:
 
         with contextlib.suppress(psutil.Error, OSError):
             return _is_running(process) and any(
-                path == supervisor.__file__ and worker in self._workers
+                Path(path).name == _SUPERVISOR and worker in self._workers
                 for path, worker in itertools.pairwise(process.cmdline())
             )
         return False
@@ -96,23 +117,21 @@ class _Records:
             return None
 
 
-def _end_processes_of(paths: Iterable[Path], grace_s: float) -> dict[str, Unended]:
-    """End the processes of dead workers; returns those that do not end, by the id of their task."""
-    records = _Records(paths)
+def _end_processes_of(records: _Records, grace_s: float) -> Orphans:
     _wait_for_supervisors(records, grace_s + 2 * KILL_TIMEOUT_S)
     timeout_s = grace_s
     for _ in range(_ROUNDS):  # a process that gets SIGTERM may start another one
-        found = _processes_of(records)
+        found, all_found = _processes_of(records)
         if not found:
-            return {}
+            return Orphans({}, all_found)
         for task_id, count in Counter(task_id for _, task_id in found).items():
             TaskLog(task_id).warning("ending %d processes of a worker that was killed", count)
         living = _signal_and_wait([process for process, _ in found], signal.SIGTERM, timeout_s)
         living = _signal_and_wait(living, signal.SIGKILL, KILL_TIMEOUT_S)
         if left := _unended_by_task(living, {process.pid: task_id for process, task_id in found}):
-            return left
+            return Orphans(left)
         timeout_s = 0.0
-    return {}
+    return Orphans({}, all_found=False)
 
 
 def _unended_by_task(living: list[Any], tasks: dict[int, str]) -> dict[str, Unended]:
@@ -134,8 +153,11 @@ def _wait_for_supervisors(records: _Records, timeout_s: float) -> None:
     _signal_and_wait(_signal_and_wait(supervisors, 0, timeout_s), signal.SIGKILL, KILL_TIMEOUT_S)
 
 
-def _processes_of(records: _Records) -> list[tuple[Any, str]]:
-    """Return the processes of dead workers, each with its task id. Wait for processes between fork and exec."""
+def _processes_of(records: _Records) -> tuple[list[tuple[Any, str]], bool]:
+    """Return the processes of dead workers, each with its task id, and whether these are all.
+
+    Processes between fork and exec are waited for.
+    """
     import psutil  # noqa: PLC0415
 
     deadline = time.monotonic() + _LOADING_TIMEOUT_S
@@ -145,7 +167,7 @@ def _processes_of(records: _Records) -> list[tuple[Any, str]]:
         loading = any(is_being_loaded(process.pid) for process in processes)
         found = _with_descendants(processes, {process.pid: records.task_of(process) for process in processes})
         if found or not loading or time.monotonic() > deadline:
-            return found
+            return found, not loading
         time.sleep(POLL_S)
 
 

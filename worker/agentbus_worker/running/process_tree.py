@@ -10,7 +10,6 @@ supervisors. Without them, a supervisor that has lost its worker ends all of its
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import json
 import logging
@@ -22,6 +21,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 from agentbus.protocol.ids import random_token
+from agentbus_worker.identity import boot_id
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.process_group import GroupProcess
 from agentbus_worker.running.spawn import Command
@@ -48,7 +48,10 @@ class Run:
 
 
 class Children:
-    """The running commands of one worker. The worker is recorded, and has its supervisors, for a `with` block."""
+    """The running commands of one worker. The worker is recorded, and has its supervisors, for a `with` block.
+
+    `worker` is the token with which all its run ids begin.
+    """
 
     def __init__(self, folder: Path, *, slots: int = 0, left: Mapping[str, Unended] | None = None) -> None:
         """Take the folder of the records.
@@ -60,17 +63,17 @@ class Children:
         """
         self._folder = folder
         self._left = left or {}
-        self._worker = random_token()
+        self.worker = random_token()
         self._numbers = itertools.count(1)
         self._runs: dict[str, Run] = {}
         self._recorded: set[str] = set()
         self._unended: list[tuple[Run, RunningProcess, Callable[[], None]]] = []
-        self._supervisors = Supervisors(slots, self._worker) if slots and HAS_SUPERVISORS else None
+        self._supervisors = Supervisors(slots, self.worker) if slots and HAS_SUPERVISORS else None
 
     def __enter__(self) -> Self:
         """Write the record of the worker. A failure is logged; commands run without the record."""
         try:
-            self._write(self._worker, {"worker": self._worker})
+            self._write(self.worker, {"worker": self.worker})
         except OSError as error:
             log.warning("this worker is not on record: %s", error.strerror or error)
         if self._supervisors is not None:
@@ -83,7 +86,7 @@ class Children:
         if self._supervisors is not None:
             self._supervisors.close()
             self._supervisors.wait_closed()  # not long, and not at all after `close`
-        self._remove(self._worker)
+        self._remove(self.worker)
 
     async def close(self) -> None:
         """End all that is left, and wait a bounded time for it, without blocking the event loop."""
@@ -93,7 +96,7 @@ class Children:
 
     def new_run_id(self) -> str:
         """Make a run id for the environment of a new command; it begins with the token of this worker."""
-        return f"{self._worker}-{next(self._numbers)}"
+        return f"{self.worker}-{next(self._numbers)}"
 
     async def start(
         self, command: Command, grace_s: float, outputs: tuple[int, int], tmp: Path, stop: asyncio.Future[None]
@@ -181,7 +184,7 @@ def start_time(pid: int) -> str:
     """
     if sys.platform == "linux":
         try:
-            return f"{_boot_id()} {int(read(f'/proc/{pid}/stat').rpartition(b')')[2].split()[19])}"
+            return f"{boot_id()} {int(read(f'/proc/{pid}/stat').rpartition(b')')[2].split()[19])}"
         except (OSError, IndexError):
             return ""
     import psutil  # noqa: PLC0415
@@ -190,11 +193,6 @@ def start_time(pid: int) -> str:
         return str(psutil.Process(pid).create_time())
     except psutil.Error:
         return ""
-
-
-@functools.cache
-def _boot_id() -> str:
-    return read("/proc/sys/kernel/random/boot_id").decode().strip()
 
 
 def is_being_loaded(pid: int) -> bool:

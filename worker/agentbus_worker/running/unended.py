@@ -29,6 +29,11 @@ def unended_of(pids: Iterable[int]) -> Unended | None:
     return Unended(tuple(reasons), " and ".join(dict.fromkeys(reasons.values()))) if reasons else None
 
 
+def have_ended(pids: Iterable[int]) -> bool:
+    """Return whether none of `pids` is there, other than as a zombie (Linux). A pid that is used again is there."""
+    return all(_states_of_threads(pid) <= {_ZOMBIE} for pid in pids)
+
+
 def _why(pid: int) -> str:
     """Return why a process does not end; empty if it has ended, or is about to."""
     states = _states_of_threads(pid) if sys.platform == "linux" else {b"?"}

@@ -6,11 +6,12 @@ from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import BusError, CorruptEntryError, MessageError
 from agentbus.observability import tracing
 from agentbus.protocol.ids import random_token
-from agentbus.protocol.ledger_entry import Claim as ClaimRecord
+from agentbus.protocol.ledger_entry import Claim as EntryClaim
 from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, claimed, queued
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.incoming import Incoming, read_delivery
 from agentbus.tasks.settle import Lost, Won, compare_and_set, publish_again
+from agentbus_worker.claim_records import ClaimRecord
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.dead_letter import SHORTEST_NAK_S, store_dead_letter
@@ -70,8 +71,10 @@ async def _claim(context: Context, delivery: Delivery) -> Job | None:
         await delivery.nak(SHORTEST_NAK_S)
         return None
     new_entry = queued(incoming.task, incoming.inbox(context.config.default_inbox), incoming.publication)
+    record = ClaimRecord(context.claims, key, random_token(), delivery.reply)
+    job = None
     try:
-        return await _decide(context, delivery, incoming, new_entry)
+        job = await _decide(context, delivery, incoming, new_entry, record)
     except CorruptEntryError as error:
         left_s = await context.lease_monitor.lease_left_s(key, error.revision, error.changed_at, context.lease_s)
         if left_s <= 0:
@@ -79,22 +82,35 @@ async def _claim(context: Context, delivery: Delivery) -> Job | None:
         # A worker that holds the task replaces the entry with its next renewal.
         await delivery.nak(max(SHORTEST_NAK_S, left_s))
         TaskLog(key.id).warning("%s; looking again in %.1f s", error, left_s)
-        return None
+    except (BusError, OSError):
+        record.keep()  # it may have been claimed: the answer is lost
+        raise
+    finally:
+        if job is None:
+            record.remove()
+    return job
 
 
-async def _decide(context: Context, delivery: Delivery, incoming: Incoming, new_entry: Entry) -> Job | None:
+async def _decide(
+    context: Context, delivery: Delivery, incoming: Incoming, new_entry: Entry, record: ClaimRecord
+) -> Job | None:
     job, done = None, False
     if delivery.num_delivered == 1:
         # The revision of the ledger entry is in the message, or the publisher wrote none: claim in one round trip.
-        job = await _try_claim(context, delivery, incoming, Claim(new_entry, incoming.revision or 0, attempt=1))
+        job = await _try_claim(context, delivery, incoming, Claim(new_entry, incoming.revision or 0, attempt=1), record)
     while job is None and not done:
         found = await context.ledger.read(incoming.key)
-        job, done = await _act_on(context, delivery, incoming, found, new_entry)
+        job, done = await _act_on(context, delivery, incoming, found, new_entry, record)
     return job
 
 
 async def _act_on(
-    context: Context, delivery: Delivery, incoming: Incoming, found: Record | NoEntry, new_entry: Entry
+    context: Context,
+    delivery: Delivery,
+    incoming: Incoming,
+    found: Record | NoEntry,
+    new_entry: Entry,
+    record: ClaimRecord,
 ) -> tuple[Job | None, bool]:
     """Act on a ledger entry; returns the claimed job, and whether all is done without one.
 
@@ -105,15 +121,15 @@ async def _act_on(
     decision = on_delivery(found, new_entry, wait_s=wait_s, policy=context.policy, finished=outcome is not None)
     match decision:
         case Claim():
-            return await _try_claim(context, delivery, incoming, decision), False
+            return await _try_claim(context, delivery, incoming, decision, record), False
         case SettleCancelled() | SettleExhausted():
             with tracing.settling(delivery.headers, agent=context.agent, worker=context.instance, task_id=task_id):
-                return None, await _settle_without_run(context, delivery, incoming, decision)
-        case CommitOutbox(record):
+                return None, await _settle_without_run(context, delivery, incoming, decision, record)
+        case CommitOutbox(committed):
             assert outcome is not None, "only a finished outcome is committed"
-            return None, await _settle_finished(context, delivery, record, outcome)
-        case Republish(record):
-            await publish_again(context.bus, record)
+            return None, await _settle_finished(context, delivery, committed, outcome)
+        case Republish(settled):
+            await publish_again(context.bus, settled)
             await delivery.ack()
             TaskLog(task_id).info("its result was there already; acknowledged", redeliveries=delivery.num_delivered - 1)
         case Defer():
@@ -144,21 +160,23 @@ async def _settle_finished(context: Context, delivery: Delivery, record: Record,
     return True
 
 
-async def _try_claim(context: Context, delivery: Delivery, incoming: Incoming, decision: Claim) -> Job | None:
+async def _try_claim(
+    context: Context, delivery: Delivery, incoming: Incoming, decision: Claim, record: ClaimRecord
+) -> Job | None:
     """Claim by compare-and-set; None if another party wrote the entry first, so that it must be read again."""
-    entry = claimed(decision.base, _new_claim(context), decision.attempt)
+    entry = claimed(decision.base, _new_claim(context, record), decision.attempt)
     verdict = await compare_and_set(context.ledger, incoming.key, entry, revision=decision.revision)
     if isinstance(verdict, Lost):
         return None
-    lease = Lease(context.ledger, delivery, incoming.key, verdict.entry, verdict.revision)
+    lease = Lease(context.ledger, delivery, incoming.key, verdict.entry, verdict.revision, record)
     lost = decision.base.claim if decision.base.state == "working" else None
     if lost is not None:
         context.metrics.count("takeover")
     return Job(context, delivery, incoming, lease, taken_from=lost.worker if lost else None)
 
 
-def _new_claim(context: Context) -> ClaimRecord:
-    return ClaimRecord(worker=context.instance, nonce=random_token(), lease_s=context.lease_s, since=now())
+def _new_claim(context: Context, record: ClaimRecord) -> EntryClaim:
+    return EntryClaim(worker=context.instance, nonce=record.nonce, lease_s=context.lease_s, since=now())
 
 
 def _why_exhausted(entry: Entry, policy: Policy) -> str:
@@ -173,7 +191,11 @@ def _why_exhausted(entry: Entry, policy: Policy) -> str:
 
 
 async def _settle_without_run(
-    context: Context, delivery: Delivery, incoming: Incoming, decision: SettleCancelled | SettleExhausted
+    context: Context,
+    delivery: Delivery,
+    incoming: Incoming,
+    decision: SettleCancelled | SettleExhausted,
+    record: ClaimRecord,
 ) -> bool:
     """Settle a task without a run, then ack; returns False if another party wrote the entry first."""
     base = decision.base
@@ -182,7 +204,7 @@ async def _settle_without_run(
     else:
         why = _why_exhausted(base, context.policy)
         outcome = Outcome("failed", "", why, reason=why)
-    new_claim = _new_claim(context)
+    new_claim = _new_claim(context, record)
     result = result_message(context, delivery, incoming, outcome, new_claim.nonce, base.attempt)
     base = base.model_copy(update={"claim": new_claim})
     verdict = await settle_in_a_size_that_is_taken(context.bus, incoming.key, base, result, decision.revision)

@@ -8,6 +8,7 @@ from agentbus.config.worker_schema import WorkerConfig
 from agentbus.protocol.ledger_entry import Setbacks
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
+from agentbus_worker.claim_records import ClaimRecords
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.pause import Pause
 from agentbus_worker.running.process_tree import Children
@@ -34,6 +35,7 @@ class Context:
     lease_s: float
     state_folder: StateFolder
     outbox: Outbox
+    claims: ClaimRecords
     unsettled: Unsettled
     pause: Pause
     children: Children

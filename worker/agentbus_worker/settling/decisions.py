@@ -138,6 +138,38 @@ def on_outbox(
     return DropOutbox("another worker has the task")
 
 
+@dataclass(frozen=True, slots=True)
+class EndLease:
+    """The claim of a dead worker is in the ledger: end its lease on top of `record`, then return its delivery."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnDelivery:
+    """No worker has the task: return the delivery of the worker that died, so that the next one gets it at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveClaim:
+    """Another worker has the task, and its delivery: send nothing."""
+
+
+def on_left_claim(found: Record | NoEntry, *, nonce: str) -> EndLease | ReturnDelivery | LeaveClaim:
+    """Decide what to do with a task that a worker held when it died, once no process of it is left.
+
+    Args:
+        found: the ledger entry of the task.
+        nonce: the nonce of the claim that the dead worker had written, or was about to write.
+    """
+    if isinstance(found, NoEntry) or found.entry.state != "working" or found.entry.claim is None:
+        return ReturnDelivery()
+    claim = found.entry.claim
+    if claim.nonce == nonce:
+        return EndLease(found)
+    return ReturnDelivery() if claim.lease_s == 0 else LeaveClaim()
+
+
 def on_setback(
     earlier: Setbacks | None, *, place: str, code: str, now: datetime, limit_s: float, others_start: bool
 ) -> Setbacks | None:

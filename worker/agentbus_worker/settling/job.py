@@ -139,6 +139,7 @@ class Job:
         finally:
             if self._lease.lost:
                 self._context.metrics.count("lease lost")
+        self._lease.record.remove()
 
     async def _run_in_slot(self, reservation: Reservation) -> None:
         context = self._context
@@ -369,7 +370,7 @@ class Job:
         except (_StoppingError, BusError) as error:
             if context.bus.closed:
                 raise
-            self._log.warning("could not be handed back (%s); its lease expires instead", error)
+            self._leave_release(f"could not be handed back ({error})")
         else:
             if setbacks is None:
                 await self._settle(not_started_outcome(reason))
@@ -387,5 +388,12 @@ class Job:
             tracing.outcome("given_back")
             self._log.info("released to the bus")
             self._context.metrics.count("released")
-        except (LeaseLostError, BusError) as error:
-            self._log.warning("could not be released (%s); its lease expires instead", error)
+        except LeaseLostError as error:
+            self._log.warning("could not be released: %s", error)
+        except BusError as error:
+            self._leave_release(f"could not be released ({error})")
+
+    def _leave_release(self, why: str) -> None:
+        """Leave it to the next worker here to release the task, or to the lease."""
+        self._log.warning("%s; its lease expires instead, unless this worker starts again before", why)
+        self._lease.record.keep(released=True)

@@ -14,6 +14,7 @@ from agentbus.protocol.messages import Result
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Adopt, Lost, compare_and_set
+from agentbus_worker.claim_records import ClaimRecord
 from agentbus_worker.log.lines import TaskLog
 
 _RETRY_S: Final = 1.0
@@ -25,15 +26,18 @@ _LAG_TIMEOUT_S: Final = 30.0
 
 
 class Lease:
-    """A claim that this worker holds, with its delivery.
+    """A claim that this worker holds, with its delivery, and its `record` on disk.
 
     `interrupted` is done when the command must end: a cancel request is in the ledger, the lease is `lost` to another
     worker, or `interrupt()` was called.
     """
 
-    def __init__(self, ledger: Ledger, delivery: Delivery, key: TaskKey, entry: Entry, revision: int) -> None:
+    def __init__(
+        self, ledger: Ledger, delivery: Delivery, key: TaskKey, entry: Entry, revision: int, record: ClaimRecord
+    ) -> None:
         self._ledger = ledger
         self._delivery = delivery
+        self.record = record
         self._key = key
         self._entry = entry
         self._revision = revision

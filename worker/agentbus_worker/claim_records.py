@@ -1,0 +1,278 @@
+"""Records on disk what a worker has taken from the bus, for the worker after it, in case it is killed.
+
+`claims/<worker>.claims` has a slot of fixed size for each task that the worker holds: its key, the nonce of the claim,
+and the ack subject of its delivery. The first slot says which worker this is, and where it runs. A slot is written
+before the claim, and emptied when the task is done, so the file stays as large as the most tasks held at a time.
+
+Nothing is fsynced: a record is to survive its worker. After a crash of the machine it may be old or missing, and then
+the lease decides. Records are written by a thread, for which a claim waits only as long as a disk takes that works.
+"""
+
+import json
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Annotated, Any, BinaryIO, Final, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from agentbus.config.private_files import open_private
+from agentbus.errors import MessageError
+from agentbus.protocol.json_codec import decode
+from agentbus.protocol.subjects import COORDINATOR, TaskKey, is_agent_id, is_task_id
+from agentbus_worker.identity import Place
+
+log = logging.getLogger("agentbus.worker")
+
+SUFFIX: Final = ".claims"
+SLOT_BYTES: Final = 1024
+"""Twice what the longest ids, names and numbers take. A power of two, so that no slot crosses a page of memory: SIGKILL
+cuts no write within one."""
+_END: Final = b"\n"
+_MOST_READ_BYTES: Final = 4 * 1024 * 1024
+"""More than a worker with a thousand slots writes."""
+_MOST_KEPT: Final = 64
+"""How many records of tasks that could not be released are kept; their leases run out in the meantime."""
+_DISK_S: Final = 0.05
+"""How long a claim waits for its record. A write to a disk that works takes microseconds."""
+_CLOSE_S: Final = 1.0
+
+
+def _check(is_valid: Callable[[object], bool]) -> AfterValidator:
+    def check(text: str) -> str:
+        if not is_valid(text):
+            raise ValueError("is not an id")
+        return text
+
+    return AfterValidator(check)
+
+
+class LeftClaim(BaseModel):
+    """A task that a worker held when it died: under which claim, and how its delivery is handed back.
+
+    `released` says that the worker wanted to release it, and could not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    agent: Annotated[str, _check(is_agent_id)]
+    task_id: Annotated[str, _check(is_task_id)]
+    owner: Annotated[str, _check(is_agent_id)] = COORDINATOR
+    nonce: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+    reply: Annotated[str, StringConstraints(max_length=SLOT_BYTES)]
+    released: bool = False
+
+    @property
+    def key(self) -> TaskKey:
+        """The task."""
+        return TaskKey(self.agent, self.task_id, self.owner)
+
+
+class _Head(BaseModel):
+    """The first slot of a file of records."""
+
+    worker: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+    machine: str = ""
+    boot: str = ""
+    processes: str = ""
+
+
+class ClaimRecord:
+    """The record of one task that a worker holds, from its delivery to its end."""
+
+    def __init__(self, records: "ClaimRecords", key: TaskKey, nonce: str, reply: str) -> None:
+        self.nonce = nonce
+        self._records = records
+        self._fields = {"agent": key.agent, "task_id": key.id, **key.owner_field, "nonce": nonce, "reply": reply}
+        self._slot = records.fill(self._fields)
+
+    def remove(self) -> None:
+        """Empty the record, because the task is done or was handed back; nothing if it was emptied or kept before."""
+        if self._slot is not None:
+            self._records.empty(self._slot)
+            self._slot = None
+
+    def keep(self, *, released: bool = False) -> None:
+        """Leave the record to the next worker, because the bus could not be told what became of the task."""
+        if self._slot is not None:
+            self._records.keep(self._slot, {**self._fields, "released": True} if released else self._fields)
+            self._slot = None
+
+
+class ClaimRecords:
+    """The records of one worker. Their file exists for a `with` block, and beyond it if any are kept."""
+
+    def __init__(self, folder: Path, worker: str, place: Place) -> None:
+        """`worker` is the token with which the run ids of the worker's commands begin."""
+        self._path = folder / (worker + SUFFIX)
+        self._head = {"worker": worker, **place._asdict()}
+        self._free: list[int] = []
+        self._count = 1
+        self._filled = 0
+        self._kept: deque[int] = deque()
+        self._disk: _Disk | None = None
+
+    def __enter__(self) -> Self:
+        """Make the file. A failure is logged; without records, the lease decides if the worker is killed."""
+        try:
+            self._disk = _Disk(open_private(self._path, truncate=True))
+        except OSError as error:
+            log.warning("claims are not on record: %s", error.strerror or error)
+        else:
+            self._write(0, self._head)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._disk is not None and self._disk.close() and not self._filled:
+            with suppress(OSError):  # one that is left is harmless: nothing in it is claimed any more
+                self._path.unlink(missing_ok=True)
+
+    def fill(self, fields: dict[str, Any]) -> int | None:
+        """Write a record into a free slot; None if it is not on disk."""
+        slot = self._free.pop() if self._free else self._count
+        if not self._write(slot, fields):
+            self._free += [slot] if slot < self._count else []
+            return None
+        self._count = max(self._count, slot + 1)
+        self._filled += 1
+        return slot
+
+    def empty(self, slot: int) -> None:
+        """Free a slot. Nothing waits for that: what is settled, or claimed by another worker, is known by its entry."""
+        self._filled -= 1
+        self._free.append(slot)
+        if self._disk is not None:
+            self._disk.write(slot * SLOT_BYTES, _END)
+
+    def keep(self, slot: int, fields: dict[str, Any]) -> None:
+        """Keep a record beyond the end of this worker, the newest ones."""
+        self._write(slot, fields)
+        self._kept.append(slot)
+        if len(self._kept) > _MOST_KEPT:
+            self.empty(self._kept.popleft())
+
+    def _write(self, slot: int, fields: dict[str, Any]) -> bool:
+        data = json.dumps(fields).encode() + _END
+        return (
+            self._disk is not None
+            and len(data) <= SLOT_BYTES
+            and self._disk.write(slot * SLOT_BYTES, data, wait_s=_DISK_S)
+        )
+
+
+class _Disk:
+    """Writes on a thread of its own, in order, so that a disk that stands still holds up nothing else for long."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._queue: SimpleQueue[tuple[int, bytes, threading.Lock | None] | None] = SimpleQueue()
+        self._late = False
+        self._refused = ""
+        self._thread = threading.Thread(target=self._run, name="claim records", daemon=True)
+        self._thread.start()
+
+    def write(self, offset: int, data: bytes, *, wait_s: float = 0.0) -> bool:
+        """Write, and wait for it for up to `wait_s`; returns whether it is written, or is about to be.
+
+        While the disk stands still nothing more is written, and nothing waits for it.
+        """
+        if self._late:
+            return False
+        if not wait_s:
+            self._queue.put((offset, data, None))
+            return True
+        written = threading.Lock()
+        written.acquire()
+        self._queue.put((offset, data, written))
+        if written.acquire(timeout=wait_s):
+            return not self._refused
+        self._late = True
+        self._queue.put((0, b"", None))  # clears it, though the thread may just have come to the end of the queue
+        log.warning("claims are not on record while the disk under %s stands still", self._file.name)
+        return False
+
+    def close(self) -> bool:
+        """Write what is left; returns whether that was done within a second."""
+        self._queue.put(None)
+        self._thread.join(_CLOSE_S)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        with self._file as file:
+            while (item := self._queue.get()) is not None:
+                offset, data, written = item
+                self._try_to_write(file.fileno(), offset, data)
+                if written is None:
+                    self._late = False
+                else:
+                    written.release()
+
+    def _try_to_write(self, file: int, offset: int, data: bytes) -> None:
+        try:
+            whole = os.pwrite(file, data, offset) == len(data)
+            refused = "" if whole else "the disk is full"
+        except OSError as error:
+            refused = error.strerror or str(error)
+        if refused and refused != self._refused:
+            log.warning("claims are not on record: %s", refused)
+        self._refused = refused
+
+
+class LeftClaims:
+    """The records that one dead worker has left.
+
+    `worker` is its token, and `place` where it ran; both are empty where the file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._slots: dict[LeftClaim, int] = {}
+        self.worker, self.place = "", Place()
+        with suppress(OSError, ValidationError, MessageError):
+            with path.open("rb") as file:
+                lines = _lines(file.read(_MOST_READ_BYTES))
+            head = _Head.model_validate(decode(next(lines)[1]))
+            self.worker, self.place = head.worker, Place(head.machine, head.boot, head.processes)
+            for slot, line in lines:
+                with suppress(ValidationError, MessageError):  # cut by the crash of a machine
+                    self._slots[LeftClaim.model_validate(decode(line))] = slot
+
+    @property
+    def claims(self) -> list[LeftClaim]:
+        """The tasks that it held."""
+        return [*self._slots]
+
+    def forget(self, claim: LeftClaim) -> None:
+        """Empty one record. One that stays on disk is harmless: the next worker finds nothing to do for it."""
+        slot = self._slots.pop(claim)
+        with suppress(OSError), self._path.open("r+b") as file:
+            os.pwrite(file.fileno(), _END, slot * SLOT_BYTES)
+        if not self._slots:
+            self.remove()
+
+    def remove(self) -> None:
+        """Delete the file."""
+        self._slots.clear()
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+
+def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the filled slots, each with its number; the first one always."""
+    for slot in range(max(1, len(data) // SLOT_BYTES + 1)):
+        line, end, _ = data[slot * SLOT_BYTES : (slot + 1) * SLOT_BYTES].partition(_END)
+        if (line and end) or slot == 0:
+            yield slot, line
+
+
+def left_claims(folder: Path) -> list[LeftClaims]:
+    """Read the records that dead workers have left in a folder."""
+    return [LeftClaims(path) for path in sorted(folder.glob("*" + SUFFIX))]
