@@ -53,7 +53,7 @@ _READINGS: Final[dict[Reading, str]] = {
     "backlog_tasks": "Tasks that waited behind the last one delivered; 0 while a slot is free.",
     "outbox_entries": "Outcomes on disk that the bus may not know yet.",
     "bus_connected": "Whether there is a connection to the bus.",
-    "paused": "Whether the worker takes no tasks, because its machine cannot start the command.",
+    "paused": "Whether the worker takes no tasks, because its machine cannot start the command, or it may not claim.",
 }
 
 

@@ -1,4 +1,4 @@
-"""Pauses a worker that cannot start its command: what is wrong with one machine must not fail the tasks of an agent."""
+"""Pauses a worker that cannot start its command, or may not claim: what is wrong with one must not stop an agent."""
 
 import asyncio
 import logging
@@ -14,6 +14,8 @@ from agentbus.tasks.presence import MAX_REASON_CHARS, PausedWorker
 
 log = logging.getLogger("agentbus.worker")
 
+NOT_CLAIMED: Final = "not_claimed"
+"""The code of a pause because the bus refuses each claim. That of the other pause is the code of its setbacks."""
 _FIRST_S: Final = 1.0
 """An updater that replaces a program takes about as long."""
 _LONGEST_S: Final = 60.0
@@ -63,7 +65,7 @@ class Pause:
         self._on_begin.append(interrupt)
 
     def begin(self, code: str, reason: str) -> None:
-        """Pause, because a command could not be started. During a pause that changes its reason only."""
+        """Pause: a command could not be started, or a task not claimed. During a pause that changes its reason only."""
         running = self._fault is not None and not self._probing
         if self._fault is None:
             self._pause_s, self._since = _FIRST_S, now()
@@ -85,7 +87,7 @@ class Pause:
         self._starts += 1
         if self._probing:
             self._fault, self._probing = None, False
-            log.info("no longer paused: the command starts again")
+            log.info("no longer paused: a command has started")
             self._told.set()
             self._on_change()
 

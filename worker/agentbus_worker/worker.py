@@ -14,7 +14,7 @@ from agentbus.bus.nats_client import Msg
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.worker_schema import WorkerConfig
-from agentbus.errors import BusError, BusUnavailableError, MessageError, StreamFullError
+from agentbus.errors import BusError, BusUnavailableError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import decode, object_in
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
@@ -34,7 +34,7 @@ from agentbus_worker.running.process_tree import HAS_SUPERVISORS, Children
 from agentbus_worker.running.spawn import close_on_exec
 from agentbus_worker.running.supervisor import become_subreaper
 from agentbus_worker.running.task_command import from_anywhere
-from agentbus_worker.settling.claim import claim
+from agentbus_worker.settling.claim import claim, kept_back_s
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.job import Job
 from agentbus_worker.settling.lease_monitor import LeaseMonitor
@@ -49,8 +49,6 @@ from agentbus_worker.watchdog import Watchdog, watched
 log = logging.getLogger("agentbus.worker")
 
 _RETRY_S: Final = 2.0
-_REFUSED_PAUSE_S: Final = 60.0
-"""The delay after a refusal that only an operator can fix: a permission, a stream that does not exist."""
 _PATROL_S: Final = 2.0
 _PRESENCE_PAUSE_S: Final = 2.0
 """How soon a change of the free slots is announced. People look at it, so more often would only load the bus."""
@@ -233,9 +231,9 @@ class Worker:
             return await claim(context, delivery)
         except (BusError, OSError, MemoryError) as error:
             log.warning("a task could not be claimed: %s; it will be delivered again", error)
-            passes = isinstance(error, BusUnavailableError | StreamFullError | OSError | MemoryError)
+            delay_s = kept_back_s(context, error)
             with suppress(BusUnavailableError):
-                await delivery.nak(_RETRY_S if passes else _REFUSED_PAUSE_S)
+                await delivery.nak(delay_s)
             return None
 
     async def _drain(self, running: set[asyncio.Task[None]]) -> None:

@@ -1,10 +1,19 @@
 """Claims the task of a delivery, or settles, republishes or defers it, as its ledger entry requires."""
 
 import logging
+from typing import Final
 
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import BusError, CorruptEntryError, MessageError
+from agentbus.errors import (
+    BusError,
+    BusUnavailableError,
+    CorruptEntryError,
+    MessageError,
+    PermissionDeniedError,
+    StreamFullError,
+)
 from agentbus.observability import tracing
+from agentbus.protocol import subjects
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.ledger_entry import Claim as EntryClaim
 from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, claimed, queued
@@ -13,6 +22,7 @@ from agentbus.tasks.incoming import Incoming, read_delivery
 from agentbus.tasks.settle import Lost, Won, compare_and_set, publish_again
 from agentbus_worker.claim_records import ClaimRecord
 from agentbus_worker.log.lines import TaskLog
+from agentbus_worker.pause import NOT_CLAIMED
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.dead_letter import SHORTEST_NAK_S, store_dead_letter
 from agentbus_worker.settling.decisions import (
@@ -34,6 +44,10 @@ from agentbus_worker.settling.result_size import settle_in_a_size_that_is_taken
 from agentbus_worker.settling.unsettled import commit_outcome
 
 log = logging.getLogger("agentbus.worker")
+
+_RETRY_S: Final = 2.0
+_REFUSED_S: Final = 60.0
+"""The delay after a refusal that only an operator can fix, such as a stream that does not exist."""
 
 
 async def claim(context: Context, delivery: Delivery) -> Job | None:
@@ -61,6 +75,23 @@ async def claim(context: Context, delivery: Delivery) -> Job | None:
         if await store_dead_letter(context, delivery, reason):
             context.metrics.count("dead letter")
     return None
+
+
+def kept_back_s(context: Context, error: BusError | OSError | MemoryError) -> float:
+    """Return how long a task that `claim` could not decide on is kept from all workers.
+
+    A worker that may claim none pauses. It would otherwise be the quickest to take each task, and put off what others
+    can do.
+    """
+    if isinstance(error, BusUnavailableError | StreamFullError | OSError | MemoryError):
+        return _RETRY_S
+    states = subjects.states(context.agent)
+    # The error has the subject as the server tells it, in lower case.
+    if isinstance(error, PermissionDeniedError) and error.subject.startswith(states.removesuffix(">").lower()):
+        reason = f"the bus does not let it claim tasks; an administrator must grant it {states}"
+        context.pause.begin(NOT_CLAIMED, reason)
+        return 0.0
+    return _REFUSED_S
 
 
 async def _claim(context: Context, delivery: Delivery) -> Job | None:
