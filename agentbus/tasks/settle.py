@@ -46,6 +46,16 @@ class Lost:
     """Another party has the task. Send nothing for it: a stale ack would act on the new owner's delivery."""
 
 
+@dataclass(frozen=True, slots=True)
+class Vacant(Lost):
+    """The key holds nothing: the ledger was made anew. `revision` is what a create must expect.
+
+    Only a party that had the task when the ledger went may create its entry.
+    """
+
+    revision: int
+
+
 Verdict: TypeAlias = Won | Adopt | Lost
 
 
@@ -56,7 +66,7 @@ def on_refusal(tried: Entry, found: Record | NoEntry) -> Verdict:
     own write from every other one.
     """
     if isinstance(found, NoEntry):
-        return Lost()
+        return Vacant(found.revision)
     entry, revision = found.entry, found.revision
     if entry.terminal:
         ours = tried.terminal and entry.result_id and entry.result_id == tried.result_id
@@ -77,6 +87,7 @@ async def compare_and_set(
     timeout_s: float = WRITE_TIMEOUT_S,
     lag_timeout_s: float = LAG_TIMEOUT_S,
     flush: bool = True,
+    vacant_at_once: bool = False,
 ) -> Verdict:
     """Write `entry` if the key still is at `revision`; if that is refused, read the key and say what it means.
 
@@ -84,6 +95,7 @@ async def compare_and_set(
         timeout_s: how long to wait for the server's answer to the write.
         lag_timeout_s: how long to read again where a replica has not got beyond `revision` yet.
         flush: see `Bus.publish`.
+        vacant_at_once: whether to return `Vacant` as soon as a read finds nothing, which a lagging replica may say.
 
     Raises:
         BusUnavailableError, StreamFullError: not decided; call again.
@@ -93,6 +105,8 @@ async def compare_and_set(
     try:
         stored = await ledger.write(key, entry, revision=revision, timeout_s=timeout_s, flush=flush)
     except WrongRevisionError:
+        if vacant_at_once and isinstance(found := await ledger.read(key), NoEntry):
+            return Vacant(found.revision)
         return on_refusal(entry, await ledger.read_newer(key, revision, timeout_s=lag_timeout_s))
     return Won(entry, stored)
 

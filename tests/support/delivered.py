@@ -9,9 +9,10 @@ from agentbus import Coordinator
 from agentbus.bus.pull_consumer import Delivery, PullConsumer
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_worker
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
-from agentbus_worker.claim_records import ClaimRecords
+from agentbus_worker.claim_records import ClaimRecord, ClaimRecords
 from agentbus_worker.identity import Place
 from agentbus_worker.metrics import metrics_of
 from agentbus_worker.pause import Pause
@@ -56,3 +57,8 @@ async def delivered(
                 claims=claims, pause=Pause(), unsettled=Unsettled(bus, outbox, clock, metrics, lease_s=lease_s),
             )  # fmt: skip
             yield context, await consumer.next()
+
+
+def unrecorded(key: TaskKey) -> ClaimRecord:
+    """A record that is on no disk."""
+    return ClaimRecord(ClaimRecords(Path(), "token", Place()), key, "nonce", "")

@@ -70,7 +70,7 @@ def test_a_write_that_is_found_as_it_was_meant_was_won_and_only_its_answer_lost(
     ],
 )
 def test_a_task_that_somebody_else_has_or_nobody_is_lost(tried: Entry, found: Entry | None):
-    assert refused(tried, found) == Lost()
+    assert isinstance(refused(tried, found), Lost)
 
 
 @pytest.mark.parametrize("tried", [working(renewals=3), settled(renewals=3)], ids=["renewal", "commit"])

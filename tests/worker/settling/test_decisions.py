@@ -1,6 +1,7 @@
 """The decisions of the worker: what a delivery calls for, and what an outcome on disk calls for."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -141,7 +142,7 @@ def test_a_task_whose_outcome_lies_on_this_machine_is_committed_whatever_else_th
     entry = working("mine", **changes)
     policy = Policy(MOST, retry_lost=False)
     decision = on_delivery(record(entry), FRESH, wait_s=wait_s, policy=policy, finished=True)
-    assert decision == CommitOutbox(record(entry))
+    assert decision == CommitOutbox(entry, REVISION)
 
 
 RELEASED = working(state="queued", attempt=0)
@@ -158,7 +159,7 @@ def replay(found: Entry | None, *, expired: bool = False) -> CommitOutbox | Repu
 @pytest.mark.parametrize("expired", [False, True])
 @pytest.mark.parametrize("changes", [{}, {"renewals": 7}, {"cancel": CANCEL}])
 def test_an_outcome_whose_claim_is_still_in_the_ledger_is_committed(expired: bool, changes: dict[str, Any]):
-    assert replay(working("mine", **changes), expired=expired) == CommitOutbox(record(working("mine", **changes)))
+    assert replay(working("mine", **changes), expired=expired) == CommitOutbox(working("mine", **changes), REVISION)
 
 
 def test_a_committed_outcome_is_published_again_within_the_duplicate_window():
@@ -182,6 +183,16 @@ def test_an_outcome_that_must_not_be_sent_is_dropped_with_a_reason(found: Entry 
     decision = replay(found, expired=expired)
     assert isinstance(decision, DropOutbox)
     assert decision.reason
+
+
+def test_an_outcome_is_entered_anew_only_where_its_claim_was_alone_and_its_id_is_remembered():
+    base, unknown = working("mine"), NoEntry(REVISION)
+    again = partial(on_outbox, unknown, nonce="mine", result_id="result-code-t-mine", base=base)
+    assert again(expired=False) == CommitOutbox(base, REVISION)
+    assert isinstance(again(expired=True), DropOutbox)
+    assert isinstance(replay(None), DropOutbox)
+    other = on_outbox(record(queued()), nonce="mine", result_id="result-code-t-mine", expired=False, base=base)
+    assert isinstance(other, DropOutbox)
 
 
 # -- the pause before another attempt ---------------------------------------------------------------------------

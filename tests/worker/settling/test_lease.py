@@ -1,7 +1,6 @@
 """The lease of a running task: changes to its ledger entry are made one at a time."""
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +16,8 @@ from agentbus.protocol.messages import new_result
 from agentbus.protocol.subjects import TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.ledger import Ledger
-from agentbus_worker.claim_records import ClaimRecord, ClaimRecords
-from agentbus_worker.identity import Place
 from agentbus_worker.settling.lease import Lease
+from support.delivered import unrecorded
 from support.harness import eventually
 
 
@@ -36,11 +34,6 @@ class _SlowRenewals(Ledger):
             self.renewal_is_under_way.set()
             await self.line_is_free.wait()
         return await super().write(key, entry, revision=revision, **options)
-
-
-def unrecorded(key: TaskKey) -> ClaimRecord:
-    """A record that is on no disk."""
-    return ClaimRecord(ClaimRecords(Path(), "token", Place()), key, "nonce", "")
 
 
 async def test_a_renewal_in_progress_does_not_undo_the_settlement(coordinator: Coordinator):

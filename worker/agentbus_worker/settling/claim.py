@@ -1,5 +1,6 @@
 """Claims the task of a delivery, or settles, republishes or defers it, as its ledger entry requires."""
 
+import asyncio
 import logging
 from typing import Final
 
@@ -156,9 +157,9 @@ async def _act_on(
         case SettleCancelled() | SettleExhausted():
             with tracing.settling(delivery.headers, agent=context.agent, worker=context.instance, task_id=task_id):
                 return None, await _settle_without_run(context, delivery, incoming, decision, record)
-        case CommitOutbox(committed):
+        case CommitOutbox(base, revision):
             assert outcome is not None, "only a finished outcome is committed"
-            return None, await _settle_finished(context, delivery, committed, outcome)
+            return None, await _settle_finished(context, delivery, base, revision, outcome)
         case Republish(settled):
             await publish_again(context.bus, settled)
             await delivery.ack()
@@ -176,13 +177,15 @@ def _finished_outcome(context: Context, found: Record | NoEntry) -> OutboxEntry 
     return context.outbox.of_claim(found.key, found.entry.claim.nonce)
 
 
-async def _settle_finished(context: Context, delivery: Delivery, record: Record, outcome: OutboxEntry) -> bool:
+async def _settle_finished(
+    context: Context, delivery: Delivery, base: Entry, revision: int, outcome: OutboxEntry
+) -> bool:
     """Settle a task by an outcome that the bus had refused, then ack; returns False if another party wrote first.
 
     What is finished is never run again, though its lease has expired and its attempt may be the last.
     """
     with tracing.resumed(outcome.trace):
-        if not await commit_outcome(context.bus, record, outcome):
+        if not await commit_outcome(context.bus, base, revision, outcome):
             return False
     context.outbox.remove(outcome)
     await delivery.ack()
@@ -196,10 +199,11 @@ async def _try_claim(
 ) -> Job | None:
     """Claim by compare-and-set; None if another party wrote the entry first, so that it must be read again."""
     entry = claimed(decision.base, _new_claim(context, record), decision.attempt)
+    started = asyncio.get_running_loop().time()
     verdict = await compare_and_set(context.ledger, incoming.key, entry, revision=decision.revision)
     if isinstance(verdict, Lost):
         return None
-    lease = Lease(context.ledger, delivery, incoming.key, verdict.entry, verdict.revision, record)
+    lease = Lease(context.ledger, delivery, incoming.key, verdict.entry, verdict.revision, record, since=started)
     lost = decision.base.claim if decision.base.state == "working" else None
     if lost is not None:
         context.metrics.count("takeover")

@@ -56,9 +56,13 @@ class Defer:
 
 @dataclass(frozen=True, slots=True)
 class CommitOutbox:
-    """The claim of the outcome is still in the ledger: commit the outcome on top of `record`, then publish it."""
+    """The claim of the outcome is still in the ledger, or may be entered there again: commit the outcome on top of it.
 
-    record: Record
+    Then publish it. `revision` is what the ledger has now.
+    """
+
+    base: Entry
+    revision: int
 
 
 Decision: TypeAlias = Claim | Republish | SettleCancelled | SettleExhausted | Defer | CommitOutbox
@@ -89,7 +93,7 @@ def on_delivery(
     if entry.result is not None:
         return Republish(found)
     if entry.state == "working" and finished:
-        return CommitOutbox(found)
+        return CommitOutbox(entry, found.revision)
     if entry.state == "working" and wait_s > 0:
         return Defer()
     if entry.cancel is not None:
@@ -116,7 +120,7 @@ class DropOutbox:
 
 
 def on_outbox(
-    found: Record | NoEntry, *, nonce: str, result_id: str, expired: bool
+    found: Record | NoEntry, *, nonce: str, result_id: str, expired: bool, base: Entry | None = None
 ) -> CommitOutbox | RepublishOutbox | DropOutbox:
     """Decide what to do with an outcome that lies in the outbox.
 
@@ -125,8 +129,11 @@ def on_outbox(
         nonce: the nonce of the claim under which it was made.
         result_id: the id of its result.
         expired: whether it is older than the server's duplicate window for results.
+        base: the entry of its claim, if the ledger went while no other worker could have the task.
     """
     if isinstance(found, NoEntry):
+        if base is not None and not expired:
+            return CommitOutbox(base, found.revision)
         return DropOutbox("the ledger does not know the task any more")
     entry = found.entry
     if entry.terminal:
@@ -134,7 +141,7 @@ def on_outbox(
             return DropOutbox("the task has another result")
         return DropOutbox("it is too old to be published again") if expired else RepublishOutbox(found)
     if entry.state == "working" and entry.claim is not None and entry.claim.nonce == nonce:
-        return CommitOutbox(found)
+        return CommitOutbox(entry, found.revision)
     return DropOutbox("another worker has the task")
 
 

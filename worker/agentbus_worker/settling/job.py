@@ -267,7 +267,8 @@ class Job:
                 # The outcome is kept and tried again beside the tasks that follow, which must not wait for it.
                 self._log.error("the bus refuses its result: %s", error)
                 copy.keep()
-                context.unsettled.refused(self.key, self._claim.nonce, error, self._delivery)
+                base = self._lease.base_of_lost_ledger
+                context.unsettled.refused(self.key, self._claim.nonce, error, self._delivery, base=base)
                 with suppress(BusUnavailableError):
                     await self._delivery.nak(context.unsettled.hold_s)
             else:

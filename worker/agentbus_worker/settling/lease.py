@@ -7,13 +7,13 @@ from contextvars import Context, copy_context
 from typing import Final
 
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import BusError, BusUnavailableError, CorruptEntryError, LeaseLostError
+from agentbus.errors import BusError, BusUnavailableError, CorruptEntryError, LeaseLostError, SetupMissingError
 from agentbus.observability import tracing
 from agentbus.protocol.ledger_entry import Entry, Setbacks, handed_back, renewed, settled
 from agentbus.protocol.messages import Result
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
-from agentbus.tasks.settle import Adopt, Lost, compare_and_set
+from agentbus.tasks.settle import Adopt, Lost, Vacant, compare_and_set
 from agentbus_worker.claim_records import ClaimRecord
 from agentbus_worker.log.lines import TaskLog
 
@@ -33,8 +33,18 @@ class Lease:
     """
 
     def __init__(
-        self, ledger: Ledger, delivery: Delivery, key: TaskKey, entry: Entry, revision: int, record: ClaimRecord
+        self,
+        ledger: Ledger,
+        delivery: Delivery,
+        key: TaskKey,
+        entry: Entry,
+        revision: int,
+        record: ClaimRecord,
+        *,
+        since: float | None = None,
     ) -> None:
+        """`since` is when the claim began to be written, by the event loop's clock; None for now."""
+        self._clock = asyncio.get_running_loop().time
         self._ledger = ledger
         self._delivery = delivery
         self.record = record
@@ -50,6 +60,8 @@ class Lease:
         self._renewing: asyncio.Task[None] | None = None
         self._context: Context | None = None
         self._refused_since = 0.0
+        self._held_at = self._clock() if since is None else since
+        self._ledger_went = False
         self.lost = False
         self.interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -62,6 +74,11 @@ class Lease:
     def revision(self) -> int:
         """The revision of that entry."""
         return self._revision
+
+    @property
+    def base_of_lost_ledger(self) -> Entry | None:
+        """The entry of this claim, if the ledger is missing, and went while no other worker could have the task."""
+        return self._entry if self._ledger_went else None
 
     @property
     def _interval_s(self) -> float:
@@ -114,7 +131,7 @@ class Lease:
 
         What is missing for less than a lease, a right or room, must not have another worker run the task, too.
         """
-        now = asyncio.get_running_loop().time()
+        now = self._clock()
         self._refused_since = self._refused_since or now
         if now - self._refused_since < self._lease_s:
             with suppress(BusUnavailableError):
@@ -171,13 +188,17 @@ class Lease:
     async def _write(self, change: Callable[[Entry], Entry], *, timeout_s: float, flush: bool = True) -> None:
         """Change the entry by compare-and-set; try again from the entry in the ledger while that has our claim.
 
-        An unreadable entry does not end the claim: this worker has it in memory, and overwrites the entry.
+        An unreadable entry does not end the claim: this worker has it in memory, and overwrites the entry. The same
+        holds where the ledger was made anew, and this worker had noticed within a lease that the old one was gone: no
+        other worker can have taken the task over and settled it in the old one.
 
         Only one write is in progress at a time: a renewal during the settlement would continue from the revision of the
         settled entry, and make the task `working` again.
         """
         async with self._writing:
+            vacant_at_once = True
             while True:
+                started = self._clock()
                 try:
                     verdict = await compare_and_set(
                         self._ledger,
@@ -187,19 +208,35 @@ class Lease:
                         timeout_s=timeout_s,
                         lag_timeout_s=_LAG_TIMEOUT_S,
                         flush=flush,
+                        vacant_at_once=vacant_at_once,
                     )
+                except SetupMissingError:
+                    self._notice_lost_ledger(started)
+                    raise
                 except CorruptEntryError as error:
                     if error.revision <= self._revision:
                         raise
                     TaskLog(self._key.id).warning("another party has written over its claim: %s", error)
                     self._revision = error.revision
                     continue
+                if isinstance(verdict, Vacant) and vacant_at_once:
+                    vacant_at_once = False  # a second time, no lagging replica says so
+                    self._notice_lost_ledger(started)
+                    if self._ledger_went:
+                        TaskLog(self._key.id).warning("the ledger was made anew without its task; entering it again")
+                        self._revision = verdict.revision
+                    continue
                 if isinstance(verdict, Lost):
                     self.lost = True
                     raise LeaseLostError("another worker has the task")
+                self._held_at, self._ledger_went = started, False
                 self._adopt(verdict.entry, verdict.revision)
                 if not isinstance(verdict, Adopt):
                     return
+
+    def _notice_lost_ledger(self, at: float) -> None:
+        """Note that the ledger has no entry of this task; no other worker can have got it within a lease."""
+        self._ledger_went = self._ledger_went or at - self._held_at < self._lease_s
 
     def _adopt(self, entry: Entry, revision: int) -> None:
         self._entry, self._revision, self._refused_since = entry, revision, 0.0

@@ -16,7 +16,7 @@ from agentbus.bus.jetstream import Bus
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import BusError, BusUnavailableError, StreamFullError
 from agentbus.observability import tracing
-from agentbus.protocol.ledger_entry import NoEntry, Record
+from agentbus.protocol.ledger_entry import Entry, NoEntry, Record
 from agentbus.protocol.subjects import TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.ledger import Ledger
@@ -38,11 +38,15 @@ _LONGEST_PAUSE_S: Final = 10.0
 
 @dataclass(slots=True)
 class _Refusal:
-    """An outcome that the bus has refused, with the delivery of its task if this process has got one."""
+    """An outcome that the bus has refused, with the delivery of its task if this process has got one.
+
+    `base` is the entry of its claim, if the ledger is missing, and went while this worker alone had the task.
+    """
 
     key: TaskKey
     reason: str
     delivery: Delivery | None
+    base: Entry | None = None
     at: str = field(default_factory=now)
     since: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     told: str = ""
@@ -90,10 +94,23 @@ class Unsettled:
             return None
         return RefusedResults(count=len(late), since=late[0].at, reason=late[0].reason[:MAX_REASON_CHARS])
 
-    def refused(self, key: TaskKey, nonce: str, error: BusError, delivery: Delivery | None = None) -> None:
-        """Try an outcome again from now on, which is in the outbox or about to be; `delivery` is acknowledged then."""
+    def refused(
+        self,
+        key: TaskKey,
+        nonce: str,
+        error: BusError,
+        delivery: Delivery | None = None,
+        *,
+        base: Entry | None = None,
+    ) -> None:
+        """Try an outcome again from now on, which is in the outbox or about to be.
+
+        Args:
+            delivery: what is acknowledged then.
+            base: the entry of its claim, if a ledger that is made anew may get it.
+        """
         self._metrics.count("result refused")
-        self._refused[nonce] = _Refusal(key, str(error), delivery)
+        self._refused[nonce] = _Refusal(key, str(error), delivery, base)
         self._more.set()
 
     async def settle_left(self) -> None:
@@ -171,13 +188,15 @@ class Unsettled:
         while True:
             found = await Ledger(self._bus).read_newer(entry.key, entry.revision - 1)
             expired = await self._age_s(found, entry) > _DUPLICATE_WINDOW_S
-            decision = on_outbox(found, nonce=entry.nonce, result_id=entry.result_id, expired=expired)
+            refusal = self._refused.get(entry.nonce)
+            base = refusal.base if refusal is not None else None
+            decision = on_outbox(found, nonce=entry.nonce, result_id=entry.result_id, expired=expired, base=base)
             match decision:
                 case DropOutbox(reason):
                     TaskLog(entry.task_id).warning("an outcome %s is dropped: %s", which, reason)
                     return False
-                case CommitOutbox(record):
-                    if not await commit_outcome(self._bus, record, entry):
+                case CommitOutbox(base, revision):
+                    if not await commit_outcome(self._bus, base, revision, entry):
                         continue  # another party wrote the entry first: decide again
                 case RepublishOutbox(record):
                     await publish_committed(self._bus, record.entry)
@@ -192,8 +211,8 @@ class Unsettled:
         return age_s
 
 
-async def commit_outcome(bus: Bus, record: Record, entry: OutboxEntry) -> bool:
-    """Commit an outcome on top of the ledger entry that names its claim, and publish it.
+async def commit_outcome(bus: Bus, base: Entry, revision: int, entry: OutboxEntry) -> bool:
+    """Commit an outcome on top of the ledger entry that names its claim, at this revision, and publish it.
 
     Returns False if another party wrote the entry first: read it again.
 
@@ -202,7 +221,7 @@ async def commit_outcome(bus: Bus, record: Record, entry: OutboxEntry) -> bool:
     """
     ledger = Ledger(bus)
     verdict = await in_a_size_that_is_taken(
-        entry.result, lambda result: commit(ledger, entry.key, record.entry, result, revision=record.revision)
+        entry.result, lambda result: commit(ledger, entry.key, base, result, revision=revision)
     )
     if not isinstance(verdict, Won):
         return False
