@@ -7,72 +7,25 @@ applies the steps. It creates what is missing, and reports differences field by 
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from dataclasses import replace
+from typing import Any, Final
 
 from agentbus.bus.bounds.subject_counts import without_deletions
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import read_stream_info
 from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.bus.topology import (
-    SECOND_NS,
-    SWITCHES_OFF,
+    MAX_ACK_PENDING,
     ReplicaPlan,
-    Wanted,
     consumer_config,
     wanted_consumers,
     wanted_files,
     wanted_streams,
 )
-from agentbus.errors import ApiError, BusError, SetupMissingError, StreamFullError
+from agentbus.bus.wanted.retention import DEFAULT, NOT_ASKED, Keep, chosen, retention_of
+from agentbus.bus.wanted.setup_plan import Finding, Found, Step, differences_between, plan
+from agentbus.errors import ApiError, BusError, PermissionDeniedError, SetupMissingError, StreamFullError
 from agentbus.protocol import subjects
-
-Kind = Literal["stream", "bucket", "consumer"]
-Outcome = Literal["made", "found", "different", "updated", "missing"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What set-up did with one stream, bucket or consumer, or found about it."""
-
-    kind: Kind
-    name: str
-    outcome: Outcome
-    differences: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The configurations of existing streams and consumers by name, as the server describes them."""
-
-    streams: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
-    consumers: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What set-up does with one stream, bucket or consumer.
-
-    Attributes:
-        wanted: the fields that are compared.
-        config: the whole configuration to send. An update keeps the fields that agentbus does not know.
-        differences: the differences between what exists and `wanted`.
-        agent: whose consumer it is.
-    """
-
-    kind: Kind
-    name: str
-    action: Literal["create", "update", "leave"]
-    wanted: dict[str, Any]
-    config: dict[str, Any]
-    differences: tuple[str, ...] = ()
-    agent: str = ""
-
-    def as_found(self) -> Finding:
-        """Report what exists, when nothing is changed."""
-        if self.action == "create":
-            return Finding(self.kind, self.name, "missing")
-        return Finding(self.kind, self.name, "different" if self.differences else "found", self.differences)
 
 
 async def set_up(
@@ -81,6 +34,9 @@ async def set_up(
     *,
     replicas: int | None = None,
     files_limit: int | None = None,
+    keep: Keep = NOT_ASKED,
+    max_ack_pending: int | None = None,
+    shares_anew: bool = False,
     update: bool = False,
 ) -> list[Finding]:
     """Create every stream and bucket, and for each agent its two consumers and its files bucket.
@@ -93,9 +49,15 @@ async def set_up(
             `agentbus.bus.replicas`.
         files_limit: the limit in bytes of the files bucket of each of `agents`, of existing buckets as well. None
             creates buckets without a limit: the outputs of one agent can then take all the storage of the account.
+        keep: how long results, states and files are kept, in existing streams as well; name all agents then, because
+            each has a bucket of files.
+        max_ack_pending: how many tasks of each of `agents` may be in work, of existing consumers as well.
+        shares_anew: give each existing stream its share of the storage that the account has now. Otherwise a stream
+            keeps the room that it has.
         update: also apply the other differences that a server can apply to what exists.
 
     Raises:
+        ConfigError: `keep` would have results outlive the states that they point to.
         PermissionDeniedError: the user may not administer the bus.
         BusError: the server refused, for instance because it lacks storage or is not in a cluster.
     """
@@ -104,17 +66,22 @@ async def set_up(
             f"{misplaced[0]} lies in the account BUS and belongs into TASKS: agentbus init --upgrade finishes that"
         )
     granted = (await bus.account_info()).max_storage_bytes
-    wanted = [*wanted_streams(attested=bus.attests_writers), *(wanted_files(agent, files_limit) for agent in agents)]
+    found = await _look(bus, [item.name for item in wanted_streams()], agents)
+    retention = chosen(found.streams, keep)
+    wanted = [
+        *wanted_streams(attested=bus.attests_writers, retention=retention, keep=keep),
+        *(wanted_files(agent, files_limit, retention=retention, keep=keep) for agent in agents),
+    ]
     if replicas is not None and replicas > 1 and not bus.clustered:
         raise BusError(
             f"this server is not in a cluster, so there cannot be {replicas} replicas: leave out --replicas, or make a "
             "cluster (docs/how-to/growing.md)"
         )
     for_new = replicas or await _replicas_of_tasks(bus)
-    replica_plan = ReplicaPlan(granted, for_new, replicas, bus.clustered)
-    steps = plan(wanted, agents, await _look(bus, wanted, agents), replica_plan, update=update)
+    replica_plan = ReplicaPlan(granted, for_new, replicas, bus.clustered, shares_anew)
+    steps = plan(wanted, agents, found, replica_plan, update=update, max_ack_pending=max_ack_pending)
     try:
-        findings = [await _apply_to_stream(bus, step) for step in steps[: len(wanted)]]
+        done = {step.name: await _apply_to_stream(bus, step) for step in sorted(steps[: len(wanted)], key=_order)}
     except StreamFullError as error:
         raise BusError(
             f"the storage that the account may use does not hold {for_new} replicas of everything: raise its max_file, "
@@ -122,7 +89,12 @@ async def set_up(
         ) from error
     except ApiError as error:
         raise _no_room(error, for_new) from error
+    findings = [done[item.name] for item in wanted]
     return findings + [await _apply_to_consumer(bus, step) for step in steps[len(wanted) :]]
+
+
+def _order(step: Step) -> bool:
+    return step.grows
 
 
 async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) -> AsyncGenerator[Finding]:
@@ -131,13 +103,20 @@ async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) ->
     Raises:
         PermissionDeniedError: the user may not read them.
     """
-    streams = [item for item in wanted_streams(attested=bus.attests_writers) if item.name in names]
-    wanted = [*streams, *(wanted_files(agent) for agent in agents)]
-    for step in plan(wanted, agents, await _look(bus, wanted, agents), _AS_FOUND, update=False):
+    found = await _look(bus, names, agents)
+    retention = retention_of(found.streams)
+    streams = wanted_streams(attested=bus.attests_writers, retention=retention)
+    wanted = [
+        *(item for item in streams if item.name in names),
+        *(wanted_files(agent, retention=retention) for agent in agents),
+    ]
+    for step in plan(wanted, agents, found, _AS_FOUND, update=False):
         yield step.as_found()
 
 
-async def ensure_consumer(bus: Bus, agent: str, *, stream: str, name: str, of_parties: bool = False) -> None:
+async def ensure_consumer(
+    bus: Bus, agent: str, *, stream: str, name: str, of_parties: bool = False, max_ack_pending: int = MAX_ACK_PENDING
+) -> None:
     """Create a durable consumer of one agent unless it exists; see `consumer_config`.
 
     Raises:
@@ -145,7 +124,7 @@ async def ensure_consumer(bus: Bus, agent: str, *, stream: str, name: str, of_pa
         PermissionDeniedError: the consumer is missing, and this user may not create it.
         ApiError: another durable consumer has the agent's tasks already; the message names it if the user may see it.
     """
-    config = consumer_config(agent, name, of_parties=of_parties)
+    config = consumer_config(agent, name, of_parties=of_parties, max_ack_pending=max_ack_pending)
     try:
         await bus.create_consumer(stream, name, config)
     except ApiError as error:
@@ -171,7 +150,10 @@ async def ensure_files_bucket(bus: Bus, agent: str) -> None:
         PermissionDeniedError: this user may not create it.
         ApiError: it exists with another configuration.
     """
-    wanted = wanted_files(agent)
+    retention = DEFAULT
+    with suppress(PermissionDeniedError, SetupMissingError):
+        retention = retention_of({subjects.STATE_STREAM: (await bus.stream_info(subjects.STATE_STREAM)).config})
+    wanted = wanted_files(agent, retention=retention)
     await bus.api(f"STREAM.CREATE.{wanted.name}", {**wanted.config, "num_replicas": await _replicas_of_tasks(bus)})
 
 
@@ -233,76 +215,12 @@ async def _replicas_of_tasks(bus: Bus) -> int:
         return 1
 
 
-def plan(
-    streams: Sequence[Wanted], agents: Sequence[str], found: Found, replicas: ReplicaPlan, *, update: bool
-) -> list[Step]:
-    """Decide what set-up does with each stream and each agent's consumer, without I/O."""
-    return [
-        *(_plan_stream(item, found.streams.get(item.name), replicas, update=update) for item in streams),
-        *(
-            _plan_consumer(agent, config, found.consumers.get(config["durable_name"]), update=update)
-            for agent in agents
-            for config in wanted_consumers(agent)
-        ),
-    ]
-
-
-def _plan_stream(wanted: Wanted, found: dict[str, Any] | None, replicas: ReplicaPlan, *, update: bool) -> Step:
-    if found is None:
-        config = {**wanted.config, **replicas.bound(wanted.share)}
-        config |= wanted.bounded(config["max_bytes"])
-        return Step(wanted.kind, wanted.name, "create", config, {**config, "num_replicas": replicas.for_new})
-    asked = _asked(wanted, replicas)
-    off = {key: False for key in SWITCHES_OFF if found.get(key) and key not in wanted.config}
-    bounds = wanted.bounded(asked.get("max_bytes", found.get("max_bytes", -1)))
-    config = {**wanted.config, **bounds, **asked, **off}
-    if "max_bytes" not in asked:
-        del config["max_bytes"]
-    differences = _differences(config, found)
-    changes = (
-        config
-        if update
-        else {key: value for key, value in asked.items() if found.get(key) != value} | _lacking(wanted, found)
-    )
-    action = "update" if changes and differences else "leave"
-    sent = {**found, **changes}
-    for key in off.keys() & changes.keys():
-        del sent[key]  # a missing field is off, also one that holds an object or a list
-    return Step(wanted.kind, wanted.name, action, config, sent, differences)
-
-
-def _asked(wanted: Wanted, replicas: ReplicaPlan) -> dict[str, Any]:
-    """Select the fields that the caller asked for, which are changed in an existing stream without `update` as well.
-
-    The administrator may have changed the limit of an existing stream: only a limit in the call replaces it.
-    """
-    limit = {"max_bytes": wanted.config["max_bytes"]} if wanted.config["max_bytes"] > 0 else {}
-    return limit if replicas.for_existing is None else {**limit, "num_replicas": replicas.for_existing}
-
-
-def _lacking(wanted: Wanted, found: dict[str, Any]) -> dict[str, Any]:
-    """Return what a stream of an earlier version lacks: subjects, without which messages are refused; the audit."""
-    has = list[str](found.get("subjects") or ())
-    more = [subject for subject in wanted.config["subjects"] if subject not in has]
-    audit = wanted.config.get("republish") if not found.get("republish") else None
-    return {**({"subjects": [*has, *more]} if more else {}), **({"republish": audit} if audit else {})}
-
-
-def _plan_consumer(agent: str, wanted: dict[str, Any], found: dict[str, Any] | None, *, update: bool) -> Step:
-    name = wanted["durable_name"]
-    if found is None:
-        return Step("consumer", name, "create", wanted, wanted, agent=agent)
-    differences = _differences(wanted, found)
-    action = "update" if differences and update else "leave"
-    return Step("consumer", name, action, wanted, {**found, **wanted}, differences, agent)
-
-
-async def _look(bus: Bus, streams: Sequence[Wanted], agents: Sequence[str]) -> Found:
-    """Read the configurations of those among `streams`, and among the consumers of `agents`, that exist."""
+async def _look(bus: Bus, streams: Sequence[str], agents: Sequence[str]) -> Found:
+    """Read the configurations of those among `streams`, and of what `agents` have, that exist."""
     found = Found()
-    for item in streams:
+    for name in (*streams, *(subjects.files_stream(agent) for agent in agents)):
         with suppress(SetupMissingError):
-            found.streams[item.name] = (await bus.stream_info(item.name)).config
+            found.streams[name] = (await bus.stream_info(name)).config
     for name in [config["durable_name"] for agent in agents for config in wanted_consumers(agent)]:
         with suppress(SetupMissingError):
             found.consumers[name] = (await bus.consumer_info(subjects.TASKS_STREAM, name)).config
@@ -324,7 +242,7 @@ async def _apply_to_stream(bus: Bus, step: Step) -> Finding:
             raise
         made, more = await _change_one_by_one(bus, step)
         refused = (*refused, *more)
-    left = (*_differences(step.wanted, made), *refused)
+    left = (*differences_between(step.wanted, made), *refused)
     if step.action == "create":
         return Finding(step.kind, step.name, "made", left)
     return Finding(step.kind, step.name, "different" if left else "updated", left or step.differences)
@@ -363,31 +281,11 @@ async def _apply_to_consumer(bus: Bus, step: Step) -> Finding:
         return step.as_found()
     if step.action == "create":
         of_parties = step.name == subjects.durable_of_parties(step.agent)
-        await ensure_consumer(bus, step.agent, stream=stream, name=step.name, of_parties=of_parties)
+        bound = step.config["max_ack_pending"]
+        await ensure_consumer(
+            bus, step.agent, stream=stream, name=step.name, of_parties=of_parties, max_ack_pending=bound
+        )
         return Finding(step.kind, step.name, "made")
     body = {"stream_name": stream, "config": step.config}
     await bus.api(f"CONSUMER.CREATE.{stream}.{step.name}.{step.wanted['filter_subject']}", body)
     return Finding(step.kind, step.name, "updated", step.differences)
-
-
-def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(
-        f"{key} is {_show(key, found.get(key))}, wanted {_show(key, value)}"
-        for key, value in wanted.items()
-        if found.get(key, _absent(value)) != value
-    )
-
-
-def _absent(value: Any) -> Any:
-    """The value that a missing field has: servers leave out false."""
-    return False if isinstance(value, bool) else None
-
-
-def _show(key: str, value: Any) -> str:
-    if key in ("max_age", "duplicate_window", "ack_wait", "inactive_threshold") and isinstance(value, int):
-        return f"{value / SECOND_NS:g} s"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_show(name, part)}" for name, part in value.items())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    if isinstance(value, list):
-        return " ".join(str(item) for item in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    return str(value)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from agentbus.bus.wanted.retention import DEFAULT, DUPLICATE_WINDOW_DAYS, NOT_ASKED, Keep, Retention
 from agentbus.protocol import subjects
 from agentbus.protocol.audit import names as audit
 
@@ -11,6 +12,8 @@ SECOND_NS: Final = 1_000_000_000
 _DAY: Final = 86_400 * SECOND_NS
 ACK_WAIT_S: Final = 30
 """The lease of a running task, which the worker renews after each third."""
+MAX_ACK_PENDING: Final = 1000
+"""How many tasks of an agent may be in work, for each of its two consumers, unless set-up is told otherwise."""
 PRESENCE_TTL_S: Final = 90
 """How long a worker is listed after its last heartbeat: three heartbeats, so that two may get lost."""
 
@@ -66,8 +69,8 @@ class SubjectBound:
 _OF_RESULTS: Final = SubjectBound(
     # It takes four writers at their bounds to fill the stream, so one or two leave room for the others.
     share=0.25,
-    # A prompt, an answer of some paragraphs, and 1 KB around them. In the 3 GiB of a bus with the storage of `init`
-    # this allows 196,608 results in 30 days: an agent with four slots and tasks of a minute makes 172,800.
+    # A prompt, an answer of some paragraphs, and 1 KB around them. In the 2.5 GiB of a bus with the storage of `init`
+    # this allows 163,840 results in 30 days: an agent with three slots and tasks of a minute makes 129,600.
     message_bytes=4 << 10,
     refuses=True,
 )
@@ -99,12 +102,14 @@ class Wanted:
     Attributes:
         share: the part that it gets of the account's storage, where that is limited.
         subject_bound: what one subject of it may hold.
+        asked: the fields that the caller of set-up asked for, which are changed in an existing one as well.
     """
 
     kind: Literal["stream", "bucket"]
     config: dict[str, Any]
     share: float = 0.0
     subject_bound: SubjectBound | None = None
+    asked: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -122,9 +127,15 @@ class Wanted:
 
 
 def _stream(
-    name: str, *subject_filters: str, max_age: int, share: float, subject_bound: SubjectBound | None = None, **more: Any
+    name: str,
+    *subject_filters: str,
+    max_age: int,
+    share: float,
+    subject_bound: SubjectBound | None = None,
+    asked: tuple[str, ...] = (),
+    **more: Any,
 ) -> Wanted:
-    return Wanted("stream", {**_base(name, [*subject_filters], max_age), **more}, share, subject_bound)
+    return Wanted("stream", {**_base(name, [*subject_filters], max_age), **more}, share, subject_bound, asked)
 
 
 def _audit() -> Iterator[Wanted]:
@@ -148,10 +159,12 @@ def _audit() -> Iterator[Wanted]:
         )
 
 
-def _bucket(name: str, subject_filters: list[str], *, max_age: int, share: float, **more: Any) -> Wanted:
+def _bucket(
+    name: str, subject_filters: list[str], *, max_age: int, share: float, asked: tuple[str, ...] = (), **more: Any
+) -> Wanted:
     # Buckets that nats tools create allow rollup headers, with which a user of one key can empty the whole bucket.
     denied = {"deny_delete": True, "deny_purge": True, "allow_rollup_hdrs": False}
-    return Wanted("bucket", {**_base(name, subject_filters, max_age), **denied, **more}, share)
+    return Wanted("bucket", {**_base(name, subject_filters, max_age), **denied, **more}, share, asked=asked)
 
 
 def _base(name: str, subject_filters: list[str], max_age: int) -> dict[str, Any]:
@@ -168,10 +181,19 @@ def _base(name: str, subject_filters: list[str], max_age: int) -> dict[str, Any]
     }
 
 
-def wanted_streams(*, attested: bool = False) -> list[Wanted]:
+# The ledger and the results get what is left by the others, in the proportion of what they hold of tasks with 4 KiB of
+# content and output: 38 days of entries with 1.2 KB around it, and 30 days of results with 0.7 KB. So neither is full
+# long before the other. Smaller tasks fill the ledger first, larger ones the results.
+_SHARE_OF_RESULTS: Final = 0.25
+_SHARE_OF_LEDGER: Final = 0.35
+
+
+def wanted_streams(*, attested: bool = False, retention: Retention = DEFAULT, keep: Keep = NOT_ASKED) -> list[Wanted]:
     """The streams and buckets that every bus has.
 
     Args:
+        retention: how long results and states are kept.
+        keep: what the caller of set-up asked for of that.
         attested: the server stores a result under a subject that names its writer, so that a bound of the subject
             bounds one writer. Elsewhere all writers share the subject of an inbox. A bound would then stop all of them
             for what one did, and hold no hostile one, so there is none.
@@ -192,10 +214,11 @@ def wanted_streams(*, attested: bool = False) -> list[Wanted]:
             subjects.RESULTS_STREAM,
             subjects.RESULT_SUBJECTS,
             subjects.ATTESTED_RESULT_SUBJECTS,
-            max_age=30 * _DAY,
-            share=0.3,
+            max_age=retention.results_ns,
+            share=_SHARE_OF_RESULTS,
             subject_bound=_OF_RESULTS if attested else None,
-            duplicate_window=8 * _DAY,
+            asked=_of_age(keep.results_days),
+            duplicate_window=DUPLICATE_WINDOW_DAYS * _DAY,
             **_READ_BY_PARTIES,
         ),
         _dead_letters(),
@@ -204,8 +227,9 @@ def wanted_streams(*, attested: bool = False) -> list[Wanted]:
         _bucket(
             subjects.STATE_STREAM,
             [subjects.STATE_SUBJECTS],
-            max_age=38 * _DAY,
-            share=0.3,
+            max_age=retention.states_ns,
+            share=_SHARE_OF_LEDGER,
+            asked=_of_age(keep.states_days),
             max_msgs_per_subject=1,
             duplicate_window=_NO_IDS,
             **_READ_BY_PARTIES,
@@ -236,22 +260,34 @@ def _dead_letters() -> Wanted:
     )
 
 
-def wanted_files(agent: str, limit: int | None = None) -> Wanted:
-    """The object store of one agent; `limit` is the most bytes that it may hold."""
+def _of_age(asked_days: int | None) -> tuple[str, ...]:
+    return () if asked_days is None else ("max_age",)
+
+
+def wanted_files(
+    agent: str, limit: int | None = None, *, retention: Retention = DEFAULT, keep: Keep = NOT_ASKED
+) -> Wanted:
+    """The object store of one agent; `limit` is the most bytes that it may hold. The other arguments: see above."""
     bucket = subjects.files_bucket(agent)
     bound = {} if limit is None else {"max_bytes": limit}
     return _bucket(
-        f"OBJ_{bucket}",
+        subjects.files_stream(agent),
         [f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"],
-        max_age=38 * _DAY,
+        max_age=retention.states_ns,
         share=0.0,
+        asked=(*_of_age(keep.states_days), *bound),
         **_READ_BY_PARTIES,
         **bound,
     )
 
 
 def consumer_config(
-    agent: str, name: str, *, of_parties: bool = False, ack_wait_s: float = ACK_WAIT_S
+    agent: str,
+    name: str,
+    *,
+    of_parties: bool = False,
+    ack_wait_s: float = ACK_WAIT_S,
+    max_ack_pending: int = MAX_ACK_PENDING,
 ) -> dict[str, Any]:
     """A durable consumer that the workers of `agent` share. It holds their delivery progress, so it never expires.
 
@@ -266,7 +302,7 @@ def consumer_config(
         "ack_policy": "explicit",
         "ack_wait": int(ack_wait_s * SECOND_NS),
         "max_deliver": -1,
-        "max_ack_pending": 1000,
+        "max_ack_pending": max_ack_pending,
     }
 
 
@@ -286,12 +322,14 @@ class ReplicaPlan:
         granted_bytes: the storage of the account; -1 for no limit.
         for_new: the replicas of a stream that set-up creates.
         for_existing: the replicas of a stream that exists; None leaves them as they are.
+        shares_anew: a stream that exists gets its share, too.
     """
 
     granted_bytes: int
     for_new: int
     for_existing: int | None
     clustered: bool
+    shares_anew: bool = False
 
     def bound(self, share: float) -> dict[str, int]:
         """Compute `max_bytes` of a stream with this share; empty where the account has no limit.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from agentbus.admin import audit_log, backup, consumers, dead_letters, overview, server_versions
     from agentbus.admin.doctor import configuration, finding, run_checks
     from agentbus.bus import replicas, setup
+    from agentbus.bus.wanted import retention
     from agentbus.cli import past_times, session, tables
     from agentbus.cli.coordinator import inbox_line, status_tables
     from agentbus.cli.demo import scenario
@@ -32,6 +33,7 @@ else:
         "agentbus.admin": ["audit_log", "backup", "consumers", "dead_letters", "overview", "server_versions"],
         "agentbus.admin.doctor": ["configuration", "finding", "run_checks"],
         "agentbus.bus": ["replicas", "setup"],
+        "agentbus.bus.wanted": ["retention"],
         "agentbus.cli": ["past_times", "session", "tables"],
         "agentbus.cli.coordinator": ["inbox_line", "status_tables"],
         "agentbus.cli.demo": ["scenario"],

@@ -1,13 +1,15 @@
 """Set-up makes what is missing, reports what is there, and changes nothing unasked."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agentbus import connect
+from agentbus import Coordinator, connect
 from agentbus.bus import setup
-from agentbus.bus.setup import Found, ensure_consumer, plan, set_up
+from agentbus.bus.setup import ensure_consumer, set_up
 from agentbus.bus.topology import ReplicaPlan, wanted_consumers, wanted_files, wanted_streams
+from agentbus.bus.wanted.setup_plan import Found, plan
 from agentbus.errors import ApiError
 from agentbus.protocol import subjects
 from agentbus.protocol.audit import names as audit
@@ -258,15 +260,15 @@ def test_the_bound_of_one_writer_follows_from_the_bytes_of_the_stream():
     replicas = ReplicaPlan(granted_bytes=10 << 30, for_new=1, for_existing=None, clustered=False)
     made = {step.name: step.config for step in plan(wanted_streams(attested=True), [], Found(), replicas, update=False)}
     results, dead = made["AGENT_RESULTS"], made["AGENT_DEAD"]
-    assert (results["max_msgs_per_subject"], results["discard_new_per_subject"]) == (196_608, True)
+    assert (results["max_msgs_per_subject"], results["discard_new_per_subject"]) == (163_840, True)
     assert (dead["max_msgs_per_subject"], dead.get("discard_new_per_subject")) == (2621, None)
     raised = {**results, "max_bytes": 2 * results["max_bytes"]}
     [_, step, *_] = plan(wanted_streams(attested=True), [], Found({"AGENT_RESULTS": raised}), replicas, update=True)
-    assert step.differences == ("max_msgs_per_subject is 196608, wanted 393216",)
+    assert step.differences == ("max_msgs_per_subject is 163840, wanted 327680",)
     unlimited = {
         step.name: step.config for step in plan(wanted_streams(attested=True), [], Found(), ALONE, update=False)
     }
-    assert unlimited["AGENT_RESULTS"]["max_msgs_per_subject"] == 1_966_080
+    assert unlimited["AGENT_RESULTS"]["max_msgs_per_subject"] == 1_638_400
     assert unlimited["AGENT_RESULTS"]["max_bytes"] == -1
 
 
@@ -293,3 +295,68 @@ async def test_an_update_that_would_delete_messages_leaves_the_bound_and_changes
         assert (await outcomes(server.url, update=True))["AGENT_DEAD"][0] == "updated"
         info = await bus.bus.stream_info("AGENT_DEAD")
         assert (info.state.messages, info.max_per_subject) == (2, 2)
+
+
+def test_the_ledger_gets_more_of_the_storage_than_the_results_and_all_shares_fit():
+    shares = {item.name: item.share for item in wanted_streams()}
+    assert shares["KV_AGENT_STATE"] > shares["AGENT_RESULTS"]
+    assert 0.8 < sum(shares.values()) < 0.85, "the rest is for files"
+
+
+def test_a_stream_keeps_its_room_unless_the_shares_are_asked_for_anew():
+    was = {item.name: {**item.config, "max_bytes": 300} for item in wanted_streams()}
+    for update in (False, True):
+        kept = plan(wanted_streams(), [], Found(was), replace(ALONE, granted_bytes=1000), update=update)
+        assert {step.config["max_bytes"] for step in kept} == {300}
+    anew = replace(ALONE, granted_bytes=1000, shares_anew=True)
+    steps = {step.name: step for step in plan(wanted_streams(), [], Found(was), anew, update=False)}
+    assert (steps["KV_AGENT_STATE"].config["max_bytes"], steps["KV_AGENT_STATE"].grows) == (350, True)
+    assert (steps["AGENT_RESULTS"].config["max_bytes"], steps["AGENT_RESULTS"].grows) == (250, False)
+    assert steps["AGENT_AUDIT"].config["max_bytes"] == 300, "with less, the server would delete lines"
+
+
+def test_how_many_tasks_may_be_in_work_is_left_unless_it_is_asked_for():
+    mine = {one["durable_name"]: {**one, "max_ack_pending": 7} for one in wanted_consumers("code")}
+    found = Found({}, mine)
+    for update in (False, True):
+        steps = plan([], ["code"], found, ALONE, update=update)
+        assert [(step.action, step.differences) for step in steps] == [("leave", ())] * 2
+    steps = plan([], ["code"], found, ALONE, update=False, max_ack_pending=50)
+    assert [(step.action, step.config["max_ack_pending"]) for step in steps] == [("update", 50)] * 2
+    steps = plan([], ["code"], Found(), ALONE, update=False, max_ack_pending=50)
+    assert [(step.action, step.config["max_ack_pending"]) for step in steps] == [("create", 50)] * 2
+
+
+async def test_the_bound_of_unacknowledged_tasks_is_an_option_for_new_and_existing_consumers(coordinator: Coordinator):
+    url = coordinator.bus.settings.servers
+
+    async def bounds() -> set[int]:
+        consumers = await coordinator.bus.consumers(subjects.TASKS_STREAM)
+        return {one.config["max_ack_pending"] for one in consumers}
+
+    for more, wanted in ((["30"], 30), (["40"], 40), ([], 40)):
+        option = ["--max-ack-pending", *more] if more else ["--update"]
+        assert (await run_cli("setup", "--nats-url", url, "--agent", "code", *option)).code == 0
+        assert await bounds() == {wanted}
+    done = await run_cli("setup", "--nats-url", url, "--max-ack-pending", "40")
+    assert (done.code, "--max-ack-pending goes with --agent" in done.err) == (2, True)
+
+
+async def test_shares_are_given_anew_where_all_of_the_storage_is_reserved_already(tmp_path: Path):
+    conf = tmp_path / "bounded.conf"
+    conf.write_text(
+        f'listen: "127.0.0.1:-1"\njetstream {{ store_dir: "{tmp_path / "s"}", max_file_store: 1GB }}\n'
+        "accounts { BUS { jetstream: { max_file: 100MiB, max_memory: 10MB }, users: [ { user: a, password: b } ] } }\n"
+        "no_auth_user: a\n",
+        encoding="utf-8",
+    )
+    async with run_server(store=tmp_path / "s", config=conf) as server, connect(server.url) as bus:
+        await set_up(bus.bus)
+        taken = {"AGENT_RESULTS": 45 << 20, "KV_AGENT_STATE": 15 << 20, "AGENT_TASKS": 15 << 20}
+        for name in sorted(taken, key=lambda name: taken[name]):
+            config = (await bus.bus.stream_info(name)).config
+            await bus.bus.api(f"STREAM.UPDATE.{name}", {**config, "max_bytes": taken[name]})
+        done = await run_cli("setup", "--nats-url", server.url, "--shares")
+        assert (done.code, done.err) == (0, "")
+        made = {name: (await bus.bus.stream_info(name)).max_bytes >> 20 for name in taken}
+    assert made == {"AGENT_RESULTS": 25, "KV_AGENT_STATE": 35, "AGENT_TASKS": 15}

@@ -11,6 +11,7 @@ from agentbus.bus.bounds.subject_counts import subject_counts
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import StreamInfo
 from agentbus.bus.replicas import Replicas, replicas_of
+from agentbus.bus.wanted.setup_plan import Finding as SetupFinding
 from agentbus.config.schema import CoordinatorConfig
 from agentbus.errors import BusError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
@@ -74,7 +75,7 @@ async def _check(context: CheckContext, names: Sequence[str], agents: Sequence[s
         yield ok("cluster", text)
 
 
-def _as_wanted(item: setup.Finding) -> Finding:
+def _as_wanted(item: SetupFinding) -> Finding:
     if item.outcome == "missing":
         return failed("streams", f"the {item.kind} {item.name} does not exist", "agentbus setup, as the administrator")
     if item.outcome == "different":

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from agentbus.bus.bounds.retention import DUPLICATE_WINDOW_DAYS, LEAST_RESULTS_DAYS, LEAST_STATES_DAYS
 from agentbus.bus.jetstream_answers import StreamInfo
+from agentbus.bus.wanted.retention import DAY_S, DUPLICATE_WINDOW_DAYS, LEAST_RESULTS_DAYS, LEAST_STATES_DAYS
 from agentbus.protocol import subjects
 
 NEARLY_FULL: Final = 0.9
@@ -13,7 +13,6 @@ WARNED_FROM: Final = 0.8
 _OF_A_TASK: Final = 1 << 10
 """What an accepted task adds to its entry beside its content: ids, names and times of its result, and an answer of a
 few lines. Longer answers take of the tenth above the mark."""
-_DAY_S: Final = 86_400
 
 
 def coming_bytes(queue: StreamInfo) -> int:
@@ -36,7 +35,7 @@ def warning_of(info: StreamInfo, coming: int = 0) -> str:
 
 def remedy(info: StreamInfo) -> str:
     """Say how an administrator makes room in a stream, as what follows `can`."""
-    name, days = str(info.config.get("name")), int(info.max_age_s / _DAY_S)
+    name, days = str(info.config.get("name")), int(info.max_age_s / DAY_S)
     more = f"raise its max_bytes (nats stream edit {name} --max-bytes SIZE)"
     if name == subjects.STATE_STREAM:
         kept = max(LEAST_STATES_DAYS, days // 2)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agentbus.bus.wanted.retention import LEAST_RESULTS_DAYS, LEAST_STATES_DAYS, MOST_DAYS
 from agentbus.cli import lazy, output
 from agentbus.cli.options import Size, administrator_options, agents_option
 from agentbus.errors import BusError
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentbus.bus.jetstream import Bus
-    from agentbus.bus.setup import Finding
+    from agentbus.bus.wanted.setup_plan import Finding
     from agentbus.coordinator import Coordinator
 
 
@@ -26,6 +27,8 @@ Examples:
   agentbus setup --config admin.toml --agent code --agent doc
   agentbus setup --config admin.toml --replicas 3
   agentbus setup --config admin.toml --agent code --files-limit 2GiB
+  agentbus setup --config admin.toml --agent code --max-ack-pending 4000
+  agentbus setup --config admin.toml --keep-results 14 --keep-states 22
   agentbus setup --config admin.toml --agent code --update""",
 )
 @agents_option("Also make the consumer and the files bucket of this agent")
@@ -40,6 +43,34 @@ Examples:
     type=Size(),
     help="Size limit of the files bucket of each --agent, such as 2GiB, also of an existing one.  [default: none]",
 )
+@click.option(
+    "--max-ack-pending",
+    metavar="N",
+    type=click.IntRange(1, 1_000_000),
+    help="How many tasks of each --agent may be in work, also with existing consumers.  [default: 1000]",
+)
+@click.option(
+    "--keep-results",
+    "keep_results_days",
+    metavar="DAYS",
+    type=click.IntRange(LEAST_RESULTS_DAYS, MOST_DAYS),
+    help="How long results are kept, also in an existing stream; at least 8 days, so that no task that is delivered "
+    "again can store its result twice.  [default: 30]",
+)
+@click.option(
+    "--keep-states",
+    "keep_states_days",
+    metavar="DAYS",
+    type=click.IntRange(LEAST_STATES_DAYS, MOST_DAYS),
+    help="How long the states of tasks and the files of every agent are kept, also existing ones; at least 8 days "
+    "longer than results.  [default: 38]",
+)
+@click.option(
+    "--shares",
+    "shares_anew",
+    is_flag=True,
+    help="Give each existing stream its share of the storage that the bus has now, in place of the room that it has.",
+)
 @click.option("--update", is_flag=True, help="Also change what exists and differs, where that is possible.")
 @click.option(
     "--wait",
@@ -52,7 +83,12 @@ Examples:
 )
 @administrator_options
 def setup(
-    agents: tuple[str, ...], files_limit: int | None, nats_url: str | None, config: "Path | None", **options: Any
+    agents: tuple[str, ...],
+    files_limit: int | None,
+    max_ack_pending: int | None,
+    nats_url: str | None,
+    config: "Path | None",
+    **options: Any,
 ) -> None:
     """Make the streams, buckets and consumers of a bus; needs an administrator's credentials.
 
@@ -60,14 +96,17 @@ def setup(
 
     --replicas also changes the replicas of existing streams, for every agent. Nothing is lost, and tasks continue
     meanwhile. The command ends once all replicas are complete.
+
+    A bus remembers what it was told with --keep-results, --keep-states and --max-ack-pending; a later call without
+    them leaves it. An age that is lowered makes room at once.
     """
     if hint := lazy.folder.older_layout(config or lazy.loading.administrator_file(nats_url)):
         output.remark(f"warning: {hint}; upgrade it with: agentbus init --upgrade FOLDER")
-    if files_limit is not None and not agents:
-        raise click.UsageError("--files-limit goes with --agent")
-    lazy.session.run_as_administrator(
-        nats_url, config, partial(_setup, agents=agents, files_limit=files_limit, **options)
-    )
+    of_agents = {"files_limit": files_limit, "max_ack_pending": max_ack_pending}
+    for name, value in of_agents.items():
+        if value is not None and not agents:
+            raise click.UsageError(f"--{name.replace('_', '-')} goes with --agent")
+    lazy.session.run_as_administrator(nats_url, config, partial(_setup, agents=agents, **of_agents, **options))
 
 
 async def _setup(
@@ -75,15 +114,18 @@ async def _setup(
     *,
     agents: tuple[str, ...],
     replicas: int | None,
-    files_limit: int | None,
+    keep_results_days: int | None,
+    keep_states_days: int | None,
     update: bool,
     wait_s: float,
+    **options: Any,
 ) -> None:
     if warning := lazy.server_versions.version_warning(bus.bus.server_version):
         output.remark(f"warning: {warning}")
-    if replicas is not None:
+    if replicas is not None or keep_states_days is not None:
         agents = tuple(dict.fromkeys([*agents, *await lazy.setup.known_agents(bus.bus)]))
-    findings = await lazy.setup.set_up(bus.bus, agents, replicas=replicas, files_limit=files_limit, update=update)
+    keep = lazy.retention.Keep(keep_results_days, keep_states_days)
+    findings = await lazy.setup.set_up(bus.bus, agents, replicas=replicas, keep=keep, update=update, **options)
     _print(findings, update=update)
     await _warn_of_foreign_consumers(bus.bus)
     await _wait_for_replicas(bus.bus, findings, agents, replicas, wait_s)

@@ -17,8 +17,7 @@ from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
 
 DAY_S: Final = 86_400
-SECOND_NS: Final = 1_000_000_000
-_DAY_NS: Final = DAY_S * SECOND_NS
+_DAY_NS: Final = DAY_S * 1_000_000_000
 DUPLICATE_WINDOW_DAYS: Final = 8
 """How long the server remembers the id of a result: a day longer than a task can live."""
 LEAST_RESULTS_DAYS: Final = DUPLICATE_WINDOW_DAYS
@@ -46,7 +45,8 @@ class Keep:
     states_days: int | None = None
 
 
-_DEFAULT: Final = Retention()
+DEFAULT: Final = Retention()
+NOT_ASKED: Final = Keep()
 
 
 def retention_of(streams: Mapping[str, Mapping[str, Any]]) -> Retention:
@@ -56,7 +56,7 @@ def retention_of(streams: Mapping[str, Mapping[str, Any]]) -> Retention:
     """
     results, states = (_kept_ns(streams.get(name)) for name in (subjects.RESULTS_STREAM, subjects.STATE_STREAM))
     if results is None or results < LEAST_RESULTS_DAYS * _DAY_NS:
-        results = _DEFAULT.results_ns
+        results = DEFAULT.results_ns
         if states is not None and states >= LEAST_STATES_DAYS * _DAY_NS:
             results = min(results, states - _LATER_NS)
     if states is None or states < results + _LATER_NS:
