@@ -1,11 +1,13 @@
 """Reads an overview of the bus: streams, agents, running tasks, and the tasks that were settled last."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from agentbus.agent_overview import AgentOverview
+from agentbus.bus.bounds.fill import coming_bytes, remedy, warning_of
+from agentbus.bus.jetstream_answers import StreamInfo
 from agentbus.coordinator import Coordinator
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
@@ -51,6 +53,7 @@ class BusOverview:
         agents: as `Coordinator.overview` returns them.
         running: the tasks that workers are running, at most 50, the last changed first.
         recent: the settled tasks, the newest first.
+        warnings: which streams are nearly full, and how an administrator makes room.
         missing: streams that do not exist.
         hidden: the streams, and "agents" or "tasks", that this user may not read.
     """
@@ -63,6 +66,7 @@ class BusOverview:
     agents: list[AgentOverview]
     running: list[TaskStatus]
     recent: list[TaskStatus]
+    warnings: list[str]
     missing: list[str]
     hidden: list[str]
 
@@ -77,6 +81,7 @@ class BusOverview:
             "agents": [agent.to_json() for agent in self.agents],
             "running": [status.to_json(with_result=False) for status in self.running],
             "recent": [status.to_json(with_result=False) for status in self.recent],
+            "warnings": list[Json](self.warnings),
             "missing": list[Json](self.missing),
             "hidden": list[Json](self.hidden),
         }
@@ -98,7 +103,8 @@ class OverviewReader:
         """
         bus = self._coordinator
         missing: list[str] = []
-        streams = [await self._allowed(name, lambda name=name: self._usage(name, missing)) for name in STREAMS]
+        found = [await self._allowed(name, lambda name=name: self._stream(name, missing)) for name in STREAMS]
+        streams = [info for info in found if info is not None]
         agents = await self._allowed("agents", bus.overview)
         running = await self._allowed("tasks", lambda: self._tasks("working", _MAX_RUNNING))
         recent = await self._allowed("tasks", self._settled)
@@ -107,10 +113,11 @@ class OverviewReader:
             servers=bus.bus.settings.servers,
             coordinator=bus.agent,
             server_version=bus.bus.server_version,
-            streams=[usage for usage in streams if usage is not None],
+            streams=[_usage(info) for info in streams],
             agents=agents or [],
             running=running or [],
             recent=recent or [],
+            warnings=_warnings(streams),
             missing=missing,
             hidden=sorted(self._hidden),
         )
@@ -126,14 +133,12 @@ class OverviewReader:
             self._hidden.add(name)
             return None
 
-    async def _usage(self, name: str, missing: list[str]) -> StreamUsage | None:
+    async def _stream(self, name: str, missing: list[str]) -> StreamInfo | None:
         try:
-            info = await self._coordinator.bus.stream_info(name)
+            return await self._coordinator.bus.stream_info(name)
         except SetupMissingError:
             missing.append(name)
             return None
-        limit = info.max_bytes if info.max_bytes > 0 else None
-        return StreamUsage(name, info.state.messages, info.state.bytes, limit)
 
     async def _tasks(self, state: State, limit: int) -> list[TaskStatus]:
         return (await self._coordinator.list_tasks(state=state, limit=limit)).tasks
@@ -151,3 +156,16 @@ class OverviewReader:
             if len(found) >= self._recent or cursor is None:
                 break
         return found[: self._recent]
+
+
+def _usage(info: StreamInfo) -> StreamUsage:
+    limit = info.max_bytes if info.max_bytes > 0 else None
+    return StreamUsage(str(info.config.get("name")), info.state.messages, info.state.bytes, limit)
+
+
+def _warnings(streams: Sequence[StreamInfo]) -> list[str]:
+    by_name = {str(info.config.get("name")): info for info in streams}
+    queue = by_name.get(subjects.TASKS_STREAM)
+    coming = {subjects.STATE_STREAM: coming_bytes(queue)} if queue else {}
+    texts = {name: warning_of(info, coming.get(name, 0)) for name, info in by_name.items()}
+    return [f"{text}; an administrator can {remedy(by_name[name])}" for name, text in texts.items() if text]

@@ -111,7 +111,9 @@ async def _find(bus: Bus, query: TaskQuery) -> Record:
             return candidates.the_one()
     where = f" of the agent {agent}" if query.agent is not None else ""
     whose = f" that {query.owner} has published" if query.owner is not None else ""
-    raise TaskNotFoundError(f"no task {query.id}{where}{whose} is known on this bus; ids are kept for 38 days")
+    raise TaskNotFoundError(
+        f"no task {query.id}{where}{whose} is known on this bus; ids are kept for 38 days by default"
+    )
 
 
 async def _candidates(bus: Bus, task_id: str, *patterns: str, by_sequence: bool = True) -> _Candidates:

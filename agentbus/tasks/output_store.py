@@ -108,7 +108,7 @@ async def read_file(bus: Bus, agent: str, name: str, *, owner: str = COORDINATOR
         raise FileMissingError(f"there is no file of the agent {agent} with a name of {len(name)} characters")
     found = await bus.last_message(stream, _meta_subject(bucket, name, owner))
     if found is None:
-        raise FileMissingError(f"there is no file {name} of the agent {agent}; files are kept for 38 days")
+        raise FileMissingError(f"there is no file {name} of the agent {agent}; files are kept for 38 days by default")
     try:
         meta = _Meta.model_validate(decode(found.data))
     except (MessageError, ValidationError) as error:

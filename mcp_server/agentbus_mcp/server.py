@@ -34,7 +34,7 @@ from agentbus_mcp.tools.registry import make_tools, task_support
 
 INSTRUCTIONS: Final = """\
 agentbus hands tasks to agents on other machines and brings back what they return. Delivery is durable: a task waits \
-until its agent's worker takes it, and its result is kept for 30 days, watched or not.
+until its agent's worker takes it, and its result is kept for 30 days by default, watched or not.
 
 The usual way: publish_task gives the same task to one or several agents and returns task ids; watch_results waits for \
 these ids, returns early, and names the next call while some are pending; get_results reads results again, parts of \

@@ -54,7 +54,7 @@ async def test_the_overview_shows_agents_running_and_settled_tasks_and_how_full_
     assert streams["AGENT_TASKS"]["messages"] == 2
     assert streams["AGENT_RESULTS"]["messages"] == 2
     assert all(stream["bytes"] >= 0 for stream in streams.values())
-    assert found["missing"] == found["hidden"] == []
+    assert found["missing"] == found["hidden"] == found["warnings"] == []
     assert found["server_version"].split(".")[0] == "2"
 
 
@@ -78,6 +78,16 @@ async def test_whose_tasks_they_are_is_shown_where_not_all_are_of_main(server: N
     after = (await on_terminal("status", "--nats-url", server.url))[1]
     assert "owner" not in before
     assert ("owner" in after, "alice" in after) == (True, True)
+
+
+@pytest.mark.posix("needs a pseudo-terminal")
+async def test_a_stream_that_is_nearly_full_stands_at_the_top_of_the_page(server: NatsServer, coordinator: Coordinator):
+    config = (await coordinator.bus.stream_info("AGENT_RESULTS")).config
+    await coordinator.bus.api("STREAM.UPDATE.AGENT_RESULTS", {**config, "max_bytes": 1 << 20})
+    await coordinator.bus.store("agent.main.results", bytes(900_000))
+    page = (await on_terminal("status", "--nats-url", server.url))[1]
+    assert page.index("warning: AGENT_RESULTS holds 86% of its 1 MiB") < page.index("Agents")
+    assert "agentbus setup --keep-results 15" in " ".join(page.split())
 
 
 async def test_a_bus_that_was_not_set_up_is_shown_as_such(server: NatsServer):

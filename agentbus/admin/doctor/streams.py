@@ -7,6 +7,7 @@ from typing import Final
 from agentbus.admin.doctor.check_context import CheckContext, how_to_grant
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
 from agentbus.bus import setup
+from agentbus.bus.bounds.fill import NEARLY_FULL, WARNED_FROM, coming_bytes, remedy, warning_of
 from agentbus.bus.bounds.subject_counts import subject_counts
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import StreamInfo
@@ -19,10 +20,15 @@ from agentbus.protocol.audit import names as audit
 from agentbus.tasks.lost.lost_tasks import lost_tasks
 from agentbus.tasks.status import Loss, TaskStatus
 
-# Early enough to act: a full stream refuses new messages.
-_NEARLY_FULL: Final = 0.85
 _MOST_NAMED: Final = 5
-_REFUSES: Final = "a full stream refuses new messages"
+_THEN: Final = {
+    subjects.STATE_STREAM: f"from {NEARLY_FULL:.0%} on, no task is taken",
+    subjects.RESULTS_STREAM: f"from {NEARLY_FULL:.0%} on, no task is taken",
+    subjects.TASKS_STREAM: "a full stream refuses new tasks",
+    subjects.DEAD_STREAM: "what a full stream does not take is not kept",
+    audit.STREAM: "in a full audit each new line takes the place of the oldest",
+    audit.SAID_STREAM: "in a full audit each new line takes the place of the oldest",
+}
 _OF_COORDINATOR: Final = (subjects.TASKS_STREAM, subjects.RESULTS_STREAM)
 _OF_ADMINISTRATOR: Final = (
     *_OF_COORDINATOR,
@@ -38,6 +44,9 @@ async def check_streams(context: CheckContext) -> AsyncIterator[Finding]:
     """Check the streams that a coordinator may look at."""
     async for finding in _check(context, _OF_COORDINATOR, ()):
         yield finding
+    with suppress(BusError):  # a member of a bus of an earlier layout may not look
+        for finding in _room(await context.bus.stream_info(subjects.STATE_STREAM), await _coming(context.bus)):
+            yield finding
 
 
 async def check_all_streams(context: CheckContext) -> AsyncIterator[Finding]:
@@ -64,7 +73,8 @@ async def _check(context: CheckContext, names: Sequence[str], agents: Sequence[s
         with suppress(BusError):
             info = await bus.stream_info(name)
             replicas = replicas_of(name, info.cluster, info.num_replicas)
-            wrong = [*_room(name, info), *(await _writers(bus, name, info)), *_replicas(replicas)]
+            coming = await _coming(bus) if name == subjects.STATE_STREAM else 0
+            wrong = [*_room(info, coming), *(await _writers(bus, name, info)), *_replicas(replicas)]
             for finding in wrong:
                 yield finding
             if replicas.cluster and not any(finding.check == "cluster" for finding in wrong):
@@ -87,14 +97,16 @@ def _as_wanted(item: SetupFinding) -> Finding:
     return ok("streams", f"the {item.kind} {item.name} is as wanted")
 
 
-def _room(name: str, info: StreamInfo) -> Iterator[Finding]:
+async def _coming(bus: Bus) -> int:
+    """Return what the accepted tasks will add to the ledger."""
+    return coming_bytes(await bus.stream_info(subjects.TASKS_STREAM))
+
+
+def _room(info: StreamInfo, coming: int = 0) -> Iterator[Finding]:
     """Yield a warning if a stream is nearly full."""
-    limit, used = info.max_bytes, info.state.bytes
-    if limit > 0 and used >= _NEARLY_FULL * limit:
-        text = f"{name} holds {used / limit:.0%} of its {limit / (1 << 20):.0f} MiB"
-        oldest_goes = info.config.get("discard") == "old"
-        then = "in a full audit each new line takes the place of the oldest" if oldest_goes else _REFUSES
-        yield warning("room", text, f"raise its max_bytes: {then}")
+    if text := warning_of(info, coming):
+        then = _THEN.get(str(info.config.get("name")), "a full stream refuses new messages")
+        yield warning("room", text, f"{remedy(info)}: {then}")
 
 
 async def _writers(bus: Bus, name: str, info: StreamInfo) -> list[Finding]:
@@ -102,7 +114,7 @@ async def _writers(bus: Bus, name: str, info: StreamInfo) -> list[Finding]:
     if not info.refuses_per_subject:
         return []
     counts = await subject_counts(bus, name, ">")
-    near = sorted(subject for subject, count in counts.items() if count >= _NEARLY_FULL * info.max_per_subject)
+    near = sorted(subject for subject, count in counts.items() if count >= WARNED_FROM * info.max_per_subject)
     return [
         warning(
             "room",

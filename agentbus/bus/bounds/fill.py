@@ -36,7 +36,7 @@ def warning_of(info: StreamInfo, coming: int = 0) -> str:
 def remedy(info: StreamInfo) -> str:
     """Say how an administrator makes room in a stream, as what follows `can`."""
     name, days = str(info.config.get("name")), int(info.max_age_s / DAY_S)
-    more = f"raise its max_bytes (nats stream edit {name} --max-bytes SIZE)"
+    more = f"raise its max_bytes (nats stream edit {name} --max-bytes SIZE, or raise max_file: agentbus setup --shares)"
     if name == subjects.STATE_STREAM:
         kept = max(LEAST_STATES_DAYS, days // 2)
         if not days or kept < days:

@@ -65,6 +65,7 @@ def page(overview: "BusOverview") -> "RenderableType":
     parts: list[RenderableType] = [head]
     if overview.missing:
         parts.append(harmless(f"missing: {', '.join(overview.missing)}; make it with: agentbus setup", "bold red"))
+    parts += [harmless(f"warning: {text}", "yellow") for text in overview.warnings]
     parts.append(_agents(overview))
     parts += [harmless(f"{one.agent}: {trouble}", "yellow") for one in overview.agents for trouble in one.troubles]
     parts.append(_running(overview))

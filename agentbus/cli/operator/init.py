@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Examples:
   agentbus init --host bus.example.com --agent code --agent doc
   agentbus init /srv/agentbus --host 10.0.0.5 --agent code
+  agentbus init --host bus.example.com --agent code --connections-of-agent 300
   agentbus init --host bus.example.com --cert fullchain.pem --key privkey.pem
   agentbus init --member 10.0.0.5 --member 10.0.0.6 --member 10.0.0.7 --agent code
   agentbus init --host bus.example.com --renew-certificate
@@ -72,6 +73,22 @@ Examples:
     "--max-file", metavar="SIZE", default="10GiB", show_default=True, help="Limit of disk space for messages."
 )
 @click.option(
+    "--connections",
+    metavar="N",
+    type=click.IntRange(1, 1_000_000),
+    default=4096,
+    show_default=True,
+    help="How many connections a server takes.",
+)
+@click.option(
+    "--connections-of-agent",
+    metavar="N",
+    type=click.IntRange(1, 65_536),
+    default=64,
+    show_default=True,
+    help="How many of them one agent may have: each worker process is one. Also of one coordinator.",
+)
+@click.option(
     "--renew-certificate", "only_renew", is_flag=True, help="Only sign a new server certificate, for --host as given."
 )
 @click.option(
@@ -121,6 +138,8 @@ def init(
         store=options["store"],
         max_memory=options["max_memory"],
         max_file=options["max_file"],
+        connections=options["connections"],
+        connections_of_agent=options["connections_of_agent"],
     )
     bus = lazy.new_bus.create(folder, plan, agents)
     output.line(f"made a bus for {bus.url} in {bus.path}")

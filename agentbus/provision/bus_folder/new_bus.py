@@ -13,6 +13,7 @@ from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.provision.bundle import Auth
+from agentbus.provision.bus_folder.accounts_conf import MAX_CONNECTIONS
 from agentbus.provision.bus_folder.credentials import with_new_credential, write_administrator_toml
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.manifest import (
@@ -30,6 +31,7 @@ from agentbus.provision.bus_folder.server_certificates import (
     write_pair,
 )
 from agentbus.provision.bus_folder.server_folder import (
+    DEFAULT_CONNECTIONS,
     DEFAULT_PORT,
     Member,
     Settings,
@@ -50,6 +52,10 @@ class Plan:
     """The settings of a new bus: one server, or a cluster of `members`.
 
     Without `certificate` and `key`, the bus gets a private certificate authority, which signs its certificates.
+
+    Attributes:
+        connections: to one server, of all parties.
+        connections_of_agent: of one agent, or of another party.
     """
 
     hosts: tuple[str, ...] = ()
@@ -64,6 +70,8 @@ class Plan:
     store: Path | None = None
     max_memory: str = "256MiB"
     max_file: str = "10GiB"
+    connections: int = DEFAULT_CONNECTIONS
+    connections_of_agent: int = MAX_CONNECTIONS
 
 
 def create(folder: Path, plan: Plan, agents: Iterable[str] = ()) -> BusFolder:
@@ -101,6 +109,11 @@ def _check_path(folder: Path) -> None:
 def _create(folder: Path, plan: Plan) -> BusFolder:
     if manifest_file(folder).exists():
         raise ConfigError(f"there is a bus in {folder} already; it was left as it is")
+    if plan.connections_of_agent > plan.connections:
+        raise ConfigError(
+            f"--connections-of-agent {plan.connections_of_agent} is more than the {plan.connections} of the server: "
+            "raise --connections, too"
+        )
     private_folder(folder / "credentials")
     hosts = tuple(dict.fromkeys(host(name) for name in plan.hosts)) or ("127.0.0.1",)
     ca = _cluster(folder, plan) if plan.members else _single(folder, plan, hosts)
@@ -115,6 +128,7 @@ def _create(folder: Path, plan: Plan) -> BusFolder:
         ca=ca,
         max_memory=storage_size(plan.max_memory),
         max_file=storage_size(plan.max_file),
+        max_connections=plan.connections_of_agent,
     )
     manifest = Manifest(bus=bus, party={})
     for name in (ADMINISTRATOR, subjects.COORDINATOR):
@@ -132,7 +146,15 @@ def _single(folder: Path, plan: Plan, hosts: tuple[str, ...]) -> Path | None:
     listen = host(plan.listen) if plan.listen else default
     store = in_home(plan.store).absolute() if plan.store else folder / "jetstream"
     settings = Settings(
-        listen, plan.port, plan.monitoring_port, certificate, key, store, plan.max_memory, plan.max_file
+        listen,
+        plan.port,
+        plan.monitoring_port,
+        certificate,
+        key,
+        store,
+        plan.max_memory,
+        plan.max_file,
+        plan.connections,
     )
     write_private(server.configuration, configuration(server, settings), replace=True)
     return ca
@@ -161,6 +183,7 @@ def _cluster(folder: Path, plan: Plan) -> Path:
             plan.store or Path("jetstream"),
             plan.max_memory,
             plan.max_file,
+            plan.connections,
         )
         write_private(server.configuration, configuration(server, settings, plan.members), replace=True)
     return folder / "tls" / "ca.pem"

@@ -17,6 +17,8 @@ from agentbus.provision.conf_text import quoted, quoted_list
 
 DEFAULT_PORT: Final = 7422
 DEFAULT_CLUSTER_PORT: Final = 6222
+DEFAULT_CONNECTIONS: Final = 4096
+"""To one server, of all parties together: a hundred machines with some workers each."""
 CLUSTER_SIZES: Final = (3, 5)
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
@@ -137,6 +139,7 @@ class Settings:
     store: Path
     max_memory: str
     max_file: str
+    connections: int = DEFAULT_CONNECTIONS
 
 
 def server_folders(bus: Path, members: Sequence[Member]) -> tuple[ServerFolder, ...]:
@@ -160,7 +163,9 @@ def configuration(server: ServerFolder, settings: Settings, members: Sequence[Me
         "store": settings.store,
     }
     texts = {name: quoted(value) for name, value in values.items()}
-    text = _CONFIGURATION.format(**texts, max_memory=settings.max_memory, max_file=settings.max_file)
+    text = _CONFIGURATION.format(
+        **texts, max_memory=settings.max_memory, max_file=settings.max_file, connections=settings.connections
+    )
     if server.member is None:
         return text
     routes = [f"tls://{Address(one.host, one.cluster_port)}" for one in members if one != server.member]
@@ -183,7 +188,7 @@ http: {monitoring}
 
 # The largest message. A result embeds its task, so a task may have a little less.
 max_payload: 8MB
-max_connections: 4096
+max_connections: {connections}
 
 tls {{
   cert_file: {certificate}

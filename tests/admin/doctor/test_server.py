@@ -1,5 +1,6 @@
 """`agentbus doctor` reports an old or lost server, a wrong clock or consumer, and a stream that is nearly full."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from agentbus.bus.setup import set_up
 from agentbus.provision.nats_server import NatsServer
 from support.altered_link import AlteredLink, without
 from support.doctor import doctor, doctor_at, doctor_in_process, not_ok, the_finding
-from support.harness import worker_toml
+from support.harness import run_cli, worker_toml
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -33,15 +34,47 @@ async def test_the_consumer_of_another_agent_is_a_failure(tmp_path: Path, server
     assert "durable" in found["fix"]
 
 
-async def test_a_stream_that_is_nearly_full_is_a_warning(server: NatsServer, coordinator: Coordinator):
+@pytest.mark.parametrize(
+    ("stream", "subject", "help_with"),
+    [
+        ("AGENT_TASKS", "agent.code.tasks", "agentbus task cancel ID"),
+        ("KV_AGENT_STATE", "$KV.AGENT_STATE.doc.filler", "agentbus setup --keep-results 11 --keep-states 19"),
+        ("AGENT_RESULTS", "agent.main.results", "agentbus setup --keep-results 15"),
+        ("AGENT_DEAD", "agent.code.dead", "agentbus dead list"),
+    ],
+)
+async def test_from_eight_tenths_on_a_stream_is_a_warning_with_the_command_that_makes_room(
+    server: NatsServer, coordinator: Coordinator, stream: str, subject: str, help_with: str
+):
     bus = coordinator.bus
-    config = (await bus.api("STREAM.INFO.AGENT_RESULTS"))["config"]
-    await bus.api("STREAM.UPDATE.AGENT_RESULTS", {**config, "max_bytes": 1 << 20})
-    await bus.store("agent.main.results", b"x" * 950_000, msg_id="large")
-    found = the_finding(await doctor("--nats-url", server.url), "room")
-    assert found["verdict"] == "warning"
-    assert found["text"].startswith("AGENT_RESULTS holds 9")
-    assert found["text"].endswith("% of its 1 MiB")
+    config = (await bus.api(f"STREAM.INFO.{stream}"))["config"]
+    await bus.api(f"STREAM.UPDATE.{stream}", {**config, "max_bytes": 1 << 20})
+    await bus.store(subject, b"x" * 820_000)
+    assert "room" not in [check for check, _ in not_ok(await doctor_in_process(server.url, "administrator"))]
+    await bus.store(f"{subject}2" if "KV" in stream else subject, b"x" * 30_000)
+    reports = [await doctor_in_process(server.url, "administrator")]
+    if stream != "AGENT_DEAD":  # a coordinator may not look at the dead letters
+        reports.append(await doctor_in_process(server.url))
+    for report in reports:
+        found = the_finding(report, "room")
+        assert (found["verdict"], found["text"]) == ("warning", f"{stream} holds 81% of its 1 MiB")
+        assert help_with in found["fix"]
+        assert f"nats stream edit {stream} --max-bytes" in found["fix"]
+    page = json.loads((await run_cli("status", "--nats-url", server.url)).out)
+    [warned] = page["warnings"]
+    assert warned.startswith(f"{stream} holds 81% of its 1 MiB; an administrator can ")
+    assert help_with in warned
+
+
+async def test_what_accepted_tasks_will_add_counts_for_the_warning_of_the_ledger(
+    server: NatsServer, coordinator: Coordinator
+):
+    config = (await coordinator.bus.api("STREAM.INFO.KV_AGENT_STATE"))["config"]
+    await coordinator.bus.api("STREAM.UPDATE.KV_AGENT_STATE", {**config, "max_bytes": 1 << 20})
+    await coordinator.publish("code", "x" * 850_000)
+    found = the_finding(await doctor_in_process(server.url), "room")
+    assert found["text"] == "KV_AGENT_STATE holds 0% of its 1 MiB, and accepted tasks will add 81%"
+    assert "from 90% on, no task is taken" in found["fix"]
 
 
 @pytest.mark.parametrize("version", ["2.9.25", "2.10.3"])

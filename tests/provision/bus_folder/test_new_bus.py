@@ -18,7 +18,7 @@ from agentbus.provision.join import join_as_coordinator, join_as_worker
 from agentbus.provision.nats_server import run_server
 from support.harness import worker
 from support.installation import FAKE, PLAN, free_port, make_certificates, outcome_of
-from support.operator_commands import secrets_in
+from support.operator_commands import Operator, secrets_in
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -101,12 +101,27 @@ def test_the_url_has_the_first_host_and_the_server_listens_on_all_addresses_only
         (replace(PLAN, certificate=Path("cert.pem")), "--cert and --key go together"),
         (replace(PLAN, ca=Path("ca.pem")), "--cert and --key go together"),
         (replace(PLAN, certificate=Path("missing.pem"), key=Path("missing.pem")), "missing.pem does not exist"),
+        (replace(PLAN, connections=10), "--connections-of-agent 64 is more than the 10 of the server"),
     ],
 )
 def test_contradictory_settings_are_refused_in_one_line(tmp_path: Path, plan: Plan, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         create(tmp_path / "bus", plan)
     assert not (tmp_path / "bus" / "bus.toml").exists()
+
+
+async def test_the_bounds_of_connections_are_options_and_agents_that_are_added_later_get_them_too(
+    tmp_path: Path,
+) -> None:
+    operator, folder = Operator(), tmp_path / "bus"
+    options = ("--connections", "9000", "--connections-of-agent", "300", "--monitoring-port", "0")
+    await operator.run("init", folder, "--agent", "code", "--port", str(free_port()), *options)
+    await operator.run("agent", "add", "doc", "--bus", folder)
+    assert "\nmax_connections: 9000\n" in (folder / "nats-server.conf").read_text(encoding="utf-8")
+    accounts = (folder / "accounts.conf").read_text(encoding="utf-8")
+    assert accounts.count("max_connections: 300, ") == 3, "of main, code and doc"
+    async with run_server(store=tmp_path / "nats", config=folder / "nats-server.conf") as server:
+        assert server.url
 
 
 def test_an_existing_bus_is_left_as_it_is(bus: BusFolder) -> None:
