@@ -61,10 +61,7 @@ async def set_up(
         PermissionDeniedError: the user may not administer the bus.
         BusError: the server refused, for instance because it lacks storage or is not in a cluster.
     """
-    if misplaced := await bus.misplaced_streams():
-        raise BusError(
-            f"{misplaced[0]} lies in the account BUS and belongs into TASKS: agentbus init --upgrade finishes that"
-        )
+    await _check_possible(bus, replicas)
     granted = (await bus.account_info()).max_storage_bytes
     found = await _look(bus, [item.name for item in wanted_streams()], agents)
     retention = chosen(found.streams, keep)
@@ -72,11 +69,6 @@ async def set_up(
         *wanted_streams(attested=bus.attests_writers, retention=retention, keep=keep),
         *(wanted_files(agent, files_limit, retention=retention, keep=keep) for agent in agents),
     ]
-    if replicas is not None and replicas > 1 and not bus.clustered:
-        raise BusError(
-            f"this server is not in a cluster, so there cannot be {replicas} replicas: leave out --replicas, or make a "
-            "cluster (docs/how-to/growing.md)"
-        )
     for_new = replicas or await _replicas_of_tasks(bus)
     replica_plan = ReplicaPlan(granted, for_new, replicas, bus.clustered, shares_anew)
     steps = plan(wanted, agents, found, replica_plan, update=update, max_ack_pending=max_ack_pending)
@@ -95,6 +87,23 @@ async def set_up(
 
 def _order(step: Step) -> bool:
     return step.grows
+
+
+async def _check_possible(bus: Bus, replicas: int | None) -> None:
+    """Check what can be checked before anything is changed.
+
+    Raises:
+        BusError: an upgrade of the bus is not done, or there cannot be so many replicas.
+    """
+    if misplaced := await bus.misplaced_streams():
+        raise BusError(
+            f"{misplaced[0]} lies in the account BUS and belongs into TASKS: agentbus init --upgrade finishes that"
+        )
+    if replicas is not None and replicas > 1 and not bus.clustered:
+        raise BusError(
+            f"this server is not in a cluster, so there cannot be {replicas} replicas: leave out --replicas, or make a "
+            "cluster (docs/how-to/growing.md)"
+        )
 
 
 async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) -> AsyncGenerator[Finding]:

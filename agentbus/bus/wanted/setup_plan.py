@@ -94,12 +94,8 @@ def _plan_stream(wanted: Wanted, found: dict[str, Any] | None, replicas: Replica
     if "max_bytes" not in asked:
         del config["max_bytes"]
     differences = differences_between(config, found)
-    with_bounds = {**asked, **(bounds if "max_bytes" in asked else {})}
-    changes = (
-        config
-        if update
-        else {key: value for key, value in with_bounds.items() if found.get(key) != value} | _lacking(wanted, found)
-    )
+    with_bounds = {**asked, **bounds} if "max_bytes" in asked else asked
+    changes = config if update else _changed(with_bounds, found) | _lacking(wanted, found)
     action = "update" if changes and differences else "leave"
     sent = {**found, **changes}
     for key in off.keys() & changes.keys():
@@ -121,6 +117,10 @@ def _asked(wanted: Wanted, found: dict[str, Any], replicas: ReplicaPlan) -> dict
     return asked if replicas.for_existing is None else {**asked, "num_replicas": replicas.for_existing}
 
 
+def _changed(asked: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in asked.items() if found.get(key) != value}
+
+
 def _lacking(wanted: Wanted, found: dict[str, Any]) -> dict[str, Any]:
     """Return what a stream of an earlier version lacks: subjects, without which messages are refused; the audit."""
     has = list[str](found.get("subjects") or ())
@@ -140,7 +140,7 @@ def _plan_consumer(
     # How many tasks an agent may have in work is a choice, too, which the consumer remembers.
     config = {**{key: value for key, value in wanted.items() if key != "max_ack_pending"}, **changed}
     differences = differences_between(config, found)
-    changes = config if update else {key: value for key, value in changed.items() if found.get(key) != value}
+    changes = config if update else _changed(changed, found)
     action = "update" if changes and differences else "leave"
     return Step("consumer", name, action, config, {**found, **changes}, differences, agent)
 
