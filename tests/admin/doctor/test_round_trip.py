@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from agentbus import Coordinator
+from agentbus import Coordinator, TaskStatus
 from agentbus.admin.doctor import round_trip
 from agentbus.provision.nats_server import NatsServer
 from support.doctor import doctor, the_finding
-from support.harness import worker, worker_toml
-from support.jobs import error, settled
+from support.harness import eventually, worker, worker_toml
+from support.jobs import error
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -40,8 +40,15 @@ async def test_a_probe_that_is_not_answered_in_time_is_cancelled(
 ):
     monkeypatch.setattr(round_trip, "_ANSWER_S", 1.0)
     async with worker(worker_toml(tmp_path, server.url, chat_cmd=["sh", "-c", "sleep 1000", "sh", "{input}"])):
+        await eventually(lambda: coordinator.agents("code"), "the worker is seen")
         finding = await round_trip.check_round_trip(coordinator.bus, "main", "code")
         assert (finding.verdict, finding.text) == ("failed", "code has not answered within 1 s")
         [task] = (await coordinator.list_tasks()).tasks
-        status = await settled(coordinator, task.task_id)
+
+        async def has_result() -> TaskStatus | None:
+            """Cancelled in the queue, it gets its result once a worker comes to it."""
+            status = await coordinator.task(task.task_id).status()
+            return status if status.result else None
+
+        status = await eventually(has_result, "it has its result")
     assert (status.state, error(status)) == ("cancelled", "cancelled by agent-main: agentbus doctor timed out")

@@ -477,10 +477,11 @@ async def test_a_grandchild_that_never_stops_writing_delays_nothing(
 
 IGNORES_SIGTERM = """
 import signal, sys
-signal.signal(signal.SIGTERM, lambda *_: open(sys.argv[1] + "/asked", "w").close())
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # one that comes right before the wait is not missed
 open(sys.argv[1] + "/ready", "w").close()
 while True:
-    signal.pause()
+    signal.sigwait({signal.SIGTERM})
+    open(sys.argv[1] + "/asked", "w").close()
 """
 
 
