@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from agentbus.protocol.messages import Result, Task
     from agentbus.task_handle import PublishedTask, TaskFailure, TaskHandle
     from agentbus.tasks.inbox import Inbox, InboxMessage
+    from agentbus.tasks.listing.task_list import TaskList
     from agentbus.tasks.presence import Presence
     from agentbus.tasks.status import TaskStatus, Waited
-    from agentbus.tasks.task_list import TaskList
 
 __all__ = [
     "AgentBusError",
@@ -50,7 +50,7 @@ _HOME = {
     "Task": "agentbus.protocol.messages",
     "TaskFailure": "agentbus.task_handle",
     "TaskHandle": "agentbus.task_handle",
-    "TaskList": "agentbus.tasks.task_list",
+    "TaskList": "agentbus.tasks.listing.task_list",
     "TaskStatus": "agentbus.tasks.status",
     "Waited": "agentbus.tasks.status",
     "connect": "agentbus.coordinator",

@@ -35,8 +35,8 @@ from agentbus.tasks.status import TaskStatus, Waited
 if TYPE_CHECKING:
     from agentbus.agent_overview import AgentOverview
     from agentbus.tasks.inbox import Inbox, InboxMessage
+    from agentbus.tasks.listing.task_list import TaskList
     from agentbus.tasks.presence import PausedWorker
-    from agentbus.tasks.task_list import TaskList
     from agentbus.tasks.waiting.wait import Until
 
 DEFAULT_TASK_TYPE: Final = "task"
@@ -236,21 +236,27 @@ class Coordinator:
         state: State | None = None,
         limit: int = 20,
         cursor: int | None = None,
+        with_results: bool = True,
+        search_s: float = 2.0,
     ) -> "TaskList":
         """List the tasks that changed last, of one agent or of all, of one owner or of all, in one state or in any.
 
         A member sees its own only.
 
+        Args:
+            cursor: that of an earlier list, which this one continues towards older tasks.
+            with_results: whether each status has its `result`. Without, it is None, and the list costs less.
+            search_s: about how long to search for tasks in one state or of one owner; see `TaskList.partial`.
+
         Raises:
             InvalidIdError, MessageError: `agent` or `owner` is not an id, or `limit` is not from 1 to 200.
         """
-        from agentbus.tasks.task_list import list_tasks
+        from agentbus.tasks.listing.task_list import Wanted, list_tasks
 
         only = subjects.agent_id(agent) if agent else None
         whose = self._owner(subjects.agent_id(owner) if owner else None)
-        return await list_tasks(
-            self.bus, agent=only, owner=whose, state=state, limit=limit, cursor=cursor, asker=self.agent
-        )
+        wanted = Wanted(only, whose, state, self.agent, with_results)
+        return await list_tasks(self.bus, wanted, limit=limit, cursor=cursor, search_s=search_s)
 
     async def lost_tasks(self, agent: str | None = None) -> list[TaskStatus]:
         """List the queued tasks of one agent or of all that the queue does not hold, so that no worker gets them.

@@ -163,7 +163,8 @@ Examples:
   agentbus task list --state failed --limit 50 | jq -r .id
 
 \b
-If there are older tasks, the option --cursor that continues the list is printed on standard error.""",
+If there are older tasks, the option --cursor that continues the list is printed on standard error. A search for a
+state that is rare among many tasks says there how far it is; Ctrl-C ends it with what it has found.""",
 )
 @agent_option()
 @click.option("--owner", metavar="ID", type=AgentId(), help="Only tasks of this coordinator.")
@@ -181,27 +182,7 @@ async def list_(
     cursor: int | None,
 ) -> None:
     """List tasks without their results, the last changed first."""
-    found = await bus.list_tasks(agent=agent, owner=owner, state=state, limit=limit, cursor=cursor)
-    if output.on_terminal():
-        owned = any(status.owner != bus.agent for status in found.tasks)
-        columns = ["changed", "agent", *(["owner"] if owned else []), "state", "attempt", "type", "task"]
-        output.table(columns, [_row(status, owned=owned) for status in found.tasks])
-    else:
-        for status in found.tasks:
-            output.json_line(status.to_json(with_result=False))
-    for fault in found.unreadable:
-        output.remark(f"warning: {fault}")
-    if found.cursor is not None:
-        why = "the search stopped early; " if found.partial else ""
-        output.remark(f"{why}older tasks: --cursor {found.cursor}")
-
-
-def _row(status: "TaskStatus", *, owned: bool) -> list[str]:
-    entry = status.record.entry
-    changed = f"{status.record.changed_at:%Y-%m-%d %H:%M:%S}"
-    owner = [status.owner] if owned else []
-    attempt = str(entry.attempt or "")
-    return [changed, status.agent, *owner, status.state_in_words, attempt, entry.task_type, status.task_id]
+    await lazy.task_search.TaskSearch(bus, limit, cursor).run(agent=agent, owner=owner, state=state)
 
 
 def _show(status: "TaskStatus") -> None:
