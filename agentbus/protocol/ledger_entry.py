@@ -290,7 +290,7 @@ def summary_of(entry: Entry) -> str | None:
 def read_summary(message: StoredMessage) -> Record | None:
     """Return a settled task by the headers of its entry, without its result; None where they do not say enough.
 
-    What they say is bounded as the entry is. Whoever needs the result, or gets None, reads the entry.
+    What they say is bounded as the entry is. A caller that needs the result, or gets None, reads the entry.
     """
     key, text = subjects.parse_state(message.subject), message.headers.get(SUMMARY, "")
     state = _TERMINAL_STATES.get(message.headers.get(STATE, ""))
