@@ -12,7 +12,6 @@ a worker that starts again must free what it was at work on when it died, and no
 A `Flaw` breaks one rule of the protocol on purpose; the explorer must find what goes wrong then.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks import settle
 from agentbus_worker.settling import decisions
 from agentbus_worker.settling.decisions import Policy
+from system.state_walk import Walk
 
 MAX_ATTEMPTS = 2
 MAX_RENEWALS = 1
@@ -265,60 +265,31 @@ class Explorer:
             refusals=self._refusals,
             setbacks=self._setbacks,
         )
-        came_from: dict[State, tuple[State, str] | None] = {start: None}
-        before: dict[State, list[State]] = {}
-        frontier = deque([start])
-        report = Report(0)
-        goals: list[State] = []
-        while frontier:
-            state = frontier.popleft()
-            self._inspect(state, came_from, report, goals)
-            for label, raw in self._steps(state):
-                following = _canonical(raw)
-                before.setdefault(following, []).append(state)
-                if following not in came_from:
-                    came_from[following] = (state, label)
-                    frontier.append(following)
+        walk, report, goals = Walk(start), Report(0), list[State]()
+        for state in walk.states(self._canonical_steps):
+            self._inspect(state, walk, report, goals)
             if report.two_results or report.unconfirmed or report.run_again or report.side_by_side:
                 break
-        report.states = len(came_from)
-        if report.sound:
-            self._find_stuck(came_from, before, goals, report)
+        report.states = len(walk)
+        if report.sound and (stuck := walk.without_way_to(goals)) is not None:
+            report.stuck.append(walk.path(stuck))  # no path leads from it to a result in the inbox
         return report
 
-    def _inspect(
-        self, state: State, came_from: dict[State, tuple[State, str] | None], report: Report, goals: list[State]
-    ) -> None:
+    def _inspect(self, state: State, walk: Walk[State], report: Report, goals: list[State]) -> None:
         if len(state.inbox) > 1:
-            report.two_results.append(_path(state, came_from))
+            report.two_results.append(walk.path(state))
         elif state.runs > 1 and not state.deaths:
-            report.run_again.append(_path(state, came_from))
+            report.run_again.append(walk.path(state))
         elif self._at_once and sum(w.step is Step.RUNNING or w.orphan for w in state.workers) > 1:
-            report.side_by_side.append(_path(state, came_from))
+            report.side_by_side.append(walk.path(state))
         elif state.inbox and (state.key is None or state.key.result != state.inbox[0].partition("#")[0]):
-            report.unconfirmed.append(_path(state, came_from))
+            report.unconfirmed.append(walk.path(state))
         elif state.inbox and state.key is not None:
             report.endings.add(state.key.state)
             goals.append(state)
 
-    def _find_stuck(
-        self,
-        came_from: dict[State, tuple[State, str] | None],
-        before: dict[State, list[State]],
-        goals: list[State],
-        report: Report,
-    ) -> None:
-        """A state is stuck if no path leads from it to one with the result in the inbox."""
-        fine = set(goals)
-        frontier = deque(goals)
-        while frontier:
-            for state in before.get(frontier.popleft(), ()):
-                if state not in fine:
-                    fine.add(state)
-                    frontier.append(state)
-        stuck = next((state for state in came_from if state not in fine), None)
-        if stuck is not None:
-            report.stuck.append(_path(stuck, came_from))
+    def _canonical_steps(self, state: State) -> Iterator[tuple[str, State]]:
+        return ((label, _canonical(following)) for label, following in self._steps(state))
 
     # -- what can happen next -----------------------------------------------------------------------------------
 
@@ -685,12 +656,3 @@ def _canonical(state: State) -> State:
     """The two workers are alike: which is the first makes no difference, and halves the states."""
     one, two = state.workers
     return state._replace(workers=(two, one)) if _order(two) < _order(one) else state  # pyright: ignore[reportOperatorIssue]
-
-
-def _path(state: State, came_from: dict[State, tuple[State, str] | None]) -> str:
-    steps: list[str] = []
-    step = came_from[state]
-    while step is not None:
-        steps.append(step[1])
-        step = came_from[step[0]]
-    return "\n".join(reversed(steps))
