@@ -203,6 +203,7 @@ async def _try_claim(
     verdict = await compare_and_set(context.ledger, incoming.key, entry, revision=decision.revision)
     if isinstance(verdict, Lost):
         return None
+    await record.written()
     lease = Lease(context.ledger, delivery, incoming.key, verdict.entry, verdict.revision, record, since=started)
     lost = decision.base.claim if decision.base.state == "working" else None
     if lost is not None:
