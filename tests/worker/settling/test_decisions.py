@@ -226,7 +226,6 @@ def test_the_lease_of_a_dead_worker_is_ended_while_the_ledger_has_its_claim(chan
 @pytest.mark.parametrize(
     "found",
     [
-        pytest.param(NoEntry(REVISION), id="nothing"),
         pytest.param(record(queued()), id="queued"),
         pytest.param(record(RELEASED), id="released under the same claim"),
         pytest.param(record(settled("mine")), id="settled"),
@@ -234,12 +233,13 @@ def test_the_lease_of_a_dead_worker_is_ended_while_the_ledger_has_its_claim(chan
         pytest.param(record(lease_ended(working("mine"), "new")), id="its lease is ended already"),
     ],
 )
-def test_the_delivery_of_a_dead_worker_is_returned_while_no_worker_has_the_task(found: Record | NoEntry):
+def test_the_delivery_of_a_dead_worker_is_returned_while_no_worker_has_the_task(found: Record):
     assert on_left_claim(found, nonce="mine") == ReturnDelivery()
 
 
-def test_nothing_is_sent_for_a_task_that_another_worker_has():
-    assert on_left_claim(record(working("another")), nonce="mine") == LeaveClaim()
+@pytest.mark.parametrize("found", [record(working("another")), NoEntry(REVISION)], ids=["working", "a new ledger"])
+def test_nothing_is_sent_for_a_task_that_another_worker_has_or_may_have(found: Record | NoEntry):
+    assert on_left_claim(found, nonce="mine") == LeaveClaim()
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ async def _claim(context: Context, delivery: Delivery) -> Job | None:
         # A worker that holds the task replaces the entry with its next renewal.
         await delivery.nak(max(SHORTEST_NAK_S, left_s))
         TaskLog(key.id).warning("%s; looking again in %.1f s", error, left_s)
-    except (BusError, OSError):
+    except BusUnavailableError:
         record.keep()  # it may have been claimed: the answer is lost
         raise
     finally:
