@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pathlib
 
     from agentbus.admin import audit_log, backup, consumers, dead_letters, overview, server_versions
-    from agentbus.admin.doctor import configuration, finding, run_checks
+    from agentbus.admin.doctor import check_context, configuration, finding, run_checks
     from agentbus.bus import replicas, setup
     from agentbus.bus.wanted import retention
     from agentbus.cli import past_times, session, tables
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 else:
     _PACKAGES = {
         "agentbus.admin": ["audit_log", "backup", "consumers", "dead_letters", "overview", "server_versions"],
-        "agentbus.admin.doctor": ["configuration", "finding", "run_checks"],
+        "agentbus.admin.doctor": ["check_context", "configuration", "finding", "run_checks"],
         "agentbus.bus": ["replicas", "setup"],
         "agentbus.bus.wanted": ["retention"],
         "agentbus.cli": ["past_times", "session", "tables"],

@@ -6,6 +6,7 @@ from typing import Final
 from agentbus.admin.consumers import consumers_of_bus
 from agentbus.admin.doctor.check_context import CheckContext, how_to_grant
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
+from agentbus.admin.doctor.numbers import tasks_in_work
 from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
@@ -17,10 +18,12 @@ async def check_consumer(context: CheckContext) -> AsyncIterator[Finding]:
     assert isinstance(config, WorkerConfig), "only workers have a consumer"
     agent = config.agent.id
     name, wanted = config.durable, subjects.tasks(agent)
-    yield await _check_one(context, config, "consumer", name, wanted, unusable=failed)
+    for finding in await _check_one(context, config, "consumer", name, wanted, unusable=failed):
+        yield finding
     # On a bus of the older layout there is none, and the worker takes the tasks of `main` all the same.
     name, wanted = subjects.durable_of_parties(agent), subjects.tasks_of(agent, "*")
-    yield await _check_one(context, config, "named tasks", name, wanted, unusable=warning)
+    for finding in await _check_one(context, config, "named tasks", name, wanted, unusable=warning):
+        yield finding
 
 
 async def _check_one(
@@ -31,19 +34,20 @@ async def _check_one(
     wanted: str,
     *,
     unusable: Callable[[str, str, str], Finding],
-) -> Finding:
+) -> list[Finding]:
     stream = config.nats.stream
     try:
         info = await context.bus.consumer_info(stream, name)
     except SetupMissingError:
         fix = f"agentbus setup --agent {config.agent.id}, as the administrator"
-        return unusable(check, f"the consumer {name} of {stream} does not exist", fix)
+        return [unusable(check, f"the consumer {name} of {stream} does not exist", fix)]
     except PermissionDeniedError as error:
-        return unusable(check, str(error), how_to_grant(error))
+        return [unusable(check, str(error), how_to_grant(error))]
     if info.filter_subject == wanted:
-        return ok(check, f"{name}: {info.num_pending} tasks wait, {info.num_ack_pending} are running")
+        counts = ok(check, f"{name}: {info.num_pending} tasks wait, {info.num_ack_pending} are running")
+        return [counts, *tasks_in_work(info)]
     fix = "set durable in [nats] to that of this agent"
-    return failed(check, f"the consumer {name} takes {info.filter_subject}", fix)
+    return [failed(check, f"the consumer {name} takes {info.filter_subject}", fix)]
 
 
 _MOST_NAMED: Final = 5
