@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from agentbus.agent_overview import AgentOverview
     from agentbus.coordinator import Coordinator, connect
     from agentbus.errors import AgentBusError
+    from agentbus.many_tasks import NewTask
     from agentbus.protocol.messages import Result, Task
     from agentbus.task_handle import PublishedTask, TaskFailure, TaskHandle
     from agentbus.tasks.inbox import Inbox, InboxMessage
@@ -25,6 +26,7 @@ __all__ = [
     "Coordinator",
     "Inbox",
     "InboxMessage",
+    "NewTask",
     "Presence",
     "PublishedTask",
     "Result",
@@ -44,6 +46,7 @@ _HOME = {
     "Coordinator": "agentbus.coordinator",
     "Inbox": "agentbus.tasks.inbox",
     "InboxMessage": "agentbus.tasks.inbox",
+    "NewTask": "agentbus.many_tasks",
     "Presence": "agentbus.tasks.presence",
     "PublishedTask": "agentbus.task_handle",
     "Result": "agentbus.protocol.messages",

@@ -1,0 +1,97 @@
+"""Publishing many tasks: so many at a time that the bus has always work, each with its own outcome."""
+
+import hashlib
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
+
+from agentbus.bus.jetstream import Bus
+from agentbus.concurrently import in_order
+from agentbus.errors import AgentBusError, BusUnavailableError
+from agentbus.protocol import subjects
+from agentbus.protocol.json_codec import Json
+from agentbus.protocol.messages import PayloadFormat, Task, new_task
+from agentbus.task_handle import DEFAULT_TASK_TYPE, PublishedTask, TaskFailure
+
+AT_ONCE: Final = 32
+"""How many publications are under way at the same time. With more, none is faster, and the event loop stands for longer
+when the server answers them all at once."""
+_DIGEST_CHARS: Final = 32
+"""128 bits: two tasks of a bus do not meet by chance."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task that is to be published; see `Coordinator.publish` for what the fields mean."""
+
+    to: str
+    content: Json
+    task_type: str = DEFAULT_TASK_TYPE
+    payload_format: PayloadFormat = "text"
+    sender: str | None = None
+    reply_to: str | None = None
+    task_id: str | None = None
+
+
+class ManyTasks:
+    """Publishes tasks of one coordinator; see `Coordinator.publish_many`."""
+
+    def __init__(self, bus: Bus, coordinator: str, send: Callable[[Task], Awaitable[PublishedTask]]) -> None:
+        self._bus = bus
+        self._coordinator = coordinator
+        self._send = send
+        self._times = Counter[str]()
+        self._away = False
+
+    async def publish(
+        self, tasks: Iterable[NewTask] | AsyncIterable[NewTask], batch: str | None
+    ) -> AsyncGenerator[PublishedTask | TaskFailure]:
+        """Yield what became of each task, in order.
+
+        Raises:
+            InvalidIdError: the name of the batch cannot begin a task id; nothing was published.
+        """
+        if batch is not None:
+            subjects.task_id(_id_of(subjects.task_id(batch), "", 0))
+
+        async def one(task: NewTask) -> PublishedTask | TaskFailure:
+            return await self._one(task, batch)
+
+        async with aclosing(in_order(tasks, one, at_once=AT_ONCE)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
+
+    async def _one(self, wanted: NewTask, batch: str | None) -> PublishedTask | TaskFailure:
+        task_id, agent = wanted.task_id or "", wanted.to
+        try:
+            task = self._task(wanted, batch)
+            task_id, agent = task.id, task.agent
+            if self._away and not self._bus.connected:
+                raise BusUnavailableError(f"the bus is away; the task {task.id} was not published")
+            return await self._send(task)
+        except AgentBusError as error:
+            self._away = isinstance(error, BusUnavailableError)
+            return TaskFailure(task_id, agent, error)
+
+    def _task(self, wanted: NewTask, batch: str | None) -> Task:
+        task = new_task(
+            to=wanted.to,
+            content=wanted.content,
+            task_type=wanted.task_type,
+            payload_format=wanted.payload_format,
+            sender=wanted.sender or self._coordinator,
+            reply_to=wanted.reply_to,
+            task_id=wanted.task_id,
+        )
+        if wanted.task_id is not None or batch is None:
+            return task
+        digest = task.digest()
+        self._times[digest] += 1
+        return task.model_copy(update={"id": _id_of(batch, digest, self._times[digest])})
+
+
+def _id_of(batch: str, digest: str, time: int) -> str:
+    """Return the id of a task by its content, and by which of those with the same content it is."""
+    return f"{batch}-{hashlib.sha256(f'{digest} {time}'.encode()).hexdigest()[:_DIGEST_CHARS]}"
