@@ -167,7 +167,7 @@ class Coordinator:
         """
         from agentbus.many_tasks import ManyTasks
 
-        return ManyTasks(self.bus, self.agent, self._sent).publish(tasks, batch)
+        return ManyTasks(self.bus, self.agent, batch).all(tasks)
 
     def task(self, task_id: str, *, agent: str | None = None, owner: str | None = None) -> TaskHandle:
         """Make a handle of a task from its id, without asking the bus; the methods of the handle do that.

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +14,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.messages import PayloadFormat, Task, new_task
 from agentbus.task_handle import DEFAULT_TASK_TYPE, PublishedTask, TaskFailure
+from agentbus.tasks.publish import publish
 
 AT_ONCE: Final = 32
 """How many publications are under way at the same time. With more, none is faster, and the event loop stands for longer
@@ -36,46 +37,44 @@ class NewTask:
 
 
 class ManyTasks:
-    """Publishes tasks of one coordinator; see `Coordinator.publish_many`."""
+    """Publishes tasks of one coordinator; see `Coordinator.publish_many`.
 
-    def __init__(self, bus: Bus, coordinator: str, send: Callable[[Task], Awaitable[PublishedTask]]) -> None:
+    Raises:
+        InvalidIdError: the name of the batch cannot begin a task id.
+    """
+
+    def __init__(self, bus: Bus, coordinator: str, batch: str | None = None) -> None:
+        if batch is not None:
+            subjects.task_id(_id_of(subjects.task_id(batch), "", 0))
         self._bus = bus
         self._coordinator = coordinator
-        self._send = send
+        self._batch = batch
         self._times = Counter[str]()
         self._away = False
 
-    async def publish(
-        self, tasks: Iterable[NewTask] | AsyncIterable[NewTask], batch: str | None
+    async def all(
+        self, tasks: Iterable[NewTask] | AsyncIterable[NewTask]
     ) -> AsyncGenerator[PublishedTask | TaskFailure]:
-        """Yield what became of each task, in order.
-
-        Raises:
-            InvalidIdError: the name of the batch cannot begin a task id; nothing was published.
-        """
-        if batch is not None:
-            subjects.task_id(_id_of(subjects.task_id(batch), "", 0))
-
-        async def one(task: NewTask) -> PublishedTask | TaskFailure:
-            return await self._one(task, batch)
-
-        async with aclosing(in_order(tasks, one, at_once=AT_ONCE)) as outcomes:
+        """Publish tasks; yield what became of each, in order."""
+        async with aclosing(in_order(tasks, self.one, at_once=AT_ONCE)) as outcomes:
             async for outcome in outcomes:
                 yield outcome
 
-    async def _one(self, wanted: NewTask, batch: str | None) -> PublishedTask | TaskFailure:
+    async def one(self, wanted: NewTask) -> PublishedTask | TaskFailure:
+        """Publish a task; return what became of it."""
         task_id, agent = wanted.task_id or "", wanted.to
         try:
-            task = self._task(wanted, batch)
+            task = self._task(wanted)
             task_id, agent = task.id, task.agent
             if self._away and not self._bus.connected:
                 raise BusUnavailableError(f"the bus is away; the task {task.id} was not published")
-            return await self._send(task)
+            published = await publish(self._bus, task, self._coordinator)
         except AgentBusError as error:
             self._away = isinstance(error, BusUnavailableError)
             return TaskFailure(task_id, agent, error)
+        return PublishedTask(self._bus, published, coordinator=self._coordinator)
 
-    def _task(self, wanted: NewTask, batch: str | None) -> Task:
+    def _task(self, wanted: NewTask) -> Task:
         task = new_task(
             to=wanted.to,
             content=wanted.content,
@@ -85,11 +84,11 @@ class ManyTasks:
             reply_to=wanted.reply_to,
             task_id=wanted.task_id,
         )
-        if wanted.task_id is not None or batch is None:
+        if wanted.task_id is not None or self._batch is None:
             return task
         digest = task.digest()
         self._times[digest] += 1
-        return task.model_copy(update={"id": _id_of(batch, digest, self._times[digest])})
+        return task.model_copy(update={"id": _id_of(self._batch, digest, self._times[digest])})
 
 
 def _id_of(batch: str, digest: str, time: int) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agentbus.bus import replicas, setup
     from agentbus.bus.wanted import retention
     from agentbus.cli import past_times, session, tables
-    from agentbus.cli.coordinator import inbox_line, status_tables, task_search
+    from agentbus.cli.coordinator import inbox_line, publish_lines, status_tables, task_search
     from agentbus.cli.demo import scenario
     from agentbus.cli.operator import foreign_consumers, local_bus, upgrade
     from agentbus.config import home, loading, mcp_tokens, storage_sizes
@@ -35,7 +35,7 @@ else:
         "agentbus.bus": ["replicas", "setup"],
         "agentbus.bus.wanted": ["retention"],
         "agentbus.cli": ["past_times", "session", "tables"],
-        "agentbus.cli.coordinator": ["inbox_line", "status_tables", "task_search"],
+        "agentbus.cli.coordinator": ["inbox_line", "publish_lines", "status_tables", "task_search"],
         "agentbus.cli.demo": ["scenario"],
         "agentbus.cli.operator": ["foreign_consumers", "local_bus", "upgrade"],
         "agentbus.config": ["home", "loading", "mcp_tokens", "storage_sizes"],
