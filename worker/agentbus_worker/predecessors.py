@@ -86,7 +86,7 @@ class Predecessors:
 
         async def one(left: tuple[LeftClaims, LeftClaim]) -> None:
             file, claim = left
-            if _is_of(claim, config) and outbox.of_claim(claim.key, claim.nonce) is None:
+            if _is_of(claim, config) and await outbox.of_claim(claim.key, claim.nonce) is None:
                 await _hand_back(bus, claim)
             file.forget(claim)
 

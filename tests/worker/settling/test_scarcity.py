@@ -114,12 +114,11 @@ async def test_a_task_goes_back_while_there_is_no_room_to_start_its_command(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("via", ["stdin", "file"])
 async def test_a_task_goes_back_while_the_disk_has_no_room_for_its_prompt(
-    tmp_path: Path, server: NatsServer, coordinator: Coordinator, via: str
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
-    command = [*ECHO[:4], "{input_file}"] if via == "file" else ECHO[:3]
-    config = agent_keys(worker_toml(tmp_path, server.url, chat_cmd=command), prompt_via=via)
+    config = worker_toml(tmp_path, server.url, chat_cmd=[*ECHO[:4], "{input_file}"])
+    config = agent_keys(config, prompt_via="file")
     state = tmp_path / "state"
     with full_disk(state) as fill:
         shortage: tuple[Change, Change] = (lambda _: fill(), lambda _: (state / "filler").unlink())

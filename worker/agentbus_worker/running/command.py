@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.output import TAIL_BYTES, Output, OutputPipe
 from agentbus_worker.running.process_tree import Children, Run, RunningProcess
@@ -116,7 +117,7 @@ class Child:
         duration_s = loop.time() - self._started
         if left:
             self._clearing = asyncio.create_task(process.clear(grace_left_s))
-        return Exit(reason, code, self._out.finish(), self._err.finish(), duration_s, unended)
+        return Exit(reason, code, await self._out.finish(), await self._err.finish(), duration_s, unended)
 
     async def cleared(self) -> Unended | None:
         """Wait until nothing is left of a command that has ended; returns what SIGKILL does not end."""
@@ -172,7 +173,13 @@ class Child:
 
 @asynccontextmanager
 async def running(
-    command: Command, limits: Limits, children: Children, tmp: Path, *, stop: asyncio.Future[None] | None = None
+    command: Command,
+    limits: Limits,
+    children: Children,
+    tmp: Path,
+    *,
+    stop: asyncio.Future[None] | None = None,
+    disk: DiskThreads = AT_ONCE,
 ) -> AsyncGenerator[Child]:
     """Start a command, and end all its processes when the block is left.
 
@@ -183,11 +190,12 @@ async def running(
     Args:
         tmp: a private folder for the standard input and for spilled output.
         stop: the same as that of `Child.ended`: a start that hangs, on a disk that does not answer, is not waited for.
+        disk: writes what is spilled.
 
     Raises:
         CommandError: the command could not be started.
     """
-    with _pipes(command, limits, tmp) as (out, err):
+    with _pipes(command, limits, tmp, disk) as (out, err):
         loop = asyncio.get_running_loop()
         started, stop = loop.time(), stop or loop.create_future()
         try:
@@ -213,13 +221,13 @@ def _log_left_behind(command: Command, left: Unended) -> None:
 
 
 @contextlib.contextmanager
-def _pipes(command: Command, limits: Limits, tmp: Path) -> Generator[tuple[OutputPipe, OutputPipe]]:
+def _pipes(command: Command, limits: Limits, tmp: Path, disk: DiskThreads) -> Generator[tuple[OutputPipe, OutputPipe]]:
     """Open the pipes for standard output and standard error, and close them at the end of the block."""
     spill = (tmp, f"{command.run_id}.out") if limits.spill_bytes > limits.keep_bytes else None
     pipes: list[OutputPipe] = []
     try:
         try:
-            pipes.append(OutputPipe(limits.keep_bytes, spill, limits.spill_bytes))
+            pipes.append(OutputPipe(limits.keep_bytes, spill, limits.spill_bytes, disk))
             pipes.append(OutputPipe(TAIL_BYTES))
         except OSError as error:
             raise not_started(command, error) from None

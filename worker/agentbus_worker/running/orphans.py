@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from agentbus.protocol.subjects import is_task_id
+from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running import supervisor
 from agentbus_worker.running.process_group import POLL_S
@@ -43,7 +44,9 @@ class Orphans(NamedTuple):
     all_found: bool = True
 
 
-async def end_orphans(folder: Path, grace_s: float, workers: Iterable[str] = ()) -> Orphans:
+async def end_orphans(
+    folder: Path, grace_s: float, workers: Iterable[str] = (), disk: DiskThreads = AT_ONCE
+) -> Orphans:
     """End the commands that dead workers left running: found by records, never by name or by pid alone.
 
     The records of what does not end stay for the next start.
@@ -52,16 +55,26 @@ async def end_orphans(folder: Path, grace_s: float, workers: Iterable[str] = ())
         folder: has the records.
         grace_s: between SIGTERM and SIGKILL.
         workers: the tokens of dead workers that are known from elsewhere.
+        disk: reads and removes the records.
     """
-    paths, workers = [*folder.glob("*.json")], [*workers]
-    if not paths and not workers:
+    paths, records = await disk.run(lambda: _read(folder, [*workers]), timeout_s=None)
+    if records is None:
         return Orphans({})
-    orphans = await asyncio.to_thread(_end_processes_of, _Records(paths, workers), grace_s)
+    orphans = await asyncio.to_thread(_end_processes_of, records, grace_s)
     if not orphans.left:
-        for path in paths:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+        disk.begin(lambda: _remove(paths))
     return orphans
+
+
+def _read(folder: Path, workers: list[str]) -> "tuple[list[Path], _Records | None]":
+    paths = [*folder.glob("*.json")]
+    return paths, _Records(paths, workers) if paths or workers else None
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 class _Records:

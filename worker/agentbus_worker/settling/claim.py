@@ -149,7 +149,7 @@ async def _act_on(
     With neither, another party has written the entry meanwhile: read it again.
     """
     wait_s = 0.0 if isinstance(found, NoEntry) else await context.lease_monitor.remaining_s(found)
-    outcome, task_id = _finished_outcome(context, found), incoming.key.id
+    outcome, task_id = await _finished_outcome(context, found), incoming.key.id
     decision = on_delivery(found, new_entry, wait_s=wait_s, policy=context.policy, finished=outcome is not None)
     match decision:
         case Claim():
@@ -170,11 +170,11 @@ async def _act_on(
     return None, True
 
 
-def _finished_outcome(context: Context, found: Record | NoEntry) -> OutboxEntry | None:
+async def _finished_outcome(context: Context, found: Record | NoEntry) -> OutboxEntry | None:
     """Return the outcome of the very claim in an entry, if the command of that claim has ended on this machine."""
     if isinstance(found, NoEntry) or found.entry.state != "working" or found.entry.claim is None:
         return None
-    return context.outbox.of_claim(found.key, found.entry.claim.nonce)
+    return await context.outbox.of_claim(found.key, found.entry.claim.nonce)
 
 
 async def _settle_finished(

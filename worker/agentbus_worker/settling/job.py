@@ -153,6 +153,8 @@ class Job:
             attempt=self._entry.attempt,
             run_id=context.children.new_run_id(),
             tmp=context.state_folder.tmp,
+            disk=context.disk,
+            stop=self._lease.interrupted,
         ) as command:
             if await reservation.acquire() and not self._lease.interrupted.done():
                 await self._run_command(command, reservation)
@@ -162,7 +164,7 @@ class Job:
     async def _run_command(self, command: Command, reservation: Reservation) -> None:
         context = self._context
         limits, tmp, stop = command_limits(context.config), context.state_folder.tmp, self._lease.interrupted
-        async with running(command, limits, context.children, tmp, stop=stop) as child:
+        async with running(command, limits, context.children, tmp, stop=stop, disk=context.disk.state) as child:
             context.pause.started()
             context.metrics.run_started()
             ended = await child.ended(
@@ -355,7 +357,7 @@ class Job:
         It fails if no worker could start it for long, or if it is its own fault.
         """
         context = self._context
-        if self._lease.lost or self._entry.cancel is not None:
+        if self._lease.interrupted.done():
             await self._finish_without_run()
             return
         context.pause.begin(NOT_STARTED, reason)

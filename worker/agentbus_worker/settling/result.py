@@ -1,6 +1,6 @@
 """Builds the result message of a task, and stores what its output has beyond that."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ from agentbus.protocol.messages import Result, new_result
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.incoming import Incoming
 from agentbus.tasks.output_store import chunk_bytes, put_file
+from agentbus_worker.disk.threads import DiskThreads
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.output import Output
 from agentbus_worker.settling.context import Context
@@ -64,7 +65,8 @@ async def with_stored_output(
     name = make_result_id(key.agent, key.id, nonce)
     try:
         size = chunk_bytes(context.bus)
-        pieces = _pieces(stdout.spilled, size) if stdout.spilled is not None else _slices(stdout.head, size)
+        spilled = stdout.spilled
+        pieces = _slices(stdout.head, size) if spilled is None else _pieces(spilled, size, context.disk.state)
         stored = await put_file(context.bus, key.agent, name, pieces, owner=key.owner)
         note["file"] = {"bucket": stored.bucket, "name": stored.name}
     except (BusError, OSError) as error:
@@ -81,11 +83,15 @@ def _why_not_spilled(context: Context, stdout: Output) -> str:
     return f"it could not be written to {context.state_folder.tmp}"
 
 
-def _slices(data: bytes, size: int) -> Iterator[bytes]:
-    yield from (data[at : at + size] for at in range(0, len(data), size))
+async def _slices(data: bytes, size: int) -> AsyncGenerator[bytes]:
+    for at in range(0, len(data), size):
+        yield data[at : at + size]
 
 
-def _pieces(path: Path, size: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(size):
+async def _pieces(path: Path, size: int, threads: DiskThreads) -> AsyncGenerator[bytes]:
+    file = await threads.run(lambda: path.open("rb"))
+    try:
+        while piece := await threads.run(lambda: file.read(size)):
             yield piece
+    finally:
+        threads.begin(file.close)
