@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from agentbus.provision.nats_server import NatsServer
 from agentbus_worker.log.lines import TextFormatter
 from agentbus_worker.running import orphans
 from agentbus_worker.running.orphans import end_orphans
-from agentbus_worker.running.process_tree import is_being_loaded
+from agentbus_worker.running.process_tree import Children, RecordedTask, Run, is_being_loaded
 from agentbus_worker.state_folder import locked_state, write_atomically
 from support.file_faults import dies_before_replacing
 from support.harness import eventually, processes_with, worker, worker_toml
@@ -112,6 +113,27 @@ async def test_a_command_whose_worker_was_killed_during_its_start_is_found_and_e
         .format(record)
         .endswith(f" WARNING task {named}: ending 1 processes of a worker that was killed")
     )
+
+
+@pytest.mark.parametrize(
+    ("record", "same"),
+    [
+        (RecordedTask("job", "main"), True),
+        (RecordedTask("job"), True),
+        (RecordedTask("job", "alice"), False),
+        (RecordedTask("other", "main"), False),
+    ],
+    ids=["its own", "of an earlier version, which names no owner", "of another owner", "of another task"],
+)
+def test_a_record_is_that_of_a_task_of_the_same_id_and_owner(record: RecordedTask, same: bool):
+    assert record.may_be("job", "main") == same
+
+
+def test_the_record_of_a_command_names_the_owner_of_its_task(tmp_path: Path):
+    with Children(tmp_path) as children:
+        children.record(Run(os.getpid(), "run-1"), "job", "alice")
+        record = json.loads((tmp_path / "run-1.json").read_bytes())
+    assert (record["task_id"], record["owner"]) == ("job", "alice")
 
 
 @linux_only

@@ -27,6 +27,7 @@ from agentbus.config.private_files import open_private
 from agentbus.errors import MessageError
 from agentbus.protocol.json_codec import decode
 from agentbus.protocol.subjects import COORDINATOR, TaskKey, is_agent_id, is_task_id
+from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
 from agentbus_worker.identity import Place
 
 log = logging.getLogger("agentbus.worker")
@@ -247,8 +248,10 @@ class LeftClaims:
     `worker` is its token, and `place` where it ran; both are empty where the file cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, disk: DiskThreads = AT_ONCE) -> None:
+        """Read them; `disk` writes them."""
         self._path = path
+        self._disk = disk
         self._slots: dict[LeftClaim, int] = {}
         self.worker, self.place = "", Place()
         with suppress(OSError, ValidationError, MessageError):
@@ -268,14 +271,20 @@ class LeftClaims:
     def forget(self, claim: LeftClaim) -> None:
         """Empty one record. One that stays on disk is harmless: the next worker finds nothing to do for it."""
         slot = self._slots.pop(claim)
-        with suppress(OSError), self._path.open("r+b") as file:
-            os.pwrite(file.fileno(), _END, slot * SLOT_BYTES)
+        self._disk.begin(lambda: self._empty(slot))
         if not self._slots:
             self.remove()
 
     def remove(self) -> None:
         """Delete the file."""
         self._slots.clear()
+        self._disk.begin(self._delete)
+
+    def _empty(self, slot: int) -> None:
+        with suppress(OSError), self._path.open("r+b") as file:
+            os.pwrite(file.fileno(), _END, slot * SLOT_BYTES)
+
+    def _delete(self) -> None:
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
 
@@ -288,6 +297,6 @@ def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
             yield slot, line
 
 
-def left_claims(folder: Path) -> list[LeftClaims]:
-    """Read the records that dead workers have left in a folder."""
-    return [LeftClaims(path) for path in sorted(folder.glob("*" + SUFFIX))]
+def left_claims(folder: Path, disk: DiskThreads = AT_ONCE) -> list[LeftClaims]:
+    """Read the records that dead workers have left in a folder; `disk` writes them later."""
+    return [LeftClaims(path, disk) for path in sorted(folder.glob("*" + SUFFIX))]

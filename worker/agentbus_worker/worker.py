@@ -41,6 +41,7 @@ from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.job import Job
 from agentbus_worker.settling.lease_monitor import LeaseMonitor
 from agentbus_worker.settling.outbox import Outbox
+from agentbus_worker.settling.outcome import NOT_STARTED, OUT_OF_MEMORY
 from agentbus_worker.settling.server_clock import ServerClock
 from agentbus_worker.settling.slots import Reservation, Slots
 from agentbus_worker.settling.unsettled import Unsettled
@@ -119,7 +120,7 @@ class Worker:
             if HAS_SUPERVISORS:
                 become_subreaper()
             close_on_exec()
-            left = await disk.state.run(lambda: Predecessors(folder.claims), timeout_s=None)
+            left = await disk.state.run(lambda: Predecessors(folder.claims, disk.state), timeout_s=None)
             orphans = await end_orphans(folder.children, config.worker.kill_grace_seconds, left.workers, disk.state)
             left.ended(orphans)
             children = Children(folder.children, slots=config.worker.concurrency, left=orphans.left, disk=disk.state)
@@ -232,6 +233,8 @@ class Worker:
                     job.stop_now()
                 with job.traced():
                     await job.run(reservation)
+            except MemoryError:  # once more, while the job was to go back: its lease expires instead
+                self._pause.begin(NOT_STARTED, OUT_OF_MEMORY)
             finally:
                 del self._jobs[job.key]
                 self._changed.set()

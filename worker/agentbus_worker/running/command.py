@@ -62,14 +62,14 @@ class Child:
         self,
         process: RunningProcess,
         run: Run,
-        task_id: str,
+        command: Command,
         limits: Limits,
         pipes: tuple[OutputPipe, OutputPipe],
         started: float,
     ) -> None:
         self._process = process
         self._run = run
-        self._task_id = task_id
+        self._command = command
         self._limits = limits
         self._out, self._err = pipes
         self._started = started
@@ -103,7 +103,7 @@ class Child:
             on_still_running()
             self._out.watch()
             self._err.watch()
-            children.record(self._run, self._task_id)
+            children.record(self._run, self._command.task_id, self._command.owner)
             reason = await self._wait_for_end(process.end, stop)
         unended = None
         if reason != "exited":
@@ -205,7 +205,7 @@ async def running(
             err.close_write_end()
         run = Run(process.pid, command.run_id)
         children.started(run)
-        child = Child(process, run, command.task_id, limits, (out, err), started)
+        child = Child(process, run, command, limits, (out, err), started)
         try:
             yield child
             if (left := await child.cleared()) is not None:

@@ -16,12 +16,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from agentbus.protocol.subjects import is_task_id
+from agentbus.protocol.subjects import is_agent_id, is_task_id
 from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running import supervisor
 from agentbus_worker.running.process_group import POLL_S
-from agentbus_worker.running.process_tree import RUN_VARIABLE, TASK_VARIABLE, is_being_loaded, start_time
+from agentbus_worker.running.process_tree import (
+    RUN_VARIABLE,
+    TASK_VARIABLE,
+    RecordedTask,
+    is_being_loaded,
+    start_time,
+)
 from agentbus_worker.running.supervisor import KILL_TIMEOUT_S
 from agentbus_worker.running.unended import Unended, unended_of
 
@@ -36,11 +42,11 @@ class Orphans(NamedTuple):
     """What has become of the commands of dead workers.
 
     Attributes:
-        left: what does not end, by the id of its task.
+        left: what does not end, by its task.
         all_found: whether nothing else can be left: no process kept on starting others, or on being loaded.
     """
 
-    left: dict[str, Unended]
+    left: dict[RecordedTask, Unended]
     all_found: bool = True
 
 
@@ -82,8 +88,8 @@ class _Records:
 
     def __init__(self, paths: Iterable[Path], workers: Iterable[str]) -> None:
         self._workers = set(workers)
-        self._start_times: dict[int, tuple[str, str]] = {}
-        self._tasks: dict[str, str] = {}
+        self._start_times: dict[int, tuple[str, RecordedTask]] = {}
+        self._tasks: dict[str, RecordedTask] = {}
         for path in paths:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # not a record of ours
                 self._add(json.loads(path.read_bytes()))
@@ -94,7 +100,7 @@ class _Records:
             return
         pid, run_id, started = int(record["pid"]), str(record["run_id"]), str(record["birth"])
         if run_id:
-            self._tasks[run_id] = str(record.get("task_id"))
+            self._tasks[run_id] = _task(str(record.get("task_id")), record.get("owner"))
             self._start_times[pid] = started, self._tasks[run_id]
 
     def is_supervisor(self, process: Any) -> bool:
@@ -108,7 +114,7 @@ class _Records:
             )
         return False
 
-    def task_of(self, process: Any) -> str | None:
+    def task_of(self, process: Any) -> RecordedTask | None:
         """Return the id of the task that a process belongs to; None if it belongs to no recorded worker."""
         import psutil  # noqa: PLC0415
 
@@ -130,6 +136,10 @@ class _Records:
             return None
 
 
+def _task(task_id: str, owner: object) -> RecordedTask:
+    return RecordedTask(task_id if is_task_id(task_id) else "unknown", owner if is_agent_id(owner) else None)
+
+
 def _end_processes_of(records: _Records, grace_s: float) -> Orphans:
     _wait_for_supervisors(records, grace_s + 2 * KILL_TIMEOUT_S)
     timeout_s = grace_s
@@ -137,11 +147,11 @@ def _end_processes_of(records: _Records, grace_s: float) -> Orphans:
         found, all_found = _processes_of(records)
         if not found:
             return Orphans({}, all_found)
-        for task_id, count in Counter(task_id for _, task_id in found).items():
-            TaskLog(task_id).warning("ending %d processes of a worker that was killed", count)
+        for task, count in Counter(task for _, task in found).items():
+            TaskLog(task.id).warning("ending %d processes of a worker that was killed", count)
         living = _signal_and_wait([process for process, _ in found], signal.SIGTERM, timeout_s)
         living = _signal_and_wait(living, signal.SIGKILL, KILL_TIMEOUT_S)
-        if left := _unended_by_task(living, {process.pid: task_id for process, task_id in found}):
+        if left := _unended_by_task(living, {process.pid: task for process, task in found}):
             return Orphans(left)
         timeout_s = 0.0
     return Orphans({}, all_found=False)
@@ -166,8 +176,8 @@ def _wait_for_supervisors(records: _Records, timeout_s: float) -> None:
     _signal_and_wait(_signal_and_wait(supervisors, 0, timeout_s), signal.SIGKILL, KILL_TIMEOUT_S)
 
 
-def _processes_of(records: _Records) -> tuple[list[tuple[Any, str]], bool]:
-    """Return the processes of dead workers, each with its task id, and whether these are all.
+def _processes_of(records: _Records) -> tuple[list[tuple[Any, RecordedTask]], bool]:
+    """Return the processes of dead workers, each with its task, and whether these are all.
 
     Processes between fork and exec are waited for.
     """

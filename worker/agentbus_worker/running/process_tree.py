@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 from agentbus.protocol.ids import random_token
 from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
@@ -35,6 +35,7 @@ log = logging.getLogger("agentbus.worker")
 
 RUN_VARIABLE: Final = "AGENTBUS_RUN_ID"
 TASK_VARIABLE: Final = "AGENTBUS_TASK_ID"
+OWNER_VARIABLE: Final = "AGENTBUS_OWNER"
 HAS_SUPERVISORS: Final = sys.platform == "linux"
 """Whether a process can become a child subreaper."""
 RunningProcess: TypeAlias = SupervisedProcess | GroupProcess
@@ -48,6 +49,17 @@ class Run:
     run_id: str
 
 
+class RecordedTask(NamedTuple):
+    """A task of this agent, as a record names it. Those of earlier versions do not name the owner."""
+
+    id: str
+    owner: str | None = None
+
+    def may_be(self, task_id: str, owner: str) -> bool:
+        """Whether it may be that task: two owners may use one id."""
+        return self.id == task_id and self.owner in (None, owner)
+
+
 class Children:
     """The running commands of one worker. The worker is recorded, and has its supervisors, for a `with` block.
 
@@ -59,7 +71,7 @@ class Children:
         folder: Path,
         *,
         slots: int = 0,
-        left: Mapping[str, Unended] | None = None,
+        left: Mapping[RecordedTask, Unended] | None = None,
         disk: DiskThreads = AT_ONCE,
     ) -> None:
         """Take the folder of the records.
@@ -67,7 +79,7 @@ class Children:
         Args:
             folder: the records of this worker are written there.
             slots: how many commands are expected to run at once: so many supervisors are kept.
-            left: what dead workers have left and does not end, by the id of its task.
+            left: what dead workers of this agent have left and does not end, by its task.
             disk: writes and removes the records, in order.
         """
         self._folder = folder
@@ -130,7 +142,7 @@ class Children:
         """Add a command that has been started."""
         self._runs[run.run_id] = run
 
-    def record(self, run: Run, task_id: str) -> None:
+    def record(self, run: Run, task_id: str, owner: str = "") -> None:
         """Have the record of a running command written, with which it is found even if it hides its environment.
 
         Called some time after its start: reading the start time of a process blocks during exec, and a command that
@@ -138,6 +150,7 @@ class Children:
         """
         self._recorded.add(run.run_id)
         record = {"pid": run.pid, "run_id": run.run_id, "task_id": task_id, "birth": start_time(run.pid)}
+        record |= {"owner": owner} if owner else {}
         self._write(
             run.run_id,
             record,
@@ -158,10 +171,10 @@ class Children:
         """
         self._unended.append((run, process, on_gone))
 
-    def left_of(self, task_id: str) -> Unended | None:
+    def left_of(self, task_id: str, owner: str) -> Unended | None:
         """What a dead worker has left of the command of a task, if it still does not end."""
-        left = self._left.get(task_id)
-        return None if left is None else unended_of(left.pids)
+        pids = [pid for task, left in self._left.items() if task.may_be(task_id, owner) for pid in left.pids]
+        return unended_of(pids)
 
     def patrol(self) -> bool:
         """Look after what no run does: supervisors that were stopped or killed, what they have left, unended commands.

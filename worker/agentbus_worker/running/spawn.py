@@ -40,6 +40,7 @@ class Command:
     task_id: str = ""
     cwd: Path | None = None
     stdin: bytes | None = None
+    owner: str = ""
 
 
 class Process:

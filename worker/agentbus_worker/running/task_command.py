@@ -25,7 +25,7 @@ from agentbus.protocol.subjects import COORDINATOR
 from agentbus_worker import watchdog
 from agentbus_worker.disk.threads import Disk
 from agentbus_worker.running.command import Limits
-from agentbus_worker.running.process_tree import RUN_VARIABLE, TASK_VARIABLE
+from agentbus_worker.running.process_tree import OWNER_VARIABLE, RUN_VARIABLE, TASK_VARIABLE
 from agentbus_worker.running.prompt import build_prompt
 from agentbus_worker.running.spawn import Command
 from agentbus_worker.running.working_folder import working_folder
@@ -90,6 +90,7 @@ async def task_command(
                 task_id=task.id,
                 cwd=workdir,
                 stdin=prompt.encode() if agent.prompt_via == "stdin" else None,
+                owner=owner,
             )
         finally:
             if file is not None:
@@ -136,7 +137,7 @@ def _environment(agent: str, task: Task, owner: str, attempt: int, run_id: str, 
         RUN_VARIABLE: run_id,
         "AGENTBUS_AGENT_ID": agent,
         TASK_VARIABLE: task.id,
-        "AGENTBUS_OWNER": owner,
+        OWNER_VARIABLE: owner,
         "AGENTBUS_TASK_TYPE": task.task_type.replace("\0", ""),
         "AGENTBUS_ATTEMPT": str(attempt),
         **({"AGENTBUS_WORKDIR": str(workdir)} if workdir else {}),

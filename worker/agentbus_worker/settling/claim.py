@@ -39,7 +39,7 @@ from agentbus_worker.settling.decisions import (
 from agentbus_worker.settling.job import Job
 from agentbus_worker.settling.lease import Lease
 from agentbus_worker.settling.outbox import OutboxEntry
-from agentbus_worker.settling.outcome import Outcome, cancelled_outcome
+from agentbus_worker.settling.outcome import NOT_STARTED, OUT_OF_MEMORY, Outcome, cancelled_outcome
 from agentbus_worker.settling.result import result_message
 from agentbus_worker.settling.result_size import settle_in_a_size_that_is_taken
 from agentbus_worker.settling.unsettled import commit_outcome
@@ -84,8 +84,11 @@ def kept_back_s(context: Context, error: BusError | OSError | MemoryError) -> fl
     A worker that may claim none pauses. It would otherwise be the quickest to take each task, and put off what others
     can do.
     """
-    if isinstance(error, BusUnavailableError | StreamFullError | OSError | MemoryError):
+    if isinstance(error, BusUnavailableError | StreamFullError):
         return _RETRY_S
+    if isinstance(error, OSError | MemoryError):
+        context.pause.begin(NOT_STARTED, OUT_OF_MEMORY if isinstance(error, MemoryError) else str(error))
+        return 0.0
     states = subjects.states(context.agent)
     # The error has the subject as the server tells it, in lower case.
     if isinstance(error, PermissionDeniedError) and error.subject.startswith(states.removesuffix(">").lower()):

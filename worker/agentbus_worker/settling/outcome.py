@@ -15,6 +15,9 @@ from agentbus_worker.running.unended import Unended
 
 NOT_STARTED: Final[FailureCode] = "not_started"
 """The code of a command that could not be started."""
+LOST: Final = "lost"
+"""The cause, as `retry_on` names it, of a task whose worker cannot tell what came of its command."""
+OUT_OF_MEMORY: Final = "the worker has not enough memory for this task"
 _STDERR_SHOWN: Final = 500
 """How many characters of standard error a failure quotes, from its end."""
 
@@ -108,6 +111,11 @@ def outlived_outcome(left: Unended) -> Outcome:
     failure = not_ended(left)
     reason = f"the worker was lost while it ran the task, and {failure.message}"
     return Outcome("failed", "", reason, reason=reason, cause=failure.code, failure=failure)
+
+
+def lost_outcome(reason: str) -> Outcome:
+    """Return the outcome of a task whose command was started, and whose worker cannot tell what came of it."""
+    return Outcome("failed", "", reason, reason=reason, cause=LOST)
 
 
 def cancelled_outcome(entry: Entry, text: str = "") -> Outcome:
