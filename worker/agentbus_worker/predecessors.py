@@ -75,14 +75,14 @@ class Predecessors:
         """Hand back what could not be handed back at the start, as soon as its processes have ended after all."""
         while any(file.claims for file in self._files):
             await asyncio.sleep(_RETRY_S)
-            with suppress(BusUnavailableError, StreamFullError):
+            with suppress(BusUnavailableError, StreamFullError, TimeoutError):  # the last one is that of a disk
                 await self.hand_back(bus, config, outbox)
 
     async def hand_back(self, bus: Bus, config: WorkerConfig, outbox: Outbox) -> None:
         """Hand back each claim of which no process is left.
 
         Raises:
-            BusUnavailableError, StreamFullError: not all are handed back; calling again is safe.
+            BusUnavailableError, StreamFullError, TimeoutError: not all are handed back; calling again is safe.
         """
 
         async def one(left: tuple[LeftClaims, LeftClaim]) -> None:
@@ -115,7 +115,7 @@ async def _until_stored(work: Callable[[], Awaitable[None]], trouble: str) -> No
     while True:
         try:
             return await work()
-        except (BusUnavailableError, StreamFullError) as error:
+        except (BusUnavailableError, StreamFullError, TimeoutError) as error:  # the last one is that of a disk
             log.warning("%s: %s", trouble, error)
             await asyncio.sleep(_RETRY_S)
 
