@@ -143,9 +143,8 @@ class ClaimRecords:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._disk is not None and self._disk.close() and not self._filled:
-            with suppress(OSError):  # one that is left is harmless: nothing in it is claimed any more
-                self._path.unlink(missing_ok=True)
+        if self._disk is not None:
+            self._disk.close(None if self._filled else self._path)
 
     def fill(self, fields: dict[str, Any]) -> tuple[int, int | None]:
         """Have a record written into a free slot; returns the slot, and the number for `written`."""
@@ -197,6 +196,7 @@ class _Disk:
         self.done = 0
         self._late = False
         self._refused = ""
+        self._remove: Path | None = None
         self._thread = threading.Thread(target=self._run, name="claim records", daemon=True)
         self._thread.start()
 
@@ -217,17 +217,20 @@ class _Disk:
         self._late = True
         log.warning("claims are not on record while the disk under %s stands still", self._file.name)
 
-    def close(self) -> bool:
-        """Write what is left; returns whether that was done within a second."""
+    def close(self, remove: Path | None) -> None:
+        """Write what is left, and remove the file if it is given; waits for that for a second at most."""
+        self._remove = remove
         self._queue.put(None)
         self._thread.join(_CLOSE_S)
-        return not self._thread.is_alive()
 
     def _run(self) -> None:
         with self._file as file:
             while (item := self._queue.get()) is not None:
                 self._try_to_write(file.fileno(), *item)
                 self.done += 1
+        if self._remove is not None:
+            with suppress(OSError):  # one that is left is harmless: nothing in it is claimed any more
+                self._remove.unlink(missing_ok=True)
 
     def _try_to_write(self, file: int, offset: int, data: bytes) -> None:
         try:

@@ -117,7 +117,7 @@ async def test_a_prompt_that_the_disk_does_not_take_goes_back_unrun_and_runs_onc
         await eventually(lambda: not its.files("tmp/*"), "no prompt is left")
 
 
-@pytest.mark.gate("stands still")
+@pytest.mark.gate("is slow")
 @pytest.mark.parametrize("how", ["stands still", "is slow"])
 async def test_long_output_is_kept_without_its_file_if_the_disk_stands_still_and_with_it_if_it_is_slow(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, how: str

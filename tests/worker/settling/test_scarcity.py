@@ -97,7 +97,7 @@ async def test_a_task_goes_back_while_its_user_may_have_no_more_processes(server
         await runs_once_it_is_over(coordinator, config, limit, reason, **started)
 
 
-@pytest.mark.gate("memory")
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("limit", "reason"),
     [
@@ -125,6 +125,7 @@ async def test_a_task_goes_back_while_the_disk_has_no_room_for_its_prompt(
         await runs_once_it_is_over(coordinator, config, shortage, "No space left on device")
 
 
+@pytest.mark.gate("after its start")
 @pytest.mark.parametrize(
     ("content", "attempt", "said"),
     [

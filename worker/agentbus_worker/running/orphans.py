@@ -22,6 +22,7 @@ from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running import supervisor
 from agentbus_worker.running.process_group import POLL_S
 from agentbus_worker.running.process_tree import (
+    OWNER_VARIABLE,
     RUN_VARIABLE,
     TASK_VARIABLE,
     RecordedTask,
@@ -115,23 +116,23 @@ class _Records:
         return False
 
     def task_of(self, process: Any) -> RecordedTask | None:
-        """Return the id of the task that a process belongs to; None if it belongs to no recorded worker."""
+        """Return the task that a process belongs to; None if it belongs to no recorded worker."""
         import psutil  # noqa: PLC0415
 
         if process.pid == os.getpid() or not _is_running(process):
             return None  # an agent may have started this worker, which then has the run id of that agent
         try:
-            started, task_id = self._start_times.get(process.pid, ("", None))
+            started, task = self._start_times.get(process.pid, ("", None))
             if started and started == start_time(process.pid):
-                return task_id
+                return task
             environment = process.environ()
             run_id = environment.get(RUN_VARIABLE, "")
             if run_id in self._tasks:
                 return self._tasks[run_id]
             if run_id.rpartition("-")[0] not in self._workers:
                 return None
-            task_id = environment.get(TASK_VARIABLE, "")  # untrusted: the process may have changed it
-            return task_id if is_task_id(task_id) else "unknown"
+            # Untrusted: the process may have changed it.
+            return _task(environment.get(TASK_VARIABLE, ""), environment.get(OWNER_VARIABLE))
         except (psutil.Error, OSError):
             return None
 
@@ -157,14 +158,14 @@ def _end_processes_of(records: _Records, grace_s: float) -> Orphans:
     return Orphans({}, all_found=False)
 
 
-def _unended_by_task(living: list[Any], tasks: dict[int, str]) -> dict[str, Unended]:
-    pids: dict[str, list[int]] = {}
+def _unended_by_task(living: list[Any], tasks: dict[int, RecordedTask]) -> dict[RecordedTask, Unended]:
+    pids: dict[RecordedTask, list[int]] = {}
     for process in living:
         pids.setdefault(tasks[process.pid], []).append(process.pid)
-    left = {task_id: unended for task_id, of_task in pids.items() if (unended := unended_of(of_task)) is not None}
-    for task_id, unended in left.items():
+    left = {task: unended for task, of_task in pids.items() if (unended := unended_of(of_task)) is not None}
+    for task, unended in left.items():
         shown = ", ".join(map(str, unended.pids))
-        TaskLog(task_id).error("its command has outlived its worker and does not end: it %s", unended.why, pids=shown)
+        TaskLog(task.id).error("its command has outlived its worker and does not end: it %s", unended.why, pids=shown)
     return left
 
 
@@ -194,7 +195,7 @@ def _processes_of(records: _Records) -> tuple[list[tuple[Any, RecordedTask]], bo
         time.sleep(POLL_S)
 
 
-def _with_descendants(processes: list[Any], tasks: dict[int, str | None]) -> list[tuple[Any, str]]:
+def _with_descendants(processes: list[Any], tasks: dict[int, RecordedTask | None]) -> list[tuple[Any, RecordedTask]]:
     """Name the task of each process that has one or descends from one that has; never that of this worker."""
     import psutil  # noqa: PLC0415
 
@@ -202,15 +203,15 @@ def _with_descendants(processes: list[Any], tasks: dict[int, str | None]) -> lis
     for process in processes:
         with contextlib.suppress(psutil.Error):
             parents[process.pid] = process.ppid()
-    found: list[tuple[Any, str]] = []
+    found: list[tuple[Any, RecordedTask]] = []
     for process in processes:
         line = [process.pid]
         while (parent := parents.get(line[-1], 0)) and parent not in line:
             line.append(parent)
         if process.pid == os.getpid() or not _is_running(process):
             continue
-        if task_id := next((task_id for pid in line if (task_id := tasks.get(pid))), None):
-            found.append((process, task_id))
+        if task := next((task for pid in line if (task := tasks.get(pid))), None):
+            found.append((process, task))
     return found
 
 

@@ -353,6 +353,9 @@ class Job:
 
         Its command has been ended. The worker pauses either way.
         """
+        if self._entry.terminal:  # its result is committed; the next delivery makes sure that it is published
+            self._context.pause.begin(NOT_STARTED, OUT_OF_MEMORY)
+            return
         if not self._started:
             await self._set_back(OUT_OF_MEMORY)
             return
