@@ -98,6 +98,7 @@ class _Search:
         self._deadline = deadline_after(search_s)
         self._oldest: int | None = None  # the first entry of the present window that is of a task
         self._end = 0  # the entry that was examined last
+        self._in_vain = 0  # how many entries were read that are not shown
         self._shown = list[TaskStatus]()
         self._unreadable = list[str]()
 
@@ -143,7 +144,8 @@ class _Search:
     async def _show(self, entries: Sequence[Delivery]) -> bool:
         """Add the tasks that are wanted; return whether all entries were examined, as far as time and limit allow."""
         for first in range(0, len(entries), _READ_STEP):
-            if self._full or (first and left_until(self._deadline) <= 0):
+            # A full page is due however long it takes to read it: it is bounded. A search is not.
+            if self._full or (first and self._in_vain >= _READ_STEP and left_until(self._deadline) <= 0):
                 return False
             batch = entries[first : first + _READ_STEP]
             for entry, found in zip(batch, await read_listed(self._bus, batch, self._wanted), strict=True):
@@ -152,8 +154,10 @@ class _Search:
                 self._end = entry.stream_seq
                 if isinstance(found, str):
                     self._unreadable.append(found)
-                elif found is not None and self._wanted.state in (None, found.state):
+                if isinstance(found, TaskStatus) and self._wanted.state in (None, found.state):
                     self._shown.append(found)
+                else:
+                    self._in_vain += 1
         return True
 
 
