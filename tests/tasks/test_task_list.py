@@ -1,13 +1,19 @@
 """Listing tasks: by last change, filtered, page by page, with bounded work."""
 
+import asyncio
 import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partialmethod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from agentbus import Coordinator, TaskList, TaskStatus, connect
 from agentbus.admin.overview import OverviewReader
+from agentbus.cli.coordinator.task_search import TaskSearch
 from agentbus.errors import InvalidIdError, MessageError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record, queued
@@ -350,3 +356,44 @@ async def test_the_command_prints_a_line_for_each_task_and_says_how_to_go_on(
     second = await run_cli("task", "list", *option, "--agent", "code", "--state", "queued", "--nats-url", server.url)
     assert [json.loads(line)["id"] for line in second.out.splitlines()] == ["a"]
     assert (second.code, second.err) == (0, "")
+
+
+async def test_the_command_searches_on_by_itself_and_says_how_far_it_is(
+    server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await publish(coordinator, "old")
+    await settle(coordinator, "old")
+    await fill(coordinator, 40)
+    monkeypatch.setattr(task_list, "_SCAN_FIRST", 5)
+    monkeypatch.setattr(Coordinator, "list_tasks", partialmethod(Coordinator.list_tasks, search_s=0))
+    await TaskSearch(coordinator, 5, None).run(agent=None, owner=None, state="completed")
+    printed = capsys.readouterr()
+    assert [json.loads(line)["id"] for line in printed.out.splitlines()] == ["old"]
+    [reached] = printed.err.splitlines()
+    assert re.fullmatch(r"searched back to \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC; 17 entries are left", reached)
+
+
+async def test_an_interrupted_search_prints_what_it_has_and_how_to_go_on(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await publish(coordinator, "a", "b")
+    await settle(coordinator, "b")
+    await fill(coordinator, 8)
+    whole, reached = Coordinator.list_tasks, asyncio.Event()
+
+    async def stands_still(bus: Coordinator, cursor: int | None, **wanted: Any) -> TaskList:
+        if cursor is not None:
+            reached.set()
+            await asyncio.Event().wait()
+        found = await whole(bus, cursor=cursor, **wanted)
+        return replace(found, partial=True, cursor=3, left=2, reached=datetime.now(UTC))
+
+    monkeypatch.setattr(Coordinator, "list_tasks", stands_still)
+    search = asyncio.create_task(TaskSearch(coordinator, 5, None).run(agent=None, owner=None, state="completed"))
+    await reached.wait()
+    search.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await search
+    printed = capsys.readouterr()
+    assert [json.loads(line)["id"] for line in printed.out.splitlines()] == ["b"]
+    assert printed.err.splitlines()[-1] == "older tasks: --cursor 3"
