@@ -70,10 +70,12 @@ class Storing:
                 if failures == 0:
                     self._log.warning("the result cannot be stored yet: %s", error)
                     self.delayed = True
-                if isinstance(error, StreamFullError):
-                    await self._lease.hold()
-                await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+                pause_s = _RETRY_S[min(failures, len(_RETRY_S) - 1)]
                 failures += 1
+                if isinstance(error, StreamFullError):  # the ledger; or, of a committed task, the stream of results
+                    await self._lease.hold(pause_s, full=not self._lease.entry.terminal)
+                else:
+                    await asyncio.sleep(pause_s)
 
 
 def _bound(storing: asyncio.Timeout) -> None:
