@@ -15,7 +15,7 @@ from typing import Any, Final, Self, TypeVar
 log = logging.getLogger("agentbus.worker")
 
 ANSWER_S: Final = 10.0
-"""What takes longer counts as refused: a busy disk takes milliseconds, and whoever waits has a lease to keep."""
+"""What takes longer counts as refused: a busy disk takes milliseconds, and a job that waits has a lease to keep."""
 _END_S: Final = 2.0
 """How long the end of the worker waits for steps that are under way."""
 _LOOK_S: Final = 0.02
