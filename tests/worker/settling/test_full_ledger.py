@@ -58,6 +58,7 @@ async def test_from_the_mark_on_running_tasks_renew_and_settle_and_none_is_run_a
     assert (await counts(coordinator))["AGENT_DEAD"] == 0
 
 
+@pytest.mark.long
 async def test_in_a_ledger_that_others_filled_outcomes_wait_and_no_task_is_run_twice(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
