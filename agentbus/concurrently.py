@@ -66,7 +66,8 @@ async def in_order(
     under_way: asyncio.Task[_Result] | None = None
     try:
         while (under_way := await begun.get()) is not None:
-            await asyncio.wait((under_way,))  # cancelling this cancels nothing of what it waits for
+            if not under_way.done():
+                await asyncio.wait((under_way,))  # cancelling this cancels nothing of what it waits for
             yield under_way.result()
             places.release()
         await beginning

@@ -75,6 +75,7 @@ class ManyTasks:
         return PublishedTask(self._bus, published, coordinator=self._coordinator)
 
     def _task(self, wanted: NewTask) -> Task:
+        by_content = wanted.task_id is None and self._batch is not None
         task = new_task(
             to=wanted.to,
             content=wanted.content,
@@ -82,13 +83,13 @@ class ManyTasks:
             payload_format=wanted.payload_format,
             sender=wanted.sender or self._coordinator,
             reply_to=wanted.reply_to,
-            task_id=wanted.task_id,
+            task_id=self._batch if by_content else wanted.task_id,  # until the content is known
         )
-        if wanted.task_id is not None or self._batch is None:
+        if not by_content:
             return task
         digest = task.digest()
         self._times[digest] += 1
-        return task.model_copy(update={"id": _id_of(self._batch, digest, self._times[digest])})
+        return task.model_copy(update={"id": _id_of(task.id, digest, self._times[digest])})
 
 
 def _id_of(batch: str, digest: str, time: int) -> str:

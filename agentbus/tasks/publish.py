@@ -249,7 +249,7 @@ async def _store(bus: Bus, key: TaskKey, data: bytes, entry: Entry, revision: in
     if entry.publication is not None:  # beside an older message id, which has no random part, workers take no revision
         # An entry that was claimed or cancelled before says more than the message. At revision 0 there is none, so a
         # worker reads what there is in place of claiming the task as a new one.
-        new = entry.model_dump(exclude_defaults=True).keys() <= _OF_NEW_ENTRY
+        new = entry.model_fields_set <= _OF_NEW_ENTRY or entry.model_dump(exclude_defaults=True).keys() <= _OF_NEW_ENTRY
         headers[REVISION] = str(revision if new else 0)
     return await bus.store(subjects.tasks_of(key.agent, key.owner), data, msg_id=msg_id, headers=headers)
 

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Awaitable, Callable
 
 from benchmarks.harness import Row, table
-from benchmarks.scale import bursts, reads
+from benchmarks.scale import bursts, reads, waiting
 from benchmarks.scale.sizes import SIZES, ScaleSize
 
 PARTS: dict[str, Callable[[ScaleSize], Awaitable[list[Row]]]] = {
     "reads": reads.measure,
     "bursts": bursts.measure,
+    "waits": waiting.measure,
 }
 
 
