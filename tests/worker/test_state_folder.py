@@ -161,6 +161,29 @@ async def test_a_process_between_fork_and_exec_is_waited_for(tmp_path: Path, mon
 
 
 @linux_only
+async def test_what_may_not_have_been_found_is_told_and_looked_for_again_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "token.json").write_text('{"worker": "token"}', encoding="utf-8")
+    child = await asyncio.create_subprocess_exec("/bin/sleep", "600", env={})
+
+    def is_being_loaded(pid: int) -> bool:
+        return pid == child.pid
+
+    monkeypatch.setattr(orphans, "is_being_loaded", is_being_loaded)
+    monkeypatch.setattr(orphans, "_LOADING_TIMEOUT_S", 0.1)
+    try:
+        assert await end_orphans(tmp_path, grace_s=1) == ({}, False)
+        assert [path.name for path in tmp_path.iterdir()] == ["token.json"]
+        monkeypatch.undo()
+        assert await end_orphans(tmp_path, grace_s=1) == ({}, True)
+        assert [*tmp_path.iterdir()] == []
+    finally:
+        child.kill()
+        await child.wait()
+
+
+@linux_only
 def test_a_process_between_fork_and_exec_differs_from_one_that_hides_its_environment():
     seen = 0
     for number in range(3000):

@@ -56,7 +56,7 @@ async def end_orphans(
 ) -> Orphans:
     """End the commands that dead workers left running: found by records, never by name or by pid alone.
 
-    The records of what does not end stay for the next start.
+    The records stay for the next start if anything does not end, or may not have been found.
 
     Args:
         folder: has the records.
@@ -68,7 +68,7 @@ async def end_orphans(
     if records is None:
         return Orphans({})
     orphans = await asyncio.to_thread(_end_processes_of, records, grace_s)
-    if not orphans.left:
+    if orphans.all_found and not orphans.left:
         disk.begin(lambda: _remove(paths))
     return orphans
 
