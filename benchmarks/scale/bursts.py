@@ -4,20 +4,18 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from typing import Any, Final
 
 from agentbus import Coordinator
+from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.errors import AgentBusError
+from agentbus.protocol import subjects
 from benchmarks.environment import AGENT, bus
 from benchmarks.harness import Row, absolute, at_most
 from benchmarks.scale.ledger import fill
 from benchmarks.scale.sizes import FEW, ScaleSize
 from support.mcp_harness import http_server, over_http, put, result_message
-
-_WAIT_S: Final = 5.0
-_CONNECTED_AT_ONCE: Final = 20
 
 
 async def measure(size: ScaleSize) -> list[Row]:
@@ -27,13 +25,12 @@ async def measure(size: ScaleSize) -> list[Row]:
         for number in range(20):
             await put(coordinator, result_message(f"job-{number}", "done"))
         started = time.perf_counter()
-        calls: list[Coroutine[Any, Any, int]] = [
-            *(_list(coordinator) for _ in range(size.lists)),
-            *(_read(coordinator) for _ in range(size.reads)),
-            *(_wait(coordinator) for _ in range(size.waits)),
-        ]
-        failed = _failures(await asyncio.gather(*calls, return_exceptions=True))
-        what = f"{size.lists} lists, {size.reads} reads and {size.waits} waits at once"
+        waits = [asyncio.create_task(_wait(coordinator, size.wait_s)) for _ in range(size.waits)]
+        await _under_way(coordinator, size)
+        reads = [_read(coordinator) for _ in range(size.reads)]
+        lists = [_list(coordinator) for _ in range(size.lists)]
+        failed = _failures(await asyncio.gather(*reads, *lists, *waits, return_exceptions=True))
+        what = f"{size.lists} lists and {size.reads} reads at once beside {size.waits} waits"
         took = time.perf_counter() - started
         args = ("--nats-url", server.url)
         async with http_server(folder / "mcp.log", *args) as mcp, AsyncExitStack() as stack:
@@ -62,6 +59,14 @@ def _failures(outcomes: Iterable[int | BaseException]) -> int:
     return failed.total()
 
 
+async def _under_way(coordinator: Coordinator, size: ScaleSize) -> None:
+    """Wait until each of the waits has its consumer."""
+    async for _ in retry_until(deadline_after(size.wait_s), 0.1):
+        if len(await coordinator.bus.consumers(subjects.STATE_STREAM)) >= size.waits:
+            return
+    raise RuntimeError("the waits have not begun in time")
+
+
 async def _list(coordinator: Coordinator) -> int:
     return len((await coordinator.list_tasks(with_results=False)).tasks)
 
@@ -70,7 +75,7 @@ async def _read(coordinator: Coordinator) -> int:
     return len(await coordinator.results(20))
 
 
-async def _wait(coordinator: Coordinator) -> int:
+async def _wait(coordinator: Coordinator, timeout_s: float) -> int:
     """Wait in vain; the last look at the task may take longer than it has, while so many others look, too."""
-    waited = await coordinator.wait(["open"], timeout_s=_WAIT_S)
+    waited = await coordinator.wait(["open"], timeout_s=timeout_s)
     return 20 if "open" in waited.pending else 0

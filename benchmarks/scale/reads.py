@@ -102,7 +102,7 @@ def _timed(look: Look, size: ScaleSize) -> Callable[[], Awaitable[float]]:
 async def _rare(coordinator: Coordinator, entries: int) -> list[Row]:
     """Search for the oldest tasks of all, call after call, with the bounds of the command and of the MCP server."""
     rows: list[Row] = []
-    for where, search_s in (("the command", _SEARCH_S), ("the MCP server", _SEARCH_IN_MCP_S)):
+    for search_s in (_SEARCH_S, _SEARCH_IN_MCP_S):
         found, cursor, calls, longest, total = list[str](), None, 0, 0.0, 0.0
         while not calls or cursor is not None:
             started = time.perf_counter()
@@ -112,8 +112,8 @@ async def _rare(coordinator: Coordinator, entries: int) -> list[Row]:
             cursor, calls, longest, total = page.cursor, calls + 1, max(longest, took), total + took
         if found != [task_id(number) for number in reversed(range(RARE))]:
             raise RuntimeError(f"the search has found {found}")
-        label = f"the {RARE} oldest of {entries:,} by state, as {where} searches"
-        rows.append(absolute("reads", f"{label}: longest call", "s", longest, at_most(search_s + _SLACK_S)))
+        label = f"the {RARE} oldest of {entries:,}, {search_s:g} s a call"
+        rows.append(absolute("reads", f"{label}: the longest", "s", longest, at_most(search_s + _SLACK_S)))
         rows.append(absolute("reads", f"{label}: calls", "", calls, at_most(1 + entries / 10_000 / search_s)))
         print(f"  {label}: {calls} calls, {entries / total:,.0f} entries a second", file=sys.stderr, flush=True)
     return rows

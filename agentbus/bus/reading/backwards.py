@@ -18,7 +18,8 @@ from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 
 _QUICK_S: Final = 0.25
-"""A window that was read within this time is followed by a larger one: callers look at the clock between two."""
+"""A window that was read within this time is followed by a larger one, and one that took four times as long by a
+smaller one: callers look at the clock between two."""
 _GROWTH: Final = 4
 _MOST: Final = 2_500
 """How many messages a window is to hold, at most; it has room for four times as many, which are read in about a quarter
@@ -70,10 +71,12 @@ async def read_backwards(
     while not reader.done:
         started = clock()
         window = await reader.read(count)
-        quick = clock() - started < _QUICK_S
+        took_s = clock() - started
         yield window
-        if quick:
+        if took_s < _QUICK_S:
             count = min(_MOST, _GROWTH * count)
+        elif took_s > _GROWTH * _QUICK_S:
+            count = max(1, count // _GROWTH)
 
 
 class _Reader:
