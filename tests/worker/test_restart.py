@@ -18,12 +18,17 @@ import pytest
 
 from agentbus import Coordinator
 from agentbus.bus.pull_consumer import return_to_server
+from agentbus.config.loading import load_worker
 from agentbus.protocol import subjects
-from agentbus.protocol.ledger_entry import Record, lease_ended
+from agentbus.protocol.ledger_entry import NoEntry, Record, lease_ended
+from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker.claim_records import SLOT_BYTES, left_claims
 from agentbus_worker.identity import Place
+from agentbus_worker.predecessors import Predecessors
+from agentbus_worker.running.orphans import Orphans
+from agentbus_worker.settling.outbox import Outbox
 from support.harness import SUPPORT, Process, eventually, process, processes_with, worker, worker_toml
 from support.jobs import acknowledged, error, pid_from, publish, result_messages, short_lease
 from support.supervised import kill_with_supervisors
@@ -361,3 +366,63 @@ async def redelivered(bus: Coordinator) -> int:
 
 async def more_than(bus: Coordinator, before: int) -> bool:
     return await redelivered(bus) > before
+
+
+async def hand_back(folder: Path, config: Path, bus: Coordinator) -> None:
+    """Hand back in this process what a dead worker was at work on."""
+    [path] = records(folder)
+    left = Predecessors(path.parent)
+    left.ended(Orphans({}))
+    outbox = Outbox(path.parent.parent / "outbox")
+    await left.hand_back(bus.bus, load_worker(config)[0], outbox)
+
+
+async def test_a_request_to_cancel_that_comes_while_a_task_is_handed_back_is_kept(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    config = restarting_worker(tmp_path, server)
+    async with dead_worker(tmp_path, config, coordinator) as task:
+        real = Ledger.read
+
+        async def read(ledger: Ledger, key: TaskKey) -> Record | NoEntry:
+            found = await real(ledger, key)
+            monkeypatch.undo()
+            await coordinator.task(task).cancel("too slow")
+            return found
+
+        monkeypatch.setattr(Ledger, "read", read)
+        await hand_back(tmp_path, config, coordinator)
+        entry = (await coordinator.task(task).status()).record.entry
+        assert entry.claim is not None
+        assert (entry.state, entry.claim.lease_s, entry.cancel is not None) == ("working", 0, True)
+        assert records(tmp_path) == []
+        async with worker(config):
+            waited = await coordinator.wait([task], timeout_s=AT_ONCE_S)
+            assert error(waited.settled[task]) == "cancelled by agent-main: too slow"
+            await one_result_each(coordinator, tmp_path, [task])
+
+
+async def test_an_entry_that_cannot_be_read_is_left_to_the_lease(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    config = restarting_worker(tmp_path, server)
+    async with dead_worker(tmp_path, config, coordinator) as task:
+        await coordinator.bus.store(subjects.state(TaskKey("code", task)), b"no entry")
+        async with worker(config) as second:
+            assert second.said(f"task {task}: its worker has died, and it could not be handed back")
+
+
+async def test_what_the_records_say_of_another_agent_or_consumer_is_passed_over(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    config = restarting_worker(tmp_path, server)
+    async with dead_worker(tmp_path, config, coordinator) as task:
+        [path] = records(tmp_path)
+        data = path.read_bytes()
+        held = (await coordinator.task(task).status()).record.revision
+        for odd in (data.replace(b".agent-code.", b".agent-test."), data.replace(b'"code"', b'"test"')):
+            assert odd != data
+            path.write_bytes(odd)
+            await hand_back(tmp_path, config, coordinator)
+            assert records(tmp_path) == []
+        assert (await coordinator.task(task).status()).record.revision == held
