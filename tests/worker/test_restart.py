@@ -142,7 +142,7 @@ CASES = [
 ]
 
 
-@pytest.mark.gate("slot granted", "committed, answer", "freed, answer", "ended then left claim freed, delivery")
+@pytest.mark.gate("committed, answer", "freed, answer")
 @pytest.mark.parametrize("case", CASES, ids=str)
 async def test_wherever_a_worker_dies_the_next_one_here_completes_its_task_at_once(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, case: Case
@@ -165,6 +165,7 @@ async def test_wherever_a_worker_dies_the_next_one_here_completes_its_task_at_on
     assert not [*(tmp_path / "state").glob("*/code/*/claims/*")]
 
 
+@pytest.mark.gate("with its supervisors")
 @pytest.mark.parametrize("kill", [Process.kill, kill_with_supervisors], ids=["alone", "with its supervisors"])
 async def test_the_tasks_of_a_killed_worker_start_again_at_once_and_none_twice(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, kill: Callable[[Process], None]
@@ -260,6 +261,7 @@ async def test_what_was_under_way_when_the_machine_went_down_starts_again_at_onc
             await one_result_each(coordinator, tmp_path, [task])
 
 
+@pytest.mark.gate("no reason")
 @pytest.mark.parametrize(
     ("keys", "cancel", "state", "reason"),
     [
@@ -402,6 +404,7 @@ async def test_a_request_to_cancel_that_comes_while_a_task_is_handed_back_is_kep
             await one_result_each(coordinator, tmp_path, [task])
 
 
+@pytest.mark.long
 async def test_an_entry_that_cannot_be_read_is_left_to_the_lease(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
