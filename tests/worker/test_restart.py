@@ -34,6 +34,10 @@ from support.jobs import acknowledged, error, pid_from, publish, result_messages
 from support.supervised import kill_with_supervisors
 from support.unkillable import AS_ANOTHER, UID, WITHOUT_KILL, end, needs_root
 
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere it cannot be known that no process is left, and the lease decides"
+)
+
 AT_ONCE_S = 10.0
 """How soon a task starts again, counted from the start of the next worker. It takes about one second where the machine
 has nothing else to do; the lease is three times as long."""
@@ -297,7 +301,6 @@ async def test_a_task_of_a_killed_worker_that_must_not_run_again_is_settled_at_o
 
 
 @needs_root
-@pytest.mark.skipif(sys.platform != "linux", reason="the right to signal is taken away by Linux's means")
 async def test_a_task_of_which_a_process_cannot_be_ended_is_kept_until_that_has_ended_after_all(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
