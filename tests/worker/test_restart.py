@@ -349,10 +349,10 @@ async def test_a_delivery_that_a_dead_worker_returns_too_late_makes_no_second_ru
         async with worker(restarting_worker(tmp_path / "two", server)) as other:
             await eventually(began(tmp_path / "two", [task], 2), "a worker of another machine takes it over")
             async with worker(restarting_worker(tmp_path / "three", server)):
-                for _ in range(3):
-                    before = await redelivered(coordinator)
-                    await return_to_server(coordinator.bus, claim.reply)
-                    await eventually(lambda before=before: more_than(coordinator, before), "it is delivered once more")
+                # Once: the server drops another one that overtakes the pause which the next worker asks for.
+                before = await redelivered(coordinator)
+                await return_to_server(coordinator.bus, claim.reply)
+                await eventually(lambda: more_than(coordinator, before), "it is delivered once more")
             async with worker(config) as late:  # its record is still there
                 assert not late.said("handed back")
             assert (len(runs(tmp_path / "two")), runs(tmp_path / "three")) == (1, [])
