@@ -16,6 +16,7 @@ from agentbus.protocol.messages import Task, decode_task
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.output_store import put_file
 from support.hidden_characters import ALL, pieces
+from support.in_pieces import in_pieces
 from support.raw_publisher import publish_raw
 
 AGENT, CLERK = "code", "clerk"
@@ -139,7 +140,7 @@ async def _unreadable_entries(bus: Coordinator) -> None:
 async def _output(bus: Coordinator, task_id: str) -> None:
     """A large output: the bytes of another party, in a file of its agent."""
     task, name = _task(task_id, "x"), f"result-{task_id}"
-    stored = await put_file(bus.bus, AGENT, name, [RAW[:100], RAW[100:]])
+    stored = await put_file(bus.bus, AGENT, name, in_pieces(RAW[:100], RAW[100:]))
     note: dict[str, Json] = {"bytes": stored.size, "kept": 1, "sha256": stored.sha256, "truncated": True}
     note["file"] = {"bucket": stored.bucket, "name": name}
     result = _result(task, "completed", "x", result="s", output=note)

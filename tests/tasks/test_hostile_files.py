@@ -17,6 +17,7 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.output_store import put_file, read_file
 from support.harness import BOUND_S, eventually
+from support.in_pieces import in_pieces
 from support.mcp_harness import result_message
 
 GOOD: dict[str, Any] = {"name": "x", "nuid": "n" * 22, "size": 1, "chunks": 1, "digest": "SHA-256=x"}
@@ -42,7 +43,7 @@ async def describe(coordinator: Coordinator, description: bytes, name: str = "x"
 )  # fmt: skip
 async def test_a_description_that_cannot_be_right_is_refused(coordinator: Coordinator, wrong: dict[str, Any]) -> None:
     await set_up(coordinator.bus, ["code"])
-    await put_file(coordinator.bus, "code", "another", [b"y"])
+    await put_file(coordinator.bus, "code", "another", in_pieces(b"y"))
     await describe(coordinator, encode({**GOOD, **wrong}))
     with pytest.raises(CorruptFileError, match="cannot be read"):
         await read(coordinator, "x")
@@ -71,7 +72,7 @@ async def test_a_file_whose_chunks_are_not_as_described_is_told_as_such(coordina
 
 async def test_a_reader_does_not_wait_for_chunks_that_expire_while_it_reads(coordinator: Coordinator) -> None:
     await set_up(coordinator.bus, ["code"])
-    await put_file(coordinator.bus, "code", "x", [b"%d" % number for number in range(100)])
+    await put_file(coordinator.bus, "code", "x", in_pieces(*(b"%d" % number for number in range(100))))
     pieces = read_file(coordinator.bus, "code", "x")
     async with asyncio.timeout(BOUND_S):
         assert await anext(pieces) == b"0"

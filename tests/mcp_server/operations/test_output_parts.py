@@ -21,6 +21,7 @@ from agentbus_mcp.operations.output import beginnings, output_of_task, read_part
 from agentbus_mcp.replies.models import AgentResult
 from agentbus_mcp.replies.results import UncutResult
 from agentbus_mcp.sanitize import visible
+from support.in_pieces import in_pieces
 from support.mcp_harness import data_of, in_memory, put, result_message, settle
 from support.restricted import all_but, restricted_bus
 
@@ -41,7 +42,7 @@ async def truncated(
     head = whole[:kept].decode(errors="replace")
     message = {**result_message(task_id, head), "output": {**note, "file": {"bucket": "b", "name": task_id}}}
     if stored:
-        await put_file(coordinator.bus, "code", task_id, [whole])
+        await put_file(coordinator.bus, "code", task_id, in_pieces(whole))
     record = await Ledger(coordinator.bus).read(TaskKey("code", task_id))
     assert isinstance(record, Record)
     entry = settled(record.entry, decode_result(encode(message)))
