@@ -10,7 +10,7 @@ from agentbus.bus import setup
 from agentbus.bus.setup import ensure_consumer, set_up
 from agentbus.bus.topology import ReplicaPlan, wanted_consumers, wanted_files, wanted_streams
 from agentbus.bus.wanted.setup_plan import Found, plan
-from agentbus.errors import ApiError
+from agentbus.errors import ApiError, ConsumerLimitError
 from agentbus.protocol import subjects
 from agentbus.protocol.audit import names as audit
 from agentbus.provision.nats_server import NatsServer, run_server
@@ -135,7 +135,7 @@ async def test_another_refusal_of_a_consumer_is_raised_in_the_words_of_the_serve
         await bus.bus.api("STREAM.DELETE.AGENT_TASKS")
         await bus.bus.api("STREAM.CREATE.AGENT_TASKS", {**config, "max_consumers": 1})
         await ensure_consumer(bus.bus, "doc", stream=subjects.TASKS_STREAM, name="agent-doc")
-        with pytest.raises(ApiError, match="maximum consumers limit reached"):
+        with pytest.raises(ConsumerLimitError, match="maximum consumers limit reached"):
             await ensure_consumer(bus.bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
 
 

@@ -16,7 +16,6 @@ NAMES = (
     "publish",
     "many",
     "watch",
-    "wait",
     "inbox",
     "idle",
     "leases",

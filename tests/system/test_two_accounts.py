@@ -94,7 +94,8 @@ async def test_the_streams_share_what_the_bus_may_store_as_if_it_were_one_accoun
         bounds = {name: (await admin.stream_info(name)).max_bytes for name in await admin.stream_names()}
     assert granted == [1024 * MIB * 16 // 100, 1024 * MIB]
     assert bounds["AGENT_TASKS"] == int(1024 * MIB * 0.15)
-    assert bounds["KV_AGENT_STATE"] == bounds["AGENT_RESULTS"] == int(1024 * MIB * 0.3)
+    assert bounds["KV_AGENT_STATE"] == int(1024 * MIB * 0.35)
+    assert bounds["AGENT_RESULTS"] == int(1024 * MIB * 0.25)
 
 
 # -- the administrator ------------------------------------------------------------------------------------------
