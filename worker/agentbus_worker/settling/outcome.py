@@ -7,7 +7,8 @@ from typing import Final
 from agentbus.protocol import approval
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import CancelRequest, Entry
-from agentbus.protocol.messages import Failure, FailureCode, ResultStatus
+from agentbus.protocol.messages import Failure, ResultStatus
+from agentbus.protocol.outcomes.failure_codes import FailureCode
 from agentbus_worker.running.command import Exit
 from agentbus_worker.running.frames import folded
 from agentbus_worker.running.output import Output
