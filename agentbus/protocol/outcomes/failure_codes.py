@@ -171,9 +171,9 @@ FAILURE_CODES: Final[dict[FailureCode, CodeFacts]] = {
         "publish a task that is valid",
     ),
     "expired": CodeFacts(
-        "the task was not run before its time was over",
+        "no worker ran the task while the queue kept it",
         "yes",
-        "publish it again with more time, or start more workers",
+        "start a worker of the agent, and publish the task again",
     ),
     "session_gone": CodeFacts(
         "the session that the task goes on with does not exist any more",

@@ -89,6 +89,10 @@ class Reader(ABC):
                 self._retry = event
         return events
 
+    def pass_over(self) -> None:
+        """Note that a line was too long to be read."""
+        self._foreign_since = True
+
     @abstractmethod
     def _read(self, value: dict[str, Json]) -> list[Event] | None:
         """Take an object of a line; None if it is no event of this format."""
@@ -151,7 +155,7 @@ class Reader(ABC):
 
     def _with_last_words(self, ended: Ended) -> str:
         words = self._last_words(ended)
-        return f"{ended.how}: {words}" if words else ended.how
+        return ": ".join(part for part in (ended.how, words) if part)
 
     def _hint(self, ended: Ended) -> Reason:
         """Return what the last words say of the server, where the agent printed no error."""

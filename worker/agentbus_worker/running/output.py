@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 import termios
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -43,13 +44,20 @@ class Output:
 class OutputPipe:
     """Reads a pipe without blocking. It keeps the beginning in memory, and spills longer output to a file."""
 
-    def __init__(self, keep_bytes: int, spill: tuple[Path, str] | None = None, spill_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        keep_bytes: int,
+        spill: tuple[Path, str] | None = None,
+        spill_bytes: int = 0,
+        on_chunk: Callable[[bytes], None] | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.read_end, self.write_end = os.pipe()
         self._open = self._write_open = True
         self._keep_bytes = keep_bytes
         self._spill_to = spill
         self._spill_bytes = spill_bytes
+        self._on_chunk = on_chunk
         self._spill_path: Path | None = None
         self._spill: BinaryIO | None = None
         self._head = bytearray()
@@ -80,6 +88,8 @@ class OutputPipe:
             return True
         self.last_read = self._loop.time()
         self._hash.update(chunk)
+        if self._on_chunk is not None:
+            self._on_chunk(chunk)
         self._frames.feed(chunk, self._head)
         room = self._keep_bytes - len(self._head)
         if len(chunk) > room and self._spill_to is not None:
