@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # each of them would compile the same sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long test-large coverage check format docs bench attacks fuzz conformance chaos cluster test-oldest-server test-lowest release-check record-agents clean help
+.PHONY: demo test test-long test-large coverage check format docs bench scale attacks fuzz conformance chaos cluster test-oldest-server test-lowest release-check record-agents clean help
 
 help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
@@ -22,6 +22,7 @@ help:
 	@echo "make coverage            the tests, and how much of the code they reach; processes that they start are measured too"
 	@echo "make check               format, lint, types, imports, size of modules and functions, uv.lock"
 	@echo "make docs                the documentation as a site, in build/site"
+	@echo "make scale               how costs grow from a thousand tasks to a million, and bursts (SIZE=short, ONLY=reads)"
 	@echo "make bench               benchmarks: ratios against the physical limit of the same run (ONLY=throughput)"
 	@echo "make chaos               kill, pause and cut off real workers and the server, refuse rights, leave logs unread, hide"
 	@echo "                         the command; five minutes a seed (SEEDS=1-10); what was interrupted goes on where it was"
@@ -103,6 +104,10 @@ attacks: $(STAMP)
 fuzz: $(STAMP)
 	AGENTBUS_TEST_FUZZ_S=$(or $(SECONDS),60) AGENTBUS_TEST_FUZZ_SEED=$(SEED) $(BIN)/pytest -q \
 		tests/mcp_server/transports/test_stdio_fuzz.py $(ARGS)
+
+# A ledger of a million entries: two gigabytes of disk, some ten minutes.
+scale: $(STAMP)
+	@PYTHONPATH=tests timeout 900 $(BIN)/python -m benchmarks.scale --size $(or $(SIZE),full) $(ONLY) $(ARGS)
 
 chaos: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python -m system.chaos $(if $(SEEDS),--seeds "$(SEEDS)") --record build/chaos.jsonl $(ARGS)

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from agentbus.agent_overview import AgentOverview
     from agentbus.coordinator import Coordinator, connect
     from agentbus.errors import AgentBusError
+    from agentbus.many_tasks import NewTask
     from agentbus.protocol.messages import Result, Task
     from agentbus.task_handle import PublishedTask, TaskFailure, TaskHandle
     from agentbus.tasks.inbox import Inbox, InboxMessage
+    from agentbus.tasks.listing.task_list import TaskList
     from agentbus.tasks.presence import Presence
     from agentbus.tasks.status import TaskStatus, Waited
-    from agentbus.tasks.task_list import TaskList
 
 __all__ = [
     "AgentBusError",
@@ -25,6 +26,7 @@ __all__ = [
     "Coordinator",
     "Inbox",
     "InboxMessage",
+    "NewTask",
     "Presence",
     "PublishedTask",
     "Result",
@@ -44,13 +46,14 @@ _HOME = {
     "Coordinator": "agentbus.coordinator",
     "Inbox": "agentbus.tasks.inbox",
     "InboxMessage": "agentbus.tasks.inbox",
+    "NewTask": "agentbus.many_tasks",
     "Presence": "agentbus.tasks.presence",
     "PublishedTask": "agentbus.task_handle",
     "Result": "agentbus.protocol.messages",
     "Task": "agentbus.protocol.messages",
     "TaskFailure": "agentbus.task_handle",
     "TaskHandle": "agentbus.task_handle",
-    "TaskList": "agentbus.tasks.task_list",
+    "TaskList": "agentbus.tasks.listing.task_list",
     "TaskStatus": "agentbus.tasks.status",
     "Waited": "agentbus.tasks.status",
     "connect": "agentbus.coordinator",

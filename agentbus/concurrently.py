@@ -1,8 +1,8 @@
-"""Does the same work for many items at a time: the one loop for that."""
+"""Does the same work for many items at a time: the two loops for that, of which one tells each result as it comes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -35,3 +35,58 @@ async def concurrently(
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None
     return [results[number] for number in range(len(wanted))]
+
+
+async def in_order(
+    items: Iterable[_Item] | AsyncIterable[_Item],
+    work: Callable[[_Item], Coroutine[Any, Any, _Result]],
+    *,
+    at_once: int,
+) -> AsyncGenerator[_Result]:
+    """Call `work` for each item, and yield the results in the order of the items, each as soon as it is there.
+
+    Items are taken as work for earlier ones ends and as results are taken: at most `at_once` are begun and not yielded.
+    Close the generator, as `contextlib.aclosing` does: work that is under way is cancelled then, and waited for.
+
+    A failure of `work`, or of `items`, is raised in its place, and nothing is begun after it.
+    """
+    begun = asyncio.Queue[asyncio.Task[_Result] | None]()
+    places = asyncio.Semaphore(at_once)
+
+    async def begin() -> None:
+        try:
+            await places.acquire()
+            async for item in _each(items):
+                begun.put_nowait(asyncio.create_task(work(item)))
+                await places.acquire()
+        finally:
+            begun.put_nowait(None)
+
+    beginning = asyncio.create_task(begin())
+    under_way: asyncio.Task[_Result] | None = None
+    try:
+        while (under_way := await begun.get()) is not None:
+            if not under_way.done():
+                await asyncio.wait((under_way,))  # cancelling this cancels nothing of what it waits for
+            yield under_way.result()
+            places.release()
+        await beginning
+    finally:
+        beginning.cancel()
+        left = [task for task in (under_way, *_drained(begun)) if task is not None]
+        for task in left:
+            task.cancel()
+        await asyncio.wait((beginning, *left))
+
+
+async def _each(items: Iterable[_Item] | AsyncIterable[_Item]) -> AsyncGenerator[_Item]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
+def _drained(queue: asyncio.Queue[_Item]) -> list[_Item]:
+    return [queue.get_nowait() for _ in range(queue.qsize())]

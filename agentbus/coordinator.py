@@ -10,7 +10,7 @@ program that publishes one task starts fast.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
@@ -22,24 +22,25 @@ from agentbus.config.loading import load_coordinator
 from agentbus.config.schema import CoordinatorConfig
 from agentbus.errors import AgentBusError, MessageError
 from agentbus.protocol import subjects
+from agentbus.protocol.ids import new_task_id
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import State
 from agentbus.protocol.messages import PayloadFormat, Task, new_task
 from agentbus.protocol.roles import Role, default_role
 from agentbus.protocol.task_names import task_name
-from agentbus.task_handle import PublishedTask, TaskFailure, TaskHandle
+from agentbus.task_handle import DEFAULT_TASK_TYPE, PublishedTask, TaskFailure, TaskHandle
 from agentbus.tasks.presence import Presence, present
 from agentbus.tasks.publish import publish
 from agentbus.tasks.status import TaskStatus, Waited
 
 if TYPE_CHECKING:
     from agentbus.agent_overview import AgentOverview
+    from agentbus.many_tasks import NewTask
     from agentbus.tasks.inbox import Inbox, InboxMessage
+    from agentbus.tasks.listing.task_list import TaskList
     from agentbus.tasks.presence import PausedWorker
-    from agentbus.tasks.task_list import TaskList
     from agentbus.tasks.waiting.wait import Until
 
-DEFAULT_TASK_TYPE: Final = "task"
 _AT_ONCE: Final = 16
 """How many of several tasks a method handles at the same time: as many requests as one connection answers quickly."""
 
@@ -122,17 +123,20 @@ class Coordinator:
         if not names:
             raise MessageError("name at least one agent to give the task to")
         ids = [f"{task_id}-{name}" if task_id is not None and len(names) > 1 else task_id for name in names]
+        first = new_task(
+            to=names[0],
+            content=content,
+            task_type=task_type,
+            payload_format=payload_format,
+            sender=sender or self.agent,
+            reply_to=reply_to,
+            task_id=ids[0],
+        )
         tasks = [
-            new_task(
-                to=name,
-                content=content,
-                task_type=task_type,
-                payload_format=payload_format,
-                sender=sender or self.agent,
-                reply_to=reply_to,
-                task_id=own_id,
+            first.model_copy(
+                update={"id": new_task_id() if own is None else subjects.task_id(own), "to": subjects.address(name)}
             )
-            for name, own_id in zip(names, ids, strict=True)
+            for name, own in zip(names, ids, strict=True)
         ]
 
         async def one(task: Task) -> PublishedTask | TaskFailure:
@@ -142,6 +146,28 @@ class Coordinator:
                 return TaskFailure(task.id, task.agent, error)
 
         return await concurrently(tasks, one, at_once=_AT_ONCE)
+
+    def publish_many(
+        self, tasks: "Iterable[NewTask] | AsyncIterable[NewTask]", *, batch: str | None = None
+    ) -> "AsyncGenerator[PublishedTask | TaskFailure]":
+        """Publish tasks, up to 32 at a time; yield a handle or a failure for each, in order, as soon as it is there.
+
+        They are taken from `tasks` as the bus stores earlier ones, so there may be any number. What fails for one does
+        not keep the others from being published, but for a bus that is away: once a publication has waited for it in
+        vain, those behind it fail at once until it is back. Ended early, by a cancellation or with `aclose`, nothing
+        new is begun, and what is under way is finished or taken back, as by `publish`.
+
+        Args:
+            batch: tasks without a `task_id` get one made of this name and of their content, so that publishing the
+                same again makes no second task; of several with the same content, each gets another. None for ids that
+                are random.
+
+        Raises:
+            InvalidIdError: `batch` cannot begin a task id; nothing was sent.
+        """
+        from agentbus.many_tasks import ManyTasks
+
+        return ManyTasks(self.bus, self.agent, batch).all(tasks)
 
     def task(self, task_id: str, *, agent: str | None = None, owner: str | None = None) -> TaskHandle:
         """Make a handle of a task from its id, without asking the bus; the methods of the handle do that.
@@ -236,21 +262,27 @@ class Coordinator:
         state: State | None = None,
         limit: int = 20,
         cursor: int | None = None,
+        with_results: bool = True,
+        search_s: float = 2.0,
     ) -> "TaskList":
         """List the tasks that changed last, of one agent or of all, of one owner or of all, in one state or in any.
 
         A member sees its own only.
 
+        Args:
+            cursor: that of an earlier list, which this one continues towards older tasks.
+            with_results: whether each status has its `result`. Without, it is None, and the list costs less.
+            search_s: about how long to search for tasks in one state or of one owner; see `TaskList.partial`.
+
         Raises:
             InvalidIdError, MessageError: `agent` or `owner` is not an id, or `limit` is not from 1 to 200.
         """
-        from agentbus.tasks.task_list import list_tasks
+        from agentbus.tasks.listing.task_list import Wanted, list_tasks
 
         only = subjects.agent_id(agent) if agent else None
         whose = self._owner(subjects.agent_id(owner) if owner else None)
-        return await list_tasks(
-            self.bus, agent=only, owner=whose, state=state, limit=limit, cursor=cursor, asker=self.agent
-        )
+        wanted = Wanted(only, whose, state, self.agent, with_results)
+        return await list_tasks(self.bus, wanted, limit=limit, cursor=cursor, search_s=search_s)
 
     async def lost_tasks(self, agent: str | None = None) -> list[TaskStatus]:
         """List the queued tasks of one agent or of all that the queue does not hold, so that no worker gets them.

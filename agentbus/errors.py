@@ -32,6 +32,7 @@ AgentBusError
     ├── PermissionDeniedError   the credentials do not allow this subject
     ├── SetupMissingError       a stream, bucket or consumer does not exist
     ├── StreamFullError         a stream has reached its limit and refuses new messages
+    ├── ConsumerLimitError      a stream has as many readers as it may have
     ├── TooLargeError           a message over the limit; nothing was sent
     ├── WrongRevisionError      a compare-and-set was refused: the key was written meanwhile
     ├── FileMissingError        a stored output that is not (or no longer) there
@@ -184,6 +185,10 @@ class SetupMissingError(BusError):
 
 class StreamFullError(BusError):
     """A stream has reached its limit and refuses new messages; nothing was stored."""
+
+
+class ConsumerLimitError(BusError):
+    """A stream has as many consumers as it may have; each list, wait and watch takes one for a while."""
 
 
 class TooLargeError(BusError):

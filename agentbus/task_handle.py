@@ -10,6 +10,7 @@ modules that only they need, so that a program that publishes one task starts fa
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from typing import Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import AgentBusError, ResultTimeoutError
@@ -19,6 +20,8 @@ from agentbus.protocol.messages import Result, Task
 from agentbus.protocol.task_names import TaskQuery
 from agentbus.tasks.publish import Published
 from agentbus.tasks.status import TaskStatus
+
+DEFAULT_TASK_TYPE: Final = "task"
 
 
 class TaskHandle:

@@ -63,6 +63,20 @@ def standard_input() -> bytes:
         raise StandardStreamError(f"cannot read standard input: {error.strerror or error}") from None
 
 
+def read_standard_input(most: int) -> bytes:
+    """Wait for the next bytes of standard input, up to `most`; none are its end.
+
+    Not through the buffer of the stream, whose lock a thread that waits here would hold when the interpreter ends.
+
+    Raises:
+        StandardStreamError: it is closed, or cannot be read.
+    """
+    try:
+        return os.read(sys.stdin.fileno(), most)
+    except OSError as error:
+        raise StandardStreamError(f"cannot read standard input: {error.strerror or error}") from None
+
+
 @contextmanager
 def writing() -> Generator[None]:
     """Make the failure of a write to standard output an error of ours. That a reader has closed a pipe is none.

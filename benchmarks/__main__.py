@@ -6,13 +6,30 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 
-from benchmarks import handshake, http_clients, idle, inbox, leases, overhead, publishing, startup, throughput, watching
+from benchmarks import (
+    backlog,
+    handshake,
+    http_clients,
+    idle,
+    inbox,
+    latency,
+    leases,
+    many,
+    overhead,
+    publishing,
+    startup,
+    throughput,
+    watching,
+)
 from benchmarks.harness import SIZES, Row, Size, table
 
 BENCHMARKS: dict[str, Callable[[Size], Awaitable[list[Row]]]] = {
     "throughput": throughput.measure,
+    "backlog": backlog.measure,
     "overhead": overhead.measure,
+    "latency": latency.measure,
     "publish": publishing.measure,
+    "many": many.measure,
     "watch": watching.measure,
     "inbox": inbox.measure,
     "idle": idle.measure,

@@ -12,7 +12,7 @@ from agentbus.coordinator import Coordinator
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
-from agentbus.protocol.ledger_entry import State
+from agentbus.tasks.listing.last_changes import last_changes
 from agentbus.tasks.status import TaskStatus
 
 STREAMS: Final = (
@@ -23,8 +23,6 @@ STREAMS: Final = (
     subjects.REGISTRY_STREAM,
 )
 _MAX_RUNNING: Final = 50  # a large terminal shows no more
-# Queued and running tasks are among the last changes. A few pages hold enough settled ones in practice.
-_MAX_PAGES: Final = 5
 
 _T = TypeVar("_T")
 
@@ -51,7 +49,7 @@ class BusOverview:
         servers: the addresses of the bus, without credentials.
         coordinator: the id under which it was read.
         agents: as `Coordinator.overview` returns them.
-        running: the tasks that workers are running, at most 50, the last changed first.
+        running: the tasks that workers are running, at most 50, the last changed first; without results, as all here.
         recent: the settled tasks, the newest first.
         warnings: which streams are nearly full, and how an administrator makes room.
         missing: streams that do not exist.
@@ -106,8 +104,7 @@ class OverviewReader:
         found = [await self._allowed(name, lambda name=name: self._stream(name, missing)) for name in STREAMS]
         streams = [info for info in found if info is not None]
         agents = await self._allowed("agents", bus.overview)
-        running = await self._allowed("tasks", lambda: self._tasks("working", _MAX_RUNNING))
-        recent = await self._allowed("tasks", self._settled)
+        running, recent = await self._allowed("tasks", self._tasks) or ([], [])
         return BusOverview(
             at=datetime.now(UTC),
             servers=bus.bus.settings.servers,
@@ -115,8 +112,8 @@ class OverviewReader:
             server_version=bus.bus.server_version,
             streams=[_usage(info) for info in streams],
             agents=agents or [],
-            running=running or [],
-            recent=recent or [],
+            running=running,
+            recent=recent,
             warnings=_warnings(streams),
             missing=missing,
             hidden=sorted(self._hidden),
@@ -140,22 +137,11 @@ class OverviewReader:
             missing.append(name)
             return None
 
-    async def _tasks(self, state: State, limit: int) -> list[TaskStatus]:
-        return (await self._coordinator.list_tasks(state=state, limit=limit)).tasks
-
-    async def _settled(self) -> list[TaskStatus]:
-        """Return the newest settled tasks. It reads pages, because queued and running tasks are listed among them."""
-        found: list[TaskStatus] = []
-        if self._recent == 0:
-            return found
-        cursor: int | None = None
-        for _ in range(_MAX_PAGES):
-            page = await self._coordinator.list_tasks(limit=2 * self._recent, cursor=cursor)
-            found += [status for status in page.tasks if status.settled]
-            cursor = page.cursor
-            if len(found) >= self._recent or cursor is None:
-                break
-        return found[: self._recent]
+    async def _tasks(self) -> tuple[list[TaskStatus], list[TaskStatus]]:
+        """Return the running tasks and those that were settled last, by one look at the last changes."""
+        bus = self._coordinator
+        owner = bus.agent if bus.role == "member" else None
+        return await last_changes(bus.bus, owner=owner, asker=bus.agent, running=_MAX_RUNNING, settled=self._recent)
 
 
 def _usage(info: StreamInfo) -> StreamUsage:

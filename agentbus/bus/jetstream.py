@@ -74,10 +74,12 @@ class Bus(Connection):
         reads_queue: whether this user may read the tasks that wait, as far as is known: the server logs each refusal,
             so what it refused once, or what a role does not have, is not asked for.
         reads_whole_ledger: the same of reading the ledger without a filter, which a bus of an older layout refuses.
+        reads_ledger_state: the same of the state of the ledger's stream.
     """
 
     reads_queue = True
     reads_whole_ledger = True
+    reads_ledger_state = True
 
     async def store(
         self,

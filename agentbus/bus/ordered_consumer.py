@@ -14,8 +14,14 @@ from agentbus.bus.connection import REQUEST_TIMEOUT_S
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import ConsumerInfo
 from agentbus.bus.pull_consumer import Delivery, PullConsumer
-from agentbus.bus.retry_until import deadline_after, retry_until
-from agentbus.errors import ApiError, BusUnavailableError, PermissionDeniedError, SetupMissingError
+from agentbus.bus.retry_until import deadline_after, left_until, retry_until
+from agentbus.errors import (
+    ApiError,
+    BusUnavailableError,
+    ConsumerLimitError,
+    PermissionDeniedError,
+    SetupMissingError,
+)
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.json_codec import Json
@@ -34,6 +40,10 @@ _ANSWER_S: Final = 2.0
 """How long a cluster may take to create a consumer; after that, another one may be placed on another server."""
 _PLACING_S: Final = 15.0
 """How long to repeat that: longer than an election (4 to 8 s)."""
+_ROOM_S: Final = 8.0
+"""How long to wait for room among the consumers of a stream: unused ones go after 2 s, those of earlier callers too."""
+_FIRST_ROOM_PAUSE_S: Final = 0.1
+_LONGEST_ROOM_PAUSE_S: Final = 1.0
 _ALL: Final = ">"
 _UNINDEXED: Final = "\x7f"
 """A DEL in its subject keeps a message out of the server's index of subjects (nats-server 2.10 to 2.15): it is stored
@@ -58,6 +68,7 @@ class OrderedConsumer:
         after: start after this sequence, at the first message of this time or later, at the next new message (`new`),
             at the newest message (`last`), or with the newest of each subject (`last_per_subject`).
         headers_only: read the messages without their payloads.
+        batch: how many messages one request asks for.
 
     Attributes:
         pending: how many messages there were to read when the consumer was opened; with the filter `>`, those with a
@@ -68,12 +79,20 @@ class OrderedConsumer:
     """
 
     def __init__(
-        self, bus: Bus, stream: str, subject: str | Sequence[str], *, after: Start, headers_only: bool = False
+        self,
+        bus: Bus,
+        stream: str,
+        subject: str | Sequence[str],
+        *,
+        after: Start,
+        headers_only: bool = False,
+        batch: int = _BATCH,
     ) -> None:
         self._bus = bus
         self._stream = stream
         self._subject = subject
         self._headers_only = headers_only
+        self._batch = batch
         self._after: Start = after
         self._consumer: PullConsumer | None = None
         self._read = 0
@@ -175,11 +194,11 @@ class OrderedConsumer:
                 yield delivery
 
     async def _start(self, after: Start) -> ConsumerInfo:
-        name, info = await _create_wide(self._bus, self._stream, self._subject, after, headers_only=self._headers_only)
+        name, info = await _create(self._bus, self._stream, self._subject, after, headers_only=self._headers_only)
         self._counted = info.filter_subject == _ALL
         if self._consumer is not None:
             await self._consumer.__aexit__(None, None, None)
-        self._consumer = PullConsumer(self._bus, self._stream, name, batch=_BATCH, missing_after_s=_LOST_AFTER_S)
+        self._consumer = PullConsumer(self._bus, self._stream, name, batch=self._batch, missing_after_s=_LOST_AFTER_S)
         await self._consumer.__aenter__()
         self._read, self._counts_right = 0, True
         return info
@@ -190,7 +209,7 @@ class OrderedConsumer:
             try:
                 await self._bus.wait_connected()
                 await self._start(self.cursor)
-            except (SetupMissingError, BusUnavailableError, ApiError):
+            except (SetupMissingError, BusUnavailableError, ConsumerLimitError, ApiError):
                 if attempt.last:
                     raise
             else:
@@ -207,7 +226,7 @@ async def position_before_newest(bus: Bus, stream: str, subject: str, count: int
     Args:
         before: count only messages below this sequence.
     """
-    newest = await _newest(bus, stream, subject) if before is None else before - 1
+    newest = await newest_of(bus, stream, subject) if before is None else before - 1
     later = 0 if before is None else await count_after(bus, stream, subject, newest)
     too_few, window = 0, count
     while newest > 0:
@@ -224,7 +243,7 @@ async def position_before_newest(bus: Bus, stream: str, subject: str, count: int
     return 0
 
 
-async def _newest(bus: Bus, stream: str, subject: str) -> int:
+async def newest_of(bus: Bus, stream: str, subject: str) -> int:
     """Read the sequence of the newest message of `subject`; 0 if there is none.
 
     The message is not read, and so not waited for if it expires meanwhile: a new consumer stands right before it.
@@ -239,25 +258,25 @@ async def count_after(bus: Bus, stream: str, subject: str | Sequence[str], after
     return info.num_pending
 
 
-async def _create_wide(
-    bus: Bus, stream: str, subject: str | Sequence[str], after: Start, *, headers_only: bool
-) -> tuple[str, ConsumerInfo]:
-    """Create one as `_create` does, with the widest filter where all of the ledger is meant and may be read."""
-    if subject == subjects.STATE_SUBJECTS and bus.reads_whole_ledger:
-        try:
-            return await _create(bus, stream, _ALL, after, headers_only=headers_only)
-        except PermissionDeniedError:
-            bus.reads_whole_ledger = False  # a bus of an older layout
-    return await _create(bus, stream, subject, after, headers_only=headers_only)
-
-
 async def _create(
     bus: Bus, stream: str, subject: str | Sequence[str], after: Start, *, headers_only: bool
 ) -> tuple[str, ConsumerInfo]:
-    """Create an ephemeral consumer; the server removes it when pull requests stop."""
-    wanted = {"filter_subject": subject} if isinstance(subject, str) else {"filter_subjects": list(subject)}
-    config = {
-        **wanted,
+    """Create an ephemeral consumer, by the widest filter where all of the ledger is meant and may be read."""
+    if subject == subjects.STATE_SUBJECTS and bus.reads_whole_ledger:
+        try:
+            return await _create_by(bus, stream, _ALL, after, headers_only=headers_only)
+        except PermissionDeniedError:
+            bus.reads_whole_ledger = False  # a bus of an older layout
+    return await _create_by(bus, stream, subject, after, headers_only=headers_only)
+
+
+async def _create_by(
+    bus: Bus, stream: str, subject: str | Sequence[str], after: Start, *, headers_only: bool
+) -> tuple[str, ConsumerInfo]:
+    """Create one by its filters; the server removes it when pull requests stop."""
+    several = not isinstance(subject, str)
+    config: dict[str, Json] = {
+        "filter_subjects" if several else "filter_subject": list[Json](subject) if several else subject,
         "ack_policy": "none",
         "inactive_threshold": _INACTIVE_S * 1_000_000_000,
         "mem_storage": True,
@@ -268,14 +287,28 @@ async def _create(
     async for attempt in retry_until(deadline_after(_PLACING_S), pause_s=0):
         name = f"feed-{random_token()}"
         try:
-            return name, await bus.create_consumer(
-                stream, name, config, timeout_s=_ANSWER_S if bus.clustered else REQUEST_TIMEOUT_S
-            )
+            return name, await _when_there_is_room(bus, stream, name, config)
         except BusUnavailableError:
             # The cluster may have placed it on a server that is down; the next one may be placed on another.
             if not bus.clustered or not bus.connected or attempt.last:
                 raise
     raise AssertionError("the last attempt returns or raises")
+
+
+async def _when_there_is_room(bus: Bus, stream: str, name: str, config: dict[str, Json]) -> ConsumerInfo:
+    """Create a consumer; while its stream has as many as it may, wait for those to go that are not used any more."""
+    pause_s = _FIRST_ROOM_PAUSE_S
+    deadline = deadline_after(_ROOM_S)
+    while True:
+        try:
+            return await bus.create_consumer(
+                stream, name, config, timeout_s=_ANSWER_S if bus.clustered else REQUEST_TIMEOUT_S
+            )
+        except ConsumerLimitError:
+            if left_until(deadline) <= 0:
+                raise
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_ROOM_PAUSE_S)
 
 
 def _start_at(after: Start) -> dict[str, Json]:

@@ -60,8 +60,9 @@ class Delivery:
 
     @property
     def stored_at(self) -> datetime:
-        """The time at which the server stored the message, by its clock."""
-        return datetime.fromtimestamp(self._nanoseconds / 1e9, UTC)
+        """The time at which the server stored the message, by its clock; cut to microseconds, as in other answers."""
+        seconds, rest = divmod(self._nanoseconds, 1_000_000_000)
+        return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1_000)
 
     @property
     def stored(self) -> StoredMessage:

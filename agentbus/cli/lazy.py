@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     import pathlib
 
     from agentbus.admin import audit_log, backup, consumers, dead_letters, overview, server_versions
-    from agentbus.admin.doctor import configuration, finding, run_checks
+    from agentbus.admin.doctor import check_context, configuration, finding, run_checks
     from agentbus.bus import replicas, setup
     from agentbus.bus.wanted import retention
     from agentbus.cli import past_times, session, tables
-    from agentbus.cli.coordinator import inbox_line, status_tables
+    from agentbus.cli.coordinator import inbox_line, publish_lines, status_tables, task_search
     from agentbus.cli.demo import scenario
     from agentbus.cli.operator import foreign_consumers, local_bus, upgrade
     from agentbus.config import home, loading, mcp_tokens, storage_sizes
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 else:
     _PACKAGES = {
         "agentbus.admin": ["audit_log", "backup", "consumers", "dead_letters", "overview", "server_versions"],
-        "agentbus.admin.doctor": ["configuration", "finding", "run_checks"],
+        "agentbus.admin.doctor": ["check_context", "configuration", "finding", "run_checks"],
         "agentbus.bus": ["replicas", "setup"],
         "agentbus.bus.wanted": ["retention"],
         "agentbus.cli": ["past_times", "session", "tables"],
-        "agentbus.cli.coordinator": ["inbox_line", "status_tables"],
+        "agentbus.cli.coordinator": ["inbox_line", "publish_lines", "status_tables", "task_search"],
         "agentbus.cli.demo": ["scenario"],
         "agentbus.cli.operator": ["foreign_consumers", "local_bus", "upgrade"],
         "agentbus.config": ["home", "loading", "mcp_tokens", "storage_sizes"],

@@ -33,6 +33,8 @@ _NOT_IN_NAME: Final = re.compile(r"[\s\ufffd]")
 
 STATE: Final = "Bus-State"
 """The state of a ledger entry, so that following the ledger needs no values."""
+SUMMARY: Final = "Bus-Summary"
+"""What a list shows of a settled task, in a ledger entry, so that listing needs no results."""
 REVISION: Final = "Bus-Revision"
 """Of a task: the revision of its ledger entry when it was published."""
 LEDGER_REVISION: Final = "Bus-Ledger-Revision"

@@ -4,6 +4,7 @@ An entry that is terminal carries the whole result message, so that any reader o
 the same id.
 """
 
+import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Final, Literal, Self
@@ -12,16 +13,22 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from agentbus.errors import CorruptEntryError, MessageError
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import KV_OPERATION, Headers
+from agentbus.protocol.headers import KV_OPERATION, STATE, SUMMARY, Headers
 from agentbus.protocol.json_codec import Json, decode
-from agentbus.protocol.messages import MAX_ADDRESS_CHARS, MAX_TASK_TYPE_CHARS, Result, Task
+from agentbus.protocol.messages import MAX_ADDRESS_CHARS, MAX_TASK_TYPE_CHARS, Result, Task, failure_in
 from agentbus.protocol.stored_message import StoredMessage
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.protocol.validation import fault_line
 
 State = Literal["queued", "working", "completed", "failed", "needs_approval", "cancelled"]
-TERMINAL: Final[frozenset[str]] = frozenset({"completed", "failed", "needs_approval", "cancelled"})
+_TERMINAL_STATES: Final[dict[str, State]] = {
+    "completed": "completed",
+    "failed": "failed",
+    "needs_approval": "needs_approval",
+    "cancelled": "cancelled",
+}
+TERMINAL: Final[frozenset[str]] = frozenset(_TERMINAL_STATES)
 
 MAX_REASON_CHARS: Final = 2_000
 """Of the reason of a cancel request: it stands in the entry beside the whole result, in one message."""
@@ -31,6 +38,11 @@ _MOST_COUNTED: Final = 2**31
 MOST_PLACES: Final = 16
 _MAX_FAILURE_CHARS: Final = 65_536
 _MAX_RESULT_ID_CHARS: Final = 512
+MAX_SUMMARY_BYTES: Final = 512
+"""A longer summary is left out, and the entry read whole: that of a long reason or message is rare, and every entry
+pays for its header."""
+_SUMMARY_ERROR_CHARS: Final = 160
+"""More than a list shows of an error: the MCP server 120."""
 
 
 def _check_inbox(text: str) -> str:
@@ -42,6 +54,9 @@ def _check_inbox(text: str) -> str:
 # What another party can write is bounded where it is read: a number for which a timer can be set, an id that can stand
 # in a subject or a header, a text that fits on a screen.
 _Short = Annotated[str, StringConstraints(max_length=MAX_ADDRESS_CHARS)]
+_Sender = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ADDRESS_CHARS)]
+_Inbox = Annotated[str, AfterValidator(_check_inbox)]
+_TaskType = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TASK_TYPE_CHARS)]
 _Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 _Seconds = Annotated[float, Field(ge=0, le=_LONGEST_WAIT_S, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0, le=_MOST_COUNTED)]
@@ -102,9 +117,9 @@ class Entry(BaseModel):
 
     state: State
     digest: Annotated[str, StringConstraints(max_length=128)]
-    sender: Annotated[str, StringConstraints(min_length=1, max_length=MAX_ADDRESS_CHARS)]
-    inbox: Annotated[str, AfterValidator(_check_inbox)]
-    task_type: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TASK_TYPE_CHARS)]
+    sender: _Sender
+    inbox: _Inbox
+    task_type: _TaskType
     created_at: _Short | None = None
     publication: _Token | None = None
     attempt: _Count = 0
@@ -115,7 +130,7 @@ class Entry(BaseModel):
     setbacks: Setbacks | None = None
     result: dict[str, Json] | None = None
     settled_at: _Short | None = None
-    answered_by: Annotated[str, AfterValidator(_check_inbox)] | None = None
+    answered_by: _Inbox | None = None
 
     @model_validator(mode="after")
     def _check_result(self) -> Self:
@@ -142,15 +157,43 @@ class Entry(BaseModel):
         return found if isinstance(found, str) else ""
 
 
+class Summary(BaseModel):
+    """What a list shows of a settled task: it stands in a header of the entry, which a reader has without the result.
+
+    The party that writes the entry writes it, so it says no more and no less than the entry may.
+
+    Attributes:
+        error: the beginning of the error of the result.
+        failure: as the result has it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+    sender: _Sender
+    inbox: _Inbox
+    task_type: _TaskType
+    created_at: _Short | None = None
+    attempt: _Count = 0
+    cancel: CancelRequest | None = None
+    answered_by: _Inbox | None = None
+    error: Annotated[str, StringConstraints(max_length=_SUMMARY_ERROR_CHARS)] | None = None
+    failure: dict[str, Json] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An entry as it was read: with its key, its revision and the server's time of its last change."""
+    """An entry as it was read: with its key, its revision and the server's time of its last change.
+
+    Attributes:
+        summary: what is known of the result, where `entry` was read without it.
+    """
 
     key: TaskKey
     entry: Entry
     revision: int
     changed_at: datetime
     headers: Headers = field(default_factory=dict[str, str], repr=False)
+    summary: Summary | None = None
 
     @property
     def agent(self) -> str:
@@ -221,6 +264,54 @@ def handed_back(base: Entry, setbacks: Setbacks | None = None) -> Entry:
 def settled(base: Entry, result: Result) -> Entry:
     """The entry with its result: the commit point."""
     return base.model_copy(update={"state": result.status, "result": result.to_json(), "settled_at": now()})
+
+
+def summary_of(entry: Entry) -> str | None:
+    """Return the header that sums up a settled entry; None of any other, and where it would be too long."""
+    if entry.result is None:
+        return None
+    failure, error = failure_in(entry.result), entry.result.get("error")
+    values: dict[str, Json] = {
+        "sender": entry.sender,
+        "inbox": entry.inbox,
+        "task_type": entry.task_type,
+        "created_at": entry.created_at,
+        "attempt": entry.attempt or None,
+        "cancel": entry.cancel.model_dump() if entry.cancel else None,
+        "answered_by": entry.answered_by,
+        "error": error[:_SUMMARY_ERROR_CHARS] if isinstance(error, str) else None,
+        "failure": failure.to_json() if failure else None,
+    }
+    # In ASCII: a line end in a text would be one in the headers.
+    text = json.dumps({key: value for key, value in values.items() if value is not None}, separators=(",", ":"))
+    return text if len(text) <= MAX_SUMMARY_BYTES else None
+
+
+def read_summary(message: StoredMessage) -> Record | None:
+    """Return a settled task by the headers of its entry, without its result; None where they do not say enough.
+
+    What they say is bounded as the entry is. A caller that needs the result, or gets None, reads the entry.
+    """
+    key, text = subjects.parse_state(message.subject), message.headers.get(SUMMARY, "")
+    state = _TERMINAL_STATES.get(message.headers.get(STATE, ""))
+    if key is None or state is None or not 0 < len(text) <= MAX_SUMMARY_BYTES or message.relayed:
+        return None
+    try:
+        summary = Summary.model_validate(decode(text.encode()))
+    except (MessageError, ValidationError):
+        return None
+    entry = Entry.model_construct(
+        state=state,
+        digest="",
+        sender=summary.sender,
+        inbox=summary.inbox if key.owner == COORDINATOR else key.owner,
+        task_type=summary.task_type,
+        created_at=summary.created_at,
+        attempt=summary.attempt,
+        cancel=summary.cancel,
+        answered_by=summary.answered_by,
+    )
+    return Record(key, entry, message.seq, message.time, message.headers, summary)
 
 
 def read_entry(message: StoredMessage) -> Record | NoEntry:

@@ -6,6 +6,7 @@ from agentbus.errors import (
     ApiError,
     BusError,
     BusUnavailableError,
+    ConsumerLimitError,
     SetupMissingError,
     StreamFullError,
     TooLargeError,
@@ -22,6 +23,7 @@ or is stored because the earlier one came to nothing."""
 _NOT_READY: Final = frozenset({10008, 10039, 10118, _UNDECIDED, _IN_PROCESS})
 _NO_LEADER: Final = frozenset({10008, 10118})
 _MISSING: Final = {10059: "stream", 10014: "consumer"}
+_TOO_MANY_CONSUMERS: Final = 10026
 _FULL: Final = frozenset({10002, 10023, 10028, 10047, 10077, 10122})
 
 
@@ -58,6 +60,12 @@ def error_of(fault: dict[str, Any], subject: str) -> BusError:
         return StreamFullError(
             f"the stream that takes {subject} is full ({text}); nothing was stored. "
             "Make room in it, or raise its max_bytes"
+        )
+    if number == _TOO_MANY_CONSUMERS:
+        return ConsumerLimitError(
+            f"the stream behind {subject} has as many consumers as it may have ({text}): each list, wait and watch "
+            "takes one for a while. Try again later; agentbus setup --update, as the administrator, gives a stream of "
+            "an earlier version room for more"
         )
     if number == 10054:
         return TooLargeError(f"the stream refused the message for {subject}: {text}; nothing was stored")

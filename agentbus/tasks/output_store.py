@@ -6,7 +6,7 @@ nats-py needs rights (reading by sequence, purging) with which a worker could re
 
 import base64
 import hashlib
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -56,7 +56,9 @@ def chunk_bytes(bus: Bus) -> int:
     return min(CHUNK_BYTES, bus.max_message_bytes - 4096)
 
 
-async def put_file(bus: Bus, agent: str, name: str, chunks: Iterable[bytes], *, owner: str = COORDINATOR) -> StoredFile:
+async def put_file(
+    bus: Bus, agent: str, name: str, chunks: AsyncIterable[bytes], *, owner: str = COORDINATOR
+) -> StoredFile:
     """Store the concatenation of `chunks` under `name`, in constant memory; when this returns, all is stored.
 
     Each chunk is acknowledged before the next is sent. They are read in the order in which they were stored, so a
@@ -74,7 +76,7 @@ async def put_file(bus: Bus, agent: str, name: str, chunks: Iterable[bytes], *, 
     """
     bucket, nuid = subjects.files_bucket(agent), random_token(22)
     digest, size, count = hashlib.sha256(), 0, 0
-    for chunk in chunks:
+    async for chunk in chunks:
         subject = subjects.file_chunks(bucket, nuid, owner)
         await bus.store(subject, chunk, msg_id=f"{nuid}.{count}", timeout_s=_CHUNK_TIMEOUT_S)
         digest.update(chunk)

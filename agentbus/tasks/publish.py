@@ -178,10 +178,12 @@ async def _create(bus: Bus, ledger: Ledger, key: TaskKey, entry: Entry, size: in
 async def _store_new(bus: Bus, key: TaskKey, data: bytes, entry: Entry, revision: int) -> None:
     """Store the message of a new entry, which is removed again where the bus refuses the message."""
     try:
-        if not (await _store(bus, key, data, entry, revision)).duplicate:
+        stored = await _store(bus, key, data, entry, revision)
+        if not stored.duplicate or await _seen_in_queue(bus, key, entry, stored.seq):
             return
-        # Either an answer was lost, and it was this one: then a worker meets a second message of a task that the ledger
-        # knows, and drops it. Or another party has used the id first, and the task would never run.
+        # Another party has used the id first, and the task would never run. Or it is this message, of which an answer
+        # was lost, or that of a publisher that has found the entry. Then a worker meets a second message of a task that
+        # the ledger knows, and drops it.
         entry, revision = await _write_queued(bus, key, entry, revision, publication=random_token())
         if entry.state == "queued":
             await _store(bus, key, data, entry, revision)
@@ -217,15 +219,9 @@ async def _lies_in_queue(bus: Bus, record: Record, seq: int) -> bool:
     A party that may not read the queue takes it to be gone where no message of the same subject is left, and where the
     entry has not changed for long: two messages of one task have one result.
     """
+    if (seen := await _seen_in_queue(bus, record.key, record.entry, seq)) is not None:
+        return seen
     subject = subjects.tasks_of(record.agent, record.owner)
-    if bus.reads_queue:
-        try:
-            message = await bus.next_at_the_leader(subjects.TASKS_STREAM, subject, seq)
-        except PermissionDeniedError:
-            bus.reads_queue = False
-        else:
-            msg_id = ids.task_msg_id(record.key, record.entry.publication)
-            return message is not None and message.seq == seq and message.headers.get(MSG_ID) == msg_id
     try:
         stream = await bus.stream_info(subjects.TASKS_STREAM, subjects_filter=subject)
     except PermissionDeniedError:
@@ -234,13 +230,26 @@ async def _lies_in_queue(bus: Bus, record: Record, seq: int) -> bool:
     return subject in (stream.state.subjects or {}) and age_s < LOST_AFTER_S
 
 
+async def _seen_in_queue(bus: Bus, key: TaskKey, entry: Entry, seq: int) -> bool | None:
+    """Return whether the message at `seq` is that of a task; None for a party that may not read the queue."""
+    if not bus.reads_queue:
+        return None
+    try:
+        message = await bus.next_at_the_leader(subjects.TASKS_STREAM, subjects.tasks_of(key.agent, key.owner), seq)
+    except PermissionDeniedError:
+        bus.reads_queue = False
+        return None
+    msg_id = ids.task_msg_id(key, entry.publication)
+    return message is not None and message.seq == seq and message.headers.get(MSG_ID) == msg_id
+
+
 async def _store(bus: Bus, key: TaskKey, data: bytes, entry: Entry, revision: int) -> Stored:
     """Store the message of a task; where its entry is a new one, with the revision at which a worker claims it."""
     msg_id, headers = ids.task_msg_id(key, entry.publication), tracing.headers()
     if entry.publication is not None:  # beside an older message id, which has no random part, workers take no revision
         # An entry that was claimed or cancelled before says more than the message. At revision 0 there is none, so a
         # worker reads what there is in place of claiming the task as a new one.
-        new = entry.model_dump(exclude_defaults=True).keys() <= _OF_NEW_ENTRY
+        new = entry.model_fields_set <= _OF_NEW_ENTRY or entry.model_dump(exclude_defaults=True).keys() <= _OF_NEW_ENTRY
         headers[REVISION] = str(revision if new else 0)
     return await bus.store(subjects.tasks_of(key.agent, key.owner), data, msg_id=msg_id, headers=headers)
 

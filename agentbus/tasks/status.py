@@ -74,7 +74,21 @@ class TaskStatus:
     @property
     def failure(self) -> Failure | None:
         """Why it has failed, as a code; None if it has not, or if its result does not say."""
-        return failure_in(self.record.entry.result or {})
+        return failure_in(self._of_result)
+
+    @property
+    def error(self) -> str | None:
+        """The error of its result, or the beginning of it in a list without results."""
+        error = self._of_result.get("error")
+        return error if isinstance(error, str) else None
+
+    @property
+    def _of_result(self) -> dict[str, Json]:
+        """The result message, or what a summary says of it."""
+        summary = self.record.summary
+        if summary is None:
+            return self.record.entry.result or {}
+        return {"status": self.record.entry.state, "error": summary.error, "failure": summary.failure}
 
     @property
     def run(self) -> Run | None:
@@ -100,7 +114,7 @@ class TaskStatus:
 
     @cached_property
     def result(self) -> Result | None:
-        """The result; None while the task has none. Parsed once."""
+        """The result; None while the task has none, and in a list without results. Parsed once."""
         message = self.record.entry.result
         return None if message is None else decode_result(encode(message))
 

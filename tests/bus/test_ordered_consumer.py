@@ -12,7 +12,7 @@ from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.ordered_consumer import OrderedConsumer, count_after
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.schema import NatsSection
-from agentbus.errors import BusUnavailableError, SetupMissingError
+from agentbus.errors import BusUnavailableError, ConsumerLimitError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer
 from support.altered_link import AlteredLink, Change, altered_link, lost, once, refused
@@ -143,3 +143,21 @@ async def test_a_reader_whose_new_consumer_is_refused_tries_again(
         await coordinator.bus.api(f"CONSUMER.DELETE.{STREAM}.{found.name}")
         await put(coordinator, 2)
         assert await following(consumer, 1) == [2]
+
+
+async def test_a_stream_without_room_for_a_reader_is_tried_again_and_then_says_what_to_do(
+    bus: Bus, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+):
+    config = (await coordinator.bus.stream_info(STREAM)).config
+    await coordinator.bus.api(f"STREAM.DELETE.{STREAM}")  # servers before 2.11 do not change the number
+    await coordinator.bus.api(f"STREAM.CREATE.{STREAM}", {**config, "max_consumers": 1})
+    await put(coordinator, 1)
+    async with OrderedConsumer(bus, STREAM, SUBJECT, after="new") as first:
+        reading = asyncio.create_task(following(first, 1))  # an open request keeps the consumer
+        with monkeypatch.context() as patched:
+            patched.setattr(ordered_consumer, "_ROOM_S", 0.5)
+            with pytest.raises(ConsumerLimitError, match=r"as many consumers as it may have .* setup --update"):
+                await count_after(bus, STREAM, SUBJECT, 0)
+        await put(coordinator, 2)
+        assert await reading == [2]
+    assert await count_after(bus, STREAM, SUBJECT, 0) == 2  # two seconds after its last use, the first one goes

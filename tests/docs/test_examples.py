@@ -59,6 +59,22 @@ async def test_the_example_fan_out_prints_every_answer(
     assert "doc completed What" in ran.out
 
 
+async def test_the_example_many_publishes_each_file_once(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    for name in ("one", "two"):
+        (folder / name).touch()
+    argv = [sys.executable, str(EXAMPLES / "many.py"), str(folder)]
+    first = await run(*argv, cwd=tmp_path, env=example_environment(server))
+    (folder / "three").touch()
+    second = await run(*argv, cwd=tmp_path, env=example_environment(server))
+    assert (first.out.count("is published"), first.code) == (2, 0), first.err
+    assert (second.out.count("is published"), second.out.count("was published before")) == (1, 2), second.err
+    assert len((await coordinator.list_tasks()).tasks) == 3
+
+
 async def test_the_example_test_review_passes_in_a_project_of_its_own(tmp_path: Path) -> None:
     shutil.copy(EXAMPLES / "test_review.py", tmp_path)
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_review.py"]

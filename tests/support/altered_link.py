@@ -2,11 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
-_HOST = "127.0.0.1"
+from support.relay import Relay, relayed
+
+_LONGEST_LINE = 2**24
 
 Change = Callable[[bytes], bytes | None]
 """Makes of a payload what arrives in its place; None if the message gets lost."""
@@ -51,7 +53,7 @@ def without(*names: str) -> Change:
     return change
 
 
-class AlteredLink:
+class AlteredLink(Relay):
     """A proxy before a server.
 
     Attributes:
@@ -61,36 +63,18 @@ class AlteredLink:
     """
 
     def __init__(self, upstream: str) -> None:
-        self._upstream = int(upstream.rpartition(":")[2])
-        self._serving: set[asyncio.Task[None]] = set()
-        self.url = ""
+        super().__init__(upstream)
         self.changes: dict[str, Change] = {}
         self.info: dict[str, Any] = {}
         self.on_connect: Callable[[], None] = lambda: None
 
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
+    def ways(
+        self,
+        client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> tuple[Coroutine[Any, Any, None], Coroutine[Any, Any, None]]:
         asked: dict[bytes, bytes] = {}  # the subjects of requests, by those of their answers
-        try:
-            # Not raised further: the end of the link cancels this, and asyncio would report that as a fault.
-            with suppress(asyncio.CancelledError, OSError):
-                server_reader, server_writer = await asyncio.open_connection(_HOST, self._upstream)
-                ways = [
-                    asyncio.create_task(self._to_server(reader, server_writer, asked)),
-                    asyncio.create_task(self._to_client(server_reader, writer, asked)),
-                ]
-                try:
-                    await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    server_writer.transport.abort()  # first, as this may be cancelled once more
-                    for way in ways:
-                        way.cancel()
-                    await asyncio.gather(*ways, return_exceptions=True)
-        finally:
-            writer.transport.abort()
-            self._serving.discard(task)
+        return self._to_server(client[0], server[1], asked), self._to_client(server[0], client[1], asked)
 
     async def _to_server(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: dict[bytes, bytes]
@@ -140,23 +124,9 @@ class AlteredLink:
                 return change(data)
         return data
 
-    async def cut(self) -> None:
-        """Break all connections; new ones are accepted."""
-        serving = tuple(self._serving)
-        for task in serving:
-            task.cancel()
-        if serving:
-            await asyncio.wait(serving)
-
 
 @asynccontextmanager
 async def altered_link(upstream: str) -> AsyncGenerator[AlteredLink]:
     """The link, before the server at the URL `upstream`."""
-    link = AlteredLink(upstream)
-    listener = await asyncio.start_server(link.accept, _HOST, 0, limit=2**24)
-    link.url = f"nats://{_HOST}:{listener.sockets[0].getsockname()[1]}"
-    try:
+    async with relayed(AlteredLink(upstream), limit=_LONGEST_LINE) as link:
         yield link
-    finally:
-        listener.close()
-        await link.cut()

@@ -9,6 +9,7 @@ import inspect
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -23,7 +24,7 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks import settle
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker import predecessors, worker
-from agentbus_worker.claim_records import LeftClaims
+from agentbus_worker.claim_records import ClaimRecords, LeftClaims
 from agentbus_worker.pause import Pause
 from agentbus_worker.running import command
 from agentbus_worker.running.process_tree import Children
@@ -141,6 +142,7 @@ def patch(name: str) -> None:
     """Patch the process so that it dies at a point."""
     point = POINTS[name]
     setattr(outbox, "_WRITE_AFTER_S", 0)  # a local server would be faster than any copy  # noqa: B010
+    _write_records_at_once()
     real = getattr(point.owner, point.name)
 
     def die(moment: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -165,6 +167,20 @@ def patch(name: str) -> None:
     setattr(point.owner, point.name, async_step if inspect.iscoroutinefunction(real) else step)
     for owner, held in point.holds:
         setattr(owner, held, _never)
+
+
+def _write_records_at_once() -> None:
+    """Have records of claims written by the time at which the next step begins, however busy the machine is."""
+    real = ClaimRecords.fill
+
+    @wraps(real)
+    def fill(records: ClaimRecords, fields: dict[str, Any]) -> tuple[int, int | None]:
+        slot, number = real(records, fields)
+        while number is not None and not records.is_written(number):
+            time.sleep(0.001)
+        return slot, number
+
+    setattr(ClaimRecords, "fill", fill)  # noqa: B010
 
 
 async def _never(*_: Any, **__: Any) -> None:

@@ -146,6 +146,9 @@ _LINES: Final = st.sampled_from(
         b"Nats-Sequence: 1", b"Nats-Sequence: x", b"Nats-Stream: x", b"Nats-Subject: x", b"Nats-Time-Stamp: x",
         b"Nats-Msg-Id: x", b"Status: 404", b"Bus-Size: " + b"9" * 5000, b"Bus-Reason: \x9b\xff", b"no colon",
         b": no name",
+        b'Bus-Summary: {"sender":"agent-x","inbox":"main","task_type":"t","failure":{"code":"x","message":7}}',
+        b'Bus-Summary: {"sender":"\\ud800","inbox":"main","task_type":"\\u001b[31m","cancel":{"by":"x","at":"y"}}',
+        b'Bus-Summary: {"sender":"agent-x","inbox":"other","task_type":"t","attempt":NaN}', b"Bus-Summary: [",
     ]
 )  # fmt: skip
 _FIRST_LINES: Final = st.sampled_from(

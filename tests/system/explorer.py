@@ -4,15 +4,15 @@ The decisions are the worker's own (`agentbus_worker.settling.decisions`); what 
 them out: one ledger key with compare-and-set, one task message, one inbox that remembers ids, a disk for each worker.
 Anything can happen between any two steps: a worker dies and starts again, the answer to a write gets lost, the
 message is delivered again though its owner lives, the server forgets an acknowledgement, a cancel request is written,
-the bus refuses a commit or a publication for want of a right, a machine cannot start the command. A lease may count as
-expired at any time: that covers paused and cut off owners. Where the leases of living owners last (`patient`), no
-command may run twice without a death. Where all leases last for ever and no delivery is repeated by itself (`at_once`),
-a worker that starts again must free what it was at work on when it died, and no command may run beside another.
+the bus refuses a commit or a publication for want of a right, a machine cannot start the command, the ledger is made
+anew without the task. A lease may count as expired at any time: that covers paused and cut off owners. Where the leases
+of living owners last (`patient`), no command may run twice without a death. Where all leases last for ever and no
+delivery is repeated by itself (`at_once`), a worker that starts again must free what it was at work on when it died,
+and no command may run beside another.
 
 A `Flaw` breaks one rule of the protocol on purpose; the explorer must find what goes wrong then.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks import settle
 from agentbus_worker.settling import decisions
 from agentbus_worker.settling.decisions import Policy
+from system.state_walk import Walk
 
 MAX_ATTEMPTS = 2
 MAX_RENEWALS = 1
@@ -92,7 +93,8 @@ class Worker(NamedTuple):
 
     `fresh` says whether the ledger still is at the revision that this worker knows: a compare-and-set asks no more.
     `outbox` is the claim whose outcome it keeps, in memory where the disk is full (`on_disk`). `record` is the claim of
-    the task that it was at work on when it died, and `orphan` whether the command of that claim still runs.
+    the task that it was at work on when it died, and `orphan` whether the command of that claim still runs. `ours` says
+    that the ledger was made anew while it held its claim in the old one.
     """
 
     step: Step = Step.IDLE
@@ -104,6 +106,7 @@ class Worker(NamedTuple):
     on_disk: bool = True
     record: str = ""
     orphan: bool = False
+    ours: bool = False
 
     def at(self, step: Step, **more: Any) -> "Worker":
         """The worker at another step, of which it keeps nothing but its outbox, and its record until it is freed."""
@@ -136,6 +139,7 @@ class State(NamedTuple):
     runs: int = 0
     deaths: bool = False
     out: bool = False
+    wipes: int = 0
 
 
 @dataclass
@@ -226,6 +230,7 @@ class Explorer:
         lags: int = 0,
         refusals: int = 0,
         setbacks: int = 0,
+        wipes: int = 0,
         patient: bool = False,
         one_machine: bool = False,
         at_once: bool = False,
@@ -239,6 +244,7 @@ class Explorer:
         self._flaw = flaw
         self._refusals = refusals
         self._setbacks = setbacks
+        self._wipes = wipes
         self._patient = patient or at_once
         self._at_once = at_once
         self._one_machine = one_machine and flaw is not Flaw.OWN_OUTBOX_ONLY
@@ -264,61 +270,33 @@ class Explorer:
             lags=self._lags,
             refusals=self._refusals,
             setbacks=self._setbacks,
+            wipes=self._wipes,
         )
-        came_from: dict[State, tuple[State, str] | None] = {start: None}
-        before: dict[State, list[State]] = {}
-        frontier = deque([start])
-        report = Report(0)
-        goals: list[State] = []
-        while frontier:
-            state = frontier.popleft()
-            self._inspect(state, came_from, report, goals)
-            for label, raw in self._steps(state):
-                following = _canonical(raw)
-                before.setdefault(following, []).append(state)
-                if following not in came_from:
-                    came_from[following] = (state, label)
-                    frontier.append(following)
+        walk, report, goals = Walk(start), Report(0), list[State]()
+        for state in walk.states(self._canonical_steps):
+            self._inspect(state, walk, report, goals)
             if report.two_results or report.unconfirmed or report.run_again or report.side_by_side:
                 break
-        report.states = len(came_from)
-        if report.sound:
-            self._find_stuck(came_from, before, goals, report)
+        report.states = len(walk)
+        if report.sound and (stuck := walk.without_way_to(goals)) is not None:
+            report.stuck.append(walk.path(stuck))  # no path leads from it to a result in the inbox
         return report
 
-    def _inspect(
-        self, state: State, came_from: dict[State, tuple[State, str] | None], report: Report, goals: list[State]
-    ) -> None:
+    def _inspect(self, state: State, walk: Walk[State], report: Report, goals: list[State]) -> None:
         if len(state.inbox) > 1:
-            report.two_results.append(_path(state, came_from))
+            report.two_results.append(walk.path(state))
         elif state.runs > 1 and not state.deaths:
-            report.run_again.append(_path(state, came_from))
+            report.run_again.append(walk.path(state))
         elif self._at_once and sum(w.step is Step.RUNNING or w.orphan for w in state.workers) > 1:
-            report.side_by_side.append(_path(state, came_from))
+            report.side_by_side.append(walk.path(state))
         elif state.inbox and (state.key is None or state.key.result != state.inbox[0].partition("#")[0]):
-            report.unconfirmed.append(_path(state, came_from))
+            report.unconfirmed.append(walk.path(state))
         elif state.inbox and state.key is not None:
             report.endings.add(state.key.state)
             goals.append(state)
 
-    def _find_stuck(
-        self,
-        came_from: dict[State, tuple[State, str] | None],
-        before: dict[State, list[State]],
-        goals: list[State],
-        report: Report,
-    ) -> None:
-        """A state is stuck if no path leads from it to one with the result in the inbox."""
-        fine = set(goals)
-        frontier = deque(goals)
-        while frontier:
-            for state in before.get(frontier.popleft(), ()):
-                if state not in fine:
-                    fine.add(state)
-                    frontier.append(state)
-        stuck = next((state for state in came_from if state not in fine), None)
-        if stuck is not None:
-            report.stuck.append(_path(stuck, came_from))
+    def _canonical_steps(self, state: State) -> Iterator[tuple[str, State]]:
+        return ((label, _canonical(following)) for label, following in self._steps(state))
 
     # -- what can happen next -----------------------------------------------------------------------------------
 
@@ -337,6 +315,8 @@ class Explorer:
         if state.cancels and state.key is not None and not state.key.result and not state.key.cancel:
             request = state.key._replace(cancel=True)
             yield "a cancel request", _written(state, request)._replace(cancels=state.cancels - 1)
+        if state.wipes and state.key is not None and not state.key.result:
+            yield "the ledger is made anew", _wiped(state, state.key)
         if state.forgets and not state.message:
             yield "the server forgets the ack", state._replace(message=True, out=False, forgets=state.forgets - 1)
 
@@ -529,7 +509,7 @@ class Explorer:
 
     def _won(self, state: State, index: int, worker: Worker) -> State:
         """The write is known to be stored: go on with what it was for."""
-        held = worker._replace(held=worker.tried, fresh=True)
+        held = worker._replace(held=worker.tried, fresh=True, ours=False)
         match worker.then:
             case "run":
                 started = self._patient and worker.tried is not None and not worker.tried.renewals
@@ -556,8 +536,10 @@ class Explorer:
         if self._flaw is Flaw.IGNORE_REFUSAL and worker.then == "publish":
             yield "publishes all the same", _with(state, index, worker._replace(step=Step.PUBLISH, then="ack"))
             return
-        verdict = refused(worker.tried, state.key)
+        verdict, first_claim = refused(worker.tried, state.key), worker.then == "run" and not worker.tried.renewals
         match verdict:
+            case settle.Vacant() if worker.ours and not first_claim:
+                yield "enters its claim again", _with(state, index, worker._replace(step=Step.CAS, fresh=True))
             case settle.Won():
                 assert state.key is not None, "what was stored is there"
                 adopted = worker._replace(tried=state.key)
@@ -661,6 +643,20 @@ def _written(state: State, key: Key) -> State:
     return state._replace(key=key, untouched=False, workers=workers, before=state.key if state.lags else None)
 
 
+def _wiped(state: State, key: Key) -> State:
+    """A new ledger that does not know the task; a living worker whose claim the old one had notices that in time."""
+    one, two = (
+        who._replace(
+            fresh=False,
+            ours=key.state == "working"
+            and who.step is not Step.DEAD
+            and any(mine is not None and mine.nonce == key.nonce for mine in (who.held, who.tried)),
+        )
+        for who in state.workers
+    )
+    return state._replace(key=None, untouched=False, workers=(one, two), before=None, wipes=state.wipes - 1)
+
+
 def _unused_nonce(state: State) -> str:
     """A nonce that nothing refers to: as good as a new one, and the number of states stays finite."""
     used = {key.nonce for key in (state.key, state.before) if key} | {
@@ -685,12 +681,3 @@ def _canonical(state: State) -> State:
     """The two workers are alike: which is the first makes no difference, and halves the states."""
     one, two = state.workers
     return state._replace(workers=(two, one)) if _order(two) < _order(one) else state  # pyright: ignore[reportOperatorIssue]
-
-
-def _path(state: State, came_from: dict[State, tuple[State, str] | None]) -> str:
-    steps: list[str] = []
-    step = came_from[state]
-    while step is not None:
-        steps.append(step[1])
-        step = came_from[step[0]]
-    return "\n".join(reversed(steps))

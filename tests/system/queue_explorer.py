@@ -9,11 +9,12 @@ publications have a bound.
 A `Fault` breaks one rule on purpose; the explorer must find what goes wrong then.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
+
+from system.state_walk import Walk
 
 
 class Fault(Enum):
@@ -146,44 +147,23 @@ class QueueExplorer:
             False,
             *self._budget,
         )
-        came_from: dict[State, tuple[State, str] | None] = {start: None}
-        before: dict[State, list[State]] = {}
-        frontier, report, goals = deque([start]), Report(), list[State]()
-        while frontier and not report.faults:
-            state = frontier.popleft()
-            if _ended(state):
-                goals.append(state)
-                report.endings.add(state.key.state if state.key is not None else "taken back")
-            try:
-                for label, following in self._steps(state):
-                    before.setdefault(following, []).append(state)
-                    if following not in came_from:
-                        came_from[following] = (state, label)
-                        frontier.append(following)
-                    _inspect(following)
-            except _BrokenError as broken:
-                report.faults.append(f"{_path(state, came_from)}\n=> {broken}")
-        report.states = len(came_from)
-        if not report.faults:
-            self._find_stuck(came_from, before, goals, report)
+        walk, report, goals = Walk(start), Report(), list[State]()
+        try:
+            for state in walk.states(self._sound_steps):
+                if _ended(state):
+                    goals.append(state)
+                    report.endings.add(state.key.state if state.key is not None else "taken back")
+        except _BrokenError as broken:
+            report.faults.append(f"{walk.path(walk.at)}\n=> {broken}")
+        report.states = len(walk)
+        if not report.faults and (stuck := walk.without_way_to(goals)) is not None:
+            report.faults.append(f"{walk.path(stuck)}\n=> nothing leads to an end from here")
         return report
 
-    def _find_stuck(
-        self,
-        came_from: dict[State, tuple[State, str] | None],
-        before: dict[State, list[State]],
-        goals: list[State],
-        report: Report,
-    ) -> None:
-        fine, frontier = set(goals), deque(goals)
-        while frontier:
-            for state in before.get(frontier.popleft(), ()):
-                if state not in fine:
-                    fine.add(state)
-                    frontier.append(state)
-        stuck = next((state for state in came_from if state not in fine), None)
-        if stuck is not None:
-            report.faults.append(f"{_path(stuck, came_from)}\n=> nothing leads to an end from here")
+    def _sound_steps(self, state: State) -> Iterator[tuple[str, State]]:
+        for label, following in self._steps(state):
+            _inspect(following)
+            yield label, following
 
     # -- what can happen next -----------------------------------------------------------------------------------
 
@@ -427,12 +407,3 @@ def _unused(state: State) -> int:
 def _publisher(state: State, index: int, party: Party) -> State:
     one, two = state.publishers
     return state._replace(publishers=(party, two) if index == 0 else (one, party))
-
-
-def _path(state: State, came_from: dict[State, tuple[State, str] | None]) -> str:
-    steps: list[str] = []
-    step = came_from[state]
-    while step is not None:
-        steps.append(step[1])
-        step = came_from[step[0]]
-    return "\n".join(reversed(steps))

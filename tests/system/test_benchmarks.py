@@ -8,7 +8,22 @@ import pytest
 from support.harness import BOUND_S, ROOT, Ran, run_python
 
 IN_GATE = ("throughput", "publish")
-NAMES = ("throughput", "overhead", "publish", "watch", "inbox", "idle", "leases", "startup", "handshake", "http")
+NAMES = (
+    "throughput",
+    "backlog",
+    "overhead",
+    "latency",
+    "publish",
+    "many",
+    "watch",
+    "wait",
+    "inbox",
+    "idle",
+    "leases",
+    "startup",
+    "handshake",
+    "http",
+)
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="runs a worker and /bin/true"),
@@ -41,6 +56,16 @@ async def test_a_benchmark_prints_a_line_for_each_ratio(name: str):
     assert len({row["what"] for row in rows}) == len(rows)
     missed = any(row["verdict"] == "missed" for row in rows)
     assert ran.code == int(missed), ran.err
+
+
+async def test_how_costs_grow_is_measured_and_many_at_once_meet_no_error():
+    env = {"PYTHONPATH": str(ROOT / "tests")}
+    ran = await run_python("-m", "benchmarks.scale", "--size", "tiny", env=env, cwd=ROOT, timeout_s=3 * BOUND_S)
+    rows = {row["what"]: row for row in map(json.loads, ran.out.splitlines())}
+    assert len(rows) == 16, ran.err
+    # Times are the business of `make scale`, on an idle machine; what may not fail may not fail here either.
+    errors = [row["ours"] for what, row in rows.items() if what.endswith("errors")]
+    assert errors == [0, 0], ran.err
 
 
 async def test_the_table_names_the_targets():

@@ -14,9 +14,13 @@ import pytest
 from mcp import Client
 
 from agentbus import Coordinator
+from agentbus.bus.pull_consumer import return_to_server
 from agentbus.bus.setup import set_up
 from agentbus.protocol.json_codec import decode
+from agentbus.protocol.ledger_entry import Record, lease_ended
 from agentbus.provision.nats_server import NatsServer
+from agentbus.tasks.ledger import Ledger
+from agentbus_worker.claim_records import left_claims
 from support.harness import Process, Ran, eventually, run_cli, worker, worker_toml
 from support.jobs import (
     ASKS_UNLESS_ANSWERED,
@@ -222,6 +226,33 @@ async def test_a_worker_takes_over_the_task_of_a_killed_one_of_the_other_version
     await gone(pid)
     assert (status.state, text(status), status.record.entry.attempt) == ("completed", "done\n", 2)
     assert (tmp_path / "ran").read_text(encoding="utf-8") == "ran\nran\n"
+    assert (await counts(coordinator))["AGENT_RESULTS"] == 1
+
+
+async def test_an_old_worker_takes_a_task_at_once_whose_lease_was_ended_after_the_death_of_a_new_one(
+    tmp_path: Path, coordinator: Coordinator, old: OldVersion, server: NatsServer
+) -> None:
+    dead, elsewhere = tmp_path / "dead", tmp_path / "elsewhere"
+    for folder in (dead, elsewhere):
+        folder.mkdir()
+    config = worker_toml(dead, server.url)
+    async with worker(config) as first:
+        task_id = await publish(coordinator, f"touch:{tmp_path}/ran pid:{tmp_path}/pid wait:{tmp_path}/go say:done")
+        pid = await pid_from(tmp_path / "pid")
+        first.kill()
+    await gone(pid)
+    (tmp_path / "go").touch()
+    [left] = left_claims(next(dead.glob("state/*/code/*/claims")))
+    [claim] = left.claims
+    ledger = Ledger(coordinator.bus)
+    held = await ledger.read(claim.key)
+    assert isinstance(held, Record)
+    await ledger.write(claim.key, lease_ended(held.entry, "new"), revision=held.revision)
+    await return_to_server(coordinator.bus, claim.reply)
+    async with worker(worker_toml(elsewhere, server.url), env=old.env):
+        waited = await coordinator.wait([task_id], timeout_s=10)  # the lease is 30 seconds
+        assert (waited.settled[task_id].state, waited.settled[task_id].record.entry.attempt) == ("completed", 2)
+        await acknowledged(coordinator)
     assert (await counts(coordinator))["AGENT_RESULTS"] == 1
 
 

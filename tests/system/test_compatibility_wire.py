@@ -26,7 +26,7 @@ from agentbus.protocol import subjects, timestamps
 from agentbus.protocol.headers import parse
 from agentbus.protocol.ids import make_result_id
 from agentbus.protocol.json_codec import encode
-from agentbus.protocol.ledger_entry import Claim, Entry, Record, claimed, read_entry, renewed
+from agentbus.protocol.ledger_entry import Claim, Entry, Record, claimed, read_entry, renewed, summary_of
 from agentbus.protocol.messages import Result, ResultStatus, Task, decode_result, decode_task, new_result, new_task
 from agentbus.protocol.stored_message import StoredMessage
 from agentbus.protocol.subjects import TaskKey
@@ -210,7 +210,10 @@ async def messages_of(bus: Bus) -> list[dict[str, str]]:
 
 
 def as_of_today(message: dict[str, str]) -> dict[str, str]:
-    """Make the one change since the recording: the message id of a task has a random part, which its entry holds."""
+    """Make the changes since the recording.
+
+    The message id of a task has a random part, which its entry holds. The headers of a settled entry sum it up.
+    """
     part, headers, data = "r" * 20, message["headers"], message["data"]
     if message["stream"] == "AGENT_TASKS":
         headers = re.sub(
@@ -218,6 +221,8 @@ def as_of_today(message: dict[str, str]) -> dict[str, str]:
         )
     if subjects.parse_state(message["subject"]) is not None:
         data = re.sub(r'("created_at":"[^"]*")', rf'\1,"publication":"{part}"', data, count=1)
+        if data and (summary := summary_of(Entry.model_validate_json(data))) is not None:
+            headers = re.sub(r"(Bus-State: .*\r\n)", rf"\1Bus-Summary: {summary}\r\n", headers)
     return {**message, "headers": headers, "data": data}
 
 

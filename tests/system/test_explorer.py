@@ -64,6 +64,18 @@ def test_a_lagging_replica_does_not_break_the_settlement(crashes: int, losses: i
     assert {"completed", "cancelled"} <= report.endings
 
 
+@pytest.mark.parametrize(
+    ("crashes", "losses"),
+    [(0, 1), pytest.param(1, 0, marks=pytest.mark.long)],
+    ids=["a lost answer", "a crash"],
+)
+def test_a_ledger_that_is_made_anew_before_the_end_of_a_task_leads_to_one_result(crashes: int, losses: int):
+    report = Explorer(crashes=crashes, losses=losses, forgets=0, cancels=0, wipes=1).explore()
+    assert report.sound, first_fault(report)
+    assert report.states > 30_000
+    assert {"completed", "failed"} == report.endings
+
+
 @pytest.mark.parametrize("one_machine", [False, True], ids=["two machines", "one machine"])
 @pytest.mark.parametrize(
     ("crashes", "losses", "forgets", "cancels"),

@@ -84,6 +84,8 @@ def test_every_method_of_a_coordinator_reads_past_hostile_entries(hostile: list[
 async def read_with_the_api(hostile: list[RawMessage]) -> None:
     async with bus_with(hostile) as (_, coordinator):
         listed = await within(coordinator.list_tasks(limit=200))
+        for status in (await within(coordinator.list_tasks(limit=200, with_results=False))).tasks:
+            assert encode(status.to_json(with_result=False))
         assert set(HONEST) <= {status.task_id for status in listed.tasks}
         done = await within(coordinator.list_tasks(limit=200, state="completed"))
         assert set(HONEST) <= {status.task_id for status in done.tasks}

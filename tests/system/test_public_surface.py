@@ -162,8 +162,8 @@ async def test_the_coordinator_side_can_be_imported_without_posix_modules(tmp_pa
     assert found == []
     assert count > 20
     # The control: the worker's side is not, and this is how that shows.
-    _, found = json.loads(await python(IMPORT_ALL, tmp_path, "agentbus_worker.file_lock"))
-    assert found == ["agentbus_worker.file_lock: fcntl"]
+    _, found = json.loads(await python(IMPORT_ALL, tmp_path, "agentbus_worker.disk.file_lock"))
+    assert found == ["agentbus_worker.disk.file_lock: fcntl"]
 
 
 # -- commands ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agentbus_worker.file_lock import locked, locked_within, try_lock
+from agentbus_worker.disk.file_lock import locked, locked_within, try_lock
 from support.harness import BOUND_S
 
 # How every release has locked: flock on the file, and nothing written into it.

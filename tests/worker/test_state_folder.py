@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from agentbus.provision.nats_server import NatsServer
 from agentbus_worker.log.lines import TextFormatter
 from agentbus_worker.running import orphans
 from agentbus_worker.running.orphans import end_orphans
-from agentbus_worker.running.process_tree import is_being_loaded
+from agentbus_worker.running.process_tree import Children, RecordedTask, Run, is_being_loaded
 from agentbus_worker.state_folder import locked_state, write_atomically
 from support.file_faults import dies_before_replacing
 from support.harness import eventually, processes_with, worker, worker_toml
@@ -114,6 +115,27 @@ async def test_a_command_whose_worker_was_killed_during_its_start_is_found_and_e
     )
 
 
+@pytest.mark.parametrize(
+    ("record", "same"),
+    [
+        (RecordedTask("job", "main"), True),
+        (RecordedTask("job"), True),
+        (RecordedTask("job", "alice"), False),
+        (RecordedTask("other", "main"), False),
+    ],
+    ids=["its own", "of an earlier version, which names no owner", "of another owner", "of another task"],
+)
+def test_a_record_is_that_of_a_task_of_the_same_id_and_owner(record: RecordedTask, same: bool):
+    assert record.may_be("job", "main") == same
+
+
+def test_the_record_of_a_command_names_the_owner_of_its_task(tmp_path: Path):
+    with Children(tmp_path) as children:
+        children.record(Run(os.getpid(), "run-1"), "job", "alice")
+        record = json.loads((tmp_path / "run-1.json").read_bytes())
+    assert (record["task_id"], record["owner"]) == ("job", "alice")
+
+
 @linux_only
 async def test_a_process_between_fork_and_exec_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One that was started by a worker that died right then has no environment yet; this one takes longer over it."""
@@ -136,6 +158,29 @@ async def test_a_process_between_fork_and_exec_is_waited_for(tmp_path: Path, mon
         if child.returncode is None:
             child.kill()
             await child.wait()
+
+
+@linux_only
+async def test_what_may_not_have_been_found_is_told_and_looked_for_again_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "token.json").write_text('{"worker": "token"}', encoding="utf-8")
+    child = await asyncio.create_subprocess_exec("/bin/sleep", "600", env={})
+
+    def is_being_loaded(pid: int) -> bool:
+        return pid == child.pid
+
+    monkeypatch.setattr(orphans, "is_being_loaded", is_being_loaded)
+    monkeypatch.setattr(orphans, "_LOADING_TIMEOUT_S", 0.1)
+    try:
+        assert await end_orphans(tmp_path, grace_s=1) == ({}, False)
+        assert [path.name for path in tmp_path.iterdir()] == ["token.json"]
+        monkeypatch.undo()
+        assert await end_orphans(tmp_path, grace_s=1) == ({}, True)
+        assert [*tmp_path.iterdir()] == []
+    finally:
+        child.kill()
+        await child.wait()
 
 
 @linux_only

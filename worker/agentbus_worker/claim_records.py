@@ -5,7 +5,7 @@ and the ack subject of its delivery. The first slot says which worker this is, a
 before the claim, and emptied when the task is done, so the file stays as large as the most tasks held at a time.
 
 Nothing is fsynced: a record is to survive its worker. After a crash of the machine it may be old or missing, and then
-the lease decides. Records are written by a thread, for which a claim waits only as long as a disk takes that works.
+the lease decides. A thread writes, beside the claim; a command waits for it only as long as a disk takes that works.
 """
 
 import json
@@ -22,10 +22,12 @@ from typing import Annotated, Any, BinaryIO, Final, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.config.private_files import open_private
 from agentbus.errors import MessageError
 from agentbus.protocol.json_codec import decode
 from agentbus.protocol.subjects import COORDINATOR, TaskKey, is_agent_id, is_task_id
+from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
 from agentbus_worker.identity import Place
 
 log = logging.getLogger("agentbus.worker")
@@ -40,7 +42,8 @@ _MOST_READ_BYTES: Final = 4 * 1024 * 1024
 _MOST_KEPT: Final = 64
 """How many records of tasks that could not be released are kept; their leases run out in the meantime."""
 _DISK_S: Final = 0.05
-"""How long a claim waits for its record. A write to a disk that works takes microseconds."""
+"""How long a command waits for the record of its claim. A write to a disk that works takes microseconds."""
+_POLL_S: Final = 0.001
 _CLOSE_S: Final = 1.0
 
 
@@ -90,7 +93,13 @@ class ClaimRecord:
         self.nonce = nonce
         self._records = records
         self._fields = {"agent": key.agent, "task_id": key.id, **key.owner_field, "nonce": nonce, "reply": reply}
-        self._slot = records.fill(self._fields)
+        self._slot: int | None
+        self._slot, self._number = records.fill(self._fields)
+
+    async def written(self) -> None:
+        """Wait until the record is on disk, but no longer than a disk takes that works."""
+        if self._number is not None and not self._records.is_written(self._number):
+            await self._records.written(self._number)
 
     def remove(self) -> None:
         """Empty the record, because the task is done or was handed back; nothing if it was emptied or kept before."""
@@ -123,7 +132,10 @@ class ClaimRecords:
         try:
             self._disk = _Disk(open_private(self._path, truncate=True))
         except OSError as error:
-            log.warning("claims are not on record: %s", error.strerror or error)
+            log.warning(
+                "claims are not on record, so tasks wait for their leases if this worker is killed: %s",
+                error.strerror or error,
+            )
         else:
             self._write(0, self._head)
         return self
@@ -131,19 +143,24 @@ class ClaimRecords:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._disk is not None and self._disk.close() and not self._filled:
-            with suppress(OSError):  # one that is left is harmless: nothing in it is claimed any more
-                self._path.unlink(missing_ok=True)
+        if self._disk is not None:
+            self._disk.close(None if self._filled else self._path)
 
-    def fill(self, fields: dict[str, Any]) -> int | None:
-        """Write a record into a free slot; None if it is not on disk."""
+    def fill(self, fields: dict[str, Any]) -> tuple[int, int | None]:
+        """Have a record written into a free slot; returns the slot, and the number for `written`."""
         slot = self._free.pop() if self._free else self._count
-        if not self._write(slot, fields):
-            self._free += [slot] if slot < self._count else []
-            return None
         self._count = max(self._count, slot + 1)
         self._filled += 1
-        return slot
+        return slot, self._write(slot, fields)
+
+    def is_written(self, number: int) -> bool:
+        """Whether a write is done."""
+        return self._disk is None or self._disk.done >= number
+
+    async def written(self, number: int) -> None:
+        """Wait for a write; see `ClaimRecord.written`."""
+        if self._disk is not None:
+            await self._disk.written(number)
 
     def empty(self, slot: int) -> None:
         """Free a slot. Nothing waits for that: what is settled, or claimed by another worker, is known by its entry."""
@@ -159,71 +176,73 @@ class ClaimRecords:
         if len(self._kept) > _MOST_KEPT:
             self.empty(self._kept.popleft())
 
-    def _write(self, slot: int, fields: dict[str, Any]) -> bool:
+    def _write(self, slot: int, fields: dict[str, Any]) -> int | None:
         data = json.dumps(fields).encode() + _END
-        return (
-            self._disk is not None
-            and len(data) <= SLOT_BYTES
-            and self._disk.write(slot * SLOT_BYTES, data, wait_s=_DISK_S)
-        )
+        if self._disk is None or len(data) > SLOT_BYTES:
+            return None
+        return self._disk.write(slot * SLOT_BYTES, data)
 
 
 class _Disk:
-    """Writes on a thread of its own, in order, so that a disk that stands still holds up nothing else for long."""
+    """Writes on a thread of its own, in order, so that a disk that stands still holds up nothing else.
+
+    `done` is how many writes are done.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._queue: SimpleQueue[tuple[int, bytes, threading.Lock | None] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[int, bytes] | None] = SimpleQueue()
+        self._asked = 0
+        self.done = 0
         self._late = False
         self._refused = ""
+        self._remove: Path | None = None
         self._thread = threading.Thread(target=self._run, name="claim records", daemon=True)
         self._thread.start()
 
-    def write(self, offset: int, data: bytes, *, wait_s: float = 0.0) -> bool:
-        """Write, and wait for it for up to `wait_s`; returns whether it is written, or is about to be.
+    def write(self, offset: int, data: bytes) -> int | None:
+        """Have something written; returns its number. None if the disk stands still or refuses: nothing is queued."""
+        if self._late and self.done < self._asked:
+            return None
+        self._late = False
+        self._asked += 1
+        self._queue.put((offset, data))
+        return None if self._refused else self._asked
 
-        While the disk stands still nothing more is written, and nothing waits for it.
-        """
-        if self._late:
-            return False
-        if not wait_s:
-            self._queue.put((offset, data, None))
-            return True
-        written = threading.Lock()
-        written.acquire()
-        self._queue.put((offset, data, written))
-        if written.acquire(timeout=wait_s):
-            return not self._refused
+    async def written(self, number: int) -> None:
+        """Wait until a write is done, but no longer than a disk takes that works."""
+        async for _ in retry_until(deadline_after(_DISK_S), _POLL_S):
+            if self.done >= number or self._late:
+                return
         self._late = True
-        self._queue.put((0, b"", None))  # clears it, though the thread may just have come to the end of the queue
         log.warning("claims are not on record while the disk under %s stands still", self._file.name)
-        return False
 
-    def close(self) -> bool:
-        """Write what is left; returns whether that was done within a second."""
+    def close(self, remove: Path | None) -> None:
+        """Write what is left, and remove the file if it is given; waits for that for a second at most."""
+        self._remove = remove
         self._queue.put(None)
         self._thread.join(_CLOSE_S)
-        return not self._thread.is_alive()
 
     def _run(self) -> None:
         with self._file as file:
             while (item := self._queue.get()) is not None:
-                offset, data, written = item
-                self._try_to_write(file.fileno(), offset, data)
-                if written is None:
-                    self._late = False
-                else:
-                    written.release()
+                self._try_to_write(file.fileno(), *item)
+                self.done += 1
+        if self._remove is not None:
+            with suppress(OSError):  # one that is left is harmless: nothing in it is claimed any more
+                self._remove.unlink(missing_ok=True)
 
     def _try_to_write(self, file: int, offset: int, data: bytes) -> None:
         try:
-            whole = os.pwrite(file, data, offset) == len(data)
-            refused = "" if whole else "the disk is full"
+            refused = "" if os.pwrite(file, data, offset) == len(data) else "the disk is full"
         except OSError as error:
             refused = error.strerror or str(error)
         if refused and refused != self._refused:
-            log.warning("claims are not on record: %s", refused)
-        self._refused = refused
+            log.warning(
+                "claims are not on record, so tasks wait for their leases if this worker is killed: %s", refused
+            )
+        if refused or data != _END:  # that much has room on a full disk, too
+            self._refused = refused
 
 
 class LeftClaims:
@@ -232,8 +251,10 @@ class LeftClaims:
     `worker` is its token, and `place` where it ran; both are empty where the file cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, disk: DiskThreads = AT_ONCE) -> None:
+        """Read them; `disk` writes them."""
         self._path = path
+        self._disk = disk
         self._slots: dict[LeftClaim, int] = {}
         self.worker, self.place = "", Place()
         with suppress(OSError, ValidationError, MessageError):
@@ -253,14 +274,20 @@ class LeftClaims:
     def forget(self, claim: LeftClaim) -> None:
         """Empty one record. One that stays on disk is harmless: the next worker finds nothing to do for it."""
         slot = self._slots.pop(claim)
-        with suppress(OSError), self._path.open("r+b") as file:
-            os.pwrite(file.fileno(), _END, slot * SLOT_BYTES)
+        self._disk.begin(lambda: self._empty(slot))
         if not self._slots:
             self.remove()
 
     def remove(self) -> None:
         """Delete the file."""
         self._slots.clear()
+        self._disk.begin(self._delete)
+
+    def _empty(self, slot: int) -> None:
+        with suppress(OSError), self._path.open("r+b") as file:
+            os.pwrite(file.fileno(), _END, slot * SLOT_BYTES)
+
+    def _delete(self) -> None:
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
 
@@ -273,6 +300,6 @@ def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
             yield slot, line
 
 
-def left_claims(folder: Path) -> list[LeftClaims]:
-    """Read the records that dead workers have left in a folder."""
-    return [LeftClaims(path) for path in sorted(folder.glob("*" + SUFFIX))]
+def left_claims(folder: Path, disk: DiskThreads = AT_ONCE) -> list[LeftClaims]:
+    """Read the records that dead workers have left in a folder; `disk` writes them later."""
+    return [LeftClaims(path, disk) for path in sorted(folder.glob("*" + SUFFIX))]

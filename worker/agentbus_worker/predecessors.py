@@ -23,6 +23,7 @@ from agentbus.protocol.ledger_entry import Record, handed_back, lease_ended
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Won, compare_and_set
 from agentbus_worker.claim_records import LeftClaim, LeftClaims, left_claims
+from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
 from agentbus_worker.identity import Place
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.orphans import Orphans
@@ -41,12 +42,12 @@ _AT_ONCE: Final = 16
 class Predecessors:
     """The workers whose state folders this one has taken over, and the claims that they have left."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read the records of claims in `folder`. Those of another machine are removed."""
+    def __init__(self, folder: Path, disk: DiskThreads = AT_ONCE) -> None:
+        """Read the records of claims in `folder`. Those of another machine are removed. `disk` writes the others."""
         self._here = Place.here()
         self._orphans = Orphans({}, all_found=False)
         self._files: list[LeftClaims] = []
-        for file in left_claims(folder):
+        for file in left_claims(folder, disk):
             if self._here.sees(file.place) or self._here.was_restarted_since(file.place):
                 self._files.append(file)
             else:
@@ -74,19 +75,19 @@ class Predecessors:
         """Hand back what could not be handed back at the start, as soon as its processes have ended after all."""
         while any(file.claims for file in self._files):
             await asyncio.sleep(_RETRY_S)
-            with suppress(BusUnavailableError, StreamFullError):
+            with suppress(BusUnavailableError, StreamFullError, TimeoutError):  # the last one is that of a disk
                 await self.hand_back(bus, config, outbox)
 
     async def hand_back(self, bus: Bus, config: WorkerConfig, outbox: Outbox) -> None:
         """Hand back each claim of which no process is left.
 
         Raises:
-            BusUnavailableError, StreamFullError: not all are handed back; calling again is safe.
+            BusUnavailableError, StreamFullError, TimeoutError: not all are handed back; calling again is safe.
         """
 
         async def one(left: tuple[LeftClaims, LeftClaim]) -> None:
             file, claim = left
-            if _is_of(claim, config) and outbox.of_claim(claim.key, claim.nonce) is None:
+            if _is_of(claim, config) and await outbox.of_claim(claim.key, claim.nonce) is None:
                 await _hand_back(bus, claim)
             file.forget(claim)
 
@@ -101,16 +102,20 @@ class Predecessors:
         """Whether it is certain that no process of a claim is left."""
         if self._here.was_restarted_since(file.place):
             return True
-        left = {task_id for task_id, unended in self._orphans.left.items() if not have_ended(unended.pids)}
-        known = {claim.task_id for file in self._files for claim in file.claims}
-        return self._orphans.all_found and claim.task_id not in left and left <= known
+        left = [task for task, unended in self._orphans.left.items() if not have_ended(unended.pids)]
+        known = [claim.key for file in self._files for claim in file.claims]
+        return (
+            self._orphans.all_found
+            and not any(task.may_be(claim.task_id, claim.key.owner) for task in left)
+            and all(any(task.may_be(key.id, key.owner) for key in known) for task in left)
+        )
 
 
 async def _until_stored(work: Callable[[], Awaitable[None]], trouble: str) -> None:
     while True:
         try:
             return await work()
-        except (BusUnavailableError, StreamFullError) as error:
+        except (BusUnavailableError, StreamFullError, TimeoutError) as error:  # the last one is that of a disk
             log.warning("%s: %s", trouble, error)
             await asyncio.sleep(_RETRY_S)
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import signal
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, TypeVar
+
+_T = TypeVar("_T")
 
 _ASKING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 """Sent on purpose: by a service manager, or by a person at the terminal."""
@@ -50,3 +52,19 @@ def stop_on_signals() -> Generator[Stop]:
     finally:
         for number in calls:
             loop.remove_signal_handler(number)
+
+
+async def unless_set(event: asyncio.Event, work: Coroutine[Any, Any, _T] | asyncio.Future[_T]) -> _T | None:
+    """Return the result of `work`; if `event` is set first, cancel `work` and return None."""
+    waits = asyncio.create_task(event.wait())
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task, waits}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        return None
+    finally:
+        waits.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})

@@ -18,7 +18,7 @@ from typing import BinaryIO, Final
 from agentbus.config.atomic_files import replace_file
 from agentbus.config.urls import ServerUrl
 from agentbus.errors import ConfigError
-from agentbus_worker.file_lock import locked_within, try_lock
+from agentbus_worker.disk.file_lock import locked_within, try_lock
 
 PART_SUFFIX: Final = ".part"
 """The suffix of a file until it is completely written."""
@@ -69,7 +69,18 @@ class StateFolder:
 
 @contextmanager
 def locked_state(state_dir: Path, urls: tuple[ServerUrl, ...], agent: str) -> Generator[StateFolder]:
-    """Hold a state folder for the length of the block, with the outcomes and records that dead workers left.
+    """Hold a state folder for the length of the block: see `lock_state`."""
+    folder = lock_state(state_dir, urls, agent)
+    try:
+        yield folder
+    finally:
+        folder.release()
+
+
+def lock_state(state_dir: Path, urls: tuple[ServerUrl, ...], agent: str) -> StateFolder:
+    """Lock a state folder, with the outcomes and records that dead workers left, until it is released.
+
+    It blocks for as long as the disk takes, and up to ten seconds for the lock of another worker that starts.
 
     Raises:
         ConfigError: the folder cannot be made or locked.
@@ -77,23 +88,21 @@ def locked_state(state_dir: Path, urls: tuple[ServerUrl, ...], agent: str) -> Ge
     base = (state_dir / _bus_key(urls) / agent).absolute()
     folder: StateFolder | None = None
     try:
-        try:
-            for parent in (base.parent.parent, base.parent, base):
-                parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with locked_within(base / "lock", _LOCK_TIMEOUT_S):
-                folder = _first_free(base)
-                folder.prepare()
-                for other in _all_free(base):
-                    folder.take_over(other)
-                    other.release()
-        except OSError as error:
-            raise ConfigError(
-                f"cannot keep state in {base}: {error.strerror or error}; set state_dir in [worker]"
-            ) from None
-        yield folder
-    finally:
+        for parent in (base.parent.parent, base.parent, base):
+            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with locked_within(base / "lock", _LOCK_TIMEOUT_S):
+            folder = _first_free(base)
+            folder.prepare()
+            for other in _all_free(base):
+                folder.take_over(other)
+                other.release()
+    except OSError as error:
         if folder is not None:
             folder.release()
+        raise ConfigError(
+            f"cannot keep state in {base}: {error.strerror or error}; set state_dir in [worker]"
+        ) from None
+    return folder
 
 
 def _first_free(base: Path) -> StateFolder:

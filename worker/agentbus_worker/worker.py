@@ -1,12 +1,13 @@
 """The worker: takes a task when a slot is free, runs it, settles it, and drains when it is asked to stop."""
 
 import asyncio
+import functools
 import logging
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Final, NamedTuple, cast
 
 from agentbus.admin.server_versions import version_warning
 from agentbus.bus.jetstream import Bus, connect
@@ -24,6 +25,7 @@ from agentbus.tasks.presence import HEARTBEAT_S, MOST_RUNNING, Presence, announc
 from agentbus.version import __version__
 from agentbus_worker.claim_records import ClaimRecords
 from agentbus_worker.consumers import require_consumer
+from agentbus_worker.disk.threads import Disk
 from agentbus_worker.identity import Place, host_name
 from agentbus_worker.intake import Intake
 from agentbus_worker.metrics import Metrics, metrics_of
@@ -39,11 +41,12 @@ from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.job import Job
 from agentbus_worker.settling.lease_monitor import LeaseMonitor
 from agentbus_worker.settling.outbox import Outbox
+from agentbus_worker.settling.outcome import NOT_STARTED, OUT_OF_MEMORY
 from agentbus_worker.settling.server_clock import ServerClock
 from agentbus_worker.settling.slots import Reservation, Slots
 from agentbus_worker.settling.unsettled import Unsettled
-from agentbus_worker.signals import Stop
-from agentbus_worker.state_folder import StateFolder, locked_state
+from agentbus_worker.signals import Stop, unless_set
+from agentbus_worker.state_folder import StateFolder, lock_state
 from agentbus_worker.watchdog import Watchdog, watched
 
 log = logging.getLogger("agentbus.worker")
@@ -52,13 +55,13 @@ _RETRY_S: Final = 2.0
 _PATROL_S: Final = 2.0
 _PRESENCE_PAUSE_S: Final = 2.0
 """How soon a change of the free slots is announced. People look at it, so more often would only load the bus."""
-_T = TypeVar("_T")
 
 
 class _Local(NamedTuple):
     """What a worker has on its machine, and what earlier ones have left there."""
 
     folder: StateFolder
+    disk: Disk
     outbox: Outbox
     claims: ClaimRecords
     left: Predecessors
@@ -102,38 +105,47 @@ class Worker:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(watched(self._watchdog))
             metrics = stack.enter_context(metrics_of(config, self._watchdog.why_unhealthy))
-            folder = stack.enter_context(locked_state(config.worker.state_dir, settings.urls, config.agent.id))
+            disk = Disk()
+            stack.callback(disk.close)
+            lock = functools.partial(lock_state, config.worker.state_dir, settings.urls, config.agent.id)
+            if (folder := await unless_set(self._stop.drain, disk.state.run(lock, timeout_s=None))) is None:
+                log.info("worker %s stopped before it had a state folder", self.instance)
+                return
+            stack.callback(folder.release)
+            await stack.enter_async_context(disk)  # so that all is written before another worker may have the folder
             # Not later: a bus that is away is no failed start, nor is a command of an earlier worker that does not end.
             self._watchdog.ready("connecting to the bus")
-            outbox = Outbox(folder.outbox, config.outcomes_on_disk)
+            outbox = Outbox(folder.outbox, config.outcomes_on_disk, disk)
             metrics.show("outbox_entries", outbox.count)
             if HAS_SUPERVISORS:
                 become_subreaper()
             close_on_exec()
-            left = Predecessors(folder.claims)
-            orphans = await end_orphans(folder.children, config.worker.kill_grace_seconds, left.workers)
+            left = await disk.state.run(lambda: Predecessors(folder.claims, disk.state), timeout_s=None)
+            orphans = await end_orphans(folder.children, config.worker.kill_grace_seconds, left.workers, disk.state)
             left.ended(orphans)
-            children = Children(folder.children, slots=config.worker.concurrency, left=orphans.left)
+            children = Children(folder.children, slots=config.worker.concurrency, left=orphans.left, disk=disk.state)
             stack.enter_context(children)
-            claims = stack.enter_context(ClaimRecords(folder.claims, children.worker, Place.here()))
+            claims = ClaimRecords(folder.claims, children.worker, Place.here())
+            await disk.state.run(claims.__enter__, timeout_s=None)
+            stack.push(claims)
             stack.push_async_callback(children.close)
             dial = stack.enter_async_context(connect(settings, retry_on_failed_connect=True, on_state=self._on_state))
-            bus = await _unless_set(self._stop.drain, dial)
+            bus = await unless_set(self._stop.drain, dial)
             if bus is not None:
-                await self._serve(bus, _Local(folder, outbox, claims, left, children, metrics))
+                await self._serve(bus, _Local(folder, disk, outbox, claims, left, children, metrics))
         log.info("worker %s stopped", self.instance)
 
     async def _serve(self, bus: Bus, local: _Local) -> None:
         if warning := version_warning(bus.server_version):
             log.warning("%s", warning)
         config, outbox, left = self._config, local.outbox, local.left
-        lease_s = await _unless_set(self._stop.drain, require_consumer(bus, config))
+        lease_s = await unless_set(self._stop.drain, require_consumer(bus, config))
         self._register_gauges(local.metrics, bus)
         if lease_s is None:
             return
         context = self._context(bus, local, lease_s)
         unsettled = context.unsettled
-        if await _unless_set(self._stop.drain, left.recover(bus, config, outbox, unsettled)) is None:
+        if await unless_set(self._stop.drain, left.recover(bus, config, outbox, unsettled)) is None:
             return
         remove_listener = bus.on_reconnect(self._renew_all)
         await bus.subscribe(subjects.control(config.agent.id), self._on_control)
@@ -183,6 +195,7 @@ class Worker:
             children=local.children,
             held=self._jobs,
             metrics=metrics,
+            disk=local.disk,
         )
 
     def _register_gauges(self, metrics: Metrics, bus: Bus) -> None:
@@ -222,6 +235,8 @@ class Worker:
                     job.stop_now()
                 with job.traced():
                     await job.run(reservation)
+            except MemoryError:  # once more, while the job was to go back: its lease expires instead
+                self._pause.begin(NOT_STARTED, OUT_OF_MEMORY)
             finally:
                 del self._jobs[job.key]
                 self._changed.set()
@@ -241,7 +256,7 @@ class Worker:
         if running:
             timeout_s = self._config.worker.drain_timeout_seconds
             log.info("stopping: %d running; waiting for up to %g s (signal again to end now)", len(running), timeout_s)
-            await _unless_set(self._stop.now, asyncio.wait(set(running), timeout=timeout_s))
+            await unless_set(self._stop.now, asyncio.wait(set(running), timeout=timeout_s))
             if running:
                 log.warning("stopping: %d tasks are still running and are ended now", len(running))
         self._stop.now.set()
@@ -322,22 +337,6 @@ class Worker:
             paused=paused,
             refused=unsettled.overdue,
         )
-
-
-async def _unless_set(event: asyncio.Event, work: Coroutine[Any, Any, _T] | asyncio.Future[_T]) -> _T | None:
-    """Return the result of `work`; if `event` is set first, cancel `work` and return None."""
-    waits = asyncio.create_task(event.wait())
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({task, waits}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        return None
-    finally:
-        waits.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
 
 
 async def _fail_when_ended(bus: Bus) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from agentbus.admin.doctor.finding import Finding
 from agentbus.bus.jetstream import Bus
+from agentbus.config.addresses import Address
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.config.schema import CoordinatorConfig
 from agentbus.config.worker_schema import WorkerConfig
@@ -16,11 +17,25 @@ RoleConfig = CoordinatorConfig | WorkerConfig
 
 
 @dataclass(frozen=True, slots=True)
+class FolderFacts:
+    """What the folder of a bus says about its bounds.
+
+    Attributes:
+        connections_of_agent: how many connections an agent may have.
+        monitoring: where its server answers questions about itself, on this machine.
+    """
+
+    connections_of_agent: int | None = None
+    monitoring: Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CheckContext:
     """The role that is checked, with its connection to the bus.
 
     Attributes:
         messages: the errors that the server has sent on the connection so far, such as refused subscriptions.
+        folder: what the folder of the bus says, where it is on this machine.
     """
 
     role: Role
@@ -28,6 +43,7 @@ class CheckContext:
     settings: ConnectionSettings
     bus: Bus
     messages: list[str] = field(default_factory=list[str])
+    folder: FolderFacts = FolderFacts()
 
     @property
     def agent(self) -> str:

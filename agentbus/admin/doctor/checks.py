@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from agentbus.admin.doctor.check_context import Check, Role
-from agentbus.admin.doctor.consumer import check_consumer, check_foreign_consumers
+from agentbus.admin.doctor.consumer import check_consumer, check_foreign_consumers, check_tasks_in_work
 from agentbus.admin.doctor.permissions import check_excessive, check_required
-from agentbus.admin.doctor.server import check_clock, check_version
+from agentbus.admin.doctor.server import check_clock, check_connections, check_version
 from agentbus.admin.doctor.streams import check_all_streams, check_lost_tasks, check_streams
 from agentbus.admin.doctor.workers import check_workers
 
@@ -17,6 +17,7 @@ CHECKS: Final[Mapping[Role, Sequence[Check]]] = {
         check_clock,
         check_streams,
         check_lost_tasks,
+        check_tasks_in_work,
         check_workers,
         check_required,
         check_excessive,
@@ -24,9 +25,11 @@ CHECKS: Final[Mapping[Role, Sequence[Check]]] = {
     "administrator": (
         check_version,
         check_clock,
+        check_connections,
         check_all_streams,
         check_lost_tasks,
         check_foreign_consumers,
+        check_tasks_in_work,
         check_workers,
         check_required,
     ),

@@ -1,8 +1,9 @@
 """The outcome of one check: ok, a warning or a failure, with what fixes it."""
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Final, Literal
 
+RAISE_LIMIT: Final = "raise it: docs/how-to/growing.md#limits"
 Verdict = Literal["ok", "warning", "failed"]
 
 

@@ -4,8 +4,9 @@ If a check fails on which later ones depend, these are skipped.
 """
 
 from collections.abc import AsyncGenerator
+from typing import Final
 
-from agentbus.admin.doctor.check_context import CheckContext, Role, RoleConfig, agent_of
+from agentbus.admin.doctor.check_context import CheckContext, FolderFacts, Role, RoleConfig, agent_of
 from agentbus.admin.doctor.checks import CHECKS
 from agentbus.admin.doctor.finding import Finding, Verdict, failed, ok
 from agentbus.admin.doctor.machine import check_machine
@@ -16,15 +17,18 @@ from agentbus.config.connection_settings import ConnectionSettings, connection_s
 from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import AgentBusError, AuthenticationError, BusUnavailableError
 
+_NO_FOLDER: Final = FolderFacts()
+
 
 async def run_checks(
-    role: Role, config: RoleConfig, source: str, *, probe: str | None = None
+    role: Role, config: RoleConfig, source: str, *, probe: str | None = None, folder: FolderFacts = _NO_FOLDER
 ) -> AsyncGenerator[Finding]:
     """Check everything that a role needs, with its own configuration and credentials.
 
     Args:
         source: where the configuration comes from, for the report.
         probe: an agent that gets a small task, for a round trip through a real worker.
+        folder: what the folder of the bus says, where it is on this machine.
     """
     yield ok("configuration", source)
     if isinstance(config, WorkerConfig):
@@ -44,12 +48,12 @@ async def run_checks(
         # Without TLS there is no signing in, which would fail for the same reason.
         reached = reached or (found.get("tcp") == "ok" and found.get("tls") != "failed")
     if reached:
-        async for finding in _on_the_bus(role, config, settings, probe):
+        async for finding in _on_the_bus(role, config, settings, probe, folder):
             yield finding
 
 
 async def _on_the_bus(
-    role: Role, config: RoleConfig, settings: ConnectionSettings, probe: str | None
+    role: Role, config: RoleConfig, settings: ConnectionSettings, probe: str | None, folder: FolderFacts
 ) -> AsyncGenerator[Finding]:
     """Sign in and run the checks of the role; an error that a check does not handle itself ends them."""
     messages: list[str] = []
@@ -58,7 +62,7 @@ async def _on_the_bus(
         async with signed_in(settings, messages) as bus:
             connected = True
             yield ok("sign-in", f"{identity(settings)}, on {settings.servers}")
-            context = CheckContext(role, config, settings, bus, messages)
+            context = CheckContext(role, config, settings, bus, messages, folder)
             for check in CHECKS[role]:
                 async for finding in check(context):
                     yield finding

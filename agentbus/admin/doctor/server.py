@@ -1,18 +1,26 @@
-"""Checks the server: its version, and its clock against that of this machine."""
+"""Checks the server: its version, its connections, and its clock against that of this machine."""
 
+import asyncio
+import http.client
 import time
 from collections.abc import AsyncIterator
 from typing import Final
 
 from agentbus.admin.doctor.check_context import CheckContext
-from agentbus.admin.doctor.finding import Finding, ok, warning
+from agentbus.admin.doctor.finding import RAISE_LIMIT, Finding, ok, warning
 from agentbus.admin.server_versions import version_warning
+from agentbus.bus.bounds.fill import WARNED_FROM
+from agentbus.config.addresses import Address
 from agentbus.config.worker_schema import WorkerConfig
-from agentbus.errors import PermissionDeniedError, SetupMissingError
+from agentbus.errors import MessageError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
+from agentbus.protocol.json_codec import Json, decode, object_in
 
 # NTP keeps clocks closer than that; a larger difference makes times in logs misleading.
 _CLOCK_OFFSET_S: Final = 2.0
+_MONITORING_TIMEOUT_S: Final = 2.0
+_MAX_ANSWER_BYTES: Final = 1 << 20
+"""Of the monitoring port: a server of agentbus answers with some 10 KB."""
 
 
 async def check_version(context: CheckContext) -> AsyncIterator[Finding]:
@@ -49,3 +57,33 @@ async def check_clock(context: CheckContext) -> AsyncIterator[Finding]:
         yield warning("clock", text, fix)
     else:
         yield ok("clock", "agrees with the server's")
+
+
+async def check_connections(context: CheckContext) -> AsyncIterator[Finding]:
+    """Ask the server on its monitoring port, where that is known, how many connections it has of those that it takes.
+
+    Yields nothing if it does not answer there.
+    """
+    if context.folder.monitoring is None:
+        return
+    try:
+        told = object_in(decode(await asyncio.to_thread(_varz, context.folder.monitoring)))
+    except (OSError, http.client.HTTPException, MessageError):
+        return
+    count, bound = (_number(told, name) for name in ("connections", "max_connections"))
+    if 0 < WARNED_FROM * bound <= count:
+        yield warning("connections", f"the server has {count} connections, and takes {bound}", RAISE_LIMIT)
+
+
+def _varz(monitoring: Address) -> bytes:
+    connection = http.client.HTTPConnection(monitoring.host, monitoring.port, timeout=_MONITORING_TIMEOUT_S)
+    try:
+        connection.request("GET", "/varz")
+        return connection.getresponse().read(_MAX_ANSWER_BYTES)
+    finally:
+        connection.close()
+
+
+def _number(told: dict[str, Json], name: str) -> int:
+    value = told.get(name)
+    return value if isinstance(value, int) else 0

@@ -1,15 +1,14 @@
 """`agentbus task`: publishes, shows, awaits, cancels, answers and retries tasks."""
 
-import codecs
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from agentbus.cli import lazy, output
+from agentbus.cli.coordinator.publish import publish
 from agentbus.cli.options import (
     AgentId,
-    TaskId,
     TaskName,
     agent_of_task_option,
     agent_option,
@@ -18,16 +17,12 @@ from agentbus.cli.options import (
     with_coordinator,
 )
 from agentbus.cli.waiting_tasks import warn_without_worker
-from agentbus.errors import MessageError
-from agentbus.terminal import standard_input
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agentbus.coordinator import Coordinator
-    from agentbus.protocol.json_codec import Json
     from agentbus.protocol.ledger_entry import State
-    from agentbus.task_handle import PublishedTask
     from agentbus.tasks.presence import PausedWorker
     from agentbus.tasks.status import TaskStatus
 
@@ -43,97 +38,7 @@ def task() -> None:
     """Publish tasks, follow them, and act on them."""
 
 
-# -- publish ----------------------------------------------------------------------------------------------------
-
-
-@task.command(
-    short_help="Publish a task to one or several agents.",
-    epilog="""\b
-Examples:
-  agentbus task publish --to code --task-type review_pr "Review PR 123 of org/repo"
-  agentbus task publish --to code --to doc --task-type release --payload-fmt json '{"version": "1.2"}'
-  git diff | agentbus task publish --to code --task-type review -
-
-\b
-Prints the published message as one line of JSON, or a JSON list when there are several targets.""",
-)
-@click.option("--to", "targets", metavar="ID", type=AgentId(), multiple=True, required=True, help="Agent; repeatable.")
-@click.option("--task-type", metavar="TYPE", required=True, help="What kind of task it is, e.g. review_pr.")
-@click.option("--from", "sender", metavar="ID", type=AgentId(), help="Sender.  [default: the coordinator, main]")
-@click.option("--reply-to", metavar="ID", type=AgentId(), help="Whose inbox gets the result.  [default: the sender]")
-@click.option("--payload-fmt", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option(
-    "--task-id",
-    metavar="ID",
-    type=TaskId(),
-    help="Your own id: publishing it again makes no second task. With several targets it becomes ID-<agent>.",
-)
-@bus_options
-@click.argument("content")
-def publish(
-    content: str,
-    nats_url: str | None,
-    config: "Path | None",
-    payload_fmt: Literal["text", "json"],
-    **options: Any,
-) -> None:
-    """Publish a task to one or several agents. CONTENT is its text; `-` reads it from standard input.
-
-    The command returns once the bus has stored every task on disk.
-    """
-    text = _standard_input() if content == "-" else content
-    if not text.strip():
-        raise MessageError("the content is empty; nothing was published. An agent would be started for nothing")
-    value = _json(text) if payload_fmt == "json" else text
-    lazy.session.run_connected(
-        nats_url, config, partial(_publish, content=value, payload_format=payload_fmt, **options)
-    )
-
-
-def _standard_input() -> str:
-    data = standard_input()
-    try:
-        return data.decode("utf-8-sig")  # some programs write a byte order mark, which is no part of the text
-    except UnicodeDecodeError as error:
-        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        what = "; it is UTF-16: convert it first" if utf16 else ""
-        raise MessageError(f"standard input is not UTF-8 text (byte {error.start}){what}") from None
-
-
-def _json(text: str) -> "Json":
-    data = text.removeprefix("\ufeff").encode(errors="surrogateescape")
-    try:
-        value = lazy.json_codec.decode(data)
-        lazy.json_codec.refuse_changes(data)
-    except MessageError as error:
-        raise MessageError(f"the content is {error}; leave out --payload-fmt json to send it as text") from None
-    return value
-
-
-async def _publish(bus: "Coordinator", *, targets: tuple[str, ...], content: "Json", **options: Any) -> None:
-    from agentbus.task_handle import TaskFailure  # noqa: PLC0415
-
-    outcomes = await bus.publish_to(targets, content, **options)
-    failures = [one.error for one in outcomes if isinstance(one, TaskFailure)]
-    published = [one for one in outcomes if not isinstance(one, TaskFailure)]
-    await _print_published(bus, published, as_list=len(outcomes) > 1)
-    if failures:
-        if len(outcomes) == 1:
-            raise failures[0]
-        raise click.ClickException(f"{len(failures)} of {len(outcomes)} not published: {failures[0]}")
-
-
-async def _print_published(bus: "Coordinator", published: "list[PublishedTask]", *, as_list: bool) -> None:
-    for task in published:
-        await warn_without_worker(bus, task.agent)
-        if task.known:
-            again = ", and its message is stored again" if task.stored_again else ""
-            output.remark(f"the task {task.id} was published before{again}; it is {task.state_at_publish}")
-    messages: list[Json] = [task.message.to_json() for task in published]
-    if messages and output.on_terminal():
-        output.remark(f"published as {bus.agent} on {bus.bus.settings.servers}")
-    if messages:
-        output.json_line(messages if as_list else messages[0])
+task.add_command(publish)
 
 
 # -- show ------------------------------------------------------------------------------------------------------
@@ -163,7 +68,8 @@ Examples:
   agentbus task list --state failed --limit 50 | jq -r .id
 
 \b
-If there are older tasks, the option --cursor that continues the list is printed on standard error.""",
+If there are older tasks, the option --cursor that continues the list is printed on standard error. A search for a
+state that is rare among many tasks says there how far it is; Ctrl-C ends it with what it has found.""",
 )
 @agent_option()
 @click.option("--owner", metavar="ID", type=AgentId(), help="Only tasks of this coordinator.")
@@ -181,27 +87,7 @@ async def list_(
     cursor: int | None,
 ) -> None:
     """List tasks without their results, the last changed first."""
-    found = await bus.list_tasks(agent=agent, owner=owner, state=state, limit=limit, cursor=cursor)
-    if output.on_terminal():
-        owned = any(status.owner != bus.agent for status in found.tasks)
-        columns = ["changed", "agent", *(["owner"] if owned else []), "state", "attempt", "type", "task"]
-        output.table(columns, [_row(status, owned=owned) for status in found.tasks])
-    else:
-        for status in found.tasks:
-            output.json_line(status.to_json(with_result=False))
-    for fault in found.unreadable:
-        output.remark(f"warning: {fault}")
-    if found.cursor is not None:
-        why = "the search stopped early; " if found.partial else ""
-        output.remark(f"{why}older tasks: --cursor {found.cursor}")
-
-
-def _row(status: "TaskStatus", *, owned: bool) -> list[str]:
-    entry = status.record.entry
-    changed = f"{status.record.changed_at:%Y-%m-%d %H:%M:%S}"
-    owner = [status.owner] if owned else []
-    attempt = str(entry.attempt or "")
-    return [changed, status.agent, *owner, status.state_in_words, attempt, entry.task_type, status.task_id]
+    await lazy.task_search.TaskSearch(bus, limit, cursor).run(agent=agent, owner=owner, state=state)
 
 
 def _show(status: "TaskStatus") -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from agentbus.admin.doctor.check_context import Role, RoleConfig
+    from agentbus.admin.doctor.check_context import FolderFacts, Role, RoleConfig
     from agentbus.admin.doctor.finding import Finding
 
 _TEXT_AT: Final = 23
@@ -75,9 +75,23 @@ def doctor(role: "Role", probe: str | None, nats_url: str | None, config: "Path 
             show(lazy.finding.Finding("files", "warning", text))
         if hint := lazy.folder.older_layout(config):
             show(lazy.finding.Finding("layout", "warning", hint, "agentbus init --upgrade FOLDER"))
-        lazy.asyncio.run(_run_checks(role, loaded, source, probe, show))
+        lazy.asyncio.run(_run_checks(role, loaded, source, probe, _folder_facts(role, config), show))
     if any(finding.verdict == "failed" for finding in findings):
         sys.exit(1)
+
+
+def _folder_facts(role: "Role", config: "Path | None") -> "FolderFacts":
+    """Read what the folder of the bus says, if this is its administrator's configuration."""
+    if role == "administrator" and config is not None:
+        try:
+            bus = lazy.folder.BusFolder(config.parent)
+        except ConfigError:
+            pass  # not in the folder of a bus
+        else:
+            if config.resolve() == bus.administrator.resolve():
+                where = lazy.server_folder.monitoring_address(bus.servers[0])
+                return lazy.check_context.FolderFacts(bus.connections_of_agent, where)
+    return lazy.check_context.FolderFacts()
 
 
 async def _run_checks(
@@ -85,9 +99,10 @@ async def _run_checks(
     loaded: "RoleConfig",
     source: str,
     probe: str | None,
+    folder: "FolderFacts",
     show: "Callable[[Finding], None]",
 ) -> None:
-    async with aclosing(lazy.run_checks.run_checks(role, loaded, source, probe=probe)) as findings:
+    async with aclosing(lazy.run_checks.run_checks(role, loaded, source, probe=probe, folder=folder)) as findings:
         async for finding in findings:
             show(finding)
 

@@ -203,6 +203,8 @@ def _core_messages(parties: Sequence[Party]) -> tuple[_Shared, _Shared]:
     Of two overlapping subjects, the narrower one is shared. Only subjects that name the same agent can overlap, or
     those of which one has a wildcard there. So listeners are found by that name: comparing each pair of parties would
     take minutes for some thousand agents, at each change of one of them.
+
+    All are in the order of the parties, in which earlier versions wrote them: an upgrade changes no line for nothing.
     """
     listeners = _listeners(parties)
     all_listeners = [one for of_agent in listeners.values() for one in of_agent]
@@ -217,6 +219,7 @@ def _core_messages(parties: Sequence[Party]) -> tuple[_Shared, _Shared]:
                 if shared is not None:
                     sent[index].append((other, shared))
                     received[other].append((index, shared))
+        sent[index].sort(key=lambda one: one[0])  # by party; what goes to one stays in order
     return sent, received
 
 

@@ -121,6 +121,11 @@ class BusFolder:
         return credentials.tasks_secret_file(self.path, self._manifest)
 
     @property
+    def connections_of_agent(self) -> int:
+        """How many connections one agent may have, as far as `accounts.conf` was written since."""
+        return self._manifest.bus.max_connections
+
+    @property
     def queue_apart(self) -> bool:
         """Whether the queue has an account of its own; in the older layout, all streams lie in one."""
         return self._manifest.queue_apart

@@ -20,6 +20,7 @@ DEFAULT_CLUSTER_PORT: Final = 6222
 DEFAULT_CONNECTIONS: Final = 4096
 """To one server, of all parties together: a hundred machines with some workers each."""
 CLUSTER_SIZES: Final = (3, 5)
+_MONITORING: Final = re.compile(r'^http:\s*"?([^"\s]+)"?\s*$', re.MULTILINE)
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 
@@ -140,6 +141,24 @@ class Settings:
     max_memory: str
     max_file: str
     connections: int = DEFAULT_CONNECTIONS
+
+
+def monitoring_address(server: ServerFolder) -> Address | None:
+    """Return where a single server answers questions about itself; None if its configuration does not say it plainly.
+
+    The operator may have changed the configuration. A member of a cluster runs on another machine.
+    """
+    try:
+        text = server.configuration.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    found = _MONITORING.search(text)
+    if found is None or server.member is not None:
+        return None
+    try:
+        return read_address(found[1])
+    except ConfigError:  # a free port, which the server has chosen
+        return None
 
 
 def server_folders(bus: Path, members: Sequence[Member]) -> tuple[ServerFolder, ...]:

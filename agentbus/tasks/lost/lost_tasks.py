@@ -6,11 +6,14 @@ no worker will ever get it. A party that may read the queue proves it. Others ca
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import OrderedConsumer, position_before_newest
+from agentbus.bus.ordered_consumer import OrderedConsumer
+from agentbus.bus.pull_consumer import Delivery
+from agentbus.bus.reading.backwards import read_backwards
 from agentbus.errors import CorruptEntryError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import STATE
@@ -75,7 +78,7 @@ async def lost_tasks(
     Returns those that are lost, and those that this has settled for that reason; at most 50, the longest lost first.
 
     Args:
-        newest: how many entries are searched, those that changed last; None for all.
+        newest: how many entries are searched, about, those that changed last; None for all.
 
     Raises:
         SetupMissingError: there is no ledger on this bus.
@@ -166,13 +169,18 @@ async def _entry_now(bus: Bus, key: TaskKey) -> Record | NoEntry:
 
 async def _queued(bus: Bus, wanted: str, owner: str | None, newest: int | None) -> list[TaskKey]:
     """Read which tasks the ledger has as queued, by their last change, the oldest first."""
-    found: dict[TaskKey, None] = {}
-    after = await position_before_newest(bus, subjects.STATE_STREAM, wanted, newest) if newest is not None else 0
-    async with OrderedConsumer(bus, subjects.STATE_STREAM, wanted, after=after, headers_only=True) as consumer:
-        async for message in consumer.backlog():
-            key = subjects.parse_state(message.subject)
-            if key is not None:
-                found.pop(key, None)
-            if key is not None and message.headers.get(STATE) == "queued" and owner in (None, key.owner):
-                found[key] = None
-    return list(found)
+
+    def keep(entry: Delivery) -> bool:
+        key = subjects.parse_state(entry.subject) if entry.headers.get(STATE) == "queued" else None
+        return key is not None and owner in (None, key.owner)
+
+    found: dict[TaskKey, None] = {}  # an entry may be read twice, while it changes
+    # A window has room for four times as many entries as it is asked for.
+    reading = read_backwards(bus, subjects.STATE_STREAM, wanted, keep=keep, count=max(1, (newest or SEARCHED) // 4))
+    async with aclosing(reading) as windows:
+        async for window in windows:
+            keys = map(subjects.parse_state, [entry.subject for entry in window.messages])
+            found |= dict.fromkeys(key for key in keys if key is not None and key not in found)
+            if newest is not None:
+                break
+    return list(reversed(found))

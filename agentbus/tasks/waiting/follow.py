@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import OrderedConsumer
+from agentbus.bus.ordered_consumer import OrderedConsumer, Start
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import STATE
@@ -29,7 +29,7 @@ async def follow(bus: Bus, tasks: WatchedTasks) -> None:
         BusError: the ledger cannot be followed.
     """
     keys = tasks.unsettled()
-    if by_keys(bus, keys):
+    if len(keys) == 1 or (bus.reads_whole_ledger and len(keys) <= _MOST_KEYS):
         try:
             await _Following(bus, tasks).of_keys(keys)
         except PermissionDeniedError:
@@ -39,11 +39,6 @@ async def follow(bus: Bus, tasks: WatchedTasks) -> None:
         else:
             return
     await _Following(bus, tasks).of_all(keys)
-
-
-def by_keys(bus: Bus, keys: Sequence[TaskKey]) -> bool:
-    """Whether these tasks are followed by their keys. Then a replica that lags behind hides no change for good."""
-    return len(keys) == 1 or (bus.reads_whole_ledger and len(keys) <= _MOST_KEYS)
 
 
 class _Following:
@@ -56,7 +51,7 @@ class _Following:
         self._opened: asyncio.Future[datetime | None] = asyncio.get_running_loop().create_future()
 
     async def of_keys(self, keys: Sequence[TaskKey]) -> None:
-        """Follow these entries alone. A consumer tells the newest of each first, so no change falls in between."""
+        """Follow these entries alone, which are delivered whole."""
         parts = [keys[at : at + _KEYS_AT_ONCE] for at in range(0, len(keys), _KEYS_AT_ONCE)]
         await self._until_over(*(self._part(part) for part in parts))
 
@@ -84,15 +79,24 @@ class _Following:
 
     async def _part(self, keys: Sequence[TaskKey]) -> None:
         wanted = [subjects.state(key) for key in keys]
-        filters = wanted if len(wanted) > 1 else wanted[0]  # the right to follow one key, every user has
-        left = set(keys)
-        async with OrderedConsumer(self._bus, subjects.STATE_STREAM, filters, after="last_per_subject") as consumer:
+        alone = wanted[0] if len(wanted) == 1 else None  # the right to follow one key, every user has
+        # To begin with the newest entry of several keys, the server would look at all of the ledger.
+        after: Start = "last_per_subject" if alone is not None else "new"
+        async with OrderedConsumer(self._bus, subjects.STATE_STREAM, alone or wanted, after=after) as consumer:
             self._note_opened(consumer)
+            if alone is None:
+                await self._read_again(keys)
+            left = {key for key in keys if not self._tasks.is_settled(key)}
             while left:
                 for change in await consumer.next_several():
                     self._tasks.take(change.stored)
                 left = {key for key in left if not self._tasks.is_settled(key)}
                 self._note()
+
+    async def _read_again(self, keys: Sequence[TaskKey]) -> None:
+        """Read entries again now that the consumer exists, so that no change falls between the two."""
+        await self._tasks.read_again(self._bus, keys)
+        self._note()
 
     async def _whole(self, keys: Sequence[TaskKey]) -> None:
         agents, owners = {key.agent for key in keys}, {key.owner for key in keys}
@@ -101,8 +105,7 @@ class _Following:
             self._bus, subjects.STATE_STREAM, wanted, after="new", headers_only=True
         ) as consumer:
             self._note_opened(consumer)
-            # Read again now that the consumer exists, so that no change falls between the two.
-            await self._tasks.read_again(self._bus)
+            await self._read_again(keys)
             while not self._tasks.enough:
                 changes = await consumer.next_several()
                 await self._tasks.take_changes(

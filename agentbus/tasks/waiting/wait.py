@@ -14,7 +14,7 @@ from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.task_names import TaskQuery
 from agentbus.tasks.find import Found, find_all
 from agentbus.tasks.status import Waited
-from agentbus.tasks.waiting.follow import by_keys, follow
+from agentbus.tasks.waiting.follow import follow
 from agentbus.tasks.waiting.paused_agents import OnPaused, PausedAgents
 from agentbus.tasks.waiting.watched_tasks import OnChange, Until, WatchedTasks
 
@@ -29,8 +29,8 @@ _EXPIRY_LOOK_S: Final = 120.0
 """How often a wait looks for tasks that can no longer run: that changes no ledger entry, so the consumer does not show
 it. As often as a task can be settled as lost."""
 _LAG_LOOK_S: Final = 5.0
-"""How often a wait in a cluster reads all tasks again that are not followed by their keys. A lagging replica may have
-answered the first read without a change that happened before the consumer was made."""
+"""How often a wait for several tasks in a cluster reads them again. A lagging replica may have answered the first read
+without a change that happened before the consumer was made."""
 
 
 async def wait_for(
@@ -78,7 +78,7 @@ async def _wait(bus: Bus, watched: WatchedTasks, timeout_s: float | None) -> Wai
             while not watched.enough:
                 try:
                     with suppress(TimeoutError):
-                        lags = bus.clustered and not by_keys(bus, watched.unsettled())
+                        lags = bus.clustered and len(watched.unsettled()) > 1
                         async with asyncio.timeout(_LAG_LOOK_S if lags else _EXPIRY_LOOK_S):
                             await follow(bus, watched)
                 except (BusUnavailableError, SetupMissingError, ApiError) as error:

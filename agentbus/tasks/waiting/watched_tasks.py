@@ -96,9 +96,10 @@ class WatchedTasks:
                 newest[key] = revision
         await self._read(bus, newest)
 
-    async def read_again(self, bus: Bus) -> None:
-        """Read all entries that are not at their end, whether or not they have changed."""
-        await self._read(bus, dict.fromkeys(self.unsettled(), 0))
+    async def read_again(self, bus: Bus, keys: Iterable[TaskKey] | None = None) -> None:
+        """Read entries that are not at their end, whether or not they have changed: of these tasks, or of all."""
+        wanted = self.unsettled() if keys is None else [key for key in keys if not self.is_settled(key)]
+        await self._read(bus, dict.fromkeys(wanted, 0))
 
     async def read_unread(self, bus: Bus) -> None:
         """Read what is known to have changed, and was not read so far."""
@@ -131,7 +132,8 @@ class WatchedTasks:
             except CorruptEntryError as error:
                 self._set_unreadable(key, error)
             else:
-                self._set(record)
+                if record.revision >= self._records[key].revision:  # a replica that lags behind may answer
+                    self._set(record)
 
         await concurrently(wanted, one, at_once=READS_AT_ONCE)
 

@@ -240,6 +240,7 @@ class ListedTask(Answer):
 class Listing(Answer):
     """Tasks by their last change, the newest first."""
 
+    note: SkipJsonSchema[str | None] = Field(default=None, description="How far a search has come that stopped early.")
     tasks: list[ListedTask]
     partial: SkipJsonSchema[bool | None] = Field(
         default=None, description="Whether the search stopped early; `next` goes on."

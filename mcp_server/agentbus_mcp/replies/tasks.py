@@ -62,7 +62,6 @@ def task_view(status: TaskStatus) -> TaskView:
 def listed_task(status: TaskStatus) -> ListedTask:
     """A task in a list."""
     entry = status.record.entry
-    error = (entry.result or {}).get("error")
     return ListedTask(
         task_id=status.task_id,
         agent=status.agent,
@@ -71,7 +70,7 @@ def listed_task(status: TaskStatus) -> ListedTask:
         changed_at=status.record.changed_at.isoformat(timespec="seconds"),
         task_type=short(entry.task_type, 60),
         attempt=entry.attempt if entry.attempt > 1 else None,
-        error=short(error, 120) if isinstance(error, str) and error else None,
+        error=short(status.error, 120) if status.error else None,
         failure=status.failure.code if status.failure else None,
     )
 

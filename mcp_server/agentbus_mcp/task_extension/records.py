@@ -4,6 +4,8 @@ A record is stored on the bus only, so it outlives the server that made it, and 
 serves it.
 """
 
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
@@ -12,7 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.coordinator import Coordinator
-from agentbus.errors import CorruptEntryError, MessageError, WrongRevisionError
+from agentbus.errors import BusError, CorruptEntryError, MessageError, WrongRevisionError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import KV_OPERATION
 from agentbus.protocol.ids import random_token
@@ -22,6 +24,8 @@ _LAG_PAUSE_S: Final = 0.1
 _TOKEN_CHARS: Final = 28
 """137 random bits: the id of an MCP task is the right to read and cancel it."""
 
+_LOOK_S: Final = 1.0
+"""How long a new task waits to learn how long the bus keeps results."""
 _MAX_TTL_MS: Final = 366 * 86_400_000
 
 
@@ -69,9 +73,16 @@ def new_task_id(tool: str) -> str:
 async def create(coordinator: Coordinator, tool: str, state: dict[str, Any], *, ttl_ms: int) -> StoredRecord:
     """Store a new record; when this returns, JetStream has it. It is removed again if the caller is cancelled before.
 
+    Args:
+        ttl_ms: how long it counts; less on a bus that keeps results for a shorter time.
+
     Raises:
         BusError: it cannot be stored.
     """
+    with suppress(BusError, TimeoutError):  # a user may not look; the promise is then that of a bus as set-up makes it
+        async with asyncio.timeout(_LOOK_S):
+            if kept_s := (await coordinator.bus.stream_info(subjects.RESULTS_STREAM)).max_age_s:
+                ttl_ms = min(ttl_ms, int(kept_s * 1000))
     now = datetime.now(UTC)
     record = TaskRecord(tool=tool, state=state, created_at=now, changed_at=now, ttl_ms=ttl_ms)
     return await coordinator.bus.begun.finish(_create(coordinator, new_task_id(record.tool), record))

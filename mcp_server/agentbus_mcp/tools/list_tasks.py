@@ -7,6 +7,7 @@ from mcp_types import CallToolResult
 from pydantic import Field
 
 from agentbus.protocol.ledger_entry import State
+from agentbus.tasks.listing.task_list import TaskList
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.replies.build import build_answer
 from agentbus_mcp.replies.models import Listing, NextCall
@@ -18,6 +19,9 @@ from agentbus_mcp.tools.parameters import AgentFilter, ListCursor
 MAX_LISTED: Final = 50
 _DEFAULT_LIMIT: Final = 20
 _MAX_UNREADABLE: Final = 10
+_SEARCH_S: Final = 10.0
+"""How long one call searches: some 400,000 entries, so that a model needs a handful of calls for a million. Hosts give
+a tool a minute."""
 
 
 def list_tasks_tool(bus_link: BusLink) -> Tool:
@@ -33,10 +37,19 @@ def list_tasks_tool(bus_link: BusLink) -> Tool:
         """List tasks by their last change, the newest first.
 
         Use it when you do not have the ids: after a restart, or to see what runs, waits for approval or has failed.
-        Then get_results with the ids.
+        Then get_results with the ids. A search among very many tasks ends after ten seconds with `partial`: the call in
+        `next` goes on.
         """
         coordinator = await bus_link.coordinator()
-        found = await coordinator.list_tasks(agent=agent, owner=asked_by, state=state, limit=limit, cursor=cursor)
+        found = await coordinator.list_tasks(
+            agent=agent,
+            owner=asked_by,
+            state=state,
+            limit=limit,
+            cursor=cursor,
+            with_results=False,
+            search_s=_SEARCH_S,
+        )
         again = {
             "agent": agent,
             "asked_by": asked_by,
@@ -47,6 +60,7 @@ def list_tasks_tool(bus_link: BusLink) -> Tool:
         arguments: dict[str, Any] = {key: value for key, value in again.items() if value is not None}
         data = Listing(
             tasks=[listed_task(status) for status in found.tasks],
+            note=_how_far(found) if found.partial else None,
             partial=found.partial or None,
             cursor=found.cursor,
             unreadable=[visible(fault) for fault in found.unreadable[:_MAX_UNREADABLE]] or None,
@@ -55,3 +69,9 @@ def list_tasks_tool(bus_link: BusLink) -> Tool:
         return build_answer(f"{len(data.tasks)} tasks.", data)
 
     return define(list_tasks, "List tasks", READS)
+
+
+def _how_far(found: TaskList) -> str:
+    """Say how far a search that stopped early has come."""
+    until = "" if found.reached is None else f" back to {found.reached.isoformat(timespec='seconds')}"
+    return f"searched{until}; {found.left} older entries are left: call next to go on"

@@ -13,13 +13,18 @@ from agentbus_mcp.transports.message_text import mended
 
 _OF_THE_SDK: Final = "_GET_stream"
 """The SDK files the answers of a session under the text of the request's id; under this one, what no request is for."""
+_MOST_GIVEN_UP: Final = 10_000
+"""How many requests without a client are remembered: more than run at a time, and some megabytes at most."""
+_LONGEST_REMEMBERED: Final = 256
+"""How long an id may be that is remembered. Clients number their requests, or use UUIDs."""
 
 
 class PostedMessages:
     """Passes requests on to an application of the SDK.
 
     The SDK answers only the last of several requests of one session that have the same id at once. So the others get
-    an id of their own on the way in, and have their own back on the way out.
+    an id of their own on the way in, and have their own back on the way out. The same is done for a request with the id
+    of one whose client has hung up: the SDK would give it that one's answer.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -27,6 +32,7 @@ class PostedMessages:
         self._app = app
         self._max_bytes = max_bytes
         self._in_use: set[tuple[bytes, str]] = set()
+        self._given_up: dict[tuple[bytes, str], None] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -45,17 +51,46 @@ class PostedMessages:
         if not isinstance(message, JSONRPCRequest) or not session:
             await self._app(scope, _again(body, receive, complete=complete), send)
             return
+        await self._serve_call(session, message, body, scope, receive, send)
+
+    async def _serve_call(
+        self, session: bytes, message: JSONRPCRequest, body: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Serve a request of a session, under an id that no other one has at this time."""
         key = session, str(message.id)
-        if key in self._in_use or key[1] == _OF_THE_SDK:
+        if key in self._in_use or key in self._given_up or key[1] == _OF_THE_SDK:
             other = secrets.token_hex(16)
             send = _with_id(send, other, message.id)
             body = message.model_copy(update={"id": other}).model_dump_json(exclude_unset=True).encode()
             key = session, other
         self._in_use.add(key)
+        answer = _Answer(send)
         try:
-            await self._app(scope, _again(body, receive, complete=True), send)
+            await self._app(scope, _again(body, receive, complete=True), answer)
         finally:
             self._in_use.discard(key)
+            if not answer.complete:
+                self._give_up(key)
+
+    def _give_up(self, key: tuple[bytes, str]) -> None:
+        """Note a request whose client has hung up. When it ends, and whether its session still exists, is not told."""
+        if len(key[1]) <= _LONGEST_REMEMBERED:
+            self._given_up[key] = None
+        if len(self._given_up) > _MOST_GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
+
+
+class _Answer:
+    """What is sent to a client; `complete` says whether that was all of it."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.complete = False
+
+    async def __call__(self, event: Message) -> None:
+        await self._send(event)
+        if event["type"] == "http.response.body" and not event.get("more_body", False):
+            self.complete = True
 
 
 async def _read(receive: Receive, max_bytes: int) -> tuple[bytes, bool]:

@@ -18,6 +18,7 @@ from mcp_types import HEADER_MISMATCH, ElicitResult
 
 from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
+from agentbus.bus.wanted.retention import Keep
 from agentbus.errors import TaskNotFoundError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record
@@ -75,6 +76,16 @@ def same(task: Wire, answer: Any) -> bool:
     found = answer.model_dump(mode="json", by_alias=True, exclude_none=True)
     found.pop("_meta", None)
     return task["result"] == found
+
+
+async def test_a_task_is_kept_no_longer_than_the_bus_keeps_results(
+    server: NatsServer, coordinator: Coordinator
+) -> None:
+    await set_up(coordinator.bus, keep=Keep(8, 16))
+    await publish(coordinator, "a")
+    async with tasks_on(server) as tasks:
+        created = await tasks.call("watch_results", {"task_ids": ["a"]})
+    assert created["ttlMs"] == 8 * DAY_MS
 
 
 # -- watching ---------------------------------------------------------------------------------------------------

@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import pytest
+
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
 from agentbus.protocol.ledger_entry import Claim, Record, claimed
 from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.listing import task_list
+from agentbus_mcp.tools import list_tasks
 from support.harness import eventually, worker, worker_toml
 from support.jobs import WAIT_S
 from support.mcp_harness import both_eras, data_of, error_of, in_memory, settle, text_of
@@ -86,6 +90,27 @@ async def test_tasks_are_listed_by_their_last_change_in_pages_and_by_state(
     assert [(task["task_id"], task["error"]) for task in failed["tasks"]] == [("t1", "it broke")]
     assert "next" not in failed
     assert [(task["task_id"], task["state"]) for task in of_doc["tasks"]] == [("t4", "queued")]
+
+
+async def test_a_search_that_stops_early_says_how_far_it_came_and_goes_on(
+    era: str, server: NatsServer, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await coordinator.publish("code", "work", task_type="test", task_id="old")
+    await settle(coordinator, "old", "x" * 10_000)
+    for number in range(30):
+        await coordinator.publish("code", "work", task_type="test", task_id=f"t{number}")
+    monkeypatch.setattr(list_tasks, "_SEARCH_S", 0)
+    monkeypatch.setattr(task_list, "_SCAN_FIRST", 1)
+    wanted = {"state": "completed", "limit": 2}
+    async with in_memory(server.url, era) as client:
+        first = data_of(await client.call_tool("list_tasks", wanted))
+        second = data_of(await client.call_tool(first["next"]["tool"], first["next"]["arguments"]))
+        third = data_of(await client.call_tool(second["next"]["tool"], second["next"]["arguments"]))
+    assert (first["tasks"], first["partial"]) == ([], True)
+    reached = (await coordinator.list_tasks(limit=30)).tasks[11].record.changed_at.isoformat(timespec="seconds")
+    assert first["note"] == f"searched back to {reached}; 19 older entries are left: call next to go on"
+    assert [task["task_id"] for task in third["tasks"]] == ["old"]
+    assert "note" not in third
 
 
 # -- list_agents ------------------------------------------------------------------------------------------------

@@ -48,16 +48,16 @@ class Legacy:
 
     def __init__(self, mcp: HttpServer, http: httpx2.AsyncClient) -> None:
         self._url, self._http = mcp.url, http
-        self._headers = dict(ACCEPT)
+        self.headers = dict(ACCEPT)
 
     async def begin(self) -> None:
         response = await self._http.post(self._url, json=INITIALIZE, headers=ACCEPT)
-        self._headers["Mcp-Session-Id"] = response.headers["mcp-session-id"]
+        self.headers["Mcp-Session-Id"] = response.headers["mcp-session-id"]
         initialized = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-        await self._http.post(self._url, json=initialized, headers=self._headers)
+        await self._http.post(self._url, json=initialized, headers=self.headers)
 
     async def post(self, body: bytes) -> httpx2.Response:
-        return await self._http.post(self._url, content=body, headers=self._headers)
+        return await self._http.post(self._url, content=body, headers=self.headers)
 
     async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         return answer_in(await self.post(json.dumps(request).encode()))
@@ -90,6 +90,31 @@ async def test_several_calls_of_a_session_with_one_id_are_each_answered(
         (7, name) for name in names
     ]
     assert again["result"]["structuredContent"]["state"] == "completed"
+
+
+async def test_a_client_that_hangs_up_and_uses_the_id_again_gets_the_answer_of_the_second_call(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    names = [f"job-{number}" for number in range(3)]
+    for name in names:
+        await coordinator.publish("code", "work", task_type="test", task_id=name)
+    serving = http_server(tmp_path / "mcp.log", "--nats-url", server.url)
+    async with serving as mcp, httpx2.AsyncClient(timeout=BOUND_S) as http:
+        legacy = Legacy(mcp, http)
+        await legacy.begin()
+        for name in names[:2]:
+            async with httpx2.AsyncClient(timeout=BOUND_S) as other:
+                watch = json.dumps(call(7, "watch_results", task_ids=[name])).encode()
+                async with other.stream("POST", mcp.url, content=watch, headers=legacy.headers):
+                    pass  # the head of the answer is there, so the call has begun
+            await legacy.ask(call(8, "get_task", task_id=name))
+        asked = asyncio.create_task(legacy.ask(call(7, "watch_results", task_ids=names[2:])))
+        look = await legacy.ask(call(9, "get_task", task_id=names[2]))
+        for name in names:
+            await settle(coordinator, name, f"of {name}")
+        answer = await asked
+    assert look["result"]["structuredContent"]["state"] == "queued"
+    assert (answer["id"], answer["result"]["structuredContent"]["results"][0]["output"]) == (7, "of job-2")
 
 
 async def test_half_a_character_is_read_in_both_eras(

@@ -69,6 +69,7 @@ class Replica:
         self._started_at = 0.0
         self._ending = False
         self.deaths: list[tuple[str, float]] = []
+        self.restarts: list[tuple[str, float]] = []
         self.wrong: list[str] = []
 
     @property
@@ -145,8 +146,11 @@ class Replica:
         return code
 
     def _start(self) -> subprocess.Popen[bytes]:
+        died = self.process if self.deaths and self.deaths[-1][0] == self.process else ""
         self._starts += 1
         self._started_at = time.time()
+        if died:
+            self.restarts.append((died, self._started_at))
         with self.log.with_suffix(".out").open("ab") as sink:
             popen = subprocess.Popen(
                 self._argv,
@@ -222,6 +226,11 @@ class Fleet:
         """Which process was killed when."""
         return [death for replica in self._replicas for death in replica.deaths]
 
+    @property
+    def restarts(self) -> list[tuple[str, float]]:
+        """Which process died, and when another one was started in its place."""
+        return [restart for replica in self._replicas for restart in replica.restarts]
+
     def said(self, text: str) -> int:
         """How often the workers have logged something."""
         return sum(replica.log.read_text(encoding="utf-8").count(text) for replica in self._replicas)
@@ -256,7 +265,7 @@ class Fleet:
                 os.kill(pid, signal.SIGKILL)
 
     def _left_on_disk(self) -> list[Path]:
-        names = ("outbox", "children", "tmp")
+        names = ("outbox", "children", "claims", "tmp")
         return sorted(path for name in names for path in self._state.glob(f"*/*/*/{name}/*"))
 
 

@@ -25,7 +25,7 @@ from system.chaos.ground import Ground, OneServer, ThreeServers
 from system.chaos.plan import FRAGILE_WORKER, PROGRAMS, Plan, PlannedTask
 from system.chaos.reruns import NONE, begun_during, counts, reruns
 from system.chaos.users import RIGHTS
-from system.chaos.verdict import Account, check, executions, longest_recovery, longest_silence_s
+from system.chaos.verdict import Account, check, executions, longest_recovery, longest_silence_s, recovery_after_restart
 
 if TYPE_CHECKING:
     from agentbus import Coordinator
@@ -327,6 +327,8 @@ class Storm:
             "commands run again": len(again),
             **counts(again),
             "longest recovery of a task": longest_recovery(fleet.deaths, ran, by_task),
+            "longest recovery after the restart of its worker": recovery_after_restart(fleet.restarts, ran, by_task),
+            "claims handed back by restarted workers": fleet.said("handed back for another attempt"),
             "longest silence after a server's death": f"{silence_s:.1f} s",
         }
         return account

@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from agentbus import Coordinator
@@ -111,6 +113,28 @@ def longest_recovery(deaths: Iterable[tuple[str, float]], ran: Sequence[Executio
                 died[execution.task_id] = max(died_at, died.get(execution.task_id, 0))
     longest_s, task_id = max(((stored[name] - at, name) for name, at in died.items()), default=(0.0, "none"))
     return f"{longest_s:.1f} s ({task_id})"
+
+
+def recovery_after_restart(
+    restarts: Iterable[tuple[str, float]], ran: Sequence[Execution], stored: Mapping[str, float]
+) -> str:
+    """The longest and the median time from the start of a worker in place of a dead one to the next run of a task.
+
+    Of the tasks that the dead one was running. That next run may have had to wait for a free slot, or for a server; a
+    result without another run, for an outcome that was on disk, counts as well.
+    """
+    waits: list[tuple[float, str]] = []
+    for process, started_at in restarts:
+        for execution in (one for one in ran if one.worker == process):
+            task_id = execution.task_id
+            later = [one.at for one in ran if one.task_id == task_id and one.attempt > execution.attempt]
+            following = min([*later, stored.get(task_id, inf)])
+            if started_at < following < inf:
+                waits.append((following - started_at, task_id))
+    if not waits:
+        return "none"
+    longest_s, task_id = max(waits)
+    return f"{longest_s:.1f} s ({task_id}), median {median(wait_s for wait_s, _ in waits):.1f} s of {len(waits)}"
 
 
 def longest_silence_s(moments: Iterable[float], stored: Iterable[float]) -> float:

@@ -13,7 +13,7 @@ from agentbus.protocol.messages import decode_task
 from agentbus.provision.nats_server import NatsServer
 from agentbus_worker.running.prompt import build_prompt
 from agentbus_worker.running.spawn import MAX_ARGUMENT_BYTES
-from support.harness import FAKE_AGENT, worker, worker_toml
+from support.harness import FAKE_AGENT, eventually, worker, worker_toml
 from support.jobs import acknowledged, agent_keys, counts, error, outcome, text
 
 LAST_WORD = {"argv": "{input}", "stdin": "-", "file": "@{input_file}"}
@@ -94,7 +94,7 @@ async def test_the_prompt_file_is_deleted_when_the_command_has_ended(
         assert status.state == "completed"
         file = Path(text(status).strip())
         assert file.is_relative_to(tmp_path)
-        assert not file.exists()
+        await eventually(lambda: not file.exists(), "it is deleted")
 
 
 # -- the other placeholders, and the working folder -------------------------------------------------------------

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from agentbus import Coordinator, TaskStatus
+from agentbus.bus.topology import consumer_config
+from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer
 from agentbus_worker.running.supervisor import Tree
 from agentbus_worker.running.unended import unended_of
@@ -239,5 +241,41 @@ async def test_a_command_that_has_outlived_its_killed_worker_is_named_by_the_nex
                     assert failure_of(status) == ("failed", "not_ended")
                     assert error(status).startswith("the worker was lost while it ran the task, and the command could")
             assert pid_in(tmp_path / "work" / task_id / "pid") == pid, "it was run again"
+        finally:
+            end([pid])
+
+
+TWICE = f"""case "$1" in
+*stay*) echo $$ > "$AGENTBUS_WORKDIR/pid"; exec {AS_ANOTHER} sleep 600;;
+*) [ -e "$AGENTBUS_WORKDIR/../again" ] && exec echo done; touch "$AGENTBUS_WORKDIR/../again"; exec sleep 600;;
+esac"""
+
+
+@needs_root
+@pytest.mark.long
+async def test_a_task_of_another_owner_with_the_id_of_a_command_that_has_outlived_its_worker_is_run_again(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    name = subjects.durable_of_parties("code")
+    config = consumer_config("code", name, of_parties=True, ack_wait_s=1.5)
+    await coordinator.bus.create_consumer(subjects.TASKS_STREAM, name, config)
+    await short_lease(coordinator)
+    limits: dict[str, Any] = {"kill_grace_seconds": 0.1, "workdir": tmp_path / "work", "concurrency": 2}
+    path = worker_toml(tmp_path, server.url, chat_cmd=["sh", "-c", TWICE, "sh", "{input}"], worker=limits)
+    alice = Coordinator(coordinator.bus, "alice")
+    async with worker(path, prefix=WITHOUT_KILL) as first:
+        await publish(coordinator, "stay", task_id="job")
+        hers = await alice.publish("code", "work", task_id="job")
+        pid = await pid_from(tmp_path / "work" / "job" / "pid")
+        try:
+            await eventually(lambda: is_of_another_user(pid), "it runs as another user")
+            await eventually((tmp_path / "work" / "again").exists, "hers runs, too")
+            await eventually(lambda: len([*tmp_path.glob("state/*/code/0/children/*-*.json")]) == 2, "both on record")
+            first.kill()
+            async with worker(path, prefix=WITHOUT_KILL):
+                mine = coordinator.task("job", agent="code", owner="main")
+                assert (await mine.result(timeout_s=BOUND_S)).status == "failed"
+                assert failure_of(await mine.status()) == ("failed", "not_ended")
+                assert (await hers.result(timeout_s=BOUND_S)).result == "done\n"
         finally:
             end([pid])

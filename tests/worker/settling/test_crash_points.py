@@ -204,7 +204,7 @@ async def test_a_task_whose_worker_dies_while_it_releases_it_is_run_by_the_next_
     assert (message["attempt"], runs(tmp_path)) == (1, 2)
 
 
-@pytest.mark.gate("answer not seen", "returned then")
+@pytest.mark.gate("answer not seen")
 @pytest.mark.parametrize(
     "case",
     [

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentbus.protocol.ledger_entry import CancelRequest, Entry, NoEntry, Record
+from agentbus.protocol.ledger_entry import CancelRequest, Entry, NoEntry, Record, lease_ended
 from agentbus.protocol.ledger_entry import Claim as ClaimRecord
 from agentbus.protocol.subjects import TaskKey
 from agentbus_worker.settling.decisions import (
@@ -15,12 +15,16 @@ from agentbus_worker.settling.decisions import (
     Decision,
     Defer,
     DropOutbox,
+    EndLease,
+    LeaveClaim,
     Policy,
     Republish,
     RepublishOutbox,
+    ReturnDelivery,
     SettleCancelled,
     SettleExhausted,
     on_delivery,
+    on_left_claim,
     on_outbox,
     retry_pause_s,
 )
@@ -208,3 +212,49 @@ def test_the_pause_doubles_with_each_attempt_and_ends_at_an_hour():
 def test_the_pause_of_any_attempt_is_at_most_an_hour(attempt: int):
     assert retry_pause_s(attempt, base_s=3600, jitter=1.5) == 3600
     assert retry_pause_s(attempt, base_s=0, jitter=0.5) == 0
+
+
+# -- a claim of a worker that died ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [{}, {"renewals": 7}, {"cancel": CANCEL}, {"attempt": MOST}])
+def test_the_lease_of_a_dead_worker_is_ended_while_the_ledger_has_its_claim(changes: dict[str, Any]):
+    found = record(working("mine", **changes))
+    assert on_left_claim(found, nonce="mine") == EndLease(found)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(record(queued()), id="queued"),
+        pytest.param(record(RELEASED), id="released under the same claim"),
+        pytest.param(record(settled("mine")), id="settled"),
+        pytest.param(record(settled("another")), id="settled by another worker"),
+        pytest.param(record(lease_ended(working("mine"), "new")), id="its lease is ended already"),
+    ],
+)
+def test_the_delivery_of_a_dead_worker_is_returned_while_no_worker_has_the_task(found: Record):
+    assert on_left_claim(found, nonce="mine") == ReturnDelivery()
+
+
+@pytest.mark.parametrize("found", [record(working("another")), NoEntry(REVISION)], ids=["working", "a new ledger"])
+def test_nothing_is_sent_for_a_task_that_another_worker_has_or_may_have(found: Record | NoEntry):
+    assert on_left_claim(found, nonce="mine") == LeaveClaim()
+
+
+@pytest.mark.parametrize(
+    ("changes", "policy"),
+    [
+        ({}, Policy(MOST)),
+        ({"attempt": MOST}, Policy(MOST)),
+        ({}, Policy(MOST, retry_lost=False)),
+        ({"cancel": CANCEL}, Policy(MOST)),
+    ],
+)
+def test_a_lease_that_was_ended_is_one_that_has_run_out(changes: dict[str, Any], policy: Policy):
+    entry = working("mine", **changes)
+    ended = lease_ended(entry, "new")
+    assert ended.claim == claim_of("new").model_copy(update={"lease_s": 0})
+    run_out = on_delivery(record(entry), FRESH, wait_s=0, policy=policy)
+    assert type(on_delivery(record(ended), FRESH, wait_s=0, policy=policy)) is type(run_out)
+    assert not isinstance(run_out, Defer)

@@ -1,5 +1,6 @@
 """A ledger that is full, or nearly: what was accepted is finished, once, and publishing says what to do."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,32 @@ async def test_from_the_mark_on_running_tasks_renew_and_settle_and_none_is_run_a
         assert text(await settled(coordinator, await publish(coordinator, "say:more"))) == "more\n"
     assert (runs(ran), len(await result_messages(coordinator))) == (6, 7)
     assert (await counts(coordinator))["AGENT_DEAD"] == 0
+
+
+@pytest.mark.long
+async def test_in_a_ledger_that_others_filled_outcomes_wait_and_no_task_is_run_twice(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    await short_lease(coordinator, lease_s=1.5)
+    await change(coordinator, max_bytes=1 << 20)
+    ran = tmp_path / "ran"
+    other = tmp_path / "other"
+    other.mkdir()
+    async with worker(worker_toml(tmp_path, server.url)) as child, worker(worker_toml(other, server.url)) as second:
+        running = [await publish(coordinator, f"touch:{ran} sleep:2 bytes:2000") for _ in range(2)]
+        await eventually(lambda: runs(ran) == 2, "they run")
+        waiting = await publish(coordinator, f"touch:{ran} bytes:2000")
+        await fill_by_raw_messages(coordinator, 0.999)
+        await change(coordinator, max_bytes=(await coordinator.bus.stream_info(LEDGER)).state.bytes)
+        for one in (child, second):
+            await one.until_said("the result cannot be stored yet: the stream that takes")
+        with pytest.raises(StreamFullError, match="agentbus setup --keep-results"):
+            await publish(coordinator, "say:refused")
+        await asyncio.sleep(4)  # the leases of both are over by then
+        assert runs(ran) == 2
+        await change(coordinator, max_bytes=2 << 20)
+        for task_id in (*running, waiting):
+            status = await settled(coordinator, task_id)
+            assert (len(text(status)), status.record.entry.attempt) == (2000, 1)
+        await acknowledged(coordinator)
+    assert (runs(ran), len(await result_messages(coordinator))) == (3, 3)

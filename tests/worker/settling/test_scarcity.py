@@ -15,7 +15,7 @@ import pytest
 from agentbus import Coordinator
 from agentbus.provision.nats_server import NatsServer
 from support.file_faults import full_disk
-from support.harness import eventually, worker, worker_toml
+from support.harness import SUPPORT, eventually, process, worker, worker_toml
 from support.jobs import acknowledged, agent_keys, publish, result_messages, settled, text
 from support.supervised import supervisors_of
 from support.unkillable import UID, needs_root
@@ -97,7 +97,7 @@ async def test_a_task_goes_back_while_its_user_may_have_no_more_processes(server
         await runs_once_it_is_over(coordinator, config, limit, reason, **started)
 
 
-@pytest.mark.gate("memory")
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("limit", "reason"),
     [
@@ -114,13 +114,39 @@ async def test_a_task_goes_back_while_there_is_no_room_to_start_its_command(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("via", ["stdin", "file"])
 async def test_a_task_goes_back_while_the_disk_has_no_room_for_its_prompt(
-    tmp_path: Path, server: NatsServer, coordinator: Coordinator, via: str
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
-    command = [*ECHO[:4], "{input_file}"] if via == "file" else ECHO[:3]
-    config = agent_keys(worker_toml(tmp_path, server.url, chat_cmd=command), prompt_via=via)
+    config = worker_toml(tmp_path, server.url, chat_cmd=[*ECHO[:4], "{input_file}"])
+    config = agent_keys(config, prompt_via="file")
     state = tmp_path / "state"
     with full_disk(state) as fill:
         shortage: tuple[Change, Change] = (lambda _: fill(), lambda _: (state / "filler").unlink())
         await runs_once_it_is_over(coordinator, config, shortage, "No space left on device")
+
+
+@pytest.mark.gate("after its start")
+@pytest.mark.parametrize(
+    ("content", "attempt", "said"),
+    [
+        ("lack memory before it is started", 1, "handed back unrun"),
+        ("lacks memory after it has run", 2, "trying again in 0.0 s"),
+    ],
+    ids=["before its start", "after its start"],
+)
+async def test_a_task_for_which_the_memory_of_the_worker_is_not_enough_ends_no_worker_and_runs_again(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, content: str, attempt: int, said: str
+):
+    config = worker_toml(tmp_path, server.url, chat_cmd=["sh", "-c", 'echo "$1"', "sh", "{input}"])
+    argv = [sys.executable, str(SUPPORT / "faulty_worker.py"), "--config", str(config)]
+    with process(argv, tmp_path / "worker.log") as child:
+        await child.until_said("ready for tasks")
+        task_id = await publish(coordinator, content)
+        await child.until_said("paused (not_started): the worker has not enough memory for this task")
+        status = await settled(coordinator, task_id)
+        await acknowledged(coordinator)
+        assert child.said(said)
+        assert child.popen.poll() is None
+    assert (status.state, status.record.entry.attempt) == ("completed", attempt)
+    assert (status.record.entry.setbacks is not None) == (attempt == 1)
+    assert len(await result_messages(coordinator)) == 1

@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 from agentbus.config.worker_schema import LogSection
 from agentbus.errors import ConfigError
 from agentbus.observability.queued_log import QueuedHandler, write_to
-from agentbus_worker.file_lock import locked
+from agentbus_worker.disk.file_lock import locked
 from agentbus_worker.log.lines import FORMATTERS
 from agentbus_worker.log.log_file import LOG_FILE, own_log_file
 

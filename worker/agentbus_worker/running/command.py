@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
 from agentbus_worker.formats.stream import EventStream, stream_of
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.output import TAIL_BYTES, Output, OutputPipe
@@ -69,7 +70,7 @@ class Child:
         self,
         process: RunningProcess,
         run: Run,
-        task_id: str,
+        command: Command,
         limits: Limits,
         pipes: tuple[OutputPipe, OutputPipe],
         events: EventStream | None,
@@ -77,7 +78,7 @@ class Child:
     ) -> None:
         self._process = process
         self._run = run
-        self._task_id = task_id
+        self._command = command
         self._limits = limits
         self._out, self._err = pipes
         self._events = events
@@ -112,7 +113,7 @@ class Child:
             on_still_running()
             self._out.watch()
             self._err.watch()
-            children.record(self._run, self._task_id)
+            children.record(self._run, self._command.task_id, self._command.owner)
             reason = await self._wait_for_end(process.end, stop)
         unended = None
         if reason != "exited":
@@ -126,7 +127,7 @@ class Child:
         duration_s = loop.time() - self._started
         if left:
             self._clearing = asyncio.create_task(process.clear(grace_left_s))
-        return Exit(reason, code, self._out.finish(), self._err.finish(), duration_s, unended, self._events)
+        return Exit(reason, code, await self._out.finish(), await self._err.finish(), duration_s, unended, self._events)
 
     async def cleared(self) -> Unended | None:
         """Wait until nothing is left of a command that has ended; returns what SIGKILL does not end."""
@@ -182,7 +183,13 @@ class Child:
 
 @asynccontextmanager
 async def running(
-    command: Command, limits: Limits, children: Children, tmp: Path, *, stop: asyncio.Future[None] | None = None
+    command: Command,
+    limits: Limits,
+    children: Children,
+    tmp: Path,
+    *,
+    stop: asyncio.Future[None] | None = None,
+    disk: DiskThreads = AT_ONCE,
 ) -> AsyncGenerator[Child]:
     """Start a command, and end all its processes when the block is left.
 
@@ -193,12 +200,13 @@ async def running(
     Args:
         tmp: a private folder for the standard input and for spilled output.
         stop: the same as that of `Child.ended`: a start that hangs, on a disk that does not answer, is not waited for.
+        disk: writes what is spilled.
 
     Raises:
         CommandError: the command could not be started.
     """
     events = stream_of(limits.output)
-    with _pipes(command, limits, tmp, events) as (out, err):
+    with _pipes(command, limits, tmp, disk, events) as (out, err):
         loop = asyncio.get_running_loop()
         started, stop = loop.time(), stop or loop.create_future()
         try:
@@ -208,7 +216,7 @@ async def running(
             err.close_write_end()
         run = Run(process.pid, command.run_id)
         children.started(run)
-        child = Child(process, run, command.task_id, limits, (out, err), events, started)
+        child = Child(process, run, command, limits, (out, err), events, started)
         try:
             yield child
             if (left := await child.cleared()) is not None:
@@ -225,7 +233,7 @@ def _log_left_behind(command: Command, left: Unended) -> None:
 
 @contextlib.contextmanager
 def _pipes(
-    command: Command, limits: Limits, tmp: Path, events: EventStream | None
+    command: Command, limits: Limits, tmp: Path, disk: DiskThreads, events: EventStream | None
 ) -> Generator[tuple[OutputPipe, OutputPipe]]:
     """Open the pipes for standard output and standard error, and close them at the end of the block."""
     spill = (tmp, f"{command.run_id}.out") if limits.spill_bytes > limits.keep_bytes else None
@@ -233,7 +241,7 @@ def _pipes(
     try:
         try:
             on_chunk = events.feed if events else None
-            pipes.append(OutputPipe(limits.keep_bytes, spill, limits.spill_bytes, on_chunk))
+            pipes.append(OutputPipe(limits.keep_bytes, spill, limits.spill_bytes, disk, on_chunk))
             pipes.append(OutputPipe(TAIL_BYTES))
         except OSError as error:
             raise not_started(command, error) from None

@@ -16,11 +16,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from agentbus.protocol.subjects import is_task_id
+from agentbus.protocol.subjects import is_agent_id, is_task_id
+from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running import supervisor
 from agentbus_worker.running.process_group import POLL_S
-from agentbus_worker.running.process_tree import RUN_VARIABLE, TASK_VARIABLE, is_being_loaded, start_time
+from agentbus_worker.running.process_tree import (
+    OWNER_VARIABLE,
+    RUN_VARIABLE,
+    TASK_VARIABLE,
+    RecordedTask,
+    is_being_loaded,
+    start_time,
+)
 from agentbus_worker.running.supervisor import KILL_TIMEOUT_S
 from agentbus_worker.running.unended import Unended, unended_of
 
@@ -35,33 +43,45 @@ class Orphans(NamedTuple):
     """What has become of the commands of dead workers.
 
     Attributes:
-        left: what does not end, by the id of its task.
+        left: what does not end, by its task.
         all_found: whether nothing else can be left: no process kept on starting others, or on being loaded.
     """
 
-    left: dict[str, Unended]
+    left: dict[RecordedTask, Unended]
     all_found: bool = True
 
 
-async def end_orphans(folder: Path, grace_s: float, workers: Iterable[str] = ()) -> Orphans:
+async def end_orphans(
+    folder: Path, grace_s: float, workers: Iterable[str] = (), disk: DiskThreads = AT_ONCE
+) -> Orphans:
     """End the commands that dead workers left running: found by records, never by name or by pid alone.
 
-    The records of what does not end stay for the next start.
+    The records stay for the next start if anything does not end, or may not have been found.
 
     Args:
         folder: has the records.
         grace_s: between SIGTERM and SIGKILL.
         workers: the tokens of dead workers that are known from elsewhere.
+        disk: reads and removes the records.
     """
-    paths, workers = [*folder.glob("*.json")], [*workers]
-    if not paths and not workers:
+    paths, records = await disk.run(lambda: _read(folder, [*workers]), timeout_s=None)
+    if records is None:
         return Orphans({})
-    orphans = await asyncio.to_thread(_end_processes_of, _Records(paths, workers), grace_s)
-    if not orphans.left:
-        for path in paths:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+    orphans = await asyncio.to_thread(_end_processes_of, records, grace_s)
+    if orphans.all_found and not orphans.left:
+        disk.begin(lambda: _remove(paths))
     return orphans
+
+
+def _read(folder: Path, workers: list[str]) -> "tuple[list[Path], _Records | None]":
+    paths = [*folder.glob("*.json")]
+    return paths, _Records(paths, workers) if paths or workers else None
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 class _Records:
@@ -69,8 +89,8 @@ class _Records:
 
     def __init__(self, paths: Iterable[Path], workers: Iterable[str]) -> None:
         self._workers = set(workers)
-        self._start_times: dict[int, tuple[str, str]] = {}
-        self._tasks: dict[str, str] = {}
+        self._start_times: dict[int, tuple[str, RecordedTask]] = {}
+        self._tasks: dict[str, RecordedTask] = {}
         for path in paths:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # not a record of ours
                 self._add(json.loads(path.read_bytes()))
@@ -81,7 +101,7 @@ class _Records:
             return
         pid, run_id, started = int(record["pid"]), str(record["run_id"]), str(record["birth"])
         if run_id:
-            self._tasks[run_id] = str(record.get("task_id"))
+            self._tasks[run_id] = _task(str(record.get("task_id")), record.get("owner"))
             self._start_times[pid] = started, self._tasks[run_id]
 
     def is_supervisor(self, process: Any) -> bool:
@@ -95,26 +115,30 @@ class _Records:
             )
         return False
 
-    def task_of(self, process: Any) -> str | None:
-        """Return the id of the task that a process belongs to; None if it belongs to no recorded worker."""
+    def task_of(self, process: Any) -> RecordedTask | None:
+        """Return the task that a process belongs to; None if it belongs to no recorded worker."""
         import psutil  # noqa: PLC0415
 
         if process.pid == os.getpid() or not _is_running(process):
             return None  # an agent may have started this worker, which then has the run id of that agent
         try:
-            started, task_id = self._start_times.get(process.pid, ("", None))
+            started, task = self._start_times.get(process.pid, ("", None))
             if started and started == start_time(process.pid):
-                return task_id
+                return task
             environment = process.environ()
             run_id = environment.get(RUN_VARIABLE, "")
             if run_id in self._tasks:
                 return self._tasks[run_id]
             if run_id.rpartition("-")[0] not in self._workers:
                 return None
-            task_id = environment.get(TASK_VARIABLE, "")  # untrusted: the process may have changed it
-            return task_id if is_task_id(task_id) else "unknown"
+            # Untrusted: the process may have changed it.
+            return _task(environment.get(TASK_VARIABLE, ""), environment.get(OWNER_VARIABLE))
         except (psutil.Error, OSError):
             return None
+
+
+def _task(task_id: str, owner: object) -> RecordedTask:
+    return RecordedTask(task_id if is_task_id(task_id) else "unknown", owner if is_agent_id(owner) else None)
 
 
 def _end_processes_of(records: _Records, grace_s: float) -> Orphans:
@@ -124,24 +148,24 @@ def _end_processes_of(records: _Records, grace_s: float) -> Orphans:
         found, all_found = _processes_of(records)
         if not found:
             return Orphans({}, all_found)
-        for task_id, count in Counter(task_id for _, task_id in found).items():
-            TaskLog(task_id).warning("ending %d processes of a worker that was killed", count)
+        for task, count in Counter(task for _, task in found).items():
+            TaskLog(task.id).warning("ending %d processes of a worker that was killed", count)
         living = _signal_and_wait([process for process, _ in found], signal.SIGTERM, timeout_s)
         living = _signal_and_wait(living, signal.SIGKILL, KILL_TIMEOUT_S)
-        if left := _unended_by_task(living, {process.pid: task_id for process, task_id in found}):
+        if left := _unended_by_task(living, {process.pid: task for process, task in found}):
             return Orphans(left)
         timeout_s = 0.0
     return Orphans({}, all_found=False)
 
 
-def _unended_by_task(living: list[Any], tasks: dict[int, str]) -> dict[str, Unended]:
-    pids: dict[str, list[int]] = {}
+def _unended_by_task(living: list[Any], tasks: dict[int, RecordedTask]) -> dict[RecordedTask, Unended]:
+    pids: dict[RecordedTask, list[int]] = {}
     for process in living:
         pids.setdefault(tasks[process.pid], []).append(process.pid)
-    left = {task_id: unended for task_id, of_task in pids.items() if (unended := unended_of(of_task)) is not None}
-    for task_id, unended in left.items():
+    left = {task: unended for task, of_task in pids.items() if (unended := unended_of(of_task)) is not None}
+    for task, unended in left.items():
         shown = ", ".join(map(str, unended.pids))
-        TaskLog(task_id).error("its command has outlived its worker and does not end: it %s", unended.why, pids=shown)
+        TaskLog(task.id).error("its command has outlived its worker and does not end: it %s", unended.why, pids=shown)
     return left
 
 
@@ -153,8 +177,8 @@ def _wait_for_supervisors(records: _Records, timeout_s: float) -> None:
     _signal_and_wait(_signal_and_wait(supervisors, 0, timeout_s), signal.SIGKILL, KILL_TIMEOUT_S)
 
 
-def _processes_of(records: _Records) -> tuple[list[tuple[Any, str]], bool]:
-    """Return the processes of dead workers, each with its task id, and whether these are all.
+def _processes_of(records: _Records) -> tuple[list[tuple[Any, RecordedTask]], bool]:
+    """Return the processes of dead workers, each with its task, and whether these are all.
 
     Processes between fork and exec are waited for.
     """
@@ -171,7 +195,7 @@ def _processes_of(records: _Records) -> tuple[list[tuple[Any, str]], bool]:
         time.sleep(POLL_S)
 
 
-def _with_descendants(processes: list[Any], tasks: dict[int, str | None]) -> list[tuple[Any, str]]:
+def _with_descendants(processes: list[Any], tasks: dict[int, RecordedTask | None]) -> list[tuple[Any, RecordedTask]]:
     """Name the task of each process that has one or descends from one that has; never that of this worker."""
     import psutil  # noqa: PLC0415
 
@@ -179,15 +203,15 @@ def _with_descendants(processes: list[Any], tasks: dict[int, str | None]) -> lis
     for process in processes:
         with contextlib.suppress(psutil.Error):
             parents[process.pid] = process.ppid()
-    found: list[tuple[Any, str]] = []
+    found: list[tuple[Any, RecordedTask]] = []
     for process in processes:
         line = [process.pid]
         while (parent := parents.get(line[-1], 0)) and parent not in line:
             line.append(parent)
         if process.pid == os.getpid() or not _is_running(process):
             continue
-        if task_id := next((task_id for pid in line if (task_id := tasks.get(pid))), None):
-            found.append((process, task_id))
+        if task := next((task for pid in line if (task := tasks.get(pid))), None):
+            found.append((process, task))
     return found
 
 

@@ -18,9 +18,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 from agentbus.protocol.ids import random_token
+from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
 from agentbus_worker.identity import boot_id
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.process_group import GroupProcess
@@ -34,6 +35,7 @@ log = logging.getLogger("agentbus.worker")
 
 RUN_VARIABLE: Final = "AGENTBUS_RUN_ID"
 TASK_VARIABLE: Final = "AGENTBUS_TASK_ID"
+OWNER_VARIABLE: Final = "AGENTBUS_OWNER"
 HAS_SUPERVISORS: Final = sys.platform == "linux"
 """Whether a process can become a child subreaper."""
 RunningProcess: TypeAlias = SupervisedProcess | GroupProcess
@@ -47,21 +49,41 @@ class Run:
     run_id: str
 
 
+class RecordedTask(NamedTuple):
+    """A task of this agent, as a record names it. Those of earlier versions do not name the owner."""
+
+    id: str
+    owner: str | None = None
+
+    def may_be(self, task_id: str, owner: str) -> bool:
+        """Whether it may be that task: two owners may use one id."""
+        return self.id == task_id and self.owner in (None, owner)
+
+
 class Children:
     """The running commands of one worker. The worker is recorded, and has its supervisors, for a `with` block.
 
     `worker` is the token with which all its run ids begin.
     """
 
-    def __init__(self, folder: Path, *, slots: int = 0, left: Mapping[str, Unended] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        slots: int = 0,
+        left: Mapping[RecordedTask, Unended] | None = None,
+        disk: DiskThreads = AT_ONCE,
+    ) -> None:
         """Take the folder of the records.
 
         Args:
             folder: the records of this worker are written there.
             slots: how many commands are expected to run at once: so many supervisors are kept.
-            left: what dead workers have left and does not end, by the id of its task.
+            left: what dead workers of this agent have left and does not end, by its task.
+            disk: writes and removes the records, in order.
         """
         self._folder = folder
+        self._disk = disk
         self._left = left or {}
         self.worker = random_token()
         self._numbers = itertools.count(1)
@@ -72,10 +94,11 @@ class Children:
 
     def __enter__(self) -> Self:
         """Write the record of the worker. A failure is logged; commands run without the record."""
-        try:
-            self._write(self.worker, {"worker": self.worker})
-        except OSError as error:
-            log.warning("this worker is not on record: %s", error.strerror or error)
+        self._write(
+            self.worker,
+            {"worker": self.worker},
+            lambda error: log.warning("this worker is not on record: %s", error.strerror or error),
+        )
         if self._supervisors is not None:
             self._supervisors.start_ahead()
         return self
@@ -119,18 +142,20 @@ class Children:
         """Add a command that has been started."""
         self._runs[run.run_id] = run
 
-    def record(self, run: Run, task_id: str) -> None:
-        """Write the record of a running command, with which it is found even if it hides its environment.
+    def record(self, run: Run, task_id: str, owner: str = "") -> None:
+        """Have the record of a running command written, with which it is found even if it hides its environment.
 
         Called some time after its start: reading the start time of a process blocks during exec, and a command that
         ends at once needs no record.
         """
         self._recorded.add(run.run_id)
         record = {"pid": run.pid, "run_id": run.run_id, "task_id": task_id, "birth": start_time(run.pid)}
-        try:
-            self._write(run.run_id, record)
-        except OSError as error:
-            TaskLog(task_id).warning("its process is not on record: %s", error.strerror or error)
+        record |= {"owner": owner} if owner else {}
+        self._write(
+            run.run_id,
+            record,
+            lambda error: TaskLog(task_id).warning("its process is not on record: %s", error.strerror or error),
+        )
 
     def forget(self, run: Run) -> None:
         """Remove a command of which nothing is left, and its record."""
@@ -146,10 +171,10 @@ class Children:
         """
         self._unended.append((run, process, on_gone))
 
-    def left_of(self, task_id: str) -> Unended | None:
+    def left_of(self, task_id: str, owner: str) -> Unended | None:
         """What a dead worker has left of the command of a task, if it still does not end."""
-        left = self._left.get(task_id)
-        return None if left is None else unended_of(left.pids)
+        pids = [pid for task, left in self._left.items() if task.may_be(task_id, owner) for pid in left.pids]
+        return unended_of(pids)
 
     def patrol(self) -> bool:
         """Look after what no run does: supervisors that were stopped or killed, what they have left, unended commands.
@@ -166,12 +191,21 @@ class Children:
         self._unended = [one for one in self._unended if one not in gone]
         return bool(gone)
 
-    def _write(self, name: str, record: dict[str, Any]) -> None:
-        write_atomically(self._record(name), json.dumps(record).encode())
+    def _write(self, name: str, record: dict[str, Any], on_error: Callable[[OSError], None]) -> None:
+        def write() -> None:
+            try:
+                write_atomically(self._record(name), json.dumps(record).encode())
+            except OSError as error:
+                on_error(error)
+
+        self._disk.begin(write)
 
     def _remove(self, name: str) -> None:
-        with contextlib.suppress(OSError):  # a record that is left is harmless: the next worker finds no process for it
-            self._record(name).unlink(missing_ok=True)
+        def remove() -> None:
+            with contextlib.suppress(OSError):  # one that is left is harmless: the next worker finds no process for it
+                self._record(name).unlink(missing_ok=True)
+
+        self._disk.begin(remove)
 
     def _record(self, name: str) -> Path:
         return self._folder / f"{name}.json"

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final, cast
 
 from agentbus.errors import CommandError, MachineFaultError
 from agentbus_worker.running import supervisor
@@ -40,6 +40,7 @@ class Command:
     task_id: str = ""
     cwd: Path | None = None
     stdin: bytes | None = None
+    owner: str = ""
 
 
 class Process:
@@ -209,14 +210,24 @@ def why_not_started(command: Command, error: OSError) -> str:
 
 @contextlib.contextmanager
 def standard_input(data: bytes | None, tmp: Path) -> Generator[int | None]:
-    """Yield a descriptor of a nameless file with the input, so a command that does not read it blocks no writer."""
+    """Yield a descriptor of a nameless file with the input, so a command that does not read it blocks no writer.
+
+    It is in memory where the system has such files (Linux), and in `tmp` elsewhere.
+    """
     if data is None:
         yield None
         return
-    with tempfile.TemporaryFile(dir=tmp) as file:
+    with _nameless(tmp) as file:
         file.write(data)
         file.seek(0)
         yield file.fileno()
+
+
+def _nameless(tmp: Path) -> BinaryIO:
+    if hasattr(os, "memfd_create"):
+        with contextlib.suppress(PermissionError):  # a system may forbid files in memory that could be executed
+            return os.fdopen(os.memfd_create("agentbus prompt"), "w+b")
+    return cast("BinaryIO", tempfile.TemporaryFile(dir=tmp))
 
 
 def watch_exit(process: Process, end: ExitEvent) -> Callable[[], None]:

@@ -1,5 +1,6 @@
 """Makes the command of a task: its arguments, environment, working folder, prompt and limits."""
 
+import asyncio
 import functools
 import os
 import re
@@ -22,8 +23,9 @@ from agentbus.observability import tracing
 from agentbus.protocol.messages import Task
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus_worker import watchdog
+from agentbus_worker.disk.threads import Disk
 from agentbus_worker.running.command import Limits
-from agentbus_worker.running.process_tree import RUN_VARIABLE, TASK_VARIABLE
+from agentbus_worker.running.process_tree import OWNER_VARIABLE, RUN_VARIABLE, TASK_VARIABLE
 from agentbus_worker.running.prompt import build_prompt
 from agentbus_worker.running.spawn import Command
 from agentbus_worker.running.working_folder import working_folder
@@ -38,7 +40,15 @@ _PLACEHOLDER: Final = re.compile(
 
 @asynccontextmanager
 async def task_command(
-    config: WorkerConfig, task: Task, *, owner: str, attempt: int, run_id: str, tmp: Path
+    config: WorkerConfig,
+    task: Task,
+    *,
+    owner: str,
+    attempt: int,
+    run_id: str,
+    tmp: Path,
+    disk: Disk,
+    stop: asyncio.Future[None],
 ) -> AsyncGenerator[Command]:
     """Make the command of one attempt. Its prompt file and working folder exist for the length of the block.
 
@@ -46,18 +56,23 @@ async def task_command(
         owner: the coordinator that published the task, as the subject of its message says.
         run_id: identifies this run among those of all workers; its processes are found by it.
         tmp: a private folder for the prompt file.
+        disk: writes both.
+        stop: once this is done, a disk that does not answer is not waited for.
 
     Raises:
-        MachineFaultError: the working folder or the prompt file cannot be made.
+        MachineFaultError: the working folder or the prompt file cannot be made, or the disk does not answer.
         CommandError: the task id would be an option of the command.
     """
     agent, worker = config.agent, config.worker
     prompt = build_prompt(task, agent=agent.id, owner=owner, extra_instruction=agent.extra_instruction)
     file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" else None
-    async with working_folder(worker.workdir, _folder_name(task.id, owner), keep=worker.keep_workdir) as workdir:
+    folder = working_folder(
+        worker.workdir, _folder_name(task.id, owner), keep=worker.keep_workdir, threads=disk.folders, stop=stop
+    )
+    async with folder as workdir:
         try:
             if file is not None:
-                _write_prompt(file, prompt)
+                await _write_prompt(file, prompt, disk, stop)
             values = {
                 INPUT_PLACEHOLDER: lambda: prompt,
                 INPUT_FILE_PLACEHOLDER: lambda: str(file),
@@ -75,11 +90,11 @@ async def task_command(
                 task_id=task.id,
                 cwd=workdir,
                 stdin=prompt.encode() if agent.prompt_via == "stdin" else None,
+                owner=owner,
             )
         finally:
             if file is not None:
-                with suppress(OSError):
-                    file.unlink(missing_ok=True)
+                disk.state.begin(lambda: _remove(file))
 
 
 def from_anywhere(config: WorkerConfig) -> WorkerConfig:
@@ -123,7 +138,7 @@ def _environment(agent: str, task: Task, owner: str, attempt: int, run_id: str, 
         RUN_VARIABLE: run_id,
         "AGENTBUS_AGENT_ID": agent,
         TASK_VARIABLE: task.id,
-        "AGENTBUS_OWNER": owner,
+        OWNER_VARIABLE: owner,
         "AGENTBUS_TASK_TYPE": task.task_type.replace("\0", ""),
         "AGENTBUS_ATTEMPT": str(attempt),
         **({"AGENTBUS_WORKDIR": str(workdir)} if workdir else {}),
@@ -142,9 +157,17 @@ def _worker_folder() -> Path:
         raise MachineFaultError(f"the folder in which the worker was started is gone: {error.strerror}") from None
 
 
-def _write_prompt(file: Path, prompt: str) -> None:
-    try:
+async def _write_prompt(file: Path, prompt: str, disk: Disk, stop: asyncio.Future[None]) -> None:
+    def write() -> None:
         with open_private(file, truncate=True) as out:
             out.write(prompt.encode())
+
+    try:
+        await disk.state.run(write, stop=stop)
     except OSError as error:
         raise MachineFaultError(f"the prompt cannot be written to {file}: {error.strerror or error}") from None
+
+
+def _remove(file: Path) -> None:
+    with suppress(OSError):
+        file.unlink(missing_ok=True)

@@ -10,36 +10,57 @@ from pathlib import Path
 from typing import Final
 
 from agentbus.errors import MachineFaultError
+from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
 
 log = logging.getLogger("agentbus.worker")
 
 _OWNER_ONLY: Final = 0o700
+_REMOVAL_S: Final = 60.0
+"""How long a task waits for its folder to be gone: large trees take less, a disk that stands still more."""
 
 
 @asynccontextmanager
-async def working_folder(base: Path | None, name: str, *, keep: bool) -> AsyncGenerator[Path | None]:
+async def working_folder(
+    base: Path | None,
+    name: str,
+    *,
+    keep: bool,
+    threads: DiskThreads = AT_ONCE,
+    stop: asyncio.Future[None] | None = None,
+) -> AsyncGenerator[Path | None]:
     """Make a folder in `base` for the length of the block; None if there is no `base`.
 
     One that is there is taken as it is: a later attempt finds the files of an earlier one. What cannot be removed at
     the end is logged.
 
+    Args:
+        threads: make and remove it: a large tree takes seconds, and leases have to be renewed meanwhile.
+        stop: once this is done, a disk that does not answer is not waited for.
+
     Raises:
-        MachineFaultError: it cannot be made.
+        MachineFaultError: it cannot be made, or the disk does not answer.
     """
     if base is None:
         yield None
         return
     folder = base / name
     try:
-        folder.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
+        await threads.run(lambda: folder.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True), stop=stop)
     except OSError as error:
         raise MachineFaultError(f"the working folder {folder} cannot be made: {error.strerror or error}") from None
     try:
         yield folder
     finally:
-        # In a thread: a large tree takes seconds, and leases have to be renewed meanwhile.
-        if not keep and (why := await asyncio.to_thread(remove_tree, folder)):
+        if not keep and (why := await _removed(folder, threads)):
             log.warning("the working folder %s cannot be removed: %s", folder, why)
+
+
+async def _removed(folder: Path, threads: DiskThreads) -> str:
+    """Remove a folder; returns why something is left, or nothing."""
+    try:
+        return await threads.run(lambda: remove_tree(folder), timeout_s=_REMOVAL_S)
+    except TimeoutError as error:
+        return f"{error.strerror}; it goes on"
 
 
 def remove_tree(folder: Path) -> str:

@@ -40,7 +40,7 @@ from agentbus_worker.settling.decisions import (
 from agentbus_worker.settling.job import Job
 from agentbus_worker.settling.lease import Lease
 from agentbus_worker.settling.outbox import OutboxEntry
-from agentbus_worker.settling.outcome import Outcome, cancelled_outcome
+from agentbus_worker.settling.outcome import NOT_STARTED, OUT_OF_MEMORY, Outcome, cancelled_outcome
 from agentbus_worker.settling.result import result_message
 from agentbus_worker.settling.result_size import settle_in_a_size_that_is_taken
 from agentbus_worker.settling.unsettled import commit_outcome
@@ -85,8 +85,11 @@ def kept_back_s(context: Context, error: BusError | OSError | MemoryError) -> fl
     A worker that may claim none pauses. It would otherwise be the quickest to take each task, and put off what others
     can do.
     """
-    if isinstance(error, BusUnavailableError | StreamFullError | OSError | MemoryError):
+    if isinstance(error, BusUnavailableError | StreamFullError):
         return _RETRY_S
+    if isinstance(error, OSError | MemoryError):
+        context.pause.begin(NOT_STARTED, OUT_OF_MEMORY if isinstance(error, MemoryError) else str(error))
+        return 0.0
     states = subjects.states(context.agent)
     # The error has the subject as the server tells it, in lower case.
     if isinstance(error, PermissionDeniedError) and error.subject.startswith(states.removesuffix(">").lower()):
@@ -115,7 +118,7 @@ async def _claim(context: Context, delivery: Delivery) -> Job | None:
         # A worker that holds the task replaces the entry with its next renewal.
         await delivery.nak(max(SHORTEST_NAK_S, left_s))
         TaskLog(key.id).warning("%s; looking again in %.1f s", error, left_s)
-    except (BusError, OSError):
+    except BusUnavailableError:
         record.keep()  # it may have been claimed: the answer is lost
         raise
     finally:
@@ -150,7 +153,7 @@ async def _act_on(
     With neither, another party has written the entry meanwhile: read it again.
     """
     wait_s = 0.0 if isinstance(found, NoEntry) else await context.lease_monitor.remaining_s(found)
-    outcome, task_id = _finished_outcome(context, found), incoming.key.id
+    outcome, task_id = await _finished_outcome(context, found), incoming.key.id
     decision = on_delivery(found, new_entry, wait_s=wait_s, policy=context.policy, finished=outcome is not None)
     match decision:
         case Claim():
@@ -171,11 +174,11 @@ async def _act_on(
     return None, True
 
 
-def _finished_outcome(context: Context, found: Record | NoEntry) -> OutboxEntry | None:
+async def _finished_outcome(context: Context, found: Record | NoEntry) -> OutboxEntry | None:
     """Return the outcome of the very claim in an entry, if the command of that claim has ended on this machine."""
     if isinstance(found, NoEntry) or found.entry.state != "working" or found.entry.claim is None:
         return None
-    return context.outbox.of_claim(found.key, found.entry.claim.nonce)
+    return await context.outbox.of_claim(found.key, found.entry.claim.nonce)
 
 
 async def _settle_finished(
@@ -204,6 +207,7 @@ async def _try_claim(
     verdict = await compare_and_set(context.ledger, incoming.key, entry, revision=decision.revision)
     if isinstance(verdict, Lost):
         return None
+    await record.written()
     lease = Lease(context.ledger, delivery, incoming.key, verdict.entry, verdict.revision, record, since=started)
     lost = decision.base.claim if decision.base.state == "working" else None
     if lost is not None:

@@ -9,6 +9,7 @@ from agentbus.protocol.ledger_entry import Setbacks
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker.claim_records import ClaimRecords
+from agentbus_worker.disk.threads import Disk
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.pause import Pause
 from agentbus_worker.running.process_tree import Children
@@ -41,6 +42,7 @@ class Context:
     children: Children
     held: Container[TaskKey]
     metrics: Metrics
+    disk: Disk = field(default_factory=lambda: Disk(threads=False))
     dead_letters: dict[str, str] = field(default_factory=dict[str, str])
 
     @property

@@ -159,7 +159,7 @@ class ReturnDelivery:
 
 @dataclass(frozen=True, slots=True)
 class LeaveClaim:
-    """Another worker has the task, and its delivery: send nothing."""
+    """Another worker has the task and its delivery, or may have them: send nothing."""
 
 
 def on_left_claim(found: Record | NoEntry, *, nonce: str) -> EndLease | ReturnDelivery | LeaveClaim:
@@ -169,7 +169,9 @@ def on_left_claim(found: Record | NoEntry, *, nonce: str) -> EndLease | ReturnDe
         found: the ledger entry of the task.
         nonce: the nonce of the claim that the dead worker had written, or was about to write.
     """
-    if isinstance(found, NoEntry) or found.entry.state != "working" or found.entry.claim is None:
+    if isinstance(found, NoEntry):
+        return LeaveClaim()  # a ledger that was made anew knows no owners
+    if found.entry.state != "working" or found.entry.claim is None:
         return ReturnDelivery()
     claim = found.entry.claim
     if claim.nonce == nonce:

@@ -6,8 +6,8 @@ result to the ledger by compare-and-set, publish it under an id that contains th
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -18,7 +18,6 @@ from agentbus.errors import (
     CommandError,
     LeaseLostError,
     MachineFaultError,
-    StreamFullError,
 )
 from agentbus.observability import tracing
 from agentbus.protocol.ledger_entry import Claim, Entry
@@ -32,12 +31,14 @@ from agentbus_worker.running.task_command import command_limits, task_command
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.decisions import retry_pause_s
 from agentbus_worker.settling.lease import Lease
-from agentbus_worker.settling.lost_slot import lose_slot
 from agentbus_worker.settling.outbox import OutboxCopy, OutboxEntry
 from agentbus_worker.settling.outcome import (
+    LOST,
     NOT_STARTED,
+    OUT_OF_MEMORY,
     Outcome,
     cancelled_outcome,
+    lost_outcome,
     not_ended,
     not_started_outcome,
     outcome_of_exit,
@@ -45,18 +46,11 @@ from agentbus_worker.settling.outcome import (
 )
 from agentbus_worker.settling.result import result_message, with_stored_output
 from agentbus_worker.settling.result_size import in_a_size_that_is_taken
-from agentbus_worker.settling.slots import Reservation
+from agentbus_worker.settling.slots import Reservation, lose_slot
+from agentbus_worker.settling.storing import StoppingError, Storing
 
-_RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
-"""Pauses before a step of the settlement is repeated; the last one repeats. A server restart takes about 1 s."""
 _CANCEL_GRACE_S: Final = 1.0
 """The longest time between SIGTERM and SIGKILL of a cancelled command, so that it ends within two seconds."""
-_STOPPING_TIMEOUT_S: Final = 1.0
-"""How long a worker that must end at once tries to store a result; after that the outcome stays on disk."""
-
-
-class _StoppingError(Exception):
-    """Control flow of this module: the worker must end at once, and the bus has not stored the result."""
 
 
 class Job:
@@ -73,9 +67,8 @@ class Job:
         self._lease = lease
         self._stopping = asyncio.Event()
         self._reservation: Reservation | None = None
-        self._storing: asyncio.Timeout | None = None  # around the storing of the result, while that is tried
         self._taken_from = taken_from
-        self._delayed = False
+        self._started = False
         self._incoming = incoming
         self.task = task = incoming.task
         self.key = incoming.key
@@ -87,6 +80,7 @@ class Job:
             **self.key.owner_field,
             **{"from": task.sender},
         )
+        self._storing = Storing(context.bus, lease, self._log)
 
     @contextmanager
     def traced(self) -> Generator[None]:
@@ -106,9 +100,8 @@ class Job:
 
     def stop_now(self) -> None:
         """End the command now, and release the task; if the result is being stored, stop soon and keep it on disk."""
-        if not self._stopping.is_set() and self._storing is not None:
-            self._bound_storing(self._storing)
         self._stopping.set()
+        self._storing.stop()
         self._lease.interrupt()
 
     async def run(self, reservation: Reservation) -> None:
@@ -128,10 +121,13 @@ class Job:
                 except MachineFaultError as error:
                     reservation.ended()
                     await self._set_back(str(error))
+                except MemoryError:
+                    reservation.ended()
+                    await self._out_of_memory()
                 except CommandError as error:
                     reservation.ended()
                     await self._settle(not_started_outcome(str(error)))
-        except _StoppingError:
+        except StoppingError:
             self._log.warning("its outcome stays in the outbox until the worker starts again")
             with suppress(BusError):
                 await self._delivery.nak()
@@ -142,7 +138,10 @@ class Job:
 
     async def _run_in_slot(self, reservation: Reservation) -> None:
         context = self._context
-        if self._taken_from is not None and (left := context.children.left_of(self.task.id)) is not None:
+        if (
+            self._taken_from is not None
+            and (left := context.children.left_of(self.task.id, self.key.owner)) is not None
+        ):
             await self._settle(outlived_outcome(left))
             return
         async with task_command(
@@ -152,6 +151,8 @@ class Job:
             attempt=self._entry.attempt,
             run_id=context.children.new_run_id(),
             tmp=context.state_folder.tmp,
+            disk=context.disk,
+            stop=self._lease.interrupted,
         ) as command:
             if await reservation.acquire() and not self._lease.interrupted.done():
                 await self._run_command(command, reservation)
@@ -161,8 +162,9 @@ class Job:
     async def _run_command(self, command: Command, reservation: Reservation) -> None:
         context = self._context
         limits, tmp, stop = command_limits(context.config), context.state_folder.tmp, self._lease.interrupted
-        async with running(command, limits, context.children, tmp, stop=stop) as child:
+        async with running(command, limits, context.children, tmp, stop=stop, disk=context.disk.state) as child:
             context.pause.started()
+            self._started = True
             context.metrics.run_started()
             ended = await child.ended(
                 stop,
@@ -245,7 +247,7 @@ class Job:
         """Write to the outbox, commit, publish and ack; each step is repeated until it succeeds or the lease is lost.
 
         Raises:
-            _StoppingError: the worker must end before the bus has stored the result; the outcome is on disk.
+            StoppingError: the worker must end before the bus has stored the result; the outcome is on disk.
         """
         context = self._context
         result = result_message(
@@ -283,57 +285,23 @@ class Job:
             await self._delivery.ack()
         self._log.info("settled", status=outcome.status, reason=outcome.reason)
         self._context.metrics.settled(outcome.status)
-        if self._delayed:
+        if self._storing.delayed:
             self._context.metrics.count("stored late")
 
     async def _store(self, result: Result) -> None:
         """Commit and publish the result, for a bounded time if the worker must end at once."""
-        bus, lease = self._context.bus, self._lease
-        async with self._bounded():
-            await in_a_size_that_is_taken(result, self._commit)
-            await self._retry_until_stored(lambda: publish_committed(bus, lease.entry, flush=self._flush))
-
-    @asynccontextmanager
-    async def _bounded(self) -> AsyncGenerator[None]:
-        """Bound the time of what is stored in the block if the worker must end at once; raises _StoppingError then."""
-        try:
-            async with asyncio.timeout(None) as self._storing:
-                if self._stopping.is_set():
-                    self._bound_storing(self._storing)
-                yield
-        except TimeoutError:
-            raise _StoppingError from None
-        finally:
-            self._storing = None
-
-    async def _commit(self, result: Result) -> None:
-        await self._retry_until_stored(lambda: self._lease.commit(result, flush=self._flush))
-
-    async def _retry_until_stored(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Repeat one step of the settlement until the bus has stored it."""
-        failures = 0
-        while True:
-            try:
-                return await step()
-            except (BusUnavailableError, StreamFullError) as error:
-                if self._context.bus.closed:
-                    raise
-                if failures == 0:
-                    self._log.warning("the result cannot be stored yet: %s", error)
-                    self._delayed = True
-                if isinstance(error, StreamFullError):
-                    await self._lease.hold()
-                await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
-                failures += 1
-
-    @staticmethod
-    def _bound_storing(storing: asyncio.Timeout) -> None:
-        storing.reschedule(asyncio.get_running_loop().time() + _STOPPING_TIMEOUT_S)
+        bus, lease, storing = self._context.bus, self._lease, self._storing
+        async with storing.bounded():
+            await in_a_size_that_is_taken(
+                result, lambda one: storing.until_stored(lambda: lease.commit(one, flush=self._flush))
+            )
+            await storing.until_stored(lambda: publish_committed(bus, lease.entry, flush=self._flush))
 
     async def _queue_retry(self, outcome: Outcome) -> bool:
         """Queue the task for a retry, with backoff; returns False if that fails and the task must be settled."""
         base_s, jitter = self._context.config.worker.retry_backoff_seconds, random.uniform(0.5, 1.5)  # noqa: S311
         pause_s = retry_pause_s(self._entry.attempt, base_s=base_s, jitter=jitter, after_s=outcome.retry_after_s)
+        pause_s = 0.0 if outcome.cause == LOST else pause_s  # what it lacks is no fault of the task
         self._lease.stop_renewing()
         try:
             await self._lease.queue_retry(retry_after_s=pause_s, failure=outcome.reason)
@@ -354,20 +322,20 @@ class Job:
         It fails if no worker could start it for long, or if it is its own fault.
         """
         context = self._context
-        if self._lease.lost or self._entry.cancel is not None:
+        if self._lease.interrupted.done():
             await self._finish_without_run()
             return
         context.pause.begin(NOT_STARTED, reason)
         self._lease.stop_renewing()
         try:
-            async with self._bounded():
+            async with self._storing.bounded():
                 setbacks = await context.setbacks_after(self.key, self._entry.setbacks, NOT_STARTED)
                 if setbacks is not None:
-                    await self._retry_until_stored(lambda: self._lease.release(setbacks))
+                    await self._storing.until_stored(lambda: self._lease.release(setbacks))
                     await self._delivery.nak()
         except LeaseLostError:
             self._drop_outcome()
-        except (_StoppingError, BusError) as error:
+        except (StoppingError, BusError) as error:
             if context.bus.closed:
                 raise
             self._leave_release(f"could not be handed back ({error})")
@@ -378,6 +346,30 @@ class Job:
             tracing.outcome("set_back", error=NOT_STARTED, reason=reason)
             self._log.warning("handed back unrun", reason=reason)
             context.metrics.count("setback")
+
+    async def _out_of_memory(self) -> None:
+        """Hand back what was not started. What was is lost with its output, as if its worker were: that attempt counts.
+
+        Its command has been ended. The worker pauses either way.
+        """
+        if self._entry.terminal:  # its result is committed; the next delivery makes sure that it is published
+            self._context.pause.begin(NOT_STARTED, OUT_OF_MEMORY)
+            return
+        if not self._started:
+            await self._set_back(OUT_OF_MEMORY)
+            return
+        worker = self._context.config.worker
+        self._context.pause.begin(NOT_STARTED, OUT_OF_MEMORY)
+        outcome = lost_outcome(OUT_OF_MEMORY)
+        if self._lease.lost:
+            self._drop_outcome()
+        elif (
+            self._entry.cancel is not None
+            or outcome.cause not in worker.retry_on
+            or self._entry.attempt >= worker.max_attempts
+            or not await self._queue_retry(outcome)
+        ):
+            await self._settle(outcome)
 
     async def _release(self) -> None:
         """Release the task, so that another worker can take it at once."""

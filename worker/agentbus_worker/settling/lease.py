@@ -7,7 +7,14 @@ from contextvars import Context, copy_context
 from typing import Final
 
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import BusError, BusUnavailableError, CorruptEntryError, LeaseLostError, SetupMissingError
+from agentbus.errors import (
+    BusError,
+    BusUnavailableError,
+    CorruptEntryError,
+    LeaseLostError,
+    SetupMissingError,
+    StreamFullError,
+)
 from agentbus.observability import tracing
 from agentbus.protocol.ledger_entry import Entry, Setbacks, handed_back, renewed, settled
 from agentbus.protocol.messages import Result
@@ -113,7 +120,7 @@ class Lease:
                     TaskLog(self._key.id).warning("its lease cannot be renewed: %s; trying on", error)
                 refused = True
                 if not isinstance(error, BusUnavailableError):
-                    await self.hold()
+                    await self.hold(full=isinstance(error, StreamFullError))
                 # Only the ledger decides about the lease: another worker may have claimed the task during the outage,
                 # and the next renewal notices that.
                 pause_s = min(pause_s, _RETRY_S)
@@ -126,16 +133,23 @@ class Lease:
                     async with asyncio.timeout(pause_s):
                         await self._wake.wait()
 
-    async def hold(self) -> None:
-        """Keep the delivery from other workers while the ledger refuses writes, for a lease at most.
+    async def hold(self, pause_s: float = 0.0, *, full: bool = False) -> None:
+        """Pause, and keep the delivery from other workers meanwhile, while the ledger refuses writes.
 
-        What is missing for less than a lease, a right or room, must not have another worker run the task, too.
+        What is missing for less than a lease, a right or room, must not have another worker run the task, too. That is
+        done for a lease at most, since another worker may have the right; and for as long as this worker lives while
+        the ledger is `full`: no other can write more into it, and the fastest would run the task again once it could.
         """
-        now = self._clock()
-        self._refused_since = self._refused_since or now
-        if now - self._refused_since < self._lease_s:
-            with suppress(BusUnavailableError):
-                await self._delivery.in_progress()
+        until = self._clock() + pause_s
+        self._refused_since = self._refused_since or self._clock()
+        while True:
+            now = self._clock()
+            if full or now - self._refused_since < self._lease_s:
+                with suppress(BusUnavailableError):
+                    await self._delivery.in_progress()
+            if now >= until:
+                return
+            await asyncio.sleep(min(until - now, self._interval_s))
 
     def interrupt(self) -> None:
         """Request the end of the command."""

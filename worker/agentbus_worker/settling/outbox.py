@@ -22,6 +22,7 @@ from agentbus.observability import tracing
 from agentbus.protocol.json_codec import Json, decode, encode
 from agentbus.protocol.messages import Result, ResultStatus
 from agentbus.protocol.subjects import COORDINATOR, TaskKey, is_agent_id, is_task_id
+from agentbus_worker.disk.threads import Disk
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.state_folder import write_atomically
 
@@ -97,38 +98,59 @@ class OutboxEntry(BaseModel):
 class Outbox:
     """The outcomes in one state folder, and those that its disk has refused, which are in memory."""
 
-    def __init__(self, folder: Path, beside: Callable[[str], Iterable[Path]] = lambda _: ()) -> None:
-        """`beside` finds the files of a name in all outboxes of the agent on this machine."""
+    def __init__(
+        self, folder: Path, beside: Callable[[str], Iterable[Path]] = lambda _: (), disk: Disk | None = None
+    ) -> None:
+        """Take the folder of the entries.
+
+        Args:
+            beside: finds the files of a name in all outboxes of the agent on this machine.
+            disk: reads and writes them; without it that is done where it is asked for.
+        """
         self._folder = folder
         self._beside = beside
+        self._disk = disk or Disk(threads=False)
         self._unwritten: dict[str, OutboxEntry] = {}
 
     async def put(self, entry: OutboxEntry) -> None:
         """Write an entry. It survives a crash of this process at once, and after an fsync that of the machine.
 
-        The fsync is delayed: cancel this when the bus has stored the result by then. A failure of the disk is logged;
-        the outcome stays in memory. See `OutboxCopy`.
+        The fsync is delayed: cancel this when the bus has stored the result by then, and `remove` what may be written
+        nonetheless. A failure of the disk is logged, and so is one that does not answer; the outcome stays in memory.
+        See `OutboxCopy`.
         """
         path = self._path(entry.nonce)
         try:
-            write_atomically(path, encode(entry.to_json()))
+            await self._disk.state.run(lambda: write_atomically(path, encode(entry.to_json())))
             await asyncio.sleep(_SYNC_AFTER_S)
-            await asyncio.to_thread(sync_to_disk, path)
+            await self._disk.syncs.run(lambda: sync_to_disk(path))
         except OSError as error:
             self._unwritten[entry.nonce] = entry
             TaskLog(entry.task_id).warning("no copy of the outcome on disk: %s", error.strerror or error)
 
-    def get(self, nonce: str) -> OutboxEntry | None:
-        """Return the outcome of one claim of this worker; None if it keeps none."""
-        return self._unwritten.get(nonce) or _read(self._path(nonce))
+    async def get(self, nonce: str) -> OutboxEntry | None:
+        """Return the outcome of one claim of this worker; None if it keeps none.
 
-    def of_claim(self, key: TaskKey, nonce: str) -> OutboxEntry | None:
+        Raises:
+            TimeoutError: the disk does not answer.
+        """
+        return self._unwritten.get(nonce) or await self._disk.state.run(lambda: _read(self._path(nonce)))
+
+    async def of_claim(self, key: TaskKey, nonce: str) -> OutboxEntry | None:
         """Return the outcome of one claim, whichever worker of this machine and user has made it; None without one.
 
         The nonce is random and names one claim on one bus, so it is looked for in the folders of all.
+
+        Raises:
+            TimeoutError: the disk does not answer.
         """
-        found = chain([self.get(nonce)], (_read(path) for path in self._beside(nonce + _SUFFIX)))
-        return next((entry for entry in found if entry and (entry.key, entry.nonce) == (key, nonce)), None)
+
+        def look() -> OutboxEntry | None:
+            found = chain([_read(self._path(nonce))], (_read(path) for path in self._beside(nonce + _SUFFIX)))
+            return next((entry for entry in found if entry and _is_of(entry, key, nonce)), None)
+
+        kept = self._unwritten.get(nonce)
+        return kept if kept and _is_of(kept, key, nonce) else await self._disk.state.run(look)
 
     def remove(self, entry: OutboxEntry) -> None:
         """Delete an entry whose result is in its inbox, or that must not be sent. One that is left is harmless.
@@ -136,14 +158,15 @@ class Outbox:
         That of another worker stays: its own worker removes it, when it finds the task settled.
         """
         self._unwritten.pop(entry.nonce, None)
-        try:
-            self._path(entry.nonce).unlink(missing_ok=True)
-        except OSError as error:
-            TaskLog(entry.task_id).warning("its outcome stays on disk: %s", error.strerror or error)
+        self._disk.state.begin(lambda: self._unlink(entry))
 
     def count(self) -> int:
         """Return the number of entries."""
         return len(self._unwritten) + sum(1 for _ in self._folder.glob("*" + _SUFFIX))
+
+    async def left(self) -> list[OutboxEntry]:
+        """Return the entries as `entries` does, however long the disk takes."""
+        return await self._disk.state.run(self.entries, timeout_s=None)
 
     def entries(self) -> list[OutboxEntry]:
         """Return the entries, oldest first. An unreadable one is renamed and logged, not deleted."""
@@ -159,6 +182,16 @@ class Outbox:
 
     def _path(self, nonce: str) -> Path:
         return self._folder / f"{nonce}{_SUFFIX}"
+
+    def _unlink(self, entry: OutboxEntry) -> None:
+        try:
+            self._path(entry.nonce).unlink(missing_ok=True)
+        except OSError as error:
+            TaskLog(entry.task_id).warning("its outcome stays on disk: %s", error.strerror or error)
+
+
+def _is_of(entry: OutboxEntry, key: TaskKey, nonce: str) -> bool:
+    return (entry.key, entry.nonce) == (key, nonce)
 
 
 def _parsed(path: Path) -> OutboxEntry:

@@ -19,6 +19,9 @@ from agentbus_worker.running.unended import Unended
 
 NOT_STARTED: Final[FailureCode] = "not_started"
 """The code of a command that could not be started."""
+LOST: Final = "lost"
+"""The cause, as `retry_on` names it, of a task whose worker cannot tell what came of its command."""
+OUT_OF_MEMORY: Final = "the worker has not enough memory for this task"
 _UNSUPERVISED: Final = "unsupervised"
 _MAX_ERROR_CHARS: Final = 1_000
 """How much of an error of an agent a result holds: the longest that is known has 700 characters."""
@@ -154,6 +157,11 @@ def outlived_outcome(left: Unended) -> Outcome:
     failure = not_ended(left)
     reason = f"the worker was lost while it ran the task, and {failure.message}"
     return Outcome("failed", "", reason, reason=reason, cause=failure.code, failure=failure)
+
+
+def lost_outcome(reason: str) -> Outcome:
+    """Return the outcome of a task whose command was started, and whose worker cannot tell what came of it."""
+    return Outcome("failed", "", reason, reason=reason, cause=LOST, failure=Failure("lost", reason))
 
 
 def cancelled_outcome(entry: Entry, ended: Exit | None = None) -> Outcome:

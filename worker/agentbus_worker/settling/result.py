@@ -1,7 +1,7 @@
 """Builds the result message of a task, and stores what its output has beyond that."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from agentbus.protocol.messages import Result, new_result
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.incoming import Incoming
 from agentbus.tasks.output_store import chunk_bytes, put_file
+from agentbus_worker.disk.threads import DiskThreads
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.output import Output
 from agentbus_worker.settling.context import Context
@@ -111,10 +112,10 @@ def _cut_note(whole: bytes, kept: str) -> dict[str, Json]:
     return {"truncated": True, "bytes": len(whole), "kept": len(kept.encode()), "sha256": digest}
 
 
-def _stored(context: Context, stdout: Output) -> Iterator[bytes]:
+def _stored(context: Context, stdout: Output) -> AsyncGenerator[bytes]:
     """Yield all of an output in pieces of the size of a chunk."""
-    size = chunk_bytes(context.bus)
-    return _pieces(stdout.spilled, size) if stdout.spilled is not None else _slices(stdout.head, size)
+    size, spilled = chunk_bytes(context.bus), stdout.spilled
+    return _slices(stdout.head, size) if spilled is None else _pieces(spilled, size, context.disk.state)
 
 
 def _why_not_spilled(context: Context, stdout: Output) -> str:
@@ -124,11 +125,15 @@ def _why_not_spilled(context: Context, stdout: Output) -> str:
     return f"it could not be written to {context.state_folder.tmp}"
 
 
-def _slices(data: bytes, size: int) -> Iterator[bytes]:
-    yield from (data[at : at + size] for at in range(0, len(data), size))
+async def _slices(data: bytes, size: int) -> AsyncGenerator[bytes]:
+    for at in range(0, len(data), size):
+        yield data[at : at + size]
 
 
-def _pieces(path: Path, size: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(size):
+async def _pieces(path: Path, size: int, threads: DiskThreads) -> AsyncGenerator[bytes]:
+    file = await threads.run(lambda: path.open("rb"))
+    try:
+        while piece := await threads.run(lambda: file.read(size)):
             yield piece
+    finally:
+        threads.begin(file.close)

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias
 
+from agentbus_worker.log.lines import TaskLog
+from agentbus_worker.running.command import Child
+from agentbus_worker.running.unended import Unended
+
 _MIN_PREFETCH: Final = 8
 """How many tasks are prefetched at least: one pull request for many costs hardly more than one for a single task."""
 _QUICK_WAIT_S: Final = 0.1
@@ -201,3 +205,16 @@ class Reservation:
     def _move(self, state: _State) -> None:
         before, self._state = self._state, state
         self._slots.count_move(before, state)
+
+
+def lose_slot(reservation: Reservation, child: Child, unended: Unended, log: TaskLog) -> None:
+    """Keep the slot taken for as long as the command lives; log its processes, and later their end."""
+    regain = reservation.lose()
+
+    def gone() -> None:
+        regain()
+        log.info("its command has ended after all; its slot is free again")
+
+    child.on_gone(gone)
+    pids = ", ".join(map(str, unended.pids))
+    log.error("its command could not be ended: it %s; its slot is lost until it ends", unended.why, pids=pids)

@@ -119,7 +119,7 @@ class Unsettled:
         Raises:
             BusUnavailableError, StreamFullError: the bus cannot store results now; the entries stay.
         """
-        for entry in self._outbox.entries():
+        for entry in await self._outbox.left():
             await self._attempt(entry, "from before the restart")
 
     async def keep_on(self) -> None:
@@ -133,13 +133,13 @@ class Unsettled:
                 self._more.clear()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, self._pause_limit_s)
-            with suppress(BusUnavailableError, StreamFullError):
+            with suppress(BusUnavailableError, StreamFullError, TimeoutError):  # the last one is the disk's
                 for nonce, refusal in tuple(self._refused.items()):
                     if refusal.key not in self._held:
                         await self._again(nonce)
 
     async def _again(self, nonce: str) -> None:
-        if (entry := self._outbox.get(nonce)) is not None:
+        if (entry := await self._outbox.get(nonce)) is not None:
             await self._attempt(entry, "that was refused")
         else:  # a delivery of its task has settled it
             self._forget(nonce)

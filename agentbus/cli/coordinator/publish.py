@@ -1,0 +1,155 @@
+"""`agentbus task publish`: publishes a task to one or several agents, or one for each line of its input."""
+
+import codecs
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from agentbus.cli import lazy, output
+from agentbus.cli.options import AgentId, TaskId, bus_options
+from agentbus.cli.waiting_tasks import warn_without_worker
+from agentbus.errors import MessageError
+from agentbus.terminal import standard_input
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agentbus.coordinator import Coordinator
+    from agentbus.protocol.json_codec import Json
+    from agentbus.task_handle import PublishedTask
+
+
+@click.command(
+    short_help="Publish a task to one or several agents.",
+    epilog="""\b
+Examples:
+  agentbus task publish --to code --task-type review_pr "Review PR 123 of org/repo"
+  agentbus task publish --to code --to doc --task-type release --payload-fmt json '{"version": "1.2"}'
+  git diff | agentbus task publish --to code --task-type review -
+  agentbus task publish --to code --task-type review --lines < tasks.jsonl
+
+\b
+Prints the published message as one line of JSON, or a JSON list when there are several targets.
+With --lines it prints one line for each line, with its number and the id of its task or what is wrong with it.""",
+)
+@click.option("--to", "targets", metavar="ID", type=AgentId(), multiple=True, help="Agent; repeatable.  [required]")
+@click.option("--task-type", metavar="TYPE", help="What kind of task it is, e.g. review_pr.  [required]")
+@click.option("--from", "sender", metavar="ID", type=AgentId(), help="Sender.  [default: the coordinator, main]")
+@click.option("--reply-to", metavar="ID", type=AgentId(), help="Whose inbox gets the result.  [default: the sender]")
+@click.option("--payload-fmt", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--task-id",
+    metavar="ID",
+    type=TaskId(),
+    help="Your own id: publishing it again makes no second task. With several targets it becomes ID-<agent>.",
+)
+@click.option(
+    "--lines",
+    is_flag=True,
+    help="Publish a task for each line of standard input, a JSON object with content, to, task_type, task_id, from, "
+    "reply_to and payload_fmt; the options are for lines that leave them out.",
+)
+@click.option(
+    "--batch",
+    metavar="NAME",
+    type=TaskId(),
+    help="Begins the ids of lines without a task_id, which are made of their contents: the same lines again make no "
+    "second tasks, unless the batch has another name.  [default: lines]",
+)
+@bus_options
+@click.argument("content", required=False)
+def publish(
+    content: str | None,
+    nats_url: str | None,
+    config: "Path | None",
+    payload_fmt: Literal["text", "json"],
+    lines: bool,
+    batch: str | None,
+    **options: Any,
+) -> None:
+    """Publish a task to one or several agents. CONTENT is its text; `-` reads it from standard input.
+
+    The command returns once the bus has stored every task on disk.
+    """
+    _check_usage(content, batch, lines=lines, **options)
+    if lines:
+        lazy.publish_lines.run(nats_url, config, batch, payload_fmt=payload_fmt, **options)
+        return
+    text = _standard_input() if content == "-" else content or ""
+    if not text.strip():
+        raise MessageError("the content is empty; nothing was published. An agent would be started for nothing")
+    value = _json(text) if payload_fmt == "json" else text
+    lazy.session.run_connected(
+        nats_url, config, partial(_publish, content=value, payload_format=payload_fmt, **options)
+    )
+
+
+def _check_usage(
+    content: str | None,
+    batch: str | None,
+    *,
+    lines: bool,
+    targets: tuple[str, ...],
+    task_type: str | None,
+    task_id: str | None,
+    **_: Any,
+) -> None:
+    faults = {
+        "Missing option '--to'.": not lines and not targets,
+        "Missing option '--task-type'.": not lines and task_type is None,
+        "Missing argument 'CONTENT'.": not lines and content is None,
+        "--batch goes with --lines.": not lines and batch is not None,
+        "CONTENT and --lines exclude each other.": lines and content is not None,
+        "--task-id and --lines exclude each other: a line has a task_id of its own.": lines and task_id is not None,
+        "With --lines, name one agent: a line is one task.": lines and len(targets) > 1,
+    }
+    for fault, is_there in faults.items():
+        if is_there:
+            raise click.UsageError(fault, click.get_current_context())
+
+
+def _standard_input() -> str:
+    data = standard_input()
+    try:
+        return data.decode("utf-8-sig")  # some programs write a byte order mark, which is no part of the text
+    except UnicodeDecodeError as error:
+        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        what = "; it is UTF-16: convert it first" if utf16 else ""
+        raise MessageError(f"standard input is not UTF-8 text (byte {error.start}){what}") from None
+
+
+def _json(text: str) -> "Json":
+    data = text.removeprefix("\ufeff").encode(errors="surrogateescape")
+    try:
+        value = lazy.json_codec.decode(data)
+        lazy.json_codec.refuse_changes(data)
+    except MessageError as error:
+        raise MessageError(f"the content is {error}; leave out --payload-fmt json to send it as text") from None
+    return value
+
+
+async def _publish(bus: "Coordinator", *, targets: tuple[str, ...], content: "Json", **options: Any) -> None:
+    from agentbus.task_handle import TaskFailure  # noqa: PLC0415
+
+    outcomes = await bus.publish_to(targets, content, **options)
+    failures = [one.error for one in outcomes if isinstance(one, TaskFailure)]
+    published = [one for one in outcomes if not isinstance(one, TaskFailure)]
+    await _print_published(bus, published, as_list=len(outcomes) > 1)
+    if failures:
+        if len(outcomes) == 1:
+            raise failures[0]
+        raise click.ClickException(f"{len(failures)} of {len(outcomes)} not published: {failures[0]}")
+
+
+async def _print_published(bus: "Coordinator", published: "list[PublishedTask]", *, as_list: bool) -> None:
+    for task in published:
+        await warn_without_worker(bus, task.agent)
+        if task.known:
+            again = ", and its message is stored again" if task.stored_again else ""
+            output.remark(f"the task {task.id} was published before{again}; it is {task.state_at_publish}")
+    messages: list[Json] = [task.message.to_json() for task in published]
+    if messages and output.on_terminal():
+        output.remark(f"published as {bus.agent} on {bus.bus.settings.servers}")
+    if messages:
+        output.json_line(messages if as_list else messages[0])

@@ -1,0 +1,77 @@
+"""Lists tasks for `agentbus task list`: searches on until there are enough, and prints what it has when interrupted."""
+
+from typing import TYPE_CHECKING
+
+from agentbus.cli import output
+
+if TYPE_CHECKING:
+    from agentbus.coordinator import Coordinator
+    from agentbus.protocol.ledger_entry import State
+    from agentbus.tasks.listing.task_list import TaskList
+    from agentbus.tasks.status import TaskStatus
+
+
+class TaskSearch:
+    """A list of tasks in the making.
+
+    In a pipe each task is a line as soon as it is found; on a terminal all of them are a table at the end.
+    """
+
+    def __init__(self, bus: "Coordinator", limit: int, cursor: int | None) -> None:
+        self._bus = bus
+        self._limit = limit
+        self._cursor = cursor
+        self._tasks: list[TaskStatus] = []
+        self._unreadable: list[str] = []
+        self._began = False
+
+    async def run(self, *, agent: str | None, owner: str | None, state: "State | None") -> None:
+        """Search until there are enough tasks or no more, and say on standard error how far it is.
+
+        Whatever ends it, also Ctrl-C and a lost bus, prints what was found and how to go on.
+        """
+        try:
+            while self._add(
+                await self._bus.list_tasks(
+                    agent=agent,
+                    owner=owner,
+                    state=state,
+                    limit=self._limit - len(self._tasks),
+                    cursor=self._cursor,
+                    with_results=False,
+                )
+            ):
+                pass
+        finally:
+            if self._began:
+                self._print()
+
+    def _add(self, page: "TaskList") -> bool:
+        """Take a page in; return whether the search has to go on."""
+        self._began, self._cursor = True, page.cursor
+        self._tasks += page.tasks
+        self._unreadable += page.unreadable
+        if not output.on_terminal():
+            for status in page.tasks:
+                output.json_line(status.to_json(with_result=False))
+        if page.partial and page.reached is not None:
+            output.remark(f"searched back to {page.reached:%Y-%m-%d %H:%M:%S} UTC; {page.left:,} entries are left")
+        return page.partial
+
+    def _print(self) -> None:
+        if output.on_terminal():
+            owned = any(status.owner != self._bus.agent for status in self._tasks)
+            columns = ["changed", "agent", *(["owner"] if owned else []), "state", "attempt", "type", "task"]
+            output.table(columns, [_row(status, owned=owned) for status in self._tasks])
+        for fault in self._unreadable:
+            output.remark(f"warning: {fault}")
+        if self._cursor is not None:
+            output.remark(f"older tasks: --cursor {self._cursor}")
+
+
+def _row(status: "TaskStatus", *, owned: bool) -> list[str]:
+    entry = status.record.entry
+    changed = f"{status.record.changed_at:%Y-%m-%d %H:%M:%S}"
+    owner = [status.owner] if owned else []
+    attempt = str(entry.attempt or "")
+    return [changed, status.agent, *owner, status.state_in_words, attempt, entry.task_type, status.task_id]

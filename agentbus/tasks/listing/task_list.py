@@ -1,0 +1,211 @@
+"""Listing tasks: the newest first, by the last change of their ledger entries.
+
+The ledger keeps one message for each task, and every change moves it to the end of the stream. So the sequence orders
+tasks by their last change, and a cursor is a sequence below which to continue. The headers of an entry hold its state
+and, once it is settled, what a list shows of it; the others are read whole, as they have no result.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from agentbus.bus.jetstream import Bus
+from agentbus.bus.ordered_consumer import count_after
+from agentbus.bus.pull_consumer import Delivery
+from agentbus.bus.reading.backwards import Window, read_backwards
+from agentbus.bus.retry_until import deadline_after, left_until
+from agentbus.concurrently import concurrently
+from agentbus.errors import CorruptEntryError, MessageError
+from agentbus.protocol import subjects
+from agentbus.protocol.headers import STATE
+from agentbus.protocol.ledger_entry import Record, State, read_entry, read_summary
+from agentbus.protocol.subjects import COORDINATOR
+from agentbus.tasks.status import TaskStatus
+
+MAX_LISTED: Final = 200
+SEARCH_S: Final = 2.0
+"""How long one call searches by default: a person waits for it."""
+_SCAN_FIRST: Final = 500
+"""How many entries a search for a state looks at first, at least."""
+_READ_STEP: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TaskList:
+    """Tasks by their last change, the newest first.
+
+    Attributes:
+        cursor: where the next call continues, towards older tasks; None if there are none.
+        partial: whether the search stopped early, because its time was over.
+        unreadable: for each entry that cannot be shown, why.
+        reached: of a search that stopped early: when the oldest entry changed last that it has looked at.
+        left: of such a search: how many entries it has not looked at, at most.
+    """
+
+    tasks: list[TaskStatus]
+    cursor: int | None = None
+    partial: bool = False
+    unreadable: list[str] = field(default_factory=list[str])
+    reached: datetime | None = None
+    left: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which tasks are shown, and to whom.
+
+    Attributes:
+        agent: only those of this agent.
+        owner: only those of this owner.
+        state: only those in this state.
+        asker: the coordinator that looks.
+        with_results: whether each has its result. Without, no result is read.
+    """
+
+    agent: str | None = None
+    owner: str | None = None
+    state: State | None = None
+    asker: str = COORDINATOR
+    with_results: bool = True
+
+    @property
+    def subject(self) -> str:
+        """What covers the entries of all of them."""
+        return subjects.states(self.agent or "*", self.owner)
+
+    def may_be(self, entry: Delivery) -> bool:
+        """Whether an entry may be shown. A queued one may be cancelled: the request stands in its value only."""
+        state = entry.headers.get(STATE)
+        if self.state is not None and state not in (None, self.state, "queued" if self.state == "cancelled" else None):
+            return False
+        if subjects.parse_mcp_task(entry.subject) is not None:
+            return False
+        if self.owner == COORDINATOR:  # the subject does not tell its tasks from those of other owners
+            task = subjects.parse_state(entry.subject)
+            return task is None or task.owner == self.owner
+        return True
+
+
+class _Search:
+    """Collects tasks until there are as many as wanted, or the time is over."""
+
+    def __init__(self, bus: Bus, wanted: Wanted, limit: int, search_s: float) -> None:
+        self._bus = bus
+        self._wanted = wanted
+        self._limit = limit
+        self._deadline = deadline_after(search_s)
+        self._oldest: int | None = None  # the first entry of the present window that is of a task
+        self._end = 0  # the entry that was examined last
+        self._in_vain = 0  # how many entries were read that are not shown
+        self._shown = list[TaskStatus]()
+        self._unreadable = list[str]()
+
+    def keep(self, entry: Delivery) -> bool:
+        if self._oldest is None and subjects.parse_state(entry.subject) is not None:
+            self._oldest = entry.stream_seq
+        return self._wanted.may_be(entry)
+
+    async def run(self, windows: AsyncGenerator[Window]) -> TaskList:
+        async for window in windows:
+            whole = await self._show(window.messages)
+            if self._full and self._oldest is not None and self._oldest < self._end:
+                return self._found(self._end)
+            if window.last and (whole or self._full):
+                break
+            if left_until(self._deadline) <= 0:
+                if self._full:
+                    return self._found(self._end)  # there may be older ones
+                return await self._stopped(window, whole=whole)
+            self._oldest = None
+        return self._found(None)
+
+    @property
+    def _full(self) -> bool:
+        return len(self._shown) == self._limit
+
+    def _found(self, cursor: int | None) -> TaskList:
+        return TaskList(self._shown, cursor, unreadable=self._unreadable)
+
+    async def _stopped(self, window: Window, *, whole: bool) -> TaskList:
+        """Say how far the search came."""
+        cursor, reached, later = window.bottom, window.oldest, window.later
+        if not whole:
+            cursor = self._end
+            reached = next(one.stored_at for one in window.messages if one.stream_seq == cursor)
+            later = await self._count_after(cursor - 1)
+        left = max(0, await self._count_after(0) - later)
+        return TaskList(self._shown, cursor, True, self._unreadable, reached, left)
+
+    async def _count_after(self, seq: int) -> int:
+        return await count_after(self._bus, subjects.STATE_STREAM, self._wanted.subject, seq)
+
+    async def _show(self, entries: Sequence[Delivery]) -> bool:
+        """Add the tasks that are wanted; return whether all entries were examined, as far as time and limit allow."""
+        for first in range(0, len(entries), _READ_STEP):
+            # A full page is due however long it takes to read it: it is bounded. A search is not.
+            if self._full or (first and self._in_vain >= _READ_STEP and left_until(self._deadline) <= 0):
+                return False
+            batch = entries[first : first + _READ_STEP]
+            for entry, found in zip(batch, await read_listed(self._bus, batch, self._wanted), strict=True):
+                if self._full:
+                    return False
+                self._end = entry.stream_seq
+                if isinstance(found, str):
+                    self._unreadable.append(found)
+                if isinstance(found, TaskStatus) and self._wanted.state in (None, found.state):
+                    self._shown.append(found)
+                else:
+                    self._in_vain += 1
+        return True
+
+
+async def list_tasks(
+    bus: Bus, wanted: Wanted, *, limit: int = 20, cursor: int | None = None, search_s: float = SEARCH_S
+) -> TaskList:
+    """List the newest tasks by last change.
+
+    The work is bounded by time: see `TaskList.partial`. A task that changes between two calls moves to the front, so a
+    call that continues from a cursor leaves it out.
+
+    Args:
+        limit: 1 to 200.
+        cursor: the `cursor` of an earlier list of the same tasks.
+        search_s: how long to search, about; the entries that are being looked at then are looked at to their end.
+
+    Raises:
+        MessageError: `limit` is out of bounds.
+        SetupMissingError: there is no ledger on this bus.
+        PermissionDeniedError: this user may not read it.
+    """
+    if not 1 <= limit <= MAX_LISTED:
+        raise MessageError(f"limit must be from 1 to {MAX_LISTED}, not {limit}")
+    search = _Search(bus, wanted, limit, search_s)
+    few = wanted.state is None and wanted.owner != COORDINATOR
+    reading = read_backwards(
+        bus,
+        subjects.STATE_STREAM,
+        wanted.subject,
+        keep=search.keep,
+        count=limit + 1 if few else max(limit + 1, _SCAN_FIRST),
+        before=cursor,
+    )
+    async with aclosing(reading) as windows:
+        return await search.run(windows)
+
+
+async def read_listed(bus: Bus, entries: Sequence[Delivery], wanted: Wanted) -> list[TaskStatus | str | None]:
+    """Read entries as a list shows them: for each a task, or why it cannot be read, or None if it was removed."""
+
+    async def one(entry: Delivery) -> TaskStatus | str | None:
+        if not wanted.with_results and (summed_up := read_summary(entry.stored)) is not None:
+            return TaskStatus(summed_up, wanted.asker)
+        message = await bus.last_message(subjects.STATE_STREAM, entry.subject)
+        try:
+            record = read_entry(message) if message is not None else None
+        except CorruptEntryError as error:
+            return str(error)
+        return TaskStatus(record, wanted.asker) if isinstance(record, Record) else None
+
+    return await concurrently(entries, one, at_once=_READ_STEP)

@@ -1,0 +1,70 @@
+"""Fills a ledger with entries as workers write them, as fast as the server stores them."""
+
+import sys
+import time
+from typing import Final
+
+from agentbus import Coordinator
+from agentbus.bus.jetstream import Bus
+from agentbus.protocol import subjects
+from agentbus.protocol.headers import STATE, SUMMARY, Headers
+from agentbus.protocol.ledger_entry import queued, settled, summary_of
+from agentbus.protocol.messages import new_result, new_task
+from agentbus.protocol.subjects import TaskKey
+
+AGENTS: Final = 10
+RARE: Final = 5
+"""How many of the oldest tasks have failed; all others have completed."""
+_OUTPUT_BYTES: Final = 400
+_AT_ONCE: Final = 1_000
+
+
+def task_id(number: int) -> str:
+    return f"job-{number:07}"
+
+
+async def fill(coordinator: Coordinator, first: int, count: int) -> None:
+    """Store the entries of the tasks from number `first` up to `count`, the oldest first."""
+    started = time.perf_counter()
+    for start in range(first, count, _AT_ONCE):
+        numbers = range(start, min(count, start + _AT_ONCE))
+        for number in numbers[:-1]:
+            key, data, headers = _message(number)
+            await coordinator.bus.publish(subjects.state(key), data, headers=headers, flush=False)
+        key, data, headers = _message(numbers[-1])
+        await coordinator.bus.store(subjects.state(key), data, headers=headers)  # waits for all before
+    await _check(coordinator.bus, count)
+    print(f"  {count:,} entries after {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+
+
+async def _check(bus: Bus, count: int) -> None:
+    there = (await bus.stream_info(subjects.STATE_STREAM)).state.messages
+    if there != count:
+        raise RuntimeError(f"the ledger holds {there} entries instead of {count}")
+
+
+def _message(number: int) -> tuple[TaskKey, bytes, Headers]:
+    failed = number < RARE
+    key = TaskKey(f"agent{number % AGENTS}", task_id(number))
+    data, headers = _TEMPLATES[failed]
+    return key, data.replace(b"job-#######", key.id.encode()), headers
+
+
+def _template(*, failed: bool) -> tuple[bytes, Headers]:
+    """Make an entry of a settled task with its result, and its headers."""
+    task = new_task(to="agent0", content="x" * 300, task_type="review", task_id="job-0000000")
+    result = new_result(
+        task.to_json(),
+        result_id="result-agent0-job-0000000-r",
+        status="failed" if failed else "completed",
+        result="y" * _OUTPUT_BYTES,
+        error="exit code 1" if failed else None,
+    )
+    entry = settled(queued(task, "main", "nonce"), result)
+    summary = summary_of(entry)
+    assert summary is not None
+    data = entry.model_dump_json(exclude_none=True).encode().replace(b"job-0000000", b"job-#######")
+    return data, {STATE: entry.state, SUMMARY: summary}
+
+
+_TEMPLATES: Final = {failed: _template(failed=failed) for failed in (False, True)}
