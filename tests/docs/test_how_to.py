@@ -67,6 +67,15 @@ async def test_ten_tasks_and_a_summary(
     assert "Hello from" in (home / "summary.md").read_text(encoding="utf-8")
 
 
+async def test_many_tasks_from_a_file(server: NatsServer, coordinator: Coordinator, tmp_path: Path, home: Path) -> None:
+    async with following(GIVE_TASKS, tmp_path, server, "thousand"):
+        pass
+    published = (home / "published.jsonl").read_text(encoding="utf-8").splitlines()
+    found = await states(coordinator)
+    assert len(published) == len(found) > 1
+    assert set(found.values()) == {"completed"}
+
+
 async def test_a_patch_comes_back_and_can_be_applied(
     server: NatsServer, coordinator: Coordinator, tmp_path: Path, home: Path
 ) -> None:
@@ -85,7 +94,7 @@ async def test_everything_is_stopped(server: NatsServer, coordinator: Coordinato
 
 
 def test_every_recipe_is_tried() -> None:
-    tried = "Run one|file or a pipe|first answer|urgent|summary|Get files back|Stop"
+    tried = "Run one|file or a pipe|first answer|urgent|summary|thousand|Get files back|Stop"
     assert [block.where for block in marked(COMMANDS, GIVE_TASKS) if not re.search(tried, block.heading)] == []
 
 

@@ -119,7 +119,7 @@ async def test_a_hostile_worker_can_fill_the_inboxes_with_large_results_and_noth
         async with connect(own.settings("code")) as code:
             await fill(code, "agent.main.results")
         for agent in ("code", "doc"):
-            with pytest.raises(StreamFullError, match=r"AGENT_RESULTS holds 18\.0 of 18\.0 MiB"):
+            with pytest.raises(StreamFullError, match=r"AGENT_RESULTS holds 15\.0 of 15\.0 MiB"):
                 await main.publish(agent, "say:done", task_type="test", reply_to="doc")
         async with worker(own.worker_toml(tmp_path, "doc")) as process:
             waited = await main.wait([task.id], timeout_s=BOUND_S)
@@ -129,6 +129,26 @@ async def test_a_hostile_worker_can_fill_the_inboxes_with_large_results_and_noth
             [message] = await eventually(lambda: main.results(newest=9), "the result is in the inbox")
             assert message.result is not None
             assert message.result.task_id == task.id
+
+
+async def test_in_a_ledger_that_a_hostile_worker_has_nearly_filled_no_party_adds_tasks_and_accepted_ones_are_finished(
+    tmp_path: Path,
+) -> None:
+    async with own_bus(tmp_path, coordinators={"alice": ("member", None)}) as own, own.coordinator("main") as main:
+        task = await main.publish("doc", "say:done", task_type="test")
+        async with connect(own.settings("code")) as code, connect(own.settings("admin")) as admin:
+            room = (await admin.stream_info("KV_AGENT_STATE")).max_bytes
+            for number in range(int(0.92 * room) // (1 << 20) + 1):
+                await code.store(f"$KV.AGENT_STATE.code.filler-{number}", MEGABYTE)
+        # What `main` has read counts for ten seconds.
+        async with own.coordinator("main") as again, own.coordinator("alice", "member") as alice:
+            for party in (again, alice):
+                with pytest.raises(StreamFullError, match=r"KV_AGENT_STATE, holds .*agentbus setup --keep"):
+                    await party.publish("doc", "say:no", task_type="test")
+        async with worker(own.worker_toml(tmp_path, "doc")):
+            waited = await main.wait([task.id], timeout_s=BOUND_S)
+            assert waited.settled[task.id].state == "completed"
+            await eventually(lambda: main.results(newest=9), "the result is in the inbox")
 
 
 async def test_without_a_limit_the_outputs_of_one_agent_can_fill_the_account(tmp_path: Path) -> None:

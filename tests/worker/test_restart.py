@@ -34,6 +34,10 @@ from support.jobs import acknowledged, error, pid_from, publish, result_messages
 from support.supervised import kill_with_supervisors
 from support.unkillable import AS_ANOTHER, UID, WITHOUT_KILL, end, needs_root
 
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere it cannot be known that no process is left, and the lease decides"
+)
+
 AT_ONCE_S = 10.0
 """How soon a task starts again, counted from the start of the next worker. It takes about one second where the machine
 has nothing else to do; the lease is three times as long."""
@@ -142,7 +146,7 @@ CASES = [
 ]
 
 
-@pytest.mark.gate("slot granted", "committed, answer", "freed, answer", "ended then left claim freed, delivery")
+@pytest.mark.gate("committed, answer", "freed, answer")
 @pytest.mark.parametrize("case", CASES, ids=str)
 async def test_wherever_a_worker_dies_the_next_one_here_completes_its_task_at_once(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, case: Case
@@ -165,6 +169,7 @@ async def test_wherever_a_worker_dies_the_next_one_here_completes_its_task_at_on
     assert not [*(tmp_path / "state").glob("*/code/*/claims/*")]
 
 
+@pytest.mark.gate("with its supervisors")
 @pytest.mark.parametrize("kill", [Process.kill, kill_with_supervisors], ids=["alone", "with its supervisors"])
 async def test_the_tasks_of_a_killed_worker_start_again_at_once_and_none_twice(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, kill: Callable[[Process], None]
@@ -260,6 +265,7 @@ async def test_what_was_under_way_when_the_machine_went_down_starts_again_at_onc
             await one_result_each(coordinator, tmp_path, [task])
 
 
+@pytest.mark.gate("no reason")
 @pytest.mark.parametrize(
     ("keys", "cancel", "state", "reason"),
     [
@@ -295,7 +301,6 @@ async def test_a_task_of_a_killed_worker_that_must_not_run_again_is_settled_at_o
 
 
 @needs_root
-@pytest.mark.skipif(sys.platform != "linux", reason="the right to signal is taken away by Linux's means")
 async def test_a_task_of_which_a_process_cannot_be_ended_is_kept_until_that_has_ended_after_all(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
@@ -402,6 +407,7 @@ async def test_a_request_to_cancel_that_comes_while_a_task_is_handed_back_is_kep
             await one_result_each(coordinator, tmp_path, [task])
 
 
+@pytest.mark.long
 async def test_an_entry_that_cannot_be_read_is_left_to_the_lease(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):

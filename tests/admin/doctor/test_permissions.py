@@ -8,8 +8,9 @@ import pytest
 from agentbus import Coordinator, connect
 from agentbus.admin.doctor.run_checks import run_checks
 from agentbus.bus.setup import set_up
-from agentbus.config.loading import load_worker
+from agentbus.config.loading import load_coordinator, load_worker
 from agentbus.config.toml_text import toml_text
+from agentbus.protocol import permissions
 from agentbus.protocol.roles import Role
 from agentbus.provision.join import join_as_coordinator
 from agentbus.provision.nats_server import NatsServer, run_server
@@ -113,11 +114,11 @@ async def test_a_missing_read_permission_is_a_failure_that_says_what_to_grant(tm
 
 
 async def test_heartbeats_and_cancellations_that_a_worker_may_not_use_are_missing_permissions(tmp_path: Path):
-    permissions = {
+    granted = {
         "publish": {"allow": ">", "deny": ["agent.code.heartbeat"]},
         "subscribe": {"allow": ">", "deny": ["agent.code.control"]},
     }
-    async with restricted_bus(tmp_path, {"agent-code": permissions}, agents=["code"]) as bus:
+    async with restricted_bus(tmp_path, {"agent-code": granted}, agents=["code"]) as bus:
         config, _ = load_worker(worker_toml(tmp_path, bus.url("agent-code")))
         findings = [finding.to_json() async for finding in run_checks("worker", config, "a test")]
     finding = the_finding(findings, "permissions")
@@ -153,3 +154,27 @@ async def test_a_member_that_may_do_more_than_its_role_is_a_warning(tmp_path: Pa
     assert found["verdict"] == "warning"
     assert "give tasks as main" in found["text"]
     assert "change the tasks of others" in found["text"]
+
+
+async def test_a_ledger_that_is_read_by_filters_is_an_older_layout_and_one_that_is_not_read_a_failure(tmp_path: Path):
+    wide = ["$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.*.>", "$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.*"]
+    narrow = "$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.*.$KV.AGENT_STATE.>"
+    older = [one for one in permissions.coordinator("bob", "viewer", []).publish if one not in wide]
+    users = {
+        "older": {"publish": [*older, narrow], "subscribe": ">"},
+        "blind": {"publish": older, "subscribe": ">"},
+    }
+    found: dict[str, list[tuple[str, str]]] = {}
+    async with restricted_bus(tmp_path, users) as bus:
+        for user in users:
+            where = {"url": bus.url(user), "inbox_prefix": "_INBOX_bob"}
+            who = {"id": "bob", "role": "viewer"}
+            config, _ = load_coordinator(path=written(tmp_path / f"{user}.toml", {"nats": where, "coordinator": who}))
+            findings = [finding.to_json() async for finding in run_checks("coordinator", config, "a test")]
+            found[user] = [one for one in not_ok(findings) if one[0] in ("layout", "permissions")]
+    assert found == {"older": [("layout", "warning")], "blind": [("permissions", "failed"), ("layout", "warning")]}
+
+
+def written(path: Path, values: dict[str, dict[str, str]]) -> Path:
+    path.write_text(toml_text(values), encoding="utf-8")
+    return path

