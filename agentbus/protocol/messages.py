@@ -16,6 +16,7 @@ from agentbus.errors import InvalidIdError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import new_task_id
 from agentbus.protocol.json_codec import Json, canonical, decode, encode, object_in, refuse_changes
+from agentbus.protocol.outcomes.run_report import Run, amount_in, count_in, run_in
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.protocol.validation import fault_line
@@ -28,9 +29,8 @@ MAX_ADDRESS_CHARS: Final = 256
 
 ResultStatus = Literal["completed", "failed", "needs_approval", "cancelled"]
 PayloadFormat = Literal["text", "json"]
-FailureCode = Literal["not_started", "not_ended"]
-"""Why a task has failed, where this version can tell; a later one may write further codes."""
 MAX_FAILURE_CHARS: Final = 500
+_HTTP_STATUS: Final = (100, 599)
 _FAILURE_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
@@ -125,14 +125,23 @@ class Failure(NamedTuple):
     Attributes:
         code: one of `FailureCode`, or that of a later version: a lower-case word of at most 32 characters.
         message: at most `MAX_FAILURE_CHARS` characters; the agent may have written a part of it.
+        http_status: what the model's server answered, where the agent said it.
+        retry_after_s: after how many seconds that server answers again, where it said so.
     """
 
     code: str
     message: str
+    http_status: int | None = None
+    retry_after_s: float | None = None
 
     def to_json(self) -> dict[str, Json]:
         """The value of the field `failure`."""
-        return {"code": self.code, "message": self.message[:MAX_FAILURE_CHARS]}
+        known = {"http_status": self.http_status, "retry_after_s": self.retry_after_s}
+        return {
+            "code": self.code,
+            "message": self.message[:MAX_FAILURE_CHARS],
+            **{name: value for name, value in known.items() if value is not None},
+        }
 
 
 def failure_in(result: Mapping[str, Json]) -> Failure | None:
@@ -145,7 +154,13 @@ def failure_in(result: Mapping[str, Json]) -> Failure | None:
     code, message = found.get("code"), found.get("message")
     if result.get("status") != "failed" or not isinstance(code, str) or not _FAILURE_CODE.fullmatch(code):
         return None
-    return Failure(code, message[:MAX_FAILURE_CHARS] if isinstance(message, str) else "")
+    status = count_in(found.get("http_status"))
+    return Failure(
+        code,
+        message[:MAX_FAILURE_CHARS] if isinstance(message, str) else "",
+        status if status is not None and _HTTP_STATUS[0] <= status <= _HTTP_STATUS[1] else None,
+        amount_in(found.get("retry_after_s")),
+    )
 
 
 class Result(_Message):
@@ -168,6 +183,11 @@ class Result(_Message):
     def failure(self) -> Failure | None:
         """Why it has failed, as a code; None if it does not say."""
         return failure_in({"status": self.status, **(self.model_extra or {})})
+
+    @property
+    def run(self) -> Run | None:
+        """What it says of the run of the agent; None if it says nothing."""
+        return run_in(self.model_extra or {})
 
     def to_json(self) -> dict[str, Json]:
         """The message as it was received or built, in the order of its fields; the values are not copied."""

@@ -15,12 +15,14 @@ class Preset:
     Attributes:
         version: the version with which the command was tried.
         rights: how an operator gives the agent more rights, for the comment in the configuration.
+        output: how the worker reads what the command prints.
     """
 
     command: tuple[str, ...]
     prompt_via: Literal["argv", "stdin"]
     version: str
     rights: str
+    output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen"] = "text"
 
     @property
     def executable(self) -> str:
@@ -30,28 +32,39 @@ class Preset:
 
 PRESETS: Final[dict[str, Preset]] = {
     "claude": Preset(
-        ("claude", "-p", "--output-format", "text"),
+        ("claude", "-p", "--output-format", "stream-json", "--verbose"),
         "stdin",
-        "2.1.197",
+        "2.1.332",
         "--permission-mode acceptEdits lets it change files; --allowedTools names what it may run",
+        "claude",
     ),
     "codex": Preset(
-        ("codex", "exec", "--skip-git-repo-check", "--sandbox", "workspace-write", "-"),
+        ("codex", "exec", "--json", "--skip-git-repo-check", "--sandbox", "workspace-write", "-"),
         "stdin",
-        "0.169.0",
+        "0.171.0",
         "its sandbox lets it change files below the folder in which it starts, and nothing else",
+        "codex",
     ),
     "gemini": Preset(
-        ("gemini", "--output-format", "text", "--approval-mode", "default"),
+        ("gemini", "--output-format", "stream-json", "--approval-mode", "default"),
         "stdin",
         "0.61.0",
-        "--approval-mode auto_edit lets it change files",
+        "it is offered no tool that would ask; --approval-mode auto_edit lets it change files",
+        "gemini",
     ),
     "opencode": Preset(
-        ("opencode", "run"),
+        ("opencode", "run", "--format", "json"),
         "stdin",
         "1.18.33",
-        "its own configuration says what it may do",
+        "its own configuration says what it may do, and it stops at a tool for which that says ask",
+        "opencode",
+    ),
+    "qwen": Preset(
+        ("qwen", "--output-format", "stream-json", "--approval-mode", "default"),
+        "stdin",
+        "0.24.4",
+        "it is offered no tool that would ask; --approval-mode auto-edit lets it change files",
+        "qwen",
     ),
     "hermes": Preset(
         ("hermes", "chat", "--quiet", "--query={input}"),

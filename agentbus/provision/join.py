@@ -21,18 +21,19 @@ COORDINATOR_FILE = "coordinator.toml"
 
 @dataclass(frozen=True, slots=True)
 class AgentCommand:
-    """The agent command of a worker: its words, and how it gets the prompt."""
+    """The agent command of a worker: its words, how it gets the prompt, and how what it prints is read."""
 
     words: tuple[str, ...]
     prompt_via: str
     remark: str = ""
+    output: str = "text"
 
 
 def preset_command(name: str) -> AgentCommand:
     """Return the agent command of a preset."""
     preset: Preset = PRESETS[name]
     remark = f"As of {preset.executable} {preset.version}. It gets no rights by itself: {preset.rights}."
-    return AgentCommand(preset.command, preset.prompt_via, remark)
+    return AgentCommand(preset.command, preset.prompt_via, remark, preset.output)
 
 
 def custom_command(text: str) -> AgentCommand:
@@ -68,7 +69,8 @@ def join_as_worker(bundle: Bundle, folder: Path, command: AgentCommand) -> Path:
     path = folder / WORKER_FILE
     _refuse_existing(path, "agentbus worker init")
     head = "# Configuration of `agentbus worker run`. All keys: config/agentbus.worker.example.toml.\n\n"
-    agent = {"id": bundle.id, "chat_cmd": command.words, "prompt_via": command.prompt_via}
+    agent = {"id": bundle.id, "chat_cmd": command.words, "prompt_via": command.prompt_via,
+             **({"output": command.output} if command.output != "text" else {})}  # fmt: skip
     remarks = {"chat_cmd": command.remark} if command.remark else {}
     _write(
         bundle, folder, path, head + toml_text({"agent": agent, "nats": _nats_section(bundle, folder)}, remarks=remarks)

@@ -9,7 +9,7 @@ from agentbus.errors import CorruptEntryError, PermissionDeniedError, SetupMissi
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import make_result_id, random_token
 from agentbus.protocol.ledger_entry import Entry, Record
-from agentbus.protocol.messages import Result, new_result
+from agentbus.protocol.messages import Failure, Result, new_result
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Won, commit, publish_again, publish_committed
 
@@ -113,5 +113,6 @@ def _result(record: Record, error: str) -> Result:
         result_id=make_result_id(record.agent, record.task_id, random_token()),
         status="failed" if request is None else "cancelled",
         error=error,
+        failure=Failure("expired", error) if request is None else None,
         extra=record.key.owner_field,
     )

@@ -10,6 +10,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json, encode, object_in
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import Failure, Result, decode_result, failure_in
+from agentbus.protocol.outcomes.run_report import Run, run_in
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.task_names import TaskName, name_for
 
@@ -90,6 +91,11 @@ class TaskStatus:
         return {"status": self.record.entry.state, "error": summary.error, "failure": summary.failure}
 
     @property
+    def run(self) -> Run | None:
+        """What its result says of the run of the agent; None if it says nothing, or if there is none."""
+        return run_in(self.record.entry.result or {})
+
+    @property
     def state_in_words(self) -> str:
         """The state for people, with the code of a failure: `failed (not_ended)`."""
         return f"{self.state} ({self.failure.code})" if self.failure else self.state
@@ -117,10 +123,15 @@ class TaskStatus:
         """How the result describes an output that it holds only in part: `bytes`, `kept`, `sha256`, `file`."""
         return object_in((self.record.entry.result or {}).get("output"))
 
+    def _summary(self) -> dict[str, Json]:
+        """What a result says in a few words."""
+        failure, run = self.failure, self.run
+        return {"failure": failure.to_json() if failure else None, "run": run.to_json() if run else None}
+
     def to_json(self, *, with_result: bool = True) -> dict[str, Json]:
         """Return a plain object: state, times, attempt, worker, and the result if there is one.
 
-        Without the result, it still has the `failure` of one.
+        Without the result, it still has the `failure` and the `run` of one.
         """
         entry = self.record.entry
         claim = entry.claim if entry.state == "working" else None
@@ -141,8 +152,7 @@ class TaskStatus:
             "cancel": entry.cancel.model_dump() if entry.cancel else None,
             "setbacks": entry.setbacks.model_dump() if entry.setbacks else None,
             "lost": self.loss_note,
-            "failure": self.failure.to_json() if self.failure and not with_result else None,
-            "result": entry.result if with_result else None,
+            **({"result": entry.result} if with_result else self._summary()),
         }
         return {key: value for key, value in account.items() if value is not None}
 

@@ -333,7 +333,7 @@ def test_all_faults_are_named_at_once(files: Files):
         ("worker", "retry_backoff_seconds", 3601),
         ("worker", "retry_on", "lost"),
         ("worker", "retry_on", ["Lost"]),
-        ("worker", "retry_on", ["lost", "exit"]),
+        ("worker", "retry_on", ["lost", "exits"]),
         ("worker", "retry_on", ["exit:0"]),
         ("worker", "retry_on", ["exit:256"]),
         ("worker", "retry_on", ["exit:07"]),

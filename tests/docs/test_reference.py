@@ -19,7 +19,8 @@ from agentbus.config.loading import load_coordinator
 from agentbus.config.schema import CoordinatorConfig
 from agentbus.config.worker_schema import WorkerConfig
 from agentbus.protocol import subjects
-from agentbus.protocol.messages import FailureCode, ResultStatus
+from agentbus.protocol.messages import ResultStatus
+from agentbus.protocol.outcomes.failure_codes import FAILURE_CODES, FailureCode
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.cli import command as mcp_command
 from agentbus_mcp.server import create_server
@@ -140,8 +141,12 @@ def test_every_status_is_listed() -> None:
     assert [code(row[0])[0] for row in table(REFERENCE / "bus.md", "Messages")] == list(get_args(ResultStatus))
 
 
-def test_every_code_of_a_failure_is_listed() -> None:
-    assert [code(row[0])[0] for row in table(REFERENCE / "bus.md", "Failures")] == list(get_args(FailureCode))
+def test_every_code_of_a_failure_is_listed_as_the_code_has_it() -> None:
+    assert list(FAILURE_CODES) == list(get_args(FailureCode))
+    assert table(REFERENCE / "bus.md", "Failures") == [
+        [f"`{name}`", known.meaning, known.again, "yes" if known.pauses else "no", known.action]
+        for name, known in FAILURE_CODES.items()
+    ]
 
 
 async def test_every_mcp_tool_and_resource_is_listed() -> None:

@@ -599,7 +599,8 @@ def test_a_failure_is_written_and_read_again():
 @pytest.mark.parametrize(
     ("written", "read"),
     [
-        ({"code": "quota", "message": "used up", "retry_after_s": 60}, Failure("quota", "used up")),
+        ({"code": "quota", "message": "used up", "retry_after_s": 60}, Failure("quota", "used up", None, 60)),
+        ({"code": "quota", "message": "used up", "of_a_later_version": 60}, Failure("quota", "used up")),
         ({"code": "not_started"}, Failure("not_started", "")),
         ({"code": "not_started", "message": 7}, Failure("not_started", "")),
         ({"code": "x", "message": "m" * 600}, Failure("x", "m" * MAX_FAILURE_CHARS)),

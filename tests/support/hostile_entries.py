@@ -46,10 +46,17 @@ _TASK: Final[dict[str, Any]] = {
 }  # fmt: skip
 _OUTPUT: Final = {"bytes": 9, "kept": 1, "sha256": "0" * 64, "truncated": True,
                   "file": {"bucket": "AGENT_FILES_code", "name": FILE}}  # fmt: skip
+_RUN: Final[dict[str, Any]] = {
+    "format": "claude", "kind": "claude", "version": "2", "session": "s", "model": "m", "turns": 2, "cost_usd": 0.5,
+    "usage": {"input_tokens": 3, "cached_input_tokens": 2, "output_tokens": 1},
+    "denied": [{"tool": "Bash", "summary": "git push"}],
+}  # fmt: skip
+_FAILURE: Final = {"code": "not_ended", "message": "m", "http_status": 429, "retry_after_s": 2.5}
 _RESULT: Final[dict[str, Any]] = {
     "id": "result-code-t0-n", "type": "task.result", "status": "completed", "task": _TASK, "result": "done",
-    "error": "none", "failure": {"code": "not_ended", "message": "m"}, "completed_at": _TIME, "worker": "w",
-    "attempt": 1, "exit_code": 0, "duration_seconds": 1.5, "output": _OUTPUT,
+    "error": "none", "failure": _FAILURE, "completed_at": _TIME, "worker": "w",
+    "attempt": 1, "exit_code": 0, "duration_seconds": 1.5, "output": _OUTPUT, "run": _RUN,
+    "transcript": {"name": FILE, "bytes": 9, "sha256": "0" * 64}, "question": {"tool": "Bash", "summary": "git push"},
 }  # fmt: skip
 _ENTRY: Final[dict[str, Any]] = {
     "state": "queued", "digest": "d", "sender": "agent-main", "inbox": "main", "task_type": "test",

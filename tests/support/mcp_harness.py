@@ -146,13 +146,14 @@ async def settle(
     error: str | None = None,
     failure: Failure | None = None,
     task: Task | None = None,
+    extra: dict[str, Json] | None = None,
 ) -> None:
     """Do what a worker does at the end of a task: commit the result to the ledger and publish it."""
     ledger, key = Ledger(coordinator.bus), TaskKey(agent, task_id, owner)
     record = await ledger.read(key)
     assert isinstance(record, Record)
     message = result_message(task_id, output, agent=agent, status=status, error=error, failure=failure)
-    result = decode_result(encode({**message, **key.owner_field}))
+    result = decode_result(encode({**message, **key.owner_field, **(extra or {})}))
     if task is not None:
         result = result.model_copy(update={"task": task.to_json()})
     await ledger.write(key, settled(record.entry, result), revision=record.revision)

@@ -212,9 +212,12 @@ async def messages_of(bus: Bus) -> list[dict[str, str]]:
 def as_of_today(message: dict[str, str]) -> dict[str, str]:
     """Make the changes since the recording.
 
-    The message id of a task has a random part, which its entry holds. The headers of a settled entry sum it up.
+    The message id of a task has a random part, which its entry holds. The headers of a settled entry sum it up. The
+    result of a message that was not accepted has the code of its failure.
     """
     part, headers, data = "r" * 20, message["headers"], message["data"]
+    refused = r'("error":"(not accepted: [^"]*)","completed_at":"[^"]*")'
+    data = re.sub(refused, r'\1,"failure":{"code":"rejected","message":"\2"}', data)
     if message["stream"] == "AGENT_TASKS":
         headers = re.sub(
             r"Bus-Ledger-Revision(.*)\r\nNats-Msg-Id: (.*)\r", rf"Bus-Revision\1\r\nNats-Msg-Id: \2.{part}\r", headers

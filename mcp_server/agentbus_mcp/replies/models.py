@@ -53,6 +53,31 @@ class FailureView(Answer):
 
     code: str
     message: str | None = None
+    http_status: int | None = None
+    retry_after_s: float | None = None
+
+
+class DeniedCall(Answer):
+    """A call of a tool that the agent was not permitted to make."""
+
+    tool: str
+    summary: str | None = None
+
+
+class RunView(Answer):
+    """What the agent says of its run."""
+
+    kind: str | None = None
+    format: str | None = None
+    version: str | None = None
+    session: str | None = None
+    model: str | None = None
+    turns: int | None = None
+    input_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    denied: list[DeniedCall] | None = None
 
 
 class AgentResult(Answer):
@@ -73,6 +98,7 @@ class AgentResult(Answer):
     next_offset: int | None = Field(default=None, description="Where the next part begins, if it can be read.")
     error: str | None = None
     failure: SkipJsonSchema[FailureView | None] = None
+    run: SkipJsonSchema[RunView | None] = None
     unverified: SkipJsonSchema[str | None] = Field(
         default=None, description="Why the ledger does not confirm this result."
     )

@@ -17,7 +17,7 @@ from agentbus_mcp.operations.output import (
     output_of_task,
     output_of_text,
 )
-from agentbus_mcp.replies.models import AgentResult, FailureView
+from agentbus_mcp.replies.models import AgentResult, DeniedCall, FailureView, RunView
 from agentbus_mcp.sanitize import cut_to_fit, short, visible
 
 _ERROR_CHARS: Final = 1_000
@@ -74,8 +74,18 @@ def result_of_message(checked: CheckedMessage) -> UncutResult:
 def concise(view: AgentResult, error_chars: int) -> AgentResult:
     """Reduce a result to what is needed to judge it, and to ask for the rest."""
     left_out = ("worker", "task_type", "completed_at", "attempt", "exit_code", "duration_seconds", "seq")
-    error = short(view.error, error_chars) if view.error else None
-    return view.model_copy(update={**dict.fromkeys(left_out), "error": error})
+    error = _both_ends(view.error, error_chars) if view.error else None
+    run = view.run and RunView(model=view.run.model, cost_usd=view.run.cost_usd, denied=view.run.denied)
+    run = run if run and run.model_dump(exclude_none=True) else None
+    return view.model_copy(update={**dict.fromkeys(left_out), "error": error, "run": run})
+
+
+def _both_ends(text: str, chars: int) -> str:
+    """Cut a text in its middle: an error says first what happened, and last why."""
+    if len(text) <= chars:
+        return text
+    head = chars // 3
+    return f"{text[:head]}…{text[head + 1 - chars :]}"
 
 
 def _view(result: Result, reader: str) -> AgentResult:
@@ -87,6 +97,7 @@ def _view(result: Result, reader: str) -> AgentResult:
         status=result.status,
         error=short(result.error, _ERROR_CHARS) if result.error else None,
         failure=_failure(result),
+        run=_run(result),
         worker=optional_text(more.get("worker")),
         task_type=optional_text(result.task.get("task_type")),
         completed_at=optional_text(result.completed_at),
@@ -100,7 +111,34 @@ def _failure(result: Result) -> FailureView | None:
     if (found := result.failure) is None:
         return None
     said = not found.message or found.message in (result.error or "")
-    return FailureView(code=found.code, message=None if said else short(found.message, _FAILURE_CHARS))
+    return FailureView(
+        code=found.code,
+        message=None if said else short(found.message, _FAILURE_CHARS),
+        http_status=found.http_status,
+        retry_after_s=found.retry_after_s,
+    )
+
+
+def _run(result: Result) -> RunView | None:
+    if (run := result.run) is None:
+        return None
+    denied = [
+        DeniedCall(tool=short(one.tool), summary=short(one.summary, _FAILURE_CHARS) if one.summary else None)
+        for one in run.denied
+    ]
+    return RunView(
+        kind=optional_text(run.kind),
+        format=optional_text(run.format),
+        version=optional_text(run.version),
+        session=optional_text(run.session),
+        model=optional_text(run.model),
+        turns=run.turns,
+        input_tokens=run.usage.input_tokens,
+        cached_input_tokens=run.usage.cached_input_tokens,
+        output_tokens=run.usage.output_tokens,
+        cost_usd=run.cost_usd,
+        denied=denied or None,
+    )
 
 
 def _cancelled_view(status: TaskStatus) -> AgentResult:

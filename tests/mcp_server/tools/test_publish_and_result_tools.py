@@ -8,6 +8,7 @@ import pytest
 from agentbus import Coordinator
 from agentbus.protocol.json_codec import decode
 from agentbus.protocol.messages import Failure
+from agentbus.protocol.outcomes.run_report import Denied, Run, Usage
 from agentbus.provision.nats_server import NatsServer
 from support.mcp_harness import both_eras, data_of, error_of, in_memory, put, result_message, settle, until_watched
 
@@ -321,6 +322,30 @@ async def test_the_code_of_a_failure_stands_in_every_answer_and_its_message_once
     assert [result["failure"] for result in got["results"]] == expected
     assert one["result"]["failure"] == expected[1]
     assert [task["failure"] for task in listed["tasks"]] == ["not_started", "not_ended"]
+
+
+async def test_an_answer_tells_the_model_the_cost_and_what_was_denied_and_why_a_task_failed(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
+    run = Run("claude", kind="claude", session="s-1", model="m-1", usage=Usage(10, 4, 5), cost_usd=0.25,
+              denied=(Denied("Bash", "git push"),))  # fmt: skip
+    why = "the command exited with status 1: …" + "a warning; " * 60 + "the model is overloaded"
+    for task_id in ("a", "b", "c", "d", "e"):
+        await coordinator.publish("code", "work", task_type="test", task_id=task_id)
+        failure = Failure("overloaded", why[-400:], 529, 2.5)
+        await settle(coordinator, task_id, status="failed", error=why, failure=failure, extra={"run": run.to_json()})
+    async with in_memory(server.url, era) as client:
+        got = data_of(await client.call_tool("get_results", {"task_ids": ["a", "b", "c", "d", "e"]}))
+        call = {"task_ids": ["a"], "response_format": "detailed"}
+        [detailed] = data_of(await client.call_tool("get_results", call))["results"]
+    for result in got["results"]:
+        assert result["failure"] == {"code": "overloaded", "http_status": 529, "retry_after_s": 2.5}
+        denied = [{"tool": "Bash", "summary": "git push"}]
+        assert result["run"] == {"model": "m-1", "cost_usd": 0.25, "denied": denied}
+        assert result["error"].startswith("the command exited with status 1")
+        assert result["error"].endswith("the model is overloaded")
+        assert len(result["error"]) <= 200
+    assert (detailed["run"]["session"], detailed["run"]["output_tokens"]) == ("s-1", 5)
 
 
 async def test_the_same_id_at_two_agents_is_distinguished_by_the_agent(

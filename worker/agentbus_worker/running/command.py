@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
+from agentbus_worker.formats.stream import EventStream, stream_of
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.output import TAIL_BYTES, Output, OutputPipe
 from agentbus_worker.running.process_tree import Children, Run, RunningProcess
@@ -27,13 +28,18 @@ Reason: TypeAlias = Literal["exited", "timeout", "idle", "stopped", "unsupervise
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of a command: its run time, and how much of its output is kept in memory and on disk."""
+    """The limits of a command: its run time, and how much of its output is kept in memory and on disk.
+
+    Attributes:
+        output: the format in which it prints.
+    """
 
     timeout_s: float
     grace_s: float
     keep_bytes: int
     spill_bytes: int = 0
     idle_timeout_s: float | None = None
+    output: str = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Exit:
             `unsupervised` and ended, because its supervisor was killed.
         code: the exit code, or the negative number of the signal that ended it; None if it could not be ended.
         unended: what is left of a command that was to be ended, and that SIGKILL does not end.
+        events: the events in standard output, of a command that prints such.
     """
 
     reason: Reason
@@ -53,6 +60,7 @@ class Exit:
     stderr: Output
     duration_s: float
     unended: Unended | None = None
+    events: EventStream | None = None
 
 
 class Child:
@@ -65,6 +73,7 @@ class Child:
         command: Command,
         limits: Limits,
         pipes: tuple[OutputPipe, OutputPipe],
+        events: EventStream | None,
         started: float,
     ) -> None:
         self._process = process
@@ -72,6 +81,7 @@ class Child:
         self._command = command
         self._limits = limits
         self._out, self._err = pipes
+        self._events = events
         self._started = started
         self._clearing: asyncio.Task[Unended | None] | None = None
         self._unended = False
@@ -117,7 +127,7 @@ class Child:
         duration_s = loop.time() - self._started
         if left:
             self._clearing = asyncio.create_task(process.clear(grace_left_s))
-        return Exit(reason, code, await self._out.finish(), await self._err.finish(), duration_s, unended)
+        return Exit(reason, code, await self._out.finish(), await self._err.finish(), duration_s, unended, self._events)
 
     async def cleared(self) -> Unended | None:
         """Wait until nothing is left of a command that has ended; returns what SIGKILL does not end."""
@@ -195,7 +205,8 @@ async def running(
     Raises:
         CommandError: the command could not be started.
     """
-    with _pipes(command, limits, tmp, disk) as (out, err):
+    events = stream_of(limits.output)
+    with _pipes(command, limits, tmp, disk, events) as (out, err):
         loop = asyncio.get_running_loop()
         started, stop = loop.time(), stop or loop.create_future()
         try:
@@ -205,7 +216,7 @@ async def running(
             err.close_write_end()
         run = Run(process.pid, command.run_id)
         children.started(run)
-        child = Child(process, run, command, limits, (out, err), started)
+        child = Child(process, run, command, limits, (out, err), events, started)
         try:
             yield child
             if (left := await child.cleared()) is not None:
@@ -221,13 +232,16 @@ def _log_left_behind(command: Command, left: Unended) -> None:
 
 
 @contextlib.contextmanager
-def _pipes(command: Command, limits: Limits, tmp: Path, disk: DiskThreads) -> Generator[tuple[OutputPipe, OutputPipe]]:
+def _pipes(
+    command: Command, limits: Limits, tmp: Path, disk: DiskThreads, events: EventStream | None
+) -> Generator[tuple[OutputPipe, OutputPipe]]:
     """Open the pipes for standard output and standard error, and close them at the end of the block."""
     spill = (tmp, f"{command.run_id}.out") if limits.spill_bytes > limits.keep_bytes else None
     pipes: list[OutputPipe] = []
     try:
         try:
-            pipes.append(OutputPipe(limits.keep_bytes, spill, limits.spill_bytes, disk))
+            on_chunk = events.feed if events else None
+            pipes.append(OutputPipe(limits.keep_bytes, spill, limits.spill_bytes, disk, on_chunk))
             pipes.append(OutputPipe(TAIL_BYTES))
         except OSError as error:
             raise not_started(command, error) from None

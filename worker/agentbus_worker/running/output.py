@@ -136,6 +136,7 @@ class OutputPipe:
         spill: tuple[Path, str] | None = None,
         spill_bytes: int = 0,
         disk: DiskThreads = AT_ONCE,
+        on_chunk: Callable[[bytes], None] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.read_end, self.write_end = os.pipe()
@@ -144,6 +145,7 @@ class OutputPipe:
         self._spill_to = spill
         self._spill_bytes = spill_bytes
         self._disk = disk
+        self._on_chunk = on_chunk
         self._spill: Spill | None = None
         self._head = bytearray()
         self._tail = bytearray()
@@ -178,6 +180,8 @@ class OutputPipe:
             return True
         self._last_read = self._loop.time()
         self._hash.update(chunk)
+        if self._on_chunk is not None:
+            self._on_chunk(chunk)
         self._frames.feed(chunk, self._head)
         room = self._keep_bytes - len(self._head)
         if len(chunk) > room and self._spill_to is not None:

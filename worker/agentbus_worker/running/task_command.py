@@ -120,6 +120,7 @@ def command_limits(config: WorkerConfig) -> Limits:
         keep_bytes=worker.inline_output_bytes,
         spill_bytes=worker.max_output_bytes,
         idle_timeout_s=worker.idle_timeout_seconds or None,
+        output=config.agent.output,
     )
 
 

@@ -18,6 +18,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.ledger_entry import Claim as EntryClaim
 from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, claimed, queued
+from agentbus.protocol.messages import Failure
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.incoming import Incoming, read_delivery
 from agentbus.tasks.settle import Lost, Won, compare_and_set, publish_again
@@ -242,7 +243,8 @@ async def _settle_without_run(
         outcome = cancelled_outcome(base)
     else:
         why = _why_exhausted(base, context.policy)
-        outcome = Outcome("failed", "", why, reason=why)
+        lost = base.state == "working" or base.last_failure is None
+        outcome = Outcome("failed", "", why, reason=why, failure=Failure("lost", why) if lost else None)
     new_claim = _new_claim(context, record)
     result = result_message(context, delivery, incoming, outcome, new_claim.nonce, base.attempt)
     base = base.model_copy(update={"claim": new_claim})

@@ -24,7 +24,7 @@ from agentbus.protocol.headers import (
 )
 from agentbus.protocol.json_codec import Json, decode, encode
 from agentbus.protocol.ledger_entry import Entry, Record
-from agentbus.protocol.messages import MAX_ADDRESS_CHARS, MAX_TASK_TYPE_CHARS, Result, new_result
+from agentbus.protocol.messages import MAX_ADDRESS_CHARS, MAX_TASK_TYPE_CHARS, Failure, Result, new_result
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.inbox import publish_result
@@ -142,6 +142,7 @@ async def _notify_sender(context: Context, delivery: Delivery, reason: str) -> N
         result_id=f"result-{context.agent}-rejected-{origin}",
         status="failed",
         error=f"not accepted: {reason}",
+        failure=Failure("rejected", f"not accepted: {reason}"),
         extra={**key.owner_field, "worker": context.instance},
     )
     message = fit(result, context.bus.max_message_bytes - _HEADERS_BYTES)

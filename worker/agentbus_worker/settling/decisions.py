@@ -213,13 +213,14 @@ def _seconds_since(text: str, now: datetime) -> float:
         return 0.0
 
 
-def retry_pause_s(attempt: int, *, base_s: float, jitter: float) -> float:
+def retry_pause_s(attempt: int, *, base_s: float, jitter: float, after_s: float = 0) -> float:
     """Return the backoff before the next attempt: doubled for each attempt, at most an hour.
 
     Args:
         attempt: the number of the failed attempt, from 1.
         base_s: `retry_backoff_seconds`.
         jitter: a factor around 1, so that tasks that failed together are not retried together.
+        after_s: when the model's server answers again, if it said so: no attempt is made before.
     """
     doublings = min(attempt - 1, 16)  # a second doubled 16 times is over an hour; larger powers overflow
-    return min(base_s * 2**doublings * jitter, _LONGEST_RETRY_S)
+    return min(max(base_s * 2**doublings * jitter, after_s), _LONGEST_RETRY_S)

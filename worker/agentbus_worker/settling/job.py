@@ -38,7 +38,6 @@ from agentbus_worker.settling.outcome import (
     OUT_OF_MEMORY,
     Outcome,
     cancelled_outcome,
-    decode_output,
     lost_outcome,
     not_ended,
     not_started_outcome,
@@ -216,11 +215,11 @@ class Job:
             if self._entry.cancel is None:
                 await self._release()
                 return
-            outcome = cancelled_outcome(self._entry, decode_output(ended.stdout.head))
+            outcome = cancelled_outcome(self._entry, ended)
         else:
             limits = {"timeout_s": worker.task_timeout_seconds, "idle_timeout_s": worker.idle_timeout_seconds}
             outcome = outcome_of_exit(ended, cancel=self._entry.cancel, **limits)
-            again = outcome.cause in worker.retry_on and self._entry.attempt < worker.max_attempts
+            again = outcome.is_named_in(worker.retry_on) and self._entry.attempt < worker.max_attempts
             if again and self._entry.cancel is None:
                 if (left := await child.cleared()) is not None:
                     outcome = replace(outcome, failure=not_ended(left))
@@ -300,8 +299,8 @@ class Job:
 
     async def _queue_retry(self, outcome: Outcome) -> bool:
         """Queue the task for a retry, with backoff; returns False if that fails and the task must be settled."""
-        base_s = self._context.config.worker.retry_backoff_seconds
-        pause_s = retry_pause_s(self._entry.attempt, base_s=base_s, jitter=random.uniform(0.5, 1.5))  # noqa: S311
+        base_s, jitter = self._context.config.worker.retry_backoff_seconds, random.uniform(0.5, 1.5)  # noqa: S311
+        pause_s = retry_pause_s(self._entry.attempt, base_s=base_s, jitter=jitter, after_s=outcome.retry_after_s)
         pause_s = 0.0 if outcome.cause == LOST else pause_s  # what it lacks is no fault of the task
         self._lease.stop_renewing()
         try:

@@ -1,13 +1,17 @@
 """Maps the exit of a command to the outcome of its task."""
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentbus.protocol import approval
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import CancelRequest, Entry
-from agentbus.protocol.messages import Failure, FailureCode, ResultStatus
+from agentbus.protocol.messages import MAX_FAILURE_CHARS, Failure, ResultStatus
+from agentbus.protocol.outcomes.failure_codes import FailureCode
+from agentbus.protocol.outcomes.run_report import Run
+from agentbus_worker.formats.judgement import Ended, Judgement
+from agentbus_worker.formats.reading import FALLBACK
+from agentbus_worker.formats.text import text_outcome
 from agentbus_worker.running.command import Exit
 from agentbus_worker.running.frames import folded
 from agentbus_worker.running.output import Output
@@ -18,8 +22,9 @@ NOT_STARTED: Final[FailureCode] = "not_started"
 LOST: Final = "lost"
 """The cause, as `retry_on` names it, of a task whose worker cannot tell what came of its command."""
 OUT_OF_MEMORY: Final = "the worker has not enough memory for this task"
-_STDERR_SHOWN: Final = 500
-"""How many characters of standard error a failure quotes, from its end."""
+_UNSUPERVISED: Final = "unsupervised"
+_MAX_ERROR_CHARS: Final = 1_000
+"""How much of an error of an agent a result holds: the longest that is known has 700 characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,8 @@ class Outcome:
     """The status, the text and, for a failure, the error; `extra` has further fields of the result.
 
     `reason` is the error for the log. `error` may quote the agent, which may have printed a secret. `failure` says why
-    as a code, where there is one for it.
+    as a code, where there is one for it. `transcript` says that standard output is not the result but the events of
+    the agent.
     """
 
     status: ResultStatus
@@ -37,10 +43,29 @@ class Outcome:
     reason: str | None = None
     cause: str = ""
     failure: Failure | None = None
+    transcript: bool = False
+
+    @property
+    def retry_after_s(self) -> float:
+        """After how many seconds another attempt can succeed at the earliest, as far as that is known."""
+        return (self.failure.retry_after_s if self.failure else None) or 0
+
+    def is_named_in(self, retry_on: Collection[str]) -> bool:
+        """Whether the configuration wants another attempt after this failure: by its cause, or by its code.
+
+        Never that of a command whose supervisor was killed: the command would kill it again.
+        """
+        if self.cause == _UNSUPERVISED or self.status != "failed":
+            return False
+        return self.cause in retry_on or (self.failure is not None and self.failure.code in retry_on)
 
 
 def outcome_of_exit(
-    ended: Exit, *, timeout_s: float, idle_timeout_s: float = 0, cancel: CancelRequest | None = None
+    ended: Exit,
+    *,
+    timeout_s: float,
+    idle_timeout_s: float = 0,
+    cancel: CancelRequest | None = None,
 ) -> Outcome:
     """Map the exit of a command to success, failure, or a request for approval.
 
@@ -52,28 +77,56 @@ def outcome_of_exit(
         cancel: the request to cancel the task, if there is one: a command that was stopped for it and could not be
             ended has failed.
     """
-    text = decode_output(ended.stdout.head)
-    extra: dict[str, Json] = {"exit_code": ended.code, "duration_seconds": round(ended.duration_s, 3)}
-    if ended.stdout.truncated:
-        extra["output"] = output_note(ended.stdout)
     why = {"timeout": f"timed out after {timeout_s:g} s", "idle": f"printed nothing for {idle_timeout_s:g} s"}
     if ended.code is None:
         stopped = _why_cancelled(cancel) if cancel else "the worker was stopped"
+        text, extra = decode_output(ended.stdout.head), _extra(ended)
+        if ended.stdout.truncated:
+            extra["output"] = output_note(ended.stdout)
         return _unended_outcome(ended, text, why.get(ended.reason, stopped), extra)
-    if ended.reason in why:
-        reason = f"{why[ended.reason]} and was ended"
-        return Outcome("failed", text, reason, extra, reason, ended.reason)
-    if ended.reason == "unsupervised":
-        reason = "the process that supervised the command was killed, and the command was ended"
-        return Outcome("failed", text, reason + _stderr_end(ended.stderr), extra, reason, "unsupervised")
-    if ended.code != 0:
-        how = f"exited with status {ended.code}" if ended.code > 0 else f"was ended by signal {-ended.code}"
-        reason = f"the command {how}"
-        return Outcome("failed", text, reason + _stderr_end(ended.stderr), extra, reason, f"exit:{ended.code}")
-    asks = any(approval.is_asked_in(shown) for shown in _shown(ended.stdout))
-    if ended.stdout.truncated:  # in the tail only a whole line counts, and its first line may be incomplete
-        asks = asks or approval.position_in(decode_output(ended.stdout.tail).partition("\n")[2]) is not None
-    return Outcome("needs_approval" if asks else "completed", text, None, extra)
+    how = f"{why[ended.reason]} and was ended" if ended.reason in why else _how(ended.reason, ended.code)
+    judged, extra, transcript = _judged(ended, how)
+    if judged.failure is None:
+        if judged.question is not None:
+            extra["question"] = {"tool": judged.question.tool, "summary": judged.question.summary}
+        return Outcome(judged.status, judged.text, None, extra, transcript=transcript)
+    failure = judged.failure
+    error = _bounded(failure.message)
+    cause = ended.reason if ended.reason != "exited" else f"exit:{ended.code}" if ended.code else failure.code
+    reason = how if ended.code or ended.reason != "exited" else f"the agent failed: {failure.code}"
+    failure = failure._replace(
+        message=error if len(error) <= MAX_FAILURE_CHARS else f"…{error[1 - MAX_FAILURE_CHARS :]}"
+    )
+    return Outcome("failed", judged.text, error, extra, reason, cause, failure, transcript)
+
+
+def _judged(ended: Exit, how: str) -> tuple[Judgement, dict[str, Json], bool]:
+    """Judge a run; returns what further fields of the result say of it, and whether it was read as events."""
+    stdout, extra = ended.stdout, _extra(ended)
+    printed = stdout.folded if stdout.folded is not None and not stdout.truncated else stdout.head
+    tail = decode_output(stdout.tail) if stdout.truncated else ""
+    end = Ended(ended.reason, ended.code, how, decode_output(printed), tail, decode_output(folded(ended.stderr.tail)))
+    judged = ended.events.outcome(end) if ended.events else text_outcome(end, Run("text"))
+    transcript = ended.events is not None and judged.run.format != FALLBACK
+    if ended.events is not None:
+        extra["run"] = judged.run.to_json()
+    if stdout.truncated and not transcript:
+        extra["output"] = output_note(stdout)
+    return judged, extra, transcript
+
+
+def _extra(ended: Exit) -> dict[str, Json]:
+    return {"exit_code": ended.code, "duration_seconds": round(ended.duration_s, 3)}
+
+
+def _how(reason: str, code: int) -> str:
+    if reason == _UNSUPERVISED:
+        return "the process that supervised the command was killed, and the command was ended"
+    return f"the command exited with status {code}" if code >= 0 else f"the command was ended by signal {-code}"
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= _MAX_ERROR_CHARS else text[:_MAX_ERROR_CHARS] + "…"
 
 
 def _unended_outcome(ended: Exit, text: str, why: str, extra: dict[str, Json]) -> Outcome:
@@ -94,13 +147,6 @@ def decode_output(data: bytes) -> str:
     return data.decode("utf-8", errors="replace")
 
 
-def _shown(stdout: Output) -> Iterator[str]:
-    """Yield what a coordinator may get to see of an output."""
-    yield decode_output(stdout.head)
-    if stdout.folded is not None:
-        yield decode_output(stdout.folded)
-
-
 def not_ended(unended: Unended | None) -> Failure:
     """Return the failure of a command that could not be ended."""
     return Failure("not_ended", f"the command could not be ended: it {unended.why if unended else 'still runs'}")
@@ -115,12 +161,18 @@ def outlived_outcome(left: Unended) -> Outcome:
 
 def lost_outcome(reason: str) -> Outcome:
     """Return the outcome of a task whose command was started, and whose worker cannot tell what came of it."""
-    return Outcome("failed", "", reason, reason=reason, cause=LOST)
+    return Outcome("failed", "", reason, reason=reason, cause=LOST, failure=Failure("lost", reason))
 
 
-def cancelled_outcome(entry: Entry, text: str = "") -> Outcome:
-    """Return the outcome of a cancelled task, which names the requester and the reason."""
-    return Outcome("cancelled", text, _why_cancelled(entry.cancel))
+def cancelled_outcome(entry: Entry, ended: Exit | None = None) -> Outcome:
+    """Return the outcome of a cancelled task: who cancelled it, why, and what its command said last if it had begun."""
+    why = _why_cancelled(entry.cancel)
+    if ended is None:
+        return Outcome("cancelled", "", why)
+    judged, extra, transcript = _judged(ended, "")
+    waited_for = judged.failure.message if transcript and judged.failure and judged.failure.code != "empty" else ""
+    error = f"{why}; the agent said last: {_bounded(waited_for)}" if waited_for else why
+    return Outcome("cancelled", judged.text, error, extra, why, transcript=transcript)
 
 
 def _why_cancelled(request: CancelRequest | None) -> str:
@@ -131,10 +183,3 @@ def _why_cancelled(request: CancelRequest | None) -> str:
 def output_note(output: Output) -> dict[str, Json]:
     """Describe an output of which the result has a part: its size, its digest, and how much of it is kept."""
     return {"truncated": True, "bytes": output.size, "kept": len(output.head), "sha256": output.sha256}
-
-
-def _stderr_end(stderr: Output) -> str:
-    text = decode_output(folded(stderr.tail)).strip()
-    if not text:
-        return ""
-    return f": …{text[-_STDERR_SHOWN:]}" if len(text) > _STDERR_SHOWN else f": {text}"

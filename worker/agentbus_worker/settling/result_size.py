@@ -87,7 +87,8 @@ def _with_routing_only(result: Result) -> Result:
     route = {
         name: _longest_prefix(task[name], _ROUTING_FIELD_BYTES) for name in _ROUTING if isinstance(task.get(name), str)
     }
-    shorter = result.model_copy(update={"task": {**route, "payload": _LEFT_OUT}})
+    run = {"run": {"format": result.run.format}} if result.run else {}  # denied calls can be long
+    shorter = result.model_copy(update={"task": {**route, "payload": _LEFT_OUT}, **run})
     if result.error is not None and len(encode(result.error)) > _ERROR_BYTES:
         shorter = shorter.model_copy(update={"error": _longest_prefix(result.error, _ERROR_BYTES) + "…"})
     return shorter

@@ -1,0 +1,175 @@
+"""The real agents that are recorded: their packages, and how each is told to use the model server of the test."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+PROMPT: Final = "What is the answer? Run a command if you need one."
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One agent.
+
+    Attributes:
+        package: what npm installs; the version is the one that the recorded lines are of.
+        command: what the preset runs, with the output that a program can read.
+        allowing: what is added to the command for the case in which a tool may run.
+        setup: writes the agent's configuration into a home, and returns what the environment needs; it gets the home
+            and the address of the model server with the case.
+    """
+
+    package: str
+    version: str
+    command: tuple[str, ...]
+    setup: Callable[[Path, str, str], Mapping[str, str]]
+    allowing: tuple[str, ...] = ()
+
+
+def _write(path: Path, text: str | dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text if isinstance(text, str) else json.dumps(text), encoding="utf-8")
+
+
+def _claude(home: Path, url: str, case: str) -> Mapping[str, str]:
+    _write(home / ".claude.json", {"hasCompletedOnboarding": True, "autoUpdates": False})
+    return {
+        "ANTHROPIC_BASE_URL": url,
+        "ANTHROPIC_API_KEY": "sk-of-the-test",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_MAX_RETRIES": "2",  # of ten, which take three minutes
+        "DISABLE_AUTOUPDATER": "1",
+    }
+
+
+def _codex(home: Path, url: str, case: str) -> Mapping[str, str]:
+    _write(
+        home / ".codex" / "config.toml",
+        f'model = "model-of-the-test"\nmodel_provider = "test"\n\n[model_providers.test]\nname = "test"\n'
+        f'base_url = "{url}/v1"\nenv_key = "KEY_OF_THE_TEST"\nwire_api = "responses"\n',
+    )
+    return {"CODEX_HOME": str(home / ".codex"), "KEY_OF_THE_TEST": "sk-of-the-test"}
+
+
+def _gemini(home: Path, url: str, case: str) -> Mapping[str, str]:
+    settings = {
+        "security": {"auth": {"selectedType": "gemini-api-key"}},
+        "general": {"disableAutoUpdate": True, "enableAutoUpdate": False},
+        "privacy": {"usageStatisticsEnabled": False},
+        "telemetry": {"enabled": False},
+    }
+    _write(home / ".gemini" / "settings.json", settings)
+    return {
+        "GOOGLE_GEMINI_BASE_URL": url,
+        "GEMINI_API_KEY": "key-of-the-test",
+        "GEMINI_CLI_TRUST_WORKSPACE": "true",
+        "GEMINI_TELEMETRY_ENABLED": "false",
+    }
+
+
+def _opencode(home: Path, url: str, case: str) -> Mapping[str, str]:
+    model = {"name": "model-of-the-test", "limit": {"context": 200_000, "output": 8_000},
+             "cost": {"input": 3, "output": 15}}  # fmt: skip
+    provider = {"npm": "@ai-sdk/anthropic", "name": "test", "models": {"model-of-the-test": model},
+                "options": {"baseURL": f"{url}/v1", "apiKey": "sk-of-the-test"}}  # fmt: skip
+    config: dict[str, Any] = {
+        "$schema": "https://opencode.ai/config.json",
+        "model": "test/model-of-the-test",
+        "small_model": "test/model-of-the-test",
+        "provider": {"test": provider},
+        "autoupdate": False,
+        "share": "disabled",
+    }
+    if case == "denied":
+        config["permission"] = {"bash": "ask"}
+    _write(home / ".config" / "opencode" / "opencode.json", config)
+    return {
+        "OPENCODE_DISABLE_AUTOUPDATE": "1",
+        "OPENCODE_DISABLE_MODELS_FETCH": "1",
+        "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
+    }
+
+
+def _qwen(home: Path, url: str, case: str) -> Mapping[str, str]:
+    settings = {
+        "security": {"auth": {"selectedType": "openai"}},
+        "general": {"enableAutoUpdate": False},
+        "privacy": {"usageStatisticsEnabled": False},
+        "model": {"name": "model-of-the-test"},
+    }
+    _write(home / ".qwen" / "settings.json", settings)
+    return {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "sk-of-the-test", "OPENAI_MODEL": "model-of-the-test"}
+
+
+AGENTS: Final[dict[str, Agent]] = {
+    "claude": Agent(
+        "@anthropic-ai/claude-code",
+        "2.1.332",
+        ("claude", "-p", "--output-format", "stream-json", "--verbose"),
+        _claude,
+        allowing=("--allowedTools", "Bash"),
+    ),
+    "codex": Agent(
+        "@openai/codex",
+        "0.171.0",
+        ("codex", "exec", "--json", "--skip-git-repo-check", "--sandbox", "workspace-write", "-"),
+        _codex,
+    ),
+    "gemini": Agent(
+        "@google/gemini-cli",
+        "0.61.0",
+        ("gemini", "--output-format", "stream-json", "--approval-mode", "default"),
+        _gemini,
+        allowing=("--approval-mode", "yolo"),
+    ),
+    "opencode": Agent(
+        "opencode-ai",
+        "1.18.33",
+        ("opencode", "run", "--format", "json"),
+        _opencode,
+    ),
+    "qwen": Agent(
+        "@qwen-code/qwen-code",
+        "0.24.4",
+        ("qwen", "--output-format", "stream-json", "--approval-mode", "default"),
+        _qwen,
+        allowing=("--approval-mode", "yolo"),
+    ),
+}
+
+CASES: Final = (
+    "ok", "tool", "denied", "approval", "empty", "refusal", "max_tokens",
+    "auth", "forbidden", "rate_limit", "rate_limit_long", "quota", "billing", "overloaded", "server_error", "context",
+    "model", "no_connection", "cut", "hang", "hang_before", "keepalive", "loop", "resumed", "unknown_session",
+)  # fmt: skip
+"""What each agent goes through. In `loop` the model calls tools without end, in `resumed` a session goes on."""
+
+NO_SESSION: Final = "00000000-0000-4000-8000-000000000000"
+
+
+def command_of(name: str, case: str, session: str | None = None) -> list[str]:
+    """Return the words with which an agent is run in a case, and goes on with a session where one is named."""
+    agent = AGENTS[name]
+    words = list(agent.command)
+    if case in ("tool", "loop"):
+        for option in agent.allowing[::2]:
+            if option in words:
+                at = words.index(option)
+                del words[at : at + 2]
+        words[1:1] = agent.allowing if name != "claude" else ()
+        words += agent.allowing if name == "claude" else ()
+    if session is not None:
+        match name:
+            case "codex":
+                words[-1:] = ["resume", session, "-"]
+            case "opencode":
+                words += ["-s", "ses_" + session.replace("-", "")[:27] if session == NO_SESSION else session]
+            case _:
+                words += ["--resume", session]
+    return words
+
+
+if __name__ == "__main__":  # what npm installs
+    print(*(f"{agent.package}@{agent.version}" for agent in AGENTS.values()))

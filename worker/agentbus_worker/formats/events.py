@@ -1,0 +1,92 @@
+"""The events of a run in one form, whatever agent printed them. All text in them is the agent's, and never trusted."""
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from agentbus.protocol.outcomes.failure_codes import FailureCode
+from agentbus.protocol.outcomes.run_report import Usage
+
+MAX_SUMMARY_CHARS: Final = 200
+"""How much of a call of a tool, of its output or of a notice an event tells: a line on a screen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The agent has begun, or goes on with, a session."""
+
+    session: str | None = None
+    model: str | None = None
+    folder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The model said something: a message, or the next part of one."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """The agent has begun to use a tool."""
+
+    name: str
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEnd:
+    """The use of a tool has ended."""
+
+    name: str
+    ok: bool
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The agent could not reach its model, and tries again.
+
+    Attributes:
+        attempt: the number of the try that failed, where the agent says it.
+        of: how often it tries.
+    """
+
+    message: str = ""
+    attempt: int | None = None
+    of: int | None = None
+    code: FailureCode | None = None
+    http_status: int | None = None
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The agent asks whether it may use a tool, and has stopped until it is answered."""
+
+    tool: str
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSoFar:
+    """What the run has used up to now."""
+
+    usage: Usage
+    cost_usd: float | None = None
+    turns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that the agent says of itself: a warning, an error that it prints as a message."""
+
+    text: str
+
+
+Event: TypeAlias = Start | Text | Tool | ToolEnd | Retry | Question | UsageSoFar | Notice
+
+
+def is_productive(event: Event) -> bool:
+    """Whether an event shows work: the model said something, or a tool is used. Retries and notices do not."""
+    return isinstance(event, Text | Tool | ToolEnd)

@@ -1,0 +1,87 @@
+"""Reads Gemini CLI: `gemini -o stream-json`. It does not tell an answer that was cut from a whole one."""
+
+from typing import ClassVar, Final
+
+from agentbus.protocol.json_codec import Json, object_in
+from agentbus.protocol.outcomes.failure_codes import FailureCode
+from agentbus_worker.formats.events import Event, Notice, Start, Text, Tool, ToolEnd, UsageSoFar
+from agentbus_worker.formats.reading import Ended, Reader, number_at, one_line, summary_of, text_at
+from agentbus_worker.formats.reasons import reason_of
+
+_EXIT_CODES: Final[dict[int, FailureCode]] = {41: "auth", 53: "turn_limit"}
+
+
+class GeminiReader(Reader):
+    """Reads the lines of Gemini CLI."""
+
+    kind: ClassVar[str] = "gemini"
+
+    _last_call = ""
+
+    def _read(self, value: dict[str, Json]) -> list[Event] | None:
+        match value.get("type"):
+            case "init":
+                self.session = text_at(value, "session_id") or self.session
+                self.model = text_at(value, "model") or self.model
+                return [Start(self.session, self.model)]
+            case "message":
+                return self._read_message(value)
+            case "tool_use":
+                self._say("")  # what was said before a tool is used is not the answer
+                name, summary = text_at(value, "tool_name"), summary_of(value.get("parameters"))
+                self._use(text_at(value, "tool_id"), name)
+                self._last_call = summary
+                return [Tool(name, summary)]
+            case "tool_result":
+                return [self._tool_end(value)]
+            case "error":
+                return [self._read_error(value)]
+            case "result":
+                return self._read_result(value)
+            case _:
+                return None
+
+    def _read_message(self, value: dict[str, Json]) -> list[Event]:
+        text = text_at(value, "content")
+        if value.get("role") != "assistant":
+            return []
+        self._say(text, more=value.get("delta") is True)
+        return [Text(text)] if text else []
+
+    def _tool_end(self, value: dict[str, Json]) -> ToolEnd:
+        name = self._tools.pop(text_at(value, "tool_id"), "")
+        error = object_in(value.get("error"))
+        if "denied" in text_at(error, "type").lower() or "cancelled" in text_at(error, "type").lower():
+            self._deny(name, self._last_call)
+        text = text_at(error, "message") or text_at(value, "output")
+        return ToolEnd(name, value.get("status") == "success", one_line(text))
+
+    def _read_error(self, value: dict[str, Json]) -> Event:
+        message = text_at(value, "message")
+        if value.get("severity") != "warning":
+            self._fail(message)
+        return Notice(one_line(message))
+
+    def _read_result(self, value: dict[str, Json]) -> list[Event]:
+        self._finished = True
+        stats = object_in(value.get("stats"))
+        self._count(input_tokens=number_at(stats, "input_tokens"), cached=number_at(stats, "cached"),
+                    output=number_at(stats, "output_tokens"))  # fmt: skip
+        used = {name: number_at(of, "total_tokens") for name, of in object_in(stats.get("models")).items()}
+        if any(used.values()):
+            self.model = max(used, key=lambda name: used[name])
+        if value.get("status") == "success":
+            self._error = None  # it got over it
+        else:
+            error = text_at(value, "error", "message")
+            if error or self._error is None:
+                self._fail(error)
+        return [UsageSoFar(self._usage)]
+
+    def _failure(self, ended: Ended) -> tuple[FailureCode | None, str]:
+        code, reason = super()._failure(ended)
+        if code == "exit" and ended.code is not None:
+            # Its exit code is the HTTP status modulo 256, where there was one.
+            status = ended.code + 256
+            code = _EXIT_CODES.get(ended.code) or reason_of("", status).code or code
+        return code, reason

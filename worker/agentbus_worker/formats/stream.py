@@ -1,0 +1,44 @@
+"""Reads the standard output of an agent while it is written, in bounded memory: its bytes become events."""
+
+from collections.abc import Callable
+
+from agentbus_worker.formats.events import Event
+from agentbus_worker.formats.judgement import Ended, Judgement
+from agentbus_worker.formats.lines import Lines
+from agentbus_worker.formats.readers import READERS
+
+
+class EventStream:
+    """The output of one run in a format with events.
+
+    Args:
+        format_: one of `READERS`.
+        on_event: called with each event as soon as its line is whole.
+    """
+
+    def __init__(self, format_: str, on_event: Callable[[Event], None] = lambda _: None) -> None:
+        self.reader = READERS[format_]()
+        self._lines = Lines()
+        self._on_event = on_event
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes; never raises for what they hold."""
+        skipped = self._lines.skipped
+        for line in self._lines.feed(chunk):
+            self._read(line)
+        if self._lines.skipped > skipped:
+            self.reader.pass_over()
+
+    def outcome(self, ended: Ended) -> Judgement:
+        """Judge the run; its last line need not have an end."""
+        self._read(self._lines.rest())
+        return self.reader.outcome(ended)
+
+    def _read(self, line: bytes) -> None:
+        for event in self.reader.feed(line):
+            self._on_event(event)
+
+
+def stream_of(format_: str) -> EventStream | None:
+    """Return a stream for a format with events; None for text."""
+    return EventStream(format_) if format_ in READERS else None
