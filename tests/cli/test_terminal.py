@@ -34,7 +34,7 @@ async def test_results_are_a_table_with_the_output_below(tmp_path: Path, server:
     assert "completed" in row_with(shown, done.task_id)
     assert "failed" in row_with(shown, failed.task_id)
     lines = [line.strip() for line in shown.splitlines()]
-    assert lines.index("hello") < lines.index("the command exited with status 3") < lines.index("before")
+    assert lines.index("hello") < lines.index("the command exited with status 3: before") < lines.index("before")
     assert "not JSON" in row_with(shown, "not a result")
     assert "(sequence 3)" in row_with(shown, "not a result")
 
