@@ -246,7 +246,7 @@ class Worker:
             return await claim(context, delivery)
         except (BusError, OSError, MemoryError) as error:
             log.warning("a task could not be claimed: %s; it will be delivered again", error)
-            delay_s = kept_back_s(context, error)
+            delay_s = kept_back_s(context, delivery, error)
             with suppress(BusUnavailableError):
                 await delivery.nak(delay_s)
             return None

@@ -3,6 +3,9 @@
 from pathlib import Path
 
 from agentbus.protocol import subjects
+from agentbus.protocol.ledger_entry import settled
+from agentbus.protocol.messages import new_result, new_task
+from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import PausedWorker
 from support.harness import eventually, worker, worker_toml
 from support.restricted import all_but, restricted_bus
@@ -24,6 +27,24 @@ async def test_a_worker_that_may_not_claim_leaves_the_tasks_to_others(tmp_path: 
             waited = await bus.admin.wait([task.id for task in tasks], timeout_s=WAIT_S)
             assert not waited.pending
             assert first.said("paused (not_claimed): the bus does not let it claim tasks")
+
+
+async def test_a_result_that_one_worker_may_not_publish_is_published_by_another_one_soon(tmp_path: Path):
+    """The result was committed by a worker that died before it published it."""
+    for name in ("able", "unable"):
+        (tmp_path / name).mkdir()
+    no_results = all_but(subjects.RESULT_SUBJECTS)
+    async with restricted_bus(tmp_path, {"able": EVERYTHING, "unable": no_results}, agents=["code"]) as bus:
+        task = await bus.admin.publish("code", "say:done", task_type="test")
+        record = (await bus.admin.task(task.id).status()).record
+        embedded = new_task(to="code", content="say:done", task_type="test", task_id=task.id).to_json()
+        result = new_result(embedded, result_id=f"result-code-{task.id}-x", status="completed", result="done")
+        await Ledger(bus.admin.bus).write(record.key, settled(record.entry, result), revision=record.revision)
+        async with worker(worker_toml(tmp_path / "unable", bus.url("unable"))) as first:
+            await first.until_said("could not be claimed")
+            async with worker(worker_toml(tmp_path / "able", bus.url("able"))):
+                stored = await eventually(bus.admin.results, "the result is in the inbox", timeout_s=WAIT_S)
+    assert [message.result.id for message in stored if message.result] == [result.id]
 
 
 async def test_a_worker_that_may_claim_again_goes_on_by_itself_and_tells_meanwhile_why_it_is_paused(tmp_path: Path):

@@ -49,7 +49,7 @@ log = logging.getLogger("agentbus.worker")
 
 _RETRY_S: Final = 2.0
 _REFUSED_S: Final = 60.0
-"""The delay after a refusal that only an operator can fix, such as a stream that does not exist."""
+"""The longest delay after a refusal that only an operator can fix, such as a stream that does not exist."""
 
 
 async def claim(context: Context, delivery: Delivery) -> Job | None:
@@ -79,11 +79,12 @@ async def claim(context: Context, delivery: Delivery) -> Job | None:
     return None
 
 
-def kept_back_s(context: Context, error: BusError | OSError | MemoryError) -> float:
+def kept_back_s(context: Context, delivery: Delivery, error: BusError | OSError | MemoryError) -> float:
     """Return how long a task that `claim` could not decide on is kept from all workers.
 
-    A worker that may claim none pauses. It would otherwise be the quickest to take each task, and put off what others
-    can do.
+    Another worker may be able to do what this one is refused, so a task is not kept for long at first, and for longer
+    with each delivery. A worker that may claim none pauses. It would otherwise be the quickest to take each task, and
+    put off what others can do.
     """
     if isinstance(error, BusUnavailableError | StreamFullError):
         return _RETRY_S
@@ -96,7 +97,7 @@ def kept_back_s(context: Context, error: BusError | OSError | MemoryError) -> fl
         reason = f"the bus does not let it claim tasks; an administrator must grant it {states}"
         context.pause.begin(NOT_CLAIMED, reason)
         return 0.0
-    return _REFUSED_S
+    return min(_RETRY_S * delivery.num_delivered, _REFUSED_S)
 
 
 async def _claim(context: Context, delivery: Delivery) -> Job | None:
