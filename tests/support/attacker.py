@@ -156,11 +156,16 @@ def concrete(pattern: str, number: int = 0) -> str:
 
 
 def creations(party: Party) -> Iterator[tuple[str, str]]:
-    """The stream and the filter of each consumer that a party may make."""
+    """The stream and the filter of each consumer that a party may make; an empty one where the subject names none."""
     for subject in party.publish:
         if subject.startswith(_CREATE):
-            stream, _, filtered = subject.removeprefix(_CREATE).split(".", 2)
-            yield stream, filtered
+            stream, _, filtered = f"{subject.removeprefix(_CREATE)}.".split(".", 2)
+            yield stream, filtered.removesuffix(".")
+
+
+def create_subject(stream: str, name: str, filtered: str) -> str:
+    """Where a consumer with this filter is asked for."""
+    return ".".join(one for one in ("CONSUMER.CREATE", stream, name, filtered) if one)
 
 
 def meet(one: str, other: str) -> str | None:
@@ -184,7 +189,7 @@ def contents(party: Party, stream: str, filtered: str) -> Iterator[str]:
         stored = party.stored_as(subject)
         for held in stored_there:
             inside = meet(held, stored)
-            found = meet(inside, filtered) if inside is not None else None
+            found = meet(inside, filtered or ">") if inside is not None else None
             if found is not None:
                 sent = subject if found == stored else found.removesuffix(f".{party.id}")
                 yield found if stored == subject else sent
@@ -209,9 +214,11 @@ async def push(bus: Bus, stream: str, filtered: str, target: str, variant: str) 
     }  # fmt: skip
     if config.get("durable_name"):
         config["durable_name"] = name
+    if not filtered:
+        del config["filter_subject"]
     body = {"stream_name": stream, "config": config, "action": "create"}
     try:
-        await bus.api(f"CONSUMER.CREATE.{stream}.{name}.{filtered}", body)
+        await bus.api(create_subject(stream, name, filtered), body)
     except AgentBusError:
         return False
     return True

@@ -25,6 +25,7 @@ from support.attacker import (
     VARIANTS,
     Ground,
     battleground,
+    create_subject,
     creations,
     headers_against,
     publish_with_replies,
@@ -164,12 +165,14 @@ async def test_the_id_of_a_task_that_another_agent_writes_too_changes_nothing_fo
 @every
 async def test_a_thousand_durables_on_the_ledger_keep_no_reader_out(ground: Ground, tmp_path: Path):
     bus = ground.connections["main"]
-    stream, filtered = next(one for one in creations(ground.parties["main"]) if one[0] == subjects.STATE_STREAM)
+    stream, filtered = next(
+        one for one in creations(ground.parties["main"]) if one[0] == subjects.STATE_STREAM and one[1]
+    )
 
     async def durable(number: int) -> None:
         config = {"name": f"evil-{number}", "durable_name": f"evil-{number}", "filter_subject": filtered}
         body = {"stream_name": stream, "config": {**config, "ack_policy": "none"}, "action": "create"}
-        await bus.api(f"CONSUMER.CREATE.{stream}.evil-{number}.{filtered}", body)
+        await bus.api(create_subject(stream, f"evil-{number}", filtered), body)
 
     await concurrently(range(1_050), durable, at_once=AT_ONCE)
     await ground.fence()
