@@ -22,7 +22,7 @@ from agentbus_worker.settling.lease_monitor import LeaseMonitor
 from agentbus_worker.settling.outbox import Outbox
 from agentbus_worker.settling.server_clock import ServerClock
 from agentbus_worker.settling.unsettled import Unsettled
-from agentbus_worker.state_folder import locked_state
+from agentbus_worker.state_folder import lock_state
 from support.harness import worker_toml
 
 UNUSABLE = "-job"
@@ -45,7 +45,7 @@ async def delivered(
     clock = ServerClock(bus, config.nats.stream, config.durable)
     with (
         metrics_of(config) as metrics,
-        locked_state(folder / "state", urls, "code") as state_folder,
+        lock_state(folder / "state", urls, "code") as state_folder,
         Children(state_folder.children) as children,
         ClaimRecords(state_folder.claims, children.worker, Place.here()) as claims,
     ):

@@ -19,7 +19,7 @@ from agentbus_worker.log.lines import TextFormatter
 from agentbus_worker.running import orphans
 from agentbus_worker.running.orphans import end_orphans
 from agentbus_worker.running.process_tree import Children, RecordedTask, Run, is_being_loaded
-from agentbus_worker.state_folder import locked_state, write_atomically
+from agentbus_worker.state_folder import lock_state, write_atomically
 from support.file_faults import dies_before_replacing
 from support.harness import eventually, processes_with, worker, worker_toml
 from support.jobs import (
@@ -62,18 +62,18 @@ asyncio.run(main())
 
 
 def test_incomplete_files_of_a_killed_worker_are_deleted(tmp_path: Path):
-    with locked_state(tmp_path, URLS, "code") as slot:
+    with lock_state(tmp_path, URLS, "code") as slot:
         whole = [slot.outbox / "nonce.json", slot.children / "run.json"]
         halves = [slot.outbox / "other.json.part", slot.children / "other.part", slot.tmp / "run.out"]
         for path in (*whole, *halves):
             path.write_text("{", encoding="utf-8")
-    with locked_state(tmp_path, URLS, "code") as slot:
+    with lock_state(tmp_path, URLS, "code") as slot:
         assert [path.exists() for path in whole] == [True, True]
         assert [path.exists() for path in halves] == [False, False, False]
 
 
 def test_a_worker_that_dies_while_it_writes_leaves_the_earlier_file_and_what_the_next_start_clears(tmp_path: Path):
-    with locked_state(tmp_path, URLS, "code") as slot:
+    with lock_state(tmp_path, URLS, "code") as slot:
         entry = slot.outbox / "nonce.json"
         write_atomically(entry, b"old")
         writes = (
@@ -83,7 +83,7 @@ def test_a_worker_that_dies_while_it_writes_leaves_the_earlier_file_and_what_the
         dies_before_replacing(writes, entry)
         assert entry.read_bytes() == b"old"
         assert {path.name for path in slot.outbox.iterdir()} == {"nonce.json", "nonce.json.part"}
-    with locked_state(tmp_path, URLS, "code") as slot:
+    with lock_state(tmp_path, URLS, "code") as slot:
         assert {path.name: path.read_bytes() for path in slot.outbox.iterdir()} == {"nonce.json": b"old"}
 
 

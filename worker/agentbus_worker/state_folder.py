@@ -10,10 +10,10 @@ import hashlib
 import itertools
 import shutil
 import socket
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from types import TracebackType
+from typing import BinaryIO, Final, Self
 
 from agentbus.config.atomic_files import replace_file
 from agentbus.config.urls import ServerUrl
@@ -27,7 +27,7 @@ _LOCK_TIMEOUT_S: Final = 10.0
 
 
 class StateFolder:
-    """One instance's folder, held under its lock until it is released."""
+    """One instance's folder, held under its lock until it is released, or for the length of a `with` block."""
 
     def __init__(self, path: Path, lock: BinaryIO) -> None:
         self.path = path
@@ -36,6 +36,14 @@ class StateFolder:
         self.children = path / "children"
         self.claims = path / "claims"
         self.tmp = path / "tmp"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
 
     @property
     def place(self) -> str:
@@ -65,16 +73,6 @@ class StateFolder:
     def release(self) -> None:
         """Unlock the folder for other workers."""
         self._lock.close()
-
-
-@contextmanager
-def locked_state(state_dir: Path, urls: tuple[ServerUrl, ...], agent: str) -> Generator[StateFolder]:
-    """Hold a state folder for the length of the block: see `lock_state`."""
-    folder = lock_state(state_dir, urls, agent)
-    try:
-        yield folder
-    finally:
-        folder.release()
 
 
 def lock_state(state_dir: Path, urls: tuple[ServerUrl, ...], agent: str) -> StateFolder:

@@ -111,7 +111,7 @@ class Worker:
             if (folder := await unless_set(self._stop.drain, disk.state.run(lock, timeout_s=None))) is None:
                 log.info("worker %s stopped before it had a state folder", self.instance)
                 return
-            stack.callback(folder.release)
+            stack.enter_context(folder)
             await stack.enter_async_context(disk)  # so that all is written before another worker may have the folder
             # Not later: a bus that is away is no failed start, nor is a command of an earlier worker that does not end.
             self._watchdog.ready("connecting to the bus")

@@ -4,7 +4,7 @@ The one place for them: results, `retry_on`, the reference and its test take the
 """
 
 from dataclasses import dataclass
-from typing import Final, Literal, cast, get_args
+from typing import Final, Literal
 
 FailureCode = Literal[
     "auth", "forbidden", "billing", "quota", "rate_limit", "overloaded", "network", "model",
@@ -181,8 +181,3 @@ FAILURE_CODES: Final[dict[FailureCode, CodeFacts]] = {
         "publish the task anew, without a session",
     ),
 }
-
-
-def known_code(text: str) -> FailureCode | None:
-    """Return a code of this version; None for any other text."""
-    return cast("FailureCode", text) if text in get_args(FailureCode) else None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agentbus.protocol.outcomes.run_report import Denied
-from agentbus_worker.formats.events import Notice, Question, Retry, Start, Text, Tool, ToolEnd, is_productive
+from agentbus_worker.formats.events import Event, Notice, Question, Retry, Start, Text, Tool, ToolEnd
 from agentbus_worker.formats.judgement import Ended, Judgement
 from agentbus_worker.formats.readers import READERS
 from agentbus_worker.formats.reading import FALLBACK, Totals
@@ -28,6 +28,10 @@ def read(agent: str, *lines: bytes, ended: Ended = DONE, before: Totals | None =
     return reader.outcome(ended)
 
 
+def is_work(event: Event) -> bool:
+    return isinstance(event, Text | Tool | ToolEnd)
+
+
 def printed(agent: str, case: str = "ok") -> list[bytes]:
     return [one.encode() for one in recording(agent, case).stdout]
 
@@ -39,7 +43,7 @@ def printed(agent: str, case: str = "ok") -> list[bytes]:
 def test_the_events_of_a_run_have_one_form_whatever_agent_printed_them(agent: str) -> None:
     reader = READERS[agent]()
     events = [event for one in printed(agent, "tool") for event in reader.feed(one)]
-    productive = [event for event in events if is_productive(event)]
+    productive = [event for event in events if is_work(event)]
     tool = next(event for event in productive if isinstance(event, Tool))
     end = next(event for event in productive if isinstance(event, ToolEnd))
     assert isinstance(events[0], Start)
@@ -64,7 +68,7 @@ def test_a_retry_tells_how_often_why_and_for_how_long() -> None:
 def test_an_error_that_an_agent_prints_as_its_message_is_no_work(agent: str, case: str) -> None:
     reader = READERS[agent]()
     events = [event for one in printed(agent, case) for event in reader.feed(one)]
-    assert [event for event in events if is_productive(event) and event != Text("")] == []
+    assert [event for event in events if is_work(event) and event != Text("")] == []
     assert any(isinstance(event, Notice) for event in events)
 
 

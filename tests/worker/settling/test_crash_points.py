@@ -26,7 +26,7 @@ from agentbus.protocol.messages import new_task
 from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
-from agentbus_worker.state_folder import locked_state
+from agentbus_worker.state_folder import lock_state
 from support.agreement import agreed
 from support.dying import POINTS
 from support.harness import SUPPORT, Process, eventually, process, processes_with, run_cli, worker, worker_toml
@@ -274,7 +274,7 @@ async def test_a_worker_that_dies_while_it_takes_over_outcomes_loses_none(
     loaded, _ = load_worker(config)
     urls = connection_settings(loaded.nats, agent="code", name="test").urls
     task_id = await publish(coordinator, "work")
-    with locked_state(tmp_path / "state", urls, "code"):  # the first folder is taken now, and free later
+    with lock_state(tmp_path / "state", urls, "code"):  # the first folder is taken now, and free later
         await worker_dies(config, "outcome on disk, not committed")
     [left] = outcomes_on_disk(tmp_path)
     await worker_dies(config, "state folder taken over")

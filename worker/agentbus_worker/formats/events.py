@@ -85,8 +85,3 @@ class Notice:
 
 
 Event: TypeAlias = Start | Text | Tool | ToolEnd | Retry | Question | UsageSoFar | Notice
-
-
-def is_productive(event: Event) -> bool:
-    """Whether an event shows work: the model said something, or a tool is used. Retries and notices do not."""
-    return isinstance(event, Text | Tool | ToolEnd)
