@@ -21,7 +21,7 @@ from agentbus.errors import (
     WrongRevisionError,
 )
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
-from support.fake_server import fake_server
+from support.fake_server import fake_server, stop_listening
 from support.harness import BOUND_S, eventually
 
 USERS = """
@@ -278,9 +278,12 @@ async def test_connections_that_lost_the_server_together_dial_it_at_different_mo
         for _ in range(8):
             await stack.enter_async_context(connect(config))
         server.kill()
-        async with await asyncio.start_server(dialled, "127.0.0.1", port):
+        listener = await asyncio.start_server(dialled, "127.0.0.1", port)
+        try:
             # Each dials at once, and then after its own pause.
             await eventually(lambda: len(dials) >= 24, "each has dialled three times", timeout_s=30)
+        finally:
+            await stop_listening(listener)
     # With the same pause, the third dials of all lie within some milliseconds.
     assert dials[23] - dials[16] > 0.2
 

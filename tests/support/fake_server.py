@@ -7,6 +7,21 @@ from contextlib import asynccontextmanager, suppress
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
+async def stop_listening(server: asyncio.Server) -> None:
+    """Accept no more connections, and let each that was accepted reach the coroutine that serves it.
+
+    asyncio takes some rounds of its loop for that. It loses a connection that is still on its way when the server is
+    closed, and that is never closed then.
+    """
+    loop = asyncio.get_running_loop()
+    for listening in server.sockets:
+        with suppress(NotImplementedError):  # Windows
+            loop.remove_reader(listening.fileno())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    server.close()
+
+
 @asynccontextmanager
 async def fake_server(serve: Serve) -> AsyncGenerator[int]:
     """Listen on a free port for the length of the block; `serve` is called for each client."""
@@ -32,7 +47,7 @@ async def fake_server(serve: Serve) -> AsyncGenerator[int]:
         try:
             yield int(server.sockets[0].getsockname()[1])
         finally:
-            server.close()
+            await stop_listening(server)
             left = tuple(serving)
             for task in left:
                 task.cancel()

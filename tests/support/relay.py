@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
+from support.fake_server import stop_listening
+
 HOST = "127.0.0.1"
 _Link = TypeVar("_Link", bound="Relay")
 
@@ -64,5 +66,5 @@ async def relayed(link: _Link, *, limit: int) -> AsyncGenerator[_Link]:
     try:
         yield link
     finally:
-        listener.close()
+        await stop_listening(listener)
         await link.cut()
