@@ -15,6 +15,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from agentbus.errors import AgentBusError
 from agentbus.protocol import subjects
+from agentbus.protocol.outcomes.run_report import MAX_NAME_CHARS, Run
 
 _TRACER: Final = trace.get_tracer("agentbus")
 # Not the propagator that the environment configures: both ends of a message must speak the same, and no one
@@ -84,6 +85,34 @@ def outcome(status: str, error: str | None, reason: str | None, exit_code: int |
     if error is not None:
         span.set_attribute("error.type", error)
         span.set_status(StatusCode.ERROR, reason)
+
+
+def agent_run(agent: str, run: Run) -> None:
+    """See `agentbus.observability.tracing.agent_run`. The names are those of OpenTelemetry's conventions for GenAI.
+
+    They have none for a cost. The provider of the model is left out: no agent tells it.
+    """
+    usage = run.usage
+    known: dict[str, str | int | float | None] = {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.agent.name": agent,
+        "gen_ai.agent.version": run.version,
+        "gen_ai.request.model": run.model,
+        "gen_ai.conversation.id": run.session,
+        "gen_ai.usage.input_tokens": usage.input_tokens,
+        "gen_ai.usage.cache_read.input_tokens": usage.cached_input_tokens,
+        "gen_ai.usage.output_tokens": usage.output_tokens,
+        "agentbus.run.agent": run.kind,
+        "agentbus.run.turns": run.turns,
+        "agentbus.run.cost_usd": run.cost_usd,
+    }
+    trace.get_current_span().set_attributes(
+        {name: _bounded(value) for name, value in known.items() if value is not None}
+    )
+
+
+def _bounded(value: str | float) -> str | float:
+    return value[:MAX_NAME_CHARS] if isinstance(value, str) else value
 
 
 def event(name: str, attributes: Mapping[str, str | float]) -> None:

@@ -9,7 +9,10 @@ import re
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from agentbus.protocol.outcomes.run_report import Run
 
 ENVIRONMENT: Final = frozenset({"TRACEPARENT", "TRACESTATE", "BAGGAGE"})
 """The variables by which a process hands its trace to its children."""
@@ -120,6 +123,15 @@ def outcome(status: str, *, error: str | None = None, reason: str | None = None,
     from agentbus.observability import spans
 
     spans.outcome(status, error, reason, exit_code)
+
+
+def agent_run(agent: str, run: "Run") -> None:
+    """Say in the current span what an agent says of its run: model, session, tokens, cost."""
+    if _API not in sys.modules:
+        return
+    from agentbus.observability import spans
+
+    spans.agent_run(agent, run)
 
 
 def event(name: str, **attributes: str | float) -> None:

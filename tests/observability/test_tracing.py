@@ -5,8 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,24 +27,20 @@ from agentbus.protocol.headers import MSG_ID
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.messages import new_task
 from agentbus.provision.nats_server import NatsServer
-from support.harness import SUPPORT, Process, eventually, process, run_cli, worker, worker_toml
+from support.harness import SUPPORT, eventually, process, run_cli, worker, worker_toml
 from support.installation import own_bus
 from support.jobs import acknowledged, counts, outcome, pid_from, publish, settled, short_lease, text
 from support.mcp_harness import NOWHERE, both_eras, data_of, in_memory, over_http, over_stdio
+from support.traced_runs import TRACED, ended_spans, spans_in, traced_worker
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
 DYING = str(SUPPORT / "dying.py")
-TRACED = str(SUPPORT / "traced.py")
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{CALLER}-01"
 STATE = "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"
 SECRET = "s3cret-c0ntent"
 ASKS = "env:TRACEPARENT env:TRACESTATE env:BAGGAGE"
-
-
-def spans_in(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def span_in(file: Path, name: str) -> dict[str, Any]:
@@ -88,30 +83,11 @@ def within(parent: str) -> AbstractContextManager[object]:
     return trace.use_span(trace.get_current_span(context))
 
 
-@asynccontextmanager
-async def traced_worker(config: Path, spans: Path) -> AsyncGenerator[Process]:
-    """A real worker with the SDK."""
-    argv = [sys.executable, TRACED, str(spans), "simple", "agentbus", "worker", "run", "--config", str(config)]
-    with process(argv, config.with_suffix(f".{os.urandom(3).hex()}.log")) as child:
-        await child.until_said("ready for tasks")
-        yield child
-
-
 async def trace_of_result(coordinator: Coordinator) -> str | None:
     """What the one message of the inbox carries."""
     async with OrderedConsumer(coordinator.bus, subjects.RESULTS_STREAM, subjects.results("main"), after=0) as feed:
         [message] = [message async for message in feed.backlog()]
         return message.headers.get("traceparent")
-
-
-async def ended_spans(spans: Path, name: str, count: int = 1) -> list[dict[str, Any]]:
-    """The spans of a name, once there are so many: a span ends a little after its result is there."""
-
-    def found() -> list[dict[str, Any]] | None:
-        named = [span for span in spans_in(spans) if span["name"] == name]
-        return named if len(named) >= count else None
-
-    return await eventually(found, f"{count} spans {name!r}")
 
 
 # -- one trace --------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from agentbus.config.loading import load_worker
 from agentbus.observability.metrics_endpoint import exposed, new_registry
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
+from agentbus.protocol.outcomes.run_report import Run, Usage
 from agentbus.provision.nats_server import NatsServer, start_server
 from agentbus_worker.metrics import PrometheusMetrics
 from support.harness import BOUND_S, Process, eventually, process, run_python, worker, worker_toml
@@ -383,7 +384,8 @@ async def test_a_port_without_the_library_is_an_error_that_names_the_extra_to_in
 def test_the_documentation_lists_every_metric(tmp_path: Path):
     config, _ = load_worker(worker_toml(tmp_path, NOWHERE))
     registry = new_registry()
-    PrometheusMetrics(registry, config)
+    # Series with names of models are there once a run has ended.
+    PrometheusMetrics(registry, config).used(Run("claude", usage=Usage(1, 1, 1), cost_usd=1))
     assert documented("worker") == registered(registry)
 
 

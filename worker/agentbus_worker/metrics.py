@@ -1,4 +1,4 @@
-"""Counts what a worker does, for Prometheus. Label values are fixed here: none comes from the bus."""
+"""Counts what a worker does, for Prometheus. Label values are fixed here, names of models apart: none is of the bus."""
 
 import logging
 from collections.abc import Callable
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 from agentbus.config.worker_schema import WorkerConfig
 from agentbus.observability.metrics import MetricFactory, served_metrics
 from agentbus.protocol.messages import ResultStatus
+from agentbus.protocol.outcomes.run_report import Run
 from agentbus_worker.running.command import Reason
+from agentbus_worker.usage.counters import UsageCounters
 
 if TYPE_CHECKING:
     from agentbus.observability.metrics import Registry
@@ -69,6 +71,9 @@ class Metrics:
     def run_ended(self, reason: Reason, duration_s: float, output_bytes: int) -> None:
         """Count the end of a command, its duration and its output."""
 
+    def used(self, run: Run) -> None:
+        """Count the tokens and the cost of a run, as far as its agent tells them."""
+
     def settled(self, status: ResultStatus) -> None:
         """Count a settled task."""
 
@@ -90,6 +95,7 @@ class PrometheusMetrics(Metrics):
         self._duration = make.histogram("run_duration_seconds", "How long commands ran.", buckets=_DURATION_S)
         self._output = make.counter("output_bytes", "What commands have printed on standard output.")
         self._events = {event: make.counter(name, text) for event, (name, text) in _EVENTS.items()}
+        self._usage = UsageCounters(registry, config.agent.id)
         make.gauge("slots", "Tasks that may run at the same time.").set(config.worker.concurrency)
         self._gauges = make.gauges(_READINGS)
 
@@ -106,6 +112,10 @@ class PrometheusMetrics(Metrics):
         self._ended[reason].inc()
         self._duration.observe(duration_s)
         self._output.inc(output_bytes)
+
+    def used(self, run: Run) -> None:
+        """Count the tokens and the cost of a run, as far as its agent tells them."""
+        self._usage.count(run)
 
     def settled(self, status: ResultStatus) -> None:
         """Count a settled task."""

@@ -11,6 +11,7 @@ from agentbus_worker.formats.events import Event, Notice, Question, Retry, Start
 from agentbus_worker.formats.judgement import Ended, Judgement
 from agentbus_worker.formats.readers import READERS
 from agentbus_worker.formats.reading import FALLBACK, Totals
+from agentbus_worker.formats.stream import EventStream
 from support.recorded_agents import recording
 
 NOTHING = Totals()
@@ -101,6 +102,51 @@ def test_the_usage_of_codex_is_that_of_the_run_and_not_of_its_session() -> None:
     usage = read("codex", *lines, before=before).run.usage
     assert (usage.input_tokens, usage.cached_input_tokens, usage.output_tokens) == (1200, 300, 57)
     assert read("codex", *lines, before=None).run.usage.input_tokens is None
+
+
+@pytest.mark.parametrize("agent", READERS)
+def test_the_numbers_of_a_resumed_run_are_those_of_a_first_run(agent: str) -> None:
+    first = READERS[agent]()
+    for one in printed(agent):
+        first.feed(one)
+    resumed = read(agent, *printed(agent, "resumed"), before=first.totals).run
+    assert (resumed.usage, resumed.cost_usd) == (first.report().usage, first.report().cost_usd)
+    assert resumed.usage.output_tokens
+
+
+@pytest.mark.parametrize(
+    ("agent", "command", "counted"),
+    [
+        ("claude", "claude -p --output-format stream-json", True),
+        ("claude", "claude -p --continue", False),
+        ("claude", "claude -p --resume=abc", False),
+        ("claude", "/usr/bin/claude -p -c", False),
+        ("claude", "sh -c claude", True),
+        ("claude", "sh -c claude -p --resume abc", False),
+        ("codex", "codex -c model=x exec --json -", True),
+        ("codex", "codex exec --json resume --last -", False),
+        ("qwen", "qwen --continue --output-format stream-json", False),
+        ("opencode", "opencode run --continue --format json", True),
+        ("gemini", "gemini --resume latest --output-format stream-json", True),
+    ],
+)
+def test_a_command_that_goes_on_with_a_session_gives_no_numbers_that_count_earlier_runs(
+    agent: str, command: str, counted: bool
+) -> None:
+    stream = EventStream(agent, command=command.split())
+    stream.feed(b"\n".join(one for one in printed(agent, "resumed") if b"since_last_result" not in one))
+    if agent == "claude":
+        stream.feed(b"\n" + line(type="result", subtype="success", result="x", total_cost_usd=0.012))
+        assert (stream.report().cost_usd is not None) is counted
+    else:
+        assert (stream.report().usage.output_tokens is not None) is counted
+
+
+def test_the_last_line_is_counted_once_however_often_a_run_is_reported() -> None:
+    stream = EventStream("opencode")
+    stream.feed(b"\n".join(printed("opencode")).rstrip())
+    assert [stream.report().usage.output_tokens for _ in range(2)] == [57, 57]
+    assert stream.outcome(DONE).run.usage.output_tokens == 57
 
 
 def test_a_session_that_counts_less_than_before_began_anew() -> None:

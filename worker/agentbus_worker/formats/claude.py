@@ -1,5 +1,6 @@
 """Reads Claude Code: `claude -p --output-format stream-json --verbose`. Qwen Code prints the same form."""
 
+import re
 from typing import ClassVar, Final
 
 from agentbus.protocol.json_codec import Json, object_in
@@ -31,6 +32,14 @@ class ClaudeReader(Reader):
     _program: ClassVar[str] = "claude_code"
     _input_holds_cached: ClassVar[bool] = False
     """Whether `input_tokens` holds what came from a cache, too."""
+
+    _counts_over_session: ClassVar[bool] = False
+    """Whether `usage` counts over all runs of a session, as the cost does."""
+    _resuming: ClassVar[re.Pattern[str] | None] = re.compile(
+        # The short forms are those of the agent itself: `sh -c` resumes nothing.
+        r"(?:^|\s)(?:--continue|--resume)(?:[\s=]|$)|^\S*(?:claude|qwen)\S*\s(?:.*\s)?-[cr](?:\s|$)",
+        re.DOTALL,
+    )
 
     _message_id = ""
     _cost_since = 0.0
@@ -104,7 +113,7 @@ class ClaudeReader(Reader):
         cached = number_at(usage, "cache_read_input_tokens")
         more = 0 if self._input_holds_cached else cached + number_at(usage, "cache_creation_input_tokens")
         self._count(input_tokens=number_at(usage, "input_tokens") + more, cached=cached,
-                    output=number_at(usage, "output_tokens"))  # fmt: skip
+                    output=number_at(usage, "output_tokens"), over_session=self._counts_over_session)  # fmt: skip
         self._turns = number_at(value, "num_turns") or None
         self._read_cost(value)
         for call in objects_at(value, "permission_denials"):

@@ -20,6 +20,7 @@ class CodexReader(Reader):
     """Reads the lines of Codex, whose usage counts over all runs of a session."""
 
     kind: ClassVar[str] = "codex"
+    _resuming: ClassVar[re.Pattern[str] | None] = re.compile(r"(?:^|\s)exec\s(?:.*\s)?resume(?:\s|$)", re.DOTALL)
 
     def _read(self, value: dict[str, Json]) -> list[Event] | None:
         kind = text_at(value, "type")

@@ -30,8 +30,10 @@ class Lines:
         self._add(chunk[start:])
 
     def rest(self) -> bytes:
-        """Return the last line, which has no end."""
-        return b"" if self._skipping else bytes(self._begun)
+        """Take the last line, which has no end; empty when it is taken again."""
+        line = b"" if self._skipping else bytes(self._begun)
+        self._begun.clear()
+        return line
 
     def _add(self, part: bytes) -> None:
         if self._skipping:

@@ -14,12 +14,14 @@ _ERROR: Final = re.compile(r"\[API Error: ")
 class QwenReader(ClaudeReader):
     """Reads the lines of Qwen Code, which prints an error as the end of a message.
 
-    Its tokens are counted as OpenAI does: the input holds what came from a cache.
+    Its tokens are counted as OpenAI does: the input holds what came from a cache. A session that is resumed begins with
+    the tokens of its earlier runs.
     """
 
     kind: ClassVar[str] = "qwen"
     _program: ClassVar[str] = "qwen_code"
     _input_holds_cached: ClassVar[bool] = True
+    _counts_over_session: ClassVar[bool] = True
 
     def _read_assistant(self, value: dict[str, Json]) -> list[Event]:
         message = object_in(value.get("message"))

@@ -4,8 +4,9 @@ A reader is a pure object. It keeps a bounded part of what it has read: the last
 """
 
 import json
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, cast
 
@@ -48,6 +49,8 @@ class Reader(ABC):
     """
 
     kind: ClassVar[str]
+    _resuming: ClassVar[re.Pattern[str] | None] = None
+    """What stands in a command that goes on with an earlier session, where numbers count over the session."""
 
     def __init__(self, before: Totals | None = Totals()) -> None:
         self._before = before
@@ -69,6 +72,11 @@ class Reader(ABC):
         self._question: Denied | None = None
         self._retry: Retry | None = None
         self._tools: dict[str, str] = {}
+
+    @classmethod
+    def counts_earlier_runs(cls, command: Sequence[str]) -> bool:
+        """Whether a command goes on with a session whose earlier runs its numbers count, as far as its words tell."""
+        return cls._resuming is not None and cls._resuming.search(" ".join(command)) is not None
 
     @property
     def understood(self) -> bool:

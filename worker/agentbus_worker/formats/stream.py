@@ -1,7 +1,8 @@
 """Reads the standard output of an agent while it is written, in bounded memory: its bytes become events."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from agentbus.protocol.outcomes.run_report import Run
 from agentbus_worker.formats.events import Event
 from agentbus_worker.formats.judgement import Ended, Judgement
 from agentbus_worker.formats.lines import Lines
@@ -13,11 +14,15 @@ class EventStream:
 
     Args:
         format_: one of `READERS`.
+        command: what is run; of one that goes on with a session, numbers that count over the session are left out.
         on_event: called with each event as soon as its line is whole.
     """
 
-    def __init__(self, format_: str, on_event: Callable[[Event], None] = lambda _: None) -> None:
-        self.reader = READERS[format_]()
+    def __init__(
+        self, format_: str, on_event: Callable[[Event], None] = lambda _: None, *, command: Sequence[str] = ()
+    ) -> None:
+        reader = READERS[format_]
+        self.reader = reader(None) if reader.counts_earlier_runs(command) else reader()
         self._lines = Lines()
         self._on_event = on_event
 
@@ -34,11 +39,16 @@ class EventStream:
         self._read(self._lines.rest())
         return self.reader.outcome(ended)
 
+    def report(self) -> Run:
+        """Return what the agent says of the run, which has ended; its last line need not have an end."""
+        self._read(self._lines.rest())
+        return self.reader.report()
+
     def _read(self, line: bytes) -> None:
         for event in self.reader.feed(line):
             self._on_event(event)
 
 
-def stream_of(format_: str) -> EventStream | None:
-    """Return a stream for a format with events; None for text."""
-    return EventStream(format_) if format_ in READERS else None
+def stream_of(format_: str, command: Sequence[str] = ()) -> EventStream | None:
+    """Return a stream for what a command prints in a format with events; None for text."""
+    return EventStream(format_, command=command) if format_ in READERS else None

@@ -32,6 +32,7 @@ class Limits:
 
     Attributes:
         output: the format in which it prints.
+        words: the command without its prompt, which tells whether it goes on with a session.
     """
 
     timeout_s: float
@@ -40,6 +41,7 @@ class Limits:
     spill_bytes: int = 0
     idle_timeout_s: float | None = None
     output: str = "text"
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,7 @@ async def running(
     Raises:
         CommandError: the command could not be started.
     """
-    events = stream_of(limits.output)
+    events = stream_of(limits.output, limits.words)
     with _pipes(command, limits, tmp, disk, events) as (out, err):
         loop = asyncio.get_running_loop()
         started, stop = loop.time(), stop or loop.create_future()

@@ -121,6 +121,7 @@ def command_limits(config: WorkerConfig) -> Limits:
         spill_bytes=worker.max_output_bytes,
         idle_timeout_s=worker.idle_timeout_seconds or None,
         output=config.agent.output,
+        words=config.agent.chat_cmd,
     )
 
 

@@ -48,6 +48,7 @@ from agentbus_worker.settling.result import result_message, with_stored_output
 from agentbus_worker.settling.result_size import in_a_size_that_is_taken
 from agentbus_worker.settling.slots import Reservation, lose_slot
 from agentbus_worker.settling.storing import StoppingError, Storing
+from agentbus_worker.usage.ended_runs import count_ended
 
 _CANCEL_GRACE_S: Final = 1.0
 """The longest time between SIGTERM and SIGKILL of a cancelled command, so that it ends within two seconds."""
@@ -177,9 +178,9 @@ class Job:
                 reservation.ended(ended.duration_s)
                 await asyncio.sleep(0)  # let the next task start first
                 self._log.debug("command ended")
-                context.metrics.run_ended(ended.reason, ended.duration_s, ended.stdout.size)
             else:
                 lose_slot(reservation, child, ended.unended, self._log)
+            count_ended(context.metrics, context.agent, ended)
             await self._finish(ended, child)
 
     @property
