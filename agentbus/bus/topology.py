@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from agentbus.bus.wanted.retention import DEFAULT, DUPLICATE_WINDOW_DAYS, NOT_ASKED, Keep, Retention
-from agentbus.protocol import subjects
+from agentbus.protocol import agent_control, subjects
 from agentbus.protocol.audit import names as audit
 
 SECOND_NS: Final = 1_000_000_000
@@ -91,6 +91,8 @@ _OF_LINES: Final = SubjectBound(
     message_bytes=1 << 10,
     refuses=False,
 )
+_MOST_AGENTS: Final = 10_000
+"""Of which operators can ask something at the same time: each party has an account, and a server has far fewer."""
 _UNLIMITED: Final = 100 << 30
 """The storage that bounds are computed from where none is granted: ten times what `agentbus init` grants."""
 
@@ -243,7 +245,27 @@ def wanted_streams(*, attested: bool = False, retention: Retention = DEFAULT, ke
             duplicate_window=_NO_IDS,
             **_READ_BY_PARTIES,
         ),
+        _control(),
     ]
+
+
+def _control() -> Wanted:
+    """What operators ask of agents, which holds until they take it back.
+
+    It is bounded by the number of its keys and takes what it has of the rest of the storage: a share would be room that
+    nothing uses, and on a bus whose queue moves into an account of its own there is none left.
+    """
+    return _bucket(
+        agent_control.STREAM,
+        [agent_control.KEYS],
+        max_age=0,
+        share=0.0,
+        max_msgs_per_subject=1,
+        max_msgs=_MOST_AGENTS,
+        max_msg_size=agent_control.MAX_ENTRY_BYTES,
+        duplicate_window=_NO_IDS,
+        **_READ_BY_PARTIES,
+    )
 
 
 def _dead_letters() -> Wanted:

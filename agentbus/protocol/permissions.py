@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from agentbus.protocol import accounts, subjects
+from agentbus.protocol import accounts, agent_control, subjects
 from agentbus.protocol.audit import names as audit
 from agentbus.protocol.parties.party import Grant, Party
 from agentbus.protocol.roles import Role
@@ -81,7 +81,13 @@ def _operator(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
         *_ALL_STATES,
         *_AUDIT,
         _SAID,
-        Grant("cancelling: the request is in the ledger, this makes it fast", (subjects.control("*"),), "tell"),
+        Grant("cancelling and pausing: the request is stored, this makes it fast", (subjects.control("*"),), "tell"),
+        Grant(
+            "pausing an agent, and letting it go on",
+            (agent_control.key("*"),),
+            since=accounts.LAYOUT_WITH_CONTROL,
+        ),
+        *_PAUSED,
         _settled_by(me),
         *_inbox(me),
         *_STREAMS,
@@ -144,6 +150,7 @@ def _viewer(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
     return (
         *_ALL_STATES,
         *_AUDIT,
+        *_PAUSED,
         *_inbox(me),
         *_STREAMS,
         *_ALIVE,
@@ -207,6 +214,21 @@ _STREAMS: Final = (
 _ALIVE: Final = (
     Grant("who is alive", (subjects.create_consumer(subjects.REGISTRY_STREAM, "*", subjects.REGISTRY_SUBJECTS),)),
     Grant("who is alive, one by one", (subjects.pull(subjects.REGISTRY_STREAM, "*"),), "pull"),
+)
+
+
+_PAUSED: Final = (
+    Grant(
+        "which agents an operator has paused",
+        (subjects.create_consumer(agent_control.STREAM, "*", agent_control.KEYS),),
+        since=accounts.LAYOUT_WITH_CONTROL,
+    ),
+    Grant(
+        "the same, agent by agent",
+        (subjects.pull(agent_control.STREAM, "*"),),
+        "pull",
+        since=accounts.LAYOUT_WITH_CONTROL,
+    ),
 )
 
 
@@ -309,7 +331,12 @@ def _work(agent: str) -> tuple[Grant, ...]:
         ),
         Grant("its entries in the registry", (f"$KV.{subjects.REGISTRY_BUCKET}.{agent}.>",)),
         Grant("signs of life", (subjects.heartbeat(agent), subjects.progress(agent)), "tell"),
-        Grant("being told to cancel", (subjects.control(agent),), "listen"),
+        Grant("being told to cancel, or to pause", (subjects.control(agent),), "listen"),
+        Grant(
+            "whether an operator has paused it",
+            (subjects.last_of(agent_control.STREAM, agent_control.key(agent)),),
+            since=accounts.LAYOUT_WITH_CONTROL,
+        ),
     )
 
 

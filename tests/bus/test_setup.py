@@ -36,6 +36,7 @@ async def test_everything_is_made_once_and_found_afterwards(server: NatsServer):
         "AGENT_AUDIT_SAID",
         "KV_AGENT_STATE",
         "KV_AGENT_REGISTRY",
+        "KV_AGENT_CONTROL",
         "OBJ_AGENT_FILES_code",
         "OBJ_AGENT_FILES_doc",
         "agent-code",
@@ -245,8 +246,8 @@ async def test_the_command_prints_json_lines_and_is_idempotent(server: NatsServe
     first = await run_cli("setup", "--nats-url", server.url, "--agent", "code", "--agent", "agent-doc")
     again = await run_cli("setup", "--nats-url", server.url, "--agent", "code")
     assert first.code == again.code == 0
-    assert first.out.count('"outcome":"made"') == len(first.out.splitlines()) == 13
-    assert again.out.count('"outcome":"found"') == len(again.out.splitlines()) == 10
+    assert first.out.count('"outcome":"made"') == len(first.out.splitlines()) == 14
+    assert again.out.count('"outcome":"found"') == len(again.out.splitlines()) == 11
 
 
 @pytest.mark.parametrize("size", ["", "2", "2GB", "-2GiB", "0GiB", "2.5GiB", "GiB", "9999999TiB"])

@@ -21,6 +21,7 @@ from agentbus.protocol.audit import names as audit
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.messages import new_task
 from agentbus.protocol.permissions import ADMINISTRATOR
+from agentbus.provision.bus_folder.manifest import NEWEST_LAYOUT
 from support.attacker import headers_against
 from support.doctor import doctor
 from support.harness import BOUND_S, Ran, eventually, run_cli, worker
@@ -292,7 +293,8 @@ async def take_back(team: OwnBus) -> None:
         del config["republish"]
         await admin.api(f"STREAM.UPDATE.{subjects.TASKS_STREAM}", config)
     manifest = team.folder.path / "bus.toml"
-    manifest.write_text(manifest.read_text(encoding="utf-8").replace("version = 4", "version = 2"), encoding="utf-8")
+    text = manifest.read_text(encoding="utf-8").replace(f"version = {NEWEST_LAYOUT}", "version = 2")
+    manifest.write_text(text, encoding="utf-8")
     accounts = team.folder.servers[0].accounts
     lines = accounts.read_text(encoding="utf-8").splitlines(keepends=True)
     accounts.write_text("".join(line for line in lines if not re.search(r"audit|AGENT_AUDIT", line)), encoding="utf-8")

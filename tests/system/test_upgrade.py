@@ -10,7 +10,7 @@ from agentbus.admin.backup import copy_stream
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.errors import BusError
-from agentbus.protocol import subjects
+from agentbus.protocol import agent_control, subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.provision.bus_folder import manifest
 from agentbus.provision.bus_folder.folder import BusFolder
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.posix("not tried on Windows")
 
 TASKS = subjects.TASKS_STREAM
 DONE = "has the newest layout"
+NEWEST = manifest.NEWEST_LAYOUT
 
 
 @pytest.fixture
@@ -198,6 +199,8 @@ async def test_a_bus_whose_ledger_is_read_by_filters_gets_the_wider_rights_by_a_
             task = await main.publish("code", "say:hello", task_type="test")
         take_back_rights(folder)
         bus.server.reload()
+        async with connect(bus.settings(ADMINISTRATOR)) as admin:
+            await admin.api(f"STREAM.DELETE.{agent_control.STREAM}")
         for name in ("main", "bob"):
             await eventually(lambda name=name: is_refused(bus, name, *WIDE), "the server has taken the accounts")
             assert await listed(bus, name) == ([task.id], False)
@@ -207,6 +210,8 @@ async def test_a_bus_whose_ledger_is_read_by_filters_gets_the_wider_rights_by_a_
         ran = await upgrade(folder)
         assert (ran.code, "Now reload the server:" in ran.out) == (0, True), ran
         assert (folder / "accounts.conf").read_bytes() == written
+        async with connect(bus.settings(ADMINISTRATOR)) as admin:
+            assert agent_control.STREAM in await streams_of(admin), "the bucket in which operators pause agents"
         bus.server.reload()
         for name in ("main", "bob"):
             await eventually(lambda name=name: is_allowed(bus, name, *WIDE), "the server has taken the accounts")
@@ -225,9 +230,9 @@ async def listed(bus: OwnBus, name: str) -> tuple[list[str], bool]:
 
 
 def take_back_rights(folder: Path) -> None:
-    """Make the folder one of layout 3, as the version before wrote it."""
+    """Make the folder one of layout 3, as an earlier version wrote it."""
     file = folder / "bus.toml"
-    file.write_text(file.read_text(encoding="utf-8").replace("version = 4", "version = 3"), encoding="utf-8")
+    file.write_text(file.read_text(encoding="utf-8").replace(f"version = {NEWEST}", "version = 3"), encoding="utf-8")
     manifest.write_manifest(folder, manifest.read_manifest(folder), replace=True)
     text = (folder / "accounts.conf").read_text(encoding="utf-8")
     assert not re.search(r"CONSUMER\.CREATE\.KV_AGENT_STATE\.\*(\.>)?\"", text)

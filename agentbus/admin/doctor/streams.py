@@ -15,7 +15,7 @@ from agentbus.bus.replicas import Replicas, replicas_of
 from agentbus.bus.wanted.setup_plan import Finding as SetupFinding
 from agentbus.config.schema import CoordinatorConfig
 from agentbus.errors import BusError, PermissionDeniedError, SetupMissingError
-from agentbus.protocol import subjects
+from agentbus.protocol import agent_control, subjects
 from agentbus.protocol.audit import names as audit
 from agentbus.tasks.lost.lost_tasks import lost_tasks
 from agentbus.tasks.status import Loss, TaskStatus
@@ -37,6 +37,7 @@ _OF_ADMINISTRATOR: Final = (
     audit.SAID_STREAM,
     subjects.STATE_STREAM,
     subjects.REGISTRY_STREAM,
+    agent_control.STREAM,
 )
 
 
@@ -86,6 +87,9 @@ async def _check(context: CheckContext, names: Sequence[str], agents: Sequence[s
 
 
 def _as_wanted(item: SetupFinding) -> Finding:
+    if item.outcome == "missing" and item.name == agent_control.STREAM:  # a bus of an older layout works without
+        text = f"the {item.kind} {item.name} does not exist: no operator can pause an agent"
+        return warning("streams", text, "agentbus setup, as the administrator")
     if item.outcome == "missing":
         return failed("streams", f"the {item.kind} {item.name} does not exist", "agentbus setup, as the administrator")
     if item.outcome == "different":

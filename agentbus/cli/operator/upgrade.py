@@ -2,8 +2,8 @@
 
 From the first layout, the command is run twice, and the operator restarts the server in between: a reload cannot divide
 the storage of one account among two. From a later one, it is run once, before the restart, or before a reload where
-only rights are added. Each run can be repeated, also after it was interrupted: what it finds done, it leaves. The
-folder says which of them is due.
+only streams and rights are added. Each run can be repeated, also after it was interrupted: what it finds done, it
+leaves. The folder says which of them is due.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ async def upgrade(bus: BusFolder) -> None:
     elif not bus.has_audit:
         await _add_audit(bus)
     elif not bus.has_newest_layout:
-        _add_rights(bus)
+        await _add_streams_and_rights(bus)
     else:
         await _finish(bus)
 
@@ -67,8 +67,13 @@ async def _add_audit(bus: BusFolder) -> None:
     output.line(f"the accounts of the newest layout are written. Now {restart_text(bus)}")
 
 
-def _add_rights(bus: BusFolder) -> None:
-    """Write accounts in which parties may do more; a reload lets them."""
+async def _add_streams_and_rights(bus: BusFolder) -> None:
+    """Make the bucket in which operators pause agents, and write accounts in which parties may do more.
+
+    A reload lets them.
+    """
+    async with _connected(_settings(bus)) as administrator:
+        await set_up(administrator, await known_agents(administrator))
     bus.set_newest_layout()
     output.line(f"the accounts of the newest layout are written. Now {apply_change(bus)}:\n  {reload_command(bus)}")
 

@@ -50,8 +50,10 @@ def older_layout(config: Path | None) -> str:
         lacks = "in which a party can disturb the tasks of others"
     elif not bus.has_audit:
         lacks = "without the audit"
-    else:
+    elif not bus.has_whole_ledger:
         lacks = "in which each look at all tasks takes longer the more there are"
+    else:
+        lacks = "in which no operator can pause an agent"
     return f"the bus in {bus.path} has an older layout, {lacks}"
 
 
@@ -134,6 +136,11 @@ class BusFolder:
     def has_audit(self) -> bool:
         """Whether the bus keeps who published what."""
         return self._manifest.has_audit
+
+    @property
+    def has_whole_ledger(self) -> bool:
+        """Whether who may read the whole ledger may do so without a filter."""
+        return self._manifest.has_whole_ledger
 
     @property
     def has_newest_layout(self) -> bool:

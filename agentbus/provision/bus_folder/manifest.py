@@ -14,7 +14,12 @@ from agentbus.config.text_files import ENCODING
 from agentbus.config.toml_text import toml_text
 from agentbus.errors import ConfigError
 from agentbus.protocol import accounts, permissions, subjects
-from agentbus.protocol.accounts import LAYOUT_WITH_AUDIT, LAYOUT_WITH_QUEUE_APART, LAYOUT_WITH_WHOLE_LEDGER
+from agentbus.protocol.accounts import (
+    LAYOUT_WITH_AUDIT,
+    LAYOUT_WITH_CONTROL,
+    LAYOUT_WITH_QUEUE_APART,
+    LAYOUT_WITH_WHOLE_LEDGER,
+)
 from agentbus.protocol.parties.party import Party
 from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED
 from agentbus.protocol.roles import Role
@@ -27,7 +32,7 @@ from agentbus.provision.bus_folder.server_folder import ServerFolder, read_membe
 FILE_OF_QUEUE: Final = 16
 _FILE_OF_QUEUE_WITHOUT_AUDIT: Final = 20
 _MEMORY_OF_QUEUE: Final = 25
-NEWEST_LAYOUT: Final = LAYOUT_WITH_WHOLE_LEDGER
+NEWEST_LAYOUT: Final = LAYOUT_WITH_CONTROL
 
 
 class BusEntry(Section):
@@ -35,10 +40,10 @@ class BusEntry(Section):
 
     Attributes:
         version: the layout of the bus: 1 has one account for all streams, 2 has one for the queue alone, 3 has the
-            audit, 4 lets the ledger be read without a filter.
+            audit, 4 lets the ledger be read without a filter, 5 lets operators pause agents.
     """
 
-    version: Literal[1, 2, 3, 4] = 1
+    version: Literal[1, 2, 3, 4, 5] = 1
     url: str
     members: tuple[str, ...] = ()
     auth: Auth
@@ -114,6 +119,11 @@ class Manifest(Section):
     def has_audit(self) -> bool:
         """Whether the queue tells what was published, and has its share of the storage beside the audit."""
         return self.bus.version >= LAYOUT_WITH_AUDIT
+
+    @property
+    def has_whole_ledger(self) -> bool:
+        """Whether who may read the whole ledger may do so without a filter."""
+        return self.bus.version >= LAYOUT_WITH_WHOLE_LEDGER
 
 
 def manifest_file(folder: Path) -> Path:

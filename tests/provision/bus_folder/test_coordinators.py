@@ -8,6 +8,7 @@ import pytest
 
 from agentbus.errors import ConfigError
 from agentbus.provision.bus_folder.folder import BusFolder, Kind
+from agentbus.provision.bus_folder.manifest import NEWEST_LAYOUT
 from agentbus.provision.bus_folder.new_bus import create
 from agentbus.provision.nats_server import find_binary
 from support.harness import Ran, run_cli
@@ -151,7 +152,9 @@ def test_an_agent_cannot_have_the_id_of_a_coordinator_or_give_it_tasks(bus: BusF
 
 def test_a_bus_of_an_older_layout_gets_no_named_coordinator(bus: BusFolder) -> None:
     path = bus.path / "bus.toml"
-    lines = path.read_text(encoding="utf-8").replace("version = 4", "version = 1").splitlines(keepends=True)
+    lines = (
+        path.read_text(encoding="utf-8").replace(f"version = {NEWEST_LAYOUT}", "version = 1").splitlines(keepends=True)
+    )
     path.write_text("".join(line for line in lines if not line.startswith("tasks_")), encoding="utf-8")
     older = BusFolder(bus.path)
     older.add("lead", ["code"])

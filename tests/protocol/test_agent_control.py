@@ -1,0 +1,38 @@
+"""What operators ask of agents: the keys, and what is read of them."""
+
+import pytest
+
+from agentbus.protocol import agent_control
+from agentbus.protocol.agent_control import OperatorPause, read_pause
+
+PAUSE = OperatorPause(by="main", reason="the key is being replaced", since="2026-05-18T00:00:00+00:00")
+
+
+def test_a_pause_is_read_as_it_was_written():
+    assert read_pause(PAUSE.encoded(), {}) == PAUSE
+    assert agent_control.agent_of_key(agent_control.key("code")) == "code"
+
+
+@pytest.mark.parametrize(
+    ("data", "headers"),
+    [
+        (PAUSE.encoded(), {"KV-Operation": "DEL"}),
+        (b"", {"KV-Operation": "PURGE"}),
+        (b"{}", {}),
+        (b'{"paused": null}', {}),
+        (b'{"paused": true}', {}),
+        (b'{"paused": {"by": "main"}}', {}),
+        (b'{"paused": {"by": "%s", "since": ""}}' % (b"x" * 200), {}),
+        (b'{"paused": {"by": "main", "since": "", "reason": "%s"}}' % (b"x" * 500), {}),
+        (b"[1]", {}),
+        (b"\xff", {}),
+        (b"", {}),
+    ],
+)
+def test_what_asks_for_no_pause_or_is_not_valid_is_none(data: bytes, headers: dict[str, str]):
+    assert read_pause(data, headers) is None
+
+
+@pytest.mark.parametrize("subject", ["$KV.AGENT_CONTROL.", "$KV.AGENT_CONTROL.a.b", "$KV.AGENT_STATE.code", "code"])
+def test_other_subjects_name_no_agent(subject: str):
+    assert agent_control.agent_of_key(subject) is None
