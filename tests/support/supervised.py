@@ -5,7 +5,7 @@ import os
 import signal
 from pathlib import Path
 
-from agentbus_worker.running import supervisor
+from agentbus_worker.running.supervising import supervisor
 from support.harness import Process, alive
 
 KILL_WORKER = 'kill -9 $(cut -d " " -f 4 /proc/$PPID/stat 2>/dev/null || echo $PPID)'

@@ -34,7 +34,7 @@ from agentbus_worker.predecessors import Predecessors
 from agentbus_worker.running.orphans import end_orphans
 from agentbus_worker.running.process_tree import HAS_SUPERVISORS, Children
 from agentbus_worker.running.spawn import close_on_exec
-from agentbus_worker.running.supervisor import become_subreaper
+from agentbus_worker.running.supervising.supervisor import become_subreaper
 from agentbus_worker.running.task_command import from_anywhere
 from agentbus_worker.settling.claim import claim, kept_back_s
 from agentbus_worker.settling.context import Context

@@ -22,7 +22,7 @@ from agentbus_worker.running import spawn
 from agentbus_worker.running.command import Exit, Limits, running
 from agentbus_worker.running.process_tree import RUN_VARIABLE, Children
 from agentbus_worker.running.spawn import MAX_ARGUMENT_BYTES, Command, close_on_exec
-from agentbus_worker.running.supervisor import become_subreaper
+from agentbus_worker.running.supervising.supervisor import become_subreaper
 from support.harness import BOUND_S, alive, eventually
 
 LONG_S = 1000

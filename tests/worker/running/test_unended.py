@@ -14,7 +14,7 @@ from agentbus import Coordinator, TaskStatus
 from agentbus.bus.topology import consumer_config
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer
-from agentbus_worker.running.supervisor import Tree
+from agentbus_worker.running.supervising.supervisor import Tree
 from agentbus_worker.running.unended import unended_of
 from support.harness import BOUND_S, eventually, worker, worker_toml
 from support.jobs import error, outcome, pid_from, pid_in, publish, settled, short_lease

@@ -19,7 +19,6 @@ from typing import Any, Final, NamedTuple
 from agentbus.protocol.subjects import is_agent_id, is_task_id
 from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
 from agentbus_worker.log.lines import TaskLog
-from agentbus_worker.running import supervisor
 from agentbus_worker.running.process_group import POLL_S
 from agentbus_worker.running.process_tree import (
     OWNER_VARIABLE,
@@ -29,7 +28,8 @@ from agentbus_worker.running.process_tree import (
     is_being_loaded,
     start_time,
 )
-from agentbus_worker.running.supervisor import KILL_TIMEOUT_S
+from agentbus_worker.running.supervising import supervisor
+from agentbus_worker.running.supervising.supervisor import KILL_TIMEOUT_S
 from agentbus_worker.running.unended import Unended, unended_of
 
 _ROUNDS: Final = 5

@@ -12,7 +12,7 @@ from typing import Final
 
 from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus_worker.running.spawn import Command, ExitEvent, start, watch_exit
-from agentbus_worker.running.supervisor import KILL_TIMEOUT_S
+from agentbus_worker.running.supervising.supervisor import KILL_TIMEOUT_S
 from agentbus_worker.running.unended import Unended, unended_of
 
 POLL_S: Final = 0.02

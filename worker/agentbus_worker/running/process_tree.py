@@ -1,7 +1,8 @@
 """Starts the commands of a worker, and records them on disk while they run.
 
 On Linux a supervisor looks after each command, and descent decides what belongs to it: see
-`agentbus_worker.running.supervisor`. Elsewhere it is the process group: see `agentbus_worker.running.process_group`.
+`agentbus_worker.running.supervising.supervisor`. Elsewhere it is the process group: see
+`agentbus_worker.running.process_group`.
 
 The worker records itself by a token with which all its run ids begin. It records each command that runs for more than a
 moment, with the start time of its process. So the next worker can clean up after one that was killed together with its
@@ -26,8 +27,8 @@ from agentbus_worker.identity import boot_id
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.process_group import GroupProcess
 from agentbus_worker.running.spawn import Command
-from agentbus_worker.running.supervisor import read
-from agentbus_worker.running.supervisors import SupervisedProcess, Supervisors
+from agentbus_worker.running.supervising.supervisor import read
+from agentbus_worker.running.supervising.supervisors import SupervisedProcess, Supervisors
 from agentbus_worker.running.unended import Unended, unended_of
 from agentbus_worker.state_folder import write_atomically
 

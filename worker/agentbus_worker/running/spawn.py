@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from agentbus.errors import CommandError, MachineFaultError
-from agentbus_worker.running import supervisor
 from agentbus_worker.running.program_file import why_not_executed
+from agentbus_worker.running.supervising import supervisor
 
 MAX_ARGUMENT_BYTES: Final = 131_071
 """The longest single argument on Linux: MAX_ARG_STRLEN without the closing null byte."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from agentbus_worker.running.supervisor import read
+from agentbus_worker.running.supervising.supervisor import read
 
 _UNINTERRUPTIBLE: Final = b"D"
 _ZOMBIE: Final = b"Z"

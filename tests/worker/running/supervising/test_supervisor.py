@@ -15,7 +15,7 @@ import pytest
 
 from agentbus import Coordinator
 from agentbus.provision.nats_server import NatsServer
-from agentbus_worker.running import supervisor
+from agentbus_worker.running.supervising import supervisor
 from support.harness import BOUND_S, SUPPORT, Process, alive, eventually, run_python, worker, worker_toml
 from support.jobs import error, outcome, publish, settled, short_lease, text
 from support.supervised import kill_with_supervisors, supervisors_of
@@ -391,7 +391,7 @@ UNSTARTABLE = """
 import asyncio, os, sys
 from pathlib import Path
 from agentbus.errors import MachineFaultError
-from agentbus_worker.running import supervisor
+from agentbus_worker.running.supervising import supervisor
 from agentbus_worker.running.command import Limits, running
 from agentbus_worker.running.process_tree import Children
 from agentbus_worker.running.spawn import Command
@@ -417,3 +417,45 @@ asyncio.run(main())
 async def test_a_supervisor_that_ends_before_it_has_read_a_command_is_the_fault_of_the_machine(tmp_path: Path):
     ran = await run_python("-c", UNSTARTABLE, str(tmp_path))
     assert (ran.code, ran.out) == (0, "cannot start 'touch': its supervisor could not be started False\n0\n")
+
+
+KILLED_UNREAD = """
+import asyncio, os, signal, socket, sys
+from pathlib import Path
+from agentbus_worker.running.command import Limits, running
+from agentbus_worker.running.process_tree import Children
+from agentbus_worker.running.spawn import Command
+from agentbus_worker.running.supervising.supervisor import children_of
+
+sent = socket.send_fds
+
+def send_to_dying_supervisors(*of):
+    supervisors = children_of(os.getpid())
+    for pid in supervisors:
+        os.kill(pid, signal.SIGSTOP)
+        while os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG) is None:
+            pass
+    sent(*of)
+    for pid in supervisors:
+        os.kill(pid, signal.SIGKILL)
+    socket.send_fds = sent
+
+async def main():
+    folder = Path(sys.argv[1])
+    with Children(folder, slots=1) as children:
+        for send in (sent, send_to_dying_supervisors):
+            socket.send_fds = send
+            run_id = children.new_run_id()
+            command = Command(["tee", "-a", str(folder / "ran")], dict(os.environ), run_id, stdin=b"once\\n")
+            async with running(command, Limits(60, 0.1, 1000), children, folder) as child:
+                end = await child.ended(asyncio.get_running_loop().create_future(), children)
+                print(end.code, (folder / "ran").read_text().split())
+        await children.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_command_that_a_killed_supervisor_had_not_read_is_started_by_the_next_one(tmp_path: Path):
+    ran = await run_python("-c", KILLED_UNREAD, str(tmp_path))
+    assert (ran.code, ran.out) == (0, "0 ['once']\n0 ['once', 'once']\n"), ran.err

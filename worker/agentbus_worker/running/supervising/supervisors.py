@@ -1,7 +1,7 @@
 """Keeps the supervisors of a worker's slots (Linux): starts them ahead, uses them again, replaces those that end.
 
-What a supervisor does is in `agentbus_worker.running.supervisor`. A run sends it one message and gets one back if the
-command is over in no time, two or three if not.
+What a supervisor does is in `agentbus_worker.running.supervising.supervisor`. A run sends it one message and gets one
+back if the command is over in no time, two or three if not.
 """
 
 import asyncio
@@ -9,40 +9,44 @@ import contextlib
 import errno
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 from typing import Final
 
 from agentbus.bus.retry_until import deadline_after, left_until, retry_until
 from agentbus.errors import CommandError
-from agentbus_worker.running.adopted import Adopted, has_ended
 from agentbus_worker.running.process_group import POLL_S
 from agentbus_worker.running.spawn import (
     Command,
     ExitEvent,
     not_started,
     standard_input,
-    start_supervisor,
     why_not_passed_on,
 )
-from agentbus_worker.running.supervisor import KILL_TIMEOUT_S, MAX_PACKET_BYTES, READY, Tree
+from agentbus_worker.running.supervising.adopted import Adopted, has_ended
+from agentbus_worker.running.supervising.link import SupervisorLink
+from agentbus_worker.running.supervising.supervisor import KILL_TIMEOUT_S, Tree
 from agentbus_worker.running.unended import Unended, unended_of
 
-_INLINE_BYTES: Final = MAX_PACKET_BYTES // 2
 _START_TIMEOUT_S: Final = 60.0
 """A supervisor that tells nothing of a start for so long is taken for lost; a program may lie on a slow disk."""
 _END_TIMEOUT_S: Final = 20.0
 """The same for the end of a command that SIGKILL can end: the supervisor is stopped, or the machine very busy."""
 _CLOSE_TIMEOUT_S: Final = 2.0
+_MAX_SUPERVISORS: Final = 3
+"""How many are tried for one command: the one that was idle may have been killed, as may the one started for it."""
+
+
+class _UnreadError(OSError):
+    """A supervisor has ended before it read of the command."""
 
 
 class SupervisedProcess:
     """A running command that a supervisor looks after; see `agentbus_worker.running.process_tree.RunningProcess`."""
 
-    def __init__(self, pool: "Supervisors", link: "_Link") -> None:
+    def __init__(self, pool: "Supervisors", link: SupervisorLink) -> None:
         self._pool = pool
-        self._link: _Link | None = link
+        self._link: SupervisorLink | None = link
         self._first = ExitEvent()
         self._cleared = ExitEvent()
         self._code = -signal.SIGKILL
@@ -75,7 +79,7 @@ class SupervisedProcess:
 
     def told_of_loss(self) -> None:
         """Note that the supervisor has ended. What is left of the command is, or becomes, a child of this process."""
-        self._unread = self._link is not None and not self._link.ready
+        self._unread = self._link is not None and self._link.run_is_unread
         self.lost, self._link = True, None
         for event in (self.end, self._cleared, self._first):
             event.set()
@@ -97,7 +101,7 @@ class SupervisedProcess:
         finally:
             stop.remove_done_callback(self._first.wake)
         if self._unread:
-            raise OSError(errno.ECHILD, "its supervisor could not be started")
+            raise _UnreadError(errno.ECHILD, "its supervisor could not be started")
         if self.refusal is not None:
             self.release()
             number, folder = self.refusal
@@ -163,81 +167,14 @@ class SupervisedProcess:
             self._link.lose()
 
 
-class _Link:
-    """The connection to one supervisor."""
-
-    def __init__(self, pool: "Supervisors", worker: str) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            with theirs:
-                self.pid = start_supervisor(worker, theirs.fileno())
-        except OSError:
-            ours.close()
-            raise
-        ours.setblocking(False)
-        self._pool = pool
-        self._socket = ours
-        self.process: SupervisedProcess | None = None
-        self.ready = False
-        asyncio.get_running_loop().add_reader(ours.fileno(), self.receive)
-
-    def run(self, message: bytes, files: list[int]) -> None:
-        """Send the message that runs a command, with its open files; raises OSError if that is refused."""
-        if len(message) <= _INLINE_BYTES:
-            socket.send_fds(self._socket, [message], files)
-            return
-        file = os.memfd_create("agentbus command")
-        try:
-            with os.fdopen(file, "wb", closefd=False) as out:
-                out.write(message)
-            socket.send_fds(self._socket, [b"F"], [*files, file])
-        finally:
-            os.close(file)
-
-    def send(self, message: bytes) -> None:
-        """Send a message. If it cannot be sent, the supervisor's end is received soon, or nothing within a bound."""
-        with contextlib.suppress(OSError):
-            self._socket.send(message)
-
-    def receive(self) -> None:
-        """Take the next message, or the end of the supervisor."""
-        try:
-            message = self._socket.recv(1024)
-        except BlockingIOError:
-            return
-        except OSError:
-            message = b""
-        if not message:
-            self.lose()
-        elif message == READY:
-            self.ready = True
-        elif self.process is not None:
-            self.process.told(message)
-
-    def close(self) -> None:
-        """Let the supervisor end whatever it has left to end, and itself."""
-        if self._socket.fileno() >= 0:
-            asyncio.get_running_loop().remove_reader(self._socket.fileno())
-            self._socket.close()
-
-    def lose(self) -> None:
-        """End a supervisor that has ended, or tells nothing any more, and let another one take its place."""
-        self.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        self._pool.forget(self)
-        if self.process is not None:
-            self.process.told_of_loss()
-
-
 class Supervisors:
     """The supervisors of one worker: one for each slot, and one more for each ended command that is being cleared."""
 
     def __init__(self, count: int, worker: str) -> None:
         self._count = count
         self._worker = worker
-        self._links: dict[int, _Link] = {}
-        self._idle: list[_Link] = []
+        self._links: dict[int, SupervisorLink] = {}
+        self._idle: list[SupervisorLink] = []
         self._pids: set[int] = set()  # also of those that are about to end
         self._lost: set[int] = set()  # of these, those that were killed
         self.adopted = Adopted(self._pids)
@@ -259,16 +196,28 @@ class Supervisors:
         try:
             message = _message(command, grace_s)
             with standard_input(command.stdin, tmp) as stdin:
-                process = self._run(message, [*outputs] if stdin is None else [*outputs, stdin])
-            self.start_ahead()
-            await process.started(stop)
+                return await self._started(message, [*outputs] if stdin is None else [*outputs, stdin], stop)
         except OSError as error:
             if error.filename == "folder":
                 error.filename = str(command.cwd)
             raise not_started(command, error) from None
         except ValueError as error:
             raise CommandError(why_not_passed_on(command, error)) from None
-        return process
+
+    async def _started(self, message: bytes, files: list[int], stop: asyncio.Future[None]) -> SupervisedProcess:
+        """Give the command to one supervisor after the other until one has read it; see `start`."""
+        tried = 0
+        while True:
+            process = self._run(message, files)
+            self.start_ahead()
+            try:
+                await process.started(stop)
+            except _UnreadError:
+                tried += 1
+                if tried == _MAX_SUPERVISORS:
+                    raise
+            else:
+                return process
 
     def _run(self, message: bytes, files: list[int]) -> SupervisedProcess:
         """Give the command to a supervisor. One that has ended meanwhile is passed over."""
@@ -286,13 +235,13 @@ class Supervisors:
             else:
                 return process
 
-    def _new(self) -> _Link:
-        link = _Link(self, self._worker)
+    def _new(self) -> SupervisorLink:
+        link = SupervisorLink(self._worker, self.forget)
         self._links[link.pid] = link
         self._pids.add(link.pid)
         return link
 
-    def give_back(self, link: _Link, *, reusable: bool) -> None:
+    def give_back(self, link: SupervisorLink, *, reusable: bool) -> None:
         """Take a supervisor back for the next run; it is ended if it has something left, or if there are enough."""
         link.process = None
         if reusable and len(self._links) <= self._count:
@@ -301,7 +250,7 @@ class Supervisors:
             link.close()
             self._links.pop(link.pid, None)  # not there any more once all have been closed
 
-    def forget(self, link: _Link) -> None:
+    def forget(self, link: SupervisorLink) -> None:
         """Remove a supervisor that was killed."""
         self._links.pop(link.pid, None)
         self._lost.add(link.pid)

@@ -8,7 +8,7 @@ import time
 
 from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus_worker.running.process_group import POLL_S
-from agentbus_worker.running.supervisor import KILL_TIMEOUT_S, Tree, children_of
+from agentbus_worker.running.supervising.supervisor import KILL_TIMEOUT_S, Tree, children_of
 from agentbus_worker.running.unended import Unended, unended_of
 
 
