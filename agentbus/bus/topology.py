@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from agentbus.bus.wanted.retention import DEFAULT, DUPLICATE_WINDOW_DAYS, NOT_ASKED, Keep, Retention
-from agentbus.protocol import agent_control, subjects
+from agentbus.protocol import subjects
 from agentbus.protocol.audit import names as audit
+from agentbus.protocol.parties import agent_control
 
 SECOND_NS: Final = 1_000_000_000
 _DAY: Final = 86_400 * SECOND_NS

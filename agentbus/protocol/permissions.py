@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from agentbus.protocol import accounts, agent_control, subjects
+from agentbus.protocol import accounts, subjects
 from agentbus.protocol.audit import names as audit
+from agentbus.protocol.parties import agent_control
 from agentbus.protocol.parties.party import Grant, Party
 from agentbus.protocol.roles import Role
 

@@ -10,7 +10,8 @@ from agentbus.admin.backup import copy_stream
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.errors import BusError
-from agentbus.protocol import agent_control, subjects
+from agentbus.protocol import subjects
+from agentbus.protocol.parties import agent_control
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.provision.bus_folder import manifest
 from agentbus.provision.bus_folder.folder import BusFolder

@@ -15,8 +15,9 @@ from agentbus.bus.replicas import Replicas, replicas_of
 from agentbus.bus.wanted.setup_plan import Finding as SetupFinding
 from agentbus.config.schema import CoordinatorConfig
 from agentbus.errors import BusError, PermissionDeniedError, SetupMissingError
-from agentbus.protocol import agent_control, subjects
+from agentbus.protocol import subjects
 from agentbus.protocol.audit import names as audit
+from agentbus.protocol.parties import agent_control
 from agentbus.tasks.lost.lost_tasks import lost_tasks
 from agentbus.tasks.status import Loss, TaskStatus
 

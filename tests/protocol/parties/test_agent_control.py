@@ -2,8 +2,8 @@
 
 import pytest
 
-from agentbus.protocol import agent_control
-from agentbus.protocol.agent_control import OperatorPause, read_pause
+from agentbus.protocol.parties import agent_control
+from agentbus.protocol.parties.agent_control import OperatorPause, read_pause
 
 PAUSE = OperatorPause(by="main", reason="the key is being replaced", since="2026-05-18T00:00:00+00:00")
 
