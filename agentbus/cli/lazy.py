@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agentbus.bus import replicas, setup
     from agentbus.bus.wanted import retention
     from agentbus.cli import past_times, session, tables
-    from agentbus.cli.coordinator import inbox_line, publish_lines, status_tables, task_search
+    from agentbus.cli.coordinator import cost_report, figures, inbox_line, publish_lines, status_tables, task_search
     from agentbus.cli.demo import scenario
     from agentbus.cli.operator import foreign_consumers, local_bus, upgrade
     from agentbus.config import home, loading, mcp_tokens, storage_sizes
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from agentbus.provision import agent_presets, bundle, join, mcp_token_file, nats_server
     from agentbus.provision.bus_folder import folder, new_bus, server_certificates, server_folder
     from agentbus.provision.services import choice, worker_service
+    from agentbus.tasks.listing import spending, task_list
 else:
     _PACKAGES = {
         "agentbus.admin": ["audit_log", "backup", "consumers", "dead_letters", "overview", "server_versions"],
@@ -35,7 +36,9 @@ else:
         "agentbus.bus": ["replicas", "setup"],
         "agentbus.bus.wanted": ["retention"],
         "agentbus.cli": ["past_times", "session", "tables"],
-        "agentbus.cli.coordinator": ["inbox_line", "publish_lines", "status_tables", "task_search"],
+        "agentbus.cli.coordinator": [
+            "cost_report", "figures", "inbox_line", "publish_lines", "status_tables", "task_search",
+        ],
         "agentbus.cli.demo": ["scenario"],
         "agentbus.cli.operator": ["foreign_consumers", "local_bus", "upgrade"],
         "agentbus.config": ["home", "loading", "mcp_tokens", "storage_sizes"],
@@ -43,6 +46,7 @@ else:
         "agentbus.provision": ["agent_presets", "bundle", "join", "mcp_token_file", "nats_server"],
         "agentbus.provision.bus_folder": ["folder", "new_bus", "server_certificates", "server_folder"],
         "agentbus.provision.services": ["choice", "worker_service"],
+        "agentbus.tasks.listing": ["spending", "task_list"],
     }  # fmt: skip
     _PATHS = {"asyncio": "asyncio", "pathlib": "pathlib"} | {
         name: f"{package}.{name}" for package, names in _PACKAGES.items() for name in names

@@ -12,6 +12,7 @@ from agentbus.protocol import subjects, task_names
 
 if TYPE_CHECKING:
     import os
+    from datetime import datetime
     from pathlib import Path
 
     from agentbus.coordinator import Coordinator
@@ -81,6 +82,19 @@ class Size(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
         try:
             return lazy.storage_sizes.in_bytes(lazy.storage_sizes.storage_size(str(value)))
         except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Since(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
+    """Converts `90s`, `15m`, `2h`, `7d` or a time of ISO 8601 to a time."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "datetime":
+        """Return the time, with its time zone: that of this machine where the text names none."""
+        try:
+            return lazy.past_times.past_time(str(value))
+        except ValueError as error:
             self.fail(str(error), param, ctx)
 
 

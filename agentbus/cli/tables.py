@@ -1,6 +1,6 @@
 """Makes and prints tables for a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -24,10 +24,42 @@ _STYLES = {
 }
 
 
+_LEAST_NAME = 16
+"""How wide a column of names is, beside numbers; longer names are folded."""
+_BETWEEN = 2
+"""The blanks between two columns."""
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table."""
     with writing():
         Console().print(make_table(columns, rows))
+
+
+def print_figures(
+    name: str, columns: Sequence[str], rows: Sequence[tuple[str, Mapping[str, str]]], importance: Sequence[str]
+) -> None:
+    """Print a table of numbers by name, with as many columns as the terminal has room for.
+
+    Args:
+        name: the title of the first column.
+        rows: the name of each, and its numbers by column. A column without any is left out.
+        importance: the columns, the most important first.
+    """
+    with writing():
+        console = Console()
+        longest = max((len(title) for title, _ in rows), default=0)
+        left, shown = console.width - min(longest, _LEAST_NAME) - 2 * _BETWEEN, set[str]()
+        for column in importance:
+            width = max(len(column), *(len(cells.get(column, "")) for _, cells in rows), 0) + _BETWEEN
+            if any(cells.get(column) for _, cells in rows) and width <= left:
+                shown.add(column)
+                left -= width
+        kept = [column for column in columns if column in shown]
+        table = make_table([name, *kept], [[title, *(cells.get(one, "") for one in kept)] for title, cells in rows])
+        for column in table.columns[1:]:
+            column.justify, column.no_wrap = "right", True
+        console.print(table)
 
 
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:

@@ -16,6 +16,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.headers import KV_OPERATION, STATE, SUMMARY, Headers
 from agentbus.protocol.json_codec import Json, decode
 from agentbus.protocol.messages import MAX_ADDRESS_CHARS, MAX_TASK_TYPE_CHARS, Result, Task, failure_in
+from agentbus.protocol.outcomes.run_report import run_in
 from agentbus.protocol.stored_message import StoredMessage
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.timestamps import now
@@ -38,7 +39,7 @@ _MOST_COUNTED: Final = 2**31
 MOST_PLACES: Final = 16
 _MAX_FAILURE_CHARS: Final = 65_536
 _MAX_RESULT_ID_CHARS: Final = 512
-MAX_SUMMARY_BYTES: Final = 512
+MAX_SUMMARY_BYTES: Final = 768
 """A longer summary is left out, and the entry read whole: that of a long reason or message is rare, and every entry
 pays for its header."""
 _SUMMARY_ERROR_CHARS: Final = 160
@@ -165,6 +166,7 @@ class Summary(BaseModel):
     Attributes:
         error: the beginning of the error of the result.
         failure: as the result has it.
+        run: the model, the tokens and the cost, as the result has them.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
@@ -178,6 +180,10 @@ class Summary(BaseModel):
     answered_by: _Inbox | None = None
     error: Annotated[str, StringConstraints(max_length=_SUMMARY_ERROR_CHARS)] | None = None
     failure: dict[str, Json] | None = None
+    run: dict[str, Json] | None = None
+
+
+_OF_ENTRY: Final = ("sender", "task_type", "created_at", "attempt", "cancel", "answered_by")
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +276,7 @@ def summary_of(entry: Entry) -> str | None:
     """Return the header that sums up a settled entry; None of any other, and where it would be too long."""
     if entry.result is None:
         return None
-    failure, error = failure_in(entry.result), entry.result.get("error")
+    failure, error, run = failure_in(entry.result), entry.result.get("error"), run_in(entry.result)
     values: dict[str, Json] = {
         "sender": entry.sender,
         "inbox": entry.inbox,
@@ -281,6 +287,7 @@ def summary_of(entry: Entry) -> str | None:
         "answered_by": entry.answered_by,
         "error": error[:_SUMMARY_ERROR_CHARS] if isinstance(error, str) else None,
         "failure": failure.to_json() if failure else None,
+        "run": run.figures.to_json() if run else None,
     }
     # In ASCII: a line end in a text would be one in the headers.
     text = json.dumps({key: value for key, value in values.items() if value is not None}, separators=(",", ":"))
@@ -303,13 +310,8 @@ def read_summary(message: StoredMessage) -> Record | None:
     entry = Entry.model_construct(
         state=state,
         digest="",
-        sender=summary.sender,
         inbox=summary.inbox if key.owner == COORDINATOR else key.owner,
-        task_type=summary.task_type,
-        created_at=summary.created_at,
-        attempt=summary.attempt,
-        cancel=summary.cancel,
-        answered_by=summary.answered_by,
+        **{name: getattr(summary, name) for name in _OF_ENTRY},
     )
     return Record(key, entry, message.seq, message.time, message.headers, summary)
 

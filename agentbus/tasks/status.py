@@ -88,12 +88,16 @@ class TaskStatus:
         summary = self.record.summary
         if summary is None:
             return self.record.entry.result or {}
-        return {"status": self.record.entry.state, "error": summary.error, "failure": summary.failure}
+        found = {"error": summary.error, "failure": summary.failure, "run": summary.run}
+        return {"status": self.record.entry.state, **found}
 
     @property
     def run(self) -> Run | None:
-        """What its result says of the run of the agent; None if it says nothing, or if there is none."""
-        return run_in(self.record.entry.result or {})
+        """What its result says of the run of the agent; None if it says nothing, or if there is none.
+
+        In a list without results it has the model, the tokens and the cost, and nothing else of it.
+        """
+        return run_in(self._of_result)
 
     @property
     def state_in_words(self) -> str:
@@ -125,13 +129,13 @@ class TaskStatus:
 
     def _summary(self) -> dict[str, Json]:
         """What a result says in a few words."""
-        failure, run = self.failure, self.run
+        failure, run = self.failure, self.run.figures if self.run else None
         return {"failure": failure.to_json() if failure else None, "run": run.to_json() if run else None}
 
     def to_json(self, *, with_result: bool = True) -> dict[str, Json]:
         """Return a plain object: state, times, attempt, worker, and the result if there is one.
 
-        Without the result, it still has the `failure` and the `run` of one.
+        Without the result, it still has the `failure` of one, and of the `run` the model, the tokens and the cost.
         """
         entry = self.record.entry
         claim = entry.claim if entry.state == "working" else None

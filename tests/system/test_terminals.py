@@ -63,6 +63,7 @@ def always(*runs: list[str]) -> Callable[[Ground], list[list[str]]]:
 
 READING: Final[dict[str, Shows]] = {
     "agent list": Shows(always([])),
+    "cost": Shows(always(["--by", "sender"])),
     "audit": Shows(always(["--limit", "1000"])),
     "consumers list": Shows(always([], ["--foreign"])),
     "dead list": Shows(always([])),

@@ -275,7 +275,7 @@ async def test_a_list_without_results_reads_no_settled_entry_and_the_others_whol
         '{"sender":"agent-x","inbox":"no id!","task_type":"t"}',
         '{"sender":"agent-x","inbox":"main","task_type":"t","attempt":-1}',
         '{"sender":"agent-x","inbox":"main","task_type":"t","error":' + '"' + "e" * 161 + '"}',
-        '{"sender":"agent-x","inbox":"main","task_type":"t","x":"' + "y" * 500 + '"}',
+        '{"sender":"agent-x","inbox":"main","task_type":"t","x":"' + "y" * 800 + '"}',
         '{"sender":"agent-x","inbox":"main","task_type":"t","attempt":1e400}',
     ],
 )
@@ -308,7 +308,7 @@ async def test_a_summary_that_would_be_too_long_is_left_out(coordinator: Coordin
     await publish(coordinator, "a")
     await settle(coordinator, "a", status="failed", error="e" * 160)
     await publish(coordinator, "b")
-    await settle(coordinator, "b", status="failed", error="e" * 160, failure=Failure("not_started", "m" * 400))
+    await settle(coordinator, "b", status="failed", error="e" * 160, failure=Failure("not_started", "m" * 500))
     found = await coordinator.list_tasks(with_results=False)
     assert [(one.task_id, one.record.summary is None, one.error) for one in found.tasks] == [
         ("b", True, "e" * 160),

@@ -97,6 +97,7 @@ def _show(status: "TaskStatus") -> None:
         return
     result: dict[str, Any] = account.pop("result", None) or {}
     account["state"] = status.state_in_words
+    account |= lazy.figures.of_run(status.run) if status.run else {}
     output.table(["", ""], [[key, str(value)] for key, value in account.items()])
     for text in (result.get("error"), result.get("result")):
         if text:

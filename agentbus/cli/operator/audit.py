@@ -1,11 +1,11 @@
 """`agentbus audit`: who published which task, and who cancelled, answered or retried one."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import AgentId, TaskName, limit_option, with_coordinator
+from agentbus.cli.options import AgentId, Since, TaskName, limit_option, with_coordinator
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -14,19 +14,6 @@ if TYPE_CHECKING:
     from agentbus.protocol.audit.lines import Line
 
 _MAX_LISTED = 100_000
-
-
-class Since(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]  # generic in new versions only
-    """Converts `90s`, `15m`, `2h`, `7d` or a time of ISO 8601 to a time."""
-
-    name = "TIME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "datetime":
-        """Return the time, with its time zone: that of this machine where the text names none."""
-        try:
-            return lazy.past_times.past_time(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @click.command(

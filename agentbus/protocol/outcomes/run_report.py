@@ -67,6 +67,11 @@ class Run:
     cost_usd: float | None = None
     denied: tuple[Denied, ...] = ()
 
+    @property
+    def figures(self) -> "Run":
+        """The model, the tokens and the cost alone: what a list shows of a run."""
+        return Run(self.format, model=self.model, usage=self.usage, cost_usd=self.cost_usd)
+
     def to_json(self) -> dict[str, Json]:
         """The value of the field `run`, bounded, without what is not known."""
         usage = self.usage.to_json()

@@ -5,9 +5,10 @@ tasks by their last change, and a cursor is a sequence below which to continue. 
 and, once it is settled, what a list shows of it; the others are read whole, as they have no result.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+import math
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -20,7 +21,7 @@ from agentbus.concurrently import concurrently
 from agentbus.errors import CorruptEntryError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import STATE
-from agentbus.protocol.ledger_entry import Record, State, read_entry, read_summary
+from agentbus.protocol.ledger_entry import TERMINAL, Record, State, read_entry, read_summary
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.tasks.status import TaskStatus
 
@@ -62,6 +63,7 @@ class Wanted:
         state: only those in this state.
         asker: the coordinator that looks.
         with_results: whether each has its result. Without, no result is read.
+        settled: only those that have a result.
     """
 
     agent: str | None = None
@@ -69,6 +71,7 @@ class Wanted:
     state: State | None = None
     asker: str = COORDINATOR
     with_results: bool = True
+    settled: bool = False
 
     @property
     def subject(self) -> str:
@@ -80,6 +83,8 @@ class Wanted:
         state = entry.headers.get(STATE)
         if self.state is not None and state not in (None, self.state, "queued" if self.state == "cancelled" else None):
             return False
+        if self.settled and state is not None and state not in TERMINAL:
+            return False
         if subjects.parse_mcp_task(entry.subject) is not None:
             return False
         if self.owner == COORDINATOR:  # the subject does not tell its tasks from those of other owners
@@ -87,32 +92,65 @@ class Wanted:
             return task is None or task.owner == self.owner
         return True
 
+    def is_met_by(self, found: TaskStatus) -> bool:
+        """Whether a task that may be shown by its headers is one of them."""
+        return self.state in (None, found.state) and (found.record.entry.terminal or not self.settled)
 
-class _Search:
-    """Collects tasks until there are as many as wanted, or the time is over."""
 
-    def __init__(self, bus: Bus, wanted: Wanted, limit: int, search_s: float) -> None:
+class Search:
+    """Gives tasks to `take`, the last changed first, until there are as many as wanted, or the time is over.
+
+    Args:
+        limit: how many; None for all.
+        since: an older change ends the search.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        wanted: Wanted,
+        take: Callable[[TaskStatus], None],
+        *,
+        limit: int | None,
+        search_s: float,
+        since: datetime | None = None,
+    ) -> None:
         self._bus = bus
         self._wanted = wanted
-        self._limit = limit
+        self._take = take
+        self._left = math.inf if limit is None else limit
+        self._since = since
+        self._past = False  # whether an older change than `since` was met
         self._deadline = deadline_after(search_s)
         self._oldest: int | None = None  # the first entry of the present window that is of a task
         self._end = 0  # the entry that was examined last
         self._in_vain = 0  # how many entries were read that are not shown
-        self._shown = list[TaskStatus]()
         self._unreadable = list[str]()
 
-    def keep(self, entry: Delivery) -> bool:
+    async def backwards(self, count: int, before: int | None) -> TaskList:
+        """Search from the newest change on, or below a sequence; the first look is at `count` entries, at least.
+
+        The answer has no tasks: they were taken.
+        """
+        subject = self._wanted.subject
+        reading = read_backwards(self._bus, subjects.STATE_STREAM, subject, keep=self._keep, count=count, before=before)
+        async with aclosing(reading) as windows:
+            return await self._run(windows)
+
+    def _keep(self, entry: Delivery) -> bool:
+        if self._since is not None and entry.stored_at < self._since:
+            self._past = True
+            return False
         if self._oldest is None and subjects.parse_state(entry.subject) is not None:
             self._oldest = entry.stream_seq
         return self._wanted.may_be(entry)
 
-    async def run(self, windows: AsyncGenerator[Window]) -> TaskList:
+    async def _run(self, windows: AsyncGenerator[Window]) -> TaskList:
         async for window in windows:
             whole = await self._show(window.messages)
             if self._full and self._oldest is not None and self._oldest < self._end:
                 return self._found(self._end)
-            if window.last and (whole or self._full):
+            if (window.last or self._past) and (whole or self._full):
                 break
             if left_until(self._deadline) <= 0:
                 if self._full:
@@ -123,10 +161,10 @@ class _Search:
 
     @property
     def _full(self) -> bool:
-        return len(self._shown) == self._limit
+        return self._left <= 0
 
     def _found(self, cursor: int | None) -> TaskList:
-        return TaskList(self._shown, cursor, unreadable=self._unreadable)
+        return TaskList([], cursor, unreadable=self._unreadable)
 
     async def _stopped(self, window: Window, *, whole: bool) -> TaskList:
         """Say how far the search came."""
@@ -136,7 +174,7 @@ class _Search:
             reached = next(one.stored_at for one in window.messages if one.stream_seq == cursor)
             later = await self._count_after(cursor - 1)
         left = max(0, await self._count_after(0) - later)
-        return TaskList(self._shown, cursor, True, self._unreadable, reached, left)
+        return TaskList([], cursor, True, self._unreadable, reached, left)
 
     async def _count_after(self, seq: int) -> int:
         return await count_after(self._bus, subjects.STATE_STREAM, self._wanted.subject, seq)
@@ -145,7 +183,8 @@ class _Search:
         """Add the tasks that are wanted; return whether all entries were examined, as far as time and limit allow."""
         for first in range(0, len(entries), _READ_STEP):
             # A full page is due however long it takes to read it: it is bounded. A search is not.
-            if self._full or (first and self._in_vain >= _READ_STEP and left_until(self._deadline) <= 0):
+            unbounded = self._in_vain >= _READ_STEP or self._left == math.inf
+            if self._full or (first and unbounded and left_until(self._deadline) <= 0):
                 return False
             batch = entries[first : first + _READ_STEP]
             for entry, found in zip(batch, await read_listed(self._bus, batch, self._wanted), strict=True):
@@ -154,8 +193,9 @@ class _Search:
                 self._end = entry.stream_seq
                 if isinstance(found, str):
                     self._unreadable.append(found)
-                if isinstance(found, TaskStatus) and self._wanted.state in (None, found.state):
-                    self._shown.append(found)
+                if isinstance(found, TaskStatus) and self._wanted.is_met_by(found):
+                    self._take(found)
+                    self._left -= 1
                 else:
                     self._in_vain += 1
         return True
@@ -181,18 +221,11 @@ async def list_tasks(
     """
     if not 1 <= limit <= MAX_LISTED:
         raise MessageError(f"limit must be from 1 to {MAX_LISTED}, not {limit}")
-    search = _Search(bus, wanted, limit, search_s)
+    tasks: list[TaskStatus] = []
+    search = Search(bus, wanted, tasks.append, limit=limit, search_s=search_s)
     few = wanted.state is None and wanted.owner != COORDINATOR
-    reading = read_backwards(
-        bus,
-        subjects.STATE_STREAM,
-        wanted.subject,
-        keep=search.keep,
-        count=limit + 1 if few else max(limit + 1, _SCAN_FIRST),
-        before=cursor,
-    )
-    async with aclosing(reading) as windows:
-        return await search.run(windows)
+    found = await search.backwards(limit + 1 if few else max(limit + 1, _SCAN_FIRST), cursor)
+    return replace(found, tasks=tasks)
 
 
 async def read_listed(bus: Bus, entries: Sequence[Delivery], wanted: Wanted) -> list[TaskStatus | str | None]:

@@ -65,7 +65,7 @@ async def test_no_failed_work_is_completed(agent: str, tmp_path: Path, server: N
     for case, status in found.items():
         assert status.run is not None
         assert (status.run.format, status.run.kind) == (agent, agent)
-        assert status.to_json(with_result=False)["run"] == status.run.to_json()
+        assert status.to_json(with_result=False)["run"] == status.run.figures.to_json()
         printed = "".join(line + "\n" for line in recording(agent, case).stdout).encode()
         result = status.record.entry.result or {}
         note = result["transcript"]

@@ -1,0 +1,55 @@
+"""`agentbus cost`: what tasks used and cost, as their agents report it."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from agentbus.cli import lazy
+from agentbus.cli.options import AgentId, Since, agent_option, with_coordinator
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from agentbus.coordinator import Coordinator
+    from agentbus.tasks.listing.spending import Grouping
+
+_GROUPINGS = ("agent", "model", "day", "sender")
+"""The keys of `agentbus.tasks.listing.spending.GROUPINGS`, which help must not load."""
+
+
+@click.command(
+    short_help="Show what tasks used and cost, by agent, model, day or sender.",
+    epilog="""\b
+Examples:
+  agentbus cost
+  agentbus cost --by model --since 7d
+  agentbus cost --by day --agent code | jq -r '[.day, .cost_usd] | @tsv'
+
+\b
+Tokens and dollars are those that the agents report, of the last attempt of each settled task; nothing is
+reckoned here. What no agent tells is counted as such. The ledger keeps a task for 38 days by default, so that
+is how far back the figures reach; they say so. Days are those of UTC. In a pipe, one line of JSON a group.
+Ctrl-C prints the figures so far, and the option --cursor that goes on.""",
+)
+@click.option(
+    "--by", type=click.Choice(_GROUPINGS), default="agent", show_default=True, help="What the figures are summed up by."
+)
+@click.option("--since", metavar="TIME", type=Since(), help="Not before this time: 90s, 15m, 2h, 7d, or a date.")
+@agent_option()
+@click.option("--owner", metavar="ID", type=AgentId(), help="Only tasks of this coordinator.")
+@click.option("--cursor", type=click.IntRange(min=1), help="Go on where an earlier search ended, towards older tasks.")
+@with_coordinator
+async def cost(
+    bus: "Coordinator",
+    *,
+    by: "Grouping",
+    since: "datetime | None",
+    agent: str | None,
+    owner: str | None,
+    cursor: int | None,
+) -> None:
+    """Sum up the tokens and the cost of settled tasks. A member of the bus sees its own tasks only."""
+    if bus.role == "member":
+        owner = owner or bus.agent
+    wanted = lazy.task_list.Wanted(agent, owner, asker=bus.agent, with_results=False, settled=True)
+    await lazy.cost_report.CostReport(bus.bus, wanted, by, since).run(cursor)
