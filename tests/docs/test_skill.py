@@ -16,7 +16,9 @@ import skills_ref
 from agentbus import Coordinator
 from agentbus.cli import root
 from agentbus.protocol.messages import ResultStatus, new_task
+from agentbus.protocol.outcomes.failure_codes import FAILURE_CODES
 from agentbus.provision.nats_server import NatsServer
+from agentbus_mcp.server import INSTRUCTIONS
 from agentbus_worker.running.command import Exit, Output
 from agentbus_worker.running.prompt import build_prompt
 from agentbus_worker.settling.outcome import outcome_of_exit
@@ -146,6 +148,16 @@ async def test_the_tools_and_their_arguments_are_those_of_the_mcp_server() -> No
 def test_the_states_of_a_result_are_all_explained() -> None:
     rows = re.findall(r"^\| `(\w+)` \|", text_of(SKILL / "SKILL.md"), re.MULTILINE)
     assert sorted(rows) == sorted(get_args(ResultStatus))
+
+
+def test_what_each_code_of_a_failure_calls_for_is_said() -> None:
+    page = text_of(SKILL / "references" / "coordinator.md").partition("## When a task has failed")[2]
+    rows = re.findall(r"^\| (`.+?`) \|", page.partition("\n## ")[0], re.MULTILINE)[1:]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(FAILURE_CODES)
+    taught = INSTRUCTIONS.partition("What failure.code calls for.")[2].partition("\n\n")[0]
+    assert set(FAILURE_CODES) <= set(re.findall(r"\w+", taught))
+    later = set(re.findall(r"\w+", taught.partition("Once more")[0]))
+    assert {code for code, facts in FAILURE_CODES.items() if facts.again == "later"} - later == {"not_started"}
 
 
 def test_the_skill_forbids_polling_and_obeying_results() -> None:

@@ -1,7 +1,7 @@
 """Keeps answers within the bytes that a model can spare, by sharing them among the outputs of the results."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from agentbus_mcp.replies.models import AgentResult
@@ -17,11 +17,32 @@ BEGINNING_BYTES: Final = 4_096
 PART_BYTES: Final = 16_384
 """How much of outputs a detailed answer has, or one that reads on in an output, unless `max_bytes` is given."""
 CONCISE_BYTES: Final = 4_000
-"""How large a concise answer becomes; of many results, each still has `_LEAST_BYTES` of its output."""
-_LEAST_BYTES: Final = 80
+"""How large a concise answer becomes; of many results, each still has some of its output."""
 _ERROR_CHARS: Final = 500
 _ERRORS_CHARS: Final = 1_000
 """How much of errors a concise answer has: of one result, and of all together."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What each of many results still has in a concise answer.
+
+    Attributes:
+        error_chars: so much of its error.
+        output_bytes: so much of its output, at least.
+        places: whether each output that is cut says how long it is and where to read on, or the first one alone; and
+            whether a failure has its HTTP status, of which the code says enough.
+        figures: whether it has the model and the tokens beside the cost.
+    """
+
+    error_chars: int
+    output_bytes: int
+    places: bool = False
+    figures: bool = True
+
+
+_ROOMS: Final = (_Room(80, 80, places=True), _Room(70, 40), _Room(70, 12), _Room(70, 12, figures=False))
+"""The largest in which all results fit is taken. Ten failed ones with long outputs have room for their figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +74,34 @@ def fit(
 
 
 def _fit_concise(results: Sequence[UncutResult], overhead: Callable[[Sequence[AgentResult]], int]) -> list[AgentResult]:
-    error_chars = max(_LEAST_BYTES, min(_ERROR_CHARS, _ERRORS_CHARS // max(len(results), 1)))
-    concise_results = [UncutResult(concise(result.view, error_chars), result.output) for result in results]
-    needs = [json_size(cut(result.output.text, CONCISE_BYTES)) for result in concise_results]
-    left = CONCISE_BYTES - overhead([result.cut(0, always_size=False) for result in concise_results])
-    allotted = _allot(needs, max(left, _LEAST_BYTES * len(results)))
-    return [
-        result.cut(CONCISE_BYTES, granted, always_size=False)
-        for result, granted in zip(concise_results, allotted, strict=True)
+    error_chars = max(_ROOMS[0].error_chars, min(_ERROR_CHARS, _ERRORS_CHARS // max(len(results), 1)))
+    rooms = (replace(_ROOMS[0], error_chars=error_chars), *_ROOMS[1:])
+    needs = [json_size(cut(result.output.text, CONCISE_BYTES)) for result in results]
+    for room in rooms:
+        views = [concise(result.view, room.error_chars, figures=room.figures) for result in results]
+        brief = [UncutResult(view, result.output) for view, result in zip(views, results, strict=True)]
+        least = sum(min(need, room.output_bytes) for need in needs)
+        left = CONCISE_BYTES - overhead(_cut(brief, [0] * len(brief), places=room.places))
+        if left >= least or room is rooms[-1]:
+            return _cut(brief, _allot(needs, max(left, least)), places=room.places)
+    raise AssertionError("the last room is always taken")
+
+
+def _cut(results: Sequence[UncutResult], allotted: Sequence[int], *, places: bool) -> list[AgentResult]:
+    """Cut the outputs; see `_Room.places`."""
+    views = [
+        result.cut(CONCISE_BYTES, granted, always_size=False) for result, granted in zip(results, allotted, strict=True)
     ]
+    if places:
+        return views
+    first = next((number for number, view in enumerate(views) if view.truncated), None)
+    return [_without_places(view, reads_on=number == first) for number, view in enumerate(views)]
+
+
+def _without_places(view: AgentResult, *, reads_on: bool) -> AgentResult:
+    failure = view.failure.model_copy(update={"http_status": None}) if view.failure else None
+    place = {} if reads_on else {"output_bytes": None, "next_offset": None}
+    return view.model_copy(update={"failure": failure, **place})
 
 
 def _allot(needs: Sequence[int], total: int) -> list[int]:

@@ -52,9 +52,17 @@ class FailureView(Answer):
     """Why a task has failed, as a code; `message` is there where it adds to `error`."""
 
     code: str
-    message: str | None = None
-    http_status: int | None = None
-    retry_after_s: float | None = None
+    message: SkipJsonSchema[str | None] = None
+    http_status: SkipJsonSchema[int | None] = None
+    retry_after_s: SkipJsonSchema[float | None] = None
+
+
+class TokensView(Answer):
+    """The tokens of a run: all that the model read, the part of it from a cache, and what it wrote."""
+
+    input: int | None = None
+    cached_input: int | None = None
+    output: int | None = None
 
 
 class DeniedCall(Answer):
@@ -65,18 +73,13 @@ class DeniedCall(Answer):
 
 
 class RunView(Answer):
-    """What the agent says of its run."""
+    """What else the agent says of its run."""
 
     kind: str | None = None
     format: str | None = None
     version: str | None = None
     session: str | None = None
-    model: str | None = None
     turns: int | None = None
-    input_tokens: int | None = None
-    cached_input_tokens: int | None = None
-    output_tokens: int | None = None
-    cost_usd: float | None = None
     denied: list[DeniedCall] | None = None
 
 
@@ -97,7 +100,10 @@ class AgentResult(Answer):
     output_bytes: SkipJsonSchema[int | None] = Field(default=None, description="The size of the whole output.")
     next_offset: int | None = Field(default=None, description="Where the next part begins, if it can be read.")
     error: str | None = None
-    failure: SkipJsonSchema[FailureView | None] = None
+    failure: FailureView | None = None
+    model: str | None = None
+    cost_usd: float | None = Field(default=None, description="What the run has cost, as the agent reckons it.")
+    tokens: TokensView | None = None
     run: SkipJsonSchema[RunView | None] = None
     unverified: SkipJsonSchema[str | None] = Field(
         default=None, description="Why the ledger does not confirm this result."
@@ -235,6 +241,7 @@ class ListedTask(Answer):
     attempt: SkipJsonSchema[int | None] = None
     error: str | None = None
     failure: SkipJsonSchema[str | None] = Field(default=None, description="The code of its failure.")
+    cost_usd: SkipJsonSchema[float | None] = None
 
 
 class Listing(Answer):

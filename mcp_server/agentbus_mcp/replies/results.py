@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import Final
+from typing import Any, Final
 
 from agentbus.coordinator import TaskStatus
 from agentbus.errors import MessageError
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.messages import Result
+from agentbus.protocol.outcomes.run_report import Run
 from agentbus.protocol.task_names import name_for
 from agentbus_mcp.operations.characters import size_of
 from agentbus_mcp.operations.inbox import CheckedMessage
@@ -17,7 +18,8 @@ from agentbus_mcp.operations.output import (
     output_of_task,
     output_of_text,
 )
-from agentbus_mcp.replies.models import AgentResult, DeniedCall, FailureView, RunView
+from agentbus_mcp.replies.models import AgentResult, DeniedCall, FailureView, RunView, TokensView
+from agentbus_mcp.replies.reasons import shortened
 from agentbus_mcp.sanitize import cut_to_fit, short, visible
 
 _ERROR_CHARS: Final = 1_000
@@ -71,21 +73,22 @@ def result_of_message(checked: CheckedMessage) -> UncutResult:
     return UncutResult(view.model_copy(update=fields), output)
 
 
-def concise(view: AgentResult, error_chars: int) -> AgentResult:
-    """Reduce a result to what is needed to judge it, and to ask for the rest."""
+def concise(view: AgentResult, error_chars: int, *, figures: bool = True) -> AgentResult:
+    """Reduce a result to what is needed to judge it, and to ask for the rest. Its error still says why.
+
+    Args:
+        figures: whether it has the model and the tokens beside the cost.
+    """
     left_out = ("worker", "task_type", "completed_at", "attempt", "exit_code", "duration_seconds", "seq")
-    error = _both_ends(view.error, error_chars) if view.error else None
-    run = view.run and RunView(model=view.run.model, cost_usd=view.run.cost_usd, denied=view.run.denied)
-    run = run if run and run.model_dump(exclude_none=True) else None
-    return view.model_copy(update={**dict.fromkeys(left_out), "error": error, "run": run})
-
-
-def _both_ends(text: str, chars: int) -> str:
-    """Cut a text in its middle: an error says first what happened, and last why."""
-    if len(text) <= chars:
-        return text
-    head = chars // 3
-    return f"{text[:head]}…{text[head + 1 - chars :]}"
+    fields: dict[str, Any] = dict.fromkeys(left_out)
+    if not figures:
+        fields |= {"model": None, "tokens": None}
+    fields["error"] = shortened(view.error, error_chars) if view.error else None
+    fields["run"] = RunView(denied=view.run.denied) if view.run and view.run.denied else None
+    if (failure := view.failure) is not None:
+        said = shortened(failure.message, error_chars) if failure.message else None
+        fields["failure"] = failure.model_copy(update={"message": said})
+    return view.model_copy(update=fields)
 
 
 def _view(result: Result, reader: str) -> AgentResult:
@@ -97,7 +100,8 @@ def _view(result: Result, reader: str) -> AgentResult:
         status=result.status,
         error=short(result.error, _ERROR_CHARS) if result.error else None,
         failure=_failure(result),
-        run=_run(result),
+        **_figures(result.run),
+        run=_run(result.run),
         worker=optional_text(more.get("worker")),
         task_type=optional_text(result.task.get("task_type")),
         completed_at=optional_text(result.completed_at),
@@ -119,8 +123,20 @@ def _failure(result: Result) -> FailureView | None:
     )
 
 
-def _run(result: Result) -> RunView | None:
-    if (run := result.run) is None:
+def _figures(run: Run | None) -> dict[str, Any]:
+    if run is None:
+        return {}
+    counts = run.usage
+    tokens = TokensView(input=counts.input_tokens, cached_input=counts.cached_input_tokens, output=counts.output_tokens)
+    return {
+        "model": optional_text(run.model),
+        "cost_usd": run.cost_usd,
+        "tokens": tokens if tokens.model_dump(exclude_none=True) else None,
+    }
+
+
+def _run(run: Run | None) -> RunView | None:
+    if run is None:
         return None
     denied = [
         DeniedCall(tool=short(one.tool), summary=short(one.summary, _FAILURE_CHARS) if one.summary else None)
@@ -131,12 +147,7 @@ def _run(result: Result) -> RunView | None:
         format=optional_text(run.format),
         version=optional_text(run.version),
         session=optional_text(run.session),
-        model=optional_text(run.model),
         turns=run.turns,
-        input_tokens=run.usage.input_tokens,
-        cached_input_tokens=run.usage.cached_input_tokens,
-        output_tokens=run.usage.output_tokens,
-        cost_usd=run.cost_usd,
         denied=denied or None,
     )
 

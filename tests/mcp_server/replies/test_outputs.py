@@ -10,6 +10,8 @@ from mcp_types import TextResourceContents
 
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
+from agentbus.protocol.messages import Failure
+from agentbus.protocol.outcomes.run_report import Run, Usage
 from agentbus.provision.nats_server import NatsServer
 from support.harness import worker, worker_toml
 from support.jobs import outcome
@@ -38,6 +40,35 @@ async def read_all(client: Client, task_id: str, max_bytes: int) -> tuple[str, i
         assert ("next_offset" in result) is ("next" in data)
         arguments = {**data["next"]["arguments"], "max_bytes": max_bytes} if "next" in data else None
     return "".join(parts), len(parts)
+
+
+async def test_ten_failed_results_with_all_figures_and_long_outputs_fit_into_4_kb_and_say_why(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
+    ids = [f"task-20260518-k3v9qz7h2m5c8x4w0r{number:02}" for number in range(10)]
+    usage = Usage(1_234_567, 1_034_567, 23_456)
+    run = Run("claude", kind="claude", session="s" * 36, model="claude-opus-5-5", usage=usage, cost_usd=1.234567)
+    why = "API Error: 429 " + json.dumps(
+        {"type": "error", "error": {"type": "rate_limit_error", "message": "This request exceeds your rate limit."},
+         "request_id": "req_" + "x" * 200}
+    )  # fmt: skip
+    for task_id in ids:
+        more = {"failure": Failure("rate_limit", why, 429, 60), "extra": {"run": run.to_json()}}
+        await done(coordinator, task_id, "x" * 5_000, status="failed", error=why, **more)
+    async with in_memory(server.url, era) as client:
+        answer = await client.call_tool("get_results", {"task_ids": ids})
+    data = data_of(answer)
+    assert len(text_of(answer).encode()) <= CONCISE_BYTES
+    assert len(json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()) <= CONCISE_BYTES
+    for result in data["results"]:
+        assert result["error"] == "API Error: 429 This request exceeds your rate limit."
+        assert result["failure"] == {"code": "rate_limit", "retry_after_s": 60}
+        assert result["tokens"] == {"input": 1_234_567, "cached_input": 1_034_567, "output": 23_456}
+        assert (result["model"], result["cost_usd"]) == ("claude-opus-5-5", 1.234567)
+        assert result["output"].startswith("xxxx")
+        assert result["truncated"]
+    assert ["next_offset" in result for result in data["results"]] == [True] + [False] * 9
+    assert data["next"]["arguments"]["task_ids"] == [f"code/{ids[0]}"]
 
 
 @pytest.mark.parametrize("text", ["x", "ä", "漢", '"\n'], ids=["ascii", "two bytes", "three bytes", "escapes"])

@@ -7,10 +7,17 @@ A change of a tool's name, texts or schemas fails here. To accept it:
 
 import json
 import os
+from typing import Any
 
+from jsonschema import Draft202012Validator
+
+from agentbus import Coordinator
+from agentbus.protocol.messages import Failure
+from agentbus.protocol.outcomes.run_report import Run, Usage
+from agentbus.provision.nats_server import NatsServer
 from agentbus_mcp.server import INSTRUCTIONS
 from support.harness import ROOT
-from support.mcp_harness import NOWHERE, both_eras, in_memory
+from support.mcp_harness import NOWHERE, both_eras, data_of, in_memory, settle
 
 SNAPSHOTS = ROOT / "tests" / "snapshots" / "mcp"
 TOOLS = [
@@ -26,7 +33,8 @@ TOOLS = [
 AT_ONCE = TOOLS[:3]
 """The tools of the main job: hosts that load tools on demand load these at once."""
 CHANGING = {"publish_task", "cancel_task", "answer_approval"}
-LIST_BYTES = 12 * 1024
+LIST_BYTES = 16 * 1024
+"""Of all tools; those that hosts always load have half of it."""
 HOST_LIMIT_CHARS = 2_048
 """The length at which hosts cut descriptions and instructions."""
 
@@ -104,3 +112,31 @@ async def test_the_list_of_tools_is_small(era: str) -> None:
         tools = (await client.list_tools()).tools
     told = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in tools]
     assert len(json.dumps(told).encode()) <= LIST_BYTES
+    assert len(json.dumps([tool for tool in told if tool["name"] in AT_ONCE]).encode()) <= LIST_BYTES // 2
+
+
+@both_eras
+async def test_the_schemas_of_answers_name_what_a_result_has_and_its_answers_keep_to_them(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
+    run = Run("claude", session="s", model="opus", usage=Usage(10, 4, 5), cost_usd=0.25)
+    await coordinator.publish("code", "work", task_type="test", task_id="a")
+    failure = Failure("overloaded", "it is overloaded", 529, 2.5)
+    await settle(coordinator, "a", status="failed", error="no", failure=failure, extra={"run": run.to_json()})
+    async with in_memory(server.url, era) as client:
+        schemas = {tool.name: tool.output_schema for tool in (await client.list_tools()).tools}
+        for tool, arguments in {
+            "get_results": {"task_ids": ["a"], "response_format": "detailed"},
+            "watch_results": {"task_ids": ["a"]},
+            "get_task": {"task_id": "a"},
+            "list_tasks": {},
+            "publish_task": {"to": ["code"], "content": "again", "task_type": "test", "task_id": "b"},
+        }.items():
+            told = data_of(await client.call_tool(tool, arguments))
+            validator: Any = Draft202012Validator(schemas[tool] or {})
+            assert validator.is_valid(told), tool
+    for tool in ("get_results", "watch_results"):
+        fields = (schemas[tool] or {})["properties"]["results"]["items"]["properties"]
+        assert set(fields["failure"]["properties"]) == {"code"}
+        assert set(fields["tokens"]["properties"]) == {"input", "cached_input", "output"}
+        assert (fields["cost_usd"]["type"], fields["model"]["type"]) == ("number", "string")

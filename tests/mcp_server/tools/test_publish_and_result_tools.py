@@ -338,14 +338,19 @@ async def test_an_answer_tells_the_model_the_cost_and_what_was_denied_and_why_a_
         got = data_of(await client.call_tool("get_results", {"task_ids": ["a", "b", "c", "d", "e"]}))
         call = {"task_ids": ["a"], "response_format": "detailed"}
         [detailed] = data_of(await client.call_tool("get_results", call))["results"]
+        one = data_of(await client.call_tool("get_task", {"task_id": "a"}))["result"]
+        listed = data_of(await client.call_tool("list_tasks", {}))["tasks"]
     for result in got["results"]:
         assert result["failure"] == {"code": "overloaded", "http_status": 529, "retry_after_s": 2.5}
         denied = [{"tool": "Bash", "summary": "git push"}]
-        assert result["run"] == {"model": "m-1", "cost_usd": 0.25, "denied": denied}
+        assert result["run"] == {"denied": denied}
+        assert (result["model"], result["cost_usd"]) == ("m-1", 0.25)
+        assert result["tokens"] == {"input": 10, "cached_input": 4, "output": 5}
         assert result["error"].startswith("the command exited with status 1")
         assert result["error"].endswith("the model is overloaded")
         assert len(result["error"]) <= 200
-    assert (detailed["run"]["session"], detailed["run"]["output_tokens"]) == ("s-1", 5)
+    assert (detailed["run"]["session"], detailed["tokens"], detailed["cost_usd"]) == ("s-1", one["tokens"], 0.25)
+    assert [task["cost_usd"] for task in listed] == [0.25] * 5
 
 
 async def test_the_same_id_at_two_agents_is_distinguished_by_the_agent(
