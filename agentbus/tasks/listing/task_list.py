@@ -230,10 +230,9 @@ async def list_tasks(
 
 async def read_listed(bus: Bus, entries: Sequence[Delivery], wanted: Wanted) -> list[TaskStatus | str | None]:
     """Read entries as a list shows them: for each a task, or why it cannot be read, or None if it was removed."""
+    summaries = [None if wanted.with_results else read_summary(entry.stored) for entry in entries]
 
     async def one(entry: Delivery) -> TaskStatus | str | None:
-        if not wanted.with_results and (summed_up := read_summary(entry.stored)) is not None:
-            return TaskStatus(summed_up, wanted.asker)
         message = await bus.last_message(subjects.STATE_STREAM, entry.subject)
         try:
             record = read_entry(message) if message is not None else None
@@ -241,4 +240,6 @@ async def read_listed(bus: Bus, entries: Sequence[Delivery], wanted: Wanted) -> 
             return str(error)
         return TaskStatus(record, wanted.asker) if isinstance(record, Record) else None
 
-    return await concurrently(entries, one, at_once=_READ_STEP)
+    rest = [entry for entry, found in zip(entries, summaries, strict=True) if found is None]
+    read = iter(await concurrently(rest, one, at_once=_READ_STEP) if rest else ())
+    return [next(read) if found is None else TaskStatus(found, wanted.asker) for found in summaries]
