@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_v
 from agentbus.config.schema import AgentId, FilePath, Name, NatsSection, Seconds, Section, Unquoted
 from agentbus.protocol import subjects
 from agentbus.protocol.messages import MAX_TASK_BYTES
-from agentbus.protocol.outcomes.failure_codes import FAILURE_CODES
+from agentbus.protocol.outcomes.failure_codes import FAILURE_CODES, LONG_RETRY_S
 from agentbus.protocol.permissions import RESERVED
 
 INPUT_PLACEHOLDER: Final = "{input}"
@@ -100,6 +100,8 @@ class AgentSection(Section):
         return self
 
 
+_STALL_S: Final = 600.0
+"""`stall_timeout_seconds` where it is not set: longer than one answer of a model takes."""
 _NEVER_AGAIN: Final = ("not_ended", "not_started", "rejected", "expired")
 """Failures after which no worker runs a task again, or for which it goes back to the queue in any case."""
 
@@ -124,6 +126,8 @@ class WorkerSection(Section):
     inline_output_bytes: Annotated[int, Unquoted, Field(ge=1024, le=16_777_216)] = 65_536
     max_output_bytes: Annotated[int, Unquoted, Field(ge=1024)] = 1_073_741_824
     idle_timeout_seconds: Annotated[float, Unquoted, Field(ge=0, allow_inf_nan=False)] = 0
+    stall_timeout_seconds: Annotated[float, Unquoted, Field(ge=0, allow_inf_nan=False)] | None = None
+    max_retry_after_seconds: Annotated[float, Unquoted, Field(ge=0, allow_inf_nan=False)] = LONG_RETRY_S
     max_attempts: Annotated[int, Unquoted, Field(ge=1)] = 3
     retry_on: tuple[Annotated[str, AfterValidator(_retry_reason)], ...] = ("lost",)
     retry_backoff_seconds: Annotated[float, Unquoted, Field(ge=0, le=3600, allow_inf_nan=False)] = 10
@@ -169,7 +173,20 @@ class WorkerConfig(Section):
                 f"task_subject must be {wanted} for the agent {self.agent.id}; "
                 "workers that share an agent's tasks take its id"
             )
+        if self.worker.stall_timeout_seconds and self.agent.output == "text":
+            raise ValueError(
+                'stall_timeout_seconds needs the events of an agent, and output is "text"; '
+                "idle_timeout_seconds bounds the time without output"
+            )
         return self
+
+    @property
+    def stall_timeout_s(self) -> float | None:
+        """For how long no event may come that shows work; None if there is no limit, as for text."""
+        found = self.worker.stall_timeout_seconds
+        if found is None:
+            return None if self.agent.output == "text" else _STALL_S
+        return found or None
 
     @property
     def durable(self) -> str:

@@ -32,7 +32,7 @@ class Preset:
 
 PRESETS: Final[dict[str, Preset]] = {
     "claude": Preset(
-        ("claude", "-p", "--output-format", "stream-json", "--verbose"),
+        ("claude", "-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"),
         "stdin",
         "2.1.332",
         "--permission-mode acceptEdits lets it change files; --allowedTools names what it may run",
@@ -53,14 +53,14 @@ PRESETS: Final[dict[str, Preset]] = {
         "gemini",
     ),
     "opencode": Preset(
-        ("opencode", "run", "--format", "json"),
+        ("opencode", "run", "--format", "json", "--print-logs", "--log-level", "ERROR"),
         "stdin",
         "1.18.33",
         "its own configuration says what it may do, and it stops at a tool for which that says ask",
         "opencode",
     ),
     "qwen": Preset(
-        ("qwen", "--output-format", "stream-json", "--approval-mode", "default"),
+        ("qwen", "--output-format", "stream-json", "--include-partial-messages", "--approval-mode", "default"),
         "stdin",
         "0.24.4",
         "it is offered no tool that would ask; --approval-mode auto-edit lets it change files",

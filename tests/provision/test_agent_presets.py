@@ -8,8 +8,10 @@ import itertools
 import re
 from pathlib import Path
 
+import click
 import pytest
 
+from agentbus.cli.machine.join import worker_init
 from agentbus.config.loading import load_worker
 from agentbus.config.toml_text import toml_text
 from agentbus.provision.agent_presets import PRESETS
@@ -43,6 +45,12 @@ def test_the_help_of_the_agent_lists_every_option_of_its_preset(name: str) -> No
         choices = re.search(r"(?:choices|possible values): ([^\])]+)", text)
         if choices and not value.startswith("-"):
             assert value in re.findall(r"[\w-]+", choices[1]), f"{option} {value}"
+
+
+def test_the_command_takes_every_preset() -> None:
+    [option] = [option for option in worker_init.params if option.name == "preset"]
+    assert isinstance(option.type, click.Choice)
+    assert option.type.choices == (*PRESETS, "custom")
 
 
 @pytest.mark.parametrize("name", PRESETS)

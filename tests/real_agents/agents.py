@@ -107,7 +107,7 @@ AGENTS: Final[dict[str, Agent]] = {
     "claude": Agent(
         "@anthropic-ai/claude-code",
         "2.1.332",
-        ("claude", "-p", "--output-format", "stream-json", "--verbose"),
+        ("claude", "-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"),
         _claude,
         allowing=("--allowedTools", "Bash"),
     ),
@@ -127,13 +127,13 @@ AGENTS: Final[dict[str, Agent]] = {
     "opencode": Agent(
         "opencode-ai",
         "1.18.33",
-        ("opencode", "run", "--format", "json"),
+        ("opencode", "run", "--format", "json", "--print-logs", "--log-level", "ERROR"),
         _opencode,
     ),
     "qwen": Agent(
         "@qwen-code/qwen-code",
         "0.24.4",
-        ("qwen", "--output-format", "stream-json", "--approval-mode", "default"),
+        ("qwen", "--output-format", "stream-json", "--include-partial-messages", "--approval-mode", "default"),
         _qwen,
         allowing=("--approval-mode", "yolo"),
     ),

@@ -30,7 +30,7 @@ from support.scraping import MONITORING, documented, get, of_openmetrics, regist
 
 NOWHERE = "nats://127.0.0.1:1"
 STATUSES = {"completed", "failed", "needs_approval", "cancelled"}
-REASONS = {"exited", "timeout", "idle", "stopped", "unsupervised"}
+REASONS = {"exited", "timeout", "idle", "stalled", "hopeless", "stopped", "unsupervised"}
 
 
 @asynccontextmanager
@@ -55,7 +55,7 @@ async def test_the_outcomes_of_tasks_are_counted(tmp_path: Path, server: NatsSer
     told = {status: after.value("agentbus_worker_tasks_settled_total", status=status) for status in STATUSES}
     assert told == {"completed": 2, "failed": 2, "needs_approval": 1, "cancelled": 0}
     ended = {reason: after.value("agentbus_worker_runs_ended_total", reason=reason) for reason in REASONS}
-    assert ended == {"exited": 4, "timeout": 1, "idle": 0, "stopped": 0, "unsupervised": 0}
+    assert ended == {**dict.fromkeys(REASONS, 0), "exited": 4, "timeout": 1}
     assert after.value("agentbus_worker_runs_started_total") == 5
     assert after.value("agentbus_worker_run_duration_seconds_count") == 5
     assert 1 <= after.value("agentbus_worker_run_duration_seconds_sum") < BOUND_S

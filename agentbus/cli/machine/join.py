@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from agentbus.provision.join import AgentCommand
 
 _DEFAULT_FOLDER = "~/.agentbus"
-_PRESETS = ["claude", "codex", "gemini", "opencode", "hermes", "custom"]
+_PRESETS = ["claude", "codex", "gemini", "opencode", "qwen", "hermes", "custom"]
 
 
 def _joining_options(command: click.decorators.FC) -> click.decorators.FC:

@@ -14,6 +14,9 @@ FailureCode = Literal[
 ]  # fmt: skip
 """Why a task has failed. A later version may write further codes."""
 
+LONG_RETRY_S: Final = 120.0
+"""A server that names a longer time has no room for this account: to wait for it is no retry any more."""
+
 Again = Literal["yes", "later", "no"]
 """Whether another attempt of the same task can help: at once, after a while, or not before something is changed."""
 
@@ -52,7 +55,8 @@ FAILURE_CODES: Final[dict[FailureCode, CodeFacts]] = {
         "pay, or take another account",
     ),
     "quota": CodeFacts(
-        "the server says that what the account may use is used up; a limit on the rate alone is `rate_limit`",
+        "the server says that what the account may use is used up; a limit on the rate alone is `rate_limit`, "
+        "unless the agent is to wait for longer than `max_retry_after_seconds`",
         "later",
         "wait until the quota is renewed, or raise it",
     ),
@@ -122,7 +126,7 @@ FAILURE_CODES: Final[dict[FailureCode, CodeFacts]] = {
         "see what the agent waits for, or raise the limit",
     ),
     "stalled": CodeFacts(
-        "the agent did nothing but wait or try again, and was ended",
+        "the agent did nothing but wait or try again for `stall_timeout_seconds`, and was ended",
         "later",
         "see the last reason in the message",
     ),

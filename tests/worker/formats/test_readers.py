@@ -59,7 +59,7 @@ def test_a_retry_tells_how_often_why_and_for_how_long() -> None:
     assert [(one.attempt, one.of, one.code, one.http_status) for one in retries] == [
         (1, 2, "auth", 401), (2, 2, "auth", 401)
     ]  # fmt: skip
-    assert all(one.retry_after_s for one in retries)
+    assert all(one.delay_s and one.retry_after_s is None for one in retries)
     reader = READERS["codex"]()
     retries = [event for one in printed("codex", "auth") for event in reader.feed(one) if isinstance(event, Retry)]
     assert [(one.attempt, one.of, one.code) for one in retries] == [(number, 5, "auth") for number in range(1, 6)]

@@ -1,13 +1,35 @@
-"""Reads Claude Code: `claude -p --output-format stream-json --verbose`. Qwen Code prints the same form."""
+"""Reads Claude Code: `claude -p --output-format stream-json --verbose --include-partial-messages`; Qwen Code as well.
+
+Without the last option an answer is printed when it is whole, and nothing tells a long one from none.
+"""
 
 import re
 from typing import ClassVar, Final
 
 from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.outcomes.failure_codes import FailureCode
-from agentbus.protocol.outcomes.run_report import Denied, amount_in
-from agentbus_worker.formats.events import Event, Notice, Question, Retry, Start, Text, Tool, ToolEnd, UsageSoFar
-from agentbus_worker.formats.reading import Reader, first_text_at, number_at, objects_at, one_line, summary_of, text_at
+from agentbus.protocol.outcomes.run_report import MAX_NAME_CHARS, Denied, amount_in
+from agentbus_worker.formats.events import (
+    Activity,
+    Event,
+    Notice,
+    Question,
+    Retry,
+    Start,
+    Text,
+    Tool,
+    ToolEnd,
+    UsageSoFar,
+)
+from agentbus_worker.formats.reading import (
+    Reader,
+    first_text_at,
+    number_at,
+    objects_at,
+    one_line,
+    summary_of,
+    text_at,
+)
 from agentbus_worker.formats.reasons import reason_of
 
 _STOPS: Final[dict[str, FailureCode]] = {
@@ -21,6 +43,10 @@ _STOPS: Final[dict[str, FailureCode]] = {
     "max_output_tokens": "truncated",
 }
 """What `terminal_reason`, `subtype`, `stop_reason` and `api_error` of the last line say."""
+_STREAMED: Final = ("message_start", "content_block_start", "content_block_delta", "content_block_stop",
+                    "message_delta", "message_stop")  # fmt: skip
+"""The events of an answer that is being made: a ping is none."""
+_MOST_IN_BACKGROUND: Final = 256
 _PRINTED_BY_ITSELF: Final = "<synthetic>"
 """The model of a message that Claude Code wrote itself, such as an error."""
 
@@ -44,6 +70,14 @@ class ClaudeReader(Reader):
     _message_id = ""
     _cost_since = 0.0
 
+    _in_background: frozenset[str] = frozenset()
+    """What was put into the background and has not ended."""
+
+    @property
+    def waits_for_background(self) -> bool:
+        """Whether a command, or another agent, that was put into the background has not ended."""
+        return bool(self._in_background)
+
     def _read(self, value: dict[str, Json]) -> list[Event] | None:
         self.session = text_at(value, "session_id") or self.session
         match value.get("type"):
@@ -56,7 +90,11 @@ class ClaudeReader(Reader):
                         if part.get("type") == "tool_result"]  # fmt: skip
             case "result":
                 return self._read_result(value)
-            case "stream_event" | "rate_limit_event" | "tool_progress" | "control_request" | "keep_alive":
+            case "stream_event":
+                return [Activity()] if text_at(value, "event", "type") in _STREAMED else []
+            case "tool_progress":
+                return [Activity()]
+            case "rate_limit_event" | "control_request" | "keep_alive":
                 return []
             case _:
                 return None
@@ -72,12 +110,22 @@ class ClaudeReader(Reader):
             case "retry":  # Qwen Code; the reason is on its standard error only
                 data = object_in(value.get("data"))
                 attempt, of = number_at(data, "attempt"), number_at(data, "maxRetries")
-                return [Retry("", attempt or None, of or None, retry_after_s=_seconds(data.get("delayMs")))]
+                return [Retry("", attempt or None, of or None, delay_s=_seconds(data.get("delayMs")))]
             case "permission_denied":
                 return [Notice(one_line(f"not permitted: {text_at(value, 'tool_name')}: {text_at(value, 'message')}"))]
+            case "task_started" | "task_notification":
+                return self._read_background(value)
             case _:
                 content = text_at(value, "content")
                 return [Notice(one_line(content))] if content else []
+
+    def _read_background(self, value: dict[str, Json]) -> list[Event]:
+        task = text_at(value, "task_id")[:MAX_NAME_CHARS]
+        if value.get("subtype") == "task_notification":
+            self._in_background -= {task}
+        elif value.get("is_backgrounded") is True and len(self._in_background) < _MOST_IN_BACKGROUND:
+            self._in_background |= {task}
+        return [Activity()]
 
     def _read_assistant(self, value: dict[str, Json]) -> list[Event]:
         message = object_in(value.get("message"))
@@ -91,7 +139,7 @@ class ClaudeReader(Reader):
                 self._use(text_at(part, "id"), name)
                 if not of_helper:
                     self._say("")
-                events.append(Tool(name, summary_of(part.get("input"))))
+                events.append(Tool(name, summary_of(part.get("input")), text_at(part, "id")))
             elif text and own:
                 events.append(Notice(one_line(text)))
             elif text:
@@ -99,13 +147,15 @@ class ClaudeReader(Reader):
                     self._say(text, more=text_at(message, "id") == self._message_id)
                     self._message_id = text_at(message, "id")
                 events.append(Text(text))
+            elif part.get("type") in ("thinking", "redacted_thinking"):
+                events.append(Activity())
         return events
 
     def _tool_end(self, part: dict[str, Json]) -> ToolEnd:
         content = part.get("content")
         text = content if isinstance(content, str) else " ".join(text_at(one, "text") for one in objects_at(content))
-        name = self._tools.pop(text_at(part, "tool_use_id"), "")
-        return ToolEnd(name, part.get("is_error") is not True, one_line(text))
+        call = text_at(part, "tool_use_id")
+        return ToolEnd(self._tools.pop(call, ""), part.get("is_error") is not True, one_line(text), call)
 
     def _read_result(self, value: dict[str, Json]) -> list[Event]:
         self._finished = True
@@ -158,7 +208,7 @@ def _retry(value: dict[str, Json]) -> Retry:
     attempt, of = number_at(value, "attempt"), number_at(value, "max_retries")
     code = reason_of(words.replace("_", " "), status).code
     message = f"{words or 'error'}{f' ({status})' if status else ''}, try {attempt} of {of}"
-    return Retry(message, attempt, of, code, status, _seconds(value.get("retry_delay_ms")))
+    return Retry(message, attempt, of, code, status, delay_s=_seconds(value.get("retry_delay_ms")))
 
 
 def _seconds(milliseconds: Json) -> float | None:

@@ -1,6 +1,6 @@
 """The events of a run in one form, whatever agent printed them. All text in them is the agent's, and never trusted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from agentbus.protocol.outcomes.failure_codes import FailureCode
@@ -27,11 +27,20 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class Activity:
+    """The agent is at work, and there is nothing to show of it yet.
+
+    A part of an answer or of the model's thoughts has come, or a line of a kind that this version does not know.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Tool:
-    """The agent has begun to use a tool."""
+    """The agent has begun to use a tool. `call` is what the agent calls this use of it; its end has the same."""
 
     name: str
     summary: str = ""
+    call: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +50,7 @@ class ToolEnd:
     name: str
     ok: bool
     summary: str = ""
+    call: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,8 @@ class Retry:
     Attributes:
         attempt: the number of the try that failed, where the agent says it.
         of: how often it tries.
+        retry_after_s: when the model's server answers again, if it said so.
+        delay_s: how long the agent waits before it tries again, where it says that.
     """
 
     message: str = ""
@@ -58,6 +70,12 @@ class Retry:
     code: FailureCode | None = None
     http_status: int | None = None
     retry_after_s: float | None = None
+    delay_s: float | None = None
+
+    @property
+    def longest_s(self) -> float:
+        """For how long nothing comes at least, as far as that is known."""
+        return max(self.retry_after_s or 0, self.delay_s or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,4 +102,4 @@ class Notice:
     text: str
 
 
-Event: TypeAlias = Start | Text | Tool | ToolEnd | Retry | Question | UsageSoFar | Notice
+Event: TypeAlias = Start | Text | Activity | Tool | ToolEnd | Retry | Question | UsageSoFar | Notice

@@ -1,13 +1,16 @@
 """Reads Gemini CLI: `gemini -o stream-json`. It does not tell an answer that was cut from a whole one."""
 
+import re
 from typing import ClassVar, Final
 
 from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.outcomes.failure_codes import FailureCode
-from agentbus_worker.formats.events import Event, Notice, Start, Text, Tool, ToolEnd, UsageSoFar
+from agentbus_worker.formats.events import Event, Notice, Retry, Start, Text, Tool, ToolEnd, UsageSoFar
 from agentbus_worker.formats.reading import Ended, Reader, number_at, one_line, summary_of, text_at
 from agentbus_worker.formats.reasons import reason_of
 
+_RETRY: Final = re.compile(r"Attempt (\d{1,4}) failed(?: with status (\d{3}))?\. Retrying with backoff\.{3} ?(.*)")
+"""What it prints on standard error when it tries again; there is no event for it."""
 _EXIT_CODES: Final[dict[int, FailureCode]] = {41: "auth", 53: "turn_limit"}
 
 
@@ -31,7 +34,7 @@ class GeminiReader(Reader):
                 name, summary = text_at(value, "tool_name"), summary_of(value.get("parameters"))
                 self._use(text_at(value, "tool_id"), name)
                 self._last_call = summary
-                return [Tool(name, summary)]
+                return [Tool(name, summary, text_at(value, "tool_id"))]
             case "tool_result":
                 return [self._tool_end(value)]
             case "error":
@@ -49,12 +52,20 @@ class GeminiReader(Reader):
         return [Text(text)] if text else []
 
     def _tool_end(self, value: dict[str, Json]) -> ToolEnd:
-        name = self._tools.pop(text_at(value, "tool_id"), "")
+        call = text_at(value, "tool_id")
+        name = self._tools.pop(call, "")
         error = object_in(value.get("error"))
         if "denied" in text_at(error, "type").lower() or "cancelled" in text_at(error, "type").lower():
             self._deny(name, self._last_call)
         text = text_at(error, "message") or text_at(value, "output")
-        return ToolEnd(name, value.get("status") == "success", one_line(text))
+        return ToolEnd(name, value.get("status") == "success", one_line(text), call)
+
+    def _read_error_line(self, line: str) -> list[Event]:
+        found = _RETRY.match(line)
+        if found is None:
+            return []
+        reason = reason_of(found[3], int(found[2]) if found[2] else None)
+        return [Retry(one_line(line), int(found[1]), None, reason.code, reason.http_status, reason.retry_after_s)]
 
     def _read_error(self, value: dict[str, Json]) -> Event:
         message = text_at(value, "message")

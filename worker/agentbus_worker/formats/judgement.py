@@ -4,7 +4,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agentbus.protocol.messages import Failure, ResultStatus
+from agentbus.protocol.outcomes.failure_codes import FailureCode
 from agentbus.protocol.outcomes.run_report import Denied, Run
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """Why a run is ended before its time.
+
+    Attributes:
+        reason: `stalled`: nothing came of it for too long; `hopeless`: it tries again in vain, or waits for too long.
+        how: in words, without those of the agent.
+        code: of the failure.
+        retry_after_s: when the model's server answers again, if it said so.
+    """
+
+    reason: Literal["stalled", "hopeless"]
+    how: str
+    code: FailureCode
+    http_status: int | None = None
+    retry_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +37,16 @@ class Ended:
         stdout: the beginning of standard output, or all of it without the frames of progress bars.
         stdout_end: its end, where `stdout` is only the beginning.
         stderr: the end of standard error.
+        given_up: why it was ended before its time, if it was.
     """
 
-    reason: Literal["exited", "timeout", "idle", "stopped", "unsupervised"]
+    reason: Literal["exited", "timeout", "idle", "stalled", "hopeless", "stopped", "unsupervised"]
     code: int | None
     how: str
     stdout: str = ""
     stdout_end: str = ""
     stderr: str = ""
+    given_up: GivenUp | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,18 @@
-"""Reads OpenCode: `opencode run --format json`. Where a tool is not permitted it stops, with exit code 0."""
+"""Reads OpenCode: `opencode run --format json`. Where a tool is not permitted it stops, with exit code 0.
 
-from typing import ClassVar
+That it tries again is only in its log, which `--print-logs` prints on standard error.
+"""
+
+import re
+from typing import ClassVar, Final
 
 from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.outcomes.run_report import amount_in
-from agentbus_worker.formats.events import Event, Notice, Start, Text, Tool, ToolEnd, UsageSoFar
+from agentbus_worker.formats.events import Activity, Event, Notice, Retry, Start, Text, Tool, ToolEnd, UsageSoFar
 from agentbus_worker.formats.reading import Reader, number_at, one_line, summary_of, text_at
+from agentbus_worker.formats.reasons import reason_of
+
+_RETRY: Final = re.compile(r'message="stream error".* small=false .*error\.error="(.+)"')
 
 
 class OpencodeReader(Reader):
@@ -14,7 +21,12 @@ class OpencodeReader(Reader):
     kind: ClassVar[str] = "opencode"
 
     _rejected = False
-    _last_reason = ""
+    _in_step = False
+
+    @property
+    def may_use_a_tool(self) -> bool:
+        """Whether a step has begun and not ended: a tool is printed once it has ended."""
+        return self._in_step
 
     def _read(self, value: dict[str, Json]) -> list[Event] | None:
         part = object_in(value.get("part"))
@@ -27,8 +39,9 @@ class OpencodeReader(Reader):
             case "step_start":
                 self._say("")
                 self._rejected = self._finished = False
+                self._in_step = True
                 self._stop = None
-                return started
+                return [*started, Activity()]
             case "text":
                 text = text_at(part, "text")
                 self._say(text, more=True)
@@ -40,9 +53,16 @@ class OpencodeReader(Reader):
             case "error":
                 return [*started, self._read_error(object_in(value.get("error")))]
             case "reasoning":
-                return started
+                return [*started, Activity()]
             case _:
                 return None
+
+    def _read_error_line(self, line: str) -> list[Event]:
+        found = _RETRY.search(line)
+        if found is None:
+            return []
+        reason = reason_of(found[1])
+        return [Retry(one_line(found[1]), None, None, reason.code, reason.http_status, reason.retry_after_s)]
 
     def _read_tool(self, part: dict[str, Json]) -> list[Event]:
         state = object_in(part.get("state"))
@@ -55,6 +75,7 @@ class OpencodeReader(Reader):
         return [Tool(name, summary), end]
 
     def _read_finish(self, part: dict[str, Json]) -> Event:
+        self._in_step = False
         self._turns = (self._turns or 0) + 1
         cached = number_at(part, "tokens", "cache", "read")
         read = number_at(part, "tokens", "input") + cached + number_at(part, "tokens", "cache", "write")
@@ -84,6 +105,6 @@ class OpencodeReader(Reader):
         name, message = text_at(error, "name"), text_at(data, "message")
         headers = object_in(data.get("responseHeaders"))
         after = text_at(headers, "retry-after")
-        self._finished = True
+        self._finished, self._in_step = True, False
         self._fail(message or name, number_at(data, "statusCode") or None, float(after) if after.isdecimal() else None)
         return Notice(one_line(message or name))

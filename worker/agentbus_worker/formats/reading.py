@@ -6,7 +6,7 @@ A reader is a pure object. It keeps a bounded part of what it has read: the last
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, cast
 
@@ -16,7 +16,7 @@ from agentbus.protocol.json_codec import Json, decode, object_in
 from agentbus.protocol.messages import Failure
 from agentbus.protocol.outcomes.failure_codes import FailureCode
 from agentbus.protocol.outcomes.run_report import MAX_DENIED, MAX_NAME_CHARS, Denied, Run, Usage
-from agentbus_worker.formats.events import MAX_SUMMARY_CHARS, Event, Retry
+from agentbus_worker.formats.events import MAX_SUMMARY_CHARS, Activity, Event, Retry
 from agentbus_worker.formats.judgement import Ended, Judgement
 from agentbus_worker.formats.reasons import Reason, reason_of
 from agentbus_worker.formats.text import last_lines, telling_line, text_outcome
@@ -51,6 +51,8 @@ class Reader(ABC):
     kind: ClassVar[str]
     _resuming: ClassVar[re.Pattern[str] | None] = None
     """What stands in a command that goes on with an earlier session, where numbers count over the session."""
+    environment: ClassVar[Mapping[str, str]] = {}
+    """What the agent needs in its environment to tell all that is read here, unless it is set there already."""
 
     def __init__(self, before: Totals | None = Totals()) -> None:
         self._before = before
@@ -83,15 +85,37 @@ class Reader(ABC):
         """Whether there was an event of this format at all."""
         return self._understood > 0
 
+    @property
+    def is_text(self) -> bool:
+        """Whether something was printed, and none of it is an event of this format."""
+        return self._foreign_since and not self.understood
+
+    @property
+    def waits_for_background(self) -> bool:
+        """Whether something that the agent has put into the background is at work, and nothing of that is printed."""
+        return False
+
+    @property
+    def may_use_a_tool(self) -> bool:
+        """Whether a tool may be in use of which the agent tells only once it has ended."""
+        return False
+
     def feed(self, line: bytes) -> list[Event]:
         """Read a line, and return the events in it: none for a line that is not understood. Never raises."""
         value = object_of_line(line)
         events = self._read(value) if value else None
         if events is None:
             self._foreign_since = self._foreign_since or bool(line.strip())
-            return []
+            return [Activity()] if value else []  # a later version of the agent may say in it that it works
         self._understood += 1
         self._foreign_since = False
+        return self._noted(events)
+
+    def feed_error(self, line: bytes) -> list[Event]:
+        """Read a line of standard error, and return the events in it; as `feed`."""
+        return self._noted(self._read_error_line(line.decode(errors="replace").rstrip()))
+
+    def _noted(self, events: list[Event]) -> list[Event]:
         for event in events:
             if isinstance(event, Retry):
                 self._retry = event
@@ -105,14 +129,20 @@ class Reader(ABC):
     def _read(self, value: dict[str, Json]) -> list[Event] | None:
         """Take an object of a line; None if it is no event of this format."""
 
+    def _read_error_line(self, line: str) -> list[Event]:  # noqa: ARG002  # for the readers that find something there
+        """Take a line of standard error."""
+        return []
+
     def outcome(self, ended: Ended) -> Judgement:
         """Judge the run: exit code 0 is not enough for `completed`."""
+        if ended.reason == "stalled" and self._succeeded:  # the agent had ended, and its process had not
+            ended = replace(ended, reason="exited", code=0, given_up=None)
         if self._unreadable(ended):
             return text_outcome(ended, Run(FALLBACK, kind=self.kind))
         code, message = self._failure(ended)
         run = self.report()
         if code is not None:
-            known = self._reason if self._error else self._hint(ended)
+            known = ended.given_up or (self._reason if self._error else self._hint(ended))
             return Judgement(
                 "failed", self._message, run, Failure(code, message, known.http_status, known.retry_after_s)
             )
@@ -138,7 +168,7 @@ class Reader(ABC):
     def _unreadable(self, ended: Ended) -> bool:
         """Whether the run has to be read as text: nothing was understood, or its end was not."""
         if not self.understood:
-            return self._foreign_since
+            return self.is_text
         succeeded = ended.reason == "exited" and ended.code == 0
         return succeeded and not self._closed and (self._foreign_since or not self._message.strip())
 
@@ -147,10 +177,17 @@ class Reader(ABC):
         """Whether the agent has said how the run ended."""
         return self._finished or self._error is not None or self._stop is not None or self._question is not None
 
+    @property
+    def _succeeded(self) -> bool:
+        """Whether the agent has said that the run ended without an error."""
+        return self._finished and self._error is None and self._stop is None and bool(self._message.strip())
+
     def _failure(self, ended: Ended) -> tuple[FailureCode | None, str]:
         """Return the code of the failure and its message, which the agent's own words are where there are some."""
         if ended.reason in ("timeout", "idle"):
             return ended.reason, self._with_last_words(ended)
+        if ended.given_up is not None:
+            return ended.given_up.code, self._with_last_words(ended)
         if self._stop is not None:
             return self._stop, self._error or _STOPPED[self._stop]
         if self._error is not None:

@@ -3,10 +3,8 @@
 import re
 from typing import Final, NamedTuple
 
-from agentbus.protocol.outcomes.failure_codes import FailureCode
+from agentbus.protocol.outcomes.failure_codes import LONG_RETRY_S, FailureCode
 
-LONG_RETRY_S: Final = 120.0
-"""A server that names a longer time has no room for this account: to wait for it is no retry any more."""
 _MOST_CHARS: Final = 4_000
 """How much of an error is searched: the longest that a known agent prints has 1,500 characters."""
 
@@ -36,7 +34,7 @@ _WORDS: Final[dict[FailureCode, str]] = {
         r"unauthori[sz]ed|(?:invalid|incorrect) (?:x-)?api[ -]key|authentication|unauthenticated|not logged in"
         r"|run /login|api key (?:not valid|not found|is missing|expired)|set an auth method"
     ),
-    "forbidden": r"forbidden|permission[ _]denied",
+    "forbidden": r"forbidden|permission[ _]denied|org not allowed",
     "refused": (
         r"content[ _-]filter|safety (?:settings|filter)|safeguards|usage policy|prohibited content|refus(?:al|ed to)"
     ),

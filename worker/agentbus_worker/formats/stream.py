@@ -1,12 +1,15 @@
 """Reads the standard output of an agent while it is written, in bounded memory: its bytes become events."""
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from agentbus.protocol.outcomes.run_report import Run
 from agentbus_worker.formats.events import Event
 from agentbus_worker.formats.judgement import Ended, Judgement
 from agentbus_worker.formats.lines import Lines
 from agentbus_worker.formats.readers import READERS
+
+_MAX_ERROR_LINE_BYTES: Final = 65_536
 
 
 class EventStream:
@@ -15,16 +18,18 @@ class EventStream:
     Args:
         format_: one of `READERS`.
         command: what is run; of one that goes on with a session, numbers that count over the session are left out.
-        on_event: called with each event as soon as its line is whole.
     """
 
-    def __init__(
-        self, format_: str, on_event: Callable[[Event], None] = lambda _: None, *, command: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, format_: str, *, command: Sequence[str] = ()) -> None:
         reader = READERS[format_]
         self.reader = reader(None) if reader.counts_earlier_runs(command) else reader()
         self._lines = Lines()
-        self._on_event = on_event
+        self._error_lines = Lines(_MAX_ERROR_LINE_BYTES)
+        self._listeners: list[Callable[[Event], None]] = []
+
+    def listen(self, on_event: Callable[[Event], None]) -> None:
+        """Call `on_event`, which must not raise, with each event from now on, as soon as its line is whole."""
+        self._listeners.append(on_event)
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes; never raises for what they hold."""
@@ -33,6 +38,11 @@ class EventStream:
             self._read(line)
         if self._lines.skipped > skipped:
             self.reader.pass_over()
+
+    def feed_error(self, chunk: bytes) -> None:
+        """Take the next bytes of standard error, where some agents say that they try again."""
+        for line in self._error_lines.feed(chunk):
+            self._tell(self.reader.feed_error(line))
 
     def outcome(self, ended: Ended) -> Judgement:
         """Judge the run; its last line need not have an end."""
@@ -45,8 +55,12 @@ class EventStream:
         return self.reader.report()
 
     def _read(self, line: bytes) -> None:
-        for event in self.reader.feed(line):
-            self._on_event(event)
+        self._tell(self.reader.feed(line))
+
+    def _tell(self, events: list[Event]) -> None:
+        for event in events:
+            for on_event in self._listeners:
+                on_event(event)
 
 
 def stream_of(format_: str, command: Sequence[str] = ()) -> EventStream | None:

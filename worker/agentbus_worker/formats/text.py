@@ -63,6 +63,9 @@ def _failure(ended: Ended, of_agent: str) -> tuple[FailureCode | None, Reason]:
     """Return why a command failed, if it did. `of_agent` is the reason that a known agent printed as text."""
     if ended.reason in ("timeout", "idle"):
         return ended.reason, Reason(None)
+    if ended.given_up is not None:
+        given_up = ended.given_up
+        return given_up.code, Reason(given_up.code, given_up.http_status, given_up.retry_after_s)
     printed = ended.stdout if len(ended.stdout) < REASON_CHARS else ""
     if _HERMES_EMPTY.match(printed):
         return "empty", Reason(None)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
+from agentbus_worker.formats.judgement import GivenUp
+from agentbus_worker.formats.stall import StallWatch
 from agentbus_worker.formats.stream import EventStream, stream_of
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.output import TAIL_BYTES, Output, OutputPipe
-from agentbus_worker.running.process_tree import Children, Run, RunningProcess
+from agentbus_worker.running.process_tree import Children, Run, RunningProcess, has_younger_process
 from agentbus_worker.running.spawn import Command, ExitEvent, not_started
 from agentbus_worker.running.unended import Unended
 
@@ -23,7 +25,7 @@ _RECHECK_S: Final = 0.02
 _QUICK_S: Final = 0.02
 """A command that ends within this time needs no reader while it runs, and no record on disk."""
 
-Reason: TypeAlias = Literal["exited", "timeout", "idle", "stopped", "unsupervised"]
+Reason: TypeAlias = Literal["exited", "timeout", "idle", "stalled", "hopeless", "stopped", "unsupervised"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Limits:
     Attributes:
         output: the format in which it prints.
         words: the command without its prompt, which tells whether it goes on with a session.
+        stall_timeout_s: for how long no event may come that shows work; None for any time, and always for text.
+        max_retry_after_s: the longest time for which it may wait before it tries again.
     """
 
     timeout_s: float
@@ -42,6 +46,8 @@ class Limits:
     idle_timeout_s: float | None = None
     output: str = "text"
     words: tuple[str, ...] = ()
+    stall_timeout_s: float | None = None
+    max_retry_after_s: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +55,13 @@ class Exit:
     """How a command ended.
 
     Attributes:
-        reason: `exited` by itself, ended by the `timeout` or the `idle` limit, `stopped` by the caller, or
-            `unsupervised` and ended, because its supervisor was killed.
+        reason: `exited` by itself, ended by the `timeout` or the `idle` limit, ended because its events say that it
+            has `stalled` or is `hopeless`, `stopped` by the caller, or `unsupervised` and ended, because its supervisor
+            was killed.
         code: the exit code, or the negative number of the signal that ended it; None if it could not be ended.
         unended: what is left of a command that was to be ended, and that SIGKILL does not end.
         events: the events in standard output, of a command that prints such.
+        given_up: why it has `stalled` or is `hopeless`.
     """
 
     reason: Reason
@@ -63,10 +71,15 @@ class Exit:
     duration_s: float
     unended: Unended | None = None
     events: EventStream | None = None
+    given_up: GivenUp | None = None
 
 
 class Child:
-    """A running command; see `running`."""
+    """A running command; see `running`.
+
+    Attributes:
+        events: the events in its standard output, if it prints such.
+    """
 
     def __init__(
         self,
@@ -83,8 +96,10 @@ class Child:
         self._command = command
         self._limits = limits
         self._out, self._err = pipes
-        self._events = events
+        self.events = events
         self._started = started
+        self._watch = _watch(events, limits, process.pid) if events else None
+        self._given_up: GivenUp | None = None
         self._clearing: asyncio.Task[Unended | None] | None = None
         self._unended = False
         self._on_gone: Callable[[], None] = lambda: None
@@ -129,7 +144,8 @@ class Child:
         duration_s = loop.time() - self._started
         if left:
             self._clearing = asyncio.create_task(process.clear(grace_left_s))
-        return Exit(reason, code, await self._out.finish(), await self._err.finish(), duration_s, unended, self._events)
+        stdout, stderr = await self._out.finish(), await self._err.finish()
+        return Exit(reason, code, stdout, stderr, duration_s, unended, self.events, self._given_up)
 
     async def cleared(self) -> Unended | None:
         """Wait until nothing is left of a command that has ended; returns what SIGKILL does not end."""
@@ -160,27 +176,47 @@ class Child:
         A limit that seems to have passed is checked twice: after this process was paused (SIGSTOP, a suspended
         machine), its timers run before it notices the exit and the output of a command that was in time.
         """
-        loop, limits, deadline = asyncio.get_running_loop(), self._limits, self._deadline
+        loop = asyncio.get_running_loop()
         stop.add_done_callback(end.wake)
+        if self._watch is not None:
+            self._watch.on_sooner = end.wake
         rechecked = False
         try:
             while not stop.done():
-                idle_at = self._last_output() + limits.idle_timeout_s if limits.idle_timeout_s else deadline
-                left_s = min(deadline, idle_at) - loop.time()
+                at, reason = self._next_limit()
+                left_s = at - loop.time()
                 if left_s > 0:
                     rechecked = False
-                elif rechecked:
-                    return "timeout" if deadline <= idle_at else "idle"
-                else:
+                elif not rechecked:
                     rechecked, left_s = True, _RECHECK_S
+                elif reason != "watch":
+                    return reason
+                elif (given_up := self._judged()) is not None:
+                    return given_up.reason
                 if await end.wait(left_s):
                     return "exited"
             return "stopped"
         finally:
             stop.remove_done_callback(end.wake)
 
-    def _last_output(self) -> float:
-        return max(self._started, self._out.last_read, self._err.last_read)
+    def _next_limit(self) -> tuple[float, Literal["timeout", "idle", "watch"]]:
+        """Return the limit that comes first, and its time: that of the run, of its output, or of what it does."""
+        limits: list[tuple[float, Literal["timeout", "idle", "watch"]]] = [(self._deadline, "timeout")]
+        if self._limits.idle_timeout_s:
+            last_output = max(self._started, self._out.last_read, self._err.last_read)
+            limits.append((last_output + self._limits.idle_timeout_s, "idle"))
+        if self._watch is not None:
+            if self._out.standing:
+                self._watch.put_off()
+            if (due := self._watch.due) is not None:
+                limits.append((due, "watch"))
+        return min(limits, key=lambda limit: limit[0])
+
+    def _judged(self) -> GivenUp | None:
+        """Return why the command is to be ended for what it does, or does not do, if it is."""
+        assert self._watch is not None, "it has set the limit"
+        self._given_up = self._watch.judge()
+        return self._given_up
 
 
 @asynccontextmanager
@@ -228,6 +264,19 @@ async def running(
             await child.leave(children)
 
 
+def _watch(events: EventStream, limits: Limits, pid: int) -> StallWatch:
+    """Return the watch over the events of a command."""
+    watch = StallWatch(
+        events.reader,
+        stall_s=limits.stall_timeout_s,
+        max_retry_after_s=limits.max_retry_after_s,
+        time=asyncio.get_running_loop().time,
+        tools_run=lambda age_s: has_younger_process(pid, age_s),
+    )
+    events.listen(watch.on_event)
+    return watch
+
+
 def _log_left_behind(command: Command, left: Unended) -> None:
     pids = ", ".join(map(str, left.pids))
     TaskLog(command.task_id).warning("processes that its command has left do not end: it %s", left.why, pids=pids)
@@ -244,7 +293,7 @@ def _pipes(
         try:
             on_chunk = events.feed if events else None
             pipes.append(OutputPipe(limits.keep_bytes, spill, limits.spill_bytes, disk, on_chunk))
-            pipes.append(OutputPipe(TAIL_BYTES))
+            pipes.append(OutputPipe(TAIL_BYTES, on_chunk=events.feed_error if events else None))
         except OSError as error:
             raise not_started(command, error) from None
         yield pipes[0], pipes[1]

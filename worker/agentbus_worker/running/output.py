@@ -160,6 +160,11 @@ class OutputPipe:
         """When the command printed something last. While the disk takes no more of it, that is now."""
         return self._loop.time() if self._standing else self._last_read
 
+    @property
+    def standing(self) -> bool:
+        """Whether nothing is read now, because the disk takes no more of it."""
+        return self._standing
+
     def watch(self) -> None:
         """Start to read. Until then output stays in the pipe, and a process that fills it blocks."""
         if self._open:

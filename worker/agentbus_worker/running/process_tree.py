@@ -14,7 +14,9 @@ import contextlib
 import itertools
 import json
 import logging
+import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,7 @@ from agentbus_worker.identity import boot_id
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.process_group import GroupProcess
 from agentbus_worker.running.spawn import Command
-from agentbus_worker.running.supervising.supervisor import read
+from agentbus_worker.running.supervising.supervisor import Tree, read
 from agentbus_worker.running.supervising.supervisors import SupervisedProcess, Supervisors
 from agentbus_worker.running.unended import Unended, unended_of
 from agentbus_worker.state_folder import write_atomically
@@ -39,6 +41,10 @@ TASK_VARIABLE: Final = "AGENTBUS_TASK_ID"
 OWNER_VARIABLE: Final = "AGENTBUS_OWNER"
 HAS_SUPERVISORS: Final = sys.platform == "linux"
 """Whether a process can become a child subreaper."""
+_SLACK_S: Final = 2.0
+"""An agent may print what it did before it started the tool only after that."""
+_MOST_LOOKED_AT: Final = 4_096
+"""As many processes are looked at."""
 RunningProcess: TypeAlias = SupervisedProcess | GroupProcess
 
 
@@ -245,3 +251,36 @@ def is_being_loaded(pid: int) -> bool:
 
 def _state_of(pid: int) -> bytes:
     return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0]
+
+
+def has_younger_process(pid: int, age_s: float) -> bool:
+    """Whether a process has a descendant that has been running for less time than `age_s`."""
+    most_s = age_s + _SLACK_S
+    return any(age is not None and age < most_s for age in map(_age_s, _below(pid)))
+
+
+def _below(pid: int) -> list[int]:
+    if sys.platform != "linux":
+        import psutil  # noqa: PLC0415
+
+        try:
+            return [child.pid for child in psutil.Process(pid).children(recursive=True)][:_MOST_LOOKED_AT]
+        except psutil.Error:
+            return []
+    return Tree(set(), pid).pids()[:_MOST_LOOKED_AT]
+
+
+def _age_s(pid: int) -> float | None:
+    """Return for how long a process has been running; None if it has ended."""
+    if sys.platform != "linux":
+        import psutil  # noqa: PLC0415
+
+        try:
+            return time.time() - psutil.Process(pid).create_time()
+        except psutil.Error:
+            return None
+    try:
+        ticks = int(read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19])
+    except (OSError, IndexError):
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")

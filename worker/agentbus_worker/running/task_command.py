@@ -4,7 +4,7 @@ import asyncio
 import functools
 import os
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,7 @@ from agentbus.protocol.messages import Task
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus_worker import watchdog
 from agentbus_worker.disk.threads import Disk
+from agentbus_worker.formats.readers import READERS
 from agentbus_worker.running.command import Limits
 from agentbus_worker.running.process_tree import OWNER_VARIABLE, RUN_VARIABLE, TASK_VARIABLE
 from agentbus_worker.running.prompt import build_prompt
@@ -85,7 +86,7 @@ async def task_command(
             yield Command(
                 # In one pass: placeholders inside the prompt must not be replaced.
                 argv=[_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in agent.chat_cmd],
-                env=_environment(agent.id, task, owner, attempt, run_id, workdir),
+                env={**_of_format(agent.output), **_environment(agent.id, task, owner, attempt, run_id, workdir)},
                 run_id=run_id,
                 task_id=task.id,
                 cwd=workdir,
@@ -122,6 +123,8 @@ def command_limits(config: WorkerConfig) -> Limits:
         idle_timeout_s=worker.idle_timeout_seconds or None,
         output=config.agent.output,
         words=config.agent.chat_cmd,
+        stall_timeout_s=config.stall_timeout_s,
+        max_retry_after_s=worker.max_retry_after_seconds,
     )
 
 
@@ -130,6 +133,10 @@ def inherited_environment() -> dict[str, str]:
     """Return the environment that commands inherit from the worker, without what is meant for the worker alone."""
     own = {*tracing.ENVIRONMENT, *watchdog.ENVIRONMENT}
     return {name: value for name, value in os.environ.items() if not name.startswith("AGENTBUS_") and name not in own}
+
+
+def _of_format(output: str) -> Mapping[str, str]:
+    return READERS[output].environment if output in READERS else {}
 
 
 def _environment(agent: str, task: Task, owner: str, attempt: int, run_id: str, workdir: Path | None) -> dict[str, str]:

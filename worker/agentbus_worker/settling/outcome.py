@@ -1,7 +1,7 @@
 """Maps the exit of a command to the outcome of its task."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agentbus.protocol.json_codec import Json
@@ -69,7 +69,7 @@ def outcome_of_exit(
 ) -> Outcome:
     """Map the exit of a command to success, failure, or a request for approval.
 
-    `cause` is a failure as the configuration key `retry_on` names it: timeout, idle, exit:CODE. A killed
+    `cause` is a failure as the configuration key `retry_on` names it: timeout, idle, stalled, exit:CODE. A killed
     supervisor is no such failure: the command would kill it again. Nor is a command that could not be ended, whatever
     it was to be ended for: it must not run twice at once.
 
@@ -78,6 +78,8 @@ def outcome_of_exit(
             ended has failed.
     """
     why = {"timeout": f"timed out after {timeout_s:g} s", "idle": f"printed nothing for {idle_timeout_s:g} s"}
+    if ended.given_up is not None:
+        why[ended.reason] = ended.given_up.how
     if ended.code is None:
         stopped = _why_cancelled(cancel) if cancel else "the worker was stopped"
         text, extra = decode_output(ended.stdout.head), _extra(ended)
@@ -90,14 +92,18 @@ def outcome_of_exit(
         if judged.question is not None:
             extra["question"] = {"tool": judged.question.tool, "summary": judged.question.summary}
         return Outcome(judged.status, judged.text, None, extra, transcript=transcript)
-    failure = judged.failure
+    return _failed(ended, judged.failure, Outcome("failed", judged.text, extra=extra, transcript=transcript), how)
+
+
+def _failed(ended: Exit, failure: Failure, outcome: Outcome, how: str) -> Outcome:
+    """Return an outcome with what the failure of its command means for it."""
     error = _bounded(failure.message)
-    cause = ended.reason if ended.reason != "exited" else f"exit:{ended.code}" if ended.code else failure.code
+    cause = f"exit:{ended.code}" if ended.reason == "exited" and ended.code else ended.reason
+    if ended.given_up is not None or cause == "exited":
+        cause = failure.code
     reason = how if ended.code or ended.reason != "exited" else f"the agent failed: {failure.code}"
-    failure = failure._replace(
-        message=error if len(error) <= MAX_FAILURE_CHARS else f"…{error[1 - MAX_FAILURE_CHARS :]}"
-    )
-    return Outcome("failed", judged.text, error, extra, reason, cause, failure, transcript)
+    message = error if len(error) <= MAX_FAILURE_CHARS else f"…{error[1 - MAX_FAILURE_CHARS :]}"
+    return replace(outcome, error=error, reason=reason, cause=cause, failure=failure._replace(message=message))
 
 
 def _judged(ended: Exit, how: str) -> tuple[Judgement, dict[str, Json], bool]:
@@ -105,7 +111,8 @@ def _judged(ended: Exit, how: str) -> tuple[Judgement, dict[str, Json], bool]:
     stdout, extra = ended.stdout, _extra(ended)
     printed = stdout.folded if stdout.folded is not None and not stdout.truncated else stdout.head
     tail = decode_output(stdout.tail) if stdout.truncated else ""
-    end = Ended(ended.reason, ended.code, how, decode_output(printed), tail, decode_output(folded(ended.stderr.tail)))
+    stderr = decode_output(folded(ended.stderr.tail))
+    end = Ended(ended.reason, ended.code, how, decode_output(printed), tail, stderr, ended.given_up)
     judged = ended.events.outcome(end) if ended.events else text_outcome(end, Run("text"))
     transcript = ended.events is not None and judged.run.format != FALLBACK
     if ended.events is not None:

@@ -1,0 +1,144 @@
+"""Tells from the events of a run whether it gets on: one that only waits, or tries again in vain, ends before its time.
+
+What counts is what the agent does, not that it prints: one that says "reconnecting" every minute has stalled.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from agentbus.protocol.outcomes.failure_codes import FailureCode
+from agentbus_worker.formats.events import Activity, Event, Question, Retry, Text, Tool, ToolEnd
+from agentbus_worker.formats.judgement import GivenUp
+from agentbus_worker.formats.reading import Reader
+from agentbus_worker.formats.reasons import reason_of
+
+_IN_VAIN: Final[tuple[FailureCode, ...]] = ("auth", "forbidden", "billing")
+"""What the same request is refused for again, until a person has changed something."""
+_ONCE_S: Final = 10.0
+"""How long an agent has after the first such refusal: it may renew a login that has expired, and be answered then."""
+_MOST_TOOLS: Final = 256
+
+
+class StallWatch:
+    """Follows the events of one run.
+
+    The time in which a tool runs, or a question is open, is not counted. An answer that is being made counts as work
+    with each part that is printed.
+
+    Args:
+        reader: of the format in which the run prints.
+        stall_s: for how long nothing may come of the run; None for any time.
+        max_retry_after_s: the longest time for which the agent may wait before it tries again.
+        time: the clock, in seconds.
+        tools_run: whether the run has a process that is younger than so many seconds: asked of an agent that tells of
+            a tool only once it has ended.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        stall_s: float | None,
+        max_retry_after_s: float,
+        time: Callable[[], float],
+        tools_run: Callable[[float], bool] = lambda _: False,
+    ) -> None:
+        self._reader = reader
+        self._stall_s = stall_s
+        self._max_retry_after_s = max_retry_after_s
+        self._time = time
+        self._tools_run = tools_run
+        self._since = self._last_event = time()
+        self._hopeless_at: float | None = None
+        self._retry: Retry | None = None
+        self._tools: set[str] = set()
+        self._asks = False
+        self.on_sooner: Callable[[], None] = lambda: None
+        """Called when `due` may have become an earlier time."""
+
+    def on_event(self, event: Event) -> None:
+        """Take an event, when it has come."""
+        now = self._last_event = self._time()
+        if self._stands:
+            self._since = now
+        match event:
+            case Text() | Activity() | Tool() | ToolEnd():
+                self._since, self._asks = now, False
+                self._retry = self._hopeless_at = None
+                self._note_tool(event)
+            case Question():
+                self._since, self._asks = now, True
+            case Retry():
+                self._note_retry(event, now)
+            case _:
+                return
+        self.on_sooner()
+
+    @property
+    def due(self) -> float | None:
+        """When the run is to be judged, by the clock; None if not before another event has come."""
+        if self._hopeless_at is not None:
+            return self._hopeless_at
+        return None if self._stall_s is None or self._stands else self._since + self._stall_s
+
+    def put_off(self) -> None:
+        """Do not count the time up to now: what the run has printed could not be read."""
+        self._since = self._time()
+
+    def judge(self) -> GivenUp | None:
+        """Say why the run is to be ended, once `due` has come; None if it works after all."""
+        now = self._time()
+        if self.due is None or now < self.due:
+            return None
+        if self._hopeless_at is not None:
+            return self._in_vain()
+        if self._reader.may_use_a_tool and self._tools_run(now - self._last_event):
+            self._since = now
+            return None
+        how = f"made no progress for {self._stall_s:g} s"
+        if not self._reader.understood:
+            how += f", printed no line of the format {self._reader.kind},"
+        if self._retry is None:
+            return GivenUp("stalled", how, "stalled")
+        return GivenUp("stalled", how, "stalled", self._retry.http_status, self._retry.retry_after_s)
+
+    @property
+    def _stands(self) -> bool:
+        """Whether the time is not counted now."""
+        in_background = self._reader.waits_for_background and self._retry is None
+        return bool(self._tools) or self._asks or in_background or self._reader.is_text
+
+    def _note_tool(self, event: Event) -> None:
+        if isinstance(event, Tool) and len(self._tools) < _MOST_TOOLS:
+            self._tools.add(event.call or event.name)
+        elif isinstance(event, ToolEnd):
+            self._tools.discard(event.call or event.name)
+
+    def _note_retry(self, retry: Retry, now: float) -> None:
+        """Note that the agent tries again. One that must fail may be answered once, and is not waited for twice."""
+        before, again = self._retry, False
+        if before is not None and before.attempt is not None and before.attempt == retry.attempt:
+            # Told on both outputs, and not always with the reason.
+            retry = replace(retry, message=retry.message or before.message, code=retry.code or before.code,
+                            http_status=retry.http_status or before.http_status)  # fmt: skip
+        elif before is not None:
+            again = before.code in _IN_VAIN
+        self._retry, self._asks = retry, False
+        if retry.longest_s > self._max_retry_after_s:
+            self._hopeless_at = now
+        elif retry.code in _IN_VAIN:
+            self._hopeless_at = now if again else self._hopeless_at or now + _ONCE_S
+        else:
+            self._hopeless_at = None
+
+    def _in_vain(self) -> GivenUp:
+        retry = self._retry
+        assert retry is not None, "it tries again"
+        code = retry.code or reason_of(retry.message, retry.http_status).code
+        if code in _IN_VAIN:
+            return GivenUp("hopeless", "tried again in vain", code, retry.http_status, retry.retry_after_s)
+        if code is None or code == "rate_limit":  # a server that names so long a time has no room for this account
+            code = "quota"
+        wait_s = retry.longest_s
+        return GivenUp("hopeless", f"was to wait {wait_s:.0f} s before its next try", code, retry.http_status, wait_s)
