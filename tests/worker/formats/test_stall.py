@@ -115,6 +115,8 @@ def test_an_agent_that_tells_of_tools_afterwards_runs_none_if_it_has_no_younger_
     begun = until("opencode", "tool", '"text"')
     for tool_of_s in (None, 10 * STALL_S):
         assert Watched("opencode", tool_of_s=tool_of_s).out(*begun).after(LONG_S) is not None
+    tries_again = 'message="stream error" small=false error.error="AI_APICallError: Unable to connect"'
+    assert Watched("opencode", tool_of_s=0).out(*begun).err(tries_again).after(LONG_S) is not None
     before_a_step = Watched("opencode", tool_of_s=0)
     assert before_a_step.after(LONG_S) is not None, "what it starts with itself is no tool"
 
@@ -333,6 +335,14 @@ def test_an_agent_that_waits_for_longer_than_is_allowed_is_given_up_at_once(
     assert judged.failure is not None
     assert (judged.failure.code, judged.failure.retry_after_s) == (code, given_up.retry_after_s)
     assert f"was to wait {after_s} s" in judged.failure.message
+
+
+def test_a_wait_that_only_one_of_two_outputs_tells_is_known_whichever_is_read_first() -> None:
+    told = '{"type":"error","message":"Reconnecting... 1/5 (exceeded retry limit, last status: 429 Too Many Requests)"}'
+    for run in (Watched("codex").err(HOUR_OF_CODEX).out(told), Watched("codex").out(told).err(HOUR_OF_CODEX)):
+        given_up = run.after(0)
+        assert given_up is not None
+        assert (given_up.code, given_up.http_status) == ("quota", 429)
 
 
 def test_claude_waits_for_a_subscription_for_hours_and_is_given_up() -> None:

@@ -70,7 +70,7 @@ class Acts:
 
     def _part(self) -> str:
         if self.agent == "gemini":
-            return out('{"type":"message","role":"assistant","content":"","delta":true}')
+            return out('{"type":"message","role":"assistant","content":" ","delta":true}')
         if self.agent == "codex":
             return err('INFO codex_otel.log_only: event.name="codex.sse_event" event.kind=response.output_text.delta')
         return out('{"type":"stream_event","event":{"type":"content_block_delta","index":0}}')

@@ -93,7 +93,7 @@ class StallWatch:
             return None
         if self._hopeless_at is not None:
             return self._in_vain()
-        if self._reader.may_use_a_tool and self._tools_run(now - self._last_event):
+        if self._retry is None and self._reader.may_use_a_tool and self._tools_run(now - self._last_event):
             self._since = now
             return None
         how = f"made no progress for {self._stall_s:g} s"
@@ -119,9 +119,7 @@ class StallWatch:
         """Note that the agent tries again. One that must fail may be answered once, and is not waited for twice."""
         before, again = self._retry, False
         if before is not None and before.attempt is not None and before.attempt == retry.attempt:
-            # Told on both outputs, and not always with the reason.
-            retry = replace(retry, message=retry.message or before.message, code=retry.code or before.code,
-                            http_status=retry.http_status or before.http_status)  # fmt: skip
+            retry = _told_twice(before, retry)
         elif before is not None:
             again = before.code in _IN_VAIN
         self._retry, self._asks = retry, False
@@ -142,3 +140,15 @@ class StallWatch:
             code = "quota"
         wait_s = retry.longest_s
         return GivenUp("hopeless", f"was to wait {wait_s:.0f} s before its next try", code, retry.http_status, wait_s)
+
+
+def _told_twice(one: Retry, other: Retry) -> Retry:
+    """Return what an agent has told of one try on both of its outputs: each may lack a part of it."""
+    return replace(
+        other,
+        message=other.message or one.message,
+        code=other.code or one.code,
+        http_status=other.http_status or one.http_status,
+        retry_after_s=other.retry_after_s or one.retry_after_s,
+        delay_s=other.delay_s or one.delay_s,
+    )
