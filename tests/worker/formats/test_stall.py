@@ -234,14 +234,32 @@ def test_the_time_is_not_counted_while_a_question_is_open() -> None:
     assert run.after(1) is not None
 
 
-def test_what_claude_has_put_into_the_background_is_waited_for_unless_the_agent_tries_again() -> None:
+def tries_again(run: Watched, line: str | dict[str, Any], *, every_s: float) -> GivenUp | None:
+    """What is judged of a run that prints the line again and again."""
+    for _ in range(int(10 * STALL_S / every_s)):
+        if (given_up := run.out(line).after(every_s)) is not None:
+            return given_up
+    return None
+
+
+def test_what_claude_has_put_into_the_background_is_waited_for_unless_the_agent_only_tries_again() -> None:
     started = {"type": "system", "subtype": "task_started", "task_id": "b1", "is_backgrounded": True}
     ended = {"type": "system", "subtype": "task_notification", "task_id": "b1", "status": "completed"}
     retry = {"type": "system", "subtype": "api_retry", "attempt": 1, "max_retries": 10, "error": "unknown"}
     assert Watched("claude").out(started).after(LONG_S) is None
-    assert Watched("claude").out(started, retry).after(LONG_S) is not None
+    assert Watched("claude").out(started, retry).after(LONG_S) is None, "it has tried again once"
+    assert tries_again(Watched("claude").out(started), retry, every_s=30) is not None
     assert Watched("claude").out(started, ended).after(LONG_S) is not None
     assert Watched("claude").out({**started, "is_backgrounded": False}).after(LONG_S) is not None
+
+
+def test_a_tool_that_codex_has_left_running_does_not_hide_that_it_only_tries_again() -> None:
+    begun = until("codex", "tool", "item.started")
+    waits = next(line for line in recording("codex", "no_connection").stdout if "waiting for network" in line)
+    given_up = tries_again(Watched("codex").out(*begun), waits, every_s=62)
+    assert given_up is not None
+    assert given_up.code == "stalled"
+    assert Watched("codex").out(*begun, waits).after(LONG_S) is None, "a tool that runs is not ended for one such line"
 
 
 # -- trying again in vain ------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class StallWatch:
         self._max_retry_after_s = max_retry_after_s
         self._time = time
         self._tools_run = tools_run
-        self._since = self._last_event = time()
+        self._since = self._last_event = self._last_retry = time()
         self._hopeless_at: float | None = None
         self._retry: Retry | None = None
         self._tools: set[str] = set()
@@ -93,7 +93,7 @@ class StallWatch:
             return None
         if self._hopeless_at is not None:
             return self._in_vain()
-        if self._retry is None and self._reader.may_use_a_tool and self._tools_run(now - self._last_event):
+        if self._works_unseen(now):
             self._since = now
             return None
         how = f"made no progress for {self._stall_s:g} s"
@@ -106,8 +106,18 @@ class StallWatch:
     @property
     def _stands(self) -> bool:
         """Whether the time is not counted now."""
-        in_background = self._reader.waits_for_background and self._retry is None
-        return bool(self._tools) or self._asks or in_background or self._reader.is_text
+        return self._asks or self._reader.is_text or (self._retry is None and self._waits_for_tools)
+
+    @property
+    def _waits_for_tools(self) -> bool:
+        return bool(self._tools) or self._reader.waits_for_background
+
+    def _works_unseen(self, now: float) -> bool:
+        """Whether a tool is what the run waits for, and not its model, though nothing has come for so long."""
+        if self._waits_for_tools:  # and something has tried again, which may be another part of the agent
+            assert self._stall_s is not None, "it has a limit"
+            return now - self._last_retry > min(self._max_retry_after_s, self._stall_s / 2)
+        return self._retry is None and self._reader.may_use_a_tool and self._tools_run(now - self._last_event)
 
     def _note_tool(self, event: Event) -> None:
         if isinstance(event, Tool) and len(self._tools) < _MOST_TOOLS:
@@ -122,7 +132,7 @@ class StallWatch:
             retry = _told_twice(before, retry)
         elif before is not None:
             again = before.code in _IN_VAIN
-        self._retry, self._asks = retry, False
+        self._retry, self._last_retry, self._asks = retry, now, False
         if retry.longest_s > self._max_retry_after_s:
             self._hopeless_at = now
         elif retry.code in _IN_VAIN:
