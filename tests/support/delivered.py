@@ -16,6 +16,7 @@ from agentbus_worker.claim_records import ClaimRecord, ClaimRecords
 from agentbus_worker.identity import Place
 from agentbus_worker.metrics import metrics_of
 from agentbus_worker.pause import Pause
+from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.process_tree import Children
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.lease_monitor import LeaseMonitor
@@ -54,7 +55,8 @@ async def delivered(
             context = Context(
                 bus=bus, ledger=Ledger(bus), lease_monitor=LeaseMonitor(bus, clock), config=config, instance="me",
                 lease_s=lease_s, state_folder=state_folder, outbox=outbox, children=children, held=(), metrics=metrics,
-                claims=claims, pause=Pause(), unsettled=Unsettled(bus, outbox, clock, metrics, lease_s=lease_s),
+                claims=claims, pause=Pause(), temporary=TemporaryFolders(state_folder.temporary),
+                unsettled=Unsettled(bus, outbox, clock, metrics, lease_s=lease_s),
             )  # fmt: skip
             yield context, await consumer.next()
 

@@ -31,6 +31,7 @@ from agentbus_worker.intake import Intake
 from agentbus_worker.metrics import Metrics, metrics_of
 from agentbus_worker.pause import Pause
 from agentbus_worker.predecessors import Predecessors
+from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.orphans import end_orphans
 from agentbus_worker.running.process_tree import HAS_SUPERVISORS, Children
 from agentbus_worker.running.spawn import close_on_exec
@@ -66,6 +67,7 @@ class _Local(NamedTuple):
     claims: ClaimRecords
     left: Predecessors
     children: Children
+    temporary: TemporaryFolders
     metrics: Metrics
 
 
@@ -123,6 +125,7 @@ class Worker:
             left = await disk.state.run(lambda: Predecessors(folder.claims, disk.state), timeout_s=None)
             orphans = await end_orphans(folder.children, config.worker.kill_grace_seconds, left.workers, disk.state)
             left.ended(orphans)
+            temporary = stack.enter_context(TemporaryFolders(folder.temporary, disk.folders))
             children = Children(folder.children, slots=config.worker.concurrency, left=orphans.left, disk=disk.state)
             stack.enter_context(children)
             claims = ClaimRecords(folder.claims, children.worker, Place.here())
@@ -132,7 +135,7 @@ class Worker:
             dial = stack.enter_async_context(connect(settings, retry_on_failed_connect=True, on_state=self._on_state))
             bus = await unless_set(self._stop.drain, dial)
             if bus is not None:
-                await self._serve(bus, _Local(folder, disk, outbox, claims, left, children, metrics))
+                await self._serve(bus, _Local(folder, disk, outbox, claims, left, children, temporary, metrics))
         log.info("worker %s stopped", self.instance)
 
     async def _serve(self, bus: Bus, local: _Local) -> None:
@@ -193,6 +196,7 @@ class Worker:
             ),
             pause=self._pause,
             children=local.children,
+            temporary=local.temporary,
             held=self._jobs,
             metrics=metrics,
             disk=local.disk,

@@ -1,6 +1,7 @@
 """Runs the main job on a temporary bus, step by step, and stops at the first step that fails."""
 
 import asyncio
+import os
 import sys
 import tempfile
 import time
@@ -105,6 +106,7 @@ async def _worker(folder: Path, url: str, agent: str, number: int) -> AsyncGener
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "agentbus", "worker", "run", "--config", str(config),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(home)},  # one that is killed leaves the temporary folders of its runs
     )  # fmt: skip
     try:
         assert process.stderr is not None

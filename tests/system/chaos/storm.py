@@ -83,7 +83,7 @@ class Storm:
     def _fleet(self) -> Fleet:
         marker = f"CHAOS_MARK={os.urandom(8).hex()}"
         name, _, value = marker.partition("=")
-        env = {**os.environ, name: value, "HOME": str(self._folder)}
+        env = {**os.environ, name: value, "HOME": str(self._folder), "TMPDIR": str(self._folder)}
         replicas = [
             Replica(
                 name,

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentbus.config.private_files import open_private
 from agentbus.config.programs import program_from_anywhere
@@ -26,10 +26,11 @@ from agentbus_worker import watchdog
 from agentbus_worker.disk.threads import Disk
 from agentbus_worker.formats.readers import READERS
 from agentbus_worker.running.command import Limits
+from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
+from agentbus_worker.running.folders.working_folder import working_folder
 from agentbus_worker.running.process_tree import OWNER_VARIABLE, RUN_VARIABLE, TASK_VARIABLE
 from agentbus_worker.running.prompt import build_prompt
 from agentbus_worker.running.spawn import Command
-from agentbus_worker.running.working_folder import working_folder
 
 _PLACEHOLDER: Final = re.compile(
     "|".join(
@@ -39,38 +40,50 @@ _PLACEHOLDER: Final = re.compile(
 )
 
 
+class Attempt(NamedTuple):
+    """One attempt of a task.
+
+    Attributes:
+        owner: the coordinator that published the task, as the subject of its message says.
+        number: 1 for the first one.
+        run_id: identifies this run among those of all workers; its processes are found by it.
+    """
+
+    owner: str
+    number: int
+    run_id: str
+
+
 @asynccontextmanager
 async def task_command(
     config: WorkerConfig,
     task: Task,
+    attempt: Attempt,
     *,
-    owner: str,
-    attempt: int,
-    run_id: str,
     tmp: Path,
+    temporary: TemporaryFolders,
     disk: Disk,
     stop: asyncio.Future[None],
 ) -> AsyncGenerator[Command]:
-    """Make the command of one attempt. Its prompt file and working folder exist for the length of the block.
+    """Make the command of one attempt. Its prompt file and its folders exist for the length of the block.
 
     Args:
-        owner: the coordinator that published the task, as the subject of its message says.
-        run_id: identifies this run among those of all workers; its processes are found by it.
         tmp: a private folder for the prompt file.
-        disk: writes both.
+        temporary: makes the temporary folder of the run.
+        disk: writes the file, and makes the working folder.
         stop: once this is done, a disk that does not answer is not waited for.
 
     Raises:
-        MachineFaultError: the working folder or the prompt file cannot be made, or the disk does not answer.
+        MachineFaultError: a folder or the prompt file cannot be made, or the disk does not answer.
         CommandError: the task id would be an option of the command.
     """
-    agent, worker = config.agent, config.worker
+    agent, worker, owner, run_id = config.agent, config.worker, attempt.owner, attempt.run_id
     prompt = build_prompt(task, agent=agent.id, owner=owner, extra_instruction=agent.extra_instruction)
     file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" else None
     folder = working_folder(
         worker.workdir, _folder_name(task.id, owner), keep=worker.keep_workdir, threads=disk.folders, stop=stop
     )
-    async with folder as workdir:
+    async with folder as workdir, temporary.of_run(stop) as own_tmp:
         try:
             if file is not None:
                 await _write_prompt(file, prompt, disk, stop)
@@ -86,7 +99,11 @@ async def task_command(
             yield Command(
                 # In one pass: placeholders inside the prompt must not be replaced.
                 argv=[_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in agent.chat_cmd],
-                env={**_of_format(agent.output), **_environment(agent.id, task, owner, attempt, run_id, workdir)},
+                env={
+                    **_of_format(agent.output),
+                    **_environment(agent.id, task, attempt, workdir),
+                    "TMPDIR": str(own_tmp),
+                },
                 run_id=run_id,
                 task_id=task.id,
                 cwd=workdir,
@@ -139,16 +156,16 @@ def _of_format(output: str) -> Mapping[str, str]:
     return READERS[output].environment if output in READERS else {}
 
 
-def _environment(agent: str, task: Task, owner: str, attempt: int, run_id: str, workdir: Path | None) -> dict[str, str]:
+def _environment(agent: str, task: Task, attempt: Attempt, workdir: Path | None) -> dict[str, str]:
     return {
         **inherited_environment(),
         **tracing.environment(),
-        RUN_VARIABLE: run_id,
+        RUN_VARIABLE: attempt.run_id,
         "AGENTBUS_AGENT_ID": agent,
         TASK_VARIABLE: task.id,
-        OWNER_VARIABLE: owner,
+        OWNER_VARIABLE: attempt.owner,
         "AGENTBUS_TASK_TYPE": task.task_type.replace("\0", ""),
-        "AGENTBUS_ATTEMPT": str(attempt),
+        "AGENTBUS_ATTEMPT": str(attempt.number),
         **({"AGENTBUS_WORKDIR": str(workdir)} if workdir else {}),
     }
 

@@ -12,6 +12,7 @@ from agentbus_worker.claim_records import ClaimRecords
 from agentbus_worker.disk.threads import Disk
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.pause import Pause
+from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.process_tree import Children
 from agentbus_worker.settling.decisions import Policy, on_setback
 from agentbus_worker.settling.lease_monitor import LeaseMonitor
@@ -42,6 +43,7 @@ class Context:
     children: Children
     held: Container[TaskKey]
     metrics: Metrics
+    temporary: TemporaryFolders
     disk: Disk = field(default_factory=lambda: Disk(threads=False))
     dead_letters: dict[str, str] = field(default_factory=dict[str, str])
 

@@ -27,7 +27,7 @@ from agentbus.tasks.settle import publish_committed
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.command import Child, Exit, running
 from agentbus_worker.running.spawn import Command
-from agentbus_worker.running.task_command import command_limits, task_command
+from agentbus_worker.running.task_command import Attempt, command_limits, task_command
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.decisions import retry_pause_s
 from agentbus_worker.settling.lease import Lease
@@ -148,10 +148,9 @@ class Job:
         async with task_command(
             context.config,
             self.task,
-            owner=self.key.owner,
-            attempt=self._entry.attempt,
-            run_id=context.children.new_run_id(),
+            Attempt(self.key.owner, self._entry.attempt, context.children.new_run_id()),
             tmp=context.state_folder.tmp,
+            temporary=context.temporary,
             disk=context.disk,
             stop=self._lease.interrupted,
         ) as command:

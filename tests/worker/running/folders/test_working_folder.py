@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agentbus.errors import CommandError
-from agentbus_worker.running.working_folder import remove_tree, working_folder
+from agentbus_worker.running.folders.working_folder import remove_tree, working_folder
 from support.file_faults import as_no_root
 
 _NOBODY = 65534
@@ -58,7 +58,7 @@ async def test_what_cannot_be_removed_is_logged_once(
     def refused(_: Path) -> str:
         return "Permission denied: file"
 
-    monkeypatch.setattr("agentbus_worker.running.working_folder.remove_tree", refused)
+    monkeypatch.setattr("agentbus_worker.running.folders.working_folder.remove_tree", refused)
     async with working_folder(tmp_path, "job", keep=False) as folder:
         pass
     assert [record.getMessage() for record in caplog.records] == [

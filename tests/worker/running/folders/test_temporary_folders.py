@@ -1,0 +1,142 @@
+"""Each run has a temporary folder of its own, which is private, and gone with the run however that ends."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentbus import Coordinator
+from agentbus.provision.nats_server import NatsServer
+from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
+from support.harness import eventually, worker, worker_toml
+from support.jobs import pid_from, publish, settled, short_lease, text
+from support.supervised import kill_with_supervisors
+
+SCRIPT = """
+echo "$TMPDIR"
+echo secret > "$(mktemp)"; mkdir -p "$TMPDIR/cache/deep"; chmod 500 "$TMPDIR/cache"
+echo "$TMPDIR" > "{folder}/told.part"; mv "{folder}/told.part" "{folder}/told"
+case "$1" in
+  *fail*) exit 3;;
+  *stay*) echo $$ > "{folder}/pid.part"; mv "{folder}/pid.part" "{folder}/pid"; exec sleep 1000;;
+esac
+"""
+
+
+def config(folder: Path, server: NatsServer, **more: float) -> Path:
+    chat_cmd = ["sh", "-c", SCRIPT.format(folder=folder), "agent", "{input}"]
+    return worker_toml(folder, server.url, chat_cmd=chat_cmd, worker={"kill_grace_seconds": 0.5, **more})
+
+
+def told(folder: Path) -> Path:
+    return Path((folder / "told").read_text(encoding="utf-8").strip())
+
+
+async def removed(folder: Path) -> None:
+    async def gone() -> bool:
+        return not folder.exists()
+
+    await eventually(gone, f"{folder} is removed")
+
+
+@pytest.fixture
+def machine_tmp() -> Iterator[Path]:
+    """The machine's temporary folder, in which nothing is left."""
+    folder = Path(os.environ["TMPDIR"])
+    yield folder
+    assert not list(folder.glob("agentbus-*"))
+
+
+@pytest.mark.parametrize(("content", "state"), [("do it", "completed"), ("fail", "failed"), ("stay", "failed")])
+async def test_what_a_run_leaves_in_its_temporary_folder_goes_when_it_ends(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, machine_tmp: Path, content: str, state: str
+):
+    limit = {"task_timeout_seconds": 1} if content == "stay" else {}
+    async with worker(config(tmp_path, server, **limit)):
+        status = await settled(coordinator, await publish(coordinator, content))
+        folder = told(tmp_path)
+        await removed(folder)
+        assert status.state == state
+        assert text(status).strip() == str(folder)
+        assert folder.parent.parent == machine_tmp, "its path is short"
+        assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+
+
+async def test_a_cancelled_run_leaves_no_temporary_folder_and_the_next_run_has_another(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, machine_tmp: Path
+):
+    async with worker(config(tmp_path, server)):
+        task_id = await publish(coordinator, "stay")
+        await pid_from(tmp_path / "pid")
+        first = told(tmp_path)
+        assert stat.S_IMODE(first.stat().st_mode) == 0o700
+        await coordinator.task(task_id).cancel()
+        assert (await settled(coordinator, task_id)).state == "cancelled"
+        await removed(first)
+        await settled(coordinator, await publish(coordinator, "do it"))
+        assert told(tmp_path) not in (first, machine_tmp)
+
+
+async def test_a_worker_that_stops_in_a_run_leaves_no_temporary_folder(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, machine_tmp: Path
+):
+    async with worker(config(tmp_path, server, drain_timeout_seconds=0.1)) as child:
+        await publish(coordinator, "stay")
+        await pid_from(tmp_path / "pid")
+        child.terminate()
+        assert await child.exit_code() == 0
+    assert not told(tmp_path).parent.exists()
+
+
+@pytest.mark.parametrize("with_other", [False, True])
+async def test_the_next_worker_removes_the_temporary_folders_of_one_that_was_killed(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, machine_tmp: Path, *, with_other: bool
+):
+    await short_lease(coordinator)
+    async with worker(config(tmp_path, server)) as killed:
+        task_id = await publish(coordinator, "stay")
+        await pid_from(tmp_path / "pid")
+        left = told(tmp_path)
+        assert left.exists()
+        kill_with_supervisors(killed)
+        await killed.exit_code()
+    assert left.exists(), "a killed worker removes nothing"
+    if with_other:  # the folder of the killed worker is not the first that is free
+        numbers = next(tmp_path.glob("state/*/code"))
+        (numbers / "0").rename(numbers / "1")
+    async with worker(config(tmp_path, server)):
+        await removed(left.parent)
+        await coordinator.task(task_id).cancel()
+        await settled(coordinator, task_id)
+
+
+async def test_a_worker_whose_temporary_folder_was_cleared_makes_another_one(tmp_path: Path, machine_tmp: Path):
+    records = tmp_path / "records"
+    records.mkdir()
+    with TemporaryFolders(records) as folders:
+        async with folders.of_run() as first:
+            pass
+        first.parent.rmdir()
+        async with folders.of_run() as second:
+            assert second.is_dir()
+        second.parent.chmod(0o777)  # then it may be another user's
+        async with folders.of_run() as third:
+            assert third.parent not in (first.parent, second.parent)
+        second.parent.chmod(0o700)
+
+
+async def test_only_folders_of_this_kind_are_removed_by_what_a_record_names(tmp_path: Path, machine_tmp: Path):
+    records, other = tmp_path / "records", tmp_path / "other"
+    for folder in (records, other, machine_tmp / "agentbus-open"):
+        folder.mkdir(mode=0o755)
+    (records / "one").symlink_to(other)
+    (records / "two").symlink_to(machine_tmp / "agentbus-open")
+    (records / "three").symlink_to(machine_tmp / "agentbus-gone")
+    (records / "four").write_text("no link", encoding="utf-8")
+    with TemporaryFolders(records):
+        pass
+    assert other.is_dir()
+    assert [path.name for path in records.iterdir()] == ["four"]
+    (machine_tmp / "agentbus-open").rmdir()

@@ -1,0 +1,133 @@
+"""Gives each run a temporary folder of its own, and removes it with the run, also where the worker was killed.
+
+Agents leave files there: logs of errors with the conversation in them, readable by every user, and caches without end.
+All of a worker lie in one folder of the machine's temporary folder, whose path is short: sockets of programs lie there,
+too, and the path of a socket has at most a hundred characters. A link in the worker's state folder names it, for the
+worker that comes after a kill.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import stat
+import tempfile
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from agentbus.errors import MachineFaultError
+from agentbus.protocol.ids import random_token
+from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
+from agentbus_worker.running.folders.working_folder import remove_tree
+
+log = logging.getLogger("agentbus.worker")
+
+_PREFIX: Final = "agentbus-"
+_OWNER_ONLY: Final = 0o700
+
+
+class TemporaryFolders:
+    """The temporary folders of the runs of one worker.
+
+    Args:
+        records: a private folder of this worker on disk: the links lie in it.
+        threads: make and remove the folders.
+    """
+
+    def __init__(self, records: Path, threads: DiskThreads = AT_ONCE) -> None:
+        self._records = records
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._base: Path | None = None
+
+    @asynccontextmanager
+    async def of_run(self, stop: asyncio.Future[None] | None = None) -> AsyncGenerator[Path]:
+        """Make a folder, private to this user, for the length of the block; what is in it goes with it, soon after.
+
+        Args:
+            stop: once this is done, a disk that does not answer is not waited for.
+
+        Raises:
+            MachineFaultError: it cannot be made, or the disk does not answer.
+        """
+        try:
+            folder = await self._threads.run(self._make, stop=stop)
+        except OSError as error:
+            raise MachineFaultError(
+                f"a temporary folder cannot be made in {tempfile.gettempdir()}: {error.strerror or error}"
+            ) from None
+        try:
+            yield folder
+        finally:
+            self._threads.begin(lambda: _remove(folder))
+
+    def __enter__(self) -> Self:
+        """Begin to remove what dead workers have left, whose processes have ended."""
+        self._threads.begin(self._remove_left)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Begin to remove all of them. What that does not come to is left to the next worker."""
+        self._threads.begin(lambda: _remove_all(list(self._records.iterdir())))
+
+    # -- on the threads -----------------------------------------------------------------------------------------
+
+    def _remove_left(self) -> None:
+        with self._lock:  # a run of this worker may be the first one to have a folder
+            left = [link for link in self._records.iterdir() if self._base is None or link.name != self._base.name]
+        _remove_all(left)
+
+    def _make(self) -> Path:
+        with self._lock:
+            if self._base is None or not _is_ours(self._base):  # what clears temporary folders may have taken it
+                self._base = self._new_base()
+            folder = self._base / str(next(self._numbers))
+            folder.mkdir(mode=_OWNER_ONLY)
+            return folder
+
+    def _new_base(self) -> Path:
+        while True:
+            base = Path(tempfile.gettempdir()) / f"{_PREFIX}{random_token(8)}"
+            link = self._records / base.name
+            link.symlink_to(base)  # first, so that a worker that is killed now leaves nothing unknown
+            try:
+                base.mkdir(mode=_OWNER_ONLY)
+            except FileExistsError:
+                link.unlink()
+            except OSError:
+                link.unlink()
+                raise
+            else:
+                return base
+
+
+def _remove_all(links: list[Path]) -> None:
+    """Remove the folders that links name, and the links; that of a folder that cannot be removed stays."""
+    for link in links:
+        with suppress(OSError):  # another file, which is none of these
+            base = link.readlink()
+            ours = base.name.startswith(_PREFIX) and _is_ours(base)
+            if not ours or _remove(base):
+                link.unlink()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is there, and no other user can have made it or write to it."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+
+
+def _remove(folder: Path) -> bool:
+    if why := remove_tree(folder):
+        log.warning("the temporary folder %s cannot be removed: %s", folder, why)
+    return not why
