@@ -189,6 +189,11 @@ class Result(_Message):
         """What it says of the run of the agent; None if it says nothing."""
         return run_in(self.model_extra or {})
 
+    @property
+    def remark(self) -> str | None:
+        """What is easily overlooked in it, for the one who reads it; None if there is nothing of the kind."""
+        return "the command printed nothing" if self.status == "completed" and self.result == "" else None
+
     def to_json(self) -> dict[str, Json]:
         """The message as it was received or built, in the order of its fields; the values are not copied."""
         known = {name: value for name, value in self.__dict__.items() if name in self.model_fields_set}

@@ -298,6 +298,16 @@ async def test_the_code_of_a_failure_is_shown_wherever_its_task_is(server: NatsS
     assert listed.to_json(with_result=False)["failure"] == {"code": "not_ended", "message": "why"}
 
 
+async def test_a_completed_task_without_output_says_so(server: NatsServer, coordinator: Coordinator):
+    await coordinator.publish("code", "x", task_type="x", task_id="job")
+    await settle(coordinator, "job", "", status="completed")
+    commands = ["task get job", "task wait job", "result get --agent main"]
+    shown = await asyncio.gather(
+        *(shown_on_terminal(*command.split(), "--nats-url", server.url) for command in commands)
+    )
+    assert ["(the command printed nothing)" in page for page in shown] == [True] * len(commands)
+
+
 async def test_up_runs_a_bus_with_streams_and_keeps_its_messages(tmp_path: Path):
     store = tmp_path / "store"
     url = ""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from agentbus.admin.doctor.agent.agent_output import check_results
 from agentbus.admin.doctor.check_context import Check, Role
 from agentbus.admin.doctor.consumer import check_consumer, check_foreign_consumers, check_tasks_in_work
 from agentbus.admin.doctor.permissions import check_excessive, check_required
@@ -19,6 +20,7 @@ CHECKS: Final[Mapping[Role, Sequence[Check]]] = {
         check_lost_tasks,
         check_tasks_in_work,
         check_workers,
+        check_results,
         check_required,
         check_excessive,
     ),

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from agentbus.admin.doctor.agent.agent_output import check_command
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
 from agentbus.bus.topology import ACK_WAIT_S
 from agentbus.config.programs import find_program
@@ -33,6 +34,8 @@ async def check_machine(config: WorkerConfig) -> AsyncIterator[Finding]:
         yield failed("chat_cmd", str(error))
     else:
         yield await _version(str(program))
+        for finding in check_command(config.agent):
+            yield finding
     for name, folder in (("state_dir", config.worker.state_dir), ("log dir", config.log.dir)):
         yield _folder(name, folder)
     if (finding := _outcomes(config)) is not None:

@@ -6,12 +6,12 @@ If a check fails on which later ones depend, these are skipped.
 from collections.abc import AsyncGenerator
 from typing import Final
 
+from agentbus.admin.doctor.agent.round_trip import check_round_trip
 from agentbus.admin.doctor.check_context import CheckContext, FolderFacts, Role, RoleConfig, agent_of
 from agentbus.admin.doctor.checks import CHECKS
 from agentbus.admin.doctor.finding import Finding, Verdict, failed, ok
 from agentbus.admin.doctor.machine import check_machine
 from agentbus.admin.doctor.reachability import check_reachability
-from agentbus.admin.doctor.round_trip import check_round_trip
 from agentbus.admin.doctor.sign_in import how_to_sign_in, identity, signed_in
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.worker_schema import WorkerConfig

@@ -93,6 +93,6 @@ def _show(message: "InboxMessage") -> None:
             ["status", "agent", "task", "completed"],
             [[status, found.agent or "?", found.task_id, found.completed_at or ""]],
         )
-        for text in (found.error, found.result):
+        for text in (found.error, found.result, found.remark and f"({found.remark})"):
             if text:
                 output.line(str(text))

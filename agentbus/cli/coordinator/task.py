@@ -99,7 +99,8 @@ def _show(status: "TaskStatus") -> None:
     account["state"] = status.state_in_words
     account |= lazy.figures.of_run(status.run) if status.run else {}
     output.table(["", ""], [[key, str(value)] for key, value in account.items()])
-    for text in (result.get("error"), result.get("result")):
+    remark = f"({status.result.remark})" if status.result and status.result.remark else None
+    for text in (result.get("error"), result.get("result"), remark):
         if text:
             output.line(str(text))
 

@@ -10,6 +10,8 @@ from typing import Final, cast
 
 from agentbus.protocol.json_codec import Json, object_in
 
+FALLBACK: Final = "text (fallback)"
+"""The format of a run whose output could not be read in the format of the configuration."""
 MAX_NAME_CHARS: Final = 200
 """Of a session, a model, a tool: the longest that is known has 60 characters."""
 MAX_DENIED: Final = 16

@@ -93,6 +93,7 @@ class AgentResult(Answer):
     )
     status: Annotated[ResultStatus | Literal["invalid"], WithJsonSchema({"type": "string"})]
     output: str = Field(default="", description="What the agent returned, or a part of it.")
+    remark: SkipJsonSchema[str | None] = Field(default=None, description="That a command has printed nothing.")
     offset: SkipJsonSchema[int | None] = Field(
         default=None, description="Where in the output this part begins, in bytes."
     )

@@ -98,6 +98,7 @@ def _view(result: Result, reader: str) -> AgentResult:
         agent=result.agent or None,
         asked_by=name_for(reader, result.key).owner if result.key else None,
         status=result.status,
+        remark=result.remark,
         error=short(result.error, _ERROR_CHARS) if result.error else None,
         failure=_failure(result),
         **_figures(result.run),

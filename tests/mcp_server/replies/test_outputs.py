@@ -190,3 +190,13 @@ async def test_a_resource_link_leads_to_the_task_with_its_output(
         [content] = (await client.read_resource(link)).contents
     assert isinstance(content, TextResourceContents)
     assert json.loads(content.text)["result"]["output"] == "x" * 30_000
+
+
+async def test_a_result_without_output_says_that_the_command_printed_nothing(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
+    await done(coordinator, "quiet", "")
+    await done(coordinator, "loud", "x")
+    async with in_memory(server.url, era) as client:
+        data = data_of(await client.call_tool("get_results", {"task_ids": ["quiet", "loud"]}))
+    assert [result.get("remark") for result in data["results"]] == ["the command printed nothing", None]

@@ -1,7 +1,9 @@
 """Checks the round trip of a real task: published, run by a real worker, and answered."""
 
+from dataclasses import replace
 from typing import Final
 
+from agentbus.admin.doctor.agent.agent_output import check_result
 from agentbus.admin.doctor.finding import Finding, failed, ok
 from agentbus.bus.jetstream import Bus
 from agentbus.coordinator import Coordinator
@@ -31,6 +33,8 @@ async def check_round_trip(bus: Bus, sender: str, agent: str) -> Finding:
             )
         result = status.result
         if status.state == "completed":
+            if result and (finding := check_result(result)) is not None:
+                return replace(finding, check="round trip")
             answer = str(result.result).strip()[:_SHOWN_CHARACTERS] if result else ""
             return ok("round trip", f"{agent} answered: {answer!r}")
         why = result.error if result else status.state

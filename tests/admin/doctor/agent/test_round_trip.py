@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agentbus import Coordinator, TaskStatus
-from agentbus.admin.doctor import round_trip
+from agentbus.admin.doctor.agent import round_trip
 from agentbus.provision.nats_server import NatsServer
 from support.doctor import doctor, the_finding
 from support.harness import eventually, worker, worker_toml

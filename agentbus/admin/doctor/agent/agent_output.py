@@ -1,0 +1,183 @@
+"""Checks that what an agent command prints is read as what it is, and says what a known agent may not do.
+
+A worker with `output = "text"` gives out the lines of JSON of an agent as its answer, and takes failed work for done.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Final
+
+from agentbus.admin.doctor.check_context import CheckContext
+from agentbus.admin.doctor.finding import Finding, ok, warning
+from agentbus.config.worker_schema import AgentSection
+from agentbus.coordinator import Coordinator
+from agentbus.errors import BusError
+from agentbus.protocol.json_codec import Json, object_in
+from agentbus.protocol.messages import Result
+from agentbus.protocol.outcomes.run_report import FALLBACK, run_in
+
+_NEWEST: Final = 20
+"""How many results are looked at: the latest ones, of the agents as they are now."""
+_FIRST_LINE_CHARS: Final = 100_000
+"""The first event of an agent has a few thousand characters, with all of its tools."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """How a program is told to print its events, and how it may do more than by default.
+
+    Attributes:
+        events: the options that a worker can read the output of.
+        asks_for_json: matches options with which it prints JSON of any kind.
+        asks_for_events: matches those of `events`.
+        may_more: matches options that give it rights.
+        rights: what it may do without them.
+    """
+
+    events: str
+    asks_for_json: str
+    asks_for_events: str
+    may_more: str
+    rights: str
+
+
+_FORMAT: Final = r"(?:--output-format|-o)[ =]"
+_NOT_OFFERED: Final = "is not offered any tool that asks for a permission: it runs no command and changes no file"
+_KNOWN: Final[dict[str, _Known]] = {
+    "claude": _Known(
+        "--output-format stream-json --verbose --include-partial-messages",
+        _FORMAT + r"(?:stream-)?json\b",
+        _FORMAT + r"stream-json\b",
+        r"--(?:permission-mode|allowed-?[tT]ools|settings|dangerously-skip-permissions|permission-prompt-tool)\b",
+        "is denied each tool that asks for a permission, and goes on without: --permission-mode and --allowedTools "
+        "say what it may do",
+    ),
+    "codex": _Known(
+        "exec --json",
+        r"--json\b",
+        r"--json\b",
+        r"(?:--sandbox|-s)[ =](?:workspace-write|danger-full-access)\b|--dangerously-bypass",
+        "may read and change nothing: --sandbox workspace-write lets it change files below its folder",
+    ),
+    "gemini": _Known(
+        "--output-format stream-json",
+        _FORMAT + r"(?:stream-)?json\b",
+        _FORMAT + r"stream-json\b",
+        r"--approval-mode[ =](?:auto_edit|yolo)\b|--yolo\b|(?<!\S)-y\b|--allowed-tools\b",
+        f"{_NOT_OFFERED}; --approval-mode auto_edit lets it change files",
+    ),
+    "opencode": _Known(
+        "run --format json --print-logs --log-level ERROR",
+        r"--format[ =]json\b",
+        r"--format[ =]json\b",
+        r"--auto\b|--dangerously-skip-permissions\b",
+        "stops at the first tool for which its configuration says ask",
+    ),
+    "qwen": _Known(
+        "--output-format stream-json --include-partial-messages",
+        _FORMAT + r"(?:stream-)?json\b",
+        _FORMAT + r"stream-json\b",
+        r"--approval-mode[ =](?:auto-edit|auto_edit|yolo)\b|--yolo\b|(?<!\S)-y\b|--allowed-tools\b",
+        f"{_NOT_OFFERED}; --approval-mode auto-edit lets it change files",
+    ),
+}
+"""The agents with a format of events. The name of each is that of its program and of its format."""
+
+
+def check_command(agent: AgentSection) -> Iterator[Finding]:
+    """Yield what a command of a known agent cannot do, and a warning if its output is not read as what it is."""
+    name, options = _program(agent.chat_cmd)
+    if name is None:
+        return
+    known = _KNOWN[name]
+    if agent.output == "text" and re.search(known.asks_for_json, options):
+        yield warning(
+            "output",
+            f'chat_cmd has {name} print JSON, and output is "text": that JSON is the result, and failed work can be '
+            "completed",
+            f'set output = "{name}" in [agent], and give the command the options {known.events}',
+        )
+    elif agent.output not in ("text", name):
+        yield warning(
+            "output", f'chat_cmd runs {name}, and output is "{agent.output}"', f'set output = "{name}" in [agent]'
+        )
+    elif agent.output == name and not re.search(known.asks_for_events, options):
+        yield warning(
+            "output",
+            f'output is "{name}", and chat_cmd does not have {name} print its events: it is read as text',
+            f"give the command the options {known.events}",
+        )
+    if not re.search(known.may_more, options):
+        yield ok("rights", f"{name} {known.rights}")
+
+
+def check_result(result: Result) -> Finding | None:
+    """Return a warning if a worker has not understood what the command of a result printed, or was not told to."""
+    run = run_in(result.model_extra or {})
+    if run is not None and run.format == FALLBACK:
+        return warning(
+            "output",
+            f"{result.agent}: what its command prints has not the form of {run.kind}, and was read as text: failed "
+            "work can be completed",
+            "run there: agentbus doctor --role worker. After an update of the agent, update agentbus on its machine",
+        )
+    if run is None and (name := _events_in(result.result)) is not None:
+        return warning(
+            "output",
+            f"{result.agent}: its result is the events that {name} prints, which its worker reads as text",
+            f'set output = "{name}" in [agent] on its machine',
+        )
+    return None
+
+
+async def check_results(context: CheckContext) -> AsyncIterator[Finding]:
+    """Yield a warning for each agent whose newest result was not read as what it is."""
+    try:
+        messages = await Coordinator(context.bus, context.agent).results(newest=_NEWEST)
+    except BusError:  # the permissions and the streams are checked by themselves
+        return
+    newest = {message.result.agent: message.result for message in messages if message.result is not None}
+    for result in newest.values():
+        if (finding := check_result(result)) is not None:
+            yield finding
+
+
+def _program(command: Sequence[str]) -> tuple[str | None, str]:
+    """Return the known agent that a command runs, also in a line for a shell, and the words after its name."""
+    words: list[str] = []
+    for word in command:
+        parts = [word]
+        if " " in word:
+            with suppress(ValueError):
+                parts = shlex.split(word, comments=True)
+        words += parts
+    for number, word in enumerate(words):
+        if (name := PurePath(word).name) in _KNOWN:
+            return name, " ".join(words[number + 1 :])
+    return None, ""
+
+
+def _events_in(text: Json) -> str | None:
+    """Return the agent whose events a result consists of."""
+    if not isinstance(text, str) or not text.lstrip().startswith("{"):
+        return None
+    line = text.lstrip()[:_FIRST_LINE_CHARS].partition("\n")[0]
+    try:
+        event = object_in(json.loads(line))
+    except (ValueError, RecursionError):
+        return None
+    kind = event.get("type")
+    if "sessionID" in event:
+        return "opencode"
+    if kind in ("thread.started", "turn.started"):
+        return "codex"
+    if "session_id" not in event:
+        return None
+    if kind in ("system", "result"):
+        return "qwen" if "qwen_code_version" in event else "claude"
+    return "gemini" if kind == "init" else None

@@ -1,0 +1,118 @@
+"""`agentbus doctor` says where the output of an agent is not read as what it is, and what a known agent may not do."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from agentbus import Coordinator
+from agentbus.admin.doctor.agent.agent_output import check_command, check_result
+from agentbus.config.worker_schema import AgentSection
+from agentbus.protocol.messages import Result
+from agentbus.provision.agent_presets import PRESETS
+from agentbus.provision.nats_server import NatsServer
+from support.doctor import doctor, doctor_in_process, the_finding
+from support.harness import worker, worker_toml
+from support.jobs import agent_keys, outcome
+from support.recorded_agents import recording
+
+
+def found(command: str, output: str) -> dict[str, str]:
+    """The verdicts of a command, by check, with their texts and what to do."""
+    section = AgentSection.model_validate(
+        {"id": "code", "chat_cmd": shlex.split(command), "prompt_via": "stdin", "output": output}
+    )
+    return {finding.check: f"{finding.verdict}: {finding.text} -> {finding.fix}" for finding in check_command(section)}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_no_preset_is_warned_of_and_those_that_may_do_little_say_so(name: str):
+    preset = PRESETS[name]
+    findings = found(shlex.join(word for word in preset.command if "{input}" not in word), preset.output)
+    assert "output" not in findings
+    assert ("rights" in findings) == (name in ("claude", "gemini", "opencode", "qwen"))
+
+
+@pytest.mark.parametrize(
+    ("command", "output", "said"),
+    [
+        ("claude -p --output-format json", "text", 'claude print JSON, and output is "text"'),
+        ("/opt/bin/codex exec --json -", "text", 'set output = "codex"'),
+        ("gemini -o stream-json", "text", 'set output = "gemini"'),
+        ("opencode run --format=json", "text", 'set output = "opencode"'),
+        ("qwen --output-format=json", "text", 'set output = "qwen"'),
+        ("sh -c 'cd /srv && exec claude -p --output-format stream-json --verbose'", "text", 'set output = "claude"'),
+        ("claude -p", "claude", "--output-format stream-json --verbose"),
+        ("gemini -o json", "gemini", "--output-format stream-json"),
+        ("codex exec --json -", "claude", 'chat_cmd runs codex, and output is "claude"'),
+    ],
+)
+def test_a_command_whose_output_is_not_read_as_what_it_is_gets_a_warning(command: str, output: str, said: str):
+    finding = found(command, output)["output"]
+    assert finding.startswith("warning: ")
+    assert said in finding
+
+
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        ("claude -p", "text"),
+        ("my-agent --json", "text"),
+        ("my-wrapper", "claude"),
+        ("sh -c 'it is \" not closed'", "text"),
+        ("codex exec --sandbox workspace-write --json -", "codex"),
+    ],
+)
+def test_any_other_command_gets_no_warning(command: str, output: str):
+    assert "output" not in found(command, output)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "gemini -o stream-json --approval-mode=auto_edit",
+        "qwen -o stream-json -y",
+        "claude -p --allowedTools Bash",
+        "opencode run --auto",
+        "codex exec --sandbox workspace-write",
+    ],
+)
+def test_an_agent_with_more_rights_is_not_said_to_have_none(command: str):
+    assert "rights" not in found(command, "text")
+
+
+def result_of(text: str) -> Result:
+    return Result(id="r", type="task.result", status="completed", task={"id": "t", "to": "agent.code"}, result=text)
+
+
+@pytest.mark.parametrize("name", ["claude", "codex", "gemini", "opencode", "qwen"])
+def test_a_result_that_is_the_events_of_an_agent_is_known_by_its_first_line(name: str):
+    finding = check_result(result_of("\n".join(recording(name, "ok").stdout)))
+    assert finding is not None
+    assert f'set output = "{name}"' in finding.fix
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"type": "init"}', '{"session_id": 1}', "[1]", "{" * 100_000, "fine"])
+def test_a_result_that_is_anything_else_is_none_of_an_agent(text: str):
+    assert check_result(result_of(text)) is None
+
+
+@pytest.mark.posix("runs workers")
+async def test_the_newest_result_of_an_agent_that_was_read_as_text_is_warned_of_until_it_is_read(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    lines = tmp_path / "lines"
+    lines.write_text("\n".join(recording("claude", "ok").stdout) + "\n", encoding="utf-8")
+    command = ["sh", "-c", f"cat {lines}", "claude", "{input}"]
+    async with worker(worker_toml(tmp_path, server.url, chat_cmd=command)):
+        await outcome(coordinator, "x")
+    finding = the_finding(await doctor_in_process(server.url), "output")
+    assert (finding["verdict"], 'set output = "claude"' in finding["fix"]) == ("warning", True)
+
+    lines.write_text('{"type": "of a later version"}\n', encoding="utf-8")
+    async with worker(agent_keys(worker_toml(tmp_path, server.url, chat_cmd=command), output="claude")):
+        await outcome(coordinator, "x")
+        finding = the_finding(await doctor("--nats-url", server.url, "--probe", "code"), "round trip")
+    assert (finding["verdict"], "has not the form of claude" in finding["text"]) == ("warning", True)
+    finding = the_finding(await doctor_in_process(server.url), "output")
+    assert "has not the form of claude" in finding["text"]
