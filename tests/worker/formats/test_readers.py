@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from agentbus.protocol.outcomes.run_report import Denied
+from agentbus.protocol.outcomes.run_report import FALLBACK, Denied
 from agentbus_worker.formats.events import Event, Notice, Question, Retry, Start, Text, Tool, ToolEnd
 from agentbus_worker.formats.judgement import Ended, Judgement
 from agentbus_worker.formats.readers import READERS
-from agentbus_worker.formats.reading import FALLBACK, Totals
+from agentbus_worker.formats.reading import Totals
 from agentbus_worker.formats.stream import EventStream
 from support.recorded_agents import recording
 

@@ -48,6 +48,7 @@ def test_only_the_end_of_a_long_output_is_quoted() -> None:
     [
         (0, "No reply: the model returned empty content\n", "empty"),
         (0, "⚠ No reply: the model returned empty content.", "empty"),
+        (0, "  ⚠ scanner not available\r\n⚠\ufe0f No reply: the model returned empty content", "empty"),
         (1, "API call failed: HTTP 401: invalid key\n", "auth"),
         (1, "HTTP 429 too many requests", "rate_limit"),
         (1, "tests failed\n", "exit"),
@@ -60,7 +61,17 @@ def test_the_known_phrases_of_hermes_are_judged(code: int, stdout: str, found: s
     assert failure.code == found
 
 
+def test_the_session_that_hermes_prints_last_is_not_the_reason_of_its_failure() -> None:
+    ended = Ended("exited", 1, "the command exited with status 1", "⚠ scanner off\nHTTP 403: not allowed\n", "",
+                  "\nsession_id: 20261130_145548_de674c\n")  # fmt: skip
+    failure = text_outcome(ended, Run("text")).failure
+    assert failure is not None
+    assert failure.code == "forbidden"
+    assert failure.message.endswith("HTTP 403: not allowed")
+
+
 def test_a_text_about_such_phrases_is_no_failure() -> None:
+    assert judged(0, "A note.\nNo reply: the model returned empty content").status == "completed"
     assert judged(0, "The log says 'No reply: the model returned empty content'.").status == "completed"
     assert judged(0, "HTTP 401 is the status for a bad key").status == "completed"
     assert judged(0, "No reply: the model returned empty content" + "x" * 600).status == "completed"

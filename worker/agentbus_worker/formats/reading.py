@@ -15,14 +15,12 @@ from agentbus.protocol import approval
 from agentbus.protocol.json_codec import Json, decode, object_in
 from agentbus.protocol.messages import Failure
 from agentbus.protocol.outcomes.failure_codes import FailureCode
-from agentbus.protocol.outcomes.run_report import MAX_DENIED, MAX_NAME_CHARS, Denied, Run, Usage
+from agentbus.protocol.outcomes.run_report import FALLBACK, MAX_DENIED, MAX_NAME_CHARS, Denied, Run, Usage
 from agentbus_worker.formats.events import MAX_SUMMARY_CHARS, Activity, Event, Retry
 from agentbus_worker.formats.judgement import Ended, Judgement
 from agentbus_worker.formats.reasons import Reason, reason_of
 from agentbus_worker.formats.text import last_lines, telling_line, text_outcome
 
-FALLBACK: Final = "text (fallback)"
-"""The format of a run of which the reader of its format understood too little."""
 _MAX_MESSAGE_CHARS: Final = 1_048_576
 """How much of the last message is kept: no message of the bus holds more."""
 _MAX_ERROR_CHARS: Final = 4_000

@@ -12,15 +12,20 @@ from agentbus_worker.formats.reasons import Reason, reason_of
 
 REASON_CHARS: Final = 500
 """How much of the end of standard error, or of standard output, a failure quotes."""
-_HERMES_EMPTY: Final = re.compile(r"(?i)\W{0,8}no reply: the model returned empty content")
+_HERMES_EMPTY: Final = re.compile(
+    r"(?i)(?:\s{0,8}⚠[^\n]{0,200}\n){0,3}\W{0,8}no reply: the model returned empty content"
+)
+"""Behind the warnings with which its output may begin."""
 _HERMES_HTTP: Final = re.compile(r"\bHTTP (4\d\d|5\d\d)\b")
 _ESCAPES: Final = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\r\n]*(?:\x07|\x9c|\x1b\\)?"
     r"|\x1b[ -/]*[0-~]?"
 )
 """What acts on a terminal: colours, titles, the movement of the cursor."""
-_STACK_LINE: Final = re.compile(r"\s+at .*|[{}\])\s]*|\s*(?:\[object Object\]|\[Symbol\(.*)|\s*\w+: \d+,?")
-"""A line of a stack trace of JavaScript, or what is left of one: it says where, never why."""
+_STACK_LINE: Final = re.compile(
+    r"\s+at .*|[{}\])\s]*|\s*(?:\[object Object\]|\[Symbol\(.*)|\s*\w+: \d+,?|session_id: [\w-]+"
+)
+"""A line of a stack trace of JavaScript, or what is left of one, or the session of Hermes: it never says why."""
 
 
 def without_escapes(text: str) -> str:

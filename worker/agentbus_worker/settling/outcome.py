@@ -8,9 +8,8 @@ from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import CancelRequest, Entry
 from agentbus.protocol.messages import MAX_FAILURE_CHARS, Failure, ResultStatus
 from agentbus.protocol.outcomes.failure_codes import FailureCode
-from agentbus.protocol.outcomes.run_report import Run
+from agentbus.protocol.outcomes.run_report import FALLBACK, Run
 from agentbus_worker.formats.judgement import Ended, Judgement
-from agentbus_worker.formats.reading import FALLBACK
 from agentbus_worker.formats.text import text_outcome
 from agentbus_worker.running.command import Exit
 from agentbus_worker.running.frames import folded
