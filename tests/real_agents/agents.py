@@ -1,6 +1,7 @@
 """The real agents that are recorded: their packages, and how each is told to use the model server of the test."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ class Agent:
     """One agent.
 
     Attributes:
-        package: what npm installs; the version is the one that the recorded lines are of.
+        package: what npm or pip installs; the version is the one that the recorded lines are of.
         command: what the preset runs, with the output that a program can read.
         allowing: what is added to the command for the case in which a tool may run.
         setup: writes the agent's configuration into a home, and returns what the environment needs; it gets the home
@@ -103,6 +104,13 @@ def _qwen(home: Path, url: str, case: str) -> Mapping[str, str]:
     return {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "sk-of-the-test", "OPENAI_MODEL": "model-of-the-test"}
 
 
+def _hermes(home: Path, url: str, case: str) -> Mapping[str, str]:
+    model = {"default": "model-of-the-test", "provider": "custom", "base_url": f"{url}/v1",
+             "api_key": "sk-of-the-test", "context_length": 200_000}  # fmt: skip
+    _write(home / ".hermes" / "config.yaml", {"model": model})  # JSON is YAML
+    return {}
+
+
 AGENTS: Final[dict[str, Agent]] = {
     "claude": Agent(
         "@anthropic-ai/claude-code",
@@ -139,6 +147,11 @@ AGENTS: Final[dict[str, Agent]] = {
     ),
 }
 
+TEXT_AGENTS: Final[dict[str, Agent]] = {
+    "hermes": Agent("hermes-agent", "0.19.0", ("hermes", "chat", "--quiet", "--query={input}"), _hermes),
+}
+"""Those that print text, of which no lines are recorded; pip installs them."""
+
 CASES: Final = (
     "ok", "tool", "denied", "approval", "empty", "refusal", "max_tokens",
     "auth", "forbidden", "rate_limit", "rate_limit_long", "quota", "billing", "overloaded", "server_error", "context",
@@ -146,14 +159,17 @@ CASES: Final = (
 )  # fmt: skip
 """What each agent goes through. In `loop` the model calls tools without end, in `resumed` a session goes on."""
 
+MORE_CASES: Final = ("long_tool", "slow")
+"""Cases of `make real-agents` alone, of which no lines are recorded: a tool that is silent, an answer that is slow."""
+
 NO_SESSION: Final = "00000000-0000-4000-8000-000000000000"
 
 
 def command_of(name: str, case: str, session: str | None = None) -> list[str]:
     """Return the words with which an agent is run in a case, and goes on with a session where one is named."""
-    agent = AGENTS[name]
+    agent = (AGENTS | TEXT_AGENTS)[name]
     words = list(agent.command)
-    if case in ("tool", "loop"):
+    if case in ("tool", "long_tool", "loop"):
         for option in agent.allowing[::2]:
             if option in words:
                 at = words.index(option)
@@ -171,5 +187,8 @@ def command_of(name: str, case: str, session: str | None = None) -> list[str]:
     return words
 
 
-if __name__ == "__main__":  # what npm installs
-    print(*(f"{agent.package}@{agent.version}" for agent in AGENTS.values()))
+if __name__ == "__main__":  # what npm installs, and what pip does
+    if sys.argv[1:] == ["--pip"]:
+        print(*(f"{agent.package}=={agent.version}" for agent in TEXT_AGENTS.values()))
+    else:
+        print(*(f"{agent.package}@{agent.version}" for agent in AGENTS.values()))

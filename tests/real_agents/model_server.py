@@ -22,11 +22,16 @@ ANSWER: Final = "The answer is 42."
 COMMAND: Final = "echo hello from the tool"
 FORBIDDEN_COMMAND: Final = "touch ../made_by_the_tool"
 
+LONG_COMMAND: Final = "timeout 40 tail -f /dev/null; " + COMMAND
+"""A tool that is silent for longer than a run of `make real-agents` may go without doing anything."""
+_SLOW_PART_CHARS, _SLOW_S = 2, 5.0
+"""An answer in the case `slow`: how long its parts are, and how long each event takes."""
+
 STOPPING: Final = ("cut", "hang", "keepalive", "hang_before")
 """A stream that is cut, that stands still, that stands still but for keep-alives, and a request without an answer."""
 
 _INPUT_TOKENS, _CACHED_TOKENS, _OUTPUT_TOKENS = 1_200, 300, 57
-_SHELLS: Final = ("Bash", "bash", "exec_command", "shell_command", "shell", "run_shell_command")
+_SHELLS: Final = ("Bash", "bash", "exec_command", "shell_command", "shell", "run_shell_command", "terminal")
 """What the agents call the tool that runs a command."""
 _numbers = itertools.count(1)
 
@@ -126,8 +131,9 @@ def next_step(case: str, results: int, tools: list[str]) -> Step:
         return Step()
     if case == "approval":
         return Step("I stopped.\nstatus=needs_approval\nMay I push to the branch main?")
-    if case in ("tool", "denied", "loop") and (case == "loop" or not results):
-        command = {"tool": COMMAND, "denied": FORBIDDEN_COMMAND}.get(case, f"echo step {results}")
+    if case in ("tool", "long_tool", "denied", "loop") and (case == "loop" or not results):
+        known = {"tool": COMMAND, "long_tool": LONG_COMMAND, "denied": FORBIDDEN_COMMAND}
+        command = known.get(case, f"echo step {results}")
         shell = next((name for name in _SHELLS if name in tools), None)
         if shell is None:
             return Step("There is no tool that runs commands." if tools else "A title")
@@ -139,6 +145,12 @@ def next_step(case: str, results: int, tools: list[str]) -> Step:
             arguments["is_background"] = False
         return Step("Let me do that.", shell, arguments)
     return Step("I ran it. " + ANSWER if results else ANSWER)
+
+
+def _parts(text: str, case: str) -> list[str]:
+    """Return the parts in which an answer comes: two, and many of one that is slow."""
+    size = _SLOW_PART_CHARS if case == "slow" else len(text) // 2 + 1
+    return [text[start : start + size] for start in range(0, len(text), size)] or [""]
 
 
 def _id(kind: str) -> str:
@@ -162,8 +174,7 @@ def _anthropic(request: dict[str, Any], case: str) -> Iterator[tuple[str | None,
                "stop_reason": None, "stop_sequence": None, "usage": {**usage, "output_tokens": 1}}  # fmt: skip
     blocks: list[tuple[Event, list[Event]]] = []
     if step.text:
-        half = len(step.text) // 2
-        deltas: list[Event] = [{"type": "text_delta", "text": part} for part in (step.text[:half], step.text[half:])]
+        deltas: list[Event] = [{"type": "text_delta", "text": part} for part in _parts(step.text, case)]
         blocks.append(({"type": "text", "text": ""}, deltas))
     if step.tool:
         tool: Event = {"type": "tool_use", "id": _id("toolu"), "name": step.tool, "input": {}}
@@ -199,8 +210,9 @@ def _responses(request: dict[str, Any], case: str) -> Iterator[tuple[str | None,
     if item and step.text and not step.tool:
         added = {"type": "response.output_item.added", "output_index": 0, "item": {**item, "content": []}}
         yield "response.output_item.added", added
-        delta = {"item_id": item["id"], "output_index": 0, "content_index": 0, "delta": step.text[:8]}
-        yield "response.output_text.delta", {"type": "response.output_text.delta", **delta}
+        for part in _parts(step.text, case):
+            delta = {"item_id": item["id"], "output_index": 0, "content_index": 0, "delta": part}
+            yield "response.output_text.delta", {"type": "response.output_text.delta", **delta}
     if item:
         yield "response.output_item.done", {"type": "response.output_item.done", "output_index": 0, "item": item}
     usage = {"input_tokens": _INPUT_TOKENS, "input_tokens_details": {"cached_tokens": _CACHED_TOKENS},
@@ -220,7 +232,7 @@ def _chat(request: dict[str, Any], case: str) -> Iterator[tuple[str | None, Even
     base = {"id": _id("chat"), "object": "chat.completion.chunk", "created": 1_780_000_000,
             "model": request.get("model")}  # fmt: skip
     finish = {"refusal": "content_filter", "max_tokens": "length"}.get(case, "tool_calls" if step.tool else "stop")
-    deltas: list[Event] = [{"role": "assistant", "content": step.text[:8]}, {"content": step.text[8:]}]
+    deltas: list[Event] = [{"role": "assistant", "content": part} for part in _parts(step.text, case)]
     if case == "refusal":
         deltas = [{"role": "assistant", "refusal": "I cannot help with that."}]
     elif step.tool:
@@ -257,6 +269,11 @@ def _gemini(request: dict[str, Any], case: str) -> Iterator[tuple[str | None, Ev
     if case in STOPPING:
         yield None, chunk([{"text": "The beginning"}])
     said: list[Event] = [{"text": step.text}] if step.text and not step.tool else []
+    if case == "slow":
+        *first, last = _parts(step.text, case)
+        for part in first:
+            yield None, chunk([{"text": part}])
+        said = [{"text": last}]
     if step.tool:
         said = [{"functionCall": {"name": step.tool, "args": step.arguments}}]
     yield None, chunk(said, finish)
@@ -348,6 +365,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 if case in STOPPING and number == stops_before:
                     self._stop(case, named=name is not None)
                     return
+                if case == "slow":
+                    self._closing.wait(_SLOW_S)
                 self._chunk((f"event: {name}\n" if name else "") + f"data: {json.dumps(event)}\n\n")
             if done:
                 self._chunk("data: [DONE]\n\n")

@@ -155,7 +155,7 @@ def _session_in(printed: list[tuple[str, str]]) -> str:
 
 
 @contextlib.contextmanager
-def _closed_port() -> Generator[str]:
+def closed_port() -> Generator[str]:
     """Keep a port on which nothing listens, for the length of the block."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -184,7 +184,7 @@ def main() -> int:
     missing = [name for name in options.agents if not (options.tools / "npm/node_modules/.bin" / name).exists()]
     for name in missing:
         print(f"{name} is not installed in {options.tools}", file=sys.stderr)
-    with model_server() as url, _closed_port() as closed, ThreadPoolExecutor(options.jobs) as pool:
+    with model_server() as url, closed_port() as closed, ThreadPoolExecutor(options.jobs) as pool:
         runs = [
             pool.submit(_record_into, name, case, closed if case == "no_connection" else url,
                         options.tools.resolve(), options.into)

@@ -16,7 +16,9 @@ _HERMES_EMPTY: Final = re.compile(
     r"(?i)(?:\s{0,8}⚠[^\n]{0,200}\n){0,3}\W{0,8}no reply: the model returned empty content"
 )
 """Behind the warnings with which its output may begin."""
-_HERMES_HTTP: Final = re.compile(r"\bHTTP (4\d\d|5\d\d)\b")
+_HERMES_FAILED: Final = re.compile(
+    r"\bHTTP (4\d\d|5\d\d)\b|(?m:^)\W{0,8}(?:Context length exceeded|The model declined to respond|Session not found:)"
+)
 _ESCAPES: Final = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\r\n]*(?:\x07|\x9c|\x1b\\)?"
     r"|\x1b[ -/]*[0-~]?"
@@ -76,7 +78,7 @@ def _failure(ended: Ended, of_agent: str) -> tuple[FailureCode | None, Reason]:
         return "empty", Reason(None)
     if ended.reason == "exited" and ended.code == 0:
         return None, Reason(None)
-    known = reason_of(printed) if _HERMES_HTTP.search(printed) else reason_of(of_agent)
+    known = reason_of(printed) if _HERMES_FAILED.search(printed) else reason_of(of_agent)
     if known.code is not None:
         return known.code, known
     return ("signal" if ended.code is not None and ended.code < 0 else "exit"), Reason(None)

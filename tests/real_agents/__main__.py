@@ -1,0 +1,167 @@
+"""`make real-agents`: what becomes of the work of real agents, in success and in each failure of a model.
+
+Each agent is run by a real worker on a real bus with the command of its preset, against a model server that fails as it
+is told to. Prints a table of agents and cases: status, code of the failure, seconds until it was known; then what each
+failure says. Exits with 1 where a cell is not what `expected.toml` says.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from agentbus import Coordinator, connect
+from agentbus.bus.setup import set_up
+from agentbus.config.toml_text import toml_text
+from agentbus.protocol.json_codec import Json, object_in
+from agentbus.provision.agent_presets import PRESETS
+from agentbus.provision.nats_server import start_server
+from agentbus.visible_text import one_line
+from real_agents.agents import AGENTS, CASES, MORE_CASES, PROMPT, TEXT_AGENTS
+from real_agents.judging import Cell, expected, judged, seconds_of
+from real_agents.model_server import model_server
+from real_agents.record import closed_port
+from support.harness import process
+
+ALL_CASES: Final = tuple(case for case in (*CASES, *MORE_CASES) if case != "resumed")  # that needs a session
+STALL_S: Final = 30.0
+"""The limit of the workers for a run that does nothing: shorter than `long_tool` and `slow` take."""
+LONGEST_S: Final = 150.0
+_READY_S: Final = 60.0
+_SLACK_S: Final = 10.0
+_SHOWN_CHARS: Final = 300
+
+
+class _Runs:
+    """The runs of one agent, by workers of its own."""
+
+    def __init__(self, bus: Coordinator, url: str, name: str, folder: Path, command: list[str]) -> None:
+        self._bus = bus
+        self._url = url
+        self._name = name
+        self._folder = folder
+        self._command = command
+        self.results: dict[str, dict[str, Json]] = {}
+
+    async def run(self, cases: list[str], options: argparse.Namespace, stall_s: float) -> None:
+        """Run cases side by side. With a `stall_s` of 0 there is no limit for runs that do nothing."""
+        config = self._configuration(options, stall_s)
+        argv = [sys.executable, "-m", "agentbus", "worker", "run", "--config", str(config)]
+        tmp = self._folder / "tmp"
+        tmp.mkdir(exist_ok=True)
+        with process(argv, self._folder / "worker.log", env={**os.environ, "TMPDIR": str(tmp)}) as worker:
+            await worker.until_said("ready for tasks", timeout_s=_READY_S)
+            await asyncio.gather(*(self._one(case) for case in cases))
+            worker.terminate()
+            await worker.exit_code(timeout_s=_READY_S)
+        left = [path.name for path in tmp.iterdir() if path.name.startswith("agentbus-")]
+        assert not left, f"temporary folders of {self._name} are left: {left}"
+
+    async def _one(self, case: str) -> None:
+        task = await self._bus.publish(self._name, PROMPT, task_type="test", task_id=case.replace("_", "-"))
+        result = (await task.result()).to_json()
+        self.results[case] = result
+        code = object_in(result.get("failure")).get("code") or result["status"]
+        print(f"{self._name} {case}: {code}, {result.get('duration_seconds')} s", file=sys.stderr, flush=True)
+
+    def _configuration(self, options: argparse.Namespace, stall_s: float) -> Path:
+        preset = PRESETS[self._name]
+        agent = {"id": self._name, "chat_cmd": self._command, "prompt_via": preset.prompt_via, "output": preset.output}
+        keys: dict[str, Any] = {
+            "task_timeout_seconds": options.longest, "concurrency": options.jobs, "max_attempts": 1, "retry_on": [],
+            "workdir": self._folder / "tasks", "state_dir": self._folder / "state",
+        }  # fmt: skip
+        if preset.output == "text":
+            agent["chat_cmd"] = [*self._command, "{input}"]
+        else:
+            keys["stall_timeout_seconds"] = stall_s
+        path = self._folder / "worker.toml"
+        sections = {"agent": agent, "worker": keys, "nats": {"url": self._url}, "log": {"dir": self._folder / "log"}}
+        path.write_text(toml_text(sections), encoding="utf-8")
+        path.chmod(0o600)
+        return path
+
+
+async def run_all(options: argparse.Namespace) -> list[Cell]:
+    """Run the agents one after the other, each in several cases at a time."""
+    rows = expected()
+    tools = options.tools.resolve()
+    cells: list[Cell] = []
+    with contextlib.ExitStack() as stack:
+        # Not below /tmp: there the sandbox of codex lets its tools write.
+        root = Path(stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="real-agents-", dir="/var/tmp", ignore_cleanup_errors=True)
+        ))  # fmt: skip
+        model, closed = stack.enter_context(model_server()), stack.enter_context(closed_port())
+        server = await start_server(store=root / "bus")
+        try:
+            async with connect(server.url) as bus:
+                await set_up(bus.bus)
+                for name in options.presets:
+                    folder = root / name
+                    folder.mkdir()
+                    command = [sys.executable, "-m", "real_agents.in_case", name, str(tools), str(folder / "homes"),
+                               model, closed]  # fmt: skip
+                    runs = _Runs(bus, server.url, name, folder, command)
+                    await runs.run(["ok"], options, 0)
+                    ok_s = seconds_of(runs.results["ok"])
+                    # A busy machine takes long for the start of an agent, which does nothing meanwhile.
+                    await runs.run([case for case in options.cases if case != "ok"], options,
+                                   max(options.stall, 2 * ok_s + _SLACK_S))  # fmt: skip
+                    cells += [
+                        judged(name, case, runs.results[case], ok_s, rows.get(case, {})) for case in options.cases
+                    ]
+        finally:
+            await server.stop()
+    return cells
+
+
+def table(cells: list[Cell]) -> str:
+    """Return the table, as Markdown, and what each failure says."""
+    agents = list(dict.fromkeys(cell.agent for cell in cells))
+    found = {(cell.agent, cell.case): cell for cell in cells}
+    lines = [f"| case | {' | '.join(agents)} |", f"|---|{'---|' * len(agents)}"]
+    for case in dict.fromkeys(cell.case for cell in cells):
+        shown = [found[agent, case] for agent in agents]
+        texts = [f"{'WRONG ' if one.wrong else ''}{one.became} {one.seconds:.1f} s" for one in shown]
+        lines.append(f"| {case} | {' | '.join(texts)} |")
+    lines.append("")
+    for cell in cells:
+        lines.append(f"{cell.agent} {cell.case}: {one_line(cell.text)[:_SHOWN_CHARS]}")
+        if cell.wrong:
+            lines.append(f"    WRONG: {cell.wrong}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run what is asked for; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="real_agents", description=__doc__)
+    parser.add_argument("--tools", type=Path, required=True, help="the folder with node/ and npm/, see the Makefile")
+    parser.add_argument("--presets", nargs="*", default=list(AGENTS | TEXT_AGENTS), choices=list(AGENTS | TEXT_AGENTS))
+    parser.add_argument("--cases", nargs="*", default=list(ALL_CASES), choices=ALL_CASES)
+    parser.add_argument("--jobs", type=int, default=6, help="how many runs of an agent there are at once")
+    parser.add_argument("--stall", type=float, default=STALL_S, help="stall_timeout_seconds of the workers")
+    parser.add_argument("--longest", type=float, default=LONGEST_S, help="task_timeout_seconds of the workers")
+    parser.add_argument("--record", type=Path, help="write the cells to this file, as JSON lines")
+    options = parser.parse_args()
+    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+    begun = time.monotonic()
+    cells = asyncio.run(run_all(options))
+    print(table(cells))
+    if options.record:
+        options.record.parent.mkdir(parents=True, exist_ok=True)
+        options.record.write_text("".join(json.dumps(asdict(cell)) + "\n" for cell in cells), encoding="utf-8")
+    wrong = [cell for cell in cells if cell.wrong]
+    print(f"\n{len(cells)} runs in {time.monotonic() - begun:.0f} s; {len(wrong)} are not as expected")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

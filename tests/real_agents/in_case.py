@@ -1,0 +1,43 @@
+"""Becomes a real agent in one case: the command of the workers of `make real-agents`.
+
+The id of the task is the case. The agent gets a home of its own, which tells it to use the model server in that case,
+and nothing of the environment of the person who runs this.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from real_agents.agents import AGENTS, NO_SESSION, TEXT_AGENTS, command_of
+
+_CLOSED = "no_connection"
+_GIVEN_BY_THE_WORKER = ("TMPDIR", "RUST_LOG")
+
+
+def main(name: str, tools: str, homes: str, url: str, closed: str, *prompt: str) -> None:
+    """Run the agent in place of this process; `prompt` is there where it is an argument."""
+    case = os.environ["AGENTBUS_TASK_ID"].replace("-", "_")
+    home = Path(homes, case)
+    home.mkdir(parents=True)
+    given = {key: os.environ[key] for key in _GIVEN_BY_THE_WORKER if key in os.environ}
+    own = {key: value for key, value in os.environ.items() if key.startswith("AGENTBUS_")}
+    address = f"{closed if case == _CLOSED else url}/{case}"
+    setup = dict((AGENTS | TEXT_AGENTS)[name].setup(home, address, case))
+    setup.pop("CLAUDE_CODE_MAX_RETRIES", None)  # what users have
+    paths = [f"{tools}/{folder}" for folder in ("node/bin", "npm/node_modules/.bin", "py/bin")]
+    environment = {
+        "PATH": ":".join([*paths, "/usr/bin", "/bin"]),
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        **given,
+        **own,
+        **setup,
+    }
+    words = command_of(name, case, NO_SESSION if case == "unknown_session" else None)
+    words = [word.replace("{input}", "".join(prompt)) for word in words]
+    os.environ["PATH"] = environment["PATH"]  # where the program is looked for
+    os.execvpe(words[0], words, environment)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
