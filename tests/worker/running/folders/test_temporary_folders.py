@@ -1,6 +1,7 @@
 """Each run has a temporary folder of its own, which is private, and gone with the run however that ends."""
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from agentbus import Coordinator
 from agentbus.provision.nats_server import NatsServer
+from agentbus_worker.running.folders import temporary_folders
 from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from support.harness import eventually, worker, worker_toml
 from support.jobs import pid_from, publish, settled, short_lease, text
@@ -112,19 +114,37 @@ async def test_the_next_worker_removes_the_temporary_folders_of_one_that_was_kil
         await settled(coordinator, task_id)
 
 
-async def test_a_worker_whose_temporary_folder_was_cleared_makes_another_one(tmp_path: Path, machine_tmp: Path):
+async def test_a_worker_whose_temporary_folder_was_cleared_makes_another_one(
+    tmp_path: Path, machine_tmp: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(temporary_folders, "_FRESH_S", 0.0)  # one that was made ahead has lain for long
     records = tmp_path / "records"
     records.mkdir()
     with TemporaryFolders(records) as folders:
         async with folders.of_run() as first:
             pass
-        first.parent.rmdir()
+        shutil.rmtree(first.parent)
         async with folders.of_run() as second:
             assert second.is_dir()
         second.parent.chmod(0o777)  # then it may be another user's
         async with folders.of_run() as third:
             assert third.parent not in (first.parent, second.parent)
         second.parent.chmod(0o700)
+
+
+async def test_a_folder_that_was_made_ahead_is_used_once(tmp_path: Path, machine_tmp: Path):
+    records = tmp_path / "records"
+    records.mkdir()
+    used: list[Path] = []
+    with TemporaryFolders(records) as folders:
+        for _ in range(3):
+            async with folders.of_run() as one, folders.of_run() as other:
+                (one / "file").touch()
+                assert not list(other.iterdir())
+                used += [one, other]
+            assert not one.exists()
+            assert not other.exists()
+    assert len(set(used)) == len(used)
 
 
 async def test_only_folders_of_this_kind_are_removed_by_what_a_record_names(tmp_path: Path, machine_tmp: Path):

@@ -7,12 +7,15 @@ worker that comes after a kill.
 """
 
 import asyncio
+import functools
 import itertools
 import logging
 import os
 import stat
 import tempfile
 import threading
+import time
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -28,6 +31,8 @@ log = logging.getLogger("agentbus.worker")
 
 _PREFIX: Final = "agentbus-"
 _OWNER_ONLY: Final = 0o700
+_FRESH_S: Final = 60.0
+"""How long a folder that was made ahead is used: what clears temporary folders takes those that lie for hours."""
 
 
 class TemporaryFolders:
@@ -41,9 +46,11 @@ class TemporaryFolders:
     def __init__(self, records: Path, threads: DiskThreads = AT_ONCE) -> None:
         self._records = records
         self._threads = threads
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._closed = False
         self._numbers = itertools.count()
         self._base: Path | None = None
+        self._ahead: deque[tuple[float, Path]] = deque()
 
     @asynccontextmanager
     async def of_run(self, stop: asyncio.Future[None] | None = None) -> AsyncGenerator[Path]:
@@ -55,16 +62,27 @@ class TemporaryFolders:
         Raises:
             MachineFaultError: it cannot be made, or the disk does not answer.
         """
-        try:
-            folder = await self._threads.run(self._make, stop=stop)
-        except OSError as error:
-            raise MachineFaultError(
-                f"a temporary folder cannot be made in {tempfile.gettempdir()}: {error.strerror or error}"
-            ) from None
+        folder = self._made_ahead()
+        if folder is None:
+            try:
+                folder = await self._threads.run(self._make, stop=stop)
+            except OSError as error:
+                raise MachineFaultError(
+                    f"a temporary folder cannot be made in {tempfile.gettempdir()}: {error.strerror or error}"
+                ) from None
         try:
             yield folder
         finally:
-            self._threads.begin(lambda: _remove(folder))
+            self._threads.begin(functools.partial(self._replace, folder))
+
+    def _made_ahead(self) -> Path | None:
+        """Return a folder that was made when the run before ended: where runs are quick, none waits for a thread."""
+        with suppress(IndexError):
+            made_at, folder = self._ahead.popleft()
+            if time.monotonic() - made_at < _FRESH_S:
+                return folder
+            self._threads.begin(functools.partial(_remove, folder))
+        return None
 
     def __enter__(self) -> Self:
         """Begin to remove what dead workers have left, whose processes have ended."""
@@ -75,14 +93,26 @@ class TemporaryFolders:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Begin to remove all of them. What that does not come to is left to the next worker."""
-        self._threads.begin(lambda: _remove_all(list(self._records.iterdir())))
+        self._threads.begin(self._remove_own)
 
     # -- on the threads -----------------------------------------------------------------------------------------
+
+    def _remove_own(self) -> None:
+        with self._lock:
+            self._closed = True
+            links = list(self._records.iterdir())
+        _remove_all(links)
 
     def _remove_left(self) -> None:
         with self._lock:  # a run of this worker may be the first one to have a folder
             left = [link for link in self._records.iterdir() if self._base is None or link.name != self._base.name]
         _remove_all(left)
+
+    def _replace(self, folder: Path) -> None:
+        _remove(folder)
+        with self._lock, suppress(OSError):  # the next run tries it again, and says why it cannot be made
+            if not self._ahead and not self._closed:
+                self._ahead.append((time.monotonic(), self._make()))
 
     def _make(self) -> Path:
         with self._lock:
@@ -128,6 +158,9 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _remove(folder: Path) -> bool:
+    with suppress(OSError):
+        folder.rmdir()
+        return True
     if why := remove_tree(folder):
         log.warning("the temporary folder %s cannot be removed: %s", folder, why)
     return not why
