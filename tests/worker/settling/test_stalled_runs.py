@@ -153,8 +153,9 @@ async def test_only_runs_that_get_nowhere_are_ended(
 async def test_a_wait_of_an_hour_ends_the_run_at_once_and_the_result_says_for_how_long(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
-    command = acting(tmp_path, "codex", Acts("codex", 0).hopeless())
-    config = worker_toml(tmp_path, server.url, chat_cmd=command, worker={"task_timeout_seconds": 200})
+    stubborn = {code: f"trap '' TERM; {script}" for code, script in Acts("codex", 0).hopeless().items()}
+    limits = {"task_timeout_seconds": 200, "kill_grace_seconds": 100}
+    config = worker_toml(tmp_path, server.url, chat_cmd=acting(tmp_path, "codex", stubborn), worker=limits)
     async with worker(agent_keys(config, output="codex")) as child:
         begun = time.monotonic()
         status = await outcome(coordinator, "act:quota;")

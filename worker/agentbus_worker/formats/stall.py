@@ -97,7 +97,7 @@ class StallWatch:
             self._since = now
             return None
         how = f"made no progress for {self._stall_s:g} s"
-        if not self._reader.understood:
+        if not self._reader.understood and self._retry is None:
             how += f", printed no line of the format {self._reader.kind},"
         if self._retry is None:
             return GivenUp("stalled", how, "stalled")

@@ -22,6 +22,8 @@ from agentbus_worker.running.spawn import Command, ExitEvent, not_started
 from agentbus_worker.running.unended import Unended
 
 _RECHECK_S: Final = 0.02
+_GIVEN_UP_GRACE_S: Final = 3.0
+"""The longest time between SIGTERM and SIGKILL of a command that gets nowhere: it has nothing to finish."""
 _QUICK_S: Final = 0.02
 """A command that ends within this time needs no reader while it runs, and no record on disk."""
 
@@ -134,7 +136,10 @@ class Child:
             reason = await self._wait_for_end(process.end, stop)
         unended = None
         if reason != "exited":
-            grace_left_s = stop_grace_s() if reason == "stopped" and stop_grace_s else self._limits.grace_s
+            if reason == "stopped" and stop_grace_s is not None:
+                grace_left_s = stop_grace_s()
+            elif self._given_up is not None:
+                grace_left_s = min(grace_left_s, _GIVEN_UP_GRACE_S)
             process.terminate()
             unended = await process.clear(grace_left_s)
         elif process.lost:
