@@ -51,6 +51,7 @@ def test_only_the_end_of_a_long_output_is_quoted() -> None:
         (0, "  ⚠ scanner not available\r\n⚠\ufe0f No reply: the model returned empty content", "empty"),
         (1, "API call failed: HTTP 401: invalid key\n", "auth"),
         (1, "HTTP 429 too many requests", "rate_limit"),
+        (1, "⚠ scanner off\nAPI call failed after 3 retries: Connection error.", "network"),
         (1, "⚠ scanner off\nContext length exceeded (19 tokens). Cannot compress further.\n", "context"),
         (1, "⚠️  The model declined to respond to this request (safety refusal).\n\nTry again.", "refused"),
         (1, "Session not found: 0\nUse a session ID from a previous CLI run.", "session_gone"),

@@ -17,7 +17,8 @@ _HERMES_EMPTY: Final = re.compile(
 )
 """Behind the warnings with which its output may begin."""
 _HERMES_FAILED: Final = re.compile(
-    r"\bHTTP (4\d\d|5\d\d)\b|(?m:^)\W{0,8}(?:Context length exceeded|The model declined to respond|Session not found:)"
+    r"\bHTTP (4\d\d|5\d\d)\b|(?m:^)\W{0,8}"
+    r"(?:API call failed after|Context length exceeded|The model declined to respond|Session not found:)"
 )
 _ESCAPES: Final = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\r\n]*(?:\x07|\x9c|\x1b\\)?"
