@@ -1,9 +1,11 @@
 """Tells from the words and the HTTP status of an error why an agent failed: each agent prints it in its own way."""
 
 import re
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from agentbus.protocol.outcomes.failure_codes import LONG_RETRY_S, FailureCode
+from agentbus_worker.formats.reset_times import named_wait_s
 
 _MOST_CHARS: Final = 4_000
 """How much of an error is searched: the longest that a known agent prints has 1,500 characters."""
@@ -13,10 +15,6 @@ _STATUS: Final = re.compile(
     r"|\b([45]\d\d) (?:unauthorized|forbidden|too many requests|internal server error|bad gateway|service unavailable"
     r"|payment required|not found)"
 )
-_RETRY_AFTER: Final = re.compile(
-    r"(?i)(?:try again|retry|retrying|reset[s]?)(?: \w+){0,2}? (?:in|after) ~?(\d{1,9}(?:\.\d{1,6})?) ?(ms|h|m(?!s)|s)?"
-)
-_UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _WORDS: Final[dict[FailureCode, str]] = {
     "session_gone": (
         r"no conversation found|session[^.\n]{0,60}not found|no such session|thread[^.\n]{0,60}not found"
@@ -79,7 +77,7 @@ def reason_of(text: str, http_status: int | None = None, retry_after_s: float | 
     """
     text = text[:_MOST_CHARS]
     status = http_status if http_status is not None else _status_in(text)
-    after_s = retry_after_s if retry_after_s is not None else _retry_after_in(text)
+    after_s = retry_after_s if retry_after_s is not None else named_wait_s(text, datetime.now().astimezone())
     found: FailureCode | None = _searched(text)
     if status in _OF_STATUS and (found is None or found not in _BEFORE_STATUS):
         found = _OF_STATUS[status]
@@ -95,8 +93,3 @@ def _searched(text: str) -> FailureCode | None:
 def _status_in(text: str) -> int | None:
     found = _STATUS.search(text)
     return int(found[1] or found[2]) if found else None
-
-
-def _retry_after_in(text: str) -> float | None:
-    found = _RETRY_AFTER.search(text)
-    return float(found[1]) * _UNITS_S[(found[2] or "s").lower()] if found else None
