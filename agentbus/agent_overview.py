@@ -8,6 +8,8 @@ from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
+from agentbus.protocol.parties.agent_control import OperatorPause
+from agentbus.tasks.agent_pauses import operator_pauses
 from agentbus.tasks.presence import PausedWorker, Presence, present
 
 _COUNT_TIMEOUT_S: Final = 1.0
@@ -24,12 +26,14 @@ class AgentOverview:
         waiting: how many tasks no worker has been given. None if this user may not look at consumers, or if the agent
             has no consumer yet.
         unacknowledged: how many tasks a worker has been given and has not settled; None as above.
+        paused_by: who has paused the agent by hand, as far as this user may know: members do not.
     """
 
     agent: str
     workers: tuple[Presence, ...]
     waiting: int | None = None
     unacknowledged: int | None = None
+    paused_by: OperatorPause | None = None
 
     @property
     def online(self) -> bool:
@@ -44,8 +48,9 @@ class AgentOverview:
 
     @property
     def troubles(self) -> list[str]:
-        """What keeps its workers from their work, each as a line for a person; its text is that of the workers."""
-        return [trouble for worker in self.workers for trouble in worker.troubles]
+        """What keeps its workers from their work, each as a line for a person; its text is that of other parties."""
+        by_hand = [] if self.paused_by is None else [f"{self.paused_by.in_words}; agentbus agent resume {self.agent}"]
+        return [*by_hand, *(trouble for worker in self.workers for trouble in worker.troubles)]
 
     def to_json(self) -> dict[str, Json]:
         """Return a plain object; counts that are not known are left out, and troubles where there are none."""
@@ -54,6 +59,7 @@ class AgentOverview:
             "agent": self.agent,
             "online": self.online,
             **{name: count for name, count in counts.items() if count is not None},
+            **({"paused_by": self.paused_by.model_dump()} if self.paused_by else {}),
             **({"troubles": self.troubles} if self.troubles else {}),
             "workers": [worker.model_dump(exclude_none=True) for worker in self.workers],
         }
@@ -69,13 +75,14 @@ async def overview_of_agents(bus: Bus, agent: str | None = None) -> list[AgentOv
         PermissionDeniedError: this user may not read the registry.
     """
     backlog = await _backlog(bus, agent)
-    workers = await present(bus, agent)
+    workers, by_hand = await present(bus, agent), await operator_pauses(bus)
     names = sorted({worker.agent for worker in workers} | set(backlog))
     return [
         AgentOverview(
             name,
             tuple(worker for worker in workers if worker.agent == name),
             *backlog.get(name, (None, None)),
+            by_hand.get(name),
         )
         for name in names
     ]

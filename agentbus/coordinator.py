@@ -62,6 +62,7 @@ class Coordinator:
         self.role = role or default_role(agent)
         bus.reads_queue = bus.reads_queue and self.role == "operator"
         bus.reads_whole_ledger = bus.reads_whole_ledger and self.role != "member"
+        bus.reads_control = bus.reads_control and self.role != "member"
 
     def _owner(self, owner: str | None) -> str | None:
         """Return whose tasks to look for: a member sees its own only."""
@@ -304,6 +305,23 @@ class Coordinator:
         from agentbus.agent_overview import overview_of_agents
 
         return await overview_of_agents(self.bus, subjects.agent_id(agent) if agent else None)
+
+    async def pause_agent(self, agent: str, reason: str = "") -> None:
+        """Have the workers of an agent take no tasks, those that start later as well, until `resume_agent`.
+
+        Raises:
+            ConfigError: this bus has no place for that yet; an administrator must upgrade it.
+            PermissionDeniedError: this coordinator is no operator.
+        """
+        from agentbus.tasks.agent_pauses import pause_agent
+
+        await pause_agent(self.bus, subjects.agent_id(agent), by=self.agent, reason=reason)
+
+    async def resume_agent(self, agent: str) -> None:
+        """Have the workers of an agent take tasks again; one that had paused by itself tries a task at once."""
+        from agentbus.tasks.agent_pauses import resume_agent
+
+        await resume_agent(self.bus, subjects.agent_id(agent), by=self.agent)
 
     async def results(self, newest: int = 1, *, agent: str | None = None) -> "list[InboxMessage]":
         """Read the newest messages of an inbox (that of this coordinator by default), oldest first."""

@@ -75,11 +75,13 @@ class Bus(Connection):
             so what it refused once, or what a role does not have, is not asked for.
         reads_whole_ledger: the same of reading the ledger without a filter, which a bus of an older layout refuses.
         reads_ledger_state: the same of the state of the ledger's stream.
+        reads_control: the same of which agents an operator has paused.
     """
 
     reads_queue = True
     reads_whole_ledger = True
     reads_ledger_state = True
+    reads_control = True
 
     async def store(
         self,

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from agentbus.cli import output
+from agentbus.cli import lazy, output
 from agentbus.errors import BusError
 
 if TYPE_CHECKING:
@@ -16,7 +16,11 @@ async def warn_without_worker(bus: "Coordinator", agent: str) -> None:
     """
     try:
         workers = await bus.agents(agent)
+        by_hand = (await lazy.agent_pauses.operator_pauses(bus.bus)).get(agent)
     except BusError:
+        return
+    if by_hand is not None:
+        output.remark(f"the agent {agent} is {by_hand.in_words}; the task waits: agentbus agent resume {agent}")
         return
     if not workers:
         output.remark(f"no worker of the agent {agent} is alive now; the task waits for one, for up to 7 days")

@@ -29,7 +29,7 @@ _Reason = Annotated[str, StringConstraints(max_length=MAX_REASON_CHARS)]
 class PausedWorker(BaseModel):
     """Why a worker takes no tasks now, since when, and when it tries one again, by the clock of its machine.
 
-    Some versions do not say since when.
+    Some versions do not say since when. `until` is empty while an operator has paused the agent.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
@@ -86,7 +86,8 @@ class Presence(BaseModel):
         found: list[str] = []
         if (paused := self.paused) is not None:
             since = f"since {paused.since[:19]}, " if paused.since else ""
-            found.append(f"paused {since}until {paused.until[:19]} ({paused.code}): {paused.reason}")
+            until = f"until {paused.until[:19]}" if paused.until else "until an operator resumes the agent"
+            found.append(f"paused {since}{until} ({paused.code}): {paused.reason}")
         if (refused := self.refused) is not None:
             results = "1 result has" if refused.count == 1 else f"{refused.count} results have"
             found.append(f"{results} been refused by the bus since {refused.since[:19]}: {refused.reason}")

@@ -43,7 +43,7 @@ async def test_an_attempt_of_an_agent_that_tells_nothing_has_none_of_it(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ) -> None:
     file = tmp_path / "spans.jsonl"
-    async with traced_worker(playing(tmp_path, server.url, "codex", "auth"), file):
+    async with traced_worker(playing(tmp_path, server.url, "codex", "context"), file):
         await outcome(coordinator, "work")
         [span] = await ended_spans(file, "process agent.code.tasks")
     told = {name for name in span["attributes"] if name.startswith(("gen_ai.", "agentbus.run."))}

@@ -15,7 +15,7 @@ from agentbus.tasks.ledger import Ledger
 from agentbus_worker.claim_records import ClaimRecord, ClaimRecords
 from agentbus_worker.identity import Place
 from agentbus_worker.metrics import metrics_of
-from agentbus_worker.pause import Pause
+from agentbus_worker.pausing.pause import Pause
 from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.process_tree import Children
 from agentbus_worker.settling.context import Context

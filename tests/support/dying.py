@@ -25,7 +25,7 @@ from agentbus.tasks import settle
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker import predecessors, worker
 from agentbus_worker.claim_records import ClaimRecords, LeftClaims
-from agentbus_worker.pause import Pause
+from agentbus_worker.pausing.pause import Pause
 from agentbus_worker.running import command
 from agentbus_worker.running.process_tree import Children
 from agentbus_worker.settling import claim, job, outbox, result

@@ -11,7 +11,7 @@ from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import BusError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus_worker.consumers import add_durable_of_parties, make_consumers
-from agentbus_worker.pause import Pause
+from agentbus_worker.pausing.pause import Pause
 from agentbus_worker.settling.slots import Slots
 from agentbus_worker.task_queues import TaskQueues
 

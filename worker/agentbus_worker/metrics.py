@@ -36,7 +36,10 @@ _EVENTS: Final[dict[Event, tuple[str, str]]] = {
     "lease lost": ("leases_lost", "Tasks that another worker has taken over from this one."),
     "retry": ("retries", "Tasks queued for another attempt."),
     "released": ("tasks_given_back", "Tasks released to the bus because the worker ends."),
-    "setback": ("tasks_set_back", "Tasks handed back because this machine could not start the command."),
+    "setback": (
+        "tasks_set_back",
+        "Tasks handed back because this machine, or the account of the agent, could not do them.",
+    ),
     "stored late": (
         "results_stored_late",
         "Results that the bus did not take at once, or that an earlier worker had left on disk.",
@@ -55,7 +58,7 @@ _READINGS: Final[dict[Reading, str]] = {
     "backlog_tasks": "Tasks that waited behind the last one delivered; 0 while a slot is free.",
     "outbox_entries": "Outcomes on disk that the bus may not know yet.",
     "bus_connected": "Whether there is a connection to the bus.",
-    "paused": "Whether the worker takes no tasks, because its machine cannot start the command, or it may not claim.",
+    "paused": "Whether the worker takes no tasks: its machine or account cannot do any, it may not claim, or by hand.",
 }
 
 

@@ -29,7 +29,8 @@ from agentbus_worker.disk.threads import Disk
 from agentbus_worker.identity import Place, host_name
 from agentbus_worker.intake import Intake
 from agentbus_worker.metrics import Metrics, metrics_of
-from agentbus_worker.pause import Pause
+from agentbus_worker.pausing.operator_control import OperatorControl
+from agentbus_worker.pausing.pause import Pause
 from agentbus_worker.predecessors import Predecessors
 from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.orphans import end_orphans
@@ -82,6 +83,7 @@ class Worker:
         self._jobs: dict[TaskKey, Job] = {}
         self._changed = asyncio.Event()
         self._pause = Pause(self._changed.set)
+        self._control: OperatorControl | None = None
         self._started_at = now()
         self._watchdog = Watchdog.from_environment()
         self.instance = instance
@@ -151,7 +153,9 @@ class Worker:
         if await unless_set(self._stop.drain, left.recover(bus, config, outbox, unsettled)) is None:
             return
         remove_listener = bus.on_reconnect(self._renew_all)
+        self._control = OperatorControl(bus, config.agent.id, self._pause)
         await bus.subscribe(subjects.control(config.agent.id), self._on_control)
+        await unless_set(self._stop.drain, self._control.first_look())
         try:
             async with asyncio.TaskGroup() as group:
                 side_tasks = [
@@ -159,6 +163,7 @@ class Worker:
                     group.create_task(self._stop_jobs_on_request()),
                     group.create_task(self._show_presence(bus, unsettled)),
                     group.create_task(unsettled.keep_on()),
+                    group.create_task(self._control.follow()),
                     group.create_task(left.keep_on(bus, config, outbox)),
                     group.create_task(self._patrol(local.children)),
                 ]
@@ -279,11 +284,13 @@ class Worker:
             job.stop_now()
 
     def _on_control(self, message: Msg) -> None:
-        """Read the ledger entry of a task that a message asks to cancel: only the ledger decides."""
+        """Read the ledger entry of a task that a message asks to cancel, or what operators ask: only that decides."""
         try:
             asked = object_in(decode(message.data))
         except MessageError:
             return
+        if asked.get("control") is True and self._control is not None:
+            self._control.look()
         key = (self._config.agent.id, asked.get("cancel"), asked.get("owner", COORDINATOR))
         for held, job in self._jobs.items():
             if held == key:

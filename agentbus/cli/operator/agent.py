@@ -78,6 +78,37 @@ def _row(one: dict[str, Any]) -> list[str]:
 
 
 @agent.command(
+    short_help="Let the workers of an agent take no tasks.",
+    epilog="""\b
+Examples:
+  agentbus agent pause code --reason "the key is being replaced"
+  agentbus agent resume code""",
+)
+@_agent_id
+@click.option("--reason", metavar="TEXT", default="", help="Why; it is shown to all who look at the agent.")
+@with_coordinator
+async def pause(bus: "Coordinator", *, agent: str, reason: str) -> None:
+    """Let the workers of an agent take no tasks, those that start later as well, until `agent resume`.
+
+    What runs goes on. Tasks wait, for up to 7 days.
+    """
+    await bus.pause_agent(agent, reason)
+    line(f"paused {agent}: its workers take no tasks; agentbus agent resume {agent} lets them go on")
+
+
+@agent.command(short_help="Let the workers of an agent take tasks again.")
+@_agent_id
+@with_coordinator
+async def resume(bus: "Coordinator", *, agent: str) -> None:
+    """Let the workers of an agent take tasks again.
+
+    A worker that had paused by itself tries a task at once, so this also ends the wait after a key was replaced.
+    """
+    await bus.resume_agent(agent)
+    line(f"resumed {agent}")
+
+
+@agent.command(
     epilog="""\b
 Examples:
   agentbus agent add review

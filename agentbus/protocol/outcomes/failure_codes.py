@@ -28,14 +28,15 @@ class CodeFacts:
     Attributes:
         meaning: what has happened, and where the border to other codes is.
         again: whether another attempt can help.
-        pauses: whether the worker takes no further task for a while.
+        pauses: whether the worker takes no further task for a while: the machine or the account is at fault as a rule.
+            `long wait`: where the model's server names a time beyond `max_retry_after_seconds`.
         action: what a person should do.
     """
 
     meaning: str
     again: Again
     action: str
-    pauses: bool = False
+    pauses: Literal["yes", "no", "long wait"] = "no"
 
 
 FAILURE_CODES: Final[dict[FailureCode, CodeFacts]] = {
@@ -43,32 +44,38 @@ FAILURE_CODES: Final[dict[FailureCode, CodeFacts]] = {
         "the model's server does not accept the agent's key or login (401)",
         "no",
         "renew the key or the login of the agent on the worker's machine",
+        pauses="yes",
     ),
     "forbidden": CodeFacts(
         "the key is accepted, and must not do this (403)",
         "no",
         "give the account the right, or choose a model that it may use",
+        pauses="yes",
     ),
     "billing": CodeFacts(
         "the account has no credit, or no valid payment",
         "no",
         "pay, or take another account",
+        pauses="yes",
     ),
     "quota": CodeFacts(
         "the server says that what the account may use is used up; a limit on the rate alone is `rate_limit`, "
         "unless the agent is to wait for longer than `max_retry_after_seconds`",
         "later",
         "wait until the quota is renewed, or raise it",
+        pauses="yes",
     ),
     "rate_limit": CodeFacts(
         "too many requests or tokens in a short time (429)",
         "later",
         "wait, or run fewer agents on this account",
+        pauses="long wait",
     ),
     "overloaded": CodeFacts(
         "the model's server cannot answer now (500, 502, 503, 504, 529)",
         "later",
         "wait",
+        pauses="long wait",
     ),
     "network": CodeFacts(
         "the model's server cannot be reached, or the connection broke off",
@@ -79,6 +86,7 @@ FAILURE_CODES: Final[dict[FailureCode, CodeFacts]] = {
         "the model does not exist, or the account does not have it",
         "no",
         "name another model in the agent's command or settings",
+        pauses="yes",
     ),
     "context": CodeFacts(
         "the prompt or the conversation does not fit into the model, whether the agent or its server noticed",
@@ -151,7 +159,7 @@ FAILURE_CODES: Final[dict[FailureCode, CodeFacts]] = {
         "the queue until `setback_limit_seconds` were over",
         "later",
         "repair the command or its configuration on the machines of the agent",
-        pauses=True,
+        pauses="yes",
     ),
     "not_ended": CodeFacts(
         "the command could not be ended: it runs as another user, or hangs in the kernel, and may still be at work. "
@@ -185,3 +193,16 @@ FAILURE_CODES: Final[dict[FailureCode, CodeFacts]] = {
         "publish the task anew, without a session",
     ),
 }
+
+
+def pauses_worker(code: str, retry_after_s: float | None, *, longest_wait_s: float) -> bool:
+    """Whether a worker takes no tasks for a while after a failure with a code.
+
+    Args:
+        retry_after_s: when the model's server answers again, if it said so.
+        longest_wait_s: `max_retry_after_seconds`.
+    """
+    facts = next((facts for known, facts in FAILURE_CODES.items() if known == code), None)
+    if facts is None or facts.pauses != "long wait":
+        return facts is not None and facts.pauses == "yes"
+    return (retry_after_s or 0) > longest_wait_s

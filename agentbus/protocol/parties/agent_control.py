@@ -8,6 +8,7 @@ from agentbus.errors import MessageError
 from agentbus.protocol.headers import KV_OPERATION, Headers
 from agentbus.protocol.json_codec import decode, encode, object_in
 from agentbus.protocol.subjects import is_agent_id
+from agentbus.visible_text import one_line
 
 BUCKET: Final = "AGENT_CONTROL"
 STREAM: Final = f"KV_{BUCKET}"
@@ -31,9 +32,32 @@ class OperatorPause(BaseModel):
     reason: Annotated[str, StringConstraints(max_length=MAX_REASON_CHARS)] = ""
     since: _Short
 
+    @property
+    def in_words(self) -> str:
+        """The pause on one line, as the end of a sentence."""
+        return one_line(f"paused by {self.by} since {self.since[:19]}" + (f": {self.reason}" if self.reason else ""))
+
+
+class Resumed(BaseModel):
+    """An operator wants the workers of an agent to go on, also those that had paused by themselves: who, and when."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+    by: _Short
+    since: _Short
+
+
+class Asked(BaseModel):
+    """The value of the key of an agent: what was asked last."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+    paused: OperatorPause | None = None
+    resumed: Resumed | None = None
+
     def encoded(self) -> bytes:
-        """Return the value of the key."""
-        return encode({"paused": self.model_dump()})
+        """Return the value as it is stored."""
+        return encode(self.model_dump(exclude_none=True))
 
 
 def key(agent: str) -> str:
@@ -47,11 +71,11 @@ def agent_of_key(subject: str) -> str | None:
     return agent if agent != subject and is_agent_id(agent) else None
 
 
-def read_pause(data: bytes, headers: Headers) -> OperatorPause | None:
-    """Read the value of a key; None where it asks for no pause, or is not valid."""
+def read_asked(data: bytes, headers: Headers) -> Asked:
+    """Read the value of a key; one that is not valid asks for nothing."""
     if headers.get(KV_OPERATION) is not None:
-        return None
+        return Asked()
     try:
-        return OperatorPause.model_validate(object_in(decode(data)).get("paused"))
+        return Asked.model_validate(object_in(decode(data)))
     except (MessageError, ValidationError):
-        return None
+        return Asked()

@@ -3,20 +3,22 @@
 import pytest
 
 from agentbus.protocol.parties import agent_control
-from agentbus.protocol.parties.agent_control import OperatorPause, read_pause
+from agentbus.protocol.parties.agent_control import Asked, OperatorPause, Resumed, read_asked
 
 PAUSE = OperatorPause(by="main", reason="the key is being replaced", since="2026-05-18T00:00:00+00:00")
 
 
-def test_a_pause_is_read_as_it_was_written():
-    assert read_pause(PAUSE.encoded(), {}) == PAUSE
+def test_a_pause_and_its_end_are_read_as_they_were_written():
+    assert read_asked(Asked(paused=PAUSE).encoded(), {}) == Asked(paused=PAUSE)
+    resumed = Asked(resumed=Resumed(by="main", since="2026-05-18T00:00:00+00:00"))
+    assert read_asked(resumed.encoded(), {}) == resumed
     assert agent_control.agent_of_key(agent_control.key("code")) == "code"
 
 
 @pytest.mark.parametrize(
     ("data", "headers"),
     [
-        (PAUSE.encoded(), {"KV-Operation": "DEL"}),
+        (Asked(paused=PAUSE).encoded(), {"KV-Operation": "DEL"}),
         (b"", {"KV-Operation": "PURGE"}),
         (b"{}", {}),
         (b'{"paused": null}', {}),
@@ -29,8 +31,8 @@ def test_a_pause_is_read_as_it_was_written():
         (b"", {}),
     ],
 )
-def test_what_asks_for_no_pause_or_is_not_valid_is_none(data: bytes, headers: dict[str, str]):
-    assert read_pause(data, headers) is None
+def test_what_is_not_valid_asks_for_nothing(data: bytes, headers: dict[str, str]):
+    assert read_asked(data, headers) == Asked()
 
 
 @pytest.mark.parametrize("subject", ["$KV.AGENT_CONTROL.", "$KV.AGENT_CONTROL.a.b", "$KV.AGENT_STATE.code", "code"])

@@ -11,10 +11,11 @@ import pytest
 
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
+from agentbus.protocol.ledger_entry import Setbacks
 from agentbus.protocol.outcomes.run_report import Denied
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.output_store import read_file
-from support.harness import run_cli, worker, worker_toml
+from support.harness import eventually, run_cli, worker, worker_toml
 from support.jobs import acknowledged, agent_keys, error, outcome, publish, settled, text
 from support.recorded_agents import recording
 
@@ -47,17 +48,23 @@ def config_for(folder: Path, server: NatsServer, agent: str, *cases: str, **keys
 async def test_no_failed_work_is_completed(agent: str, tmp_path: Path, server: NatsServer, coordinator: Coordinator):
     await set_up(coordinator.bus, ["code"])
     codes = {"ok": None, "tool": None, "empty": "empty", "refusal": "refused", "max_tokens": "truncated",
-             "auth": "auth", "context": "context"}  # fmt: skip
+             "context": "context"}  # fmt: skip
     if agent in ("codex", "qwen"):
         codes["refusal"] = "empty"
     if agent in ("gemini", "qwen"):  # they do not tell
         del codes["max_tokens"]
     if agent == "opencode":
         codes["denied"] = "denied"
-    async with worker(config_for(tmp_path, server, agent, *codes)):
+    async with worker(config_for(tmp_path, server, agent, *codes, "auth")):
         ids = {case: await publish(coordinator, f"play:{case};") for case in codes}
         found = dict(zip(ids, await asyncio.gather(*(settled(coordinator, one) for one in ids.values())), strict=True))
         await acknowledged(coordinator)
+        refused = coordinator.task(await publish(coordinator, "play:auth;"))
+
+        async def back() -> Setbacks | None:
+            return (await refused.status()).record.entry.setbacks
+
+        assert (await eventually(back, "a task that met a refused key alone goes back")).code == "auth"
     assert {case: status.failure.code if status.failure else None for case, status in found.items()} == codes
     assert {case for case, status in found.items() if status.state == "completed"} == {"ok", "tool"}
     assert text(found["ok"]) == "The answer is 42."
@@ -123,9 +130,9 @@ async def test_a_last_message_that_is_too_long_for_the_result_is_stored_whole(
 
 async def test_a_code_of_a_failure_makes_a_task_run_again(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
     again = {"retry_on": ["overloaded"], "retry_backoff_seconds": 0, "max_attempts": 2}
-    async with worker(config_for(tmp_path, server, "claude", "overloaded", "auth", **again)):
+    async with worker(config_for(tmp_path, server, "claude", "overloaded", "context", **again)):
         status = await outcome(coordinator, "play:overloaded;")
-        other = await outcome(coordinator, "play:auth;")
+        other = await outcome(coordinator, "play:context;")
         await acknowledged(coordinator)
     assert (status.record.entry.attempt, other.record.entry.attempt) == (2, 1)
     assert status.failure is not None

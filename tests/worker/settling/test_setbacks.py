@@ -193,7 +193,7 @@ async def test_a_hand_back_that_is_cancelled_at_any_point_leaves_a_task_that_run
 # -- in the ledger ----------------------------------------------------------------------------------------------
 
 
-async def test_a_task_that_fails_to_start_where_others_start_is_its_own_fault_after_three_times(
+async def test_a_task_that_fails_to_start_where_others_succeed_is_its_own_fault_after_three_times(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     await set_up(coordinator.bus, ["code"])
@@ -238,10 +238,12 @@ async def test_a_cancelled_task_is_settled_and_not_handed_back(
 
 
 def after(
-    earlier: Setbacks | None, *, hours: float = 0, others_start: bool = False, place: str = "a"
+    earlier: Setbacks | None, *, hours: float = 0, others_succeed: bool = False, place: str = "a"
 ) -> Setbacks | None:
     now = NOW + timedelta(hours=hours)
-    return on_setback(earlier, place=place, code="not_started", now=now, limit_s=24 * 3600, others_start=others_start)
+    return on_setback(
+        earlier, place=place, code="not_started", now=now, limit_s=24 * 3600, others_succeed=others_succeed
+    )
 
 
 def test_setbacks_remember_the_first_time_and_each_place():
@@ -273,12 +275,12 @@ def test_a_time_that_another_party_wrote_fails_no_task(since: str):
     assert after(Setbacks(count={"a": 1}, code="not_started", since=since)) is not None
 
 
-@pytest.mark.parametrize("others_start", [False, True])
-def test_only_failures_between_which_others_start_are_counted(others_start: bool):
+@pytest.mark.parametrize("others_succeed", [False, True])
+def test_only_failures_between_which_others_succeed_are_counted(others_succeed: bool):
     found = after(None)
     for number in (2, 3):
-        found = after(found, others_start=others_start)
+        found = after(found, others_succeed=others_succeed)
         assert found is not None
-        assert found.count == {"a": number if others_start else 1}
-    assert (after(found, others_start=others_start) is None) == others_start
-    assert after(found, others_start=others_start, place="b") is not None
+        assert found.count == {"a": number if others_succeed else 1}
+    assert (after(found, others_succeed=others_succeed) is None) == others_succeed
+    assert after(found, others_succeed=others_succeed, place="b") is not None

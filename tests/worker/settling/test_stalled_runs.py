@@ -54,13 +54,16 @@ class Acts:
         }
 
     def hopeless(self) -> dict[str, str]:
+        """Runs that have said something before: a task that met nothing else would go back, and is tried elsewhere."""
         match self.agent:
             case "claude":
                 retries = [line for line in recording("claude", "auth").stdout if "api_retry" in line]
-                return {"auth": f"{out(*retries)}; {FOR_EVER}"}
+                said = '{"type":"assistant","message":{"id":"m","content":[{"type":"text","text":"I begin."}]}}'
+                return {"auth": f"{out(said, *retries)}; {FOR_EVER}"}
             case "codex":
                 log = "codex_core::responses_retry: retrying (1/5 in 3599.9s)... sampling_error=429 Too Many Requests"
-                return {"quota": f"{out(recording('codex', 'ok').stdout[0])}; {err(log)}; {FOR_EVER}"}
+                said = '{"type":"item.completed","item":{"type":"agent_message","text":"I begin."}}'
+                return {"quota": f"{out(recording('codex', 'ok').stdout[0], said)}; {err(log)}; {FOR_EVER}"}
             case _:
                 return {}
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from agentbus.protocol.outcomes.run_report import Run
-from agentbus_worker.formats.events import Event
+from agentbus_worker.formats.events import Event, Text, Tool, ToolEnd
 from agentbus_worker.formats.judgement import Ended, Judgement
 from agentbus_worker.formats.lines import Lines
 from agentbus_worker.formats.readers import READERS
@@ -18,6 +18,9 @@ class EventStream:
     Args:
         format_: one of `READERS`.
         command: what is run; of one that goes on with a session, numbers that count over the session are left out.
+
+    Attributes:
+        productive: whether something has come of the run: the model said something, or the agent used a tool.
     """
 
     def __init__(self, format_: str, *, command: Sequence[str] = ()) -> None:
@@ -25,6 +28,7 @@ class EventStream:
         self.reader = reader(None) if reader.counts_earlier_runs(command) else reader()
         self._lines = Lines()
         self._error_lines = Lines(_MAX_ERROR_LINE_BYTES)
+        self.productive = False
         self._listeners: list[Callable[[Event], None]] = []
 
     def listen(self, on_event: Callable[[Event], None]) -> None:
@@ -59,6 +63,7 @@ class EventStream:
 
     def _tell(self, events: list[Event]) -> None:
         for event in events:
+            self.productive = self.productive or isinstance(event, Text | Tool | ToolEnd)
             for on_event in self._listeners:
                 on_event(event)
 

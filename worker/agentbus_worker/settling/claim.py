@@ -24,7 +24,7 @@ from agentbus.tasks.incoming import Incoming, read_delivery
 from agentbus.tasks.settle import Lost, Won, compare_and_set, publish_again
 from agentbus_worker.claim_records import ClaimRecord
 from agentbus_worker.log.lines import TaskLog
-from agentbus_worker.pause import NOT_CLAIMED
+from agentbus_worker.pausing.pause import NOT_CLAIMED
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.dead_letter import SHORTEST_NAK_S, store_dead_letter
 from agentbus_worker.settling.decisions import (

@@ -11,7 +11,7 @@ from agentbus.tasks.ledger import Ledger
 from agentbus_worker.claim_records import ClaimRecords
 from agentbus_worker.disk.threads import Disk
 from agentbus_worker.metrics import Metrics
-from agentbus_worker.pause import Pause
+from agentbus_worker.pausing.pause import Cause, Pause
 from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.process_tree import Children
 from agentbus_worker.settling.decisions import Policy, on_setback
@@ -58,13 +58,13 @@ class Context:
         worker = self.config.worker
         return Policy(max_attempts=worker.max_attempts, retry_lost="lost" in worker.retry_on)
 
-    async def setbacks_after(self, key: TaskKey, earlier: Setbacks | None, code: str) -> Setbacks | None:
-        """Note that this machine could not start the command of a task, and decide about the task: see `on_setback`."""
+    async def setbacks_after(self, key: TaskKey, earlier: Setbacks | None, code: str, cause: Cause) -> Setbacks | None:
+        """Note that a task could not be done here, for no fault of its own, and decide about it: see `on_setback`."""
         return on_setback(
             earlier,
             place=self.state_folder.place,
             code=code,
             now=await self.lease_monitor.now(),
             limit_s=self.config.agent.setback_limit_seconds,
-            others_start=self.pause.others_started_since(key),
+            others_succeed=self.pause.others_succeeded_since(key, cause),
         )

@@ -14,7 +14,7 @@ _LONGEST_RETRY_S: Final = 3600.0
 """The longest backoff: `retry_backoff_seconds` is doubled up to this."""
 
 _OWN_FAULT: Final = 3
-"""How often a task fails to start in a place where others do before it is its own fault: twice may be chance."""
+"""How often a task fails in a place where others succeed before it is its own fault: twice may be chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,28 +180,29 @@ def on_left_claim(found: Record | NoEntry, *, nonce: str) -> EndLease | ReturnDe
 
 
 def on_setback(
-    earlier: Setbacks | None, *, place: str, code: str, now: datetime, limit_s: float, others_start: bool
+    earlier: Setbacks | None, *, place: str, code: str, now: datetime, limit_s: float, others_succeed: bool
 ) -> Setbacks | None:
-    """Decide what a start that failed for a reason of the machine means for its task.
+    """Decide what a failure for a reason of the machine or the account means for the task that met it.
 
-    Returns the setbacks with which it goes back. None if it fails: no worker could start it for `limit_s`, or it is its
-    own fault, because in one place it failed, others started, and it failed again, time after time.
+    Returns the setbacks with which it goes back. None if it fails: no worker could do it for `limit_s`, or it is its
+    own fault, because in one place it failed, others succeeded, and it failed again, time after time.
 
     Args:
         earlier: those before this one.
-        place: where it could not be started.
+        place: where it could not be done.
         now: the server's time.
-        others_start: whether commands of other tasks have started in this place since this one failed there last.
+        others_succeed: whether other tasks have succeeded in this place since this one failed there last: their
+            commands started or, for a fault of the account, their agents worked.
     """
     if earlier is None:
         return Setbacks(count={place: 1}, code=code, since=now.isoformat())
     count = dict(earlier.count)
     here = count.pop(place, 0)
-    if _seconds_since(earlier.since, now) > limit_s or (others_start and here >= _OWN_FAULT):
+    if _seconds_since(earlier.since, now) > limit_s or (others_succeed and here >= _OWN_FAULT):
         return None
     kept = list(count.items())[-(MOST_PLACES - 1) :]
     return Setbacks(
-        count={**dict(kept), place: here + 1 if others_start or not here else here}, code=code, since=earlier.since
+        count={**dict(kept), place: here + 1 if others_succeed or not here else here}, code=code, since=earlier.since
     )
 
 

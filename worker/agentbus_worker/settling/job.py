@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import (
@@ -25,6 +25,7 @@ from agentbus.protocol.messages import Result
 from agentbus.tasks.incoming import Incoming
 from agentbus.tasks.settle import publish_committed
 from agentbus_worker.log.lines import TaskLog
+from agentbus_worker.pausing.faults import Fault, begin_pause, handed_back, not_started, note_end, watch_trial
 from agentbus_worker.running.command import Child, Exit, running
 from agentbus_worker.running.spawn import Command
 from agentbus_worker.running.task_command import Attempt, command_limits, task_command
@@ -34,7 +35,6 @@ from agentbus_worker.settling.lease import Lease
 from agentbus_worker.settling.outbox import OutboxCopy, OutboxEntry
 from agentbus_worker.settling.outcome import (
     LOST,
-    NOT_STARTED,
     OUT_OF_MEMORY,
     Outcome,
     cancelled_outcome,
@@ -49,6 +49,9 @@ from agentbus_worker.settling.result_size import in_a_size_that_is_taken
 from agentbus_worker.settling.slots import Reservation, lose_slot
 from agentbus_worker.settling.storing import StoppingError, Storing
 from agentbus_worker.usage.ended_runs import count_ended
+
+if TYPE_CHECKING:
+    from agentbus_worker.pausing.pause import Trial
 
 _CANCEL_GRACE_S: Final = 1.0
 """The longest time between SIGTERM and SIGKILL of a cancelled command, so that it ends within two seconds."""
@@ -69,7 +72,7 @@ class Job:
         self._stopping = asyncio.Event()
         self._reservation: Reservation | None = None
         self._taken_from = taken_from
-        self._started = False
+        self._trial: Trial | None = None
         self._incoming = incoming
         self.task = task = incoming.task
         self.key = incoming.key
@@ -121,7 +124,7 @@ class Job:
                     await self._run_in_slot(reservation)
                 except MachineFaultError as error:
                     reservation.ended()
-                    await self._set_back(str(error))
+                    await self._could_not_start(str(error))
                 except MemoryError:
                     reservation.ended()
                     await self._out_of_memory()
@@ -163,8 +166,7 @@ class Job:
         context = self._context
         limits, tmp, stop = command_limits(context.config), context.state_folder.tmp, self._lease.interrupted
         async with running(command, limits, context.children, tmp, stop=stop, disk=context.disk.state) as child:
-            context.pause.started()
-            self._started = True
+            self._trial = watch_trial(context, child)
             context.metrics.run_started()
             ended = await child.ended(
                 stop,
@@ -218,15 +220,23 @@ class Job:
             outcome = cancelled_outcome(self._entry, ended)
         else:
             limits = {"timeout_s": worker.task_timeout_seconds, "idle_timeout_s": worker.idle_timeout_seconds}
-            outcome = outcome_of_exit(ended, cancel=self._entry.cancel, **limits)
-            again = outcome.is_named_in(worker.retry_on) and self._entry.attempt < worker.max_attempts
-            if again and self._entry.cancel is None:
-                if (left := await child.cleared()) is not None:
-                    outcome = replace(outcome, failure=not_ended(left))
-                elif await self._queue_retry(outcome):
-                    return
+            found = outcome_of_exit(ended, cancel=self._entry.cancel, **limits)
+            if (outcome := await self._repeated(found, ended, child)) is None:
+                return
         nonce = self._claim.nonce
         await self._settle(await with_stored_output(self._context, self.key, nonce, outcome, ended.stdout, self._log))
+
+    async def _repeated(self, outcome: Outcome, ended: Exit, child: Child) -> Outcome | None:
+        """Queue the task for another attempt or hand it back, where that is due; returns what is to be settled else."""
+        worker = self._context.config.worker
+        unrun = note_end(self._context, self._trial, outcome, ended)
+        again = outcome.is_named_in(worker.retry_on) and self._entry.attempt < worker.max_attempts
+        if not (again or unrun) or self._entry.cancel is not None:
+            return outcome
+        if (left := await child.cleared()) is not None:
+            return replace(outcome, failure=not_ended(left))
+        done = await (self._set_back(unrun) if unrun else self._queue_retry(outcome))
+        return None if done else outcome
 
     async def _finish_without_run(self) -> None:
         """Settle, release or drop a task that gets no slot in time, or that must not run any more."""
@@ -316,36 +326,29 @@ class Job:
         self._context.metrics.count("retry")
         return True
 
-    async def _set_back(self, reason: str) -> None:
-        """Hand a task back that this machine could not start, unrun and uncounted, and pause the worker.
-
-        It fails if no worker could start it for long, or if it is its own fault.
-        """
-        context = self._context
+    async def _could_not_start(self, reason: str) -> None:
+        """Pause the worker, and hand the task back that its machine could not start."""
         if self._lease.interrupted.done():
             await self._finish_without_run()
             return
-        context.pause.begin(NOT_STARTED, reason)
+        fault = not_started(reason)
+        begin_pause(self._context, fault)
+        if not await self._set_back(fault):
+            await self._settle(not_started_outcome(reason))
+
+    async def _set_back(self, fault: Fault) -> bool:
+        """Hand the task back, unrun and uncounted; returns False if it is to be settled, see `handed_back`."""
+        context = self._context
         self._lease.stop_renewing()
         try:
-            async with self._storing.bounded():
-                setbacks = await context.setbacks_after(self.key, self._entry.setbacks, NOT_STARTED)
-                if setbacks is not None:
-                    await self._storing.until_stored(lambda: self._lease.release(setbacks))
-                    await self._delivery.nak()
+            return await handed_back(context, self._delivery, self._lease, self._storing, self.key, fault, self._log)
         except LeaseLostError:
             self._drop_outcome()
         except (StoppingError, BusError) as error:
             if context.bus.closed:
                 raise
             self._leave_release(f"could not be handed back ({error})")
-        else:
-            if setbacks is None:
-                await self._settle(not_started_outcome(reason))
-                return
-            tracing.outcome("set_back", error=NOT_STARTED, reason=reason)
-            self._log.warning("handed back unrun", reason=reason)
-            context.metrics.count("setback")
+        return True
 
     async def _out_of_memory(self) -> None:
         """Hand back what was not started. What was is lost with its output, as if its worker were: that attempt counts.
@@ -353,13 +356,13 @@ class Job:
         Its command has been ended. The worker pauses either way.
         """
         if self._entry.terminal:  # its result is committed; the next delivery makes sure that it is published
-            self._context.pause.begin(NOT_STARTED, OUT_OF_MEMORY)
+            begin_pause(self._context, not_started(OUT_OF_MEMORY))
             return
-        if not self._started:
-            await self._set_back(OUT_OF_MEMORY)
+        if self._trial is None:
+            await self._could_not_start(OUT_OF_MEMORY)
             return
         worker = self._context.config.worker
-        self._context.pause.begin(NOT_STARTED, OUT_OF_MEMORY)
+        begin_pause(self._context, not_started(OUT_OF_MEMORY))
         outcome = lost_outcome(OUT_OF_MEMORY)
         if self._lease.lost:
             self._drop_outcome()
