@@ -9,10 +9,13 @@ if TYPE_CHECKING:
     from agentbus.coordinator import Coordinator
 
 
-async def warn_without_worker(bus: "Coordinator", agent: str) -> None:
-    """Say so if no worker of the agent is alive, or all are paused.
+async def warn_without_worker(bus: "Coordinator", agent: str, *, only_paused: bool = False) -> None:
+    """Say so if no worker of the agent is alive, all are paused, or an operator has paused the agent.
 
     Credentials that may not read presence are no reason to fail: the task is on the bus.
+
+    Args:
+        only_paused: say nothing where no worker is alive.
     """
     try:
         workers = await bus.agents(agent)
@@ -21,8 +24,8 @@ async def warn_without_worker(bus: "Coordinator", agent: str) -> None:
         return
     if by_hand is not None:
         output.remark(f"the agent {agent} is {by_hand.in_words}; the task waits: agentbus agent resume {agent}")
-        return
-    if not workers:
-        output.remark(f"no worker of the agent {agent} is alive now; the task waits for one, for up to 7 days")
+    elif not workers:
+        if not only_paused:
+            output.remark(f"no worker of the agent {agent} is alive now; the task waits for one, for up to 7 days")
     elif all(worker.paused for worker in workers):
         output.remark(f"all workers of the agent {agent} are paused, and the task waits: {workers[0].troubles[0]}")

@@ -55,7 +55,10 @@ Examples:
 @with_coordinator
 async def get(bus: "Coordinator", *, task_id: str, agent: str | None) -> None:
     """Show the state of a task and its result, if it has one."""
-    _show(await bus.task(task_id, agent=agent).status())
+    status = await bus.task(task_id, agent=agent).status()
+    _show(status)
+    if status.state == "queued":
+        await warn_without_worker(bus, status.agent, only_paused=True)
 
 
 @task.command(

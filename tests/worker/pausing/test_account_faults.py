@@ -11,8 +11,8 @@ import pytest
 from agentbus import Coordinator
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.presence import PausedWorker
-from support.harness import SUPPORT, Process, eventually, process, run_cli, worker_toml
-from support.jobs import acknowledged, publish, result_messages, settled
+from support.harness import SUPPORT, Process, eventually, process, run_cli, worker, worker_toml
+from support.jobs import acknowledged, agent_keys, publish, result_messages, settled
 
 FOR_AN_HOUR = "API Error: 429 rate limit; retry after 3600 s"
 QUOTA = "You've hit your usage limit. Your limit resets in 7200 s"
@@ -89,7 +89,7 @@ async def test_no_task_fails_for_a_bad_key_and_all_complete_once_it_is_replaced(
         listed = json.loads((await run_cli("agent", "list", "--nats-url", server.url)).out)
         assert "(auth)" in listed["troubles"][0]
         got = await run_cli("task", "get", ids[0], "--nats-url", server.url)
-        assert (got.code, "auth" in got.out) == (0, True), got
+        assert (got.code, "auth" in got.out, "(auth)" in got.err) == (0, True, True), got
         agent.replace_key("good")
         await completed_once(coordinator, ids)
         await paused_as(coordinator, None)
@@ -189,3 +189,15 @@ async def test_a_cancelled_task_that_went_back_is_settled_and_a_paused_worker_en
         child.terminate()
         assert await child.exit_code() == 0
         assert len(agent.starts) == 1
+
+
+@pytest.mark.parametrize("output", ["text", "claude"])
+async def test_a_task_whose_run_cannot_be_followed_fails_because_something_may_have_been_done(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, output: str
+):
+    config = worker_toml(
+        tmp_path, server.url, chat_cmd=["sh", "-c", "echo API call failed: 401; exit 1", "sh", "{input}"]
+    )
+    async with worker(agent_keys(config, output=output)):
+        status = await settled(coordinator, await publish(coordinator, "x"))
+    assert (status.state, status.record.entry.setbacks) == ("failed", None)

@@ -87,7 +87,9 @@ def note_end(context: Context, trial: Trial | None, outcome: Outcome, ended: Exi
         begin_pause(context, fault)
     elif trial is not None and (outcome.status != "failed" or (outcome.failure and outcome.failure.code in _ANSWERED)):
         trial.worked()
-    return None if ended.events is None or ended.events.productive else fault
+    if ended.events is None or ended.events.productive or not outcome.transcript:
+        return None
+    return fault
 
 
 async def handed_back(
