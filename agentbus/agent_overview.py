@@ -8,7 +8,7 @@ from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
-from agentbus.protocol.parties.agent_control import OperatorPause
+from agentbus.protocol.parties.control_entry import OperatorPause
 from agentbus.tasks.agent_pauses import operator_pauses
 from agentbus.tasks.presence import PausedWorker, Presence, present
 

@@ -5,8 +5,8 @@ from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.errors import ConfigError, MessageError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
-from agentbus.protocol.parties import agent_control
-from agentbus.protocol.parties.agent_control import MAX_REASON_CHARS, Asked, OperatorPause, Resumed
+from agentbus.protocol.parties import agent_control, control_entry
+from agentbus.protocol.parties.control_entry import MAX_REASON_CHARS, Asked, OperatorPause, Resumed
 from agentbus.protocol.timestamps import now
 
 
@@ -43,7 +43,7 @@ async def operator_pauses(bus: Bus) -> dict[str, OperatorPause]:
         async with OrderedConsumer(bus, agent_control.STREAM, agent_control.KEYS, after=0) as consumer:
             async for message in consumer.backlog():
                 agent = agent_control.agent_of_key(message.subject)
-                asked = agent_control.read_asked(message.data, message.headers)
+                asked = control_entry.read_asked(message.data, message.headers)
                 if agent is not None and asked.paused is not None:
                     found[agent] = asked.paused
     except (PermissionDeniedError, SetupMissingError):

@@ -3,7 +3,7 @@
 import pytest
 
 from agentbus.protocol.parties import agent_control
-from agentbus.protocol.parties.agent_control import Asked, OperatorPause, Resumed, read_asked
+from agentbus.protocol.parties.control_entry import Asked, OperatorPause, Resumed, read_asked
 
 PAUSE = OperatorPause(by="main", reason="the key is being replaced", since="2026-05-18T00:00:00+00:00")
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from agentbus.protocol.parties.agent_control import Asked, OperatorPause, Resumed
+from agentbus.protocol.parties.control_entry import Asked, OperatorPause, Resumed
 from agentbus.protocol.subjects import TaskKey
 from agentbus_worker.pausing import pause as pause_module
 from agentbus_worker.pausing.pause import Cause, Pause, Trial

@@ -7,7 +7,7 @@ from typing import Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import BusError, PermissionDeniedError, SetupMissingError
-from agentbus.protocol.parties import agent_control
+from agentbus.protocol.parties import agent_control, control_entry
 from agentbus.tasks.presence import HEARTBEAT_S
 from agentbus_worker.pausing.pause import Pause
 
@@ -63,5 +63,5 @@ class OperatorControl:
         except BusError as error:
             log.debug("what operators ask of the agent could not be read: %s", error)
         else:
-            asked = agent_control.Asked()
-            self._pause.ask(asked if found is None else agent_control.read_asked(found.data, found.headers))
+            asked = control_entry.Asked()
+            self._pause.ask(asked if found is None else control_entry.read_asked(found.data, found.headers))

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
-from agentbus.protocol.parties.agent_control import Asked, OperatorPause
+from agentbus.protocol.parties.control_entry import Asked, OperatorPause
 from agentbus.protocol.subjects import TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.presence import MAX_REASON_CHARS, PausedWorker
