@@ -16,8 +16,9 @@ from agentbus.begun_steps import BegunSteps
 from agentbus.bus.dialling.connect_errors import explained
 from agentbus.bus.dialling.tls import tls_context
 from agentbus.bus.nats_client import Client, Msg, NatsError, is_auth_error, refused_subject
-from agentbus.bus.requests import Requests
+from agentbus.bus.requests import Requests, RequestWindow
 from agentbus.bus.retry_until import deadline_after
+from agentbus.bus.write_batching import check_size
 from agentbus.config.addresses import Address
 from agentbus.config.connection_settings import ConnectionSettings, Credentials
 from agentbus.errors import (
@@ -26,7 +27,6 @@ from agentbus.errors import (
     ConfigError,
     NoRespondersError,
     PermissionDeniedError,
-    TooLargeError,
 )
 from agentbus.protocol.headers import STATUS, Headers
 from agentbus.protocol.ids import random_token
@@ -35,7 +35,6 @@ REQUEST_TIMEOUT_S: Final = 5.0
 """How long one request waits for its answer."""
 _NO_RESPONDERS: Final = "503"
 _CLOSE_S: Final = 2.0
-_MAX_SUBJECT_CHARS: Final = 1024
 
 
 class Connection:
@@ -57,7 +56,8 @@ class Connection:
         self._up = asyncio.Event()
         self._closed: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()
         self._inbox = f"{settings.inbox_prefix}.{random_token()}"
-        self._requests = Requests(self._unanswered, self.check_line)
+        self._window = RequestWindow()
+        self._requests = Requests(self._unanswered, self.check_line, self._window.fail)
         self._line_check: asyncio.Task[None] | None = None
         self._inbox_refusal: PermissionDeniedError | None = None
         self._reconnect_callbacks: set[Callable[[], None]] = set()
@@ -210,7 +210,7 @@ class Connection:
 
     async def _send(self, subject: str, data: bytes, reply: str, headers: Headers | None, *, flush: bool) -> int:
         """See `publish`; returns how many bytes were sent so far."""
-        self._check_size(subject, data, headers)
+        check_size(subject, data, headers, self.max_message_bytes if self._ever_up else None)
         if not self.connected:
             raise self._close_reason() or BusUnavailableError(f"not connected to {self.settings.servers}")
         try:
@@ -252,12 +252,27 @@ class Connection:
     ) -> Msg:
         """Send a request and return the answer; waits for the connection if there is none. `flush`: see `publish`.
 
+        Where very many are under way, it is sent in its turn, and `timeout_s` counts from then on: see `RequestWindow`.
+
         Raises:
             BusUnavailableError: no connection or no answer within `timeout_s`, or the connection broke meanwhile.
             NoRespondersError: `subject` has no subscriber.
             PermissionDeniedError: the server refused the subject, or the inbox for the answer.
             TooLargeError: the request is over a limit; nothing was sent.
         """
+        if not self._window.enter():
+            await self._window.turn()
+        try:
+            message = await self._answer_to(subject, data, headers, timeout_s, flush=flush)
+        finally:
+            self._window.leave()
+        if message.headers and message.headers.get(STATUS) == _NO_RESPONDERS and not message.data:
+            raise NoRespondersError(f"nothing on the bus listens on {subject}")
+        return message
+
+    async def _answer_to(
+        self, subject: str, data: bytes, headers: Headers | None, timeout_s: float, *, flush: bool
+    ) -> Msg:
         deadline = deadline_after(timeout_s)
         if not self._up.is_set():
             try:
@@ -274,8 +289,6 @@ class Connection:
         finally:
             self._requests.remove(request)
         self._client.confirm(sent_bytes)
-        if message.headers and message.headers.get(STATUS) == _NO_RESPONDERS and not message.data:
-            raise NoRespondersError(f"nothing on the bus listens on {subject}")
         return message
 
     def check_line(self) -> None:
@@ -378,22 +391,6 @@ class Connection:
         if text != self._last_state:
             self._last_state = text
             self._on_state(text)
-
-    def _check_size(self, subject: str, data: bytes, headers: Headers | None) -> None:
-        if len(subject) > _MAX_SUBJECT_CHARS:  # the server would close the connection; no subject of ours is that long
-            raise TooLargeError(
-                f"a subject of {len(subject)} characters is longer than {_MAX_SUBJECT_CHARS}; nothing was sent"
-            )
-        size, limit = len(data), self.max_message_bytes
-        if headers:
-            size += 12 + sum([len(name) + 4 * len(value) + 4 for name, value in headers.items()])
-            if size > limit:  # counted with four bytes for each character; the exact size needs encoding
-                size = len(data) + 12 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
-        if self._ever_up and size > limit:
-            raise TooLargeError(
-                f"a message of {size} bytes for {subject} is larger than the {limit} bytes that the server takes "
-                "(max_payload); nothing was sent"
-            )
 
     def _explain(self, error: BaseException) -> BusError:
         return explained(error, self.settings, self._presented)

@@ -35,7 +35,8 @@ _RESUME_PAUSE_S: Final = 0.2
 _LOST_AFTER_S: Final = 0.5
 """How long no server may answer for the consumer before a new one is created. A new one costs little."""
 _SILENCE_S: Final = 2.0
-"""How long `backlog` waits for a message before it counts those that are left."""
+"""How long `backlog` waits for a message before it counts those that are left; the next time, twice as long."""
+_LONGEST_SILENCE_S: Final = 16.0
 _ANSWER_S: Final = 2.0
 """How long a cluster may take to create a consumer; after that, another one may be placed on another server."""
 _PLACING_S: Final = 15.0
@@ -177,13 +178,15 @@ class OrderedConsumer:
     async def backlog(self) -> AsyncGenerator[Delivery]:
         """Yield the messages that were there when the consumer was opened; `next()` then continues after them."""
         left, self.pending = self.pending, 0
+        silence_s = _SILENCE_S
         while left > 0:
             try:
-                async with asyncio.timeout(_SILENCE_S):
+                async with asyncio.timeout(silence_s):
                     delivery = await self._next()
             except TimeoutError:
                 # Some of the counted messages have expired or been replaced meanwhile.
                 left = await count_after(self._bus, self._stream, self._subject, self.cursor)
+                silence_s = min(2 * silence_s, _LONGEST_SILENCE_S)  # or the server has much to do, and counting is more
                 continue
             unindexed = _UNINDEXED in delivery.subject
             if self._counts_right:

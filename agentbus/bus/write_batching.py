@@ -9,12 +9,14 @@ import re
 from typing import Any, Final
 
 from agentbus.bus.nats_contract import NatsClient, errors
+from agentbus.errors import TooLargeError
 from agentbus.protocol.headers import Headers
 
 _DELAY_S: Final = 0.001
 """How long a message without `flush` waits for the next one: less than a round trip with a sync takes over loopback."""
 _CHECK_S: Final = 0.1
 """How often `wait_writable` checks again. nats-py wakes it sooner, unless the connection breaks."""
+_MAX_SUBJECT_CHARS: Final = 1024
 _ONE_LINE: Final = str.maketrans("\r\n", "  ")
 _ENDS_TOKEN: Final = re.compile(r"[ \t\r\n]")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -113,3 +115,27 @@ def _header(name: str, value: str) -> str:
     if not _HEADER_NAME.fullmatch(name):
         raise errors.BadHeaderError(name)
     return f"{name}: {value.strip().translate(_ONE_LINE)}\r\n"
+
+
+def check_size(subject: str, data: bytes, headers: Headers | None, max_bytes: int | None) -> None:
+    """Refuse what the server would close the connection for, which takes `max_bytes`; None before it has told.
+
+    Raises:
+        TooLargeError: the subject, or the message with its headers, is over a limit.
+    """
+    if len(subject) > _MAX_SUBJECT_CHARS:  # no subject of ours is that long
+        raise TooLargeError(
+            f"a subject of {len(subject)} characters is longer than {_MAX_SUBJECT_CHARS}; nothing was sent"
+        )
+    if max_bytes is None:
+        return
+    size = len(data)
+    if headers:
+        size += 12 + sum([len(name) + 4 * len(value) + 4 for name, value in headers.items()])
+        if size > max_bytes:  # counted with four bytes for each character; the exact size needs encoding
+            size = len(data) + 12 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
+    if size > max_bytes:
+        raise TooLargeError(
+            f"a message of {size} bytes for {subject} is larger than the {max_bytes} bytes that the server takes "
+            "(max_payload); nothing was sent"
+        )

@@ -8,9 +8,7 @@ from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
 from agentbus import Coordinator
-from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.errors import AgentBusError
-from agentbus.protocol import subjects
 from benchmarks.environment import AGENT, bus
 from benchmarks.harness import Row, absolute, at_most
 from benchmarks.scale.ledger import fill
@@ -25,12 +23,11 @@ async def measure(size: ScaleSize) -> list[Row]:
         for number in range(20):
             await put(coordinator, result_message(f"job-{number}", "done"))
         started = time.perf_counter()
-        waits = [asyncio.create_task(_wait(coordinator, size.wait_s)) for _ in range(size.waits)]
-        await _under_way(coordinator, size)
+        waits = [_wait(coordinator, size.wait_s) for _ in range(size.waits)]
         reads = [_read(coordinator) for _ in range(size.reads)]
         lists = [_list(coordinator) for _ in range(size.lists)]
-        failed = _failures(await asyncio.gather(*reads, *lists, *waits, return_exceptions=True))
-        what = f"{size.lists} lists and {size.reads} reads at once beside {size.waits} waits"
+        failed = _failures(await asyncio.gather(*waits, *reads, *lists, return_exceptions=True))
+        what = f"{size.waits} waits, {size.reads} reads and {size.lists} lists in the same instant"
         took = time.perf_counter() - started
         args = ("--nats-url", server.url)
         async with http_server(folder / "mcp.log", *args) as mcp, AsyncExitStack() as stack:
@@ -57,14 +54,6 @@ def _failures(outcomes: Iterable[int | BaseException]) -> int:
     for text, times in failed.most_common(5):
         print(f"  {times} times: {text}", file=sys.stderr, flush=True)
     return failed.total()
-
-
-async def _under_way(coordinator: Coordinator, size: ScaleSize) -> None:
-    """Wait until each of the waits has its consumer."""
-    async for _ in retry_until(deadline_after(size.wait_s), 0.1):
-        if len(await coordinator.bus.consumers(subjects.STATE_STREAM)) >= size.waits:
-            return
-    raise RuntimeError("the waits have not begun in time")
 
 
 async def _list(coordinator: Coordinator) -> int:

@@ -14,9 +14,9 @@ class ScaleSize:
     Attributes:
         entries: how many entries the larger ledger has, one stage after the other.
         turns: how often each pair is measured, `samples` times in each turn.
-        lists, reads, waits: how many are under way at the same time.
+        lists, reads, waits: how many begin in the same instant, over one connection.
         clients: how many MCP clients list at the same time.
-        wait_s: how long a wait lasts: longer than all take to begin, so that they are under way while the others read.
+        wait_s: how long a wait lasts: it is under way while the others read.
     """
 
     name: str
