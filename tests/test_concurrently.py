@@ -6,6 +6,7 @@ import pytest
 
 from agentbus.concurrently import concurrently
 from agentbus.errors import BusUnavailableError
+from support.harness import BOUND_S
 
 
 async def test_results_are_in_the_order_of_the_items_and_no_more_than_the_bound_run_at_once():
@@ -53,7 +54,7 @@ async def test_the_first_failure_is_raised_as_it_is_and_cancels_the_rest():
             cancelled.add(number)
             raise
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(BOUND_S):
         with pytest.raises(BusUnavailableError, match="away"):
             await concurrently([0, 1, 2], work, at_once=2)
     assert 0 in started
@@ -72,7 +73,7 @@ async def test_cancelling_the_caller_cancels_the_work():
             raise
 
     task = asyncio.create_task(concurrently([0], work, at_once=1))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(BOUND_S):
         await started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

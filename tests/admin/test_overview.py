@@ -13,6 +13,7 @@ from agentbus import Coordinator, connect
 from agentbus.admin.overview import OverviewReader
 from agentbus.bus.setup import set_up
 from agentbus.provision.nats_server import NatsServer, start_server
+from support.free_ports import free_port
 from support.harness import BOUND_S, eventually, run_cli, worker, worker_toml
 from support.jobs import outcome, pid_from, publish, settled
 from support.mcp_harness import settle
@@ -111,7 +112,7 @@ async def test_forbidden_parts_are_named_and_requested_only_once(tmp_path: Path)
 
 
 async def test_top_in_a_pipe_prints_a_line_for_each_overview_also_over_a_restart(tmp_path: Path):
-    server = await start_server(store=tmp_path / "nats")
+    server = await start_server(store=tmp_path / "nats", port=free_port())
     port = int(server.url.rpartition(":")[2])
     try:
         async with connect(server.url) as coordinator:
@@ -144,7 +145,7 @@ async def test_top_in_a_pipe_prints_a_line_for_each_overview_also_over_a_restart
 
 
 async def test_top_in_a_pipe_warns_during_an_outage_and_ends_after_as_many_overviews_as_were_asked_for(tmp_path: Path):
-    server = await start_server(store=tmp_path / "nats")
+    server = await start_server(store=tmp_path / "nats", port=free_port())
     out, err = tmp_path / "out", tmp_path / "err"
     try:
         async with connect(server.url) as coordinator:

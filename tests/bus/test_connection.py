@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -21,7 +20,9 @@ from agentbus.errors import (
     WrongRevisionError,
 )
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
-from support.fake_server import fake_server, stop_listening
+from support.connections import stop_listening
+from support.fake_server import fake_server
+from support.free_ports import free_port
 from support.harness import BOUND_S, eventually
 
 USERS = """
@@ -76,12 +77,6 @@ async def test_a_bus_with_all_its_connections_taken_is_not_taken_for_one_that_is
     assert "agentbus up" not in str(refused.value)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def test_a_refused_port_fails_at_once_and_names_the_way_out():
     with pytest.raises(BusUnavailableError, match=r"connection refused; .*`agentbus up`"):
         async with asyncio.timeout(5), connect(settings(f"nats://127.0.0.1:{free_port()}")):
@@ -126,7 +121,7 @@ async def test_the_first_dial_is_retried_until_the_server_is_up_and_each_change_
     dial = asyncio.create_task(open_and_close(config, states))
     await eventually(lambda: states, "the first failure is reported")
     async with run_server(store=tmp_path / "late", port=port):
-        await asyncio.wait_for(dial, 10)
+        await asyncio.wait_for(dial, BOUND_S)
     assert len(states) == 2
     assert "trying again" in states[0]
     assert "connected to nats-server" in states[1]
@@ -239,7 +234,7 @@ async def test_a_compare_and_set_at_the_wrong_revision_is_refused(server: NatsSe
 
 
 async def test_a_store_that_begins_while_the_server_is_down_is_done_once_it_is_back(tmp_path: Path):
-    first = await start_server(store=tmp_path / "s")
+    first = await start_server(store=tmp_path / "s", port=free_port())
     port = int(first.url.rpartition(":")[2])
     config = connection_settings(NatsSection(url=first.url), agent="main", name="test", reconnect_wait_s=0.05)
     async with connect(config) as bus:
@@ -248,24 +243,24 @@ async def test_a_store_that_begins_while_the_server_is_down_is_done_once_it_is_b
         await eventually(lambda: not bus.connected, "the loss is noticed")
         store = asyncio.create_task(bus.store("s", b"a", msg_id="1"))
         async with run_server(store=tmp_path / "s", port=port):
-            assert (await asyncio.wait_for(store, 10)).seq == 1
+            assert (await asyncio.wait_for(store, BOUND_S)).seq == 1
 
 
 async def test_a_request_under_way_when_the_connection_breaks_fails_at_once(tmp_path: Path):
-    server = await start_server(store=tmp_path / "s")
+    server = await start_server(store=tmp_path / "s", port=free_port())
     config = connection_settings(NatsSection(url=server.url), agent="main", name="test", reconnect_wait_s=0.05)
     async with connect(config) as bus:
         await bus.subscribe("silent", _ignore)
-        request = asyncio.create_task(bus.request("silent", timeout_s=30))
+        request = asyncio.create_task(bus.request("silent", timeout_s=600))
         await bus.api("INFO")
         server.kill()
         with pytest.raises(BusUnavailableError, match="broke"):
-            await asyncio.wait_for(request, 10)
+            await asyncio.wait_for(request, BOUND_S)
 
 
 async def test_connections_that_lost_the_server_together_dial_it_at_different_moments(tmp_path: Path):
     dials: list[float] = []
-    server = await start_server(store=tmp_path / "s")
+    server = await start_server(store=tmp_path / "s", port=free_port())
     port = int(server.url.rpartition(":")[2])
     config = connection_settings(NatsSection(url=server.url), agent="main", name="test", reconnect_wait_s=1.0)
     loop = asyncio.get_running_loop()
@@ -280,12 +275,17 @@ async def test_connections_that_lost_the_server_together_dial_it_at_different_mo
         server.kill()
         listener = await asyncio.start_server(dialled, "127.0.0.1", port)
         try:
-            # Each dials at once, and then after its own pause.
-            await eventually(lambda: len(dials) >= 24, "each has dialled three times", timeout_s=30)
+            # Each dials at once, and then after its own pause. With the same pause, the dials of each round would lie
+            # within some milliseconds; on a busy machine, those of different moments may be seen together.
+            await eventually(lambda: any(apart_s(dials, turn) > 0.2 for turn in range(2, 8)), "they are apart")
         finally:
             await stop_listening(listener)
-    # With the same pause, the third dials of all lie within some milliseconds.
-    assert dials[23] - dials[16] > 0.2
+
+
+def apart_s(dials: list[float], turn: int) -> float:
+    """How far apart the eight dials of one round lie; 0 until all are there."""
+    of_turn = dials[8 * turn : 8 * turn + 8]
+    return of_turn[-1] - of_turn[0] if len(of_turn) == 8 else 0.0
 
 
 def _ignore(_: object) -> None:
@@ -313,7 +313,7 @@ async def test_a_cancellation_that_arrives_as_a_dial_fails_ends_the_dialling(mon
 async def test_a_connection_that_is_closed_as_a_reconnect_fails_is_not_dialled_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    server = await start_server(store=tmp_path / "s")
+    server = await start_server(store=tmp_path / "s", port=free_port())
     config = connection_settings(NatsSection(url=server.url), agent="main", name="test", reconnect_wait_s=0.05)
     dialling, closing = asyncio.Event(), asyncio.Event()
 
@@ -338,7 +338,7 @@ async def test_a_connection_that_is_closed_as_a_reconnect_fails_is_not_dialled_a
 
 
 async def test_reconnect_callbacks_run_and_the_connection_says_how_long_it_is_back(tmp_path: Path):
-    server = await start_server(store=tmp_path / "s")
+    server = await start_server(store=tmp_path / "s", port=free_port())
     config = connection_settings(NatsSection(url=server.url), agent="main", name="test", reconnect_wait_s=0.05)
     calls: list[int] = []
     async with connect(config) as bus:
@@ -358,7 +358,7 @@ async def test_a_user_that_is_removed_ends_the_connection_with_the_reason(tmp_pa
             conf.read_text(encoding="utf-8").replace("password: code", "password: changed"), encoding="utf-8"
         )
         guarded.reload()
-        reason = await asyncio.wait_for(bus.wait_closed(), 10)
+        reason = await asyncio.wait_for(bus.wait_closed(), BOUND_S)
         assert isinstance(reason, AuthenticationError)
         with pytest.raises(AuthenticationError):
             await bus.api("INFO")
@@ -370,19 +370,18 @@ async def test_a_user_that_is_removed_ends_the_connection_with_the_reason(tmp_pa
 
 async def test_a_password_changed_during_an_outage_ends_the_connection_with_the_reason(tmp_path: Path):
     conf = tmp_path / "users.conf"
-    conf.write_text(USERS % (tmp_path / "s"), encoding="utf-8")
+    conf.write_text((USERS % (tmp_path / "s")).replace(":-1", f":{free_port()}"), encoding="utf-8")
     server = await start_server(store=tmp_path / "s", config=conf)
-    port = server.url.rpartition(":")[2]
     url = with_user(server, "agent-code:code")
     config = connection_settings(NatsSection(url=url), agent="main", name="test", reconnect_wait_s=0.05)
     async with connect(config) as bus:
         server.kill()
         conf.write_text(
-            conf.read_text(encoding="utf-8").replace("password: code", "password: changed").replace(":-1", f":{port}"),
+            conf.read_text(encoding="utf-8").replace("password: code", "password: changed"),
             encoding="utf-8",
         )
         async with run_server(store=tmp_path / "s", config=conf):
-            reason = await asyncio.wait_for(bus.wait_closed(), 10)
+            reason = await asyncio.wait_for(bus.wait_closed(), BOUND_S)
             assert isinstance(reason, AuthenticationError)
 
 
@@ -390,10 +389,10 @@ async def test_closing_takes_no_time_even_with_subscriptions_and_requests_open(s
     loop = asyncio.get_running_loop()
     async with connect(settings(server.url)) as bus:
         await bus.subscribe("silent", _ignore)
-        request = asyncio.create_task(bus.request("silent", timeout_s=30))
+        request = asyncio.create_task(bus.request("silent", timeout_s=600))
         await bus.api("INFO")
         start = loop.time()
-    assert loop.time() - start < 2
+    assert loop.time() - start < BOUND_S
     with pytest.raises(BusUnavailableError):
         await request
 
@@ -412,7 +411,7 @@ async def test_a_tls_url_is_not_spoken_to_without_tls_and_no_credential_is_sent(
         with pytest.raises(BusUnavailableError, match="does not offer TLS"):
             async with connect(settings(f"tls://admin:secret@127.0.0.1:{port}")):
                 pass
-        await asyncio.wait_for(done.wait(), 10)
+        await asyncio.wait_for(done.wait(), BOUND_S)
     assert b"secret" not in received
 
 

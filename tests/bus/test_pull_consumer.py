@@ -11,6 +11,7 @@ from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.nats_client import Msg
 from agentbus.bus.pull_consumer import PullConsumer
 from agentbus.bus.setup import ensure_consumer
+from agentbus.bus.topology import ACK_WAIT_S
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.schema import NatsSection
 from agentbus.errors import BusUnavailableError, SetupMissingError
@@ -47,7 +48,7 @@ async def test_a_message_right_behind_a_heartbeat_is_delivered_at_once(coordinat
 
         receive(Heartbeat())
         await put(coordinator, 1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(BOUND_S):
             delivery = await waiting
         assert (delivery.data, delivery.num_delivered) == (b"1", 1)
         await delivery.ack()
@@ -75,7 +76,7 @@ async def test_what_arrives_when_nobody_waits_any_more_goes_to_another(coordinat
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         await put(coordinator, 1)
-        async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as two, asyncio.timeout(5):
+        async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as two, asyncio.timeout(ACK_WAIT_S - 5):
             assert (await two.next()).data == b"1"
 
 
@@ -86,7 +87,7 @@ async def test_what_is_there_is_fetched_with_one_request_in_order_and_no_more_th
     await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
     for number in range(5):
         await put(coordinator, number)
-    async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as puller, asyncio.timeout(5):
+    async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as puller, asyncio.timeout(BOUND_S):
         assert [delivery.data for delivery in await puller.fetch(3)] == [b"0", b"1", b"2"]
         info = await bus.api("CONSUMER.INFO.AGENT_TASKS.agent-code")
         assert (info["num_ack_pending"], info["num_pending"]) == (3, 2)
@@ -97,7 +98,7 @@ async def test_what_is_there_is_fetched_with_one_request_in_order_and_no_more_th
 async def test_waiting_and_fetching_take_turns(coordinator: Coordinator):
     bus = coordinator.bus
     await ensure_consumer(bus, "code", stream=subjects.TASKS_STREAM, name="agent-code")
-    async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as puller, asyncio.timeout(5):
+    async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as puller, asyncio.timeout(BOUND_S):
         assert await puller.fetch(2) == []
         waiting = asyncio.create_task(puller.next())
         await eventually(lambda: puller._open, "it has asked")  # pyright: ignore[reportPrivateUsage]
@@ -115,7 +116,7 @@ async def test_a_fetch_from_a_consumer_that_is_gone_says_so_like_a_wait(coordina
     bus = coordinator.bus
     async with (
         PullConsumer(bus, subjects.TASKS_STREAM, "agent-none", missing_after_s=0.1) as puller,
-        asyncio.timeout(10),
+        asyncio.timeout(BOUND_S),
     ):
 
         async def fetch_until_refused() -> None:
@@ -135,11 +136,11 @@ async def test_what_a_fetch_that_is_cancelled_had_got_goes_to_another_at_once(co
         # As if the server did not say that there is nothing else.
         one._on_status = lambda message: told.set()  # noqa: ARG005  # pyright: ignore[reportPrivateUsage]
         fetching = asyncio.create_task(one.fetch(2))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(BOUND_S):
             await told.wait()
         fetching.cancel()
         await asyncio.wait({fetching})
-        async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as two, asyncio.timeout(5):
+        async with PullConsumer(bus, subjects.TASKS_STREAM, "agent-code") as two, asyncio.timeout(ACK_WAIT_S - 5):
             delivery = await two.next()
             assert (delivery.data, delivery.num_delivered) == (b"1", 2)
 

@@ -13,6 +13,8 @@ from agentbus.protocol import subjects
 from support.harness import BOUND_S
 from support.restricted import all_but, restricted_bus
 
+pytestmark = pytest.mark.usefixtures("room_is_asked_for")
+
 INFO = "$JS.API.STREAM.INFO.AGENT_RESULTS"
 
 

@@ -11,6 +11,7 @@ from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
 from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer, start_server
+from support.free_ports import free_port
 from support.harness import eventually, worker, worker_toml
 from support.jobs import outcome, pid_from, publish, settled
 from support.restricted import all_but, restricted_bus
@@ -116,7 +117,7 @@ async def test_the_overview_names_streams_that_are_missing_and_parts_that_are_fo
 
 
 async def test_top_shows_an_outage_above_the_last_overview_and_recovers(tmp_path: Path):
-    server = await start_server(store=tmp_path / "nats")
+    server = await start_server(store=tmp_path / "nats", port=free_port())
     port = int(server.url.rpartition(":")[2])
     try:
         async with connect(server.url) as coordinator:

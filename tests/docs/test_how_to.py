@@ -21,7 +21,7 @@ from support.documentation import COMMANDS, HOW_TO, marked, run
 from support.harness import ROOT, worker, worker_toml
 from support.reader import SCRIPTS, Reader, make_repository
 
-pytestmark = [pytest.mark.posix("runs shell commands of the documentation"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.posix("runs shell commands of the documentation")
 # Every command starts a process of its own, which takes seconds on a machine that is busy.
 
 GIVE_TASKS = HOW_TO / "give-tasks.md"

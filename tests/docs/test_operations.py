@@ -24,12 +24,13 @@ from agentbus.provision.bus_folder.new_bus import create
 from agentbus.provision.join import join_as_coordinator
 from agentbus.provision.nats_server import NatsServer, run_server
 from support.documentation import HOW_TO, OPERATIONS, marked
+from support.free_ports import free_port
 from support.harness import BOUND_S, eventually, worker, worker_toml
-from support.installation import PLAN, credential_of, free_port
+from support.installation import PLAN, credential_of
 from support.reader import Reader
 
 # Every command starts a process of its own, which takes seconds on a machine that is busy.
-pytestmark = [pytest.mark.posix("runs shell commands of the documentation"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.posix("runs shell commands of the documentation")
 
 GROWING = HOW_TO / "growing.md"
 INCIDENTS = HOW_TO / "incidents.md"

@@ -17,8 +17,8 @@ from agentbus import Coordinator
 from agentbus.provision.certificates import new_authority, new_server_certificate
 from agentbus.provision.nats_server import NatsServer
 from support.documentation import HOW_TO, marked
+from support.free_ports import free_port
 from support.harness import BOUND_S, process
-from support.installation import free_port
 from support.mcp_harness import HttpServer, http_server, settle
 from support.raw_http import TOKEN
 

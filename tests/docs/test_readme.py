@@ -12,7 +12,7 @@ from support.harness import BOUND_S
 from support.reader import Reader
 
 # Every command starts a process of its own, which takes seconds on a machine that is busy.
-pytestmark = [pytest.mark.posix("runs shell commands of the documentation"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.posix("runs shell commands of the documentation")
 
 FIRST_TASK = TUTORIAL / "first-task.md"
 TWO_MACHINES = TUTORIAL / "two-machines.md"

@@ -10,6 +10,7 @@ import pytest
 from agentbus import connect
 from agentbus.bus.setup import set_up
 from agentbus.provision.nats_server import run_server, start_server
+from support.free_ports import free_port
 from support.mcp_harness import NOWHERE, both_eras, data_of, error_of, in_memory, settle, until_watched
 
 pytestmark = both_eras
@@ -41,7 +42,7 @@ async def test_without_a_bus_every_tool_says_what_is_wrong_and_what_to_do(era: s
 
 
 async def test_the_tools_work_once_the_bus_is_up(era: str, tmp_path: Path) -> None:
-    async with run_server(store=tmp_path) as first, connect(first.url) as coordinator:
+    async with run_server(store=tmp_path, port=free_port()) as first, connect(first.url) as coordinator:
         url, port = first.url, int(first.url.rpartition(":")[2])
         await set_up(coordinator.bus)
     async with in_memory(url, era) as client:
@@ -53,7 +54,7 @@ async def test_the_tools_work_once_the_bus_is_up(era: str, tmp_path: Path) -> No
 
 @pytest.mark.gate("2026")
 async def test_a_restart_of_the_bus_does_not_end_a_watch(era: str, tmp_path: Path) -> None:
-    server = await start_server(store=tmp_path)
+    server = await start_server(store=tmp_path, port=free_port())
     try:
         port = int(server.url.rpartition(":")[2])
         async with (
@@ -83,7 +84,10 @@ async def test_a_restart_of_the_bus_does_not_end_a_watch(era: str, tmp_path: Pat
 async def test_refused_credentials_are_reported_and_tried_again_at_the_next_call(era: str, tmp_path: Path) -> None:
     config = tmp_path / "password.conf"
 
-    def write_config(port: int, password: str) -> None:
+    port = free_port()
+    url = f"nats://main:secret@127.0.0.1:{port}"
+
+    def write_config(password: str) -> None:
         config.write_text(
             f"listen: 127.0.0.1:{port}\n"
             f"jetstream {{ store_dir: {json.dumps(str(tmp_path / 'store'))} }}\n"
@@ -91,16 +95,13 @@ async def test_refused_credentials_are_reported_and_tried_again_at_the_next_call
             encoding="utf-8",
         )
 
-    write_config(-1, "other")
-    async with run_server(store=tmp_path / "store", config=config) as server:
-        host, _, port = server.url.removeprefix("nats://").rpartition(":")
-        url = f"nats://main:secret@{host}:{port}"
-        async with in_memory(url, era) as client:
-            text = error_of(await client.call_tool("get_results", {}))
-            assert "refused the credentials of the user main" in text
-            assert "secret" not in text
-            await server.stop()
-            write_config(int(port), "secret")
-            async with run_server(store=tmp_path / "store", config=config), connect(url) as coordinator:
-                await set_up(coordinator.bus)
-                assert data_of(await client.call_tool("get_results", {}))["results"] == []
+    write_config("other")
+    async with run_server(store=tmp_path / "store", config=config) as server, in_memory(url, era) as client:
+        text = error_of(await client.call_tool("get_results", {}))
+        assert "refused the credentials of the user main" in text
+        assert "secret" not in text
+        await server.stop()
+        write_config("secret")
+        async with run_server(store=tmp_path / "store", config=config), connect(url) as coordinator:
+            await set_up(coordinator.bus)
+            assert data_of(await client.call_tool("get_results", {}))["results"] == []

@@ -17,6 +17,7 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer, start_server
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.publish import max_task_bytes
+from support.free_ports import free_port
 from support.mcp_harness import both_eras, data_of, error_of, in_memory, put, result_message, settle
 from support.restricted import READ_LEDGER, only, restricted_bus
 
@@ -104,7 +105,7 @@ async def test_a_missing_permission_is_named_and_the_rest_works(era: str, guarde
 
 @pytest.mark.gate("2026")
 async def test_a_watch_during_an_outage_ends_with_the_states_read_last(era: str, tmp_path: Path) -> None:
-    server = await start_server(store=tmp_path)
+    server = await start_server(store=tmp_path, port=free_port())
     try:
         async with connect(server.url) as coordinator, in_memory(server.url, era) as client:
             await set_up(coordinator.bus)
@@ -133,7 +134,7 @@ async def test_a_watch_during_an_outage_ends_with_the_states_read_last(era: str,
 
 
 async def test_a_cursor_stays_valid_across_restarts_of_the_server_and_the_client(era: str, tmp_path: Path) -> None:
-    server = await start_server(store=tmp_path)
+    server = await start_server(store=tmp_path, port=free_port())
     try:
         port = int(server.url.rpartition(":")[2])
         async with connect(server.url) as coordinator:

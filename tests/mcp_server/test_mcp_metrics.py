@@ -18,6 +18,7 @@ from agentbus.bus.setup import set_up
 from agentbus.observability.metrics_endpoint import new_registry
 from agentbus.provision.nats_server import NatsServer, start_server
 from agentbus_mcp.metrics import PrometheusMetrics
+from support.free_ports import free_port
 from support.harness import BOUND_S, process, run_cli, run_python
 from support.mcp_harness import NOWHERE, HttpServer, both_eras, data_of, error_of, http_server, over_http, settle
 from support.mcp_task_client import knowing_tasks
@@ -140,7 +141,7 @@ async def test_open_sessions_and_streams_are_shown(
 
 
 async def test_an_outage_of_the_bus_is_shown_and_reconnects_are_counted(tmp_path: Path) -> None:
-    server = await start_server(store=tmp_path / "s")
+    server = await start_server(store=tmp_path / "s", port=free_port())
     port = int(server.url.rpartition(":")[2])
     try:
         async with connect(server.url) as bus:

@@ -18,8 +18,9 @@ from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.new_bus import create
 from agentbus.provision.conf_text import quoted, quoted_list
 from agentbus.provision.nats_server import find_binary, run_server
+from support.free_ports import free_port
 from support.harness import eventually, process, run_cli
-from support.installation import PLAN, free_port, make_certificates
+from support.installation import PLAN, make_certificates
 
 pytestmark = pytest.mark.posix("Windows takes few of these names")
 

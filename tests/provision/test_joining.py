@@ -18,8 +18,9 @@ from agentbus.provision.bundle import read_bundle
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.join import join_as_coordinator, join_as_worker
 from agentbus.provision.nats_server import NatsServer, run_server
+from support.free_ports import free_port
 from support.harness import BOUND_S, FAKE_AGENT, eventually, worker
-from support.installation import FAKE, free_port, outcome_of
+from support.installation import FAKE, outcome_of
 from support.operator_commands import Operator, secrets_in
 
 pytestmark = pytest.mark.posix("not tried on Windows")

@@ -14,6 +14,7 @@ from agentbus.provision.certificates import new_authority, new_server_certificat
 from agentbus.provision.nats_server import run_server
 from support.harness import Process, eventually, run_cli, worker
 from support.mcp_harness import data_of, error_of, over_stdio
+from support.pace import at_this_pace
 from support.signing_in import TOKEN, Bus, client_certificate, password_of, signing_in
 
 pytestmark = pytest.mark.posix("not tried on Windows")
@@ -120,7 +121,7 @@ async def test_a_secret_file_that_is_missing_for_a_moment_does_not_end_the_worke
 @on("creds")
 async def test_a_worker_exits_when_its_jwt_expires_and_says_so(bus: Bus) -> None:
     assert bus.operator is not None
-    bus.write("code.creds", bus.operator.creds("code", expires=time.time() + 4))
+    bus.write("code.creds", bus.operator.creds("code", expires=time.time() + at_this_pace(4)))
     async with worker(bus.worker_toml()) as process:
         assert await process.exit_code() == 1
         assert process.said(f"the user JWT in {bus.folder / 'code.creds'} has expired on ")
@@ -129,7 +130,7 @@ async def test_a_worker_exits_when_its_jwt_expires_and_says_so(bus: Bus) -> None
 @on("creds")
 async def test_a_worker_with_a_new_jwt_in_its_file_continues(bus: Bus) -> None:
     assert bus.operator is not None
-    bus.write("code.creds", bus.operator.creds("code", expires=time.time() + 4))
+    bus.write("code.creds", bus.operator.creds("code", expires=time.time() + at_this_pace(4)))
     async with worker(bus.worker_toml()) as process:
         bus.write("code.creds", bus.operator.creds("code", expires=time.time() + 3600))
         await eventually(

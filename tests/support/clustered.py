@@ -22,8 +22,9 @@ from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.new_bus import create
 from agentbus.provision.bus_folder.server_folder import Member
 from agentbus.provision.nats_server import NatsServer, start_server
+from support.free_ports import free_port
 from support.harness import eventually, worker_toml
-from support.installation import PLAN, credential_of, free_port
+from support.installation import PLAN, credential_of
 
 ELECTION_S = 60.0
 """How long servers that have lost one of them may take to agree again, also on a busy machine."""

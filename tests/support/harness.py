@@ -51,7 +51,7 @@ def worker_toml(
             "extra_instruction": extra_instruction,
         },
         "worker": {
-            "task_timeout_seconds": 30,
+            "task_timeout_seconds": 600,  # longer than any test waits for what a task does
             "kill_grace_seconds": 1,
             "drain_timeout_seconds": 10,
             "reconnect_time_wait_seconds": 0.2,
@@ -219,6 +219,16 @@ def processes_with(marker: str) -> list[int]:
             if marker.encode() in environ.read() and alive(int(pid)):
                 found.append(int(pid))
     return found
+
+
+def is_killed(pid: int) -> bool:
+    """Whether a process (Linux) has got SIGKILL, and only has to get a processor to end, or has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return True
+    pending = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending)
 
 
 def interrupt(pid: int) -> None:

@@ -1,7 +1,6 @@
 """Runs a bus with permissions: from the shipped sample, or as `agentbus init` makes it."""
 
 import re
-import socket
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterable
@@ -24,6 +23,7 @@ from agentbus.provision.bus_folder.new_bus import Plan, create
 from agentbus.provision.certificates import new_authority, new_server_certificate
 from agentbus.provision.join import AgentCommand
 from agentbus.provision.nats_server import NatsServer, run_server
+from support.free_ports import free_port
 from support.harness import BOUND_S, FAKE_AGENT, ROOT, worker_toml
 
 CONF = ROOT / "config" / "nats-server.conf"
@@ -150,13 +150,6 @@ async def sample_bus(path: Path, certificates: Certificates) -> AsyncGenerator[S
 
 
 # -- as `agentbus init` makes it --------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class OwnBus(Installed):

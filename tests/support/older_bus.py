@@ -6,7 +6,8 @@ from pathlib import Path
 
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.nats_server import run_server
-from support.installation import OwnBus, free_port
+from support.free_ports import free_port
+from support.installation import OwnBus
 from support.old_version import OldVersion
 
 AGENTS = ("code", "doc")

@@ -7,6 +7,7 @@ from pathlib import Path
 from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
 from agentbus.provision.nats_server import NatsServer, start_server
+from support.free_ports import free_port
 
 
 class Outage:
@@ -32,7 +33,7 @@ class Outage:
 @asynccontextmanager
 async def outage_of(store: Path) -> AsyncGenerator[Outage]:
     """A server on a bus that is set up; whatever became of it, it is gone afterwards."""
-    server = await start_server(store=store)
+    server = await start_server(store=store, port=free_port())
     try:
         async with connect(server.url) as bus:
             await set_up(bus.bus)

@@ -12,8 +12,8 @@ from typing import Any, cast
 
 from agentbus.config.loading import URL_VARIABLE
 from support.documentation import COMMANDS, Block, run
+from support.free_ports import free_port
 from support.harness import BOUND_S, Ran, eventually, process
-from support.installation import free_port
 
 PORT = "7422"
 CLONE = "agentbus"

@@ -21,6 +21,7 @@ from agentbus.config.nkeys import UserKey, new_seed
 from agentbus.config.toml_text import toml_text
 from agentbus.provision.certificates import Pair, new_authority, new_server_certificate
 from agentbus.provision.nats_server import NatsServer, run_server
+from support.free_ports import free_port
 from support.harness import eventually, worker_toml
 
 PARTIES = ("admin", "main", "code")
@@ -290,12 +291,11 @@ async def signing_in(folder: Path, kind: str) -> AsyncGenerator[Bus]:
     bus = Bus(folder, kind)
     configuration, nats_of = KINDS[kind](bus)
     store = json.dumps(str(folder / "nats"))
-    listen, head = 'listen: "127.0.0.1:{}"\n', f"jetstream {{ store_dir: {store} }}\nmax_payload: 8MB\n"
-    path = bus.write("server.conf", listen.format(-1) + head + configuration)
+    # A later start, or another reading, is to find the same port.
+    head = f'listen: "127.0.0.1:{free_port()}"\njetstream {{ store_dir: {store} }}\nmax_payload: 8MB\n'
+    path = bus.write("server.conf", head + configuration)
     async with run_server(store=folder / "nats", config=path) as bus.server:
         for party in PARTIES:
             nats = nats_of(party)
             bus.nats[party] = {**nats, "url": str(nats["url"]).format(bus.port)}
-        # A later start, or another reading, is to find the same port.
-        path.write_text(listen.format(bus.port) + head + configuration, encoding="utf-8")
         yield bus

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
-_HOST = "127.0.0.1"
+from support.connections import HOST, Connections, accepting
+
 _LEDGER = (b"$KV.AGENT_STATE.", b"$JS.API.DIRECT.GET.KV_AGENT_STATE")
 
 
@@ -13,24 +14,12 @@ class SlowLedger:
 
     def __init__(self, upstream: str) -> None:
         self._upstream = int(upstream.rpartition(":")[2])
-        self._serving: set[asyncio.Task[None]] = set()
+        self.connections = Connections(self._serve)
         self.delay_s = 0.0
         self.url = ""
 
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        try:
-            # Not raised further: the end of the link cancels this, and asyncio would report that as a fault.
-            with suppress(asyncio.CancelledError):
-                await self._serve(reader, writer)
-        finally:
-            writer.transport.abort()
-            self._serving.discard(task)
-
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection(_HOST, self._upstream)
+        server_reader, server_writer = await asyncio.open_connection(HOST, self._upstream)
         try:
             async with asyncio.TaskGroup() as group:
                 down = group.create_task(_copy(server_reader, writer))
@@ -56,12 +45,6 @@ class SlowLedger:
                 writer.write(line)
                 await writer.drain()
 
-    async def end(self) -> None:
-        for task in tuple(self._serving):
-            task.cancel()
-        if self._serving:
-            await asyncio.wait(self._serving)
-
 
 class _HungUpError(Exception):
     """One side has ended the connection."""
@@ -83,10 +66,6 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 async def slow_ledger(upstream: str) -> AsyncGenerator[SlowLedger]:
     """The link, before the server at the URL `upstream`; its own URL is `url`."""
     link = SlowLedger(upstream)
-    listener = await asyncio.start_server(link.accept, _HOST, 0, limit=2**24)
-    link.url = f"nats://{_HOST}:{listener.sockets[0].getsockname()[1]}"
-    try:
+    async with accepting(link.connections, limit=2**24) as port:
+        link.url = f"nats://{HOST}:{port}"
         yield link
-    finally:
-        listener.close()
-        await link.end()

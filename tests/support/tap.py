@@ -7,6 +7,8 @@ import json
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from support.connections import HOST, Connections, accepting
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncGenerator
@@ -21,7 +23,7 @@ class Tap:
 
     def __init__(self, upstream: int) -> None:
         self._upstream = upstream
-        self._connections: set[asyncio.Task[None]] = set()
+        self.connections = Connections(self._serve)
         self.strip = False
         self.impostor: ssl.SSLContext | None = None
         self.lie: dict[str, Any] = {}
@@ -29,15 +31,10 @@ class Tap:
         self.received: list[bytearray] = []
         self.received_hostile: list[bytearray] = []
 
-    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
-
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         strip, impostor, sent = self.strip, self.impostor, bytearray()
         (self.received_hostile if strip or impostor else self.received).append(sent)
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
+        server_reader, server_writer = await asyncio.open_connection(HOST, self._upstream)
         try:
             info = await server_reader.readline()
             if strip or self.lie:
@@ -61,16 +58,11 @@ class Tap:
                     way.cancel()
                 await asyncio.gather(*ways, return_exceptions=True)
         finally:
-            # Without waiting for their ends: of a connection whose TLS handshake has failed, asyncio never tells it.
-            writer.transport.abort()
             server_writer.transport.abort()
 
     async def cut(self) -> None:
         """Break all connections."""
-        connections = tuple(self._connections)
-        for task in connections:
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+        await self.connections.cut()
 
 
 async def _keep(reader: asyncio.StreamReader, copy: bytearray) -> None:
@@ -89,10 +81,5 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, copy
 async def tapped(upstream: int) -> AsyncGenerator[Tap]:
     """A tap on a way of its own to a server."""
     tap = Tap(upstream)
-    listener = await asyncio.start_server(tap.accept, "127.0.0.1", 0)
-    tap.port = listener.sockets[0].getsockname()[1]
-    try:
+    async with accepting(tap.connections) as tap.port:
         yield tap
-    finally:
-        listener.close()
-        await tap.cut()

@@ -35,8 +35,8 @@ from support.attacker import (
     targets,
 )
 from support.doctor import coordinator_toml
+from support.free_ports import free_port
 from support.harness import BOUND_S, run_cli
-from support.installation import free_port
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 every = pytest.mark.attacks

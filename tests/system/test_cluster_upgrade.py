@@ -11,8 +11,8 @@ from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.provision.bus_folder.folder import BusFolder
 from support.clustered import ELECTION_S, Cluster, cluster_of
+from support.free_ports import free_port
 from support.harness import Ran, eventually, run_cli, worker
-from support.installation import free_port
 from support.old_version import OldVersion
 
 pytestmark = [pytest.mark.posix("a worker needs process groups and signals"), pytest.mark.cluster]

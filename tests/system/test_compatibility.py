@@ -21,7 +21,7 @@ from agentbus.protocol.ledger_entry import Record, lease_ended
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker.claim_records import left_claims
-from support.harness import Process, Ran, eventually, run_cli, worker, worker_toml
+from support.harness import BOUND_S, Process, Ran, eventually, run_cli, worker, worker_toml
 from support.jobs import (
     ASKS_UNLESS_ANSWERED,
     WAIT_S,
@@ -236,6 +236,7 @@ async def test_an_old_worker_takes_a_task_at_once_whose_lease_was_ended_after_th
     dead, elsewhere = tmp_path / "dead", tmp_path / "elsewhere"
     for folder in (dead, elsewhere):
         folder.mkdir()
+    await short_lease(coordinator, lease_s=10 * BOUND_S)
     config = worker_toml(dead, server.url)
     async with worker(config) as first:
         task_id = await publish(coordinator, f"touch:{tmp_path}/ran pid:{tmp_path}/pid wait:{tmp_path}/go say:done")
@@ -251,7 +252,7 @@ async def test_an_old_worker_takes_a_task_at_once_whose_lease_was_ended_after_th
     await ledger.write(claim.key, lease_ended(held.entry, "new"), revision=held.revision)
     await return_to_server(coordinator.bus, claim.reply)
     async with worker(worker_toml(elsewhere, server.url), env=old.env):
-        waited = await coordinator.wait([task_id], timeout_s=10)  # the lease is 30 seconds
+        waited = await coordinator.wait([task_id], timeout_s=BOUND_S)  # and not after the lease
         assert (waited.settled[task_id].state, waited.settled[task_id].record.entry.attempt) == ("completed", 2)
         await acknowledged(coordinator)
     assert (await counts(coordinator))["AGENT_RESULTS"] == 1

@@ -14,8 +14,8 @@ from agentbus import connect
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.join import COORDINATOR_FILE, WORKER_FILE
 from agentbus.provision.nats_server import run_server
+from support.free_ports import free_port
 from support.harness import FAKE_AGENT, run_cli, worker
-from support.installation import free_port
 from support.jobs import outcome, text
 from support.old_version import OldVersion
 

@@ -16,7 +16,7 @@ from support.doctor import coordinator_toml, doctor, the_finding
 from support.harness import BOUND_S, eventually, run_cli, worker
 from support.installation import own_bus
 
-pytestmark = pytest.mark.posix("not tried on Windows")
+pytestmark = [pytest.mark.posix("not tried on Windows"), pytest.mark.usefixtures("room_is_asked_for")]
 
 MEGABYTE = bytes(1_000_000)
 

@@ -45,10 +45,8 @@ from agentbus_mcp.task_extension import records
 from agentbus_mcp.task_extension.approval_requests import read_decision
 from agentbus_mcp.task_extension.stored_wait import StoredWait
 from agentbus_worker.settling.outbox import Outbox
-from support import examples
 
 pytestmark = pytest.mark.posix("not tried on Windows")
-assert examples.TIMES, "the profile of hypothesis is loaded"
 
 SCALARS = (
     st.none()

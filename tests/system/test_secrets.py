@@ -23,8 +23,8 @@ from agentbus.config.loading import load_coordinator
 from agentbus.config.nkeys import new_seed
 from agentbus.config.schema import NatsSection
 from agentbus.provision.nats_server import NatsServer, run_server
+from support.free_ports import free_port
 from support.harness import Process, Ran, eventually, process, run_cli
-from support.installation import free_port
 from support.mcp_harness import http_server, over_http, over_stdio
 from support.scraping import get, url_of
 from support.searching import Processes, Vault, in_files, in_streams, readable_by_others, watching_processes
@@ -32,7 +32,6 @@ from support.searching import Processes, Vault, in_files, in_streams, readable_b
 pytestmark = [
     pytest.mark.posix("not tried on Windows"),
     pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),
-    pytest.mark.timeout(480),
 ]
 
 AGENT = """\

@@ -16,7 +16,7 @@ from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.lost import lost_tasks
 from agentbus.tasks.waiting import wait
 from support.altered_link import altered_link, without
-from support.harness import eventually, run_cli, worker, worker_toml
+from support.harness import BOUND_S, eventually, run_cli, worker, worker_toml
 from support.jobs import acknowledged, counts, error, publish, result_messages, settled
 
 
@@ -49,7 +49,7 @@ async def test_whoever_looks_at_it_finds_it_failed_and_its_result_is_in_the_inbo
 async def test_a_wait_without_a_time_limit_ends_with_it(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(lost_tasks, "_NAMED_AFTER_S", 0.1)  # no bus keeps tasks for less than two seconds but this one
     task_id = await expired(coordinator)
-    waited = await asyncio.wait_for(coordinator.wait([task_id]), 20)
+    waited = await asyncio.wait_for(coordinator.wait([task_id]), BOUND_S)
     assert error(waited.settled[task_id]).startswith("expired")
 
 
@@ -57,7 +57,7 @@ async def test_a_wait_that_began_before_ends_with_it(coordinator: Coordinator, m
     monkeypatch.setattr(wait, "_EXPIRY_LOOK_S", 0.3)
     await keep_tasks_for(coordinator, 1.0)
     task_id = await publish(coordinator, "say:too_late")
-    waited = await asyncio.wait_for(coordinator.wait([task_id]), 20)
+    waited = await asyncio.wait_for(coordinator.wait([task_id]), BOUND_S)
     assert error(waited.settled[task_id]).startswith("expired")
 
 

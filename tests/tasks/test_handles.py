@@ -22,6 +22,7 @@ from agentbus.errors import (
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from agentbus.task_handle import TaskHandle
+from support.free_ports import free_port
 from support.harness import eventually, run_python, worker, worker_toml
 
 RESULT_S = 30.0
@@ -65,7 +66,7 @@ async def test_a_result_that_is_waited_for_while_the_bus_is_away_says_so(tmp_pat
 
 async def said_after_an_outage(store: Path, timeout_s: float) -> str:
     """What a wait for a result says whose bus goes away as soon as it follows the ledger."""
-    server = await start_server(store=store)
+    server = await start_server(store=store, port=free_port())
     try:
         async with connect(server.url) as coordinator:
             await set_up(coordinator.bus)
@@ -191,7 +192,7 @@ async def test_statuses_and_cancellations_of_many_name_what_is_unknown_in_its_pl
 
 async def test_statuses_wait_for_a_bus_that_comes_back_and_fail_where_it_does_not(tmp_path: Path):
     store = tmp_path / "nats"
-    server = await start_server(store=store)
+    server = await start_server(store=store, port=free_port())
     port = int(server.url.rpartition(":")[2])
     try:
         async with connect(server.url) as coordinator:
@@ -216,7 +217,7 @@ async def test_statuses_wait_for_a_bus_that_comes_back_and_fail_where_it_does_no
 async def test_a_lost_and_a_restored_connection_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, logger="agentbus")
     store = tmp_path / "nats"
-    server = await start_server(store=store)
+    server = await start_server(store=store, port=free_port())
     port = int(server.url.rpartition(":")[2])
 
     def logged(level: int) -> list[str]:

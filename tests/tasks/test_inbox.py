@@ -14,6 +14,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.messages import new_result
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
+from support.free_ports import free_port
 from support.harness import eventually
 
 
@@ -124,7 +125,7 @@ async def test_junk_in_an_inbox_is_shown_as_such(coordinator: Coordinator):
 
 
 async def test_a_watch_survives_restarts_of_the_server_without_gap_or_repetition(tmp_path: Path):
-    server = await start_server(store=tmp_path / "s")
+    server = await start_server(store=tmp_path / "s", port=free_port())
     port = int(server.url.rpartition(":")[2])
     seen: list[int] = []
 

@@ -341,7 +341,7 @@ async def test_a_wait_ends_at_its_time_out_and_says_what_is_pending(coordinator:
 
 
 async def test_waiting_for_nothing_returns_at_once(coordinator: Coordinator):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(BOUND_S):
         for until in ("any", "all"):
             assert (await coordinator.wait([], until=until)).settled == {}
 

@@ -18,6 +18,7 @@ from agentbus.tasks.find import find_all
 from agentbus.tasks.lost import lost_tasks
 from agentbus.tasks.waiting.wait import repeat_while_away, wait_for
 from support.altered_link import altered_link, refused
+from support.free_ports import free_port
 from support.harness import eventually
 from support.mcp_harness import settle
 
@@ -34,7 +35,7 @@ async def until_followed(bus: Coordinator) -> None:
 
 
 async def test_a_wait_outlasts_a_server_that_is_stopped_and_started(tmp_path: Path) -> None:
-    server = await start_server(store=tmp_path)
+    server = await start_server(store=tmp_path, port=free_port())
     try:
         port = int(server.url.rpartition(":")[2])
         async with connect(server.url) as main, connect(server.url) as other:
@@ -70,7 +71,7 @@ async def test_a_bus_that_stays_away_gives_the_states_that_were_seen_last(tmp_pa
 
 
 async def test_looking_up_waits_for_a_connection_that_comes_back(tmp_path: Path) -> None:
-    server = await start_server(store=tmp_path)
+    server = await start_server(store=tmp_path, port=free_port())
     try:
         port = int(server.url.rpartition(":")[2])
         async with connect(server.url) as main:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from agentbus.bus.pull_consumer import consumer_of
 from agentbus.protocol.subjects import TaskKey
+from agentbus_worker import claim_records
 from agentbus_worker.claim_records import SLOT_BYTES, ClaimRecord, ClaimRecords, LeftClaims, left_claims
 from agentbus_worker.identity import Place
-from support.harness import eventually
+from support.harness import BOUND_S, eventually
 
 HERE = Place("machine", "boot", "pid:[1]")
 KEY = TaskKey("code", "job-1", "alice")
@@ -105,8 +106,11 @@ async def test_a_disk_that_stands_still_holds_up_one_command_for_a_moment_and_no
         back.wait()
         return real(*args)
 
+    moment_s = claim_records._DISK_S  # pyright: ignore[reportPrivateUsage]
     with ClaimRecords(tmp_path, "token", HERE) as records:
+        monkeypatch.setattr(claim_records, "_DISK_S", BOUND_S)  # a busy machine is no disk that stands still
         await record(records, 0).written()
+        monkeypatch.setattr(claim_records, "_DISK_S", moment_s)
         monkeypatch.setattr(os, "pwrite", pwrite)
         for number in range(1, 1000):
             await record(records, number).written()

@@ -24,8 +24,10 @@ from agentbus.protocol.json_codec import encode
 from agentbus.protocol.outcomes.run_report import Run, Usage
 from agentbus.provision.nats_server import NatsServer, start_server
 from agentbus_worker.metrics import PrometheusMetrics
+from support.free_ports import free_port
 from support.harness import BOUND_S, Process, eventually, process, run_python, worker, worker_toml
 from support.jobs import acknowledged, pid_from, publish, settled, short_lease
+from support.pace import at_this_pace
 from support.scraping import MONITORING, documented, get, of_openmetrics, registered, scrape, until, url_of
 
 NOWHERE = "nats://127.0.0.1:1"
@@ -45,7 +47,7 @@ async def measured(folder: Path, url: str, *, ready: bool = True, **keys: Any) -
 
 
 async def test_the_outcomes_of_tasks_are_counted(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
-    async with measured(tmp_path, server.url, task_timeout_seconds=1) as (_, url):
+    async with measured(tmp_path, server.url, task_timeout_seconds=at_this_pace(1)) as (_, url):
         before = await scrape(url)
         for content in ("say:hello", "say:hello", "exit:3", "approval", "sleep:60"):
             await settled(coordinator, await publish(coordinator, content))
@@ -160,7 +162,7 @@ async def ends_without_a_bus(bus: Coordinator, server: NatsServer, child: Proces
 
 
 async def test_delayed_results_and_outages_are_counted(tmp_path: Path):
-    server = await start_server(store=tmp_path / "s")
+    server = await start_server(store=tmp_path / "s", port=free_port())
     port = int(server.url.rpartition(":")[2])
     try:
         async with connect(server.url) as bus:
@@ -182,7 +184,7 @@ async def test_delayed_results_and_outages_are_counted(tmp_path: Path):
 
 
 async def test_outcomes_of_an_earlier_worker_are_shown_before_the_bus_is_connected(tmp_path: Path):
-    server = await start_server(store=tmp_path / "s")
+    server = await start_server(store=tmp_path / "s", port=free_port())
     port = int(server.url.rpartition(":")[2])
     try:
         async with connect(server.url) as bus:

@@ -21,7 +21,7 @@ from agentbus_worker.running.orphans import end_orphans
 from agentbus_worker.running.process_tree import Children, RecordedTask, Run, is_being_loaded
 from agentbus_worker.state_folder import lock_state, write_atomically
 from support.file_faults import dies_before_replacing
-from support.harness import eventually, processes_with, worker, worker_toml
+from support.harness import BOUND_S, eventually, processes_with, worker, worker_toml
 from support.jobs import (
     acknowledged,
     agent_keys,
@@ -153,7 +153,7 @@ async def test_a_process_between_fork_and_exec_is_waited_for(tmp_path: Path, mon
     try:
         await end_orphans(tmp_path, grace_s=1)
         assert child.pid not in processes_with("AGENTBUS_RUN_ID=token-1")
-        assert await asyncio.wait_for(child.wait(), 10) == -signal.SIGTERM
+        assert await asyncio.wait_for(child.wait(), BOUND_S) == -signal.SIGTERM
     finally:
         if child.returncode is None:
             child.kill()

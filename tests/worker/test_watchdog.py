@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -146,8 +147,8 @@ async def test_healthz_tells_of_an_event_loop_that_stands_still_from_a_thread_of
             monkeypatch.setattr("agentbus_worker.watchdog.STANDSTILL_S", 0.01)
             await asyncio.sleep(0.02)
             answer = await get(health)
-        why = "the event loop has stood still for 0 s"
-        assert (answer.status_code, answer.json()) == (503, {"status": "unhealthy", "why": why})
+        assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
+        assert re.fullmatch(r"the event loop has stood still for \d+ s", answer.json()["why"])
         assert (await get(url.replace("/metrics", "/other"))).status_code == 404
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from agentbus import Coordinator, TaskStatus, connect
 from agentbus.bus.setup import set_up
+from agentbus.bus.topology import ACK_WAIT_S
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import LEDGER_REVISION, MSG_ID, REVISION
 from agentbus.protocol.json_codec import encode
@@ -19,6 +20,7 @@ from agentbus.protocol.messages import new_task
 from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from agentbus.tasks.ledger import Ledger
+from support.free_ports import free_port
 from support.harness import alive, eventually, worker, worker_toml
 from support.jobs import (
     WAIT_S,
@@ -32,6 +34,7 @@ from support.jobs import (
     short_lease,
     text,
 )
+from support.pace import at_this_pace
 from support.supervised import KILL_WORKER
 
 # -- the main job -----------------------------------------------------------------------------------------------
@@ -95,19 +98,20 @@ async def test_the_end_of_the_command_decides_the_status_of_the_result(
 async def test_a_command_that_times_out_is_ended_with_its_children(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
+    timeout_s = at_this_pace(0.5)
     pid_file = tmp_path / "pid"
     command = f"echo $$ > {pid_file}; trap '' TERM; sleep 600 & sleep 600; wait"
     config = worker_toml(
         tmp_path,
         server.url,
         chat_cmd=["sh", "-c", command, "{input}"],
-        worker={"task_timeout_seconds": 0.5, "kill_grace_seconds": 0.2},
+        worker={"task_timeout_seconds": timeout_s, "kill_grace_seconds": 0.2},
     )
     async with worker(config):
         status = await outcome(coordinator, "x")
         pid = int(pid_file.read_text(encoding="utf-8"))
         assert not alive(pid)
-    assert "timed out after 0.5 s" in error(status)
+    assert f"timed out after {timeout_s:g} s" in error(status)
 
 
 async def test_a_grandchild_that_holds_the_pipe_open_is_ended_and_delays_nothing(
@@ -365,11 +369,12 @@ async def test_a_task_that_kills_its_workers_fails_after_max_attempts(
 async def test_a_worker_that_renews_its_lease_keeps_a_long_task(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
-    await short_lease(coordinator, lease_s=0.6)
+    lease_s = at_this_pace(0.6)
+    await short_lease(coordinator, lease_s=lease_s)
     config = worker_toml(tmp_path, server.url)
     ran = tmp_path / "ran"
     async with worker(config), worker(config):
-        status = await outcome(coordinator, f"touch:{ran} sleep:3 say:done")
+        status = await outcome(coordinator, f"touch:{ran} sleep:{5 * lease_s} say:done")
         await acknowledged(coordinator)
     assert status.record.entry.attempt == 1
     assert ran.read_text(encoding="utf-8").splitlines() == ["ran"]
@@ -429,7 +434,7 @@ async def test_a_result_that_the_bus_cannot_store_yet_is_stored_later(
 
 
 async def test_an_outage_longer_than_the_lease_loses_no_work(tmp_path: Path):
-    server = await start_server(store=tmp_path / "s")
+    server = await start_server(store=tmp_path / "s", port=free_port())
     port = int(server.url.rpartition(":")[2])
     ran = tmp_path / "ran"
     try:
@@ -455,7 +460,7 @@ async def test_an_outage_longer_than_the_lease_loses_no_work(tmp_path: Path):
 
 
 async def test_after_a_restart_of_the_server_a_task_is_taken_within_a_second(tmp_path: Path):
-    server = await start_server(store=tmp_path / "s")
+    server = await start_server(store=tmp_path / "s", port=free_port())
     port = int(server.url.rpartition(":")[2])
     loop = asyncio.get_running_loop()
     try:
@@ -527,7 +532,7 @@ async def test_a_task_that_outlasts_the_drain_is_ended_and_released_to_another_r
         assert not alive(pid)
         assert child.said("released")
     async with worker(config):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(ACK_WAIT_S - 5):  # it is there at once, and not after its lease
             status = await settled(coordinator, task.id)
     assert status.record.entry.attempt == 1
     assert text(status) == "done\n"
@@ -536,25 +541,27 @@ async def test_a_task_that_outlasts_the_drain_is_ended_and_released_to_another_r
 async def test_an_idle_worker_stops_at_once_also_without_a_server(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
-    async with worker(worker_toml(tmp_path, server.url)) as child:
+    patient = {"drain_timeout_seconds": 600, "kill_grace_seconds": 600}  # what it would wait for
+    async with worker(worker_toml(tmp_path, server.url, worker=patient)) as child:
         child.terminate()
-        assert await child.exit_code(timeout_s=5) == 0
-    async with worker(worker_toml(tmp_path, "nats://127.0.0.1:1"), ready=False) as child:
+        assert await child.exit_code() == 0
+    away = worker_toml(tmp_path, "nats://127.0.0.1:1", worker={**patient, "reconnect_time_wait_seconds": 600})
+    async with worker(away, ready=False) as child:
         await child.until_said("trying again")
         child.terminate()
-        assert await child.exit_code(timeout_s=5) == 0
+        assert await child.exit_code() == 0
 
 
 # -- starting ---------------------------------------------------------------------------------------------------
 
 
 async def test_a_worker_that_waits_for_its_server_logs_one_line_for_each_change(tmp_path: Path):
-    async with run_server(store=tmp_path / "s") as probe:
-        port = int(probe.url.rpartition(":")[2])
-    async with worker(worker_toml(tmp_path, f"nats://127.0.0.1:{port}"), ready=False) as child:
+    port = free_port()
+    async with run_server(store=tmp_path / "s", port=port) as server, connect(server.url) as bus:
+        await set_up(bus.bus)
+    async with worker(worker_toml(tmp_path, server.url), ready=False) as child:
         await child.until_said("trying again")
-        async with run_server(store=tmp_path / "s", port=port) as server, connect(server.url) as bus:
-            await set_up(bus.bus)
+        async with run_server(store=tmp_path / "s", port=port):
             await child.until_said("ready for tasks")
         assert child.log.read_text(encoding="utf-8").count("trying again about every") <= 2
 

@@ -17,8 +17,9 @@ from agentbus.provision.bus_folder.server_folder import monitoring_address
 from agentbus.provision.join import join_as_coordinator, join_as_worker
 from agentbus.provision.nats_server import NatsServer, run_server
 from support.doctor import doctor, doctor_in_process, not_ok, the_finding
+from support.free_ports import free_port
 from support.harness import eventually, worker, worker_toml
-from support.installation import FAKE, PLAN, free_port
+from support.installation import FAKE, PLAN
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 

@@ -26,6 +26,7 @@ from agentbus.tasks.presence import announce, withdraw
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.notifications.pending_events import PendingEvents, TaskUpdated
 from agentbus_mcp.server import create_server
+from support.free_ports import free_port
 from support.harness import BOUND_S, eventually
 from support.mcp_harness import (
     AGENTS,
@@ -271,7 +272,7 @@ async def test_consumers_exist_only_while_a_client_is_subscribed(server: NatsSer
 
 @both_eras
 async def test_a_restart_of_the_bus_loses_nothing(era: str, tmp_path: Path) -> None:
-    server = await start_server(store=tmp_path)
+    server = await start_server(store=tmp_path, port=free_port())
     try:
         port = int(server.url.rpartition(":")[2])
         async with connect(server.url) as coordinator:
@@ -292,7 +293,7 @@ async def test_a_restart_of_the_bus_loses_nothing(era: str, tmp_path: Path) -> N
 
 @both_eras
 async def test_a_subscription_made_without_a_bus_works_once_it_is_up(era: str, tmp_path: Path) -> None:
-    async with run_server(store=tmp_path) as first, connect(first.url) as coordinator:
+    async with run_server(store=tmp_path, port=free_port()) as first, connect(first.url) as coordinator:
         url, port = first.url, int(first.url.rpartition(":")[2])
         await set_up(coordinator.bus)
     async with (

@@ -27,6 +27,7 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer, start_server
 from agentbus.tasks.ledger import Ledger
 from agentbus_mcp.notifications.task_notifications import TASKS_EXTENSION
+from support.free_ports import free_port
 from support.harness import eventually, worker, worker_toml
 from support.jobs import ASKS_UNLESS_ANSWERED, agent_keys
 from support.mcp_harness import (
@@ -481,7 +482,7 @@ async def test_another_server_of_the_same_coordinator_answers_for_a_task(
 
 
 async def test_an_outage_of_the_bus_ends_no_task(tmp_path: Path) -> None:
-    bus = await start_server(store=tmp_path)
+    bus = await start_server(store=tmp_path, port=free_port())
     port = int(bus.url.rpartition(":")[2])
     try:
         async with connect(bus.url) as coordinator:
@@ -513,7 +514,7 @@ async def test_an_outage_of_the_bus_ends_no_task(tmp_path: Path) -> None:
 
 
 async def test_a_listener_that_connects_during_an_outage_is_notified_after_it(tmp_path: Path) -> None:
-    bus = await start_server(store=tmp_path)
+    bus = await start_server(store=tmp_path, port=free_port())
     port = int(bus.url.rpartition(":")[2])
     try:
         async with connect(bus.url) as coordinator:

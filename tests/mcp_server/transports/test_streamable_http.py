@@ -25,6 +25,7 @@ from agentbus.bus.setup import set_up
 from agentbus.config.addresses import Address
 from agentbus.provision.nats_server import NatsServer, run_server
 from agentbus_mcp.transports.http_settings import HttpSettings
+from support.free_ports import free_port
 from support.harness import BOUND_S, eventually, process, run_cli, worker, worker_toml
 from support.mcp_harness import (
     NOWHERE,
@@ -171,9 +172,7 @@ async def test_many_clients_watch_at_once_and_each_gets_its_own(
 async def test_a_server_that_started_without_a_bus_works_once_the_bus_is_up(
     transport: str, era: str, tmp_path: Path
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url, log = f"nats://127.0.0.1:{port}", tmp_path / "mcp.log"
     task = {"to": ["code"], "content": "work", "task_type": "test", "task_id": "a"}
 
@@ -521,12 +520,9 @@ async def test_the_server_ends_with_streams_sessions_and_calls_open(
         await silent.send(listen, headers_of(listen))
         if bus == "hung":
             os.kill(server.pid, signal.SIGSTOP)
-        start = time.monotonic()
         os.kill(mcp.process.pid, how)
-        assert await mcp.process.exit_code() == 0
-        took = time.monotonic() - start
+        assert await mcp.process.exit_code(timeout_s=BOUND_S) == 0, "not after the 200 s of the call"
         told = [line async for line in opened[0].aiter_lines() if line.startswith("data:")]
-    assert took < 6, "three seconds, and as many for a busy machine"
     assert json.loads(told[-1].removeprefix("data:"))["result"]["resultType"] == "complete"
     assert not mcp.process.said("Traceback")
     assert (await coordinator.task("a").status()).state == "queued"

@@ -16,8 +16,9 @@ from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.new_bus import Plan, create
 from agentbus.provision.join import join_as_coordinator, join_as_worker
 from agentbus.provision.nats_server import run_server
+from support.free_ports import free_port
 from support.harness import worker
-from support.installation import FAKE, PLAN, free_port, make_certificates, outcome_of
+from support.installation import FAKE, PLAN, make_certificates, outcome_of
 from support.operator_commands import Operator, secrets_in
 
 pytestmark = pytest.mark.posix("not tried on Windows")

@@ -11,8 +11,9 @@ from agentbus.config.loading import load_coordinator
 from agentbus.provision.bus_folder.new_bus import create
 from agentbus.provision.join import join_as_coordinator
 from agentbus.provision.nats_server import run_server
+from support.free_ports import free_port
 from support.harness import eventually, run_cli
-from support.installation import PLAN, free_port
+from support.installation import PLAN
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 

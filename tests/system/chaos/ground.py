@@ -17,8 +17,8 @@ from agentbus.errors import ServerBinaryError
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer, start_server
 from support.clustered import ELECTION_S, Cluster, new_folder
+from support.free_ports import free_port
 from support.harness import eventually
-from support.installation import free_port
 from system.chaos.faults import FaultKind
 from system.chaos.fleet import Events
 from system.chaos.link import Link

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from support.connections import stop_listening
 from system.chaos.troubles import Troubles
 
 _CHUNK = 65_536
@@ -49,7 +50,7 @@ class Link:
 
     async def close(self) -> None:
         """End it with all of its connections."""
-        self._close_listener()
+        await self._close_listener()
         self._drop_all()
         if self._serving:
             await asyncio.wait(set(self._serving))
@@ -62,7 +63,7 @@ class Link:
 
     async def _cut(self, length_s: float, *, refuse: bool) -> None:
         if refuse:
-            self._close_listener()
+            await self._close_listener()
         self._hung_up = True
         self._drop_all()
         await asyncio.sleep(length_s)
@@ -79,10 +80,10 @@ class Link:
             for pair in stalled:
                 pair.flowing.set()
 
-    def _close_listener(self) -> None:
+    async def _close_listener(self) -> None:
         if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+            listener, self._listener = self._listener, None
+            await stop_listening(listener)
 
     def _drop_all(self) -> None:
         for pair in self._pairs:

@@ -9,7 +9,7 @@ from agentbus.protocol.parties.control_entry import Asked, OperatorPause, Resume
 from agentbus.protocol.subjects import TaskKey
 from agentbus_worker.pausing import pause as pause_module
 from agentbus_worker.pausing.pause import Cause, Pause, Trial
-from support.harness import eventually
+from support.harness import BOUND_S, eventually
 
 
 class Clock:
@@ -93,7 +93,7 @@ async def test_a_pause_is_over_soon_after_the_machine_has_slept(clock: Clock):
     await asyncio.sleep(0.05)
     assert not waiting.done()
     clock.now_s += 3600  # which no timer of the event loop has noticed
-    assert await asyncio.wait_for(waiting, 5)
+    assert await asyncio.wait_for(waiting, BOUND_S)
 
 
 async def test_a_clock_that_is_set_does_not_change_a_pause(clock: Clock, monkeypatch: pytest.MonkeyPatch):
@@ -117,13 +117,13 @@ async def test_a_task_that_is_tried_is_waited_for_until_its_command_starts_or_it
     await asyncio.sleep(0.05)
     assert not told.done()
     pause.started()
-    await asyncio.wait_for(told, 5)
+    await asyncio.wait_for(told, BOUND_S)
     never.set()
     await running
     fail(pause)
     clock.now_s += 1
     assert await pause.over()
-    await asyncio.wait_for(pause.told_by(running), 5)
+    await asyncio.wait_for(pause.told_by(running), BOUND_S)
     assert await pause.over(), "nothing was learned, so another one is tried"
 
 
@@ -169,7 +169,7 @@ async def probe(pause: Pause, clock: Clock, after_s: float) -> Trial:
     await asyncio.sleep(0.05)
     assert not waiting.done(), "not before its time"
     clock.now_s += 1
-    assert await asyncio.wait_for(waiting, 5)
+    assert await asyncio.wait_for(waiting, BOUND_S)
     return pause.started()
 
 
@@ -253,7 +253,7 @@ async def test_a_pause_by_hand_holds_until_it_is_taken_back_whatever_else_ends(c
     await asyncio.sleep(0.05)
     assert not waiting.done()
     pause.ask(resumed("1"))
-    assert await asyncio.wait_for(waiting, 5), "what it had by itself is tried with one task"
+    assert await asyncio.wait_for(waiting, BOUND_S), "what it had by itself is tried with one task"
 
 
 async def test_each_new_request_to_go_on_has_a_paused_worker_try_a_task_at_once(clock: Clock):
@@ -265,4 +265,4 @@ async def test_each_new_request_to_go_on_has_a_paused_worker_try_a_task_at_once(
     await asyncio.sleep(0.05)
     assert not waiting.done(), "that was asked before"
     pause.ask(resumed("2"))
-    assert await asyncio.wait_for(waiting, 5)
+    assert await asyncio.wait_for(waiting, BOUND_S)

@@ -24,6 +24,7 @@ from agentbus_worker.running.process_tree import RUN_VARIABLE, Children
 from agentbus_worker.running.spawn import MAX_ARGUMENT_BYTES, Command, close_on_exec
 from agentbus_worker.running.supervising.supervisor import become_subreaper
 from support.harness import BOUND_S, alive, eventually
+from support.pace import at_this_pace
 
 LONG_S = 1000
 MOMENT_S = 0.2
@@ -320,9 +321,10 @@ async def test_output_beyond_the_kept_part_is_spilled_to_a_file_up_to_a_limit(ru
 
 
 async def test_a_command_that_times_out_is_ended_and_its_output_is_kept(run: Run):
-    ended = await run(shell(f"echo so far; exec sleep {LONG_S}"), timeout_s=1)
+    timeout_s = at_this_pace(1)
+    ended = await run(shell(f"echo so far; exec sleep {LONG_S}"), timeout_s=timeout_s)
     assert (ended.reason, ended.code, ended.stdout.head) == ("timeout", -signal.SIGTERM, b"so far\n")
-    assert 1 <= ended.duration_s < BOUND_S
+    assert timeout_s <= ended.duration_s < timeout_s + BOUND_S
 
 
 async def test_a_command_may_clean_up_within_its_grace_period(run: Run, tmp_path: Path):
@@ -365,7 +367,8 @@ async def test_the_whole_group_ends_even_a_grandchild_that_ignores_sigterm(run: 
     stop = _never()
     with strays(tmp_path) as pid_in:
         script = FAMILY.format(folder=tmp_path, then=f"exec sleep {LONG_S}")
-        going = asyncio.ensure_future(run(shell(script), stop=stop, timeout_s=3 if how == "timeout" else BOUND_S))
+        timeout_s = at_this_pace(1.5) if how == "timeout" else LONG_S
+        going = asyncio.ensure_future(run(shell(script), stop=stop, timeout_s=timeout_s))
         pids = [await pid_in("child.pid"), await pid_in("grandchild.pid")]
         if how == "stopped":
             stop.set_result(None)
@@ -382,11 +385,12 @@ async def test_a_stop_that_was_requested_before_the_start_ends_the_command_at_on
 
 
 async def test_a_command_without_output_is_ended_at_the_idle_limit_and_one_with_output_is_not(run: Run):
-    talk = "for n in 1 2 3 4 5 6 7 8; do echo $n; sleep 0.2; done"
+    idle_s = at_this_pace(1.2)
+    talk = f"for n in 1 2 3 4 5 6 7 8; do echo $n; sleep {idle_s / 6}; done"
     silent = await run(shell(f"echo once; exec sleep {LONG_S}"), idle_timeout_s=MOMENT_S)
     assert (silent.reason, silent.code) == ("idle", -signal.SIGTERM)
     for script in (talk, f"({talk}) >&2"):
-        ended = await run(shell(script), idle_timeout_s=1.2)
+        ended = await run(shell(script), idle_timeout_s=idle_s)
         assert (ended.reason, ended.code) == ("exited", 0)
 
 

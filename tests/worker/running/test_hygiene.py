@@ -17,7 +17,7 @@ import pytest
 from agentbus import Coordinator, connect
 from agentbus.bus.setup import set_up
 from agentbus.provision.nats_server import NatsServer, start_server
-from support.harness import Process, alive, eventually, process, worker, worker_toml
+from support.harness import BOUND_S, Process, alive, eventually, process, worker, worker_toml
 from support.jobs import (
     acknowledged,
     counts,
@@ -32,6 +32,7 @@ from support.jobs import (
     short_lease,
     text,
 )
+from support.pace import at_this_pace
 from support.supervised import kill_with_supervisors, supervisors_of
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc, or at what Linux alone can do")
@@ -90,28 +91,28 @@ def children_of(pid: int) -> list[str]:
 
 @pytest.mark.parametrize(
     ("limit", "reason"),
-    [
-        ({"task_timeout_seconds": 1.5}, "timed out after 1.5 s"),
-        ({"idle_timeout_seconds": 1.5}, "printed nothing for 1.5 s"),
-    ],
+    [("task_timeout_seconds", "timed out after"), ("idle_timeout_seconds", "printed nothing for")],
 )
 async def test_a_command_that_times_out_is_ended_with_all_its_processes(
-    tmp_path: Path, server: NatsServer, coordinator: Coordinator, limit: dict[str, float], reason: str
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, limit: str, reason: str
 ):
+    limit_s = at_this_pace(1.5)
+    config = worker_toml(tmp_path, server.url, worker={limit: limit_s, "kill_grace_seconds": 0.5})
     with ending(tmp_path):
-        async with worker(worker_toml(tmp_path, server.url, worker={**limit, "kill_grace_seconds": 0.5})):
+        async with worker(config):
             task_id = await publish(coordinator, f"stubborn say:half {family(tmp_path)} sleep:1000")
             pids = await family_pids(tmp_path)
             status = await settled(coordinator, task_id)
-            await gone(*pids, timeout_s=PROMPT_S)
-    assert reason in error(status)
+            await gone(*pids)
+    assert f"{reason} {limit_s:g} s" in error(status)
     assert text(status) == "half\n"
 
 
 async def test_output_restarts_the_idle_limit(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
-    script = "for n in 1 2 3 4 5; do sleep 0.5; echo $n; done"
+    idle_s = at_this_pace(1.5)
+    script = f"for n in 1 2 3 4 5; do sleep {idle_s / 3}; echo $n; done"
     config = worker_toml(
-        tmp_path, server.url, chat_cmd=["sh", "-c", script, "agent", "{input}"], worker={"idle_timeout_seconds": 1.5}
+        tmp_path, server.url, chat_cmd=["sh", "-c", script, "agent", "{input}"], worker={"idle_timeout_seconds": idle_s}
     )
     async with worker(config):
         status = await outcome(coordinator, "x")
@@ -172,7 +173,7 @@ async def test_children_of_a_command_have_their_grace_period_after_the_command_i
         tmp_path,
         server.url,
         chat_cmd=["sh", "-c", script, TIDY.format(folder=tmp_path), "{input}"],
-        worker={"task_timeout_seconds": 1 if how == "timeout" else 30, "kill_grace_seconds": 10},
+        worker={"task_timeout_seconds": at_this_pace(1) if how == "timeout" else 600, "kill_grace_seconds": BOUND_S},
     )
     with ending(tmp_path):
         async with worker(config):
@@ -195,15 +196,16 @@ async def test_processes_that_a_command_leaves_behind_are_ended_and_delay_nothin
 ):
     loop = asyncio.get_running_loop()
     with ending(tmp_path):
-        async with worker(worker_toml(tmp_path, server.url, worker={"kill_grace_seconds": 5})):
+        grace_s = at_this_pace(5)
+        async with worker(worker_toml(tmp_path, server.url, worker={"kill_grace_seconds": grace_s})):
             start = loop.time()
             status = await outcome(coordinator, f"{family(tmp_path)} say:done")
-            assert loop.time() - start < PROMPT_S, "the result had to wait for what the command left"
+            assert loop.time() - start < grace_s, "the result had to wait for what the command left"
             assert (status.state, text(status)) == ("completed", "done\n")
             pids = await family_pids(tmp_path)
-            assert any(alive(pid) for pid in pids), "it ignores SIGTERM and has five seconds"
+            assert any(alive(pid) for pid in pids), "it ignores SIGTERM and has the grace"
             again = await outcome(coordinator, "say:next exit:3")
-            assert loop.time() - start < 5, "the next task had to wait as well"
+            assert loop.time() - start < grace_s, "the next task had to wait as well"
             assert (again.state, text(again)) == ("failed", "next\n")
             await gone(*pids)
 
@@ -250,7 +252,6 @@ async def test_no_zombie_is_left_after_twenty_tasks_or_while_one_runs(
         await eventually(
             lambda: [line.split()[2] for line in children_of(child.pid)] == ["sh"],
             "its orphans have been waited for while it runs",
-            timeout_s=5,
         )
         await coordinator.task(task_id).cancel()
         await settled(coordinator, task_id)

@@ -17,6 +17,7 @@ from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.output_store import read_file
 from support.harness import eventually, run_cli, worker, worker_toml
 from support.jobs import acknowledged, agent_keys, error, outcome, publish, settled, text
+from support.pace import at_this_pace
 from support.recorded_agents import recording
 
 AGENTS = ["claude", "codex", "gemini", "opencode", "qwen"]
@@ -145,7 +146,7 @@ async def test_a_run_that_is_ended_at_its_limit_says_what_the_agent_waited_for(
 ):
     command = replaying(tmp_path, "codex", "no_connection")
     command[2] = command[2].replace("exit $(cat $case.code)", "exec sleep 1000")
-    config = worker_toml(tmp_path, server.url, chat_cmd=command, worker={"task_timeout_seconds": 1})
+    config = worker_toml(tmp_path, server.url, chat_cmd=command, worker={"task_timeout_seconds": at_this_pace(1)})
     async with worker(agent_keys(config, output="codex")):
         status = await outcome(coordinator, "play:no_connection;")
         await acknowledged(coordinator)

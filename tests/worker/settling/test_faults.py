@@ -21,7 +21,7 @@ from agentbus_worker.settling import unsettled as unsettled_module
 from agentbus_worker.settling.outbox import Outbox, OutboxEntry
 from agentbus_worker.settling.server_clock import ServerClock
 from agentbus_worker.settling.unsettled import Unsettled
-from support.harness import SUPPORT, Process, eventually, process, run_cli, worker, worker_toml
+from support.harness import BOUND_S, SUPPORT, Process, eventually, process, run_cli, worker, worker_toml
 from support.jobs import (
     acknowledged,
     counts,
@@ -34,6 +34,7 @@ from support.jobs import (
     short_lease,
     text,
 )
+from support.pace import at_this_pace
 from support.slow_ledger import slow_ledger
 
 DAY_S = 86_400
@@ -143,9 +144,10 @@ async def test_a_jump_of_the_clock_changes_neither_the_time_limit_nor_the_lease_
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, jump: tuple[Path, str]
 ):
     await short_lease(coordinator, lease_s=1.5)
+    limit_s = at_this_pace(5)
     offset, wrong = jump
     ran = tmp_path / "ran"
-    config = worker_toml(tmp_path, server.url, worker={"task_timeout_seconds": 5, "concurrency": 2})
+    config = worker_toml(tmp_path, server.url, worker={"task_timeout_seconds": limit_s, "concurrency": 2})
     async with worker_with_clock(config, offset):
         short, long = [await publish(coordinator, f"touch:{ran} sleep:{length} say:done") for length in (2.5, 1000)]
         await eventually(lambda: runs(ran) == 2, "both run")
@@ -153,9 +155,9 @@ async def test_a_jump_of_the_clock_changes_neither_the_time_limit_nor_the_lease_
         status = await settled(coordinator, short)
         assert (status.state, text(status), status.record.entry.attempt) == ("completed", "done\n", 1)
         status = await settled(coordinator, long)
-        assert (error(status), status.record.entry.attempt) == ("timed out after 5 s and was ended", 1)
+        assert (error(status), status.record.entry.attempt) == (f"timed out after {limit_s:g} s and was ended", 1)
         assert status.result is not None
-        assert 5 <= status.result.to_json()["duration_seconds"] < 15
+        assert limit_s <= status.result.to_json()["duration_seconds"] < limit_s + BOUND_S
         await acknowledged(coordinator)
     assert runs(ran) == 2
 
@@ -288,6 +290,7 @@ async def test_a_full_task_stream_refuses_a_task_and_says_what_to_do(
     assert (await run_cli(*args)).code == 0
 
 
+@pytest.mark.usefixtures("room_is_asked_for")
 async def test_a_full_ledger_delays_tasks_and_loses_none(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
     await short_lease(coordinator, lease_s=6)
     ran = tmp_path / "ran"
@@ -329,6 +332,7 @@ async def test_a_worker_that_cannot_store_a_result_during_its_lease_does_not_tak
     assert len(await result_messages(coordinator)) == 2
 
 
+@pytest.mark.usefixtures("room_is_asked_for")
 async def test_with_a_full_result_stream_results_wait_on_disk_and_the_worker_goes_on_with_other_tasks(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):

@@ -12,6 +12,8 @@ from agentbus.provision.nats_server import NatsServer
 from support.harness import eventually, worker, worker_toml
 from support.jobs import acknowledged, counts, publish, result_messages, settled, short_lease, text
 
+pytestmark = pytest.mark.usefixtures("room_is_asked_for")
+
 LEDGER = subjects.STATE_STREAM
 
 

@@ -18,7 +18,7 @@ from agentbus.protocol.timestamps import now
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker.settling.lease import Lease
 from support.delivered import unrecorded
-from support.harness import eventually
+from support.harness import BOUND_S, eventually
 
 
 class _SlowRenewals(Ledger):
@@ -50,7 +50,7 @@ async def test_a_renewal_in_progress_does_not_undo_the_settlement(coordinator: C
     async with PullConsumer(bus, subjects.TASKS_STREAM, subjects.durable("code")) as puller:
         result = new_result(task.message.to_json(), result_id="result-1", status="completed")
         lease = Lease(slow, await puller.next(), key, entry, revision, unrecorded(key))
-        async with asyncio.timeout(5), lease.renewing():
+        async with asyncio.timeout(BOUND_S), lease.renewing():
             await slow.renewal_is_under_way.wait()
             lease.stop_renewing()
             settling = asyncio.create_task(lease.commit(result))

@@ -82,7 +82,7 @@ async def test_the_next_start_delivers_an_outcome_that_was_finished_during_an_ou
         task_id = await finished_without_a_server(outage, tmp_path, child)
         if end == "SIGTERM":
             child.terminate()
-            assert await child.exit_code(timeout_s=10) == 0
+            assert await child.exit_code() == 0
             assert child.said("its outcome stays in the outbox")
         else:
             child.kill()

@@ -6,6 +6,7 @@ import pytest
 
 from agentbus_worker.settling import slots as slots_module
 from agentbus_worker.settling.slots import Reservation, Slots
+from support.harness import BOUND_S
 
 QUICK_S = 0.001
 LONG_S = 60.0
@@ -64,7 +65,7 @@ async def test_a_waiter_for_room_continues_when_a_command_ends():
     waiting = asyncio.ensure_future(slots.wait_for_room())
     await asyncio.sleep(0)
     reservation.ended(LONG_S)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(BOUND_S):
         assert await waiting == 0
 
 
@@ -105,11 +106,11 @@ async def test_prefetched_tasks_get_their_slots_in_order():
     await asyncio.sleep(0)
     assert not any(task.done() for task in waiting)
     first.ended(QUICK_S)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(BOUND_S):
         assert await waiting[0]
     assert (slots.running, waiting[1].done()) == (1, False)
     finish(second)  # without a call of `ended`
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(BOUND_S):
         assert await waiting[1]
 
 
@@ -121,7 +122,7 @@ async def test_a_reservation_that_waited_too_long_is_refused_and_ends_the_prefet
     await quick(slots)
     [first] = await running(slots, 1)
     prefetched = slots.reserve()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(BOUND_S):
         assert not await prefetched.acquire()
     finish(prefetched)
     assert not slots.prefetching
@@ -136,7 +137,7 @@ async def test_after_a_close_no_reservation_gets_a_slot():
     waiting = asyncio.ensure_future(slots.reserve().acquire())
     await asyncio.sleep(0)
     slots.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(BOUND_S):
         assert not await waiting
     assert not await slots.reserve().acquire()
 
@@ -152,7 +153,7 @@ async def test_a_reservation_that_is_cancelled_while_it_waits_gets_no_slot():
     await asyncio.wait({waiting[0]})
     finish(withdrawn)
     first.ended(QUICK_S)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(BOUND_S):
         assert await waiting[1]
 
 
@@ -186,7 +187,7 @@ async def test_a_reservation_that_is_granted_at_the_moment_of_its_time_out_keeps
     await asyncio.sleep(0)
     first.ended(QUICK_S)
     slots.time_out(prefetched)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(BOUND_S):
         assert await waiting
     assert (slots.running, slots.prefetching) == (1, True)
 
@@ -216,7 +217,7 @@ async def test_a_slot_that_is_free_again_goes_to_the_task_that_waits_for_one_and
     await asyncio.sleep(0)
     assert not granted.done()
     regain()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(BOUND_S):
         assert await granted
         taking = asyncio.ensure_future(slots.wait_for_room())
         await asyncio.sleep(0)
