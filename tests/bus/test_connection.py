@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agentbus.bus.connection import REQUEST_TIMEOUT_S
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.schema import NatsSection
@@ -45,6 +46,10 @@ def with_user(server: NatsServer, userinfo: str) -> str:
     return server.url.replace("nats://", f"nats://{userinfo}@")
 
 
+SOON_S = 0.9 * REQUEST_TIMEOUT_S
+"""Before a request that is not answered has failed."""
+
+
 @pytest.fixture
 async def guarded(tmp_path: Path):
     """A server with users and permissions."""
@@ -79,7 +84,7 @@ async def test_a_bus_with_all_its_connections_taken_is_not_taken_for_one_that_is
 
 async def test_a_refused_port_fails_at_once_and_names_the_way_out():
     with pytest.raises(BusUnavailableError, match=r"connection refused; .*`agentbus up`"):
-        async with asyncio.timeout(5), connect(settings(f"nats://127.0.0.1:{free_port()}")):
+        async with asyncio.timeout(BOUND_S), connect(settings(f"nats://127.0.0.1:{free_port()}")):
             pass
 
 
@@ -92,7 +97,7 @@ async def test_each_of_several_servers_is_tried_before_giving_up(server: NatsSer
 
 async def test_a_wrong_password_fails_at_once_with_the_reason(guarded: NatsServer):
     with pytest.raises(AuthenticationError, match=r"refused the credentials of the user admin") as refusal:
-        async with asyncio.timeout(5), connect(settings(with_user(guarded, "admin:secret"))):
+        async with asyncio.timeout(BOUND_S), connect(settings(with_user(guarded, "admin:secret"))):
             pass
     assert "secret" not in str(refusal.value)
 
@@ -100,7 +105,7 @@ async def test_a_wrong_password_fails_at_once_with_the_reason(guarded: NatsServe
 async def test_a_wrong_password_ends_the_retries_of_the_first_dial_at_once(guarded: NatsServer):
     with pytest.raises(AuthenticationError):
         async with (
-            asyncio.timeout(5),
+            asyncio.timeout(BOUND_S),
             connect(settings(with_user(guarded, "admin:secret")), retry_on_failed_connect=True),
         ):
             pass
@@ -149,7 +154,10 @@ async def open_and_close(config: ConnectionSettings, states: list[str]) -> None:
 
 
 async def test_a_refused_publish_permission_is_named_within_a_round_trip(guarded: NatsServer):
-    async with connect(settings(with_user(guarded, "agent-code:code"))) as bus, asyncio.timeout(2):
+    async with (
+        connect(settings(with_user(guarded, "agent-code:code"))) as bus,
+        asyncio.timeout(SOON_S),
+    ):
         with pytest.raises(PermissionDeniedError, match=r"publish to agent\.review\.tasks"):
             await bus.store("agent.review.tasks", b"{}", msg_id="x")
         with pytest.raises(PermissionDeniedError, match=r"publish to \$JS\.API\.STREAM\.LIST;"):
@@ -159,7 +167,7 @@ async def test_a_refused_publish_permission_is_named_within_a_round_trip(guarded
 
 async def test_an_inbox_that_is_not_allowed_is_named_as_the_cause(guarded: NatsServer):
     url = with_user(guarded, "agent-code:code")
-    async with connect(settings(url, inbox_prefix="_INBOX_other")) as bus, asyncio.timeout(2):
+    async with connect(settings(url, inbox_prefix="_INBOX_other")) as bus, asyncio.timeout(SOON_S):
         for _ in range(2):  # the second is not even sent: its answer could not come either
             with pytest.raises(PermissionDeniedError, match="inbox_prefix"):
                 await bus.api("INFO")

@@ -12,7 +12,7 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.task_handle import TaskFailure
 from agentbus.tasks.ledger import Ledger
-from support.harness import eventually
+from support.harness import BOUND_S, eventually
 from support.mcp_harness import settle
 from support.raw_publisher import RawMessage, head, publish_messages
 
@@ -51,7 +51,7 @@ async def test_an_entry_that_says_it_is_a_status_of_the_server_hides_no_other_on
     keys = (subjects.state(TaskKey("code", "bad")), subjects.state(TaskKey("doc", "good")))
     await publish_messages(server.url, *(RawMessage(key.encode(), b"", head(first=first)) for key in keys))
     await publish(coordinator, "last")
-    async with asyncio.timeout(1):  # a stream that does not answer is asked again for longer
+    async with asyncio.timeout(BOUND_S):
         found = await coordinator.list_tasks()
         assert (await coordinator.task("good").status()).agent == "code"
         with pytest.raises(CorruptEntryError):

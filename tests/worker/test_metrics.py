@@ -311,7 +311,7 @@ async def test_clients_that_never_finish_block_neither_other_clients_nor_the_shu
                 stack.enter_context(socket.create_connection(address)).sendall(b"GET /metrics HTTP/1.1\r\n")
             loop = asyncio.get_running_loop()
             before = loop.time()
-        assert loop.time() - before < 3  # and not the time-out of each of them
+        assert loop.time() - before < 5  # and not the time-out of each of them
 
 
 async def test_a_client_that_accepts_openmetrics_gets_it(tmp_path: Path):

@@ -9,6 +9,7 @@ import pytest
 from agentbus import Coordinator
 from agentbus.bus.pull_consumer import Delivery, PullConsumer
 from agentbus.bus.setup import set_up
+from agentbus.bus.topology import ACK_WAIT_S
 from agentbus.errors import SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer
@@ -61,7 +62,7 @@ async def test_of_two_tasks_that_arrive_together_the_second_goes_to_another_work
         for _ in range(20):
             waiting = await while_two_arrive(coordinator, queues)
             # Within half of the 30 s after which the server would deliver it again by itself.
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(ACK_WAIT_S - 5):
                 taken = await waiting
                 other = OF_OTHERS if taken.subject == subjects.tasks("code") else OF_MAIN
                 async with PullConsumer(coordinator.bus, TASKS, other) as another:
@@ -112,7 +113,7 @@ async def test_what_a_cancelled_wait_had_got_goes_to_another_worker_at_once(coor
             waiting.cancel()
             with suppress(asyncio.CancelledError):
                 await (await waiting).nak()
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(ACK_WAIT_S - 5):
                 for durable in (OF_MAIN, OF_OTHERS):
                     async with PullConsumer(coordinator.bus, TASKS, durable) as another:
                         await (await another.next()).ack()
