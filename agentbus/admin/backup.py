@@ -22,6 +22,7 @@ from agentbus.config.private_files import open_private, private_folder, write_pr
 from agentbus.errors import BusError, BusUnavailableError, ConfigError, NoRespondersError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.protocol.audit import names as audit
+from agentbus.protocol.parties import agent_control
 
 STREAM_ORDER: Final = (
     subjects.TASKS_STREAM,
@@ -29,6 +30,7 @@ STREAM_ORDER: Final = (
     subjects.DEAD_STREAM,
     audit.STREAM,
     audit.SAID_STREAM,
+    agent_control.STREAM,
     subjects.STATE_STREAM,
 )
 """The streams of every bus in the order of the backup; the file buckets of the agents follow.

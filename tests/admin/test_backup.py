@@ -54,6 +54,7 @@ async def test_a_restored_bus_continues_where_it_was(tmp_path: Path):
             "AGENT_DEAD",
             "AGENT_AUDIT",
             "AGENT_AUDIT_SAID",
+            "KV_AGENT_CONTROL",
             "KV_AGENT_STATE",
             "OBJ_AGENT_FILES_code",
         ]
