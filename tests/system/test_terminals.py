@@ -85,6 +85,7 @@ READING: Final[dict[str, Shows]] = {
         ]
     ),
     "task list": Shows(always(["--limit", "200"], ["--state", "working"])),
+    "task logs": Shows(lambda ground: [["--agent", AGENT, task] for task in ground.bus.by_state["working"]]),
     "task wait": Shows(lambda ground: [["--agent", AGENT, *ground.bus.by_state["completed"]]]),
     "top": Shows(always(["--count", "2", "--interval", "0.2"])),
 }
@@ -94,6 +95,8 @@ ACTING: Final[dict[str, Shows]] = {
         lambda ground: [["--agent", AGENT, *ground.first(state)] for state in ("queued", "completed", "working")]
     ),
     "task publish": Shows(always(["--to", CLERK, "--task-type", "x", "--task-id", "own", ALL.replace("\0", "")])),
+    "agent pause": Shows(always([AGENT, "--reason", ALL.replace("\0", "")[:300]]), quotes=False),
+    "agent resume": Shows(always([AGENT]), quotes=False),
     "task retry": Shows(lambda ground: [["--agent", AGENT, *ground.first("completed")]]),
     "consumers remove": Shows(always(["--foreign", "--yes"])),
     "dead requeue": Shows(lambda ground: [[str(ground.bus.dead[0])]], quotes=False),

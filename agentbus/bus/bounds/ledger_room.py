@@ -20,15 +20,16 @@ _OF_A_TASK: Final = 2 << 10
 
 def ledger_room(bus: Bus, size: int) -> Question:
     """Return the question for the room of one task of this size."""
+    needed = size + _OF_A_TASK
 
     async def look() -> Room | StreamFullError:
         ledger, coming = await asyncio.gather(bus.stream_info(subjects.STATE_STREAM), _coming(bus))
         if ledger.max_bytes <= 0:
             return Room()
         left = NEARLY_FULL * ledger.max_bytes - ledger.state.bytes - coming
-        return Room(bytes=left) if left > 0 else _full(ledger, coming)
+        return Room(bytes=left) if left >= needed else _full(ledger, coming)
 
-    return Question(subjects.STATE_STREAM, (subjects.STATE_STREAM,), size + _OF_A_TASK, look)
+    return Question(subjects.STATE_STREAM, (subjects.STATE_STREAM,), needed, look)
 
 
 async def _coming(bus: Bus) -> int:

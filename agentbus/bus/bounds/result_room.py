@@ -23,9 +23,9 @@ def result_room(bus: Bus, agent: str, inbox: str, size: int) -> Question:
         count = (info.state.subjects or {}).get(subject, 0)
         messages = NEARLY_FULL * info.max_per_subject - count if info.refuses_per_subject else math.inf
         in_bytes = NEARLY_FULL * info.max_bytes - info.state.bytes if info.max_bytes > 0 else math.inf
-        if messages <= 0:
+        if messages < 1:
             return _writer_full(agent, inbox, count, info)
-        if in_bytes <= 0:
+        if in_bytes < size:
             return _stream_full(info)
         return Room(messages, in_bytes)
 

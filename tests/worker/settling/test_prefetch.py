@@ -94,9 +94,10 @@ async def test_a_prefetched_task_that_is_cancelled_does_not_run(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ):
     ids = [await publish(coordinator, "long" if number == 10 else "x") for number in range(15)]
-    async with prefetching_worker(quick_agent(tmp_path, server)):
+    async with prefetching_worker(quick_agent(tmp_path, server)) as child:
         [unwanted, *_] = await prefetched_tasks(coordinator, tmp_path, ids)
         await coordinator.task(unwanted).cancel("changed my mind")
+        await child.until_said("a task is to end")
         (tmp_path / "one" / "go").touch()
         states = {task_id: (await settled(coordinator, task_id)).state for task_id in ids}
     assert states == {task_id: "cancelled" if task_id == unwanted else "completed" for task_id in ids}

@@ -47,6 +47,7 @@ class TemporaryFolders:
         self._records = records
         self._threads = threads
         self._lock = threading.RLock()
+        self._turns = asyncio.Lock()  # which are taken in order: a task must not run before those that came before it
         self._closed = False
         self._numbers = itertools.count()
         self._base: Path | None = None
@@ -62,14 +63,15 @@ class TemporaryFolders:
         Raises:
             MachineFaultError: it cannot be made, or the disk does not answer.
         """
-        folder = self._made_ahead()
-        if folder is None:
-            try:
-                folder = await self._threads.run(self._make, stop=stop)
-            except OSError as error:
-                raise MachineFaultError(
-                    f"a temporary folder cannot be made in {tempfile.gettempdir()}: {error.strerror or error}"
-                ) from None
+        async with self._turns:
+            folder = self._made_ahead()
+            if folder is None:
+                try:
+                    folder = await self._threads.run(self._make, stop=stop)
+                except OSError as error:
+                    raise MachineFaultError(
+                        f"a temporary folder cannot be made in {tempfile.gettempdir()}: {error.strerror or error}"
+                    ) from None
         try:
             yield folder
         finally:
