@@ -1,5 +1,6 @@
 """Fixtures: one real nats-server a test (it is ready in 50 ms), and a look at what the test left behind."""
 
+import gc
 import os
 import shutil
 import signal
@@ -159,6 +160,15 @@ def signals_of_a_terminal() -> Iterator[None]:
     yield
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
+
+
+@pytest.fixture
+def nothing_left_to_collect() -> Iterator[None]:
+    """Keep the garbage collector from what other tests have left in this process: that takes half a second."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -157,6 +157,7 @@ async def test_a_bus_that_stays_away_fails_those_behind_the_first_at_once(tmp_pa
     assert "is away; the task job-499 was not published" in str(failed[-1].error)
 
 
+@pytest.mark.usefixtures("nothing_left_to_collect")
 @pytest.mark.parametrize("how", ["many", "agents"])
 async def test_the_event_loop_never_stands_while_many_are_published(coordinator: Coordinator, how: str):
     longest, done = 0.0, asyncio.Event()
