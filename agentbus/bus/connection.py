@@ -279,7 +279,9 @@ class Connection:
                 async with asyncio.timeout_at(deadline):
                     await self._up.wait()
             except TimeoutError:
-                raise self._unanswered(timeout_s) from None
+                error = self._unanswered(timeout_s)
+                self._window.fail(error, deadline - timeout_s)
+                raise error from None
         if self._inbox_refusal:
             raise self._inbox_refusal
         request = self._requests.add(subject, timeout_s, deadline)

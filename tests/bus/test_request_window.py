@@ -109,6 +109,20 @@ async def test_requests_that_wait_for_their_turn_fail_with_those_ahead_where_the
     assert (await later).data == b"answer"
 
 
+async def test_requests_that_wait_for_their_turn_fail_with_those_ahead_while_there_is_no_connection(
+    server: NatsServer, bus: Bus
+):
+    limit_s = at_this_pace(0.5)
+    server.kill()
+    await eventually(lambda: not bus.connected, "the connection is lost")
+    began = time.monotonic()
+    ended = await asyncio.gather(
+        *(bus.request("service", timeout_s=limit_s) for _ in range(20 * PLACES)), return_exceptions=True
+    )
+    assert {type(one) for one in ended} == {BusUnavailableError}
+    assert time.monotonic() - began < 10 * limit_s, "one after the other, they take twenty times as long"
+
+
 async def test_a_request_that_is_cancelled_before_its_turn_or_as_it_comes_takes_no_place():
     window = RequestWindow()
     for _ in range(requests.MOST_UNDER_WAY):

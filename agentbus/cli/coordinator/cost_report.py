@@ -30,14 +30,13 @@ class CostReport:
 
         Whatever ends it, also Ctrl-C and a lost bus, prints the figures so far and how to go on.
         """
+        days = None
         try:
             while await self._search(self._sums.found.cursor if self._sums else cursor):
                 pass
             days = await kept_days(self._bus)
-        except BaseException:
-            self._print(None)
-            raise
-        self._print(days)
+        finally:
+            self._print(days)
 
     async def _search(self, cursor: int | None) -> bool:
         """Take a part of the ledger in; return whether the search has to go on."""
