@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from agentbus.errors import AgentBusError
     from agentbus.many_tasks import NewTask
     from agentbus.protocol.messages import Result, Task
+    from agentbus.protocol.progress.events import RunEvent
     from agentbus.task_handle import PublishedTask, TaskFailure, TaskHandle
     from agentbus.tasks.inbox import Inbox, InboxMessage
     from agentbus.tasks.listing.task_list import TaskList
@@ -30,6 +31,7 @@ __all__ = [
     "Presence",
     "PublishedTask",
     "Result",
+    "RunEvent",
     "Task",
     "TaskFailure",
     "TaskHandle",
@@ -50,6 +52,7 @@ _HOME = {
     "Presence": "agentbus.tasks.presence",
     "PublishedTask": "agentbus.task_handle",
     "Result": "agentbus.protocol.messages",
+    "RunEvent": "agentbus.protocol.progress.events",
     "Task": "agentbus.protocol.messages",
     "TaskFailure": "agentbus.task_handle",
     "TaskHandle": "agentbus.task_handle",

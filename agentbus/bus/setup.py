@@ -13,6 +13,7 @@ from typing import Any, Final
 from agentbus.bus.bounds.subject_counts import without_deletions
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import read_stream_info
+from agentbus.bus.progress.streams import compare_progress, set_up_progress
 from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.bus.topology import (
     MAX_ACK_PENDING,
@@ -40,6 +41,8 @@ async def set_up(
     update: bool = False,
 ) -> list[Finding]:
     """Create every stream and bucket, and for each agent its two consumers and its files bucket.
+
+    Every agent that the bus knows also gets the stream of what its runs tell, as far as there is room.
 
     A stream that exists gets the subjects that it lacks, which changes nothing for those who use the others.
 
@@ -82,7 +85,9 @@ async def set_up(
     except ApiError as error:
         raise _no_room(error, for_new) from error
     findings = [done[item.name] for item in wanted]
-    return findings + [await _apply_to_consumer(bus, step) for step in steps[len(wanted) :]]
+    findings += [await _apply_to_consumer(bus, step) for step in steps[len(wanted) :]]
+    everyone = sorted({*agents, *await known_agents(bus)})
+    return findings + await set_up_progress(bus, everyone, granted, update=update)
 
 
 def _order(step: Step) -> bool:
@@ -121,6 +126,8 @@ async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) ->
     ]
     for step in plan(wanted, agents, found, _AS_FOUND, update=False):
         yield step.as_found()
+    for finding in await compare_progress(bus, agents):
+        yield finding
 
 
 async def ensure_consumer(

@@ -76,6 +76,7 @@ class AgentSection(Section):
     extra_instruction: str = ""
     prompt_via: Literal["argv", "stdin", "file"] = "argv"
     output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen"] = "text"
+    progress: Literal["off", "tools", "all"] = "all"
     description: Annotated[str, Field(max_length=500)] = ""
     setback_limit_seconds: Annotated[float, Field(ge=0, le=_LONGEST_SETBACK_S)] = 86_400
 

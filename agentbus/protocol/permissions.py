@@ -13,6 +13,7 @@ from agentbus.protocol import accounts, subjects
 from agentbus.protocol.audit import names as audit
 from agentbus.protocol.parties import agent_control
 from agentbus.protocol.parties.party import Grant, Party
+from agentbus.protocol.progress import names as progress
 from agentbus.protocol.roles import Role
 
 ADMINISTRATOR: Final = "admin"
@@ -94,8 +95,8 @@ def _operator(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
         *_STREAMS,
         Grant("the tasks that wait", (subjects.api(f"STREAM.MSG.GET.{subjects.TASKS_STREAM}"),)),
         *_ALIVE,
-        *(grant for agent in agents for grant in _files_of(agent)),
-        Grant("signs of life", (subjects.heartbeat("*"), subjects.progress("*")), "listen"),
+        *(grant for agent in agents for grant in (*_files_of(agent), *_progress_of(agent))),
+        Grant("signs of life", (subjects.heartbeat("*"),), "listen"),
     )
 
 
@@ -143,6 +144,7 @@ def _tasking(me: str, agent: str) -> tuple[Grant, ...]:
         ),
         Grant(f"cancelling tasks of {agent} fast", (subjects.control(agent),), "tell"),
         *_files_of(agent, owner=me),
+        *_progress_of(agent, owner=me),
     )
 
 
@@ -155,8 +157,8 @@ def _viewer(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
         *_inbox(me),
         *_STREAMS,
         *_ALIVE,
-        *(grant for agent in agents for grant in _files_of(agent)),
-        Grant("signs of life", (subjects.heartbeat("*"), subjects.progress("*")), "listen"),
+        *(grant for agent in agents for grant in (*_files_of(agent), *_progress_of(agent))),
+        Grant("signs of life", (subjects.heartbeat("*"),), "listen"),
     )
 
 
@@ -266,6 +268,24 @@ def _files_of(agent: str, owner: str | None = None) -> tuple[Grant, ...]:
     )
 
 
+def _progress_of(agent: str, owner: str | None = None) -> tuple[Grant, ...]:
+    """Reading what the runs of an agent do: of all tasks, or of those of one owner."""
+    stream, told = progress.stream(agent), progress.of_agent(agent, owner)
+    return (
+        Grant(
+            f"what runs of {agent} do",
+            (subjects.last_of(stream, told), subjects.create_consumer(stream, "*", told)),
+            since=accounts.LAYOUT_WITH_CONTROL,
+        ),
+        Grant(
+            f"what runs of {agent} do, message by message",
+            (subjects.pull(stream, "*"),),
+            "pull",
+            since=accounts.LAYOUT_WITH_CONTROL,
+        ),
+    )
+
+
 def worker(agent: str, may_task: Sequence[str] = (), *, layout: int = accounts.LAYOUT_WITH_QUEUE_APART) -> Party:
     """The workers of one agent: they take its tasks and write what is its own.
 
@@ -331,7 +351,8 @@ def _work(agent: str) -> tuple[Grant, ...]:
             (subjects.all_chunks(bucket), subjects.all_metas(bucket)),
         ),
         Grant("its entries in the registry", (f"$KV.{subjects.REGISTRY_BUCKET}.{agent}.>",)),
-        Grant("signs of life", (subjects.heartbeat(agent), subjects.progress(agent)), "tell"),
+        Grant("signs of life", (subjects.heartbeat(agent),), "tell"),
+        Grant("what its runs do", (progress.of_agent(agent),)),
         Grant("being told to cancel, or to pause", (subjects.control(agent),), "listen"),
         Grant(
             "whether an operator has paused it",

@@ -168,12 +168,13 @@ class Job:
         async with running(command, limits, context.children, tmp, stop=stop, disk=context.disk.state) as child:
             self._trial = watch_trial(context, child)
             context.metrics.run_started()
-            ended = await child.ended(
-                stop,
-                context.children,
-                stop_grace_s=self._stop_grace_s,
-                on_still_running=lambda: self._log.info("started"),
-            )
+            with context.progress.of_run(self.key, self._entry.attempt, child):
+                ended = await child.ended(
+                    stop,
+                    context.children,
+                    stop_grace_s=self._stop_grace_s,
+                    on_still_running=lambda: self._log.info("started"),
+                )
             self._log.add(exit_code=ended.code, duration_s=round(ended.duration_s, 3), output_bytes=ended.stdout.size)
             if ended.unended is None:
                 reservation.ended(ended.duration_s)
