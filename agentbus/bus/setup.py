@@ -42,8 +42,7 @@ async def set_up(
 ) -> list[Finding]:
     """Create every stream and bucket, and for each agent its two consumers and its files bucket.
 
-    Every agent that the bus knows also gets the stream of what its runs tell, in the room that is left. Existing ones
-    give way to everything else.
+    Every agent that the bus knows also gets the stream of what its runs tell; these give way to everything else.
 
     A stream that exists gets the subjects that it lacks, which changes nothing for those who use the others.
 
