@@ -23,8 +23,8 @@ from support.posix_use import TESTS, posix_use
 
 assert examples.TIMES, "the profile of hypothesis is loaded, before the first test of it is collected"
 
-# Where an environment forbids bytecode files, as containers often do, each of the thousands of Python processes that the
-# tests start would compile the same sources again.
+# Where an environment forbids bytecode files, as containers often do, each of the thousands of Python processes that
+# the tests start would compile the same sources again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
@@ -47,9 +47,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.is_relative_to(TESTS / "worker"):
             item.add_marker(pytest.mark.posix("a worker needs process groups and signals"))
-        elif looked_for and isinstance(item, pytest.Function):
-            if reason := posix_use(item.path).get(item.originalname):
-                item.add_marker(pytest.mark.posix(reason))
+        elif (
+            looked_for and isinstance(item, pytest.Function) and (reason := posix_use(item.path).get(item.originalname))
+        ):
+            item.add_marker(pytest.mark.posix(reason))
         if not all(mark.args for mark in item.iter_markers("posix")):
             raise pytest.UsageError(f"{item.nodeid}: the marker posix needs its reason")
 
