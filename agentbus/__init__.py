@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agentbus.protocol.messages import Result, Task
     from agentbus.task_handle import PublishedTask, TaskFailure, TaskHandle
     from agentbus.tasks.inbox import Inbox, InboxMessage
+    from agentbus.tasks.listing.spending import Spending, Spent
     from agentbus.tasks.listing.task_list import TaskList
     from agentbus.tasks.presence import Presence
     from agentbus.tasks.status import TaskStatus, Waited
@@ -30,6 +31,8 @@ __all__ = [
     "Presence",
     "PublishedTask",
     "Result",
+    "Spending",
+    "Spent",
     "Task",
     "TaskFailure",
     "TaskHandle",
@@ -50,6 +53,8 @@ _HOME = {
     "Presence": "agentbus.tasks.presence",
     "PublishedTask": "agentbus.task_handle",
     "Result": "agentbus.protocol.messages",
+    "Spending": "agentbus.tasks.listing.spending",
+    "Spent": "agentbus.tasks.listing.spending",
     "Task": "agentbus.protocol.messages",
     "TaskFailure": "agentbus.task_handle",
     "TaskHandle": "agentbus.task_handle",
