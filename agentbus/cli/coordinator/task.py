@@ -145,9 +145,8 @@ def _show(status: "TaskStatus", progress: "ProgressMessage | None" = None) -> No
         account["all runs"] = lazy.figures.of_runs(status.usage)
     output.table(["", ""], [[key, str(value)] for key, value in account.items()])
     remark = f"({status.result.remark})" if status.result and status.result.remark else None
-    for text in (result.get("error"), result.get("result"), remark):
-        if text:
-            output.line(str(text))
+    for text in filter(None, (result.get("error"), result.get("result"), remark)):
+        output.line(str(text))
 
 
 @task.command(
