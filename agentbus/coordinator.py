@@ -64,7 +64,6 @@ class Coordinator:
         self.role = role or default_role(agent)
         bus.reads_queue = bus.reads_queue and self.role == "operator"
         bus.reads_whole_ledger = bus.reads_whole_ledger and self.role != "member"
-        bus.reads_control = bus.reads_control and self.role != "member"
 
     def _owner(self, owner: str | None) -> str | None:
         """Return whose tasks to look for: a member sees its own only."""
