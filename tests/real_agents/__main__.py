@@ -34,8 +34,8 @@ ALL_CASES: Final = tuple(case for case in (*CASES, *MORE_CASES) if case != "resu
 STALL_S: Final = 30.0
 """The limit of the workers for a run that does nothing: shorter than `long_tool` and `slow` take."""
 _MEMORY_S: Final = 90.0
-"""Before Qwen Code ends, it asks its model once more what to remember, and prints nothing meanwhile: in the case `slow`,
-for as long as an answer takes."""
+"""Before Qwen Code ends, it asks its model once more what to remember, and prints nothing meanwhile: in the case
+`slow`, for as long as an answer takes."""
 LONGEST_S: Final = 180.0
 _READY_S: Final = 60.0
 _SLACK_S: Final = 10.0
