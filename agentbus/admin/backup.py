@@ -23,6 +23,7 @@ from agentbus.errors import BusError, BusUnavailableError, ConfigError, NoRespon
 from agentbus.protocol import subjects
 from agentbus.protocol.audit import names as audit
 from agentbus.protocol.parties import agent_control
+from agentbus.protocol.parties.ledger_streams import party_of_stream
 
 STREAM_ORDER: Final = (
     subjects.TASKS_STREAM,
@@ -33,7 +34,8 @@ STREAM_ORDER: Final = (
     agent_control.STREAM,
     subjects.STATE_STREAM,
 )
-"""The streams of every bus in the order of the backup; the file buckets of the agents follow.
+"""The streams of every bus in the order of the backup; the ledgers of the parties, where each has one, and the file
+buckets of the agents follow.
 
 The registry is left out, because workers announce themselves again, and so is what running tasks tell of themselves."""
 _FILES_PREFIX: Final = f"OBJ_{subjects.files_bucket('')}"
@@ -109,10 +111,25 @@ async def copy_stream(source: Bus, target: Bus, name: str, folder: Path) -> Stre
     return await _restore(target, name, folder / _DATA, described["config"], described["state"])
 
 
+async def remake_stream(bus: Bus, name: str, folder: Path, config: dict[str, Any]) -> StreamCopy:
+    """Give a stream another configuration: it is copied into a folder that does not exist yet, deleted and restored.
+
+    Raises:
+        BusError: the server failed; the stream may not exist then.
+    """
+    await _snapshot(bus, name, folder)
+    described = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+    await bus.api(f"STREAM.DELETE.{name}")
+    return await _restore(bus, name, folder / _DATA, config, described["state"])
+
+
 async def _streams(bus: Bus) -> AsyncGenerator[str]:
     found = await bus.stream_names()
     for name in STREAM_ORDER:
         if name in found:
+            yield name
+    for name in sorted(found):
+        if party_of_stream(name) is not None:
             yield name
     for name in sorted(found):
         if name.startswith(_FILES_PREFIX):

@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
+from agentbus.bus.reading.ledger_parts import Part, is_divided, ledger_parts
 from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.concurrently import concurrently
 from agentbus.errors import CorruptEntryError, PermissionDeniedError, TaskNotFoundError
@@ -105,13 +106,18 @@ async def _find(bus: Bus, query: TaskQuery) -> Record:
         keys = subjects.states_of_task(query.id, owner=owner)
         if candidates := await _candidates(bus, query.id, keys, by_sequence=owner == COORDINATOR):
             return candidates.the_one()
-    if query.owner is None:
+    # Of a divided ledger, a member can read no keys of others: each agent's stream would refuse it.
+    if query.owner is None and (bus.reads_whole_ledger or not await is_divided(bus)):
         others = {subjects.states_of_task(query.id, agent, other) for other in (COORDINATOR, "*")}
         if candidates := await _candidates(bus, query.id, *sorted(others)):
             return candidates.the_one()
-    where = f" of the agent {agent}" if query.agent is not None else ""
+    raise _not_found(query)
+
+
+def _not_found(query: TaskQuery) -> TaskNotFoundError:
+    where = f" of the agent {query.agent}" if query.agent is not None else ""
     whose = f" that {query.owner} has published" if query.owner is not None else ""
-    raise TaskNotFoundError(
+    return TaskNotFoundError(
         f"no task {query.id}{where}{whose} is known on this bus; ids are kept for 38 days by default"
     )
 
@@ -123,33 +129,51 @@ async def _candidates(bus: Bus, task_id: str, *patterns: str, by_sequence: bool 
         by_sequence: whether to read by sequence, which a member may not: a sequence has no owner.
     """
     found = _Candidates(task_id)
-    for pattern in patterns if by_sequence else ():
-        await _add_stored(bus, pattern, found)
-    if not found:
-        for pattern in patterns:
-            await _add_stored_at_the_leader(bus, pattern, found)
+    parts = [part for pattern in patterns for part in await ledger_parts(bus, pattern)]
+    if all(part.stream == subjects.STATE_STREAM for part in parts):
+        for part in parts if by_sequence else ():
+            await _add_stored(bus, part, found)
+        if not found:
+            for part in parts:
+                await _add_stored_at_the_leader(bus, part, found)
+        return found
+
+    async def add(part: Part) -> None:
+        if "*" not in part.subject:
+            await _add_newest(bus, part, found)
+        elif bus.reads_whole_ledger:  # others may not read so, and the server logs each refusal
+            await _add_stored(bus, part, found)
+
+    await concurrently(parts, add, at_once=READS_AT_ONCE)
     return found
 
 
-async def _add_stored(bus: Bus, pattern: str, candidates: _Candidates) -> None:
+async def _add_newest(bus: Bus, part: Part, candidates: _Candidates) -> None:
+    """Read one key."""
+    with suppress(PermissionDeniedError):
+        if (stored := await bus.last_message(subjects.STATE_STREAM, part.subject)) is not None:
+            candidates.add(stored)
+
+
+async def _add_stored(bus: Bus, part: Part, candidates: _Candidates) -> None:
     """Read the entries that match a pattern. Makes no consumer: a stream has room for a limited number of them.
 
     Adds none if the replica that answers lags behind, or if this user may not read so.
     """
     with suppress(PermissionDeniedError):
-        newest = await bus.last_message(subjects.STATE_STREAM, pattern)
+        newest = await bus.last_message(subjects.STATE_STREAM, part.subject)
         seq = 1
-        while newest and (stored := await bus.next_message(subjects.STATE_STREAM, pattern, seq)) is not None:
+        while newest and (stored := await bus.next_message(part.stream, part.subject, seq)) is not None:
             candidates.add(stored)
             if stored.seq >= newest.seq:
                 break
             seq = stored.seq + 1
 
 
-async def _add_stored_at_the_leader(bus: Bus, pattern: str, candidates: _Candidates) -> None:
+async def _add_stored_at_the_leader(bus: Bus, part: Part, candidates: _Candidates) -> None:
     """Read the same through a consumer, which sees every acknowledged write."""
     with suppress(PermissionDeniedError):
-        async with OrderedConsumer(bus, subjects.STATE_STREAM, pattern, after=0) as consumer:
+        async with OrderedConsumer(bus, part.stream, part.subject, after=0) as consumer:
             async for message in consumer.backlog():
                 candidates.add(message.stored)
 

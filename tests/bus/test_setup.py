@@ -313,8 +313,8 @@ def test_a_stream_keeps_its_room_unless_the_shares_are_asked_for_anew():
         assert {step.config["max_bytes"] for step in kept} == {300}
     anew = replace(ALONE, granted_bytes=1000, shares_anew=True)
     steps = {step.name: step for step in plan(wanted_streams(), [], Found(was), anew, update=False)}
-    assert (steps["KV_AGENT_STATE"].config["max_bytes"], steps["KV_AGENT_STATE"].grows) == (350, True)
-    assert (steps["AGENT_RESULTS"].config["max_bytes"], steps["AGENT_RESULTS"].grows) == (250, False)
+    assert (steps["KV_AGENT_STATE"].config["max_bytes"], steps["KV_AGENT_STATE"].turn) == (350, 2)
+    assert (steps["AGENT_RESULTS"].config["max_bytes"], steps["AGENT_RESULTS"].turn) == (250, 0)
     assert steps["AGENT_AUDIT"].config["max_bytes"] == 300, "with less, the server would delete lines"
 
 

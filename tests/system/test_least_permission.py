@@ -259,7 +259,13 @@ async def _read_resource(client: Client, uri: str) -> dict[str, Any]:
 
 def for_lead() -> dict[str, str]:
     """What an agent may not do that may give tasks to doc: all that code may not, but for what a member may."""
-    member = ("read its own inbox", "watch its own ledger", "list the consumers of the tasks")
+    member = (
+        "read its own inbox",
+        "watch its own ledger",
+        "watch it where it is apart",
+        "see which ledgers there are",
+        "list the consumers of the tasks",
+    )
     return {what: subject for what, subject in for_agent("lead", "code").items() if what not in member} | {
         "give tasks to doc as main": "agent.doc.tasks",
         "give tasks to doc as another party": "agent.doc.tasks.main",
@@ -302,7 +308,8 @@ async def test_a_task_for_an_agent_that_is_not_permitted_fails_and_the_others_ru
         assert isinstance(refused, TaskFailure)
         assert (refused.id, refused.agent, type(refused.error)) == ("job-code", "code", PermissionDeniedError)
         assert "an administrator must grant it" in str(refused.error)
-        assert len(own.violations()) == 1
+        tried = {line.rpartition('Subject "')[2].rstrip('"') for line in own.violations()}
+        assert tried == {"$JS.API.STREAM.INFO.KV_AGENT_STATE_code", "$KV.AGENT_STATE.code.~lead.job-code"}
         assert isinstance(accepted, PublishedTask)
         assert (await accepted.result(timeout_s=BOUND_S)).status == "completed"
     after = await contents(own, but="doc")

@@ -7,7 +7,7 @@ import click
 
 from agentbus.bus.wanted.retention import LEAST_RESULTS_DAYS, LEAST_STATES_DAYS, MOST_DAYS
 from agentbus.cli import lazy, output
-from agentbus.cli.options import Size, administrator_options, agents_option
+from agentbus.cli.options import AgentId, Size, administrator_options, agents_option
 from agentbus.errors import BusError
 
 if TYPE_CHECKING:
@@ -71,6 +71,15 @@ Examples:
     is_flag=True,
     help="Give each existing stream its share of the storage that the bus has now, in place of the room that it has.",
 )
+@click.option(
+    "--coordinator",
+    "coordinators",
+    metavar="ID",
+    type=AgentId(),
+    multiple=True,
+    help="Also make the ledger for the MCP tasks of this coordinator, on a bus with accounts; repeatable.  [default: "
+    "main and, with --config in the folder of the bus, all others]",
+)
 @click.option("--update", is_flag=True, help="Also change what exists and differs, where that is possible.")
 @click.option(
     "--wait",
@@ -88,6 +97,7 @@ def setup(
     max_ack_pending: int | None,
     nats_url: str | None,
     config: "Path | None",
+    coordinators: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Make the streams, buckets and consumers of a bus; needs an administrator's credentials.
@@ -106,7 +116,9 @@ def setup(
     for name, value in of_agents.items():
         if value is not None and not agents:
             raise click.UsageError(f"--{name.replace('_', '-')} goes with --agent")
-    lazy.session.run_as_administrator(nats_url, config, partial(_setup, agents=agents, **of_agents, **options))
+    coordinators += lazy.folder.coordinators_of(config or lazy.loading.administrator_file(nats_url))
+    options |= {**of_agents, "coordinators": coordinators}
+    lazy.session.run_as_administrator(nats_url, config, partial(_setup, agents=agents, **options))
 
 
 async def _setup(
@@ -116,6 +128,7 @@ async def _setup(
     replicas: int | None,
     keep_results_days: int | None,
     keep_states_days: int | None,
+    coordinators: "Sequence[str]",
     update: bool,
     wait_s: float,
     **options: Any,
@@ -126,6 +139,7 @@ async def _setup(
         agents = tuple(dict.fromkeys([*agents, *await lazy.setup.known_agents(bus.bus)]))
     keep = lazy.retention.Keep(keep_results_days, keep_states_days)
     findings = await lazy.setup.set_up(bus.bus, agents, replicas=replicas, keep=keep, update=update, **options)
+    findings += await lazy.setup.set_up_coordinators(bus.bus, coordinators)
     _print(findings, update=update)
     await _warn_of_foreign_consumers(bus.bus)
     await _wait_for_replicas(bus.bus, findings, agents, replicas, wait_s)

@@ -1,9 +1,8 @@
 """Brings a bus that an earlier version made to the newest layout, for `agentbus init --upgrade`.
 
-From the first layout, the command is run twice, and the operator restarts the server in between: a reload cannot divide
-the storage of one account among two. From a later one, it is run once, before the restart, or before a reload where
-only streams and rights are added. Each run can be repeated, also after it was interrupted: what it finds done, it
-leaves. The folder says which of them is due.
+The command is run twice, and the operator restarts the server in between: a reload cannot divide the storage of one
+account among two, and clients learn by their reconnect that the ledger is another one. Each run can be repeated, also
+after it was interrupted: what it finds done, it leaves. The folder says which of them is due.
 """
 
 import asyncio
@@ -13,13 +12,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
+from agentbus.admin import ledger_division
 from agentbus.admin.consumers import consumers_of_bus, remove_consumers
 from agentbus.admin.queue_move import check_room, move_queue
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.progress.streams import remove_progress
-from agentbus.bus.setup import known_agents, set_up
+from agentbus.bus.setup import known_agents, set_up, set_up_coordinators
 from agentbus.cli import output
-from agentbus.cli.operator.next_steps import apply_change, reload_command, restart_text
+from agentbus.cli.operator.next_steps import restart_text
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.loading import load_coordinator
 from agentbus.errors import AuthenticationError, BusUnavailableError
@@ -39,58 +39,45 @@ async def upgrade(bus: BusFolder) -> None:
             command can be repeated.
         ConfigError: the folder cannot be read or written.
     """
-    if not bus.queue_apart:
-        await _prepare(bus)
-    elif not bus.has_audit:
-        await _add_audit(bus)
-    elif not bus.has_newest_layout:
-        await _add_streams_and_rights(bus)
-    else:
+    if bus.has_newest_layout:
         await _finish(bus)
+    else:
+        await _prepare(bus)
 
 
 async def _prepare(bus: BusFolder) -> None:
     """Make what the new layout needs on the bus as it is, and write the new accounts."""
-    async with _in_account_of_streams(bus) as administrator:
-        await remove_progress(administrator)  # until the queue has moved, it needs their room; then they are made again
-        await check_room(administrator, FILE_OF_QUEUE)
+    connected = _connected(_settings(bus)) if bus.queue_apart else _in_account_of_streams(bus)
+    async with connected as administrator:
+        streams = administrator.accounts[0]
+        # The room of this account: an administrator with two of them is told the sum of both.
+        await ledger_division.check_room(streams, (await Bus.account_info(streams)).max_storage_bytes)
+        await remove_progress(streams)  # until the end of the upgrade it needs their room; then they are made again
+        if not bus.queue_apart:
+            await check_room(administrator, FILE_OF_QUEUE)
         await set_up(administrator, await known_agents(administrator))
-        await remove_progress(administrator)
-    bus.set_newest_layout()
+        await remove_progress(streams)
+        parties = await ledger_division.parties_of_ledger(streams)
+    bus.set_newest_layout([one for one in parties if one not in (*bus.agents, *bus.coordinators)])
     output.line("the streams are ready, and the accounts of the new layout are written. Now " + restart_text(bus))
-    output.line("From then on publishing is refused until the queue has moved, so move it at once:")
+    output.line("From then on no task can be published, taken or read until the bus is changed, so do that at once:")
     output.line(f"  {shlex.join(['agentbus', 'init', '--upgrade', str(bus.path)])}")
 
 
-async def _add_audit(bus: BusFolder) -> None:
-    """Make the streams of the audit, and write accounts in which the queue reaches them."""
-    async with _connected(_settings(bus)) as administrator:
-        await set_up(administrator, await known_agents(administrator))
-    bus.set_newest_layout()
-    output.line(f"the accounts of the newest layout are written. Now {restart_text(bus)}")
-
-
-async def _add_streams_and_rights(bus: BusFolder) -> None:
-    """Make the bucket in which operators pause agents, and write accounts in which parties may do more.
-
-    A reload lets them.
-    """
-    async with _connected(_settings(bus)) as administrator:
-        await set_up(administrator, await known_agents(administrator))
-    bus.set_newest_layout()
-    output.line(f"the accounts of the newest layout are written. Now {apply_change(bus)}:\n  {reload_command(bus)}")
-
-
 async def _finish(bus: BusFolder) -> None:
-    """Move the queue into its account, unless that is done, and delete foreign consumers."""
-    settings = _settings(bus)
+    """Move the queue into its account and divide the ledger, unless that is done, and delete foreign consumers."""
+    settings, moved = _settings(bus), None
     try:
         async with _connected(settings) as administrator, _in_account_of_streams(bus) as streams:
-            if not await administrator.misplaced_streams():
+            misplaced = await administrator.misplaced_streams()
+            if not misplaced and not await ledger_division.is_due(administrator):
                 output.line(f"the bus in {bus.path} has the newest layout")
                 return
-            moved = await move_queue(streams, administrator.of_stream(subjects.TASKS_STREAM))
+            if misplaced:
+                moved = await move_queue(streams, administrator.of_stream(subjects.TASKS_STREAM))
+            divided = await ledger_division.divide_ledger(administrator, bus.coordinators)
             await set_up(administrator, await known_agents(administrator))
+            await set_up_coordinators(administrator, bus.coordinators)
             foreign = [one for one in await consumers_of_bus(administrator) if one.foreign]
             deleted = await remove_consumers(administrator, foreign)
     except AuthenticationError as error:
@@ -100,6 +87,9 @@ async def _finish(bus: BusFolder) -> None:
         ) from error
     if moved is not None:
         output.line(f"moved {moved.stream} into an account of its own: {moved.messages} messages")
+    if divided is not None:
+        count, streams_of = sum(divided.entries.values()), len(divided.entries)
+        output.line(f"divided the ledger: {count} entries in {streams_of} streams, one for each party")
     for one in deleted:
         output.line(f"deleted the foreign consumer {one.path}: {one.foreign}")
     output.line(f"the bus in {bus.path} has the newest layout")

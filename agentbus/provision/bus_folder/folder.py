@@ -8,7 +8,7 @@ A cluster has a folder for each of its servers under `servers/`. These do not co
 of the authority.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -53,8 +53,18 @@ def older_layout(config: Path | None) -> str:
     elif not bus.has_whole_ledger:
         lacks = "in which each look at all tasks takes longer the more there are"
     else:
-        lacks = "in which no operator can pause an agent"
+        lacks = "in which one agent can fill the ledger of all"
     return f"the bus in {bus.path} has an older layout, {lacks}"
+
+
+def coordinators_of(config: Path | None) -> tuple[str, ...]:
+    """Return the coordinators of the bus, if `config` is its administrator's in its folder; else none are known."""
+    if config is None or not manifest_file(config.parent).exists():
+        return ()
+    try:
+        return BusFolder(config.parent).coordinators
+    except ConfigError:
+        return ()
 
 
 class BusFolder:
@@ -138,6 +148,11 @@ class BusFolder:
         return self._manifest.has_audit
 
     @property
+    def ledgers_apart(self) -> bool:
+        """Whether each party has a ledger of its own."""
+        return self._manifest.ledgers_apart
+
+    @property
     def has_whole_ledger(self) -> bool:
         """Whether who may read the whole ledger may do so without a filter."""
         return self._manifest.has_whole_ledger
@@ -157,6 +172,7 @@ class BusFolder:
         """
         with self._locked():
             self._check_new(agent, "agent", may_task)
+            self._retire(one for one in self._manifest.bus.retired if one != agent)
             self._renew_credential(agent, PartyEntry(may_task=tuple(dict.fromkeys(may_task))))
 
     def add_coordinator(self, name: str, role: Role = "member", agents: Sequence[str] | None = None) -> None:
@@ -213,6 +229,8 @@ class BusFolder:
         with self._locked():
             self._party(name, kind, "remove")
             left = {other: party.without(name) for other, party in self._manifest.party.items() if other != name}
+            if kind == "agent" and self._manifest.ledgers_apart:  # older versions do not know that key
+                self._retire((*self._manifest.bus.retired, name))
             self._save(self._manifest.model_copy(update={"party": left}))
             try:
                 self.secret_file(name).unlink(missing_ok=True)
@@ -221,12 +239,16 @@ class BusFolder:
                     f"{name} is removed, but {self.secret_file(name)} cannot be deleted: {error.strerror}; delete it"
                 ) from None
 
-    def set_newest_layout(self) -> None:
+    def set_newest_layout(self, retired: Sequence[str] = ()) -> None:
         """Change the folder to the newest layout; from the first one on, the queue gets an account of its own.
 
         What is not written when it is interrupted is written when it is repeated.
+
+        Args:
+            retired: those who have tasks on the bus and are none of its parties any more.
         """
         with self._locked():
+            self._retire((*self._manifest.bus.retired, *retired))
             bus = self._manifest.bus.model_copy(update={"version": NEWEST_LAYOUT})
             manifest = self._manifest.model_copy(update={"bus": bus})
             if not self._manifest.queue_apart:
@@ -279,6 +301,11 @@ class BusFolder:
         with locked(self.path):
             self._manifest = read_manifest(self.path)
             yield
+
+    def _retire(self, agents: Iterable[str]) -> None:
+        """Remember which agents were removed; written with what else changes."""
+        bus = self._manifest.bus.model_copy(update={"retired": tuple(dict.fromkeys(agents))})
+        self._manifest = self._manifest.model_copy(update={"bus": bus})
 
     def _renew_credential(self, name: str, entry: PartyEntry) -> None:
         self._save(credentials.with_new_credential(self.path, self._manifest, name, entry))

@@ -1,4 +1,7 @@
-"""Follows the entries of tasks in the ledger: those alone where the user may name them, else all of theirs."""
+"""Follows the entries of tasks in the ledger: those alone where the user may name them, else all of theirs.
+
+Where each agent has a stream, that of each agent is followed by consumers of its own.
+"""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -7,6 +10,7 @@ from typing import Any, Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, Start
+from agentbus.bus.reading.ledger_parts import is_divided, part_of
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import STATE
@@ -52,12 +56,25 @@ class _Following:
 
     async def of_keys(self, keys: Sequence[TaskKey]) -> None:
         """Follow these entries alone, which are delivered whole."""
-        parts = [keys[at : at + _KEYS_AT_ONCE] for at in range(0, len(keys), _KEYS_AT_ONCE)]
+        parts = [
+            same[at : at + _KEYS_AT_ONCE]
+            for same in await self._by_stream(keys)
+            for at in range(0, len(same), _KEYS_AT_ONCE)
+        ]
         await self._until_over(*(self._part(part) for part in parts))
 
     async def of_all(self, keys: Sequence[TaskKey]) -> None:
         """Follow all entries of the agent, of the owner, or of all, and read those of the tasks that change."""
-        await self._until_over(self._whole(keys))
+        await self._until_over(*(self._whole(same) for same in await self._by_stream(keys)))
+
+    async def _by_stream(self, keys: Sequence[TaskKey]) -> list[list[TaskKey]]:
+        """Return the tasks of each stream."""
+        if not await is_divided(self._bus):
+            return [list(keys)]
+        of_agents: dict[str, list[TaskKey]] = {}
+        for key in keys:
+            of_agents.setdefault(key.agent, []).append(key)
+        return list(of_agents.values())
 
     async def _until_over(self, *parts: Coroutine[Any, Any, None]) -> None:
         try:
@@ -82,7 +99,8 @@ class _Following:
         alone = wanted[0] if len(wanted) == 1 else None  # the right to follow one key, every user has
         # To begin with the newest entry of several keys, the server would look at all of the ledger.
         after: Start = "last_per_subject" if alone is not None else "new"
-        async with OrderedConsumer(self._bus, subjects.STATE_STREAM, alone or wanted, after=after) as consumer:
+        stream = (await part_of(self._bus, wanted[0])).stream
+        async with OrderedConsumer(self._bus, stream, alone or wanted, after=after) as consumer:
             self._note_opened(consumer)
             if alone is None:
                 await self._read_again(keys)
@@ -101,9 +119,8 @@ class _Following:
     async def _whole(self, keys: Sequence[TaskKey]) -> None:
         agents, owners = {key.agent for key in keys}, {key.owner for key in keys}
         wanted = subjects.states(agents.pop() if len(agents) == 1 else "*", owners.pop() if len(owners) == 1 else None)
-        async with OrderedConsumer(
-            self._bus, subjects.STATE_STREAM, wanted, after="new", headers_only=True
-        ) as consumer:
+        stream = (await part_of(self._bus, subjects.state(keys[0]))).stream
+        async with OrderedConsumer(self._bus, stream, wanted, after="new", headers_only=True) as consumer:
             self._note_opened(consumer)
             await self._read_again(keys)
             while not self._tasks.enough:

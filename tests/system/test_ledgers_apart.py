@@ -1,0 +1,171 @@
+"""Each party of a bus of `agentbus init` has a ledger of its own: what one writes into it holds up no other one."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agentbus import Coordinator
+from agentbus.bus.jetstream import Bus, connect
+from agentbus.bus.setup import set_up
+from agentbus.errors import MessageError, StreamFullError
+from agentbus.protocol.parties.ledger_streams import ledger_of
+from agentbus.protocol.roles import Role
+from support import installation
+from support.harness import BOUND_S, eventually, worker
+from support.installation import OwnBus, own_bus
+
+pytestmark = pytest.mark.posix("a worker needs process groups and signals")
+
+
+async def fill_ledger(bus: Bus, agent: str) -> None:
+    """Write entries of one agent until the server takes none, not even a small one."""
+    for size in (1_000_000, 50_000, 500, 0):
+        with pytest.raises(StreamFullError):
+            await write_entries(bus, agent, size)
+
+
+async def write_entries(bus: Bus, agent: str, size: int) -> None:
+    for number in range(20_000):
+        await bus.store(f"$KV.AGENT_STATE.{agent}.{size}-{number}", bytes(size))
+
+
+async def test_a_worker_that_fills_its_ledger_delays_nothing_of_another_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation, "PLAN", replace(installation.PLAN, max_file="60MiB"))
+    async with own_bus(tmp_path) as own, own.coordinator("main") as main, connect(own.settings("admin")) as admin:
+        go = tmp_path / "go"
+        async with worker(own.worker_toml(tmp_path, "doc", task_timeout_seconds=600, concurrency=2)) as process:
+            running = await main.publish("doc", f"wait:{go}", task_type="test")
+            await process.until_said(running.id)
+            waiting = asyncio.create_task(main.wait([running.id], timeout_s=BOUND_S))
+            async with connect(own.settings("code")) as code:
+                await fill_ledger(code, "code")
+            renewals = (await admin.stream_info(ledger_of("doc"))).state.last_seq
+            next_task = await main.publish("doc", "say:published", task_type="test")
+            assert (await main.wait([next_task.id], timeout_s=BOUND_S)).settled[next_task.id].state == "completed"
+            assert (await admin.stream_info(ledger_of("doc"))).state.last_seq > renewals
+            go.touch()
+            status = (await waiting).settled[running.id]
+            assert (status.state, status.result.to_json()["attempt"] if status.result else None) == ("completed", 1)
+        with pytest.raises(
+            StreamFullError, match=r"the ledger(, KV_AGENT_STATE_code,| of code, KV_AGENT_STATE_code,) holds"
+        ):
+            await main.publish("code", "say:refused", task_type="test")
+        assert {one.task_id for one in (await main.list_tasks(state="completed")).tasks} == {running.id, next_task.id}
+
+
+async def test_a_worker_that_writes_small_entries_is_bounded_by_their_number(tmp_path: Path) -> None:
+    async with own_bus(tmp_path) as own, own.coordinator("main") as main, connect(own.settings("admin")) as admin:
+        name = ledger_of("code")
+        config = (await admin.stream_info(name)).config
+        assert config["max_msgs"] == config["max_bytes"] // 512
+        await admin.api(f"STREAM.UPDATE.{name}", {**config, "max_msgs": 20})
+        task = await main.publish("code", "say:done", task_type="test")
+        async with connect(own.settings("code")) as code:
+            with pytest.raises(StreamFullError):
+                await write_entries(code, "code", 0)
+        async with worker(own.worker_toml(tmp_path, "code")):
+            assert (await main.wait([task.id], timeout_s=BOUND_S)).settled[task.id].state == "completed"
+        with pytest.raises(StreamFullError, match="the ledger of code, KV_AGENT_STATE_code, holds 20 of 20 entries"):
+            await main.publish("code", "say:refused", task_type="test")
+
+
+TEAM: dict[str, tuple[Role, list[str] | None]] = {
+    "alice": ("member", None),
+    "carol": ("operator", None),
+    "bob": ("viewer", None),
+    "dave": ("member", ["doc"]),
+}
+
+
+@pytest.fixture
+async def team(tmp_path: Path) -> AsyncGenerator[OwnBus]:
+    async with own_bus(tmp_path, ["code", "doc", "review"], coordinators=TEAM) as bus:
+        yield bus
+
+
+async def publish_around(coordinator: Coordinator, count: int) -> list[str]:
+    """Publish tasks for the agents in turn; returns their ids, the newest first."""
+    agents = ("code", "doc", "review")
+    ids = [(await coordinator.publish(agents[at % 3], f"x{at}", task_type="test")).id for at in range(count)]
+    return ids[::-1]
+
+
+async def test_a_list_has_the_tasks_of_all_agents_in_the_order_of_their_last_changes(team: OwnBus) -> None:
+    async with team.coordinator("main") as main, team.coordinator("alice") as alice:
+        ids = await publish_around(main, 14)
+        own = await publish_around(alice, 5)
+        for reader, name, everything in ((main, "main", [*own, *ids]), (alice, "alice", own)):
+            found, cursor = list[str](), None
+            while True:
+                page = await reader.list_tasks(limit=4, cursor=cursor)
+                assert len(page.tasks) <= 4
+                found += [one.task_id for one in page.tasks]
+                cursor = page.cursor
+                if cursor is None:
+                    break
+            assert found == everything, name
+        docs = [one for one in ids if (await main.task(one).status()).agent == "doc"]
+        assert [one.task_id for one in (await main.list_tasks(agent="doc", limit=3)).tasks][-1:] == docs[:1]
+    assert team.violations() == []
+
+
+async def test_a_cursor_from_before_the_ledger_was_divided_is_refused(team: OwnBus) -> None:
+    async with team.coordinator("main") as main:
+        await publish_around(main, 2)
+        with pytest.raises(MessageError, match="1234 is no cursor of this bus any more"):
+            await main.list_tasks(cursor=1234)
+
+
+async def test_one_wait_covers_tasks_of_several_agents(team: OwnBus, tmp_path: Path) -> None:
+    async with team.coordinator("main") as main, team.coordinator("alice") as alice:
+        for folder in ("a", "b"):
+            (tmp_path / folder).mkdir()
+        for who in (main, alice):
+            ids = await publish_around(who, 6)
+            kept = [one for one in ids if (await who.task(one).status()).agent != "review"]
+            async with (
+                worker(team.worker_toml(tmp_path / "a", "code")),
+                worker(team.worker_toml(tmp_path / "b", "doc")),
+            ):
+                assert set((await who.wait(kept, timeout_s=BOUND_S)).settled) == set(kept)
+    assert team.violations() == []
+
+
+async def test_the_tasks_of_a_removed_agent_stay_to_be_seen(team: OwnBus) -> None:
+    async with team.coordinator("main") as main, team.coordinator("alice") as alice:
+        ids, own = await publish_around(main, 3), await publish_around(alice, 3)
+        team.folder.remove("code")
+        team.server.reload()
+
+        async def listed(who: Coordinator) -> set[str]:
+            return {one.task_id for one in (await who.list_tasks()).tasks}
+
+        async def code_is_gone() -> bool:
+            try:
+                async with connect(team.settings("code")):
+                    return False
+            except Exception:  # noqa: BLE001
+                return True
+
+        await eventually(code_is_gone, "the server has taken the accounts")
+        assert await listed(main) == {*ids, *own}
+        assert await listed(alice) == set(own)
+        team.folder.add("code")
+        assert "retired" not in (team.folder.path / "bus.toml").read_text(encoding="utf-8")
+
+
+async def test_the_ledgers_that_exist_give_way_to_that_of_a_new_agent(tmp_path: Path) -> None:
+    async with own_bus(tmp_path, ["code"]) as own, connect(own.settings("admin")) as admin:
+        before = (await admin.stream_info(ledger_of("code"))).max_bytes
+        more = ["b", "c", "d"]
+        made = {one.name: one.outcome for one in await set_up(admin, more)}
+        assert {made[ledger_of(one)] for one in more} == {"made"}
+        sizes = [(await admin.stream_info(ledger_of(one))).max_bytes for one in ("code", *more)]
+        assert sizes == [before // 4] * 4
+        assert {one.outcome for one in await set_up(admin, ["code", *more])} <= {"found", "made", "different"}
+        assert [(await admin.stream_info(ledger_of(one))).max_bytes for one in ("code", *more)] == sizes
