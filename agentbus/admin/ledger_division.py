@@ -26,18 +26,18 @@ from agentbus.bus.wanted.ledgers import Ledgers
 from agentbus.bus.wanted.retention import retention_of
 from agentbus.concurrently import concurrently
 from agentbus.errors import ApiError, BusError, SetupMissingError
-from agentbus.protocol import subjects
-from agentbus.protocol.parties.ledger_streams import ledger_of, party_in
+from agentbus.protocol import accounts, subjects
+from agentbus.protocol.accounts import account_of_stream
+from agentbus.protocol.parties.ledger_streams import NO_KEY, ledger_of, party_in
 from agentbus.protocol.subjects import STATE_STREAM
 
-_NOT_TAKEN: Final = "$KV.AGENT_STATE"
-"""What the old stream takes in the end: a subject that is no key, and that no party may publish to."""
 _MIRRORED_S: Final = 3600.0
 """How long the mirrors may take: the disk of the server writes what the ledger holds once more."""
 _LAST_S: Final = 30.0
 """How long they may take for what was stored while they were made."""
 _PAUSE_S: Final = 0.1
 _AT_ONCE: Final = 8
+_NO_MESSAGE: Final = 10037
 _NOT_CHANGEABLE: Final = frozenset({10052, 10055})
 """Servers before 2.12 do not make a stream of a mirror; a snapshot of it is restored as one."""
 
@@ -75,7 +75,7 @@ async def check_room(bus: Bus, granted_bytes: int) -> None:
 
     Args:
         bus: into the account of the ledger.
-        granted_bytes: the storage of that account; -1 for no limit.
+        granted_bytes: the storage of that account when the ledger is divided; -1 for no limit.
 
     Raises:
         BusError: it does not; nothing was changed.
@@ -84,7 +84,12 @@ async def check_room(bus: Bus, granted_bytes: int) -> None:
     ledger = infos.get(STATE_STREAM)
     if granted_bytes < 0 or ledger is None:
         return
-    used = sum(info.state.bytes * max(1, info.num_replicas) for info in infos.values())
+    # Where the queue lies here still, it moves before the ledger is divided.
+    used = sum(
+        info.state.bytes * max(1, info.num_replicas)
+        for name, info in infos.items()
+        if account_of_stream(name) == accounts.BUS
+    )
     needed = used + ledger.state.bytes * max(1, ledger.num_replicas)
     if needed > granted_bytes:
         raise BusError(
@@ -116,7 +121,7 @@ async def divide_ledger(bus: Bus, coordinators: Sequence[str]) -> Division | Non
     for name, config in wanted.items():
         await _mirror(bus, name, config)
     await _until_mirrored(bus, parties, _MIRRORED_S)
-    await bus.api(f"STREAM.UPDATE.{STATE_STREAM}", {**old.config, "subjects": [_NOT_TAKEN]})
+    await bus.api(f"STREAM.UPDATE.{STATE_STREAM}", {**old.config, "subjects": [NO_KEY]})
     for _ in range(2):  # what was on its way into the stream may be stored after the first look
         await asyncio.sleep(_PAUSE_S)
         await _until_mirrored(bus, parties, _LAST_S)
@@ -155,7 +160,12 @@ async def _until_mirrored(bus: Bus, parties: Iterable[str], timeout_s: float) ->
     """
 
     async def lacking(party: str) -> str | None:
-        newest = await bus.api(f"STREAM.MSG.GET.{STATE_STREAM}", {"last_by_subj": subjects.states(party)})
+        try:  # not by a direct get, which a replica that lags may answer
+            newest = await bus.api(f"STREAM.MSG.GET.{STATE_STREAM}", {"last_by_subj": subjects.states(party)})
+        except ApiError as error:
+            if error.err_code != _NO_MESSAGE:
+                raise
+            return None  # its last entry has expired since
         copy = await bus.stream_info(ledger_of(party))
         return party if copy.state.last_seq < int(newest["message"]["seq"]) else None
 

@@ -28,7 +28,7 @@ from agentbus.bus.wanted.retention import DEFAULT, NOT_ASKED, Keep, chosen, rete
 from agentbus.bus.wanted.setup_plan import Finding, Found, Step, differences_between, plan
 from agentbus.errors import ApiError, BusError, PermissionDeniedError, SetupMissingError, StreamFullError
 from agentbus.protocol import subjects
-from agentbus.protocol.parties.ledger_streams import is_ledger, ledger_of
+from agentbus.protocol.parties.ledger_streams import NO_KEY, is_ledger, ledger_of
 
 
 async def set_up(
@@ -133,6 +133,9 @@ async def _check_possible(bus: Bus, replicas: int | None) -> None:
         raise BusError(
             f"{misplaced[0]} lies in the account BUS and belongs into TASKS: agentbus init --upgrade finishes that"
         )
+    with suppress(SetupMissingError):
+        if NO_KEY in (await bus.stream_info(subjects.STATE_STREAM)).config.get("subjects", ()):
+            raise BusError("the ledger is being divided: agentbus init --upgrade finishes that")
     if replicas is not None and replicas > 1 and not bus.clustered:
         raise BusError(
             f"this server is not in a cluster, so there cannot be {replicas} replicas: leave out --replicas, or make a "

@@ -212,5 +212,5 @@ async def own_bus(
                 [ledger] = [one.config for one in wanted_streams() if one.name == subjects.STATE_STREAM]
                 room = 3 * (await administrator.account_info()).max_storage_bytes // 10
                 await administrator.api(f"STREAM.CREATE.{subjects.STATE_STREAM}", {**ledger, "max_bytes": room})
-            await _set_up(administrator, folder.agents, lease_s, coordinators=folder.coordinators)
+            await _set_up(administrator, folder.agents, lease_s, coordinators=folder.with_ledgers)
         yield bus

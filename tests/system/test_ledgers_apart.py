@@ -10,11 +10,13 @@ import pytest
 from agentbus import Coordinator
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.setup import set_up
+from agentbus.bus.topology import SECOND_NS
 from agentbus.errors import MessageError, StreamFullError
 from agentbus.protocol.parties.ledger_streams import ledger_of
 from agentbus.protocol.roles import Role
+from agentbus.provision.bus_folder.folder import BusFolder
 from support import installation
-from support.harness import BOUND_S, eventually, worker
+from support.harness import BOUND_S, eventually, run_cli, worker
 from support.installation import OwnBus, own_bus
 
 pytestmark = pytest.mark.posix("a worker needs process groups and signals")
@@ -169,3 +171,56 @@ async def test_the_ledgers_that_exist_give_way_to_that_of_a_new_agent(tmp_path: 
         assert sizes == [before // 4] * 4
         assert {one.outcome for one in await set_up(admin, ["code", *more])} <= {"found", "made", "different"}
         assert [(await admin.stream_info(ledger_of(one))).max_bytes for one in ("code", *more)] == sizes
+
+
+async def set_up_by_command(own: OwnBus, *agents: str) -> str:
+    """Run `agentbus setup` as the administrator in the folder; returns what it remarks."""
+    words = [word for agent in agents for word in ("--agent", agent)]
+    ran = await run_cli("setup", "--config", str(own.folder.administrator), *words)
+    assert ran.code == 0, ran.err
+    return ran.err
+
+
+async def test_what_a_removed_party_has_left_goes_once_it_holds_nothing(team: OwnBus) -> None:
+    folder = team.folder
+    async with connect(team.settings("admin")) as admin:
+        assert {name for name in await admin.stream_names() if name.startswith("KV_AGENT_STATE")} == {
+            ledger_of(one) for one in ("main", "alice", "carol", "dave", "code", "doc", "review")
+        }, "a viewer needs none"
+        async with team.coordinator("main") as main:
+            task = await main.publish("doc", "say:queued", task_type="test")
+        for agent in ("code", "doc"):
+            folder.remove(agent)
+        folder.remove("dave", "coordinator")
+        assert "was empty: code, dave" in await set_up_by_command(team)
+        left = set(await admin.stream_names())
+        assert left.isdisjoint({ledger_of("code"), ledger_of("dave"), "OBJ_AGENT_FILES_code", "AGENT_PROGRESS_code"})
+        assert {ledger_of("doc"), ledger_of("alice"), "OBJ_AGENT_FILES_doc"} <= left
+        assert BusFolder(folder.path).retired == ("doc",)
+        async with team.coordinator("main") as main:
+            assert (await main.task(task.id, agent="doc").cancel()).state == "cancelled"
+        assert await set_up_by_command(team) == "", "the state of its task is kept"
+        assert ledger_of("doc") in await admin.stream_names()
+        ledger = (await admin.stream_info(ledger_of("doc"))).config
+        await admin.api(f"STREAM.UPDATE.{ledger_of('doc')}", {**ledger, "max_age": SECOND_NS})
+
+        async def expired() -> bool:
+            return (await admin.stream_info(ledger_of("doc"))).state.messages == 0
+
+        await eventually(expired, "the state has expired")
+        assert "was empty" not in await set_up_by_command(team), "its task is queued still"
+        await admin.api("STREAM.PURGE.AGENT_TASKS", {"filter": "agent.doc.>"})
+        assert "was empty: doc" in await set_up_by_command(team)
+        assert BusFolder(folder.path).retired == ()
+
+
+async def test_an_agent_may_get_the_id_of_a_coordinator_that_was_removed(team: OwnBus, tmp_path: Path) -> None:
+    async with connect(team.settings("admin")) as admin:
+        async with team.coordinator("alice") as alice:
+            await alice.bus.store("$KV.AGENT_STATE.alice.=record", b"{}")
+        team.folder.remove("alice", "coordinator")
+        team.folder.add("alice")
+        team.server.reload()
+        assert await set_up_by_command(team, "alice") == ""
+        assert (await admin.stream_info(ledger_of("alice"))).config["subjects"] == ["$KV.AGENT_STATE.alice.>"]
+        assert (await admin.stream_info(ledger_of("alice"))).state.messages == 1

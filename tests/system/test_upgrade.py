@@ -204,6 +204,8 @@ async def test_the_ledger_is_divided_while_a_task_runs_and_a_coordinator_waits(t
             [told] = [one for one in findings if one["check"] == "layout"]
             assert "has an older layout, in which one agent can fill the ledger of all" in told["text"]
             await first_half(folder)
+            early = await upgrade(folder)
+            assert (early.code, "restart the server, and run this again" in early.err) == (1, True), early
             assert 'retired = ["gone"]' in (folder / "bus.toml").read_text(encoding="utf-8")
             async with connect(bus.settings(ADMINISTRATOR)) as admin:
                 before = {one: await revision(admin, one, "KV_AGENT_STATE") for one in ("gone.old", f"doc.{waits.id}")}

@@ -6,6 +6,7 @@ from typing import Final
 
 from agentbus.admin.doctor.check_context import CheckContext, how_to_grant
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
+from agentbus.admin.ledger_division import is_due
 from agentbus.bus import setup
 from agentbus.bus.bounds.fill import NEARLY_FULL, WARNED_FROM, coming_bytes, remedy, warning_of
 from agentbus.bus.bounds.subject_counts import subject_counts
@@ -24,6 +25,7 @@ from agentbus.tasks.lost.lost_tasks import lost_tasks
 from agentbus.tasks.status import Loss, TaskStatus
 
 _MOST_NAMED: Final = 5
+_FINISH: Final = "agentbus init --upgrade, in the folder of the bus"
 _THEN: Final = {
     subjects.STATE_STREAM: f"from {NEARLY_FULL:.0%} on, no task is taken",
     subjects.RESULTS_STREAM: f"from {NEARLY_FULL:.0%} on, no task is taken",
@@ -74,7 +76,9 @@ async def check_all_streams(context: CheckContext) -> AsyncIterator[Finding]:
     """Check all streams and buckets, and the consumers and file buckets of all agents."""
     for name in await context.bus.misplaced_streams():
         text = f"{name} lies in the account BUS, and belongs into TASKS: publishing is refused, and its tasks wait"
-        yield failed("layout", text, "agentbus init --upgrade, in the folder of the bus")
+        yield failed("layout", text, _FINISH)
+    if context.folder.ledgers_apart and await is_due(context.bus):
+        yield failed("layout", "the ledger is not divided yet: no task can be published, taken or read", _FINISH)
     agents: Sequence[str] = ()
     names: Sequence[str] = _OF_ADMINISTRATOR
     with suppress(BusError):

@@ -100,7 +100,10 @@ async def ledgers_with(bus: Bus, agents: Sequence[str] = (), coordinators: Seque
     of_agents = sorted(filter(None, map(agent_of_ledger, existing)))
     others = sorted(party_of_stream(name_of(info)) or "" for info in existing if agent_of_ledger(info) is None)
     all_agents = tuple(dict.fromkeys((*of_agents, *agents)))
-    all_others = tuple(dict.fromkeys((subjects.COORDINATOR, *others, *coordinators)))
+    # Who was a coordinator and is an agent by now has the ledger of an agent, which takes all that the other one did.
+    all_others = tuple(
+        one for one in dict.fromkeys((subjects.COORDINATOR, *others, *coordinators)) if one not in agents
+    )
     return Ledgers(all_agents, all_others, more=len(all_agents) + len(all_others) > len(existing))
 
 

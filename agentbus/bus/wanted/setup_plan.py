@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from agentbus.bus.topology import SECOND_NS, SWITCHES_OFF, ReplicaPlan, Wanted, wanted_consumers
+from agentbus.protocol.accounts import covers
 
 Kind = Literal["stream", "bucket", "progress", "consumer"]
 """`progress` is a stream with what the runs of an agent tell, without which work goes on."""
@@ -134,9 +135,13 @@ def _changed(asked: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lacking(wanted: Wanted, found: dict[str, Any]) -> dict[str, Any]:
-    """Return what a stream of an earlier version lacks: subjects, without which messages are refused; the audit."""
-    has = list[str](found.get("subjects") or ())
-    more = [subject for subject in wanted.config["subjects"] if subject not in has]
+    """Return what a stream lacks: subjects, without which messages are refused; on one of an earlier version the audit.
+
+    A subject that a lacking one covers gives way to it: a stream takes no two that meet.
+    """
+    found_subjects = list[str](found.get("subjects") or ())
+    more = [subject for subject in wanted.config["subjects"] if subject not in found_subjects]
+    has = [subject for subject in found_subjects if not any(covers(wide, subject) for wide in more)]
     audit = wanted.config.get("republish") if not found.get("republish") else None
     return {**({"subjects": [*has, *more]} if more else {}), **({"republish": audit} if audit else {})}
 

@@ -11,12 +11,13 @@ from agentbus.cli.options import AgentId, Size, administrator_options, agents_op
 from agentbus.errors import BusError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from agentbus.bus.jetstream import Bus
     from agentbus.bus.wanted.setup_plan import Finding
     from agentbus.coordinator import Coordinator
+    from agentbus.provision.bus_folder.folder import BusFolder
 
 
 @click.command(
@@ -116,9 +117,19 @@ def setup(
     for name, value in of_agents.items():
         if value is not None and not agents:
             raise click.UsageError(f"--{name.replace('_', '-')} goes with --agent")
-    coordinators += lazy.folder.coordinators_of(config or lazy.loading.administrator_file(nats_url))
-    options |= {**of_agents, "coordinators": coordinators}
-    lazy.session.run_as_administrator(nats_url, config, partial(_setup, agents=agents, **options))
+    folder = lazy.folder.folder_of(config or lazy.loading.administrator_file(nats_url))
+    if folder is not None:
+        coordinators += folder.with_ledgers
+    work = partial(_setup, agents=agents, coordinators=coordinators, **of_agents, **options)
+    lazy.session.run_as_administrator(nats_url, config, partial(_clear_and_set_up, folder=folder, set_up=work))
+
+
+async def _clear_and_set_up(
+    bus: "Coordinator", *, folder: "BusFolder | None", set_up: "Callable[[Coordinator], Awaitable[None]]"
+) -> None:
+    if folder is not None:
+        await clear_retired(bus.bus, folder)
+    await set_up(bus)
 
 
 async def _setup(
@@ -143,6 +154,16 @@ async def _setup(
     _print(findings, update=update)
     await _warn_of_foreign_consumers(bus.bus)
     await _wait_for_replicas(bus.bus, findings, agents, replicas, wait_s)
+
+
+async def clear_retired(bus: "Bus", folder: "BusFolder") -> None:
+    """Delete what parties that were removed have left on the bus and is empty by now, and print which they were."""
+    gone = [agent for agent in folder.retired if await lazy.retired_parties.clear_agent(bus, agent)]
+    if gone:
+        folder.forget(gone)
+    gone += await lazy.retired_parties.clear_coordinators(bus, (*folder.agents, *folder.retired, *folder.with_ledgers))
+    if gone:
+        output.remark(f"deleted what parties that were removed had left, which was empty: {', '.join(gone)}")
 
 
 async def _warn_of_foreign_consumers(bus: "Bus") -> None:

@@ -8,7 +8,7 @@ after it was interrupted: what it finds done, it leaves. The folder says which o
 import asyncio
 import shlex
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -20,14 +20,17 @@ from agentbus.bus.progress.streams import remove_progress
 from agentbus.bus.setup import known_agents, set_up, set_up_coordinators
 from agentbus.cli import output
 from agentbus.cli.operator.next_steps import restart_text
+from agentbus.cli.operator.setup import clear_retired
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.loading import load_coordinator
-from agentbus.errors import AuthenticationError, BusUnavailableError
+from agentbus.errors import AuthenticationError, BusError, BusUnavailableError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
+from agentbus.protocol.parties.ledger_streams import ledger_of
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.manifest import FILE_OF_QUEUE
 
+_NAME: Final = "agentbus init --upgrade"
 _CONNECT_S: Final = 5.0
 
 
@@ -51,17 +54,25 @@ async def _prepare(bus: BusFolder) -> None:
     async with connected as administrator:
         streams = administrator.accounts[0]
         # The room of this account: an administrator with two of them is told the sum of both.
-        await ledger_division.check_room(streams, (await Bus.account_info(streams)).max_storage_bytes)
-        await remove_progress(streams)  # until the end of the upgrade it needs their room; then they are made again
-        if not bus.queue_apart:
+        granted = (await Bus.account_info(streams)).max_storage_bytes
+        await ledger_division.check_room(streams, granted if bus.queue_apart else _without_queue(granted))
+        if not bus.queue_apart:  # what runs have told gives way to the queue, and its streams are made again at the end
+            await remove_progress(streams)
             await check_room(administrator, FILE_OF_QUEUE)
         await set_up(administrator, await known_agents(administrator))
-        await remove_progress(streams)
-        parties = await ledger_division.parties_of_ledger(streams)
+        if not bus.queue_apart:
+            await remove_progress(streams)
+        # Also what has a consumer, and no task in the ledger any more: so it is deleted.
+        parties = [*await ledger_division.parties_of_ledger(streams), *await known_agents(administrator)]
     bus.set_newest_layout([one for one in parties if one not in (*bus.agents, *bus.coordinators)])
     output.line("the streams are ready, and the accounts of the new layout are written. Now " + restart_text(bus))
     output.line("From then on no task can be published, taken or read until the bus is changed, so do that at once:")
     output.line(f"  {shlex.join(['agentbus', 'init', '--upgrade', str(bus.path)])}")
+
+
+def _without_queue(granted_bytes: int) -> int:
+    """Return the storage of the other streams once the queue has an account of its own; -1 for no limit."""
+    return granted_bytes * (100 - FILE_OF_QUEUE) // 100 if granted_bytes > 0 else -1
 
 
 async def _finish(bus: BusFolder) -> None:
@@ -69,22 +80,19 @@ async def _finish(bus: BusFolder) -> None:
     settings, moved = _settings(bus), None
     try:
         async with _connected(settings) as administrator, _in_account_of_streams(bus) as streams:
+            await _check_restarted(bus)
             misplaced = await administrator.misplaced_streams()
-            if not misplaced and not await ledger_division.is_due(administrator):
-                output.line(f"the bus in {bus.path} has the newest layout")
-                return
             if misplaced:
                 moved = await move_queue(streams, administrator.of_stream(subjects.TASKS_STREAM))
             divided = await ledger_division.divide_ledger(administrator, bus.coordinators)
+            # Also where nothing was left to do: it may have been interrupted here.
+            await clear_retired(administrator, bus)
             await set_up(administrator, await known_agents(administrator))
-            await set_up_coordinators(administrator, bus.coordinators)
+            await set_up_coordinators(administrator, bus.with_ledgers)
             foreign = [one for one in await consumers_of_bus(administrator) if one.foreign]
             deleted = await remove_consumers(administrator, foreign)
     except AuthenticationError as error:
-        raise AuthenticationError(
-            f"the server does not know the accounts of the new layout yet: {restart_text(bus)}, and run this again "
-            f"({error})"
-        ) from error
+        raise AuthenticationError(f"{_not_restarted(bus)} ({error})") from error
     if moved is not None:
         output.line(f"moved {moved.stream} into an account of its own: {moved.messages} messages")
     if divided is not None:
@@ -95,9 +103,32 @@ async def _finish(bus: BusFolder) -> None:
     output.line(f"the bus in {bus.path} has the newest layout")
 
 
+async def _check_restarted(bus: BusFolder) -> None:
+    """Check that the server has read the accounts, without which no party could read a ledger that is divided.
+
+    Raises:
+        BusError: it has not.
+    """
+    if not bus.secret_file(subjects.COORDINATOR).exists():
+        return
+    config, _ = load_coordinator(path=bus.administrator)
+    of_administrator = dict.fromkeys(("tasks_user", "tasks_password_file", "tasks_nkey_file", "inbox_prefix"))
+    nats = config.nats.model_copy(update={**of_administrator, **bus.sign_in_as(subjects.COORDINATOR)})
+    try:
+        async with _connected(connection_settings(nats, agent=subjects.COORDINATOR, name=_NAME)) as coordinator:
+            with suppress(SetupMissingError):
+                await coordinator.stream_info(ledger_of(subjects.COORDINATOR))
+    except PermissionDeniedError as error:
+        raise BusError(_not_restarted(bus)) from error
+
+
+def _not_restarted(bus: BusFolder) -> str:
+    return f"the server does not know the accounts of the new layout yet: {restart_text(bus)}, and run this again"
+
+
 def _settings(bus: BusFolder) -> ConnectionSettings:
     config, _ = load_coordinator(path=bus.administrator)
-    return connection_settings(config.nats, agent=ADMINISTRATOR, name="agentbus init --upgrade")
+    return connection_settings(config.nats, agent=ADMINISTRATOR, name=_NAME)
 
 
 @asynccontextmanager

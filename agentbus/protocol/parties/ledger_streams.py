@@ -14,6 +14,8 @@ from agentbus.protocol.subjects import STATE_STREAM
 _PREFIX: Final = f"{STATE_STREAM}_"
 _KEYS: Final = f"$KV.{subjects.STATE_BUCKET}."
 _WILDCARDS: Final = ("*", ">")
+NO_KEY: Final = f"$KV.{subjects.STATE_BUCKET}"
+"""What the undivided ledger takes while its keys become those of others: no key, and no party may publish to it."""
 
 
 def ledger_of(party: str) -> str:

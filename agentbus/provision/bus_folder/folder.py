@@ -9,7 +9,7 @@ of the authority.
 """
 
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED
 from agentbus.protocol.roles import Role
-from agentbus.provision.bundle import Bundle
+from agentbus.provision.bundle import Bundle, sign_in
 from agentbus.provision.bus_folder import credentials
 from agentbus.provision.bus_folder.manifest import (
     NEWEST_LAYOUT,
@@ -57,14 +57,13 @@ def older_layout(config: Path | None) -> str:
     return f"the bus in {bus.path} has an older layout, {lacks}"
 
 
-def coordinators_of(config: Path | None) -> tuple[str, ...]:
-    """Return the coordinators of the bus, if `config` is its administrator's in its folder; else none are known."""
+def folder_of(config: Path | None) -> "BusFolder | None":
+    """Return the folder of the bus that `config` is the administrator's of; None for a file elsewhere."""
     if config is None or not manifest_file(config.parent).exists():
-        return ()
-    try:
-        return BusFolder(config.parent).coordinators
-    except ConfigError:
-        return ()
+        return None
+    with suppress(ConfigError):
+        return BusFolder(config.parent)
+    return None
 
 
 class BusFolder:
@@ -111,6 +110,22 @@ class BusFolder:
         """The coordinators that have credentials, `main` first."""
         return self._manifest.coordinators
 
+    @property
+    def with_ledgers(self) -> tuple[str, ...]:
+        """The coordinators whose MCP clients have tasks, which the bus keeps; a viewer writes nothing."""
+        return tuple(name for name in self.coordinators if self.role(name) != "viewer")
+
+    @property
+    def retired(self) -> tuple[str, ...]:
+        """The agents that were removed, of which there may be something on the bus."""
+        return self._manifest.bus.retired
+
+    def forget(self, agents: Sequence[str]) -> None:
+        """Forget agents that were removed, of which nothing is left on the bus."""
+        with self._locked():
+            self._retire(one for one in self._manifest.bus.retired if one not in agents)
+            self._save(self._manifest)
+
     def may_task(self, agent: str) -> tuple[str, ...]:
         """Return the agents that this one may give tasks to."""
         return self._party(agent, "agent", "bundle").may_task
@@ -126,6 +141,10 @@ class BusFolder:
     def secret_file(self, name: str) -> Path:
         """Return the path of a party's credential."""
         return credentials.secret_file(self.path, self._manifest, name)
+
+    def sign_in_as(self, name: str) -> dict[str, str | Path]:
+        """Return the keys of `[nats]` that name the credential of a party, for a connection from this machine."""
+        return sign_in(self._manifest.bus.auth, name, self.secret_file(name))
 
     @property
     def tasks_secret_file(self) -> Path | None:
