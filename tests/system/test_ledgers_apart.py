@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -74,6 +76,82 @@ async def test_a_worker_that_writes_small_entries_is_bounded_by_their_number(tmp
             assert (await main.wait([task.id], timeout_s=BOUND_S)).settled[task.id].state == "completed"
         with pytest.raises(StreamFullError, match="the ledger of code, KV_AGENT_STATE_code, holds 20 of 20 entries"):
             await main.publish("code", "say:refused", task_type="test")
+
+
+_MOST_SLOWER = 5
+"""How much longer a task of another agent may take while the flood goes on, beside what the machine has to do."""
+_OF_A_TASK_S = 0.2
+"""What is allowed beside that: a task takes less on a machine that does nothing else, so its time varies much."""
+
+
+async def flood(bus: Bus, subject: str, size: int, refused: asyncio.Event, stop: asyncio.Event) -> None:
+    """Store under ever new names, one after the other, also when the server takes no more."""
+    number = 0
+    while not stop.is_set():
+        number += 1
+        try:
+            await bus.store(subject.format(number), bytes(size))
+        except StreamFullError:
+            refused.set()
+
+
+async def times_of(main: Coordinator, count: int) -> list[float]:
+    """How long tasks of doc take, one after the other, from before they are published until their publisher is told."""
+    clock, times = asyncio.get_running_loop().time, list[float]()
+    for _ in range(count):
+        began = clock()
+        task = await main.publish("doc", "say:done", task_type="test")
+        assert (await main.wait([task.id], timeout_s=BOUND_S)).settled[task.id].state == "completed"
+        times.append(clock() - began)
+    return times
+
+
+@pytest.mark.attacks
+async def test_a_flood_of_entries_small_and_large_and_of_results_leaves_another_agent_its_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation, "PLAN", replace(installation.PLAN, max_file="60MiB"))
+    async with own_bus(tmp_path) as own, own.coordinator("main") as main, connect(own.settings("admin")) as admin:
+        async with worker(own.worker_toml(tmp_path, "doc")), connect(own.settings("code")) as code:
+            await times_of(main, 3)  # the first ones also start what runs them
+            quiet = median(await times_of(main, 15))
+            stop, small, large = asyncio.Event(), asyncio.Event(), asyncio.Event()
+            async with asyncio.TaskGroup() as floods:
+                floods.create_task(flood(code, "$KV.AGENT_STATE.code.large-{}", 500_000, large, stop))
+                await large.wait()
+                floods.create_task(flood(code, "$KV.AGENT_STATE.code.small-{}", 0, small, stop))
+                await small.wait()
+                for number in range(1_000):  # as many inboxes, all of them invented
+                    await code.store(f"agent.inbox-{number}.results", bytes(4_000))
+                loud = median(await times_of(main, 15))
+                stop.set()
+        assert loud <= _MOST_SLOWER * quiet + _OF_A_TASK_S
+        info = await admin.stream_info(ledger_of("code"))
+        assert info.state.bytes > 0.99 * info.max_bytes or info.state.messages == info.max_msgs
+
+
+async def test_what_was_accepted_is_done_at_once_also_when_the_inboxes_are_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation, "PLAN", replace(installation.PLAN, max_file="60MiB"))
+    async with own_bus(tmp_path) as own, own.coordinator("main") as main, connect(own.settings("admin")) as admin:
+        tasks = [await main.publish("doc", "say:done", task_type="test") for _ in range(5)]
+        async with connect(own.settings("code")) as code:
+            for number in range(100):
+                with suppress(StreamFullError):
+                    await code.store(f"agent.inbox-{number}.results", bytes(1_000_000 >> number // 20 * 4))
+        info = await admin.stream_info("AGENT_RESULTS")
+        assert info.state.bytes > 0.95 * info.max_bytes
+        async with worker(own.worker_toml(tmp_path, "doc")):
+            waited = await main.wait([task.id for task in tasks], timeout_s=BOUND_S)
+            assert {one.state for one in waited.settled.values()} == {"completed"}
+            await admin.api("STREAM.PURGE.AGENT_RESULTS", {"filter": "agent.*.results.code"})
+
+            async def all_told() -> bool:
+                told = await main.results(newest=9)
+                return {one.result.task_id for one in told if one.result} == {task.id for task in tasks}
+
+            await eventually(all_told, "the results are in the inbox")
 
 
 TEAM: dict[str, tuple[Role, list[str] | None]] = {
