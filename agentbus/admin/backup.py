@@ -16,8 +16,8 @@ from typing import Any, Final
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import read_deliver_subject, read_object, read_snapshot, read_stream_info
 from agentbus.bus.nats_client import Msg
+from agentbus.bus.replicas import place
 from agentbus.bus.retry_until import deadline_after, retry_until
-from agentbus.bus.setup import place
 from agentbus.config.private_files import open_private, private_folder, write_private
 from agentbus.errors import BusError, BusUnavailableError, ConfigError, NoRespondersError, SetupMissingError
 from agentbus.protocol import subjects

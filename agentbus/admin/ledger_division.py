@@ -19,8 +19,8 @@ from agentbus.admin.backup import remake_stream
 from agentbus.bus.bounds.subject_counts import subject_counts
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import read_stream_info
+from agentbus.bus.replicas import place
 from agentbus.bus.retry_until import deadline_after, retry_until
-from agentbus.bus.setup import place
 from agentbus.bus.topology import wanted_streams
 from agentbus.bus.wanted.ledgers import Ledgers
 from agentbus.bus.wanted.retention import retention_of

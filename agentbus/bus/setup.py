@@ -13,9 +13,9 @@ from typing import Any, Final
 from agentbus.bus.bounds.subject_counts import without_deletions
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import read_stream_info
-from agentbus.bus.progress.streams import compare_progress, set_up_progress
+from agentbus.bus.progress.streams import compare_progress, remove_progress, set_up_progress, shrink_progress
 from agentbus.bus.reading.ledger_parts import ledgers_with
-from agentbus.bus.retry_until import deadline_after, retry_until
+from agentbus.bus.replicas import NO_PEERS, place
 from agentbus.bus.topology import (
     MAX_ACK_PENDING,
     ReplicaPlan,
@@ -44,7 +44,7 @@ async def set_up(
 ) -> list[Finding]:
     """Create every stream and bucket, and for each agent its two consumers and its files bucket.
 
-    Every agent that the bus knows also gets the stream of what its runs tell, as far as there is room.
+    Every agent that the bus knows also gets the stream of what its runs tell; these give way to everything else.
 
     A stream that exists gets the subjects that it lacks, which changes nothing for those who use the others. Where
     parties have accounts, each gets a ledger of its own, unless the bus has one ledger of all; see
@@ -80,7 +80,7 @@ async def set_up(
     for_new = replicas or await _replicas_of_tasks(bus)
     replica_plan = ReplicaPlan(granted, for_new, replicas, bus.clustered, shares_anew)
     steps = plan(wanted, agents, found, replica_plan, update=update, max_ack_pending=max_ack_pending)
-    findings = await _apply_to_streams(bus, steps[: len(wanted)], for_new)
+    findings = await _apply_to_streams(bus, steps[: len(wanted)], for_new, granted)
     findings += [await _apply_to_consumer(bus, step) for step in steps[len(wanted) :]]
     everyone = sorted({*agents, *await known_agents(bus)})
     return findings + await set_up_progress(bus, everyone, granted, update=update)
@@ -101,15 +101,16 @@ async def set_up_coordinators(bus: Bus, coordinators: Sequence[str]) -> list[Fin
     granted, for_new = (await bus.account_info()).max_storage_bytes, await _replicas_of_tasks(bus)
     wanted = [one for one in streams if one.name in names]
     steps = plan(wanted, (), found, ReplicaPlan(granted, for_new, None, bus.clustered), update=False)
-    findings = await _apply_to_streams(bus, steps, for_new)
+    findings = await _apply_to_streams(bus, steps, for_new, granted)
     return [one for one in findings if one.name in map(ledger_of, coordinators)]
 
 
-async def _apply_to_streams(bus: Bus, steps: Sequence[Step], replicas: int) -> list[Finding]:
+async def _apply_to_streams(bus: Bus, steps: Sequence[Step], replicas: int, granted_bytes: int) -> list[Finding]:
     """Create and change streams: first those that give room to others."""
     try:
-        done = {step.name: await _apply_to_stream(bus, step) for step in sorted(steps, key=_order)}
+        done = {step.name: await _apply_with_room(bus, step) for step in sorted(steps, key=_order)}
     except StreamFullError as error:
+        await set_up_progress(bus, await known_agents(bus), granted_bytes, update=False)  # they gave way in vain
         raise BusError(
             f"the storage that the account may use does not hold {replicas} replicas of everything: raise its "
             f"max_file, or lower the max_bytes of the streams ({error})"
@@ -212,10 +213,7 @@ async def ensure_files_bucket(bus: Bus, agent: str) -> None:
 
 _AS_FOUND: Final = ReplicaPlan(granted_bytes=-1, for_new=1, for_existing=None, clustered=False)
 _TAKEN: Final = frozenset({10099, 10100})
-_NO_PEERS: Final = 10005
 _NOT_CHANGEABLE: Final = 10052
-_PLACING_S: Final = 20.0
-_PAUSE_S: Final = 0.5
 
 
 async def _taken(bus: Bus, subject: str, stream: str, name: str, error: ApiError) -> ApiError:
@@ -233,7 +231,7 @@ async def _taken(bus: Bus, subject: str, stream: str, name: str, error: ApiError
 
 def _no_room(error: ApiError, count: int) -> ApiError:
     """Add what to do to the error of a cluster that cannot make so many replicas."""
-    if error.err_code != _NO_PEERS:
+    if error.err_code != NO_PEERS:
         return error
     return ApiError(
         f"{error.description}: the cluster has not {count} servers that are up and have room for a replica each; start "
@@ -241,24 +239,6 @@ def _no_room(error: ApiError, count: int) -> ApiError:
         error.code,
         error.err_code,
     )
-
-
-async def place(bus: Bus, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Send a request that creates, changes or restores a stream.
-
-    The servers of a cluster that has just started do not know each other's storage yet, and refuse. So that refusal is
-    retried for a while.
-
-    Raises:
-        ApiError: any other refusal, or this one after 20 seconds.
-    """
-    async for attempt in retry_until(deadline_after(_PLACING_S), _PAUSE_S):
-        try:
-            return await bus.api(verb, body)
-        except ApiError as error:
-            if error.err_code != _NO_PEERS or attempt.last:
-                raise
-    raise AssertionError("the last attempt returns or raises")
 
 
 async def _replicas_of_tasks(bus: Bus) -> int:
@@ -279,6 +259,16 @@ async def _look(bus: Bus, streams: Sequence[str], agents: Sequence[str]) -> Foun
         with suppress(SetupMissingError):
             found.consumers[name] = (await bus.consumer_info(subjects.TASKS_STREAM, name)).config
     return found
+
+
+async def _apply_with_room(bus: Bus, step: Step) -> Finding:
+    """Create or change one stream. Where there is no room, what runs tell gives way to it: most of it, then all."""
+    for give_way in (shrink_progress, remove_progress):
+        try:
+            return await _apply_to_stream(bus, step)
+        except StreamFullError:
+            await give_way(bus)
+    return await _apply_to_stream(bus, step)
 
 
 async def _apply_to_stream(bus: Bus, step: Step) -> Finding:

@@ -116,7 +116,7 @@ def _operator(me: str, agents: Sequence[str], ledgers: Sequence[str] | None) -> 
         Grant("the tasks that wait", (subjects.api(f"STREAM.MSG.GET.{subjects.TASKS_STREAM}"),)),
         *_ALIVE,
         *(grant for agent in agents for grant in (*_files_of(agent), *_progress_of(agent))),
-        Grant("signs of life", (subjects.heartbeat("*"),), "listen"),
+        _SIGNS_OF_LIFE,
     )
 
 
@@ -171,7 +171,7 @@ def _viewer(me: str, agents: Sequence[str], ledgers: Sequence[str] | None) -> tu
         *_STREAMS,
         *_ALIVE,
         *(grant for agent in agents for grant in (*_files_of(agent), *_progress_of(agent))),
-        Grant("signs of life", (subjects.heartbeat("*"),), "listen"),
+        _SIGNS_OF_LIFE,
     )
 
 
@@ -205,6 +205,9 @@ _ALIVE: Final = (
     Grant("who is alive, one by one", (subjects.pull(subjects.REGISTRY_STREAM, "*"),), "pull"),
 )
 
+
+# Earlier versions listen to what runs tell, where this one reads it from streams: their doctor asks for the right.
+_SIGNS_OF_LIFE: Final = Grant("signs of life", (subjects.heartbeat("*"), progress.of_agent("*")), "listen")
 
 _PAUSED: Final = (
     Grant(

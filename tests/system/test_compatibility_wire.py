@@ -272,7 +272,7 @@ def accounts_of_today(text: str) -> str:
     text = re.sub(r"(CONSUMER\.CREATE\.AGENT_RESULTS\.\*\.agent\.\w+\.)results", r"\1>", text)
     text = re.sub(r"(\$O\.AGENT_FILES_\w+\.[CM]\.)\*", r"\1>", text)
     text = re.sub(r"(DIRECT\.GET\.OBJ_\w+\.\$O\.AGENT_FILES_\w+\.)>", r"\1M.>", text)
-    text = re.sub(r"(?m)^.*\bagent\.(\w+|[*])\.progress\.>.*\n", "", text)
+    text = re.sub(r"(?m)^.*\bagent\.\w+\.progress\.>.*\n", "", text)
     first, *accounts = text.split('\n  "agent-')
     for number, account in enumerate(accounts):
         subscriptions = 256 if account.startswith(("lead", "main")) else 64

@@ -70,21 +70,33 @@ Examples:
   agentbus task logs task-20260518-k3v9…
   agentbus task logs -f code/nightly-build
   agentbus task logs code/nightly-build | jq -r 'select(.kind == "tool") | .text'
+  agentbus task logs --raw code/nightly-build > transcript.jsonl
 
 \b
 Each line is an event: what the agent says, the tools that it uses, why it waits, or what a command prints. The
 words are the agent's. In a pipe, each is an object of JSON.""",
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on until the task has its result.")
+@click.option("--raw", is_flag=True, help="Print what the agent printed, byte for byte; the task must have its result.")
 @_task_id
 @agent_of_task_option
-@with_coordinator
-async def logs(bus: "Coordinator", *, task_id: str, agent: str | None, follow: bool) -> None:
+@bus_options
+def logs(nats_url: str | None, config: "Path | None", *, follow: bool, raw: bool, **options: Any) -> None:
     """Show what the runs of a task do, from the oldest event that is kept.
 
     Of a task that has its result, this is all that the agent printed in its last run, as far as it was kept.
     """
-    await lazy.task_log.print_log(bus.task(task_id, agent=agent), follow=follow)
+    if raw and follow:
+        raise click.UsageError("--raw and --follow exclude each other.", click.get_current_context())
+    lazy.session.run_connected(nats_url, config, partial(_logs, follow=follow, raw=raw, **options))
+
+
+async def _logs(bus: "Coordinator", *, task_id: str, agent: str | None, follow: bool, raw: bool) -> None:
+    handle = bus.task(task_id, agent=agent)
+    if raw:
+        await lazy.task_log.print_transcript(handle)
+    else:
+        await lazy.task_log.print_log(handle, follow=follow)
 
 
 @task.command(

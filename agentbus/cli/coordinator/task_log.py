@@ -15,6 +15,7 @@ from agentbus.errors import (
 from agentbus.protocol.progress.events import RunEvent
 from agentbus.task_handle import TaskHandle
 from agentbus.tasks.status import TaskStatus
+from agentbus.terminal import RawOutput
 
 _HINT = "what runs do is not kept on this bus: an administrator makes the streams with agentbus setup, or upgrades it"
 
@@ -30,6 +31,24 @@ async def print_log(handle: TaskHandle, *, follow: bool) -> None:
     async with aclosing(events):
         async for event in events:
             _print(event)
+
+
+async def print_transcript(handle: TaskHandle) -> None:
+    """Print all that the agent printed in the last run of a settled task, byte for byte; harmless on a terminal.
+
+    Of a command that prints text, this is its output.
+
+    Raises:
+        NotSettledError: the task has no result yet.
+        OutputNotKeptError, FileMissingError, CorruptFileError: not all of it is there, or not as it was stored.
+    """
+    status = await handle.status()
+    prints_text = status.settled and "transcript" not in (status.record.entry.result or {})
+    raw = RawOutput()
+    async with aclosing(handle.output() if prints_text else handle.transcript()) as pieces:
+        async for piece in pieces:
+            raw.write(piece)
+    raw.close()
 
 
 async def _of_running(handle: TaskHandle, *, follow: bool) -> AsyncGenerator[RunEvent]:

@@ -1,11 +1,13 @@
 """The streams with what runs do fit into the storage, give way to each other, and stop no work where they do not."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from agentbus import connect
 from agentbus.bus.progress.streams import set_up_progress
 from agentbus.bus.progress.wanted import LEAST_BYTES, MOST_BYTES, size_for
 from agentbus.bus.setup import set_up
+from agentbus.errors import StreamFullError
 from agentbus.protocol.progress import names
 from agentbus.provision.nats_server import run_server
 
@@ -44,7 +46,19 @@ async def test_streams_get_smaller_for_more_agents_and_what_does_not_fit_is_said
         assert (different.outcome, different.differences) == ("different", ("max_age is 0 s, wanted 259200 s",))
         [updated] = await set_up_progress(bus.bus, ["one"], 100 << 20, update=True)
         assert updated.outcome == "updated"
-        await bus.bus.api("STREAM.CREATE.X", {"name": "X", "subjects": ["x"], "max_bytes": 11 << 20})
+        for number in range(100):
+            with suppress(StreamFullError):
+                body = {"name": f"X{number}", "subjects": [f"x.{number}"], "max_bytes": 16 << 20 >> number // 5}
+                await bus.bus.api(f"STREAM.CREATE.X{number}", body)
         [missing] = await set_up_progress(bus.bus, ["three"], 100 << 30, update=False)
         assert missing.outcome == "missing"
         assert "there is no room" in missing.differences[0]
+        kept = await set_up(bus.bus, ["one"], files_limit=3 << 20)
+        assert (await bus.bus.stream_info("OBJ_AGENT_FILES_one")).max_bytes == 3 << 20, "what runs tell gives way to it"
+        assert [item.outcome for item in kept if item.kind == "progress"] == ["found"]
+        sizes = [(await bus.bus.stream_info(names.stream(agent))).max_bytes for agent in ("one", "two")]
+        assert sizes == [512 << 10, 512 << 10], "and takes what is left"
+        await bus.bus.api("STREAM.DELETE.X5")
+        await set_up(bus.bus, ["one"])
+        sizes = [(await bus.bus.stream_info(names.stream(agent))).max_bytes for agent in ("one", "two")]
+        assert sizes == [2 << 20, 2 << 20]

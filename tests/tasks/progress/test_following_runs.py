@@ -23,6 +23,8 @@ from support.jobs import agent_keys, short_lease
 from support.outage import outage_of
 from support.pseudo_terminal import acting, on_terminal
 
+pytestmark = pytest.mark.posix("runs workers")
+
 EVENT_AGENT = [sys.executable, str(SUPPORT / "event_agent.py"), "{input}"]
 TOLD_WITHIN_S = 20.0
 """Two seconds on a machine that does nothing else."""
@@ -75,6 +77,8 @@ async def test_a_tool_is_told_while_it_runs_and_all_of_it_in_order(
         task = await bus.publish("code", words)
         followed = Followed(task)
         await followed.until("uses Bash: npm test")
+        early = await run_cli("task", "logs", "--raw", task.id, "--nats-url", server.url)
+        assert (early.code, "it has no transcript yet" in early.err) == (1, True), early
         progress = await task.progress()
         assert progress is not None
         assert progress.in_words.startswith("uses Bash: npm test (after ")
@@ -103,6 +107,9 @@ async def test_a_tool_is_told_while_it_runs_and_all_of_it_in_order(
         "tool_end",
         "usage",
     ]
+    raw = await run_cli("task", "logs", "--raw", task.id, "--nats-url", server.url)
+    assert (raw.code, raw.out.encode()) == (0, b"".join([piece async for piece in task.transcript()]))
+    assert [json.loads(line)["type"] for line in raw.out.splitlines()][-1] == "result"
 
 
 async def test_a_tool_is_told_within_two_seconds(tmp_path: Path, server: NatsServer, bus: Coordinator):
@@ -132,7 +139,11 @@ async def test_a_command_that_prints_text_is_told_line_by_line(tmp_path: Path, s
         await quick.result()
         assert await quick.progress() is None, "its result is there as soon"
         logs = await run_cli("task", "logs", quick.id, "--nats-url", server.url)
+        raw = await run_cli("task", "logs", "--raw", quick.id, "--nats-url", server.url)
+        both = await run_cli("task", "logs", "--raw", "-f", quick.id, "--nats-url", server.url)
     assert json.loads(logs.out) == {"kind": "text", "t": 0, "text": "quick"}
+    assert raw.out == "quick\n"
+    assert (both.code, "exclude each other" in both.err) == (2, True), both
     assert [(event.text, event.on_stderr) for event in events] == [
         ("first line\n[redacted]", False),
         ("a warning", True),
