@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agentbus import Coordinator, connect
-from agentbus.bus import setup
+from agentbus.bus import replicas
 from agentbus.bus.setup import ensure_consumer, set_up
 from agentbus.bus.topology import ReplicaPlan, wanted_consumers, wanted_files, wanted_streams
 from agentbus.bus.wanted.setup_plan import Found, plan
@@ -173,7 +173,7 @@ async def test_a_stream_without_suitable_peers_yet_is_requested_again(server: Na
 async def test_more_replicas_than_servers_are_refused_with_what_to_do(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(setup, "_PLACING_S", 0.5)
+    monkeypatch.setattr(replicas, "_PLACING_S", 0.5)
     async with altered_link(server.url) as link:
         link.info["cluster"] = "three"
         link.changes["$JS.API.STREAM.CREATE.AGENT_TASKS"] = NO_PEERS
