@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agentbus.protocol.progress.events import RunEvent
     from agentbus.task_handle import PublishedTask, TaskFailure, TaskHandle
     from agentbus.tasks.inbox import Inbox, InboxMessage
+    from agentbus.tasks.listing.spending import Spending, Spent
     from agentbus.tasks.listing.task_list import TaskList
     from agentbus.tasks.presence import Presence
     from agentbus.tasks.status import TaskStatus, Waited
@@ -32,6 +33,8 @@ __all__ = [
     "PublishedTask",
     "Result",
     "RunEvent",
+    "Spending",
+    "Spent",
     "Task",
     "TaskFailure",
     "TaskHandle",
@@ -53,6 +56,8 @@ _HOME = {
     "PublishedTask": "agentbus.task_handle",
     "Result": "agentbus.protocol.messages",
     "RunEvent": "agentbus.protocol.progress.events",
+    "Spending": "agentbus.tasks.listing.spending",
+    "Spent": "agentbus.tasks.listing.spending",
     "Task": "agentbus.protocol.messages",
     "TaskFailure": "agentbus.task_handle",
     "TaskHandle": "agentbus.task_handle",

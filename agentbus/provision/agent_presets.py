@@ -16,6 +16,7 @@ class Preset:
         version: the version with which the command was tried.
         rights: how an operator gives the agent more rights, for the comment in the configuration.
         output: how the worker reads what the command prints.
+        untold: what that does not tell, for the same comment.
     """
 
     command: tuple[str, ...]
@@ -23,6 +24,7 @@ class Preset:
     version: str
     rights: str
     output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen"] = "text"
+    untold: str = ""
 
     @property
     def executable(self) -> str:
@@ -44,6 +46,7 @@ PRESETS: Final[dict[str, Preset]] = {
         "0.171.0",
         "its sandbox lets it change files below the folder in which it starts, and nothing else",
         "codex",
+        "a refusal from an empty answer",
     ),
     "gemini": Preset(
         ("gemini", "--output-format", "stream-json", "--approval-mode", "default"),
@@ -51,6 +54,7 @@ PRESETS: Final[dict[str, Preset]] = {
         "0.61.0",
         "it is offered no tool that would ask; --approval-mode auto_edit lets it change files",
         "gemini",
+        "an answer that was cut at the model's limit from a whole one",
     ),
     "opencode": Preset(
         ("opencode", "run", "--format", "json", "--print-logs", "--log-level", "ERROR"),
@@ -58,6 +62,7 @@ PRESETS: Final[dict[str, Preset]] = {
         "1.18.33",
         "its own configuration says what it may do, and it stops at a tool for which that says ask",
         "opencode",
+        "for how long its model's server has it wait",
     ),
     "qwen": Preset(
         ("qwen", "--output-format", "stream-json", "--include-partial-messages", "--approval-mode", "default"),
@@ -65,12 +70,14 @@ PRESETS: Final[dict[str, Preset]] = {
         "0.24.4",
         "it is offered no tool that would ask; --approval-mode auto-edit lets it change files",
         "qwen",
+        "a refusal from an empty answer, nor for how long its model's server has it wait",
     ),
     "hermes": Preset(
         ("hermes", "chat", "--quiet", "--query={input}"),
         "argv",
         "0.19.0",
         "its own configuration says what it may do",
+        untold="an answer that was cut at the model's limit, or a denied tool, from work that was done",
     ),
 }
 

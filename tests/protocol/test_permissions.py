@@ -162,6 +162,7 @@ def test_every_grant_of_a_member_that_could_reach_another_owner_bears_its_name()
         *(f"$JS.API.STREAM.INFO.KV_AGENT_STATE_{agent}" for agent in AGENTS),  # which tasks there are, and nothing more
         "$JS.API.CONSUMER.LIST.AGENT_TASKS",
         "$JS.API.CONSUMER.CREATE.KV_AGENT_REGISTRY.*.$KV.AGENT_REGISTRY.>",
+        "$JS.API.CONSUMER.CREATE.KV_AGENT_CONTROL.*.$KV.AGENT_CONTROL.>",  # shows which agents are paused
         *audit.SAID,  # stored under the id of the party
     }
 

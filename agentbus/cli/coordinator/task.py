@@ -141,11 +141,12 @@ def _show(status: "TaskStatus", progress: "ProgressMessage | None" = None) -> No
     if progress:
         account["progress"] = progress.in_words
     account |= lazy.figures.of_run(status.run) if status.run else {}
+    if account.pop("earlier_runs", None) and status.usage:
+        account["all runs"] = lazy.figures.of_runs(status.usage)
     output.table(["", ""], [[key, str(value)] for key, value in account.items()])
     remark = f"({status.result.remark})" if status.result and status.result.remark else None
-    for text in (result.get("error"), result.get("result"), remark):
-        if text:
-            output.line(str(text))
+    for text in filter(None, (result.get("error"), result.get("result"), remark)):
+        output.line(str(text))
 
 
 @task.command(

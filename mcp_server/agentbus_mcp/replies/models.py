@@ -103,7 +103,7 @@ class AgentResult(Answer):
     error: str | None = None
     failure: FailureView | None = None
     model: str | None = None
-    cost_usd: float | None = Field(default=None, description="What the run has cost, as the agent reckons it.")
+    cost_usd: float | None = Field(default=None, description="What its runs have cost, as the agent reckons it.")
     tokens: TokensView | None = None
     run: SkipJsonSchema[RunView | None] = None
     unverified: SkipJsonSchema[str | None] = Field(

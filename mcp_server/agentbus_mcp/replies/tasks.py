@@ -102,7 +102,7 @@ def listed_task(status: TaskStatus) -> ListedTask:
         attempt=entry.attempt if entry.attempt > 1 else None,
         error=short(status.error, 120) if status.error else None,
         failure=status.failure.code if status.failure else None,
-        cost_usd=status.run.cost_usd if status.run else None,
+        cost_usd=status.cost_usd,
     )
 
 
