@@ -13,7 +13,7 @@ from agentbus.bus.ordered_consumer import count_after, count_from
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.bus.reading.backwards import GROWTH, BackwardsReader, Keep, Window
 from agentbus.bus.reading.ledger_parts import Part, ledger_parts
-from agentbus.bus.reading.merging import MergedReader, position_of, time_at
+from agentbus.bus.reading.merging import MergedReader, time_at
 from agentbus.concurrently import concurrently
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
@@ -51,7 +51,7 @@ class LedgerReader:
 
     def position(self, entry: Delivery) -> int:
         """Where an entry is in the order of all."""
-        return position_of(entry.stored_at) if self._divided else entry.stream_seq
+        return entry.stored_at_us if self._divided else entry.stream_seq
 
     async def windows(self, *, keep: Keep, count: int, before: int | None = None) -> AsyncGenerator[Window]:
         """Yield windows of the entries, from the newest to the first one; their `bottom` is a position.

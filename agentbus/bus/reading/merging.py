@@ -125,12 +125,12 @@ class MergedReader:
 
     def _take_from(self, horizon: datetime | None) -> list[Delivery]:
         """Take what is held and as new as that, the newest first; all of it where there is no horizon."""
-        taken: list[tuple[datetime, Delivery]] = []
+        bottom = 0 if horizon is None else position_of(horizon)
+        taken: list[Delivery] = []
         for one in self._streams:
-            while one.held and (horizon is None or one.held[0].stored_at >= horizon):
-                entry = one.held.popleft()
-                taken.append((entry.stored_at, entry))
-        return [entry for _, entry in sorted(taken, key=lambda one: one[0], reverse=True)]
+            while one.held and one.held[0].stored_at_us >= bottom:
+                taken.append(one.held.popleft())
+        return sorted(taken, key=lambda entry: entry.stored_at_us, reverse=True)
 
     async def _read(self, one: _Stream) -> int:
         """Read a window of one stream; returns how many entries it had."""
