@@ -1,13 +1,13 @@
 """Finding tasks in the ledger by their ids."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
-from agentbus.bus.reading.ledger_parts import Part, is_divided, ledger_parts
+from agentbus.bus.reading.ledger_parts import Part, is_divided, ledger_parts, remembered_parts
 from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.concurrently import concurrently
 from agentbus.errors import CorruptEntryError, PermissionDeniedError, TaskNotFoundError
@@ -108,7 +108,8 @@ async def _find(bus: Bus, query: TaskQuery) -> Record:
             return candidates.the_one()
     # Of a divided ledger, a member can read no keys of others: each agent's stream would refuse it.
     if query.owner is None and (bus.reads_whole_ledger or not await is_divided(bus)):
-        others = {subjects.states_of_task(query.id, agent, other) for other in (COORDINATOR, "*")}
+        looked_at = owner if query.agent is None and await is_divided(bus) else None
+        others = {subjects.states_of_task(query.id, agent, other) for other in (COORDINATOR, "*") if other != looked_at}
         if candidates := await _candidates(bus, query.id, *sorted(others)):
             return candidates.the_one()
     raise _not_found(query)
@@ -129,6 +130,10 @@ async def _candidates(bus: Bus, task_id: str, *patterns: str, by_sequence: bool 
         by_sequence: whether to read by sequence, which a member may not: a sequence has no owner.
     """
     found = _Candidates(task_id)
+    if remembered := [part for pattern in patterns for part in remembered_parts(bus, pattern)]:
+        await _add_of_agents(bus, remembered, found)
+        if found:
+            return found
     parts = [part for pattern in patterns for part in await ledger_parts(bus, pattern)]
     if all(part.stream == subjects.STATE_STREAM for part in parts):
         for part in parts if by_sequence else ():
@@ -137,15 +142,21 @@ async def _candidates(bus: Bus, task_id: str, *patterns: str, by_sequence: bool 
             for part in parts:
                 await _add_stored_at_the_leader(bus, part, found)
         return found
+    known = {part.stream for part in remembered}
+    await _add_of_agents(bus, [part for part in parts if part.stream not in known], found)
+    return found
+
+
+async def _add_of_agents(bus: Bus, parts: Sequence[Part], candidates: _Candidates) -> None:
+    """Read from the streams of several agents, each of which has one key or, by a wildcard, some."""
 
     async def add(part: Part) -> None:
         if "*" not in part.subject:
-            await _add_newest(bus, part, found)
+            await _add_newest(bus, part, candidates)
         elif bus.reads_whole_ledger:  # others may not read so, and the server logs each refusal
-            await _add_stored(bus, part, found)
+            await _add_stored(bus, part, candidates)
 
     await concurrently(parts, add, at_once=READS_AT_ONCE)
-    return found
 
 
 async def _add_newest(bus: Bus, part: Part, candidates: _Candidates) -> None:

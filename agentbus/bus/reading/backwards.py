@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, count_after, count_from, newest_of
@@ -22,6 +22,9 @@ _MOST_AT_ONCE: Final = 1_000
 """How many messages one request asks for: 46,000 a second with 1,000, 31,000 with 32."""
 _FURTHER: Final = 64
 """How much further back to look at once where there are few messages."""
+
+Keep: TypeAlias = Callable[[Delivery], bool]
+"""Whether a message is kept; called with each message of a window in the order of the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,9 @@ class BackwardsReader:
     """Reads one window after the other: first that of the newest messages.
 
     A message that is replaced meanwhile by one that is newer than the window is in none.
-
-    Args:
-        keep: whether a message is kept; called with each message of a window in the order of the stream.
     """
 
-    def __init__(self, bus: Bus, stream: str, subject: str, keep: Callable[[Delivery], bool]) -> None:
+    def __init__(self, bus: Bus, stream: str, subject: str, keep: Keep) -> None:
         self._bus = bus
         self._stream = stream
         self._subject = subject
@@ -67,12 +67,15 @@ class BackwardsReader:
         """Whether every message was read."""
         return self._top <= self._first
 
-    async def start(self, before: int | datetime | None, ends: tuple[int, int] | None = None) -> None:
+    async def start(
+        self, before: int | datetime | None, ends: tuple[int, int] | None = None, *, later: int | None = None
+    ) -> None:
         """Find the ends of the stream.
 
         Args:
             before: read only messages below this sequence, or those that were stored before this time.
             ends: the sequences of the first and of the newest message, if they are known.
+            later: how many messages there are from `before` on, if that is known.
 
         Raises:
             SetupMissingError: the stream does not exist.
@@ -80,7 +83,7 @@ class BackwardsReader:
         """
         self._live = before is None
         self._first, newest = ends or await self._ends()
-        if before is None:
+        if before is None or later == 0:
             self._top = newest + 1
         elif isinstance(before, int):
             self._top = min(before, newest + 1)

@@ -173,7 +173,7 @@ class Search:
         cursor, reached = window.bottom, window.oldest
         if not whole:
             cursor = self._end
-            reached = next(one.stored_at for one in window.messages if self._reader.position(one) == cursor)
+            reached = next((one.stored_at for one in window.messages if self._reader.position(one) == cursor), reached)
         left = await self._reader.count_below(cursor)
         return TaskList([], cursor, True, self._unreadable, reached, left)
 
@@ -189,7 +189,8 @@ class Search:
                 position = self._reader.position(entry)
                 if self._full and position != self._end:  # a cursor between two of one position would lose the second
                     return False
-                self._end = position
+                # Of several streams, what changes meanwhile may come late, and be newer than the last one.
+                self._end = min(position, self._end or position)
                 self._add(found)
         return True
 

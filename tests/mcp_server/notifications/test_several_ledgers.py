@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agentbus.bus.jetstream import connect
+from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.bus.reading import ledger_parts
 from agentbus.bus.setup import set_up
@@ -15,8 +16,9 @@ from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.roles import Role
 from agentbus.protocol.subjects import TaskKey
+from agentbus.provision.nats_server import run_server
 from agentbus_mcp.bus_link import BusLink
-from agentbus_mcp.notifications import sources
+from agentbus_mcp.notifications import ledger_feed, sources
 from agentbus_mcp.notifications.bus_events import BusEvents
 from agentbus_mcp.notifications.sources import MessageReader
 from support.harness import BOUND_S, eventually
@@ -76,7 +78,7 @@ async def test_a_coordinator_is_told_of_the_tasks_that_it_may_see_of_all_agents(
 async def test_the_ledger_of_a_new_agent_is_followed_once_it_may_be_read_and_the_others_meanwhile(
     own: OwnBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "_OTHERS_S", 0.1)
+    monkeypatch.setattr(ledger_feed, "_LOOK_S", 0.1)
     monkeypatch.setattr(ledger_parts, "_HIDDEN_FOR_S", 0.5)
 
     def refused() -> bool:
@@ -104,6 +106,46 @@ async def test_the_ledger_of_a_new_agent_is_followed_once_it_may_be_read_and_the
             return False
 
         await eventually(told_of_new, "a change of the new agent's tasks is told")
+
+
+async def test_a_ledger_that_is_removed_is_let_go_and_the_others_are_followed_without_a_gap(
+    own: OwnBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_feed, "_LOOK_S", 0.1)
+    let_go = asyncio.Event()
+    follow = ledger_feed.follow
+
+    async def watched(bus: Bus, stream: str, *rest: Any) -> None:
+        try:
+            await follow(bus, stream, *rest)
+        finally:
+            if stream == "KV_AGENT_STATE_doc":
+                let_go.set()
+
+    monkeypatch.setattr(ledger_feed, "follow", watched)
+    async with following(own, "main") as heard, connect(own.settings("admin")) as admin:
+        await admin.api("STREAM.DELETE.KV_AGENT_STATE_doc")
+        async with asyncio.timeout(BOUND_S):
+            await let_go.wait()
+            async with own.coordinator("main") as main:
+                task = await main.publish("code", "say:done", task_type="test")
+            assert await heard.get() == subjects.state(TaskKey("code", task.id, "main"))
+    assert own.violations() == []
+
+
+async def test_a_restart_of_the_server_leaves_no_gap_in_what_is_followed(
+    own: OwnBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_feed, "_LOOK_S", 0.1)
+    async with following(own, "main") as heard:
+        await own.server.stop()
+        async with run_server(store=tmp_path / "nats", config=own.folder.servers[0].configuration):
+            left = await publish_for_each(own, "main")
+            async with asyncio.timeout(BOUND_S):
+                while left:
+                    key = await heard.get()
+                    assert key in left, "nothing but what has changed is told"
+                    left = left - {key}
 
 
 async def test_a_feed_of_which_no_ledger_may_be_read_is_refused(own: OwnBus) -> None:
