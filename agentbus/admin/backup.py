@@ -111,18 +111,6 @@ async def copy_stream(source: Bus, target: Bus, name: str, folder: Path) -> Stre
     return await _restore(target, name, folder / _DATA, described["config"], described["state"])
 
 
-async def remake_stream(bus: Bus, name: str, folder: Path, config: dict[str, Any]) -> StreamCopy:
-    """Give a stream another configuration: it is copied into a folder that does not exist yet, deleted and restored.
-
-    Raises:
-        BusError: the server failed; the stream may not exist then.
-    """
-    await _snapshot(bus, name, folder)
-    described = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-    await bus.api(f"STREAM.DELETE.{name}")
-    return await _restore(bus, name, folder / _DATA, config, described["state"])
-
-
 async def _streams(bus: Bus) -> AsyncGenerator[str]:
     found = await bus.stream_names()
     for name in STREAM_ORDER:

@@ -11,11 +11,9 @@ import asyncio
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from agentbus.admin.backup import remake_stream
+from agentbus.admin.server_versions import parse_version
 from agentbus.bus.bounds.subject_counts import subject_counts
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import read_stream_info
@@ -38,8 +36,9 @@ _LAST_S: Final = 30.0
 _PAUSE_S: Final = 0.1
 _AT_ONCE: Final = 8
 _NO_MESSAGE: Final = 10037
-_NOT_CHANGEABLE: Final = frozenset({10052, 10055})
-"""Servers before 2.12 do not make a stream of a mirror; a snapshot of it is restored as one."""
+_FIRST_SERVER: Final = (2, 12, 0)
+"""Older ones do not make a stream of a mirror, and a mirror of theirs stands still at an entry that was written by
+compare-and-set where it lacks the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +67,21 @@ async def parties_of_ledger(bus: Bus) -> list[str]:
     except SetupMissingError:
         return []
     return sorted({party for key in counts if subjects.is_agent_id(party := party_in(key))})
+
+
+async def check_server(bus: Bus) -> None:
+    """Check that the server can divide the ledger of the bus, if that is due.
+
+    Raises:
+        BusError: it cannot; nothing was changed.
+    """
+    version = parse_version(bus.server_version)
+    if version is not None and version < _FIRST_SERVER and await is_due(bus):
+        first = ".".join(map(str, _FIRST_SERVER[:2]))
+        raise BusError(
+            f"nats-server {bus.server_version} cannot divide the ledger of a bus that is in use: upgrade nats-server "
+            f"to {first} or later first, and run this again. Until then the bus is used as it is"
+        )
 
 
 async def check_room(bus: Bus, granted_bytes: int) -> None:
@@ -188,10 +202,4 @@ async def _promote(bus: Bus, name: str, config: dict[str, Any]) -> None:
     if not now.get("mirror"):
         return
     wanted = {key: value for key, value in {**now, **config}.items() if key != "mirror"}
-    try:
-        await bus.api(f"STREAM.UPDATE.{name}", wanted)
-    except ApiError as error:
-        if error.err_code not in _NOT_CHANGEABLE:
-            raise
-        with TemporaryDirectory(prefix="agentbus-upgrade-") as folder:
-            await remake_stream(bus, name, Path(folder) / name, wanted)
+    await bus.api(f"STREAM.UPDATE.{name}", wanted)

@@ -13,6 +13,7 @@ from agentbus.errors import BusError
 from support import installation
 from support.harness import run_cli
 from support.installation import own_bus
+from support.server_version import needs_2_12
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
@@ -35,6 +36,19 @@ async def test_the_ledger_must_have_room_twice_beside_all_else(coordinator: Coor
     await ledger_division.check_room(bus, needed - 1)
 
 
+async def test_a_server_that_cannot_divide_a_ledger_is_refused_before_anything_is_changed(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = coordinator.bus
+    monkeypatch.setattr(ledger_division, "_FIRST_SERVER", (2, 99, 0))
+    await set_up(bus, ["code"])
+    with pytest.raises(BusError, match=r"cannot divide the ledger .* upgrade nats-server to 2\.99 or later first"):
+        await ledger_division.check_server(bus)
+    await bus.api("STREAM.DELETE.KV_AGENT_STATE")
+    await ledger_division.check_server(bus)  # there is nothing to divide
+
+
+@needs_2_12
 async def test_an_upgrade_without_that_room_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installation, "PLAN", replace(installation.PLAN, max_file="60MiB"))
     async with own_bus(tmp_path, divided=False) as own, connect(own.settings("admin")) as admin:

@@ -53,6 +53,7 @@ async def _prepare(bus: BusFolder) -> None:
     connected = _connected(_settings(bus)) if bus.queue_apart else _in_account_of_streams(bus)
     async with connected as administrator:
         streams = administrator.accounts[0]
+        await ledger_division.check_server(streams)
         # The room of this account: an administrator with two of them is told the sum of both.
         granted = (await Bus.account_info(streams)).max_storage_bytes
         await ledger_division.check_room(streams, granted if bus.queue_apart else _without_queue(granted))
