@@ -11,6 +11,7 @@ import pytest
 
 from agentbus import Coordinator
 from agentbus.bus.jetstream import Bus, connect
+from agentbus.bus.reading import merging
 from agentbus.bus.setup import set_up
 from agentbus.bus.topology import SECOND_NS
 from agentbus.errors import MessageError, StreamFullError
@@ -192,6 +193,24 @@ async def test_a_list_has_the_tasks_of_all_agents_in_the_order_of_their_last_cha
         docs = [one for one in ids if (await main.task(one).status()).agent == "doc"]
         assert [one.task_id for one in (await main.list_tasks(agent="doc", limit=3)).tasks][-1:] == docs[:1]
     assert team.violations() == []
+
+
+async def test_a_page_is_full_however_long_it_takes_and_a_search_ends_in_time(
+    team: OwnBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "_FIRST_AT_ONCE", 1)
+    monkeypatch.setattr(merging, "_LEAST", 1)
+    async with team.coordinator("main") as main:
+        ids = await publish_around(main, 60)
+        page = await main.list_tasks(limit=12, search_s=0)
+        assert ([one.task_id for one in page.tasks], page.partial) == (ids[:12], False)
+        cursor, calls = None, 0
+        while not calls or cursor is not None:
+            found = await main.list_tasks(state="failed", search_s=0, cursor=cursor)
+            assert found.tasks == []
+            assert cursor is None or found.cursor is None or found.cursor < cursor, "each call comes further"
+            cursor, calls = found.cursor, calls + 1
+        assert calls > 1
 
 
 async def test_a_cursor_from_before_the_ledger_was_divided_is_refused(team: OwnBus) -> None:

@@ -79,6 +79,11 @@ class Wanted:
         """What covers the entries of all of them."""
         return subjects.states(self.agent or "*", self.owner)
 
+    @property
+    def is_search(self) -> bool:
+        """Whether any number of entries may lie between two of them."""
+        return self.state is not None or self.settled or self.owner == COORDINATOR
+
     def may_be(self, entry: Delivery) -> bool:
         """Whether an entry may be shown. A queued one may be cancelled: the request stands in its value only."""
         state = entry.headers.get(STATE)
@@ -152,7 +157,7 @@ class Search:
                 return self._found(self._end)
             if (window.last or self._is_past(window)) and (whole or self._full):
                 break
-            if left_until(self._deadline) <= 0:
+            if left_until(self._deadline) <= 0 and (self._is_unbounded or self._wanted.is_search):
                 if self._full:
                     return self._found(self._end)  # there may be older ones
                 return await self._stopped(window, whole=whole)
@@ -164,6 +169,11 @@ class Search:
     @property
     def _full(self) -> bool:
         return self._left <= 0
+
+    @property
+    def _is_unbounded(self) -> bool:
+        """Whether entries are read in vain. A full page is due however long it takes, from however many streams."""
+        return self._in_vain >= _READ_STEP or self._left == math.inf
 
     def _found(self, cursor: int | None) -> TaskList:
         return TaskList([], cursor, unreadable=self._unreadable)
@@ -180,9 +190,7 @@ class Search:
     async def _show(self, entries: Sequence[Delivery]) -> bool:
         """Add the tasks that are wanted; return whether all entries were examined, as far as time and limit allow."""
         for first in range(0, len(entries), _READ_STEP):
-            # A full page is due however long it takes to read it: it is bounded. A search is not.
-            unbounded = self._in_vain >= _READ_STEP or self._left == math.inf
-            if self._full or (first and unbounded and left_until(self._deadline) <= 0):
+            if self._full or (first and self._is_unbounded and left_until(self._deadline) <= 0):
                 return False
             batch = entries[first : first + _READ_STEP]
             for entry, found in zip(batch, await read_listed(self._bus, batch, self._wanted), strict=True):
@@ -226,8 +234,7 @@ async def list_tasks(
         raise MessageError(f"limit must be from 1 to {MAX_LISTED}, not {limit}")
     tasks: list[TaskStatus] = []
     search = Search(bus, wanted, tasks.append, limit=limit, search_s=search_s)
-    few = wanted.state is None and wanted.owner != COORDINATOR
-    found = await search.backwards(limit + 1 if few else max(limit + 1, _SCAN_FIRST), cursor)
+    found = await search.backwards(max(limit + 1, _SCAN_FIRST) if wanted.is_search else limit + 1, cursor)
     return replace(found, tasks=tasks)
 
 
