@@ -33,6 +33,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+MEMORY = Path("/dev/shm")  # pytest makes a folder of its own there
+ROOM_BYTES = 4 << 30
+"""Many times what the tests have there at once; what failed is kept until the third run after it."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what tests write in memory, where there is much: their servers wait for the disk with every message.
+
+    Not that of the tests that move gigabytes. `--basetemp` names another place.
+    """
+    if "PYTEST_DEBUG_TEMPROOT" in os.environ or "not large" not in config.option.markexpr or not MEMORY.is_dir():
+        return
+    there = os.statvfs(MEMORY)
+    if there.f_bavail * there.f_frsize >= ROOM_BYTES and not there.f_flag & (os.ST_NOEXEC | os.ST_RDONLY):
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what the gate leaves out, and what needs POSIX: workers, what starts one, what uses what Windows lacks."""
     cases = [item for item in items if isinstance(item, pytest.Function) and item.get_closest_marker("gate")]

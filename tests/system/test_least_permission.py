@@ -265,6 +265,7 @@ def for_lead() -> dict[str, str]:
         "watch it where it is apart",
         "see which ledgers there are",
         "list the consumers of the tasks",
+        "follow which agents are paused",
     )
     return {what: subject for what, subject in for_agent("lead", "code").items() if what not in member} | {
         "give tasks to doc as main": "agent.doc.tasks",

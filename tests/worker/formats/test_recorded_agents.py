@@ -27,7 +27,7 @@ OTHER: Final[dict[tuple[str, str], str]] = {
     ("codex", "no_connection"): "timeout",
     ("codex", "rate_limit_long"): "timeout",
     **{("gemini", case): "timeout" for case in ("no_connection", "overloaded", "quota", "rate_limit", "server_error")},
-    **{("opencode", case): "timeout" for case in ("no_connection", "rate_limit_long", "server_error")},
+    ("opencode", "rate_limit_long"): "timeout",
     **{("qwen", case): "timeout"
        for case in ("no_connection", "overloaded", "quota", "rate_limit", "rate_limit_long", "server_error")},
 }  # fmt: skip
