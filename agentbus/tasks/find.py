@@ -106,13 +106,19 @@ async def _find(bus: Bus, query: TaskQuery) -> Record:
         keys = subjects.states_of_task(query.id, owner=owner)
         if candidates := await _candidates(bus, query.id, keys, by_sequence=owner == COORDINATOR):
             return candidates.the_one()
-    # Of a divided ledger, a member can read no keys of others: each agent's stream would refuse it.
-    if query.owner is None and (bus.reads_whole_ledger or not await is_divided(bus)):
-        looked_at = owner if query.agent is None and await is_divided(bus) else None
-        others = {subjects.states_of_task(query.id, agent, other) for other in (COORDINATOR, "*") if other != looked_at}
-        if candidates := await _candidates(bus, query.id, *sorted(others)):
-            return candidates.the_one()
+    if query.owner is None and (others := await _of_others(bus, query.id, agent, looked_at=owner)):
+        return others.the_one()
     raise _not_found(query)
+
+
+async def _of_others(bus: Bus, task_id: str, agent: str, looked_at: str) -> _Candidates | None:
+    """Read the entries of a task id of all owners but the one that was looked at."""
+    owners = [COORDINATOR, "*"]
+    if await is_divided(bus):
+        if not bus.reads_whole_ledger:
+            return None  # a member can read no keys of others: each agent's stream would refuse it
+        owners = [owner for owner in owners if owner != looked_at]
+    return await _candidates(bus, task_id, *sorted(subjects.states_of_task(task_id, agent, owner) for owner in owners))
 
 
 def _not_found(query: TaskQuery) -> TaskNotFoundError:
@@ -130,21 +136,25 @@ async def _candidates(bus: Bus, task_id: str, *patterns: str, by_sequence: bool 
         by_sequence: whether to read by sequence, which a member may not: a sequence has no owner.
     """
     found = _Candidates(task_id)
-    if remembered := [part for pattern in patterns for part in remembered_parts(bus, pattern)]:
-        await _add_of_agents(bus, remembered, found)
-        if found:
-            return found
-    parts = [part for pattern in patterns for part in await ledger_parts(bus, pattern)]
-    if all(part.stream == subjects.STATE_STREAM for part in parts):
-        for part in parts if by_sequence else ():
-            await _add_stored(bus, part, found)
-        if not found:
-            for part in parts:
-                await _add_stored_at_the_leader(bus, part, found)
+    remembered = [part for pattern in patterns for part in remembered_parts(bus, pattern)]
+    await _add_of_agents(bus, remembered, found)
+    if found:
         return found
-    known = {part.stream for part in remembered}
-    await _add_of_agents(bus, [part for part in parts if part.stream not in known], found)
+    parts = [part for pattern in patterns for part in await ledger_parts(bus, pattern)]
+    if parts and parts[0].stream == subjects.STATE_STREAM:
+        await _add_undivided(bus, parts, found, by_sequence=by_sequence)
+    else:
+        known = {part.stream for part in remembered}
+        await _add_of_agents(bus, [part for part in parts if part.stream not in known], found)
     return found
+
+
+async def _add_undivided(bus: Bus, parts: Sequence[Part], candidates: _Candidates, *, by_sequence: bool) -> None:
+    """Read from the one stream, and where a replica of it may lag behind, from its leader."""
+    for part in parts if by_sequence else ():
+        await _add_stored(bus, part, candidates)
+    for part in parts if not candidates else ():
+        await _add_stored_at_the_leader(bus, part, candidates)
 
 
 async def _add_of_agents(bus: Bus, parts: Sequence[Part], candidates: _Candidates) -> None:

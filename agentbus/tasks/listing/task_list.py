@@ -153,18 +153,23 @@ class Search:
     async def _run(self, windows: AsyncGenerator[Window]) -> TaskList:
         async for window in windows:
             whole = await self._show(window.messages)
-            if self._full and self._oldest is not None and self._oldest < self._end:
+            if self._full and self._has_older:
                 return self._found(self._end)
             if (window.last or self._is_past(window)) and (whole or self._full):
                 break
-            if left_until(self._deadline) <= 0 and (self._is_unbounded or self._wanted.is_search):
+            if left_until(self._deadline) <= 0:
                 if self._full:
                     return self._found(self._end)  # there may be older ones
-                return await self._stopped(window, whole=whole)
+                if self._wanted.is_search or self._is_unbounded:
+                    return await self._stopped(window, whole=whole)
         return self._found(None)
 
     def _is_past(self, window: Window) -> bool:
         return self._since is not None and window.oldest is not None and window.oldest < self._since
+
+    @property
+    def _has_older(self) -> bool:
+        return self._oldest is not None and self._oldest < self._end
 
     @property
     def _full(self) -> bool:
