@@ -101,7 +101,7 @@ bench: $(STAMP)
 attacks: $(STAMP)
 	AGENTBUS_TEST_EXAMPLES=$(or $(TIMES),20) $(BIN)/pytest -n 4 --dist worksteal --timeout 3600 \
 		-m "attacks or not attacks" tests/system/test_attacks.py tests/system/test_hostile_entries.py \
-		tests/system/test_fuzz.py $(ARGS)
+		tests/system/test_ledgers_apart.py tests/system/test_fuzz.py $(ARGS)
 
 # The gate sends the lines of one seed. A failure names its seed.
 fuzz: $(STAMP)

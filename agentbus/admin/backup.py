@@ -16,13 +16,14 @@ from typing import Any, Final
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import read_deliver_subject, read_object, read_snapshot, read_stream_info
 from agentbus.bus.nats_client import Msg
+from agentbus.bus.replicas import place
 from agentbus.bus.retry_until import deadline_after, retry_until
-from agentbus.bus.setup import place
 from agentbus.config.private_files import open_private, private_folder, write_private
 from agentbus.errors import BusError, BusUnavailableError, ConfigError, NoRespondersError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.protocol.audit import names as audit
 from agentbus.protocol.parties import agent_control
+from agentbus.protocol.parties.ledger_streams import party_of_stream
 
 STREAM_ORDER: Final = (
     subjects.TASKS_STREAM,
@@ -33,7 +34,8 @@ STREAM_ORDER: Final = (
     agent_control.STREAM,
     subjects.STATE_STREAM,
 )
-"""The streams of every bus in the order of the backup; the file buckets of the agents follow.
+"""The streams of every bus in the order of the backup; the ledgers of the parties, where each has one, and the file
+buckets of the agents follow.
 
 The registry is left out, because workers announce themselves again, and so is what running tasks tell of themselves."""
 _FILES_PREFIX: Final = f"OBJ_{subjects.files_bucket('')}"
@@ -113,6 +115,9 @@ async def _streams(bus: Bus) -> AsyncGenerator[str]:
     found = await bus.stream_names()
     for name in STREAM_ORDER:
         if name in found:
+            yield name
+    for name in sorted(found):
+        if party_of_stream(name) is not None:
             yield name
     for name in sorted(found):
         if name.startswith(_FILES_PREFIX):

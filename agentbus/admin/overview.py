@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 from agentbus.agent_overview import AgentOverview
 from agentbus.bus.bounds.fill import coming_bytes, remedy, warning_of
 from agentbus.bus.jetstream_answers import StreamInfo
+from agentbus.bus.reading.ledger_parts import agent_ledgers
 from agentbus.coordinator import Coordinator
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
@@ -110,7 +111,9 @@ class OverviewReader:
         """
         bus = self._coordinator
         missing: list[str] = []
-        found = [await self._allowed(name, lambda name=name: self._stream(name, missing)) for name in STREAMS]
+        ledgers = await self._allowed(subjects.STATE_STREAM, lambda: agent_ledgers(bus.bus))
+        names = [name for name in STREAMS if ledgers is None or name != subjects.STATE_STREAM]
+        found = [await self._allowed(name, lambda name=name: self._stream(name, missing)) for name in names]
         streams = [info for info in found if info is not None]
         agents = await self._allowed("agents", bus.overview)
         running, recent = await self._allowed("tasks", self._tasks) or ([], [])
@@ -119,11 +122,11 @@ class OverviewReader:
             servers=bus.bus.settings.servers,
             coordinator=bus.agent,
             server_version=bus.bus.server_version,
-            streams=[_usage(info) for info in streams],
+            streams=_usages(streams, ledgers),
             agents=agents or [],
             running=running,
             recent=recent,
-            warnings=_warnings(streams),
+            warnings=_warnings([*streams, *(ledgers or ())]),
             missing=missing,
             hidden=sorted(self._hidden),
             progress=await last_of_each(bus.bus, [status.record.key for status in running]),
@@ -157,6 +160,24 @@ class OverviewReader:
 def _usage(info: StreamInfo) -> StreamUsage:
     limit = info.max_bytes if info.max_bytes > 0 else None
     return StreamUsage(str(info.config.get("name")), info.state.messages, info.state.bytes, limit)
+
+
+def _usages(streams: Sequence[StreamInfo], ledgers: Sequence[StreamInfo] | None) -> list[StreamUsage]:
+    usages = [_usage(info) for info in streams]
+    if ledgers is not None:
+        usages.insert(min(2, len(usages)), _whole(ledgers))
+    return usages
+
+
+def _whole(ledgers: Sequence[StreamInfo]) -> StreamUsage:
+    """Return what the ledgers of the agents take together, as that of the one ledger that other buses have."""
+    limits = [info.max_bytes for info in ledgers]
+    return StreamUsage(
+        subjects.STATE_STREAM,
+        sum(info.state.messages for info in ledgers),
+        sum(info.state.bytes for info in ledgers),
+        sum(limits) if limits and min(limits) > 0 else None,
+    )
 
 
 def _warnings(streams: Sequence[StreamInfo]) -> list[str]:

@@ -10,9 +10,13 @@ from agentbus.bus.connection import REQUEST_TIMEOUT_S
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import AccountInfo
 from agentbus.bus.nats_client import Msg
+from agentbus.bus.reading.ledger_parts import part_of
 from agentbus.config.connection_settings import ConnectionSettings, Credentials
 from agentbus.protocol.accounts import TASKS, account_of, account_of_stream
 from agentbus.protocol.headers import Headers
+from agentbus.protocol.parties.ledger_streams import party_in
+from agentbus.protocol.stored_message import StoredMessage
+from agentbus.protocol.subjects import STATE_STREAM
 
 
 class AdministratorBus(Bus):
@@ -56,6 +60,12 @@ class AdministratorBus(Bus):
         """Send a request into the account that its subject lies in; see `Bus.request`."""
         request = self._queue.request if account_of(subject) == TASKS else super().request
         return await request(subject, data, headers=headers, timeout_s=timeout_s, flush=flush)
+
+    async def last_message(self, stream: str, subject: str) -> StoredMessage | None:
+        """Read a message; see `Bus.last_message`. No import maps the ledger of all to that of one party here."""
+        if stream == STATE_STREAM and party_in(subject) is not None:
+            stream = (await part_of(self, subject)).stream
+        return await super().last_message(stream, subject)
 
     def of_stream(self, stream: str) -> Bus:
         """Return the connection into the account that a stream lies in."""

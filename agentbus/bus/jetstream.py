@@ -20,6 +20,7 @@ from agentbus.bus.jetstream_answers import (
     read_object,
     read_stored,
     read_stream_info,
+    read_stream_page,
 )
 from agentbus.bus.nats_client import Msg, NatsError
 from agentbus.bus.retry_until import deadline_after, retry_until
@@ -195,6 +196,14 @@ class Bus(Connection):
         """Read the names of all streams."""
         return await self._pages("STREAM.NAMES", read_name_page)
 
+    async def streams_of(self, subject: str) -> list[StreamInfo]:
+        """Read the configuration and state of every stream that takes messages of a subject, which may hold wildcards.
+
+        Raises:
+            PermissionDeniedError: this user may not look at them.
+        """
+        return await self._pages("STREAM.LIST", read_stream_page, {"subject": subject})
+
     async def account_info(self) -> AccountInfo:
         """Read the limits of the account."""
         return read_account_info(await self.api("INFO"), "INFO")
@@ -278,11 +287,13 @@ class Bus(Connection):
         """Make the error for a request without responders; `unsure`: JetStream may have executed an earlier attempt."""
         return error if unsure and not self.clustered else self._no_answer(f"a stream for {subject}", subject)
 
-    async def _pages(self, verb: str, read: Callable[[Json, str], tuple[list[_T], int]]) -> list[_T]:
-        """Read all pages of a list."""
+    async def _pages(
+        self, verb: str, read: Callable[[Json, str], tuple[list[_T], int]], asked: dict[str, Json] | None = None
+    ) -> list[_T]:
+        """Read all pages of a list; `asked` selects what is listed."""
         found: list[_T] = []
         while True:
-            page, total = read(await self.api(verb, {"offset": len(found)}), verb)
+            page, total = read(await self.api(verb, {**(asked or {}), "offset": len(found)}), verb)
             found += page
             if not page or len(found) >= total:
                 return found

@@ -69,6 +69,7 @@ class StreamInfo(NamedTuple):
 
     Attributes:
         max_bytes: -1 for no limit.
+        max_msgs: -1 for no limit.
         max_per_subject: how many messages each subject may have; -1 for no limit.
         refuses_per_subject: a subject that has so many refuses the next one; without this, its oldest one goes.
         max_age_s: how long it keeps a message; 0 for ever.
@@ -80,6 +81,7 @@ class StreamInfo(NamedTuple):
     config: dict[str, Any]
     num_replicas: int
     max_bytes: int
+    max_msgs: int
     max_per_subject: int
     refuses_per_subject: bool
     max_age_s: float
@@ -154,6 +156,7 @@ def read_stream_info(answer: Json, asked: str) -> StreamInfo:
         config=config.raw,
         num_replicas=config.number("num_replicas", 1),
         max_bytes=config.number("max_bytes", -1),
+        max_msgs=config.number("max_msgs", -1),
         max_per_subject=config.number("max_msgs_per_subject", -1),
         refuses_per_subject=config.flag("discard_new_per_subject"),
         max_age_s=config.number("max_age", 0) / _NS,
@@ -195,6 +198,12 @@ def read_name_page(answer: Json, asked: str) -> tuple[list[str], int]:
     """Read one page of `STREAM.NAMES`: its names, and the number of names on all pages."""
     whole = _Object(answer, asked)
     return whole.items_of("streams", str), whole.number("total")
+
+
+def read_stream_page(answer: Json, asked: str) -> tuple[list[StreamInfo], int]:
+    """Read one page of `STREAM.LIST`: its streams, and the number of streams on all pages."""
+    whole = _Object(answer, asked)
+    return [read_stream_info(item, asked) for item in whole.items("streams")], whole.number("total")
 
 
 def read_account_info(answer: Json, asked: str) -> AccountInfo:

@@ -22,9 +22,9 @@ from agentbus.errors import (
     PermissionDeniedError,
     SetupMissingError,
 )
-from agentbus.protocol import subjects
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.json_codec import Json
+from agentbus.protocol.parties.ledger_streams import is_whole
 
 _INACTIVE_S: Final = 2
 """How long the server keeps a consumer without pull requests. A reader that pauses for longer creates a new one."""
@@ -261,11 +261,20 @@ async def count_after(bus: Bus, stream: str, subject: str | Sequence[str], after
     return info.num_pending
 
 
+async def count_from(bus: Bus, stream: str, subject: str, time: datetime) -> tuple[int, int]:
+    """Find the first message of a subject that was stored at a time or later: its sequence, and how many there are.
+
+    The sequence may be below that of the message, but not below that of any older one.
+    """
+    _, info = await _create(bus, stream, subject, time, headers_only=True)
+    return info.delivered_stream_seq + 1, info.num_pending
+
+
 async def _create(
     bus: Bus, stream: str, subject: str | Sequence[str], after: Start, *, headers_only: bool
 ) -> tuple[str, ConsumerInfo]:
     """Create an ephemeral consumer, by the widest filter where all of the ledger is meant and may be read."""
-    if subject == subjects.STATE_SUBJECTS and bus.reads_whole_ledger:
+    if isinstance(subject, str) and bus.reads_whole_ledger and is_whole(stream, subject):
         try:
             return await _create_by(bus, stream, _ALL, after, headers_only=headers_only)
         except PermissionDeniedError:

@@ -59,6 +59,11 @@ class Delivery:
         return self._message.reply
 
     @property
+    def stored_at_us(self) -> int:
+        """The same as `stored_at`, in microseconds since the epoch."""
+        return self._nanoseconds // 1_000
+
+    @property
     def stored_at(self) -> datetime:
         """The time at which the server stored the message, by its clock; cut to microseconds, as in other answers."""
         seconds, rest = divmod(self._nanoseconds, 1_000_000_000)

@@ -1,16 +1,20 @@
-"""Reads the state of the replicas of streams and consumers in a cluster: how many there are, and which are current."""
+"""Places streams in a cluster, and reads the state of their replicas and of those of consumers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import Cluster
 from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.bus.topology import wanted_consumers
-from agentbus.errors import BusUnavailableError
+from agentbus.errors import ApiError, BusUnavailableError
 from agentbus.protocol import subjects
 
+NO_PEERS: Final = 10005
+"""The error of a cluster that has not enough servers with room."""
+_PLACING_S: Final = 20.0
+_PLACING_PAUSE_S: Final = 0.5
 _PAUSE_S: Final = 0.3
 
 
@@ -62,6 +66,24 @@ def replicas_of(name: str, cluster: Cluster, wanted: int) -> Replicas:
         tuple(behind),
         cluster.moving,
     )
+
+
+async def place(bus: Bus, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Send a request that creates, changes or restores a stream.
+
+    The servers of a cluster that has just started do not know each other's storage yet, and refuse. So that refusal is
+    retried for a while.
+
+    Raises:
+        ApiError: any other refusal, or this one after 20 seconds.
+    """
+    async for attempt in retry_until(deadline_after(_PLACING_S), _PLACING_PAUSE_S):
+        try:
+            return await bus.api(verb, body)
+        except ApiError as error:
+            if error.err_code != NO_PEERS or attempt.last:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 async def stream_replicas(bus: Bus, stream: str) -> Replicas:

@@ -14,7 +14,8 @@ from agentbus.bus.bounds.subject_counts import without_deletions
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import read_stream_info
 from agentbus.bus.progress.streams import compare_progress, remove_progress, set_up_progress, shrink_progress
-from agentbus.bus.retry_until import deadline_after, retry_until
+from agentbus.bus.reading.ledger_parts import ledgers_with
+from agentbus.bus.replicas import NO_PEERS, place
 from agentbus.bus.topology import (
     MAX_ACK_PENDING,
     ReplicaPlan,
@@ -23,10 +24,11 @@ from agentbus.bus.topology import (
     wanted_files,
     wanted_streams,
 )
-from agentbus.bus.wanted.retention import DEFAULT, NOT_ASKED, Keep, chosen, retention_of
+from agentbus.bus.wanted.retention import DEFAULT, NOT_ASKED, Keep, chosen, retention_of, with_ledger
 from agentbus.bus.wanted.setup_plan import Finding, Found, Step, differences_between, plan
 from agentbus.errors import ApiError, BusError, PermissionDeniedError, SetupMissingError, StreamFullError
 from agentbus.protocol import subjects
+from agentbus.protocol.parties.ledger_streams import NO_KEY, is_ledger, ledger_of
 
 
 async def set_up(
@@ -44,7 +46,9 @@ async def set_up(
 
     Every agent that the bus knows also gets the stream of what its runs tell; these give way to everything else.
 
-    A stream that exists gets the subjects that it lacks, which changes nothing for those who use the others.
+    A stream that exists gets the subjects that it lacks, which changes nothing for those who use the others. Where
+    parties have accounts, each gets a ledger of its own, unless the bus has one ledger of all; see
+    `agentbus.admin.ledger_division`, and `set_up_coordinators` for those beside `main`.
 
     Args:
         replicas: the replicas in a cluster, of existing streams as well. None creates as many as the stream of the
@@ -66,33 +70,58 @@ async def set_up(
     """
     await _check_possible(bus, replicas)
     granted = (await bus.account_info()).max_storage_bytes
-    found = await _look(bus, [item.name for item in wanted_streams()], agents)
-    retention = chosen(found.streams, keep)
+    ledgers = await ledgers_with(bus, agents)
+    found = await _look(bus, [item.name for item in wanted_streams(ledgers=ledgers)], agents)
+    retention = chosen(with_ledger(found.streams), keep)
     wanted = [
-        *wanted_streams(attested=bus.attests_writers, retention=retention, keep=keep),
+        *wanted_streams(attested=bus.attests_writers, retention=retention, keep=keep, ledgers=ledgers),
         *(wanted_files(agent, files_limit, retention=retention, keep=keep) for agent in agents),
     ]
     for_new = replicas or await _replicas_of_tasks(bus)
     replica_plan = ReplicaPlan(granted, for_new, replicas, bus.clustered, shares_anew)
     steps = plan(wanted, agents, found, replica_plan, update=update, max_ack_pending=max_ack_pending)
-    try:
-        done = {step.name: await _apply_with_room(bus, step) for step in sorted(steps[: len(wanted)], key=_order)}
-    except StreamFullError as error:
-        await set_up_progress(bus, await known_agents(bus), granted, update=False)  # they have given way in vain
-        raise BusError(
-            f"the storage that the account may use does not hold {for_new} replicas of everything: raise its max_file, "
-            f"or lower the max_bytes of the streams ({error})"
-        ) from error
-    except ApiError as error:
-        raise _no_room(error, for_new) from error
-    findings = [done[item.name] for item in wanted]
+    findings = await _apply_to_streams(bus, steps[: len(wanted)], for_new, granted)
     findings += [await _apply_to_consumer(bus, step) for step in steps[len(wanted) :]]
     everyone = sorted({*agents, *await known_agents(bus)})
     return findings + await set_up_progress(bus, everyone, granted, update=update)
 
 
-def _order(step: Step) -> bool:
-    return step.grows
+async def set_up_coordinators(bus: Bus, coordinators: Sequence[str]) -> list[Finding]:
+    """Create the ledgers of coordinators, for their MCP tasks, where each party has one of its own.
+
+    Raises:
+        PermissionDeniedError, BusError: see `set_up`.
+    """
+    ledgers = await ledgers_with(bus, coordinators=coordinators)
+    names = [name for name, _, _ in ledgers.parts] if ledgers is not None else []
+    if not set(names) & set(map(ledger_of, coordinators)):
+        return []
+    found = await _look(bus, names, ())
+    streams = wanted_streams(attested=True, retention=retention_of(with_ledger(found.streams)), ledgers=ledgers)
+    granted, for_new = (await bus.account_info()).max_storage_bytes, await _replicas_of_tasks(bus)
+    wanted = [one for one in streams if one.name in names]
+    steps = plan(wanted, (), found, ReplicaPlan(granted, for_new, None, bus.clustered), update=False)
+    findings = await _apply_to_streams(bus, steps, for_new, granted)
+    return [one for one in findings if one.name in map(ledger_of, coordinators)]
+
+
+async def _apply_to_streams(bus: Bus, steps: Sequence[Step], replicas: int, granted_bytes: int) -> list[Finding]:
+    """Create and change streams: first those that give room to others."""
+    try:
+        done = {step.name: await _apply_with_room(bus, step) for step in sorted(steps, key=_order)}
+    except StreamFullError as error:
+        await set_up_progress(bus, await known_agents(bus), granted_bytes, update=False)  # they gave way in vain
+        raise BusError(
+            f"the storage that the account may use does not hold {replicas} replicas of everything: raise its "
+            f"max_file, or lower the max_bytes of the streams ({error})"
+        ) from error
+    except ApiError as error:
+        raise _no_room(error, replicas) from error
+    return [done[step.name] for step in steps]
+
+
+def _order(step: Step) -> int:
+    return step.turn
 
 
 async def _check_possible(bus: Bus, replicas: int | None) -> None:
@@ -105,6 +134,9 @@ async def _check_possible(bus: Bus, replicas: int | None) -> None:
         raise BusError(
             f"{misplaced[0]} lies in the account BUS and belongs into TASKS: agentbus init --upgrade finishes that"
         )
+    with suppress(SetupMissingError):
+        if NO_KEY in (await bus.stream_info(subjects.STATE_STREAM)).config.get("subjects", ()):
+            raise BusError("the ledger is being divided: agentbus init --upgrade finishes that")
     if replicas is not None and replicas > 1 and not bus.clustered:
         raise BusError(
             f"this server is not in a cluster, so there cannot be {replicas} replicas: leave out --replicas, or make a "
@@ -115,12 +147,17 @@ async def _check_possible(bus: Bus, replicas: int | None) -> None:
 async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) -> AsyncGenerator[Finding]:
     """Compare the streams `names`, and what each agent needs, with `agentbus.bus.topology`. Changes nothing.
 
+    Where each party has a ledger, that of one means those of all.
+
     Raises:
         PermissionDeniedError: the user may not read them.
     """
+    ledgers = await ledgers_with(bus, agents) if any(map(is_ledger, names)) else None
+    if ledgers is not None:
+        names = [*names, *(name for name, _, _ in ledgers.parts)]
     found = await _look(bus, names, agents)
-    retention = retention_of(found.streams)
-    streams = wanted_streams(attested=bus.attests_writers, retention=retention)
+    retention = retention_of(with_ledger(found.streams))
+    streams = wanted_streams(attested=bus.attests_writers, retention=retention, ledgers=ledgers)
     wanted = [
         *(item for item in streams if item.name in names),
         *(wanted_files(agent, retention=retention) for agent in agents),
@@ -176,10 +213,7 @@ async def ensure_files_bucket(bus: Bus, agent: str) -> None:
 
 _AS_FOUND: Final = ReplicaPlan(granted_bytes=-1, for_new=1, for_existing=None, clustered=False)
 _TAKEN: Final = frozenset({10099, 10100})
-_NO_PEERS: Final = 10005
 _NOT_CHANGEABLE: Final = 10052
-_PLACING_S: Final = 20.0
-_PAUSE_S: Final = 0.5
 
 
 async def _taken(bus: Bus, subject: str, stream: str, name: str, error: ApiError) -> ApiError:
@@ -197,7 +231,7 @@ async def _taken(bus: Bus, subject: str, stream: str, name: str, error: ApiError
 
 def _no_room(error: ApiError, count: int) -> ApiError:
     """Add what to do to the error of a cluster that cannot make so many replicas."""
-    if error.err_code != _NO_PEERS:
+    if error.err_code != NO_PEERS:
         return error
     return ApiError(
         f"{error.description}: the cluster has not {count} servers that are up and have room for a replica each; start "
@@ -205,24 +239,6 @@ def _no_room(error: ApiError, count: int) -> ApiError:
         error.code,
         error.err_code,
     )
-
-
-async def place(bus: Bus, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Send a request that creates, changes or restores a stream.
-
-    The servers of a cluster that has just started do not know each other's storage yet, and refuse. So that refusal is
-    retried for a while.
-
-    Raises:
-        ApiError: any other refusal, or this one after 20 seconds.
-    """
-    async for attempt in retry_until(deadline_after(_PLACING_S), _PAUSE_S):
-        try:
-            return await bus.api(verb, body)
-        except ApiError as error:
-            if error.err_code != _NO_PEERS or attempt.last:
-                raise
-    raise AssertionError("the last attempt returns or raises")
 
 
 async def _replicas_of_tasks(bus: Bus) -> int:
@@ -237,7 +253,8 @@ async def _look(bus: Bus, streams: Sequence[str], agents: Sequence[str]) -> Foun
     found = Found()
     for name in (*streams, *(subjects.files_stream(agent) for agent in agents)):
         with suppress(SetupMissingError):
-            found.streams[name] = (await bus.stream_info(name)).config
+            info = await bus.stream_info(name)
+            found.streams[name], found.used_bytes[name] = info.config, info.state.bytes
     for name in [config["durable_name"] for agent in agents for config in wanted_consumers(agent)]:
         with suppress(SetupMissingError):
             found.consumers[name] = (await bus.consumer_info(subjects.TASKS_STREAM, name)).config

@@ -1,9 +1,10 @@
 """Defines the streams, buckets and consumers that agentbus needs, as data; `agentbus.bus.setup` makes them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from agentbus.bus.wanted.ledgers import Ledgers
 from agentbus.bus.wanted.retention import DEFAULT, DUPLICATE_WINDOW_DAYS, NOT_ASKED, Keep, Retention
 from agentbus.protocol import subjects
 from agentbus.protocol.audit import names as audit
@@ -92,6 +93,9 @@ _OF_LINES: Final = SubjectBound(
     message_bytes=1 << 10,
     refuses=False,
 )
+_LEAST_OF_ENTRY: Final = 512
+"""What an entry takes at least, about: one of a task that waits takes 0.4 KB, and a settled one 1.2 KB. A party that
+writes only small ones fills its ledger by their number, as each takes some memory of the server."""
 _MOST_AGENTS: Final = 10_000
 """Of which operators can ask something at the same time: each party has an account, and a server has far fewer."""
 _UNLIMITED: Final = 100 << 30
@@ -106,6 +110,8 @@ class Wanted:
         share: the part that it gets of the account's storage, where that is limited.
         subject_bound: what one subject of it may hold.
         asked: the fields that the caller of set-up asked for, which are changed in an existing one as well.
+        message_bytes: the size of messages that bounds their number by the bytes that it may hold; 0 for no such bound.
+        gives_way: one that exists is lowered to its share, as far as it is not used, because others need the room.
     """
 
     kind: Literal["stream", "bucket"]
@@ -113,6 +119,8 @@ class Wanted:
     share: float = 0.0
     subject_bound: SubjectBound | None = None
     asked: tuple[str, ...] = ()
+    message_bytes: int = 0
+    gives_way: bool = False
 
     @property
     def name(self) -> str:
@@ -120,10 +128,13 @@ class Wanted:
         return self.config["name"]
 
     def bounded(self, max_bytes: int) -> dict[str, Any]:
-        """Return the fields that bound its subjects, if it may hold `max_bytes` (-1: no limit)."""
+        """Return the fields that bound its messages and subjects, if it may hold `max_bytes` (-1: no limit)."""
+        room = max_bytes if max_bytes > 0 else _UNLIMITED * self.share
+        if self.message_bytes:
+            return {"max_msgs": max(1, int(room / self.message_bytes))}
         if (bound := self.subject_bound) is None:
             return {}
-        room = bound.share * (max_bytes if max_bytes > 0 else _UNLIMITED * self.share)
+        room *= bound.share
         # In this order: the server takes the second only where there is the first, also one by one.
         refuses = {"discard_new_per_subject": True} if bound.refuses else {}
         return {"max_msgs_per_subject": max(1, int(room / bound.message_bytes)), **refuses}
@@ -191,10 +202,17 @@ _SHARE_OF_RESULTS: Final = 0.25
 _SHARE_OF_LEDGER: Final = 0.35
 
 
-def wanted_streams(*, attested: bool = False, retention: Retention = DEFAULT, keep: Keep = NOT_ASKED) -> list[Wanted]:
+def wanted_streams(
+    *,
+    attested: bool = False,
+    retention: Retention = DEFAULT,
+    keep: Keep = NOT_ASKED,
+    ledgers: Ledgers | None = None,
+) -> list[Wanted]:
     """The streams and buckets that every bus has.
 
     Args:
+        ledgers: the parties that have a ledger of their own; None for one ledger of all.
         retention: how long results and states are kept.
         keep: what the caller of set-up asked for of that.
         attested: the server stores a result under a subject that names its writer, so that a bound of the subject
@@ -226,17 +244,7 @@ def wanted_streams(*, attested: bool = False, retention: Retention = DEFAULT, ke
         ),
         _dead_letters(),
         *_audit(),
-        # The ledger keeps an entry longer than the result of its task is kept.
-        _bucket(
-            subjects.STATE_STREAM,
-            [subjects.STATE_SUBJECTS],
-            max_age=retention.states_ns,
-            share=_SHARE_OF_LEDGER,
-            asked=_of_age(keep.states_days),
-            max_msgs_per_subject=1,
-            duplicate_window=_NO_IDS,
-            **_READ_BY_PARTIES,
-        ),
+        *_ledger(ledgers, retention, keep),
         _bucket(
             subjects.REGISTRY_STREAM,
             [subjects.REGISTRY_SUBJECTS],
@@ -248,6 +256,28 @@ def wanted_streams(*, attested: bool = False, retention: Retention = DEFAULT, ke
         ),
         _control(),
     ]
+
+
+def _ledger(ledgers: Ledgers | None, retention: Retention, keep: Keep) -> Iterator[Wanted]:
+    """The ledger, which keeps an entry longer than the result of its task is kept; or that of each party."""
+
+    def made(name: str, keys: str, share: float) -> Wanted:
+        return _bucket(
+            name,
+            [keys],
+            max_age=retention.states_ns,
+            share=share,
+            asked=_of_age(keep.states_days),
+            max_msgs_per_subject=1,
+            duplicate_window=_NO_IDS,
+            **_READ_BY_PARTIES,
+        )
+
+    if ledgers is None:
+        yield made(subjects.STATE_STREAM, subjects.STATE_SUBJECTS, _SHARE_OF_LEDGER)
+        return
+    for name, keys, share in ledgers.parts:
+        yield replace(made(name, keys, share), message_bytes=_LEAST_OF_ENTRY, gives_way=ledgers.more)
 
 
 def _control() -> Wanted:

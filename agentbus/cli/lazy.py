@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     import asyncio
     import pathlib
 
-    from agentbus.admin import audit_log, backup, consumers, dead_letters, overview, server_versions
+    from agentbus.admin import (
+        audit_log,
+        backup,
+        consumers,
+        dead_letters,
+        overview,
+        retired_parties,
+        server_versions,
+    )
     from agentbus.admin.doctor import check_context, configuration, finding, run_checks
     from agentbus.bus import replicas, setup
     from agentbus.bus.wanted import retention
@@ -41,7 +49,9 @@ if TYPE_CHECKING:
     from agentbus.tasks.progress import last
 else:
     _PACKAGES = {
-        "agentbus.admin": ["audit_log", "backup", "consumers", "dead_letters", "overview", "server_versions"],
+        "agentbus.admin": [
+            "audit_log", "backup", "consumers", "dead_letters", "overview", "retired_parties", "server_versions",
+        ],
         "agentbus.admin.doctor": ["check_context", "configuration", "finding", "run_checks"],
         "agentbus.bus": ["replicas", "setup"],
         "agentbus.bus.wanted": ["retention"],

@@ -23,6 +23,8 @@ LAYOUT_WITH_AUDIT: Final = 3
 """The layout in which the queue tells the account of the other streams what was published."""
 LAYOUT_WITH_WHOLE_LEDGER: Final = 4
 """The layout in which who may read the whole ledger may do so without a filter, for which the server looks at all."""
+LAYOUT_WITH_LEDGERS_APART: Final = 6
+"""The layout in which each party has a ledger of its own, so that no other one waits when it is full."""
 
 LAYOUT_WITH_CONTROL: Final = 5
 """The layout in which operators pause agents, by a bucket that the workers of an agent read, and in which a stream for

@@ -11,7 +11,7 @@ from typing import Final
 
 from agentbus.protocol import accounts, subjects
 from agentbus.protocol.audit import names as audit
-from agentbus.protocol.parties import agent_control
+from agentbus.protocol.parties import agent_control, ledger_grants
 from agentbus.protocol.parties.party import Grant, Party
 from agentbus.protocol.progress import names as progress
 from agentbus.protocol.roles import Role
@@ -65,22 +65,42 @@ def within(party: Party, account: accounts.Account) -> Party:
     return replace(party, grants=grants, denied=denied)
 
 
-def coordinator(me: str, role: Role, agents: Sequence[str]) -> Party:
+def coordinator(
+    me: str,
+    role: Role,
+    agents: Sequence[str],
+    *,
+    others: Sequence[str] = (),
+    layout: int = accounts.LAYOUT_WITH_LEDGERS_APART,
+) -> Party:
     """A coordinator with an id of its own: `main`, a person or a program.
 
     Args:
         agents: the agents of the bus or, for a member, those that it may give tasks to.
+        others: further agents, also those that were removed, in whose ledgers it may see what it may see.
+        layout: of the bus.
     """
     connections = MAX_CONNECTIONS_OF_VIEWERS if role == "viewer" else None
-    return Party(me, _BY_ROLE[role](me, agents), MAX_SUBSCRIPTIONS_OF_READERS, connections)
+    return Party(
+        me, _BY_ROLE[role](me, agents, _ledgers(agents, others, layout)), MAX_SUBSCRIPTIONS_OF_READERS, connections
+    )
 
 
-def _operator(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
-    """Who gives tasks to every agent, sees and changes what becomes of those of all, and reads its own inbox."""
+def _ledgers(agents: Sequence[str], others: Sequence[str], layout: int) -> Sequence[str] | None:
+    """Return the agents with a ledger of their own; None on a bus with one ledger."""
+    return tuple(dict.fromkeys((*agents, *others))) if layout >= accounts.LAYOUT_WITH_LEDGERS_APART else None
+
+
+def _operator(me: str, agents: Sequence[str], ledgers: Sequence[str] | None) -> tuple[Grant, ...]:
+    """Who gives tasks to every agent, sees and changes what becomes of those of all, and reads its own inbox.
+
+    Args:
+        ledgers: whose ledgers it reads; None where the ledger is not divided.
+    """
     return (
         *_tasks_of_operator(me),
         Grant("changing the states of all tasks", (subjects.STATE_SUBJECTS,)),
-        *_ALL_STATES,
+        *ledger_grants.of_all(None if ledgers is None else (*ledgers, me)),
         *_AUDIT,
         _SAID,
         Grant("cancelling and pausing: the request is stored, this makes it fast", (subjects.control("*"),), "tell"),
@@ -117,21 +137,14 @@ def _tasks_of_operator(me: str) -> tuple[Grant, ...]:
     )
 
 
-def _member(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
+def _member(me: str, agents: Sequence[str], ledgers: Sequence[str] | None) -> tuple[Grant, ...]:
     """Who gives tasks to its agents, and sees and changes what becomes of its own.
 
     No grant of it covers a key, a file or an inbox of another owner: each holds its name.
     """
-    state = subjects.STATE_STREAM
-    own, records = subjects.states(owner=me), subjects.mcp_tasks(me)
     return (
         *(grant for agent in agents for grant in _tasking(me, agent)),
-        Grant("the states of its tasks", (subjects.last_of(state, own), subjects.create_consumer(state, "*", own))),
-        Grant(
-            "the MCP tasks of its clients",
-            (records, subjects.last_of(state, records), subjects.create_consumer(state, "*", records)),
-        ),
-        Grant("both, message by message", (subjects.pull(state, "*"),), "pull"),
+        *ledger_grants.of_owner(me, agents, ledgers),
         _SAID,
         *_PAUSED,
         _settled_by(me),
@@ -155,10 +168,10 @@ def _tasking(me: str, agent: str) -> tuple[Grant, ...]:
     )
 
 
-def _viewer(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
+def _viewer(me: str, agents: Sequence[str], ledgers: Sequence[str] | None) -> tuple[Grant, ...]:
     """Who sees what becomes of all tasks, and writes nothing."""
     return (
-        *_ALL_STATES,
+        *ledger_grants.of_all(ledgers),
         *_AUDIT,
         *_PAUSED,
         *_inbox(me),
@@ -170,28 +183,6 @@ def _viewer(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
 
 
 _BY_ROLE: Final = {"operator": _operator, "member": _member, "viewer": _viewer}
-
-_ALL_STATES: Final = (
-    Grant(
-        "reading the states of all tasks",
-        (
-            subjects.direct_get(subjects.STATE_STREAM),
-            subjects.last_of(subjects.STATE_STREAM, subjects.STATE_SUBJECTS),
-        ),
-    ),
-    # With a filter that has wildcards, the server looks at every subject of the stream to make a consumer; with `>`,
-    # or with none, it does not. The first of the two covers every filter, and the two do not meet.
-    Grant(
-        "following the states of all tasks, or of some",
-        (
-            subjects.create_consumer(subjects.STATE_STREAM, "*", ">"),
-            subjects.create_consumer(subjects.STATE_STREAM, "*"),
-        ),
-        since=accounts.LAYOUT_WITH_WHOLE_LEDGER,
-        before=(subjects.create_consumer(subjects.STATE_STREAM, "*", subjects.STATE_SUBJECTS),),
-    ),
-    Grant("the same, message by message", (subjects.pull(subjects.STATE_STREAM, "*"),), "pull"),
-)
 
 _SAID: Final = Grant("what it did, for the audit", audit.SAID, attested=True, since=accounts.LAYOUT_WITH_AUDIT)
 _LINES: Final = tuple(
@@ -213,11 +204,6 @@ _STREAMS: Final = (
             subjects.api(f"STREAM.INFO.{subjects.RESULTS_STREAM}"),
             subjects.api(f"CONSUMER.LIST.{subjects.TASKS_STREAM}"),
         ),
-    ),
-    Grant(
-        "how full the ledger is, and which tasks it has",
-        (subjects.api(f"STREAM.INFO.{subjects.STATE_STREAM}"),),
-        since=accounts.LAYOUT_WITH_WHOLE_LEDGER,
     ),
 )
 
@@ -296,18 +282,26 @@ def _progress_of(agent: str, owner: str | None = None) -> tuple[Grant, ...]:
     )
 
 
-def worker(agent: str, may_task: Sequence[str] = (), *, layout: int = accounts.LAYOUT_WITH_QUEUE_APART) -> Party:
+def worker(
+    agent: str,
+    may_task: Sequence[str] = (),
+    *,
+    others: Sequence[str] = (),
+    layout: int = accounts.LAYOUT_WITH_LEDGERS_APART,
+) -> Party:
     """The workers of one agent: they take its tasks and write what is its own.
 
     Args:
         may_task: agents that it may give tasks to; with any, it is a member as well, in the name of the agent.
+        others: see `coordinator`; for one that may give tasks.
         layout: of the bus. In the first one, no subject names the publisher of a task.
     """
     work = _work(agent)
     if not may_task:
         return Party(agent, work)
+    ledgers = _ledgers(may_task, [one for one in others if one != agent], layout)
     apart = layout >= accounts.LAYOUT_WITH_QUEUE_APART
-    giving = _member(agent, may_task) if apart else (*_tasking_unnamed(may_task), *_inbox(agent))
+    giving = _member(agent, may_task, ledgers) if apart else (*_tasking_unnamed(may_task), *_inbox(agent))
     return Party(agent, (*work, *_beyond(work, giving)), MAX_SUBSCRIPTIONS_OF_READERS)
 
 

@@ -1,12 +1,13 @@
 """Finding tasks in the ledger by their ids."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
+from agentbus.bus.reading.ledger_parts import Part, is_divided, ledger_parts, remembered_parts
 from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.concurrently import concurrently
 from agentbus.errors import CorruptEntryError, PermissionDeniedError, TaskNotFoundError
@@ -105,13 +106,25 @@ async def _find(bus: Bus, query: TaskQuery) -> Record:
         keys = subjects.states_of_task(query.id, owner=owner)
         if candidates := await _candidates(bus, query.id, keys, by_sequence=owner == COORDINATOR):
             return candidates.the_one()
-    if query.owner is None:
-        others = {subjects.states_of_task(query.id, agent, other) for other in (COORDINATOR, "*")}
-        if candidates := await _candidates(bus, query.id, *sorted(others)):
-            return candidates.the_one()
-    where = f" of the agent {agent}" if query.agent is not None else ""
+    if query.owner is None and (others := await _of_others(bus, query.id, agent, looked_at=owner)):
+        return others.the_one()
+    raise _not_found(query)
+
+
+async def _of_others(bus: Bus, task_id: str, agent: str, looked_at: str) -> _Candidates | None:
+    """Read the entries of a task id of all owners but the one that was looked at."""
+    owners = [COORDINATOR, "*"]
+    if await is_divided(bus):
+        if not bus.reads_whole_ledger:
+            return None  # a member can read no keys of others: each agent's stream would refuse it
+        owners = [owner for owner in owners if owner != looked_at]
+    return await _candidates(bus, task_id, *sorted(subjects.states_of_task(task_id, agent, owner) for owner in owners))
+
+
+def _not_found(query: TaskQuery) -> TaskNotFoundError:
+    where = f" of the agent {query.agent}" if query.agent is not None else ""
     whose = f" that {query.owner} has published" if query.owner is not None else ""
-    raise TaskNotFoundError(
+    return TaskNotFoundError(
         f"no task {query.id}{where}{whose} is known on this bus; ids are kept for 38 days by default"
     )
 
@@ -123,33 +136,65 @@ async def _candidates(bus: Bus, task_id: str, *patterns: str, by_sequence: bool 
         by_sequence: whether to read by sequence, which a member may not: a sequence has no owner.
     """
     found = _Candidates(task_id)
-    for pattern in patterns if by_sequence else ():
-        await _add_stored(bus, pattern, found)
-    if not found:
-        for pattern in patterns:
-            await _add_stored_at_the_leader(bus, pattern, found)
+    remembered = [part for pattern in patterns for part in remembered_parts(bus, pattern)]
+    await _add_of_agents(bus, remembered, found)
+    if found:
+        return found
+    parts = [part for pattern in patterns for part in await ledger_parts(bus, pattern)]
+    if parts and parts[0].stream == subjects.STATE_STREAM:
+        await _add_undivided(bus, parts, found, by_sequence=by_sequence)
+    else:
+        known = {part.stream for part in remembered}
+        await _add_of_agents(bus, [part for part in parts if part.stream not in known], found)
     return found
 
 
-async def _add_stored(bus: Bus, pattern: str, candidates: _Candidates) -> None:
+async def _add_undivided(bus: Bus, parts: Sequence[Part], candidates: _Candidates, *, by_sequence: bool) -> None:
+    """Read from the one stream, and where a replica of it may lag behind, from its leader."""
+    for part in parts if by_sequence else ():
+        await _add_stored(bus, part, candidates)
+    for part in parts if not candidates else ():
+        await _add_stored_at_the_leader(bus, part, candidates)
+
+
+async def _add_of_agents(bus: Bus, parts: Sequence[Part], candidates: _Candidates) -> None:
+    """Read from the streams of several agents, each of which has one key or, by a wildcard, some."""
+
+    async def add(part: Part) -> None:
+        if "*" not in part.subject:
+            await _add_newest(bus, part, candidates)
+        elif bus.reads_whole_ledger:  # others may not read so, and the server logs each refusal
+            await _add_stored(bus, part, candidates)
+
+    await concurrently(parts, add, at_once=READS_AT_ONCE)
+
+
+async def _add_newest(bus: Bus, part: Part, candidates: _Candidates) -> None:
+    """Read one key."""
+    with suppress(PermissionDeniedError):
+        if (stored := await bus.last_message(subjects.STATE_STREAM, part.subject)) is not None:
+            candidates.add(stored)
+
+
+async def _add_stored(bus: Bus, part: Part, candidates: _Candidates) -> None:
     """Read the entries that match a pattern. Makes no consumer: a stream has room for a limited number of them.
 
     Adds none if the replica that answers lags behind, or if this user may not read so.
     """
     with suppress(PermissionDeniedError):
-        newest = await bus.last_message(subjects.STATE_STREAM, pattern)
+        newest = await bus.last_message(subjects.STATE_STREAM, part.subject)
         seq = 1
-        while newest and (stored := await bus.next_message(subjects.STATE_STREAM, pattern, seq)) is not None:
+        while newest and (stored := await bus.next_message(part.stream, part.subject, seq)) is not None:
             candidates.add(stored)
             if stored.seq >= newest.seq:
                 break
             seq = stored.seq + 1
 
 
-async def _add_stored_at_the_leader(bus: Bus, pattern: str, candidates: _Candidates) -> None:
+async def _add_stored_at_the_leader(bus: Bus, part: Part, candidates: _Candidates) -> None:
     """Read the same through a consumer, which sees every acknowledged write."""
     with suppress(PermissionDeniedError):
-        async with OrderedConsumer(bus, subjects.STATE_STREAM, pattern, after=0) as consumer:
+        async with OrderedConsumer(bus, part.stream, part.subject, after=0) as consumer:
             async for message in consumer.backlog():
                 candidates.add(message.stored)
 

@@ -12,6 +12,7 @@ from agentbus.admin.consumers import consumers_of_bus
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.setup import set_up
 from agentbus.protocol import subjects
+from agentbus.protocol.parties.ledger_streams import ledger_of
 from agentbus.protocol.permissions import ADMINISTRATOR
 from support.doctor import coordinator_toml, doctor, the_finding
 from support.harness import eventually, run_cli
@@ -19,7 +20,8 @@ from support.installation import OwnBus, own_bus
 
 pytestmark = pytest.mark.posix("not tried on Windows")
 
-STATE = subjects.STATE_STREAM
+STATE = ledger_of("doc")
+THEIRS = subjects.states("doc", "lead")
 NS = 10**9
 
 
@@ -38,11 +40,10 @@ async def make(bus: Bus, name: str, filtered: str, *, stream: str = STATE, **con
 
 async def plant(own: OwnBus) -> None:
     """Leave foreign consumers behind, with the credentials of a worker that may give tasks to `doc`."""
-    theirs = subjects.states(owner="lead")
     async with connect(own.settings("lead")) as lead:
-        await make(lead, "durable", theirs, durable_name="durable")
-        await make(lead, "pushed", theirs, deliver_subject="$SYS.REQ.USER.INFO")
-        await make(lead, "short", theirs, inactive_threshold=60 * NS)  # as readers of agentbus do
+        await make(lead, "durable", THEIRS, durable_name="durable")
+        await make(lead, "pushed", THEIRS, deliver_subject="$SYS.REQ.USER.INFO")
+        await make(lead, "short", THEIRS, inactive_threshold=60 * NS)  # as readers of agentbus do
 
 
 async def cli(own: OwnBus, folder: Path, *arguments: str, **options: Any) -> Any:
@@ -138,7 +139,7 @@ async def test_a_consumer_that_its_maker_has_left_behind_goes_by_itself(own: Own
         short = {**config, "consumer_limits": {"inactive_threshold": NS}}
         await admin.api(f"STREAM.UPDATE.{STATE}", short)
         async with connect(own.settings("lead")) as lead:
-            await make(lead, "forgotten", subjects.states(owner="lead"))  # without a threshold of its own
+            await make(lead, "forgotten", THEIRS)  # without a threshold of its own
 
         async def gone() -> bool:
             return not await admin.consumers(STATE)
@@ -147,10 +148,9 @@ async def test_a_consumer_that_its_maker_has_left_behind_goes_by_itself(own: Own
 
 
 async def test_a_party_that_makes_a_thousand_consumers_locks_out_no_reader(own: OwnBus):
-    theirs = subjects.states(owner="lead")
     async with connect(own.settings("lead")) as lead:
         for first in range(0, 1_050, 50):
-            await asyncio.gather(*(make(lead, f"c{number}", theirs) for number in range(first, first + 50)))
+            await asyncio.gather(*(make(lead, f"c{number}", THEIRS) for number in range(first, first + 50)))
     async with own.coordinator("main") as main:
         await main.publish("code", "say:hi", task_type="test", task_id="job")
         assert [task.task_id for task in (await main.list_tasks()).tasks] == ["job"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agentbus import Coordinator, connect
-from agentbus.bus import setup
+from agentbus.bus import replicas
 from agentbus.bus.setup import ensure_consumer, set_up
 from agentbus.bus.topology import ReplicaPlan, wanted_consumers, wanted_files, wanted_streams
 from agentbus.bus.wanted.setup_plan import Found, plan
@@ -173,7 +173,7 @@ async def test_a_stream_without_suitable_peers_yet_is_requested_again(server: Na
 async def test_more_replicas_than_servers_are_refused_with_what_to_do(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(setup, "_PLACING_S", 0.5)
+    monkeypatch.setattr(replicas, "_PLACING_S", 0.5)
     async with altered_link(server.url) as link:
         link.info["cluster"] = "three"
         link.changes["$JS.API.STREAM.CREATE.AGENT_TASKS"] = NO_PEERS
@@ -313,8 +313,8 @@ def test_a_stream_keeps_its_room_unless_the_shares_are_asked_for_anew():
         assert {step.config["max_bytes"] for step in kept} == {300}
     anew = replace(ALONE, granted_bytes=1000, shares_anew=True)
     steps = {step.name: step for step in plan(wanted_streams(), [], Found(was), anew, update=False)}
-    assert (steps["KV_AGENT_STATE"].config["max_bytes"], steps["KV_AGENT_STATE"].grows) == (350, True)
-    assert (steps["AGENT_RESULTS"].config["max_bytes"], steps["AGENT_RESULTS"].grows) == (250, False)
+    assert (steps["KV_AGENT_STATE"].config["max_bytes"], steps["KV_AGENT_STATE"].turn) == (350, 2)
+    assert (steps["AGENT_RESULTS"].config["max_bytes"], steps["AGENT_RESULTS"].turn) == (250, 0)
     assert steps["AGENT_AUDIT"].config["max_bytes"] == 300, "with less, the server would delete lines"
 
 

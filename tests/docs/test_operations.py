@@ -94,16 +94,16 @@ async def test_who_follows_the_page_of_incidents_shuts_out_a_thief_and_clears_wh
         async with connect(settings(bus, COORDINATOR)) as connection:
             coordinator = Coordinator(connection, COORDINATOR)
             await coordinator.publish("code", "say:kept", task_type="test", task_id="task-20260518-0001")
-            planted = {"durable_name": "planted", "filter_subject": "$KV.AGENT_STATE.>", "ack_policy": "none"}
-            verb = "CONSUMER.CREATE.KV_AGENT_STATE.planted.$KV.AGENT_STATE.>"
-            await connection.api(verb, {"stream_name": "KV_AGENT_STATE", "config": planted})
+            planted = {"durable_name": "planted", "filter_subject": "$KV.AGENT_STATE.code.>", "ack_policy": "none"}
+            verb = "CONSUMER.CREATE.KV_AGENT_STATE_code.planted.$KV.AGENT_STATE.code.>"
+            await connection.api(verb, {"stream_name": "KV_AGENT_STATE_code", "config": planted})
             with ExitStack() as terminals:
                 reader = Reader(tmp_path, terminals, activated=True)
                 for block in marked("run", INCIDENTS):
                     await reader.follow(block)
             assert (await coordinator.task("task-20260518-0001").status()).state == "cancelled"
         async with connect(settings(BusFolder(bus.path), ADMINISTRATOR)) as administrator:
-            assert "planted" not in [one.name for one in await administrator.consumers("KV_AGENT_STATE")]
+            assert "planted" not in [one.name for one in await administrator.consumers("KV_AGENT_STATE_code")]
         nats = {"url": bus.url, "nkey_file": stolen, "ca_file": bus.path / "tls" / "ca.pem"}
         thief = connection_settings(NatsSection.model_validate(nats), agent="code", name="thief")
         with pytest.raises(AuthenticationError):

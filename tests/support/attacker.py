@@ -17,12 +17,14 @@ from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.nats_client import Msg
 from agentbus.bus.progress.wanted import progress_config
 from agentbus.bus.topology import wanted_files, wanted_streams
+from agentbus.bus.wanted.ledgers import Ledgers
 from agentbus.concurrently import concurrently
 from agentbus.errors import AgentBusError
 from agentbus.protocol import permissions, subjects
 from agentbus.protocol.headers import MSG_ID
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.json_codec import encode
+from agentbus.protocol.parties.ledger_streams import ledger_of
 from agentbus.protocol.parties.party import Party
 from agentbus.protocol.progress import names as progress
 from support.harness import BOUND_S, eventually, worker
@@ -32,6 +34,8 @@ IDLE, BUSY, OTHER = "idle", "busy", "other"
 """The agents of the victims: one waits for a task, one works and has tasks queued, one shows that the bus goes on."""
 HOSTILE: Final = ("code", "lead", "main", "alice", "bob")
 """A plain worker, one with `--may-task`, an operator, a member and a viewer."""
+AGENTS: Final = ("code", "lead", IDLE, BUSY, OTHER)
+COORDINATORS: Final = ("main", "alice", "bob")
 AT_ONCE: Final = 32
 _CREATE: Final = "$JS.API.CONSUMER.CREATE."
 _NS: Final = 10**9
@@ -87,7 +91,7 @@ def targets(victim: str) -> list[str]:
         for verb in ("MSG.NEXT", "RESET", "DELETE", "PAUSE", "UNPIN", "LEADER.STEPDOWN", "INFO")
         for name in durables
     ]
-    streams = (tasks, subjects.RESULTS_STREAM, subjects.STATE_STREAM, subjects.REGISTRY_STREAM, subjects.DEAD_STREAM)
+    streams = (tasks, subjects.RESULTS_STREAM, ledger_of(victim), subjects.REGISTRY_STREAM, subjects.DEAD_STREAM)
     api += [f"$JS.API.STREAM.{verb}.{name}" for verb in ("PURGE", "DELETE", "MSG.DELETE", "UPDATE") for name in streams]
     return [
         *api,
@@ -185,9 +189,9 @@ def meet(one: str, other: str) -> str | None:
 
 def contents(party: Party, stream: str, filtered: str) -> Iterator[str]:
     """Patterns of what a party may publish so that a consumer of a stream with this filter delivers it."""
-    agent = stream.removeprefix("OBJ_AGENT_FILES_")
+    agent, ledgers = stream.removeprefix("OBJ_AGENT_FILES_"), Ledgers(AGENTS, COORDINATORS)
     told_by = progress.agent_of_stream(stream)
-    configs = [one.config for one in (*wanted_streams(), wanted_files(agent))]
+    configs = [one.config for one in (*wanted_streams(ledgers=ledgers), wanted_files(agent))]
     configs += [] if told_by is None else [progress_config(told_by)]
     [stored_there] = [config["subjects"] for config in configs if config["name"] == stream]
     for subject in party.of("send"):
@@ -274,9 +278,9 @@ async def battleground(folder: Path, monitoring: int) -> AsyncGenerator[Ground]:
         agents = own.folder.agents
         parties = {
             "code": permissions.worker("code"),
-            "lead": permissions.worker("lead", ["code"]),
+            "lead": permissions.worker("lead", ["code"], others=agents),
             "main": permissions.coordinator("main", "operator", agents),
-            "alice": permissions.coordinator("alice", "member", ["code"]),
+            "alice": permissions.coordinator("alice", "member", ["code"], others=agents),
             "bob": permissions.coordinator("bob", "viewer", agents),
         }
         connections = {name: await stack.enter_async_context(connect(own.settings(name))) for name in HOSTILE}

@@ -21,6 +21,10 @@ def for_agent(me: str, other: str) -> dict[str, str]:
         "write another agent's ledger": f"$KV.AGENT_STATE.{other}.task-1",
         "read another agent's ledger": f"$JS.API.DIRECT.GET.KV_AGENT_STATE.$KV.AGENT_STATE.{other}.task-1",
         "watch its own ledger": f"$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.f.$KV.AGENT_STATE.{me}.>",
+        "watch it where it is apart": f"$JS.API.CONSUMER.CREATE.KV_AGENT_STATE_{me}.f.$KV.AGENT_STATE.{me}.>",
+        "read another's where it is apart": f"$JS.API.DIRECT.GET.KV_AGENT_STATE_{other}.$KV.AGENT_STATE.{other}.task-1",
+        "read any entry there by its sequence": f"$JS.API.DIRECT.GET.KV_AGENT_STATE_{me}",
+        "see which ledgers there are": "$JS.API.STREAM.LIST",
         "write another agent's dead letters": f"agent.{other}.dead",
         "read dead letters": f"$JS.API.CONSUMER.CREATE.AGENT_DEAD.f.agent.{me}.dead",
         "register as another agent": f"$KV.AGENT_REGISTRY.{other}.host-1",
@@ -79,9 +83,27 @@ def for_main() -> dict[str, str]:
     }
 
 
+def _of_ledger(state: str, entries: dict[str, str], filters: dict[str, str]) -> dict[str, str]:
+    """What a member may not do on a stream of the ledger."""
+    return {
+        **{f"read an entry {what}": f"$JS.API.DIRECT.GET.{state}.{key}" for what, key in entries.items()},
+        **{f"read entries {what}": f"$JS.API.DIRECT.GET.{state}.{keys}" for what, keys in filters.items()},
+        **{f"follow entries {what}": f"$JS.API.CONSUMER.CREATE.{state}.f.{keys}" for what, keys in filters.items()},
+        "read any entry by its sequence": f"$JS.API.DIRECT.GET.{state}",
+        "follow all entries without a filter": f"$JS.API.CONSUMER.CREATE.{state}.f",
+        "follow all entries in the old way": f"$JS.API.CONSUMER.CREATE.{state}",
+        "make a durable of entries": f"$JS.API.CONSUMER.DURABLE.CREATE.{state}.f",
+        "list who follows": f"$JS.API.CONSUMER.NAMES.{state}",
+        "look at who follows": f"$JS.API.CONSUMER.INFO.{state}.f",
+        "delete who follows": f"$JS.API.CONSUMER.DELETE.{state}.f",
+    }
+
+
 def for_member(me: str, agent: str, other_agent: str, other: str) -> dict[str, str]:
     """Return what a member of `agent` alone may not do; `other` is another member, `other_agent` none of its agents."""
-    state, results, file = "KV_AGENT_STATE", "AGENT_RESULTS", f"OBJ_AGENT_FILES_{agent}"
+    results, file = "AGENT_RESULTS", f"OBJ_AGENT_FILES_{agent}"
+    # By the name of the ledger of all, and by those of the ledgers of two agents.
+    states = {"KV_AGENT_STATE": "", f"KV_AGENT_STATE_{agent}": " there", f"KV_AGENT_STATE_{other_agent}": " elsewhere"}
     entries = {
         "of another member": f"$KV.AGENT_STATE.{agent}.~{other}.job",
         "of main": f"$KV.AGENT_STATE.{agent}.job",
@@ -103,18 +125,13 @@ def for_member(me: str, agent: str, other_agent: str, other: str) -> dict[str, s
     inboxes = {f"agent.{other}.results", f"agent.{other}.>", "agent.main.>", "agent.*.results", "agent.>", ">"}
     return {
         **{f"write an entry {what}": key for what, key in entries.items()},
-        **{f"read an entry {what}": f"$JS.API.DIRECT.GET.{state}.{key}" for what, key in entries.items()},
-        **{f"read entries {what}": f"$JS.API.DIRECT.GET.{state}.{keys}" for what, keys in filters.items()},
-        **{f"follow entries {what}": f"$JS.API.CONSUMER.CREATE.{state}.f.{keys}" for what, keys in filters.items()},
+        **{
+            f"{what}{where}": subject
+            for state, where in states.items()
+            for what, subject in _of_ledger(state, entries, filters).items()
+        },
         "write an entry for an agent that it has not": f"$KV.AGENT_STATE.{other_agent}.~{me}.job",
         "write an entry of all agents": f"$KV.AGENT_STATE.*.~{me}.job",
-        "read any entry by its sequence": f"$JS.API.DIRECT.GET.{state}",
-        "follow all entries without a filter": f"$JS.API.CONSUMER.CREATE.{state}.f",
-        "follow all entries in the old way": f"$JS.API.CONSUMER.CREATE.{state}",
-        "make a durable of entries": f"$JS.API.CONSUMER.DURABLE.CREATE.{state}.f",
-        "list who follows": f"$JS.API.CONSUMER.NAMES.{state}",
-        "look at who follows": f"$JS.API.CONSUMER.INFO.{state}.f",
-        "delete who follows": f"$JS.API.CONSUMER.DELETE.{state}.f",
         "give a task as main": f"agent.{agent}.tasks",
         "give a task as main, by name": f"agent.{agent}.tasks.main",
         "give a task as another member": f"agent.{agent}.tasks.{other}",

@@ -3,21 +3,22 @@
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agentbus import Coordinator
 from agentbus.bus.jetstream import Bus, connect
-from agentbus.bus.setup import set_up
-from agentbus.bus.topology import SECOND_NS, wanted_consumers
+from agentbus.bus.setup import set_up, set_up_coordinators
+from agentbus.bus.topology import SECOND_NS, wanted_consumers, wanted_streams
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.schema import CoordinatorNatsSection
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.protocol.roles import Role
 from agentbus.provision.bundle import sign_in
+from agentbus.provision.bus_folder import manifest
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.new_bus import Plan, create
 from agentbus.provision.certificates import new_authority, new_server_certificate
@@ -61,9 +62,10 @@ class Installed(ABC):
         return [line for line in self.server.log.read_text(encoding="utf-8").splitlines() if "Violation" in line]
 
 
-async def _set_up(bus: Bus, agents: Iterable[str], lease_s: int = 1) -> None:
+async def _set_up(bus: Bus, agents: Iterable[str], lease_s: int = 1, coordinators: Sequence[str] = ()) -> None:
     """Set a bus up for its agents, whose leases last one second unless a test wants longer ones."""
     await set_up(bus)
+    await set_up_coordinators(bus, coordinators)
     for agent in agents:
         for wanted in wanted_consumers(agent):
             short = {**wanted, "ack_wait": lease_s * SECOND_NS}
@@ -170,6 +172,15 @@ def credential_of(folder: BusFolder, name: str) -> dict[str, str | Path]:
     return sign_in("nkey", name, folder.secret_file(name), second)
 
 
+def make_undivided(folder: Path) -> None:
+    """Make the folder one of layout 4, as an earlier version wrote it."""
+    file = folder / "bus.toml"
+    text = file.read_text(encoding="utf-8")
+    assert "version = 6" in text
+    file.write_text(text.replace("version = 6", "version = 5"), encoding="utf-8")
+    manifest.write_manifest(folder, manifest.read_manifest(folder), replace=True)
+
+
 @asynccontextmanager
 async def own_bus(
     path: Path,
@@ -178,10 +189,12 @@ async def own_bus(
     may_task: dict[str, list[str]] | None = None,
     coordinators: dict[str, tuple[Role, list[str] | None]] | None = None,
     lease_s: int = 1,
+    divided: bool = True,
 ) -> AsyncGenerator[OwnBus]:
     """Run a bus as `agentbus init` makes it.
 
     Args:
+        divided: each party has a ledger of its own; otherwise the bus has the layout before that.
         may_task: further agents, with those that they may give tasks to.
         coordinators: their roles, with the agents of a member.
     """
@@ -190,8 +203,14 @@ async def own_bus(
         folder.add(agent, others)
     for name, (role, only) in (coordinators or {}).items():
         folder.add_coordinator(name, role, only)
+    if not divided:
+        make_undivided(folder.path)
     async with run_server(store=path / "nats", config=folder.servers[0].configuration) as server:
         bus = OwnBus(server, folder)
         async with connect(bus.settings(ADMINISTRATOR)) as administrator:
-            await _set_up(administrator, folder.agents, lease_s)
+            if not divided:
+                [ledger] = [one.config for one in wanted_streams() if one.name == subjects.STATE_STREAM]
+                room = 3 * (await administrator.account_info()).max_storage_bytes // 10
+                await administrator.api(f"STREAM.CREATE.{subjects.STATE_STREAM}", {**ledger, "max_bytes": room})
+            await _set_up(administrator, folder.agents, lease_s, coordinators=folder.with_ledgers)
         yield bus

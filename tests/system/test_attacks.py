@@ -15,6 +15,7 @@ from agentbus.admin.consumers import consumers_of_bus
 from agentbus.concurrently import concurrently
 from agentbus.protocol import subjects
 from agentbus.protocol.audit import names as audit
+from agentbus.protocol.parties.ledger_streams import ledger_of
 from agentbus.protocol.permissions import ADMINISTRATOR
 from support import installation
 from support.attacker import (
@@ -22,6 +23,7 @@ from support.attacker import (
     BUSY,
     HOSTILE,
     IDLE,
+    OTHER,
     VARIANTS,
     Ground,
     battleground,
@@ -153,7 +155,7 @@ async def test_a_guessed_message_id_has_no_task_dropped(ground: Ground, name: st
 @every
 async def test_the_id_of_a_task_that_another_agent_writes_too_changes_nothing_for_the_task(ground: Ground):
     task = await ground.main.publish(IDLE, "say:done", task_type="test", task_id="same")
-    entry = await ground.admin.last_message(subjects.STATE_STREAM, f"$KV.AGENT_STATE.{IDLE}.same")
+    entry = await ground.admin.last_message(ledger_of(IDLE), f"$KV.AGENT_STATE.{IDLE}.same")
     assert entry is not None
     await ground.connections["code"].store("$KV.AGENT_STATE.code.same", entry.data)
     assert (await ground.main.task(f"{IDLE}/same").status()).agent == IDLE
@@ -165,9 +167,7 @@ async def test_the_id_of_a_task_that_another_agent_writes_too_changes_nothing_fo
 @every
 async def test_a_thousand_durables_on_the_ledger_keep_no_reader_out(ground: Ground, tmp_path: Path):
     bus = ground.connections["main"]
-    stream, filtered = next(
-        one for one in creations(ground.parties["main"]) if one[0] == subjects.STATE_STREAM and one[1]
-    )
+    stream, filtered = next(one for one in creations(ground.parties["main"]) if one[0] == ledger_of(OTHER) and one[1])
 
     async def durable(number: int) -> None:
         config = {"name": f"evil-{number}", "durable_name": f"evil-{number}", "filter_subject": filtered}

@@ -275,7 +275,7 @@ async def test_a_bus_of_the_layout_before_gets_the_audit_by_the_upgrade(team: Ow
     assert [one for one in found if one["check"] == "layout" and "without the audit" in one["text"]]
     ran = await run_cli("init", "--upgrade", str(folder))
     assert ran.code == 0, ran.err
-    assert "the accounts of the newest layout are written. Now restart the server" in ran.out
+    assert "the accounts of the new layout are written. Now restart the server" in ran.out
     team.server.kill()
     async with (
         serving(folder, tmp_path) as after,

@@ -132,21 +132,22 @@ async def test_a_hostile_worker_can_fill_the_inboxes_with_large_results_and_noth
             assert message.result.task_id == task.id
 
 
-async def test_in_a_ledger_that_a_hostile_worker_has_nearly_filled_no_party_adds_tasks_and_accepted_ones_are_finished(
+async def test_in_a_ledger_that_its_worker_has_nearly_filled_no_party_adds_tasks_and_accepted_ones_are_finished(
     tmp_path: Path,
 ) -> None:
     async with own_bus(tmp_path, coordinators={"alice": ("member", None)}) as own, own.coordinator("main") as main:
-        task = await main.publish("doc", "say:done", task_type="test")
+        task = await main.publish("code", "say:done", task_type="test")
         async with connect(own.settings("code")) as code, connect(own.settings("admin")) as admin:
-            room = (await admin.stream_info("KV_AGENT_STATE")).max_bytes
-            for number in range(int(0.92 * room) // (1 << 20) + 1):
-                await code.store(f"$KV.AGENT_STATE.code.filler-{number}", MEGABYTE)
+            room = (await admin.stream_info("KV_AGENT_STATE_code")).max_bytes
+            for number in range(int(0.92 * room) // 100_000 + 1):
+                await code.store(f"$KV.AGENT_STATE.code.filler-{number}", MEGABYTE[:100_000])
         # What `main` has read counts for ten seconds.
         async with own.coordinator("main") as again, own.coordinator("alice", "member") as alice:
             for party in (again, alice):
-                with pytest.raises(StreamFullError, match=r"KV_AGENT_STATE, holds .*agentbus setup --keep"):
-                    await party.publish("doc", "say:no", task_type="test")
-        async with worker(own.worker_toml(tmp_path, "doc")):
+                with pytest.raises(StreamFullError, match=r"KV_AGENT_STATE_code, holds .*agentbus setup --keep"):
+                    await party.publish("code", "say:no", task_type="test")
+                assert (await party.publish("doc", "say:yes", task_type="test")).agent == "doc"
+        async with worker(own.worker_toml(tmp_path, "code")):
             waited = await main.wait([task.id], timeout_s=BOUND_S)
             assert waited.settled[task.id].state == "completed"
             await eventually(lambda: main.results(newest=9), "the result is in the inbox")

@@ -15,6 +15,7 @@ from mcp.shared.subscriptions import ResourceUpdated
 from agentbus import Coordinator
 from agentbus.errors import PermissionDeniedError, TaskNotFoundError
 from agentbus.protocol import subjects
+from agentbus.protocol.parties.ledger_streams import ledger_of
 from agentbus.protocol.roles import Role
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.output_store import read_output
@@ -112,7 +113,7 @@ async def test_who_waits_for_several_tasks_follows_what_it_may_see(
         tasks = [await me.publish(agent, "x", task_type="test") for _ in range(3)]
         waiting = asyncio.create_task(me.wait(tasks, timeout_s=BOUND_S))
         async with team.coordinator("admin") as admin:
-            [consumer] = await eventually(lambda: admin.bus.consumers(subjects.STATE_STREAM), "the ledger is followed")
+            [consumer] = await eventually(lambda: admin.bus.consumers(ledger_of(agent)), "the ledger is followed")
         filters = [subjects.state(TaskKey(agent, task.id, name)) for task in tasks]
         if at_a_time == "each":
             assert sorted(consumer.config["filter_subjects"]) == sorted(filters)
@@ -125,7 +126,7 @@ async def test_who_waits_for_several_tasks_follows_what_it_may_see(
         if at_a_time == "all":
             others = [subjects.state(TaskKey(agent, "job", "dave")), *filters]
             with pytest.raises(PermissionDeniedError):
-                await me.bus.create_consumer(subjects.STATE_STREAM, "feed-x", {"filter_subjects": others})
+                await me.bus.create_consumer(ledger_of(agent), "feed-x", {"filter_subjects": others})
 
 
 async def test_a_wait_whose_filters_are_refused_has_a_wider_one_and_tries_no_second_time(team: OwnBus) -> None:
@@ -135,7 +136,7 @@ async def test_a_wait_whose_filters_are_refused_has_a_wider_one_and_tries_no_sec
             tasks = [await alice.publish("code", "x", task_type="test") for _ in range(3)]
             waiting = asyncio.create_task(alice.wait(tasks, timeout_s=BOUND_S))
             async with team.coordinator("admin") as admin:
-                await until_watched(admin.bus, subjects.STATE_STREAM)
+                await until_watched(admin.bus, ledger_of("code"))
             for task in tasks:
                 await alice.task(task.id, agent="code", owner="alice").cancel()
             assert (await waiting).pending == {}

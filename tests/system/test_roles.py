@@ -10,6 +10,7 @@ from agentbus.bus.jetstream import connect
 from agentbus.errors import ApiError
 from agentbus.protocol import accounts, permissions, subjects
 from agentbus.protocol.json_codec import encode
+from agentbus.protocol.parties.ledger_streams import ledger_of
 from agentbus.protocol.parties.party import Party
 from support.forbidden import denied, for_member
 from support.harness import eventually
@@ -25,11 +26,11 @@ PARTIES = {
         permissions.administrator(),
         permissions.coordinator("main", "operator", AGENTS),
         permissions.coordinator("carol", "operator", AGENTS),
-        permissions.coordinator("alice", "member", ["code"]),
+        permissions.coordinator("alice", "member", ["code"], others=AGENTS),
         permissions.coordinator("dave", "member", AGENTS),
         permissions.coordinator("bob", "viewer", AGENTS),
         permissions.worker("code"),
-        permissions.worker("lead", ["doc"]),
+        permissions.worker("lead", ["doc"], others=AGENTS),
     )
 }
 each_party = pytest.mark.parametrize("party", PARTIES.values(), ids=lambda party: party.id)
@@ -118,6 +119,8 @@ async def test_a_worker_reaches_no_state_of_another_agent_whoever_owns_it(team: 
 # -- what a request says beside its subject ---------------------------------------------------------------------
 
 STATE = subjects.STATE_STREAM
+LEDGER = ledger_of("code")
+MINE = "$KV.AGENT_STATE.code.~alice.>"
 VICTIM = "$KV.AGENT_STATE.code.~dave.job"
 OWN = "$KV.AGENT_STATE.code.~alice.job"
 
@@ -134,10 +137,10 @@ async def with_entries(team: OwnBus) -> int:
 WIDER: list[dict[str, Any]] = [
     {"filter_subject": VICTIM},
     {"filter_subject": "$KV.AGENT_STATE.>"},
-    {"filter_subjects": ["$KV.AGENT_STATE.*.~alice.>", VICTIM]},
+    {"filter_subjects": [MINE, VICTIM]},
     {"filter_subjects": [VICTIM]},
-    {"filter_subjects": ["$KV.AGENT_STATE.*.~alice.>", "$KV.AGENT_STATE.*.~dave.>"]},
-    {"filter_subject": "$KV.AGENT_STATE.*.~alice.>", "filter_subjects": [VICTIM]},
+    {"filter_subjects": [MINE, "$KV.AGENT_STATE.code.~dave.>"]},
+    {"filter_subject": MINE, "filter_subjects": [VICTIM]},
     {},
     {"filter_subject": "", "filter_subjects": []},
 ]
@@ -147,23 +150,23 @@ WIDER: list[dict[str, Any]] = [
 async def test_the_body_of_a_request_widens_no_filter(team: OwnBus, action: str | None) -> None:
     await with_entries(team)
     async with connect(team.settings("alice")) as alice, connect(team.settings("admin")) as admin:
-        verb = "CONSUMER.CREATE.KV_AGENT_STATE.f.$KV.AGENT_STATE.*.~alice.>"
-        honest = {"name": "f", "ack_policy": "none", "filter_subject": "$KV.AGENT_STATE.*.~alice.>"}
+        verb = f"CONSUMER.CREATE.{LEDGER}.f.{MINE}"
+        honest = {"name": "f", "ack_policy": "none", "filter_subject": MINE}
         if action == "update":
-            await alice.api(verb, {"stream_name": STATE, "config": honest})
+            await alice.api(verb, {"stream_name": LEDGER, "config": honest})
         for config in WIDER:
-            body = {"stream_name": STATE, "config": {"name": "f", "ack_policy": "none", **config}}
+            body = {"stream_name": LEDGER, "config": {"name": "f", "ack_policy": "none", **config}}
             with pytest.raises(ApiError):
                 await alice.api(verb, {**body, "action": action} if action else body)
-            assert [one.filter_subject for one in await admin.consumers(STATE)] == (
+            assert [one.filter_subject for one in await admin.consumers(LEDGER)] == (
                 [honest["filter_subject"]] if action == "update" else []
             ), config
 
 
 @pytest.mark.parametrize("stream", ["AGENT_RESULTS", "KV_AGENT_REGISTRY", "OBJ_AGENT_FILES_code"])
 async def test_the_body_of_a_request_names_no_other_stream(team: OwnBus, stream: str) -> None:
-    verb = "CONSUMER.CREATE.KV_AGENT_STATE.f.$KV.AGENT_STATE.*.~alice.>"
-    config = {"name": "f", "ack_policy": "none", "filter_subject": "$KV.AGENT_STATE.*.~alice.>"}
+    verb = f"CONSUMER.CREATE.{LEDGER}.f.{MINE}"
+    config = {"name": "f", "ack_policy": "none", "filter_subject": MINE}
     async with connect(team.settings("alice")) as alice:
         with pytest.raises(ApiError):
             await alice.api(verb, {"stream_name": stream, "config": config})
@@ -185,7 +188,7 @@ async def test_the_body_of_a_direct_get_reads_no_entry_of_another_owner(team: Ow
     async with connect(team.settings("alice")) as alice:
         inbox = alice.new_inbox()
         await alice.subscribe(inbox, lambda message: heard.append(message.data))
-        for keys in ("$KV.AGENT_STATE.*.~alice.>", OWN):
+        for keys in (MINE, OWN):
             for body in (*map(encode, bodies), b"{}", b""):
                 await alice.publish(subjects.last_of(STATE, keys), body, reply=inbox)
         # The server answers in order: with this answer, all others have come.
@@ -195,23 +198,15 @@ async def test_the_body_of_a_direct_get_reads_no_entry_of_another_owner(team: Ow
     assert team.violations() == []
 
 
-@pytest.mark.parametrize("name", ["alice", "lead"])
-async def test_a_member_sees_the_names_of_all_entries_and_none_of_them(team: OwnBus, name: str) -> None:
-    await with_entries(team)
-    async with connect(team.settings(name)) as member:
-        info = await member.stream_info(STATE, subjects_filter=">")
-        assert set(info.state.subjects or {}) == {OWN, VICTIM, "$KV.AGENT_STATE.code.job"}
-        assert (info.state.messages, info.max_bytes > 0) == (3, True)
-        assert await denied(member, subjects.last_of(STATE, VICTIM))
-
-
-async def test_a_member_may_look_for_its_task_among_all_agents(team: OwnBus) -> None:
+async def test_a_member_sees_the_names_of_the_entries_of_its_agents_and_none_of_them(team: OwnBus) -> None:
     await with_entries(team)
     async with connect(team.settings("alice")) as alice:
-        found = await alice.last_message(STATE, "$KV.AGENT_STATE.*.~alice.job")
-        assert found
-        assert found.subject == OWN
-        assert await alice.last_message(STATE, "$KV.AGENT_STATE.*.~alice.other") is None
+        info = await alice.stream_info(LEDGER, subjects_filter=">")
+        assert set(info.state.subjects or {}) == {OWN, VICTIM, "$KV.AGENT_STATE.code.job"}
+        assert (info.state.messages, info.max_bytes > 0) == (3, True)
+        assert await denied(alice, subjects.last_of(STATE, VICTIM))
+    async with connect(team.settings("lead")) as lead:
+        assert await denied(lead, f"$JS.API.STREAM.INFO.{LEDGER}")
 
 
 # -- what the server can be made to send ------------------------------------------------------------------------
@@ -230,7 +225,7 @@ TARGETS = (
     "agent.code.dead",
     "$O.AGENT_FILES_code.M.~dave.x",
     "$O.AGENT_FILES_code.C.~dave.x",
-    "$JS.API.STREAM.PURGE.KV_AGENT_STATE",
+    "$JS.API.STREAM.PURGE.KV_AGENT_STATE_code",
     "$JS.API.STREAM.DELETE.AGENT_DEAD",
     "$JS.API.STREAM.MSG.DELETE.AGENT_RESULTS",
 )
@@ -245,7 +240,7 @@ async def test_no_push_consumer_of_a_member_writes_for_it(team: OwnBus) -> None:
         await alice.store("agent.alice.results", encode({"seq": 1}))
         own = {key: value for key, value in (await contents(team)).items() if value != before.get(key)}
         for number, target in enumerate(TARGETS):
-            for stream, keys in ((STATE, OWN), ("AGENT_RESULTS", "agent.alice.>")):
+            for stream, keys in ((LEDGER, OWN), ("AGENT_RESULTS", "agent.alice.>")):
                 config = {"name": f"p{number}", "filter_subject": keys, "deliver_subject": target, "ack_policy": "none"}
                 verb = f"CONSUMER.CREATE.{stream}.p{number}.{keys}"
                 with suppress(ApiError):
@@ -253,11 +248,11 @@ async def test_no_push_consumer_of_a_member_writes_for_it(team: OwnBus) -> None:
         # This one is bound, and so delivers: once it has, all others had their time.
         bound = {"name": "bound", "filter_subject": OWN, "ack_policy": "none", "deliver_group": "_sys_"}
         bound |= {"deliver_subject": subjects.direct_get(subjects.REGISTRY_STREAM)}
-        await alice.api(f"CONSUMER.CREATE.{STATE}.bound.{OWN}", {"stream_name": STATE, "config": bound})
+        await alice.api(f"CONSUMER.CREATE.{LEDGER}.bound.{OWN}", {"stream_name": LEDGER, "config": bound})
     async with connect(team.settings("admin")) as admin:
 
         async def delivering() -> list[str]:
-            pushing = [one for stream in (STATE, "AGENT_RESULTS") for one in await admin.consumers(stream)]
+            pushing = [one for stream in (LEDGER, "AGENT_RESULTS") for one in await admin.consumers(stream)]
             assert len(pushing) > len(TARGETS)
             return [one.name for one in pushing if one.num_pending == 0]
 
@@ -276,6 +271,6 @@ async def test_no_reply_subject_gives_a_member_more_rights(team: OwnBus) -> None
             await alice.publish(subjects.last_of(STATE, OWN), reply=target)
             await alice.publish(subjects.api("STREAM.INFO.AGENT_TASKS"), reply=target)
             await alice.publish(subjects.api("CONSUMER.LIST.AGENT_TASKS"), reply=target)
-            await alice.publish(subjects.pull(STATE, "f"), encode({"batch": 1, "no_wait": True}), reply=target)
+            await alice.publish(subjects.pull(LEDGER, "f"), encode({"batch": 1, "no_wait": True}), reply=target)
             await alice.last_message(STATE, OWN)
         assert await contents(team) == before

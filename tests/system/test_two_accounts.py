@@ -14,6 +14,7 @@ from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.setup import set_up
 from agentbus.errors import AuthenticationError, BusUnavailableError, PermissionDeniedError
 from agentbus.protocol import subjects
+from agentbus.protocol.parties.ledger_streams import ledger_of
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.bus_folder.folder import BusFolder
@@ -47,12 +48,16 @@ async def cli(*words: str | Path) -> str:
 
 async def push_into_the_queue(bus: OwnBus, task: str) -> int:
     """Have the server ask for the tasks of `code` by a consumer of `main`; returns how many tasks were delivered."""
-    consumer, state = f"push-{task}", subjects.STATE_STREAM
+    apart = bus.folder.ledgers_apart
+    state, keys = (
+        (ledger_of("code"), subjects.states("code")) if apart else (subjects.STATE_STREAM, subjects.STATE_SUBJECTS)
+    )
+    consumer = f"push-{task}"
     async with bus.coordinator("main") as main, connect(bus.settings(ADMINISTRATOR)) as admin:
         await main.publish("code", "the victim", task_type="test", task_id=task)
         config = {"name": consumer, "deliver_subject": NEXT_OF_CODE, "ack_policy": "explicit", "mem_storage": True}
-        body = {"stream_name": state, "config": {**config, "filter_subject": subjects.STATE_SUBJECTS}}
-        await main.bus.api(f"CONSUMER.CREATE.{state}.{consumer}.{subjects.STATE_SUBJECTS}", body)
+        body = {"stream_name": state, "config": {**config, "filter_subject": keys}}
+        await main.bus.api(f"CONSUMER.CREATE.{state}.{consumer}.{keys}", body)
         for number in range(20):
             await main.bus.store(subjects.state(TaskKey("code", f"{task}-{number}")), b"1")
         pushed = await admin.consumer_info(state, consumer)
@@ -94,7 +99,7 @@ async def test_the_streams_share_what_the_bus_may_store_as_if_it_were_one_accoun
         bounds = {name: (await admin.stream_info(name)).max_bytes for name in await admin.stream_names()}
     assert granted == [1024 * MIB * 16 // 100, 1024 * MIB]
     assert bounds["AGENT_TASKS"] == int(1024 * MIB * 0.15)
-    assert bounds["KV_AGENT_STATE"] == int(1024 * MIB * 0.35)
+    assert bounds["KV_AGENT_STATE_code"] == int(1024 * MIB * 0.31 / 4)
     assert bounds["AGENT_RESULTS"] == int(1024 * MIB * 0.25)
 
 
@@ -110,7 +115,7 @@ async def test_a_backup_of_both_accounts_is_restored_into_both(tmp_path: Path) -
             queued = await main.publish("code", "say:done", task_type="test")
         copied = [json.loads(line)["stream"] for line in (await cli("backup", backup, "--config", config)).splitlines()]
         assert copied[0] == "AGENT_TASKS"
-        assert set(copied) >= {"AGENT_RESULTS", "AGENT_DEAD", "KV_AGENT_STATE", "OBJ_AGENT_FILES_code"}
+        assert set(copied) >= {"AGENT_RESULTS", "AGENT_DEAD", "KV_AGENT_STATE_code", "OBJ_AGENT_FILES_code"}
     shutil.move(own.folder.path / "jetstream", tmp_path / "lost")
     async with run_server(store=tmp_path / "nats", config=own.folder.servers[0].configuration):
         await cli("restore", backup, "--config", config)
@@ -137,7 +142,7 @@ async def plant(own: OwnBus) -> None:
     async with connect(own.settings(ADMINISTRATOR)) as admin:
         for stream, filtered in (
             (subjects.TASKS_STREAM, "agent.x.tasks.alice"),
-            (subjects.STATE_STREAM, "$KV.AGENT_STATE.x.y"),
+            (ledger_of("code"), "$KV.AGENT_STATE.code.y"),
         ):
             body = {"durable_name": "foreign", "filter_subject": filtered, "ack_policy": "explicit"}
             await admin.api(f"CONSUMER.CREATE.{stream}.foreign.{filtered}", {"stream_name": stream, "config": body})
@@ -148,7 +153,7 @@ async def foreign_consumers(own: OwnBus) -> list[str]:
         return [one.path for one in await consumers_of_bus(admin) if one.foreign]
 
 
-FOREIGN = ["AGENT_TASKS/foreign", "KV_AGENT_STATE/foreign"]
+FOREIGN = ["AGENT_TASKS/foreign", "KV_AGENT_STATE_code/foreign"]
 
 
 async def test_foreign_consumers_and_switches_are_found_in_both_accounts(own: OwnBus) -> None:
@@ -157,14 +162,14 @@ async def test_foreign_consumers_and_switches_are_found_in_both_accounts(own: Ow
     async with connect(own.settings(ADMINISTRATOR)) as admin:
         for name, src, dest in (
             (subjects.TASKS_STREAM, subjects.TASK_SUBJECTS, "x.{{wildcard(1)}}"),
-            (subjects.STATE_STREAM, subjects.STATE_SUBJECTS, "y.>"),
+            (ledger_of("code"), subjects.states("code"), "y.>"),
         ):
             found = (await admin.stream_info(name)).config
             await admin.api(f"STREAM.UPDATE.{name}", {**found, "republish": {"src": src, "dest": dest}})
     findings = await doctor("--role", "administrator", "--config", str(config))
     said = [finding["text"] for finding in findings if finding["verdict"] == "warning"]
     assert [path for path in FOREIGN if not any(path in text for text in said)] == []
-    for name in ("AGENT_TASKS", "KV_AGENT_STATE"):
+    for name in ("AGENT_TASKS", "KV_AGENT_STATE_code"):
         assert [text for text in said if name in text and "republish" in text]
     warned = await run_cli("setup", "--config", str(config))
     assert "2 foreign consumers" in warned.err

@@ -1,7 +1,7 @@
 """A bus that an earlier version made gets the newest layout while its workers run, and can be interrupted anywhere."""
 
-import re
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -11,22 +11,19 @@ from agentbus.bus.jetstream import Bus, connect
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.errors import BusError
 from agentbus.protocol import subjects
-from agentbus.protocol.parties import agent_control
 from agentbus.protocol.permissions import ADMINISTRATOR
-from agentbus.provision.bus_folder import manifest
 from agentbus.provision.bus_folder.folder import BusFolder
 from support.doctor import doctor
-from support.forbidden import denied
 from support.harness import BOUND_S, Ran, eventually, run_cli, worker, worker_toml
 from support.installation import OwnBus, outcome_of, own_bus
 from support.old_version import OldVersion
 from support.older_bus import make_older_bus, serving
+from support.server_version import needs_2_12
 
-pytestmark = pytest.mark.posix("not tried on Windows")
+pytestmark = [pytest.mark.posix("not tried on Windows"), needs_2_12]
 
 TASKS = subjects.TASKS_STREAM
 DONE = "has the newest layout"
-NEWEST = manifest.NEWEST_LAYOUT
 
 
 @pytest.fixture
@@ -192,61 +189,91 @@ async def test_a_bus_without_room_for_the_new_layout_is_left_as_it_is(tmp_path: 
         assert {path: path.read_bytes() for path in before} == before
 
 
-async def test_a_bus_whose_ledger_is_read_by_filters_gets_the_wider_rights_by_a_reload(tmp_path: Path) -> None:
-    async with own_bus(tmp_path, coordinators={"bob": ("viewer", None)}) as bus:
+async def test_the_ledger_is_divided_while_a_task_runs_and_a_coordinator_waits(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    async with own_bus(tmp_path, coordinators={"alice": ("member", None)}, lease_s=25, divided=False) as bus:
         folder, config = bus.folder.path, str(bus.folder.administrator)
-        written = (folder / "accounts.conf").read_bytes()
+        async with worker(unhurried(bus, tmp_path, "code")) as process:
+            async with bus.coordinator("main") as main, bus.coordinator("alice") as alice:
+                running = await main.publish("code", f"wait:{go}", task_type="test")
+                await process.until_said(running.id)
+                queued = await alice.publish("code", "say:queued", task_type="test")
+                waits = await main.publish("doc", "say:waits", task_type="test")
+                await main.bus.store("$KV.AGENT_STATE.gone.old", b"{}")
+            findings = await doctor("--role", "administrator", "--config", config)
+            [told] = [one for one in findings if one["check"] == "layout"]
+            assert "has an older layout, in which one agent can fill the ledger of all" in told["text"]
+            await first_half(folder)
+            early = await upgrade(folder)
+            assert (early.code, "restart the server, and run this again" in early.err) == (1, True), early
+            assert 'retired = ["gone"]' in (folder / "bus.toml").read_text(encoding="utf-8")
+            async with connect(bus.settings(ADMINISTRATOR)) as admin:
+                before = {one: await revision(admin, one, "KV_AGENT_STATE") for one in ("gone.old", f"doc.{waits.id}")}
+            bus.server.kill()
+            async with serving(folder, tmp_path) as after, after.coordinator("main") as main:
+                assert "divided the ledger: 4 entries in 3 streams" in await second_half(folder)
+                assert await second_half(folder) == f"the bus in {folder} has the newest layout\n"
+                async with connect(after.settings(ADMINISTRATOR)) as admin:
+                    kept = {one: await revision(admin, one, f"KV_AGENT_STATE_{one.split('.')[0]}") for one in before}
+                    sizes = [(await admin.stream_info(f"KV_AGENT_STATE_{one}")).max_bytes for one in ("code", "gone")]
+                assert kept == before
+                assert min(sizes) > 0
+                go.touch()
+                status = (await main.wait([running.id], timeout_s=2 * BOUND_S)).settled[running.id]
+                assert (status.state, status.result.to_json()["attempt"] if status.result else None) == ("completed", 1)
+                async with after.coordinator("alice") as alice:
+                    waited = await alice.wait([queued.id], timeout_s=2 * BOUND_S)
+                    assert waited.settled[queued.id].state == "completed"
+                listed = await main.list_tasks()
+                assert {one.task_id for one in listed.tasks} == {running.id, queued.id, waits.id}
+                assert len(listed.unreadable) == 1
+
+
+async def revision(admin: Bus, key: str, stream: str) -> tuple[int, datetime]:
+    """Where and when an entry was stored."""
+    found = await admin.api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": f"$KV.AGENT_STATE.{key}"})
+    return found["message"]["seq"], found["message"]["time"]
+
+
+@pytest.mark.parametrize("done", ["nothing", "the mirrors", "one of the two streams"])
+async def test_a_division_of_the_ledger_that_was_interrupted_is_finished(tmp_path: Path, done: str) -> None:
+    async with own_bus(tmp_path, divided=False) as bus:
+        folder = bus.folder.path
         async with bus.coordinator("main") as main:
-            task = await main.publish("code", "say:hello", task_type="test")
-        take_back_rights(folder)
-        bus.server.reload()
-        async with connect(bus.settings(ADMINISTRATOR)) as admin:
-            await admin.api(f"STREAM.DELETE.{agent_control.STREAM}")
-        for name in ("main", "bob"):
-            await eventually(lambda name=name: is_refused(bus, name, *WIDE), "the server has taken the accounts")
-            assert await listed(bus, name) == ([task.id], False)
-        findings = await doctor("--role", "administrator", "--config", config)
-        [told] = [one for one in findings if one["check"] == "layout"]
-        assert "has an older layout, in which each look at all tasks takes longer the more there are" in told["text"]
-        ran = await upgrade(folder)
-        assert (ran.code, "Now reload the server:" in ran.out) == (0, True), ran
-        assert (folder / "accounts.conf").read_bytes() == written
-        async with connect(bus.settings(ADMINISTRATOR)) as admin:
-            assert agent_control.STREAM in await streams_of(admin), "the bucket in which operators pause agents"
-        bus.server.reload()
-        for name in ("main", "bob"):
-            await eventually(lambda name=name: is_allowed(bus, name, *WIDE), "the server has taken the accounts")
-            assert await listed(bus, name) == ([task.id], True)
-        assert (await upgrade(folder)).out == f"the bus in {folder} has the newest layout\n"
+            tasks = [await main.publish(agent, "x", task_type="test") for agent in ("code", "doc")]
+        await first_half(folder)
+    async with serving(folder, tmp_path) as bus, connect(bus.settings(ADMINISTRATOR)) as admin:
+        if done != "nothing":
+            for agent in ("code", "doc"):
+                source = {"name": "KV_AGENT_STATE", "filter_subject": f"$KV.AGENT_STATE.{agent}.>"}
+                mirror = {"name": f"KV_AGENT_STATE_{agent}", "allow_direct": True, "mirror": source}
+                await admin.api(f"STREAM.CREATE.KV_AGENT_STATE_{agent}", {**LIKE_A_LEDGER, **mirror})
+        if done == "one of the two streams":
+            old = (await admin.stream_info("KV_AGENT_STATE")).config
+            await eventually(lambda: has_entries(admin, "KV_AGENT_STATE_code"), "the mirror has the task")
+            await admin.api("STREAM.UPDATE.KV_AGENT_STATE", {**old, "subjects": ["$KV.AGENT_STATE"]})
+            mirrored = (await admin.stream_info("KV_AGENT_STATE_code")).config
+            made = {key: value for key, value in mirrored.items() if key != "mirror"}
+            made["subjects"] = ["$KV.AGENT_STATE.code.>"]
+            await admin.api("STREAM.UPDATE.KV_AGENT_STATE_code", made)
+        await second_half(folder)
+        async with bus.coordinator("main") as main:
+            assert {one.task_id for one in (await main.list_tasks()).tasks} == {task.id for task in tasks}
+            assert (await main.task(tasks[0].id).cancel()).state == "cancelled"
 
 
-WIDE = ("$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.probe.>", "$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.probe")
+LIKE_A_LEDGER = {
+    "storage": "file",
+    "retention": "limits",
+    "discard": "new",
+    "max_msgs_per_subject": 1,
+    "deny_delete": True,
+    "deny_purge": True,
+}
 
 
-async def listed(bus: OwnBus, name: str) -> tuple[list[str], bool]:
-    """The ids of all tasks, and whether the ledger was read without a filter."""
-    async with bus.coordinator(name, "viewer") as coordinator:
-        found = await coordinator.list_tasks()
-        return [one.task_id for one in found.tasks], coordinator.bus.reads_whole_ledger
-
-
-def take_back_rights(folder: Path) -> None:
-    """Make the folder one of layout 3, as an earlier version wrote it."""
-    file = folder / "bus.toml"
-    file.write_text(file.read_text(encoding="utf-8").replace(f"version = {NEWEST}", "version = 3"), encoding="utf-8")
-    manifest.write_manifest(folder, manifest.read_manifest(folder), replace=True)
-    text = (folder / "accounts.conf").read_text(encoding="utf-8")
-    assert not re.search(r"CONSUMER\.CREATE\.KV_AGENT_STATE\.\*(\.>)?\"", text)
-
-
-async def is_allowed(bus: OwnBus, name: str, *subjects: str) -> bool:
-    async with connect(bus.settings(name)) as party:
-        return all([not await denied(party, subject) for subject in subjects])
-
-
-async def is_refused(bus: OwnBus, name: str, *subjects: str) -> bool:
-    async with connect(bus.settings(name)) as party:
-        return all([await denied(party, subject) for subject in subjects])
+async def has_entries(admin: Bus, stream: str) -> bool:
+    return (await admin.stream_info(stream)).state.messages > 0
 
 
 async def test_without_a_server_the_upgrade_says_so_and_changes_nothing(folder: Path) -> None:

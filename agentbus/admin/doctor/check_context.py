@@ -23,10 +23,12 @@ class FolderFacts:
     Attributes:
         connections_of_agent: how many connections an agent may have.
         monitoring: where its server answers questions about itself, on this machine.
+        ledgers_apart: whether each party is to have a ledger of its own.
     """
 
     connections_of_agent: int | None = None
     monitoring: Address | None = None
+    ledgers_apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,18 @@ from agentbus.admin.doctor.check_context import CheckContext, Role, RoleConfig
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
 from agentbus.admin.doctor.permission_probe import PLACEHOLDER, example_subject, may_publish
 from agentbus.admin.doctor.reachability import is_local
+from agentbus.bus.reading.ledger_parts import agent_ledgers, agent_of_ledger, part_of
 from agentbus.config.connection_settings import Credentials
 from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import BusError, PermissionDeniedError, SetupMissingError
-from agentbus.protocol import permissions, subjects
+from agentbus.protocol import accounts, permissions, subjects
 from agentbus.protocol.parties.party import Party
 from agentbus.protocol.subjects import TaskKey
 
 
 async def check_required(context: CheckContext) -> AsyncIterator[Finding]:
     """Check that the user may publish and subscribe to all that its role needs."""
-    party = _party(context.role, context.config)
+    party = await _party(context)
     refused = [subject async for subject in _refused(context, party)]
     missing = [subject for subject in refused if party.since(subject) == 1]
     newer = [subject for subject in refused if subject not in missing]
@@ -53,13 +54,18 @@ async def check_excessive(context: CheckContext) -> AsyncIterator[Finding]:
         )
 
 
-def _party(role: Role, config: RoleConfig) -> Party:
-    if isinstance(config, WorkerConfig):
-        return permissions.worker(config.agent.id)
-    if role == "administrator":
+async def _party(context: CheckContext) -> Party:
+    """Return who the user is to be on this bus, with one ledger or with one for each party."""
+    if isinstance(context.config, WorkerConfig):
+        return permissions.worker(context.config.agent.id)
+    if context.role == "administrator":
         return permissions.administrator()
-    who = config.coordinator
-    return permissions.coordinator(who.id, who.effective_role, who.agents or ())
+    who, ledgers = context.config.coordinator, await agent_ledgers(context.bus)
+    if ledgers is None:
+        one_ledger = accounts.LAYOUT_WITH_LEDGERS_APART - 1
+        return permissions.coordinator(who.id, who.effective_role, who.agents or (), layout=one_ledger)
+    others = [agent for info in ledgers if (agent := agent_of_ledger(info)) is not None]
+    return permissions.coordinator(who.id, who.effective_role, who.agents or (), others=others)
 
 
 async def _refused_before(context: CheckContext, party: Party, newer: Iterable[str]) -> list[str]:
@@ -110,7 +116,8 @@ async def _is_set_up(context: CheckContext) -> bool:
             with suppress(PermissionDeniedError):
                 await bus.consumer_info(config.nats.stream, config.durable)
             return True
-        for name in (subjects.TASKS_STREAM, subjects.RESULTS_STREAM, subjects.STATE_STREAM, subjects.REGISTRY_STREAM):
+        ledger = (await part_of(bus, subjects.mcp_tasks(context.agent))).stream
+        for name in (subjects.TASKS_STREAM, subjects.RESULTS_STREAM, ledger, subjects.REGISTRY_STREAM):
             with suppress(PermissionDeniedError):
                 await bus.stream_info(name)
     except SetupMissingError:

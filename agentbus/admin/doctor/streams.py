@@ -6,11 +6,13 @@ from typing import Final
 
 from agentbus.admin.doctor.check_context import CheckContext, how_to_grant
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
+from agentbus.admin.ledger_division import is_due
 from agentbus.bus import setup
 from agentbus.bus.bounds.fill import NEARLY_FULL, WARNED_FROM, coming_bytes, remedy, warning_of
 from agentbus.bus.bounds.subject_counts import subject_counts
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import StreamInfo
+from agentbus.bus.reading.ledger_parts import agent_ledgers, name_of
 from agentbus.bus.replicas import Replicas, replicas_of
 from agentbus.bus.wanted.setup_plan import Finding as SetupFinding
 from agentbus.config.schema import CoordinatorConfig
@@ -18,10 +20,12 @@ from agentbus.errors import BusError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.protocol.audit import names as audit
 from agentbus.protocol.parties import agent_control
+from agentbus.protocol.parties.ledger_streams import is_ledger, ledger_of
 from agentbus.tasks.lost.lost_tasks import lost_tasks
 from agentbus.tasks.status import Loss, TaskStatus
 
 _MOST_NAMED: Final = 5
+_FINISH: Final = "agentbus init --upgrade, in the folder of the bus"
 _THEN: Final = {
     subjects.STATE_STREAM: f"from {NEARLY_FULL:.0%} on, no task is taken",
     subjects.RESULTS_STREAM: f"from {NEARLY_FULL:.0%} on, no task is taken",
@@ -47,19 +51,41 @@ async def check_streams(context: CheckContext) -> AsyncIterator[Finding]:
     async for finding in _check(context, _OF_COORDINATOR, ()):
         yield finding
     with suppress(BusError):  # a member of a bus of an earlier layout may not look
-        for finding in _room(await context.bus.stream_info(subjects.STATE_STREAM), await _coming(context.bus)):
-            yield finding
+        ledgers = await agent_ledgers(context.bus)
+        for info in ledgers if ledgers is not None else [await context.bus.stream_info(subjects.STATE_STREAM)]:
+            for finding in _room(info, 0 if ledgers is not None else await _coming(context.bus)):
+                yield finding
+        if ledgers is not None and not await _has_own_ledger(context):
+            text = f"the ledger of {context.agent} does not exist: its MCP clients have no tasks of their own"
+            fix = f"agentbus setup --coordinator {context.agent}, as the administrator"
+            yield failed("streams", text, fix)
+
+
+async def _has_own_ledger(context: CheckContext) -> bool:
+    """Whether the coordinator has what the MCP tasks of its clients are kept in; a viewer has none."""
+    try:
+        await context.bus.stream_info(ledger_of(context.agent))
+    except SetupMissingError:
+        return False
+    except PermissionDeniedError:
+        pass
+    return True
 
 
 async def check_all_streams(context: CheckContext) -> AsyncIterator[Finding]:
     """Check all streams and buckets, and the consumers and file buckets of all agents."""
     for name in await context.bus.misplaced_streams():
         text = f"{name} lies in the account BUS, and belongs into TASKS: publishing is refused, and its tasks wait"
-        yield failed("layout", text, "agentbus init --upgrade, in the folder of the bus")
+        yield failed("layout", text, _FINISH)
+    if context.folder.ledgers_apart and await is_due(context.bus):
+        yield failed("layout", "the ledger is not divided yet: no task can be published, taken or read", _FINISH)
     agents: Sequence[str] = ()
+    names: Sequence[str] = _OF_ADMINISTRATOR
     with suppress(BusError):
         agents = await setup.known_agents(context.bus)
-    async for finding in _check(context, _OF_ADMINISTRATOR, agents):
+        if (ledgers := await agent_ledgers(context.bus)) is not None:
+            names = [*(name for name in names if name != subjects.STATE_STREAM), *map(name_of, ledgers)]
+    async for finding in _check(context, names, agents):
         yield finding
 
 
@@ -113,8 +139,12 @@ async def _coming(bus: Bus) -> int:
 def _room(info: StreamInfo, coming: int = 0) -> Iterator[Finding]:
     """Yield a warning if a stream is nearly full."""
     if text := warning_of(info, coming):
-        then = _THEN.get(str(info.config.get("name")), "a full stream refuses new messages")
+        then = _THEN.get(_kind_of(str(info.config.get("name"))), "a full stream refuses new messages")
         yield warning("room", text, f"{remedy(info)}: {then}")
+
+
+def _kind_of(stream: str) -> str:
+    return subjects.STATE_STREAM if is_ledger(stream) else stream
 
 
 async def _writers(bus: Bus, name: str, info: StreamInfo) -> list[Finding]:

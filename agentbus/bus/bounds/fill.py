@@ -5,6 +5,7 @@ from typing import Final
 from agentbus.bus.jetstream_answers import StreamInfo
 from agentbus.bus.wanted.retention import DAY_S, DUPLICATE_WINDOW_DAYS, LEAST_RESULTS_DAYS, LEAST_STATES_DAYS
 from agentbus.protocol import subjects
+from agentbus.protocol.parties.ledger_streams import is_ledger
 
 NEARLY_FULL: Final = 0.9
 """The part of a bound from which on tasks are refused. The rest is for what becomes of tasks that were accepted."""
@@ -15,9 +16,19 @@ _OF_A_TASK: Final = 1 << 10
 few lines. Longer answers take of the tenth above the mark."""
 
 
-def coming_bytes(queue: StreamInfo) -> int:
-    """Return what the accepted tasks will add to the ledger: the entry of a settled task holds its content."""
-    return queue.state.bytes + queue.state.messages * _OF_A_TASK
+def coming_bytes(queue: StreamInfo, agent: str | None = None) -> int:
+    """Return what the accepted tasks will add to the ledger: the entry of a settled task holds its content.
+
+    Args:
+        queue: with the number of messages of each subject, where an agent is named.
+        agent: count the tasks of this agent alone, each with the mean size of all: the server counts no bytes of a
+            subject.
+    """
+    count, of_all = queue.state.messages, queue.state.messages
+    if agent is not None:
+        found = queue.state.subjects or {}
+        count = sum(number for subject, number in found.items() if subjects.publisher_of(subject, agent) is not None)
+    return count * _OF_A_TASK + (queue.state.bytes * count // of_all if of_all else 0)
 
 
 def warning_of(info: StreamInfo, coming: int = 0) -> str:
@@ -26,10 +37,12 @@ def warning_of(info: StreamInfo, coming: int = 0) -> str:
     Args:
         coming: bytes that it will get from tasks that were accepted; see `coming_bytes`.
     """
-    limit, used = info.max_bytes, info.state.bytes
+    limit, used, name = info.max_bytes, info.state.bytes, info.config.get("name")
+    if info.max_msgs > 0 and info.state.messages >= WARNED_FROM * info.max_msgs:
+        return f"{name} holds {info.state.messages} of its {info.max_msgs} messages"
     if limit <= 0 or used + coming < WARNED_FROM * limit:
         return ""
-    text = f"{info.config.get('name')} holds {used / limit:.0%} of its {limit / (1 << 20):.0f} MiB"
+    text = f"{name} holds {used / limit:.0%} of its {limit / (1 << 20):.0f} MiB"
     return f"{text}, and accepted tasks will add {coming / limit:.0%}" if coming >= 0.01 * limit else text
 
 
@@ -37,7 +50,7 @@ def remedy(info: StreamInfo) -> str:
     """Say how an administrator makes room in a stream, as what follows `can`."""
     name, days = str(info.config.get("name")), int(info.max_age_s / DAY_S)
     more = f"raise its max_bytes (nats stream edit {name} --max-bytes SIZE, or raise max_file: agentbus setup --shares)"
-    if name == subjects.STATE_STREAM:
+    if is_ledger(name):
         kept = max(LEAST_STATES_DAYS, days // 2)
         if not days or kept < days:
             options = f"--keep-results {kept - DUPLICATE_WINDOW_DAYS} --keep-states {kept}"

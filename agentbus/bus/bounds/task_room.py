@@ -8,4 +8,4 @@ from agentbus.bus.jetstream import Bus
 
 def task_room(bus: Bus, agent: str, inbox: str, size: int) -> Rooms:
     """Begin to look for the room of a task of `size` bytes, unless that is remembered; then `check` waits for it."""
-    return Rooms(bus, (ledger_room(bus, size), result_room(bus, agent, inbox, size)))
+    return Rooms(bus, (ledger_room(bus, agent, size), result_room(bus, agent, inbox, size)))

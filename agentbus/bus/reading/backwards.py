@@ -1,33 +1,30 @@
-"""Reads a stream from its newest message backwards, without payloads, in windows that grow.
+"""Reads one stream from its newest message backwards, without payloads, window by window.
 
 What that costs does not depend on how much the stream holds: a window is found by the server's counts, and read in one
 go. For a filter with wildcards of its own, the server looks at every subject of the stream for each consumer.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import OrderedConsumer, count_after, newest_of
+from agentbus.bus.ordered_consumer import OrderedConsumer, count_after, count_from, newest_of
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import PermissionDeniedError
-from agentbus.protocol import subjects
+from agentbus.protocol.parties.ledger_streams import is_ledger
 
-_QUICK_S: Final = 0.25
-"""A window that was read within this time is followed by a larger one, and one that took four times as long by a
-smaller one: callers look at the clock between two."""
-_GROWTH: Final = 4
-_MOST: Final = 2_500
-"""How many messages a window is to hold, at most; it has room for four times as many, which are read in about a quarter
-of a second, and of which those that are kept are in memory together."""
+GROWTH: Final = 4
+"""How many times as many messages as it is to hold a window has room for."""
 _MOST_AT_ONCE: Final = 1_000
 """How many messages one request asks for: 46,000 a second with 1,000, 31,000 with 32."""
 _FURTHER: Final = 64
 """How much further back to look at once where there are few messages."""
+
+Keep: TypeAlias = Callable[[Delivery], bool]
+"""Whether a message is kept; called with each message of a window in the order of the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,51 +35,24 @@ class Window:
         messages: those that are kept, the newest first; of each subject the last one.
         bottom: every message from this sequence on has been read by now.
         oldest: when the first message of the window was stored; None if it has none.
-        later: how many messages there are from `bottom` on, as the server counts them.
+        read: how many messages were read, also those that are not kept.
         last: whether there are none below `bottom`.
     """
 
     messages: list[Delivery]
     bottom: int
     oldest: datetime | None
-    later: int
+    read: int
     last: bool
 
 
-async def read_backwards(
-    bus: Bus, stream: str, subject: str, *, keep: Callable[[Delivery], bool], count: int, before: int | None = None
-) -> AsyncGenerator[Window]:
-    """Yield windows of the messages of `subject`, from the newest to the first one.
+class BackwardsReader:
+    """Reads one window after the other: first that of the newest messages.
 
     A message that is replaced meanwhile by one that is newer than the window is in none.
-
-    Args:
-        keep: whether a message is kept; called with each message of a window in the order of the stream.
-        count: how many messages the first window is to hold, at least; it has room for a few times as many.
-        before: read only messages below this sequence.
-
-    Raises:
-        SetupMissingError: the stream does not exist.
-        PermissionDeniedError: this user may not read it by this filter.
     """
-    reader = _Reader(bus, stream, subject, keep)
-    await reader.start(before)
-    clock = asyncio.get_running_loop().time
-    while not reader.done:
-        started = clock()
-        window = await reader.read(count)
-        took_s = clock() - started
-        yield window
-        if took_s < _QUICK_S:
-            count = min(_MOST, _GROWTH * count)
-        elif took_s > _GROWTH * _QUICK_S:
-            count = max(1, count // _GROWTH)
 
-
-class _Reader:
-    """Reads one window after the other."""
-
-    def __init__(self, bus: Bus, stream: str, subject: str, keep: Callable[[Delivery], bool]) -> None:
+    def __init__(self, bus: Bus, stream: str, subject: str, keep: Keep) -> None:
         self._bus = bus
         self._stream = stream
         self._subject = subject
@@ -94,22 +64,41 @@ class _Reader:
 
     @property
     def done(self) -> bool:
+        """Whether every message was read."""
         return self._top <= self._first
 
-    async def start(self, before: int | None) -> None:
-        """Find the ends of the stream."""
+    async def start(
+        self, before: int | datetime | None, ends: tuple[int, int] | None = None, *, later: int | None = None
+    ) -> None:
+        """Find the ends of the stream.
+
+        Args:
+            before: read only messages below this sequence, or those that were stored before this time.
+            ends: the sequences of the first and of the newest message, if they are known.
+            later: how many messages there are from `before` on, if that is known.
+
+        Raises:
+            SetupMissingError: the stream does not exist.
+            PermissionDeniedError: this user may not read it by this filter.
+        """
         self._live = before is None
-        self._first, newest = await self._ends()
-        self._top = newest + 1 if before is None else min(before, newest + 1)
-        if before is not None and not self.done:
-            self._later = await count_after(self._bus, self._stream, self._subject, self._top - 1)
+        self._first, newest = ends or await self._ends()
+        if before is None or later == 0:
+            self._top = newest + 1
+        elif isinstance(before, int):
+            self._top = min(before, newest + 1)
+            if not self.done:
+                self._later = await count_after(self._bus, self._stream, self._subject, self._top - 1)
+        else:
+            first_later, self._later = await count_from(self._bus, self._stream, self._subject, before)
+            self._top = min(first_later, newest + 1)
 
     async def _ends(self) -> tuple[int, int]:
         """Return the sequences of the first and of the newest message.
 
         Where this user may not read the state of the stream, the first one is not known.
         """
-        if self._stream != subjects.STATE_STREAM or self._bus.reads_ledger_state:
+        if not is_ledger(self._stream) or self._bus.reads_ledger_state:
             try:
                 state = (await self._bus.stream_info(self._stream)).state
             except PermissionDeniedError:
@@ -119,28 +108,28 @@ class _Reader:
         return 1, await newest_of(self._bus, self._stream, self._subject)
 
     async def read(self, count: int) -> Window:
-        """Read the window that holds the next `count` messages, and some more."""
+        """Read the window that holds the next `count` messages, at least, and has room for a few times as many."""
         async with AsyncExitStack() as stack:
             consumer = await self._open(stack, count)
             bottom = consumer.cursor + 1
             kept: dict[str, Delivery] = {}
-            oldest = None
+            oldest, read = None, 0
             async with aclosing(consumer.backlog()) as backlog:
                 async for message in backlog:
                     if not self._live and message.stream_seq >= self._top:
                         break
-                    oldest = oldest or message.stored_at
+                    oldest, read = oldest or message.stored_at, read + 1
                     kept.pop(message.subject, None)  # it has changed meanwhile, and now belongs at the end
                     if self._keep(message):
                         kept[message.subject] = message
                     if not self._live and message.stream_seq == self._top - 1:
                         break  # the next one would be asked for with a whole batch
         self._top, self._live = bottom, False
-        return Window(list(reversed(kept.values())), bottom, oldest, self._later, self.done)
+        return Window(list(reversed(kept.values())), bottom, oldest, read, self.done)
 
     async def _open(self, stack: AsyncExitStack, count: int) -> OrderedConsumer:
         """Open a consumer at a sequence that is followed by `count` messages of the window, and not by many more."""
-        too_few, window = 0, _GROWTH * count
+        too_few, window = 0, GROWTH * count
         while True:
             start = max(self._first - 1, self._top - 1 - window)
             batch = min(_MOST_AT_ONCE, window)
@@ -154,7 +143,7 @@ class _Reader:
                 # Estimated from the density so far, with a margin; the window at least doubles.
                 wider = window * count * 5 // (4 * max(found, 1))
                 window = max(2 * window, min(_FURTHER * window, wider))
-            elif found > 2 * _GROWTH * count and window > too_few + 1:
+            elif found > 2 * GROWTH * count and window > too_few + 1:
                 window = max(too_few + 1, too_few + (window - too_few) * count * 5 // (4 * found))
             else:
                 self._later = consumer.pending

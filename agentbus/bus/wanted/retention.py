@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
+from agentbus.protocol.parties.ledger_streams import party_of_stream
 
 DAY_S: Final = 86_400
 _DAY_NS: Final = DAY_S * 1_000_000_000
@@ -62,6 +63,12 @@ def retention_of(streams: Mapping[str, Mapping[str, Any]]) -> Retention:
     if states is None or states < results + _LATER_NS:
         states = results + _LATER_NS
     return Retention(_max_age(results), _max_age(states))
+
+
+def with_ledger(streams: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    """Return the configurations with one as that of the ledger, where each party has its own: all keep equally long."""
+    one = next((config for name, config in streams.items() if party_of_stream(name) is not None), None)
+    return streams if one is None else {subjects.STATE_STREAM: one, **streams}
 
 
 def chosen(streams: Mapping[str, Mapping[str, Any]], keep: Keep) -> Retention:

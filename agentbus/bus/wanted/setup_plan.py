@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from agentbus.bus.topology import SECOND_NS, SWITCHES_OFF, ReplicaPlan, Wanted, wanted_consumers
+from agentbus.protocol.accounts import covers
 
 Kind = Literal["stream", "bucket", "progress", "consumer"]
 """`progress` is a stream with what the runs of an agent tell, without which work goes on."""
 Outcome = Literal["made", "found", "different", "updated", "missing"]
+
+_ABOVE_USED: Final = 1.25
+"""A stream that gives way keeps a quarter more than it holds: its party must be able to go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +27,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The configurations of existing streams and consumers by name, as the server describes them."""
+    """What exists, by name: the configurations of streams and consumers, and the bytes that streams hold."""
 
     streams: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     consumers: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    used_bytes: dict[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class Step:
         config: the whole configuration to send. An update keeps the fields that agentbus does not know.
         differences: the differences between what exists and `wanted`.
         agent: whose consumer it is.
-        grows: whether the stream gets more room than it has. The others are changed first: their room is needed.
+        turn: 0 for a stream that gives room, or is left; 1 for one that is made; 2 for one that gets more than it has.
     """
 
     kind: Kind
@@ -48,7 +53,7 @@ class Step:
     config: dict[str, Any]
     differences: tuple[str, ...] = ()
     agent: str = ""
-    grows: bool = False
+    turn: int = 0
 
     def as_found(self) -> Finding:
         """Report what exists, when nothing is changed."""
@@ -72,7 +77,7 @@ def plan(
         max_ack_pending: of the consumers, of existing ones as well; None leaves what an existing one has.
     """
     return [
-        *(_plan_stream(item, found.streams.get(item.name), replicas, update=update) for item in streams),
+        *(_plan_stream(item, found, replicas, update=update) for item in streams),
         *(
             _plan_consumer(
                 agent, config, found.consumers.get(config["durable_name"]), update=update, asked=max_ack_pending
@@ -83,12 +88,14 @@ def plan(
     ]
 
 
-def _plan_stream(wanted: Wanted, found: dict[str, Any] | None, replicas: ReplicaPlan, *, update: bool) -> Step:
+def _plan_stream(wanted: Wanted, existing: Found, replicas: ReplicaPlan, *, update: bool) -> Step:
+    found = existing.streams.get(wanted.name)
     if found is None:
         config = {**wanted.config, **replicas.bound(wanted.share)}
         config |= wanted.bounded(config["max_bytes"])
-        return Step(wanted.kind, wanted.name, "create", config, {**config, "num_replicas": replicas.for_new})
-    asked = _asked(wanted, found, replicas)
+        sent = {**config, "num_replicas": replicas.for_new}
+        return Step(wanted.kind, wanted.name, "create", config, sent, turn=1)
+    asked = _asked(wanted, found, replicas, existing.used_bytes.get(wanted.name, 0))
     off = {key: False for key in SWITCHES_OFF if found.get(key) and key not in wanted.config}
     bounds = wanted.bounded(asked.get("max_bytes", found.get("max_bytes", -1)))
     config = {**wanted.config, **bounds, **asked, **off}
@@ -102,17 +109,22 @@ def _plan_stream(wanted: Wanted, found: dict[str, Any] | None, replicas: Replica
     for key in off.keys() & changes.keys():
         del sent[key]  # a missing field is off, also one that holds an object or a list
     grows = sent.get("max_bytes", -1) > found.get("max_bytes", -1)
-    return Step(wanted.kind, wanted.name, action, config, sent, differences, grows=grows)
+    return Step(wanted.kind, wanted.name, action, config, sent, differences, turn=2 if grows else 0)
 
 
-def _asked(wanted: Wanted, found: dict[str, Any], replicas: ReplicaPlan) -> dict[str, Any]:
+def _asked(wanted: Wanted, found: dict[str, Any], replicas: ReplicaPlan, used_bytes: int) -> dict[str, Any]:
     """Select the fields that the caller asked for, which are changed in an existing stream without `update` as well.
 
     The administrator may have changed the limit of an existing stream: only a limit in the call replaces it.
     """
     asked = {name: wanted.config[name] for name in wanted.asked}
+    share = replicas.bound(wanted.share)
+    least = max(share.get("max_bytes", 0), int(used_bytes * _ABOVE_USED))
+    has = found.get("max_bytes", -1)
+    if share and wanted.message_bytes and (has < 0 or (wanted.gives_way and has > least)):
+        asked["max_bytes"] = least  # the ledger of a party must have a bound
     if replicas.shares_anew:
-        asked |= replicas.bound(wanted.share)
+        asked |= share
         if found.get("discard") == "old" and "max_bytes" in asked:  # less room would make the server delete
             asked["max_bytes"] = max(asked["max_bytes"], found.get("max_bytes", -1))
     return asked if replicas.for_existing is None else {**asked, "num_replicas": replicas.for_existing}
@@ -123,9 +135,13 @@ def _changed(asked: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lacking(wanted: Wanted, found: dict[str, Any]) -> dict[str, Any]:
-    """Return what a stream of an earlier version lacks: subjects, without which messages are refused; the audit."""
-    has = list[str](found.get("subjects") or ())
-    more = [subject for subject in wanted.config["subjects"] if subject not in has]
+    """Return what a stream lacks: subjects, without which messages are refused; on one of an earlier version the audit.
+
+    A subject that a lacking one covers gives way to it: a stream takes no two that meet.
+    """
+    found_subjects = list[str](found.get("subjects") or ())
+    more = [subject for subject in wanted.config["subjects"] if subject not in found_subjects]
+    has = [subject for subject in found_subjects if not any(covers(wide, subject) for wide in more)]
     audit = wanted.config.get("republish") if not found.get("republish") else None
     return {**({"subjects": [*has, *more]} if more else {}), **({"republish": audit} if audit else {})}
 

@@ -124,7 +124,7 @@ def add(agent: str, may_task: tuple[str, ...], folder: "Path") -> None:
     bus = lazy.folder.BusFolder(folder)
     bus.add(agent, may_task)
     line(f"added {agent}; {apply_change(bus)}, twice:\n  {reload_twice_command(bus)}")
-    line(f"then make its consumer and its bucket:\n  {setup_command(bus, [agent])}")
+    line(f"then make its consumer, its ledger and its bucket:\n  {setup_command(bus, [agent])}")
     line(f"and the file for its machines:\n  {bundle_command(bus, 'agent', agent)}")
 
 

@@ -11,6 +11,7 @@ from agentbus.cli.operator.next_steps import (
     reload_command,
     reload_twice_command,
     say_rotated,
+    setup_command,
     write_bundle,
 )
 from agentbus.cli.options import FILE, AgentId, agents_option, bus_folder_option
@@ -50,7 +51,10 @@ def add(name: str, agents: tuple[str, ...], role: "Role", folder: "Path") -> Non
     bus = lazy.folder.BusFolder(folder)
     bus.add_coordinator(name, role, agents or None)
     line(f"added {name} as {role}; {apply_change(bus)}, twice:\n  {reload_twice_command(bus)}")
-    line(f"then make the file for its machine:\n  {bundle_command(bus, 'coordinator', name)}")
+    if makes_ledger := bus.ledgers_apart and role != "viewer":
+        line(f"then make its ledger:\n  {setup_command(bus, [])}")
+    then = "and" if makes_ledger else "then make"
+    line(f"{then} the file for its machine:\n  {bundle_command(bus, 'coordinator', name)}")
 
 
 @click.command(short_help="Revoke a coordinator's credential.")

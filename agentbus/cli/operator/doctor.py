@@ -90,7 +90,7 @@ def _folder_facts(role: "Role", config: "Path | None") -> "FolderFacts":
         else:
             if config.resolve() == bus.administrator.resolve():
                 where = lazy.server_folder.monitoring_address(bus.servers[0])
-                return lazy.check_context.FolderFacts(bus.connections_of_agent, where)
+                return lazy.check_context.FolderFacts(bus.connections_of_agent, where, bus.ledgers_apart)
     return lazy.check_context.FolderFacts()
 
 

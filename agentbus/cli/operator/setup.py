@@ -7,16 +7,17 @@ import click
 
 from agentbus.bus.wanted.retention import LEAST_RESULTS_DAYS, LEAST_STATES_DAYS, MOST_DAYS
 from agentbus.cli import lazy, output
-from agentbus.cli.options import Size, administrator_options, agents_option
+from agentbus.cli.options import AgentId, Size, administrator_options, agents_option
 from agentbus.errors import BusError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from agentbus.bus.jetstream import Bus
     from agentbus.bus.wanted.setup_plan import Finding
     from agentbus.coordinator import Coordinator
+    from agentbus.provision.bus_folder.folder import BusFolder
 
 
 @click.command(
@@ -71,6 +72,15 @@ Examples:
     is_flag=True,
     help="Give each existing stream its share of the storage that the bus has now, in place of the room that it has.",
 )
+@click.option(
+    "--coordinator",
+    "coordinators",
+    metavar="ID",
+    type=AgentId(),
+    multiple=True,
+    help="Also make the ledger for the MCP tasks of this coordinator, on a bus with accounts; repeatable.  [default: "
+    "main and, with --config in the folder of the bus, all others]",
+)
 @click.option("--update", is_flag=True, help="Also change what exists and differs, where that is possible.")
 @click.option(
     "--wait",
@@ -88,6 +98,7 @@ def setup(
     max_ack_pending: int | None,
     nats_url: str | None,
     config: "Path | None",
+    coordinators: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Make the streams, buckets and consumers of a bus; needs an administrator's credentials.
@@ -106,7 +117,19 @@ def setup(
     for name, value in of_agents.items():
         if value is not None and not agents:
             raise click.UsageError(f"--{name.replace('_', '-')} goes with --agent")
-    lazy.session.run_as_administrator(nats_url, config, partial(_setup, agents=agents, **of_agents, **options))
+    folder = lazy.folder.folder_of(config or lazy.loading.administrator_file(nats_url))
+    if folder is not None:
+        coordinators += folder.with_ledgers
+    work = partial(_setup, agents=agents, coordinators=coordinators, **of_agents, **options)
+    lazy.session.run_as_administrator(nats_url, config, partial(_clear_and_set_up, folder=folder, set_up=work))
+
+
+async def _clear_and_set_up(
+    bus: "Coordinator", *, folder: "BusFolder | None", set_up: "Callable[[Coordinator], Awaitable[None]]"
+) -> None:
+    if folder is not None:
+        await clear_retired(bus.bus, folder)
+    await set_up(bus)
 
 
 async def _setup(
@@ -116,6 +139,7 @@ async def _setup(
     replicas: int | None,
     keep_results_days: int | None,
     keep_states_days: int | None,
+    coordinators: "Sequence[str]",
     update: bool,
     wait_s: float,
     **options: Any,
@@ -126,9 +150,20 @@ async def _setup(
         agents = tuple(dict.fromkeys([*agents, *await lazy.setup.known_agents(bus.bus)]))
     keep = lazy.retention.Keep(keep_results_days, keep_states_days)
     findings = await lazy.setup.set_up(bus.bus, agents, replicas=replicas, keep=keep, update=update, **options)
+    findings += await lazy.setup.set_up_coordinators(bus.bus, coordinators)
     _print(findings, update=update)
     await _warn_of_foreign_consumers(bus.bus)
     await _wait_for_replicas(bus.bus, findings, agents, replicas, wait_s)
+
+
+async def clear_retired(bus: "Bus", folder: "BusFolder") -> None:
+    """Delete what parties that were removed have left on the bus and is empty by now, and print which they were."""
+    gone = [agent for agent in folder.retired if await lazy.retired_parties.clear_agent(bus, agent)]
+    if gone:
+        folder.forget(gone)
+    gone += await lazy.retired_parties.clear_coordinators(bus, (*folder.agents, *folder.retired, *folder.with_ledgers))
+    if gone:
+        output.remark(f"deleted what parties that were removed had left, which was empty: {', '.join(gone)}")
 
 
 async def _warn_of_foreign_consumers(bus: "Bus") -> None:

@@ -1,33 +1,36 @@
 """Brings a bus that an earlier version made to the newest layout, for `agentbus init --upgrade`.
 
-From the first layout, the command is run twice, and the operator restarts the server in between: a reload cannot divide
-the storage of one account among two. From a later one, it is run once, before the restart, or before a reload where
-only streams and rights are added. Each run can be repeated, also after it was interrupted: what it finds done, it
-leaves. The folder says which of them is due.
+The command is run twice, and the operator restarts the server in between: a reload cannot divide the storage of one
+account among two, and clients learn by their reconnect that the ledger is another one. Each run can be repeated, also
+after it was interrupted: what it finds done, it leaves. The folder says which of them is due.
 """
 
 import asyncio
 import shlex
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
+from agentbus.admin import ledger_division
 from agentbus.admin.consumers import consumers_of_bus, remove_consumers
 from agentbus.admin.queue_move import check_room, move_queue
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.progress.streams import remove_progress
-from agentbus.bus.setup import known_agents, set_up
+from agentbus.bus.setup import known_agents, set_up, set_up_coordinators
 from agentbus.cli import output
-from agentbus.cli.operator.next_steps import apply_change, reload_command, restart_text
+from agentbus.cli.operator.next_steps import restart_text
+from agentbus.cli.operator.setup import clear_retired
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.loading import load_coordinator
-from agentbus.errors import AuthenticationError, BusUnavailableError
+from agentbus.errors import AuthenticationError, BusError, BusUnavailableError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
+from agentbus.protocol.parties.ledger_streams import ledger_of
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.manifest import FILE_OF_QUEUE
 
+_NAME: Final = "agentbus init --upgrade"
 _CONNECT_S: Final = 5.0
 
 
@@ -39,75 +42,94 @@ async def upgrade(bus: BusFolder) -> None:
             command can be repeated.
         ConfigError: the folder cannot be read or written.
     """
-    if not bus.queue_apart:
-        await _prepare(bus)
-    elif not bus.has_audit:
-        await _add_audit(bus)
-    elif not bus.has_newest_layout:
-        await _add_streams_and_rights(bus)
-    else:
+    if bus.has_newest_layout:
         await _finish(bus)
+    else:
+        await _prepare(bus)
 
 
 async def _prepare(bus: BusFolder) -> None:
     """Make what the new layout needs on the bus as it is, and write the new accounts."""
-    async with _in_account_of_streams(bus) as administrator:
-        await remove_progress(administrator)  # until the queue has moved, it needs their room; then they are made again
-        await check_room(administrator, FILE_OF_QUEUE)
+    connected = _connected(_settings(bus)) if bus.queue_apart else _in_account_of_streams(bus)
+    async with connected as administrator:
+        streams = administrator.accounts[0]
+        await ledger_division.check_server(streams)
+        # The room of this account: an administrator with two of them is told the sum of both.
+        granted = (await Bus.account_info(streams)).max_storage_bytes
+        await ledger_division.check_room(streams, granted if bus.queue_apart else _without_queue(granted))
+        if not bus.queue_apart:  # what runs have told gives way to the queue, and its streams are made again at the end
+            await remove_progress(streams)
+            await check_room(administrator, FILE_OF_QUEUE)
         await set_up(administrator, await known_agents(administrator))
-        await remove_progress(administrator)
-    bus.set_newest_layout()
+        if not bus.queue_apart:
+            await remove_progress(streams)
+        # Also what has a consumer, and no task in the ledger any more: so it is deleted.
+        parties = [*await ledger_division.parties_of_ledger(streams), *await known_agents(administrator)]
+    bus.set_newest_layout([one for one in parties if one not in (*bus.agents, *bus.coordinators)])
     output.line("the streams are ready, and the accounts of the new layout are written. Now " + restart_text(bus))
-    output.line("From then on publishing is refused until the queue has moved, so move it at once:")
+    output.line("From then on no task can be published, taken or read until the bus is changed, so do that at once:")
     output.line(f"  {shlex.join(['agentbus', 'init', '--upgrade', str(bus.path)])}")
 
 
-async def _add_audit(bus: BusFolder) -> None:
-    """Make the streams of the audit, and write accounts in which the queue reaches them."""
-    async with _connected(_settings(bus)) as administrator:
-        await set_up(administrator, await known_agents(administrator))
-    bus.set_newest_layout()
-    output.line(f"the accounts of the newest layout are written. Now {restart_text(bus)}")
-
-
-async def _add_streams_and_rights(bus: BusFolder) -> None:
-    """Make the bucket in which operators pause agents, and write accounts in which parties may do more.
-
-    A reload lets them.
-    """
-    async with _connected(_settings(bus)) as administrator:
-        await set_up(administrator, await known_agents(administrator))
-    bus.set_newest_layout()
-    output.line(f"the accounts of the newest layout are written. Now {apply_change(bus)}:\n  {reload_command(bus)}")
+def _without_queue(granted_bytes: int) -> int:
+    """Return the storage of the other streams once the queue has an account of its own; -1 for no limit."""
+    return granted_bytes * (100 - FILE_OF_QUEUE) // 100 if granted_bytes > 0 else -1
 
 
 async def _finish(bus: BusFolder) -> None:
-    """Move the queue into its account, unless that is done, and delete foreign consumers."""
-    settings = _settings(bus)
+    """Move the queue into its account and divide the ledger, unless that is done, and delete foreign consumers."""
+    settings, moved = _settings(bus), None
     try:
         async with _connected(settings) as administrator, _in_account_of_streams(bus) as streams:
-            if not await administrator.misplaced_streams():
-                output.line(f"the bus in {bus.path} has the newest layout")
-                return
-            moved = await move_queue(streams, administrator.of_stream(subjects.TASKS_STREAM))
+            await _check_restarted(bus)
+            misplaced = await administrator.misplaced_streams()
+            if misplaced:
+                moved = await move_queue(streams, administrator.of_stream(subjects.TASKS_STREAM))
+            divided = await ledger_division.divide_ledger(administrator, bus.coordinators)
+            # Also where nothing was left to do: it may have been interrupted here.
+            await clear_retired(administrator, bus)
             await set_up(administrator, await known_agents(administrator))
+            await set_up_coordinators(administrator, bus.with_ledgers)
             foreign = [one for one in await consumers_of_bus(administrator) if one.foreign]
             deleted = await remove_consumers(administrator, foreign)
     except AuthenticationError as error:
-        raise AuthenticationError(
-            f"the server does not know the accounts of the new layout yet: {restart_text(bus)}, and run this again "
-            f"({error})"
-        ) from error
+        raise AuthenticationError(f"{_not_restarted(bus)} ({error})") from error
     if moved is not None:
         output.line(f"moved {moved.stream} into an account of its own: {moved.messages} messages")
+    if divided is not None:
+        count, streams_of = sum(divided.entries.values()), len(divided.entries)
+        output.line(f"divided the ledger: {count} entries in {streams_of} streams, one for each party")
     for one in deleted:
         output.line(f"deleted the foreign consumer {one.path}: {one.foreign}")
     output.line(f"the bus in {bus.path} has the newest layout")
 
 
+async def _check_restarted(bus: BusFolder) -> None:
+    """Check that the server has read the accounts, without which no party could read a ledger that is divided.
+
+    Raises:
+        BusError: it has not.
+    """
+    if not bus.secret_file(subjects.COORDINATOR).exists():
+        return
+    config, _ = load_coordinator(path=bus.administrator)
+    of_administrator = dict.fromkeys(("tasks_user", "tasks_password_file", "tasks_nkey_file", "inbox_prefix"))
+    nats = config.nats.model_copy(update={**of_administrator, **bus.sign_in_as(subjects.COORDINATOR)})
+    try:
+        async with _connected(connection_settings(nats, agent=subjects.COORDINATOR, name=_NAME)) as coordinator:
+            with suppress(SetupMissingError):
+                await coordinator.stream_info(ledger_of(subjects.COORDINATOR))
+    except PermissionDeniedError as error:
+        raise BusError(_not_restarted(bus)) from error
+
+
+def _not_restarted(bus: BusFolder) -> str:
+    return f"the server does not know the accounts of the new layout yet: {restart_text(bus)}, and run this again"
+
+
 def _settings(bus: BusFolder) -> ConnectionSettings:
     config, _ = load_coordinator(path=bus.administrator)
-    return connection_settings(config.nats, agent=ADMINISTRATOR, name="agentbus init --upgrade")
+    return connection_settings(config.nats, agent=ADMINISTRATOR, name=_NAME)
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 
 from agentbus.protocol.accounts import BUS, TASKS, Account, account_of, covers
 from agentbus.protocol.audit import names as audit
+from agentbus.protocol.parties import ledger_streams
 from agentbus.protocol.parties.party import Party
 from agentbus.provision.conf_text import quoted, quoted_list
 
@@ -68,20 +69,30 @@ def permission_lists(party: Party, *, indent: str = "") -> str:
 
 
 def accounts_block(
-    streams: Sequence[StreamsAccount], logins: Sequence[Login], *, max_connections: int = MAX_CONNECTIONS
+    streams: Sequence[StreamsAccount],
+    logins: Sequence[Login],
+    *,
+    max_connections: int = MAX_CONNECTIONS,
+    ledgers_apart: bool = True,
 ) -> str:
     """Return the `accounts` block: the accounts of the streams, and one for each party.
 
     With one account of streams, it holds all of them, and no subject says who sent a message.
+
+    Args:
+        ledgers_apart: each party has a ledger of its own.
     """
-    return "\n".join(_Accounts(streams, logins, max_connections).lines()) + "\n"
+    return "\n".join(_Accounts(streams, logins, max_connections, ledgers_apart).lines()) + "\n"
 
 
 class _Accounts:
     """The accounts of one bus."""
 
-    def __init__(self, streams: Sequence[StreamsAccount], logins: Sequence[Login], max_connections: int) -> None:
+    def __init__(
+        self, streams: Sequence[StreamsAccount], logins: Sequence[Login], max_connections: int, ledgers_apart: bool
+    ) -> None:
         self._streams = streams
+        self._ledgers_apart = ledgers_apart
         self._logins = logins
         self._parties = [login.party for login in logins]
         self._max_connections = max_connections
@@ -128,7 +139,8 @@ class _Accounts:
         """Return the account that what `party` sends to `subject` arrives in, and the subject that it has there."""
         if len(self._streams) == 1:
             return self._streams[0].name, subject
-        return account_of(subject), party.stored_as(subject)
+        stored_as = party.stored_as(subject)
+        return account_of(subject), ledger_streams.stored_as(stored_as) if self._ledgers_apart else stored_as
 
     def _service_exports(self) -> dict[Account, list[str]]:
         """Export each subject of the streams once, with the accounts that may import it."""

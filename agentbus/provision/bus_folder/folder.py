@@ -8,8 +8,8 @@ A cluster has a folder for each of its servers under `servers/`. These do not co
 of the authority.
 """
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from agentbus.errors import ConfigError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR, RESERVED
 from agentbus.protocol.roles import Role
-from agentbus.provision.bundle import Bundle
+from agentbus.provision.bundle import Bundle, sign_in
 from agentbus.provision.bus_folder import credentials
 from agentbus.provision.bus_folder.manifest import (
     NEWEST_LAYOUT,
@@ -53,8 +53,17 @@ def older_layout(config: Path | None) -> str:
     elif not bus.has_whole_ledger:
         lacks = "in which each look at all tasks takes longer the more there are"
     else:
-        lacks = "in which no operator can pause an agent"
+        lacks = "in which one agent can fill the ledger of all"
     return f"the bus in {bus.path} has an older layout, {lacks}"
+
+
+def folder_of(config: Path | None) -> "BusFolder | None":
+    """Return the folder of the bus that `config` is the administrator's of; None for a file elsewhere."""
+    if config is None or not manifest_file(config.parent).exists():
+        return None
+    with suppress(ConfigError):
+        return BusFolder(config.parent)
+    return None
 
 
 class BusFolder:
@@ -101,6 +110,22 @@ class BusFolder:
         """The coordinators that have credentials, `main` first."""
         return self._manifest.coordinators
 
+    @property
+    def with_ledgers(self) -> tuple[str, ...]:
+        """The coordinators whose MCP clients have tasks, which the bus keeps; a viewer writes nothing."""
+        return tuple(name for name in self.coordinators if self.role(name) != "viewer")
+
+    @property
+    def retired(self) -> tuple[str, ...]:
+        """The agents that were removed, of which there may be something on the bus."""
+        return self._manifest.bus.retired
+
+    def forget(self, agents: Sequence[str]) -> None:
+        """Forget agents that were removed, of which nothing is left on the bus."""
+        with self._locked():
+            self._retire(one for one in self._manifest.bus.retired if one not in agents)
+            self._save(self._manifest)
+
     def may_task(self, agent: str) -> tuple[str, ...]:
         """Return the agents that this one may give tasks to."""
         return self._party(agent, "agent", "bundle").may_task
@@ -116,6 +141,10 @@ class BusFolder:
     def secret_file(self, name: str) -> Path:
         """Return the path of a party's credential."""
         return credentials.secret_file(self.path, self._manifest, name)
+
+    def sign_in_as(self, name: str) -> dict[str, str | Path]:
+        """Return the keys of `[nats]` that name the credential of a party, for a connection from this machine."""
+        return sign_in(self._manifest.bus.auth, name, self.secret_file(name))
 
     @property
     def tasks_secret_file(self) -> Path | None:
@@ -138,6 +167,11 @@ class BusFolder:
         return self._manifest.has_audit
 
     @property
+    def ledgers_apart(self) -> bool:
+        """Whether each party has a ledger of its own."""
+        return self._manifest.ledgers_apart
+
+    @property
     def has_whole_ledger(self) -> bool:
         """Whether who may read the whole ledger may do so without a filter."""
         return self._manifest.has_whole_ledger
@@ -157,6 +191,7 @@ class BusFolder:
         """
         with self._locked():
             self._check_new(agent, "agent", may_task)
+            self._retire(one for one in self._manifest.bus.retired if one != agent)
             self._renew_credential(agent, PartyEntry(may_task=tuple(dict.fromkeys(may_task))))
 
     def add_coordinator(self, name: str, role: Role = "member", agents: Sequence[str] | None = None) -> None:
@@ -213,6 +248,8 @@ class BusFolder:
         with self._locked():
             self._party(name, kind, "remove")
             left = {other: party.without(name) for other, party in self._manifest.party.items() if other != name}
+            if kind == "agent" and self._manifest.ledgers_apart:  # older versions do not know that key
+                self._retire((*self._manifest.bus.retired, name))
             self._save(self._manifest.model_copy(update={"party": left}))
             try:
                 self.secret_file(name).unlink(missing_ok=True)
@@ -230,12 +267,16 @@ class BusFolder:
                 manifest = manifest.model_copy(update={"bus": bus})
             self._save(manifest)
 
-    def set_newest_layout(self) -> None:
+    def set_newest_layout(self, retired: Sequence[str] = ()) -> None:
         """Change the folder to the newest layout; from the first one on, the queue gets an account of its own.
 
         What is not written when it is interrupted is written when it is repeated.
+
+        Args:
+            retired: those who have tasks on the bus and are none of its parties any more.
         """
         with self._locked():
+            self._retire((*self._manifest.bus.retired, *retired))
             bus = self._manifest.bus.model_copy(update={"version": NEWEST_LAYOUT})
             manifest = self._manifest.model_copy(update={"bus": bus})
             if not self._manifest.queue_apart:
@@ -288,6 +329,11 @@ class BusFolder:
         with locked(self.path):
             self._manifest = read_manifest(self.path)
             yield
+
+    def _retire(self, agents: Iterable[str]) -> None:
+        """Remember which agents were removed; written with what else changes."""
+        bus = self._manifest.bus.model_copy(update={"retired": tuple(dict.fromkeys(agents))})
+        self._manifest = self._manifest.model_copy(update={"bus": bus})
 
     def _renew_credential(self, name: str, entry: PartyEntry) -> None:
         self._save(credentials.with_new_credential(self.path, self._manifest, name, entry))

@@ -16,7 +16,7 @@ from agentbus.errors import ConfigError
 from agentbus.protocol import accounts, permissions, subjects
 from agentbus.protocol.accounts import (
     LAYOUT_WITH_AUDIT,
-    LAYOUT_WITH_CONTROL,
+    LAYOUT_WITH_LEDGERS_APART,
     LAYOUT_WITH_QUEUE_APART,
     LAYOUT_WITH_WHOLE_LEDGER,
 )
@@ -32,7 +32,7 @@ from agentbus.provision.bus_folder.server_folder import ServerFolder, read_membe
 FILE_OF_QUEUE: Final = 16
 _FILE_OF_QUEUE_WITHOUT_AUDIT: Final = 20
 _MEMORY_OF_QUEUE: Final = 25
-NEWEST_LAYOUT: Final = LAYOUT_WITH_CONTROL
+NEWEST_LAYOUT: Final = LAYOUT_WITH_LEDGERS_APART
 
 
 class BusEntry(Section):
@@ -40,10 +40,12 @@ class BusEntry(Section):
 
     Attributes:
         version: the layout of the bus: 1 has one account for all streams, 2 has one for the queue alone, 3 has the
-            audit, 4 lets the ledger be read without a filter, 5 lets operators pause agents.
+            audit, 4 lets the ledger be read without a filter, 5 lets operators pause agents, 6 has a ledger for each
+            party.
+        retired: agents that were removed. Their ledgers stay until their tasks have expired, and can be read.
     """
 
-    version: Literal[1, 2, 3, 4, 5] = 1
+    version: Literal[1, 2, 3, 4, 5, 6] = 1
     url: str
     members: tuple[str, ...] = ()
     auth: Auth
@@ -51,6 +53,7 @@ class BusEntry(Section):
     max_memory: Annotated[str, AfterValidator(storage_size)]
     max_file: Annotated[str, AfterValidator(storage_size)]
     max_connections: Annotated[int, Unquoted, Field(ge=1, le=65_536)] = MAX_CONNECTIONS
+    retired: tuple[AgentId, ...] = ()
 
 
 class PartyEntry(Section):
@@ -121,6 +124,11 @@ class Manifest(Section):
         return self.bus.version >= LAYOUT_WITH_AUDIT
 
     @property
+    def ledgers_apart(self) -> bool:
+        """Whether each party has a ledger of its own."""
+        return self.bus.version >= LAYOUT_WITH_LEDGERS_APART
+
+    @property
     def has_whole_ledger(self) -> bool:
         """Whether who may read the whole ledger may do so without a filter."""
         return self.bus.version >= LAYOUT_WITH_WHOLE_LEDGER
@@ -184,6 +192,8 @@ def manifest_text(manifest: Manifest) -> str:
         del bus["members"]
     if manifest.bus.max_connections == MAX_CONNECTIONS:
         del bus["max_connections"]
+    if not manifest.bus.retired:
+        del bus["retired"]
     return head + toml_text({"bus": bus, "party": parties})
 
 
@@ -202,7 +212,9 @@ def _accounts_text(manifest: Manifest) -> str:
     ]
     head = "# Written by `agentbus init`, `agent` and `coordinator`; they overwrite what is changed here.\n"
     streams = _streams_accounts(manifest, administrator)
-    return head + accounts_block(streams, logins, max_connections=manifest.bus.max_connections)
+    return head + accounts_block(
+        streams, logins, max_connections=manifest.bus.max_connections, ledgers_apart=manifest.ledgers_apart
+    )
 
 
 def _streams_accounts(manifest: Manifest, entry: PartyEntry) -> list[StreamsAccount]:
@@ -233,7 +245,8 @@ def _party_of(name: str, manifest: Manifest) -> Party:
     if name == ADMINISTRATOR:
         return permissions.administrator()
     party = manifest.party[name]
+    layout, everyone = manifest.bus.version, (*manifest.agents, *manifest.bus.retired)
     if name in manifest.coordinators:
-        agents = manifest.agents if party.agents is None else party.agents
-        return permissions.coordinator(name, party.role or "operator", agents).on_layout(manifest.bus.version)
-    return permissions.worker(name, party.may_task, layout=manifest.bus.version)
+        agents, role = manifest.agents if party.agents is None else party.agents, party.role or "operator"
+        return permissions.coordinator(name, role, agents, others=everyone, layout=layout).on_layout(layout)
+    return permissions.worker(name, party.may_task, others=everyone, layout=layout)

@@ -7,8 +7,7 @@ from typing import Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.bus.reading.backwards import read_backwards
-from agentbus.protocol import subjects
+from agentbus.bus.reading.ledger_reader import LedgerReader
 from agentbus.protocol.headers import STATE
 from agentbus.tasks.listing.task_list import Wanted, read_listed
 from agentbus.tasks.status import TaskStatus
@@ -73,8 +72,8 @@ async def last_changes(
     """
     wanted = Wanted(owner=owner, asker=asker, with_results=False)
     look, examined = _Look(bus, wanted, running, settled), 0
-    reading = read_backwards(bus, subjects.STATE_STREAM, wanted.subject, keep=wanted.may_be, count=_FIRST)
-    async with aclosing(reading) as windows:
+    reader = await LedgerReader.of(bus, wanted.subject)
+    async with aclosing(reader.windows(keep=wanted.may_be, count=_FIRST)) as windows:
         async for window in windows:
             examined += len(window.messages)
             await look.add_running([one for one in window.messages if one.headers.get(STATE) == "working"])

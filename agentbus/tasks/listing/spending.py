@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
 from agentbus.bus.jetstream import Bus
+from agentbus.bus.reading.ledger_parts import agent_ledgers
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
@@ -184,6 +185,8 @@ async def kept_days(bus: Bus) -> float | None:
     if not bus.reads_ledger_state:
         return None
     try:
+        for ledger in await agent_ledgers(bus) or ():
+            return ledger.max_age_s / 86_400  # all keep equally long
         return (await bus.stream_info(subjects.STATE_STREAM)).max_age_s / 86_400
     except PermissionDeniedError:
         return None

@@ -1,8 +1,9 @@
 """Listing tasks: the newest first, by the last change of their ledger entries.
 
-The ledger keeps one message for each task, and every change moves it to the end of the stream. So the sequence orders
-tasks by their last change, and a cursor is a sequence below which to continue. The headers of an entry hold its state
-and, once it is settled, what a list shows of it; the others are read whole, as they have no result.
+The ledger keeps one message for each task, and every change moves it to the end of its stream. So its position orders
+tasks by their last change, and a cursor is a position below which to continue: see `LedgerReader`. The headers of an
+entry hold its state and, once it is settled, what a list shows of it; the others are read whole, as they have no
+result.
 """
 
 import math
@@ -13,9 +14,9 @@ from datetime import datetime
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import count_after
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.bus.reading.backwards import Window, read_backwards
+from agentbus.bus.reading.backwards import Window
+from agentbus.bus.reading.ledger_reader import LedgerReader
 from agentbus.bus.retry_until import deadline_after, left_until
 from agentbus.concurrently import concurrently
 from agentbus.errors import CorruptEntryError, MessageError
@@ -78,6 +79,11 @@ class Wanted:
         """What covers the entries of all of them."""
         return subjects.states(self.agent or "*", self.owner)
 
+    @property
+    def is_search(self) -> bool:
+        """Whether any number of entries may lie between two of them."""
+        return self.state is not None or self.settled or self.owner == COORDINATOR
+
     def may_be(self, entry: Delivery) -> bool:
         """Whether an entry may be shown. A queued one may be cancelled: the request stands in its value only."""
         state = entry.headers.get(STATE)
@@ -116,89 +122,99 @@ class Search:
         since: datetime | None = None,
     ) -> None:
         self._bus = bus
+        self._reader = LedgerReader(bus, ())
         self._wanted = wanted
         self._take = take
         self._left = math.inf if limit is None else limit
         self._since = since
-        self._past = False  # whether an older change than `since` was met
         self._deadline = deadline_after(search_s)
-        self._oldest: int | None = None  # the first entry of the present window that is of a task
+        self._oldest: int | None = None  # the first entry so far that is of a task
         self._end = 0  # the entry that was examined last
         self._in_vain = 0  # how many entries were read that are not shown
         self._unreadable = list[str]()
 
     async def backwards(self, count: int, before: int | None) -> TaskList:
-        """Search from the newest change on, or below a sequence; the first look is at `count` entries, at least.
+        """Search from the newest change on, or below a position; the first look is at `count` entries, at least.
 
         The answer has no tasks: they were taken.
         """
-        subject = self._wanted.subject
-        reading = read_backwards(self._bus, subjects.STATE_STREAM, subject, keep=self._keep, count=count, before=before)
-        async with aclosing(reading) as windows:
+        self._reader = await LedgerReader.of(self._bus, self._wanted.subject)
+        async with aclosing(self._reader.windows(keep=self._keep, count=count, before=before)) as windows:
             return await self._run(windows)
 
     def _keep(self, entry: Delivery) -> bool:
         if self._since is not None and entry.stored_at < self._since:
-            self._past = True
             return False
-        if self._oldest is None and subjects.parse_state(entry.subject) is not None:
-            self._oldest = entry.stream_seq
+        if subjects.parse_state(entry.subject) is not None:
+            position = self._reader.position(entry)
+            self._oldest = position if self._oldest is None else min(self._oldest, position)
         return self._wanted.may_be(entry)
 
     async def _run(self, windows: AsyncGenerator[Window]) -> TaskList:
         async for window in windows:
             whole = await self._show(window.messages)
-            if self._full and self._oldest is not None and self._oldest < self._end:
+            if self._full and self._has_older:
                 return self._found(self._end)
-            if (window.last or self._past) and (whole or self._full):
+            if (window.last or self._is_past(window)) and (whole or self._full):
                 break
             if left_until(self._deadline) <= 0:
                 if self._full:
                     return self._found(self._end)  # there may be older ones
-                return await self._stopped(window, whole=whole)
-            self._oldest = None
+                if self._wanted.is_search or self._is_unbounded:
+                    return await self._stopped(window, whole=whole)
         return self._found(None)
+
+    def _is_past(self, window: Window) -> bool:
+        return self._since is not None and window.oldest is not None and window.oldest < self._since
+
+    @property
+    def _has_older(self) -> bool:
+        return self._oldest is not None and self._oldest < self._end
 
     @property
     def _full(self) -> bool:
         return self._left <= 0
+
+    @property
+    def _is_unbounded(self) -> bool:
+        """Whether entries are read in vain. A full page is due however long it takes, from however many streams."""
+        return self._in_vain >= _READ_STEP or self._left == math.inf
 
     def _found(self, cursor: int | None) -> TaskList:
         return TaskList([], cursor, unreadable=self._unreadable)
 
     async def _stopped(self, window: Window, *, whole: bool) -> TaskList:
         """Say how far the search came."""
-        cursor, reached, later = window.bottom, window.oldest, window.later
+        cursor, reached = window.bottom, window.oldest
         if not whole:
             cursor = self._end
-            reached = next(one.stored_at for one in window.messages if one.stream_seq == cursor)
-            later = await self._count_after(cursor - 1)
-        left = max(0, await self._count_after(0) - later)
+            reached = next((one.stored_at for one in window.messages if self._reader.position(one) == cursor), reached)
+        left = await self._reader.count_below(cursor)
         return TaskList([], cursor, True, self._unreadable, reached, left)
-
-    async def _count_after(self, seq: int) -> int:
-        return await count_after(self._bus, subjects.STATE_STREAM, self._wanted.subject, seq)
 
     async def _show(self, entries: Sequence[Delivery]) -> bool:
         """Add the tasks that are wanted; return whether all entries were examined, as far as time and limit allow."""
         for first in range(0, len(entries), _READ_STEP):
-            # A full page is due however long it takes to read it: it is bounded. A search is not.
-            unbounded = self._in_vain >= _READ_STEP or self._left == math.inf
-            if self._full or (first and unbounded and left_until(self._deadline) <= 0):
+            if self._full or (first and self._is_unbounded and left_until(self._deadline) <= 0):
                 return False
             batch = entries[first : first + _READ_STEP]
             for entry, found in zip(batch, await read_listed(self._bus, batch, self._wanted), strict=True):
-                if self._full:
+                position = self._reader.position(entry)
+                if self._full and position != self._end:  # a cursor between two of one position would lose the second
                     return False
-                self._end = entry.stream_seq
-                if isinstance(found, str):
-                    self._unreadable.append(found)
-                if isinstance(found, TaskStatus) and self._wanted.is_met_by(found):
-                    self._take(found)
-                    self._left -= 1
-                else:
-                    self._in_vain += 1
+                # Of several streams, what changes meanwhile may come late, and be newer than the last one.
+                self._end = min(position, self._end or position)
+                self._add(found)
         return True
+
+    def _add(self, found: TaskStatus | str | None) -> None:
+        if isinstance(found, str):
+            self._unreadable.append(found)
+        if isinstance(found, TaskStatus) and self._wanted.is_met_by(found):
+            self._take(found)
+            self._left -= 1
+        else:
+            self._in_vain += 1
 
 
 async def list_tasks(
@@ -215,7 +231,7 @@ async def list_tasks(
         search_s: how long to search, about; the entries that are being looked at then are looked at to their end.
 
     Raises:
-        MessageError: `limit` is out of bounds.
+        MessageError: `limit` is out of bounds, or `cursor` is that of another bus.
         SetupMissingError: there is no ledger on this bus.
         PermissionDeniedError: this user may not read it.
     """
@@ -223,8 +239,7 @@ async def list_tasks(
         raise MessageError(f"limit must be from 1 to {MAX_LISTED}, not {limit}")
     tasks: list[TaskStatus] = []
     search = Search(bus, wanted, tasks.append, limit=limit, search_s=search_s)
-    few = wanted.state is None and wanted.owner != COORDINATOR
-    found = await search.backwards(limit + 1 if few else max(limit + 1, _SCAN_FIRST), cursor)
+    found = await search.backwards(max(limit + 1, _SCAN_FIRST) if wanted.is_search else limit + 1, cursor)
     return replace(found, tasks=tasks)
 
 

@@ -13,7 +13,8 @@ from typing import Final
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.bus.reading.backwards import read_backwards
+from agentbus.bus.reading.ledger_parts import part_of
+from agentbus.bus.reading.ledger_reader import LedgerReader
 from agentbus.errors import CorruptEntryError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import STATE
@@ -159,7 +160,8 @@ async def _entry_now(bus: Bus, key: TaskKey) -> Record | NoEntry:
         if not bus.clustered:
             return await Ledger(bus).read(key)
         # The replica that answers may lag behind. A consumer sees every acknowledged write.
-        async with OrderedConsumer(bus, subjects.STATE_STREAM, subjects.state(key), after=0) as consumer:
+        part = await part_of(bus, subjects.state(key))
+        async with OrderedConsumer(bus, part.stream, part.subject, after=0) as consumer:
             async for message in consumer.backlog():
                 return read_entry(message.stored)
     except CorruptEntryError:
@@ -175,12 +177,14 @@ async def _queued(bus: Bus, wanted: str, owner: str | None, newest: int | None) 
         return key is not None and owner in (None, key.owner)
 
     found: dict[TaskKey, None] = {}  # an entry may be read twice, while it changes
+    searched = 0
+    reader = await LedgerReader.of(bus, wanted)
     # A window has room for four times as many entries as it is asked for.
-    reading = read_backwards(bus, subjects.STATE_STREAM, wanted, keep=keep, count=max(1, (newest or SEARCHED) // 4))
-    async with aclosing(reading) as windows:
+    async with aclosing(reader.windows(keep=keep, count=max(1, (newest or SEARCHED) // 4))) as windows:
         async for window in windows:
+            searched += window.read
             keys = map(subjects.parse_state, [entry.subject for entry in window.messages])
             found |= dict.fromkeys(key for key in keys if key is not None and key not in found)
-            if newest is not None:
+            if newest is not None and searched >= newest // 4:
                 break
     return list(reversed(found))

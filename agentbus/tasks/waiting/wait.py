@@ -121,7 +121,7 @@ async def wait_for_ids(
     queries = list(wanted)
 
     async def look_up() -> tuple[dict[str, int], Found, dict[TaskQuery, CorruptEntryError]]:
-        return await ledger_ends(bus, len(queries)), *await find_all(bus, queries)
+        return await ledger_ends(bus, [query.agent for query in queries]), *await find_all(bus, queries)
 
     read_since, found, unreadable = await repeat_while_away(bus, look_up, timeout_s)
     if unreadable and not found:

@@ -1,38 +1,43 @@
 """Follows messages on the bus through ordered consumers, from now on."""
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.ordered_consumer import OrderedConsumer, Start
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.roles import Role
 from agentbus.tasks.inbox import inbox_filters
+from agentbus_mcp.notifications.following import follow, open_consumer
+from agentbus_mcp.notifications.ledger_feed import follow_ledger
 from agentbus_mcp.notifications.online_agents import OnlineAgents
-
-_CLOSE_S: Final = 1.0
-"""How long deleting a consumer may take; the server deletes unused ones anyway."""
 
 T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A stream and the filters to follow it by, of which the first one that is permitted is used."""
+    """A stream and the filters to follow it by, of which the first one that is permitted is used.
+
+    Attributes:
+        records_of: of the ledger: the coordinator whose records are followed as well, where they have a stream.
+    """
 
     stream: str
     filters: tuple[str, ...]
+    records_of: str | None = None
 
 
 def ledger(own: str, role: Role) -> Source:
     """Return the source of the states of tasks: a member may follow those of its own."""
-    return Source(subjects.STATE_STREAM, (subjects.states(owner=own) if role == "member" else subjects.STATE_SUBJECTS,))
+    if role == "member":
+        return Source(subjects.STATE_STREAM, (subjects.states(owner=own),))
+    return Source(subjects.STATE_STREAM, (subjects.STATE_SUBJECTS,), own if role == "operator" else None)
 
 
 def mcp_records(own: str, role: Role) -> Source:
@@ -73,19 +78,15 @@ class MessageReader:
             BusError: the source cannot be followed at present.
             PermissionDeniedError: it may be read by none of its filters.
         """
+        if self.source.stream == subjects.STATE_STREAM:
+            [subject] = self.source.filters
+            await follow_ledger(bus, subject, self.source.records_of, opened, notify)
+            return
         *wider, narrowest = self.source.filters
         for subject in wider:
             with suppress(PermissionDeniedError):
-                await self._follow(bus, subject, opened, notify)
-        await self._follow(bus, narrowest, opened, notify)
-
-    async def _follow(
-        self, bus: Bus, subject: str, opened: Callable[[], None], notify: Callable[[Delivery | None], None]
-    ) -> None:
-        async with open_consumer(bus, self.source.stream, subject, after="new", headers_only=True) as consumer:
-            opened()
-            while True:
-                notify(await consumer.next())
+                await follow(bus, self.source.stream, subject, opened, notify)
+        await follow(bus, self.source.stream, narrowest, opened, notify)
 
 
 class RegistryReader:
@@ -109,20 +110,3 @@ class RegistryReader:
                 online.expire(anyio.current_time())
                 for agents_changed in online.take_changes():
                     notify(agents_changed)
-
-
-@asynccontextmanager
-async def open_consumer(
-    bus: Bus, stream: str, subject: str, *, after: Start, headers_only: bool = False
-) -> AsyncGenerator[OrderedConsumer]:
-    """Open an ordered consumer that is deleted even when its reader is cancelled.
-
-    anyio cancels what is awaited during clean-up as well, hence the shield.
-    """
-    consumer = OrderedConsumer(bus, stream, subject, after=after, headers_only=headers_only)
-    await consumer.__aenter__()
-    try:
-        yield consumer
-    finally:
-        with anyio.move_on_after(_CLOSE_S, shield=True):
-            await consumer.__aexit__(None, None, None)

@@ -8,7 +8,7 @@ import anyio
 from mcp.server.mcpserver import MCPServer
 from mcp_types import Completion, CompletionArgument, CompletionContext, PromptReference, ResourceTemplateReference
 
-from agentbus.bus.reading.backwards import read_backwards
+from agentbus.bus.reading.ledger_reader import LedgerReader
 from agentbus.coordinator import Coordinator
 from agentbus.errors import AgentBusError
 from agentbus.protocol import subjects
@@ -60,18 +60,16 @@ async def _names(coordinator: Coordinator, argument: str) -> list[str]:
 async def _recent_tasks(coordinator: Coordinator) -> list[str]:
     """Return the ids of tasks, the last changed first; only the headers of the ledger are read."""
     subject = subjects.states(owner=coordinator.agent if coordinator.role == "member" else None)
-    reading = read_backwards(
-        coordinator.bus,
-        subjects.STATE_STREAM,
-        subject,
-        keep=lambda entry: subjects.parse_state(entry.subject) is not None,
-        count=_RECENT,
-    )
+    reader, found, searched = await LedgerReader.of(coordinator.bus, subject), dict[str, None](), 0
+    reading = reader.windows(keep=lambda entry: subjects.parse_state(entry.subject) is not None, count=_RECENT)
     async with aclosing(reading) as windows:
         async for window in windows:
             keys = [subjects.parse_state(entry.subject) for entry in window.messages]
-            return list(dict.fromkeys(key.id for key in keys if key is not None))
-    return []
+            found |= dict.fromkeys(key.id for key in keys if key is not None)
+            searched += window.read
+            if searched >= _RECENT:
+                break
+    return list(found)
 
 
 def _split_last(argument: CompletionArgument) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from agentbus.admin.doctor.run_checks import run_checks
 from agentbus.bus.setup import set_up
 from agentbus.config.loading import load_coordinator, load_worker
 from agentbus.config.toml_text import toml_text
-from agentbus.protocol import permissions
+from agentbus.protocol import accounts, permissions
 from agentbus.protocol.roles import Role
 from agentbus.provision.join import join_as_coordinator
 from agentbus.provision.nats_server import NatsServer, run_server
@@ -159,7 +159,8 @@ async def test_a_member_that_may_do_more_than_its_role_is_a_warning(tmp_path: Pa
 async def test_a_ledger_that_is_read_by_filters_is_an_older_layout_and_one_that_is_not_read_a_failure(tmp_path: Path):
     wide = ["$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.*.>", "$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.*"]
     narrow = "$JS.API.CONSUMER.CREATE.KV_AGENT_STATE.*.$KV.AGENT_STATE.>"
-    older = [one for one in permissions.coordinator("bob", "viewer", []).publish if one not in wide]
+    viewer = permissions.coordinator("bob", "viewer", [], layout=accounts.LAYOUT_WITH_CONTROL)
+    older = [one for one in viewer.publish if one not in wide]
     users = {
         "older": {"publish": [*older, narrow], "subscribe": ">"},
         "blind": {"publish": older, "subscribe": ">"},

@@ -1,5 +1,6 @@
 """Ledger entries and messages that cannot be understood: each is its own fault, and every sender gets one result."""
 
+import asyncio
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -123,9 +124,17 @@ async def test_a_refused_message_of_a_task_that_another_worker_has_settles_it_on
     ledger, found = Ledger(coordinator.bus), await Ledger(coordinator.bus).read(TaskKey("code", task_id))
     assert isinstance(found, Record)
     held = claimed(found.entry, Claim(worker="other", nonce="n", lease_s=4, since="now"), 1)
-    await ledger.write(TaskKey("code", task_id), held, revision=found.revision)
+
+    async def hold() -> None:
+        revision = found.revision
+        while True:
+            revision = await ledger.write(TaskKey("code", task_id), held, revision=revision)
+            await asyncio.sleep(0.5)
+
+    holding = asyncio.create_task(hold())  # a worker may take longer to start than that lease lasts
     async with worker(refusing_long_ones(tmp_path, server)) as child:
         await child.until_said("a worker may hold its task; looking again in ")
+        holding.cancel()
         assert (await entry_of(coordinator, task_id)).state == "working"
         assert await result_messages(coordinator) == []
         status = await settled(coordinator, task_id)

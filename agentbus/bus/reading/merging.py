@@ -1,0 +1,172 @@
+"""Merges the streams of several agents by time, from the newest entry backwards.
+
+A stream is read in small windows that grow only while more of it is needed. What is read is held back until no other
+stream can have a newer entry. So a page takes about as many windows as it has entries, however many streams there are,
+and however long they are. Below a cursor nothing is known of a stream that has changed since: each of those is looked
+at once.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from agentbus.bus.jetstream import Bus
+from agentbus.bus.pull_consumer import Delivery
+from agentbus.bus.reading.backwards import GROWTH, BackwardsReader, Keep, Window
+from agentbus.bus.reading.ledger_parts import Part, hide
+from agentbus.concurrently import concurrently
+from agentbus.errors import MessageError, PermissionDeniedError, SetupMissingError
+from agentbus.protocol.timestamps import parse_time
+
+_FIRST_AT_ONCE: Final = 4
+_MOST_AT_ONCE: Final = 16
+"""How many streams are read at the same time: few at first, for often a few of them have the newest page."""
+_LEAST: Final = 8
+"""How many entries a window is to hold, at least: opening one costs about as much as reading fifty."""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_LEAST_TIME: Final = 10**14
+"""No change has a position below this one where positions are times: it is a day in 1973."""
+
+
+def position_of(time: datetime) -> int:
+    """The position of what was stored at a time."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def time_at(position: int) -> datetime:
+    """The time of a position."""
+    return _EPOCH + position * _MICROSECOND
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """One of the streams.
+
+    Attributes:
+        horizon: all that is not read is older than this.
+        count: how many entries the next window is to hold, about.
+        held: what was read and not passed on, the newest first.
+    """
+
+    part: Part
+    reader: BackwardsReader
+    horizon: datetime
+    started: bool = False
+    count: int = 0
+    held: deque[Delivery] = field(default_factory=deque[Delivery])
+
+
+class MergedReader:
+    """The streams of several agents, in the order of time; see `BackwardsReader`."""
+
+    def __init__(self, bus: Bus, parts: Sequence[Part], keep: Keep) -> None:
+        self._bus = bus
+        self._before: datetime | None = None
+        self._refusal: PermissionDeniedError | SetupMissingError | None = None
+        self._one_was_read = False
+        self._at_once = _FIRST_AT_ONCE
+        self._streams: list[_Stream] = [
+            _Stream(part, BackwardsReader(bus, part.stream, part.subject, keep), _newest_in(part))
+            for part in parts
+            if part.info is None or part.info.state.messages
+        ]
+        self._unread = list(self._streams)
+
+    async def start(self, before: int | None) -> None:
+        """Leave out what has nothing before a position."""
+        if before is None:
+            return
+        if before < _LEAST_TIME:
+            raise MessageError(f"{before} is no cursor of this bus any more: list again without it")
+        self._before = time_at(before)
+        self._streams = [one for one in self._streams if _has_older(one.part, self._before)]
+        self._unread = list(self._streams)
+        for stream in self._unread:
+            stream.horizon = min(stream.horizon, self._before)
+
+    @property
+    def done(self) -> bool:
+        """Whether every entry was passed on."""
+        return not self._unread and not any(one.held for one in self._streams)
+
+    async def read(self, count: int) -> Window:
+        """Read a window of those streams whose next entry may be the newest one, and pass on what must be so.
+
+        Together the windows are to hold about `count` entries. The `bottom` is below that of the call before.
+        """
+        now = self._next()
+        first = max(_LEAST, -(-count // min(len(self._streams), _MOST_AT_ONCE))) if now else 0
+        most = max(_LEAST, count // len(now)) if now else 0
+        for one in now:
+            one.count = min(most, GROWTH * one.count or first)
+        read = sum(await concurrently(now, self._read, at_once=_MOST_AT_ONCE))
+        if self._refusal is not None and not self._unread and not self._one_was_read:
+            raise self._refusal  # this user may read none of them
+        horizon = max((one.horizon for one in self._unread), default=None)
+        passed = self._take_from(horizon)
+        bottom = 0 if horizon is None else position_of(horizon)
+        oldest = horizon or (passed[-1].stored_at if passed else None)
+        return Window(passed, bottom, oldest, read, self.done)
+
+    def _next(self) -> list[_Stream]:
+        """Choose the streams with the newest horizons: some, and all that share the first one.
+
+        Below a cursor many share it, and none of them can be passed before all were read.
+        """
+        self._unread.sort(key=lambda one: one.horizon, reverse=True)
+        chosen = self._at_once
+        while chosen < len(self._unread) and self._unread[chosen].horizon == self._unread[0].horizon:
+            chosen += 1
+        self._at_once = min(_MOST_AT_ONCE, 2 * self._at_once)
+        return self._unread[:chosen]
+
+    def _take_from(self, horizon: datetime | None) -> list[Delivery]:
+        """Take what is held and as new as that, the newest first; all of it where there is no horizon."""
+        bottom = 0 if horizon is None else position_of(horizon)
+        taken: list[Delivery] = []
+        for one in self._streams:
+            while one.held and one.held[0].stored_at_us >= bottom:
+                taken.append(one.held.popleft())
+        return sorted(taken, key=lambda entry: entry.stored_at_us, reverse=True)
+
+    async def _read(self, one: _Stream) -> int:
+        """Read a window of one stream; returns how many entries it had."""
+        try:
+            if not one.started:
+                await self._start(one)
+            window = None if one.reader.done else await one.reader.read(one.count)
+        except (PermissionDeniedError, SetupMissingError) as error:
+            if isinstance(error, PermissionDeniedError):
+                hide(self._bus, one.part)
+            self._refusal = error
+            self._unread.remove(one)
+            return 0
+        self._one_was_read = True
+        if window is not None:
+            one.held.extend(window.messages)
+            one.horizon = window.oldest or one.horizon
+        if window is None or window.last:
+            self._unread.remove(one)
+        return window.read if window is not None else 0
+
+    async def _start(self, one: _Stream) -> None:
+        state = one.part.info.state if one.part.info is not None else None
+        ends = (max(1, state.first_seq), state.last_seq) if state is not None else None
+        unchanged = self._before is not None and ends is not None and _newest_in(one.part) <= self._before
+        await one.reader.start(self._before, ends, later=0 if unchanged else None)
+        one.started = True
+
+
+def _newest_in(part: Part) -> datetime:
+    """The time from which on a part has no entry, as far as is known."""
+    if part.info is None:
+        return datetime.max.replace(tzinfo=UTC)
+    return parse_time(part.info.state.last_time) + _MICROSECOND
+
+
+def _has_older(part: Part, before: datetime) -> bool:
+    """Whether a part may have an entry from before a time."""
+    return part.info is None or parse_time(part.info.state.first_time) < before

@@ -1,0 +1,41 @@
+"""Follows the new messages of one filter of a stream through an ordered consumer."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+
+from agentbus.bus.jetstream import Bus
+from agentbus.bus.ordered_consumer import OrderedConsumer, Start
+from agentbus.bus.pull_consumer import Delivery
+
+_CLOSE_S: Final = 1.0
+"""How long deleting a consumer may take; the server deletes unused ones anyway."""
+
+
+async def follow(
+    bus: Bus, stream: str, subject: str, opened: Callable[[], None], notify: Callable[[Delivery | None], None]
+) -> None:
+    """Call `notify` with the headers of each new message, until this is cancelled."""
+    async with open_consumer(bus, stream, subject, after="new", headers_only=True) as consumer:
+        opened()
+        while True:
+            notify(await consumer.next())
+
+
+@asynccontextmanager
+async def open_consumer(
+    bus: Bus, stream: str, subject: str, *, after: Start, headers_only: bool = False
+) -> AsyncGenerator[OrderedConsumer]:
+    """Open an ordered consumer that is deleted even when its reader is cancelled.
+
+    anyio cancels what is awaited during clean-up as well, hence the shield.
+    """
+    consumer = OrderedConsumer(bus, stream, subject, after=after, headers_only=headers_only)
+    await consumer.__aenter__()
+    try:
+        yield consumer
+    finally:
+        with anyio.move_on_after(_CLOSE_S, shield=True):
+            await consumer.__aexit__(None, None, None)

@@ -1,0 +1,17 @@
+"""What a test needs of the nats-server that it runs with, which `make test-oldest-server` replaces by an older one."""
+
+import subprocess
+from typing import Final
+
+import pytest
+
+from agentbus.admin.server_versions import parse_version
+from agentbus.provision.nats_server import find_binary
+
+
+def _version() -> tuple[int, ...]:
+    told = subprocess.run([str(find_binary()), "--version"], capture_output=True, text=True, check=True).stdout
+    return parse_version(told.split()[-1]) or ()
+
+
+needs_2_12: Final = pytest.mark.skipif(_version() < (2, 12, 0), reason="an older nats-server divides no ledger")
