@@ -10,7 +10,7 @@ from agentbus.provision.nats_server import find_binary
 
 
 def _version() -> tuple[int, ...]:
-    told = subprocess.run([str(find_binary()), "--version"], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run([str(find_binary()), "--version"], capture_output=True, encoding="utf-8", check=True).stdout
     return parse_version(told.split()[-1]) or ()
 
 
