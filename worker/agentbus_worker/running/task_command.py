@@ -4,6 +4,7 @@ import asyncio
 import functools
 import os
 import re
+import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from agentbus.config.worker_schema import (
     INPUT_PLACEHOLDER,
     TASK_ID_PLACEHOLDER,
     WORKDIR_PLACEHOLDER,
+    AgentSection,
     WorkerConfig,
 )
 from agentbus.errors import CommandError, MachineFaultError
@@ -23,6 +25,7 @@ from agentbus.observability import tracing
 from agentbus.protocol.messages import Task
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus_worker import watchdog
+from agentbus_worker.acp.assignment import Assignment
 from agentbus_worker.disk.threads import Disk
 from agentbus_worker.formats.readers import READERS
 from agentbus_worker.running.command import Limits
@@ -38,6 +41,10 @@ _PLACEHOLDER: Final = re.compile(
         for name in (INPUT_PLACEHOLDER, INPUT_FILE_PLACEHOLDER, TASK_ID_PLACEHOLDER, WORKDIR_PLACEHOLDER)
     )
 )
+ACP: Final = "acp"
+"""The output of a driver that speaks the Agent Client Protocol with the agent; the driver is what the worker runs."""
+_DRIVER: Final = (sys.executable, "-P", "-m", "agentbus_worker.acp")
+"""With -P the folder of a task, which is where it starts, holds no module of it."""
 
 
 class Attempt(NamedTuple):
@@ -79,7 +86,7 @@ async def task_command(
     """
     agent, worker, owner, run_id = config.agent, config.worker, attempt.owner, attempt.run_id
     prompt = build_prompt(task, agent=agent.id, owner=owner, extra_instruction=agent.extra_instruction)
-    file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" else None
+    file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" and agent.output != ACP else None
     folder = working_folder(
         worker.workdir, _folder_name(task.id, owner), keep=worker.keep_workdir, threads=disk.folders, stop=stop
     )
@@ -96,9 +103,11 @@ async def task_command(
             if task.id.startswith("-") and any(word.startswith(TASK_ID_PLACEHOLDER) for word in agent.chat_cmd):
                 raise CommandError("chat_cmd has a word that begins with the task id, and this id begins with '-': "
                                    "the command would take it for an option")  # fmt: skip
+            # In one pass: placeholders inside the prompt must not be replaced.
+            words = [_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in agent.chat_cmd]
+            stdin = prompt.encode() if agent.prompt_via == "stdin" else None
             yield Command(
-                # In one pass: placeholders inside the prompt must not be replaced.
-                argv=[_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in agent.chat_cmd],
+                argv=[*_DRIVER, *words] if agent.output == ACP else words,
                 env={
                     **_of_format(agent.output),
                     **_environment(agent.id, task, attempt, workdir),
@@ -107,7 +116,7 @@ async def task_command(
                 run_id=run_id,
                 task_id=task.id,
                 cwd=workdir,
-                stdin=prompt.encode() if agent.prompt_via == "stdin" else None,
+                stdin=_assignment(agent, prompt).to_bytes() if agent.output == ACP else stdin,
                 owner=owner,
             )
         finally:
@@ -142,7 +151,14 @@ def command_limits(config: WorkerConfig) -> Limits:
         words=config.agent.chat_cmd,
         stall_timeout_s=config.stall_timeout_s,
         max_retry_after_s=worker.max_retry_after_seconds,
+        leader_first=config.agent.output == ACP,
     )
+
+
+def _assignment(agent: AgentSection, prompt: str) -> Assignment:
+    """Return what the driver of an agent that speaks the Agent Client Protocol is told."""
+    servers = tuple(server.for_session(name) for name, server in agent.mcp_servers.items())
+    return Assignment(prompt, mode=agent.acp_mode, permissions=agent.permissions, mcp_servers=servers)
 
 
 @functools.cache

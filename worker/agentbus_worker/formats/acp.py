@@ -1,0 +1,220 @@
+"""Reads the driver of agents that speak the Agent Client Protocol: `output = "acp"`.
+
+Agents name errors in several ways, and tell of no try to reach their model again, but for what some log.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar, Final
+
+from agentbus.protocol.json_codec import Json, object_in
+from agentbus.protocol.outcomes.failure_codes import FailureCode
+from agentbus.protocol.outcomes.run_report import Run, amount_in
+from agentbus_worker.acp.tool_calls import ToolCalls, arguments_of, call_id, title_of, tool_of
+from agentbus_worker.formats.events import Activity, Event, Notice, Question, Start, Text, Tool, ToolEnd, UsageSoFar
+from agentbus_worker.formats.gemini import retry_in_line as retry_of_gemini
+from agentbus_worker.formats.judgement import Ended
+from agentbus_worker.formats.opencode import retry_in_line as retry_of_opencode
+from agentbus_worker.formats.reading import Reader, Totals, number_at, objects_at, one_line, summary_of, text_at
+from agentbus_worker.formats.reasons import reason_of
+
+_STOPS: Final[dict[str, FailureCode]] = {
+    "max_tokens": "truncated",
+    "max_turn_requests": "turn_limit",
+    "refusal": "refused",
+}
+_BEFORE_THE_PROMPT: Final = ("start", "initialize", "session", "mode")
+"""What fails there has no task to do with it: the command does not run here as it should."""
+_NEEDS_LOGIN: Final = -32000
+"""The code of the protocol for an agent that is not logged in."""
+_NOTHING: Final = Totals()
+_INTERNAL: Final = "Internal error"
+"""What a library says of any exception of its agent: it would read as an error of the model's server."""
+
+
+class AcpReader(Reader):
+    """Reads the lines of the driver."""
+
+    kind: ClassVar[str] = "acp"
+
+    def __init__(self, before: Totals | None = _NOTHING) -> None:
+        super().__init__(before)
+        self._agent: str | None = None
+        self._calls = ToolCalls()
+        self._message_id = ""
+        self._died = ""
+        self._unmet: FailureCode | None = None
+        """The code of a failure for which the agent gave no reason that is known."""
+
+    def _read(self, value: dict[str, Json]) -> list[Event] | None:
+        kind = text_at(value, "acp")
+        readers: dict[str, Callable[[dict[str, Json]], list[Event]]] = {
+            "agent": self._read_agent,
+            "session": self._read_session,
+            "update": lambda line: self._read_update(object_in(line.get("update"))),
+            "permission": self._read_permission,
+            "question": lambda line: [Question(text_at(line, "operation"), summary_of(line.get("arguments")))],
+            "notice": lambda line: [Notice(one_line(text_at(line, "text")))],
+            "end": self._read_end,
+            "error": self._read_error,
+            "exit": self._read_exit,
+        }
+        return readers[kind](value) if kind in readers else None
+
+    def _read_agent(self, value: dict[str, Json]) -> list[Event]:
+        self._agent, self.version = text_at(value, "name") or None, text_at(value, "version") or None
+        return [Activity()]
+
+    def _read_session(self, value: dict[str, Json]) -> list[Event]:
+        self.session, self.model = text_at(value, "session") or None, text_at(value, "model") or None
+        if value.get("resumed") is True:
+            self._before = None  # what it has cost before this run is not known
+        return [Start(self.session, self.model, text_at(value, "folder") or None)]
+
+    def report(self) -> Run:
+        """Return what is known of the run so far; `kind` is what the agent calls itself."""
+        return replace(super().report(), kind=self._agent or self.kind)
+
+    # -- updates -----------------------------------------------------------------------------------------------------
+
+    def _read_update(self, update: dict[str, Json]) -> list[Event]:
+        match update.get("sessionUpdate"):
+            case "agent_message_chunk":
+                return self._read_part(update)
+            case "agent_thought_chunk" | "plan" | "plan_update":
+                return [Activity()]
+            case "tool_call" | "tool_call_update":
+                return self._read_tool(update)
+            case "usage_update":
+                cost = object_in(update.get("cost"))
+                amount = amount_in(cost.get("amount"))
+                if amount is not None and cost.get("currency") == "USD":
+                    self._cost_of_session(amount)
+                return [UsageSoFar(self._usage, self._cost_usd)]
+            case _:
+                return []
+
+    def _read_part(self, update: dict[str, Json]) -> list[Event]:
+        text, message = text_at(update, "content", "text"), text_at(update, "messageId")
+        if not text:
+            return [Activity()]
+        self._say(text, more=message == self._message_id)
+        self._message_id = message
+        return [Text(text)]
+
+    def _read_tool(self, update: dict[str, Json]) -> list[Event]:
+        known, call = self._calls.note(update), call_id(update)
+        name, begun = tool_of(known), call in self._tools
+        events: list[Event] = []
+        if not begun:
+            self._use(call, name)
+            self._say("")  # what was said before a tool is used is not the answer
+            summary = summary_of(arguments_of(known))
+            events.append(Tool(name, title_of(known) or summary if summary.startswith("{") else summary, call))
+        if update.get("status") in ("completed", "failed"):
+            self._calls.forget(update)
+            self._tools.pop(call, None)
+            events.append(ToolEnd(name, update.get("status") == "completed", _output_of(update), call))
+        return events or [Activity()]
+
+    def _read_permission(self, value: dict[str, Json]) -> list[Event]:
+        tool, arguments = text_at(value, "tool"), value.get("arguments")
+        if value.get("allowed") is True:
+            return [Activity()]
+        self._deny(tool, arguments)
+        return [Activity(), Notice(one_line(f"not permitted: {tool}: {summary_of(arguments)}"))]
+
+    # -- ends --------------------------------------------------------------------------------------------------------
+
+    def _read_end(self, value: dict[str, Json]) -> list[Event]:
+        self._finished = True
+        stop, usage = text_at(value, "stop"), object_in(value.get("usage"))
+        if usage:
+            cached = number_at(usage, "cachedReadTokens")
+            read = number_at(usage, "inputTokens") + cached + number_at(usage, "cachedWriteTokens")
+            self._count(input_tokens=read, cached=cached, output=number_at(usage, "outputTokens"))
+        else:
+            self._read_quota(object_in(object_in(value.get("meta")).get("quota")))
+        self._stop = _STOPS.get(stop)
+        if stop == "cancelled":
+            if self._denied:
+                self._stop = "denied"
+            else:
+                self._fail("the agent cancelled its turn")
+        elif self._stop is None and self._denied and not self._message.strip():
+            self._stop = "denied"
+        return [UsageSoFar(self._usage, self._cost_usd)]
+
+    def _read_quota(self, quota: dict[str, Json]) -> None:
+        """Read what Gemini CLI says of its tokens, and its models."""
+        tokens = object_in(quota.get("token_count"))
+        if tokens:
+            self._count(input_tokens=number_at(tokens, "input_tokens"), cached=0,
+                        output=number_at(tokens, "output_tokens"))  # fmt: skip
+        models = [text_at(one, "model") for one in objects_at(quota, "model_usage")]
+        self.model = models[-1] if models and models[-1] else self.model
+
+    def _read_error(self, value: dict[str, Json]) -> list[Event]:
+        during, data = text_at(value, "during"), value.get("data")
+        message = text_at(value, "message").strip()
+        if message.startswith(_INTERNAL):
+            message = message.removeprefix(_INTERNAL).lstrip(": ")
+        further = [text for text in _texts_of(data) if text not in message]
+        words = ": ".join(part for part in (message, *further) if part)
+        self._fail(words or text_at(value, "message"), _status_in(value))
+        if value.get("code") == _NEEDS_LOGIN:
+            self._reason = self._reason._replace(code="auth")
+        if during == "resume" and self._reason.code is None:
+            self._reason = self._reason._replace(code="session_gone")
+        self._unmet = "not_started" if during in _BEFORE_THE_PROMPT else None
+        return [Notice(one_line(self._error or ""))]
+
+    def _read_exit(self, value: dict[str, Json]) -> list[Event]:
+        code = value.get("code")
+        how = f"the agent ended with exit code {code}" if isinstance(code, int) else "the agent closed its output"
+        during = text_at(value, "during")
+        self._died = f"{how} before it had answered {'the prompt' if during == 'prompt' else during}"
+        self._unmet = "not_started" if during in _BEFORE_THE_PROMPT else "exit"
+        if isinstance(code, int) and code < 0 and self._unmet == "exit":
+            self._unmet = "signal"
+        return [Notice(self._died)]
+
+    @property
+    def _closed(self) -> bool:
+        return super()._closed or bool(self._died)
+
+    def _failure(self, ended: Ended) -> tuple[FailureCode | None, str]:
+        if self._died and ended.reason == "exited":
+            words = self._last_words(ended)
+            return reason_of(words).code or self._unmet, ": ".join(part for part in (self._died, words) if part)
+        code, message = super()._failure(ended)
+        return (self._unmet if code == "exit" and self._unmet else code), message
+
+    def _read_error_line(self, line: str) -> list[Event]:
+        return retry_of_gemini(line) or retry_of_opencode(line)
+
+
+def _output_of(update: dict[str, Json]) -> str:
+    texts = [text_at(part, "content", "text") for part in objects_at(update, "content")]
+    raw = update.get("rawOutput")
+    if isinstance(raw, str):
+        texts.append(raw)
+    else:
+        texts.append(text_at(raw, "output") or text_at(raw, "error"))
+    return one_line(next((text for text in texts if text), ""))
+
+
+def _texts_of(data: Json) -> list[str]:
+    """Return what the data of an error says in words."""
+    if isinstance(data, str):
+        return [data]
+    found = [text_at(data, name) for name in ("details", "message", "errorName", "codex_error_info")]
+    return [text for text in (*found, text_at(data, "error", "message")) if text and text != "other"]
+
+
+def _status_in(error: dict[str, Json]) -> int | None:
+    """Return the HTTP status that an error names: as its code, or somewhere in its data."""
+    data = error.get("data")
+    places = ((error, "code"), (data, "statusCode"), (data, "status"), (data, "http_status"), (data, "httpStatusCode"))
+    numbers = [number_at(value, name) for value, name in places]
+    return next((number for number in numbers if 400 <= number < 600), None)
