@@ -105,9 +105,9 @@ class AgentSection(Section):
     extra_instruction: str = ""
     prompt_via: Literal["argv", "stdin", "file"] = "argv"
     output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen", "acp"] = "text"
-    acp_mode: Annotated[str, Field(max_length=200)] = ""
-    permissions: Literal["deny", "allow"] = "deny"
-    mcp_servers: dict[str, McpServer] = Field(default_factory=dict)
+    acp_mode: Annotated[str, Field(max_length=200)] | None = None
+    permissions: Literal["deny", "allow"] | None = None
+    mcp_servers: dict[str, McpServer] | None = None
     description: Annotated[str, Field(max_length=500)] = ""
     setback_limit_seconds: Annotated[float, Field(ge=0, le=_LONGEST_SETBACK_S)] = 86_400
 

@@ -16,19 +16,23 @@ class Preset:
         version: the version with which the command was tried.
         rights: how an operator gives the agent more rights, for the comment in the configuration.
         output: how the worker reads what the command prints.
+        acp_mode: the mode in which an agent of the Agent Client Protocol asks before it does something.
     """
 
     command: tuple[str, ...]
     prompt_via: Literal["argv", "stdin"]
     version: str
     rights: str
-    output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen"] = "text"
+    output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen", "acp"] = "text"
+    acp_mode: str = ""
 
     @property
     def executable(self) -> str:
         """The program that must be on the PATH."""
         return self.command[0]
 
+
+_ASKS: Final = 'what it asks for is denied: permissions = "allow" in [agent] allows it'
 
 PRESETS: Final[dict[str, Preset]] = {
     "claude": Preset(
@@ -72,9 +76,28 @@ PRESETS: Final[dict[str, Preset]] = {
         "0.19.0",
         "its own configuration says what it may do",
     ),
+    "claude-acp": Preset(
+        ("claude-agent-acp",),
+        "stdin",
+        "0.49.0",
+        f"{_ASKS}; it needs the package @agentclientprotocol/claude-agent-acp",
+        "acp",
+        "default",
+    ),
+    "codex-acp": Preset(
+        ("codex-acp",),
+        "stdin",
+        "2.6.0",
+        f"{_ASKS}; it needs the package @agentclientprotocol/codex-acp",
+        "acp",
+    ),
+    "gemini-acp": Preset(("gemini", "--acp", "--approval-mode", "default"), "stdin", "0.61.0", _ASKS, "acp"),
+    "opencode-acp": Preset(("opencode", "acp"), "stdin", "1.18.33", _ASKS, "acp"),
+    "qwen-acp": Preset(("qwen", "--acp", "--approval-mode", "default"), "stdin", "0.24.4", _ASKS, "acp"),
+    "hermes-acp": Preset(("hermes", "acp"), "stdin", "0.19.0", _ASKS, "acp"),
 }
 
 
 def installed() -> list[str]:
-    """Return the names of the presets whose program is on the PATH."""
-    return [name for name, preset in PRESETS.items() if shutil.which(preset.executable)]
+    """Return the names of the presets whose program is on the PATH, each program once."""
+    return [name for name, preset in PRESETS.items() if preset.output != "acp" and shutil.which(preset.executable)]

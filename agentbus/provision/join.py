@@ -27,13 +27,14 @@ class AgentCommand:
     prompt_via: str
     remark: str = ""
     output: str = "text"
+    acp_mode: str = ""
 
 
 def preset_command(name: str) -> AgentCommand:
     """Return the agent command of a preset."""
     preset: Preset = PRESETS[name]
     remark = f"As of {preset.executable} {preset.version}. It gets no rights by itself: {preset.rights}."
-    return AgentCommand(preset.command, preset.prompt_via, remark, preset.output)
+    return AgentCommand(preset.command, preset.prompt_via, remark, preset.output, preset.acp_mode)
 
 
 def custom_command(text: str) -> AgentCommand:
@@ -70,7 +71,8 @@ def join_as_worker(bundle: Bundle, folder: Path, command: AgentCommand) -> Path:
     _refuse_existing(path, "agentbus worker init")
     head = "# Configuration of `agentbus worker run`. All keys: config/agentbus.worker.example.toml.\n\n"
     agent = {"id": bundle.id, "chat_cmd": command.words, "prompt_via": command.prompt_via,
-             **({"output": command.output} if command.output != "text" else {})}  # fmt: skip
+             **({"output": command.output} if command.output != "text" else {}),
+             **({"acp_mode": command.acp_mode} if command.acp_mode else {})}  # fmt: skip
     remarks = {"chat_cmd": command.remark} if command.remark else {}
     _write(
         bundle, folder, path, head + toml_text({"agent": agent, "nats": _nats_section(bundle, folder)}, remarks=remarks)

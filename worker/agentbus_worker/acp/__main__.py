@@ -5,4 +5,4 @@ import sys
 from agentbus_worker.acp.driver import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.stdin.buffer.read(), sys.argv[1:]))
+    main(sys.stdin.buffer.read(), sys.argv[1:])

@@ -6,6 +6,7 @@ all processes are those of any other command. SIGTERM cancels the turn first; a 
 
 import asyncio
 import contextlib
+import os
 import signal
 from asyncio.subprocess import Process
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ async def drive(assignment: Assignment, command: Sequence[str]) -> int:
     except OSError as error:
         reason = error.strerror or str(error)
         await lines.write("error", during="start", message=f"cannot start {command[0]!r}: {reason}")
+        await lines.close()
         return 0
     try:
         with contextlib.suppress(ConnectionError), answers_from(assignment.answers) as answers:
@@ -47,6 +49,7 @@ async def drive(assignment: Assignment, command: Sequence[str]) -> int:
             await _hold(conversation, process, lines, stopping)
     finally:
         await agent_process.end(process, at_once=stopping.is_set())
+    await lines.close()
     return CANCELLED if stopping.is_set() else 0
 
 
@@ -77,6 +80,6 @@ async def _hold(conversation: Conversation, process: Process, lines: EventLines,
         await asyncio.gather(reading, talking, stopped, return_exceptions=True)
 
 
-def main(given: bytes, command: Sequence[str]) -> int:
-    """Be the driver; returns the exit code."""
-    return asyncio.run(drive(assignment_in(given), command))
+def main(given: bytes, command: Sequence[str]) -> None:
+    """Be the driver. It ends at once, without a word about an agent that is left to the worker."""
+    os._exit(asyncio.run(drive(assignment_in(given), command)))

@@ -1,6 +1,7 @@
 """Writes what happens in the conversation with an agent to standard output: a line of JSON each, of bounded length."""
 
 import asyncio
+import contextlib
 import json
 import os
 from typing import Any, Final, cast
@@ -43,6 +44,12 @@ class EventLines:
                 return
         await self.write("update", update=update)
 
+    async def close(self) -> None:
+        """Wait until all is written."""
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
     async def _write(self, value: dict[str, Json]) -> None:
         line = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
         self._writer.write(line + b"\n")
@@ -67,5 +74,9 @@ def bounded(value: Json, depth: int = 0) -> Json:
 async def standard_output() -> asyncio.StreamWriter:
     """Return standard output, a pipe, as a stream."""
     loop = asyncio.get_running_loop()
-    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, os.fdopen(1, "wb", 0))
+    pipe = os.fdopen(1, "wb", 0)
+    # This protocol, though nothing is read: it is the one that can wait until all is written.
+    transport, protocol = await loop.connect_write_pipe(
+        lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), pipe
+    )
     return asyncio.StreamWriter(transport, protocol, None, loop)

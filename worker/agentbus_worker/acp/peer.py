@@ -99,7 +99,8 @@ class Peer:
         await self._send({"id": request, "error": {"code": code, "message": message}})
 
     async def _send(self, message: Object) -> None:
-        line = json.dumps({"jsonrpc": "2.0", **message}, ensure_ascii=False).encode(errors="replace")
+        # In ASCII: some readers of lines take U+2028 for the end of one.
+        line = json.dumps({"jsonrpc": "2.0", **message}).encode()
         try:
             self._writer.write(line + b"\n")
             await self._writer.drain()

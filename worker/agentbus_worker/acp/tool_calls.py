@@ -19,7 +19,10 @@ class ToolCalls:
         """Take what the agent says of a use of a tool now; returns all that is known of it."""
         name = call_id(call)
         known = self._known.get(name, {})
-        merged = known | {field: call[field] for field in _FIELDS if call.get(field) not in (None, {}, "")}
+        said = {field: call[field] for field in _FIELDS if call.get(field) not in (None, {}, "")}
+        if said.get("kind") == "other" and "kind" in known:
+            del said["kind"]  # OpenCode asks so for whatever it has called by its kind before
+        merged = known | said
         if len(self._known) >= _MOST and name not in self._known:
             self._known.clear()
         self._known[name] = merged
@@ -37,7 +40,8 @@ def call_id(call: Object) -> str:
 
 def tool_of(call: Object) -> str:
     """Return the name of the tool, where the agent tells it apart from what it does with it; else the kind of tool."""
-    named = text_in(object_in(object_in(call.get("_meta")).get("claudeCode")).get("toolName"))
+    meta = object_in(call.get("_meta"))
+    named = text_in(meta.get("toolName")) or text_in(object_in(meta.get("claudeCode")).get("toolName"))
     kind = text_in(call.get("kind"))
     return named or (kind if kind != "other" else "") or title_of(call) or "tool"
 

@@ -3,20 +3,31 @@
 Agents name errors in several ways, and tell of no try to reach their model again, but for what some log.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.outcomes.failure_codes import FailureCode
-from agentbus.protocol.outcomes.run_report import Run, amount_in
+from agentbus.protocol.outcomes.run_report import Run, Usage, amount_in
 from agentbus_worker.acp.tool_calls import ToolCalls, arguments_of, call_id, title_of, tool_of
 from agentbus_worker.formats.events import Activity, Event, Notice, Question, Start, Text, Tool, ToolEnd, UsageSoFar
 from agentbus_worker.formats.gemini import retry_in_line as retry_of_gemini
 from agentbus_worker.formats.judgement import Ended
 from agentbus_worker.formats.opencode import retry_in_line as retry_of_opencode
-from agentbus_worker.formats.reading import Reader, Totals, number_at, objects_at, one_line, summary_of, text_at
-from agentbus_worker.formats.reasons import reason_of
+from agentbus_worker.formats.reading import (
+    Reader,
+    Totals,
+    number_at,
+    object_of_line,
+    objects_at,
+    one_line,
+    summary_of,
+    text_at,
+)
+from agentbus_worker.formats.reasons import Reason, reason_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _STOPS: Final[dict[str, FailureCode]] = {
     "max_tokens": "truncated",
@@ -42,6 +53,8 @@ class AcpReader(Reader):
         self._agent: str | None = None
         self._calls = ToolCalls()
         self._message_id = ""
+        self._held: str | None = None
+        """The first part of an answer. Where an error follows, it was none: agents say errors and warnings so, too."""
         self._died = ""
         self._unmet: FailureCode | None = None
         """The code of a failure for which the agent gave no reason that is known."""
@@ -63,11 +76,11 @@ class AcpReader(Reader):
 
     def _read_agent(self, value: dict[str, Json]) -> list[Event]:
         self._agent, self.version = text_at(value, "name") or None, text_at(value, "version") or None
-        return [Activity()]
+        return []
 
     def _read_session(self, value: dict[str, Json]) -> list[Event]:
         self.session, self.model = text_at(value, "session") or None, text_at(value, "model") or None
-        if value.get("resumed") is True:
+        if value.get("resumed") is True and self._before == _NOTHING:
             self._before = None  # what it has cost before this run is not known
         return [Start(self.session, self.model, text_at(value, "folder") or None)]
 
@@ -96,21 +109,34 @@ class AcpReader(Reader):
 
     def _read_part(self, update: dict[str, Json]) -> list[Event]:
         text, message = text_at(update, "content", "text"), text_at(update, "messageId")
+        if used := object_in(object_in(update.get("_meta")).get("usage")):  # Qwen Code: of one answer of the model
+            self._add(used)
         if not text:
             return [Activity()]
         self._say(text, more=message == self._message_id)
         self._message_id = message
-        return [Text(text)]
+        if self._held is None:
+            self._held = text
+            return [Activity()]
+        return [*self._let_go(), Text(text)]
+
+    def _let_go(self) -> list[Event]:
+        """Return the part that was held back, once it is clear that it is one of an answer."""
+        held, self._held = self._held, ""
+        return [Text(held)] if held else []
 
     def _read_tool(self, update: dict[str, Json]) -> list[Event]:
         known, call = self._calls.note(update), call_id(update)
         name, begun = tool_of(known), call in self._tools
-        events: list[Event] = []
+        summary, events = summary_of(arguments_of(known)), self._let_go()
+        if summary.startswith("{"):  # there is no argument that tells what it does, or not yet
+            if update.get("status") == "pending" and not begun:
+                return [*events, Activity()]
+            summary = title_of(known) or summary
         if not begun:
             self._use(call, name)
             self._say("")  # what was said before a tool is used is not the answer
-            summary = summary_of(arguments_of(known))
-            events.append(Tool(name, title_of(known) or summary if summary.startswith("{") else summary, call))
+            events.append(Tool(name, summary, call))
         if update.get("status") in ("completed", "failed"):
             self._calls.forget(update)
             self._tools.pop(call, None)
@@ -118,21 +144,27 @@ class AcpReader(Reader):
         return events or [Activity()]
 
     def _read_permission(self, value: dict[str, Json]) -> list[Event]:
-        tool, arguments = text_at(value, "tool"), value.get("arguments")
-        if value.get("allowed") is True:
+        tool, call, summary = text_at(value, "tool"), text_at(value, "call"), summary_of(value.get("arguments"))
+        if summary.startswith("{"):  # Gemini CLI tells no arguments
+            summary = text_at(value, "title") or summary
+        if value.get("allowed") is not True:
+            self._deny(tool, summary)
+            return [Activity(), Notice(one_line(f"not permitted: {tool}: {summary}"))]
+        if call in self._tools:
             return [Activity()]
-        self._deny(tool, arguments)
-        return [Activity(), Notice(one_line(f"not permitted: {tool}: {summary_of(arguments)}"))]
+        self._use(call, tool)
+        self._say("")
+        return [*self._let_go(), Tool(tool, summary, call)]
 
     # -- ends --------------------------------------------------------------------------------------------------------
 
     def _read_end(self, value: dict[str, Json]) -> list[Event]:
         self._finished = True
+        said = self._let_go()
         stop, usage = text_at(value, "stop"), object_in(value.get("usage"))
         if usage:
-            cached = number_at(usage, "cachedReadTokens")
-            read = number_at(usage, "inputTokens") + cached + number_at(usage, "cachedWriteTokens")
-            self._count(input_tokens=read, cached=cached, output=number_at(usage, "outputTokens"))
+            self._usage = Usage()
+            self._add(usage)
         else:
             self._read_quota(object_in(object_in(value.get("meta")).get("quota")))
         self._stop = _STOPS.get(stop)
@@ -143,7 +175,17 @@ class AcpReader(Reader):
                 self._fail("the agent cancelled its turn")
         elif self._stop is None and self._denied and not self._message.strip():
             self._stop = "denied"
-        return [UsageSoFar(self._usage, self._cost_usd)]
+        return [*said, UsageSoFar(self._usage, self._cost_usd)]
+
+    def _add(self, usage: dict[str, Json]) -> None:
+        """Add tokens as the protocol has them: those of a cache are not in `inputTokens`."""
+        before, cached = self._usage, number_at(usage, "cachedReadTokens")
+        read = number_at(usage, "inputTokens") + cached + number_at(usage, "cachedWriteTokens")
+        self._count(
+            input_tokens=(before.input_tokens or 0) + read,
+            cached=(before.cached_input_tokens or 0) + cached,
+            output=(before.output_tokens or 0) + number_at(usage, "outputTokens"),
+        )
 
     def _read_quota(self, quota: dict[str, Json]) -> None:
         """Read what Gemini CLI says of its tokens, and its models."""
@@ -151,23 +193,33 @@ class AcpReader(Reader):
         if tokens:
             self._count(input_tokens=number_at(tokens, "input_tokens"), cached=0,
                         output=number_at(tokens, "output_tokens"))  # fmt: skip
-        models = [text_at(one, "model") for one in objects_at(quota, "model_usage")]
-        self.model = models[-1] if models and models[-1] else self.model
+        models = list(objects_at(quota, "model_usage"))
+        if models:
+            most = max(models, key=lambda one: number_at(one, "token_count", "output_tokens"))
+            self.model = text_at(most, "model") or self.model
 
     def _read_error(self, value: dict[str, Json]) -> list[Event]:
         during, data = text_at(value, "during"), value.get("data")
         message = text_at(value, "message").strip()
+        message = (
+            text_at(object_of_line(message.encode()), "error", "message") or message
+        )  # Gemini CLI: an answer of HTTP
         if message.startswith(_INTERNAL):
             message = message.removeprefix(_INTERNAL).lstrip(": ")
         further = [text for text in _texts_of(data) if text not in message]
         words = ": ".join(part for part in (message, *further) if part)
         self._fail(words or text_at(value, "message"), _status_in(value))
+        if not words:
+            self._reason = Reason(None)
         if value.get("code") == _NEEDS_LOGIN:
             self._reason = self._reason._replace(code="auth")
         if during == "resume" and self._reason.code is None:
             self._reason = self._reason._replace(code="session_gone")
         self._unmet = "not_started" if during in _BEFORE_THE_PROMPT else None
-        return [Notice(one_line(self._error or ""))]
+        said = [Notice(one_line(event.text)) for event in self._let_go() if isinstance(event, Text)]
+        if self._message.strip() in words:  # Claude Code says an error first, as an answer
+            self._say("")
+        return [*said, Notice(one_line(self._error or ""))]
 
     def _read_exit(self, value: dict[str, Json]) -> list[Event]:
         code = value.get("code")
@@ -208,8 +260,9 @@ def _texts_of(data: Json) -> list[str]:
     """Return what the data of an error says in words."""
     if isinstance(data, str):
         return [data]
-    found = [text_at(data, name) for name in ("details", "message", "errorName", "codex_error_info")]
-    return [text for text in (*found, text_at(data, "error", "message")) if text and text != "other"]
+    found = [text_at(data, name) for name in ("details", "message", "errorName", "errorKind", "codex_error_info")]
+    found.append(text_at(data, "error", "message"))
+    return [text.replace("_", " ") for text in found if text and text != "other"]
 
 
 def _status_in(error: dict[str, Json]) -> int | None:

@@ -157,8 +157,8 @@ def command_limits(config: WorkerConfig) -> Limits:
 
 def _assignment(agent: AgentSection, prompt: str) -> Assignment:
     """Return what the driver of an agent that speaks the Agent Client Protocol is told."""
-    servers = tuple(server.for_session(name) for name, server in agent.mcp_servers.items())
-    return Assignment(prompt, mode=agent.acp_mode, permissions=agent.permissions, mcp_servers=servers)
+    servers = [server.for_session(name) for name, server in (agent.mcp_servers or {}).items()]
+    return Assignment(prompt, mode=agent.acp_mode or "", permissions=agent.permissions or "deny", mcp_servers=servers)
 
 
 @functools.cache
