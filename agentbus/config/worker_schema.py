@@ -108,6 +108,7 @@ class AgentSection(Section):
     acp_mode: Annotated[str, Field(max_length=200)] | None = None
     permissions: Literal["deny", "allow"] | None = None
     mcp_servers: dict[str, McpServer] | None = None
+    progress: Literal["off", "tools", "all"] = "all"
     description: Annotated[str, Field(max_length=500)] = ""
     setback_limit_seconds: Annotated[float, Field(ge=0, le=_LONGEST_SETBACK_S)] = 86_400
 

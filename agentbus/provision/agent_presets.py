@@ -17,6 +17,7 @@ class Preset:
         rights: how an operator gives the agent more rights, for the comment in the configuration.
         output: how the worker reads what the command prints.
         acp_mode: the mode in which an agent of the Agent Client Protocol asks before it does something.
+        untold: what that does not tell, for the same comment.
     """
 
     command: tuple[str, ...]
@@ -24,6 +25,7 @@ class Preset:
     version: str
     rights: str
     output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen", "acp"] = "text"
+    untold: str = ""
     acp_mode: str = ""
 
     @property
@@ -33,6 +35,7 @@ class Preset:
 
 
 _ASKS: Final = 'what it asks for is denied: permissions = "allow" in [agent] allows it'
+_UNTOLD: Final = "that it tries its model again, and not always a cut answer from a whole one"
 
 PRESETS: Final[dict[str, Preset]] = {
     "claude": Preset(
@@ -48,6 +51,7 @@ PRESETS: Final[dict[str, Preset]] = {
         "0.171.0",
         "its sandbox lets it change files below the folder in which it starts, and nothing else",
         "codex",
+        "a refusal from an empty answer",
     ),
     "gemini": Preset(
         ("gemini", "--output-format", "stream-json", "--approval-mode", "default"),
@@ -55,6 +59,7 @@ PRESETS: Final[dict[str, Preset]] = {
         "0.61.0",
         "it is offered no tool that would ask; --approval-mode auto_edit lets it change files",
         "gemini",
+        "an answer that was cut at the model's limit from a whole one",
     ),
     "opencode": Preset(
         ("opencode", "run", "--format", "json", "--print-logs", "--log-level", "ERROR"),
@@ -62,6 +67,7 @@ PRESETS: Final[dict[str, Preset]] = {
         "1.18.33",
         "its own configuration says what it may do, and it stops at a tool for which that says ask",
         "opencode",
+        "for how long its model's server has it wait",
     ),
     "qwen": Preset(
         ("qwen", "--output-format", "stream-json", "--include-partial-messages", "--approval-mode", "default"),
@@ -69,12 +75,14 @@ PRESETS: Final[dict[str, Preset]] = {
         "0.24.4",
         "it is offered no tool that would ask; --approval-mode auto-edit lets it change files",
         "qwen",
+        "a refusal from an empty answer, nor for how long its model's server has it wait",
     ),
     "hermes": Preset(
         ("hermes", "chat", "--quiet", "--query={input}"),
         "argv",
         "0.19.0",
         "its own configuration says what it may do",
+        untold="an answer that was cut at the model's limit, or a denied tool, from work that was done",
     ),
     "claude-acp": Preset(
         ("claude-agent-acp",),
@@ -82,7 +90,8 @@ PRESETS: Final[dict[str, Preset]] = {
         "0.49.0",
         f"{_ASKS}; it needs the package @agentclientprotocol/claude-agent-acp",
         "acp",
-        "default",
+        _UNTOLD,
+        acp_mode="default",
     ),
     "codex-acp": Preset(
         ("codex-acp",),
@@ -90,11 +99,12 @@ PRESETS: Final[dict[str, Preset]] = {
         "2.6.0",
         f"{_ASKS}; it needs the package @agentclientprotocol/codex-acp",
         "acp",
+        _UNTOLD,
     ),
-    "gemini-acp": Preset(("gemini", "--acp", "--approval-mode", "default"), "stdin", "0.61.0", _ASKS, "acp"),
-    "opencode-acp": Preset(("opencode", "acp"), "stdin", "1.18.33", _ASKS, "acp"),
-    "qwen-acp": Preset(("qwen", "--acp", "--approval-mode", "default"), "stdin", "0.24.4", _ASKS, "acp"),
-    "hermes-acp": Preset(("hermes", "acp"), "stdin", "0.19.0", _ASKS, "acp"),
+    "gemini-acp": Preset(("gemini", "--acp", "--approval-mode", "default"), "stdin", "0.61.0", _ASKS, "acp", _UNTOLD),
+    "opencode-acp": Preset(("opencode", "acp"), "stdin", "1.18.33", _ASKS, "acp", _UNTOLD),
+    "qwen-acp": Preset(("qwen", "--acp", "--approval-mode", "default"), "stdin", "0.24.4", _ASKS, "acp", _UNTOLD),
+    "hermes-acp": Preset(("hermes", "acp"), "stdin", "0.19.0", _ASKS, "acp", _UNTOLD),
 }
 
 

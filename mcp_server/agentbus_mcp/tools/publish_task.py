@@ -30,7 +30,7 @@ from agentbus_mcp.tools.parameters import (
     TaskType,
     parse_content,
 )
-from agentbus_mcp.tools.progress import progress
+from agentbus_mcp.tools.progress import is_wanted, progress
 
 
 def publish_task_tool(bus_link: BusLink, waits: Waits) -> Tool:
@@ -74,7 +74,8 @@ async def _wait(ctx: Context, coordinator: Coordinator, publication: Publication
     if (offer := current_offer()) is not None:
         watched_tasks.begin_publication(coordinator, publication, offer)
         return build_publication_answer(publication)
-    request = WatchRequest([str(TaskName(task.task_id, task.agent)) for task in publication.published])
+    names = [str(TaskName(task.task_id, task.agent)) for task in publication.published]
+    request = WatchRequest(names, follows=is_wanted(ctx))
     async with progress(ctx, DEFAULT_WAIT_S) as report:
         try:
             found = await watch(coordinator, request, report, waits)

@@ -23,9 +23,7 @@ OTHER: Final[dict[tuple[str, str], str]] = {
     ("opencode", "denied"): "denied",  # it stops
     ("acp", "denied"): "denied",  # OpenCode over the Agent Client Protocol
     ("acp", "max_tokens"): "completed",
-    # The agent does not tell an answer that was cut from a whole one.
-    ("gemini", "max_tokens"): "completed",
-    ("qwen", "max_tokens"): "completed",
+    ("gemini", "max_tokens"): "completed",  # it does not tell an answer that was cut from a whole one
     ("gemini", "rate_limit_long"): "quota",  # it names the hour
     # It tried again, or waited, until the run was ended.
     ("codex", "no_connection"): "timeout",

@@ -389,6 +389,22 @@ def test_the_log_of_opencode_says_why_it_tries_again() -> None:
     assert reader.feed_error(b"level=INFO message=init") == []
 
 
+def test_a_limit_after_which_nothing_is_tried_for_longer_than_it_may_be_waited_is_a_quota() -> None:
+    line = 'level=ERROR message="stream error" small=false error.error="AI_APICallError: %s"'
+    limited, broken = line % "429 rate limit reached", line % "Overloaded"
+    for told, code in ((limited, "quota"), (broken, "stalled")):
+        given_up = Watched("opencode").err(told).after(LONG_S)
+        assert given_up is not None
+        assert (given_up.reason, given_up.code) == ("stalled", code)
+    again = Watched("opencode")
+    for _ in range(int(STALL_S / 60)):
+        assert again.err(limited).after(60 - 1) is None
+        again.now += 1
+    given_up = again.after(LONG_S)
+    assert given_up is not None
+    assert given_up.code == "stalled", "it tries again and again, so no time is too long for it"
+
+
 # -- how it is judged --------------------------------------------------------------------------------------------
 
 

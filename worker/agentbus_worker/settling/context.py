@@ -12,6 +12,7 @@ from agentbus_worker.claim_records import ClaimRecords
 from agentbus_worker.disk.threads import Disk
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.pausing.pause import Cause, Pause
+from agentbus_worker.progress.run_progress import Progress
 from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.process_tree import Children
 from agentbus_worker.settling.decisions import Policy, on_setback
@@ -44,6 +45,7 @@ class Context:
     held: Container[TaskKey]
     metrics: Metrics
     temporary: TemporaryFolders
+    progress: Progress
     disk: Disk = field(default_factory=lambda: Disk(threads=False))
     dead_letters: dict[str, str] = field(default_factory=dict[str, str])
 
