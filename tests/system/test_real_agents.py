@@ -8,10 +8,10 @@ from agentbus.protocol.json_codec import Json
 from agentbus.protocol.outcomes.failure_codes import FAILURE_CODES
 from agentbus.provision.agent_presets import PRESETS
 from real_agents.__main__ import ALL_CASES, table
-from real_agents.agents import AGENTS, TEXT_AGENTS
+from real_agents.agents import ALL_AGENTS
 from real_agents.judging import expected, judged, of_agent
 
-RUN: Final = AGENTS | TEXT_AGENTS
+RUN: Final = ALL_AGENTS
 STATUSES: Final = ("completed", "needs_approval")
 REFUSED: Final[dict[str, Json]] = {
     "status": "failed", "failure": {"code": "auth", "message": "401: a bad key"}, "duration_seconds": 30.5,
