@@ -120,7 +120,12 @@ class AgentSection(Section):
             raise ValueError("chat_cmd is empty; name the agent command and its arguments")
         if self.output == "acp":
             self._check_acp()
-            return self
+        else:
+            self._check_prompt()
+        return self
+
+    def _check_prompt(self) -> None:
+        """Refuse a command that the prompt does not reach, and what only an agent with a protocol takes."""
         if named := sorted(self.model_fields_set & {"acp_mode", "permissions", "mcp_servers"}):
             raise ValueError(f'{named[0]} goes with output = "acp"; what another agent may do stands in chat_cmd')
         wanted = {"argv": INPUT_PLACEHOLDER, "file": INPUT_FILE_PLACEHOLDER, "stdin": None}
@@ -135,7 +140,6 @@ class AgentSection(Section):
                 )
             if via != self.prompt_via and present:
                 raise ValueError(f'chat_cmd has {placeholder}, which goes with prompt_via = "{via}"')
-        return self
 
     def _check_acp(self) -> None:
         """Refuse what does not go with an agent that gets its prompt by the Agent Client Protocol."""

@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 
 from agentbus.protocol.outcomes.run_report import Denied, Usage
-from agentbus_worker.formats.acp import AcpReader
+from agentbus_worker.acp.reader import AcpReader
 from agentbus_worker.formats.events import Event, Notice, Retry, Text, Tool, ToolEnd
 from agentbus_worker.formats.judgement import Ended, Judgement
 from support.harness import ROOT

@@ -1,6 +1,6 @@
 """Runs one agent that speaks the Agent Client Protocol, for one prompt: the command of a task of `output = "acp"`.
 
-It prints what happens as lines, which `agentbus_worker.formats.acp` reads, so that limits, transcripts and the end of
+It prints what happens as lines, which `agentbus_worker.acp.reader` reads, so that limits, transcripts and the end of
 all processes are those of any other command. SIGTERM cancels the turn first; a second one ends it.
 """
 

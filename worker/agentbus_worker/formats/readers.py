@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from agentbus_worker.formats.acp import AcpReader
+from agentbus_worker.acp.reader import AcpReader
 from agentbus_worker.formats.claude import ClaudeReader
 from agentbus_worker.formats.codex import CodexReader
 from agentbus_worker.formats.gemini import GeminiReader

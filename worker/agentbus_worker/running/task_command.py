@@ -42,9 +42,9 @@ _PLACEHOLDER: Final = re.compile(
     )
 )
 ACP: Final = "acp"
-"""The output of a driver that speaks the Agent Client Protocol with the agent; the driver is what the worker runs."""
-_DRIVER: Final = (sys.executable, "-P", "-m", "agentbus_worker.acp")
-"""With -P the folder of a task, which is where it starts, holds no module of it."""
+"""The output of a driver that speaks the Agent Client Protocol with the agent."""
+_DRIVERS: Final = {ACP: (sys.executable, "-P", "-m", "agentbus_worker.acp")}
+"""What is run in place of the command, and runs it. With -P the folder of a task, where it starts, has no module of it."""
 
 
 class Attempt(NamedTuple):
@@ -86,7 +86,7 @@ async def task_command(
     """
     agent, worker, owner, run_id = config.agent, config.worker, attempt.owner, attempt.run_id
     prompt = build_prompt(task, agent=agent.id, owner=owner, extra_instruction=agent.extra_instruction)
-    file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" and agent.output != ACP else None
+    file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" else None
     folder = working_folder(
         worker.workdir, _folder_name(task.id, owner), keep=worker.keep_workdir, threads=disk.folders, stop=stop
     )
@@ -105,9 +105,8 @@ async def task_command(
                                    "the command would take it for an option")  # fmt: skip
             # In one pass: placeholders inside the prompt must not be replaced.
             words = [_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in agent.chat_cmd]
-            stdin = prompt.encode() if agent.prompt_via == "stdin" else None
             yield Command(
-                argv=[*_DRIVER, *words] if agent.output == ACP else words,
+                argv=[*_DRIVERS.get(agent.output, ()), *words],
                 env={
                     **_of_format(agent.output),
                     **_environment(agent.id, task, attempt, workdir),
@@ -116,7 +115,7 @@ async def task_command(
                 run_id=run_id,
                 task_id=task.id,
                 cwd=workdir,
-                stdin=_assignment(agent, prompt).to_bytes() if agent.output == ACP else stdin,
+                stdin=_standard_input(agent, prompt),
                 owner=owner,
             )
         finally:
@@ -155,10 +154,13 @@ def command_limits(config: WorkerConfig) -> Limits:
     )
 
 
-def _assignment(agent: AgentSection, prompt: str) -> Assignment:
-    """Return what the driver of an agent that speaks the Agent Client Protocol is told."""
-    servers = [server.for_session(name) for name, server in (agent.mcp_servers or {}).items()]
-    return Assignment(prompt, mode=agent.acp_mode or "", permissions=agent.permissions or "deny", mcp_servers=servers)
+def _standard_input(agent: AgentSection, prompt: str) -> bytes | None:
+    """Return what the command gets there: the prompt, or what the driver of an agent is told; None for nothing."""
+    if agent.output == ACP:
+        servers = [server.for_session(name) for name, server in (agent.mcp_servers or {}).items()]
+        mode, permissions = agent.acp_mode or "", agent.permissions or "deny"
+        return Assignment(prompt, mode=mode, permissions=permissions, mcp_servers=servers).to_bytes()
+    return prompt.encode() if agent.prompt_via == "stdin" else None
 
 
 @functools.cache

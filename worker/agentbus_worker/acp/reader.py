@@ -199,27 +199,20 @@ class AcpReader(Reader):
             self.model = text_at(most, "model") or self.model
 
     def _read_error(self, value: dict[str, Json]) -> list[Event]:
-        during, data = text_at(value, "during"), value.get("data")
-        message = text_at(value, "message").strip()
-        message = (
-            text_at(object_of_line(message.encode()), "error", "message") or message
-        )  # Gemini CLI: an answer of HTTP
-        if message.startswith(_INTERNAL):
-            message = message.removeprefix(_INTERNAL).lstrip(": ")
-        further = [text for text in _texts_of(data) if text not in message]
-        words = ": ".join(part for part in (message, *further) if part)
+        during, words = text_at(value, "during"), _words_of(value)
         self._fail(words or text_at(value, "message"), _status_in(value))
-        if not words:
-            self._reason = Reason(None)
-        if value.get("code") == _NEEDS_LOGIN:
-            self._reason = self._reason._replace(code="auth")
-        if during == "resume" and self._reason.code is None:
-            self._reason = self._reason._replace(code="session_gone")
+        self._reason = self._reason._replace(code=self._code_of(value, during)) if words else Reason(None)
         self._unmet = "not_started" if during in _BEFORE_THE_PROMPT else None
         said = [Notice(one_line(event.text)) for event in self._let_go() if isinstance(event, Text)]
         if self._message.strip() in words:  # Claude Code says an error first, as an answer
             self._say("")
         return [*said, Notice(one_line(self._error or ""))]
+
+    def _code_of(self, value: dict[str, Json], during: str) -> FailureCode | None:
+        """Return the code of an error, which its words have been searched for."""
+        if value.get("code") == _NEEDS_LOGIN:
+            return "auth"
+        return self._reason.code or ("session_gone" if during == "resume" else None)
 
     def _read_exit(self, value: dict[str, Json]) -> list[Event]:
         code = value.get("code")
@@ -254,6 +247,16 @@ def _output_of(update: dict[str, Json]) -> str:
     else:
         texts.append(text_at(raw, "output") or text_at(raw, "error"))
     return one_line(next((text for text in texts if text), ""))
+
+
+def _words_of(error: dict[str, Json]) -> str:
+    """Return what an error says; empty where that is only that there was one."""
+    message = text_at(error, "message").strip()
+    message = text_at(object_of_line(message.encode()), "error", "message") or message  # Gemini CLI: an answer of HTTP
+    if message.startswith(_INTERNAL):
+        message = message.removeprefix(_INTERNAL).lstrip(": ")
+    further = [text for text in _texts_of(error.get("data")) if text not in message]
+    return ": ".join(part for part in (message, *further) if part)
 
 
 def _texts_of(data: Json) -> list[str]:
