@@ -44,7 +44,7 @@ _PLACEHOLDER: Final = re.compile(
 ACP: Final = "acp"
 """The output of a driver that speaks the Agent Client Protocol with the agent."""
 _DRIVERS: Final = {ACP: (sys.executable, "-P", "-m", "agentbus_worker.acp")}
-"""What is run in place of the command, and runs it. With -P the folder of a task, where it starts, has no module of it."""
+"""What runs a command. With -P the folder of a task, where it starts, has no module of it."""
 
 
 class Attempt(NamedTuple):
