@@ -116,7 +116,7 @@ async def test_an_agent_that_only_waits_has_stalled_and_one_that_cannot_log_in_p
         await going.until_said("handed back unrun")
         await coordinator.task(task_id).cancel()
         assert (await settled(coordinator, task_id)).state == "cancelled"
-    config = config_for(tmp_path, server, "say=I begin.", "think", f"error={refused}")
+    config = config_for(tmp_path, server, "say=I begin.", "tool", f"error={refused}")
     async with worker(config):
         status = await outcome(coordinator, "x")
     assert status.failure is not None

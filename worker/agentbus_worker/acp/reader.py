@@ -48,6 +48,8 @@ class AcpReader(Reader):
 
     kind: ClassVar[str] = "acp"
 
+    _before: Totals | None
+
     def __init__(self, before: Totals | None = _NOTHING) -> None:
         super().__init__(before)
         self._agent: str | None = None
