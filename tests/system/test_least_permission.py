@@ -259,7 +259,12 @@ async def _read_resource(client: Client, uri: str) -> dict[str, Any]:
 
 def for_lead() -> dict[str, str]:
     """What an agent may not do that may give tasks to doc: all that code may not, but for what a member may."""
-    member = ("read its own inbox", "watch its own ledger", "list the consumers of the tasks")
+    member = (
+        "read its own inbox",
+        "watch its own ledger",
+        "list the consumers of the tasks",
+        "follow which agents are paused",
+    )
     return {what: subject for what, subject in for_agent("lead", "code").items() if what not in member} | {
         "give tasks to doc as main": "agent.doc.tasks",
         "give tasks to doc as another party": "agent.doc.tasks.main",

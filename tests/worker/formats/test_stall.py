@@ -79,11 +79,11 @@ BEGINNING = {
 }
 IN_A_TOOL = {
     "acp": '"status":"in_progress"',
-    "claude": '"tool_use"',
+    "claude": '"content":[{"type":"tool_use"',
     "codex": "item.started",
     "gemini": "tool_use",
     "opencode": '"text"',
-    "qwen": '"tool_use"',
+    "qwen": '"content":[{"type":"tool_use"',
 }
 
 
@@ -113,7 +113,8 @@ def test_it_is_counted_again_once_the_tool_has_ended(agent: str) -> None:
     begun = until(agent, "tool", IN_A_TOOL[agent])
     run = Watched(agent).out(*begun)
     run.after(LONG_S)
-    run.out(recording(agent, "tool").stdout[len(begun)])
+    # Behind the parts of the message that asked for the tool, its end is what comes next.
+    run.out(next(line for line in recording(agent, "tool").stdout[len(begun) :] if '"stream_event"' not in line))
     given_up = run.after(STALL_S)
     assert given_up is not None
     assert given_up.reason == "stalled"
