@@ -9,7 +9,10 @@ import pytest
 
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
+from agentbus.config.loading import load_worker
 from agentbus.provision.nats_server import NatsServer
+from agentbus_worker.progress.redaction import REDACTED
+from agentbus_worker.progress.run_progress import Progress
 from support.acp_driver import AGENT
 from support.harness import eventually, processes_with, worker, worker_toml
 from support.jobs import acknowledged, error, outcome, publish, settled, text
@@ -50,6 +53,21 @@ async def test_a_task_is_done_and_its_result_is_the_last_message(
     assert status.result is not None
     kept = (status.result.model_extra or {})["transcript"]
     assert kept["bytes"] > 500
+
+
+async def test_the_keys_of_mcp_servers_are_not_told_while_a_task_runs(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+) -> None:
+    await set_up(coordinator.bus, ["code"])
+    servers = (
+        '[agent.mcp_servers.docs]\ncommand = "docs"\nenv = {DOCS_KEY = "swordfish-42", DOCS_PLACE = "the-library"}\n'
+        '[agent.mcp_servers.web]\nurl = "http://127.0.0.1:1/mcp"\nheaders = {X-Any = "caterpillar-42"}\n'
+    )
+    config = config_for(tmp_path, server)
+    config.write_text(config.read_text(encoding="utf-8") + servers, encoding="utf-8")
+    loaded, _ = load_worker(config)
+    redact = Progress(coordinator.bus, loaded).redact
+    assert redact("swordfish-42 the-library caterpillar-42") == f"{REDACTED} the-library {REDACTED}"
 
 
 async def test_a_module_in_the_folder_of_a_task_is_none_of_the_driver(

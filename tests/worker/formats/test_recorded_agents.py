@@ -116,8 +116,8 @@ def test_session_and_numbers_of_a_run_are_reported(agent: str) -> None:
     assert report.usage.input_tokens
     assert report.usage.input_tokens >= (report.usage.cached_input_tokens or 0)
     assert (report.cost_usd is not None) == (agent in ("acp", "claude", "opencode"))
-    assert (report.model is not None) == (agent in ("claude", "gemini", "qwen"))
-    assert report.version == (run.version if agent in ("claude", "qwen") else None)
+    assert (report.model is not None) == (agent in ("acp", "claude", "gemini", "qwen"))
+    assert report.version == (run.version.split()[-1] if agent in ("acp", "claude", "qwen") else None)
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex", "opencode"])
