@@ -65,7 +65,12 @@ class Driver:
 
 @asynccontextmanager
 async def driver(
-    *does: str, folder: Path, command: list[str] | None = None, prompt: str = "Do it.", **given: Any
+    *does: str,
+    folder: Path,
+    command: list[str] | None = None,
+    prompt: str = "Do it.",
+    stdout: int = asyncio.subprocess.PIPE,
+    **given: Any,
 ) -> AsyncGenerator[Driver]:
     """Run the driver with an agent that does what is said; nothing of it is left after the block."""
     words = command if command is not None else [*AGENT, *does]
@@ -73,7 +78,7 @@ async def driver(
     with errors.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "agentbus_worker.acp", *words,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=stderr,
+            stdin=asyncio.subprocess.PIPE, stdout=stdout, stderr=stderr,
             cwd=folder, start_new_session=True, limit=16_777_216,
         )  # fmt: skip
     assert process.stdin is not None

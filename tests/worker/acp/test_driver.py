@@ -304,3 +304,15 @@ async def test_sigterm_before_the_prompt_ends_it_at_once(tmp_path: Path) -> None
         run.process.send_signal(signal.SIGTERM)
         await run.end()
     assert run.process.returncode == 128 + signal.SIGTERM
+
+
+async def test_a_driver_whose_lines_are_not_read_any_more_ends_with_its_agent(tmp_path: Path) -> None:
+    """As those of a worker that was killed are not."""
+    reading, writing = os.pipe()
+    async with driver("stream=50000", "hang", folder=tmp_path, stdout=writing) as run:
+        os.close(writing)
+        assert await asyncio.to_thread(os.read, reading, 100)
+        os.close(reading)
+        async with asyncio.timeout(BOUND_S):
+            await run.process.wait()
+        await eventually(lambda: not _group_lives(run.process.pid), "nothing of it is left")
