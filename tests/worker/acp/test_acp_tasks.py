@@ -122,7 +122,7 @@ async def test_an_agent_that_only_waits_has_stalled_and_one_that_cannot_log_in_p
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ) -> None:
     await set_up(coordinator.bus, ["code"])
-    async with worker(config_for(tmp_path, server, "hang", stall_timeout_seconds=at_this_pace(1))):
+    async with worker(config_for(tmp_path, server, "say=Hello.", "hang", stall_timeout_seconds=at_this_pace(1))):
         status = await outcome(coordinator, "x")
         await acknowledged(coordinator)
     assert status.failure is not None

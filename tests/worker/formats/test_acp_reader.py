@@ -8,7 +8,7 @@ import pytest
 from agentbus.protocol.outcomes.run_report import Denied, Usage
 from agentbus_worker.acp.reader import AcpReader
 from agentbus_worker.formats.events import Event, Notice, Retry, Text, Tool, ToolEnd
-from agentbus_worker.formats.judgement import Ended, Judgement
+from agentbus_worker.formats.judgement import Ended, GivenUp, Judgement
 from support.harness import ROOT
 
 RECORDED: Final = ROOT / "tests" / "recorded" / "acp"
@@ -126,6 +126,20 @@ def test_an_agent_that_was_killed_by_a_signal_is_told_so() -> None:
     assert failed(judgement) == ("signal", "the agent ended with exit code -9 before it had answered the prompt")
     judgement, _ = read({"acp": "exit", "during": "session", "code": None})
     assert failed(judgement) == ("not_started", "the agent closed its output before it had answered session")
+
+
+@pytest.mark.parametrize("stop", ["cancelled", "end_turn"])
+def test_a_run_that_was_given_up_has_not_succeeded_whatever_its_agent_says_of_the_cancelled_turn(stop: str) -> None:
+    content = {"type": "text", "text": "So far."}
+    given_up = GivenUp("stalled", "made no progress for 600 s", "stalled")
+    judgement, _ = read(
+        {"acp": "update", "update": {"sessionUpdate": "agent_message_chunk", "content": content}},
+        {"acp": "end", "stop": stop, "cancelled": True},
+        ended=Ended("stalled", 143, "made no progress for 600 s and was ended", given_up=given_up),
+    )
+    assert (failed(judgement), judgement.text) == (
+        ("stalled", "made no progress for 600 s and was ended"), "So far."
+    )  # fmt: skip
 
 
 def test_values_of_other_types_are_never_an_error() -> None:

@@ -50,7 +50,7 @@ class Conversation:
         )  # fmt: skip
         self._session: str | None = None
         self._replays = False
-        self._prompting = False
+        self._prompting = self._cancelled = False
         self._notes = 0
         self.during = "start"
         self.gone = False
@@ -78,6 +78,7 @@ class Conversation:
         """Ask the agent to end its turn; returns whether it has one that can end so."""
         await self._permissions.cancel("the run is being cancelled")
         if self._prompting:
+            self._cancelled = True
             await self.peer.notify("session/cancel", {"sessionId": self._session})
         return self._prompting
 
@@ -157,7 +158,11 @@ class Conversation:
         ended = await self._result_of(reply)
         if ended is not None:
             await self._lines.write(
-                "end", stop=ended.get("stopReason"), usage=ended.get("usage"), meta=ended.get("_meta")
+                "end",
+                stop=ended.get("stopReason"),
+                usage=ended.get("usage"),
+                meta=ended.get("_meta"),
+                cancelled=self._cancelled or None,
             )
 
     async def _step(self, during: str, params: Object, method: str | None = None) -> Object | None:

@@ -161,7 +161,6 @@ class AcpReader(Reader):
     # -- ends --------------------------------------------------------------------------------------------------------
 
     def _read_end(self, value: dict[str, Json]) -> list[Event]:
-        self._finished = True
         said = self._let_go()
         stop, usage = text_at(value, "stop"), object_in(value.get("usage"))
         if usage:
@@ -169,7 +168,14 @@ class AcpReader(Reader):
             self._add(usage)
         else:
             self._read_quota(object_in(object_in(value.get("meta")).get("quota")))
-        self._stop = _STOPS.get(stop)
+        # A turn that the driver was told to cancel has not succeeded, whatever the agent says of its end.
+        self._finished = value.get("cancelled") is not True
+        self._stop = _STOPS.get(stop) if self._finished else None
+        if self._finished:
+            self._note_stop(stop)
+        return [*said, UsageSoFar(self._usage, self._cost_usd)]
+
+    def _note_stop(self, stop: str) -> None:
         if stop == "cancelled":
             if self._denied:
                 self._stop = "denied"
@@ -177,7 +183,6 @@ class AcpReader(Reader):
                 self._fail("the agent cancelled its turn")
         elif self._stop is None and self._denied and not self._message.strip():
             self._stop = "denied"
-        return [*said, UsageSoFar(self._usage, self._cost_usd)]
 
     def _add(self, usage: dict[str, Json]) -> None:
         """Add tokens as the protocol has them: those of a cache are not in `inputTokens`."""
