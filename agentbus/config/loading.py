@@ -197,10 +197,16 @@ def _exposed(path: Path, values: Mapping[str, Any]) -> Iterable[str]:
     secret_files = [
         in_home(str(nats[key])) for key in (*SECRET_FILES, *SECRET_FILES_OF_QUEUE, "key_file") if key in nats
     ]
-    if secret_in(str(nats.get("url", DEFAULT_URL))):
+    if secret_in(str(nats.get("url", DEFAULT_URL))) or _has_secrets_of_servers(values):
         secret_files.append(path)
     for file in secret_files:
         yield from exposure(file)
+
+
+def _has_secrets_of_servers(values: Mapping[str, Any]) -> bool:
+    """Whether an agent's MCP servers have variables or headers, which are keys as a rule."""
+    servers = cast("dict[str, Any]", values.get("agent", {})).get("mcp_servers", {})
+    return any(server.get("env") or server.get("headers") for server in servers.values())
 
 
 def exposure(file: Path) -> Iterable[str]:

@@ -68,6 +68,35 @@ _LONGEST_SETBACK_S: Final = 6 * 86_400
 """The stream of tasks keeps a message for seven days: a task must have its result before it is gone."""
 
 
+class McpServer(Section):
+    """An MCP server that an agent of the Agent Client Protocol gets with its session: a command, or a URL."""
+
+    command: str = ""
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = Field(default_factory=dict, repr=False)
+    url: str = ""
+    transport: Literal["http", "sse"] = "http"
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
+
+    @model_validator(mode="after")
+    def _check(self) -> "McpServer":
+        if bool(self.command) == bool(self.url):
+            raise ValueError("an MCP server has a command or a url")
+        if (self.url and (self.args or self.env)) or (self.command and self.headers):
+            raise ValueError("args and env go with command, headers with url")
+        return self
+
+    def for_session(self, name: str) -> dict[str, Any]:
+        """Return it as the protocol has it."""
+        if self.url:
+            return {"type": self.transport, "name": name, "url": self.url, "headers": _pairs(self.headers)}
+        return {"name": name, "command": self.command, "args": list(self.args), "env": _pairs(self.env)}
+
+
+def _pairs(values: dict[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
 class AgentSection(Section):
     """Which agent this is and the command that it runs."""
 
@@ -75,7 +104,10 @@ class AgentSection(Section):
     chat_cmd: Annotated[tuple[str, ...], BeforeValidator(_split_command)]
     extra_instruction: str = ""
     prompt_via: Literal["argv", "stdin", "file"] = "argv"
-    output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen"] = "text"
+    output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen", "acp"] = "text"
+    acp_mode: Annotated[str, Field(max_length=200)] | None = None
+    permissions: Literal["deny", "allow"] | None = None
+    mcp_servers: dict[str, McpServer] | None = None
     progress: Literal["off", "tools", "all"] = "all"
     description: Annotated[str, Field(max_length=500)] = ""
     setback_limit_seconds: Annotated[float, Field(ge=0, le=_LONGEST_SETBACK_S)] = 86_400
@@ -86,6 +118,16 @@ class AgentSection(Section):
             raise ValueError(f"id: no agent can be called {self.id}: that is a party of every bus")
         if not self.chat_cmd or not self.chat_cmd[0].strip():
             raise ValueError("chat_cmd is empty; name the agent command and its arguments")
+        if self.output == "acp":
+            self._check_acp()
+        else:
+            self._check_prompt()
+        return self
+
+    def _check_prompt(self) -> None:
+        """Refuse a command that the prompt does not reach, and what only an agent with a protocol takes."""
+        if named := sorted(self.model_fields_set & {"acp_mode", "permissions", "mcp_servers"}):
+            raise ValueError(f'{named[0]} goes with output = "acp"; what another agent may do stands in chat_cmd')
         wanted = {"argv": INPUT_PLACEHOLDER, "file": INPUT_FILE_PLACEHOLDER, "stdin": None}
         for via, placeholder in wanted.items():
             if placeholder is None:
@@ -98,7 +140,14 @@ class AgentSection(Section):
                 )
             if via != self.prompt_via and present:
                 raise ValueError(f'chat_cmd has {placeholder}, which goes with prompt_via = "{via}"')
-        return self
+
+    def _check_acp(self) -> None:
+        """Refuse what does not go with an agent that gets its prompt by the Agent Client Protocol."""
+        if "prompt_via" in self.model_fields_set and self.prompt_via != "stdin":
+            raise ValueError('prompt_via must be "stdin", or left out: with output = "acp" the protocol has the prompt')
+        for placeholder in (INPUT_PLACEHOLDER, INPUT_FILE_PLACEHOLDER):
+            if any(placeholder in word for word in self.chat_cmd[1:]):
+                raise ValueError(f'chat_cmd has {placeholder}: with output = "acp" the protocol has the prompt')
 
 
 _STALL_S: Final = 600.0

@@ -16,6 +16,7 @@ class Preset:
         version: the version with which the command was tried.
         rights: how an operator gives the agent more rights, for the comment in the configuration.
         output: how the worker reads what the command prints.
+        acp_mode: the mode in which an agent of the Agent Client Protocol asks before it does something.
         untold: what that does not tell, for the same comment.
     """
 
@@ -23,14 +24,18 @@ class Preset:
     prompt_via: Literal["argv", "stdin"]
     version: str
     rights: str
-    output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen"] = "text"
+    output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen", "acp"] = "text"
     untold: str = ""
+    acp_mode: str = ""
 
     @property
     def executable(self) -> str:
         """The program that must be on the PATH."""
         return self.command[0]
 
+
+_ASKS: Final = 'what it asks for is denied: permissions = "allow" in [agent] allows it'
+_UNTOLD: Final = "that it tries its model again, and not always a cut answer from a whole one"
 
 PRESETS: Final[dict[str, Preset]] = {
     "claude": Preset(
@@ -79,9 +84,30 @@ PRESETS: Final[dict[str, Preset]] = {
         "its own configuration says what it may do",
         untold="an answer that was cut at the model's limit, or a denied tool, from work that was done",
     ),
+    "claude-acp": Preset(
+        ("claude-agent-acp",),
+        "stdin",
+        "0.49.0",
+        f"{_ASKS}; it needs the package @agentclientprotocol/claude-agent-acp",
+        "acp",
+        _UNTOLD,
+        acp_mode="default",
+    ),
+    "codex-acp": Preset(
+        ("codex-acp",),
+        "stdin",
+        "2.6.0",
+        f"{_ASKS}; it needs the package @agentclientprotocol/codex-acp",
+        "acp",
+        _UNTOLD,
+    ),
+    "gemini-acp": Preset(("gemini", "--acp", "--approval-mode", "default"), "stdin", "0.61.0", _ASKS, "acp", _UNTOLD),
+    "opencode-acp": Preset(("opencode", "acp"), "stdin", "1.18.33", _ASKS, "acp", _UNTOLD),
+    "qwen-acp": Preset(("qwen", "--acp", "--approval-mode", "default"), "stdin", "0.24.4", _ASKS, "acp", _UNTOLD),
+    "hermes-acp": Preset(("hermes", "acp"), "stdin", "0.19.0", _ASKS, "acp", _UNTOLD),
 }
 
 
 def installed() -> list[str]:
-    """Return the names of the presets whose program is on the PATH."""
-    return [name for name, preset in PRESETS.items() if shutil.which(preset.executable)]
+    """Return the names of the presets whose program is on the PATH, each program once."""
+    return [name for name, preset in PRESETS.items() if preset.output != "acp" and shutil.which(preset.executable)]

@@ -27,6 +27,7 @@ class AgentCommand:
     prompt_via: str
     remark: str = ""
     output: str = "text"
+    acp_mode: str = ""
 
 
 def preset_command(name: str) -> AgentCommand:
@@ -34,7 +35,7 @@ def preset_command(name: str) -> AgentCommand:
     preset: Preset = PRESETS[name]
     remark = f"As of {preset.executable} {preset.version}. It gets no rights by itself: {preset.rights}."
     remark += f" It does not tell {preset.untold}." if preset.untold else ""
-    return AgentCommand(preset.command, preset.prompt_via, remark, preset.output)
+    return AgentCommand(preset.command, preset.prompt_via, remark, preset.output, preset.acp_mode)
 
 
 def custom_command(text: str) -> AgentCommand:
@@ -71,7 +72,8 @@ def join_as_worker(bundle: Bundle, folder: Path, command: AgentCommand) -> Path:
     _refuse_existing(path, "agentbus worker init")
     head = "# Configuration of `agentbus worker run`. All keys: config/agentbus.worker.example.toml.\n\n"
     agent = {"id": bundle.id, "chat_cmd": command.words, "prompt_via": command.prompt_via,
-             **({"output": command.output} if command.output != "text" else {})}  # fmt: skip
+             **({"output": command.output} if command.output != "text" else {}),
+             **({"acp_mode": command.acp_mode} if command.acp_mode else {})}  # fmt: skip
     remarks = {"chat_cmd": command.remark} if command.remark else {}
     _write(
         bundle, folder, path, head + toml_text({"agent": agent, "nats": _nats_section(bundle, folder)}, remarks=remarks)

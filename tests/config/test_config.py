@@ -963,3 +963,61 @@ def test_a_file_of_a_worker_that_cannot_be_read_stops_no_coordinator(
 def test_a_url_that_cannot_be_used_is_refused_wherever_it_comes_from(arguments: dict[str, Any]):
     with pytest.raises(ConfigError, match="begins with 'http'"):
         load_coordinator(**arguments)
+
+
+# -- agents of the Agent Client Protocol --------------------------------------------------------------------------
+
+
+def acp_file(files: Files, keys: str, servers: str = "") -> Path:
+    """The configuration of a worker with an agent of the protocol."""
+    agent = f'[agent]\nid = "code"\nchat_cmd = ["my-agent", "acp"]\n{keys}\n{servers}\n'
+    return files.write(f'{agent}[nats]\nurl = "nats://127.0.0.1:7422"\n')
+
+
+def test_an_agent_of_the_protocol_has_a_mode_permissions_and_mcp_servers(files: Files):
+    servers = (
+        '[agent.mcp_servers.docs]\ncommand = "docs-mcp"\nargs = ["--all"]\nenv = {KEY = "s3cret"}\n'
+        '[agent.mcp_servers.web]\nurl = "https://example.org/mcp"\nheaders = {Authorization = "Bearer s3cret"}\n'
+    )
+    path = acp_file(files, 'output = "acp"\nacp_mode = "plan"\npermissions = "allow"', servers)
+    path.chmod(0o600)
+    config, warnings = load_worker(path)
+    agent = config.agent
+    assert (agent.acp_mode, agent.permissions, warnings) == ("plan", "allow", [])
+    assert agent.mcp_servers is not None
+    assert [server.for_session(name) for name, server in agent.mcp_servers.items()] == [
+        {"name": "docs", "command": "docs-mcp", "args": ["--all"], "env": [{"name": "KEY", "value": "s3cret"}]},
+        {"type": "http", "name": "web", "url": "https://example.org/mcp",
+         "headers": [{"name": "Authorization", "value": "Bearer s3cret"}]},
+    ]  # fmt: skip
+    assert "s3cret" not in repr(config)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no modes")
+def test_a_file_with_secrets_for_mcp_servers_that_others_can_read_earns_a_warning(files: Files):
+    path = acp_file(files, 'output = "acp"', '[agent.mcp_servers.docs]\ncommand = "docs"\nenv = {KEY = "s3cret"}')
+    path.chmod(0o644)
+    _, warnings = load_worker(path)
+    assert [f"chmod 600 {path}" in warning for warning in warnings] == [True]
+
+
+@pytest.mark.parametrize(
+    ("keys", "servers", "reason"),
+    [
+        ('permissions = "allow"\nprompt_via = "stdin"', "", 'permissions goes with output = "acp"'),
+        ('output = "claude"\nprompt_via = "stdin"\nacp_mode = "plan"', "", 'acp_mode goes with output = "acp"'),
+        ('output = "acp"\nprompt_via = "file"', "", 'prompt_via must be "stdin", or left out'),
+        ('output = "acp"', '[agent.mcp_servers.x]\nargs = ["a"]', "an MCP server has a command or a url"),
+        ('output = "acp"', '[agent.mcp_servers.x]\nurl = "u"\nenv = {A = "b"}', "args and env go with command"),
+        ('output = "acp"\npermissions = "ask"', "", "permissions"),
+    ],
+)
+def test_what_does_not_go_with_the_protocol_is_refused(files: Files, keys: str, servers: str, reason: str):
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        load_worker(acp_file(files, keys, servers))
+
+
+def test_a_command_of_the_protocol_takes_no_prompt(files: Files):
+    text = '[agent]\nid = "code"\nchat_cmd = ["a", "{input}"]\noutput = "acp"\n[nats]\nurl = "nats://127.0.0.1:1"\n'
+    with pytest.raises(ConfigError, match="the protocol has the prompt"):
+        load_worker(files.write(text))

@@ -19,7 +19,12 @@ from agentbus.provision.join import custom_command, preset_command
 from support.harness import ROOT
 
 RECORDED = ROOT / "tests" / "recorded"
-SUBCOMMANDS = {"codex": ["exec"], "opencode": ["run"], "hermes": ["chat"]}
+SUBCOMMANDS = {
+    "codex": ["exec"], "opencode": ["run"], "hermes": ["chat"], "opencode-acp": ["acp"], "hermes-acp": ["acp"]
+}  # fmt: skip
+PROGRAMS = {"claude-acp": "claude-agent-acp", "codex-acp": "codex-acp", "hermes-acp": "hermes"} | {
+    f"{name}-acp": name for name in ("gemini", "opencode", "qwen")
+}
 DANGEROUS = re.compile(r"--(dangerously.*|allow-dangerously.*|yolo|auto|accept-hooks|force|full-auto|approve-for-me)")
 
 
@@ -37,11 +42,12 @@ def described(name: str, option: str) -> str:
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_help_of_the_agent_lists_every_option_of_its_preset(name: str) -> None:
     words = list(PRESETS[name].command)
-    assert words[: 1 + len(SUBCOMMANDS.get(name, []))] == [name, *SUBCOMMANDS.get(name, [])]
+    program = PROGRAMS.get(name, name)
+    assert words[: 1 + len(SUBCOMMANDS.get(name, []))] == [program, *SUBCOMMANDS.get(name, [])]
     options = [word.partition("=")[0] for word in words if word.startswith("-") and word != "-"]
-    assert [option for option in options if not described(name, option)] == []
+    assert [option for option in options if not described(program, option)] == []
     for option, value in itertools.pairwise(words):
-        text = described(name, option) if option.startswith("--") else ""
+        text = described(program, option) if option.startswith("--") else ""
         choices = re.search(r"(?:choices|possible values): ([^\])]+)", text)
         if choices and not value.startswith("-"):
             assert value in re.findall(r"[\w-]+", choices[1]), f"{option} {value}"
@@ -81,7 +87,8 @@ def test_the_agents_document_standard_input_as_the_presets_use_it() -> None:
 def test_a_worker_accepts_the_preset(name: str, tmp_path: Path) -> None:
     command = preset_command(name)
     path = tmp_path / "agentbus.toml"
-    agent = {"id": "code", "chat_cmd": list(command.words), "prompt_via": command.prompt_via}
+    agent = {"id": "code", "chat_cmd": list(command.words), "prompt_via": command.prompt_via, "output": command.output}
+    agent |= {"acp_mode": command.acp_mode} if command.acp_mode else {}
     path.write_text(toml_text({"agent": agent, "nats": {"url": "nats://127.0.0.1:1"}}), encoding="utf-8")
     config, warnings = load_worker(path)
     assert (config.agent.chat_cmd, warnings) == (PRESETS[name].command, [])

@@ -24,11 +24,11 @@ from agentbus.protocol.json_codec import Json, object_in
 from agentbus.provision.agent_presets import PRESETS
 from agentbus.provision.nats_server import start_server
 from agentbus.visible_text import one_line
-from real_agents.agents import AGENTS, CASES, MORE_CASES, PROMPT, TEXT_AGENTS
+from real_agents.agents import ALL_AGENTS, CASES, MORE_CASES, PROMPT, cases_of
 from real_agents.judging import Cell, expected, judged, seconds_of
 from real_agents.model_server import model_server
 from real_agents.record import closed_port
-from support.harness import process
+from support.harness import Process, process
 
 ALL_CASES: Final = tuple(case for case in (*CASES, *MORE_CASES) if case != "resumed")  # that needs a session
 STALL_S: Final = 30.0
@@ -77,14 +77,25 @@ class _Runs:
         with process(argv, folder / "worker.log", env={**os.environ, "TMPDIR": str(tmp)}) as worker:
             await worker.until_said("ready for tasks", timeout_s=_READY_S)
             task = await self._bus.publish(agent, PROMPT, task_type="test", task_id=task_id)
+            if case == "cancel":
+                await self._cancel(task, worker)
             result = (await self._result(task)).to_json()
             worker.terminate()
             await worker.exit_code(timeout_s=_READY_S)
         left = [path.name for path in tmp.iterdir() if path.name.startswith("agentbus-")]
         assert not left, f"temporary folders of {agent} are left: {left}"
+        if PRESETS[self._name].output == "acp":
+            made = (folder / "tasks" / "made_by_the_tool").exists()
+            assert made == (case == "permitted"), f"{agent}: the tool {'has' if made else 'has not'} done its work"
         self.results[case] = result
         code = object_in(result.get("failure")).get("code") or result["status"]
         print(f"{self._name} {case}: {code}, {result.get('duration_seconds')} s", file=sys.stderr, flush=True)
+
+    async def _cancel(self, task: PublishedTask, worker: Process) -> None:
+        """Cancel a task whose model has begun an answer, and does not go on with it."""
+        await worker.until_said("started", timeout_s=_READY_S)
+        await asyncio.sleep(2 * seconds_of(self.results["ok"]))  # an agent takes so long to begin
+        await task.cancel("enough")
 
     async def _result(self, task: PublishedTask) -> Result:
         """Wait for a result, and let the worker go on once, if it has paused."""
@@ -103,6 +114,10 @@ class _Runs:
             "task_timeout_seconds": options.longest, "max_attempts": 1, "retry_on": [],
             "workdir": folder / "tasks", "state_dir": folder / "state",
         }  # fmt: skip
+        if preset.output == "acp":
+            agent["permissions"] = "allow" if folder.name == "permitted" else "deny"
+        if preset.acp_mode:
+            agent["acp_mode"] = preset.acp_mode
         if preset.output == "text":
             agent["chat_cmd"] = [*self._command, "{input}"]
         else:
@@ -138,11 +153,10 @@ async def run_all(options: argparse.Namespace) -> list[Cell]:
                     await runs.run(["ok"], options, 0)
                     ok_s = seconds_of(runs.results["ok"])
                     # A busy machine takes long for the start of an agent, which does nothing meanwhile.
-                    await runs.run([case for case in options.cases if case != "ok"], options,
+                    cases = [case for case in options.cases if case in cases_of(name)]
+                    await runs.run([case for case in cases if case != "ok"], options,
                                    max(options.stall, 2 * ok_s + _SLACK_S))  # fmt: skip
-                    cells += [
-                        judged(name, case, runs.results[case], ok_s, rows.get(case, {})) for case in options.cases
-                    ]
+                    cells += [judged(name, case, runs.results[case], ok_s, rows.get(case, {})) for case in cases]
         finally:
             await server.stop()
     return cells
@@ -154,8 +168,8 @@ def table(cells: list[Cell]) -> str:
     found = {(cell.agent, cell.case): cell for cell in cells}
     lines = [f"| case | {' | '.join(agents)} |", f"|---|{'---|' * len(agents)}"]
     for case in dict.fromkeys(cell.case for cell in cells):
-        shown = [found[agent, case] for agent in agents]
-        texts = [f"{'WRONG ' if one.wrong else ''}{one.became} {one.seconds:.1f} s" for one in shown]
+        shown = [found.get((agent, case)) for agent in agents]
+        texts = [f"{'WRONG ' if one.wrong else ''}{one.became} {one.seconds:.1f} s" if one else "" for one in shown]
         lines.append(f"| {case} | {' | '.join(texts)} |")
     lines.append("")
     for cell in cells:
@@ -169,7 +183,7 @@ def main() -> int:
     """Run what is asked for; returns the exit code."""
     parser = argparse.ArgumentParser(prog="real_agents", description=__doc__)
     parser.add_argument("--tools", type=Path, required=True, help="the folder with node/ and npm/, see the Makefile")
-    parser.add_argument("--presets", nargs="*", default=list(AGENTS | TEXT_AGENTS), choices=list(AGENTS | TEXT_AGENTS))
+    parser.add_argument("--presets", nargs="*", default=list(ALL_AGENTS), choices=list(ALL_AGENTS))
     parser.add_argument("--cases", nargs="*", default=list(ALL_CASES), choices=ALL_CASES)
     parser.add_argument("--jobs", type=int, default=6, help="how many runs of an agent there are at once")
     parser.add_argument("--stall", type=float, default=STALL_S, help="stall_timeout_seconds of the workers")

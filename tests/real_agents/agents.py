@@ -1,6 +1,7 @@
 """The real agents that are recorded: their packages, and how each is told to use the model server of the test."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -111,6 +112,11 @@ def _hermes(home: Path, url: str, case: str) -> Mapping[str, str]:
     return {}
 
 
+def _claude_acp(home: Path, url: str, case: str) -> Mapping[str, str]:
+    program = shutil.which("claude") or "claude"
+    return {**_claude(home, url, case), "CLAUDE_CODE_EXECUTABLE": program, "IS_SANDBOX": "1"}
+
+
 AGENTS: Final[dict[str, Agent]] = {
     "claude": Agent(
         "@anthropic-ai/claude-code",
@@ -148,9 +154,21 @@ AGENTS: Final[dict[str, Agent]] = {
 }
 
 TEXT_AGENTS: Final[dict[str, Agent]] = {
-    "hermes": Agent("hermes-agent", "0.19.0", ("hermes", "chat", "--quiet", "--query={input}"), _hermes),
+    "hermes": Agent("hermes-agent[acp]", "0.19.0", ("hermes", "chat", "--quiet", "--query={input}"), _hermes),
 }
 """Those that print text, of which no lines are recorded; pip installs them."""
+
+ACP_AGENTS: Final[dict[str, Agent]] = {
+    "claude-acp": Agent("@agentclientprotocol/claude-agent-acp", "0.49.0", ("claude-agent-acp",), _claude_acp),
+    "codex-acp": Agent("@agentclientprotocol/codex-acp", "2.6.0", ("codex-acp",), _codex),
+    "gemini-acp": Agent("@google/gemini-cli", "0.61.0", ("gemini", "--acp", "--approval-mode", "default"), _gemini),
+    "opencode-acp": Agent("opencode-ai", "1.18.33", ("opencode", "acp"), _opencode),
+    "qwen-acp": Agent("@qwen-code/qwen-code", "0.24.4", ("qwen", "--acp", "--approval-mode", "default"), _qwen),
+    "hermes-acp": Agent("hermes-agent[acp]", "0.19.0", ("hermes", "acp"), _hermes),
+}
+"""Those that speak the Agent Client Protocol; most are programs of the others."""
+
+ALL_AGENTS: Final = AGENTS | TEXT_AGENTS | ACP_AGENTS
 
 CASES: Final = (
     "ok", "tool", "denied", "approval", "empty", "refusal", "max_tokens",
@@ -159,16 +177,31 @@ CASES: Final = (
 )  # fmt: skip
 """What each agent goes through. In `loop` the model calls tools without end, in `resumed` a session goes on."""
 
-MORE_CASES: Final = ("long_tool", "slow")
-"""Cases of `make real-agents` alone, of which no lines are recorded: a tool that is silent, an answer that is slow."""
+MORE_CASES: Final = ("long_tool", "slow", "permitted", "cancel")
+"""Cases of `make real-agents` alone, of which no lines are recorded: a tool that is silent, an answer that is slow, a
+tool that the worker permits, and a task that is cancelled."""
+ACP_CASES: Final = ("ok", "tool", "denied", "permitted", "auth", "cancel")
+"""What those go through that speak the Agent Client Protocol."""
+MODEL_CASES: Final = {"permitted": "denied", "cancel": "hang"}
+"""What the model does in a case, where it does not have its name."""
+
+
+def cases_of(name: str) -> tuple[str, ...]:
+    """Return the cases that an agent goes through."""
+    if name == "codex-acp":  # its sandbox refuses without asking
+        return tuple(case for case in ACP_CASES if case not in ("denied", "permitted"))
+    return ACP_CASES if name in ACP_AGENTS else (*CASES, *(case for case in MORE_CASES if case not in MODEL_CASES))
+
 
 NO_SESSION: Final = "00000000-0000-4000-8000-000000000000"
 
 
 def command_of(name: str, case: str, session: str | None = None) -> list[str]:
     """Return the words with which an agent is run in a case, and goes on with a session where one is named."""
-    agent = (AGENTS | TEXT_AGENTS)[name]
+    agent = ALL_AGENTS[name]
     words = list(agent.command)
+    if name in ACP_AGENTS:
+        return words
     if case in ("tool", "long_tool", "loop"):
         for option in agent.allowing[::2]:
             if option in words:
@@ -191,4 +224,5 @@ if __name__ == "__main__":  # what npm installs, and what pip does
     if sys.argv[1:] == ["--pip"]:
         print(*(f"{agent.package}=={agent.version}" for agent in TEXT_AGENTS.values()))
     else:
-        print(*(f"{agent.package}@{agent.version}" for agent in AGENTS.values()))
+        npm = [agent for name, agent in (AGENTS | ACP_AGENTS).items() if name != "hermes-acp"]
+        print(*sorted({f"{agent.package}@{agent.version}" for agent in npm}))

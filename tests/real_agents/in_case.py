@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from real_agents.agents import AGENTS, NO_SESSION, TEXT_AGENTS, command_of
+from real_agents.agents import ALL_AGENTS, MODEL_CASES, NO_SESSION, command_of
 
 _CLOSED = "no_connection"
 _GIVEN_BY_THE_WORKER = ("TMPDIR", "RUST_LOG")
@@ -22,12 +22,14 @@ def main(name: str, tools: str, homes: str, url: str, closed: str, *prompt: str)
     home = Path(tempfile.mkdtemp(prefix=f"{case}-", dir=homes))
     given = {key: os.environ[key] for key in _GIVEN_BY_THE_WORKER if key in os.environ}
     own = {key: value for key, value in os.environ.items() if key.startswith("AGENTBUS_")}
-    address = f"{closed if case == _CLOSED else url}/{case}"
-    setup = dict((AGENTS | TEXT_AGENTS)[name].setup(home, address, case))
-    setup.pop("CLAUDE_CODE_MAX_RETRIES", None)  # what users have
+    model_case = MODEL_CASES.get(case, case)
+    address = f"{closed if case == _CLOSED else url}/{model_case}"
     paths = [f"{tools}/{folder}" for folder in ("node/bin", "npm/node_modules/.bin", "py/bin")]
+    os.environ["PATH"] = ":".join([*paths, "/usr/bin", "/bin"])  # where the program is looked for
+    setup = dict(ALL_AGENTS[name].setup(home, address, model_case))
+    setup.pop("CLAUDE_CODE_MAX_RETRIES", None)  # what users have
     environment = {
-        "PATH": ":".join([*paths, "/usr/bin", "/bin"]),
+        "PATH": os.environ["PATH"],
         "HOME": str(home),
         "LANG": "C.UTF-8",
         **given,
@@ -36,7 +38,6 @@ def main(name: str, tools: str, homes: str, url: str, closed: str, *prompt: str)
     }
     words = command_of(name, case, NO_SESSION if case == "unknown_session" else None)
     words = [word.replace("{input}", "".join(prompt)) for word in words]
-    os.environ["PATH"] = environment["PATH"]  # where the program is looked for
     os.execvpe(words[0], words, environment)
 
 

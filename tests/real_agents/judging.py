@@ -51,6 +51,9 @@ def judged(agent: str, case: str, result: dict[str, Json], ok_s: float, row: dic
         wrong.append(f"does not say {says!r}")
     if isinstance(within_s, int) and seconds > within_s + 2 * ok_s:
         wrong.append(f"took longer than {within_s} s and twice as long as a run takes")
+    denied = bool(object_in(result.get("run")).get("denied"))
+    if agent.endswith("-acp") and denied != (case == "denied"):
+        wrong.append(f"{'names' if denied else 'does not name'} a denied call")
     if case in _WHOLE:
         wrong += _lacking(object_in(result.get("run")), object_in(result.get("transcript")))
     return Cell(agent, case, became, seconds, text, "; ".join(wrong))
@@ -73,7 +76,7 @@ def _lacking(run: dict[str, Json], transcript: dict[str, Json]) -> list[str]:
     if not run:  # a command that prints text
         return []
     lacking = [name for name in ("session", "usage") if not run.get(name)]
-    if run.get("format") != run.get("kind"):
+    if run.get("format") not in (run.get("kind"), "acp"):
         lacking.append("a format that was understood")
     if not transcript.get("name"):
         lacking.append("the transcript")

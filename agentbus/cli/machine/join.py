@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from agentbus.provision.join import AgentCommand
 
 _DEFAULT_FOLDER = "~/.agentbus"
-_PRESETS = ["claude", "codex", "gemini", "opencode", "qwen", "hermes", "custom"]
+_PRESETS = ["claude", "codex", "gemini", "opencode", "qwen", "hermes", "claude-acp", "codex-acp", "gemini-acp",
+            "opencode-acp", "qwen-acp", "hermes-acp", "custom"]  # fmt: skip
 
 
 def _joining_options(command: click.decorators.FC) -> click.decorators.FC:

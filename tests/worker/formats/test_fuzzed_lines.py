@@ -17,13 +17,19 @@ from agentbus_worker.formats.lines import MAX_LINE_BYTES
 from agentbus_worker.formats.readers import READERS
 from agentbus_worker.formats.stream import EventStream
 from support import examples
-from support.recorded_agents import recording
+from support.recorded_agents import RECORDED_AGENTS, recording
 
 assert examples.TIMES, "the profile of hypothesis is loaded"
 
 CASES: Final = ("ok", "tool", "denied", "auth", "empty", "max_tokens", "overloaded", "rate_limit_long")
 LINES: Final = {
-    agent: [line for case in CASES for line in recording(agent, case).stdout if line.startswith("{")]
+    agent: [
+        line
+        for case in CASES
+        if (RECORDED_AGENTS / agent / f"{case}.jsonl").exists()
+        for line in recording(agent, case).stdout
+        if line.startswith("{")
+    ]
     for agent in READERS
 }
 MOST_BYTES: Final = 30_000

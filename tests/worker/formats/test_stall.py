@@ -69,8 +69,16 @@ def until(agent: str, case: str, words: str) -> list[str]:
     return lines[: next(number for number, line in enumerate(lines) if words in line) + 1]
 
 
-BEGINNING = {"claude": "init", "codex": "turn.started", "gemini": '"user"', "opencode": "step_start", "qwen": "init"}
+BEGINNING = {
+    "acp": '"session"',
+    "claude": "init",
+    "codex": "turn.started",
+    "gemini": '"user"',
+    "opencode": "step_start",
+    "qwen": "init",
+}
 IN_A_TOOL = {
+    "acp": '"status":"in_progress"',
     "claude": '"content":[{"type":"tool_use"',
     "codex": "item.started",
     "gemini": "tool_use",

@@ -327,6 +327,24 @@ async def test_a_command_that_times_out_is_ended_and_its_output_is_kept(run: Run
     assert timeout_s <= ended.duration_s < timeout_s + BOUND_S
 
 
+async def test_the_first_process_of_a_command_may_be_asked_to_end_before_the_others(run: Run, tmp_path: Path):
+    stop = _never()
+    with strays(tmp_path) as pid_in:
+        child = "trap 'echo the child was asked; exit' TERM; while :; do sleep 0.01; done"
+        script = f"""
+            ({child}) &
+            trap 'sleep {MOMENT_S}; echo the leader ends; exit 5' TERM
+            echo $$ > {tmp_path}/me.pid
+            while :; do sleep 0.01; done
+        """
+        going = asyncio.ensure_future(run(shell(script), stop=stop, grace_s=BOUND_S, leader_first=True))
+        await pid_in("me.pid")
+        stop.set_result(None)
+        ended = await going
+    assert (ended.reason, ended.code) == ("stopped", 5)
+    assert ended.stdout.head.startswith(b"the leader ends\n")
+
+
 async def test_a_command_may_clean_up_within_its_grace_period(run: Run, tmp_path: Path):
     stop = _never()
     with strays(tmp_path) as pid_in:

@@ -68,7 +68,7 @@ class Acts:
                 return {}
 
     def _begins_a_tool(self, line: str) -> bool:
-        before = {"codex": "item.started", "opencode": '"type":"text"'}
+        before = {"claude": '"content":[{"type":"tool_use"', "codex": "item.started", "opencode": '"type":"text"'}
         return before.get(self.agent, '"tool_use"') in line
 
     def _part(self) -> str:

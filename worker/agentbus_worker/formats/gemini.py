@@ -61,11 +61,7 @@ class GeminiReader(Reader):
         return ToolEnd(name, value.get("status") == "success", one_line(text), call)
 
     def _read_error_line(self, line: str) -> list[Event]:
-        found = _RETRY.match(line)
-        if found is None:
-            return []
-        reason = reason_of(found[3], int(found[2]) if found[2] else None)
-        return [Retry(one_line(line), int(found[1]), None, reason.code, reason.http_status, reason.retry_after_s)]
+        return retry_in_line(line)
 
     def _read_error(self, value: dict[str, Json]) -> Event:
         message = text_at(value, "message")
@@ -96,3 +92,12 @@ class GeminiReader(Reader):
             status = ended.code + 256
             code = _EXIT_CODES.get(ended.code) or reason_of("", status).code or code
         return code, reason
+
+
+def retry_in_line(line: str) -> list[Event]:
+    """Return that it tries again, where a line of standard error says so."""
+    found = _RETRY.match(line)
+    if found is None:
+        return []
+    reason = reason_of(found[3], int(found[2]) if found[2] else None)
+    return [Retry(one_line(line), int(found[1]), None, reason.code, reason.http_status, reason.retry_after_s)]

@@ -58,11 +58,7 @@ class OpencodeReader(Reader):
                 return None
 
     def _read_error_line(self, line: str) -> list[Event]:
-        found = _RETRY.search(line)
-        if found is None:
-            return []
-        reason = reason_of(found[1])
-        return [Retry(one_line(found[1]), None, None, reason.code, reason.http_status, reason.retry_after_s)]
+        return retry_in_line(line)
 
     def _read_tool(self, part: dict[str, Json]) -> list[Event]:
         state = object_in(part.get("state"))
@@ -108,3 +104,12 @@ class OpencodeReader(Reader):
         self._finished, self._in_step = True, False
         self._fail(message or name, number_at(data, "statusCode") or None, float(after) if after.isdecimal() else None)
         return Notice(one_line(message or name))
+
+
+def retry_in_line(line: str) -> list[Event]:
+    """Return that it tries again, where a line of its log says so."""
+    found = _RETRY.search(line)
+    if found is None:
+        return []
+    reason = reason_of(found[1])
+    return [Retry(one_line(found[1]), None, None, reason.code, reason.http_status, reason.retry_after_s)]

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from agentbus_worker.acp.reader import AcpReader
 from agentbus_worker.formats.claude import ClaudeReader
 from agentbus_worker.formats.codex import CodexReader
 from agentbus_worker.formats.gemini import GeminiReader
@@ -10,6 +11,6 @@ from agentbus_worker.formats.qwen import QwenReader
 from agentbus_worker.formats.reading import Reader
 
 READERS: Final[dict[str, type[Reader]]] = {
-    reader.kind: reader for reader in (ClaudeReader, CodexReader, GeminiReader, OpencodeReader, QwenReader)
+    reader.kind: reader for reader in (AcpReader, ClaudeReader, CodexReader, GeminiReader, OpencodeReader, QwenReader)
 }
 """The formats with events. Any other command is read as text."""

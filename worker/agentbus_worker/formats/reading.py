@@ -3,6 +3,7 @@
 A reader is a pure object. It keeps a bounded part of what it has read: the last message, the last error, the numbers.
 """
 
+import io
 import json
 import re
 from abc import ABC, abstractmethod
@@ -61,7 +62,7 @@ class Reader(ABC):
         self._understood = 0
         self._foreign_since = False
         self._finished = False
-        self._message = ""
+        self._said = io.StringIO()  # an answer may come in very many parts
         self._turns: int | None = None
         self._usage = Usage()
         self._cost_usd: float | None = None
@@ -172,6 +173,11 @@ class Reader(ABC):
         return succeeded and not self._closed and (self._foreign_since or not self._message.strip())
 
     @property
+    def _message(self) -> str:
+        """The last message, as far as it has come."""
+        return self._said.getvalue()
+
+    @property
     def _closed(self) -> bool:
         """Whether the agent has said how the run ended."""
         return self._finished or self._error is not None or self._stop is not None or self._question is not None
@@ -221,7 +227,11 @@ class Reader(ABC):
 
     def _say(self, text: str, *, more: bool = False) -> None:
         """Take a message of the model, or with `more` the next part of the one before."""
-        self._message = (self._message + text if more else text)[:_MAX_MESSAGE_CHARS]
+        if not more:
+            self._said = io.StringIO()
+        room = _MAX_MESSAGE_CHARS - self._said.tell()
+        if room > 0:
+            self._said.write(text[:room])
 
     def _fail(self, text: str, http_status: int | None = None, retry_after_s: float | None = None) -> None:
         """Note an error that ends the run."""

@@ -47,6 +47,7 @@ class Progress:
         self.agent = config.agent.id
         self.kinds = config.agent.progress
         self.reads_text = config.agent.output == "text"
+        self._servers = tuple((config.agent.mcp_servers or {}).values())
         self.redact = self._redactor()
         bus.on_reconnect(self._read_again)
 
@@ -58,7 +59,11 @@ class Progress:
         credentials = self.bus.settings.credentials
         with suppress(ConfigError):  # the file is being replaced; what was read last is not told either
             credentials = credentials.read_again()
-        return Redactor(secrets_in(inherited_environment(), credentials))
+        environment = dict(inherited_environment())
+        for server in self._servers:
+            environment |= server.env
+        headers = [value for server in self._servers for value in server.headers.values()]
+        return Redactor([*secrets_in(environment, credentials), *headers])
 
     def _read_again(self) -> None:
         self.redact = self._redactor()

@@ -39,6 +39,7 @@ class Limits:
         words: the command without its prompt, which tells whether it goes on with a session.
         stall_timeout_s: for how long no event may come that shows work; None for any time, and always for text.
         max_retry_after_s: the longest time for which it may wait before it tries again.
+        leader_first: whether its first process is asked to end before the others: it tells an agent so by a protocol.
     """
 
     timeout_s: float
@@ -50,6 +51,7 @@ class Limits:
     words: tuple[str, ...] = ()
     stall_timeout_s: float | None = None
     max_retry_after_s: float = float("inf")
+    leader_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,10 @@ class Child:
                 grace_left_s = stop_grace_s()
             elif self._given_up is not None:
                 grace_left_s = min(grace_left_s, _GIVEN_UP_GRACE_S)
+            if self._limits.leader_first:
+                grace_left_s /= 2
+                process.terminate_leader()
+                await process.end.wait_exit(grace_left_s)
             process.terminate()
             unended = await process.clear(grace_left_s)
         elif process.lost:

@@ -37,6 +37,11 @@ class GroupProcess:
         self._stop_watching = watch_exit(self._process, self.end)
         self._asked = self._cleared = False
 
+    def terminate_leader(self) -> None:
+        """Send SIGTERM to its first process, which ends the others in its own way."""
+        if not self._cleared and not self._process.has_ended():
+            os.kill(self.pid, signal.SIGTERM)
+
     def terminate(self) -> None:
         """Send SIGTERM to the group, once: some programs quit uncleanly on a second one."""
         if not self._asked:

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import os
 import re
+import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from agentbus.config.worker_schema import (
     INPUT_PLACEHOLDER,
     TASK_ID_PLACEHOLDER,
     WORKDIR_PLACEHOLDER,
+    AgentSection,
     WorkerConfig,
 )
 from agentbus.errors import CommandError, MachineFaultError
@@ -23,6 +25,7 @@ from agentbus.observability import tracing
 from agentbus.protocol.messages import Task
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus_worker import watchdog
+from agentbus_worker.acp.assignment import Assignment
 from agentbus_worker.disk.threads import Disk
 from agentbus_worker.formats.readers import READERS
 from agentbus_worker.running.command import Limits
@@ -38,6 +41,10 @@ _PLACEHOLDER: Final = re.compile(
         for name in (INPUT_PLACEHOLDER, INPUT_FILE_PLACEHOLDER, TASK_ID_PLACEHOLDER, WORKDIR_PLACEHOLDER)
     )
 )
+ACP: Final = "acp"
+"""The output of a driver that speaks the Agent Client Protocol with the agent."""
+_DRIVERS: Final = {ACP: (sys.executable, "-P", "-m", "agentbus_worker.acp")}
+"""What runs a command. With -P the folder of a task, where it starts, has no module of it."""
 
 
 class Attempt(NamedTuple):
@@ -96,9 +103,10 @@ async def task_command(
             if task.id.startswith("-") and any(word.startswith(TASK_ID_PLACEHOLDER) for word in agent.chat_cmd):
                 raise CommandError("chat_cmd has a word that begins with the task id, and this id begins with '-': "
                                    "the command would take it for an option")  # fmt: skip
+            # In one pass: placeholders inside the prompt must not be replaced.
+            words = [_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in agent.chat_cmd]
             yield Command(
-                # In one pass: placeholders inside the prompt must not be replaced.
-                argv=[_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in agent.chat_cmd],
+                argv=[*_DRIVERS.get(agent.output, ()), *words],
                 env={
                     **_of_format(agent.output),
                     **_environment(agent.id, task, attempt, workdir),
@@ -107,7 +115,7 @@ async def task_command(
                 run_id=run_id,
                 task_id=task.id,
                 cwd=workdir,
-                stdin=prompt.encode() if agent.prompt_via == "stdin" else None,
+                stdin=_standard_input(agent, prompt),
                 owner=owner,
             )
         finally:
@@ -142,7 +150,17 @@ def command_limits(config: WorkerConfig) -> Limits:
         words=config.agent.chat_cmd,
         stall_timeout_s=config.stall_timeout_s,
         max_retry_after_s=worker.max_retry_after_seconds,
+        leader_first=config.agent.output == ACP,
     )
+
+
+def _standard_input(agent: AgentSection, prompt: str) -> bytes | None:
+    """Return what the command gets there: the prompt, or what the driver of an agent is told; None for nothing."""
+    if agent.output == ACP:
+        servers = [server.for_session(name) for name, server in (agent.mcp_servers or {}).items()]
+        mode, permissions = agent.acp_mode or "", agent.permissions or "deny"
+        return Assignment(prompt, mode=mode, permissions=permissions, mcp_servers=servers).to_bytes()
+    return prompt.encode() if agent.prompt_via == "stdin" else None
 
 
 @functools.cache

@@ -95,11 +95,19 @@ _KNOWN: Final[dict[str, _Known]] = {
     ),
 }
 """The agents with a format of events. The name of each is that of its program and of its format."""
+_ADAPTERS: Final = ("claude-agent-acp", "codex-acp", "hermes-acp")
+"""Programs that speak the Agent Client Protocol and nothing else."""
+_ACP_OPTIONS: Final = {"gemini": r"--(?:experimental-)?acp\b", "qwen": r"--acp\b", "opencode": r"(?<!\S)acp\b"}
+"""What has the others speak it."""
 
 
 def check_command(agent: AgentSection) -> Iterator[Finding]:
     """Yield what a command of a known agent cannot do, and a warning if its output is not read as what it is."""
     name, options = _program(agent.chat_cmd)
+    speaks = _speaks_acp(agent.chat_cmd, name, options)
+    if agent.output == "acp" or speaks:
+        yield from _check_acp(agent, name, speaks=speaks)
+        return
     if name is None:
         return
     known = _KNOWN[name]
@@ -124,6 +132,34 @@ def check_command(agent: AgentSection) -> Iterator[Finding]:
         yield ok("untold", f"{name} {known.untold}")
     if not re.search(known.may_more, options):
         yield ok("rights", f"{name} {known.rights}")
+
+
+def _check_acp(agent: AgentSection, name: str | None, *, speaks: bool) -> Iterator[Finding]:
+    """Yield what an agent of the Agent Client Protocol may do, and a warning if only one side speaks it."""
+    if agent.output != "acp":
+        yield warning(
+            "output",
+            f'chat_cmd has {name or agent.chat_cmd[0]} speak the Agent Client Protocol, and output is "{agent.output}"',
+            'set output = "acp" in [agent]',
+        )
+        return
+    if name is not None and not speaks:
+        yield warning(
+            "output",
+            f'output is "acp", and chat_cmd does not have {name} speak the Agent Client Protocol',
+            f"see the preset {name}-acp: agentbus worker init --help",
+        )
+    if agent.permissions != "allow":
+        yield ok("rights", 'the agent is denied what it asks for: permissions = "allow" in [agent] allows it')
+    else:
+        yield ok("rights", "the agent is allowed all that it asks for")
+
+
+def _speaks_acp(command: Sequence[str], name: str | None, options: str) -> bool:
+    """Whether a command is known to speak the Agent Client Protocol."""
+    if any(PurePath(word).name in _ADAPTERS for word in command):
+        return True
+    return name in _ACP_OPTIONS and re.search(_ACP_OPTIONS[name], options) is not None
 
 
 def check_result(result: Result) -> Finding | None:

@@ -30,7 +30,7 @@ def test_no_preset_is_warned_of_and_those_that_may_do_little_say_so(name: str):
     preset = PRESETS[name]
     findings = found(shlex.join(word for word in preset.command if "{input}" not in word), preset.output)
     assert "output" not in findings
-    assert ("rights" in findings) == (name in ("claude", "gemini", "opencode", "qwen"))
+    assert ("rights" in findings) == (name in ("claude", "gemini", "opencode", "qwen") or preset.output == "acp")
     assert ("untold" in findings) == (name in ("codex", "gemini", "opencode", "qwen"))
     assert bool(preset.untold) == (name != "claude")
 
@@ -47,6 +47,9 @@ def test_no_preset_is_warned_of_and_those_that_may_do_little_say_so(name: str):
         ("claude -p", "claude", "--output-format stream-json --verbose"),
         ("gemini -o json", "gemini", "--output-format stream-json"),
         ("codex exec --json -", "claude", 'chat_cmd runs codex, and output is "claude"'),
+        ("gemini --acp", "gemini", 'set output = "acp"'),
+        ("/opt/claude-agent-acp", "text", "speak the Agent Client Protocol"),
+        ("opencode run --format json", "acp", "see the preset opencode-acp"),
     ],
 )
 def test_a_command_whose_output_is_not_read_as_what_it_is_gets_a_warning(command: str, output: str, said: str):
@@ -61,6 +64,7 @@ def test_a_command_whose_output_is_not_read_as_what_it_is_gets_a_warning(command
         ("claude -p", "text"),
         ("my-agent --json", "text"),
         ("my-wrapper", "claude"),
+        ("my-wrapper", "acp"),
         ("sh -c 'it is \" not closed'", "text"),
         ("codex exec --sandbox workspace-write --json -", "codex"),
     ],

@@ -5,9 +5,9 @@ The process holds nothing that a command must not have: its program is loaded an
 the worker it has the socket and standard error. It is a child subreaper, so whatever a command starts stays below it,
 wherever it moves and whatever its environment says. It sees no output: the pipes of a command pass through it.
 
-Messages are packets. From the worker: `R` runs a command, `T` asks all of it to end, `K` kills all of it. To the
-worker: `H` this process is here, `E` the command could not be started, `S` it still runs after a moment, `X` it has
-ended, `C` nothing of it is left.
+Messages are packets. From the worker: `R` runs a command, `L` asks its first process to end, `T` all of it, `K` kills
+it. To the worker: `H` this process is here, `E` the command could not be started, `S` it still runs after a moment, `X`
+it has ended, `C` nothing of it is left.
 Without a worker, all is ended in order and this process as well.
 
 It imports little, because each slot of each worker has one: `socket` and `signal` alone would take 1.3 MiB more.
@@ -231,6 +231,8 @@ class Run:
             self._kill_at = min(self._kill_at, time.monotonic() + self._grace_s)
         if received is None or received[0] == b"T":
             self._ask()
+        elif received[0] == b"L":
+            self._tree.ask_orphans()  # a child of this process, as they are
         elif received[0] == b"K":
             self._kill_at = min(self._kill_at, time.monotonic())
 

@@ -107,8 +107,13 @@ class SupervisedProcess:
             number, folder = self.refusal
             raise OSError(number, os.strerror(number), "folder" if folder else None)
 
+    def terminate_leader(self) -> None:
+        """Send SIGTERM to its first process, which ends the others in its own way."""
+        if self._link is not None:
+            self._link.send(b"L")
+
     def terminate(self) -> None:
-        """Send SIGTERM to all of it, once."""
+        """Send SIGTERM to all of it that has not had it."""
         if self._link is not None:
             self._link.send(b"T")
 

@@ -1,0 +1,128 @@
+"""Questions that a person answers while the agent waits: through a FIFO that the worker gives to the driver."""
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentbus.protocol.outcomes.run_report import Denied
+from agentbus_worker.formats.events import Activity, Event, Question
+from agentbus_worker.formats.readers import READERS
+from agentbus_worker.formats.reading import Reader
+from agentbus_worker.formats.stall import StallWatch
+from support.acp_driver import Driver, driver
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    path = tmp_path / "answers"
+    os.mkfifo(path, 0o600)
+    return path
+
+
+def answer(fifo: Path, *lines: Any) -> None:
+    with fifo.open("wb", buffering=0) as out:
+        out.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+
+
+def asking(fifo: Path, folder: Path, *does: str, **given: Any) -> Any:
+    return driver(*does, folder=folder, permissions="ask", answers=str(fifo), **given)
+
+
+async def asked(run: Driver) -> dict[str, Any]:
+    return await run.until("question")
+
+
+async def test_an_answer_that_allows_lets_the_very_call_go_on(tmp_path: Path, fifo: Path) -> None:
+    async with asking(fifo, tmp_path, "ask", "say=Made it.") as run:
+        question = await asked(run)
+        assert question == {
+            "acp": "question", "id": "1", "operation": "execute", "arguments": {"command": "touch made"},
+            "folder": str(tmp_path), "title": "touch made", "call": "c1",
+        }  # fmt: skip
+        assert not (tmp_path / "made").exists()
+        answer(fifo, {"id": "7", "allow": True}, {"id": "1", "allow": "yes"}, [1], {"id": ["1"], "allow": True})
+        answer(fifo, {"id": "1", "allow": True}, {"id": "1", "allow": False})
+        judgement = await run.end()
+    assert (judgement.status, judgement.text) == ("completed", "Made it.")
+    assert (tmp_path / "made").exists()
+    [told] = run.of_kind("permission")
+    assert (told["question"], told["allowed"], told["option"], told["why"]) == ("1", True, "once", "answered")
+
+
+async def test_an_answer_that_denies_is_a_denied_call(tmp_path: Path, fifo: Path) -> None:
+    async with asking(fifo, tmp_path, "ask", "say=Well.") as run:
+        await asked(run)
+        answer(fifo, {"id": "1", "allow": False})
+        judgement = await run.end()
+    assert judgement.run.denied == (Denied("execute", "touch made"),)
+    assert not (tmp_path / "made").exists()
+
+
+async def test_a_question_that_is_not_answered_in_time_is_denied(tmp_path: Path, fifo: Path) -> None:
+    async with asking(fifo, tmp_path, "ask", "say=Well.", question_wait_s=0.2) as run:
+        await asked(run)
+        judgement = await run.end()
+    assert judgement.status == "completed"
+    assert run.of_kind("permission")[0]["why"] == "nothing was answered within 0.2 s"
+    assert not (tmp_path / "made").exists()
+
+
+async def test_two_questions_at_once_have_their_own_answers(tmp_path: Path, fifo: Path) -> None:
+    async with asking(fifo, tmp_path, "ask_twice") as run:
+        assert [(await asked(run))["id"] for _ in range(2)] == ["1", "2"]
+        answer(fifo, {"id": "2", "allow": False})
+        await run.until("permission")
+        answer(fifo, {"id": "1", "allow": True})
+        judgement = await run.end()
+    assert judgement.text == "chosen: no, once"
+
+
+async def test_a_request_that_no_answer_could_allow_is_not_asked(tmp_path: Path, fifo: Path) -> None:
+    async with asking(fifo, tmp_path, "ask_always_only", "say=Well.") as run:
+        judgement = await run.end()
+    assert (judgement.status, run.of_kind("question")) == ("completed", [])
+
+
+async def test_an_agent_that_dies_while_a_question_is_open_has_failed(tmp_path: Path, fifo: Path) -> None:
+    async with asking(fifo, tmp_path, "die_while_asking") as run:
+        await asked(run)
+        judgement = await run.end()
+    assert judgement.failure is not None
+    assert judgement.failure.code == "exit"
+    assert run.of_kind("permission")[0]["allowed"] is False, "the question is closed"
+
+
+async def test_a_question_that_is_open_when_the_run_is_cancelled_is_denied(tmp_path: Path, fifo: Path) -> None:
+    async with asking(fifo, tmp_path, "ask", "hang") as run:
+        await asked(run)
+        run.process.send_signal(signal.SIGTERM)
+        told = await run.until("permission")
+        assert (told["allowed"], told["why"]) == (False, "the run is being cancelled")
+        await run.end()
+
+
+def read(reader: Reader, line: dict[str, Any], watch: StallWatch) -> list[Event]:
+    events = reader.feed(json.dumps(line).encode())
+    for event in events:
+        watch.on_event(event)
+    return events
+
+
+async def test_the_clock_of_a_stalled_run_stands_while_a_question_is_open() -> None:
+    now = 0.0
+    reader = READERS["acp"]()
+    watch = StallWatch(reader, stall_s=10, max_retry_after_s=120, time=lambda: now)
+    await asyncio.sleep(0)
+    read(reader, {"acp": "session", "session": "s1"}, watch)
+    [event] = read(reader, {"acp": "question", "id": "1", "operation": "execute", "arguments": {"command": "x"}}, watch)
+    assert event == Question("execute", "x")
+    assert watch.due is None
+    now = 1000.0
+    events = read(reader, {"acp": "permission", "tool": "execute", "allowed": False, "question": "1"}, watch)
+    assert events[0] == Activity()
+    assert watch.due == 1010
