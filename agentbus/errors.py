@@ -88,6 +88,10 @@ class NoApprovalPendingError(AgentBusError):
     """The task does not wait for an approval."""
 
 
+class CannotContinueError(AgentBusError):
+    """No task can go on with the conversation of this one; the message says why."""
+
+
 class TaskContentMissingError(AgentBusError):
     """The bus does not hold the whole content of the task any more, so that it cannot be repeated or answered."""
 

@@ -26,6 +26,8 @@ LAYOUT_WITH_WHOLE_LEDGER: Final = 4
 
 LAYOUT_WITH_CONTROL: Final = 5
 """The layout in which operators pause agents, by a bucket that the workers of an agent read."""
+LAYOUT_WITH_PLACES: Final = 7
+"""The layout in which workers may read which places of their agent are alive. 6 was given to another change."""
 
 _OF_QUEUE = re.compile(
     r"""

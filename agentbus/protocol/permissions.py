@@ -11,6 +11,7 @@ from typing import Final
 
 from agentbus.protocol import accounts, subjects
 from agentbus.protocol.audit import names as audit
+from agentbus.protocol.conversations import places
 from agentbus.protocol.parties import agent_control
 from agentbus.protocol.parties.party import Grant, Party
 from agentbus.protocol.roles import Role
@@ -331,8 +332,13 @@ def _work(agent: str) -> tuple[Grant, ...]:
             (subjects.all_chunks(bucket), subjects.all_metas(bucket)),
         ),
         Grant("its entries in the registry", (f"$KV.{subjects.REGISTRY_BUCKET}.{agent}.>",)),
+        Grant(
+            "which places of the agent are alive",
+            (subjects.last_of(places.STREAM, places.marks(agent)),),
+            since=accounts.LAYOUT_WITH_PLACES,
+        ),
         Grant("signs of life", (subjects.heartbeat(agent), subjects.progress(agent)), "tell"),
-        Grant("being told to cancel, or to pause", (subjects.control(agent),), "listen"),
+        Grant("being told to cancel, to pause, or of a follow-up", (subjects.control(agent),), "listen"),
         Grant(
             "whether an operator has paused it",
             (subjects.last_of(agent_control.STREAM, agent_control.key(agent)),),

@@ -16,6 +16,7 @@ class Preset:
         version: the version with which the command was tried.
         rights: how an operator gives the agent more rights, for the comment in the configuration.
         output: how the worker reads what the command prints.
+        resume: the command that goes on with a session; None where that was not tried, or is not possible.
     """
 
     command: tuple[str, ...]
@@ -23,6 +24,7 @@ class Preset:
     version: str
     rights: str
     output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen"] = "text"
+    resume: tuple[str, ...] | None = None
 
     @property
     def executable(self) -> str:
@@ -37,6 +39,16 @@ PRESETS: Final[dict[str, Preset]] = {
         "2.1.332",
         "--permission-mode acceptEdits lets it change files; --allowedTools names what it may run",
         "claude",
+        (
+            "claude",
+            "-p",
+            "--output-format",
+            "stream-json",
+            "--verbose",
+            "--include-partial-messages",
+            "--resume",
+            "{session}",
+        ),
     ),
     "codex": Preset(
         ("codex", "exec", "--json", "--skip-git-repo-check", "--sandbox", "workspace-write", "-"),
@@ -44,6 +56,17 @@ PRESETS: Final[dict[str, Preset]] = {
         "0.171.0",
         "its sandbox lets it change files below the folder in which it starts, and nothing else",
         "codex",
+        (
+            "codex",
+            "exec",
+            "--json",
+            "--skip-git-repo-check",
+            "--sandbox",
+            "workspace-write",
+            "resume",
+            "{session}",
+            "-",
+        ),
     ),
     "gemini": Preset(
         ("gemini", "--output-format", "stream-json", "--approval-mode", "default"),
@@ -51,6 +74,7 @@ PRESETS: Final[dict[str, Preset]] = {
         "0.61.0",
         "it is offered no tool that would ask; --approval-mode auto_edit lets it change files",
         "gemini",
+        ("gemini", "--output-format", "stream-json", "--approval-mode", "default", "--resume", "{session}"),
     ),
     "opencode": Preset(
         ("opencode", "run", "--format", "json", "--print-logs", "--log-level", "ERROR"),
@@ -58,6 +82,7 @@ PRESETS: Final[dict[str, Preset]] = {
         "1.18.33",
         "its own configuration says what it may do, and it stops at a tool for which that says ask",
         "opencode",
+        ("opencode", "run", "--format", "json", "--print-logs", "--log-level", "ERROR", "-s", "{session}"),
     ),
     "qwen": Preset(
         ("qwen", "--output-format", "stream-json", "--include-partial-messages", "--approval-mode", "default"),

@@ -21,19 +21,24 @@ COORDINATOR_FILE = "coordinator.toml"
 
 @dataclass(frozen=True, slots=True)
 class AgentCommand:
-    """The agent command of a worker: its words, how it gets the prompt, and how what it prints is read."""
+    """The agent command of a worker: its words, how it gets the prompt, and how what it prints is read.
+
+    Attributes:
+        resume: the words of the command that goes on with a session, where the agent has one.
+    """
 
     words: tuple[str, ...]
     prompt_via: str
     remark: str = ""
     output: str = "text"
+    resume: tuple[str, ...] | None = None
 
 
 def preset_command(name: str) -> AgentCommand:
     """Return the agent command of a preset."""
     preset: Preset = PRESETS[name]
     remark = f"As of {preset.executable} {preset.version}. It gets no rights by itself: {preset.rights}."
-    return AgentCommand(preset.command, preset.prompt_via, remark, preset.output)
+    return AgentCommand(preset.command, preset.prompt_via, remark, preset.output, preset.resume)
 
 
 def custom_command(text: str) -> AgentCommand:
@@ -69,9 +74,16 @@ def join_as_worker(bundle: Bundle, folder: Path, command: AgentCommand) -> Path:
     path = folder / WORKER_FILE
     _refuse_existing(path, "agentbus worker init")
     head = "# Configuration of `agentbus worker run`. All keys: config/agentbus.worker.example.toml.\n\n"
-    agent = {"id": bundle.id, "chat_cmd": command.words, "prompt_via": command.prompt_via,
-             **({"output": command.output} if command.output != "text" else {})}  # fmt: skip
+    agent = {
+        "id": bundle.id,
+        "chat_cmd": command.words,
+        "prompt_via": command.prompt_via,
+        **({"output": command.output} if command.output != "text" else {}),
+        "resume_cmd": command.resume,
+    }
     remarks = {"chat_cmd": command.remark} if command.remark else {}
+    if command.resume:
+        remarks["resume_cmd"] = "How it goes on with a session, for follow-ups. Give it the rights that chat_cmd has."
     _write(
         bundle, folder, path, head + toml_text({"agent": agent, "nats": _nats_section(bundle, folder)}, remarks=remarks)
     )

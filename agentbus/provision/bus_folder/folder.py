@@ -52,8 +52,10 @@ def older_layout(config: Path | None) -> str:
         lacks = "without the audit"
     elif not bus.has_whole_ledger:
         lacks = "in which each look at all tasks takes longer the more there are"
-    else:
+    elif not bus.has_control:
         lacks = "in which no operator can pause an agent"
+    else:
+        lacks = "in which no follow-up finds its session"
     return f"the bus in {bus.path} has an older layout, {lacks}"
 
 
@@ -141,6 +143,11 @@ class BusFolder:
     def has_whole_ledger(self) -> bool:
         """Whether who may read the whole ledger may do so without a filter."""
         return self._manifest.has_whole_ledger
+
+    @property
+    def has_control(self) -> bool:
+        """Whether operators can pause agents."""
+        return self._manifest.has_control
 
     @property
     def has_newest_layout(self) -> bool:
