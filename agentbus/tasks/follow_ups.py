@@ -27,7 +27,7 @@ _LONGEST_CHAIN: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class NewFollowUp:
-    """What is to be published; see `Coordinator.publish` for what the fields mean, and `Continuation` for the others."""
+    """What is to be published; for the fields see `Coordinator.publish` and `Continuation`."""
 
     content: Json
     task_type: str | None = None

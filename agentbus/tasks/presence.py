@@ -124,7 +124,8 @@ async def is_alive(bus: Bus, agent: str, place: str) -> bool:
         PermissionDeniedError, SetupMissingError: this bus does not tell that: it is of an older layout.
         BusError: it did not answer.
     """
-    return await bus.last_message(places.STREAM, places.mark(agent, place)) is not None
+    found = await bus.last_message(places.STREAM, places.mark(agent, place))
+    return found is not None and found.headers.get(KV_OPERATION) is None
 
 
 async def withdraw(bus: Bus, presence: Presence) -> None:

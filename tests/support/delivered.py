@@ -57,7 +57,7 @@ async def delivered(
             context = Context(
                 bus=bus, ledger=Ledger(bus), lease_monitor=LeaseMonitor(bus, clock), config=config, instance="me",
                 lease_s=lease_s, state_folder=state_folder, outbox=outbox, children=children, held=(), metrics=metrics,
-                claims=claims, pause=Pause(), temporary=TemporaryFolders(state_folder.temporary), 
+                claims=claims, pause=Pause(), temporary=TemporaryFolders(state_folder.temporary),
                 place=OwnPlace(bus, config, state_folder, clock, Disk(threads=False)),
                 unsettled=Unsettled(bus, outbox, clock, metrics, lease_s=lease_s),
             )  # fmt: skip
