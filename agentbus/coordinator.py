@@ -36,6 +36,7 @@ from agentbus.tasks.status import TaskStatus, Waited
 if TYPE_CHECKING:
     from agentbus.agent_overview import AgentOverview
     from agentbus.many_tasks import NewTask
+    from agentbus.tasks.follow_ups import NewFollowUp
     from agentbus.tasks.inbox import Inbox, InboxMessage
     from agentbus.tasks.listing.task_list import TaskList
     from agentbus.tasks.presence import PausedWorker
@@ -338,6 +339,14 @@ class Coordinator:
 
     async def _sent(self, task: Task) -> PublishedTask:
         return PublishedTask(self.bus, await publish(self.bus, task, self.agent), coordinator=self.agent)
+
+    async def follow_up(self, task: TaskRef, wanted: "NewFollowUp") -> PublishedTask:
+        """Publish a task that goes on with the conversation of another; see `TaskHandle.follow_up`."""
+        from agentbus.tasks.follow_ups import publish_follow_up
+
+        status = await self._handle(task, None).status()
+        published = await publish_follow_up(self.bus, status, wanted, self.agent)
+        return PublishedTask(self.bus, published, coordinator=self.agent)
 
     def _handle(self, task: TaskRef, agent: str | None) -> TaskHandle:
         return task if isinstance(task, TaskHandle) else self.task(task, agent=agent)

@@ -171,7 +171,7 @@ class TaskHandle:
         """
         from agentbus.tasks.follow_ups import NewFollowUp, publish_follow_up
 
-        wanted = NewFollowUp(content, task_type, payload_format, None, reply_to, task_id, self._agent, fresh, wait_s)
+        wanted = NewFollowUp(content, task_type, payload_format, None, reply_to, task_id, fresh=fresh, wait_s=wait_s)
         published = await publish_follow_up(self._bus, await self.status(), wanted, self._coordinator)
         return PublishedTask(self._bus, published, coordinator=self._coordinator)
 

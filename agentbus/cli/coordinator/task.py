@@ -56,7 +56,8 @@ Examples:
 async def get(bus: "Coordinator", *, task_id: str, agent: str | None) -> None:
     """Show the state of a task and its result, if it has one."""
     status = await bus.task(task_id, agent=agent).status()
-    _show(status)
+    chain = await lazy.follow_ups.conversation_of(bus.bus, status) if status.continues else []
+    _show(status, conversation=[str(one) for one in chain])
     if status.state == "queued":
         await warn_without_worker(bus, status.agent, only_paused=True)
 
@@ -93,8 +94,10 @@ async def list_(
     await lazy.task_search.TaskSearch(bus, limit, cursor).run(agent=agent, owner=owner, state=state)
 
 
-def _show(status: "TaskStatus") -> None:
+def _show(status: "TaskStatus", conversation: list[str] | None = None) -> None:
     account = status.to_json()
+    if conversation:
+        account["conversation"] = [*conversation]
     if not output.on_terminal():
         output.json_line(account)
         return

@@ -56,6 +56,7 @@ def task_view(status: TaskStatus) -> TaskView:
         cancel=_cancel_request(status),
         last_failure=short(entry.last_failure) if entry.last_failure else None,
         setbacks=_setbacks(status),
+        continues=status.continues,
     )
 
 
@@ -73,6 +74,7 @@ def listed_task(status: TaskStatus) -> ListedTask:
         error=short(status.error, 120) if status.error else None,
         failure=status.failure.code if status.failure else None,
         cost_usd=status.run.cost_usd if status.run else None,
+        continues=status.continues,
     )
 
 
