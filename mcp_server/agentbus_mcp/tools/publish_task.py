@@ -35,8 +35,6 @@ from agentbus_mcp.tools.parameters import (
 )
 from agentbus_mcp.tools.progress import progress
 
-if TYPE_CHECKING:
-    
 
 class _Options(TypedDict):
     task_type: str
