@@ -97,9 +97,9 @@ def test_a_place_changes_with_each_thing_that_it_is_made_of_and_tells_when_only_
     base = ("machine", "1000 me", "bus", "code", "/state")
     here = place_id(*base, {"HOME": "/home/me"})
     assert place_id(*base, {"HOME": "/home/me", "PATH": "/bin"}) == here
-    others = [place_id(*(*base[:at], "other", *base[at + 1 :]), {"HOME": "/home/me"}) for at in range(len(base))]
+    others = [place_id("other", *base[1:], {"HOME": "/home/me"}), place_id(*base[:4], "other", {"HOME": "/home/me"})]
     moved = [place_id(*base, {"HOME": "/home/me", name: "/x"}) for name in ("CLAUDE_CONFIG_DIR", "CODEX_HOME")]
     moved.append(place_id(*base, {"HOME": "/other"}))
-    assert len({here, *others, *moved}) == 9
+    assert len({here, *others, *moved}) == 6
     assert all(has_moved(other, here) for other in moved)
     assert not any(has_moved(other, here) for other in (*others, here))

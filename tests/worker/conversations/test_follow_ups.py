@@ -1,18 +1,24 @@
 """Tasks that go on with the conversation of an earlier one, with real workers and an agent that keeps sessions."""
 
+import asyncio
+import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from agentbus import Coordinator
+from agentbus import Coordinator, TaskFailure, TaskStatus
 from agentbus.bus.topology import consumer_config
 from agentbus.errors import CannotContinueError
+from agentbus.many_tasks import NewTask
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer
+from agentbus.task_handle import TaskHandle
 from agentbus.tasks.follow_ups import NewFollowUp, publish_follow_up
 from support.conversing import conversing_worker, done, forget_place, home, records, run_of, runs
-from support.harness import alive, eventually, worker, worker_toml
+from support.harness import alive, eventually, run_cli, worker, worker_toml
 from support.jobs import acknowledged, gone, pid_from, short_lease
+from support.mcp_harness import data_of, error_of, in_memory
 from support.supervised import kill_with_supervisors
 
 
@@ -194,3 +200,77 @@ async def test_a_follow_up_of_a_cancelled_task_says_that_there_is_no_session(
         assert run_of(await done(fresh))["resumed"] is False
         assert (await done(cancelled))["status"] == "cancelled"
         await acknowledged(coordinator)
+
+
+async def test_the_command_line_and_the_mcp_server_publish_follow_ups_and_show_the_conversation(
+    coordinator: Coordinator, server: NatsServer, tmp_path: Path
+) -> None:
+    at = ("--nats-url", server.url)
+    async with worker(conversing_worker(tmp_path, server.url), env=home(tmp_path)):
+        await done(await coordinator.publish("code", "remember heron", task_id="first"))
+        ran = await run_cli("task", "publish", "--continue", "first", "--task-id", "second", "recall", *at)
+        assert ran.code == 0, ran.err
+        published = json.loads(ran.out)
+        assert (published["to"], published["task_type"], published["needs"]) == ("agent-code", "task", ["continue"])
+        assert (await done(coordinator.task("second")))["result"] == "heron"
+        async with in_memory(server.url) as client:
+            job = {"to": ["code"], "content": "recall", "task_type": "recall", "watch": True}
+            answer = data_of(await client.call_tool("publish_task", {**job, "continue_task": "code/second"}))
+            assert [one["output"] for one in answer["results"]] == ["heron"]
+            third = answer["results"][0]["task_id"]
+            listed = data_of(await client.call_tool("list_tasks", {}))["tasks"]
+            assert {one["task_id"]: one.get("continues") for one in listed} == {
+                "first": None, "second": "code/first", third: "code/second",
+            }  # fmt: skip
+            refused = await client.call_tool("publish_task", {**job, "to": ["doc"], "continue_task": "second"})
+            assert "only that can go on with it, not doc" in error_of(refused)
+    shown = json.loads((await run_cli("task", "get", third, *at)).out)
+    assert (shown["continues"], shown["conversation"]) == (
+        "code/second",
+        ["code/first", "code/second", f"code/{third}"],
+    )
+    for wrong in (("--fresh", "--to", "code", "--task-type", "x", "y"), ("--continue", "first", "--lines")):
+        assert (await run_cli("task", "publish", *wrong, *at)).code == 2
+    again = await run_cli("task", "publish", "--continue", "first", "--task-id", "second", "recall", *at)
+    assert again.code == 0
+    assert "was published before" in again.err
+
+
+@pytest.mark.long
+async def test_two_hundred_follow_ups_over_four_busy_places_run_each_where_its_session_is(
+    coordinator: Coordinator, server: NatsServer, tmp_path: Path
+) -> None:
+    """All machines are busy for longer than `continue_wait_seconds`, and a thousand new tasks wait before them."""
+    places = [tmp_path / f"place-{number}" for number in range(4)]
+    barrier, firsts = tmp_path / "go", list[TaskHandle]()
+    async with AsyncExitStack() as stack:
+        for number, place in enumerate(places):
+            config = conversing_worker(place, server.url, continue_wait_seconds=1)
+            await stack.enter_async_context(worker(config, env=home(place)))
+            first = await coordinator.publish("code", f"remember {number}\nwait {barrier}")
+            await eventually(lambda: sum(len(runs(one)) for one in places) > number, "it runs")  # noqa: B023
+            firsts.append(first)
+        barrier.touch()
+        homes = [run_of(await done(first))["place"] for first in firsts]
+        assert len(set(homes)) == len(places), "each machine has had one of them"
+        barrier.unlink()
+        for number in range(len(places)):
+            await coordinator.publish("code", f"wait {barrier}\nsleep 1", task_id=f"busy-{number}")
+        await eventually(lambda: all(runs(place)[-1][-1] == "begins" for place in places), "all machines are busy")
+        new = [NewTask("code", "recall", task_id=f"new-{number}") for number in range(1_000)]
+        async for one in coordinator.publish_many(new):
+            assert not isinstance(one, TaskFailure)
+        expected = [number % len(places) for number in range(200)]
+        follow_ups = [await firsts[number].follow_up("recall\nsleep 0.02") for number in expected]
+        await asyncio.sleep(2)  # longer than they would wait for a place that is gone
+        barrier.touch()
+        waited = await coordinator.wait(follow_ups, timeout_s=600)
+        assert not waited.pending
+        results = [(await one.result()).to_json() for one in follow_ups]
+        assert [one["result"] for one in results] == [str(number) for number in expected]
+        assert [run_of(one)["place"] for one in results] == [homes[number] for number in expected]
+        looked_at = await coordinator.statuses([task.task_id or "" for task in new])
+        before = sum(isinstance(one, TaskStatus) and one.settled for one in looked_at)
+        assert before < 200, f"they came before new tasks, of which {before} are done"
+        waited = await coordinator.wait([task.task_id or "" for task in new], until="any", timeout_s=600)
+        assert waited.settled, "then new tasks go on"
