@@ -158,7 +158,7 @@ class Entry(BaseModel):
 
     @property
     def in_second_form(self) -> bool:
-        """Whether its message is one of the second form, whoever has published it."""
+        """Whether its message is one of the second form, also where `main` has published it."""
         return bool(self.needs)
 
     @property
