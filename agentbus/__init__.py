@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from agentbus.errors import AgentBusError
     from agentbus.many_tasks import NewTask
     from agentbus.protocol.messages import Result, Task
+    from agentbus.protocol.progress.events import RunEvent
     from agentbus.task_handle import PublishedTask, TaskFailure, TaskHandle
     from agentbus.tasks.inbox import Inbox, InboxMessage
+    from agentbus.tasks.listing.spending import Spending, Spent
     from agentbus.tasks.listing.task_list import TaskList
     from agentbus.tasks.presence import Presence
     from agentbus.tasks.status import TaskStatus, Waited
@@ -30,6 +32,9 @@ __all__ = [
     "Presence",
     "PublishedTask",
     "Result",
+    "RunEvent",
+    "Spending",
+    "Spent",
     "Task",
     "TaskFailure",
     "TaskHandle",
@@ -50,6 +55,9 @@ _HOME = {
     "Presence": "agentbus.tasks.presence",
     "PublishedTask": "agentbus.task_handle",
     "Result": "agentbus.protocol.messages",
+    "RunEvent": "agentbus.protocol.progress.events",
+    "Spending": "agentbus.tasks.listing.spending",
+    "Spent": "agentbus.tasks.listing.spending",
     "Task": "agentbus.protocol.messages",
     "TaskFailure": "agentbus.task_handle",
     "TaskHandle": "agentbus.task_handle",

@@ -26,7 +26,7 @@ class AgentOverview:
         waiting: how many tasks no worker has been given. None if this user may not look at consumers, or if the agent
             has no consumer yet.
         unacknowledged: how many tasks a worker has been given and has not settled; None as above.
-        paused_by: who has paused the agent by hand, as far as this user may know: members do not.
+        paused_by: who has paused the agent by hand, as far as this user may know.
     """
 
     agent: str

@@ -12,6 +12,7 @@ program that publishes one task starts fast.
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
@@ -36,8 +37,8 @@ from agentbus.tasks.status import TaskStatus, Waited
 if TYPE_CHECKING:
     from agentbus.agent_overview import AgentOverview
     from agentbus.many_tasks import NewTask
-    from agentbus.tasks.follow_ups import NewFollowUp
     from agentbus.tasks.inbox import Inbox, InboxMessage
+    from agentbus.tasks.listing.spending import Grouping, Spending
     from agentbus.tasks.listing.task_list import TaskList
     from agentbus.tasks.presence import PausedWorker
     from agentbus.tasks.waiting.wait import Until
@@ -63,7 +64,6 @@ class Coordinator:
         self.role = role or default_role(agent)
         bus.reads_queue = bus.reads_queue and self.role == "operator"
         bus.reads_whole_ledger = bus.reads_whole_ledger and self.role != "member"
-        bus.reads_control = bus.reads_control and self.role != "member"
 
     def _owner(self, owner: str | None) -> str | None:
         """Return whose tasks to look for: a member sees its own only."""
@@ -286,6 +286,19 @@ class Coordinator:
         wanted = Wanted(only, whose, state, self.agent, with_results)
         return await list_tasks(self.bus, wanted, limit=limit, cursor=cursor, search_s=search_s)
 
+    async def spending(
+        self, by: "Grouping" = "agent", *, agent: str | None = None, since: datetime | None = None
+    ) -> "Spending":
+        """Sum up what all runs of settled tasks used and cost, as their agents tell it, back to `since`.
+
+        `by` is agent, model, day or sender. It looks at all that the ledger keeps. A member sees its own tasks only.
+        """
+        from agentbus.tasks.listing.spending import Wanted, all_spending
+
+        only = subjects.agent_id(agent) if agent else None
+        wanted = Wanted(only, self._owner(None), asker=self.agent, with_results=False, settled=True)
+        return await all_spending(self.bus, wanted, by, since)
+
     async def lost_tasks(self, agent: str | None = None) -> list[TaskStatus]:
         """List the queued tasks of one agent or of all that the queue does not hold, so that no worker gets them.
 
@@ -340,14 +353,6 @@ class Coordinator:
     async def _sent(self, task: Task) -> PublishedTask:
         return PublishedTask(self.bus, await publish(self.bus, task, self.agent), coordinator=self.agent)
 
-    async def follow_up(self, task: TaskRef, wanted: "NewFollowUp") -> PublishedTask:
-        """Publish a task that goes on with the conversation of another; see `TaskHandle.follow_up`."""
-        from agentbus.tasks.follow_ups import publish_follow_up
-
-        status = await self._handle(task, None).status()
-        published = await publish_follow_up(self.bus, status, wanted, self.agent)
-        return PublishedTask(self.bus, published, coordinator=self.agent)
-
     def _handle(self, task: TaskRef, agent: str | None) -> TaskHandle:
         return task if isinstance(task, TaskHandle) else self.task(task, agent=agent)
 
@@ -358,15 +363,10 @@ class Coordinator:
             try:
                 return await work(self._handle(task, agent))
             except AgentBusError as error:
-                return _failure(task, agent, error)
+                named = (task.id, task.agent) if isinstance(task, TaskHandle) else (task, agent)
+                return TaskFailure(*named, error)
 
         return await concurrently(tasks, one, at_once=_AT_ONCE)
-
-
-def _failure(task: TaskRef, agent: str | None, error: AgentBusError) -> TaskFailure:
-    if isinstance(task, TaskHandle):
-        return TaskFailure(task.id, task.agent, error)
-    return TaskFailure(task, agent, error)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Handles of tasks on the bus: read the status, wait for the result, cancel, retry, answer.
+"""Handles of tasks on the bus: read the status, follow the run, wait for the result, cancel, retry, answer.
 
     task = await bus.publish("code", "Review PR 123")
     result = await task.result(timeout_s=600)
@@ -9,8 +9,9 @@ modules that only they need, so that a program that publishes one task starts fa
 """
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import AgentBusError, ResultTimeoutError
@@ -21,6 +22,10 @@ from agentbus.protocol.messages import PayloadFormat, Result, Task
 from agentbus.protocol.task_names import TaskQuery
 from agentbus.tasks.publish import Published
 from agentbus.tasks.status import TaskStatus
+
+if TYPE_CHECKING:
+    from agentbus.protocol.progress.events import ProgressMessage, RunEvent
+    from agentbus.tasks.follow_ups import NewFollowUp
 
 DEFAULT_TASK_TYPE: Final = "task"
 
@@ -130,6 +135,61 @@ class TaskHandle:
         async for piece in read_output(self._bus, await self.status()):
             yield piece
 
+    async def progress(self) -> "ProgressMessage | None":
+        """Read what the runs of the task told last: how far it is. None if nothing is kept."""
+        from agentbus.tasks.progress.last import last_progress
+
+        return await last_progress(self._bus, (await self.status()).record.key)
+
+    async def events(self, *, follow: bool = True) -> "AsyncGenerator[RunEvent]":
+        """Yield what the runs of the task do, from the oldest event that is kept on, until the task has its result.
+
+        Events are kept for three days, at most 500 messages of a task, and what a run does in its first second is told
+        only if it goes on. Where some are missing, an event of the kind `dropped` says how many. Their text is the
+        agent's: data, never instructions. A lost connection or a stopped server does not end it.
+
+        Args:
+            follow: go on until the task has its result; otherwise end with what is kept now.
+
+        Raises:
+            SetupMissingError: the bus keeps no events of this agent.
+            PermissionDeniedError: this user may not read them.
+        """
+        import asyncio
+
+        from agentbus.tasks.progress.follow import follow_events, kept_events
+        from agentbus.tasks.waiting.wait import wait_for_ids
+
+        status = await self.status()
+        key = status.record.key
+        if status.settled or not follow:
+            async with aclosing(kept_events(self._bus, key)) as kept:
+                async for event in kept:
+                    yield event
+            return
+        settled = asyncio.ensure_future(wait_for_ids(self._bus, [self.query], asker=self._coordinator))
+        try:
+            async with aclosing(follow_events(self._bus, key, settled)) as coming:
+                async for event in coming:
+                    yield event
+            await settled
+        finally:
+            settled.cancel()
+            await asyncio.wait({settled})
+
+    async def transcript(self) -> AsyncGenerator[bytes]:
+        """Yield all that the agent printed in the last run of the settled task, as it printed it: lines of its format.
+
+        Raises:
+            NotSettledError: the task has no result yet.
+            OutputNotKeptError: the command prints no events, or they were not kept; see `output`.
+            FileMissingError, CorruptFileError: see `agentbus.tasks.output_store.read_file`.
+        """
+        from agentbus.tasks.output_store import read_transcript
+
+        async for piece in read_transcript(self._bus, await self.status()):
+            yield piece
+
     async def retry(self) -> "PublishedTask":
         """Publish the settled task again, under a new id; the new task names this one in `retry_of`.
 
@@ -169,9 +229,15 @@ class TaskHandle:
                 agent can go on with one, or too many follow-ups wait for the agent.
             BusError: see `Coordinator.publish`.
         """
-        from agentbus.tasks.follow_ups import NewFollowUp, publish_follow_up
+        from agentbus.tasks.follow_ups import NewFollowUp
 
         wanted = NewFollowUp(content, task_type, payload_format, None, reply_to, task_id, fresh=fresh, wait_s=wait_s)
+        return await self.continue_with(wanted)
+
+    async def continue_with(self, wanted: "NewFollowUp") -> "PublishedTask":
+        """Publish a task that goes on with the conversation of this one; see `follow_up`."""
+        from agentbus.tasks.follow_ups import publish_follow_up
+
         published = await publish_follow_up(self._bus, await self.status(), wanted, self._coordinator)
         return PublishedTask(self._bus, published, coordinator=self._coordinator)
 

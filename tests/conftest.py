@@ -23,9 +23,31 @@ from support.posix_use import TESTS, posix_use
 
 assert examples.TIMES, "the profile of hypothesis is loaded, before the first test of it is collected"
 
+# Where an environment forbids bytecode files, as containers often do, each of the thousands of Python processes that
+# the tests start would compile the same sources again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background by a shell that has no job control; whatever the tests start would ignore Ctrl-C, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+MEMORY = Path("/dev/shm")  # pytest makes a folder of its own there
+ROOM_BYTES = 4 << 30
+"""Many times what the tests have there at once; what failed is kept until the third run after it."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what tests write in memory, where there is much: their servers wait for the disk with every message.
+
+    Not that of the tests that move gigabytes. `--basetemp` names another place.
+    """
+    if "PYTEST_DEBUG_TEMPROOT" in os.environ or "not large" not in config.option.markexpr or not MEMORY.is_dir():
+        return
+    there = os.statvfs(MEMORY)
+    if there.f_bavail * there.f_frsize >= ROOM_BYTES and not there.f_flag & (os.ST_NOEXEC | os.ST_RDONLY):
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -37,10 +59,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wrong = [f"{test}: {part!r}" for (test, part), found in _parts(cases).items() if not found]
     if wrong and not any("::" in argument for argument in config.args):  # else not all cases of a test may be here
         raise pytest.UsageError(f"a marker gate names what stands in the id of no case: {', '.join(wrong)}")
+    # To see what each test uses takes four seconds of each process of the tests.
+    looked_for = sys.platform == "win32" or "posix" in config.option.markexpr
     for item in items:
         if item.path.is_relative_to(TESTS / "worker"):
             item.add_marker(pytest.mark.posix("a worker needs process groups and signals"))
-        elif isinstance(item, pytest.Function) and (reason := posix_use(item.path).get(item.originalname)):
+        elif (
+            looked_for and isinstance(item, pytest.Function) and (reason := posix_use(item.path).get(item.originalname))
+        ):
             item.add_marker(pytest.mark.posix(reason))
         if not all(mark.args for mark in item.iter_markers("posix")):
             raise pytest.UsageError(f"{item.nodeid}: the marker posix needs its reason")

@@ -35,7 +35,7 @@ STREAM_ORDER: Final = (
 )
 """The streams of every bus in the order of the backup; the file buckets of the agents follow.
 
-The registry is left out: workers announce themselves again."""
+The registry is left out, because workers announce themselves again, and so is what running tasks tell of themselves."""
 _FILES_PREFIX: Final = f"OBJ_{subjects.files_bucket('')}"
 _CHUNK_BYTES: Final = 128 * 1024  # the default of nats-server
 # The server sends chunks one after the other; after such a pause, the server or the connection hangs.

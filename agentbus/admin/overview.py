@@ -1,7 +1,7 @@
 """Reads an overview of the bus: streams, agents, running tasks, and the tasks that were settled last."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
@@ -12,7 +12,10 @@ from agentbus.coordinator import Coordinator
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
+from agentbus.protocol.progress.events import ProgressMessage
+from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.listing.last_changes import last_changes
+from agentbus.tasks.progress.last import last_of_each
 from agentbus.tasks.status import TaskStatus
 
 STREAMS: Final = (
@@ -50,6 +53,7 @@ class BusOverview:
         coordinator: the id under which it was read.
         agents: as `Coordinator.overview` returns them.
         running: the tasks that workers are running, at most 50, the last changed first; without results, as all here.
+        progress: what the running tasks told last, as far as it is kept.
         recent: the settled tasks, the newest first.
         warnings: which streams are nearly full, and how an administrator makes room.
         missing: streams that do not exist.
@@ -67,6 +71,7 @@ class BusOverview:
     warnings: list[str]
     missing: list[str]
     hidden: list[str]
+    progress: dict[TaskKey, ProgressMessage] = field(default_factory=dict[TaskKey, ProgressMessage])
 
     def to_json(self) -> dict[str, Json]:
         """Return the overview as a JSON object, without results."""
@@ -77,12 +82,16 @@ class BusOverview:
             "server_version": self.server_version,
             "streams": [usage.to_json() for usage in self.streams],
             "agents": [agent.to_json() for agent in self.agents],
-            "running": [status.to_json(with_result=False) for status in self.running],
+            "running": [self._running(status) for status in self.running],
             "recent": [status.to_json(with_result=False) for status in self.recent],
             "warnings": list[Json](self.warnings),
             "missing": list[Json](self.missing),
             "hidden": list[Json](self.hidden),
         }
+
+    def _running(self, status: TaskStatus) -> dict[str, Json]:
+        told = self.progress.get(status.record.key)
+        return {**status.to_json(with_result=False), **({"progress": told.summary()} if told else {})}
 
 
 class OverviewReader:
@@ -117,6 +126,7 @@ class OverviewReader:
             warnings=_warnings(streams),
             missing=missing,
             hidden=sorted(self._hidden),
+            progress=await last_of_each(bus.bus, [status.record.key for status in running]),
         )
 
     async def _allowed(self, name: str, read: Callable[[], Awaitable[_T | None]]) -> _T | None:

@@ -1,4 +1,4 @@
-"""Tells the audit what only a client can tell: that its party cancelled, answered or retried a task."""
+"""Tells the audit what only a client can tell: that its party cancelled or retried a task, or paused an agent."""
 
 from contextlib import suppress
 
@@ -10,13 +10,13 @@ from agentbus.protocol.subjects import TaskKey
 
 
 async def note(
-    bus: Bus, verb: audit.Verb, key: TaskKey | None, *, by: str, detail: str = "", inside: bool = False
+    bus: Bus, verb: audit.Verb, key: TaskKey | str | None, *, by: str, detail: str = "", inside: bool = False
 ) -> None:
     """Send a line to the audit. Nothing waits for it and nothing fails with it: a full audit must not stop work.
 
     Args:
-        key: the task that `by` did something with.
-        detail: the id of a new task, or the decision; never the content of a task.
+        key: the task, or the agent, that `by` did something with.
+        detail: the id of a new task, the decision, or the reason of a pause; never the content of a task.
         inside: the user is inside the account of the streams, as an administrator's is: the server adds no id there.
     """
     subject = audit.said(verb)

@@ -14,14 +14,16 @@ from agentbus.bus.jetstream_answers import (
     read_account_info,
     read_consumer_info,
     read_consumer_page,
+    read_direct,
     read_message,
     read_name_page,
     read_object,
     read_stored,
     read_stream_info,
 )
-from agentbus.bus.nats_client import Msg
+from agentbus.bus.nats_client import Msg, NatsError
 from agentbus.bus.retry_until import deadline_after, retry_until
+from agentbus.bus.write_batching import check_size
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.errors import (
     ApiError,
@@ -29,22 +31,12 @@ from agentbus.errors import (
     BusUnavailableError,
     MalformedAnswerError,
     NoRespondersError,
+    TooLargeError,
 )
 from agentbus.protocol import refusals, subjects
-from agentbus.protocol.headers import (
-    DESCRIPTION,
-    EXPECTED_LAST_SUBJECT_SEQUENCE,
-    MSG_ID,
-    SEQUENCE,
-    STATUS,
-    SUBJECT,
-    TIME_STAMP,
-    Headers,
-    is_relayed_twice,
-)
+from agentbus.protocol.headers import EXPECTED_LAST_SUBJECT_SEQUENCE, MSG_ID, Headers
 from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.stored_message import StoredMessage
-from agentbus.protocol.timestamps import parse_time
 
 _T = TypeVar("_T")
 
@@ -56,6 +48,10 @@ _ELECTION_S: Final = 10.0
 """The same in a cluster, where a stream does not answer while its servers elect a leader (4 to 8 s)."""
 _LAG_S: Final = 2.0
 _PAUSE_S: Final = 0.1
+_EXTRA_S: Final = 2.0
+"""How long to wait for what an answer can do without."""
+_MOST_PENDING_BYTES: Final = 262_144
+"""What may wait to be written while a message that can be dropped is still sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +72,14 @@ class Bus(Connection):
         reads_whole_ledger: the same of reading the ledger without a filter, which a bus of an older layout refuses.
         reads_ledger_state: the same of the state of the ledger's stream.
         reads_control: the same of which agents an operator has paused.
+        reads_progress: the same of what runs tell.
     """
 
     reads_queue = True
     reads_whole_ledger = True
     reads_ledger_state = True
     reads_control = True
+    reads_progress = True
 
     async def store(
         self,
@@ -121,6 +119,20 @@ class Bus(Connection):
             return Stored(*read_stored(answer, subject))
         except MalformedAnswerError as error:
             raise BusUnavailableError(f"{error}; the message may or may not be stored") from error
+
+    def tell(self, subject: str, data: bytes) -> bool:
+        """Send a core message now, or drop it: without a connection, or where the server reads too slowly.
+
+        It never waits and never raises. Returns whether it was sent.
+        """
+        if not self.connected or self._client.unwritten_bytes > _MOST_PENDING_BYTES:
+            return False
+        try:
+            check_size(subject, data, None, self.max_message_bytes)
+            self._client.send(subject, data, "", None, flush=True)
+        except (NatsError, TooLargeError):
+            return False
+        return True
 
     async def api(self, verb: str, body: Json = None, *, timeout_s: float = REQUEST_TIMEOUT_S) -> dict[str, Any]:
         """Send a JetStream API request such as `STREAM.INFO.AGENT_TASKS` and return its answer.
@@ -219,6 +231,13 @@ class Bus(Connection):
         """
         return await self._direct_get(stream, subjects.last_of(stream, subject))
 
+    async def last_message_if_any(self, stream: str, subject: str) -> StoredMessage | None:
+        """Read the newest message of `subject`; None also where there is no such stream, which is not waited for."""
+        try:
+            return read_direct(await self.request(subjects.last_of(stream, subject), timeout_s=_EXTRA_S))
+        except NoRespondersError:
+            return None
+
     async def next_message(self, stream: str, subject: str, seq: int) -> StoredMessage | None:
         """Read the first message of `subject`, which may hold wildcards, from a sequence on; None if there is none.
 
@@ -284,21 +303,7 @@ class Bus(Connection):
         raise self._no_answer(f"the stream {stream}", subject)
 
     async def _direct_get(self, stream: str, subject: str, body: bytes = b"") -> StoredMessage | None:
-        message = await self._answered(stream, subject, body)
-        headers = dict(message.headers or {})
-        status = headers.get(STATUS)
-        if status == "404":
-            return None
-        if status is not None or SEQUENCE not in headers:
-            raise ApiError(headers.get(DESCRIPTION, "unexpected answer to a direct get"), int(status or 0))
-        return StoredMessage(
-            subject=headers[SUBJECT],
-            seq=int(headers[SEQUENCE]),
-            time=parse_time(headers[TIME_STAMP]),
-            headers=headers,
-            data=message.data,
-            relayed=is_relayed_twice(message.repeated_headers),
-        )
+        return read_direct(await self._answered(stream, subject, body))
 
     async def _jetstream(
         self,

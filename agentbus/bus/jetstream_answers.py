@@ -9,8 +9,9 @@ from base64 import b64decode
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar
 
-from agentbus.errors import MalformedAnswerError, MessageError
-from agentbus.protocol.headers import parse
+from agentbus.bus.nats_client import Msg
+from agentbus.errors import ApiError, MalformedAnswerError, MessageError
+from agentbus.protocol.headers import DESCRIPTION, SEQUENCE, STATUS, SUBJECT, TIME_STAMP, is_relayed_twice, parse
 from agentbus.protocol.json_codec import Json, decode
 from agentbus.protocol.stored_message import StoredMessage
 from agentbus.protocol.timestamps import parse_time
@@ -227,6 +228,28 @@ def read_message(answer: Json, asked: str, *, headers: bool = False) -> StoredMe
         raise message.malformed("time", None)
     block, _ = parse(message.data("hdrs")) if headers else ({}, None)
     return StoredMessage(message.text("subject"), message.number("seq"), time, block, message.data("data"))
+
+
+def read_direct(message: Msg) -> StoredMessage | None:
+    """Read the answer to a direct get; None if there is no such message.
+
+    Raises:
+        ApiError: the server refused the request.
+    """
+    headers = dict(message.headers or {})
+    status = headers.get(STATUS)
+    if status == "404":
+        return None
+    if status is not None or SEQUENCE not in headers:
+        raise ApiError(headers.get(DESCRIPTION, "unexpected answer to a direct get"), int(status or 0))
+    return StoredMessage(
+        subject=headers[SUBJECT],
+        seq=int(headers[SEQUENCE]),
+        time=parse_time(headers[TIME_STAMP]),
+        headers=headers,
+        data=message.data,
+        relayed=is_relayed_twice(message.repeated_headers),
+    )
 
 
 def _read_state(state: "_Object") -> StreamState:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from agentbus.bus.bounds.subject_counts import without_deletions
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import read_stream_info
+from agentbus.bus.progress.streams import compare_progress, remove_progress, set_up_progress, shrink_progress
 from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.bus.topology import (
     MAX_ACK_PENDING,
@@ -40,6 +41,8 @@ async def set_up(
     update: bool = False,
 ) -> list[Finding]:
     """Create every stream and bucket, and for each agent its two consumers and its files bucket.
+
+    Every agent that the bus knows also gets the stream of what its runs tell; these give way to everything else.
 
     A stream that exists gets the subjects that it lacks, which changes nothing for those who use the others.
 
@@ -73,8 +76,9 @@ async def set_up(
     replica_plan = ReplicaPlan(granted, for_new, replicas, bus.clustered, shares_anew)
     steps = plan(wanted, agents, found, replica_plan, update=update, max_ack_pending=max_ack_pending)
     try:
-        done = {step.name: await _apply_to_stream(bus, step) for step in sorted(steps[: len(wanted)], key=_order)}
+        done = {step.name: await _apply_with_room(bus, step) for step in sorted(steps[: len(wanted)], key=_order)}
     except StreamFullError as error:
+        await set_up_progress(bus, await known_agents(bus), granted, update=False)  # they have given way in vain
         raise BusError(
             f"the storage that the account may use does not hold {for_new} replicas of everything: raise its max_file, "
             f"or lower the max_bytes of the streams ({error})"
@@ -82,7 +86,9 @@ async def set_up(
     except ApiError as error:
         raise _no_room(error, for_new) from error
     findings = [done[item.name] for item in wanted]
-    return findings + [await _apply_to_consumer(bus, step) for step in steps[len(wanted) :]]
+    findings += [await _apply_to_consumer(bus, step) for step in steps[len(wanted) :]]
+    everyone = sorted({*agents, *await known_agents(bus)})
+    return findings + await set_up_progress(bus, everyone, granted, update=update)
 
 
 def _order(step: Step) -> bool:
@@ -121,6 +127,8 @@ async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) ->
     ]
     for step in plan(wanted, agents, found, _AS_FOUND, update=False):
         yield step.as_found()
+    for finding in await compare_progress(bus, agents):
+        yield finding
 
 
 async def ensure_consumer(
@@ -234,6 +242,16 @@ async def _look(bus: Bus, streams: Sequence[str], agents: Sequence[str]) -> Foun
         with suppress(SetupMissingError):
             found.consumers[name] = (await bus.consumer_info(subjects.TASKS_STREAM, name)).config
     return found
+
+
+async def _apply_with_room(bus: Bus, step: Step) -> Finding:
+    """Create or change one stream. Where there is no room, what runs tell gives way to it: most of it, then all."""
+    for give_way in (shrink_progress, remove_progress):
+        try:
+            return await _apply_to_stream(bus, step)
+        except StreamFullError:
+            await give_way(bus)
+    return await _apply_to_stream(bus, step)
 
 
 async def _apply_to_stream(bus: Bus, step: Step) -> Finding:

@@ -65,6 +65,12 @@ class BatchingClient(NatsClient):
         else:
             self._wake_flusher()
 
+    @property
+    def unwritten_bytes(self) -> int:
+        """How much was sent and waits to be taken by the network."""
+        writer = getattr(self._transport, "_io_writer", None)
+        return self._pending_data_size + (writer.transport.get_write_buffer_size() if writer is not None else 0)
+
     async def wait_writable(self) -> None:
         """Wait while more is pending than nats-py allows, because the server reads too slowly."""
         # `_flush_pending(force_flush=True)` would swallow a cancellation.

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from agentbus.bus import replicas, setup
     from agentbus.bus.wanted import retention
     from agentbus.cli import past_times, session, tables
-    from agentbus.cli.coordinator import cost_report, figures, inbox_line, publish_lines, status_tables, task_search
+    from agentbus.cli.coordinator import (
+        cost_report,
+        figures,
+        inbox_line,
+        publish_lines,
+        status_tables,
+        task_log,
+        task_search,
+    )
     from agentbus.cli.demo import scenario
     from agentbus.cli.operator import foreign_consumers, local_bus, upgrade
     from agentbus.config import home, loading, mcp_tokens, storage_sizes
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from agentbus.provision.services import choice, worker_service
     from agentbus.tasks import agent_pauses, follow_ups
     from agentbus.tasks.listing import spending, task_list
+    from agentbus.tasks.progress import last
 else:
     _PACKAGES = {
         "agentbus.admin": ["audit_log", "backup", "consumers", "dead_letters", "overview", "server_versions"],
@@ -38,7 +47,7 @@ else:
         "agentbus.bus.wanted": ["retention"],
         "agentbus.cli": ["past_times", "session", "tables"],
         "agentbus.cli.coordinator": [
-            "cost_report", "figures", "inbox_line", "publish_lines", "status_tables", "task_search",
+            "cost_report", "figures", "inbox_line", "publish_lines", "status_tables", "task_log", "task_search",
         ],
         "agentbus.cli.demo": ["scenario"],
         "agentbus.cli.operator": ["foreign_consumers", "local_bus", "upgrade"],
@@ -49,6 +58,7 @@ else:
         "agentbus.provision.services": ["choice", "worker_service"],
         "agentbus.tasks": ["agent_pauses", "follow_ups"],
         "agentbus.tasks.listing": ["spending", "task_list"],
+        "agentbus.tasks.progress": ["last"],
     }  # fmt: skip
     _PATHS = {"asyncio": "asyncio", "pathlib": "pathlib"} | {
         name: f"{package}.{name}" for package, names in _PACKAGES.items() for name in names

@@ -80,6 +80,7 @@ class AgentSection(Section):
     output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen"] = "text"
     resume_cmd: Annotated[tuple[str, ...], BeforeValidator(_split_command)] | None = None
     folder: FilePath | None = None
+    progress: Literal["off", "tools", "all"] = "all"
     description: Annotated[str, Field(max_length=500)] = ""
     setback_limit_seconds: Annotated[float, Field(ge=0, le=_LONGEST_SETBACK_S)] = 86_400
 

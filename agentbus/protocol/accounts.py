@@ -25,7 +25,8 @@ LAYOUT_WITH_WHOLE_LEDGER: Final = 4
 """The layout in which who may read the whole ledger may do so without a filter, for which the server looks at all."""
 
 LAYOUT_WITH_CONTROL: Final = 5
-"""The layout in which operators pause agents, by a bucket that the workers of an agent read."""
+"""The layout in which operators pause agents, by a bucket that the workers of an agent read, and in which a stream for
+each agent keeps what its runs do."""
 LAYOUT_WITH_PLACES: Final = 7
 """The layout in which workers may read which places of their agent are alive. 6 was given to another change."""
 

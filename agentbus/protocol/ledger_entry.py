@@ -18,7 +18,8 @@ from agentbus.protocol.conversations.continuation import MAX_NEEDS, Continuation
 from agentbus.protocol.headers import KV_OPERATION, STATE, SUMMARY, Headers
 from agentbus.protocol.json_codec import Json, decode
 from agentbus.protocol.messages import MAX_ADDRESS_CHARS, MAX_TASK_TYPE_CHARS, Result, Task, failure_in
-from agentbus.protocol.outcomes.run_report import run_in
+from agentbus.protocol.outcomes.run_report import Run, run_in
+from agentbus.protocol.outcomes.usage_of_runs import UsageOfRuns, with_run
 from agentbus.protocol.stored_message import StoredMessage
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.timestamps import now
@@ -68,7 +69,8 @@ _Count = Annotated[int, Field(ge=0, le=_MOST_COUNTED)]
 class Claim(BaseModel):
     """Who works on a task.
 
-    The nonce names the claim, the counter its renewals: together they tell one write from every other.
+    The nonce names the claim, the counter its renewals: together they tell one write from every other. `used` is what
+    the run had used at the last renewal, as far as its agent told it by then.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
@@ -78,6 +80,7 @@ class Claim(BaseModel):
     renewals: _Count = 0
     lease_s: _Seconds
     since: _Short
+    used: dict[str, Json] | None = None
 
 
 class CancelRequest(BaseModel):
@@ -113,8 +116,9 @@ class Entry(BaseModel):
     """The ledger's record of one task. It holds a result if, and only if, its state is a final one.
 
     `publication` is a random part of the message id under which the task is published; None in entries of publishers
-    before it was made. `answered_by` is the coordinator that answers what the task asks for: another one must not. One
-    with `needs` is published in the second form of subjects only; `continues` says with what it goes on.
+    before it was made. `answered_by` is the coordinator that answers what the task asks for: another one must not.
+    `earlier` is what runs before the one of this claim, or of the result, used and cost. With `needs` it is published
+    in the second form of subjects only; `continues` says with what it goes on.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
@@ -137,6 +141,7 @@ class Entry(BaseModel):
     answered_by: _Inbox | None = None
     needs: Annotated[tuple[_Short, ...], Field(max_length=MAX_NEEDS)] | None = None
     continues: Continuation | None = None
+    earlier: UsageOfRuns | None = None
 
     @model_validator(mode="after")
     def _check_result(self) -> Self:
@@ -167,6 +172,12 @@ class Entry(BaseModel):
         found = (self.result or {}).get("id")
         return found if isinstance(found, str) else ""
 
+    def earlier_with(self, run: Run | None = None) -> UsageOfRuns | None:
+        """What all runs so far used, with that of the present claim: as `run` says, or else its last renewal."""
+        if run is None and self.state == "working" and self.claim is not None and self.claim.used is not None:
+            run = run_in({"run": self.claim.used})
+        return with_run(self.earlier, run)
+
 
 class Summary(BaseModel):
     """What a list shows of a settled task: it stands in a header of the entry, which a reader has without the result.
@@ -192,9 +203,10 @@ class Summary(BaseModel):
     error: Annotated[str, StringConstraints(max_length=_SUMMARY_ERROR_CHARS)] | None = None
     failure: dict[str, Json] | None = None
     run: dict[str, Json] | None = None
+    earlier: UsageOfRuns | None = None
 
 
-_OF_ENTRY: Final = ("sender", "task_type", "created_at", "attempt", "cancel", "answered_by", "continues")
+_OF_ENTRY: Final = ("sender", "task_type", "created_at", "attempt", "cancel", "answered_by", "earlier", "continues")
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,14 +274,16 @@ def _of_conversation(task: Task) -> dict[str, Any]:
 
 def claimed(base: Entry, claim: Claim, attempt: int) -> Entry:
     """The entry after a claim."""
-    return base.model_copy(update={"state": "working", "claim": claim, "attempt": attempt})
+    changes = {"state": "working", "claim": claim, "attempt": attempt, "earlier": base.earlier_with()}
+    return base.model_copy(update=changes)
 
 
-def renewed(base: Entry) -> Entry:
-    """The entry after one more renewal of its lease."""
+def renewed(base: Entry, run: Run | None = None) -> Entry:
+    """The entry after one more renewal of its lease; `run` is what the agent has told so far."""
     if base.claim is None:
         raise ValueError("only a claimed entry has a lease to renew")
-    claim = base.claim.model_copy(update={"renewals": base.claim.renewals + 1})
+    used = run.figures.to_json() if run else base.claim.used
+    claim = base.claim.model_copy(update={"renewals": base.claim.renewals + 1, "used": used})
     return base.model_copy(update={"claim": claim})
 
 
@@ -284,10 +298,19 @@ def lease_ended(base: Entry, nonce: str) -> Entry:
     return base.model_copy(update={"claim": base.claim.model_copy(update={"nonce": nonce, "lease_s": 0.0})})
 
 
-def handed_back(base: Entry, setbacks: Setbacks | None = None) -> Entry:
-    """The entry of a task that was not run: any worker may claim it at once, and the attempt does not count."""
+def handed_back(base: Entry, setbacks: Setbacks | None = None, run: Run | None = None) -> Entry:
+    """The entry of a task that was not run, or not to its end: any worker may claim it at once.
+
+    The attempt does not count; what it used, as `run` tells, does.
+    """
     changes = {"state": "queued", "attempt": max(0, base.attempt - 1), "retry_after_s": None}
-    return base.model_copy(update={**changes, "setbacks": setbacks or base.setbacks})
+    return base.model_copy(update={**changes, "setbacks": setbacks or base.setbacks, "earlier": base.earlier_with(run)})
+
+
+def queued_again(base: Entry, *, retry_after_s: float, failure: str | None, run: Run | None = None) -> Entry:
+    """The entry of a task after an attempt that counts: for a retry after `retry_after_s`."""
+    changes = {"state": "queued", "retry_after_s": retry_after_s, "last_failure": failure}
+    return base.model_copy(update={**changes, "earlier": base.earlier_with(run)})
 
 
 def settled(base: Entry, result: Result) -> Entry:
@@ -312,6 +335,7 @@ def summary_of(entry: Entry) -> str | None:
         "error": error[:_SUMMARY_ERROR_CHARS] if isinstance(error, str) else None,
         "failure": failure.to_json() if failure else None,
         "run": run.figures.to_json() if run else None,
+        "earlier": entry.earlier.to_json() if entry.earlier else None,
     }
     # In ASCII: a line end in a text would be one in the headers.
     text = json.dumps({key: value for key, value in values.items() if value is not None}, separators=(",", ":"))

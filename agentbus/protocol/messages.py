@@ -18,6 +18,7 @@ from agentbus.protocol.conversations.continuation import identity_of
 from agentbus.protocol.ids import new_task_id
 from agentbus.protocol.json_codec import Json, canonical, decode, encode, object_in, refuse_changes
 from agentbus.protocol.outcomes.run_report import Run, amount_in, count_in, run_in
+from agentbus.protocol.outcomes.usage_of_runs import UsageOfRuns, earlier_in, with_run
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.protocol.validation import fault_line
@@ -190,6 +191,11 @@ class Result(_Message):
     def run(self) -> Run | None:
         """What it says of the run of the agent; None if it says nothing."""
         return run_in(self.model_extra or {})
+
+    @property
+    def usage(self) -> UsageOfRuns | None:
+        """What all runs of the task used and cost, as far as their agents told it; None if none did."""
+        return with_run(earlier_in(self.model_extra or {}), self.run)
 
     @property
     def remark(self) -> str | None:

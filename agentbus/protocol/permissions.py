@@ -14,6 +14,7 @@ from agentbus.protocol.audit import names as audit
 from agentbus.protocol.conversations import places
 from agentbus.protocol.parties import agent_control
 from agentbus.protocol.parties.party import Grant, Party
+from agentbus.protocol.progress import names as progress
 from agentbus.protocol.roles import Role
 
 ADMINISTRATOR: Final = "admin"
@@ -89,14 +90,20 @@ def _operator(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
             (agent_control.key("*"),),
             since=accounts.LAYOUT_WITH_CONTROL,
         ),
+        Grant(
+            "that it paused an agent, for the audit",
+            audit.SAID_BY_OPERATORS,
+            attested=True,
+            since=accounts.LAYOUT_WITH_CONTROL,
+        ),
         *_PAUSED,
         _settled_by(me),
         *_inbox(me),
         *_STREAMS,
         Grant("the tasks that wait", (subjects.api(f"STREAM.MSG.GET.{subjects.TASKS_STREAM}"),)),
         *_ALIVE,
-        *(grant for agent in agents for grant in _files_of(agent)),
-        Grant("signs of life", (subjects.heartbeat("*"), subjects.progress("*")), "listen"),
+        *(grant for agent in agents for grant in (*_files_of(agent), *_progress_of(agent))),
+        _SIGNS_OF_LIFE,
     )
 
 
@@ -127,6 +134,7 @@ def _member(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
         ),
         Grant("both, message by message", (subjects.pull(state, "*"),), "pull"),
         _SAID,
+        *_PAUSED,
         _settled_by(me),
         *_inbox(me),
         *_STREAMS,
@@ -144,6 +152,7 @@ def _tasking(me: str, agent: str) -> tuple[Grant, ...]:
         ),
         Grant(f"cancelling tasks of {agent} fast", (subjects.control(agent),), "tell"),
         *_files_of(agent, owner=me),
+        *_progress_of(agent, owner=me),
     )
 
 
@@ -156,8 +165,8 @@ def _viewer(me: str, agents: Sequence[str]) -> tuple[Grant, ...]:
         *_inbox(me),
         *_STREAMS,
         *_ALIVE,
-        *(grant for agent in agents for grant in _files_of(agent)),
-        Grant("signs of life", (subjects.heartbeat("*"), subjects.progress("*")), "listen"),
+        *(grant for agent in agents for grant in (*_files_of(agent), *_progress_of(agent))),
+        _SIGNS_OF_LIFE,
     )
 
 
@@ -219,6 +228,9 @@ _ALIVE: Final = (
 )
 
 
+# Earlier versions listen to what runs tell, where this one reads it from streams: their doctor asks for the right.
+_SIGNS_OF_LIFE: Final = Grant("signs of life", (subjects.heartbeat("*"), progress.of_agent("*")), "listen")
+
 _PAUSED: Final = (
     Grant(
         "which agents an operator has paused",
@@ -264,6 +276,24 @@ def _files_of(agent: str, owner: str | None = None) -> tuple[Grant, ...]:
             ),
         ),
         Grant(f"large outputs of {agent}, piece by piece", (subjects.pull(stream, "*"),), "pull"),
+    )
+
+
+def _progress_of(agent: str, owner: str | None = None) -> tuple[Grant, ...]:
+    """Reading what the runs of an agent do: of all tasks, or of those of one owner."""
+    stream, told = progress.stream(agent), progress.of_agent(agent, owner)
+    return (
+        Grant(
+            f"what runs of {agent} do",
+            (subjects.last_of(stream, told), subjects.create_consumer(stream, "*", told)),
+            since=accounts.LAYOUT_WITH_CONTROL,
+        ),
+        Grant(
+            f"what runs of {agent} do, message by message",
+            (subjects.pull(stream, "*"),),
+            "pull",
+            since=accounts.LAYOUT_WITH_CONTROL,
+        ),
     )
 
 
@@ -332,12 +362,9 @@ def _work(agent: str) -> tuple[Grant, ...]:
             (subjects.all_chunks(bucket), subjects.all_metas(bucket)),
         ),
         Grant("its entries in the registry", (f"$KV.{subjects.REGISTRY_BUCKET}.{agent}.>",)),
-        Grant(
-            "which places of the agent are alive",
-            (subjects.last_of(places.STREAM, places.marks(agent)),),
-            since=accounts.LAYOUT_WITH_PLACES,
-        ),
-        Grant("signs of life", (subjects.heartbeat(agent), subjects.progress(agent)), "tell"),
+        Grant("which places of the agent are alive", places.reading(agent), since=accounts.LAYOUT_WITH_PLACES),
+        Grant("signs of life", (subjects.heartbeat(agent),), "tell"),
+        Grant("what its runs do", (progress.of_agent(agent),)),
         Grant("being told to cancel, to pause, or of a follow-up", (subjects.control(agent),), "listen"),
         Grant(
             "whether an operator has paused it",

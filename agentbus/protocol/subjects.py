@@ -183,11 +183,6 @@ def control(agent: str) -> str:
     return f"agent.{agent}.control"
 
 
-def progress(agent: str) -> str:
-    """Where the workers of `agent` may tell how far their tasks are."""
-    return f"agent.{agent}.progress.>"
-
-
 def inbox_prefix(agent: str) -> str:
     """Where the answers to the requests of `agent` arrive: permissions bind them to it."""
     return f"_INBOX_{agent}"

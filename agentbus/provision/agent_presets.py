@@ -16,6 +16,7 @@ class Preset:
         version: the version with which the command was tried.
         rights: how an operator gives the agent more rights, for the comment in the configuration.
         output: how the worker reads what the command prints.
+        untold: what that does not tell, for the same comment.
         resume: the command that goes on with a session; None where that was not tried, or is not possible.
     """
 
@@ -24,6 +25,7 @@ class Preset:
     version: str
     rights: str
     output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen"] = "text"
+    untold: str = ""
     resume: tuple[str, ...] | None = None
 
     @property
@@ -39,7 +41,7 @@ PRESETS: Final[dict[str, Preset]] = {
         "2.1.332",
         "--permission-mode acceptEdits lets it change files; --allowedTools names what it may run",
         "claude",
-        (
+        resume=(
             "claude",
             "-p",
             "--output-format",
@@ -56,7 +58,8 @@ PRESETS: Final[dict[str, Preset]] = {
         "0.171.0",
         "its sandbox lets it change files below the folder in which it starts, and nothing else",
         "codex",
-        (
+        "a refusal from an empty answer",
+        resume=(
             "codex",
             "exec",
             "--json",
@@ -74,7 +77,8 @@ PRESETS: Final[dict[str, Preset]] = {
         "0.61.0",
         "it is offered no tool that would ask; --approval-mode auto_edit lets it change files",
         "gemini",
-        ("gemini", "--output-format", "stream-json", "--approval-mode", "default", "--resume", "{session}"),
+        "an answer that was cut at the model's limit from a whole one",
+        resume=("gemini", "--output-format", "stream-json", "--approval-mode", "default", "--resume", "{session}"),
     ),
     "opencode": Preset(
         ("opencode", "run", "--format", "json", "--print-logs", "--log-level", "ERROR"),
@@ -82,7 +86,8 @@ PRESETS: Final[dict[str, Preset]] = {
         "1.18.33",
         "its own configuration says what it may do, and it stops at a tool for which that says ask",
         "opencode",
-        ("opencode", "run", "--format", "json", "--print-logs", "--log-level", "ERROR", "-s", "{session}"),
+        "for how long its model's server has it wait",
+        resume=("opencode", "run", "--format", "json", "--print-logs", "--log-level", "ERROR", "-s", "{session}"),
     ),
     "qwen": Preset(
         ("qwen", "--output-format", "stream-json", "--include-partial-messages", "--approval-mode", "default"),
@@ -90,12 +95,14 @@ PRESETS: Final[dict[str, Preset]] = {
         "0.24.4",
         "it is offered no tool that would ask; --approval-mode auto-edit lets it change files",
         "qwen",
+        "a refusal from an empty answer, nor for how long its model's server has it wait",
     ),
     "hermes": Preset(
         ("hermes", "chat", "--quiet", "--query={input}"),
         "argv",
         "0.19.0",
         "its own configuration says what it may do",
+        untold="an answer that was cut at the model's limit, or a denied tool, from work that was done",
     ),
 }
 

@@ -38,6 +38,7 @@ def preset_command(name: str) -> AgentCommand:
     """Return the agent command of a preset."""
     preset: Preset = PRESETS[name]
     remark = f"As of {preset.executable} {preset.version}. It gets no rights by itself: {preset.rights}."
+    remark += f" It does not tell {preset.untold}." if preset.untold else ""
     return AgentCommand(preset.command, preset.prompt_via, remark, preset.output, preset.resume)
 
 

@@ -1,5 +1,6 @@
 """Pauses an agent by hand, for all its workers and those that start later, and lets it go on."""
 
+from agentbus.bus.audit_note import note
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.errors import ConfigError, MessageError, PermissionDeniedError, SetupMissingError
@@ -22,6 +23,7 @@ async def pause_agent(bus: Bus, agent: str, *, by: str, reason: str = "") -> Ope
         raise MessageError(f"the reason has {len(reason)} characters; at most {MAX_REASON_CHARS} are kept")
     pause = OperatorPause(by=by, reason=reason, since=now())
     await _ask(bus, agent, Asked(paused=pause))
+    await note(bus, "pause", agent, by=by, detail=reason)
     return pause
 
 
@@ -32,6 +34,7 @@ async def resume_agent(bus: Bus, agent: str, *, by: str) -> None:
         ConfigError, PermissionDeniedError: see `pause_agent`.
     """
     await _ask(bus, agent, Asked(resumed=Resumed(by=by, since=now())))
+    await note(bus, "resume", agent, by=by)
 
 
 async def operator_pauses(bus: Bus) -> dict[str, OperatorPause]:

@@ -153,5 +153,22 @@ async def read_output(bus: Bus, status: TaskStatus) -> AsyncGenerator[bytes]:
         yield piece
 
 
+async def read_transcript(bus: Bus, status: TaskStatus) -> AsyncGenerator[bytes]:
+    """Yield all that an agent printed in the last run of a settled task, where it prints events.
+
+    Raises:
+        NotSettledError: the task has no result yet.
+        OutputNotKeptError: the run has no transcript, or it was not kept.
+        FileMissingError, CorruptFileError: see `read_file`.
+    """
+    if not status.settled:
+        raise NotSettledError(f"the task {status.task_id} is {status.state}; it has no transcript yet")
+    name = object_in((status.record.entry.result or {}).get("transcript")).get("name")
+    if not isinstance(name, str):
+        raise OutputNotKeptError(f"the bus has no transcript of the task {status.task_id}")
+    async for piece in read_file(bus, status.agent, name, owner=status.owner):
+        yield piece
+
+
 def _meta_subject(bucket: str, name: str, owner: str) -> str:
     return subjects.file_meta(bucket, base64.urlsafe_b64encode(name.encode()).decode(), owner)

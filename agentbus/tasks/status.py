@@ -11,6 +11,7 @@ from agentbus.protocol.json_codec import Json, encode, object_in
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import Failure, Result, decode_result, failure_in
 from agentbus.protocol.outcomes.run_report import Run, run_in
+from agentbus.protocol.outcomes.usage_of_runs import UsageOfRuns
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.task_names import TaskName, name_for
 
@@ -106,6 +107,16 @@ class TaskStatus:
         return run_in(self._of_result)
 
     @property
+    def usage(self) -> UsageOfRuns | None:
+        """What all runs of the task used and cost, as far as their agents have told it; None if none has."""
+        return self.record.entry.earlier_with(self.run)
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What all runs of the task cost; None if no agent has told any."""
+        return self.usage.cost_usd if self.usage and self.usage.with_cost else None
+
+    @property
     def state_in_words(self) -> str:
         """The state for people, with the code of a failure: `failed (not_ended)`."""
         return f"{self.state} ({self.failure.code})" if self.failure else self.state
@@ -163,6 +174,7 @@ class TaskStatus:
             "cancel": entry.cancel.model_dump() if entry.cancel else None,
             "setbacks": entry.setbacks.model_dump() if entry.setbacks else None,
             "lost": self.loss_note,
+            "earlier_runs": entry.earlier.to_json() if entry.earlier else None,
             **({"result": entry.result} if with_result else self._summary()),
         }
         return {key: value for key, value in account.items() if value is not None}

@@ -10,10 +10,11 @@ from mcp_types import PromptReference
 
 from agentbus import Coordinator
 from agentbus.admin.overview import OverviewReader
-from benchmarks.environment import bus
+from benchmarks.environment import bus, measuring_process
 from benchmarks.harness import Row, absolute, at_most, compared, interleaved, p50
 from benchmarks.scale.ledger import RARE, fill, task_id
 from benchmarks.scale.sizes import FEW, ScaleSize
+from benchmarks.scale.tops import publications
 from support.mcp_harness import in_memory
 
 _GROWTH = at_most(1.5)
@@ -35,6 +36,7 @@ async def measure(size: ScaleSize) -> list[Row]:
         large_server, large, _ = await stack.enter_async_context(bus())
         in_small = await stack.enter_async_context(in_memory(small_server.url))
         in_large = await stack.enter_async_context(in_memory(large_server.url))
+        tops = await stack.enter_async_context(measuring_process("scale.tops", large_server.url))
         await fill(small, 0, FEW)
         filled = 0
         for entries in size.entries:
@@ -47,6 +49,7 @@ async def measure(size: ScaleSize) -> list[Row]:
                 target = _OF_TWICE_AS_MUCH if what == _LOST else _GROWTH
                 rows.append(compared("reads", label, "ms", pairs[1:] or pairs, target))
             rows += await _rare(large, entries)
+            rows.append(await publications(large, tops, entries, size))
     return rows
 
 

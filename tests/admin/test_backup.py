@@ -63,7 +63,10 @@ async def test_a_restored_bus_continues_where_it_was(tmp_path: Path):
         assert set(back) == set(copied)
         assert back[-1] == "AGENT_TASKS", "no worker meets a task whose state is not there yet"
         outcomes = {item.name: item.outcome for item in await set_up(coordinator.bus, ["code"])}
-        assert {name for name, outcome in outcomes.items() if outcome != "found"} == {"KV_AGENT_REGISTRY"}
+        assert {name for name, outcome in outcomes.items() if outcome != "found"} == {
+            "AGENT_PROGRESS_code",
+            "KV_AGENT_REGISTRY",
+        }
         assert await inbox(coordinator) == finished
         whole = b"".join([piece async for piece in coordinator.task(finished[1]).output()])
         assert len(whole) >= 5000

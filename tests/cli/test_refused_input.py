@@ -33,6 +33,7 @@ def test_json_that_would_not_arrive_as_it_was_written_is_not_published(content: 
     [
         ("result", "get", "--full", "job", "--watch"),
         ("init", "--upgrade", "--renew-certificate"),
+        ("init", "--renew-certificate", "--rewrite-accounts"),
     ],
     ids=" ".join,
 )

@@ -21,6 +21,8 @@ from agentbus.config.worker_schema import WorkerConfig
 from agentbus.protocol import subjects
 from agentbus.protocol.messages import ResultStatus
 from agentbus.protocol.outcomes.failure_codes import FAILURE_CODES, FailureCode
+from agentbus.protocol.progress import names as progress
+from agentbus.protocol.subjects import TaskKey
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.cli import command as mcp_command
 from agentbus_mcp.server import create_server
@@ -110,12 +112,19 @@ def test_every_environment_variable_is_listed() -> None:
     assert {code(row[0])[0] for row in table(REFERENCE / "environment.md", "Reference: environment variables")} == used
 
 
+def of_any(name: str) -> str:
+    """What a name of the agent `code` is for any agent."""
+    for before in ("FILES_", "PROGRESS_", "agent."):
+        name = name.replace(f"{before}code", f"{before}<id>")
+    return name
+
+
 async def test_every_stream_is_listed(coordinator: Coordinator) -> None:
     await set_up(coordinator.bus, ["code"])
     streams = (await coordinator.bus.api("STREAM.LIST"))["streams"]
     expected = {
-        stream["config"]["name"].replace("FILES_code", "FILES_<id>"): (
-            {subject.replace("FILES_code", "FILES_<id>") for subject in stream["config"]["subjects"]},
+        of_any(stream["config"]["name"]): (
+            {of_any(subject) for subject in stream["config"]["subjects"]},
             stream["config"]["max_age"] / 1e9,
         )
         for stream in streams
@@ -135,7 +144,7 @@ def test_every_subject_is_listed() -> None:
     attested = [f"{subject}.<party>" for subject in spelled[:3]]
     of_audit = {one.replace("agent.", "audit.") for one in (spelled[0], attested[0])} | {"audit.<party>.said.<verb>"}
     listed = {name for row in table(REFERENCE / "bus.md", "Subjects") for name in code(row[0])}
-    assert listed == {*spelled, *attested, *of_audit}
+    assert listed == {*spelled, *attested, *of_audit, progress.of_task(TaskKey("<id>", "<task id>"))}
 
 
 def test_every_status_is_listed() -> None:

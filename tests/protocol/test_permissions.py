@@ -137,6 +137,9 @@ def test_giving_tasks_to_another_agent_adds_nothing_else_about_it() -> None:
         "$JS.API.DIRECT.GET.OBJ_AGENT_FILES_doc.$O.AGENT_FILES_doc.M.~code.>",
         "$JS.API.CONSUMER.CREATE.OBJ_AGENT_FILES_doc.*.$O.AGENT_FILES_doc.C.~code.>",
         "$JS.API.CONSUMER.MSG.NEXT.OBJ_AGENT_FILES_doc.*",
+        "$JS.API.DIRECT.GET.AGENT_PROGRESS_doc.agent.doc.progress.~code.>",
+        "$JS.API.CONSUMER.CREATE.AGENT_PROGRESS_doc.*.agent.doc.progress.~code.>",
+        "$JS.API.CONSUMER.MSG.NEXT.AGENT_PROGRESS_doc.*",
     }
     of_every_member = {subject for subject in coordinator("code", "member", []).publish if "$KV.AGENT_STATE" in subject}
     assert added - about_doc <= set(coordinator("code", "member", []).publish)
@@ -156,6 +159,7 @@ def test_every_grant_of_a_member_that_could_reach_another_owner_bears_its_name()
         "$JS.API.STREAM.INFO.KV_AGENT_STATE",  # shows which tasks there are, and nothing of them
         "$JS.API.CONSUMER.LIST.AGENT_TASKS",
         "$JS.API.CONSUMER.CREATE.KV_AGENT_REGISTRY.*.$KV.AGENT_REGISTRY.>",
+        "$JS.API.CONSUMER.CREATE.KV_AGENT_CONTROL.*.$KV.AGENT_CONTROL.>",  # shows which agents are paused
         *audit.SAID,  # stored under the id of the party
     }
 

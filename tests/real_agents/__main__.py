@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from agentbus import Coordinator, connect
+from agentbus import Coordinator, PublishedTask, Result, connect
 from agentbus.bus.setup import set_up
 from agentbus.config.toml_text import toml_text
 from agentbus.protocol.json_codec import Json, object_in
@@ -40,7 +40,10 @@ _SHOWN_CHARS: Final = 300
 
 
 class _Runs:
-    """The runs of one agent, by workers of its own."""
+    """The runs of one agent, each by a worker of its own: one that meets a fault of the account pauses.
+
+    It hands such a task back. Here it is told to go on at once, and fails the task when it meets the fault again.
+    """
 
     def __init__(self, bus: Coordinator, url: str, name: str, folder: Path, command: list[str]) -> None:
         self._bus = bus
@@ -52,38 +55,56 @@ class _Runs:
 
     async def run(self, cases: list[str], options: argparse.Namespace, stall_s: float) -> None:
         """Run cases side by side. With a `stall_s` of 0 there is no limit for runs that do nothing."""
-        config = self._configuration(options, stall_s)
+        turns = asyncio.Semaphore(options.jobs)
+
+        async def in_turn(case: str) -> None:
+            async with turns:
+                await self._one(case, options, stall_s)
+
+        await asyncio.gather(*(in_turn(case) for case in cases))
+
+    async def _one(self, case: str, options: argparse.Namespace, stall_s: float) -> None:
+        task_id = case.replace("_", "-")
+        agent, folder = f"{self._name}-{task_id}", self._folder / task_id
+        tmp = folder / "tmp"
+        tmp.mkdir(parents=True)
+        config = self._configuration(agent, folder, options, stall_s)
         argv = [sys.executable, "-m", "agentbus", "worker", "run", "--config", str(config)]
-        tmp = self._folder / "tmp"
-        tmp.mkdir(exist_ok=True)
-        with process(argv, self._folder / "worker.log", env={**os.environ, "TMPDIR": str(tmp)}) as worker:
+        with process(argv, folder / "worker.log", env={**os.environ, "TMPDIR": str(tmp)}) as worker:
             await worker.until_said("ready for tasks", timeout_s=_READY_S)
-            await asyncio.gather(*(self._one(case) for case in cases))
+            task = await self._bus.publish(agent, PROMPT, task_type="test", task_id=task_id)
+            result = (await self._result(task)).to_json()
             worker.terminate()
             await worker.exit_code(timeout_s=_READY_S)
         left = [path.name for path in tmp.iterdir() if path.name.startswith("agentbus-")]
-        assert not left, f"temporary folders of {self._name} are left: {left}"
-
-    async def _one(self, case: str) -> None:
-        task = await self._bus.publish(self._name, PROMPT, task_type="test", task_id=case.replace("_", "-"))
-        result = (await task.result()).to_json()
+        assert not left, f"temporary folders of {agent} are left: {left}"
         self.results[case] = result
         code = object_in(result.get("failure")).get("code") or result["status"]
         print(f"{self._name} {case}: {code}, {result.get('duration_seconds')} s", file=sys.stderr, flush=True)
 
-    def _configuration(self, options: argparse.Namespace, stall_s: float) -> Path:
+    async def _result(self, task: PublishedTask) -> Result:
+        """Wait for a result, and let the worker go on once, if it has paused."""
+        found = asyncio.create_task(task.result())
+        while not found.done() and (await task.status()).record.entry.setbacks is None:
+            await asyncio.wait({found}, timeout=1)
+        if not found.done():
+            await self._bus.resume_agent(task.agent)
+        return await found
+
+    def _configuration(self, agent_id: str, folder: Path, options: argparse.Namespace, stall_s: float) -> Path:
         preset = PRESETS[self._name]
-        agent = {"id": self._name, "chat_cmd": self._command, "prompt_via": preset.prompt_via, "output": preset.output}
+        agent = {"id": agent_id, "chat_cmd": self._command, "prompt_via": preset.prompt_via, "output": preset.output,
+                 "setback_limit_seconds": 0}  # fmt: skip
         keys: dict[str, Any] = {
-            "task_timeout_seconds": options.longest, "concurrency": options.jobs, "max_attempts": 1, "retry_on": [],
-            "workdir": self._folder / "tasks", "state_dir": self._folder / "state",
+            "task_timeout_seconds": options.longest, "max_attempts": 1, "retry_on": [],
+            "workdir": folder / "tasks", "state_dir": folder / "state",
         }  # fmt: skip
         if preset.output == "text":
             agent["chat_cmd"] = [*self._command, "{input}"]
         else:
             keys["stall_timeout_seconds"] = stall_s
-        path = self._folder / "worker.toml"
-        sections = {"agent": agent, "worker": keys, "nats": {"url": self._url}, "log": {"dir": self._folder / "log"}}
+        path = folder / "worker.toml"
+        sections = {"agent": agent, "worker": keys, "nats": {"url": self._url}, "log": {"dir": folder / "log"}}
         path.write_text(toml_text(sections), encoding="utf-8")
         path.chmod(0o600)
         return path

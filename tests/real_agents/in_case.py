@@ -1,11 +1,12 @@
 """Becomes a real agent in one case: the command of the workers of `make real-agents`.
 
-The id of the task is the case. The agent gets a home of its own, which tells it to use the model server in that case,
-and nothing of the environment of the person who runs this.
+The id of the task is the case. Each run of the agent gets a home of its own, which tells it to use the model server in
+that case, and nothing of the environment of the person who runs this.
 """
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from real_agents.agents import AGENTS, NO_SESSION, TEXT_AGENTS, command_of
@@ -17,8 +18,8 @@ _GIVEN_BY_THE_WORKER = ("TMPDIR", "RUST_LOG")
 def main(name: str, tools: str, homes: str, url: str, closed: str, *prompt: str) -> None:
     """Run the agent in place of this process; `prompt` is there where it is an argument."""
     case = os.environ["AGENTBUS_TASK_ID"].replace("-", "_")
-    home = Path(homes, case)
-    home.mkdir(parents=True)
+    Path(homes).mkdir(parents=True, exist_ok=True)
+    home = Path(tempfile.mkdtemp(prefix=f"{case}-", dir=homes))
     given = {key: os.environ[key] for key in _GIVEN_BY_THE_WORKER if key in os.environ}
     own = {key: value for key, value in os.environ.items() if key.startswith("AGENTBUS_")}
     address = f"{closed if case == _CLOSED else url}/{case}"

@@ -27,8 +27,8 @@ from real_agents.agents import AGENTS, CASES, NO_SESSION, PROMPT, command_of
 from real_agents.model_server import STOPPING, model_server
 
 RECORDED: Final = Path(__file__).resolve().parents[1] / "recorded" / "agents"
-_LONGEST_S: Final = 100.0
-_LONGEST_OF_A_HANG_S: Final = 25.0
+_LONGEST_S: Final = 130.0
+_LONGEST_OF_A_HANG_S: Final = 45.0
 """A run of a model that stands still is ended after this time, as the worker would end it: no line comes any more."""
 _MOST_LINES: Final = 40
 _MOST_CHARS: Final = 600

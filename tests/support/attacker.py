@@ -15,6 +15,7 @@ from urllib.request import urlopen
 from agentbus import Coordinator
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.nats_client import Msg
+from agentbus.bus.progress.wanted import progress_config
 from agentbus.bus.topology import wanted_files, wanted_streams
 from agentbus.concurrently import concurrently
 from agentbus.errors import AgentBusError
@@ -23,6 +24,7 @@ from agentbus.protocol.headers import MSG_ID
 from agentbus.protocol.ids import random_token
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.parties.party import Party
+from agentbus.protocol.progress import names as progress
 from support.harness import BOUND_S, eventually, worker
 from support.installation import OwnBus, own_bus
 
@@ -184,7 +186,10 @@ def meet(one: str, other: str) -> str | None:
 def contents(party: Party, stream: str, filtered: str) -> Iterator[str]:
     """Patterns of what a party may publish so that a consumer of a stream with this filter delivers it."""
     agent = stream.removeprefix("OBJ_AGENT_FILES_")
-    [stored_there] = [one.config["subjects"] for one in (*wanted_streams(), wanted_files(agent)) if one.name == stream]
+    told_by = progress.agent_of_stream(stream)
+    configs = [one.config for one in (*wanted_streams(), wanted_files(agent))]
+    configs += [] if told_by is None else [progress_config(told_by)]
+    [stored_there] = [config["subjects"] for config in configs if config["name"] == stream]
     for subject in party.of("send"):
         stored = party.stored_as(subject)
         for held in stored_there:

@@ -18,6 +18,7 @@ from agentbus_worker.disk.threads import Disk
 from agentbus_worker.identity import Place
 from agentbus_worker.metrics import metrics_of
 from agentbus_worker.pausing.pause import Pause
+from agentbus_worker.progress.run_progress import Progress
 from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.process_tree import Children
 from agentbus_worker.settling.context import Context
@@ -57,7 +58,8 @@ async def delivered(
             context = Context(
                 bus=bus, ledger=Ledger(bus), lease_monitor=LeaseMonitor(bus, clock), config=config, instance="me",
                 lease_s=lease_s, state_folder=state_folder, outbox=outbox, children=children, held=(), metrics=metrics,
-                claims=claims, pause=Pause(), temporary=TemporaryFolders(state_folder.temporary),
+                claims=claims, pause=Pause(), progress=Progress(bus, config),
+                temporary=TemporaryFolders(state_folder.temporary),
                 place=OwnPlace(bus, config, state_folder, clock, Disk(threads=False)),
                 unsettled=Unsettled(bus, outbox, clock, metrics, lease_s=lease_s),
             )  # fmt: skip

@@ -14,6 +14,7 @@ from agentbus.protocol.headers import DEAD_ORIGIN, DEAD_REASON, DEAD_SHA256, DEA
 from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.messages import Task, decode_task
 from agentbus.protocol.parties import agent_control
+from agentbus.protocol.progress import names as progress
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.output_store import put_file
 from support.hidden_characters import ALL, pieces
@@ -55,6 +56,7 @@ async def make_hostile(bus: Coordinator, url: str) -> HostileBus:
     await _output(bus, made.output)
     await _inbox(bus)
     await _audit(bus)
+    await _progress(bus)
     pause = {"by": ALL[:120], "reason": ALL[:400], "since": ALL[:120], ALL: ALL}
     await bus.bus.store(agent_control.key(AGENT), encode({"paused": pause}))
     made.dead = [await _dead_letter(bus, text) for text in (*HEADERS, ALL[:50]) for _ in range(4)]
@@ -166,6 +168,20 @@ async def _audit(bus: Coordinator) -> None:
         await bus.bus.store(f"audit.{token}.said.{token}", RAW)
     for data in (RAW, encode(ALL), encode({ALL: ALL}), encode({"by": "main", "task": {ALL: ALL}})):
         await bus.bus.store(audit.said("answer"), data)
+
+
+async def _progress(bus: Coordinator) -> None:
+    """What runs tell: one of them running, one with a result."""
+    kinds = ("start", "text", "tool", "tool_end", "retry", "question", "notice")
+    for number, text in enumerate(NAMES):
+        for state in ("working", "failed"):
+            subject = progress.of_task(TaskKey(AGENT, f"{state}-{number}"))
+            await bus.bus.store(subject, RAW[:2_000])
+            for kind in (text, *kinds):
+                event: Json = {"kind": kind, "t": 1, "text": ALL, "name": text}
+                await bus.bus.store(
+                    subject, encode({"run": text, "attempt": 1, "elapsed_s": 1, "events": [event], ALL[:20]: ALL[:20]})
+                )
 
 
 async def _dead_letter(bus: Coordinator, text: str) -> int:

@@ -56,28 +56,32 @@ _RUN: Final[dict[str, Any]] = {
     "usage": {"input_tokens": 3, "cached_input_tokens": 2, "output_tokens": 1},
     "denied": [{"tool": "Bash", "summary": "git push"}], "place": "0" * 16 + "-" + "1" * 8, "resumed": True,
 }  # fmt: skip
+_EARLIER: Final = {"runs": 2, "with_tokens": 1, "with_cost": 1, "input_tokens": 3, "cached_input_tokens": 2,
+                   "output_tokens": 1, "cost_usd": 0.5, "model": "m"}  # fmt: skip
 _FAILURE: Final = {"code": "not_ended", "message": "m", "http_status": 429, "retry_after_s": 2.5}
 _RESULT: Final[dict[str, Any]] = {
     "id": "result-code-t0-n", "type": "task.result", "status": "completed", "task": _TASK, "result": "done",
     "error": "none", "failure": _FAILURE, "completed_at": _TIME, "worker": "w",
-    "attempt": 1, "exit_code": 0, "duration_seconds": 1.5, "output": _OUTPUT, "run": _RUN,
+    "attempt": 1, "earlier_runs": _EARLIER, "exit_code": 0, "duration_seconds": 1.5, "output": _OUTPUT, "run": _RUN,
     "transcript": {"name": FILE, "bytes": 9, "sha256": "0" * 64}, "question": {"tool": "Bash", "summary": "git push"},
 }  # fmt: skip
 _ENTRY: Final[dict[str, Any]] = {
     "state": "queued", "digest": "d", "sender": "agent-main", "inbox": "main", "task_type": "test",
     "created_at": _TIME, "publication": "n", "attempt": 1, "last_failure": "it broke", "settled_at": _TIME,
 }  # fmt: skip
-_CLAIM: Final = {"worker": "w", "nonce": "n", "renewals": 1, "lease_s": 30, "since": _TIME}
+_CLAIM: Final[dict[str, Any]] = {
+    "worker": "w", "nonce": "n", "renewals": 1, "lease_s": 30, "since": _TIME, "used": _RUN,
+}  # fmt: skip
 _CANCEL: Final = {"by": "main", "reason": "not needed", "at": _TIME}
 _ENTRIES: Final[list[dict[str, Any]]] = [
     _ENTRY,
-    {**_ENTRY, "retry_after_s": 5.0},
+    {**_ENTRY, "retry_after_s": 5.0, "earlier": _EARLIER},
     {**_ENTRY, "setbacks": {"count": {"host-0123abcd": 2}, "code": "not_started", "since": _TIME}},
     {**_ENTRY, "cancel": _CANCEL},
     {**_ENTRY, "needs": ["continue"], "continues": {"task": "t1", "owner": "main", "fresh": True, "wait_s": 5.0}},
     {**_ENTRY, "state": "working", "claim": _CLAIM},
     {**_ENTRY, "state": "working", "claim": _CLAIM, "cancel": _CANCEL},
-    *({**_ENTRY, "state": state, "result": {**_RESULT, "status": state}}
+    *({**_ENTRY, "state": state, "earlier": _EARLIER, "result": {**_RESULT, "status": state}}
       for state in ("completed", "failed", "needs_approval", "cancelled")),
 ]  # fmt: skip
 _PRESENCE: Final[dict[str, Any]] = {

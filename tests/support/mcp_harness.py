@@ -232,7 +232,8 @@ async def until_watched(bus: Bus, stream: str) -> None:
         answer = await bus.api(f"CONSUMER.LIST.{stream}")
         listed: list[dict[str, Any]] = answer.get("consumers") or []
         return any(
-            consumer["config"].get("deliver_policy") in ("new", "last_per_subject") and consumer["num_waiting"] > 0
+            consumer["config"].get("deliver_policy") in ("new", "last_per_subject", "by_start_sequence")
+            and consumer["num_waiting"] > 0
             for consumer in listed
         )
 

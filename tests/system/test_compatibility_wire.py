@@ -264,12 +264,15 @@ def without_comments(text: str) -> list[str]:
 def accounts_of_today(text: str) -> str:
     """Make the changes since the recording: tighter limits of accounts, and grants for what bears a party's name.
 
+    What runs tell is kept in streams, where it went to each listener before; no version told anything.
+
     Results may bear the name of who made them, and outputs that of the owner of their task. What earlier versions use
     is covered by both.
     """
     text = re.sub(r"(CONSUMER\.CREATE\.AGENT_RESULTS\.\*\.agent\.\w+\.)results", r"\1>", text)
     text = re.sub(r"(\$O\.AGENT_FILES_\w+\.[CM]\.)\*", r"\1>", text)
     text = re.sub(r"(DIRECT\.GET\.OBJ_\w+\.\$O\.AGENT_FILES_\w+\.)>", r"\1M.>", text)
+    text = re.sub(r"(?m)^.*\bagent\.\w+\.progress\.>.*\n", "", text)
     first, *accounts = text.split('\n  "agent-')
     for number, account in enumerate(accounts):
         subscriptions = 256 if account.startswith(("lead", "main")) else 64
@@ -280,7 +283,7 @@ def accounts_of_today(text: str) -> str:
 
 OF_OWNED_TASKS = re.compile(
     r"AGENT_TASKS\.tasks-\w+|agent\.[*]\.tasks\.|agent\.\w+\.dead\.[*]|audit\.|AGENT_AUDIT|INFO\.KV_AGENT_STATE"
-    r"|AGENT_CONTROL"
+    r"|AGENT_CONTROL|AGENT_PROGRESS|agent\.\w+\.progress\."
 )
 """What a bus of the older layout has more than before: so far it is used by nothing but the upgrade."""
 

@@ -11,6 +11,7 @@ from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.setup import set_up
 from agentbus.errors import BusError, StreamFullError
 from agentbus.protocol import subjects
+from agentbus.protocol.progress import names as progress
 from support import installation
 from support.doctor import coordinator_toml, doctor, the_finding
 from support.harness import BOUND_S, eventually, run_cli, worker
@@ -175,5 +176,8 @@ async def test_a_files_limit_keeps_a_hostile_worker_from_filling_the_account(tmp
 
 async def test_limits_that_the_account_cannot_hold_are_refused_with_what_to_do(tmp_path: Path) -> None:
     async with own_bus(tmp_path) as own, connect(own.settings("admin")) as admin:
+        before = [(await admin.stream_info(progress.stream(agent))).max_bytes for agent in ("code", "doc")]
         with pytest.raises(BusError, match="raise its max_file"):
             await set_up(admin, ["code", "doc"], files_limit=50 << 20)
+        after = [(await admin.stream_info(progress.stream(agent))).max_bytes for agent in ("code", "doc")]
+        assert after == before, "what runs tell has its room again"

@@ -269,7 +269,8 @@ async def test_the_secrets_of_a_run_are_only_in_their_own_files(tmp_path: Path, 
         run.may_hold(run.there / f"code.{run.suffix}", "new code")
         async with noisy_worker(run) as again:
             await again.until_said("ready for tasks")
-            await use_the_commands(run)
+            await run.types("doctor", "--json", "--config", main, "--probe", "code", code=None)
+            await run.types("doctor", "--role", "worker", "--config", run.there / "config.toml", code=None)
             os.kill(again.pid, signal.SIGABRT)  # faulthandler writes the stacks of all threads
             await again.exit_code()
             assert again.said("Fatal Python error")

@@ -85,6 +85,12 @@ READING: Final[dict[str, Shows]] = {
         ]
     ),
     "task list": Shows(always(["--limit", "200"], ["--state", "working"])),
+    "task logs": Shows(
+        lambda ground: [
+            *(["--agent", AGENT, task] for task in ground.bus.by_state["working"]),
+            ["--agent", AGENT, "--raw", *ground.first("completed")],
+        ]
+    ),
     "task wait": Shows(lambda ground: [["--agent", AGENT, *ground.bus.by_state["completed"]]]),
     "top": Shows(always(["--count", "2", "--interval", "0.2"])),
 }

@@ -9,12 +9,16 @@ import pytest
 
 import agentbus
 from agentbus import Coordinator
+from agentbus.admin.audit_log import Wanted, newest_lines
 from agentbus.bus.jetstream import connect
 from agentbus.bus.setup import set_up
+from agentbus.cli.waiting_tasks import warn_without_worker
 from agentbus.errors import ConfigError, MessageError, PermissionDeniedError
+from agentbus.protocol.audit.lines import Line
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.parties import agent_control
 from agentbus.provision.nats_server import NatsServer, run_server
+from agentbus_mcp.operations.agents_status import agents_status
 from support.doctor import doctor
 from support.harness import BOUND_S, eventually, run_cli, worker, worker_toml
 from support.installation import OwnBus, own_bus
@@ -110,14 +114,40 @@ async def test_only_operators_pause_and_the_others_are_told_so(team: OwnBus, tmp
             await shown_as(main, "operator")
             seen = {one.agent: one.paused_by for one in await bob.overview()}
             assert (seen["doc"], seen["code"] and seen["code"].by) == (None, "carol")
-        async with team.coordinator("alice", "member") as alice:
-            [seen_by_member] = [one for one in await alice.overview() if one.agent == "code"]
-            assert (seen_by_member.paused_by, seen_by_member.paused and seen_by_member.paused.code) == (
-                None,
-                "operator",
-            )
         findings = await doctor("--role", "administrator", "--config", str(team.folder.administrator))
         assert [one for one in findings if one["check"] == "workers" and "(operator)" in one["text"]]
+
+
+async def test_members_and_the_audit_are_told_who_has_paused_an_agent_of_which_no_worker_is_alive(
+    team: OwnBus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with team.coordinator("carol", "operator") as carol:
+        await carol.pause_agent("code", "a look at it")
+        await carol.pause_agent("doc")
+        await carol.resume_agent("doc")
+        lines = await eventually(lambda: said_by_operators(carol, 3), "three lines in the audit")
+    assert [(line.who, line.named_by, line.what, line.agent, line.detail) for line in lines] == [
+        ("carol", "subject", "pause", "code", "a look at it"),
+        ("carol", "subject", "pause", "doc", ""),
+        ("carol", "subject", "resume", "doc", ""),
+    ]
+    async with team.coordinator("alice", "member") as alice:
+        seen = {one.agent: one for one in await alice.overview()}
+        assert (seen["code"].online, seen["code"].paused_by and seen["code"].paused_by.by) == (False, "carol")
+        assert seen["doc"].paused_by is None
+        status = await agents_status(alice)
+        note = status.offline_note(["code", "doc"])
+        assert note is not None
+        assert "no worker of doc is alive now" in note
+        assert "code is paused by carol" in note
+        assert "a look at it" in note
+        await warn_without_worker(alice, "code")
+    assert "the agent code is paused by carol" in capsys.readouterr().err
+
+
+async def said_by_operators(coordinator: Coordinator, count: int) -> list[Line]:
+    lines = [line for line in await newest_lines(coordinator.bus, Wanted(), 100) if line.what in ("pause", "resume")]
+    return lines if len(lines) >= count else []
 
 
 async def test_on_a_bus_of_an_older_layout_workers_work_and_an_operator_is_told_what_to_do(

@@ -16,15 +16,17 @@ from agentbus.config.toml_text import toml_text
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.ledger_entry import Record, settled
 from agentbus.protocol.messages import decode_result
+from agentbus.protocol.outcomes.run_report import Run, Usage
+from agentbus.protocol.outcomes.usage_of_runs import earlier_in, with_run
 from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.listing import spending as sums
-from agentbus.tasks.listing.spending import GROUPINGS, Grouping, Spending, spending
+from agentbus.tasks.listing.spending import GROUPINGS, Grouping, Spending, Spent, spending
 from agentbus.tasks.listing.task_list import Wanted
-from support.harness import run_cli, worker
+from support.harness import eventually, run_cli, worker, worker_toml
 from support.installation import own_bus
-from support.jobs import acknowledged, publish
+from support.jobs import acknowledged, agent_keys, publish, short_lease
 from support.jobs import settled as settled_by_worker
 from support.mcp_harness import result_message
 from support.playing import playing
@@ -165,7 +167,7 @@ async def test_the_cost_of_a_real_run_is_shown_where_tasks_are(
         shown_on_terminal("task", "get", task_id, *url),
     )
     assert json.loads(piped.out) == {
-        "agent": "code", "tasks": 1, "ran": 1, "repeated": 0, "without_tokens": 0, "without_cost": 0,
+        "agent": "code", "tasks": 1, "ran": 1, "repeated": 0, "incomplete": 0, "without_tokens": 0, "without_cost": 0,
         "input_tokens": 1500, "cached_input_tokens": 300, "output_tokens": 57, "cost_usd": 0.006,
     }  # fmt: skip
     assert "the ledger keeps settled tasks for 38 days" in piped.err
@@ -178,6 +180,99 @@ async def test_the_cost_of_a_real_run_is_shown_where_tasks_are(
     assert "$0.0060" in table
     for words in ("claude-opus-5-5", "1,500 in, 300 of them cached, 57 out", "$0.0060"):
         assert words in got
+
+
+# Uses tokens in each run. The first fails, the worker of the second is killed once a renewal has told of it, the third
+# is given back at a stop, the fourth answers.
+SPENDER = """
+n=$(ls {folder} | grep -c '^run'); : > {folder}/run.$n
+message='{{"type":"step_finish","sessionID":"s","part":{{"reason":"%s","cost":0.5,"tokens":{{"input":90,"output":10,"cache":{{"read":10}}}}}}}}\\n'
+printf '{{"type":"step_start","sessionID":"s"}}\\n'
+if [ $n = 3 ]; then
+  printf '{{"type":"text","sessionID":"s","part":{{"text":"done"}}}}\\n'
+  printf "$message" stop
+  exit 0
+fi
+printf "$message" tool-calls
+if [ $n = 0 ]; then exit 3; fi
+: > {folder}/spent.$n
+exec sleep 1000
+"""
+
+
+async def test_every_attempt_of_a_task_counts_also_one_that_failed_was_lost_or_was_given_back(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+) -> None:
+    await set_up(coordinator.bus)
+    await short_lease(coordinator)
+    keys = {"retry_on": ["exit:3", "lost"], "retry_backoff_seconds": 0.01, "kill_grace_seconds": 0.2,
+            "drain_timeout_seconds": 0.1, "max_attempts": 5}  # fmt: skip
+    script = ["sh", "-c", SPENDER.format(folder=tmp_path), "sh", "{input}"]
+    config = agent_keys(worker_toml(tmp_path, server.url, chat_cmd=script, worker=keys), output="opencode")
+    ledger, key = Ledger(coordinator.bus), TaskKey("code", "t")
+
+    async def told() -> bool:
+        record = await ledger.read(key)
+        return isinstance(record, Record) and record.entry.claim is not None and record.entry.claim.used is not None
+
+    async with worker(config) as first:
+        await coordinator.publish("code", "work", task_type="test", task_id="t")
+        await eventually((tmp_path / "spent.1").exists, "the second run")
+        await eventually(told, "a renewal that tells what the run has used")
+        first.kill()
+    async with worker(config):
+        await eventually((tmp_path / "spent.2").exists, "the third run")
+    async with worker(config):
+        await settled_by_worker(coordinator, "t")
+        await acknowledged(coordinator)
+    status = await coordinator.task("t", agent="code").status()
+    assert status.run is not None
+    assert (status.run.cost_usd, status.cost_usd) == (0.5, 2.0)
+    assert status.result is not None
+    assert status.result.usage == status.usage
+    url = ("--nats-url", server.url)
+    piped, listed, got, spent = await asyncio.gather(
+        run_cli("cost", *url),
+        shown_on_terminal("task", "list", *url),
+        shown_on_terminal("task", "get", "t", *url),
+        coordinator.spending("sender", agent="code"),
+    )
+    assert json.loads(piped.out) == {
+        "agent": "code", "tasks": 1, "ran": 1, "repeated": 1, "incomplete": 0, "without_tokens": 0, "without_cost": 0,
+        "input_tokens": 400, "cached_input_tokens": 40, "output_tokens": 40, "cost_usd": 2.0,
+    }  # fmt: skip
+    assert "$2.0000" in listed
+    assert "400 in, 40 of them cached, 40 out, $2.0000" in got
+    assert (spent.total.cost_usd, spent.total.repeated, list(spent.groups)) == (2.0, 1, ["agent-main"])
+
+
+def test_figures_that_lack_those_of_an_attempt_are_counted_as_such() -> None:
+    told, silent = Run("claude", cost_usd=0.5, usage=Usage(1, 0, 1)), Run("claude")
+    earlier = with_run(None, told)
+    for attempts, run_, before, counts in (
+        (2, told, None, (0, 1)),  # an older worker had the first one
+        (2, told, earlier, (0, 0)),
+        (1, told, earlier, (0, 0)),  # the first one was given back
+        (2, silent, earlier, (0, 1)),
+        (2, None, earlier, (0, 1)),
+        (1, None, earlier, (0, 0)),  # there was no other
+        (3, None, None, (1, 0)),
+        (2, silent, None, (1, 0)),
+    ):
+        spent = Spent()
+        spent.add(attempts, run_, before)
+        assert (spent.without_cost, spent.incomplete) == counts
+
+
+def test_sums_of_runs_stay_within_what_readers_take() -> None:
+    much = Run("claude", model="m" * 500, usage=Usage(2**53, 2**53, 2**53), cost_usd=2.0**53)
+    sums = with_run(with_run(None, much), much)
+    assert sums is not None
+    assert earlier_in({"earlier_runs": sums.to_json()}) == sums
+    assert (sums.runs, sums.input_tokens, sums.cost_usd) == (2, 2**53, 2**53)
+    wrongs: list[Any] = [7, [], {"runs": -1}, {"cost_usd": float("nan")}, {"input_tokens": 2**60}, {"model": "m" * 500}]
+    for wrong in wrongs:
+        assert earlier_in({"earlier_runs": wrong}) is None
 
 
 async def test_the_table_fits_the_terminal_and_names_cannot_act_on_it(

@@ -72,6 +72,25 @@ async def test_a_wait_for_a_settled_task_is_one_request(link: AlteredLink, coord
     assert seen == {"$JS.API.": 1}
 
 
+@pytest.mark.parametrize("most", [1, 100], ids=["all followed", "those of the wait followed"])
+async def test_a_wait_for_several_tasks_reads_each_once_and_looks_once_where_the_ledger_ends(
+    link: AlteredLink, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch, most: int
+):
+    monkeypatch.setattr(follow, "_MOST_KEYS", most)
+    ids = [f"job-{number}" for number in range(5)]
+    for task_id in ids:
+        await coordinator.publish("code", "x", task_type="test", task_id=task_id)
+    await settle(coordinator, "job-0")
+    async with connect(link.url) as main:
+        seen = counting(link, "$JS.API.DIRECT.GET", "$JS.API.CONSUMER.CREATE", "$JS.API.STREAM.INFO")
+        waiting = asyncio.create_task(main.wait(ids, agent="code"))
+        await until_watched(coordinator.bus, LEDGER)
+        assert seen == {"$JS.API.STREAM.INFO": 1, "$JS.API.DIRECT.GET": 5, "$JS.API.CONSUMER.CREATE": 1}
+        for task_id in ids[1:]:
+            await settle(coordinator, task_id)
+        assert (await waiting).settled.keys() == set(ids)
+
+
 @pytest.mark.parametrize("count", [1, 5])
 async def test_only_changes_of_the_tasks_that_are_waited_for_are_delivered(
     link: AlteredLink, coordinator: Coordinator, count: int
@@ -153,6 +172,8 @@ async def test_a_change_between_the_look_up_and_the_consumer_is_seen(
         before = Whole("\r\n".join(["NATS/1.0", *lines, "", ""]).encode() + old.data)
         altered = once(lambda _: before)
         link.changes["$JS.API.DIRECT.GET"] = lambda data: data if b"completed" not in data else altered(data)
+        ended, ends = (b'"last_seq":%d,' % seq for seq in (old.seq, old.seq + len(others) + 1))
+        link.changes["$JS.API.STREAM.INFO"] = lambda data: data.replace(ends, ended)
         async with asyncio.timeout(BOUND_S):
             waited = await main.wait(["first", *others], agent="code", until="any")
     assert waited.settled.keys() == {"first"}

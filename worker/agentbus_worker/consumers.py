@@ -6,10 +6,18 @@ from contextlib import suppress
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
+from agentbus.bus.progress.streams import ensure_progress_stream
 from agentbus.bus.setup import ensure_consumer, ensure_files_bucket
 from agentbus.bus.topology import ACK_WAIT_S
 from agentbus.config.worker_schema import WorkerConfig
-from agentbus.errors import ApiError, BusUnavailableError, ConfigError, PermissionDeniedError, SetupMissingError
+from agentbus.errors import (
+    ApiError,
+    BusUnavailableError,
+    ConfigError,
+    PermissionDeniedError,
+    SetupMissingError,
+    StreamFullError,
+)
 from agentbus.protocol import subjects
 from agentbus_worker.task_queues import TaskQueues
 
@@ -47,7 +55,7 @@ async def require_consumer(bus: Bus, config: WorkerConfig) -> float:
 
 
 async def make_consumers(bus: Bus, config: WorkerConfig) -> None:
-    """Make the consumers of the agent that do not exist, and its bucket for files.
+    """Make the consumers of the agent that do not exist, its bucket for files, and the stream of what its runs tell.
 
     Raises:
         SetupMissingError: this worker may not make the consumer of `main`'s tasks; an administrator must.
@@ -66,6 +74,8 @@ async def make_consumers(bus: Bus, config: WorkerConfig) -> None:
         await ensure_consumer(bus, agent, stream=stream, name=subjects.durable_of_parties(agent), of_parties=True)
     with suppress(PermissionDeniedError, ApiError):  # without the bucket, only the beginning of large output is kept
         await ensure_files_bucket(bus, agent)
+    with suppress(PermissionDeniedError, ApiError, StreamFullError):  # without it, no run can be followed
+        await ensure_progress_stream(bus, agent)
 
 
 async def add_durable_of_parties(bus: Bus, config: WorkerConfig, queues: TaskQueues) -> None:

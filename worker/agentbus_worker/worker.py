@@ -34,6 +34,7 @@ from agentbus_worker.metrics import Metrics, metrics_of
 from agentbus_worker.pausing.operator_control import OperatorControl
 from agentbus_worker.pausing.pause import Pause
 from agentbus_worker.predecessors import Predecessors
+from agentbus_worker.progress.run_progress import Progress
 from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.orphans import end_orphans
 from agentbus_worker.running.process_tree import HAS_SUPERVISORS, Children
@@ -213,6 +214,7 @@ class Worker:
             place=OwnPlace(bus, config, local.folder, clock, local.disk),
             held=self._jobs,
             metrics=metrics,
+            progress=Progress(bus, config),
             disk=local.disk,
         )
 

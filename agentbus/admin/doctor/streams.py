@@ -91,6 +91,9 @@ def _as_wanted(item: SetupFinding) -> Finding:
     if item.outcome == "missing" and item.name == agent_control.STREAM:  # a bus of an older layout works without
         text = f"the {item.kind} {item.name} does not exist: no operator can pause an agent"
         return warning("streams", text, "agentbus setup, as the administrator")
+    if item.outcome == "missing" and item.kind == "progress":
+        text = f"the stream {item.name} does not exist, so what the runs of its agent do cannot be followed"
+        return warning("streams", text, "agentbus setup, as the administrator")
     if item.outcome == "missing":
         return failed("streams", f"the {item.kind} {item.name} does not exist", "agentbus setup, as the administrator")
     if item.outcome == "different":

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from agentbus.bus.topology import SECOND_NS, SWITCHES_OFF, ReplicaPlan, Wanted, wanted_consumers
 
-Kind = Literal["stream", "bucket", "consumer"]
+Kind = Literal["stream", "bucket", "progress", "consumer"]
+"""`progress` is a stream with what the runs of an agent tell, without which work goes on."""
 Outcome = Literal["made", "found", "different", "updated", "missing"]
 
 

@@ -26,7 +26,7 @@ Examples:
   agentbus cost --by day --agent code | jq -r '[.day, .cost_usd] | @tsv'
 
 \b
-Tokens and dollars are those that the agents report, of the last attempt of each settled task; nothing is
+Tokens and dollars are those that the agents report, of all attempts of each settled task; nothing is
 reckoned here. What no agent tells is counted as such. The ledger keeps a task for 38 days by default, so that
 is how far back the figures reach; they say so. Days are those of UTC. In a pipe, one line of JSON a group.
 Ctrl-C prints the figures so far, and the option --cursor that goes on.""",

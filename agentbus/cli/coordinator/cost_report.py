@@ -95,8 +95,9 @@ def _remarks(sums: Spending, days: float | None) -> list[str]:
     if total.without_cost or total.without_tokens:
         tell = f"{total.without_cost:,} tell no cost and {total.without_tokens:,} no tokens"
         said.append(f"of {total.ran:,} tasks that ran, {tell}: their agents do not, or were ended before they could")
-    if total.repeated:
-        said.append(f"{total.repeated:,} tasks had more than one attempt; the figures are those of the last one")
+    if total.incomplete:
+        lack = "a worker was lost, or its agent did not tell"
+        said.append(f"the figures of {total.incomplete:,} tasks lack those of an attempt: {lack}")
     if sums.found.partial:
         said.append(f"not all tasks were looked at; older ones: --cursor {sums.found.cursor}")
     elif sums.oldest is None:

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agentbus.protocol.outcomes.run_report import Run
+    from agentbus.protocol.outcomes.run_report import Run, Usage
+    from agentbus.protocol.outcomes.usage_of_runs import UsageOfRuns
 
 _STEPS = (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3))
 _WHOLE = 10_000
@@ -30,15 +31,24 @@ def tokens(count: int | None) -> str:
 
 def of_run(run: "Run") -> dict[str, str]:
     """Write what a run used, in the rows of a table; what is not known has none."""
-    usage = run.usage
-    cached = f", {usage.cached_input_tokens:,} of them cached" if usage.cached_input_tokens else ""
-    read = None if usage.input_tokens is None else f"{usage.input_tokens:,} in{cached}"
-    written = None if usage.output_tokens is None else f"{usage.output_tokens:,} out"
     rows = {
         "model": run.model,
         "turns": None if run.turns is None else str(run.turns),
-        "tokens": ", ".join(part for part in (read, written) if part),
+        "tokens": _tokens(run.usage),
         "cost": dollars(run.cost_usd),
         "session": run.session,
     }
     return {name: text for name, text in rows.items() if text}
+
+
+def of_runs(used: "UsageOfRuns") -> str:
+    """Write what several runs used together, on one line."""
+    told = _tokens(used) if used.with_tokens else ""
+    return ", ".join(part for part in (told, dollars(used.cost_usd) if used.with_cost else "") if part)
+
+
+def _tokens(used: "Usage | UsageOfRuns") -> str:
+    cached = f", {used.cached_input_tokens:,} of them cached" if used.cached_input_tokens else ""
+    read = "" if used.input_tokens is None else f"{used.input_tokens:,} in{cached}"
+    written = "" if used.output_tokens is None else f"{used.output_tokens:,} out"
+    return ", ".join(part for part in (read, written) if part)

@@ -171,7 +171,8 @@ async def _follow_up(
     **options: Any,
 ) -> None:
     to = targets[0] if targets else None
-    task = await bus.follow_up(continued, lazy.follow_ups.NewFollowUp(content, to=to, fresh=fresh, **options))
+    wanted = lazy.follow_ups.NewFollowUp(content, to=to, fresh=fresh, **options)
+    task = await bus.task(continued).continue_with(wanted)
     if (note := await lazy.follow_ups.place_note(bus.bus, task.message)) is not None:
         output.remark(note)
     await _print_published(bus, [task], as_list=False)

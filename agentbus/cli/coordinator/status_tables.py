@@ -92,12 +92,15 @@ def _running(overview: "BusOverview") -> Table:
         since = _moment(claim.since) if claim else None
         worker = claim.worker if claim else ""
         owner = [status.owner] if owned else []
+        told = overview.progress.get(status.record.key)
         return [
             *(_age(overview.at, since), status.agent, *owner, str(entry.attempt)),
             *(entry.task_type, status.task_id, worker),
+            *([told.in_words if told else ""] if overview.progress else []),
         ]
 
-    columns = ["for", "agent", *(["owner"] if owned else []), "attempt", "type", "task", "worker"]
+    last = ["does"] if overview.progress else []
+    columns = ["for", "agent", *(["owner"] if owned else []), "attempt", "type", "task", "worker", *last]
     return make_table(columns, [row(status) for status in overview.running], "Running")
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from agentbus.coordinator import Coordinator
     from agentbus.protocol.ledger_entry import State
+    from agentbus.protocol.progress.events import ProgressMessage
     from agentbus.tasks.presence import PausedWorker
     from agentbus.tasks.status import TaskStatus
 
@@ -54,12 +55,49 @@ Examples:
 @agent_of_task_option
 @with_coordinator
 async def get(bus: "Coordinator", *, task_id: str, agent: str | None) -> None:
-    """Show the state of a task and its result, if it has one."""
+    """Show the state of a task, what it does now, and its result, if it has one."""
     status = await bus.task(task_id, agent=agent).status()
+    progress = None if status.settled else await lazy.last.last_progress(bus.bus, status.record.key)
     chain = await lazy.follow_ups.conversation_of(bus.bus, status) if status.continues else []
-    _show(status, conversation=[str(one) for one in chain])
+    _show(status, progress, [str(one) for one in chain])
     if status.state == "queued":
         await warn_without_worker(bus, status.agent, only_paused=True)
+
+
+@task.command(
+    short_help="Show what a task does, or did.",
+    epilog="""\b
+Examples:
+  agentbus task logs task-20260518-k3v9…
+  agentbus task logs -f code/nightly-build
+  agentbus task logs code/nightly-build | jq -r 'select(.kind == "tool") | .text'
+  agentbus task logs --raw code/nightly-build > transcript.jsonl
+
+\b
+Each line is an event: what the agent says, the tools that it uses, why it waits, or what a command prints. The
+words are the agent's. In a pipe, each is an object of JSON.""",
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the task has its result.")
+@click.option("--raw", is_flag=True, help="Print what the agent printed, byte for byte; the task must have its result.")
+@_task_id
+@agent_of_task_option
+@bus_options
+def logs(nats_url: str | None, config: "Path | None", *, follow: bool, raw: bool, **options: Any) -> None:
+    """Show what the runs of a task do, from the oldest event that is kept.
+
+    Of a task that has its result, this is all that the agent printed in its last run, as far as it was kept.
+    """
+    if raw and follow:
+        raise click.UsageError("--raw and --follow exclude each other.", click.get_current_context())
+    lazy.session.run_connected(nats_url, config, partial(_logs, follow=follow, raw=raw, **options))
+
+
+async def _logs(bus: "Coordinator", *, task_id: str, agent: str | None, follow: bool, raw: bool) -> None:
+    handle = bus.task(task_id, agent=agent)
+    if raw:
+        await lazy.task_log.print_transcript(handle)
+    else:
+        await lazy.task_log.print_log(handle, follow=follow)
 
 
 @task.command(
@@ -94,21 +132,26 @@ async def list_(
     await lazy.task_search.TaskSearch(bus, limit, cursor).run(agent=agent, owner=owner, state=state)
 
 
-def _show(status: "TaskStatus", conversation: list[str] | None = None) -> None:
+def _show(
+    status: "TaskStatus", progress: "ProgressMessage | None" = None, conversation: list[str] | None = None
+) -> None:
     account = status.to_json()
     if conversation:
         account["conversation"] = [*conversation]
     if not output.on_terminal():
-        output.json_line(account)
+        output.json_line({**account, **({"progress": progress.summary()} if progress else {})})
         return
     result: dict[str, Any] = account.pop("result", None) or {}
     account["state"] = status.state_in_words
+    if progress:
+        account["progress"] = progress.in_words
     account |= lazy.figures.of_run(status.run) if status.run else {}
+    if account.pop("earlier_runs", None) and status.usage:
+        account["all runs"] = lazy.figures.of_runs(status.usage)
     output.table(["", ""], [[key, str(value)] for key, value in account.items()])
     remark = f"({status.result.remark})" if status.result and status.result.remark else None
-    for text in (result.get("error"), result.get("result"), remark):
-        if text:
-            output.line(str(text))
+    for text in filter(None, (result.get("error"), result.get("result"), remark)):
+        output.line(str(text))
 
 
 @task.command(

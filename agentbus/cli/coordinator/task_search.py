@@ -62,7 +62,7 @@ class TaskSearch:
     def _print(self) -> None:
         if output.on_terminal():
             owned = any(status.owner != self._bus.agent for status in self._tasks)
-            paid = any(status.run is not None and status.run.cost_usd is not None for status in self._tasks)
+            paid = any(status.cost_usd is not None for status in self._tasks)
             continuing = any(status.continues for status in self._tasks)
             more = (["owner"] if owned else []), (["cost"] if paid else []), (["continues"] if continuing else [])
             columns = ["changed", "agent", *more[0], "state", "attempt", *more[1], "type", "task", *more[2]]
@@ -79,6 +79,6 @@ def _row(status: "TaskStatus", *, owned: bool, paid: bool) -> list[str]:
     entry = status.record.entry
     changed = f"{status.record.changed_at:%Y-%m-%d %H:%M:%S}"
     owner = [status.owner] if owned else []
-    cost = [dollars(status.run.cost_usd if status.run else None)] if paid else []
+    cost = [dollars(status.cost_usd)] if paid else []
     attempt = str(entry.attempt or "")
     return [changed, status.agent, *owner, status.state_in_words, attempt, *cost, entry.task_type, status.task_id]

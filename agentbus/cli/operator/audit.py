@@ -1,4 +1,4 @@
-"""`agentbus audit`: who published which task, and who cancelled, answered or retried one."""
+"""`agentbus audit`: who published which task, who cancelled, answered or retried one, and who paused an agent."""
 
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,8 @@ Examples:
   agentbus audit --task code/job-1 --limit 1000 | jq -r .who
 
 \b
-The server writes a line for each task that is published, and names the party. Cancellations, answers and
-retries are lines that the party itself sends; where it has an account of its own, the server names it, too.
+The server writes a line for each task that is published, and names the party. Cancellations, answers,
+retries and pauses are lines that the party itself sends; where it has an account of its own, the server names it, too.
 Lines stay for 90 days. Operators, viewers and the administrator can read them.""",
 )
 @click.option("--who", metavar="ID", type=AgentId(), help="Only lines of this party.")
@@ -35,7 +35,7 @@ Lines stay for 90 days. Operators, viewers and the administrator can read them."
 @limit_option("How many of the newest.", default=100, most=_MAX_LISTED)
 @with_coordinator
 async def audit(bus: "Coordinator", *, who: str | None, task: str | None, since: "datetime | None", limit: int) -> None:
-    """Show who published which task, and who cancelled, answered, retried or requeued one, oldest first."""
+    """Show who published, cancelled, answered, retried or requeued a task, and who paused an agent, oldest first."""
     log = lazy.audit_log
     wanted = log.Wanted(who, lazy.task_names.task_name(task) if task is not None else None, since)
     lines = await log.newest_lines(bus.bus, wanted, limit)

@@ -4,13 +4,17 @@ import shlex
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 
 from agentbus.cli import lazy, output
 from agentbus.cli.operator.next_steps import apply_change, bundle_command, reload_command, server_command, setup_command
 from agentbus.cli.options import DEFAULT_BUS_FOLDER, FILE, FOLDER, agents_option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from agentbus.provision.bus_folder.folder import BusFolder
 
 
 @click.command(
@@ -23,6 +27,7 @@ Examples:
   agentbus init --host bus.example.com --cert fullchain.pem --key privkey.pem
   agentbus init --member 10.0.0.5 --member 10.0.0.6 --member 10.0.0.7 --agent code
   agentbus init --host bus.example.com --renew-certificate
+  agentbus init --rewrite-accounts --connections-of-agent 300
   agentbus init --upgrade""",
 )
 @click.argument("folder", type=FOLDER, default=DEFAULT_BUS_FOLDER)
@@ -92,6 +97,12 @@ Examples:
     "--renew-certificate", "only_renew", is_flag=True, help="Only sign a new server certificate, for --host as given."
 )
 @click.option(
+    "--rewrite-accounts",
+    "only_rewrite",
+    is_flag=True,
+    help="Only write accounts.conf again, with --connections-of-agent as given, or as bus.toml has it.",
+)
+@click.option(
     "--upgrade", "only_upgrade", is_flag=True, help="Only bring a bus of an earlier version to the newest layout."
 )
 def init(
@@ -100,6 +111,7 @@ def init(
     *,
     auth: Literal["nkey", "password"],
     only_renew: bool,
+    only_rewrite: bool,
     only_upgrade: bool,
     **options: Any,
 ) -> None:
@@ -108,21 +120,17 @@ def init(
     The bus has TLS, JetStream, an administrator and a coordinator. Each agent gets an account of its own, which permits
     what its workers need and nothing else.
     """
-    if only_upgrade and only_renew:
-        raise click.UsageError("--upgrade and --renew-certificate exclude each other.", click.get_current_context())
-    if only_upgrade:
-        lazy.session.run(lazy.upgrade.upgrade(lazy.folder.BusFolder(folder)))
-        return
-    if only_renew:
-        bus = lazy.folder.BusFolder(folder)
-        lazy.server_certificates.renew_certificate(bus, options["hosts"])
-        if bus.clustered:
-            where = bus.path / "servers"
-            output.line(
-                f"new certificates are in {where}; {apply_change(bus, 'server*.pem')}:\n  {reload_command(bus)}"
-            )
-        else:
-            output.line(f"a new certificate is in {bus.path / 'tls'}; {apply_change(bus)}:\n  {reload_command(bus)}")
+    parts: dict[str, tuple[bool, Callable[[BusFolder], None]]] = {
+        "--upgrade": (only_upgrade, _upgrade),
+        "--renew-certificate": (only_renew, lambda bus: _renew(bus, options["hosts"])),
+        "--rewrite-accounts": (only_rewrite, lambda bus: _rewrite(bus, options["connections_of_agent"])),
+    }
+    chosen = [name for name, (wanted, _) in parts.items() if wanted]
+    if len(chosen) > 1:
+        raise click.UsageError(f"{' and '.join(chosen)} exclude each other.", click.get_current_context())
+    if chosen:
+        _, change = parts[chosen[0]]
+        change(lazy.folder.BusFolder(folder))
         return
     ports = {"port": options["port"], "cluster_port": options["cluster_port"]}
     plan = lazy.new_bus.Plan(
@@ -154,3 +162,25 @@ def init(
     output.line("a file for each machine that joins:")
     for name in ("main", *bus.agents):
         output.line(f"  {bundle_command(bus, 'agent', name)}")
+
+
+def _upgrade(bus: "BusFolder") -> None:
+    lazy.session.run(lazy.upgrade.upgrade(bus))
+
+
+def _renew(bus: "BusFolder", hosts: tuple[str, ...]) -> None:
+    lazy.server_certificates.renew_certificate(bus, hosts)
+    if bus.clustered:
+        where = bus.path / "servers"
+        output.line(f"new certificates are in {where}; {apply_change(bus, 'server*.pem')}:\n  {reload_command(bus)}")
+    else:
+        output.line(f"a new certificate is in {bus.path / 'tls'}; {apply_change(bus)}:\n  {reload_command(bus)}")
+
+
+def _rewrite(bus: "BusFolder", connections: int) -> None:
+    given = click.get_current_context().get_parameter_source("connections_of_agent") is not ParameterSource.DEFAULT
+    bus.rewrite_accounts(connections if given else None)
+    output.line(
+        f"accounts.conf allows each agent {bus.connections_of_agent} connections; {apply_change(bus)}:\n"
+        f"  {reload_command(bus)}"
+    )

@@ -16,6 +16,7 @@ from typing import Final
 from agentbus.admin.consumers import consumers_of_bus, remove_consumers
 from agentbus.admin.queue_move import check_room, move_queue
 from agentbus.bus.jetstream import Bus, connect
+from agentbus.bus.progress.streams import remove_progress
 from agentbus.bus.setup import known_agents, set_up
 from agentbus.cli import output
 from agentbus.cli.operator.next_steps import apply_change, reload_command, restart_text
@@ -51,8 +52,10 @@ async def upgrade(bus: BusFolder) -> None:
 async def _prepare(bus: BusFolder) -> None:
     """Make what the new layout needs on the bus as it is, and write the new accounts."""
     async with _in_account_of_streams(bus) as administrator:
+        await remove_progress(administrator)  # until the queue has moved, it needs their room; then they are made again
         await check_room(administrator, FILE_OF_QUEUE)
         await set_up(administrator, await known_agents(administrator))
+        await remove_progress(administrator)
     bus.set_newest_layout()
     output.line("the streams are ready, and the accounts of the new layout are written. Now " + restart_text(bus))
     output.line("From then on publishing is refused until the queue has moved, so move it at once:")

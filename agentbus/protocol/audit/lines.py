@@ -1,4 +1,4 @@
-"""Writes and reads the lines of the audit: who published which task, and who cancelled, answered or retried one."""
+"""Writes and reads the lines of the audit: who published which task, who cancelled one, who paused an agent."""
 
 from datetime import datetime
 from typing import Annotated, Final, Literal, NamedTuple
@@ -49,10 +49,11 @@ class _Said(BaseModel):
     detail: Annotated[str, Field(max_length=_MAX_CHARS)] = ""
 
 
-def said_body(by: str, key: TaskKey | None, detail: str = "") -> bytes:
-    """Return the body of what a party says; `key` is the task that it did something with."""
-    task = {} if key is None else {"agent": key.agent, "task": key.id, **key.owner_field}
-    return encode({"by": by, **task, **({"detail": detail} if detail else {})})
+def said_body(by: str, key: TaskKey | str | None, detail: str = "") -> bytes:
+    """Return the body of what a party says; `key` is the task, or the agent, that it did something with."""
+    task = {"agent": key.agent, "task": key.id, **key.owner_field} if isinstance(key, TaskKey) else {}
+    agent = {"agent": key} if isinstance(key, str) else {}
+    return encode({"by": by, **task, **agent, **({"detail": detail[:_MAX_CHARS]} if detail else {})})
 
 
 def read_line(subject: str, at: datetime, headers: Headers, data: bytes) -> Line | None:

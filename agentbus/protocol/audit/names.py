@@ -28,8 +28,9 @@ MAX_LINE_BYTES: Final = 2 * MAX_HEADER_BYTES
 """Of a line: the headers of a task and those that the server adds. A larger one is not stored: no worker accepts its
 task either."""
 
-Verb = Literal["cancel", "answer", "retry", "requeue", "drop"]
+Verb = Literal["cancel", "answer", "retry", "pause", "resume", "requeue", "drop"]
 _OF_COORDINATORS: Final[tuple[Verb, ...]] = ("cancel", "answer", "retry")
+_OF_OPERATORS: Final[tuple[Verb, ...]] = ("pause", "resume")
 _OF_ADMINISTRATOR: Final[tuple[Verb, ...]] = ("requeue", "drop")
 
 
@@ -46,6 +47,8 @@ def said_by(party: str, subject: str) -> str:
 # Each verb by itself: a party that may use any could fill the stream under as many subjects as it likes.
 SAID: Final = tuple(map(said, _OF_COORDINATORS))
 """Where a party says what it did."""
+SAID_BY_OPERATORS: Final = tuple(map(said, _OF_OPERATORS))
+"""Where an operator says what it did with an agent."""
 
 
 def said_by_administrator(administrator: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final
 
-from agentbus.protocol.subjects import REGISTRY_BUCKET, REGISTRY_STREAM
+from agentbus.protocol.subjects import REGISTRY_BUCKET, REGISTRY_STREAM, last_of
 
 STREAM: Final = REGISTRY_STREAM
 HOME_VARIABLES: Final = (
@@ -39,9 +39,9 @@ def mark(agent: str, place: str) -> str:
     return f"$KV.{REGISTRY_BUCKET}.{agent}.place.{place}"
 
 
-def marks(agent: str) -> str:
-    """All such keys of an agent."""
-    return mark(agent, "*")
+def reading(agent: str) -> tuple[str, ...]:
+    """Where the workers of an agent read all such keys of it."""
+    return (last_of(STREAM, mark(agent, "*")),)
 
 
 def _digest(parts: list[str]) -> str:

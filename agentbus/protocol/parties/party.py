@@ -78,7 +78,11 @@ class Party:
         """The subject that the server stores what it sends under, where it has an account of its own."""
         if not any(grant.attested and subject in grant.subjects for grant in self.grants):
             return subject
-        return audit.said_by(self.id, subject) if subject in audit.SAID else f"{subject}.{self.id}"
+        return (
+            audit.said_by(self.id, subject)
+            if subject in (*audit.SAID, *audit.SAID_BY_OPERATORS)
+            else f"{subject}.{self.id}"
+        )
 
     def since(self, subject: str) -> int:
         """The layout of a bus that lets it use a subject of its grants."""

@@ -228,6 +228,15 @@ class BusFolder:
                     f"{name} is removed, but {self.secret_file(name)} cannot be deleted: {error.strerror}; delete it"
                 ) from None
 
+    def rewrite_accounts(self, connections_of_agent: int | None = None) -> None:
+        """Write `accounts.conf` again, with another bound of connections, or with what was changed in `bus.toml`."""
+        with self._locked():
+            manifest = self._manifest
+            if connections_of_agent is not None:
+                bus = manifest.bus.model_copy(update={"max_connections": connections_of_agent})
+                manifest = manifest.model_copy(update={"bus": bus})
+            self._save(manifest)
+
     def set_newest_layout(self) -> None:
         """Change the folder to the newest layout; from the first one on, the queue gets an account of its own.
 

@@ -13,6 +13,7 @@ from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.outcomes.run_report import Run
+from agentbus.protocol.outcomes.usage_of_runs import UsageOfRuns, with_run
 from agentbus.tasks.listing.task_list import SEARCH_S, Search, TaskList, Wanted
 from agentbus.tasks.status import TaskStatus
 
@@ -25,9 +26,16 @@ MOST_GROUPS: Final = 1_000
 _FIRST: Final = 500
 """How many entries are looked at first, at least."""
 
+
+def _model_of(status: TaskStatus, run: Run | None) -> str:
+    """Return the model of the last run that named one."""
+    earlier = status.record.entry.earlier
+    return (run.model if run else None) or (earlier.model if earlier else None) or UNKNOWN_MODEL
+
+
 GROUPINGS: Final[dict[Grouping, Callable[[TaskStatus, Run | None], str]]] = {
     "agent": lambda status, _: status.agent,
-    "model": lambda _, run: (run.model if run else None) or UNKNOWN_MODEL,
+    "model": _model_of,
     "day": lambda status, _: f"{status.record.changed_at.astimezone(UTC):%Y-%m-%d}",
     "sender": lambda status, _: status.record.entry.sender,
 }
@@ -43,7 +51,8 @@ class Spent:
         ran: how many of them were given to an agent at all.
         without_tokens: how many of those say nothing of tokens.
         without_cost: how many of those say no cost.
-        repeated: how many had more than one attempt; the figures are those of the last one.
+        repeated: how many had more than one attempt; the figures are those of all of them.
+        incomplete: how many have figures that lack those of a run: it was lost, or its agent told none.
     """
 
     tasks: int = 0
@@ -51,27 +60,28 @@ class Spent:
     without_tokens: int = 0
     without_cost: int = 0
     repeated: int = 0
+    incomplete: int = 0
     input_tokens: int = 0
     cached_input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0
 
-    def add(self, attempts: int, run: Run | None) -> None:
-        """Add a task."""
+    def add(self, attempts: int, run: Run | None, earlier: UsageOfRuns | None = None) -> None:
+        """Add a task: its last run, and what those before it told."""
         self.tasks += 1
-        if not attempts and run is None:
+        if not attempts and run is None and earlier is None:
             return
-        usage, cost = (run.usage, run.cost_usd) if run else (None, None)
+        used = with_run(earlier, run) or UsageOfRuns()
+        runs = max(attempts, (earlier.runs if earlier else 0) + (run is not None))
         self.ran += 1
-        self.repeated += attempts > 1
-        self.without_cost += cost is None
-        self.cost_usd += cost or 0
-        if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
-            self.without_tokens += 1
-            return
-        self.input_tokens += usage.input_tokens or 0
-        self.cached_input_tokens += usage.cached_input_tokens or 0
-        self.output_tokens += usage.output_tokens or 0
+        self.repeated += runs > 1
+        self.without_cost += not used.with_cost
+        self.without_tokens += not used.with_tokens
+        self.incomplete += 0 < used.with_cost < runs or 0 < used.with_tokens < runs
+        self.cost_usd += used.cost_usd
+        self.input_tokens += used.input_tokens
+        self.cached_input_tokens += used.cached_input_tokens
+        self.output_tokens += used.output_tokens
 
     def merge(self, other: "Spent") -> None:
         """Add what other tasks used."""
@@ -83,7 +93,10 @@ class Spent:
         tokens = ("input_tokens", "cached_input_tokens", "output_tokens")
         known = {name: getattr(self, name) for name in tokens} if self.without_tokens < self.ran else {}
         cost = {"cost_usd": round(self.cost_usd, 6)} if self.without_cost < self.ran else {}
-        counts = {name: getattr(self, name) for name in ("tasks", "ran", "repeated", "without_tokens", "without_cost")}
+        counts = {
+            name: getattr(self, name)
+            for name in ("tasks", "ran", "repeated", "incomplete", "without_tokens", "without_cost")
+        }
         return {**counts, **known, **cost}
 
 
@@ -145,11 +158,24 @@ async def spending(
 
     def add(status: TaskStatus) -> None:
         run = status.run
-        sums.group(name_of(status, run)).add(status.record.entry.attempt, run)
+        entry = status.record.entry
+        sums.group(name_of(status, run)).add(entry.attempt, run, entry.earlier)
         sums.oldest = status.record.changed_at
 
     search = Search(bus, wanted, add, limit=None, search_s=search_s, since=since)
     sums.found = await search.backwards(_FIRST, cursor)
+    return sums
+
+
+async def all_spending(bus: Bus, wanted: Wanted, by: Grouping, since: datetime | None) -> Spending:
+    """Sum up the settled tasks back to `since`, or all that the ledger keeps, however long that takes.
+
+    Raises:
+        SetupMissingError, PermissionDeniedError: see `spending`.
+    """
+    sums = await spending(bus, wanted, by, since=since)
+    while sums.found.partial:
+        sums.go_on_with(await spending(bus, wanted, by, since=since, cursor=sums.found.cursor))
     return sums
 
 

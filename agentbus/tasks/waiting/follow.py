@@ -1,7 +1,7 @@
 """Follows the entries of tasks in the ledger: those alone where the user may name them, else all of theirs."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -18,12 +18,36 @@ _KEYS_AT_ONCE: Final = 200
 """How many keys one consumer has. Making one takes 0.04 ms of each key with 200, and 0.09 ms with 1000."""
 _MOST_KEYS: Final = 2_000
 """How many tasks are followed by their keys."""
+_MARKED_FROM: Final = 2
+"""From how many tasks on a look at the ledger's end costs less than to read them again."""
 
 
-async def follow(bus: Bus, tasks: WatchedTasks) -> None:
+async def ledger_ends(bus: Bus, count: int) -> dict[str, int]:
+    """Return the newest sequence of the ledger by its stream, so that what is read from now on is not read twice.
+
+    Without it, tasks are read again once their consumer exists: so where reading again costs no more, where this user
+    may not look at the stream, and in a cluster, where a replica may answer the first read with less than that.
+
+    Raises:
+        BusError: the bus cannot be asked.
+    """
+    if count < _MARKED_FROM or bus.clustered or not bus.reads_whole_ledger:
+        return {}
+    try:
+        ledger = await bus.stream_info(subjects.STATE_STREAM)
+    except PermissionDeniedError:
+        bus.reads_whole_ledger = False  # a bus of an older layout, which refuses both
+        return {}
+    return {subjects.STATE_STREAM: ledger.state.last_seq}
+
+
+async def follow(bus: Bus, tasks: WatchedTasks, read_since: Mapping[str, int] | None = None) -> None:
     """Follow the ledger and update `tasks` until they are enough.
 
     Of the tasks whose entry has not changed for some time, those that can no longer run are settled meanwhile.
+
+    Args:
+        read_since: the end that the ledger had before the tasks were read: `ledger_ends`.
 
     Raises:
         BusError: the ledger cannot be followed.
@@ -31,22 +55,23 @@ async def follow(bus: Bus, tasks: WatchedTasks) -> None:
     keys = tasks.unsettled()
     if len(keys) == 1 or (bus.reads_whole_ledger and len(keys) <= _MOST_KEYS):
         try:
-            await _Following(bus, tasks).of_keys(keys)
+            await _Following(bus, tasks, read_since or {}).of_keys(keys)
         except PermissionDeniedError:
             if len(keys) == 1 or not bus.reads_whole_ledger:
                 raise
             bus.reads_whole_ledger = False
         else:
             return
-    await _Following(bus, tasks).of_all(keys)
+    await _Following(bus, tasks, read_since or {}).of_all(keys)
 
 
 class _Following:
     """Consumers that follow the ledger together, until the tasks are enough."""
 
-    def __init__(self, bus: Bus, tasks: WatchedTasks) -> None:
+    def __init__(self, bus: Bus, tasks: WatchedTasks, read_since: Mapping[str, int]) -> None:
         self._bus = bus
         self._tasks = tasks
+        self._read_since = read_since
         self._over = asyncio.Event()
         self._opened: asyncio.Future[datetime | None] = asyncio.get_running_loop().create_future()
 
@@ -80,11 +105,12 @@ class _Following:
     async def _part(self, keys: Sequence[TaskKey]) -> None:
         wanted = [subjects.state(key) for key in keys]
         alone = wanted[0] if len(wanted) == 1 else None  # the right to follow one key, every user has
+        stream = subjects.STATE_STREAM
         # To begin with the newest entry of several keys, the server would look at all of the ledger.
-        after: Start = "last_per_subject" if alone is not None else "new"
-        async with OrderedConsumer(self._bus, subjects.STATE_STREAM, alone or wanted, after=after) as consumer:
+        after: Start = "last_per_subject" if alone is not None else self._read_since.get(stream, "new")
+        async with OrderedConsumer(self._bus, stream, alone or wanted, after=after) as consumer:
             self._note_opened(consumer)
-            if alone is None:
+            if after == "new":
                 await self._read_again(keys)
             left = {key for key in keys if not self._tasks.is_settled(key)}
             while left:
@@ -101,11 +127,12 @@ class _Following:
     async def _whole(self, keys: Sequence[TaskKey]) -> None:
         agents, owners = {key.agent for key in keys}, {key.owner for key in keys}
         wanted = subjects.states(agents.pop() if len(agents) == 1 else "*", owners.pop() if len(owners) == 1 else None)
-        async with OrderedConsumer(
-            self._bus, subjects.STATE_STREAM, wanted, after="new", headers_only=True
-        ) as consumer:
+        stream = subjects.STATE_STREAM
+        after: Start = self._read_since.get(stream, "new")
+        async with OrderedConsumer(self._bus, stream, wanted, after=after, headers_only=True) as consumer:
             self._note_opened(consumer)
-            await self._read_again(keys)
+            if after == "new":
+                await self._read_again(keys)
             while not self._tasks.enough:
                 changes = await consumer.next_several()
                 await self._tasks.take_changes(

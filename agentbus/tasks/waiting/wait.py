@@ -2,19 +2,19 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final, TypeVar
 
 from agentbus.bus.jetstream import Bus
-from agentbus.errors import ApiError, BusUnavailableError, SetupMissingError
+from agentbus.errors import ApiError, BusUnavailableError, CorruptEntryError, SetupMissingError
 from agentbus.observability import tracing
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.task_names import TaskQuery
 from agentbus.tasks.find import Found, find_all
 from agentbus.tasks.status import Waited
-from agentbus.tasks.waiting.follow import follow
+from agentbus.tasks.waiting.follow import follow, ledger_ends
 from agentbus.tasks.waiting.paused_agents import OnPaused, PausedAgents
 from agentbus.tasks.waiting.watched_tasks import OnChange, Until, WatchedTasks
 
@@ -42,6 +42,7 @@ async def wait_for(
     timeout_s: float | None = None,
     on_change: OnChange | None = None,
     on_paused: OnPaused | None = None,
+    read_since: Mapping[str, int] | None = None,
 ) -> Waited:
     """Wait until all, or any, of the tasks in `found` are settled, or the time is over.
 
@@ -53,17 +54,18 @@ async def wait_for(
         asker: the coordinator that waits.
         on_paused: called once for each agent of a queued task of which all living workers are paused. Without it none
             is looked for.
+        read_since: the end of the ledger before `found` was read; without it, the tasks are read again.
 
     Raises:
         BusError: the connection has ended for good, or the ledger may not be read.
     """
     watched = WatchedTasks(found, asker, until, on_change)
     if on_paused is None or watched.enough:
-        return await _wait(bus, watched, timeout_s)
+        return await _wait(bus, watched, timeout_s, read_since)
     pauses = PausedAgents(bus, watched.queued_for, on_paused)
     watching = asyncio.create_task(pauses.watch())
     try:
-        waited = await _wait(bus, watched, timeout_s)
+        waited = await _wait(bus, watched, timeout_s, read_since)
     finally:
         watching.cancel()
         await asyncio.wait({watching})
@@ -72,7 +74,9 @@ async def wait_for(
     return replace(waited, paused={agent: pauses.found[agent] for agent in pauses.found.keys() & watched.queued_for()})
 
 
-async def _wait(bus: Bus, watched: WatchedTasks, timeout_s: float | None) -> Waited:
+async def _wait(
+    bus: Bus, watched: WatchedTasks, timeout_s: float | None, read_since: Mapping[str, int] | None
+) -> Waited:
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             while not watched.enough:
@@ -80,7 +84,8 @@ async def _wait(bus: Bus, watched: WatchedTasks, timeout_s: float | None) -> Wai
                     with suppress(TimeoutError):
                         lags = bus.clustered and len(watched.unsettled()) > 1
                         async with asyncio.timeout(_LAG_LOOK_S if lags else _EXPIRY_LOOK_S):
-                            await follow(bus, watched)
+                            since, read_since = read_since, None  # the second time they are read again
+                            await follow(bus, watched, since)
                 except (BusUnavailableError, SetupMissingError, ApiError) as error:
                     if not isinstance(error, BusUnavailableError) and bus.seconds_since_reconnect > _STARTING_S:
                         raise
@@ -114,12 +119,23 @@ async def wait_for_ids(
     clock = asyncio.get_running_loop().time
     deadline = None if timeout_s is None else clock() + timeout_s
     queries = list(wanted)
-    found, unreadable = await repeat_while_away(bus, lambda: find_all(bus, queries), timeout_s)
+
+    async def look_up() -> tuple[dict[str, int], Found, dict[TaskQuery, CorruptEntryError]]:
+        return await ledger_ends(bus, len(queries)), *await find_all(bus, queries)
+
+    read_since, found, unreadable = await repeat_while_away(bus, look_up, timeout_s)
     if unreadable and not found:
         raise next(iter(unreadable.values()))
     rest_s = None if deadline is None else max(0.0, deadline - clock())
     waited = await wait_for(
-        bus, found, asker=asker, until=until, timeout_s=rest_s, on_change=on_change, on_paused=on_paused
+        bus,
+        found,
+        asker=asker,
+        until=until,
+        timeout_s=rest_s,
+        on_change=on_change,
+        on_paused=on_paused,
+        read_since=read_since,
     )
     for status in waited.settled.values():
         tracing.link(status.record.headers)

@@ -34,11 +34,16 @@ class AgentsStatus:
     def offline_note(self, agents: Iterable[str]) -> str | None:
         """Warn of the agents among `agents` whose tasks no worker takes now; None if there are none."""
         wanted = sorted(set(agents))
-        notes = [self._without_worker([agent for agent in wanted if self.online(agent) is False])]
+        by_hand = [agent for agent in wanted if agent in self._agents and self._agents[agent].paused_by is not None]
+        notes = [
+            self._without_worker([agent for agent in wanted if self.online(agent) is False and agent not in by_hand])
+        ]
         notes += [self._paused(self._agents[agent]) for agent in wanted if agent in self._agents]
         return ". ".join(note for note in notes if note) or None
 
     def _paused(self, agent: AgentOverview) -> str:
+        if agent.paused_by is not None:
+            return f"{agent.agent} is {short(agent.paused_by.in_words)}. Its tasks wait and are not lost"
         paused = agent.paused
         if paused is None:
             return ""

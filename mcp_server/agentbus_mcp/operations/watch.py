@@ -10,12 +10,15 @@ import anyio
 from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import AgentBusError
 from agentbus.observability import tracing
+from agentbus.protocol.progress.events import ProgressMessage
 from agentbus.protocol.subjects import TaskKey
+from agentbus.tasks.progress.last import last_of_each
 from agentbus.tasks.waiting.wait import Until, wait_for
 from agentbus_mcp.operations.agents_status import AgentsStatus, agents_status
 from agentbus_mcp.operations.inbox import InboxPage, next_messages
 from agentbus_mcp.operations.look_up import FoundTasks, look_up
 from agentbus_mcp.operations.output import OutputPart, beginnings
+from agentbus_mcp.operations.runs import reporting_runs
 from agentbus_mcp.operations.waits import Waits
 from agentbus_mcp.sanitize import short
 
@@ -25,13 +28,18 @@ DEFAULT_WAIT_S: Final = 25
 
 @dataclass(frozen=True, slots=True)
 class WatchRequest:
-    """What to watch, and for how long: tasks, or the inbox after a cursor where no tasks are named."""
+    """What to watch, and for how long: tasks, or the inbox after a cursor where no tasks are named.
+
+    Attributes:
+        follows: also report what the runs of the tasks do.
+    """
 
     task_ids: Sequence[str] = ()
     until: Until = "all"
     timeout_s: float = DEFAULT_WAIT_S
     cursor: int | None = None
     agent: str | None = None
+    follows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,7 @@ class TasksOutcome:
         errors: of the ids that could not be looked up.
         agents: the status of the agents, read only where a task is queued and the states are current.
         stale: the bus was away at the end; the states are those read last.
+        progress: what the runs of pending tasks told last.
         outputs: parts of the outputs of settled tasks, of those of which the result does not hold the part to show.
     """
 
@@ -51,6 +60,7 @@ class TasksOutcome:
     agents: AgentsStatus | None = None
     stale: bool = False
     outputs: Mapping[TaskKey, OutputPart] = field(default_factory=dict[TaskKey, OutputPart])
+    progress: Mapping[TaskKey, ProgressMessage] = field(default_factory=dict[TaskKey, ProgressMessage])
 
 
 async def watch(
@@ -78,15 +88,17 @@ async def watch_tasks(coordinator: Coordinator, request: WatchRequest, report: C
     """
     deadline = anyio.current_time() + request.timeout_s
     found = await look_up(coordinator, request.task_ids, request.agent, timeout_s=request.timeout_s)
-    waited = await wait_for(
-        coordinator.bus,
-        {task.record.key: task.record for task in found.tasks},
-        asker=coordinator.agent,
-        until=request.until,
-        timeout_s=max(0.0, deadline - anyio.current_time()),
-        on_change=_report_changes(found.tasks, report),
-        on_paused=lambda agent, paused: report(f"every worker of {agent} is {short(paused.in_words)}"),
-    )
+    async with reporting_runs(coordinator.bus, found.tasks, report, wanted=request.follows) as note:
+        on_change = _report_changes(found.tasks, report, note)
+        waited = await wait_for(
+            coordinator.bus,
+            {task.record.key: task.record for task in found.tasks},
+            asker=coordinator.agent,
+            until=request.until,
+            timeout_s=max(0.0, deadline - anyio.current_time()),
+            on_change=on_change,
+            on_paused=lambda agent, paused: report(f"every worker of {agent} is {short(paused.in_words)}"),
+        )
     tasks = {task.name: task for task in (*waited.pending.values(), *waited.settled.values())}
     errors = {**found.errors, **waited.unreadable}
     current = FoundTasks([tasks[task.name] for task in found.tasks], errors)
@@ -113,10 +125,17 @@ async def outcome_of(
     queued = any(task.state == "queued" for task in pending)
     outputs = await beginnings(coordinator, settled) if part is None else {task.record.key: part for task in settled}
     agents = await agents_status(coordinator) if queued else None
-    return TasksOutcome(settled, pending, found.errors, agents, outputs=outputs)
+    progress = await _progress_of(coordinator, pending)
+    return TasksOutcome(settled, pending, found.errors, agents, outputs=outputs, progress=progress)
 
 
-def _report_changes(tasks: Sequence[TaskStatus], report: Callable[[str], None]) -> Callable[[TaskStatus], None]:
+async def _progress_of(coordinator: Coordinator, pending: Sequence[TaskStatus]) -> dict[TaskKey, ProgressMessage]:
+    return await last_of_each(coordinator.bus, [task.record.key for task in pending if task.state == "working"])
+
+
+def _report_changes(
+    tasks: Sequence[TaskStatus], report: Callable[[str], None], note: Callable[[TaskStatus], None]
+) -> Callable[[TaskStatus], None]:
     """Report the states of tasks, now and at each change of a state; lease renewals are no change."""
     states = {task.name: task.state for task in tasks}
 
@@ -126,6 +145,7 @@ def _report_changes(tasks: Sequence[TaskStatus], report: Callable[[str], None]) 
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
     def on_change(task: TaskStatus) -> None:
+        note(task)
         if states[task.name] != task.state:
             states[task.name] = task.state
             report(f"{task.task_id}: {task.state} ({summary()})")

@@ -103,7 +103,7 @@ def _view(result: Result, reader: str) -> AgentResult:
         remark=result.remark,
         error=short(result.error, _ERROR_CHARS) if result.error else None,
         failure=_failure(result),
-        **_figures(result.run),
+        **_figures(result),
         run=_run(result.run),
         worker=optional_text(more.get("worker")),
         task_type=optional_text(result.task.get("task_type")),
@@ -126,15 +126,17 @@ def _failure(result: Result) -> FailureView | None:
     )
 
 
-def _figures(run: Run | None) -> dict[str, Any]:
-    if run is None:
-        return {}
-    counts = run.usage
+def _figures(result: Result) -> dict[str, Any]:
+    run, used = result.run, result.usage
+    model = optional_text(run.model) if run else None
+    if used is None:
+        return {"model": model}
+    counts = run.usage if run and used.runs == 1 else used  # one run alone tells what it does not know
     tokens = TokensView(input=counts.input_tokens, cached_input=counts.cached_input_tokens, output=counts.output_tokens)
     return {
-        "model": optional_text(run.model),
-        "cost_usd": run.cost_usd,
-        "tokens": tokens if tokens.model_dump(exclude_none=True) else None,
+        "model": model,
+        "cost_usd": used.cost_usd if used.with_cost else None,
+        "tokens": tokens if used.with_tokens else None,
     }
 
 

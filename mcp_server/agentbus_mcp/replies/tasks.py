@@ -7,16 +7,29 @@ from agentbus.coordinator import TaskStatus
 from agentbus.errors import AgentBusError, MessageError
 from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.messages import Payload, decode_task
+from agentbus.protocol.progress.events import ProgressMessage
 from agentbus.protocol.stored_message import StoredMessage
-from agentbus_mcp.replies.models import CancelledTask, ListedTask, PendingTask, QueuedTask, TaskView, UnknownTask
+from agentbus_mcp.replies.models import (
+    CancelledTask,
+    ListedTask,
+    PendingTask,
+    ProgressView,
+    QueuedTask,
+    TaskView,
+    UnknownTask,
+)
 from agentbus_mcp.replies.results import optional_text
 from agentbus_mcp.sanitize import as_text, cut, short, visible
 
 _ERROR_CHARS: Final = 1_000
 _CONTENT_CHARS: Final = 500
+_PENDING_CHARS: Final = 120
+"""Of the last event of a run, where there may be many."""
 
 
-def pending_task(status: TaskStatus, online: bool | None = None) -> PendingTask:
+def pending_task(
+    status: TaskStatus, online: bool | None = None, progress: ProgressMessage | None = None
+) -> PendingTask:
     """A task without a result, and since when it is in its state; `online` is shown of a queued one."""
     entry = status.record.entry
     claim = entry.claim if entry.state == "working" else None
@@ -32,10 +45,26 @@ def pending_task(status: TaskStatus, online: bool | None = None) -> PendingTask:
         attempt=entry.attempt or None,
         worker=short(claim.worker) if claim else None,
         cancel=_cancel_request(status),
+        progress=progress_view(progress, _PENDING_CHARS),
     )
 
 
-def task_view(status: TaskStatus) -> TaskView:
+def progress_view(progress: ProgressMessage | None, chars: int = _ERROR_CHARS) -> ProgressView | None:
+    """Where a run stands, with at most so many characters of its last event; None if it has told nothing."""
+    if progress is None:
+        return None
+    told = progress.summary()
+    return ProgressView(
+        last=short(str(told["last"]), chars) if "last" in told else None,
+        at=progress.at.isoformat(timespec="seconds") if progress.at else None,
+        elapsed_seconds=round(progress.elapsed_s),
+        input_tokens=progress.spent.usage.input_tokens,
+        output_tokens=progress.spent.usage.output_tokens,
+        cost_usd=progress.spent.cost_usd,
+    )
+
+
+def task_view(status: TaskStatus, progress: ProgressMessage | None = None) -> TaskView:
     """A task in any state, without its result."""
     entry = status.record.entry
     claim = entry.claim if entry.state == "working" else None
@@ -54,6 +83,7 @@ def task_view(status: TaskStatus) -> TaskView:
         created_at=optional_text(entry.created_at),
         content=_content(entry.result),
         cancel=_cancel_request(status),
+        progress=progress_view(progress),
         last_failure=short(entry.last_failure) if entry.last_failure else None,
         setbacks=_setbacks(status),
         continues=status.continues,
@@ -73,7 +103,7 @@ def listed_task(status: TaskStatus) -> ListedTask:
         attempt=entry.attempt if entry.attempt > 1 else None,
         error=short(status.error, 120) if status.error else None,
         failure=status.failure.code if status.failure else None,
-        cost_usd=status.run.cost_usd if status.run else None,
+        cost_usd=status.cost_usd,
         continues=status.continues,
     )
 

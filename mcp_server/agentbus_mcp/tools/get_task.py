@@ -8,12 +8,13 @@ from mcp_types import CallToolResult
 from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import AgentBusError
 from agentbus.protocol.task_names import TaskName
+from agentbus.tasks.progress.last import last_progress
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.operations.agents_status import agents_status
 from agentbus_mcp.operations.look_up import answer_to
 from agentbus_mcp.operations.output import beginnings
 from agentbus_mcp.replies.budget import BEGINNING_BYTES
-from agentbus_mcp.replies.build import APPROVAL_NOTE, DATA_NOTE, build_answer
+from agentbus_mcp.replies.build import APPROVAL_NOTE, DATA_NOTE, PROGRESS_NOTE, build_answer
 from agentbus_mcp.replies.models import TaskView
 from agentbus_mcp.replies.next_calls import answer_call, look_call, read_on_call, wait_call
 from agentbus_mcp.replies.results import result_of_task
@@ -41,13 +42,16 @@ def get_task_tool(bus_link: BusLink) -> Tool:
 
 async def _view(coordinator: Coordinator, status: TaskStatus) -> TaskView:
     """A task with the beginning of its result and the call that follows."""
-    view = task_view(status)
     if not status.settled:
         online = (await agents_status(coordinator)).online(status.agent) if status.state == "queued" else None
-        return view.model_copy(update={"online": online, "next": wait_call([status.name])})
+        progress = await last_progress(coordinator.bus, status.record.key) if status.state == "working" else None
+        note = PROGRESS_NOTE if progress else None
+        fields: dict[str, Any] = {"note": note, "online": online, "next": wait_call([status.name])}
+        return task_view(status, progress).model_copy(update=fields)
+    view = task_view(status)
     output = (await beginnings(coordinator, [status])).get(status.record.key)
     result = result_of_task(status, output).cut(BEGINNING_BYTES)
-    fields: dict[str, Any] = {"result": result, "note": DATA_NOTE, "next": read_on_call([result])}
+    fields = {"result": result, "note": DATA_NOTE, "next": read_on_call([result])}
     if status.state == "needs_approval":
         answer = await _answered_by(coordinator, status)
         call = look_call(answer) if answer else answer_call(status.name)

@@ -33,3 +33,8 @@ async def progress(ctx: Context, total_s: float) -> AsyncGenerator[Callable[[str
         group.start_soon(report)
         yield messages.send_nowait
         group.cancel_scope.cancel()
+
+
+def is_wanted(ctx: Context) -> bool:
+    """Whether the client has asked for notifications of progress."""
+    return "progress_token" in (ctx.request_context.meta or {})

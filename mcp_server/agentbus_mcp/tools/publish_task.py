@@ -33,7 +33,7 @@ from agentbus_mcp.tools.parameters import (
     TaskType,
     parse_content,
 )
-from agentbus_mcp.tools.progress import progress
+from agentbus_mcp.tools.progress import is_wanted, progress
 
 
 class _Options(TypedDict):
@@ -75,7 +75,7 @@ def publish_task_tool(bus_link: BusLink, waits: Waits) -> Tool:
             if len(to) > 1:
                 raise ArgumentError("to: a conversation is that of one agent; name the agent of continue_task alone")
             wanted = NewFollowUp(value, to=to[0], fresh=fresh, **options)
-            outcomes = [await coordinator.follow_up(continue_task, wanted)]
+            outcomes = [await coordinator.task(continue_task).continue_with(wanted)]
         publication = publication_of(await publish_outcome(coordinator, outcomes))
         return await _wait(ctx, coordinator, publication, waits) if watch else build_publication_answer(publication)
 
@@ -87,7 +87,8 @@ async def _wait(ctx: Context, coordinator: Coordinator, publication: Publication
     if (offer := current_offer()) is not None:
         watched_tasks.begin_publication(coordinator, publication, offer)
         return build_publication_answer(publication)
-    request = WatchRequest([str(TaskName(task.task_id, task.agent)) for task in publication.published])
+    names = [str(TaskName(task.task_id, task.agent)) for task in publication.published]
+    request = WatchRequest(names, follows=is_wanted(ctx))
     async with progress(ctx, DEFAULT_WAIT_S) as report:
         try:
             found = await watch(coordinator, request, report, waits)

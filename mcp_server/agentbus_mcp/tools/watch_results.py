@@ -1,5 +1,6 @@
 """The tool `watch_results`."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from mcp.server.mcpserver import Context
@@ -16,7 +17,7 @@ from agentbus_mcp.task_extension import watched_tasks
 from agentbus_mcp.task_extension.offer import current_offer
 from agentbus_mcp.tools.definition import ALWAYS_LOADED, READS, define
 from agentbus_mcp.tools.parameters import AgentOrInbox, Cursor, ResponseFormat, TaskIds, Timeout, WatchUntil
-from agentbus_mcp.tools.progress import progress
+from agentbus_mcp.tools.progress import is_wanted, progress
 
 
 def watch_results_tool(bus_link: BusLink, waits: Waits) -> Tool:
@@ -42,6 +43,7 @@ def watch_results_tool(bus_link: BusLink, waits: Waits) -> Tool:
         coordinator = await bus_link.coordinator()
         if timeout_seconds and (offer := current_offer()) is not None:
             return await watched_tasks.begin_watch(coordinator, request, detail, offer)
+        request = replace(request, follows=is_wanted(ctx))
         async with progress(ctx, timeout_seconds) as report:
             return build_watch_answer(await watch(coordinator, request, report, waits), request, detail)
 

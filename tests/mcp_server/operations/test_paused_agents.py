@@ -30,3 +30,19 @@ async def test_publishing_watching_and_listing_name_a_paused_agent(
         [agent] = data_of(await client.call_tool("list_agents", {}))["agents"]
         assert (agent["online"], agent["free_slots"]) == (True, 0)
         assert "paused until 2026-05-18T00:01:00 (not_started)" in agent["troubles"][0]
+
+
+async def test_an_agent_that_an_operator_has_paused_is_said_to_be_paused_though_no_worker_is_alive(
+    server: NatsServer, coordinator: Coordinator
+) -> None:
+    await set_up(coordinator.bus, ["code"])
+    await coordinator.pause_agent("code", "the key is replaced")
+    async with in_memory(server.url) as client:
+        call = {"to": "code", "content": "work", "task_type": "test"}
+        note = data_of(await client.call_tool("publish_task", call))["note"]
+        assert "code is paused by main since" in note
+        assert "the key is replaced" in note
+        assert "is alive now" not in note
+        [agent] = data_of(await client.call_tool("list_agents", {}))["agents"]
+        assert agent["online"] is False
+        assert agent["troubles"][0].startswith("paused by main since")

@@ -11,17 +11,19 @@ from agentbus.bus.jetstream import connect
 from agentbus.bus.setup import set_up
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_coordinator
-from agentbus.errors import ConfigError
+from agentbus.errors import BusUnavailableError, ConfigError
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.new_bus import Plan, create
 from agentbus.provision.join import join_as_coordinator, join_as_worker
 from agentbus.provision.nats_server import run_server
 from support.free_ports import free_port
-from support.harness import worker
+from support.harness import eventually, worker
 from support.installation import FAKE, PLAN, make_certificates, outcome_of
 from support.operator_commands import Operator, secrets_in
 
 pytestmark = pytest.mark.posix("not tried on Windows")
+
+RELOADED = "Reloaded server configuration"
 
 
 @pytest.fixture
@@ -121,26 +123,28 @@ async def test_the_bounds_of_connections_are_options_and_agents_that_are_added_l
     assert "\nmax_connections: 9000\n" in (folder / "nats-server.conf").read_text(encoding="utf-8")
     accounts = (folder / "accounts.conf").read_text(encoding="utf-8")
     assert accounts.count("max_connections: 300, ") == 3, "of main, code and doc"
+    config, _ = load_coordinator(path=join_as_coordinator(BusFolder(folder).bundle("main"), tmp_path / "here"))
+    settings = connection_settings(config.nats, agent="main", name="test")
     async with run_server(store=tmp_path / "nats", config=folder / "nats-server.conf") as server:
-        assert server.url
 
+        async def rewritten(*words: str, connections: int) -> None:
+            reloads = server.log.read_text(encoding="utf-8").count(RELOADED)
+            ran = await operator.run("init", folder, "--rewrite-accounts", *words)
+            assert f"accounts.conf allows each agent {connections} connections; reload the server:\n" in ran.out
+            assert "--signal reload=" in ran.out
+            server.reload()
+            await eventually(
+                lambda: server.log.read_text(encoding="utf-8").count(RELOADED) > reloads, "the server has read it"
+            )
 
-def test_an_existing_bus_is_left_as_it_is(bus: BusFolder) -> None:
-    before = {path: path.read_bytes() for path in bus.path.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=r"there is a bus in .* already; it was left as it is"):
-        create(bus.path, PLAN)
-    assert {path: path.read_bytes() for path in bus.path.rglob("*") if path.is_file()} == before
-
-
-def test_a_folder_without_a_bus_is_an_error_that_names_the_command_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"there is no bus in .*; make one with: agentbus init"):
-        BusFolder(tmp_path)
-    (tmp_path / "bus.toml").write_text("[bus]\nversion = 0\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="is damaged; take it from a backup"):
-        BusFolder(tmp_path)
-
-
-def test_a_bus_of_a_newer_version_is_an_error_that_says_so(tmp_path: Path) -> None:
-    (tmp_path / "bus.toml").write_text("[bus]\nversion = 9\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="was made by a newer version of agentbus; upgrade agentbus"):
-        BusFolder(tmp_path)
+        async with connect(settings) as first, connect(settings):
+            await rewritten("--connections-of-agent", "2", connections=2)
+            with pytest.raises(BusUnavailableError, match="takes no more connections"):
+                async with connect(settings):
+                    pass
+            manifest = folder / "bus.toml"
+            text = manifest.read_text(encoding="utf-8")
+            manifest.write_text(text.replace("max_connections = 2\n", "max_connections = 3\n"), encoding="utf-8")
+            await rewritten(connections=3)
+            async with connect(settings):
+                assert first.seconds_since_reconnect == float("inf"), "who was connected stays"

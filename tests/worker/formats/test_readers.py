@@ -307,3 +307,24 @@ def test_a_reader_keeps_a_bounded_part_of_what_it_reads(agent: str) -> None:
     assert len(judgement.text) <= 1_048_576
     assert judgement.failure is None or len(judgement.failure.message) <= 4_000
     assert len(json.dumps(judgement.run.to_json())) < 20_000
+
+
+def test_qwen_has_cut_an_answer_where_it_went_on_three_times_and_not_where_a_connection_was_cut() -> None:
+    made_anew = {"type": "system", "subtype": "retry", "data": {"reason": "retry", "preserveText": False}}
+    went_on = {"type": "system", "subtype": "retry", "data": {"reason": "retry", "preserveText": True}}
+    refused = {"type": "system", "subtype": "retry", "data": {"reason": "retry", "attempt": 1, "delayMs": 1000}}
+    tool = {"type": "assistant", "message": {"id": "m", "content": [{"type": "tool_use", "id": "c", "name": "x"}]}}
+    end = {"type": "result", "subtype": "success", "is_error": False, "result": "The answer"}
+    for lines, code in (
+        ([made_anew, went_on, went_on, went_on], "truncated"),
+        ([made_anew, went_on, went_on], None),
+        ([went_on, went_on, went_on], None),
+        ([made_anew, went_on, went_on, went_on, tool], None),
+        ([made_anew, refused, went_on, went_on, went_on], None),
+    ):
+        reader = READERS["qwen"]()
+        for line in [*lines, end]:
+            reader.feed(json.dumps(line).encode())
+        judged = reader.outcome(Ended("exited", 0, ""))
+        assert (judged.failure.code if judged.failure else None) == code
+        assert judged.text == "The answer"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentbus_worker.formats.reasons import Reason, reason_of
+from agentbus_worker.formats.reasons import Reason, limit_of, reason_of
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,14 @@ def test_the_time_after_which_the_server_answers_again_is_read(text: str, after_
 
 
 def test_a_limit_on_the_rate_that_names_a_long_time_is_a_quota_and_a_quota_that_names_a_short_one_is_not() -> None:
-    assert reason_of("rate limit; try again in 3600s", 429) == Reason("quota", 429, 3600.0)
-    assert reason_of("You exceeded your current quota. Please retry in 26.5s.", 429) == Reason("rate_limit", 429, 26.5)
-    assert reason_of("rate limit", 429, 3600).code == "quota"
+    assert reason_of("rate limit; try again in 3600s", 429) == Reason("rate_limit", 429, 3600.0)
+    assert reason_of("You exceeded your current quota. Please retry in 26.5s.", 429) == Reason("quota", 429, 26.5)
+    for longest_wait_s in (20.0, 120.0):
+        for code in ("quota", "rate_limit"):
+            found = [limit_of(code, after_s, longest_wait_s=longest_wait_s) for after_s in (19, 100, 121)]
+            assert found == ["rate_limit", "quota" if longest_wait_s == 20 else "rate_limit", "quota"]
+            assert limit_of(code, None, longest_wait_s=longest_wait_s) == code
+        assert limit_of("overloaded", 3600, longest_wait_s=longest_wait_s) == "overloaded"
 
 
 def test_a_huge_text_is_searched_in_part() -> None:

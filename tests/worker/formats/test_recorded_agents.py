@@ -21,15 +21,13 @@ OTHER: Final[dict[tuple[str, str], str]] = {
     ("codex", "refusal"): "empty",  # it prints nothing else for a refusal
     ("qwen", "refusal"): "empty",
     ("opencode", "denied"): "denied",  # it stops
-    # The agent does not tell an answer that was cut from a whole one.
-    ("gemini", "max_tokens"): "completed",
-    ("qwen", "max_tokens"): "completed",
+    ("gemini", "max_tokens"): "completed",  # it does not tell an answer that was cut from a whole one
     ("gemini", "rate_limit_long"): "quota",  # it names the hour
     # It tried again, or waited, until the run was ended.
     ("codex", "no_connection"): "timeout",
     ("codex", "rate_limit_long"): "timeout",
     **{("gemini", case): "timeout" for case in ("no_connection", "overloaded", "quota", "rate_limit", "server_error")},
-    **{("opencode", case): "timeout" for case in ("no_connection", "rate_limit_long", "server_error")},
+    ("opencode", "rate_limit_long"): "timeout",
     **{("qwen", case): "timeout"
        for case in ("no_connection", "overloaded", "quota", "rate_limit", "rate_limit_long", "server_error")},
 }  # fmt: skip

@@ -71,11 +71,11 @@ def until(agent: str, case: str, words: str) -> list[str]:
 
 BEGINNING = {"claude": "init", "codex": "turn.started", "gemini": '"user"', "opencode": "step_start", "qwen": "init"}
 IN_A_TOOL = {
-    "claude": '"tool_use"',
+    "claude": '"content":[{"type":"tool_use"',
     "codex": "item.started",
     "gemini": "tool_use",
     "opencode": '"text"',
-    "qwen": '"tool_use"',
+    "qwen": '"content":[{"type":"tool_use"',
 }
 
 
@@ -105,7 +105,8 @@ def test_it_is_counted_again_once_the_tool_has_ended(agent: str) -> None:
     begun = until(agent, "tool", IN_A_TOOL[agent])
     run = Watched(agent).out(*begun)
     run.after(LONG_S)
-    run.out(recording(agent, "tool").stdout[len(begun)])
+    # Behind the parts of the message that asked for the tool, its end is what comes next.
+    run.out(next(line for line in recording(agent, "tool").stdout[len(begun) :] if '"stream_event"' not in line))
     given_up = run.after(STALL_S)
     assert given_up is not None
     assert given_up.reason == "stalled"
@@ -379,6 +380,22 @@ def test_the_log_of_opencode_says_why_it_tries_again() -> None:
     assert retry == Retry("AI_APICallError: Overloaded", code="overloaded")
     assert reader.feed_error((line % "true").encode()) == [], "the title of a session is no work of the task"
     assert reader.feed_error(b"level=INFO message=init") == []
+
+
+def test_a_limit_after_which_nothing_is_tried_for_longer_than_it_may_be_waited_is_a_quota() -> None:
+    line = 'level=ERROR message="stream error" small=false error.error="AI_APICallError: %s"'
+    limited, broken = line % "429 rate limit reached", line % "Overloaded"
+    for told, code in ((limited, "quota"), (broken, "stalled")):
+        given_up = Watched("opencode").err(told).after(LONG_S)
+        assert given_up is not None
+        assert (given_up.reason, given_up.code) == ("stalled", code)
+    again = Watched("opencode")
+    for _ in range(int(STALL_S / 60)):
+        assert again.err(limited).after(60 - 1) is None
+        again.now += 1
+    given_up = again.after(LONG_S)
+    assert given_up is not None
+    assert given_up.code == "stalled", "it tries again and again, so no time is too long for it"
 
 
 # -- how it is judged --------------------------------------------------------------------------------------------

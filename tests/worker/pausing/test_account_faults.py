@@ -73,7 +73,10 @@ async def completed_once(coordinator: Coordinator, ids: list[str]) -> None:
     assert len(await result_messages(coordinator)) == len(ids)
 
 
-@pytest.mark.parametrize("tasks", [8, pytest.param(100, marks=pytest.mark.long)])
+HUNDRED = pytest.param(100, marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("tasks", [8, HUNDRED])
 async def test_no_task_fails_for_a_bad_key_and_all_complete_once_it_is_replaced(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, tasks: int
 ):
@@ -101,12 +104,13 @@ async def test_no_task_fails_for_a_bad_key_and_all_complete_once_it_is_replaced(
     [(FOR_AN_HOUR, "quota", 3500), (QUOTA, "quota", 7100)],
     ids=["retry-after", "quota"],
 )
+@pytest.mark.parametrize("tasks", [5, HUNDRED])
 async def test_a_worker_waits_for_as_long_as_the_server_names_and_an_operator_has_it_try_before(
-    tmp_path: Path, server: NatsServer, coordinator: Coordinator, answer: str, code: str, at_least_s: float
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, tasks: int, answer: str, code: str, at_least_s: float
 ):
     agent = Agent(tmp_path / "one", answer)
     async with working(agent.config(server.url)) as child:
-        ids = [await publish(coordinator, "x") for _ in range(5)]
+        ids = [await publish(coordinator, "x") for _ in range(tasks)]
         await child.until_said(f"paused ({code}): ")
         shown = await paused_as(coordinator, code)
         assert shown is not None
@@ -118,27 +122,29 @@ async def test_a_worker_waits_for_as_long_as_the_server_names_and_an_operator_ha
     assert len(agent.starts) == len(ids) + 1
 
 
+@pytest.mark.parametrize("tasks", [3, HUNDRED])
 async def test_a_quota_that_ends_soon_is_waited_for_without_anyone(
-    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, tasks: int
 ):
     agent = Agent(tmp_path / "one", "You've hit your usage limit. Your limit resets in 3 s")
     async with working(agent.config(server.url, max_retry_after_seconds=2)) as child:
-        ids = [await publish(coordinator, "x") for _ in range(3)]
+        ids = [await publish(coordinator, "x") for _ in range(tasks)]
         await child.until_said("paused (")
         agent.replace_key("good")
         await completed_once(coordinator, ids)
         assert "trying one task after 3 s" in child.log.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("tasks", [8, HUNDRED])
 async def test_a_worker_with_a_good_key_that_is_busy_gets_the_tasks_of_one_with_a_bad_key(
-    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator, tasks: int
 ):
     good, bad, go = Agent(tmp_path / "good", "good"), Agent(tmp_path / "bad", "bad"), tmp_path / "go"
     async with working(good.config(server.url)):
         ids = [await publish(coordinator, f"wait:{go}")]
         await eventually(lambda: good.starts, "the good one is at work")
         async with working(bad.config(server.url), first_s=2) as child:
-            ids += [await publish(coordinator, "x") for _ in range(8)]
+            ids += [await publish(coordinator, "x") for _ in range(tasks)]
             await child.until_said("paused (auth): ")
             go.touch()
             await completed_once(coordinator, ids)

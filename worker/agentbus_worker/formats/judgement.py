@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agentbus.protocol.messages import Failure, ResultStatus
-from agentbus.protocol.outcomes.failure_codes import FailureCode
+from agentbus.protocol.outcomes.failure_codes import LONG_RETRY_S, FailureCode
 from agentbus.protocol.outcomes.run_report import Denied, Run
 
 
@@ -38,6 +38,7 @@ class Ended:
         stdout_end: its end, where `stdout` is only the beginning.
         stderr: the end of standard error.
         given_up: why it was ended before its time, if it was.
+        longest_wait_s: `max_retry_after_seconds`: a server that names a longer time has no room for this account.
     """
 
     reason: Literal["exited", "timeout", "idle", "stalled", "hopeless", "stopped", "unsupervised"]
@@ -47,6 +48,7 @@ class Ended:
     stdout_end: str = ""
     stderr: str = ""
     given_up: GivenUp | None = None
+    longest_wait_s: float = LONG_RETRY_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,8 @@
-"""Reads Qwen Code: `qwen --output-format stream-json --include-partial-messages`, in the form of Claude Code."""
+"""Reads Qwen Code: `qwen --output-format stream-json --include-partial-messages`, in the form of Claude Code.
+
+It goes on by itself with an answer that was cut at the model's limit: once with a higher limit, then up to three times
+from where it was cut. It does not say whether the last part was cut, too; an answer that needed all of them was.
+"""
 
 import re
 from typing import ClassVar, Final
@@ -12,6 +16,7 @@ from agentbus_worker.formats.reasons import reason_of
 _ERROR: Final = re.compile(r"\[API Error: ")
 _RETRY: Final = re.compile(r"Retrying in (\d{1,9})s \(attempt (\d{1,4})/(\d{1,4})\): (.+)")
 """What it prints on standard error when it tries again; the event of it tells no reason."""
+_MOST_CONTINUATIONS: Final = 3
 
 
 class QwenReader(ClaudeReader):
@@ -26,6 +31,9 @@ class QwenReader(ClaudeReader):
     _input_holds_cached: ClassVar[bool] = True
     _counts_over_session: ClassVar[bool] = True
 
+    _continuations: int | None = None
+    """How often an answer that was cut has gone on from there; None while none was cut."""
+
     def _read_error_line(self, line: str) -> list[Event]:
         found = _RETRY.match(line)
         if found is None:
@@ -36,8 +44,30 @@ class QwenReader(ClaudeReader):
             Retry(one_line(found[4]), attempt, of, reason.code, reason.http_status, reason.retry_after_s, int(found[1]))
         ]
 
+    def _read_system(self, value: dict[str, Json]) -> list[Event]:
+        if value.get("subtype") == "retry":
+            self._note_cut(object_in(value.get("data")))
+        return super()._read_system(value)
+
+    def _note_cut(self, data: dict[str, Json]) -> None:
+        """Note that an answer is made anew, or goes on from where it ended."""
+        if "attempt" in data:  # the server refused the request
+            self._continuations = None
+        elif data.get("preserveText") is not True:
+            self._continuations = 0
+        elif self._continuations is not None:  # else a connection was cut: an answer is first made with a higher limit
+            self._continuations += 1
+
+    def _read_result(self, value: dict[str, Json]) -> list[Event]:
+        events = super()._read_result(value)
+        if self._stop is None and self._error is None and (self._continuations or 0) >= _MOST_CONTINUATIONS:
+            self._stop = "truncated"
+        return events
+
     def _read_assistant(self, value: dict[str, Json]) -> list[Event]:
         message = object_in(value.get("message"))
+        if any(part.get("type") == "tool_use" for part in objects_at(message, "content")):
+            self._continuations = None  # another answer follows
         texts = [text_at(part, "text") for part in objects_at(message, "content")]
         error = next((text[found.start() :] for text in texts if (found := _ERROR.search(text))), None)
         if error is None:

@@ -18,7 +18,7 @@ from agentbus.protocol.outcomes.failure_codes import FailureCode
 from agentbus.protocol.outcomes.run_report import FALLBACK, MAX_DENIED, MAX_NAME_CHARS, Denied, Run, Usage
 from agentbus_worker.formats.events import MAX_SUMMARY_CHARS, Activity, Event, Retry
 from agentbus_worker.formats.judgement import Ended, Judgement
-from agentbus_worker.formats.reasons import Reason, reason_of
+from agentbus_worker.formats.reasons import Reason, limit_of, reason_of
 from agentbus_worker.formats.text import last_lines, telling_line, text_outcome
 
 _MAX_MESSAGE_CHARS: Final = 1_048_576
@@ -141,6 +141,7 @@ class Reader(ABC):
         run = self.report()
         if code is not None:
             known = ended.given_up or (self._reason if self._error else self._hint(ended))
+            code = limit_of(code, known.retry_after_s, longest_wait_s=ended.longest_wait_s)
             return Judgement(
                 "failed", self._message, run, Failure(code, message, known.http_status, known.retry_after_s)
             )

@@ -4,7 +4,7 @@ import re
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from agentbus.protocol.outcomes.failure_codes import LONG_RETRY_S, FailureCode
+from agentbus.protocol.outcomes.failure_codes import FailureCode
 from agentbus_worker.formats.reset_times import named_wait_s
 
 _MOST_CHARS: Final = 4_000
@@ -81,9 +81,18 @@ def reason_of(text: str, http_status: int | None = None, retry_after_s: float | 
     found: FailureCode | None = _searched(text)
     if status in _OF_STATUS and (found is None or found not in _BEFORE_STATUS):
         found = _OF_STATUS[status]
-    if found in ("quota", "rate_limit") and after_s is not None:
-        found = "quota" if after_s > LONG_RETRY_S else "rate_limit"
     return Reason(found, status, after_s)
+
+
+def limit_of(code: FailureCode, retry_after_s: float | None, *, longest_wait_s: float) -> FailureCode:
+    """Return `quota` or `rate_limit` by the time that the server named with either; any other code as it is.
+
+    Args:
+        longest_wait_s: `max_retry_after_seconds`.
+    """
+    if code not in ("quota", "rate_limit") or retry_after_s is None:
+        return code
+    return "quota" if retry_after_s > longest_wait_s else "rate_limit"
 
 
 def _searched(text: str) -> FailureCode | None:

@@ -101,6 +101,11 @@ class StallWatch:
             how += f", printed no line of the format {self._reader.kind},"
         if self._retry is None:
             return GivenUp("stalled", how, "stalled")
+        waited_s = now - self._last_event
+        if self._retry.code in ("rate_limit", "quota") and waited_s > self._max_retry_after_s:
+            # It has not tried again for longer than it may wait: the server has named a time, which it did not tell.
+            how += f", and did not try again for {waited_s:.0f} s,"
+            return GivenUp("stalled", how, "quota", self._retry.http_status, self._retry.retry_after_s)
         return GivenUp("stalled", how, "stalled", self._retry.http_status, self._retry.retry_after_s)
 
     @property

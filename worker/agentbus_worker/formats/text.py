@@ -8,7 +8,7 @@ from agentbus.protocol.messages import Failure
 from agentbus.protocol.outcomes.failure_codes import FailureCode
 from agentbus.protocol.outcomes.run_report import Run
 from agentbus_worker.formats.judgement import Ended, Judgement
-from agentbus_worker.formats.reasons import Reason, reason_of
+from agentbus_worker.formats.reasons import Reason, limit_of, reason_of
 
 REASON_CHARS: Final = 500
 """How much of the end of standard error, or of standard output, a failure quotes."""
@@ -59,6 +59,7 @@ def text_outcome(ended: Ended, run: Run) -> Judgement:
     words = last_lines(ended.stderr) or last_lines(ended.stdout_end or ended.stdout)
     code, known = _failure(ended, words if run.kind else "")
     if code is not None:
+        code = limit_of(code, known.retry_after_s, longest_wait_s=ended.longest_wait_s)
         message = f"{ended.how}: {words}" if words else ended.how
         return Judgement("failed", ended.stdout, run, Failure(code, message, known.http_status, known.retry_after_s))
     asks = approval.is_asked_in(ended.stdout)

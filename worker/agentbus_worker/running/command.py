@@ -155,6 +155,11 @@ class Child:
         stdout, stderr = await self._out.finish(), await self._err.finish()
         return Exit(reason, code, stdout, stderr, duration_s, unended, self.events, self._given_up)
 
+    @property
+    def printed(self) -> tuple[Callable[[], tuple[int, bytes]], ...]:
+        """Functions that return how much it has printed so far, and the end of that: on its two outputs."""
+        return lambda: self._out.printed, lambda: self._err.printed
+
     async def cleared(self) -> Unended | None:
         """Wait until nothing is left of a command that has ended; returns what SIGKILL does not end."""
         return None if self._clearing is None else await asyncio.shield(self._clearing)

@@ -165,6 +165,11 @@ class OutputPipe:
         """Whether nothing is read now, because the disk takes no more of it."""
         return self._standing
 
+    @property
+    def printed(self) -> tuple[int, bytes]:
+        """How many bytes were read up to now, and the last of them, of which `TAIL_BYTES` are kept."""
+        return self._size, bytes(self._tail)
+
     def watch(self) -> None:
         """Start to read. Until then output stays in the pipe, and a process that fills it blocks."""
         if self._open:

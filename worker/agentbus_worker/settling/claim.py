@@ -257,8 +257,8 @@ async def _settle_without_run(
         lost = base.state == "working" or base.last_failure is None
         outcome = Outcome("failed", "", why, reason=why, failure=Failure("lost", why) if lost else None)
     new_claim = _new_claim(context, record)
-    result = result_message(context, delivery, incoming, outcome, new_claim.nonce, base.attempt)
-    base = base.model_copy(update={"claim": new_claim})
+    base = base.model_copy(update={"claim": new_claim, "earlier": base.earlier_with()})
+    result = result_message(context, delivery, incoming, outcome, new_claim.nonce, base)
     verdict = await settle_in_a_size_that_is_taken(context.bus, incoming.key, base, result, decision.revision)
     if not isinstance(verdict, Won):
         return False

@@ -13,6 +13,7 @@ from agentbus_worker.conversations.own_place import OwnPlace
 from agentbus_worker.disk.threads import Disk
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.pausing.pause import Cause, Pause
+from agentbus_worker.progress.run_progress import Progress
 from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.process_tree import Children
 from agentbus_worker.settling.decisions import Policy, on_setback
@@ -47,6 +48,7 @@ class Context:
     metrics: Metrics
     temporary: TemporaryFolders
     place: OwnPlace
+    progress: Progress
     disk: Disk = field(default_factory=lambda: Disk(threads=False))
     dead_letters: dict[str, str] = field(default_factory=dict[str, str])
 

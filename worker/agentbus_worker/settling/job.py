@@ -40,6 +40,7 @@ from agentbus_worker.settling.outcome import (
     OUT_OF_MEMORY,
     Outcome,
     cancelled_outcome,
+    limits_of,
     lost_outcome,
     not_ended,
     not_started_outcome,
@@ -50,7 +51,7 @@ from agentbus_worker.settling.result import result_message, with_stored_output
 from agentbus_worker.settling.result_size import in_a_size_that_is_taken
 from agentbus_worker.settling.slots import Reservation, lose_slot
 from agentbus_worker.settling.storing import StoppingError, Storing
-from agentbus_worker.usage.ended_runs import count_ended
+from agentbus_worker.usage.ended_runs import count_ended, run_of
 
 if TYPE_CHECKING:
     from agentbus_worker.pausing.pause import Trial
@@ -172,13 +173,15 @@ class Job:
         await self.conversation.begin(command.run_id)
         async with running(command, limits, context.children, tmp, stop=stop, disk=context.disk.state) as child:
             self._trial = watch_trial(context, child)
+            self._lease.run = run_of(child.events)
             context.metrics.run_started()
-            ended = await child.ended(
-                stop,
-                context.children,
-                stop_grace_s=self._stop_grace_s,
-                on_still_running=lambda: self._log.info("started"),
-            )
+            with context.progress.of_run(self.key, self._entry.attempt, child):
+                ended = await child.ended(
+                    stop,
+                    context.children,
+                    stop_grace_s=self._stop_grace_s,
+                    on_still_running=lambda: self._log.info("started"),
+                )
             self._log.add(exit_code=ended.code, duration_s=round(ended.duration_s, 3), output_bytes=ended.stdout.size)
             if ended.unended is None:
                 reservation.ended(ended.duration_s)
@@ -221,8 +224,7 @@ class Job:
                 return
             outcome = await self.conversation.ended(cancelled_outcome(self._entry, ended), ended, command)
         else:
-            limits = {"timeout_s": worker.task_timeout_seconds, "idle_timeout_s": worker.idle_timeout_seconds}
-            found = outcome_of_exit(ended, cancel=self._entry.cancel, **limits)
+            found = outcome_of_exit(ended, cancel=self._entry.cancel, **limits_of(worker))
             found = await self.conversation.ended(found, ended, command)
             if (outcome := await self._repeated(found, ended, child)) is None:
                 return
@@ -267,9 +269,7 @@ class Job:
             StoppingError: the worker must end before the bus has stored the result; the outcome is on disk.
         """
         context = self._context
-        result = result_message(
-            context, self._delivery, self._incoming, outcome, self._claim.nonce, attempt=self._entry.attempt
-        )
+        result = result_message(context, self._delivery, self._incoming, outcome, self._claim.nonce, self._entry)
         failed = (outcome.cause or "not_started") if outcome.status == "failed" else None
         tracing.outcome(outcome.status, error=failed, reason=outcome.reason, exit_code=outcome.extra.get("exit_code"))
         self._lease.stop_renewing()

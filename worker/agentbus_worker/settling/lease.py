@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import (
@@ -16,13 +16,16 @@ from agentbus.errors import (
     StreamFullError,
 )
 from agentbus.observability import tracing
-from agentbus.protocol.ledger_entry import Entry, Setbacks, handed_back, renewed, settled
+from agentbus.protocol.ledger_entry import Entry, Setbacks, handed_back, queued_again, renewed, settled
 from agentbus.protocol.messages import Result
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Adopt, Lost, Vacant, compare_and_set
 from agentbus_worker.claim_records import ClaimRecord
 from agentbus_worker.log.lines import TaskLog
+
+if TYPE_CHECKING:
+    from agentbus.protocol.outcomes.run_report import Run
 
 _RETRY_S: Final = 1.0
 """The pause after a failed renewal: several attempts fit into a short lease."""
@@ -69,6 +72,8 @@ class Lease:
         self._refused_since = 0.0
         self._held_at = self._clock() if since is None else since
         self._ledger_went = False
+        self.run: Callable[[], Run | None] = lambda: None
+        """What the agent has told of its run so far: an attempt that is lost or repeated costs money, too."""
         self.lost = False
         self.interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -110,7 +115,7 @@ class Lease:
             self._wake.clear()
             pause_s = self._interval_s
             try:
-                await self._write(renewed, timeout_s=min(pause_s, _REQUEST_S))
+                await self._write(lambda entry: renewed(entry, self.run()), timeout_s=min(pause_s, _REQUEST_S))
                 await self._delivery.in_progress()
             except LeaseLostError:
                 self.interrupt()
@@ -188,7 +193,7 @@ class Lease:
             LeaseLostError: another worker has the task.
             BusError: not released, or not known to be; otherwise the lease expires.
         """
-        await self._write(lambda entry: handed_back(entry, setbacks), timeout_s=_REQUEST_S)
+        await self._write(lambda entry: handed_back(entry, setbacks, self.run()), timeout_s=_REQUEST_S)
 
     async def queue_retry(self, *, retry_after_s: float, failure: str | None) -> None:
         """Make the task `queued` again after an attempt that counts: for a retry after `retry_after_s`.
@@ -196,8 +201,10 @@ class Lease:
         Raises:
             LeaseLostError, BusError: see `release`.
         """
-        changes = {"state": "queued", "retry_after_s": retry_after_s, "last_failure": failure}
-        await self._write(lambda entry: entry.model_copy(update=changes), timeout_s=_REQUEST_S)
+        await self._write(
+            lambda entry: queued_again(entry, retry_after_s=retry_after_s, failure=failure, run=self.run()),
+            timeout_s=_REQUEST_S,
+        )
 
     async def _write(self, change: Callable[[Entry], Entry], *, timeout_s: float, flush: bool = True) -> None:
         """Change the entry by compare-and-set; try again from the entry in the ledger while that has our claim.

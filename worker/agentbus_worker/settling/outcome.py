@@ -4,10 +4,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from agentbus.config.worker_schema import WorkerSection
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import CancelRequest, Entry
 from agentbus.protocol.messages import MAX_FAILURE_CHARS, Failure, ResultStatus
-from agentbus.protocol.outcomes.failure_codes import FailureCode
+from agentbus.protocol.outcomes.failure_codes import LONG_RETRY_S, FailureCode
 from agentbus.protocol.outcomes.run_report import FALLBACK, Run
 from agentbus_worker.formats.judgement import Ended, Judgement
 from agentbus_worker.formats.text import text_outcome
@@ -59,11 +60,21 @@ class Outcome:
         return self.cause in retry_on or (self.failure is not None and self.failure.code in retry_on)
 
 
+def limits_of(worker: WorkerSection) -> dict[str, float]:
+    """Return the limits of a configuration by which `outcome_of_exit` judges."""
+    return {
+        "timeout_s": worker.task_timeout_seconds,
+        "idle_timeout_s": worker.idle_timeout_seconds,
+        "longest_wait_s": worker.max_retry_after_seconds,
+    }
+
+
 def outcome_of_exit(
     ended: Exit,
     *,
     timeout_s: float,
     idle_timeout_s: float = 0,
+    longest_wait_s: float = LONG_RETRY_S,
     cancel: CancelRequest | None = None,
 ) -> Outcome:
     """Map the exit of a command to success, failure, or a request for approval.
@@ -73,6 +84,7 @@ def outcome_of_exit(
     it was to be ended for: it must not run twice at once.
 
     Args:
+        longest_wait_s: `max_retry_after_seconds`.
         cancel: the request to cancel the task, if there is one: a command that was stopped for it and could not be
             ended has failed.
     """
@@ -86,7 +98,7 @@ def outcome_of_exit(
             extra["output"] = output_note(ended.stdout)
         return _unended_outcome(ended, text, why.get(ended.reason, stopped), extra)
     how = f"{why[ended.reason]} and was ended" if ended.reason in why else _how(ended.reason, ended.code)
-    judged, extra, transcript = _judged(ended, how)
+    judged, extra, transcript = _judged(ended, how, longest_wait_s)
     if judged.failure is None:
         if judged.question is not None:
             extra["question"] = {"tool": judged.question.tool, "summary": judged.question.summary}
@@ -105,13 +117,13 @@ def _failed(ended: Exit, failure: Failure, outcome: Outcome, how: str) -> Outcom
     return replace(outcome, error=error, reason=reason, cause=cause, failure=failure._replace(message=message))
 
 
-def _judged(ended: Exit, how: str) -> tuple[Judgement, dict[str, Json], bool]:
+def _judged(ended: Exit, how: str, longest_wait_s: float = LONG_RETRY_S) -> tuple[Judgement, dict[str, Json], bool]:
     """Judge a run; returns what further fields of the result say of it, and whether it was read as events."""
     stdout, extra = ended.stdout, _extra(ended)
     printed = stdout.folded if stdout.folded is not None and not stdout.truncated else stdout.head
     tail = decode_output(stdout.tail) if stdout.truncated else ""
     stderr = decode_output(folded(ended.stderr.tail))
-    end = Ended(ended.reason, ended.code, how, decode_output(printed), tail, stderr, ended.given_up)
+    end = Ended(ended.reason, ended.code, how, decode_output(printed), tail, stderr, ended.given_up, longest_wait_s)
     judged = ended.events.outcome(end) if ended.events else text_outcome(end, Run("text"))
     transcript = ended.events is not None and judged.run.format != FALLBACK
     if ended.events is not None:

@@ -10,6 +10,7 @@ from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import BusError
 from agentbus.protocol.ids import make_result_id
 from agentbus.protocol.json_codec import Json
+from agentbus.protocol.ledger_entry import Entry
 from agentbus.protocol.messages import Result, new_result
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.incoming import Incoming
@@ -30,13 +31,14 @@ _MAX_JSON_CHAR_BYTES: Final = 6
 
 
 def result_message(
-    context: Context, delivery: Delivery, incoming: Incoming, outcome: Outcome, nonce: str, attempt: int
+    context: Context, delivery: Delivery, incoming: Incoming, outcome: Outcome, nonce: str, entry: Entry
 ) -> Result:
-    """Build the result from the task as it was received, the outcome, the worker and the attempt.
+    """Build the result from the task as it was received, the outcome, the worker, the attempt and those before it.
 
     It names the owner, unless that is `main`: no field of the message can.
     """
     key = incoming.key
+    earlier = {"earlier_runs": entry.earlier.to_json()} if entry.earlier else {}
     result = new_result(
         incoming.task.to_json(),
         result_id=make_result_id(key.agent, key.id, nonce),
@@ -44,7 +46,7 @@ def result_message(
         result=outcome.text,
         error=outcome.error,
         failure=outcome.failure,
-        extra={**key.owner_field, "worker": context.instance, "attempt": attempt, **outcome.extra},
+        extra={**key.owner_field, "worker": context.instance, "attempt": entry.attempt, **earlier, **outcome.extra},
     )
     room = context.bus.max_message_bytes - _LEDGER_SLACK
     chars = len(delivery.data) + len(outcome.text) + len(outcome.error or "") + len(str(outcome.extra))

@@ -37,6 +37,7 @@ class _Known:
         asks_for_events: matches those of `events`.
         may_more: matches options that give it rights.
         rights: what it may do without them.
+        untold: what its events do not tell, and what a result of it is therefore.
     """
 
     events: str
@@ -44,10 +45,13 @@ class _Known:
     asks_for_events: str
     may_more: str
     rights: str
+    untold: str = ""
 
 
 _FORMAT: Final = r"(?:--output-format|-o)[ =]"
 _NOT_OFFERED: Final = "is not offered any tool that asks for a permission: it runs no command and changes no file"
+_REFUSAL: Final = "does not tell a refusal from an empty answer: it is empty"
+_WAIT: Final = "does not tell for how long its model's server has it wait: such a run ends"
 _KNOWN: Final[dict[str, _Known]] = {
     "claude": _Known(
         "--output-format stream-json --verbose --include-partial-messages",
@@ -63,6 +67,7 @@ _KNOWN: Final[dict[str, _Known]] = {
         r"--json\b",
         r"(?:--sandbox|-s)[ =](?:workspace-write|danger-full-access)\b|--dangerously-bypass",
         "may read and change nothing: --sandbox workspace-write lets it change files below its folder",
+        _REFUSAL,
     ),
     "gemini": _Known(
         "--output-format stream-json",
@@ -70,6 +75,7 @@ _KNOWN: Final[dict[str, _Known]] = {
         _FORMAT + r"stream-json\b",
         r"--approval-mode[ =](?:auto_edit|yolo)\b|--yolo\b|(?<!\S)-y\b|--allowed-tools\b",
         f"{_NOT_OFFERED}; --approval-mode auto_edit lets it change files",
+        "does not tell an answer that was cut at the model's limit from a whole one: it is completed",
     ),
     "opencode": _Known(
         "run --format json --print-logs --log-level ERROR",
@@ -77,6 +83,7 @@ _KNOWN: Final[dict[str, _Known]] = {
         r"--format[ =]json\b",
         r"--auto\b|--dangerously-skip-permissions\b",
         "stops at the first tool for which its configuration says ask",
+        f"{_WAIT} after stall_timeout_seconds, as quota if it said that there is a limit",
     ),
     "qwen": _Known(
         "--output-format stream-json --include-partial-messages",
@@ -84,6 +91,7 @@ _KNOWN: Final[dict[str, _Known]] = {
         _FORMAT + r"stream-json\b",
         r"--approval-mode[ =](?:auto-edit|auto_edit|yolo)\b|--yolo\b|(?<!\S)-y\b|--allowed-tools\b",
         f"{_NOT_OFFERED}; --approval-mode auto-edit lets it change files",
+        f"{_REFUSAL}. It {_WAIT} after stall_timeout_seconds",
     ),
 }
 """The agents with a format of events. The name of each is that of its program and of its format."""
@@ -118,6 +126,8 @@ def check_command(agent: AgentSection) -> Iterator[Finding]:
             f'output is "{name}", and chat_cmd does not have {name} print its events: it is read as text',
             f"give the command the options {known.events}",
         )
+    elif agent.output == name and known.untold:
+        yield ok("untold", f"{name} {known.untold}")
     may_more = re.search(known.may_more, options) is not None
     if not may_more:
         yield ok("rights", f"{name} {known.rights}")

@@ -31,6 +31,8 @@ def test_no_preset_is_warned_of_and_those_that_may_do_little_say_so(name: str):
     findings = found(shlex.join(word for word in preset.command if "{input}" not in word), preset.output)
     assert "output" not in findings
     assert ("rights" in findings) == (name in ("claude", "gemini", "opencode", "qwen"))
+    assert ("untold" in findings) == (name in ("codex", "gemini", "opencode", "qwen"))
+    assert bool(preset.untold) == (name != "claude")
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,18 @@ def test_any_other_command_gets_no_warning(command: str, output: str):
 )
 def test_an_agent_with_more_rights_is_not_said_to_have_none(command: str):
     assert "rights" not in found(command, "text")
+
+
+def test_what_the_events_of_an_agent_do_not_tell_is_said_where_they_are_read():
+    said = {
+        "codex exec --json -": ("codex", "a refusal from an empty answer"),
+        "gemini -o stream-json": ("gemini", "cut at the model's limit from a whole one: it is completed"),
+        "opencode run --format json": ("opencode", "for how long its model's server has it wait"),
+        "qwen -o stream-json": ("qwen", "for how long its model's server has it wait"),
+    }
+    for command, (name, words) in said.items():
+        assert words in found(command, name)["untold"]
+        assert "untold" not in found(command, "text")
 
 
 def result_of(text: str) -> Result:
