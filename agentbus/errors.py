@@ -10,6 +10,7 @@ AgentBusError
 ├── NotSettledError             a task that has no result yet, where one is needed
 │   └── ResultTimeoutError      no result within the time that the caller gave
 ├── NoApprovalPendingError      an answer to a task that does not wait for an approval
+├── CannotContinueError         a task that goes on with no conversation: there is none, or it must not
 ├── TaskContentMissingError     a task whose content the bus does not hold any more
 ├── OutputNotKeptError          an output of which the bus holds only the beginning
 ├── RequeueError                a dead letter that cannot be published as a task again
