@@ -96,6 +96,16 @@ PRESETS: Final[dict[str, Preset]] = {
         "it is offered no tool that would ask; --approval-mode auto-edit lets it change files",
         "qwen",
         "a refusal from an empty answer, nor for how long its model's server has it wait",
+        resume=(
+            "qwen",
+            "--output-format",
+            "stream-json",
+            "--include-partial-messages",
+            "--approval-mode",
+            "default",
+            "--resume",
+            "{session}",
+        ),
     ),
     "hermes": Preset(
         ("hermes", "chat", "--quiet", "--query={input}"),

@@ -20,7 +20,7 @@ _PRINTED: Final[dict[str, re.Pattern[str]]] = {
         r"No (?:saved|previous) sessions? found|No conversation found|Invalid session identifier", re.IGNORECASE
     ),
 }
-"""By format. Those of claude, gemini and opencode were seen; codex prints them in the middle of a stack trace."""
+"""By format, as the versions of the presets print them."""
 
 
 def lacks_session(ended: Exit, format_: str) -> bool:
