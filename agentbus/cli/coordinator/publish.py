@@ -111,12 +111,11 @@ def _check_usage(
     fresh: bool,
     **_: Any,
 ) -> None:
+    follows = continued is not None
     faults = {
-        "--fresh goes with --continue.": fresh and continued is None,
-        "--continue and --lines exclude each other.": lines and continued is not None,
-        "--continue goes on with one task, of one agent.": continued is not None and len(targets) > 1,
-        "Missing option '--to'.": not lines and not targets and continued is None,
-        "Missing option '--task-type'.": not lines and task_type is None and continued is None,
+        **_faults_of_follow_up(follows=follows, fresh=fresh, lines=lines, targets=targets),
+        "Missing option '--to'.": not (lines or targets or follows),
+        "Missing option '--task-type'.": not (lines or task_type is not None or follows),
         "Missing argument 'CONTENT'.": not lines and content is None,
         "--batch goes with --lines.": not lines and batch is not None,
         "CONTENT and --lines exclude each other.": lines and content is not None,
@@ -126,6 +125,14 @@ def _check_usage(
     for fault, is_there in faults.items():
         if is_there:
             raise click.UsageError(fault, click.get_current_context())
+
+
+def _faults_of_follow_up(*, follows: bool, fresh: bool, lines: bool, targets: tuple[str, ...]) -> dict[str, bool]:
+    return {
+        "--fresh goes with --continue.": fresh and not follows,
+        "--continue and --lines exclude each other.": lines and follows,
+        "--continue goes on with one task, of one agent.": follows and len(targets) > 1,
+    }
 
 
 def _standard_input() -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentbus.coordinator import Coordinator
+    from agentbus.protocol.json_codec import Json
     from agentbus.protocol.ledger_entry import State
     from agentbus.protocol.progress.events import ProgressMessage
     from agentbus.tasks.presence import PausedWorker
@@ -132,12 +133,14 @@ async def list_(
     await lazy.task_search.TaskSearch(bus, limit, cursor).run(agent=agent, owner=owner, state=state)
 
 
+def _conversation(tasks: list[str] | None) -> "dict[str, Json]":
+    return {"conversation": [*tasks]} if tasks else {}
+
+
 def _show(
     status: "TaskStatus", progress: "ProgressMessage | None" = None, conversation: list[str] | None = None
 ) -> None:
-    account = status.to_json()
-    if conversation:
-        account["conversation"] = [*conversation]
+    account = status.to_json() | _conversation(conversation)
     if not output.on_terminal():
         output.json_line({**account, **({"progress": progress.summary()} if progress else {})})
         return

@@ -18,6 +18,7 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus_worker.conversations.sessions import Session, SessionLock, Sessions
 from agentbus_worker.conversations.unknown_sessions import lacks_session
 from agentbus_worker.disk.threads import DiskThreads
+from agentbus_worker.formats.reading import Totals
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.command import Exit, Limits
 from agentbus_worker.running.orphans import end_run
@@ -183,6 +184,20 @@ class Conversation:
             lock.release()
         self._locks.clear()
 
+    def _record(self, session: str, command: Command, totals: Totals) -> Session:
+        """Return the record of a session after a run."""
+        before, worker = self.resumed, self._config.worker
+        return Session(
+            session,
+            self._config.agent.output,
+            before.owner if before else self._key.owner,
+            self._key.id,
+            command.run_id,
+            str(command.cwd or Path.cwd()),
+            ours=before.ours if before else worker.workdir is not None and not worker.keep_workdir,
+            totals=totals,
+        )
+
     async def _forget(self, session: Session) -> None:
         sessions, threads = self._sessions, self._threads
         if sessions is not None and threads is not None:
@@ -195,18 +210,7 @@ class Conversation:
         named = reader.session if reader is not None else None
         if sessions is None or threads is None or reader is None or named is None or not is_session_id(named):
             return False
-        before = self.resumed
-        worker = self._config.worker
-        session = Session(
-            named,
-            self._config.agent.output,
-            before.owner if before else self._key.owner,
-            self._key.id,
-            command.run_id,
-            str(command.cwd or Path.cwd()),
-            ours=before.ours if before else worker.workdir is not None and not worker.keep_workdir,
-            totals=reader.totals,
-        )
+        session = self._record(named, command, reader.totals)
 
         def keep() -> SessionLock | None:
             lock = None if named in self._locks else sessions.take(named)

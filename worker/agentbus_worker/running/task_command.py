@@ -4,7 +4,7 @@ import asyncio
 import functools
 import os
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -90,9 +90,8 @@ async def task_command(
         CommandError: the task id would be an option of the command.
     """
     agent, owner, run_id = config.agent, attempt.owner, attempt.run_id
-    prompt = build_prompt(
-        task, agent=agent.id, owner=owner, extra_instruction=agent.extra_instruction, preface=conversation.preface
-    )
+    more = {"extra_instruction": agent.extra_instruction, "preface": conversation.preface}
+    prompt = build_prompt(task, agent=agent.id, owner=owner, **more)
     file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" else None
     folder = _folder_of(config, task, owner, conversation, disk, stop)
     async with folder as workdir, temporary.of_run(stop) as own_tmp:
@@ -108,9 +107,7 @@ async def task_command(
                 **conversation.values,
             }
             words = conversation.words
-            if task.id.startswith("-") and any(word.startswith(TASK_ID_PLACEHOLDER) for word in words):
-                raise CommandError("chat_cmd has a word that begins with the task id, and this id begins with '-': "
-                                   "the command would take it for an option")  # fmt: skip
+            _refuse_option(task.id, words)
             yield Command(
                 # In one pass: placeholders inside the prompt must not be replaced.
                 argv=[_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in words],
@@ -128,6 +125,19 @@ async def task_command(
         finally:
             if file is not None:
                 disk.state.begin(lambda: _remove(file))
+
+
+def _refuse_option(task_id: str, words: Sequence[str]) -> None:
+    """Refuse a task id that the command would take for an option.
+
+    Raises:
+        CommandError: it would.
+    """
+    if task_id.startswith("-") and any(word.startswith(TASK_ID_PLACEHOLDER) for word in words):
+        raise CommandError(
+            "chat_cmd has a word that begins with the task id, and this id begins with '-': "
+            "the command would take it for an option"
+        )
 
 
 def _folder_of(

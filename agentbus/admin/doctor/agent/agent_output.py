@@ -100,12 +100,7 @@ _KNOWN: Final[dict[str, _Known]] = {
 def check_command(agent: AgentSection) -> Iterator[Finding]:
     """Yield what a command of a known agent cannot do, and a warning if its output is not read as what it is."""
     name, options = _program(agent.chat_cmd)
-    if any(SESSION_PLACEHOLDER in word for word in agent.chat_cmd):
-        yield warning(
-            "chat_cmd",
-            f"chat_cmd has {SESSION_PLACEHOLDER}, which is replaced in resume_cmd only: each task begins a session",
-            "put the command that goes on with a session into resume_cmd",
-        )
+    yield from _check_placeholder(agent)
     if name is None:
         return
     known = _KNOWN[name]
@@ -133,6 +128,15 @@ def check_command(agent: AgentSection) -> Iterator[Finding]:
         yield ok("rights", f"{name} {known.rights}")
     if agent.resume_cmd is not None:
         yield from _check_resuming(agent.resume_cmd, name, known, may_more=may_more)
+
+
+def _check_placeholder(agent: AgentSection) -> Iterator[Finding]:
+    if any(SESSION_PLACEHOLDER in word for word in agent.chat_cmd):
+        yield warning(
+            "chat_cmd",
+            f"chat_cmd has {SESSION_PLACEHOLDER}, which is replaced in resume_cmd only: each task begins a session",
+            "put the command that goes on with a session into resume_cmd",
+        )
 
 
 def _check_resuming(command: Sequence[str], name: str, known: _Known, *, may_more: bool) -> Iterator[Finding]:
