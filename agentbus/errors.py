@@ -10,6 +10,7 @@ AgentBusError
 ├── NotSettledError             a task that has no result yet, where one is needed
 │   └── ResultTimeoutError      no result within the time that the caller gave
 ├── NoApprovalPendingError      an answer to a task that does not wait for an approval
+├── CannotContinueError         a task that goes on with no conversation: there is none, or it must not
 ├── TaskContentMissingError     a task whose content the bus does not hold any more
 ├── OutputNotKeptError          an output of which the bus holds only the beginning
 ├── RequeueError                a dead letter that cannot be published as a task again
@@ -86,6 +87,10 @@ class ResultTimeoutError(NotSettledError):
 
 class NoApprovalPendingError(AgentBusError):
     """The task does not wait for an approval."""
+
+
+class CannotContinueError(AgentBusError):
+    """No task can go on with the conversation of this one; the message says why."""
 
 
 class TaskContentMissingError(AgentBusError):

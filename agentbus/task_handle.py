@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Final
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import AgentBusError, ResultTimeoutError
 from agentbus.protocol import subjects
+from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import State
-from agentbus.protocol.messages import Result, Task
+from agentbus.protocol.messages import PayloadFormat, Result, Task
 from agentbus.protocol.task_names import TaskQuery
 from agentbus.tasks.publish import Published
 from agentbus.tasks.status import TaskStatus
 
 if TYPE_CHECKING:
     from agentbus.protocol.progress.events import ProgressMessage, RunEvent
+    from agentbus.tasks.follow_ups import NewFollowUp
 
 DEFAULT_TASK_TYPE: Final = "task"
 
@@ -198,6 +200,45 @@ class TaskHandle:
         from agentbus.tasks.retry import retry
 
         published = await retry(self._bus, await self.status(), self._coordinator)
+        return PublishedTask(self._bus, published, coordinator=self._coordinator)
+
+    async def follow_up(
+        self,
+        content: Json,
+        *,
+        task_type: str | None = None,
+        payload_format: PayloadFormat = "text",
+        task_id: str | None = None,
+        reply_to: str | None = None,
+        fresh: bool = False,
+        wait_s: float | None = None,
+    ) -> "PublishedTask":
+        """Publish a task that goes on with the conversation of this one: its agent knows what was said and done there.
+
+        It runs in the same session and folder, on the machine that has them. A task without a result is waited for.
+
+        Args:
+            task_type: that of this task by default.
+            fresh: begin a new conversation, which gets this task and its result, where the session is gone; else the
+                follow-up fails with the code `session_gone` then. `run.resumed` of its result says which it was.
+            wait_s: for how long to wait while no worker is alive where the session is; None for what is configured
+                there, 10 minutes by default.
+
+        Raises:
+            CannotContinueError: this task has left no session, belongs to another coordinator, no living worker of the
+                agent can go on with one, or too many follow-ups wait for the agent.
+            BusError: see `Coordinator.publish`.
+        """
+        from agentbus.tasks.follow_ups import NewFollowUp
+
+        wanted = NewFollowUp(content, task_type, payload_format, None, reply_to, task_id, fresh=fresh, wait_s=wait_s)
+        return await self.continue_with(wanted)
+
+    async def continue_with(self, wanted: "NewFollowUp") -> "PublishedTask":
+        """Publish a task that goes on with the conversation of this one; see `follow_up`."""
+        from agentbus.tasks.follow_ups import publish_follow_up
+
+        published = await publish_follow_up(self._bus, await self.status(), wanted, self._coordinator)
         return PublishedTask(self._bus, published, coordinator=self._coordinator)
 
     async def answer(self, *, approve: bool, comment: str = "") -> "PublishedTask":

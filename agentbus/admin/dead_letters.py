@@ -12,6 +12,7 @@ from agentbus.errors import ApiError, BusUnavailableError, DeadLetterMissingErro
 from agentbus.observability import tracing
 from agentbus.protocol import ids, subjects
 from agentbus.protocol.audit.names import Verb
+from agentbus.protocol.conversations.continuation import needs_of
 from agentbus.protocol.headers import (
     DEAD_ORIGIN,
     DEAD_REASON,
@@ -216,12 +217,20 @@ async def _store(bus: Bus, letter: DeadLetter) -> None:
     _refuse_settled(letter, found)
     # Without the header of a ledger revision, so the claim reads the ledger entry as it is now.
     msg_id = ids.requeued_msg_id(letter.seq, letter.origin)
-    subject = subjects.tasks_of(letter.agent, letter.publisher)
+    subject = subjects.tasks_of(letter.agent, letter.publisher, second=_needs_something(letter))
     await bus.store(subject, letter.data, msg_id=msg_id, headers=letter.trace)
     if isinstance(found, Record) and found.entry.state == "queued":
         found = await _entry_of(bus, letter)
         if isinstance(found, Record) and (found.entry.result or {}).get("error") == LOST:
             _refuse_settled(letter, found)
+
+
+def _needs_something(letter: DeadLetter) -> bool:
+    """Whether a dead letter is a task that workers of earlier versions must not get."""
+    try:
+        return bool(needs_of(decode_task(letter.data).model_extra or {}))
+    except MessageError:
+        return False
 
 
 def _task_of(letter: DeadLetter) -> TaskKey | None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from agentbus.provision import agent_presets, bundle, join, mcp_token_file, nats_server
     from agentbus.provision.bus_folder import folder, new_bus, server_certificates, server_folder
     from agentbus.provision.services import choice, worker_service
-    from agentbus.tasks import agent_pauses
+    from agentbus.tasks import agent_pauses, follow_ups
     from agentbus.tasks.listing import spending, task_list
     from agentbus.tasks.progress import last
 else:
@@ -66,7 +66,7 @@ else:
         "agentbus.provision": ["agent_presets", "bundle", "join", "mcp_token_file", "nats_server"],
         "agentbus.provision.bus_folder": ["folder", "new_bus", "server_certificates", "server_folder"],
         "agentbus.provision.services": ["choice", "worker_service"],
-        "agentbus.tasks": ["agent_pauses"],
+        "agentbus.tasks": ["agent_pauses", "follow_ups"],
         "agentbus.tasks.listing": ["spending", "task_list"],
         "agentbus.tasks.progress": ["last"],
     }  # fmt: skip

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_v
 
 from agentbus.config.schema import AgentId, FilePath, Name, NatsSection, Seconds, Section, Unquoted
 from agentbus.protocol import subjects
+from agentbus.protocol.conversations.continuation import LONGEST_WAIT_S
 from agentbus.protocol.messages import MAX_TASK_BYTES
 from agentbus.protocol.outcomes.failure_codes import FAILURE_CODES, LONG_RETRY_S
 from agentbus.protocol.permissions import RESERVED
@@ -21,6 +22,7 @@ INPUT_PLACEHOLDER: Final = "{input}"
 INPUT_FILE_PLACEHOLDER: Final = "{input_file}"
 TASK_ID_PLACEHOLDER: Final = "{task_id}"
 WORKDIR_PLACEHOLDER: Final = "{workdir}"
+SESSION_PLACEHOLDER: Final = "{session}"
 _SHELL: Final = re.compile(r"[|&;<>]+|[0-9]?>>?(&[0-9])?")
 """A word that is an operator of shells."""
 
@@ -108,6 +110,8 @@ class AgentSection(Section):
     acp_mode: Annotated[str, Field(max_length=200)] | None = None
     permissions: Literal["deny", "allow"] | None = None
     mcp_servers: dict[str, McpServer] | None = None
+    resume_cmd: Annotated[tuple[str, ...], BeforeValidator(_split_command)] | None = None
+    folder: FilePath | None = None
     progress: Literal["off", "tools", "all"] = "all"
     description: Annotated[str, Field(max_length=500)] = ""
     setback_limit_seconds: Annotated[float, Field(ge=0, le=_LONGEST_SETBACK_S)] = 86_400
@@ -120,34 +124,51 @@ class AgentSection(Section):
             raise ValueError("chat_cmd is empty; name the agent command and its arguments")
         if self.output == "acp":
             self._check_acp()
-        else:
-            self._check_prompt()
-        return self
-
-    def _check_prompt(self) -> None:
-        """Refuse a command that the prompt does not reach, and what only an agent with a protocol takes."""
+            return self
         if named := sorted(self.model_fields_set & {"acp_mode", "permissions", "mcp_servers"}):
             raise ValueError(f'{named[0]} goes with output = "acp"; what another agent may do stands in chat_cmd')
-        wanted = {"argv": INPUT_PLACEHOLDER, "file": INPUT_FILE_PLACEHOLDER, "stdin": None}
-        for via, placeholder in wanted.items():
-            if placeholder is None:
-                continue
-            present = any(placeholder in word for word in self.chat_cmd[1:])
-            if via == self.prompt_via and not present:
-                raise ValueError(
-                    f"chat_cmd has no {placeholder} among its arguments: the prompt would go nowhere"
-                    f' (prompt_via is "{via}")'
-                )
-            if via != self.prompt_via and present:
-                raise ValueError(f'chat_cmd has {placeholder}, which goes with prompt_via = "{via}"')
+        _check_prompt("chat_cmd", self.chat_cmd, self.prompt_via)
+        if self.resume_cmd is not None:
+            self._check_resuming(self.resume_cmd)
+        return self
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether the agent can be told to go on with a session: by a command of its own, or by its protocol."""
+        return self.resume_cmd is not None or self.output == "acp"
 
     def _check_acp(self) -> None:
         """Refuse what does not go with an agent that gets its prompt by the Agent Client Protocol."""
         if "prompt_via" in self.model_fields_set and self.prompt_via != "stdin":
             raise ValueError('prompt_via must be "stdin", or left out: with output = "acp" the protocol has the prompt')
+        if self.resume_cmd is not None:
+            raise ValueError('resume_cmd must be left out: with output = "acp" the protocol goes on with a session')
         for placeholder in (INPUT_PLACEHOLDER, INPUT_FILE_PLACEHOLDER):
             if any(placeholder in word for word in self.chat_cmd[1:]):
                 raise ValueError(f'chat_cmd has {placeholder}: with output = "acp" the protocol has the prompt')
+
+    def _check_resuming(self, words: tuple[str, ...]) -> None:
+        if not words or not words[0].strip():
+            raise ValueError("resume_cmd is empty; leave it out where the agent cannot go on with a session")
+        if self.output == "text":
+            raise ValueError(
+                'resume_cmd needs the id of a session, which only the events of an agent tell, and output is "text"'
+            )
+        if not any(SESSION_PLACEHOLDER in word for word in words[1:]):
+            raise ValueError(f"resume_cmd has no {SESSION_PLACEHOLDER} among its arguments: it resumes nothing")
+        _check_prompt("resume_cmd", words, self.prompt_via)
+
+
+def _check_prompt(name: str, words: tuple[str, ...], prompt_via: str) -> None:
+    """Check that the prompt goes into a command in the way that `prompt_via` says, and in no other."""
+    for via, placeholder in (("argv", INPUT_PLACEHOLDER), ("file", INPUT_FILE_PLACEHOLDER)):
+        present = any(placeholder in word for word in words[1:])
+        if via == prompt_via and not present:
+            raise ValueError(
+                f'{name} has no {placeholder} among its arguments: the prompt would go nowhere (prompt_via is "{via}")'
+            )
+        if via != prompt_via and present:
+            raise ValueError(f'{name} has {placeholder}, which goes with prompt_via = "{via}"')
 
 
 _STALL_S: Final = 600.0
@@ -168,6 +189,10 @@ def _retry_reason(text: str) -> str:
     )
 
 
+_MOST_SESSION_DAYS: Final = 365
+"""Results, which name the sessions, are kept for weeks; more than this is a mistake in the unit."""
+
+
 class WorkerSection(Section):
     """How tasks are run."""
 
@@ -183,6 +208,8 @@ class WorkerSection(Section):
     retry_backoff_seconds: Annotated[float, Unquoted, Field(ge=0, le=3600, allow_inf_nan=False)] = 10
     workdir: FilePath | None = None
     keep_workdir: StrictBool = True
+    session_days: Annotated[float, Unquoted, Field(gt=0, le=_MOST_SESSION_DAYS)] = 14
+    continue_wait_seconds: Annotated[float, Unquoted, Field(ge=0, le=LONGEST_WAIT_S)] = 600
     concurrency: Annotated[int, Unquoted, Field(ge=1, le=256)] = 1
     kill_grace_seconds: Annotated[float, Unquoted, Field(ge=0, allow_inf_nan=False)] = 5
     drain_timeout_seconds: Annotated[float, Unquoted, Field(ge=0, allow_inf_nan=False)] = 30
@@ -227,6 +254,10 @@ class WorkerConfig(Section):
             raise ValueError(
                 'stall_timeout_seconds needs the events of an agent, and output is "text"; '
                 "idle_timeout_seconds bounds the time without output"
+            )
+        if self.agent.folder is not None and self.worker.workdir is not None:
+            raise ValueError(
+                "folder in [agent] and workdir in [worker] exclude each other: one for all tasks, or one for each"
             )
         return self
 

@@ -29,6 +29,8 @@ LAYOUT_WITH_LEDGERS_APART: Final = 6
 LAYOUT_WITH_CONTROL: Final = 5
 """The layout in which operators pause agents, by a bucket that the workers of an agent read, and in which a stream for
 each agent keeps what its runs do."""
+LAYOUT_WITH_PLACES: Final = 7
+"""The layout in which workers may read which places of their agent are alive. 6 was given to another change."""
 
 _OF_QUEUE = re.compile(
     r"""

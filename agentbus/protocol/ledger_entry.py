@@ -7,12 +7,14 @@ the same id.
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from agentbus.errors import CorruptEntryError, MessageError
 from agentbus.protocol import subjects
+from agentbus.protocol.conversations import continuation
+from agentbus.protocol.conversations.continuation import MAX_NEEDS, Continuation
 from agentbus.protocol.headers import KV_OPERATION, STATE, SUMMARY, Headers
 from agentbus.protocol.json_codec import Json, decode
 from agentbus.protocol.messages import MAX_ADDRESS_CHARS, MAX_TASK_TYPE_CHARS, Result, Task, failure_in
@@ -115,7 +117,8 @@ class Entry(BaseModel):
 
     `publication` is a random part of the message id under which the task is published; None in entries of publishers
     before it was made. `answered_by` is the coordinator that answers what the task asks for: another one must not.
-    `earlier` is what runs before the one of this claim, or of the result, used and cost.
+    `earlier` is what runs before the one of this claim, or of the result, used and cost. With `needs` it is published
+    in the second form of subjects only; `continues` says with what it goes on.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
@@ -136,6 +139,8 @@ class Entry(BaseModel):
     result: dict[str, Json] | None = None
     settled_at: _Short | None = None
     answered_by: _Inbox | None = None
+    needs: Annotated[tuple[_Short, ...], Field(max_length=MAX_NEEDS)] | None = None
+    continues: Continuation | None = None
     earlier: UsageOfRuns | None = None
 
     @model_validator(mode="after")
@@ -155,6 +160,11 @@ class Entry(BaseModel):
     def terminal(self) -> bool:
         """Whether the task has its one result."""
         return self.state in TERMINAL
+
+    @property
+    def in_second_form(self) -> bool:
+        """Whether its message is one of the second form, also where `main` has published it."""
+        return bool(self.needs)
 
     @property
     def result_id(self) -> str:
@@ -189,13 +199,14 @@ class Summary(BaseModel):
     attempt: _Count = 0
     cancel: CancelRequest | None = None
     answered_by: _Inbox | None = None
+    continues: Continuation | None = None
     error: Annotated[str, StringConstraints(max_length=_SUMMARY_ERROR_CHARS)] | None = None
     failure: dict[str, Json] | None = None
     run: dict[str, Json] | None = None
     earlier: UsageOfRuns | None = None
 
 
-_OF_ENTRY: Final = ("sender", "task_type", "created_at", "attempt", "cancel", "answered_by", "earlier")
+_OF_ENTRY: Final = ("sender", "task_type", "created_at", "attempt", "cancel", "answered_by", "earlier", "continues")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +257,19 @@ def queued(task: Task, inbox: str, publication: str | None = None) -> Entry:
         task_type=task.task_type,
         created_at=task.created_at,
         publication=publication,
+        **_of_conversation(task),
     )
+
+
+def _of_conversation(task: Task) -> dict[str, Any]:
+    """Return the fields of a task that needs something; none of any other, so that its entry is as it always was."""
+    fields = task.model_extra or {}
+    if not (needs := continuation.needs_of(fields)):
+        return {}
+    found = continuation.continuation_of(fields)
+    # Where the session is, says the task that has it: the entry names that one alone.
+    short = None if found is None else found.model_copy(update={"session": None, "place": None})
+    return {"needs": needs, **({"continues": short} if short else {})}
 
 
 def claimed(base: Entry, claim: Claim, attempt: int) -> Entry:
@@ -308,6 +331,7 @@ def summary_of(entry: Entry) -> str | None:
         "attempt": entry.attempt or None,
         "cancel": entry.cancel.model_dump() if entry.cancel else None,
         "answered_by": entry.answered_by,
+        "continues": entry.continues.to_json() if entry.continues else None,
         "error": error[:_SUMMARY_ERROR_CHARS] if isinstance(error, str) else None,
         "failure": failure.to_json() if failure else None,
         "run": run.figures.to_json() if run else None,

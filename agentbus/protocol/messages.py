@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from agentbus.errors import InvalidIdError, MessageError
 from agentbus.protocol import subjects
+from agentbus.protocol.conversations.continuation import identity_of
 from agentbus.protocol.ids import new_task_id
 from agentbus.protocol.json_codec import Json, canonical, decode, encode, object_in, refuse_changes
 from agentbus.protocol.outcomes.run_report import Run, amount_in, count_in, run_in
@@ -116,6 +117,7 @@ class Task(_Message):
             self.task_type,
             payload.format if payload else "text",
             payload.content if payload else "",
+            *identity_of(self.model_extra or {}),
         ]
         return hashlib.sha256(canonical(content)).hexdigest()
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from agentbus.protocol import accounts, subjects
 from agentbus.protocol.audit import names as audit
+from agentbus.protocol.conversations import places
 from agentbus.protocol.parties import agent_control, ledger_grants
 from agentbus.protocol.parties.party import Grant, Party
 from agentbus.protocol.progress import names as progress
@@ -71,7 +72,7 @@ def coordinator(
     agents: Sequence[str],
     *,
     others: Sequence[str] = (),
-    layout: int = accounts.LAYOUT_WITH_LEDGERS_APART,
+    layout: int = accounts.LAYOUT_WITH_PLACES,
 ) -> Party:
     """A coordinator with an id of its own: `main`, a person or a program.
 
@@ -287,7 +288,7 @@ def worker(
     may_task: Sequence[str] = (),
     *,
     others: Sequence[str] = (),
-    layout: int = accounts.LAYOUT_WITH_LEDGERS_APART,
+    layout: int = accounts.LAYOUT_WITH_PLACES,
 ) -> Party:
     """The workers of one agent: they take its tasks and write what is its own.
 
@@ -355,9 +356,10 @@ def _work(agent: str) -> tuple[Grant, ...]:
             (subjects.all_chunks(bucket), subjects.all_metas(bucket)),
         ),
         Grant("its entries in the registry", (f"$KV.{subjects.REGISTRY_BUCKET}.{agent}.>",)),
+        Grant("which places of the agent are alive", places.reading(agent), since=accounts.LAYOUT_WITH_PLACES),
         Grant("signs of life", (subjects.heartbeat(agent),), "tell"),
         Grant("what its runs do", (progress.of_agent(agent),)),
-        Grant("being told to cancel, or to pause", (subjects.control(agent),), "listen"),
+        Grant("being told to cancel, to pause, or of a follow-up", (subjects.control(agent),), "listen"),
         Grant(
             "whether an operator has paused it",
             (subjects.last_of(agent_control.STREAM, agent_control.key(agent)),),

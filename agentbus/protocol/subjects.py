@@ -136,12 +136,13 @@ def tasks(agent: str) -> str:
     return f"agent.{agent}.tasks"
 
 
-def tasks_of(agent: str, publisher: str) -> str:
+def tasks_of(agent: str, publisher: str, *, second: bool = False) -> str:
     """Where `publisher` publishes tasks for `agent`: only it has the right to, so the subject attests it.
 
-    `main` publishes where versions before named coordinators take tasks; no other party may publish there.
+    `main` publishes where versions before named coordinators take tasks; no other party may publish there. What those
+    would misunderstand it publishes in the `second` form, as all others do.
     """
-    return tasks(agent) if publisher == COORDINATOR else f"{tasks(agent)}.{publisher}"
+    return tasks(agent) if publisher == COORDINATOR and not second else f"{tasks(agent)}.{publisher}"
 
 
 def publisher_of(subject: str, agent: str) -> str | None:

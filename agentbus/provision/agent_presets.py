@@ -18,6 +18,7 @@ class Preset:
         output: how the worker reads what the command prints.
         acp_mode: the mode in which an agent of the Agent Client Protocol asks before it does something.
         untold: what that does not tell, for the same comment.
+        resume: the command that goes on with a session; None where that was not tried, or is not possible.
     """
 
     command: tuple[str, ...]
@@ -27,6 +28,7 @@ class Preset:
     output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen", "acp"] = "text"
     untold: str = ""
     acp_mode: str = ""
+    resume: tuple[str, ...] | None = None
 
     @property
     def executable(self) -> str:
@@ -44,6 +46,16 @@ PRESETS: Final[dict[str, Preset]] = {
         "2.1.332",
         "--permission-mode acceptEdits lets it change files; --allowedTools names what it may run",
         "claude",
+        resume=(
+            "claude",
+            "-p",
+            "--output-format",
+            "stream-json",
+            "--verbose",
+            "--include-partial-messages",
+            "--resume",
+            "{session}",
+        ),
     ),
     "codex": Preset(
         ("codex", "exec", "--json", "--skip-git-repo-check", "--sandbox", "workspace-write", "-"),
@@ -52,6 +64,17 @@ PRESETS: Final[dict[str, Preset]] = {
         "its sandbox lets it change files below the folder in which it starts, and nothing else",
         "codex",
         "a refusal from an empty answer",
+        resume=(
+            "codex",
+            "exec",
+            "--json",
+            "--skip-git-repo-check",
+            "--sandbox",
+            "workspace-write",
+            "resume",
+            "{session}",
+            "-",
+        ),
     ),
     "gemini": Preset(
         ("gemini", "--output-format", "stream-json", "--approval-mode", "default"),
@@ -60,6 +83,7 @@ PRESETS: Final[dict[str, Preset]] = {
         "it is offered no tool that would ask; --approval-mode auto_edit lets it change files",
         "gemini",
         "an answer that was cut at the model's limit from a whole one",
+        resume=("gemini", "--output-format", "stream-json", "--approval-mode", "default", "--resume", "{session}"),
     ),
     "opencode": Preset(
         ("opencode", "run", "--format", "json", "--print-logs", "--log-level", "ERROR"),
@@ -68,6 +92,7 @@ PRESETS: Final[dict[str, Preset]] = {
         "its own configuration says what it may do, and it stops at a tool for which that says ask",
         "opencode",
         "for how long its model's server has it wait",
+        resume=("opencode", "run", "--format", "json", "--print-logs", "--log-level", "ERROR", "-s", "{session}"),
     ),
     "qwen": Preset(
         ("qwen", "--output-format", "stream-json", "--include-partial-messages", "--approval-mode", "default"),
@@ -76,6 +101,16 @@ PRESETS: Final[dict[str, Preset]] = {
         "it is offered no tool that would ask; --approval-mode auto-edit lets it change files",
         "qwen",
         "a refusal from an empty answer, nor for how long its model's server has it wait",
+        resume=(
+            "qwen",
+            "--output-format",
+            "stream-json",
+            "--include-partial-messages",
+            "--approval-mode",
+            "default",
+            "--resume",
+            "{session}",
+        ),
     ),
     "hermes": Preset(
         ("hermes", "chat", "--quiet", "--query={input}"),

@@ -21,13 +21,18 @@ COORDINATOR_FILE = "coordinator.toml"
 
 @dataclass(frozen=True, slots=True)
 class AgentCommand:
-    """The agent command of a worker: its words, how it gets the prompt, and how what it prints is read."""
+    """The agent command of a worker: its words, how it gets the prompt, and how what it prints is read.
+
+    Attributes:
+        resume: the words of the command that goes on with a session, where the agent has one.
+    """
 
     words: tuple[str, ...]
     prompt_via: str
     remark: str = ""
     output: str = "text"
     acp_mode: str = ""
+    resume: tuple[str, ...] | None = None
 
 
 def preset_command(name: str) -> AgentCommand:
@@ -35,7 +40,14 @@ def preset_command(name: str) -> AgentCommand:
     preset: Preset = PRESETS[name]
     remark = f"As of {preset.executable} {preset.version}. It gets no rights by itself: {preset.rights}."
     remark += f" It does not tell {preset.untold}." if preset.untold else ""
-    return AgentCommand(preset.command, preset.prompt_via, remark, preset.output, preset.acp_mode)
+    return AgentCommand(
+        preset.command,
+        preset.prompt_via,
+        remark,
+        output=preset.output,
+        acp_mode=preset.acp_mode,
+        resume=preset.resume,
+    )
 
 
 def custom_command(text: str) -> AgentCommand:
@@ -71,10 +83,17 @@ def join_as_worker(bundle: Bundle, folder: Path, command: AgentCommand) -> Path:
     path = folder / WORKER_FILE
     _refuse_existing(path, "agentbus worker init")
     head = "# Configuration of `agentbus worker run`. All keys: config/agentbus.worker.example.toml.\n\n"
-    agent = {"id": bundle.id, "chat_cmd": command.words, "prompt_via": command.prompt_via,
-             **({"output": command.output} if command.output != "text" else {}),
-             **({"acp_mode": command.acp_mode} if command.acp_mode else {})}  # fmt: skip
+    agent = {
+        "id": bundle.id,
+        "chat_cmd": command.words,
+        "prompt_via": command.prompt_via,
+        **({"output": command.output} if command.output != "text" else {}),
+        **({"acp_mode": command.acp_mode} if command.acp_mode else {}),
+        "resume_cmd": command.resume,
+    }
     remarks = {"chat_cmd": command.remark} if command.remark else {}
+    if command.resume:
+        remarks["resume_cmd"] = "How it goes on with a session, for follow-ups. Give it the rights that chat_cmd has."
     _write(
         bundle, folder, path, head + toml_text({"agent": agent, "nats": _nats_section(bundle, folder)}, remarks=remarks)
     )

@@ -1,11 +1,12 @@
 """Reading a task that was delivered: what a worker accepts, and why it refuses the rest."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import MessageError
 from agentbus.protocol import ids, subjects
 from agentbus.protocol.audit.names import MAX_HEADER_BYTES
+from agentbus.protocol.conversations.continuation import Continuation, continuation_of, needs_of
 from agentbus.protocol.headers import CONDITION, LEDGER_REVISION, MSG_ID, REVISION, Headers, is_relayed, number
 from agentbus.protocol.messages import MAX_TASK_BYTES, Task, decode_task
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
@@ -19,12 +20,16 @@ class Incoming:
         key: the task, with its owner as the subject of its message says.
         revision: the ledger's at the publication; None if the publisher did not give it.
         publication: the random part of the message id; see `ids.task_msg_id`.
+        needs: what the worker has to be able to do; nothing in a task of the first form.
+        continues: the conversation with which it goes on.
     """
 
     task: Task
     key: TaskKey
     revision: int | None = None
     publication: str | None = None
+    needs: tuple[str, ...] = ()
+    continues: Continuation | None = None
 
     def inbox(self, default: str) -> str:
         """Return whose inbox gets the result: only `main` may name another than its own; see `Task.inbox`."""
@@ -51,7 +56,11 @@ def read_delivery(delivery: Delivery, agent: str, *, max_bytes: int = MAX_TASK_B
     publisher = subjects.publisher_of(delivery.subject, agent)
     if publisher is None:
         raise MessageError(f"published on {delivery.subject}, which is no subject for tasks of {agent}")
-    return _published(task, TaskKey(agent, task.id, publisher), delivery.headers)
+    found = _published(task, TaskKey(agent, task.id, publisher), delivery.headers)
+    fields = task.model_extra or {}
+    if delivery.subject == subjects.tasks(agent) or not (needs := needs_of(fields)):
+        return found
+    return replace(found, needs=needs, continues=continuation_of(fields))
 
 
 def _published(task: Task, key: TaskKey, headers: Headers) -> Incoming:

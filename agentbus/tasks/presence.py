@@ -9,6 +9,8 @@ from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
 from agentbus.errors import BusError, InvalidIdError, MessageError
 from agentbus.protocol import subjects
+from agentbus.protocol.conversations import places
+from agentbus.protocol.conversations.continuation import MAX_NEEDS
 from agentbus.protocol.headers import KV_OPERATION
 from agentbus.protocol.json_codec import decode, encode
 from agentbus.visible_text import one_line
@@ -21,6 +23,7 @@ MAX_REASON_CHARS: Final = 500
 _Name = Annotated[str, StringConstraints(max_length=256)]
 _Count = Annotated[int, Field(ge=0, le=2**32)]
 _TaskId = Annotated[str, AfterValidator(subjects.task_id)]
+_Need = Annotated[str, StringConstraints(min_length=1, max_length=32)]
 
 
 _Reason = Annotated[str, StringConstraints(max_length=MAX_REASON_CHARS)]
@@ -59,7 +62,8 @@ class RefusedResults(BaseModel):
 class Presence(BaseModel):
     """A worker's description of itself. It holds no secret and no prompt: all readers of the registry see it.
 
-    Of its `slots`, `free` take a task at once, and `lost` are held by commands that could not be ended.
+    Of its `slots`, `free` take a task at once, and `lost` are held by commands that could not be ended. `needs` is what
+    tasks may need of it, and `place` where it has the sessions of its agent; workers of earlier versions say neither.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
@@ -78,6 +82,8 @@ class Presence(BaseModel):
     started_at: _Name
     paused: PausedWorker | None = None
     refused: RefusedResults | None = None
+    place: _Name | None = None
+    needs: Annotated[tuple[_Need, ...], Field(max_length=MAX_NEEDS)] | None = None
     seen_at: str = ""
 
     @property
@@ -107,6 +113,19 @@ async def announce(bus: Bus, presence: Presence) -> None:
     data = encode(presence.model_dump(exclude=without, exclude_none=True))
     await bus.publish(subjects.heartbeat(presence.agent), data)
     await bus.store(subjects.presence(presence.agent, presence.instance), data, timeout_s=5)
+    if presence.place is not None:
+        await bus.store(places.mark(presence.agent, presence.place), b"{}", timeout_s=5)
+
+
+async def is_alive(bus: Bus, agent: str, place: str) -> bool:
+    """Return whether some worker of a place has lived within the last 90 seconds, for a worker of the agent.
+
+    Raises:
+        PermissionDeniedError, SetupMissingError: this bus does not tell that: it is of an older layout.
+        BusError: it did not answer.
+    """
+    found = await bus.last_message(places.STREAM, places.mark(agent, place))
+    return found is not None and found.headers.get(KV_OPERATION) is None
 
 
 async def withdraw(bus: Bus, presence: Presence) -> None:

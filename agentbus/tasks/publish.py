@@ -34,7 +34,7 @@ LOST_AFTER_S: Final = 2 * PUBLICATION_S
 RESULT_RESERVE_BYTES: Final = 80 * 1024
 """A result embeds its task. It needs this much more: 64 KiB for the head of the output, its own fields, headers."""
 _OF_NEW_ENTRY: Final = frozenset(
-    ("state", "digest", "sender", "inbox", "task_type", "created_at", "publication"),
+    ("state", "digest", "sender", "inbox", "task_type", "created_at", "publication", "needs", "continues"),
 )
 """The fields of an entry that no worker has claimed and no coordinator has cancelled."""
 
@@ -120,7 +120,7 @@ async def _publish(bus: Bus, task: Task, key: TaskKey, data: bytes) -> Published
     try:
         await _store_new(bus, key, data, entry, revision)
     except SetupMissingError as error:
-        _raise_earlier_layout(error, key)
+        _raise_earlier_layout(error, key, entry)
         raise
     except BusUnavailableError as error:
         raise _unsure(task, str(error)) from error
@@ -132,17 +132,18 @@ async def _publish_known(bus: Bus, task: Task, record: Record, data: bytes) -> P
     try:
         return await _store_known(bus, task, record, data)
     except SetupMissingError as error:
-        _raise_earlier_layout(error, record.key)
+        _raise_earlier_layout(error, record.key, record.entry)
         raise
     except BusUnavailableError as error:
         raise _unsure(task, str(error)) from error
 
 
-def _raise_earlier_layout(error: BusError, key: TaskKey) -> None:
-    """Raise what is said where a bus of an earlier layout has no stream for the tasks of an owner."""
-    if isinstance(error, SetupMissingError) and key.owner != COORDINATOR:
+def _raise_earlier_layout(error: BusError, key: TaskKey, entry: Entry) -> None:
+    """Raise what is said where a bus of an earlier layout has no stream for tasks of the second form."""
+    if isinstance(error, SetupMissingError) and (key.owner != COORDINATOR or entry.in_second_form):
+        takes = f"the tasks of {COORDINATOR}" if key.owner != COORDINATOR else "tasks that go on with no conversation"
         raise SetupMissingError(
-            f"{error}; a bus of an earlier layout takes the tasks of {COORDINATOR} only: an administrator must run "
+            f"{error}; a bus of an earlier layout takes {takes} only: an administrator must run "
             "agentbus setup --update or, where parties have accounts, agentbus init --upgrade"
         ) from error
 
@@ -221,7 +222,7 @@ async def _lies_in_queue(bus: Bus, record: Record, seq: int) -> bool:
     """
     if (seen := await _seen_in_queue(bus, record.key, record.entry, seq)) is not None:
         return seen
-    subject = subjects.tasks_of(record.agent, record.owner)
+    subject = subjects.tasks_of(record.agent, record.owner, second=record.entry.in_second_form)
     try:
         stream = await bus.stream_info(subjects.TASKS_STREAM, subjects_filter=subject)
     except PermissionDeniedError:
@@ -235,7 +236,8 @@ async def _seen_in_queue(bus: Bus, key: TaskKey, entry: Entry, seq: int) -> bool
     if not bus.reads_queue:
         return None
     try:
-        message = await bus.next_at_the_leader(subjects.TASKS_STREAM, subjects.tasks_of(key.agent, key.owner), seq)
+        subject = subjects.tasks_of(key.agent, key.owner, second=entry.in_second_form)
+        message = await bus.next_at_the_leader(subjects.TASKS_STREAM, subject, seq)
     except PermissionDeniedError:
         bus.reads_queue = False
         return None
@@ -251,7 +253,8 @@ async def _store(bus: Bus, key: TaskKey, data: bytes, entry: Entry, revision: in
         # worker reads what there is in place of claiming the task as a new one.
         new = entry.model_fields_set <= _OF_NEW_ENTRY or entry.model_dump(exclude_defaults=True).keys() <= _OF_NEW_ENTRY
         headers[REVISION] = str(revision if new else 0)
-    return await bus.store(subjects.tasks_of(key.agent, key.owner), data, msg_id=msg_id, headers=headers)
+    subject = subjects.tasks_of(key.agent, key.owner, second=entry.in_second_form)
+    return await bus.store(subject, data, msg_id=msg_id, headers=headers)
 
 
 async def _write_queued(

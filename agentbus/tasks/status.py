@@ -73,6 +73,12 @@ class TaskStatus:
         return "cancelled" if entry.state == "queued" and entry.cancel is not None else entry.state
 
     @property
+    def continues(self) -> str | None:
+        """The task whose conversation this one goes on with, by its name; None of one that began its own."""
+        said = self.record.entry.continues
+        return str(name_for(self.asker, said.earlier(self.agent))) if said else None
+
+    @property
     def failure(self) -> Failure | None:
         """Why it has failed, as a code; None if it has not, or if its result does not say."""
         return failure_in(self._of_result)
@@ -164,6 +170,7 @@ class TaskStatus:
             "working_since": claim.since if claim else None,
             "changed_at": self.record.changed_at.isoformat(),
             "answered_by": entry.answered_by,
+            "continues": self.continues,
             "cancel": entry.cancel.model_dump() if entry.cancel else None,
             "setbacks": entry.setbacks.model_dump() if entry.setbacks else None,
             "lost": self.loss_note,

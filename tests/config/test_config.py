@@ -186,6 +186,8 @@ def test_the_least_configuration_has_the_documented_defaults(files: Files):
         "retry_backoff_seconds": 10,
         "workdir": None,
         "keep_workdir": True,
+        "session_days": 14,
+        "continue_wait_seconds": 600,
         "concurrency": 1,
         "kill_grace_seconds": 5,
         "drain_timeout_seconds": 30,

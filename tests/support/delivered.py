@@ -13,6 +13,8 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker.claim_records import ClaimRecord, ClaimRecords
+from agentbus_worker.conversations.own_place import OwnPlace
+from agentbus_worker.disk.threads import Disk
 from agentbus_worker.identity import Place
 from agentbus_worker.metrics import metrics_of
 from agentbus_worker.pausing.pause import Pause
@@ -57,7 +59,8 @@ async def delivered(
                 bus=bus, ledger=Ledger(bus), lease_monitor=LeaseMonitor(bus, clock), config=config, instance="me",
                 lease_s=lease_s, state_folder=state_folder, outbox=outbox, children=children, held=(), metrics=metrics,
                 claims=claims, pause=Pause(), progress=Progress(bus, config),
-                 temporary=TemporaryFolders(state_folder.temporary),
+                temporary=TemporaryFolders(state_folder.temporary),
+                place=OwnPlace(bus, config, state_folder, clock, Disk(threads=False)),
                 unsettled=Unsettled(bus, outbox, clock, metrics, lease_s=lease_s),
             )  # fmt: skip
             yield context, await consumer.next()

@@ -44,12 +44,17 @@ _TASK: Final[dict[str, Any]] = {
     "id": "t0", "from": "agent-main", "to": "agent-code", "reply_to": "agent-main", "type": "task.request",
     "task_type": "test", "payload": {"fmt": "text", "content": "work"}, "created_at": _TIME,
 }  # fmt: skip
+_CONTINUING: Final[dict[str, Any]] = {
+    "needs": ["continue"],
+    "continue": {"task": "t1", "owner": "bob", "session": "s", "place": "0" * 16 + "-" + "1" * 8, "fresh": True,
+                 "wait_s": 5.0},
+}  # fmt: skip
 _OUTPUT: Final = {"bytes": 9, "kept": 1, "sha256": "0" * 64, "truncated": True,
                   "file": {"bucket": "AGENT_FILES_code", "name": FILE}}  # fmt: skip
 _RUN: Final[dict[str, Any]] = {
     "format": "claude", "kind": "claude", "version": "2", "session": "s", "model": "m", "turns": 2, "cost_usd": 0.5,
     "usage": {"input_tokens": 3, "cached_input_tokens": 2, "output_tokens": 1},
-    "denied": [{"tool": "Bash", "summary": "git push"}],
+    "denied": [{"tool": "Bash", "summary": "git push"}], "place": "0" * 16 + "-" + "1" * 8, "resumed": True,
 }  # fmt: skip
 _EARLIER: Final = {"runs": 2, "with_tokens": 1, "with_cost": 1, "input_tokens": 3, "cached_input_tokens": 2,
                    "output_tokens": 1, "cost_usd": 0.5, "model": "m"}  # fmt: skip
@@ -73,6 +78,7 @@ _ENTRIES: Final[list[dict[str, Any]]] = [
     {**_ENTRY, "retry_after_s": 5.0, "earlier": _EARLIER},
     {**_ENTRY, "setbacks": {"count": {"host-0123abcd": 2}, "code": "not_started", "since": _TIME}},
     {**_ENTRY, "cancel": _CANCEL},
+    {**_ENTRY, "needs": ["continue"], "continues": {"task": "t1", "owner": "main", "fresh": True, "wait_s": 5.0}},
     {**_ENTRY, "state": "working", "claim": _CLAIM},
     {**_ENTRY, "state": "working", "claim": _CLAIM, "cancel": _CANCEL},
     *({**_ENTRY, "state": state, "earlier": _EARLIER, "result": {**_RESULT, "status": state}}
@@ -82,7 +88,7 @@ _PRESENCE: Final[dict[str, Any]] = {
     "agent": AGENT, "instance": "m", "host": "h", "pid": 1, "version": "0", "description": "d", "command": "c",
     "slots": 1, "free": 1, "lost": 1, "running": ["t0"], "started_at": _TIME,
     "paused": {"code": "not_started", "reason": "no command", "until": _TIME, "since": _TIME},
-    "refused": {"count": 1, "since": _TIME, "reason": "no right"},
+    "refused": {"count": 1, "since": _TIME, "reason": "no right"}, "place": "p", "needs": ["continue"],
 }  # fmt: skip
 _META: Final[dict[str, Any]] = {
     "name": FILE, "bucket": "AGENT_FILES_code", "nuid": "n" * 22, "size": 9, "chunks": 1, "digest": "SHA-256=x",
@@ -209,6 +215,7 @@ OTHERS: Final[dict[str, Callable[[], st.SearchStrategy[RawMessage]]]] = {
     ),
     "dead letters": lambda: _on(st.just(b"agent.code.dead"), _TASK),
     "tasks": lambda: _on(st.just(b"agent.code.tasks"), _TASK),
+    "follow-ups": lambda: _on(st.just(b"agent.code.tasks.bob"), {**_TASK, **_CONTINUING}),
     "files": lambda: _on(st.just(_META_SUBJECT), _META),
     "records": lambda: _on(st.just(b"$KV.AGENT_STATE.main.=" + RECORD.encode()), _RECORD),
 }

@@ -172,12 +172,13 @@ def credential_of(folder: BusFolder, name: str) -> dict[str, str | Path]:
     return sign_in("nkey", name, folder.secret_file(name), second)
 
 
-def make_undivided(folder: Path) -> None:
-    """Make the folder one of layout 4, as an earlier version wrote it."""
+def make_older(folder: Path, layout: int) -> None:
+    """Make the folder one of an older layout, as an earlier version wrote it."""
     file = folder / "bus.toml"
     text = file.read_text(encoding="utf-8")
-    assert "version = 6" in text
-    file.write_text(text.replace("version = 6", "version = 5"), encoding="utf-8")
+    newest = f"version = {manifest.NEWEST_LAYOUT}"
+    assert newest in text
+    file.write_text(text.replace(newest, f"version = {layout}"), encoding="utf-8")
     manifest.write_manifest(folder, manifest.read_manifest(folder), replace=True)
 
 
@@ -204,7 +205,7 @@ async def own_bus(
     for name, (role, only) in (coordinators or {}).items():
         folder.add_coordinator(name, role, only)
     if not divided:
-        make_undivided(folder.path)
+        make_older(folder.path, LAYOUT_WITH_LEDGERS_APART - 1)
     async with run_server(store=path / "nats", config=folder.servers[0].configuration) as server:
         bus = OwnBus(server, folder)
         async with connect(bus.settings(ADMINISTRATOR)) as administrator:

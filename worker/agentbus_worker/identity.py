@@ -22,6 +22,11 @@ def new_instance() -> str:
     return f"{host or 'host'}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
+def machine_name() -> str:
+    """Return a name of this machine that tells nothing of it where it has an id, and the name of the host else."""
+    return _machine() or host_name()
+
+
 def host_name() -> str:
     """Return the name of this host for people to read. It need not be UTF-8; what is not becomes a question mark."""
     return socket.gethostname().encode(errors="replace").decode()

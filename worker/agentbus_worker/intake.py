@@ -11,6 +11,7 @@ from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import BusError, SetupMissingError
 from agentbus.protocol import subjects
 from agentbus_worker.consumers import add_durable_of_parties, make_consumers
+from agentbus_worker.conversations.waiting import FollowUps
 from agentbus_worker.pausing.pause import Pause
 from agentbus_worker.settling.slots import Slots
 from agentbus_worker.task_queues import TaskQueues
@@ -30,13 +31,15 @@ class Intake:
         slots: Slots,
         pause: Pause,
         handle: Callable[[Delivery], asyncio.Task[None]],
+        follow_ups: FollowUps,
     ) -> None:
-        """`handle` starts the handling of a delivery."""
+        """`handle` starts the handling of a delivery; what waits in `follow_ups` comes before new tasks."""
         self._bus = bus
         self._config = config
         self._slots = slots
         self._pause = pause
         self._handle = handle
+        self._follow_ups = follow_ups
         self._taking: asyncio.Task[None] | None = None
         pause.on_begin(self._interrupt)
 
@@ -68,11 +71,22 @@ class Intake:
             probing = await self._pause.over()
             self._slots.resume()
             prefetch = await self._slots.wait_for_room()
+            follow_up = None if probing or prefetch else await self._follow_up(queues)
+            if follow_up is not None:
+                self._handle(follow_up)
+                continue
             deliveries = await self._fetch(queues, prefetch=0 if probing else prefetch)
             self._slots.backlog = queues.backlog
             handled = [self._handle(delivery) for delivery in deliveries]
             if probing:
                 await self._pause.told_by(handled[0])
+
+    async def _follow_up(self, queues: TaskQueues) -> Delivery | None:
+        try:
+            return await self._follow_ups.next(queues)
+        except BusError as error:  # new tasks are taken all the same, as soon as the bus gives them
+            log.debug("follow-ups could not be looked for: %s", error)
+            return None
 
     async def _fetch(self, queues: TaskQueues, *, prefetch: int) -> list[Delivery]:
         """Wait for the next task, or fetch up to `prefetch` tasks that are available now."""

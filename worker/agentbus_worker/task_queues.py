@@ -72,6 +72,29 @@ class TaskQueues:
             for consumer in self._consumers:
                 consumer.stop_waiting()
 
+    @property
+    def has_second_form(self) -> bool:
+        """Whether tasks are taken from the consumer of those whose subject names their publisher."""
+        return len(self._consumers) > 1
+
+    async def next_of_second_form(self, until: float) -> Delivery | None:
+        """Wait for the next task of the second form, until a time of the loop; None if there is none by then.
+
+        Raises:
+            SetupMissingError, BusUnavailableError: see `PullConsumer.next`.
+        """
+        consumer = self._consumers[-1]
+        try:
+            while asyncio.get_running_loop().time() < until:
+                await consumer.ask()
+                self._arrival.clear()
+                if (taken := consumer.take()) is not None:
+                    return taken
+                await wait_until(self._arrival, min(consumer.due, until))
+            return None
+        finally:
+            consumer.stop_waiting()
+
     def _take(self) -> Delivery | None:
         """Take the task of the first consumer that has one: one that is missing does not hold up the other."""
         missing: SetupMissingError | None = None

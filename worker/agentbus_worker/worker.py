@@ -25,6 +25,8 @@ from agentbus.tasks.presence import HEARTBEAT_S, MOST_RUNNING, Presence, announc
 from agentbus.version import __version__
 from agentbus_worker.claim_records import ClaimRecords
 from agentbus_worker.consumers import require_consumer
+from agentbus_worker.conversations.own_place import OwnPlace
+from agentbus_worker.conversations.waiting import FOLLOW_UP, FollowUps
 from agentbus_worker.disk.threads import Disk
 from agentbus_worker.identity import Place, host_name
 from agentbus_worker.intake import Intake
@@ -85,6 +87,8 @@ class Worker:
         self._changed = asyncio.Event()
         self._pause = Pause(self._changed.set)
         self._control: OperatorControl | None = None
+        self._place: OwnPlace | None = None
+        self._follow_ups: FollowUps | None = None
         self._started_at = now()
         self._watchdog = Watchdog.from_environment()
         self.instance = instance
@@ -153,6 +157,9 @@ class Worker:
         unsettled = context.unsettled
         if await unless_set(self._stop.drain, left.recover(bus, config, outbox, unsettled)) is None:
             return
+        if await unless_set(self._stop.drain, self._look_at_place(context.place)) is None:
+            return
+        follow_ups = self._follow_ups = FollowUps(bus, config, context.place, self._jobs)
         remove_listener = bus.on_reconnect(self._renew_all)
         self._control = OperatorControl(bus, config.agent.id, self._pause)
         await bus.subscribe(subjects.control(config.agent.id), self._on_control)
@@ -169,7 +176,8 @@ class Worker:
                     group.create_task(self._patrol(local.children)),
                 ]
                 running: set[asyncio.Task[None]] = set()
-                intake = Intake(bus, config, self._slots, self._pause, self._handler(context, group, running))
+                handler = self._handler(context, group, running)
+                intake = Intake(bus, config, self._slots, self._pause, handler, follow_ups)
                 taking = group.create_task(intake.run())
                 await self._stop.drain.wait()
                 self._watchdog.stopping(f"stopping: {len(running)} tasks running")
@@ -203,6 +211,7 @@ class Worker:
             pause=self._pause,
             children=local.children,
             temporary=local.temporary,
+            place=OwnPlace(bus, config, local.folder, clock, local.disk),
             held=self._jobs,
             metrics=metrics,
             progress=Progress(bus, config),
@@ -251,6 +260,8 @@ class Worker:
             finally:
                 del self._jobs[job.key]
                 self._changed.set()
+                if self._follow_ups is not None:
+                    self._follow_ups.task_ended()
 
     async def _claim(self, context: Context, delivery: Delivery) -> Job | None:
         try:
@@ -276,7 +287,23 @@ class Worker:
         if running:
             await asyncio.wait(set(running))
 
+    async def _look_at_place(self, place: OwnPlace) -> bool:
+        """Find out which conversations this worker can go on with; a bus that is away is waited for."""
+        while True:
+            try:
+                await place.look()
+            except BusError as error:
+                log.debug("whether follow-ups can be taken is not known yet: %s", error)
+                await asyncio.sleep(_RETRY_S)
+                continue
+            self._place = place
+            if self._config.agent.can_resume and not place.can_continue:
+                log.warning("no follow-ups are taken: the bus has an older layout; run there: agentbus init --upgrade")
+            return True
+
     def _renew_all(self) -> None:
+        if self._follow_ups is not None:
+            self._follow_ups.look_again()
         for job in self._jobs.values():
             job.renew_now()
 
@@ -293,6 +320,8 @@ class Worker:
             return
         if asked.get("control") is True and self._control is not None:
             self._control.look()
+        if self._follow_ups is not None and FOLLOW_UP in asked:
+            self._follow_ups.told(asked)
         key = (self._config.agent.id, asked.get("cancel"), asked.get("owner", COORDINATOR))
         for held, job in self._jobs.items():
             if held == key:
@@ -349,6 +378,8 @@ class Worker:
             started_at=self._started_at,
             paused=paused,
             refused=unsettled.overdue,
+            place=self._place.id if self._place is not None and self._place.can_continue else None,
+            needs=(self._place.needs or None) if self._place is not None else None,
         )
 
 

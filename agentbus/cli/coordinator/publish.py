@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import AgentId, TaskId, bus_options
+from agentbus.cli.options import AgentId, TaskId, TaskName, bus_options
 from agentbus.cli.waiting_tasks import warn_without_worker
 from agentbus.errors import MessageError
 from agentbus.terminal import standard_input
@@ -28,6 +28,7 @@ Examples:
   agentbus task publish --to code --to doc --task-type release --payload-fmt json '{"version": "1.2"}'
   git diff | agentbus task publish --to code --task-type review -
   agentbus task publish --to code --task-type review --lines < tasks.jsonl
+  agentbus task publish --continue task-20260518-k3v9… "Now do the same for the tests"
 
 \b
 Prints the published message as one line of JSON, or a JSON list when there are several targets.
@@ -57,6 +58,18 @@ With --lines it prints one line for each line, with its number and the id of its
     help="Begins the ids of lines without a task_id, which are made of their contents: the same lines again make no "
     "second tasks, unless the batch has another name.  [default: lines]",
 )
+@click.option(
+    "--continue",
+    "continued",
+    metavar="ID",
+    type=TaskName(),
+    help="Go on with the conversation of this task, in its session and folder; the agent and the type are those of it.",
+)
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="With --continue: where the session is gone, begin a new one with that task and its result.",
+)
 @bus_options
 @click.argument("content", required=False)
 def publish(
@@ -66,13 +79,15 @@ def publish(
     payload_fmt: Literal["text", "json"],
     lines: bool,
     batch: str | None,
+    continued: str | None,
+    fresh: bool,
     **options: Any,
 ) -> None:
     """Publish a task to one or several agents. CONTENT is its text; `-` reads it from standard input.
 
     The command returns once the bus has stored every task on disk.
     """
-    _check_usage(content, batch, lines=lines, **options)
+    _check_usage(content, batch, lines=lines, continued=continued, fresh=fresh, **options)
     if lines:
         lazy.publish_lines.run(nats_url, config, batch, payload_fmt=payload_fmt, **options)
         return
@@ -80,9 +95,8 @@ def publish(
     if not text.strip():
         raise MessageError("the content is empty; nothing was published. An agent would be started for nothing")
     value = _json(text) if payload_fmt == "json" else text
-    lazy.session.run_connected(
-        nats_url, config, partial(_publish, content=value, payload_format=payload_fmt, **options)
-    )
+    work = _publish if continued is None else partial(_follow_up, continued=continued, fresh=fresh)
+    lazy.session.run_connected(nats_url, config, partial(work, content=value, payload_format=payload_fmt, **options))
 
 
 def _check_usage(
@@ -93,11 +107,15 @@ def _check_usage(
     targets: tuple[str, ...],
     task_type: str | None,
     task_id: str | None,
+    continued: str | None,
+    fresh: bool,
     **_: Any,
 ) -> None:
+    follows = continued is not None
     faults = {
-        "Missing option '--to'.": not lines and not targets,
-        "Missing option '--task-type'.": not lines and task_type is None,
+        **_faults_of_follow_up(follows=follows, fresh=fresh, lines=lines, targets=targets),
+        "Missing option '--to'.": not (lines or targets or follows),
+        "Missing option '--task-type'.": not (lines or task_type is not None or follows),
         "Missing argument 'CONTENT'.": not lines and content is None,
         "--batch goes with --lines.": not lines and batch is not None,
         "CONTENT and --lines exclude each other.": lines and content is not None,
@@ -107,6 +125,14 @@ def _check_usage(
     for fault, is_there in faults.items():
         if is_there:
             raise click.UsageError(fault, click.get_current_context())
+
+
+def _faults_of_follow_up(*, follows: bool, fresh: bool, lines: bool, targets: tuple[str, ...]) -> dict[str, bool]:
+    return {
+        "--fresh goes with --continue.": fresh and not follows,
+        "--continue and --lines exclude each other.": lines and follows,
+        "--continue goes on with one task, of one agent.": follows and len(targets) > 1,
+    }
 
 
 def _standard_input() -> str:
@@ -140,6 +166,23 @@ async def _publish(bus: "Coordinator", *, targets: tuple[str, ...], content: "Js
         if len(outcomes) == 1:
             raise failures[0]
         raise click.ClickException(f"{len(failures)} of {len(outcomes)} not published: {failures[0]}")
+
+
+async def _follow_up(
+    bus: "Coordinator",
+    *,
+    continued: str,
+    targets: tuple[str, ...],
+    content: "Json",
+    fresh: bool,
+    **options: Any,
+) -> None:
+    to = targets[0] if targets else None
+    wanted = lazy.follow_ups.NewFollowUp(content, to=to, fresh=fresh, **options)
+    task = await bus.task(continued).continue_with(wanted)
+    if (note := await lazy.follow_ups.place_note(bus.bus, task.message)) is not None:
+        output.remark(note)
+    await _print_published(bus, [task], as_list=False)
 
 
 async def _print_published(bus: "Coordinator", published: "list[PublishedTask]", *, as_list: bool) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agentbus.coordinator import Coordinator
+    from agentbus.protocol.json_codec import Json
     from agentbus.protocol.ledger_entry import State
     from agentbus.protocol.progress.events import ProgressMessage
     from agentbus.tasks.presence import PausedWorker
@@ -58,7 +59,8 @@ async def get(bus: "Coordinator", *, task_id: str, agent: str | None) -> None:
     """Show the state of a task, what it does now, and its result, if it has one."""
     status = await bus.task(task_id, agent=agent).status()
     progress = None if status.settled else await lazy.last.last_progress(bus.bus, status.record.key)
-    _show(status, progress)
+    chain = await lazy.follow_ups.conversation_of(bus.bus, status) if status.continues else []
+    _show(status, progress, [str(one) for one in chain])
     if status.state == "queued":
         await warn_without_worker(bus, status.agent, only_paused=True)
 
@@ -131,8 +133,14 @@ async def list_(
     await lazy.task_search.TaskSearch(bus, limit, cursor).run(agent=agent, owner=owner, state=state)
 
 
-def _show(status: "TaskStatus", progress: "ProgressMessage | None" = None) -> None:
-    account = status.to_json()
+def _conversation(tasks: list[str] | None) -> "dict[str, Json]":
+    return {"conversation": [*tasks]} if tasks else {}
+
+
+def _show(
+    status: "TaskStatus", progress: "ProgressMessage | None" = None, conversation: list[str] | None = None
+) -> None:
+    account = status.to_json() | _conversation(conversation)
     if not output.on_terminal():
         output.json_line({**account, **({"progress": progress.summary()} if progress else {})})
         return

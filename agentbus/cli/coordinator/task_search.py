@@ -59,13 +59,19 @@ class TaskSearch:
             output.remark(f"searched back to {page.reached:%Y-%m-%d %H:%M:%S} UTC; {page.left:,} entries are left")
         return page.partial
 
+    def _print_table(self) -> None:
+        owned = any(status.owner != self._bus.agent for status in self._tasks)
+        paid = any(status.cost_usd is not None for status in self._tasks)
+        continuing = any(status.continues for status in self._tasks)
+        more = (["owner"] if owned else []), (["cost"] if paid else []), (["continues"] if continuing else [])
+        columns = ["changed", "agent", *more[0], "state", "attempt", *more[1], "type", "task", *more[2]]
+        rows = [_row(status, owned=owned, paid=paid) for status in self._tasks]
+        after = [[status.continues or ""] if continuing else [] for status in self._tasks]
+        output.table(columns, [[*row, *last] for row, last in zip(rows, after, strict=True)])
+
     def _print(self) -> None:
         if output.on_terminal():
-            owned = any(status.owner != self._bus.agent for status in self._tasks)
-            paid = any(status.cost_usd is not None for status in self._tasks)
-            more = (["owner"] if owned else []), (["cost"] if paid else [])
-            columns = ["changed", "agent", *more[0], "state", "attempt", *more[1], "type", "task"]
-            output.table(columns, [_row(status, owned=owned, paid=paid) for status in self._tasks])
+            self._print_table()
         for fault in self._unreadable:
             output.remark(f"warning: {fault}")
         if self._cursor is not None:

@@ -1,8 +1,9 @@
 """Brings a bus that an earlier version made to the newest layout, for `agentbus init --upgrade`.
 
-The command is run twice, and the operator restarts the server in between: a reload cannot divide the storage of one
-account among two, and clients learn by their reconnect that the ledger is another one. Each run can be repeated, also
-after it was interrupted: what it finds done, it leaves. The folder says which of them is due.
+Where the ledger is to be divided, the command is run twice, and the operator restarts the server in between: a reload
+cannot divide the storage of one account among two, and clients learn by their reconnect that the ledger is another one.
+Where it is divided already, only rights are added: the command is run once, before a reload. Each run can be repeated,
+also after it was interrupted: what it finds done, it leaves. The folder says which of them is due.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.progress.streams import remove_progress
 from agentbus.bus.setup import known_agents, set_up, set_up_coordinators
 from agentbus.cli import output
-from agentbus.cli.operator.next_steps import restart_text
+from agentbus.cli.operator.next_steps import apply_change, reload_command, restart_text
 from agentbus.cli.operator.setup import clear_retired
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.loading import load_coordinator
@@ -44,8 +45,20 @@ async def upgrade(bus: BusFolder) -> None:
     """
     if bus.has_newest_layout:
         await _finish(bus)
+    elif bus.ledgers_apart:
+        await _add_rights(bus)
     else:
         await _prepare(bus)
+
+
+async def _add_rights(bus: BusFolder) -> None:
+    """Write accounts in which parties may do more, which a reload lets them.
+
+    The run before this one may have been the first half of another version's, so what that has left to do is done.
+    """
+    await _complete(bus)
+    bus.set_newest_layout()
+    output.line(f"the accounts of the newest layout are written. Now {apply_change(bus)}:\n  {reload_command(bus)}")
 
 
 async def _prepare(bus: BusFolder) -> None:
@@ -77,6 +90,11 @@ def _without_queue(granted_bytes: int) -> int:
 
 
 async def _finish(bus: BusFolder) -> None:
+    await _complete(bus)
+    output.line(f"the bus in {bus.path} has the newest layout")
+
+
+async def _complete(bus: BusFolder) -> None:
     """Move the queue into its account and divide the ledger, unless that is done, and delete foreign consumers."""
     settings, moved = _settings(bus), None
     try:
@@ -101,7 +119,6 @@ async def _finish(bus: BusFolder) -> None:
         output.line(f"divided the ledger: {count} entries in {streams_of} streams, one for each party")
     for one in deleted:
         output.line(f"deleted the foreign consumer {one.path}: {one.foreign}")
-    output.line(f"the bus in {bus.path} has the newest layout")
 
 
 async def _check_restarted(bus: BusFolder) -> None:

@@ -57,6 +57,8 @@ class Run:
         version: of the agent.
         turns: how often the model answered.
         cost_usd: of this run alone, as the agent reckons it.
+        place: where the session is kept, for a task that goes on with it.
+        resumed: of a task that goes on with an earlier one, whether it did so in its session.
     """
 
     format: str
@@ -68,6 +70,8 @@ class Run:
     usage: Usage = Usage()
     cost_usd: float | None = None
     denied: tuple[Denied, ...] = ()
+    place: str | None = None
+    resumed: bool | None = None
 
     @property
     def figures(self) -> "Run":
@@ -86,6 +90,8 @@ class Run:
             format=self.format,
             version=_short(self.version),
             session=_short(self.session),
+            place=_short(self.place),
+            resumed=self.resumed,
             model=_short(self.model),
             turns=self.turns,
             usage=usage or None,
@@ -112,6 +118,8 @@ def run_in(result: Mapping[str, Json]) -> Run | None:
         turns=count_in(found.get("turns")),
         usage=Usage(*(count_in(usage.get(name)) for name in Usage.__slots__)),
         cost_usd=amount_in(found.get("cost_usd")),
+        place=_text(found.get("place")),
+        resumed=resumed if isinstance(resumed := found.get("resumed"), bool) else None,
     )
     calls = ((_text(one.get("tool")), _text(one.get("summary"), MAX_SUMMARY_CHARS)) for one in denied)
     return replace(run, denied=tuple(Denied(tool, summary or "") for tool, summary in calls if tool))

@@ -46,14 +46,14 @@ def older_layout(config: Path | None) -> str:
         return ""
     if bus.has_newest_layout or config.resolve() != bus.administrator.resolve():
         return ""
-    if not bus.queue_apart:
-        lacks = "in which a party can disturb the tasks of others"
-    elif not bus.has_audit:
-        lacks = "without the audit"
-    elif not bus.has_whole_ledger:
-        lacks = "in which each look at all tasks takes longer the more there are"
-    else:
-        lacks = "in which one agent can fill the ledger of all"
+    lacking = (
+        (bus.queue_apart, "in which a party can disturb the tasks of others"),
+        (bus.has_audit, "without the audit"),
+        (bus.has_whole_ledger, "in which each look at all tasks takes longer the more there are"),
+        (bus.has_control, "in which no operator can pause an agent"),
+        (bus.ledgers_apart, "in which one agent can fill the ledger of all"),
+    )
+    lacks = next((what for has, what in lacking if not has), "in which no follow-up finds its session")
     return f"the bus in {bus.path} has an older layout, {lacks}"
 
 
@@ -175,6 +175,11 @@ class BusFolder:
     def has_whole_ledger(self) -> bool:
         """Whether who may read the whole ledger may do so without a filter."""
         return self._manifest.has_whole_ledger
+
+    @property
+    def has_control(self) -> bool:
+        """Whether operators can pause agents."""
+        return self._manifest.has_control
 
     @property
     def has_newest_layout(self) -> bool:

@@ -16,7 +16,9 @@ from agentbus.errors import ConfigError
 from agentbus.protocol import accounts, permissions, subjects
 from agentbus.protocol.accounts import (
     LAYOUT_WITH_AUDIT,
+    LAYOUT_WITH_CONTROL,
     LAYOUT_WITH_LEDGERS_APART,
+    LAYOUT_WITH_PLACES,
     LAYOUT_WITH_QUEUE_APART,
     LAYOUT_WITH_WHOLE_LEDGER,
 )
@@ -32,7 +34,7 @@ from agentbus.provision.bus_folder.server_folder import ServerFolder, read_membe
 FILE_OF_QUEUE: Final = 16
 _FILE_OF_QUEUE_WITHOUT_AUDIT: Final = 20
 _MEMORY_OF_QUEUE: Final = 25
-NEWEST_LAYOUT: Final = LAYOUT_WITH_LEDGERS_APART
+NEWEST_LAYOUT: Final = LAYOUT_WITH_PLACES
 
 
 class BusEntry(Section):
@@ -41,11 +43,11 @@ class BusEntry(Section):
     Attributes:
         version: the layout of the bus: 1 has one account for all streams, 2 has one for the queue alone, 3 has the
             audit, 4 lets the ledger be read without a filter, 5 lets operators pause agents, 6 has a ledger for each
-            party.
+            party, 7 lets workers read which places are alive.
         retired: agents that were removed. Their ledgers stay until their tasks have expired, and can be read.
     """
 
-    version: Literal[1, 2, 3, 4, 5, 6] = 1
+    version: Literal[1, 2, 3, 4, 5, 6, 7] = 1
     url: str
     members: tuple[str, ...] = ()
     auth: Auth
@@ -132,6 +134,11 @@ class Manifest(Section):
     def has_whole_ledger(self) -> bool:
         """Whether who may read the whole ledger may do so without a filter."""
         return self.bus.version >= LAYOUT_WITH_WHOLE_LEDGER
+
+    @property
+    def has_control(self) -> bool:
+        """Whether operators can pause agents."""
+        return self.bus.version >= LAYOUT_WITH_CONTROL
 
 
 def manifest_file(folder: Path) -> Path:

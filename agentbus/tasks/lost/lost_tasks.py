@@ -105,7 +105,7 @@ async def _losses(bus: Bus, records: Sequence[Record], *, settles: bool) -> dict
     looked_for = {one.key: one for one in records if age_s[one.key] >= _NAMED_AFTER_S}
     kind = Loss.PROVED if bus.reads_queue else Loss.POSSIBLE
     if kind is Loss.POSSIBLE:
-        missing = _perhaps_missing(looked_for, stream.state.subjects or {})
+        missing = _perhaps_missing(looked_for.values(), stream.state.subjects or {})
     else:
         missing = await _missing(bus, looked_for)
         if not bus.reads_queue:
@@ -146,11 +146,12 @@ async def _missing(bus: Bus, keys: Iterable[TaskKey]) -> set[TaskKey]:
     return missing
 
 
-def _perhaps_missing(keys: Iterable[TaskKey], messages: dict[str, int]) -> set[TaskKey]:
+def _perhaps_missing(records: Iterable[Record], messages: dict[str, int]) -> set[TaskKey]:
     """Return the tasks of which at least one has no message, by how many messages their subjects have."""
     of_subjects: dict[str, set[TaskKey]] = {}
-    for key in keys:
-        of_subjects.setdefault(subjects.tasks_of(key.agent, key.owner), set()).add(key)
+    for one in records:
+        subject = subjects.tasks_of(one.agent, one.owner, second=one.entry.in_second_form)
+        of_subjects.setdefault(subject, set()).add(one.key)
     return {key for subject, keys in of_subjects.items() if len(keys) > messages.get(subject, 0) for key in keys}
 
 

@@ -79,6 +79,7 @@ class RunView(Answer):
     format: str | None = None
     version: str | None = None
     session: str | None = None
+    resumed: bool | None = None
     turns: int | None = None
     denied: list[DeniedCall] | None = None
 
@@ -231,6 +232,9 @@ class TaskView(Answer):
         default=None, description="The beginning of what the task says, once it is settled."
     )
     cancel: SkipJsonSchema[str | None] = None
+    continues: SkipJsonSchema[str | None] = Field(
+        default=None, description="The task whose conversation it goes on with."
+    )
     progress: SkipJsonSchema[ProgressView | None] = None
     last_failure: SkipJsonSchema[str | None] = None
     setbacks: SkipJsonSchema[str | None] = Field(
@@ -256,6 +260,7 @@ class ListedTask(Answer):
     error: str | None = None
     failure: SkipJsonSchema[str | None] = Field(default=None, description="The code of its failure.")
     cost_usd: SkipJsonSchema[float | None] = None
+    continues: SkipJsonSchema[str | None] = None
 
 
 class Listing(Answer):

@@ -84,7 +84,9 @@ def concise(view: AgentResult, error_chars: int, *, figures: bool = True) -> Age
     if not figures:
         fields |= {"model": None, "tokens": None}
     fields["error"] = shortened(view.error, error_chars) if view.error else None
-    fields["run"] = RunView(denied=view.run.denied) if view.run and view.run.denied else None
+    run = view.run  # that a conversation was begun anew changes what the answer is worth
+    told = run is not None and (run.denied or run.resumed is False)
+    fields["run"] = RunView(denied=run.denied, resumed=run.resumed) if run is not None and told else None
     if (failure := view.failure) is not None:
         said = shortened(failure.message, error_chars) if failure.message else None
         fields["failure"] = failure.model_copy(update={"message": said})
@@ -150,6 +152,7 @@ def _run(run: Run | None) -> RunView | None:
         format=optional_text(run.format),
         version=optional_text(run.version),
         session=optional_text(run.session),
+        resumed=run.resumed,
         turns=run.turns,
         denied=denied or None,
     )

@@ -86,6 +86,7 @@ def task_view(status: TaskStatus, progress: ProgressMessage | None = None) -> Ta
         progress=progress_view(progress),
         last_failure=short(entry.last_failure) if entry.last_failure else None,
         setbacks=_setbacks(status),
+        continues=status.continues,
     )
 
 
@@ -103,6 +104,7 @@ def listed_task(status: TaskStatus) -> ListedTask:
         error=short(status.error, 120) if status.error else None,
         failure=status.failure.code if status.failure else None,
         cost_usd=status.cost_usd,
+        continues=status.continues,
     )
 
 

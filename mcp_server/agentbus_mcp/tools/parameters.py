@@ -90,6 +90,17 @@ NewTaskId = Annotated[
         "agents it becomes <task_id>-<agent>."
     ),
 ]
+ContinuedTask = Annotated[
+    _TaskName | None,
+    Field(
+        description="Go on with the conversation of this task of the same agent: it knows what was said there. Its "
+        "session, folder and machine are used again."
+    ),
+]
+Fresh = Annotated[
+    bool,
+    Field(description="With continue_task: if its session is gone, begin a new one with that task and its result."),
+]
 TaskId = Annotated[_TaskName, Field(description="The task: its id, or agent/id.")]
 SomeTaskIds = Annotated[
     list[_TaskName],

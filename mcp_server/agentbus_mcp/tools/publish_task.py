@@ -1,6 +1,6 @@
 """The tool `publish_task`."""
 
-from typing import Annotated
+from typing import Annotated, Literal, TypedDict
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.tools import Tool
@@ -10,6 +10,7 @@ from pydantic import Field
 from agentbus.coordinator import Coordinator
 from agentbus.errors import ArgumentError, BusError
 from agentbus.protocol.task_names import TaskName
+from agentbus.tasks.follow_ups import NewFollowUp
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.operations.publish import publish_outcome
 from agentbus_mcp.operations.waits import Waits
@@ -23,6 +24,8 @@ from agentbus_mcp.task_extension.offer import current_offer
 from agentbus_mcp.tools.definition import ADDS, ALWAYS_LOADED, define
 from agentbus_mcp.tools.parameters import (
     Content,
+    ContinuedTask,
+    Fresh,
     Inbox,
     NewTaskId,
     PayloadFormat,
@@ -33,10 +36,17 @@ from agentbus_mcp.tools.parameters import (
 from agentbus_mcp.tools.progress import is_wanted, progress
 
 
+class _Options(TypedDict):
+    task_type: str
+    payload_format: Literal["text", "json"]
+    reply_to: str | None
+    task_id: str | None
+
+
 def publish_task_tool(bus_link: BusLink, waits: Waits) -> Tool:
     """Make the tool."""
 
-    async def publish_task(  # the parameters of the tool
+    async def publish_task(  # noqa: PLR0913, PLR0917  # the parameters of the tool
         ctx: Context,
         to: Targets,
         content: Annotated[Content, Field(description="What to do, complete in itself: the agent sees nothing else.")],
@@ -44,6 +54,8 @@ def publish_task_tool(bus_link: BusLink, waits: Waits) -> Tool:
         payload_fmt: PayloadFormat = "text",
         reply_to: Inbox = None,
         task_id: NewTaskId = None,
+        continue_task: ContinuedTask = None,
+        fresh: Fresh = False,
         watch: Annotated[bool, Field(description="Wait for the results as well, as watch_results does.")] = False,
     ) -> Annotated[CallToolResult, Publication]:
         """Give the same task to one or several agents on other machines. Each gets a task, and an id, of its own.
@@ -55,14 +67,15 @@ def publish_task_tool(bus_link: BusLink, waits: Waits) -> Tool:
         if isinstance(content, str) and not content.strip():
             raise ArgumentError("content: is empty; say what to do")
         coordinator = await bus_link.coordinator()
-        outcomes = await coordinator.publish_to(
-            to,
-            parse_content(content) if payload_fmt == "json" else content,
-            task_type=task_type,
-            payload_format=payload_fmt,
-            reply_to=reply_to,
-            task_id=task_id,
-        )
+        value = parse_content(content) if payload_fmt == "json" else content
+        options = _Options(task_type=task_type, payload_format=payload_fmt, reply_to=reply_to, task_id=task_id)
+        if continue_task is None:
+            outcomes = await coordinator.publish_to(to, value, **options)
+        else:
+            if len(to) > 1:
+                raise ArgumentError("to: a conversation is that of one agent; name the agent of continue_task alone")
+            wanted = NewFollowUp(value, to=to[0], fresh=fresh, **options)
+            outcomes = [await coordinator.task(continue_task).continue_with(wanted)]
         publication = publication_of(await publish_outcome(coordinator, outcomes))
         return await _wait(ctx, coordinator, publication, waits) if watch else build_publication_answer(publication)
 

@@ -3,6 +3,7 @@
 Agents name errors in several ways, and tell of no try to reach their model again, but for what some log.
 """
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -47,11 +48,13 @@ class AcpReader(Reader):
     """Reads the lines of the driver."""
 
     kind: ClassVar[str] = "acp"
+    _resuming = re.compile("")
+    """Any command: the cost counts over the session, and the driver tells whether the run goes on with one."""
 
     _before: Totals | None
 
-    def __init__(self, before: Totals | None = _NOTHING) -> None:
-        super().__init__(before)
+    def __init__(self, before: Totals | None = None) -> None:
+        super().__init__(before or _NOTHING)
         self._agent: str | None = None
         self._calls = ToolCalls()
         self._message_id = ""

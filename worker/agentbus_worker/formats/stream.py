@@ -8,6 +8,7 @@ from agentbus_worker.formats.events import Event, Text, Tool, ToolEnd
 from agentbus_worker.formats.judgement import Ended, Judgement
 from agentbus_worker.formats.lines import Lines
 from agentbus_worker.formats.readers import READERS
+from agentbus_worker.formats.reading import Totals
 
 _MAX_ERROR_LINE_BYTES: Final = 65_536
 
@@ -17,15 +18,17 @@ class EventStream:
 
     Args:
         format_: one of `READERS`.
-        command: what is run; of one that goes on with a session, numbers that count over the session are left out.
+        command: what is run; of one that goes on with a session, numbers that count over the session are left out,
+            unless it is known what they were `before`.
+        before: the totals of that session.
 
     Attributes:
         productive: whether something has come of the run: the model said something, or the agent used a tool.
     """
 
-    def __init__(self, format_: str, *, command: Sequence[str] = ()) -> None:
+    def __init__(self, format_: str, *, command: Sequence[str] = (), before: Totals | None = None) -> None:
         reader = READERS[format_]
-        self.reader = reader(None) if reader.counts_earlier_runs(command) else reader()
+        self.reader = reader(before) if reader.counts_earlier_runs(command) else reader()
         self._lines = Lines()
         self._error_lines = Lines(_MAX_ERROR_LINE_BYTES)
         self.productive = False
@@ -68,6 +71,6 @@ class EventStream:
                 on_event(event)
 
 
-def stream_of(format_: str, command: Sequence[str] = ()) -> EventStream | None:
+def stream_of(format_: str, command: Sequence[str] = (), before: Totals | None = None) -> EventStream | None:
     """Return a stream for what a command prints in a format with events; None for text."""
-    return EventStream(format_, command=command) if format_ in READERS else None
+    return EventStream(format_, command=command, before=before) if format_ in READERS else None

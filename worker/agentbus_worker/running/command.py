@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeAlias
 
 from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
 from agentbus_worker.formats.judgement import GivenUp
+from agentbus_worker.formats.reading import Totals
 from agentbus_worker.formats.stall import StallWatch
 from agentbus_worker.formats.stream import EventStream, stream_of
 from agentbus_worker.log.lines import TaskLog
@@ -37,6 +38,7 @@ class Limits:
     Attributes:
         output: the format in which it prints.
         words: the command without its prompt, which tells whether it goes on with a session.
+        before: what the agent has counted over that session, where it is known.
         stall_timeout_s: for how long no event may come that shows work; None for any time, and always for text.
         max_retry_after_s: the longest time for which it may wait before it tries again.
         leader_first: whether its first process is asked to end before the others: it tells an agent so by a protocol.
@@ -49,6 +51,7 @@ class Limits:
     idle_timeout_s: float | None = None
     output: str = "text"
     words: tuple[str, ...] = ()
+    before: Totals | None = None
     stall_timeout_s: float | None = None
     max_retry_after_s: float = float("inf")
     leader_first: bool = False
@@ -259,7 +262,7 @@ async def running(
     Raises:
         CommandError: the command could not be started.
     """
-    events = stream_of(limits.output, limits.words)
+    events = stream_of(limits.output, limits.words, limits.before)
     with _pipes(command, limits, tmp, disk, events) as (out, err):
         loop = asyncio.get_running_loop()
         started, stop = loop.time(), stop or loop.create_future()

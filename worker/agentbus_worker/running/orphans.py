@@ -73,6 +73,13 @@ async def end_orphans(
     return orphans
 
 
+async def end_run(run_id: str, task_id: str, owner: str, grace_s: float) -> Orphans:
+    """End what is left of one run, whichever worker had started it; found by its run id, and by descent from that."""
+    records = _Records([], [])
+    records.add_run(run_id, _task(task_id, owner))
+    return await asyncio.to_thread(_end_processes_of, records, grace_s)
+
+
 def _read(folder: Path, workers: list[str]) -> "tuple[list[Path], _Records | None]":
     paths = [*folder.glob("*.json")]
     return paths, _Records(paths, workers) if paths or workers else None
@@ -103,6 +110,10 @@ class _Records:
         if run_id:
             self._tasks[run_id] = _task(str(record.get("task_id")), record.get("owner"))
             self._start_times[pid] = started, self._tasks[run_id]
+
+    def add_run(self, run_id: str, task: RecordedTask) -> None:
+        """Add a run that is known from elsewhere."""
+        self._tasks[run_id] = task
 
     def is_supervisor(self, process: Any) -> bool:
         """Whether a process is, or looks like, a supervisor of a recorded worker: that is waited for, not spared."""
@@ -149,7 +160,7 @@ def _end_processes_of(records: _Records, grace_s: float) -> Orphans:
         if not found:
             return Orphans({}, all_found)
         for task, count in Counter(task for _, task in found).items():
-            TaskLog(task.id).warning("ending %d processes of a worker that was killed", count)
+            TaskLog(task.id).warning("ending %d processes of an earlier run", count)
         living = _signal_and_wait([process for process, _ in found], signal.SIGTERM, timeout_s)
         living = _signal_and_wait(living, signal.SIGKILL, KILL_TIMEOUT_S)
         if left := _unended_by_task(living, {process.pid: task for process, task in found}):

@@ -16,15 +16,21 @@ and below that line the exact operation that needs approval, and why.
 Keep secrets (passwords, tokens, keys) out of your answer."""
 
 
-def build_prompt(task: Task, *, agent: str, owner: str = COORDINATOR, extra_instruction: str = "") -> str:
+def build_prompt(
+    task: Task, *, agent: str, owner: str = COORDINATOR, extra_instruction: str = "", preface: str = ""
+) -> str:
     """Build the prompt. It never begins with a dash, so no command parses it as an option.
 
     Who gave the task is the owner: what the message says of its sender is not checked by the bus. `main` may send tasks
     for others.
+
+    Args:
+        preface: what the agent should know of the conversation with which the task goes on.
     """
     parts = [
         f"You are the agent {agent}. You have been given a task over agentbus by {_giver(task, owner)}.",
         f"Task type: {_line(task.task_type)}\nTask id: {task.id}",
+        *([preface] if preface else []),
         f"The task, as JSON:\n{encode(task.to_json()).decode()}",
         _INSTRUCTIONS,
     ]

@@ -5,16 +5,17 @@ import functools
 import os
 import re
 import sys
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agentbus.config.private_files import open_private
 from agentbus.config.programs import program_from_anywhere
 from agentbus.config.worker_schema import (
     INPUT_FILE_PLACEHOLDER,
     INPUT_PLACEHOLDER,
+    SESSION_PLACEHOLDER,
     TASK_ID_PLACEHOLDER,
     WORKDIR_PLACEHOLDER,
     AgentSection,
@@ -35,10 +36,20 @@ from agentbus_worker.running.process_tree import OWNER_VARIABLE, RUN_VARIABLE, T
 from agentbus_worker.running.prompt import build_prompt
 from agentbus_worker.running.spawn import Command
 
+if TYPE_CHECKING:
+    from agentbus_worker.conversations.conversation import Conversation
+    from agentbus_worker.conversations.sessions import Session
+
 _PLACEHOLDER: Final = re.compile(
     "|".join(
         re.escape(name)
-        for name in (INPUT_PLACEHOLDER, INPUT_FILE_PLACEHOLDER, TASK_ID_PLACEHOLDER, WORKDIR_PLACEHOLDER)
+        for name in (
+            INPUT_PLACEHOLDER,
+            INPUT_FILE_PLACEHOLDER,
+            TASK_ID_PLACEHOLDER,
+            WORKDIR_PLACEHOLDER,
+            SESSION_PLACEHOLDER,
+        )
     )
 )
 ACP: Final = "acp"
@@ -67,6 +78,7 @@ async def task_command(
     task: Task,
     attempt: Attempt,
     *,
+    conversation: "Conversation",
     tmp: Path,
     temporary: TemporaryFolders,
     disk: Disk,
@@ -75,6 +87,7 @@ async def task_command(
     """Make the command of one attempt. Its prompt file and its folders exist for the length of the block.
 
     Args:
+        conversation: says which session the attempt goes on with, and whether its folder stays for the next one.
         tmp: a private folder for the prompt file.
         temporary: makes the temporary folder of the run.
         disk: writes the file, and makes the working folder.
@@ -84,12 +97,11 @@ async def task_command(
         MachineFaultError: a folder or the prompt file cannot be made, or the disk does not answer.
         CommandError: the task id would be an option of the command.
     """
-    agent, worker, owner, run_id = config.agent, config.worker, attempt.owner, attempt.run_id
-    prompt = build_prompt(task, agent=agent.id, owner=owner, extra_instruction=agent.extra_instruction)
+    agent, owner, run_id = config.agent, attempt.owner, attempt.run_id
+    more = {"extra_instruction": agent.extra_instruction, "preface": conversation.preface}
+    prompt = build_prompt(task, agent=agent.id, owner=owner, **more)
     file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" else None
-    folder = working_folder(
-        worker.workdir, _folder_name(task.id, owner), keep=worker.keep_workdir, threads=disk.folders, stop=stop
-    )
+    folder = _folder_of(config, task, owner, conversation, disk, stop)
     async with folder as workdir, temporary.of_run(stop) as own_tmp:
         try:
             if file is not None:
@@ -99,12 +111,12 @@ async def task_command(
                 INPUT_FILE_PLACEHOLDER: lambda: str(file),
                 TASK_ID_PLACEHOLDER: lambda: task.id,
                 WORKDIR_PLACEHOLDER: lambda: str(workdir or _worker_folder()),
+                SESSION_PLACEHOLDER: lambda: SESSION_PLACEHOLDER,  # in a command that begins a session
+                **conversation.values,
             }
-            if task.id.startswith("-") and any(word.startswith(TASK_ID_PLACEHOLDER) for word in agent.chat_cmd):
-                raise CommandError("chat_cmd has a word that begins with the task id, and this id begins with '-': "
-                                   "the command would take it for an option")  # fmt: skip
+            _refuse_option(task.id, conversation.words)
             # In one pass: placeholders inside the prompt must not be replaced.
-            words = [_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in agent.chat_cmd]
+            words = [_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in conversation.words]
             yield Command(
                 argv=[*_DRIVERS.get(agent.output, ()), *words],
                 env={
@@ -115,12 +127,62 @@ async def task_command(
                 run_id=run_id,
                 task_id=task.id,
                 cwd=workdir,
-                stdin=_standard_input(agent, prompt),
+                stdin=_standard_input(agent, prompt, conversation.resumed),
                 owner=owner,
             )
         finally:
             if file is not None:
                 disk.state.begin(lambda: _remove(file))
+
+
+def _refuse_option(task_id: str, words: Sequence[str]) -> None:
+    """Refuse a task id that the command would take for an option.
+
+    Raises:
+        CommandError: it would.
+    """
+    if task_id.startswith("-") and any(word.startswith(TASK_ID_PLACEHOLDER) for word in words):
+        raise CommandError(
+            "chat_cmd has a word that begins with the task id, and this id begins with '-': "
+            "the command would take it for an option"
+        )
+
+
+def _folder_of(
+    config: WorkerConfig,
+    task: Task,
+    owner: str,
+    conversation: "Conversation",
+    disk: Disk,
+    stop: asyncio.Future[None],
+) -> AbstractAsyncContextManager[Path | None]:
+    """Return the folder in which an attempt runs: that of the session that it goes on with, or what is configured."""
+    worker, session, folder = config.worker, conversation.resumed, config.agent.folder
+    if session is not None or folder is not None:
+        return _existing(Path(session.folder) if session is not None else folder or Path(), disk, stop)
+    return working_folder(
+        worker.workdir,
+        _folder_name(task.id, owner),
+        keep=lambda: worker.keep_workdir or conversation.keeps_folder,
+        threads=disk.folders,
+        stop=stop,
+    )
+
+
+@asynccontextmanager
+async def _existing(folder: Path, disk: Disk, stop: asyncio.Future[None]) -> AsyncGenerator[Path]:
+    """Give a folder that is there, and stays.
+
+    Raises:
+        MachineFaultError: it is not there, or the disk does not answer.
+    """
+    try:
+        found = await disk.folders.run(folder.is_dir, stop=stop)
+    except OSError as error:
+        raise MachineFaultError(f"the folder {folder} cannot be read: {error.strerror or error}") from None
+    if not found:
+        raise MachineFaultError(f"the folder {folder} is not there")
+    yield folder
 
 
 def from_anywhere(config: WorkerConfig) -> WorkerConfig:
@@ -132,6 +194,11 @@ def from_anywhere(config: WorkerConfig) -> WorkerConfig:
     agent, worker = config.agent, config.worker
     program, *arguments = agent.chat_cmd
     agent = agent.model_copy(update={"chat_cmd": (program_from_anywhere(program), *arguments)})
+    if agent.resume_cmd is not None:
+        program, *arguments = agent.resume_cmd
+        agent = agent.model_copy(update={"resume_cmd": (program_from_anywhere(program), *arguments)})
+    if agent.folder is not None:
+        agent = agent.model_copy(update={"folder": agent.folder.absolute()})
     if worker.workdir is not None:
         worker = worker.model_copy(update={"workdir": worker.workdir.absolute()})
     return config.model_copy(update={"agent": agent, "worker": worker})
@@ -154,12 +221,13 @@ def command_limits(config: WorkerConfig) -> Limits:
     )
 
 
-def _standard_input(agent: AgentSection, prompt: str) -> bytes | None:
+def _standard_input(agent: AgentSection, prompt: str, resumed: "Session | None") -> bytes | None:
     """Return what the command gets there: the prompt, or what the driver of an agent is told; None for nothing."""
     if agent.output == ACP:
         servers = [server.for_session(name) for name, server in (agent.mcp_servers or {}).items()]
         mode, permissions = agent.acp_mode or "", agent.permissions or "deny"
-        return Assignment(prompt, mode=mode, permissions=permissions, mcp_servers=servers).to_bytes()
+        session = resumed.id if resumed is not None else None
+        return Assignment(prompt, session=session, mode=mode, permissions=permissions, mcp_servers=servers).to_bytes()
     return prompt.encode() if agent.prompt_via == "stdin" else None
 
 

@@ -23,6 +23,7 @@ from agentbus.protocol.timestamps import now
 from agentbus.tasks.incoming import Incoming, read_delivery
 from agentbus.tasks.settle import Lost, Won, compare_and_set, publish_again
 from agentbus_worker.claim_records import ClaimRecord
+from agentbus_worker.conversations.own_place import HandBackError
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.pausing.pause import NOT_CLAIMED
 from agentbus_worker.settling.context import Context
@@ -108,6 +109,12 @@ async def _claim(context: Context, delivery: Delivery) -> Job | None:
         await delivery.nak(SHORTEST_NAK_S)
         return None
     new_entry = queued(incoming.task, incoming.inbox(context.config.default_inbox), incoming.publication)
+    try:
+        conversation = await context.place.conversation(incoming, delivery)
+    except HandBackError as back:
+        await delivery.nak(back.delay_s)
+        TaskLog(key.id).debug("%s", back)
+        return None
     record = ClaimRecord(context.claims, key, random_token(), delivery.reply)
     job = None
     try:
@@ -125,6 +132,9 @@ async def _claim(context: Context, delivery: Delivery) -> Job | None:
     finally:
         if job is None:
             record.remove()
+            conversation.close()
+        else:
+            job.conversation = conversation
     return job
 
 

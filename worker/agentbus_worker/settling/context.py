@@ -9,6 +9,7 @@ from agentbus.protocol.ledger_entry import Setbacks
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker.claim_records import ClaimRecords
+from agentbus_worker.conversations.own_place import OwnPlace
 from agentbus_worker.disk.threads import Disk
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.pausing.pause import Cause, Pause
@@ -28,6 +29,7 @@ class Context:
 
     `held` has the keys of the tasks that this worker has claimed and not settled yet. `dead_letters` has, by the place
     of the message, how each was kept whose sender could not be notified yet.
+    `place` is that of the sessions of the agent.
     """
 
     bus: Bus
@@ -45,6 +47,7 @@ class Context:
     held: Container[TaskKey]
     metrics: Metrics
     temporary: TemporaryFolders
+    place: OwnPlace
     progress: Progress
     disk: Disk = field(default_factory=lambda: Disk(threads=False))
     dead_letters: dict[str, str] = field(default_factory=dict[str, str])

@@ -5,8 +5,9 @@ result to the ledger by compare-and-set, publish it under an id that contains th
 """
 
 import asyncio
+import functools
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -24,6 +25,7 @@ from agentbus.protocol.ledger_entry import Claim, Entry
 from agentbus.protocol.messages import Result
 from agentbus.tasks.incoming import Incoming
 from agentbus.tasks.settle import publish_committed
+from agentbus_worker.conversations.conversation import Conversation
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.pausing.faults import Fault, begin_pause, handed_back, not_started, note_end, watch_trial
 from agentbus_worker.running.command import Child, Exit, running
@@ -77,6 +79,7 @@ class Job:
         self._incoming = incoming
         self.task = task = incoming.task
         self.key = incoming.key
+        self.conversation = Conversation(context.config, self.key)
         self._log = TaskLog(
             task.id,
             attempt=lease.entry.attempt,
@@ -137,22 +140,22 @@ class Job:
             with suppress(BusError):
                 await self._delivery.nak()
         finally:
+            self.conversation.close()
             if self._lease.lost:
                 self._context.metrics.count("lease lost")
         self._lease.record.remove()
 
     async def _run_in_slot(self, reservation: Reservation) -> None:
         context = self._context
-        if (
-            self._taken_from is not None
-            and (left := context.children.left_of(self.task.id, self.key.owner)) is not None
-        ):
-            await self._settle(outlived_outcome(left))
+        left = context.children.left_of(self.task.id, self.key.owner) if self._taken_from is not None else None
+        if (why := outlived_outcome(left) if left is not None else await self.conversation.refused()) is not None:
+            await self._settle(why)
             return
         async with task_command(
             context.config,
             self.task,
             Attempt(self.key.owner, self._entry.attempt, context.children.new_run_id()),
+            conversation=self.conversation,
             tmp=context.state_folder.tmp,
             temporary=context.temporary,
             disk=context.disk,
@@ -165,7 +168,9 @@ class Job:
 
     async def _run_command(self, command: Command, reservation: Reservation) -> None:
         context = self._context
-        limits, tmp, stop = command_limits(context.config), context.state_folder.tmp, self._lease.interrupted
+        limits = self.conversation.limits(command_limits(context.config))
+        tmp, stop = context.state_folder.tmp, self._lease.interrupted
+        await self.conversation.begin(command.run_id)
         async with running(command, limits, context.children, tmp, stop=stop, disk=context.disk.state) as child:
             self._trial = watch_trial(context, child)
             self._lease.run = run_of(child.events)
@@ -185,7 +190,7 @@ class Job:
             else:
                 lose_slot(reservation, child, ended.unended, self._log)
             count_ended(context.metrics, context.agent, ended)
-            await self._finish(ended, child)
+            await self._finish(ended, child, command)
 
     @property
     def _entry(self) -> Entry:
@@ -207,11 +212,8 @@ class Job:
         grace_s = self._context.config.worker.kill_grace_seconds
         return grace_s if self._stopping.is_set() and not self._lease.lost else min(grace_s, _CANCEL_GRACE_S)
 
-    async def _finish(self, ended: Exit, child: Child) -> None:
-        """Settle, retry, release or drop the task, according to how the command ended.
-
-        A command of which anything still runs is never released or tried again.
-        """
+    async def _finish(self, ended: Exit, child: Child, command: Command) -> None:
+        """Settle, retry, release or drop the task; one of which anything still runs is never run again."""
         worker = self._context.config.worker
         if self._lease.lost:
             self._drop_outcome()
@@ -220,23 +222,28 @@ class Job:
             if self._entry.cancel is None:
                 await self._release()
                 return
-            outcome = cancelled_outcome(self._entry, ended)
+            outcome = await self.conversation.ended(cancelled_outcome(self._entry, ended), ended, command)
         else:
             found = outcome_of_exit(ended, cancel=self._entry.cancel, **limits_of(worker))
+            found = await self.conversation.ended(found, ended, command)
             if (outcome := await self._repeated(found, ended, child)) is None:
                 return
-        nonce = self._claim.nonce
-        await self._settle(await with_stored_output(self._context, self.key, nonce, outcome, ended.stdout, self._log))
+        stored = with_stored_output(self._context, self.key, self._claim.nonce, outcome, ended.stdout, self._log)
+        await self._settle(await stored)
 
     async def _repeated(self, outcome: Outcome, ended: Exit, child: Child) -> Outcome | None:
         """Queue the task for another attempt or hand it back, where that is due; returns what is to be settled else."""
         worker = self._context.config.worker
         unrun = note_end(self._context, self._trial, outcome, ended)
         again = outcome.is_named_in(worker.retry_on) and self._entry.attempt < worker.max_attempts
-        if not (again or unrun) or self._entry.cancel is not None:
+        anew = self.conversation.begins_anew(outcome)
+        if not (again or unrun or anew) or self._entry.cancel is not None:
             return outcome
         if (left := await child.cleared()) is not None:
             return replace(outcome, failure=not_ended(left))
+        if anew:
+            await self._release()
+            return None
         done = await (self._set_back(unrun) if unrun else self._queue_retry(outcome))
         return None if done else outcome
 
@@ -266,7 +273,9 @@ class Job:
         failed = (outcome.cause or "not_started") if outcome.status == "failed" else None
         tracing.outcome(outcome.status, error=failed, reason=outcome.reason, exit_code=outcome.extra.get("exit_code"))
         self._lease.stop_renewing()
-        async with OutboxCopy(context.outbox, self._outbox_entry(result)) as copy:
+        nonce, inbox, revision = self._claim.nonce, self._entry.inbox, self._lease.revision
+        entry = functools.partial(OutboxEntry.new, self.key, nonce, inbox, result, revision)
+        async with OutboxCopy(context.outbox, entry) as copy:
             try:
                 await self._store(result)
             except LeaseLostError:
@@ -279,16 +288,11 @@ class Job:
                 self._log.error("the bus refuses its result: %s", error)
                 copy.keep()
                 base = self._lease.base_of_lost_ledger
-                context.unsettled.refused(self.key, self._claim.nonce, error, self._delivery, base=base)
+                context.unsettled.refused(self.key, nonce, error, self._delivery, base=base)
                 with suppress(BusUnavailableError):
                     await self._delivery.nak(context.unsettled.hold_s)
             else:
                 await self._acknowledge(outcome)
-
-    def _outbox_entry(self, result: Result) -> Callable[[], OutboxEntry]:
-        """Return a function that builds the outbox entry, which is called only if a copy is written."""
-        claim, inbox, revision = self._claim, self._entry.inbox, self._lease.revision
-        return lambda: OutboxEntry.new(self.key, claim.nonce, inbox, result, revision)
 
     async def _acknowledge(self, outcome: Outcome) -> None:
         with suppress(BusUnavailableError):  # the next delivery finds the task settled, and acknowledges it

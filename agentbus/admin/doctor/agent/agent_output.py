@@ -14,7 +14,7 @@ from typing import Final
 
 from agentbus.admin.doctor.check_context import CheckContext
 from agentbus.admin.doctor.finding import Finding, ok, warning
-from agentbus.config.worker_schema import AgentSection
+from agentbus.config.worker_schema import SESSION_PLACEHOLDER, AgentSection
 from agentbus.coordinator import Coordinator
 from agentbus.errors import BusError
 from agentbus.protocol.json_codec import Json, object_in
@@ -108,6 +108,7 @@ def check_command(agent: AgentSection) -> Iterator[Finding]:
     if agent.output == "acp" or speaks:
         yield from _check_acp(agent, name, speaks=speaks)
         return
+    yield from _check_placeholder(agent)
     if name is None:
         return
     known = _KNOWN[name]
@@ -130,8 +131,41 @@ def check_command(agent: AgentSection) -> Iterator[Finding]:
         )
     elif agent.output == name and known.untold:
         yield ok("untold", f"{name} {known.untold}")
-    if not re.search(known.may_more, options):
+    may_more = re.search(known.may_more, options) is not None
+    if not may_more:
         yield ok("rights", f"{name} {known.rights}")
+    yield from _check_resuming(agent.resume_cmd, name, known, may_more=may_more)
+
+
+def _check_placeholder(agent: AgentSection) -> Iterator[Finding]:
+    if any(SESSION_PLACEHOLDER in word for word in agent.chat_cmd):
+        yield warning(
+            "chat_cmd",
+            f"chat_cmd has {SESSION_PLACEHOLDER}, which is replaced in resume_cmd only: each task begins a session",
+            "put the command that goes on with a session into resume_cmd",
+        )
+
+
+def _check_resuming(command: Sequence[str] | None, name: str, known: _Known, *, may_more: bool) -> Iterator[Finding]:
+    """Yield a warning where a follow-up would be run otherwise than the task that it goes on with."""
+    if command is None:
+        return
+    program, options = _program(command)
+    if program != name:
+        found = program or PurePath(command[0]).name
+        yield warning("resume_cmd", f"chat_cmd runs {name}, and resume_cmd {found}", "let both run the same agent")
+    elif not re.search(known.asks_for_events, options):
+        yield warning(
+            "resume_cmd",
+            f"resume_cmd does not have {name} print its events: what it prints is read as text",
+            f"give it the options {known.events}",
+        )
+    elif may_more != (re.search(known.may_more, options) is not None):
+        yield warning(
+            "resume_cmd",
+            f"chat_cmd and resume_cmd give {name} other rights: a follow-up may do more than its first task, or less",
+            "give both the same options",
+        )
 
 
 def _check_acp(agent: AgentSection, name: str | None, *, speaks: bool) -> Iterator[Finding]:

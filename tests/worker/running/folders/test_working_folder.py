@@ -59,7 +59,7 @@ async def test_what_cannot_be_removed_is_logged_once(
         return "Permission denied: file"
 
     monkeypatch.setattr("agentbus_worker.running.folders.working_folder.remove_tree", refused)
-    async with working_folder(tmp_path, "job", keep=False) as folder:
+    async with working_folder(tmp_path, "job", keep=lambda: False) as folder:
         pass
     assert [record.getMessage() for record in caplog.records] == [
         f"the working folder {folder} cannot be removed: Permission denied: file"
@@ -67,14 +67,14 @@ async def test_what_cannot_be_removed_is_logged_once(
 
 
 async def test_a_folder_that_is_not_kept_goes_with_its_task(tmp_path: Path):
-    async with working_folder(tmp_path, "job", keep=False) as folder:
+    async with working_folder(tmp_path, "job", keep=lambda: False) as folder:
         assert folder is not None
         written(folder, mode=0o555)
     assert [*tmp_path.iterdir()] == []
 
 
 async def test_a_folder_that_is_kept_stays_as_it_is(tmp_path: Path):
-    async with working_folder(tmp_path, "job", keep=True) as folder:
+    async with working_folder(tmp_path, "job", keep=lambda: True) as folder:
         assert folder is not None
         written(folder, mode=0o555)
     assert (tmp_path / "job" / "cache" / "module@v1" / "file").exists()
@@ -83,5 +83,5 @@ async def test_a_folder_that_is_kept_stays_as_it_is(tmp_path: Path):
 async def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(CommandError, match="job cannot be made: Not a directory"):
-        async with working_folder(tmp_path / "file", "job", keep=False):
+        async with working_folder(tmp_path / "file", "job", keep=lambda: False):
             pass

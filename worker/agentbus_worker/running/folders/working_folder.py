@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -24,7 +24,7 @@ async def working_folder(
     base: Path | None,
     name: str,
     *,
-    keep: bool,
+    keep: Callable[[], bool],
     threads: DiskThreads = AT_ONCE,
     stop: asyncio.Future[None] | None = None,
 ) -> AsyncGenerator[Path | None]:
@@ -34,6 +34,7 @@ async def working_folder(
     the end is logged.
 
     Args:
+        keep: whether it stays, asked at the end.
         threads: make and remove it: a large tree takes seconds, and leases have to be renewed meanwhile.
         stop: once this is done, a disk that does not answer is not waited for.
 
@@ -51,7 +52,7 @@ async def working_folder(
     try:
         yield folder
     finally:
-        if not keep and (why := await _removed(folder, threads)):
+        if not keep() and (why := await _removed(folder, threads)):
             log.warning("the working folder %s cannot be removed: %s", folder, why)
 
 

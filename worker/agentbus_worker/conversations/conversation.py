@@ -1,0 +1,252 @@
+"""What one run has to do with sessions of its agent: which one it goes on with, and what is kept of it for the next."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from agentbus.config.worker_schema import SESSION_PLACEHOLDER, WorkerConfig
+from agentbus.errors import MachineFaultError
+from agentbus.protocol.conversations.continuation import is_session_id
+from agentbus.protocol.json_codec import object_in
+from agentbus.protocol.ledger_entry import Record
+from agentbus.protocol.messages import MAX_FAILURE_CHARS, Failure
+from agentbus.protocol.outcomes.failure_codes import FailureCode
+from agentbus.protocol.subjects import TaskKey
+from agentbus_worker.conversations.sessions import Session, SessionLock, Sessions
+from agentbus_worker.conversations.unknown_sessions import lacks_session
+from agentbus_worker.disk.threads import DiskThreads
+from agentbus_worker.formats.reading import Totals
+from agentbus_worker.log.lines import TaskLog
+from agentbus_worker.running.command import Exit, Limits
+from agentbus_worker.running.orphans import end_run
+from agentbus_worker.running.spawn import Command
+from agentbus_worker.settling.outcome import Outcome
+
+log = logging.getLogger("agentbus.worker")
+
+_MAX_EARLIER_CHARS: Final = 32_768
+"""Of an earlier task, and of its result: what is given to an agent that knows neither. Both fit into one argument."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """A new session for a task that was to go on with one that is gone; `earlier` is the task that it went on from."""
+
+    why: str
+    earlier: Record | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The task can go on with nothing."""
+
+    why: str
+    code: FailureCode
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """A session that the task goes on with, which this process has the lock of. `fresh`: see `Continuation`."""
+
+    session: Session
+    lock: SessionLock
+    task: str
+    fresh: bool
+
+
+class Conversation:
+    """The conversation of one task. It has the locks of its sessions until `close`.
+
+    Args:
+        plan: what the task goes on with; None of a task that begins a conversation of its own.
+        sessions: None where the agent cannot go on with a session: then nothing is kept.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        key: TaskKey,
+        *,
+        plan: Beginning | Refusal | Resumption | None = None,
+        sessions: Sessions | None = None,
+        place: str = "",
+        threads: DiskThreads | None = None,
+    ) -> None:
+        self._config = config
+        self._key = key
+        self._plan = plan
+        self._sessions = sessions
+        self._place = place
+        self._threads = threads
+        self._locks = {plan.session.id: plan.lock} if isinstance(plan, Resumption) else {}
+        self.keeps_folder = False
+        """Whether the working folder of the run stays, for the session that was kept."""
+
+    @property
+    def resumed(self) -> Session | None:
+        """The session that the run goes on with; None of a new one."""
+        return self._plan.session if isinstance(self._plan, Resumption) else None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The command, with placeholders."""
+        agent, session = self._config.agent, self.resumed
+        return agent.resume_cmd if session is not None and agent.resume_cmd else agent.chat_cmd
+
+    @property
+    def values(self) -> dict[str, Callable[[], str]]:
+        """What replaces the placeholders of its own."""
+        session = self.resumed
+        return {} if session is None else {SESSION_PLACEHOLDER: lambda: session.id}
+
+    def limits(self, limits: Limits) -> Limits:
+        """Return the limits of a command, with what is known of the session that it goes on with."""
+        session = self.resumed
+        return limits if session is None else replace(limits, words=self.words, before=session.totals)
+
+    @property
+    def preface(self) -> str:
+        """What the prompt says of the conversation; empty for a task that goes on with none."""
+        if isinstance(self._plan, Resumption):
+            return (
+                f"It goes on with the conversation that you have had about the task {self._plan.task}: you know what "
+                "was said and done there."
+            )
+        if not isinstance(self._plan, Beginning):
+            return ""
+        start = "It goes on with an earlier task, and the conversation about that is gone: you know nothing of it"
+        if self._plan.earlier is None:
+            return f"{start}."
+        result = self._plan.earlier.entry.result or {}
+        asked, answered = object_in(result.get("task")).get("payload"), result.get("result")
+        said = answered if isinstance(answered, str) else json.dumps(answered, ensure_ascii=False)
+        return "\n\n".join(
+            (
+                f"{start} but what follows.",
+                f"The earlier task, as JSON:\n{_shortened(json.dumps(asked, ensure_ascii=False))}",
+                f"What came of it ({result.get('status')}):\n{_shortened(said)}",
+            )
+        )
+
+    async def refused(self) -> Outcome | None:
+        """End what is left of the last run of the session; return the outcome of a task that cannot go on."""
+        if isinstance(self._plan, Refusal):
+            return _failed(self._plan.code, self._plan.why)
+        session = self.resumed
+        if session is None:
+            return None
+        left = await end_run(session.run_id, session.task, session.owner, self._config.worker.kill_grace_seconds)
+        if not left.all_found or left.left:
+            why = " and ".join(f"it {one.why}" for one in left.left.values()) or "it keeps on starting processes"
+            return _failed("not_ended", f"the last run in the session could not be ended: {why}")
+        return None
+
+    async def begin(self, run_id: str) -> None:
+        """Note the run in the record of its session, so that a worker after this one finds its processes.
+
+        Raises:
+            MachineFaultError: the disk refuses it.
+        """
+        session = self.resumed
+        if session is not None and self._sessions is not None and self._threads is not None:
+            noted, sessions = replace(session, run_id=run_id, task=self._key.id), self._sessions
+            try:
+                await self._threads.run(lambda: sessions.write(noted))
+            except OSError as error:
+                why = error.strerror or error
+                raise MachineFaultError(f"the record of its session cannot be written: {why}") from None
+
+    async def ended(self, outcome: Outcome, ended: Exit, command: Command) -> Outcome:
+        """Keep the session of a run that has ended; return the outcome with where that is."""
+        plan = self._plan
+        if isinstance(plan, Resumption) and self._lacks_session(outcome, ended):
+            await self._forget(plan.session)
+            return _without_session(outcome, plan.session.id)
+        run = object_in(outcome.extra.get("run"))
+        if plan is not None:
+            run = {**run, "resumed": isinstance(plan, Resumption)}
+        if await self._keep(ended, command):
+            run = {**run, "place": self._place}
+        return replace(outcome, extra={**outcome.extra, "run": run}) if outcome.extra.get("run") else outcome
+
+    def _lacks_session(self, outcome: Outcome, ended: Exit) -> bool:
+        """Whether the agent has said that it does not have the session; over a protocol the driver has told so."""
+        format_ = self._config.agent.output
+        if format_ != "acp":
+            return lacks_session(ended, format_)
+        return _is_gone(outcome) and not (ended.events is not None and ended.events.productive)
+
+    def begins_anew(self, outcome: Outcome) -> bool:
+        """Whether the task is to be handed back for a new session, because the agent no longer has the one it named."""
+        plan = self._plan
+        return isinstance(plan, Resumption) and plan.fresh and _is_gone(outcome)
+
+    def close(self) -> None:
+        """Let others have the sessions."""
+        for lock in self._locks.values():
+            lock.release()
+        self._locks.clear()
+
+    def _record(self, session: str, command: Command, totals: Totals) -> Session:
+        """Return the record of a session after a run."""
+        before, worker = self.resumed, self._config.worker
+        return Session(
+            session,
+            self._config.agent.output,
+            before.owner if before else self._key.owner,
+            self._key.id,
+            command.run_id,
+            str(command.cwd or Path.cwd()),
+            ours=before.ours if before else worker.workdir is not None and not worker.keep_workdir,
+            totals=totals,
+        )
+
+    async def _forget(self, session: Session) -> None:
+        sessions, threads = self._sessions, self._threads
+        if sessions is not None and threads is not None:
+            await threads.run(lambda: sessions.forget(session.id))
+
+    async def _keep(self, ended: Exit, command: Command) -> bool:
+        """Write the record of the session of a run; False if there is none, or it cannot be kept."""
+        sessions, threads = self._sessions, self._threads
+        reader = ended.events.reader if ended.events is not None else None
+        named = reader.session if reader is not None else None
+        if sessions is None or threads is None or reader is None or named is None or not is_session_id(named):
+            return False
+        session = self._record(named, command, reader.totals)
+
+        def keep() -> SessionLock | None:
+            lock = None if named in self._locks else sessions.take(named)
+            if lock is not None or named in self._locks:
+                sessions.write(session)
+            return lock
+
+        try:
+            lock = await threads.run(keep)
+        except OSError as error:
+            TaskLog(self._key.id).warning("its session cannot be kept: %s", error.strerror or error)
+            return False
+        if lock is not None:
+            self._locks[named] = lock
+        self.keeps_folder = named in self._locks
+        return self.keeps_folder
+
+
+def _is_gone(outcome: Outcome) -> bool:
+    return outcome.failure is not None and outcome.failure.code == "session_gone"
+
+
+def _without_session(outcome: Outcome, session: str) -> Outcome:
+    failed = _failed("session_gone", f"the agent no longer has the session {session}")
+    return replace(failed, extra=outcome.extra, text=outcome.text, transcript=outcome.transcript)
+
+
+def _failed(code: FailureCode, why: str) -> Outcome:
+    return Outcome("failed", "", why, reason=why, cause=code, failure=Failure(code, why[:MAX_FAILURE_CHARS]))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_EARLIER_CHARS else text[:_MAX_EARLIER_CHARS] + " … (shortened)"

@@ -1,0 +1,211 @@
+"""The conversations that a worker can go on with: those of its place, with their sessions on disk."""
+
+import getpass
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from agentbus.bus.jetstream import Bus
+from agentbus.bus.pull_consumer import Delivery
+from agentbus.config.worker_schema import WorkerConfig
+from agentbus.errors import PermissionDeniedError, SetupMissingError
+from agentbus.protocol.conversations.continuation import CONTINUE, Continuation
+from agentbus.protocol.conversations.places import place_id
+from agentbus.protocol.ledger_entry import NoEntry, Record
+from agentbus.tasks.incoming import Incoming
+from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.presence import is_alive
+from agentbus_worker.conversations.conversation import Beginning, Conversation, Refusal, Resumption
+from agentbus_worker.conversations.routing import (
+    Elsewhere,
+    Gone,
+    Here,
+    NotYet,
+    Whereabouts,
+    earlier_of,
+    handing_back_s,
+    whereabouts,
+)
+from agentbus_worker.conversations.sessions import Session, SessionLock, Sessions
+from agentbus_worker.disk.threads import Disk
+from agentbus_worker.identity import machine_name
+from agentbus_worker.settling.server_clock import ServerClock
+from agentbus_worker.state_folder import StateFolder
+
+FOLDER: Final = "conversations"
+"""Beside the numbered state folders."""
+
+
+class HandBackError(Exception):
+    """The delivery is for another worker, or for later.
+
+    Attributes:
+        delay_s: for how long it is kept from all workers.
+    """
+
+    def __init__(self, delay_s: float) -> None:
+        super().__init__(f"for another worker; again in {delay_s:.1f} s")
+        self.delay_s = delay_s
+
+
+class OwnPlace:
+    """The place of a worker: which conversations it can go on with, and where all others are."""
+
+    def __init__(self, bus: Bus, config: WorkerConfig, folder: StateFolder, clock: ServerClock, disk: Disk) -> None:
+        base = folder.path.parent
+        self._bus = bus
+        self._ledger = Ledger(bus)
+        self._config = config
+        self._clock = clock
+        self._disk = disk
+        self._sessions = Sessions(base / FOLDER, days=config.worker.session_days)
+        self.id = place_id(
+            machine_name(),
+            _user(),
+            base.parent.name,
+            config.agent.id,
+            str(config.worker.state_dir.absolute()),
+            os.environ,
+        )
+        self.can_continue = config.agent.can_resume
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What tasks may need of this worker."""
+        return (CONTINUE,) if self.can_continue else ()
+
+    async def look(self) -> None:
+        """Find out whether this bus tells which places are alive: without that, no follow-up is taken.
+
+        Old records are removed meanwhile.
+
+        Raises:
+            BusError: it did not answer.
+        """
+        if self.can_continue:
+            self._disk.folders.begin(self._sessions.remove_old)
+            try:
+                await is_alive(self._bus, self._config.agent.id, self.id)
+            except (PermissionDeniedError, SetupMissingError):
+                self.can_continue = False
+
+    def remove_old(self) -> None:
+        """Begin to remove the records of sessions that were not used for long."""
+        if self.can_continue:
+            self._disk.folders.begin(self._sessions.remove_old)
+
+    async def where(self, incoming: Incoming) -> Whereabouts | None:
+        """Return where the session is that a task goes on with; None of a task that goes on with none.
+
+        Raises:
+            BusError: the ledger could not be read.
+        """
+        wanted = incoming.continues
+        if wanted is None:
+            return None
+        return whereabouts(wanted, incoming.key.owner, self.id, await self._earlier(wanted))
+
+    async def is_in_use(self, session: str) -> bool:
+        """Whether another run has a session of this place, or the disk does not tell."""
+        try:
+            lock = await self._disk.state.run(lambda: self._sessions.take(session))
+        except OSError:
+            return True
+        if lock is not None:
+            lock.release()
+        return lock is None
+
+    async def conversation(self, incoming: Incoming, delivery: Delivery) -> Conversation:
+        """Return the conversation of a delivered task.
+
+        Raises:
+            HandBackError: it is not for this worker, or not yet.
+            BusError, OSError: that could not be found out.
+        """
+        if not set(incoming.needs) <= set(self.needs):
+            raise HandBackError(handing_back_s(delivery.num_delivered))
+        wanted, key = incoming.continues, incoming.key
+        if wanted is None:
+            sessions = self._sessions if self.can_continue else None
+            return Conversation(self._config, key, sessions=sessions, place=self.id, threads=self._disk.state)
+        own = await self._ledger.read(key)
+        if isinstance(own, Record) and (own.entry.terminal or own.entry.cancel is not None):
+            return Conversation(self._config, key)  # it does not run any more, wherever it is
+        plan = await self._plan(wanted, incoming, delivery)
+        return Conversation(
+            self._config, key, plan=plan, sessions=self._sessions, place=self.id, threads=self._disk.state
+        )
+
+    async def _plan(
+        self, wanted: Continuation, incoming: Incoming, delivery: Delivery
+    ) -> Beginning | Refusal | Resumption:
+        found = await self.where(incoming)
+        if isinstance(found, NotYet):
+            raise HandBackError(handing_back_s(delivery.num_delivered, known=False))
+        if isinstance(found, Elsewhere):
+            found = await self._given_up(found, wanted, delivery)
+        if isinstance(found, Here):
+            session = await self._taken(found.session, delivery)
+            if not isinstance(session, Gone):
+                return Resumption(*session, task=wanted.task, fresh=wanted.fresh)
+            found = session
+        assert isinstance(found, Gone), "all else was dealt with"
+        why = f"the task {wanted.task} {found.why}"
+        if found.code != "session_gone" or not wanted.fresh:
+            return Refusal(why, found.code)
+        earlier = await self._ledger.read(wanted.earlier(incoming.key.agent))
+        return Beginning(why, earlier if isinstance(earlier, Record) else None)
+
+    async def _given_up(self, found: Elsewhere, wanted: Continuation, delivery: Delivery) -> Gone:
+        """Return that a place is gone for good.
+
+        Raises:
+            HandBackError: it is alive, or may come back.
+        """
+        alive = await is_alive(self._bus, self._config.agent.id, found.place)
+        if not alive and found.moved:
+            return Gone("has its session in a home of the agent that is another one by now")
+        wait_s = self._config.worker.continue_wait_seconds if wanted.wait_s is None else wanted.wait_s
+        if not alive:
+            now = await self._clock.now() or datetime.now(UTC)
+            if (now - delivery.stored_at).total_seconds() >= wait_s:
+                return Gone(f"has its session in a place of which no worker has been alive for {wait_s:g} s")
+        raise HandBackError(handing_back_s(delivery.num_delivered, known=alive))
+
+    async def _taken(self, name: str, delivery: Delivery) -> tuple[Session, SessionLock] | Gone:
+        """Take a session of this place.
+
+        Raises:
+            HandBackError: another run has it.
+            OSError: the disk refuses it.
+        """
+        lock = await self._disk.state.run(lambda: self._sessions.take(name))
+        if lock is None:
+            raise HandBackError(handing_back_s(delivery.num_delivered, known=False))
+        try:
+            session = await self._disk.state.run(lambda: self._sessions.read(name))
+            if session is None:
+                why = "has a session that its worker no longer keeps"
+            elif session.kind != self._config.agent.output:
+                why = f"has a session of {session.kind}, and the agent is {self._config.agent.output} by now"
+            elif not await self._disk.folders.run(Path(session.folder).is_dir):
+                why = f"has its session in a folder that is gone: {session.folder}"
+            else:
+                found, lock = (session, lock), None
+                return found
+            return Gone(why)
+        finally:
+            if lock is not None:
+                lock.release()
+
+    async def _earlier(self, wanted: Continuation) -> Record | NoEntry | None:
+        key = earlier_of(wanted, self._config.agent.id)
+        return None if key is None else await self._ledger.read(key)
+
+
+def _user() -> str:
+    try:
+        return f"{os.getuid()} {getpass.getuser()}"
+    except (KeyError, OSError, ImportError):  # a user id without a name, as in a container
+        return str(os.getuid())
