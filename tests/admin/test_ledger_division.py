@@ -10,6 +10,7 @@ from agentbus.bus.jetstream import connect
 from agentbus.bus.setup import set_up
 from agentbus.coordinator import Coordinator
 from agentbus.errors import BusError
+from agentbus.protocol.accounts import LAYOUT_WITH_LEDGERS_APART
 from support import installation
 from support.harness import run_cli
 from support.installation import own_bus
@@ -51,7 +52,7 @@ async def test_a_server_that_cannot_divide_a_ledger_is_refused_before_anything_i
 @needs_2_12
 async def test_an_upgrade_without_that_room_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installation, "PLAN", replace(installation.PLAN, max_file="60MiB"))
-    async with own_bus(tmp_path, divided=False) as own, connect(own.settings("admin")) as admin:
+    async with own_bus(tmp_path, layout=LAYOUT_WITH_LEDGERS_APART - 1) as own, connect(own.settings("admin")) as admin:
         async with connect(own.settings("code")) as code:
             for number in range(18):
                 await code.store(f"$KV.AGENT_STATE.code.{number}", MEGABYTE)

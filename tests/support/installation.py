@@ -15,6 +15,7 @@ from agentbus.bus.topology import SECOND_NS, wanted_consumers, wanted_streams
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.schema import CoordinatorNatsSection
 from agentbus.protocol import subjects
+from agentbus.protocol.accounts import LAYOUT_WITH_LEDGERS_APART, LAYOUT_WITH_PLACES
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.protocol.roles import Role
 from agentbus.provision.bundle import sign_in
@@ -172,7 +173,7 @@ def credential_of(folder: BusFolder, name: str) -> dict[str, str | Path]:
     return sign_in("nkey", name, folder.secret_file(name), second)
 
 
-def make_older(folder: Path, layout: int) -> None:
+def _make_older(folder: Path, layout: int) -> None:
     """Make the folder one of an older layout, as an earlier version wrote it."""
     file = folder / "bus.toml"
     text = file.read_text(encoding="utf-8")
@@ -180,6 +181,10 @@ def make_older(folder: Path, layout: int) -> None:
     assert newest in text
     file.write_text(text.replace(newest, f"version = {layout}"), encoding="utf-8")
     manifest.write_manifest(folder, manifest.read_manifest(folder), replace=True)
+    if layout < LAYOUT_WITH_PLACES:
+        accounts = folder / "accounts.conf"
+        lines = accounts.read_text(encoding="utf-8").splitlines(keepends=True)
+        accounts.write_text("".join(line for line in lines if ".place.*" not in line), encoding="utf-8")
 
 
 @asynccontextmanager
@@ -190,12 +195,12 @@ async def own_bus(
     may_task: dict[str, list[str]] | None = None,
     coordinators: dict[str, tuple[Role, list[str] | None]] | None = None,
     lease_s: int = 1,
-    divided: bool = True,
+    layout: int = manifest.NEWEST_LAYOUT,
 ) -> AsyncGenerator[OwnBus]:
     """Run a bus as `agentbus init` makes it.
 
     Args:
-        divided: each party has a ledger of its own; otherwise the bus has the layout before that.
+        layout: one after the first four; before `LAYOUT_WITH_LEDGERS_APART` there is one ledger of all.
         may_task: further agents, with those that they may give tasks to.
         coordinators: their roles, with the agents of a member.
     """
@@ -204,12 +209,12 @@ async def own_bus(
         folder.add(agent, others)
     for name, (role, only) in (coordinators or {}).items():
         folder.add_coordinator(name, role, only)
-    if not divided:
-        make_older(folder.path, LAYOUT_WITH_LEDGERS_APART - 1)
+    if layout != manifest.NEWEST_LAYOUT:
+        _make_older(folder.path, layout)
     async with run_server(store=path / "nats", config=folder.servers[0].configuration) as server:
         bus = OwnBus(server, folder)
         async with connect(bus.settings(ADMINISTRATOR)) as administrator:
-            if not divided:
+            if layout < LAYOUT_WITH_LEDGERS_APART:
                 [ledger] = [one.config for one in wanted_streams() if one.name == subjects.STATE_STREAM]
                 room = 3 * (await administrator.account_info()).max_storage_bytes // 10
                 await administrator.api(f"STREAM.CREATE.{subjects.STATE_STREAM}", {**ledger, "max_bytes": room})

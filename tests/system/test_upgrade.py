@@ -11,11 +11,14 @@ from agentbus.bus.jetstream import Bus, connect
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.errors import BusError
 from agentbus.protocol import subjects
+from agentbus.protocol.accounts import LAYOUT_WITH_LEDGERS_APART
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.provision.bus_folder.folder import BusFolder
+from support.conversing import COMMAND, done, home
 from support.doctor import doctor
 from support.harness import BOUND_S, Ran, eventually, run_cli, worker, worker_toml
 from support.installation import OwnBus, outcome_of, own_bus
+from support.jobs import agent_keys
 from support.old_version import OldVersion
 from support.older_bus import make_older_bus, serving
 from support.server_version import needs_2_12
@@ -191,7 +194,9 @@ async def test_a_bus_without_room_for_the_new_layout_is_left_as_it_is(tmp_path: 
 
 async def test_the_ledger_is_divided_while_a_task_runs_and_a_coordinator_waits(tmp_path: Path) -> None:
     go = tmp_path / "go"
-    async with own_bus(tmp_path, coordinators={"alice": ("member", None)}, lease_s=25, divided=False) as bus:
+    async with own_bus(
+        tmp_path, coordinators={"alice": ("member", None)}, lease_s=25, layout=LAYOUT_WITH_LEDGERS_APART - 1
+    ) as bus:
         folder, config = bus.folder.path, str(bus.folder.administrator)
         async with worker(unhurried(bus, tmp_path, "code")) as process:
             async with bus.coordinator("main") as main, bus.coordinator("alice") as alice:
@@ -237,7 +242,7 @@ async def revision(admin: Bus, key: str, stream: str) -> tuple[int, datetime]:
 
 @pytest.mark.parametrize("done", ["nothing", "the mirrors", "one of the two streams"])
 async def test_a_division_of_the_ledger_that_was_interrupted_is_finished(tmp_path: Path, done: str) -> None:
-    async with own_bus(tmp_path, divided=False) as bus:
+    async with own_bus(tmp_path, layout=LAYOUT_WITH_LEDGERS_APART - 1) as bus:
         folder = bus.folder.path
         async with bus.coordinator("main") as main:
             tasks = [await main.publish(agent, "x", task_type="test") for agent in ("code", "doc")]
@@ -274,6 +279,36 @@ LIKE_A_LEDGER = {
 
 async def has_entries(admin: Bus, stream: str) -> bool:
     return (await admin.stream_info(stream)).state.messages > 0
+
+
+async def test_from_a_ledger_for_each_party_one_run_and_a_reload_let_workers_take_follow_ups(tmp_path: Path) -> None:
+    async with own_bus(tmp_path, layout=LAYOUT_WITH_LEDGERS_APART) as bus:
+        folder, config = bus.folder.path, conversing(bus, tmp_path)
+        findings = await doctor("--role", "administrator", "--config", str(bus.folder.administrator))
+        [told] = [one for one in findings if one["check"] == "layout"]
+        assert "has an older layout, in which no follow-up finds its session" in told["text"]
+        async with worker(config, env=home(tmp_path)) as process:
+            await process.until_said("no follow-ups are taken: the bus has an older layout")
+            async with bus.coordinator("main") as main:
+                assert (await done(await main.publish("code", "recall")))["result"] == "nothing"
+        ran = await upgrade(folder)
+        assert (ran.code, "Now reload the server" in ran.out, "restart" in ran.out) == (0, True, False), ran
+        bus.server.reload()
+        await eventually(lambda: b"Reloaded server configuration" in bus.server.log.read_bytes(), "it has read it")
+        assert await second_half(folder) == f"the bus in {folder} has the newest layout\n"
+        async with worker(config, env=home(tmp_path)), bus.coordinator("main") as main:
+            first = await main.publish("code", "remember heron")
+            await done(first)
+            assert (await done(await first.follow_up("recall")))["result"] == "heron"
+
+
+def conversing(bus: OwnBus, folder: Path) -> Path:
+    """The configuration of a worker whose agent keeps sessions."""
+    (folder / "home").mkdir()
+    nats = bus.nats("code")
+    config = worker_toml(folder, str(nats.pop("url")), nats=nats, chat_cmd=COMMAND)
+    resuming = [*COMMAND, "--resume", "{session}"]
+    return agent_keys(config, prompt_via="stdin", output="claude", resume_cmd=resuming)
 
 
 async def test_without_a_server_the_upgrade_says_so_and_changes_nothing(folder: Path) -> None:

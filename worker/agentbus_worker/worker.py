@@ -298,7 +298,9 @@ class Worker:
                 continue
             self._place = place
             if self._config.agent.can_resume and not place.can_continue:
-                log.warning("no follow-ups are taken: the bus has an older layout; run there: agentbus init --upgrade")
+                log.warning(
+                    "no follow-ups are taken: the bus has an older layout; run there: agentbus init --upgrade; then restart"
+                )
             return True
 
     def _renew_all(self) -> None:

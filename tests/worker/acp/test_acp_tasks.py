@@ -14,6 +14,7 @@ from agentbus.provision.nats_server import NatsServer
 from agentbus_worker.progress.redaction import REDACTED
 from agentbus_worker.progress.run_progress import Progress
 from support.acp_driver import AGENT
+from support.conversing import done, run_of
 from support.harness import eventually, processes_with, worker, worker_toml
 from support.jobs import acknowledged, error, outcome, publish, settled, text
 from support.pace import at_this_pace
@@ -53,6 +54,30 @@ async def test_a_task_is_done_and_its_result_is_the_last_message(
     assert status.result is not None
     kept = (status.result.model_extra or {})["transcript"]
     assert kept["bytes"] > 500
+
+
+async def test_a_follow_up_goes_on_in_the_session_by_the_protocol_where_the_agent_can(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+) -> None:
+    await set_up(coordinator.bus, ["code"])
+    async with worker(config_for(tmp_path, server, "cost", "say=Done.", keep_workdir=False)):
+        first = await coordinator.publish("code", "x")
+        before = await done(first)
+        after = await done(await first.follow_up("and y"))
+    assert (after["status"], after["result"]) == ("completed", "Done.")
+    assert (run_of(after)["session"], run_of(after)["resumed"]) == ("s1", True)
+    assert run_of(after)["place"] == run_of(before)["place"]
+    assert (run_of(before)["cost_usd"], run_of(after)["cost_usd"]) == (0.25, 0), "the agent tells that of the session"
+    told = [json.loads(line) for line in (tmp_path / "log").read_text(encoding="utf-8").splitlines()]
+    opened = [one for one in told if one.get("method") in ("session/new", "session/load")]
+    assert [one["method"] for one in opened] == ["session/new", "session/load"]
+    assert opened[1]["params"]["cwd"] == str(tmp_path / "tasks" / first.id)
+    async with worker(config_for(tmp_path, server, "no_load", "prompt", keep_workdir=False)):
+        fresh = await done(await first.follow_up("and z", fresh=True))
+        assert (fresh["status"], run_of(fresh)["resumed"]) == ("completed", False)
+        assert "What came of it (completed):\nDone." in fresh["result"]
+        gone = await done(await first.follow_up("and z"))
+    assert gone["failure"]["code"] == "session_gone"
 
 
 async def test_the_keys_of_mcp_servers_are_not_told_while_a_task_runs(

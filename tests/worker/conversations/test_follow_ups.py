@@ -85,6 +85,7 @@ async def test_each_follow_up_runs_in_the_place_that_has_its_session(
     assert [run_of(one)["place"] for one in results] == [run_of(one)["place"] for one in (first_a, first_b)] * 2
 
 
+@pytest.mark.long
 async def test_a_place_that_is_gone_is_waited_for_and_then_the_session_is_gone_or_a_new_one_begins(
     coordinator: Coordinator, server: NatsServer, tmp_path: Path
 ) -> None:
