@@ -1,13 +1,27 @@
-"""Reads Gemini CLI: `gemini -o stream-json`. It does not tell an answer that was cut from a whole one."""
+"""Reads Gemini CLI: `gemini -o stream-json`. That an answer was cut stands only in the file of its telemetry.
+
+That file has an object of JSON for each record, over many lines, and only its first and its last line are not indented.
+"""
 
 import re
+from collections.abc import Iterator
 from typing import ClassVar, Final
 
 from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.outcomes.failure_codes import FailureCode
 from agentbus_worker.formats.events import Event, Notice, Retry, Start, Text, Tool, ToolEnd, UsageSoFar
-from agentbus_worker.formats.reading import Ended, Reader, number_at, one_line, summary_of, text_at
+from agentbus_worker.formats.reading import (
+    STOPPED,
+    Ended,
+    Reader,
+    number_at,
+    object_of_line,
+    one_line,
+    summary_of,
+    text_at,
+)
 from agentbus_worker.formats.reasons import reason_of
+from agentbus_worker.formats.side_file import SideFile
 
 _RETRY: Final = re.compile(r"Attempt (\d{1,4}) failed(?: with status (\d{3}))?\. Retrying with backoff\.{3} ?(.*)")
 """What it prints on standard error when it tries again; there is no event for it."""
@@ -18,8 +32,29 @@ class GeminiReader(Reader):
     """Reads the lines of Gemini CLI."""
 
     kind: ClassVar[str] = "gemini"
+    side_file: ClassVar[SideFile | None] = SideFile(
+        "gemini-telemetry.json",
+        "GEMINI_TELEMETRY_OUTFILE",
+        {
+            "GEMINI_TELEMETRY_ENABLED": "true",
+            "GEMINI_TELEMETRY_TARGET": "local",
+            "GEMINI_TELEMETRY_LOG_PROMPTS": "false",
+        },
+    )
 
     _last_call = ""
+    _cut = False
+
+    def feed_side_file(self, end: bytes) -> None:
+        """Find the last response to the agent itself: others are to its helpers, or to another one that it ran."""
+        for record in _records(end):
+            if b"gemini_cli.api_response" not in record:
+                continue
+            found = object_in(object_of_line(record).get("attributes"))
+            ours = found.get("session.id") == self.session and found.get("role") == "main"
+            if ours and found.get("event.name") == "gemini_cli.api_response":
+                reasons = found.get("finish_reasons")
+                self._cut = isinstance(reasons, list) and "length" in reasons
 
     def _read(self, value: dict[str, Json]) -> list[Event] | None:
         match value.get("type"):
@@ -91,8 +126,23 @@ class GeminiReader(Reader):
 
     def _failure(self, ended: Ended) -> tuple[FailureCode | None, str]:
         code, reason = super()._failure(ended)
+        if self._cut and code in (None, "empty"):
+            return "truncated", STOPPED["truncated"]
         if code == "exit" and ended.code is not None:
             # Its exit code is the HTTP status modulo 256, where there was one.
             status = ended.code + 256
             code = _EXIT_CODES.get(ended.code) or reason_of("", status).code or code
         return code, reason
+
+
+def _records(text: bytes) -> Iterator[bytes]:
+    """Yield the objects of which each begins with a line `{` and ends with a line `}`."""
+    lines: list[bytes] | None = None
+    for line in text.split(b"\n"):
+        if line == b"{":
+            lines = []
+        if lines is not None:
+            lines.append(line)
+            if line == b"}":
+                yield b"\n".join(lines)
+                lines = None
