@@ -31,13 +31,19 @@ def own_telemetry(words: Sequence[str], environment: Mapping[str, str], folder: 
     if (name := next((name for name in environment if name.startswith(_VARIABLES)), None)) is not None:
         return f"the variable {name}"
     homes = [Path(environment[name]) for name in ("GEMINI_CLI_HOME", "HOME") if environment.get(name)]
-    for file in _settings_files(environment, homes, folder):
-        if (text := _text_of(file)) is None or (text and _sets_telemetry(text)):
-            return str(file)
-    for file in _environment_files(homes, folder):
-        if (text := _text_of(file)) is None or _IN_ENV_FILE.search(text):
-            return str(file)
-    return ""
+    files = (*_settings_files(environment, homes, folder), *_environment_files(homes, folder))
+    return next((str(file) for file in files if _sets_telemetry(file)), "")
+
+
+def _sets_telemetry(file: Path) -> bool:
+    text = _text_of(file)
+    if text is None or file.name == ".env":
+        return text is None or _IN_ENV_FILE.search(text) is not None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # it may have comments
+        return '"telemetry"' in text
+    return isinstance(value, dict) and "telemetry" in cast("dict[str, object]", value)
 
 
 def _settings_files(environment: Mapping[str, str], homes: list[Path], folder: Path) -> Iterator[Path]:
@@ -68,11 +74,3 @@ def _text_of(file: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return data.decode(errors="replace") if len(data) <= _MAX_FILE_BYTES else None
-
-
-def _sets_telemetry(text: str) -> bool:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):  # it may have comments
-        return '"telemetry"' in text
-    return isinstance(value, dict) and "telemetry" in cast("dict[str, object]", value)

@@ -10,21 +10,17 @@ from typing import ClassVar, Final
 from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.outcomes.failure_codes import FailureCode
 from agentbus_worker.formats.events import Event, Notice, Retry, Start, Text, Tool, ToolEnd, UsageSoFar
-from agentbus_worker.formats.reading import (
-    STOPPED,
-    Ended,
-    Reader,
-    number_at,
-    object_of_line,
-    one_line,
-    summary_of,
-    text_at,
-)
+from agentbus_worker.formats.judgement import STOPPED, Ended, SideFile
+from agentbus_worker.formats.reading import Reader, number_at, object_of_line, one_line, summary_of, text_at
 from agentbus_worker.formats.reasons import reason_of
-from agentbus_worker.formats.side_file import SideFile
 
 _RETRY: Final = re.compile(r"Attempt (\d{1,4}) failed(?: with status (\d{3}))?\. Retrying with backoff\.{3} ?(.*)")
 """What it prints on standard error when it tries again; there is no event for it."""
+_RESPONSE: Final = b'\n    "event.name": "gemini_cli.api_response",\n'
+_MOST_RESPONSES: Final = 16
+"""How many are looked at: behind the last one to the agent itself come few to its helpers."""
+_MAX_HALF_BYTES: Final = 262_144
+"""How far a record goes before and behind its name: a few kilobytes, but for an answer in thousands of parts."""
 _EXIT_CODES: Final[dict[int, FailureCode]] = {41: "auth", 53: "turn_limit"}
 
 
@@ -47,14 +43,12 @@ class GeminiReader(Reader):
 
     def feed_side_file(self, end: bytes) -> None:
         """Find the last response to the agent itself: others are to its helpers, or to another one that it ran."""
-        for record in _records(end):
-            if b"gemini_cli.api_response" not in record:
-                continue
+        for record in _last_responses(b"\n" + end):
             found = object_in(object_of_line(record).get("attributes"))
-            ours = found.get("session.id") == self.session and found.get("role") == "main"
-            if ours and found.get("event.name") == "gemini_cli.api_response":
-                reasons = found.get("finish_reasons")
+            if found.get("session.id") == self.session and found.get("role") == "main":
+                reasons = found.get("finish_reasons")  # one for each part of an answer
                 self._cut = isinstance(reasons, list) and "length" in reasons
+                return
 
     def _read(self, value: dict[str, Json]) -> list[Event] | None:
         match value.get("type"):
@@ -135,14 +129,14 @@ class GeminiReader(Reader):
         return code, reason
 
 
-def _records(text: bytes) -> Iterator[bytes]:
-    """Yield the objects of which each begins with a line `{` and ends with a line `}`."""
-    lines: list[bytes] | None = None
-    for line in text.split(b"\n"):
-        if line == b"{":
-            lines = []
-        if lines is not None:
-            lines.append(line)
-            if line == b"}":
-                yield b"\n".join(lines)
-                lines = None
+def _last_responses(text: bytes) -> Iterator[bytes]:
+    """Yield the records of responses, the last one first."""
+    at = len(text)
+    for _ in range(_MOST_RESPONSES):
+        at = text.rfind(_RESPONSE, 0, at)
+        if at < 0:
+            return
+        begin = text.rfind(b"\n{\n", max(0, at - _MAX_HALF_BYTES), at)
+        end = text.find(b"\n}\n", at, at + _MAX_HALF_BYTES)
+        if begin >= 0 and end >= 0:
+            yield text[begin + 1 : end + 2]

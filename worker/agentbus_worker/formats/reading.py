@@ -17,9 +17,8 @@ from agentbus.protocol.messages import Failure
 from agentbus.protocol.outcomes.failure_codes import FailureCode
 from agentbus.protocol.outcomes.run_report import FALLBACK, MAX_DENIED, MAX_NAME_CHARS, Denied, Run, Usage
 from agentbus_worker.formats.events import MAX_SUMMARY_CHARS, Activity, Event, Retry
-from agentbus_worker.formats.judgement import Ended, Judgement
+from agentbus_worker.formats.judgement import STOPPED, Ended, Judgement, SideFile
 from agentbus_worker.formats.reasons import Reason, limit_of, reason_of
-from agentbus_worker.formats.side_file import SideFile
 from agentbus_worker.formats.text import last_lines, telling_line, text_outcome
 
 _MAX_MESSAGE_CHARS: Final = 1_048_576
@@ -265,17 +264,6 @@ class Reader(ABC):
         if self._before is not None:
             since = cost_usd - self._before.cost_usd
             self._cost_usd = round(since if since >= 0 else cost_usd, 6)
-
-
-STOPPED: Final[dict[FailureCode, str]] = {
-    "empty": "the agent ended without an answer",
-    "refused": "the model refused to answer",
-    "truncated": "the answer was cut at the limit of the model",
-    "denied": "the agent stopped because it was not permitted to use a tool",
-    "turn_limit": "the agent reached its limit of turns",
-    "budget": "the agent reached its limit of cost",
-    "context": "the conversation does not fit into the model",
-}
 
 
 def _exit_code(ended: Ended) -> FailureCode:

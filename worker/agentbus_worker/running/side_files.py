@@ -16,8 +16,8 @@ from agentbus_worker.disk.threads import DiskThreads
 from agentbus_worker.formats.readers import READERS
 from agentbus_worker.formats.stream import EventStream
 
-_END_BYTES: Final = 1_048_576
-"""Gemini CLI writes its metrics behind its last response: 60 KB, and more for each tool and model that it used."""
+_END_BYTES: Final = 4_194_304
+"""After its last response Gemini CLI writes which tools it has, twice, and its metrics: 120 KB, more with many tools."""
 
 
 class SideFileOfRun(NamedTuple):
@@ -62,10 +62,13 @@ async def side_file_of_run(
 async def read_side_file(
     path: Path | None, events: EventStream | None, threads: DiskThreads, stop: asyncio.Future[None]
 ) -> None:
-    """Give the reader of a run that has ended the end of its file; one that cannot be read says nothing."""
+    """Give the reader of a run that has ended the end of its file; one that cannot be read says nothing.
+
+    The threads do so: nothing else is read of the run meanwhile, and a hostile file takes time.
+    """
     if path is not None and events is not None:
         with suppress(OSError):
-            events.reader.feed_side_file(await threads.run(lambda: end_of(path), stop=stop))
+            await threads.run(lambda: events.reader.feed_side_file(end_of(path)), stop=stop)
 
 
 def end_of(file: Path) -> bytes:

@@ -97,11 +97,7 @@ async def task_command(
             if task.id.startswith("-") and any(word.startswith(TASK_ID_PLACEHOLDER) for word in agent.chat_cmd):
                 raise CommandError("chat_cmd has a word that begins with the task id, and this id begins with '-': "
                                    "the command would take it for an option")  # fmt: skip
-            env = {
-                **_of_format(agent.output),
-                **_environment(agent.id, task, attempt, workdir),
-                "TMPDIR": str(own_tmp),
-            }
+            env = {**_of_format(agent.output), **_environment(agent.id, task, attempt, workdir), "TMPDIR": str(own_tmp)}
             side_file = await side_file_of_run(
                 agent.output, own_tmp, agent.chat_cmd, env, workdir, threads=disk.folders, stop=stop
             )
