@@ -17,7 +17,7 @@ from agentbus_worker.formats.readers import READERS
 from agentbus_worker.formats.stream import EventStream
 
 _END_BYTES: Final = 4_194_304
-"""After its last response Gemini CLI writes which tools it has, twice, and its metrics: 120 KB, more with many tools."""
+"""After its last response Gemini CLI writes what tools it has, twice, and its metrics: 120 KB, more with many tools."""
 
 
 class SideFileOfRun(NamedTuple):

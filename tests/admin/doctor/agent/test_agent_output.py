@@ -1,6 +1,5 @@
 """`agentbus doctor` says where the output of an agent is not read as what it is, and what a known agent may not do."""
 
-import os
 import shlex
 from pathlib import Path
 
@@ -99,9 +98,10 @@ def test_what_the_events_of_an_agent_do_not_tell_is_said_where_they_are_read():
 
 
 def test_where_gemini_has_telemetry_of_a_person_it_does_not_tell_that_an_answer_was_cut(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("GEMINI_CLI_SYSTEM_SETTINGS_PATH", os.devnull + "/none")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GEMINI_CLI_SYSTEM_SETTINGS_PATH", str(tmp_path / "none"))
     assert "untold" not in found("gemini -o stream-json", "gemini")
     monkeypatch.setenv("GEMINI_TELEMETRY_ENABLED", "true")
     said = found("gemini -o stream-json", "gemini")["untold"]
