@@ -33,6 +33,7 @@ from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.folders.working_folder import working_folder
 from agentbus_worker.running.process_tree import OWNER_VARIABLE, RUN_VARIABLE, TASK_VARIABLE
 from agentbus_worker.running.prompt import build_prompt
+from agentbus_worker.running.side_files import side_file_of_run
 from agentbus_worker.running.spawn import Command
 
 _PLACEHOLDER: Final = re.compile(
@@ -105,18 +106,19 @@ async def task_command(
                                    "the command would take it for an option")  # fmt: skip
             # In one pass: placeholders inside the prompt must not be replaced.
             words = [_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in agent.chat_cmd]
+            env = {**_of_format(agent.output), **_environment(agent.id, task, attempt, workdir), "TMPDIR": str(own_tmp)}
+            side_file = await side_file_of_run(
+                agent.output, own_tmp, agent.chat_cmd, env, workdir, threads=disk.folders, stop=stop
+            )
             yield Command(
                 argv=[*_DRIVERS.get(agent.output, ()), *words],
-                env={
-                    **_of_format(agent.output),
-                    **_environment(agent.id, task, attempt, workdir),
-                    "TMPDIR": str(own_tmp),
-                },
+                env={**env, **side_file.environment},
                 run_id=run_id,
                 task_id=task.id,
                 cwd=workdir,
                 stdin=_standard_input(agent, prompt),
                 owner=owner,
+                side_file=side_file.path,
             )
         finally:
             if file is not None:
