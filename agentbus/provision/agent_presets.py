@@ -82,7 +82,7 @@ PRESETS: Final[dict[str, Preset]] = {
         "0.61.0",
         "it is offered no tool that would ask; --approval-mode auto_edit lets it change files",
         "gemini",
-        "an answer that was cut at the model's limit from a whole one",
+        "an answer that was cut at the model's limit from a whole one where you have set up telemetry for it",
         resume=("gemini", "--output-format", "stream-json", "--approval-mode", "default", "--resume", "{session}"),
     ),
     "opencode": Preset(

@@ -74,7 +74,9 @@ class _Runs:
         quiet_s = _MEMORY_S if (self._name, case) == ("qwen", "slow") else 0.0
         config = self._configuration(agent, folder, options, stall_s + quiet_s)
         argv = [sys.executable, "-m", "agentbus", "worker", "run", "--config", str(config)]
-        with process(argv, folder / "worker.log", env={**os.environ, "TMPDIR": str(tmp)}) as worker:
+        # A home without settings of the person who runs this: workers ask Gemini CLI for telemetry where it has none.
+        own = {key: value for key, value in os.environ.items() if not key.startswith(("GEMINI_", "OTEL_"))}
+        with process(argv, folder / "worker.log", env={**own, "TMPDIR": str(tmp), "HOME": str(folder)}) as worker:
             await worker.until_said("ready for tasks", timeout_s=_READY_S)
             task = await self._bus.publish(agent, PROMPT, task_type="test", task_id=task_id)
             if case == "cancel":

@@ -60,14 +60,12 @@ def _gemini(home: Path, url: str, case: str) -> Mapping[str, str]:
         "security": {"auth": {"selectedType": "gemini-api-key"}},
         "general": {"disableAutoUpdate": True, "enableAutoUpdate": False},
         "privacy": {"usageStatisticsEnabled": False},
-        "telemetry": {"enabled": False},
     }
     _write(home / ".gemini" / "settings.json", settings)
     return {
         "GOOGLE_GEMINI_BASE_URL": url,
         "GEMINI_API_KEY": "key-of-the-test",
         "GEMINI_CLI_TRUST_WORKSPACE": "true",
-        "GEMINI_TELEMETRY_ENABLED": "false",
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from real_agents.agents import ALL_AGENTS, MODEL_CASES, NO_SESSION, command_of
 
 _CLOSED = "no_connection"
-_GIVEN_BY_THE_WORKER = ("TMPDIR", "RUST_LOG")
+_GIVEN_BY_THE_WORKER = ("TMPDIR", "RUST_LOG", "GEMINI_TELEMETRY_")
 
 
 def main(name: str, tools: str, homes: str, url: str, closed: str, *prompt: str) -> None:
@@ -20,7 +20,7 @@ def main(name: str, tools: str, homes: str, url: str, closed: str, *prompt: str)
     case = os.environ["AGENTBUS_TASK_ID"].replace("-", "_")
     Path(homes).mkdir(parents=True, exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix=f"{case}-", dir=homes))
-    given = {key: os.environ[key] for key in _GIVEN_BY_THE_WORKER if key in os.environ}
+    given = {key: value for key, value in os.environ.items() if key.startswith(_GIVEN_BY_THE_WORKER)}
     own = {key: value for key, value in os.environ.items() if key.startswith("AGENTBUS_")}
     model_case = MODEL_CASES.get(case, case)
     address = f"{closed if case == _CLOSED else url}/{model_case}"

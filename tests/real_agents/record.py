@@ -1,7 +1,9 @@
 """Records what the real agents print in success and in each failure of a model: `make record-agents`.
 
 Each run is a file `tests/recorded/agents/AGENT/CASE.jsonl`: its first line says which version was run and how it ended,
-each further line is one line of standard output (`out`) or of standard error (`err`), in the order in which it came.
+each further line is one line of standard output (`out`) or of standard error (`err`), in the order in which it came, or
+a record of the file that the agent writes beside (`side`): one of a response of the model, without what it says of the
+machine.
 Paths of the machine, ports and keys are replaced, and what is long is cut, without making JSON invalid.
 """
 
@@ -23,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, cast
 
+from agentbus_worker.formats.readers import READERS
 from real_agents.agents import AGENTS, CASES, NO_SESSION, PROMPT, command_of
 from real_agents.model_server import STOPPING, model_server
 
@@ -87,10 +90,16 @@ def record(name: str, case: str, url: str, tools: Path) -> list[dict[str, Any]]:
             "LANG": "C.UTF-8",
             **AGENTS[name].setup(Path(root, "home"), f"{url}/{case}", case),
         }
+        asked = READERS[name].side_file
+        side = Path(root, "tmp", asked.name) if asked is not None else None
+        if asked is not None:
+            environment |= {**asked.environment, asked.variable: str(side)}
         limit_s = _LONGEST_OF_A_HANG_S if case in (*STOPPING[1:], "loop") else _LONGEST_S
         session = NO_SESSION if case == "unknown_session" else None
         if case == "resumed":
             session = _session_in(_run(command_of(name, case), Path(root, "task"), environment, limit_s)[1])
+            if side is not None:
+                side.unlink(missing_ok=True)
         words = command_of(name, case, session)
         ended, printed = _run(words, Path(root, "task"), environment, limit_s)
         private = [
@@ -100,7 +109,22 @@ def record(name: str, case: str, url: str, tools: Path) -> list[dict[str, Any]]:
             (str(tools), "/opt/agents"),
         ]
         lines = bounded([{kind: _scrubbed(line, private)} for kind, line in printed])
+        if side is not None and side.exists():
+            lines += [{"side": _scrubbed(record, private)} for record in _responses(side.read_text(encoding="utf-8"))]
         return [{"agent": name, "version": AGENTS[name].version, "case": case, "command": words, **ended}, *lines]
+
+
+def _responses(text: str) -> list[str]:
+    """Return the last records of responses in a file of telemetry, each on one line."""
+    found: list[str] = []
+    decoder, at = json.JSONDecoder(), text.find("{")
+    while at >= 0:
+        value, end = decoder.raw_decode(text, at)
+        if value.get("attributes", {}).get("event.name") == "gemini_cli.api_response":
+            value.pop("resource", None)
+            found.append(json.dumps(value))
+        at = text.find("{", end)
+    return found[-_MOST_ITEMS:]
 
 
 def bounded(lines: list[dict[str, str]]) -> list[dict[str, str]]:

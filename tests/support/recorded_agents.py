@@ -22,6 +22,8 @@ class Recording:
     exit_code: int
     stdout: list[str]
     stderr: list[str]
+    side: bytes
+    """What it wrote into the file beside, in its form: the records that were kept."""
 
     def end(self) -> Ended:
         """How the run ended, as a worker would say it."""
@@ -38,4 +40,5 @@ def recording(agent: str, case: str) -> Recording:
         name: head[name] for name in ("agent", "case", "version", "command", "ended", "exit_code")
     }
     out, err = ([line[pipe] for line in lines if pipe in line] for pipe in ("out", "err"))
-    return Recording(**fields, stdout=out, stderr=err)
+    side = "".join(json.dumps(json.loads(line["side"]), indent=2) + "\n" for line in lines if "side" in line)
+    return Recording(**fields, stdout=out, stderr=err, side=side.encode())

@@ -299,7 +299,7 @@ class Worker:
             self._place = place
             if self._config.agent.can_resume and not place.can_continue:
                 log.warning(
-                    "no follow-ups are taken: the bus has an older layout; run there: agentbus init --upgrade; then restart"
+                    "no follow-ups are taken: the bus has an older layout; run there: agentbus init --upgrade; restart"
                 )
             return True
 

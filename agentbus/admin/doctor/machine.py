@@ -34,7 +34,7 @@ async def check_machine(config: WorkerConfig) -> AsyncIterator[Finding]:
         yield failed("chat_cmd", str(error))
     else:
         yield await _version(str(program))
-        for finding in check_command(config.agent):
+        for finding in check_command(config.agent, config.worker.workdir or Path.cwd()):
             yield finding
     for name, folder in (("state_dir", config.worker.state_dir), ("log dir", config.log.dir)):
         yield _folder(name, folder)

@@ -1,6 +1,7 @@
 """A shortened error still says why: those of real agents, and those that are long in another way."""
 
 import json
+import re
 from typing import Final
 
 import pytest
@@ -12,9 +13,9 @@ from support.recorded_agents import RECORDED_AGENTS, recording
 REASONS: Final = {
     "auth": "key|authentication|401", "forbidden": "permission|not allowed|403", "billing": "billing|credit",
     "quota": "quota", "rate_limit": "rate limit|429|exhausted", "rate_limit_long": "rate limit|429|exceeded",
-    "overloaded": "overloaded|529|demand", "server_error": "500|demand|internal error",
+    "overloaded": "overloaded|529|demand", "server_error": "500|demand|internal (server )?error",
     "context": "too long|token count|room|context", "model": "model|not exist",
-    "no_connection": "connection|network|fetch",
+    "no_connection": "connect|network|fetch",
     "refusal": "safeguard|safety|filter|blocked|empty", "unknown_session": "session|thread|conversation",
     "empty": "without an answer|empty",
 }  # fmt: skip
@@ -33,7 +34,7 @@ def test_the_error_of_a_real_agent_says_why_in_seventy_characters(agent: str, ca
     assert failure is not None
     error = shortened(failure.message, 70)
     assert len(error) <= 70
-    assert failure.message in BARE or any(word in error.lower() for word in REASONS[case].split("|")), error
+    assert failure.message in BARE or re.search(REASONS[case], error.lower()), error
 
 
 def nested(depth: int) -> str:

@@ -23,7 +23,6 @@ OTHER: Final[dict[tuple[str, str], str]] = {
     ("opencode", "denied"): "denied",  # it stops
     ("acp", "denied"): "denied",  # OpenCode over the Agent Client Protocol
     ("acp", "max_tokens"): "completed",
-    ("gemini", "max_tokens"): "completed",  # it does not tell an answer that was cut from a whole one
     ("gemini", "rate_limit_long"): "quota",  # it names the hour
     # It tried again, or waited, until the run was ended.
     ("codex", "no_connection"): "timeout",
@@ -41,6 +40,7 @@ def judged(run: Recording) -> str:
     reader = READERS[run.agent]()
     for line in run.stdout:
         reader.feed(line.encode())
+    reader.feed_side_file(run.side)
     judgement = reader.outcome(run.end())
     assert judgement.run.format == run.agent, "it was understood"
     assert (judgement.failure is not None) == (judgement.status == "failed")

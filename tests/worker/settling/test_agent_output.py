@@ -29,11 +29,13 @@ def replaying(folder: Path, agent: str, *cases: str) -> list[str]:
         run = recording(agent, case)
         for pipe, lines in (("out", run.stdout), ("err", run.stderr)):
             (folder / f"{case}.{pipe}").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        (folder / f"{case}.side").write_bytes(run.side)
         (folder / f"{case}.code").write_text(str(run.exit_code), encoding="utf-8")
     names = "|".join(cases)
     script = (
         f"cd {shlex.quote(str(folder))}; case=$(printf %s \"$1\" | grep -oE 'play:({names});' | head -1); "
-        "case=${case#play:}; case=${case%;}; cat $case.err >&2; cat $case.out; exit $(cat $case.code)"
+        "case=${case#play:}; case=${case%;}; cat $case.err >&2; cat $case.out; "
+        '[ -z "$GEMINI_TELEMETRY_OUTFILE" ] || cat $case.side >"$GEMINI_TELEMETRY_OUTFILE"; exit $(cat $case.code)'
     )
     return ["sh", "-c", script, "agent", "{input}"]
 
@@ -52,7 +54,7 @@ async def test_no_failed_work_is_completed(agent: str, tmp_path: Path, server: N
              "context": "context"}  # fmt: skip
     if agent in ("codex", "qwen"):
         codes["refusal"] = "empty"
-    if agent in ("gemini", "qwen"):  # they do not tell
+    if agent == "qwen":  # it goes on by itself
         del codes["max_tokens"]
     if agent == "opencode":
         codes["denied"] = "denied"

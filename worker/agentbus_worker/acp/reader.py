@@ -273,7 +273,9 @@ def _texts_of(data: Json) -> list[str]:
     """Return what the data of an error says in words."""
     if isinstance(data, str):
         return [data]
-    found = [text_at(data, name) for name in ("details", "message", "errorName", "errorKind", "codex_error_info")]
+    found = [
+        text_at(data, name) for name in ("details", "message", "errorName", "errorKind", "service", "codex_error_info")
+    ]
     found.append(text_at(data, "error", "message"))
     return [text.replace("_", " ") for text in found if text and text != "other"]
 

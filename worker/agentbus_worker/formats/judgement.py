@@ -1,7 +1,8 @@
 """How a command has ended, and what that means: what readers are asked, and what they answer."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from agentbus.protocol.messages import Failure, ResultStatus
 from agentbus.protocol.outcomes.failure_codes import LONG_RETRY_S, FailureCode
@@ -60,3 +61,30 @@ class Judgement:
     run: Run
     failure: Failure | None = None
     question: Denied | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SideFile:
+    """A file in which an agent says what it does not print, if it is asked to.
+
+    Attributes:
+        name: of the file, in the temporary folder of the run.
+        variable: names the file to the agent.
+        environment: what the agent needs in its environment besides.
+    """
+
+    name: str
+    variable: str
+    environment: Mapping[str, str]
+
+
+STOPPED: Final[dict[FailureCode, str]] = {
+    "empty": "the agent ended without an answer",
+    "refused": "the model refused to answer",
+    "truncated": "the answer was cut at the limit of the model",
+    "denied": "the agent stopped because it was not permitted to use a tool",
+    "turn_limit": "the agent reached its limit of turns",
+    "budget": "the agent reached its limit of cost",
+    "context": "the conversation does not fit into the model",
+}
+"""What a failure says of which the agent says nothing."""

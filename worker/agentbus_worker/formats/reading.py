@@ -18,7 +18,7 @@ from agentbus.protocol.messages import Failure
 from agentbus.protocol.outcomes.failure_codes import FailureCode
 from agentbus.protocol.outcomes.run_report import FALLBACK, MAX_DENIED, MAX_NAME_CHARS, Denied, Run, Usage
 from agentbus_worker.formats.events import MAX_SUMMARY_CHARS, Activity, Event, Retry
-from agentbus_worker.formats.judgement import Ended, Judgement
+from agentbus_worker.formats.judgement import STOPPED, Ended, Judgement, SideFile
 from agentbus_worker.formats.reasons import Reason, limit_of, reason_of
 from agentbus_worker.formats.text import last_lines, telling_line, text_outcome
 
@@ -52,6 +52,8 @@ class Reader(ABC):
     """What stands in a command that goes on with an earlier session, where numbers count over the session."""
     environment: ClassVar[Mapping[str, str]] = {}
     """What the agent needs in its environment to tell all that is read here, unless it is set there already."""
+    side_file: ClassVar[SideFile | None] = None
+    """A file in which it says what it does not print."""
 
     def __init__(self, before: Totals | None = Totals()) -> None:
         self._before = before
@@ -113,6 +115,10 @@ class Reader(ABC):
     def feed_error(self, line: bytes) -> list[Event]:
         """Read a line of standard error, and return the events in it; as `feed`."""
         return self._noted(self._read_error_line(line.decode(errors="replace").rstrip()))
+
+    def feed_side_file(self, end: bytes) -> None:
+        """Take the last part of the side file, which need not begin or end at a line. Never raises."""
+        del end
 
     def _noted(self, events: list[Event]) -> list[Event]:
         for event in events:
@@ -194,13 +200,13 @@ class Reader(ABC):
         if ended.given_up is not None:
             return ended.given_up.code, self._with_last_words(ended)
         if self._stop is not None:
-            return self._stop, self._error or _STOPPED[self._stop]
+            return self._stop, self._error or STOPPED[self._stop]
         if self._error is not None:
             return self._reason.code or _exit_code(ended), self._error
         if ended.code != 0 or ended.reason != "exited":
             return reason_of(self._last_words(ended)).code or _exit_code(ended), self._with_last_words(ended)
         if self._question is None and not self._message.strip():
-            return "empty", _STOPPED["empty"]
+            return "empty", STOPPED["empty"]
         return None, ""
 
     def _with_last_words(self, ended: Ended) -> str:
@@ -268,17 +274,6 @@ class Reader(ABC):
         if self._before is not None:
             since = cost_usd - self._before.cost_usd
             self._cost_usd = round(since if since >= 0 else cost_usd, 6)
-
-
-_STOPPED: Final[dict[FailureCode, str]] = {
-    "empty": "the agent ended without an answer",
-    "refused": "the model refused to answer",
-    "truncated": "the answer was cut at the limit of the model",
-    "denied": "the agent stopped because it was not permitted to use a tool",
-    "turn_limit": "the agent reached its limit of turns",
-    "budget": "the agent reached its limit of cost",
-    "context": "the conversation does not fit into the model",
-}
 
 
 def _exit_code(ended: Ended) -> FailureCode:

@@ -32,7 +32,10 @@ _POLL_S: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command to run. `stdin` is its standard input, which is empty if it is None."""
+    """A command to run. `stdin` is its standard input, which is empty if it is None.
+
+    In `side_file` it writes what it does not print, if it is asked for that.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -41,6 +44,7 @@ class Command:
     cwd: Path | None = None
     stdin: bytes | None = None
     owner: str = ""
+    side_file: Path | None = None
 
 
 class Process:

@@ -34,6 +34,7 @@ from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.folders.working_folder import working_folder
 from agentbus_worker.running.process_tree import OWNER_VARIABLE, RUN_VARIABLE, TASK_VARIABLE
 from agentbus_worker.running.prompt import build_prompt
+from agentbus_worker.running.side_files import side_file_of_run
 from agentbus_worker.running.spawn import Command
 
 if TYPE_CHECKING:
@@ -101,8 +102,7 @@ async def task_command(
     more = {"extra_instruction": agent.extra_instruction, "preface": conversation.preface}
     prompt = build_prompt(task, agent=agent.id, owner=owner, **more)
     file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" else None
-    folder = _folder_of(config, task, owner, conversation, disk, stop)
-    async with folder as workdir, temporary.of_run(stop) as own_tmp:
+    async with _folder_of(config, task, owner, conversation, disk, stop) as workdir, temporary.of_run(stop) as own_tmp:
         try:
             if file is not None:
                 await _write_prompt(file, prompt, disk, stop)
@@ -117,18 +117,19 @@ async def task_command(
             _refuse_option(task.id, conversation.words)
             # In one pass: placeholders inside the prompt must not be replaced.
             words = [_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in conversation.words]
+            env = {**_of_format(agent.output), **_environment(agent.id, task, attempt, workdir), "TMPDIR": str(own_tmp)}
+            side_file = await side_file_of_run(
+                agent.output, own_tmp, conversation.words, env, workdir, threads=disk.folders, stop=stop
+            )
             yield Command(
                 argv=[*_DRIVERS.get(agent.output, ()), *words],
-                env={
-                    **_of_format(agent.output),
-                    **_environment(agent.id, task, attempt, workdir),
-                    "TMPDIR": str(own_tmp),
-                },
+                env={**env, **side_file.environment},
                 run_id=run_id,
                 task_id=task.id,
                 cwd=workdir,
                 stdin=_standard_input(agent, prompt, conversation.resumed),
                 owner=owner,
+                side_file=side_file.path,
             )
         finally:
             if file is not None:

@@ -29,6 +29,7 @@ from agentbus_worker.conversations.conversation import Conversation
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.pausing.faults import Fault, begin_pause, handed_back, not_started, note_end, watch_trial
 from agentbus_worker.running.command import Child, Exit, running
+from agentbus_worker.running.side_files import read_side_file
 from agentbus_worker.running.spawn import Command
 from agentbus_worker.running.task_command import Attempt, command_limits, task_command
 from agentbus_worker.settling.context import Context
@@ -189,6 +190,7 @@ class Job:
                 self._log.debug("command ended")
             else:
                 lose_slot(reservation, child, ended.unended, self._log)
+            await read_side_file(command.side_file, ended.events, context.disk.folders, stop)
             count_ended(context.metrics, context.agent, ended)
             await self._finish(ended, child, command)
 

@@ -4,12 +4,13 @@ A worker with `output = "text"` gives out the lines of JSON of an agent as its a
 """
 
 import json
+import os
 import re
 import shlex
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Final
 
 from agentbus.admin.doctor.check_context import CheckContext
@@ -17,6 +18,7 @@ from agentbus.admin.doctor.finding import Finding, ok, warning
 from agentbus.config.worker_schema import SESSION_PLACEHOLDER, AgentSection
 from agentbus.coordinator import Coordinator
 from agentbus.errors import BusError
+from agentbus.observability.agent_telemetry import own_telemetry
 from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.messages import Result
 from agentbus.protocol.outcomes.run_report import FALLBACK, run_in
@@ -75,7 +77,6 @@ _KNOWN: Final[dict[str, _Known]] = {
         _FORMAT + r"stream-json\b",
         r"--approval-mode[ =](?:auto_edit|yolo)\b|--yolo\b|(?<!\S)-y\b|--allowed-tools\b",
         f"{_NOT_OFFERED}; --approval-mode auto_edit lets it change files",
-        "does not tell an answer that was cut at the model's limit from a whole one: it is completed",
     ),
     "opencode": _Known(
         "run --format json --print-logs --log-level ERROR",
@@ -101,16 +102,24 @@ _ACP_OPTIONS: Final = {"gemini": r"--(?:experimental-)?acp\b", "qwen": r"--acp\b
 """What has the others speak it."""
 
 
-def check_command(agent: AgentSection) -> Iterator[Finding]:
-    """Yield what a command of a known agent cannot do, and a warning if its output is not read as what it is."""
+def check_command(agent: AgentSection, folder: Path) -> Iterator[Finding]:
+    """Yield what a command of a known agent cannot do, and a warning if its output is not read as what it is.
+
+    Args:
+        folder: in which it runs, or below which it does.
+    """
     name, options = _program(agent.chat_cmd)
     speaks = _speaks_acp(agent.chat_cmd, name, options)
     if agent.output == "acp" or speaks:
         yield from _check_acp(agent, name, speaks=speaks)
         return
     yield from _check_placeholder(agent)
-    if name is None:
-        return
+    if name is not None:
+        yield from _check_known(agent, name, options, folder)
+
+
+def _check_known(agent: AgentSection, name: str, options: str, folder: Path) -> Iterator[Finding]:
+    """Yield what a command with a format of events cannot do or tell, and a warning if it is not read as that."""
     known = _KNOWN[name]
     if agent.output == "text" and re.search(known.asks_for_json, options):
         yield warning(
@@ -129,8 +138,8 @@ def check_command(agent: AgentSection) -> Iterator[Finding]:
             f'output is "{name}", and chat_cmd does not have {name} print its events: it is read as text',
             f"give the command the options {known.events}",
         )
-    elif agent.output == name and known.untold:
-        yield ok("untold", f"{name} {known.untold}")
+    elif agent.output == name and (untold := known.untold or _kept_from_telling(name, agent, folder)):
+        yield ok("untold", f"{name} {untold}")
     may_more = re.search(known.may_more, options) is not None
     if not may_more:
         yield ok("rights", f"{name} {known.rights}")
@@ -194,6 +203,15 @@ def _speaks_acp(command: Sequence[str], name: str | None, options: str) -> bool:
     if any(PurePath(word).name in _ADAPTERS for word in command):
         return True
     return name in _ACP_OPTIONS and re.search(_ACP_OPTIONS[name], options) is not None
+
+
+def _kept_from_telling(name: str, agent: AgentSection, folder: Path) -> str:
+    """Return what an agent that is asked for its telemetry does not tell, because a person uses that otherwise."""
+    where = own_telemetry(agent.chat_cmd, os.environ, folder) if name == "gemini" else ""
+    return where and (
+        f"does not tell an answer that was cut at the model's limit from a whole one: it is completed. Workers read "
+        f"that in its telemetry, which {where} sets here, and which they leave as it is"
+    )
 
 
 def check_result(result: Result) -> Finding | None:

@@ -22,7 +22,10 @@ def found(command: str, output: str) -> dict[str, str]:
     section = AgentSection.model_validate(
         {"id": "code", "chat_cmd": shlex.split(command), "prompt_via": "stdin", "output": output}
     )
-    return {finding.check: f"{finding.verdict}: {finding.text} -> {finding.fix}" for finding in check_command(section)}
+    return {
+        finding.check: f"{finding.verdict}: {finding.text} -> {finding.fix}"
+        for finding in check_command(section, Path.cwd())
+    }
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -31,7 +34,7 @@ def test_no_preset_is_warned_of_and_those_that_may_do_little_say_so(name: str):
     findings = found(shlex.join(word for word in preset.command if "{input}" not in word), preset.output)
     assert "output" not in findings
     assert ("rights" in findings) == (name in ("claude", "gemini", "opencode", "qwen") or preset.output == "acp")
-    assert ("untold" in findings) == (name in ("codex", "gemini", "opencode", "qwen"))
+    assert ("untold" in findings) == (name in ("codex", "opencode", "qwen"))
     assert bool(preset.untold) == (name != "claude")
 
 
@@ -90,13 +93,25 @@ def test_an_agent_with_more_rights_is_not_said_to_have_none(command: str):
 def test_what_the_events_of_an_agent_do_not_tell_is_said_where_they_are_read():
     said = {
         "codex exec --json -": ("codex", "a refusal from an empty answer"),
-        "gemini -o stream-json": ("gemini", "cut at the model's limit from a whole one: it is completed"),
         "opencode run --format json": ("opencode", "for how long its model's server has it wait"),
         "qwen -o stream-json": ("qwen", "for how long its model's server has it wait"),
     }
     for command, (name, words) in said.items():
         assert words in found(command, name)["untold"]
         assert "untold" not in found(command, "text")
+
+
+def test_where_gemini_has_telemetry_of_a_person_it_does_not_tell_that_an_answer_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GEMINI_CLI_SYSTEM_SETTINGS_PATH", str(tmp_path / "none"))
+    assert "untold" not in found("gemini -o stream-json", "gemini")
+    monkeypatch.setenv("GEMINI_TELEMETRY_ENABLED", "true")
+    said = found("gemini -o stream-json", "gemini")["untold"]
+    assert said.startswith("ok: gemini does not tell an answer that was cut")
+    assert "which the variable GEMINI_TELEMETRY_ENABLED sets here" in said
+    assert "untold" not in found("gemini -o stream-json", "text")
 
 
 def result_of(text: str) -> Result:
