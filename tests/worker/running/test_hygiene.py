@@ -288,7 +288,7 @@ async def test_the_next_worker_ends_the_processes_of_a_killed_one(
         await coordinator.task(task_id).cancel()
         async with worker(config) as second:
             assert not any(alive(pid) for pid in pids), "they outlived the start of the next worker"
-            assert second.said(f"task {task_id}: ending 4 processes of a worker that was killed")
+            assert second.said(f"task {task_id}: ending 4 processes of an earlier run")
             assert on_record(records) == ["worker"]
             assert (await settled(coordinator, task_id)).state == "cancelled"
 
@@ -310,7 +310,7 @@ async def test_a_command_that_hides_its_environment_is_found_by_its_start_time(
         await coordinator.task(task_id).cancel()
         async with worker(config) as second:
             assert not alive(pid)
-            assert second.said(f"task {task_id}: ending 1 processes of a worker that was killed")
+            assert second.said(f"task {task_id}: ending 1 processes of an earlier run")
 
 
 def birth_of(pid: int) -> tuple[str, int]:

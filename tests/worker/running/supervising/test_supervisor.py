@@ -286,7 +286,7 @@ async def test_the_next_worker_ends_by_descent_what_a_killed_worker_and_its_kill
     await coordinator.task(task_id).cancel()
     async with worker(config) as second:
         assert not named(mine), "something outlived the start of the next worker"
-        assert second.said(f"task {task_id}: ending 2 processes of a worker that was killed")
+        assert second.said(f"task {task_id}: ending 2 processes of an earlier run")
 
 
 async def test_a_worker_that_ends_leaves_no_supervisor(tmp_path: Path, server: NatsServer, coordinator: Coordinator):
