@@ -57,6 +57,7 @@ async def test_a_benchmark_prints_a_line_for_each_ratio(name: str):
     assert ran.code == int(missed), ran.err
 
 
+@pytest.mark.long
 async def test_how_costs_grow_is_measured_and_many_at_once_meet_no_error():
     env = {"PYTHONPATH": str(ROOT / "tests")}
     ran = await run_python("-m", "benchmarks.scale", "--size", "tiny", env=env, cwd=ROOT, timeout_s=3 * BOUND_S)

@@ -86,6 +86,7 @@ async def test_the_command_of_a_worker_killed_with_its_supervisors_is_ended_with
     assert (await counts(coordinator))["AGENT_RESULTS"] == 1
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="there are supervisors on Linux alone")
 async def test_a_worker_starts_while_the_supervisors_of_a_killed_one_still_end_its_command(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator, versions: Envs

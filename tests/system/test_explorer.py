@@ -171,7 +171,7 @@ def test_the_explorer_detects_a_write_based_on_a_lagging_replica():
         (Flaw.ID_OF_PUBLICATION, "two_results"),
         (Flaw.SHORT_MEMORY, "two_results"),
         (Flaw.BLIND_OUTBOX, "unconfirmed"),
-        (Flaw.ACK_SETTLED, "stuck"),
+        pytest.param(Flaw.ACK_SETTLED, "stuck", marks=pytest.mark.long),
         (Flaw.IGNORE_REFUSAL, "unconfirmed"),
         (Flaw.NO_TAKEOVER, "stuck"),
     ],
