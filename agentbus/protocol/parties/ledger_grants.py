@@ -32,7 +32,7 @@ def of_all(parties: Sequence[str] | None) -> tuple[Grant, ...]:
     if parties is None:
         return _UNDIVIDED
     return (
-        Grant("which ledgers there are, and how full each of them is", (_LIST,), since=_SINCE, before=(_INFO,)),
+        _WHICH_LEDGERS,
         Grant(
             "reading the states of all tasks",
             tuple(
@@ -91,7 +91,7 @@ def of_owner(me: str, tasked: Sequence[str], agents: Sequence[str] | None) -> tu
         )
     mine = ledger_of(me)
     return (
-        Grant("which ledgers there are, and how full each of them is", (_LIST,), since=_SINCE, before=(_INFO,)),
+        _WHICH_LEDGERS,
         Grant(
             "the states of its tasks",
             tuple(
@@ -124,6 +124,9 @@ def of_owner(me: str, tasked: Sequence[str], agents: Sequence[str] | None) -> tu
 
 _FILL: Final = Grant(
     "how full the ledger is, and which tasks it has", (_INFO,), since=accounts.LAYOUT_WITH_WHOLE_LEDGER
+)
+_WHICH_LEDGERS: Final = Grant(
+    "which ledgers there are, and how full each of them is", (_LIST,), since=_SINCE, before=(_INFO,)
 )
 _WHICH: Final = Grant("whether the ledger is one stream", (_LIST,), since=_SINCE)
 _READING: Final = Grant(

@@ -1,6 +1,5 @@
 """Questions that a person answers while the agent waits: through a FIFO that the worker gives to the driver."""
 
-import asyncio
 import json
 import os
 import signal
@@ -113,11 +112,10 @@ def read(reader: Reader, line: dict[str, Any], watch: StallWatch) -> list[Event]
     return events
 
 
-async def test_the_clock_of_a_stalled_run_stands_while_a_question_is_open() -> None:
+def test_the_clock_of_a_stalled_run_stands_while_a_question_is_open() -> None:
     now = 0.0
     reader = READERS["acp"]()
     watch = StallWatch(reader, stall_s=10, max_retry_after_s=120, time=lambda: now)
-    await asyncio.sleep(0)
     read(reader, {"acp": "session", "session": "s1"}, watch)
     [event] = read(reader, {"acp": "question", "id": "1", "operation": "execute", "arguments": {"command": "x"}}, watch)
     assert event == Question("execute", "x")
