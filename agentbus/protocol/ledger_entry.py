@@ -20,6 +20,7 @@ from agentbus.protocol.json_codec import Json, decode
 from agentbus.protocol.messages import MAX_ADDRESS_CHARS, MAX_TASK_TYPE_CHARS, Result, Task, failure_in
 from agentbus.protocol.outcomes.run_report import Run, run_in
 from agentbus.protocol.outcomes.usage_of_runs import UsageOfRuns, with_run
+from agentbus.protocol.questions.question import MAX_QUESTIONS, Question
 from agentbus.protocol.stored_message import StoredMessage
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.timestamps import now
@@ -43,8 +44,7 @@ MOST_PLACES: Final = 16
 _MAX_FAILURE_CHARS: Final = 65_536
 _MAX_RESULT_ID_CHARS: Final = 512
 MAX_SUMMARY_BYTES: Final = 768
-"""A longer summary is left out, and the entry read whole: that of a long reason or message is rare, and every entry
-pays for its header."""
+"""A longer summary is left out, and the entry read whole; every entry pays for its header."""
 _SUMMARY_ERROR_CHARS: Final = 160
 """More than a list shows of an error: the MCP server 120."""
 
@@ -118,7 +118,7 @@ class Entry(BaseModel):
     `publication` is a random part of the message id under which the task is published; None in entries of publishers
     before it was made. `answered_by` is the coordinator that answers what the task asks for: another one must not.
     `earlier` is what runs before the one of this claim, or of the result, used and cost. With `needs` it is published
-    in the second form of subjects only; `continues` says with what it goes on.
+    in the second form of subjects only; `continues` says with what it goes on. `questions` are those of its runs.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
@@ -142,6 +142,7 @@ class Entry(BaseModel):
     needs: Annotated[tuple[_Short, ...], Field(max_length=MAX_NEEDS)] | None = None
     continues: Continuation | None = None
     earlier: UsageOfRuns | None = None
+    questions: Annotated[tuple[Question, ...], Field(max_length=MAX_QUESTIONS)] | None = None
 
     @model_validator(mode="after")
     def _check_result(self) -> Self:
@@ -315,7 +316,8 @@ def queued_again(base: Entry, *, retry_after_s: float, failure: str | None, run:
 
 def settled(base: Entry, result: Result) -> Entry:
     """The entry with its result: the commit point."""
-    return base.model_copy(update={"state": result.status, "result": result.to_json(), "settled_at": now()})
+    over = {"settled_at": now(), "questions": None}
+    return base.model_copy(update={"state": result.status, "result": result.to_json(), **over})
 
 
 def summary_of(entry: Entry) -> str | None:

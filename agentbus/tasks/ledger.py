@@ -12,8 +12,9 @@ from agentbus.bus.retry_until import deadline_after, retry_until
 from agentbus.errors import WrongRevisionError
 from agentbus.observability import tracing
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import KV_OPERATION, STATE, SUMMARY
+from agentbus.protocol.headers import KV_OPERATION, QUESTIONS, STATE, SUMMARY
 from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, read_entry, summary_of
+from agentbus.protocol.questions.questions_of_entries import waiting_in
 from agentbus.protocol.subjects import TaskKey
 
 WRITE_TIMEOUT_S: Final = 10.0
@@ -78,12 +79,11 @@ class Ledger:
         """
         if trace is None:  # who reads the result can link to the run it came from
             trace = tracing.headers() if entry.terminal else {}
-        summary = summary_of(entry)
         stored = await self._bus.store(
             subjects.state(key),
             entry.model_dump_json(exclude_none=True).encode(),
             expected_revision=revision,
-            headers={STATE: entry.state, **({SUMMARY: summary} if summary else {}), **trace},
+            headers={STATE: entry.state, **_said_of(entry), **trace},
             timeout_s=timeout_s,
             flush=flush,
         )
@@ -110,3 +110,9 @@ class Ledger:
                 if found.revision == revision:
                     raise
                 revision = found.revision
+
+
+def _said_of(entry: Entry) -> dict[str, str]:
+    """Return the headers that spare a reader the entry."""
+    found = {SUMMARY: summary_of(entry), QUESTIONS: str(len(waiting_in(entry)) or "")}
+    return {name: text for name, text in found.items() if text}

@@ -73,6 +73,11 @@ _CLAIM: Final[dict[str, Any]] = {
     "worker": "w", "nonce": "n", "renewals": 1, "lease_s": 30, "since": _TIME, "used": _RUN,
 }  # fmt: skip
 _CANCEL: Final = {"by": "main", "reason": "not needed", "at": _TIME}
+_QUESTION: Final[dict[str, Any]] = {
+    "number": 1, "nonce": "n", "operation": "Bash", "arguments": {"command": "git push"}, "arguments_bytes": 9000,
+    "arguments_digest": "0" * 64, "folder": "/work", "text": "push it", "asked_at": _TIME, "until": _TIME, "given": "n",
+    "answer": {"allow": True, "comment": "once", "by": "agent-main", "at": _TIME},
+}  # fmt: skip
 _ENTRIES: Final[list[dict[str, Any]]] = [
     _ENTRY,
     {**_ENTRY, "retry_after_s": 5.0, "earlier": _EARLIER},
@@ -81,6 +86,7 @@ _ENTRIES: Final[list[dict[str, Any]]] = [
     {**_ENTRY, "needs": ["continue"], "continues": {"task": "t1", "owner": "main", "fresh": True, "wait_s": 5.0}},
     {**_ENTRY, "state": "working", "claim": _CLAIM},
     {**_ENTRY, "state": "working", "claim": _CLAIM, "cancel": _CANCEL},
+    {**_ENTRY, "state": "working", "claim": _CLAIM, "questions": [_QUESTION]},
     *({**_ENTRY, "state": state, "earlier": _EARLIER, "result": {**_RESULT, "status": state}}
       for state in ("completed", "failed", "needs_approval", "cancelled")),
 ]  # fmt: skip
