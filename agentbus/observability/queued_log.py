@@ -15,6 +15,10 @@ MAX_LINES: Final = 4_096
 _FLUSH_S: Final = 0.5
 """How long the end of a process waits for a line to be written: a service manager kills it soon after."""
 
+_GATHER_S: Final = 0.02
+"""How long lines are gathered after one was written: a thread that wakes for each line of a busy worker takes Python's
+lock from its event loop each time. The first line after a while is written at once."""
+
 
 class QueuedHandler(logging.Handler):
     """Formats records where they are logged, and writes the lines on a thread: logging never waits.
@@ -142,6 +146,8 @@ class QueuedHandler(logging.Handler):
             except (OSError, ValueError):  # a full disk; a stream that is closed
                 self._failing = True
                 self._count()
+            if self._lines.empty():
+                time.sleep(_GATHER_S)
 
 
 def _note(text: str) -> logging.LogRecord:
