@@ -7,6 +7,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from system.chaos.plan import broken, clustered, clustered_short, full, short
@@ -36,6 +37,9 @@ def _arguments() -> argparse.Namespace:
     kinds.add_argument("--cluster", action="store_true", help="over three servers that lose their leaders")
     kinds.add_argument("--cluster-short", action="store_true", help="the one of these that the tests run")
     kinds.add_argument("--broken", action="store_true", help="with workers that acknowledge first: tasks get lost")
+    parser.add_argument(
+        "--one-account", action="store_true", help="one server with one account and one ledger, as agentbus up has"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the logs though nothing is wrong")
     parser.add_argument("--record", type=Path, help="a file with earlier runs: seeds that went well there are left out")
     return parser.parse_args()
@@ -48,7 +52,7 @@ def main() -> int:
     make_plan = next((plan for name, plan in plans.items() if vars(arguments)[name]), full)
     _say(f"nats-server {server_version()}, Python {platform.python_version()}")
     for seed in arguments.seeds or [random.randrange(1_000_000)]:
-        plan = make_plan(seed)
+        plan = replace(make_plan(seed), one_account=arguments.one_account)
         if record.earlier(plan):
             _say(f"seed {seed}: went well before, on this source and this server")
             continue

@@ -19,7 +19,8 @@ FaultKind = Literal[
     "ledger",
 ]
 """`rights`: the server takes a right from a worker for a while. `unread`: a pipe that a worker logs to is not read.
-`vanish`: the agent command is not there. `meta` to `ledger`: see `ground.LEADERS`."""
+`vanish`: the agent command is not there. `meta` to `ledger`: the server that leads JetStream,
+or one of these streams, is killed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,8 +93,8 @@ class Replica:
     @property
     def ready(self) -> bool:
         """Whether it lives and has recovered what earlier ones have left."""
-        _, _, said = self.log.read_text(encoding="utf-8").rpartition(f", pid {self._pid} ")
-        return self.alive and "ready for tasks" in said
+        _, began, said = self.log.read_text(encoding="utf-8").rpartition(f", pid {self._pid} ")
+        return self.alive and bool(began) and "ready for tasks" in said
 
     async def supervise(self) -> None:
         """Start it, and start it again whenever it has ended, until `end()`."""

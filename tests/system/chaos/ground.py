@@ -5,35 +5,27 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from itertools import cycle
 from pathlib import Path
-from typing import Final
 
-from agentbus import Coordinator, connect
-from agentbus.bus.jetstream import Bus
+from agentbus import Coordinator
+from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.setup import set_up
 from agentbus.bus.topology import SECOND_NS, wanted_consumers
-from agentbus.config.schema import CoordinatorConfig, CoordinatorNatsSection
 from agentbus.errors import ServerBinaryError
 from agentbus.protocol import subjects
+from agentbus.protocol.parties.ledger_streams import ledger_of
+from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.provision.nats_server import NatsServer, start_server
 from support.clustered import ELECTION_S, Cluster, new_folder
-from support.free_ports import free_port
 from support.harness import eventually
 from system.chaos.faults import FaultKind
 from system.chaos.fleet import Events
 from system.chaos.link import Link
 from system.chaos.plan import Plan
-from system.chaos.users import RIGHTS, Right, Users, permissions
+from system.chaos.users import RIGHTS, AccountForEach, OneAccount, Right
 
 _RETRY_S = 0.2
-
-LEADERS: Final = {
-    "meta": "",
-    "tasks": subjects.TASKS_STREAM,
-    "results": subjects.RESULTS_STREAM,
-    "ledger": subjects.STATE_STREAM,
-}
-"""Whose leader the faults of a cluster kill: that of a stream, or of JetStream as a whole."""
 
 
 class Ground(ABC):
@@ -92,57 +84,53 @@ class Ground(ABC):
 
 
 class OneServer(Ground):
-    """A server of its own, which each worker reaches over a link, as a user with the permissions of its agent."""
+    """A server of its own, which each worker reaches over a link, with what its agent may do."""
 
     async def open(self) -> None:
         self._denied: dict[str, Sequence[str]] = {}
-        self._users = Users(self.folder / "nats.conf", self.folder / "nats", free_port())
-        self._users.write({name: permissions(name, agent) for name, agent in self.plan.workers.items()})
+        self._users = (OneAccount if self.plan.one_account else AccountForEach)(self.plan.workers, self.folder)
         self._server: NatsServer = await self._start()
         self.links = {name: Link(self._users.port, name, self.events.troubles) for name in self.plan.workers}
         for link in self.links.values():
             await link.open()
 
     async def _start(self) -> NatsServer:
-        return await start_server(store=self.folder / "nats", config=self._users.path)
+        return await start_server(store=self.folder / "nats", config=self._users.configuration)
 
     async def close(self) -> None:
         for link in self.links.values():
             await link.close()
         await self._server.stop()
 
-    def coordinator(self) -> AbstractAsyncContextManager[Coordinator]:
-        section = CoordinatorNatsSection(url=self._users.url("admin", self._users.port))
-        return connect(config=CoordinatorConfig(nats=section), name="chaos")
-
     @asynccontextmanager
-    async def administrator(self) -> AsyncGenerator[Bus]:
-        async with self.coordinator() as coordinator:
-            yield coordinator.bus
+    async def coordinator(self) -> AsyncGenerator[Coordinator]:
+        async with connect(self._users.settings(subjects.COORDINATOR)) as bus:
+            yield Coordinator(bus, subjects.COORDINATOR)
+
+    def administrator(self) -> AbstractAsyncContextManager[Bus]:
+        return connect(self._users.settings(ADMINISTRATOR))
 
     def nats(self, worker: str) -> dict[str, str | Path]:
-        return {"url": self._users.url(worker, self.links[worker].port)}
+        return self._users.nats(worker, self.links[worker].port)
 
     async def refuse(self, right: Right, workers: Sequence[str], length_s: float) -> None:
+        whose = self._users.together_with(workers)
         with ExitStack() as lasting:
             async with self._one_at_a_time:
                 if right == "writing the ledger":
-                    lasting.enter_context(self.events.troubles.lasting("refusal", *workers))
-                await self._permit(dict.fromkeys(workers, (RIGHTS[right],)))
-            self.events.note("rights", f"{right} of {' '.join(workers)}, for {length_s:.1f} s")
+                    lasting.enter_context(self.events.troubles.lasting("refusal", *whose))
+                await self._permit(dict.fromkeys(whose, (RIGHTS[right],)))
+            self.events.note("rights", f"{right} of {' '.join(whose)}, for {length_s:.1f} s")
             await asyncio.sleep(length_s)
             async with self._one_at_a_time:
-                await self._permit(dict.fromkeys(workers, ()))
-            self.events.note("restored", f"{right} of {' '.join(workers)}")
+                await self._permit(dict.fromkeys(whose, ()))
+            self.events.note("restored", f"{right} of {' '.join(whose)}")
 
     async def _permit(self, denied: Mapping[str, Sequence[str]]) -> None:
         """Have the server deny subjects to workers, besides what it denies to others."""
         self._denied |= denied
-        granted = {
-            name: permissions(name, agent, self._denied.get(name, ())) for name, agent in self.plan.workers.items()
-        }
         told = self._reloads()
-        self._users.write(granted)
+        self._users.deny(self._denied)
         self._server.reload()
         await eventually(lambda: self._reloads() > told, "the server has read its configuration")
 
@@ -169,6 +157,7 @@ class ThreeServers(Ground):
     """A cluster as `agentbus init --member` makes it, with TLS and an account for each party."""
 
     async def open(self) -> None:
+        self._ledgers = cycle(self.plan.agents)
         self._cluster = Cluster(self.folder, new_folder(self.folder, self.plan.agents))
         await self._cluster.start()
         await self._cluster.ready()
@@ -187,7 +176,7 @@ class ThreeServers(Ground):
         return self._cluster.nats(agent, first=self.plan.agents.index(agent))
 
     async def _strike(self, kind: FaultKind, pause_s: float) -> None:
-        stream = LEADERS[kind]
+        stream = self._led(kind)
         find = self._cluster.meta_leader if not stream else lambda: self._cluster.leader(stream)
         name = str(await eventually(find, f"{stream or 'JetStream'} has a leader", timeout_s=ELECTION_S))
         self.events.note("server", f"{name}, the leader of {stream or 'JetStream'}, away for {pause_s:.1f} s")
@@ -205,5 +194,11 @@ class ThreeServers(Ground):
         self.events.note("up", name)
         # Without a leader no lease is renewed, whatever became of the server.
         await eventually(self._cluster.meta_leader, "JetStream has a leader", timeout_s=ELECTION_S)
-        for led in filter(None, LEADERS.values()):
+        for led in (subjects.TASKS_STREAM, subjects.RESULTS_STREAM, *map(ledger_of, self.plan.agents)):
             await eventually(lambda one=led: self._cluster.leader(one), f"{led} has a leader", timeout_s=ELECTION_S)
+
+    def _led(self, kind: FaultKind) -> str:
+        """Whose leader a fault kills: that of a stream, of the ledgers one after the other; empty for JetStream."""
+        if kind == "ledger":
+            return ledger_of(next(self._ledgers))
+        return {"tasks": subjects.TASKS_STREAM, "results": subjects.RESULTS_STREAM}.get(kind, "")

@@ -80,6 +80,7 @@ class Plan:
         fragile: how many replicas of each agent die by themselves at the worst moments.
         copies: of each stream. With three there are three servers, and the faults `meta`, `tasks`, `results` and
             `ledger` kill the one that leads JetStream or that stream.
+        one_account: one server has one account and one ledger for all, in place of one of each for each party.
     """
 
     seed: int
@@ -95,6 +96,7 @@ class Plan:
     fragile: int = 1
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
     copies: int = 1
+    one_account: bool = False
 
     @property
     def workers(self) -> Mapping[str, str]:

@@ -30,6 +30,7 @@ _COLUMNS = (
     "commands run again",
     "run again: without a reason",
     "longest recovery of a task",
+    "longest recovery after the restart of its worker",
 )
 
 
@@ -43,11 +44,12 @@ class Run:
     wrong: list[str]
     server: str = ""
     source: str = ""
+    one_account: bool = False
 
     @classmethod
     def of(cls, plan: Plan, account: Account) -> "Run":
         """The account of a plan."""
-        return cls(plan.seed, plan.tasks, account.numbers, account.wrong)
+        return cls(plan.seed, plan.tasks, account.numbers, account.wrong, one_account=plan.one_account)
 
 
 class Record:
@@ -65,8 +67,8 @@ class Record:
     def earlier(self, plan: Plan) -> Run | None:
         """The run of this plan that went well before on this source and server; it counts as one of this call."""
         for run in self._earlier:
-            same = (run.seed, run.tasks, run.server, run.source) == (plan.seed, plan.tasks, self._server, self._source)
-            if same and not run.wrong:
+            same = (run.seed, run.tasks, run.one_account) == (plan.seed, plan.tasks, plan.one_account)
+            if same and (run.server, run.source) == (self._server, self._source) and not run.wrong:
                 self.runs.append(run)
                 return run
         return None
