@@ -57,7 +57,7 @@ def main() -> int:
             _say(f"seed {seed}: went well before, on this source and this server")
             continue
         _say(
-            f"seed {seed}: {plan.tasks} tasks, {len(plan.agents)} agents with {plan.replicas} workers each, "
+            f"seed {seed}: {plan.tasks} tasks, {len(plan.all_agents)} agents with {plan.replicas} workers each, "
             f"{plan.storm_s:g} s of storm, a lease of {plan.lease_s:g} s"
         )
         began = time.monotonic()

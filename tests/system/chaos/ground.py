@@ -76,11 +76,11 @@ class Ground(ABC):
         """Streams, consumers with a short lease, buckets."""
         async with self.administrator() as bus:
             await set_up(bus, replicas=self.plan.copies)
-            for agent in self.plan.agents:
+            for agent in self.plan.all_agents:
                 for wanted in wanted_consumers(agent):
                     short = {**wanted, "ack_wait": int(self.plan.lease_s * SECOND_NS)}
                     await bus.create_consumer(subjects.TASKS_STREAM, wanted["durable_name"], short)
-            await set_up(bus, self.plan.agents, replicas=self.plan.copies)
+            await set_up(bus, self.plan.all_agents, replicas=self.plan.copies)
 
 
 class OneServer(Ground):
@@ -157,8 +157,8 @@ class ThreeServers(Ground):
     """A cluster as `agentbus init --member` makes it, with TLS and an account for each party."""
 
     async def open(self) -> None:
-        self._ledgers = cycle(self.plan.agents)
-        self._cluster = Cluster(self.folder, new_folder(self.folder, self.plan.agents))
+        self._ledgers = cycle(self.plan.all_agents)
+        self._cluster = Cluster(self.folder, new_folder(self.folder, self.plan.all_agents))
         await self._cluster.start()
         await self._cluster.ready()
 
@@ -173,7 +173,7 @@ class ThreeServers(Ground):
 
     def nats(self, worker: str) -> dict[str, str | Path]:
         agent = self.plan.workers[worker]
-        return self._cluster.nats(agent, first=self.plan.agents.index(agent))
+        return self._cluster.nats(agent, first=self.plan.all_agents.index(agent))
 
     async def _strike(self, kind: FaultKind, pause_s: float) -> None:
         stream = self._led(kind)
@@ -194,7 +194,7 @@ class ThreeServers(Ground):
         self.events.note("up", name)
         # Without a leader no lease is renewed, whatever became of the server.
         await eventually(self._cluster.meta_leader, "JetStream has a leader", timeout_s=ELECTION_S)
-        for led in (subjects.TASKS_STREAM, subjects.RESULTS_STREAM, *map(ledger_of, self.plan.agents)):
+        for led in (subjects.TASKS_STREAM, subjects.RESULTS_STREAM, *map(ledger_of, self.plan.all_agents)):
             await eventually(lambda one=led: self._cluster.leader(one), f"{led} has a leader", timeout_s=ELECTION_S)
 
     def _led(self, kind: FaultKind) -> str:

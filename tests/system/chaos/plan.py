@@ -36,7 +36,12 @@ KINDS: Final[Mapping[str, Kind]] = {
     "fork": Kind(7),
     "setsid": Kind(7),
     "stubborn": Kind(6),
+    "talk": Kind(0),
 }
+
+TALKER: Final = "talk"
+"""The agent whose tasks are conversations: each begins a session, and follow-ups go on with it."""
+_FOLLOW_UPS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ class PlannedTask:
         impatient_s: the publisher is cancelled after so many seconds, in the middle.
         again: it is published once more although the first time has worked.
         cancel_after_s: a coordinator cancels it so many seconds after it was published.
+        continues: the task with whose session it goes on.
     """
 
     task_id: str
@@ -58,6 +64,7 @@ class PlannedTask:
     impatient_s: float | None = None
     again: bool = False
     cancel_after_s: float | None = None
+    continues: str | None = None
 
     @property
     def relies(self) -> bool:
@@ -80,6 +87,7 @@ class Plan:
         fragile: how many replicas of each agent die by themselves at the worst moments.
         copies: of each stream. With three there are three servers, and the faults `meta`, `tasks`, `results` and
             `ledger` kill the one that leads JetStream or that stream.
+        conversations: how many there are, each a task and its follow-ups.
         one_account: one server has one account and one ledger for all, in place of one of each for each party.
     """
 
@@ -96,22 +104,30 @@ class Plan:
     fragile: int = 1
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
     copies: int = 1
+    conversations: int = 0
     one_account: bool = False
+
+    @property
+    def all_agents(self) -> tuple[str, ...]:
+        """Those that get any task, and the one that has conversations, if there are any."""
+        return (*self.agents, TALKER) if self.conversations else self.agents
 
     @property
     def workers(self) -> Mapping[str, str]:
         """The name of each worker, and its agent."""
-        return {f"{agent}-{number}": agent for agent in self.agents for number in range(self.replicas)}
+        return {f"{agent}-{number}": agent for agent in self.all_agents for number in range(self.replicas)}
 
     @property
     def fragile_workers(self) -> frozenset[str]:
         """The workers that die by themselves at the worst moments."""
-        return frozenset(f"{agent}-{number}" for agent in self.agents for number in range(self.fragile))
+        return frozenset(f"{agent}-{number}" for agent in self.all_agents for number in range(self.fragile))
 
     def draw(self) -> tuple[list[PlannedTask], list[Fault]]:
         """The tasks and the faults of this seed. Which fault meets which task is up to the machine."""
         rng = random.Random(self.seed)
         tasks = [self._task(rng, number) for number in range(self.tasks)]
+        for _ in range(self.conversations):
+            tasks += self._conversation(rng, len(tasks))
         faults = [self._fault(rng, kind) for kind, count in self.faults.items() for _ in range(count)]
         return tasks, sorted(faults, key=lambda fault: fault.at_s)
 
@@ -127,6 +143,18 @@ class Plan:
             again=rng.random() < 0.05,
             cancel_after_s=rng.uniform(0, 3) if rng.random() < 0.04 else None,
         )
+
+    def _conversation(self, rng: random.Random, number: int) -> list[PlannedTask]:
+        """A task and its follow-ups, the second of which goes on with the first or with the task, at any time after."""
+        at_s = sorted(rng.uniform(0, 0.95 * self.storm_s) for _ in range(1 + _FOLLOW_UPS))
+        tasks: list[PlannedTask] = []
+        for step, when_s in enumerate(at_s, number):
+            before = rng.choice(tasks).task_id if tasks else None
+            again = rng.random() < 0.1
+            tasks.append(
+                PlannedTask(f"chaos-{step:04d}-talk", TALKER, "talk", step, when_s, again=again, continues=before)
+            )
+        return tasks
 
     def _fault(self, rng: random.Random, kind: FaultKind) -> Fault:
         shortest_s, longest_s = {
@@ -163,7 +191,7 @@ def full(seed: int) -> Plan:
         "unread": 9,
         "vanish": 6,
     }
-    return Plan(seed, faults)
+    return Plan(seed, faults, conversations=30)
 
 
 def short(seed: int) -> Plan:
@@ -177,6 +205,7 @@ def short(seed: int) -> Plan:
         settle_s=60,
         lease_s=2,
         task_timeout_s=8,
+        conversations=4,
     )
 
 

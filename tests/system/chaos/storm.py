@@ -12,17 +12,18 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentbus.errors import BusUnavailableError
+from agentbus.errors import BusUnavailableError, CannotContinueError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import NoEntry, Record
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from support.harness import worker_toml
+from support.jobs import agent_keys
 from system.chaos.command import Program
 from system.chaos.faults import Fault
 from system.chaos.fleet import Events, Fleet, Replica
 from system.chaos.ground import Ground, OneServer, ThreeServers
-from system.chaos.plan import FRAGILE_WORKER, PROGRAMS, Plan, PlannedTask
+from system.chaos.plan import FRAGILE_WORKER, PROGRAMS, TALKER, Plan, PlannedTask
 from system.chaos.reruns import NONE, begun_during, counts, reruns
 from system.chaos.users import RIGHTS
 from system.chaos.verdict import Account, check, executions, longest_recovery, longest_silence_s, recovery_after_restart
@@ -49,9 +50,10 @@ class Storm:
         self._rng = random.Random(plan.seed + 1)
         self._events = Events(folder / "events.log")
         self._record = folder / "executions"
-        self._programs = {agent: Program(folder / "programs" / agent) for agent in plan.agents}
+        self._programs = {agent: Program(folder / "programs" / agent) for agent in plan.all_agents}
         self._ground: Ground = (ThreeServers if plan.copies > 1 else OneServer)(plan, folder, self._events)
         self._published: set[str] = set()
+        self._is_published: dict[str, asyncio.Event] = {task.task_id: asyncio.Event() for task in self._tasks}
         self._retries = 0
         self._seen: dict[str, str] = {}
         self._watched: list[tuple[int, float, str]] = []
@@ -107,13 +109,14 @@ class Storm:
         python = (sys.executable, "-I", "-S", str(PROGRAMS / "agent.py"))
         for name, agent in self._plan.workers.items():
             nats = self._ground.nats(name)
+            command = [str(self._programs[agent].path), *python, str(self._record)]
             (self._folder / name).mkdir()
-            worker_toml(
+            config = worker_toml(
                 self._folder / name,
                 str(nats.pop("url")),
                 agent=agent,
                 nats=nats,
-                chat_cmd=[str(self._programs[agent].path), *python, str(self._record), "{input}"],
+                chat_cmd=[*command, "{input}"],
                 log={"dir": self._folder / f"logs-{agent}"},
                 worker={
                     "state_dir": self._folder / "state",
@@ -125,6 +128,8 @@ class Storm:
                     "max_attempts": 20,
                 },
             )
+            if agent == TALKER:
+                agent_keys(config, output="claude", resume_cmd=[*command, "--resume", "{session}", "{input}"])
 
     # -- during -------------------------------------------------------------------------------------------------
 
@@ -139,11 +144,14 @@ class Storm:
 
     async def _publish(self, task: PlannedTask) -> None:
         await asyncio.sleep(task.at_s)
+        if task.continues is not None:
+            await self._is_published[task.continues].wait()
         if task.impatient_s is not None:
             await self._publish_and_give_up(task, task.impatient_s)
         if task.impatient_s is None or not (task.relies and await self._knows(task)):
             await self._insist(lambda: self._publish_once(task))
         self._published.add(task.task_id)
+        self._is_published[task.task_id].set()
         if task.again:
             await self._insist(lambda: self._publish_once(task))
         if task.cancel_after_s is not None:
@@ -151,6 +159,10 @@ class Storm:
             await self._insist(lambda: self._cancel(task))
 
     async def _publish_once(self, task: PlannedTask) -> None:
+        if task.continues is not None:
+            before = self._coordinator.task(task.continues, agent=task.agent)
+            await before.follow_up(task.content, payload_format="json", task_id=task.task_id)
+            return
         await self._coordinator.publish(
             task.agent, task.content, task_type="chaos", payload_format="json", task_id=task.task_id
         )
@@ -181,11 +193,17 @@ class Storm:
         self._events.note("cancel", f"{task.task_id} found {status.state}")
 
     async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Again with the same id for as long as the bus is unavailable, and for no other error."""
+        """Again with the same id for as long as the bus is unavailable, and for no other error.
+
+        A follow-up is refused, too, while no worker of its agent is alive: for less time than the storm takes.
+        """
+        deadline = time.monotonic() + self._plan.storm_s
         while True:
             try:
                 return await step()
-            except BusUnavailableError:
+            except (BusUnavailableError, CannotContinueError) as error:
+                if isinstance(error, CannotContinueError) and time.monotonic() > deadline:
+                    raise
                 self._retries += 1
                 await asyncio.sleep(_RETRY_S)
 
@@ -215,7 +233,7 @@ class Storm:
             case "unread":
                 await fleet.pick(fault.target).leave_unread(fault.length_s)
             case "vanish":
-                agent = self._plan.agents[fault.target % len(self._plan.agents)]
+                agent = self._plan.all_agents[fault.target % len(self._plan.all_agents)]
                 self._events.note("vanish", f"the command of {agent}, for {fault.length_s:.1f} s")
                 await self._programs[agent].vanish(fault.length_s)
                 self._events.note("appear", f"the command of {agent}")

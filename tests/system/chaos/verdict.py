@@ -201,9 +201,23 @@ def _faults_of_text(task: PlannedTask, message: dict[str, Any]) -> list[str]:
         if (note.get("bytes"), note.get("sha256"), note.get("truncated")) != wanted or "file" not in note:
             return [f"the output is described as {note}"]
         return [] if text and whole.startswith(text.encode()) else ["the beginning of its output is another's"]
+    if task.kind == "talk":
+        return _faults_of_conversation(task, message)
     if kind.status == "completed" and text != f"done {task.task_id}\n":
         return [f"the output is {text[:200]!r}"]
     return []
+
+
+def _faults_of_conversation(task: PlannedTask, message: dict[str, Any]) -> list[str]:
+    """A follow-up ran in a session that an earlier task of its conversation has begun, and alone in it."""
+    text = str(message["result"]).strip()
+    run: dict[str, Any] = message.get("run") or {}
+    if task.continues is None:
+        return [] if text.startswith(f"done {task.task_id} after ") else [f"the answer is {text[:200]!r}"]
+    first = text.rpartition(" after ")[2]
+    if text != f"done {task.task_id} after {first}" or first == task.task_id:
+        return [f"the answer is {text[:200]!r}, in no earlier session"]
+    return [] if run.get("resumed") is True else [f"it is marked {run.get('resumed')} as resumed"]
 
 
 async def _faults_of_file(coordinator: Coordinator, task: PlannedTask, message: dict[str, Any]) -> list[str]:

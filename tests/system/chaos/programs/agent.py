@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """The agent command of the storm: puts each execution on record, then does what the kind of its task says.
 
-    agent.py RECORD PROMPT
+    agent.py RECORD [--resume SESSION] PROMPT
 
 Run with `-I -S`: it needs the standard library alone, and is started hundreds of times.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -50,18 +51,49 @@ def act(kind: str, task_id: str, number: int) -> None:
         print(f"done {task_id}")
 
 
+def converse(task_id: str, content: dict[str, object] | None, session: str | None) -> None:
+    """Answer in a session, as Claude Code prints it: with the task that the session began with.
+
+    A session is a file; two runs in one at the same time are told in the answer.
+    """
+    name = session or os.urandom(8).hex()
+    path = f"{os.environ['HOME']}/session-{name}"
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | (0 if session else os.O_CREAT), 0o600)
+    say({"type": "system", "subtype": "init", "session_id": name, "model": "storm"})
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(descriptor, f"{task_id}\n".encode())
+        time.sleep(0.5 if content and int(str(content["number"])) % 2 else 0)
+        answer = f"done {task_id} after {os.pread(descriptor, 4096, 0).decode().split()[0]}"
+    except BlockingIOError:
+        answer = f"two runs are in the session {name}"
+    say(
+        {"type": "assistant", "session_id": name, "message": {"id": "m", "content": [{"type": "text", "text": answer}]}}
+    )
+    say({"type": "result", "subtype": "success", "is_error": False, "result": answer, "session_id": name})
+
+
+def say(event: dict[str, object]) -> None:
+    print(json.dumps(event), flush=True)
+
+
 def main() -> None:
-    record, prompt = sys.argv[1:]
+    record, *resume, prompt = sys.argv[1:]
     found = re.search(r"^\{.*\}$", prompt, re.MULTILINE)
-    assert found, "the prompt holds the task"
-    task = json.loads(found[0])
-    content = task["payload"]["content"]
+    task_id, content = os.environ["AGENTBUS_TASK_ID"], None
+    if found is not None:
+        task = json.loads(found[0])
+        task_id, content = task["id"], task["payload"]["content"]
     worker, attempt = os.environ["CHAOS_WORKER"], os.environ["AGENTBUS_ATTEMPT"]
-    line = f"{time.time():.6f} {worker} {os.getpid()} {attempt} {task['id']}\n"
+    line = f"{time.time():.6f} {worker} {os.getpid()} {attempt} {task_id}\n"
     descriptor = os.open(record, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, line.encode())
     os.close(descriptor)
-    act(content["kind"], task["id"], content["number"])
+    if resume or (content and content["kind"] == "talk"):  # what goes on with a session after a kill has no task
+        converse(task_id, content, resume[1] if resume else None)
+        return
+    assert content, "the prompt holds the task"
+    act(content["kind"], task_id, content["number"])
 
 
 if __name__ == "__main__":
