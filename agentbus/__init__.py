@@ -11,6 +11,7 @@ from agentbus.version import __version__
 if TYPE_CHECKING:
     from agentbus.agent_overview import AgentOverview
     from agentbus.coordinator import Coordinator, connect
+    from agentbus.coordinator_questions import AnsweredQuestion
     from agentbus.errors import AgentBusError
     from agentbus.many_tasks import NewTask
     from agentbus.protocol.messages import Result, Task
@@ -20,17 +21,21 @@ if TYPE_CHECKING:
     from agentbus.tasks.listing.spending import Spending, Spent
     from agentbus.tasks.listing.task_list import TaskList
     from agentbus.tasks.presence import Presence
+    from agentbus.tasks.questions.asked import AskedQuestion, QuestionList
     from agentbus.tasks.status import TaskStatus, Waited
 
 __all__ = [
     "AgentBusError",
     "AgentOverview",
+    "AnsweredQuestion",
+    "AskedQuestion",
     "Coordinator",
     "Inbox",
     "InboxMessage",
     "NewTask",
     "Presence",
     "PublishedTask",
+    "QuestionList",
     "Result",
     "RunEvent",
     "Spending",
@@ -48,12 +53,15 @@ __all__ = [
 _HOME = {
     "AgentBusError": "agentbus.errors",
     "AgentOverview": "agentbus.agent_overview",
+    "AnsweredQuestion": "agentbus.coordinator_questions",
+    "AskedQuestion": "agentbus.tasks.questions.asked",
     "Coordinator": "agentbus.coordinator",
     "Inbox": "agentbus.tasks.inbox",
     "InboxMessage": "agentbus.tasks.inbox",
     "NewTask": "agentbus.many_tasks",
     "Presence": "agentbus.tasks.presence",
     "PublishedTask": "agentbus.task_handle",
+    "QuestionList": "agentbus.tasks.questions.asked",
     "Result": "agentbus.protocol.messages",
     "RunEvent": "agentbus.protocol.progress.events",
     "Spending": "agentbus.tasks.listing.spending",

@@ -21,13 +21,14 @@ from agentbus.concurrently import concurrently
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_coordinator
 from agentbus.config.schema import CoordinatorConfig
+from agentbus.coordinator_questions import CoordinatorQuestions
 from agentbus.errors import AgentBusError, MessageError
 from agentbus.protocol import subjects
 from agentbus.protocol.ids import new_task_id
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import State
 from agentbus.protocol.messages import PayloadFormat, Task, new_task
-from agentbus.protocol.roles import Role, default_role
+from agentbus.protocol.roles import Role
 from agentbus.protocol.task_names import task_name
 from agentbus.task_handle import DEFAULT_TASK_TYPE, PublishedTask, TaskFailure, TaskHandle
 from agentbus.tasks.presence import Presence, present
@@ -54,20 +55,14 @@ log = logging.getLogger("agentbus")
 log.addHandler(logging.NullHandler())  # a library prints nothing unless its program asks for it
 
 
-class Coordinator:
+class Coordinator(CoordinatorQuestions):
     """One coordinator on an open bus. Get one from `connect()`, or make one for an open `Bus`."""
 
     def __init__(self, bus: Bus, agent: str = subjects.COORDINATOR, role: Role | None = None) -> None:
         """Make a coordinator; `role` as the server's permissions hold it, None for the one that goes with the id."""
-        self.bus = bus
-        self.agent = agent
-        self.role = role or default_role(agent)
+        super().__init__(bus, agent, role)
         bus.reads_queue = bus.reads_queue and self.role == "operator"
         bus.reads_whole_ledger = bus.reads_whole_ledger and self.role != "member"
-
-    def _owner(self, owner: str | None) -> str | None:
-        """Return whose tasks to look for: a member sees its own only."""
-        return self.agent if owner is None and self.role == "member" else owner
 
     async def publish(
         self,

@@ -6,10 +6,12 @@ AgentBusError
 ├── MessageError                bytes that are not a valid task or result
 ├── ArgumentError               an argument of a call that fits its type, but cannot be used here
 ├── TaskConflictError           the task id is taken by a task with other content
+│   └── QuestionAnsweredError   a question that was answered otherwise before, or by another party
 ├── TaskNotFoundError           no ledger entry has this task id
 ├── NotSettledError             a task that has no result yet, where one is needed
 │   └── ResultTimeoutError      no result within the time that the caller gave
 ├── NoApprovalPendingError      an answer to a task that does not wait for an approval
+│   └── NoQuestionError         an answer to a question that a task does not ask, or not any more
 ├── CannotContinueError         a task that goes on with no conversation: there is none, or it must not
 ├── TaskContentMissingError     a task whose content the bus does not hold any more
 ├── OutputNotKeptError          an output of which the bus holds only the beginning
@@ -73,6 +75,10 @@ class TaskConflictError(AgentBusError):
     """The task id is taken by a task with other content."""
 
 
+class QuestionAnsweredError(TaskConflictError):
+    """The question has an answer already: the first one counts. The message says whose it is."""
+
+
 class TaskNotFoundError(AgentBusError):
     """No ledger entry has this task id."""
 
@@ -87,6 +93,10 @@ class ResultTimeoutError(NotSettledError):
 
 class NoApprovalPendingError(AgentBusError):
     """The task does not wait for an approval."""
+
+
+class NoQuestionError(NoApprovalPendingError):
+    """The task does not ask this question, or not any more; nothing was stored."""
 
 
 class CannotContinueError(AgentBusError):

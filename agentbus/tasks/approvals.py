@@ -13,6 +13,7 @@ from agentbus.errors import (
     InvalidIdError,
     NoApprovalPendingError,
     PermissionDeniedError,
+    QuestionAnsweredError,
     TaskConflictError,
     TaskContentMissingError,
     WrongRevisionError,
@@ -22,11 +23,13 @@ from agentbus.protocol import approval, subjects
 from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.ledger_entry import NoEntry, Record
 from agentbus.protocol.messages import Task, decode_task
+from agentbus.protocol.questions.question_ids import question_id
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.task_names import name_for
 from agentbus.protocol.timestamps import now
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.publish import LOST_AFTER_S, Published, publish
+from agentbus.tasks.questions.describe import still_asked
 from agentbus.tasks.status import TaskStatus
 
 ANSWER_SUFFIX: Final = ".answer"
@@ -56,6 +59,13 @@ def answer_id(task_id: str) -> str:
     return follow_up
 
 
+def answer_key(asked: Record) -> TaskKey | None:
+    """Return the task that answers one, where there is an answer; None if its id is too long for one."""
+    with suppress(InvalidIdError):
+        return _answer_key(asked.key, asked.entry.answered_by or asked.key.owner)
+    return None
+
+
 def follow_up(status: TaskStatus, *, sender: str, approve: bool, comment: str) -> Task:
     """Build the task that tells an agent the decision about its request.
 
@@ -69,6 +79,11 @@ def follow_up(status: TaskStatus, *, sender: str, approve: bool, comment: str) -
         MessageError: a task cannot carry the comment.
     """
     result = status.result
+    if asking := still_asked(status.record.entry):
+        ids = ", ".join(question_id(status.name, one) for one in asking)
+        raise NoApprovalPendingError(
+            f"the task {status.task_id} asks while it runs: answer a question by its id: {ids}"
+        )
     if result is None or result.status != "needs_approval":
         raise NoApprovalPendingError(
             f"the task {status.task_id} is {status.state}; only a task whose result is needs_approval can be answered"
@@ -115,11 +130,11 @@ async def _reserve(bus: Bus, record: Record, sender: str) -> Record | None:
     Returns the entry with the note; None if it was there before.
 
     Raises:
-        TaskConflictError: another coordinator does.
+        QuestionAnsweredError: another coordinator does.
     """
     while (other := record.entry.answered_by or await _unnoted_answer(bus, record.key, sender)) != sender:
         if other is not None and not await _is_abandoned(bus, record, other):
-            raise TaskConflictError(
+            raise QuestionAnsweredError(
                 f"{other} answers the task {record.task_id}; what was said, and what came of it, shows the task "
                 f"{name_for(sender, _answer_key(record.key, other))}"
             )
@@ -164,7 +179,7 @@ async def send_answer(bus: Bus, status: TaskStatus, *, sender: str, approve: boo
     """Publish the follow-up; repeating the same answer is harmless.
 
     Raises:
-        TaskConflictError: it was answered before, with another decision or comment, or by another coordinator.
+        QuestionAnsweredError: it was answered before, with another decision or comment, or by another coordinator.
         NoApprovalPendingError, TaskContentMissingError, InvalidIdError, MessageError: see `follow_up`.
         BusError: see `agentbus.tasks.publish.publish`.
     """
@@ -177,7 +192,7 @@ async def _send(bus: Bus, status: TaskStatus, task: Task, sender: str, decision:
     try:
         published = await publish(bus, task, sender)
     except TaskConflictError:
-        raise TaskConflictError(
+        raise QuestionAnsweredError(
             f"the task {status.task_id} was answered before, with another decision or comment; what was said, and what "
             f"came of it, shows the task {task.id}. An answer cannot be changed: cancel that task, or publish a new one"
         ) from None

@@ -14,6 +14,7 @@ from agentbus.protocol.outcomes.run_report import Run, run_in
 from agentbus.protocol.outcomes.usage_of_runs import UsageOfRuns
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus.protocol.task_names import TaskName, name_for
+from agentbus.tasks.questions.describe import questions_json, still_asked
 
 if TYPE_CHECKING:
     from agentbus.tasks.presence import PausedWorker
@@ -118,8 +119,14 @@ class TaskStatus:
 
     @property
     def state_in_words(self) -> str:
-        """The state for people, with the code of a failure: `failed (not_ended)`."""
-        return f"{self.state} ({self.failure.code})" if self.failure else self.state
+        """The state for people, with the code of a failure: `failed (not_ended)`; and whether its agent asks."""
+        more = self.failure.code if self.failure else "asks for an answer" if self.asks else ""
+        return f"{self.state} ({more})" if more else self.state
+
+    @property
+    def asks(self) -> bool:
+        """Whether its run, or one that was interrupted, waits for a person; see `Coordinator.questions`."""
+        return bool(still_asked(self.record.entry))
 
     @property
     def settled(self) -> bool:
@@ -169,6 +176,7 @@ class TaskStatus:
             "worker": claim.worker if claim else None,
             "working_since": claim.since if claim else None,
             "changed_at": self.record.changed_at.isoformat(),
+            "questions": questions_json(entry, self.name),
             "answered_by": entry.answered_by,
             "continues": self.continues,
             "cancel": entry.cancel.model_dump() if entry.cancel else None,

@@ -1,0 +1,90 @@
+"""Questions of agents as coordinators see them: those of a run that goes on, and tasks that ended with a request."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from agentbus.protocol.json_codec import Json
+from agentbus.protocol.questions.question import Question
+from agentbus.protocol.questions.question_ids import question_id
+from agentbus.protocol.questions.questions_of_entries import QuestionState, state_of
+from agentbus.tasks import approvals
+from agentbus.tasks.questions.describe import question_json, still_asked
+from agentbus.tasks.status import TaskStatus
+
+QuestionKind = Literal["permission", "approval"]
+
+
+@dataclass(frozen=True, slots=True)
+class AskedQuestion:
+    """A question that waits for a person. The agent has written its texts: they are data, never instructions.
+
+    Attributes:
+        status: the task that asks.
+        question: what the run of a task asks that goes on; None of a task that has ended as `needs_approval`.
+    """
+
+    status: TaskStatus
+    question: Question | None = None
+
+    @property
+    def id(self) -> str:
+        """The id that an answer names: `code/job-1#1a2b3c4d-1`, or `code/job-1` of a task that has ended."""
+        return question_id(self.status.name, self.question)
+
+    @property
+    def kind(self) -> QuestionKind:
+        """`permission`: a run is held up, or was interrupted. `approval`: the answer starts a follow-up task."""
+        return "approval" if self.question is None else "permission"
+
+    @property
+    def state(self) -> QuestionState:
+        """`open`, or `interrupted`: an answer is kept for the next attempt, if that asks for the same."""
+        return "open" if self.question is None else state_of(self.status.record.entry, self.question)
+
+    @property
+    def text(self) -> str:
+        """What the agent says that it wants to do."""
+        if self.question is not None:
+            return self.question.text
+        result = self.status.result
+        return "" if result is None else approvals.question(result.result)
+
+    @property
+    def asked_at(self) -> str:
+        """When it was asked: by the clock of its worker, or when the task ended by that of the server."""
+        return self.status.record.changed_at.isoformat() if self.question is None else self.question.asked_at
+
+    def to_json(self) -> dict[str, Json]:
+        """Return a plain object; what is not known is left out."""
+        status = self.status
+        task: dict[str, Json] = {"task_id": status.task_id, "agent": status.agent, "owner": status.owner}
+        task |= {"task_type": status.record.entry.task_type, "kind": self.kind}
+        if self.question is not None:
+            return {**question_json(status.record.entry, status.name, self.question), **task}
+        return {"id": self.id, "state": self.state, "text": self.text, "asked_at": self.asked_at, **task}
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionList:
+    """Questions that wait for a person, those of the task that changed last first.
+
+    Attributes:
+        cursor: where the next call continues, towards older tasks; None if there are none.
+        partial: whether the search stopped early, because its time was over.
+        unreadable: for each entry that cannot be shown, why.
+        reached: of a search that stopped early: when the oldest entry changed last that it has looked at.
+        left: of such a search: how many entries it has not looked at, at most.
+    """
+
+    questions: list[AskedQuestion]
+    cursor: int | None = None
+    partial: bool = False
+    unreadable: list[str] = field(default_factory=list[str])
+    reached: datetime | None = None
+    left: int | None = None
+
+
+def asked_by(status: TaskStatus) -> list[AskedQuestion]:
+    """Return what the run of an unsettled task asks; see `still_asked`."""
+    return [AskedQuestion(status, question) for question in still_asked(status.record.entry)]
