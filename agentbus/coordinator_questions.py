@@ -22,7 +22,8 @@ class AnsweredQuestion:
         approve: what was answered.
         task: the task that goes on: the one that asks or, where that has ended as `needs_approval`, its follow-up.
         known: whether the same answer had been given before.
-        status: the task that asks, as it was then; None where `task` is the follow-up.
+        status: the task that asks, as it was then; None where there is a follow-up.
+        follow_up: `task`, where it is one.
     """
 
     id: str
@@ -30,6 +31,7 @@ class AnsweredQuestion:
     task: TaskHandle
     known: bool
     status: TaskStatus | None = None
+    follow_up: PublishedTask | None = None
 
 
 class CoordinatorQuestions:
@@ -100,8 +102,8 @@ class CoordinatorQuestions:
         owner = self._owner(name.owner)
         task = TaskHandle(self.bus, name.task_id, name.agent, coordinator=self.agent, owner=owner)
         if wanted.part is None:
-            sent: PublishedTask = await task.answer(approve=approve, comment=comment)
-            return AnsweredQuestion(question_id, approve, sent, sent.known)
+            sent = await task.answer(approve=approve, comment=comment)
+            return AnsweredQuestion(question_id, approve, sent, sent.known, follow_up=sent)
         given = await answer(self.bus, task.query, wanted.part, by=self.agent, allow=approve, comment=comment)
         status = given.asked.status
         task = TaskHandle(self.bus, status.task_id, status.agent, coordinator=self.agent, owner=status.owner)

@@ -75,6 +75,7 @@ for _group, _commands in {
             "machine.mcp:mcp",
             "Configure the MCP server `agentbus-mcp`, and who may use it.",
         ),
+        ("question", "coordinator.question:question", "See what agents ask, and answer it."),
         ("restore", "operator.backup:restore", "Restore a backup onto a bus that has no streams."),
         ("result", "coordinator.result:result", "Read results."),
         ("service", "machine.service:service", "Run a worker as a service of this machine."),

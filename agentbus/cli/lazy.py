@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         figures,
         inbox_line,
         publish_lines,
+        question_list,
         status_tables,
         task_log,
         task_search,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from agentbus.cli.operator import foreign_consumers, local_bus, upgrade
     from agentbus.config import home, loading, mcp_tokens, storage_sizes
     from agentbus.protocol import json_codec, task_names
+    from agentbus.protocol.questions import question_ids
     from agentbus.provision import agent_presets, bundle, join, mcp_token_file, nats_server
     from agentbus.provision.bus_folder import folder, new_bus, server_certificates, server_folder
     from agentbus.provision.services import choice, worker_service
@@ -57,12 +59,14 @@ else:
         "agentbus.bus.wanted": ["retention"],
         "agentbus.cli": ["past_times", "session", "tables"],
         "agentbus.cli.coordinator": [
-            "cost_report", "figures", "inbox_line", "publish_lines", "status_tables", "task_log", "task_search",
+            "cost_report", "figures", "inbox_line", "publish_lines", "question_list", "status_tables", "task_log",
+            "task_search",
         ],
         "agentbus.cli.demo": ["scenario"],
         "agentbus.cli.operator": ["foreign_consumers", "local_bus", "upgrade"],
         "agentbus.config": ["home", "loading", "mcp_tokens", "storage_sizes"],
         "agentbus.protocol": ["json_codec", "task_names"],
+        "agentbus.protocol.questions": ["question_ids"],
         "agentbus.provision": ["agent_presets", "bundle", "join", "mcp_token_file", "nats_server"],
         "agentbus.provision.bus_folder": ["folder", "new_bus", "server_certificates", "server_folder"],
         "agentbus.provision.services": ["choice", "worker_service"],

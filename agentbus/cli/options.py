@@ -72,6 +72,19 @@ class TaskName(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
             self.fail(str(error), param, ctx)
 
 
+class QuestionName(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
+    """Validates the id of a question: that of a task, or one such as `AGENT/ID#1a2b3c4d-1`."""
+
+    name = "QUESTION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Validate the id."""
+        try:
+            return str(lazy.question_ids.parse_question_id(str(value)))
+        except InvalidIdError as error:
+            self.fail(str(error), param, ctx)
+
+
 class Size(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """Converts an amount of storage such as 512MiB to bytes."""
 

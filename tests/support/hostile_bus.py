@@ -96,12 +96,21 @@ async def _entry(bus: Coordinator, task_id: str, state: str, name: str) -> None:
     }
     if state == "working":
         entry["claim"] = {"worker": name, "nonce": "n", "lease_s": 30, "since": name}
+        entry["questions"] = _questions(name)
     if state == "cancelled":
         entry["cancel"] = {"by": name, "reason": ALL, "at": name}
     if state not in ("queued", "working"):
         entry["result"] = _result(task, state, name)
         await bus.bus.store(subjects.results("main"), encode(entry["result"]))
-    await bus.bus.store(subjects.state(TaskKey(AGENT, task_id)), encode(entry), headers={"Bus-State": state})
+    asks = {"Bus-Questions": "2"} if state == "working" else {}
+    await bus.bus.store(subjects.state(TaskKey(AGENT, task_id)), encode(entry), headers={"Bus-State": state, **asks})
+
+
+def _questions(name: str) -> list[Json]:
+    """An open question and an interrupted one."""
+    words: dict[str, Json] = {"operation": name, "arguments": {ALL[:400]: ALL[:400]}, "folder": ALL[:400]}
+    words |= {"text": ALL[:1_000], "asked_at": name, "until": name, "arguments_digest": "0" * 64}
+    return [{**words, "nonce": nonce, "number": 1, "answer": None} for nonce in ("n", "other")]
 
 
 def _result(task: Task, status: str, name: str, **more: Json) -> dict[str, Json]:

@@ -69,6 +69,7 @@ READING: Final[dict[str, Shows]] = {
     "dead list": Shows(always([])),
     "dead show": Shows(lambda ground: [[str(seq) for seq in ground.bus.dead]]),
     "doctor": Shows(always([], ["--json"], ["--role", "administrator"]), (0, 1), quotes=False),
+    "question list": Shows(always(["--limit", "200"])),
     "result get": Shows(
         lambda ground: [
             ["--agent", "main", "--limit", "100"],
@@ -95,6 +96,13 @@ READING: Final[dict[str, Shows]] = {
     "top": Shows(always(["--count", "2", "--interval", "0.2"])),
 }
 ACTING: Final[dict[str, Shows]] = {
+    "question answer": Shows(
+        lambda ground: [
+            ["--deny", "--comment", ALL.replace("\0", "")[:400], f"{AGENT}/{task}#{nonce}-1"]
+            for task in ground.first("working")
+            for nonce in ("n", "other")
+        ]
+    ),
     "task answer": Shows(lambda ground: [["--agent", AGENT, "--approve", *ground.first("needs_approval")]]),
     "task cancel": Shows(
         lambda ground: [["--agent", AGENT, *ground.first(state)] for state in ("queued", "completed", "working")]

@@ -69,6 +69,9 @@ def page(overview: "BusOverview") -> "RenderableType":
     parts.append(_agents(overview))
     parts += [harmless(f"{one.agent}: {trouble}", "yellow") for one in overview.agents for trouble in one.troubles]
     parts.append(_running(overview))
+    if asking := sum(status.asks for status in overview.running):
+        verb = "task waits" if asking == 1 else "tasks wait"
+        parts.append(harmless(f"{asking} running {verb} for an answer: agentbus question list", "yellow"))
     if overview.recent:
         parts.append(_settled(overview))
     parts.append(_streams(overview))
@@ -92,16 +95,25 @@ def _running(overview: "BusOverview") -> Table:
         since = _moment(claim.since) if claim else None
         worker = claim.worker if claim else ""
         owner = [status.owner] if owned else []
-        told = overview.progress.get(status.record.key)
+        does = _does(overview, status)
         return [
             *(_age(overview.at, since), status.agent, *owner, str(entry.attempt)),
             *(entry.task_type, status.task_id, worker),
-            *([told.in_words if told else ""] if overview.progress else []),
+            *([does] if told else []),
         ]
 
-    last = ["does"] if overview.progress else []
+    told = bool(overview.progress) or any(status.asks for status in overview.running)
+    last = ["does"] if told else []
     columns = ["for", "agent", *(["owner"] if owned else []), "attempt", "type", "task", "worker", *last]
     return make_table(columns, [row(status) for status in overview.running], "Running")
+
+
+def _does(overview: "BusOverview", status: "TaskStatus") -> str:
+    """What a running task does: wait for a person, or what its run told last."""
+    if status.asks:
+        return "asks for an answer"
+    told = overview.progress.get(status.record.key)
+    return told.in_words if told else ""
 
 
 def _settled(overview: "BusOverview") -> Table:

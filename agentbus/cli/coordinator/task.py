@@ -7,6 +7,7 @@ import click
 
 from agentbus.cli import lazy, output
 from agentbus.cli.coordinator.publish import publish
+from agentbus.cli.coordinator.question import answer
 from agentbus.cli.options import (
     AgentId,
     TaskName,
@@ -226,39 +227,7 @@ async def cancel(bus: "Coordinator", *, task_id: str, agent: str | None, reason:
     _show(status)
 
 
-@task.command(
-    short_help="Approve or deny what a task asks for.",
-    epilog="""\b
-Examples:
-  agentbus task answer task-20260518-k3v9… --approve
-  agentbus task answer task-20260518-k3v9… --deny --comment 'open a pull request instead'
-
-\b
-Prints the follow-up task with the answer; wait for that task.""",
-)
-@click.option("--approve", is_flag=True, help="Allow the step that the agent asked for.")
-@click.option("--deny", is_flag=True, help="Forbid it.")
-@click.option("--comment", metavar="TEXT", default="", help="A comment for the agent.")
-@agent_of_task_option
-@bus_options
-@_task_id
-def answer(nats_url: str | None, config: "Path | None", *, approve: bool, deny: bool, **options: Any) -> None:
-    """Answer a task that needs an approval: its agent gets the decision as the task ID.answer.
-
-    The same answer can be sent again. A different answer is refused.
-    """
-    if approve == deny:
-        fault = "--approve and --deny exclude each other." if deny else "Missing option '--approve' or '--deny'."
-        raise click.UsageError(fault, click.get_current_context())
-    lazy.session.run_connected(nats_url, config, partial(_answer, approve=approve, **options))
-
-
-async def _answer(bus: "Coordinator", *, task_id: str, approve: bool, comment: str, agent: str | None) -> None:
-    sent = await bus.task(task_id, agent=agent).answer(approve=approve, comment=comment)
-    if sent.known:
-        output.remark(f"the same answer was sent before; {sent.id} is {sent.state_at_publish}")
-    await warn_without_worker(bus, sent.agent)
-    output.json_line(sent.message.to_json())
+task.add_command(answer)
 
 
 @task.command(

@@ -1,8 +1,6 @@
 """What waits for a person, as coordinators list it: which questions, for how long, and within which bounds."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,18 +9,12 @@ from agentbus import AskedQuestion, Coordinator, connect
 from agentbus.bus.setup import set_up
 from agentbus.errors import MessageError
 from agentbus.protocol.messages import Task
-from agentbus.protocol.roles import Role
 from agentbus.provision.nats_server import NatsServer, run_server
 from support.asking_worker import ASKED_AT, UNTIL, asking
 from support.mcp_harness import settle
+from support.two_coordinators import coordinator_of
 
 ASKS = "some words\nstatus=needs_approval\nmay I delete the branch?\n"
-
-
-@asynccontextmanager
-async def coordinator_of(server: NatsServer, name: str, role: Role | None = None) -> AsyncGenerator[Coordinator]:
-    async with connect(server.url) as connected:
-        yield Coordinator(connected.bus, name, role)
 
 
 async def ended_asking(bus: Coordinator, task_id: str, output: str = ASKS, owner: str = "main") -> Task:
