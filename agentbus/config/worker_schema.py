@@ -6,7 +6,7 @@ A module of its own, because a coordinator never needs it, and a command should 
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_validator
@@ -23,6 +23,7 @@ INPUT_FILE_PLACEHOLDER: Final = "{input_file}"
 TASK_ID_PLACEHOLDER: Final = "{task_id}"
 WORKDIR_PLACEHOLDER: Final = "{workdir}"
 SESSION_PLACEHOLDER: Final = "{session}"
+SETTINGS_PLACEHOLDER: Final = "{settings}"
 _SHELL: Final = re.compile(r"[|&;<>]+|[0-9]?>>?(&[0-9])?")
 """A word that is an operator of shells."""
 
@@ -99,6 +100,16 @@ def _pairs(values: dict[str, str]) -> list[dict[str, str]]:
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
+_SHELLS: Final = ("sh", "bash", "dash", "zsh", "ksh", "fish")
+_TOOL_PATTERN: Final = re.compile(r"[A-Za-z_*][A-Za-z0-9_*-]{0,199}(\([^\x00-\x1f\x7f]{1,500}\))?")
+
+
+def _tool_pattern(text: str) -> str:
+    if _TOOL_PATTERN.fullmatch(text) is None:
+        raise ValueError(f"{text[:80]!r} is no pattern of a tool, as Bash, Bash(git push*) or mcp__github__*")
+    return text
+
+
 class AgentSection(Section):
     """Which agent this is and the command that it runs."""
 
@@ -111,6 +122,7 @@ class AgentSection(Section):
     permissions: Literal["deny", "allow"] | None = None
     mcp_servers: dict[str, McpServer] | None = None
     resume_cmd: Annotated[tuple[str, ...], BeforeValidator(_split_command)] | None = None
+    ask_before: Annotated[tuple[Annotated[str, AfterValidator(_tool_pattern)], ...], Field(max_length=64)] = ()
     folder: FilePath | None = None
     progress: Literal["off", "tools", "all"] = "all"
     description: Annotated[str, Field(max_length=500)] = ""
@@ -128,6 +140,8 @@ class AgentSection(Section):
         if named := sorted(self.model_fields_set & {"acp_mode", "permissions", "mcp_servers"}):
             raise ValueError(f'{named[0]} goes with output = "acp"; what another agent may do stands in chat_cmd')
         _check_prompt("chat_cmd", self.chat_cmd, self.prompt_via)
+        if self.ask_before:
+            self._check_asking()
         if self.resume_cmd is not None:
             self._check_resuming(self.resume_cmd)
         return self
@@ -146,6 +160,24 @@ class AgentSection(Section):
         for placeholder in (INPUT_PLACEHOLDER, INPUT_FILE_PLACEHOLDER):
             if any(placeholder in word for word in self.chat_cmd[1:]):
                 raise ValueError(f'chat_cmd has {placeholder}: with output = "acp" the protocol has the prompt')
+
+    def _check_asking(self) -> None:
+        """Refuse a command that cannot be given the settings that have it ask."""
+        if self.output != "claude":
+            raise ValueError('ask_before needs output = "claude": the hooks of Claude Code ask')
+        for name, words in (("chat_cmd", self.chat_cmd), ("resume_cmd", self.resume_cmd or ())):
+            if any(SETTINGS_PLACEHOLDER in word for word in words):
+                continue
+            if any(re.match(r"--settings(=|$)", word) for word in words):
+                raise ValueError(
+                    f"{name} has --settings, of which Claude Code takes one only, and ask_before needs it: put your "
+                    "settings into a file that it reads by itself, such as ~/.claude/settings.json"
+                )
+            if words and PurePath(words[0]).name in _SHELLS:
+                raise ValueError(
+                    f"{name} runs a shell, which gives no options to the agent: ask_before needs "
+                    f"--settings {SETTINGS_PLACEHOLDER} in its line"
+                )
 
     def _check_resuming(self, words: tuple[str, ...]) -> None:
         if not words or not words[0].strip():

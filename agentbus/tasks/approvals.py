@@ -23,12 +23,15 @@ from agentbus.protocol import approval, subjects
 from agentbus.protocol.json_codec import Json, encode
 from agentbus.protocol.ledger_entry import NoEntry, Record
 from agentbus.protocol.messages import Task, decode_task
+from agentbus.protocol.questions.answering import ANSWERS
 from agentbus.protocol.questions.question_ids import question_id
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.task_names import name_for
 from agentbus.protocol.timestamps import now
+from agentbus.tasks.follow_ups import tell
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.publish import LOST_AFTER_S, Published, publish
+from agentbus.tasks.questions.continued_answers import as_published
 from agentbus.tasks.questions.describe import still_asked
 from agentbus.tasks.status import TaskStatus
 
@@ -110,7 +113,7 @@ def follow_up(status: TaskStatus, *, sender: str, approve: bool, comment: str) -
         "task_type": entry.task_type,
         "payload": {"fmt": "json", "content": content},
         "created_at": now(),
-        "answers": status.task_id,
+        ANSWERS: status.task_id,
     }
     return decode_task(encode(fields))
 
@@ -178,12 +181,16 @@ async def _unnoted_answer(bus: Bus, asked: TaskKey, sender: str) -> str | None:
 async def send_answer(bus: Bus, status: TaskStatus, *, sender: str, approve: bool, comment: str) -> Published:
     """Publish the follow-up; repeating the same answer is harmless.
 
+    It goes on in the session of the run that asked, where the agent can; see `continued_answers`.
+
     Raises:
         QuestionAnsweredError: it was answered before, with another decision or comment, or by another coordinator.
+        CannotContinueError: too many tasks wait for sessions of the agent.
         NoApprovalPendingError, TaskContentMissingError, InvalidIdError, MessageError: see `follow_up`.
         BusError: see `agentbus.tasks.publish.publish`.
     """
     task = follow_up(status, sender=sender, approve=approve, comment=comment)
+    task = await as_published(bus, status, task, sender)
     return await bus.begun.finish(_send(bus, status, task, sender, "approved" if approve else "denied"))
 
 
@@ -203,6 +210,7 @@ async def _send(bus: Bus, status: TaskStatus, task: Task, sender: str, decision:
             with suppress(BusError):  # a note without an answer holds others up for some minutes only
                 await _note_answer(bus, noted, None)
         raise
+    await tell(bus, task, sender)
     if not published.known:
         await note(bus, "answer", status.record.key, by=sender, detail=decision)
     return published

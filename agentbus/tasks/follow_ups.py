@@ -55,9 +55,9 @@ async def publish_follow_up(bus: Bus, status: TaskStatus, wanted: NewFollowUp, p
     known = isinstance(await Ledger(bus).read(TaskKey(task.agent, task.id, publisher)), Record)
     if not known:  # what is published again was accepted before
         await _check_workers(bus, task.agent)
-        await _check_room(bus, task.agent, publisher)
+        await check_room(bus, task.agent, publisher)
     published = await publish(bus, task, publisher)
-    await _tell(bus, task, publisher)
+    await tell(bus, task, publisher)
     return published
 
 
@@ -122,8 +122,12 @@ async def _check_workers(bus: Bus, agent: str) -> None:
         )
 
 
-async def _check_room(bus: Bus, agent: str, publisher: str) -> None:
-    """Refuse a follow-up where too many wait, as far as this party may see the queue."""
+async def check_room(bus: Bus, agent: str, publisher: str) -> None:
+    """Refuse a follow-up where too many wait, as far as this party may see the queue.
+
+    Raises:
+        CannotContinueError: they do.
+    """
     try:
         durables = {info.name: info for info in await bus.consumers(subjects.TASKS_STREAM)}
         queue = await bus.stream_info(subjects.TASKS_STREAM, subjects_filter=subjects.tasks_of(agent, "*"))
@@ -140,10 +144,11 @@ async def _check_room(bus: Bus, agent: str, publisher: str) -> None:
         )
 
 
-async def _tell(bus: Bus, task: Task, publisher: str) -> None:
-    """Tell the workers of the place, so that the next free slot takes it before new tasks."""
+async def tell(bus: Bus, task: Task, publisher: str) -> None:
+    """Tell the workers of the place of a follow-up, so that the next free slot takes it before new tasks."""
     said = continuation_of(task.model_extra or {})
-    assert said is not None, "it was built with it"
+    if said is None:
+        return
     told: dict[str, Json] = {"task": task.id, "owner": publisher, "of": said.task, "of_owner": said.owner}
     if said.place is not None:
         told["place"] = said.place

@@ -15,11 +15,13 @@ from support.jobs import WAIT_S, agent_keys
 COMMAND = [sys.executable, str(SUPPORT / "conversing_agent.py")]
 
 
-def conversing_worker(folder: Path, url: str, *, agent: dict[str, Any] | None = None, **worker: Any) -> Path:
+def conversing_worker(
+    folder: Path, url: str, *, command: list[str] = COMMAND, agent: dict[str, Any] | None = None, **worker: Any
+) -> Path:
     """The configuration of a worker in `folder`, which is a place of its own: it has its state and its home."""
     (folder / "home").mkdir(parents=True, exist_ok=True)
-    keys = {"prompt_via": "stdin", "output": "claude", "resume_cmd": [*COMMAND, "--resume", "{session}"]}
-    config = worker_toml(folder, url, chat_cmd=COMMAND, worker=worker)
+    keys = {"prompt_via": "stdin", "output": "claude", "resume_cmd": [*command, "--resume", "{session}"]}
+    config = worker_toml(folder, url, chat_cmd=command, worker=worker)
     return agent_keys(config, **{**keys, **(agent or {})})
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentbus.protocol.outcomes.run_report import FALLBACK, Denied
+from agentbus.protocol.outcomes.run_report import FALLBACK
 from agentbus_worker.formats.events import Event, Notice, Question, Retry, Start, Text, Tool, ToolEnd
 from agentbus_worker.formats.judgement import Ended, Judgement
 from agentbus_worker.formats.readers import READERS
@@ -81,7 +81,15 @@ def test_a_deferred_tool_of_claude_asks_with_the_exact_call() -> None:
         line(type="result", subtype="success", is_error=False, result="", terminal_reason="tool_deferred",
              deferred_tool_use=deferred),
     )  # fmt: skip
-    assert (judgement.status, judgement.question) == ("needs_approval", Denied("Bash", "git push origin main"))
+    asked = judgement.question
+    assert asked is not None
+    assert (judgement.status, asked.tool, asked.summary) == ("needs_approval", "Bash", "git push origin main")
+    assert (asked.arguments, asked.call) == (deferred["input"], "toolu_1")
+    assert judgement.text == "The agent asks whether it may use Bash: git push origin main"
+    again = line(type="result", subtype="success", result="", stop_reason="tool_deferred", deferred_tool_use=deferred)
+    assert read("claude", again).status == "needs_approval", "a resumed run that defers again"
+    gone_on = line(type="result", subtype="success", is_error=False, result="Well.", terminal_reason="completed")
+    assert read("claude", again, gone_on).status == "completed", "it has given the call up"
     events = READERS["claude"]().feed(line(type="result", terminal_reason="tool_deferred", deferred_tool_use=deferred))
     assert Question("Bash", "git push origin main") in events
 

@@ -15,8 +15,9 @@ from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import MAX_FAILURE_CHARS, Failure
 from agentbus.protocol.outcomes.failure_codes import FailureCode
 from agentbus.protocol.subjects import TaskKey
+from agentbus_worker.asking.decisions import Decision
 from agentbus_worker.conversations.sessions import Session, SessionLock, Sessions
-from agentbus_worker.conversations.unknown_sessions import lacks_session
+from agentbus_worker.conversations.unknown_sessions import lacks_call, lacks_session
 from agentbus_worker.disk.threads import DiskThreads
 from agentbus_worker.formats.reading import Totals
 from agentbus_worker.log.lines import TaskLog
@@ -57,12 +58,27 @@ class Resumption:
     fresh: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What was decided about the call of a tool with which an earlier run ended.
+
+    Attributes:
+        used: the file that stands for the one use of an approval.
+        was_used: whether an earlier attempt has had it.
+    """
+
+    decision: Decision
+    used: Path
+    was_used: bool = False
+
+
 class Conversation:
     """The conversation of one task. It has the locks of its sessions until `close`.
 
     Args:
         plan: what the task goes on with; None of a task that begins a conversation of its own.
         sessions: None where the agent cannot go on with a session: then nothing is kept.
+        answered: what the task says of a call with which an earlier run ended.
     """
 
     def __init__(
@@ -74,7 +90,9 @@ class Conversation:
         sessions: Sessions | None = None,
         place: str = "",
         threads: DiskThreads | None = None,
+        answered: Answered | None = None,
     ) -> None:
+        self.answered = answered
         self._config = config
         self._key = key
         self._plan = plan
@@ -84,6 +102,7 @@ class Conversation:
         self._locks = {plan.session.id: plan.lock} if isinstance(plan, Resumption) else {}
         self.keeps_folder = False
         """Whether the working folder of the run stays, for the session that was kept."""
+        self._lacks_call = False
 
     @property
     def resumed(self) -> Session | None:
@@ -95,6 +114,19 @@ class Conversation:
         """The command, with placeholders."""
         agent, session = self._config.agent, self.resumed
         return agent.resume_cmd if session is not None and agent.resume_cmd else agent.chat_cmd
+
+    @property
+    def runs_the_call(self) -> bool:
+        """Whether the agent gets no prompt, because its session waits before the very call that was answered.
+
+        It then uses the tool, or is told by the hook that it must not, and goes on.
+        """
+        session, answered = self.resumed, self.answered
+        if session is None or answered is None or not session.open_call:
+            return False
+        decision = answered.decision
+        told = decision.approved or bool(self._config.agent.ask_before)  # only the hook can tell of a denial
+        return session.open_call == decision.call.call and told and not answered.was_used
 
     @property
     def values(self) -> dict[str, Callable[[], str]]:
@@ -162,6 +194,9 @@ class Conversation:
     async def ended(self, outcome: Outcome, ended: Exit, command: Command) -> Outcome:
         """Keep the session of a run that has ended; return the outcome with where that is."""
         plan = self._plan
+        if isinstance(plan, Resumption) and self.runs_the_call and lacks_call(ended):
+            self._lacks_call = await self._without_open_call(plan.session)
+            return outcome
         if isinstance(plan, Resumption) and self._lacks_session(outcome, ended):
             await self._forget(plan.session)
             return _without_session(outcome, plan.session.id)
@@ -180,9 +215,13 @@ class Conversation:
         return _is_gone(outcome) and not (ended.events is not None and ended.events.productive)
 
     def begins_anew(self, outcome: Outcome) -> bool:
-        """Whether the task is to be handed back for a new session, because the agent no longer has the one it named."""
+        """Whether the task is to be handed back to be run otherwise.
+
+        It gets a new session, because the agent no longer has the one that it named, or a prompt, because that no
+        longer waits before the call that was answered.
+        """
         plan = self._plan
-        return isinstance(plan, Resumption) and plan.fresh and _is_gone(outcome)
+        return self._lacks_call or (isinstance(plan, Resumption) and plan.fresh and _is_gone(outcome))
 
     def close(self) -> None:
         """Let others have the sessions."""
@@ -190,7 +229,7 @@ class Conversation:
             lock.release()
         self._locks.clear()
 
-    def _record(self, session: str, command: Command, totals: Totals) -> Session:
+    def _record(self, session: str, command: Command, totals: Totals, open_call: str) -> Session:
         """Return the record of a session after a run."""
         before, worker = self.resumed, self._config.worker
         return Session(
@@ -202,7 +241,19 @@ class Conversation:
             str(command.cwd or Path.cwd()),
             ours=before.ours if before else worker.workdir is not None and not worker.keep_workdir,
             totals=totals,
+            open_call=open_call,
         )
+
+    async def _without_open_call(self, session: Session) -> bool:
+        sessions, threads = self._sessions, self._threads
+        if sessions is None or threads is None:
+            return False
+        known = replace(session, open_call="")
+        try:
+            await threads.run(lambda: sessions.write(known))
+        except OSError:
+            return False
+        return True
 
     async def _forget(self, session: Session) -> None:
         sessions, threads = self._sessions, self._threads
@@ -216,7 +267,8 @@ class Conversation:
         named = reader.session if reader is not None else None
         if sessions is None or threads is None or reader is None or named is None or not is_session_id(named):
             return False
-        session = self._record(named, command, reader.totals)
+        open_call = reader.question.call if reader.question is not None else ""
+        session = self._record(named, command, reader.totals, open_call)
 
         def keep() -> SessionLock | None:
             lock = None if named in self._locks else sessions.take(named)

@@ -16,7 +16,8 @@ from agentbus.protocol.ledger_entry import NoEntry, Record
 from agentbus.tasks.incoming import Incoming
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import is_alive
-from agentbus_worker.conversations.conversation import Beginning, Conversation, Refusal, Resumption
+from agentbus_worker.asking.decisions import decision_of
+from agentbus_worker.conversations.conversation import Answered, Beginning, Conversation, Refusal, Resumption
 from agentbus_worker.conversations.routing import (
     Elsewhere,
     Gone,
@@ -126,16 +127,37 @@ class OwnPlace:
         if not set(incoming.needs) <= set(self.needs):
             raise HandBackError(handing_back_s(delivery.num_delivered))
         wanted, key = incoming.continues, incoming.key
+        answered = await self._answered(incoming)
         if wanted is None:
             sessions = self._sessions if self.can_continue else None
-            return Conversation(self._config, key, sessions=sessions, place=self.id, threads=self._disk.state)
+            return Conversation(
+                self._config, key, sessions=sessions, place=self.id, threads=self._disk.state, answered=answered
+            )
         own = await self._ledger.read(key)
         if isinstance(own, Record) and (own.entry.terminal or own.entry.cancel is not None):
             return Conversation(self._config, key)  # it does not run any more, wherever it is
         plan = await self._plan(wanted, incoming, delivery)
         return Conversation(
-            self._config, key, plan=plan, sessions=self._sessions, place=self.id, threads=self._disk.state
+            self._config,
+            key,
+            plan=plan,
+            sessions=self._sessions,
+            place=self.id,
+            threads=self._disk.state,
+            answered=answered,
         )
+
+    async def _answered(self, incoming: Incoming) -> Answered | None:
+        """Return what a task says of the call of a tool before which an earlier run has ended; None of other tasks."""
+        decision = await decision_of(incoming, self._ledger)
+        if decision is None:
+            return None
+
+        def look() -> Answered:
+            used = self._sessions.approval(decision.asked, decision.call.arguments_digest)
+            return Answered(decision, used, used.exists())
+
+        return await self._disk.state.run(look)
 
     async def _plan(
         self, wanted: Continuation, incoming: Incoming, delivery: Delivery

@@ -20,7 +20,7 @@ from typing import BinaryIO, Final, Self
 from pydantic import TypeAdapter, ValidationError
 
 from agentbus.protocol.conversations.continuation import is_session_id
-from agentbus.protocol.subjects import is_agent_id, is_task_id
+from agentbus.protocol.subjects import TaskKey, is_agent_id, is_task_id
 from agentbus_worker.disk.file_lock import locked_within, try_lock
 from agentbus_worker.formats.reading import Totals
 from agentbus_worker.running.folders.working_folder import remove_tree
@@ -32,6 +32,9 @@ DAY_S: Final = 86_400.0
 _LOCK_S: Final = 10.0
 """Taking the lock of a session takes milliseconds."""
 _MAX_RECORD_BYTES: Final = 65_536
+_APPROVAL: Final = ".approval"
+_APPROVAL_DAYS: Final = 8
+"""The stream of tasks keeps an answer for seven days: within these it may be delivered again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Session:
         folder: where it runs; the agents find a session there alone.
         ours: whether the folder goes with the record.
         totals: what the agent has counted over the session, so that the next run can be told apart.
+        open_call: what the agent calls the use of a tool before which its last run has ended, to ask.
     """
 
     id: str
@@ -58,6 +62,7 @@ class Session:
     ours: bool = False
     used_at: float = 0.0
     totals: Totals = field(default_factory=Totals)
+    open_call: str = ""
 
 
 class SessionLock:
@@ -130,9 +135,18 @@ class Sessions:
         with contextlib.suppress(OSError), self._all():
             self._remove(self._path(session, ".json"))
 
+    def approval(self, asked: TaskKey, digest: str) -> Path:
+        """Return the file that stands for the one use of an approval: whoever makes it has it."""
+        name = hashlib.sha256(f"{asked.owner} {asked.id} {digest}".encode()).hexdigest()[:32]
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._folder / f"{name}{_APPROVAL}"
+
     def remove_old(self) -> None:
         """Remove the records that were not used for long, with their folders; those that are in use stay."""
         with contextlib.suppress(OSError), self._all():
+            for path in self._folder.glob(f"*{_APPROVAL}"):
+                if self._clock() - path.stat().st_mtime >= max(self._days, _APPROVAL_DAYS) * DAY_S:
+                    path.unlink(missing_ok=True)
             for path in sorted(self._folder.glob("*.json")):
                 self._remove_if_old(path)
 

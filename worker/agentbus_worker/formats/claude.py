@@ -8,7 +8,8 @@ from typing import ClassVar, Final
 
 from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.outcomes.failure_codes import FailureCode
-from agentbus.protocol.outcomes.run_report import MAX_NAME_CHARS, Denied, amount_in
+from agentbus.protocol.outcomes.run_report import MAX_NAME_CHARS, amount_in
+from agentbus.protocol.questions.asked_call import asked_call
 from agentbus_worker.formats.events import (
     Activity,
     Event,
@@ -68,6 +69,8 @@ class ClaudeReader(Reader):
     )
 
     _message_id = ""
+    _folder = ""
+    _before_tool = ""
     _cost_since = 0.0
 
     _in_background: frozenset[str] = frozenset()
@@ -104,7 +107,8 @@ class ClaudeReader(Reader):
             case "init":
                 self.model = text_at(value, "model") or self.model
                 self.version = text_at(value, f"{self._program}_version") or self.version
-                return [Start(self.session, self.model, text_at(value, "cwd") or None)]
+                self._folder = text_at(value, "cwd")
+                return [Start(self.session, self.model, self._folder or None)]
             case "api_retry":
                 return [_retry(value)]
             case "retry":  # Qwen Code; the reason is on its standard error only
@@ -138,6 +142,7 @@ class ClaudeReader(Reader):
                 name = text_at(part, "name")
                 self._use(text_at(part, "id"), name)
                 if not of_helper:
+                    self._before_tool = self._message or self._before_tool
                     self._say("")
                 events.append(Tool(name, summary_of(part.get("input")), text_at(part, "id")))
             elif text and own:
@@ -175,12 +180,28 @@ class ClaudeReader(Reader):
             self._read_failure(value, stop)
         else:
             self._say(text_at(value, "result"))
+        return [UsageSoFar(self._usage, self._cost_usd, self._turns), *self._read_deferred(value)]
+
+    def _read_deferred(self, value: dict[str, Json]) -> list[Event]:
+        """Note the call of a tool that the run has ended before; a run that goes on has given it up.
+
+        A resumed run that defers the same call again gives no `terminal_reason`.
+        """
         call = object_in(value.get("deferred_tool_use"))
-        events: list[Event] = [UsageSoFar(self._usage, self._cost_usd, self._turns)]
-        if text_at(value, "terminal_reason") == "tool_deferred" and call:
-            self._question = Denied(text_at(call, "name"), summary_of(call.get("input")))
-            events.append(Question(self._question.tool, self._question.summary))
-        return events
+        deferred = "tool_deferred" in (text_at(value, "terminal_reason"), text_at(value, "stop_reason"))
+        self.question = None
+        if not call or not deferred:
+            return []
+        arguments = call.get("input")
+        self.question = asked_call(
+            text_at(call, "name"),
+            arguments,
+            summary=summary_of(arguments),
+            folder=self._folder,
+            text=self._before_tool,
+            call=text_at(call, "id"),
+        )
+        return [Question(self.question.tool, self.question.summary)]
 
     def _read_cost(self, value: dict[str, Json]) -> None:
         """Note the cost: the total counts over all runs of a session, and later versions tell the difference, too."""

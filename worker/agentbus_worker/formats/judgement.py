@@ -6,7 +6,8 @@ from typing import Final, Literal
 
 from agentbus.protocol.messages import Failure, ResultStatus
 from agentbus.protocol.outcomes.failure_codes import LONG_RETRY_S, FailureCode
-from agentbus.protocol.outcomes.run_report import Denied, Run
+from agentbus.protocol.outcomes.run_report import Run
+from agentbus.protocol.questions.asked_call import AskedCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Judgement:
     text: str
     run: Run
     failure: Failure | None = None
-    question: Denied | None = None
+    question: AskedCall | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final, cast
+from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 from agentbus.errors import MessageError
 from agentbus.protocol import approval
@@ -21,6 +21,9 @@ from agentbus_worker.formats.events import MAX_SUMMARY_CHARS, Activity, Event, R
 from agentbus_worker.formats.judgement import STOPPED, Ended, Judgement, SideFile
 from agentbus_worker.formats.reasons import Reason, limit_of, reason_of
 from agentbus_worker.formats.text import last_lines, telling_line, text_outcome
+
+if TYPE_CHECKING:
+    from agentbus.protocol.questions.asked_call import AskedCall
 
 _MAX_MESSAGE_CHARS: Final = 1_048_576
 """How much of the last message is kept: no message of the bus holds more."""
@@ -72,7 +75,7 @@ class Reader(ABC):
         self._error: str | None = None
         self._reason = Reason(None)
         self._stop: FailureCode | None = None
-        self._question: Denied | None = None
+        self.question: AskedCall | None = None
         self._retry: Retry | None = None
         self._tools: dict[str, str] = {}
 
@@ -152,8 +155,9 @@ class Reader(ABC):
             return Judgement(
                 "failed", self._message, run, Failure(code, message, known.http_status, known.retry_after_s)
             )
-        if self._question is not None:
-            return Judgement("needs_approval", self._message, run, question=self._question)
+        if (asked := self.question) is not None:
+            said = [asked.text, f"The agent asks whether it may use {asked.shown}"]
+            return Judgement("needs_approval", "\n\n".join(part for part in said if part), run, question=asked)
         asks = approval.is_asked_in(self._message)
         return Judgement("needs_approval" if asks else "completed", self._message, run)
 
@@ -186,7 +190,7 @@ class Reader(ABC):
     @property
     def _closed(self) -> bool:
         """Whether the agent has said how the run ended."""
-        return self._finished or self._error is not None or self._stop is not None or self._question is not None
+        return self._finished or self._error is not None or self._stop is not None or self.question is not None
 
     @property
     def _succeeded(self) -> bool:
@@ -205,7 +209,7 @@ class Reader(ABC):
             return self._reason.code or _exit_code(ended), self._error
         if ended.code != 0 or ended.reason != "exited":
             return reason_of(self._last_words(ended)).code or _exit_code(ended), self._with_last_words(ended)
-        if self._question is None and not self._message.strip():
+        if self.question is None and not self._message.strip():
             return "empty", STOPPED["empty"]
         return None, ""
 

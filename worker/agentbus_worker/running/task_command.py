@@ -5,7 +5,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -16,6 +16,7 @@ from agentbus.config.worker_schema import (
     INPUT_FILE_PLACEHOLDER,
     INPUT_PLACEHOLDER,
     SESSION_PLACEHOLDER,
+    SETTINGS_PLACEHOLDER,
     TASK_ID_PLACEHOLDER,
     WORKDIR_PLACEHOLDER,
     AgentSection,
@@ -27,6 +28,8 @@ from agentbus.protocol.messages import Task
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus_worker import watchdog
 from agentbus_worker.acp.assignment import Assignment
+from agentbus_worker.asking.claude_settings import environment_of, with_settings, write_settings
+from agentbus_worker.asking.decisions import told
 from agentbus_worker.disk.threads import Disk
 from agentbus_worker.formats.readers import READERS
 from agentbus_worker.running.command import Limits
@@ -50,6 +53,7 @@ _PLACEHOLDER: Final = re.compile(
             TASK_ID_PLACEHOLDER,
             WORKDIR_PLACEHOLDER,
             SESSION_PLACEHOLDER,
+            SETTINGS_PLACEHOLDER,
         )
     )
 )
@@ -99,25 +103,27 @@ async def task_command(
         CommandError: the task id would be an option of the command.
     """
     agent, owner, run_id = config.agent, attempt.owner, attempt.run_id
-    more = {"extra_instruction": agent.extra_instruction, "preface": conversation.preface}
-    prompt = build_prompt(task, agent=agent.id, owner=owner, **more)
+    prompt = _prompt(config, task, owner, conversation)
     file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" else None
     async with _folder_of(config, task, owner, conversation, disk, stop) as workdir, temporary.of_run(stop) as own_tmp:
         try:
             if file is not None:
                 await _write_prompt(file, prompt, disk, stop)
+            settings = await write_settings(
+                own_tmp, agent.ask_before, conversation.answered, threads=disk.folders, stop=stop
+            )
             values = {
                 INPUT_PLACEHOLDER: lambda: prompt,
                 INPUT_FILE_PLACEHOLDER: lambda: str(file),
                 TASK_ID_PLACEHOLDER: lambda: task.id,
                 WORKDIR_PLACEHOLDER: lambda: str(workdir or _worker_folder()),
                 SESSION_PLACEHOLDER: lambda: SESSION_PLACEHOLDER,  # in a command that begins a session
+                SETTINGS_PLACEHOLDER: lambda: str(settings or SETTINGS_PLACEHOLDER),
                 **conversation.values,
             }
-            _refuse_option(task.id, conversation.words)
-            # In one pass: placeholders inside the prompt must not be replaced.
-            words = [_PLACEHOLDER.sub(lambda found: values[found[0]](), word) for word in conversation.words]
-            env = {**_of_format(agent.output), **_environment(agent.id, task, attempt, workdir), "TMPDIR": str(own_tmp)}
+            words = _words(config, task, conversation, values, silent=not prompt)
+            env = {**_environment(agent, task, attempt, workdir), **environment_of(conversation.answered),
+                   "TMPDIR": str(own_tmp)}  # fmt: skip
             side_file = await side_file_of_run(
                 agent.output, own_tmp, conversation.words, env, workdir, threads=disk.folders, stop=stop
             )
@@ -134,6 +140,43 @@ async def task_command(
         finally:
             if file is not None:
                 disk.state.begin(lambda: _remove(file))
+
+
+def _prompt(config: WorkerConfig, task: Task, owner: str, conversation: "Conversation") -> str:
+    """Return the prompt of a task; an empty one where the agent goes on without any."""
+    if conversation.runs_the_call:
+        return ""
+    agent = config.agent
+    return build_prompt(
+        told(task) if conversation.resumed is not None else task,
+        agent=agent.id,
+        owner=owner,
+        extra_instruction=agent.extra_instruction,
+        preface=conversation.preface,
+    )
+
+
+def _words(
+    config: WorkerConfig,
+    task: Task,
+    conversation: "Conversation",
+    values: Mapping[str, Callable[[], str]],
+    *,
+    silent: bool,
+) -> list[str]:
+    """Return the words of the command with their placeholders replaced; without that of the prompt if it gets none.
+
+    Raises:
+        CommandError: the command would take the task id for an option.
+    """
+    _refuse_option(task.id, conversation.words)
+    words = with_settings(conversation.words, config.agent.ask_before)
+    # In one pass: placeholders inside the prompt must not be replaced.
+    return [
+        _PLACEHOLDER.sub(lambda found: values[found[0]](), word)
+        for word in words
+        if not (silent and word == INPUT_PLACEHOLDER)
+    ]
 
 
 def _refuse_option(task_id: str, words: Sequence[str]) -> None:
@@ -243,12 +286,13 @@ def _of_format(output: str) -> Mapping[str, str]:
     return READERS[output].environment if output in READERS else {}
 
 
-def _environment(agent: str, task: Task, attempt: Attempt, workdir: Path | None) -> dict[str, str]:
+def _environment(agent: AgentSection, task: Task, attempt: Attempt, workdir: Path | None) -> dict[str, str]:
     return {
+        **_of_format(agent.output),
         **inherited_environment(),
         **tracing.environment(),
         RUN_VARIABLE: attempt.run_id,
-        "AGENTBUS_AGENT_ID": agent,
+        "AGENTBUS_AGENT_ID": agent.id,
         TASK_VARIABLE: task.id,
         OWNER_VARIABLE: attempt.owner,
         "AGENTBUS_TASK_TYPE": task.task_type.replace("\0", ""),

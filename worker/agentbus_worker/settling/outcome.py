@@ -10,6 +10,7 @@ from agentbus.protocol.ledger_entry import CancelRequest, Entry
 from agentbus.protocol.messages import MAX_FAILURE_CHARS, Failure, ResultStatus
 from agentbus.protocol.outcomes.failure_codes import LONG_RETRY_S, FailureCode
 from agentbus.protocol.outcomes.run_report import FALLBACK, Run
+from agentbus.protocol.questions.asked_call import QUESTION
 from agentbus_worker.formats.judgement import Ended, Judgement
 from agentbus_worker.formats.text import text_outcome
 from agentbus_worker.running.command import Exit
@@ -101,7 +102,7 @@ def outcome_of_exit(
     judged, extra, transcript = _judged(ended, how, longest_wait_s)
     if judged.failure is None:
         if judged.question is not None:
-            extra["question"] = {"tool": judged.question.tool, "summary": judged.question.summary}
+            extra[QUESTION] = judged.question.to_json()
         return Outcome(judged.status, judged.text, None, extra, transcript=transcript)
     return _failed(ended, judged.failure, Outcome("failed", judged.text, extra=extra, transcript=transcript), how)
 
