@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 from agentbus.protocol.json_codec import Json
+from agentbus.protocol.questions.asked_call import asked_call_in
 from agentbus.protocol.questions.question import Question
 from agentbus.protocol.questions.question_ids import question_id
 from agentbus.protocol.questions.questions_of_entries import QuestionState, state_of
@@ -62,7 +63,19 @@ class AskedQuestion:
         task |= {"task_type": status.record.entry.task_type, "kind": self.kind}
         if self.question is not None:
             return {**question_json(status.record.entry, status.name, self.question), **task}
-        return {"id": self.id, "state": self.state, "text": self.text, "asked_at": self.asked_at, **task}
+        found = {"id": self.id, "state": self.state, "text": self.text, "asked_at": self.asked_at, **task}
+        return {**found, **self._call}
+
+    @property
+    def _call(self) -> dict[str, Json]:
+        """What is known of the call of a tool before which the run of a task has ended."""
+        result = self.status.result
+        call = None if result is None else asked_call_in(result.model_extra or {})
+        if call is None or not call.arguments_digest:
+            return {}
+        known = {"arguments_bytes": call.arguments_bytes, "folder": call.folder or None}
+        asked = {"operation": call.tool, "arguments": call.arguments}
+        return {**asked, **{name: value for name, value in known.items() if value is not None}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,9 @@ async def test_an_approval_runs_the_very_call_and_nothing_is_paid_twice(
         assert Path(question["folder"]).is_dir()
         assert f"Bash: cd / && touch {made}" in asked["result"]
         assert not made.exists()
+        [listed] = (await coordinator.questions()).questions
+        shown = listed.to_json()
+        assert (shown["operation"], shown["arguments"]) == ("Bash", question["arguments"])
         answer = await task.answer(approve=True)
         result = await done(answer)
         assert (result["status"], result["result"]) == ("completed", "ran: ")

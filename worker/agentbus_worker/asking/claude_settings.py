@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agentbus.config.private_files import write_private
-from agentbus.config.worker_schema import SETTINGS_PLACEHOLDER
+from agentbus.config.worker_schema import SETTINGS_PLACEHOLDER, AgentSection
 from agentbus.errors import MachineFaultError
 from agentbus.protocol.json_codec import Json, object_in
 from agentbus_worker.asking import hook
@@ -50,7 +50,7 @@ def environment_of(answered: "Answered | None") -> Mapping[str, str]:
 
 async def write_settings(
     folder: Path,
-    ask_before: Sequence[str],
+    agent: AgentSection,
     answered: "Answered | None",
     *,
     threads: DiskThreads,
@@ -64,6 +64,7 @@ async def write_settings(
     Raises:
         MachineFaultError: they cannot be written, or the disk does not answer.
     """
+    ask_before = agent.ask_before
     if not ask_before:
         return None
     settings, rules = folder / _SETTINGS, folder / _RULES

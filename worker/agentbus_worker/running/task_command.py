@@ -109,9 +109,7 @@ async def task_command(
         try:
             if file is not None:
                 await _write_prompt(file, prompt, disk, stop)
-            settings = await write_settings(
-                own_tmp, agent.ask_before, conversation.answered, threads=disk.folders, stop=stop
-            )
+            settings = await write_settings(own_tmp, agent, conversation.answered, threads=disk.folders, stop=stop)
             values = {
                 INPUT_PLACEHOLDER: lambda: prompt,
                 INPUT_FILE_PLACEHOLDER: lambda: str(file),
@@ -122,8 +120,7 @@ async def task_command(
                 **conversation.values,
             }
             words = _words(config, task, conversation, values, silent=not prompt)
-            env = {**_environment(agent, task, attempt, workdir), **environment_of(conversation.answered),
-                   "TMPDIR": str(own_tmp)}  # fmt: skip
+            env = {**_environment(agent, task, attempt, workdir), **_own(own_tmp, conversation)}
             side_file = await side_file_of_run(
                 agent.output, own_tmp, conversation.words, env, workdir, threads=disk.folders, stop=stop
             )
@@ -299,6 +296,10 @@ def _environment(agent: AgentSection, task: Task, attempt: Attempt, workdir: Pat
         "AGENTBUS_ATTEMPT": str(attempt.number),
         **({"AGENTBUS_WORKDIR": str(workdir)} if workdir else {}),
     }
+
+
+def _own(tmp: Path, conversation: "Conversation") -> dict[str, str]:
+    return {"TMPDIR": str(tmp), **environment_of(conversation.answered)}
 
 
 def _folder_name(task_id: str, owner: str) -> str:
