@@ -287,6 +287,11 @@ class PublishedTask(TaskHandle):
         return self._published.stored_again
 
     @property
+    def note(self) -> str | None:
+        """Of a follow-up: that no worker is alive where its session is, what it waits for, and what becomes of it."""
+        return self._published.note
+
+    @property
     def state_at_publish(self) -> State:
         """The state of the task when it was published: `queued`, unless the task was `known`."""
         return self._published.state

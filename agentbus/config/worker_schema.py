@@ -24,6 +24,9 @@ TASK_ID_PLACEHOLDER: Final = "{task_id}"
 WORKDIR_PLACEHOLDER: Final = "{workdir}"
 SESSION_PLACEHOLDER: Final = "{session}"
 SETTINGS_PLACEHOLDER: Final = "{settings}"
+INTERRUPTIBLE: Final = frozenset({"claude"})
+"""The formats of agents that go on with a session whose run was killed, as was tried with SIGTERM and SIGKILL in the
+middle of a tool. What another agent makes of such a session is not known: a task begins anew."""
 _SHELL: Final = re.compile(r"[|&;<>]+|[0-9]?>>?(&[0-9])?")
 """A word that is an operator of shells."""
 
@@ -150,6 +153,11 @@ class AgentSection(Section):
     def can_resume(self) -> bool:
         """Whether the agent can be told to go on with a session: by a command of its own, or by its protocol."""
         return self.resume_cmd is not None or self.output == "acp"
+
+    @property
+    def resumes_interrupted(self) -> bool:
+        """Whether it can go on with a session whose last run was ended from outside, in the middle of its work."""
+        return self.resume_cmd is not None and self.output in INTERRUPTIBLE
 
     def _check_acp(self) -> None:
         """Refuse what does not go with an agent that gets its prompt by the Agent Client Protocol."""

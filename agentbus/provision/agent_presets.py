@@ -4,6 +4,8 @@ import shutil
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from agentbus.config.worker_schema import INTERRUPTIBLE
+
 
 @dataclass(frozen=True, slots=True)
 class Preset:
@@ -34,6 +36,11 @@ class Preset:
     def executable(self) -> str:
         """The program that must be on the PATH."""
         return self.command[0]
+
+    @property
+    def resumes_interrupted(self) -> bool:
+        """Whether it goes on with a session whose run was killed: then a task does that too, else it begins anew."""
+        return self.resume is not None and self.output in INTERRUPTIBLE
 
 
 _ASKS: Final = 'what it asks for is denied: permissions = "allow" in [agent] allows it'

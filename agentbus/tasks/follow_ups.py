@@ -1,6 +1,7 @@
 """Publishing a task that goes on with the conversation of an earlier one: what is checked before, and who is told."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
@@ -13,6 +14,7 @@ from agentbus.protocol.messages import PayloadFormat, Task, decode_task, new_tas
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.task_names import TaskName, name_for
 from agentbus.tasks.ledger import Ledger
+from agentbus.tasks.listing.task_list import Search, Wanted
 from agentbus.tasks.presence import Presence, present
 from agentbus.tasks.publish import Published, publish
 from agentbus.tasks.status import TaskStatus
@@ -22,6 +24,9 @@ MAX_WAITING: Final = 250
 that has 1000 deliveries without an acknowledgement gives out no more."""
 _MOST_DELIVERED: Final = 500
 """Deliveries that are under way, those of running tasks included: half of that."""
+_MOST_COUNTED: Final = 2_000
+"""How many queued tasks of named coordinators are looked at for follow-ups."""
+_COUNT_S: Final = 2.0
 _LONGEST_CHAIN: Final = 50
 
 
@@ -43,7 +48,7 @@ class NewFollowUp:
 async def publish_follow_up(bus: Bus, status: TaskStatus, wanted: NewFollowUp, publisher: str) -> Published:
     """Publish a task that goes on with the conversation of the task of `status`, and tell the workers of its agent.
 
-    One that has no result yet is waited for.
+    One that has no result yet is waited for. `Published.note` says where no worker is alive at its place.
 
     Raises:
         CannotContinueError: it has left no session, is another agent's or another coordinator's, no living worker of
@@ -53,12 +58,15 @@ async def publish_follow_up(bus: Bus, status: TaskStatus, wanted: NewFollowUp, p
     """
     task = follow_up_task(status, wanted, publisher)
     known = isinstance(await Ledger(bus).read(TaskKey(task.agent, task.id, publisher)), Record)
+    workers = await _workers(bus, task.agent)
     if not known:  # what is published again was accepted before
-        await _check_workers(bus, task.agent)
+        _check_workers(workers or (), task.agent)
         await check_room(bus, task.agent, publisher)
     published = await publish(bus, task, publisher)
     await tell(bus, task, publisher)
-    return published
+    if workers is None or published.state != "queued":
+        return published
+    return replace(published, note=_place_note(task, workers))
 
 
 def follow_up_task(status: TaskStatus, wanted: NewFollowUp, publisher: str) -> Task:
@@ -109,12 +117,16 @@ def _why_none(status: TaskStatus) -> str:
     return "its worker does not keep sessions; set resume_cmd in [agent] there"
 
 
-async def _check_workers(bus: Bus, agent: str) -> None:
-    """Refuse a follow-up that no living worker of its agent can take: an agent without any is waited for."""
+async def _workers(bus: Bus, agent: str) -> list[Presence] | None:
+    """Return the living workers of an agent; None where this party may not see them."""
     try:
-        workers = await present(bus, agent)
+        return await present(bus, agent)
     except (PermissionDeniedError, SetupMissingError):
-        return
+        return None
+
+
+def _check_workers(workers: Sequence[Presence], agent: str) -> None:
+    """Refuse a follow-up that no living worker of its agent can take: an agent without any is waited for."""
     if workers and not any(CONTINUE in (worker.needs or ()) for worker in workers):
         raise CannotContinueError(
             f"no living worker of the agent {agent} can go on with a conversation: they are of an earlier version, "
@@ -134,14 +146,42 @@ async def check_room(bus: Bus, agent: str, publisher: str) -> None:
     except (PermissionDeniedError, SetupMissingError):
         return
     durable = durables.get(subjects.durable_of_parties(agent))
-    waiting = 0
-    if publisher == COORDINATOR:  # its messages of the second form are follow-ups, all of them
-        waiting = (queue.state.subjects or {}).get(subjects.tasks_of(agent, publisher, second=True), 0)
-    if waiting >= MAX_WAITING or (durable is not None and durable.num_ack_pending >= _MOST_DELIVERED):
+    if durable is not None and durable.num_ack_pending >= _MOST_DELIVERED:
         raise CannotContinueError(
-            f"too many follow-ups wait for the agent {agent} ({max(waiting, MAX_WAITING)}); publish it again when some "
-            "are done"
+            f"too many tasks of the agent {agent} are under way for follow-ups to find their places "
+            f"({durable.num_ack_pending}); publish it again when some are done"
         )
+    counts = queue.state.subjects or {}
+    # What `main` publishes in the second form are follow-ups, all of them; of others there are new tasks, too.
+    waiting = counts.get(subjects.tasks_of(agent, COORDINATOR, second=True), 0)
+    if waiting < MAX_WAITING <= sum(counts.values()):
+        waiting = await _waiting(bus, agent, publisher, waiting)
+    if waiting >= MAX_WAITING:
+        raise CannotContinueError(
+            f"too many follow-ups wait for the agent {agent} ({waiting}, at most {MAX_WAITING}); publish it again when "
+            "some are done"
+        )
+
+
+async def _waiting(bus: Bus, agent: str, publisher: str, of_main: int) -> int:
+    """Count the follow-ups that wait for an agent, as far as this party may see: `main` all, others their own as well.
+
+    The ledger says which of the queued tasks are follow-ups.
+    """
+    owner = None if publisher == COORDINATOR else publisher
+    found: list[TaskStatus] = []
+
+    def take(status: TaskStatus) -> None:
+        if status.continues is not None and status.owner != COORDINATOR:
+            found.append(status)
+
+    wanted = Wanted(agent=agent, owner=owner, state="queued", asker=publisher, with_results=False)
+    search = Search(bus, wanted, take, limit=_MOST_COUNTED, search_s=_COUNT_S)
+    try:
+        await search.backwards(_MOST_DELIVERED, None)
+    except (PermissionDeniedError, SetupMissingError):
+        return of_main
+    return of_main + len(found)
 
 
 async def tell(bus: Bus, task: Task, publisher: str) -> None:
@@ -158,16 +198,10 @@ async def tell(bus: Bus, task: Task, publisher: str) -> None:
         return  # it is on the bus, and is found without that, only later
 
 
-async def place_note(bus: Bus, task: Task) -> str | None:
-    """Say that no worker of the place of a follow-up is alive; None where one is, or that is not known."""
+def _place_note(task: Task, workers: Sequence[Presence]) -> str | None:
+    """Say that no worker of the place of a follow-up is alive; None where one is, or that place is not known yet."""
     said = continuation_of(task.model_extra or {})
-    if said is None or said.place is None:
-        return None
-    try:
-        workers: list[Presence] = await present(bus, task.agent)
-    except BusError:
-        return None
-    if not workers or any(worker.place == said.place for worker in workers):
+    if said is None or said.place is None or any(worker.place == said.place for worker in workers):
         return None
     then = "a new session gets the earlier task and its result" if said.fresh else "it fails with session_gone"
     return (

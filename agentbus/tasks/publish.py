@@ -47,12 +47,14 @@ class Published:
         known: the task was published before, with the same content, under the same id.
         state: the state in the ledger.
         stored_again: the message of the known task was stored again: the queue did not hold it, or may not have.
+        note: what the publisher should know of who can take it; None of nothing.
     """
 
     task: Task
     known: bool
     state: State
     stored_again: bool = False
+    note: str | None = None
 
 
 async def publish(bus: Bus, task: Task, publisher: str) -> Published:

@@ -80,6 +80,11 @@ class TaskStatus:
         return str(name_for(self.asker, said.earlier(self.agent))) if said else None
 
     @property
+    def waits_for(self) -> str | None:
+        """What a queued task waits for that not every worker of its agent has: the `place` of its conversation."""
+        return "place" if self.state == "queued" and self.record.entry.continues is not None else None
+
+    @property
     def failure(self) -> Failure | None:
         """Why it has failed, as a code; None if it has not, or if its result does not say."""
         return failure_in(self._of_result)
@@ -119,8 +124,9 @@ class TaskStatus:
 
     @property
     def state_in_words(self) -> str:
-        """The state for people, with the code of a failure: `failed (not_ended)`; and whether its agent asks."""
-        more = self.failure.code if self.failure else "asks for an answer" if self.asks else ""
+        """The state for people, with the code of a failure, as `failed (not_ended)`, or with what it waits for."""
+        waits = f"waits for its {self.waits_for}" if self.waits_for else ""
+        more = self.failure.code if self.failure else "asks for an answer" if self.asks else waits
         return f"{self.state} ({more})" if more else self.state
 
     @property
@@ -168,6 +174,7 @@ class TaskStatus:
             "agent": self.agent,
             "owner": self.owner,
             "state": self.state,
+            "waits_for": self.waits_for,
             "task_type": entry.task_type,
             "from": entry.sender,
             "reply_to": subjects.address(entry.inbox),

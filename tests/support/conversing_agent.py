@@ -35,7 +35,7 @@ def main() -> int:
         runs.write(f"{os.environ['AGENTBUS_TASK_ID']} {name} begins\n")
     found["runs"] += 1
     file.write_text(json.dumps(found), encoding="utf-8")
-    answer = _do(_content(prompt), prompt, found)
+    answer = _do(_content(prompt), prompt, found, file)
     file.write_text(json.dumps(found), encoding="utf-8")
     with (folder / "runs").open("a", encoding="utf-8") as runs:
         runs.write(f"{os.environ['AGENTBUS_TASK_ID']} {name} ends\n")
@@ -57,13 +57,14 @@ def _content(prompt: str) -> str:
     return str(json.loads(lines[lines.index("The task, as JSON:") + 1])["payload"]["content"])
 
 
-def _do(content: str, prompt: str, found: dict[str, Any]) -> str:
+def _do(content: str, prompt: str, found: dict[str, Any], file: Path) -> str:
     answer = "done"
     for line in content.splitlines():
         verb, _, rest = line.partition(" ")
         match verb:
             case "remember":
                 found["words"].append(rest)
+                file.write_text(json.dumps(found), encoding="utf-8")  # an agent keeps each turn at once
             case "recall":
                 answer = " ".join(found["words"]) or "nothing"
             case "prompt":
@@ -73,6 +74,8 @@ def _do(content: str, prompt: str, found: dict[str, Any]) -> str:
             case "wait":
                 while not Path(rest).exists():
                     time.sleep(0.02)
+            case "exit":
+                sys.exit(int(rest))
             case "leave":  # a process that outlives the run, where nothing ends it
                 child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
                 Path(rest).write_text(f"{child.pid}\n", encoding="utf-8")

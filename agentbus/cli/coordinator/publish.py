@@ -180,8 +180,8 @@ async def _follow_up(
     to = targets[0] if targets else None
     wanted = lazy.follow_ups.NewFollowUp(content, to=to, fresh=fresh, **options)
     task = await bus.task(continued).continue_with(wanted)
-    if (note := await lazy.follow_ups.place_note(bus.bus, task.message)) is not None:
-        output.remark(note)
+    if task.note is not None:
+        output.remark(task.note)
     await _print_published(bus, [task], as_list=False)
 
 

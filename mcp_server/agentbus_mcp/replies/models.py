@@ -38,6 +38,9 @@ class PublishedTask(Answer):
     known: bool = Field(description="Whether it had been published before, with the same content.")
     online: bool | None = Field(default=None, description="Whether a worker of the agent is alive.")
     waiting: int | None = Field(default=None, description="The agent's tasks that no worker has been given.")
+    note: SkipJsonSchema[str | None] = Field(
+        default=None, description="Of a follow-up: that no worker is alive where its session is, and what follows."
+    )
 
 
 class FailedTask(Answer):
@@ -153,6 +156,7 @@ class PendingTask(Answer):
     lost: SkipJsonSchema[str | None] = Field(
         default=None, description="Of a queued task that no worker will get, or perhaps none: what to do."
     )
+    waits_for: SkipJsonSchema[str | None] = None
     attempt: SkipJsonSchema[int | None] = None
     worker: SkipJsonSchema[str | None] = None
     cancel: SkipJsonSchema[str | None] = None
@@ -235,6 +239,9 @@ class TaskView(Answer):
     continues: SkipJsonSchema[str | None] = Field(
         default=None, description="The task whose conversation it goes on with."
     )
+    waits_for: SkipJsonSchema[str | None] = Field(
+        default=None, description="Of a queued follow-up: the place of its session, which takes it when it has a slot."
+    )
     progress: SkipJsonSchema[ProgressView | None] = None
     last_failure: SkipJsonSchema[str | None] = None
     setbacks: SkipJsonSchema[str | None] = Field(
@@ -261,6 +268,7 @@ class ListedTask(Answer):
     failure: SkipJsonSchema[str | None] = Field(default=None, description="The code of its failure.")
     cost_usd: SkipJsonSchema[float | None] = None
     continues: SkipJsonSchema[str | None] = None
+    waits_for: SkipJsonSchema[str | None] = None
 
 
 class Listing(Answer):

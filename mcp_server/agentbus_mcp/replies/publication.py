@@ -52,4 +52,5 @@ def _published_task(published: PublishedHandle, agents: AgentsStatus) -> Publish
     )
     if published.state_at_publish != "queued":
         return view
-    return view.model_copy(update={"online": agents.online(view.agent), "waiting": agents.waiting(view.agent)})
+    known = {"online": agents.online(view.agent), "waiting": agents.waiting(view.agent), "note": published.note}
+    return view.model_copy(update=known)

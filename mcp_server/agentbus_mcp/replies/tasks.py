@@ -42,6 +42,7 @@ def pending_task(
         since=short(since) if since else None,
         online=online if entry.state == "queued" else None,
         lost=status.loss_note,
+        waits_for=status.waits_for,
         attempt=entry.attempt or None,
         worker=short(claim.worker) if claim else None,
         cancel=_cancel_request(status),
@@ -87,6 +88,7 @@ def task_view(status: TaskStatus, progress: ProgressMessage | None = None) -> Ta
         last_failure=short(entry.last_failure) if entry.last_failure else None,
         setbacks=_setbacks(status),
         continues=status.continues,
+        waits_for=status.waits_for,
     )
 
 
@@ -105,6 +107,7 @@ def listed_task(status: TaskStatus) -> ListedTask:
         failure=status.failure.code if status.failure else None,
         cost_usd=status.cost_usd,
         continues=status.continues,
+        waits_for=status.waits_for,
     )
 
 

@@ -158,7 +158,7 @@ async def test_what_a_killed_worker_has_left_is_ended_before_its_session_goes_on
     async with worker(config, env=home(tmp_path)) as first_worker:
         first = await coordinator.publish("code", "remember heron")
         await done(first)
-        follow_up = await first.follow_up(f"leave {tmp_path / 'left'}\nwait {barrier}\nrecall")
+        follow_up = await first.follow_up(f"leave {tmp_path / 'left'}\nwait {barrier}\nrecall\nprompt")
         left = await pid_from(tmp_path / "left")
         async with worker(config, env=home(tmp_path)) as second_worker:  # of the same place, and it lives already
             kill_with_supervisors(first_worker)
@@ -166,7 +166,9 @@ async def test_what_a_killed_worker_has_left_is_ended_before_its_session_goes_on
             await second_worker.until_said("ending 2 processes of an earlier run")
             barrier.touch()
             result = await done(follow_up)
-    assert (result["result"], result["attempt"], run_of(result)["resumed"]) == ("heron", 2, True)
+    assert (result["status"], result["attempt"], run_of(result)["resumed"]) == ("completed", 2, True)
+    assert "that run was ended before you were done" in result["result"]
+    assert "cost_usd" not in run_of(result), "it would hold what the killed run cost"
     await gone(left)
 
 

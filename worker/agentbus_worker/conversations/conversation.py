@@ -1,25 +1,26 @@
 """What one run has to do with sessions of its agent: which one it goes on with, and what is kept of it for the next."""
 
-import json
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from agentbus.config.worker_schema import SESSION_PLACEHOLDER, WorkerConfig
 from agentbus.errors import MachineFaultError
 from agentbus.protocol.conversations.continuation import is_session_id
 from agentbus.protocol.json_codec import object_in
-from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.messages import MAX_FAILURE_CHARS, Failure
 from agentbus.protocol.outcomes.failure_codes import FailureCode
 from agentbus.protocol.subjects import TaskKey
 from agentbus_worker.asking.decisions import Decision
+from agentbus_worker.conversations.plans import Plan, Refusal, Resumption, preface_of, told_of
 from agentbus_worker.conversations.sessions import Session, SessionLock, Sessions
 from agentbus_worker.conversations.unknown_sessions import lacks_call, lacks_session
 from agentbus_worker.disk.threads import DiskThreads
-from agentbus_worker.formats.reading import Totals
+from agentbus_worker.formats.events import Event, Notice
+from agentbus_worker.formats.stream import EventStream
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.command import Exit, Limits
 from agentbus_worker.running.orphans import end_run
@@ -27,35 +28,6 @@ from agentbus_worker.running.spawn import Command
 from agentbus_worker.settling.outcome import Outcome
 
 log = logging.getLogger("agentbus.worker")
-
-_MAX_EARLIER_CHARS: Final = 32_768
-"""Of an earlier task, and of its result: what is given to an agent that knows neither. Both fit into one argument."""
-
-
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """A new session for a task that was to go on with one that is gone; `earlier` is the task that it went on from."""
-
-    why: str
-    earlier: Record | None
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The task can go on with nothing."""
-
-    why: str
-    code: FailureCode
-
-
-@dataclass(frozen=True, slots=True)
-class Resumption:
-    """A session that the task goes on with, which this process has the lock of. `fresh`: see `Continuation`."""
-
-    session: Session
-    lock: SessionLock
-    task: str
-    fresh: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +48,10 @@ class Conversation:
     """The conversation of one task. It has the locks of its sessions until `close`.
 
     Args:
-        plan: what the task goes on with; None of a task that begins a conversation of its own.
+        plan: what the task goes on with; None of the first run of a task that begins a conversation of its own.
         sessions: None where the agent cannot go on with a session: then nothing is kept.
         answered: what the task says of a call with which an earlier run ended.
+        digest: of the task, if another run may go on with the session that this one begins; else empty.
     """
 
     def __init__(
@@ -86,13 +59,15 @@ class Conversation:
         config: WorkerConfig,
         key: TaskKey,
         *,
-        plan: Beginning | Refusal | Resumption | None = None,
+        plan: Plan | None = None,
         sessions: Sessions | None = None,
         place: str = "",
         threads: DiskThreads | None = None,
         answered: Answered | None = None,
+        digest: str = "",
     ) -> None:
         self.answered = answered
+        self._digest = digest
         self._config = config
         self._key = key
         self._plan = plan
@@ -137,31 +112,14 @@ class Conversation:
     def limits(self, limits: Limits) -> Limits:
         """Return the limits of a command, with what is known of the session that it goes on with."""
         session = self.resumed
-        return limits if session is None else replace(limits, words=self.words, before=session.totals)
+        if session is None:
+            return limits
+        return replace(limits, words=self.words, before=None if session.cut else session.totals)
 
     @property
     def preface(self) -> str:
         """What the prompt says of the conversation; empty for a task that goes on with none."""
-        if isinstance(self._plan, Resumption):
-            return (
-                f"It goes on with the conversation that you have had about the task {self._plan.task}: you know what "
-                "was said and done there."
-            )
-        if not isinstance(self._plan, Beginning):
-            return ""
-        start = "It goes on with an earlier task, and the conversation about that is gone: you know nothing of it"
-        if self._plan.earlier is None:
-            return f"{start}."
-        result = self._plan.earlier.entry.result or {}
-        asked, answered = object_in(result.get("task")).get("payload"), result.get("result")
-        said = answered if isinstance(answered, str) else json.dumps(answered, ensure_ascii=False)
-        return "\n\n".join(
-            (
-                f"{start} but what follows.",
-                f"The earlier task, as JSON:\n{_shortened(json.dumps(asked, ensure_ascii=False))}",
-                f"What came of it ({result.get('status')}):\n{_shortened(said)}",
-            )
-        )
+        return preface_of(self._plan)
 
     async def refused(self) -> Outcome | None:
         """End what is left of the last run of the session; return the outcome of a task that cannot go on."""
@@ -183,13 +141,51 @@ class Conversation:
             MachineFaultError: the disk refuses it.
         """
         session = self.resumed
+        if told := told_of(self._plan):
+            TaskLog(self._key.id, **self._key.owner_field).info("%s", told)
         if session is not None and self._sessions is not None and self._threads is not None:
-            noted, sessions = replace(session, run_id=run_id, task=self._key.id), self._sessions
+            noted, sessions = replace(session, run_id=run_id, task=self._key.id, cut=True), self._sessions
             try:
                 await self._threads.run(lambda: sessions.write(noted))
             except OSError as error:
                 why = error.strerror or error
                 raise MachineFaultError(f"the record of its session cannot be written: {why}") from None
+
+    @asynccontextmanager
+    async def followed(self, events: EventStream | None, command: Command) -> AsyncGenerator[None]:
+        """Note the session that a run begins, as soon as the agent names it, for a run after one that is interrupted.
+
+        Those who follow the run are told of an earlier one.
+        """
+        noting: asyncio.Task[None] | None = None
+
+        def on_event(_: Event) -> None:
+            nonlocal noting
+            named = events.reader.session if events is not None else None
+            if noting is None and named is not None and named not in self._locks and is_session_id(named):
+                noting = asyncio.create_task(self._note(named, command))
+
+        if events is not None:
+            if told := told_of(self._plan):
+                events.tell(Notice(told))
+            if self._digest and self._sessions is not None:
+                events.listen(on_event)
+        try:
+            yield
+        finally:
+            if noting is not None:
+                await asyncio.wait({noting})
+
+    async def _note(self, named: str, command: Command) -> None:
+        sessions = self._sessions
+        assert sessions is not None, "without them nothing is noted"
+        session = replace(self._record(named, command), cut=True)
+
+        def note() -> None:
+            sessions.write(session)
+            sessions.point(session)
+
+        self.keeps_folder = await self._written(named, note)
 
     async def ended(self, outcome: Outcome, ended: Exit, command: Command) -> Outcome:
         """Keep the session of a run that has ended; return the outcome with where that is."""
@@ -200,6 +196,8 @@ class Conversation:
         if isinstance(plan, Resumption) and self._lacks_session(outcome, ended):
             await self._forget(plan.session)
             return _without_session(outcome, plan.session.id)
+        if ended.reason != "timeout":  # all else is no reason to go on from where it stopped
+            await self._end_pointer()
         run = object_in(outcome.extra.get("run"))
         if plan is not None:
             run = {**run, "resumed": isinstance(plan, Resumption)}
@@ -229,8 +227,8 @@ class Conversation:
             lock.release()
         self._locks.clear()
 
-    def _record(self, session: str, command: Command, totals: Totals, open_call: str) -> Session:
-        """Return the record of a session after a run."""
+    def _record(self, session: str, command: Command) -> Session:
+        """Return the record of a session of a run, with what is known before its end."""
         before, worker = self.resumed, self._config.worker
         return Session(
             session,
@@ -240,8 +238,7 @@ class Conversation:
             command.run_id,
             str(command.cwd or Path.cwd()),
             ours=before.ours if before else worker.workdir is not None and not worker.keep_workdir,
-            totals=totals,
-            open_call=open_call,
+            digest=self._digest,
         )
 
     async def _without_open_call(self, session: Session) -> bool:
@@ -255,6 +252,13 @@ class Conversation:
             return False
         return True
 
+    async def _end_pointer(self) -> None:
+        """Let no further run of the task go on with what this one, or one before it, has begun."""
+        sessions, threads, key = self._sessions, self._threads, self._key
+        if self._digest and sessions is not None and threads is not None:
+            with suppress(OSError):  # at worst, one that is tried again goes on with it
+                await threads.run(lambda: sessions.unpoint(key.owner, key.id))
+
     async def _forget(self, session: Session) -> None:
         sessions, threads = self._sessions, self._threads
         if sessions is not None and threads is not None:
@@ -262,29 +266,37 @@ class Conversation:
 
     async def _keep(self, ended: Exit, command: Command) -> bool:
         """Write the record of the session of a run; False if there is none, or it cannot be kept."""
-        sessions, threads = self._sessions, self._threads
+        sessions = self._sessions
         reader = ended.events.reader if ended.events is not None else None
         named = reader.session if reader is not None else None
-        if sessions is None or threads is None or reader is None or named is None or not is_session_id(named):
+        if sessions is None or reader is None or named is None or not is_session_id(named):
             return False
         open_call = reader.question.call if reader.question is not None else ""
-        session = self._record(named, command, reader.totals, open_call)
+        told = replace(self._record(named, command), totals=reader.totals, open_call=open_call)
+        session = replace(told, cut=ended.reason != "exited")
+        self.keeps_folder = await self._written(named, lambda: sessions.write(session))
+        return self.keeps_folder
 
-        def keep() -> SessionLock | None:
+    async def _written(self, named: str, write: Callable[[], None]) -> bool:
+        """Write of a session on disk, under its lock; False if another run has it, or the disk refuses it."""
+        sessions, threads = self._sessions, self._threads
+        if sessions is None or threads is None:
+            return False
+
+        def under_lock() -> SessionLock | None:
             lock = None if named in self._locks else sessions.take(named)
             if lock is not None or named in self._locks:
-                sessions.write(session)
+                write()
             return lock
 
         try:
-            lock = await threads.run(keep)
+            lock = await threads.run(under_lock)
         except OSError as error:
             TaskLog(self._key.id).warning("its session cannot be kept: %s", error.strerror or error)
             return False
         if lock is not None:
             self._locks[named] = lock
-        self.keeps_folder = named in self._locks
-        return self.keeps_folder
+        return named in self._locks
 
 
 def _is_gone(outcome: Outcome) -> bool:
@@ -298,7 +310,3 @@ def _without_session(outcome: Outcome, session: str) -> Outcome:
 
 def _failed(code: FailureCode, why: str) -> Outcome:
     return Outcome("failed", "", why, reason=why, cause=code, failure=Failure(code, why[:MAX_FAILURE_CHARS]))
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _MAX_EARLIER_CHARS else text[:_MAX_EARLIER_CHARS] + " … (shortened)"

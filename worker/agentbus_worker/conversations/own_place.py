@@ -9,15 +9,17 @@ from typing import Final
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.config.worker_schema import WorkerConfig
-from agentbus.errors import PermissionDeniedError, SetupMissingError
+from agentbus.errors import CorruptEntryError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol.conversations.continuation import CONTINUE, Continuation
 from agentbus.protocol.conversations.places import place_id
 from agentbus.protocol.ledger_entry import NoEntry, Record
+from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.incoming import Incoming
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import is_alive
 from agentbus_worker.asking.decisions import decision_of
-from agentbus_worker.conversations.conversation import Answered, Beginning, Conversation, Refusal, Resumption
+from agentbus_worker.conversations.conversation import Answered, Conversation
+from agentbus_worker.conversations.plans import Beginning, Refusal, Repetition, Resumption
 from agentbus_worker.conversations.routing import (
     Elsewhere,
     Gone,
@@ -36,6 +38,8 @@ from agentbus_worker.state_folder import StateFolder
 
 FOLDER: Final = "conversations"
 """Beside the numbered state folders."""
+_MOST_WAITS: Final = 20
+"""Deliveries of a task whose session is still in use here: half a minute."""
 
 
 class HandBackError(Exception):
@@ -128,23 +132,24 @@ class OwnPlace:
             raise HandBackError(handing_back_s(delivery.num_delivered))
         wanted, key = incoming.continues, incoming.key
         answered = await self._answered(incoming)
-        if wanted is None:
-            sessions = self._sessions if self.can_continue else None
-            return Conversation(
-                self._config, key, sessions=sessions, place=self.id, threads=self._disk.state, answered=answered
-            )
-        own = await self._ledger.read(key)
-        if isinstance(own, Record) and (own.entry.terminal or own.entry.cancel is not None):
+        own = await self._own(key) if wanted is not None or self._may_be_repeated(delivery) else None
+        if own is not None and (own.entry.terminal or own.entry.cancel is not None):
             return Conversation(self._config, key)  # it does not run any more, wherever it is
-        plan = await self._plan(wanted, incoming, delivery)
+        if wanted is not None:
+            plan, digest = await self._plan(wanted, incoming, delivery), ""
+        else:
+            digest = incoming.task.digest() if self._config.agent.resumes_interrupted else ""
+            plan = await self._repeated(own, digest, delivery) if own is not None else None
+        sessions = self._sessions if wanted is not None or self.can_continue else None
         return Conversation(
             self._config,
             key,
             plan=plan,
-            sessions=self._sessions,
+            sessions=sessions,
             place=self.id,
             threads=self._disk.state,
             answered=answered,
+            digest=digest,
         )
 
     async def _answered(self, incoming: Incoming) -> Answered | None:
@@ -159,6 +164,50 @@ class OwnPlace:
 
         return await self._disk.state.run(look)
 
+    def _may_be_repeated(self, delivery: Delivery) -> bool:
+        return self.can_continue and delivery.num_delivered > 1
+
+    async def _own(self, key: TaskKey) -> Record | None:
+        """Return the entry of a delivered task; None if there is none that can be read, which the claim deals with."""
+        try:
+            found = await self._ledger.read(key)
+        except CorruptEntryError:
+            return None
+        return found if isinstance(found, Record) else None
+
+    async def _repeated(self, own: Record, digest: str, delivery: Delivery) -> Resumption | Repetition | None:
+        """Return with what a task goes on that was delivered before: the session of a run that was interrupted here.
+
+        Raises:
+            HandBackError: that run is about to end.
+            OSError: the disk refuses it.
+        """
+        entry, found = own.entry, None
+        if digest:
+            found = await self._interrupted(own, digest, delivery)
+            if isinstance(found, Resumption):
+                return found
+        if not entry.attempt and entry.earlier is None and found is None:
+            return None  # it has not run
+        return Repetition(found or "its last run has left no session here that can go on")
+
+    async def _interrupted(self, own: Record, digest: str, delivery: Delivery) -> Resumption | str | None:
+        """Return the session of an interrupted run; or why it cannot go on; None of none."""
+        key = own.key
+        session = await self._disk.state.run(lambda: self._sessions.cut_run(key.owner, key.id, digest))
+        if session is None:
+            return None
+        try:
+            found = await self._taken(session.id, delivery)
+        except HandBackError:
+            # A worker that hands a task back has its session for a moment more; one that is lost may hang for ever.
+            if own.entry.state == "queued" and delivery.num_delivered <= _MOST_WAITS:
+                raise HandBackError(handing_back_s(delivery.num_delivered)) from None
+            return "another process has the session of its last run"
+        if isinstance(found, Gone):
+            return f"it {found.why}"
+        return Resumption(*found, task=key.id, fresh=True, interrupted=True)
+
     async def _plan(
         self, wanted: Continuation, incoming: Incoming, delivery: Delivery
     ) -> Beginning | Refusal | Resumption:
@@ -170,7 +219,8 @@ class OwnPlace:
         if isinstance(found, Here):
             session = await self._taken(found.session, delivery)
             if not isinstance(session, Gone):
-                return Resumption(*session, task=wanted.task, fresh=wanted.fresh)
+                interrupted = session[0].cut and session[0].task == incoming.key.id
+                return Resumption(*session, wanted.task, wanted.fresh, interrupted)
             found = session
         assert isinstance(found, Gone), "all else was dealt with"
         why = f"the task {wanted.task} {found.why}"

@@ -35,6 +35,8 @@ _MAX_RECORD_BYTES: Final = 65_536
 _APPROVAL: Final = ".approval"
 _APPROVAL_DAYS: Final = 8
 """The stream of tasks keeps an answer for seven days: within these it may be delivered again."""
+_POINTER: Final = ".task"
+"""The suffix of a file with the id of the session that the last run of a task began, as long as it has not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Session:
         ours: whether the folder goes with the record.
         totals: what the agent has counted over the session, so that the next run can be told apart.
         open_call: what the agent calls the use of a tool before which its last run has ended, to ask.
+        cut: whether that run has not ended by itself, as far as is known; then it has counted more.
+        digest: of the task, if another run of the task may go on with what it began.
     """
 
     id: str
@@ -63,6 +67,8 @@ class Session:
     used_at: float = 0.0
     totals: Totals = field(default_factory=Totals)
     open_call: str = ""
+    cut: bool = False
+    digest: str = ""
 
 
 class SessionLock:
@@ -127,6 +133,36 @@ class Sessions:
             record = {**asdict(session), "used_at": self._clock()}
             write_atomically(self._path(session.id, ".json"), json.dumps(record).encode())
 
+    def cut_run(self, owner: str, task: str, digest: str) -> Session | None:
+        """Read the record of the session that a run of a task began, and that another run of it may go on with.
+
+        Raises:
+            OSError: the disk refuses it.
+        """
+        try:
+            name = self._pointer(owner, task).read_bytes()[:_MAX_RECORD_BYTES].decode(errors="replace")
+        except FileNotFoundError:
+            return None
+        found = self.read(name)
+        said = None if found is None else (found.owner, found.task, found.digest, found.cut)
+        return found if said == (owner, task, digest, True) else None
+
+    def point(self, session: Session) -> None:
+        """Have `cut_run` find a session by its task. This process has the lock of the session.
+
+        Raises:
+            OSError: the disk refuses it.
+        """
+        write_atomically(self._pointer(session.owner, session.task), session.id.encode())
+
+    def unpoint(self, owner: str, task: str) -> None:
+        """Let no further run of a task go on with what one began.
+
+        Raises:
+            OSError: the disk refuses it.
+        """
+        self._pointer(owner, task).unlink(missing_ok=True)
+
     def forget(self, session: str) -> None:
         """Remove the record of a session that the agent no longer has, with its folder; an error of the disk is logged.
 
@@ -149,6 +185,9 @@ class Sessions:
                     path.unlink(missing_ok=True)
             for path in sorted(self._folder.glob("*.json")):
                 self._remove_if_old(path)
+            for path in sorted(self._folder.glob("*" + _POINTER)):
+                if self._clock() - path.stat().st_mtime >= self._days * DAY_S:
+                    path.unlink(missing_ok=True)
 
     def _remove_if_old(self, path: Path) -> None:
         found = _read(path)
@@ -180,6 +219,9 @@ class Sessions:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with locked_within(self._folder / "lock", _LOCK_S):
             yield
+
+    def _pointer(self, owner: str, task: str) -> Path:
+        return self._path(f"{owner}~{task}", _POINTER)
 
     def _path(self, session: str, suffix: str) -> Path:
         """Return a path that the agent, which names the session, has no say in."""

@@ -61,6 +61,10 @@ class EventStream:
         self._read(self._lines.rest())
         return self.reader.report()
 
+    def tell(self, event: Event) -> None:
+        """Tell the listeners of something that is not in the output."""
+        self._tell([event])
+
     def _read(self, line: bytes) -> None:
         self._tell(self.reader.feed(line))
 

@@ -13,13 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from agentbus.bus.pull_consumer import Delivery
-from agentbus.errors import (
-    BusError,
-    BusUnavailableError,
-    CommandError,
-    LeaseLostError,
-    MachineFaultError,
-)
+from agentbus.errors import BusError, BusUnavailableError, CommandError, LeaseLostError, MachineFaultError
 from agentbus.observability import tracing
 from agentbus.protocol.ledger_entry import Claim, Entry
 from agentbus.protocol.messages import Result
@@ -177,12 +171,13 @@ class Job:
             self._lease.run = run_of(child.events)
             context.metrics.run_started()
             with context.progress.of_run(self.key, self._entry.attempt, child):
-                ended = await child.ended(
-                    stop,
-                    context.children,
-                    stop_grace_s=self._stop_grace_s,
-                    on_still_running=lambda: self._log.info("started"),
-                )
+                async with self.conversation.followed(child.events, command):
+                    ended = await child.ended(
+                        stop,
+                        context.children,
+                        stop_grace_s=self._stop_grace_s,
+                        on_still_running=lambda: self._log.info("started"),
+                    )
             self._log.add(exit_code=ended.code, duration_s=round(ended.duration_s, 3), output_bytes=ended.stdout.size)
             if ended.unended is None:
                 reservation.ended(ended.duration_s)
