@@ -1,19 +1,15 @@
 """Tasks that go on with the conversation of an earlier one, with real workers and an agent that keeps sessions."""
 
-import asyncio
 import json
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from agentbus import Coordinator, TaskFailure
+from agentbus import Coordinator
 from agentbus.bus.topology import consumer_config
 from agentbus.errors import CannotContinueError
-from agentbus.many_tasks import NewTask
 from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer
-from agentbus.task_handle import TaskHandle
 from agentbus.tasks.follow_ups import NewFollowUp, publish_follow_up
 from support.conversing import conversing_worker, done, forget_place, home, records, run_of, runs
 from support.harness import alive, eventually, run_cli, worker, worker_toml
@@ -26,13 +22,6 @@ async def delivered_again(coordinator: Coordinator) -> bool:
     """Whether a task of the second form was delivered more than once."""
     info = await coordinator.bus.api(f"CONSUMER.INFO.{subjects.TASKS_STREAM}.{subjects.durable_of_parties('code')}")
     return int(info["num_redelivered"]) > 0
-
-
-def new_before_the_last(noted: list[list[str]]) -> int:
-    """How many new tasks a place has begun between its first follow-up and its last one."""
-    begun = [task for task, _, what in noted if what == "begins" and not task.startswith("busy-")][1:]
-    follow_ups = [at for at, task in enumerate(begun) if not task.startswith("new-")]
-    return sum(task.startswith("new-") for task in begun[follow_ups[0] : follow_ups[-1]])
 
 
 async def test_a_follow_up_knows_what_only_the_first_task_said_and_costs_what_it_cost(
@@ -244,42 +233,3 @@ async def test_the_command_line_and_the_mcp_server_publish_follow_ups_and_show_t
     again = await run_cli("task", "publish", "--continue", "first", "--task-id", "second", "recall", *at)
     assert again.code == 0
     assert "was published before" in again.err
-
-
-@pytest.mark.long
-async def test_two_hundred_follow_ups_over_four_busy_places_run_each_where_its_session_is(
-    coordinator: Coordinator, server: NatsServer, tmp_path: Path
-) -> None:
-    """All machines are busy for longer than `continue_wait_seconds`, and a thousand new tasks wait before them."""
-    places = [tmp_path / f"place-{number}" for number in range(4)]
-    barrier, firsts = tmp_path / "go", list[TaskHandle]()
-    async with AsyncExitStack() as stack:
-        for number, place in enumerate(places):
-            config = conversing_worker(place, server.url, continue_wait_seconds=1)
-            await stack.enter_async_context(worker(config, env=home(place)))
-            first = await coordinator.publish("code", f"remember {number}\nwait {barrier}")
-            await eventually(lambda: sum(len(runs(one)) for one in places) > number, "it runs")  # noqa: B023
-            firsts.append(first)
-        barrier.touch()
-        homes = [run_of(await done(first))["place"] for first in firsts]
-        assert len(set(homes)) == len(places), "each machine has had one of them"
-        barrier.unlink()
-        for number in range(len(places)):
-            await coordinator.publish("code", f"wait {barrier}\nsleep 1", task_id=f"busy-{number}")
-        await eventually(lambda: all(runs(place)[-1][-1] == "begins" for place in places), "all machines are busy")
-        new = [NewTask("code", "recall", task_id=f"new-{number}") for number in range(1_000)]
-        async for one in coordinator.publish_many(new):
-            assert not isinstance(one, TaskFailure)
-        expected = [number % len(places) for number in range(200)]
-        follow_ups = [await firsts[number].follow_up("recall\nsleep 0.02") for number in expected]
-        await asyncio.sleep(2)  # longer than they would wait for a place that is gone
-        barrier.touch()
-        waited = await coordinator.wait(follow_ups, timeout_s=600)
-        assert not waited.pending
-        results = [(await one.result()).to_json() for one in follow_ups]
-        assert [one["result"] for one in results] == [str(number) for number in expected]
-        assert [run_of(one)["place"] for one in results] == [homes[number] for number in expected]
-        ahead = [new_before_the_last(runs(place)) for place in places]
-        assert max(ahead) <= 25, f"follow-ups come before new tasks; of these, so many went ahead of some: {ahead}"
-        waited = await coordinator.wait([task.task_id or "" for task in new], until="any", timeout_s=600)
-        assert waited.settled, "then new tasks go on"
