@@ -14,6 +14,7 @@ import pytest
 from agentbus.cli.machine.join import worker_init
 from agentbus.config.loading import load_worker
 from agentbus.config.toml_text import toml_text
+from agentbus.config.worker_schema import AgentSection
 from agentbus.provision.agent_presets import PRESETS
 from agentbus.provision.join import custom_command, preset_command
 from support.harness import ROOT
@@ -92,6 +93,15 @@ def test_a_worker_accepts_the_preset(name: str, tmp_path: Path) -> None:
     path.write_text(toml_text({"agent": agent, "nats": {"url": "nats://127.0.0.1:1"}}), encoding="utf-8")
     config, warnings = load_worker(path)
     assert (config.agent.chat_cmd, warnings) == (PRESETS[name].command, [])
+
+
+def test_a_worker_goes_on_in_an_interrupted_session_where_the_preset_of_its_agent_says_so() -> None:
+    said = {name: preset.resumes_interrupted for name, preset in PRESETS.items()}
+    assert [name for name, resumes in said.items() if resumes] == ["claude"], "the others were not tried"
+    for name, preset in PRESETS.items():
+        keys = {"id": "code", "chat_cmd": preset.command, "prompt_via": preset.prompt_via, "output": preset.output}
+        agent = AgentSection.model_validate({**keys, "resume_cmd": preset.resume})
+        assert agent.resumes_interrupted is said[name]
 
 
 @pytest.mark.parametrize(
