@@ -24,13 +24,16 @@ from agentbus.protocol.json_codec import Json, object_in
 from agentbus.provision.agent_presets import PRESETS
 from agentbus.provision.nats_server import start_server
 from agentbus.visible_text import one_line
-from real_agents.agents import ALL_AGENTS, CASES, MORE_CASES, PROMPT, cases_of
+from real_agents.agents import ALL_AGENTS, CASES, CONVERSATIONS, MORE_CASES, PROMPT, cases_of
+from real_agents.conversing import converse, keys_of
 from real_agents.judging import Cell, expected, judged, seconds_of
 from real_agents.model_server import model_server
 from real_agents.record import closed_port
 from support.harness import Process, process
 
-ALL_CASES: Final = tuple(case for case in (*CASES, *MORE_CASES) if case != "resumed")  # that needs a session
+ALL_CASES: Final = tuple(
+    case for case in (*CASES, *MORE_CASES, *CONVERSATIONS) if case != "resumed"
+)  # that needs a session
 STALL_S: Final = 30.0
 """The limit of the workers for a run that does nothing: shorter than `long_tool` and `slow` take."""
 _MEMORY_S: Final = 90.0
@@ -48,12 +51,13 @@ class _Runs:
     It hands such a task back. Here it is told to go on at once, and fails the task when it meets the fault again.
     """
 
-    def __init__(self, bus: Coordinator, url: str, name: str, folder: Path, command: list[str]) -> None:
+    def __init__(self, bus: Coordinator, url: str, name: str, folder: Path, command: list[str], model: str) -> None:
         self._bus = bus
         self._url = url
         self._name = name
         self._folder = folder
         self._command = command
+        self._model = model
         self.results: dict[str, dict[str, Json]] = {}
 
     async def run(self, cases: list[str], options: argparse.Namespace, stall_s: float) -> None:
@@ -72,16 +76,19 @@ class _Runs:
         tmp = folder / "tmp"
         tmp.mkdir(parents=True)
         quiet_s = _MEMORY_S if (self._name, case) == ("qwen", "slow") else 0.0
-        config = self._configuration(agent, folder, options, stall_s + quiet_s)
+        config = self._configuration(agent, case, folder, options, stall_s + quiet_s)
         argv = [sys.executable, "-m", "agentbus", "worker", "run", "--config", str(config)]
         # A home without settings of the person who runs this: workers ask Gemini CLI for telemetry where it has none.
         own = {key: value for key, value in os.environ.items() if not key.startswith(("GEMINI_", "OTEL_"))}
         with process(argv, folder / "worker.log", env={**own, "TMPDIR": str(tmp), "HOME": str(folder)}) as worker:
             await worker.until_said("ready for tasks", timeout_s=_READY_S)
-            task = await self._bus.publish(agent, PROMPT, task_type="test", task_id=task_id)
-            if case == "cancel":
-                await self._cancel(task, worker)
-            result = (await self._result(task)).to_json()
+            if case in CONVERSATIONS:
+                result = await converse(self._bus, agent, case, folder, self._model)
+            else:
+                task = await self._bus.publish(agent, PROMPT, task_type="test", task_id=task_id)
+                if case == "cancel":
+                    await self._cancel(task, worker)
+                result = (await self._result(task)).to_json()
             worker.terminate()
             await worker.exit_code(timeout_s=_READY_S)
         left = [path.name for path in tmp.iterdir() if path.name.startswith("agentbus-")]
@@ -108,7 +115,9 @@ class _Runs:
             await self._bus.resume_agent(task.agent)
         return await found
 
-    def _configuration(self, agent_id: str, folder: Path, options: argparse.Namespace, stall_s: float) -> Path:
+    def _configuration(
+        self, agent_id: str, case: str, folder: Path, options: argparse.Namespace, stall_s: float
+    ) -> Path:
         preset = PRESETS[self._name]
         agent = {"id": agent_id, "chat_cmd": self._command, "prompt_via": preset.prompt_via, "output": preset.output,
                  "setback_limit_seconds": 0}  # fmt: skip
@@ -118,6 +127,8 @@ class _Runs:
         }  # fmt: skip
         if preset.output == "acp":
             agent["permissions"] = "allow" if folder.name == "permitted" else "deny"
+        if case in CONVERSATIONS:
+            agent |= keys_of(case, self._command)
         if preset.acp_mode:
             agent["acp_mode"] = preset.acp_mode
         if preset.output == "text":
@@ -151,7 +162,7 @@ async def run_all(options: argparse.Namespace) -> list[Cell]:
                     folder.mkdir()
                     command = [sys.executable, "-m", "real_agents.in_case", name, str(tools), str(folder / "homes"),
                                model, closed]  # fmt: skip
-                    runs = _Runs(bus, server.url, name, folder, command)
+                    runs = _Runs(bus, server.url, name, folder, command, model)
                     await runs.run(["ok"], options, 0)
                     ok_s = seconds_of(runs.results["ok"])
                     # A busy machine takes long for the start of an agent, which does nothing meanwhile.

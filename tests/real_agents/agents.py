@@ -178,6 +178,8 @@ CASES: Final = (
 MORE_CASES: Final = ("long_tool", "slow", "permitted", "cancel")
 """Cases of `make real-agents` alone, of which no lines are recorded: a tool that is silent, an answer that is slow, a
 tool that the worker permits, and a task that is cancelled."""
+CONVERSATIONS: Final = ("follow_up", "folder_gone", "unasked", "approved", "not_approved")
+"""Cases of `make real-agents` alone with several tasks: see `conversing`."""
 ACP_CASES: Final = ("ok", "tool", "denied", "permitted", "auth", "cancel")
 """What those go through that speak the Agent Client Protocol."""
 MODEL_CASES: Final = {"permitted": "denied", "cancel": "hang"}
@@ -188,7 +190,11 @@ def cases_of(name: str) -> tuple[str, ...]:
     """Return the cases that an agent goes through."""
     if name == "codex-acp":  # its sandbox refuses without asking
         return tuple(case for case in ACP_CASES if case not in ("denied", "permitted"))
-    return ACP_CASES if name in ACP_AGENTS else (*CASES, *(case for case in MORE_CASES if case not in MODEL_CASES))
+    if name in ACP_AGENTS:
+        return ACP_CASES
+    more = tuple(case for case in MORE_CASES if case not in MODEL_CASES)
+    conversations = {"claude": CONVERSATIONS, "hermes": ()}.get(name, CONVERSATIONS[:2])
+    return (*CASES, *more, *conversations)
 
 
 NO_SESSION: Final = "00000000-0000-4000-8000-000000000000"

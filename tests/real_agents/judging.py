@@ -54,6 +54,8 @@ def judged(agent: str, case: str, result: dict[str, Json], ok_s: float, row: dic
     denied = bool(object_in(result.get("run")).get("denied"))
     if agent.endswith("-acp") and denied != (case == "denied"):
         wrong.append(f"{'names' if denied else 'does not name'} a denied call")
+    if found := result.get("wrong"):
+        wrong.append(str(found))
     if case in _WHOLE:
         wrong += _lacking(object_in(result.get("run")), object_in(result.get("transcript")))
     return Cell(agent, case, became, seconds, text, "; ".join(wrong))

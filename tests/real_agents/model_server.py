@@ -10,7 +10,9 @@ import contextlib
 import http.server
 import itertools
 import json
+import re
 import threading
+from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
@@ -24,6 +26,13 @@ FORBIDDEN_COMMAND: Final = "touch ../made_by_the_tool"
 
 LONG_COMMAND: Final = "timeout 40 tail -f /dev/null; " + COMMAND
 """A tool that is silent for longer than a run of `make real-agents` may go without doing anything."""
+TOUCHING: Final = ("denied", "unasked", "approved", "not_approved")
+_USES_A_TOOL: Final = ("tool", "long_tool", *TOUCHING)
+SAID: Final = "The word of today is "
+_WORD: Final = re.compile(SAID.encode() + rb"([a-z]+)")
+_SAYS: Final = "says: "
+REQUESTS: Final = "requests"
+"""What a path ends with that tells how often the model was asked in a case."""
 _SLOW_PART_CHARS, _SLOW_S = 2, 5.0
 """An answer in the case `slow`: how long its parts are, and how long each event takes."""
 
@@ -131,8 +140,10 @@ def next_step(case: str, results: int, tools: list[str]) -> Step:
         return Step()
     if case == "approval":
         return Step("I stopped.\nstatus=needs_approval\nMay I push to the branch main?")
-    if case in ("tool", "long_tool", "denied", "loop") and (case == "loop" or not results):
-        known = {"tool": COMMAND, "long_tool": LONG_COMMAND, "denied": FORBIDDEN_COMMAND}
+    if case.startswith(_SAYS):
+        return Step(case.removeprefix(_SAYS))
+    if case in (*_USES_A_TOOL, "loop") and (case == "loop" or not results):
+        known = {"tool": COMMAND, "long_tool": LONG_COMMAND, **dict.fromkeys(TOUCHING, FORBIDDEN_COMMAND)}
         command = known.get(case, f"echo step {results}")
         shell = next((name for name in _SHELLS if name in tools), None)
         if shell is None:
@@ -320,7 +331,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._send(200, {})
 
     def do_GET(self) -> None:
-        self._send(200, {"data": [], "models": []})
+        case, _, path = self.path.strip("/").partition("/")
+        known = {REQUESTS: cast("_Server", self.server).asked[case]} if path == REQUESTS else {}
+        self._send(200, {"data": [], "models": [], **known})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -329,6 +342,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if dialect is None:  # counting tokens, and telemetry
             self._send(200, {"input_tokens": 10, "totalTokens": 10})
             return
+        cast("_Server", self.server).asked[case] += 1
+        if case in ("follow_up", "folder_gone"):
+            word = _WORD.search(body)
+            case = f"{_SAYS}{SAID}{word[1].decode()}." if word else f"{_SAYS}I was told no word."
         if case == "hang_before":
             self._closing.wait()
             return
@@ -410,6 +427,7 @@ class _Server(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.closing = threading.Event()
+        self.asked: Counter[str] = Counter()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing: an agent that is ended leaves its connections open."""
