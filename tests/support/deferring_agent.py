@@ -21,7 +21,7 @@ class _Agent:
     def __init__(self) -> None:
         self._home = Path.home()
         (self._home / "sessions").mkdir(exist_ok=True)
-        self._settings = json.loads(Path(_option("--settings") or os.devnull).read_bytes() or b"{}")
+        self._settings: dict[str, Any] = json.loads(Path(_option("--settings") or os.devnull).read_bytes() or b"{}")
         self._resumed = _option("--resume")
         self.name = self._resumed or str(uuid.uuid4())
         self._file = self._home / "sessions" / f"{self.name}.json"
@@ -49,8 +49,8 @@ class _Agent:
 
     def _read(self, prompt: str) -> None:
         lines = prompt.split("\n")
-        content = json.loads(lines[lines.index("The task, as JSON:") + 1])["payload"]["content"]
-        if isinstance(content, dict) and "decision" in content:
+        content: Any = json.loads(lines[lines.index("The task, as JSON:") + 1])["payload"]["content"]
+        if "decision" in content:
             self._file.with_suffix(".told").write_text(json.dumps(content), encoding="utf-8")
             self.session["steps"] = [f"told {content['decision']}"]
             if not self._resumed:  # it does the task anew
@@ -113,15 +113,17 @@ class _Agent:
     def _decided(self, call: dict[str, Any], *, helper: bool) -> dict[str, Any]:
         given = {"tool_name": call["name"], "tool_input": call["input"], "tool_use_id": call["id"],
                  "cwd": str(Path.cwd()), **({"agent_id": "a1"} if helper else {})}  # fmt: skip
-        order, found = ["deny", "defer", "allow"], dict[str, Any]()
+        order: list[str] = ["deny", "defer", "allow"]
+        found: dict[str, Any] = {}
         own = self._home / ".claude" / "settings.json"
-        for settings in (json.loads(own.read_bytes()) if own.exists() else {}, self._settings):
+        of_user: dict[str, Any] = json.loads(own.read_bytes()) if own.exists() else {}
+        for settings in (of_user, self._settings):
             for hook in (one for entry in settings.get("hooks", {}).get("PreToolUse", []) for one in entry["hooks"]):
                 ran = subprocess.run(hook["command"], shell=True, input=json.dumps(given).encode(), capture_output=True,
                                      check=False)  # fmt: skip
                 if ran.returncode == 2:
                     return {"permissionDecision": "deny", "permissionDecisionReason": ran.stderr.decode()}
-                said = json.loads(ran.stdout).get("hookSpecificOutput", {}) if ran.stdout.strip() else {}
+                said: dict[str, Any] = json.loads(ran.stdout or b"{}").get("hookSpecificOutput", {})
                 word = said.get("permissionDecision")
                 if word and (not found or order.index(word) < order.index(found["permissionDecision"])):
                     found = said

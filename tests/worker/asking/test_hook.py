@@ -215,8 +215,10 @@ def test_the_settings_are_named_before_what_is_no_option() -> None:
     ],
 )
 def test_a_configuration_that_could_not_ask_is_refused(keys: dict[str, Any], said: str) -> None:
-    known = {"id": "code", "chat_cmd": ["claude", "-p"], "prompt_via": "stdin", "output": "claude"}
-    AgentSection(**{**known, "ask_before": [PUSH, "mcp__github__*", "Edit(.env)", "*"]})
-    AgentSection(**{**known, "chat_cmd": ["sh", "-c", "claude --settings {settings}"], "ask_before": [PUSH]})
+    known: dict[str, Any] = {"id": "code", "chat_cmd": ["claude", "-p"], "prompt_via": "stdin", "output": "claude"}
+    AgentSection.model_validate({**known, "ask_before": [PUSH, "mcp__github__*", "Edit(.env)", "*"]})
+    AgentSection.model_validate(
+        {**known, "chat_cmd": ["sh", "-c", "claude --settings {settings}"], "ask_before": [PUSH]}
+    )
     with pytest.raises(ValueError, match=said.replace("(", r"\(")):
-        AgentSection(**{**known, "ask_before": [PUSH], **keys})
+        AgentSection.model_validate({**known, "ask_before": [PUSH], **keys})

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentbus.protocol.outcomes.run_report import FALLBACK
+from agentbus.protocol.outcomes.run_report import FALLBACK, Usage
 from agentbus_worker.formats.events import Event, Notice, Question, Retry, Start, Text, Tool, ToolEnd
 from agentbus_worker.formats.judgement import Ended, Judgement
 from agentbus_worker.formats.readers import READERS
@@ -337,3 +337,10 @@ def test_qwen_has_cut_an_answer_where_it_went_on_three_times_and_not_where_a_con
         judged = reader.outcome(Ended("exited", 0, ""))
         assert (judged.failure.code if judged.failure else None) == code
         assert judged.text == "The answer"
+
+
+def test_a_session_of_which_the_numbers_are_known_is_gone_on_with_whatever_the_command_looks_like() -> None:
+    stream = EventStream("codex", command=["./my-codex", "s1"], before=Totals(0, 1200, 300, 57))
+    usage = {"input_tokens": 2400, "cached_input_tokens": 600, "output_tokens": 114}
+    stream.feed(line(type="turn.completed", usage=usage) + b"\n")
+    assert stream.report().usage == Usage(1200, 300, 57)

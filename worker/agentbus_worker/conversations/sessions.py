@@ -172,7 +172,7 @@ class Sessions:
             self._remove(self._path(session, ".json"))
 
     def approval(self, asked: TaskKey, digest: str) -> Path:
-        """Return the file that stands for the one use of an approval: whoever makes it has it."""
+        """Return the file that stands for the one use of an approval, which it is that makes it."""
         name = hashlib.sha256(f"{asked.owner} {asked.id} {digest}".encode()).hexdigest()[:32]
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._folder / f"{name}{_APPROVAL}"

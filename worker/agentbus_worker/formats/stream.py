@@ -28,7 +28,8 @@ class EventStream:
 
     def __init__(self, format_: str, *, command: Sequence[str] = (), before: Totals | None = None) -> None:
         reader = READERS[format_]
-        self.reader = reader(before) if reader.counts_earlier_runs(command) else reader()
+        goes_on = before is not None or reader.counts_earlier_runs(command)  # a script may hide what it runs
+        self.reader = reader(before) if goes_on else reader()
         self._lines = Lines()
         self._error_lines = Lines(_MAX_ERROR_LINE_BYTES)
         self.productive = False
