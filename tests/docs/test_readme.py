@@ -8,7 +8,7 @@ import pytest
 
 from agentbus.coordinator import connect
 from support.documentation import COMMANDS, README, TUTORIAL, Block, marked
-from support.harness import BOUND_S
+from support.harness import BOUND_S, SUPPORT
 from support.reader import Reader
 
 # Every command starts a process of its own, which takes seconds on a machine that is busy.
@@ -16,6 +16,7 @@ pytestmark = pytest.mark.posix("runs shell commands of the documentation")
 
 FIRST_TASK = TUTORIAL / "first-task.md"
 TWO_MACHINES = TUTORIAL / "two-machines.md"
+CONVERSATION = TUTORIAL / "conversation.md"
 FOLLOWED = rf"{COMMANDS}|write .+|the output before.+"
 
 
@@ -44,6 +45,14 @@ async def test_a_newcomer_gets_a_first_result(page: Path, results: int, tmp_path
         ):
             found = [(await inbox.next()).result for _ in range(results)]
             assert [result and result.status for result in found] == ["completed"] * results
+
+
+async def test_a_reader_answers_a_question_and_follows_up(tmp_path: Path) -> None:
+    with ExitStack() as terminals:
+        reader = Reader(tmp_path, terminals)
+        reader.use_agent("claude", SUPPORT / "reviewing_agent.py")
+        for block in on_one_machine(CONVERSATION):
+            await reader.follow(block)
 
 
 @pytest.mark.gate("README")

@@ -60,12 +60,17 @@ class Reader:
         self._port = PORT
         self._terminals = 0
         self._output = ""
-        agents = folder / "agents"
+        self._agents = agents = folder / "agents"
         agents.mkdir()
         (agents / "claude").write_text(STAND_IN, encoding="utf-8")
         (agents / "claude").chmod(0o755)
         others = [part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != SCRIPTS]
         self._path = os.pathsep.join([str(agents), *([str(SCRIPTS)] if activated else []), *others])
+
+    def use_agent(self, name: str, program: Path) -> None:
+        """Let a program stand in for an agent."""
+        script = f'#!/bin/sh\nexec "{sys.executable}" "{program}" "$@"\n'
+        (self._agents / name).write_text(script, encoding="utf-8")
 
     # -- machines ------------------------------------------------------------------------------------------------
 
