@@ -43,6 +43,7 @@ _VALUES: Final = st.recursive(
 _TASK: Final[dict[str, Any]] = {
     "id": "t0", "from": "agent-main", "to": "agent-code", "reply_to": "agent-main", "type": "task.request",
     "task_type": "test", "payload": {"fmt": "text", "content": "work"}, "created_at": _TIME,
+    "answers": "t1", "answers_owner": "bob",
 }  # fmt: skip
 _CONTINUING: Final[dict[str, Any]] = {
     "needs": ["continue"],
@@ -56,6 +57,10 @@ _RUN: Final[dict[str, Any]] = {
     "usage": {"input_tokens": 3, "cached_input_tokens": 2, "output_tokens": 1},
     "denied": [{"tool": "Bash", "summary": "git push"}], "place": "0" * 16 + "-" + "1" * 8, "resumed": True,
 }  # fmt: skip
+_ASKED: Final[dict[str, Any]] = {
+    "tool": "Bash", "summary": "git push", "arguments": {"command": "git push"}, "arguments_bytes": 9,
+    "arguments_digest": "0" * 64, "folder": "/srv", "text": "I push it.", "call": "toolu_1",
+}  # fmt: skip
 _EARLIER: Final = {"runs": 2, "with_tokens": 1, "with_cost": 1, "input_tokens": 3, "cached_input_tokens": 2,
                    "output_tokens": 1, "cost_usd": 0.5, "model": "m"}  # fmt: skip
 _FAILURE: Final = {"code": "not_ended", "message": "m", "http_status": 429, "retry_after_s": 2.5}
@@ -63,7 +68,7 @@ _RESULT: Final[dict[str, Any]] = {
     "id": "result-code-t0-n", "type": "task.result", "status": "completed", "task": _TASK, "result": "done",
     "error": "none", "failure": _FAILURE, "completed_at": _TIME, "worker": "w",
     "attempt": 1, "earlier_runs": _EARLIER, "exit_code": 0, "duration_seconds": 1.5, "output": _OUTPUT, "run": _RUN,
-    "transcript": {"name": FILE, "bytes": 9, "sha256": "0" * 64}, "question": {"tool": "Bash", "summary": "git push"},
+    "transcript": {"name": FILE, "bytes": 9, "sha256": "0" * 64}, "question": _ASKED,
 }  # fmt: skip
 _ENTRY: Final[dict[str, Any]] = {
     "state": "queued", "digest": "d", "sender": "agent-main", "inbox": "main", "task_type": "test",

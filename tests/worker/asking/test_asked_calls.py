@@ -5,11 +5,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agentbus import Coordinator
+from agentbus.bus.topology import consumer_config
+from agentbus.protocol import subjects
 from agentbus.provision.nats_server import NatsServer
 from support.conversing import conversing_worker, done, home, run_of
-from support.harness import SUPPORT, worker
-from support.jobs import acknowledged
+from support.harness import SUPPORT, eventually, worker
+from support.jobs import acknowledged, short_lease
+from support.supervised import kill_with_supervisors
 
 COMMAND = [sys.executable, str(SUPPORT / "deferring_agent.py")]
 
@@ -127,6 +132,7 @@ async def test_an_agent_without_sessions_begins_anew_with_the_approval(
     assert made.exists()
 
 
+@pytest.mark.long
 async def test_an_answer_that_finds_the_session_gone_on_says_the_decision_in_its_prompt(
     coordinator: Coordinator, server: NatsServer, tmp_path: Path
 ) -> None:
@@ -150,6 +156,7 @@ async def test_an_answer_that_finds_the_session_gone_on_says_the_decision_in_its
     assert not made.exists()
 
 
+@pytest.mark.long
 async def test_the_hooks_of_the_user_stay_and_learn_which_call_was_approved(
     coordinator: Coordinator, server: NatsServer, tmp_path: Path
 ) -> None:
@@ -185,3 +192,55 @@ async def test_the_text_way_goes_on_in_the_session_without_the_task_again(
         assert (result["task"]["continue"]["task"], result["task"]["needs"]) == ("a", ["continue"])
         assert (await done(await answer.follow_up("recall")))["result"] == "heron"
         assert (await task.answer(approve=True, comment="yes")).known
+
+
+async def test_an_approval_that_a_killed_worker_had_begun_is_not_used_again(
+    coordinator: Coordinator, server: NatsServer, tmp_path: Path
+) -> None:
+    await short_lease(coordinator)
+    name = subjects.durable_of_parties("code")
+    of_parties = consumer_config("code", name, of_parties=True, ack_wait_s=1.5)
+    await coordinator.bus.create_consumer(subjects.TASKS_STREAM, name, of_parties)
+    made, go = tmp_path / "made", tmp_path / "go"
+    config = asking_worker(tmp_path, server.url)
+    async with worker(config, env=home(tmp_path)) as first:
+        use = f"use touch {made}; until [ -e {go} ]; do sleep 0.02; done"
+        task = await coordinator.publish("code", use, task_type="test", task_id="a")
+        assert (await done(task))["status"] == "needs_approval"
+        answer = await task.answer(approve=True)
+        await eventually(made.exists, "the approved call runs")
+        kill_with_supervisors(first)
+    made.unlink()
+    async with worker(config, env=home(tmp_path)):
+        result = await done(answer)
+        assert (result["status"], result["attempt"]) == ("completed", 2)
+        assert "told approved" in result["result"], "it is told the decision; a call that matches asks again"
+    assert not made.exists()
+
+
+async def test_an_agent_that_another_one_has_started_is_denied_and_the_run_goes_on(
+    coordinator: Coordinator, server: NatsServer, tmp_path: Path
+) -> None:
+    made = tmp_path / "made"
+    async with worker(asking_worker(tmp_path, server.url), env=home(tmp_path)):
+        result = await done(await coordinator.publish("code", f"helper touch {made}", task_type="test"))
+    assert (result["status"], made.exists()) == ("completed", False)
+    assert "only the main agent can wait" in result["result"]
+
+
+async def test_where_no_living_worker_can_go_on_an_answer_begins_anew_and_stays_the_same(
+    coordinator: Coordinator, server: NatsServer, tmp_path: Path
+) -> None:
+    made = tmp_path / "made"
+    config = asking_worker(tmp_path, server.url)
+    async with worker(config, env=home(tmp_path)):
+        task = await coordinator.publish("code", f"use touch {made}", task_type="test")
+        assert "place" in run_of(await done(task))
+    text = config.read_text(encoding="utf-8")
+    config.write_text("\n".join(line for line in text.splitlines() if "resume_cmd" not in line), encoding="utf-8")
+    async with worker(config, env=home(tmp_path)):
+        answer = await task.answer(approve=True)
+        result = await done(answer)
+    assert (result["status"], "needs" in result["task"], "resumed" in run_of(result)) == ("completed", False, False)
+    assert made.exists()
+    assert (await task.answer(approve=True)).known, "although a worker that can may come now"

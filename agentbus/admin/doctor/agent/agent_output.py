@@ -144,6 +144,12 @@ def _check_known(agent: AgentSection, name: str, options: str, folder: Path) -> 
     if not may_more:
         yield ok("rights", f"{name} {known.rights}")
     yield from _check_resuming(agent.resume_cmd, name, known, may_more=may_more)
+    if agent.ask_before and agent.resume_cmd is None:
+        yield warning(
+            "ask_before",
+            f"{name} asks before some calls, and there is no resume_cmd: an answer begins the task anew",
+            "give [agent] the resume_cmd of the preset, so that an approval runs the very call",
+        )
 
 
 def _check_placeholder(agent: AgentSection) -> Iterator[Finding]:
