@@ -149,3 +149,12 @@ async def test_the_newest_result_of_an_agent_that_was_read_as_text_is_warned_of_
     assert (finding["verdict"], "has not the form of claude" in finding["text"]) == ("warning", True)
     finding = the_finding(await doctor_in_process(server.url), "output")
     assert "has not the form of claude" in finding["text"]
+
+
+def test_an_agent_that_asks_and_cannot_go_on_with_its_session_gets_a_warning():
+    keys = {"id": "code", "chat_cmd": list(PRESETS["claude"].command), "prompt_via": "stdin", "output": "claude"}
+    asking = {**keys, "ask_before": ["Bash(git push*)"]}
+    for more, warned in ({}, True), ({"resume_cmd": list(PRESETS["claude"].resume or ())}, False):
+        section = AgentSection.model_validate({**asking, **more})
+        checks = {finding.check for finding in check_command(section, Path.cwd())}
+        assert ("ask_before" in checks) == warned
