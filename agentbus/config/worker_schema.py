@@ -122,7 +122,7 @@ class AgentSection(Section):
     prompt_via: Literal["argv", "stdin", "file"] = "argv"
     output: Literal["text", "claude", "codex", "gemini", "opencode", "qwen", "acp"] = "text"
     acp_mode: Annotated[str, Field(max_length=200)] | None = None
-    permissions: Literal["deny", "allow"] | None = None
+    permissions: Literal["deny", "allow", "ask"] | None = None
     mcp_servers: dict[str, McpServer] | None = None
     resume_cmd: Annotated[tuple[str, ...], BeforeValidator(_split_command)] | None = None
     ask_before: Annotated[tuple[Annotated[str, AfterValidator(_tool_pattern)], ...], Field(max_length=64)] = ()
@@ -229,6 +229,8 @@ def _retry_reason(text: str) -> str:
     )
 
 
+_ASKING: Final = frozenset({"question_wait_seconds", "open_questions"})
+"""Keys of `[worker]` for agents whose questions are put to people."""
 _MOST_SESSION_DAYS: Final = 365
 """Results, which name the sessions, are kept for weeks; more than this is a mistake in the unit."""
 
@@ -250,6 +252,8 @@ class WorkerSection(Section):
     keep_workdir: StrictBool = True
     session_days: Annotated[float, Unquoted, Field(gt=0, le=_MOST_SESSION_DAYS)] = 14
     continue_wait_seconds: Annotated[float, Unquoted, Field(ge=0, le=LONGEST_WAIT_S)] = 600
+    question_wait_seconds: Annotated[float, Unquoted, Field(gt=0, le=LONGEST_WAIT_S)] = 3600
+    open_questions: Annotated[int, Unquoted, Field(ge=1, le=256)] | None = None
     concurrency: Annotated[int, Unquoted, Field(ge=1, le=256)] = 1
     kill_grace_seconds: Annotated[float, Unquoted, Field(ge=0, allow_inf_nan=False)] = 5
     drain_timeout_seconds: Annotated[float, Unquoted, Field(ge=0, allow_inf_nan=False)] = 30
@@ -299,7 +303,14 @@ class WorkerConfig(Section):
             raise ValueError(
                 "folder in [agent] and workdir in [worker] exclude each other: one for all tasks, or one for each"
             )
+        if self.agent.permissions != "ask" and (named := sorted(self.worker.model_fields_set & _ASKING)):
+            raise ValueError(f'{named[0]} in [worker] goes with permissions = "ask" in [agent]')
         return self
+
+    @property
+    def most_open_questions(self) -> int:
+        """How many runs may wait for a person at once: all slots but one where that is not set, and at least one."""
+        return self.worker.open_questions or max(1, self.worker.concurrency - 1)
 
     @property
     def stall_timeout_s(self) -> float | None:

@@ -188,12 +188,19 @@ def test_the_least_configuration_has_the_documented_defaults(files: Files):
         "keep_workdir": True,
         "session_days": 14,
         "continue_wait_seconds": 600,
+        "question_wait_seconds": 3600,
+        "open_questions": None,
         "concurrency": 1,
         "kill_grace_seconds": 5,
         "drain_timeout_seconds": 30,
         "reconnect_time_wait_seconds": 2,
         "max_reconnect_attempts": -1,
     }
+
+
+@pytest.mark.parametrize("key", ["question_wait_seconds", "open_questions"])
+def test_what_is_said_of_questions_needs_an_agent_that_asks(files: Files, key: str):
+    assert files.refusal(worker={key: 2}).endswith(f'{key} in [worker] goes with permissions = "ask" in [agent]')
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ to that file. What it does when it is prompted is what the words of its command 
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -29,6 +30,7 @@ class Agent:
         self.mode = "auto"
         self.prompt = ""
         self.stop = "end_turn"
+        self.dies = False
         self.error: dict[str, Any] | None = None
         self.further: dict[str, Any] = {}
 
@@ -204,6 +206,23 @@ class Agent:
             self.request("twice")
         chosen = [self.answer_to("twice")["outcome"].get("optionId") for _ in range(2)]
         self.say(f"chosen: {', '.join(map(str, chosen))}")
+
+    def do_ask_for(self, argument: str) -> None:
+        """Ask for a command; `{attempt}` in it is the number of the attempt."""
+        command = argument.replace("{attempt}", os.environ.get("AGENTBUS_ATTEMPT", ""))
+        call = {"toolCallId": f"c-{command}", "title": command, "kind": "execute", "rawInput": {"command": command}}
+        self.request(command, call)
+        if self.dies:
+            sys.exit(4)
+        self.answer_to(command)
+
+    def do_die_asking(self, argument: str) -> None:
+        """Ask for a command, and end without waiting: in the first run in this folder."""
+        before = Path("died")
+        if not before.exists():
+            before.touch()
+            self.dies = True
+        self.do_ask_for(argument)
 
     def do_die_while_asking(self, argument: str) -> None:
         self.request("last")

@@ -183,6 +183,7 @@ class Worker:
                 self._watchdog.stopping(f"stopping: {len(running)} tasks running")
                 taking.cancel()
                 self._slots.close()
+                context.waiting.stop()
                 await asyncio.wait({taking})
                 await self._drain(running)
                 for side_task in side_tasks:
@@ -315,7 +316,7 @@ class Worker:
             job.stop_now()
 
     def _on_control(self, message: Msg) -> None:
-        """Read the ledger entry of a task that a message asks to cancel, or what operators ask: only that decides."""
+        """Read the entry of a task that a message cancels or answers, or what operators ask: only that decides."""
         try:
             asked = object_in(decode(message.data))
         except MessageError:
@@ -324,7 +325,7 @@ class Worker:
             self._control.look()
         if self._follow_ups is not None and FOLLOW_UP in asked:
             self._follow_ups.told(asked)
-        key = (self._config.agent.id, asked.get("cancel"), asked.get("owner", COORDINATOR))
+        key = (self._config.agent.id, asked.get("cancel", asked.get("answer")), asked.get("owner", COORDINATOR))
         for held, job in self._jobs.items():
             if held == key:
                 job.renew_now()

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from agentbus.protocol.outcomes.run_report import Denied
-from agentbus_worker.formats.events import Activity, Event, Question
+from agentbus.protocol.questions.question import digest_of
+from agentbus_worker.formats.events import Activity, Event, Question, QuestionEnd
 from agentbus_worker.formats.readers import READERS
 from agentbus_worker.formats.reading import Reader
 from agentbus_worker.formats.stall import StallWatch
@@ -42,6 +43,7 @@ async def test_an_answer_that_allows_lets_the_very_call_go_on(tmp_path: Path, fi
         assert question == {
             "acp": "question", "id": "1", "operation": "execute", "arguments": {"command": "touch made"},
             "folder": str(tmp_path), "title": "touch made", "call": "c1",
+            "digest": digest_of({"command": "touch made"}),
         }  # fmt: skip
         assert not (tmp_path / "made").exists()
         answer(fifo, {"id": "7", "allow": True}, {"id": "1", "allow": "yes"}, [1], {"id": ["1"], "allow": True})
@@ -122,5 +124,5 @@ def test_the_clock_of_a_stalled_run_stands_while_a_question_is_open() -> None:
     assert watch.due is None
     now = 1000.0
     events = read(reader, {"acp": "permission", "tool": "execute", "allowed": False, "question": "1"}, watch)
-    assert events[0] == Activity()
+    assert (events[0], events[-1]) == (Activity(), QuestionEnd("1"))
     assert watch.due == 1010

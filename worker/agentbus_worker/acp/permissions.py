@@ -11,7 +11,15 @@ from agentbus_worker.acp.answers import Answers
 from agentbus_worker.acp.event_lines import EventLines
 from agentbus_worker.acp.json_values import Json, Object, object_in, objects_in
 from agentbus_worker.acp.peer import Peer, RequestId
-from agentbus_worker.acp.tool_calls import ToolCalls, arguments_of, call_id, title_of, tool_of
+from agentbus_worker.acp.tool_calls import (
+    ToolCalls,
+    arguments_of,
+    asked_arguments,
+    call_id,
+    digest_of,
+    title_of,
+    tool_of,
+)
 
 _MOST_OPEN: Final = 16
 """Questions that are open at a time: an agent that asks more at once is denied."""
@@ -64,7 +72,8 @@ class Permissions:
         elif len(self._open) >= _MOST_OPEN:
             await self._give(request, known, options, allowed=False, why="too many questions are open")
         else:
-            task = asyncio.create_task(self._ask(self._answers, request, known, options))
+            arguments = asked_arguments(known, call.get("content"))
+            task = asyncio.create_task(self._ask(self._answers, request, known, options, arguments))
             self._open.add(task)
             task.add_done_callback(self._open.discard)
 
@@ -75,15 +84,16 @@ class Permissions:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
-    async def _ask(self, answers: Answers, request: RequestId, call: Object, options: dict[str, str]) -> None:
+    async def _ask(
+        self, answers: Answers, request: RequestId, call: Object, options: dict[str, str], arguments: Json
+    ) -> None:
         self._asked += 1
         name = str(self._asked)
-        arguments = arguments_of(call)
         waiting = answers.expect(name)
         try:
             await self._lines.write(
-                "question", id=name, operation=tool_of(call), arguments=arguments, folder=self._folder,
-                title=title_of(call), call=call_id(call),
+                "question", id=name, operation=tool_of(call), arguments=arguments, digest=digest_of(arguments),
+                folder=self._folder, title=title_of(call), call=call_id(call),
             )  # fmt: skip
             try:
                 async with asyncio.timeout(self._wait_s):
@@ -115,7 +125,7 @@ class Permissions:
         chosen = {"outcome": {"outcome": "selected", "optionId": option}} if option is not None else _NOT_CHOSEN
         await self._lines.write(
             "permission", tool=tool_of(call), title=title_of(call), arguments=arguments_of(call), call=call_id(call),
-            allowed=allowed, option=option, why=why, question=question,
+            allowed=allowed, option=option, why=why, question=question, withdrawn=bool(self._cancelled) or None,
         )  # fmt: skip
         await self._peer.answer(request, chosen)
 

@@ -11,7 +11,18 @@ from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.outcomes.failure_codes import FailureCode
 from agentbus.protocol.outcomes.run_report import Run, Usage, amount_in
 from agentbus_worker.acp.tool_calls import ToolCalls, arguments_of, call_id, title_of, tool_of
-from agentbus_worker.formats.events import Activity, Event, Notice, Question, Start, Text, Tool, ToolEnd, UsageSoFar
+from agentbus_worker.formats.events import (
+    Activity,
+    Event,
+    Notice,
+    Question,
+    QuestionEnd,
+    Start,
+    Text,
+    Tool,
+    ToolEnd,
+    UsageSoFar,
+)
 from agentbus_worker.formats.gemini import retry_in_line as retry_of_gemini
 from agentbus_worker.formats.judgement import Ended
 from agentbus_worker.formats.opencode import retry_in_line as retry_of_opencode
@@ -71,7 +82,7 @@ class AcpReader(Reader):
             "session": self._read_session,
             "update": lambda line: self._read_update(object_in(line.get("update"))),
             "permission": self._read_permission,
-            "question": lambda line: [Question(text_at(line, "operation"), summary_of(line.get("arguments")))],
+            "question": self._read_question,
             "notice": lambda line: [Notice(one_line(text_at(line, "text")))],
             "end": self._read_end,
             "error": self._read_error,
@@ -148,7 +159,23 @@ class AcpReader(Reader):
             events.append(ToolEnd(name, update.get("status") == "completed", _output_of(update), call))
         return events or [Activity()]
 
+    def _read_question(self, value: dict[str, Json]) -> list[Event]:
+        summary, title = summary_of(value.get("arguments")), text_at(value, "title")
+        if summary.startswith("{"):
+            summary = one_line(title) or summary
+        return [
+            Question(
+                text_at(value, "operation"), summary, text_at(value, "id"), value.get("arguments"),
+                text_at(value, "digest"), text_at(value, "folder"), title,
+            )
+        ]  # fmt: skip
+
     def _read_permission(self, value: dict[str, Json]) -> list[Event]:
+        events = self._read_decision(value)
+        question = text_at(value, "question")
+        return [*events, QuestionEnd(question, value.get("withdrawn") is True)] if question else events
+
+    def _read_decision(self, value: dict[str, Json]) -> list[Event]:
         tool, call, summary = text_at(value, "tool"), text_at(value, "call"), summary_of(value.get("arguments"))
         if summary.startswith("{"):  # Gemini CLI tells no arguments
             summary = text_at(value, "title") or summary

@@ -1,5 +1,7 @@
 """What an agent says of a use of a tool: at its begin, in updates, and when it asks for a permission."""
 
+import hashlib
+import json
 from typing import Final
 
 from agentbus_worker.acp.json_values import Json, Object, object_in, text_in
@@ -58,3 +60,21 @@ def arguments_of(call: Object) -> Json:
         return raw
     places = call.get("locations")
     return {"title": title_of(call), **({"locations": places} if places else {})}
+
+
+def asked_arguments(call: Object, content: Json) -> Json:
+    """Return what a person is shown, and what tells one question from another.
+
+    An agent that sends no arguments shows what it would do, as the text of a change to a file.
+    """
+    arguments = arguments_of(call)
+    return arguments if call.get("rawInput") not in (None, {}, "") or not content else {**arguments, "content": content}
+
+
+def digest_of(arguments: Json) -> str:
+    """Return what tells arguments from others, before any of them are cut.
+
+    It is `agentbus.protocol.questions.question.digest_of`, which takes much longer to load.
+    """
+    whole = json.dumps(arguments, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(whole.encode(errors="surrogatepass")).hexdigest()

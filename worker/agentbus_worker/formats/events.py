@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from agentbus.protocol.json_codec import Json
 from agentbus.protocol.outcomes.failure_codes import FailureCode
 from agentbus.protocol.outcomes.run_report import Usage
 
@@ -80,10 +81,29 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The agent asks whether it may use a tool, and has stopped until it is answered."""
+    """The agent asks whether it may use a tool, and has stopped until it is answered.
+
+    Attributes:
+        id: names the question to what answers it; its end has the same.
+        arguments: of the tool, with long texts cut; `digest` is that of the whole ones.
+        title: what the tool is used for, in the agent's words.
+    """
 
     tool: str
     summary: str = ""
+    id: str = field(default="", compare=False)
+    arguments: Json = field(default=None, compare=False)
+    digest: str = field(default="", compare=False)
+    folder: str = field(default="", compare=False)
+    title: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionEnd:
+    """A question has been answered; or it is `withdrawn`, because its run ends."""
+
+    id: str
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,4 +122,4 @@ class Notice:
     text: str
 
 
-Event: TypeAlias = Start | Text | Activity | Tool | ToolEnd | Retry | Question | UsageSoFar | Notice
+Event: TypeAlias = Start | Text | Activity | Tool | ToolEnd | Retry | Question | QuestionEnd | UsageSoFar | Notice

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from agentbus.protocol.outcomes.failure_codes import FailureCode
-from agentbus_worker.formats.events import Activity, Event, Question, Retry, Text, Tool, ToolEnd
+from agentbus_worker.formats.events import Activity, Event, Question, QuestionEnd, Retry, Text, Tool, ToolEnd
 from agentbus_worker.formats.judgement import GivenUp
 from agentbus_worker.formats.reading import Reader
 from agentbus_worker.formats.reasons import reason_of
@@ -18,6 +18,8 @@ _IN_VAIN: Final[tuple[FailureCode, ...]] = ("auth", "forbidden", "billing")
 _ONCE_S: Final = 10.0
 """How long an agent has after the first such refusal: it may renew a login that has expired, and be answered then."""
 _MOST_TOOLS: Final = 256
+_UNNAMED: Final = ""
+"""The id of a question of which no end is told: it is over when the agent goes on."""
 
 
 class StallWatch:
@@ -53,7 +55,7 @@ class StallWatch:
         self._hopeless_at: float | None = None
         self._retry: Retry | None = None
         self._tools: set[str] = set()
-        self._asks = False
+        self._questions: set[str] = set()
         self.on_sooner: Callable[[], None] = lambda: None
         """Called when `due` may have become an earlier time."""
 
@@ -64,11 +66,15 @@ class StallWatch:
             self._since = now
         match event:
             case Text() | Activity() | Tool() | ToolEnd():
-                self._since, self._asks = now, False
+                self._since = now
+                self._questions.discard(_UNNAMED)
                 self._retry = self._hopeless_at = None
                 self._note_tool(event)
             case Question():
-                self._since, self._asks = now, True
+                self._since = now
+                self._questions.add(event.id)
+            case QuestionEnd():
+                self._questions.discard(event.id)
             case Retry():
                 self._note_retry(event, now)
             case _:
@@ -111,7 +117,7 @@ class StallWatch:
     @property
     def _stands(self) -> bool:
         """Whether the time is not counted now."""
-        return self._asks or self._reader.is_text or (self._retry is None and self._waits_for_tools)
+        return bool(self._questions) or self._reader.is_text or (self._retry is None and self._waits_for_tools)
 
     @property
     def _waits_for_tools(self) -> bool:
@@ -137,7 +143,8 @@ class StallWatch:
             retry = _told_twice(before, retry)
         elif before is not None:
             again = before.code in _IN_VAIN
-        self._retry, self._last_retry, self._asks = retry, now, False
+        self._retry, self._last_retry = retry, now
+        self._questions.discard(_UNNAMED)
         if retry.longest_s > self._max_retry_after_s:
             self._hopeless_at = now
         elif retry.code in _IN_VAIN:

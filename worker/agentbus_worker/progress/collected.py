@@ -12,6 +12,7 @@ from agentbus_worker.formats.events import (
     Event,
     Notice,
     Question,
+    QuestionEnd,
     Retry,
     Start,
     Text,
@@ -116,7 +117,7 @@ def run_event(event: Event, elapsed_s: float) -> RunEvent | None:
 
     None: there is nothing to show of it.
     """
-    if isinstance(event, Activity):
+    if isinstance(event, Activity | QuestionEnd):
         return None
     kind, name, text, ok, spent = _parts(event)
     return RunEvent(kind, elapsed_s, _clean(text, MAX_TEXT_CHARS), _clean(name, MAX_NAME_CHARS), ok, spent=spent)

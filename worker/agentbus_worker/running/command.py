@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from agentbus_worker.asking.question_clock import QuestionClock
 from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
 from agentbus_worker.formats.judgement import GivenUp
 from agentbus_worker.formats.reading import Totals
@@ -106,6 +107,9 @@ class Child:
         self.events = events
         self._started = started
         self._watch = _watch(events, limits, process.pid) if events else None
+        self._questions = QuestionClock(asyncio.get_running_loop().time)
+        if events is not None:
+            events.listen(self._questions.on_event)
         self._given_up: GivenUp | None = None
         self._clearing: asyncio.Task[Unended | None] | None = None
         self._unended = False
@@ -187,7 +191,7 @@ class Child:
 
     @property
     def _deadline(self) -> float:
-        return self._started + self._limits.timeout_s
+        return self._started + self._limits.timeout_s + self._questions.stood_s
 
     async def _wait_for_end(self, end: ExitEvent, stop: asyncio.Future[None]) -> Reason:
         """Wait for the exit, a limit or `stop`. Output restarts the idle limit, so it is checked again when it is due.
@@ -222,7 +226,7 @@ class Child:
         """Return the limit that comes first, and its time: that of the run, of its output, or of what it does."""
         limits: list[tuple[float, Literal["timeout", "idle", "watch"]]] = [(self._deadline, "timeout")]
         if self._limits.idle_timeout_s:
-            last_output = max(self._started, self._out.last_read, self._err.last_read)
+            last_output = max(self._started, self._out.last_read, self._err.last_read, self._questions.last_open)
             limits.append((last_output + self._limits.idle_timeout_s, "idle"))
         if self._watch is not None:
             if self._out.standing:

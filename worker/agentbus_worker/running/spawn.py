@@ -15,11 +15,14 @@ import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from agentbus.errors import CommandError, MachineFaultError
 from agentbus_worker.running.program_file import why_not_executed
 from agentbus_worker.running.supervising import supervisor
+
+if TYPE_CHECKING:
+    from agentbus_worker.asking.answer_pipe import AnswerPipe
 
 MAX_ARGUMENT_BYTES: Final = 131_071
 """The longest single argument on Linux: MAX_ARG_STRLEN without the closing null byte."""
@@ -34,7 +37,7 @@ _POLL_S: Final = 0.02
 class Command:
     """A command to run. `stdin` is its standard input, which is empty if it is None.
 
-    In `side_file` it writes what it does not print, if it is asked for that.
+    In `side_file` it writes what it does not print, if it is asked for that; from `answers` it reads what is answered.
     """
 
     argv: Sequence[str]
@@ -45,6 +48,7 @@ class Command:
     stdin: bytes | None = None
     owner: str = ""
     side_file: Path | None = None
+    answers: "AnswerPipe | None" = None
 
 
 class Process:

@@ -28,6 +28,7 @@ from agentbus.protocol.messages import Task
 from agentbus.protocol.subjects import COORDINATOR
 from agentbus_worker import watchdog
 from agentbus_worker.acp.assignment import Assignment
+from agentbus_worker.asking.answer_pipe import AnswerPipe, answer_pipe
 from agentbus_worker.asking.claude_settings import environment_of, with_settings, write_settings
 from agentbus_worker.asking.decisions import told
 from agentbus_worker.disk.threads import Disk
@@ -59,6 +60,8 @@ _PLACEHOLDER: Final = re.compile(
 )
 ACP: Final = "acp"
 """The output of a driver that speaks the Agent Client Protocol with the agent."""
+_DENIED_LATER_S: Final = 60.0
+"""How much longer the driver waits than the worker, which denies first."""
 _DRIVERS: Final = {ACP: (sys.executable, "-P", "-m", "agentbus_worker.acp")}
 """What runs a command. With -P the folder of a task, where it starts, has no module of it."""
 
@@ -105,20 +108,17 @@ async def task_command(
     agent, owner, run_id = config.agent, attempt.owner, attempt.run_id
     prompt = _prompt(config, task, owner, conversation)
     file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" else None
-    async with _folder_of(config, task, owner, conversation, disk, stop) as workdir, temporary.of_run(stop) as own_tmp:
+    pipe = answer_pipe(tmp / f"{run_id}.answers", disk.state, stop, wanted=agent.permissions == "ask")
+    async with (
+        _folder_of(config, task, owner, conversation, disk, stop) as workdir,
+        temporary.of_run(stop) as own_tmp,
+        pipe as answers,
+    ):
         try:
             if file is not None:
                 await _write_prompt(file, prompt, disk, stop)
             settings = await write_settings(own_tmp, agent, conversation.answered, threads=disk.folders, stop=stop)
-            values = {
-                INPUT_PLACEHOLDER: lambda: prompt,
-                INPUT_FILE_PLACEHOLDER: lambda: str(file),
-                TASK_ID_PLACEHOLDER: lambda: task.id,
-                WORKDIR_PLACEHOLDER: lambda: str(workdir or _worker_folder()),
-                SESSION_PLACEHOLDER: lambda: SESSION_PLACEHOLDER,  # in a command that begins a session
-                SETTINGS_PLACEHOLDER: lambda: str(settings or SETTINGS_PLACEHOLDER),
-                **conversation.values,
-            }
+            values = {**_values(task, prompt, file, workdir, settings), **conversation.values}
             words = _words(config, task, conversation, values, silent=not prompt)
             env = {**_environment(agent, task, attempt, workdir), **_own(own_tmp, conversation)}
             side_file = await side_file_of_run(
@@ -130,13 +130,27 @@ async def task_command(
                 run_id=run_id,
                 task_id=task.id,
                 cwd=workdir,
-                stdin=_standard_input(agent, prompt, conversation.resumed),
+                stdin=_standard_input(config, prompt, conversation.resumed, answers),
                 owner=owner,
                 side_file=side_file.path,
+                answers=answers,
             )
         finally:
             if file is not None:
                 disk.state.begin(lambda: _remove(file))
+
+
+def _values(
+    task: Task, prompt: str, file: Path | None, workdir: Path | None, settings: Path | None
+) -> dict[str, Callable[[], str]]:
+    return {
+        INPUT_PLACEHOLDER: lambda: prompt,
+        INPUT_FILE_PLACEHOLDER: lambda: str(file),
+        TASK_ID_PLACEHOLDER: lambda: task.id,
+        WORKDIR_PLACEHOLDER: lambda: str(workdir or _worker_folder()),
+        SESSION_PLACEHOLDER: lambda: SESSION_PLACEHOLDER,
+        SETTINGS_PLACEHOLDER: lambda: str(settings or SETTINGS_PLACEHOLDER),
+    }
 
 
 def _prompt(config: WorkerConfig, task: Task, owner: str, conversation: "Conversation") -> str:
@@ -262,13 +276,20 @@ def command_limits(config: WorkerConfig) -> Limits:
     )
 
 
-def _standard_input(agent: AgentSection, prompt: str, resumed: "Session | None") -> bytes | None:
+def _standard_input(
+    config: WorkerConfig, prompt: str, resumed: "Session | None", answers: AnswerPipe | None
+) -> bytes | None:
     """Return what the command gets there: the prompt, or what the driver of an agent is told; None for nothing."""
+    agent = config.agent
     if agent.output == ACP:
         servers = [server.for_session(name) for name, server in (agent.mcp_servers or {}).items()]
         mode, permissions = agent.acp_mode or "", agent.permissions or "deny"
         session = resumed.id if resumed is not None else None
-        return Assignment(prompt, session=session, mode=mode, permissions=permissions, mcp_servers=servers).to_bytes()
+        return Assignment(
+            prompt, session=session, mode=mode, permissions=permissions, mcp_servers=servers,
+            answers=str(answers.path) if answers is not None else None,
+            question_wait_s=config.worker.question_wait_seconds + _DENIED_LATER_S,
+        ).to_bytes()  # fmt: skip
     return prompt.encode() if agent.prompt_via == "stdin" else None
 
 

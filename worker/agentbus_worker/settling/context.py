@@ -8,6 +8,7 @@ from agentbus.config.worker_schema import WorkerConfig
 from agentbus.protocol.ledger_entry import Setbacks
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
+from agentbus_worker.asking.waiting_runs import WaitingRuns
 from agentbus_worker.claim_records import ClaimRecords
 from agentbus_worker.conversations.own_place import OwnPlace
 from agentbus_worker.disk.threads import Disk
@@ -50,6 +51,7 @@ class Context:
     place: OwnPlace
     progress: Progress
     disk: Disk = field(default_factory=lambda: Disk(threads=False))
+    waiting: WaitingRuns = field(default_factory=WaitingRuns)
     dead_letters: dict[str, str] = field(default_factory=dict[str, str])
 
     @property

@@ -19,6 +19,7 @@ from agentbus.protocol.ledger_entry import Claim, Entry
 from agentbus.protocol.messages import Result
 from agentbus.tasks.incoming import Incoming
 from agentbus.tasks.settle import publish_committed
+from agentbus_worker.asking.run_questions import telling_and_asking
 from agentbus_worker.conversations.conversation import Conversation
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.pausing.faults import Fault, begin_pause, handed_back, not_started, note_end, watch_trial
@@ -170,14 +171,14 @@ class Job:
             self._trial = watch_trial(context, child)
             self._lease.run = run_of(child.events)
             context.metrics.run_started()
-            with context.progress.of_run(self.key, self._entry.attempt, child):
-                async with self.conversation.followed(child.events, command):
-                    ended = await child.ended(
-                        stop,
-                        context.children,
-                        stop_grace_s=self._stop_grace_s,
-                        on_still_running=lambda: self._log.info("started"),
-                    )
+            asks = telling_and_asking(context, self.key, self._lease, child, command.answers)
+            async with asks, self.conversation.followed(child.events, command):
+                ended = await child.ended(
+                    stop,
+                    context.children,
+                    stop_grace_s=self._stop_grace_s,
+                    on_still_running=lambda: self._log.info("started"),
+                )
             self._log.add(exit_code=ended.code, duration_s=round(ended.duration_s, 3), output_bytes=ended.stdout.size)
             if ended.unended is None:
                 reservation.ended(ended.duration_s)

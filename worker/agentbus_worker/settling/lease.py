@@ -74,6 +74,8 @@ class Lease:
         self._ledger_went = False
         self.run: Callable[[], Run | None] = lambda: None
         """What the agent has told of its run so far: an attempt that is lost or repeated costs money, too."""
+        self.on_change: Callable[[Entry], None] = lambda _: None
+        """Called with the entry after each write: what other parties have changed is in it."""
         self.lost = False
         self.interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -206,6 +208,25 @@ class Lease:
             timeout_s=_REQUEST_S,
         )
 
+    async def update(self, change: Callable[[Entry], Entry]) -> None:
+        """Change the entry while the task runs. It counts as a renewal, by which a party knows its own writes.
+
+        Raises:
+            LeaseLostError: another worker has the task, or it has its result.
+            BusError: not changed, or not known to be; call again.
+        """
+
+        def changed(entry: Entry) -> Entry:
+            if entry.terminal:
+                raise LeaseLostError("the task has its result")
+            return renewed(change(entry), self.run())
+
+        try:
+            await self._write(changed, timeout_s=_REQUEST_S)
+        except LeaseLostError:
+            self.interrupt()
+            raise
+
     async def _write(self, change: Callable[[Entry], Entry], *, timeout_s: float, flush: bool = True) -> None:
         """Change the entry by compare-and-set; try again from the entry in the ledger while that has our claim.
 
@@ -264,3 +285,4 @@ class Lease:
         if entry.cancel is not None and not self.interrupted.done():
             tracing.event("agentbus.cancel", **{"agentbus.by": entry.cancel.by})
             self.interrupt()
+        self.on_change(entry)

@@ -198,7 +198,9 @@ def _check_acp(agent: AgentSection, name: str | None, *, speaks: bool) -> Iterat
             f'output is "acp", and chat_cmd does not have {name} speak the Agent Client Protocol',
             f"see the preset {name}-acp: agentbus worker init --help",
         )
-    if agent.permissions != "allow":
+    if agent.permissions == "ask":
+        yield ok("rights", "the agent waits for a person where it asks for something")
+    elif agent.permissions != "allow":
         yield ok("rights", 'the agent is denied what it asks for: permissions = "allow" in [agent] allows it')
     else:
         yield ok("rights", "the agent is allowed all that it asks for")
