@@ -21,6 +21,7 @@ RUN_BY_TESTS = {
     README: "test_readme.py",
     TUTORIAL / "first-task.md": "test_readme.py",
     TUTORIAL / "two-machines.md": "test_readme.py",
+    TUTORIAL / "conversation.md": "test_readme.py",
     HOW_TO / "give-tasks.md": "test_how_to.py",
     HOW_TO / "agents.md": "test_how_to.py",
     HOW_TO / "mcp-hosts.md": "test_how_to.py",
