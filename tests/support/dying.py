@@ -24,6 +24,7 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks import settle
 from agentbus.tasks.ledger import Ledger
 from agentbus_worker import predecessors, worker
+from agentbus_worker.asking.answer_pipe import AnswerPipe
 from agentbus_worker.claim_records import ClaimRecords, LeftClaims
 from agentbus_worker.pausing.pause import Pause
 from agentbus_worker.running import command
@@ -68,6 +69,11 @@ def writes(state: str, *, renewals: int | None = None, ended: bool = False) -> C
     return wanted
 
 
+def asks(_self: Ledger, _key: TaskKey, entry: Any, **_: Any) -> bool:
+    """Match a call of `Ledger.write` that writes a question."""
+    return entry.questions is not None
+
+
 def stores(part: str) -> Callable[..., bool]:
     """Match a call of `Bus.store` whose subject has this part."""
 
@@ -93,6 +99,10 @@ POINTS: dict[str, Point] = {
     "command ended": Point(command.Child, "ended", "after"),
     "file half stored": Point(Bus, "store", "after", stores("$O.AGENT_FILES_code.C.")),
     "file stored": Point(result, "put_file", "after"),
+    # a question
+    "question written, answer not seen": Point(Ledger, "write", "after", asks),
+    "answer marked, not given": Point(AnswerPipe, "give", "before"),
+    "answer given": Point(AnswerPipe, "give", "after"),
     # the settlement
     "outcome about to be written": Point(*OUTBOX, "before", holds=(COMMIT,)),
     "outcome on disk, not committed": Point(*OUTBOX, "after", holds=(COMMIT,)),
