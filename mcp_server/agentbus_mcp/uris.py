@@ -12,14 +12,15 @@ TASK: Final = "agentbus://tasks/{agent}/{task_id}"
 TASK_OF_OWNER: Final = "agentbus://tasks/{agent}/~{owner}/{task_id}"
 TASK_BY_ID: Final = "agentbus://tasks/{task_id}"
 STREAM: Final = "agentbus://streams/{stream}"
+QUESTIONS: Final = "agentbus://questions"
 
 _PARTS: Final = re.compile(
-    r"agentbus://(?P<kind>agents|tasks|streams)(?:/(?P<name>[^/]+)(?:/(?P<rest>(?:~[^/]+/)?[^/]+))?)?"
+    r"agentbus://(?P<kind>agents|tasks|streams|questions)(?:/(?P<name>[^/]+)(?:/(?P<rest>(?:~[^/]+/)?[^/]+))?)?"
 )
 
 
 class ResourceId(NamedTuple):
-    """A kind of resource: `agents`, or an `inbox`, a `task` or a `stream` with its name.
+    """A kind of resource: `agents`, `questions`, or an `inbox`, a `task` or a `stream` with its name.
 
     Tasks have their agent and owner in the name where the URI has them: `code/job-1`, `code/~alice/job-1`.
     """
@@ -51,6 +52,8 @@ def parse(uri: str) -> ResourceId | None:
     match found["kind"], found["name"], found["rest"]:
         case "agents", None, None:
             return ResourceId("agents")
+        case "questions", None, None:
+            return ResourceId("questions")
         case "agents", str(agent), "results" if subjects.is_agent_id(agent):
             return ResourceId("inbox", subjects.agent_id(agent))
         case "tasks", str(task_id), None if subjects.is_task_id(task_id):

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Final
 
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import STATE
+from agentbus.protocol.headers import QUESTIONS, STATE
 from agentbus.protocol.task_names import TaskName, task_name
+from agentbus.tasks.approvals import ANSWER_SUFFIX
 from agentbus_mcp import uris
 from agentbus_mcp.notifications import sources
 from agentbus_mcp.notifications.bus_events import BusEvents, Unsubscribe
@@ -37,6 +38,8 @@ class ResourceChanges:
                 source = sources.all_inboxes(self._agent)
             case uris.ResourceId("stream", _):
                 return self._bus_events.follow(self._bus_events.ledger, _on_backlog_change(changed))
+            case uris.ResourceId("questions"):
+                return self._bus_events.follow(self._bus_events.ledger, _on_question(changed))
             case uris.ResourceId("task", name):
                 return self._bus_events.follow(
                     self._bus_events.ledger, on_task_change(task_name(name).matches, changed)
@@ -69,11 +72,30 @@ def _on_backlog_change(changed: Callable[[], None]) -> Callable[[Delivery | None
     return listener
 
 
+def _on_question(changed: Callable[[], None]) -> Callable[[Delivery | None], None]:
+    """Make a listener for the ledger that calls `changed` when something is asked or answered, or asks no more."""
+    asking: dict[str, str] = {}  # the entries that ask, and how many questions: renewals change nothing of it
+
+    def listener(message: Delivery | None) -> None:
+        if message is None:
+            changed()
+            return
+        state, count = message.headers.get(STATE), message.headers.get(QUESTIONS, "")
+        before = asking.pop(message.subject, "")
+        if count:
+            asking[message.subject] = count
+        is_answer = state == "queued" and message.subject.endswith(ANSWER_SUFFIX)
+        if count != before or state == "needs_approval" or is_answer:
+            changed()
+
+    return listener
+
+
 def on_task_change(
     is_watched: Callable[[TaskName], bool], changed: Callable[[], None]
 ) -> Callable[[Delivery | None], None]:
     """Make a listener for the ledger that calls `changed` when a watched task changes, lease renewals excepted."""
-    last: dict[TaskKey, str | None] = {}
+    last: dict[TaskKey, tuple[str | None, str | None]] = {}
 
     def listener(message: Delivery | None) -> None:
         if message is None:
@@ -82,8 +104,8 @@ def on_task_change(
         key = subjects.parse_state(message.subject)
         if key is None or not is_watched(TaskName(key.id, key.agent, key.owner)):
             return
-        state = message.headers.get(STATE)
-        if state != "working" or last.get(key) != state:
+        state = message.headers.get(STATE), message.headers.get(QUESTIONS)
+        if state[0] != "working" or last.get(key) != state:
             changed()
         last[key] = state
 

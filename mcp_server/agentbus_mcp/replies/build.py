@@ -13,6 +13,7 @@ from agentbus_mcp.replies import budget
 from agentbus_mcp.replies.budget import ResponseDetail
 from agentbus_mcp.replies.models import AgentResult, Answer, NextCall, PendingTask, Results
 from agentbus_mcp.replies.next_calls import read_on_call, watch_inbox_call, watch_tasks_call
+from agentbus_mcp.replies.questions import QUESTION_NOTE
 from agentbus_mcp.replies.results import UncutResult, result_of_message, result_of_task
 from agentbus_mcp.replies.tasks import pending_task, unknown_tasks
 from agentbus_mcp.sanitize import printable, to_json
@@ -67,7 +68,12 @@ def _note(outcome: TasksOutcome) -> str | None:
     """What a model has to know of the pending tasks; None if nothing."""
     agents = outcome.agents
     offline = agents.offline_note(task.agent for task in outcome.pending if task.state == "queued") if agents else None
-    notes = [_STALE_NOTE if outcome.stale else offline, PROGRESS_NOTE if outcome.progress else None]
+    asks = any(task.asks for task in outcome.pending)
+    notes = [
+        _STALE_NOTE if outcome.stale else offline,
+        PROGRESS_NOTE if outcome.progress else None,
+        QUESTION_NOTE if asks else None,
+    ]
     return ". ".join(note for note in notes if note) or None
 
 

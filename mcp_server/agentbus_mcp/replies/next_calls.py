@@ -22,9 +22,9 @@ def look_call(task: TaskName) -> NextCall:
     return NextCall(tool="get_task", arguments={"task_id": str(task)})
 
 
-def answer_call(task: TaskName) -> NextCall:
-    """The call that answers a task, but for the decision."""
-    return NextCall(tool="answer_approval", arguments={"task_id": str(task)})
+def answer_call(question: TaskName | str) -> NextCall:
+    """The call that answers a question, or a task that ended with a request, but for the decision."""
+    return NextCall(tool="answer_approval", arguments={"task_id": str(question)})
 
 
 def watch_tasks_call(request: WatchRequest, detail: ResponseDetail, tasks: Iterable[TaskName]) -> NextCall:

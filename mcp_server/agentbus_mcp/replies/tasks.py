@@ -9,6 +9,7 @@ from agentbus.protocol.json_codec import Json, object_in
 from agentbus.protocol.messages import Payload, decode_task
 from agentbus.protocol.progress.events import ProgressMessage
 from agentbus.protocol.stored_message import StoredMessage
+from agentbus.tasks.questions.describe import still_asked
 from agentbus_mcp.replies.models import (
     CancelledTask,
     ListedTask,
@@ -18,13 +19,16 @@ from agentbus_mcp.replies.models import (
     TaskView,
     UnknownTask,
 )
+from agentbus_mcp.replies.questions import questions_of
 from agentbus_mcp.replies.results import optional_text
 from agentbus_mcp.sanitize import as_text, cut, short, visible
 
 _ERROR_CHARS: Final = 1_000
 _CONTENT_CHARS: Final = 500
 _PENDING_CHARS: Final = 120
-"""Of the last event of a run, where there may be many."""
+"""Of the last event of a run, and of what it asks, where there may be many."""
+_PENDING_QUESTIONS: Final = 2
+_QUESTION_CHARS: Final = 4_000
 
 
 def pending_task(
@@ -46,6 +50,7 @@ def pending_task(
         attempt=entry.attempt or None,
         worker=short(claim.worker) if claim else None,
         cancel=_cancel_request(status),
+        questions=questions_of(status, _PENDING_CHARS, most=_PENDING_QUESTIONS),
         progress=progress_view(progress, _PENDING_CHARS),
     )
 
@@ -84,6 +89,7 @@ def task_view(status: TaskStatus, progress: ProgressMessage | None = None) -> Ta
         created_at=optional_text(entry.created_at),
         content=_content(entry.result),
         cancel=_cancel_request(status),
+        questions=questions_of(status, _QUESTION_CHARS),
         progress=progress_view(progress),
         last_failure=short(entry.last_failure) if entry.last_failure else None,
         setbacks=_setbacks(status),
@@ -103,6 +109,7 @@ def listed_task(status: TaskStatus) -> ListedTask:
         changed_at=status.record.changed_at.isoformat(timespec="seconds"),
         task_type=short(entry.task_type, 60),
         attempt=entry.attempt if entry.attempt > 1 else None,
+        asks=len(still_asked(entry)) or None,
         error=short(status.error, 120) if status.error else None,
         failure=status.failure.code if status.failure else None,
         cost_usd=status.cost_usd,

@@ -13,6 +13,7 @@ from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.operations.inbox import newest_messages
 from agentbus_mcp.operations.output import beginnings
 from agentbus_mcp.replies.budget import ANSWER_BYTES
+from agentbus_mcp.replies.questions import list_of_questions
 from agentbus_mcp.replies.results import result_of_task
 from agentbus_mcp.replies.tasks import task_view
 from agentbus_mcp.resources.streams import NEWEST, describe_stream, result_list
@@ -25,6 +26,8 @@ STREAMS: Final = {
 """The title and the description of each stream that is a resource."""
 _MAX_AGENTS: Final = 200
 _MAX_WORKERS: Final = 50
+_MAX_ASKING: Final = 50
+"""Of how many tasks questions are shown."""
 
 
 class ResourceContents:
@@ -40,6 +43,11 @@ class ResourceContents:
         if len(overview) > _MAX_AGENTS:
             content["more"] = len(overview) - _MAX_AGENTS
         return to_json(content)
+
+    async def questions(self) -> str:
+        """What agents ask and no one has answered; of many, those of the tasks that changed last."""
+        found = await (await self._bus_link.coordinator()).questions(limit=_MAX_ASKING)
+        return to_json(list_of_questions(found).model_dump(exclude_none=True))
 
     async def inbox(self, agent: str) -> str:
         """The newest messages in the inbox of an agent, oldest first, and the cursor behind them."""

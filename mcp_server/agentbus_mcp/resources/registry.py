@@ -57,6 +57,7 @@ def _static_resources(contents: ResourceContents, own: str) -> list[FunctionReso
             resource(uris.stream(name), name, title, description, partial(contents.stream, name))
             for name, (title, description) in STREAMS.items()
         ),
+        resource(uris.QUESTIONS, "questions", "Open questions", _summary(contents.questions), contents.questions),
     ]  # fmt: skip
 
 

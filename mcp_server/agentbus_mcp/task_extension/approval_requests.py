@@ -11,10 +11,13 @@ from agentbus.coordinator import Coordinator, TaskStatus
 from agentbus.errors import AgentBusError, TaskNotFoundError
 from agentbus.protocol.task_names import TaskName
 from agentbus.tasks.approvals import ANSWER_SUFFIX, answer_id, question
+from agentbus.tasks.questions.asked import AskedQuestion
 from agentbus_mcp.operations.look_up import answer_to
+from agentbus_mcp.replies.questions import question_view
 from agentbus_mcp.sanitize import clip, short, visible
 
 _COMMENT_CHARS: Final = 4_000
+_QUESTION_CHARS: Final = 8_192
 _FORM: Final = {
     "type": "object",
     "properties": {
@@ -61,6 +64,25 @@ def approval_request(task: TaskStatus) -> dict[str, Any]:
     message = (
         f"The agent {task.agent} has stopped in the task {task.task_id}{whose} ({kind}) before something that needs "
         f"approval. It says:\n\n{quoted}"
+    )
+    params = {"mode": "form", "message": message, "requestedSchema": _FORM}
+    return {"method": "elicitation/create", "params": params}
+
+
+def permission_request(asked: AskedQuestion) -> dict[str, Any]:
+    """Make the elicitation for a question of a run; it quotes the agent line by line.
+
+    Further lines of a text are indented, so that what an agent says does not pass for an operation.
+    """
+    task, view = asked.status, question_view(asked, _QUESTION_CHARS)
+    whose = f" of {task.name.owner}" if task.name.owner else ""
+    said = {"operation": view.operation, "with": view.arguments, "in": view.folder, "says": view.text}
+    lines = [f"{name}: {text}".replace("\n", "\n    ") for name, text in said.items() if text]
+    quoted = "\n".join(f"> {line}" for text in lines for line in text.splitlines())
+    cut = "\n\nThis is not all of it: look at the task before you approve it." if view.cut else ""
+    message = (
+        f"The agent {task.agent} asks in the task {task.task_id}{whose} ({short(task.record.entry.task_type)}) whether "
+        f"it may do something, and waits until {view.until}. It says:\n\n{quoted}{cut}"
     )
     params = {"mode": "form", "message": message, "requestedSchema": _FORM}
     return {"method": "elicitation/create", "params": params}

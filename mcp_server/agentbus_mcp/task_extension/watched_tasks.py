@@ -1,7 +1,8 @@
 """Continues calls that wait for results as MCP tasks. The record stores only what the call waits for.
 
 The state of such an MCP task is read from the ledger or the inbox. If a bus task needs approval, the MCP task requires
-input. Once it is answered, by this client or another, the MCP task waits for the follow-up task instead.
+input. Once it is answered, by this client or another, the MCP task waits for the follow-up task instead. A run that
+asks while it goes on makes it require input, too.
 """
 
 import logging
@@ -16,10 +17,12 @@ from mcp_types import CallToolResult, TextContent
 
 from agentbus.concurrently import concurrently
 from agentbus.coordinator import Coordinator, TaskStatus
-from agentbus.errors import TaskConflictError, TaskNotFoundError
+from agentbus.errors import NoQuestionError, TaskConflictError, TaskNotFoundError
+from agentbus.protocol.questions.question import MAX_COMMENT_CHARS
 from agentbus.protocol.subjects import TaskKey
 from agentbus.protocol.task_names import is_task_name, short_names, task_name
 from agentbus.task_handle import TaskFailure
+from agentbus.tasks.questions.asked import AskedQuestion, asked_by
 from agentbus_mcp.errors import client_message
 from agentbus_mcp.notifications import sources
 from agentbus_mcp.notifications.bus_events import BusEvents, Unsubscribe
@@ -37,6 +40,7 @@ from agentbus_mcp.task_extension.approval_requests import (
     asks_for_approval,
     is_follow_up,
     last_follow_up,
+    permission_request,
     read_decision,
 )
 from agentbus_mcp.task_extension.offer import Offer
@@ -49,6 +53,8 @@ TTL_MS: Final = 30 * 86_400_000
 """As long as results are kept."""
 POLL_MS: Final = 3_000
 """A poll reads one record and the ledger entries that are waited for."""
+_MAX_REQUESTS: Final = 32
+"""Of runs, in one answer: the next ones follow once some are answered."""
 _READS_AT_ONCE: Final = 8
 """A ledger entry holds the whole result, so only a few are read at the same time."""
 
@@ -107,7 +113,10 @@ class WatchedTasks:
             return Completed(CallToolResult(content=[text], is_error=True))
 
     async def answer(self, coordinator: Coordinator, state: State, responses: Mapping[str, Any]) -> None:
-        """Approve or deny bus tasks; the key of a request is the id of the bus task, or its name where ids are shared.
+        """Approve or deny what bus tasks ask for.
+
+        The key of a request is the id of the bus task, or its name where ids are shared; of a run that goes on, the id
+        of its question.
 
         Raises:
             MCPError: -32602, before anything is decided, for a response that does not fit its request.
@@ -125,6 +134,15 @@ class WatchedTasks:
                 await coordinator.task(str(task.name)).answer(approve=decision.approve, comment=comment)
             except TaskConflictError as error:
                 log.info("a task was answered by another client first: %s", error)
+        for asked in _asked(wait, tasks):
+            decision = decisions.get(asked.id)
+            if decision is None:
+                continue
+            try:
+                comment = decision.comment[:MAX_COMMENT_CHARS]
+                await coordinator.answer_question(asked.id, approve=decision.approve, comment=comment)
+            except (TaskConflictError, NoQuestionError) as error:
+                log.info("a question was answered by another client first, or is asked no more: %s", error)
 
     async def cancel(self, coordinator: Coordinator, state: State) -> None:
         """Cancel the tasks that the call has published; tasks that it only watches continue.
@@ -182,11 +200,18 @@ async def _state_of_tasks(coordinator: Coordinator, wait: StoredWait) -> TaskSta
     counts = Counter(task.state for task in found.tasks)
     message = ", ".join(f"{count} {state}" for state, count in counts.items())
     changed_at = max(task.record.changed_at for task in found.tasks)
+    requests = {one.id: permission_request(one) for one in _asked(wait, found.tasks)}
     if asking:
         keys = _request_keys(coordinator, wait, found.tasks)
-        requests = {keys[task.record.key]: approval_request(task) for task in asking}
+        requests |= {keys[task.record.key]: approval_request(task) for task in asking}
+    if requests:
         return InputRequired(requests, message, changed_at)
     return Working(message, changed_at)
+
+
+def _asked(wait: StoredWait, tasks: Sequence[TaskStatus]) -> list[AskedQuestion]:
+    """Return what the runs of tasks ask, if the client can ask a person; of many, the first ones."""
+    return [asked for task in tasks for asked in asked_by(task)][:_MAX_REQUESTS] if wait.elicits else []
 
 
 def _request_keys(coordinator: Coordinator, wait: StoredWait, tasks: Sequence[TaskStatus]) -> dict[TaskKey, str]:

@@ -17,6 +17,7 @@ from agentbus_mcp.replies.budget import BEGINNING_BYTES
 from agentbus_mcp.replies.build import APPROVAL_NOTE, DATA_NOTE, PROGRESS_NOTE, build_answer
 from agentbus_mcp.replies.models import TaskView
 from agentbus_mcp.replies.next_calls import answer_call, look_call, read_on_call, wait_call
+from agentbus_mcp.replies.questions import QUESTION_NOTE
 from agentbus_mcp.replies.results import result_of_task
 from agentbus_mcp.replies.tasks import task_view
 from agentbus_mcp.tools.definition import READS, define
@@ -45,13 +46,15 @@ async def _view(coordinator: Coordinator, status: TaskStatus) -> TaskView:
     if not status.settled:
         online = (await agents_status(coordinator)).online(status.agent) if status.state == "queued" else None
         progress = await last_progress(coordinator.bus, status.record.key) if status.state == "working" else None
-        note = PROGRESS_NOTE if progress else None
-        fields: dict[str, Any] = {"note": note, "online": online, "next": wait_call([status.name])}
-        return task_view(status, progress).model_copy(update=fields)
+        view = task_view(status, progress)
+        notes = [PROGRESS_NOTE if progress else None, QUESTION_NOTE if view.questions else None]
+        note = ". ".join(filter(None, notes)) or None
+        call = answer_call(view.questions[0].id) if view.questions else wait_call([status.name])
+        return view.model_copy(update={"note": note, "online": online, "next": call})
     view = task_view(status)
     output = (await beginnings(coordinator, [status])).get(status.record.key)
     result = result_of_task(status, output).cut(BEGINNING_BYTES)
-    fields = {"result": result, "note": DATA_NOTE, "next": read_on_call([result])}
+    fields: dict[str, Any] = {"result": result, "note": DATA_NOTE, "next": read_on_call([result])}
     if status.state == "needs_approval":
         answer = await _answered_by(coordinator, status)
         call = look_call(answer) if answer else answer_call(status.name)

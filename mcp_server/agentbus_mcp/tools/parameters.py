@@ -101,6 +101,10 @@ Fresh = Annotated[
     bool,
     Field(description="With continue_task: if its session is gone, begin a new one with that task and its result."),
 ]
+QuestionId = Annotated[
+    Annotated[str, Field(max_length=230), AfterValidator(_is_named)],
+    Field(description="The id of the question; for needs_approval that of the task."),
+]
 TaskId = Annotated[_TaskName, Field(description="The task: its id, or agent/id.")]
 SomeTaskIds = Annotated[
     list[_TaskName],

@@ -11,6 +11,7 @@ from agentbus_mcp.tools.cancel_task import cancel_task_tool
 from agentbus_mcp.tools.get_results import get_results_tool
 from agentbus_mcp.tools.get_task import get_task_tool
 from agentbus_mcp.tools.list_agents import list_agents_tool
+from agentbus_mcp.tools.list_questions import list_questions_tool
 from agentbus_mcp.tools.list_tasks import list_tasks_tool
 from agentbus_mcp.tools.publish_task import publish_task_tool
 from agentbus_mcp.tools.watch_results import watch_results_tool
@@ -27,6 +28,7 @@ def make_tools(bus_link: BusLink, waits: Waits) -> list[Tool]:
         list_agents_tool(bus_link),
         cancel_task_tool(bus_link),
         answer_approval_tool(bus_link),
+        list_questions_tool(bus_link),
     ]
 
 

@@ -26,6 +26,7 @@ from agentbus.tasks.presence import announce, withdraw
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.notifications.pending_events import PendingEvents, TaskUpdated
 from agentbus_mcp.server import create_server
+from support.asking_worker import asking
 from support.free_ports import free_port
 from support.harness import BOUND_S, eventually
 from support.mcp_harness import (
@@ -47,6 +48,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:resources/(un)?subscribe is remo
 
 OTHER_INBOX = "agentbus://agents/ops/results"
 TASK = "agentbus://tasks/a"
+QUESTIONS = "agentbus://questions"
 LISTED = "the list"
 
 
@@ -349,3 +351,35 @@ async def test_a_closed_server_ends_its_streams_in_order(server: NatsServer, coo
         mcp.end_waits()
         with anyio.fail_after(BOUND_S):
             assert [event async for event in subscription] == []
+
+
+@both_eras
+async def test_questions_are_told_when_they_are_asked_and_answered_and_not_when_leases_are_renewed(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
+    async def answer_all() -> None:
+        for question in (await coordinator.questions()).questions:
+            await coordinator.answer_question(question.id, approve=True)
+
+    async def end_asking() -> None:
+        task = (await coordinator.publish("code", "work", task_type="test", task_id="b")).message
+        await settle(coordinator, "b", "status=needs_approval", status="needs_approval", task=task)
+
+    async with subscribed(server.url, era, QUESTIONS, TASK) as client:
+        run = await asking(coordinator, "a")
+        await client.until(TASK)
+        for step in (
+            lambda: run.ask("Bash", "git push"),
+            answer_all,
+            end_asking,
+            answer_all,
+            lambda: run.ask("Bash", "git tag"),
+            lambda: settle(coordinator, "a"),
+        ):
+            for _ in range(3):
+                await run.renew()
+            await step()
+            await client.until(QUESTIONS)
+            await coordinator.publish("code", "work", task_type="test")
+        await client.until(TASK)
+        assert client.rest() <= {TASK}

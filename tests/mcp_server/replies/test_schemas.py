@@ -29,6 +29,7 @@ TOOLS = [
     "list_agents",
     "cancel_task",
     "answer_approval",
+    "list_questions",
 ]
 AT_ONCE = TOOLS[:3]
 """The tools of the main job: hosts that load tools on demand load these at once."""

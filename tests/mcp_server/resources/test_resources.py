@@ -31,7 +31,7 @@ from support.restricted import only, restricted_bus
 
 pytestmark = both_eras
 
-ALWAYS = [AGENTS, INBOX, TASKS, RESULTS]
+ALWAYS = [AGENTS, INBOX, TASKS, RESULTS, "agentbus://questions"]
 
 
 async def read(client: Client, uri: str) -> dict[str, Any]:
@@ -77,8 +77,8 @@ async def test_the_inboxes_of_online_agents_are_listed_in_pages(
         rest, end = await listed_with(client, third)
         with pytest.raises(MCPError, match="the cursor is not one that this server has given"):
             await listed_with(client, "nonsense!")
-    assert first[:4] == ALWAYS
-    assert [*first[4:], *second, *rest] == [f"agentbus://agents/{name}/results" for name in names]
+    assert first[:5] == ALWAYS
+    assert [*first[5:], *second, *rest] == [f"agentbus://agents/{name}/results" for name in names]
     assert (len(first), len(second), end) == (100, 100, None)
 
 
