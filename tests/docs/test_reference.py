@@ -180,5 +180,5 @@ def test_the_public_python_api_is_listed() -> None:
     assert names == set(agentbus.__all__)
     methods = {name.split("(")[0].removeprefix("Coordinator.") for name in listed if name.startswith("Coordinator.")}
     assert methods == {
-        name for name, value in vars(Coordinator).items() if callable(value) and not name.startswith("_")
+        name for name in dir(Coordinator) if callable(getattr(Coordinator, name)) and not name.startswith("_")
     }

@@ -49,11 +49,15 @@ class QuestionSearch:
 def _show(question: "AskedQuestion") -> None:
     """Print a question. What an agent says is quoted line by line, so that it passes for nothing else."""
     output.line(output.Styled(question.id, bold=True), f"  {_state(question)}")
-    asked = question.question
-    if asked is not None:
-        _print_line("operation", asked.operation)
-        _print_line("with", "" if asked.arguments is None else encode(asked.arguments).decode(), asked.arguments_bytes)
-        _print_line("folder", asked.folder)
+    arguments = "" if question.arguments is None else encode(question.arguments).decode()
+    for name, text, whole_bytes in (
+        ("operation", question.operation, None),
+        ("with", arguments, question.arguments_bytes),
+        ("folder", question.folder, None),
+    ):
+        if text:
+            cut = "" if whole_bytes is None else f" (the beginning of {whole_bytes:,} bytes)"
+            output.line(f"{_INDENT}{name}: {one_line(text)}{cut}")
     if text := question.text.strip():
         output.line(f"{_INDENT}says:")
         for line in text[:_MOST_CHARS].split("\n"):
@@ -64,15 +68,8 @@ def _show(question: "AskedQuestion") -> None:
 
 
 def _state(question: "AskedQuestion") -> str:
-    asked = question.question
-    if asked is None:
+    if question.kind == "approval":
         return "has ended, and asks for approval"
     if question.state == "interrupted":
         return "interrupted: the answer is kept for the next attempt"
-    return f"holds up its run until {asked.until}"
-
-
-def _print_line(name: str, text: str, whole_bytes: int | None = None) -> None:
-    if text:
-        cut = "" if whole_bytes is None else f" (the beginning of {whole_bytes:,} bytes)"
-        output.line(f"{_INDENT}{name}: {one_line(text)}{cut}")
+    return f"holds up its run until {question.until}"

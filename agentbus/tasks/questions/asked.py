@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 from agentbus.protocol.json_codec import Json
-from agentbus.protocol.questions.asked_call import asked_call_in
+from agentbus.protocol.questions.asked_call import AskedCall, asked_call_in
 from agentbus.protocol.questions.question import Question
 from agentbus.protocol.questions.question_ids import question_id
 from agentbus.protocol.questions.questions_of_entries import QuestionState, state_of
@@ -44,6 +44,44 @@ class AskedQuestion:
         return "open" if self.question is None else state_of(self.status.record.entry, self.question)
 
     @property
+    def _call(self) -> Question | AskedCall | None:
+        """What tells of the operation; of a task that has ended, the call before which it did, if it says one."""
+        if self.question is not None:
+            return self.question
+        result = self.status.result
+        call = None if result is None else asked_call_in(result.model_extra or {})
+        return call if call is not None and call.arguments_digest else None
+
+    @property
+    def operation(self) -> str:
+        """The tool, or the kind of tool; empty where only the text says what the agent wants to do."""
+        match self._call:
+            case Question(operation=name) | AskedCall(tool=name):
+                return name
+            case None:
+                return ""
+
+    @property
+    def arguments(self) -> Json:
+        """What it is to be used with; a text with the beginning of their JSON where `arguments_bytes` is not None."""
+        return self._call.arguments if self._call is not None else None
+
+    @property
+    def arguments_bytes(self) -> int | None:
+        """How long the JSON of the arguments is, where it was too long to be kept."""
+        return self._call.arguments_bytes if self._call is not None else None
+
+    @property
+    def folder(self) -> str:
+        """In which the agent works."""
+        return self._call.folder if self._call is not None else ""
+
+    @property
+    def until(self) -> str | None:
+        """When it is denied without an answer, by the server's clock; None of a task that has ended."""
+        return self.question.until if self.question is not None else None
+
+    @property
     def text(self) -> str:
         """What the agent says that it wants to do."""
         if self.question is not None:
@@ -63,19 +101,14 @@ class AskedQuestion:
         task |= {"task_type": status.record.entry.task_type, "kind": self.kind}
         if self.question is not None:
             return {**question_json(status.record.entry, status.name, self.question), **task}
-        found = {"id": self.id, "state": self.state, "text": self.text, "asked_at": self.asked_at, **task}
-        return {**found, **self._call}
-
-    @property
-    def _call(self) -> dict[str, Json]:
-        """What is known of the call of a tool before which the run of a task has ended."""
-        result = self.status.result
-        call = None if result is None else asked_call_in(result.model_extra or {})
-        if call is None or not call.arguments_digest:
-            return {}
-        known = {"arguments_bytes": call.arguments_bytes, "folder": call.folder or None}
-        asked = {"operation": call.tool, "arguments": call.arguments}
-        return {**asked, **{name: value for name, value in known.items() if value is not None}}
+        known: dict[str, Json] = {
+            "operation": self.operation or None,
+            "arguments": self.arguments,
+            "arguments_bytes": self.arguments_bytes,
+            "folder": self.folder or None,
+        }
+        found: dict[str, Json] = {"id": self.id, "state": self.state, "text": self.text, "asked_at": self.asked_at}
+        return {**found, **task, **{name: value for name, value in known.items() if value is not None}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from agentbus.coordinator import TaskStatus
-from agentbus.protocol.json_codec import Json, encode
+from agentbus.protocol.json_codec import encode
 from agentbus.tasks.questions.asked import AskedQuestion, QuestionList, asked_by
 from agentbus_mcp.replies.models import OPEN, Answer, NextCall, QuestionView
 from agentbus_mcp.sanitize import short, visible
@@ -16,6 +16,7 @@ QUESTION_NOTE: Final = (
 LIST_CHARS: Final = 24_000
 """Of the texts of all questions of a list; what each of them has beside these is small."""
 _MOST_CHARS: Final = 2_000
+_OPERATION_CHARS: Final = 256
 _LEAST_CHARS: Final = 100
 _MAX_UNREADABLE: Final = 10
 
@@ -45,26 +46,19 @@ class Answered(Answer):
 
 def question_view(asked: AskedQuestion, chars: int) -> QuestionView:
     """A question with at most so many characters of each of its texts; `cut` says whether that is less than all."""
-    question = asked.question
-    arguments = _arguments(question.arguments) if question is not None else None
-    texts = [asked.text, arguments or ""]
-    cut = any(len(text) > chars for text in texts) or bool(question and question.arguments_bytes)
-    view = QuestionView(
+    arguments = "" if asked.arguments is None else encode(asked.arguments).decode()
+    cut = max(len(asked.text), len(arguments)) > chars or asked.arguments_bytes is not None
+    return QuestionView(
         id=asked.id,
         state=asked.state,
+        operation=short(asked.operation, _OPERATION_CHARS) or None,
+        arguments=short(arguments, chars) or None,
         text=short(asked.text, chars) or None,
         cut=cut or None,
+        folder=short(asked.folder) or None,
         asked_at=short(asked.asked_at),
+        until=short(asked.until) if asked.until else None,
     )
-    if question is None:
-        return view
-    more = {
-        "operation": short(question.operation, 256),
-        "arguments": short(arguments, chars) if arguments else None,
-        "folder": short(question.folder) or None,
-        "until": short(question.until),
-    }
-    return view.model_copy(update=more)
 
 
 def questions_of(status: TaskStatus, chars: int, most: int | None = None) -> list[QuestionView] | None:
@@ -84,7 +78,3 @@ def list_of_questions(found: QuestionList) -> Questions:
         cursor=found.cursor,
         unreadable=[visible(fault) for fault in found.unreadable[:_MAX_UNREADABLE]] or None,
     )
-
-
-def _arguments(arguments: Json) -> str | None:
-    return None if arguments is None else encode(arguments).decode()

@@ -17,7 +17,8 @@ from agentbus_mcp.replies.questions import question_view
 from agentbus_mcp.sanitize import clip, short, visible
 
 _COMMENT_CHARS: Final = 4_000
-_QUESTION_CHARS: Final = 8_192
+_QUESTION_CHARS: Final = 10_000
+"""More than the arguments of a question have, so that they are shown whole."""
 _FORM: Final = {
     "type": "object",
     "properties": {
@@ -59,7 +60,8 @@ def approval_request(task: TaskStatus) -> dict[str, Any]:
     """Make the elicitation for a task; it quotes the agent line by line."""
     text = question(task.result.result) if task.result is not None else ""
     kind = short(task.record.entry.task_type)
-    quoted = "\n".join(f"> {line}" for line in visible(text).strip().splitlines())
+    call, cut = _quoted_call(AskedQuestion(task))
+    quoted = "\n".join([*call, *(f"> {line}" for line in visible(text).strip().splitlines())]) + cut
     whose = f" of {task.name.owner}" if task.name.owner else ""
     message = (
         f"The agent {task.agent} has stopped in the task {task.task_id}{whose} ({kind}) before something that needs "
@@ -74,18 +76,35 @@ def permission_request(asked: AskedQuestion) -> dict[str, Any]:
 
     Further lines of a text are indented, so that what an agent says does not pass for an operation.
     """
-    task, view = asked.status, question_view(asked, _QUESTION_CHARS)
+    task = asked.status
     whose = f" of {task.name.owner}" if task.name.owner else ""
-    said = {"operation": view.operation, "with": view.arguments, "in": view.folder, "says": view.text}
-    lines = [f"{name}: {text}".replace("\n", "\n    ") for name, text in said.items() if text]
-    quoted = "\n".join(f"> {line}" for text in lines for line in text.splitlines())
-    cut = "\n\nThis is not all of it: look at the task before you approve it." if view.cut else ""
+    call, cut = _quoted_call(asked)
+    quoted = "\n".join([*call, *_quoted("says", visible(asked.text).strip())])
+    kind, until = short(task.record.entry.task_type), short(asked.until or "")
+    open_until = f"whether it may do something, and waits until {until}"
+    over = "whether it may do something, and was interrupted: the answer is kept for the next attempt"
     message = (
-        f"The agent {task.agent} asks in the task {task.task_id}{whose} ({short(task.record.entry.task_type)}) whether "
-        f"it may do something, and waits until {view.until}. It says:\n\n{quoted}{cut}"
+        f"The agent {task.agent} asks in the task {task.task_id}{whose} ({kind}) "
+        f"{over if asked.state == 'interrupted' else open_until}. It says:\n\n{quoted}{cut}"
     )
     params = {"mode": "form", "message": message, "requestedSchema": _FORM}
     return {"method": "elicitation/create", "params": params}
+
+
+def _quoted_call(asked: AskedQuestion) -> tuple[list[str], str]:
+    """Quote the operation, as far as it is known; and what to say if that is not all of it."""
+    view = question_view(asked, _QUESTION_CHARS)
+    said = {"operation": view.operation, "with": view.arguments, "in": view.folder}
+    lines = [line for name, text in said.items() for line in _quoted(name, text or "")]
+    whole = asked.arguments_bytes is None
+    return lines, "" if whole else "\n\nThe operation is not shown whole: look at the task before you approve it."
+
+
+def _quoted(name: str, text: str) -> list[str]:
+    if not text:
+        return []
+    first, *more = text.splitlines()
+    return [f"> {name}: {first}", *(f">     {line}" for line in more)]
 
 
 def read_decision(task_id: str, response: Any) -> Decision | None:
