@@ -211,13 +211,14 @@ async def test_every_mcp_tool_does_the_work_of_a_member_without_a_violation(team
             ("get_results", {}),
             ("get_task", {"task_id": "job"}),
             ("list_tasks", {}),
+            ("list_questions", {}),
             ("list_agents", {"response_format": "detailed"}),
             ("cancel_task", {"task_ids": ["job"]}),
         ]
         for tool, arguments in calls:
             answer = await client.call_tool(tool, arguments)
             assert not answer.is_error, (tool, answer)
-        for uri in ("agentbus://streams/AGENT_TASKS", "agentbus://agents"):
+        for uri in ("agentbus://streams/AGENT_TASKS", "agentbus://agents", "agentbus://questions"):
             [content] = (await client.read_resource(uri)).contents
             assert json.loads(getattr(content, "text", ""))
     assert team.violations() == []
@@ -257,6 +258,7 @@ async def test_the_mcp_tools_that_look_work_for_a_viewer_without_a_violation(tea
     async with mcp_client(team, "bob", "viewer") as client:
         for tool, arguments in (
             ("list_tasks", {}),
+            ("list_questions", {}),
             ("list_agents", {}),
             ("get_task", {"task_id": task.id}),
             ("get_results", {}),
