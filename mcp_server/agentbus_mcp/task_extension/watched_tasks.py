@@ -200,13 +200,17 @@ async def _state_of_tasks(coordinator: Coordinator, wait: StoredWait) -> TaskSta
     counts = Counter(task.state for task in found.tasks)
     message = ", ".join(f"{count} {state}" for state, count in counts.items())
     changed_at = max(task.record.changed_at for task in found.tasks)
-    requests = {one.id: permission_request(one) for one in _asked(wait, found.tasks)}
-    if asking:
-        keys = _request_keys(coordinator, wait, found.tasks)
-        requests |= {keys[task.record.key]: approval_request(task) for task in asking}
-    if requests:
-        return InputRequired(requests, message, changed_at)
-    return Working(message, changed_at)
+    requests = _requests(coordinator, wait, found.tasks, asking)
+    return InputRequired(requests, message, changed_at) if requests else Working(message, changed_at)
+
+
+def _requests(
+    coordinator: Coordinator, wait: StoredWait, tasks: Sequence[TaskStatus], asking: Sequence[TaskStatus]
+) -> dict[str, dict[str, Any]]:
+    """Make the requests to the client: for questions of runs, and for `asking`, which have ended with one."""
+    requests = {one.id: permission_request(one) for one in _asked(wait, tasks)}
+    keys = _request_keys(coordinator, wait, tasks) if asking else {}
+    return requests | {keys[task.record.key]: approval_request(task) for task in asking}
 
 
 def _asked(wait: StoredWait, tasks: Sequence[TaskStatus]) -> list[AskedQuestion]:
