@@ -41,6 +41,13 @@ class AgentOverview:
         return bool(self.workers)
 
     @property
+    def in_queue(self) -> int | None:
+        """How many tasks the queue holds of the agent, given to a worker or not; None if that is not known."""
+        if self.waiting is None or self.unacknowledged is None:
+            return None
+        return self.waiting + self.unacknowledged
+
+    @property
     def paused(self) -> PausedWorker | None:
         """Why no worker takes tasks now, if all that are alive are paused; None otherwise."""
         pauses = [worker.paused for worker in self.workers]

@@ -8,7 +8,8 @@ from typing import Final, TypeVar
 from agentbus.agent_overview import AgentOverview
 from agentbus.bus.bounds.fill import coming_bytes, remedy, warning_of
 from agentbus.bus.jetstream_answers import StreamInfo
-from agentbus.bus.reading.ledger_parts import agent_ledgers
+from agentbus.bus.reading.ledger_parts import agent_ledgers, parts_in
+from agentbus.bus.reading.ledger_reader import LedgerReader
 from agentbus.coordinator import Coordinator
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
@@ -16,6 +17,7 @@ from agentbus.protocol.json_codec import Json
 from agentbus.protocol.progress.events import ProgressMessage
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.listing.last_changes import last_changes
+from agentbus.tasks.listing.task_list import Wanted
 from agentbus.tasks.progress.last import last_of_each
 from agentbus.tasks.status import TaskStatus
 
@@ -111,19 +113,19 @@ class OverviewReader:
         """
         bus = self._coordinator
         missing: list[str] = []
+        agents = await self._allowed("agents", bus.overview) or []
         ledgers = await self._allowed(subjects.STATE_STREAM, lambda: agent_ledgers(bus.bus))
         names = [name for name in STREAMS if ledgers is None or name != subjects.STATE_STREAM]
         found = [await self._allowed(name, lambda name=name: self._stream(name, missing)) for name in names]
         streams = [info for info in found if info is not None]
-        agents = await self._allowed("agents", bus.overview)
-        running, recent = await self._allowed("tasks", self._tasks) or ([], [])
+        running, recent = await self._allowed("tasks", lambda: self._tasks(ledgers, agents)) or ([], [])
         return BusOverview(
             at=datetime.now(UTC),
             servers=bus.bus.settings.servers,
             coordinator=bus.agent,
             server_version=bus.bus.server_version,
             streams=_usages(streams, ledgers),
-            agents=agents or [],
+            agents=agents,
             running=running,
             recent=recent,
             warnings=_warnings([*streams, *(ledgers or ())]),
@@ -150,11 +152,20 @@ class OverviewReader:
             missing.append(name)
             return None
 
-    async def _tasks(self) -> tuple[list[TaskStatus], list[TaskStatus]]:
+    async def _tasks(
+        self, ledgers: Sequence[StreamInfo] | None, agents: Sequence[AgentOverview]
+    ) -> tuple[list[TaskStatus], list[TaskStatus]]:
         """Return the running tasks and those that were settled last, by one look at the last changes."""
         bus = self._coordinator
-        owner = bus.agent if bus.role == "member" else None
-        return await last_changes(bus.bus, owner=owner, asker=bus.agent, running=_MAX_RUNNING, settled=self._recent)
+        wanted = Wanted(owner=bus.agent if bus.role == "member" else None, asker=bus.agent, with_results=False)
+        return await last_changes(
+            LedgerReader(bus.bus, parts_in(bus.bus, ledgers, wanted.subject)),
+            bus.bus,
+            wanted,
+            running=_MAX_RUNNING,
+            settled=self._recent,
+            open_tasks={one.agent: one.in_queue for one in agents},
+        )
 
 
 def _usage(info: StreamInfo) -> StreamUsage:

@@ -9,6 +9,7 @@ from agentbus.bus.jetstream import connect
 from agentbus.errors import AgentBusError
 from agentbus.protocol import subjects
 from agentbus.protocol.permissions import ADMINISTRATOR
+from agentbus.protocol.progress.names import agent_of_stream
 from agentbus.provision.bus_folder.folder import BusFolder
 from support.clustered import ELECTION_S, Cluster, cluster_of
 from support.free_ports import free_port
@@ -36,28 +37,36 @@ async def upgrade(servers: Cluster) -> Ran:
 
 
 async def current(servers: Cluster, *, moving: bool = False) -> None:
-    """Wait until every stream has all its replicas.
+    """Wait until every stream has all its replicas: one where runs tell what they do, three of everything else.
 
     While the servers restart, some do not know the second credential, and the first one reaches all streams.
     """
     settings = servers.settings(ADMINISTRATOR)
     settings = replace(settings, tasks_credentials=None) if moving else settings
 
+    late = list[str]()
+
     async def complete() -> bool:
+        late.clear()
         try:
             async with connect(settings) as bus:
                 for account in bus.accounts:
                     names: list[str] = (await account.api("STREAM.NAMES"))["streams"] or []
                     for name in names:
-                        about = (await account.api(f"STREAM.INFO.{name}")).get("cluster", {})
+                        info = await account.api(f"STREAM.INFO.{name}")
+                        about, wanted = info.get("cluster", {}), 1 if agent_of_stream(name) else 3
                         others = about.get("replicas", [])
-                        if not about.get("leader") or len(others) < 2 or not all(one["current"] for one in others):
-                            return False
-        except AgentBusError:
-            return False
-        return True
+                        whole = len(others) == wanted - 1 and all(one["current"] for one in others)
+                        if not about.get("leader") or not whole:
+                            late.append(f"{name}: {about}")
+        except AgentBusError as error:
+            late.append(str(error))
+        return not late
 
-    await eventually(complete, "all replicas are current", timeout_s=2 * ELECTION_S)
+    try:
+        await eventually(complete, "all replicas are current", timeout_s=2 * ELECTION_S)
+    except AssertionError as error:
+        raise AssertionError("; ".join([str(error), *late])) from None
 
 
 async def test_tasks_that_wait_and_run_are_done_once_though_every_server_restarts(

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer, count_after, count_from, newest_of
 from agentbus.bus.pull_consumer import Delivery
+from agentbus.bus.reading.newest import Whole
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol.parties.ledger_streams import is_ledger
 
@@ -23,7 +24,9 @@ _MOST_AT_ONCE: Final = 1_000
 _FURTHER: Final = 64
 """How much further back to look at once where there are few messages."""
 
-Keep: TypeAlias = Callable[[Delivery], bool]
+Read: TypeAlias = Delivery | Whole
+"""A message that was read: by a consumer, without its payload, or in a request of its own."""
+Keep: TypeAlias = Callable[[Read], bool]
 """Whether a message is kept; called with each message of a window in the order of the stream."""
 
 
@@ -39,7 +42,7 @@ class Window:
         last: whether there are none below `bottom`.
     """
 
-    messages: list[Delivery]
+    messages: list[Read]
     bottom: int
     oldest: datetime | None
     read: int
@@ -86,8 +89,8 @@ class BackwardsReader:
         if before is None or later == 0:
             self._top = newest + 1
         elif isinstance(before, int):
-            self._top = min(before, newest + 1)
-            if not self.done:
+            self._top, self._later = min(before, newest + 1), later or 0
+            if not self.done and later is None:
                 self._later = await count_after(self._bus, self._stream, self._subject, self._top - 1)
         else:
             first_later, self._later = await count_from(self._bus, self._stream, self._subject, before)
@@ -112,7 +115,7 @@ class BackwardsReader:
         async with AsyncExitStack() as stack:
             consumer = await self._open(stack, count)
             bottom = consumer.cursor + 1
-            kept: dict[str, Delivery] = {}
+            kept: dict[str, Read] = {}
             oldest, read = None, 0
             async with aclosing(consumer.backlog()) as backlog:
                 async for message in backlog:

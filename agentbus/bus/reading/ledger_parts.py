@@ -157,7 +157,11 @@ async def ledger_parts(bus: Bus, subject: str) -> list[Part]:
     party = party_in(subject)
     if party is not None:
         return [await part_of(bus, subject)]
-    ledgers = await agent_ledgers(bus)
+    return parts_in(bus, await agent_ledgers(bus), subject)
+
+
+def parts_in(bus: Bus, ledgers: Sequence[StreamInfo] | None, subject: str) -> list[Part]:
+    """Return the same of what `agent_ledgers` has read, for a filter that means those of all agents."""
     if ledgers is None:
         return [Part(subjects.STATE_STREAM, subject)]
     parties = [(party, info) for info in ledgers if (party := agent_of_ledger(info)) is not None]

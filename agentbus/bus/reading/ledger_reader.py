@@ -10,14 +10,13 @@ from typing import Final, Self
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import count_after, count_from
-from agentbus.bus.pull_consumer import Delivery
-from agentbus.bus.reading.backwards import GROWTH, BackwardsReader, Keep, Window
+from agentbus.bus.reading.backwards import GROWTH, BackwardsReader, Keep, Read, Window
 from agentbus.bus.reading.ledger_parts import Part, ledger_parts
 from agentbus.bus.reading.merging import MergedReader, time_at
 from agentbus.concurrently import concurrently
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
-from agentbus.protocol.parties.ledger_streams import is_whole
+from agentbus.protocol.parties.ledger_streams import is_whole, ledger_of
 from agentbus.protocol.timestamps import parse_time
 
 _QUICK_S: Final = 0.25
@@ -33,12 +32,16 @@ class LedgerReader:
     """What is wanted of the ledger, in the order of its changes.
 
     Positions order the entries: sequences, or times in microseconds where each agent has a stream.
+
+    Attributes:
+        divided: whether each agent has a stream.
     """
 
     def __init__(self, bus: Bus, parts: Sequence[Part]) -> None:
         self._bus = bus
         self._parts = parts
-        self._divided = [part.stream for part in parts] != [subjects.STATE_STREAM]
+        self._merged: MergedReader | None = None
+        self.divided = [part.stream for part in parts] != [subjects.STATE_STREAM]
 
     @classmethod
     async def of(cls, bus: Bus, subject: str) -> Self:
@@ -49,11 +52,13 @@ class LedgerReader:
         """
         return cls(bus, await ledger_parts(bus, subject))
 
-    def position(self, entry: Delivery) -> int:
+    def position(self, entry: Read) -> int:
         """Where an entry is in the order of all."""
-        return entry.stored_at_us if self._divided else entry.stream_seq
+        return entry.stored_at_us if self.divided else entry.stream_seq
 
-    async def windows(self, *, keep: Keep, count: int, before: int | None = None) -> AsyncGenerator[Window]:
+    async def windows(
+        self, *, keep: Keep, count: int, most: int = _MOST, before: int | None = None
+    ) -> AsyncGenerator[Window]:
         """Yield windows of the entries, from the newest to the first one; their `bottom` is a position.
 
         A message that is replaced meanwhile by one that is newer than the window is in none.
@@ -61,6 +66,7 @@ class LedgerReader:
         Args:
             keep: whether an entry is kept. It is called with each, in no order.
             count: how many entries the first window is to hold, about.
+            most: how many a later one is to hold, about.
             before: read only entries below this position.
 
         Raises:
@@ -68,9 +74,10 @@ class LedgerReader:
             SetupMissingError: there is no ledger.
             PermissionDeniedError: this user may not read it.
         """
-        source = (
-            MergedReader(self._bus, self._parts, keep) if self._divided else _Single(self._bus, self._parts[0], keep)
-        )
+        if self.divided:
+            source = self._merged = MergedReader(self._bus, self._parts, keep)
+        else:
+            source = _Single(self._bus, self._parts[0], keep)
         await source.start(before)
         clock = asyncio.get_running_loop().time
         while not source.done:
@@ -79,15 +86,20 @@ class LedgerReader:
             took_s = clock() - started
             yield window
             if took_s < _QUICK_S:
-                count = min(_MOST, GROWTH * count)
+                count = max(count, min(most, GROWTH * count))
             elif took_s > GROWTH * _QUICK_S:
                 count = max(1, count // GROWTH)
+
+    def let_go(self, agent: str) -> None:
+        """Read no more entries of an agent, from the next window on, where it has a stream of its own."""
+        if self._merged is not None:
+            self._merged.let_go(ledger_of(agent))
 
     async def count_below(self, position: int) -> int:
         """Count the entries below a position."""
 
         async def one(part: Part) -> int:
-            if self._divided:
+            if self.divided:
                 return await _count_before(self._bus, part, time_at(position))
             later = await count_after(self._bus, part.stream, part.subject, position - 1)
             return max(0, await count_after(self._bus, part.stream, part.subject, 0) - later)

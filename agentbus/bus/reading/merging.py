@@ -2,8 +2,9 @@
 
 A stream is read in small windows that grow only while more of it is needed. What is read is held back until no other
 stream can have a newer entry. So a page takes about as many windows as it has entries, however many streams there are,
-and however long they are. Below a cursor nothing is known of a stream that has changed since: each of those is looked
-at once.
+and however long they are. Where there are more streams than entries are wanted, as many streams as that have the newest
+page: of most of them it has the newest entry alone, which is read without a consumer (`agentbus.bus.reading.newest`).
+Below a cursor nothing is known of a stream that has changed since: each of those is looked at once.
 """
 
 from collections import deque
@@ -13,9 +14,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.pull_consumer import Delivery
-from agentbus.bus.reading.backwards import GROWTH, BackwardsReader, Keep, Window
+from agentbus.bus.reading.backwards import GROWTH, BackwardsReader, Keep, Read, Window
 from agentbus.bus.reading.ledger_parts import Part, hide
+from agentbus.bus.reading.newest import may_be_asked, only_since
 from agentbus.concurrently import concurrently
 from agentbus.errors import MessageError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol.timestamps import parse_time
@@ -25,6 +26,10 @@ _MOST_AT_ONCE: Final = 16
 """How many streams are read at the same time: few at first, for often a few of them have the newest page."""
 _LEAST: Final = 8
 """How many entries a window is to hold, at least: opening one costs about as much as reading fifty."""
+_LEAST_OF_MANY: Final = 2
+"""The same where fewer entries are wanted than there are streams: most windows have none of them."""
+_MOST_TOGETHER: Final = 2_500
+"""How many the windows of one round are to hold, at most, unless that is less than the least: see `LedgerReader`."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _LEAST_TIME: Final = 10**14
@@ -47,6 +52,7 @@ class _Stream:
 
     Attributes:
         horizon: all that is not read is older than this.
+        newest_read: its newest entry was read without a consumer.
         count: how many entries the next window is to hold, about.
         held: what was read and not passed on, the newest first.
     """
@@ -54,9 +60,10 @@ class _Stream:
     part: Part
     reader: BackwardsReader
     horizon: datetime
+    newest_read: bool = False
     started: bool = False
     count: int = 0
-    held: deque[Delivery] = field(default_factory=deque[Delivery])
+    held: deque[Read] = field(default_factory=deque[Read])
 
 
 class MergedReader:
@@ -64,6 +71,8 @@ class MergedReader:
 
     def __init__(self, bus: Bus, parts: Sequence[Part], keep: Keep) -> None:
         self._bus = bus
+        self._keep = keep
+        self._fresh = True  # nothing was read so far
         self._before: datetime | None = None
         self._refusal: PermissionDeniedError | SetupMissingError | None = None
         self._one_was_read = False
@@ -97,12 +106,19 @@ class MergedReader:
 
         Together the windows are to hold about `count` entries. The `bottom` is below that of the call before.
         """
-        now = self._next()
-        first = max(_LEAST, -(-count // min(len(self._streams), _MOST_AT_ONCE))) if now else 0
-        most = max(_LEAST, count // len(now)) if now else 0
-        for one in now:
-            one.count = min(most, GROWTH * one.count or first)
-        read = sum(await concurrently(now, self._read, at_once=_MOST_AT_ONCE))
+        since = self._first_left_out(count) if self._fresh and self._before is None else None
+        self._fresh = False
+        if since is not None:
+            now = [one for one in self._unread if one.horizon > since]
+            read = sum(await concurrently(now, lambda one: self._read_newest(one, since), at_once=_MOST_AT_ONCE))
+        else:
+            now = self._next()
+            few = count < len(self._streams)
+            first = _LEAST_OF_MANY if few else max(_LEAST, -(-count // min(len(self._streams), _FIRST_AT_ONCE)))
+            most = max(_LEAST, min(count // _FIRST_AT_ONCE, _MOST_TOGETHER // len(now))) if now else 0
+            for one in now:
+                one.count = min(most, GROWTH * one.count or first)
+            read = sum(await concurrently(now, self._read, at_once=_MOST_AT_ONCE))
         if self._refusal is not None and not self._unread and not self._one_was_read:
             raise self._refusal  # this user may read none of them
         horizon = max((one.horizon for one in self._unread), default=None)
@@ -110,6 +126,35 @@ class MergedReader:
         bottom = 0 if horizon is None else position_of(horizon)
         oldest = horizon or (passed[-1].stored_at if passed else None)
         return Window(passed, bottom, oldest, read, self.done)
+
+    def let_go(self, stream: str) -> None:
+        """Read no more of a stream."""
+        self._unread = [one for one in self._unread if one.part.stream != stream]
+
+    def _first_left_out(self, count: int) -> datetime | None:
+        """Return the time from which on `count` streams have entries, and no other one has; None if there is none.
+
+        None, too, where the newest entries cannot be read one by one.
+        """
+        self._unread.sort(key=lambda one: one.horizon, reverse=True)
+        if len(self._unread) <= count or not all(may_be_asked(self._bus, one.part) for one in self._unread[:count]):
+            return None
+        since = self._unread[count].horizon
+        return since if self._unread[0].horizon > since else None
+
+    async def _read_newest(self, one: _Stream, since: datetime) -> int:
+        """Read what a stream has got since a time, if that is one entry; a window of it otherwise."""
+        found = await only_since(self._bus, one.part, since)
+        if found is None:
+            one.count = _LEAST
+            return await self._read(one)
+        self._one_was_read = one.newest_read = True
+        one.horizon = since
+        if self._keep(found):
+            one.held.append(found)
+        if one.part.info is not None and one.part.info.state.messages == 1:
+            self._unread.remove(one)
+        return 1
 
     def _next(self) -> list[_Stream]:
         """Choose the streams with the newest horizons: some, and all that share the first one.
@@ -123,10 +168,10 @@ class MergedReader:
         self._at_once = min(_MOST_AT_ONCE, 2 * self._at_once)
         return self._unread[:chosen]
 
-    def _take_from(self, horizon: datetime | None) -> list[Delivery]:
+    def _take_from(self, horizon: datetime | None) -> list[Read]:
         """Take what is held and as new as that, the newest first; all of it where there is no horizon."""
         bottom = 0 if horizon is None else position_of(horizon)
-        taken: list[Delivery] = []
+        taken: list[Read] = []
         for one in self._streams:
             while one.held and one.held[0].stored_at_us >= bottom:
                 taken.append(one.held.popleft())
@@ -155,6 +200,10 @@ class MergedReader:
     async def _start(self, one: _Stream) -> None:
         state = one.part.info.state if one.part.info is not None else None
         ends = (max(1, state.first_seq), state.last_seq) if state is not None else None
+        if one.newest_read and ends is not None:
+            await one.reader.start(ends[1], ends, later=1)
+            one.started = True
+            return
         unchanged = self._before is not None and ends is not None and _newest_in(one.part) <= self._before
         await one.reader.start(self._before, ends, later=0 if unchanged else None)
         one.started = True

@@ -14,9 +14,9 @@ from datetime import datetime
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.pull_consumer import Delivery
-from agentbus.bus.reading.backwards import Window
+from agentbus.bus.reading.backwards import Read, Window
 from agentbus.bus.reading.ledger_reader import LedgerReader
+from agentbus.bus.reading.newest import Whole
 from agentbus.bus.retry_until import deadline_after, left_until
 from agentbus.concurrently import concurrently
 from agentbus.errors import CorruptEntryError, MessageError
@@ -84,7 +84,7 @@ class Wanted:
         """Whether any number of entries may lie between two of them."""
         return self.state is not None or self.settled or self.owner == COORDINATOR
 
-    def may_be(self, entry: Delivery) -> bool:
+    def may_be(self, entry: Read) -> bool:
         """Whether an entry may be shown. A queued one may be cancelled: the request stands in its value only."""
         state = entry.headers.get(STATE)
         if self.state is not None and state not in (None, self.state, "queued" if self.state == "cancelled" else None):
@@ -142,7 +142,7 @@ class Search:
         async with aclosing(self._reader.windows(keep=self._keep, count=count, before=before)) as windows:
             return await self._run(windows)
 
-    def _keep(self, entry: Delivery) -> bool:
+    def _keep(self, entry: Read) -> bool:
         if self._since is not None and entry.stored_at < self._since:
             return False
         if subjects.parse_state(entry.subject) is not None:
@@ -192,7 +192,7 @@ class Search:
         left = await self._reader.count_below(cursor)
         return TaskList([], cursor, True, self._unreadable, reached, left)
 
-    async def _show(self, entries: Sequence[Delivery]) -> bool:
+    async def _show(self, entries: Sequence[Read]) -> bool:
         """Add the tasks that are wanted; return whether all entries were examined, as far as time and limit allow."""
         for first in range(0, len(entries), _READ_STEP):
             if self._full or (first and self._is_unbounded and left_until(self._deadline) <= 0):
@@ -243,12 +243,13 @@ async def list_tasks(
     return replace(found, tasks=tasks)
 
 
-async def read_listed(bus: Bus, entries: Sequence[Delivery], wanted: Wanted) -> list[TaskStatus | str | None]:
+async def read_listed(bus: Bus, entries: Sequence[Read], wanted: Wanted) -> list[TaskStatus | str | None]:
     """Read entries as a list shows them: for each a task, or why it cannot be read, or None if it was removed."""
     summaries = [None if wanted.with_results else read_summary(entry.stored) for entry in entries]
 
-    async def one(entry: Delivery) -> TaskStatus | str | None:
-        message = await bus.last_message(subjects.STATE_STREAM, entry.subject)
+    async def one(entry: Read) -> TaskStatus | str | None:
+        whole = isinstance(entry, Whole)
+        message = entry.stored if whole else await bus.last_message(subjects.STATE_STREAM, entry.subject)
         try:
             record = read_entry(message) if message is not None else None
         except CorruptEntryError as error:

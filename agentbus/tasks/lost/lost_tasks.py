@@ -12,7 +12,7 @@ from typing import Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
-from agentbus.bus.pull_consumer import Delivery
+from agentbus.bus.reading.backwards import Read
 from agentbus.bus.reading.ledger_parts import part_of
 from agentbus.bus.reading.ledger_reader import LedgerReader
 from agentbus.errors import CorruptEntryError, PermissionDeniedError, SetupMissingError
@@ -173,7 +173,7 @@ async def _entry_now(bus: Bus, key: TaskKey) -> Record | NoEntry:
 async def _queued(bus: Bus, wanted: str, owner: str | None, newest: int | None) -> list[TaskKey]:
     """Read which tasks the ledger has as queued, by their last change, the oldest first."""
 
-    def keep(entry: Delivery) -> bool:
+    def keep(entry: Read) -> bool:
         key = subjects.parse_state(entry.subject) if entry.headers.get(STATE) == "queued" else None
         return key is not None and owner in (None, key.owner)
 
