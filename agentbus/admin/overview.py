@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from agentbus.agent_overview import AgentOverview
-from agentbus.bus.bounds.fill import coming_bytes, remedy, warning_of
+from agentbus.bus.bounds.fill import coming_to_each, remedy, warning_of
 from agentbus.bus.jetstream_answers import StreamInfo
 from agentbus.bus.reading.ledger_parts import agent_ledgers, parts_in
 from agentbus.bus.reading.ledger_reader import LedgerReader
@@ -147,7 +147,8 @@ class OverviewReader:
 
     async def _stream(self, name: str, missing: list[str]) -> StreamInfo | None:
         try:
-            return await self._coordinator.bus.stream_info(name)
+            counted = subjects.all_of("*") if name == subjects.TASKS_STREAM else ""
+            return await self._coordinator.bus.stream_info(name, subjects_filter=counted)
         except SetupMissingError:
             missing.append(name)
             return None
@@ -194,6 +195,6 @@ def _whole(ledgers: Sequence[StreamInfo]) -> StreamUsage:
 def _warnings(streams: Sequence[StreamInfo]) -> list[str]:
     by_name = {str(info.config.get("name")): info for info in streams}
     queue = by_name.get(subjects.TASKS_STREAM)
-    coming = {subjects.STATE_STREAM: coming_bytes(queue)} if queue else {}
+    coming = coming_to_each(queue) if queue else {}
     texts = {name: warning_of(info, coming.get(name, 0)) for name, info in by_name.items()}
     return [f"{text}; an administrator can {remedy(by_name[name])}" for name, text in texts.items() if text]

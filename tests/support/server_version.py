@@ -9,9 +9,10 @@ from agentbus.admin.server_versions import parse_version
 from agentbus.provision.nats_server import find_binary
 
 
-def _version() -> tuple[int, ...]:
+def server_version() -> tuple[int, ...]:
+    """The version of the nats-server that the tests start."""
     told = subprocess.run([str(find_binary()), "--version"], capture_output=True, encoding="utf-8", check=True).stdout
     return parse_version(told.split()[-1]) or ()
 
 
-needs_2_12: Final = pytest.mark.skipif(_version() < (2, 12, 0), reason="an older nats-server divides no ledger")
+needs_2_12: Final = pytest.mark.skipif(server_version() < (2, 12, 0), reason="an older nats-server divides no ledger")

@@ -1,7 +1,7 @@
 """Each party of a bus of `agentbus init` has a ledger of its own: what one writes into it holds up no other one."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from statistics import median
 import pytest
 
 from agentbus import Coordinator
+from agentbus.admin.overview import OverviewReader
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.reading import merging
 from agentbus.bus.setup import set_up
@@ -21,6 +22,7 @@ from agentbus.provision.bus_folder.folder import BusFolder
 from support import installation
 from support.harness import BOUND_S, eventually, run_cli, worker
 from support.installation import OwnBus, own_bus
+from support.server_version import server_version
 
 pytestmark = pytest.mark.posix("a worker needs process groups and signals")
 
@@ -193,6 +195,51 @@ async def test_a_list_has_the_tasks_of_all_agents_in_the_order_of_their_last_cha
         docs = [one for one in ids if (await main.task(one).status()).agent == "doc"]
         assert [one.task_id for one in (await main.list_tasks(agent="doc", limit=3)).tasks][-1:] == docs[:1]
     assert team.violations() == []
+
+
+async def consumers_on_ledgers(admin: Bus, agents: Sequence[str]) -> int:
+    answers = [await admin.api(f"STREAM.INFO.{ledger_of(agent)}") for agent in agents]
+    return sum(int(answer["state"]["consumer_count"]) for answer in answers)
+
+
+async def test_a_page_of_fewer_tasks_than_there_are_ledgers_has_the_newest_of_all(team: OwnBus) -> None:
+    async with team.coordinator("main") as main, connect(team.settings("admin")) as admin:
+        ids = (await publish_around(main, 6))[:3]
+        assert [one.task_id for one in (await main.list_tasks(limit=1)).tasks] == ids[:1]
+        if server_version() >= (2, 11):
+            assert await consumers_on_ledgers(admin, ("code", "doc", "review")) == 0, "each was read by one request"
+        several = [(await main.publish("code", f"y{at}", task_type="test")).id for at in range(3)][::-1]
+        for limit in (1, 2, 5):
+            found = await main.list_tasks(limit=limit)
+            assert [one.task_id for one in found.tasks] == [*several, *ids][:limit]
+            following = await main.list_tasks(limit=1, cursor=found.cursor)
+            assert [one.task_id for one in following.tasks] == [*several, *ids][limit : limit + 1]
+    assert team.violations() == []
+
+
+async def test_status_has_what_runs_though_the_other_ledgers_have_changed_since(team: OwnBus, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    async with team.coordinator("main") as main, worker(team.worker_toml(tmp_path / "a", "doc")) as process:
+        running = await main.publish("doc", f"wait:{go}", task_type="test")
+        await process.until_said(running.id)
+        async with worker(team.worker_toml(tmp_path / "b", "code")):
+            settled = [await main.publish("code", f"say:{number}", task_type="test") for number in range(3)]
+            await main.wait([task.id for task in settled], timeout_s=BOUND_S)
+            done = await main.publish("code", "say:done", task_type="test")
+            await main.wait([done.id], timeout_s=BOUND_S)
+
+        async def shown() -> bool:
+            page = await OverviewReader(main, recent=1).read()
+            return ([one.task_id for one in page.running], [one.task_id for one in page.recent]) == (
+                [running.id],
+                [done.id],
+            )
+
+        await eventually(shown, "status has the task that runs, and the one that was settled last")
+        go.touch()
+        await main.wait([running.id], timeout_s=BOUND_S)
 
 
 async def test_a_page_is_full_however_long_it_takes_and_a_search_ends_in_time(

@@ -8,7 +8,7 @@ from agentbus.admin.doctor.check_context import CheckContext, how_to_grant
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
 from agentbus.admin.ledger_division import is_due
 from agentbus.bus import setup
-from agentbus.bus.bounds.fill import NEARLY_FULL, WARNED_FROM, coming_bytes, remedy, warning_of
+from agentbus.bus.bounds.fill import NEARLY_FULL, WARNED_FROM, coming_to_each, remedy, warning_of
 from agentbus.bus.bounds.subject_counts import subject_counts
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import StreamInfo
@@ -52,8 +52,9 @@ async def check_streams(context: CheckContext) -> AsyncIterator[Finding]:
         yield finding
     with suppress(BusError):  # a member of a bus of an earlier layout may not look
         ledgers = await agent_ledgers(context.bus)
+        coming = await _coming(context.bus)
         for info in ledgers if ledgers is not None else [await context.bus.stream_info(subjects.STATE_STREAM)]:
-            for finding in _room(info, 0 if ledgers is not None else await _coming(context.bus)):
+            for finding in _room(info, coming.get(name_of(info), 0)):
                 yield finding
         if ledgers is not None and not await _has_own_ledger(context):
             text = f"the ledger of {context.agent} does not exist: its MCP clients have no tasks of their own"
@@ -97,12 +98,14 @@ async def _check(context: CheckContext, names: Sequence[str], agents: Sequence[s
     except PermissionDeniedError as error:
         yield failed("streams", str(error), how_to_grant(error))
     complete: list[Replicas] = []
+    coming: dict[str, int] = {}
+    with suppress(BusError):
+        coming = await _coming(bus)
     for name in (*names, *(f"OBJ_{subjects.files_bucket(agent)}" for agent in agents)):
         with suppress(BusError):
             info = await bus.stream_info(name)
             replicas = replicas_of(name, info.cluster, info.num_replicas)
-            coming = await _coming(bus) if name == subjects.STATE_STREAM else 0
-            wrong = [*_room(info, coming), *(await _writers(bus, name, info)), *_replicas(replicas)]
+            wrong = [*_room(info, coming.get(name, 0)), *(await _writers(bus, name, info)), *_replicas(replicas)]
             for finding in wrong:
                 yield finding
             if replicas.cluster and not any(finding.check == "cluster" for finding in wrong):
@@ -131,9 +134,9 @@ def _as_wanted(item: SetupFinding) -> Finding:
     return ok("streams", f"the {item.kind} {item.name} is as wanted")
 
 
-async def _coming(bus: Bus) -> int:
-    """Return what the accepted tasks will add to the ledger."""
-    return coming_bytes(await bus.stream_info(subjects.TASKS_STREAM))
+async def _coming(bus: Bus) -> dict[str, int]:
+    """Return what the accepted tasks will add to each stream of the ledger."""
+    return coming_to_each(await bus.stream_info(subjects.TASKS_STREAM, subjects_filter=subjects.all_of("*")))
 
 
 def _room(info: StreamInfo, coming: int = 0) -> Iterator[Finding]:

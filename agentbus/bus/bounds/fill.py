@@ -5,7 +5,7 @@ from typing import Final
 from agentbus.bus.jetstream_answers import StreamInfo
 from agentbus.bus.wanted.retention import DAY_S, DUPLICATE_WINDOW_DAYS, LEAST_RESULTS_DAYS, LEAST_STATES_DAYS
 from agentbus.protocol import subjects
-from agentbus.protocol.parties.ledger_streams import is_ledger
+from agentbus.protocol.parties.ledger_streams import is_ledger, ledger_of
 
 NEARLY_FULL: Final = 0.9
 """The part of a bound from which on tasks are refused. The rest is for what becomes of tasks that were accepted."""
@@ -29,6 +29,21 @@ def coming_bytes(queue: StreamInfo, agent: str | None = None) -> int:
         found = queue.state.subjects or {}
         count = sum(number for subject, number in found.items() if subjects.publisher_of(subject, agent) is not None)
     return count * _OF_A_TASK + (queue.state.bytes * count // of_all if of_all else 0)
+
+
+def coming_to_each(queue: StreamInfo) -> dict[str, int]:
+    """Return the same for each stream that the ledger may have: for the one of all, and for those of the agents.
+
+    Args:
+        queue: with the number of messages of each subject.
+    """
+    counts: dict[str, int] = {}
+    for subject, number in (queue.state.subjects or {}).items():
+        if (named := subjects.agent_and_party(subject, "tasks")) is not None:
+            counts[named[0]] = counts.get(named[0], 0) + number
+    mean = queue.state.bytes / queue.state.messages if queue.state.messages else 0
+    of_agents = {ledger_of(agent): int(count * (_OF_A_TASK + mean)) for agent, count in counts.items()}
+    return {subjects.STATE_STREAM: coming_bytes(queue), **of_agents}
 
 
 def warning_of(info: StreamInfo, coming: int = 0) -> str:

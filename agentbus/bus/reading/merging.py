@@ -106,19 +106,12 @@ class MergedReader:
 
         Together the windows are to hold about `count` entries. The `bottom` is below that of the call before.
         """
-        since = self._first_left_out(count) if self._fresh and self._before is None else None
-        self._fresh = False
+        since = self._first_left_out(count)
         if since is not None:
             now = [one for one in self._unread if one.horizon > since]
             read = sum(await concurrently(now, lambda one: self._read_newest(one, since), at_once=_MOST_AT_ONCE))
         else:
-            now = self._next()
-            few = count < len(self._streams)
-            first = _LEAST_OF_MANY if few else max(_LEAST, -(-count // min(len(self._streams), _FIRST_AT_ONCE)))
-            most = max(_LEAST, min(count // _FIRST_AT_ONCE, _MOST_TOGETHER // len(now))) if now else 0
-            for one in now:
-                one.count = min(most, GROWTH * one.count or first)
-            read = sum(await concurrently(now, self._read, at_once=_MOST_AT_ONCE))
+            read = await self._read_windows(count)
         if self._refusal is not None and not self._unread and not self._one_was_read:
             raise self._refusal  # this user may read none of them
         horizon = max((one.horizon for one in self._unread), default=None)
@@ -127,6 +120,18 @@ class MergedReader:
         oldest = horizon or (passed[-1].stored_at if passed else None)
         return Window(passed, bottom, oldest, read, self.done)
 
+    async def _read_windows(self, count: int) -> int:
+        """Read a window of each of the streams that are next; returns how many entries they had."""
+        now = self._next()
+        if not now:
+            return 0
+        few = count < len(self._streams)
+        first = _LEAST_OF_MANY if few else max(_LEAST, -(-count // min(len(self._streams), _FIRST_AT_ONCE)))
+        most = max(_LEAST, min(count // _FIRST_AT_ONCE, _MOST_TOGETHER // len(now)))
+        for one in now:
+            one.count = min(most, GROWTH * one.count or first)
+        return sum(await concurrently(now, self._read, at_once=_MOST_AT_ONCE))
+
     def let_go(self, stream: str) -> None:
         """Read no more of a stream."""
         self._unread = [one for one in self._unread if one.part.stream != stream]
@@ -134,8 +139,11 @@ class MergedReader:
     def _first_left_out(self, count: int) -> datetime | None:
         """Return the time from which on `count` streams have entries, and no other one has; None if there is none.
 
-        None, too, where the newest entries cannot be read one by one.
+        None, too, after the first round, and where the newest entries cannot be read one by one.
         """
+        fresh, self._fresh = self._fresh and self._before is None, False
+        if not fresh:
+            return None
         self._unread.sort(key=lambda one: one.horizon, reverse=True)
         if len(self._unread) <= count or not all(may_be_asked(self._bus, one.part) for one in self._unread[:count]):
             return None

@@ -24,7 +24,13 @@ from agentbus.cli.operator.next_steps import apply_change, reload_command, resta
 from agentbus.cli.operator.setup import clear_retired
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.loading import load_coordinator
-from agentbus.errors import AuthenticationError, BusError, BusUnavailableError, PermissionDeniedError, SetupMissingError
+from agentbus.errors import (
+    AuthenticationError,
+    BusError,
+    BusUnavailableError,
+    PermissionDeniedError,
+    SetupMissingError,
+)
 from agentbus.protocol import subjects
 from agentbus.protocol.parties.ledger_streams import ledger_of
 from agentbus.protocol.permissions import ADMINISTRATOR
@@ -94,6 +100,24 @@ async def _finish(bus: BusFolder) -> None:
     output.line(f"the bus in {bus.path} has the newest layout")
 
 
+async def _set_bounds(administrator: Bus, bus: BusFolder) -> None:
+    """Give the streams of a divided ledger their bounds, and make what the bus lacks beside.
+
+    Raises:
+        BusError: there is no room for them, or another reason.
+    """
+    try:
+        await set_up(administrator, await known_agents(administrator))
+        await set_up_coordinators(administrator, bus.with_ledgers)
+    except (AuthenticationError, BusUnavailableError, PermissionDeniedError):
+        raise
+    except BusError as error:
+        raise BusError(
+            f"{error}. The ledger is divided and nothing is lost, but not all of its streams have their bounds: make "
+            "room, and run this again"
+        ) from error
+
+
 async def _complete(bus: BusFolder) -> None:
     """Move the queue into its account and divide the ledger, unless that is done, and delete foreign consumers."""
     settings, moved = _settings(bus), None
@@ -106,8 +130,7 @@ async def _complete(bus: BusFolder) -> None:
             divided = await ledger_division.divide_ledger(administrator, bus.coordinators)
             # Also where nothing was left to do: it may have been interrupted here.
             await clear_retired(administrator, bus)
-            await set_up(administrator, await known_agents(administrator))
-            await set_up_coordinators(administrator, bus.with_ledgers)
+            await _set_bounds(administrator, bus)
             foreign = [one for one in await consumers_of_bus(administrator) if one.foreign]
             deleted = await remove_consumers(administrator, foreign)
     except AuthenticationError as error:

@@ -95,8 +95,7 @@ async def last_changes(
         SetupMissingError: there is no ledger on this bus.
         PermissionDeniedError: this user may not read it.
     """
-    known = {agent: float(count) for agent, count in (open_tasks or {}).items() if count is not None}
-    look, examined = _Look(bus, wanted, running, settled, open=known), 0
+    look, examined = _Look(bus, wanted, running, settled, open=_known(open_tasks or {})), 0
     # Of several streams, many are read for the few entries of each that are wanted.
     first, most = (min(_FIRST, settled + 1), _FIRST_OF_SEVERAL) if reader.divided else (_FIRST, _MOST)
     async with aclosing(reader.windows(keep=wanted.may_be, count=first, most=most)) as windows:
@@ -109,3 +108,7 @@ async def last_changes(
             if look.complete or examined >= _MOST:
                 break
     return look.running, look.settled[:settled]
+
+
+def _known(counts: Mapping[str, int | None]) -> dict[str, float]:
+    return {agent: float(count) for agent, count in counts.items() if count is not None}
