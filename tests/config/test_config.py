@@ -1018,7 +1018,7 @@ def test_a_file_with_secrets_for_mcp_servers_that_others_can_read_earns_a_warnin
         ('output = "acp"\nprompt_via = "file"', "", 'prompt_via must be "stdin", or left out'),
         ('output = "acp"', '[agent.mcp_servers.x]\nargs = ["a"]', "an MCP server has a command or a url"),
         ('output = "acp"', '[agent.mcp_servers.x]\nurl = "u"\nenv = {A = "b"}', "args and env go with command"),
-        ('output = "acp"\npermissions = "ask"', "", "permissions"),
+        ('output = "acp"\npermissions = "never"', "", "permissions"),
     ],
 )
 def test_what_does_not_go_with_the_protocol_is_refused(files: Files, keys: str, servers: str, reason: str):
