@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
-from agentbus.bus.pull_consumer import Delivery
+from agentbus.bus.reading.backwards import Read
 from agentbus.bus.retry_until import deadline_after, left_until
 from agentbus.concurrently import concurrently
 from agentbus.errors import CorruptEntryError, MessageError, PermissionDeniedError
@@ -44,7 +44,7 @@ class _Asking(Wanted):
     def is_search(self) -> bool:
         return True
 
-    def may_be(self, entry: Delivery) -> bool:
+    def may_be(self, entry: Read) -> bool:
         key = subjects.parse_state(entry.subject)
         if key is not None and key.id.endswith(ANSWER_SUFFIX):
             self.answers.add((key.agent, key.id))
