@@ -146,7 +146,9 @@ class _Agent:
 
 
 def _ran(call: dict[str, Any]) -> str:
-    ran = subprocess.run(call["input"]["command"], shell=True, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        call["input"]["command"], shell=True, capture_output=True, text=True, encoding="utf-8", check=False
+    )
     return f"ran: {ran.stdout.strip()}"
 
 

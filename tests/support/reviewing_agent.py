@@ -26,7 +26,7 @@ def main() -> int:
         task["payload"]["content"] = "\n".join(next(steps for word, steps in STEPS.items() if word in said))
         lines[at] = json.dumps(task)
     agent = [sys.executable, str(Path(__file__).with_name("deferring_agent.py")), *sys.argv[1:]]
-    return subprocess.run(agent, input="\n".join(lines), text=True, check=False).returncode
+    return subprocess.run(agent, input="\n".join(lines), text=True, encoding="utf-8", check=False).returncode
 
 
 if __name__ == "__main__":

@@ -181,7 +181,9 @@ def test_what_the_hook_cannot_judge_is_blocked(tmp_path: Path, rules: Any, given
         file.write_text(json.dumps(rules), encoding="utf-8")
     [entry] = settings_of([PUSH], file)["hooks"]["PreToolUse"]
     command = entry["hooks"][0]["command"]
-    ran = subprocess.run(command, shell=True, input=json.dumps(given), capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        command, shell=True, input=json.dumps(given), capture_output=True, text=True, encoding="utf-8", check=False
+    )
     assert ran.returncode == code, ran.stderr
     deferred = json.loads(ran.stdout)["hookSpecificOutput"]["permissionDecision"] if ran.stdout else None
     assert deferred == ("defer" if code == 0 and given["tool_input"]["command"] != "ls" else None)
