@@ -125,7 +125,7 @@ class AgentSection(Section):
     permissions: Literal["deny", "allow", "ask"] | None = None
     mcp_servers: dict[str, McpServer] | None = None
     resume_cmd: Annotated[tuple[str, ...], BeforeValidator(_split_command)] | None = None
-    ask_before: Annotated[tuple[Annotated[str, AfterValidator(_tool_pattern)], ...], Field(max_length=64)] = ()
+    ask_before: Annotated[tuple[Annotated[str, AfterValidator(_tool_pattern)], ...], Field(max_length=64)] | None = None
     folder: FilePath | None = None
     progress: Literal["off", "tools", "all"] = "all"
     description: Annotated[str, Field(max_length=500)] = ""
@@ -229,6 +229,7 @@ def _retry_reason(text: str) -> str:
     )
 
 
+_QUESTION_WAIT_S: Final = 3_600.0
 _ASKING: Final = frozenset({"question_wait_seconds", "open_questions"})
 """Keys of `[worker]` for agents whose questions are put to people."""
 _MOST_SESSION_DAYS: Final = 365
@@ -252,7 +253,7 @@ class WorkerSection(Section):
     keep_workdir: StrictBool = True
     session_days: Annotated[float, Unquoted, Field(gt=0, le=_MOST_SESSION_DAYS)] = 14
     continue_wait_seconds: Annotated[float, Unquoted, Field(ge=0, le=LONGEST_WAIT_S)] = 600
-    question_wait_seconds: Annotated[float, Unquoted, Field(gt=0, le=LONGEST_WAIT_S)] = 3600
+    question_wait_seconds: Annotated[float, Unquoted, Field(gt=0, le=LONGEST_WAIT_S)] | None = None
     open_questions: Annotated[int, Unquoted, Field(ge=1, le=256)] | None = None
     concurrency: Annotated[int, Unquoted, Field(ge=1, le=256)] = 1
     kill_grace_seconds: Annotated[float, Unquoted, Field(ge=0, allow_inf_nan=False)] = 5
@@ -306,6 +307,11 @@ class WorkerConfig(Section):
         if self.agent.permissions != "ask" and (named := sorted(self.worker.model_fields_set & _ASKING)):
             raise ValueError(f'{named[0]} in [worker] goes with permissions = "ask" in [agent]')
         return self
+
+    @property
+    def question_wait_s(self) -> float:
+        """How long a question waits for a person."""
+        return self.worker.question_wait_seconds or _QUESTION_WAIT_S
 
     @property
     def most_open_questions(self) -> int:

@@ -40,7 +40,8 @@ async def test_the_list_has_the_newest_with_reason_time_worker_and_size(
     async with worker(worker_toml(tmp_path, server.url)) as child:
         await dead_letters_stored(coordinator, 5)
         await acknowledged(coordinator)
-        assert child.log.read_text(encoding="utf-8").count("was kept as a dead letter: not JSON") == 4
+        told = "was kept as a dead letter: not JSON"
+        await eventually(lambda: child.log.read_text(encoding="utf-8").count(told) == 4, "the log tells of all")
     listed = lines(await dead(server.url, "list", "--agent", "code", "--limit", "3"))
     assert [one["origin"] for one in listed] == ["AGENT_TASKS.2", "AGENT_TASKS.3", "AGENT_TASKS.4"]
     newest = listed[-1]

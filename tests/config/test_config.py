@@ -188,7 +188,7 @@ def test_the_least_configuration_has_the_documented_defaults(files: Files):
         "keep_workdir": True,
         "session_days": 14,
         "continue_wait_seconds": 600,
-        "question_wait_seconds": 3600,
+        "question_wait_seconds": None,
         "open_questions": None,
         "concurrency": 1,
         "kill_grace_seconds": 5,

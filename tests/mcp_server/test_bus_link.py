@@ -27,6 +27,7 @@ async def test_without_a_bus_every_tool_says_what_is_wrong_and_what_to_do(era: s
             ("get_results", {}),
             ("get_task", {"task_id": "a"}),
             ("list_tasks", {}),
+            ("list_questions", {}),
             ("list_agents", {}),
             ("cancel_task", {"task_ids": ["a"]}),
             ("answer_approval", {"task_id": "a", "approve": True}),

@@ -31,7 +31,7 @@ pytestmark = [
 
 TOOLS = [
     *("publish_task", "watch_results", "get_results", "get_task"),
-    *("list_tasks", "list_agents", "cancel_task", "answer_approval"),
+    *("list_tasks", "list_questions", "list_agents", "cancel_task", "answer_approval"),
 ]
 OUTCOMES = {"ok", "error", "crash", "cancelled"}
 CALLS = "agentbus_mcp_tool_calls_total"

@@ -219,6 +219,7 @@ async def test_every_mcp_tool_does_its_work_without_a_violation(bus: Installed) 
         ("get_results", {}),
         ("get_task", {"task_id": "job-doc"}),
         ("list_tasks", {"state": "queued"}),
+        ("list_questions", {}),
         ("list_agents", {"response_format": "detailed"}),
         ("cancel_task", {"task_ids": ["job-code"]}),
         ("answer_approval", {"task_id": "job-doc", "approve": True}),

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mcp import Client
 from mcp_types import TextResourceContents
 
@@ -122,6 +123,7 @@ async def test_hostile_words_reach_a_model_as_data(server: NatsServer, coordinat
         await read(client)
 
 
+@pytest.mark.long
 async def test_a_question_outlives_a_killed_mcp_server_and_a_killed_nats_server(tmp_path: Path) -> None:
     async with run_server(store=tmp_path / "store") as server, connect(server.url) as bus:
         await set_up(bus.bus, ["code"])

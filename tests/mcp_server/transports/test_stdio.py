@@ -126,8 +126,8 @@ async def test_without_a_bus_the_handshake_and_the_lists_are_answered(era: str, 
     async with over_stdio(tmp_path / "mcp.log", era, "--nats-url", NOWHERE) as client:
         assert client.server_info
         assert client.server_info.name == "agentbus"
-        assert len((await client.list_tools()).tools) == 8
-        assert len((await client.list_resources()).resources) == 4
+        assert len((await client.list_tools()).tools) == 9
+        assert len((await client.list_resources()).resources) == 5
         assert f"cannot reach the bus at {NOWHERE}" in error_of(await client.call_tool("get_results", {}))
 
 

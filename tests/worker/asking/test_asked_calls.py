@@ -194,6 +194,7 @@ async def test_the_text_way_goes_on_in_the_session_without_the_task_again(
         assert (await task.answer(approve=True, comment="yes")).known
 
 
+@pytest.mark.long
 async def test_an_approval_that_a_killed_worker_had_begun_is_not_used_again(
     coordinator: Coordinator, server: NatsServer, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ async def test_an_answer_of_which_no_message_tells_is_found_at_the_next_renewal(
     assert status.result.result == "chosen: once, no", "each question has its own answer"
 
 
+@pytest.mark.long
 async def test_a_question_without_an_answer_is_denied_at_its_time_and_the_entry_says_so(
     tmp_path: Path, server: NatsServer, coordinator: Coordinator
 ) -> None:

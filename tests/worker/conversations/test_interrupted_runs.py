@@ -60,6 +60,7 @@ async def test_a_task_whose_worker_was_killed_goes_on_in_its_session_once_its_pr
     assert not list(tmp_path.glob("state/*/code/conversations/*.task"))
 
 
+@pytest.mark.long
 async def test_it_begins_anew_elsewhere_and_says_so(soon: Coordinator, server: NatsServer, tmp_path: Path) -> None:
     a, b, barrier = tmp_path / "a", tmp_path / "b", tmp_path / "go"
     async with worker(conversing_worker(a, server.url), env=home(a)) as first:

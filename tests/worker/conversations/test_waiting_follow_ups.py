@@ -17,6 +17,7 @@ from support.mcp_harness import data_of, in_memory
 NO_WORKER = "no worker is alive where the session of first is"
 
 
+@pytest.mark.long
 async def test_who_publishes_is_told_that_no_worker_is_alive_at_the_place_and_lists_show_what_it_waits_for(
     coordinator: Coordinator, server: NatsServer, tmp_path: Path
 ) -> None:

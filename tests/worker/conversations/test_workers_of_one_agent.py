@@ -40,6 +40,7 @@ def is_free(folder: Path, session: str) -> bool:
     return lock is not None
 
 
+@pytest.mark.long
 async def test_another_worker_of_the_place_takes_a_follow_up_while_one_is_busy(
     coordinator: Coordinator, server: NatsServer, tmp_path: Path
 ) -> None:

@@ -126,7 +126,7 @@ class RunQuestions:
 
     async def _answer_to(self, one: "_Open") -> protocol.Answer | None:
         """Return what the agent is to be told, once the entry says so; None if it is not to be told anything."""
-        wait_s = self._context.config.worker.question_wait_seconds
+        wait_s = self._context.config.question_wait_s
         until = asyncio.get_running_loop().time() + wait_s
         question = one.question = question_from(
             one.asked,

@@ -181,7 +181,7 @@ def _words(
         CommandError: the command would take the task id for an option.
     """
     _refuse_option(task.id, conversation.words)
-    words = with_settings(conversation.words, config.agent.ask_before)
+    words = with_settings(conversation.words, config.agent.ask_before or ())
     # In one pass: placeholders inside the prompt must not be replaced.
     return [
         _PLACEHOLDER.sub(lambda found: values[found[0]](), word)
@@ -288,7 +288,7 @@ def _standard_input(
         return Assignment(
             prompt, session=session, mode=mode, permissions=permissions, mcp_servers=servers,
             answers=str(answers.path) if answers is not None else None,
-            question_wait_s=config.worker.question_wait_seconds + _DENIED_LATER_S,
+            question_wait_s=config.question_wait_s + _DENIED_LATER_S,
         ).to_bytes()  # fmt: skip
     return prompt.encode() if agent.prompt_via == "stdin" else None
 
