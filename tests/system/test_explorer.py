@@ -55,7 +55,7 @@ def test_no_order_of_events_leads_to_two_results_or_to_none(
     [False, pytest.param(True, marks=pytest.mark.long)],
     ids=["published by agentbus", "published by a stranger"],
 )
-@pytest.mark.gate("a lost answer")
+@pytest.mark.long
 @pytest.mark.parametrize(("crashes", "losses"), [(1, 0), (0, 1)], ids=["a crash", "a lost answer"])
 def test_a_lagging_replica_does_not_break_the_settlement(crashes: int, losses: int, foreign: bool):
     explorer = Explorer(crashes=crashes, losses=losses, forgets=1, cancels=1, lags=1)

@@ -3,6 +3,8 @@
 import re
 import time
 
+import pytest
+
 from agentbus.protocol import permissions
 from agentbus.provision.bus_folder.accounts_conf import Login, StreamsAccount, accounts_block
 
@@ -33,6 +35,7 @@ def seconds(parties: list[permissions.Party]) -> float:
     return min(times)
 
 
+@pytest.mark.long
 def test_four_times_the_agents_take_about_four_times_as_long():
     few, many = seconds(bus_of(150)), seconds(bus_of(600))
     # Comparing each pair of parties would take sixteen times as long.
