@@ -81,7 +81,7 @@ async def test_on_a_terminal_the_words_of_an_agent_pass_for_nothing_else(
         f"code/a#{run.nonce[:8]}-1  holds up its run until {UNTIL}",
         r"    operation: Bash\n    folder: /tmp",
         r'    with: {"command":"git push\nrm -rf /"}',
-        "    folder: /work/repo",
+        "    folder: /srv/shop",
         "    says:",
         *(f"    > {line}" for line in SPOOF.split("\n")),
     ]

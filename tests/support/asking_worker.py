@@ -35,7 +35,7 @@ class Run:
             operation=operation,
             arguments=arguments,
             arguments_digest=digest_of(arguments),
-            folder="/work/repo",
+            folder="/srv/shop",
             text=text,
             asked_at=ASKED_AT,
             until=UNTIL,

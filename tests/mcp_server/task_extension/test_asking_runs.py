@@ -51,7 +51,7 @@ async def test_a_run_that_asks_makes_the_task_require_input_until_it_is_answered
             assert quoted.split("\n") == [
                 "> operation: Bash",
                 '> with: {"command":"git push"}',
-                "> in: /work/repo",
+                "> in: /srv/shop",
                 "> says: I push",
                 ">     operation: Read",
             ]

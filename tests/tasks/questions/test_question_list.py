@@ -42,7 +42,7 @@ async def test_all_that_waits_is_listed_with_what_a_person_decides_by(coordinato
         "state": "open",
         "operation": "Bash",
         "arguments": {"command": "git push"},
-        "folder": "/work/repo",
+        "folder": "/srv/shop",
         "text": "May I?",
         "asked_at": ASKED_AT,
         "until": UNTIL,

@@ -125,18 +125,19 @@ class TemporaryFolders:
         _remove_all(left)
 
     def _clear(self, ended: list[Path]) -> None:
-        """Remove folders with what is in them; those in which nothing was left, the usual case, lie ready again."""
+        """Remove folders with what is in them, and make others, so that as many lie ready as runs end in this time.
+
+        Never the same folder again: a process that could not be ended may still have the path of its own.
+        """
         with self._lock:
             if self._closed:
                 return
             stale = self._take_stale()
-            unchanged = [folder for folder in ended if _is_as_made(folder)]
-            ready = unchanged[: max(0, _MOST_READY - len(self._ready))]
+            missing = min(len(ended), _MOST_READY) - len(self._ready)
             with suppress(OSError):  # the next run tries it again, and says why it cannot be made
-                if not ready and not self._ready:
-                    ready.append(self._make())
-            self._ready.extend((time.monotonic(), folder) for folder in ready)
-        for folder in (*stale, *(folder for folder in ended if folder not in ready)):
+                for _ in range(missing):
+                    self._ready.append((time.monotonic(), self._make()))
+        for folder in (*ended, *stale):
             _remove(folder)
 
     def _take_stale(self) -> list[Path]:
@@ -188,17 +189,6 @@ def _is_ours(folder: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
-
-
-def _is_as_made(folder: Path) -> bool:
-    """Whether a folder is empty, and as private as it was."""
-    try:
-        if folder.lstat().st_mode != stat.S_IFDIR | _OWNER_ONLY:  # another kind of file, or other rights
-            return False
-        with os.scandir(folder) as left:
-            return next(left, None) is None and _is_ours(folder)
-    except OSError:
-        return False
 
 
 def _remove(folder: Path) -> bool:
