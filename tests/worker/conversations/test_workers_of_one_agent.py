@@ -15,7 +15,7 @@ from agentbus_worker.conversations.sessions import Sessions
 from support.conversing import COMMAND, conversing_worker, done, home, run_of, runs
 from support.harness import eventually, worker, worker_toml
 from support.jobs import agent_keys, short_lease
-from support.older_version import BEFORE_NEEDS, environment_of
+from support.old_version import unpack
 
 
 async def short_leases(coordinator: Coordinator) -> None:
@@ -114,7 +114,7 @@ async def test_a_worker_of_an_earlier_version_takes_new_tasks_and_never_a_follow
     old, new, barrier = tmp_path / "old", tmp_path / "new", tmp_path / "go"
     (old / "home").mkdir(parents=True)
     earlier = agent_keys(worker_toml(old, server.url, chat_cmd=COMMAND), prompt_via="stdin")
-    version = environment_of(BEFORE_NEEDS, tmp_path / "packages")
+    version = unpack(tmp_path / "packages").env
     async with worker(conversing_worker(new, server.url), env=home(new)):
         first = await coordinator.publish("code", "remember heron")
         await done(first)
