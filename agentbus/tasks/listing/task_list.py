@@ -34,9 +34,9 @@ _SCAN_FIRST: Final = 500
 _READ_STEP: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
-class TaskList:
-    """Tasks by their last change, the newest first.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searched:
+    """How far a search for tasks came.
 
     Attributes:
         cursor: where the next call continues, towards older tasks; None if there are none.
@@ -46,12 +46,18 @@ class TaskList:
         left: of such a search: how many entries it has not looked at, at most.
     """
 
-    tasks: list[TaskStatus]
     cursor: int | None = None
     partial: bool = False
     unreadable: list[str] = field(default_factory=list[str])
     reached: datetime | None = None
     left: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskList(Searched):
+    """Tasks by their last change, the newest first. How far the search came: see `Searched`."""
+
+    tasks: list[TaskStatus]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +187,7 @@ class Search:
         return self._in_vain >= _READ_STEP or self._left == math.inf
 
     def _found(self, cursor: int | None) -> TaskList:
-        return TaskList([], cursor, unreadable=self._unreadable)
+        return TaskList([], cursor=cursor, unreadable=self._unreadable)
 
     async def _stopped(self, window: Window, *, whole: bool) -> TaskList:
         """Say how far the search came."""
@@ -190,7 +196,7 @@ class Search:
             cursor = self._end
             reached = next((one.stored_at for one in window.messages if self._reader.position(one) == cursor), reached)
         left = await self._reader.count_below(cursor)
-        return TaskList([], cursor, True, self._unreadable, reached, left)
+        return TaskList([], cursor=cursor, partial=True, unreadable=self._unreadable, reached=reached, left=left)
 
     async def _show(self, entries: Sequence[Read]) -> bool:
         """Add the tasks that are wanted; return whether all entries were examined, as far as time and limit allow."""

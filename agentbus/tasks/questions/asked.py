@@ -1,7 +1,6 @@
 """Questions of agents as coordinators see them: those of a run that goes on, and tasks that ended with a request."""
 
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Literal
 
 from agentbus.protocol.json_codec import Json
@@ -10,6 +9,7 @@ from agentbus.protocol.questions.question import Question
 from agentbus.protocol.questions.question_ids import question_id
 from agentbus.protocol.questions.questions_of_entries import QuestionState, state_of
 from agentbus.tasks import approvals
+from agentbus.tasks.listing.task_list import Searched
 from agentbus.tasks.questions.describe import question_json, still_asked
 from agentbus.tasks.status import TaskStatus
 
@@ -112,23 +112,13 @@ class AskedQuestion:
 
 
 @dataclass(frozen=True, slots=True)
-class QuestionList:
+class QuestionList(Searched):
     """Questions that wait for a person, those of the task that changed last first.
 
-    Attributes:
-        cursor: where the next call continues, towards older tasks; None if there are none.
-        partial: whether the search stopped early, because its time was over.
-        unreadable: for each entry that cannot be shown, why.
-        reached: of a search that stopped early: when the oldest entry changed last that it has looked at.
-        left: of such a search: how many entries it has not looked at, at most.
+    How far the search came: see `agentbus.tasks.listing.task_list.Searched`.
     """
 
     questions: list[AskedQuestion]
-    cursor: int | None = None
-    partial: bool = False
-    unreadable: list[str] = field(default_factory=list[str])
-    reached: datetime | None = None
-    left: int | None = None
 
 
 def asked_by(status: TaskStatus) -> list[AskedQuestion]:

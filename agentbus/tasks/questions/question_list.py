@@ -104,7 +104,9 @@ async def list_questions(
         if left <= 0 or cursor is None or found.partial or left_until(deadline) <= 0:
             break
     stopped = found.partial or (left > 0 and cursor is not None)
-    return QuestionList(asking, cursor, stopped, unreadable, found.reached, found.left)
+    return QuestionList(
+        asking, cursor=cursor, partial=stopped, unreadable=unreadable, reached=found.reached, left=found.left
+    )
 
 
 async def _unanswered(bus: Bus, tasks: Sequence[TaskStatus]) -> list[list[AskedQuestion]]:
