@@ -22,6 +22,7 @@ from agentbus.protocol.outcomes.usage_of_runs import UsageOfRuns, earlier_in, wi
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus.protocol.validation import fault_line
+from agentbus.protocol.work.task_work import identity_of_work
 
 MAX_TASK_BYTES: Final = 1_048_576
 MAX_TASK_TYPE_CHARS: Final = 128
@@ -118,6 +119,7 @@ class Task(_Message):
             payload.format if payload else "text",
             payload.content if payload else "",
             *identity_of(self.model_extra or {}),
+            *identity_of_work(self.model_extra or {}),
         ]
         return hashlib.sha256(canonical(content)).hexdigest()
 

@@ -10,6 +10,7 @@ from agentbus.protocol.conversations.continuation import Continuation, continuat
 from agentbus.protocol.headers import CONDITION, LEDGER_REVISION, MSG_ID, REVISION, Headers, is_relayed, number
 from agentbus.protocol.messages import MAX_TASK_BYTES, Task, decode_task
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
+from agentbus.protocol.work.task_work import SentFile, Work, files_of, work_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Incoming:
         publication: the random part of the message id; see `ids.task_msg_id`.
         needs: what the worker has to be able to do; nothing in a task of the first form.
         continues: the conversation with which it goes on.
+        work: from where in the agent's repository it starts; None if it does not say.
+        files: what it brings.
     """
 
     task: Task
@@ -30,6 +33,8 @@ class Incoming:
     publication: str | None = None
     needs: tuple[str, ...] = ()
     continues: Continuation | None = None
+    work: Work | None = None
+    files: tuple[SentFile, ...] = ()
 
     def inbox(self, default: str) -> str:
         """Return whose inbox gets the result: only `main` may name another than its own; see `Task.inbox`."""
@@ -60,7 +65,7 @@ def read_delivery(delivery: Delivery, agent: str, *, max_bytes: int = MAX_TASK_B
     fields = task.model_extra or {}
     if delivery.subject == subjects.tasks(agent) or not (needs := needs_of(fields)):
         return found
-    return replace(found, needs=needs, continues=continuation_of(fields))
+    return replace(found, needs=needs, continues=continuation_of(fields), work=work_of(fields), files=files_of(fields))
 
 
 def _published(task: Task, key: TaskKey, headers: Headers) -> Incoming:
