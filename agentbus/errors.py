@@ -25,6 +25,9 @@ AgentBusError
 ├── ServiceError                a service manager is not there, or refuses
 ├── CommandError                the agent command could not be started
 │   └── MachineFaultError       for a reason that lies in the machine, and not in the task
+├── GitError                    a git command failed, or did not end in time
+│   ├── GitMissingError         there is no git on this machine
+│   └── GitTooLargeError        a git command has printed more than is taken
 ├── LeaseLostError              another worker has the task; nothing more may be sent for it
 ├── DemoError                   a step of `agentbus demo` went wrong
 ├── FakeAgentError              the worker of a fake agent of `agentbus.testing` did not start
@@ -149,6 +152,26 @@ class CommandError(AgentBusError):
 
 class MachineFaultError(CommandError):
     """The agent command could not be started, for a reason that lies in the machine and may pass: not in the task."""
+
+
+class GitError(AgentBusError):
+    """A git command failed, or did not end in time; the message has what git said.
+
+    Attributes:
+        code: its exit code; None of one that was ended, or did not start.
+    """
+
+    def __init__(self, message: str, *, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class GitMissingError(GitError):
+    """There is no git on this machine."""
+
+
+class GitTooLargeError(GitError):
+    """A git command has printed more than is taken; it was ended."""
 
 
 class LeaseLostError(AgentBusError):

@@ -1,23 +1,36 @@
 """Ends the processes that a command has left which killed its supervisor: they become children of the worker.
 
-The worker is a child subreaper, too. Its children are supervisors, and what belonged to one that was killed.
+The worker is a child subreaper, too. Its children are supervisors, its own git commands, and what belonged to a
+supervisor that was killed.
 """
 
 import os
 import time
 
 from agentbus.bus.retry_until import deadline_after, retry_until
+from agentbus.git.running import RUNNING
 from agentbus_worker.running.process_group import POLL_S
 from agentbus_worker.running.supervising.supervisor import KILL_TIMEOUT_S, Tree, children_of
 from agentbus_worker.running.unended import Unended, unended_of
 
 
-class Adopted:
-    """All children of this process, and their descendants, except for the supervisors and theirs."""
+class _Own(set[int]):
+    """The children that the worker has started itself: supervisors, and git commands, both as they are now."""
 
     def __init__(self, supervisors: set[int]) -> None:
+        super().__init__()
         self._supervisors = supervisors
-        self._tree = Tree(supervisors)
+
+    def __contains__(self, pid: object) -> bool:
+        return pid in self._supervisors or pid in RUNNING
+
+
+class Adopted:
+    """All children of this process, and their descendants, except for those that it has started itself, and theirs."""
+
+    def __init__(self, supervisors: set[int]) -> None:
+        self._own = _Own(supervisors)
+        self._tree = Tree(self._own)
         self._ending = 0
         self._seen: set[int] = set()
 
@@ -58,7 +71,7 @@ class Adopted:
 
     def _reap(self) -> set[int]:
         """Reap those that have ended; returns those that have not."""
-        return {pid for pid in set(children_of(os.getpid())) - self._supervisors if not has_ended(pid)}
+        return {pid for pid in children_of(os.getpid()) if pid not in self._own and not has_ended(pid)}
 
 
 def has_ended(pid: int) -> bool:
