@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from agentbus.tasks.listing.spending import Grouping, Spending
     from agentbus.tasks.listing.task_list import TaskList
     from agentbus.tasks.presence import PausedWorker
+    from agentbus.tasks.waiting.listeners import OnQuestion
     from agentbus.tasks.waiting.wait import Until
 
 _AT_ONCE: Final = 16
@@ -212,6 +213,7 @@ class Coordinator(CoordinatorQuestions):
         agent: str | None = None,
         on_change: Callable[[str, str], None] | None = None,
         on_paused: "Callable[[str, PausedWorker], None] | None" = None,
+        on_question: "OnQuestion | None" = None,
     ) -> Waited:
         """Wait until all, or any, of the tasks have their result, or the time is over.
 
@@ -225,10 +227,12 @@ class Coordinator(CoordinatorQuestions):
             on_change: called with the task id and the new state whenever the ledger changes.
             on_paused: called once with the id of an agent, and why, if all its living workers are paused while a task
                 is queued for it; a wait of less than a second looks for that at its end. Also in `Waited.paused`.
+            on_question: called once with each question that a run asks a person; the wait ends if it returns True.
 
         Raises:
             TaskNotFoundError, InvalidIdError: the bus knows no task with one of the ids.
         """
+        from agentbus.tasks.waiting.listeners import Listeners
         from agentbus.tasks.waiting.wait import wait_for_ids
 
         def report(status: TaskStatus) -> None:
@@ -247,8 +251,7 @@ class Coordinator(CoordinatorQuestions):
             asker=self.agent,
             until=until,
             timeout_s=timeout_s,
-            on_change=report if on_change is not None else None,
-            on_paused=paused,
+            listeners=Listeners(report if on_change is not None else None, paused, on_question),
         )
 
     async def list_tasks(

@@ -34,6 +34,18 @@ async def test_a_list_in_a_pipe_has_ids_that_an_answer_takes(server: NatsServer,
     assert (await run_cli("question", "list", "--nats-url", server.url)).out == ""
 
 
+async def test_who_waits_for_a_task_reads_what_it_asks_and_how_to_answer(
+    server: NatsServer, coordinator: Coordinator
+) -> None:
+    run = await asking(coordinator, "a", "git push")
+    ran = await run_cli("task", "wait", "a", "--timeout", "0", "--nats-url", server.url)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.splitlines()[0] == (
+        f'code/a asks a person: Bash {{"command":"git push"}}; it holds up its run until {UNTIL}; answer it with '
+        f"`agentbus question answer code/a#{run.nonce[:8]}-1 --approve`, or --deny"
+    )
+
+
 async def test_a_task_that_has_ended_is_listed_and_answered_by_its_name(
     server: NatsServer, coordinator: Coordinator
 ) -> None:

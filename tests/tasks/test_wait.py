@@ -16,6 +16,7 @@ from agentbus.protocol.task_names import TaskQuery
 from agentbus.provision.nats_server import NatsServer, run_server, start_server
 from agentbus.tasks.find import find_all
 from agentbus.tasks.lost import lost_tasks
+from agentbus.tasks.waiting.listeners import Listeners
 from agentbus.tasks.waiting.wait import repeat_while_away, wait_for
 from support.altered_link import altered_link, refused
 from support.free_ports import free_port
@@ -99,7 +100,7 @@ async def test_changes_are_told_with_the_attempt(coordinator: Coordinator) -> No
             coordinator.bus,
             found,
             timeout_s=60,
-            on_change=lambda status: told.append((status.state, status.record.entry.attempt)),
+            listeners=Listeners(lambda status: told.append((status.state, status.record.entry.attempt))),
         )
     )
     await until_followed(coordinator)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _MOST_CHARS = 2_000
 """Of what an agent says, on a terminal. What it wants to do is shown whole: an approval is for all of it."""
+_LINE_CHARS = 300
 _INDENT = "    "
 
 
@@ -46,6 +47,14 @@ class QuestionSearch:
             output.remark(f"searched back to {page.reached:%Y-%m-%d %H:%M:%S} UTC; {page.left:,} entries are left")
 
 
+def in_one_line(question: "AskedQuestion") -> str:
+    """Say what a run asks, and how to answer it, to a person who waits for its task."""
+    arguments = "" if question.arguments is None else encode(question.arguments).decode()
+    asks = one_line(f"{question.operation} {arguments}".strip()[:_LINE_CHARS])
+    how = f"answer it with `agentbus question answer {question.id} --approve`, or --deny"
+    return f"{question.status.name} asks a person: {asks}; it {_state(question)}; {how}"
+
+
 def _show(question: "AskedQuestion") -> None:
     """Print a question. What an agent says is quoted line by line, so that it passes for nothing else."""
     output.line(output.Styled(question.id, bold=True), f"  {_state(question)}")
@@ -71,5 +80,5 @@ def _state(question: "AskedQuestion") -> str:
     if question.kind == "approval":
         return "has ended, and asks for approval"
     if question.state == "interrupted":
-        return "interrupted: the answer is kept for the next attempt"
+        return "was interrupted: the answer is kept for the next attempt"
     return f"holds up its run until {question.until}"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from agentbus.protocol.ledger_entry import State
     from agentbus.protocol.progress.events import ProgressMessage
     from agentbus.tasks.presence import PausedWorker
+    from agentbus.tasks.questions.asked import AskedQuestion
     from agentbus.tasks.status import TaskStatus
 
 _STATES = ("queued", "working", "completed", "failed", "needs_approval", "cancelled")
@@ -178,7 +179,7 @@ async def wait(
 ) -> None:
     """Wait until tasks have their results, also over restarts of the bus.
 
-    A time-out or Ctrl-C does not affect the tasks.
+    Standard error says when a run asks a person, and how to answer. A time-out or Ctrl-C does not affect the tasks.
     """
 
     def progress(task_id: str, state: str) -> None:
@@ -188,9 +189,18 @@ async def wait(
     def paused(of_agent: str, pause: "PausedWorker") -> None:
         output.remark(f"all workers of the agent {of_agent} are {pause.in_words}; its tasks wait")
 
+    def asked(question: "AskedQuestion") -> None:
+        output.remark(lazy.question_list.in_one_line(question))
+
     until = "any" if until_any else "all"
     waited = await bus.wait(
-        task_ids, until=until, timeout_s=timeout_s, agent=agent, on_change=progress, on_paused=paused
+        task_ids,
+        until=until,
+        timeout_s=timeout_s,
+        agent=agent,
+        on_change=progress,
+        on_paused=paused,
+        on_question=asked,
     )
     for status in waited.settled.values():
         _show(status)

@@ -13,7 +13,6 @@ from agentbus.bus.ordered_consumer import OrderedConsumer, Start
 from agentbus.bus.reading.ledger_parts import agent_ledgers, is_divided, name_of, part_of
 from agentbus.errors import PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import STATE
 from agentbus.protocol.parties.ledger_streams import ledger_of
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.lost.lost_tasks import to_look_after
@@ -176,7 +175,7 @@ class _Following:
             while not self._tasks.enough:
                 changes = await consumer.next_several()
                 await self._tasks.take_changes(
-                    self._bus, [(one.subject, one.headers.get(STATE), one.stream_seq) for one in changes]
+                    self._bus, [(one.subject, one.headers, one.stream_seq) for one in changes]
                 )
             await self._tasks.read_unread(self._bus)
             self._note()

@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import groupby
-from typing import Final, TypeAlias
+from typing import Final
 
 from agentbus.bus.jetstream import Bus
 from agentbus.errors import BusError, BusUnavailableError
 from agentbus.tasks.presence import PausedWorker, present
-
-OnPaused: TypeAlias = Callable[[str, PausedWorker], None]
+from agentbus.tasks.waiting.listeners import OnPaused
 
 _FIRST_PAUSE_LOOK_S: Final = 1.0
 """A wait for a quick task costs no look."""

@@ -15,10 +15,13 @@ from agentbus.protocol.task_names import TaskQuery
 from agentbus.tasks.find import Found, find_all
 from agentbus.tasks.status import Waited
 from agentbus.tasks.waiting.follow import follow, ledger_ends
-from agentbus.tasks.waiting.paused_agents import OnPaused, PausedAgents
-from agentbus.tasks.waiting.watched_tasks import OnChange, Until, WatchedTasks
+from agentbus.tasks.waiting.listeners import Listeners
+from agentbus.tasks.waiting.paused_agents import PausedAgents
+from agentbus.tasks.waiting.watched_tasks import Until, WatchedTasks
 
 _T = TypeVar("_T")
+
+NO_LISTENERS: Final = Listeners()
 
 _LAST_LOOK_S: Final = 3.0
 """How long the last read of the tasks may take when the time is over: callers wait for it beyond their time-out."""
@@ -40,8 +43,7 @@ async def wait_for(
     asker: str = COORDINATOR,
     until: Until = "all",
     timeout_s: float | None = None,
-    on_change: OnChange | None = None,
-    on_paused: OnPaused | None = None,
+    listeners: Listeners = NO_LISTENERS,
     read_since: Mapping[str, int] | None = None,
 ) -> Waited:
     """Wait until all, or any, of the tasks in `found` are settled, or the time is over.
@@ -52,14 +54,12 @@ async def wait_for(
 
     Args:
         asker: the coordinator that waits.
-        on_paused: called once for each agent of a queued task of which all living workers are paused. Without it none
-            is looked for.
         read_since: the end of the ledger before `found` was read; without it, the tasks are read again.
 
     Raises:
         BusError: the connection has ended for good, or the ledger may not be read.
     """
-    watched = WatchedTasks(found, asker, until, on_change)
+    watched, on_paused = WatchedTasks(found, asker, until, listeners), listeners.on_paused
     if on_paused is None or watched.enough:
         return await _wait(bus, watched, timeout_s, read_since)
     pauses = PausedAgents(bus, watched.queued_for, on_paused)
@@ -102,14 +102,12 @@ async def wait_for_ids(
     asker: str = COORDINATOR,
     until: Until = "all",
     timeout_s: float | None = None,
-    on_change: OnChange | None = None,
-    on_paused: OnPaused | None = None,
+    listeners: Listeners = NO_LISTENERS,
 ) -> Waited:
     """Look up tasks, then wait as `wait_for` does; link the trace of the caller to the results.
 
     Args:
         asker: the coordinator that waits.
-        on_paused: see `wait_for`.
 
     Raises:
         TaskNotFoundError: the bus knows no task of one of the ids.
@@ -133,8 +131,7 @@ async def wait_for_ids(
         asker=asker,
         until=until,
         timeout_s=rest_s,
-        on_change=on_change,
-        on_paused=on_paused,
+        listeners=listeners,
         read_since=read_since,
     )
     for status in waited.settled.values():

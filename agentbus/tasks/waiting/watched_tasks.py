@@ -1,23 +1,24 @@
 """The tasks that a wait is for: what is known of each, and whether that is enough."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final, Literal, TypeAlias
 
 from agentbus.bus.jetstream import Bus
 from agentbus.concurrently import concurrently
 from agentbus.errors import CorruptEntryError
 from agentbus.protocol import subjects
-from agentbus.protocol.headers import STATE
+from agentbus.protocol.headers import QUESTIONS, STATE, Headers
 from agentbus.protocol.ledger_entry import Record, read_entry
 from agentbus.protocol.stored_message import StoredMessage
 from agentbus.protocol.subjects import TaskKey
 from agentbus.protocol.task_names import short_names
 from agentbus.tasks.find import READS_AT_ONCE, Found, find_newer
 from agentbus.tasks.lost.lost_tasks import look_after
+from agentbus.tasks.questions.asked import asked_by
 from agentbus.tasks.status import Loss, TaskStatus, Waited
+from agentbus.tasks.waiting.listeners import Listeners
 
 Until: TypeAlias = Literal["all", "any"]
-OnChange: TypeAlias = Callable[[TaskStatus], None]
 
 _RUNNING: Final = "working"
 
@@ -29,19 +30,24 @@ class WatchedTasks:
 
     Args:
         asker: the coordinator that waits.
-        on_change: called with the new state of a task whose entry has changed.
+        listeners: `on_paused` is not called here.
     """
 
-    def __init__(self, found: Found, asker: str, until: Until, on_change: OnChange | None = None) -> None:
+    def __init__(self, found: Found, asker: str, until: Until, listeners: Listeners) -> None:
         self._records = dict(found)
         self._asker = asker
         self._until: Until = until
-        self._on_change = on_change
+        self._on_change = listeners.on_change
+        self._on_question = listeners.on_question
+        self._asked: set[str] = set()  # the ids of the questions that were told
+        self._ended_by_question = False
         self._open = {key for key, record in found.items() if not _settled(record)}
         self._unreadable: dict[TaskKey, CorruptEntryError] = {}
         self._losses: dict[TaskKey, Loss | None] = {}
         self._unparsed: dict[TaskKey, StoredMessage] = {}  # newer than the record, and not at its end
         self._unread: dict[TaskKey, int] = {}  # the same, where only the revision is known
+        for record in found.values():
+            self._tell_questions(record)
 
     def __contains__(self, key: object) -> bool:
         return key in self._records
@@ -49,6 +55,8 @@ class WatchedTasks:
     @property
     def enough(self) -> bool:
         """Whether the wait is over. Only the party that wrote an unreadable entry knows whether it will ever change."""
+        if self._ended_by_question:
+            return True
         settled = len(self._records) - len(self._open) - len(self._unreadable)
         return not self._open or (self._until == "any" and settled > 0)
 
@@ -74,23 +82,23 @@ class WatchedTasks:
         key = subjects.parse_state(message.subject)
         if key is None or key not in self._records or message.seq <= self._records[key].revision:
             return
-        if self._on_change is None and key in self._open and message.headers.get(STATE) == _RUNNING:
+        if key in self._open and self._is_no_news(message.headers):
             self._unparsed[key] = message
         else:
             self._parse(key, message)
 
-    async def take_changes(self, bus: Bus, changes: Iterable[tuple[str, str | None, int]]) -> None:
+    async def take_changes(self, bus: Bus, changes: Iterable[tuple[str, Headers, int]]) -> None:
         """Read the entries that have changed, several at a time.
 
         Args:
-            changes: the subject, the state as the header says, and the revision of each; of one task, the last counts.
+            changes: the subject, the headers and the revision of each; of one task, the last counts.
         """
         newest: dict[TaskKey, int] = {}
-        for subject, state, revision in changes:
+        for subject, headers, revision in changes:
             key = subjects.parse_state(subject)
             if key is None or key not in self._records or revision <= self._records[key].revision:
                 continue
-            if self._on_change is None and key in self._open and state == _RUNNING:
+            if key in self._open and self._is_no_news(headers):
                 self._unread[key] = revision
             else:
                 newest[key] = revision
@@ -124,6 +132,14 @@ class WatchedTasks:
             current=current,
             unreadable={names[key]: error for key, error in self._unreadable.items()},
         )
+
+    def _is_no_news(self, headers: Headers) -> bool:
+        """Whether an entry has to be read for no one: its task goes on, and asks nothing that has to be told.
+
+        What an older worker writes says nothing of questions; those that it kept were told when they were asked.
+        """
+        is_asked = self._on_question is not None and QUESTIONS in headers
+        return self._on_change is None and headers.get(STATE) == _RUNNING and not is_asked
 
     async def _read(self, bus: Bus, wanted: dict[TaskKey, int]) -> None:
         async def one(key: TaskKey) -> None:
@@ -164,6 +180,15 @@ class WatchedTasks:
             self._open.add(key)
         if self._on_change is not None and record.revision != before.revision:
             self._on_change(self._status(key))
+        self._tell_questions(record)
+
+    def _tell_questions(self, record: Record) -> None:
+        if self._on_question is None or not record.entry.questions:
+            return
+        for question in asked_by(TaskStatus(record, self._asker)):
+            if question.id not in self._asked:
+                self._asked.add(question.id)
+                self._ended_by_question = bool(self._on_question(question)) or self._ended_by_question
 
     def _set_unreadable(self, key: TaskKey, error: CorruptEntryError) -> None:
         self._unreadable[key] = error

@@ -6,14 +6,21 @@ from typing import Final
 
 import anyio
 
+from agentbus_mcp.operations.told_questions import ToldQuestions
+
 _GRACE_S: Final = 0.2
 """What a wait that is ended still gets: as long as one with no time at all looks for what is there."""
 
 
 class Waits:
-    """The waits of one server. A wait that is ended is as one whose time is over."""
+    """The waits of one server. A wait that is ended is as one whose time is over.
+
+    Attributes:
+        told_questions: what ended waits before.
+    """
 
     def __init__(self) -> None:
+        self.told_questions = ToldQuestions()
         self._over = False
         self._open: set[anyio.CancelScope] = set()
 

@@ -13,12 +13,15 @@ from agentbus.observability import tracing
 from agentbus.protocol.progress.events import ProgressMessage
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.progress.last import last_of_each
+from agentbus.tasks.questions.asked import asked_by
+from agentbus.tasks.waiting.listeners import Listeners
 from agentbus.tasks.waiting.wait import Until, wait_for
 from agentbus_mcp.operations.agents_status import AgentsStatus, agents_status
 from agentbus_mcp.operations.inbox import InboxPage, next_messages
 from agentbus_mcp.operations.look_up import FoundTasks, look_up
 from agentbus_mcp.operations.output import OutputPart, beginnings
 from agentbus_mcp.operations.runs import reporting_runs
+from agentbus_mcp.operations.told_questions import ToldQuestions
 from agentbus_mcp.operations.waits import Waits
 from agentbus_mcp.sanitize import short
 
@@ -66,7 +69,9 @@ class TasksOutcome:
 async def watch(
     coordinator: Coordinator, request: WatchRequest, report: Callable[[str], None], waits: Waits
 ) -> TasksOutcome | InboxPage:
-    """Wait for what is requested; `report` gets a line whenever a task changes its state. `waits` may end it early.
+    """Wait for what is requested; `report` gets a line whenever a task changes its state.
+
+    `waits` may end it early, and so does a question of a task: see `ToldQuestions`.
 
     Raises:
         TaskNotFoundError: no task is known by any of the ids.
@@ -76,12 +81,14 @@ async def watch(
         report(f"waiting for messages in the inbox of {request.agent or coordinator.agent}")
         return await next_messages(coordinator, request.cursor, request.timeout_s, request.agent, waits=waits)
     with waits.at_most(inf):
-        return await watch_tasks(coordinator, request, report)
-    return await watch_tasks(coordinator, replace(request, timeout_s=0), report)
+        return await watch_tasks(coordinator, request, report, waits.told_questions)
+    return await watch_tasks(coordinator, replace(request, timeout_s=0), report, waits.told_questions)
 
 
-async def watch_tasks(coordinator: Coordinator, request: WatchRequest, report: Callable[[str], None]) -> TasksOutcome:
-    """Wait for the tasks of a request.
+async def watch_tasks(
+    coordinator: Coordinator, request: WatchRequest, report: Callable[[str], None], told: ToldQuestions
+) -> TasksOutcome:
+    """Wait for the tasks of a request, or until one of them asks a person something that this client was not told.
 
     Raises:
         TaskNotFoundError, BusError: as `watch`.
@@ -89,19 +96,22 @@ async def watch_tasks(coordinator: Coordinator, request: WatchRequest, report: C
     deadline = anyio.current_time() + request.timeout_s
     found = await look_up(coordinator, request.task_ids, request.agent, timeout_s=request.timeout_s)
     async with reporting_runs(coordinator.bus, found.tasks, report, wanted=request.follows) as note:
-        on_change = _report_changes(found.tasks, report, note)
         waited = await wait_for(
             coordinator.bus,
             {task.record.key: task.record for task in found.tasks},
             asker=coordinator.agent,
             until=request.until,
             timeout_s=max(0.0, deadline - anyio.current_time()),
-            on_change=on_change,
-            on_paused=lambda agent, paused: report(f"every worker of {agent} is {short(paused.in_words)}"),
+            listeners=Listeners(
+                on_change=_report_changes(found.tasks, report, note),
+                on_paused=lambda agent, paused: report(f"every worker of {agent} is {short(paused.in_words)}"),
+                on_question=lambda question: told.is_new(coordinator.agent, question),
+            ),
         )
     tasks = {task.name: task for task in (*waited.pending.values(), *waited.settled.values())}
     errors = {**found.errors, **waited.unreadable}
     current = FoundTasks([tasks[task.name] for task in found.tasks], errors)
+    told.note(coordinator.agent, (question for task in waited.pending.values() for question in asked_by(task)))
     return await outcome_of(coordinator, current, stale=not waited.current)
 
 

@@ -35,8 +35,9 @@ def watch_results_tool(bus_link: BusLink, waits: Waits) -> Tool:
         """Wait for the results of tasks, or for new messages in an inbox, and return as soon as they are there.
 
         Use it after publish_task; never poll with get_results. The time-out is no error: the answer has what is there,
-        what is `pending` in which state, and in `next` the call that goes on. A task that stays queued has no free
-        worker. Giving up does nothing to the tasks. Inbox: from now on, or with no gap after `cursor`.
+        what is `pending` in which state, and in `next` the call that goes on. It returns early when a run asks a
+        person: see `questions`. A task that stays queued has no free worker. Giving up does nothing to the tasks.
+        Inbox: from now on, or with no gap after `cursor`.
         """
         request = WatchRequest(task_ids, until, timeout_seconds, cursor, agent)
         detail = ResponseDetail(response_format)
