@@ -29,6 +29,7 @@ class Agent:
         self.log = log
         self.mode = "auto"
         self.prompt = ""
+        self.turns = 0
         self.stop = "end_turn"
         self.dies = False
         self.error: dict[str, Any] | None = None
@@ -144,6 +145,11 @@ class Agent:
 
     def on_session_prompt(self, message: dict[str, Any]) -> None:
         self.prompt = message["params"]["prompt"][0]["text"]
+        self.turns += 1
+        if self.turns > 1:
+            self.say(f"I was told: {self.prompt}" if self.does("listens") else "")
+            self.send(id=message["id"], result={"stopReason": "end_turn", **self.further})
+            return
         for word in self.behaviours:
             name, _, argument = word.partition("=")
             does = getattr(self, f"do_{name}", None)

@@ -64,6 +64,58 @@ async def test_an_answer_that_denies_is_a_denied_call(tmp_path: Path, fifo: Path
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.parametrize("stop", ["end_turn", "cancelled"])
+async def test_the_reason_of_a_denial_is_told_in_a_further_turn_of_the_same_run(
+    tmp_path: Path, fifo: Path, stop: str
+) -> None:
+    async with asking(fifo, tmp_path, "ask", "say=I stop.", "usage", f"stop={stop}", "listens") as run:
+        await asked(run)
+        answer(fifo, {"id": "1", "allow": False, "comment": "not on Friday\nopen a pull request"})
+        judgement = await run.end()
+    assert judgement.status == "completed"
+    assert judgement.text.startswith("I was told: The person who was asked for a permission has denied it")
+    assert "Denied: execute: touch made\nThe reason: not on Friday\nopen a pull request\n" in judgement.text
+    assert judgement.run.usage.output_tokens == 2 * 57
+    assert judgement.run.denied == (Denied("execute", "touch made"),)
+    assert [(line["acp"], line["stop"]) for line in run.lines if "stop" in line] == [
+        ("turn", stop),
+        ("end", "end_turn"),
+    ]
+
+
+async def test_an_agent_that_says_no_more_after_a_reason_keeps_its_answer(tmp_path: Path, fifo: Path) -> None:
+    async with asking(fifo, tmp_path, "ask", "say=I stop.") as run:
+        await asked(run)
+        answer(fifo, {"id": "1", "allow": False, "comment": "no"})
+        judgement = await run.end()
+    assert (judgement.status, judgement.text) == ("completed", "I stop.")
+
+
+@pytest.mark.parametrize(
+    ("given", "stop"),
+    [({"allow": True, "comment": "once"}, "end_turn"), ({"allow": False}, "end_turn"),
+     ({"allow": False, "comment": 7}, "end_turn"), ({"allow": False, "comment": "no"}, "refusal")],
+)  # fmt: skip
+async def test_without_a_reason_and_after_a_turn_that_failed_there_is_no_further_turn(
+    tmp_path: Path, fifo: Path, given: dict[str, Any], stop: str
+) -> None:
+    async with asking(fifo, tmp_path, "ask", "say=Well.", f"stop={stop}", "listens") as run:
+        await asked(run)
+        answer(fifo, {"id": "1", **given})
+        judgement = await run.end()
+    assert (judgement.text, run.of_kind("turn")) == ("Well.", [])
+
+
+async def test_a_run_that_is_cancelled_after_a_denial_is_told_no_reason(tmp_path: Path, fifo: Path) -> None:
+    async with asking(fifo, tmp_path, "ask", "hang", "ends_after_cancel", "listens") as run:
+        await asked(run)
+        answer(fifo, {"id": "1", "allow": False, "comment": "no"})
+        await run.until("permission")
+        run.process.send_signal(signal.SIGTERM)
+        await run.end()
+    assert run.of_kind("turn") == []
+
+
 async def test_a_question_that_is_not_answered_in_time_is_denied(tmp_path: Path, fifo: Path) -> None:
     async with asking(fifo, tmp_path, "ask", "say=Well.", question_wait_s=0.2) as run:
         await asked(run)

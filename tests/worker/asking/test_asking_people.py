@@ -66,6 +66,10 @@ async def test_a_question_is_answered_while_the_run_goes_on(
         await acknowledged(coordinator)
     assert status.state == "completed"
     assert chosen(tmp_path / "log") == [("git push", "once"), ("rm -r /", "no")]
+    prompts = [line for line in (tmp_path / "log").read_text(encoding="utf-8").splitlines() if "session/prompt" in line]
+    assert ["The reason: not that" in line for line in prompts] == [False, True], (
+        "the comment is told in a further turn"
+    )
     assert status.record.entry.questions is None
     assert "Bus-Questions" not in status.record.headers
     with pytest.raises(WrongRevisionError):  # an answer that was on its way when the task ended
@@ -174,7 +178,7 @@ async def test_an_answer_that_is_given_while_the_worker_is_dead_is_applied_once_
         assert chosen(tmp_path / "log") == [("git push", "once")], "the first time it is the answer that there was"
         assert (again.nonce != question.nonce, again.number) == (True, 2)
         given = [one.given for one in questions_of((await record_of(coordinator, task_id)).entry)]
-        assert given == [again.nonce, None]
+        assert given == [again.nonce, again.nonce, None], "what was asked before, what took its answer, what is open"
         await answer(coordinator, task_id, again, allow=False)
         status = await settled(coordinator, task_id)
         await acknowledged(coordinator)

@@ -5,23 +5,33 @@ import contextlib
 import json
 import os
 from collections.abc import Generator
-from typing import Final
+from typing import Final, NamedTuple
 
-from agentbus_worker.acp.json_values import object_in
+from agentbus_worker.acp.json_values import object_in, text_in
 from agentbus_worker.formats.lines import Lines
 
 _MAX_LINE_BYTES: Final = 65_536
 
 
+class Answer(NamedTuple):
+    """Whether the tool may be used, and what the person says of it."""
+
+    allow: bool
+    comment: str = ""
+
+
 class Answers:
-    """The answers that come: lines like `{"id": "1", "allow": true}`. One to a question that is not open is dropped."""
+    """The answers that come: lines like `{"id": "1", "allow": true}`, some with a `comment`.
+
+    One to a question that is not open is dropped.
+    """
 
     def __init__(self) -> None:
-        self._waiting: dict[str, asyncio.Future[bool]] = {}
+        self._waiting: dict[str, asyncio.Future[Answer]] = {}
         self._lines = Lines(_MAX_LINE_BYTES)
 
-    def expect(self, question: str) -> asyncio.Future[bool]:
-        """Return what will be the answer to a question: whether the tool may be used."""
+    def expect(self, question: str) -> asyncio.Future[Answer]:
+        """Return what will be the answer to a question."""
         waiting = self._waiting[question] = asyncio.get_running_loop().create_future()
         return waiting
 
@@ -39,7 +49,7 @@ class Answers:
             question, allow = given.get("id"), given.get("allow")
             waiting = self._waiting.get(question) if isinstance(question, str) else None
             if waiting is not None and not waiting.done() and isinstance(allow, bool):
-                waiting.set_result(allow)
+                waiting.set_result(Answer(allow, text_in(given.get("comment"))))
 
 
 @contextlib.contextmanager

@@ -17,6 +17,14 @@ _MOST_NOTES: Final = 20
 _SHOWN_BYTES: Final = 200
 _CALL_UPDATES: Final = ("tool_call", "tool_call_update")
 _ENDED: Final = ("completed", "failed")
+_GOES_ON: Final = ("end_turn", "cancelled")
+"""How a turn has ended after which the agent takes another one; some cancel theirs when a tool is denied."""
+_MOST_TURNS: Final = 16
+"""Of one run: each has cost a person a denial with a reason, and an agent may ask on for ever."""
+_REASONS: Final = (
+    "The person who was asked for a permission has denied it, and gives a reason:\n\n{}\n\nGo on with the task and "
+    "keep to it. Your last message is the result of the whole task: if nothing more is to do, give your answer again."
+)
 
 
 class Conversation:
@@ -151,19 +159,28 @@ class Conversation:
         return await self._step("mode", {"sessionId": self._session, "modeId": mode}, "session/set_mode") is not None
 
     async def _prompt(self) -> None:
-        self.during, self._prompting = "prompt", True
-        prompt = [{"type": "text", "text": self._given.prompt}]
-        reply = await self.peer.call("session/prompt", {"sessionId": self._session, "prompt": prompt})
-        self._prompting = False
-        ended = await self._result_of(reply)
-        if ended is not None:
+        """Have the agent take its turn, and a further one for reasons of denials, which no answer could hold."""
+        self.during, text = "prompt", self._given.prompt
+        for turn in range(1, _MOST_TURNS + 1):
+            self._prompting = True
+            prompt = [{"type": "text", "text": text}]
+            reply = await self.peer.call("session/prompt", {"sessionId": self._session, "prompt": prompt})
+            self._prompting = False
+            ended = await self._result_of(reply)
+            if ended is None:
+                return
+            stop, reasons = ended.get("stopReason"), self._permissions.take_reasons()
+            is_last = self._cancelled or not reasons or stop not in _GOES_ON or turn == _MOST_TURNS
             await self._lines.write(
-                "end",
-                stop=ended.get("stopReason"),
+                "end" if is_last else "turn",
+                stop=stop,
                 usage=ended.get("usage"),
                 meta=ended.get("_meta"),
                 cancelled=self._cancelled or None,
             )
+            if is_last:
+                return
+            text = _REASONS.format(reasons)
 
     async def _step(self, during: str, params: Object, method: str | None = None) -> Object | None:
         """Send a request, for a bounded time; returns its result. Where there is none, that is told."""

@@ -56,6 +56,7 @@ class Permissions:
         self._open: set[asyncio.Task[None]] = set()
         self._asked = 0
         self._cancelled = ""
+        self._reasons: list[str] = []
         self.calls = ToolCalls()
 
     async def on_request(self, request: RequestId, params: Object) -> None:
@@ -77,6 +78,14 @@ class Permissions:
             self._open.add(task)
             task.add_done_callback(self._open.discard)
 
+    def take_reasons(self) -> str:
+        """Return why a person has denied what was asked for, and forget it; empty if no reason was given.
+
+        The protocol has no field for it in the answer to a request.
+        """
+        reasons, self._reasons = self._reasons, []
+        return "\n\n".join(reasons)
+
     async def cancel(self, why: str) -> None:
         """Deny what is open, and all that comes."""
         self._cancelled = self._cancelled or why
@@ -97,7 +106,9 @@ class Permissions:
             )  # fmt: skip
             try:
                 async with asyncio.timeout(self._wait_s):
-                    allowed, why = await waiting, "answered"
+                    (allowed, comment), why = await waiting, "answered"
+                if comment and not allowed:
+                    self._reasons.append(f"Denied: {tool_of(call)}: {title_of(call)}\nThe reason: {comment}")
             except TimeoutError:
                 allowed, why = False, f"nothing was answered within {self._wait_s:g} s"
         except asyncio.CancelledError:

@@ -69,6 +69,8 @@ class AcpReader(Reader):
         self._agent: str | None = None
         self._calls = ToolCalls()
         self._message_id = ""
+        self._earlier_turns = Usage()
+        self._earlier_answer = ""
         self._held: str | None = None
         """The first part of an answer. Where an error follows, it was none: agents say errors and warnings so, too."""
         self._died = ""
@@ -84,6 +86,7 @@ class AcpReader(Reader):
             "permission": self._read_permission,
             "question": self._read_question,
             "notice": lambda line: [Notice(one_line(text_at(line, "text")))],
+            "turn": self._read_turn,
             "end": self._read_end,
             "error": self._read_error,
             "exit": self._read_exit,
@@ -190,20 +193,35 @@ class AcpReader(Reader):
 
     # -- ends --------------------------------------------------------------------------------------------------------
 
+    def _read_turn(self, value: dict[str, Json]) -> list[Event]:
+        """Read the end of a turn after which the driver has told the agent why something was denied."""
+        said = self._let_go()
+        self._read_usage(value)
+        self._earlier_answer, self._message_id = self._message, ""
+        self._say("")
+        return [*said, Activity(), UsageSoFar(self._usage, self._cost_usd)]
+
     def _read_end(self, value: dict[str, Json]) -> list[Event]:
         said = self._let_go()
-        stop, usage = text_at(value, "stop"), object_in(value.get("usage"))
-        if usage:
-            self._usage = Usage()
-            self._add(usage)
-        else:
-            self._read_quota(object_in(object_in(value.get("meta")).get("quota")))
+        self._read_usage(value)
+        if not self._message.strip():
+            self._say(self._earlier_answer)
+        stop = text_at(value, "stop")
         # A turn that the driver was told to cancel has not succeeded, whatever the agent says of its end.
         self._finished = value.get("cancelled") is not True
         self._stop = _STOPS.get(stop) if self._finished else None
         if self._finished:
             self._note_stop(stop)
         return [*said, UsageSoFar(self._usage, self._cost_usd)]
+
+    def _read_usage(self, value: dict[str, Json]) -> None:
+        """Read what a turn has used, and add it to what those before have."""
+        if usage := object_in(value.get("usage")):
+            self._usage = self._earlier_turns
+            self._add(usage)
+        else:
+            self._read_quota(object_in(object_in(value.get("meta")).get("quota")))
+        self._earlier_turns = self._usage
 
     def _note_stop(self, stop: str) -> None:
         if stop == "cancelled":
@@ -228,8 +246,10 @@ class AcpReader(Reader):
         """Read what Gemini CLI says of its tokens, and its models."""
         tokens = object_in(quota.get("token_count"))
         if tokens:
-            self._count(input_tokens=number_at(tokens, "input_tokens"), cached=0,
-                        output=number_at(tokens, "output_tokens"))  # fmt: skip
+            before = self._earlier_turns
+            read, written = number_at(tokens, "input_tokens"), number_at(tokens, "output_tokens")
+            self._count(input_tokens=(before.input_tokens or 0) + read, cached=before.cached_input_tokens or 0,
+                        output=(before.output_tokens or 0) + written)  # fmt: skip
         models = list(objects_at(quota, "model_usage"))
         if models:
             most = max(models, key=lambda one: number_at(one, "token_count", "output_tokens"))

@@ -14,16 +14,10 @@ from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Entry
 from agentbus.protocol.questions import question as protocol
 from agentbus.protocol.questions.question_ids import part_of
-from agentbus.protocol.questions.questions_of_entries import (
-    question_named,
-    questions_of,
-    with_answer,
-    with_given,
-    with_question,
-)
 from agentbus.protocol.subjects import TaskKey
 from agentbus.protocol.timestamps import now
 from agentbus_worker.asking.answer_pipe import AnswerPipe
+from agentbus_worker.asking.entry_changes import Closing, Entering, answer_in
 from agentbus_worker.asking.question_fields import question_from
 from agentbus_worker.formats.events import Event, Notice, Question, QuestionEnd, Start
 from agentbus_worker.formats.stream import EventStream
@@ -99,7 +93,7 @@ class RunQuestions:
 
     def _on_entry(self, entry: Entry) -> None:
         for one in self._open.values():
-            if one.question is not None and _answer_in(entry, one.question) is not None:
+            if one.question is not None and answer_in(entry, one.question) is not None:
                 one.stirred.set()
 
     def _begin(self, asked: Question) -> None:
@@ -136,7 +130,7 @@ class RunQuestions:
             wait_s=wait_s,
             redact=self._context.progress.redact,
         )
-        entered = _Entering(question)
+        entered = Entering(question)
         if not await self._written(entered.change, one):
             return None
         if entered.full:
@@ -149,7 +143,7 @@ class RunQuestions:
             late = not await one.stirs(until) or one.ended == "late"
             if self._over.is_set() or one.ended == "withdrawn":
                 return None
-            closing = _Closing(question, self._denial(f"nothing was answered within {wait_s:g} s") if late else None)
+            closing = Closing(question, self._denial(f"nothing was answered within {wait_s:g} s") if late else None)
             if not await self._written(closing.change, one):
                 return None
             if closing.answer is not None:
@@ -162,7 +156,9 @@ class RunQuestions:
         if self._over.is_set() or one.ended is not None:
             self._log.info("an answer came too late for its agent")
             return
-        self._pipe.give(one.asked.id, allow=answer.allow, comment=answer.comment)
+        # A denial of the worker itself says nothing that an agent could keep to.
+        comment = "" if answer.by == subjects.address(self._context.agent) else answer.comment
+        self._pipe.give(one.asked.id, allow=answer.allow, comment=comment)
         done = "allowed" if answer.allow else "denied"
         self._log.info(f"a question was answered: {done}", by=answer.by)
         words = f": {answer.comment}" if answer.comment else ""
@@ -170,7 +166,7 @@ class RunQuestions:
 
     def _deny(self, asked: Question, why: str) -> None:
         """Deny what no person is asked."""
-        self._pipe.give(asked.id, allow=False, comment=why)
+        self._pipe.give(asked.id, allow=False)
         self._log.warning("a question was denied: %s", why)
         self._events.tell(Notice(f"denied: {asked.tool}: {why}"))
 
@@ -218,64 +214,3 @@ class _Open:
             return False
         self.stirred.clear()
         return True
-
-
-class _Entering:
-    """Enters a question into the ledger, or takes the answer to one that an earlier run has asked for the same.
-
-    Attributes:
-        earlier: that answer.
-        full: whether there is no room for the question.
-    """
-
-    def __init__(self, question: protocol.Question) -> None:
-        self._question = question
-        self.earlier: protocol.Answer | None = None
-        self.full = False
-
-    def change(self, entry: Entry) -> Entry:
-        """Return the entry after that; called again for what another party has written meanwhile."""
-        asked = self._question
-        self.earlier, self.full = None, False
-        if question_named(entry, part_of(asked)) is not None:  # it is there, and the answer of the bus was lost
-            return entry
-        for one in questions_of(entry):
-            if one.nonce != asked.nonce and one.answer is not None and one.given is None and one.asks_the_same(asked):
-                self.earlier = one.answer
-                return with_given(entry, one, asked.nonce)
-        entered = with_question(entry, asked)
-        self.full = entered is None
-        return entry if entered is None else entered
-
-
-class _Closing:
-    """Notes in the ledger to whose agent an answer is given.
-
-    Args:
-        denial: what is answered if nothing is answered yet.
-
-    Attributes:
-        answer: the answer that counts; None if there is none yet.
-    """
-
-    def __init__(self, question: protocol.Question, denial: protocol.Answer | None) -> None:
-        self._question = question
-        self._denial = denial
-        self.answer: protocol.Answer | None = None
-
-    def change(self, entry: Entry) -> Entry:
-        """Return the entry after that; called again for what another party has written meanwhile."""
-        question, denial = question_named(entry, part_of(self._question)), self._denial
-        if question is None:  # another party has written over it, or the ledger was made anew
-            self.answer = denial
-            return entry
-        if question.answer is not None:
-            self.answer = question.answer
-            return with_given(entry, question, question.nonce)
-        self.answer = denial
-        return entry if denial is None else with_answer(entry, question, denial, given=question.nonce)
-
-
-def _answer_in(entry: Entry, question: protocol.Question) -> protocol.Answer | None:
-    found = question_named(entry, part_of(question))
-    return None if found is None else found.answer
