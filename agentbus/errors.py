@@ -15,6 +15,7 @@ AgentBusError
 ├── CannotContinueError         a task that goes on with no conversation: there is none, or it must not
 ├── TaskContentMissingError     a task whose content the bus does not hold any more
 ├── OutputNotKeptError          an output of which the bus holds only the beginning
+├── WorkError                   the work of a task cannot be taken, or files cannot be sent with one
 ├── RequeueError                a dead letter that cannot be published as a task again
 ├── UnsupportedPlatformError    this part of agentbus does not run on this operating system
 ├── StandardStreamError      standard input or output is closed, or cannot be read or written
@@ -112,6 +113,10 @@ class TaskContentMissingError(AgentBusError):
 
 class OutputNotKeptError(AgentBusError):
     """The bus holds only the beginning of an output: its worker was not allowed to keep more, or could not."""
+
+
+class WorkError(AgentBusError):
+    """The work of a task cannot be taken as things stand, or files cannot be sent with one; says what to do."""
 
 
 class RequeueError(AgentBusError):

@@ -20,6 +20,7 @@ from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import State
 from agentbus.protocol.messages import PayloadFormat, Result, Task
 from agentbus.protocol.task_names import TaskQuery
+from agentbus.task_work import TaskWork
 from agentbus.tasks.publish import Published
 from agentbus.tasks.status import TaskStatus
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_TASK_TYPE: Final = "task"
 
 
-class TaskHandle:
+class TaskHandle(TaskWork):
     """One task by its id; get one from `Coordinator.publish` or `Coordinator.task`.
 
     Every method raises `TaskNotFoundError` if the bus knows no such task, or if there are several of this id and the
@@ -45,7 +46,7 @@ class TaskHandle:
         Raises:
             InvalidIdError: an id is not valid.
         """
-        self._bus = bus
+        super().__init__(bus)
         self._id = subjects.task_id(task_id)
         self._agent = subjects.agent_id(agent) if agent is not None else None
         self._owner = subjects.agent_id(owner) if owner is not None else None

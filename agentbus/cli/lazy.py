@@ -40,15 +40,18 @@ if TYPE_CHECKING:
     )
     from agentbus.cli.demo import scenario
     from agentbus.cli.operator import foreign_consumers, local_bus, upgrade
+    from agentbus.cli.work import diff_text, summary
     from agentbus.config import home, loading, mcp_tokens, storage_sizes
     from agentbus.protocol import json_codec, task_names
     from agentbus.protocol.questions import question_ids
+    from agentbus.protocol.work import results
     from agentbus.provision import agent_presets, bundle, join, mcp_token_file, nats_server
     from agentbus.provision.bus_folder import folder, new_bus, server_certificates, server_folder
     from agentbus.provision.services import choice, worker_service
     from agentbus.tasks import agent_pauses, follow_ups
     from agentbus.tasks.listing import spending, task_list
     from agentbus.tasks.progress import last
+    from agentbus.tasks.work import applying, artifacts, comparison, own_repository
 else:
     _PACKAGES = {
         "agentbus.admin": [
@@ -64,15 +67,18 @@ else:
         ],
         "agentbus.cli.demo": ["scenario"],
         "agentbus.cli.operator": ["foreign_consumers", "local_bus", "upgrade"],
+        "agentbus.cli.work": ["diff_text", "summary"],
         "agentbus.config": ["home", "loading", "mcp_tokens", "storage_sizes"],
         "agentbus.protocol": ["json_codec", "task_names"],
         "agentbus.protocol.questions": ["question_ids"],
+        "agentbus.protocol.work": ["results"],
         "agentbus.provision": ["agent_presets", "bundle", "join", "mcp_token_file", "nats_server"],
         "agentbus.provision.bus_folder": ["folder", "new_bus", "server_certificates", "server_folder"],
         "agentbus.provision.services": ["choice", "worker_service"],
         "agentbus.tasks": ["agent_pauses", "follow_ups"],
         "agentbus.tasks.listing": ["spending", "task_list"],
         "agentbus.tasks.progress": ["last"],
+        "agentbus.tasks.work": ["applying", "artifacts", "comparison", "own_repository"],
     }  # fmt: skip
     _PATHS = {"asyncio": "asyncio", "pathlib": "pathlib"} | {
         name: f"{package}.{name}" for package, names in _PACKAGES.items() for name in names

@@ -1,5 +1,6 @@
 """Fills a bus with text that acts on a terminal, in every field that another party can write."""
 
+import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from agentbus.protocol.messages import Task, decode_task
 from agentbus.protocol.parties import agent_control
 from agentbus.protocol.progress import names as progress
 from agentbus.protocol.subjects import TaskKey
+from agentbus.protocol.work.results import PATCH, Artifact
 from agentbus.tasks.output_store import put_file
 from support.hidden_characters import ALL, pieces
 from support.in_pieces import in_pieces
@@ -28,6 +30,8 @@ SUBJECT_TOKENS = pieces(120, without=" .*>\t\r\n\0")
 HEADERS = pieces(2_000, without="\r\n")
 RAW = ALL.encode(errors="replace") + b"\x9b31m\xff\xfe\x9d52;c;eA==\x9c \r\x1b[2J no end"
 """Bytes that are no UTF-8."""
+
+PATCH_TEXT = b"".join(b"diff --git a/%b b/%b\n+%b\n" % (one, one, one) for one in RAW.splitlines()) + RAW
 
 
 @dataclass
@@ -54,6 +58,7 @@ async def make_hostile(bus: Coordinator, url: str) -> HostileBus:
     names = (b"$KV.AGENT_STATE.code.\x9b31m\xff", b"$KV.AGENT_STATE.\x9b31m.job", b"agent.\x9b31m.dead")
     await publish_raw(url, *names)
     await _output(bus, made.output)
+    await put_file(bus.bus, AGENT, "patch", in_pieces(PATCH_TEXT))
     await _inbox(bus)
     await _audit(bus)
     await _progress(bus)
@@ -125,9 +130,19 @@ def _result(task: Task, status: str, name: str, **more: Json) -> dict[str, Json]
         "worker": name,
         "exit_code": name,
         "stderr": ALL,
+        **_work(),
         ALL: {ALL: ALL},
         **more,
     }
+
+
+def _work() -> dict[str, Json]:
+    """What a run has left, as far as its names are taken."""
+    patch = Artifact(PATCH, len(PATCH_TEXT), hashlib.sha256(PATCH_TEXT).hexdigest(), ALL, "patch").to_json()
+    left: Json = [{"name": ALL, "why": ALL}]
+    changes = {"base": "a" * 40, "head": "b" * 40, "branch": "agentbus/x", "base_ref": ALL, "commits": 1, ALL: ALL}
+    changes |= {"log": [{"id": "b" * 40, "title": ALL}], "left_out": left}
+    return {"artifacts": [patch, {**patch, "name": ALL}], "changes": changes, "left_out": left}
 
 
 async def _presence(bus: Coordinator, number: int, name: str) -> None:

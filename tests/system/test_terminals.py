@@ -30,6 +30,9 @@ SHOWN: Final = (r"\x1b]52;c;", r"\u001b]52;c;")
 """How the clipboard sequence is shown, as text and in JSON."""
 
 
+NO_FILE: Final = ALL.replace("\0", "")[:300]
+
+
 @dataclass(frozen=True)
 class Ground:
     """Where the commands run."""
@@ -93,6 +96,13 @@ READING: Final[dict[str, Shows]] = {
         ]
     ),
     "task wait": Shows(lambda ground: [["--agent", AGENT, *ground.bus.by_state["completed"]]]),
+    "work compare": Shows(lambda ground: [["--agent", AGENT, *ground.first("completed"), *ground.first("failed")]]),
+    "work diff": Shows(lambda ground: [["--agent", AGENT, *ground.first("completed")]]),
+    "work fetch": Shows(
+        lambda ground: [["--agent", AGENT, "--to", str(ground.folder / "to"), *ground.first("completed"), NO_FILE]],
+        (1,),
+    ),
+    "work show": Shows(lambda ground: [["--agent", AGENT, *ground.first("completed")]]),
     "top": Shows(always(["--count", "2", "--interval", "0.2"])),
 }
 ACTING: Final[dict[str, Shows]] = {
@@ -111,6 +121,7 @@ ACTING: Final[dict[str, Shows]] = {
     "agent pause": Shows(always([AGENT, "--reason", ALL.replace("\0", "")[:300]]), quotes=False),
     "agent resume": Shows(always([AGENT]), quotes=False),
     "task retry": Shows(lambda ground: [["--agent", AGENT, *ground.first("completed")]]),
+    "work apply": Shows(lambda ground: [["--agent", AGENT, *ground.first("completed")]], (1,), quotes=False),
     "consumers remove": Shows(always(["--foreign", "--yes"])),
     "dead requeue": Shows(lambda ground: [[str(ground.bus.dead[0])]], quotes=False),
     "dead drop": Shows(lambda ground: [[str(ground.bus.dead[1])]], quotes=False),
