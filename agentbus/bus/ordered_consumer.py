@@ -151,15 +151,25 @@ class OrderedConsumer:
             SetupMissingError, BusUnavailableError: see `next`.
         """
         found = [await self.next()]
+        while (delivery := await self._arrived()) is not None:
+            if _UNINDEXED not in delivery.subject:
+                found.append(delivery)
+        return found
+
+    async def _arrived(self) -> Delivery | None:
+        """Return the next message, whatever its subject, if it has arrived; that costs less than to wait for it."""
         try:
             while (delivery := self._opened.take()) is not None:
                 if not self._follows(delivery):
-                    await self._resume()
-                elif self._is_new(delivery) and _UNINDEXED not in delivery.subject:
-                    found.append(delivery)
+                    break
+                if self._is_new(delivery):
+                    return delivery
+            else:
+                return None
         except SetupMissingError:
-            await self._resume()
-        return found
+            pass
+        await self._resume()
+        return None
 
     def _follows(self, delivery: Delivery) -> bool:
         """Whether no delivery was lost before this one; without acknowledgements the server does not repeat it."""
@@ -181,8 +191,9 @@ class OrderedConsumer:
         silence_s = _SILENCE_S
         while left > 0:
             try:
-                async with asyncio.timeout(silence_s):
-                    delivery = await self._next()
+                if (delivery := await self._arrived()) is None:
+                    async with asyncio.timeout(silence_s):
+                        delivery = await self._next()
             except TimeoutError:
                 # Some of the counted messages have expired or been replaced meanwhile.
                 left = await count_after(self._bus, self._stream, self._subject, self.cursor)

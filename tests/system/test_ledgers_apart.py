@@ -217,6 +217,26 @@ async def test_a_page_of_fewer_tasks_than_there_are_ledgers_has_the_newest_of_al
     assert team.violations() == []
 
 
+async def test_pages_below_a_cursor_of_fewer_tasks_than_there_are_ledgers_have_each_task_once(
+    team: OwnBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "_SLICES", 1_000)
+    async with team.coordinator("main") as main, connect(team.settings("admin")) as admin:
+        ids = await publish_around(main, 9)
+        found, page = list[str](), await main.list_tasks(limit=1)
+        while page.cursor is not None:
+            page = await main.list_tasks(limit=1, cursor=page.cursor)
+            found += [one.task_id for one in page.tasks]
+            if server_version() >= (2, 11) and len(found) <= 4:  # none of the ledgers is at its end
+                assert await consumers_on_ledgers(admin, ("code", "doc", "review")) == 0, "each was read by requests"
+        assert found == ids[1:]
+        more = [(await main.publish("code", f"y{at}", task_type="test")).id for at in range(12)][::-1]
+        newest = await main.list_tasks(limit=1)
+        # A span that holds all there is, and so more of one ledger than is read one by one.
+        monkeypatch.setattr(merging, "_ROOM", 1e6)
+        assert [one.task_id for one in (await main.list_tasks(limit=1, cursor=newest.cursor)).tasks] == more[1:2]
+
+
 async def test_status_has_what_runs_though_the_other_ledgers_have_changed_since(team: OwnBus, tmp_path: Path) -> None:
     go = tmp_path / "go"
     for folder in ("a", "b"):
@@ -368,3 +388,29 @@ async def test_an_agent_may_get_the_id_of_a_coordinator_that_was_removed(team: O
         assert "was empty" not in await set_up_by_command(team, "alice")
         assert (await admin.stream_info(ledger_of("alice"))).config["subjects"] == ["$KV.AGENT_STATE.alice.>"]
         assert (await admin.stream_info(ledger_of("alice"))).state.messages == 1
+
+
+async def test_a_search_whose_time_is_over_shows_what_it_has_found_in_one_of_many_ledgers(
+    team: OwnBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other ledgers have all that is newer, and one round reads some of it."""
+    monkeypatch.setattr(merging, "_FIRST_AT_ONCE", 1)
+    monkeypatch.setattr(merging, "_MOST_AT_ONCE", 1)
+    monkeypatch.setattr(merging, "_LEAST", 1)
+    async with team.coordinator("main") as main:
+        older = [await main.publish("code", f"x{at}", task_type="test") for at in range(3)]
+        cancelled = [await main.publish("code", f"y{at}", task_type="test") for at in range(2)]
+        for task in cancelled:
+            await task.cancel()
+        for at in range(12):
+            await main.publish("doc", f"z{at}", task_type="test")
+        await main.publish("code", "last", task_type="test")
+        found, cursor, pages = list[str](), None, list[int]()
+        while not pages or cursor is not None:
+            page = await main.list_tasks(state="cancelled", search_s=0, cursor=cursor)
+            found += [one.task_id for one in page.tasks]
+            cursor = page.cursor
+            pages.append(len(page.tasks))
+        assert found == [task.id for task in reversed(cancelled)], "each once"
+        assert pages[0] > 0, pages
+        assert older

@@ -70,6 +70,11 @@ class BackwardsReader:
         """Whether every message was read."""
         return self._top <= self._first
 
+    @property
+    def later(self) -> int:
+        """How many messages there are from the oldest one on that was read."""
+        return self._later
+
     async def start(
         self, before: int | datetime | None, ends: tuple[int, int] | None = None, *, later: int | None = None
     ) -> None:

@@ -95,26 +95,39 @@ class LedgerReader:
         if self._merged is not None:
             self._merged.let_go(ledger_of(agent))
 
-    async def count_below(self, position: int) -> int:
-        """Count the entries below a position."""
+    @property
+    def held_back(self) -> int | None:
+        """The position of the oldest entry that was kept and is in no window yet; None if there is none.
+
+        What one of several streams has is held back until the others have been read as far.
+        """
+        return self._merged.held_back if self._merged is not None else None
+
+    async def count_unread(self, position: int) -> int:
+        """Count the entries below a position that were not looked at."""
 
         async def one(part: Part) -> int:
-            if self.divided:
-                return await _count_before(self._bus, part, time_at(position))
+            if self._merged is not None:
+                return await _count_before(self._bus, part, time_at(position), self._merged.read_of(part))
             later = await count_after(self._bus, part.stream, part.subject, position - 1)
             return max(0, await count_after(self._bus, part.stream, part.subject, 0) - later)
 
         return sum(await concurrently(self._parts, one, at_once=_COUNTS_AT_ONCE))
 
 
-async def _count_before(bus: Bus, part: Part, time: datetime) -> int:
-    """Count the entries of one part that were stored before a time; none where it may not be read."""
+async def _count_before(bus: Bus, part: Part, time: datetime, later: int | None) -> int:
+    """Count the entries of one part that were stored before a time; none where it may not be read.
+
+    Args:
+        later: how many other ones it has, if that is known.
+    """
     if part.info is not None and parse_time(part.info.state.first_time) >= time:
         return 0
     if part.info is not None and is_whole(part.stream, part.subject) and parse_time(part.info.state.last_time) < time:
         return part.info.state.messages
     try:
-        _, later = await count_from(bus, part.stream, part.subject, time)
+        if later is None:
+            _, later = await count_from(bus, part.stream, part.subject, time)
         return max(0, await count_after(bus, part.stream, part.subject, 0) - later)
     except (PermissionDeniedError, SetupMissingError):
         return 0

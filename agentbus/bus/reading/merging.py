@@ -2,9 +2,10 @@
 
 A stream is read in small windows that grow only while more of it is needed. What is read is held back until no other
 stream can have a newer entry. So a page takes about as many windows as it has entries, however many streams there are,
-and however long they are. Where there are more streams than entries are wanted, as many streams as that have the newest
-page: of most of them it has the newest entry alone, which is read without a consumer (`agentbus.bus.reading.newest`).
-Below a cursor nothing is known of a stream that has changed since: each of those is looked at once.
+and however long they are. Where there are more streams than entries are wanted, most streams have one entry of a page
+or none: those between two times are read without consumers (`agentbus.bus.reading.newest`). For the newest page the
+states of the streams say from which time on. Below a cursor nothing is known of a stream that has changed since: the
+time is estimated from how much they hold, and each of them is asked once.
 """
 
 from collections import deque
@@ -16,7 +17,7 @@ from typing import Final
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.reading.backwards import GROWTH, BackwardsReader, Keep, Read, Window
 from agentbus.bus.reading.ledger_parts import Part, hide
-from agentbus.bus.reading.newest import may_be_asked, only_since
+from agentbus.bus.reading.newest import may_be_asked, read_between
 from agentbus.concurrently import concurrently
 from agentbus.errors import MessageError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol.timestamps import parse_time
@@ -28,10 +29,17 @@ _LEAST: Final = 8
 """How many entries a window is to hold, at least: opening one costs about as much as reading fifty."""
 _LEAST_OF_MANY: Final = 2
 """The same where fewer entries are wanted than there are streams: most windows have none of them."""
-_MOST_TOGETHER: Final = 2_500
-"""How many the windows of one round are to hold, at most, unless that is less than the least: see `LedgerReader`."""
+_ASKED_AT_ONCE: Final = 32
+"""How many streams are asked for single entries at the same time: that costs the server less than a window."""
+_SLICES: Final = 3
+"""How often entries are read one by one, in spans of time that are estimated anew, before windows are read instead."""
+_ROOM: Final = 1.25
+"""How much more than what is wanted a span of time is to hold: another one would ask each stream once more."""
+_WIDEST: Final = 16
+"""How many times as long as the span before a span is, at most."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_LONGEST: Final = timedelta(days=400)
 _LEAST_TIME: Final = 10**14
 """No change has a position below this one where positions are times: it is a day in 1973."""
 
@@ -52,7 +60,8 @@ class _Stream:
 
     Attributes:
         horizon: all that is not read is older than this.
-        newest_read: its newest entry was read without a consumer.
+        top: all entries from this sequence on were read, without a consumer; None if none was read so.
+        later: how many those are; None if that is not known.
         count: how many entries the next window is to hold, about.
         held: what was read and not passed on, the newest first.
     """
@@ -60,7 +69,8 @@ class _Stream:
     part: Part
     reader: BackwardsReader
     horizon: datetime
-    newest_read: bool = False
+    top: int | None = None
+    later: int | None = None
     started: bool = False
     count: int = 0
     held: deque[Read] = field(default_factory=deque[Read])
@@ -72,7 +82,9 @@ class MergedReader:
     def __init__(self, bus: Bus, parts: Sequence[Part], keep: Keep) -> None:
         self._bus = bus
         self._keep = keep
-        self._fresh = True  # nothing was read so far
+        self._slices = _SLICES
+        self._page = 0  # how many entries the first slice is to hold, and so the others: see `LedgerReader`
+        self._span: timedelta | None = None  # how much time the last slice covered
         self._before: datetime | None = None
         self._refusal: PermissionDeniedError | SetupMissingError | None = None
         self._one_was_read = False
@@ -106,12 +118,7 @@ class MergedReader:
 
         Together the windows are to hold about `count` entries. The `bottom` is below that of the call before.
         """
-        since = self._first_left_out(count)
-        if since is not None:
-            now = [one for one in self._unread if one.horizon > since]
-            read = sum(await concurrently(now, lambda one: self._read_newest(one, since), at_once=_MOST_AT_ONCE))
-        else:
-            read = await self._read_windows(count)
+        read = await self._read_round(count)
         if self._refusal is not None and not self._unread and not self._one_was_read:
             raise self._refusal  # this user may read none of them
         horizon = max((one.horizon for one in self._unread), default=None)
@@ -120,56 +127,118 @@ class MergedReader:
         oldest = horizon or (passed[-1].stored_at if passed else None)
         return Window(passed, bottom, oldest, read, self.done)
 
-    async def _read_windows(self, count: int) -> int:
-        """Read a window of each of the streams that are next; returns how many entries they had."""
-        now = self._next()
+    async def _read_round(self, count: int) -> int:
+        """Read some of what is next; returns how many entries that were."""
+        self._unread.sort(key=lambda one: one.horizon, reverse=True)
+        self._page = self._page or count
+        behind = self._behind_the_slices() if self._slices else []
+        since = self._slice(self._page) if not behind else None
+        if since is None:
+            return await self._read_windows(behind or self._next(), count)
+        now = [one for one in self._unread if one.horizon > since]
+        read = sum(await concurrently(now, lambda one: self._read_slice(one, since), at_once=_ASKED_AT_ONCE))
+        self._learn_from(read, self._page)
+        return read
+
+    async def _read_windows(self, now: Sequence[_Stream], count: int) -> int:
+        """Read a window of each of some streams; returns how many entries they had."""
         if not now:
             return 0
-        few = count < len(self._streams)
-        first = _LEAST_OF_MANY if few else max(_LEAST, -(-count // min(len(self._streams), _FIRST_AT_ONCE)))
-        most = max(_LEAST, min(count // _FIRST_AT_ONCE, _MOST_TOGETHER // len(now)))
+        first = _LEAST_OF_MANY if count < len(self._streams) else max(_LEAST, -(-count // len(self._unread)))
+        # What is read of one of them is held back until all those have been read that are as new. So the windows of
+        # all of them together are to hold `count`, and not each round of a few.
+        active = len(now) + sum(one.started for one in self._unread if one not in now)
+        most = max(_LEAST, count // active)
         for one in now:
             one.count = min(most, GROWTH * one.count or first)
         return sum(await concurrently(now, self._read, at_once=_MOST_AT_ONCE))
+
+    def read_of(self, part: Part) -> int | None:
+        """Return how many entries a stream has from the last one on that was read in a window; None if none was."""
+        return next((one.reader.later for one in self._streams if one.part is part and one.started), None)
 
     def let_go(self, stream: str) -> None:
         """Read no more of a stream."""
         self._unread = [one for one in self._unread if one.part.stream != stream]
 
-    def _first_left_out(self, count: int) -> datetime | None:
-        """Return the time from which on `count` streams have entries, and no other one has; None if there is none.
+    @property
+    def held_back(self) -> int | None:
+        """The position of the oldest entry that was read and is not passed on; None if there is none."""
+        return min((one.held[-1].stored_at_us for one in self._streams if one.held), default=None)
 
-        None, too, after the first round, and where the newest entries cannot be read one by one.
+    def _behind_the_slices(self) -> list[_Stream]:
+        """Return the streams that have too many entries for a slice, and were not read to its end yet."""
+        reached = max((one.horizon for one in self._unread if not one.started), default=None)
+        return [one for one in self._unread if one.started and (reached is None or one.horizon > reached)]
+
+    def _slice(self, count: int) -> datetime | None:
+        """Return the time back to which entries are to be read one by one; None where windows are to be read.
+
+        Of the newest page it is first the time from which on `count` streams have entries, and no other one has.
         """
-        fresh, self._fresh = self._fresh and self._before is None, False
-        if not fresh:
+        if self._slices <= 0 or len(self._unread) <= count:
+            self._slices = 0
             return None
-        self._unread.sort(key=lambda one: one.horizon, reverse=True)
-        if len(self._unread) <= count or not all(may_be_asked(self._bus, one.part) for one in self._unread[:count]):
+        self._slices -= 1
+        since = self._start_of_slice(count)
+        asked = [one for one in self._unread if one.horizon > since]
+        if not asked or not all(may_be_asked(self._bus, one.part) for one in asked):
+            self._slices = 0
             return None
-        since = self._unread[count].horizon
-        return since if self._unread[0].horizon > since else None
+        return since
 
-    async def _read_newest(self, one: _Stream, since: datetime) -> int:
-        """Read what a stream has got since a time, if that is one entry; a window of it otherwise."""
-        found = await only_since(self._bus, one.part, since)
+    def _start_of_slice(self, count: int) -> datetime:
+        newest = self._unread[0].horizon
+        if self._before is None and self._span is None:
+            since = self._unread[count].horizon
+            self._span = newest - since
+            return since
+        self._span = self._span or self._estimated(count)
+        since = newest - self._span
+        unknown = sum(one.horizon == newest for one in self._unread)
+        if unknown + count < len(self._unread):  # so many have their newest entry there
+            since = max(since, self._unread[unknown + count].horizon)
+        return since
+
+    def _estimated(self, count: int) -> timedelta:
+        """Return in how much time the streams get about `count` entries, by what they hold; nothing if none tells."""
+        rate = 0.0
+        for one in self._unread:
+            if one.part.info is not None:
+                state = one.part.info.state
+                span = parse_time(state.last_time) - parse_time(state.first_time)
+                rate += state.messages / max(span, _MICROSECOND).total_seconds()
+        return _bounded(_ROOM * count / rate) if rate else timedelta()
+
+    def _learn_from(self, read: int, count: int) -> None:
+        """Reckon how much time the next slice covers, from how many entries there were in this one."""
+        if self._span:
+            wider = min(_WIDEST, max(1, _ROOM * count / max(read, 1)))
+            self._span = _bounded(wider * self._span.total_seconds())
+
+    async def _read_slice(self, one: _Stream, since: datetime) -> int:
+        """Read what a stream has got since a time, if that is few entries; a window of it otherwise."""
+        live = self._before is None and one.top is None
+        found = None if one.started else await read_between(self._bus, one.part, since, None if live else one.horizon)
         if found is None:
-            one.count = _LEAST
+            one.count = max(_LEAST, one.count)
             return await self._read(one)
-        self._one_was_read = one.newest_read = True
-        one.horizon = since
-        if self._keep(found):
-            one.held.append(found)
-        if one.part.info is not None and one.part.info.state.messages == 1:
+        self._one_was_read = True
+        one.horizon, one.top = since, found.first
+        if found.to_the_end:
+            one.later = len(found.messages)
+        elif one.later is not None:
+            one.later += len(found.messages)
+        one.held.extend(entry for entry in reversed(found.messages) if self._keep(entry))
+        if one.part.info is not None and found.first <= one.part.info.state.first_seq:
             self._unread.remove(one)
-        return 1
+        return len(found.messages)
 
     def _next(self) -> list[_Stream]:
         """Choose the streams with the newest horizons: some, and all that share the first one.
 
         Below a cursor many share it, and none of them can be passed before all were read.
         """
-        self._unread.sort(key=lambda one: one.horizon, reverse=True)
         chosen = self._at_once
         while chosen < len(self._unread) and self._unread[chosen].horizon == self._unread[0].horizon:
             chosen += 1
@@ -208,13 +277,18 @@ class MergedReader:
     async def _start(self, one: _Stream) -> None:
         state = one.part.info.state if one.part.info is not None else None
         ends = (max(1, state.first_seq), state.last_seq) if state is not None else None
-        if one.newest_read and ends is not None:
-            await one.reader.start(ends[1], ends, later=1)
+        if one.top is not None and ends is not None:
+            await one.reader.start(one.top, ends, later=one.later)
             one.started = True
             return
         unchanged = self._before is not None and ends is not None and _newest_in(one.part) <= self._before
         await one.reader.start(self._before, ends, later=0 if unchanged else None)
         one.started = True
+
+
+def _bounded(seconds: float) -> timedelta:
+    """Return a span of time, which is not longer than the ledger can keep anything."""
+    return min(timedelta(seconds=min(seconds, 10**9)), _LONGEST)
 
 
 def _newest_in(part: Part) -> datetime:

@@ -29,6 +29,8 @@ from agentbus.tasks.status import TaskStatus
 MAX_LISTED: Final = 200
 SEARCH_S: Final = 2.0
 """How long one call searches by default: a person waits for it."""
+_CATCH_UP_S: Final = 1.0
+"""How much longer a search goes on to show what it has found: of several streams, the others may lie behind."""
 _SCAN_FIRST: Final = 500
 """How many entries a search for a state looks at first, at least."""
 _READ_STEP: Final = 16
@@ -134,6 +136,7 @@ class Search:
         self._left = math.inf if limit is None else limit
         self._since = since
         self._deadline = deadline_after(search_s)
+        self._found_down_to: int | None = None  # what was found when the time was over
         self._oldest: int | None = None  # the first entry so far that is of a task
         self._end = 0  # the entry that was examined last
         self._in_vain = 0  # how many entries were read that are not shown
@@ -151,9 +154,9 @@ class Search:
     def _keep(self, entry: Read) -> bool:
         if self._since is not None and entry.stored_at < self._since:
             return False
-        if subjects.parse_state(entry.subject) is not None:
-            position = self._reader.position(entry)
-            self._oldest = position if self._oldest is None else min(self._oldest, position)
+        position = self._reader.position(entry)
+        if (self._oldest is None or position < self._oldest) and subjects.parse_state(entry.subject) is not None:
+            self._oldest = position
         return self._wanted.may_be(entry)
 
     async def _run(self, windows: AsyncGenerator[Window]) -> TaskList:
@@ -166,9 +169,22 @@ class Search:
             if left_until(self._deadline) <= 0:
                 if self._full:
                     return self._found(self._end)  # there may be older ones
-                if self._wanted.is_search or self._is_unbounded:
+                if not self._goes_on_after(window, whole=whole):
                     return await self._stopped(window, whole=whole)
         return self._found(None)
+
+    def _goes_on_after(self, window: Window, *, whole: bool) -> bool:
+        """Whether the search goes on though its time is over.
+
+        A page does. A search does for a moment if it holds back what it had found by then.
+        """
+        if not self._wanted.is_search and not self._is_unbounded:
+            return True
+        if not whole or self._left == math.inf or left_until(self._deadline + _CATCH_UP_S) <= 0:
+            return False
+        if self._found_down_to is None:
+            self._found_down_to = self._reader.held_back or window.bottom
+        return window.bottom > self._found_down_to
 
     def _is_past(self, window: Window) -> bool:
         return self._since is not None and window.oldest is not None and window.oldest < self._since
@@ -195,7 +211,7 @@ class Search:
         if not whole:
             cursor = self._end
             reached = next((one.stored_at for one in window.messages if self._reader.position(one) == cursor), reached)
-        left = await self._reader.count_below(cursor)
+        left = await self._reader.count_unread(cursor)
         return TaskList([], cursor=cursor, partial=True, unreadable=self._unreadable, reached=reached, left=left)
 
     async def _show(self, entries: Sequence[Read]) -> bool:
