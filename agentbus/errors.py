@@ -25,7 +25,8 @@ AgentBusError
 ├── SkillError                  the Agent Skill cannot be copied to where agent hosts look for it
 ├── ServiceError                a service manager is not there, or refuses
 ├── CommandError                the agent command could not be started
-│   └── MachineFaultError       for a reason that lies in the machine, and not in the task
+│   ├── MachineFaultError       for a reason that lies in the machine, and not in the task
+│   └── WorkspaceError          its repository, or what it brings, could not be made ready
 ├── GitError                    a git command failed, or did not end in time
 │   ├── GitMissingError         there is no git on this machine
 │   └── GitTooLargeError        a git command has printed more than is taken
@@ -157,6 +158,10 @@ class CommandError(AgentBusError):
 
 class MachineFaultError(CommandError):
     """The agent command could not be started, for a reason that lies in the machine and may pass: not in the task."""
+
+
+class WorkspaceError(CommandError):
+    """The repository or the files of a task could not be made ready; the message names what has to be put right."""
 
 
 class GitError(AgentBusError):

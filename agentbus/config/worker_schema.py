@@ -12,6 +12,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_validator
 
 from agentbus.config.schema import AgentId, FilePath, Name, NatsSection, Seconds, Section, Unquoted
+from agentbus.config.sections.mcp_server import McpServer
+from agentbus.config.sections.repository import RepositorySection
 from agentbus.protocol import subjects
 from agentbus.protocol.conversations.continuation import LONGEST_WAIT_S
 from agentbus.protocol.messages import MAX_TASK_BYTES
@@ -72,35 +74,6 @@ def refuse_shell(words: Sequence[str]) -> None:
 
 _LONGEST_SETBACK_S: Final = 6 * 86_400
 """The stream of tasks keeps a message for seven days: a task must have its result before it is gone."""
-
-
-class McpServer(Section):
-    """An MCP server that an agent of the Agent Client Protocol gets with its session: a command, or a URL."""
-
-    command: str = ""
-    args: tuple[str, ...] = ()
-    env: dict[str, str] = Field(default_factory=dict, repr=False)
-    url: str = ""
-    transport: Literal["http", "sse"] = "http"
-    headers: dict[str, str] = Field(default_factory=dict, repr=False)
-
-    @model_validator(mode="after")
-    def _check(self) -> "McpServer":
-        if bool(self.command) == bool(self.url):
-            raise ValueError("an MCP server has a command or a url")
-        if (self.url and (self.args or self.env)) or (self.command and self.headers):
-            raise ValueError("args and env go with command, headers with url")
-        return self
-
-    def for_session(self, name: str) -> dict[str, Any]:
-        """Return it as the protocol has it."""
-        if self.url:
-            return {"type": self.transport, "name": name, "url": self.url, "headers": _pairs(self.headers)}
-        return {"name": name, "command": self.command, "args": list(self.args), "env": _pairs(self.env)}
-
-
-def _pairs(values: dict[str, str]) -> list[dict[str, str]]:
-    return [{"name": name, "value": value} for name, value in values.items()]
 
 
 _SHELLS: Final = ("sh", "bash", "dash", "zsh", "ksh", "fish")
@@ -243,6 +216,7 @@ class WorkerSection(Section):
     max_task_bytes: Annotated[int, Unquoted, Field(gt=0)] = MAX_TASK_BYTES
     inline_output_bytes: Annotated[int, Unquoted, Field(ge=1024, le=16_777_216)] = 65_536
     max_output_bytes: Annotated[int, Unquoted, Field(ge=1024)] = 1_073_741_824
+    max_artifacts_bytes: Annotated[int, Unquoted, Field(ge=0)] = 268_435_456
     idle_timeout_seconds: Annotated[float, Unquoted, Field(ge=0, allow_inf_nan=False)] = 0
     stall_timeout_seconds: Annotated[float, Unquoted, Field(ge=0, allow_inf_nan=False)] | None = None
     max_retry_after_seconds: Annotated[float, Unquoted, Field(ge=0, allow_inf_nan=False)] = LONG_RETRY_S
@@ -284,6 +258,7 @@ class WorkerConfig(Section):
     agent: AgentSection
     worker: WorkerSection = Field(default_factory=WorkerSection)
     nats: WorkerNatsSection
+    repository: RepositorySection = Field(default_factory=RepositorySection)
     log: LogSection = Field(default_factory=LogSection)
     metrics: MetricsSection = Field(default_factory=MetricsSection)
 
@@ -304,9 +279,18 @@ class WorkerConfig(Section):
             raise ValueError(
                 "folder in [agent] and workdir in [worker] exclude each other: one for all tasks, or one for each"
             )
+        if self.has_repository and (self.agent.folder is not None or self.worker.workdir is not None):
+            raise ValueError(
+                "[repository] excludes folder in [agent] and workdir in [worker]: each task gets a clone of its own"
+            )
         if self.agent.permissions != "ask" and (named := sorted(self.worker.model_fields_set & _ASKING)):
             raise ValueError(f'{named[0]} in [worker] goes with permissions = "ask" in [agent]')
         return self
+
+    @property
+    def has_repository(self) -> bool:
+        """Whether the agent works in clones of a repository."""
+        return self.repository.source is not None
 
     @property
     def question_wait_s(self) -> float:

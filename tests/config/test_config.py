@@ -178,6 +178,7 @@ def test_the_least_configuration_has_the_documented_defaults(files: Files):
         "max_task_bytes": 1048576,
         "inline_output_bytes": 65536,
         "max_output_bytes": 1073741824,
+        "max_artifacts_bytes": 268435456,
         "idle_timeout_seconds": 0,
         "stall_timeout_seconds": None,
         "max_retry_after_seconds": 120,

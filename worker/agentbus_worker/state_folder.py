@@ -1,9 +1,9 @@
 """Holds the worker's state on disk: a locked folder for each bus, agent and instance.
 
-Its path is `<state_dir>/<bus>/<agent>/<number>/`; it has a `lock`, `outbox/`, `children/`, `claims/`, `temporary/`
-and `tmp/`. A starting worker takes the first folder that is not locked, and moves the contents of the other unlocked
-folders, which dead workers left, into it. It holds `<agent>/lock` meanwhile. So no more folders are made than workers
-ran at the same time.
+Its path is `<state_dir>/<bus>/<agent>/<number>/`; it has a `lock`, `outbox/`, `children/`, `claims/`, `temporary/`,
+`parcels/` and `tmp/`. A starting worker takes the first folder that is not locked, and moves the contents of the other
+unlocked folders, which dead workers left, into it. It holds `<agent>/lock` meanwhile. So no more folders are made than
+workers ran at the same time.
 """
 
 import hashlib
@@ -36,6 +36,7 @@ class StateFolder:
         self.children = path / "children"
         self.claims = path / "claims"
         self.temporary = path / "temporary"
+        self.parcels = path / "parcels"
         self.tmp = path / "tmp"
 
     def __enter__(self) -> Self:
@@ -55,19 +56,21 @@ class StateFolder:
     def prepare(self) -> None:
         """Make the folders, private to this user. Remove what a dead worker left in `tmp`, and incomplete files."""
         shutil.rmtree(self.tmp, ignore_errors=True)
-        for folder in (self.outbox, self.children, self.claims, self.temporary, self.tmp):
+        for folder in (self.outbox, self.children, self.claims, self.temporary, self.parcels, self.tmp):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for part in folder.glob("*" + PART_SUFFIX):
                 part.unlink(missing_ok=True)
 
     def take_over(self, other: "StateFolder") -> None:
-        """Move the outcomes and the records of children, claims and temporary folders of a dead worker into this one.
+        """Move the outcomes, the work and the records of children, claims and folders of a dead worker into this one.
 
         Those of the claims go last: what they need is here before they are.
         """
         other.prepare()
         for link in other.temporary.iterdir():
             link.rename(self.temporary / link.name)
+        for parcel in other.parcels.iterdir():
+            parcel.rename(self.parcels / parcel.name)  # the nonce of a claim
         moved = ((other.outbox, self.outbox), (other.children, self.children), (other.claims, self.claims))
         for theirs, ours in moved:
             for path in (*theirs.glob("*.json"), *theirs.glob("*.claims")):

@@ -35,6 +35,7 @@ from agentbus_worker.pausing.operator_control import OperatorControl
 from agentbus_worker.pausing.pause import Pause
 from agentbus_worker.predecessors import Predecessors
 from agentbus_worker.progress.run_progress import Progress
+from agentbus_worker.repositories.clones import clones_of
 from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.orphans import end_orphans
 from agentbus_worker.running.process_tree import HAS_SUPERVISORS, Children
@@ -194,8 +195,9 @@ class Worker:
             remove_listener()
 
     def _context(self, bus: Bus, local: _Local, lease_s: float) -> Context:
-        config, outbox, metrics = self._config, local.outbox, local.metrics
+        config, outbox, metrics, changed = self._config, local.outbox, local.metrics, self._changed.set
         clock = ServerClock(bus, config.nats.stream, config.durable)
+        unsettled = Unsettled(bus, outbox, clock, metrics, lease_s=lease_s, held=self._jobs, on_change=changed)
         return Context(
             bus=bus,
             ledger=Ledger(bus),
@@ -206,9 +208,7 @@ class Worker:
             state_folder=local.folder,
             outbox=outbox,
             claims=local.claims,
-            unsettled=Unsettled(
-                bus, outbox, clock, metrics, lease_s=lease_s, held=self._jobs, on_change=self._changed.set
-            ),
+            unsettled=unsettled,
             pause=self._pause,
             children=local.children,
             temporary=local.temporary,
@@ -216,6 +216,7 @@ class Worker:
             held=self._jobs,
             metrics=metrics,
             progress=Progress(bus, config),
+            clones=clones_of(config, local.folder.path.parent, local.disk.folders),
             disk=local.disk,
         )
 
@@ -387,8 +388,7 @@ class Worker:
 
 
 async def _fail_when_ended(bus: Bus) -> None:
-    reason = await bus.wait_closed()
-    raise reason or BusUnavailableError("the connection to the bus is closed")
+    raise await bus.wait_closed() or BusUnavailableError("the connection to the bus is closed")
 
 
 def _root_cause(group: ExceptionGroup[Exception]) -> Exception:

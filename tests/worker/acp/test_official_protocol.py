@@ -10,7 +10,7 @@ from acp import schema
 from acp.meta import PROTOCOL_VERSION
 from pydantic import BaseModel
 
-from agentbus.config.worker_schema import McpServer
+from agentbus.config.sections.mcp_server import McpServer
 from agentbus_worker.acp.conversation import PROTOCOL
 from support.acp_driver import driven
 

@@ -14,6 +14,7 @@ from agentbus.protocol.conversations.continuation import CONTINUE, Continuation
 from agentbus.protocol.conversations.places import place_id
 from agentbus.protocol.ledger_entry import NoEntry, Record
 from agentbus.protocol.subjects import TaskKey
+from agentbus.protocol.work.task_work import WORK
 from agentbus.tasks.incoming import Incoming
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import is_alive
@@ -78,7 +79,8 @@ class OwnPlace:
     @property
     def needs(self) -> tuple[str, ...]:
         """What tasks may need of this worker."""
-        return (CONTINUE,) if self.can_continue else ()
+        work = (WORK,) if self._config.has_repository else ()
+        return (CONTINUE, *work) if self.can_continue else work
 
     async def look(self) -> None:
         """Find out whether this bus tells which places are alive: without that, no follow-up is taken.

@@ -23,6 +23,7 @@ from agentbus_worker.running.supervising import supervisor
 
 if TYPE_CHECKING:
     from agentbus_worker.asking.answer_pipe import AnswerPipe
+    from agentbus_worker.repositories.clone import Clone
 
 MAX_ARGUMENT_BYTES: Final = 131_071
 """The longest single argument on Linux: MAX_ARG_STRLEN without the closing null byte."""
@@ -38,6 +39,8 @@ class Command:
     """A command to run. `stdin` is its standard input, which is empty if it is None.
 
     In `side_file` it writes what it does not print, if it is asked for that; from `answers` it reads what is answered.
+    Into `artifacts`, a folder that it makes if it wants to, it puts files that are to be brought home. It works in
+    `clone`, if that is not None.
     """
 
     argv: Sequence[str]
@@ -49,6 +52,8 @@ class Command:
     owner: str = ""
     side_file: Path | None = None
     answers: "AnswerPipe | None" = None
+    artifacts: Path | None = None
+    clone: "Clone | None" = None
 
 
 class Process:

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -25,17 +25,19 @@ from agentbus.config.worker_schema import (
 from agentbus.errors import CommandError, MachineFaultError
 from agentbus.observability import tracing
 from agentbus.protocol.messages import Task
-from agentbus.protocol.subjects import COORDINATOR
+from agentbus.protocol.subjects import TaskKey
+from agentbus.protocol.work.task_work import Work
 from agentbus_worker import watchdog
 from agentbus_worker.acp.assignment import Assignment
 from agentbus_worker.asking.answer_pipe import AnswerPipe, answer_pipe
 from agentbus_worker.asking.claude_settings import environment_of, with_settings, write_settings
 from agentbus_worker.asking.decisions import told
+from agentbus_worker.bringing_home.collected import FOLDER as ARTIFACTS_FOLDER
+from agentbus_worker.bringing_home.collected import VARIABLE as ARTIFACTS_VARIABLE
 from agentbus_worker.disk.threads import Disk
 from agentbus_worker.formats.readers import READERS
 from agentbus_worker.running.command import Limits
-from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
-from agentbus_worker.running.folders.working_folder import working_folder
+from agentbus_worker.running.folders.place_of_run import Places, place_of_run
 from agentbus_worker.running.process_tree import OWNER_VARIABLE, RUN_VARIABLE, TASK_VARIABLE
 from agentbus_worker.running.prompt import build_prompt
 from agentbus_worker.running.side_files import side_file_of_run
@@ -73,11 +75,13 @@ class Attempt(NamedTuple):
         owner: the coordinator that published the task, as the subject of its message says.
         number: 1 for the first one.
         run_id: identifies this run among those of all workers; its processes are found by it.
+        work: what the task says of the repository of the agent.
     """
 
     owner: str
     number: int
     run_id: str
+    work: Work | None = None
 
 
 @asynccontextmanager
@@ -87,8 +91,7 @@ async def task_command(
     attempt: Attempt,
     *,
     conversation: "Conversation",
-    tmp: Path,
-    temporary: TemporaryFolders,
+    places: Places,
     disk: Disk,
     stop: asyncio.Future[None],
 ) -> AsyncGenerator[Command]:
@@ -96,22 +99,24 @@ async def task_command(
 
     Args:
         conversation: says which session the attempt goes on with, and whether its folder stays for the next one.
-        tmp: a private folder for the prompt file.
-        temporary: makes the temporary folder of the run.
+        places: where the folders of the run lie.
         disk: writes the file, and makes the working folder.
         stop: once this is done, a disk that does not answer is not waited for.
 
     Raises:
         MachineFaultError: a folder or the prompt file cannot be made, or the disk does not answer.
+        WorkspaceError: there is no clone of the repository.
         CommandError: the task id would be an option of the command.
     """
-    agent, owner, run_id = config.agent, attempt.owner, attempt.run_id
+    agent, owner, run_id, tmp = config.agent, attempt.owner, attempt.run_id, places.tmp
     prompt = _prompt(config, task, owner, conversation)
     file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" else None
     pipe = answer_pipe(tmp / f"{run_id}.answers", disk.state, stop, wanted=agent.permissions == "ask")
     async with (
-        _folder_of(config, task, owner, conversation, disk, stop) as workdir,
-        temporary.of_run(stop) as own_tmp,
+        place_of_run(
+            config, TaskKey(agent.id, task.id, owner), places, attempt.work, conversation, disk.folders, stop
+        ) as (workdir, clone),
+        places.temporary.of_run(stop) as own_tmp,
         pipe as answers,
     ):
         try:
@@ -134,6 +139,8 @@ async def task_command(
                 owner=owner,
                 side_file=side_file.path,
                 answers=answers,
+                artifacts=own_tmp / ARTIFACTS_FOLDER,
+                clone=clone,
             )
         finally:
             if file is not None:
@@ -201,43 +208,6 @@ def _refuse_option(task_id: str, words: Sequence[str]) -> None:
             "chat_cmd has a word that begins with the task id, and this id begins with '-': "
             "the command would take it for an option"
         )
-
-
-def _folder_of(
-    config: WorkerConfig,
-    task: Task,
-    owner: str,
-    conversation: "Conversation",
-    disk: Disk,
-    stop: asyncio.Future[None],
-) -> AbstractAsyncContextManager[Path | None]:
-    """Return the folder in which an attempt runs: that of the session that it goes on with, or what is configured."""
-    worker, session, folder = config.worker, conversation.resumed, config.agent.folder
-    if session is not None or folder is not None:
-        return _existing(Path(session.folder) if session is not None else folder or Path(), disk, stop)
-    return working_folder(
-        worker.workdir,
-        _folder_name(task.id, owner),
-        keep=lambda: worker.keep_workdir or conversation.keeps_folder,
-        threads=disk.folders,
-        stop=stop,
-    )
-
-
-@asynccontextmanager
-async def _existing(folder: Path, disk: Disk, stop: asyncio.Future[None]) -> AsyncGenerator[Path]:
-    """Give a folder that is there, and stays.
-
-    Raises:
-        MachineFaultError: it is not there, or the disk does not answer.
-    """
-    try:
-        found = await disk.folders.run(folder.is_dir, stop=stop)
-    except OSError as error:
-        raise MachineFaultError(f"the folder {folder} cannot be read: {error.strerror or error}") from None
-    if not found:
-        raise MachineFaultError(f"the folder {folder} is not there")
-    yield folder
 
 
 def from_anywhere(config: WorkerConfig) -> WorkerConfig:
@@ -320,12 +290,11 @@ def _environment(agent: AgentSection, task: Task, attempt: Attempt, workdir: Pat
 
 
 def _own(tmp: Path, conversation: "Conversation") -> dict[str, str]:
-    return {"TMPDIR": str(tmp), **environment_of(conversation.answered)}
-
-
-def _folder_name(task_id: str, owner: str) -> str:
-    """Return the name of the folder of a task: two owners may use one id. No id holds `~`."""
-    return task_id if owner == COORDINATOR else f"{owner}~{task_id}"
+    return {
+        "TMPDIR": str(tmp),
+        ARTIFACTS_VARIABLE: str(tmp / ARTIFACTS_FOLDER),
+        **environment_of(conversation.answered),
+    }
 
 
 def _worker_folder() -> Path:

@@ -15,6 +15,8 @@ from agentbus_worker.disk.threads import Disk
 from agentbus_worker.metrics import Metrics
 from agentbus_worker.pausing.pause import Cause, Pause
 from agentbus_worker.progress.run_progress import Progress
+from agentbus_worker.repositories.clones import Clones
+from agentbus_worker.running.folders.place_of_run import Places
 from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.process_tree import Children
 from agentbus_worker.settling.decisions import Policy, on_setback
@@ -30,7 +32,7 @@ class Context:
 
     `held` has the keys of the tasks that this worker has claimed and not settled yet. `dead_letters` has, by the place
     of the message, how each was kept whose sender could not be notified yet.
-    `place` is that of the sessions of the agent.
+    `place` is that of the sessions of the agent. `clones` are those of its repository, if it has one.
     """
 
     bus: Bus
@@ -50,9 +52,15 @@ class Context:
     temporary: TemporaryFolders
     place: OwnPlace
     progress: Progress
+    clones: Clones | None = None
     disk: Disk = field(default_factory=lambda: Disk(threads=False))
     waiting: WaitingRuns = field(default_factory=WaitingRuns)
     dead_letters: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def places(self) -> Places:
+        """Where the folders of runs lie."""
+        return Places(self.state_folder.tmp, self.temporary, self.clones)
 
     @property
     def agent(self) -> str:

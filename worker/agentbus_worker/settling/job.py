@@ -20,6 +20,7 @@ from agentbus.protocol.messages import Result
 from agentbus.tasks.incoming import Incoming
 from agentbus.tasks.settle import publish_committed
 from agentbus_worker.asking.run_questions import telling_and_asking
+from agentbus_worker.bringing_home.homecoming import Homecoming
 from agentbus_worker.conversations.conversation import Conversation
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.pausing.faults import Fault, begin_pause, handed_back, not_started, note_end, watch_trial
@@ -85,6 +86,7 @@ class Job:
             **{"from": task.sender},
         )
         self._storing = Storing(context.bus, lease, self._log)
+        self._homecoming = Homecoming(context, lease, self._stopping, self._log)
 
     @contextmanager
     def traced(self) -> Generator[None]:
@@ -130,7 +132,7 @@ class Job:
                     await self._out_of_memory()
                 except CommandError as error:
                     reservation.ended()
-                    await self._settle(not_started_outcome(str(error)))
+                    await self._settle(not_started_outcome(error))
         except StoppingError:
             self._log.warning("its outcome stays in the outbox until the worker starts again")
             with suppress(BusError):
@@ -150,10 +152,9 @@ class Job:
         async with task_command(
             context.config,
             self.task,
-            Attempt(self.key.owner, self._entry.attempt, context.children.new_run_id()),
+            Attempt(self.key.owner, self._entry.attempt, context.children.new_run_id(), self._incoming.work),
             conversation=self.conversation,
-            tmp=context.state_folder.tmp,
-            temporary=context.temporary,
+            places=context.places,
             disk=context.disk,
             stop=self._lease.interrupted,
         ) as command:
@@ -227,7 +228,8 @@ class Job:
             if (outcome := await self._repeated(found, ended, child)) is None:
                 return
         stored = with_stored_output(self._context, self.key, self._claim.nonce, outcome, ended.stdout, self._log)
-        await self._settle(await stored)
+        async with self._homecoming.brought(await stored, command, lambda found: self._kept(found)()) as whole:
+            await self._settle(whole)
 
     async def _repeated(self, outcome: Outcome, ended: Exit, child: Child) -> Outcome | None:
         """Queue the task for another attempt or hand it back, where that is due; returns what is to be settled else."""
@@ -242,8 +244,7 @@ class Job:
         if anew:
             await self._release()
             return None
-        done = await (self._set_back(unrun) if unrun else self._queue_retry(outcome))
-        return None if done else outcome
+        return None if await (self._set_back(unrun) if unrun else self._queue_retry(outcome)) else outcome
 
     async def _finish_without_run(self) -> None:
         """Settle, release or drop a task that gets no slot in time, or that must not run any more."""
@@ -254,11 +255,15 @@ class Job:
         else:
             await self._release()
 
-    # -- ends of a job ------------------------------------------------------------------------------------------
-
     def _drop_outcome(self) -> None:
         tracing.outcome("lost", error="lease_lost")
         self._log.warning("the lease was lost to another worker; the outcome is dropped")
+
+    def _kept(self, outcome: Outcome) -> functools.partial[OutboxEntry]:
+        """Return what makes the copy of an outcome on disk, with the result message as it would be stored now."""
+        made_of = self._delivery, self._incoming, outcome, self._claim.nonce, self._entry
+        copied = self.key, self._claim.nonce, self._entry.inbox, result_message(self._context, *made_of)
+        return functools.partial(OutboxEntry.new, *copied, self._lease.revision)
 
     async def _settle(self, outcome: Outcome) -> None:
         """Write to the outbox, commit, publish and ack; each step is repeated until it succeeds or the lease is lost.
@@ -267,12 +272,11 @@ class Job:
             StoppingError: the worker must end before the bus has stored the result; the outcome is on disk.
         """
         context = self._context
-        result = result_message(context, self._delivery, self._incoming, outcome, self._claim.nonce, self._entry)
+        entry = self._kept(outcome)
+        result: Result = entry.args[3]
         failed = (outcome.cause or "not_started") if outcome.status == "failed" else None
         tracing.outcome(outcome.status, error=failed, reason=outcome.reason, exit_code=outcome.extra.get("exit_code"))
         self._lease.stop_renewing()
-        nonce, inbox, revision = self._claim.nonce, self._entry.inbox, self._lease.revision
-        entry = functools.partial(OutboxEntry.new, self.key, nonce, inbox, result, revision)
         async with OutboxCopy(context.outbox, entry) as copy:
             try:
                 await self._store(result)
@@ -286,7 +290,7 @@ class Job:
                 self._log.error("the bus refuses its result: %s", error)
                 copy.keep()
                 base = self._lease.base_of_lost_ledger
-                context.unsettled.refused(self.key, nonce, error, self._delivery, base=base)
+                context.unsettled.refused(self.key, self._claim.nonce, error, self._delivery, base=base)
                 with suppress(BusUnavailableError):
                     await self._delivery.nak(context.unsettled.hold_s)
             else:

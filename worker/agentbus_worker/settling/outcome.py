@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agentbus.config.worker_schema import WorkerSection
+from agentbus.errors import CommandError, WorkspaceError
 from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import CancelRequest, Entry
 from agentbus.protocol.messages import MAX_FAILURE_CHARS, Failure, ResultStatus
@@ -156,9 +157,11 @@ def _unended_outcome(ended: Exit, text: str, why: str, extra: dict[str, Json]) -
     return Outcome("failed", text, reason, known, reason, failure.code, failure)
 
 
-def not_started_outcome(reason: str) -> Outcome:
-    """Return the outcome of a task whose command could not be started."""
-    return Outcome("failed", "", reason, reason=reason, cause=NOT_STARTED, failure=Failure(NOT_STARTED, reason))
+def not_started_outcome(why: CommandError | str) -> Outcome:
+    """Return the outcome of a task whose command could not be started, or that could not be made ready."""
+    reason = str(why)
+    code: FailureCode = "workspace" if isinstance(why, WorkspaceError) else NOT_STARTED
+    return Outcome("failed", "", reason, reason=reason, cause=code, failure=Failure(code, reason[:MAX_FAILURE_CHARS]))
 
 
 def decode_output(data: bytes) -> str:

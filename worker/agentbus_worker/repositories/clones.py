@@ -1,0 +1,210 @@
+"""Makes the clones of tasks, goes on in those of conversations, and removes them when they are not needed any more."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from agentbus.config.worker_schema import WorkerConfig
+from agentbus.errors import GitError, MachineFaultError, WorkspaceError
+from agentbus.git.running import Git
+from agentbus.protocol.subjects import TaskKey
+from agentbus.protocol.work.task_work import Work
+from agentbus_worker.disk.file_lock import try_lock
+from agentbus_worker.disk.threads import DiskThreads
+from agentbus_worker.repositories.clone import TREE, Clone, CloneRecord, prepare_own, read_record, write_record
+from agentbus_worker.repositories.mirror import STEP_S, Mirror
+from agentbus_worker.running.folders.working_folder import remove_tree
+
+log = logging.getLogger("agentbus.worker")
+
+FOLDER: Final = "clones"
+"""Beside the numbered state folders of an agent."""
+BRANCH: Final = "agentbus/"
+"""What the branch of a task begins with, where the task names none."""
+_DAY_S: Final = 86_400.0
+_IDENTITY: Final = "[user]\n\tname = agentbus\n\temail = agentbus@localhost\n"
+
+
+class Clones:
+    """The clones of the tasks of one agent, on one bus, on this machine.
+
+    Args:
+        base: the folder of the state of the agent on this bus.
+    """
+
+    def __init__(self, config: WorkerConfig, base: Path, threads: DiskThreads) -> None:
+        self._section = config.repository
+        self._days = config.worker.session_days
+        self._folder = base / FOLDER
+        self._threads = threads
+        self._mirror = Mirror(config.repository, config.worker.state_dir, threads)
+        self._has_identity: bool | None = None
+
+    async def of_task(self, key: TaskKey, name: str, work: Work | None, stop: asyncio.Future[None]) -> Clone:
+        """Return the clone of a task; a later attempt finds that of an earlier one.
+
+        Args:
+            name: of its folder.
+            work: what the task says of the repository.
+            stop: once this is done, neither a lock nor a disk is waited for.
+
+        Raises:
+            WorkspaceError: it cannot be made; the message says what is wrong.
+            MachineFaultError: another worker still has it, or the disk does not answer.
+        """
+        folder = self._folder / name
+        lock = await self._taken(folder, stop)
+        try:
+            record = await self._threads.run(lambda: read_record(folder), stop=stop)
+            if record is None:
+                record = await self._made(folder, key, work, stop)
+            clone = Clone(folder, record, lock)
+            await self._threads.run(lambda: clone.note(home=False))
+        except BaseException:
+            lock.close()
+            raise
+        return clone
+
+    async def of_folder(self, tree: Path, stop: asyncio.Future[None]) -> Clone | None:
+        """Return the clone with this folder of the agent, for a task that goes on there; None if it is none of these.
+
+        Raises:
+            MachineFaultError: another worker still has it, or the disk does not answer.
+        """
+        folder = tree.parent
+        if tree.name != TREE or folder.parent != self._folder:
+            return None
+        lock = await self._taken(folder, stop)
+        record = await self._threads.run(lambda: read_record(folder))
+        if record is None:
+            lock.close()
+            return None
+        clone = Clone(folder, record, lock)
+        await self._threads.run(lambda: clone.note(home=False))
+        return clone
+
+    async def _taken(self, folder: Path, stop: asyncio.Future[None]) -> BinaryIO:
+        def take() -> BinaryIO | None:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return try_lock(_lock_path(folder))
+
+        try:
+            lock = await self._threads.run(take, stop=stop)
+        except OSError as error:
+            raise MachineFaultError(f"the clone {folder} cannot be used: {error.strerror or error}") from None
+        if lock is None:
+            raise MachineFaultError(f"another worker is still at work in {folder}")
+        return lock
+
+    async def _made(self, folder: Path, key: TaskKey, work: Work | None, stop: asyncio.Future[None]) -> CloneRecord:
+        base = await self._mirror.commit_of(work.base if work else None, stop)
+        branch = (work.branch if work else None) or f"{BRANCH}{key.id}"
+        timeout_s = self._section.timeout_seconds
+        tree = folder / TREE
+        try:
+            await self._threads.run(lambda: remove_tree(folder), timeout_s=timeout_s, stop=stop)
+            await self._threads.run(lambda: folder.mkdir(mode=0o700), stop=stop)
+            source, words = str(self._mirror.path), ("--quiet", "--shared", "--no-checkout", "--template=")
+            await Git().run("clone", *words, "--", source, str(tree), timeout_s=timeout_s)
+            inside = Git(git_dir=tree / ".git", work_tree=tree)
+            origin = self._section.source_without_password
+            await inside.run("config", "remote.origin.url", origin, timeout_s=STEP_S)
+            await inside.run("checkout", "--quiet", "--no-track", "-b", branch, base.commit, timeout_s=timeout_s)
+            record = CloneRecord(
+                key.id,
+                key.owner,
+                self._section.source_without_password,
+                base.commit,
+                base.name,
+                branch,
+                used_at=time.time(),
+            )
+            identity = "" if await self._user_has_identity() else _IDENTITY
+            await self._threads.run(lambda: _complete(folder, record, self._mirror.objects, identity), stop=stop)
+        except GitError as error:
+            raise WorkspaceError(
+                f"no clone of {self._section.source_without_password} could be made: {error}"
+            ) from None
+        except OSError as error:
+            raise WorkspaceError(f"no clone could be made in {folder}: {error.strerror or error}") from None
+        return record
+
+    async def _user_has_identity(self) -> bool:
+        """Whether git knows who commits here: without that, an agent that commits would fail."""
+        if self._has_identity is None:
+            asked = await Git(of_user=True).run("config", "--get", "user.email", timeout_s=STEP_S, check=False)
+            self._has_identity = asked.code == 0
+        return self._has_identity
+
+    def remove(self, clone: Clone) -> None:
+        """Begin to remove a clone of which all is at home; this process has its lock, which is released then."""
+        self._threads.begin(lambda: _removed(clone.folder, clone.close))
+
+    def begin_to_remove_old(self) -> None:
+        """Begin to remove the clones that were not used for long, or that are too many or take too much room.
+
+        The oldest go first. One that a run uses stays, and so does one that holds what was not brought home.
+        """
+        self._threads.begin(self._remove_old)
+
+    def _remove_old(self) -> None:
+        found = [(path, record) for path in self._entries() if (record := read_record(path)) is not None]
+        found.sort(key=lambda one: one[1].used_at)
+        count, size = len(found), sum(record.bytes for _, record in found)
+        for folder, record in found:
+            old = time.time() - record.used_at >= self._days * _DAY_S
+            if not (old or count > self._section.max_clones or size > self._section.max_clones_bytes):
+                continue
+            if record.home and self._removed_alone(folder):
+                count, size = count - 1, size - record.bytes
+
+    def _entries(self) -> list[Path]:
+        with contextlib.suppress(OSError):
+            return [path for path in self._folder.iterdir() if path.is_dir()]
+        return []
+
+    def _removed_alone(self, folder: Path) -> bool:
+        """Remove a clone that no run uses; one that was used meanwhile stays."""
+        with contextlib.suppress(OSError):
+            lock = try_lock(_lock_path(folder))
+            if lock is not None:
+                record = read_record(folder)
+                if record is not None and record.home:
+                    _removed(folder, lock.close)
+                    return True
+                lock.close()
+        return False
+
+
+def clones_of(config: WorkerConfig, base: Path, threads: DiskThreads) -> Clones | None:
+    """Return the clones of an agent that has a repository, and begin to remove old ones; None if it has none."""
+    if not config.has_repository:
+        return None
+    clones = Clones(config, base, threads)
+    clones.begin_to_remove_old()
+    return clones
+
+
+def _complete(folder: Path, record: CloneRecord, objects: Path, identity: str) -> None:
+    """Do the last steps of a new clone; the record comes last, and says that it is complete."""
+    if identity:
+        with (folder / TREE / ".git" / "config").open("a", encoding="utf-8") as config:
+            config.write(identity)
+    prepare_own(folder, objects)
+    write_record(folder, record)
+
+
+def _removed(folder: Path, release: Callable[[], None]) -> None:
+    if why := remove_tree(folder):
+        log.warning("the clone %s cannot be removed: %s", folder, why)
+    with contextlib.suppress(OSError):
+        _lock_path(folder).unlink(missing_ok=True)
+    release()
+
+
+def _lock_path(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".lock")
