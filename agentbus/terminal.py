@@ -15,10 +15,11 @@ from typing import Final, NamedTuple, TextIO
 import click
 
 from agentbus.errors import AgentBusError, StandardStreamError
-from agentbus.visible_text import json_escaped, visible
+from agentbus.visible_text import json_escaped, one_line, visible
 
 _LONGEST_HELD: Final = 65_536
 """Of a line without an end: what is longer is shown in parts."""
+_passing_is_shown = False
 _LINE_ENDS: Final = ("\u0085", "\u2028", "\u2029")
 """What ends a line for some readers, such as `str.splitlines()`, and may stand in JSON."""
 
@@ -51,14 +52,14 @@ def open_standard_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def standard_input() -> bytes:
-    """Read standard input to its end.
+def standard_input(most: int) -> bytes:
+    """Read standard input to its end, up to `most` bytes.
 
     Raises:
         StandardStreamError: it is closed, or cannot be read.
     """
     try:
-        return sys.stdin.buffer.read()
+        return sys.stdin.buffer.read(most)
     except OSError as error:
         raise StandardStreamError(f"cannot read standard input: {error.strerror or error}") from None
 
@@ -143,10 +144,37 @@ def line(*parts: str | Styled) -> None:
 
 def error_line(text: str) -> None:
     """Print a line on standard error. If it cannot be written there, there is no one to tell."""
+    passing_line("")
     try:
         click.echo(visible(text) if sys.stderr.isatty() else text, err=True, color=True)
     except OSError:
         abandon(sys.stderr)
+
+
+def passing_lines_are_seen() -> bool:
+    """Return whether standard error is a terminal on which a line can be drawn over."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def passing_line(text: str) -> None:
+    """Show one line on the terminal of standard error, in place of the one before; an empty text takes it away.
+
+    The next line on standard error takes its place. It has to be taken away before a write to standard output.
+    """
+    global _passing_is_shown  # noqa: PLW0603  # there is one standard error
+    if not (text or _passing_is_shown) or not passing_lines_are_seen():
+        return
+    _passing_is_shown = bool(text)
+    with suppress(OSError):
+        click.echo(f"\r\x1b[K{_cut(one_line(text)) if text else ''}", nl=False, err=True, color=True)
+
+
+def _cut(text: str) -> str:
+    """Cut a text to what fits into a line of the terminal of standard error."""
+    from rich.cells import cell_len, set_cell_size  # noqa: PLC0415  # a character may be two columns wide
+
+    width = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # some terminals do not know theirs
+    return text if cell_len(text) < width else set_cell_size(text, max(0, width - 2)).rstrip() + "…"
 
 
 def json_line(data: bytes) -> None:

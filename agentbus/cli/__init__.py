@@ -40,7 +40,8 @@ Examples:
   agentbus demo                                    see the whole thing work on this machine
   agentbus up                                      run a bus here
   agentbus worker run --config code.toml           run an agent's worker
-  agentbus task publish --to code --task-type review "Review the last commit"
+  agentbus run code "Review the last commit"       give an agent a task; print its answer
+  agentbus task publish --to code "Review the last commit"
   agentbus result get --agent main --limit 5 --watch""",
 )
 @click.version_option(__version__, prog_name="agentbus")
@@ -78,6 +79,7 @@ for _group, _commands in {
         ("question", "coordinator.question:question", "See what agents ask, and answer it."),
         ("restore", "operator.backup:restore", "Restore a backup onto a bus that has no streams."),
         ("result", "coordinator.result:result", "Read results."),
+        ("run", "coordinator.publishing.run:run", "Give an agent a task, wait for it, and print its answer."),
         ("service", "machine.service:service", "Run a worker as a service of this machine."),
         ("setup", "operator.setup:setup", "Make the streams, buckets and consumers of a bus."),
         ("skill", "machine.skill:skill", "Install the Agent Skill that explains agentbus to agents."),

@@ -111,6 +111,19 @@ class Since(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
             self.fail(str(error), param, ctx)
 
 
+class Duration(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
+    """Converts `90`, `30s`, `10m` or `2h` to seconds."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds."""
+        try:
+            return lazy.past_times.duration_s(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 # -- how to reach the bus ---------------------------------------------------------------------------------------
 
 
@@ -206,4 +219,14 @@ def limit_option(
     most: int | None = None,
 ) -> Callable[[click.decorators.FC], click.decorators.FC]:
     """Add `--limit`."""
-    return click.option("--limit", type=click.IntRange(least, most), default=default, show_default=True, help=help)
+    number = click.IntRange(least, most)
+    return click.option("--limit", metavar="N", type=number, default=default, show_default=True, help=help)
+
+
+timeout_option = click.option(
+    "--timeout",
+    "timeout_s",
+    type=Duration(),
+    metavar="TIME",
+    help="Wait no longer than this: 90 (seconds), 30s, 10m, 2h. The task goes on.  [default: no limit]",
+)

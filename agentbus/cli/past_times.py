@@ -1,10 +1,11 @@
-"""Times in the past, as a person types them: `2h`, or a date."""
+"""Times in the past and durations, as a person types them: `2h`, or a date."""
 
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 _AGO: Final = re.compile(r"(\d{1,6})([smhd])")
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhd]?)")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -20,3 +21,14 @@ def past_time(text: str) -> datetime:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError(f"{text!a} is no time: use 90s, 15m, 2h, 7d, or a date such as 2026-11-29T08:00") from None
+
+
+def duration_s(text: str) -> float:
+    """Return the seconds of `90`, `30s`, `1.5m`, `2h` or `7d`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if found := _DURATION.fullmatch(text):
+        return float(found[1]) * _SECONDS[found[2] or "s"]
+    raise ValueError(f"{text!a} is no duration: use 90 (seconds), 30s, 10m, 2h or 7d")

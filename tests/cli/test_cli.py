@@ -41,8 +41,7 @@ async def test_the_main_job_through_the_command_line_alone(
     async with worker(worker_toml(tmp_path, server.url)), worker(worker_toml(tmp_path, server.url, agent="doc")):
         sent = await publish(server, "--to", "code", "--to", "agent-doc", "--task-type", "greet", "say:hello")
         assert sent.code == 0, sent.err
-        assert len(sent.out.splitlines()) == 1
-        tasks = json.loads(sent.out)
+        tasks = [json.loads(line) for line in sent.out.splitlines()]
         assert [task["to"] for task in tasks] == ["agent-code", "agent-doc"]
         await coordinator.wait([task["id"] for task in tasks], timeout_s=30)
 
@@ -94,7 +93,7 @@ async def test_when_some_targets_fail_the_others_are_printed_and_the_exit_code_s
     await publish(server, "--to", "doc", "--task-type", "x", "--task-id", "job-doc", "other")
     sent = await publish(server, "--to", "code", "--to", "doc", "--task-type", "x", "--task-id", "job", "hi")
     assert sent.code == 1
-    assert [task["id"] for task in json.loads(sent.out)] == ["job-code"]
+    assert [json.loads(line)["id"] for line in sent.out.splitlines()] == ["job-code"]
     assert "1 of 2 not published" in sent.err
 
 
@@ -125,7 +124,7 @@ async def test_an_agent_id_that_is_not_a_subject_token_is_a_usage_error(agent: s
 @pytest.mark.parametrize(
     ("args", "code", "part"),
     [
-        (["task", "publish", "--to", "code", "hi"], 2, "--task-type"),
+        (["task", "publish", "--to", "code"], 2, "CONTENT"),
         (["task", "publish", "--task-type", "x", "hi"], 2, "--to"),
         (["task", "publish", "--to", "code", "--task-type", "x", "--payload-fmt", "xml", "hi"], 2, "xml"),
         (["task", "publish", "--to", "code", "--task-type", "x", "--task-id", "a..b", "hi"], 2, "task id"),

@@ -17,7 +17,13 @@ from agentbus.cli import lazy, root
 from agentbus.cli.lazy_group import LazyCommand, LazyGroup
 
 CLICK = tuple(int(part) for part in importlib.metadata.version("click").split(".")[:2])
-HOMES = ("agentbus.cli.coordinator", "agentbus.cli.demo", "agentbus.cli.machine", "agentbus.cli.operator")
+HOMES = (
+    "agentbus.cli.coordinator",
+    "agentbus.cli.coordinator.publishing",
+    "agentbus.cli.demo",
+    "agentbus.cli.machine",
+    "agentbus.cli.operator",
+)
 """The packages whose modules declare commands, besides `agentbus_worker.cli`."""
 
 COMMANDS = """

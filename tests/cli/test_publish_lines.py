@@ -188,8 +188,7 @@ async def test_wrong_usage_is_told_before_anything_is_dialled() -> None:
     whole = ("--to", "code", "--task-type", "test")
     faults = {
         (): "Missing option '--to'.",
-        ("--to", "code"): "Missing option '--task-type'.",
-        whole: "Missing argument 'CONTENT'.",
+        whole: "Missing argument 'CONTENT', and standard input is empty.",
         ("--lines", "text"): "CONTENT and --lines exclude each other.",
         ("--lines", "--task-id", "job"): "--task-id and --lines exclude each other",
         ("--lines", "--to", "code", "--to", "doc"): "With --lines, name one agent",
@@ -242,9 +241,9 @@ def test_what_is_no_task_says_why(data: bytes | None, fault: str) -> None:
 
 
 def test_a_field_without_a_default_is_asked_for() -> None:
-    for defaults, fault in (
-        ({"task_type": "test"}, "to is missing: name it in the line, or with --to"),
-        ({"to": "code"}, "task_type is missing: name it in the line, or with --task-type"),
-    ):
-        with pytest.raises(MessageError, match=fault):
-            read_task(Line(1, b'{"content": "x"}'), defaults)
+    with pytest.raises(MessageError, match="to is missing: name it in the line, or with --to"):
+        read_task(Line(1, b'{"content": "x"}'), {"task_type": "test"})
+
+
+def test_a_line_without_a_type_has_that_of_other_tasks() -> None:
+    assert read_task(Line(1, b'{"content": "x"}'), {"to": "code"}).task_type == "task"

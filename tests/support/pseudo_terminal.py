@@ -45,10 +45,12 @@ async def terminal(
     env: dict[str, str] | None = None,
     streams: Literal["both", "stdout", "stderr"] = "both",
     pipe: int = asyncio.subprocess.PIPE,
+    columns: int = 1000,
+    lines: int = 60,
 ) -> AsyncGenerator[OnTerminal]:
     """Run `python ARGV` on a terminal of 60 lines and 1000 columns; the other of the two streams is `pipe`."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 1000, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     without = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"}
     around = {name: value for name, value in os.environ.items() if name not in without}
     try:

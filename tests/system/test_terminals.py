@@ -117,7 +117,18 @@ ACTING: Final[dict[str, Shows]] = {
     "task cancel": Shows(
         lambda ground: [["--agent", AGENT, *ground.first(state)] for state in ("queued", "completed", "working")]
     ),
-    "task publish": Shows(always(["--to", CLERK, "--task-type", "x", "--task-id", "own", ALL.replace("\0", "")])),
+    "run": Shows(
+        lambda ground: [
+            ["--detach", CLERK, ALL.replace("\0", "")],
+            # The task of another run: what came of it is shown again.
+            *([AGENT, "--task-id", task, "--timeout", "1", "x"] for task in ground.first("completed")),
+        ],
+        (0, 1),
+        quotes=False,
+    ),
+    "task publish": Shows(
+        always(["--to", CLERK, "--task-type", "x", "--task-id", "own", ALL.replace("\0", "")]), quotes=False
+    ),
     "agent pause": Shows(always([AGENT, "--reason", ALL.replace("\0", "")[:300]]), quotes=False),
     "agent resume": Shows(always([AGENT]), quotes=False),
     "task retry": Shows(lambda ground: [["--agent", AGENT, *ground.first("completed")]]),

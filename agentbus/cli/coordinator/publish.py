@@ -1,16 +1,14 @@
 """`agentbus task publish`: publishes a task to one or several agents, or one for each line of its input."""
 
-import codecs
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.options import AgentId, TaskId, TaskName, bus_options
+from agentbus.cli.coordinator.publishing import content as contents
+from agentbus.cli.options import AgentId, TaskId, TaskName, bus_options, timeout_option
 from agentbus.cli.waiting_tasks import warn_without_worker
-from agentbus.errors import MessageError
-from agentbus.terminal import standard_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,18 +22,21 @@ if TYPE_CHECKING:
     short_help="Publish a task to one or several agents.",
     epilog="""\b
 Examples:
-  agentbus task publish --to code --task-type review_pr "Review PR 123 of org/repo"
+  agentbus task publish --to code "Review PR 123 of org/repo"
   agentbus task publish --to code --to doc --task-type release --payload-fmt json '{"version": "1.2"}'
-  git diff | agentbus task publish --to code --task-type review -
+  agentbus task publish --to code @notes.md
+  git diff | agentbus task publish --to code --task-type review
+  agentbus task publish --to code --to doc --wait "Check the release notes" && ./deploy
   agentbus task publish --to code --task-type review --lines < tasks.jsonl
   agentbus task publish --continue task-20260518-k3v9… "Now do the same for the tests"
 
 \b
-Prints the published message as one line of JSON, or a JSON list when there are several targets.
-With --lines it prints one line for each line, with its number and the id of its task or what is wrong with it.""",
+Prints the id of each task on a terminal, and each published message as one line of JSON in a pipe. With --wait
+the lines are the tasks with their results, as `agentbus task wait --exit-status` prints them. With --lines it
+prints one line for each line, with its number and the id of its task or what is wrong with it.""",
 )
 @click.option("--to", "targets", metavar="ID", type=AgentId(), multiple=True, help="Agent; repeatable.  [required]")
-@click.option("--task-type", metavar="TYPE", help="What kind of task it is, e.g. review_pr.  [required]")
+@click.option("--task-type", metavar="TYPE", help="What kind of task it is, e.g. review_pr.  [default: task]")
 @click.option("--from", "sender", metavar="ID", type=AgentId(), help="Sender.  [default: the coordinator, main]")
 @click.option("--reply-to", metavar="ID", type=AgentId(), help="Whose inbox gets the result.  [default: the sender]")
 @click.option("--payload-fmt", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -70,6 +71,12 @@ With --lines it prints one line for each line, with its number and the id of its
     is_flag=True,
     help="With --continue: where the session is gone, begin a new one with that task and its result.",
 )
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Wait for the results. The exit code is 0 only if all are completed; see `agentbus task wait --exit-status`.",
+)
+@timeout_option
 @bus_options
 @click.argument("content", required=False)
 def publish(
@@ -83,18 +90,17 @@ def publish(
     fresh: bool,
     **options: Any,
 ) -> None:
-    """Publish a task to one or several agents. CONTENT is its text; `-` reads it from standard input.
+    """Publish a task to one or several agents. CONTENT is its text.
 
-    The command returns once the bus has stored every task on disk.
+    @FILE reads it from a file, `-` or a missing CONTENT from standard input. A text that begins with @ is written
+    with @@. The command returns once the bus has stored every task on disk.
     """
     _check_usage(content, batch, lines=lines, continued=continued, fresh=fresh, **options)
     if lines:
+        del options["wait"], options["timeout_s"]
         lazy.publish_lines.run(nats_url, config, batch, payload_fmt=payload_fmt, **options)
         return
-    text = _standard_input() if content == "-" else content or ""
-    if not text.strip():
-        raise MessageError("the content is empty; nothing was published. An agent would be started for nothing")
-    value = _json(text) if payload_fmt == "json" else text
+    value = contents.read_content(content, payload_fmt)
     work = _publish if continued is None else partial(_follow_up, continued=continued, fresh=fresh)
     lazy.session.run_connected(nats_url, config, partial(work, content=value, payload_format=payload_fmt, **options))
 
@@ -105,22 +111,21 @@ def _check_usage(
     *,
     lines: bool,
     targets: tuple[str, ...],
-    task_type: str | None,
     task_id: str | None,
     continued: str | None,
     fresh: bool,
-    **_: Any,
+    **waiting: Any,
 ) -> None:
     follows = continued is not None
     faults = {
         **_faults_of_follow_up(follows=follows, fresh=fresh, lines=lines, targets=targets),
         "Missing option '--to'.": not (lines or targets or follows),
-        "Missing option '--task-type'.": not (lines or task_type is not None or follows),
-        "Missing argument 'CONTENT'.": not lines and content is None,
         "--batch goes with --lines.": not lines and batch is not None,
         "CONTENT and --lines exclude each other.": lines and content is not None,
         "--task-id and --lines exclude each other: a line has a task_id of its own.": lines and task_id is not None,
         "With --lines, name one agent: a line is one task.": lines and len(targets) > 1,
+        "--wait and --lines exclude each other.": lines and waiting["wait"],
+        "--timeout goes with --wait.": waiting["timeout_s"] is not None and not waiting["wait"],
     }
     for fault, is_there in faults.items():
         if is_there:
@@ -135,33 +140,22 @@ def _faults_of_follow_up(*, follows: bool, fresh: bool, lines: bool, targets: tu
     }
 
 
-def _standard_input() -> str:
-    data = standard_input()
-    try:
-        return data.decode("utf-8-sig")  # some programs write a byte order mark, which is no part of the text
-    except UnicodeDecodeError as error:
-        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        what = "; it is UTF-16: convert it first" if utf16 else ""
-        raise MessageError(f"standard input is not UTF-8 text (byte {error.start}){what}") from None
+async def _publish(
+    bus: "Coordinator",
+    *,
+    targets: tuple[str, ...],
+    content: "Json",
+    wait: bool,
+    timeout_s: float | None,
+    task_type: str | None,
+    **options: Any,
+) -> None:
+    from agentbus.task_handle import DEFAULT_TASK_TYPE, TaskFailure  # noqa: PLC0415
 
-
-def _json(text: str) -> "Json":
-    data = text.removeprefix("\ufeff").encode(errors="surrogateescape")
-    try:
-        value = lazy.json_codec.decode(data)
-        lazy.json_codec.refuse_changes(data)
-    except MessageError as error:
-        raise MessageError(f"the content is {error}; leave out --payload-fmt json to send it as text") from None
-    return value
-
-
-async def _publish(bus: "Coordinator", *, targets: tuple[str, ...], content: "Json", **options: Any) -> None:
-    from agentbus.task_handle import TaskFailure  # noqa: PLC0415
-
-    outcomes = await bus.publish_to(targets, content, **options)
+    outcomes = await bus.publish_to(targets, content, task_type=task_type or DEFAULT_TASK_TYPE, **options)
     failures = [one.error for one in outcomes if isinstance(one, TaskFailure)]
     published = [one for one in outcomes if not isinstance(one, TaskFailure)]
-    await _print_published(bus, published, as_list=len(outcomes) > 1)
+    await _told(bus, published, wait=wait, timeout_s=None if failures else timeout_s, failed=bool(failures))
     if failures:
         if len(outcomes) == 1:
             raise failures[0]
@@ -175,6 +169,8 @@ async def _follow_up(
     targets: tuple[str, ...],
     content: "Json",
     fresh: bool,
+    wait: bool,
+    timeout_s: float | None,
     **options: Any,
 ) -> None:
     to = targets[0] if targets else None
@@ -182,17 +178,37 @@ async def _follow_up(
     task = await bus.task(continued).continue_with(wanted)
     if task.note is not None:
         output.remark(task.note)
-    await _print_published(bus, [task], as_list=False)
+    await _told(bus, [task], wait=wait, timeout_s=timeout_s)
 
 
-async def _print_published(bus: "Coordinator", published: "list[PublishedTask]", *, as_list: bool) -> None:
+async def _told(
+    bus: "Coordinator", published: "list[PublishedTask]", *, wait: bool, timeout_s: float | None, failed: bool = False
+) -> None:
+    """Print the tasks, or wait for them: not where others are not published, because what is missing comes first."""
+    await remark_published(bus, published)
+    if wait and not failed:
+        await lazy.awaited.wait_and_print(bus, published, timeout_s=timeout_s)
+    else:
+        print_published(published)
+        if published and output.on_terminal():
+            output.line(f"next: agentbus task wait {' '.join(task.id for task in published)}")
+
+
+async def remark_published(bus: "Coordinator", published: "list[PublishedTask]") -> None:
+    """Say on standard error what the one who published tasks should know of them."""
     for task in published:
         await warn_without_worker(bus, task.agent)
         if task.known:
             again = ", and its message is stored again" if task.stored_again else ""
             output.remark(f"the task {task.id} was published before{again}; it is {task.state_at_publish}")
-    messages: list[Json] = [task.message.to_json() for task in published]
-    if messages and output.on_terminal():
+    if published and output.on_terminal():
         output.remark(f"published as {bus.agent} on {bus.bus.settings.servers}")
-    if messages:
-        output.json_line(messages if as_list else messages[0])
+
+
+def print_published(published: "list[PublishedTask]") -> None:
+    """Print each task: its id and its agent on a terminal, its message as one line of JSON in a pipe."""
+    for task in published:
+        if output.on_terminal():
+            output.line(output.Styled(task.id, bold=True), f" -> {task.agent}")
+        else:
+            output.json_line(task.message.to_json())

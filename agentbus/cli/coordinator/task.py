@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agentbus.cli import lazy, output
-from agentbus.cli.coordinator.publish import publish
+from agentbus.cli.coordinator.publish import print_published, publish
 from agentbus.cli.coordinator.question import answer
 from agentbus.cli.options import (
     AgentId,
@@ -15,6 +15,7 @@ from agentbus.cli.options import (
     agent_option,
     bus_options,
     limit_option,
+    timeout_option,
     with_coordinator,
 )
 from agentbus.cli.waiting_tasks import warn_without_worker
@@ -62,7 +63,7 @@ async def get(bus: "Coordinator", *, task_id: str, agent: str | None) -> None:
     status = await bus.task(task_id, agent=agent).status()
     progress = None if status.settled else await lazy.last.last_progress(bus.bus, status.record.key)
     chain = await lazy.follow_ups.conversation_of(bus.bus, status) if status.continues else []
-    _show(status, progress, [str(one) for one in chain])
+    show(status, progress, [str(one) for one in chain])
     if status.state == "queued":
         await warn_without_worker(bus, status.agent, only_paused=True)
 
@@ -139,9 +140,10 @@ def _conversation(tasks: list[str] | None) -> "dict[str, Json]":
     return {"conversation": [*tasks]} if tasks else {}
 
 
-def _show(
+def show(
     status: "TaskStatus", progress: "ProgressMessage | None" = None, conversation: list[str] | None = None
 ) -> None:
+    """Print a task: a table and its output on a terminal, one line of JSON in a pipe."""
     account = status.to_json() | _conversation(conversation)
     if not output.on_terminal():
         output.json_line({**account, **({"progress": progress.summary()} if progress else {})})
@@ -164,18 +166,28 @@ def _show(
     epilog="""\b
 Examples:
   agentbus task wait task-20260518-k3v9…
-  agentbus task wait code/job-code doc/job-doc --any --timeout 600
+  agentbus task wait code/job-code doc/job-doc --any --timeout 10m
+  agentbus task wait --exit-status code/nightly-build && ./deploy
 
 \b
-Prints each task with its result, one JSON line each. Exit code 1 if any is still pending after the time-out.""",
+Prints each task with its result, one JSON line each. The exit code is 0 for any result, also of a task that
+failed, and 1 if a task is still pending after the time-out. With --exit-status it is 0 only if all tasks are
+completed, or else the highest of: 3 needs approval, 4 cancelled, 5 still pending, 6 failed.""",
 )
 @click.option("--any", "until_any", is_flag=True, help="Return as soon as one task is settled.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS", help="[default: no limit]")
+@click.option("--exit-status", is_flag=True, help="Let the exit code say what became of the tasks.")
+@timeout_option
 @agent_option("The agent that has the tasks; needed if the credentials permit only tasks of this agent.")
 @click.argument("task_ids", metavar="ID...", type=TaskName(), nargs=-1, required=True)
 @with_coordinator
 async def wait(
-    bus: "Coordinator", *, task_ids: tuple[str, ...], timeout_s: float | None, agent: str | None, until_any: bool
+    bus: "Coordinator",
+    *,
+    task_ids: tuple[str, ...],
+    timeout_s: float | None,
+    agent: str | None,
+    until_any: bool,
+    exit_status: bool,
 ) -> None:
     """Wait until tasks have their results, also over restarts of the bus.
 
@@ -203,13 +215,8 @@ async def wait(
         on_question=asked,
     )
     for status in waited.settled.values():
-        _show(status)
-    if waited.pending and not (until_any and waited.settled):
-        pending = ", ".join(f"{task_id} ({status.state})" for task_id, status in waited.pending.items())
-        for task_id, status in waited.pending.items():
-            if status.loss_note:
-                output.remark(f"warning: {task_id} {status.loss_note}")
-        raise click.ClickException(f"still pending after {timeout_s:g} s: {pending}")
+        show(status)
+    lazy.awaited.end_of_wait(waited, timeout_s, any_is_enough=until_any, exit_status=exit_status)
 
 
 # -- act --------------------------------------------------------------------------------------------------------
@@ -234,7 +241,7 @@ async def cancel(bus: "Coordinator", *, task_id: str, agent: str | None, reason:
     status = await bus.task(task_id, agent=agent).cancel(reason)
     if status.record.entry.terminal and status.state != "cancelled":
         output.remark(f"too late: the task {task_id} is {status.state}")
-    _show(status)
+    show(status)
 
 
 task.add_command(answer)
@@ -253,4 +260,4 @@ async def retry(bus: "Coordinator", *, task_id: str, agent: str | None) -> None:
     """Publish a settled task again, under a new id; the new task names the old one in `retry_of`."""
     published = await bus.task(task_id, agent=agent).retry()
     await warn_without_worker(bus, published.agent)
-    output.json_line(published.message.to_json())
+    print_published([published])

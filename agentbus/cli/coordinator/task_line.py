@@ -9,6 +9,7 @@ from agentbus.errors import MessageError
 from agentbus.many_tasks import NewTask
 from agentbus.protocol.json_codec import Json, decode, refuse_changes
 from agentbus.protocol.messages import PayloadFormat
+from agentbus.task_handle import DEFAULT_TASK_TYPE
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 """Of one line: twice the largest task of a bus as `agentbus init` makes it, because JSON may escape characters."""
@@ -67,13 +68,12 @@ def read_task(line: Line, defaults: Mapping[str, str]) -> NewTask:
         raise MessageError(f"unknown field {unknown[0][:60]!r}; there are {', '.join(_FIELDS)}")
     given = {name: _text(fields, name) for name in _FIELDS if name != "content"}
     texts = {**defaults, **{name: text for name, text in given.items() if text is not None}}
-    for name, option in (("to", "--to"), ("task_type", "--task-type")):
-        if name not in texts:
-            raise MessageError(f"{name} is missing: name it in the line, or with {option}")
+    if "to" not in texts:
+        raise MessageError("to is missing: name it in the line, or with --to")
     return NewTask(
         texts["to"],
         _content(fields),
-        texts["task_type"],
+        texts.get("task_type", DEFAULT_TASK_TYPE),
         _payload_fmt(texts.get("payload_fmt", "text")),
         texts.get("from"),
         texts.get("reply_to"),
