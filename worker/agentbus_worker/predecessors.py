@@ -22,6 +22,7 @@ from agentbus.protocol.ids import random_token
 from agentbus.protocol.ledger_entry import Record, handed_back, lease_ended
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Won, compare_and_set
+from agentbus_worker.bringing_home.left_parcels import LeftParcels
 from agentbus_worker.claim_records import LeftClaim, LeftClaims, left_claims
 from agentbus_worker.disk.threads import AT_ONCE, DiskThreads
 from agentbus_worker.identity import Place
@@ -31,6 +32,7 @@ from agentbus_worker.running.unended import have_ended
 from agentbus_worker.settling.decisions import EndLease, LeaveClaim, on_left_claim
 from agentbus_worker.settling.outbox import Outbox
 from agentbus_worker.settling.unsettled import Unsettled
+from agentbus_worker.state_folder import PARCELS
 
 log = logging.getLogger("agentbus.worker")
 
@@ -45,6 +47,7 @@ class Predecessors:
     def __init__(self, folder: Path, disk: DiskThreads = AT_ONCE) -> None:
         """Read the records of claims in `folder`. Those of another machine are removed. `disk` writes the others."""
         self._here = Place.here()
+        self._state, self._disk = folder.parent, disk
         self._orphans = Orphans({}, all_found=False)
         self._files: list[LeftClaims] = []
         for file in left_claims(folder, disk):
@@ -65,7 +68,9 @@ class Predecessors:
         self._orphans = orphans
 
     async def recover(self, bus: Bus, config: WorkerConfig, outbox: Outbox, unsettled: Unsettled) -> bool:
-        """Settle the outcomes, then hand back the claims that have none; retry until the bus takes or refuses each."""
+        """Bring home what is left, settle the outcomes, and hand back the claims without any; until each is taken."""
+        parcels = LeftParcels(bus, self._state / PARCELS, self._state.parent, self._disk)
+        await _until_stored(parcels.settle, "what earlier runs have left cannot be brought home yet")
         await _until_stored(unsettled.settle_left, "the outbox cannot be delivered yet")
         trouble = "what an earlier worker was at work on cannot be handed back yet"
         await _until_stored(lambda: self.hand_back(bus, config, outbox), trouble)

@@ -20,6 +20,7 @@ from agentbus.config.urls import ServerUrl
 from agentbus.errors import ConfigError
 from agentbus_worker.disk.file_lock import locked_within, try_lock
 
+PARCELS: Final = "parcels"
 PART_SUFFIX: Final = ".part"
 """The suffix of a file until it is completely written."""
 _LOCK_TIMEOUT_S: Final = 10.0
@@ -36,7 +37,7 @@ class StateFolder:
         self.children = path / "children"
         self.claims = path / "claims"
         self.temporary = path / "temporary"
-        self.parcels = path / "parcels"
+        self.parcels = path / PARCELS
         self.tmp = path / "tmp"
 
     def __enter__(self) -> Self:

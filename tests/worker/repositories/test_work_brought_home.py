@@ -1,10 +1,13 @@
 """What an agent has done in its clone comes home: committed or not, with its artifacts, however its run has ended."""
 
+import re
 from pathlib import Path
+
+import pytest
 
 from agentbus import Coordinator
 from agentbus.provision.nats_server import NatsServer
-from support.harness import worker
+from support.harness import BOUND_S, eventually, worker
 from support.jobs import outcome, text
 from support.repositories import (
     applied,
@@ -32,6 +35,16 @@ echo hidden > .env
 mkdir build; echo x > build/x
 mkdir "$AGENTBUS_ARTIFACTS"; echo report > "$AGENTBUS_ARTIFACTS/report.md"
 pwd
+"""
+
+SESSIONS = """
+prompt=$(cat)
+echo run >> README
+echo '{{"type": "system", "subtype": "init", "session_id": "s-1", "model": "m"}}'
+case "$prompt" in
+    *'"second"'*) git branch -D main; touch {folder}/began; exec sleep 1000 ;;
+esac
+echo '{{"type": "result", "subtype": "success", "is_error": false, "result": "done", "session_id": "s-1"}}'
 """
 
 
@@ -63,3 +76,55 @@ async def test_commits_changes_and_artifacts_come_home_and_the_checkout_of_the_p
     git(clone, "checkout", "-q", "--detach", found.base)
     git(clone, "apply", "--index", str(patch))
     assert git(clone, "write-tree") == git(clone, "rev-parse", f"{found.head}^{{tree}}")
+
+
+async def test_a_follow_up_goes_on_in_the_clone_and_what_a_cancelled_run_has_left_comes_home(
+    coordinator: Coordinator, server: NatsServer, tmp_path: Path
+):
+    source, folder = source_repository(tmp_path / "source"), tmp_path / "worker"
+    config = repository_worker(
+        folder,
+        server.url,
+        source,
+        SESSIONS.format(folder=folder),
+        agent={"output": "claude", "resume_cmd": ["bash", str(folder / "agent.sh"), "--resume", "{session}"]},
+    )
+    async with worker(config):
+        first = await coordinator.publish("code", "first", task_id="job-1", task_type="test")
+        await first.result(timeout_s=BOUND_S)
+        second = await first.follow_up("second")
+        await eventually((folder / "began").exists, "the follow-up runs")
+        await second.cancel()
+        result = await second.result(timeout_s=BOUND_S)
+    assert result.status == "cancelled"
+    one, two = await first.status(), await second.status()
+    assert (changes(one).branch, changes(two).branch) == ("agentbus/job-1", "agentbus/job-1")
+    assert (changes(one).insertions, changes(two).insertions) == (1, 2)
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", "--no-local", str(source), str(clone))
+    await applied(coordinator, two, clone)
+    assert (clone / "README").read_text(encoding="utf-8") == "one\nrun\nrun\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "task", "error"),
+    [
+        ("nowhere", {}, r"the repository .*/nowhere: git fetch failed: .*does not appear to be a git repository"),
+        ("source", {"base": "origin/gone"}, r"the repository .*/source has no branch, tag or commit origin/gone"),
+        ("source", {"base": "0" * 39 + "1"}, r"has no branch, tag or commit 0{39}1"),
+    ],
+)
+async def test_a_task_without_a_clone_fails_with_what_has_to_be_put_right(
+    coordinator: Coordinator, server: NatsServer, tmp_path: Path, source: str, task: dict[str, str], error: str
+):
+    source_repository(tmp_path / "source")
+    config = repository_worker(
+        tmp_path / "worker", server.url, tmp_path / source, "echo ran", repository={"timeout_seconds": 30, **task}
+    )
+    async with worker(config):
+        done = await outcome(coordinator, "edit")
+    assert done.state == "failed"
+    assert done.result is not None
+    assert done.result.failure is not None
+    assert done.result.failure.code == "workspace"
+    assert re.search(error, str(done.result.error)), done.result.error

@@ -28,7 +28,7 @@ from agentbus_worker.bringing_home.parcel import Parcel, ParcelFile
 from agentbus_worker.bringing_home.upload import Upload
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.repositories.changes import changes_of
-from agentbus_worker.repositories.clone import Clone
+from agentbus_worker.repositories.clone import Clone, size_on_disk
 from agentbus_worker.running.spawn import Command
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.lease import Lease
@@ -206,7 +206,9 @@ class Homecoming:
                 threads.begin(lambda: _rescue(parcel, base, self._log))
         if clone is not None and settled and self._complete:
             with suppress(TimeoutError):
-                await threads.run(lambda: _note_home(clone))
+                await threads.run(lambda: _note_home(clone), timeout_s=_COLLECTING_S)
+            if (clones := self._context.clones) is not None:
+                clones.begin_to_remove_old()
 
 
 def _with(outcome: Outcome, found: _Found, artifacts: list[Artifact]) -> Outcome:
@@ -265,6 +267,6 @@ def _rescue(parcel: Parcel, base: Path, log: TaskLog) -> None:
 
 def _note_home(clone: Clone) -> None:
     try:
-        clone.note(home=True)
+        clone.note(home=True, size=size_on_disk(clone.folder))
     except OSError as error:
         log.warning("the clone %s stays: %s", clone.folder, error.strerror or error)

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -187,6 +188,16 @@ def clones_of(config: WorkerConfig, base: Path, threads: DiskThreads) -> Clones 
     clones = Clones(config, base, threads)
     clones.begin_to_remove_old()
     return clones
+
+
+def note_home(folder: Path) -> None:
+    """Note that all that is in a clone is at home; one that is in use, or gone, is left."""
+    with contextlib.suppress(OSError):
+        lock = try_lock(_lock_path(folder)) if folder.is_dir() else None
+        if lock is not None:
+            with lock:
+                if (record := read_record(folder)) is not None:
+                    write_record(folder, replace(record, home=True))
 
 
 def _complete(folder: Path, record: CloneRecord, objects: Path, identity: str) -> None:

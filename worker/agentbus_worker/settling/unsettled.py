@@ -29,7 +29,7 @@ from agentbus_worker.settling.outbox import Outbox, OutboxEntry
 from agentbus_worker.settling.result_size import in_a_size_that_is_taken
 from agentbus_worker.settling.server_clock import ServerClock
 
-_DUPLICATE_WINDOW_S: Final = 8 * 86_400
+DUPLICATE_WINDOW_S: Final = 8 * 86_400
 """The duplicate window of AGENT_RESULTS. An older result is not published again, because it could appear twice."""
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 10.0
@@ -187,7 +187,7 @@ class Unsettled:
         """Settle a task by an outcome; returns False if it must not be sent."""
         while True:
             found = await Ledger(self._bus).read_newer(entry.key, entry.revision - 1)
-            expired = await self._age_s(found, entry) > _DUPLICATE_WINDOW_S
+            expired = await self._age_s(found, entry) > DUPLICATE_WINDOW_S
             refusal = self._refused.get(entry.nonce)
             base = refusal.base if refusal is not None else None
             decision = on_outbox(found, nonce=entry.nonce, result_id=entry.result_id, expired=expired, base=base)
