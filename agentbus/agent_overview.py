@@ -26,6 +26,7 @@ class AgentOverview:
         waiting: how many tasks no worker has been given. None if this user may not look at consumers, or if the agent
             has no consumer yet.
         unacknowledged: how many tasks a worker has been given and has not settled; None as above.
+        named: whether a worker or a set-up has named the agent. Of any other, there are tasks only.
         paused_by: who has paused the agent by hand, as far as this user may know.
     """
 
@@ -34,6 +35,7 @@ class AgentOverview:
     waiting: int | None = None
     unacknowledged: int | None = None
     paused_by: OperatorPause | None = None
+    named: bool = True
 
     @property
     def online(self) -> bool:
@@ -73,7 +75,7 @@ class AgentOverview:
 
 
 async def overview_of_agents(bus: Bus, agent: str | None = None) -> list[AgentOverview]:
-    """List the agents that have a living worker or a consumer, by name; or `agent` only.
+    """List the agents that have a living worker, a consumer or a waiting task, by name; or `agent` only.
 
     Without the right to look at consumers, only agents with a living worker are listed.
 
@@ -81,7 +83,8 @@ async def overview_of_agents(bus: Bus, agent: str | None = None) -> list[AgentOv
         SetupMissingError: there is no registry on this bus.
         PermissionDeniedError: this user may not read the registry.
     """
-    backlog = await _backlog(bus, agent)
+    counted, without_consumer = await _backlog(bus, agent)
+    backlog = {**counted, **{name: (count, 0) for name, count in without_consumer.items()}}
     workers, by_hand = await present(bus, agent), await operator_pauses(bus)
     names = sorted({worker.agent for worker in workers} | set(backlog))
     return [
@@ -90,13 +93,16 @@ async def overview_of_agents(bus: Bus, agent: str | None = None) -> list[AgentOv
             tuple(worker for worker in workers if worker.agent == name),
             *backlog.get(name, (None, None)),
             by_hand.get(name),
+            named=name not in without_consumer or any(worker.agent == name for worker in workers),
         )
         for name in names
     ]
 
 
-async def _backlog(bus: Bus, agent: str | None) -> dict[str, tuple[int, int]]:
+async def _backlog(bus: Bus, agent: str | None) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
     """Count the waiting and the unacknowledged tasks of each agent, with all that are stored now.
+
+    Those of agents without a consumer, which no worker has ever taken tasks for, are counted apart.
 
     The server acknowledges a stored task a moment before it counts it for the consumer. So this reads again, for a
     bounded time, while a consumer counts fewer tasks than the stream holds.
@@ -104,7 +110,7 @@ async def _backlog(bus: Bus, agent: str | None) -> dict[str, tuple[int, int]]:
     try:
         counted = await _counted(bus, agent)
     except PermissionDeniedError:
-        return {}
+        return {}, {}
     try:
         stored = await _stored(bus, agent)
         async for _ in retry_until(deadline_after(_COUNT_TIMEOUT_S), pause_s=_PAUSE_S):
@@ -114,8 +120,8 @@ async def _backlog(bus: Bus, agent: str | None) -> dict[str, tuple[int, int]]:
             # A worker may have settled some of them, which lowers both numbers.
             stored = {name: min(count, now.get(name, 0)) for name, count in stored.items()}
     except PermissionDeniedError:
-        return counted  # what the stream holds is not for this user to read; the counts are right a moment later
-    return counted
+        return counted, {}  # what the stream holds is not for this user to read; the counts are right a moment later
+    return counted, {name: count for name, count in stored.items() if count and name not in counted}
 
 
 async def _counted(bus: Bus, agent: str | None) -> dict[str, tuple[int, int]]:

@@ -28,5 +28,5 @@ async def test_an_overview_of_all_agents_counts_each(coordinator: Coordinator):
         await make_consumer(coordinator, agent)
     await coordinator.publish_to(["code", "doc", "ops"], "hello")
     await coordinator.publish("code", "hello")
-    found = {one.agent: (one.online, one.waiting, one.unacknowledged) for one in await coordinator.overview()}
-    assert found == {"code": (False, 2, 0), "doc": (False, 1, 0)}
+    found = {one.agent: (one.named, one.waiting, one.unacknowledged) for one in await coordinator.overview()}
+    assert found == {"code": (True, 2, 0), "doc": (True, 1, 0), "ops": (False, 1, 0)}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         task_log,
         task_search,
     )
-    from agentbus.cli.coordinator.publishing import answer, awaited, following
+    from agentbus.cli.coordinator.publishing import answer, awaited, following, new_agents
     from agentbus.cli.demo import scenario
     from agentbus.cli.operator import foreign_consumers, local_bus, upgrade
     from agentbus.cli.work import diff_text, summary
@@ -66,7 +66,7 @@ else:
             "cost_report", "figures", "inbox_line", "publish_lines", "question_list", "status_tables", "task_log",
             "task_search",
         ],
-        "agentbus.cli.coordinator.publishing": ["answer", "awaited", "following"],
+        "agentbus.cli.coordinator.publishing": ["answer", "awaited", "following", "new_agents"],
         "agentbus.cli.demo": ["scenario"],
         "agentbus.cli.operator": ["foreign_consumers", "local_bus", "upgrade"],
         "agentbus.cli.work": ["diff_text", "summary"],

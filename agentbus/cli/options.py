@@ -223,6 +223,10 @@ def limit_option(
     return click.option("--limit", metavar="N", type=number, default=default, show_default=True, help=help)
 
 
+new_agent_option = click.option(
+    "--new-agent", is_flag=True, help="Publish also for an agent that this bus has never seen: its worker comes later."
+)
+
 timeout_option = click.option(
     "--timeout",
     "timeout_s",

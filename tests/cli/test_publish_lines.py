@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from agentbus import Coordinator
+from agentbus.bus.setup import set_up
 from agentbus.cli.coordinator.task_line import Line, LineSplitter, read_task
 from agentbus.errors import MessageError
 from agentbus.protocol import subjects
@@ -247,3 +248,15 @@ def test_a_field_without_a_default_is_asked_for() -> None:
 
 def test_a_line_without_a_type_has_that_of_other_tasks() -> None:
     assert read_task(Line(1, b'{"content": "x"}'), {"to": "code"}).task_type == "task"
+
+
+async def test_a_line_for_an_agent_that_the_bus_has_never_seen_is_refused_alone(
+    server: NatsServer, coordinator: Coordinator
+) -> None:
+    await set_up(coordinator.bus, ["code"])
+    lines = lines_of(2, to="cod") + lines_of(1)
+    ran, told = await publish_lines(server, lines)
+    assert (ran.code, ["error" in one for one in told]) == (1, [True, True, False])
+    assert "did you mean code?" in told[0]["error"]
+    ran, told = await publish_lines(server, lines, "--new-agent")
+    assert (ran.code, [one["agent"] for one in told]) == (0, ["cod", "cod", "code"])

@@ -91,7 +91,7 @@ def test_every_command_is_listed_with_its_options() -> None:
         own = options if path in ("agentbus worker run", "agentbus service install") else options - common
         expected[path] = own
     listed = {
-        re.sub(r" [A-Z./]+$", "", code(row[0])[0]): {name for name in code(row[1]) if name.startswith("--")}
+        re.sub(r"( \[?[A-Z./]+\]?)+$", "", code(row[0])[0]): {name for name in code(row[1]) if name.startswith("--")}
         for row in table(REFERENCE / "commands.md", "Commands")
         if row[0].startswith("`agentbus")
     }

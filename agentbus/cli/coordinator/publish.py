@@ -7,7 +7,7 @@ import click
 
 from agentbus.cli import lazy, output
 from agentbus.cli.coordinator.publishing import content as contents
-from agentbus.cli.options import AgentId, TaskId, TaskName, bus_options, timeout_option
+from agentbus.cli.options import AgentId, TaskId, TaskName, bus_options, new_agent_option, timeout_option
 from agentbus.cli.waiting_tasks import warn_without_worker
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ prints one line for each line, with its number and the id of its task or what is
     is_flag=True,
     help="With --continue: where the session is gone, begin a new one with that task and its result.",
 )
+@new_agent_option
 @click.option(
     "--wait",
     is_flag=True,
@@ -148,9 +149,13 @@ async def _publish(
     wait: bool,
     timeout_s: float | None,
     task_type: str | None,
+    new_agent: bool,
     **options: Any,
 ) -> None:
     from agentbus.task_handle import DEFAULT_TASK_TYPE, TaskFailure  # noqa: PLC0415
+
+    if not new_agent:
+        await lazy.new_agents.refuse_unknown(bus, targets)
 
     outcomes = await bus.publish_to(targets, content, task_type=task_type or DEFAULT_TASK_TYPE, **options)
     failures = [one.error for one in outcomes if isinstance(one, TaskFailure)]
@@ -173,6 +178,7 @@ async def _follow_up(
     timeout_s: float | None,
     **options: Any,
 ) -> None:
+    del options["new_agent"]  # the bus has seen the agent of the task that this one goes on with
     to = targets[0] if targets else None
     wanted = lazy.follow_ups.NewFollowUp(content, to=to, fresh=fresh, **options)
     task = await bus.task(continued).continue_with(wanted)

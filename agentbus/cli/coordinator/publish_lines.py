@@ -13,11 +13,12 @@ import click
 
 from agentbus import terminal
 from agentbus.cli import output, session
+from agentbus.cli.coordinator.publishing.new_agents import refuse_unknown
 from agentbus.cli.coordinator.task_line import Line, LineSplitter, read_task
 from agentbus.cli.waiting_tasks import warn_without_worker
 from agentbus.concurrently import in_order
 from agentbus.coordinator import Coordinator
-from agentbus.errors import AgentBusError, MessageError
+from agentbus.errors import AgentBusError, ArgumentError, MessageError
 from agentbus.many_tasks import AT_ONCE, ManyTasks, NewTask
 from agentbus.protocol.json_codec import Json
 from agentbus.task_handle import TaskFailure
@@ -42,6 +43,7 @@ class LinePublisher:
         failed, known, told: how many lines are.
         over: nothing more is told.
         agents: those that tasks were published for, in order.
+        new_agents: tasks are also published for agents that the bus has never seen.
     """
 
     bus: Coordinator
@@ -54,6 +56,8 @@ class LinePublisher:
     told: int = 0
     over: bool = False
     agents: dict[str, None] = field(default_factory=dict[str, None])
+    new_agents: bool = False
+    _looked_for: dict[str, "asyncio.Task[None]"] = field(default_factory=dict[str, "asyncio.Task[None]"])
 
     async def run(self) -> None:
         """Publish what is on standard input, to its end.
@@ -97,6 +101,8 @@ class LinePublisher:
             wanted = read_task(line, self.defaults)
         except AgentBusError as error:
             return {"line": line.number, "error": str(error)}
+        if (refusal := await self._refusal(wanted.to)) is not None:
+            return {"line": line.number, "agent": wanted.to, "error": refusal}
         self.unprinted[line.number] = wanted
         outcome = await many.one(wanted)
         ids = {"line": line.number, "id": outcome.id or None, "agent": outcome.agent}
@@ -104,6 +110,20 @@ class LinePublisher:
             return {**{name: value for name, value in ids.items() if value is not None}, "error": str(outcome.error)}
         self.agents[outcome.message.agent] = None
         return {**ids, "state": outcome.state_at_publish, "known": outcome.known}
+
+    async def _refusal(self, agent: str) -> str | None:
+        """Return why no task is published for an agent; the bus is asked once for each."""
+        if self.new_agents:
+            return None
+        if agent not in self._looked_for:
+            self._looked_for[agent] = asyncio.create_task(refuse_unknown(self.bus, [agent]))
+        try:
+            await asyncio.shield(self._looked_for[agent])
+        except ArgumentError as error:
+            return str(error)
+        except AgentBusError:
+            return None  # no id, or a bus that is away: the publication says so
+        return None
 
     def _tell(self, outcome: dict[str, Any]) -> None:
         self.told += 1
@@ -169,7 +189,13 @@ async def _pieces(stop: asyncio.Event) -> AsyncGenerator[bytes]:
 
 
 def run(
-    nats_url: str | None, config: Path | None, batch: str | None, *, targets: tuple[str, ...], **options: Any
+    nats_url: str | None,
+    config: Path | None,
+    batch: str | None,
+    *,
+    targets: tuple[str, ...],
+    new_agent: bool,
+    **options: Any,
 ) -> None:
     """Run the command; its other options are what lines mean that leave them out."""
     del options["task_id"]  # a line has its own
@@ -177,6 +203,6 @@ def run(
     defaults = {name: value for name, value in given.items() if value is not None and name != "sender"}
 
     async def publish(bus: Coordinator) -> None:
-        await LinePublisher(bus, defaults, batch or DEFAULT_BATCH).run()
+        await LinePublisher(bus, defaults, batch or DEFAULT_BATCH, new_agents=new_agent).run()
 
     session.run_connected(nats_url, config, publish)

@@ -9,6 +9,7 @@ import anyio
 from agentbus.agent_overview import AgentOverview
 from agentbus.coordinator import Coordinator
 from agentbus.errors import BusError
+from agentbus.tasks.listing.known_agents import nearest
 from agentbus_mcp.sanitize import short
 
 _TIMEOUT_S: Final = 2.0
@@ -56,8 +57,15 @@ class AgentsStatus:
         more = f" and {len(alive) - _MAX_LISTED} more" if len(alive) > _MAX_LISTED else ""
         return (
             f"no worker of {', '.join(offline)} is alive now: the task waits for one, for up to 7 days. "
-            f"Alive: {', '.join(alive[:_MAX_LISTED]) or 'none'}{more}"
+            f"{''.join(map(self._meant, offline))}Alive: {', '.join(alive[:_MAX_LISTED]) or 'none'}{more}"
         )
+
+    def _meant(self, agent: str) -> str:
+        """Name the agent that was probably meant in place of one that the bus has never seen."""
+        known = [name for name, found in self._agents.items() if found.named and name != agent]
+        if (agent in self._agents and self._agents[agent].named) or (near := nearest(agent, known)) is None:
+            return ""
+        return f"This bus has never seen {agent}: did you mean {near}? Cancel the task then. "
 
 
 async def agents_status(coordinator: Coordinator) -> AgentsStatus:

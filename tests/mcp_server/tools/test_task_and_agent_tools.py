@@ -145,6 +145,15 @@ async def test_agents_are_listed_with_their_workers_and_their_backlog(
     assert sent["note"].endswith("Alive: code")
 
 
+async def test_a_name_that_the_bus_has_never_seen_is_published_with_the_one_that_was_probably_meant(
+    era: str, server: NatsServer, coordinator: Coordinator
+) -> None:
+    await set_up(coordinator.bus, ["code"])
+    async with in_memory(server.url, era) as client:
+        sent = data_of(await client.call_tool("publish_task", {"to": ["cod"], "content": "x", "task_type": "test"}))
+    assert "This bus has never seen cod: did you mean code?" in sent["note"]
+
+
 # -- cancel_task ------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import click
 from agentbus.cli import exit_codes, lazy, output
 from agentbus.cli.coordinator.publish import remark_published
 from agentbus.cli.coordinator.publishing.content import read_content
-from agentbus.cli.options import AgentId, TaskId, bus_options, timeout_option
+from agentbus.cli.options import AgentId, TaskId, bus_options, new_agent_option, timeout_option
 from agentbus.errors import CorruptEntryError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ and says how to go on with it; a second one within two seconds cancels it.""",
 )
 @click.option("--payload-fmt", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--detach", is_flag=True, help="Print the id of the task in place of waiting for it.")
+@new_agent_option
 @timeout_option
 @bus_options
 @click.argument("agent", metavar="AGENT", type=AgentId())
@@ -68,7 +69,9 @@ def run(
     )
 
 
-async def _detach(bus: "Coordinator", *, agent: str, content: "Json", **options: Any) -> None:
+async def _detach(bus: "Coordinator", *, agent: str, content: "Json", new_agent: bool, **options: Any) -> None:
+    if not new_agent:
+        await lazy.new_agents.refuse_unknown(bus, [agent])
     task = await bus.publish(agent, content, **options)
     output.line(task.id)
     await remark_published(bus, [task])
@@ -76,7 +79,11 @@ async def _detach(bus: "Coordinator", *, agent: str, content: "Json", **options:
         output.remark(f"next: agentbus task wait {task.id}")
 
 
-async def _follow(bus: "Coordinator", *, agent: str, content: "Json", timeout_s: float | None, **options: Any) -> None:
+async def _follow(
+    bus: "Coordinator", *, agent: str, content: "Json", timeout_s: float | None, new_agent: bool, **options: Any
+) -> None:
+    if not new_agent:
+        await lazy.new_agents.refuse_unknown(bus, [agent])
     task = await bus.publish(agent, content, **options)
     output.remark(f"{task.id} -> {task.agent}")
     await remark_published(bus, [task])
