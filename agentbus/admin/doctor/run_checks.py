@@ -12,6 +12,7 @@ from agentbus.admin.doctor.checks import CHECKS
 from agentbus.admin.doctor.finding import Finding, Verdict, failed, ok
 from agentbus.admin.doctor.machine import check_machine
 from agentbus.admin.doctor.reachability import check_reachability
+from agentbus.admin.doctor.repository import check_repository
 from agentbus.admin.doctor.sign_in import how_to_sign_in, identity, signed_in
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.worker_schema import WorkerConfig
@@ -33,6 +34,8 @@ async def run_checks(
     yield ok("configuration", source)
     if isinstance(config, WorkerConfig):
         async for finding in check_machine(config):
+            yield finding
+        async for finding in check_repository(config):
             yield finding
     try:
         settings = connection_settings(config.nats, agent=agent_of(config), name="agentbus doctor")

@@ -7,6 +7,7 @@ import click
 
 from agentbus.cli import lazy, output
 from agentbus.cli.options import FOLDER, TaskName, agent_of_task_option, bus_options, with_coordinator
+from agentbus.cli.work.rescue import rescue
 from agentbus.errors import WorkError
 from agentbus.terminal import RawOutput
 
@@ -205,3 +206,6 @@ async def _apply(
             "done": done,
         }
     )
+
+
+work.add_command(rescue)

@@ -1,5 +1,6 @@
 """What a run has left comes home also where its worker is killed before the upload; or it is kept."""
 
+import json
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -10,7 +11,7 @@ from agentbus.protocol.ledger_entry import Record, lease_ended
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Won, compare_and_set
-from support.harness import eventually, worker
+from support.harness import eventually, run_cli, worker
 from support.jobs import publish, result_messages, settled
 from support.outage import Outage, outage_of
 from support.repositories import artifacts, changes, content, repository_worker, source_repository
@@ -78,8 +79,16 @@ async def test_the_work_of_a_killed_worker_is_kept_where_the_task_was_taken_over
     assert isinstance(taken, Won)
     async with worker(config) as child:
         await child.until_said("agentbus work rescue lists it")
+        assert (await settled(outage.bus, task_id)).state == "completed", "the other attempt is this worker's, too"
         [kept] = parcels(folder, "rescue")
         assert sorted(path.name for path in kept.parent.iterdir()) == [
             "2", "changes.bundle", "changes.patch", "parcel.json",
         ]  # fmt: skip
         assert (kept.parent / "2").read_text(encoding="utf-8") == "report\n"
+    rescue = ("work", "rescue", "--config", str(config))
+    listed = json.loads((await run_cli(*rescue)).out)
+    assert (listed["task_id"], listed["kind"]) == ("job-1", "files")
+    saved = await run_cli(*rescue, "job-1", "--to", str(tmp_path / "saved"), "--remove")
+    assert saved.code == 0, saved.err
+    assert (tmp_path / "saved" / "report.txt").read_text(encoding="utf-8") == "report\n"
+    assert not kept.exists()

@@ -200,6 +200,15 @@ def note_home(folder: Path) -> None:
                     write_record(folder, replace(record, home=True))
 
 
+def is_in_use(folder: Path) -> bool:
+    """Whether a run has a clone, or the disk does not tell."""
+    with contextlib.suppress(OSError):
+        if (lock := try_lock(_lock_path(folder))) is not None:
+            lock.close()
+            return False
+    return True
+
+
 def _complete(folder: Path, record: CloneRecord, objects: Path, identity: str) -> None:
     """Do the last steps of a new clone; the record comes last, and says that it is complete."""
     if identity:

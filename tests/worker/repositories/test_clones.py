@@ -1,0 +1,61 @@
+"""Clones that are not needed any more are removed, the oldest first, and none that holds what is not at home."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from agentbus.config.loading import load_worker
+from agentbus.errors import WorkspaceError
+from agentbus.protocol.subjects import TaskKey
+from agentbus_worker.disk.threads import AT_ONCE
+from agentbus_worker.repositories.clone import Clone
+from agentbus_worker.repositories.clones import Clones
+from support.repositories import git, repository_worker, source_repository
+
+
+def clones_of(folder: Path, source: Path | str, **keys: float) -> Clones:
+    config, _ = load_worker(repository_worker(folder, "nats://127.0.0.1:4222", source, "", repository=keys))
+    return Clones(config, folder / "base", AT_ONCE)
+
+
+async def made(clones: Clones, *tasks: str) -> list[Clone]:
+    stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    return [await clones.of_task(TaskKey("code", task), task, None, stop) for task in tasks]
+
+
+async def test_the_oldest_clone_goes_where_there_are_too_many_unless_it_is_in_use_or_not_at_home(tmp_path: Path):
+    clones = clones_of(tmp_path / "worker", source_repository(tmp_path / "source"), max_clones=1)
+    not_home, in_use, old, new = await made(clones, "not-home", "in-use", "old", "new")
+    for clone in (in_use, old, new):
+        clone.note(home=True)
+    for clone in (not_home, old, new):
+        clone.close()
+    clones.begin_to_remove_old()
+    assert [clone.folder.exists() for clone in (not_home, in_use, old, new)] == [True, True, False, False]
+    in_use.close()
+
+
+async def test_clones_of_one_source_borrow_its_objects_and_have_all_else_of_their_own(tmp_path: Path):
+    source = source_repository(tmp_path / "source")
+    first, second = await made(clones_of(tmp_path / "worker", source), "first", "second")
+    objects = first.tree / ".git" / "objects"
+    assert not [path for path in objects.rglob("*") if path.is_file() and path.name != "alternates"]
+    git(first.tree, "config", "core.x", "y")
+    git(first.tree, "branch", "mine")
+    git(first.tree, "gc", "-q", "--prune=now")
+    assert git(second.tree, "for-each-ref", "--format=%(refname)", "refs/heads") == "refs/heads/agentbus/second"
+    assert git(second.tree, "config", "--get", "remote.origin.url") == str(source)
+    assert git(second.tree, "status", "--porcelain") == ""
+    assert (second.tree / "run.sh").stat().st_mode & 0o111
+    for clone in (first, second):
+        clone.close()
+
+
+async def test_a_source_that_does_not_answer_is_not_waited_for_longer_than_configured(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        source = f"git://127.0.0.1:{silent.getsockname()[1]}/repository"
+        clones = clones_of(tmp_path / "worker", source, timeout_seconds=0.5)
+        with pytest.raises(WorkspaceError, match=r"git fetch has not ended within 0\.5 s, and was ended"):
+            await made(clones, "job-1")
