@@ -6,11 +6,12 @@ A module of its own, because a coordinator never needs it, and a command should 
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_validator
 
+from agentbus.config.agent_commands.ask_before import check_can_ask, tool_pattern
 from agentbus.config.schema import AgentId, FilePath, Name, NatsSection, Seconds, Section, Unquoted
 from agentbus.config.sections.mcp_server import McpServer
 from agentbus.config.sections.repository import RepositorySection
@@ -25,7 +26,6 @@ INPUT_FILE_PLACEHOLDER: Final = "{input_file}"
 TASK_ID_PLACEHOLDER: Final = "{task_id}"
 WORKDIR_PLACEHOLDER: Final = "{workdir}"
 SESSION_PLACEHOLDER: Final = "{session}"
-SETTINGS_PLACEHOLDER: Final = "{settings}"
 INTERRUPTIBLE: Final = frozenset({"claude"})
 """The formats of agents that go on with a session whose run was killed, as was tried with SIGTERM and SIGKILL in the
 middle of a tool. What another agent makes of such a session is not known: a task begins anew."""
@@ -76,16 +76,6 @@ _LONGEST_SETBACK_S: Final = 6 * 86_400
 """The stream of tasks keeps a message for seven days: a task must have its result before it is gone."""
 
 
-_SHELLS: Final = ("sh", "bash", "dash", "zsh", "ksh", "fish")
-_TOOL_PATTERN: Final = re.compile(r"[A-Za-z_*][A-Za-z0-9_*-]{0,199}(\([^\x00-\x1f\x7f]{1,500}\))?")
-
-
-def _tool_pattern(text: str) -> str:
-    if _TOOL_PATTERN.fullmatch(text) is None:
-        raise ValueError(f"{text[:80]!r} is no pattern of a tool, as Bash, Bash(git push*) or mcp__github__*")
-    return text
-
-
 class AgentSection(Section):
     """Which agent this is and the command that it runs."""
 
@@ -98,7 +88,7 @@ class AgentSection(Section):
     permissions: Literal["deny", "allow", "ask"] | None = None
     mcp_servers: dict[str, McpServer] | None = None
     resume_cmd: Annotated[tuple[str, ...], BeforeValidator(_split_command)] | None = None
-    ask_before: Annotated[tuple[Annotated[str, AfterValidator(_tool_pattern)], ...], Field(max_length=64)] | None = None
+    ask_before: Annotated[tuple[Annotated[str, AfterValidator(tool_pattern)], ...], Field(max_length=64)] | None = None
     folder: FilePath | None = None
     progress: Literal["off", "tools", "all"] = "all"
     description: Annotated[str, Field(max_length=500)] = ""
@@ -147,18 +137,7 @@ class AgentSection(Section):
         if self.output != "claude":
             raise ValueError('ask_before needs output = "claude": the hooks of Claude Code ask')
         for name, words in (("chat_cmd", self.chat_cmd), ("resume_cmd", self.resume_cmd or ())):
-            if any(SETTINGS_PLACEHOLDER in word for word in words):
-                continue
-            if any(re.match(r"--settings(=|$)", word) for word in words):
-                raise ValueError(
-                    f"{name} has --settings, of which Claude Code takes one only, and ask_before needs it: put your "
-                    "settings into a file that it reads by itself, such as ~/.claude/settings.json"
-                )
-            if words and PurePath(words[0]).name in _SHELLS:
-                raise ValueError(
-                    f"{name} runs a shell, which gives no options to the agent: ask_before needs "
-                    f"--settings {SETTINGS_PLACEHOLDER} in its line"
-                )
+            check_can_ask(name, words)
 
     def _check_resuming(self, words: tuple[str, ...]) -> None:
         if not words or not words[0].strip():

@@ -36,7 +36,7 @@ def own_telemetry(words: Sequence[str], environment: Mapping[str, str], folder: 
 
 
 def _sets_telemetry(file: Path) -> bool:
-    text = _text_of(file)
+    text = text_of_settings(file)
     if text is None or file.name == ".env":
         return text is None or _IN_ENV_FILE.search(text) is not None
     try:
@@ -62,8 +62,8 @@ def _environment_files(homes: list[Path], folder: Path) -> Iterator[Path]:
         yield place / ".env"
 
 
-def _text_of(file: Path) -> str | None:
-    """Return what a file holds: an empty text if there is none, None if it is not known."""
+def text_of_settings(file: Path) -> str | None:
+    """Return what a file of settings holds: an empty text if there is none, None if it is not known."""
     try:
         with os.fdopen(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as opened:
             if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):

@@ -36,7 +36,10 @@ STATE: Final = "Bus-State"
 SUMMARY: Final = "Bus-Summary"
 """What a list shows of a settled task, in a ledger entry, so that listing needs no results."""
 QUESTIONS: Final = "Bus-Questions"
-"""How many questions in a ledger entry wait for a person; it stands where there are any."""
+"""How many questions in a ledger entry wait for a person, as `2`; where the run of some is gone, `2 interrupted=1`.
+
+It stands where there are any. A worker of an earlier version, which takes such a task over, leaves it out.
+"""
 REVISION: Final = "Bus-Revision"
 """Of a task: the revision of its ledger entry when it was published."""
 LEDGER_REVISION: Final = "Bus-Ledger-Revision"

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from agentbus.config.loading import load_coordinator, load_worker
 from agentbus.config.private_files import private_folder, write_private
@@ -71,6 +72,13 @@ def custom_command(text: str) -> AgentCommand:
     return AgentCommand(words, "file" if any(INPUT_FILE_PLACEHOLDER in word for word in words) else "stdin")
 
 
+_ASKING: Final = {
+    "claude": 'To have it ask a person before some calls of tools: ask_before = ["Bash(git push*)"]',
+    "acp": 'It is denied what it asks for. permissions = "ask" has a person answer, "allow" allows all.',
+}
+"""What a configuration says of agents that can ask, above their `output`."""
+
+
 def join_as_worker(bundle: Bundle, folder: Path, command: AgentCommand) -> Path:
     """Write the configuration of a worker, its credential and its CA into `folder`; returns the configuration.
 
@@ -94,6 +102,8 @@ def join_as_worker(bundle: Bundle, folder: Path, command: AgentCommand) -> Path:
     remarks = {"chat_cmd": command.remark} if command.remark else {}
     if command.resume:
         remarks["resume_cmd"] = "How it goes on with a session, for follow-ups. Give it the rights that chat_cmd has."
+    if command.output in _ASKING:
+        remarks["output"] = _ASKING[command.output]
     _write(
         bundle, folder, path, head + toml_text({"agent": agent, "nats": _nats_section(bundle, folder)}, remarks=remarks)
     )

@@ -28,7 +28,7 @@ from agentbus.protocol.questions.question_ids import question_id
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.task_names import name_for
 from agentbus.protocol.timestamps import now
-from agentbus.tasks.follow_ups import tell
+from agentbus.tasks.follow_ups import tell, with_place_note
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.publish import LOST_AFTER_S, Published, publish
 from agentbus.tasks.questions.continued_answers import as_published
@@ -181,7 +181,8 @@ async def _unnoted_answer(bus: Bus, asked: TaskKey, sender: str) -> str | None:
 async def send_answer(bus: Bus, status: TaskStatus, *, sender: str, approve: bool, comment: str) -> Published:
     """Publish the follow-up; repeating the same answer is harmless.
 
-    It goes on in the session of the run that asked, where the agent can; see `continued_answers`.
+    It goes on in the session of the run that asked, where the agent can; see `continued_answers`. `Published.note` says
+    where no worker is alive at its place.
 
     Raises:
         QuestionAnsweredError: it was answered before, with another decision or comment, or by another coordinator.
@@ -191,7 +192,8 @@ async def send_answer(bus: Bus, status: TaskStatus, *, sender: str, approve: boo
     """
     task = follow_up(status, sender=sender, approve=approve, comment=comment)
     task = await as_published(bus, status, task, sender)
-    return await bus.begun.finish(_send(bus, status, task, sender, "approved" if approve else "denied"))
+    sent = await bus.begun.finish(_send(bus, status, task, sender, "approved" if approve else "denied"))
+    return await with_place_note(bus, sent)
 
 
 async def _send(bus: Bus, status: TaskStatus, task: Task, sender: str, decision: str) -> Published:

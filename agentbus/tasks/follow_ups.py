@@ -198,6 +198,14 @@ async def tell(bus: Bus, task: Task, publisher: str) -> None:
         return  # it is on the bus, and is found without that, only later
 
 
+async def with_place_note(bus: Bus, published: Published) -> Published:
+    """Add to a follow-up that was published and waits that no worker is alive at its place, where that is so."""
+    if published.state != "queued" or continuation_of(published.task.model_extra or {}) is None:
+        return published
+    workers = await _workers(bus, published.task.agent)
+    return published if workers is None else replace(published, note=_place_note(published.task, workers))
+
+
 def _place_note(task: Task, workers: Sequence[Presence]) -> str | None:
     """Say that no worker of the place of a follow-up is alive; None where one is, or that place is not known yet."""
     said = continuation_of(task.model_extra or {})

@@ -14,7 +14,7 @@ from agentbus.observability import tracing
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import KV_OPERATION, QUESTIONS, STATE, SUMMARY
 from agentbus.protocol.ledger_entry import Entry, NoEntry, Record, read_entry, summary_of
-from agentbus.protocol.questions.questions_of_entries import waiting_in
+from agentbus.protocol.questions.questions_of_entries import state_of, waiting_in
 from agentbus.protocol.subjects import TaskKey
 
 WRITE_TIMEOUT_S: Final = 10.0
@@ -114,5 +114,12 @@ class Ledger:
 
 def _said_of(entry: Entry) -> dict[str, str]:
     """Return the headers that spare a reader the entry."""
-    found = {SUMMARY: summary_of(entry), QUESTIONS: str(len(waiting_in(entry)) or "")}
+    found = {SUMMARY: summary_of(entry), QUESTIONS: _questions_of(entry)}
     return {name: text for name, text in found.items() if text}
+
+
+def _questions_of(entry: Entry) -> str:
+    """Say how many questions wait, and of how many the run is gone: so it is seen in a header that a run has ended."""
+    waiting = waiting_in(entry)
+    gone = sum(state_of(entry, question) == "interrupted" for question in waiting)
+    return f"{len(waiting)}{f' interrupted={gone}' if gone else ''}" if waiting else ""

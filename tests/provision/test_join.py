@@ -13,7 +13,7 @@ from agentbus.errors import ConfigError
 from agentbus.provision.bundle import Bundle, bundle_text
 from agentbus.provision.bus_folder.folder import BusFolder
 from agentbus.provision.bus_folder.new_bus import create
-from agentbus.provision.join import AgentCommand, join_as_coordinator, join_as_worker, renew
+from agentbus.provision.join import AgentCommand, join_as_coordinator, join_as_worker, preset_command, renew
 from support.harness import run_cli
 from support.installation import FAKE, PLAN
 
@@ -68,6 +68,17 @@ inbox_prefix = "_INBOX_code"
 [coordinator]
 id = "code"
 """
+
+
+@pytest.mark.parametrize(
+    ("preset", "says"),
+    [("claude", 'ask_before = ["Bash(git push*)"]'), ("opencode-acp", 'permissions = "ask"'), ("codex", None)],
+)
+def test_the_configuration_of_an_agent_that_can_ask_says_how(tmp_path: Path, preset: str, says: str | None) -> None:
+    text = join_as_worker(code_bundle(), tmp_path, preset_command(preset)).read_text(encoding="utf-8")
+    before, _, _ = text.partition("\noutput = ")
+    assert before.rpartition("\n")[2].startswith("# ") == (says is not None)
+    assert says is None or says in before.rpartition("\n")[2]
 
 
 def test_joining_overwrites_no_existing_file(tmp_path: Path) -> None:

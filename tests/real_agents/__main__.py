@@ -24,15 +24,15 @@ from agentbus.protocol.json_codec import Json, object_in
 from agentbus.provision.agent_presets import PRESETS
 from agentbus.provision.nats_server import start_server
 from agentbus.visible_text import one_line
-from real_agents.agents import ALL_AGENTS, CASES, CONVERSATIONS, MORE_CASES, PROMPT, cases_of
-from real_agents.conversing import converse, keys_of
+from real_agents.agents import ALL_AGENTS, CASES, CONVERSATIONS, MORE_CASES, PERSON_CASES, PROMPT, cases_of
+from real_agents.conversing import answer_person, converse, keys_of
 from real_agents.judging import Cell, expected, judged, seconds_of
 from real_agents.model_server import model_server
 from real_agents.record import closed_port
 from support.harness import Process, process
 
 ALL_CASES: Final = tuple(
-    case for case in (*CASES, *MORE_CASES, *CONVERSATIONS) if case != "resumed"
+    case for case in (*CASES, *MORE_CASES, *PERSON_CASES, *CONVERSATIONS) if case != "resumed"
 )  # that needs a session
 STALL_S: Final = 30.0
 """The limit of the workers for a run that does nothing: shorter than `long_tool` and `slow` take."""
@@ -88,14 +88,19 @@ class _Runs:
                 task = await self._bus.publish(agent, PROMPT, task_type="test", task_id=task_id)
                 if case == "cancel":
                     await self._cancel(task, worker)
-                result = (await self._result(task)).to_json()
+                if case in PERSON_CASES:
+                    result = await answer_person(self._bus, task, folder, approve=case == "person_approves")
+                else:
+                    result = (await self._result(task)).to_json()
             worker.terminate()
             await worker.exit_code(timeout_s=_READY_S)
         left = [path.name for path in tmp.iterdir() if path.name.startswith("agentbus-")]
         assert not left, f"temporary folders of {agent} are left: {left}"
         if PRESETS[self._name].output == "acp":
             made = (folder / "tasks" / "made_by_the_tool").exists()
-            assert made == (case == "permitted"), f"{agent}: the tool {'has' if made else 'has not'} done its work"
+            assert made == (case in ("permitted", "person_approves")), (
+                f"{agent}: the tool {'has' if made else 'has not'} done its work"
+            )
         self.results[case] = result
         code = object_in(result.get("failure")).get("code") or result["status"]
         print(f"{self._name} {case}: {code}, {result.get('duration_seconds')} s", file=sys.stderr, flush=True)
@@ -126,7 +131,7 @@ class _Runs:
             "workdir": folder / "tasks", "state_dir": folder / "state",
         }  # fmt: skip
         if preset.output == "acp":
-            agent["permissions"] = "allow" if folder.name == "permitted" else "deny"
+            agent["permissions"] = {"permitted": "allow", **dict.fromkeys(PERSON_CASES, "ask")}.get(case, "deny")
         if case in CONVERSATIONS:
             agent |= keys_of(case, self._command)
         if preset.acp_mode:

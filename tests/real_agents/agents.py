@@ -37,6 +37,8 @@ def _write(path: Path, text: str | dict[str, Any]) -> None:
 
 def _claude(home: Path, url: str, case: str) -> Mapping[str, str]:
     _write(home / ".claude.json", {"hasCompletedOnboarding": True, "autoUpdates": False})
+    if case == "hooks_off":
+        _write(home / ".claude" / "settings.json", {"disableAllHooks": True})
     return {
         "ANTHROPIC_BASE_URL": url,
         "ANTHROPIC_API_KEY": "sk-of-the-test",
@@ -178,18 +180,20 @@ CASES: Final = (
 MORE_CASES: Final = ("long_tool", "slow", "permitted", "cancel")
 """Cases of `make real-agents` alone, of which no lines are recorded: a tool that is silent, an answer that is slow, a
 tool that the worker permits, and a task that is cancelled."""
-CONVERSATIONS: Final = ("follow_up", "folder_gone", "unasked", "approved", "not_approved")
+CONVERSATIONS: Final = ("follow_up", "folder_gone", "unasked", "approved", "not_approved", "hooks_off")
 """Cases of `make real-agents` alone with several tasks: see `conversing`."""
-ACP_CASES: Final = ("ok", "tool", "denied", "permitted", "auth", "cancel")
+PERSON_CASES: Final = ("person_approves", "person_denies")
+"""Cases of `make real-agents` alone, over the Agent Client Protocol: a person is asked while the run goes on."""
+ACP_CASES: Final = ("ok", "tool", "denied", "permitted", *PERSON_CASES, "auth", "cancel")
 """What those go through that speak the Agent Client Protocol."""
-MODEL_CASES: Final = {"permitted": "denied", "cancel": "hang"}
+MODEL_CASES: Final = {"permitted": "denied", **dict.fromkeys(PERSON_CASES, "denied"), "cancel": "hang"}
 """What the model does in a case, where it does not have its name."""
 
 
 def cases_of(name: str) -> tuple[str, ...]:
     """Return the cases that an agent goes through."""
     if name == "codex-acp":  # its sandbox refuses without asking
-        return tuple(case for case in ACP_CASES if case not in ("denied", "permitted"))
+        return tuple(case for case in ACP_CASES if case not in ("denied", "permitted", *PERSON_CASES))
     if name in ACP_AGENTS:
         return ACP_CASES
     more = tuple(case for case in MORE_CASES if case not in MODEL_CASES)

@@ -52,7 +52,7 @@ def judged(agent: str, case: str, result: dict[str, Json], ok_s: float, row: dic
     if isinstance(within_s, int) and seconds > within_s + 2 * ok_s:
         wrong.append(f"took longer than {within_s} s and twice as long as a run takes")
     denied = bool(object_in(result.get("run")).get("denied"))
-    if agent.endswith("-acp") and denied != (case == "denied"):
+    if agent.endswith("-acp") and denied != (case in ("denied", "person_denies")):
         wrong.append(f"{'names' if denied else 'does not name'} a denied call")
     if found := result.get("wrong"):
         wrong.append(str(found))

@@ -13,7 +13,7 @@ from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.approvals import follow_up
 from support.harness import run_cli, worker, worker_toml
 from support.jobs import ASKS_UNLESS_ANSWERED, settled, text
-from support.mcp_harness import settle
+from support.mcp_harness import data_of, in_memory, settle
 
 QUESTION = "status=needs_approval\nmay I delete the branch release/1.0?\n"
 
@@ -61,6 +61,24 @@ async def test_the_same_answer_again_is_harmless_and_another_one_is_refused(coor
         ):
             await coordinator.task("a").answer(approve=approve, comment=comment)
     assert (await told(coordinator))["payload"]["content"]["decision"] == "approved"
+
+
+async def test_who_answers_is_told_that_no_worker_is_alive_where_the_session_is(
+    coordinator: Coordinator, server: NatsServer
+) -> None:
+    run: Any = {"format": "claude", "session": "s1", "place": "0123456789abcdef-01234567"}
+    for task_id in ("a", "b", "c"):
+        task = (await coordinator.publish("code", "clean up", task_type="clean_up", task_id=task_id)).message
+        await settle(coordinator, task_id, QUESTION, status="needs_approval", task=task, extra={"run": run})
+    note = (await coordinator.task("a").answer(approve=True)).note
+    assert note is not None
+    assert note.startswith("no worker is alive where the session of a is")
+    assert note.endswith("then a new session gets the earlier task and its result")
+    ran = await run_cli("question", "answer", "code/b", "--deny", "--nats-url", server.url)
+    assert (ran.code, ran.err.splitlines()) == (0, [note.replace("session of a", "session of b")])
+    async with in_memory(server.url) as client:
+        answered = data_of(await client.call_tool("answer_approval", {"task_id": "code/c", "approve": True}))
+    assert answered["note"] == note.replace("session of a", "session of c")
 
 
 async def test_only_a_task_that_asks_can_be_answered(coordinator: Coordinator) -> None:

@@ -24,9 +24,11 @@ from agentbus.protocol.json_codec import encode
 from agentbus.protocol.outcomes.run_report import Run, Usage
 from agentbus.provision.nats_server import NatsServer, start_server
 from agentbus_worker.metrics import PrometheusMetrics
+from support.acp_driver import AGENT
+from support.answering import answer, waiting
 from support.free_ports import free_port
 from support.harness import BOUND_S, Process, eventually, process, run_python, worker, worker_toml
-from support.jobs import acknowledged, pid_from, publish, settled, short_lease
+from support.jobs import acknowledged, agent_keys, pid_from, publish, settled, short_lease
 from support.pace import at_this_pace
 from support.scraping import MONITORING, documented, get, of_openmetrics, registered, scrape, until, url_of
 
@@ -89,6 +91,23 @@ async def test_running_and_waiting_tasks_are_shown_while_they_run_and_wait(
     assert idle.value("agentbus_worker_bus_connected") == 1
     assert after.value("agentbus_worker_slots_taken") == 0
     assert sum(after.value("agentbus_worker_tasks_settled_total", status=status) for status in STATUSES) == 6
+
+
+async def test_questions_that_are_open_are_shown_until_they_are_answered(
+    tmp_path: Path, server: NatsServer, coordinator: Coordinator
+):
+    config = worker_toml(tmp_path, server.url, chat_cmd=[*AGENT, "ask_twice"], metrics={"port": 0})
+    async with worker(agent_keys(config, output="acp", permissions="ask")) as child:
+        url = await url_of(child)
+        assert (await scrape(url)).value("agentbus_worker_questions_open") == 0
+        task_id = await publish(coordinator, "x")
+        await until(url, 2, "agentbus_worker_questions_open")
+        one, other = await waiting(coordinator, task_id, 2)
+        await answer(coordinator, task_id, one, allow=True)
+        await until(url, 1, "agentbus_worker_questions_open")
+        await answer(coordinator, task_id, other, allow=False)
+        await settled(coordinator, task_id)
+        await until(url, 0, "agentbus_worker_questions_open")
 
 
 async def test_the_backlog_is_the_number_of_tasks_behind_the_last_delivery(

@@ -49,12 +49,20 @@ _EVENTS: Final[dict[Event, tuple[str, str]]] = {
     "reconnect": ("bus_reconnects", "How often the connection to the bus came back."),
 }
 Reading: TypeAlias = Literal[
-    "slots_taken", "slots_lost", "tasks_held", "backlog_tasks", "outbox_entries", "bus_connected", "paused"
+    "slots_taken",
+    "slots_lost",
+    "tasks_held",
+    "questions_open",
+    "backlog_tasks",
+    "outbox_entries",
+    "bus_connected",
+    "paused",
 ]
 _READINGS: Final[dict[Reading, str]] = {
     "slots_taken": "Tasks whose command runs, or is about to, and lost slots.",
     "slots_lost": "Slots held by commands that could not be ended.",
     "tasks_held": "Tasks that are claimed and not settled yet.",
+    "questions_open": "Questions of runs that wait for a person.",
     "backlog_tasks": "Tasks that waited behind the last one delivered; 0 while a slot is free.",
     "outbox_entries": "Outcomes on disk that the bus may not know yet.",
     "bus_connected": "Whether there is a connection to the bus.",

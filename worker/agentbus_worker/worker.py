@@ -177,6 +177,7 @@ class Worker:
                     group.create_task(self._patrol(local.children)),
                 ]
                 running: set[asyncio.Task[None]] = set()
+                local.metrics.show("questions_open", lambda: context.waiting.questions)
                 handler = self._handler(context, group, running)
                 intake = Intake(bus, config, self._slots, self._pause, handler, follow_ups)
                 taking = group.create_task(intake.run())
@@ -270,9 +271,8 @@ class Worker:
             return await claim(context, delivery)
         except (BusError, OSError, MemoryError) as error:
             log.warning("a task could not be claimed: %s; it will be delivered again", error)
-            delay_s = kept_back_s(context, delivery, error)
             with suppress(BusUnavailableError):
-                await delivery.nak(delay_s)
+                await delivery.nak(kept_back_s(context, delivery, error))
             return None
 
     async def _drain(self, running: set[asyncio.Task[None]]) -> None:

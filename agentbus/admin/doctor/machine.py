@@ -13,7 +13,7 @@ from typing import Final
 from agentbus.admin.doctor.agent.agent_output import check_command
 from agentbus.admin.doctor.finding import Finding, failed, ok, warning
 from agentbus.bus.topology import ACK_WAIT_S
-from agentbus.config.programs import find_program
+from agentbus.config.agent_commands.programs import find_program
 from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import ConfigError
 

@@ -91,10 +91,14 @@ async def _answer(bus: "Coordinator", *, question_id: str, approve: bool, commen
         sent = answered.follow_up
         if answered.known:
             output.remark(f"the same answer was sent before; {sent.id} is {sent.state_at_publish}")
-        await warn_without_worker(bus, sent.agent)
+        if sent.note is not None:
+            output.remark(sent.note)
+        await warn_without_worker(bus, sent.agent, only_paused=sent.note is not None)
         output.json_line(sent.message.to_json())
         return
     if answered.known:
         output.remark("the same answer was given before")
     if answered.status is not None:
+        if answered.status.state == "queued":  # its run was interrupted, and the answer is kept for the next one
+            await warn_without_worker(bus, answered.status.agent)
         output.json_line(answered.status.to_json())

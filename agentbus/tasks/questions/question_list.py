@@ -49,7 +49,8 @@ class _Asking(Wanted):
         if key is not None and key.id.endswith(ANSWER_SUFFIX):
             self.answers.add((key.agent, key.id))
         state = entry.headers.get(STATE)
-        asks = state in (None, "needs_approval") or (state in ("queued", "working") and QUESTIONS in entry.headers)
+        # What runs is read in any case: a worker of an earlier version that took a task over says nothing of questions.
+        asks = state in (None, "needs_approval", "working") or (state == "queued" and QUESTIONS in entry.headers)
         return asks and Wanted.may_be(self, entry)
 
     def is_met_by(self, found: TaskStatus) -> bool:

@@ -73,8 +73,8 @@ def _on_backlog_change(changed: Callable[[], None]) -> Callable[[Delivery | None
 
 
 def _on_question(changed: Callable[[], None]) -> Callable[[Delivery | None], None]:
-    """Make a listener for the ledger that calls `changed` when something is asked or answered, or asks no more."""
-    asking: dict[str, str] = {}  # the entries that ask, and how many questions: renewals change nothing of it
+    """Make a listener for the ledger that calls `changed` when something is asked, answered or interrupted, or over."""
+    asking: dict[str, str] = {}  # the entries that ask, how many questions, of runs that are there and that are gone
 
     def listener(message: Delivery | None) -> None:
         if message is None:

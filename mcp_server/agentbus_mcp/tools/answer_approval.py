@@ -56,8 +56,9 @@ def answer_approval_tool(bus_link: BusLink) -> Tool:
 
 async def _of_follow_up(coordinator: Coordinator, sent: PublishedTask, decision: str) -> Answered:
     agents = await agents_status(coordinator)
+    offline = agents.offline_note([sent.agent]) if sent.state_at_publish == "queued" else None
     return Answered(
-        note=agents.offline_note([sent.agent]) if sent.state_at_publish == "queued" else None,
+        note=sent.note or offline,
         decision=decision,
         task_id=sent.id,
         agent=sent.agent,

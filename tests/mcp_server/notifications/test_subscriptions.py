@@ -377,6 +377,7 @@ async def test_questions_are_told_when_they_are_asked_and_answered_and_not_when_
             end_asking,
             answer_all,
             lambda: run.ask("Bash", "git tag"),
+            run.lose,
             lambda: settle(coordinator, "a"),
         ):
             await step()

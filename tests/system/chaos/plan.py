@@ -37,11 +37,14 @@ KINDS: Final[Mapping[str, Kind]] = {
     "setsid": Kind(7),
     "stubborn": Kind(6),
     "talk": Kind(0),
+    "ask": Kind(0),
 }
 
 TALKER: Final = "talk"
 """The agent whose tasks are conversations: each begins a session, and follow-ups go on with it."""
 _FOLLOW_UPS: Final = 2
+ASKER: Final = "ask"
+"""The agent whose tasks ask a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class Plan:
         copies: of each stream. With three there are three servers, and the faults `meta`, `tasks`, `results` and
             `ledger` kill the one that leads JetStream or that stream.
         conversations: how many there are, each a task and its follow-ups.
+        questions: how many tasks ask a person.
         one_account: one server has one account and one ledger for all, in place of one of each for each party.
     """
 
@@ -105,12 +109,14 @@ class Plan:
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
     copies: int = 1
     conversations: int = 0
+    questions: int = 0
     one_account: bool = False
 
     @property
     def all_agents(self) -> tuple[str, ...]:
-        """Those that get any task, and the one that has conversations, if there are any."""
-        return (*self.agents, TALKER) if self.conversations else self.agents
+        """Those that get any task, the one that has conversations and the one that asks, if there are any."""
+        more = {TALKER: self.conversations, ASKER: self.questions}
+        return (*self.agents, *(agent for agent, count in more.items() if count))
 
     @property
     def workers(self) -> Mapping[str, str]:
@@ -128,6 +134,7 @@ class Plan:
         tasks = [self._task(rng, number) for number in range(self.tasks)]
         for _ in range(self.conversations):
             tasks += self._conversation(rng, len(tasks))
+        tasks += [self._question(rng, number) for number in range(len(tasks), len(tasks) + self.questions)]
         faults = [self._fault(rng, kind) for kind, count in self.faults.items() for _ in range(count)]
         return tasks, sorted(faults, key=lambda fault: fault.at_s)
 
@@ -155,6 +162,12 @@ class Plan:
                 PlannedTask(f"chaos-{step:04d}-talk", TALKER, "talk", step, when_s, again=again, continues=before)
             )
         return tasks
+
+    def _question(self, rng: random.Random, number: int) -> PlannedTask:
+        """A task that asks a person once in each run; a few are cancelled meanwhile."""
+        at_s, cancel_after_s = rng.uniform(0, 0.9 * self.storm_s), rng.uniform(0, 4) if rng.random() < 0.1 else None
+        name = f"chaos-{number:04d}-ask"
+        return PlannedTask(name, ASKER, "ask", number, at_s, again=rng.random() < 0.1, cancel_after_s=cancel_after_s)
 
     def _fault(self, rng: random.Random, kind: FaultKind) -> Fault:
         shortest_s, longest_s = {
@@ -191,7 +204,7 @@ def full(seed: int) -> Plan:
         "unread": 9,
         "vanish": 6,
     }
-    return Plan(seed, faults, conversations=30)
+    return Plan(seed, faults, conversations=30, questions=60)
 
 
 def short(seed: int) -> Plan:
@@ -206,6 +219,7 @@ def short(seed: int) -> Plan:
         lease_s=2,
         task_timeout_s=8,
         conversations=4,
+        questions=8,
     )
 
 

@@ -23,7 +23,8 @@ from system.chaos.command import Program
 from system.chaos.faults import Fault
 from system.chaos.fleet import Events, Fleet, Replica
 from system.chaos.ground import Ground, OneServer, ThreeServers
-from system.chaos.plan import FRAGILE_WORKER, PROGRAMS, TALKER, Plan, PlannedTask
+from system.chaos.person import Person
+from system.chaos.plan import ASKER, FRAGILE_WORKER, PROGRAMS, TALKER, Plan, PlannedTask
 from system.chaos.reruns import NONE, begun_during, counts, reruns
 from system.chaos.users import RIGHTS
 from system.chaos.verdict import Account, check, executions, longest_recovery, longest_silence_s, recovery_after_restart
@@ -50,6 +51,7 @@ class Storm:
         self._rng = random.Random(plan.seed + 1)
         self._events = Events(folder / "events.log")
         self._record = folder / "executions"
+        self._uses = folder / "uses"
         self._programs = {agent: Program(folder / "programs" / agent) for agent in plan.all_agents}
         self._ground: Ground = (ThreeServers if plan.copies > 1 else OneServer)(plan, folder, self._events)
         self._published: set[str] = set()
@@ -61,6 +63,7 @@ class Storm:
         self._unsettled = {task.task_id: task for task in self._tasks}
         self._quiet_since = 0.0
         self._coordinator: Coordinator
+        self._person: Person
 
     async def run(self) -> Account:
         """Run the whole storm. Defer no process behind, also after an error."""
@@ -70,7 +73,9 @@ class Storm:
             async with self._ground.coordinator() as self._coordinator:
                 await self._prepare()
                 fleet.start()
-                async with _while_running(self._watch()), _while_running(self._tell()):
+                self._person = Person(self._coordinator, self._events, self._plan.seed + 2, self._insist)
+                beside = [self._watch(), self._tell(), *([self._person.run()] if self._plan.questions else [])]
+                async with _while_running(*beside):
                     await self._blow(fleet)
                     await self._settle()
                     await self._watched_all()
@@ -110,13 +115,15 @@ class Storm:
         for name, agent in self._plan.workers.items():
             nats = self._ground.nats(name)
             command = [str(self._programs[agent].path), *python, str(self._record)]
+            if agent == ASKER:
+                command = [*command[:-2], str(PROGRAMS / "asking_agent.py"), command[-1], str(self._uses)]
             (self._folder / name).mkdir()
             config = worker_toml(
                 self._folder / name,
                 str(nats.pop("url")),
                 agent=agent,
                 nats=nats,
-                chat_cmd=[*command, "{input}"],
+                chat_cmd=command if agent == ASKER else [*command, "{input}"],
                 log={"dir": self._folder / f"logs-{agent}"},
                 worker={
                     "state_dir": self._folder / "state",
@@ -126,8 +133,11 @@ class Storm:
                     "drain_timeout_seconds": _DRAIN_S,
                     "reconnect_time_wait_seconds": 0.2,
                     "max_attempts": 20,
+                    **({"open_questions": 2} if agent == ASKER else {}),
                 },
             )
+            if agent == ASKER:
+                agent_keys(config, output="acp", permissions="ask")
             if agent == TALKER:
                 agent_keys(config, output="claude", resume_cmd=[*command, "--resume", "{session}", "{input}"])
 
@@ -315,7 +325,7 @@ class Storm:
         ran = executions(self._record)
         async with self._ground.administrator() as administrator:
             account = await check(self._coordinator, administrator, self._tasks, ran, self._seen)
-        account.wrong += wrong
+        account.wrong += [*wrong, *await self._person.faults(self._tasks, self._uses)]
         stored = {name: at for _, at, name in self._watched}
         if (missed := int(account.numbers["results"]) - len(stored)) or len(stored) < len(self._watched):
             repeated = len(self._watched) - len(stored)
@@ -326,6 +336,8 @@ class Storm:
         count = self._events.counts.get
         silence_s = longest_silence_s(self._ground.deaths, stored.values())
         account.numbers |= {
+            "questions answered": count("answer", 0),
+            "answers that came late": count("late answer", 0),
             "cancel wishes": sum(1 for state in self._seen.values() if state in ("working", "cancelled")),
             "publisher retries": self._retries,
             "workers killed": count("kill", 0),
@@ -353,16 +365,18 @@ class Storm:
 
 
 @asynccontextmanager
-async def _while_running(work: Awaitable[None]) -> AsyncGenerator[None]:
+async def _while_running(*works: Awaitable[None]) -> AsyncGenerator[None]:
     """Run something beside the block that never ends by itself; if it fails, so does the block."""
-    task = asyncio.ensure_future(work)
+    tasks = {asyncio.ensure_future(work) for work in works}
     try:
         yield
-        if task.done():
-            task.result()
+        for task in tasks:
+            if task.done():
+                task.result()
     finally:
-        task.cancel()
-        await asyncio.wait({task})
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 async def run_storm(plan: Plan, *, say: Callable[[str], None] = lambda _: None, keep: bool | None = None) -> Account:

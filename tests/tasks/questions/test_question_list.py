@@ -8,6 +8,8 @@ import pytest
 from agentbus import AskedQuestion, Coordinator, connect
 from agentbus.bus.setup import set_up
 from agentbus.errors import MessageError
+from agentbus.protocol import subjects
+from agentbus.protocol.headers import QUESTIONS, STATE
 from agentbus.protocol.messages import Task
 from agentbus.provision.nats_server import NatsServer, run_server
 from support.asking_worker import ASKED_AT, UNTIL, asking
@@ -113,6 +115,27 @@ async def test_a_question_outlives_the_claim_of_its_run_as_interrupted(coordinat
         ("back", "queued", "interrupted"),
         ("lost", "working", "interrupted"),
     ]
+
+
+async def test_what_a_worker_of_an_earlier_version_has_taken_over_is_listed_and_answered(
+    coordinator: Coordinator,
+) -> None:
+    """Such a worker keeps the questions, which it does not know, and says nothing of them in a header."""
+    run = await asking(coordinator, "a", "git push")
+    await run.lose()
+    record = await run.record()
+    await coordinator.bus.store(
+        subjects.state(run.key),
+        record.entry.model_dump_json(exclude_none=True).encode(),
+        expected_revision=record.revision,
+        headers={STATE: "working"},
+    )
+    assert QUESTIONS not in (await run.record()).headers
+    [found] = (await coordinator.questions()).questions
+    assert (found.id, found.state) == (f"code/a#{run.nonce[:8]}-1", "interrupted")
+    assert [one.id for one in (await coordinator.questions(agent="code")).questions] == [found.id]
+    await coordinator.answer_question(found.id, approve=True)
+    assert await ids(coordinator) == []
 
 
 async def test_what_is_cancelled_or_over_asks_nothing(coordinator: Coordinator) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -211,6 +212,8 @@ def test_the_settings_are_named_before_what_is_no_option() -> None:
         ({"chat_cmd": ["sh", "-c", "claude -p"]}, "chat_cmd runs a shell"),
         ({"chat_cmd": ["claude", "-p", "--settings", "x.json"]}, "chat_cmd has --settings"),
         ({"resume_cmd": ["claude", "--settings=x", "--resume", "{session}"]}, "resume_cmd has --settings"),
+        ({"chat_cmd": ["/usr/bin/sudo", "-u", "agent", "claude", "-p"]}, "runs the agent as another user (sudo), who"),
+        ({"chat_cmd": ["setpriv", "--reuid=agent", "--", "claude", "-p"]}, "cannot read the settings of ask_before"),
         ({"ask_before": ["Bash(git push"]}, "is no pattern of a tool"),
         ({"ask_before": ["Bash(a\nb)"]}, "is no pattern of a tool"),
         ({"ask_before": ["Bash"] * 65}, "at most 64"),
@@ -222,5 +225,6 @@ def test_a_configuration_that_could_not_ask_is_refused(keys: dict[str, Any], sai
     AgentSection.model_validate(
         {**known, "chat_cmd": ["sh", "-c", "claude --settings {settings}"], "ask_before": [PUSH]}
     )
-    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+    AgentSection.model_validate({**known, "chat_cmd": ["setpriv", "--no-new-privs", "claude", "-p"]})
+    with pytest.raises(ValueError, match=re.escape(said)):
         AgentSection.model_validate({**known, "ask_before": [PUSH], **keys})

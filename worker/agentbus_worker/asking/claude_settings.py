@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from agentbus.config.agent_commands.ask_before import SETTINGS_PLACEHOLDER
 from agentbus.config.private_files import write_private
-from agentbus.config.worker_schema import SETTINGS_PLACEHOLDER, AgentSection
+from agentbus.config.worker_schema import AgentSection
 from agentbus.errors import MachineFaultError
 from agentbus.protocol.json_codec import Json, object_in
 from agentbus_worker.asking import hook

@@ -105,6 +105,7 @@ class RunQuestions:
             return
         self._asked += 1
         self._open[asked.id] = one = _Open(asked, self._asked)
+        context.waiting.questions += 1
         task = asyncio.create_task(self._ask(one))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
@@ -115,6 +116,7 @@ class RunQuestions:
                 self._give(one, answer)
         finally:
             del self._open[one.asked.id]
+            self._context.waiting.questions -= 1
             if not self._open:
                 self._context.waiting.leave(self)
 

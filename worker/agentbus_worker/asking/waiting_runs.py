@@ -8,11 +8,13 @@ class WaitingRuns:
 
     Attributes:
         stopping: whether the worker stops, and no run may wait any more.
+        questions: how many are open, of all runs.
     """
 
     def __init__(self) -> None:
         self._runs: dict[object, Callable[[], None]] = {}
         self.stopping = False
+        self.questions = 0
 
     def enter(self, run: object, on_stop: Callable[[], None], most: int) -> bool:
         """Note that a run waits; returns False if there are as many as there may be.

@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from agentbus.config.agent_commands.ask_before import SETTINGS_PLACEHOLDER
+from agentbus.config.agent_commands.programs import program_from_anywhere
 from agentbus.config.private_files import open_private
-from agentbus.config.programs import program_from_anywhere
 from agentbus.config.worker_schema import (
     INPUT_FILE_PLACEHOLDER,
     INPUT_PLACEHOLDER,
     SESSION_PLACEHOLDER,
-    SETTINGS_PLACEHOLDER,
     TASK_ID_PLACEHOLDER,
     WORKDIR_PLACEHOLDER,
     AgentSection,

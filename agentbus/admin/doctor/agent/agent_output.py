@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Final
 
+from agentbus.admin.doctor.agent.claude_hooks import check_asking
 from agentbus.admin.doctor.check_context import CheckContext
 from agentbus.admin.doctor.finding import Finding, ok, warning
 from agentbus.config.worker_schema import SESSION_PLACEHOLDER, AgentSection
@@ -144,12 +145,7 @@ def _check_known(agent: AgentSection, name: str, options: str, folder: Path) -> 
     if not may_more:
         yield ok("rights", f"{name} {known.rights}")
     yield from _check_resuming(agent.resume_cmd, name, known, may_more=may_more)
-    if agent.ask_before and agent.resume_cmd is None:
-        yield warning(
-            "ask_before",
-            f"{name} asks before some calls, and there is no resume_cmd: an answer begins the task anew",
-            "give [agent] the resume_cmd of the preset, so that an approval runs the very call",
-        )
+    yield from check_asking(agent, name, folder)
 
 
 def _check_placeholder(agent: AgentSection) -> Iterator[Finding]:

@@ -151,6 +151,37 @@ async def test_the_newest_result_of_an_agent_that_was_read_as_text_is_warned_of_
     assert "has not the form of claude" in finding["text"]
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "words", "where"),
+    [
+        ("home/.claude/settings.json", '{"disableAllHooks": true}', [], "disableAllHooks in"),
+        ("here/.claude/settings.local.json", '{"disableAllHooks": true}', [], "settings.local.json"),
+        ("here/.claude/settings.json", '{"disableAllHooks": false}', [], None),
+        ("here/.claude/settings.json", "[[", [], None),
+        ("here/README", "", ["--bare"], "its option --bare"),
+    ],
+)
+def test_a_worker_that_asks_where_hooks_are_off_gets_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, text: str, words: list[str], where: str | None
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("CLAUDE_CONFIG_DIR", raising=False)
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    preset = PRESETS["claude"]
+    keys = {"id": "code", "chat_cmd": [*preset.command, *words], "resume_cmd": list(preset.resume or ()),
+            "prompt_via": "stdin", "output": "claude"}  # fmt: skip
+    assert "ask_before" not in {
+        finding.check for finding in check_command(AgentSection.model_validate(keys), tmp_path / "here")
+    }
+    section = AgentSection.model_validate({**keys, "ask_before": ["Bash(git push*)"]})
+    told = [finding.text for finding in check_command(section, tmp_path / "here") if finding.check == "ask_before"]
+    assert bool(told) == (where is not None)
+    for text_told in told:
+        assert str(where) in text_told
+        assert "claude denies the calls that ask_before names, and no person is asked" in text_told
+
+
 def test_an_agent_that_asks_and_cannot_go_on_with_its_session_gets_a_warning():
     keys = {"id": "code", "chat_cmd": list(PRESETS["claude"].command), "prompt_via": "stdin", "output": "claude"}
     asking = {**keys, "ask_before": ["Bash(git push*)"]}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agentbus.config.programs import find_program, program_from_anywhere
+from agentbus.config.agent_commands.programs import find_program, program_from_anywhere
 from agentbus.errors import ConfigError
 
 pytestmark = pytest.mark.posix("a file is executable by its mode")
