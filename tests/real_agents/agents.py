@@ -180,7 +180,7 @@ CASES: Final = (
 MORE_CASES: Final = ("long_tool", "slow", "permitted", "cancel")
 """Cases of `make real-agents` alone, of which no lines are recorded: a tool that is silent, an answer that is slow, a
 tool that the worker permits, and a task that is cancelled."""
-CONVERSATIONS: Final = ("follow_up", "folder_gone", "unasked", "approved", "not_approved", "hooks_off")
+CONVERSATIONS: Final = ("follow_up", "folder_gone", "unasked", "approved", "not_approved", "hooks_off", "bare")
 """Cases of `make real-agents` alone with several tasks: see `conversing`."""
 PERSON_CASES: Final = ("person_approves", "person_denies")
 """Cases of `make real-agents` alone, over the Agent Client Protocol: a person is asked while the run goes on."""

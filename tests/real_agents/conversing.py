@@ -23,20 +23,20 @@ _COMMENT: Final = "not on a Friday"
 
 def keys_of(case: str, command: list[str]) -> dict[str, Any]:
     """Return the keys of a worker of such a case."""
-    asks = {"ask_before": [_ASK_BEFORE]} if case in ("approved", "not_approved", "hooks_off") else {}
+    asks = {"ask_before": [_ASK_BEFORE]} if case in ("approved", "not_approved", "hooks_off", "bare") else {}
     return {"resume_cmd": [*command, "--resume", "{session}"], **asks}
 
 
 async def converse(bus: Coordinator, agent: str, case: str, folder: Path, model: str) -> dict[str, Json]:
     """Run the tasks of a case, which a worker in `folder` waits for; returns the last result."""
     made = folder / "tasks" / "made_by_the_tool"
-    asks = PROMPT if case in ("unasked", "approved", "not_approved", "hooks_off") else f"{SAID}{_WORD}."
+    asks = PROMPT if case in ("unasked", "approved", "not_approved", "hooks_off", "bare") else f"{SAID}{_WORD}."
     task = await bus.publish(agent, asks, task_type="test", task_id=case.replace("_", "-"))
     first = await _result(task)
     match case:
         case "unasked":
             return _told(first, [] if made.exists() else ["the tool has not done its work"])
-        case "hooks_off":  # no person is asked, and nothing is done
+        case "hooks_off" | "bare":  # no person is asked, and nothing is done
             wrong = ["the tool has done its work"] if made.exists() else []
             denied = object_in(first.get("run")).get("denied")
             return _told(first, wrong if denied else [*wrong, "does not name a denied call"])
@@ -93,16 +93,15 @@ async def _answered(task: TaskHandle, first: dict[str, Json], case: str, made: P
 
 async def answer_person(bus: Coordinator, task: TaskHandle, folder: Path, *, approve: bool) -> dict[str, Json]:
     """Wait until a run asks, answer it while it goes on, and return the result of its task."""
-    made, wrong = folder / "tasks" / "made_by_the_tool", list[str]()
-    waited = await bus.wait([task], on_question=lambda _: True)
-    for status in waited.pending.values():
+    made, wrong, answered = folder / "tasks" / "made_by_the_tool", list[str](), set[str]()
+    while (await bus.wait([task], on_question=lambda _: True)).pending:  # OpenCode asks twice
         for question in (await bus.questions(agent=task.agent)).questions:
-            if made.exists():
+            if made.exists() and not answered:
                 wrong.append("the tool has done its work before it was approved")
-            if question.folder != str(folder / "tasks") and question.status.task_id == status.task_id:
-                wrong.append(f"it asks in {question.folder}")
-            await bus.answer_question(question.id, approve=approve, comment="" if approve else _COMMENT)
-    if not waited.pending:
+            if question.id not in answered:
+                await bus.answer_question(question.id, approve=approve, comment="" if approve else _COMMENT)
+                answered.add(question.id)
+    if not answered:
         wrong.append("has not asked")
     result = await _result(task)
     if made.exists() != approve:

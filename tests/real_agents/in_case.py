@@ -45,7 +45,8 @@ def main(name: str, tools: str, homes: str, url: str, closed: str, *prompt: str)
         words = [word.replace("{session}", prompt[1]) for word in PRESETS[name].resume or ()]
         prompt = prompt[2:]
     if case in CONVERSATIONS:
-        words += [*prompt, *(AGENTS[name].allowing if case == "unasked" else ())]
+        words += [*prompt, *(AGENTS[name].allowing if case in ("unasked", "hooks_off", "bare") else ())]
+        words += ["--bare"] if case == "bare" else []
     words = [word.replace("{input}", "".join(prompt)) for word in words]
     os.execvpe(words[0], words, environment)
 

@@ -26,7 +26,7 @@ FORBIDDEN_COMMAND: Final = "touch ../made_by_the_tool"
 
 LONG_COMMAND: Final = "timeout 40 tail -f /dev/null; " + COMMAND
 """A tool that is silent for longer than a run of `make real-agents` may go without doing anything."""
-TOUCHING: Final = ("denied", "unasked", "approved", "not_approved")
+TOUCHING: Final = ("denied", "unasked", "approved", "not_approved", "hooks_off", "bare")
 _USES_A_TOOL: Final = ("tool", "long_tool", *TOUCHING)
 SAID: Final = "The word of today is "
 _WORD: Final = re.compile(SAID.encode() + rb"([a-z]+)")
