@@ -165,7 +165,7 @@ class OverviewReader:
             wanted,
             running=_MAX_RUNNING,
             settled=self._recent,
-            open_tasks={one.agent: one.in_queue for one in agents},
+            in_work={one.agent: one.unacknowledged for one in agents},
         )
 
 

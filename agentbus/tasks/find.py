@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
+from weakref import WeakKeyDictionary
 
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.ordered_consumer import OrderedConsumer
@@ -16,6 +17,7 @@ from agentbus.protocol.ledger_entry import Record, read_entry
 from agentbus.protocol.stored_message import StoredMessage
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.task_names import TaskQuery
+from agentbus.shared_work import SharedWork
 from agentbus.tasks.ledger import Ledger
 
 READS_AT_ONCE: Final = 16
@@ -72,6 +74,10 @@ class _Candidates:
         return next(iter(self.readable.values()))
 
 
+_looks: WeakKeyDictionary[Bus, SharedWork[_Candidates]] = WeakKeyDictionary()
+"""The look-ups that are under way over a connection."""
+
+
 async def find(bus: Bus, query: TaskQuery) -> Record:
     """Read the ledger entry of a task.
 
@@ -104,7 +110,7 @@ async def _find(bus: Bus, query: TaskQuery) -> Record:
             return found
     else:
         keys = subjects.states_of_task(query.id, owner=owner)
-        if candidates := await _candidates(bus, query.id, keys, by_sequence=owner == COORDINATOR):
+        if candidates := await _shared(bus, query.id, keys, by_sequence=owner == COORDINATOR):
             return candidates.the_one()
     if query.owner is None and (others := await _of_others(bus, query.id, agent, looked_at=owner)):
         return others.the_one()
@@ -127,6 +133,12 @@ def _not_found(query: TaskQuery) -> TaskNotFoundError:
     return TaskNotFoundError(
         f"no task {query.id}{where}{whose} is known on this bus; ids are kept for 38 days by default"
     )
+
+
+async def _shared(bus: Bus, task_id: str, keys: str, *, by_sequence: bool) -> _Candidates:
+    """Read the same as `_candidates`, once for all who ask in the same moment: it may ask a hundred ledgers."""
+    looks = _looks.setdefault(bus, SharedWork[_Candidates]())
+    return await looks.do((keys, by_sequence), lambda: _candidates(bus, task_id, keys, by_sequence=by_sequence))
 
 
 async def _candidates(bus: Bus, task_id: str, *patterns: str, by_sequence: bool = True) -> _Candidates:

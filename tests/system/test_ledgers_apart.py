@@ -1,6 +1,7 @@
 """Each party of a bus of `agentbus init` has a ledger of its own: what one writes into it holds up no other one."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -342,6 +343,8 @@ async def set_up_by_command(own: OwnBus, *agents: str) -> str:
     words = [word for agent in agents for word in ("--agent", agent)]
     ran = await run_cli("setup", "--config", str(own.folder.administrator), *words)
     assert ran.code == 0, ran.err
+    names = [json.loads(line)["name"] for line in ran.out.splitlines()]
+    assert len(names) == len(set(names)), "nothing is told twice"
     return ran.err
 
 

@@ -16,6 +16,7 @@ from agentbus.bus.wanted.ledgers import Ledgers
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.parties.ledger_streams import ledger_of, narrowed, party_in, party_of_stream
+from agentbus.shared_work import SharedWork
 
 _UNDIVIDED_FOR_S: Final = 1.0
 _NOT_TOLD_FOR_S: Final = 60.0
@@ -49,6 +50,7 @@ class _Known:
         hidden: the streams that this user may not read, and when that was learned: the server logs each refusal.
         agents: the agents that have a ledger, as they were listed last.
         listed_at: when that was.
+        readings: of the streams that take a subject, shared by those who ask in the same moment.
     """
 
     divided: bool | None = None
@@ -57,6 +59,7 @@ class _Known:
     hidden: dict[str, float] = field(default_factory=dict[str, float])
     agents: tuple[str, ...] = ()
     listed_at: float = -math.inf
+    readings: SharedWork[list[StreamInfo]] = field(default_factory=SharedWork[list[StreamInfo]])
 
     def is_undivided(self, bus: Bus) -> bool:
         """Whether there was one ledger a moment ago, and no reconnect since."""
@@ -94,7 +97,8 @@ async def agent_ledgers(bus: Bus) -> list[StreamInfo] | None:
     known = _known_of(bus)
     if known.is_undivided(bus):
         return None
-    found = await _read(bus, known, subjects.STATE_SUBJECTS)
+    # With a hundred agents the answer has 85 kB, and reading it costs the client as much as a page of a list.
+    found = await known.readings.do(subjects.STATE_SUBJECTS, lambda: _read(bus, known, subjects.STATE_SUBJECTS))
     if not known.divided:
         return None
     ledgers = [info for info in found if agent_of_ledger(info) is not None]
@@ -139,7 +143,8 @@ async def is_divided(bus: Bus) -> bool:
     if known.divided or known.is_undivided(bus):
         return known.divided is True
     # The main coordinator has a ledger wherever agents have. So one stream answers, and not that of each agent.
-    if found := await _read(bus, known, subjects.mcp_tasks(subjects.COORDINATOR)):
+    wanted = subjects.mcp_tasks(subjects.COORDINATOR)
+    if found := await known.readings.do(wanted, lambda: _read(bus, known, wanted)):
         return _is_divided(found)
     return await agent_ledgers(bus) is not None
 

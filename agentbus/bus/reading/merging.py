@@ -32,9 +32,12 @@ _LEAST_OF_MANY: Final = 2
 _ASKED_AT_ONCE: Final = 32
 """How many streams are asked for single entries at the same time: that costs the server less than a window."""
 _SLICES: Final = 3
-"""How often entries are read one by one, in spans of time that are estimated anew, before windows are read instead."""
+"""How many spans of time may have less than half of what is wanted, before windows are read instead."""
 _ROOM: Final = 1.25
 """How much more than what is wanted a span of time is to hold: another one would ask each stream once more."""
+_SAMPLE: Final = 6
+"""How many streams are asked first below a cursor: what they hold in all tells little of what they got there."""
+_NARROWEST: Final = 1_000
 _WIDEST: Final = 16
 """How many times as long as the span before a span is, at most."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -83,7 +86,8 @@ class MergedReader:
         self._bus = bus
         self._keep = keep
         self._slices = _SLICES
-        self._page = 0  # how many entries the first slice is to hold, and so the others: see `LedgerReader`
+        self._page = 0  # how many entries are wanted at first: the counts of later windows grow
+        self._sampled = False
         self._span: timedelta | None = None  # how much time the last slice covered
         self._before: datetime | None = None
         self._refusal: PermissionDeniedError | SetupMissingError | None = None
@@ -132,13 +136,32 @@ class MergedReader:
         self._unread.sort(key=lambda one: one.horizon, reverse=True)
         self._page = self._page or count
         behind = self._behind_the_slices() if self._slices else []
-        since = self._slice(self._page) if not behind else None
+        wanted = max(self._page, min(count, len(self._unread) - 1))
+        since = self._slice(wanted) if not behind else None
         if since is None:
             return await self._read_windows(behind or self._next(), count)
-        now = [one for one in self._unread if one.horizon > since]
-        read = sum(await concurrently(now, lambda one: self._read_slice(one, since), at_once=_ASKED_AT_ONCE))
-        self._learn_from(read, self._page)
+        sample = 0
+        if self._before is not None and not self._sampled:
+            self._sampled = True
+            asked = self._newer_than(since)
+            first = asked[:_SAMPLE]
+            sample = await self._read_slices(first, since)
+            in_all = sample * len(asked) // len(first)
+            if in_all > 2 * wanted and self._unread:  # that a few have nothing says less
+                self._learn_from(in_all, wanted)
+                self._unread.sort(key=lambda one: one.horizon, reverse=True)
+                since = self._start_of_slice(wanted)
+        read = sample + await self._read_slices(self._newer_than(since), since)
+        self._learn_from(read, wanted)
+        if 2 * read >= wanted:
+            self._slices += 1
         return read
+
+    def _newer_than(self, since: datetime) -> list[_Stream]:
+        return [one for one in self._unread if one.horizon > since]
+
+    async def _read_slices(self, now: Sequence[_Stream], since: datetime) -> int:
+        return sum(await concurrently(now, lambda one: self._read_slice(one, since), at_once=_ASKED_AT_ONCE))
 
     async def _read_windows(self, now: Sequence[_Stream], count: int) -> int:
         """Read a window of each of some streams; returns how many entries they had."""
@@ -181,7 +204,7 @@ class MergedReader:
             return None
         self._slices -= 1
         since = self._start_of_slice(count)
-        asked = [one for one in self._unread if one.horizon > since]
+        asked = self._newer_than(since)
         if not asked or not all(may_be_asked(self._bus, one.part) for one in asked):
             self._slices = 0
             return None
@@ -198,6 +221,7 @@ class MergedReader:
         unknown = sum(one.horizon == newest for one in self._unread)
         if unknown + count < len(self._unread):  # so many have their newest entry there
             since = max(since, self._unread[unknown + count].horizon)
+            self._span = newest - since
         return since
 
     def _estimated(self, count: int) -> timedelta:
@@ -213,7 +237,7 @@ class MergedReader:
     def _learn_from(self, read: int, count: int) -> None:
         """Reckon how much time the next slice covers, from how many entries there were in this one."""
         if self._span:
-            wider = min(_WIDEST, max(1, _ROOM * count / max(read, 1)))
+            wider = min(_WIDEST, max(1 / _NARROWEST, _ROOM * count / max(read, 1)))
             self._span = _bounded(wider * self._span.total_seconds())
 
     async def _read_slice(self, one: _Stream, since: datetime) -> int:

@@ -150,7 +150,8 @@ async def _setup(
         agents = tuple(dict.fromkeys([*agents, *await lazy.setup.known_agents(bus.bus)]))
     keep = lazy.retention.Keep(keep_results_days, keep_states_days)
     findings = await lazy.setup.set_up(bus.bus, agents, replicas=replicas, keep=keep, update=update, **options)
-    findings += await lazy.setup.set_up_coordinators(bus.bus, coordinators)
+    told = {item.name for item in findings}  # the main coordinator has its ledger with those of the agents
+    findings += [item for item in await lazy.setup.set_up_coordinators(bus.bus, coordinators) if item.name not in told]
     _print(findings, update=update)
     await _warn_of_foreign_consumers(bus.bus)
     await _wait_for_replicas(bus.bus, findings, agents, replicas, wait_s)

@@ -10,7 +10,6 @@ from agentbus.bus.reading.backwards import Read
 from agentbus.bus.reading.ledger_reader import LedgerReader
 from agentbus.protocol import subjects
 from agentbus.protocol.headers import STATE
-from agentbus.protocol.ledger_entry import TERMINAL
 from agentbus.tasks.listing.task_list import Wanted, read_listed
 from agentbus.tasks.status import TaskStatus
 
@@ -29,7 +28,8 @@ class _Look:
     """What was found so far, of what is wanted.
 
     Attributes:
-        open: how many tasks of an agent may not be settled, less those that were found.
+        in_work: how many tasks of an agent may run, less those that were found.
+        all_known: whether no other agent has any.
     """
 
     bus: Bus
@@ -39,21 +39,35 @@ class _Look:
     running: list[TaskStatus] = field(default_factory=list[TaskStatus])
     settled: list[TaskStatus] = field(default_factory=list[TaskStatus])
     unsure: int = 0
-    open: dict[str, float] = field(default_factory=dict[str, float])
+    in_work: dict[str, int] = field(default_factory=dict[str, int])
+    all_known: bool = False
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether there are as many settled ones as are wanted, or no more are looked for."""
+        return len(self.settled) >= self.most_settled or self.unsure > _MOST_UNSURE
+
+    @property
+    def has_running(self) -> bool:
+        none_left = self.all_known and all(left <= 0 for left in self.in_work.values())
+        return len(self.running) >= self.most_running or none_left
 
     @property
     def complete(self) -> bool:
-        return len(self.running) >= self.most_running and len(self.settled) >= self.most_settled
+        return self.has_settled and self.has_running
+
+    def expect(self, in_work: Mapping[str, int | None]) -> None:
+        """Note how many tasks of each agent may run, as far as that is known."""
+        self.in_work = {agent: count for agent, count in in_work.items() if count is not None}
+        self.all_known = 0 < len(in_work) == len(self.in_work)
 
     def done_with(self, entries: Sequence[Read]) -> list[str]:
-        """Return the agents of which nothing more is wanted after these entries: all their open tasks were found."""
+        """Return the agents of which nothing more is wanted after these entries: all that may run was found."""
         for entry in entries:
             task = subjects.parse_state(entry.subject)
-            if task is not None and task.agent in self.open and entry.headers.get(STATE) not in TERMINAL:
-                self.open[task.agent] -= 1
-        if len(self.settled) < self.most_settled:
-            return []
-        return [agent for agent, left in self.open.items() if left <= 0]
+            if task is not None and task.agent in self.in_work and entry.headers.get(STATE) == "working":
+                self.in_work[task.agent] -= 1
+        return [agent for agent, left in self.in_work.items() if left <= 0] if self.has_settled else []
 
     async def add_running(self, entries: Sequence[Read]) -> None:
         found = await self._read(entries[: self.most_running - len(self.running)])
@@ -63,7 +77,7 @@ class _Look:
         for first in range(0, len(entries), _AT_ONCE):
             batch = entries[first : first + _AT_ONCE]
             self.unsure += sum(one.headers.get(STATE) in (None, "queued") for one in batch)
-            if len(self.settled) >= self.most_settled or self.unsure > _MOST_UNSURE:
+            if self.has_settled:
                 return
             self.settled += [one for one in await self._read(batch) if one.settled]
 
@@ -80,7 +94,7 @@ async def last_changes(
     *,
     running: int,
     settled: int,
-    open_tasks: Mapping[str, int | None] | None = None,
+    in_work: Mapping[str, int | None] | None = None,
 ) -> tuple[list[TaskStatus], list[TaskStatus]]:
     """Return the newest running and the newest settled tasks among the last changes.
 
@@ -88,14 +102,15 @@ async def last_changes(
         reader: of the entries that `wanted` covers.
         running: how many running ones, at most.
         settled: how many settled ones, at most.
-        open_tasks: how many tasks the queue holds of each agent, as far as that is known: no more of them run. Where
-            each agent has a ledger, those of agents without any are read for what was settled last only.
+        in_work: how many tasks of each agent workers were given and have not settled, as far as that is known: no more
+            of them run, and none of agents that are not named. What is left is read for what was settled last only.
 
     Raises:
         SetupMissingError: there is no ledger on this bus.
         PermissionDeniedError: this user may not read it.
     """
-    look, examined = _Look(bus, wanted, running, settled, open=_known(open_tasks or {})), 0
+    look, examined = _Look(bus, wanted, running, settled), 0
+    look.expect(in_work or {})
     # Of several streams, many are read for the few entries of each that are wanted.
     first, most = (min(_FIRST, settled + 1), _FIRST_OF_SEVERAL) if reader.divided else (_FIRST, _MOST)
     async with aclosing(reader.windows(keep=wanted.may_be, count=first, most=most)) as windows:
@@ -108,7 +123,3 @@ async def last_changes(
             if look.complete or examined >= _MOST:
                 break
     return look.running, look.settled[:settled]
-
-
-def _known(counts: Mapping[str, int | None]) -> dict[str, float]:
-    return {agent: float(count) for agent, count in counts.items() if count is not None}
