@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -16,7 +16,7 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.protocol.work.task_work import Work
 from agentbus_worker.disk.file_lock import try_lock
 from agentbus_worker.disk.threads import DiskThreads
-from agentbus_worker.repositories.clone import TREE, Clone, CloneRecord, prepare_own, read_record, write_record
+from agentbus_worker.repositories.clone import OWN, TREE, Clone, CloneRecord, prepare_own, read_record, write_record
 from agentbus_worker.repositories.mirror import STEP_S, Mirror
 from agentbus_worker.running.folders.working_folder import remove_tree
 
@@ -26,6 +26,9 @@ FOLDER: Final = "clones"
 """Beside the numbered state folders of an agent."""
 BRANCH: Final = "agentbus/"
 """What the branch of a task begins with, where the task names none."""
+_BROUGHT: Final = "+refs/heads/*:refs/agentbus/brought/*"
+Lay = Callable[[Path], Awaitable[Path]]
+"""Writes the bundle that a task brings into a folder, and returns where it is."""
 _DAY_S: Final = 86_400.0
 _IDENTITY: Final = "[user]\n\tname = agentbus\n\temail = agentbus@localhost\n"
 
@@ -45,13 +48,16 @@ class Clones:
         self._mirror = Mirror(config.repository, config.worker.state_dir, threads)
         self._has_identity: bool | None = None
 
-    async def of_task(self, key: TaskKey, name: str, work: Work | None, stop: asyncio.Future[None]) -> Clone:
+    async def of_task(
+        self, key: TaskKey, name: str, work: Work | None, stop: asyncio.Future[None], lay: Lay | None = None
+    ) -> Clone:
         """Return the clone of a task; a later attempt finds that of an earlier one.
 
         Args:
             name: of its folder.
             work: what the task says of the repository.
             stop: once this is done, neither a lock nor a disk is waited for.
+            lay: writes the commits that the task brings into a folder, as a bundle.
 
         Raises:
             WorkspaceError: it cannot be made; the message says what is wrong.
@@ -62,7 +68,7 @@ class Clones:
         try:
             record = await self._threads.run(lambda: read_record(folder), stop=stop)
             if record is None:
-                record = await self._made(folder, key, work, stop)
+                record = await self._made_unless(folder, key, work, stop, lay)
             clone = Clone(folder, record, lock)
             await self._threads.run(lambda: clone.note(home=False))
         except BaseException:
@@ -101,38 +107,61 @@ class Clones:
             raise MachineFaultError(f"another worker is still at work in {folder}")
         return lock
 
-    async def _made(self, folder: Path, key: TaskKey, work: Work | None, stop: asyncio.Future[None]) -> CloneRecord:
-        base = await self._mirror.commit_of(work.base if work else None, stop)
-        branch = (work.branch if work else None) or f"{BRANCH}{key.id}"
-        timeout_s = self._section.timeout_seconds
-        tree = folder / TREE
+    async def _made_unless(
+        self, folder: Path, key: TaskKey, work: Work | None, stop: asyncio.Future[None], lay: Lay | None
+    ) -> CloneRecord:
+        """Make a clone, unless the task is stopped; what is there of it then is removed.
+
+        Raises:
+            MachineFaultError: the task was stopped; what becomes of it is decided where that is known.
+        """
+        making = asyncio.ensure_future(self._made(folder, key, work, stop, lay))
         try:
-            await self._threads.run(lambda: remove_tree(folder), timeout_s=timeout_s, stop=stop)
-            await self._threads.run(lambda: folder.mkdir(mode=0o700), stop=stop)
-            source, words = str(self._mirror.path), ("--quiet", "--shared", "--no-checkout", "--template=")
-            await Git().run("clone", *words, "--", source, str(tree), timeout_s=timeout_s)
-            inside = Git(git_dir=tree / ".git", work_tree=tree)
-            origin = self._section.source_without_password
-            await inside.run("config", "remote.origin.url", origin, timeout_s=STEP_S)
-            await inside.run("checkout", "--quiet", "--no-track", "-b", branch, base.commit, timeout_s=timeout_s)
-            record = CloneRecord(
-                key.id,
-                key.owner,
-                self._section.source_without_password,
-                base.commit,
-                base.name,
-                branch,
-                used_at=time.time(),
-            )
+            await asyncio.wait({making, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not making.done():
+                raise MachineFaultError("the task was stopped before it had a clone")
+            return making.result()
+        except BaseException:
+            making.cancel()
+            await asyncio.wait({making})
+            with contextlib.suppress(TimeoutError):  # a disk that does not answer; the next one removes it
+                await self._threads.run(lambda: remove_tree(folder))
+            raise
+
+    async def _made(
+        self, folder: Path, key: TaskKey, work: Work | None, stop: asyncio.Future[None], lay: Lay | None
+    ) -> CloneRecord:
+        brings = lay if work is not None and work.bundle is not None else None
+        base = await self._mirror.commit_of(work.base if work else None, stop, brought=brings is not None)
+        branch = (work.branch if work else None) or f"{BRANCH}{key.id}"
+        shown = self._section.source_without_password
+        try:
+            await self._fill(folder, base.commit, branch, brings)
+            record = CloneRecord(key.id, key.owner, shown, base.commit, base.name, branch, used_at=time.time())
             identity = "" if await self._user_has_identity() else _IDENTITY
-            await self._threads.run(lambda: _complete(folder, record, self._mirror.objects, identity), stop=stop)
+            await self._threads.run(lambda: _complete(folder, record, identity))
         except GitError as error:
-            raise WorkspaceError(
-                f"no clone of {self._section.source_without_password} could be made: {error}"
-            ) from None
+            raise WorkspaceError(f"no clone of {shown} could be made: {error}") from None
         except OSError as error:
             raise WorkspaceError(f"no clone could be made in {folder}: {error.strerror or error}") from None
         return record
+
+    async def _fill(self, folder: Path, commit: str, branch: str, lay: Lay | None) -> None:
+        """Make the two repositories of a clone, and check out the files."""
+        timeout_s, tree = self._section.timeout_seconds, folder / TREE
+        await self._threads.run(lambda: remove_tree(folder), timeout_s=timeout_s)
+        await self._threads.run(lambda: folder.mkdir(mode=0o700))
+        source, words = str(self._mirror.path), ("--quiet", "--shared", "--no-checkout", "--template=")
+        await Git().run("clone", *words, "--", source, str(tree), timeout_s=timeout_s)
+        inside, origin = Git(git_dir=tree / ".git", work_tree=tree), self._section.source_without_password
+        await inside.run("config", "remote.origin.url", origin, timeout_s=STEP_S)
+        bundle = await lay(folder) if lay is not None else None
+        if bundle is not None:
+            await _fetch_brought(inside, bundle, timeout_s)
+        await inside.run("checkout", "--quiet", "--no-track", "-b", branch, commit, timeout_s=timeout_s)
+        await self._threads.run(lambda: prepare_own(folder, self._mirror.objects))
+        if bundle is not None:  # so that the base is there when the agent has removed its repository
+            await _fetch_brought(Git(git_dir=folder / OWN), bundle, timeout_s)
 
     async def _user_has_identity(self) -> bool:
         """Whether git knows who commits here: without that, an agent that commits would fail."""
@@ -153,7 +182,13 @@ class Clones:
         self._threads.begin(self._remove_old)
 
     def _remove_old(self) -> None:
-        found = [(path, record) for path in self._entries() if (record := read_record(path)) is not None]
+        entries = [(path, read_record(path)) for path in self._entries()]
+        for folder, record in entries:
+            if record is None:  # its worker was killed while it made it
+                self._removed_alone(folder)
+        self._remove_beyond([(path, record) for path, record in entries if record is not None])
+
+    def _remove_beyond(self, found: list[tuple[Path, CloneRecord]]) -> None:
         found.sort(key=lambda one: one[1].used_at)
         count, size = len(found), sum(record.bytes for _, record in found)
         for folder, record in found:
@@ -174,7 +209,7 @@ class Clones:
             lock = try_lock(_lock_path(folder))
             if lock is not None:
                 record = read_record(folder)
-                if record is not None and record.home:
+                if record is None or record.home:
                     _removed(folder, lock.close)
                     return True
                 lock.close()
@@ -209,12 +244,26 @@ def is_in_use(folder: Path) -> bool:
     return True
 
 
-def _complete(folder: Path, record: CloneRecord, objects: Path, identity: str) -> None:
+async def _fetch_brought(git: Git, bundle: Path, timeout_s: float) -> None:
+    """Fetch what a task brings; its objects are checked.
+
+    Raises:
+        WorkspaceError: they cannot be used.
+    """
+    words = ("fetch", "--quiet", "--no-auto-gc", "--no-write-fetch-head", "--no-tags")
+    try:
+        await git.run(*words, "--", str(bundle), _BROUGHT, timeout_s=timeout_s)
+    except GitError as error:
+        raise WorkspaceError(
+            f"the commits that the task brings cannot be used ({error}): push to the repository what they rest on"
+        ) from None
+
+
+def _complete(folder: Path, record: CloneRecord, identity: str) -> None:
     """Do the last steps of a new clone; the record comes last, and says that it is complete."""
     if identity:
         with (folder / TREE / ".git" / "config").open("a", encoding="utf-8") as config:
             config.write(identity)
-    prepare_own(folder, objects)
     write_record(folder, record)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from agentbus.config.sections.repository import RepositorySection
-from agentbus.errors import GitError, WorkspaceError
+from agentbus.errors import GitError, MachineFaultError, WorkspaceError
 from agentbus.git.running import Git
 from agentbus_worker.disk.file_lock import try_lock
 from agentbus_worker.disk.threads import DiskThreads
@@ -67,28 +67,33 @@ class Mirror:
         """The folder of the objects, which clones borrow."""
         return self.path / "objects"
 
-    async def commit_of(self, base: str | None, stop: asyncio.Future[None]) -> Base:
+    async def commit_of(self, base: str | None, stop: asyncio.Future[None], *, brought: bool = False) -> Base:
         """Return the commit of a base, or of that of the configuration; the mirror is brought up to date before.
 
         Args:
             stop: once this is done, the lock of another worker is not waited for.
+            brought: whether the task brings the commit itself, so that the mirror need not have it.
 
         Raises:
             WorkspaceError: the source cannot be fetched, or has no such commit.
         """
         wanted, shown = base or self._section.base, self._section.source_without_password
         try:
-            found = await self._found(wanted, time.time(), stop)
+            found = await self._found(wanted, time.time(), stop, brought=brought)
         except GitError as error:
             raise WorkspaceError(f"the repository {shown}: {error}") from None
         except OSError as error:
             raise WorkspaceError(f"the mirror {self.path} cannot be used: {error.strerror or error}") from None
+        if found is None and brought and wanted is not None:
+            return Base(wanted)
         if found is None:
             named = f"has no branch, tag or commit {wanted}" if wanted else "has no commit yet"
             raise WorkspaceError(f"the repository {shown} {named}")
         return Base(found, wanted if wanted is not None and not is_commit_id(wanted) else None)
 
-    async def _found(self, wanted: str | None, asked_at: float, stop: asyncio.Future[None]) -> str | None:
+    async def _found(
+        self, wanted: str | None, asked_at: float, stop: asyncio.Future[None], *, brought: bool
+    ) -> str | None:
         """Return the commit of a name: as the source has it now or, where that is not to be asked, the mirror."""
         timeout_s = self._section.timeout_seconds
         async with self._locked(timeout_s, stop) as lock:
@@ -98,7 +103,7 @@ class Mirror:
             if found is None or (self._section.fetch and await self._is_older(asked_at)):
                 await self._fetch(git, timeout_s)
                 found = await self._look_up(wanted)
-            if found is None and wanted is not None and is_commit_id(wanted):
+            if found is None and wanted is not None and is_commit_id(wanted) and not brought:
                 found = await self._fetch_commit(git, wanted, timeout_s)
         return found
 
@@ -170,6 +175,7 @@ class Mirror:
 
         Raises:
             WorkspaceError: another worker has held it for as long as a fetch may take.
+            MachineFaultError: the task was stopped.
         """
         path, deadline = self._folder / "lock", time.monotonic() + timeout_s
 
@@ -182,6 +188,6 @@ class Mirror:
                 raise WorkspaceError(f"another worker has held the mirror {self.path} for {timeout_s:g} s")
             await asyncio.wait({stop}, timeout=_POLL_S)
             if stop.done():
-                raise WorkspaceError("the task was stopped before it had a clone")
+                raise MachineFaultError("the task was stopped before it had a clone")
         with lock:
             yield lock
