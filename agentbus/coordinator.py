@@ -10,43 +10,36 @@ program that publishes one task starts fast.
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from agentbus.bus.jetstream import Bus, unopened_bus
 from agentbus.concurrently import concurrently
 from agentbus.config.connection_settings import connection_settings
 from agentbus.config.loading import load_coordinator
 from agentbus.config.schema import CoordinatorConfig
+from agentbus.coordinator_publishing import AT_ONCE, CoordinatorPublishing
 from agentbus.coordinator_questions import CoordinatorQuestions
-from agentbus.errors import AgentBusError, MessageError
+from agentbus.errors import AgentBusError
 from agentbus.protocol import subjects
-from agentbus.protocol.ids import new_task_id
-from agentbus.protocol.json_codec import Json
 from agentbus.protocol.ledger_entry import State
-from agentbus.protocol.messages import PayloadFormat, Task, new_task
 from agentbus.protocol.roles import Role
 from agentbus.protocol.task_names import task_name
-from agentbus.task_handle import DEFAULT_TASK_TYPE, PublishedTask, TaskFailure, TaskHandle
+from agentbus.task_handle import TaskFailure, TaskHandle
 from agentbus.tasks.presence import Presence, present
-from agentbus.tasks.publish import publish
 from agentbus.tasks.status import TaskStatus, Waited
 
 if TYPE_CHECKING:
     from agentbus.agent_overview import AgentOverview
-    from agentbus.many_tasks import NewTask
     from agentbus.tasks.inbox import Inbox, InboxMessage
     from agentbus.tasks.listing.spending import Grouping, Spending
     from agentbus.tasks.listing.task_list import TaskList
     from agentbus.tasks.presence import PausedWorker
     from agentbus.tasks.waiting.listeners import OnQuestion
     from agentbus.tasks.waiting.wait import Until
-
-_AT_ONCE: Final = 16
-"""How many of several tasks a method handles at the same time: as many requests as one connection answers quickly."""
 
 TaskRef: TypeAlias = str | TaskHandle
 """A task by its id, by its name with the agent (`code/job-1`), or by its handle."""
@@ -56,7 +49,7 @@ log = logging.getLogger("agentbus")
 log.addHandler(logging.NullHandler())  # a library prints nothing unless its program asks for it
 
 
-class Coordinator(CoordinatorQuestions):
+class Coordinator(CoordinatorQuestions, CoordinatorPublishing):
     """One coordinator on an open bus. Get one from `connect()`, or make one for an open `Bus`."""
 
     def __init__(self, bus: Bus, agent: str = subjects.COORDINATOR, role: Role | None = None) -> None:
@@ -64,108 +57,6 @@ class Coordinator(CoordinatorQuestions):
         super().__init__(bus, agent, role)
         bus.reads_queue = bus.reads_queue and self.role == "operator"
         bus.reads_whole_ledger = bus.reads_whole_ledger and self.role != "member"
-
-    async def publish(
-        self,
-        to: str,
-        content: Json,
-        *,
-        task_type: str = DEFAULT_TASK_TYPE,
-        payload_format: PayloadFormat = "text",
-        sender: str | None = None,
-        reply_to: str | None = None,
-        task_id: str | None = None,
-    ) -> PublishedTask:
-        """Publish a task for one agent; when this returns, JetStream has stored it.
-
-        A call with a `task_id` can be repeated: JetStream stores the same content under the same id once.
-
-        Raises:
-            InvalidIdError, MessageError: an id, the type or the content is not valid; nothing was sent.
-            TaskConflictError, TooLargeError, SetupMissingError, StreamFullError, PermissionDeniedError,
-            BusUnavailableError: see `agentbus.tasks.publish.publish`.
-        """
-        task = new_task(
-            to=to,
-            content=content,
-            task_type=task_type,
-            payload_format=payload_format,
-            sender=sender or self.agent,
-            reply_to=reply_to,
-            task_id=task_id,
-        )
-        return await self._sent(task)
-
-    async def publish_to(
-        self,
-        agents: Iterable[str],
-        content: Json,
-        *,
-        task_type: str = DEFAULT_TASK_TYPE,
-        payload_format: PayloadFormat = "text",
-        sender: str | None = None,
-        reply_to: str | None = None,
-        task_id: str | None = None,
-    ) -> list[PublishedTask | TaskFailure]:
-        """Publish the same content to several agents, as one task with an id of its own for each.
-
-        Returns a handle or a failure for each agent, in order; an agent that is named twice gets one task. The tasks
-        are published concurrently, so an unreachable bus costs one time-out. With more than one agent, a `task_id`
-        becomes `<task_id>-<agent>`.
-
-        Raises:
-            InvalidIdError, MessageError: an id, the type or the content is not valid, or there is no agent; nothing
-                was sent.
-        """
-        names = list(dict.fromkeys(subjects.agent_id(name) for name in agents))
-        if not names:
-            raise MessageError("name at least one agent to give the task to")
-        ids = [f"{task_id}-{name}" if task_id is not None and len(names) > 1 else task_id for name in names]
-        first = new_task(
-            to=names[0],
-            content=content,
-            task_type=task_type,
-            payload_format=payload_format,
-            sender=sender or self.agent,
-            reply_to=reply_to,
-            task_id=ids[0],
-        )
-        tasks = [
-            first.model_copy(
-                update={"id": new_task_id() if own is None else subjects.task_id(own), "to": subjects.address(name)}
-            )
-            for name, own in zip(names, ids, strict=True)
-        ]
-
-        async def one(task: Task) -> PublishedTask | TaskFailure:
-            try:
-                return await self._sent(task)
-            except AgentBusError as error:
-                return TaskFailure(task.id, task.agent, error)
-
-        return await concurrently(tasks, one, at_once=_AT_ONCE)
-
-    def publish_many(
-        self, tasks: "Iterable[NewTask] | AsyncIterable[NewTask]", *, batch: str | None = None
-    ) -> "AsyncGenerator[PublishedTask | TaskFailure]":
-        """Publish tasks, up to 32 at a time; yield a handle or a failure for each, in order, as soon as it is there.
-
-        They are taken from `tasks` as the bus stores earlier ones, so there may be any number. What fails for one does
-        not keep the others from being published, but for a bus that is away: once a publication has waited for it in
-        vain, those behind it fail at once until it is back. Ended early, by a cancellation or with `aclose`, nothing
-        new is begun, and what is under way is finished or taken back, as by `publish`.
-
-        Args:
-            batch: tasks without a `task_id` get one made of this name and of their content, so that publishing the
-                same again makes no second task; of several with the same content, each gets another. None for ids that
-                are random.
-
-        Raises:
-            InvalidIdError: `batch` cannot begin a task id; nothing was sent.
-        """
-        from agentbus.many_tasks import ManyTasks
-
-        return ManyTasks(self.bus, self.agent, batch).all(tasks)
 
     def task(self, task_id: str, *, agent: str | None = None, owner: str | None = None) -> TaskHandle:
         """Make a handle of a task from its id, without asking the bus; the methods of the handle do that.
@@ -348,9 +239,6 @@ class Coordinator(CoordinatorQuestions):
 
         return open_inbox(self.bus, subjects.agent_id(agent or self.agent), newest=newest, after=after)
 
-    async def _sent(self, task: Task) -> PublishedTask:
-        return PublishedTask(self.bus, await publish(self.bus, task, self.agent), coordinator=self.agent)
-
     def _handle(self, task: TaskRef, agent: str | None) -> TaskHandle:
         return task if isinstance(task, TaskHandle) else self.task(task, agent=agent)
 
@@ -364,7 +252,7 @@ class Coordinator(CoordinatorQuestions):
                 named = (task.id, task.agent) if isinstance(task, TaskHandle) else (task, agent)
                 return TaskFailure(*named, error)
 
-        return await concurrently(tasks, one, at_once=_AT_ONCE)
+        return await concurrently(tasks, one, at_once=AT_ONCE)
 
 
 @asynccontextmanager

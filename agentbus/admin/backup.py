@@ -24,6 +24,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.audit import names as audit
 from agentbus.protocol.parties import agent_control
 from agentbus.protocol.parties.ledger_streams import party_of_stream
+from agentbus.protocol.work import input_names
 
 STREAM_ORDER: Final = (
     subjects.TASKS_STREAM,
@@ -34,11 +35,11 @@ STREAM_ORDER: Final = (
     agent_control.STREAM,
     subjects.STATE_STREAM,
 )
-"""The streams of every bus in the order of the backup; the ledgers of the parties, where each has one, and the file
-buckets of the agents follow.
+"""The streams of every bus in the order of the backup; the ledgers of the parties, where each has one, and the
+buckets of files of the agents, of outputs and of inputs, follow.
 
 The registry is left out, because workers announce themselves again, and so is what running tasks tell of themselves."""
-_FILES_PREFIX: Final = f"OBJ_{subjects.files_bucket('')}"
+_FILES_PREFIXES: Final = (subjects.files_stream(""), input_names.stream(""))
 _CHUNK_BYTES: Final = 128 * 1024  # the default of nats-server
 # The server sends chunks one after the other; after such a pause, the server or the connection hangs.
 _CHUNK_TIMEOUT_S: Final = 30.0
@@ -120,7 +121,7 @@ async def _streams(bus: Bus) -> AsyncGenerator[str]:
         if party_of_stream(name) is not None:
             yield name
     for name in sorted(found):
-        if name.startswith(_FILES_PREFIX):
+        if name.startswith(_FILES_PREFIXES):
             yield name
 
 

@@ -13,6 +13,7 @@ from agentbus.errors import SetupMissingError
 from agentbus.protocol import subjects
 from agentbus.protocol.parties.ledger_streams import ledger_of, party_of_stream
 from agentbus.protocol.progress import names
+from agentbus.protocol.work import input_names
 
 
 async def clear_agent(bus: Bus, agent: str) -> bool:
@@ -26,7 +27,7 @@ async def clear_agent(bus: Bus, agent: str) -> bool:
     Raises:
         PermissionDeniedError: the user may not administer the bus.
     """
-    kept = (ledger_of(agent), subjects.files_stream(agent))
+    kept = (ledger_of(agent), subjects.files_stream(agent), input_names.stream(agent))
     if not await _is_empty(bus, agent, kept):
         return False
     # Without its consumers no task is taken for it. So what came until then is seen, and nothing comes afterwards.

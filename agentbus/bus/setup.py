@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from agentbus.bus.bounds.subject_counts import without_deletions
+from agentbus.bus.inputs.buckets import compare_inputs, set_up_inputs, shrink_inputs
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import read_stream_info
 from agentbus.bus.progress.streams import compare_progress, remove_progress, set_up_progress, shrink_progress
@@ -44,7 +45,8 @@ async def set_up(
 ) -> list[Finding]:
     """Create every stream and bucket, and for each agent its two consumers and its files bucket.
 
-    Every agent that the bus knows also gets the stream of what its runs tell; these give way to everything else.
+    Every agent that the bus knows also gets the stream of what its runs tell and the bucket of what tasks bring to it;
+    these give way to everything else.
 
     A stream that exists gets the subjects that it lacks, which changes nothing for those who use the others. Where
     parties have accounts, each gets a ledger of its own, unless the bus has one ledger of all; see
@@ -83,7 +85,8 @@ async def set_up(
     findings = await _apply_to_streams(bus, steps[: len(wanted)], for_new, granted)
     findings += [await _apply_to_consumer(bus, step) for step in steps[len(wanted) :]]
     everyone = sorted({*agents, *await known_agents(bus)})
-    return findings + await set_up_progress(bus, everyone, granted, update=update)
+    findings += await set_up_progress(bus, everyone, granted, update=update)
+    return findings + await set_up_inputs(bus, everyone, granted, for_new, update=update)
 
 
 async def set_up_coordinators(bus: Bus, coordinators: Sequence[str]) -> list[Finding]:
@@ -164,7 +167,7 @@ async def compare(bus: Bus, names: Sequence[str], agents: Sequence[str] = ()) ->
     ]
     for step in plan(wanted, agents, found, _AS_FOUND, update=False):
         yield step.as_found()
-    for finding in await compare_progress(bus, agents):
+    for finding in (*await compare_progress(bus, agents), *await compare_inputs(bus, agents)):
         yield finding
 
 
@@ -262,8 +265,12 @@ async def _look(bus: Bus, streams: Sequence[str], agents: Sequence[str]) -> Foun
 
 
 async def _apply_with_room(bus: Bus, step: Step) -> Finding:
-    """Create or change one stream. Where there is no room, what runs tell gives way to it: most of it, then all."""
-    for give_way in (shrink_progress, remove_progress):
+    """Create or change one stream.
+
+    Where there is no room, others give way to it: the buckets of inputs with what they do not use, what runs told with
+    most of it, then with all.
+    """
+    for give_way in (shrink_inputs, shrink_progress, remove_progress):
         try:
             return await _apply_to_stream(bus, step)
         except StreamFullError:

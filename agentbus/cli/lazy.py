@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from agentbus.tasks import agent_pauses, follow_ups
     from agentbus.tasks.listing import spending, task_list
     from agentbus.tasks.progress import last
-    from agentbus.tasks.work import applying, artifacts, comparison, own_repository
+    from agentbus.tasks.work import applying, artifacts, attachments, comparison, own_repository, sending
 else:
     _PACKAGES = {
         "agentbus.admin": [
@@ -80,7 +80,9 @@ else:
         "agentbus.tasks": ["agent_pauses", "follow_ups"],
         "agentbus.tasks.listing": ["spending", "task_list"],
         "agentbus.tasks.progress": ["last"],
-        "agentbus.tasks.work": ["applying", "artifacts", "comparison", "own_repository"],
+        "agentbus.tasks.work": [
+            "applying", "artifacts", "attachments", "comparison", "own_repository", "sending",
+        ],
     }  # fmt: skip
     _PATHS = {"asyncio": "asyncio", "pathlib": "pathlib"} | {
         name: f"{package}.{name}" for package, names in _PACKAGES.items() for name in names

@@ -32,6 +32,9 @@ each agent keeps what its runs do."""
 LAYOUT_WITH_PLACES: Final = 7
 """The layout in which workers may read which places of their agent are alive. 6 was given to another change."""
 
+LAYOUT_WITH_INPUTS: Final = 8
+"""The layout in which tasks bring files: coordinators write a bucket for each agent, which its workers read."""
+
 _OF_QUEUE = re.compile(
     r"""
       \$JS\.API\.(?:STREAM|CONSUMER|DIRECT)\.(?:MSG\.)?[A-Z]+\.{stream}(?:\.|$)

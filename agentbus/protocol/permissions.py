@@ -12,7 +12,7 @@ from typing import Final
 from agentbus.protocol import accounts, subjects
 from agentbus.protocol.audit import names as audit
 from agentbus.protocol.conversations import places
-from agentbus.protocol.parties import agent_control, ledger_grants
+from agentbus.protocol.parties import agent_control, input_grants, ledger_grants
 from agentbus.protocol.parties.party import Grant, Party
 from agentbus.protocol.progress import names as progress
 from agentbus.protocol.roles import Role
@@ -72,7 +72,7 @@ def coordinator(
     agents: Sequence[str],
     *,
     others: Sequence[str] = (),
-    layout: int = accounts.LAYOUT_WITH_PLACES,
+    layout: int = accounts.LAYOUT_WITH_INPUTS,
 ) -> Party:
     """A coordinator with an id of its own: `main`, a person or a program.
 
@@ -122,7 +122,11 @@ def _operator(me: str, agents: Sequence[str], ledgers: Sequence[str] | None) -> 
         *_STREAMS,
         Grant("the tasks that wait", (subjects.api(f"STREAM.MSG.GET.{subjects.TASKS_STREAM}"),)),
         *_ALIVE,
-        *(grant for agent in agents for grant in (*_files_of(agent), *_progress_of(agent))),
+        *(
+            grant
+            for agent in agents
+            for grant in (*_files_of(agent), *_progress_of(agent), input_grants.of_owner(agent, me))
+        ),
         _SIGNS_OF_LIFE,
     )
 
@@ -166,6 +170,7 @@ def _tasking(me: str, agent: str) -> tuple[Grant, ...]:
         Grant(f"cancelling tasks of {agent} fast", (subjects.control(agent),), "tell"),
         *_files_of(agent, owner=me),
         *_progress_of(agent, owner=me),
+        input_grants.of_owner(agent, me),
     )
 
 
@@ -288,7 +293,7 @@ def worker(
     may_task: Sequence[str] = (),
     *,
     others: Sequence[str] = (),
-    layout: int = accounts.LAYOUT_WITH_PLACES,
+    layout: int = accounts.LAYOUT_WITH_INPUTS,
 ) -> Party:
     """The workers of one agent: they take its tasks and write what is its own.
 
@@ -355,6 +360,7 @@ def _work(agent: str) -> tuple[Grant, ...]:
             "large outputs: it can write its own, not read them",
             (subjects.all_chunks(bucket), subjects.all_metas(bucket)),
         ),
+        input_grants.of_worker(agent),
         Grant("its entries in the registry", (f"$KV.{subjects.REGISTRY_BUCKET}.{agent}.>",)),
         Grant("which places of the agent are alive", places.reading(agent), since=accounts.LAYOUT_WITH_PLACES),
         Grant("signs of life", (subjects.heartbeat(agent),), "tell"),

@@ -349,16 +349,6 @@ def files_bucket(agent: str) -> str:
     return f"AGENT_FILES_{agent}"
 
 
-def inputs_stream(agent: str) -> str:
-    """The stream behind the object store of what tasks bring to one agent."""
-    return f"OBJ_{inputs_bucket(agent)}"
-
-
-def inputs_bucket(agent: str) -> str:
-    """The object store of what tasks bring to one agent: coordinators write it, and its workers read it."""
-    return f"AGENT_INPUTS_{agent}"
-
-
 # -- the JetStream API ------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from agentbus.tasks.listing.task_list import Search, Wanted
 from agentbus.tasks.presence import Presence, present
 from agentbus.tasks.publish import Published, publish
 from agentbus.tasks.status import TaskStatus
+from agentbus.tasks.work.attachments import NONE, Attachments
 
 MAX_WAITING: Final = 250
 """How many follow-ups may wait for one agent. Workers of other places hand each back again and again, and a consumer
@@ -43,6 +44,7 @@ class NewFollowUp:
     to: str | None = None
     fresh: bool = False
     wait_s: float | None = None
+    attachments: Attachments = NONE
 
 
 async def publish_follow_up(bus: Bus, status: TaskStatus, wanted: NewFollowUp, publisher: str) -> Published:
@@ -62,6 +64,10 @@ async def publish_follow_up(bus: Bus, status: TaskStatus, wanted: NewFollowUp, p
     if not known:  # what is published again was accepted before
         _check_workers(workers or (), task.agent)
         await check_room(bus, task.agent, publisher)
+    if wanted.attachments:
+        from agentbus.tasks.work.sending import task_with  # noqa: PLC0415  # most tasks bring nothing
+
+        task = await task_with(bus, task, wanted.attachments, publisher)
     published = await publish(bus, task, publisher)
     await tell(bus, task, publisher)
     if workers is None or published.state != "queued":

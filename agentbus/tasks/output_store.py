@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -39,7 +39,16 @@ class StoredFile:
     sha256: str
 
 
-class _Meta(BaseModel):
+class Place(NamedTuple):
+    """Where an object lies: its bucket, the id of its chunks, their subject, and that of its description."""
+
+    bucket: str
+    nuid: str
+    chunks: str
+    meta: str
+
+
+class Description(BaseModel):
     """The fields of an object's description that reading needs; checked, since any worker of the agent can write it."""
 
     model_config = ConfigDict(extra="ignore", defer_build=True)
@@ -75,9 +84,16 @@ async def put_file(
         BusUnavailableError: no answer in time.
     """
     bucket, nuid = subjects.files_bucket(agent), random_token(22)
+    place = Place(bucket, nuid, subjects.file_chunks(bucket, nuid, owner), _meta_subject(bucket, name, owner))
+    return await put_object(bus, place, name, chunks)
+
+
+async def put_object(bus: Bus, place: Place, name: str, chunks: AsyncIterable[bytes]) -> StoredFile:
+    """Store the concatenation of `chunks` as an object; see `put_file`."""
+    bucket, nuid = place.bucket, place.nuid
     digest, size, count = hashlib.sha256(), 0, 0
     async for chunk in chunks:
-        subject = subjects.file_chunks(bucket, nuid, owner)
+        subject = place.chunks
         await bus.store(subject, chunk, msg_id=f"{nuid}.{count}", timeout_s=_CHUNK_TIMEOUT_S)
         digest.update(chunk)
         size, count = size + len(chunk), count + 1
@@ -91,7 +107,7 @@ async def put_file(
         "digest": _DIGEST + base64.urlsafe_b64encode(digest.digest()).decode(),
         "options": {"max_chunk_size": chunk_bytes(bus)},
     }
-    await bus.store(_meta_subject(bucket, name, owner), encode(meta), msg_id=f"{nuid}.meta")
+    await bus.store(place.meta, encode(meta), msg_id=f"{nuid}.meta")
     return StoredFile(bucket, name, size, digest.hexdigest())
 
 
@@ -111,10 +127,7 @@ async def read_file(bus: Bus, agent: str, name: str, *, owner: str = COORDINATOR
     found = await bus.last_message(stream, _meta_subject(bucket, name, owner))
     if found is None:
         raise FileMissingError(f"there is no file {name} of the agent {agent}; files are kept for 38 days by default")
-    try:
-        meta = _Meta.model_validate(decode(found.data))
-    except (MessageError, ValidationError) as error:
-        raise CorruptFileError(f"the description of the file {name} cannot be read: {type(error).__name__}") from None
+    meta = read_description(found.data, name)
     digest, size = hashlib.sha256(), 0
     async with OrderedConsumer(bus, stream, subjects.file_chunks(bucket, meta.nuid, owner), after=0) as consumer:
         if consumer.pending != meta.chunks:
@@ -130,6 +143,18 @@ async def read_file(bus: Bus, agent: str, name: str, *, owner: str = COORDINATOR
     expected = meta.digest.removeprefix(_DIGEST)
     if size != meta.size or base64.urlsafe_b64encode(digest.digest()).decode() != expected:
         raise CorruptFileError(f"the file {name} is not what was stored: its size or digest is different")
+
+
+def read_description(data: bytes, name: str) -> Description:
+    """Read the description of an object.
+
+    Raises:
+        CorruptFileError: it is none.
+    """
+    try:
+        return Description.model_validate(decode(data))
+    except (MessageError, ValidationError) as error:
+        raise CorruptFileError(f"the description of the file {name} cannot be read: {type(error).__name__}") from None
 
 
 async def read_output(bus: Bus, status: TaskStatus) -> AsyncGenerator[bytes]:

@@ -57,6 +57,7 @@ async def test_a_restored_bus_continues_where_it_was(tmp_path: Path):
             "KV_AGENT_CONTROL",
             "KV_AGENT_STATE",
             "OBJ_AGENT_FILES_code",
+            "OBJ_AGENT_INPUTS_code",
         ]
     async with run_server(store=tmp_path / "new") as server, connect(server.url) as coordinator:
         back = [one.stream async for one in restore(coordinator.bus, tmp_path / "backup")]

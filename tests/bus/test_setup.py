@@ -45,6 +45,8 @@ async def test_everything_is_made_once_and_found_afterwards(server: NatsServer):
         "tasks-doc",
         "AGENT_PROGRESS_code",
         "AGENT_PROGRESS_doc",
+        "OBJ_AGENT_INPUTS_code",
+        "OBJ_AGENT_INPUTS_doc",
     ]
     again = await outcomes(server.url, "code", "doc")
     assert {outcome for outcome, _ in again.values()} == {"found"}
@@ -248,8 +250,8 @@ async def test_the_command_prints_json_lines_and_is_idempotent(server: NatsServe
     first = await run_cli("setup", "--nats-url", server.url, "--agent", "code", "--agent", "agent-doc")
     again = await run_cli("setup", "--nats-url", server.url, "--agent", "code")
     assert first.code == again.code == 0
-    assert first.out.count('"outcome":"made"') == len(first.out.splitlines()) == 16
-    assert again.out.count('"outcome":"found"') == len(again.out.splitlines()) == 13
+    assert first.out.count('"outcome":"made"') == len(first.out.splitlines()) == 18
+    assert again.out.count('"outcome":"found"') == len(again.out.splitlines()) == 15
 
 
 @pytest.mark.parametrize("size", ["", "2", "2GB", "-2GiB", "0GiB", "2.5GiB", "GiB", "9999999TiB"])

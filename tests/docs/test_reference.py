@@ -116,7 +116,7 @@ def test_every_environment_variable_is_listed() -> None:
 
 def of_any(name: str) -> str:
     """What a name of the agent `code` is for any agent."""
-    for before in ("FILES_", "PROGRESS_", "agent."):
+    for before in ("FILES_", "INPUTS_", "PROGRESS_", "agent."):
         name = name.replace(f"{before}code", f"{before}<id>")
     return name
 

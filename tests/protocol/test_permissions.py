@@ -142,6 +142,8 @@ def test_giving_tasks_to_another_agent_adds_nothing_else_about_it() -> None:
         "$JS.API.DIRECT.GET.AGENT_PROGRESS_doc.agent.doc.progress.~code.>",
         "$JS.API.CONSUMER.CREATE.AGENT_PROGRESS_doc.*.agent.doc.progress.~code.>",
         "$JS.API.CONSUMER.MSG.NEXT.AGENT_PROGRESS_doc.*",
+        "$O.AGENT_INPUTS_doc.C.~code.>",
+        "$O.AGENT_INPUTS_doc.M.~code.>",
     }
     of_every_member = {subject for subject in coordinator("code", "member", []).publish if "$KV.AGENT_STATE" in subject}
     assert added - about_doc <= set(coordinator("code", "member", []).publish)

@@ -15,7 +15,7 @@ from agentbus.bus.topology import SECOND_NS, wanted_consumers, wanted_streams
 from agentbus.config.connection_settings import ConnectionSettings, connection_settings
 from agentbus.config.schema import CoordinatorNatsSection
 from agentbus.protocol import subjects
-from agentbus.protocol.accounts import LAYOUT_WITH_LEDGERS_APART, LAYOUT_WITH_PLACES
+from agentbus.protocol.accounts import LAYOUT_WITH_INPUTS, LAYOUT_WITH_LEDGERS_APART
 from agentbus.protocol.permissions import ADMINISTRATOR
 from agentbus.protocol.roles import Role
 from agentbus.provision.bundle import sign_in
@@ -181,7 +181,7 @@ def _make_older(folder: Path, layout: int) -> None:
     assert newest in text
     file.write_text(text.replace(newest, f"version = {layout}"), encoding="utf-8")
     manifest.write_manifest(folder, manifest.read_manifest(folder), replace=True)
-    if layout < LAYOUT_WITH_PLACES:
+    if layout < LAYOUT_WITH_INPUTS:
         accounts = folder / "accounts.conf"
         lines = accounts.read_text(encoding="utf-8").splitlines(keepends=True)
         accounts.write_text("".join(line for line in lines if ".place.*" not in line), encoding="utf-8")

@@ -5,6 +5,7 @@ import logging
 from contextlib import suppress
 from typing import Final
 
+from agentbus.bus.inputs.buckets import ensure_inputs_bucket
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.progress.streams import ensure_progress_stream
 from agentbus.bus.setup import ensure_consumer, ensure_files_bucket
@@ -76,6 +77,8 @@ async def make_consumers(bus: Bus, config: WorkerConfig) -> None:
         await ensure_files_bucket(bus, agent)
     with suppress(PermissionDeniedError, ApiError, StreamFullError):  # without it, no run can be followed
         await ensure_progress_stream(bus, agent)
+    with suppress(PermissionDeniedError, ApiError, StreamFullError):  # without it, no task can bring files
+        await ensure_inputs_bucket(bus, agent)
 
 
 async def add_durable_of_parties(bus: Bus, config: WorkerConfig, queues: TaskQueues) -> None:

@@ -21,6 +21,7 @@ from agentbus.protocol import subjects
 from agentbus.protocol.audit import names as audit
 from agentbus.protocol.parties import agent_control
 from agentbus.protocol.parties.ledger_streams import is_ledger, ledger_of
+from agentbus.protocol.work import input_names
 from agentbus.tasks.lost.lost_tasks import lost_tasks
 from agentbus.tasks.status import Loss, TaskStatus
 
@@ -101,7 +102,8 @@ async def _check(context: CheckContext, names: Sequence[str], agents: Sequence[s
     coming: dict[str, int] = {}
     with suppress(BusError):
         coming = await _coming(bus)
-    for name in (*names, *(f"OBJ_{subjects.files_bucket(agent)}" for agent in agents)):
+    of_agents = (name(agent) for agent in agents for name in (subjects.files_stream, input_names.stream))
+    for name in (*names, *of_agents):
         with suppress(BusError):
             info = await bus.stream_info(name)
             replicas = replicas_of(name, info.cluster, info.num_replicas)
@@ -122,6 +124,9 @@ def _as_wanted(item: SetupFinding) -> Finding:
         return warning("streams", text, "agentbus setup, as the administrator")
     if item.outcome == "missing" and item.kind == "progress":
         text = f"the stream {item.name} does not exist, so what the runs of its agent do cannot be followed"
+        return warning("streams", text, "agentbus setup, as the administrator")
+    if item.outcome == "missing" and item.kind == "inputs":
+        text = f"the bucket {item.name} does not exist, so no task can bring files to its agent"
         return warning("streams", text, "agentbus setup, as the administrator")
     if item.outcome == "missing":
         return failed("streams", f"the {item.kind} {item.name} does not exist", "agentbus setup, as the administrator")

@@ -7,8 +7,9 @@ from typing import Any, Final, Literal
 from agentbus.bus.topology import SECOND_NS, SWITCHES_OFF, ReplicaPlan, Wanted, wanted_consumers
 from agentbus.protocol.accounts import covers
 
-Kind = Literal["stream", "bucket", "progress", "consumer"]
-"""`progress` is a stream with what the runs of an agent tell, without which work goes on."""
+Kind = Literal["stream", "bucket", "progress", "inputs", "consumer"]
+"""`progress` is a stream with what the runs of an agent tell, `inputs` a bucket of what tasks bring to one:
+without them work goes on."""
 Outcome = Literal["made", "found", "different", "updated", "missing"]
 
 _ABOVE_USED: Final = 1.25

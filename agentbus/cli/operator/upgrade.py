@@ -16,6 +16,7 @@ from typing import Final
 from agentbus.admin import ledger_division
 from agentbus.admin.consumers import consumers_of_bus, remove_consumers
 from agentbus.admin.queue_move import check_room, move_queue
+from agentbus.bus.inputs.buckets import remove_unused_inputs
 from agentbus.bus.jetstream import Bus, connect
 from agentbus.bus.progress.streams import remove_progress
 from agentbus.bus.setup import known_agents, set_up, set_up_coordinators
@@ -76,12 +77,14 @@ async def _prepare(bus: BusFolder) -> None:
         # The room of this account: an administrator with two of them is told the sum of both.
         granted = (await Bus.account_info(streams)).max_storage_bytes
         await ledger_division.check_room(streams, granted if bus.queue_apart else _without_queue(granted))
-        if not bus.queue_apart:  # what runs have told gives way to the queue, and its streams are made again at the end
+        if not bus.queue_apart:  # what runs have told, and room for inputs, give way to the queue, and are made again
             await remove_progress(streams)
+            await remove_unused_inputs(streams)
             await check_room(administrator, FILE_OF_QUEUE)
         await set_up(administrator, await known_agents(administrator))
         if not bus.queue_apart:
             await remove_progress(streams)
+            await remove_unused_inputs(streams)
         # Also what has a consumer, and no task in the ledger any more: so it is deleted.
         parties = [*await ledger_division.parties_of_ledger(streams), *await known_agents(administrator)]
     bus.set_newest_layout([one for one in parties if one not in (*bus.agents, *bus.coordinators)])

@@ -17,8 +17,8 @@ from agentbus.protocol import accounts, permissions, subjects
 from agentbus.protocol.accounts import (
     LAYOUT_WITH_AUDIT,
     LAYOUT_WITH_CONTROL,
+    LAYOUT_WITH_INPUTS,
     LAYOUT_WITH_LEDGERS_APART,
-    LAYOUT_WITH_PLACES,
     LAYOUT_WITH_QUEUE_APART,
     LAYOUT_WITH_WHOLE_LEDGER,
 )
@@ -34,7 +34,7 @@ from agentbus.provision.bus_folder.server_folder import ServerFolder, read_membe
 FILE_OF_QUEUE: Final = 16
 _FILE_OF_QUEUE_WITHOUT_AUDIT: Final = 20
 _MEMORY_OF_QUEUE: Final = 25
-NEWEST_LAYOUT: Final = LAYOUT_WITH_PLACES
+NEWEST_LAYOUT: Final = LAYOUT_WITH_INPUTS
 
 
 class BusEntry(Section):
@@ -43,11 +43,11 @@ class BusEntry(Section):
     Attributes:
         version: the layout of the bus: 1 has one account for all streams, 2 has one for the queue alone, 3 has the
             audit, 4 lets the ledger be read without a filter, 5 lets operators pause agents, 6 has a ledger for each
-            party, 7 lets workers read which places are alive.
+            party, 7 lets workers read which places are alive, 8 lets tasks bring files.
         retired: agents that were removed. Their ledgers stay until their tasks have expired, and can be read.
     """
 
-    version: Literal[1, 2, 3, 4, 5, 6, 7] = 1
+    version: Literal[1, 2, 3, 4, 5, 6, 7, 8] = 1
     url: str
     members: tuple[str, ...] = ()
     auth: Auth

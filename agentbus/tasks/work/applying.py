@@ -141,11 +141,7 @@ async def _unpack(bundle: Path, bare: Path, own: OwnRepository, changes: Changes
 
 async def _fetched(source: Path, ref: str, bare: Path, own: OwnRepository) -> Git:
     """Fetch a commit into a new repository without files, which borrows what the person's repository has."""
-    words = ("init", "--quiet", "--bare", "--template=", f"--object-format={own.object_format}", str(bare))
-    await Git().run(*words, timeout_s=_UNPACK_S)
-    (bare / "objects" / "info").mkdir(parents=True, exist_ok=True)
-    (bare / "objects" / "info" / "alternates").write_text(f"{own.objects.as_posix()}\n", encoding="utf-8")
-    git = Git(git_dir=bare)
+    git = await own.borrowing(bare)
     words = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(source), f"{ref}:{_INCOMING}")
     await git.run(*words, timeout_s=_UNPACK_S)
     return git

@@ -59,6 +59,14 @@ class OwnRepository:
         """Return commits as `git rev-list` lists them."""
         return (await self.git.run("rev-list", *words, "--", timeout_s=_LOOK_S)).text.split()
 
+    async def borrowing(self, bare: Path) -> Git:
+        """Make a repository without files that has all objects of this one, and nothing else of it."""
+        words = ("init", "--quiet", "--bare", "--template=", f"--object-format={self.object_format}", str(bare))
+        await Git().run(*words, timeout_s=_LOOK_S)
+        (bare / "objects" / "info").mkdir(parents=True, exist_ok=True)
+        (bare / "objects" / "info" / "alternates").write_text(f"{self.objects.as_posix()}\n", encoding="utf-8")
+        return Git(git_dir=bare)
+
     # -- what is done there ------------------------------------------------------------------------------------------
 
     async def take_branch(self, source: Path, ref: str, name: str) -> None:

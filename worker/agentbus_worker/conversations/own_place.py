@@ -14,7 +14,7 @@ from agentbus.protocol.conversations.continuation import CONTINUE, Continuation
 from agentbus.protocol.conversations.places import place_id
 from agentbus.protocol.ledger_entry import NoEntry, Record
 from agentbus.protocol.subjects import TaskKey
-from agentbus.protocol.work.task_work import WORK
+from agentbus.protocol.work.task_work import FILES, WORK
 from agentbus.tasks.incoming import Incoming
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.presence import is_alive
@@ -79,8 +79,8 @@ class OwnPlace:
     @property
     def needs(self) -> tuple[str, ...]:
         """What tasks may need of this worker."""
-        work = (WORK,) if self._config.has_repository else ()
-        return (CONTINUE, *work) if self.can_continue else work
+        more = (FILES, WORK) if self._config.has_repository else (FILES,)
+        return (CONTINUE, *more) if self.can_continue else more
 
     async def look(self) -> None:
         """Find out whether this bus tells which places are alive: without that, no follow-up is taken.

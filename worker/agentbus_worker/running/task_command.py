@@ -26,7 +26,7 @@ from agentbus.errors import CommandError, MachineFaultError
 from agentbus.observability import tracing
 from agentbus.protocol.messages import Task
 from agentbus.protocol.subjects import TaskKey
-from agentbus.protocol.work.task_work import Work
+from agentbus.protocol.work.task_work import SentFile, Work
 from agentbus_worker import watchdog
 from agentbus_worker.acp.assignment import Assignment
 from agentbus_worker.asking.answer_pipe import AnswerPipe, answer_pipe
@@ -37,6 +37,8 @@ from agentbus_worker.bringing_home.collected import VARIABLE as ARTIFACTS_VARIAB
 from agentbus_worker.disk.threads import Disk
 from agentbus_worker.formats.readers import READERS
 from agentbus_worker.running.command import Limits
+from agentbus_worker.running.folders.inputs import FOLDER as INPUTS_FOLDER
+from agentbus_worker.running.folders.inputs import VARIABLE as INPUTS_VARIABLE
 from agentbus_worker.running.folders.place_of_run import Places, place_of_run
 from agentbus_worker.running.process_tree import OWNER_VARIABLE, RUN_VARIABLE, TASK_VARIABLE
 from agentbus_worker.running.prompt import build_prompt
@@ -76,12 +78,14 @@ class Attempt(NamedTuple):
         number: 1 for the first one.
         run_id: identifies this run among those of all workers; its processes are found by it.
         work: what the task says of the repository of the agent.
+        files: what it brings.
     """
 
     owner: str
     number: int
     run_id: str
     work: Work | None = None
+    files: tuple[SentFile, ...] = ()
 
 
 @asynccontextmanager
@@ -105,11 +109,10 @@ async def task_command(
 
     Raises:
         MachineFaultError: a folder or the prompt file cannot be made, or the disk does not answer.
-        WorkspaceError: there is no clone of the repository.
+        WorkspaceError: there is no clone of the repository, or a file that the task brings is not to be had.
         CommandError: the task id would be an option of the command.
     """
     agent, owner, run_id, tmp = config.agent, attempt.owner, attempt.run_id, places.tmp
-    prompt = _prompt(config, task, owner, conversation)
     file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" else None
     pipe = answer_pipe(tmp / f"{run_id}.answers", disk.state, stop, wanted=agent.permissions == "ask")
     async with (
@@ -120,12 +123,13 @@ async def task_command(
         pipe as answers,
     ):
         try:
+            prompt = _prompt(config, task, owner, conversation, inputs := await _laid(attempt, places, own_tmp, stop))
             if file is not None:
                 await _write_prompt(file, prompt, disk, stop)
             settings = await write_settings(own_tmp, agent, conversation.answered, threads=disk.folders, stop=stop)
             values = {**_values(task, prompt, file, workdir, settings), **conversation.values}
             words = _words(config, task, conversation, values, silent=not prompt)
-            env = {**_environment(agent, task, attempt, workdir), **_own(own_tmp, conversation)}
+            env = {**_environment(agent, task, attempt, workdir), **_own(own_tmp, conversation, inputs)}
             side_file = await side_file_of_run(
                 agent.output, own_tmp, conversation.words, env, workdir, threads=disk.folders, stop=stop
             )
@@ -160,17 +164,32 @@ def _values(
     }
 
 
-def _prompt(config: WorkerConfig, task: Task, owner: str, conversation: "Conversation") -> str:
+async def _laid(attempt: Attempt, places: Places, own_tmp: Path, stop: asyncio.Future[None]) -> Path | None:
+    """Lay what the task brings; return the folder, or None if it brings nothing.
+
+    Raises:
+        WorkspaceError: see `Inputs.lay`.
+        MachineFaultError: see there.
+    """
+    if not attempt.files or places.inputs is None:
+        return None
+    folder = own_tmp / INPUTS_FOLDER
+    await places.inputs.lay(attempt.owner, attempt.files, folder, stop)
+    return folder
+
+
+def _prompt(config: WorkerConfig, task: Task, owner: str, conversation: "Conversation", inputs: Path | None) -> str:
     """Return the prompt of a task; an empty one where the agent goes on without any."""
     if conversation.runs_the_call:
         return ""
     agent = config.agent
+    brought = f"The files that the task brings lie in the folder {inputs}." if inputs is not None else ""
     return build_prompt(
         told(task) if conversation.resumed is not None else task,
         agent=agent.id,
         owner=owner,
         extra_instruction=agent.extra_instruction,
-        preface=conversation.preface,
+        preface="\n\n".join(part for part in (conversation.preface, brought) if part),
     )
 
 
@@ -289,10 +308,11 @@ def _environment(agent: AgentSection, task: Task, attempt: Attempt, workdir: Pat
     }
 
 
-def _own(tmp: Path, conversation: "Conversation") -> dict[str, str]:
+def _own(tmp: Path, conversation: "Conversation", inputs: Path | None) -> dict[str, str]:
     return {
         "TMPDIR": str(tmp),
         ARTIFACTS_VARIABLE: str(tmp / ARTIFACTS_FOLDER),
+        **({INPUTS_VARIABLE: str(inputs)} if inputs is not None else {}),
         **environment_of(conversation.answered),
     }
 

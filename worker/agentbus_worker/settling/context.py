@@ -16,6 +16,7 @@ from agentbus_worker.metrics import Metrics
 from agentbus_worker.pausing.pause import Cause, Pause
 from agentbus_worker.progress.run_progress import Progress
 from agentbus_worker.repositories.clones import Clones
+from agentbus_worker.running.folders.inputs import Inputs
 from agentbus_worker.running.folders.place_of_run import Places
 from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.process_tree import Children
@@ -60,7 +61,8 @@ class Context:
     @property
     def places(self) -> Places:
         """Where the folders of runs lie."""
-        return Places(self.state_folder.tmp, self.temporary, self.clones)
+        inputs = Inputs(self.bus, self.config.agent.id, self.disk.folders)
+        return Places(self.state_folder.tmp, self.temporary, self.clones, inputs)
 
     @property
     def agent(self) -> str:

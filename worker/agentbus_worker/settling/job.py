@@ -144,7 +144,7 @@ class Job:
         self._lease.record.remove()
 
     async def _run_in_slot(self, reservation: Reservation) -> None:
-        context = self._context
+        context, incoming = self._context, self._incoming
         left = context.children.left_of(self.task.id, self.key.owner) if self._taken_from is not None else None
         if (why := outlived_outcome(left) if left is not None else await self.conversation.refused()) is not None:
             await self._settle(why)
@@ -152,7 +152,7 @@ class Job:
         async with task_command(
             context.config,
             self.task,
-            Attempt(self.key.owner, self._entry.attempt, context.children.new_run_id(), self._incoming.work),
+            Attempt(self.key.owner, self._entry.attempt, context.children.new_run_id(), incoming.work, incoming.files),
             conversation=self.conversation,
             places=context.places,
             disk=context.disk,

@@ -13,6 +13,7 @@ from agentbus.protocol.work.task_work import Work
 from agentbus_worker.disk.threads import DiskThreads
 from agentbus_worker.repositories.clone import Clone
 from agentbus_worker.repositories.clones import Clones
+from agentbus_worker.running.folders.inputs import Inputs
 from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.folders.working_folder import working_folder
 
@@ -27,11 +28,13 @@ class Places(NamedTuple):
         tmp: a private folder of the worker, for prompt files.
         temporary: the temporary folders of runs.
         clones: of the agent's repository, if it has one.
+        inputs: lays what tasks bring.
     """
 
     tmp: Path
     temporary: TemporaryFolders
     clones: Clones | None = None
+    inputs: Inputs | None = None
 
 
 @asynccontextmanager
