@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         task_search,
     )
     from agentbus.cli.coordinator.publishing import answer, awaited, following, new_agents
+    from agentbus.cli.coordinator.showing import agent_rows, task_rows
     from agentbus.cli.demo import scenario
     from agentbus.cli.operator import foreign_consumers, local_bus, upgrade
     from agentbus.cli.work import diff_text, summary
@@ -67,6 +68,7 @@ else:
             "task_search",
         ],
         "agentbus.cli.coordinator.publishing": ["answer", "awaited", "following", "new_agents"],
+        "agentbus.cli.coordinator.showing": ["agent_rows", "task_rows"],
         "agentbus.cli.demo": ["scenario"],
         "agentbus.cli.operator": ["foreign_consumers", "local_bus", "upgrade"],
         "agentbus.cli.work": ["diff_text", "summary"],

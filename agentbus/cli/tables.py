@@ -69,11 +69,12 @@ def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*(harmless(cell, _style_of(cell)) for cell in row))
+        made.add_row(*(harmless(cell, style_of(cell)) for cell in row))
     return made
 
 
-def _style_of(cell: str) -> str:
+def style_of(cell: str) -> str:
+    """Return the style of a cell that is a known word."""
     return _STYLES.get(cell.partition(" (")[0], "")  # a state may have the code of its failure behind it
 
 

@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from agentbus.cli import output
-from agentbus.cli.coordinator.figures import dollars
+from agentbus.cli import lazy, output
 
 if TYPE_CHECKING:
     from agentbus.coordinator import Coordinator
@@ -61,13 +60,7 @@ class TaskSearch:
 
     def _print_table(self) -> None:
         owned = any(status.owner != self._bus.agent for status in self._tasks)
-        paid = any(status.cost_usd is not None for status in self._tasks)
-        continuing = any(status.continues for status in self._tasks)
-        more = (["owner"] if owned else []), (["cost"] if paid else []), (["continues"] if continuing else [])
-        columns = ["changed", "agent", *more[0], "state", "attempt", *more[1], "type", "task", *more[2]]
-        rows = [_row(status, owned=owned, paid=paid) for status in self._tasks]
-        after = [[status.continues or ""] if continuing else [] for status in self._tasks]
-        output.table(columns, [[*row, *last] for row, last in zip(rows, after, strict=True)])
+        lazy.task_rows.print_tasks(self._tasks, owned=owned)
 
     def _print(self) -> None:
         if output.on_terminal():
@@ -76,12 +69,3 @@ class TaskSearch:
             output.remark(f"warning: {fault}")
         if self._cursor is not None:
             output.remark(f"older tasks: --cursor {self._cursor}")
-
-
-def _row(status: "TaskStatus", *, owned: bool, paid: bool) -> list[str]:
-    entry = status.record.entry
-    changed = f"{status.record.changed_at:%Y-%m-%d %H:%M:%S}"
-    owner = [status.owner] if owned else []
-    cost = [dollars(status.cost_usd)] if paid else []
-    attempt = str(entry.attempt or "")
-    return [changed, status.agent, *owner, status.state_in_words, attempt, *cost, entry.task_type, status.task_id]

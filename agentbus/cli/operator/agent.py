@@ -1,6 +1,6 @@
 """`agentbus agent`: lists the online agents, and changes which agents may use a bus that `agentbus init` made."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,7 +15,7 @@ from agentbus.cli.operator.next_steps import (
     write_bundle,
 )
 from agentbus.cli.options import FILE, AgentId, agent_option, bus_folder_option, with_coordinator
-from agentbus.cli.output import free_slots, json_line, line, on_terminal, remark, table
+from agentbus.cli.output import json_line, line, on_terminal, remark
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,10 +49,7 @@ async def list_(bus: "Coordinator", *, agent: str | None) -> None:
     """
     agents = [one.to_json() for one in await bus.overview(agent)]
     if on_terminal():
-        table(
-            ["agent", "waiting", "running", "workers", "free slots", "last seen", "version", "description"],
-            [_row(one) for one in agents],
-        )
+        lazy.agent_rows.print_agents(agents)
         for one in agents:
             for trouble in one.get("troubles", ()):
                 remark(f"{one['agent']}: {trouble}")
@@ -61,20 +58,6 @@ async def list_(bus: "Coordinator", *, agent: str | None) -> None:
             json_line(one)
     for status in await bus.lost_tasks(agent):
         remark(f"warning: {status.name} {status.loss_note}")
-
-
-def _row(one: dict[str, Any]) -> list[str]:
-    workers: list[dict[str, Any]] = one["workers"]
-    return [
-        one["agent"],
-        str(one.get("waiting", "?")),
-        str(one.get("unacknowledged", "?")),
-        str(len(workers)) if workers else "none alive",
-        free_slots(workers),
-        max((worker["seen_at"][:19] for worker in workers), default=""),
-        ", ".join(sorted({worker["version"] for worker in workers})),
-        next((worker["description"] for worker in workers if worker["description"]), ""),
-    ]
 
 
 @agent.command(
