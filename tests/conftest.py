@@ -17,7 +17,7 @@ from agentbus.bus.bounds import rooms
 from agentbus.bus.setup import set_up
 from agentbus.config.loading import URL_VARIABLE
 from agentbus.provision.nats_server import NatsServer, run_server
-from support import examples
+from support import examples, warm_starts
 from support.harness import BOUND_S, ROOT, is_killed, processes_with
 from support.posix_use import TESTS, posix_use
 
@@ -27,6 +27,8 @@ assert examples.TIMES, "the profile of hypothesis is loaded, before the first te
 # the tests start would compile the same sources again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+warm_starts.install()
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background by a shell that has no job control; whatever the tests start would ignore Ctrl-C, too.

@@ -1,5 +1,6 @@
 """What `visible_text` escapes: compared with Unicode's own lists, over all code points that this Python knows."""
 
+import functools
 import json
 import sys
 import unicodedata
@@ -9,10 +10,21 @@ import pytest
 from agentbus.visible_text import escaped, is_hidden, json_escaped, one_line, visible
 from support.hidden_characters import DEFAULT_IGNORABLE, hidden
 
-HIDDEN = [char for char in map(chr, range(sys.maxunicode + 1)) if hidden(char)]
-SOME_HIDDEN = [char for char in HIDDEN if unicodedata.category(char) not in {"Co", "Cn"} or ord(char) % 97 == 0]
-"""All of them, but few of the 960,000 that have no meaning yet."""
-SHOWN = "".join(sorted(set(map(chr, range(sys.maxunicode + 1))) - set(HIDDEN)))
+
+# Made by the first test that needs them: each process of the tests imports this module, and one runs it.
+@functools.cache
+def all_hidden() -> list[str]:
+    return [char for char in map(chr, range(sys.maxunicode + 1)) if hidden(char)]
+
+
+def some_hidden() -> list[str]:
+    """All of them, but few of the 960,000 that have no meaning yet."""
+    return [char for char in all_hidden() if unicodedata.category(char) not in {"Co", "Cn"} or ord(char) % 97 == 0]
+
+
+def all_shown() -> str:
+    return "".join(sorted(set(map(chr, range(sys.maxunicode + 1))) - set(all_hidden())))
+
 
 STAY = {
     "tabs and line ends": "one\ttwo\nthree\r\nfour\n",
@@ -48,21 +60,24 @@ ESCAPED = {
 
 
 def test_exactly_what_unicode_hides_is_escaped():
-    assert [f"{ord(char):04X}" for char in HIDDEN if not is_hidden(char)] == []
-    assert [f"{ord(char):04X}" for char in SHOWN if is_hidden(char)] == []
-    assert len(SHOWN) > 100_000
+    shown = all_shown()
+    assert [f"{ord(char):04X}" for char in all_hidden() if not is_hidden(char)] == []
+    assert [f"{ord(char):04X}" for char in shown if is_hidden(char)] == []
+    assert len(shown) > 100_000
 
 
 def test_every_hidden_character_is_escaped_wherever_it_stands_alone():
-    shown = "a".join(map(escaped, SOME_HIDDEN))
+    chars = some_hidden()
+    shown = "a".join(map(escaped, chars))
     assert shown.isascii()
     assert shown.isprintable()
-    assert one_line("a".join(SOME_HIDDEN)) == shown
-    assert visible("a".join(SOME_HIDDEN)) == shown.replace(r"\t", "\t").replace(r"\n", "\n")
+    assert one_line("a".join(chars)) == shown
+    assert visible("a".join(chars)) == shown.replace(r"\t", "\t").replace(r"\n", "\n")
 
 
 def test_every_other_character_stays():
-    assert visible(SHOWN) == one_line(SHOWN) == SHOWN
+    shown = all_shown()
+    assert visible(shown) == one_line(shown) == shown
 
 
 def test_the_code_points_that_unicode_calls_ignorable_are_all_escaped():
@@ -91,7 +106,7 @@ def test_one_line_is_printable_whatever_it_was_made_from():
 
 
 def test_as_json_the_escapes_mean_the_characters():
-    text = "".join(char for char in SOME_HIDDEN if not 0xD800 <= ord(char) < 0xE000)
+    text = "".join(char for char in some_hidden() if not 0xD800 <= ord(char) < 0xE000)
     shown = visible(json.dumps(text, ensure_ascii=False), json_escaped)
     assert shown == one_line(json.dumps(text, ensure_ascii=False), json_escaped)
     assert shown.isprintable()

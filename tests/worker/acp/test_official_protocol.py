@@ -6,22 +6,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from acp import schema
-from acp.meta import PROTOCOL_VERSION
-from pydantic import BaseModel
 
 from agentbus.config.sections.mcp_server import McpServer
 from agentbus_worker.acp.conversation import PROTOCOL
 from support.acp_driver import driven
 
-REQUESTS: Final[dict[str, type[BaseModel]]] = {
-    "initialize": schema.InitializeRequest,
-    "session/new": schema.NewSessionRequest,
-    "session/load": schema.LoadSessionRequest,
-    "session/resume": schema.ResumeSessionRequest,
-    "session/set_mode": schema.SetSessionModeRequest,
-    "session/prompt": schema.PromptRequest,
-}
 OFFICIAL_AGENT: Final = """
 import asyncio
 from acp import Agent, InitializeResponse, NewSessionResponse, PromptResponse, run_agent, start_tool_call, text_block
@@ -56,6 +45,18 @@ asyncio.run(run_agent(Official()))
 
 @pytest.mark.parametrize("does", [(), ("resumes",)])
 async def test_what_the_driver_sends_is_what_the_schema_has(tmp_path: Path, does: tuple[str, ...]) -> None:
+    # Each process of the tests imports this module, and the models of the package take a second.
+    from acp import schema  # noqa: PLC0415
+    from acp.meta import PROTOCOL_VERSION  # noqa: PLC0415
+
+    requests = {
+        "initialize": schema.InitializeRequest,
+        "session/new": schema.NewSessionRequest,
+        "session/load": schema.LoadSessionRequest,
+        "session/resume": schema.ResumeSessionRequest,
+        "session/set_mode": schema.SetSessionModeRequest,
+        "session/prompt": schema.PromptRequest,
+    }
     assert PROTOCOL == PROTOCOL_VERSION
     servers = [
         McpServer(command="/bin/docs", args=("-v",), env={"KEY": "x"}).for_session("docs"),
@@ -70,12 +71,12 @@ async def test_what_the_driver_sends_is_what_the_schema_has(tmp_path: Path, does
         message: dict[str, Any] = json.loads(line)
         if "method" in message:
             seen.add(message["method"])
-            model = REQUESTS[message["method"]]
+            model = requests[message["method"]]
             known = model.model_validate(message["params"])
             assert known.model_dump(by_alias=True, exclude_unset=True, mode="json") == message["params"]
         else:
             schema.RequestPermissionResponse.model_validate(message["result"])
-    assert seen == REQUESTS.keys() - {"session/load" if does else "session/resume"}
+    assert seen == requests.keys() - {"session/load" if does else "session/resume"}
 
 
 @pytest.mark.parametrize(("permissions", "chosen"), [("allow", "y"), ("deny", "n")])
