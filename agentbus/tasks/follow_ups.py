@@ -158,9 +158,9 @@ async def check_room(bus: Bus, agent: str, publisher: str) -> None:
             f"({durable.num_ack_pending}); publish it again when some are done"
         )
     counts = queue.state.subjects or {}
-    # What `main` publishes in the second form are follow-ups, all of them; of others there are new tasks, too.
+    # Those of `main` in the second form are follow-ups and tasks that bring files; others have all their tasks there.
     waiting = counts.get(subjects.tasks_of(agent, COORDINATOR, second=True), 0)
-    if waiting < MAX_WAITING <= sum(counts.values()):
+    if sum(counts.values()) >= MAX_WAITING:
         waiting = await _waiting(bus, agent, publisher, waiting)
     if waiting >= MAX_WAITING:
         raise CannotContinueError(
@@ -170,15 +170,17 @@ async def check_room(bus: Bus, agent: str, publisher: str) -> None:
 
 
 async def _waiting(bus: Bus, agent: str, publisher: str, of_main: int) -> int:
-    """Count the follow-ups that wait for an agent, as far as this party may see: `main` all, others their own as well.
+    """Count the follow-ups that wait for an agent, as far as this party may see.
 
-    The ledger says which of the queued tasks are follow-ups.
+    The ledger says which of the queued tasks are follow-ups: `main` sees all of them, others their own. To these, all
+    that `main` has published in the second form (`of_main`) may be some.
     """
-    owner = None if publisher == COORDINATOR else publisher
+    sees_all = publisher == COORDINATOR
+    owner = None if sees_all else publisher
     found: list[TaskStatus] = []
 
     def take(status: TaskStatus) -> None:
-        if status.continues is not None and status.owner != COORDINATOR:
+        if status.continues is not None and (sees_all or status.owner != COORDINATOR):
             found.append(status)
 
     wanted = Wanted(agent=agent, owner=owner, state="queued", asker=publisher, with_results=False)
@@ -187,7 +189,7 @@ async def _waiting(bus: Bus, agent: str, publisher: str, of_main: int) -> int:
         await search.backwards(_MOST_DELIVERED, None)
     except (PermissionDeniedError, SetupMissingError):
         return of_main
-    return of_main + len(found)
+    return (0 if sees_all else of_main) + len(found)
 
 
 async def tell(bus: Bus, task: Task, publisher: str) -> None:

@@ -8,8 +8,11 @@ import pytest
 
 from agentbus import Coordinator
 from agentbus.errors import CannotContinueError
+from agentbus.protocol.json_codec import encode
+from agentbus.protocol.messages import decode_task, new_task
 from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks import follow_ups
+from agentbus.tasks.publish import publish
 from support.conversing import conversing_worker, done, home
 from support.harness import run_cli, worker
 from support.mcp_harness import data_of, in_memory
@@ -61,6 +64,8 @@ async def test_no_more_follow_ups_than_an_agent_can_have_waiting_are_published(
     waiting = await first.follow_up("y")
     with pytest.raises(CannotContinueError, match=r"too many follow-ups wait for the agent code \(3, at most 3\)"):
         await of_alice.follow_up("y")
+    with_files = new_task(to="code", content="x", task_type="test").to_json() | {"needs": ["files"]}
+    await publish(coordinator.bus, decode_task(encode(with_files)), "main")  # is none either
     with pytest.raises(CannotContinueError, match=r"\(3, at most 3\)"):
         await first.follow_up("y")
     again = await first.follow_up("y", task_id=waiting.id)
