@@ -12,6 +12,8 @@ from agentbus.errors import GitError, GitMissingError, GitTooLargeError
 from agentbus.git.running import RUNNING, Git
 from support.harness import eventually, processes_with
 
+pytestmark = pytest.mark.posix("hooks and aliases of the tests are programs of a shell")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="which processes are left is read from /proc")
 TIMEOUT_S = 60.0
 
 
@@ -55,6 +57,7 @@ async def test_the_configuration_of_the_user_is_read_only_where_that_is_wanted(
     assert (await Git().run(*wanted, timeout_s=TIMEOUT_S, check=False)).code == 1
 
 
+@on_linux
 async def test_a_command_that_hangs_is_ended_with_what_it_has_started(tmp_path: Path) -> None:
     git, began = await repository(tmp_path / "repository"), time.monotonic()
     with pytest.raises(GitError, match=r"has not ended within 0\.5 s"):
@@ -64,6 +67,7 @@ async def test_a_command_that_hangs_is_ended_with_what_it_has_started(tmp_path: 
     await eventually(lambda: not processes_with(git.variables["MARK"]), "the processes of the command have ended")
 
 
+@on_linux
 async def test_a_command_that_is_not_waited_for_any_more_is_ended(tmp_path: Path) -> None:
     git = await repository(tmp_path / "repository")
     marker = git.variables["MARK"]
@@ -91,7 +95,6 @@ async def test_an_error_says_what_git_said_in_one_harmless_line(tmp_path: Path) 
     assert failed.value.code == 128
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the PATH of Windows is looked through otherwise")
 async def test_a_machine_without_git_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     with pytest.raises(GitMissingError, match="git is not on the PATH"):

@@ -128,3 +128,22 @@ async def test_a_task_without_a_clone_fails_with_what_has_to_be_put_right(
     assert done.result.failure is not None
     assert done.result.failure.code == "workspace"
     assert re.search(error, str(done.result.error)), done.result.error
+
+
+async def test_commits_that_were_not_pushed_go_along_with_a_task_and_its_changes_come_back_on_top(
+    coordinator: Coordinator, server: NatsServer, tmp_path: Path
+):
+    source, clone = source_repository(tmp_path / "source"), tmp_path / "clone"
+    git(tmp_path, "clone", "-q", "--no-local", str(source), str(clone))
+    (clone / "own").write_text("not pushed\n", encoding="utf-8")
+    git(clone, "add", "own")
+    git(clone, "commit", "-q", "-m", "Not pushed")
+    base = git(clone, "rev-parse", "HEAD")
+    async with worker(repository_worker(tmp_path / "worker", server.url, source, "cat own; echo more >> own")):
+        task = await coordinator.publish("code", "go on", task_id="job-1", task_type="test", commits_of=clone)
+        result = await task.result(timeout_s=BOUND_S)
+    assert (result.status, result.result) == ("completed", "not pushed\n"), result.error
+    done = await task.status()
+    assert (changes(done).base, changes(done).commits) == (base, 1)
+    await applied(coordinator, done, clone)
+    assert (clone / "own").read_text(encoding="utf-8") == "not pushed\nmore\n"

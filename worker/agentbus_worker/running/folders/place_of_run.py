@@ -4,21 +4,25 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agentbus.config.worker_schema import WorkerConfig
 from agentbus.errors import MachineFaultError
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
-from agentbus.protocol.work.task_work import Work
+from agentbus.protocol.work.task_work import SentFile, Work
 from agentbus_worker.disk.threads import DiskThreads
 from agentbus_worker.repositories.clone import Clone
-from agentbus_worker.repositories.clones import Clones
+from agentbus_worker.repositories.clones import Clones, Lay
 from agentbus_worker.running.folders.inputs import Inputs
 from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.folders.working_folder import working_folder
 
 if TYPE_CHECKING:
     from agentbus_worker.conversations.conversation import Conversation
+
+
+_BUNDLE: Final = "sent.bundle"
+"""In the folder of a clone: the commits that its task has brought."""
 
 
 class Places(NamedTuple):
@@ -55,9 +59,9 @@ async def place_of_run(
     """
     worker, clones, session, name = config.worker, places.clones, conversation.resumed, _name(key)
     if clones is not None:
-        clone = await (
-            clones.of_folder(Path(session.folder), stop) if session else clones.of_task(key, name, work, stop)
-        )
+        lay = _laying(places.inputs, key, work, stop)
+        made = clones.of_folder(Path(session.folder), stop) if session else clones.of_task(key, name, work, stop, lay)
+        clone = await made
         if clone is not None:
             try:
                 yield clone.tree, clone
@@ -69,15 +73,28 @@ async def place_of_run(
         await _check_there(folder, threads, stop)
         yield folder, None
         return
-    made = working_folder(
+    found = working_folder(
         worker.workdir,
         name,
         keep=lambda: worker.keep_workdir or conversation.keeps_folder,
         threads=threads,
         stop=stop,
     )
-    async with made as new:
+    async with found as new:
         yield new, None
+
+
+def _laying(inputs: Inputs | None, key: TaskKey, work: Work | None, stop: asyncio.Future[None]) -> Lay | None:
+    """Return what writes the commits that a task brings into a folder; None of one that brings none."""
+    sent = work.bundle if work is not None else None
+    if inputs is None or sent is None:
+        return None
+
+    async def lay(folder: Path) -> Path:
+        await inputs.lay(key.owner, [SentFile(name=_BUNDLE, **sent.model_dump())], folder, stop)
+        return folder / _BUNDLE
+
+    return lay
 
 
 async def _check_there(folder: Path, threads: DiskThreads, stop: asyncio.Future[None]) -> None:
