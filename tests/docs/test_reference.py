@@ -73,6 +73,10 @@ def test_every_key_of_a_coordinator_is_listed() -> None:
     assert list(CoordinatorConfig.model_fields) == ["nats", "coordinator"]
 
 
+OF_WORKERS = ("agentbus worker run", "agentbus service install", "agentbus work rescue")
+"""Commands whose `--config` is that of a worker."""
+
+
 def commands(group: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
     if isinstance(group, LazyCommand):
         group = group.load()
@@ -88,7 +92,7 @@ def test_every_command_is_listed_with_its_options() -> None:
     expected: dict[str, set[str]] = {}
     for path, command in [*commands(root, "agentbus"), *commands(mcp_command, "agentbus-mcp")]:
         options = {name for param in command.params for name in param.opts if name.startswith("--")}
-        own = options if path in ("agentbus worker run", "agentbus service install") else options - common
+        own = options if path in OF_WORKERS else options - common
         expected[path] = own
     listed = {
         re.sub(r"( \[?[A-Z./]+\]?)+$", "", code(row[0])[0]): {name for name in code(row[1]) if name.startswith("--")}
