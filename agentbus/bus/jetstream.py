@@ -329,7 +329,6 @@ class Bus(Connection):
         """Send a request to JetStream; repeat it while JetStream starts and, if `repeatable`, when no answer comes."""
         clock = asyncio.get_running_loop().time
         start = clock()
-        ready_by = start + min(self._ready_within_s, timeout_s)
         unsure = False  # whether an attempt was sent and got no answer
         async for attempt in retry_until(start + timeout_s, _PAUSE_S):
             left_s = max(0.05, min(start + timeout_s - clock(), REQUEST_TIMEOUT_S))
@@ -348,7 +347,7 @@ class Bus(Connection):
                 if (fault := answer.get("error")) is None:
                     return answer
                 error, passing = refusals.error_of(fault, subject), refusals.is_passing(fault)
-            if not passing or attempt.last or clock() > ready_by:
+            if not passing or attempt.last or clock() > start + min(self._ready_within_s, timeout_s):
                 raise error
         raise AssertionError("the last attempt returns or raises")
 

@@ -120,7 +120,10 @@ def _header(name: str, value: str) -> str:
     """Format a header line. Line breaks in the value become spaces, so that it cannot begin another line."""
     if not _HEADER_NAME.fullmatch(name):
         raise errors.BadHeaderError(name)
-    return f"{name}: {value.strip().translate(_ONE_LINE)}\r\n"
+    value = value.strip()
+    if "\n" in value or "\r" in value:  # translating what has none would cost as much as the rest of the message
+        value = value.translate(_ONE_LINE)
+    return f"{name}: {value}\r\n"
 
 
 def check_size(subject: str, data: bytes, headers: Headers | None, max_bytes: int | None) -> None:

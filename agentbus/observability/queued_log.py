@@ -15,7 +15,7 @@ MAX_LINES: Final = 4_096
 _FLUSH_S: Final = 0.5
 """How long the end of a process waits for a line to be written: a service manager kills it soon after."""
 
-_GATHER_S: Final = 0.005
+_GATHER_S: Final = 0.02
 """How long lines are gathered after one was written: a thread that wakes for each line of a busy worker takes Python's
 lock from its event loop each time. The first line after a while is written at once."""
 

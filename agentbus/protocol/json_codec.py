@@ -12,6 +12,7 @@ Json: TypeAlias = Any
 
 
 _SHOWN_CHARS: Final = 60
+_CANONICAL: Final = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -84,4 +85,4 @@ def object_in(value: Json) -> dict[str, Json]:
 
 def canonical(value: Json) -> bytes:
     """Write JSON with sorted keys: equal values have equal bytes."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    return _CANONICAL.encode(value).encode()

@@ -2,12 +2,13 @@
 
 `claims/<worker>.claims` has a slot of fixed size for each task that the worker holds: its key, the nonce of the claim,
 and the ack subject of its delivery. The first slot says which worker this is, and where it runs. A slot is written
-before the claim, and emptied when the task is done, so the file stays as large as the most tasks held at a time.
+before the claim, and emptied soon after the task is done, so the file stays as large as the most tasks held at a time.
 
 Nothing is fsynced: a record is to survive its worker. After a crash of the machine it may be old or missing, and then
 the lease decides. A thread writes, beside the claim; a command waits for it only as long as a disk takes that works.
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -45,6 +46,9 @@ _DISK_S: Final = 0.05
 """How long a command waits for the record of its claim. A write to a disk that works takes microseconds."""
 _POLL_S: Final = 0.001
 _CLOSE_S: Final = 1.0
+_EMPTIED_S: Final = 0.05
+"""How long a slot that is free may still hold its record. Where runs are quick, the next task is written over it by
+then: without this, the thread would be woken twice for each task, and take Python's lock from the event loop."""
 
 
 def _check(is_valid: Callable[[object], bool]) -> AfterValidator:
@@ -125,6 +129,8 @@ class ClaimRecords:
         self._count = 1
         self._filled = 0
         self._kept: deque[int] = deque()
+        self._outdated: set[int] = set()
+        self._emptying: asyncio.TimerHandle | None = None
         self._disk: _Disk | None = None
 
     def __enter__(self) -> Self:
@@ -144,6 +150,7 @@ class ClaimRecords:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._disk is not None:
+            self._write_emptied()
             self._disk.close(None if self._filled else self._path)
 
     def fill(self, fields: dict[str, Any]) -> tuple[int, int | None]:
@@ -151,6 +158,7 @@ class ClaimRecords:
         slot = self._free.pop() if self._free else self._count
         self._count = max(self._count, slot + 1)
         self._filled += 1
+        self._outdated.discard(slot)
         return slot, self._write(slot, fields)
 
     def is_written(self, number: int) -> bool:
@@ -166,8 +174,9 @@ class ClaimRecords:
         """Free a slot. Nothing waits for that: what is settled, or claimed by another worker, is known by its entry."""
         self._filled -= 1
         self._free.append(slot)
-        if self._disk is not None:
-            self._disk.write(slot * SLOT_BYTES, _END)
+        self._outdated.add(slot)
+        if self._emptying is None:
+            self._emptying = asyncio.get_running_loop().call_later(_EMPTIED_S, self._write_emptied)
 
     def keep(self, slot: int, fields: dict[str, Any]) -> None:
         """Keep a record beyond the end of this worker, the newest ones."""
@@ -175,6 +184,14 @@ class ClaimRecords:
         self._kept.append(slot)
         if len(self._kept) > _MOST_KEPT:
             self.empty(self._kept.popleft())
+
+    def _write_emptied(self) -> None:
+        """Empty the slots that were freed, and were not filled again since."""
+        if self._emptying is not None:
+            self._emptying.cancel()
+            self._emptying = None
+        while self._outdated and self._disk is not None:
+            self._disk.write(self._outdated.pop() * SLOT_BYTES, _END)
 
     def _write(self, slot: int, fields: dict[str, Any]) -> int | None:
         data = json.dumps(fields).encode() + _END

@@ -19,6 +19,7 @@ from agentbus_worker.running.frames import Frames
 TAIL_BYTES: Final = 8_192
 """How much of the end of an output is kept."""
 _CHUNK: Final = 65_536
+_OF_NOTHING: Final = hashlib.sha256()
 _MAX_WAITING_BYTES: Final = 1_048_576
 """How much of an output waits for the disk before its pipe is not read any more, as if the disk were the reader."""
 
@@ -151,7 +152,7 @@ class OutputPipe:
         self._tail = bytearray()
         self._frames = Frames(keep_bytes)
         self._size = 0
-        self._hash = hashlib.sha256()
+        self._hash = _OF_NOTHING  # which many a command prints
         self._watching = self._finished = self._standing = False
         self._last_read = self._loop.time()
 
@@ -189,6 +190,8 @@ class OutputPipe:
         if self._finished:
             return True
         self._last_read = self._loop.time()
+        if self._hash is _OF_NOTHING:
+            self._hash = hashlib.sha256()
         self._hash.update(chunk)
         if self._on_chunk is not None:
             self._on_chunk(chunk)

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,15 +19,14 @@ _REMOVAL_S: Final = 60.0
 """How long a task waits for its folder to be gone: large trees take less, a disk that stands still more."""
 
 
-@asynccontextmanager
-async def working_folder(
+def working_folder(
     base: Path | None,
     name: str,
     *,
     keep: Callable[[], bool],
     threads: DiskThreads = AT_ONCE,
     stop: asyncio.Future[None] | None = None,
-) -> AsyncGenerator[Path | None]:
+) -> AbstractAsyncContextManager[Path | None]:
     """Make a folder in `base` for the length of the block; None if there is no `base`.
 
     One that is there is taken as it is: a later attempt finds the files of an earlier one. What cannot be removed at
@@ -41,10 +40,13 @@ async def working_folder(
     Raises:
         MachineFaultError: it cannot be made, or the disk does not answer.
     """
-    if base is None:
-        yield None
-        return
-    folder = base / name
+    return nullcontext() if base is None else _made(base / name, keep, threads, stop)
+
+
+@asynccontextmanager
+async def _made(
+    folder: Path, keep: Callable[[], bool], threads: DiskThreads, stop: asyncio.Future[None] | None
+) -> AsyncGenerator[Path]:
     try:
         await threads.run(lambda: folder.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True), stop=stop)
     except OSError as error:
