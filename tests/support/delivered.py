@@ -21,6 +21,7 @@ from agentbus_worker.pausing.pause import Pause
 from agentbus_worker.progress.run_progress import Progress
 from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
 from agentbus_worker.running.process_tree import Children
+from agentbus_worker.running.task_command import command_limits
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.lease_monitor import LeaseMonitor
 from agentbus_worker.settling.outbox import Outbox
@@ -59,7 +60,7 @@ async def delivered(
                 bus=bus, ledger=Ledger(bus), lease_monitor=LeaseMonitor(bus, clock), config=config, instance="me",
                 lease_s=lease_s, state_folder=state_folder, outbox=outbox, children=children, held=(), metrics=metrics,
                 claims=claims, pause=Pause(), progress=Progress(bus, config),
-                temporary=TemporaryFolders(state_folder.temporary),
+                temporary=TemporaryFolders(state_folder.temporary), limits=command_limits(config),
                 place=OwnPlace(bus, config, state_folder, clock, Disk(threads=False)),
                 unsettled=Unsettled(bus, outbox, clock, metrics, lease_s=lease_s),
             )  # fmt: skip

@@ -41,7 +41,7 @@ from agentbus_worker.running.orphans import end_orphans
 from agentbus_worker.running.process_tree import HAS_SUPERVISORS, Children
 from agentbus_worker.running.spawn import close_on_exec
 from agentbus_worker.running.supervising.supervisor import become_subreaper
-from agentbus_worker.running.task_command import from_anywhere
+from agentbus_worker.running.task_command import command_limits, from_anywhere
 from agentbus_worker.settling.claim import claim, kept_back_s
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.job import Job
@@ -179,8 +179,7 @@ class Worker:
                 running: set[asyncio.Task[None]] = set()
                 local.metrics.show("questions_open", lambda: context.waiting.questions)
                 handler = self._handler(context, group, running)
-                intake = Intake(bus, config, self._slots, self._pause, handler, follow_ups)
-                taking = group.create_task(intake.run())
+                taking = group.create_task(Intake(bus, config, self._slots, self._pause, handler, follow_ups).run())
                 await self._stop.drain.wait()
                 self._watchdog.stopping(f"stopping: {len(running)} tasks running")
                 taking.cancel()
@@ -213,6 +212,7 @@ class Worker:
             pause=self._pause,
             children=local.children,
             temporary=local.temporary,
+            limits=command_limits(config),
             place=OwnPlace(bus, config, local.folder, clock, local.disk),
             held=self._jobs,
             metrics=metrics,

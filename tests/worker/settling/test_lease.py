@@ -50,7 +50,7 @@ async def test_a_renewal_in_progress_does_not_undo_the_settlement(coordinator: C
     async with PullConsumer(bus, subjects.TASKS_STREAM, subjects.durable("code")) as puller:
         result = new_result(task.message.to_json(), result_id="result-1", status="completed")
         lease = Lease(slow, await puller.next(), key, entry, revision, unrecorded(key))
-        async with asyncio.timeout(BOUND_S), lease.renewing():
+        async with asyncio.timeout(BOUND_S), lease:
             await slow.renewal_is_under_way.wait()
             lease.stop_renewing()
             settling = asyncio.create_task(lease.commit(result))
@@ -91,6 +91,6 @@ async def test_a_delivery_is_held_while_renewals_are_refused_for_less_than_a_lea
     monkeypatch.setattr(Ledger, "write", write)
     async with PullConsumer(bus, subjects.TASKS_STREAM, subjects.durable("code")) as puller:
         lease = Lease(ledger, await puller.next(), key, entry, revision, unrecorded(key))
-        async with lease.renewing():
+        async with lease:
             await eventually(lambda: refused > held > 0, "held for a lease, and then no more")
     assert not lease.lost

@@ -55,17 +55,12 @@ class AnswerPipe:
 
 
 @asynccontextmanager
-async def answer_pipe(
-    path: Path, threads: DiskThreads, stop: asyncio.Future[None], *, wanted: bool
-) -> AsyncGenerator[AnswerPipe | None]:
-    """Make the FIFO of a run in a private folder, for the length of the block; nothing, and None, if it is not wanted.
+async def answer_pipe(path: Path, threads: DiskThreads, stop: asyncio.Future[None]) -> AsyncGenerator[AnswerPipe]:
+    """Make the FIFO of a run in a private folder, for the length of the block.
 
     Raises:
         MachineFaultError: it cannot be made, or the disk does not answer.
     """
-    if not wanted:
-        yield None
-        return
 
     def make() -> AnswerPipe:
         os.mkfifo(path, _OWNER_ONLY)

@@ -6,7 +6,7 @@ so it is given once, whatever dies when, and never to another question.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Final, Literal
 
 from agentbus.errors import BusError, LeaseLostError, TooLargeError
@@ -22,6 +22,7 @@ from agentbus_worker.asking.question_fields import question_from
 from agentbus_worker.formats.events import Event, Notice, Question, QuestionEnd, Start
 from agentbus_worker.formats.stream import EventStream
 from agentbus_worker.log.lines import TaskLog
+from agentbus_worker.progress.run_progress import RunProgress
 from agentbus_worker.running.command import Child
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.lease import Lease
@@ -30,22 +31,26 @@ _RETRY_S: Final = 1.0
 """The pause after a write that the bus has not taken."""
 
 
-@asynccontextmanager
-async def telling_and_asking(
+def telling_and_asking(
     context: Context, key: TaskKey, lease: Lease, child: Child, pipe: AnswerPipe | None
-) -> AsyncGenerator[None]:
+) -> AbstractAsyncContextManager[RunProgress]:
     """Tell what a run does, and put its questions to people, for the length of the block.
 
     Args:
         pipe: what takes the answers; None where nothing is asked.
     """
-    with context.progress.of_run(key, lease.entry.attempt, child):
-        if pipe is None or child.events is None:
-            yield
-            return
-        run = RunQuestions(context, key, lease, child.events, pipe)
+    telling = context.progress.of_run(key, lease.entry.attempt, child)
+    if pipe is None or (events := child.events) is None:
+        return telling
+    return _asking(telling, lambda: RunQuestions(context, key, lease, events, pipe))
+
+
+@asynccontextmanager
+async def _asking(telling: RunProgress, begin: Callable[[], "RunQuestions"]) -> AsyncGenerator[RunProgress]:
+    async with telling:
+        run = begin()
         try:
-            yield
+            yield telling
         finally:
             await run.close()
 

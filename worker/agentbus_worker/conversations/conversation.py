@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -151,25 +151,27 @@ class Conversation:
                 why = error.strerror or error
                 raise MachineFaultError(f"the record of its session cannot be written: {why}") from None
 
-    @asynccontextmanager
-    async def followed(self, events: EventStream | None, command: Command) -> AsyncGenerator[None]:
+    def followed(self, events: EventStream | None, command: Command) -> AbstractAsyncContextManager[None]:
         """Note the session that a run begins, as soon as the agent names it, for a run after one that is interrupted.
 
         Those who follow the run are told of an earlier one.
         """
+        return nullcontext() if events is None else self._followed(events, command)
+
+    @asynccontextmanager
+    async def _followed(self, events: EventStream, command: Command) -> AsyncGenerator[None]:
         noting: asyncio.Task[None] | None = None
 
         def on_event(_: Event) -> None:
             nonlocal noting
-            named = events.reader.session if events is not None else None
+            named = events.reader.session
             if noting is None and named is not None and named not in self._locks and is_session_id(named):
                 noting = asyncio.create_task(self._note(named, command))
 
-        if events is not None:
-            if told := told_of(self._plan):
-                events.tell(Notice(told))
-            if self._digest and self._sessions is not None:
-                events.listen(on_event)
+        if told := told_of(self._plan):
+            events.tell(Notice(told))
+        if self._digest and self._sessions is not None:
+            events.listen(on_event)
         try:
             yield
         finally:

@@ -4,6 +4,7 @@ What cannot be sent at once is dropped: no run, and no settlement of a task, wai
 """
 
 import asyncio
+import functools
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
@@ -80,28 +81,33 @@ class RunProgress:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
-        self._collected = Collected(with_words=progress.kinds == "all")
         self._outputs: tuple[PrintedLines, ...] = ()
         self._run = ""
         self._sent_bytes = 0
 
-    def __enter__(self) -> Self:
-        if self._progress.kinds == "off":
-            return self
-        if self._child.events is not None:
+    async def __aenter__(self) -> Self:
+        if self._child.events is not None and self._progress.kinds != "off":
             self._child.events.listen(self._on_event)
-        elif self._progress.kinds == "all":
-            self._outputs = tuple(PrintedLines(look) for look in self._child.printed)
-        self._timer = self._loop.call_later(_FIRST_S, self._tick)
         return self
 
-    def __exit__(
+    def begin(self) -> None:
+        """Begin to tell, once it is known that the run takes more than a moment: most of what is quick never does."""
+        if self._progress.kinds == "all" and self._child.events is None:
+            self._outputs = tuple(PrintedLines(look) for look in self._child.printed)
+        if self._outputs or (self._progress.kinds != "off" and self._child.events is not None):
+            self._timer = self._loop.call_at(self._started + _FIRST_S, self._tick)
+
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
             if self._elapsed_s >= _FIRST_S:
                 self._tell(ended=True)
+
+    @functools.cached_property
+    def _collected(self) -> Collected:
+        return Collected(with_words=self._progress.kinds == "all")
 
     @property
     def _elapsed_s(self) -> float:

@@ -121,7 +121,7 @@ class Child:
         children: Children,
         *,
         stop_grace_s: Callable[[], float] | None = None,
-        on_still_running: Callable[[], None] = lambda: None,
+        on_still_running: Callable[[], object] = lambda: None,
     ) -> Exit:
         """Wait until the command has exited, or end it at a limit or at `stop`; begin to end what it left behind.
 

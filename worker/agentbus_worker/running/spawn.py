@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, cast
 from agentbus.errors import CommandError, MachineFaultError
 from agentbus_worker.running.program_file import why_not_executed
 from agentbus_worker.running.supervising import supervisor
+from agentbus_worker.timers import Timers
 
 if TYPE_CHECKING:
     from agentbus_worker.asking.answer_pipe import AnswerPipe
@@ -104,12 +105,15 @@ class ExitEvent:
             await self.wait(left_s)
         return self.is_set
 
-    async def wait(self, timeout_s: float) -> bool:
-        """Wait up to `timeout_s` until the event is set or `wake` is called; returns whether it is set."""
+    async def wait(self, timeout_s: float, timers: Timers | None = None) -> bool:
+        """Wait up to `timeout_s` until the event is set or `wake` is called; returns whether it is set.
+
+        It is waited for with one of `timers`, where it hardly ever takes that long.
+        """
         if not self.is_set:
             loop = asyncio.get_running_loop()
             self._waiter = loop.create_future()
-            timer = loop.call_later(timeout_s, self.wake)
+            timer = (timers or loop).call_later(timeout_s, self.wake)
             try:
                 await self._waiter
             finally:

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -114,7 +114,7 @@ async def task_command(
     """
     agent, owner, run_id, tmp = config.agent, attempt.owner, attempt.run_id, places.tmp
     file = tmp / f"{run_id}.prompt" if agent.prompt_via == "file" else None
-    pipe = answer_pipe(tmp / f"{run_id}.answers", disk.state, stop, wanted=agent.permissions == "ask")
+    pipe = answer_pipe(tmp / f"{run_id}.answers", disk.state, stop) if agent.permissions == "ask" else nullcontext()
     async with (
         place_of_run(
             config, TaskKey(agent.id, task.id, owner), places, attempt.work, conversation, disk.folders, stop

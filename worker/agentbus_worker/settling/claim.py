@@ -219,7 +219,10 @@ async def _try_claim(
     if isinstance(verdict, Lost):
         return None
     await record.written()
-    lease = Lease(context.ledger, delivery, incoming.key, verdict.entry, verdict.revision, record, since=started)
+    lease = Lease(
+        context.ledger, delivery, incoming.key, verdict.entry, verdict.revision, record,
+        since=started, timers=context.lease_timers,
+    )  # fmt: skip
     lost = decision.base.claim if decision.base.state == "working" else None
     if lost is not None:
         context.metrics.count("takeover")

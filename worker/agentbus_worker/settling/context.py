@@ -16,6 +16,7 @@ from agentbus_worker.metrics import Metrics
 from agentbus_worker.pausing.pause import Cause, Pause
 from agentbus_worker.progress.run_progress import Progress
 from agentbus_worker.repositories.clones import Clones
+from agentbus_worker.running.command import Limits
 from agentbus_worker.running.folders.inputs import Inputs
 from agentbus_worker.running.folders.place_of_run import Places
 from agentbus_worker.running.folders.temporary_folders import TemporaryFolders
@@ -25,6 +26,7 @@ from agentbus_worker.settling.lease_monitor import LeaseMonitor
 from agentbus_worker.settling.outbox import Outbox
 from agentbus_worker.settling.unsettled import Unsettled
 from agentbus_worker.state_folder import StateFolder
+from agentbus_worker.timers import Timers
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,12 @@ class Context:
     held: Container[TaskKey]
     metrics: Metrics
     temporary: TemporaryFolders
+    limits: Limits
     place: OwnPlace
     progress: Progress
     clones: Clones | None = None
     disk: Disk = field(default_factory=lambda: Disk(threads=False))
+    lease_timers: Timers = field(default_factory=Timers)
     waiting: WaitingRuns = field(default_factory=WaitingRuns)
     dead_letters: dict[str, str] = field(default_factory=dict[str, str])
 

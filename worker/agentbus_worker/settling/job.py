@@ -27,7 +27,7 @@ from agentbus_worker.pausing.faults import Fault, begin_pause, handed_back, not_
 from agentbus_worker.running.command import Child, Exit, running
 from agentbus_worker.running.side_files import read_side_file
 from agentbus_worker.running.spawn import Command
-from agentbus_worker.running.task_command import Attempt, command_limits, task_command
+from agentbus_worker.running.task_command import Attempt, task_command
 from agentbus_worker.settling.context import Context
 from agentbus_worker.settling.decisions import retry_pause_s
 from agentbus_worker.settling.lease import Lease
@@ -121,7 +121,7 @@ class Job:
         """
         self._reservation = reservation
         try:
-            async with self._lease.renewing():
+            async with self._lease:
                 try:
                     await self._run_in_slot(reservation)
                 except MachineFaultError as error:
@@ -164,21 +164,20 @@ class Job:
                 await self._finish_without_run()
 
     async def _run_command(self, command: Command, reservation: Reservation) -> None:
-        context = self._context
-        limits = self.conversation.limits(command_limits(context.config))
-        tmp, stop = context.state_folder.tmp, self._lease.interrupted
+        context, stop = self._context, self._lease.interrupted
+        limits, tmp = self.conversation.limits(context.limits), context.state_folder.tmp
         await self.conversation.begin(command.run_id)
         async with running(command, limits, context.children, tmp, stop=stop, disk=context.disk.state) as child:
             self._trial = watch_trial(context, child)
             self._lease.run = run_of(child.events)
             context.metrics.run_started()
             asks = telling_and_asking(context, self.key, self._lease, child, command.answers)
-            async with asks, self.conversation.followed(child.events, command):
+            async with asks as telling, self.conversation.followed(child.events, command):
                 ended = await child.ended(
                     stop,
                     context.children,
                     stop_grace_s=self._stop_grace_s,
-                    on_still_running=lambda: self._log.info("started"),
+                    on_still_running=lambda: (self._log.info("started"), telling.begin()),
                 )
             self._log.add(exit_code=ended.code, duration_s=round(ended.duration_s, 3), output_bytes=ended.stdout.size)
             if ended.unended is None:
@@ -277,7 +276,7 @@ class Job:
         failed = (outcome.cause or "not_started") if outcome.status == "failed" else None
         tracing.outcome(outcome.status, error=failed, reason=outcome.reason, exit_code=outcome.extra.get("exit_code"))
         self._lease.stop_renewing()
-        async with OutboxCopy(context.outbox, entry) as copy:
+        async with OutboxCopy(context.outbox, entry, later=not self._flush) as copy:
             try:
                 await self._store(result)
             except LeaseLostError:

@@ -1,10 +1,11 @@
 """Holds the lease on one task: renews, commits and releases it by compare-and-set on its ledger key."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Final
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
 
 from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import (
@@ -23,6 +24,7 @@ from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Adopt, Lost, Vacant, compare_and_set
 from agentbus_worker.claim_records import ClaimRecord
 from agentbus_worker.log.lines import TaskLog
+from agentbus_worker.timers import Timer, Timers
 
 if TYPE_CHECKING:
     from agentbus.protocol.outcomes.run_report import Run
@@ -52,8 +54,14 @@ class Lease:
         record: ClaimRecord,
         *,
         since: float | None = None,
+        timers: Timers | None = None,
     ) -> None:
-        """`since` is when the claim began to be written, by the event loop's clock; None for now."""
+        """Take a claim that was written.
+
+        Args:
+            since: when it began to be written, by the event loop's clock; None for now.
+            timers: begin the renewals of all leases of this worker.
+        """
         self._clock = asyncio.get_running_loop().time
         self._ledger = ledger
         self._delivery = delivery
@@ -66,7 +74,8 @@ class Lease:
         self._writing = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
-        self._first_renewal: asyncio.TimerHandle | None = None
+        self._timers = timers or Timers()
+        self._first_renewal: Timer | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._context: Context | None = None
         self._refused_since = 0.0
@@ -98,17 +107,18 @@ class Lease:
     def _interval_s(self) -> float:
         return self._lease_s / 3
 
-    @asynccontextmanager
-    async def renewing(self) -> AsyncGenerator[None]:
+    async def __aenter__(self) -> Self:
         """Renew every third of the lease, until the end of the block, `stop_renewing()` or the loss of the lease."""
         self._context = copy_context()  # renewals belong to the trace of the job, whichever task starts them
-        self._first_renewal = asyncio.get_running_loop().call_later(self._interval_s, self.renew_now)
-        try:
-            yield
-        finally:
-            self.stop_renewing()
-            if self._renewing is not None:
-                await self._renewing
+        self._first_renewal = self._timers.call_later(self._interval_s, self.renew_now)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop_renewing()
+        if self._renewing is not None:
+            await self._renewing
 
     async def _renew(self) -> None:
         """Renew until `_stopping` is set. It is never cancelled, because a request could swallow the cancellation."""

@@ -31,6 +31,9 @@ log = logging.getLogger("agentbus.worker")
 _SUFFIX: Final = ".json"
 _WRITE_AFTER_S: Final = 0.02
 """How long the bus may take to store a result before a copy is written: usually it is faster than a disk."""
+_WRITE_LATER_S: Final = 0.1
+"""The same while tasks are quick and there is a backlog. Then writes to the bus wait for each other, and a copy would
+cost as much as a run that is repeated."""
 _SYNC_AFTER_S: Final = 0.015
 """The delay from there to the fsync of the copy, with which it survives a crash of the machine."""
 
@@ -210,15 +213,21 @@ class OutboxCopy:
     It stays if the block is left by an error, or after `keep()`; then it is also synced to disk.
     """
 
-    def __init__(self, outbox: Outbox, entry: Callable[[], OutboxEntry]) -> None:
-        """`entry` builds the entry; usually it is not called, because the bus is faster."""
+    def __init__(self, outbox: Outbox, entry: Callable[[], OutboxEntry], *, later: bool = False) -> None:
+        """Take an outcome.
+
+        Args:
+            entry: builds the entry; usually it is not called, because the bus is faster.
+            later: whether writes to the bus are batched, and so take longer.
+        """
         self._outbox = outbox
         self._make_entry = entry
+        self._after_s = _WRITE_LATER_S if later else _WRITE_AFTER_S
         self._putting: asyncio.Task[None] | None = None
         self._kept = False
 
     async def __aenter__(self) -> Self:
-        self._timer = asyncio.get_running_loop().call_later(_WRITE_AFTER_S, self._put)
+        self._timer = asyncio.get_running_loop().call_later(self._after_s, self._put)
         return self
 
     async def __aexit__(

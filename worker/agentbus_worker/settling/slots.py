@@ -10,6 +10,7 @@ from typing import Final, Literal, Self, TypeAlias
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.command import Child
 from agentbus_worker.running.unended import Unended
+from agentbus_worker.timers import Timers
 
 _MIN_PREFETCH: Final = 8
 """How many tasks are prefetched at least: one pull request for many costs hardly more than one for a single task."""
@@ -37,6 +38,7 @@ class Slots:
         self._room: asyncio.Future[None] | None = None
         self._quick = False
         self._closed = self._paused = False
+        self.timers = Timers()
         self.lost = 0
         """How many slots are held by commands that have been given up because they could not be ended."""
 
@@ -172,7 +174,7 @@ class Reservation:
         self._slots.request_slot(self)
         if self._granted.done():
             return self._granted.result()
-        timer = asyncio.get_running_loop().call_later(_MAX_WAIT_S, self._slots.time_out, self)
+        timer = self._slots.timers.call_later(_MAX_WAIT_S, lambda: self._slots.time_out(self))
         try:
             return await self._granted
         except asyncio.CancelledError:

@@ -1,8 +1,8 @@
 """Repeats the steps of a settlement until the bus has stored them, for a bounded time if the worker must end."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from types import TracebackType
 from typing import Final
 
 from agentbus.bus.jetstream import Bus
@@ -37,22 +37,19 @@ class Storing:
             _bound(self._timeout)
         self._stopping = True
 
-    @asynccontextmanager
-    async def bounded(self) -> AsyncGenerator[None]:
+    def bounded(self) -> "_Bounded":
         """Bound the time of what is stored in the block if the worker must end at once.
 
         Raises:
             StoppingError: the time is over.
         """
-        try:
-            async with asyncio.timeout(None) as self._timeout:
-                if self._stopping:
-                    _bound(self._timeout)
-                yield
-        except TimeoutError:
-            raise StoppingError from None
-        finally:
-            self._timeout = None
+        return _Bounded(self)
+
+    def begin(self, timeout: asyncio.Timeout | None) -> None:
+        """Note what bounds the time of what is stored from now on; None for nothing."""
+        self._timeout = timeout
+        if self._stopping and timeout is not None:
+            _bound(timeout)
 
     async def until_stored(self, step: Callable[[], Awaitable[None]]) -> None:
         """Repeat one step until the bus has stored it.
@@ -76,6 +73,27 @@ class Storing:
                     await self._lease.hold(pause_s, full=not self._lease.entry.terminal)
                 else:
                     await asyncio.sleep(pause_s)
+
+
+class _Bounded:
+    """The block of `Storing.bounded`."""
+
+    def __init__(self, storing: Storing) -> None:
+        self._storing = storing
+        self._timeout = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+        self._storing.begin(self._timeout)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._storing.begin(None)
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise StoppingError from None
 
 
 def _bound(storing: asyncio.Timeout) -> None:

@@ -16,8 +16,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -52,14 +51,14 @@ class TemporaryFolders:
         self._threads = threads
         self._lock = threading.RLock()
         self._turns = asyncio.Lock()  # which are taken in order: a task must not run before those that came before it
+        self._waiting = 0
         self._closed = False
         self._numbers = itertools.count()
         self._base: Path | None = None
         self._ready: deque[tuple[float, Path]] = deque()
         self._ended: list[Path] = []
 
-    @asynccontextmanager
-    async def of_run(self, stop: asyncio.Future[None] | None = None) -> AsyncGenerator[Path]:
+    def of_run(self, stop: asyncio.Future[None] | None = None) -> "_FolderOfRun":
         """Make a folder, private to this user, for the length of the block; what is in it goes with it, soon after.
 
         Args:
@@ -68,19 +67,22 @@ class TemporaryFolders:
         Raises:
             MachineFaultError: it cannot be made, or the disk does not answer.
         """
-        async with self._turns:
-            folder = self._take_ready()
-            if folder is None:
-                try:
-                    folder = await self._threads.run(self._make, stop=stop)
-                except OSError as error:
-                    raise MachineFaultError(
-                        f"a temporary folder cannot be made in {tempfile.gettempdir()}: {error.strerror or error}"
-                    ) from None
+        return _FolderOfRun(self, stop)
+
+    async def take(self, stop: asyncio.Future[None] | None) -> Path:
+        """Take a folder; see `of_run`."""
+        if not self._waiting and (folder := self._take_ready()) is not None:
+            return folder
+        self._waiting += 1
         try:
-            yield folder
+            async with self._turns:
+                return self._take_ready() or await self._threads.run(self._make, stop=stop)
+        except OSError as error:
+            raise MachineFaultError(
+                f"a temporary folder cannot be made in {tempfile.gettempdir()}: {error.strerror or error}"
+            ) from None
         finally:
-            self._collect(folder)
+            self._waiting -= 1
 
     def _take_ready(self) -> Path | None:
         """Return an empty folder that lies ready: where runs are quick, none waits for a thread."""
@@ -91,7 +93,8 @@ class TemporaryFolders:
             self._ready.append((since, folder))  # for a thread to remove, with those that are older still
         return None
 
-    def _collect(self, folder: Path) -> None:
+    def collect(self, folder: Path) -> None:
+        """Remove the folder of a run that has ended, soon."""
         self._ended.append(folder)
         if len(self._ended) == 1:
             asyncio.get_running_loop().call_later(_COLLECTED_S, self._begin_to_clear)
@@ -135,8 +138,10 @@ class TemporaryFolders:
             stale = self._take_stale()
             missing = min(len(ended), _MOST_READY) - len(self._ready)
             with suppress(OSError):  # the next run tries it again, and says why it cannot be made
-                for _ in range(missing):
+                if missing > 0:
                     self._ready.append((time.monotonic(), self._make()))
+                for _ in range(missing - 1):
+                    self._ready.append((time.monotonic(), self._make_one()))
         for folder in (*ended, *stale):
             _remove(folder)
 
@@ -152,9 +157,13 @@ class TemporaryFolders:
         with self._lock:
             if self._base is None or not _is_ours(self._base):  # what clears temporary folders may have taken it
                 self._base = self._new_base()
-            folder = self._base / str(next(self._numbers))
-            folder.mkdir(mode=_OWNER_ONLY)
-            return folder
+            return self._make_one()
+
+    def _make_one(self) -> Path:
+        assert self._base is not None, "it was made, and looked at, just before"
+        folder = self._base / str(next(self._numbers))
+        folder.mkdir(mode=_OWNER_ONLY)
+        return folder
 
     def _new_base(self) -> Path:
         while True:
@@ -170,6 +179,23 @@ class TemporaryFolders:
                 raise
             else:
                 return base
+
+
+class _FolderOfRun:
+    """The block of one run; see `TemporaryFolders.of_run`."""
+
+    def __init__(self, folders: TemporaryFolders, stop: asyncio.Future[None] | None) -> None:
+        self._folders = folders
+        self._stop = stop
+
+    async def __aenter__(self) -> Path:
+        self._folder = await self._folders.take(self._stop)
+        return self._folder
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._folders.collect(self._folder)
 
 
 def _remove_all(links: list[Path]) -> None:

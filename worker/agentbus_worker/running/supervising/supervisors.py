@@ -27,6 +27,7 @@ from agentbus_worker.running.supervising.adopted import Adopted, has_ended
 from agentbus_worker.running.supervising.link import SupervisorLink
 from agentbus_worker.running.supervising.supervisor import KILL_TIMEOUT_S, Tree
 from agentbus_worker.running.unended import Unended, unended_of
+from agentbus_worker.timers import Timers
 
 _START_TIMEOUT_S: Final = 60.0
 """A supervisor that tells nothing of a start for so long is taken for lost; a program may lie on a slow disk."""
@@ -88,11 +89,11 @@ class SupervisedProcess:
 
     async def started(self, stop: asyncio.Future[None]) -> None:
         """Wait until the command runs, is over, or is to be stopped; raises OSError if it could not be started."""
-        deadline = deadline_after(_START_TIMEOUT_S)
+        deadline, timers = deadline_after(_START_TIMEOUT_S), self._pool.start_timers
         stop.add_done_callback(self._first.wake)
         try:
             while not self._first.is_set and not stop.done():
-                if not await self._first.wait(left_until(deadline)) and left_until(deadline) <= 0:
+                if not await self._first.wait(left_until(deadline), timers) and left_until(deadline) <= 0:
                     self._lose()
                     raise TimeoutError(errno.ETIMEDOUT, f"it did not start within {_START_TIMEOUT_S:g} s")
         except BaseException:
@@ -183,6 +184,7 @@ class Supervisors:
         self._pids: set[int] = set()  # also of those that are about to end
         self._lost: set[int] = set()  # of these, those that were killed
         self.adopted = Adopted(self._pids)
+        self.start_timers = Timers()
 
     def start_ahead(self) -> None:
         """Have a supervisor ready for the next command, so that no command waits for one to start."""
@@ -310,10 +312,16 @@ class Supervisors:
 
 def _message(command: Command, grace_s: float) -> bytes:
     """The message that runs a command; raises ValueError if a word of it cannot be passed on."""
-    argv = [os.fsencode(word) for word in command.argv]
-    environment = [os.fsencode(f"{name}={value}") for name, value in command.env.items()]
-    cwd = b"" if command.cwd is None else os.fsencode(command.cwd)
-    if any(b"\0" in word for word in (*argv, *environment, cwd)):
+    words = [
+        "R",
+        f"{grace_s:f}",
+        "0" if command.stdin is None else "1",
+        "" if command.cwd is None else str(command.cwd),
+        str(len(command.argv)),
+        *command.argv,
+        *map("=".join, command.env.items()),
+    ]
+    message = "\0".join(words)
+    if message.count("\0") >= len(words):
         raise ValueError("embedded null byte")
-    head = [b"R", b"%f" % grace_s, b"0" if command.stdin is None else b"1", cwd, b"%d" % len(argv)]
-    return b"\0".join([*head, *argv, *environment])
+    return os.fsencode(message)
