@@ -283,7 +283,7 @@ def accounts_of_today(text: str) -> str:
 
 OF_OWNED_TASKS = re.compile(
     r"AGENT_TASKS\.tasks-\w+|agent\.[*]\.tasks\.|agent\.\w+\.dead\.[*]|audit\.|AGENT_AUDIT|INFO\.KV_AGENT_STATE"
-    r"|AGENT_CONTROL|AGENT_PROGRESS|agent\.\w+\.progress\.|STREAM\.LIST|AGENT_REGISTRY\.\w+\.place\."
+    r"|AGENT_CONTROL|AGENT_PROGRESS|agent\.\w+\.progress\.|STREAM\.LIST|AGENT_INPUTS|AGENT_REGISTRY\.\w+\.place\."
 )
 """What a bus of the older layout has more than before: so far it is used by nothing but the upgrade."""
 
