@@ -5,12 +5,13 @@ from collections.abc import Awaitable, Callable
 
 from benchmarks.harness import Row
 from benchmarks.program import main
-from benchmarks.scale import bursts, reads, waiting
+from benchmarks.scale import agents, bursts, reads, waiting
 from benchmarks.scale.sizes import SIZES, ScaleSize
 
 PARTS: dict[str, Callable[[ScaleSize], Awaitable[list[Row]]]] = {
     "reads": reads.measure,
     "bursts": bursts.measure,
+    "agents": agents.measure,
     "waits": waiting.measure,
 }
 

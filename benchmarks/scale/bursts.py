@@ -22,13 +22,8 @@ async def measure(size: ScaleSize) -> list[Row]:
         await coordinator.publish(AGENT, "work", task_type="bench", task_id="open")
         for number in range(20):
             await put(coordinator, result_message(f"job-{number}", "done"))
-        started = time.perf_counter()
-        waits = [_wait(coordinator, size.wait_s) for _ in range(size.waits)]
-        reads = [_read(coordinator) for _ in range(size.reads)]
-        lists = [_list(coordinator) for _ in range(size.lists)]
-        failed = _failures(await asyncio.gather(*waits, *reads, *lists, return_exceptions=True))
+        failed, took = await burst(coordinator, size)
         what = f"{size.waits} waits, {size.reads} reads and {size.lists} lists in the same instant"
-        took = time.perf_counter() - started
         args = ("--nats-url", server.url)
         async with http_server(folder / "mcp.log", *args) as mcp, AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(over_http(mcp.url)) for _ in range(size.clients)]
@@ -41,6 +36,16 @@ async def measure(size: ScaleSize) -> list[Row]:
             absolute("bursts", "until the last of them has ended", "s", took, at_most(60)),
             absolute("bursts", f"{size.clients} MCP clients that list at once: errors", "", len(refused), at_most(0)),
         ]
+
+
+async def burst(coordinator: Coordinator, size: ScaleSize) -> tuple[int, float]:
+    """Begin all in the same instant; return how many failed, and how many seconds the last one took."""
+    started = time.perf_counter()
+    waits = [_wait(coordinator, size.wait_s) for _ in range(size.waits)]
+    reads = [_read(coordinator) for _ in range(size.reads)]
+    lists = [_list(coordinator) for _ in range(size.lists)]
+    failed = _failures(await asyncio.gather(*waits, *reads, *lists, return_exceptions=True))
+    return failed, time.perf_counter() - started
 
 
 def _failures(outcomes: Iterable[int | BaseException]) -> int:

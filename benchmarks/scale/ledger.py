@@ -46,8 +46,13 @@ async def _check(bus: Bus, count: int) -> None:
 def _message(number: int) -> tuple[TaskKey, bytes, Headers]:
     failed = number < RARE
     key = TaskKey(f"agent{number % AGENTS}", task_id(number))
+    return key, *settled_entry(key, failed=failed)
+
+
+def settled_entry(key: TaskKey, *, failed: bool = False) -> tuple[bytes, Headers]:
+    """Return the entry of a settled task as a worker writes it, and its headers."""
     data, headers = _TEMPLATES[failed]
-    return key, data.replace(b"job-#######", key.id.encode()), headers
+    return data.replace(b"job-#######", key.id.encode()), headers
 
 
 def _template(*, failed: bool) -> tuple[bytes, Headers]:
