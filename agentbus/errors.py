@@ -116,6 +116,10 @@ class OutputNotKeptError(AgentBusError):
     """The bus holds only the beginning of an output: its worker was not allowed to keep more, or could not."""
 
 
+class OutputCutError(AgentBusError):
+    """The task is completed, and what was printed of its output is not whole: the bus lost it, or is away."""
+
+
 class WorkError(AgentBusError):
     """The work of a task cannot be taken as things stand, or files cannot be sent with one; says what to do."""
 

@@ -87,7 +87,7 @@ for _group, _commands in {
         ("task", "coordinator.task:task", "Publish tasks, follow them, and act on them."),
         ("top", "coordinator.status:top", "Watch the bus live."),
         ("up", "operator.up:up", "Run a bus on this machine, in the foreground."),
-        ("work", "work.work:work", "See what tasks have left, and take it: files, and changes of a repository."),
+        ("work", "work.work:work", "See what a task has left, and take it: files, and changes of a repository."),
     ],
     worker: [("init", "machine.join:worker_init", "Make the configuration of a worker from a bundle.")],
     coordinator: [

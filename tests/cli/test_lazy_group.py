@@ -23,6 +23,7 @@ HOMES = (
     "agentbus.cli.demo",
     "agentbus.cli.machine",
     "agentbus.cli.operator",
+    "agentbus.cli.work",
 )
 """The packages whose modules declare commands, besides `agentbus_worker.cli`."""
 

@@ -249,7 +249,7 @@ async def test_no_hook_and_no_filter_runs_and_files_that_name_some_are_not_merge
     for name in ("post-checkout", "post-merge", "reference-transaction", "pre-merge-commit", "post-rewrite"):
         for folder in (run, mine):
             (folder / ".git" / "hooks").mkdir(exist_ok=True)
-            (folder / ".git" / "hooks" / name).write_text(f"#!/bin/sh\ntouch {touched}\n")
+            (folder / ".git" / "hooks" / name).write_text(f"#!/bin/sh\ntouch {touched}\n", encoding="utf-8")
             (folder / ".git" / "hooks" / name).chmod(0o755)
     git(mine, "config", "filter.evil.smudge", f"touch {touched}; cat")
     git(mine, "config", "core.fsmonitor", f"touch {touched}")

@@ -68,12 +68,12 @@ async def test_a_file_that_is_not_there_any_more_is_said(coordinator: Coordinato
 async def test_nothing_outside_the_folder_is_touched_and_nothing_in_it_is_replaced(
     coordinator: Coordinator, tmp_path: Path, home: Path
 ) -> None:
-    (home / "secret").write_text("mine")
+    (home / "secret").write_bytes(b"mine")
     to = home / "to"
     to.mkdir()
     (to / "plots").symlink_to(home)
     (to / "empty").symlink_to(home / "secret")
-    (to / "report.txt").write_text("another")
+    (to / "report.txt").write_bytes(b"another")
     await settle_with(coordinator, {**FILES, "secret": b"theirs"})
     before = content_of(home)
     for name, why in (

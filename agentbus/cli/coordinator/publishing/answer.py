@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from agentbus.cli import output
-from agentbus.errors import AgentBusError, BusError, OutputNotKeptError
+from agentbus.errors import BusError, OutputCutError, OutputNotKeptError
 from agentbus.terminal import RawOutput
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ async def _print_output(handle: "TaskHandle", status: "TaskStatus") -> None:
         if isinstance(error, OutputNotKeptError) and status.result:
             raw.write(str(status.result.result).encode())
         raw.close()
-        raise AgentBusError(f"the task {status.task_id} is completed, and its output is not whole: {error}") from error
+        raise OutputCutError(f"the task {status.task_id} is completed, and its output is not whole: {error}") from error
     if output.on_terminal() and last != b"\n":
         raw.write(b"\n")  # so that the prompt of the shell stands on a line of its own
     raw.close()

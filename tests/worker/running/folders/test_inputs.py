@@ -77,7 +77,7 @@ async def test_what_cannot_be_sent_is_said_before_anything_is_published(
 ) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / ".git").mkdir()
-    (tmp_path / "a" / ".git" / "config").write_text("x")
+    (tmp_path / "a" / ".git" / "config").write_bytes(b"x")
     (tmp_path / "link").symlink_to("/etc/passwd")
     (tmp_path / "big").touch()
     os.truncate(tmp_path / "big", (256 << 20) + 1)
@@ -93,7 +93,7 @@ async def test_what_cannot_be_sent_is_said_before_anything_is_published(
     }.items():
         with pytest.raises(WorkError, match=why):
             await coordinator.publish("code", "x", files=[tmp_path / path])
-    (tmp_path / "small").write_text("x")
+    (tmp_path / "small").write_bytes(b"x")
     with pytest.raises(WorkError, match=r"no files can be sent to the agent code on this bus: .* agentbus setup"):
         await coordinator.publish("code", "x", files=[tmp_path / "small"])
     assert (await coordinator.bus.stream_info("AGENT_TASKS")).state.messages == 0
