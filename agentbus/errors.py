@@ -15,6 +15,7 @@ AgentBusError
 ├── CannotContinueError         a task that goes on with no conversation: there is none, or it must not
 ├── TaskContentMissingError     a task whose content the bus does not hold any more
 ├── OutputNotKeptError          an output of which the bus holds only the beginning
+├── OutputCutError              an output of which only a part could be read and printed
 ├── WorkError                   the work of a task cannot be taken, or files cannot be sent with one
 ├── RequeueError                a dead letter that cannot be published as a task again
 ├── UnsupportedPlatformError    this part of agentbus does not run on this operating system
