@@ -3,6 +3,8 @@
 import asyncio
 import shutil
 import socket
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from agentbus.git.running import RUNNING
 from agentbus.protocol.subjects import TaskKey
 from agentbus.protocol.work.task_work import SentObject, Work
 from agentbus_worker.disk.threads import AT_ONCE
-from agentbus_worker.repositories.clone import Clone
+from agentbus_worker.repositories.clone import Clone, write_record
 from agentbus_worker.repositories.clones import Clones
 from support.harness import eventually
 from support.repositories import git, repository_worker, source_repository
@@ -32,8 +34,7 @@ async def made(clones: Clones, *tasks: str) -> list[Clone]:
 async def test_the_oldest_clone_goes_where_there_are_too_many_unless_it_is_in_use_or_not_at_home(tmp_path: Path):
     clones = clones_of(tmp_path / "worker", source_repository(tmp_path / "source"), max_clones=1)
     not_home, in_use, old, new = await made(clones, "not-home", "in-use", "old", "new")
-    for clone in (in_use, old, new):
-        clone.note(home=True)
+    not_home.note(home=False)
     for clone in (not_home, old, new):
         clone.close()
     (cut := old.folder.with_name("cut") / "tree").mkdir(parents=True)
@@ -41,6 +42,21 @@ async def test_the_oldest_clone_goes_where_there_are_too_many_unless_it_is_in_us
     assert not cut.parent.exists(), "what a killed worker had begun to make is no clone"
     assert [clone.folder.exists() for clone in (not_home, in_use, old, new)] == [True, True, False, False]
     in_use.close()
+
+
+async def test_a_clone_that_was_not_used_for_long_goes_and_so_do_the_oldest_where_all_take_too_much_room(
+    tmp_path: Path,
+):
+    clones = clones_of(tmp_path / "worker", source_repository(tmp_path / "source"), max_clones_bytes=2000)
+    unused, large, small = await made(clones, "unused", "large", "small")
+    large.note(home=True, size=1500)
+    small.note(home=True, size=1000)
+    write_record(unused.folder, replace(unused.record, used_at=time.time() - 15 * 86_400))  # session_days is 14
+    for clone in (unused, large, small):
+        clone.close()
+    clones.begin_to_remove_old()
+    assert [clone.folder.exists() for clone in (unused, large, small)] == [False, False, True]
+    assert not unused.folder.with_name("unused.lock").exists()
 
 
 async def test_clones_of_one_source_borrow_its_objects_and_have_all_else_of_their_own(tmp_path: Path):

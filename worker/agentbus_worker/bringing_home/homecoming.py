@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from agentbus.errors import GitError
+from agentbus.errors import GitError, MachineFaultError
 from agentbus.protocol.work.results import (
     ARTIFACTS,
     BUNDLE,
@@ -74,6 +74,20 @@ class Homecoming:
         self._clone: Clone | None = None
         self._complete = False
 
+    async def begin(self, command: Command) -> None:
+        """Note that a run begins in a clone: from now on it holds what is not at home.
+
+        Raises:
+            MachineFaultError: the disk refuses it, or does not answer.
+        """
+        if (clone := command.clone) is not None:
+            try:
+                await self._context.disk.folders.run(lambda: clone.note(home=False))
+            except OSError as error:
+                raise MachineFaultError(
+                    f"the clone {clone.folder} cannot be written to: {error.strerror or error}"
+                ) from None
+
     @asynccontextmanager
     async def brought(
         self, outcome: Outcome, command: Command, kept: Callable[[Outcome], OutboxEntry]
@@ -107,6 +121,8 @@ class Homecoming:
                     found.collection.leave(one.name, "the result has no room to list it")
                 files = _files(found.collection.files, listed)
                 if files:
+                    if self._clone is not None and not self._clone.keep():
+                        await self._context.disk.folders.run(_noting_end(self._clone))
                     whole = _with(outcome, found, listed)
                     self._parcel = Parcel(folder, kept(whole), files, command.clone.folder if command.clone else None)
                     await self._context.disk.syncs.run(self._parcel.write, timeout_s=_COLLECTING_S)
@@ -238,6 +254,11 @@ def _files(collected: list[Collected], listed: list[Artifact]) -> list[ParcelFil
     return [ParcelFile(artifact, paths[artifact.name]) for artifact in listed]
 
 
+def _noting_end(clone: Clone) -> Callable[[], None]:
+    """Return what notes that a clone goes once its work is home, for the worker that takes over from a killed one."""
+    return lambda: clone.note(home=False, kept=False)
+
+
 def _describing(name: str, path: Path) -> Callable[[], Collected]:
     return lambda: described(name, path)
 
@@ -267,6 +288,7 @@ def _rescue(parcel: Parcel, base: Path, log: TaskLog) -> None:
 
 def _note_home(clone: Clone) -> None:
     try:
-        clone.note(home=True, size=size_on_disk(clone.folder))
+        kept = clone.keep()
+        clone.note(home=True, size=size_on_disk(clone.folder) if kept else 0, kept=kept)
     except OSError as error:
         log.warning("the clone %s stays: %s", clone.folder, error.strerror or error)

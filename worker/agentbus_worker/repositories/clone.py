@@ -13,12 +13,15 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from agentbus.git.running import Git
 from agentbus_worker.state_folder import write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TREE: Final = "tree"
 OWN: Final = "own.git"
@@ -44,8 +47,9 @@ class CloneRecord:
         base_ref: the name by which that was asked for.
         branch: the one that it is on.
         used_at: when a run in it began or ended last.
-        home: whether all that is in it was brought home, so that it may be removed.
+        home: whether all that is in it was brought home, or no run has begun in it, so that it may be removed.
         bytes: what it takes on the disk, as measured when a run in it ended.
+        kept: whether it stays once all is home: until it is old, or there are too many.
     """
 
     task: str
@@ -57,14 +61,20 @@ class CloneRecord:
     used_at: float
     home: bool = False
     bytes: int = 0
+    kept: bool = True
 
 
 class Clone:
-    """A clone that this process has the lock of, until `close`."""
+    """A clone that this process has the lock of, until `close`.
+
+    Attributes:
+        keep: whether it stays once all that is in it is home; asked when a run in it has ended.
+    """
 
     def __init__(self, folder: Path, record: CloneRecord, lock: BinaryIO) -> None:
         self.folder = folder
         self.record = record
+        self.keep: Callable[[], bool] = lambda: True
         self._lock = lock
 
     @property
@@ -82,14 +92,14 @@ class Clone:
         """Git for the files of the agent, with the settings of the worker."""
         return Git(git_dir=self.own, work_tree=self.tree, variables=_VARIABLES)
 
-    def note(self, *, home: bool, size: int | None = None) -> None:
+    def note(self, *, home: bool, size: int | None = None, kept: bool = True) -> None:
         """Write the record: the clone was used just now.
 
         Raises:
             OSError: the disk refuses it.
         """
         size = self.record.bytes if size is None else size
-        self.record = replace(self.record, home=home, used_at=time.time(), bytes=size)
+        self.record = replace(self.record, home=home, used_at=time.time(), bytes=size, kept=kept)
         write_record(self.folder, self.record)
 
     def close(self) -> None:

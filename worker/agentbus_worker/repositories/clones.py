@@ -66,15 +66,13 @@ class Clones:
         folder = self._folder / name
         lock = await self._taken(folder, stop)
         try:
-            record = await self._threads.run(lambda: read_record(folder), stop=stop)
+            record = await self._read(folder, stop)
             if record is None:
                 record = await self._made_unless(folder, key, work, stop, lay)
-            clone = Clone(folder, record, lock)
-            await self._threads.run(lambda: clone.note(home=False))
         except BaseException:
             lock.close()
             raise
-        return clone
+        return Clone(folder, record, lock)
 
     async def of_folder(self, tree: Path, stop: asyncio.Future[None]) -> Clone | None:
         """Return the clone with this folder of the agent, for a task that goes on there; None if it is none of these.
@@ -86,13 +84,21 @@ class Clones:
         if tree.name != TREE or folder.parent != self._folder:
             return None
         lock = await self._taken(folder, stop)
-        record = await self._threads.run(lambda: read_record(folder))
+        try:
+            record = await self._read(folder, stop)
+        except BaseException:
+            lock.close()
+            raise
         if record is None:
             lock.close()
             return None
-        clone = Clone(folder, record, lock)
-        await self._threads.run(lambda: clone.note(home=False))
-        return clone
+        return Clone(folder, record, lock)
+
+    async def _read(self, folder: Path, stop: asyncio.Future[None]) -> CloneRecord | None:
+        try:
+            return await self._threads.run(lambda: read_record(folder), stop=stop)
+        except TimeoutError as error:
+            raise MachineFaultError(f"the clone {folder} cannot be read: {error.strerror or error}") from None
 
     async def _taken(self, folder: Path, stop: asyncio.Future[None]) -> BinaryIO:
         def take() -> BinaryIO | None:
@@ -137,7 +143,7 @@ class Clones:
         shown = self._section.source_without_password
         try:
             await self._fill(folder, base.commit, branch, brings)
-            record = CloneRecord(key.id, key.owner, shown, base.commit, base.name, branch, used_at=time.time())
+            record = CloneRecord(key.id, key.owner, shown, base.commit, base.name, branch, time.time(), home=True)
             identity = "" if await self._user_has_identity() else _IDENTITY
             await self._threads.run(lambda: _complete(folder, record, identity))
         except GitError as error:
@@ -193,7 +199,9 @@ class Clones:
         count, size = len(found), sum(record.bytes for _, record in found)
         for folder, record in found:
             old = time.time() - record.used_at >= self._days * _DAY_S
-            if not (old or count > self._section.max_clones or size > self._section.max_clones_bytes):
+            if not (
+                old or not record.kept or count > self._section.max_clones or size > self._section.max_clones_bytes
+            ):
                 continue
             if record.home and self._removed_alone(folder):
                 count, size = count - 1, size - record.bytes
@@ -226,12 +234,14 @@ def clones_of(config: WorkerConfig, base: Path, threads: DiskThreads) -> Clones 
 
 
 def note_home(folder: Path) -> None:
-    """Note that all that is in a clone is at home; one that is in use, or gone, is left."""
+    """Note that all that is in a clone is at home, or remove it; one that is in use, or gone, is left."""
     with contextlib.suppress(OSError):
         lock = try_lock(_lock_path(folder)) if folder.is_dir() else None
         if lock is not None:
             with lock:
-                if (record := read_record(folder)) is not None:
+                if (record := read_record(folder)) is not None and not record.kept:
+                    _removed(folder, lock.close)
+                elif record is not None:
                     write_record(folder, replace(record, home=True))
 
 

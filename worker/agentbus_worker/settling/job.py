@@ -166,6 +166,7 @@ class Job:
     async def _run_command(self, command: Command, reservation: Reservation) -> None:
         context, stop = self._context, self._lease.interrupted
         limits, tmp = self.conversation.limits(context.limits), context.state_folder.tmp
+        await self._homecoming.begin(command)
         await self.conversation.begin(command.run_id)
         async with running(command, limits, context.children, tmp, stop=stop, disk=context.disk.state) as child:
             self._trial = watch_trial(context, child)

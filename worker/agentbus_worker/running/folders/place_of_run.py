@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agentbus.config.worker_schema import WorkerConfig
-from agentbus.errors import MachineFaultError
+from agentbus.errors import CommandError, MachineFaultError
 from agentbus.protocol.subjects import COORDINATOR, TaskKey
 from agentbus.protocol.work.task_work import SentFile, Work
 from agentbus_worker.disk.threads import DiskThreads
@@ -63,10 +63,19 @@ async def place_of_run(
         made = clones.of_folder(Path(session.folder), stop) if session else clones.of_task(key, name, work, stop, lay)
         clone = await made
         if clone is not None:
+            clone.keep = lambda: worker.keep_workdir or conversation.keeps_folder or session is not None
+            home = clone.record.home
             try:
                 yield clone.tree, clone
+            except CommandError:  # nothing was started
+                with suppress(OSError):
+                    await threads.run(lambda: clone.note(home=home))
+                raise
             finally:
-                clone.close()
+                if clone.record.home and not clone.keep():
+                    clones.remove(clone)
+                else:
+                    clone.close()
             return
     folder = Path(session.folder) if session is not None else config.agent.folder
     if folder is not None:
