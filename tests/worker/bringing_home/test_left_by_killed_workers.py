@@ -1,17 +1,20 @@
 """What a run has left comes home also where its worker is killed before the upload; or it is kept."""
 
 import json
+import signal
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
+from agentbus import Coordinator
 from agentbus.protocol.ledger_entry import Record, lease_ended
 from agentbus.protocol.subjects import TaskKey
+from agentbus.provision.nats_server import NatsServer
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.settle import Won, compare_and_set
-from support.harness import eventually, run_cli, worker
+from support.harness import SUPPORT, eventually, process, run_cli, worker
 from support.jobs import publish, result_messages, settled
 from support.outage import Outage, outage_of
 from support.repositories import artifacts, changes, content, repository_worker, source_repository
@@ -92,3 +95,25 @@ async def test_the_work_of_a_killed_worker_is_kept_where_the_task_was_taken_over
     assert saved.code == 0, saved.err
     assert (tmp_path / "saved" / "report.txt").read_text(encoding="utf-8") == "report\n"
     assert not kept.exists()
+
+
+async def test_a_worker_killed_within_the_upload_is_followed_by_one_that_brings_home_all_of_it_once(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+):
+    source, folder = source_repository(tmp_path / "source"), tmp_path / "worker"
+    (folder / "go").parent.mkdir()
+    (folder / "go").touch()
+    config = repository_worker(folder, server.url, source, SCRIPT.format(folder=folder), worker={"keep_workdir": False})
+    argv = [sys.executable, str(SUPPORT / "dying.py"), "file half stored", "worker", "run", "--config", str(config)]
+    with process(argv, tmp_path / "dying.log") as child:
+        await child.until_said("ready for tasks")
+        task_id = await publish(coordinator, "work", task_id="job-1")
+        assert await child.exit_code() == -signal.SIGKILL
+    async with worker(config):
+        done = await settled(coordinator, task_id)
+        assert await content(coordinator, done, "report.txt") == b"report\n"
+        assert set(artifacts(done)) == {"changes.bundle", "changes.patch", "report.txt"}
+        await eventually(lambda: not list(folder.glob("state/*/code/clones/*")), "the clone is gone, as configured")
+        assert not parcels(folder)
+    assert (folder / "runs").read_text(encoding="utf-8").split() == ["ran"]
+    assert len(await result_messages(coordinator)) == 1

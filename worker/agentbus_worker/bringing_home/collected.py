@@ -24,6 +24,7 @@ VARIABLE: Final = "AGENTBUS_ARTIFACTS"
 """Names the folder, in the environment of each command."""
 FOLDER: Final = "artifacts"
 """Its name in the temporary folder of the run."""
+REFUSED: Final = "the disk of the worker refuses it"
 _PIECE_BYTES: Final = 1 << 20
 _MAX_SEEN: Final = 10_000
 """How many entries are looked at: more than can be taken, and few enough to end soon."""
@@ -85,7 +86,7 @@ def collect(folder: Path, into: Path, found: Collection, *, max_bytes: int) -> N
         max_bytes: of all files together.
 
     Raises:
-        OSError: a copy cannot be written.
+        OSError: a folder cannot be listed.
     """
     try:
         root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -177,7 +178,11 @@ def _take(parent: int, name: str, path: str, into: Path, found: Collection, max_
             )
         else:
             copy = into / str(len(found.files))
-            found.files.append(_copied(file, path, copy, about.st_size))
+            try:
+                found.files.append(_copied(file, path, copy, about.st_size))
+            except OSError as error:  # the disk is full: a smaller file may have room
+                copy.unlink(missing_ok=True)
+                found.leave(path, f"{REFUSED}: {error.strerror or error}")
 
 
 def _copied(file: int, name: str, copy: Path, size: int) -> Collected:

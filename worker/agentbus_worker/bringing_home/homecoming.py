@@ -23,7 +23,7 @@ from agentbus.protocol.work.results import (
     Changes,
     within,
 )
-from agentbus_worker.bringing_home.collected import Collected, Collection, collect, described, has_entries
+from agentbus_worker.bringing_home.collected import REFUSED, Collected, Collection, collect, described, has_entries
 from agentbus_worker.bringing_home.parcel import Parcel, ParcelFile
 from agentbus_worker.bringing_home.upload import Upload
 from agentbus_worker.log.lines import TaskLog
@@ -125,7 +125,7 @@ class Homecoming:
                         await self._context.disk.folders.run(_noting_end(self._clone))
                     whole = _with(outcome, found, listed)
                     self._parcel = Parcel(folder, kept(whole), files, command.clone.folder if command.clone else None)
-                    await self._context.disk.syncs.run(self._parcel.write, timeout_s=_COLLECTING_S)
+                    await self._write(self._parcel)
                     upload = Upload(
                         self._context.bus, self._parcel.outcome.key, self._parcel, self._context.disk.folders
                     )
@@ -138,8 +138,15 @@ class Homecoming:
                 found.collection.leave(BUNDLE if command.clone else ARTIFACTS, OBJECT_OF_STOPPED)
         except OSError as error:
             found.complete = False
-            found.collection.leave(ARTIFACTS, f"the disk of the worker refuses it: {error.strerror or error}")
+            found.collection.leave(ARTIFACTS, f"{REFUSED}: {error.strerror or error}")
         return self._told(outcome, found, upload)
+
+    async def _write(self, parcel: Parcel) -> None:
+        """Write the record of a parcel. Without it the upload is the only chance, should this worker die meanwhile."""
+        try:
+            await self._context.disk.syncs.run(parcel.write, timeout_s=_COLLECTING_S)
+        except OSError as error:
+            self._log.warning("what is brought home has no copy that outlives this worker: %s", error.strerror or error)
 
     def _told(self, outcome: Outcome, found: _Found, upload: Upload | None) -> Outcome:
         stored: list[Artifact] = []
@@ -171,6 +178,9 @@ class Homecoming:
             except GitError as error:
                 found.complete = False
                 found.collection.leave(BUNDLE, str(error))
+            except OSError as error:
+                found.complete = False
+                found.collection.leave(BUNDLE, f"{REFUSED}: {error.strerror or error}")
             else:
                 found.changes = brought.changes
                 for name, path in brought.files.items():

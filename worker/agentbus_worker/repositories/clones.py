@@ -70,7 +70,7 @@ class Clones:
             if record is None:
                 record = await self._made_unless(folder, key, work, stop, lay)
         except BaseException:
-            lock.close()
+            self._threads.begin(lambda: _unlocked(folder, lock))
             raise
         return Clone(folder, record, lock)
 
@@ -283,6 +283,13 @@ def _removed(folder: Path, release: Callable[[], None]) -> None:
     with contextlib.suppress(OSError):
         _lock_path(folder).unlink(missing_ok=True)
     release()
+
+
+def _unlocked(folder: Path, lock: BinaryIO) -> None:
+    """Release the lock of a clone, and remove its file where there is no clone."""
+    with lock, contextlib.suppress(OSError):
+        if not folder.exists():
+            _lock_path(folder).unlink(missing_ok=True)
 
 
 def _lock_path(folder: Path) -> Path:
