@@ -17,6 +17,7 @@ from benchmarks import (
     startup,
     throughput,
     watching,
+    work,
 )
 from benchmarks.harness import SIZES, Row, Size
 from benchmarks.program import main
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[Size], Awaitable[list[Row]]]] = {
     "startup": startup.measure,
     "handshake": handshake.measure,
     "http": http_clients.measure,
+    "work": work.measure,
 }
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ NAMES = (
     "startup",
     "handshake",
     "http",
+    "work",
 )
 
 pytestmark = [
