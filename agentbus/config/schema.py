@@ -121,8 +121,25 @@ class CoordinatorSection(Section):
         return self.role or default_role(self.id)
 
 
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path, or one that begins with ~")
+    return path
+
+
+class McpSection(Section):
+    """What the MCP server of a coordinator may do on its machine.
+
+    Attributes:
+        folders: below which it sends files with tasks, and saves those that runs have left; None for nowhere.
+    """
+
+    folders: tuple[Annotated[FilePath, AfterValidator(_absolute)], ...] | None = None
+
+
 class CoordinatorConfig(Section):
     """Everything that the command line and the MCP server need."""
 
     nats: CoordinatorNatsSection = Field(default_factory=lambda: CoordinatorNatsSection(url=DEFAULT_URL))
     coordinator: CoordinatorSection = Field(default_factory=CoordinatorSection)
+    mcp: McpSection = Field(default_factory=McpSection)

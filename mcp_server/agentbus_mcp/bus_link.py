@@ -1,8 +1,9 @@
 """Keeps a connection to the bus: dials in the background, for as long as the process lives."""
 
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final, Self
 
 import anyio
@@ -30,17 +31,20 @@ class BusLink:
         agent: str,
         role: Role | None = None,
         *,
+        folders: Sequence[Path] = (),
         on_reconnect: Callable[[], None] = lambda: None,
         label: str = "",
     ) -> None:
         """Make a link of a coordinator; `on_reconnect` is called each time a lost connection is restored.
 
-        The role is as for `Coordinator`. The lines that it logs begin with `label`.
+        The role is as for `Coordinator`. `folders` are those of this machine that its tools may use. The lines that it
+        logs begin with `label`.
         """
         self._label = label
         self._settings = settings
         self._agent = agent
         self.role: Role = role or default_role(agent)
+        self.folders: tuple[Path, ...] = tuple(folders)
         self._bus: Bus | None = None
         self._up = anyio.Event()
         self._wanted = anyio.Event()

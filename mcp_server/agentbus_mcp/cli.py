@@ -190,7 +190,7 @@ def command(  # noqa: PLR0913, PLR0917  # an argument for each option
     if tokens is not None:
         _serve_named(in_home(tokens).absolute(), options, metrics_port)
     else:
-        _serve(*_coordinator(nats_url, path), options, metrics_port)
+        _serve(*_coordinator(nats_url, path), options=options, metrics_port=metrics_port)
 
 
 @contextmanager
@@ -204,8 +204,8 @@ def _importing() -> Generator[None]:
         gc.enable()
 
 
-def _coordinator(nats_url: str | None, path: Path | None) -> tuple["ConnectionSettings", str, "Role"]:
-    """How the one coordinator is on the bus, its id and its role."""
+def _coordinator(nats_url: str | None, path: Path | None) -> tuple["ConnectionSettings", str, "Role", tuple[Path, ...]]:
+    """How the one coordinator is on the bus, its id and its role, and the folders that its tools may use."""
     from agentbus.config.connection_settings import connection_settings  # noqa: PLC0415
     from agentbus.config.loading import load_coordinator  # noqa: PLC0415
 
@@ -213,11 +213,17 @@ def _coordinator(nats_url: str | None, path: Path | None) -> tuple["ConnectionSe
     settings = connection_settings(config.nats, agent=config.coordinator.id, name="agentbus-mcp", reconnect_wait_s=1)
     for warning in warnings:
         log.warning("%s", warning)
-    return settings, config.coordinator.id, config.coordinator.effective_role
+    return settings, config.coordinator.id, config.coordinator.effective_role, config.mcp.folders or ()
 
 
 def _serve(
-    settings: "ConnectionSettings", agent: str, role: "Role", options: HttpSettings, metrics_port: int | None
+    settings: "ConnectionSettings",
+    agent: str,
+    role: "Role",
+    folders: tuple[Path, ...],
+    *,
+    options: HttpSettings,
+    metrics_port: int | None,
 ) -> None:
     """Serve one coordinator over HTTP."""
     from agentbus_mcp.metrics import metrics_on  # noqa: PLC0415
@@ -225,7 +231,7 @@ def _serve(
     with options.listen() as listener, metrics_on(metrics_port) as metrics:
         from agentbus_mcp.transports import streamable_http  # noqa: PLC0415
 
-        streamable_http.serve(settings, agent, options, listener, metrics=metrics, role=role)
+        streamable_http.serve(settings, agent, options, listener, metrics=metrics, role=role, folders=folders)
 
 
 def _serve_named(tokens: Path, options: HttpSettings, metrics_port: int | None) -> None:

@@ -12,6 +12,7 @@ from mcp.server.connection import Connection
 from mcp.server.context import HandlerResult, ServerRequestContext
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver import server as mcpserver_module
+from mcp.server.mcpserver.resources.templates import ResourceTemplate
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
@@ -36,6 +37,14 @@ def on_request(
     custom `subscriptions/listen`; its own migration guide points here.
     """
     server._lowlevel_server.add_request_handler(method, params_type, handler)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+def add_template(server: MCPServer[Any], template: ResourceTemplate) -> None:
+    """Add a template of a class of its own.
+
+    `MCPServer` makes templates of functions only, and all resources of such a template have one media type.
+    """
+    server._resource_manager._templates[template.uri_template] = template  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 def announce_resource_changes(server: MCPServer[Any]) -> None:

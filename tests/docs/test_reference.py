@@ -69,8 +69,8 @@ def test_every_key_of_a_worker_is_listed_with_its_default() -> None:
 
 def test_every_key_of_a_coordinator_is_listed() -> None:
     listed = [row[0] for row in table(REFERENCE / "configuration.md", "Configuration of a coordinator")]
-    assert listed == ["**`[nats]`**", "**`[coordinator]`**", "`id`", "`role`", "`agents`"]
-    assert list(CoordinatorConfig.model_fields) == ["nats", "coordinator"]
+    assert listed == ["**`[nats]`**", "**`[coordinator]`**", "`id`", "`role`", "`agents`", "**`[mcp]`**", "`folders`"]
+    assert list(CoordinatorConfig.model_fields) == ["nats", "coordinator", "mcp"]
 
 
 OF_WORKERS = ("agentbus worker run", "agentbus service install", "agentbus work rescue")

@@ -13,7 +13,9 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.context import ServerRequestContext
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.resources import FunctionResource
+from mcp.server.mcpserver.resources.templates import ResourceTemplate
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from mcp_types import (
     EmptyResult,
@@ -46,6 +48,30 @@ async def test_a_handler_replaces_that_of_the_sdk(era: str) -> None:
     async with Client(server, mode=era) as client:
         page = await client.list_resources(cursor="here")
     assert ([resource.name for resource in page.resources], page.next_cursor) == (["one"], "here")
+
+
+@both_eras
+async def test_a_template_of_a_class_of_its_own_says_the_media_type_of_each_resource(era: str) -> None:
+    class Template(ResourceTemplate):
+        async def create_resource(
+            self,
+            uri: str,
+            params: dict[str, Any],
+            context: Context[Any, Any],  # noqa: ARG002
+        ) -> FunctionResource:
+            kind = params["kind"]
+            return FunctionResource(uri=uri, name=kind, mime_type=f"text/{kind}", fn=lambda: f"a {kind}")
+
+    async def read(kind: str) -> str:
+        raise NotImplementedError
+
+    server: MCPServer[Any] = MCPServer("test")
+    sdk.add_template(server, Template.from_function(read, "test://{kind}"))
+    async with Client(server, mode=era) as client:
+        [listed] = (await client.list_resource_templates()).resource_templates
+        found = [(await client.read_resource(f"test://{kind}")).contents[0] for kind in ("css", "html")]
+    assert listed.uri_template == "test://{kind}"
+    assert [one.mime_type for one in found] == ["text/css", "text/html"]
 
 
 @pytest.mark.parametrize("announced", [True, False])

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +40,17 @@ NOWHERE = "nats://127.0.0.1:1"
 
 @asynccontextmanager
 async def in_memory(
-    url: str, era: str = "auto", *, coordinator: str = "main", role: Role | None = None, **about: Any
+    url: str,
+    era: str = "auto",
+    *,
+    coordinator: str = "main",
+    role: Role | None = None,
+    folders: Sequence[Path] = (),
+    **about: Any,
 ) -> AsyncGenerator[Client]:
     """A client of the server in this process, for a coordinator; `about` says what else it is."""
     settings = connection_settings(NatsSection(url=url), agent=coordinator, name="test", reconnect_wait_s=0.2)
-    bus_link = BusLink(settings, coordinator, role)
+    bus_link = BusLink(settings, coordinator, role, folders=folders)
     async with bus_link.open(), Client(create_server(bus_link), mode=era, **about) as client:
         yield client
 

@@ -4,7 +4,7 @@ Places in an output are counted in the bytes that the agent printed. A result th
 they are counted in the text's UTF-8.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
@@ -42,12 +42,14 @@ class OutputPart:
         total_bytes: the size of the whole output.
         offset: where `data` begins in it.
         readable_bytes: up to where it can be read by asking for other parts.
+        artifact: the name of the file that the run has left, of which it is a part; None for the output.
     """
 
     data: bytes
     total_bytes: int
     offset: int = 0
     readable_bytes: int = 0
+    artifact: str | None = None
 
     @property
     def text(self) -> str:
@@ -136,7 +138,8 @@ async def read_part(coordinator: Coordinator, status: TaskStatus, offset: int, m
         raise ArgumentError(f"offset: {offset} is beyond the end; this output has {held.total_bytes} bytes")
     if held.readable_bytes > len(held.data) and offset + max_bytes > len(held.data):
         try:
-            return await _read_file(coordinator, status, offset, max_bytes, held.total_bytes)
+            pieces = coordinator.task(str(status.name)).output()
+            return await read_pieces(pieces, offset, max_bytes, held.total_bytes)
         except (PermissionDeniedError, FileMissingError):
             held = _without_file(status, held)
             if offset >= len(held.data):
@@ -161,14 +164,15 @@ def is_unsure(status: TaskStatus) -> bool:
     return result is not None and len(output_of_result(result).text) + 1 < len(as_text(result.result))
 
 
-async def _read_file(
-    coordinator: Coordinator, status: TaskStatus, offset: int, max_bytes: int, total: int
-) -> OutputPart:
-    """Read a part from the stored file. What is read begins a little before, to tell where its characters begin."""
+async def read_pieces(source: AsyncGenerator[bytes], offset: int, max_bytes: int, total: int) -> OutputPart:
+    """Read a part of a stored file, which comes in pieces, and is closed afterwards.
+
+    What is read begins a little before, to tell where its characters begin.
+    """
     begin = max(0, offset - LOOK_BACK)
     wanted = LOOK_BACK + max_bytes + 2 * LOOK_BACK
     data, position = b"", 0
-    async with aclosing(coordinator.task(str(status.name)).output()) as pieces:
+    async with aclosing(source) as pieces:
         async for piece in pieces:
             data += piece[max(0, begin - position) :]
             position += len(piece)

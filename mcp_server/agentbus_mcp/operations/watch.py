@@ -18,6 +18,7 @@ from agentbus.tasks.waiting.listeners import Listeners
 from agentbus.tasks.waiting.wait import Until, wait_for
 from agentbus_mcp.operations.agents_status import AgentsStatus, agents_status
 from agentbus_mcp.operations.inbox import InboxPage, next_messages
+from agentbus_mcp.operations.left_files import Saved
 from agentbus_mcp.operations.look_up import FoundTasks, look_up
 from agentbus_mcp.operations.output import OutputPart, beginnings
 from agentbus_mcp.operations.runs import reporting_runs
@@ -54,6 +55,7 @@ class TasksOutcome:
         agents: the status of the agents, read only where a task is queued and the states are current.
         stale: the bus was away at the end; the states are those read last.
         progress: what the runs of pending tasks told last.
+        saved: what was saved of the one task on this machine.
         outputs: parts of the outputs of settled tasks, of those of which the result does not hold the part to show.
     """
 
@@ -64,6 +66,7 @@ class TasksOutcome:
     stale: bool = False
     outputs: Mapping[TaskKey, OutputPart] = field(default_factory=dict[TaskKey, OutputPart])
     progress: Mapping[TaskKey, ProgressMessage] = field(default_factory=dict[TaskKey, ProgressMessage])
+    saved: Saved | None = None
 
 
 async def watch(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from agentbus_mcp.replies.models import AgentResult
-from agentbus_mcp.replies.results import UncutResult, concise
+from agentbus_mcp.replies.results import CONCISE_FILES, UncutResult, concise
 from agentbus_mcp.sanitize import cut, json_size
 
 DetailLevel = Literal["concise", "detailed"]
@@ -33,15 +33,24 @@ class _Room:
         places: whether each output that is cut says how long it is and where to read on, or the first one alone; and
             whether a failure has its HTTP status, of which the code says enough.
         figures: whether it has the model and the tokens beside the cost.
+        files: how many files it lists that its run has left; of the others it says how many there are.
     """
 
     error_chars: int
     output_bytes: int
     places: bool = False
     figures: bool = True
+    files: int = 0
 
 
-_ROOMS: Final = (_Room(80, 80, places=True), _Room(70, 40), _Room(70, 12), _Room(70, 12, figures=False))
+_ROOMS: Final = (
+    _Room(80, 80, places=True, files=CONCISE_FILES),
+    _Room(80, 80, places=True, files=2),
+    _Room(80, 80, places=True),
+    _Room(70, 40),
+    _Room(70, 12),
+    _Room(70, 12, figures=False),
+)
 """The largest in which all results fit is taken. Ten failed ones with long outputs have room for their figures."""
 
 
@@ -75,10 +84,10 @@ def fit(
 
 def _fit_concise(results: Sequence[UncutResult], overhead: Callable[[Sequence[AgentResult]], int]) -> list[AgentResult]:
     error_chars = max(_ROOMS[0].error_chars, min(_ERROR_CHARS, _ERRORS_CHARS // max(len(results), 1)))
-    rooms = (replace(_ROOMS[0], error_chars=error_chars), *_ROOMS[1:])
+    rooms = [replace(room, error_chars=error_chars) if room.places else room for room in _ROOMS]
     needs = [json_size(cut(result.output.text, CONCISE_BYTES)) for result in results]
     for room in rooms:
-        views = [concise(result.view, room.error_chars, figures=room.figures) for result in results]
+        views = [concise(result.view, room.error_chars, figures=room.figures, files=room.files) for result in results]
         brief = [UncutResult(view, result.output) for view, result in zip(views, results, strict=True)]
         least = sum(min(need, room.output_bytes) for need in needs)
         left = CONCISE_BYTES - overhead(_cut(brief, [0] * len(brief), places=room.places))

@@ -4,22 +4,16 @@ Schemas are kept small, because a model pays for every word of them in every con
 fields that an answer may have and its schema leaves out; `OPEN` marks objects that the schema does not describe.
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
 from agentbus.protocol import subjects
 from agentbus.protocol.messages import ResultStatus
 from agentbus.protocol.task_names import TaskName
-
-OPEN: Final = WithJsonSchema({"type": "object"})
-
-
-class Answer(BaseModel):
-    """A tool's answer, or a part of one. Fields that are None are left out of the answer."""
-
-    model_config = ConfigDict(defer_build=True)  # the program starts at once, and builds what a call needs
+from agentbus_mcp.replies.answer import OPEN, Answer
+from agentbus_mcp.replies.work_models import ArtifactView, ChangesView, LeftOutView, SavedView
 
 
 class NextCall(Answer):
@@ -104,6 +98,13 @@ class AgentResult(Answer):
     truncated: bool | None = Field(default=None, description="Whether more of the output follows.")
     output_bytes: SkipJsonSchema[int | None] = Field(default=None, description="The size of the whole output.")
     next_offset: int | None = Field(default=None, description="Where the next part begins, if it can be read.")
+    artifact: SkipJsonSchema[str | None] = Field(
+        default=None, description="The file of which `output` is a part, in place of the output."
+    )
+    artifacts: list[Annotated[ArtifactView, OPEN]] | None = Field(default=None, description="The files it has left.")
+    more_artifacts: SkipJsonSchema[int | None] = Field(default=None, description="How many files are not listed here.")
+    changes: Annotated[ChangesView, OPEN] | None = None
+    left_out: SkipJsonSchema[list[LeftOutView] | None] = None
     error: str | None = None
     failure: FailureView | None = None
     model: str | None = None
@@ -209,6 +210,7 @@ class Results(Answer):
     results: list[AgentResult]
     pending: list[PendingTask] | None = None
     unknown: list[Annotated[UnknownTask, OPEN]] | None = None
+    saved: SkipJsonSchema[SavedView | None] = None
     cursor: int | None = Field(default=None, description="Where reading the inbox has got to.")
     next: Annotated[NextCall, OPEN] | None = None
 

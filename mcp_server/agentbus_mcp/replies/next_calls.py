@@ -44,7 +44,9 @@ def read_on_call(results: Sequence[AgentResult]) -> NextCall | None:
     """The call that reads on in the first output that was cut; None if none can be read on."""
     for result in results:
         if result.next_offset is not None and (name := result.name) is not None:
-            arguments = {"task_ids": [str(name)], "offset": result.next_offset, "max_bytes": ANSWER_BYTES // 2}
+            artifact = {} if result.artifact is None else {"artifact": result.artifact}
+            place = {"offset": result.next_offset, "max_bytes": ANSWER_BYTES // 2}
+            arguments = {"task_ids": [str(name)], **artifact, **place}
             return NextCall(tool="get_results", arguments=arguments)
     return None
 

@@ -20,10 +20,13 @@ from agentbus_mcp.operations.output import (
 )
 from agentbus_mcp.replies.models import AgentResult, DeniedCall, FailureView, RunView, TokensView
 from agentbus_mcp.replies.reasons import shortened
+from agentbus_mcp.replies.work import concise_work, work_in
 from agentbus_mcp.sanitize import cut_to_fit, short, visible
 
 _ERROR_CHARS: Final = 1_000
 _FAILURE_CHARS: Final = 200
+CONCISE_FILES: Final = 8
+"""How many files a concise result lists, where there is room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ def result_of_task(status: TaskStatus, output: OutputPart | None = None) -> Uncu
     else:
         view = _view(result, status.asker) if result else _cancelled_view(status)
     view = view.model_copy(update={"task_id": status.task_id, "agent": status.agent, "asked_by": status.name.owner})
+    if output is not None and output.artifact is not None:  # what else it has left is not asked for
+        view = view.model_copy(update={**concise_work(view, 0), "changes": None, "artifact": visible(output.artifact)})
     return UncutResult(view, output or output_of_task(status))
 
 
@@ -73,16 +78,19 @@ def result_of_message(checked: CheckedMessage) -> UncutResult:
     return UncutResult(view.model_copy(update=fields), output)
 
 
-def concise(view: AgentResult, error_chars: int, *, figures: bool = True) -> AgentResult:
+def concise(view: AgentResult, error_chars: int, *, figures: bool = True, files: int = CONCISE_FILES) -> AgentResult:
     """Reduce a result to what is needed to judge it, and to ask for the rest. Its error still says why.
 
     Args:
         figures: whether it has the model and the tokens beside the cost.
+        files: how many files it lists that its run has left.
     """
     left_out = ("worker", "task_type", "completed_at", "attempt", "exit_code", "duration_seconds", "seq")
     fields: dict[str, Any] = dict.fromkeys(left_out)
     if not figures:
         fields |= {"model": None, "tokens": None}
+    if view.artifact is None:
+        fields |= concise_work(view, files)
     fields["error"] = shortened(view.error, error_chars) if view.error else None
     run = view.run  # that a conversation was begun anew changes what the answer is worth
     told = run is not None and (run.denied or run.resumed is False)
@@ -105,6 +113,7 @@ def _view(result: Result, reader: str) -> AgentResult:
         failure=_failure(result),
         **_figures(result),
         run=_run(result.run),
+        **work_in(more),
         worker=optional_text(more.get("worker")),
         task_type=optional_text(result.task.get("task_type")),
         completed_at=optional_text(result.completed_at),

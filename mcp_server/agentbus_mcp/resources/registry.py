@@ -14,6 +14,7 @@ from agentbus_mcp import sdk, uris
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.notifications.sessions import Sessions
 from agentbus_mcp.resources.contents import STREAMS, ResourceContents
+from agentbus_mcp.resources.left_files import add_left_files
 from agentbus_mcp.resources.listing import JSON_TYPE, list_page
 
 Reader: TypeAlias = Callable[[], Awaitable[str]]
@@ -32,6 +33,8 @@ def add_resources(server: MCPServer[Any], bus_link: BusLink, sessions: Sessions)
         (uris.STREAM, "stream", "Stream", contents.stream),
     ):
         server.resource(uri, name=name, title=title, description=_summary(function), mime_type=JSON_TYPE)(function)
+
+    add_left_files(server, bus_link)
 
     async def list_resources(
         ctx: ServerRequestContext[Any, Any], params: PaginatedRequestParams

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Wit
 from agentbus.errors import MessageError
 from agentbus.protocol.json_codec import Json, decode, refuse_changes
 from agentbus.protocol.messages import MAX_TASK_TYPE_CHARS
+from agentbus.protocol.work.task_work import ref_fault
 from agentbus_mcp.left_out import NULLS
 from agentbus_mcp.replies.budget import ANSWER_BYTES, DetailLevel
 
@@ -92,11 +93,30 @@ NewTaskId = Annotated[
 ]
 ContinuedTask = Annotated[
     _TaskName | None,
-    Field(
-        description="Go on with the conversation of this task of the same agent: it knows what was said there. Its "
-        "session, folder and machine are used again."
-    ),
+    Field(description="Go on with the conversation of this task of the same agent: in its session and folder."),
 ]
+_Path = Annotated[str, Field(max_length=1_000)]
+
+
+def _check_ref(value: str) -> str:
+    if (fault := ref_fault(value)) is not None:
+        raise ValueError(f"is no name of a branch, tag or commit: {fault}")
+    return value
+
+
+_Ref = Annotated[str, Field(max_length=250), AfterValidator(_check_ref)]
+Files = Annotated[
+    list[_Path],
+    BeforeValidator(_as_given),
+    Field(max_length=MAX_TASKS, default_factory=list, description="Local paths to send along."),
+]
+Base = Annotated[_Ref | None, Field(description="Commit or branch to start from.")]
+Branch = Annotated[_Ref | None, Field(description="Branch to work on.")]
+LeftFile = Annotated[
+    Annotated[str, Field(max_length=512)] | None,
+    Field(description="Read this one of `artifacts`."),
+]
+SaveTo = Annotated[_Path | None, Field(description="Local folder: save the artifact, or all, there.")]
 Fresh = Annotated[
     bool,
     Field(description="With continue_task: if its session is gone, begin a new one with that task and its result."),
@@ -128,7 +148,7 @@ ListCursor = Annotated[
 Text = Annotated[str, Field(max_length=2_000)]
 ResponseFormat = Annotated[
     DetailLevel,
-    Field(description="concise: 4 KB in all. detailed: more of each, with worker, attempt, exit code, times."),
+    Field(description="concise: 4 KB in all. detailed: more of each, with worker, attempt, times."),
 ]
 MaxBytes = Annotated[
     int | None,

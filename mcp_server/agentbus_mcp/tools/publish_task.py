@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal, TypedDict
 
+from anyio import to_thread
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import CallToolResult
@@ -11,8 +12,10 @@ from agentbus.coordinator import Coordinator
 from agentbus.errors import ArgumentError, BusError
 from agentbus.protocol.task_names import TaskName
 from agentbus.tasks.follow_ups import NewFollowUp
+from agentbus.tasks.work.attachments import Attachments
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.operations.publish import publish_outcome
+from agentbus_mcp.operations.shared_folders import files_to_send
 from agentbus_mcp.operations.waits import Waits
 from agentbus_mcp.operations.watch import DEFAULT_WAIT_S, WatchRequest, watch
 from agentbus_mcp.replies.budget import ResponseDetail
@@ -23,8 +26,11 @@ from agentbus_mcp.task_extension import watched_tasks
 from agentbus_mcp.task_extension.offer import current_offer
 from agentbus_mcp.tools.definition import ADDS, ALWAYS_LOADED, define
 from agentbus_mcp.tools.parameters import (
+    Base,
+    Branch,
     Content,
     ContinuedTask,
+    Files,
     Fresh,
     Inbox,
     NewTaskId,
@@ -51,11 +57,14 @@ def publish_task_tool(bus_link: BusLink, waits: Waits) -> Tool:
         to: Targets,
         content: Annotated[Content, Field(description="What to do, complete in itself: the agent sees nothing else.")],
         task_type: TaskType,
+        files: Files,
         payload_fmt: PayloadFormat = "text",
         reply_to: Inbox = None,
         task_id: NewTaskId = None,
         continue_task: ContinuedTask = None,
         fresh: Fresh = False,
+        base: Base = None,
+        branch: Branch = None,
         watch: Annotated[bool, Field(description="Wait for the results as well, as watch_results does.")] = False,
     ) -> Annotated[CallToolResult, Publication]:
         """Give the same task to one or several agents on other machines. Each gets a task, and an id, of its own.
@@ -66,15 +75,17 @@ def publish_task_tool(bus_link: BusLink, waits: Waits) -> Tool:
         """
         if isinstance(content, str) and not content.strip():
             raise ArgumentError("content: is empty; say what to do")
+        sent = await to_thread.run_sync(files_to_send, bus_link.folders, files) if files else ()
+        attachments = Attachments(sent, base, branch)
         coordinator = await bus_link.coordinator()
         value = parse_content(content) if payload_fmt == "json" else content
         options = _Options(task_type=task_type, payload_format=payload_fmt, reply_to=reply_to, task_id=task_id)
         if continue_task is None:
-            outcomes = await coordinator.publish_to(to, value, **options)
+            outcomes = await coordinator.publish_to(to, value, attachments=attachments, **options)
         else:
             if len(to) > 1:
                 raise ArgumentError("to: a conversation is that of one agent; name the agent of continue_task alone")
-            wanted = NewFollowUp(value, to=to[0], fresh=fresh, **options)
+            wanted = NewFollowUp(value, to=to[0], fresh=fresh, attachments=attachments, **options)
             outcomes = [await coordinator.task(continue_task).continue_with(wanted)]
         publication = publication_of(await publish_outcome(coordinator, outcomes))
         return await _wait(ctx, coordinator, publication, waits) if watch else build_publication_answer(publication)

@@ -59,12 +59,13 @@ class OneCoordinator:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A named token, and the connection settings, the id and the role of its coordinator."""
+    """A named token, and the connection settings, the id, the role and the folders of its coordinator."""
 
     token: NamedToken
     connection: ConnectionSettings
     agent: str
     role: Role
+    folders: tuple[Path, ...] = ()
 
 
 def read_clients(path: Path) -> dict[str, Client]:
@@ -84,7 +85,8 @@ def read_clients(path: Path) -> dict[str, Client]:
             raise ConfigError(f"{path}: the token {name}: {error}") from None
         for warning in warnings:
             log.warning("%s", warning)
-        clients[name] = Client(token, connection, config.coordinator.id, config.coordinator.effective_role)
+        who = config.coordinator
+        clients[name] = Client(token, connection, who.id, who.effective_role, config.mcp.folders or ())
     return clients
 
 

@@ -13,8 +13,6 @@ from anyio.abc import TaskStatus
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agentbus.config.connection_settings import ConnectionSettings
-from agentbus.protocol.roles import Role
 from agentbus_mcp import sdk
 from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.metrics import Metrics
@@ -50,17 +48,13 @@ class ServedCoordinator:
 
     def __init__(
         self,
-        connection: ConnectionSettings,
-        agent: str,
+        bus_link: BusLink,
         settings: HttpSettings,
         load: Load,
         metrics: Metrics,
-        name: str | None = None,
-        role: Role | None = None,
     ) -> None:
-        """Serve a coordinator, as for `BusLink`; `name` is the prefix of its log lines."""
-        label = f"{name}: " if name else ""
-        self._bus_link = BusLink(connection, agent, role, on_reconnect=metrics.reconnected, label=label)
+        """Serve the coordinator of a link, which `run` opens."""
+        self._bus_link = bus_link
         self._settings = settings
         self._load = load
         self._metrics = metrics

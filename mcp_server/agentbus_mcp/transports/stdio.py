@@ -4,6 +4,8 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import anyio
@@ -25,7 +27,7 @@ _EXIT_S: Final = 1.8
 """When the process exits after a signal in any case: hosts kill it two seconds after SIGTERM."""
 
 
-def serve(settings: ConnectionSettings, agent: str, role: Role | None = None) -> None:
+def serve(settings: ConnectionSettings, agent: str, role: Role | None = None, folders: Sequence[Path] = ()) -> None:
     """Serve one client until it closes standard input, or until SIGTERM or SIGINT.
 
     What was read before that is answered: see `MessageLines`.
@@ -39,7 +41,7 @@ def serve(settings: ConnectionSettings, agent: str, role: Role | None = None) ->
     source = os.fdopen(_claim(0, os.open(os.devnull, os.O_RDONLY)), "rb")
     sink = os.fdopen(_claim(1, os.dup(2)), "wb")
     try:
-        anyio.run(_serve, settings, agent, role, source, sink)
+        anyio.run(_serve, BusLink(settings, agent, role, folders=folders), source, sink)
     except* BrokenPipeError:
         log.info("the client closed standard output")
     except* OSError as errors:
@@ -51,8 +53,7 @@ def serve(settings: ConnectionSettings, agent: str, role: Role | None = None) ->
     end()
 
 
-async def _serve(settings: ConnectionSettings, agent: str, role: Role | None, source: BinaryIO, sink: BinaryIO) -> None:
-    bus_link = BusLink(settings, agent, role)
+async def _serve(bus_link: BusLink, source: BinaryIO, sink: BinaryIO) -> None:
     with termination() as requested:
         async with anyio.create_task_group() as group:
             group.start_soon(_end_after_signal, requested)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from socket import socket
@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from agentbus.config.connection_settings import ConnectionSettings
 from agentbus.protocol.json_codec import encode
 from agentbus.protocol.roles import Role
+from agentbus_mcp.bus_link import BusLink
 from agentbus_mcp.metrics import NO_METRICS, Metrics
 from agentbus_mcp.transports.bounded_http import Connections
 from agentbus_mcp.transports.coordinators import Client, Coordinators, NamedCoordinators, OneCoordinator
@@ -52,9 +53,11 @@ def serve(
     load: Load = load,
     metrics: Metrics = NO_METRICS,
     role: Role | None = None,
+    folders: Sequence[Path] = (),
 ) -> None:
     """Serve one coordinator on a listening socket until SIGTERM or SIGINT; print the URL once it is served."""
-    coordinator = ServedCoordinator(settings, agent, http_settings, load, metrics, role=role)
+    bus_link = BusLink(settings, agent, role, folders=folders, on_reconnect=metrics.reconnected)
+    coordinator = ServedCoordinator(bus_link, http_settings, load, metrics)
     _serve(OneCoordinator(coordinator, http_settings.token), http_settings, listener, metrics)
 
 
@@ -69,7 +72,15 @@ def serve_named(
     """Serve a coordinator for each named token of a file in the same way; `clients` is its present content."""
 
     def make(name: str, client: Client) -> ServedCoordinator:
-        return ServedCoordinator(client.connection, client.agent, http_settings, load, metrics, name, client.role)
+        bus_link = BusLink(
+            client.connection,
+            client.agent,
+            client.role,
+            folders=client.folders,
+            on_reconnect=metrics.reconnected,
+            label=f"{name}: ",
+        )
+        return ServedCoordinator(bus_link, http_settings, load, metrics)
 
     _serve(NamedCoordinators(tokens, clients, make), http_settings, listener, metrics)
 

@@ -56,6 +56,9 @@ async def test_the_fixed_resources_are_listed_at_once_without_a_bus(era: str) ->
         "agentbus://tasks/{agent}/~{owner}/{task_id}",
         "agentbus://tasks/{task_id}",
         "agentbus://streams/{stream}",
+        "agentbus://tasks/{agent}/{task_id}/files/{name}",
+        "agentbus://tasks/{agent}/~{owner}/{task_id}/files/{name}",
+        "agentbus://tasks/{task_id}/files/{name}",
     ]
     assert all(item.title and item.description for item in [*listed, *templates])
 
