@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentbus.cli import exit_codes
+from agentbus_worker.repositories.clone import read_record
 from support.harness import processes_with
 from system.chaos.command import Program
 from system.chaos.log_pipe import LogPipe
@@ -265,8 +266,22 @@ class Fleet:
                 os.kill(pid, signal.SIGKILL)
 
     def _left_on_disk(self) -> list[Path]:
-        names = ("outbox", "children", "claims", "tmp")
-        return sorted(path for name in names for path in self._state.glob(f"*/*/*/{name}/*"))
+        names = ("outbox", "children", "claims", "tmp", "parcels")
+        left = [path for name in names for path in self._state.glob(f"*/*/*/{name}/*")]
+        clones = [path for path in self._state.glob("*/*/clones/*/") if not self._is_kept(path)]
+        return sorted([*left, *clones])
+
+    def _is_kept(self, clone: Path) -> bool:
+        """Whether a clone holds what a killed worker was at work on, and a worker on another link has settled it.
+
+        To each link belongs a state folder, as to a machine. There, `agentbus work rescue` lists the clone.
+        """
+        record = read_record(clone)
+        return (
+            record is not None
+            and not record.home
+            and not self.said(f"task {clone.name}: settled status=completed attempt=1 ")
+        )
 
 
 async def _comes_true(condition: Callable[[], bool], *, timeout_s: float = _STUCK_S) -> bool:

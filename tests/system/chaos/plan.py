@@ -38,6 +38,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "stubborn": Kind(6),
     "talk": Kind(0),
     "ask": Kind(0),
+    "edit": Kind(0),
 }
 
 TALKER: Final = "talk"
@@ -45,6 +46,8 @@ TALKER: Final = "talk"
 _FOLLOW_UPS: Final = 2
 ASKER: Final = "ask"
 """The agent whose tasks ask a person."""
+EDITOR: Final = "edit"
+"""The agent whose tasks change a repository."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class Plan:
             `ledger` kill the one that leads JetStream or that stream.
         conversations: how many there are, each a task and its follow-ups.
         questions: how many tasks ask a person.
+        edits: how many tasks change a repository.
         one_account: one server has one account and one ledger for all, in place of one of each for each party.
     """
 
@@ -110,12 +114,13 @@ class Plan:
     copies: int = 1
     conversations: int = 0
     questions: int = 0
+    edits: int = 0
     one_account: bool = False
 
     @property
     def all_agents(self) -> tuple[str, ...]:
-        """Those that get any task, the one that has conversations and the one that asks, if there are any."""
-        more = {TALKER: self.conversations, ASKER: self.questions}
+        """Those that get any task, and the ones that have conversations, ask and edit, if there are any."""
+        more = {TALKER: self.conversations, ASKER: self.questions, EDITOR: self.edits}
         return (*self.agents, *(agent for agent, count in more.items() if count))
 
     @property
@@ -135,6 +140,7 @@ class Plan:
         for _ in range(self.conversations):
             tasks += self._conversation(rng, len(tasks))
         tasks += [self._question(rng, number) for number in range(len(tasks), len(tasks) + self.questions)]
+        tasks += [self._edit(rng, number) for number in range(len(tasks), len(tasks) + self.edits)]
         faults = [self._fault(rng, kind) for kind, count in self.faults.items() for _ in range(count)]
         return tasks, sorted(faults, key=lambda fault: fault.at_s)
 
@@ -168,6 +174,11 @@ class Plan:
         at_s, cancel_after_s = rng.uniform(0, 0.9 * self.storm_s), rng.uniform(0, 4) if rng.random() < 0.1 else None
         name = f"chaos-{number:04d}-ask"
         return PlannedTask(name, ASKER, "ask", number, at_s, again=rng.random() < 0.1, cancel_after_s=cancel_after_s)
+
+    def _edit(self, rng: random.Random, number: int) -> PlannedTask:
+        """A task that leaves a change and a file, which come home with its result."""
+        at_s, again = rng.uniform(0, 0.9 * self.storm_s), rng.random() < 0.1
+        return PlannedTask(f"chaos-{number:04d}-edit", EDITOR, "edit", number, at_s, again=again)
 
     def _fault(self, rng: random.Random, kind: FaultKind) -> Fault:
         shortest_s, longest_s = {
@@ -204,7 +215,7 @@ def full(seed: int) -> Plan:
         "unread": 9,
         "vanish": 6,
     }
-    return Plan(seed, faults, conversations=30, questions=60)
+    return Plan(seed, faults, conversations=30, questions=60, edits=40)
 
 
 def short(seed: int) -> Plan:
@@ -220,6 +231,7 @@ def short(seed: int) -> Plan:
         task_timeout_s=8,
         conversations=4,
         questions=8,
+        edits=8,
     )
 
 

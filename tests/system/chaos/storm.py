@@ -19,12 +19,13 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.ledger import Ledger
 from support.harness import worker_toml
 from support.jobs import agent_keys
+from support.repositories import source_repository
 from system.chaos.command import Program
 from system.chaos.faults import Fault
 from system.chaos.fleet import Events, Fleet, Replica
 from system.chaos.ground import Ground, OneServer, ThreeServers
 from system.chaos.person import Person
-from system.chaos.plan import ASKER, FRAGILE_WORKER, PROGRAMS, TALKER, Plan, PlannedTask
+from system.chaos.plan import ASKER, EDITOR, FRAGILE_WORKER, PROGRAMS, TALKER, Plan, PlannedTask
 from system.chaos.reruns import NONE, begun_during, counts, reruns
 from system.chaos.users import RIGHTS
 from system.chaos.verdict import Account, check, executions, longest_recovery, longest_silence_s, recovery_after_restart
@@ -112,6 +113,7 @@ class Storm:
         """What is needed on the bus, and the configuration of the workers."""
         await self._ground.prepare()
         python = (sys.executable, "-I", "-S", str(PROGRAMS / "agent.py"))
+        source = {"source": source_repository(self._folder / "source")} if self._plan.edits else {}
         for name, agent in self._plan.workers.items():
             nats = self._ground.nats(name)
             command = [str(self._programs[agent].path), *python, str(self._record)]
@@ -125,9 +127,11 @@ class Storm:
                 nats=nats,
                 chat_cmd=command if agent == ASKER else [*command, "{input}"],
                 log={"dir": self._folder / f"logs-{agent}"},
+                repository=source if agent == EDITOR else {},
                 worker={
                     "state_dir": self._folder / "state",
                     "concurrency": 2,
+                    "keep_workdir": agent != EDITOR,
                     "task_timeout_seconds": self._plan.task_timeout_s,
                     "kill_grace_seconds": 0.5,
                     "drain_timeout_seconds": _DRAIN_S,

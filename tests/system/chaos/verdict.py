@@ -14,6 +14,7 @@ from agentbus.errors import AgentBusError
 from agentbus.protocol import subjects
 from agentbus.protocol.ledger_entry import Record
 from agentbus.protocol.subjects import TaskKey
+from agentbus.protocol.work.results import artifacts_in, changes_in
 from agentbus.tasks.inbox import InboxMessage
 from agentbus.tasks.ledger import Ledger
 from agentbus.tasks.output_store import read_file
@@ -85,6 +86,8 @@ async def check(
         account.wrong += [f"{task.task_id}: {fault}" for fault in _faults(task, entry, message, seen, counted)]
         if message is not None and task.kind == "big" and message["status"] == "completed":
             account.wrong += await _faults_of_file(coordinator, task, message)
+        if message is not None and task.kind == "edit":
+            account.wrong += await _faults_of_work(coordinator, task, message)
     left, dead = [await _count(administrator, stream) for stream in (subjects.TASKS_STREAM, subjects.DEAD_STREAM)]
     account.wrong += [f"{left} tasks are left on the bus"] if left else []
     account.wrong += [f"{dead} dead letters of valid tasks"] if dead else []
@@ -235,6 +238,23 @@ async def _faults_of_file(coordinator: Coordinator, task: PlannedTask, message: 
         return [f"{task.task_id}: its output cannot be read: {error}"]
     same = digest.hexdigest() == hashlib.sha256(big_output(task.task_id)).hexdigest()
     return [] if same else [f"{task.task_id}: the file holds another output"]
+
+
+async def _faults_of_work(coordinator: Coordinator, task: PlannedTask, message: dict[str, Any]) -> list[str]:
+    """The file and the change of a run came home, and no other's."""
+    found = {one.name: one for one in artifacts_in(message)}
+    changes = changes_in(message)
+    if set(found) != {"changes.bundle", "changes.patch", "report.txt"} or changes is None or changes.files != 1:
+        return [f"{task.task_id}: it brought home {sorted(found)} and {changes}"]
+    try:
+        patch, report = [
+            b"".join([piece async for piece in read_file(coordinator.bus, task.agent, found[name].object)])
+            for name in ("changes.patch", "report.txt")
+        ]
+    except AgentBusError as error:
+        return [f"{task.task_id}: its work cannot be read: {error}"]
+    own = f"{task.task_id}\n".encode()
+    return [] if report == own and b"+" + own in patch else [f"{task.task_id}: it brought home another's work"]
 
 
 async def _count(administrator: Bus, stream: str) -> int:

@@ -224,17 +224,17 @@ class Homecoming:
         """Remove what is at home; what is not, and will not get there by itself, is kept for a rescue."""
         settled, parcel, clone = self._lease.entry.terminal and not self._lease.lost, self._parcel, self._clone
         threads = self._context.disk.folders
-        if parcel is not None:
-            if settled and self._complete:
-                threads.begin(parcel.remove)
-            elif settled or self._lease.lost:
-                base = self._context.state_folder.path.parent
-                threads.begin(lambda: _rescue(parcel, base, self._log))
         if clone is not None and settled and self._complete:
             with suppress(TimeoutError):
                 await threads.run(lambda: _note_home(clone), timeout_s=_COLLECTING_S)
             if (clones := self._context.clones) is not None:
                 clones.begin_to_remove_old()
+        if parcel is not None:  # after the clone: a worker that dies in between is followed by one that finds it
+            if settled and self._complete:
+                threads.begin(parcel.remove)
+            elif settled or self._lease.lost:
+                base = self._context.state_folder.path.parent
+                threads.begin(lambda: _rescue(parcel, base, self._log))
 
 
 def _with(outcome: Outcome, found: _Found, artifacts: list[Artifact]) -> Outcome:

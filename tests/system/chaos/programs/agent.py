@@ -42,6 +42,11 @@ def act(kind: str, task_id: str, number: int) -> None:
             if number % 2:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the grandchild inherits it
             subprocess.Popen(["sleep", "600"], start_new_session=True)
+        case "edit":
+            write(f"of-{task_id}", f"{task_id}\n")
+            time.sleep(0.5 * (number % 2))
+            os.mkdir(os.environ["AGENTBUS_ARTIFACTS"])  # noqa: PTH102  # pathlib takes long to import
+            write(f"{os.environ['AGENTBUS_ARTIFACTS']}/report.txt", f"{task_id}\n")
         case "stubborn":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             time.sleep(1)
@@ -49,6 +54,13 @@ def act(kind: str, task_id: str, number: int) -> None:
             pass
     if kind != "big":
         print(f"done {task_id}")
+
+
+def write(path: str, text: str) -> None:
+    """Write a file, also where an earlier run has left it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CREAT, 0o600)
+    os.write(descriptor, text.encode())
+    os.close(descriptor)
 
 
 def converse(task_id: str, content: dict[str, object] | None, session: str | None) -> None:
