@@ -79,6 +79,28 @@ async def test_what_an_agent_has_done_is_merged_byte_for_byte_and_a_follow_up_go
     assert (snapshot(source), content_of(home)) == (before, around)
 
 
+async def test_commits_that_are_not_pushed_reach_the_clone_of_the_worker_and_its_source_gets_nothing(
+    server: NatsServer, coordinator: Coordinator, tmp_path: Path
+) -> None:
+    source, mine = source_repository(tmp_path / "source"), tmp_path / "mine"
+    git(tmp_path, "clone", "-q", "--no-local", str(source), str(mine))
+    (mine / "ours").write_text("not pushed\n", encoding="utf-8")
+    git(mine, "add", "ours")
+    git(mine, "commit", "-qm", "Mine alone")
+    (mine / "README").write_text("not committed\n", encoding="utf-8")
+    (tmp_path / "note").write_text("a note\n", encoding="utf-8")
+    before = snapshot(source)
+    script = 'set -e; cat > /dev/null; git log -1 --format="%H %s"; cat ours README "$AGENTBUS_INPUTS/note"'
+    async with worker(repository_worker(tmp_path / "worker", server.url, source, script)):
+        await eventually(lambda: is_ready(coordinator), "the worker takes such tasks")
+        words = ("run", "code", "--send-commits", "--attach", str(tmp_path / "note"), "go on", "--nats-url", server.url)
+        ran = await run_python("-m", "agentbus", *words, cwd=mine)
+    assert ran.code == 0, ran.err
+    assert ran.out == f"{git(mine, 'rev-parse', 'HEAD')} Mine alone\nnot pushed\none\na note\n"
+    assert "1 file is changed here and not committed; the task does not bring that" in ran.err
+    assert snapshot(source) == before
+
+
 async def is_ready(coordinator: Coordinator) -> bool:
     return any({"files", "work"} <= set(one.needs or ()) for one in await coordinator.agents("code"))
 

@@ -7,7 +7,12 @@ import click
 
 from agentbus.cli import lazy, output
 from agentbus.cli.coordinator.publishing import content as contents
-from agentbus.cli.options import AgentId, PathType, TaskId, TaskName, bus_options, new_agent_option, timeout_option
+from agentbus.cli.coordinator.publishing.attaching import (
+    attachment_options,
+    take_attachments,
+    tell_of_uncommitted,
+)
+from agentbus.cli.options import AgentId, TaskId, TaskName, bus_options, new_agent_option, timeout_option
 from agentbus.cli.waiting_tasks import warn_without_worker
 
 if TYPE_CHECKING:
@@ -16,7 +21,6 @@ if TYPE_CHECKING:
     from agentbus.coordinator import Coordinator
     from agentbus.protocol.json_codec import Json
     from agentbus.task_handle import PublishedTask
-    from agentbus.tasks.work.attachments import Attachments
 
 
 @click.command(
@@ -80,21 +84,7 @@ prints one line for each line, with its number and the id of its task or what is
     help="Wait for the results. The exit code is 0 only if all are completed; see `agentbus task wait --exit-status`.",
 )
 @timeout_option
-@click.option(
-    "--attach",
-    "attached",
-    metavar="PATH",
-    type=PathType(),
-    multiple=True,
-    help="Send a file, or a folder with all in it; the run finds it in $AGENTBUS_INPUTS. Repeatable.",
-)
-@click.option("--base", metavar="REF", help="Of an agent with a repository: the branch, tag or commit to start from.")
-@click.option("--branch", metavar="NAME", help="The branch to work on.  [default: agentbus/<id of the task>]")
-@click.option(
-    "--send-commits",
-    is_flag=True,
-    help="Send the commits of the repository here that it has not pushed; REF is looked up here, HEAD by default.",
-)
+@attachment_options
 @bus_options
 @click.argument("content", required=False)
 def publish(
@@ -113,9 +103,9 @@ def publish(
     @FILE reads it from a file, `-` or a missing CONTENT from standard input. A text that begins with @ is written
     with @@. The command returns once the bus has stored every task on disk.
     """
-    brings = {name: options.pop(name) for name in ("attached", "base", "branch", "send_commits")}
+    attachments = take_attachments(options)
     _check_usage(content, batch, lines=lines, continued=continued, fresh=fresh, **options)
-    if lines and any(brings.values()):
+    if lines and attachments is not None:
         raise click.UsageError("--lines sends no files and no commits.", click.get_current_context())
     if lines:
         del options["wait"], options["timeout_s"]
@@ -123,16 +113,9 @@ def publish(
         return
     value = contents.read_content(content, payload_fmt)
     work = _publish if continued is None else partial(_follow_up, continued=continued, fresh=fresh)
-    if any(brings.values()):
-        options["attachments"] = _attachments(**brings)
+    if attachments is not None:
+        options["attachments"] = attachments
     lazy.session.run_connected(nats_url, config, partial(work, content=value, payload_format=payload_fmt, **options))
-
-
-def _attachments(
-    attached: "tuple[Path, ...]", base: str | None, branch: str | None, *, send_commits: bool
-) -> "Attachments":
-    here = lazy.pathlib.Path.cwd() if send_commits else None
-    return lazy.attachments.Attachments(attached, base, branch, here)
 
 
 def _check_usage(
@@ -185,7 +168,7 @@ async def _publish(
 
     if not new_agent:
         await lazy.new_agents.refuse_unknown(bus, targets)
-    await _tell_of_uncommitted(**options)
+    await tell_of_uncommitted(**options)
     outcomes = await bus.publish_to(targets, content, task_type=task_type or DEFAULT_TASK_TYPE, **options)
     failures = [one.error for one in outcomes if isinstance(one, TaskFailure)]
     published = [one for one in outcomes if not isinstance(one, TaskFailure)]
@@ -208,22 +191,13 @@ async def _follow_up(
     **options: Any,
 ) -> None:
     del options["new_agent"]  # the bus has seen the agent of the task that this one goes on with
-    await _tell_of_uncommitted(**options)
+    await tell_of_uncommitted(**options)
     to = targets[0] if targets else None
     wanted = lazy.follow_ups.NewFollowUp(content, to=to, fresh=fresh, **options)
     task = await bus.task(continued).continue_with(wanted)
     if task.note is not None:
         output.remark(task.note)
     await _told(bus, [task], wait=wait, timeout_s=timeout_s)
-
-
-async def _tell_of_uncommitted(attachments: "Attachments | None" = None, **_: Any) -> None:
-    """Say what of the repository here is not sent with its commits."""
-    if attachments is None or attachments.commits_of is None:
-        return
-    if count := await lazy.sending.uncommitted_files(attachments.commits_of):
-        files = "1 file is" if count == 1 else f"{count} files are"
-        output.remark(f"{files} changed here and not committed; the task does not bring that")
 
 
 async def _told(

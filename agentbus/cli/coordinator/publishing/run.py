@@ -7,6 +7,7 @@ import click
 
 from agentbus.cli import exit_codes, lazy, output
 from agentbus.cli.coordinator.publish import remark_published
+from agentbus.cli.coordinator.publishing.attaching import attachment_options, take_attachments, tell_of_uncommitted
 from agentbus.cli.coordinator.publishing.content import read_content
 from agentbus.cli.options import AgentId, TaskId, bus_options, new_agent_option, timeout_option
 from agentbus.errors import CorruptEntryError
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from agentbus.coordinator import Coordinator
     from agentbus.protocol.json_codec import Json
+    from agentbus.task_handle import PublishedTask
+    from agentbus.tasks.work.attachments import Attachments
 
 
 @click.command(
@@ -25,6 +28,7 @@ Examples:
   agentbus run code "Review PR 123 of org/repo"
   git diff | agentbus run code > review.md
   agentbus run code @notes.md --timeout 10m && ./deploy
+  agentbus run code --attach trace.log --base main "Fix what trace.log shows"
   agentbus run code "Sum up last week" --detach
 
 \b
@@ -41,6 +45,7 @@ and says how to go on with it; a second one within two seconds cancels it.""",
 @click.option("--detach", is_flag=True, help="Print the id of the task in place of waiting for it.")
 @new_agent_option
 @timeout_option
+@attachment_options
 @bus_options
 @click.argument("agent", metavar="AGENT", type=AgentId())
 @click.argument("content", required=False)
@@ -63,28 +68,21 @@ def run(
     if detach and timeout_s is not None:
         raise click.UsageError("--detach and --timeout exclude each other.", click.get_current_context())
     value = read_content(content, payload_fmt)
+    options |= {"payload_format": payload_fmt, "attachments": take_attachments(options)}
     work = _detach if detach else partial(_follow, timeout_s=timeout_s)
-    lazy.session.run_connected(
-        nats_url, config, partial(work, agent=agent, content=value, payload_format=payload_fmt, **options)
-    )
+    lazy.session.run_connected(nats_url, config, partial(work, agent=agent, content=value, **options))
 
 
-async def _detach(bus: "Coordinator", *, agent: str, content: "Json", new_agent: bool, **options: Any) -> None:
-    if not new_agent:
-        await lazy.new_agents.refuse_unknown(bus, [agent])
-    task = await bus.publish(agent, content, **options)
+async def _detach(bus: "Coordinator", **options: Any) -> None:
+    task = await _published(bus, **options)
     output.line(task.id)
     await remark_published(bus, [task])
     if output.on_terminal():
         output.remark(f"next: agentbus task wait {task.id}")
 
 
-async def _follow(
-    bus: "Coordinator", *, agent: str, content: "Json", timeout_s: float | None, new_agent: bool, **options: Any
-) -> None:
-    if not new_agent:
-        await lazy.new_agents.refuse_unknown(bus, [agent])
-    task = await bus.publish(agent, content, **options)
+async def _follow(bus: "Coordinator", *, timeout_s: float | None, **options: Any) -> None:
+    task = await _published(bus, **options)
     output.remark(f"{task.id} -> {task.agent}")
     await remark_published(bus, [task])
     waited = await lazy.following.Following(bus, [task], timeout_s).run()
@@ -96,3 +94,21 @@ async def _follow(
             raise click.exceptions.Exit(code)
     if waited.pending:
         lazy.awaited.end_of_wait(waited, timeout_s, any_is_enough=False, exit_status=True)
+
+
+async def _published(
+    bus: "Coordinator",
+    *,
+    agent: str,
+    content: "Json",
+    new_agent: bool,
+    attachments: "Attachments | None",
+    **options: Any,
+) -> "PublishedTask":
+    if not new_agent:
+        await lazy.new_agents.refuse_unknown(bus, [agent])
+    if attachments is None:
+        return await bus.publish(agent, content, **options)
+    await tell_of_uncommitted(attachments)
+    brings = {name: getattr(attachments, name) for name in ("files", "base", "branch", "commits_of")}
+    return await bus.publish(agent, content, **brings, **options)
