@@ -60,10 +60,10 @@ async def test_only_the_answer_of_a_completed_task_is_on_standard_output(
         cancelled = await waiting
         assert (cancelled.code, cancelled.out) == (exit_codes.CANCELLED, "")
         assert "  > cancelled by agent-main: not needed" in cancelled.err
-    late = await run(server, "nothere", "say:x", "--timeout", "0.2s")
+    late = await run(server, "nothere", "say:x", "--new-agent", "--timeout", "0.2s")
     assert (late.code, late.out) == (exit_codes.TIMED_OUT, "")
     assert "still pending after 0.2 s: " in late.err
-    detached = await run(server, "nothere", "say:x", "--detach")
+    detached = await run(server, "nothere", "say:x", "--new-agent", "--detach")
     assert (detached.code, bool(ID.fullmatch(detached.out.strip()))) == (0, True)
     assert (await coordinator.task(detached.out.strip()).status()).state == "queued"
 

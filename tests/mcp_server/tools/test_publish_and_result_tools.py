@@ -60,7 +60,7 @@ async def test_publishing_again_under_the_same_id_is_the_same_task(
         again = data_of(await client.call_tool("publish_task", call))
         other = await client.call_tool("publish_task", {**call, "content": "something else"})
     assert first["published"] == [
-        {"agent": "code", "task_id": "mine", "state": "queued", "known": False, "online": False}
+        {"agent": "code", "task_id": "mine", "state": "queued", "known": False, "online": False, "waiting": 1}
     ]
     assert again["published"] == [{"agent": "code", "task_id": "mine", "state": "completed", "known": True}]
     assert error_of(other).startswith("publish_task: the id mine belongs to another task of code (completed)")
