@@ -165,7 +165,7 @@ async def test_agents_dead_letters_and_findings_are_tables(
 async def test_up_tells_how_to_continue_and_how_to_stop(tmp_path: Path):
     async with on_terminal("up", "--port", "0", "--store", str(tmp_path / "store"), "--agent", "code") as up:
         await up.until_shown("Ctrl-C stops it; the messages stay in the store")
-        assert "streams, buckets and consumers ready (12 of them new)" in up.text
+        assert "streams, buckets and consumers ready (13 of them new)" in up.text
         assert f"store {tmp_path / 'store'}" in up.text
         up.child.send_signal(signal.SIGINT)
         assert await up.exit_code() == 0

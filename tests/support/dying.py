@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Literal
 
-from agentbus import coordinator
+from agentbus import coordinator_publishing
 from agentbus.admin import dead_letters
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.pull_consumer import Delivery
@@ -141,7 +141,7 @@ POINTS: dict[str, Point] = {
     "told to end, about to be queued": Point(Bus, "store", "before", stores("agent.code.tasks"), sends=signal.SIGTERM),
     "hung up, about to be queued": Point(Bus, "store", "before", stores("agent.code.tasks"), sends=signal.SIGHUP),
     "told to end, nothing begun": Point(Bus, "open", "after", sends=signal.SIGTERM),
-    "queued, caller not answered": Point(coordinator, "publish", "after"),
+    "queued, caller not answered": Point(coordinator_publishing, "publish", "after"),
     "cancel request written, worker not notified": Point(Ledger, "write", "after"),
     "expired, result not published": Point(Ledger, "write", "after", writes("settled")),
     "requeued, dead letter not deleted": Point(dead_letters, "_delete", "before"),

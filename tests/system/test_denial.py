@@ -163,14 +163,14 @@ async def test_without_a_limit_the_outputs_of_one_agent_can_fill_the_account(tmp
 async def test_a_files_limit_keeps_a_hostile_worker_from_filling_the_account(tmp_path: Path) -> None:
     async with own_bus(tmp_path) as own, connect(own.settings("admin")) as admin:
         found = await set_up(admin, ["code", "doc"], files_limit=4 << 20)
-        assert {item.outcome for item in found if item.name.startswith("OBJ_")} == {"updated"}
+        assert {item.outcome for item in found if item.name.startswith("OBJ_AGENT_FILES_")} == {"updated"}
         async with connect(own.settings("code")) as code, connect(own.settings("doc")) as doc:
             await fill(code, "$O.AGENT_FILES_code.C.{}")
             for subject in ("agent.main.results", "$KV.AGENT_STATE.doc.task-1", "$O.AGENT_FILES_doc.C.x"):
                 await doc.store(subject, MEGABYTE)
         # What was not asked for stays: a bound is the administrator's.
         found = await set_up(admin, ["code", "doc"], update=True)
-        assert {item.outcome for item in found if item.name.startswith("OBJ_")} == {"found"}
+        assert {item.outcome for item in found if item.name.startswith("OBJ_AGENT_FILES_")} == {"found"}
         config = (await admin.api("STREAM.INFO.OBJ_AGENT_FILES_code"))["config"]
         assert config["max_bytes"] == 4 << 20
 

@@ -236,7 +236,7 @@ def test_a_cursor_of_the_list_of_resources_is_accepted_or_refused(cursor: str):
 @given(messages_like({"nuid": "n" * 22, "size": 1, "chunks": 1, "digest": "SHA-256=x", "name": "x"}))
 def test_the_metadata_of_a_file_names_a_subject_token_or_is_refused(data: bytes):
     with only(MessageError, ValidationError, one_line=False):
-        meta = output_store._Meta.model_validate(decode(data))  # pyright: ignore[reportPrivateUsage]
+        meta = output_store.Description.model_validate(decode(data))
         assert meta.nuid.replace("-", "").replace("_", "x").isalnum()
         assert meta.nuid.isascii()
 

@@ -131,7 +131,7 @@ ACTING: Final[dict[str, Shows]] = {
     ),
     "agent pause": Shows(always([AGENT, "--reason", ALL.replace("\0", "")[:300]]), quotes=False),
     "agent resume": Shows(always([AGENT]), quotes=False),
-    "task retry": Shows(lambda ground: [["--agent", AGENT, *ground.first("completed")]]),
+    "task retry": Shows(lambda ground: [["--agent", AGENT, *ground.first("completed")]], quotes=False),
     "work apply": Shows(lambda ground: [["--agent", AGENT, *ground.first("completed")]], (1,), quotes=False),
     "consumers remove": Shows(always(["--foreign", "--yes"])),
     "dead requeue": Shows(lambda ground: [[str(ground.bus.dead[0])]], quotes=False),

@@ -52,6 +52,7 @@ def older_layout(config: Path | None) -> str:
         (bus.has_whole_ledger, "in which each look at all tasks takes longer the more there are"),
         (bus.has_control, "in which no operator can pause an agent"),
         (bus.ledgers_apart, "in which one agent can fill the ledger of all"),
+        (bus._manifest.has_places, "in which no follow-up finds its session"),
     )
     lacks = next((what for has, what in lacking if not has), "in which no task can bring files")
     return f"the bus in {bus.path} has an older layout, {lacks}"

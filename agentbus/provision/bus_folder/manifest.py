@@ -19,6 +19,7 @@ from agentbus.protocol.accounts import (
     LAYOUT_WITH_CONTROL,
     LAYOUT_WITH_INPUTS,
     LAYOUT_WITH_LEDGERS_APART,
+    LAYOUT_WITH_PLACES,
     LAYOUT_WITH_QUEUE_APART,
     LAYOUT_WITH_WHOLE_LEDGER,
 )
@@ -139,6 +140,11 @@ class Manifest(Section):
     def has_control(self) -> bool:
         """Whether operators can pause agents."""
         return self.bus.version >= LAYOUT_WITH_CONTROL
+
+    @property
+    def has_places(self) -> bool:
+        """Whether workers may see which places of their agent are alive, so that follow-ups find their session."""
+        return self.bus.version >= LAYOUT_WITH_PLACES
 
 
 def manifest_file(folder: Path) -> Path:

@@ -208,7 +208,7 @@ async def test_an_expired_outcome_is_not_published_again_after_the_clock_was_set
     outbox = Outbox(tmp_path)
     await outbox.put(left)
     clock = ServerClock(coordinator.bus, "AGENT_TASKS", "agent-code")
-    monkeypatch.setattr(unsettled_module, "_DUPLICATE_WINDOW_S", 0.1)
+    monkeypatch.setattr(unsettled_module, "DUPLICATE_WINDOW_S", 0.1)
     await coordinator.bus.api("STREAM.PURGE.AGENT_RESULTS")
     await eventually(lambda: _aged(clock, status.record.changed_at), "the commit is older than the memory of its id")
     await Unsettled(coordinator.bus, outbox, clock, Metrics(), lease_s=30).settle_left()
