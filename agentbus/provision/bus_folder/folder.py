@@ -46,16 +46,7 @@ def older_layout(config: Path | None) -> str:
         return ""
     if bus.has_newest_layout or config.resolve() != bus.administrator.resolve():
         return ""
-    lacking = (
-        (bus.queue_apart, "in which a party can disturb the tasks of others"),
-        (bus.has_audit, "without the audit"),
-        (bus.has_whole_ledger, "in which each look at all tasks takes longer the more there are"),
-        (bus.has_control, "in which no operator can pause an agent"),
-        (bus.ledgers_apart, "in which one agent can fill the ledger of all"),
-        (bus._manifest.has_places, "in which no follow-up finds its session"),
-    )
-    lacks = next((what for has, what in lacking if not has), "in which no task can bring files")
-    return f"the bus in {bus.path} has an older layout, {lacks}"
+    return f"the bus in {bus.path} has an older layout, {bus.lacks}"
 
 
 def folder_of(config: Path | None) -> "BusFolder | None":
@@ -173,14 +164,9 @@ class BusFolder:
         return self._manifest.ledgers_apart
 
     @property
-    def has_whole_ledger(self) -> bool:
-        """Whether who may read the whole ledger may do so without a filter."""
-        return self._manifest.has_whole_ledger
-
-    @property
-    def has_control(self) -> bool:
-        """Whether operators can pause agents."""
-        return self._manifest.has_control
+    def lacks(self) -> str:
+        """What an older layout is without, as the end of a sentence."""
+        return self._manifest.lacks
 
     @property
     def has_newest_layout(self) -> bool:

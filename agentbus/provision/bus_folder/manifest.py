@@ -146,6 +146,19 @@ class Manifest(Section):
         """Whether workers may see which places of their agent are alive, so that follow-ups find their session."""
         return self.bus.version >= LAYOUT_WITH_PLACES
 
+    @property
+    def lacks(self) -> str:
+        """What an older layout is without, as the end of a sentence."""
+        lacking = (
+            (self.queue_apart, "in which a party can disturb the tasks of others"),
+            (self.has_audit, "without the audit"),
+            (self.has_whole_ledger, "in which each look at all tasks takes longer the more there are"),
+            (self.has_control, "in which no operator can pause an agent"),
+            (self.ledgers_apart, "in which one agent can fill the ledger of all"),
+            (self.has_places, "in which no follow-up finds its session"),
+        )
+        return next((what for has, what in lacking if not has), "in which no task can bring files")
+
 
 def manifest_file(folder: Path) -> Path:
     """Return the path of the manifest of a bus."""
