@@ -84,11 +84,11 @@ class Conversation:
 
     async def cancel(self) -> bool:
         """Ask the agent to end its turn; returns whether it has one that can end so."""
-        await self._permissions.cancel("the run is being cancelled")
-        if self._prompting:
+        if prompting := self._prompting:  # before its questions are closed: an agent may end its turn for one
             self._cancelled = True
             await self.peer.notify("session/cancel", {"sessionId": self._session})
-        return self._prompting
+        await self._permissions.cancel("the run is being cancelled")
+        return prompting
 
     async def close(self) -> None:
         """Close the questions that are still open."""
