@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from agentbus.bus.bounds.largest_fit import largest_fit
 from agentbus.bus.jetstream import Bus
 from agentbus.bus.jetstream_answers import read_stream_info
 from agentbus.bus.progress.wanted import LEAST_BYTES, WRITES_LATER, progress_config, size_for
@@ -97,18 +98,8 @@ async def _create(bus: Bus, agent: str, size: int) -> dict[str, Any]:
 async def _as_large_as_fits(
     bus: Bus, verb: str, config: dict[str, Any], size: int, *, least: int = LEAST_BYTES
 ) -> dict[str, Any]:
-    """Make or change a stream with room for `size` bytes or, where there is less, for a half, a quarter and so on.
-
-    Raises:
-        ApiError, StreamFullError: it is refused with `least`, too.
-    """
-    while True:
-        try:
-            return await _sent(bus, verb, {**config, "max_bytes": size})
-        except (ApiError, StreamFullError):
-            size //= 2
-            if size < least:
-                raise
+    """Make or change a stream; see `largest_fit`."""
+    return await largest_fit(lambda room: _sent(bus, verb, {**config, "max_bytes": room}), size, least=least)
 
 
 async def _updated(bus: Bus, agent: str, config: dict[str, Any], before: Finding) -> Finding:
