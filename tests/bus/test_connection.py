@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -80,6 +80,22 @@ async def test_a_bus_with_all_its_connections_taken_is_not_taken_for_one_that_is
     assert "takes no more connections (maximum " in str(refused.value)
     assert "raise max_connections" in str(refused.value)
     assert "agentbus up" not in str(refused.value)
+
+
+async def test_a_connection_that_ended_for_too_many_subscriptions_says_so(tmp_path: Path):
+    conf = tmp_path / "few.conf"
+    store = json.dumps(str(tmp_path / "few"))
+    conf.write_text(
+        f"listen: 127.0.0.1:-1\njetstream {{ store_dir: {store} }}\nmax_subscriptions: 8\n", encoding="utf-8"
+    )
+    async with run_server(store=tmp_path / "few", config=conf) as server, connect(settings(server.url)) as bus:
+        for number in range(16):
+            with suppress(BusUnavailableError):  # the connection has ended meanwhile
+                await bus.subscribe(f"any.{number}", _ignore)
+        async with asyncio.timeout(BOUND_S):
+            ended = await bus.wait_closed()
+    assert "takes no more subscriptions of one connection (maximum " in str(ended)
+    assert "agentbus up" not in str(ended)
 
 
 async def test_a_refused_port_fails_at_once_and_names_the_way_out():

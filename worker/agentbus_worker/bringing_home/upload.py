@@ -1,7 +1,7 @@
 """Uploads the files of a parcel into the object store of the agent."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +11,7 @@ from agentbus.protocol.subjects import TaskKey
 from agentbus.protocol.work.results import Artifact, LeftOut
 from agentbus.tasks.output_store import chunk_bytes, put_file
 from agentbus_worker.bringing_home.parcel import Parcel
+from agentbus_worker.disk.file_pieces import file_pieces
 from agentbus_worker.disk.threads import DiskThreads
 
 _RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -69,7 +70,7 @@ class Upload:
         failures = 0
         while True:
             try:
-                pieces = _pieces(path, chunk_bytes(self._bus), self._threads)
+                pieces = file_pieces(path, chunk_bytes(self._bus), self._threads)
                 await put_file(self._bus, self._key.agent, artifact.object, pieces, owner=self._key.owner)
             except BusUnavailableError:
                 if self._bus.closed:
@@ -78,12 +79,3 @@ class Upload:
                 failures += 1
             else:
                 return
-
-
-async def _pieces(path: Path, size: int, threads: DiskThreads) -> AsyncGenerator[bytes]:
-    file = await threads.run(lambda: path.open("rb"))
-    try:
-        while piece := await threads.run(lambda: file.read(size)):
-            yield piece
-    finally:
-        threads.begin(file.close)

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from agentbus.bus.pull_consumer import Delivery
@@ -15,7 +14,7 @@ from agentbus.protocol.messages import Result, new_result
 from agentbus.protocol.subjects import TaskKey
 from agentbus.tasks.incoming import Incoming
 from agentbus.tasks.output_store import chunk_bytes, put_file
-from agentbus_worker.disk.threads import DiskThreads
+from agentbus_worker.disk.file_pieces import file_pieces
 from agentbus_worker.log.lines import TaskLog
 from agentbus_worker.running.output import Output
 from agentbus_worker.settling.context import Context
@@ -117,7 +116,7 @@ def _cut_note(whole: bytes, kept: str) -> dict[str, Json]:
 def _stored(context: Context, stdout: Output) -> AsyncGenerator[bytes]:
     """Yield all of an output in pieces of the size of a chunk."""
     size, spilled = chunk_bytes(context.bus), stdout.spilled
-    return _slices(stdout.head, size) if spilled is None else _pieces(spilled, size, context.disk.state)
+    return _slices(stdout.head, size) if spilled is None else file_pieces(spilled, size, context.disk.state)
 
 
 def _why_not_spilled(context: Context, stdout: Output) -> str:
@@ -130,12 +129,3 @@ def _why_not_spilled(context: Context, stdout: Output) -> str:
 async def _slices(data: bytes, size: int) -> AsyncGenerator[bytes]:
     for at in range(0, len(data), size):
         yield data[at : at + size]
-
-
-async def _pieces(path: Path, size: int, threads: DiskThreads) -> AsyncGenerator[bytes]:
-    file = await threads.run(lambda: path.open("rb"))
-    try:
-        while piece := await threads.run(lambda: file.read(size)):
-            yield piece
-    finally:
-        threads.begin(file.close)
