@@ -23,8 +23,8 @@ def explained(error: BaseException, settings: ConnectionSettings, presented: Cre
         return BusUnavailableError(f"TLS with {servers} failed: {_of_handshake(error, settings)}")
     if isinstance(error, TimeoutError):
         return BusUnavailableError(f"{servers} did not answer within {settings.connect_timeout_s:g} s")
-    if (what := _of_limit(error)) is not None:
-        return BusUnavailableError(f"the bus at {servers} takes no more {what}")
+    if (limit := _of_limit(error)) is not None:
+        return BusUnavailableError(f"the bus at {servers} {limit}")
     if "expecting INFO" in str(error):
         first = "" if settings.tls_first else "; if it wants TLS first (handshake_first), set tls_first in [nats]"
         return BusUnavailableError(f"what listens at {servers} does not greet as a NATS server does{first}")
@@ -35,14 +35,16 @@ def explained(error: BaseException, settings: ConnectionSettings, presented: Cre
 
 
 def _of_limit(error: BaseException) -> str | None:
-    """Say of what there is no more, and what to do; None if the error is another one."""
+    """Say what the bus takes no more of, and what to do; None if the error is another one."""
     if "connections exceeded" in str(error).lower():  # of the server, of an account, or of a user
         return (
-            f"connections ({_of_dial(error)}); end clients that are not needed, or raise max_connections on the server"
+            f"takes no more connections ({_of_dial(error)}); "
+            "end clients that are not needed, or raise max_connections on the server"
         )
     if "subscriptions exceeded" in str(error).lower():  # the server has closed the connection for it
         return (
-            f"subscriptions of one connection ({_of_dial(error)}); each wait and each inbox that is followed has one: "
+            f"takes no more subscriptions of one connection ({_of_dial(error)}); "
+            "each wait and each inbox that is followed has one: "
             "wait for many tasks in one call, or open several connections"
         )
     return None
