@@ -24,15 +24,16 @@ from agentbus.protocol.json_codec import Json, object_in
 from agentbus.provision.agent_presets import PRESETS
 from agentbus.provision.nats_server import start_server
 from agentbus.visible_text import one_line
-from real_agents.agents import ALL_AGENTS, CASES, CONVERSATIONS, MORE_CASES, PERSON_CASES, PROMPT, cases_of
+from real_agents.agents import ALL_AGENTS, CASES, CONVERSATIONS, EDIT_CASES, MORE_CASES, PERSON_CASES, PROMPT, cases_of
 from real_agents.conversing import answer_person, converse, keys_of
+from real_agents.editing import Edit
 from real_agents.judging import Cell, expected, judged, seconds_of
 from real_agents.model_server import model_server
 from real_agents.record import closed_port
 from support.harness import Process, process
 
 ALL_CASES: Final = tuple(
-    case for case in (*CASES, *MORE_CASES, *PERSON_CASES, *CONVERSATIONS) if case != "resumed"
+    case for case in (*CASES, *MORE_CASES, *PERSON_CASES, *CONVERSATIONS, *EDIT_CASES) if case != "resumed"
 )  # that needs a session
 STALL_S: Final = 30.0
 """The limit of the workers for a run that does nothing: shorter than `long_tool` and `slow` take."""
@@ -76,13 +77,16 @@ class _Runs:
         tmp = folder / "tmp"
         tmp.mkdir(parents=True)
         quiet_s = _MEMORY_S if (self._name, case) == ("qwen", "slow") else 0.0
-        config = self._configuration(agent, case, folder, options, stall_s + quiet_s)
+        edit = Edit(folder) if case in EDIT_CASES else None
+        config = self._configuration(agent, case, folder, options, stall_s + quiet_s, edit)
         argv = [sys.executable, "-m", "agentbus", "worker", "run", "--config", str(config)]
         # A home without settings of the person who runs this: workers ask Gemini CLI for telemetry where it has none.
         own = {key: value for key, value in os.environ.items() if not key.startswith(("GEMINI_", "OTEL_"))}
         with process(argv, folder / "worker.log", env={**own, "TMPDIR": str(tmp), "HOME": str(folder)}) as worker:
             await worker.until_said("ready for tasks", timeout_s=_READY_S)
-            if case in CONVERSATIONS:
+            if edit is not None:
+                result = await edit.run(self._bus, agent, self._url)
+            elif case in CONVERSATIONS:
                 result = await converse(self._bus, agent, case, folder, self._model)
             else:
                 task = await self._bus.publish(agent, PROMPT, task_type="test", task_id=task_id)
@@ -121,14 +125,14 @@ class _Runs:
         return await found
 
     def _configuration(
-        self, agent_id: str, case: str, folder: Path, options: argparse.Namespace, stall_s: float
+        self, agent_id: str, case: str, folder: Path, options: argparse.Namespace, stall_s: float, edit: Edit | None
     ) -> Path:
         preset = PRESETS[self._name]
         agent = {"id": agent_id, "chat_cmd": self._command, "prompt_via": preset.prompt_via, "output": preset.output,
                  "setback_limit_seconds": 0}  # fmt: skip
         keys: dict[str, Any] = {
             "task_timeout_seconds": options.longest, "max_attempts": 1, "retry_on": [],
-            "workdir": folder / "tasks", "state_dir": folder / "state",
+            "state_dir": folder / "state", **({} if edit else {"workdir": folder / "tasks"}),
         }  # fmt: skip
         if preset.output == "acp":
             agent["permissions"] = {"permitted": "allow", **dict.fromkeys(PERSON_CASES, "ask")}.get(case, "deny")
@@ -141,7 +145,8 @@ class _Runs:
         else:
             keys["stall_timeout_seconds"] = stall_s
         path = folder / "worker.toml"
-        sections = {"agent": agent, "worker": keys, "nats": {"url": self._url}, "log": {"dir": folder / "log"}}
+        sections = {"agent": agent, "worker": keys, "nats": {"url": self._url}, "log": {"dir": folder / "log"},
+                    **(edit.sections() if edit else {})}  # fmt: skip
         path.write_text(toml_text(sections), encoding="utf-8")
         path.chmod(0o600)
         return path

@@ -19,6 +19,7 @@ class Agent:
         package: what npm or pip installs; the version is the one that the recorded lines are of.
         command: what the preset runs, with the output that a program can read.
         allowing: what is added to the command for the case in which a tool may run.
+        editing: what is added to the command for the case in which files may be changed.
         setup: writes the agent's configuration into a home, and returns what the environment needs; it gets the home
             and the address of the model server with the case.
     """
@@ -28,6 +29,7 @@ class Agent:
     command: tuple[str, ...]
     setup: Callable[[Path, str, str], Mapping[str, str]]
     allowing: tuple[str, ...] = ()
+    editing: tuple[str, ...] = ()
 
 
 def _write(path: Path, text: str | dict[str, Any]) -> None:
@@ -49,9 +51,10 @@ def _claude(home: Path, url: str, case: str) -> Mapping[str, str]:
 
 
 def _codex(home: Path, url: str, case: str) -> Mapping[str, str]:
+    model = "gpt-5.5" if case in EDIT_CASES else "model-of-the-test"  # it offers its patch tool to models that it knows
     _write(
         home / ".codex" / "config.toml",
-        f'model = "model-of-the-test"\nmodel_provider = "test"\n\n[model_providers.test]\nname = "test"\n'
+        f'model = "{model}"\nmodel_provider = "test"\n\n[model_providers.test]\nname = "test"\n'
         f'base_url = "{url}/v1"\nenv_key = "KEY_OF_THE_TEST"\nwire_api = "responses"\n',
     )
     return {"CODEX_HOME": str(home / ".codex"), "KEY_OF_THE_TEST": "sk-of-the-test"}
@@ -124,6 +127,7 @@ AGENTS: Final[dict[str, Agent]] = {
         ("claude", "-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"),
         _claude,
         allowing=("--allowedTools", "Bash"),
+        editing=("--permission-mode", "acceptEdits"),
     ),
     "codex": Agent(
         "@openai/codex",
@@ -137,6 +141,7 @@ AGENTS: Final[dict[str, Agent]] = {
         ("gemini", "--output-format", "stream-json", "--approval-mode", "default"),
         _gemini,
         allowing=("--approval-mode", "yolo"),
+        editing=("--approval-mode", "auto_edit"),
     ),
     "opencode": Agent(
         "opencode-ai",
@@ -150,6 +155,7 @@ AGENTS: Final[dict[str, Agent]] = {
         ("qwen", "--output-format", "stream-json", "--include-partial-messages", "--approval-mode", "default"),
         _qwen,
         allowing=("--approval-mode", "yolo"),
+        editing=("--approval-mode", "auto-edit"),
     ),
 }
 
@@ -182,6 +188,8 @@ MORE_CASES: Final = ("long_tool", "slow", "permitted", "cancel")
 tool that the worker permits, and a task that is cancelled."""
 CONVERSATIONS: Final = ("follow_up", "folder_gone", "unasked", "approved", "not_approved", "hooks_off", "bare")
 """Cases of `make real-agents` alone with several tasks: see `conversing`."""
+EDIT_CASES: Final = ("edit",)
+"""A case of `make real-agents` alone: the agent changes a file of a repository, and the change comes home."""
 PERSON_CASES: Final = ("person_approves", "person_denies")
 """Cases of `make real-agents` alone, over the Agent Client Protocol: a person is asked while the run goes on."""
 ACP_CASES: Final = ("ok", "tool", "denied", "permitted", *PERSON_CASES, "auth", "cancel")
@@ -198,7 +206,7 @@ def cases_of(name: str) -> tuple[str, ...]:
         return ACP_CASES
     more = tuple(case for case in MORE_CASES if case not in MODEL_CASES)
     conversations = {"claude": CONVERSATIONS, "hermes": ()}.get(name, CONVERSATIONS[:2])
-    return (*CASES, *more, *conversations)
+    return (*CASES, *more, *conversations, *(EDIT_CASES if name in AGENTS else ()))
 
 
 NO_SESSION: Final = "00000000-0000-4000-8000-000000000000"
@@ -210,13 +218,14 @@ def command_of(name: str, case: str, session: str | None = None) -> list[str]:
     words = list(agent.command)
     if name in ACP_AGENTS:
         return words
-    if case in ("tool", "long_tool", "loop"):
-        for option in agent.allowing[::2]:
+    if case in ("tool", "long_tool", "loop", *EDIT_CASES):
+        more = agent.editing if case in EDIT_CASES else agent.allowing
+        for option in more[::2]:
             if option in words:
                 at = words.index(option)
                 del words[at : at + 2]
-        words[1:1] = agent.allowing if name != "claude" else ()
-        words += agent.allowing if name == "claude" else ()
+        words[1:1] = more if name != "claude" else ()
+        words += more if name == "claude" else ()
     if session is not None:
         match name:
             case "codex":

@@ -28,9 +28,15 @@ LONG_COMMAND: Final = "timeout 40 tail -f /dev/null; " + COMMAND
 """A tool that is silent for longer than a run of `make real-agents` may go without doing anything."""
 TOUCHING: Final = ("denied", "unasked", "approved", "not_approved", "hooks_off", "bare")
 _USES_A_TOOL: Final = ("tool", "long_tool", *TOUCHING)
+EDITED_FILE: Final = "README"
+"""The file that is changed in the case `edit`; it holds the line `one`."""
+EDITED: Final = "two\n"
+_TREE: Final = re.compile(rb"/var/tmp/real-agents-[\w./-]+/clones/[\w./-]+/tree")
+"""The clone of a task, which an agent tells its model as the folder that it works in."""
 SAID: Final = "The word of today is "
 _WORD: Final = re.compile(SAID.encode() + rb"([a-z]+)")
 _SAYS: Final = "says: "
+_EDITS: Final = "edits: "
 REQUESTS: Final = "requests"
 """What a path ends with that tells how often the model was asked in a case."""
 _SLOW_PART_CHARS, _SLOW_S = 2, 5.0
@@ -142,6 +148,8 @@ def next_step(case: str, results: int, tools: list[str]) -> Step:
         return Step("I stopped.\nstatus=needs_approval\nMay I push to the branch main?")
     if case.startswith(_SAYS):
         return Step(case.removeprefix(_SAYS))
+    if case.startswith(_EDITS):
+        return _edit_step(results, tools, case.removeprefix(_EDITS))
     if case in (*_USES_A_TOOL, "loop") and (case == "loop" or not results):
         known = {"tool": COMMAND, "long_tool": LONG_COMMAND, **dict.fromkeys(TOUCHING, FORBIDDEN_COMMAND)}
         command = known.get(case, f"echo step {results}")
@@ -156,6 +164,26 @@ def next_step(case: str, results: int, tools: list[str]) -> Step:
             arguments["is_background"] = False
         return Step("Let me do that.", shell, arguments)
     return Step("I ran it. " + ANSWER if results else ANSWER)
+
+
+def _edit_step(results: int, tools: list[str], tree: str) -> Step:
+    """Return the next step of an agent that edits: a look at the file where its tool asks for that, and the edit."""
+    path, change = f"{tree}/{EDITED_FILE}", ("one", EDITED.strip())
+    patch = f"*** Begin Patch\n*** Update File: {EDITED_FILE}\n@@\n-{change[0]}\n+{change[1]}\n*** End Patch"
+    snake: dict[str, Any] = {"file_path": path, "old_string": change[0], "new_string": change[1]}
+    camel: dict[str, Any] = {"filePath": path, "oldString": change[0], "newString": change[1]}
+    steps: dict[str, list[tuple[str, dict[str, Any]]]] = {
+        "Edit": [("Read", {"file_path": path}), ("Edit", snake)],
+        "apply_patch": [("apply_patch", {"input": patch})],
+        "replace": [("read_file", {"file_path": path}), ("replace", {**snake, "instruction": "Write two."})],
+        "edit": [("read", {"filePath": path}), ("edit", camel)],
+    }
+    if "read_file" in tools and "edit" in tools:  # Qwen Code
+        steps["edit"] = [("read_file", {"file_path": path}), ("edit", snake)]
+    own = next((steps[name] for name in steps if name in tools), None) or []
+    if results < len(own):
+        return Step("Let me edit that.", *own[results])
+    return Step("I edited it. " + ANSWER if own else "There is no tool that edits.")
 
 
 def _parts(text: str, case: str) -> list[str]:
@@ -211,6 +239,9 @@ def _responses(request: dict[str, Any], case: str) -> Iterator[tuple[str | None,
     if case == "refusal":
         refusal = {"type": "refusal", "refusal": "I cannot help with that."}
         item = {"type": "message", "id": _id("msg"), "role": "assistant", "content": [refusal]}
+    elif step.tool == "apply_patch":
+        item = {"type": "custom_tool_call", "id": _id("ctc"), "call_id": _id("call"), "name": step.tool,
+                "input": (step.arguments or {})["input"]}  # fmt: skip
     elif step.tool:
         item = {"type": "function_call", "id": _id("fc"), "call_id": _id("call"), "name": step.tool,
                 "arguments": json.dumps(step.arguments)}  # fmt: skip
@@ -346,6 +377,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if case in ("follow_up", "folder_gone"):
             word = _WORD.search(body)
             case = f"{_SAYS}{SAID}{word[1].decode()}." if word else f"{_SAYS}I was told no word."
+        if case == "edit":
+            tree = _TREE.search(body)
+            case = f"{_EDITS}{tree[0].decode() if tree else ''}"
         if case == "hang_before":
             self._closing.wait()
             return
