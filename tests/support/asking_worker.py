@@ -52,14 +52,20 @@ class Run:
             if await self._written(entry, record):
                 return question_id(name_for("main", self.key), question)
 
-    async def renew(self) -> None:
-        while not await self._written(renewed((record := await self.record()).entry), record):
-            pass
+    async def renew(self, **claim: float) -> None:
+        """Renew the claim; `claim` changes fields of it."""
+        while True:
+            record = await self.record()
+            entry = renewed(record.entry)
+            assert entry.claim is not None
+            changed = entry.model_copy(update={"claim": entry.claim.model_copy(update=claim)})
+            if await self._written(changed, record):
+                return
 
-    async def lose(self) -> None:
+    async def lose(self, **changes: float) -> None:
         """Have another worker take the task over, as after a lease that has run out."""
-        record = await self.record()
-        assert await self._written(claimed(record.entry, _claim(random_token()), record.entry.attempt + 1), record)
+        record, other = await self.record(), _claim(random_token()).model_copy(update=changes)
+        assert await self._written(claimed(record.entry, other, record.entry.attempt + 1), record)
 
     async def hand_back(self) -> None:
         """Put the task back into the queue, as when a worker ends."""

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,18 +15,8 @@ from agentbus.tasks.presence import PausedWorker
 from agentbus.tasks.waiting import paused_agents
 from support.harness import eventually, run_cli
 from support.mcp_harness import data_of, in_memory, settle
+from support.registering import PAUSED, SINCE, register
 from support.restricted import all_but, restricted_bus
-
-SINCE = "2026-05-18T00:00:00.5+00:00"
-PAUSED = {"code": "not_started", "reason": "no\n\x1b[1mcommand", "until": "2026-05-18T00:01:00+00:00", "since": SINCE}
-
-
-async def register(coordinator: Coordinator, instance: str = "box-1", **more: Any) -> None:
-    worker = {
-        "agent": "code", "instance": instance, "host": "box", "pid": 1, "version": "1.0", "slots": 1, "free": 1,
-        "started_at": SINCE, **more,
-    }  # fmt: skip
-    await coordinator.bus.store(f"$KV.AGENT_REGISTRY.code.{instance}", json.dumps(worker).encode())
 
 
 @pytest.fixture(autouse=True)

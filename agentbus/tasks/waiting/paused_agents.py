@@ -52,7 +52,7 @@ class PausedAgents:
 
     async def _look(self) -> None:
         if agents := self._waiting():
-            self.found = await _paused_among(self._bus, agents)
+            self.found = await paused_among(self._bus, agents)
             for agent, paused in self.found.items():
                 if agent not in self._told:
                     self._told.add(agent)
@@ -60,7 +60,12 @@ class PausedAgents:
         self._looked = True
 
 
-async def _paused_among(bus: Bus, agents: set[str]) -> dict[str, PausedWorker]:
+async def paused_among(bus: Bus, agents: set[str]) -> dict[str, PausedWorker]:
+    """Return those of the agents of which all living workers are paused, with the pause of the first one.
+
+    Raises:
+        BusError: this user may not see workers, or the bus does not answer.
+    """
     workers = await present(bus, next(iter(agents)) if len(agents) == 1 else None)
     found: dict[str, PausedWorker] = {}
     for agent, its_workers in groupby(workers, key=lambda worker: worker.agent):

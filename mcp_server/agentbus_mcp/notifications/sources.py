@@ -12,9 +12,9 @@ from agentbus.bus.pull_consumer import Delivery
 from agentbus.errors import PermissionDeniedError
 from agentbus.protocol import subjects
 from agentbus.protocol.roles import Role
+from agentbus.tasks.events.following import follow, open_consumer
+from agentbus.tasks.events.ledger_feed import follow_ledger
 from agentbus.tasks.inbox import inbox_filters
-from agentbus_mcp.notifications.following import follow, open_consumer
-from agentbus_mcp.notifications.ledger_feed import follow_ledger
 from agentbus_mcp.notifications.online_agents import OnlineAgents
 
 T_co = TypeVar("T_co", covariant=True)

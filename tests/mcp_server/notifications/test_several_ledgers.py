@@ -17,8 +17,9 @@ from agentbus.protocol import subjects
 from agentbus.protocol.roles import Role
 from agentbus.protocol.subjects import TaskKey
 from agentbus.provision.nats_server import run_server
+from agentbus.tasks.events import ledger_feed
 from agentbus_mcp.bus_link import BusLink
-from agentbus_mcp.notifications import ledger_feed, sources
+from agentbus_mcp.notifications import sources
 from agentbus_mcp.notifications.bus_events import BusEvents
 from agentbus_mcp.notifications.sources import MessageReader
 from support.harness import BOUND_S, eventually
@@ -115,9 +116,9 @@ async def test_a_ledger_that_is_removed_is_let_go_and_the_others_are_followed_wi
     let_go = asyncio.Event()
     follow = ledger_feed.follow
 
-    async def watched(bus: Bus, stream: str, *rest: Any) -> None:
+    async def watched(bus: Bus, stream: str, *rest: Any, **more: Any) -> None:
         try:
-            await follow(bus, stream, *rest)
+            await follow(bus, stream, *rest, **more)
         finally:
             if stream == "KV_AGENT_STATE_doc":
                 let_go.set()

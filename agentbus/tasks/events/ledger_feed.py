@@ -6,6 +6,7 @@ streams there are.
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Final
 
 import anyio
@@ -16,7 +17,7 @@ from agentbus.bus.pull_consumer import Delivery
 from agentbus.bus.reading.ledger_parts import Part, hide, ledger_parts, part_of
 from agentbus.errors import BusUnavailableError, PermissionDeniedError, SetupMissingError
 from agentbus.protocol import subjects
-from agentbus_mcp.notifications.following import follow
+from agentbus.tasks.events.following import follow
 
 _LOOK_S: Final = 15.0
 """How soon the ledger of an agent that is new on the bus is followed, too: until then its changes are not told."""
@@ -26,7 +27,13 @@ Notify = Callable[[Delivery | None], None]
 
 
 async def follow_ledger(
-    bus: Bus, subject: str, records_of: str | None, opened: Callable[[], None], notify: Notify
+    bus: Bus,
+    subject: str,
+    records_of: str | None,
+    opened: Callable[[], None],
+    notify: Notify,
+    *,
+    since: datetime | None = None,
 ) -> None:
     """Follow what a filter means of the ledger, until this is cancelled.
 
@@ -34,27 +41,39 @@ async def follow_ledger(
         records_of: the coordinator whose records of MCP tasks are followed, too, where they have a stream.
         opened: called once what there is at first is followed.
         notify: called with each change, and with None if some of a stream that came later may have been missed.
+        since: begin with the last change of each task since this time, by the server's clock, in the order of their
+            times; then nothing of a later stream is missed either. None for changes from now on.
 
     Raises:
         PermissionDeniedError: this user may read none of it.
         BusError: it cannot be followed at present.
     """
     if [part.stream for part in await ledger_parts(bus, subject)] == [subjects.STATE_STREAM]:
-        await follow(bus, subjects.STATE_STREAM, subject, opened, notify)
+        await follow(bus, subjects.STATE_STREAM, subject, opened, notify, since=since)
         return
     async with _raising_the_first(), anyio.create_task_group() as group:
-        await _Feed(bus, subject, records_of, notify, group).run(opened)
+        await _Feed(bus, subject, records_of, notify, group, since).run(opened)
 
 
 class _Feed:
     """The streams that are followed, by their names."""
 
-    def __init__(self, bus: Bus, subject: str, records_of: str | None, notify: Notify, group: TaskGroup) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        subject: str,
+        records_of: str | None,
+        notify: Notify,
+        group: TaskGroup,
+        since: datetime | None,
+    ) -> None:
         self._bus = bus
         self._subject = subject
         self._records_of = records_of
         self._notify = notify
         self._group = group
+        self._since = since
+        self._earlier: list[Delivery] = []
         self._followed: dict[str, anyio.CancelScope] = {}
         self._opening = anyio.Semaphore(_OPENED_AT_ONCE)
         self._refusal: PermissionDeniedError | None = None
@@ -63,6 +82,7 @@ class _Feed:
     async def run(self, opened: Callable[[], None]) -> None:
         await self._look()
         self._raise_if_all_are_refused()
+        self._pass_on_earlier()
         opened()
         while True:
             with anyio.move_on_after(_LOOK_S):
@@ -73,8 +93,15 @@ class _Feed:
             except BusUnavailableError:
                 continue  # the consumers go on after a reconnect, without a gap
             self._raise_if_all_are_refused()
-            if late:
+            self._pass_on_earlier()
+            if late and self._since is None:
                 self._notify(None)
+
+    def _pass_on_earlier(self) -> None:
+        """Pass on what the streams held, together: a reader that stops amid it goes on by the time of the last one."""
+        earlier, self._earlier = sorted(self._earlier, key=lambda delivery: delivery.stored_at_us), []
+        for delivery in earlier:
+            self._notify(delivery)
 
     def _raise_if_all_are_refused(self) -> None:
         if self._refusal is not None and not self._followed:
@@ -106,7 +133,15 @@ class _Feed:
     async def _follow(self, part: Part, scope: anyio.CancelScope, ready: anyio.Event) -> None:
         with scope:
             try:
-                await follow(self._bus, part.stream, part.subject, ready.set, self._notify)
+                await follow(
+                    self._bus,
+                    part.stream,
+                    part.subject,
+                    ready.set,
+                    self._notify,
+                    since=self._since,
+                    earlier=self._earlier.append,
+                )
             except PermissionDeniedError as error:
                 hide(self._bus, part)
                 self._refusal = error

@@ -1,7 +1,8 @@
-"""Follows the new messages of one filter of a stream through an ordered consumer."""
+"""Follows the messages of one filter of a stream through an ordered consumer, from now on or from a time on."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Final
 
 import anyio
@@ -15,10 +16,26 @@ _CLOSE_S: Final = 1.0
 
 
 async def follow(
-    bus: Bus, stream: str, subject: str, opened: Callable[[], None], notify: Callable[[Delivery | None], None]
+    bus: Bus,
+    stream: str,
+    subject: str,
+    opened: Callable[[], None],
+    notify: Callable[[Delivery | None], None],
+    *,
+    since: datetime | None = None,
+    earlier: Callable[[Delivery], None] | None = None,
 ) -> None:
-    """Call `notify` with the headers of each new message, until this is cancelled."""
-    async with open_consumer(bus, stream, subject, after="new", headers_only=True) as consumer:
+    """Call `notify` with the headers of each new message, until this is cancelled.
+
+    Args:
+        opened: called once no later message can be missed, and all earlier ones of `since` were passed on.
+        since: begin with what was stored at this time or later, by the server's clock; None for new messages only.
+        earlier: called instead of `notify` with what the stream held before this was opened.
+    """
+    async with open_consumer(bus, stream, subject, after=since or "new", headers_only=True) as consumer:
+        if since is not None:
+            async for delivery in consumer.backlog():
+                (earlier or notify)(delivery)
         opened()
         while True:
             notify(await consumer.next())
