@@ -2,11 +2,16 @@
 
 import random
 import sys
+from pathlib import Path
 
 import pytest
 
 from agentbus import Coordinator
 from agentbus.bus.setup import set_up
+from agentbus.protocol.subjects import TaskKey
+from agentbus_worker.claim_records import SUFFIX, ClaimRecord, ClaimRecords
+from agentbus_worker.identity import Place
+from system.chaos.fleet import UNANSWERED, holds_unanswered_claims
 from system.chaos.plan import PlannedTask, blocked, broken, short, unrenewed
 from system.chaos.reruns import BOTH, CUT, DEATH, NONE, REFUSAL, TERM, Execution, reruns
 from system.chaos.storm import run_storm
@@ -64,6 +69,27 @@ async def test_a_task_without_a_result_is_lost_in_the_account(coordinator: Coord
         account.wrong
     )
     assert "chaos-0: no result; the ledger says queued, attempt 0, claimed by no worker" in account.wrong
+
+
+def test_a_claim_whose_answer_was_lost_may_stay_on_record_and_no_other_one(tmp_path: Path):
+    folder = tmp_path / "claims"
+    folder.mkdir()
+    log = f"task job-1: {UNANSWERED}; …"
+
+    def may_stay(worker: str, *tasks: str, released: bool = False) -> bool:
+        with ClaimRecords(folder, worker, Place()) as records:
+            for number, task_id in enumerate(tasks):
+                ClaimRecord(records, TaskKey("code", task_id), f"nonce-{number}", "reply").keep(released=released)
+        return holds_unanswered_claims(folder / f"{worker}{SUFFIX}", log.count)
+
+    assert may_stay("lost", "job-1")
+    assert not may_stay("unknown", "job-1", "job-2")
+    assert not may_stay("released", "job-1", released=True)
+    (folder / "empty.claims").touch()
+    (tmp_path / "outbox").mkdir()
+    (folder / "lost.claims").rename(tmp_path / "outbox" / "lost.claims")
+    for path in (folder / "empty.claims", tmp_path / "outbox" / "lost.claims"):
+        assert not holds_unanswered_claims(path, log.count)
 
 
 # -- a command that ran twice -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentbus.cli import exit_codes
+from agentbus_worker.claim_records import SUFFIX, LeftClaims
 from agentbus_worker.repositories.clone import read_record
 from support.harness import processes_with
 from system.chaos.command import Program
@@ -22,6 +23,9 @@ from system.chaos.troubles import Troubles
 _POLL_S = 0.05
 _STUCK_S = 60.0
 """How long a worker that was asked to stop may take, however the bus is, before that counts as a fault of its own."""
+
+UNANSWERED = "whether it was claimed is not known"
+"""What a worker says of a task when the answer to its claim is lost."""
 
 
 @dataclass
@@ -269,7 +273,7 @@ class Fleet:
         names = ("outbox", "children", "claims", "tmp", "parcels")
         left = [path for name in names for path in self._state.glob(f"*/*/*/{name}/*")]
         clones = [path for path in self._state.glob("*/*/clones/*/") if not self._is_kept(path)]
-        return sorted([*left, *clones])
+        return sorted([*(path for path in left if not holds_unanswered_claims(path, self.said)), *clones])
 
     def _is_kept(self, clone: Path) -> bool:
         """Whether a clone holds what a killed worker was at work on, and a worker on another link has settled it.
@@ -282,6 +286,20 @@ class Fleet:
             and not record.home
             and not self.said(f"task {clone.name}: settled status=completed attempt=1 ")
         )
+
+
+def holds_unanswered_claims(path: Path, said: Callable[[str], int]) -> bool:
+    """Whether a file holds claims of tasks of which the answer of the bus was lost, and nothing else.
+
+    The worker that made them has ended in order and does not know whether it held them, so the next one looks.
+
+    Args:
+        said: tells how often the workers have logged something.
+    """
+    if path.parent.name != "claims" or path.suffix != SUFFIX:
+        return False
+    claims = LeftClaims(path).claims
+    return bool(claims) and all(not one.released and said(f"task {one.task_id}: {UNANSWERED}") for one in claims)
 
 
 async def _comes_true(condition: Callable[[], bool], *, timeout_s: float = _STUCK_S) -> bool:

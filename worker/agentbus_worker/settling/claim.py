@@ -128,6 +128,7 @@ async def _claim(context: Context, delivery: Delivery) -> Job | None:
         TaskLog(key.id).warning("%s; looking again in %.1f s", error, left_s)
     except BusUnavailableError:
         record.keep()  # it may have been claimed: the answer is lost
+        TaskLog(key.id).warning("whether it was claimed is not known; that stays on record for the next worker here")
         raise
     finally:
         if job is None:
