@@ -82,11 +82,11 @@ def read_only(*names: str) -> Generator[Path]:
 
 
 @contextmanager
-def full_disk(folder: Path) -> Generator[Callable[[], None]]:
-    """A file system of 256 KiB at `folder`, and what fills it, with the file `filler`."""
+def full_disk(folder: Path, *, kib: int = 256) -> Generator[Callable[[], None]]:
+    """A file system of so many KiB at `folder`, and what fills it, with the file `filler`."""
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=False, capture_output=True
+        ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", folder], check=False, capture_output=True
     )
     if mounted.returncode:
         pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.decode().strip()}")

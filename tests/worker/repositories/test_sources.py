@@ -14,7 +14,7 @@ from agentbus_worker.disk.threads import AT_ONCE
 from agentbus_worker.repositories.clones import Clones
 from support.harness import worker
 from support.jobs import publish, settled
-from support.repositories import artifacts, repository_worker, source_repository
+from support.repositories import artifacts, git, repository_worker, source_repository
 
 REFUSAL = (
     b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -66,3 +66,20 @@ async def test_two_workers_with_one_source_share_its_mirror(
             done = await settled(coordinator, task_id)
             assert (done.state, set(artifacts(done))) == ("completed", {"changes.bundle", "changes.patch"})
     [_] = folder.glob("state/mirrors/*/repository.git")
+
+
+async def test_what_a_killed_fetch_has_left_in_the_mirror_goes_with_the_next_one(tmp_path: Path):
+    source = source_repository(tmp_path / "source")
+    config, _ = load_worker(repository_worker(tmp_path / "worker", "nats://127.0.0.1:4222", source, ""))
+    clones, stop = Clones(config, tmp_path / "base", AT_ONCE), asyncio.get_running_loop().create_future()
+    (await clones.of_task(TaskKey("code", "1"), "1", None, stop)).close()
+    [mirror] = tmp_path.glob("worker/state/mirrors/*/repository.git")
+    left = [mirror / "objects" / "pack" / "tmp_pack_a1b2c3", mirror / "refs" / "heads" / "main.lock"]
+    for path in (*left, mirror.parent / "fetching"):
+        path.touch()
+    (source / "README").write_text("two\n", encoding="utf-8")
+    git(source, "commit", "-qnam", "Two")
+    clone = await clones.of_task(TaskKey("code", "2"), "2", None, stop)
+    assert (clone.tree / "README").read_text(encoding="utf-8") == "two\n"
+    clone.close()
+    assert not any(path.exists() for path in (*left, mirror.parent / "fetching"))

@@ -17,6 +17,7 @@ from agentbus.protocol.work.task_work import Work
 from agentbus_worker.disk.file_lock import try_lock
 from agentbus_worker.disk.threads import DiskThreads
 from agentbus_worker.repositories.clone import OWN, TREE, Clone, CloneRecord, prepare_own, read_record, write_record
+from agentbus_worker.repositories.faults import fault_of
 from agentbus_worker.repositories.mirror import STEP_S, Mirror
 from agentbus_worker.running.folders.working_folder import remove_tree
 
@@ -61,7 +62,7 @@ class Clones:
 
         Raises:
             WorkspaceError: it cannot be made; the message says what is wrong.
-            MachineFaultError: another worker still has it, or the disk does not answer.
+            MachineFaultError: another worker still has it, or the disk is full, or does not answer.
         """
         folder = self._folder / name
         lock = await self._taken(folder, stop)
@@ -147,9 +148,9 @@ class Clones:
             identity = "" if await self._user_has_identity() else _IDENTITY
             await self._threads.run(lambda: _complete(folder, record, identity))
         except GitError as error:
-            raise WorkspaceError(f"no clone of {shown} could be made: {error}") from None
+            raise fault_of(f"no clone of {shown} could be made", error, self._folder) from None
         except OSError as error:
-            raise WorkspaceError(f"no clone could be made in {folder}: {error.strerror or error}") from None
+            raise fault_of(f"no clone could be made in {folder}", error, self._folder) from None
         return record
 
     async def _fill(self, folder: Path, commit: str, branch: str, lay: Lay | None) -> None:
@@ -259,11 +260,14 @@ async def _fetch_brought(git: Git, bundle: Path, timeout_s: float) -> None:
 
     Raises:
         WorkspaceError: they cannot be used.
+        MachineFaultError: the disk is full.
     """
     words = ("fetch", "--quiet", "--no-auto-gc", "--no-write-fetch-head", "--no-tags")
     try:
         await git.run(*words, "--", str(bundle), _BROUGHT, timeout_s=timeout_s)
     except GitError as error:
+        if isinstance(fault := fault_of("the commits that the task brings", error, bundle.parent), MachineFaultError):
+            raise fault from None
         raise WorkspaceError(
             f"the commits that the task brings cannot be used ({error}): push to the repository what they rest on"
         ) from None

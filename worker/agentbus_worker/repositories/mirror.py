@@ -21,6 +21,7 @@ from agentbus.git.running import Git
 from agentbus_worker.disk.file_lock import try_lock
 from agentbus_worker.disk.threads import DiskThreads
 from agentbus_worker.repositories.bases import Base, candidates, is_commit_id
+from agentbus_worker.repositories.faults import fault_of
 
 log = logging.getLogger("agentbus.worker")
 
@@ -37,6 +38,8 @@ _REFS: Final = (
 )
 _POLL_S: Final = 0.05
 _FETCHED: Final = "fetched"
+_FETCHING: Final = "fetching"
+"""Is there while git fetches, and after a worker that was killed meanwhile."""
 _SETTINGS: Final = (
     "fetch.fsckObjects=false",  # the source is the operator's, and old histories have what is refused today
     "transfer.fsckObjects=false",
@@ -76,14 +79,15 @@ class Mirror:
 
         Raises:
             WorkspaceError: the source cannot be fetched, or has no such commit.
+            MachineFaultError: the disk is full, or does not answer, or the task was stopped.
         """
         wanted, shown = base or self._section.base, self._section.source_without_password
         try:
             found = await self._found(wanted, time.time(), stop, brought=brought)
         except GitError as error:
-            raise WorkspaceError(f"the repository {shown}: {error}") from None
+            raise fault_of(f"the repository {shown}", error, self._folder) from None
         except OSError as error:
-            raise WorkspaceError(f"the mirror {self.path} cannot be used: {error.strerror or error}") from None
+            raise fault_of(f"the mirror {self.path} cannot be used", error, self._folder) from None
         if found is None and brought and wanted is not None:
             return Base(wanted)
         if found is None:
@@ -121,15 +125,7 @@ class Mirror:
     async def _fetch(self, git: Git, timeout_s: float) -> None:
         began = time.time()
         words = ("fetch", "--quiet", "--prune", "--force", "--no-auto-gc", "--no-write-fetch-head", "--no-tags")
-        try:
-            await git.run(*words, "--", self._source, *_REFS, timeout_s=timeout_s)
-        except GitError as error:
-            if ".lock" not in str(error):
-                raise
-            await self._threads.run(
-                self._unlock
-            )  # a git that was killed has left it: none runs, since the lock is ours
-            await git.run(*words, "--", self._source, *_REFS, timeout_s=timeout_s)
+        await self._write_into(git, (*words, "--", self._source, *_REFS), timeout_s)
         await self._threads.run(lambda: (self._folder / _FETCHED).write_text(f"{began}\n", encoding="ascii"))
 
     async def _fetch_commit(self, git: Git, commit: str, timeout_s: float) -> str | None:
@@ -137,11 +133,27 @@ class Mirror:
         words = ("fetch", "--quiet", "--no-auto-gc", "--no-write-fetch-head", "--no-tags")
         refs = f"{commit}:refs/agentbus/commits/{commit}"
         try:
-            await git.run(*words, "--", self._source, refs, timeout_s=timeout_s)
+            await self._write_into(git, (*words, "--", self._source, refs), timeout_s)
         except GitError as error:
             log.debug("the source does not give the commit %s: %s", commit, error)
             return None
         return await self._look_up(commit)
+
+    async def _write_into(self, git: Git, words: tuple[str, ...], timeout_s: float) -> None:
+        """Run a command that fetches into the mirror; what git leaves of one that fails, or is killed, is removed.
+
+        These are locks, and files as large as what it had fetched when the disk was full.
+        """
+        mark = self._folder / _FETCHING
+        if await self._threads.run(mark.exists):
+            await self._threads.run(self._tidy)
+        await self._threads.run(mark.touch)
+        try:
+            await git.run(*words, timeout_s=timeout_s)
+        except GitError:
+            await self._threads.run(self._tidy)
+            raise
+        await self._threads.run(lambda: mark.unlink(missing_ok=True))
 
     async def _is_older(self, asked_at: float) -> bool:
         """Whether no fetch has begun since the task asked: of many tasks that start at once, one fetches."""
@@ -162,12 +174,13 @@ class Mirror:
             (self.path / "HEAD").write_text("ref: refs/heads/agentbus/none\n", encoding="ascii")  # clones choose
         return not (self._folder / _FETCHED).exists()
 
-    def _unlock(self) -> None:
+    def _tidy(self) -> None:
+        """Remove what commands of git have left that were killed, or had no room: none runs, since the lock is ours."""
         for folder, _, files in os.walk(self.path):
-            if "objects" not in Path(folder).relative_to(self.path).parts:
-                for name in files:
-                    if name.endswith(".lock"):
-                        (Path(folder) / name).unlink(missing_ok=True)
+            of_objects = "objects" in Path(folder).relative_to(self.path).parts
+            for name in files:
+                if name.startswith("tmp_") if of_objects else name.endswith(".lock"):
+                    (Path(folder) / name).unlink(missing_ok=True)
 
     @asynccontextmanager
     async def _locked(self, timeout_s: float, stop: asyncio.Future[None]) -> AsyncGenerator[BinaryIO]:
